@@ -45,9 +45,11 @@ class Result(SearchResult):
 
     @one_at_a_time()
     def load(self, model: nn.Module | None = None) -> PeftModel:
-        """The base model with the confirmed adapter and head on it, in eval mode and float32.
+        """The base model with the confirmed adapter and head on it, in eval mode.
 
-        It lies on the device of the run, or on the CPU where that has too little memory or is not here.
+        It lies on the device of the run, or on the CPU where that has too little memory or is not here. A
+        language model that the run held in bfloat16 is in bfloat16, with adapters in float32, unless a norm
+        is trained; all other models are in float32.
 
         Args:
             model: The base model as it was passed to the search, needed where it was an object alone; changed

@@ -17,7 +17,7 @@ from autopeft.errors import ModelError, RunDirError, SpecError
 from autopeft.extension import Method, discover
 from autopeft.model import BaseModel
 from autopeft.pipeline.best import require_body
-from autopeft.pipeline.computing import NO_GPU, device_in_float32, memory_needed
+from autopeft.pipeline.computing import NO_GPU, loading_place, memory_needed
 from autopeft.pipeline.same_base import require_same_base
 from autopeft.pipeline.turns import one_at_a_time
 from autopeft.records import IN_MEMORY, Plan, PlanDocument, SearchResult
@@ -91,10 +91,10 @@ def apply(
 
 
 def load_confirmed(result: SearchResult, folder: Path, *, module: nn.Module | None = None) -> PeftModel:
-    """The base model of a run with its confirmed adapter and head, in eval mode and float32.
+    """The base model of a run with its confirmed adapter and head, in eval mode.
 
-    It lies on the run's device if that is here and holds it, else on the CPU. In bfloat16 it could be called
-    under autocast only, as its head is in float32.
+    It lies on the run's device if that is here and holds it, else on the CPU. It is in float32; a language
+    model without a head is in bfloat16 if the run was, since it can be called without autocast then.
 
     Args:
         result: The result of the run.
@@ -124,11 +124,12 @@ def load_confirmed(result: SearchResult, folder: Path, *, module: nn.Module | No
     if result.spec.model.id == IN_MEMORY:
         raise ModelError("The base model of this run was in memory; pass it: result.load(model).")
     task = discover("autopeft.tasks")[setting.task]
-    source, wanted = result.spec.model, result.spec.execution.device
-    with model.quiet_libraries(), memory_needed("loading the base model in float32", NO_GPU):
+    with model.quiet_libraries(), memory_needed("loading the base model", NO_GPU):
+        device, precision = loading_place(result.spec, result.best, auto_class=task.auto_class)
         base = model.load(
-            source,
-            device=device_in_float32(source, auto_class=task.auto_class, wanted=wanted),
+            result.spec.model,
+            device=device,
+            precision=precision,
             auto_class=task.auto_class,
             label_names=setting.label_names,
             needs_tokenizer=False,

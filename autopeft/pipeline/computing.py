@@ -9,10 +9,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
+import torch
+
 from autopeft import budget, train
 from autopeft.errors import ModelError, reason_of
 from autopeft.model import (
     BaseModel,
+    Precision,
+    choose_precision,
     computes_in_bfloat16,
     config_of,
     find_device,
@@ -23,7 +27,7 @@ from autopeft.model import (
     stored_weights,
 )
 from autopeft.pipeline.spreading import has_workers, n_sharing
-from autopeft.records import FLOAT32_BYTES, Decision, ExecutionSpec, ModelSpec, RunSpec
+from autopeft.records import FLOAT32_BYTES, Decision, ExecutionSpec, ModelSpec, Plan, RunSpec
 
 NO_GPU = "Free memory, or set CUDA_VISIBLE_DEVICES to nothing, so that the CPU computes."
 _WEIGHTS_SHARE = 0.8  # of a GPU's free memory; the rest is for what it computes; chosen by hand
@@ -83,12 +87,32 @@ def memory_of_one(execution: ExecutionSpec, base: BaseModel) -> int | None:
     return max(1, (free + (0 if base.n_bits else base.weight_bytes)) // n_processes)
 
 
+def loading_place(spec: RunSpec, plan: Plan, *, auto_class: str) -> tuple[str, Precision]:
+    """The device and the format for the model of a run that anyone calls, with a trained plan on it.
+
+    It is float32 where a call without autocast needs it: a head, and norms that were trained, are float32 and
+    take no inputs in bfloat16. All else is held as in the run, where the device computes in that.
+    """
+    is_narrow = spec.execution.dtype == "bfloat16" and spec.model.quantize == "none"
+    if is_narrow:
+        skeleton = load_skeleton(spec.model, auto_class=auto_class)
+        norms = {site.name for site in skeleton.sites if site.kind == "norm"}
+        is_narrow = not skeleton.head_names and norms.isdisjoint(adapter.site for adapter in plan.adapters)
+    device = device_in_float32(
+        spec.model, auto_class=auto_class, wanted=spec.execution.device, takes_bfloat16=is_narrow
+    )
+    if not is_narrow:
+        return device, Precision()
+    return device, Precision(dtype=choose_precision(config_of(spec.model), torch.device(device)).dtype)
+
+
 def device_in_float32(
     spec: ModelSpec,
     *,
     auto_class: str,
     wanted: str | None = None,
     dequantises: bool = False,
+    takes_bfloat16: bool = False,
 ) -> str:
     """The name of a device for a model in float32: the CPU where a GPU has too little free memory for it.
 
@@ -98,6 +122,7 @@ def device_in_float32(
         auto_class: Name of the transformers class.
         wanted: The device to prefer, as `--device` names it; None, or one that is not here, is the default.
         dequantises: Whether a quantised model is made plain.
+        takes_bfloat16: Whether the model is held in bfloat16 instead on a GPU that computes in it.
     """
     try:
         device = find_device(wanted)
@@ -110,10 +135,14 @@ def device_in_float32(
     if not (is_plain or dequantises):
         return str(device)
     skeleton = load_skeleton(spec, auto_class=auto_class)
-    n_bytes = FLOAT32_BYTES * (skeleton.base_params + skeleton.head_params)
+    is_narrow = takes_bfloat16 and computes_in_bfloat16(device)
+    n_bytes = (FLOAT32_BYTES // 2 if is_narrow else FLOAT32_BYTES) * (
+        skeleton.base_params + skeleton.head_params
+    )
     if n_bytes <= _WEIGHTS_SHARE * free_bytes(device):
         return str(device)
-    log.info("The GPU has less free memory than %s needs in float32: the CPU computes.", skeleton.name)
+    name = "bfloat16" if is_narrow else "float32"
+    log.info("The GPU has less free memory than %s needs in %s: the CPU computes.", skeleton.name, name)
     return "cpu"
 
 

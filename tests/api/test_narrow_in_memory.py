@@ -12,6 +12,8 @@ from toys.words import toy_rows
 
 import autopeft
 from autopeft.errors import ModelError
+from autopeft.model import Precision
+from autopeft.pipeline import computing
 
 CLASSIFIER = "AutoModelForSequenceClassification"
 FEW = {**SMALL, "trials": 2, "max_steps": 4, "confirm": "full"}
@@ -49,7 +51,7 @@ def loaded(architecture, folder, quantize):
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("name", CASES)
-def test_search_in_memory_is_that_of_the_checkpoint_in_bfloat16(name, tokenizer, tmp_path):
+def test_search_in_memory_is_that_of_the_checkpoint_in_bfloat16(name, tokenizer, tmp_path, monkeypatch):
     task, rows, quantize = CASES[name]
     architecture = name.partition(" ")[0]
     auto = getattr(transformers, AUTO_CLASSES.get(architecture, CLASSIFIER))
@@ -69,6 +71,15 @@ def test_search_in_memory_is_that_of_the_checkpoint_in_bfloat16(name, tokenizer,
     assert held.spec.execution.dtype == "bfloat16"
     adapted = held.load(module)
     assert {p.dtype for p in adapted.parameters() if p.requires_grad} == {torch.float32}
+    if name == "llama-lm":
+        monkeypatch.setattr(computing, "choose_precision", lambda *_: Precision(dtype="bfloat16"))
+        loaded_again = named.load()
+        frozen = {p.dtype for p in loaded_again.parameters() if not p.requires_grad}
+        assert (frozen, loaded_again.training) == ({torch.bfloat16}, False)
+        ids = torch.arange(4, 10)[None]
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            expected = adapted.eval()(ids).logits
+        torch.testing.assert_close(loaded_again(ids).logits.float(), expected.float(), rtol=0.02, atol=0.02)
 
 
 def test_weights_in_bfloat16_are_not_searched_in_float32(make_base, tokenizer, tmp_path):

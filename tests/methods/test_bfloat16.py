@@ -7,8 +7,9 @@ import contextlib
 import pytest
 import torch
 from peft.tuners.lora import LoraLayer
-from toys.bases import state_of, toy_base
+from toys.bases import PEFT_TASKS, state_of, toy_base
 
+from autopeft.adapters import compile_plan
 from autopeft.extension import discover
 
 METHODS = discover("autopeft.methods")
@@ -64,6 +65,35 @@ def test_method_trains_in_float32_on_a_base_in_bfloat16_as_on_one_in_float32(
     # bfloat16 rounds by 0.4 %; AdamW's first step depends on the signs of small gradients.
     assert low_losses == pytest.approx(losses, rel=0.1, abs=0.01)
     assert (held.sha256(), state_of(held.module)) == before
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name"), [(each, name) for each in ("llama-lm", "gpt2-lm", "t5-lm") for name in METHODS]
+)
+def test_language_model_to_keep_computes_without_autocast_but_for_norms(architecture, name, make_plan):
+    """`result.load()` gives such a model; see `loading_place`."""
+    base = toy_base(architecture, dtype="bfloat16")
+    norms = {site.name for site in base.sites if site.kind == "norm"}
+    plan = make_plan(base, name, rank=2)
+    if not plan.adapters or not norms.isdisjoint(adapter.site for adapter in plan.adapters):
+        pytest.skip("it fits norms or nothing")
+    configs = compile_plan(plan, METHODS).configs
+    kept = base.attach_for_good(configs, plan=plan, task_type=PEFT_TASKS[architecture], seed=0).eval()
+    draw = torch.Generator().manual_seed(0)
+    for parameter in kept.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(torch.empty(parameter.shape).normal_(std=0.05, generator=draw))
+    ids = torch.arange(4, 16).reshape(2, 6)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    with torch.no_grad():
+        with base.autocast():
+            expected = kept(**batch).logits.float()
+        torch.testing.assert_close(
+            kept(**batch).logits.float(), expected, rtol=0, atol=0.05 * float(expected.abs().max())
+        )
+        assert (
+            kept.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=2).shape[0] == 2
+        )
 
 
 def test_inputs_that_lora_takes_as_they_are_give_the_same_losses(make_base, make_plan, attach, batch_for):

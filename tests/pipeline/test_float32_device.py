@@ -6,14 +6,16 @@ import json
 
 import pytest
 import torch
+from toys.specs import run_spec
 
 from autopeft.errors import ModelError
 from autopeft.model import load_skeleton
 from autopeft.pipeline import computing
-from autopeft.pipeline.computing import device_in_float32
-from autopeft.records import ModelSpec
+from autopeft.pipeline.computing import device_in_float32, loading_place
+from autopeft.records import Adapter, ModelSpec, Plan
 
 AUTO_CLASS = "AutoModelForSequenceClassification"
+LANGUAGE = "AutoModelForCausalLM"
 
 
 @pytest.fixture
@@ -65,3 +67,32 @@ def test_a_checkpoint_that_is_quantised_already_goes_to_the_gpu_too(method, devi
     config["quantization_config"] = {"quant_method": method, "bits": 4, "load_in_4bit": True}
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     assert device_in_float32(ModelSpec(id=str(tmp_path)), auto_class=AUTO_CLASS) == device
+
+
+def lora_at(site):
+    adapter = Adapter(method="lora", site=site, rank=1, scale=1.0)
+    return Plan(adapters=(adapter,), learning_rate=0.01, trainable_params=1)
+
+
+@pytest.mark.parametrize(
+    ("auto_class", "dtype", "site", "capability", "free", "expected"),
+    [
+        (LANGUAGE, "bfloat16", "model.layers.0.mlp.up_proj", (8, 0), 0.7, ("cuda", "bfloat16")),
+        (LANGUAGE, "bfloat16", "model.layers.0.mlp.up_proj", (8, 0), 0.6, ("cpu", "float32")),  # toys do
+        (LANGUAGE, "bfloat16", "model.layers.0.mlp.up_proj", (7, 5), 0.7, ("cpu", "float32")),
+        (LANGUAGE, "bfloat16", "model.layers.0.mlp.up_proj", (7, 5), 1.3, ("cuda", "float32")),
+        (LANGUAGE, "float32", "model.layers.0.mlp.up_proj", (8, 0), 1.3, ("cuda", "float32")),
+        (LANGUAGE, "bfloat16", "model.layers.0.input_layernorm", (8, 0), 1.3, ("cuda", "float32")),
+        (AUTO_CLASS, "bfloat16", "model.layers.0.mlp.up_proj", (8, 0), 1.3, ("cuda", "float32")),
+    ],
+)
+def test_a_language_model_without_trained_norms_is_loaded_as_its_run_held_it(
+    auto_class, dtype, site, capability, free, expected, gpu, tiny_llama, monkeypatch
+):
+    spec = ModelSpec(id=str(tiny_llama))
+    skeleton = load_skeleton(spec, auto_class=auto_class)
+    n_bytes = 4 * (skeleton.base_params + skeleton.head_params)
+    monkeypatch.setattr(computing, "free_bytes", lambda device: int(free * n_bytes))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    place, precision = loading_place(run_spec(tiny_llama, dtype=dtype), lora_at(site), auto_class=auto_class)
+    assert (place, precision.dtype) == expected
