@@ -213,13 +213,19 @@ def test_count_refuses_what_is_no_plan(tmp_path: Path) -> None:
     ],
 )
 def test_plan_edited_into_nonsense_is_refused_before_any_work(
-    change: dict[str, object], code: int, words: tuple[str, ...], model_dir: Path, tmp_path: Path
+    change: dict[str, object],
+    code: int,
+    words: tuple[str, ...],
+    model_dir: Path,
+    data_dir: Path,
+    tmp_path: Path,
 ) -> None:
     adapter = Adapter(method="lora", site="bert.encoder.layer.0.attention.self.query", rank=2, scale=2.0)
     plan = Plan(adapters=(replace(adapter, **change),), learning_rate=1e-3, trainable_params=2 * (32 + 32))  # type: ignore[arg-type]
     spec = run_spec(model_dir)
     sizes = {"base_params": 1, "head_params": 66, "schedule": "any", "seed": 0}
-    document = PlanDocument(plan=plan, model=spec.model, data=spec.data, task=spec.task, **sizes)  # type: ignore[arg-type]
+    data = spec.data.model_copy(update={"source": str(data_dir)})
+    document = PlanDocument(plan=plan, model=spec.model, data=data, task=spec.task, **sizes)  # type: ignore[arg-type]
     write_plan(tmp_path / "plan.yaml", document)
     refused(run("count", tmp_path / "plan.yaml"), code, *words)
     refused(run("train", "--plan", tmp_path / "plan.yaml", "--out", tmp_path / "out"), code, *words)

@@ -20,7 +20,7 @@ from autopeft.cli.progress import Silent
 from autopeft.cli.serving import PREPARING
 from autopeft.errors import RunDirError, SpecError
 from autopeft.executors.parts import decode, encode
-from autopeft.pipeline import ledger, searching
+from autopeft.pipeline import best, ledger, searching
 from autopeft.pipeline.fingerprint import differences, loaded_facts, start_sha256
 from autopeft.pipeline.in_memory import InMemory
 from autopeft.pipeline.prepare import prepare
@@ -68,7 +68,9 @@ def test_once_workers_run_the_search_needs_no_weights_of_its_own(small_spec, fin
         return measure
 
     monkeypatch.setattr(ledger, "start_workers", start_workers)
-    monkeypatch.setattr(searching, "check_base", lambda run, prepared: None)  # their digest alone is read
+    # A digest and a sample of them alone are read later.
+    monkeypatch.setattr(searching, "check_base", lambda run, prepared: None)
+    monkeypatch.setattr(best, "base_sample", lambda prepared: None)
     spec = small_spec(tmp_path / "run", methods="ia3,lora", executor="process", workers=2)
     result, path = pipeline.search(spec, given=GIVEN, progress=Silent())
     assert rows_of(path) == rows_of(finished)
