@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from autopeft.model.base import BaseModel
+from autopeft.model.checks import PASS_ERRORS
 from autopeft.model.classes import reads_images
 from autopeft.model.devices import forked_rng
 from autopeft.model.layers import layer_name
@@ -34,8 +35,6 @@ log = logging.getLogger(__name__)
 _TEXT = "The quick brown fox jumps over the lazy dog, and the dog does not mind it."
 _SIDE = 64  # pixels of an image, before the processor resizes it
 _SHOWN = 3  # names in a message
-# What models and processors raise for inputs that are not theirs.
-_PASS_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
 
 
 def keep_reached_sites(base: BaseModel, *, auto_class: str) -> None:
@@ -53,7 +52,7 @@ def keep_reached_sites(base: BaseModel, *, auto_class: str) -> None:
             features = _features(base, auto_class)
             reached, with_4d_inputs = _reached(base.module, modules, features)
             reached = _trained(base, modules, features, reached=reached)
-    except _PASS_ERRORS as error:
+    except PASS_ERRORS as error:
         log.debug("%s: all sites are kept, as a short forward pass failed: %s", base.name, error)
         return
     base.sites = tuple(
@@ -115,7 +114,7 @@ def _trained(
     try:
         with forked_rng(base.device):
             in_training, _ = _reached(base.to_train(base.module), sites, features)
-    except _PASS_ERRORS as error:
+    except PASS_ERRORS as error:
         log.debug("%s: a short pass in train mode failed: %s", base.name, error)
         return reached
     finally:

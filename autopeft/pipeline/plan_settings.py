@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 from autopeft.errors import SpecError
 from autopeft.records import DataSpec, ModelSpec, PlanDocument, RunSpec, SearchSpec
 from autopeft.store import RunDir, resolve_settings, whole_path
+from autopeft.train import SCHEDULE
+
+log = logging.getLogger(__name__)
 
 
 def require_data(path: Path, document: PlanDocument, data_source: str | None) -> None:
     """Raise SpecError for a plan without a dataset, as of a push, that is neither the demo's nor its run's.
 
-    The built-in reviews were not what it was made for.
+    It would be trained on the built-in reviews otherwise, which are not what the plan was made for.
     """
     if data_source or document.data.source or document.model.id is None:
         return
@@ -21,6 +25,12 @@ def require_data(path: Path, document: PlanDocument, data_source: str | None) ->
     run = next((folder for folder in folders if (folder / "run.yaml").is_file()), None)
     if run is None or RunDir.open(run).read_spec().data.source is not None:
         raise SpecError(f"{path} names no dataset to train on; pass one with --data.")
+
+
+def note_schedule(path: Path, document: PlanDocument) -> None:
+    """Warn of another schedule in a plan than the one of all trainings, which is followed."""
+    if document.schedule != SCHEDULE:
+        log.warning("The training does not follow the schedule in %s, but its own: %s.", path, SCHEDULE)
 
 
 def spec_of_plan(

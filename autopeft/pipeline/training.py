@@ -14,7 +14,7 @@ from autopeft.pipeline.best import plan_document, training_json
 from autopeft.pipeline.environment import environment
 from autopeft.pipeline.forgetting import check_forgetting, forgetting_of, with_general_text
 from autopeft.pipeline.hub_folder import TRAINED, write_loading_files, write_trained_card
-from autopeft.pipeline.plan_settings import require_data, spec_of_plan
+from autopeft.pipeline.plan_settings import note_schedule, require_data, spec_of_plan
 from autopeft.pipeline.prepare import Prepared, prepare
 from autopeft.pipeline.reporting import setting_of
 from autopeft.pipeline.same_base import base_sample
@@ -36,7 +36,7 @@ from autopeft.store import (
     write_plan,
     write_text,
 )
-from autopeft.train import SCHEDULE, StateFolders
+from autopeft.train import StateFolders
 
 log = logging.getLogger(__name__)
 
@@ -98,12 +98,7 @@ def train_plan(
     refuse_files(target)  # before any work
     unfinished.check(resume=resume)
     require_data(path, document, data_source)
-    if document.schedule != SCHEDULE:
-        log.warning(
-            "The schedule in %s is not this autopeft's and is not followed, which has one alone: %s.",
-            path,
-            SCHEDULE,
-        )
+    note_schedule(path, document)
     spec = spec_of_plan(document, model_id, data_source, overrides or {})
     check_forgetting(spec)
     prepared = with_general_text(prepare(spec))

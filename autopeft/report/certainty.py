@@ -25,7 +25,8 @@ def _settled(terms: Terms) -> str:
         trials = "trial runs on one seed" if "full" in trials else trials
         return f"Not at all: {trials} prove nothing. The same search with {confirming} gives a verdict."
     if has_failed(terms.result, terms.result.best):
-        return "Not at all: all its confirming runs diverged; a lower learning rate may mend it."
+        name = terms.full(terms.result.best)
+        return f"Not at all: all confirming runs of {name} diverged; a lower learning rate may mend that."
     if verdict.mean_difference is None:
         failed = "the default" if verdict.label == "better" else "the plan that the search put first"
         return f"Not compared: no confirming run of {failed} finished."

@@ -54,7 +54,10 @@ class Recovery:
                 how = self._next_try(error)
                 if how is None:
                     raise
-                text = "Memory ran out (%s): plan %s starts anew, %s, as do later plans of its kind."
+                text = (
+                    "Memory ran out (%s): plan %s starts anew, %s; later plans with the same methods and "
+                    "options begin in this way."
+                )
                 log.warning(text, reason_of(error), plan.digest, how)
             make_room()  # after the handler, whose error holds on to the tensors
 

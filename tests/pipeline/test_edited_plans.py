@@ -30,7 +30,7 @@ def test_a_plan_without_its_dataset_is_not_trained_on_the_sample(document, data_
 def test_a_schedule_of_the_user_is_said_not_to_be_followed(document, tmp_path, caplog):
     write_plan(tmp_path / "plan.yaml", replace(document, schedule="constant"))
     train_plan(tmp_path / "plan.yaml", out=tmp_path / "other")
-    assert re.search(r"schedule in .*plan\.yaml .* is not followed", caplog.text)
+    assert re.search(r"does not follow the schedule in .*plan\.yaml", caplog.text)
     caplog.clear()
     write_plan(tmp_path / "plan.yaml", replace(document, schedule=SCHEDULE))
     train_plan(tmp_path / "plan.yaml", out=tmp_path / "own")
