@@ -193,6 +193,7 @@ class Layer(nn.Module):
 
 def stack(**maps):
     """One layer of the given maps, under a name as transformers have it."""
+    torch.manual_seed(0)
     model = nn.Module()
     model.model = nn.Module()
     model.model.layers = nn.ModuleList([Layer(**maps)])
