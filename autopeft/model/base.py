@@ -47,8 +47,9 @@ class BaseModel:
     """One frozen base model in memory, with adapters for one plan at a time.
 
     `module` is the model with a task head, on `device`, in the `precision` that it computes in, with
-    quantised maps on request; `head_names` are the modules that are trained as the head; `base_params` counts
-    the rest, tied weights once. `output_layer` names the head's last linear map; None where there is none.
+    quantised maps on request; `head_names` are the modules that are trained as the head, of which the
+    checkpoint lacks those in `missing`; `base_params` counts the rest, tied weights once. `output_layer`
+    names the head's last linear map; None where there is none.
     """
 
     def __init__(
@@ -80,7 +81,8 @@ class BaseModel:
         self.precision = precision or Precision()
         head = head_names(module)
         self.base_params = n_params(module) - sum(n_params(module.get_submodule(name)) for name in head)
-        self.head_names = (*head, *untrained_modules(module, untrained, head=head))
+        self.missing = untrained_modules(module, untrained, head=head)
+        self.head_names = (*head, *self.missing)
         self.head_params = sum(n_params(module.get_submodule(name)) for name in self.head_names)
         module_sites = list_sites(module, exclude=self.head_names)
         self.sites = (*module_sites, *model_sites(module, module_sites))

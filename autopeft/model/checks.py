@@ -125,7 +125,7 @@ def require_sites(base: BaseModel) -> None:
 
     `peft` finds the modules to save by the end of their names, so that it may take other modules for a head.
     """
-    if not base.sites and any("." in name for name in base.head_names):  # those that the weights lack
+    if not base.sites and base.missing:
         raise ModelError(
             f"The weights of {base.name} fit none of the modules that its config.json describes; "
             "put the config.json and the weights of one model there."

@@ -272,7 +272,7 @@ def _require_shapes(module: Any, name: str, mismatched: Sequence[tuple[str, Any,
 
 def _report_untrained(base: BaseModel) -> None:
     """Log which weights outside the head the checkpoint lacks, and whether they are trained."""
-    if trained := [name for name in base.head_names if "." in name]:
-        log.info("%s lacks weights for %s; all plans train them.", base.name, ", ".join(trained))
+    if base.missing:
+        log.info("%s lacks weights for %s; all plans train them.", base.name, ", ".join(base.missing))
     if untouched := sorted(key for key in base.untrained if not key.startswith(base.head_names)):
         log.warning("%s lacks weights for %s; they stay random.", base.name, ", ".join(untouched[:3]))

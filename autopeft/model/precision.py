@@ -245,7 +245,8 @@ def _matmul_of(name: str) -> str:
 def _widths(config: Any) -> tuple[int, int]:
     """Hidden units and units of the feed-forward maps, at most 1024 each; 0 where the config tells none."""
     text = config.get_text_config()
-    width = int(getattr(text, "hidden_size", 0) or 0)
+    named = getattr(text, "hidden_size", None) or getattr(text, "num_features", None)  # of timm models
+    width = named if isinstance(named, int) else 0
     inner = getattr(text, "intermediate_size", None)  # GPT-2 and T5 call it otherwise, and have 4 x
     inner = inner if isinstance(inner, int) else 4 * width
     return min(width, _WIDEST), min(inner, _WIDEST)

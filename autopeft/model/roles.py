@@ -49,6 +49,7 @@ FAMILIES: Mapping[str, Mapping[str, str]] = {
     **dict.fromkeys(("mt5", "umt5"), _SINGLE_FAMILIES["t5"]),
     **dict.fromkeys(("vit", "deit", "beit", "dinov2"), _VIT),
     "swin": {**_VIT, "downsample.reduction": "dense"},
+    "timm_wrapper": {"downsample.reduction": "dense", "fc1_g": "gate", "fc1_x": "up"},
 }
 
 # Usual ends of names: the last part, or the last two parts where several roles share the last one.

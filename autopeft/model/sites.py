@@ -23,25 +23,40 @@ _TASK_MODELS = ("Classification", "MultipleChoice")  # in names: PerceiverForIma
 _HEADS = ("classifier", "score", "head")
 # Roles of maps whose outputs have the hidden size; in other expert maps the inputs have it.
 _BACK_TO_HIDDEN = ("down", "o")
+_VECTORS = ("_emb", "pos_embed", "_token")  # ends of names of what is added, whatever its shape
 # torch keeps the normed weights of a convolution in a ParametrizationList.
 _NO_MAPS = (nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, ParametrizationList)
 
 
 def head_names(module: nn.Module) -> tuple[str, ...]:
-    """The children with parameters that stand beside the base model inside a task model.
+    """The modules with parameters that stand beside the base model inside a task model.
 
     A language model's output layer was pretrained with the base model and belongs to it. CLIP's and
-    SigLIP's image classifiers hold their tower under another name than `base_model_prefix`.
+    SigLIP's image classifiers hold their tower under another name than `base_model_prefix`. A timm model
+    inside its wrapper of transformers holds its head itself, and names it.
     """
     prefix = getattr(module, "base_model_prefix", "")
     kind = type(module).__name__
     if kind.endswith(_LANGUAGE_MODELS):
         return ()
+    if is_task_model(module) and hasattr(getattr(module, prefix, None), "get_classifier"):
+        return _classifier_names(module, module.get_submodule(prefix))
     children = dict(module.named_children())
     if prefix not in children:
         return tuple(name for name in _HEADS if name in children and is_task_model(module))
     return tuple(
         name for name, child in children.items() if name != prefix and any(True for _ in child.parameters())
+    )
+
+
+def _classifier_names(module: nn.Module, inner: Any) -> tuple[str, ...]:
+    """Names of the classifiers that a timm model gives; a distilled one has two."""
+    given = inner.get_classifier()
+    classifiers = given if isinstance(given, list | tuple) else [given]
+    return tuple(
+        name
+        for name, child in module.named_modules()
+        if any(child is classifier for classifier in classifiers) and any(True for _ in child.parameters())
     )
 
 
@@ -53,7 +68,7 @@ def is_task_model(module: nn.Module) -> bool:
 def untrained_modules(module: nn.Module, untrained: Iterable[str], *, head: Sequence[str]) -> tuple[str, ...]:
     """Linear maps and norms outside the head for which the checkpoint has no weights, such as a pooler."""
     parents = dict.fromkeys(name.rpartition(".")[0] for name in sorted(untrained))
-    outside = [name for name in parents if name.split(".")[0] not in head]
+    outside = [name for name in parents if not f"{name}.".startswith(tuple(f"{part}." for part in head))]
     return tuple(name for name in outside if _site(name, module.get_submodule(name)) is not None)
 
 
@@ -95,8 +110,7 @@ def unreachable_weights(
             continue
         for parameter_name, parameter in child.named_parameters(recurse=False):
             full_name = f"{name}.{parameter_name}" if name else parameter_name
-            words = parameter_name.split("_")
-            is_vector = "bias" in words or words[-1] in ("emb", "token")  # a vector, whatever its shape
+            is_vector = "bias" in parameter_name.split("_") or parameter_name.endswith(_VECTORS)
             is_matrix = (
                 sum(size > 1 for size in parameter.shape) >= 2
                 and parameter.is_floating_point()

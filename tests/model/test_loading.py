@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
+from safetensors.torch import save_file
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -129,21 +129,21 @@ def test_a_decoder_without_a_first_token_begins_with_padding(model_dir: Path, tm
 
 
 CUSTOM = {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}}
-TIMM = {"model_type": "timm_wrapper", "architecture": "resnet18", "num_classes": 2}
-NO_TIMM = pytest.mark.skipif(importlib.util.find_spec("timm") is not None, reason="timm is installed")
+NATTEN = {"model_type": "dinat", "depths": [1], "num_heads": [1], "embed_dim": 16}
 
 
 @pytest.mark.parametrize(
     ("config", "words"),
     [
         (CUSTOM, r"code of a model repository is never run here; use a model of an architecture .*\.$"),
-        pytest.param(TIMM, r"needs the package timm, .*: pip install timm\.$", marks=NO_TIMM),
+        (NATTEN, r"needs the package natten, .*: pip install natten\.$"),
     ],
 )
 def test_a_model_that_needs_other_code_is_refused_with_what_to_do(
     config: dict, words: str, tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file({"weight": torch.ones(1)}, tmp_path / "model.safetensors")
     spec = ModelSpec(id=str(tmp_path))
     for load in (model.load_skeleton, partial(model.load, label_names=("a", "b"))):
         with pytest.raises(ModelError, match=words):
