@@ -321,6 +321,7 @@ class TableBench:
             n_search=examples["search"],
             n_confirm=examples["confirm"],
             n_test=examples.get("test", 0),
+            has_head=cell.task != "text-generation",
         )
 
     def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
