@@ -22,7 +22,8 @@ def beside_chance(prepared: Prepared, outcome: Outcome) -> Outcome:
     reached, guesses = f"{best:.3f}", f"guesses have {chance:g}"
     if prepared.task.is_share:
         reached = f"{100 * best:.1f} %"
-        guesses = f"always giving the most frequent label has {100 * chance:.1f} %"
+        frequent = f"always giving the most frequent label has {100 * chance:.1f} %"
+        guesses = frequent if chance else "no share is below 0 %"
     sentence = (
         f"Nothing was learned for certain: the best confirmed {prepared.task.metric} is {reached}, and "
         f"{guesses}; check --label-column, train longer (--epochs or --max-steps), or hold out more rows."
@@ -35,11 +36,13 @@ def chance_of(prepared: Prepared) -> float | None:
     """The metric of always giving the most frequent label of the confirm split, or of guesses.
 
     The first is for metrics that are a mean over examples that are right or wrong, the second for those that
-    know it, such as correlations; None for others.
+    know it, such as correlations. Other shares have 0 at least: the F1 of entities where none is found. None
+    for the rest.
     """
     labels = prepared.bench.splits["confirm"].labels
     is_hit_rate = prepared.task.is_share and prepared.task.score_span == 1
     if not is_hit_rate or not isinstance(labels[0], int | str):
-        return chance_of_guesses(prepared.task)
+        chance = chance_of_guesses(prepared.task)
+        return 0.0 if chance is None and prepared.task.is_share else chance
     (_, n_most), *_ = Counter(labels).most_common(1)
     return n_most / len(labels)

@@ -130,7 +130,7 @@ class SearchFacts:
     lies in [0, 1] and is shown in percent; None in runs from before version 0.2.0. `decisions` are the
     settings that the run derived. `text_form` says how the texts of a row become one. `chance` is the metric
     of guesses: of always giving the most frequent label of the confirm split for a share of hits, 0 for a
-    correlation, None where it is unknown.
+    correlation and for other shares, which have no less; None where it is unknown.
     """
 
     base_model: str

@@ -13,9 +13,9 @@ from autopeft.pipeline.chance import beside_chance, chance_of
 from autopeft.report import answer_of
 
 
-def prepared(labels=(0, 0, 0, 1), score_span=1.0):
+def prepared(labels=(0, 0, 0, 1), score_span=1.0, is_share=True):
     splits = {"confirm": SimpleNamespace(labels=labels)}
-    task = SimpleNamespace(metric="accuracy", is_share=True, score_span=score_span)
+    task = SimpleNamespace(metric="accuracy", is_share=is_share, score_span=score_span)
     return SimpleNamespace(bench=SimpleNamespace(splits=splits), task=task)
 
 
@@ -35,10 +35,23 @@ def test_a_plan_must_surely_beat_the_most_frequent_label(best, is_told):
 
 def test_other_metrics_labels_without_confirmation_have_no_such_share():
     assert chance_of(prepared()) == 0.75
-    assert chance_of(prepared(score_span=None)) is None
-    assert chance_of(prepared(labels=([0, 1], [1]))) is None
+    assert chance_of(prepared(score_span=None, is_share=False)) is None
     unconfirmed = replace(toy_result(), confirmations=())
     assert beside_chance(prepared(), unconfirmed) is unconfirmed
+
+
+@pytest.mark.parametrize(("best", "is_told"), [(0.0, True), (0.004, True), (0.3, False)])
+@pytest.mark.parametrize("labels", [([0, 3], [0]), ((0, 1), (1,))], ids=["tags", "several labels"])
+def test_a_share_that_is_no_rate_of_hits_must_surely_be_above_0(labels, best, is_told):
+    """The F1 of entities is 0 where no entity is found; the standard error is 0.0023."""
+    of_entities = prepared(labels=labels, score_span=None)
+    assert chance_of(of_entities) == 0.0
+    outcome = replace(toy_result(), confirmations=toy_confirmations("confirm", 0.0, best, 0.0))
+    sentences = beside_chance(of_entities, outcome).sentences
+    told = f"is {100 * best:.1f} %, and no share is below 0 %;"
+    assert [told in sentence for sentence in sentences] == [True] * is_told
+    shown = answer_of(replace(outcome, setting=replace(outcome.setting, chance=0.0)), WORDS)
+    assert (shown.title == "Nothing was learned for certain: guessing may be as good.") == is_told
 
 
 @pytest.mark.parametrize(("best", "is_told"), [(0.004, True), (0.3, False)])
