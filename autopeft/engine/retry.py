@@ -32,13 +32,12 @@ def retried(
     for _ in range(_MOST):
         plan = finalists.baseline
         runs = confirmed.get(plan, [])
-        n_failed = sum(_has_failed(problem, ledger, run) for run in runs)
+        failed_runs = [run for run in runs if _has_failed(problem, ledger, run)]
         has_diverged = any(run.status is Status.DIVERGED for run in runs)
-        if not n_failed or not plan.adapters or not (has_diverged or _can_learn(problem, ledger)):
+        if not failed_runs or not plan.adapters or not (has_diverged or _can_learn(problem, ledger)):
             break
-        seeds = "its only seed" if len(runs) == 1 else f"{n_failed} of {len(runs)} seeds"
         at_rate = f"at the learning rate {rate(plan.learning_rate)}"
-        failed = f"The baseline diverged or learned nothing on {seeds} {at_rate}"
+        failed = f"The baseline {_how_failed(failed_runs, len(runs))} {at_rate}"
         lower = lowered(plan, problem, arm=ledger.arms[plan])
         if lower is None:
             sentences.append(f"{failed}, and its range has no lower one.")
@@ -59,6 +58,15 @@ def retried(
         confirmed = {known: rows for known, rows in confirmed.items() if known != plan} | {lower: again}
         finalists = with_baseline(finalists, lower)
     return finalists, confirmed, tuple(sentences)
+
+
+def _how_failed(failed: Sequence[Measurement], n_runs: int) -> str:
+    """What the failed runs of a plan did: `diverged on 1 and learned nothing on 2 of 3 seeds`."""
+    n_diverged = sum(run.status is Status.DIVERGED for run in failed)
+    counts = {"diverged": n_diverged, "learned nothing": len(failed) - n_diverged}
+    if n_runs == 1:
+        return f"{next(what for what, n in counts.items() if n)} on its only seed"
+    return f"{' and '.join(f'{what} on {n}' for what, n in counts.items() if n)} of {n_runs} seeds"
 
 
 def _runs_again(
