@@ -158,6 +158,22 @@ def test_the_only_plan_that_was_tried_is_called_that():
     )
 
 
+def test_a_local_path_is_named_by_its_last_part_in_every_heading():
+    result = toy_result()
+    result = replace(result, setting=replace(result.setting, base_model="/home/me/models/tiny-bert"))
+    assert report.report_md(result, words=WORDS).startswith("# tiny-bert × ")
+    assert "<title>tiny-bert × " in report.report_html(result, words=WORDS)
+
+
+@pytest.mark.parametrize("head_params", [0, 390])
+def test_a_caption_speaks_of_a_head_only_where_the_task_has_one(head_params):
+    result = toy_result()
+    result = replace(result, setting=replace(result.setting, head_params=head_params))
+    page = report.report_html(result, words=WORDS)
+    assert "A seed fixes the order of the data" in page
+    assert ("the start of the head" in page) == bool(head_params)
+
+
 def test_a_score_without_a_comparison_is_no_verdict():
     assert split_uses(kept(toy_result()))["confirm"] == "the score of the default; nothing was compared"
     assert split_uses(toy_result())["confirm"] == "the verdict"
