@@ -47,7 +47,7 @@ def estimate_text(estimate: StepEstimate) -> str:
         f"{'on' if step.checkpointing else 'off'}, {_LOOPS[estimate.like]} on {device}",
     ]
     lines = [*_wrapped(paragraphs), "", *_table(step.memory, on_gpu=estimate.on_gpu)]
-    lines += ["", f"The most is alive in this part of a step: {step.memory.phase}."]
+    lines += ["", f"Memory is highest in this part of a step: {step.memory.phase}."]
     lines += ["", *_wrapped(_times(estimate))]
     if limits is not None:
         lines += ["", *_wrapped(_limits(limits, step))]

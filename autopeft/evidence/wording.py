@@ -81,7 +81,7 @@ def verdict_on_same_plan(
 
     `has_rivals` says whether another plan was tried, `has_finished` whether a confirming run finished.
     """
-    sentence = "The baseline is kept: the search found no plan that promises more."
+    sentence = "The baseline is kept: no other plan promised more in the trial runs."
     if not has_rivals:
         sentence = "The baseline is kept: no other plan was tried."
     if not has_finished:
@@ -164,8 +164,8 @@ def optimism_sentence(
         >>> accuracy = MetricFacts(name="accuracy", greater_is_better=True, is_share=True)
         >>> optimism_sentence(
         ...     promised=0.03, confirmed=0.01, std_error=0.004, n_tried=40, metric=accuracy
-        ... )[-45:]
-        'confirmation gave +1.0, so 2.0 were optimism.'
+        ... )[-48:]
+        'confirmation gave +1.0, 2.0 worse than promised.'
     """
     assert std_error > 0 and n_tried >= 1, (std_error, n_tried)
     unit, lost = _unit_of(metric), promised - confirmed
@@ -174,7 +174,7 @@ def optimism_sentence(
     places = _decimals([*gains, unit.factor * lost] if is_optimistic else gains, least=unit.places)
     if is_optimistic:
         less = f"{unit.factor * lost:.{places}f}"
-        end = f"so {less} were optimism." if is_promise else f"another {less} worse."
+        end = f"{less} worse than promised." if is_promise else f"another {less} worse."
     elif lost < -std_error:
         end = "more than the search promised." if is_promise else "better than there."
     else:

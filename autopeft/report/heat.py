@@ -56,7 +56,7 @@ def seen_enough(score: SiteScores) -> str:
 
     Example:
         >>> seen_enough(SiteScores(name="fisher", values=(1.0,), split_half=0.972, n_examples=128))
-        'seen enough: 0.97 between two halves of 128 examples'
+        'seen enough: rank correlation 0.97 between two halves of 128 examples'
     """
     if not score.n_examples:
         return "needs no examples"
@@ -65,7 +65,7 @@ def seen_enough(score: SiteScores) -> str:
         return f"agreement {halves} not known"
     rounded_down = minus(f"{math.floor(100 * score.split_half) / 100:.2f}")  # 0.949 must not read as 0.95
     enough = "seen enough" if score.split_half >= SEEN_ENOUGH else "not enough"
-    return f"{enough}: {rounded_down} {halves}"
+    return f"{enough}: rank correlation {rounded_down} {halves}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,7 +48,7 @@ def _where(layers: Sequence[int], n_layers: int) -> str:
     """
     first, last = layers[0], layers[-1]
     if len(layers) == n_layers:
-        return "in its layer" if n_layers == 1 else f"in all {n_layers} layers"
+        return {1: "in its layer", 2: "in both layers"}.get(n_layers, f"in all {n_layers} layers")
     if len(layers) == 1:
         return f"in layer {first} of {n_layers}"
     if last - first + 1 == len(layers):

@@ -34,6 +34,8 @@ def error_text(error: Exception, *, is_quantised: bool) -> str:
         return f"out of memory at a single row: lower --max-length, or {further}"
     if is_out_of_memory(error):
         return "out of memory: lower --micro-batch-tokens, --max-length or --batch-size"
+    if isinstance(error, DivergedError):
+        return first_line_of(error)
     return f"{type(error).__name__}: {first_line_of(error)}"
 
 

@@ -100,14 +100,27 @@ def test_a_site_outside_the_layers_does_not_dwarf_them():
 @pytest.mark.parametrize(
     ("rho", "n", "sentence"),
     [
-        (0.972, 128, "seen enough: 0.97 between two halves of 128 examples"),
-        (0.9499, 128, "not enough: 0.94 between two halves of 128 examples; pass --max-examples 256"),
-        (0.71, 64, "not enough: 0.71 between two halves of 64 examples; pass --max-examples 512"),
-        (-0.2, 64, "not enough: −0.20 between two halves of 64 examples; pass --max-examples 1000"),
+        (0.972, 128, "seen enough: rank correlation 0.97 between two halves of 128 examples"),
+        (
+            0.9499,
+            128,
+            "not enough: rank correlation 0.94 between two halves of 128 examples; pass --max-examples 256",
+        ),
+        (
+            0.71,
+            64,
+            "not enough: rank correlation 0.71 between two halves of 64 examples; pass --max-examples 512",
+        ),
+        (
+            -0.2,
+            64,
+            "not enough: rank correlation −0.20 between two halves of 64 examples; pass --max-examples 1000",
+        ),
         (
             0.71,
             1000,
-            "not enough: 0.71 between two halves of 1,000 examples, and the train split has no more",
+            "not enough: rank correlation 0.71 between two halves of 1,000 examples, and the train split has "
+            "no more",
         ),
         (None, 16, "agreement between two halves of 16 examples not known"),
         (None, 0, "needs no examples"),

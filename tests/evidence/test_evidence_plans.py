@@ -94,7 +94,7 @@ def test_plans_with_fewer_seeds_are_compared_on_the_common_ones() -> None:
 @pytest.mark.parametrize(
     ("promised", "end"),
     [
-        (0.031, "confirmation gave +1.0, so 2.1 were optimism."),
+        (0.031, "confirmation gave +1.0, 2.1 worse than promised."),
         (0.002, "confirmation gave +1.0, more than the search promised."),
         (0.012, "confirmation gave +1.0, the same within one standard error."),
     ],
@@ -115,17 +115,17 @@ def test_the_promise_is_set_against_the_confirmation(promised: float, end: str) 
         (
             LOSS,
             "The search promised on its own split that the loss of the best of 3 plans is 0.500 below the "
-            "baseline's; the confirmation gave 0.100 above, so 0.600 were optimism.",
+            "baseline's; the confirmation gave 0.100 above, 0.600 worse than promised.",
         ),
         (
             ERROR_RATE,
             "The search promised on its own split that the error-rate of the best of 3 plans is 50.0 points "
-            "below the baseline's; the confirmation gave 10.0 points above, so 60.0 were optimism.",
+            "below the baseline's; the confirmation gave 10.0 points above, 60.0 worse than promised.",
         ),
         (
             PEARSON,
             "The search promised +0.500 in pearson over the baseline for the best of 3 plans, on its own "
-            "split; the confirmation gave -0.100, so 0.600 were optimism.",
+            "split; the confirmation gave -0.100, 0.600 worse than promised.",
         ),
     ],
 )
@@ -139,7 +139,7 @@ def test_the_promise_is_told_in_the_unit_and_direction_of_the_metric(
 
 def test_the_promise_of_small_losses_is_not_rounded_to_zero() -> None:
     sentence = optimism_sentence(promised=5e-4, confirmed=1e-4, std_error=1e-4, n_tried=3, metric=LOSS)
-    assert "0.0005 below" in sentence and sentence.endswith("gave 0.0001 below, so 0.0004 were optimism.")
+    assert "0.0005 below" in sentence and sentence.endswith("gave 0.0001 below, 0.0004 worse than promised.")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_verdict_on_fewer_seeds_than_ran_says_which_decided(n_ran, where):
 @pytest.mark.parametrize(
     ("facts", "end"),
     [
-        ({}, "the search found no plan that promises more."),
+        ({}, "no other plan promised more in the trial runs."),
         ({"has_rivals": False}, "no other plan was tried."),
         ({"has_finished": False}, "it has no score and no weights."),
     ],
@@ -166,4 +166,4 @@ def test_a_kept_baseline_says_why_nothing_was_compared(facts, end):
 
 def test_optimism_of_a_tiny_loss_is_not_written_as_zero() -> None:
     sentence = optimism_sentence(promised=3e-8, confirmed=1e-8, std_error=1e-10, n_tried=3, metric=LOSS)
-    assert sentence.endswith("gave 0.00000001 below, so 0.00000002 were optimism.")
+    assert sentence.endswith("gave 0.00000001 below, 0.00000002 worse than promised.")

@@ -152,7 +152,7 @@ def test_result_json_and_both_reports_say_it(result):
     for text in (report.report_html(helped, words=WORDS), report.report_md(helped, words=WORDS)):
         assert answer["sentence"] in text
         assert "Scoring took 1.9 s, 0.038 R." in text
-        assert "seen enough: 0.97 between two halves of 128 examples" in text
+        assert "seen enough: rank correlation 0.97 between two halves of 128 examples" in text
 
 
 def test_pairs_are_stored_with_the_result(result):
