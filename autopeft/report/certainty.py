@@ -12,7 +12,7 @@ from autopeft.report.words import count, difference, metric
 
 def how_sure(terms: Terms) -> tuple[str, ...]:
     """Whether the difference to the default is settled, and what else the confirmation tells."""
-    sentences = (_settled, _corrected, _cut, _failed_default, _tested, _seeds)
+    sentences = (_settled, _corrected, _cut, _failed_runs, _tested, _seeds)
     return tuple(filter(None, (sentence(terms) for sentence in sentences)))
 
 
@@ -113,16 +113,20 @@ def _cut(terms: Terms) -> str:
     return f"Time or cost ended the search after {done} steps a plan; runs of {planned} would rank better."
 
 
-def _failed_default(terms: Terms) -> str:
-    """That runs of the default failed, which says more of its learning rate than of the default."""
-    failed, record = terms.failed(terms.result.baseline), terms.record(terms.result.baseline)
-    if not failed or record is None or terms.result.best == terms.result.baseline:
-        return ""
-    scores = ", ".join(metric(value, terms.is_share) for value in record.metrics)
-    return (
-        f"The default failed in {failed} ({terms.result.setting.metric} {scores}), so its mean says "
-        "little; a lower learning rate may mend it."
-    )
+def _failed_runs(terms: Terms) -> str:
+    """That runs of the default or of the best plan failed, which may be a matter of the learning rate."""
+    result, said = terms.result, []
+    names = {result.baseline: "The default", result.best: capital(terms.full(result.best))}
+    for plan, name in names.items():
+        failed, record = terms.failed(plan), terms.record(plan)
+        if failed and record is not None and result.best != result.baseline:
+            scores = ", ".join(metric(value, terms.is_share) for value in record.metrics)
+            half = metric(terms.best_run / 2, terms.is_share)
+            said.append(
+                f"{name} failed in {failed} ({result.setting.metric} {scores}; below {half}, half of the "
+                "best run of all), so its mean says little; a lower learning rate may mend it."
+            )
+    return " ".join(said)
 
 
 def _tested(terms: Terms) -> str:

@@ -29,19 +29,26 @@ class Terms:
         return f"{words} on the {second.split} split"
 
     def failed(self, plan: Plan) -> str:
-        """How many of a plan's runs reached less than half of its best one: `1 of 2 runs`, or nothing.
+        """How many of a plan's runs reached less than half of the best run of all: `1 of 2 runs`, or nothing.
 
-        Nothing where even the best run may have learned nothing: it is within two standard errors of what
-        guesses have, which are at most 1 / sqrt(N) where an answer changes an example's score by 1.
+        Nothing where none of the plan's runs did better: it does not fail, it is worse. Nothing either where
+        even the best run may have learned nothing: it is within two standard errors of what guesses have,
+        which are at most 1 / sqrt(N) where an answer changes an example's score by 1.
         """
         record = self.record(plan)
         if record is None or len(record.metrics) < 2 or self.sign < 0:
             return ""
         n_examples = max(n_evaluated(self.result, record.split), 1)
-        if max(record.metrics) - (self.result.setting.chance or 0.0) <= 2 / math.sqrt(n_examples):
+        if self.best_run - (self.result.setting.chance or 0.0) <= 2 / math.sqrt(n_examples):
             return ""
-        n_failed = sum(value < max(record.metrics) / 2 for value in record.metrics)
-        return f"{n_failed} of {len(record.metrics)} runs" if n_failed else ""
+        n_failed = sum(value < self.best_run / 2 for value in record.metrics)
+        return f"{n_failed} of {len(record.metrics)} runs" if 0 < n_failed < len(record.metrics) else ""
+
+    @property
+    def best_run(self) -> float:
+        """The highest metric of any confirming run; 0 without one."""
+        runs = (value for record in self.result.confirmations for value in record.metrics)
+        return max(runs, default=0.0)
 
     def fewer(self, larger: Plan, smaller: Plan) -> str:
         """How much less a plan trains than another; empty where that is not worth a sentence."""

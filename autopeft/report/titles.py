@@ -130,9 +130,10 @@ def _of_verdict(terms: Terms) -> str:
         return f"{capital(best)}{less} scored the same as {baseline}, which settles nothing."
     if (verdict.mean_difference or 0.0) < 0:
         return f"{capital(best)} is {gap} behind {baseline}, which settles nothing."
-    failed = terms.failed(result.baseline)
+    failed, ours = terms.failed(result.baseline), terms.failed(result.best)
     if failed:
-        return f"Try {best}, but nothing is settled: {baseline} failed in {failed}."
+        too = f", and {best} in {ours}" if ours else ""
+        return f"Try {best}, but nothing is settled: {baseline} failed in {failed}{too}."
     if fewer == NO_ADAPTERS:
         return f"Try {best}, but nothing is settled: it {fewer} and is {gap} ahead of {baseline}."
     if fewer:
