@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from autopeft.records import Confirmation, Plan, SearchFacts, SearchResult, TrainedPlan, rate
-from autopeft.report.measured import error_over, examples, is_untrained, on_split, record_of
+from autopeft.report.measured import error_over, examples, is_untrained, on_split, record_of, smallest_mark
 from autopeft.report.naming import no_adapters
 from autopeft.report.rendering import render
 from autopeft.report.tables import result_json
@@ -181,7 +181,8 @@ def _rows(
             mean, error = (shown.metric_mean, shown.metric_std_error) if shown else (None, None)
             cells.append(f"{metric(mean, is_share)} {plus_minus(error, is_share)}".strip())
         yield {
-            "name": ", ".join(called) or plan_words(plan, words.labels, head=no_adapters(result)),
+            "name": ", ".join(smallest_mark(result) if name == "smallest" else name for name in called)
+            or plan_words(plan, words.labels, head=no_adapters(result)),
             "plan": plan,
             "rate": NOTHING if is_untrained(result, plan) else rate(plan.learning_rate),
             "cells": cells,

@@ -31,6 +31,11 @@ def is_by_chance(result: SearchResult) -> bool:
     return bool(confirmed) and chance is not None and not any(r.is_surely_above(chance) for r in confirmed)
 
 
+def smallest_mark(result: SearchResult) -> str:
+    """What the smallest plan is called: unproven where it is only a candidate."""
+    return "smallest, unproven" if result.verdict.smallest_equivalent == "unproven" else "smallest"
+
+
 def has_failed(result: SearchResult, plan: Plan) -> bool:
     """Whether no confirming run of a plan finished though there were some: it has no score and no weights."""
     runs = [m.status for m in result.measurements if m.plan == plan and m.fidelity.split == "confirm"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autopeft.records import FLOAT32_BYTES, Arm, Confirmation, Measurement, Plan, SearchResult, Status
-from autopeft.report.measured import record_of
+from autopeft.report.measured import record_of, smallest_mark
 from autopeft.report.naming import Naming
 from autopeft.report.view import run_seconds
 
@@ -52,7 +52,7 @@ def summary(result: SearchResult, naming: Naming) -> tuple[PlanRow, ...]:
     by_plan: dict[Plan, list[str]] = {}
     for name, plan in plans.items():
         if plan is not None:
-            by_plan.setdefault(plan, []).append(name)
+            by_plan.setdefault(plan, []).append(smallest_mark(result) if name == "smallest" else name)
     rows = ((plan, [m for m in marks if m != naming.head] or marks) for plan, marks in by_plan.items())
     return tuple(_row(result, naming, plan, marks) for plan, marks in rows)
 
@@ -83,9 +83,9 @@ def confirmed_plans(result: SearchResult) -> tuple[Confirmation, ...]:
 
 def chart_names(result: SearchResult, naming: Naming) -> dict[Plan, str]:
     """What charts write beside a plan: its name, and in brackets "best" or "smallest" where it is that."""
-    names = {}
+    names, shown = {}, ("best", smallest_mark(result))
     for row in summary(result, naming):
-        marks = [mark for mark in row.marks if mark in ("best", "smallest")]
+        marks = [mark for mark in row.marks if mark in shown]
         names[row.plan] = f"{row.name} ({' and '.join(marks)})" if marks else row.name
     for record in result.confirmations:
         names.setdefault(record.plan, naming.short(record.plan))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from autopeft.records import Confirmation, Plan, SearchResult, in_words_of, rate
-from autopeft.report.measured import is_untrained
+from autopeft.report.measured import is_untrained, smallest_mark
 from autopeft.report.naming import no_adapters
 from autopeft.report.rendering import render
 from autopeft.report.tables import ANSWERS, NO_ARM, arm_names
@@ -90,8 +90,9 @@ def _shown_rows(result: SearchResult, words: PartWords) -> Iterator[dict[str, An
     test = {record.plan: record for record in result.test}
     for plan in dict.fromkeys(record.plan for record in result.confirmations):
         records = [record for record in result.confirmations if record.plan == plan]
+        names = dict.fromkeys(record.name for record in records)
         yield {
-            "names": ", ".join(dict.fromkeys(record.name for record in records)),
+            "names": ", ".join(smallest_mark(result) if name == "smallest" else name for name in names),
             "plan": plan_words(plan, words.labels, head=no_adapters(result)),
             "params": plan.trainable_params,
             "rate": NOTHING if is_untrained(result, plan) else rate(plan.learning_rate),

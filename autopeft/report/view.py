@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from autopeft.records import SETTINGS, Confirmation, Measurement, Plan, SearchResult, Status, Verdict
+from autopeft.report.measured import smallest_mark
 from autopeft.report.tables import ANSWERS, NO_ARM
 
 MAX_ROWS = 40  # chosen by hand: as many as a reader scrolls through; trials.csv has the rest
@@ -34,7 +35,11 @@ def confirmed(result: SearchResult, arms: Mapping[Plan, str]) -> tuple[Confirmed
     rows = [
         Confirmed(
             record=record,
-            marks=tuple(name for name in ANSWERS if getattr(result, name) == record.plan),
+            marks=tuple(
+                smallest_mark(result) if name == "smallest" else name
+                for name in ANSWERS
+                if getattr(result, name) == record.plan
+            ),
             arm=arms.get(record.plan, record.name),
             percent=100 * record.plan.trainable_params / result.setting.budget.base_params,
             worst=worst(record.metrics, default=record.metric_mean),

@@ -158,6 +158,45 @@ def test_the_only_plan_that_was_tried_is_called_that():
     )
 
 
+def test_default_and_best_plan_fail_by_one_bar():
+    """The best run of all has 0.26; its half is reached by one run of the default and two of the best plan."""
+    scores = {BASELINE: (0.11, 0.26, -0.27), BEST: (0.14, 0.19, 0.12), SMALLEST: (0.01, 0.02, 0.0)}
+    records = tuple(
+        replace(r, metrics=scores[r.plan], metric_mean=sum(scores[r.plan]) / 3)
+        for r in toy_result().confirmations
+    )
+    verdict = replace(
+        toy_result().verdict, label="inconclusive", mean_difference=0.1, interval_95=(-0.3, 0.5)
+    )
+    result = replace(toy_result(), confirmations=records, verdict=verdict)
+    words = replace(WORDS, metric_is_share=False)
+    answer = report.answer_of(result, words)
+    assert answer.title.endswith(
+        ": the default LoRA failed in 2 of 3 runs, and the searched LoRA in 1 of 3 runs."
+    )
+    (told,) = (s for s in answer.sure if "failed" in s)
+    assert told.count("below 0.130") == 2 and "The searched LoRA failed in 1 of 3 runs" in told
+
+
+@pytest.mark.parametrize("standing", ["proven", "unproven"])
+def test_the_smallest_plan_is_called_unproven_wherever_it_is_named(standing):
+    result = toy_result()
+    result = replace(result, verdict=replace(result.verdict, smallest_equivalent=standing))
+    facts = report.CardFacts(base_model="org/base", dataset=None, peft_types=("ia3",), seed=101)
+    texts = {
+        "page": report.report_html(result, words=WORDS),
+        "text": report.report_md(result, words=WORDS),
+        "card": report.model_card(result, facts, WORDS),
+        "notebook": report.short_html(result, "runs/a", WORDS),
+    }
+    mark = {"proven": "smallest", "unproven": "smallest, unproven"}[standing]
+    assert {name: mark in text for name, text in texts.items()} == dict.fromkeys(texts, True)
+    assert ("unproven" in "".join(texts.values())) == (standing == "unproven")
+    for place in (f'<span class="pill">{mark}</span>', f"<b>{mark}</b>", f"({mark})"):
+        assert place in texts["page"]
+    assert mark in [row.joined_marks for row in report.summary_of(result, WORDS)]
+
+
 def test_a_local_path_is_named_by_its_last_part_in_every_heading():
     result = toy_result()
     result = replace(result, setting=replace(result.setting, base_model="/home/me/models/tiny-bert"))
