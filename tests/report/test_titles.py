@@ -159,7 +159,7 @@ def test_the_only_plan_that_was_tried_is_called_that():
 
 
 def test_default_and_best_plan_fail_by_one_bar():
-    """The best run of all has 0.26; its half is reached by one run of the default and two of the best plan."""
+    """The best run of all has 0.26; one run of the default reaches its half, and two of the best plan."""
     scores = {BASELINE: (0.11, 0.26, -0.27), BEST: (0.14, 0.19, 0.12), SMALLEST: (0.01, 0.02, 0.0)}
     records = tuple(
         replace(r, metrics=scores[r.plan], metric_mean=sum(scores[r.plan]) / 3)
