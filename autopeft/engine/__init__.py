@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import optuna
@@ -42,7 +43,7 @@ from autopeft.engine.schedule import (
     stretched,
     usual_schedule,
 )
-from autopeft.engine.sentences import sentences
+from autopeft.engine.sentences import plans_as_good, sentences
 from autopeft.engine.study_log import StudyLog
 from autopeft.engine.twins import measure_twins, n_twins
 from autopeft.records import Outcome, Proxy
@@ -109,6 +110,8 @@ def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> O
     tested = read_test(problem, ledger, finalists, confirmed)
     tried = {plan for plan, fidelity in ledger.measured if fidelity.split == "search"}
     verdict = judge(problem, confirmed, finalists, has_rivals=len(tried) > 1)
+    standing = verdict.smallest_equivalent
+    verdict = replace(verdict, as_good=plans_as_good(problem, finalists, confirmed, smallest=standing))
     return Outcome(
         proposals=tuple(study_log.proposals),
         measurements=tuple(ledger.measured.values()),

@@ -36,9 +36,9 @@ def sentences(
             metric=problem.metric,
         )
         findings.append(sentence)
-    confirmed = {plan: rows for plan, rows in confirmed.items() if has_finished(rows)}
+    confirmed = _finished(confirmed)
     if len(confirmed) > 1 and len(confirmed.get(finalists.best, ())) > 1:
-        findings += _as_good(problem, finalists, confirmed, smallest=verdict.smallest_equivalent)
+        findings += _as_good(problem, finalists, confirmed, verdict.as_good)
     if len(confirmed.get(finalists.best, ())) > 1:
         findings.append(_worst_seed(problem, confirmed[finalists.best]))
     return tuple(findings)
@@ -53,24 +53,25 @@ def _std_error(problem: SearchProblem, *runs: Sequence[Measurement]) -> float:
     ).std_error
 
 
-def _as_good(
+def plans_as_good(
     problem: SearchProblem, finalists: Finalists, confirmed: Confirmed, *, smallest: str
-) -> list[str]:
-    """The confirmed plans that are proven to be within the margin of the best, in one sentence.
-
-    Nothing where none is proven and one of them scored better, such as a plan beyond the budget.
+) -> tuple[str, ...]:
+    """Names of the confirmed plans that are proven to be within the margin of the best, on several seeds.
 
     The smallest plan was named before the confirmation and tested alone, as the verdict's `smallest` says.
     Where it is proven the others are tested too, so that the chance of any wrong claim stays at 5 % (tests in
     a fixed order).
     """
-    names = {plan: name for name, plan in reversed(finalists.by_name.items())}
-    names[finalists.best] = "best"
+    confirmed = _finished(confirmed)
+    if len(confirmed) < 2 or len(confirmed.get(finalists.best, ())) < 2:
+        return ()
+    names = _names(finalists)
     is_named = finalists.smallest != finalists.best
+    if is_named and smallest != "proven":
+        return ()
     named = [plan for plan in confirmed if plan in names]
     tested = [plan for plan in named if not (is_named and plan == finalists.smallest)]
     smallest_first = sorted(tested, key=lambda plan: (plan.trainable_params, names[plan]))
-    n_params = {names[plan]: plan.trainable_params for plan in named}
     standings = evidence.plans_within_margin(
         {names[plan]: scores_of(problem, confirmed[plan]) for plan in smallest_first},
         best="best",
@@ -79,18 +80,37 @@ def _as_good(
         step=problem.metric.score_step,
         pool=seed_pool(problem, confirmed),
     )
-    proven = [standing.name for standing in standings if standing.is_within]
-    if is_named:
-        proven = [names[finalists.smallest], *proven] if smallest == "proven" else []
+    proven = tuple(standing.name for standing in standings if standing.is_within)
+    return (names[finalists.smallest], *proven) if is_named else proven
+
+
+def _as_good(
+    problem: SearchProblem, finalists: Finalists, confirmed: Confirmed, proven: Sequence[str]
+) -> list[str]:
+    """The plans that are as good as the best, in one sentence.
+
+    Nothing where none is proven and one of them scored better, such as a plan beyond the budget.
+    """
     if not proven:
         means = {plan: _mean(problem, rows) for plan, rows in confirmed.items()}
         none = f"No other of the {len(confirmed)} confirmed plans is proven to be as good as the best."
         return [none] if means[finalists.best] == max(means.values()) else []
+    n_params = {name: plan.trainable_params for plan, name in _names(finalists).items()}
     listed = ", ".join(f"{name} ({n_params[name]:,} parameters)" for name in proven)
     return [
         "Proven to lose less than the margin against the best plan, with a chance of at most 5 % that any of "
         f"these claims is wrong: {listed}."
     ]
+
+
+def _names(finalists: Finalists) -> dict[Plan, str]:
+    """Each named plan with the first of its names, the best one as that."""
+    return {plan: name for name, plan in reversed(finalists.by_name.items())} | {finalists.best: "best"}
+
+
+def _finished(confirmed: Confirmed) -> Confirmed:
+    """The plans of which a run finished."""
+    return {plan: rows for plan, rows in confirmed.items() if has_finished(rows)}
 
 
 def _mean(problem: SearchProblem, rows: Sequence[Measurement]) -> float:

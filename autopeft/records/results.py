@@ -182,7 +182,8 @@ class Verdict:
     `smallest_equivalent` says whether the smallest plan is proven, unproven, or the best itself. A sequential
     confirmation looks at the scores after every seed: `mean_difference` and `interval_95` are corrected for
     that, `plain_difference` is not. `stopped_by` says what ended it: the label, `futile` (the planned seeds
-    would not decide), `planned` (all seeds ran), or nothing (time).
+    would not decide), `planned` (all seeds ran), or nothing (time). `as_good` has the names of the confirmed
+    plans that are proven to lose less than the margin against the best plan.
     """
 
     label: str
@@ -196,6 +197,7 @@ class Verdict:
     planned_seeds: int | None = None
     stopped_by: str = ""
     plain_difference: float | None = None
+    as_good: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

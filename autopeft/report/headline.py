@@ -80,7 +80,7 @@ class _Says:
         is_proven = result.verdict.smallest_equivalent == "proven"
         if result.verdict.label == "none" or smallest == best or not fewer:
             return ""
-        if not smallest.adapters and not is_proven:  # the head alone, which has a sentence of its own
+        if not smallest.adapters:  # of the head alone the title tells, or a sentence of its own
             return ""
         size = f"{capital(self.terms.full(smallest))} {fewer}"
         if is_proven:

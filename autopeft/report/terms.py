@@ -50,6 +50,19 @@ class Terms:
         runs = (value for record in self.result.confirmations for value in record.metrics)
         return max(runs, default=0.0)
 
+    @property
+    def proven_head(self) -> str:
+        """That the plan without adapters is proven as good as the best one, which has some; else nothing."""
+        named = {record.name: record.plan for record in self.result.confirmations}
+        heads = [named[name] for name in self.result.verdict.as_good if name in named]
+        if self.result.verdict.smallest_equivalent == "proven":
+            heads.append(self.result.smallest)
+        head = next((plan for plan in heads if not plan.adapters), None)
+        if head is None or not self.result.best.adapters:
+            return ""
+        margin = difference(self.result.verdict.margin, self.is_share, signed=False)
+        return f"{self.full(head)} is proven as good, within {margin}"
+
     def fewer(self, larger: Plan, smaller: Plan) -> str:
         """How much less a plan trains than another; empty where that is not worth a sentence."""
         if not smaller.trainable_params:

@@ -50,7 +50,10 @@ def answer(terms: Terms) -> tuple[str, str, str]:
         return *_MARKS["nothing learned"], _by_chance(result)
     if ahead := _head_ahead(terms):
         return *_MARKS["nothing recommended"], ahead
-    return *_MARKS[result.verdict.label], _of_verdict(terms)
+    title = _of_verdict(terms)
+    if terms.proven_head:  # then adapting is proven to bring nothing that matters
+        title = f"{title.removesuffix('.')}; {terms.proven_head}."
+    return *_MARKS[result.verdict.label], title
 
 
 def _by_chance(result: SearchResult) -> str:

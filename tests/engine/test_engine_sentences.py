@@ -32,7 +32,7 @@ def test_what_the_search_promised_is_set_against_what_was_confirmed() -> None:
     named = {c.name: c.metric_mean for c in outcome.confirmations}
     assert abs(confirmed - 100 * (named["best"] - named["baseline"])) < 0.06
     assert 8 < promised - confirmed < 12  # ten points less, but for scores that are whole examples
-    assert "optimism" in sentence
+    assert "worse than promised" in sentence
 
 
 @pytest.mark.parametrize(("metric", "factor", "unit"), [(LOSS, 1, ""), (ERROR_RATE, 100, " points")])
@@ -70,7 +70,9 @@ def test_plans_as_good_as_the_best_are_listed_with_the_smallest() -> None:
     sentence = sentence_of(outcome, "Proven to lose less than the margin")
     # All tables are alike, so that every plan is within the margin; the head alone is the smallest.
     assert "smallest (0 parameters)" in sentence and "baseline (" in sentence
+    assert outcome.verdict.as_good[0] == "smallest" and "baseline" in outcome.verdict.as_good
     nothing_near = run(levels(ia3=0.9), seeds=3).outcome
+    assert nothing_near.verdict.as_good == ()
     assert sentence_of(nothing_near, "No other of the 3 confirmed plans")
 
 

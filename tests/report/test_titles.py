@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from toys.results import BASELINE, BEST, HEAD, SMALLEST, WORDS, toy_confirmations, toy_result, with_head
+from toys.results import (
+    BASELINE,
+    BEST,
+    HEAD,
+    SMALLEST,
+    WORDS,
+    of_language_model,
+    toy_confirmations,
+    toy_result,
+    with_head,
+)
 
 from autopeft import report
 from autopeft.records import Arm, Status
@@ -195,6 +205,18 @@ def test_the_smallest_plan_is_called_unproven_wherever_it_is_named(standing):
     for place in (f'<span class="pill">{mark}</span>', f"<b>{mark}</b>", f"({mark})"):
         assert place in texts["page"]
     assert mark in [row.joined_marks for row in report.summary_of(result, WORDS)]
+
+
+@pytest.mark.parametrize("label", ["better", "default kept", "equivalent", "worse", "inconclusive"])
+def test_where_adapting_is_proven_to_bring_nothing_the_title_says_so(label):
+    result = of_language_model()
+    result = replace(result, verdict=replace(result.verdict, label=label, margin=0.107))
+    words = replace(WORDS, metric_is_share=False)
+    told = "; the untrained model is proven as good, within 0.107."
+    assert told not in report.answer_of(result, words).title
+    proven = replace(result, verdict=replace(result.verdict, as_good=("smallest", "untrained")))
+    assert report.answer_of(proven, words).title.endswith(told)
+    assert told not in report.answer_of(replace(proven, best=HEAD), words).title
 
 
 def test_a_local_path_is_named_by_its_last_part_in_every_heading():
