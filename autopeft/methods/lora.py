@@ -147,6 +147,7 @@ PART = PeftMethod(
         "dora": (False, True),
         "init": ("default", "orthogonal", "eva"),
     },
+    choice_labels={"dora=True": "DoRA", "init=orthogonal": "orthogonal start", "init=eva": "EVA start"},
     refusal=_refusal,
     options=_options,
     ranks=_ranks,

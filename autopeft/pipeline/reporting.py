@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from autopeft import adapters, model, report
 from autopeft.errors import AutopeftError
-from autopeft.extension import discover, metric_facts, text_form
+from autopeft.extension import Method, discover, metric_facts, text_form
 from autopeft.pipeline.chance import chance_of
 from autopeft.pipeline.fitting import parse_budget
 from autopeft.pipeline.prepare import Prepared
@@ -46,12 +46,24 @@ def part_words(result: SearchResult | TrainedPlan) -> PartWords:
     metric = dict(discover("autopeft.metrics")).get(setting.metric)
     stored = setting.metric_is_share  # None in a run from before version 0.2.0
     return PartWords(
-        labels={method.name: method.label for method in methods},
+        labels={method.name: method.label for method in methods} | _choice_labels(methods),
         short_labels={method.name: method.short_label for method in methods},
         auto_class=model.loading_class_of_type(setting.model_type, task.auto_class) if task else "AutoModel",
         metric_is_share=metric is not None and metric.is_share if stored is None else stored,
         weights=_weight_folders(result.best),
     )
+
+
+def _choice_labels(methods: Iterable[Method]) -> dict[str, str]:
+    """The words for each choice of a method but its first, which is the usual one."""
+    labels = {}
+    for method in methods:
+        known: Mapping[str, str] = getattr(method, "choice_labels", {})  # methods of others may lack it
+        for option, values in method.choices.items():
+            for value in values[1:]:
+                words = known.get(f"{option}={value}", f"{option.replace('_', ' ')} {value}")
+                labels[report.choice_key(method.name, option, value)] = words
+    return labels
 
 
 def _weight_folders(plan: Plan) -> WeightFolders:

@@ -30,7 +30,7 @@ from autopeft.report.short_forms import leaderboard, short_html, short_text
 from autopeft.report.tables import effective_ranks, result_json, sensitivity_csv, trials_csv
 from autopeft.report.usage import BEST_WEIGHTS
 from autopeft.report.view import confirm_steps
-from autopeft.report.words import PartWords, WeightFolders
+from autopeft.report.words import PartWords, WeightFolders, choice_key
 from autopeft.store import write_text
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "TrialRow",
     "WeightFolders",
     "answer_of",
+    "choice_key",
     "confirm_steps",
     "did_it_help",
     "edge_sentence",

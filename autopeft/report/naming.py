@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from autopeft.records import Adapter, Plan, Proposal, SearchResult
-from autopeft.report.words import HEAD_ALONE, UNTRAINED, PartWords
+from autopeft.report.words import HEAD_ALONE, UNTRAINED, PartWords, method_words
 
 _MIX, _OTHERS = "mixes", "other approaches"
 # matplotlib's markers for the groups after the default and the head; each colour has a shape of its own.
@@ -65,8 +65,11 @@ class Naming:
         """The plan's methods in people's words: `LoRA`, `IA³ + BitFit`, `head alone`."""
         if not plan.adapters:
             return self.head
-        methods = Counter(adapter.method for adapter in plan.adapters)
-        return " + ".join(self.words.labels.get(method, method) for method in methods)
+        return " + ".join(self._methods(plan))
+
+    def _methods(self, plan: Plan) -> tuple[str, ...]:
+        """The plan's methods with their unusual choices, each once."""
+        return tuple(dict.fromkeys(method_words(a, self.words.labels) for a in plan.adapters))
 
     def short(self, plan: Plan) -> str:
         """`default LoRA` for a baseline, `your config` for the user's, else the approach.
@@ -93,7 +96,7 @@ class Naming:
         return f" on {place}" if (place := label.partition(" on ")[2]) else ""
 
     def groups(self) -> dict[Plan, Group]:
-        """Every measured plan with its group: default, head, each single method, mixes.
+        """Every measured plan with its group: default, head, other defaults, each single method, mixes.
 
         The groups are ordered by their number of plans; where markers run out, the rest share the last one.
         """
@@ -106,7 +109,8 @@ class Naming:
             place = min(number, len(_MARKERS) - 1)
             label = _OTHERS if place < number or len(ordered) > len(_MARKERS) == number + 1 else kind
             groups[kind] = Group(label=label, colour=2 + place, marker=_MARKERS[place])
-        labels = {HEAD_ALONE: self.head, DEFAULT_GROUP.label: self.short(self.result.baseline)}
+        baseline = self.result.baseline
+        labels = {HEAD_ALONE: self.head, DEFAULT_GROUP.label: self.short(baseline) + self.place(baseline)}
         return {
             plan: Group(
                 label=labels.get(kind, groups[kind].label),
@@ -120,5 +124,6 @@ class Naming:
         if not plan.adapters:
             return HEAD_ALONE
         if self.is_default(plan):
-            return DEFAULT_GROUP.label
-        return _MIX if len({adapter.method for adapter in plan.adapters}) > 1 else self.short(plan)
+            is_other = self.place(plan) != self.place(self.result.baseline)
+            return self.short(plan) + self.place(plan) if is_other else DEFAULT_GROUP.label
+        return _MIX if len(self._methods(plan)) > 1 else self.short(plan)

@@ -12,7 +12,7 @@ from pathlib import PurePath
 
 from markupsafe import Markup, escape
 
-from autopeft.records import Plan, rate, shortened
+from autopeft.records import Adapter, Plan, rate, shortened
 
 NOTHING = "–"
 _LEAST = 1e-3  # the smallest number but 0 that three decimals show
@@ -37,10 +37,11 @@ class WeightFolders:
 class PartWords:
     """What the parts of a search say about themselves; a report cannot import them, since they need torch.
 
-    `labels` gives the name of each method that people write, `short_labels` one word that fits a map's cell.
-    A method that is missing, because it is no longer installed, keeps its own name. `auto_class` names the
-    transformers class that loads the task's base model. A metric that is a share is read as percent.
-    `weights` says how those of the best plan are loaded.
+    `labels` gives the name of each method that people write, and under `choice_key` the words for a choice
+    that is not the usual one; `short_labels` gives one word that fits a map's cell. A method that is missing,
+    because it is no longer installed, keeps its own name. `auto_class` names the transformers class that
+    loads the task's base model. A metric that is a share is read as percent. `weights` says how those of the
+    best plan are loaded.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -48,6 +49,25 @@ class PartWords:
     auto_class: str = "AutoModel"
     metric_is_share: bool = False
     weights: WeightFolders = WeightFolders()
+
+
+def choice_key(method: str, option: str, value: object) -> str:
+    """Where `PartWords.labels` has the words for an option of a method: `lora.dora=True`."""
+    return f"{method}.{option}={value}"
+
+
+def method_words(adapter: Adapter, labels: Mapping[str, str]) -> str:
+    """What people call the method of an adapter, with its unusual choices.
+
+    Example:
+        >>> adapter = Adapter(method="lora", site="q", rank=4, scale=2.0, options=(("dora", True),))
+        >>> method_words(adapter, {"lora": "LoRA", "lora.dora=True": "DoRA"})
+        'LoRA with DoRA'
+    """
+    keys = (choice_key(adapter.method, option, value) for option, value in adapter.options)
+    choices = " and ".join(labels[key] for key in keys if key in labels)
+    label = labels.get(adapter.method, adapter.method)
+    return f"{label} with {choices}" if choices else label
 
 
 def plan_words(plan: Plan, labels: Mapping[str, str], *, head: str = HEAD_ALONE) -> str:
@@ -61,11 +81,12 @@ def plan_words(plan: Plan, labels: Mapping[str, str], *, head: str = HEAD_ALONE)
         ('LoRA r 4 on 1 module', 'lora r 4 on 1 module')
     """
     words = []
-    for method, n in Counter(adapter.method for adapter in plan.adapters).items():
-        ranks = sorted({a.rank for a in plan.adapters if a.method == method and a.rank})
+    named = [(method_words(adapter, labels), adapter.rank) for adapter in plan.adapters]
+    for method, n in Counter(name for name, _ in named).items():
+        ranks = sorted({rank for name, rank in named if name == method and rank})
         span = f" r {ranks[0]}" if ranks else ""
         span += f"–{ranks[-1]}" if len(ranks) > 1 else ""
-        words.append(f"{labels.get(method, method)}{span} on {n:,} module{'s' if n > 1 else ''}")
+        words.append(f"{method}{span} on {n:,} module{'s' if n > 1 else ''}")
     return " + ".join(words) or head
 
 

@@ -51,6 +51,7 @@ class PeftMethod:
     identity_at_start: bool = True
     merges: bool = True
     choices: Mapping[str, tuple[OptionValue, ...]] = field(default_factory=dict)
+    choice_labels: Mapping[str, str] = field(default_factory=dict)
     refusal: Callable[[Site], str | None]
     cost: Callable[[Site, int, Options], int]
     configs: Callable[[Sequence[Adapter]], tuple[PeftConfig, ...]]
