@@ -93,7 +93,10 @@ def _summary_table(result: SearchResult, words: PartWords) -> Table:
         )
         for row in summary_of(result, words)
     ]
-    return _table(("plan", "test", "confirm", "parameters", "MB", "memory", "time"), rows)
+    columns = zip(("plan", "test", "confirm", "parameters", "MB", "memory", "time"), *rows, strict=True)
+    known = [column for column in columns if set(column[1:]) != {NOTHING}]  # no test split, no confirmation
+    headers, *shown = zip(*known, strict=True)
+    return _table(headers, shown)
 
 
 def _below(result: SearchResult) -> Iterator[str]:

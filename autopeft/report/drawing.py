@@ -33,7 +33,7 @@ class Drawing:
     @cached_property
     def is_confirmed(self) -> bool:
         """Whether the first chart shows confirmed plans and not short trial runs."""
-        return sum(bool(record.plan.adapters) for record in self._confirmed) > 1
+        return len(self._confirmed) > 1 and any(record.plan.adapters for record in self._confirmed)
 
     @property
     def score_steps(self) -> int:

@@ -14,6 +14,7 @@ from sklearn.isotonic import IsotonicRegression
 from toys.results import BASELINE, BEST, HEAD, SMALLEST, WORDS, toy_result, with_head
 
 from autopeft import report
+from autopeft.records import Arm
 from autopeft.report import Drawing
 from autopeft.report.charts.canvas import LIGHT_COLOURS, SOFT, spread
 from autopeft.report.page import drawn
@@ -247,6 +248,63 @@ def test_intervals_of_shares_end_at_0_and_100_percent(result, mean, ends):
     figure.draw_without_rendering()
     numbers = [float(text.get_text()) for text in axes.get_yticklabels() if text.get_text()]
     assert len(bars) == 3 and numbers and min(numbers) >= 0 and max(numbers) <= 100
+
+
+def test_one_plan_with_adapters_and_the_head_are_drawn_as_confirmed(result):
+    records = [r for r in result.confirmations if r.plan in (BASELINE, HEAD)]
+    charts = drawn(replace(result, best=BASELINE, smallest=HEAD, confirmations=tuple(records)), WORDS)
+    root = tree(charts.score)
+    _, top = place(root, f"score-{BASELINE.digest}")
+    assert axis(root, "ytick")(top) == pytest.approx(94, abs=0.01)
+    ((_, head), _) = numbers_of(root, "score-head")
+    assert axis(root, "ytick")(head) == pytest.approx(80, abs=0.01) and charts.score_is_confirmed
+
+
+@pytest.mark.parametrize(("full_run_steps", "runs"), [(300, "short trial run"), (75, "full run")])
+def test_the_caption_says_whether_full_runs_are_drawn(result, full_run_steps, runs):
+    setting = replace(result.setting, full_run_steps=full_run_steps)
+    late = tuple(
+        m for m in result.measurements if m.fidelity.split != "search" or m.fidelity.train_steps > 30
+    )
+    one = replace(result, confirmations=result.confirmations[:1], setting=setting, measurements=late)
+    page = report.report_html(one, words=WORDS)
+    assert f"Loss of one {runs} each on the search split, after 75 steps" in page
+    assert "Unconfirmed" not in page
+
+
+def test_no_number_of_a_share_is_left_out_below_0(result):
+    """Where every score is 0, matplotlib would begin the axis below it."""
+    none = [
+        replace(record, metric_mean=0.0, metrics=(0.0, 0.0, 0.0), metric_std_error=0.0)
+        for record in result.confirmations
+    ]
+    drawing = Drawing(replace(result, confirmations=tuple(none)), WORDS)
+    for chart in (drawing.score(), drawing.seeds()):
+        figure = chart.picture()
+        figure.draw_without_rendering()
+        (axes,) = figure.axes
+        low, high = axes.get_ylim()
+        assert low == 0
+        ticks = zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+        assert all(text.get_text() for tick, text in ticks if low <= tick <= high)
+
+
+def test_two_defaults_have_their_places_in_the_key_and_shapes_of_their_own(result):
+    other = replace(BASELINE, adapters=BASELINE.adapters[:4], trainable_params=3_000)
+    arms = [Arm(kind="baseline", label=f"LoRA on {where}") for where in ("all linear maps", "q and v")]
+    proposals = [
+        replace(result.proposals[0], arm=arm, plan=plan)
+        for arm, plan in zip(arms, (BASELINE, other), strict=True)
+    ]
+    run = replace(result.measurements[0], plan=other)
+    both = replace(
+        result,
+        proposals=(*proposals, *result.proposals[1:]),
+        measurements=(*result.measurements, run),
+    )
+    keys = {group.label: group for group in drawn(both, WORDS).legend}
+    first, second = keys["default LoRA on all linear maps"], keys["default LoRA on q and v"]
+    assert first.colour != second.colour and first.marker != second.marker
 
 
 def test_a_run_of_one_plan_draws_nothing_and_says_so(result):

@@ -53,6 +53,17 @@ def test_result_json_has_the_documented_keys(result):
     assert answer["test"]["smallest"]["metric_mean"] == 0.9476
 
 
+@pytest.mark.parametrize("change", [{}, {"test": ()}, {"confirmations": (), "test": ()}])
+def test_a_column_without_any_score_is_left_out(result, change):
+    scored = replace(result, **change)
+    heading = next(x for x in report.report_md(scored, words=WORDS).splitlines() if x.startswith("| plan |"))
+    page = report.report_html(scored, words=WORDS)
+    for split, records in (("test", scored.test), ("confirm", scored.confirmations)):
+        assert (f"accuracy on {split}" in heading) == (f"accuracy on {split}" in page) == bool(records)
+    head, rule, *rows = report.report_md(scored, words=WORDS).split("| plan |")[1].splitlines()[:3]
+    assert head.count("|") + 2 == rule.count("|") == rows[0].count("|")
+
+
 def test_result_json_never_says_nan(result):
     broken = replace(result, proxy=replace(result.proxy, rank_correlation=float("nan")))
     answer = report.result_json(broken, "complete")

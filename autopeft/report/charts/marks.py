@@ -93,6 +93,12 @@ def metric_axis(axes: Axes, name: str, *, is_share: bool) -> None:
     axes.set_ylabel(f"{name}, %" if is_share else name)
 
 
+def within_shares(axes: Axes) -> None:
+    """End the y axis at 0 and 100 %, beyond which no share lies; to be called when all is drawn."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0.0), min(high, 1.0))
+
+
 @FuncFormatter
 def parameters(value: float, _: int | None) -> str:
     """A number of parameters on an axis: `800`, `20 k`, `1.5 M`.

@@ -10,7 +10,14 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from autopeft.records import Confirmation, Measurement, Plan, SearchResult, Verdict
 from autopeft.report.charts.canvas import BAND, INK, SOFT, Sheet, group_colour, log_axis, sheet
-from autopeft.report.charts.marks import metric_axis, name_beside, name_points, parameters, point
+from autopeft.report.charts.marks import (
+    metric_axis,
+    name_beside,
+    name_points,
+    parameters,
+    point,
+    within_shares,
+)
 from autopeft.report.naming import Group
 from autopeft.report.words import count, difference, loss, metric, minus, within_share
 
@@ -28,10 +35,10 @@ def score_by_parameters(
 ) -> Sheet | None:
     """Confirmed plans by parameters and metric, with 95 % intervals, front, budget and the head alone.
 
-    None where fewer than two plans with adapters were confirmed.
+    None where fewer than two plans were confirmed, or none with adapters.
     """
     adapted = [record for record in confirmed if record.plan.adapters]
-    if len(adapted) < 2:
+    if not adapted or len(confirmed) < 2:
         return None
     budget = result.setting.budget.max_trainable_params
     with sheet("score") as drawn:
@@ -52,6 +59,8 @@ def score_by_parameters(
         _front(drawn, points, upwards=result.setting.greater_is_better)
         _head_line(drawn, confirmed, names)
         _budget_line(drawn, budget)
+        if is_share:
+            within_shares(axes)
         name_points(drawn, [(r.plan.trainable_params, r.metric_mean, names[r.plan]) for r in adapted])
         return drawn.labelled(f"{result.setting.metric} of the confirmed plans by trainable parameters")
 
@@ -92,7 +101,7 @@ def loss_by_parameters(
         _front(drawn, points, upwards=False)
         _budget_line(drawn, budget)
         name_points(drawn, named)
-        return drawn.labelled("Loss of the short trial runs by trainable parameters")
+        return drawn.labelled("Loss of the trial runs by trainable parameters")
 
 
 def same_seeds(
@@ -121,6 +130,8 @@ def same_seeds(
         axes.set_xticks(range(len(confirmed)), [_folded(names[record.plan]) for record in confirmed])
         metric_axis(axes, f"{result.setting.metric} ({confirmed[0].split} split)", is_share=is_share)
         axes.margins(y=0.12)
+        if is_share:
+            within_shares(axes)
         if len(by_seed) <= _MAX_SEEDS_NAMED:
             name_beside(drawn, [(*line[-1], f"seed {seed}") for seed, line in by_seed.items()])
         return drawn.labelled(f"{result.setting.metric} of every confirming run, equal seeds joined")
