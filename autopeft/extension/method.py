@@ -20,7 +20,7 @@ class Method(Protocol):
     """A PEFT method: where it fits, what it costs, and its `peft` configs.
 
     `autopeft.methods.parts.PeftMethod` is a record that meets this protocol with defaults for most members.
-    A method may have `choice_labels` too: `option=value` of `choices` -> people's word for it, such as "DoRA".
+    A method may have `choice_labels` too: `option=value` -> the choice in people's words, such as "DoRA".
     """
 
     name: str  # what specifications and plans call it, such as `ln_tuning`

@@ -117,13 +117,15 @@ def _failed_runs(terms: Terms) -> str:
     """That runs of the default or of the best plan failed, which may be a matter of the learning rate."""
     result, said = terms.result, []
     names = {result.baseline: "The default", result.best: capital(terms.full(result.best))}
+    half = metric(terms.best_run / 2, terms.is_share)
     for plan, name in names.items():
         failed, record = terms.failed(plan), terms.record(plan)
         if failed and record is not None and result.best != result.baseline:
             scores = ", ".join(metric(value, terms.is_share) for value in record.metrics)
-            half = metric(terms.best_run / 2, terms.is_share)
             said.append(
-                f"{name} failed in {failed} ({result.setting.metric} {scores}; below {half}, half of the "
+                f"{name} failed in {failed}, too (by the same bar: {scores})."
+                if said
+                else f"{name} failed in {failed} ({result.setting.metric} {scores}; below {half}, half of the "
                 "best run of all), so its mean says little; a lower learning rate may mend it."
             )
     return " ".join(said)
