@@ -171,7 +171,7 @@ def _print_front(result: SearchResult, out: Console, path: Path, *, is_share: bo
         plan = measurement.plan
         rate = NOTHING if is_untrained(result, plan) else f"{plan.learning_rate:.1e}"
         rows.append((f"{plan.trainable_params:,}", rate, f"{measurement.loss:.4f}", score))
-    headers = ("parameters", "learning rate", "loss (search)", f"{result.setting.metric} (search)")
+    headers = ("parameters", "learning rate", "loss (search)", f"{result.setting.metric_words} (search)")
     text = f"\nfront, by short runs and unconfirmed; plans in {path / 'front'}"
     out.print(text, markup=False, soft_wrap=True)
     out.print(_table(headers, rows))

@@ -128,7 +128,7 @@ def _worst_seed(problem: SearchProblem, rows: list[Measurement]) -> str:
     score = problem.sign * means[worst]
     shown = f"{100 * score:.1f} %" if problem.metric.is_share else f"{score:.3f}"
     return (
-        f"The worst seed of the best plan ({rows[worst].fidelity.seed}) has {problem.metric.name} "
+        f"The worst seed of the best plan ({rows[worst].fidelity.seed}) has {problem.metric.words} "
         f"{shown}; {n_diverged} of {len(rows)} seeds diverged, and by the 95 % "
         f"interval for so few seeds up to {100 * chance:.0f} % of runs might."
     )

@@ -186,7 +186,7 @@ def optimism_sentence(
         first, second = (
             f"{abs(gain):.{places}f}{unit.suffix} {'above' if gain < 0 else 'below'}" for gain in gains
         )
-        best = f"{metric.name} of the best of {n_tried} plans"
+        best = f"{metric.words} of the best of {n_tried} plans"
         promise = f"on its own split that the {best} is {first} the baseline's"
     if not is_promise:
         subject = f"the best of {n_tried} plans, put first by its loss or its size,"
@@ -194,7 +194,7 @@ def optimism_sentence(
         was = (
             f"{subject} was {first} {unit.name} below the baseline"
             if metric.greater_is_better
-            else f"{subject} had {metric.name} {first}{unit.suffix} above the baseline's"
+            else f"{subject} had {metric.words} {first}{unit.suffix} above the baseline's"
         )
         return f"On the split of the search {was}; the confirmation gave {second}, {end}"
     return f"The search promised {promise}; the confirmation gave {second}, {end}"
@@ -213,8 +213,8 @@ class _Unit:
 def _unit_of(metric: MetricFacts) -> _Unit:
     """Points of 0.01 for a share, else the metric's own unit."""
     if metric.is_share:
-        return _Unit(factor=100.0, places=1, name=f"points of {metric.name}", suffix=" points")
-    return _Unit(factor=1.0, places=3, name=f"in {metric.name}", suffix="")
+        return _Unit(factor=100.0, places=1, name=f"points of {metric.words}", suffix=" points")
+    return _Unit(factor=1.0, places=3, name=f"in {metric.words}", suffix="")
 
 
 def _sentence(seen: Look, *, subject: str, metric: MetricFacts, length: str, n_ran: int) -> str:
@@ -267,7 +267,7 @@ def _difference(interval: Interval, *, metric: MetricFacts, label: str, places: 
     if metric.greater_is_better:
         return f"{mean} {unit.name} ({level} interval {low} to {high})"
     side = "higher" if is_turned else "lower"
-    return f"its {metric.name} is {side} by {mean}{unit.suffix} ({level} interval {low} to {high})"
+    return f"its {metric.words} is {side} by {mean}{unit.suffix} ({level} interval {low} to {high})"
 
 
 def _decimals(values: Sequence[float], *, least: int) -> int:

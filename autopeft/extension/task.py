@@ -156,6 +156,7 @@ def metric_facts(task: Task) -> MetricFacts:
         greater_is_better=task.greater_is_better,
         is_share=task.is_share,
         score_span=task.score_span,
+        label=getattr(task, "metric_label", ""),
     )
 
 
@@ -212,7 +213,8 @@ class DrawsLabels(Protocol):
 class Metric(Protocol):
     """A metric of labels, for the tasks that predict classes or a number.
 
-    It may have `chance` too: what guesses that know nothing have, 0 for a correlation.
+    It may have `chance` too: what guesses that know nothing have, 0 for a correlation; and `label`: what
+    people call it, such as "Pearson's r".
     """
 
     name: str  # what specifications call it, such as `accuracy`

@@ -27,4 +27,10 @@ def _score(truth: Floats, guesses: Floats) -> Scored:
     return value, pseudo_values(value, without)
 
 
-PART = LabelMetric(name="balanced-accuracy", kinds=("class",), score=_score, is_share=True)
+PART = LabelMetric(
+    name="balanced-accuracy",
+    label="balanced accuracy",
+    kinds=("class",),
+    score=_score,
+    is_share=True,
+)

@@ -34,5 +34,10 @@ def _score(truth: Floats, guesses: Floats) -> Scored:
 
 
 PART = LabelMetric(
-    name="macro-f1", kinds=("class", "classes"), score=_score, default_for=("uneven",), is_share=True
+    name="macro-f1",
+    label="macro-F1",
+    kinds=("class", "classes"),
+    score=_score,
+    default_for=("uneven",),
+    is_share=True,
 )

@@ -42,4 +42,4 @@ def _coefficient(n: int, n_hits: Any, products: Any, true_squares: Any, guessed_
     return np.divide(covariance, np.sqrt(spread), out=np.zeros(np.shape(spread)), where=spread > 0)
 
 
-PART = LabelMetric(name="matthews", kinds=("class",), score=_score, chance=0.0)
+PART = LabelMetric(name="matthews", label="Matthews correlation", kinds=("class",), score=_score, chance=0.0)

@@ -6,6 +6,7 @@ from autopeft.metrics.parts.label_metric import LabelMetric, mean_of
 
 PART = LabelMetric(
     name="mean-squared-error",
+    label="mean squared error",
     kinds=("number",),
     score=lambda truth, guesses: mean_of(np.square(guesses - truth)),
     greater_is_better=False,

@@ -6,6 +6,7 @@ from autopeft.metrics.parts.label_metric import LabelMetric, score_f1_of_labels
 
 PART = LabelMetric(
     name="micro-f1",
+    label="micro-F1",
     kinds=("classes",),
     score=partial(score_f1_of_labels, average="micro"),
     default_for=("classes",),

@@ -5,5 +5,10 @@ from functools import partial
 from autopeft.metrics.parts.label_metric import LabelMetric, jackknife, pearson
 
 PART = LabelMetric(
-    name="pearson", kinds=("number",), score=partial(jackknife, pearson), default_for=("number",), chance=0.0
+    name="pearson",
+    label="Pearson's r",
+    kinds=("number",),
+    score=partial(jackknife, pearson),
+    default_for=("number",),
+    chance=0.0,
 )

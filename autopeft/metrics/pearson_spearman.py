@@ -12,5 +12,9 @@ def _mean_correlation(truth: Floats, guesses: Floats) -> float:
 
 
 PART = LabelMetric(
-    name="pearson-spearman", kinds=("number",), score=partial(jackknife, _mean_correlation), chance=0.0
+    name="pearson-spearman",
+    label="mean of Pearson and Spearman",
+    kinds=("number",),
+    score=partial(jackknife, _mean_correlation),
+    chance=0.0,
 )

@@ -4,4 +4,10 @@ from functools import partial
 
 from autopeft.metrics.parts.label_metric import LabelMetric, jackknife, spearman
 
-PART = LabelMetric(name="spearman", kinds=("number",), score=partial(jackknife, spearman), chance=0.0)
+PART = LabelMetric(
+    name="spearman",
+    label="Spearman's ρ",
+    kinds=("number",),
+    score=partial(jackknife, spearman),
+    chance=0.0,
+)

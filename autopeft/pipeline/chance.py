@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from dataclasses import replace
 
-from autopeft.extension import chance_of_guesses
+from autopeft.extension import chance_of_guesses, metric_facts
 from autopeft.pipeline.prepare import Prepared
 from autopeft.records import Outcome
 
@@ -24,9 +24,10 @@ def beside_chance(prepared: Prepared, outcome: Outcome) -> Outcome:
         reached = f"{100 * best:.1f} %"
         frequent = f"always giving the most frequent label has {100 * chance:.1f} %"
         guesses = frequent if chance else "no share is below 0 %"
+    name = metric_facts(prepared.task).words
     sentence = (
-        f"Nothing was learned for certain: the best confirmed {prepared.task.metric} is {reached}, and "
-        f"{guesses}; check --label-column, train longer (--epochs or --max-steps), or hold out more rows."
+        f"Nothing was learned for certain: the best confirmed {name} is {reached}, and {guesses}; check "
+        "--label-column, train longer (--epochs or --max-steps), or hold out more rows."
     )
     log.warning("%s", sentence)
     return replace(outcome, sentences=(sentence, *outcome.sentences))

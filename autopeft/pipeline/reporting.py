@@ -101,6 +101,7 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
         metric=metric.name,
         greater_is_better=metric.greater_is_better,
         metric_is_share=metric.is_share,
+        metric_label=metric.label,
         budget=parse_budget(prepared),
         head_params=prepared.base.head_params,
         splits=SplitSizes(

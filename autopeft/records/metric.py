@@ -16,12 +16,19 @@ class MetricFacts:
             0.01. False for losses, errors and correlations, which are read in their own unit.
         score_span: Width of the range of the example scores, 1 for an accuracy; None where they have no
             bounds, as pseudo-values of an F1 have none either.
+        label: What people call it, such as "entity F1"; empty where that is its name.
     """
 
     name: str
     greater_is_better: bool
     is_share: bool
     score_span: float | None = None
+    label: str = ""
+
+    @property
+    def words(self) -> str:
+        """The label, else the name."""
+        return self.label or self.name
 
     @property
     def score_step(self) -> float | None:

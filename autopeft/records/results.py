@@ -130,7 +130,8 @@ class SearchFacts:
     lies in [0, 1] and is shown in percent; None in runs from before version 0.2.0. `decisions` are the
     settings that the run derived. `text_form` says how the texts of a row become one. `chance` is the metric
     of guesses: of always giving the most frequent label of the confirm split for a share of hits, 0 for a
-    correlation and for other shares, which have no less; None where it is unknown.
+    correlation and for other shares, which have no less; None where it is unknown. `metric_label` is what
+    people call the metric.
     """
 
     base_model: str
@@ -152,6 +153,12 @@ class SearchFacts:
     decisions: tuple[Decision, ...] = ()
     text_form: str = ""
     chance: float | None = None
+    metric_label: str = ""
+
+    @property
+    def metric_words(self) -> str:
+        """What people call the metric; its name in runs that store no label."""
+        return self.metric_label or self.metric
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,7 +115,8 @@ def _cut(terms: Terms) -> str:
 
 def _failed_runs(terms: Terms) -> str:
     """That runs of the default or of the best plan failed, which may be a matter of the learning rate."""
-    result, said = terms.result, []
+    result, said = terms.result, list[str]()
+    name_of_metric = result.setting.metric_words
     names = {result.baseline: "The default", result.best: capital(terms.full(result.best))}
     half = metric(terms.best_run / 2, terms.is_share)
     for plan, name in names.items():
@@ -125,7 +126,7 @@ def _failed_runs(terms: Terms) -> str:
             said.append(
                 f"{name} failed in {failed}, too (by the same bar: {scores})."
                 if said
-                else f"{name} failed in {failed} ({result.setting.metric} {scores}; below {half}, half of the "
+                else f"{name} failed in {failed} ({name_of_metric} {scores}; below {half}, half of the "
                 "best run of all), so its mean says little; a lower learning rate may mend it."
             )
     return " ".join(said)
@@ -161,4 +162,4 @@ def _seeds(terms: Terms) -> str:
     of = f"Worst of its {n_seeds} runs" if n_seeds > 1 else "One run"
     fate = f"; {failed} diverged or broke off" if failed else ""
     where = f"on the {record.split} split"
-    return f"{of} {where}: {terms.result.setting.metric} {metric(worst, terms.is_share)}{fate}."
+    return f"{of} {where}: {terms.result.setting.metric_words} {metric(worst, terms.is_share)}{fate}."

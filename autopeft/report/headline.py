@@ -103,20 +103,20 @@ class _Says:
         head = None if plan is None else self.terms.record(plan)
         ours = self.terms.record(self.result.best)
         if head is not None and ours is None and self.result.setting.head_params:
-            score = f"{self.result.setting.metric} {metric(head.metric_mean, self.terms.is_share)}"
+            score = f"{self.result.setting.metric_words} {metric(head.metric_mean, self.terms.is_share)}"
             return f"Training only the output layer (the head) reaches {score} on the {head.split} split."
         if head is None or ours is None or head == ours:
             return ""
         if self.result.setting.head_params:
             scores = self.terms.compared(ours, head)
             return f"Training only the output layer (the head), without adapters, scores {scores}."
+        name, split = self.result.setting.metric_words, ours.split
         gain = (ours.metric_mean - head.metric_mean) * self.terms.sign
         before, after = (metric(value, self.terms.is_share) for value in (head.metric_mean, ours.metric_mean))
         if self.terms.is_nothing(gain):
-            return f"Training leaves the {self.result.setting.metric} at {after} on the {ours.split} split."
+            return f"Training leaves the {name} at {after} on the {split} split."
         verb = "brings" if gain > 0 else "worsens"
         sense = "" if self.terms.sign > 0 else " (lower is better)"
-        name, split = self.result.setting.metric, ours.split
         return f"Training {verb} the {name}{sense} from {before} to {after} on the {split} split."
 
     def yours(self) -> str:
@@ -161,7 +161,7 @@ class _Says:
         record = self.best.test or self.best.confirm
         if record is None:
             return ""
-        value = f"{self.result.setting.metric} {metric(record.metric_mean, self.terms.is_share)}"
+        value = f"{self.result.setting.metric_words} {metric(record.metric_mean, self.terms.is_share)}"
         spread = plus_minus(record.metric_std_error, self.terms.is_share)
         full, steps = self.result.setting.full_run_steps, self.best.steps
         half = f" after {count(steps)} of {count(full)} steps" if steps and steps < full else ""

@@ -20,7 +20,7 @@ def short_text(result: SearchResult, path: str) -> str:
     setting = result.setting
     measured = "not confirmed"
     if best is not None:
-        measured = f"{setting.metric} {best.metric_mean:.3f} ± {best.metric_std_error:.3f}"
+        measured = f"{setting.metric_words} {best.metric_mean:.3f} ± {best.metric_std_error:.3f}"
     verdict = "no verdict" if result.verdict.label == "none" else result.verdict.label
     return f"Result({verdict} · {measured} · {result.best.trainable_params:,} params · {path})"
 
@@ -30,7 +30,7 @@ def short_html(result: SearchResult, path: str, words: PartWords) -> str:
     return render(
         "summary.html",
         sentence=in_words_of(result.spec, result.verdict.sentence),
-        metric=result.setting.metric,
+        metric=result.setting.metric_words,
         has_test=bool(result.test),
         rows=list(_shown_rows(result, words)),
         path=path,

@@ -72,7 +72,7 @@ def _unconfirmed(terms: Terms) -> str:
     elif result.spec.search.objective == "params":
         how = "is the smallest plan that may be as good as the best by"
     elif _has_best_metric(terms):
-        how = f"had the best {result.setting.metric} in"
+        how = f"had the best {result.setting.metric_words} in"
     the = "" if "full" in trials else "the "
     return f"No verdict yet: {best} {how} {the}{trials}, and nothing was confirmed."
 

@@ -52,6 +52,11 @@ class TokenClassification:
     notes: tuple[str, ...] = ()
     defaults: TaskDefaults = LABELLED
 
+    @property
+    def metric_label(self) -> str:
+        """What people call the metric: `entity F1`, `token accuracy`."""
+        return self.metric.replace("-f1", "-F1").replace("-", " ")
+
     def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> TokenClassification:
         """The task for a dataset; tags that name no entities (parts of speech) are judged by accuracy."""
         require_kind(self.name, target, ("tags",))

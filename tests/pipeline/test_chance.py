@@ -15,7 +15,9 @@ from autopeft.report import answer_of
 
 def prepared(labels=(0, 0, 0, 1), score_span=1.0, is_share=True):
     splits = {"confirm": SimpleNamespace(labels=labels)}
-    task = SimpleNamespace(metric="accuracy", is_share=is_share, score_span=score_span)
+    task = SimpleNamespace(
+        metric="accuracy", greater_is_better=True, is_share=is_share, score_span=score_span
+    )
     return SimpleNamespace(bench=SimpleNamespace(splits=splits), task=task)
 
 
@@ -65,7 +67,7 @@ def test_a_correlation_must_surely_be_above_0(best, is_told):
     sentences = beside_chance(numbers, outcome).sentences
     assert len(sentences) == is_told
     if is_told:
-        assert "the best confirmed spearman is 0.004, and guesses have 0;" in sentences[0]
+        assert "the best confirmed Spearman's ρ is 0.004, and guesses have 0;" in sentences[0]
     shown = answer_of(replace(outcome, setting=replace(outcome.setting, chance=0.0)), WORDS)
     assert (shown.title == "Nothing was learned for certain: guessing may be as good.") == is_told
 

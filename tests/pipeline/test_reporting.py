@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from toys.results import BEST, SETTING, toy_result
+from toys.results import BEST, SETTING, WORDS, toy_result
 
-from autopeft.extension import discover
+from autopeft import report
+from autopeft.extension import discover, metric_facts
 from autopeft.pipeline.reporting import part_words
 from autopeft.report.naming import Naming
 from autopeft.report.words import plan_words
@@ -43,6 +44,38 @@ def test_a_plan_is_called_by_its_method_and_its_unusual_choices(method, options,
     assert naming.approach(plan) == name
     assert naming.short(plan) == ("searched LoRA" if name == "LoRA" else name)
     assert plan_words(plan, words.labels).startswith(f"{name} r 2–13 on 7 modules")
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "words"),
+    [
+        ("token-classification", "entity-f1", "entity F1"),
+        ("text-generation", "exact-match", "exact match"),
+        ("text-generation", "loss", "loss"),
+    ],
+)
+def test_a_metric_is_called_by_its_words_in_texts_and_by_its_name_in_json(task, metric, words):
+    fitted = discover("autopeft.tasks")[task]
+    spec = {"spec": replace_metric(fitted.spec, metric)} if hasattr(fitted, "spec") else {"metric": metric}
+    facts = metric_facts(replace(fitted, **spec))
+    assert (facts.name, facts.words) == (metric, words)
+    result = toy_result()
+    setting = replace(result.setting, metric=facts.name, metric_label=facts.label)
+    result = replace(result, setting=setting)
+    text = report.report_md(result, words=WORDS)
+    assert f"| plan | {words} on test |" in text and f"It reaches {words} " in text
+    assert words == metric or metric not in text
+    assert report.result_json(result, "complete")["metric"] == metric
+
+
+def replace_metric(spec, metric):
+    return spec.model_copy(update={"metric": metric})
+
+
+@pytest.mark.parametrize("name", discover("autopeft.metrics"))
+def test_the_words_for_a_metric_have_letters_and_blanks(name):
+    words = discover("autopeft.metrics")[name].label or name
+    assert "_" not in words and words[0].isalpha()
 
 
 def test_task_that_is_not_installed_gets_the_general_model_class():

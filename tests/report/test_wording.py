@@ -88,7 +88,7 @@ def test_a_lower_rate_that_began_with_a_long_run_is_no_continued_short_one(resul
 def test_a_page_of_several_runs_says_which_pictures_are_unconfirmed(result):
     page = report.several_html([("first", result, WORDS), ("second", unconfirmed(result), WORDS)])
     first, second = page.split('<section id="run-2">')
-    said = "Unconfirmed, so a hint and no result."
+    said = "One seed, so a hint and no result."
     assert said in second and said not in first
     assert "Each bar is a 95 % interval of one plan" in first and "Each bar" not in second
 

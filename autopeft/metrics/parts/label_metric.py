@@ -29,6 +29,7 @@ class LabelMetric:
     """A metric as `extension.Metric` has it; `score` is called with truth and guesses.
 
     `chance` is what guesses that know nothing have, 0 for a correlation; None where that depends on the data.
+    `label` is what people call the metric; empty where that is its name.
     """
 
     name: str
@@ -39,6 +40,7 @@ class LabelMetric:
     is_share: bool = False
     score_span: float | None = None
     chance: float | None = None
+    label: str = ""
 
 
 def mean_of(scores: npt.NDArray[np.generic]) -> Scored:

@@ -96,7 +96,8 @@ def metric_axis(axes: Axes, name: str, *, is_share: bool) -> None:
 def within_shares(axes: Axes) -> None:
     """End the y axis at 0 and 100 %, beyond which no share lies; to be called when all is drawn."""
     low, high = axes.get_ylim()
-    axes.set_ylim(max(low, 0.0), min(high, 1.0))
+    highest = axes.dataLim.y1  # above 1 only in a run whose metric is no share after all
+    axes.set_ylim(max(low, 0.0), min(high, max(highest, 1.0)))
 
 
 @FuncFormatter

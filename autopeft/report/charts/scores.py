@@ -54,7 +54,7 @@ def score_by_parameters(
             style: dict[str, Any] = {"color": group_colour(group.colour), "linewidth": 1.4, "zorder": 3}
             axes.errorbar([size], [mean], [[down], [up]], capsize=4, **style)
             point(drawn, size, mean, group=group, gid=drawn.named(record.plan.digest, title))
-        metric_axis(axes, f"{result.setting.metric} ({adapted[0].split} split)", is_share=is_share)
+        metric_axis(axes, f"{result.setting.metric_words} ({adapted[0].split} split)", is_share=is_share)
         points = [(r.plan.trainable_params, r.metric_mean) for r in adapted]
         _front(drawn, points, upwards=result.setting.greater_is_better)
         _head_line(drawn, confirmed, names)
@@ -62,7 +62,7 @@ def score_by_parameters(
         if is_share:
             within_shares(axes)
         name_points(drawn, [(r.plan.trainable_params, r.metric_mean, names[r.plan]) for r in adapted])
-        return drawn.labelled(f"{result.setting.metric} of the confirmed plans by trainable parameters")
+        return drawn.labelled(f"{result.setting.metric_words} of the confirmed plans by trainable parameters")
 
 
 def loss_by_parameters(
@@ -128,13 +128,13 @@ def same_seeds(
             axes.plot(*zip(*line, strict=True), color=SOFT, linewidth=1, zorder=2)
         axes.set_xlim(-0.4, len(confirmed) - 0.45 + 0.15 * len(confirmed))
         axes.set_xticks(range(len(confirmed)), [_folded(names[record.plan]) for record in confirmed])
-        metric_axis(axes, f"{result.setting.metric} ({confirmed[0].split} split)", is_share=is_share)
+        metric_axis(axes, f"{result.setting.metric_words} ({confirmed[0].split} split)", is_share=is_share)
         axes.margins(y=0.12)
         if is_share:
             within_shares(axes)
         if len(by_seed) <= _MAX_SEEDS_NAMED:
             name_beside(drawn, [(*line[-1], f"seed {seed}") for seed, line in by_seed.items()])
-        return drawn.labelled(f"{result.setting.metric} of every confirming run, equal seeds joined")
+        return drawn.labelled(f"{result.setting.metric_words} of every confirming run, equal seeds joined")
 
 
 def verdict_interval(verdict: Verdict, candidate: str, baseline: str, *, is_share: bool) -> Sheet | None:

@@ -63,6 +63,7 @@ class LabelledTask:
     is_share = property(lambda self: self._metric.is_share)
     score_span = property(lambda self: self._metric.score_span)
     chance = property(lambda self: getattr(self._metric, "chance", None))  # metrics of others may lack it
+    metric_label = property(lambda self: getattr(self._metric, "label", ""))  # and this
 
     def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> LabelledTask:
         """The task for a dataset; its metric is the user's, else the default of its target."""

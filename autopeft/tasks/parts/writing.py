@@ -97,6 +97,7 @@ class WritingTask:
     greater_is_better = property(lambda self: TOKEN_METRICS[self.metric].greater_is_better)
     is_share = property(lambda self: TOKEN_METRICS[self.metric].is_share)
     score_span = property(lambda self: TOKEN_METRICS[self.metric].score_span)
+    metric_label = property(lambda self: self.metric.replace("-", " "))  # loss, token accuracy, exact match
 
     def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> WritingTask:
         """The task for a dataset of texts and the user's settings."""
