@@ -14,7 +14,7 @@ from rich.console import Console
 
 from autopeft.cli.counts import size
 from autopeft.cli.heat_map import blocks_for, heat_lines
-from autopeft.cli.printing import COLUMNS
+from autopeft.cli.printing import columns
 from autopeft.cli.tables import console
 from autopeft.extension import discover
 from autopeft.records import SEEN_ENOUGH, Site, SiteScores, rate, to_json, train_command
@@ -155,7 +155,7 @@ def _suggestion(analysis: Analysis) -> Iterator[str]:
 
 def _print_wrapped(out: Console, paragraph: str) -> None:
     """Print lines of at most 80 columns; a longer word, such as a path, and a command stay in one line."""
-    width = sys.maxsize if "autopeft " in paragraph else COLUMNS
+    width = sys.maxsize if "autopeft " in paragraph else columns()
     kept_together = paragraph.replace(" %", "\N{NO-BREAK SPACE}%")
     for line in wrap(kept_together, width, break_long_words=False, break_on_hyphens=False):
         out.print(line.replace("\N{NO-BREAK SPACE}", " "), markup=False)

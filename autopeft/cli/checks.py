@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from autopeft.cli.printing import COLUMNS
+from autopeft.cli.printing import columns
 
 if TYPE_CHECKING:
     from autopeft.doctor import Check
@@ -21,7 +21,7 @@ def checks_text(checks: Sequence[Check]) -> str:
     lines = []
     for check in checks:
         lines.append(f"{_MARKS[check.status]:<6}{check.name:<{width}}  {check.value}")
-        lines += wrap(check.remedy, COLUMNS, initial_indent=indent, subsequent_indent=indent)
+        lines += wrap(check.remedy, columns(), initial_indent=indent, subsequent_indent=indent)
     n_failed = sum(check.status == "fail" for check in checks)
     end = f"{n_failed} of {len(checks)} checks failed." if n_failed else "Nothing fails here."
     return "\n".join([*lines, "", end])

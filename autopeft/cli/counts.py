@@ -7,11 +7,12 @@ from itertools import groupby
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from autopeft.cli.printing import COLUMNS
+from autopeft.cli.printing import columns
 
 if TYPE_CHECKING:
     from autopeft.pipeline import Count, Counted, StepEstimate
 
+_STEP = "step ms"
 _WORD = 16  # characters of a name in a comparison
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -37,7 +38,7 @@ def count_text(count: Count, memory: StepEstimate | None = None, *, markdown: bo
         lines += ["", *table(("layer", "each", "parameters", "share"), _layers(count))]
     if count.notes:
         marked = [f"{'- ' if markdown else ''}note: {note}" for note in count.notes]
-        lines += ["", *(marked if markdown else ["\n".join(wrap(note, COLUMNS)) for note in marked])]
+        lines += ["", *(marked if markdown else ["\n".join(wrap(note, columns())) for note in marked])]
     return "\n".join(lines)
 
 
@@ -57,17 +58,40 @@ def comparison_text(compared: Mapping[str, Counted], *, markdown: bool = False) 
     every = list(compared.values())
     title = every[0].count.base_model
     known = next((each.step for each in every if each.step is not None), None)
-    notes = [f"–: {reason}" for reason in dict.fromkeys(each.reason for each in every) if reason]
     if known is not None:
         step = known.answer.step
         title += f", {step.n_rows} rows of {step.n_tokens:,} tokens, {known.dtype}"
-        if known.rates is not None:
-            notes.insert(0, f"step ms: expected time of a step on {known.rates.name}.")
-    headers = ("trained", "parameters", "share", "peak GiB", "step ms", "file", "read by")
-    rows = [_compared(word, counted) for word, counted in compared.items()]
+    headers: Sequence[str] = ("trained", "parameters", "share", "peak GiB", _STEP, "file", "read by")
+    rows: Sequence[Sequence[str]] = [_compared(word, counted) for word, counted in compared.items()]
+    headers, rows, notes = (headers, rows, []) if markdown else _narrowed(headers, rows)
+    if known is not None and known.rates is not None and _STEP in headers:
+        notes.insert(0, f"{_STEP}: expected time of a step on {known.rates.name}.")
+    notes += [f"–: {reason}" for reason in dict.fromkeys(each.reason for each in every) if reason]
     table = _markdown if markdown else _aligned
-    below = [line for note in notes for line in wrap(note, COLUMNS)]
-    return "\n".join([*wrap(title, COLUMNS), "", *table(headers, rows), "", *below])
+    below = [line for note in notes for line in wrap(note, columns())]
+    return "\n".join([*wrap(title, columns()), "", *table(headers, rows), "", *below])
+
+
+def _narrowed(
+    headers: Sequence[str], rows: Sequence[Sequence[str]]
+) -> tuple[Sequence[str], Sequence[Sequence[str]], list[str]]:
+    """The columns that the terminal has room for, and notes: who reads what, and what is left out."""
+    notes: list[str] = []
+    left_out: list[str] = []
+    if _width(headers, rows) > columns():
+        by_servers: dict[str, list[str]] = {}
+        for word, *_, servers in rows:
+            by_servers.setdefault(servers, []).append(word)
+        notes = [f"{headers[-1]} {servers}: {', '.join(words)}" for servers, words in by_servers.items()]
+        headers, rows = headers[:-1], [row[:-1] for row in rows]
+    while _width(headers, rows) > columns() and len(headers) > 1:
+        left_out.insert(0, headers[-1])
+        headers, rows = headers[:-1], [row[:-1] for row in rows]
+    return headers, rows, notes + [f"no room for: {', '.join(left_out)}; --json has all"] * bool(left_out)
+
+
+def _width(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
+    return len(_aligned(headers, rows)[0])
 
 
 def _compared(word: str, counted: Counted) -> tuple[str, ...]:

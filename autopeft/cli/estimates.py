@@ -7,14 +7,14 @@ from dataclasses import asdict
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from autopeft.cli.printing import COLUMNS
+from autopeft.cli.printing import columns
 from autopeft.report.words import duration
 
 if TYPE_CHECKING:
     from autopeft.estimate import Limits, Memory, Step
     from autopeft.pipeline import StepEstimate
 
-_NAME = 34
+_NAME, _LONGEST_NAME = 34, 30  # columns of the names of parts
 _ENDS = ("low", "expected", "high")
 TIME_SPAN = (0.75, 1.0, 1.35)  # of published steps (reports/studies/published_times.md)
 _LOOPS = {"autopeft": "autopeft's trainer", "trainer": "the Trainer of transformers"}
@@ -84,7 +84,11 @@ def _table(memory: Memory, *, on_gpu: bool) -> list[str]:
     rows.append((reserve, [gib(n_bytes) for n_bytes in memory.reserve]))
     rows.append(("total", [gib(memory.low), gib(memory.expected), gib(memory.high)]))
     header = ("peak memory, GiB", ["low", "expected", "high"])
-    return [f"{name:<{_NAME}}" + "".join(f"{cell:>12}" for cell in cells) for name, cells in [header, *rows]]
+    name_width, cell_width = (_NAME, 12) if columns() >= _NAME + 3 * 12 else (_LONGEST_NAME, 10)
+    return [
+        f"{name:<{name_width}}" + "".join(f"{cell:>{cell_width}}" for cell in cells)
+        for name, cells in [header, *rows]
+    ]
 
 
 def _times(estimate: StepEstimate) -> Iterator[str]:
@@ -145,7 +149,7 @@ def flags(step: Step) -> str:
 
 
 def _wrapped(paragraphs: Any) -> list[str]:
-    return [line for paragraph in paragraphs for line in wrap(paragraph, COLUMNS, break_on_hyphens=False)]
+    return [line for paragraph in paragraphs for line in wrap(paragraph, columns(), break_on_hyphens=False)]
 
 
 def estimate_json(estimate: StepEstimate) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from textwrap import wrap
 from rich.console import Console
 from rich.text import Text
 
-from autopeft.cli.printing import COLUMNS
+from autopeft.cli.printing import columns
 from autopeft.records import Site, SiteScores, shortened
 from autopeft.report.heat import LIGHT
 from autopeft.report.maps import OUTSIDE, digits_of, shade_of
@@ -44,7 +44,7 @@ def heat_lines(sites: Sequence[Site], score: SiteScores, *, blocks: str = _BLOCK
         yield Text(f"{score.name}: 0 at every site")
         return
     folded = "; folded rows: mean" if any("-" in row.label for row in rows) else ""
-    head = wrap(f"{score.name}, percent of its total (deepest layer on top{folded})", COLUMNS)
+    head = wrap(f"{score.name}, percent of its total (deepest layer on top{folded})", columns())
     yield from (Text(line, style="bold") for line in head)
     top = _top(rows)
     for band in _bands(roles):
@@ -103,7 +103,7 @@ def _bands(roles: Sequence[str]) -> Iterator[list[int]]:
     band: list[int] = []
     used = len(OUTSIDE)
     for column, role in enumerate(roles):
-        if used + 1 + _width(role) > COLUMNS:
+        if used + 1 + _width(role) > columns():
             yield band
             band, used = [], len(OUTSIDE)
         band.append(column)

@@ -15,12 +15,13 @@ from autopeft.cli import options as opt
 from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.imports import heavy_imports
 from autopeft.cli.known import known_methods, method_facts
-from autopeft.cli.printing import COLUMNS, print_json
+from autopeft.cli.printing import columns, print_json
 from autopeft.cli.usage import at_home
 from autopeft.extension import REFERENCE_WIDTH, discover
 from autopeft.records import rate
 
 _INDENT = 18
+_GAP = 2  # columns between two columns of a table
 
 _Name = Annotated[str | None, typer.Argument(help="Describe this method in full, with its sources.")]
 
@@ -52,7 +53,8 @@ def methods(name: _Name = None, model: _Model = None, as_json: opt.Json = False)
         elif name is None:
             rows = [(m["name"], m["label"], m["summary"], _yes_or_no(m["merges"]), _range(m)) for m in shown]
             print_rows(("name", "method", "what is trained", "merges", "learning rate"), rows)
-            print(f"\nThe learning rates are for a hidden size of {REFERENCE_WIDTH}; --model shows others.")
+            note = f"The learning rates are for a hidden size of {REFERENCE_WIDTH}; --model shows others."
+            print("", *wrap(note, columns()), sep="\n")
         else:
             print(_method_text(shown[0], hidden_size=REFERENCE_WIDTH))
 
@@ -119,7 +121,7 @@ def _method_text(method: Mapping[str, Any], *, hidden_size: int) -> str:
         "options": options or "none",
     }
     lines = [f"{name:<{_INDENT}}{text}" for name, text in facts.items()]
-    wrapped = [wrap(line, COLUMNS, subsequent_indent=" " * _INDENT) for line in lines]
+    wrapped = [wrap(line, columns(), subsequent_indent=" " * _INDENT) for line in lines]
     title = f"{method['name']}: {method['label']}"
     return "\n".join([title, "", *(line for lines in wrapped for line in lines)])
 
@@ -133,11 +135,34 @@ def _range(method: Mapping[str, Any]) -> str:
 
 
 def print_rows(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a plain table."""
-    table = Table(*(Column(header, overflow="fold") for header in headers), box=None, pad_edge=False)
+    """Print a plain table, with lines broken between words where the terminal is wide enough for these."""
+    rows, out = list(rows), Console(highlight=False)
+    widths = _widths([headers, *rows], out.width - _GAP * (len(headers) - 1))
+    named = zip(headers, widths, strict=True)
+    table = Table(
+        *(Column(header, overflow="fold", width=width) for header, width in named), box=None, pad_edge=False
+    )
     for row in rows:
         table.add_row(*map(escape, row))  # text of a part may hold brackets
-    Console(highlight=False).print(table)
+    out.print(table)
+
+
+def _widths(rows: Sequence[Sequence[str]], room: int) -> list[int]:
+    """Widths of columns in so much room: those are narrowed that have most beyond their longest word.
+
+    Example:
+        >>> _widths([("ab", "two words"), ("abc def", "-")], room=11)
+        [4, 7]
+    """
+    cells = list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) for column in cells]
+    least = [max(len(word) for cell in column for word in (cell.split() or [""])) for column in cells]
+    while sum(widths) > max(room, len(widths)):
+        slack = [width - word for width, word in zip(widths, least, strict=True)]
+        # Where no column has a longest word to spare, the widest gives.
+        chosen = slack.index(max(slack)) if max(slack) > 0 else widths.index(max(widths))
+        widths[chosen] -= 1
+    return widths
 
 
 def _yes_or_no(fact: bool) -> str:

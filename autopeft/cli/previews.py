@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from autopeft.cli.printing import COLUMNS
+from autopeft.cli.printing import columns
 from autopeft.records import shortened
 from autopeft.report.words import duration, memory
 
@@ -38,7 +38,7 @@ def preview_text(preview: Preview) -> str:
 
 
 def _beside(name: str, text: str) -> Iterator[str]:
-    for place, line in enumerate(wrap(text, COLUMNS - _NAME, break_on_hyphens=False)):
+    for place, line in enumerate(wrap(text, columns() - _NAME, break_on_hyphens=False)):
         yield f"{'' if place else name:<{_NAME}}{line}"
 
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import Any
 
 COLUMNS = 80  # the width of a usual terminal
+
+
+def columns() -> int:
+    """The width to print in: that of the terminal, at most 80; 80 in a file or a pipe."""
+    return min(COLUMNS, shutil.get_terminal_size((COLUMNS, 24)).columns)
 
 
 def print_json(content: Any) -> None:

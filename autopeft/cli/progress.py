@@ -15,14 +15,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from autopeft.cli.printing import COLUMNS
 from autopeft.records import rate
 
 if TYPE_CHECKING:
     from autopeft.records import Measurement
 
 _LABEL = 38  # columns of an arm's name, so that a row fits 80
+_LEAST_LABEL = 12  # the same on a narrow terminal; chosen by hand
 _BAR = 24  # columns of the bar
-HEADINGS = f"{'approach':<{_LABEL}} {'parameters':>11} {'rate':>7} {'steps':>6}  loss"
 
 
 class Silent:
@@ -97,7 +98,7 @@ class Lines:
     ) -> None:
         """Print one line about a measurement."""
         if not self._phase.done:
-            print(HEADINGS, file=sys.stderr, flush=True)
+            print(headings(), file=sys.stderr, flush=True)
         self._phase.add(measurement, arm, is_baseline=is_baseline)
         left = f"  {minutes_seconds(seconds_left)} left" if seconds_left is not None else ""
         print(f"{describe(measurement, arm)}{left}", file=sys.stderr, flush=True)
@@ -143,11 +144,11 @@ class Live:
     ) -> None:
         """Advance the display, and print one line about a measurement."""
         if not self._phase.done:
-            self.console.print(Text(HEADINGS, style="dim"), soft_wrap=True)
+            self.console.print(Text(headings(self._label), style="dim"), soft_wrap=True)
         self._phase.add(measurement, arm, is_baseline=is_baseline)
         self._left = None if seconds_left is None else (seconds_left, self.clock())
         # Text takes no markup: an error may hold brackets.
-        self.console.print(Text(describe(measurement, arm)))
+        self.console.print(Text(describe(measurement, arm, label=self._label)))
         self._live.refresh()
 
     def close(self) -> None:
@@ -156,6 +157,11 @@ class Live:
             within = sys.stderr
             self._live.stop()
             _move_log(within, sys.stderr)
+
+    @property
+    def _label(self) -> int:
+        """Columns of an arm's name."""
+        return max(_LEAST_LABEL, min(_LABEL, _LABEL + self.console.width - COLUMNS))
 
     def _render(self) -> Group:
         now = self.clock()
@@ -189,7 +195,12 @@ def progress_display(*, quiet: bool) -> Silent | Lines | Live:
     return Live(console) if console.is_terminal else Lines()
 
 
-def describe(measurement: Measurement, arm: str) -> str:
+def headings(label: int = _LABEL) -> str:
+    """The headings of `describe`, with so many columns for the name of an arm."""
+    return f"{'arm':<{label}} {'parameters':>11} {'rate':>7} {'steps':>6}  loss"
+
+
+def describe(measurement: Measurement, arm: str, *, label: int = _LABEL) -> str:
     """A measurement in one line of less than 80 columns; an error may be longer.
 
     The base model as it is, without a head to train, has neither rate nor steps.
@@ -198,22 +209,22 @@ def describe(measurement: Measurement, arm: str) -> str:
     steps = measurement.fidelity.train_steps
     is_untrained = not plan.adapters and not measurement.trained_steps and measurement.error is None
     trained = f"{'–':>7} {'–':>6}" if is_untrained else f"{rate(plan.learning_rate):>7} {steps:>6,}"
-    run = f"{shortened(arm):<{_LABEL}} {plan.trainable_params:>11,} {trained}"
+    run = f"{shortened(arm, label):<{label}} {plan.trainable_params:>11,} {trained}"
     outcome = f"{measurement.loss:.4f}" if measurement.error is None else f"failed: {measurement.error}"
     return f"{run}  {outcome}"
 
 
-def shortened(arm: str) -> str:
+def shortened(arm: str, label: int = _LABEL) -> str:
     """An arm's name in the columns that it has: its end is kept too, which tells twins apart.
 
     Example:
         >>> shortened("baseline: LoRA on all linear maps of the last layers")
         'baseline: LoRA on a…of the last layers'
     """
-    if len(arm) <= _LABEL:
+    if len(arm) <= label:
         return arm
-    end = (_LABEL - 1) // 2
-    return f"{arm[: _LABEL - 1 - end]}…{arm[-end:]}"
+    end = (label - 1) // 2
+    return f"{arm[: label - 1 - end]}…{arm[-end:]}"
 
 
 def _title(phase: str, n_measurements: int) -> str:

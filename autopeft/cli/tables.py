@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from autopeft.records import confirm_command, in_words_of, train_command
 from autopeft.report import (
@@ -50,8 +51,10 @@ def print_result(result: SearchResult, path: Path) -> None:
     for (_, sentences), name in zip(answer.sections, ("use", "cost", "sure"), strict=True):
         out.print(_beside(name, " ".join(sentences)))
     out.print()
-    out.print(_summary_table(result, words))
-    for sentence in _below(result):
+    headers, rows = _summary_rows(result, words)
+    n_shown, gap = _fitting(headers, rows)
+    out.print(_table(headers[:n_shown], [row[:n_shown] for row in rows], gap=gap))
+    for sentence in _below(result, shown=headers[:n_shown], left_out=headers[n_shown:]):
         out.print(f"[dim]{sentence}[/dim]")
     out.print()
     for sentence in _evidence(result):
@@ -70,8 +73,8 @@ def _beside(name: str, text: str) -> Table:
     return table
 
 
-def _summary_table(result: SearchResult, words: PartWords) -> Table:
-    """Baseline, best, smallest and head alone, at most 80 columns wide."""
+def _summary_rows(result: SearchResult, words: PartWords) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Headings and rows: baseline, best, smallest and head alone."""
     is_share = words.metric_is_share
 
     def score(record: Confirmation | None) -> str:
@@ -96,15 +99,18 @@ def _summary_table(result: SearchResult, words: PartWords) -> Table:
     columns = zip(("plan", "test", "confirm", "parameters", "MB", "memory", "time"), *rows, strict=True)
     known = [column for column in columns if set(column[1:]) != {NOTHING}]  # no test split, no confirmation
     headers, *shown = zip(*known, strict=True)
-    return _table(headers, shown)
+    return headers, shown
 
 
-def _below(result: SearchResult) -> Iterator[str]:
-    """What the numbers of the table are."""
+def _below(result: SearchResult, *, shown: Sequence[str], left_out: Sequence[str]) -> Iterator[str]:
+    """What the numbers of the table are, and which the terminal has no room for."""
     head, steps = result.setting.head_params, confirm_steps(result)
-    if steps is not None:
-        yield f"± is one standard error over {error_over(result)}; time is that of {steps:,} steps."
-    if head:
+    if steps is not None and {"test", "confirm"} & {*shown}:
+        time = f"; time is that of {steps:,} steps" if "time" in shown else ""
+        yield f"± is one standard error over {error_over(result)}{time}."
+    if left_out:
+        yield f"No room for {' and '.join(left_out)}: widen the terminal, or read the report."
+    if head and "parameters" in shown:
         yield f"Parameters are those of the adapters; every plan trains the head's {head:,} too."
 
 
@@ -177,21 +183,33 @@ def _print_front(result: SearchResult, out: Console, path: Path, *, is_share: bo
     out.print(_table(headers, rows))
 
 
-def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table without lines: the names of plans to the left, numbers to the right.
+def _fitting(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[int, int]:
+    """How many columns the console has room for, and the gap between them.
 
-    Names are broken between words where the console is narrow; columns of numbers that do not fit are left
-    out, the last ones first, since a part of a number would read as another one.
+    Where all would fit but for the gaps, these are narrower. Names may be broken between words; columns of
+    numbers that do not fit are left out, the last ones first, since a part of a number would read as another.
     """
-    rows = list(rows)
-    width, n_shown = console().width, 0
-    for header, *cells in zip(headers, *rows, strict=True):
-        width -= _LEAST_NAME if header == "plan" else max(map(len, (header, *cells))) + _GAP
-        n_shown += width >= 0
-    table = Table(box=None, pad_edge=False)
-    for header in headers[: max(1, n_shown)]:
+    widths = [
+        max(len(line) for cell in cells for line in _plain(cell).split("\n"))
+        for cells in zip(headers, *rows, strict=True)
+    ]
+    width = console().width
+    gap = next((gap for gap in (_GAP, 1) if sum(widths) + gap * (len(widths) - 1) <= width), _GAP)
+    widths[0] = min(widths[0], _LEAST_NAME)
+    fits = [sum(widths[:n]) + gap * (n - 1) <= width for n in range(1, len(widths) + 1)]
+    return max(1, sum(fits)), gap
+
+
+def _plain(cell: str) -> str:
+    return Text.from_markup(cell).plain
+
+
+def _table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, gap: int = _GAP) -> Table:
+    """A table without lines: the names of plans to the left, numbers to the right."""
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
+    for header in headers:
         is_name = header == "plan"
         table.add_column(header, justify="left" if is_name else "right", no_wrap=not is_name)
     for row in rows:
-        table.add_row(*row[: max(1, n_shown)])
+        table.add_row(*row)
     return table

@@ -36,15 +36,17 @@ def score_of(sites, *, name="fisher", **fields):
     return SiteScores(name=name, values=tuple(values), **fields)
 
 
+@pytest.mark.parametrize("columns", [60, 80])
 @pytest.mark.parametrize("in_colour", [False, True])
 @pytest.mark.parametrize(
     ("n_layers", "roles"),
     [(6, LLAMA), (32, LLAMA), (126, (*LLAMA, "norm", "router", "gate_up", "a_role_with_a_long_name"))],
 )
-def test_a_map_fits_80_columns_and_a_screen(n_layers, roles, in_colour):
+def test_a_map_fits_the_terminal_and_a_screen(monkeypatch, n_layers, roles, in_colour, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
     sites = stack(n_layers, roles)
     lines = list(terminal.heat_lines(sites, score_of(sites), **({"blocks": ""} if in_colour else {})))
-    assert max(line.cell_len for line in lines) <= 80
+    assert max(line.cell_len for line in lines) <= columns
     assert len(lines) <= 2 * 20
     assert any(span.style for line in lines for span in line.spans if "on #" in str(span.style)) == in_colour
 

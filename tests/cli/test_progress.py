@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from autopeft.cli.progress import HEADINGS, Lines, Live, Phase, describe
+from autopeft.cli.progress import Lines, Live, Phase, describe, headings
 from autopeft.records import Fidelity, Measurement, Plan, Status
 
 HEAD = Plan(adapters=(), learning_rate=1e-3, trainable_params=0)
@@ -31,10 +32,10 @@ class Clock:
 
 
 @contextmanager
-def display():
-    """A live display on a terminal of 80 columns, and what it wrote. It is closed within the test."""
+def display(width=80):
+    """A live display on a terminal, and what it wrote. It is closed within the test."""
     shown = io.StringIO()
-    live = Live(Console(file=shown, width=80, force_terminal=True, color_system=None), clock=Clock())
+    live = Live(Console(file=shown, width=width, force_terminal=True, color_system=None), clock=Clock())
     try:
         yield live, shown
     finally:
@@ -99,10 +100,21 @@ def test_the_incumbent_is_told_beside_the_baseline():
 @pytest.mark.parametrize("arm", ["head", "baseline: LoRA on all linear maps of the last layers", "m" * 99])
 def test_a_row_stands_below_its_headings_within_80_columns(arm):
     row = describe(run(0.123456, plan=BIG), arm)
-    assert len(row) < 80 and len(HEADINGS) < 80
-    assert row.index("0.1235") == HEADINGS.index("loss")
+    assert len(row) < 80 and len(headings()) < 80
+    assert row.index("0.1235") == headings().index("loss")
     for heading, value in (("parameters", "123,456,789"), ("rate", "1e-3"), ("steps", " 1 ")):
-        assert HEADINGS.index(heading) + len(heading) == row.index(value) + len(value.rstrip())
+        assert headings().index(heading) + len(heading) == row.index(value) + len(value.rstrip())
+
+
+def test_a_row_fits_a_narrow_terminal_and_stands_below_its_headings():
+    arm = "baseline: LoRA on all linear maps"
+    with display(width=60) as (live, shown):
+        live.phase("rung 1", 1)
+        live.measured(run(0.123456, plan=BIG), arm=arm, is_baseline=True, seconds_left=None)
+        lines = [re.sub(r"\x1b\[[\d?]*\w|\r", "", line) for line in shown.getvalue().splitlines()]
+    heads, row = (next(line for line in lines if end in line) for end in ("  loss", "0.1235"))
+    assert row.index("0.1235") == heads.index("loss") and len(row) <= 60
+    assert row.startswith("baseline") and "123,456,789" in row
 
 
 def test_the_untrained_model_has_neither_rate_nor_steps():
@@ -123,7 +135,7 @@ def test_a_file_gets_one_line_per_run_and_headings_above_the_first_of_a_phase(ca
     lines.phase("rung 1", 2)
     lines.measured(run(0.5), arm="head", is_baseline=False, seconds_left=65.0)
     lines.phase("rates", 1)
-    first, second, headings, row, last = capsys.readouterr().err.splitlines()
-    assert (first, second, headings) == ("sensitivity", "rung 1: up to 2 runs", HEADINGS)
+    first, second, heads, row, last = capsys.readouterr().err.splitlines()
+    assert (first, second, heads) == ("sensitivity", "rung 1: up to 2 runs", headings())
     assert row.endswith("0.5000  1:05 left")
     assert last == "rates: 1 run"

@@ -1,0 +1,43 @@
+"""Lists and comparisons on terminals narrower than 80 columns: no broken word, no line beyond the edge."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from autopeft.cli.app import app
+from autopeft.cli.counts import _narrowed
+
+
+def lines_of(*arguments, columns):
+    done = CliRunner().invoke(app, list(arguments), env={"COLUMNS": str(columns), "TERM": "dumb"})
+    assert done.exit_code == 0, done.output
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize("command", ["methods", "spaces", "formats"])
+def test_a_list_breaks_its_lines_between_words(command, columns):
+    wide, narrow = lines_of(command, columns=300), lines_of(command, columns=columns)
+    assert max(map(len, narrow)) <= columns
+    assert {word for line in narrow for word in line.split()} == {
+        word for line in wide for word in line.split()
+    }
+
+
+HEADERS = ("trained", "parameters", "share", "peak GiB", "step ms", "file", "read by")
+ROWS = [
+    ("…/best/plan.yaml", "9,504", "0.20 %", "0.8", "10", "38.0 kB", "vllm, tgi, llama.cpp"),
+    ("lora_r16", "36,864", "0.77 %", "0.8", "10", "147.5 kB", "vllm, tgi, llama.cpp"),
+    ("full", "4,781,136", "100.00 %", "0.8", "7", "9.6 MB", "any"),
+]
+
+
+@pytest.mark.parametrize(("columns", "left_out"), [(60, ("file",)), (80, ()), (120, None)])
+def test_a_comparison_names_below_what_has_no_room(monkeypatch, columns, left_out):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    headers, rows, notes = _narrowed(HEADERS, ROWS)
+    assert headers == tuple(h for h in HEADERS if h not in (*(left_out or ()), "read by"))
+    assert [len(row) for row in rows] == [len(headers)] * 3
+    assert notes[:2] == ["read by vllm, tgi, llama.cpp: …/best/plan.yaml, lora_r16", "read by any: full"]
+    assert [note for note in notes[2:] if not all(name in note for name in left_out)] == []
