@@ -46,7 +46,7 @@ def grid(shown: Map, *, title: str) -> Sheet:
 
 
 def _draw(drawn: Sheet, cell: Cell, row: int, column: int) -> None:
-    if not cell.text:  # no such site
+    if not cell.text:  # no such module
         return
     drawn.axes.add_patch(_patch((column - 0.47, row - 0.46), cell.level))
     colour = LIGHT[min(cell.level, len(LIGHT)) - 1][1] if cell.level else LIGHT[0][1]

@@ -157,7 +157,7 @@ def _grid(
 ) -> Map:
     places = _places(sites)
     roles = tuple(dict.fromkeys(site.role for site in sorted(sites, key=lambda site: site.layer is None)))
-    empty = Cell(text="", level=0, title="no such site")
+    empty = Cell(text="", level=0, title="no such module")
     rows = []
     # The sites outside all layers come last.
     for layer in sorted({site.layer for site in sites}, key=lambda layer: -1 if layer is None else layer)[

@@ -136,3 +136,27 @@ def test_on_a_phone_a_mean_stands_beside_its_error(page):
         return error.getBoundingClientRect().left - mean.getBoundingClientRect().right;
     })""")
     assert len(gaps) >= 9 and all(-1 <= gap < 8 for gap in gaps)
+
+
+@pytest.mark.parametrize("width", [768, 880, 920])
+def test_no_column_of_a_leaderboard_is_out_of_sight(page, width):
+    page.set_viewport_size({"width": width, "height": 800})
+    hidden = """() => [...document.querySelectorAll(".scroll")].filter((box) =>
+        box.scrollWidth > box.clientWidth).map((box) => box.innerText.slice(0, 80))"""
+    assert page.evaluate(hidden) == []
+
+
+def test_on_paper_headings_repeat_and_labels_of_maps_are_whole(page):
+    page.emulate_media(media="print")
+    # A button breaks the group of headings that is printed on each page.
+    displays = "() => [...document.querySelectorAll('thead button')].map((b) => getComputedStyle(b).display)"
+    assert set(page.evaluate(displays)) == {"contents"}
+    gaps = """() => [...document.querySelectorAll(".map tbody th")].map((head) => {
+        const text = document.createRange();
+        text.selectNodeContents(head);
+        const box = head.closest(".scroll, .keep, section").getBoundingClientRect();
+        return text.getBoundingClientRect().left - box.left;
+    })"""
+    assert min(page.evaluate(gaps)) >= 0
+    after = "() => getComputedStyle(document.querySelectorAll('#modules h2 + p')[1]).breakAfter"
+    assert page.evaluate(after) == "avoid"

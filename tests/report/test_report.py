@@ -295,8 +295,8 @@ def _luminance(colour):  # WCAG 2.1, relative luminance
 
 def test_a_loss_that_is_the_metric_is_shown_once(result):
     lost = replace(result, setting=replace(result.setting, metric="loss", greater_is_better=False))
-    board = Page(report.report_html(lost, words=replace(WORDS, metric_is_share=False))).columns("seconds")
-    assert list(board) == ["arm", "plan", "steps", "loss", "parameters", "rate", "seconds"]
+    board = Page(report.report_html(lost, words=replace(WORDS, metric_is_share=False))).columns("time")
+    assert list(board) == ["arm", "plan", "steps", "loss", "parameters", "rate", "time"]
     assert board["loss"] == ("0.300", "0.350", "0.410", "1.200")
     assert "| steps | loss | parameters | rate |" in report.report_md(lost, words=WORDS)
 

@@ -44,7 +44,7 @@ def test_the_boards_show_a_dash_for_its_steps_rate_and_seconds(result):
     (confirmed,) = (row for row in rows_of(text, r"arm \| plan \| loss") if row[1] == "untrained model")
     assert confirmed[-2:] == ["–", "–"]
     page = Page(report.report_html(result, words=LOSSES))
-    for table, columns in zip(page.all_columns("rate"), (("one run",), ("steps", "seconds")), strict=True):
+    for table, columns in zip(page.all_columns("rate"), (("one run",), ("steps", "time")), strict=True):
         place = [cell.strip() for cell in table["plan"]].index("untrained model")
         assert {table[name][place] for name in ("rate", *columns)} == {"–"}
         assert table["rate"].count("–") == 1
