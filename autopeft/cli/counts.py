@@ -7,7 +7,8 @@ from itertools import groupby
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from autopeft.cli.printing import columns
+from autopeft.cli.printing import columns, room
+from autopeft.report.words import percent
 
 if TYPE_CHECKING:
     from autopeft.pipeline import Count, Counted, StepEstimate
@@ -27,7 +28,7 @@ def count_text(count: Count, memory: StepEstimate | None = None, *, markdown: bo
     head = f"task head {count.head_params:,} beside it" if count.head_params else "no task head"
     lines = [
         f"{strong}{count.base_model}: {', '.join(count.methods)}, {count.trainable_params:,} trainable "
-        f"parameters ({100 * count.share_of_base:.4f} %){strong}",
+        f"parameters ({percent(100 * count.share_of_base)}){strong}",
         "",
         f"base model {count.base_params:,}; {head}; saved tensors {size(count.adapter_bytes)}",
     ]
@@ -78,13 +79,14 @@ def _narrowed(
     """The columns that the terminal has room for, and notes: who reads what, and what is left out."""
     notes: list[str] = []
     left_out: list[str] = []
-    if _width(headers, rows) > columns():
-        by_servers: dict[str, list[str]] = {}
+    if _width(headers, rows) > room():
+        readers: dict[str, list[str]] = {}
         for word, *_, servers in rows:
-            by_servers.setdefault(servers, []).append(word)
-        notes = [f"{headers[-1]} {servers}: {', '.join(words)}" for servers, words in by_servers.items()]
+            readers.setdefault(servers, []).append(word)
+        listed = "; ".join(f"{servers} ({', '.join(words)})" for servers, words in readers.items())
+        notes = [f"{headers[-1]}: {listed}"]
         headers, rows = headers[:-1], [row[:-1] for row in rows]
-    while _width(headers, rows) > columns() and len(headers) > 1:
+    while _width(headers, rows) > room() and len(headers) > 1:
         left_out.insert(0, headers[-1])
         headers, rows = headers[:-1], [row[:-1] for row in rows]
     return headers, rows, notes + [f"no room for: {', '.join(left_out)}; --json has all"] * bool(left_out)
@@ -102,7 +104,7 @@ def _compared(word: str, counted: Counted) -> tuple[str, ...]:
     return (
         word if len(word) <= _WORD else f"…{word[1 - _WORD :]}",
         f"{content['trainable_params']:,}",
-        f"{100 * content['trainable_params'] / content['base_params']:.3g} %",
+        percent(100 * content["trainable_params"] / content["base_params"]),
         "–" if peak is None else f"{peak['expected'] / 2**30:.1f}",
         "–" if seconds is None else f"{1e3 * seconds:,.0f}",
         size(content["file_bytes"]),

@@ -8,7 +8,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from autopeft.cli.printing import columns
-from autopeft.report.words import duration
+from autopeft.report.words import duration, percent
 
 if TYPE_CHECKING:
     from autopeft.estimate import Limits, Memory, Step
@@ -42,7 +42,7 @@ def estimate_text(estimate: StepEstimate) -> str:
     paragraphs = [
         f"{estimate.trainee.label} on {described.base_model}",
         f"{trained:,} trainable parameters of {described.base_params:,} "
-        f"({100 * trained / described.base_params:.4f} %)",
+        f"({percent(100 * trained / described.base_params)})",
         f"{_rows(step.n_rows)} of {step.n_tokens:,} tokens, {estimate.dtype}{bits}, checkpointing "
         f"{'on' if step.checkpointing else 'off'}, {_LOOPS[estimate.like]} on {device}",
     ]

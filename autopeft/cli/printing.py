@@ -10,8 +10,13 @@ COLUMNS = 80  # the width of a usual terminal
 
 
 def columns() -> int:
-    """The width to print in: that of the terminal, at most 80; 80 in a file or a pipe."""
-    return min(COLUMNS, shutil.get_terminal_size((COLUMNS, 24)).columns)
+    """The width of lines of text: that of the terminal, at most 80."""
+    return min(COLUMNS, room())
+
+
+def room() -> int:
+    """The width of the terminal; 80 in a file or a pipe."""
+    return shutil.get_terminal_size((COLUMNS, 24)).columns
 
 
 def print_json(content: Any) -> None:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from autopeft.records import confirm_command, in_words_of, train_command
+from autopeft.records import confirm_command, in_words_of, rate, train_command
 from autopeft.report import (
     PartWords,
     answer_of,
@@ -175,8 +175,8 @@ def _print_front(result: SearchResult, out: Console, path: Path, *, is_share: bo
     for measurement in result.front:
         score = metric(measurement.metric, is_share)
         plan = measurement.plan
-        rate = NOTHING if is_untrained(result, plan) else f"{plan.learning_rate:.1e}"
-        rows.append((f"{plan.trainable_params:,}", rate, f"{measurement.loss:.4f}", score))
+        at_rate = NOTHING if is_untrained(result, plan) else rate(plan.learning_rate)
+        rows.append((f"{plan.trainable_params:,}", at_rate, f"{measurement.loss:.4f}", score))
     headers = ("parameters", "learning rate", "loss (search)", f"{result.setting.metric_words} (search)")
     text = f"\nfront, by short runs and unconfirmed; plans in {path / 'front'}"
     out.print(text, markup=False, soft_wrap=True)

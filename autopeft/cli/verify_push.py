@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,7 @@ from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.imports import heavy_imports
 from autopeft.cli.printing import print_json
 from autopeft.cli.usage import at_home
-from autopeft.records import shortened
+from autopeft.records import rate, shortened
 
 if TYPE_CHECKING:
     from autopeft.pipeline import Reading, Verification
@@ -149,12 +150,14 @@ def verification_text(verification: Verification) -> str:
     lines += ["", *(_line(reading) for reading in verification.readings)]
     lines += [f"- {fault}" for fault in dict.fromkeys(f for r in verification.readings for f in r.faults)]
     answer = "the same outputs" if verification.is_same else "other outputs than the confirmed plan"
-    return "\n".join([*lines, "", f"{answer}, within {verification.tolerance:g}"])
+    return "\n".join([*lines, "", f"{answer}, within {rate(verification.tolerance)}"])
 
 
 def _line(reading: Reading) -> str:
     answer = "same" if reading.is_same else "DIFFERS"
-    return f"{reading.reader:<13}{answer:<9}largest difference of an output {reading.largest_difference:.1e}"
+    largest = reading.largest_difference
+    shown = rate(largest) if math.isfinite(largest) else "infinite"
+    return f"{reading.reader:<13}{answer:<9}largest difference of an output {shown}"
 
 
 def _short(entry: str) -> str:

@@ -156,9 +156,8 @@ def _n_widened(rungs: Sequence[Measured]) -> int:
     rho = correlation(rungs[-2], rungs[-1]) if last > 1 else None
     if rho is None or rho >= _LOW_CORRELATION:
         return 0
-    log.info(
-        "Short runs disagree, so more plans go on (Spearman %.2f of rungs %d and %d).", rho, last - 1, last
-    )
+    shown = f"{rho:.2f}".replace("-", "−")
+    log.info("Short runs disagree, so more plans go on (ρ = %s of rungs %d and %d).", shown, last - 1, last)
     return _N_WIDENED
 
 

@@ -45,10 +45,15 @@ def count_steps(words: Sequence[str], *, model_id: str | None, revision: str | N
 
     Raises what `count_step` raises.
     """
+    rates, (first, *others) = estimate.rates_of(COMPARED_ON), words
+    compared = {first: count_step(first, model_id=model_id, revision=revision, rates=rates)}
     if model_id is None:
-        model_id = read_trainee(words[0], model_id=None, revision=revision)[1].id
-    rates = estimate.rates_of(COMPARED_ON)
-    return {word: count_step(word, model_id=model_id, revision=revision, rates=rates) for word in words}
+        _, named = read_trainee(first, model_id=None, revision=revision)
+        # A plan of the demo model names none.
+        model_id, revision = named.id or model.DEMO_HUB_ID, named.revision
+    for word in others:
+        compared[word] = count_step(word, model_id=model_id, revision=revision, rates=rates)
+    return compared
 
 
 def count_step(

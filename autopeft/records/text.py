@@ -30,13 +30,16 @@ def digest_of(content: Any) -> str:
 
 
 def rate(value: float) -> str:
-    """A learning rate as people write it.
+    """A learning rate as people write it: two digits, with an exponent below 0.1 and from 1,000 on.
 
     Example:
-        >>> rate(0.004), rate(0.00015)
-        ('4e-3', '1.5e-4')
+        >>> rate(0.004), rate(0.00015), rate(0.65), rate(4.0), rate(216.0)
+        ('4e-3', '1.5e-4', '0.65', '4', '220')
     """
-    mantissa, exponent = f"{value:.1e}".split("e")
+    rounded = f"{value:.1e}"
+    if value == 0 or 0.1 <= abs(float(rounded)) < 1000:
+        return f"{float(rounded):g}"
+    mantissa, exponent = rounded.split("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 

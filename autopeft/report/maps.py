@@ -107,7 +107,7 @@ def score_map(sites: Sequence[Site], score: SiteScores) -> Map | None:
 
     def cell(group: Sequence[Site]) -> Cell:
         value = sums[group[0].layer, group[0].role]
-        title = "; ".join(f"{site.name}: {by_site[site.name]:.3g}" for site in group)
+        title = "; ".join(f"{site.name}: {significant(by_site[site.name], 3)}" for site in group)
         share = 100 * value / total
         level = 1 + sum(share >= edge for edge in _edges(steps)) if value > 0 else 0
         return Cell(text=f"{share:.{digits}f}", level=level, title=title)

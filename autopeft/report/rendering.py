@@ -17,8 +17,17 @@ _SPECIAL = {"<": "&lt;", "|": "\\|", "`": "\\`", "](": "]\\(", "*": "\\*", "$": 
 _EDGE_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 _FILTERS = (
     *(words.agreement, words.change, words.count, words.difference, words.duration, words.first_line),
-    *(words.gain, words.loss, words.metric, words.percent, words.plus_minus, rate, words.rhos),
-    *(words.last_part, words.megabytes, words.memory, words.minuses, words.tied),
+    *(
+        words.gain,
+        words.loss,
+        words.metric,
+        words.percent,
+        words.plus_minus,
+        rate,
+        words.rhos,
+        words.significant,
+    ),
+    *(words.last_part, words.megabytes, words.memory, words.minuses, words.significant, words.tied),
 )
 
 

@@ -19,6 +19,8 @@ from autopeft.cli.app import app
 from autopeft.cli.counts import count_text, memory_line
 from autopeft.estimate import TrainingStep, measure
 from autopeft.pipeline import count_step
+from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
+from autopeft.store import write_plan
 
 HIDDEN, INNER, N_LAYERS, WORDS = 32, 64, 5, 2000
 
@@ -178,3 +180,28 @@ def test_count_leaves_out_a_memory_that_takes_long_and_says_so(mamba: Path, word
     assert counted.count.trainable_params > 0
     text = " ".join(count_text(counted.count, counted.step).split())
     assert "left out, since it takes more than 0.5 s to compute for this model; `autopeft estimate`" in text
+
+
+def test_a_plan_of_the_demo_names_the_model_of_what_is_compared(tmp_path: Path) -> None:
+    site = "bert.encoder.layer.0.attention.self.query"
+    plan = Plan(
+        adapters=(Adapter(method="lora", site=site, rank=4, scale=1.0),),
+        learning_rate=1e-3,
+        trainable_params=4 * 2 * 384,
+    )
+    document = PlanDocument(
+        plan=plan,
+        model=ModelSpec(),
+        data=DataSpec(),
+        task=TaskSpec(name="text-classification"),
+        base_params=22_713_216,
+        head_params=770,
+        schedule="none",
+        seed=0,
+    )
+    write_plan(tmp_path / "plan.yaml", document)
+    result = run(tmp_path / "plan.yaml", "--compare", "ia3", "--json")
+    assert result.exit_code == 0, result.output
+    ours, ia3 = json.loads(result.stdout).values()
+    assert ours["base_params"] == ia3["base_params"] == 22_713_216
+    assert ours["trainable_params"] == 4 * 2 * 384

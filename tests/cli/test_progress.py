@@ -121,7 +121,7 @@ def test_the_untrained_model_has_neither_rate_nor_steps():
     plan = replace(HEAD, learning_rate=1.0)  # what a plan without anything to train holds
     _, *numbers = describe(run(6.4, plan=plan, trained_steps=0), "untrained").split()
     assert numbers == ["0", "–", "–", "6.4000"]
-    assert describe(run(6.4, plan=plan), "head").split()[2:4] == ["1e0", "1"]
+    assert describe(run(6.4, plan=plan), "head").split()[2:4] == ["1", "1"]
 
 
 def test_two_long_names_that_differ_at_the_end_stay_apart():

@@ -14,7 +14,7 @@ from pathlib import Path
 from toys.bases import toy_base
 
 from autopeft.extension import Method, discover
-from autopeft.records import Site
+from autopeft.records import Site, rate
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 ARCHITECTURES = {
@@ -50,7 +50,7 @@ def method_table() -> str:
                 start,
                 "yes" if method.merges else "no",
                 ", ".join(method.servers({})) or "–",
-                f"{power(low)} … {power(high)}",
+                f"{rate(low)} … {rate(high)}",
                 f"{method.step_time:.2f}",
             )
         )
@@ -66,12 +66,6 @@ def method_table() -> str:
         "step time",
     )
     return markdown(header, rows)
-
-
-def power(number: float) -> str:
-    """A number as people write learning rates: 1.5e-2."""
-    mantissa, _, exponent = f"{number:.1e}".partition("e")
-    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
 def fit_table() -> str:
