@@ -80,7 +80,7 @@ def search(
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Search the best plan under a budget, confirm it, and write it down with its evidence."""
+    """Search for the best plan under a budget, confirm it, and write it down with its evidence."""
     started = time.monotonic()
     with exit_codes(quiet=quiet or as_json) as interrupt:
         from autopeft.store import resolve_settings

@@ -107,12 +107,12 @@ def _metavar(field: SettingField) -> str | None:
     if field.kind is bool:
         return ""
     if field.form == "auto":
-        return "[INTEGER|auto]"
+        return "[<int>|auto]"
     if field.choices:
         return f"[{'|'.join(field.choices)}]"
-    endings = {"_seconds": "TIME", "_bytes": "SIZE"}
-    kinds = {int: "INTEGER", float: "FLOAT"}
-    usual = "PATH" if field.form == "path" else kinds.get(field.kind)
+    endings = {"_seconds": "<time>", "_bytes": "<size>"}
+    kinds = {int: "<int>", float: "<float>"}  # as typer writes them
+    usual = "<path>" if field.form == "path" else kinds.get(field.kind)
     return next((word for ending, word in endings.items() if field.name.endswith(ending)), usual)
 
 

@@ -46,6 +46,17 @@ class PlainErrors(TyperGroup):
             sys.exit(2)
         sys.exit(code if isinstance(code, int) else 0)
 
+    def get_params(self, ctx: Any) -> Any:
+        """The parameters of the group; its switches show no type in the help."""
+        return _plain_switches(super().get_params(ctx))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command, whose switches show no type either."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            _plain_switches(command.get_params(ctx))  # `--help` among them, which the command keeps
+        return command
+
     def _sentence(self, error: Any, typed: Sequence[str]) -> str:
         """What was wrong, and which command explains itself."""
         words = " ".join(error.format_message().split())
@@ -55,6 +66,13 @@ class PlainErrors(TyperGroup):
         else:  # as where an option lacks its argument
             command = " ".join(["autopeft", *(word for word in typed[:1] if word in self.commands)])
         return f"error: {words}{end} See `{command} --help`."
+
+
+def _plain_switches(parameters: Sequence[Any]) -> Sequence[Any]:
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
 
 
 def at_home(value: Any) -> Any:

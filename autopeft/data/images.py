@@ -75,7 +75,7 @@ def read_images(spec: DataSpec, notes: list[str]) -> UncutRows:
     files = only_input(spec, names, FILE_NAMES, content="image files")
     label = label_column(spec, names, inputs=[files], usual_names=LABEL_NAMES)
     columns = Columns(inputs=(files,), label=label, group=spec.group_column, time=spec.time_column)
-    notes.append(f"Images are column {files}; the label is column {label}.")
+    notes.append(f"The images are in column {files}, the label is in column {label}.")
     images: dict[str, ImageFile] = {}
     keyed = {
         part: [_with_keys(table, files, images, folder=folder, part=part) for table, folder in part_tables]

@@ -201,7 +201,10 @@ def _choose_columns(spec: DataSpec, table: Any, notes: list[str]) -> Columns:
         raise DataError(f"There is no text column among {', '.join(names)}; name it with --text-column.")
     if label in texts or len(texts) > 2 or len(set(texts)) < len(texts):
         raise DataError(f"--text-column is {', '.join(texts)}; give 1 or 2 other than the label {label}.")
-    notes.append(f"Text is column {' and '.join(texts)}; the label is column {label}.")
+    of_texts = (
+        f"texts are in the columns {' and '.join(texts)}" if texts[1:] else f"text is in column {texts[0]}"
+    )
+    notes.append(f"The {of_texts}, the label is in column {label}.")
     taken = {*texts, label, spec.group_column, spec.time_column}
     usual = [name for name in names if name.strip().lower() in LABEL_NAMES.split() and name not in taken]
     others = () if spec.label_column else tuple(usual)

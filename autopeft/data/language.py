@@ -63,7 +63,7 @@ class _Layout:
         if self.kind == "documents":
             return f"All of column {self.inputs[0]} is learned."
         before = filter(None, (self.tools, self.system, *self.inputs))
-        return f"What is learned is {self.label}, after {' and '.join(before)}."
+        return f"The model learns to write {self.label} after {' and '.join(before)}."
 
 
 def read_language(spec: DataSpec, notes: list[str]) -> UncutRows:

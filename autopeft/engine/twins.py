@@ -36,7 +36,7 @@ def measure_twins(study_log: StudyLog, first: Measured) -> tuple[ScorePair, ...]
         return ()
     scored = _scored(study_log, first)
     new = {plan for _, twins in scored for plan in twins.values()} - set(first)
-    ledger.progress.phase("twins", len(new))
+    ledger.progress.phase("score check", len(new))
     ledger.plan_ahead(problem.rung(0), n_measurements=len(new))
     measured = dict(first)
     pairs = []

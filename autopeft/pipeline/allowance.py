@@ -57,8 +57,8 @@ def _examples(prepared: Prepared, given: frozenset[str]) -> Decided:
     n_examples = max(most, prepared.task.defaults.eval_examples or _LEAST_EXAMPLES)
     largest = max(schedule.n_search, schedule.n_confirm, schedule.n_test)
     if "data.max_eval_examples" not in given and spec.data.max_eval_examples is None and n_examples < largest:
-        limit = "fewer tell too little" if n_examples > most else "more cost over a twentieth of a full run"
-        rule = f"of {largest:,} in the largest split; {limit}"
+        reasons = ("more would cost over a twentieth of a full run", "fewer hardly tell plans apart")
+        rule = f"of {largest:,} in the largest split; {reasons[n_examples > most]}"
         yield _decided(spec, "data.max_eval_examples", n_examples, rule)
 
 

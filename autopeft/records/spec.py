@@ -137,7 +137,9 @@ class Extent(Topic):
     """The search space, and the rules that end a search, whichever comes first."""
 
     space: str = setting(
-        "default", "Search space: a name that `autopeft spaces` lists, or a YAML file", "Search"
+        "default",
+        "Search space: a name that `autopeft spaces` lists, or a YAML file. Default: the one named default",
+        "Search",
     )
     trials: int = setting(
         24, "Proposals to measure, at most; short runs get fewer by --max-cost", "Search", demo=12, ge=1

@@ -141,3 +141,11 @@ def test_the_help_of_a_command_without_workers_or_with_one_default_says_so():
     assert "several workers" not in train and "executor" not in train
     (dtype,) = (line for line in estimate.splitlines() if "--dtype" in line)
     assert "bfloat16 or float32; auto is bfloat16" in dtype and "Default" not in dtype
+
+
+@pytest.mark.parametrize("command", [(), ("search",), ("push",), ("count",), ("train",), ("export",)])
+def test_switches_have_no_type_and_types_have_one_form(command):
+    text = run(*command, "--help-all" if command == ("search",) else "--help").stdout
+    assert "--help" in text and "bool" not in text
+    assert not {"INTEGER", "FLOAT", "TEXT", "TIME", "SIZE"} & set(text.split())
+    assert "Default default" not in text

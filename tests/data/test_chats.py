@@ -46,7 +46,7 @@ def test_prompts_and_completions_of_messages_are_one_chat(tmp_path):
     data = read(tmp_path, rows)
     assert data.fingerprint == read(tmp_path, usual_rows()).fingerprint
     assert (data.target.kind, data.text_columns, data.label_column) == ("chat", ("prompt",), "completion")
-    assert "What is learned is completion, after prompt." in data.notes
+    assert "The model learns to write completion after prompt." in data.notes
 
 
 def test_chats_that_end_with_the_user_are_dropped_unless_all_do(tmp_path):
@@ -75,7 +75,7 @@ def test_a_system_column_is_the_first_message_and_tools_go_with_the_chat(tmp_pat
     assert chats["bye 0"] == ([user("hello 0")], [tool])
     assert chats["bye 1"] == ([{"role": "system", "content": "be brief"}, user("hello 1")], [tool])
     assert chats["bye 2"] == ([{"role": "system", "content": "be kind"}, user("hello 2")], [tool])
-    assert "What is learned is the last answer, after tools and system and messages." in data.notes
+    assert "The model learns to write the last answer after tools and system and messages." in data.notes
 
 
 def everything(data):
@@ -102,7 +102,7 @@ def test_a_column_of_tools_that_holds_no_list_is_not_read(tmp_path, tools):
     assert [
         note for note in data.notes if note.startswith(f"Column tools is not read, though {N - 1} of {N}")
     ]
-    assert "What is learned is the last answer, after messages." in data.notes
+    assert "The model learns to write the last answer after messages." in data.notes
 
 
 @pytest.mark.parametrize("beside", ['[{"name": "add"}]', "null"])

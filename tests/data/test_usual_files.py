@@ -59,7 +59,7 @@ def test_the_further_column_of_a_prompt_is_part_of_it(tmp_path, prompt, more, co
     ]
     data = read(write_lines(tmp_path / "rows.jsonl", rows), "text-generation")
     assert prompts(data) == sorted(f"do {i // 3}\n\nwith {i}" if i % 3 else f"do {i // 3}" for i in range(N))
-    assert f"What is learned is {completion}, after {prompt} and {more}." in data.notes
+    assert f"The model learns to write {completion} after {prompt} and {more}." in data.notes
 
 
 def test_named_columns_of_a_prompt_are_joined_in_their_order(tmp_path):

@@ -45,6 +45,8 @@ def test_both_texts_of_a_row_are_read(tmp_path, columns):
     ]
     data = read(write(tmp_path / "rows.jsonl", rows))
     assert data.text_columns == columns and data.duplicates_removed == 0
+    said = f"The texts are in the columns {' and '.join(columns)}, the label is in column label."
+    assert said in data.notes
 
 
 def test_a_text_whose_title_may_be_missing_is_read_alone_and_the_title_is_told(tmp_path):
@@ -56,6 +58,7 @@ def test_a_text_whose_title_may_be_missing_is_read_alone_and_the_title_is_told(t
     assert data.text_columns == ("text",)
     assert any(note.startswith("Column title holds texts too, which are not read") for note in data.notes)
     named = read(tmp_path / "rows.jsonl", text_columns=("text",))
+    assert "The text is in column text, the label is in column label." in named.notes
     assert not any("not read" in note for note in named.notes)
 
 
