@@ -87,7 +87,7 @@ def test_navigation_names_pages_that_exist() -> None:
 
 def test_pages_ask_no_other_server_and_wrap_commands() -> None:
     site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    # The theme asks GitHub for the stars of a repo_url, and wraps the blocks that have the class of a language.
+    # The theme asks GitHub for the stars of a repo_url, and wraps blocks with the class of a language.
     assert not re.search(r"^repo_url", site, re.MULTILINE) and "font: false" in site
     assert "pygments_lang_class: true" in site and "extra_css: [extra.css]" in site
     assert ".language-bash" in (ROOT / "docs" / "extra.css").read_text(encoding="utf-8")
