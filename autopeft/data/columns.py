@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -18,6 +19,7 @@ from autopeft.records import DataSpec, shortened
 _FIRST_ROWS = 1000  # that tell what a column may hold; chosen by hand
 NO_LABEL = "-100"  # what a loss passes by, so that it stands for no label
 HIDDEN = "-1"  # what test splits on the hub have in place of their labels
+_MOSTLY = 0.9  # share of the rows that are lists of 0 and 1 where such lists are learned; chosen by hand
 _WORDS = 3  # of a cell in the mean, at least, where a column holds texts; chosen by hand
 
 
@@ -155,23 +157,26 @@ def holds_texts(table: Any, name: str) -> bool:
 
 
 def n_places_of(tables: Sequence[Any], column: str) -> int:
-    """The length of the lists of 0 and 1, a place for each label, that label all train rows; else 0.
+    """The length of the lists of 0 and 1, a place for each label, that label nearly all train rows; else 0.
 
     Numbers of labels do not occur twice in a list, as zeros and ones do. Of a 0 and a 1 alone each row would
     have both labels.
     """
     if any(declared_names(table, column) for table in tables):
         return 0
-    first = next((cell for cell in first_cells(tables, column) if cell is not None), None)
-    if not _may_be_binary(first):
+    first = [_may_be_binary(cell) for cell in first_cells(tables, column) if cell is not None]
+    if 2 * sum(first) <= len(first):
         return 0  # without a look at whole columns
     cells = [cell for table in tables for cell in cells_of("train", table, column) if cell is not None]
-    lengths = {len(cell) if _is_binary(cell) else 0 for cell in cells}
-    if len(lengths) != 1 or 0 in lengths:
+    lengths = Counter(len(cell) for cell in cells if _is_binary(cell) and cell)
+    if not lengths:
         return 0
-    if lengths != {2} and not any(len(set(cell)) < len(cell) for cell in cells):
-        return 0
-    return lengths.pop()
+    n_places, n_rows = lengths.most_common(1)[0]
+    has_repeats = any(len(set(cell)) < len(cell) == n_places for cell in cells if _is_binary(cell))
+    if n_rows == len(cells):
+        return n_places if has_repeats or n_places == 2 else 0
+    # The rows that differ are refused where the labels are read.
+    return n_places if has_repeats and n_rows >= _MOSTLY * len(cells) else 0
 
 
 def _is_binary(cell: Any) -> bool:
@@ -200,8 +205,8 @@ def _labels(part: str, table: Any, column: str, kind: str | None, n_places: int)
         if n_places and cell is not None:
             if not _is_binary(cell) or len(cell) != n_places:
                 raise DataError(
-                    f"Row {index + 1} of {part} has {shortened(str(cell), 40)} in column {column}; train has "
-                    f"{n_places} numbers in each row, 0 or 1."
+                    f"Row {index + 1} of {part} has {shortened(str(cell), 40)} in column {column}; the rows "
+                    f"of train have {n_places} numbers, 0 or 1: write as many, or leave the cell empty."
                 )
             labels.append(tuple(str(place) for place, is_set in enumerate(cell) if is_set))
         elif isinstance(cell, list) and kind in (None, "classes"):

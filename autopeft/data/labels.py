@@ -79,7 +79,7 @@ def labelled(
     if kind == "class":
         raw = without_placeholders(raw, columns.label, is_open=spec.label_kind is None, notes=notes)
     if spec.label_kind is None and kind == "class":
-        levels = {row.label for row in raw["train"]} - {None}
+        levels = Counter(row.label for row in raw["train"] if row.label is not None)
         note_numbers(levels, columns.label, notes)
         note_spellings(levels, columns.label, notes)
     known = {label for row in raw["train"] for label in names_in(row.label)}
@@ -102,6 +102,11 @@ def labelled(
             )
         target = Target(kind=kind, names=(columns.label,), mean=mean, std=std)
     else:
+        if kind == "classes":  # a single label between lists stands for a list of one
+            parts = {
+                part: [row._replace(label=names_in(row.label)) for row in rows]
+                for part, rows in parts.items()
+            }
         declared = declared_names(tables["train"][0], columns.label)
         target = _classes(parts, kind, columns, declared=declared, notes=notes)
     return columns.uncut(name, parts, target, left_out=left_out)

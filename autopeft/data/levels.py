@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from autopeft.data.cells import NUMBER
 from autopeft.data.columns import HIDDEN, NO_LABEL
@@ -14,6 +15,7 @@ from autopeft.records import shortened
 _FEWEST_BESIDE_HIDDEN = 3  # whole numbers from 0; of -1, 0 and 1 the first may be a class; chosen by hand
 _SEPARATOR = re.compile(r"\s*[,;|]\s*")
 MAX_LEVELS = 10  # more distinct numbers, some of them fractions, are a regression target; chosen by hand
+_WORDS_FOR_NONE = ("nan", "null", "n/a", "<na>", "#n/a")  # as tables write them, but no "none" or "na"
 _MOST_IDS = 50  # whole numbers in a row that are taken for ids of classes; chosen by hand
 # A number with a sign of currency, per cent or thousands.
 _AMOUNT = re.compile(r"[-+]?[$€£¥]?\s?[-+]?(\d+|\d{1,3}(,\d{3})+)(\.\d*)?\s?[%$€£¥]?")
@@ -71,17 +73,26 @@ def note_numbers(labels: Collection[str], column: str, notes: list[str]) -> None
     )
 
 
-def note_spellings(labels: Collection[str], column: str, notes: list[str]) -> None:
-    """Note labels that differ in case alone, and labels that seem to be several labels in one cell."""
+def note_spellings(counts: Mapping[str, int], column: str, notes: list[str]) -> None:
+    """Note labels that look alike, that seem to be several labels in one cell, or that may stand for none."""
     by_folded: dict[str, list[str]] = {}
-    for label in sorted(labels):
-        by_folded.setdefault(label.casefold(), []).append(label)
+    for label in sorted(counts):
+        by_folded.setdefault(_folded(label), []).append(label)
     if alike := next((spellings for spellings in by_folded.values() if len(spellings) > 1), None):
-        listed = " and ".join(repr(shortened(label, 40)) for label in alike)
+        differ_in_case = len({label.casefold() for label in alike}) == 1
+        difference = "case" if differ_in_case else "blanks or signs that look alike,"
+        show = repr if differ_in_case else ascii
+        listed = " and ".join(show(shortened(label, 40)) for label in alike)
         notes.append(
-            f"Labels in column {column} differ in case alone ({listed}) and are learned as different "
+            f"Labels in column {column} differ in {difference} alone ({listed}) and are learned as different "
             "classes; write them alike if they are one."
         )
+    if none := next((label for label in counts if label.casefold() in _WORDS_FOR_NONE), None):
+        notes.append(
+            f"The label {none!r} in column {column} is learned as a class of {counts[none]} rows; leave "
+            "these cells empty if it stands for none."
+        )
+    labels = set(counts)
     joined = [label for label in labels if _SEPARATOR.search(label)]
     known = [label for label in joined if all(piece in labels for piece in _SEPARATOR.split(label))]
     if 2 * len(known) > len(joined):
@@ -90,6 +101,18 @@ def note_spellings(labels: Collection[str], column: str, notes: list[str]) -> No
             "are learned as classes of their own; set data.label_kind=classes to learn several "
             "labels of a row."
         )
+
+
+def _folded(label: str) -> str:
+    """The label without what readers do not see, such as signs of format or a second blank, and without case.
+
+    Example:
+        >>> _folded("A  b") == _folded("a b")
+        True
+    """
+    signs = unicodedata.normalize("NFKC", label)
+    seen = "".join(sign for sign in signs if unicodedata.category(sign) != "Cf")
+    return " ".join(seen.split()).casefold()
 
 
 def _is_amount(label: str) -> bool:

@@ -121,6 +121,22 @@ def test_labels_that_differ_in_case_alone_are_noted(tmp_path):
     assert has_note(data, "differ in case alone ('Spam' and 'spam')")
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("caf\u00e9", "cafe\u0301"), ("spam", "spam\u200b"), ("a b", "a\u00a0 b"), ("\uff21", "a")],
+)
+def test_labels_that_look_alike_are_noted_by_their_signs(tmp_path, one, other):
+    data = read(tmp_path / "rows.csv", rows_of([one, other, "ham", "ham"] * 40))
+    assert has_note(data, "signs that look alike", ascii(one), ascii(other))
+    assert {one, other, "ham"} == set(data.label_names)
+
+
+def test_a_word_for_none_that_is_learned_is_noted(tmp_path):
+    data = read(tmp_path / "rows.csv", rows_of(["nan", "a", "b", "b"] * 40))
+    assert has_note(data, "'nan' in column label is learned as a class of 40 rows", "leave these cells empty")
+    assert not has_note(read(tmp_path / "rest.csv", rows_of(["none", "a"] * 80)), "stands for none")
+
+
 def test_a_label_that_train_lacks_is_told_with_its_rows_and_a_near_one(tmp_path):
     rows_of(["a", "b"] * 80).to_csv(tmp_path / "train.csv", index=False)
     rows_of(["a", "b", "A", "b", "A"], first=1000).to_csv(tmp_path / "validation.csv", index=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pandas as pd
@@ -58,6 +59,11 @@ def test_lists_of_numbers_of_labels_stay_numbers_of_labels(tmp_path, lists):
     assert len(read_lists) == N // len(lists) * len(lists)
 
 
+def test_lists_of_whole_numbers_and_of_fractions_that_do_not_merge_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"int64 vs double"):
+        read(write(tmp_path / "rows.jsonl", [[None, 0, 1], *[[1.0, 0.0, 1.0]] * N]))
+
+
 def test_lists_in_lists_are_refused_as_labels(tmp_path):
     with pytest.raises(DataError, match=r"holds .*\[\[0\], \[1\]\].*; allowed is|holds \[0\]; allowed is"):
         read(write(tmp_path / "rows.jsonl", [[[0], [1]]] * N))
@@ -66,8 +72,26 @@ def test_lists_in_lists_are_refused_as_labels(tmp_path):
 def test_a_vector_of_another_length_is_named(tmp_path):
     write(tmp_path / "train.jsonl", [[i % 2, 1, 0] for i in range(N)])
     write(tmp_path / "test.jsonl", [[1, 0, 0], [1, 0]])
-    with pytest.raises(DataError, match=r"^Row 2 of test has \[1, 0\] in column label; train has 3 numbers"):
+    with pytest.raises(DataError, match=r"^Row 2 of test has \[1, 0\] in column label; .* have 3 numbers"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("odd", [[math.nan, 1, 0], [1, 0], [None, 0.0], [-1, 0, 0], [0.5, 0, 1], [], ["1"]])
+@pytest.mark.parametrize("row", [0, 8])
+def test_a_row_unlike_the_other_vectors_is_named(tmp_path, odd, row):
+    labels = [[float(i % 2), 1.0, 0.0] for i in range(N)]
+    labels[row] = odd
+    write(tmp_path / "rows.jsonl", labels)
+    with pytest.raises(DataError, match=rf"^Row {row + 1} of train has \[.*; .* have 3 numbers, 0 or 1"):
+        read(tmp_path / "rows.jsonl")
+
+
+def test_a_single_label_between_lists_is_a_list_of_one(tmp_path):
+    labels = [[["pos"], "pos", "neg", ["neg", "pos"]][i % 4] for i in range(N)]
+    lists = [[label] if isinstance(label, str) else label for label in labels]
+    mixed = read(write(tmp_path / "mixed.jsonl", labels))
+    even = read(write(tmp_path / "even.jsonl", lists))
+    assert mixed.target == even.target and labels_of(mixed) == labels_of(even)
 
 
 @pytest.mark.parametrize("sep", [";", ","])
