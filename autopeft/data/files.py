@@ -16,13 +16,14 @@ import shutil
 import tempfile
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pandas as pd
+import pyarrow as pa
 from datasets.exceptions import DatasetsError
 
 from autopeft.data.delimited import RowError, check_quotes, check_rows, has_bare_quotes, separator
@@ -41,11 +42,11 @@ _MOST_LINES = 2  # of what a library says of a file; the rest is advice
 _N_UNIVERSAL = 10  # cells of a token in CoNLL-U
 _FEW_PARAGRAPHS = 60  # a text with fewer is read line by line, so that each split gets some; chosen by hand
 
-# pyarrow's errors are ValueErrors; a blank JSON file raises StopIteration; `quiet` raises ParserWarning;
-# a damaged gzip file raises the last two.
+# pyarrow's errors are ValueErrors or of its own kind; a blank JSON file raises StopIteration; `quiet` raises
+# ParserWarning; a damaged gzip file raises EOFError and zlib.error.
 FILE_ERRORS = (
     *(DatasetsError, OSError, ValueError, RuntimeError, StopIteration, pd.errors.ParserWarning),
-    *(EOFError, zlib.error),
+    *(EOFError, zlib.error, pa.ArrowException),
 )
 
 
@@ -216,6 +217,7 @@ def _delimited(path: Path, notes: list[str], options: dict[str, Any]) -> Any:
     try:
         # Cells stay as written: "007" does not become 7, nor "null" or "NA" a missing cell.
         header = pd.read_csv(path, nrows=0, **form).columns
+        _note_repeated(path, header, form, notes)
         form |= {"converters": dict.fromkeys(header, str), "na_filter": False}
         rows = datasets.Dataset.from_csv(glob.escape(str(path)), **options, **form)
     except FILE_ERRORS:
@@ -224,6 +226,21 @@ def _delimited(path: Path, notes: list[str], options: dict[str, Any]) -> Any:
     if has_quotes:
         check_quotes(path, sign)
     return rows
+
+
+def _note_repeated(path: Path, header: Sequence[str], form: Mapping[str, Any], notes: list[str]) -> None:
+    """Note the columns that pandas names anew, since others before them have their names."""
+    written = pd.read_csv(path, nrows=1, header=None, dtype=str, na_filter=False, **form).iloc[0]
+    renamed = [
+        name
+        for index, name in enumerate(header)
+        if written[index].strip() and written[index] in set(written[:index])
+    ]
+    if renamed:
+        notes.append(
+            f"{path.name} has columns of equal names; later ones are named {', '.join(renamed)}, as for "
+            "--text-column and --label-column."
+        )
 
 
 def _begins_with_null(path: Path) -> bool:

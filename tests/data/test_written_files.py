@@ -180,6 +180,13 @@ def test_documents_of_a_tsv_with_one_column_keep_their_lines(tmp_path):
     assert cells(read(tmp_path / "rows.tsv", read_language)).keys() == set(texts)
 
 
+def test_a_repeated_name_of_a_column_is_noted(tmp_path):
+    rows = [f"number {i},{'ab'[i % 2]},,{'cd'[i % 2]}," for i in range(N)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label,,label,", *rows]))
+    assert any("rows.csv has columns of equal names" in note for note in read(tmp_path / "rows.csv").notes)
+    assert read(tmp_path / "rows.csv", label_column="label.1").label_names == ("c", "d")
+
+
 @pytest.mark.parametrize(
     ("name", "head", "told"),
     [
