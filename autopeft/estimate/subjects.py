@@ -128,10 +128,12 @@ class Setup:
 
 def by_name(word: str, methods: Mapping[str, Method]) -> Trainee:
     """A method at every site that it fits, named like `lora_r16`, or `full`; others raise."""
-    if word == FULL:
+    if word.casefold() == FULL:
         return Trainee(label="full fine-tuning")
     match = _SHORTHAND.fullmatch(word.casefold())
     name, rank = (match[1], match[2]) if match else (word, None)
+    if name == FULL:
+        raise SpecError(f"{word} has a rank, and full fine-tuning takes none; write {FULL}.")
     if name not in methods:
         hint = hint_for(name, methods)
         raise UnknownNameError("file, folder or method", name, [*methods, FULL], hint=hint)

@@ -199,6 +199,7 @@ def test_libraries_draw_no_bars_in_a_pipe(folder: Path, monkeypatch: pytest.Monk
         (("lora_r8", "--memory", "lots"), ("lots", "2GiB")),
         (("full", "--quantize", "4bit"), ("4bit", "leave --quantize out")),
         (("lora_r0",), ("lora_r0 has the rank 0", "1 or more")),
+        (("full_r3",), ("full_r3 has a rank", "write full")),
         (("fourierft_r4",), ("no rank as small as 4", "its smallest is")),
     ],
 )
