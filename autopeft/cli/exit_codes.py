@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -16,7 +17,7 @@ from typing import Any
 import typer
 
 from autopeft.cli.signals import stopping_signals
-from autopeft.errors import AutopeftError
+from autopeft.errors import AutopeftError, SpecError
 
 # Control characters but for line ends and tabs, which a terminal would obey: a name may hold any.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10, 13)}
@@ -56,6 +57,12 @@ def exit_codes(*, quiet: bool = False) -> Iterator[Callable[[], None]]:
     except BrokenPipeError:  # the reader, such as `head`, has ended: typer exits silently with 1
         raise
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # whatever argument it is
+            refusal = SpecError(
+                f"There is no file {error.filename}: its name is too long; check the spelling."
+            )
+            print(_printable(f"error: {refusal}"), file=sys.stderr)
+            raise typer.Exit(refusal.exit_code) from error
         where = f"{error.filename}: " if error.filename else ""
         print(_printable(f"error: {where}{error.strerror or error}."), file=sys.stderr)
         raise typer.Exit(AutopeftError.exit_code) from error

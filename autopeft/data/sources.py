@@ -6,6 +6,7 @@ A local source never touches the network.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -46,6 +47,7 @@ _PART_OF = {
     **dict.fromkeys(("test", "devtest", "heldout", "holdout"), "test"),
 }
 _ABOUT = re.compile(r"(readme|licen[cs]e)([.-]\w+)*", re.IGNORECASE)  # names of files that describe the data
+_LONGEST_ID = 96  # characters of an id on the hub
 _MOST_NAMES = 4  # of files that a note lists
 
 # The hub client changed its HTTP library between versions; `HTTPError` is the base error of either. A reader
@@ -67,12 +69,12 @@ def read(
         return name, {
             part: [read_table(file, notes, text) for file in files] for part, files in listed.items()
         }
-    if spec.source and not path.exists() and not _looks_like_path(spec.source):
+    if spec.source and not _is_there(path) and not _looks_like_path(spec.source):
         name = "/".join(filter(None, [spec.source, spec.config_name]))
         return name, by_part(dict(_read_hub(spec, spec.source, notes)), name, notes)
     if spec.streaming:
         raise DataError(f"data.streaming is for hub ids, {path} is local and read at once; leave it out.")
-    if not path.exists():
+    if not _is_there(path):
         raise DataError(f"The data path {path} does not exist.{_near(path)} Check the spelling.")
     if spec.config_name:
         raise DataError(f"data.config_name {spec.config_name!r} is for hub ids, {path} is local; remove it.")
@@ -138,16 +140,22 @@ def _folders_of(folder: Path, suffixes: tuple[str, ...]) -> str:
     return _listed(sorted(place.relative_to(folder).as_posix() for place in places))
 
 
+def _is_there(path: Path) -> bool:
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises where the name is too long
+
+
 def is_list(source: str | None) -> bool:
     """Whether a source names several files, separated by commas."""
-    return bool(source) and "," in str(source) and not Path(str(source)).expanduser().exists()
+    return bool(source) and "," in str(source) and not _is_there(Path(str(source)).expanduser())
 
 
 def listed_by_part(source: str, notes: list[str]) -> tuple[str, dict[str, list[Path]]]:
     """The name of the files' folder, and the files of each part by the split word in their names."""
     paths = [Path(word.strip()).expanduser() for word in source.split(",") if word.strip()]
+    if not paths:
+        raise DataError(f"The data source {source!r} names no file; give paths, separated by commas.")
     for path in paths:
-        if not path.is_file():
+        if not _is_there(path) or not path.is_file():
             raise DataError(f"The data file {path} does not exist.{_near(path)} Check the spelling.")
     name = paths[0].resolve().parent.name
     # By name, as a folder's name may hold a split word too; by folder where no name has one, as in
@@ -162,10 +170,12 @@ def listed_by_part(source: str, notes: list[str]) -> tuple[str, dict[str, list[P
 
 def _looks_like_path(source: str) -> bool:
     path = Path(source)
-    is_hub_id = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source)
+    is_hub_id = len(source) <= _LONGEST_ID and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source)
+    if not is_hub_id:
+        return True
     in_folder = path.parent != Path() and path.parent.is_dir()
     is_file = any(suffix_of(path) in suffixes_of(text) for text in (PARAGRAPHS, SENTENCES))
-    return not is_hub_id or in_folder or is_file
+    return in_folder or is_file
 
 
 def _near(path: Path) -> str:

@@ -43,6 +43,8 @@ from autopeft.train import StateFolders
 
 log = logging.getLogger(__name__)
 
+_NAME_LENGTH = 50  # characters of a dataset in the name of a folder, at most; chosen by hand
+
 
 def search(
     spec: RunSpec,
@@ -109,7 +111,7 @@ def _out(spec: RunSpec) -> Path:
     if spec.output.out is not None:
         return Path(spec.output.out)
     data_name = Path(spec.data.source or "uci_sentiment").stem.strip("<>").replace(" ", "-")
-    return Path("reports") / f"{data_name}-{datetime.now():%Y%m%d-%H%M%S}"
+    return Path("reports") / f"{data_name[:_NAME_LENGTH]}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _search_in(

@@ -103,6 +103,7 @@ class TaskSpec(Topic):
         "Full run",
         demo=2.0,
         gt=0,
+        le=1e6,
     )
     max_steps: int | None = setting(
         None, "Length of a full run in optimizer steps; overrides --epochs", "Full run", ge=1
@@ -153,6 +154,7 @@ class Extent(Topic):
         "nine proposals and their confirmation take, 4 from 600 steps on and at most about 8",
         "Search",
         gt=0,
+        le=1e9,
     )
     patience: int | None = setting(
         None, "Stop after this many sampled proposals in a row without improvement", "Search", ge=1

@@ -55,6 +55,11 @@ def test_a_hidden_flag_still_works():
         (("serch",), ("serch", "search")),
         (("count",), ("PATH",)),
         (("search", "--budget", "banana"), ("banana", "0.5%")),
+        (("search", "--data", ","), ("names no file",)),
+        (("search", "--data", "x" * 300), ("does not exist", "spelling")),
+        (("count", "x" * 300), ("no file", "too long")),
+        (("search", "--epochs", "1e308"), ("--epochs", "1000000")),
+        (("search", "--max-cost", "1e308"), ("--max-cost", "1000000000")),
     ],
 )
 def test_every_error_is_one_plain_line(arguments, words):
