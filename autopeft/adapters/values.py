@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -43,6 +44,8 @@ def faults(content: Mapping[str, Any], config_class: type[PeftConfig]) -> list[s
 def _fault(name: str, value: Any, allowed: frozenset[str] | None) -> str:
     """A phrase for one field; empty where its value is allowed. Only whole numbers must not be null."""
     kind = _kind_of(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{name} is {value}, it should be finite"
     if allowed is not None and kind not in allowed and not (kind == _NULL and _WHOLE not in allowed):
         hidden = {_NULL, _WHOLE} if _NUMBER in allowed else {_NULL}
         nouns = [noun for noun in _NOUNS if noun in allowed - hidden]
@@ -55,6 +58,8 @@ def _fault(name: str, value: Any, allowed: frozenset[str] | None) -> str:
     for key, number in pattern.items():
         if _kind_of(number) not in (_NUMBER, _WHOLE, _LIST):  # AdaLoRA lists what it has kept
             return f"{name} gives {number!r} to {key}, it should give a number"
+        if isinstance(number, float) and not math.isfinite(number):
+            return f"{name} gives {number} to {key}, it should be finite"
     return ""
 
 

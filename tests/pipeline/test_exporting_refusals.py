@@ -63,7 +63,9 @@ def test_pickle_of_anything_but_tensors_is_refused(content, trained_adapter, tmp
     as_pickle(toy)
     torch.save(content, toy.folder / "adapter_model.bin")
     flags = ("--adapter", toy.folder, "--to", "native", "--out", tmp_path / "out", "--allow-pickle")
-    refused(export(*flags), 2, "adapter_model.bin")
+    done = export(*flags)
+    refused(done, 2, "adapter_model.bin")
+    assert "weights_only" not in done.output
     assert not (tmp_path / "out").exists()
 
 
@@ -98,6 +100,11 @@ def write_tensors(toy, change):
     ("change", "words"),
     [
         (lambda tensors: {key: t * float("nan") for key, t in tensors.items()}, ("not finite", "lora_A")),
+        (lambda tensors: {key: t.to(torch.float8_e4m3fn) for key, t in tensors.items()}, ("float8_e4m3fn",)),
+        (
+            lambda tensors: {key: t.to(torch.complex64) for key, t in tensors.items()},
+            ("complex64", "float32"),
+        ),
         (lambda tensors: {}, ("holds no tensors",)),
         (
             lambda tensors: {key: t for key, t in tensors.items() if "lora_A" in key},
@@ -124,6 +131,8 @@ def test_weights_that_are_not_those_of_the_config_are_refused(change, words, to,
         ({"target_modules": ["query", "q_prj"]}, 3, ("query, q_prj", "nearest: ", "q_proj")),
         ({"r": 33, "rank_pattern": {}}, 3, ("rank 33", "16 × 16", "at most 16")),
         ({"r": "four"}, 2, ("r is 'four'", "a whole number")),
+        ({"lora_alpha": float("nan")}, 2, ("lora_alpha is nan", "finite")),
+        ({"alpha_pattern": {"q_proj": float("inf")}}, 2, ("inf to q_proj", "finite")),
         ({"peft_type": "LORRA"}, 2, ("'LORRA'", "Did you mean 'LORA'?")),
     ],
 )

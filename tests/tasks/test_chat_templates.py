@@ -95,6 +95,13 @@ def test_arguments_of_calls_are_given_as_json_text_where_a_template_adds_them_to
         encoded(words, [chat], ["good"], kind="chat")
 
 
+@pytest.mark.parametrize("fault", ["1 // 0", "range(10 ** 9)", "10.0 ** 999", "''.x.y()"])
+def test_a_template_that_fails_in_its_own_way_is_refused(words, fault):
+    words.chat_template = "{{ " + fault + " }}" + CHAT_TEMPLATE
+    with pytest.raises(DataError, match="refuses the row"):
+        encoded(words, [json.dumps([USER])], ["good"], kind="chat")
+
+
 THINKING = CHAT_TEMPLATE.replace("time {% endif %}", "time <think>\n{% endif %}")
 SHORT = THINKING.replace("m.content", "m.content.split('</think>')[-1]")
 EMPTY = THINKING.replace("m.content", "('' if m.role == 'user' else '<think></think>') + m.content")

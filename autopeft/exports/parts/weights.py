@@ -18,6 +18,8 @@ from autopeft.errors import SpecError
 
 _SAFE = "adapter_model.safetensors"
 
+# Number formats of weights that peft and safetensors compute with on every device.
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _log = logging.getLogger(__name__)
 
 
@@ -70,11 +72,19 @@ def read_weights(folder: Path, *, allow_pickle: bool = False) -> dict[str, torch
                 f"write it as {_SAFE}."
             )
         tensors = _read_pickle(path)
+    dtypes = {name: t.dtype for name, t in tensors.items() if t.is_floating_point() or t.is_complex()}
+    for name, dtype in dtypes.items():
+        if dtype not in _DTYPES:
+            allowed = ", ".join(str(known).removeprefix("torch.") for known in _DTYPES)
+            raise SpecError(
+                f"{path} holds {name} in {str(dtype).removeprefix('torch.')}; write it in one of {allowed}."
+            )
     odd = [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
     if odd:
+        others = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
         raise SpecError(
-            f"{path} holds numbers that are not finite, in {odd[0]} and {len(odd) - 1} others; its training "
-            "diverged: train it anew at a lower rate."
+            f"{path} holds numbers that are not finite, in {odd[0]}{others}; its training diverged: train it "
+            "anew at a lower rate."
         )
     return tensors
 
@@ -83,8 +93,13 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError) as error:
+        if isinstance(error, pickle.UnpicklingError):  # torch's words tell how to run the code all the same
+            raise SpecError(
+                f"{path} is damaged or holds more than tensors (a pickle that can run code); it was not "
+                f"read: get the adapter as {_SAFE}."
+            ) from error
         reason = (str(error).strip() or "empty").splitlines()[0]
-        raise SpecError(f"{path} is damaged or holds more than tensors ({reason}).") from error
+        raise SpecError(f"{path} is damaged ({reason}); get the adapter as {_SAFE}.") from error
     is_dict = isinstance(content, dict)
     if not is_dict or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise SpecError(f"{path} holds a {type(content).__name__}; it must hold tensors by name.")

@@ -28,8 +28,10 @@ _PARTS_IN_TEXT = re.compile(r"""(['"])type\1: ?(['"])text\2""")  # a list of par
 
 Turn = dict[str, Any]
 
-# TypeError: a template adds a text to what is none. ValueError: it looks for what is not there.
-TEMPLATE_FAULTS = (TemplateError, TypeError, ValueError)
+# What a template raises that adds a text to a number, looks for what is not there, or divides by zero.
+TEMPLATE_FAULTS = (
+    *(TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError),
+)
 
 
 def rendered(
