@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -52,6 +53,8 @@ from autopeft.model.stored import dequantising, require_plain_weights, require_t
 from autopeft.records import ModelSpec
 
 log = logging.getLogger(__name__)
+
+_LAYER = re.compile(r"(.+?)\.(\d+)\.")  # of a parameter's name: the stack of layers, and the layer's number
 
 
 def load(
@@ -115,6 +118,7 @@ def load(
             require_causal(module, name)
     require_pooling(module, name)
     _require_shapes(module, name, checkpoint["mismatched_keys"])
+    _require_layers(module, name, _lacking(checkpoint))
     base = BaseModel(module, tokenizer, name=name, untrained=_lacking(checkpoint), precision=precision)
     base.widen_head()
     if tokenizer is not None:
@@ -268,6 +272,25 @@ def _require_shapes(module: Any, name: str, mismatched: Sequence[tuple[str, Any,
     if outputs:
         text = "%s has a head of %d outputs and %d are needed; a fresh head takes its place."
         log.warning(text, name, *outputs[-1])
+
+
+def _require_layers(module: Any, name: str, lacking: Collection[str]) -> None:
+    """Refuse a checkpoint that has some layers of a stack and nothing at all of others."""
+    head = tuple(f"{child}." for child in head_names(module))
+    by_stack: dict[str, dict[str, bool]] = {}  # whether the checkpoint has weights of a layer, by its number
+    for key, _ in module.named_parameters():
+        if (match := _LAYER.match(key)) and not key.startswith(head):
+            layers = by_stack.setdefault(match[1], {})
+            layers[match[2]] = layers.get(match[2], False) or key not in lacking
+    for stack, layers in by_stack.items():
+        n_there = sum(layers.values())
+        if 0 < n_there < len(layers):
+            absent = next(layer for layer, is_there in layers.items() if not is_there)
+            raise ModelError(
+                f"config.json of {name} describes {len(layers)} layers {stack}, and the weights hold "
+                f"{n_there} of them ({stack}.{absent} is missing); put the config.json and the weights of "
+                "one model together."
+            )
 
 
 def _report_untrained(base: BaseModel) -> None:

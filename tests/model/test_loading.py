@@ -136,6 +136,7 @@ NATTEN = {"model_type": "dinat", "depths": [1], "num_heads": [1], "embed_dim": 1
     ("config", "words"),
     [
         (CUSTOM, r"code of a model repository is never run here; use a model of an architecture .*\.$"),
+        ({"model_type": "vit", "attn_implementation": "evil/kernel"}, r"code of the hub \(evil/kernel\)"),
         (NATTEN, r"needs the package natten, .*: pip install natten\.$"),
     ],
 )
@@ -148,3 +149,40 @@ def test_a_model_that_needs_other_code_is_refused_with_what_to_do(
     for load in (model.load_skeleton, partial(model.load, label_names=("a", "b"))):
         with pytest.raises(ModelError, match=words):
             load(spec, auto_class="AutoModelForImageClassification")
+
+
+def changed(folder: Path, model_dir: Path, **fields: object) -> ModelSpec:
+    shutil.copytree(model_dir, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | fields), encoding="utf-8")
+    return ModelSpec(id=str(folder))
+
+
+def test_a_checkpoint_without_some_layers_is_refused(model_dir: Path, tmp_path: Path) -> None:
+    n_layers = AutoConfig.from_pretrained(model_dir).num_hidden_layers
+    spec = changed(tmp_path / "model", model_dir, num_hidden_layers=n_layers + 3)
+    words = rf"describes {n_layers + 3} layers bert\.encoder\.layer, and the weights hold {n_layers} of them"
+    with pytest.raises(ModelError, match=words):
+        model.load(spec, auto_class=AUTO, label_names=("neg", "pos"))
+
+
+def test_a_padding_token_beyond_the_vocabulary_is_refused(model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"Padding_idx must be within num_embeddings"):
+        spec = changed(tmp_path / "model", model_dir, pad_token_id=10**6)
+        model.load(spec, auto_class=AUTO, label_names=("neg", "pos"))
+
+
+class Harmful:
+    """An object whose pickle runs code when read."""
+
+    def __reduce__(self) -> tuple:
+        return (open, ("/nonexistent/harm", "w"))
+
+
+def test_a_pickle_with_code_is_refused_without_advice_to_run_it(model_dir: Path, tmp_path: Path) -> None:
+    spec = changed(tmp_path / "model", model_dir)
+    (tmp_path / "model/model.safetensors").unlink()
+    torch.save({"a": Harmful()}, tmp_path / "model/pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"a pickle that can run code.*get them as safetensors") as caught:
+        model.load(spec, auto_class=AUTO, label_names=("neg", "pos"))
+    assert "weights_only" not in str(caught.value)
