@@ -107,8 +107,11 @@ class BaseModel:
             return False
         name = difference_from_checkpoint(self.module, self.name, exclude=self.head_names)
         if name is not None:
-            text = "The model in memory has a %s that %s does not load: adapters for it fit this model alone."
-            log.info(text, name, self.name)
+            text = (
+                "The model in memory has a %s that %s does not load: adapters for it fit this model alone; "
+                "to pass them on, write it with save_pretrained and search that folder."
+            )
+            log.warning(text, name, self.name)
         return name is not None
 
     @property
@@ -145,6 +148,13 @@ class BaseModel:
         """Hold the modules that are trained as the head in float32, since their copies start from them."""
         for name in self.head_names:
             self.module.get_submodule(name).float()
+
+    def log_untrained(self) -> None:
+        """Log which weights outside the head the checkpoint lacks, and whether they are trained."""
+        if self.missing:
+            log.info("%s lacks weights for %s; all plans train them.", self.name, ", ".join(self.missing))
+        if untouched := sorted(key for key in self.untrained if not key.startswith(self.head_names)):
+            log.warning("%s lacks weights for %s; they stay random.", self.name, ", ".join(untouched[:3]))
 
     def max_tokens(self, plan: Plan | None = None) -> int | None:
         """The most tokens that a text may have beside a plan's virtual tokens; None without a limit.

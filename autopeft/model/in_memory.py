@@ -23,10 +23,12 @@ from autopeft.model.checks import (
     usable_tokenizer,
 )
 from autopeft.model.classes import loading_class, reads_images
+from autopeft.model.origin import lacking_in_checkpoint
 from autopeft.model.precision import Precision, make_current
 from autopeft.model.quantising import stop_mutation, widen_norms
 from autopeft.model.reaching import keep_reached_sites
 from autopeft.model.shapes import n_bits
+from autopeft.model.sites import head_names
 from autopeft.model.snapshot import note_modules
 
 log = logging.getLogger(__name__)
@@ -66,7 +68,7 @@ def from_memory(
     if not needs_images:
         tokenizer = usable_tokenizer(tokenizer, name)
         pad_with(cast(Any, module).config, tokenizer.pad_token_id)
-    untrained: frozenset[str] = frozenset()  # what its checkpoint lacked is no longer known
+    untrained = lacking_in_checkpoint(module, name, exclude=head_names(module))
     base = BaseModel(
         module, tokenizer, name=name, untrained=untrained, precision=precision, is_in_memory=True
     )
@@ -76,6 +78,7 @@ def from_memory(
             require_causal(module, name)
     keep_reached_sites(base, auto_class=auto_class)
     require_sites(base)
+    base.log_untrained()
     return base
 
 

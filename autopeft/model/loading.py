@@ -124,7 +124,7 @@ def load(
     if tokenizer is not None:
         keep_reached_sites(base, auto_class=auto_class)
     require_sites(base)
-    _report_untrained(base)
+    base.log_untrained()
     return base
 
 
@@ -291,11 +291,3 @@ def _require_layers(module: Any, name: str, lacking: Collection[str]) -> None:
                 f"{n_there} of them ({stack}.{absent} is missing); put the config.json and the weights of "
                 "one model together."
             )
-
-
-def _report_untrained(base: BaseModel) -> None:
-    """Log which weights outside the head the checkpoint lacks, and whether they are trained."""
-    if base.missing:
-        log.info("%s lacks weights for %s; all plans train them.", base.name, ", ".join(base.missing))
-    if untouched := sorted(key for key in base.untrained if not key.startswith(base.head_names)):
-        log.warning("%s lacks weights for %s; they stay random.", base.name, ", ".join(untouched[:3]))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +37,53 @@ def difference_from_checkpoint(module: nn.Module, source: str, *, exclude: Colle
         source: The folder or hub id that it was loaded from.
         exclude: Modules of the head.
     """
-    packed = {name for name, child in module.named_modules() if n_bits(child)}
-    left_out = tuple(f"{name}." for name in (*exclude, *packed))
-    wanted = {name: p.detach() for name, p in module.named_parameters() if not name.startswith(left_out)}
-    prefix = f"{getattr(module, 'base_model_prefix', '')}."
+    wanted = _parameters(module, exclude)
     missing = dict.fromkeys(wanted)
     try:
-        for file in _files(source, revision=getattr(getattr(module, "config", None), "_commit_hash", None)):
-            for name, stored in _tensors(file, wanted, prefix=prefix):
-                missing.pop(name, None)
-                if not _are_equal(wanted[name], stored):
-                    return name
+        for name, read in _stored(module, source, wanted):
+            missing.pop(name, None)
+            if not _are_equal(wanted[name], read()):
+                return name
     except _UNREADABLE as error:
         log.debug("The checkpoint %s cannot be compared: %s", source, error)
         return None
     return next((name for name in missing if not LAYER.search(name)), None)
+
+
+def lacking_in_checkpoint(module: nn.Module, source: str, *, exclude: Collection[str]) -> frozenset[str]:
+    """Parameters outside the head that a checkpoint lacks, such as a pooler's, which each load draws anew.
+
+    None where the checkpoint is not here or names the tensors of a layer otherwise, or where the module has
+    another difference: it may have been trained since, and its values are no random ones then. Values are
+    read only where a name is missing. The arguments are those of `difference_from_checkpoint`.
+    """
+    wanted = _parameters(module, exclude)
+    try:
+        missing = wanted.keys() - {name for name, _ in _stored(module, source, wanted)}
+    except _UNREADABLE as error:
+        log.debug("The checkpoint %s cannot be read: %s", source, error)
+        return frozenset()
+    if not missing or any(LAYER.search(name) for name in missing):
+        return frozenset()
+    modules = {name.rpartition(".")[0] for name in missing}
+    is_other = difference_from_checkpoint(module, source, exclude=(*exclude, *modules)) is not None
+    return frozenset() if is_other else frozenset(missing)
+
+
+def _parameters(module: nn.Module, exclude: Collection[str]) -> dict[str, torch.Tensor]:
+    """The parameters outside some modules and outside maps in few bits."""
+    packed = {name for name, child in module.named_modules() if n_bits(child)}
+    left_out = tuple(f"{name}." for name in (*exclude, *packed))
+    return {name: p.detach() for name, p in module.named_parameters() if not name.startswith(left_out)}
+
+
+def _stored(
+    module: nn.Module, source: str, wanted: Collection[str]
+) -> Iterator[tuple[str, Callable[[], torch.Tensor]]]:
+    """The tensors of a checkpoint that a model wants: their names in the model, and how to read them."""
+    prefix = f"{getattr(module, 'base_model_prefix', '')}."
+    for file in _files(source, revision=getattr(getattr(module, "config", None), "_commit_hash", None)):
+        yield from _tensors(file, wanted, prefix=prefix)
 
 
 def _files(source: str, *, revision: str | None) -> Iterator[Path]:
@@ -78,8 +111,10 @@ def _file_of(source: str, name: str, revision: str | None) -> Path | None:
     return Path(cached) if isinstance(cached, str) else None
 
 
-def _tensors(file: Path, wanted: Collection[str], *, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a file that a model has, under the model's names."""
+def _tensors(
+    file: Path, wanted: Collection[str], *, prefix: str
+) -> Iterator[tuple[str, Callable[[], torch.Tensor]]]:
+    """The tensors of a file that a model has, under the model's names, each as a function that reads it."""
 
     def name_of(key: str) -> str | None:
         stem, dot, end = key.rpartition(".")
@@ -88,12 +123,14 @@ def _tensors(file: Path, wanted: Collection[str], *, prefix: str) -> Iterator[tu
 
     if file.suffix == ".bin":
         tensors: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        yield from ((name, tensors[key]) for key in tensors if (name := name_of(key)) is not None)
+        for key in tensors:
+            if (name := name_of(key)) is not None:
+                yield name, partial(tensors.__getitem__, key)
         return
     with safe_open(file, framework="pt") as opened:
         for key in opened.keys():  # noqa: SIM118 - no dictionary
             if (name := name_of(key)) is not None:
-                yield name, opened.get_tensor(key)
+                yield name, partial(opened.get_tensor, key)
 
 
 def _are_equal(held: torch.Tensor, stored: torch.Tensor) -> bool:

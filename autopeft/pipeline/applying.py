@@ -116,7 +116,7 @@ def load_confirmed(result: SearchResult, folder: Path, *, module: nn.Module | No
         raise RunDirError(f"{folder} has no confirmed weights; confirm its plan first.")
     if module is not None:
         model.require_plain(module)
-        require_body(weights, lambda: _digest_of_body(module))
+        require_body(weights, lambda: _digest_of_body(module, weights))
         require_same_base(weights, module)
         attached = apply(result.best, module, weights=weights)
         _name_outputs(module, setting.label_names)
@@ -145,10 +145,11 @@ def load_confirmed(result: SearchResult, folder: Path, *, module: nn.Module | No
     return attached.eval()
 
 
-def _digest_of_body(module: nn.Module) -> str:
-    """Digest of a model in memory without its head, in the formats that it has in a search."""
+def _digest_of_body(module: nn.Module, weights: Path) -> str:
+    """Digest of a model in memory in the formats that it has in a search, but of what was trained whole."""
     with model.restoring(module):
-        return model.digest_of(module, exclude=model.head_names(module))
+        apart = (*model.head_names(module), *model.modules_kept_whole(weights))
+        return model.digest_of(module, exclude=apart)
 
 
 def _name_outputs(module: nn.Module, label_names: Sequence[str]) -> None:

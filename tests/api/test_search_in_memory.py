@@ -15,7 +15,7 @@ import torch
 from toys.bases import state_of
 from toys.memory import RECORDING, SMALL, same_weights, toy_dataset, weights_of
 from toys.specs import run_spec
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BertModel
 from typer.testing import CliRunner
 
 import autopeft
@@ -166,6 +166,7 @@ def test_a_model_that_was_trained_in_memory_is_not_taken_for_its_checkpoint(trai
         assert "# base_model: the model in memory" in text
         assert f'"{folder / "model"}"' not in text
     assert result.setting.base_model_source == IN_MEMORY
+    assert "the adapter fits its weights alone" in (weights / "README.md").read_text(encoding="utf-8")
 
 
 def test_adapters_of_a_trained_model_are_not_put_on_another(trained_run, data_dir):
@@ -193,6 +194,29 @@ def test_a_model_that_is_as_it_was_loaded_is_named(model_dir, tokenizer, tmp_pat
     autopeft.search(model=module, data=toy_dataset(), tokenizer=tokenizer, **search)
     card = (tmp_path / "run" / "best" / "weights" / "README.md").read_text(encoding="utf-8")
     assert f'name = "{model_dir}"' in card
+
+
+def test_a_pooler_that_the_checkpoint_lacks_is_trained_with_the_head(model_dir, tokenizer, tmp_path, caplog):
+    """So the adapter gives the same on every load of the checkpoint, whose poolers are random."""
+    caplog.set_level("INFO")
+    encoder = BertModel.from_pretrained(model_dir, add_pooling_layer=False)
+    encoder.save_pretrained(tmp_path / "model")
+    search = {**SMALL, "trials": 3, "out": tmp_path / "run"}
+    searched = load_seeded(tmp_path / "model", 0)
+    result = autopeft.search(model=searched, data=toy_dataset(), tokenizer=tokenizer, **search)
+    assert "lacks weights for bert.pooler.dense; all plans train them" in caplog.text
+    weights, logits = tmp_path / "run" / "best" / "weights", []
+    for base in (searched, load_seeded(tmp_path / "model", 1), load_seeded(tmp_path / "model", 2)):
+        adapted = autopeft.apply(result.best, base, weights=weights).eval()
+        logits.append(adapted(**tokenizer(["good film"], return_tensors="pt")).logits.detach())
+    assert torch.equal(logits[0], logits[1]) and torch.equal(logits[1], logits[2])
+    loaded = result.load(load_seeded(tmp_path / "model", 3))
+    assert torch.equal(loaded(**tokenizer(["good film"], return_tensors="pt")).logits.detach(), logits[0])
+
+
+def load_seeded(folder, seed):
+    torch.manual_seed(seed)
+    return AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
 
 
 def test_plan_of_a_run_is_applied_and_saved_as_peft_reads_it(run, make_base, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, BertModel
 
-from autopeft.model.origin import difference_from_checkpoint
+from autopeft.model.origin import difference_from_checkpoint, lacking_in_checkpoint
 
 HEAD = ("classifier",)
 
@@ -55,8 +55,22 @@ def test_what_the_checkpoint_lacks_is_a_difference(model_dir: Path, tmp_path: Pa
     encoder.save_pretrained(tmp_path)
     model = loaded(tmp_path)
     assert difference_from_checkpoint(model, str(tmp_path), exclude=HEAD) == "bert.pooler.dense.weight"
+    pooler = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+    assert lacking_in_checkpoint(model, str(tmp_path), exclude=HEAD) == pooler
+    assert lacking_in_checkpoint(model, str(model_dir), exclude=HEAD) == frozenset()
+    assert lacking_in_checkpoint(model, "some/id", exclude=HEAD) == frozenset()
     model.bert.pooler = None
     assert difference_from_checkpoint(model, str(tmp_path), exclude=HEAD) is None
+
+
+def test_a_model_that_was_trained_on_lacks_nothing(model_dir: Path, tmp_path: Path) -> None:
+    """Its pooler may have been trained too, and is random no more."""
+    BertModel.from_pretrained(model_dir, add_pooling_layer=False).save_pretrained(tmp_path)
+    model = loaded(tmp_path)
+    assert lacking_in_checkpoint(model, str(tmp_path), exclude=HEAD)
+    with torch.no_grad():
+        model.bert.embeddings.word_embeddings.weight[2, 2] += 1
+    assert lacking_in_checkpoint(model, str(tmp_path), exclude=HEAD) == frozenset()
 
 
 @pytest.mark.parametrize("source", ["BertForSequenceClassification", "some/id", "a/b/c", "gone\0"])
