@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -38,7 +39,7 @@ from autopeft.pipeline.time_limit import TimeLimit, within_time
 from autopeft.pipeline.tracking import check_trackers, tracking
 from autopeft.pipeline.working import check_executor, with_wave
 from autopeft.records import RunSpec, SearchResult
-from autopeft.store import RunDir
+from autopeft.store import RunDir, claimed_folder
 from autopeft.train import StateFolders
 
 log = logging.getLogger(__name__)
@@ -77,8 +78,7 @@ def search(
             StoppedError.
     """
     started = time.monotonic() if started is None else started
-    out = _out(spec)
-    with logging_how_to_resume(spec, out):
+    with _folder(spec) as out, logging_how_to_resume(spec, out):
         spec = resumed(spec, given) if resume else with_wave(with_demo_settings(spec, given))
         check_executor(spec)
         check_trackers(spec)
@@ -107,11 +107,12 @@ def search(
                 raise
 
 
-def _out(spec: RunSpec) -> Path:
+def _folder(spec: RunSpec) -> AbstractContextManager[Path]:
+    """The folder that the user named, or a new one named after data and time."""
     if spec.output.out is not None:
-        return Path(spec.output.out)
+        return nullcontext(Path(spec.output.out))
     data_name = Path(spec.data.source or "uci_sentiment").stem.strip("<>").replace(" ", "-")
-    return Path("reports") / f"{data_name[:_NAME_LENGTH]}-{datetime.now():%Y%m%d-%H%M%S}"
+    return claimed_folder(Path("reports") / f"{data_name[:_NAME_LENGTH]}-{datetime.now():%Y%m%d-%H%M%S}")
 
 
 def _search_in(

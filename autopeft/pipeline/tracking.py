@@ -112,7 +112,11 @@ class Tracking:
             self._guarded(tracker.name, partial(self._start, tracker, settings))
 
     def _start(self, tracker: Tracker, settings: Values) -> None:
-        self._runs[tracker.name] = tracker.open(self._folder, settings)
+        run = tracker.open(self._folder, settings)
+        lacking = [name for name in ("measured", "close") if not callable(getattr(run, name, None))]
+        if lacking:
+            raise TypeError(f"open gave {type(run).__name__}, which has no {' and no '.join(lacking)}")
+        self._runs[tracker.name] = run
 
     def _guarded(self, name: str, act: Callable[[], None]) -> None:
         """Let a tracker act; one that raises is left out from then on. What it prints goes to stderr."""

@@ -1,7 +1,7 @@
 """The run directory and its files: settings, strict YAML, atomic writes, lock, study, recovery.
 
 Inside the folder each file imports only from those before it:
-files, folders, yaml → checked, checksums, settings, plan, measurement_log, study → run_dir.
+files, yaml → folders → checked, checksums, settings, plan, measurement_log, study → run_dir.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from autopeft.store.checked import damaged, read_checked, write_checked
 from autopeft.store.checksums import require_unchanged, reseal, seal_folder, seal_of
 from autopeft.store.files import cannot_write, sha256_of, write_bytes, write_text
 from autopeft.store.folders import (
+    claimed_folder,
     fresh_folder,
     refuse_files,
     save_processor,
@@ -35,6 +36,7 @@ __all__ = [
     "RunDir",
     "by_dotted_name",
     "cannot_write",
+    "claimed_folder",
     "damaged",
     "fresh_folder",
     "is_path_of_space",

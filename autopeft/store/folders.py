@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import itertools
 import os
 import re
 import secrets
@@ -16,6 +17,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from autopeft.errors import RunDirError
+from autopeft.store.files import cannot_write
 
 _FRESH = re.compile(r"\.[0-9a-f]{8}\.tmp")  # what follows the name of a folder in that of its fresh one
 
@@ -87,6 +89,32 @@ def without_empty_parents(path: Path) -> Iterator[None]:
             for folder in lacking:
                 folder.rmdir()
         raise
+
+
+@contextlib.contextmanager
+def claimed_folder(wanted: Path) -> Iterator[Path]:
+    """A new folder of the wanted name, or with -2, -3, … behind it where that is taken.
+
+    Processes that want one name at one time get a folder each. It is removed at the end if it is empty.
+
+    Raises:
+        RunDirError: The folder cannot be made.
+    """
+    with without_empty_parents(wanted):
+        for number in itertools.count(1):
+            folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+            try:
+                folder.mkdir(parents=True)
+                break
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise cannot_write(folder, error) from error
+        try:
+            yield folder
+        finally:
+            with contextlib.suppress(OSError):  # it holds a run
+                folder.rmdir()
 
 
 def follow_umask(folder: Path) -> None:

@@ -24,3 +24,10 @@ def test_a_closed_stream_changes_nothing_but_what_is_read_from_it(closed, tmp_pa
 
 def test_an_error_keeps_its_exit_code_where_nobody_can_read_it(tmp_path):
     assert run_in_shell("search --budget banana 2>&-", tmp_path).returncode == 2
+
+
+def test_a_backend_of_matplotlib_that_is_not_installed_changes_nothing(tmp_path, monkeypatch):
+    """Jupyter sets one in the environment of all that it starts."""
+    monkeypatch.setenv("MPLBACKEND", "module://no_such_backend")
+    done = run_in_shell("search --dry-run --budget 0.0001", tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "error: " in done.stderr

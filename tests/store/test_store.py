@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from autopeft.errors import RunDirError, SpecError, UnknownNameError
 from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
 from autopeft.store import (
+    claimed_folder,
     parse_yaml,
     read_plan,
     read_yaml,
@@ -142,6 +143,21 @@ def test_text_that_has_no_encoding_leaves_no_file(tmp_path):
     with pytest.raises(UnicodeEncodeError, match="surrogates not allowed"):
         write_text(tmp_path / "file.txt", "\ud800")
     assert not list(tmp_path.iterdir())
+
+
+def test_runs_that_want_one_folder_at_one_time_get_one_each(tmp_path):
+    wanted = tmp_path / "reports" / "run"
+    with claimed_folder(wanted) as first, claimed_folder(wanted) as second, claimed_folder(wanted) as third:
+        assert (first, second.name, third.name) == (wanted, "run-2", "run-3")
+        (second / "run.yaml").touch()
+    assert [path.name for path in wanted.parent.iterdir()] == ["run-2"]  # the others had nothing to keep
+
+
+def test_a_folder_is_not_claimed_where_none_can_be_made(tmp_path):
+    (tmp_path / "reports").touch()
+    wanted = tmp_path / "reports" / "run"
+    with pytest.raises(RunDirError, match=r"run cannot be written"), claimed_folder(wanted):
+        pass
 
 
 def test_sha256_is_that_of_the_bytes(tmp_path):

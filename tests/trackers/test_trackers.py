@@ -182,6 +182,20 @@ def test_failing_tracker_gives_one_warning_and_the_search_goes_on(failing, calls
     assert capsys.readouterr().out == ""  # stdout belongs to --json
 
 
+@pytest.mark.parametrize(("opened", "kind"), [(None, "NoneType"), ({}, "dict")])
+def test_tracker_that_opens_no_run_is_left_out_with_one_warning(opened, kind, tmp_path, caplog):
+    measurement, broken = toy_result().measurements[0], Broken()
+    broken.open = lambda folder, settings: opened
+    tracked = Tracking([broken], run_spec(), tmp_path, Silent(), (1,))
+    for _ in range(2):
+        tracked.measured(measurement, arm="lora/all", is_baseline=False, seconds_left=None)
+    tracked.close()
+    assert [r.getMessage() for r in caplog.records] == [
+        f"The tracker broken failed (TypeError: open gave {kind}, which has no measured and no close); "
+        "the search goes on without it."
+    ]
+
+
 def test_tracker_that_exits_is_left_out_but_a_signal_ends_the_search(tmp_path, caplog):
     measurement, exits = toy_result().measurements[0], SystemExit(3)
     shown = {"arm": "lora/all", "is_baseline": False, "seconds_left": None}
