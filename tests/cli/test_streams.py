@@ -29,5 +29,5 @@ def test_an_error_keeps_its_exit_code_where_nobody_can_read_it(tmp_path):
 def test_a_backend_of_matplotlib_that_is_not_installed_changes_nothing(tmp_path, monkeypatch):
     """Jupyter sets one in the environment of all that it starts."""
     monkeypatch.setenv("MPLBACKEND", "module://no_such_backend")
-    done = run_in_shell("search --dry-run --budget 0.0001", tmp_path)
+    done = run_in_shell("search --dry-run --data no_such.csv --budget 1%", tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr and "error: " in done.stderr
