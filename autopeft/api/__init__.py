@@ -9,11 +9,12 @@ Inside the folder each file imports only from those before it: words, progress, 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from autopeft import pipeline
@@ -82,6 +83,7 @@ def search(
         AutopeftError: Any other fault; the docstring of `autopeft.errors` has the tree of all errors.
     """
     _require_guard()
+    _require_gradients()
     quiet = bool(settings.pop("quiet", False))
     progress = BarProgress(shows=is_watched() and not quiet)
     with in_python_words():
@@ -106,6 +108,14 @@ def _require_guard() -> None:
         )
 
 
+def _require_gradients() -> None:
+    """Raise a SpecError in inference mode, whose tensors can have no gradients."""
+    if torch.is_inference_mode_enabled():
+        raise SpecError(
+            "torch.inference_mode is on, and adapters need gradients; call autopeft outside that block."
+        )
+
+
 @one_at_a_time()
 def analyze(
     first: RunSpec | nn.Module | str | Path | None = None,
@@ -124,6 +134,7 @@ def analyze(
     scores, of which the first one makes the suggestion. `max_examples` is the number of examples to score, at
     most. `out` is a folder for sensitivity.csv, heat.svg and suggestion.yaml; without it nothing is written.
     """
+    _require_gradients()
     max_examples, out = settings.pop("max_examples", None), settings.pop("out", None)
     settings.pop("quiet", None)  # as for `search`; there are no bars here
     with in_python_words():
@@ -253,9 +264,13 @@ def _resolve(
     return request, given, memory
 
 
-def _lent(memory: InMemory) -> AbstractContextManager[None]:
-    """A context that restores a model object at its end."""
-    if memory.model is None:
-        return nullcontext()
-    require_plain(memory.model)
-    return restoring(memory.model)
+@contextmanager
+def _lent(memory: InMemory) -> Iterator[None]:
+    """A context with gradients, whatever the caller has set, that restores a model object at its end."""
+    with torch.enable_grad():
+        if memory.model is None:
+            yield
+            return
+        require_plain(memory.model)
+        with restoring(memory.model):
+            yield

@@ -53,10 +53,12 @@ class BarProgress:
             best = "" if self._best is None else f"best loss {self._best:.4f}, "
             left = "" if seconds_left is None else f", {seconds_left:.0f} s left"
             self._bar.set_postfix_str(f"{best}{arm}{left}", refresh=False)
+            self._bar.total = max(self._bar.total, self._bar.n + 1)  # a phase may measure more than announced
             self._bar.update(1)
 
     def close(self) -> None:
-        """End the bar."""
+        """End the bar with what was done, which may be less than announced; take an empty one away."""
         if self._bar is not None:
+            self._bar.total, self._bar.leave = self._bar.n, self._bar.n > 0
             self._bar.close()
             self._bar = None

@@ -135,7 +135,7 @@ def is_narrow(module: nn.Module) -> bool:
 def require_plain(module: nn.Module) -> None:
     """Raise a ModelError for a module that cannot be adapted as it is.
 
-    It is no transformers model, is wrapped by torch.compile or for several devices, holds adapters already,
+    It is no transformers model, is compiled or wrapped for several devices, holds adapters already,
     has floats other than float32 and bfloat16 outside bitsandbytes maps, or has no weights.
     """
     kind = type(module).__name__
@@ -148,6 +148,11 @@ def require_plain(module: nn.Module) -> None:
         raise ModelError(f"The model is wrapped in {kind}; pass the model inside, which is model.module.")
     if not isinstance(module, nn.Module) or not hasattr(module, "config"):
         raise ModelError(f"The model is a {kind}; pass a transformers model, a hub id or a directory.")
+    if any(getattr(child, "_compiled_call_impl", None) is not None for child in module.modules()):
+        raise ModelError(
+            f"The {kind} was compiled in place by compile(), which each plan's adapters would repeat; load the "
+            "model again and pass it before it is compiled."
+        )
     if any(isinstance(child, BaseTunerLayer) for child in module.modules()) or hasattr(module, "peft_config"):
         raise ModelError(
             f"The {kind} holds adapters of peft already; pass the base model without them (model.unload())."

@@ -88,6 +88,21 @@ class Plan:
         """Ten hexadecimal digits of a hash over adapters, learning rate and parameters."""
         return digest_of(to_json(self))
 
+    @property
+    def plan_id(self) -> str:
+        """The digest, under the name that it has in `result.json`, leaderboards and trackers."""
+        return self.digest
+
+    def __repr__(self) -> str:
+        """One line, whatever the number of adapters: methods, modules, parameters, rate and id."""
+        n_sites = len({adapter.site for adapter in self.adapters})
+        methods = ", ".join(dict.fromkeys(adapter.method for adapter in self.adapters))
+        where = f"{methods} at {n_sites} modules" if self.adapters else "no adapters"
+        return (
+            f"Plan({where}, {self.trainable_params:,} parameters, learning rate {self.learning_rate:.1e}, "
+            f"id {self.plan_id})"
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlanDocument:

@@ -4,8 +4,8 @@ Everything but `write` is a pure function of the result. The layout is in `templ
 
 Inside the folder each file imports only from those before it:
 words → maps, places, measured → naming, rendering, helped, forgetting, positions → charts, tables, heat,
-usage, schema, terms → view, certainty → card, grids → named_plans, short_forms → titles → headline,
-drawing → page → several.
+usage, schema, terms → view, certainty → card, grids → named_plans → titles → headline, drawing
+→ page → several, short_forms.
 """
 
 from __future__ import annotations

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import math
 
-from autopeft.records import Status
-from autopeft.report.measured import has_failed, leads_among, n_rivals, record_of, trial_runs, unfinished
+from autopeft.records import Status, in_words_of
+from autopeft.report.measured import (
+    has_failed,
+    is_alone,
+    leads_among,
+    n_rivals,
+    record_of,
+    trial_runs,
+    unfinished,
+)
 from autopeft.report.terms import Terms, capital
 from autopeft.report.words import count, difference, metric
 
@@ -55,8 +63,11 @@ def _how_chosen(terms: Terms) -> str:
     tried = {run.plan for run in result.measurements if run.fidelity.split == "search"}
     if len(tried) == 1:
         return "It is the only plan that was tried."
-    if not n_rivals(result):
+    if is_alone(result):
         return f"Chosen among learning rates of the default alone, by {trials}."
+    if not n_rivals(result):
+        more = in_words_of(result.spec, "A larger --trials, or more time, tries other plans.")
+        return f"Chosen among {terms.defaults}, by {trials}. {more}"
     n_full = _n_full_trials(terms)
     how = f"{trials} and {n_full} full ones of the default" if n_full else trials
     among = leads_among(result)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import chain
 
-from autopeft.records import Confirmation, Measurement, Plan, SearchResult, Status
+from autopeft.records import Adapter, Confirmation, Measurement, Plan, SearchResult, Status
 
 
 def record_of(
@@ -159,6 +159,15 @@ def unfinished(result: SearchResult) -> tuple[int, int] | None:
 
 
 def n_rivals(result: SearchResult) -> int:
-    """How many other sets of adapters than the baseline's were tried, the head alone among them."""
-    measured = {run.plan.adapters for run in result.measurements if run.fidelity.split == "search"}
-    return len(measured - {result.baseline.adapters})
+    """How many sets of adapters were tried that are those of no default; the head alone has none."""
+    defaults = {p.plan.adapters for p in result.proposals if p.arm.kind == "baseline"}
+    return len(_tried(result) - defaults - {result.baseline.adapters, ()})
+
+
+def is_alone(result: SearchResult) -> bool:
+    """Whether no adapters but those of the baseline were tried, and not the head alone either."""
+    return not _tried(result) - {result.baseline.adapters}
+
+
+def _tried(result: SearchResult) -> set[tuple[Adapter, ...]]:
+    return {run.plan.adapters for run in result.measurements if run.fidelity.split == "search"}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from autopeft.records import Confirmation, Plan, SearchResult, in_words_of, rate
-from autopeft.report.measured import is_untrained, smallest_mark
+from autopeft.records import Confirmation, Plan, SearchResult, rate
+from autopeft.report.measured import is_by_chance, is_untrained, smallest_mark
 from autopeft.report.naming import no_adapters
+from autopeft.report.page import answer_of
 from autopeft.report.rendering import render
 from autopeft.report.tables import ANSWERS, NO_ARM, arm_names
 from autopeft.report.view import proxies
@@ -22,14 +24,15 @@ def short_text(result: SearchResult, path: str) -> str:
     if best is not None:
         measured = f"{setting.metric_words} {best.metric_mean:.3f} ± {best.metric_std_error:.3f}"
     verdict = "no verdict" if result.verdict.label == "none" else result.verdict.label
+    verdict += ", nothing learned" if is_by_chance(result) else ""
     return f"Result({verdict} · {measured} · {result.best.trainable_params:,} params · {path})"
 
 
 def short_html(result: SearchResult, path: str, words: PartWords) -> str:
-    """The verdict, the confirmed plans as a table, and the folder, escaped."""
+    """The answer, the confirmed plans as a table, and the folder, escaped."""
     return render(
         "summary.html",
-        sentence=in_words_of(result.spec, result.verdict.sentence),
+        sentence=answer_of(result, words).title,
         metric=result.setting.metric_words,
         has_test=bool(result.test),
         rows=list(_shown_rows(result, words)),
@@ -55,7 +58,7 @@ def leaderboard(result: SearchResult, labels: Mapping[str, str]) -> list[dict[st
             "metric_std_error": record.metric_std_error,
             "loss": record.mean_loss,
             "n_seeds": len(record.seeds),
-            "test_metric": test.get(plan),
+            "test_metric": test.get(plan, math.nan),
         }
         for plan, record in sorted(confirmed.items(), key=lambda item: -sign * item[1].metric_mean)
     ]
@@ -69,7 +72,7 @@ def leaderboard(result: SearchResult, labels: Mapping[str, str]) -> list[dict[st
                     "metric_std_error": None,
                     "loss": run.loss,
                     "n_seeds": 1,
-                    "test_metric": None,
+                    "test_metric": math.nan,
                 }
             )
     return rows

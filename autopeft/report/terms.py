@@ -83,6 +83,14 @@ class Terms:
         return record_of(self.result.confirmations, plan)
 
     @property
+    def defaults(self) -> str:
+        """What was tried where there are no rivals: the defaults, and the head alone if it was."""
+        tried = [run.plan for run in self.result.measurements if run.fidelity.split == "search"]
+        n_defaults = len({plan.adapters for plan in tried if plan.adapters})
+        head = "" if all(plan.adapters for plan in tried) else f" and the {self.naming.head}"
+        return f"the default{'s' * (n_defaults > 1)}{head}"
+
+    @property
     def is_share(self) -> bool:
         """Whether the metric is read as percent."""
         return self.naming.words.metric_is_share

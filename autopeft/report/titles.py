@@ -7,6 +7,7 @@ import math
 from autopeft.records import SearchResult
 from autopeft.report.measured import (
     has_failed,
+    is_alone,
     is_by_chance,
     leads_among,
     longest_trials,
@@ -114,8 +115,10 @@ def _of_verdict(terms: Terms) -> str:
     best, baseline = terms.full(result.best), terms.full(result.baseline)
     gap = difference(abs(verdict.mean_difference or 0.0), share, signed=False)
     if verdict.label == "default kept":
-        if not n_rivals(result):
+        if is_alone(result):
             return f"Keep {baseline}: no other plan was tried."
+        if not n_rivals(result):
+            return f"Keep {baseline}: only {terms.defaults} were tried."
         within = "within the budget" if _is_beaten_over_budget(terms) else "tried"
         return f"Keep {baseline}: no other plan {within} proved better."
     if verdict.label == "better" and has_failed(result, result.baseline):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import datasets
 import pytest
+import torch
 import transformers
 from toys.memory import RECORDING, toy_dataset
 from toys.specs import run_spec
@@ -13,6 +15,7 @@ from toys.words import LABEL_NAMES
 
 import autopeft
 from autopeft import pipeline
+from autopeft.errors import SpecError
 from autopeft.records import IN_MEMORY
 
 
@@ -69,3 +72,20 @@ def test_analysis_in_memory_gives_what_that_of_the_directory_gives(model_dir, to
     for site, value in zip(analysis.sites, analysis.scores[0].values, strict=True):
         if site.name in by_name:
             assert value == pytest.approx(by_name[site.name], rel=1e-5)
+
+
+@pytest.mark.parametrize("setting", [torch.no_grad, partial(torch.set_grad_enabled, False)])
+def test_a_caller_who_needs_no_gradients_gets_the_same_analysis(setting, module, tokenizer):
+    given = {"data": toy_dataset(), "tokenizer": tokenizer, "budget": "5%", "seed": 3}
+    usual = autopeft.analyze(model=module, **given)
+    with setting():
+        again = autopeft.analyze(model=module, **given)
+        assert not torch.is_grad_enabled()
+    assert again.scores == usual.scores
+
+
+def test_inference_mode_is_refused_in_one_sentence(module, tokenizer):
+    given = {"model": module, "data": toy_dataset(), "tokenizer": tokenizer, "budget": "5%"}
+    for act in (autopeft.search, autopeft.analyze):
+        with torch.inference_mode(), pytest.raises(SpecError, match=r"torch\.inference_mode is on, and"):
+            act(**given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import datasets
 import huggingface_hub
@@ -46,6 +47,26 @@ def test_result_is_short_to_look_at_and_knows_its_folder(named_run):
     html = named_run._repr_html_()
     assert len(html) < 5_000 and "<table>" in html and "LoRA" in html
     assert len(repr(autopeft.load_result(named_run.path))) == len(text)
+
+
+def test_a_plan_is_one_line_with_the_id_that_the_leaderboard_has(named_run):
+    best, table = named_run.best, named_run.leaderboard()
+    assert best.plan_id in set(table["plan_id"]) and best.plan_id == best.digest
+    assert best.plan_id in repr(best) and len(repr(best)) < 150
+    assert best.adapters[0].method in repr(best) and f"{best.trainable_params:,} parameters" in repr(best)
+    assert repr(replace(best, adapters=())).startswith("Plan(no adapters, ")
+
+
+def test_columns_of_numbers_hold_numbers_without_a_test_split(named_run):
+    table = replace(named_run, test=()).leaderboard()
+    assert table["test_metric"].dtype == float and table["test_metric"].isna().all()
+
+
+def test_notebooks_show_that_nothing_was_learned(named_run):
+    chance = replace(named_run.setting, chance=0.999)
+    result = replace(named_run, setting=chance)
+    assert "Nothing was learned for certain" in result._repr_html_()
+    assert "nothing learned" in repr(result)
 
 
 def test_leaderboard_has_every_plan_once_with_confirmed_plans_first(named_run):
@@ -172,6 +193,20 @@ def test_bars_count_the_measurements_of_a_phase(capsys):
         shown = capsys.readouterr().err
         assert ("rung 1: 100%" in shown and "2/2" in shown and "best loss 0.2500" in shown) == shows
         assert shows or "2/2" not in shown
+
+
+@pytest.mark.parametrize(("announced", "done", "shown"), [(1, 3, "3/3"), (4, 2, "2/2"), (1, 0, "")])
+def test_bars_end_with_what_was_done(announced, done, shown, capsys):
+    fidelity = Fidelity(split="search", train_steps=1, train_examples=8, eval_examples=8, seed=0)
+    plan = Plan(adapters=(), learning_rate=0.1, trainable_params=0)
+    measurement = Measurement(plan=plan, fidelity=fidelity, status=Status.COMPLETE, loss=0.5)
+    progress = BarProgress(shows=True)
+    progress.phase("full runs", announced)
+    for _ in range(done):
+        progress.measured(measurement, arm="head", is_baseline=False, seconds_left=None)
+    progress.close()
+    last = capsys.readouterr().err.rstrip("\n").rpartition("\r")[2]
+    assert shown in last and ("full runs: 100%" in last if shown else not last.strip())
 
 
 def test_notebook_of_a_run_is_valid_json_and_html(named_run):

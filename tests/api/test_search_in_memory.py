@@ -256,6 +256,10 @@ def test_plan_of_a_run_is_applied_and_saved_as_peft_reads_it(run, make_base, tmp
             r"is the OptimizedModule of torch\.compile; pass the model before torch\.compile.*model\._orig",
         ),
         (
+            lambda module, search: module.bert.encoder.layer[1].compile(),
+            r"was compiled in place by compile\(\)",
+        ),
+        (
             lambda module, search: search.update(model=torch.nn.DataParallel(module)),
             r"is wrapped in DataParallel; pass the model inside, which is model\.module\.",
         ),

@@ -270,7 +270,7 @@ def test_runs_of_half_length_are_named_where_a_difference_is_settled():
 
 @pytest.mark.parametrize(
     ("others", "words"),
-    [({}, "no other plan was tried"), ({HEAD: "head"}, "no other plan tried proved better")],
+    [({}, "no other plan was tried"), ({HEAD: "head"}, "only the default and the head alone were tried")],
 )
 def test_where_nothing_but_the_default_was_tried_that_is_said(others, words):
     result = toy_result()

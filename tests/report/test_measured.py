@@ -7,7 +7,7 @@ from dataclasses import replace
 from toys.results import WORDS, toy_result
 
 from autopeft import report
-from autopeft.report.measured import examples, n_rivals, on_split, rungs_in_words, unfinished
+from autopeft.report.measured import examples, is_alone, n_rivals, on_split, rungs_in_words, unfinished
 
 
 def test_a_split_that_was_evaluated_in_part_is_told_with_both_sizes():
@@ -35,12 +35,20 @@ def test_rungs_are_told_with_the_plans_that_they_measured():
     assert unfinished(replace(result, measurements=())) is None
 
 
-def test_what_was_measured_beside_the_baseline_is_a_rival_the_head_too():
+def test_rivals_are_neither_a_default_nor_the_head():
     result = toy_result()
-    others = {m.plan for m in result.measurements if m.fidelity.split == "search"} - {result.baseline}
-    assert {plan for plan in others if not plan.adapters}, "the head alone is among them"
-    assert n_rivals(result) == len({plan.adapters for plan in others} - {result.baseline.adapters}) > 1
+    searched = [m for m in result.measurements if m.fidelity.split == "search"]
+    rivals = {m.plan.adapters for m in searched} - {result.baseline.adapters, ()}
+    assert n_rivals(result) == len(rivals) > 1 and not is_alone(result)
+    first = next(p for p in result.proposals if p.plan.adapters in rivals)
+    other_default = replace(first, arm=replace(first.arm, kind="baseline"))
+    assert n_rivals(replace(result, proposals=(*result.proposals, other_default))) == len(rivals) - 1
+    usual = tuple(m for m in searched if m.plan.adapters not in rivals)
+    assert {m.plan for m in usual if not m.plan.adapters}, "the head alone is among them"
+    assert n_rivals(replace(result, measurements=usual)) == 0
+    assert not is_alone(replace(result, measurements=usual))
     at_another_rate = replace(result.baseline, learning_rate=2 * result.baseline.learning_rate)
     alone = tuple(replace(m, plan=at_another_rate) for m in result.measurements)
-    assert n_rivals(replace(result, measurements=alone)) == 0
-    assert n_rivals(replace(result, measurements=())) == 0
+    assert n_rivals(replace(result, measurements=alone)) == 0 and is_alone(
+        replace(result, measurements=alone)
+    )
