@@ -13,7 +13,7 @@ import typer
 
 from autopeft.cli import lists, sizing, verify_push
 from autopeft.cli import options as opt
-from autopeft.cli.exit_codes import exit_codes
+from autopeft.cli.exit_codes import exit_codes, reader_may_leave
 from autopeft.cli.imports import heavy_imports
 from autopeft.cli.printing import print_json
 from autopeft.cli.segments import expand_segments
@@ -116,10 +116,11 @@ def search(
             raise
         finally:
             progress.close()
-        if as_json:
-            print_json({**report.result_json(result, "complete"), "run": str(path)})
-        else:
-            tables.print_result(result, path)
+        with reader_may_leave():
+            if as_json:
+                print_json({**report.result_json(result, "complete"), "run": str(path)})
+            else:
+                tables.print_result(result, path)
 
 
 @app.command()

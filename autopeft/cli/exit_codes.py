@@ -72,6 +72,21 @@ def exit_codes(*, quiet: bool = False) -> Iterator[Callable[[], None]]:
         sys.stderr = before  # a library may have replaced the other one
 
 
+@contextlib.contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """A context that prints about finished work, and lets its reader, such as `head`, end early."""
+    before = sys.stdout
+    sys.stdout = _Lasting(before)
+    try:
+        yield
+    finally:
+        sys.stdout = before
+        try:
+            before.flush()
+        except OSError:  # what is left goes nowhere at the end of the process
+            os.dup2(os.open(os.devnull, os.O_WRONLY), before.fileno())
+
+
 class _Repeats(logging.Filter):
     """Drops a message that repeats the one before it: a command may load one model several times."""
 

@@ -44,7 +44,9 @@ def print_result(result: SearchResult, path: Path) -> None:
 
     out, words = console(), part_words(result)
     answer = answer_of(result, words)
-    out.print(f"\n[bold]{escape(answer.title)}[/bold]")
+    if out.is_terminal:
+        out.print()  # apart from the lines of the progress
+    out.print(f"[bold]{escape(answer.title)}[/bold]")
     for sentence in answer.aside:
         out.print(escape(sentence))
     out.print()

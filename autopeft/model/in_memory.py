@@ -150,8 +150,8 @@ def require_plain(module: nn.Module) -> None:
         raise ModelError(f"The model is a {kind}; pass a transformers model, a hub id or a directory.")
     if any(getattr(child, "_compiled_call_impl", None) is not None for child in module.modules()):
         raise ModelError(
-            f"The {kind} was compiled in place by compile(), which each plan's adapters would repeat; load the "
-            "model again and pass it before it is compiled."
+            f"The {kind} was compiled in place by compile(), which each plan's adapters would repeat; load "
+            "the model again and pass it before it is compiled."
         )
     if any(isinstance(child, BaseTunerLayer) for child in module.modules()) or hasattr(module, "peft_config"):
         raise ModelError(

@@ -26,6 +26,25 @@ def test_an_error_keeps_its_exit_code_where_nobody_can_read_it(tmp_path):
     assert run_in_shell("search --budget banana 2>&-", tmp_path).returncode == 2
 
 
+PRINTS_LONG = """
+import sys
+from autopeft.cli.exit_codes import exit_codes, reader_may_leave
+from autopeft.cli.tables import console
+with exit_codes(), reader_may_leave():
+    for number in range(3_000):
+        console().print(f"line {number}")
+"""
+
+
+@pytest.mark.parametrize("reader", ["head -n 1", "grep -q line"])
+def test_a_reader_that_leaves_early_changes_no_exit_code(reader):
+    """The work is done, and its result on the disk."""
+    command = f"set -o pipefail; {sys.executable} -c '{PRINTS_LONG}' | {reader}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == ("line 0\n" if reader.startswith("head") else "")
+
+
 def test_a_backend_of_matplotlib_that_is_not_installed_changes_nothing(tmp_path, monkeypatch):
     """Jupyter sets one in the environment of all that it starts."""
     monkeypatch.setenv("MPLBACKEND", "module://no_such_backend")

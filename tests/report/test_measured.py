@@ -49,6 +49,5 @@ def test_rivals_are_neither_a_default_nor_the_head():
     assert not is_alone(replace(result, measurements=usual))
     at_another_rate = replace(result.baseline, learning_rate=2 * result.baseline.learning_rate)
     alone = tuple(replace(m, plan=at_another_rate) for m in result.measurements)
-    assert n_rivals(replace(result, measurements=alone)) == 0 and is_alone(
-        replace(result, measurements=alone)
-    )
+    again = replace(result, measurements=alone)
+    assert n_rivals(again) == 0 and is_alone(again)
