@@ -17,7 +17,6 @@ from autopeft.extension import Checkpoint, ExportSource
 from autopeft.pipeline.hub_folder import hub_base, write_card, write_loading_files
 from autopeft.pipeline.measured import copy_weights
 from autopeft.pipeline.prepare import Prepared
-from autopeft.pipeline.reporting import part_words
 from autopeft.pipeline.same_base import BASE_SAMPLE, base_sample, trained_facts
 from autopeft.records import (
     IN_MEMORY,
@@ -97,10 +96,9 @@ def _fill(fresh: Path, run: RunDir, prepared: Prepared, result: SearchResult) ->
         body = prepared.base.body_sha256() if prepared.base.is_in_memory else None
         known = training_json(confirmed[0], body_sha256=body, base_sample=base_sample(prepared))
         write_text(fresh / "weights" / "training.json", known)
-        if part_words(result).weights.n_unmerged > 1:
-            # `autopeft.apply` attaches them by their plan. The folder may be pushed: no path of the data.
-            document = replace(plan_document(prepared, result.best), data=DataSpec())
-            write_plan(fresh / "weights" / "plan.yaml", document)
+        # The folder may be passed on alone, so that it says how to train again; it names no path of the data.
+        document = replace(plan_document(prepared, result.best), data=DataSpec())
+        write_plan(fresh / "weights" / "plan.yaml", document)
         write_loading_files(fresh / "weights", prepared)
         write_card(fresh / "weights", result, seed=confirmed[0].fidelity.seed)
 

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
-from autopeft import adapters, model, report
+from autopeft import adapters, model, report, train
 from autopeft.adapters import compile_plan
 from autopeft.errors import ModelError
 from autopeft.extension import discover
@@ -26,6 +26,7 @@ _PROBLEM_TYPES = {
     "number": "regression",
 }
 
+_SCHEDULE = train.SCHEDULE.partition(";")[0]  # of the learning rate; the rest is in plan.yaml
 TRAINED = "trained.json"  # what the card of an adapter of `train` says, beside it; not for the hub
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ def write_card(
         folder=repo or report.BEST_WEIGHTS,
         chart="" if chart is None else chart.label,
         own_class=_own_class(result, words.auto_class),
+        schedule=_SCHEDULE,
     )
     write_text(folder / "README.md", report.model_card(result, facts, words))
 
@@ -110,6 +112,7 @@ def write_trained_card(folder: Path, trained: TrainedPlan, *, at: str, base_mode
         seed=trained.measurement.fidelity.seed,
         folder=at,
         own_class=_own_class(trained, words.auto_class),
+        schedule=_SCHEDULE,
     )
     write_text(folder / "README.md", report.trained_card(trained, facts, words))
 

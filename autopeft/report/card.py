@@ -34,7 +34,8 @@ class CardFacts:
     `base_model` and `dataset` are ids on the hub; None where there is none. `peft_types` are `peft`'s words,
     such as `lora`. `folder` is where a reader loads the adapter from. `seed` is that of the weights.
     `chart` describes the picture in the file `CHART` beside the card; empty where there is none. `own_class`
-    names the class of the base model that the adapter does not fit; empty where there is none.
+    names the class of the base model that the adapter does not fit; empty where there is none. `schedule` is
+    that of the learning rate.
     """
 
     base_model: str | None
@@ -44,6 +45,7 @@ class CardFacts:
     folder: str = BEST_WEIGHTS
     chart: str = ""
     own_class: str = ""
+    schedule: str = ""
 
 
 def model_card(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
@@ -154,8 +156,17 @@ def _common(result: SearchResult | TrainedPlan, facts: CardFacts, words: PartWor
         "lines": python_lines(result, words, folder=facts.folder, source=facts.base_model),
         "auto_class": words.auto_class,
         "own_class": facts.own_class,
+        "training": _training(result, facts),
         "versions": [(name, environment[key]) for name, key in _LIBRARIES.items() if key in environment],
     }
+
+
+def _training(result: SearchResult | TrainedPlan, facts: CardFacts) -> str:
+    """How the weights were trained: batch, length of texts, schedule and number format."""
+    task = result.spec.task
+    size = f"{task.batch_size} examples a step" if task.batch_size else ""
+    length = f"texts of at most {task.max_length} tokens" if task.max_length else ""
+    return ", ".join(filter(None, (size, length, facts.schedule, result.spec.execution.dtype)))
 
 
 def _rows(

@@ -248,6 +248,20 @@ def test_push_refuses_edited_files_and_renews_the_checksum_of_its_config_alone(r
     refused(push(copy, *flags, "--dry-run"), 2, name, "is damaged or was edited", "save elsewhere")
 
 
+def test_weights_that_are_passed_on_alone_say_how_they_were_trained(run, hub, tmp_path):
+    weights = shutil.copytree(run / "best" / "weights", tmp_path / "adapter")
+    alone, of_run = read_plan(weights), read_plan(run)
+    assert (alone.plan, alone.task, alone.schedule) == (of_run.plan, of_run.task, of_run.schedule)
+    assert alone.data.source is None and alone.task.batch_size
+    card = (weights / "README.md").read_text(encoding="utf-8")
+    line = next(line for line in card.splitlines() if line.startswith("- Settings: "))
+    assert line.startswith(f"- Settings: {alone.task.batch_size} examples a step, texts of at most ")
+    assert alone.schedule.partition(";")[0] in line and "`plan.yaml` has all of them" in line
+    pushed = push(run, "me/whole", "--base-model", "org/tiny-bert")
+    assert pushed.exit_code == 0, pushed.output
+    assert b"/pytest-" not in hub.repositories["me/whole"]["plan.yaml"]
+
+
 def test_repository_that_exists_is_overwritten_only_on_request(run, hub):
     flags = (run, "me/taken", "--base-model", "org/tiny-bert")
     refused(push(*flags), 2, "me/taken exists", "--overwrite")
