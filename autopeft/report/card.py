@@ -9,6 +9,7 @@ from pathlib import PureWindowsPath
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
+from markupsafe import Markup
 
 from autopeft.records import Confirmation, Plan, SearchFacts, SearchResult, TrainedPlan, rate
 from autopeft.report.measured import error_over, examples, is_untrained, on_split, record_of, smallest_mark
@@ -150,7 +151,7 @@ def _common(result: SearchResult | TrainedPlan, facts: CardFacts, words: PartWor
     base, setting, environment = facts.base_model, result.setting, result.environment
     return {
         "title": _title(result, facts),
-        "base_link": f"[{base}](https://huggingface.co/{base})" if base else _last(setting.base_model),
+        "base_link": _hub_link(base) if base else _last(setting.base_model),
         "setting": setting,
         "seed": facts.seed,
         "lines": python_lines(result, words, folder=facts.folder, source=facts.base_model),
@@ -203,6 +204,11 @@ def _rows(
 def _title(result: SearchResult | TrainedPlan, facts: CardFacts) -> str:
     """Base model and data, without the folders of a path."""
     return f"{_last(facts.base_model or result.setting.base_model)} adapted to {_last(result.setting.data)}"
+
+
+def _hub_link(name: str) -> str:
+    """A link to an id on the hub; another name is text that the template escapes."""
+    return Markup(f"[{name}](https://huggingface.co/{name})") if _ON_HUB.fullmatch(name) else name
 
 
 def _last(path: str) -> str:

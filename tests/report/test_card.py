@@ -16,6 +16,15 @@ def card(result, *, seed):
     return ModelCard(model_card(result, facts, WORDS))
 
 
+def test_names_that_others_chose_stay_text_in_the_card():
+    result = toy_result()
+    named = replace(result, setting=replace(result.setting, base_model="runs/a [b](http://c) <img>"))
+    facts = CardFacts(base_model=None, dataset=None, peft_types=("lora",), seed=101, own_class="`<b>")
+    text = ModelCard(model_card(named, facts, WORDS)).text.partition("```python")
+    assert "An adapter of c) &lt;img>:" in text[0] and "`<b>" not in text[2]
+    assert "[org/base](https://huggingface.co/org/base)" in card(result, seed=101).text
+
+
 @pytest.mark.parametrize(("seed", "value"), [(101, 0.944), (102, 0.948), (103, 0.952)])
 def test_the_hub_is_told_the_score_of_the_seed_whose_weights_are_there(seed, value):
     """Three seeds have 94.4, 94.8 and 95.2 % on test."""
