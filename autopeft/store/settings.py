@@ -296,7 +296,12 @@ def _value(entry: _Entry) -> Any:
             raise SpecError(f"{text!a} is no UTF-8 text; rename it")  # an argument of other bytes
     if not isinstance(value, str):
         return value
-    if get_origin(field.kind) is tuple:
+    is_list = get_origin(field.kind) is tuple
+    if entry.is_typed and not value.strip(" ,[]") and (is_list or field.form == "auto"):
+        raise SpecError(f"{value!r} names nothing; give a value, or leave it out")
+    if is_list and value.startswith("[") != value.endswith("]"):
+        raise SpecError(f"{value!r} has one bracket of two; separate names by commas, without brackets")
+    if is_list:
         items = value.removeprefix("[").removesuffix("]").split(",")
         return [item.strip(" '\"") for item in items if item.strip()]
     if field.form == "auto":
