@@ -109,7 +109,7 @@ def test_a_method_and_the_whole_model_are_counted_where_no_such_path_exists(fold
     assert lora["peak_bytes"]["low"] > 0
     full = json.loads(run("full", "--model", folder, "--json").stdout)
     assert full["trainable_params"] == full["base_params"] > lora["base_params"] / 2
-    assert "100.0000 %" in run("full", "--model", folder).stdout
+    assert "(100.00 %)" in run("full", "--model", folder).stdout
     assert "lora_r16, or full" in " ".join(run("--help").stdout.split())
 
 
