@@ -49,6 +49,7 @@ def main() -> None:
     """Entry point of the `autopeft` command."""
     open_missing_streams()
     expand_segments()
+    os.environ["MPLBACKEND"] = "Agg"  # charts go to files; that of a notebook may not be installed here
     app()
 
 

@@ -47,6 +47,6 @@ def test_a_reader_that_leaves_early_changes_no_exit_code(reader):
 
 def test_a_backend_of_matplotlib_that_is_not_installed_changes_nothing(tmp_path, monkeypatch):
     """Jupyter sets one in the environment of all that it starts."""
-    monkeypatch.setenv("MPLBACKEND", "module://no_such_backend")
+    monkeypatch.setenv("MPLBACKEND", "no_such_backend")
     done = run_in_shell("search --dry-run --data no_such.csv --budget 1%", tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr and "error: " in done.stderr
