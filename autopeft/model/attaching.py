@@ -167,7 +167,9 @@ def lighten_dora(model: nn.Module) -> None:
     """Let DoRA multiply B and A themselves for the norms of the adapted weights, and keep nothing of it.
 
     `peft` 0.21.2 sends an identity matrix through both, to suit FSDP: at every call, 0.8 GB for a map of
-    14,336 inputs, and kept for a backward pass that the norms do not have.
+    14,336 inputs, and kept for a backward pass that the norms do not have. The weights are detached: until
+    2.10 torch takes casts that were made without a graph for the layer's own ones too, and nothing would
+    learn (pytorch issue 158232).
     """
     for module in model.modules():
         if type(module) is DoraLinearLayer:  # those of other kinds of layers multiply by themselves
@@ -176,7 +178,7 @@ def lighten_dora(model: nn.Module) -> None:
 
 @torch.no_grad()
 def _product_of_dora(*, adapter_name: str | None = None, **maps: nn.Linear) -> torch.Tensor:
-    return maps["lora_B"].weight @ maps["lora_A"].weight
+    return maps["lora_B"].weight.detach() @ maps["lora_A"].weight.detach()
 
 
 def head_only_config() -> LoraConfig:
