@@ -15,6 +15,7 @@ from autopeft.report.naming import Group
 from autopeft.report.words import minus, significant
 
 _NAME_HEIGHT = 14.0  # pixels between names, chosen by hand for the font size of `canvas`
+_BESIDE = 11.0  # pixels between a point and its name
 _MOVED = 4.0  # pixels beyond which a name no longer stands at its point; chosen by hand
 _SIZES = {"P": 8.5, "*": 11.0, "^": 8.5, "v": 8.5, "p": 8.5}  # markers that look small beside a square
 
@@ -45,41 +46,71 @@ def name_points(drawn: Sheet, points: Sequence[tuple[float, float, str]]) -> Non
     drawn.figure.draw_without_rendering()  # settles the limits
     box = axes.get_window_extent()
     middle = (box.x0 + box.x1) / 2
-    sides: tuple[list[tuple[float, float, str]], ...] = ([], [])
-    for x, y, name in points:
-        sides[int(axes.transData.transform((x, y))[0] > middle)].append((x, y, name))
-    for is_right, side in enumerate(sides):
-        name_beside(drawn, side, to_the_left=bool(is_right), raised=9)
+    places = [axes.transData.transform((x, y)) for x, y, _ in points]
+    on_right = [float(place[0]) > middle for place in places]
+    heights = [float(place[1]) for place in places]
+    ends = [
+        float(place[0]) + (-1 if is_right else 1) * (_BESIDE + _width_of(drawn, name))
+        for place, is_right, (_, _, name) in zip(places, on_right, points, strict=True)
+    ]
+    rights = [end for end, is_right in zip(ends, on_right, strict=True) if is_right]
+    lefts = [end for end, is_right in zip(ends, on_right, strict=True) if not is_right]
+    if lefts and rights and max(lefts) > min(rights):  # names of both sides would meet in the middle
+        placed = spread(heights, gap=_NAME_HEIGHT)
+    else:
+        left, right = (iter(spread(_of(heights, on_right, side), gap=_NAME_HEIGHT)) for side in (False, True))
+        placed = [next(right if is_right else left) for is_right in on_right]
+    for point, height, at, is_right in zip(points, heights, placed, on_right, strict=True):
+        _write_beside(drawn, point, moved=at - height, to_the_left=is_right, raised=9)
 
 
-def name_beside(
+def _of(heights: Sequence[float], on_right: Sequence[bool], side: bool) -> list[float]:
+    return [height for height, is_right in zip(heights, on_right, strict=True) if is_right == side]
+
+
+def _width_of(drawn: Sheet, name: str) -> float:
+    """The width of a name in pixels."""
+    text = drawn.axes.text(0, 0, name)
+    width = float(text.get_window_extent().width)
+    text.remove()
+    return width
+
+
+def name_beside(drawn: Sheet, points: Sequence[tuple[float, float, str]]) -> None:
+    """Write names to the right of points (x, y, name), moved up and down where they would meet."""
+    drawn.figure.draw_without_rendering()
+    heights = [float(drawn.axes.transData.transform((x, y))[1]) for x, y, _ in points]
+    for point, height, placed in zip(points, heights, spread(heights, gap=_NAME_HEIGHT), strict=True):
+        _write_beside(drawn, point, moved=placed - height)
+
+
+def _write_beside(
     drawn: Sheet,
-    points: Sequence[tuple[float, float, str]],
+    point: tuple[float, float, str],
     *,
+    moved: float,
     to_the_left: bool = False,
     raised: float = 0.0,
 ) -> None:
-    """Write names to one side of points (x, y, name), moved up and down where they would meet.
+    """Write one name beside its point, `moved` up by so many pixels.
 
     A thin line joins a name that was moved to its point, as the name may lie beside another one. `raised`
-    lifts all names by so many pixels, off a line that leaves the points.
+    lifts the name by so many pixels more, off a line that leaves the point.
     """
+    x, y, name = point
     side = 1.0 if to_the_left else 0.0  # of the name, at which the line ends
     leader = {"arrowstyle": "-", "color": SOFT, "linewidth": 0.7, "relpos": (side, 0.5), "shrinkA": 1}
-    drawn.figure.draw_without_rendering()
-    heights = [float(drawn.axes.transData.transform((x, y))[1]) for x, y, _ in points]
-    for (x, y, name), height, placed in zip(points, heights, spread(heights, gap=_NAME_HEIGHT), strict=True):
-        drawn.axes.annotate(
-            name,
-            (x, y),
-            xytext=(-11.0 if to_the_left else 11.0, placed - height + raised),
-            textcoords="offset pixels",
-            ha="right" if to_the_left else "left",
-            va="center",
-            color=INK,
-            zorder=5,
-            arrowprops=leader if abs(placed - height) > _MOVED else None,
-        )
+    drawn.axes.annotate(
+        name,
+        (x, y),
+        xytext=(-_BESIDE if to_the_left else _BESIDE, moved + raised),
+        textcoords="offset pixels",
+        ha="right" if to_the_left else "left",
+        va="center",
+        color=INK,
+        zorder=5,
+        arrowprops=leader if abs(moved) > _MOVED else None,
+    )
 
 
 def metric_axis(axes: Axes, name: str, *, is_share: bool) -> None:
