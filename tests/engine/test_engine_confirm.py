@@ -121,7 +121,7 @@ def test_a_baseline_that_wins_is_kept_and_not_compared_with_itself() -> None:
     outcome = search.outcome
     assert outcome.best == outcome.baseline == outcome.incumbent == outcome.smallest
     assert outcome.verdict.label == "default kept"
-    assert outcome.verdict.sentence.startswith("The baseline is kept: the search found no plan")
+    assert outcome.verdict.sentence.startswith("The baseline is kept: no other plan promised more")
     assert outcome.verdict.interval_95 is None
     seeds = Counter(m.plan for m in search.at("confirm") if m.plan.adapters)
     assert seeds == {outcome.baseline: 1}  # for its score and its weights
