@@ -80,11 +80,11 @@ def note_spellings(counts: Mapping[str, int], column: str, notes: list[str]) -> 
         by_folded.setdefault(_folded(label), []).append(label)
     if alike := next((spellings for spellings in by_folded.values() if len(spellings) > 1), None):
         differ_in_case = len({label.casefold() for label in alike}) == 1
-        difference = "case" if differ_in_case else "blanks or signs that look alike,"
+        difference = "case" if differ_in_case else "blanks, invisible or look-alike characters"
         show = repr if differ_in_case else ascii
         listed = " and ".join(show(shortened(label, 40)) for label in alike)
         notes.append(
-            f"Labels in column {column} differ in {difference} alone ({listed}) and are learned as different "
+            f"Labels in column {column} differ only in {difference} ({listed}) and are learned as different "
             "classes; write them alike if they are one."
         )
     if none := next((label for label in counts if label.casefold() in _WORDS_FOR_NONE), None):

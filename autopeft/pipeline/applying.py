@@ -146,7 +146,7 @@ def load_confirmed(result: SearchResult, folder: Path, *, module: nn.Module | No
 
 
 def _digest_of_body(module: nn.Module, weights: Path) -> str:
-    """Digest of a model in memory in the formats that it has in a search, but of what was trained whole."""
+    """Digest of a model in memory, in the formats of a search, without what was trained whole."""
     with model.restoring(module):
         apart = (*model.head_names(module), *model.modules_kept_whole(weights))
         return model.digest_of(module, exclude=apart)

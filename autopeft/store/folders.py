@@ -101,10 +101,14 @@ def claimed_folder(wanted: Path) -> Iterator[Path]:
         RunDirError: The folder cannot be made.
     """
     with without_empty_parents(wanted):
+        try:  # a link to a folder that is gone would pass for a taken name below
+            wanted.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(wanted.parent, error) from error
         for number in itertools.count(1):
             folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
             try:
-                folder.mkdir(parents=True)
+                folder.mkdir()
                 break
             except FileExistsError:
                 continue

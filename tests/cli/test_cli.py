@@ -225,7 +225,7 @@ def test_plan_edited_into_nonsense_is_refused_before_any_work(
     spec = run_spec(model_dir)
     sizes = {"base_params": 1, "head_params": 66, "schedule": "any", "seed": 0}
     data = spec.data.model_copy(update={"source": str(data_dir)})
-    document = PlanDocument(plan=plan, model=spec.model, data=data, task=spec.task, **sizes)  # type: ignore[arg-type]
+    document = PlanDocument(plan=plan, model=spec.model, data=data, task=spec.task, **sizes)
     write_plan(tmp_path / "plan.yaml", document)
     refused(run("count", tmp_path / "plan.yaml"), code, *words)
     refused(run("train", "--plan", tmp_path / "plan.yaml", "--out", tmp_path / "out"), code, *words)

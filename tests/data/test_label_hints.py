@@ -118,7 +118,7 @@ def test_columns_of_zeros_and_ones_are_told_to_be_joined(tmp_path):
 
 def test_labels_that_differ_in_case_alone_are_noted(tmp_path):
     data = read(tmp_path / "rows.csv", rows_of(["Spam", "spam", "ham", "ham"] * 40))
-    assert has_note(data, "differ in case alone ('Spam' and 'spam')")
+    assert has_note(data, "differ only in case ('Spam' and 'spam')")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_labels_that_differ_in_case_alone_are_noted(tmp_path):
 )
 def test_labels_that_look_alike_are_noted_by_their_signs(tmp_path, one, other):
     data = read(tmp_path / "rows.csv", rows_of([one, other, "ham", "ham"] * 40))
-    assert has_note(data, "signs that look alike", ascii(one), ascii(other))
+    assert has_note(data, "look-alike characters", ascii(one), ascii(other))
     assert {one, other, "ham"} == set(data.label_names)
 
 

@@ -156,7 +156,7 @@ def test_runs_that_want_one_folder_at_one_time_get_one_each(tmp_path):
 def test_a_folder_is_not_claimed_where_none_can_be_made(tmp_path):
     (tmp_path / "reports").touch()
     wanted = tmp_path / "reports" / "run"
-    with pytest.raises(RunDirError, match=r"run cannot be written"), claimed_folder(wanted):
+    with pytest.raises(RunDirError, match=r"reports cannot be written"), claimed_folder(wanted):
         pass
 
 
@@ -267,3 +267,9 @@ def test_a_plan_with_a_fault_is_refused_in_one_sentence(tmp_path, old, new, kind
     with pytest.raises(kind, match=sentence) as caught:
         read_plan(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_default_folder_below_a_link_to_nothing_is_refused(tmp_path):
+    (tmp_path / "reports").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(RunDirError, match="reports cannot be written"):
+        claimed_folder(tmp_path / "reports" / "run").__enter__()

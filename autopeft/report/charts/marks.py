@@ -55,17 +55,15 @@ def name_points(drawn: Sheet, points: Sequence[tuple[float, float, str]]) -> Non
     ]
     rights = [end for end, is_right in zip(ends, on_right, strict=True) if is_right]
     lefts = [end for end, is_right in zip(ends, on_right, strict=True) if not is_right]
-    if lefts and rights and max(lefts) > min(rights):  # names of both sides would meet in the middle
-        placed = spread(heights, gap=_NAME_HEIGHT)
-    else:
-        left, right = (iter(spread(_of(heights, on_right, side), gap=_NAME_HEIGHT)) for side in (False, True))
-        placed = [next(right if is_right else left) for is_right in on_right]
-    for point, height, at, is_right in zip(points, heights, placed, on_right, strict=True):
-        _write_beside(drawn, point, moved=at - height, to_the_left=is_right, raised=9)
-
-
-def _of(heights: Sequence[float], on_right: Sequence[bool], side: bool) -> list[float]:
-    return [height for height, is_right in zip(heights, on_right, strict=True) if is_right == side]
+    do_meet = lefts and rights and max(lefts) > min(rights)  # in the middle of the chart
+    indices = range(len(points))
+    columns = (
+        [indices] if do_meet else [[i for i in indices if on_right[i] == side] for side in (False, True)]
+    )
+    for column in columns:
+        for i, placed in zip(column, spread([heights[i] for i in column], gap=_NAME_HEIGHT), strict=True):
+            moved = placed - heights[i]
+            _write_beside(drawn, points[i], moved=moved, to_the_left=on_right[i], raised=9)
 
 
 def _width_of(drawn: Sheet, name: str) -> float:
