@@ -12,11 +12,6 @@ from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.problem import schedule_of
 from autopeft.records import Decision, RunSpec, with_setting
 
-# What limits of cost and time decide; a resumed run keeps what it decided.
-DECIDED = frozenset(
-    {"search.max_cost", "search.trials", "confirm.fidelity", "confirm.seeds", "data.max_eval_examples"}
-    | {"task.epochs", "task.max_steps"}
-)
 _LEAST_COST = 4.0  # R by default at least: what a sweep over four learning rates costs that people do anyway
 _MOST_COST = 8.0  # R by default at most, where runs are so short that the rungs are most of a full one
 # In runs of fewer steps, of how many R the confirmation has its share.

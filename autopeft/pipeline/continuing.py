@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from autopeft.pipeline.allowance import DECIDED, paid_seeds, paid_trials
-from autopeft.pipeline.keeping import RAISED, kept_decisions, kept_rungs
+from autopeft.pipeline.allowance import paid_seeds, paid_trials
+from autopeft.pipeline.keeping import DECIDED, RAISED, kept_decisions, kept_rungs
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.problem import schedule_of
 from autopeft.records import Decision, RunSpec, with_setting

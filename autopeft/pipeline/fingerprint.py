@@ -14,6 +14,7 @@ import torch
 import transformers
 
 from autopeft.errors import NO_ROOM, RunDirError, TrainingError
+from autopeft.pipeline.keeping import DECIDED
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.resuming import CHANGEABLE
 from autopeft.records import SETTINGS, VERSION, Arm, Plan, RunSpec, digest_of, to_json
@@ -39,36 +40,40 @@ _VOLATILE = frozenset(
 def note_start(
     run: RunDir, prepared: Prepared, *, requested: Space, user_plans: Sequence[tuple[Arm, Plan]]
 ) -> int:
-    """Store what the measurements depend on, or compare it with what is stored.
+    """Store what the measurements depend on, or compare it; returns the number of trials at the start.
 
-    Returns the number of trials that the run started with. Raises RunDirError on resume where anything
-    differs; the message shows the differences.
+    Before the first measurement, what limits of cost and time decided may differ; what else does is named in
+    a RunDirError.
     """
     path = run.state / _START
-    if not path.is_file() and run.measurements.load():
+    is_begun = run.is_begun
+    if not path.is_file() and is_begun:
         raise RunDirError(
             f"{path} is missing, so that nothing tells whether data and model are those of the measurements; "
             "put it back, or start again with another --out."
         )
     now = {
         **loaded_facts(prepared),
-        **dict(_settings(prepared.spec)),
+        **_settings(prepared.spec),
         "search space": digest_of(requested.model_dump(mode="json")),
         "plans of --baseline and --warm-start": digest_of([to_json(plan) for _, plan in user_plans]),
     }
-    if not path.is_file():
-        write_checked(path, {**now, "trials": prepared.spec.search.trials})
-        return prepared.spec.search.trials
-    before = {_DEVICE: now[_DEVICE], **_read_start(run)}  # runs that began before it was noted lack it
-    first_trials = before.pop("trials", None)
-    compared = sorted((before.keys() | now) - _FREE)  # earlier versions noted some of these
-    differing = [name for name in compared if before.get(name) != now.get(name)]
-    if differing or not isinstance(first_trials, int):
-        listed = _listed(differing, before, now, whose="now it is") or "another start.json"
-        raise RunDirError(
-            f"{run.path} was measured with {listed}; put it back as it was, or pass another --out."
-        )
-    return first_trials
+    trials = prepared.spec.search.trials
+    if path.is_file():
+        before = {_DEVICE: now[_DEVICE], **_read_start(run)}  # runs that began before it was noted lack it
+        first_trials = before.pop("trials", None)
+        free = _FREE if is_begun else _FREE | DECIDED
+        compared = sorted((before.keys() | now) - free)  # earlier versions noted some of these
+        differing = [name for name in compared if before.get(name) != now.get(name)]
+        if differing or not isinstance(first_trials, int):
+            listed = _listed(differing, before, now, whose="now it is") or "another start.json"
+            raise RunDirError(
+                f"{run.path} was measured with {listed}; put it back as it was, or pass another --out."
+            )
+        trials = first_trials if is_begun else trials
+    if not is_begun:
+        write_checked(path, {**now, "trials": trials})
+    return trials
 
 
 def check_base(run: RunDir, prepared: Prepared) -> None:
@@ -155,12 +160,9 @@ def loaded_facts(prepared: Prepared, *, base_sha256: str | None = None) -> dict[
     }
 
 
-def _settings(spec: RunSpec) -> Iterator[tuple[str, Any]]:
-    content = to_json(spec)
-    for name in SETTINGS:
-        topic, _, field = name.partition(".")
-        if name not in _FREE:
-            yield name, content[topic][field]
+def _settings(spec: RunSpec) -> dict[str, Any]:
+    content, names = to_json(spec), [name for name in SETTINGS if name not in _FREE]
+    return {name: content[name.split(".")[0]][name.split(".")[1]] for name in names}
 
 
 def _config_values(config: Any) -> Iterator[tuple[str, Any]]:

@@ -27,6 +27,11 @@ _DECISIONS = "decisions.json"  # in the state of a run: settings that it derived
 _RUNGS, _SCORES, _SECONDS = "rungs.json", "scores.json", "scoring_seconds.json"  # there too
 # How a step is cut into pieces that fit into the memory, and what stands for a choice that is left open.
 PIECES = {"execution.micro_batch_tokens": None, "execution.checkpointing": "auto"}
+# What limits of cost and time decide; a run keeps it from its first measurement on.
+DECIDED = frozenset(
+    {"search.max_cost", "search.trials", "confirm.fidelity", "confirm.seeds", "data.max_eval_examples"}
+    | {"task.epochs", "task.max_steps"}
+)
 # What a larger limit of cost decides anew, and every decision that a resumed run may make anew or be given.
 RAISED = frozenset({"search.trials", "confirm.seeds"})
 _ANEW = RAISED | PIECES.keys() | {"search.max_cost"}
@@ -57,15 +62,17 @@ def keep_scores(
 def keep_decisions(run: RunDir, spec: RunSpec, derived: tuple[Decision, ...]) -> tuple[Decision, ...]:
     """The settings that this run derived: those on the disk, since a resumed run reads their values.
 
-    The pieces of a step may have been chosen again, or given, and so may trials and seeds.
+    The pieces of a step may have been chosen again, or given, and so may trials and seeds; before the first
+    measurement all that limits of cost and time decide.
     """
     if (kept := kept_decisions(run)) is not None:
-        again = {decision.setting: decision for decision in derived if decision.setting in _ANEW}
+        anew = _ANEW if run.is_begun else _ANEW | DECIDED
+        again = {decision.setting: decision for decision in derived if decision.setting in anew}
         current = to_json(spec)
         derived = tuple(
             again.pop(decision.setting, decision)
             for decision in kept
-            if _still_holds(decision, again, current)
+            if decision.setting in again or _still_holds(decision, current, anew=anew)
         )
         derived += tuple(again.values())
     if derived != kept:
@@ -73,13 +80,12 @@ def keep_decisions(run: RunDir, spec: RunSpec, derived: tuple[Decision, ...]) ->
     return derived
 
 
-def _still_holds(decision: Decision, again: Collection[str], current: Any) -> bool:
-    """Whether a decision on the disk was made again, or its setting has the value that it gave it."""
+def _still_holds(decision: Decision, current: Any, *, anew: Collection[str]) -> bool:
+    """Whether the setting of a decision on the disk may not change, or has the value that it gave it."""
     topic, field = decision.setting.split(".")
     value = current[topic][field]
     now = f"{value:g}" if isinstance(value, float) else str(value)
-    is_given = decision.setting in _ANEW and now != decision.value.replace(",", "")
-    return decision.setting in again or not is_given
+    return decision.setting not in anew or now == decision.value.replace(",", "")
 
 
 def kept_decisions(run: RunDir) -> tuple[Decision, ...] | None:

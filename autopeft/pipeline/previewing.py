@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autopeft import engine, evidence, space
-from autopeft.pipeline.allowance import DECIDED, confirm_cost
+from autopeft.pipeline.allowance import confirm_cost
 from autopeft.pipeline.continuing import as_it_was
 from autopeft.pipeline.fitting import fit_to_budget, parse_budget
 from autopeft.pipeline.forecast import Forecast, forecast, measured_pace
 from autopeft.pipeline.forgetting import check_forgetting, with_general_text
+from autopeft.pipeline.keeping import DECIDED
 from autopeft.pipeline.prepare import Prepared, check_comparison, prepare, with_demo_settings
 from autopeft.pipeline.problem import requested_space, schedule_of, user_plans
 from autopeft.pipeline.resuming import resumed
@@ -92,11 +93,12 @@ def preview(
     prepared = prepare(spec)
     check_comparison(prepared)
     prepared = with_general_text(prepared)
-    prepared = as_it_was(RunDir.open(str(spec.output.out)), prepared, given) if resume else prepared
+    kept = given
+    if resume and (run := RunDir.open(str(spec.output.out))).is_begun:
+        prepared, kept = as_it_was(run, prepared, given), given | DECIDED
     loaded_seconds = time.monotonic() - started
     feasible, context = fit_to_budget(prepared, requested)
     user_plans(prepared, context)  # raises where a plan of the user cannot be used
-    kept = given | DECIDED if resume else given
     pace = measured_pace(prepared, context)
     prepared = within_time(prepared, TimeLimit(spec=spec, given=kept, started=started), context, pace=pace)
     spec = prepared.spec

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from autopeft.errors import SpecError
 from autopeft.model import device_names
-from autopeft.pipeline.keeping import PIECES, kept_decisions
+from autopeft.pipeline.keeping import DECIDED, PIECES, kept_decisions
 from autopeft.records import ExecutionSpec, RunSpec
 from autopeft.store import RunDir, whole_path
 
@@ -35,7 +37,8 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
 
     These are limits, of which trials and cost can only grow; where model, data and the user's files lie;
     executor, workers and device; memory and the pieces of a step, which the run chooses again where it is
-    given another memory; trackers, and the price of the machine. Raises SpecError where another setting in
+    given another memory; trackers, and the price of the machine. What limits of cost and time decided is open
+    again before the first measurement. Raises SpecError where another setting in
     `given` (dotted names) differs.
     """
     if requested.output.out is None:
@@ -45,6 +48,9 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
     # A run directory may have been moved, so that run.yaml does not hold its path.
     topics = stored.model_dump()
     topics["output"]["out"] = requested.output.out
+    chosen = {decision.setting: decision.value for decision in kept_decisions(run) or ()}
+    if not run.is_begun:
+        _reopen(topics, chosen.keys())
     for name in sorted(given):
         topic, field = name.split(".")
         value = getattr(getattr(requested, topic), field)
@@ -67,7 +73,6 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
         if name == "model.id" and "model.revision" not in given and value != topics[topic][field]:
             topics["model"]["revision"] = None  # which was that of the other name
         topics[topic][field] = value
-    chosen = {decision.setting: decision.value for decision in kept_decisions(run) or ()}
     if "search.trials" in given and _COST in chosen.keys() - given:
         topics["search"]["max_cost"] = None  # the user asks for more than the usual cost
     for name in PIECES.keys() & chosen.keys() - given:  # whatever run.yaml says
@@ -78,6 +83,15 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
     spec = RunSpec.model_validate(topics)
     _refuse_missing(spec)
     return spec
+
+
+def _reopen(topics: dict[str, Any], chosen: Collection[str]) -> None:
+    """Leave open what limits of cost and time decided for a run that has measured nothing."""
+    unset = RunSpec().model_dump()
+    epochs = {"task.epochs"} if "task.max_steps" in chosen else set()  # which it had by default
+    for name in DECIDED.intersection(chosen) | epochs:
+        topic, field = name.split(".")
+        topics[topic][field] = unset[topic][field]
 
 
 def _shown(value: object) -> str:

@@ -13,7 +13,6 @@ from pathlib import Path
 from autopeft import engine, report, space
 from autopeft.engine import Progress
 from autopeft.errors import StoppedError
-from autopeft.pipeline.allowance import DECIDED
 from autopeft.pipeline.best import write_best
 from autopeft.pipeline.chance import beside_chance
 from autopeft.pipeline.continuing import as_it_was
@@ -23,11 +22,7 @@ from autopeft.pipeline.fitting import fit_to_budget
 from autopeft.pipeline.forgetting import check_forgetting, measure_forgetting, with_general_text
 from autopeft.pipeline.in_memory import NAMED, InMemory
 from autopeft.pipeline.interruption import logging_how_to_resume
-from autopeft.pipeline.keeping import (
-    keep_decisions,
-    keep_rungs,
-    keep_scores,
-)
+from autopeft.pipeline.keeping import DECIDED, keep_decisions, keep_rungs, keep_scores
 from autopeft.pipeline.ledger import ledger_of
 from autopeft.pipeline.measured import logged_measurements, unused_measurements
 from autopeft.pipeline.prepare import Prepared, check_comparison, prepare, with_demo_settings
@@ -96,8 +91,9 @@ def search(
                 check_comparison(prepared)
                 log.info("The run's folder is %s", run.path)  # now that data and model can be used
                 prepared = with_general_text(prepared)
-                prepared = as_it_was(run, prepared, given) if resume else prepared
-                limit = TimeLimit(spec=spec, given=given | DECIDED if resume else given, started=started)
+                if run.is_begun:
+                    prepared, given = as_it_was(run, prepared, given), given | DECIDED
+                limit = TimeLimit(spec=spec, given=given, started=started)
                 return _search_in(run, prepared, requested, progress=progress, limit=limit), run.path
             except StoppedError as error:
                 error.folder = run.path
@@ -120,6 +116,7 @@ def _search_in(
 ) -> SearchResult:
     feasible, context = fit_to_budget(prepared, requested)
     brought = user_plans(prepared, context)  # a plan that cannot be used is refused before any work
+    limit.require_time()
     prepared = within_time(prepared, limit, context)
     spec = prepared.spec
     first_trials = note_start(run, prepared, requested=requested, user_plans=brought)

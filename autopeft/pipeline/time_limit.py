@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from autopeft.errors import TrainingError
+from autopeft.errors import SpecError, TrainingError
 from autopeft.pipeline.allowance import warn_of_cost, within_cost
 from autopeft.pipeline.forecast import expected_seconds, probe_plan
 from autopeft.pipeline.prepare import Prepared
@@ -59,6 +59,15 @@ class TimeLimit:
     def clock(self) -> float:
         """Seconds since the run began."""
         return time.monotonic() - self.started
+
+    def require_time(self) -> None:
+        """Raise SpecError where the time is up and a length would be chosen for the rest, below nothing."""
+        most = self.spec.search.max_time_seconds
+        if self.is_open and most is not None and self.clock() >= most:
+            raise SpecError(
+                f"The time was up before the first step: --max-time is {most:g} s, and model and data took "
+                f"{self.clock():.0f} s to load; raise --max-time."
+            )
 
 
 def within_time(

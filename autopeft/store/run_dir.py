@@ -144,7 +144,7 @@ class RunDir:
 
         Only files of a run are removed, then those folders that `create` made and that are empty.
         """
-        if not self._fresh or self.measurements.load():
+        if not self._fresh or self.is_begun:
             return
         with suppress(OSError, RunDirError):  # the caller handles the error that matters
             self.close_study()
@@ -227,6 +227,11 @@ class RunDir:
         """Write the result for `load_result`, without the measurements' scores of single examples."""
         small = tuple(replace(measurement, example_scores=()) for measurement in result.measurements)
         write_checked(self._result_path, to_json(replace(result, measurements=small)))
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is a measurement, on whose settings all later ones depend."""
+        return bool(self.measurements.load())
 
     @property
     def is_finished(self) -> bool:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from dataclasses import replace
 from operator import attrgetter
+from pathlib import Path
 
 import pytest
 
 from autopeft.cli.progress import Silent
-from autopeft.errors import StoppedError
+from autopeft.errors import SpecError, StoppedError
 from autopeft.pipeline import preview, search
-from autopeft.pipeline.allowance import DECIDED, within_cost
+from autopeft.pipeline.allowance import within_cost
 from autopeft.pipeline.fitting import fit_to_budget
 from autopeft.pipeline.forecast import expected_seconds
+from autopeft.pipeline.keeping import DECIDED
 from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.problem import requested_space, schedule_of
 from autopeft.pipeline.time_limit import TimeLimit, fitted, within_time
@@ -186,23 +187,67 @@ def test_slow_first_step_of_a_process_is_timed_again(prepared, spec, monkeypatch
     assert steps == expected
 
 
-def test_shortened_run_is_stored_and_a_resumed_one_keeps_it(spec, tmp_path):
-    short = spec.model_copy(
-        update={
-            "task": TaskSpec(batch_size=2),
-            # Too short on any machine, so that the run is made as short as possible.
-            "search": SearchSpec(methods=("lora",), trials=2, max_time_seconds=2.0),
-            "output": OutputSpec(out=str(tmp_path / "run")),
-        }
-    )
-    given = frozenset({"search.trials"})
-    assert "task.max_steps" in [d.setting for d in preview(short, given=given).decisions]
-    with contextlib.suppress(StoppedError):
-        search(short, given=given, progress=Silent())
-    assert RunDir.open(tmp_path / "run").read_spec().task.max_steps == 20
-    again = RunSpec(search=SearchSpec(max_time_seconds=400.0), output=short.output)
-    resumed, _ = search(again, given=frozenset({"search.max_time_seconds"}), resume=True, progress=Silent())
-    assert resumed.setting.full_run_steps == 20
+@pytest.fixture
+def short(spec, tmp_path):
+    """Without a number of trials or a length; any limit of seconds is too short for its epochs."""
+    chosen = {"task": TaskSpec(batch_size=2), "output": OutputSpec(out=str(tmp_path / "run"))}
+    return with_setting(spec.model_copy(update=chosen), "search.max_time_seconds", 2.0)
+
+
+def resumed(spec, max_time):
+    again = RunSpec(search=SearchSpec(max_time_seconds=max_time), output=spec.output)
+    given = frozenset({"search.max_time_seconds"})
+    return search(again, given=given, resume=True, progress=Silent())[0]
+
+
+def test_shortened_run_keeps_its_length_once_it_has_measured(short, monkeypatch):
+    assert "task.max_steps" in [d.setting for d in preview(short, given=NOTHING).decisions]
+    out = Path(short.output.out)
+    clock = TimeLimit.clock
+    monkeypatch.setattr(TimeLimit, "require_time", lambda limit: None)
+    monkeypatch.setattr(TimeLimit, "clock", lambda limit: min(1.0, clock(limit)))
+
+    def interrupt():
+        if (out / "run.yaml").is_file() and RunDir.open(out).is_begun:
+            stopped()
+
+    with pytest.raises(StoppedError):
+        search(short, given=NOTHING, progress=Silent(), interrupt=interrupt)
+    monkeypatch.undo()
+    assert RunDir.open(short.output.out).read_spec().task.max_steps == 20
+    assert resumed(short, 400.0).setting.full_run_steps == 20
+
+
+def test_what_too_short_a_limit_decided_is_open_until_something_is_measured(short, monkeypatch):
+    """As if the search had been ended in its sensitivity pass."""
+    monkeypatch.setattr(TimeLimit, "require_time", lambda limit: None)
+    monkeypatch.setattr("autopeft.pipeline.searching.logged_scores", stopped)
+    with pytest.raises(StoppedError):
+        search(short, given=NOTHING, progress=Silent())
+    monkeypatch.undo()
+    run = RunDir.open(short.output.out)
+    assert (run.is_begun, run.read_spec().task.max_steps) == (False, 20)
+    result = resumed(short, 4000.0)
+    unlimited = preview(with_setting(short, "search.max_time_seconds", None).model_copy(update=NO_FOLDER))
+    assert result.setting.full_run_steps == unlimited.full_run_steps > 20
+    assert result.spec.search.trials == unlimited.trials > 6
+    names = [decision.setting for decision in result.setting.decisions]
+    assert names.count("search.trials") == names.count("search.max_cost") == 1
+    assert "task.max_steps" not in names
+
+
+NO_FOLDER = {"output": OutputSpec()}
+
+
+def stopped(*_, **__):
+    raise StoppedError("The time is up.")
+
+
+def test_a_limit_that_is_over_before_the_first_step_leaves_no_folder(short, monkeypatch):
+    monkeypatch.setattr(TimeLimit, "clock", lambda limit: 7.0)
+    with pytest.raises(SpecError, match=r"--max-time is 2 s, and model and data took 7 s to load; raise"):
+        search(short, given=NOTHING, progress=Silent())
+    assert not Path(short.output.out).exists()
 
 
 def test_the_sensitivity_pass_of_a_search_keeps_to_its_time(spec, tmp_path, monkeypatch):
