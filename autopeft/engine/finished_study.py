@@ -14,15 +14,15 @@ from autopeft.records import Measurement, Outcome, Plan
 STUDY = "autopeft"
 
 
-def write_losses_by_rung(storage: BaseStorage, outcome: Outcome) -> None:
-    """Replace the finished study by one whose trials hold their losses by training steps.
+def write_losses_by_rung(searched: BaseStorage, outcome: Outcome, *, storage: BaseStorage) -> None:
+    """Copy the finished study into another storage, with each trial's losses by training steps.
 
     The sampler needs losses of one length, so that during the search a trial has its loss at the first rung
-    alone. In the new study a trial that reached the last rung is complete with the loss there (with that of a
+    alone. In the copy a trial that reached the last rung is complete with the loss there (with that of a
     full run if it had that alone), one that did not is pruned, and one without any loss stays as it was.
     Numbers, parameters and attributes are kept.
     """
-    study = optuna.load_study(study_name=STUDY, storage=storage)
+    study = optuna.load_study(study_name=STUDY, storage=searched)
     losses = _losses_by_steps(outcome.measurements)
     reached = {steps for by_steps in losses.values() for steps in by_steps}
     last = max(reached & set(outcome.proxy.rung_steps), default=0)
@@ -30,10 +30,8 @@ def write_losses_by_rung(storage: BaseStorage, outcome: Outcome) -> None:
     trials = [
         _with_losses(trial, losses.get(plans.get(trial.number), {}), last=last) for trial in study.trials
     ]
-    direction = study.direction
-    optuna.delete_study(study_name=STUDY, storage=storage)
-    fresh = optuna.create_study(study_name=STUDY, storage=storage, direction=direction)
-    fresh.add_trials(trials)
+    copied = optuna.create_study(study_name=STUDY, storage=storage, direction=study.direction)
+    copied.add_trials(trials)
 
 
 def _losses_by_steps(measurements: Sequence[Measurement]) -> dict[Plan | None, dict[int, float]]:

@@ -59,8 +59,7 @@ def _lora_seconds(ledger: Ledger) -> float | None:
     """Mean seconds of a step of plain LoRA; None before there was one."""
     seconds = steps = 0.0
     for measurement in ledger.measured.values():
-        kinds = {(adapter.method, adapter.options) for adapter in measurement.plan.adapters}
-        if kinds == {(BASELINE_METHOD, ())}:
+        if measurement.plan.method_options == {(BASELINE_METHOD, ())}:
             seconds += measurement.train_seconds
             steps += measurement.trained_steps
     return seconds / steps if steps and math.isfinite(seconds) and seconds else None

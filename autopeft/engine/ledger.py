@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -90,16 +91,20 @@ class Ledger:
     wait_for_any: Callable[..., object] = wait_for_first
     measured: dict[Key, Measurement] = field(default_factory=dict)
     arms: dict[Plan, Arm] = field(default_factory=dict)
-    _baselines: set[tuple[Adapter, ...]] = field(default_factory=set)
+    _baselines: list[tuple[Adapter, ...]] = field(default_factory=list)  # a few, slow to hash
     _planned: dict[tuple[str, int], _Planned] = field(default_factory=dict)
     _cost_limit: tuple[Schedule, float] | None = None
     _seconds_per_step: list[float] = field(default_factory=list)
     _new: dict[Key, Measurement] = field(default_factory=dict)  # recorded, and not yet in `measured`
     _ahead: dict[Key, Future[Measurement]] = field(default_factory=dict)  # begun before they are requested
+    _n_stored: Counter[Fidelity] = field(init=False)  # measurements in `known` that are not yet in `measured`
     _n_failed: int = 0  # measurements that broke off since the last that did not
     _overhead_seconds: list[float] = field(default_factory=list)
     # Evaluation, by whether it made the metric: one of generated text is left out at the lower rungs.
     _seconds_per_example: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
+
+    def __post_init__(self) -> None:
+        self._n_stored = Counter(fidelity for _, fidelity in self.known)
 
     def measure_all(self, requests: Sequence[Key], *, ahead: Sequence[Key] = ()) -> list[Measurement]:
         """The measurements of some plans, in the order of the requests; only unknown ones are run.
@@ -160,12 +165,14 @@ class Ledger:
 
     def _begin(self, ahead: Sequence[Key], pending: Mapping[Key, Future[Measurement]]) -> None:
         """Begin measurements that a later call requests, one for each idle worker."""
+        if self.executor.n_workers == 1:  # an executor without workers would run them now
+            return
         futures = (*pending.values(), *self._ahead.values())
         n_idle = self.executor.n_workers - sum(not future.done() for future in futures)
-        begun = self.measured.keys() | self.known.keys() | pending.keys() | self._ahead.keys()
-        if self.executor.n_workers > 1:  # an executor without workers would run them now
-            for key in [key for key in ahead if key not in begun][: max(0, n_idle)]:
-                self._ahead[key] = self._submit(key)
+        begun = (self.measured, self.known, pending, self._ahead)
+        waiting = [key for key in ahead if not any(key in keys for keys in begun)]
+        for key in waiting[: max(0, n_idle)]:
+            self._ahead[key] = self._submit(key)
 
     def _is_finished(self, key: Key, pending: Mapping[Key, Future[Measurement]]) -> bool:
         return key in self.known or (key in pending and pending[key].done())
@@ -174,10 +181,11 @@ class Ledger:
         """Wait for a measurement, record it if it is new, and show it."""
         if key in pending:
             self._wait(key, pending)
+        plan, fidelity = key
         measurement = self._new.pop(key) if key in pending else self.known[key]
+        self._n_stored[fidelity] -= key not in pending
         self._count_failures(measurement)
         self.measured[key] = measurement
-        plan, fidelity = key
         planned = self._planned.get(_kind(fidelity))
         if planned is not None:
             planned.n_left = max(0, planned.n_left - 1)
@@ -243,8 +251,8 @@ class Ledger:
     def note_arm(self, plan: Plan, arm: Arm, *, is_baseline: bool) -> None:
         """Remember under which arm a plan was first proposed, and whether it is a baseline."""
         self.arms.setdefault(plan, arm)
-        if is_baseline:
-            self._baselines.add(plan.adapters)
+        if is_baseline and not self.is_baseline(plan):
+            self._baselines.append(plan.adapters)
 
     def is_baseline(self, plan: Plan) -> bool:
         """Whether a plan has the adapters of a baseline, whoever proposed its learning rate."""
@@ -333,8 +341,7 @@ class Ledger:
 
         What is stored takes no time, so that no time limit ends a search before it.
         """
-        stored = sum(fidelity == measured_at for _, measured_at in self.known.keys() - self.measured.keys())
-        return max(0, n_measurements - stored)
+        return max(0, n_measurements - self._n_stored[fidelity])
 
     def has_time_for(self, *, seconds: float, reserve: float) -> bool:
         """Whether so many seconds and a reserve fit before the time limit."""

@@ -10,6 +10,8 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+from optuna.storages import InMemoryStorage
+
 from autopeft import engine, report, space
 from autopeft.engine import Progress
 from autopeft.errors import StoppedError
@@ -143,8 +145,9 @@ def _search_in(
             run, prepared, bench, schedule, known=known, progress=tracked, clock=limit.clock
         ) as ledger:
             with run.writing_study():
-                outcome = engine.search(problem.after(spent), ledger, storage=run.study_storage(fresh=True))
-                engine.write_losses_by_rung(run.study_storage(), outcome)
+                in_memory = InMemoryStorage()  # a proposal takes dozens of statements of SQL
+                outcome = engine.search(problem.after(spent), ledger, storage=in_memory)
+                engine.write_losses_by_rung(in_memory, outcome, storage=run.study_storage(fresh=True))
             run.close_study()
             outcome = beside_chance(prepared, outcome)
             forgetting = measure_forgetting(prepared, schedule, ledger, outcome)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import Literal
 
 from autopeft.records.spec import DataSpec, ModelSpec, TaskSpec
@@ -83,7 +84,16 @@ class Plan:
         lead = next((a for a in self.adapters if a.rate_factor == 1.0), next(iter(self.adapters), None))
         return lead.method if lead else None
 
-    @property
+    def __hash__(self) -> int:
+        """A hash of two numbers: one of all adapters would take most of a long search's own time."""
+        return hash((self.learning_rate, self.trainable_params))
+
+    @cached_property
+    def method_options(self) -> frozenset[tuple[str, OptionPairs]]:
+        """Each method of the plan with its options."""
+        return frozenset((adapter.method, adapter.options) for adapter in self.adapters)
+
+    @cached_property
     def digest(self) -> str:
         """Ten hexadecimal digits of a hash over adapters, learning rate and parameters."""
         return digest_of(to_json(self))

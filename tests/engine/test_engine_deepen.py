@@ -48,9 +48,9 @@ def test_where_a_baseline_leads_full_runs_find_a_rate_that_short_runs_judge_too_
 
 
 def test_in_the_study_trials_of_the_last_rung_are_complete_with_the_loss_there():
-    storage = InMemoryStorage()
-    made = run(with_a_cliff, trials=16, storage=storage)
-    write_losses_by_rung(storage, made.outcome)
+    searched, storage = InMemoryStorage(), InMemoryStorage()
+    made = run(with_a_cliff, trials=16, storage=searched)
+    write_losses_by_rung(searched, made.outcome, storage=storage)
     last = {m.plan.digest: m.loss for m in made.at("search", 12) if m.loss is not None}
     trials = optuna.load_study(study_name=STUDY, storage=storage).trials
     complete = {t.user_attrs["plan"]: t.value for t in trials if t.state is TrialState.COMPLETE}

@@ -93,16 +93,16 @@ def test_trials_and_proposals_agree_where_time_ended_the_first_rung_and_a_plan_c
             return None if fidelity.split == "confirm" and plan.learning_rate > 3e-3 else 0.8
         return 0.3 if method_of(plan) == "head" else 0.5
 
-    storage = InMemoryStorage()
+    searched, copied = InMemoryStorage(), InMemoryStorage()
     world = World(quality=fails_once_confirmed, overhead_seconds=10.0)
-    outcome = run(world, limit_seconds=320, storage=storage).outcome
+    outcome = run(world, limit_seconds=320, storage=searched).outcome
+    engine.write_losses_by_rung(searched, outcome, storage=copied)
     assert outcome.proposals[-1].source == "retuned"
-    for _ in range(2):
+    for storage in (searched, copied):
         trials = optuna.load_study(study_name="autopeft", storage=storage).trials
         assert len(trials) > len(outcome.proposals)  # some were dropped
         plans = {trial.number: trial.user_attrs["plan"] for trial in trials}
         assert all(plans[proposal.trial] == proposal.plan.digest for proposal in outcome.proposals)
-        engine.write_losses_by_rung(storage, outcome)
     losses = {m.plan: m.loss for m in outcome.measurements if m.fidelity.split == "search"}
     by_number = {trial.number: trial for trial in trials}
     for proposal in outcome.proposals:

@@ -38,10 +38,20 @@ def spec_for(model_dir: Path, data_dir: Path, out: Path, **settings: object) -> 
     return run_spec(model_dir, data_dir, out=out, **{"check_score": True} | usual | settings)
 
 
+class WithoutStudy(Silent):
+    """Fails where a study lies in a run's folder while the run still measures."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def measured(self, *_: object, **__: object) -> None:
+        assert not list(self.out.glob("study*")), "the study is written once, at the end"
+
+
 @pytest.fixture(scope="module")
 def run(model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "first"
-    return pipeline.search(spec_for(model_dir, data_dir, out), given=GIVEN, progress=Silent())[1]
+    return pipeline.search(spec_for(model_dir, data_dir, out), given=GIVEN, progress=WithoutStudy(out))[1]
 
 
 @pytest.fixture(scope="module")

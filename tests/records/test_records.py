@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import pickle
 from dataclasses import FrozenInstanceError
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -141,6 +142,18 @@ def test_digests_are_equal_exactly_where_plans_are(first: Plan, second: Plan) ->
 def test_every_part_of_a_plan_moves_its_digest(change: dict[str, Any]) -> None:
     other = dataclasses.replace(PLAN, **change)
     assert other.digest != PLAN.digest
+
+
+def test_hash_of_a_plan_looks_at_none_of_its_adapters() -> None:
+    of_lists = dataclasses.replace(PLAN, adapters=([],))  # a list has no hash
+    assert hash(of_lists) == hash(dataclasses.replace(of_lists))
+
+
+def test_a_plan_that_knows_its_digest_is_stored_and_sent_as_before() -> None:
+    fresh, used = (from_json(Plan, to_json(PLAN)) for _ in range(2))
+    assert used.digest is used.digest  # computed once
+    assert fresh == used == pickle.loads(pickle.dumps(used)) and hash(fresh) == hash(used)
+    assert to_json(fresh) == to_json(used) and dataclasses.asdict(fresh) == dataclasses.asdict(used)
 
 
 def test_a_digest_is_the_start_of_the_sha256_of_sorted_json() -> None:
