@@ -35,7 +35,8 @@ def parse(requested: str, *, base_params: int) -> Budget:
         base_params: Parameters of the base model, tied weights once, no task head.
 
     Raises:
-        SpecError: Not a number, zero, negative, over 100 % or less than one parameter.
+        SpecError: Not a number, zero, negative, or over 100 %.
+        BudgetError: A share that is less than one parameter of this base model.
 
     Example:
         >>> parse("0.5%", base_params=22_713_216).max_trainable_params
@@ -49,7 +50,7 @@ def parse(requested: str, *, base_params: int) -> Budget:
             "PEFT trains a small part of it, so ask for less than 100%."
         )
     if exact < 1:
-        raise SpecError(
+        raise BudgetError(
             f"The budget {requested!r} is less than one parameter of {base_params:,}; ask for more."
         )
     return Budget(max_trainable_params=int(exact), base_params=base_params, requested=requested.strip())

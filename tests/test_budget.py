@@ -97,13 +97,19 @@ def test_a_comma_that_separates_no_thousands_is_refused(requested: str) -> None:
         ("101%", r"more than the whole base model \(22,713,216 parameters\)"),
         ("22713217", "more than the whole base model .* ask for less"),
         ("1B", "more than the whole base model"),
-        ("0.0000001%", "less than one parameter of 22,713,216; ask for more"),
         ("0.0001k", "less than one parameter; ask for more"),
     ],
 )
 def test_an_absurd_amount_is_refused_with_its_value(requested: str, complaint: str) -> None:
     with pytest.raises(SpecError, match=f"The budget '{requested}' is {complaint}"):
         parse(requested, base_params=BASE_PARAMS)
+
+
+def test_a_share_below_one_parameter_is_a_budget_that_no_plan_fits() -> None:
+    with pytest.raises(BudgetError, match=r"'0\.000001%' is less than one parameter of 1,000,000; ask"):
+        parse("0.000001%", base_params=1_000_000)
+    assert BudgetError.exit_code == 4
+    assert parse("0.0001%", base_params=1_000_000).max_trainable_params == 1
 
 
 @pytest.mark.parametrize(

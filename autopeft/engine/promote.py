@@ -13,7 +13,7 @@ from autopeft.engine.schedule import LEAST_AT_RUNG
 from autopeft.engine.stopping import has_room
 from autopeft.errors import TrainingError
 from autopeft.evidence import rank_correlation
-from autopeft.records import Adapter, Measurement, Plan
+from autopeft.records import Adapter, Measurement, Plan, minus
 from autopeft.space import plan_of
 
 _N_WIDENED = 2  # more of the best at the next rung, where a rung ranked badly; chosen by hand
@@ -156,7 +156,7 @@ def _n_widened(rungs: Sequence[Measured]) -> int:
     rho = correlation(rungs[-2], rungs[-1]) if last > 1 else None
     if rho is None or rho >= _LOW_CORRELATION:
         return 0
-    shown = f"{rho:.2f}".replace("-", "−")
+    shown = minus(f"{rho:.2f}")
     log.info("Short runs disagree, so more plans go on (ρ = %s of rungs %d and %d).", shown, last - 1, last)
     return _N_WIDENED
 

@@ -80,6 +80,7 @@ from autopeft.records.spec import (
 from autopeft.records.text import (
     digest_of,
     from_json,
+    minus,
     rate,
     rate_position,
     shortened,
@@ -145,6 +146,7 @@ __all__ = [
     "digest_of",
     "from_json",
     "in_words_of",
+    "minus",
     "python_words",
     "rate",
     "rate_position",

@@ -43,6 +43,16 @@ def rate(value: float) -> str:
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
+def minus(text: str) -> str:
+    """The text of a number with a minus sign in place of the hyphen.
+
+    Example:
+        >>> minus("-0.4"), minus("0.4")
+        ('−0.4', '0.4')
+    """
+    return text.replace("-", "−", 1)
+
+
 def shortened(text: str, most: int) -> str:
     """A text in at most `most` characters, of which the last says that it goes on.
 

@@ -9,10 +9,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from autopeft.records import SEEN_ENOUGH, Site, SiteScores, shortened
+from autopeft.records import SEEN_ENOUGH, Site, SiteScores, minus, shortened
 from autopeft.report.maps import Map, score_map
 from autopeft.report.rendering import render
-from autopeft.report.words import minus
 
 # Colours of a shade and of the text on it, from little to much; equal to those of the report's page.
 # What lies beyond the scale has the last shade and a dashed edge.

@@ -12,7 +12,7 @@ from pathlib import PurePath
 
 from markupsafe import Markup, escape
 
-from autopeft.records import Adapter, Plan, rate, shortened
+from autopeft.records import Adapter, Plan, minus, rate, shortened
 
 NOTHING = "–"
 _LEAST = 1e-3  # the smallest number but 0 that three decimals show
@@ -183,11 +183,6 @@ def difference(value: float | None, is_share: bool, *, signed: bool = True) -> s
 def within_share(difference: float) -> float:
     """A difference of two shares, which is never beyond ± 1."""
     return min(max(difference, -1.0), 1.0)
-
-
-def minus(text: str) -> str:
-    """The text of a number with a minus sign in place of the hyphen."""
-    return text.replace("-", "−", 1)
 
 
 def minuses(sentence: str) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, ScalarFormatter
 
-from autopeft.records import rate
+from autopeft.records import minus, rate
 from autopeft.report.charts.canvas import CARD, INK, SOFT, Sheet, group_colour, spread
 from autopeft.report.naming import Group
-from autopeft.report.words import minus, significant
+from autopeft.report.words import significant
 
 _NAME_HEIGHT = 14.0  # pixels between names, chosen by hand for the font size of `canvas`
 _BESIDE = 11.0  # pixels between a point and its name

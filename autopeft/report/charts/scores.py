@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from autopeft.records import Confirmation, Measurement, Plan, SearchResult, Verdict
+from autopeft.records import Confirmation, Measurement, Plan, SearchResult, Verdict, minus
 from autopeft.report.charts.canvas import BAND, INK, SOFT, Sheet, group_colour, log_axis, sheet
 from autopeft.report.charts.marks import (
     metric_axis,
@@ -19,7 +19,7 @@ from autopeft.report.charts.marks import (
     within_shares,
 )
 from autopeft.report.naming import Group
-from autopeft.report.words import count, difference, loss, metric, minus, within_share
+from autopeft.report.words import count, difference, loss, metric, within_share
 
 _Z95 = 1.96  # half a 95 % interval in standard errors, of the normal distribution
 _MAX_SEEDS_NAMED = 6  # chosen by hand: more names would overlap
