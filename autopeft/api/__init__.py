@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from autopeft import pipeline
-from autopeft.api.progress import BarProgress, is_watched
+from autopeft.api.progress import BarProgress, above_bars, is_watched
 from autopeft.api.result import Result, with_path
 from autopeft.api.words import in_python_words
 from autopeft.errors import ModelError, SpecError
@@ -85,8 +85,9 @@ def search(
     _require_guard()
     _require_gradients()
     quiet = bool(settings.pop("quiet", False))
-    progress = BarProgress(shows=is_watched() and not quiet)
-    with in_python_words():
+    shows = is_watched() and not quiet
+    progress = BarProgress(shows=shows)
+    with in_python_words(), above_bars(shows=shows):
         spec, model, data = _positional(first, second, model=model, data=data)
         request, given, memory = _resolve(spec, settings, model=model, data=data, tokenizer=tokenizer)
         try:

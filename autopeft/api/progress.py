@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from tqdm.auto import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from autopeft.records import Measurement
 
@@ -17,6 +19,11 @@ def is_watched() -> bool:
     """Whether a notebook or a terminal shows what is written to stderr."""
     isatty = getattr(sys.stderr, "isatty", None)  # a program without a console has None, or its own stream
     return "ipykernel" in sys.modules or bool(isatty and isatty())
+
+
+def above_bars(*, shows: bool) -> AbstractContextManager[None]:
+    """A context in which messages of the log go above the bars, which they would cut otherwise."""
+    return logging_redirect_tqdm(tqdm_class=tqdm) if shows else nullcontext()
 
 
 class BarProgress:

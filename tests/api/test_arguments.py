@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import subprocess
 import sys
 
@@ -10,7 +12,8 @@ import pytest
 
 import autopeft
 from autopeft import api
-from autopeft.api.progress import is_watched
+from autopeft.api.progress import BarProgress, above_bars, is_watched
+from autopeft.api.words import in_python_words
 from autopeft.cli.app import app
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.records import SHORT_NAMES, RunSpec
@@ -109,3 +112,24 @@ def test_names_are_there_and_heavy_ones_come_late():
     code = "import autopeft, sys; autopeft.RunSpec, autopeft.AutopeftError; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_log_messages_of_a_call_name_arguments(caplog):
+    log = logging.getLogger("autopeft.engine.propose")
+    with in_python_words():
+        log.warning("Raise --trials (%d) or --max-time.", 9)
+        logging.getLogger("other").warning("Raise --trials.")
+    log.warning("Raise --trials.")
+    assert caplog.messages == ["Raise trials (9) or max_time.", "Raise --trials.", "Raise --trials."]
+
+
+def test_a_log_message_stands_above_the_bar_and_not_in_it(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    progress = BarProgress(shows=True)
+    with above_bars(shows=True):
+        progress.phase("rung 1", 3)
+        logging.getLogger("autopeft.engine").warning("Time is short.")
+        progress.close()
+    shown = [line.rpartition("\r")[2] for line in stream.getvalue().split("\n")]
+    assert "Time is short." in shown
