@@ -16,7 +16,7 @@ from torch import nn
 from autopeft import data, model
 from autopeft.data import LabelledData
 from autopeft.errors import DataError, ModelError, reason_of
-from autopeft.extension import Task
+from autopeft.extension import Task, discover
 from autopeft.model import BaseModel
 from autopeft.pipeline.frames import UNREADABLE, dataset_of
 from autopeft.records import IN_MEMORY, RunSpec, with_setting
@@ -36,11 +36,33 @@ class InMemory:
     data: Any = None
 
 
+# What reads the rows that an error of `data`, which knows no task, calls by these words.
+_READERS = {
+    "chats": data.read_language,
+    "prompts with completions": data.read_language,
+    "tokens with tags": data.read_tokens,
+    "questions with choices": data.read_choices,
+}
 NAMED = InMemory()  # the settings name both model and dataset
 
 
 def load_data(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> LabelledData:
-    """The splits of the dataset that the settings name, or of the dataset in memory; raises DataError."""
+    """The splits of the dataset that the settings name, or of the dataset in memory; raises DataError.
+
+    The error names the tasks that read such columns, where these are usual for another task.
+    """
+    try:
+        return _loaded(spec, read_rows, memory)
+    except DataError as error:
+        message = str(error)
+        for rows, reader in _READERS.items():
+            names = " or ".join(t.name for t in discover("autopeft.tasks").values() if t.read_rows is reader)
+            message = message.replace(f"for {rows} set another --task", f"for {rows} set --task {names}")
+        error.args = (message,)
+        raise
+
+
+def _loaded(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> LabelledData:
     if memory.data is not None:
         return _from_memory(spec, read_rows, memory.data)
     if spec.data.source == IN_MEMORY:

@@ -108,3 +108,18 @@ def test_a_frame_of_polars_is_read_like_one_of_pandas(model_dir):
     options = {"budget": "5%", "batch_size": 8}
     first, second = (autopeft.analyze(str(model_dir), data, **options) for data in (frame, Polars(table)))
     assert [score.values for score in first.scores] == [score.values for score in second.scores]
+
+
+@pytest.mark.parametrize(
+    ("row", "task"),
+    [
+        ({"messages": "x"}, "text-generation or text2text-generation"),
+        ({"prompt": "x", "completion": "y"}, "text-generation or text2text-generation"),
+        ({"tokens": "x", "tags": "y"}, "token-classification"),
+        ({"question": "x", "options": "y"}, "multiple-choice"),
+    ],
+)
+def test_columns_of_another_task_name_it(row, task):
+    read_rows = discover("autopeft.tasks")["text-classification"].read_rows
+    with pytest.raises(DataError, match=f"no label column among .*; for .* set --task {task}, else name it"):
+        load_data(RunSpec(), read_rows, InMemory(data=pd.DataFrame([row] * 50)))
