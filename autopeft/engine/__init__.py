@@ -31,6 +31,7 @@ from autopeft.engine.ledger import Ledger, Measured, Progress
 from autopeft.engine.problem import LEAST_WAVE, SearchProblem
 from autopeft.engine.promote import climb, correlation
 from autopeft.engine.propose import measure_first_rung
+from autopeft.engine.queue import enqueued
 from autopeft.engine.retry import retried
 from autopeft.engine.schedule import (
     LEAST_AT_RUNG,
@@ -58,6 +59,7 @@ __all__ = [
     "SearchProblem",
     "climb",
     "continued",
+    "enqueued",
     "n_first",
     "planned_cost",
     "rungs",

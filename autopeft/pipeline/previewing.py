@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autopeft import engine, evidence, space
+from autopeft.extension import metric_facts
 from autopeft.pipeline.allowance import confirm_cost
 from autopeft.pipeline.continuing import as_it_was
 from autopeft.pipeline.fitting import fit_to_budget, parse_budget
@@ -21,7 +22,7 @@ from autopeft.pipeline.task_facts import TaskFacts, task_facts
 from autopeft.pipeline.time_limit import TimeLimit, within_time
 from autopeft.pipeline.tracking import check_trackers
 from autopeft.pipeline.working import check_executor
-from autopeft.records import Decision, GeneralText, RunSpec
+from autopeft.records import Arm, Decision, GeneralText, Plan, RunSpec
 from autopeft.store import RunDir
 
 # Shares of the confirm split that two good plans judge differently: 0.02 where accuracy is 98 %, 0.1 at 78 %.
@@ -35,7 +36,8 @@ class Preview:
     `inputs` and `label` are columns of the data, `task` says what the labels are taken for, `split_sizes`
     gives rows by split. `out` is the run's folder, None for a new one. `matched_sites` says at how many
     of `n_sites` each method of the space fits: of those that a search may use, modules and, where a method
-    of the space takes them, the prompt and the prefix. `trials` counts plans at the first rung.
+    of the space takes them, the prompt and the prefix. `trials` counts plans at the first rung, of which at
+    least the first `default_trials` are default plans (None for a run that goes on); others are sampled.
     `confirm_steps` and `confirm_seeds` are 0 without a confirmation. `search_cost` and `confirm_cost` are
     bounds in R, the second for two plans and the head alone. `forecast` is None where the baseline cannot
     be trained.
@@ -62,6 +64,7 @@ class Preview:
     matched_sites: Mapping[str, int]
     baselines: tuple[str, ...]
     trials: int
+    default_trials: int | None
     search_cost: float
     confirm_cost: float
     rung_steps: tuple[int, ...]
@@ -98,7 +101,7 @@ def preview(
         prepared, kept = as_it_was(run, prepared, given), given | DECIDED
     loaded_seconds = time.monotonic() - started
     feasible, context = fit_to_budget(prepared, requested)
-    user_plans(prepared, context)  # raises where a plan of the user cannot be used
+    brought = user_plans(prepared, context)  # raises where a plan of the user cannot be used
     pace = measured_pace(prepared, context)
     prepared = within_time(prepared, TimeLimit(spec=spec, given=kept, started=started), context, pace=pace)
     spec = prepared.spec
@@ -126,6 +129,7 @@ def preview(
         matched_sites=matched_sites,
         baselines=tuple(space.baseline_policies(context, learning_rate=1.0)),
         trials=n_trials,
+        default_trials=None if resume else min(n_trials, len(_queue(prepared, feasible, context, brought))),
         search_cost=min(planned, (spec.search.max_cost or math.inf) - confirm_cost(prepared)),
         confirm_cost=confirm_cost(prepared),
         rung_steps=schedule.rung_steps,
@@ -140,6 +144,26 @@ def preview(
         forgetting=prepared.general,
         decisions=prepared.decisions,
     )
+
+
+def _queue(
+    prepared: Prepared,
+    feasible: space.Space,
+    context: space.AllocationContext,
+    brought: tuple[tuple[Arm, Plan], ...],
+) -> tuple[object, ...]:
+    """What a search tries before the sampler proposes anything, but for what its scores will add."""
+    problem = engine.SearchProblem(
+        spec=prepared.spec,
+        space=feasible,
+        context=context,
+        schedule=schedule_of(prepared),
+        metric=metric_facts(prepared.task),
+        head_rates=(1.0, 2.0) if prepared.base.head_params else (1.0, 1.0),  # their values change nothing
+        first_trials=prepared.spec.search.trials,
+        user_plans=brought,
+    )
+    return engine.enqueued(problem)
 
 
 def _site_counts(feasible: space.Space, context: space.AllocationContext) -> tuple[int, Mapping[str, int]]:

@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -14,6 +15,7 @@ import yaml
 from toys.specs import run_spec
 
 from autopeft import pipeline
+from autopeft.cli.previews import preview_text
 from autopeft.cli.progress import Silent
 from autopeft.errors import RunDirError, SpecError
 from autopeft.model import BaseModel
@@ -261,7 +263,13 @@ def test_analysis_scores_every_site(model_dir: Path, data_dir: Path) -> None:
     assert all(len(score.values) == len(analysis.sites) for score in analysis.scores)
 
 
-def test_preview_trains_and_writes_nothing(model_dir: Path, data_dir: Path, tmp_path: Path) -> None:
-    preview = pipeline.preview(spec_for(model_dir, data_dir, tmp_path / "none"))
+def test_preview_trains_and_writes_nothing_and_counts_default_plans(
+    run: Path, model_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    preview = pipeline.preview(spec_for(model_dir, data_dir, tmp_path / "none"), given=GIVEN)
+    tried = [proposal.source for proposal in RunDir.open(run).load_result().proposals].count("enqueued")
+    assert preview.default_trials in (tried, tried - 1) and tried < preview.trials  # scores may add one
+    assert "default plans" not in preview_text(preview)
+    assert "all default plans" in preview_text(replace(preview, trials=preview.default_trials))
     assert preview.full_run_steps == 8
     assert not (tmp_path / "none").exists()
