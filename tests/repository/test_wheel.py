@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = work.glob("autopeft-*.whl")
     subprocess.run([*pip, "install", str(wheel), "--no-deps", "--target", str(work / "site")], check=True)
     return work / "site"
+
+
+def test_sdist_carries_all_that_the_tests_read(tmp_path: Path) -> None:
+    build = f"import hatchling.build; hatchling.build.build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=ROOT, check=True)
+    (sdist,) = tmp_path.glob("autopeft-*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        packed = {name.split("/")[1] for name in archive.getnames()}
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    read = set(re.findall(r'(?:ROOT|parents\[\d\]) / "([\w.]+)', sources))
+    assert {"docs", "scripts", "CONTRIBUTING.md", ".github"} <= read
+    assert {name for name in read if (ROOT / name).exists()} - packed == set()
 
 
 def in_wheel(site: Path, cwd: Path, *arguments: object) -> str:
