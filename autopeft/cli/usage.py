@@ -60,6 +60,10 @@ class PlainErrors(TyperGroup):
     def _sentence(self, error: Any, typed: Sequence[str]) -> str:
         """What was wrong, and which command explains itself."""
         words = " ".join(error.format_message().split())
+        if hasattr(error.__cause__, "errors"):  # of pydantic, which newer typers read values with
+            from autopeft.store import faults_of
+
+            words = f"{error.param.opts[0]} {faults_of(error.__cause__)[0][1]}"
         end = "" if words.endswith((".", "?")) else "."
         if error.ctx is not None:
             command = error.ctx.command_path

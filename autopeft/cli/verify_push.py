@@ -27,7 +27,9 @@ _MAX_ENTRY = 48  # characters of a pattern that are shown; chosen by hand
 _Path = Annotated[
     Path,
     typer.Argument(
-        help="Run, adapter, or folder that `export` wrote: native, LoRA or merged.", callback=at_home
+        metavar="PATH",
+        help="Run, adapter, or folder that `export` wrote: native, LoRA or merged.",
+        callback=at_home,
     ),
 ]
 _Run = Annotated[
@@ -90,9 +92,10 @@ def verify(
 @app.command()
 def push(
     run: Annotated[
-        Path, typer.Argument(help="Run directory, or folder that `train` wrote.", callback=at_home)
+        Path,
+        typer.Argument(metavar="RUN", help="Run directory, or folder that `train` wrote.", callback=at_home),
     ],
-    repo: Annotated[str, typer.Argument(help="Repository on the hub: user/name.")],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="Repository on the hub: user/name.")],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Upload into a repository that exists.")

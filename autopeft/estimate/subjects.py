@@ -136,7 +136,7 @@ def by_name(word: str, methods: Mapping[str, Method]) -> Trainee:
         raise SpecError(f"{word} has a rank, and full fine-tuning takes none; write {FULL}.")
     if name not in methods:
         hint = hint_for(name, methods)
-        raise UnknownNameError("file, folder or method", name, [*methods, FULL], hint=hint)
+        raise UnknownNameError("file, folder or method", word, [*methods, FULL], hint=hint)
     method = methods[name]
     if rank is not None and not int(rank):
         raise SpecError(f"{word} has the rank 0; a rank is 1 or more, as in {name}_r{_RANK}.")

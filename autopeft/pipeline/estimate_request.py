@@ -93,7 +93,7 @@ def check_request(request: EstimateRequest) -> None:
     """Refuse words and numbers that a flag does not take."""
     words = {
         "--dtype": (request.dtype, tuple(DTYPES)),
-        "--quantize": (request.quantize or "none", _BITS),
+        "--quantize": ("none" if request.quantize is None else request.quantize, _BITS),
         "--checkpointing": (request.checkpointing, tuple(SWITCH)),
         "--like": (request.like, _LOOPS),
     }

@@ -87,8 +87,8 @@ def export(request: ExportRequest) -> Export:
 
 def _check(request: ExportRequest, exporter: Exporter) -> None:
     if (request.run is None) == (request.adapter is None):
-        number = "neither" if request.run is None else "both"
-        raise SpecError(f"{number} of --run and --adapter is given; pass one of them.")
+        given = "Neither --run nor --adapter is" if request.run is None else "Both --run and --adapter are"
+        raise SpecError(f"{given} given; pass one of them.")
     used = [name for name in ("rank", "energy", "dtype") if getattr(request, name) is not None]
     odd = [name for name in used if name not in exporter.bounds]
     if odd:

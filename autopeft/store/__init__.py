@@ -28,7 +28,7 @@ from autopeft.store.settings import (
     resolve_settings,
     whole_path,
 )
-from autopeft.store.yaml import parse_yaml, read_yaml, validate, write_yaml_text
+from autopeft.store.yaml import faults_of, parse_yaml, read_yaml, validate, write_yaml_text
 
 __all__ = [
     "SOURCES",
@@ -38,6 +38,7 @@ __all__ = [
     "cannot_write",
     "claimed_folder",
     "damaged",
+    "faults_of",
     "fresh_folder",
     "is_path_of_space",
     "parse_bytes",

@@ -32,7 +32,7 @@ _UNIT_WORDS |= dict.fromkeys(("minutes", "minute", "mins", "min"), "m")
 _UNIT_WORDS |= dict.fromkeys(("seconds", "second", "secs", "sec"), "s")
 _BYTES = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(?:([kmgt])(i?))?b?", re.ASCII)
 _LONGEST = 60  # characters of an amount of memory; chosen by hand
-_DURATION = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit})?" for unit in _UNIT_SECONDS))
+_DURATION = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit})?" for unit in _UNIT_SECONDS), re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -289,6 +289,8 @@ def _value(entry: _Entry) -> Any:
         return []
     if isinstance(value, float) and not math.isfinite(value):
         raise SpecError(f"{value} is not finite")
+    if field.kind is int and isinstance(value, float) and value.is_integer():  # 1e3, 12.0
+        return int(value)
     if entry.name == "budget.requested" and type(value) in (int, float):
         return str(int(value)) if value == int(value) else str(value)
     for text in value if isinstance(value, list | tuple) else (value,):

@@ -129,6 +129,8 @@ def faults_of(error: ValidationError) -> list[tuple[str, str]]:
         allowed = re.sub(r"^(Value error, |(Input|\w+) should )", "", details["msg"])
         allowed = re.sub(r"\bvalid (array|tuple|list)\b", "list (write [a, b])", allowed)
         allowed = allowed.replace("be a valid boolean", "be true or false")
+        allowed = re.sub(", unable to parse string as an? (integer|number)$", "", allowed)
+        allowed = allowed.replace("be a valid integer", "be a whole number, such as 12")
         allowed = re.sub(r"\ban object\b", "a mapping of `key: value` lines", allowed)
         allowed = re.sub(r" after validation, not (\d+)$", "", allowed)
         if details["loc"][-1:] == ("bool",):  # the first of the types that an option may have

@@ -50,7 +50,17 @@ def test_a_hidden_flag_still_works():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("search", "--trials", "x"), ("--trials", "integer")),
+        (("search", "--trials", "x"), ("--trials", "is 'x'; it should be a whole number, such as 12.")),
+        (("search", "--trials", "1.5"), ("--trials", "is 1.5; it should be a whole number, such as 12.")),
+        (("search", "--trials", "1_0"), ("--trials", "is '1_0'; it should be a whole number, such as 12.")),
+        (("estimate", "ia3", "--batch-size", "x"), ("--batch-size is 'x'; it should be a whole number, s",)),
+        (("estimate", "ia3", "--gpu-price", ""), ("--gpu-price is ''; it should be a valid number. See",)),
+        (("verify", "x", "--max-examples", "0"), ("--max-examples is '0'; it should be greater than or e",)),
+        (("estimate", "ia3", "--quantize", ""), ("--quantize is '', it should be none or 4bit or 8bit.",)),
+        (("search", "--max-time", "٥m"), ("'٥m' is not a duration above 0",)),
+        (("verify",), ("Missing argument 'PATH'",)),
+        (("push",), ("Missing argument 'RUN'",)),
+        (("push", "run"), ("Missing argument 'REPO'",)),
         (("search", "--budgt", "1%"), ("--budgt", "--budget")),
         (("serch",), ("serch", "search")),
         (("count",), ("PATH",)),
@@ -80,11 +90,11 @@ def test_no_command_at_all_prints_the_help_and_no_error():
     assert (result.exit_code, result.stderr) == (2, "")
 
 
-@pytest.mark.parametrize(("flag", "value"), [("--trials", "3.0"), ("--trials", "1_0"), ("--epochs", "many")])
+@pytest.mark.parametrize(("flag", "value"), [("--trials", "3.5"), ("--trials", "1_0"), ("--epochs", "many")])
 def test_a_flag_refuses_what_a_file_refuses_and_shows_the_value(flag, value):
-    kind = "integer" if flag == "--trials" else "number"
+    kind = "whole number, such as 12" if flag == "--trials" else "valid number"
     (line,) = run("search", flag, value).stderr.splitlines()
-    assert f"({flag}) is {value if value == '3.0' else repr(value)}; it should be a valid {kind}" in line
+    assert f"({flag}) is {value if value == '3.5' else repr(value)}; it should be a {kind}" in line
 
 
 def test_an_empty_folder_to_write_to_is_refused():

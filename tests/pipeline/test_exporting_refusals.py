@@ -182,8 +182,8 @@ def test_folder_with_files_is_left_alone(trained_adapter, tmp_path):
     ("flags", "words"),
     [
         (("--to", "uniformlora", "--adapter", "A"), ("uniform-lora", "known:")),
-        (("--to", "native"), ("neither of --run and --adapter", "pass one")),
-        (("--to", "native", "--run", "A", "--adapter", "A"), ("both of --run and --adapter",)),
+        (("--to", "native"), ("Neither --run nor --adapter is given", "pass one")),
+        (("--to", "native", "--run", "A", "--adapter", "A"), ("Both --run and --adapter are given",)),
         (("--to", "native", "--adapter", "A"), ("holds neither adapter_config.json nor order.json",)),
         (("--to", "merged", "--adapter", "A", "--rank", "3"), ("--rank is for --to converted-lora",)),
         (("--to", "converted-lora", "--adapter", "A", "--rank", "0"), ("at least 1",)),

@@ -117,7 +117,7 @@ def test_a_method_without_its_own_range_takes_that_of_the_method() -> None:
         ("  lora: {layer_share: [0.5, 1.5]}\n", "is 1.5; it should be less than or equal to 1"),
         ("  lora: {placement: []}\n", "placement is .*at least 1 item"),
         ("  lora: {max_rank: 0}\n", "max_rank is 0"),
-        ("  lora: {max_rank: '8'}\n", "max_rank is '8'; it should be a valid integer"),
+        ("  lora: {max_rank: '8'}\n", "max_rank is '8'; it should be a whole number"),
         ("  lora: {options: {dorra: [true]}}\n", "no option of lora .*named 'dorra'.*Did you mean 'dora'"),
         ("  lora: {options: {init: [orthogonl]}}\n", "no init of lora .*Did you mean 'orthogonal'"),
         ("  lora: {options: {init: []}}\n", "options.init is .*at least 1 item"),

@@ -151,13 +151,20 @@ def test_all_bad_values_are_named_at_once_with_their_place(tmp_path):
             folder=tmp_path,
         )
     message = str(caught.value)
-    assert "search.trials" in message and "conf.yaml) is True; it should be a valid integer" in message
+    assert "search.trials" in message and "conf.yaml) is True; it should be a whole number" in message
     assert "'soon' is not a duration" in message
     assert "data.text_columns.0" in message
     assert "task.epochs (AUTOPEFT_TASK_EPOCHS) is -1" in message and "greater than 0" in message
     assert "confirm.fidelity (--set) is 'quarter'; it should be 'auto', 'full', 'half' or 'none'" in message
     assert "confirm.margin (--set): inf is not finite" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("written", ["1e3", "1000.0", "1E+3"])
+def test_a_whole_number_may_be_written_as_a_power_or_with_a_point(written, tmp_path):
+    flag = resolve_settings(config=None, env={}, flags={"search.trials": written}, assignments=())[0]
+    for spec in (flag, settings(f"search: {{trials: {written}}}", folder=tmp_path)[0]):
+        assert spec.search.trials == 1000 and type(spec.search.trials) is int
 
 
 @pytest.mark.parametrize("value", ["a: b: c", "[1", "*x", "!!python/name:os.system x"])
