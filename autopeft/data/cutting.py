@@ -61,9 +61,7 @@ class Cutter:
         far = f" ({n_out} were wanted)" if has_groups and abs(len(out) - n_out) > _FAR * n_out else ""
         notes.append(f"Cut {len(out)} of {len(rows)} train rows as {name}, {how}{far}.")
         stays = [row for i, row in enumerate(rows) if i not in out]
-        lost = {label for row in rows for label in self._labels(row)}
-        lost -= {label for row in stays for label in self._labels(row)}
-        if lost:
+        if lost := self._names(rows) - self._names(stays):
             raise DataError(
                 f"With the last rows cut out as {name}, no train row has label {min(lost)!r}; "
                 "leave out data.time_column, or give the split as a file of its own."
@@ -92,27 +90,37 @@ class Cutter:
 
     def _with_labels(self, rows: Sequence[Row], out: set[int], spread: frozenset[str]) -> set[int]:
         """The cut with a row of each label of `spread`, in place of rows whose labels it has more often."""
-        labels = [self._labels(row) for row in rows]
-        inside = Counter(name for i in out for name in labels[i])
+        inside = Counter(name for i in out for name in self._labels(rows[i]))
         missing = sorted(spread - inside.keys())
         if not missing:
             return out
+        labels = [self._labels(row) for row in rows]
         stays = Counter(name for i, names in enumerate(labels) if i not in out for name in names)
         order: list[int] = np.random.default_rng(self.seed).permutation(len(rows)).tolist()
+        place = {i: at for at, i in enumerate(order)}
+        held: dict[str, list[int]] = {name: [] for name in missing}  # by no row of the cut
+        for i in order:
+            for name in held.keys() & labels[i]:
+                held[name].append(i)
         out = set(out)
         for name in missing:
-            held = (i for i in order if i not in out and name in labels[i])
-            comes = next((i for i in held if all(stays[other] > 1 for other in labels[i])), None)
+            can_come = (
+                i for i in held[name] if i not in out and all(stays[other] > 1 for other in labels[i])
+            )
+            comes = next(can_come, None)
+            if inside[name] or comes is None:
+                continue
             goes = max(
-                (i for i in order if i in out and all(inside[other] > 1 for other in labels[i])),
-                key=lambda i: min((inside[other] for other in labels[i]), default=0),
+                (i for i in out if all(inside[other] > 1 for other in labels[i])),
+                key=lambda i: (min((inside[other] for other in labels[i]), default=0), -place[i]),
                 default=None,
             )
-            if inside[name] or comes is None or goes is None:
-                continue
+            if goes is None:
+                break
             out = out - {goes} | {comes}
-            inside = inside - Counter(labels[goes]) + Counter(labels[comes])
-            stays = stays - Counter(labels[comes]) + Counter(labels[goes])
+            for counts, gained, lost in ((inside, comes, goes), (stays, goes, comes)):
+                counts.update(labels[gained])
+                counts.subtract(labels[lost])
         return out
 
     def without_surplus(self, rows: list[Row], n_most: int, notes: list[str]) -> list[Row]:
@@ -154,14 +162,20 @@ class Cutter:
                 continue
             if len(out) + len(group) <= n_out:
                 out.update(group)
-                left -= lost
+                left.subtract(lost)
                 n_left -= 1
             else:
                 too_large.append(group)
         return out, too_large
 
     def _labels(self, row: Row) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(names_in(row.label))) if self.has_classes else ()
+        names = names_in(row.label) if self.has_classes else ()
+        return tuple(dict.fromkeys(names)) if len(names) > 1 else names
+
+    def _names(self, rows: Sequence[Row]) -> set[str]:
+        """The labels that some rows have."""
+        labels = {row.label for row in rows} if self.has_classes else set()
+        return {name for label in labels for name in names_in(label)}
 
 
 def _groups_of(rows: Sequence[Row]) -> list[list[int]]:

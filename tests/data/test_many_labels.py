@@ -1,0 +1,107 @@
+"""Cuts of train where there are many labels: the rule in plain loops, and what it costs to follow it."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from autopeft.data.cutting import Cutter
+from autopeft.data.rows import Row
+
+
+def rows_of(labels):
+    return [Row((f"sentence {i}",), label) for i, label in enumerate(labels)]
+
+
+def names_of(label):
+    return set(label) if isinstance(label, tuple) else {label}
+
+
+def with_labels(labels, out, spread, *, seed):
+    """The rule: each label that the cut lacks gets a row for one whose labels the cut has more often."""
+    order = np.random.default_rng(seed).permutation(len(labels)).tolist()
+
+    def how_often(name, *, is_out):
+        return sum(name in names_of(label) for i, label in enumerate(labels) if (i in out) == is_out)
+
+    def rarest(i, *, is_out):
+        return min((how_often(name, is_out=is_out) for name in names_of(labels[i])), default=None)
+
+    lacked = [name for name in sorted(spread) if not how_often(name, is_out=True)]
+    for name in lacked:
+        if how_often(name, is_out=True):
+            continue
+        comes = [i for i in order if i not in out and name in names_of(labels[i])]
+        comes = [i for i in comes if rarest(i, is_out=False) > 1]
+        counts = {i: rarest(i, is_out=True) for i in order if i in out}
+        goes = {i: n or 0 for i, n in counts.items() if n is None or n > 1}
+        if comes and goes:
+            most = max(goes.values())
+            out = out - {next(i for i, n in goes.items() if n == most)} | {comes[0]}
+    return out
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("seed", range(40))
+def test_a_cut_gets_the_labels_that_it_lacks_by_the_rule(seed, several):
+    generator = np.random.default_rng(seed)
+    n_rows, n_labels = int(generator.integers(6, 40)), int(generator.integers(2, 9))
+    names = "abcdefgh"[:n_labels]
+    weights = generator.dirichlet([0.6] * n_labels)
+    labels = generator.choice(list(names), n_rows, p=weights).tolist()
+    if several:
+        more = [generator.choice(list(names), generator.integers(0, 3), p=weights).tolist() for _ in labels]
+        labels = [
+            tuple(dict.fromkeys([label, *others][i % 3 == 0 :]))
+            for i, (label, others) in enumerate(zip(labels, more, strict=True))
+        ]
+    out = set(generator.permutation(n_rows)[: n_rows // 3].tolist())
+    cutter = Cutter(has_classes=True, in_order=False, seed=seed)
+    swapped = cutter._with_labels(rows_of(labels), out, frozenset(names))
+    assert swapped == with_labels(labels, out, set(names), seed=seed)
+
+
+def n_steps(act):
+    """How many instructions of the interpreter run in Python functions: the same on every machine."""
+    n = 0
+
+    def trace(frame, event, arg):
+        nonlocal n
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        n += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        act()
+    finally:
+        sys.settrace(before)
+    return n
+
+
+def test_twice_the_labels_cost_twice_the_steps_of_a_cut():
+    def cut(n_labels):
+        rows = rows_of(f"l{i % n_labels}" for i in range(4 * n_labels))
+        out = set(range(20)) | set(range(n_labels, n_labels + 20))  # 20 labels twice each
+        spread = frozenset(row.label for row in rows)
+        return n_steps(
+            lambda: Cutter(has_classes=True, in_order=False, seed=0)._with_labels(rows, out, spread)
+        )
+
+    few, many = cut(200), cut(400)
+    assert many < 3 * few
+
+
+def test_twice_the_groups_and_labels_cost_twice_the_steps_of_a_cut():
+    def cut(n_labels):
+        rows = [
+            row._replace(group=f"g{i // 2}")
+            for i, row in enumerate(rows_of(f"l{i % n_labels}" for i in range(4 * n_labels)))
+        ]
+        return n_steps(lambda: Cutter(has_classes=True, in_order=False, seed=0)._groups(rows, 2 * n_labels))
+
+    few, many = cut(250), cut(500)
+    assert many < 3 * few
