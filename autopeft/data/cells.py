@@ -37,7 +37,8 @@ def as_string(cell: Any, column: str) -> str | None:
         raise DataError(
             f"Column {column} holds {shortened(str(cell), 60)}; allowed is one text or label per row."
         )
-    return None if is_missing(cell) or not str(cell).strip() else str(cell)
+    text = cell if isinstance(cell, str) else "" if is_missing(cell) else str(cell)
+    return None if not text or text.isspace() else text
 
 
 def as_label(cell: Any, column: str) -> str | None:
@@ -46,7 +47,8 @@ def as_label(cell: Any, column: str) -> str | None:
     "1.00" stays, as a price or another number with two digits after its point.
     """
     text = as_string(cell, column)
-    return text and re.sub(r"^(-?\d+)\.0$", r"\1", text.strip())
+    label = text and text.strip()
+    return re.sub(r"^(-?\d+)\.0$", r"\1", label) if label and label.endswith(".0") else label
 
 
 def as_group(cell: Any, column: str) -> str | None:
@@ -66,8 +68,9 @@ def as_read(cells: Sequence[Any], column: str, *, reads_lists: bool = True) -> S
         DataError: Bytes are no UTF-8, or a list was shortened by numpy.
     """
     cells = [_decoded(cell, column) for cell in cells]
-    present = [cell for cell in cells if not is_missing(cell)]
-    if len(present) < len(cells) and all(isinstance(cell, float) and cell.is_integer() for cell in present):
+    if all(is_missing(cell) or (isinstance(cell, float) and cell.is_integer()) for cell in cells) and any(
+        map(is_missing, cells)
+    ):
         return [None if is_missing(cell) else int(cell) for cell in cells]
     return _written_lists(cells, column) if reads_lists else cells
 
@@ -88,9 +91,9 @@ def _decoded(cell: Any, column: str) -> Any:
 
 
 def _written_lists(cells: Sequence[Any], column: str) -> Sequence[Any]:
-    texts = [cell for cell in cells if not is_missing(cell) and cell != ""]
-    if not texts or not all(isinstance(text, str) and text.strip()[:1] == "[" for text in texts):
+    if not all(is_missing(cell) or _may_be_list(cell) for cell in cells):
         return cells
+    texts = [cell for cell in cells if not is_missing(cell) and cell != ""]
     lists: dict[str, list[Any]] = {}
     for text in dict.fromkeys(texts):
         written = _written_list(text.strip())
@@ -103,6 +106,11 @@ def _written_lists(cells: Sequence[Any], column: str) -> Sequence[Any]:
             f"({shortened(cut, 60)}); write whole lists, best as JSON."
         )
     return [lists.get(cell, cell) if isinstance(cell, str) else cell for cell in cells]
+
+
+def _may_be_list(cell: Any) -> bool:
+    """Whether a cell is blank, or a text that begins as a list does."""
+    return isinstance(cell, str) and (not cell or cell.strip()[:1] == "[")
 
 
 def _written_list(text: str) -> list[Any] | None:

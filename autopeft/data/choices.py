@@ -11,8 +11,10 @@ from autopeft.data.columns import (
     Columns,
     cells_of,
     check_named,
+    column_list,
     first_usual_column,
     groups_and_times,
+    head_of,
     holds_texts,
 )
 from autopeft.data.labels import WITHOUT_LABEL, label_column, with_labels
@@ -95,7 +97,7 @@ def _choose_columns(spec: DataSpec, names: Sequence[str], notes: list[str]) -> C
     choices = spec.text_columns[1:] or tuple(filter(None, [first_usual_column(names, CHOICES_NAMES)]))
     if not question or not choices:
         raise DataError(
-            f"A column of questions and one of choices are needed among {', '.join(names)}; name them with "
+            f"A column of questions and one of choices are needed among {column_list(names)}; name them with "
             "--text-column, the question first."
         )
     label = label_column(spec, names, inputs=[question, *choices], usual_names=LABEL_NAMES)
@@ -107,7 +109,7 @@ def _with_contexts(tables: dict[str, list[Any]], question: str, notes: list[str]
     """The tables with the text that a question is about behind it, where a column holds one (RACE)."""
     names = [name for name in tables["train"][0].column_names if name != question]
     context = first_usual_column(names, CONTEXT_NAMES)
-    if context is None or not holds_texts(tables["train"][0], context):
+    if context is None or not holds_texts(head_of(tables["train"][0]), context):
         return tables
     notes.append(f"The text of column {context} stands behind the question.")
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+import pyarrow as pa
+
 from autopeft.data.cells import as_group, as_label, as_read, as_string, is_numeric
 from autopeft.data.rows import USUAL_NAMES, Parts, Row, UncutRows
+from autopeft.data.sources import listed
 from autopeft.data.times import read_times
 from autopeft.errors import DataError, UnknownNameError, reason_of
 from autopeft.extension import Target
@@ -20,6 +24,8 @@ _FIRST_ROWS = 1000  # that tell what a column may hold; chosen by hand
 NO_LABEL = "-100"  # what a loss passes by, so that it stands for no label
 HIDDEN = "-1"  # what test splits on the hub have in place of their labels
 _MOSTLY = 0.9  # share of the rows that are lists of 0 and 1 where such lists are learned; chosen by hand
+_MOST_NAMES = 25  # of columns that an error lists; chosen by hand
+_LONGEST_NAME = 60  # characters of a column's name in such a list; chosen by hand
 _WORDS = 3  # of a cell in the mean, at least, where a column holds texts; chosen by hand
 
 
@@ -59,12 +65,19 @@ def first_usual_column(names: Sequence[str], usual_names: str) -> str | None:
     return next((by_lower[name] for name in usual_names.split() if name in by_lower), None)
 
 
+def column_list(names: Sequence[str]) -> str:
+    """The columns of a table for an error: of many the first ones, and how many more there are."""
+    shown = [shortened(name, _LONGEST_NAME) for name in names[:_MOST_NAMES]]
+    n_more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {n_more} more" if n_more else "")
+
+
 def only_input(spec: DataSpec, names: Sequence[str], usual_names: str, *, content: str) -> str:
     """The one input column that the spec names, or else the one with a usual name; messages say `content`."""
     check_named(spec, names)
     column = spec.text_columns[0] if spec.text_columns else first_usual_column(names, usual_names)
     if not column or len(spec.text_columns) > 1:
-        seen = ", ".join(spec.text_columns or names)
+        seen = column_list(spec.text_columns or names)
         raise DataError(f"One column of {content} is needed, there is {seen}; name it with --text-column.")
     return column
 
@@ -89,13 +102,13 @@ def groups_and_times(part: str, table: Any, columns: Columns) -> tuple[list[str 
 
     Only train needs the columns that the user named; raises DataError where train lacks one of them.
     """
-
-    def cells(name: str | None) -> Sequence[Any]:
-        if name is None:
-            return [None] * len(table)
-        return cells_of(part, table, name, is_needed=part == "train")
-
-    return [as_group(cell, str(columns.group)) for cell in cells(columns.group)], list(cells(columns.time))
+    groups, times = (
+        [None] * len(table) if name is None else cells_of(part, table, name, is_needed=part == "train")
+        for name in (columns.group, columns.time)
+    )
+    if columns.group is not None:
+        groups = [as_group(cell, columns.group) for cell in groups]
+    return list(groups), list(times)
 
 
 def cells_of(
@@ -111,22 +124,40 @@ def cells_of(
         if table.info.dataset_name:
             file += f" ({table.info.dataset_name})"
         raise DataError(
-            f"A {file} lacks column {name}; it has {', '.join(names)}. Name the column alike in all."
+            f"A {file} lacks column {name}; it has {column_list(names)}. Name the column alike in all."
         )
     cells = _raw_cells(part, table, name) if name in names else [None] * len(table)
     return as_read(cells, name, reads_lists=reads_lists)
 
 
 def _raw_cells(part: str, table: Any, name: str) -> list[Any]:
+    with _of_utf8(part, name):
+        return list(table[name][:])  # at once: to decode a single row takes as long as a hundred cells
+
+
+@contextlib.contextmanager
+def _of_utf8(part: str, name: str) -> Iterator[None]:
     try:
-        return list(table[name])
+        yield
     except UnicodeDecodeError as error:  # `datasets` reads JSON without a look at its encoding
         raise DataError(
             f"Column {name} of {part} is no UTF-8 text ({error}); convert the file to UTF-8."
         ) from error
 
 
-def first_cells(tables: Sequence[Any], name: str) -> Sequence[Any]:
+def head_of(table: Any) -> pa.Table:
+    """The first rows of a train table in Arrow: a look at each of many columns costs that column alone."""
+    return table.with_format("arrow")[:_FIRST_ROWS]
+
+
+def cells_in(head: pa.Table, name: str) -> list[Any]:
+    """The cells of a column of such rows, images and JSON undecoded."""
+    with _of_utf8("train", name):
+        cells: list[Any] = head.column(name).to_pylist()
+        return cells
+
+
+def first_cells(tables: Sequence[Any], name: str) -> list[Any]:
     """The first cells of a column of the first train table, as the table has them."""
     return _raw_cells("train", tables[0].select(range(min(_FIRST_ROWS, len(tables[0])))), name)
 
@@ -139,21 +170,27 @@ def declared_names(table: Any, column: str) -> Sequence[str]:
 
 def note_unread_texts(table: Any, read_columns: Collection[str | None], notes: list[str]) -> None:
     """Note columns that hold texts of several words, as those that are read do."""
-    unread = [name for name in table.column_names if name not in read_columns and holds_texts(table, name)]
+    head = head_of(table)
+    unread = [name for name in head.column_names if name not in read_columns and holds_texts(head, name)]
     if unread:
-        what = f"Columns {' and '.join(unread)} hold" if len(unread) > 1 else f"Column {unread[0]} holds"
+        what = f"Columns {listed(unread)} hold" if len(unread) > 1 else f"Column {unread[0]} holds"
         notes.append(
             f"{what} texts too, which are not read: name all columns of the input with --text-column."
         )
 
 
-def holds_texts(table: Any, name: str) -> bool:
-    """Whether a column holds strings of several words, by its first rows."""
-    if getattr(table.features[name], "dtype", "") not in ("string", "large_string"):
+def holds_texts(head: pa.Table, name: str) -> bool:
+    """Whether a column holds strings of several words, by the first rows of its table (`head_of`)."""
+    if not holds_strings(head, name):
         return False
-    rows = table.select_columns(name).select(range(min(_FIRST_ROWS, len(table))))
-    cells = [cell for cell in rows[name] if cell and cell.strip()]
+    cells = [cell for cell in cells_in(head, name) if cell and cell.strip()]
     return bool(cells) and fmean(len(cell.split()) for cell in cells) >= _WORDS
+
+
+def holds_strings(head: pa.Table, name: str) -> bool:
+    """Whether the type of a column's cells is that of strings."""
+    kind = head.schema.field(name).type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def n_places_of(tables: Sequence[Any], column: str) -> int:

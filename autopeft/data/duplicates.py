@@ -25,25 +25,25 @@ def remove_duplicates(uncut: UncutRows, notes: list[str]) -> int:
     if uncut.target.kind == "stream":
         return 0
     parts, kept_labels, seen, seen_groups = uncut.parts, dict[Any, Any](), set[Any](), set[str]()
+    needs_answers = uncut.may_repeat or bool(uncut.shared_inputs)
     n_removed = n_grouped = n_other_label = 0
     _note_missing_groups(uncut, notes)
     for part in sorted(parts, key=PRECIOUS.index):
-        earlier, earlier_groups = set(seen), set(seen_groups)
-        in_part: set[Any] = set()
+        in_part, groups_in_part = set[Any](), set[str]()
         kept, n_grouped_before = [], n_grouped
         for row in parts[part]:
             inputs = normalised(row.inputs)
-            answered = (inputs, normalised(row.label))
+            answered = (inputs, normalised(row.label)) if needs_answers else inputs
             key = answered if uncut.may_repeat else inputs
             across_parts = answered if row.inputs in uncut.shared_inputs else inputs
-            if row.group is not None and row.group in earlier_groups:
+            if row.group is not None and row.group in seen_groups:
                 n_grouped += 1
-            elif across_parts not in earlier and not (part == "train" and key in in_part):
+            elif across_parts not in seen and not (part == "train" and key in in_part):
                 kept.append(row)
                 kept_labels.setdefault(inputs, row.label)
-                in_part.add(key)
-                seen.update((inputs, answered))
-                seen_groups.update([row.group] if row.group is not None else [])
+                in_part.update((inputs, answered))
+                if row.group is not None:
+                    groups_in_part.add(row.group)
             elif not uncut.may_repeat and not _is_same(row.label, kept_labels[inputs], uncut.target.kind):
                 n_other_label += 1
         if part == "train" and parts[part] and not kept:
@@ -54,6 +54,8 @@ def remove_duplicates(uncut: UncutRows, notes: list[str]) -> int:
             uncut.left_out["duplicates"] = len(parts[part]) - len(kept) - n_in_groups
         n_removed += len(parts[part]) - len(kept)
         parts[part] = kept
+        seen |= in_part
+        seen_groups |= groups_in_part
     if n_repeated := n_removed - n_grouped:
         content = _content_of(uncut)
         kept_by = "; the most precious split kept it" if len(parts) > 1 else ""

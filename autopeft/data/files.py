@@ -231,10 +231,11 @@ def _delimited(path: Path, notes: list[str], options: dict[str, Any]) -> Any:
 def _note_repeated(path: Path, header: Sequence[str], form: Mapping[str, Any], notes: list[str]) -> None:
     """Note the columns that pandas names anew, since others before them have their names."""
     written = pd.read_csv(path, nrows=1, header=None, dtype=str, na_filter=False, **form).iloc[0]
+    first = {name: index for index, name in reversed([*enumerate(written)])}
     renamed = [
         name
-        for index, name in enumerate(header)
-        if written[index].strip() and written[index] in set(written[:index])
+        for index, (name, as_written) in enumerate(zip(header, written, strict=True))
+        if as_written.strip() and first[as_written] < index
     ]
     if renamed:
         notes.append(

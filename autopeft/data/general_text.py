@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from autopeft.data.cells import as_string
-from autopeft.data.columns import first_usual_column
+from autopeft.data.columns import column_list, first_usual_column
 from autopeft.data.duplicates import PRECIOUS, normalised
 from autopeft.data.files import PARAGRAPH, PARAGRAPHS
 from autopeft.data.language import TEXT_NAMES
@@ -99,8 +99,8 @@ def _column(spec: ForgettingSpec, names: Sequence[str]) -> str:
     column = spec.text_column or first_usual_column(names, TEXT_NAMES)
     if column is None:
         raise DataError(
-            f"none of the columns {', '.join(names)} is called {TEXT_NAMES.replace(' ', ', ')}; name the one "
-            "with plain text by --set forgetting.text_column=COLUMN."
+            f"none of the columns {column_list(names)} is called {TEXT_NAMES.replace(' ', ', ')}; name the "
+            "one with plain text by --set forgetting.text_column=COLUMN."
         )
     return column
 
@@ -109,12 +109,13 @@ def _texts(tables: Sequence[Any], column: str) -> Iterator[str]:
     """The cells that hold a text: paragraphs in order, documents in a fixed random order."""
     for table in tables:
         if column not in table.column_names:
-            raise DataError(f"one table lacks column {column}; it has {', '.join(table.column_names)}.")
-    places = [(table, row) for table in tables for row in range(len(table))]
+            raise DataError(f"one table lacks column {column}; it has {column_list(table.column_names)}.")
+    columns = [table.select_columns(column) for table in tables]  # to decode no other cells of a row
+    places = [(cells, row) for cells in columns for row in range(len(cells))]
     if column != PARAGRAPH:
         places = [places[at] for at in np.random.default_rng(_SEED).permutation(len(places)).tolist()]
-    for table, row in places:
-        cell = table[row][column]
+    for cells, row in places:
+        cell = cells[row][column]
         text = cell if column == PARAGRAPH else as_string(cell, column)
         if text is not None:
             yield text

@@ -9,21 +9,26 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from autopeft.data.cells import NUMBER, is_numeric
 from autopeft.data.columns import (
     HIDDEN,
     Columns,
+    cells_in,
     check_named,
+    column_list,
     declared_names,
-    first_cells,
     first_usual_column,
+    head_of,
+    holds_strings,
     n_places_of,
     note_unread_texts,
     rows_of,
 )
 from autopeft.data.levels import MAX_LEVELS, note_numbers, note_spellings, without_placeholders
 from autopeft.data.rows import USUAL_NAMES, Parts, Row, UncutRows
-from autopeft.data.sources import read
+from autopeft.data.sources import listed, read
 from autopeft.errors import DataError
 from autopeft.extension import Target, TargetKind
 from autopeft.records import DataSpec, shortened
@@ -145,8 +150,11 @@ def _with_points(
     commas = sorted(level for level in levels if _DECIMAL_COMMA.fullmatch(level))
     needed = 1 if kind == "number" else max(1.0, _MOSTLY * len(levels))
     has_points = any("." in level for level in levels if NUMBER.fullmatch(level))
-    pointed = [_pointed(label) for label in labels]
-    if len(commas) < needed or has_points or (kind or _kind(pointed)) != "number":
+    if (
+        len(commas) < needed
+        or has_points
+        or (kind or _kind([_pointed(label) for label in labels])) != "number"
+    ):
         return raw, kind or _kind(labels)
     if all(_THOUSANDS.fullmatch(label) for label in commas):
         raise DataError(
@@ -167,7 +175,9 @@ def _pointed(label: Any) -> Any:
 
 def names_in(label: Any) -> tuple[str, ...]:
     """The labels of one row: of a tuple those that are not None, a single label as a tuple of one."""
-    return tuple(name for name in (label if isinstance(label, tuple) else (label,)) if name is not None)
+    if isinstance(label, tuple):
+        return tuple(name for name in label if name is not None)
+    return () if label is None else (label,)
 
 
 def label_column(
@@ -192,18 +202,19 @@ def label_column(
         remedy = f"for {other} set another --task, else name it" if other else "name it"
         if len(flags) > 1:
             remedy = f"to learn which of {shortened(', '.join(flags), 60)} a row has {_AS_LISTS}, or name one"
-        raise DataError(f"There is no label column among {', '.join(names)}; {remedy} with --label-column.")
+        raise DataError(f"There is no label column among {column_list(names)}; {remedy} with --label-column.")
     return label
 
 
 def _choose_columns(spec: DataSpec, table: Any, notes: list[str]) -> Columns:
     names, texts = table.column_names, list(spec.text_columns)
     check_named(spec, names)
-    flags = _flags(table, (*texts, spec.label_column, spec.group_column, spec.time_column))
+    head = head_of(table)
+    flags = _flags(head, (*texts, spec.label_column, spec.group_column, spec.time_column))
     label = label_column(spec, names, inputs=texts, usual_names=LABEL_NAMES, flags=flags)
-    texts = texts or _find_texts(table, (label, spec.group_column, spec.time_column))
+    texts = texts or _find_texts(head, (label, spec.group_column, spec.time_column))
     if not texts:
-        raise DataError(f"There is no text column among {', '.join(names)}; name it with --text-column.")
+        raise DataError(f"There is no text column among {column_list(names)}; name it with --text-column.")
     if label in texts or len(texts) > 2 or len(set(texts)) < len(texts):
         raise DataError(f"--text-column is {', '.join(texts)}; give 1 or 2 other than the label {label}.")
     of_texts = (
@@ -214,12 +225,13 @@ def _choose_columns(spec: DataSpec, table: Any, notes: list[str]) -> Columns:
     usual = [name for name in names if name.strip().lower() in LABEL_NAMES.split() and name not in taken]
     others = () if spec.label_column else tuple(usual)
     if others:
-        listed, have = " and ".join(others), "have" if len(others) > 1 else "has"
-        notes.append(f"{listed} {have} a usual name of labels too; name the label with --label-column.")
-    elif spec.label_column and flags and _flags(table, [name for name in names if name != label]):
+        have = "have" if len(others) > 1 else "has"
         notes.append(
-            f"{' and '.join(flags)} hold 0 and 1 as {label} does; to learn several labels of a row "
-            f"{_AS_LISTS}."
+            f"{listed(others)} {have} a usual name of labels too; name the label with --label-column."
+        )
+    elif spec.label_column and flags and _is_flag(head, label):
+        notes.append(
+            f"{listed(flags)} hold 0 and 1 as {label} does; to learn several labels of a row {_AS_LISTS}."
         )
     if not spec.text_columns:
         note_unread_texts(table, (*texts, label, spec.group_column, spec.time_column), notes)
@@ -228,25 +240,27 @@ def _choose_columns(spec: DataSpec, table: Any, notes: list[str]) -> Columns:
     )
 
 
-def _flags(table: Any, taken: Sequence[str | None]) -> list[str]:
+def _flags(head: pa.Table, taken: Sequence[str | None]) -> list[str]:
     """The columns whose first cells are all 0 or 1."""
-    names = [name for name in table.column_names if name not in taken]
-    return [name for name in names if {str(cell) for cell in first_cells([table], name)} <= {"0", "1"}]
+    return [name for name in head.column_names if name not in taken and _is_flag(head, name)]
 
 
-def _find_texts(table: Any, taken: Sequence[str | None]) -> list[str]:
+def _is_flag(head: pa.Table, name: str) -> bool:
+    return all(str(cell) in ("0", "1") for cell in cells_in(head, name))
+
+
+def _find_texts(head: pa.Table, taken: Sequence[str | None]) -> list[str]:
     """The columns with the most telling names, or else the only column of strings; empty without either."""
-    by_lower = {name.strip().lower(): name for name in table.column_names if name not in taken}
+    by_lower = {name.strip().lower(): name for name in head.column_names if name not in taken}
     for names in TEXT_NAMES.split():
         if not all(name in by_lower for name in names.split("+")):
             continue
         first, *more = [by_lower[name] for name in names.split("+")]
-        if not more or first.lower() not in _OPTIONAL or all(first_cells([table], first)):
+        if not more or first.lower() not in _OPTIONAL or all(cells_in(head, first)):
             return [first, *more]
-    dtypes = {name: getattr(table.features[name], "dtype", "") for name in by_lower.values()}
-    strings = [name for name, dtype in dtypes.items() if dtype in ("string", "large_string")]
+    strings = [name for name in by_lower.values() if holds_strings(head, name)]
     # All cells of a csv file are strings; a column of numbers is an id or a count.
-    texts = [name for name in strings if not is_numeric(table.select_columns(name)[:1000][name])]
+    texts = [name for name in strings if not is_numeric(cells_in(head, name))]
     return texts if len(texts) == 1 else []
 
 
@@ -333,7 +347,7 @@ def _classes(
         if unknown := sorted({name for row in rows for name in names_in(row.label)} - set(counts)):
             raise DataError(_unknown_label(unknown[0], part, rows, names))
     if absent := [name for name in declared if name not in counts]:
-        notes.append(f"Left out labels that no train row has: {', '.join(absent)}.")
+        notes.append(f"Left out labels that no train row has: {listed(absent)}.")
     return Target(kind=kind, names=names, counts=tuple(counts[name] for name in names))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from autopeft.data.cells import as_group, as_string
 from autopeft.data.chats import chat_row, has_no_weight, has_thoughts, holds_messages, holds_tools
-from autopeft.data.columns import cells_of, check_named, first_usual_column, note_unread_texts
+from autopeft.data.columns import cells_of, check_named, column_list, first_usual_column, note_unread_texts
 from autopeft.data.files import PARAGRAPH, PARAGRAPHS
 from autopeft.data.labels import WITHOUT_TEXT
 from autopeft.data.rows import Parts, Row, UncutRows
@@ -206,7 +206,7 @@ def _layout(spec: DataSpec, table: Any) -> _Layout:
     text = first_usual_column(names, TEXT_NAMES)
     if text is None:
         raise DataError(
-            f"There is neither a text nor a prompt with a completion among {', '.join(names)}; name the "
+            f"There is neither a text nor a prompt with a completion among {column_list(names)}; name the "
             "columns with --text-column and --label-column."
         )
     return _Layout(kind="documents", inputs=(text,))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,7 @@ def _without_descriptions(files: dict[str, Path], notes: list[str]) -> dict[str,
     about = [name for name, file in files.items() if is_about(file)]
     if not about or len(about) == len(files):
         return files
-    notes.append(f"Left out {_listed(about)}, taken for descriptions of the data.")
+    notes.append(f"Left out {listed(about)}, taken for descriptions of the data.")
     return {name: file for name, file in files.items() if name not in about}
 
 
@@ -137,7 +137,7 @@ def _folders_of(folder: Path, suffixes: tuple[str, ...]) -> str:
     if first.parent == folder:
         return folder.name
     places = [place for place in first.parent.parent.glob("[!._]*") if place.is_dir()]
-    return _listed(sorted(place.relative_to(folder).as_posix() for place in places))
+    return listed(sorted(place.relative_to(folder).as_posix() for place in places))
 
 
 def _is_there(path: Path) -> bool:
@@ -197,12 +197,12 @@ def by_part(sources: dict[str, Any], name: str, notes: list[str]) -> dict[str, l
         if len(splits) == 1:
             keys.setdefault(splits[0], []).append(key)
     unclear = [key.strip() for key, splits in found.items() if len(splits) > 1]
-    several = f"words of several splits are in {_listed(unclear)}; keep one of them" if unclear else ""
+    several = f"words of several splits are in {listed(unclear)}; keep one of them" if unclear else ""
     if not keys and (len(sources) == 1 or not unclear):
         if len(sources) > 1:
             notes.append(
                 "No file name has a split word (train, validation, test): "
-                f"{_listed([key.strip() for key in sources])} are all train rows."
+                f"{listed([key.strip() for key in sources])} are all train rows."
             )
         return {"train": list(sources.values())}
     if "train" not in keys:
@@ -214,7 +214,7 @@ def by_part(sources: dict[str, Any], name: str, notes: list[str]) -> dict[str, l
         notes.append(f"Left out, as no split is in the name: {', '.join(ignored)}.")
     for part, chosen in keys.items():
         if len(chosen) > 1:
-            notes.append(f"The {part} part is {_listed([key.strip() for key in chosen])}.")
+            notes.append(f"The {part} part is {listed([key.strip() for key in chosen])}.")
     return {part: [sources[key] for key in chosen] for part, chosen in keys.items()}
 
 
@@ -224,7 +224,7 @@ def _splits_in(name: str, *, without: Collection[str] = ()) -> set[str]:
     return {_PART_OF.get(word, "confirm") for word in words}
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     """Names in a sentence, `a, b and c`; of many the first ones and how many more there are."""
     if len(names) == 1:
         return names[0]

@@ -19,7 +19,7 @@ from autopeft.data.columns import (
 from autopeft.data.files import SENTENCES
 from autopeft.data.labels import WITHOUT_LABEL, label_column, names_in, order_of, with_labels
 from autopeft.data.rows import Parts, Row, UncutRows
-from autopeft.data.sources import read
+from autopeft.data.sources import listed, read
 from autopeft.errors import DataError
 from autopeft.extension import IGNORED, Target
 from autopeft.records import DataSpec, shortened
@@ -69,8 +69,7 @@ def read_tokens(spec: DataSpec, notes: list[str]) -> UncutRows:
         raise DataError(f"Tag column {tags} has only {list(counts)} in train; at least 2 tags are needed.")
     everywhere = {tag for rows in parts.values() for row in rows for tag in names_in(row.label)}
     if unknown := everywhere - set(counts):
-        listed = ", ".join(sorted(unknown))
-        notes.append(f"No train row has the tags {listed}; elsewhere they count as missed.")
+        notes.append(f"No train row has the tags {listed(sorted(unknown))}; elsewhere they count as missed.")
     names = order_of({*counts, *unknown}, declared_names(table, tags))
     target = Target(kind="tags", names=names, counts=tuple(counts[tag] for tag in names))
     return columns.uncut(name, parts, target, left_out=left_out)
