@@ -76,9 +76,13 @@ class Cutter:
             return set(np.random.default_rng(self.seed).permutation(len(rows))[:n_out].tolist()), "at random"
         is_single = all(len(names) == 1 for names in labels)
         common = [i for i in order if is_single and counts[labels[i][0]] >= 2]  # a label's only row stays
-        strata = [labels[i][0] for i in common]
-        if common and len(set(strata)) <= min(n_out, len(common) - n_out):
-            out = set(train_test_split(common, test_size=n_out, stratify=strata, random_state=self.seed)[1])
+        places = {name: at for at, name in enumerate(sorted(counts))}  # in an array, texts would be as long
+        strata = np.array([places[labels[i][0]] for i in common])  # as the longest
+        if common and len(set(strata.tolist())) <= min(n_out, len(common) - n_out):
+            drawn = train_test_split(
+                np.array(common), test_size=n_out, stratify=strata, random_state=self.seed
+            )[1]
+            out = set(drawn.tolist())
             if len({labels[i][0] for i in order if i not in out}) == len(counts):
                 return out, "stratified by label"
         first = {name: i for i in reversed(order) for name in labels[i]}

@@ -1,4 +1,4 @@
-"""Tables of many columns: a look at each costs that column alone, and messages do not list them all."""
+"""Tables of many columns or rows: a look at each costs little, and messages do not list all of them."""
 
 from __future__ import annotations
 
@@ -102,3 +102,13 @@ def test_repeated_names_of_many_columns_are_noted(tmp_path):
     notes = []
     read_texts(DataSpec(source=str(tmp_path / "rows.csv")), notes)
     assert notes[0].startswith("rows.csv has columns of equal names; later ones are named text.1, as")
+
+
+def test_a_row_beyond_max_examples_costs_few_calls(tmp_path):
+    specs = [DataSpec(source=str(tmp_path / f"{n}.parquet"), max_examples=100) for n in (2000, 4000)]
+    for spec, n in zip(specs, (2000, 4000), strict=True):
+        texts = [f"sentence {i}" for i in range(n)]
+        pd.DataFrame({"text": texts, "label": ["a", "b"] * (n // 2)}).to_parquet(spec.source)
+    load(specs[0], seed=0)
+    calls = [n_calls(lambda spec=spec: load(spec, seed=0)) for spec in specs]
+    assert calls[1] - calls[0] < 45 * 2000  # to look at a row 30 times, and not to decode it by itself
