@@ -15,12 +15,13 @@ from autopeft.data.cells import is_numeric
 from autopeft.data.labels import names_in
 from autopeft.data.rows import Parts, Row, UncutRows
 from autopeft.errors import DataError
+from autopeft.records import counted
 
 _FAR = 0.25  # a cut of whole groups is noted if its size is off by this share or more; chosen by hand
 _FEWEST_GROUPS = 2  # that `max_examples` leaves: one for train and one for search
 MIN_ROWS = 30  # for train and search together, so that train keeps 20; chosen by hand
 # A cut takes this share of train, within these limits, and never more than a third; chosen by hand.
-_CUT_PERCENT, _CUT_AT_LEAST, _CUT_AT_MOST = 15, 50, 2000
+_CUT_PERCENT, _CUT_AT_LEAST, CUT_AT_MOST = 15, 50, 2000
 _FEW_ROWS = 20  # of a validation file; with fewer a verdict tells large differences alone; chosen by hand
 _SPREAD = 3  # rows of a label from which on it is in train, search and confirm
 
@@ -137,7 +138,7 @@ class Cutter:
         if n_singles := n_out - len(out):
             singles, how = self._rows([rows[i] for i in stays], n_singles)
             stays = [i for at, i in enumerate(stays) if at not in singles]
-            how = f"whole groups and {n_singles} single rows" if has_groups else how
+            how = f"whole groups and {counted(n_singles, 'single row')}" if has_groups else how
         notes.append(f"Cut {n_out} of {len(rows)} train rows as surplus to max_examples {n_most}, {how}.")
         return [rows[i] for i in stays]
 
@@ -204,8 +205,8 @@ def _require_some(out: set[int], rows: Sequence[Row], n_out: int) -> set[int]:
     """The cut as it is; raises DataError if it is empty, or larger than both `n_out` and half of the rows."""
     if not 0 < len(out) <= max(n_out, len(rows) // 2):
         raise DataError(
-            f"The {len(rows)} train rows have {len(_groups_of(rows))} groups, none of which can be cut out; "
-            "name a finer data.group_column, or give the split as a file of its own."
+            f"The {len(rows)} train rows have {counted(len(_groups_of(rows)), 'group')}, and none can be cut "
+            "out; name a finer data.group_column, or give the split as a file of its own."
         )
     return out
 
@@ -221,10 +222,9 @@ def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int, notes: 
     if is_cut:
         train, confirm = cutter.cut(train, _cut_size(len(train)), "confirm", notes, spread=spread)
     elif len(confirm) < _FEW_ROWS and uncut.target.kind != "stream":
-        rows = "1 row" if len(confirm) == 1 else f"{len(confirm)} rows"
         notes.append(
-            f"The validation part has {rows}, of which the verdict tells large differences alone; give more, "
-            "or leave it out so that they are cut from train."
+            f"The validation part has {counted(len(confirm), 'row')}, of which the verdict tells large "
+            "differences alone; give more, or leave it out so that they are cut from train."
         )
     n_labels = len({name for row in train for name in names_in(row.label)}) if has_classes else 0
     n_needed = max(MIN_ROWS, 2 * n_labels if uncut.target.kind == "class" else 0)
@@ -272,4 +272,4 @@ def _one(rows: str) -> str:
 
 def _cut_size(n_rows: int) -> int:
     share = -(-_CUT_PERCENT * n_rows // 100)  # rounded up
-    return min(max(share, _CUT_AT_LEAST), _CUT_AT_MOST, n_rows // 3)
+    return min(max(share, _CUT_AT_LEAST), CUT_AT_MOST, n_rows // 3)

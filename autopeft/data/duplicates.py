@@ -6,6 +6,7 @@ from typing import Any
 
 from autopeft.data.rows import USUAL_NAMES, UncutRows
 from autopeft.errors import DataError
+from autopeft.records import counted
 
 PRECIOUS = ("test", "confirm", "train")  # the first part that has an example keeps it
 
@@ -59,14 +60,14 @@ def remove_duplicates(uncut: UncutRows, notes: list[str]) -> int:
     if n_repeated := n_removed - n_grouped:
         content = _content_of(uncut)
         kept_by = "; the most precious split kept it" if len(parts) > 1 else ""
-        notes.append(f"Removed {n_repeated} rows whose {content} occurs again{kept_by}.")
+        notes.append(f"Removed {counted(n_repeated, 'row')} whose {content} occurs again{kept_by}.")
     if n_other_label:
         notes.append(
             f"Of the removed rows {n_other_label} had another label than the row with their {content} that "
             f"was kept; check the labels of {content}s that occur again."
         )
     if n_grouped:
-        notes.append(f"Removed {n_grouped} rows whose group stands in a more precious split.")
+        notes.append(f"Removed {counted(n_grouped, 'row')} whose group stands in a more precious split.")
     return n_removed
 
 

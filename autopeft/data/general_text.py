@@ -17,7 +17,7 @@ from autopeft.data.language import TEXT_NAMES
 from autopeft.data.sources import read
 from autopeft.errors import DataError, UnknownNameError
 from autopeft.extension import TargetKind
-from autopeft.records import DataSpec, ForgettingSpec
+from autopeft.records import DataSpec, ForgettingSpec, counted
 
 _SEED = 64  # of the order of documents; any fixed number
 
@@ -67,7 +67,7 @@ def read_general(spec: ForgettingSpec, *, known: Collection[str], max_characters
         reason = str(error).replace("data.config_name", "forgetting.config_name")
         raise DataError(f"The general text of --forgetting cannot be read: {reason}") from error
     if not any(text.strip() for text in texts):
-        duplicates = f"its {n_duplicates} texts are rows of the data"
+        duplicates = f"the data hold its {counted(n_duplicates, 'text')} too"
         raise DataError(
             f"There is no general text left in {spec.source}, as "
             f"{duplicates if n_duplicates else f'column {column} is blank'}; give --forgetting a text of "

@@ -22,7 +22,7 @@ from autopeft.data.pixels import DECODER_ERRORS, FRACTIONS, depth_of, image_suff
 from autopeft.data.rows import UncutRows
 from autopeft.data.sources import SPLIT_WORD, by_part, is_list, listed_by_part, read
 from autopeft.errors import DataError, reason_of
-from autopeft.records import DataSpec
+from autopeft.records import DataSpec, counted
 
 # What a file, a damaged or encrypted member of a zip file, and the decoder of an image raise.
 _UNREADABLE = (*DECODER_ERRORS, zipfile.BadZipFile, zlib.error, LZMAError)
@@ -160,9 +160,8 @@ def _table_of(folder: Path, root: Path, notes: list[str]) -> Any:
         )
     if others:
         listed = ", ".join(f"{suffix or 'none'} {n}" for suffix, n in others.most_common(_MOST_SUFFIXES))
-        notes.append(
-            f"Left out {others.total()} files in {folder.name}, no images by their suffix ({listed})."
-        )
+        files_left = counted(others.total(), "file")
+        notes.append(f"Left out {files_left} in {folder.name}, no images by their suffix ({listed}).")
     labels = [file.relative_to(folder).parts[0] for file in files]
     return datasets.Dataset.from_dict({"file": [str(file.resolve()) for file in files], "label": labels})
 
@@ -176,11 +175,11 @@ def _scale_alike(images: dict[str, ImageFile], notes: list[str]) -> None:
         images[key] = replace(images[key], n_bits=n_bits)
     if deep:
         notes.append(
-            f"{len(deep)} images are stored with more than 8 bits a pixel, of which their values need "
-            f"{n_bits}; all of them were divided by {2 ** (n_bits - 8)}, to 0 to 255."
+            f"Divided {counted(len(deep), 'image')} of more than 8 bits a pixel by {2 ** (n_bits - 8)}, to 0 "
+            f"to 255, since the values need {n_bits} bits."
         )
     if fractions:
-        notes.append(f"{len(fractions)} images have values from 0 to 1, which were multiplied by 255.")
+        notes.append(f"Multiplied {counted(len(fractions), 'image')} of values from 0 to 1 by 255.")
 
 
 def _with_keys(table: Any, column: str, images: dict[str, ImageFile], *, folder: Path, part: str) -> Any:

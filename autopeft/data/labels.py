@@ -31,7 +31,7 @@ from autopeft.data.rows import USUAL_NAMES, Parts, Row, UncutRows
 from autopeft.data.sources import listed, read
 from autopeft.errors import DataError
 from autopeft.extension import Target, TargetKind
-from autopeft.records import DataSpec, shortened
+from autopeft.records import DataSpec, counted, shortened
 
 # Usual column names, the most telling first; case does not matter.
 TEXT_NAMES = (
@@ -274,7 +274,7 @@ def _with_text(part: str, rows: Sequence[Row], columns: Columns, notes: list[str
             "may. Name another column with --text-column."
         )
     if n_blank:
-        notes.append(f"Dropped {n_blank} {part} rows without text.")
+        notes.append(f"Dropped {counted(n_blank, f'{part} row')} without text.")
     return complete
 
 
@@ -291,11 +291,13 @@ def with_labels(
     missing = {None, HIDDEN} if hides_labels else {None}
     kept = [row for row in rows if row.label not in missing]
     if not kept and part == "train":
-        raise DataError(f"None of the {len(rows)} {part} rows has a {column}; training needs labels.")
+        raise DataError(
+            f"No {part} row of {len(rows)} has a label in column {column}; training needs labels."
+        )
     if not kept:
-        notes.append(f"Left out the {part} part: none of its {len(rows)} rows has a label.")
+        notes.append(f"Left out the {part} part: no row of {len(rows)} has a label.")
     elif len(kept) < len(rows):
-        notes.append(f"Dropped {len(rows) - len(kept)} {part} rows without a label.")
+        notes.append(f"Dropped {counted(len(rows) - len(kept), f'{part} row')} without a label.")
     return kept
 
 
@@ -319,7 +321,7 @@ def _numbers(part: str, rows: Sequence[Row], column: str) -> list[Row]:
     if len(faulty) > 1:
         raise DataError(
             f"Label column {column} holds {shortened(faulty[0].label, 40)!r} in row {faulty[0].number} of "
-            f"{part}, and {len(faulty) - 1} more of {len(rows)} labels are no numbers from -{_LARGEST:g} to "
+            f"{part}, and {len(faulty)} of {len(rows)} labels are no numbers from -{_LARGEST:g} to "
             f"{_LARGEST:g}; write plain numbers such as 1234.5, or leave the cells empty."
         )
     if faulty:

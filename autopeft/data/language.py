@@ -16,7 +16,7 @@ from autopeft.data.rows import Parts, Row, UncutRows
 from autopeft.data.sources import read
 from autopeft.errors import DataError
 from autopeft.extension import Target, TargetKind
-from autopeft.records import DataSpec
+from autopeft.records import DataSpec, counted
 
 # Usual column names, the most telling first: a prompt and its completion.
 PAIRS = (
@@ -95,11 +95,11 @@ def read_language(spec: DataSpec, notes: list[str]) -> UncutRows:
         parts[part] = [row for row in rows if row is not None]
         if n_dropped := len(rows) - len(parts[part]):
             left_out |= {WITHOUT_TEXT: n_dropped} if part == "train" else {}
-            noun = "rows without text" if layout.kind != "chat" else "chats without an answer at their end"
-            notes.append(f"Dropped {n_dropped} {part} {noun}.")
+            noun, lack = ("chat", "an answer at the end") if layout.kind == "chat" else ("row", "text")
+            notes.append(f"Dropped {counted(n_dropped, f'{part} {noun}')} without {lack}.")
         if part == "train" and layout.kind == "chat" and not parts[part]:
             raise DataError(
-                f"None of the {len(rows)} train chats ends with the assistant's answer to something, of a "
+                f"No train chat of {len(rows)} ends with the assistant's answer to something, of a "
                 "weight other than 0; add the answers, since they are what is learned."
             )
     shared = _fixed_prompts(parts["train"], notes) if layout.label else frozenset()
@@ -131,7 +131,7 @@ def _fixed_prompts(rows: list[Row], notes: list[str]) -> frozenset[tuple[Any, ..
     limit = max(_FIXED_AT_LEAST, len(rows) // _FIXED_SHARE)
     fixed = {inputs: n for inputs, n in n_rows.items() if n > limit}
     if fixed:
-        prompts = "1 prompt stands" if len(fixed) == 1 else f"{len(fixed)} prompts stand"
+        prompts = f"{counted(len(fixed), 'prompt')} {'stands' if len(fixed) == 1 else 'stand'}"
         notes.append(
             f"{prompts} in {sum(fixed.values())} of {len(rows)} train rows: splits share such instructions, "
             "whose rows are duplicates only where the completion is the same too."
@@ -244,10 +244,13 @@ def _rows(part: str, table: Any, layout: _Layout, *, group: str | None, notes: l
     groups = [as_group(cell, str(group)) for cell in cells_or_none(group)]
     if is_chat:
         if n := sum(map(has_no_weight, zip(*columns, strict=True))):
-            notes.append(f"{n} {part} chats end with an answer of weight 0, which is not to be learned.")
+            notes.append(
+                f"The last answer of {counted(n, f'{part} chat')} has weight 0 and is not to be learned."
+            )
         if n := sum(map(has_thoughts, zip(*columns, strict=True))):
             notes.append(
-                f"The thoughts beside the answer of {n} {part} chats are not learned; write them into it."
+                f"The thoughts beside the answer of {counted(n, f'{part} chat')} are not learned; write "
+                "them into it."
             )
         systems = [as_string(cell, str(layout.system)) for cell in cells_or_none(layout.system)]
         beside = zip(groups, systems, cells_or_none(layout.tools), strict=True)

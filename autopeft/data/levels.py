@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from autopeft.data.cells import NUMBER
 from autopeft.data.columns import HIDDEN, NO_LABEL
 from autopeft.data.rows import Row
-from autopeft.records import shortened
+from autopeft.records import counted, shortened
 
 _FEWEST_BESIDE_HIDDEN = 3  # whole numbers from 0; of -1, 0 and 1 the first may be a class; chosen by hand
 _SEPARATOR = re.compile(r"\s*[,;|]\s*")
@@ -89,8 +89,8 @@ def note_spellings(counts: Mapping[str, int], column: str, notes: list[str]) -> 
         )
     if none := next((label for label in counts if label.casefold() in _WORDS_FOR_NONE), None):
         notes.append(
-            f"The label {none!r} in column {column} is learned as a class of {counts[none]} rows; leave "
-            "these cells empty if it stands for none."
+            f"The label {none!r} in column {column} is learned as a class of {counted(counts[none], 'row')}; "
+            "leave these cells empty if it stands for none."
         )
     labels = set(counts)
     joined = [label for label in labels if _SEPARATOR.search(label)]

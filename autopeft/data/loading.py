@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from autopeft.data.cutting import cut_splits
+from autopeft.data.cutting import CUT_AT_MOST, cut_splits
 from autopeft.data.duplicates import remove_duplicates
 from autopeft.data.labels import names_in, read_texts
 from autopeft.data.rows import LabelledData, Parts, ReadRows, Row, Split
 from autopeft.errors import DataError
 from autopeft.extension import IGNORED, Target
-from autopeft.records import DataSpec, shortened
+from autopeft.records import DataSpec, counted, shortened
 
 
 def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> LabelledData:
@@ -47,7 +48,8 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
     n_removed = remove_duplicates(uncut, notes)
     splits = cut_splits(uncut, spec.max_examples, seed=seed, notes=notes)
     _require_classes(uncut.target, splits["train"], notes)
-    _note_absent_labels(uncut.target, splits, notes)
+    given = [part for part, rows in uncut.parts.items() if rows]
+    _note_absent_labels(uncut.target, splits, notes, given=given)
     target = replace(uncut.target, counts=_counts(uncut.target, splits["train"]))
     return LabelledData(
         **{part: _split(part, rows, target) for part, rows in splits.items()},
@@ -74,11 +76,15 @@ def _require_classes(target: Target, rows: list[Row], notes: list[str]) -> None:
         )
     if lost:
         listed = shortened(", ".join(lost), 60)
-        notes.append(f"No train row is left of {len(lost)} labels ({listed}): repeated or surplus rows went.")
+        labels = counted(len(lost), "label")
+        notes.append(f"No train row is left of {labels} ({listed}): repeated or surplus rows went.")
 
 
-def _note_absent_labels(target: Target, splits: Parts, notes: list[str]) -> None:
-    """Note labels of train that another split lacks, whose metric tells nothing of them."""
+def _note_absent_labels(target: Target, splits: Parts, notes: list[str], *, given: Collection[str]) -> None:
+    """Note labels of train that another split lacks, whose metric tells nothing of them.
+
+    `given` are the parts that the user has; the others are cut from train.
+    """
     if target.kind not in ("class", "classes"):
         return
     present = {part: {name for row in rows for name in names_in(row.label)} for part, rows in splits.items()}
@@ -87,10 +93,19 @@ def _note_absent_labels(target: Target, splits: Parts, notes: list[str]) -> None
         if absent and splits[part]:
             listed = shortened(", ".join(map(repr, absent)), 60)
             what = f"label {listed}" if len(absent) == 1 else f"{len(absent)} labels ({listed})"
+            n_rows = counted(len(splits[part]), "row")
             notes.append(
-                f"The {part} split has no row with {what} of train, so that its {len(splits[part])} rows "
-                "tell nothing of how well such rows are labelled; add some."
+                f"The {part} split has no row with {what} of train, so that its {n_rows} tell nothing of how "
+                f"well such rows are labelled{_remedy(part, is_given=part in given)}."
             )
+
+
+def _remedy(part: str, *, is_given: bool) -> str:
+    """What to do about labels that a split lacks, as far as the user can do something."""
+    if is_given:
+        return "; add some"
+    instead = "; give a validation file with such rows to judge them" if part == "confirm" else ""
+    return f" (this split is cut from train, {CUT_AT_MOST:,} rows at most){instead}"
 
 
 def _split(part: str, rows: list[Row], target: Target) -> Split:

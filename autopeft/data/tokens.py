@@ -22,7 +22,7 @@ from autopeft.data.rows import Parts, Row, UncutRows
 from autopeft.data.sources import listed, read
 from autopeft.errors import DataError
 from autopeft.extension import IGNORED, Target
-from autopeft.records import DataSpec, shortened
+from autopeft.records import DataSpec, counted, shortened
 
 TOKEN_NAMES = "tokens words token_list text sentence word token"
 TAG_NAMES = "tags ner_tags labels label ner pos_tags tag pos slots upos"
@@ -53,7 +53,7 @@ def read_tokens(spec: DataSpec, notes: list[str]) -> UncutRows:
         with_tokens = [row for row in rows if row.inputs[0]]
         if n_dropped := len(rows) - len(with_tokens):
             left_out |= {"rows without tokens": n_dropped} if part == "train" else {}
-            notes.append(f"Dropped {n_dropped} {part} rows without tokens.")
+            notes.append(f"Dropped {counted(n_dropped, f'{part} row')} without tokens.")
         if part != "train" and HIDDEN not in known:
             with_tokens = [row._replace(label=None) if _hides_tags(row) else row for row in with_tokens]
         parts[part] = with_labels(part, with_tokens, tags, known=known, kind="tags", notes=notes)
@@ -61,8 +61,8 @@ def read_tokens(spec: DataSpec, notes: list[str]) -> UncutRows:
             left_out[WITHOUT_LABEL] = len(with_tokens) - len(parts[part])
         if n_ignored := sum(tag is None for row in parts[part] for tag in row.label):
             notes.append(
-                f"{n_ignored} {part} tokens have the tag {_NO_TAG}, which stands for none: they count "
-                "neither in training nor in the metric."
+                f"The tag {_NO_TAG} of {counted(n_ignored, f'{part} token')} stands for none: such tokens "
+                "count neither in training nor in the metric."
             )
     counts = Counter(tag for row in parts["train"] for tag in names_in(row.label))
     if len(counts) < 2:
@@ -90,7 +90,7 @@ def _rows(part: str, table: Any, columns: Columns) -> list[Row]:
         tags = _list(tag_cell, where)
         if len(words) != len(tags):
             raise DataError(
-                f"{where.capitalize()} has {len(words)} tokens and {len(tags)} tags "
+                f"{where.capitalize()} has {counted(len(words), 'token')} and {counted(len(tags), 'tag')} "
                 f"({shortened(' '.join(words), 40)}); it should have one tag for each token."
             )
         if "" in tags:

@@ -78,6 +78,7 @@ from autopeft.records.spec import (
     with_setting,
 )
 from autopeft.records.text import (
+    counted,
     digest_of,
     from_json,
     minus,
@@ -143,6 +144,7 @@ __all__ = [
     "TrainedPlan",
     "Verdict",
     "confirm_command",
+    "counted",
     "digest_of",
     "from_json",
     "in_words_of",

@@ -63,6 +63,16 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+def counted(number: int, noun: str) -> str:
+    """A count with its noun, in the plural unless the count is one.
+
+    Example:
+        >>> counted(1, "train row"), counted(20, "train row")
+        ('1 train row', '20 train rows')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from autopeft.data import chat_of
 from autopeft.errors import DataError, reason_of
 from autopeft.extension import IGNORED, Batch, Encoded, Example, Target, TargetKind
-from autopeft.records import shortened
+from autopeft.records import counted, shortened
 from autopeft.tasks.parts.batches import pad, without_labels
 from autopeft.tasks.parts.chat_templates import (
     TEMPLATE_FAULTS,
@@ -59,10 +59,11 @@ def _encode_blocks(texts: Sequence[str], tokenizer: Any, max_length: int, *, are
     rows = [row for row in rows if len(row) > 1]
     if len(rows) < 2:
         raise DataError(
-            f"The {len(texts)} texts have {len(tokens)} tokens, {len(rows)} block of {max_length}; at least "
+            f"Only {counted(len(rows), 'block')} of {max_length} tokens can be made of "
+            f"{counted(len(texts), 'text')} with {counted(len(tokens), 'token')}; at least "
             "2 blocks are needed in every split: lower --max-length or add text."
         )
-    note = f"{len(texts)} texts were packed into {len(rows)} blocks of {max_length} tokens."
+    note = f"Packed {counted(len(texts), 'text')} into {len(rows)} blocks of {max_length} tokens."
     return Encoded(examples=tuple(map(_example, rows)), labels=tuple(rows), notes=(note,))
 
 

@@ -115,7 +115,7 @@ def test_rows_whose_label_is_minus_one_have_none_and_it_is_logged(analyze):
     features = datasets.Features({"text": STRING, "label": datasets.ClassLabel(names=LABEL_NAMES)})
     data = datasets.Dataset.from_dict({"text": TEXTS, "label": changed(LABELS, 3, -1)}, features=features)
     _, log = analyze("text-classification", data)
-    assert "Dropped 1 train rows without a label." in log
+    assert "Dropped 1 train row without a label." in log
 
 
 @pytest.mark.parametrize("code", [-1, 2, 7])
@@ -141,7 +141,7 @@ def test_right_answer_that_is_none_of_the_choices(analyze):
 def test_token_and_tag_lists_of_different_length(analyze):
     tags = [["B-x" if len(word) % 2 else "O" for word in row] for row in WORDS]
     data = datasets.Dataset.from_dict({"tokens": WORDS, "tags": changed(tags, 3, tags[3][1:])})
-    with pytest.raises(DataError, match=r"Row 4 of train has \d+ tokens and \d+ tags .* one tag for each"):
+    with pytest.raises(DataError, match=r"Row 4 of train has \d+ tokens? and \d+ tags? .* one tag for each"):
         analyze("token-classification", data)
 
 
@@ -152,7 +152,7 @@ def test_missing_numbers_are_dropped_and_it_is_logged(analyze, bad):
     analysis, log = analyze(
         "text-classification", data, score="fisher", model=module("text-classification", 1)
     )
-    assert "Dropped 1 train rows without a label." in log
+    assert "Dropped 1 train row without a label." in log
     assert all(np.isfinite(analysis.scores[0].values))
 
 

@@ -54,9 +54,9 @@ def test_chats_that_end_with_the_user_are_dropped_unless_all_do(tmp_path):
     for row in rows[:9]:
         row["messages"].append(user("thanks"))
     data = read(tmp_path, rows)
-    assert "Dropped 9 train chats without an answer at their end." in data.notes
+    assert "Dropped 9 train chats without an answer at the end." in data.notes
     assert len(data.train.labels) + len(data.search.labels) + len(data.confirm.labels) == N - 9
-    with pytest.raises(DataError, match=r"^None of the 9 train chats ends with the assistant's answer"):
+    with pytest.raises(DataError, match=r"^No train chat of 9 ends with the assistant's answer"):
         read(tmp_path, rows[:9])
 
 
@@ -128,7 +128,7 @@ def test_answers_of_weight_0_are_not_learned(tmp_path):
         {"messages": [user(f"hello {i}"), assistant(f"bye {i}") | {"weight": int(i > 8)}]} for i in range(N)
     ]
     data = read(tmp_path, rows)
-    assert "9 train chats end with an answer of weight 0, which is not to be learned." in data.notes
+    assert "The last answer of 9 train chats has weight 0 and is not to be learned." in data.notes
     assert {label for _, label in everything(data)} == {f"bye {i}" for i in range(9, N)}
     with pytest.raises(DataError, match=r"ends with the assistant's answer .* of a weight other than 0"):
         read(tmp_path, rows[:9])

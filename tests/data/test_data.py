@@ -104,7 +104,7 @@ def test_saved_datasets_keep_their_class_names_and_lose_an_unlabelled_test(tmp_p
     assert saved.label_names == parquet.label_names == ("pos", "neg")
     assert saved.fingerprint == with_test.fingerprint == parquet.fingerprint
     assert "Left out labels that no train row has: new." in saved.notes
-    assert "Left out the test part: none of its 40 rows has a label." in with_test.notes
+    assert "Left out the test part: no row of 40 has a label." in with_test.notes
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_rows_without_label_or_text_are_dropped_with_a_note(tmp_path):
     rows = [*make_rows(labels=(0, 1)), {"text": "x", "label": None}, {"text": "  ", "label": 1}]
     data = read(write(tmp_path / "rows.csv", rows))
     assert (data.label_names, sum(sizes(data))) == (("0", "1"), 120)
-    assert {"Dropped 1 train rows without a label.", "Dropped 1 train rows without text."} <= set(data.notes)
+    assert {"Dropped 1 train row without a label.", "Dropped 1 train row without text."} <= set(data.notes)
 
 
 @pytest.mark.parametrize("label", [{}, {"label": -1}, {"label": None}])
@@ -250,7 +250,7 @@ def test_unreadable_file_is_refused(tmp_path, name, content, message):
             "are needed, 2 for each of 120 labels. Add rows, check the label column",
         ),
         (make_rows(labels=("pos",)), {}, r"only \['pos'\] in train; at least 2"),
-        (make_rows(labels=(None,)), {}, "None of the 120 train rows has a label"),
+        (make_rows(labels=(None,)), {}, "No train row of 120 has a label in column label"),
         (
             [{"text": ["a", "b"], "label": i % 2} for i in range(40)],
             {"text_columns": ("text",)},

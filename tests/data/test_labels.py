@@ -142,7 +142,7 @@ def test_commas_that_may_divide_thousands_are_refused(tmp_path):
 def test_amounts_are_told_to_be_classes_and_are_no_numbers(tmp_path, written):
     path = write(tmp_path / "rows.csv", [written.format(900 + 37 * (i % 15)) for i in range(150)])
     assert any("15 different labels in column label, such as '" in note for note in read(path).notes)
-    with pytest.raises(DataError, match=r"in row 1 of train, and 149 more of 150 labels are no numbers from"):
+    with pytest.raises(DataError, match=r"in row 1 of train, and 150 of 150 labels are no numbers from"):
         read(path, label_kind="number")
 
 

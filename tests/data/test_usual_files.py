@@ -295,7 +295,7 @@ def test_calls_of_tools_stay_in_a_chat_and_a_chat_that_ends_in_one_is_left_out(t
         return {"messages": [*asked, called, *(told if i % 3 else [])]}
 
     data = read(write_lines(tmp_path / "rows.jsonl", [chat(i) for i in range(N)]), "text-generation")
-    assert "Dropped 30 train chats without an answer at their end." in data.notes
+    assert "Dropped 30 train chats without an answer at the end." in data.notes
     question, calling, answer = json.loads(data.train.inputs[0][0])
     assert question["content"].startswith("what is ")
     assert calling == {"role": "assistant", "content": "", "tool_calls": [call]}

@@ -57,7 +57,7 @@ def test_a_number_in_place_of_tokens_or_tags_is_refused(tmp_path, cells):
 def test_a_label_whose_square_overflows_is_refused(tmp_path, label):
     with pytest.raises(
         DataError,
-        match=r"holds '-?1e\+\d+' in row 1 of train, and 29 more of 60 labels are no numbers from "
+        match=r"holds '-?1e\+\d+' in row 1 of train, and 30 of 60 labels are no numbers from "
         r"-1e\+18 to 1e\+18",
     ):
         read(tmp_path / "d.jsonl", rows(text="x", label=[label, 0.5]), label_kind="number")

@@ -306,7 +306,7 @@ def test_model_whose_head_the_checkpoint_lacks_is_refused(prepared):
 
 def test_text_that_is_all_of_the_data_is_refused(toys):
     columns = {"forgetting.text_column": "prompt"}
-    with pytest.raises(DataError, match=r"train\.jsonl, as its 120 texts are rows of the data"):
+    with pytest.raises(DataError, match=r"train\.jsonl, as the data hold its 120 texts too"):
         with_general_text(prepare(spec_for(toys, source="train.jsonl", data=toys / "train.jsonl", **columns)))
 
 

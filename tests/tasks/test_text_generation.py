@@ -150,7 +150,7 @@ def test_documents_are_packed_into_blocks_and_nothing_is_lost(words):
     assert tokens(words, whole) == " ".join(f"{text}[SEP]" for text in texts)
     assert [len(example["input_ids"]) for example in made.examples] == [8, 8, 8, 8, 2]
     np.testing.assert_equal(made.labels, tuple(example["input_ids"] for example in made.examples))
-    assert made.notes == ("4 texts were packed into 5 blocks of 8 tokens.",)
+    assert made.notes == ("Packed 4 texts into 5 blocks of 8 tokens.",)
 
 
 def test_stream_has_no_ends_within_and_too_little_of_it_is_refused(words):
@@ -162,7 +162,7 @@ def test_stream_has_no_ends_within_and_too_little_of_it_is_refused(words):
     ]
     seams = task.encode([("good fo",), ("od film it",)], [""] * 2, words, 2)
     assert [tokens(words, example["input_ids"]) for example in seams.examples] == ["good food", "film it"]
-    with pytest.raises(DataError, match="have 8 tokens, 1 block of 9; at least 2 blocks are needed"):
+    with pytest.raises(DataError, match=r"^Only 1 block of 9 tokens can be made of 4 texts with 8 tokens;"):
         task.encode([("good food ",)] * 4, [""] * 4, words, 9)
 
 

@@ -222,14 +222,14 @@ def test_tokens_and_tags_are_read_and_split(tmp_path):
         33,
         2,
     ]
-    assert "Dropped 1 test rows without tokens." in data.notes
+    assert "Dropped 1 test row without tokens." in data.notes
     assert any("No train row has the tags I-org" in note for note in data.notes)
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"tokens": ["a", "b"], "tags": ["O"]}, r"Row 101 of train has 2 tokens and 1 tags \(a b\); it"),
+        ({"tokens": ["a", "b"], "tags": ["O"]}, r"Row 101 of train has 2 tokens and 1 tag \(a b\); it"),
         ({"tokens": ["a", "b"], "tags": ["O", None]}, "Row 101 of train has no tag for token 'b'; write O"),
     ],
 )
@@ -255,7 +255,7 @@ def test_tokens_with_tag_minus_100_have_no_label(tmp_path, pieces):
     assert data.target == Target(kind="tags", names=("0", "1"), counts=(len(data.train.labels),) * 2)
     assert {tags for split in parts for tags in split.labels} == {(-100, 0, 1), (-100, 1, 0)}
     assert sum(len(split.labels) for split in parts) == 60
-    assert any(note.startswith("60 train tokens have the tag -100, which") for note in data.notes)
+    assert any(note.startswith("The tag -100 of 60 train tokens stands for none") for note in data.notes)
     made = PART.encode([[("newport", "is", "bigger")]], [(-100, 0, 1)], pieces, 16)
     assert [row.tolist() for row in made.labels] == [[-100, -100, -100, 0, 1, -100, -100]]
     assert made.notes == ()
@@ -273,7 +273,7 @@ def test_a_test_split_with_hidden_tags_is_left_out(tmp_path, hidden):
     ).save_to_disk(str(tmp_path / "saved"))
     data = read(tmp_path / "saved")
     assert data.label_names == ("O", "B-place") and data.test.inputs == ()
-    assert "Left out the test part: none of its 9 rows has a label." in data.notes
+    assert "Left out the test part: no row of 9 has a label." in data.notes
 
 
 def test_minus_1_is_a_tag_where_train_has_it(tmp_path):
