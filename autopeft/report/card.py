@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from markupsafe import Markup
 
-from autopeft.records import Confirmation, Plan, SearchFacts, SearchResult, TrainedPlan, rate
+from autopeft.records import Confirmation, Plan, SearchFacts, SearchResult, TrainedPlan, rate, shortened
 from autopeft.report.measured import error_over, examples, is_untrained, on_split, record_of, smallest_mark
 from autopeft.report.naming import no_adapters
 from autopeft.report.rendering import render
@@ -24,6 +24,7 @@ from autopeft.report.words import NOTHING, PartWords, duration, metric, plan_wor
 _LIBRARIES = {"PEFT": "peft", "Transformers": "transformers", "Pytorch": "torch", "Datasets": "datasets"}
 _NAMES = ("best", "smallest", "baseline", "incumbent", "head")  # rows of the table, in this order
 _ON_HUB = re.compile(r"[\w.-]+(/[\w.-]+)?")  # an owner and a name, or a name alone
+_MOST_LABELS, _LONGEST_LABEL = 20, 60  # labels that a card lists, characters of each; chosen by hand
 CHART = "score.png"  # beside the card
 _FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".zip", ".gguf", ".txt")
 
@@ -153,6 +154,7 @@ def _common(result: SearchResult | TrainedPlan, facts: CardFacts, words: PartWor
         "title": _title(result, facts),
         "base_link": _hub_link(base) if base else _last(setting.base_model),
         "setting": setting,
+        "labels": _first_labels(setting.label_names),
         "seed": facts.seed,
         "lines": python_lines(result, words, folder=facts.folder, source=facts.base_model),
         "auto_class": words.auto_class,
@@ -160,6 +162,13 @@ def _common(result: SearchResult | TrainedPlan, facts: CardFacts, words: PartWor
         "training": _training(result, facts),
         "versions": [(name, environment[key]) for name, key in _LIBRARIES.items() if key in environment],
     }
+
+
+def _first_labels(names: Sequence[str]) -> str:
+    """The first labels, and how many more there are; all of them stand in result.json."""
+    n_more = len(names) - _MOST_LABELS
+    shown = ", ".join(shortened(name, _LONGEST_LABEL) for name in names[:_MOST_LABELS])
+    return f"{shown} and {n_more:,} more" if n_more > 0 else shown
 
 
 def _training(result: SearchResult | TrainedPlan, facts: CardFacts) -> str:

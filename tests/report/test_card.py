@@ -47,6 +47,25 @@ def test_the_hub_is_told_which_part_of_a_split_gave_the_score():
     assert confirmed[0].dataset_name == "trec|6 (500 of 1,500 examples of confirm)"
 
 
+@pytest.mark.parametrize(
+    ("n", "listed"),
+    [
+        (2, "Labels: l0, l1."),
+        (20, "Labels: " + ", ".join(f"l{i}" for i in range(20)) + "."),
+        (10_000, "Labels: " + ", ".join(f"l{i}" for i in range(20)) + " and 9,980 more."),
+    ],
+)
+def test_the_card_lists_the_first_labels(n, listed):
+    result = toy_result()
+    text = card(many_labels(result, [f"l{i}" for i in range(n)]), seed=101).text
+    assert listed in text.splitlines() and len(text) < 10_000
+    assert "x" * 61 not in card(many_labels(result, ["a", "x" * 5000]), seed=101).text
+
+
+def many_labels(result, names):
+    return replace(result, setting=replace(result.setting, label_names=tuple(names)))
+
+
 def test_the_card_says_how_many_rows_and_steps_stand_behind_its_numbers():
     result = toy_result()
     text = card(result, seed=101).text
