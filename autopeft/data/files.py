@@ -139,7 +139,7 @@ def read_table(path: Path, notes: list[str], text: TextFormat | None = None) -> 
 def _saved(path: Path) -> Any:
     """What `save_to_disk` wrote; raises a ValueError where it cannot be read."""
     try:
-        return datasets.load_from_disk(str(path))
+        return datasets.load_from_disk(str(path)).with_format(None)  # of which a saved one may be torch's
     except (IndexError, KeyError, TypeError) as error:  # a split without rows or files
         reason = f"one of its splits has no rows, or a file is missing ({type(error).__name__}: {error})"
         raise ValueError(reason) from None

@@ -53,12 +53,15 @@ class ImageFile:
         """What messages call the image."""
         return _name(self.path, self.member)
 
-    def load(self) -> Any:
-        """The image upright and in RGB, a `PIL.Image.Image`; a DataError if it does not open."""
+    def load(self, *, is_draft: bool = False) -> Any:
+        """The image upright and in RGB, a `PIL.Image.Image`; a DataError if it does not open.
+
+        A draft raises the same error, and may be smaller than the image (`pixels.rgb_of`).
+        """
         module = pillow()
         try:
             content = _bytes(self.path, self.member, self.content)
-            return rgb_of(content, n_bits=self.n_bits or 16, name=self.name)
+            return rgb_of(content, n_bits=self.n_bits or 16, name=self.name, is_draft=is_draft)
         except (*_UNREADABLE, module.DecompressionBombError) as error:
             is_unknown = isinstance(error, module.UnidentifiedImageError)  # its text has an address in memory
             reason = "it is of no kind that Pillow reads" if is_unknown else reason_of(error)

@@ -64,13 +64,17 @@ def depth_of(content: bytes) -> int | None:
     return None
 
 
-def rgb_of(content: bytes, *, n_bits: int, name: str) -> Any:
+def rgb_of(content: bytes, *, n_bits: int, name: str, is_draft: bool = False) -> Any:
     """The image upright and in RGB, a `PIL.Image.Image`; its grey values have `n_bits` where not eight.
 
-    Upright is as the EXIF data of a camera say. Raises a DataError for values beyond the range.
+    Upright is as the EXIF data of a camera say. With `is_draft` a JPEG file is read to its end and becomes an
+    image of an eighth of its sides, which takes a quarter of the time. Raises a DataError for values beyond
+    the range.
     """
     module = pillow()
     with module.open(io.BytesIO(content)) as opened:
+        if is_draft:
+            opened.draft(None, (1, 1))  # of no effect on files of other kinds
         opened.load()  # reading EXIF data may do it too, and its errors would be taken for theirs
         turn = _UPRIGHT.get(_orientation(opened))
         image = opened if turn is None else opened.transpose(module.Transpose[turn])

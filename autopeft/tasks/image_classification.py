@@ -16,7 +16,7 @@ from autopeft.tasks.parts.labelled import LabelledTask
 from autopeft.tasks.parts.usual import IMAGES
 
 _CHUNK = 64  # images that the processor gets at once; chosen by hand
-_MAX_KEPT = 2**28  # pixel values kept in memory, 1 GiB; beyond it every batch reads its images again
+_MAX_KEPT = 2**28  # pixel values of a split in memory, 1 GiB; beyond it every batch reads its images again
 
 
 def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
@@ -31,8 +31,8 @@ def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int
         chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
         examples = [row for chunk in chunks for row in _rows(_processed(chunk, tokenizer))]
     else:
-        for file in files:
-            file.load()  # raises now, and not in the middle of a training run
+        for file in files:  # a broken one raises now, and not in the middle of a training run
+            file.load(is_draft=True)
         examples = [{"file": file, "processor": tokenizer} for file in files]
     return Encoded(examples=tuple(examples), labels=tuple(labels))
 

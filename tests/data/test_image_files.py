@@ -170,3 +170,26 @@ def test_images_that_occur_again_are_called_images(tmp_path):
     notes = read(tmp_path).notes
     assert "Removed 2 rows whose image occurs again." in notes
     assert any("1 had another label than the row with their image that was kept" in note for note in notes)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_a_draft_of_a_broken_file_raises_what_the_whole_image_raises(tmp_path, suffix):
+    whole = save(tmp_path / f"whole{suffix}", pixels(1, shape=(48, 64, 3))).read_bytes()
+    outcomes = []
+    for n_bytes in range(0, len(whole) + 1, len(whole) // 40):
+        broken = ImageFile(digest="", path="p", content=whole[:n_bytes])
+        said = []
+        for is_draft in (False, True):
+            try:
+                said.append(bool(broken.load(is_draft=is_draft)))
+            except DataError as error:
+                said.append(str(error))
+        assert said[0] == said[1]
+        outcomes.append(said[0])
+    assert outcomes[0] is not True and outcomes.count(True) < len(outcomes) / 4
+
+
+@pytest.mark.parametrize(("suffix", "size"), [(".jpg", (8, 6)), (".png", (64, 48))])
+def test_a_draft_of_a_jpeg_file_has_an_eighth_of_its_sides(tmp_path, suffix, size):
+    path = save(tmp_path / f"whole{suffix}", pixels(1, shape=(48, 64, 3)))
+    assert ImageFile(digest="", path=str(path)).load(is_draft=True).size == size

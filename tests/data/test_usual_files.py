@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 
+import datasets
 import pandas as pd
 import pytest
 
@@ -301,3 +302,14 @@ def test_calls_of_tools_stay_in_a_chat_and_a_chat_that_ends_in_one_is_left_out(t
     assert calling == {"role": "assistant", "content": "", "tool_calls": [call]}
     assert answer == {"role": "tool", "content": "2", "name": "add"}
     assert set(data.train.labels) == {"two"}
+
+
+@pytest.mark.parametrize("form", ["torch", "numpy", "pandas"])
+def test_a_saved_dataset_is_read_alike_whatever_its_format(tmp_path, form):
+    rows = {"text": [f"sentence {i}" for i in range(60)], "label": [i % 3 for i in range(60)]}
+    table = datasets.Dataset.from_dict(rows)
+    table.save_to_disk(tmp_path / "plain")
+    table.with_format(form).save_to_disk(tmp_path / "formatted")
+    plain = load(DataSpec(source=str(tmp_path / "plain")), seed=0)
+    formatted = load(DataSpec(source=str(tmp_path / "formatted")), seed=0)
+    assert formatted.fingerprint == plain.fingerprint and formatted.label_names == ("0", "1", "2")
