@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import takewhile
 
 from autopeft.model.layers import layer_name
 from autopeft.model.roles import FIRST_ROLES
@@ -14,7 +13,7 @@ from autopeft.records import Site
 _MAPS = ("linear", "conv1d")
 
 
-def last_maps(site: Site, sites: Sequence[Site]) -> list[Site]:
+def last_maps(site: Site, sites: Iterable[Site]) -> list[Site]:
     """The maps of role `down` in the layer of a site, the nearest by name where there are several.
 
     Example:
@@ -24,20 +23,15 @@ def last_maps(site: Site, sites: Sequence[Site]) -> list[Site]:
         >>> [site.name for site in last_maps(map_of("h.0.mlp.fc1", "up"), lasts)]
         ['h.0.mlp.fc2']
     """
-    layer = _layer(site)
-    in_layer = [other for other in sites if _ends_layer(other) and _layer(other) == layer]
-    return _nearest(site, in_layer)
+    return _nearest(site, _by_module(sites))
 
 
 def with_last_maps(sites: Sequence[Site]) -> list[Site]:
     """The sites, the first maps of a feed-forward noted that have no last map of their own width."""
-    by_layer: dict[str, list[Site]] = defaultdict(list)
-    for site in sites:
-        if _ends_layer(site):
-            by_layer[_layer(site)].append(site)
+    by_module = _by_module(sites)
 
     def is_whole(site: Site) -> bool:
-        nearest = _nearest(site, by_layer[_layer(site)])
+        nearest = _nearest(site, by_module)
         return len(nearest) == 1 and nearest[0].out_features == site.in_features
 
     return [
@@ -48,21 +42,25 @@ def with_last_maps(sites: Sequence[Site]) -> list[Site]:
     ]
 
 
-def _layer(site: Site) -> str:
-    return layer_name(site.name) or ""
+def _by_module(sites: Iterable[Site]) -> dict[str, list[Site]]:
+    """The maps of role `down` inside of each module, from their layer inwards; under "" those of no layer."""
+    by_module: defaultdict[str, list[Site]] = defaultdict(list)
+    for site in sites:
+        if site.role == "down" and site.kind in _MAPS:
+            for name in _modules_around(site):
+                by_module[name].append(site)
+    return dict(by_module)
 
 
-def _ends_layer(site: Site) -> bool:
-    return site.role == "down" and site.kind in _MAPS
-
-
-def _nearest(site: Site, others: Sequence[Site]) -> list[Site]:
+def _nearest(site: Site, by_module: Mapping[str, list[Site]]) -> list[Site]:
     """Those whose names share the most leading parts with the site's."""
-    n_shared = [_n_shared_parts(site.name, other.name) for other in others]
-    return [other for other, n in zip(others, n_shared, strict=True) if n == max(n_shared)]
+    return next((by_module[name] for name in _modules_around(site) if name in by_module), [])
 
 
-def _n_shared_parts(name: str, other: str) -> int:
-    """How many leading parts two dotted names share."""
-    pairs = zip(name.split("."), other.split("."), strict=False)
-    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+def _modules_around(site: Site) -> Iterator[str]:
+    """The names of the modules that hold a site, itself included, from the innermost to its layer."""
+    layer, name = layer_name(site.name) or "", site.name
+    while len(name) > len(layer):
+        yield name
+        name = name.rpartition(".")[0]
+    yield layer
