@@ -21,6 +21,9 @@ from autopeft.model import BaseModel
 from autopeft.records import shortened
 
 _ALL = ("all-linear", DUMMY_TARGET_MODULES)  # words of peft's that stand for modules
+# Characters of a list of names, which may name every expert one by one; chosen by hand.
+_MOST_SHOWN = 80
+_MOST_SOUGHT = 8  # names for which near ones are sought; chosen by hand
 
 
 def require_match(file: ConfigFile, base: BaseModel, *, path: Path) -> None:
@@ -42,10 +45,8 @@ def require_match(file: ConfigFile, base: BaseModel, *, path: Path) -> None:
         return
     known = list(dict.fromkeys(_last(site.name) for site in base.sites if site.kind != "model"))
     hint = _nearest(entries, known) or f"; there are {', '.join(known[:8])}"
-    # A pattern may name every site one by one; the bound is chosen by hand.
-    names = shortened(", ".join(entries), 80)
     raise SiteError(
-        f"{path} and {base.name} do not fit: it adapts {names}, which the model lacks{hint}; "
+        f"{path} and {base.name} do not fit: it adapts {_listed(entries)}, which the model lacks{hint}; "
         "use the base model that it was made for."
     )
 
@@ -97,7 +98,7 @@ def _unmatched_names(content: dict[str, Any], targeted: Collection[str], modules
         entries = [str(name) for name in names if name not in known] if isinstance(names, list) else []
         if lost := _lost(entries, choices, matches_ending):
             near = _nearest(lost, list(dict.fromkeys(map(_last, (*choices, *modules)))))
-            notes.append(f"{field} names what is not there: {', '.join(lost)}{near}.")
+            notes.append(f"{field} names what is not there: {_listed(lost)}{near}.")
     return notes
 
 
@@ -109,21 +110,34 @@ def _unmatched_keys(content: dict[str, Any], targeted: Collection[str]) -> list[
         if any(isinstance(kept, list) for kept in keys.values()):
             continue  # what AdaLoRA has left of each rank, under the names of tensors
         if lost := _lost(keys, targeted, matches_key):
-            notes.append(f"{field} has keys that fit no target: {', '.join(lost)}.")
+            notes.append(f"{field} has keys that fit no target: {_listed(lost)}.")
     layers = content.get("layers_to_transform")
     numbers = layers if isinstance(layers, list) else [] if layers is None else [layers]
     if lost := _lost(map(str, numbers), targeted, lambda number, name: f".{number}." in f".{name}."):
-        notes.append(f"layers_to_transform names what is not there: {', '.join(lost)}.")
+        notes.append(f"layers_to_transform names what is not there: {_listed(lost)}.")
     return notes
 
 
 def _lost(entries: Iterable[str], names: Collection[str], matches: Callable[[str, str], bool]) -> list[str]:
-    return [entry for entry in entries if not any(matches(entry, name) for name in names)]
+    exact = set(names)  # which spares most entries a look at every name
+    return [e for e in entries if e not in exact and not any(matches(e, name) for name in names)]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The names, and how many there are where not all can be shown.
+
+    Example:
+        >>> _listed(["q", "k"]), _listed([f"experts.{i}.w1" for i in range(64)])[-31:]
+        ('q, k', 'rts.4.w1, experts.5… (64 names)')
+    """
+    text = ", ".join(names)
+    return text if len(text) <= _MOST_SHOWN else f"{shortened(text, _MOST_SHOWN)} ({len(names):,} names)"
 
 
 def _nearest(entries: Sequence[str], known: Sequence[str]) -> str:
     """The known names nearest to the entries, as a clause; empty where none is near."""
-    words = [word for entry in entries for word in re.findall(r"[A-Za-z]\w+", entry)]
+    found = [word for entry in entries[:_MOST_SOUGHT] for word in re.findall(r"[A-Za-z]\w+", entry)]
+    words = list(dict.fromkeys(found))
     named = [name for name in known if not name.isdigit()]  # a digit numbers a layer or an expert
     near = [name for word in words for name in difflib.get_close_matches(word, named, n=2, cutoff=0.5)]
     return f"; nearest: {', '.join(list(dict.fromkeys(near))[:4])}" if near else ""

@@ -169,6 +169,25 @@ def test_what_matches_nothing_or_says_too_much_is_noted(tiny_llama, tmp_path):
     assert answer["trainable_params"] == 2 * 4 * (32 + 32) + 4 * (32 + 16) + 20 * (32 + 16)
 
 
+def test_notes_show_the_first_of_many_names_and_their_number(tiny_llama, tmp_path):
+    experts = [f"layers.{layer}.mlp.experts.{i}.w1" for layer in range(2) for i in range(60)]
+    content = {
+        **LORA,
+        "target_modules": ["q_proj", *experts],
+        "modules_to_save": experts,
+        "rank_pattern": dict.fromkeys(experts, 3),
+        "layers_to_transform": list(range(100)),
+    }
+    notes = count(write_config(tmp_path, content), model_id=str(tiny_llama)).notes
+    fields = ("target_modules", "modules_to_save", "rank_pattern", "layers_to_transform")
+    shown = {field: [note for note in notes if note.startswith(field)] for field in fields}
+    assert [len(each) for each in shown.values()] == [1, 1, 1, 1]
+    assert max(map(len, notes)) < 200
+    assert [field for field, (note,) in shown.items() if "… (120 names)" not in note] == [fields[-1]]
+    assert "there: 2, 3, 4" in shown[fields[-1]][0]
+    assert "… (98 names)" in shown[fields[-1]][0]
+
+
 def test_config_that_fits_has_no_notes(tiny_llama, tmp_path):
     content = {**LORA, "task_type": "SEQ_CLS", "rank_pattern": {"q_proj": 2}, "layers_to_transform": [1]}
     assert count(write_config(tmp_path, content), model_id=str(tiny_llama)).notes == ()
