@@ -6,11 +6,11 @@ fake → living_bytes → probing, phases → replay → scaling → alike → s
 
 from __future__ import annotations
 
-from autopeft.estimate.answers import Limits, Step, StepAnswer, StepRequest, answer
+from autopeft.estimate.answers import Limits, Step, StepAnswer, StepRequest, UntoldStepError, answer
 from autopeft.estimate.fake import StandInArrays, StandInValues
 from autopeft.estimate.few_bits import quantise_maps
 from autopeft.estimate.fitting import Memory, in_parts, longest_row, most_rows
-from autopeft.estimate.known_results import SLOW_SECONDS, SlowReplayError
+from autopeft.estimate.known_results import SLOW_KERNELS
 from autopeft.estimate.living_bytes import LivingBytes
 from autopeft.estimate.probing import probe
 from autopeft.estimate.rates import CARDS, Card, Rates, rates_of
@@ -21,7 +21,7 @@ from autopeft.estimate.subjects import FULL, Setup, Trainee, TraineeOnModel, by_
 __all__ = [
     "CARDS",
     "FULL",
-    "SLOW_SECONDS",
+    "SLOW_KERNELS",
     "Card",
     "Limits",
     "LivingBytes",
@@ -30,7 +30,6 @@ __all__ = [
     "Rates",
     "Replay",
     "Setup",
-    "SlowReplayError",
     "StandInArrays",
     "StandInValues",
     "Step",
@@ -41,6 +40,7 @@ __all__ = [
     "Trainee",
     "TraineeOnModel",
     "TrainingStep",
+    "UntoldStepError",
     "answer",
     "by_name",
     "describe",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from autopeft.errors import SpecError
 from autopeft.estimate.fitting import Memory, in_parts, longest_row, most_rows
+from autopeft.estimate.known_results import SlowReplayError
 from autopeft.estimate.scaling import MemoryModel
 from autopeft.estimate.subjects import TraineeOnModel
 
@@ -76,6 +77,18 @@ class StepAnswer:
     limits: Limits | None = None
 
 
+class UntoldStepError(SpecError):
+    """The memory of a step cannot be told; what is trained on which model is `described` all the same.
+
+    `is_slow` says whether the replay takes more kernels than it may.
+    """
+
+    def __init__(self, message: str, *, described: TraineeOnModel, is_slow: bool) -> None:
+        super().__init__(message)
+        self.described = described
+        self.is_slow = is_slow
+
+
 def answer(request: StepRequest, describe: Callable[[str], TraineeOnModel]) -> StepAnswer:
     """The memory of a requested step, and what fits.
 
@@ -84,9 +97,20 @@ def answer(request: StepRequest, describe: Callable[[str], TraineeOnModel]) -> S
         describe: The trainee on its model with weights in so many bits (`none`, `4bit` or `8bit`).
 
     Raises:
-        SpecError: A row longer than the model takes.
+        UntoldStepError: A row longer than the model takes, or a step that cannot be replayed, or only with
+            more kernels than it may take.
     """
     described = describe(request.quantize)
+    try:
+        return _answer(request, described, describe)
+    except SpecError as error:
+        is_slow = isinstance(error, SlowReplayError)
+        raise UntoldStepError(str(error), described=described, is_slow=is_slow) from error
+
+
+def _answer(
+    request: StepRequest, described: TraineeOnModel, describe: Callable[[str], TraineeOnModel]
+) -> StepAnswer:
     max_tokens = described.subject.max_tokens or _LONGEST
     n_rows, n_tokens = request.n_rows or _N_ROWS, request.n_tokens or min(_N_TOKENS, max_tokens)
     if n_tokens > max_tokens:

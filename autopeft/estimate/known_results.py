@@ -7,7 +7,6 @@ of kernels, and few of them differ in more than the values that fake tensors lac
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +18,9 @@ from autopeft.errors import SpecError
 
 log = logging.getLogger(__name__)
 
-SLOW_SECONDS = 10.0  # of a replay: from here on a user is told what takes so long; chosen by hand
+# Kernels of a replay, about 10 seconds of one core: from here on a user is told what takes so long; chosen by
+# hand. They are counted in place of seconds, so that the same is printed on every machine.
+SLOW_KERNELS = 100_000
 _CPU = torch.device("cpu")
 _SPACES = ("aten", "prims")  # torch's own kernels, whose results follow from shapes
 _PLAIN = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
@@ -38,7 +39,13 @@ class _Form:
 
 
 class SlowReplayError(SpecError):
-    """The replay of a training step takes longer than it may."""
+    """The replay of a training step takes more kernels than it may."""
+
+    def __init__(self, max_kernels: int) -> None:
+        super().__init__(
+            f"The memory of a training step is left out, since its replay takes more than {max_kernels:,} "
+            "kernels for this model; `autopeft estimate` computes it in a minute or more."
+        )
 
 
 class _ValuesCountError(Exception):
@@ -49,19 +56,19 @@ class _ValuesCountError(Exception):
 class KnownResults:
     """The forms of the results of calls, for the fake tensors of one mode.
 
-    Calls later than `max_seconds` after the first one raise a SlowReplayError. Without it, a call later than
-    `slow_seconds` logs once what takes so long.
+    More than `max_kernels` calls raise a SlowReplayError. Without it, the call after `slow_kernels` logs what
+    takes so long.
     """
 
     mode: FakeTensorMode
-    max_seconds: float | None = None
-    slow_seconds: float = SLOW_SECONDS
+    max_kernels: int | None = None
+    slow_kernels: int = SLOW_KERNELS
     _forms: dict[Any, Any] = field(default_factory=dict)
-    _end: float | None = None  # when the time is up, by the monotonic clock
+    _n_calls: int = 0
 
     def of(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What a kernel gives, as torch does; from the second call with the same shapes on without torch."""
-        self._heed_time()
+        self._count_call()
         tensors: list[FakeTensor] = []
         try:
             key = (func, _key(args, tensors), _key(tuple(kwargs.items()), tensors))
@@ -74,22 +81,15 @@ class KnownResults:
             return result
         return func(*args, **kwargs) if form is _UNKNOWN else self._made(form, tensors)
 
-    def _heed_time(self) -> None:
-        now = time.monotonic()
-        if self._end is None:
-            self._end = now + (self.slow_seconds if self.max_seconds is None else self.max_seconds)
-        if now < self._end:
-            return
-        if self.max_seconds is not None:
-            raise SlowReplayError(
-                f"The memory of a training step is left out, since it takes more than {self.max_seconds:g} s "
-                "to compute for this model; `autopeft estimate` computes it."
+    def _count_call(self) -> None:
+        self._n_calls += 1
+        if self.max_kernels is not None and self._n_calls > self.max_kernels:
+            raise SlowReplayError(self.max_kernels)
+        if self.max_kernels is None and self._n_calls == self.slow_kernels + 1:
+            log.info(
+                "Still replaying a training step for its memory; a model whose code goes over tokens or "
+                "experts one by one (Mamba) takes a minute or more."
             )
-        self._end = float("inf")
-        log.info(
-            "Still replaying a training step for its memory; a model whose code goes over tokens or experts "
-            "one by one (Mamba) takes a minute or more."
-        )
 
     def _made(self, form: Any, tensors: list[FakeTensor]) -> Any:
         if isinstance(form, int):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autopeft.estimate.known_results import SlowReplayError
 from autopeft.estimate.rates import Rates
 from autopeft.estimate.replay import Replay, StepMemory, TrainingStep
 from autopeft.extension import Batch
@@ -21,6 +22,7 @@ from autopeft.extension import Batch
 DEPTHS = (3, 4)  # layers; with fewer the first and the last layer are one, or have none between them
 _LEAST_TOKENS = 1024  # of the smallest step that is scaled up; memory of 8 B weights is straight from there
 _DIRECT_TOKENS = 8192  # of a step that is replayed as it is; a loss in pieces takes long for more
+_KERNELS_PER_TENSOR = 18  # that is trained: of two steps of AdamW in torch 2.13, counted; more come beside
 _N_ROWS = (1, 2, 3)  # in units of the shortest row: enough for a square
 
 
@@ -31,8 +33,8 @@ class Subject:
     `build` makes it without weights, with a number of layers or with all of them (None). `n_layers` is None
     where layers differ, so that all of them must be replayed. `batch` makes a batch of rows and tokens.
     `max_tokens` is the longest row of the model, None without a limit. A loss that goes over the labels in
-    pieces takes `piece_tokens` of them at a time, 0 takes all at once. `max_seconds` limits the replay
-    of each depth; None does not.
+    pieces takes `piece_tokens` of them at a time, 0 takes all at once. At least `n_tensors` are trained.
+    `max_kernels` limits the replay of each depth; None does not.
     """
 
     build: Callable[[int | None], nn.Module]
@@ -45,7 +47,8 @@ class Subject:
     autocast: bool = True
     on_gpu: bool = True
     rates: Rates | None = None
-    max_seconds: float | None = None
+    n_tensors: int = 0
+    max_kernels: int | None = None
 
 
 @dataclass(kw_only=True)
@@ -105,7 +108,10 @@ class MemoryModel:
 
     def _replayed(self, depth: int | None, n_rows: int, n_tokens: int) -> StepMemory:
         if depth not in self.replays:
-            self.replays[depth] = Replay(self.subject.build(depth), max_seconds=self.subject.max_seconds)
+            max_kernels = self.subject.max_kernels
+            if max_kernels is not None and self._least_kernels(depth) > max_kernels:
+                raise SlowReplayError(max_kernels)  # before the model is built, which takes as long
+            self.replays[depth] = Replay(self.subject.build(depth), max_kernels=max_kernels)
         step = TrainingStep(
             micro_batches=[self.subject.batch(n_rows, n_tokens)],
             loss=self.subject.loss,
@@ -116,6 +122,12 @@ class MemoryModel:
             rates=self.subject.rates,
         )
         return self.replays[depth].memory(step)
+
+    def _least_kernels(self, depth: int | None) -> float:
+        """The fewest kernels of a replay with a number of layers."""
+        n_layers = self.subject.n_layers
+        share = 1.0 if depth is None or n_layers is None else depth / n_layers
+        return _KERNELS_PER_TENSOR * self.subject.n_tensors * share
 
 
 def _square(x: float) -> tuple[float, float, float]:

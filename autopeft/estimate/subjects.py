@@ -34,6 +34,7 @@ from autopeft.model import (
     BaseModel,
     StoredWeights,
     expert_weights,
+    is_built_by,
     left_by_bitsandbytes,
     load_skeleton,
     output_layer_names,
@@ -115,7 +116,7 @@ class Setup:
 
     `rates` are those of the device, if its time is to be predicted.
     `plain_loop` takes the loss as the model itself does, with all logits at once, as `transformers` trains.
-    A replay that takes longer than `max_seconds` is broken off; None lets it take its time.
+    A replay of more than `max_kernels` is broken off; None lets it go on.
     """
 
     model: ModelSpec
@@ -123,7 +124,7 @@ class Setup:
     plain_loop: bool = False
     on_gpu: bool = True
     rates: Rates | None = None
-    max_seconds: float | None = None
+    max_kernels: int | None = None
 
 
 def by_name(word: str, methods: Mapping[str, Method]) -> Trainee:
@@ -170,7 +171,7 @@ def _everywhere(method: Method, rank: int, base: BaseModel, methods: Mapping[str
 class TraineeOnModel:
     """A trainee on its base model: what a replay needs, and what is counted; no count of the whole model.
 
-    `task` is the name of the task that such a model is trained for.
+    `task` is the name of the task that such a model is trained for. `head_params` are those of the task head.
     `servers` are as `Trainee.servers` gives them. `stored` is set where the checkpoint is quantised already.
     `takes_few_bits` says whether `--quantize` is taken and would save memory.
     """
@@ -179,6 +180,7 @@ class TraineeOnModel:
     base_model: str
     task: str
     base_params: int
+    head_params: int
     count: Count | None
     servers: tuple[str, ...] | None
     stored: StoredWeights | None = None
@@ -187,9 +189,14 @@ class TraineeOnModel:
 
 
 def describe(
-    trainee: Trainee, setup: Setup, *, methods: Mapping[str, Method], tasks: Mapping[str, Task]
+    trainee: Trainee,
+    setup: Setup,
+    *,
+    methods: Mapping[str, Method],
+    tasks: Mapping[str, Task],
+    counted: Count | None = None,
 ) -> TraineeOnModel:
-    """What is trained on which model, from the model's config alone.
+    """What is trained on which model, from the model's config alone; `counted` if it was counted before.
 
     Raises:
         SpecError: The class of the model is none whose batches are known here, or a whole model in few bits.
@@ -203,15 +210,15 @@ def describe(
     stored = stored_weights(base.module.config)
     _require_trainable(trainee, setup, base, stored)
     task = _task_of(trainee, base, auto_class, tasks)
-    if auto_class is None:
+    if auto_class is None and not is_built_by(base.module, task.auto_class):
         base = load_skeleton(setup.model, auto_class=task.auto_class)
-    base_model, base_params = base.name, base.base_params
     config: Any = base.module.config
     n_layers = n_alike(base.module, stored.kept_modules(base.module) if stored else ())
     max_tokens, experts = base.max_tokens(), expert_weights(base.module)
     notes = _notes(setup, base, stored)  # before adapters are counted on it
     plan = None if trainee.is_full or trainee.files else trainee.on(base, methods)
-    count = _count(trainee, plan, base, task, methods)
+    n_parameters = sum(1 for _ in base.module.parameters())
+    count = counted or _count(trainee, plan, base, task, methods)
     if count is not None and n_layers is not None and not is_even(count, n_layers):
         n_layers = None
     builder = _Builder(trainee=trainee, setup=setup, task=task, methods=methods, auto_class=auto_class)
@@ -228,20 +235,26 @@ def describe(
         autocast=setup.dtype == torch.bfloat16,
         on_gpu=setup.on_gpu,
         rates=setup.rates,
-        max_seconds=setup.max_seconds,
+        n_tensors=n_parameters if count is None else _n_tensors(count),
+        max_kernels=setup.max_kernels,
     )
-    servers = trainee.servers(plan, methods)
     return TraineeOnModel(
         subject=subject,
-        base_model=base_model,
+        base_model=base.name,
         task=task.name,
-        base_params=base_params,
+        base_params=base.base_params,
+        head_params=base.head_params,
         count=count,
-        servers=servers,
+        servers=trainee.servers(plan, methods),
         stored=stored,
-        takes_few_bits=stored is None and not trainee.is_full and experts < _MOST_EXPERTS * base_params,
+        takes_few_bits=stored is None and not trainee.is_full and experts < _MOST_EXPERTS * base.base_params,
         notes=notes,
     )
+
+
+def _n_tensors(count: Count) -> int:
+    """The fewest tensors that are trained: one at each site, two where a site has a rank."""
+    return sum(n * (1 + (role in count.ranks)) for role, n in count.sites.items())
 
 
 def _require_trainable(trainee: Trainee, setup: Setup, base: BaseModel, stored: StoredWeights | None) -> None:

@@ -23,7 +23,7 @@ from autopeft.model.base import BaseModel, check_sites
 from autopeft.model.cache import without_cache
 from autopeft.model.checkpointing import can_checkpoint, checkpointed
 from autopeft.model.checks import PASS_ERRORS, pad_with, text_configs
-from autopeft.model.classes import loading_class, loading_class_of_type, own_class
+from autopeft.model.classes import is_built_by, loading_class, loading_class_of_type, own_class
 from autopeft.model.devices import (
     forked_rng,
     has_own_generator,
@@ -131,6 +131,7 @@ __all__ = [
     "holder_of",
     "input_directions",
     "input_rms",
+    "is_built_by",
     "is_narrow",
     "is_out_of_memory",
     "known_mask",

@@ -54,6 +54,15 @@ def counting_class(config: Any, auto_class: str | None) -> str:
     return wanted
 
 
+def is_built_by(module: Any, auto_class: str) -> bool:
+    """Whether a model is of the class that is built for counting with an auto class."""
+    config: Any = module.config
+    wanted = counting_class(config, auto_class)
+    kind = getattr(transformers, wanted)
+    mapping = getattr(kind, "_model_mapping", {type(config): kind})
+    return type(module) is mapping.get(type(config), None)
+
+
 def own_class(config: Any, auto_class: str) -> str | None:
     """The class of a checkpoint with images, where a search of texts loads the text model alone; else None.
 

@@ -70,5 +70,5 @@ def load_skeleton(
 def _keep_layers(config: Any, n_layers: int) -> None:
     """Let a config describe its first layers alone."""
     config.num_hidden_layers = n_layers
-    if isinstance(getattr(config, "layer_types", None), list):
+    if isinstance(vars(config).get("layer_types"), list):  # some derive it from the number of layers
         config.layer_types = config.layer_types[:n_layers]

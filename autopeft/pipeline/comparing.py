@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from autopeft import adapters, estimate, model
 from autopeft.errors import SpecError
-from autopeft.estimate import Rates, Setup, Trainee
+from autopeft.estimate import Rates, Trainee, TraineeOnModel
 from autopeft.extension import discover
 from autopeft.model import BaseModel
 from autopeft.pipeline.counting import Count, count
@@ -62,11 +59,11 @@ def count_step(
     model_id: str | None,
     revision: str | None,
     rates: Rates | None = None,
-    max_seconds: float = estimate.SLOW_SECONDS,
+    max_kernels: int = estimate.SLOW_KERNELS,
 ) -> Counted:
     """What a plan, a run, configs or a word such as `lora_r16` or `full` trains; `rates` time its step.
 
-    A step whose replay takes longer than `max_seconds` is left out, with a note.
+    A step whose replay takes more than `max_kernels` is left out, with a note.
 
     Raises:
         SpecError: A file that cannot be read, an unknown word, or no base model.
@@ -77,47 +74,43 @@ def count_step(
     if trainee.method is None and not trainee.is_full:  # first, since it checks the plan
         counted = count(Path(word), model_id=model_id, revision=revision)
         servers = trainee.servers(trainee.plan, discover("autopeft.methods"))
-    step, reason = None, ""
+    step, described, reason = None, None, ""
     notes: tuple[str, ...] = ()
     request = EstimateRequest(trained=word, model_id=model_id, revision=revision)
     try:
-        step = estimate_step(request, rates=rates, max_seconds=max_seconds)
+        step = estimate_step(request, rates=rates, max_kernels=max_kernels, counted=counted)
+        described = step.answer.described
+    except estimate.UntoldStepError as error:
+        described, reason = error.described, str(error)
+        notes = (reason,) if error.is_slow else ()
     except SpecError as error:  # a fault of the trainee or the model is raised again below
         reason = str(error)
-        notes = (reason,) if isinstance(error, estimate.SlowReplayError) else ()
     if counted is None:
-        counted, servers = _count_word(trainee, spec, step)
+        counted, servers = _count_word(trainee, spec, described)
     counted = replace(counted, notes=(*counted.notes, *notes))
     return Counted(count=counted, servers=servers, is_full=trainee.is_full, step=step, reason=reason)
 
 
 def _count_word(
-    trainee: Trainee, spec: ModelSpec, step: StepEstimate | None
+    trainee: Trainee, spec: ModelSpec, described: TraineeOnModel | None
 ) -> tuple[Count, tuple[str, ...] | None]:
     """The count of the whole model, or of a method at all sites; its servers."""
-    methods, tasks = discover("autopeft.methods"), discover("autopeft.tasks")
-    auto_class = None
+    if described is not None:
+        whole = _whole(described.base_model, described, trainee)
+        return described.count or whole, described.servers
+    methods = discover("autopeft.methods")
     with model.quiet_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with contextlib.suppress(SpecError):  # a model whose batches are not known has no task here
-            if step is None:
-                setup = Setup(model=spec, dtype=torch.bfloat16)
-                described = estimate.describe(trainee, setup, methods=methods, tasks=tasks)
-            else:
-                described = step.answer.described
-            if described.count is not None:
-                return described.count, described.servers
-            auto_class = tasks[described.task].auto_class
-        base = model.load_skeleton(spec, auto_class=auto_class)
+        base = model.load_skeleton(spec, auto_class=None)  # its batches are not known, it has no task here
         if trainee.is_full:
-            return _whole(base, trainee), trainee.servers(None, methods)
+            return _whole(base.name, base, trainee), trainee.servers(None, methods)
         plan = trainee.on(base, methods)
         return adapters.count_plan(plan, base, methods, task_type=None), trainee.servers(plan, methods)
 
 
-def _whole(base: BaseModel, trainee: Trainee) -> Count:
+def _whole(name: str, base: BaseModel | TraineeOnModel, trainee: Trainee) -> Count:
     return Count(
-        base_model=base.name,
+        base_model=name,
         methods=(trainee.label,),
         trainable_params=base.base_params,
         head_params=base.head_params,

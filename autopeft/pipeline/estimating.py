@@ -10,6 +10,7 @@ from functools import cache
 import torch
 
 from autopeft import estimate, model
+from autopeft.adapters import Count
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.estimate import Rates, StepAnswer, StepRequest, Trainee, TraineeOnModel
 from autopeft.extension import discover
@@ -30,14 +31,19 @@ from autopeft.store import parse_bytes
 
 
 def estimate_step(
-    request: EstimateRequest, *, rates: Rates | None = None, max_seconds: float | None = None
+    request: EstimateRequest,
+    *,
+    rates: Rates | None = None,
+    max_kernels: int | None = None,
+    counted: Count | None = None,
 ) -> StepEstimate:
     """The memory and time of a training step, and the settings that a device's memory allows.
 
-    `rates` stand in for those of the device. `max_seconds` limits each replay of a step.
+    `rates` stand in for those of the device. `max_kernels` limits each replay of a step. `counted` is the
+    count of what is trained, where it is known.
 
     Raises:
-        SlowReplayError: A replay took longer than `max_seconds`.
+        UntoldStepError: A step cannot be replayed, or not within `max_kernels`.
         SpecError: A setting out of range, a file that cannot be read, or no base model.
         DataError, ModelError: The data, the tokenizer or the device cannot be used.
         SiteError: The configs do not fit the model.
@@ -63,9 +69,9 @@ def estimate_step(
                 plain_loop=request.like == "trainer",
                 on_gpu=on_gpu,
                 rates=rates,
-                max_seconds=max_seconds,
+                max_kernels=max_kernels,
             )
-            return estimate.describe(trainee, setup, methods=methods, tasks=tasks)
+            return estimate.describe(trainee, setup, methods=methods, tasks=tasks, counted=counted)
 
         quantize = request.quantize or spec.quantize
         rows = _rows(request, spec, task=describe(quantize).task)

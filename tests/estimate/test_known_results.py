@@ -61,7 +61,7 @@ def test_a_model_that_was_replayed_before_takes_what_a_new_one_takes():
 
 def test_a_slow_replay_says_once_what_takes_long(caplog):
     mode = FakeTensorMode()
-    known = KnownResults(mode=mode, slow_seconds=0.0)
+    known = KnownResults(mode=mode, slow_kernels=1)
     with caplog.at_level("INFO", logger="autopeft"), mode:
         numbers = torch.ones(3)
         for _ in range(3):
