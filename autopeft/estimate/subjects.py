@@ -374,7 +374,8 @@ def _count(
 ) -> Count | None:
     if plan is not None:
         counted = count_plan(plan, base, methods, task_type=task.peft_task_type)
-        return replace(counted, notes=(*counted.notes, *_narrow_sites(trainee, plan)))
+        everywhere = base.remarks if trainee.method else ()
+        return replace(counted, notes=(*counted.notes, *everywhere, *_narrow_sites(trainee, plan)))
     return count_configs(trainee.files, base, path=trainee.path) if trainee.files else None
 
 

@@ -49,7 +49,7 @@ class BaseModel:
     `module` is the model with a task head, on `device`, in the `precision` that it computes in, with
     quantised maps on request; `head_names` are the modules that are trained as the head, of which the
     checkpoint lacks those in `missing`; `base_params` counts the rest, tied weights once. `output_layer`
-    names the head's last linear map; None where there is none.
+    names the head's last linear map; None where there is none. `remarks` say what cannot be adapted.
     """
 
     def __init__(
@@ -89,10 +89,7 @@ class BaseModel:
         self.output_layer = self._find_output_layer(head)
         self.output_scale, self.output_shift = 1.0, 0.0
         self._n_positions = n_positions(module)
-        if taken := folded_names(site.name for site in self.sites if site.taken_for_expert):
-            log.info("LoRA cannot adapt %s in %s, since peft takes them for experts.", ", ".join(taken), name)
-        if names := unreachable_weights(module, self.sites, exclude=self.head_names):
-            log.info("%s holds weights at which no method of autopeft fits: %s.", name, ", ".join(names))
+        self.remarks = tuple(self._remarks())
         self.model_type = str(getattr(module.config, "model_type", "unknown"))
 
     @property
@@ -149,8 +146,17 @@ class BaseModel:
         for name in self.head_names:
             self.module.get_submodule(name).float()
 
-    def log_untrained(self) -> None:
-        """Log which weights outside the head the checkpoint lacks, and whether they are trained."""
+    def _remarks(self) -> Iterator[str]:
+        """Sentences on the maps that LoRA alone cannot adapt, and on weights that no method can."""
+        if taken := folded_names(site.name for site in self.sites if site.taken_for_expert):
+            yield f"LoRA cannot adapt {', '.join(taken)} in {self.name}, since peft takes them for experts."
+        if names := unreachable_weights(self.module, self.sites, exclude=self.head_names):
+            yield f"{self.name} holds weights at which no method of autopeft fits: {', '.join(names)}."
+
+    def log_remarks(self) -> None:
+        """Log what cannot be adapted, which weights outside the head are missing, and whether they train."""
+        for remark in self.remarks:
+            log.info("%s", remark)
         if self.missing:
             log.info("%s lacks weights for %s; all plans train them.", self.name, ", ".join(self.missing))
         if untouched := sorted(key for key in self.untrained if not key.startswith(self.head_names)):

@@ -78,7 +78,7 @@ def from_memory(
             require_causal(module, name)
     keep_reached_sites(base, auto_class=auto_class)
     require_sites(base)
-    base.log_untrained()
+    base.log_remarks()
     return base
 
 

@@ -124,7 +124,7 @@ def load(
     if tokenizer is not None:
         keep_reached_sites(base, auto_class=auto_class)
     require_sites(base)
-    base.log_untrained()
+    base.log_remarks()
     return base
 
 

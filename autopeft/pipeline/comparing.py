@@ -105,7 +105,8 @@ def _count_word(
         if trainee.is_full:
             return _whole(base.name, base, trainee), trainee.servers(None, methods)
         plan = trainee.on(base, methods)
-        return adapters.count_plan(plan, base, methods, task_type=None), trainee.servers(plan, methods)
+        counted = adapters.count_plan(plan, base, methods, task_type=None)
+        return replace(counted, notes=(*counted.notes, *base.remarks)), trainee.servers(plan, methods)
 
 
 def _whole(name: str, base: BaseModel | TraineeOnModel, trainee: Trainee) -> Count:

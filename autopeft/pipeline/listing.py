@@ -32,6 +32,7 @@ def methods_on(model_id: str) -> MethodsOnModel:
     """
     with model.quiet_libraries():
         base = model.load_skeleton(ModelSpec(id=model_id), auto_class=None)
+    base.log_remarks()
     methods = methods_for(base)
     return MethodsOnModel(
         base_model=base.name,

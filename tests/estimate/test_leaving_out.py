@@ -98,6 +98,26 @@ def test_the_bound_is_that_of_the_kernels_and_the_forecast_is_below_it(llama: Pa
         MemoryModel(subject=replace(subject, max_kernels=n_kernels - 1)).at(2, 16)
 
 
+def test_what_lora_cannot_adapt_is_one_note_of_a_method_and_none_of_a_config(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    experts = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 8}
+    config = transformers.DeepseekV3Config(
+        **sizes, **experts, vocab_size=50, architectures=["DeepseekV3ForCausalLM"]
+    )
+    config.save_pretrained(tmp_path)
+    LoraConfig(r=2, target_modules=["o_proj"], task_type="CAUSAL_LM").save_pretrained(tmp_path / "adapter")
+    with caplog.at_level("INFO", logger="autopeft"):
+        counted = [
+            count_step(str(word), model_id=str(tmp_path), revision=None, max_kernels=9)
+            for word in ("lora_r2", tmp_path / "adapter")
+        ]
+    told = [[note for note in each.count.notes if "takes them for experts" in note] for each in counted]
+    assert [len(notes) for notes in told] == [1, 0]
+    assert "takes them for experts" not in caplog.text
+
+
 def test_a_step_that_cannot_be_told_comes_with_what_is_trained(llama: Path) -> None:
     request = EstimateRequest(trained="lora_r4", model_id=str(llama), max_length=10**6)
     with pytest.raises(UntoldStepError, match="takes 2,048 at most") as caught:

@@ -72,7 +72,7 @@ def test_maps_that_peft_takes_for_experts_are_sites_that_lora_alone_refuses(base
 def test_the_log_names_them(architecture, caplog):
     with caplog.at_level(logging.INFO, logger="autopeft"), torch.device("meta"):
         module = transformers.AutoModelForCausalLM.from_config(CONFIGS[architecture]())
-        BaseModel(module, None, name="toy", untrained=frozenset())
+        BaseModel(module, None, name="toy", untrained=frozenset()).log_remarks()
     (line,) = [r.getMessage() for r in caplog.records if "takes them for experts" in r.getMessage()]
     parts = {name.split(".", 3)[3].rpartition(".")[0] for name in line.split(" in toy")[0].split()[3:]}
     assert parts == TAKEN[architecture]
