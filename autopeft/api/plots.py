@@ -36,7 +36,7 @@ class Plots:
         return _figure(self._drawing.difference(), "a verdict with an interval")
 
     def rates(self) -> Figure:
-        """Loss by learning rate, for each approach and rung."""
+        """Loss by learning rate, for each group of plans and rung."""
         return _figure(self._drawing.rates(), "two short trial runs")
 
     def rungs(self) -> Figure:

@@ -22,7 +22,7 @@ class Drawing:
     """The charts of a result; each is None where the result has too little to draw."""
 
     def __init__(self, result: SearchResult, words: PartWords) -> None:
-        """Name the plans and group them by approach."""
+        """Name the plans and group them by method."""
         self._result, self._words = result, words
         self._naming = Naming(result=result, words=words, first=first_proposals(result))
         self._groups = self._naming.groups()

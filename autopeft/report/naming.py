@@ -10,7 +10,7 @@ from functools import cached_property
 from autopeft.records import Adapter, Plan, Proposal, SearchResult
 from autopeft.report.words import HEAD_ALONE, UNTRAINED, PartWords, method_words
 
-_MIX, _OTHERS = "mixes", "other approaches"
+_MIX, _OTHERS = "mixes", "other methods"
 # matplotlib's markers for the groups after the default and the head; each colour has a shape of its own.
 _MARKERS = "oD^pP*X"
 

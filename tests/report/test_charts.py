@@ -209,6 +209,29 @@ def test_a_leader_without_a_run_of_the_drawn_length_is_drawn_with_its_longest_on
     assert all(abs(height - top) > 1 for _, height in corners)
 
 
+def test_one_large_loss_is_drawn_at_the_upper_edge_and_does_not_flatten_the_others(result):
+    """The largest of four losses is twenty times the others, which take most of the axis all the same."""
+    empty = {"label": "none", "mean_difference": None, "interval_95": None, "fidelity": "none"}
+    unconfirmed = replace(result, confirmations=(), test=(), verdict=replace(result.verdict, **empty))
+    run = next(m for m in result.measurements if m.plan == BASELINE and m.fidelity.split == "search")
+    losses = {replace(BASELINE, learning_rate=n * 1e-3): 0.5 + n / 20 for n in (1, 2, 3)}
+    losses[replace(BASELINE, learning_rate=9e-3)] = 12.5
+    runs = tuple(replace(run, plan=plan, loss=loss) for plan, loss in losses.items())
+    drawing = Drawing(replace(unconfirmed, measurements=runs, baseline=BASELINE), WORDS)
+    for sheet in (drawing.score(), drawing.rates()):
+        low, high = sheet.axes.get_ylim()
+        assert low < 0.55 and 0.65 < high < 0.75
+        keys = tuple(f"{sheet.name}-{plan.digest}" for plan in losses)
+        points = [line for line in sheet.axes.lines if str(line.get_gid()).startswith(keys)]
+        heights = [y for line in points for y in line.get_ydata()]
+        assert len(heights) == 4 and min(heights) >= low and max(heights) <= high
+        assert heights.count(high) == 1
+        assert sheet.axes.get_title(loc="left") == "at the upper edge: a loss of 12"
+        assert "12.5" in "".join(sheet.titles.values())
+    calm = Drawing(replace(unconfirmed, measurements=runs[:3]), WORDS).rates()
+    assert calm.axes.get_title(loc="left") == ""
+
+
 def test_the_key_has_the_groups_that_are_drawn(result):
     """The head has points in the charts of the trial runs; the untrained model has none, and no key."""
     keys = [group.label for group in drawn(result, WORDS).legend]

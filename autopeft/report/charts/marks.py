@@ -17,6 +17,8 @@ from autopeft.report.words import significant
 _NAME_HEIGHT = 14.0  # pixels between names, chosen by hand for the font size of `canvas`
 _BESIDE = 11.0  # pixels between a point and its name
 _MOVED = 4.0  # pixels beyond which a name no longer stands at its point; chosen by hand
+# From here on a loss is cut, in ranges of three quarters of the losses beyond those; chosen by hand.
+_FAR = 3.0
 _SIZES = {"P": 8.5, "*": 11.0, "^": 8.5, "v": 8.5, "p": 8.5}  # markers that look small beside a square
 
 
@@ -149,10 +151,42 @@ def rates(value: float, _: int | None) -> str:
     return minus(rate(value))
 
 
+def most_shown(losses: Sequence[float]) -> float:
+    """The largest loss that an axis goes up to: a few that lie far above would flatten all others.
+
+    Far is meant by factors, as losses of one run may differ by several.
+
+    Example:
+        >>> most_shown([1.0, 1.1, 1.2, 9.0]), most_shown([1.0, 2.0, 4.0, 8.0])
+        (1.2, 8.0)
+    """
+    ordered = sorted(losses)
+    low, quartile = ordered[0], ordered[3 * (len(ordered) - 1) // 4]
+    if low <= 0 or quartile == low:
+        return ordered[-1]
+    return max(loss for loss in ordered if loss <= quartile * (quartile / low) ** _FAR)
+
+
+def cut_above(axes: Axes, losses: Sequence[float]) -> list[float]:
+    """The heights at which losses are drawn, once the axis has its limits: none above its upper edge.
+
+    What is cut is told above the chart.
+    """
+    edge = axes.get_ylim()[1]
+    if beyond := sorted(loss for loss in losses if loss > edge):
+        several = f"{len(beyond)} losses of {significant(beyond[0])} to {significant(beyond[-1])}"
+        told = f"a loss of {significant(beyond[0])}" if len(beyond) == 1 else several
+        axes.set_title(f"at the upper edge: {told}", loc="left", fontsize="medium", color=SOFT)
+    return [min(loss, edge) for loss in losses]
+
+
 def loss_axis(axes: Axes, losses: Sequence[float]) -> None:
-    """The y axis of losses; logarithmic where the largest is more than six times the smallest."""
+    """The y axis of losses; logarithmic where the largest is more than six times the smallest.
+
+    It ends at `most_shown`.
+    """
     axes.set_ylabel("loss (search split)")
-    low, high = min(losses), max(losses)
+    low, high = min(losses), most_shown(losses)
     if low > 0 and high > 6 * low:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.15, high * 1.15)

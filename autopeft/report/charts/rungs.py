@@ -6,9 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
+
 from autopeft.records import Measurement, Plan, SearchResult, Status, rate
 from autopeft.report.charts.canvas import Sheet, group_colour, log_axis, sheet
-from autopeft.report.charts.marks import loss_axis, point, rates
+from autopeft.report.charts.marks import cut_above, loss_axis, point, rates
 from autopeft.report.measured import is_untrained
 from autopeft.report.naming import Group
 
@@ -41,6 +43,7 @@ def loss_by_rate(
         axes = drawn.axes
         log_axis(axes, [run.plan.learning_rate for run in runs], shown=rates)
         loss_axis(axes, _losses(runs))
+        heights = _heights(axes, runs)
         for place, rung in enumerate(shown):
             strength = 1.0 if len(shown) < 2 else 0.5 + 0.5 * place / (len(shown) - 1)
             for line in _same_places(rung):
@@ -49,17 +52,28 @@ def loss_by_rate(
                     "alpha": 0.6 * strength,
                 }
                 axes.plot(
-                    [r.plan.learning_rate for r in line], _losses(line), linewidth=1.2, zorder=2, **style
+                    [r.plan.learning_rate for r in line],
+                    [heights[r] for r in line],
+                    linewidth=1.2,
+                    zorder=2,
+                    **style,
                 )
             for run in rung:
                 group, x = groups[run.plan], run.plan.learning_rate
                 key = f"{run.plan.digest}-{run.fidelity.train_steps}"
                 gid = drawn.named(key, _title(run, group))
                 hollow = place == 0 and len(shown) > 1
-                (y,) = _losses([run])
-                point(drawn, x, y, group=group, gid=gid, hollow=hollow, alpha=1.0 if hollow else strength)
+                point(
+                    drawn,
+                    x,
+                    heights[run],
+                    group=group,
+                    gid=gid,
+                    hollow=hollow,
+                    alpha=1.0 if hollow else strength,
+                )
         axes.set_xlabel("learning rate")
-        return drawn.labelled("Loss by learning rate, for each approach and length of the trial run")
+        return drawn.labelled("Loss by learning rate, for each group of plans and length of the trial run")
 
 
 def who_went_on(
@@ -75,11 +89,13 @@ def who_went_on(
             by_plan.setdefault(run.plan, []).append((place, run))
     with sheet("rungs") as drawn:
         axes, last = drawn.axes, len(rungs) - 1
-        loss_axis(axes, _losses([run for rung in rungs for run in rung]))
+        runs = [run for rung in rungs for run in rung]
+        loss_axis(axes, _losses(runs))
+        heights = _heights(axes, runs)
         for plan, line in by_plan.items():
             group, went_on = groups[plan], len(line) > 1
             colour = group_colour(group.colour)
-            losses = _losses([run for _, run in line])
+            losses = [heights[run] for _, run in line]
             axes.plot([n for n, _ in line], losses, color=colour, linewidth=1.5 if went_on else 1, zorder=2)
             for (place, run), loss in zip(line, losses, strict=True):
                 gid = drawn.named(f"{plan.digest}-{run.fidelity.train_steps}", _title(run, group))
@@ -103,6 +119,11 @@ def _trained(result: SearchResult, rungs: Sequence[Sequence[Measurement]]) -> li
 
 def _losses(runs: Sequence[Measurement]) -> list[float]:
     return [run.loss for run in runs if run.loss is not None]
+
+
+def _heights(axes: Axes, runs: Sequence[Measurement]) -> dict[Measurement, float]:
+    """Where the loss of each run is drawn."""
+    return dict(zip(runs, cut_above(axes, _losses(runs)), strict=True))
 
 
 def _same_places(rung: Sequence[Measurement]) -> list[list[Measurement]]:

@@ -11,6 +11,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from autopeft.records import Confirmation, Measurement, Plan, SearchResult, Verdict, minus
 from autopeft.report.charts.canvas import BAND, INK, SOFT, Sheet, group_colour, log_axis, sheet
 from autopeft.report.charts.marks import (
+    cut_above,
+    loss_axis,
     metric_axis,
     name_beside,
     name_points,
@@ -86,18 +88,18 @@ def loss_by_parameters(
         axes, points, named = drawn.axes, [], []
         sizes = [run.plan.trainable_params for run in (*adapted, *others)]
         log_axis(axes, [*sizes, budget], shown=parameters)
-        for run in (*adapted, *others):
-            assert run.loss is not None
+        runs = [run for run in (*adapted, *others) if run.loss is not None]
+        losses = [run.loss for run in runs if run.loss is not None]
+        loss_axis(axes, losses)
+        for run, height in zip(runs, cut_above(axes, losses), strict=True):
             size, group, is_other = run.plan.trainable_params, groups[run.plan], run in others
             title = f"{group.label}: loss {loss(run.loss)}, {count(size)} parameters"
             gid = drawn.named(run.plan.digest, title)
-            point(drawn, size, run.loss, group=group, gid=gid, hollow=is_other)
-            points += [] if is_other else [(size, run.loss)]
+            point(drawn, size, height, group=group, gid=gid, hollow=is_other)
+            points += [] if is_other else [(size, height)]
             if run.plan in names:
                 after = f", {count(run.fidelity.train_steps)} steps" if is_other else ""
-                named.append((size, run.loss, f"{names[run.plan]}{after}"))
-        metric_axis(axes, "loss (search split)", is_share=False)
-        axes.margins(y=0.15)
+                named.append((size, height, f"{names[run.plan]}{after}"))
         _front(drawn, points, upwards=False)
         _budget_line(drawn, budget)
         name_points(drawn, named)
