@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
@@ -154,17 +154,43 @@ def _roles(count: Count) -> Sequence[tuple[str, ...]]:
 
 
 def _layers(count: Count) -> Sequence[tuple[str, ...]]:
-    """Rows of layers; neighbours with equally many parameters share a row."""
-    rows = []
-    numbered = [(int(layer), params) for layer, params in count.by_layer.items() if layer.isdigit()]
-    runs = groupby(enumerate(numbered), key=lambda item: (item[1][0] - item[0], item[1][1]))
-    for (_, each), run in runs:
-        layers = [layer for _, (layer, _) in run]
-        name = f"{layers[0]}-{layers[-1]}" if len(layers) > 1 else f"{layers[0]}"
-        params = each * len(layers)
-        rows.append((name, f"{each:,}", f"{params:,}", _share(params, count)))
-    others = [(layer, params) for layer, params in count.by_layer.items() if not layer.isdigit()]
-    return rows + [(layer, "", f"{params:,}", _share(params, count)) for layer, params in others]
+    """Rows of layers; those with equally many parameters share one where they are neighbours or alternate."""
+    layers_by_params: dict[int, list[int]] = {}
+    for layer, params in count.by_layer.items():
+        if layer.isdigit():
+            layers_by_params.setdefault(params, []).append(int(layer))
+    rows = sorted(
+        (layers, each)
+        for each, same in layers_by_params.items()
+        for layers in ([same] if _alternates(_runs(same)) else _runs(same))
+    )
+    named = [(_layer_words(layers), f"{each:,}", each * len(layers)) for layers, each in rows]
+    others = [(layer, "", params) for layer, params in count.by_layer.items() if not layer.isdigit()]
+    return [(*words, f"{params:,}", _share(params, count)) for *words, params in (*named, *others)]
+
+
+def _runs(layers: Sequence[int]) -> list[list[int]]:
+    """Rising numbers, cut into runs without gaps."""
+    groups = groupby(enumerate(layers), key=lambda item: item[1] - item[0])
+    return [[layer for _, layer in group] for _, group in groups]
+
+
+def _alternates(runs: Sequence[Sequence[int]]) -> bool:
+    """Whether three runs or more are of one length and equally far apart; the last may be shorter."""
+    lengths = {len(run) for run in runs[:-1]}
+    gaps = {after[0] - before[0] for before, after in pairwise(runs)}
+    return len(runs) > 2 and len(lengths) == len(gaps) == 1 and len(runs[-1]) <= len(runs[0])
+
+
+def _layer_words(layers: Sequence[int]) -> str:
+    """Layers in one run, or in runs that alternate.
+
+    Example:
+        >>> _layer_words([3]), _layer_words([0, 1, 2]), _layer_words([0, 2, 4, 6])
+        ('3', '0-2', '0, 2, …, 6')
+    """
+    words = [f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in _runs(layers)]
+    return ", ".join(words if len(words) < 4 else [*words[:2], "…", words[-1]])
 
 
 def _share(params: int, count: Count) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
 from math import floor, log2
 
 from autopeft.records import NULL_SCORES, Adapter, Plan, SearchResult, Site, SiteScores
@@ -14,6 +14,7 @@ from autopeft.report.words import significant
 N_LEVELS = 5  # shades of the colour scale
 BEYOND = N_LEVELS + 1  # hatched: four times the last step of a scale or more
 OUTSIDE = "outside"  # row of the sites that are in no layer
+MAX_ROWS = 24  # of a map that is not folded away; chosen by hand
 LEFT_ALONE = "·"  # a site without adapter
 # Ranks where a new shade begins, the same for every plan, so that maps of two plans can be compared.
 RANK_STEPS = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -113,6 +114,27 @@ def score_map(sites: Sequence[Site], score: SiteScores) -> Map | None:
         return Cell(text=f"{share:.{digits}f}", level=level, title=title)
 
     return _grid(score.name, kept, cell, steps=steps, total=total)
+
+
+def merged(shown: Map) -> Map:
+    """The map with one row for neighbouring layers of which every cell is the same."""
+    rows: list[tuple[str, tuple[Cell, ...]]] = []
+    for _, run in groupby(shown.rows, key=lambda row: (row[0] == OUTSIDE, _looks(row[1]))):
+        (last, deepest), *others = run  # the deepest layer comes first
+        if not others:
+            rows.append((last, deepest))
+            continue
+        first, cells = others[-1]
+        both = (
+            high if low == high else replace(high, title=f"{low.title} … {high.title}")
+            for low, high in zip(cells, deepest, strict=True)
+        )
+        rows.append((f"{first}-{last}", tuple(both)))
+    return replace(shown, rows=tuple(rows))
+
+
+def _looks(cells: Sequence[Cell]) -> tuple[tuple[str, int], ...]:
+    return tuple((cell.text, cell.level) for cell in cells)
 
 
 def _edges(steps: Sequence[float]) -> list[float]:

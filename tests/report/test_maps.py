@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from toys.results import WORDS, toy_result
 from toys.space import linear
 
-from autopeft.records import SiteScores
-from autopeft.report.maps import score_map
+from autopeft import report
+from autopeft.records import Adapter, Plan, SiteScores
+from autopeft.report.maps import MAX_ROWS, merged, rank_map, score_map
 
 
 def shown_map(values):
@@ -42,3 +46,48 @@ def test_every_cell_lies_in_the_class_of_its_shade(values):
         if value:
             low, high = classes[cell.level - 1]
             assert low - 0.01 <= 100 * value / sum(values) < high + 0.01
+
+
+def ranks_of(ranks):
+    """The map of a plan with one LoRA per layer; None leaves a layer alone."""
+    sites = [linear(f"h.{n}.q", layer=n, role="q", widths=(8, 8)) for n in range(len(ranks))]
+    outside = linear("pooler", layer=None, role="q", widths=(8, 8))
+    adapters = tuple(
+        Adapter(method="lora", site=f"h.{n}.q", rank=rank) for n, rank in enumerate(ranks) if rank
+    )
+    return rank_map((*sites, outside), Plan(adapters=adapters, learning_rate=1e-3, trainable_params=1), {})
+
+
+def test_equal_neighbours_share_a_row_and_others_do_not():
+    rows = merged(ranks_of([4, 4, 4, None, 2, 2, 4])).rows
+    labels = [(label, cells[0].text) for label, cells in rows]
+    assert labels == [("6", "4"), ("4-5", "2"), ("3", "·"), ("0-2", "4"), ("outside", "·")]
+    assert rows[3][1][0].title == "h.0.q: 4 … h.2.q: 4"
+    assert [cell.title for _, cells in rows for cell in cells].count("h.3.q: ·") == 1
+
+
+def test_layers_without_adapter_are_not_merged_with_what_is_outside_of_layers():
+    assert [label for label, _ in merged(ranks_of([None, None])).rows] == ["0-1", "outside"]
+
+
+@pytest.mark.parametrize("ranks", [[4] * 126, [4, 2] * 20])
+def test_the_report_of_a_deep_model_is_short(ranks):
+    """126 equal layers are one row; forty that alternate are folded away, in both reports."""
+    shown = ranks_of(ranks)
+    roles = toy_result()
+    sites = tuple(linear(f"h.{n}.q", layer=n, role="q", widths=(8, 8)) for n in range(len(ranks)))
+    plan = Plan(
+        adapters=tuple(
+            Adapter(method="lora", site=s.name, rank=r) for s, r in zip(sites, ranks, strict=True)
+        ),
+        learning_rate=1e-3,
+        trainable_params=1,
+    )
+    result = replace(roles, sites=sites, best=plan, scores=())
+    page, text = (render(result, words=WORDS) for render in (report.report_html, report.report_md))
+    is_long = len(merged(shown).rows) > MAX_ROWS
+    assert is_long == (len(set(ranks)) > 1)
+    assert ("<summary>40 rows</summary>" in text) == is_long
+    assert ("<summary>The map has 40 rows</summary>" in page) == is_long
+    assert ("| 0-125 | 4 |" in text) == (not is_long)
+    assert text.count("<details>") == text.count("</details>")
