@@ -40,6 +40,7 @@ from autopeft.records import Adapter, Plan
 log = logging.getLogger(__name__)
 
 _LARGE = 2e9  # bytes, of which a digest takes seconds
+_SHOWN = 3  # names of weights that stay random
 _MIN_TOKENS = 2  # of a text beside virtual tokens, as most models spend one on marking its beginning
 
 
@@ -158,9 +159,32 @@ class BaseModel:
         for remark in self.remarks:
             log.info("%s", remark)
         if self.missing:
-            log.info("%s lacks weights for %s; all plans train them.", self.name, ", ".join(self.missing))
-        if untouched := sorted(key for key in self.untrained if not key.startswith(self.head_names)):
-            log.warning("%s lacks weights for %s; they stay random.", self.name, ", ".join(untouched[:3]))
+            log.info("%s", self._trained_with_head())
+        if random := self._random():
+            log.warning("%s", random)
+
+    @property
+    def lacking(self) -> str:
+        """What the checkpoint has no weights for, beside the head, in sentences; empty where it has all."""
+        return " ".join(filter(None, (self._trained_with_head(), self._random())))
+
+    def _trained_with_head(self) -> str:
+        if not self.missing:
+            return ""
+        names = ", ".join(self.missing)
+        return (
+            f"The base model lacks weights for {names}; all plans train them, and keep them with the adapter."
+        )
+
+    def _random(self) -> str:
+        untouched = sorted(key for key in self.untrained if not key.startswith(self.head_names))
+        if not untouched:
+            return ""
+        more = f" and {len(untouched) - _SHOWN} more" if len(untouched) > _SHOWN else ""
+        return (
+            f"The base model lacks weights for {', '.join(untouched[:_SHOWN])}{more}; they stay random, and "
+            "another load draws others: pass the base model on with the adapter."
+        )
 
     def max_tokens(self, plan: Plan | None = None) -> int | None:
         """The most tokens that a text may have beside a plan's virtual tokens; None without a limit.

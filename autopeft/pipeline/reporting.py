@@ -118,5 +118,6 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
         unquantised=model.unquantised_modules(module),
         decisions=prepared.decisions,
         chance=chance_of(prepared),
+        lacking=prepared.base.lacking,
         text_form=text_form(prepared.task) or prepared.bench.splits["train"].text_form,
     )

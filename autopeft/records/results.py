@@ -128,10 +128,10 @@ class SearchFacts:
     model that stay in plain numbers. `learning_rate_ranges` maps each method, and the empty name for the head
     alone, to the lowest and the highest rate that was searched. `metric_is_share` says whether the metric
     lies in [0, 1] and is shown in percent; None in runs from before version 0.2.0. `decisions` are the
-    settings that the run derived. `text_form` says how the texts of a row become one. `chance` is the metric
-    of guesses: of always giving the most frequent label of the confirm split for a share of hits, 0 for a
-    correlation and for other shares, which have no less; None where it is unknown. `metric_label` is what
-    people call the metric.
+    settings that the run derived. `text_form` says how the texts of a row become one, `lacking` what the
+    base model's checkpoint has no weights for. `chance` is the metric of guesses: of always giving the most
+    frequent label of the confirm split for a share of hits, 0 for a correlation and for other shares, which
+    have no less; None where it is unknown. `metric_label` is what people call the metric.
     """
 
     base_model: str
@@ -152,6 +152,7 @@ class SearchFacts:
     metric_is_share: bool | None = None
     decisions: tuple[Decision, ...] = ()
     text_form: str = ""
+    lacking: str = ""
     chance: float | None = None
     metric_label: str = ""
 

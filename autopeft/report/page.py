@@ -19,7 +19,7 @@ from autopeft.report.helped import did_it_help
 from autopeft.report.named_plans import PlanRow, summary
 from autopeft.report.naming import Group, Naming
 from autopeft.report.positions import edge_sentence, rate_words
-from autopeft.report.tables import arms_of_plans, first_proposals, result_json
+from autopeft.report.tables import arms_of_plans, first_proposals, result_json, sentences_of
 from autopeft.report.words import PartWords, plan_words
 
 
@@ -57,7 +57,7 @@ def contents(result: SearchResult, words: PartWords, status: str) -> dict[str, A
     return {
         "result": result,
         "verdict_sentence": told(result.verdict.sentence),
-        "sentences": [told(sentence) for sentence in result.sentences],
+        "sentences": [told(sentence) for sentence in sentences_of(result)],
         "is_search_late": measured.has_late_starters(result),
         "split_uses": measured.split_uses(result),
         "has_weights": bool(result.confirmations) and not measured.has_failed(result, result.best),

@@ -53,7 +53,7 @@ def result_json(result: SearchResult, status: str) -> dict[str, Any]:
         "verdict": to_json(result.verdict),
         "test": {name: _numbers(result, result.test, name) for name in ANSWERS} if result.test else None,
         "forgetting": forgetting_json(result.forgetting),
-        "sentences": result.sentences,
+        "sentences": sentences_of(result),
         "front": [
             {
                 "plan_id": run.plan.digest,
@@ -93,6 +93,11 @@ def _arm_words(proposal: Proposal) -> str:
     used = {adapter.method for adapter in proposal.plan.adapters}
     unused = [method for method in dict.fromkeys(proposal.arm.methods) if method not in used]
     return f"{proposal.arm} (no module for {' and '.join(unused)})" if used and unused else str(proposal.arm)
+
+
+def sentences_of(result: SearchResult) -> tuple[str, ...]:
+    """What a reader should know of the answer: what the base model lacks comes first."""
+    return (*filter(None, (result.setting.lacking,)), *result.sentences)
 
 
 def trials_csv(result: SearchResult) -> str:

@@ -48,6 +48,19 @@ def test_module_that_the_checkpoint_lacks_is_trained_with_the_head(no_pooler_dir
     assert "bert.pooler.dense" not in {site.name for site in base.sites}
     skeleton = model.load_skeleton(ModelSpec(id=str(no_pooler_dir)), auto_class=AUTO)
     assert skeleton.base_params == base.base_params
+    assert "lacks weights for bert.pooler.dense; all plans train them" in base.lacking
+    assert "random" not in base.lacking and skeleton.lacking == ""
+
+
+def test_weights_that_stay_random_are_told_with_their_number(no_pooler_dir: Path) -> None:
+    spec = ModelSpec(id=str(no_pooler_dir))
+    module = model.load_skeleton(spec, auto_class=AUTO).module
+    names = frozenset(f"bert.embeddings.{kind}_embeddings.weight" for kind in ("word", "position"))
+    base = model.BaseModel(module, None, name="toy", untrained=names)
+    assert "position_embeddings.weight, bert.embeddings.word_embeddings.weight; they stay" in base.lacking
+    assert "pass the base model on with the adapter" in base.lacking
+    base.untrained = frozenset(f"bert.embeddings.{i}.weight" for i in range(5))
+    assert "bert.embeddings.2.weight and 2 more; they stay random" in base.lacking
 
 
 def test_head_has_as_many_outputs_as_labels_where_the_config_counts_them_in_a_field(tmp_path: Path) -> None:

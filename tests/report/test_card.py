@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 from toys.results import WORDS, toy_result
 
+from autopeft import report
 from autopeft.report import CardFacts, model_card
 
 
@@ -85,3 +86,15 @@ def test_the_card_of_a_language_model_says_how_prompts_are_written():
         "\n- Text: A row is written as prompt, line break, completion, &lt;/s>; without"
         in card(with_form, seed=101).text
     )
+
+
+def test_what_the_base_model_lacks_stands_in_card_reports_and_result():
+    told = "The base model lacks weights for bert.pooler.dense; all plans train them."
+    result = toy_result()
+    lacking = replace(result, setting=replace(result.setting, lacking=told))
+    assert f"- Base model: {told}" in card(lacking, seed=101).text
+    assert "- Base model:" not in card(result, seed=101).text
+    assert f"- {told}" in report.report_md(lacking, words=WORDS)
+    assert told in report.report_html(lacking, words=WORDS)
+    answer = report.result_json(lacking, "complete")
+    assert list(answer["sentences"]) == [told, *result.sentences]
