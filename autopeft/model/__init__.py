@@ -45,7 +45,7 @@ from autopeft.model.in_memory import (
 from autopeft.model.input_statistics import input_directions, input_rms, set_initial_directions
 from autopeft.model.known_masks import heeding_known_masks, heeds_known_masks, known_mask
 from autopeft.model.layers import layer_name
-from autopeft.model.loading import load, load_processor, quiet_libraries
+from autopeft.model.loading import load, load_processor, quiet_libraries, require_packages
 from autopeft.model.locating import DEMO_HUB_ID, DEMO_NAME, commit_of, config_of, resolve
 from autopeft.model.memory import (
     FreedMemory,
@@ -162,6 +162,7 @@ __all__ = [
     "quiet_libraries",
     "random_state",
     "release_memory",
+    "require_packages",
     "require_plain",
     "require_plain_weights",
     "resolve",

@@ -40,6 +40,7 @@ from autopeft.model.quantising import (
     output_layer_names,
     quantisation_config,
     quantised_owners,
+    require_bitsandbytes,
     require_quantiser,
     require_working_kernels,
     stop_mutation,
@@ -126,6 +127,14 @@ def load(
     require_sites(base)
     base.log_remarks()
     return base
+
+
+def require_packages(spec: ModelSpec) -> None:
+    """Raise ModelError where the settings or the file's name ask for a package that is not installed."""
+    if spec.quantize != "none":
+        require_bitsandbytes(spec.quantize)
+    if spec.id is not None and spec.id.endswith(".gguf"):
+        pretrained_arguments(spec.id, spec)
 
 
 @contextlib.contextmanager

@@ -30,12 +30,17 @@ _REPACKS = "support_avx512bf16_for_cpu"  # the flag of a bitsandbytes layer that
 log = logging.getLogger(__name__)
 
 
-def require_quantiser(bits: str, device: torch.device) -> None:
-    """Raise a ModelError if bitsandbytes is missing, or has no kernels for the device."""
+def require_bitsandbytes(bits: str) -> None:
+    """Raise a ModelError if bitsandbytes is missing."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(
             f'--quantize {bits} needs bitsandbytes; install it with: pip install "autopeft[quantize]".'
         )
+
+
+def require_quantiser(bits: str, device: torch.device) -> None:
+    """Raise a ModelError if bitsandbytes is missing, or has no kernels for the device."""
+    require_bitsandbytes(bits)
     import bitsandbytes
 
     # In 8 bits bitsandbytes warns of a cast at every map of every step.

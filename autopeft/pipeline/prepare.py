@@ -90,6 +90,7 @@ def prepare(
     """
     part: Task = discover("autopeft.tasks")[spec.task.name]
     discover("autopeft.sensitivity")[spec.search.score]  # an unknown name is refused before any work
+    model.require_packages(spec.model)  # before the data are read, which takes long
     loaded = load_data(spec, part.read_rows, memory)
     for note in loaded.notes:
         log.info("%s", note)
