@@ -71,6 +71,8 @@ class Encoded:
     labels: tuple[Any, ...]  # one per example, as `Task.collate` takes it
     notes: tuple[str, ...] = ()  # sentences for the user about what was cut off
     text_form: str = ""  # how a row becomes one text, in words, where that depends on the rows
+    # Why rows of which most are like these cannot be learned from, for a DataError; empty where they can.
+    refusal: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +121,9 @@ class Task(Protocol):
         self, inputs: Sequence[Sequence[Any]], labels: Sequence[Any], tokenizer: Any, max_length: int, /
     ) -> Encoded:
         """Features and labels of each example.
+
+        Where there is one example per row, the rows of a large split are encoded as a run reads them, some
+        at a time; what is true of too many rows is a `refusal` then, and no error.
 
         Args:
             inputs: One tuple per row, as `read_rows` makes them.

@@ -132,14 +132,15 @@ def peak_bytes(prepared: Prepared, feasible: Space, context: AllocationContext) 
     Raises ModelError where memory runs out.
     """
     bench = prepared.bench
-    sizes = bench.splits["train"].sizes
+    split = bench.splits["train"]
+    n_tokens = int(split.sizes[split.largest_rows(1)].max())
     weights = prepared.base.weight_bytes
     peaks = {}
     for name in dict.fromkeys(name for arm in feasible.arms for name, _ in feasible.parts(arm)):
         plan = space.plan_of(Policy(method=name, learning_rate=_PROBE_RATE), context)
         tokens = bench.compute.of(plan).micro_batch_tokens
-        n_rows = bench.batch_size if tokens is None else max(1, tokens // int(sizes.max()))
-        rows = sizes.argsort()[-min(n_rows, bench.batch_size) :].tolist()
+        n_rows = bench.batch_size if tokens is None else max(1, tokens // n_tokens)
+        rows = split.largest_rows(min(n_rows, bench.batch_size))
         trained = plan.trainable_params + prepared.base.head_params
         peaks[name] = weights + kept_bytes(bench, plan, rows) + _TRAINED_BYTES * trained
     return peaks

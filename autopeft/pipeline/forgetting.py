@@ -93,7 +93,7 @@ def with_general_text(prepared: Prepared) -> Prepared:
         n_texts=rows.n_texts,
         n_blocks=len(blocks.labels),
         block_tokens=blocks.longest,
-        n_tokens=int(blocks.lengths.sum()) - len(blocks.labels),
+        n_tokens=int(blocks.lengths[:].sum()) - len(blocks.labels),
         duplicates_removed=rows.n_duplicates,
         fingerprint=hashlib.sha256(json.dumps([row.tolist() for row in blocks.labels]).encode()).hexdigest()[
             :16

@@ -14,7 +14,8 @@ from autopeft.errors import DataError, SpecError
 from autopeft.extension import Catalogue, Method, Task, discover, text_form
 from autopeft.model import BaseModel
 from autopeft.pipeline.computing import in_memory_of_run, with_compute
-from autopeft.pipeline.defaults import with_full_run, with_max_length, with_max_new_tokens
+from autopeft.pipeline.defaults import with_full_run, with_max_new_tokens
+from autopeft.pipeline.example_length import with_max_length
 from autopeft.pipeline.in_memory import NAMED, InMemory, load_base, load_data, with_precision
 from autopeft.records import (
     SETTINGS,
@@ -110,8 +111,8 @@ def prepare(
     splits = train.encode_splits(loaded, base=base, task=task, max_length=spec.task.max_length)
     if form := text_form(task):
         log.info("%s", form)
-    spec, full_run = with_full_run(spec, splits["train"].lengths.tolist(), task, base.device.type)
-    spec, answers = with_max_new_tokens(spec, splits["train"].labels, task)
+    spec, full_run = with_full_run(spec, splits["train"], task, base.device.type)
+    spec, answers = with_max_new_tokens(spec, splits["train"], task)
     task = task.fitted(spec.task, loaded.target, base.tokenizer)
     n_train = len(splits["train"].labels)
     batch_size = min(spec.task.batch_size or n_train, n_train)

@@ -12,7 +12,16 @@ from autopeft.extension import discover, metric_facts
 from autopeft.pipeline.computing import in_memory_of_run
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.warm_start import read_warm_start
-from autopeft.records import PROFILE_SCORE, UNEVEN_NULLS, Arm, Plan, RunSpec, SiteScores, with_setting
+from autopeft.records import (
+    PROFILE_SCORE,
+    UNEVEN_NULLS,
+    Arm,
+    Fidelity,
+    Plan,
+    RunSpec,
+    SiteScores,
+    with_setting,
+)
 from autopeft.space import AllocationContext
 
 # For the objectives `params` and `pareto`, which look for small plans too: the least share of the budget that
@@ -85,6 +94,16 @@ def search_problem(
         null_scores={name: by_name[name] for name in UNEVEN_NULLS},
         user_plans=user_plans,
     )
+
+
+def longest_runs(problem: SearchProblem) -> list[Fidelity]:
+    """The last rung, all confirming runs and the test split: they read what a search reads."""
+    schedule, confirm = problem.schedule, problem.spec.confirm
+    runs = [problem.rung(schedule.last)]
+    if confirm.fidelity != "none":
+        runs += [problem.confirmation(index) for index in range(confirm.seeds)]
+        runs += [schedule.fidelity("test", seed=runs[-1].seed)] if schedule.n_test else []
+    return runs
 
 
 def user_plans(prepared: Prepared, context: AllocationContext) -> tuple[tuple[Arm, Plan], ...]:

@@ -9,7 +9,8 @@ import numpy as np
 
 from autopeft import data, model, train
 from autopeft.extension import discover
-from autopeft.pipeline.defaults import with_full_run, with_max_length
+from autopeft.pipeline.defaults import with_full_run
+from autopeft.pipeline.example_length import with_max_length
 from autopeft.records import DataSpec, ModelSpec, RunSpec, TaskSpec
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def row_lengths(spec: ModelSpec, source: str, *, task: TaskSpec, device: str) ->
     fitted = part.fitted(run.task, loaded.target, base.tokenizer)
     run, length = with_max_length(run, loaded, base, fitted, device)
     encoded = train.encode_split(loaded.train, base=base, task=fitted, max_length=run.task.max_length)
-    run, full_run = with_full_run(run, encoded.lengths.tolist(), fitted, device)
+    run, full_run = with_full_run(run, encoded, fitted, device)
     for decision in (*length, *full_run):
         log.info("%s", decision)
     n_train = len(encoded.labels)
@@ -54,7 +55,7 @@ def row_lengths(spec: ModelSpec, source: str, *, task: TaskSpec, device: str) ->
     padded = [train.padded_tokens(step, encoded.lengths) for step in steps]
     return RowLengths(
         n_rows=n_rows,
-        longest=int(encoded.lengths.max()),
+        longest=encoded.longest,
         typical_tokens=round(float(np.mean(padded)) / n_rows),
         n_steps=train.full_run_steps(
             n_train=n_train, batch_size=n_rows, epochs=run.task.epochs, max_steps=run.task.max_steps

@@ -28,7 +28,13 @@ from autopeft.pipeline.keeping import DECIDED, keep_decisions, keep_rungs, keep_
 from autopeft.pipeline.ledger import ledger_of
 from autopeft.pipeline.measured import logged_measurements, unused_measurements
 from autopeft.pipeline.prepare import Prepared, check_comparison, prepare, with_demo_settings
-from autopeft.pipeline.problem import requested_space, score_names, search_problem, user_plans
+from autopeft.pipeline.problem import (
+    longest_runs,
+    requested_space,
+    score_names,
+    search_problem,
+    user_plans,
+)
 from autopeft.pipeline.reporting import part_words, setting_of
 from autopeft.pipeline.resuming import resumed
 from autopeft.pipeline.scoring import logged_scores
@@ -37,7 +43,7 @@ from autopeft.pipeline.tracking import check_trackers, tracking
 from autopeft.pipeline.working import check_executor, with_wave
 from autopeft.records import RunSpec, SearchResult
 from autopeft.store import RunDir, claimed_folder
-from autopeft.train import StateFolders
+from autopeft.train import StateFolders, encode_ahead
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +143,7 @@ def _search_in(
     keep_rungs(run, schedule.rungs, before=prepared.rungs)
     known, spent = logged_measurements(run, schedule)
     bench = replace(prepared.bench, rung_steps=schedule.rung_steps)
+    encode_ahead(bench, longest_runs(problem))
     machine = environment(prepared.base, spec.execution)  # before the GPU is left to workers
     with tracking(
         spec, run.path, progress, rung_steps=bench.rung_steps, interrupt=bench.interrupt

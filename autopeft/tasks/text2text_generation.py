@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autopeft.extension import IGNORED, Batch, Encoded, Target
 from autopeft.tasks.parts.batches import without_labels
 from autopeft.tasks.parts.generating import generate_greedily
-from autopeft.tasks.parts.tokens import Row, as_row, chunks, tokenized
+from autopeft.tasks.parts.tokens import Row, as_row, beginnings, chunks, tokenized
 from autopeft.tasks.parts.writing import TextModel, WritingTask
 
 
@@ -22,8 +22,9 @@ def _encode(
     examples, cut = tokenized(tokenizer, [texts], max_length=max_length)
     labels: list[Row] = []
     n_cut = 0
-    for part in chunks(len(completions)):
-        for ids in tokenizer(text_target=list(completions[part]), verbose=False)["input_ids"]:
+    for part in chunks(completions):
+        targets = beginnings(tokenizer, completions[part], max_length=max_length)
+        for ids in tokenizer(text_target=targets, verbose=False)["input_ids"]:
             labels.append(as_row(ids[:max_length]))
             n_cut += len(ids) > max_length
     note = f"{len(cut)} of {len(texts)} prompts and {n_cut} completions were cut to {max_length} tokens."

@@ -9,13 +9,14 @@ from autopeft.data import read_texts
 from autopeft.extension import Encoded
 from autopeft.tasks.parts.batches import Rows, pad_features
 from autopeft.tasks.parts.labelled import LabelledTask
-from autopeft.tasks.parts.tokens import pair_form, tokenized
+from autopeft.tasks.parts.tokens import pair_form, tokenized, tokens_in_words
 
 
 def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
     """Features per example of at most `max_length` tokens; a pair is cut at its longer text."""
-    examples, cut = tokenized(tokenizer, list(zip(*inputs, strict=True)), max_length=max_length)
-    longest = max(cut, default=0)
+    columns = list(zip(*inputs, strict=True))
+    examples, cut = tokenized(tokenizer, columns, max_length=max_length)
+    longest = tokens_in_words(max(cut, default=0), columns, max_length=max_length)
     note = f"{len(cut)} of {len(inputs)} texts were cut to {max_length} tokens; the longest has {longest}."
     form = pair_form(tokenizer) if len(inputs[0]) > 1 else ""
     notes = (note,) if cut else ()

@@ -22,7 +22,18 @@ from autopeft.tasks.parts.chat_templates import (
 )
 from autopeft.tasks.parts.generating import generate_greedily
 from autopeft.tasks.parts.rereading import continued, n_virtual_tokens
-from autopeft.tasks.parts.tokens import Pair, Row, as_row, chunks, filled, read_only, token_pairs
+from autopeft.tasks.parts.tokens import (
+    Pair,
+    Row,
+    as_row,
+    beginnings,
+    chunks,
+    endings,
+    filled,
+    read_only,
+    token_pairs,
+    tokens_in_words,
+)
 from autopeft.tasks.parts.writing import WITH_PROMPT, TextModel, WritingTask
 
 
@@ -43,7 +54,7 @@ def _encode_blocks(texts: Sequence[str], tokenizer: Any, max_length: int, *, are
     """
     end, start = tokenizer.eos_token_id, _start_of(tokenizer)
     parts = [as_row([])]
-    for part in chunks(len(texts)):
+    for part in chunks(texts):
         # One text that goes on is joined: tokenised piece by piece, SmolLM2's loss on it is 0.3 nats higher.
         pieces = list(texts[part]) if are_documents else ["".join(texts[part])]
         ids: list[int] = []
@@ -87,26 +98,31 @@ def _encode_completions(
     labels: list[Row] = []
     start = _start_of(tokenizer)
     n_rows, n_prompts, n_completions, longest = len(prompts), 0, 0, 0
-    for part in chunks(n_rows):
-        for prompt, completion in encode_pairs(prompts[part], completions[part], tokenizer):
+    for part in chunks(prompts, completions):
+        for prompt, completion in encode_pairs(prompts[part], completions[part], tokenizer, max_length):
             before, after = _cut_pair(prompt, completion, max_length, start=start)
             n_prompts += len(before) < len(prompt)
             n_completions += len(after) < len(completion)
             longest = max(longest, len(prompt) + len(completion))
             examples.append(_example(as_row([*before, *after])))
             labels.append(as_row([*[IGNORED] * len(before), *after]))
-    if 2 * n_prompts > n_rows:
-        raise DataError(
-            f"{n_prompts} of {n_rows} prompts do not fit into {max_length} tokens with their completions; "
-            f"the longest example has {longest}: raise --max-length if the model's context allows it, or "
-            "shorten the prompts."
-        )
+    counted = tokens_in_words(longest, (prompts, completions), max_length=max_length)
+    refusal = (
+        f"{n_prompts} of {n_rows} prompts do not fit into {max_length} tokens with their completions; "
+        f"the longest example has {counted}: raise --max-length if the model's context allows it, or "
+        "shorten the prompts."
+    )
     cuts = {"prompts lost their beginning": n_prompts, "completions lost their end": n_completions}
     phrases = [f"{n} of {n_rows} {phrase}" for phrase, n in cuts.items() if n]
-    note = f"{' and '.join(phrases)}: an example has at most {max_length} tokens, the longest {longest}."
+    note = f"{' and '.join(phrases)}: an example has at most {max_length} tokens, the longest {counted}."
     notes = ((note,) if phrases else ()) + (_note_on_tools(prompts, tokenizer) if is_chat else ())
     notes += _notes_on_end(tokenizer)
-    return Encoded(examples=tuple(examples), labels=tuple(labels), notes=notes)
+    return Encoded(
+        examples=tuple(examples),
+        labels=tuple(labels),
+        notes=notes,
+        refusal=refusal if 2 * n_prompts > n_rows else "",
+    )
 
 
 def _note_on_tools(chats: Sequence[str], tokenizer: Any) -> tuple[str, ...]:
@@ -140,7 +156,7 @@ def _example(row: Row) -> Example:
 
 
 def _encode_chats(
-    prompts: Sequence[str], completions: Sequence[str], tokenizer: Any, *, is_chat: bool
+    prompts: Sequence[str], completions: Sequence[str], tokenizer: Any, max_length: int, *, is_chat: bool
 ) -> list[Pair]:
     """The template's tokens up to where the assistant begins, and from there on, of each row."""
     pairs: list[tuple[str, str]] = []
@@ -165,19 +181,25 @@ def _encode_chats(
                 "another base model."
             )
         pairs.append(pair)
-    befores, afters = zip(*pairs, strict=True)
+    texts, answers = zip(*pairs, strict=True)
     end = _added_end(tokenizer)
+    befores = endings(tokenizer, texts, max_length=max_length)
+    afters = beginnings(tokenizer, answers, max_length=max_length)
     ids = token_pairs(tokenizer, befores, afters, add_special_tokens=False)
     return [(before, [*after, *end]) for before, after in ids]
 
 
-def _encode_plain(prompts: Sequence[str], completions: Sequence[str], tokenizer: Any) -> list[Pair]:
+def _encode_plain(
+    prompts: Sequence[str], completions: Sequence[str], tokenizer: Any, max_length: int
+) -> list[Pair]:
     """The prompt's tokens up to where the completion begins, and those of the completion with an end."""
     starts = [
         prompt if prompt[-1:].isspace() or completion[:1].isspace() else prompt + "\n"
         for prompt, completion in zip(prompts, completions, strict=True)
     ]
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    starts = endings(tokenizer, starts, max_length=max_length)
+    completions = beginnings(tokenizer, completions, max_length=max_length)
     ids = token_pairs(tokenizer, starts, completions, add_special_tokens=True)
     return [(before, [*after, *end]) for before, after in ids]
 

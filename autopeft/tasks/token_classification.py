@@ -22,7 +22,7 @@ from autopeft.tasks.parts.batches import Rows, logits_of, n_labelled, pad, pad_f
 from autopeft.tasks.parts.targets import require_kind, require_metric
 from autopeft.tasks.parts.token_losses import losses_and_hits
 from autopeft.tasks.parts.token_metrics import TOKEN_ACCURACY, TokenCounts
-from autopeft.tasks.parts.tokens import Row, as_row, chunks, split_rows
+from autopeft.tasks.parts.tokens import Row, as_row, beginnings, chunks, split_rows
 from autopeft.tasks.parts.usual import LABELLED
 
 _ENTITY_TAG = re.compile(r"O|[BIELSU]-.+")
@@ -84,8 +84,9 @@ class TokenClassification:
             )
         examples: list[Example] = []
         aligned: list[Row] = []
-        for part in chunks(len(inputs)):
-            texts = [" ".join(words) for (words,) in inputs[part]]
+        joined = [" ".join(words) for (words,) in inputs]
+        for part in chunks(joined):
+            texts = beginnings(tokenizer, joined[part], max_length=max_length)
             encoded = tokenizer(texts, truncation=True, max_length=max_length, return_offsets_mapping=True)
             offsets = encoded.pop("offset_mapping")
             for (words,), tags, pieces in zip(inputs[part], labels[part], offsets, strict=True):

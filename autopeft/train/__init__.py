@@ -12,16 +12,24 @@ From the command line to one step:
     train/loop.py          _step         forward, backward, optimizer
 
 Inside the folder each file imports only from those before it:
-compute, dropout, encoding, prefix, rate_schedule, rates → batches, lengths, pausing, recovery →
-states, under_way → loop → failures → bench → choosing, pace.
+dropout, prefix, rate_schedule, rates, rows → compute, encoding → batches, lengths, pausing, recovery →
+states, under_way → loop → failures → bench → ahead, choosing, pace.
 """
 
 from __future__ import annotations
 
+from autopeft.train.ahead import encode_ahead
 from autopeft.train.bench import Bench
 from autopeft.train.choosing import check_limit, choose_compute, kept_bytes
 from autopeft.train.compute import Compute, padded_tokens
-from autopeft.train.encoding import EncodedSplit, encode_split, encode_splits, max_length_of, train_rows
+from autopeft.train.encoding import (
+    EncodedSplit,
+    encode_split,
+    encode_splits,
+    limited_by,
+    max_length_of,
+    train_rows,
+)
 from autopeft.train.failures import less_memory
 from autopeft.train.lengths import count_tokens, uncut_lengths
 from autopeft.train.loop import watched
@@ -43,12 +51,14 @@ __all__ = [
     "check_limit",
     "choose_compute",
     "count_tokens",
+    "encode_ahead",
     "encode_split",
     "encode_splits",
     "full_run_steps",
     "kept_bytes",
     "kept_step",
     "less_memory",
+    "limited_by",
     "max_length_of",
     "pace_of",
     "padded_tokens",

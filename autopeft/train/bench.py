@@ -335,7 +335,7 @@ class Bench:
         assert task is not None, "a bench with general text has its task"
         sizes = self.splits[split].sizes
         chosen = self.splits[split].subset(len(sizes) if n_examples is None else n_examples)
-        order = sorted(chosen, key=lambda i: int(sizes[i]))
+        order = [chosen[i] for i in sizes[chosen].argsort(kind="stable")]
         model.eval()
         wanted = min(compute.eval_tokens(self.base.device.type), padded_tokens(order, sizes))
 

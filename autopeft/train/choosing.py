@@ -60,7 +60,8 @@ def choose_compute(
     if tokens is not None and requested == "on":
         return _compute(execution, tokens, _longest_row(bench, requested, room=0)), ()
     free = free_bytes(bench.base.device, limit_bytes=execution.memory_bytes)
-    room, n_tokens = _room(free, _reserved(bench, trained_params)), int(bench.splits["train"].sizes.max())
+    room, split = _room(free, _reserved(bench, trained_params)), bench.splits["train"]
+    n_tokens = int(split.sizes[split.largest_rows(1)].max())
     row = _longest_row(bench, requested, room=room)
     facts = (
         f"the longest row keeps {_size(row.kept)} for its backward pass, and {_size(room)} are left for it"
@@ -140,7 +141,7 @@ def _free_needed(kept: int, reserved: int) -> int:
 
 def _longest_row(bench: Bench, requested: str, *, room: int) -> _Row:
     """What the longest train row keeps, and whether with checkpointing: on request or in need."""
-    plan, row = _usual_plan(bench), [int(bench.splits["train"].sizes.argmax())]
+    plan, row = _usual_plan(bench), bench.splits["train"].largest_rows(1)
     plain = _plain_bytes(bench, plan, row, requested)
     if plain is not None and (requested == "off" or (requested == "auto" and plain <= room)):
         return _Row(kept=plain, plain=plain, is_checkpointed=False)

@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from autopeft.errors import first_line_of
 from autopeft.model import gives_cache, is_out_of_memory, release_memory
 from autopeft.records import OptionPairs, Plan
+from autopeft.train.rows import Counts
 
 Result = TypeVar("Result")
 Kind = frozenset[tuple[str, OptionPairs]]  # of a plan: methods and their options
@@ -97,14 +96,13 @@ def in_smaller_batches(
         max_tokens = max(max_tokens // 2, smallest)
 
 
-def micro_batches(
-    rows: Sequence[int], sizes: NDArray[np.int64], *, max_tokens: int | None
-) -> list[Sequence[int]]:
+def micro_batches(rows: Sequence[int], sizes: Counts, *, max_tokens: int | None) -> list[Sequence[int]]:
     """The rows of a step, cut in their order into parts of at most `max_tokens` each, padding included.
 
     A part has at least one row, so that a row longer than `max_tokens` is a part of its own.
 
     Example:
+        >>> import numpy as np
         >>> micro_batches([0, 1, 2, 3], np.array([5, 6, 9, 30]), max_tokens=12)
         [[0, 1], [2], [3]]
     """
@@ -122,6 +120,6 @@ def micro_batches(
     return list(parts)
 
 
-def padded_tokens(rows: Sequence[int], sizes: NDArray[np.int64]) -> int:
+def padded_tokens(rows: Sequence[int], sizes: Counts) -> int:
     """Tokens of a batch of rows that are padded to its longest one; 0 without rows."""
     return len(rows) * int(sizes[list(rows)].max(initial=0))

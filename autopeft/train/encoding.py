@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -15,16 +15,18 @@ import torch
 from numpy.typing import NDArray
 
 from autopeft.data import LabelledData, Split
-from autopeft.errors import ModelError, reason_of
-from autopeft.extension import Example, Task
+from autopeft.errors import DataError, ModelError, reason_of
+from autopeft.extension import Encoded, Example, Task
 from autopeft.model import PASS_ERRORS, BaseModel, forked_rng, is_out_of_memory
+from autopeft.train.rows import Counts, LazyRows, length_of, rows_of_tokens, size_of
 
 log = logging.getLogger(__name__)
 
 NO_CUT = 10**9  # tokens, more than any row has
 _SORTED_BATCHES = 16  # batches whose rows are sorted by length together, to save padding; chosen by hand
 _SUBSET_SEED = 20  # of the part of a split that a short rung is judged on; any fixed number
-_IMAGE_TOKENS = 196  # that an image is taken for: 224 × 224 pixels in patches of 16 × 16, as in ViT
+MOST_AT_START = 10_000  # rows of a split that are all encoded before a run; chosen by hand
+_MANY_CHARACTERS = 20_000_000  # that take some ten seconds, of which the user is told; chosen by hand
 _CHECKED_ROWS = 4096  # rows whose tokens are looked through at once; chosen by hand
 
 
@@ -32,30 +34,49 @@ _CHECKED_ROWS = 4096  # rows whose tokens are looked through at once; chosen by 
 class EncodedSplit:
     """One split as token features; `examples` and `labels` have one entry per example.
 
-    `text_form` says how a row became one text, where that depends on the rows; empty elsewhere.
+    `text_form` says how a row became one text, where that depends on the rows; empty elsewhere. With `lazy`,
+    whose columns these are, an example is encoded when it is first read.
     """
 
-    examples: tuple[Example, ...]
-    labels: tuple[Any, ...]
+    examples: Sequence[Example]
+    labels: Sequence[Any]
     text_form: str = ""
+    lazy: LazyRows | None = None
 
     @cached_property
-    def lengths(self) -> NDArray[np.int64]:
+    def lengths(self) -> Counts:
         """Tokens per example: those of its longest row if it has several, 1 if it has none (an image)."""
-        longest = (max(map(len, rows_of_tokens(example)), default=1) for example in self.examples)
-        return np.fromiter(longest, dtype=np.int64, count=len(self.examples))
+        if self.lazy is not None:
+            return self.lazy.lengths
+        return np.fromiter(map(length_of, self.examples), dtype=np.int64, count=len(self.examples))
 
     @cached_property
-    def sizes(self) -> NDArray[np.int64]:
+    def sizes(self) -> Counts:
         """Tokens that an example adds to a batch: those of all its rows, or of its labels if more."""
-        pairs = zip(self.examples, self.labels, strict=True)
-        sizes = (_size(rows_of_tokens(example), label) for example, label in pairs)
+        if self.lazy is not None:
+            return self.lazy.sizes
+        sizes = map(size_of, self.examples, self.labels)
         return np.fromiter(sizes, dtype=np.int64, count=len(self.examples))
 
-    @property
+    @cached_property
+    def typical(self) -> NDArray[np.int64]:
+        """The rows whose mean stands for all: all of them, or a random sample of a large split."""
+        return np.arange(len(self.examples)) if self.lazy is None else self.lazy.typical
+
+    @cached_property
+    def known(self) -> NDArray[np.int64]:
+        """The rows whose longest stands for all: all, or of a large split a sample and the longest texts."""
+        return self.typical if self.lazy is None else self.lazy.known
+
+    @cached_property
     def longest(self) -> int:
         """Tokens of the longest example."""
-        return int(self.lengths.max())
+        return int(self.lengths[self.known].max())
+
+    def largest_rows(self, n_rows: int) -> list[int]:
+        """The rows that add the most tokens to a batch, the largest last."""
+        rows: list[int] = self.known[self.sizes[self.known].argsort(kind="stable")[-n_rows:]].tolist()
+        return rows
 
     def subset(self, n_examples: int) -> list[int]:
         """Rows to judge a short run on, ascending; the same for all plans, and smaller within larger ones.
@@ -66,27 +87,14 @@ class EncodedSplit:
         return sorted(order[:n_examples])
 
 
-def rows_of_tokens(example: Example) -> Sequence[Sequence[int]]:
-    """The rows of token ids of an example: one, one per choice, or none for an image."""
-    ids = example.get("input_ids", ())
-    if not len(ids):
-        return ()
-    return ids if isinstance(ids[0], Sequence | np.ndarray) else (ids,)
-
-
-def _size(rows: Sequence[Sequence[int]], label: Any) -> int:
-    n_labels = len(label) if isinstance(label, Sequence | np.ndarray) else 0
-    return max(len(rows) * max(map(len, rows)), n_labels) if rows else _IMAGE_TOKENS
-
-
 def encode_splits(
     data: LabelledData, *, base: BaseModel, task: Task, max_length: int | None
 ) -> dict[str, EncodedSplit]:
     """The non-empty splits of a dataset by name; raises ModelError if the model cannot take a train row."""
     room = max_length_of(base)
     if max_length is not None and room is not None and max_length > room:
-        text = "--max-length is %s tokens, and %s takes at most %s; longer rows are cut there."
-        log.warning(text, f"{max_length:,}", base.name, f"{room:,}")
+        text = "--max-length is %s tokens, and %s of %s takes at most %s; longer rows are cut there."
+        log.warning(text, f"{max_length:,}", limited_by(base), base.name, f"{room:,}")
     encoded = {
         split.name: encode_split(split, base=base, task=task, max_length=max_length)
         for split in (data.train, data.search, data.confirm, data.test)
@@ -99,22 +107,72 @@ def encode_splits(
 
 
 def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int | None) -> EncodedSplit:
-    """One split in at most `max_length` tokens; raises ModelError for tokens that the model lacks."""
+    """One split in at most `max_length` tokens; of a large one some rows, the others when they are read.
+
+    Raises:
+        DataError: Too many rows do not fit.
+        ModelError: The tokenizer gives tokens that the model lacks.
+    """
     longest = min(max_length or NO_CUT, max_length_of(base) or NO_CUT)
-    encoded = task.encode(split.inputs, split.labels, base.tokenizer, longest)
-    for note in encoded.notes:
-        log.warning("%s: %s", split.name, note)
-    _require_known_tokens([row for example in encoded.examples for row in rows_of_tokens(example)], base)
-    if task.peft_task_type == "SEQ_2_SEQ_LM":  # the only one whose labels are rows of tokens of their own
-        _require_known_tokens(encoded.labels, base)
+
+    def encode(rows: Sequence[int]) -> Encoded:
+        inputs, labels = [split.inputs[i] for i in rows], [split.labels[i] for i in rows]
+        encoded = task.encode(inputs, labels, base.tokenizer, longest)
+        _require_known_tokens([row for example in encoded.examples for row in rows_of_tokens(example)], base)
+        if task.peft_task_type == "SEQ_2_SEQ_LM":  # the only one whose labels are rows of tokens of their own
+            _require_known_tokens(encoded.labels, base)
+        return encoded
+
+    every, name, characters = range(len(split.inputs)), split.name, _characters(split)
+    if len(every) > MOST_AT_START and task.defaults.max_length is not None and not task.defaults.is_packed:
+        lazy = LazyRows(characters, encode, seed=_SUBSET_SEED)
+        first = encode(lazy.known.tolist())
+        if len(first.examples) == len(lazy.known):
+            lazy.keep(lazy.known.tolist(), first)
+            name = f"{name} ({len(lazy.known):,} of {len(every):,} rows)"
+            log.info("%s are tokenised now, the others when they are first read.", name)
+            _tell_notes(first, name)
+            columns = {"examples": lazy.examples, "labels": lazy.labels}
+            return EncodedSplit(**columns, text_form=first.text_form, lazy=lazy)
+    if (n_characters := int(characters.sum())) > _MANY_CHARACTERS:
+        log.info("Tokenising %s: %s rows with %s characters.", name, f"{len(every):,}", f"{n_characters:,}")
+    encoded = encode(every)
+    _tell_notes(encoded, name)
     return EncodedSplit(examples=encoded.examples, labels=encoded.labels, text_form=encoded.text_form)
+
+
+def _tell_notes(encoded: Encoded, name: str) -> None:
+    """Log the notes on rows that stand for all of a split; raise DataError where they cannot be used."""
+    if encoded.refusal:
+        raise DataError(encoded.refusal)
+    for note in encoded.notes:
+        log.warning("%s: %s", name, note)
+
+
+def _characters(split: Split) -> NDArray[np.int64]:
+    """Characters of each row (words, where it has these), its label included."""
+    cells = ((*inputs, label) for inputs, label in zip(split.inputs, split.labels, strict=True))
+    counts = (sum(len(cell) for cell in row if isinstance(cell, Sized)) for row in cells)
+    return np.fromiter(counts, dtype=np.int64, count=len(split.inputs))
 
 
 def max_length_of(base: BaseModel) -> int | None:
     """The most tokens that tokenizer and model take; None without a limit."""
+    return min((n_tokens for n_tokens, _ in _limits(base)), default=None)
+
+
+def limited_by(base: BaseModel) -> str:
+    """What decides `max_length_of`, in words."""
+    return min(_limits(base), default=(0, "nothing"))[1]
+
+
+def _limits(base: BaseModel) -> list[tuple[int, str]]:
     # An image processor has no such limit, and some tokenizers have one of 1e30.
-    limits = (getattr(base.tokenizer, "model_max_length", None), base.max_tokens())
-    return min((limit for limit in limits if limit is not None and limit < NO_CUT), default=None)
+    limits = {
+        "the model's context": base.max_tokens(),
+        "the tokenizer's model_max_length": getattr(base.tokenizer, "model_max_length", None),
+    }
+    return [(limit, name) for name, limit in limits.items() if limit is not None and limit < NO_CUT]
 
 
 def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
@@ -122,7 +180,8 @@ def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
 
     They are tried in train mode as well: Reformer pads them to a length that it can split in eval mode alone.
     """
-    rows = sorted({int(split.lengths.argmax()), int(split.lengths.argmin())})
+    lengths = split.lengths[split.known]
+    rows = sorted({int(split.known[lengths.argmax()]), int(split.known[lengths.argmin()])})
     batch = task.collate(
         [split.examples[row] for row in rows], [split.labels[row] for row in rows], base.pad_token_id
     )
@@ -176,7 +235,7 @@ def _require_known_tokens(rows: Sequence[Sequence[int]], base: BaseModel) -> Non
         )
 
 
-def train_rows(lengths: NDArray[np.int64], *, n_steps: int, batch_size: int, seed: int) -> list[list[int]]:
+def train_rows(lengths: Counts, *, n_steps: int, batch_size: int, seed: int) -> list[list[int]]:
     """Row indices of each step; they depend on the seed alone, so that all plans see the same order.
 
     A longer run begins with the rows of a shorter one.
@@ -190,9 +249,7 @@ def train_rows(lengths: NDArray[np.int64], *, n_steps: int, batch_size: int, see
     return batches
 
 
-def epoch_batches(
-    lengths: NDArray[np.int64], *, batch_size: int, rng: np.random.Generator
-) -> Iterator[list[int]]:
+def epoch_batches(lengths: Counts, *, batch_size: int, rng: np.random.Generator) -> Iterator[list[int]]:
     """One epoch of full batches in random order, each of rows of similar length, drawn as they are asked for.
 
     Rows are shuffled and cut into chunks of 16 batches. Each chunk is sorted by length, cut into batches, and

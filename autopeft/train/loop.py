@@ -10,9 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
@@ -21,6 +19,7 @@ from autopeft.model import FreedMemory, SavedBytes, forked_rng
 from autopeft.train.compute import padded_tokens
 from autopeft.train.pausing import Position, State, pause, resume
 from autopeft.train.rate_schedule import RateSchedule
+from autopeft.train.rows import Counts
 from autopeft.train.under_way import UnderWay
 
 _CLIP_NORM = 1.0  # of the gradients of all parameters together; usual for transformers
@@ -60,7 +59,7 @@ class TrainingRun:
     """
 
     steps: Sequence[Sequence[Sequence[int]]]
-    sizes: NDArray[np.int64]
+    sizes: Counts
     batch: Callable[[Sequence[int]], tuple[Batch, int]]
     loss: Callable[[nn.Module, Batch], torch.Tensor]
     schedule: RateSchedule

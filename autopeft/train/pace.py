@@ -58,12 +58,13 @@ def _timed(bench: Bench, plan: Plan, *, n_steps: int, n_examples: int) -> Pace:
         eval_examples=n_examples,
         seed=seed,
     )
+    longer_examples = _longer_examples(bench, n_examples)  # encodes the rows, before the clock
     run = bench.measure(plan, fidelity)
     if run.status is Status.FAIL or not run.trained_steps:
         raise TrainingError(f"A run of {n_steps} steps could not be timed: {run.error or 'nothing trains'}.")
     return Pace(
         step_seconds=run.train_seconds / n_steps * longer,
-        example_seconds=run.eval_seconds / n_examples * _longer_examples(bench, n_examples),
+        example_seconds=run.eval_seconds / n_examples * longer_examples,
         run_seconds=run.overhead_seconds,
     )
 
@@ -85,4 +86,4 @@ def _typical_seed(bench: Bench, n_steps: int) -> tuple[int, float]:
 def _longer_examples(bench: Bench, n_examples: int) -> float:
     """Tokens of a typical example of the confirm split, relative to those that are evaluated."""
     split = bench.splits["confirm"]
-    return float(split.lengths.mean() / split.lengths[split.subset(n_examples)].mean())
+    return float(split.lengths[split.typical].mean() / split.lengths[split.subset(n_examples)].mean())

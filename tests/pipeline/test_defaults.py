@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from toys.bases import toy_config
@@ -13,7 +14,8 @@ from autopeft.cli.progress import Silent
 from autopeft.errors import SpecError
 from autopeft.extension import TaskDefaults, discover
 from autopeft.pipeline import preview, search
-from autopeft.pipeline.defaults import answer_length, batch_size, block_length, epochs, example_length
+from autopeft.pipeline.defaults import answer_length, batch_size, epochs
+from autopeft.pipeline.example_length import block_length, example_length
 from autopeft.records import (
     BudgetSpec,
     ConfirmSpec,
@@ -25,6 +27,7 @@ from autopeft.records import (
     TaskSpec,
 )
 from autopeft.store import RunDir
+from autopeft.train import limited_by, max_length_of
 
 TEXT = TaskDefaults(
     max_length=(128, 2048), batch_size=(4, 16), epochs=(1, 3), step_tokens=4096, seen_examples=20_000
@@ -50,6 +53,29 @@ def test_length_of_examples_is_a_high_percentile_within_limits(lengths, room, ex
     n_cut = sum(length > expected for length in lengths)
     assert value == expected
     assert (f"{n_cut} of {len(lengths)} train rows are cut" in rule) == (n_cut > 0)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer_limit", "words"),
+    [
+        (CONTEXT - 1, "the tokenizer's model_max_length"),
+        (CONTEXT, "the model's context"),
+        (10**30, "the model's context"),
+    ],
+)
+def test_rule_names_what_limits_the_length(make_base, tokenizer_limit, words):
+    base = make_base("bert")
+    base.tokenizer = SimpleNamespace(model_max_length=tokenizer_limit)
+    room = max_length_of(base)
+    value, rule = example_length([99], n_rows=1, limits=(64, 128), room=room, limited_by=limited_by(base))
+    assert value == min(tokenizer_limit, CONTEXT)
+    assert rule.startswith(f"{words}; 1 of 1 train rows are cut")
+
+
+def test_rule_says_that_a_row_was_counted_in_part():
+    """Rows are counted up to four times the upper limit; one more token stands for any."""
+    _, rule = example_length([60, 513], n_rows=2, limits=(64, 128), room=None)
+    assert rule.endswith("1 of 2 train rows are cut, the longest has more than 512 tokens")
 
 
 def test_rule_says_that_only_a_sample_was_counted():
@@ -91,12 +117,12 @@ def test_blocks_are_as_long_as_leaves_200_of_them(n_tokens):
     ],
 )
 def test_batch_of_a_language_model_counts_tokens(n_rows, tokens, share, expected):
-    assert batch_size([tokens] * n_rows, defaults=TEXT, share=share)[0] == expected
+    assert batch_size([tokens] * n_rows, n_train=n_rows, defaults=TEXT, share=share)[0] == expected
 
 
 @pytest.mark.parametrize(("n_rows", "expected"), [(5000, 32), (256, 32), (255, 16), (20, 2), (3, 1)])
 def test_batch_of_labelled_rows_is_32_but_for_a_tiny_dataset(n_rows, expected):
-    assert batch_size([50] * n_rows, defaults=LABELLED, share=0.5)[0] == expected
+    assert batch_size([50] * n_rows, n_train=n_rows, defaults=LABELLED, share=0.5)[0] == expected
 
 
 def test_epochs_fall_with_the_size_of_the_data():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Sized
 from functools import cache
 from typing import Any
 
@@ -14,17 +14,77 @@ from autopeft.extension import Example
 Row = NDArray[np.int32]
 Pair = tuple[list[int], list[int]]  # the tokens of a text, and of what follows it
 
-_CHUNK = 1000  # texts that the tokenizer gets at once, whose lists of integers are held; chosen by hand
+# What the tokenizer gets at once, whose lists of integers are held: so many texts, and characters; by hand.
+_CHUNK, _CHUNK_CHARACTERS = 1000, 4_000_000
+# A token of English has 5 characters, one of white space or code up to some dozens. Where a text is cut to
+# characters, the last word and what a tokenizer merges with it are other tokens. All chosen by hand.
+_TOKEN_CHARACTERS, _SEAM_TOKENS = 16, 64
+_BEGINNING, _BEGINNING_TOKENS = 64, 256  # characters, and the most tokens of these, which are four bytes each
 
 
-def chunks(n_texts: int) -> Iterator[slice]:
-    """Parts of so many texts that a tokenizer gets at once.
+def chunks(*columns: Sequence[Sized]) -> Iterator[slice]:
+    """Parts of texts, or of rows of several texts, that a tokenizer gets at once.
 
     Example:
-        >>> list(chunks(1500))
-        [slice(0, 1000, None), slice(1000, 2000, None)]
+        >>> list(chunks(["a"] * 1500))
+        [slice(0, 1000, None), slice(1000, 1500, None)]
+        >>> list(chunks(["a" * 3_000_000] * 2))
+        [slice(0, 1, None), slice(1, 2, None)]
     """
-    return (slice(start, start + _CHUNK) for start in range(0, n_texts, _CHUNK))
+    start, n_characters = 0, 0
+    for i, row in enumerate(zip(*columns, strict=True)):
+        n_characters += (n := sum(map(len, row)))
+        if i > start and (i - start == _CHUNK or n_characters > _CHUNK_CHARACTERS):
+            yield slice(start, i)
+            start, n_characters = i, n
+    if len(columns[0]) > start:
+        yield slice(start, len(columns[0]))
+
+
+def _most_characters(max_length: int) -> int:
+    """Characters of a text up to which all of it is tokenised for `max_length` tokens."""
+    return _TOKEN_CHARACTERS * (max_length + _SEAM_TOKENS)
+
+
+def beginnings(tokenizer: Any, texts: Sequence[str], *, max_length: int) -> list[str]:
+    """The texts, long ones without what lies far behind their first `max_length` tokens."""
+    if getattr(tokenizer, "truncation_side", "right") != "right":
+        return list(texts)
+    n_tokens, n_characters = max_length + _SEAM_TOKENS, _most_characters(max_length)
+    return _shortened(tokenizer, texts, lambda text, n: text[:n], n_tokens, n_characters)
+
+
+def endings(tokenizer: Any, texts: Sequence[str], *, max_length: int) -> list[str]:
+    """The texts, long ones without what lies between a few characters and their last `max_length` tokens."""
+
+    def cut(text: str, n: int) -> str:
+        return text[:_BEGINNING] + text[len(text) - n + _BEGINNING :]
+
+    n_tokens = max_length + _SEAM_TOKENS + _BEGINNING_TOKENS
+    return _shortened(tokenizer, texts, cut, n_tokens, _most_characters(max_length))
+
+
+def tokens_in_words(n_tokens: int, columns: Sequence[Sequence[str]], *, max_length: int) -> str:
+    """The tokens of the longest text, in words: of a long one only a part was tokenised."""
+    is_part = any(len(text) > _most_characters(max_length) for column in columns for text in column)
+    return f"more than {n_tokens}" if is_part else f"{n_tokens}"
+
+
+def _shortened(
+    tokenizer: Any, texts: Sequence[str], cut: Callable[[str, int], str], n_tokens: int, n_characters: int
+) -> list[str]:
+    """The texts, long ones cut to so many characters, or a power of two times as many, as have the tokens."""
+    shortened = list(texts)
+    left = [i for i, text in enumerate(texts) if len(text) > n_characters]
+    while left:
+        tried = {i: cut(texts[i], n_characters) for i in left}
+        rows = tokenizer([*tried.values()], truncation=True, max_length=n_tokens, verbose=False)["input_ids"]
+        have_few = [i for i, row in zip(left, rows, strict=True) if len(row) < n_tokens]
+        for i in tried.keys() - have_few:
+            shortened[i] = tried[i]
+        n_characters *= 2
+        left = [i for i in have_few if len(texts[i]) > n_characters]
+    return shortened
 
 
 def as_row(values: Sequence[int]) -> Row:
@@ -124,10 +184,10 @@ def pair_form(tokenizer: Any) -> str:
 def tokenized(
     tokenizer: Any, columns: Sequence[Sequence[str]], *, max_length: int
 ) -> tuple[list[Example], list[int]]:
-    """Features of texts, or of pairs of texts, and the full lengths of those that were cut to `max_length`.
+    """Features of texts, or of pairs of texts, and the lengths of those that were cut to `max_length`.
 
     A pair is cut at its longer text. Its second text begins on a new line where the tokenizer puts nothing
-    between the two.
+    between the two. A text of more than 16 characters a token counts as its beginning.
 
     Args:
         tokenizer: Of the base model.
@@ -137,9 +197,12 @@ def tokenized(
     examples: list[Example] = []
     cut: list[int] = []
     starts = ["", pair_start(tokenizer)] if len(columns) > 1 else [""]
-    for part in chunks(len(columns[0])):
+    for part in chunks(*columns):
         pieces = zip(starts, (column[part] for column in columns), strict=True)
-        texts = [[start + text for text in piece] for start, piece in pieces]
+        texts = [
+            beginnings(tokenizer, [start + text for text in piece], max_length=max_length)
+            for start, piece in pieces
+        ]
         rows = split_rows(tokenizer(*texts, truncation=True, max_length=max_length))
         full = [i for i, row in enumerate(rows) if len(row["input_ids"]) >= max_length]
         if full:  # only these may have been cut; a second look tells

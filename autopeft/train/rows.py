@@ -1,0 +1,107 @@
+"""Rows of a large split that are encoded when they are first read, and kept from then on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autopeft.extension import Encoded, Example
+
+IMAGE_TOKENS = 196  # that an image is taken for: 224 × 224 pixels in patches of 16 × 16, as in ViT
+_AT_ONCE = 10_000  # rows that the task encodes in one call; chosen by hand
+_TYPICAL = 2000  # rows whose mean stands for all; chosen by hand
+_LONGEST = 128  # rows with the most characters, among which the most tokens are sought; chosen by hand
+
+
+class Counts(Protocol):
+    """Tokens by row: an array (N,), or what counts the tokens of a row when it is first asked for them."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    def __getitem__(self, rows: Any, /) -> Any:
+        """The number of one row, or an array of those of several."""
+
+
+class LazyRows:
+    """The examples of a split, encoded when they are first read; its columns have one entry per row.
+
+    Attributes:
+        typical: Rows drawn at random, ascending, whose mean stands for all (M,).
+        known: These, and the rows with the most characters, ascending; the longest of them stands for all.
+        examples: Features of each row.
+        labels: As the task makes them.
+        lengths: Tokens of each row, as `length_of` counts them.
+        sizes: Tokens that a row adds to a batch, as `size_of` counts them.
+    """
+
+    def __init__(
+        self, characters: NDArray[np.int64], encode: Callable[[Sequence[int]], Encoded], *, seed: int
+    ) -> None:
+        """Encode nothing yet; `characters` are those of each row, `seed` draws the typical ones."""
+        n_rows = len(characters)
+        self.numbers = np.arange(n_rows)
+        self.typical = np.sort(np.random.default_rng(seed).permutation(n_rows)[:_TYPICAL])
+        self.known = np.union1d(self.typical, characters.argsort(kind="stable")[-_LONGEST:])
+        self._encode = encode
+        self._is_encoded = np.zeros(n_rows, dtype=bool)
+        self.examples, self.labels = (LazyColumn(self, np.empty(n_rows, dtype=object)) for _ in range(2))
+        self.lengths, self.sizes = (LazyColumn(self, np.zeros(n_rows, dtype=np.int64)) for _ in range(2))
+
+    def require(self, rows: NDArray[np.int64]) -> None:
+        """Encode those of some rows that are not encoded yet; raises as the task's `encode`."""
+        missing = np.unique(rows[~self._is_encoded[rows]])
+        for start in range(0, len(missing), _AT_ONCE):
+            part = missing[start : start + _AT_ONCE].tolist()
+            self.keep(part, self._encode(part))
+
+    def keep(self, rows: Sequence[int], encoded: Encoded) -> None:
+        """Note what some rows were encoded to, one example each."""
+        for row, example, label in zip(rows, encoded.examples, encoded.labels, strict=True):
+            self.examples.values[row], self.labels.values[row] = example, label
+            self.lengths.values[row] = length_of(example)
+            self.sizes.values[row] = size_of(example, label)
+            self._is_encoded[row] = True
+
+
+class LazyColumn(Sequence[Any]):
+    """One of the columns of rows; rows that are read by number, slice or list are encoded before."""
+
+    def __init__(self, rows: LazyRows, values: NDArray[Any]) -> None:
+        self._rows, self.values = rows, values
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.values)
+
+    def __getitem__(self, key: Any) -> Any:
+        """The entry of one row, or an array of those of several."""
+        self._rows.require(np.atleast_1d(self._rows.numbers[key]))
+        return self.values[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        """All entries; all rows are encoded."""
+        return iter(self[:])
+
+
+def rows_of_tokens(example: Example) -> Sequence[Sequence[int]]:
+    """The rows of token ids of an example: one, one per choice, or none for an image."""
+    ids = example.get("input_ids", ())
+    if not len(ids):
+        return ()
+    return ids if isinstance(ids[0], Sequence | np.ndarray) else (ids,)
+
+
+def length_of(example: Example) -> int:
+    """Tokens of the longest row of an example; 1 if it has none (an image)."""
+    return max(map(len, rows_of_tokens(example)), default=1)
+
+
+def size_of(example: Example, label: Any) -> int:
+    """Tokens that an example adds to a batch: those of all its rows, or of its labels if more."""
+    rows = rows_of_tokens(example)
+    n_labels = len(label) if isinstance(label, Sequence | np.ndarray) else 0
+    return max(len(rows) * max(map(len, rows)), n_labels) if rows else IMAGE_TOKENS

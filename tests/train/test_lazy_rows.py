@@ -1,0 +1,136 @@
+"""A large split: a sample of its rows is encoded at once, the others when they are first read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from toys.words import CONTEXT, FILLER
+
+from autopeft.data import Split
+from autopeft.errors import DataError
+from autopeft.extension import Encoded, Target, discover
+from autopeft.records import TaskSpec
+from autopeft.train import EncodedSplit, encode_ahead, encode_split, train_rows
+from autopeft.train.encoding import MOST_AT_START
+
+N = MOST_AT_START + 50
+
+
+class Counted:
+    """A tokenizer that counts the texts it gets."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.n_texts = tokenizer, 0
+
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
+
+    def __call__(self, texts, *others, **options):
+        self.n_texts += len(texts)
+        return self.tokenizer(texts, *others, **options)
+
+
+def rows_of(n):
+    """Texts of 1 to 9 words, one of 20, and their labels."""
+    rng = np.random.default_rng(0)
+    words = rng.choice(FILLER, size=20)
+    texts = [" ".join(words[: 20 if i == n // 2 else int(k)]) for i, k in enumerate(rng.integers(1, 10, n))]
+    return Split(name="train", inputs=tuple((text,) for text in texts), labels=tuple(i % 2 for i in range(n)))
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return rows_of(N)
+
+
+@pytest.fixture
+def base(make_base):
+    base = make_base("bert", dropout=0.1)
+    base.tokenizer = Counted(base.tokenizer)
+    return base
+
+
+@pytest.fixture(scope="module")
+def every(rows, task, tokenizer):
+    """All rows, encoded by one call of the task."""
+    made = task.encode(rows.inputs, rows.labels, tokenizer, CONTEXT)
+    return EncodedSplit(examples=made.examples, labels=made.labels)
+
+
+def test_rows_of_a_large_split_are_encoded_when_they_are_first_read(rows, base, task, every):
+    split = encode_split(rows, base=base, task=task, max_length=CONTEXT)
+    n_first = base.tokenizer.n_texts
+    assert n_first == len(split.known) < N // 4
+    steps = train_rows(split.lengths, n_steps=20, batch_size=2, seed=3)
+    assert steps == train_rows(every.lengths, n_steps=20, batch_size=2, seed=3)
+    n_read = base.tokenizer.n_texts - n_first
+    assert 0 < n_read <= 2 * 16 * 2  # 32 rows are sorted by length together
+    for row in (row for step in steps for row in step):
+        np.testing.assert_equal(split.examples[row], every.examples[row])
+        assert split.labels[row] == every.labels[row]
+        assert split.sizes[row] == every.sizes[row]
+    assert base.tokenizer.n_texts == n_first + n_read
+
+
+def test_lengths_of_all_rows_are_those_of_rows_encoded_together(rows, base, task, every):
+    split = encode_split(rows, base=base, task=task, max_length=CONTEXT)
+    assert (len(split.labels), len(split.lengths), split.longest) == (N, N, every.longest)
+    assert split.lengths[split.largest_rows(1)] == [every.lengths.max()] == [22]  # 20 words, and two beside
+    assert split.lengths[split.typical].mean() == pytest.approx(every.lengths.mean(), rel=0.05)
+    np.testing.assert_array_equal(split.lengths[:], every.lengths)
+    np.testing.assert_array_equal(split.sizes[:], every.sizes)
+    assert list(split.labels) == list(rows.labels)
+    assert base.tokenizer.n_texts == N
+
+
+def test_small_split_is_encoded_at_once(base, task):
+    split = encode_split(rows_of(300), base=base, task=task, max_length=CONTEXT)
+    assert base.tokenizer.n_texts == 300 and split.lazy is None
+    assert isinstance(split.lengths, np.ndarray) and isinstance(split.examples, tuple)
+
+
+def test_plan_has_the_same_loss_whenever_its_rows_are_encoded(
+    rows, base, task, every, make_bench, make_plan, fidelity
+):
+    split = encode_split(rows, base=base, task=task, max_length=CONTEXT)
+    plan, at = make_plan(base, "lora"), fidelity(train_steps=3, eval_examples=40)
+    benches = [make_bench(base=base, splits=dict.fromkeys(("train", "search"), s)) for s in (split, every)]
+    lazy, whole = (bench.measure(plan, at) for bench in benches)
+    assert lazy.error is None and (lazy.loss, lazy.metric) == (whole.loss, whole.metric)
+
+
+def test_rows_of_measurements_are_encoded_ahead(rows, base, task, make_bench, make_plan, fidelity):
+    split = encode_split(rows, base=base, task=task, max_length=CONTEXT)
+    bench = make_bench(base=base, splits=dict.fromkeys(("train", "search"), split))
+    at = fidelity(train_steps=3, eval_examples=40)
+    encode_ahead(bench, [at])
+    n_before = base.tokenizer.n_texts
+    bench.measure(make_plan(base, "lora"), at)
+    assert len(split.known) < n_before == base.tokenizer.n_texts < N // 4
+
+
+def test_task_with_other_examples_than_rows_encodes_all_at_once(rows, base, task):
+    def halved(inputs, labels, tokenizer, max_length):
+        made = task.encode(inputs, labels, tokenizer, max_length)
+        return Encoded(examples=made.examples[::2], labels=made.labels[::2])
+
+    odd = SimpleNamespace(encode=halved, defaults=task.defaults, peft_task_type=None)
+    split = encode_split(rows, base=base, task=odd, max_length=CONTEXT)
+    assert len(split.labels) == len(split.lengths) == N // 2 and split.lazy is None
+
+
+def test_prompts_are_refused_by_a_sample_and_not_by_the_few_rows_that_a_step_reads(make_base, tokenizer):
+    base = make_base("llama-lm")
+    base.tokenizer = tokenizer
+    task = discover("autopeft.tasks")["text-generation"].fitted(TaskSpec(), Target(kind="completion"))
+    is_long = np.random.default_rng(0).random(N) < 0.1
+    inputs = tuple(("good " * (40 if long else 2),) for long in is_long)
+    few = Split(name="train", inputs=inputs, labels=("fine",) * N)
+    split = encode_split(few, base=base, task=task, max_length=16)
+    assert set(split.lengths[np.flatnonzero(is_long)[:40]]) == {16}  # all of these 40 are cut
+    most = replace(few, inputs=tuple(("good " * (2 if long else 40),) for long in is_long))
+    with pytest.raises(DataError, match=r"of 2,?\d+ prompts do not fit into 16 tokens"):
+        encode_split(most, base=base, task=task, max_length=16)
