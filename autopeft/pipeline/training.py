@@ -36,7 +36,7 @@ from autopeft.store import (
     write_plan,
     write_text,
 )
-from autopeft.train import StateFolders
+from autopeft.train import StateFolders, encode_ahead
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +112,7 @@ def train_plan(
         eval_examples=len(prepared.bench.splits["confirm"].labels),
         seed=seed,
     )
+    encode_ahead(prepared.bench, [fidelity])
     with (
         logged_steps(kept=lambda: unfinished.words),
         unfinished.kept(training_facts(prepared, document.plan, fidelity), resume=resume),

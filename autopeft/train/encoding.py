@@ -27,6 +27,7 @@ _SORTED_BATCHES = 16  # batches whose rows are sorted by length together, to sav
 _SUBSET_SEED = 20  # of the part of a split that a short rung is judged on; any fixed number
 MOST_AT_START = 10_000  # rows of a split that are all encoded before a run; chosen by hand
 _MANY_CHARACTERS = 20_000_000  # that take some ten seconds, of which the user is told; chosen by hand
+_TOKEN_CHARACTERS = 16  # of a token at most, but for rare texts; chosen by hand
 _CHECKED_ROWS = 4096  # rows whose tokens are looked through at once; chosen by hand
 
 
@@ -129,13 +130,14 @@ def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int |
         first = encode(lazy.known.tolist())
         if len(first.examples) == len(lazy.known):
             lazy.keep(lazy.known.tolist(), first)
-            name = f"{name} ({len(lazy.known):,} of {len(every):,} rows)"
-            log.info("%s are tokenised now, the others when they are first read.", name)
-            _tell_notes(first, name)
+            text = "Of %s %s rows %s are tokenised now, the others when they are first read."
+            log.info(text, f"{len(every):,}", name, f"{len(lazy.known):,}")
+            _tell_notes(first, f"{name} (a sample)")
             columns = {"examples": lazy.examples, "labels": lazy.labels}
             return EncodedSplit(**columns, text_form=first.text_form, lazy=lazy)
-    if (n_characters := int(characters.sum())) > _MANY_CHARACTERS:
-        log.info("Tokenising %s: %s rows with %s characters.", name, f"{len(every):,}", f"{n_characters:,}")
+    used = characters if task.defaults.is_packed else characters.clip(max=_TOKEN_CHARACTERS * longest)
+    if used.sum() > _MANY_CHARACTERS:
+        log.info("Tokenising the %s rows of %s.", f"{len(every):,}", name)
     encoded = encode(every)
     _tell_notes(encoded, name)
     return EncodedSplit(examples=encoded.examples, labels=encoded.labels, text_form=encoded.text_form)
