@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from autopeft.records import Fidelity
 from autopeft.train.bench import Bench
 from autopeft.train.encoding import train_rows
@@ -21,12 +24,31 @@ def encode_ahead(bench: Bench, fidelities: Sequence[Fidelity]) -> None:
         DataError: A row cannot be encoded.
         ModelError: The tokenizer gives tokens that the model lacks.
     """
-    train = bench.splits["train"]
     if all(split.lazy is None for split in bench.splits.values()):
         return
-    n_rows = min(len(train.labels), sum(fidelity.train_examples for fidelity in fidelities))
-    log.info("Tokenising the rows that the run reads, %s of train at most.", f"{n_rows:,}")
+    needed = {name: _NotedRows(len(split.labels)) for name, split in bench.splits.items()}
     for at in fidelities:
-        train_rows(train.lengths, n_steps=at.train_steps, batch_size=bench.batch_size, seed=at.seed)
-        split = bench.splits[at.split]
-        split.lengths[split.subset(at.eval_examples)]
+        train_rows(needed["train"], n_steps=at.train_steps, batch_size=bench.batch_size, seed=at.seed)
+        needed[at.split].note(bench.splits[at.split].subset(at.eval_examples))
+    n_rows = sum(noted.is_read.sum() for noted in needed.values())
+    log.info("The run may read %s rows, which are tokenised now.", f"{n_rows:,}")
+    for name, noted in needed.items():
+        bench.splits[name].lengths[noted.is_read.nonzero()[0]]  # all at once: a call has its price
+
+
+class _NotedRows:
+    """Stands for the lengths of rows, which may have any value, and notes of which rows they are read."""
+
+    def __init__(self, n_rows: int) -> None:
+        self.is_read = np.zeros(n_rows, dtype=bool)
+
+    def __len__(self) -> int:
+        return len(self.is_read)
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        self.note(rows)
+        return np.zeros(len(rows), dtype=np.int64)
+
+    def note(self, rows: Sequence[int] | NDArray[np.int64]) -> None:
+        """Note some rows as read."""
+        self.is_read[rows] = True
