@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
 import tempfile
@@ -10,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -18,6 +20,7 @@ import torch
 from huggingface_hub import constants
 from packaging.requirements import Requirement
 
+from autopeft.containers import allowed_cores
 from autopeft.errors import ModelError, first_line_of, reason_of
 from autopeft.extension import PROTOCOLS, Catalogue, discover
 from autopeft.model import choose_precision, find_device, free_bytes, like_gpus, resolve
@@ -140,7 +143,7 @@ def _device_checks() -> Iterator[Check]:
         value=f"{free / 2**30:.1f} GiB",
         remedy="end other programs, or take a device with more memory" if is_little else "",
     )
-    yield thread_check(torch.get_num_threads(), os.environ.get("OMP_WAIT_POLICY"))
+    yield thread_check(torch.get_num_threads(), os.environ.get("OMP_WAIT_POLICY"), cores=allowed_cores())
     text = SimpleNamespace(hidden_size=_PROBED_WIDTH)
     config = SimpleNamespace(get_text_config=lambda: text)
     chosen = choose_precision(config, device)
@@ -157,8 +160,15 @@ def gpu_check(names: Sequence[str], *, like_first: int) -> Check:
     return Check(name="GPUs", status="ok", value=value)
 
 
-def thread_check(n_threads: int, wait_policy: str | None) -> Check:
-    """The threads of torch, and whether idle ones give way to other programs."""
+def thread_check(n_threads: int, wait_policy: str | None, *, cores: float | None = None) -> Check:
+    """The threads of torch, and whether idle ones give way to other programs.
+
+    `cores` is how many of them a container lets run at once; None without a limit.
+    """
+    if cores is not None and n_threads > math.ceil(cores):
+        value = f"{n_threads}, and this container has the time of {cores:g} cores"
+        remedy = f"set OMP_NUM_THREADS={math.ceil(cores)}"
+        return Check(name="threads", status="note", value=value, remedy=remedy)
     yields = n_threads == 1 or (wait_policy or "").upper() == "PASSIVE"
     return Check(
         name="threads",
@@ -179,7 +189,7 @@ def demo_check() -> Check:
 
 def write_check(folder: Path) -> Check:
     """How fast a folder takes bytes; it is made where it is absent, and left as it was."""
-    existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    existing = next((path for path in (folder, *folder.resolve().parents) if path.exists()), folder)
     try:
         with tempfile.NamedTemporaryFile(dir=existing, prefix=".autopeft-doctor-") as file:
             started = time.perf_counter()
@@ -206,7 +216,7 @@ def hub_check(*, is_offline: bool, reach: Callable[[], object]) -> Check:
         return Check(name="hub", status="note", value="not asked, HF_HUB_OFFLINE is set", remedy=remedy)
     try:
         reach()
-    except OSError as error:
+    except (OSError, ValueError, HTTPException) as error:  # HF_ENDPOINT may be no address
         value = f"does not answer ({reason_of(error)})"
         return Check(name="hub", status="note", value=value, remedy=remedy)
     return Check(name="hub", status="ok", value="answers")

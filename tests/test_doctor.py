@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -84,11 +85,31 @@ def test_hub_is_asked_unless_the_user_works_offline():
     assert doctor.hub_check(is_offline=False, reach=lambda: None).status == "ok"
 
 
+@pytest.mark.parametrize("address", ["hub.example", "https://[::1"])
+def test_an_address_of_the_hub_that_is_none_is_a_note(address, monkeypatch):
+    monkeypatch.setattr(doctor.constants, "ENDPOINT", address)
+    check = doctor.hub_check(is_offline=False, reach=doctor._reach_hub)
+    assert (check.status, "does not answer" in check.value) == ("note", True)
+
+
+def test_a_drive_that_is_absent_fails_with_a_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    check = doctor.write_check(tmp_path / "no" / "runs")
+    assert (check.status, "--out" in check.remedy) == ("fail", True)
+
+
 @pytest.mark.parametrize(
     ("n_threads", "policy", "status"), [(1, None, "ok"), (2, None, "note"), (2, "passive", "ok")]
 )
 def test_threads_that_spin_are_noted(n_threads, policy, status):
     assert doctor.thread_check(n_threads, policy).status == status
+
+
+def test_more_threads_than_a_container_runs_are_noted_with_their_number():
+    check = doctor.thread_check(64, "PASSIVE", cores=1.5)
+    assert (check.status, check.remedy) == ("note", "set OMP_NUM_THREADS=2")
+    assert "64" in check.value and "1.5" in check.value
+    assert doctor.thread_check(2, "PASSIVE", cores=1.5).status == "ok"
 
 
 @pytest.mark.parametrize(

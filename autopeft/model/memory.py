@@ -8,25 +8,16 @@ import re
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 import torch
+
+from autopeft.containers import left_bytes
 
 _MESSAGE = re.compile(
     # cuBLAS is not initialised, and cuFFT fails to allocate, where the GPU has no room for their work.
     r"out of memory|can't allocate memory|not enough memory|_ALLOC_FAILED|NOT_INITIALIZED.*cublasCreate",
     re.IGNORECASE | re.DOTALL,
-)
-# Of a container: its limit in bytes, what it uses, and what of this is a cache of files, for both versions of
-# control groups. A container without a limit has "max", or a number larger than any memory.
-_CONTAINERS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
-    (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        "/sys/fs/cgroup/memory/memory.stat",
-    ),
 )
 
 # glibc keeps what is freed between two blocks in use. On a model of a billion weights, whose micro-batches
@@ -99,26 +90,10 @@ def free_bytes(device: torch.device, *, limit_bytes: int | None = None) -> int:
     elif device.type == "mps":
         free = torch.mps.recommended_max_memory() - taken
     else:
-        free = min(_available_bytes(), _left_in_container())
+        free = min(_available_bytes(), left_bytes())
     return max(0, free if limit_bytes is None else min(free, limit_bytes - taken))
 
 
 def _available_bytes() -> int:
     """What the machine can give to new tensors; the kernel gives up file caches for them."""
     return int(psutil.virtual_memory().available)
-
-
-def _left_in_container() -> int:
-    """What the limit of the container leaves; a very large number where there is no limit."""
-    for limit, used, statistics in _CONTAINERS:
-        if (text := _read(limit).strip()).isdigit():
-            cached = re.search(r"^(?:total_)?inactive_file (\d+)", _read(statistics), re.MULTILINE)
-            return int(text) - int(_read(used) or 0) + (int(cached[1]) if cached else 0)
-    return 2**62
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError:
-        return ""

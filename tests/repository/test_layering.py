@@ -15,7 +15,7 @@ import autopeft
 PACKAGE = Path(autopeft.__file__).parent
 # The order of the rooms, as CONTRIBUTING.md gives it.
 ROOMS = (
-    "errors records extension evidence budget store data model metrics methods adapters tasks"
+    "errors containers records extension evidence budget store data model metrics methods adapters tasks"
     " sensitivity space train executors trackers engine exports estimate report doctor pipeline api cli"
     " __main__"
 ).split()
