@@ -17,7 +17,7 @@ from typing import Any
 
 from autopeft.errors import RunDirError
 from autopeft.extension import Catalogue, Method, discover
-from autopeft.records import VERSION
+from autopeft.records import VERSION, path_at_home
 from autopeft.store import write_text
 
 _GROUP = "autopeft.methods"
@@ -26,11 +26,13 @@ _GROUP = "autopeft.methods"
 def known_methods() -> Catalogue[Mapping[str, Any]]:
     """The facts about every method, by its name; an unknown name raises UnknownNameError."""
     path = _folder() / f"methods-{_fingerprint()}.json"
+    is_kept = path.is_absolute()  # not where the system knows no home of this user
     with contextlib.suppress(OSError, ValueError):
-        return Catalogue("method", json.loads(path.read_text(encoding="utf-8")))
+        if is_kept:
+            return Catalogue("method", json.loads(path.read_text(encoding="utf-8")))
     methods: Catalogue[Method] = discover(_GROUP)
     text = json.dumps({method.name: method_facts(method) for method in methods.values()})
-    if not methods.broken:  # whose warning the next call should give too
+    if is_kept and not methods.broken:  # whose warning the next call should give too
         with contextlib.suppress(RunDirError):
             write_text(path, text)
     return Catalogue("method", json.loads(text), methods.broken)
@@ -43,7 +45,7 @@ def method_facts(method: Method) -> dict[str, Any]:
 
 
 def _folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    base = os.environ.get("XDG_CACHE_HOME") or path_at_home("~/.cache")
     return Path(base) / "autopeft"
 
 

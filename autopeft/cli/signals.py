@@ -7,8 +7,9 @@ import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-# Those that ask a process to end, as far as this system has them: Ctrl-C, `kill`, a closed terminal.
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+# Those that ask a process to end, as far as this system has them: Ctrl-C, `kill`, a closed terminal; the last
+# one stands for Ctrl-Break and a closed window on Windows.
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 
 
 @contextlib.contextmanager

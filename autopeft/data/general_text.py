@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from autopeft.data.language import TEXT_NAMES
 from autopeft.data.sources import read
 from autopeft.errors import DataError, UnknownNameError
 from autopeft.extension import TargetKind
-from autopeft.records import DataSpec, ForgettingSpec, counted
+from autopeft.records import DataSpec, ForgettingSpec, counted, path_at_home
 
 _SEED = 64  # of the order of documents; any fixed number
 
@@ -85,7 +84,7 @@ def read_general(spec: ForgettingSpec, *, known: Collection[str], max_characters
 
 def _public_name(spec: ForgettingSpec, name: str, part: str, *, n_parts: int) -> str:
     """A name without this machine's paths: a file with its folder, a corpus with the split that was read."""
-    path = Path(str(spec.source)).expanduser()
+    path = path_at_home(str(spec.source))
     if path.is_file():
         return "/".join(path.resolve().parts[-2:])
     return f"{name}, {part.replace('confirm', 'validation')} split" if n_parts > 1 else name

@@ -22,7 +22,7 @@ from autopeft.data.pixels import DECODER_ERRORS, FRACTIONS, depth_of, image_suff
 from autopeft.data.rows import UncutRows
 from autopeft.data.sources import SPLIT_WORD, by_part, is_list, listed_by_part, read
 from autopeft.errors import DataError, reason_of
-from autopeft.records import DataSpec, counted
+from autopeft.records import DataSpec, counted, path_at_home
 
 # What a file, a damaged or encrypted member of a zip file, and the decoder of an image raise.
 _UNREADABLE = (*DECODER_ERRORS, zipfile.BadZipFile, zlib.error, LZMAError)
@@ -97,7 +97,7 @@ def _tables(spec: DataSpec, source: str, notes: list[str]) -> tuple[str, dict[st
         name, listed = listed_by_part(source, notes)
         pairs = {part: [(read_table(file, notes), file.parent) for file in listed[part]] for part in listed}
         return name, pairs
-    path = Path(source).expanduser()
+    path = path_at_home(source)
     if path.is_dir() and not any(suffix_of(file) in TABLES for file in path.glob("[!._]*")):
         name = path.resolve().name
         if described := _described_folders(path):

@@ -31,7 +31,7 @@ from autopeft.data.files import (
     unpacked_name,
 )
 from autopeft.errors import DataError
-from autopeft.records import DataSpec
+from autopeft.records import DataSpec, path_at_home
 
 SAMPLE = Path(__file__).parents[1] / "sample_data" / "uci_sentiment"
 
@@ -63,7 +63,7 @@ def read(
     The spec names a file, several files by comma, a folder of files, a saved dataset, or a hub id. Tables
     are read, and texts where the task has a format for them.
     """
-    path = SAMPLE if spec.source is None else Path(spec.source).expanduser()
+    path = SAMPLE if spec.source is None else path_at_home(spec.source)
     if is_list(spec.source):
         name, listed = listed_by_part(str(spec.source), notes)
         return name, {
@@ -146,12 +146,12 @@ def _is_there(path: Path) -> bool:
 
 def is_list(source: str | None) -> bool:
     """Whether a source names several files, separated by commas."""
-    return bool(source) and "," in str(source) and not _is_there(Path(str(source)).expanduser())
+    return bool(source) and "," in str(source) and not _is_there(path_at_home(str(source)))
 
 
 def listed_by_part(source: str, notes: list[str]) -> tuple[str, dict[str, list[Path]]]:
     """The name of the files' folder, and the files of each part by the split word in their names."""
-    paths = [Path(word.strip()).expanduser() for word in source.split(",") if word.strip()]
+    paths = [path_at_home(word.strip()) for word in source.split(",") if word.strip()]
     if not paths:
         raise DataError(f"The data source {source!r} names no file; give paths, separated by commas.")
     for path in paths:

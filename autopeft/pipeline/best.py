@@ -30,7 +30,7 @@ from autopeft.records import (
     resume_command,
     to_json,
 )
-from autopeft.store import RunDir, cannot_write, damaged, write_plan, write_text
+from autopeft.store import RunDir, cannot_write, damaged, put_in_place, write_plan, write_text
 
 _BODY = "body_sha256"
 
@@ -57,8 +57,8 @@ def _put_in_place(fresh: Path, folder: Path) -> None:
     old = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     try:
         if folder.exists():
-            folder.rename(old)
-        fresh.rename(folder)
+            put_in_place(folder, old)
+        put_in_place(fresh, folder)
     except OSError as error:
         raise cannot_write(folder, error) from error
     shutil.rmtree(old, ignore_errors=True)

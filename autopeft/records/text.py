@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter
@@ -71,6 +73,14 @@ def counted(number: int, noun: str) -> str:
         ('1 train row', '20 train rows')
     """
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def path_at_home(source: str | Path) -> Path:
+    """A path with the home folder in place of `~`, which stays where the system knows no such home.
+
+    `Path.expanduser` raises RuntimeError there, as in a container whose user has no name.
+    """
+    return Path(os.path.expanduser(source))  # noqa: PTH111 - see above
 
 
 @cache

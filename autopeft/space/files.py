@@ -11,6 +11,7 @@ from typing import Any
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.extension import Method
 from autopeft.model import ROLE_GROUPS
+from autopeft.records import path_at_home
 from autopeft.space.spaces import MethodSpace, Space
 from autopeft.store import is_path_of_space, read_yaml, validate
 
@@ -33,7 +34,7 @@ def text_of(name: str) -> str:
         UnknownNameError: No such space.
     """
     if is_path_of_space(name):
-        return Path(name).expanduser().read_text(encoding="utf-8-sig")
+        return path_at_home(name).read_text(encoding="utf-8-sig")
     if name not in names():
         raise UnknownNameError("search space", name, names())
     return (_folder() / f"{name}.yaml").read_text(encoding="utf-8")
@@ -55,7 +56,7 @@ def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] 
     if not is_path and name not in names():
         raise UnknownNameError("search space", name, names())
     source = name if is_path else f"search space {name}"
-    content = read_yaml(Path(name).expanduser() if is_path else _folder() / f"{name}.yaml")
+    content = read_yaml(path_at_home(name) if is_path else _folder() / f"{name}.yaml")
     space = validate(Space, _filled(content), source=source)
     _check(space, known_methods, source=source)
     space = space.narrowed(lambda method, part: _with_own_values(known_methods[method], part))

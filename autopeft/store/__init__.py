@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from autopeft.store.checked import damaged, read_checked, write_checked
 from autopeft.store.checksums import require_unchanged, reseal, seal_folder, seal_of
-from autopeft.store.files import cannot_write, sha256_of, write_bytes, write_text
+from autopeft.store.files import cannot_write, put_in_place, sha256_of, write_bytes, write_text
 from autopeft.store.folders import (
     claimed_folder,
     fresh_folder,
@@ -43,6 +43,7 @@ __all__ = [
     "is_path_of_space",
     "parse_bytes",
     "parse_yaml",
+    "put_in_place",
     "read_checked",
     "read_plan",
     "read_yaml",

@@ -13,6 +13,8 @@ from autopeft.errors import NO_ROOM, RunDirError
 
 _IS_WINDOWS = os.name == "nt"
 _TRIES, _PAUSE_SECONDS = (10 if _IS_WINDOWS else 1), 0.1  # of replacing a file; chosen by hand
+# What network and FUSE file systems say that sync files, and no folders.
+_NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP)
 _REMEDIES = {
     **dict.fromkeys(NO_ROOM, "Make room there, or pass another --out"),
     **dict.fromkeys(
@@ -48,7 +50,7 @@ def write_bytes(path: Path | str, content: bytes) -> None:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
-            _replace(fresh, path)
+            put_in_place(fresh, path)
         finally:
             fresh.unlink(missing_ok=True)
         sync_folder(path.parent)
@@ -56,8 +58,11 @@ def write_bytes(path: Path | str, content: bytes) -> None:
         raise cannot_write(path, error) from error
 
 
-def _replace(fresh: Path, path: Path) -> None:
-    """Put a file in the place of another at once; Windows refuses it while a program reads the other."""
+def put_in_place(fresh: Path, path: Path) -> None:
+    """Put a file in the place of another at once, or a folder where there is none.
+
+    Windows refuses it while a program reads the old file, or one in the new folder; it is tried for a second.
+    """
     for n_left in reversed(range(_TRIES)):
         try:
             os.replace(fresh, path)  # noqa: PTH105 - the call that makes the write atomic, by its own name
@@ -84,11 +89,14 @@ def sha256_of(path: Path | str) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk."""
+    """Put the names in a folder on the disk, as far as its file system does that."""
     if os.name != "posix":  # Windows cannot open a folder, and needs no sync of it
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
     finally:
         os.close(handle)

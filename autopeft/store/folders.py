@@ -17,7 +17,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from autopeft.errors import RunDirError
-from autopeft.store.files import cannot_write
+from autopeft.store.files import cannot_write, put_in_place
 
 _FRESH = re.compile(r"\.[0-9a-f]{8}\.tmp")  # what follows the name of a folder in that of its fresh one
 
@@ -26,7 +26,8 @@ def refuse_files(out: Path) -> None:
     """Raise RunDirError where a folder to write to holds files already, is a file, or cannot be made."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunDirError(f"{out} is there already and not empty; pass another --out.")
-    parent = next(parent for parent in out.absolute().parents if parent.exists())
+    parents = out.absolute().parents
+    parent = next((parent for parent in parents if parent.exists()), parents[-1])  # a drive may be absent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise RunDirError(f"{out} cannot be written: {parent} is not a writable folder; pass another --out.")
 
@@ -51,7 +52,7 @@ def fresh_folder(out: Path) -> Iterator[Path]:
             follow_umask(fresh)
             if out.exists():
                 out.rmdir()
-            fresh.rename(out)
+            put_in_place(fresh, out)
         except BaseException as error:
             shutil.rmtree(fresh, ignore_errors=True)
             if isinstance(error, OSError | SafetensorError):  # the second too is raised for a full disk

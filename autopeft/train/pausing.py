@@ -18,6 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from autopeft.model import has_own_generator, random_state, set_random_state
+from autopeft.store import put_in_place
 from autopeft.train.rate_schedule import RateSchedule
 
 _FILE = "paused.safetensors"
@@ -75,7 +76,7 @@ def write(state: State, folder: Path) -> None:
     try:
         metadata = {"position": json.dumps(asdict(state.position))}
         save_file(dict(state.tensors), fresh, metadata=metadata)
-        fresh.replace(folder / _FILE)
+        put_in_place(fresh, folder / _FILE)
     finally:
         fresh.unlink(missing_ok=True)
 

@@ -58,6 +58,15 @@ def test_another_version_and_damaged_notes_are_read_anew(cache, monkeypatch):
     assert len(list(cache.iterdir())) == 2
 
 
+def test_without_a_home_nothing_is_kept(tmp_path, monkeypatch):
+    """As in a container whose user has neither HOME nor an entry in the list of users."""
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.chdir(tmp_path)
+    assert "lora" in known.known_methods()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

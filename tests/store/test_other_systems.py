@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import signal
+import stat
 import subprocess
 import threading
 import time
 from concurrent.futures import Future
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from autopeft import data, space
 from autopeft.engine.waiting import wait_for_first
-from autopeft.errors import RunDirError
+from autopeft.errors import DataError, RunDirError, SpecError
 from autopeft.pipeline import best
-from autopeft.records import commands
-from autopeft.store import checksums, files, require_unchanged, seal_folder
+from autopeft.records import DataSpec, commands
+from autopeft.store import checksums, files, fresh_folder, refuse_files, require_unchanged, seal_folder
 
 
 @pytest.mark.parametrize("mode", ["rb", "r+b"])
@@ -63,19 +67,68 @@ def test_a_best_folder_that_is_open_stays_whole(tmp_path, monkeypatch):
     for folder, text in ((fresh, "new"), (old, "old")):
         folder.mkdir()
         (folder / "plan.yaml").write_text(text)
-    rename = Path.rename
+    replace = os.replace
 
     def refuse(path, target):
         raise PermissionError(13, "in use")
 
-    monkeypatch.setattr(Path, "rename", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(RunDirError, match="best cannot be written"):
         best._put_in_place(fresh, old)
     assert (old / "plan.yaml").read_text() == "old"
-    monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(os, "replace", replace)
     best._put_in_place(fresh, old)
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
     assert (old / "plan.yaml").read_text() == "new"
+
+
+def test_a_new_folder_that_is_read_for_a_moment_takes_its_place_afterwards(tmp_path, monkeypatch):
+    """A virus scanner of Windows opens what was just written."""
+    tries, replace = [], os.replace
+
+    def refuse_once(source, target):
+        tries.append(source)
+        if len(tries) == 1:
+            raise PermissionError(13, "in use")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse_once)
+    monkeypatch.setattr(files, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(files, "_TRIES", 10)
+    with fresh_folder(tmp_path / "export") as fresh:
+        (fresh / "model.safetensors").write_bytes(b"1234")
+    assert (tmp_path / "export" / "model.safetensors").read_bytes() == b"1234"
+    assert len(tries) == 2
+
+
+@pytest.mark.parametrize(("number", "is_refused"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_file_system_that_syncs_no_folders_takes_files(number, is_refused, tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def sync_files_alone(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", sync_files_alone)
+    with pytest.raises(RunDirError) if is_refused else nullcontext():
+        files.write_text(tmp_path / "a.txt", "one")
+    assert (tmp_path / "a.txt").read_text() == "one"
+
+
+def test_an_absent_drive_is_refused_in_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    monkeypatch.setattr(Path, "is_dir", lambda path: False)
+    with pytest.raises(RunDirError, match="is not a writable folder"):
+        refuse_files(tmp_path / "runs" / "a")
+
+
+@pytest.mark.parametrize("source", ["~nobody9/rows.csv", "~nobody9/a.csv,~nobody9/b.csv"])
+def test_a_home_that_nobody_has_is_a_path_that_does_not_exist(source):
+    with pytest.raises(DataError, match=r"~nobody9/.* does not exist"):
+        data.load(DataSpec(source=source), seed=0)
+    with pytest.raises(SpecError, match=r"~nobody9/space\.yaml"):
+        space.load("~nobody9/space.yaml", known_methods={})
 
 
 def test_signals_are_heard_while_a_search_waits(monkeypatch):
