@@ -224,12 +224,15 @@ def _of_cell(cell: Mapping[str, Any], where: str) -> ImageFile:
 
 def _of_name(name: str, folder: Path, where: str) -> ImageFile:
     """The image of a file in the folder, or else of a member of a zip file there."""
-    if (folder / name).is_file():
-        return _image(str(folder / name))
+    spellings = dict.fromkeys((name, name.replace("\\", "/")))  # of a table that was made on Windows
+    for spelling in spellings:
+        if (folder / spelling).is_file():
+            return _image(str(folder / spelling))
     archives = sorted(str(file) for file in folder.glob("*.zip"))
     for archive in archives:
-        if name in _members(archive):
-            return _image(archive, member=name)
+        for spelling in spellings:
+            if spelling in _members(archive):
+                return _image(archive, member=spelling)
     beside = f" or {', '.join(Path(archive).name for archive in archives)}" if archives else ""
     raise DataError(f"The image {name} of {where} is not in {folder}{beside}; correct the path.")
 

@@ -214,4 +214,6 @@ def load_error(source: str, error: Exception) -> ModelError:
 
 def _looks_like_a_path(source: str) -> bool:
     """Whether a text can be no id on the hub, which is an owner and a name, or a name alone."""
-    return source.startswith(("/", "./", "../", "~")) or source.count("/") > 1 or source.endswith("/")
+    is_of_windows = "\\" in source or source[1:2] == ":"
+    is_of_others = source.startswith(("/", "./", "../", "~")) or source.count("/") > 1 or source.endswith("/")
+    return is_of_windows or is_of_others

@@ -88,7 +88,9 @@ def free_bytes(device: torch.device, *, limit_bytes: int | None = None) -> int:
         # What torch has reserved and does not use counts as free.
         free = min(available + torch.cuda.memory_reserved(device), allowed) - taken
     elif device.type == "mps":
-        free = torch.mps.recommended_max_memory() - taken
+        # Of the memory that all programs share; what torch has reserved and does not use counts as free.
+        available = _available_bytes() + torch.mps.driver_allocated_memory() - taken
+        free = min(available, torch.mps.recommended_max_memory() - taken)
     else:
         free = min(_available_bytes(), left_bytes())
     return max(0, free if limit_bytes is None else min(free, limit_bytes - taken))

@@ -16,6 +16,7 @@ from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.progress import Silent
 from autopeft.cli.signals import stopping_signals
 from autopeft.errors import SpecError
+from autopeft.executors.parts import make_resident
 
 CODES = {"SIGINT": None, "SIGTERM": 143, "SIGHUP": 129}
 
@@ -60,6 +61,22 @@ def test_a_signal_that_a_destructor_swallows_is_raised_by_the_loop(name):
         gc.collect()  # the exception goes no further than this
         with pytest.raises(raised_by(name)):
             stop()
+
+
+def test_ctrl_break_of_windows_ends_the_main_process_alone(monkeypatch):
+    """It also stands for a closed window there; here SIGUSR1 has its name."""
+    before = signal.getsignal(signal.SIGUSR1)
+    monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)
+    with pytest.raises(SystemExit) as caught, stopping_signals():
+        os.kill(os.getpid(), signal.SIGUSR1)
+    assert caught.value.code == 128 + signal.SIGUSR1
+    asked = dict.fromkeys((*CODES, "SIGBREAK"), signal.SIG_IGN)
+    handlers = {}
+    monkeypatch.setattr(signal, "signal", lambda number, handler: handlers.update({number: handler}))
+    make_resident(None, 0)
+    del asked["SIGTERM"]
+    assert handlers == {getattr(signal, name): handler for name, handler in asked.items()}
+    assert signal.getsignal(signal.SIGUSR1) == before
 
 
 def test_a_signal_that_the_caller_ignores_stays_ignored():

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
+from types import SimpleNamespace
 
 import peft
+import psutil
 import pytest
 import torch
 from peft import FourierFTConfig, LoraConfig
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from autopeft.model import attach, forked_rng, random_state, release_memory, set_random_state, to_float64
+from autopeft.model import (
+    attach,
+    forked_rng,
+    free_bytes,
+    random_state,
+    release_memory,
+    set_random_state,
+    to_float64,
+)
 from autopeft.model.attaching import place_frequencies
 
 MPS = torch.device("mps")
@@ -40,6 +51,18 @@ def test_generator_of_an_apple_gpu_is_put_back(states):
     assert random_state(MPS).tolist() == [1]
     assert len(states) == 3
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("available", "free"), [(2, 3), (30, 11)])
+def test_an_apple_gpu_has_no_more_memory_than_other_programs_leave(available, free, monkeypatch):
+    """Of 12 GiB that it may take, 1 GiB holds tensors; torch keeps 1 GiB more, which counts as free."""
+    gib = 2**30
+    answers = {"recommended_max_memory": 12, "current_allocated_memory": 1, "driver_allocated_memory": 2}
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.mps, name, partial(int, answer * gib))
+    memory = SimpleNamespace(available=available * gib)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    assert free_bytes(MPS) == free * gib
 
 
 def test_memory_of_an_apple_gpu_is_given_back(monkeypatch):
