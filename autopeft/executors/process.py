@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from autopeft.executors.parts import ProcessWorker, WorkerPool
+from autopeft.executors.parts import ProcessWorker, WorkerPool, require_locks
 from autopeft.extension import Function
 
 
@@ -12,7 +12,8 @@ class _Machine:
     """This machine, on which processes need no preparation."""
 
     def check(self) -> None:
-        """Do nothing."""
+        """Raise SpecError where the system has no locks between processes."""
+        require_locks()
 
     def open(self, n_workers: int, *, uses_gpu: bool) -> None:
         """Do nothing."""

@@ -16,7 +16,7 @@ import pytest
 from toys.postgresql import binaries, running_server, running_workers
 from toys.serving import HANGS, SERVING
 
-from autopeft.errors import TrainingError, UnknownNameError, WorkerLostError
+from autopeft.errors import SpecError, TrainingError, UnknownNameError, WorkerLostError
 from autopeft.extension import Executor, discover
 
 EXECUTORS = discover("autopeft.executors")
@@ -269,3 +269,15 @@ def test_idle_workers_free_their_locks(tmp_path):
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[1, 2, 3, 4]"
     assert "leaked" not in done.stderr
+
+
+def test_processes_are_refused_before_any_work_where_the_system_has_no_locks(monkeypatch):
+    """As in a container whose /dev/shm cannot be written."""
+
+    def refuse(*_):
+        raise OSError(30, "Read-only file system")
+
+    EXECUTORS["process"].check()
+    monkeypatch.setattr("multiprocessing.synchronize._multiprocessing.SemLock", refuse)
+    with pytest.raises(SpecError, match=r"system refuses them \(.*Read-only file system\); .*/dev/shm"):
+        EXECUTORS["process"].check()

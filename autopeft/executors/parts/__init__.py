@@ -6,7 +6,7 @@ resident, database → pool, processes, wire → serving.
 
 from autopeft.executors.parts.database import Database, database_url
 from autopeft.executors.parts.pool import Backend, Worker, WorkerPool
-from autopeft.executors.parts.processes import ProcessWorker
+from autopeft.executors.parts.processes import ProcessWorker, require_locks
 from autopeft.executors.parts.resident import call_resident, has_lost_its_gpu, make_resident
 from autopeft.executors.parts.serving import BEATS_PER_LEASE, IS_ALIVE, serve
 from autopeft.executors.parts.wire import decode, decode_error, encode, name_of
@@ -32,5 +32,6 @@ __all__ = [
     "has_lost_its_gpu",
     "make_resident",
     "name_of",
+    "require_locks",
     "serve",
 ]

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from autopeft.errors import AutopeftError, SpecError
+from autopeft.errors import AutopeftError, SpecError, reason_of
 from autopeft.executors.parts.resident import make_resident
 from autopeft.extension import Function
 
@@ -71,6 +71,17 @@ class ProcessWorker:
             process.join(max(0.0, deadline - time.monotonic()))
             process.kill()
             process.join()
+
+
+def require_locks() -> None:
+    """Raise SpecError where the system has no locks between processes: they lie in /dev/shm on Linux."""
+    try:
+        _SPAWNED.Lock()
+    except (OSError, ImportError) as error:  # the second where Python was built without them
+        raise SpecError(
+            "The executor process needs locks between processes, and the system refuses them "
+            f"({reason_of(error)}); let this user write to /dev/shm, or leave the executor out."
+        ) from error
 
 
 def _begin(make: Callable[[int], Function] | None, index: int) -> None:
