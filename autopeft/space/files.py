@@ -13,7 +13,7 @@ from autopeft.extension import Method
 from autopeft.model import ROLE_GROUPS
 from autopeft.records import path_at_home
 from autopeft.space.spaces import MethodSpace, Space
-from autopeft.store import is_path_of_space, read_yaml, validate
+from autopeft.store import is_path_of_space, read_yaml, validate, yaml_text
 
 
 def _folder() -> Path:
@@ -34,7 +34,7 @@ def text_of(name: str) -> str:
         UnknownNameError: No such space.
     """
     if is_path_of_space(name):
-        return path_at_home(name).read_text(encoding="utf-8-sig")
+        return yaml_text(path_at_home(name))
     if name not in names():
         raise UnknownNameError("search space", name, names())
     return (_folder() / f"{name}.yaml").read_text(encoding="utf-8")

@@ -28,7 +28,7 @@ from autopeft.store.settings import (
     resolve_settings,
     whole_path,
 )
-from autopeft.store.yaml import faults_of, parse_yaml, read_yaml, validate, write_yaml_text
+from autopeft.store.yaml import faults_of, parse_yaml, read_yaml, validate, write_yaml_text, yaml_text
 
 __all__ = [
     "SOURCES",
@@ -64,4 +64,5 @@ __all__ = [
     "write_plan",
     "write_text",
     "write_yaml_text",
+    "yaml_text",
 ]

@@ -6,6 +6,7 @@ the last of two equal keys silently. Each of these can change a learning rate un
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 import sys
@@ -45,12 +46,19 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         SpecError: The file is missing, unreadable or empty, is not YAML or no mapping, or has a key twice.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = yaml_text(path)
     except UnicodeDecodeError as error:
         raise SpecError(f"{path} is not UTF-8 text; it should be a YAML file.") from error
     except OSError as error:
         raise SpecError(f"{path} cannot be read: {error.strerror or error}.") from error
     return parse_yaml(text, source=str(path))
+
+
+def yaml_text(path: Path | str) -> str:
+    """The text of a YAML file in UTF-8, or in UTF-16 with its mark, as `>` of PowerShell writes it."""
+    content = Path(path).read_bytes()
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if is_utf16 else "utf-8-sig").replace("\r\n", "\n")
 
 
 def parse_yaml(text: str, *, source: str) -> dict[str, Any]:

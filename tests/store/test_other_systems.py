@@ -21,7 +21,16 @@ from autopeft.engine.waiting import wait_for_first
 from autopeft.errors import DataError, RunDirError, SpecError
 from autopeft.pipeline import best
 from autopeft.records import DataSpec, commands
-from autopeft.store import checksums, files, fresh_folder, refuse_files, require_unchanged, seal_folder
+from autopeft.store import (
+    checksums,
+    files,
+    fresh_folder,
+    parse_yaml,
+    read_yaml,
+    refuse_files,
+    require_unchanged,
+    seal_folder,
+)
 
 
 @pytest.mark.parametrize("mode", ["rb", "r+b"])
@@ -129,6 +138,16 @@ def test_a_home_that_nobody_has_is_a_path_that_does_not_exist(source):
         data.load(DataSpec(source=source), seed=0)
     with pytest.raises(SpecError, match=r"~nobody9/space\.yaml"):
         space.load("~nobody9/space.yaml", known_methods={})
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8", "utf-8-sig"])
+def test_a_space_that_powershell_wrote_is_read(encoding, tmp_path):
+    """`autopeft spaces default > mine.yaml`: UTF-16 in PowerShell, with line ends of two characters."""
+    text = space.text_of("autopeft_tacl")
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    assert "…" in text and space.text_of(str(path)) == text
+    assert read_yaml(path) == parse_yaml(text, source="")
 
 
 def test_signals_are_heard_while_a_search_waits(monkeypatch):
