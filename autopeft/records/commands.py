@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 from operator import attrgetter
@@ -13,6 +14,7 @@ from autopeft.records.spec import IN_MEMORY, SHORT_NAMES, DataSpec, ModelSpec, R
 # The settings that say which problem was solved; how it was searched is left to the defaults.
 _PROBLEM = ("model", "quantize", "data", "text_column", "label_column", "task", "budget", "seed")
 _IS_WINDOWS = os.name == "nt"
+_PLAIN = re.compile(r"[\w%+:./\\-][\w%+=@:./\\~-]*")  # neither cmd nor PowerShell sees a sign in it
 
 
 def search_command(spec: RunSpec) -> str:
@@ -66,8 +68,14 @@ def train_command(plan: PurePath, model: ModelSpec, data: DataSpec) -> str:
 
 
 def quoted(word: str) -> str:
-    """A word of a command, as the shell of this system takes it; that of Windows has double quotes."""
-    return subprocess.list2cmdline([word]) if _IS_WINDOWS else shlex.quote(word)
+    """A word of a command, as the shell of this system takes it; those of Windows have double quotes."""
+    if not _IS_WINDOWS:
+        return shlex.quote(word)
+    listed = subprocess.list2cmdline([word])  # for a program; a shell would split at & or a comma, too
+    if '"' in listed or _PLAIN.fullmatch(word):
+        return listed
+    end = "\\" * (len(word) - len(word.rstrip("\\")))  # which would hide the quote
+    return f'"{word}{end}"'
 
 
 def _objects(model: ModelSpec, data: DataSpec) -> str:

@@ -51,6 +51,22 @@ def test_words_of_commands_are_quoted_as_the_system_s_shell_reads_them(word, mon
     assert "'" not in commands.quoted(word)
 
 
+@pytest.mark.parametrize(
+    ("word", "written"),
+    [
+        ("C:\\R&D\\a.csv", '"C:\\R&D\\a.csv"'),  # cmd would begin another command
+        ("a.csv,b.csv", '"a.csv,b.csv"'),  # PowerShell would pass two words
+        ("C:\\R&D\\", '"C:\\R&D\\\\"'),
+        ("@home", '"@home"'),
+        ("0.5%", "0.5%"),
+        ("org/model-1.5_b", "org/model-1.5_b"),
+    ],
+)
+def test_signs_of_shells_of_windows_are_quoted(word, written, monkeypatch):
+    monkeypatch.setattr(commands, "_IS_WINDOWS", True)
+    assert commands.quoted(word) == written
+
+
 def test_a_file_that_is_read_for_a_moment_is_replaced_afterwards(tmp_path, monkeypatch):
     path, tries, replace = tmp_path / "trials.csv", [], os.replace
 
