@@ -6,8 +6,9 @@ import re
 
 from autopeft.records.spec import SHORT_NAMES, RunSpec
 
-_RESUME = re.compile(r"autopeft search --resume --out ('[^']*'|[^\s`]+)")
-_SEARCH = re.compile(r"`?autopeft search --config ([^\s`]+)`?")
+_WORD = r"""('[^']*'|"[^"]*"|[^\s`]+)"""  # the quotes are those of `commands.quoted`
+_RESUME = re.compile(rf"autopeft search --resume --out {_WORD}")
+_SEARCH = re.compile(rf"`?autopeft search --config {_WORD}`?")
 _FLAG = re.compile(r"(?<![\w/.-])--([a-z][a-z-]*)")
 _SWITCHES = {"resume": "resume=True", "overwrite": "overwrite=True"}
 
@@ -34,7 +35,7 @@ def python_words(message: str) -> str:
 
 
 def _quoted(word: str) -> str:
-    return repr(word.strip("'"))
+    return repr(word.strip("'\""))
 
 
 def _argument(flag: str) -> str | None:

@@ -20,7 +20,7 @@ from autopeft import data, space
 from autopeft.engine.waiting import wait_for_first
 from autopeft.errors import DataError, RunDirError, SpecError
 from autopeft.pipeline import best
-from autopeft.records import DataSpec, commands
+from autopeft.records import DataSpec, RunSpec, commands, python_words
 from autopeft.store import (
     checksums,
     files,
@@ -65,6 +65,14 @@ def test_words_of_commands_are_quoted_as_the_system_s_shell_reads_them(word, mon
 def test_signs_of_shells_of_windows_are_quoted(word, written, monkeypatch):
     monkeypatch.setattr(commands, "_IS_WINDOWS", True)
     assert commands.quoted(word) == written
+
+
+@pytest.mark.parametrize("is_windows", [False, True])
+@pytest.mark.parametrize("out", ["runs/a", "C:\\my runs\\a"])
+def test_a_command_in_words_of_python_keeps_its_folder(out, is_windows, monkeypatch):
+    monkeypatch.setattr(commands, "_IS_WINDOWS", is_windows)
+    message = f"go on with `{commands.resume_command(RunSpec(), Path(out))}`."
+    assert python_words(message) == f"go on with `autopeft.search(out={out!r}, resume=True)`."
 
 
 def test_a_file_that_is_read_for_a_moment_is_replaced_afterwards(tmp_path, monkeypatch):
