@@ -30,7 +30,7 @@ from autopeft.data.files import (
     suffixes_of,
     unpacked_name,
 )
-from autopeft.errors import DataError
+from autopeft.errors import DataError, reason_of
 from autopeft.records import DataSpec, path_at_home
 
 SAMPLE = Path(__file__).parents[1] / "sample_data" / "uci_sentiment"
@@ -244,8 +244,11 @@ def _read_hub(spec: DataSpec, source: str, notes: list[str]) -> Any:
         *owner, last = source.split("/")
         cached = "___".join([*owner, camelcase_to_snakecase(last)])
         if not any(Path(datasets.config.HF_DATASETS_CACHE).glob(f"{cached}/*/*/*")):
+            reason = (
+                reason_of(error) if isinstance(error, ImportError) else type(error).__name__
+            )  # of a proxy
             raise DataError(
-                f"Neither the hub ({type(error).__name__}) nor a local file has dataset {source!r}."
+                f"Neither the hub ({reason}) nor a local file has dataset {source!r}."
                 f"{_near(Path(source))} Check spelling, network and access."
             ) from error
     with quiet():

@@ -16,7 +16,7 @@ from huggingface_hub import errors as hub_errors
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from autopeft.errors import ModelError, first_line_of
+from autopeft.errors import ModelError, first_line_of, reason_of
 from autopeft.records import IN_MEMORY, ModelSpec
 from autopeft.store import sha256_of
 
@@ -113,9 +113,11 @@ def require_reachable(source: str, spec: ModelSpec) -> None:
         return
     error = _hub_error(source, spec)
     if error is not None:
+        # A proxy of the kind SOCKS needs a package, which the words of the error name.
+        reason = reason_of(error) if isinstance(error, ImportError) else type(error).__name__
         raise ModelError(
             f"The base model {source!r} is no directory and not in the hub's cache, and the hub cannot "
-            f"be reached ({type(error).__name__}); check the spelling and the network, or pass a local "
+            f"be reached ({reason}); check the spelling and the network, or pass a local "
             "directory."
         ) from error
 
@@ -124,7 +126,7 @@ def _hub_error(source: str, spec: ModelSpec) -> Exception | None:
     """What keeps the hub from answering; None where it answers, be it that it refuses the model."""
     try:
         HfApi().model_info(source, revision=spec.revision, timeout=_HUB_SECONDS)
-    except (OSError, ValueError, hub_errors.HTTPError) as error:  # type: ignore[attr-defined]
+    except (OSError, ValueError, ImportError, hub_errors.HTTPError) as error:  # type: ignore[attr-defined]
         if getattr(error, "response", None) is None and not isinstance(error, ValueError):
             return cast(Exception, error)
     return None

@@ -145,7 +145,7 @@ def _upload(folder: Path, request: PushRequest) -> str:
         )
     except OfflineModeIsEnabled as error:
         raise HubError("The hub cannot be reached, as HF_HUB_OFFLINE is set; unset it.") from error
-    except (_HTTP_ERROR, LocalTokenNotFoundError) as error:
+    except (_HTTP_ERROR, LocalTokenNotFoundError, ImportError) as error:  # the last of a proxy
         raise HubError(
             f"{request.repo} cannot be pushed ({reason_of(error)}); check the name, the "
             "network, and that `hf auth login` was run with a token that may write."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from huggingface_hub import HfApi
 from toys.hub import Hub, hub_on_this_machine
 
 from autopeft import budget, pipeline, space
@@ -135,6 +136,20 @@ def test_a_hub_model_without_a_hub_is_refused_at_once(monkeypatch):
         ModelError, match="no directory and not in the hub's cache, and the hub cannot be reached"
     ):
         require_reachable("nobody/no-such-model", spec)
+
+
+def test_a_proxy_that_needs_a_package_is_told_with_its_name(monkeypatch):
+    """httpx raises an ImportError for ALL_PROXY=socks5://… without its package."""
+
+    def refuse(*_, **__):
+        raise ImportError("Using SOCKS proxy, but the 'socksio' package is not installed.")
+
+    monkeypatch.setattr(HfApi, "model_info", refuse)
+    monkeypatch.setattr(HfApi, "dataset_info", refuse)
+    with pytest.raises(ModelError, match=r"the hub cannot be reached \(Using SOCKS proxy, .*socksio"):
+        require_reachable("nobody/no-such-model", ModelSpec(id="nobody/no-such-model"))
+    with pytest.raises(DataError, match=r"Neither the hub \(Using SOCKS proxy, .*socksio"):
+        load(DataSpec(source="nobody/no-such-data"), seed=0)
 
 
 def test_a_cached_hub_model_does_not_wait_for_a_hub_that_is_gone(monkeypatch, tmp_path):
