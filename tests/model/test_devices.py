@@ -89,6 +89,7 @@ def test_frequencies_of_fourierft_lie_where_its_weights_are():
 @pytest.mark.parametrize("architecture", ["llama-lm", "gpt2"])
 def test_dora_computes_as_peft_does_and_needs_no_identity_matrix(architecture, make_base, monkeypatch):
     base = make_base(architecture)
+    torch.manual_seed(0)
     config = LoraConfig(r=2, target_modules="all-linear", use_dora=True, init_lora_weights=False)
     theirs = peft.get_peft_model(copy.deepcopy(base.module), copy.deepcopy(config))
     ours = attach(base.module, [config], task_type=None, head_names=())
