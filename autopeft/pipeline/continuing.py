@@ -23,7 +23,8 @@ def as_it_was(run: RunDir, prepared: Prepared, given: frozenset[str]) -> Prepare
     Trials and seeds are decided anew where the run decided them, and never fewer. What else the cost decided
     stays, since measurements depend on it. `given` are the dotted names of the user's settings.
     """
-    prepared = replace(prepared, rungs=kept_rungs(run))
+    if run.is_begun:  # else they are made anew
+        prepared = replace(prepared, rungs=kept_rungs(run))
     before, now = run.read_spec().search.max_cost, prepared.spec.search.max_cost
     if _COST not in given or before is None or (now is not None and now <= before):
         return prepared

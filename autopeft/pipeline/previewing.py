@@ -14,10 +14,9 @@ from autopeft.pipeline.continuing import as_it_was
 from autopeft.pipeline.fitting import fit_to_budget, parse_budget
 from autopeft.pipeline.forecast import Forecast, forecast, measured_pace
 from autopeft.pipeline.forgetting import check_forgetting, with_general_text
-from autopeft.pipeline.keeping import DECIDED
 from autopeft.pipeline.prepare import Prepared, check_comparison, prepare, with_demo_settings
 from autopeft.pipeline.problem import requested_space, schedule_of, user_plans
-from autopeft.pipeline.resuming import resumed
+from autopeft.pipeline.resuming import resumed, settled
 from autopeft.pipeline.task_facts import TaskFacts, task_facts
 from autopeft.pipeline.time_limit import TimeLimit, within_time
 from autopeft.pipeline.tracking import check_trackers
@@ -97,8 +96,9 @@ def preview(
     check_comparison(prepared)
     prepared = with_general_text(prepared)
     kept = given
-    if resume and (run := RunDir.open(str(spec.output.out))).is_begun:
-        prepared, kept = as_it_was(run, prepared, given), given | DECIDED
+    if resume:
+        run = RunDir.open(str(spec.output.out))
+        prepared, kept = as_it_was(run, prepared, given), settled(run, given)
     loaded_seconds = time.monotonic() - started
     feasible, context = fit_to_budget(prepared, requested)
     brought = user_plans(prepared, context)  # raises where a plan of the user cannot be used

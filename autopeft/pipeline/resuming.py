@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
 from contextlib import suppress
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 from autopeft.errors import SpecError
 from autopeft.model import device_names
@@ -15,7 +14,7 @@ from autopeft.pipeline.keeping import DECIDED, PIECES, kept_decisions
 from autopeft.records import ExecutionSpec, RunSpec
 from autopeft.store import RunDir, whole_path
 
-_COST = "search.max_cost"
+_COST, _EPOCHS = "search.max_cost", "task.epochs"
 _MEMORY = "execution.memory_bytes"
 # Where model, data and the user's files lie; fingerprints tell other ones apart.
 PLACES = ("model.id", "data.source", "search.space", "search.baseline", "search.warm_start")
@@ -37,9 +36,9 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
 
     These are limits, of which trials and cost can only grow; where model, data and the user's files lie;
     executor, workers and device; memory and the pieces of a step, which the run chooses again where it is
-    given another memory; trackers, and the price of the machine. What limits of cost and time decided is open
-    again before the first measurement. Raises SpecError where another setting in
-    `given` (dotted names) differs.
+    given another memory; trackers, and the price of the machine. What a limit of time decided is open again
+    where another one is given before the first measurement. Raises SpecError where another setting in `given`
+    (dotted names) differs.
     """
     if requested.output.out is None:
         raise SpecError("--resume needs --out with the run directory to continue.")
@@ -49,8 +48,8 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
     topics = stored.model_dump()
     topics["output"]["out"] = requested.output.out
     chosen = {decision.setting: decision.value for decision in kept_decisions(run) or ()}
-    if not run.is_begun:
-        _reopen(topics, chosen.keys())
+    for topic, field in (name.split(".") for name in _open_again(run, given)):
+        topics[topic][field] = RunSpec().model_dump()[topic][field]
     for name in sorted(given):
         topic, field = name.split(".")
         value = getattr(getattr(requested, topic), field)
@@ -85,13 +84,24 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
     return spec
 
 
-def _reopen(topics: dict[str, Any], chosen: Collection[str]) -> None:
-    """Leave open what limits of cost and time decided for a run that has measured nothing."""
-    unset = RunSpec().model_dump()
-    epochs = {"task.epochs"} if "task.max_steps" in chosen else set()  # which it had by default
-    for name in DECIDED.intersection(chosen) | epochs:
-        topic, field = name.split(".")
-        topics[topic][field] = unset[topic][field]
+def settled(run: RunDir, given: frozenset[str]) -> frozenset[str]:
+    """The dotted names of the settings that a resumed run does not decide anew; `given` are the user's."""
+    anew = _open_again(run, given)
+    if not anew:
+        return given | DECIDED
+    stored, usual = run.read_spec(), RunSpec()
+    kept = {name for name in DECIDED - anew if attrgetter(name)(stored) != attrgetter(name)(usual)}
+    if _COST not in anew:  # it was left without a limit since the user gave the trials
+        kept.add("search.trials")
+    return given | kept - {_EPOCHS}
+
+
+def _open_again(run: RunDir, given: frozenset[str]) -> frozenset[str]:
+    """What a run decided that another `--max-time` decides anew: its length before the first measurement."""
+    chosen = {decision.setting for decision in kept_decisions(run) or ()}
+    if run.is_begun or "search.max_time_seconds" not in given or "task.max_steps" not in chosen:
+        return frozenset()
+    return DECIDED.intersection(chosen) - {_EPOCHS}
 
 
 def _shown(value: object) -> str:

@@ -24,7 +24,7 @@ from autopeft.pipeline.fitting import fit_to_budget
 from autopeft.pipeline.forgetting import check_forgetting, measure_forgetting, with_general_text
 from autopeft.pipeline.in_memory import NAMED, InMemory
 from autopeft.pipeline.interruption import logging_how_to_resume
-from autopeft.pipeline.keeping import DECIDED, keep_decisions, keep_rungs, keep_scores
+from autopeft.pipeline.keeping import keep_decisions, keep_rungs, keep_scores
 from autopeft.pipeline.ledger import ledger_of
 from autopeft.pipeline.measured import logged_measurements, unused_measurements
 from autopeft.pipeline.prepare import Prepared, check_comparison, prepare, with_demo_settings
@@ -36,7 +36,7 @@ from autopeft.pipeline.problem import (
     user_plans,
 )
 from autopeft.pipeline.reporting import part_words, setting_of
-from autopeft.pipeline.resuming import resumed
+from autopeft.pipeline.resuming import resumed, settled
 from autopeft.pipeline.scoring import logged_scores
 from autopeft.pipeline.time_limit import TimeLimit, within_time
 from autopeft.pipeline.tracking import check_trackers, tracking
@@ -99,8 +99,8 @@ def search(
                 check_comparison(prepared)
                 log.info("The run's folder is %s", run.path)  # now that data and model can be used
                 prepared = with_general_text(prepared)
-                if run.is_begun:
-                    prepared, given = as_it_was(run, prepared, given), given | DECIDED
+                if resume:
+                    prepared, given = as_it_was(run, prepared, given), settled(run, given)
                 limit = TimeLimit(spec=spec, given=given, started=started)
                 return _search_in(run, prepared, requested, progress=progress, limit=limit), run.path
             except StoppedError as error:

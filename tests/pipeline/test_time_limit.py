@@ -236,6 +236,18 @@ def test_what_too_short_a_limit_decided_is_open_until_something_is_measured(shor
     assert "task.max_steps" not in names
 
 
+def test_settings_that_the_user_gave_stay_where_a_limit_decides_anew(short, monkeypatch):
+    monkeypatch.setattr(TimeLimit, "require_time", lambda limit: None)
+    monkeypatch.setattr("autopeft.pipeline.searching.logged_scores", stopped)
+    given = with_setting(with_setting(short, "search.trials", 4), "confirm.seeds", 2)
+    with pytest.raises(StoppedError):
+        search(given, given=frozenset({"search.trials", "confirm.seeds"}), progress=Silent())
+    monkeypatch.undo()
+    spec = resumed(short, 4000.0).spec
+    assert (spec.search.trials, spec.search.max_cost, spec.confirm.seeds) == (4, None, 2)
+    assert spec.task.max_steps is None
+
+
 NO_FOLDER = {"output": OutputSpec()}
 
 
