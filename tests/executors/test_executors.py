@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from toys.postgresql import binaries, running_server, running_workers
 from toys.serving import HANGS, SERVING
 
 from autopeft.errors import SpecError, TrainingError, UnknownNameError, WorkerLostError
+from autopeft.executors.process import process_pool
 from autopeft.extension import Executor, discover
 
 EXECUTORS = discover("autopeft.executors")
@@ -93,6 +95,18 @@ def test_workers_keep_what_was_made_for_them_and_share_the_work(pool):
     assert len({(index, pid) for index, pid, _ in answers}) == len({index for index, _, _ in answers}) <= 2
     assert os.getpid() not in {pid for _, pid, _ in answers}
     assert pool.n_workers == 2
+
+
+def make_telling_a_level(index):
+    """A function of a worker that says from which level on bitsandbytes warns there."""
+    return lambda name: logging.getLogger(name).getEffectiveLevel()
+
+
+def test_worker_processes_do_not_repeat_the_warnings_of_libraries():
+    pool = process_pool()
+    level = pool.start(make_telling_a_level, local=None, n_workers=1)
+    assert pool.submit(level, "bitsandbytes.backends").result(timeout=HANGS) == logging.ERROR
+    pool.shutdown()
 
 
 def make_dying_once(folder, index):

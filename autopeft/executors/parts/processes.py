@@ -7,6 +7,7 @@ this one is killed.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import threading
@@ -22,6 +23,10 @@ from autopeft.extension import Function
 
 _EXIT_SECONDS = 2.0  # from the end of a process to its exit code; chosen by hand
 _SPAWNED = multiprocessing.get_context("spawn")  # a forked process could not use a GPU
+
+# In a worker, where libraries would warn once more: here, since it unpickles its work before it begins.
+if multiprocessing.current_process().name != "MainProcess":
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 class ProcessWorker:
