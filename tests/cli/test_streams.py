@@ -15,11 +15,13 @@ def run_in_shell(line, home):
     return subprocess.run(command, shell=True, capture_output=True, text=True, check=False, env=environment)
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
-def test_a_closed_stream_changes_nothing_but_what_is_read_from_it(closed, tmp_path):
-    usual, done = run_in_shell("spaces", tmp_path), run_in_shell(f"spaces {closed}", tmp_path)
-    assert usual.returncode == done.returncode == 0 and usual.stdout and not done.stderr
-    assert done.stdout == ("" if closed.startswith(">") else usual.stdout)
+def test_a_closed_stream_changes_nothing_but_what_is_read_from_it(tmp_path):
+    usual = run_in_shell("methods", tmp_path)
+    assert usual.returncode == 0 and usual.stdout
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        done = run_in_shell(f"methods {closed}", tmp_path)
+        assert done.returncode == 0 and not done.stderr
+        assert done.stdout == ("" if closed.startswith(">") else usual.stdout)
 
 
 def test_an_error_keeps_its_exit_code_where_nobody_can_read_it(tmp_path):

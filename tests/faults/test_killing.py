@@ -18,7 +18,7 @@ TESTS = Path(__file__).parents[1]
     ("name", "executor", "n_ends"),
     [
         ("SIGKILL", "serial", 8),
-        ("SIGKILL", "process", 2),
+        ("SIGKILL", "process", 1),
         ("SIGINT", "serial", 1),
         ("SIGTERM", "serial", 1),
         ("SIGHUP", "serial", 1),

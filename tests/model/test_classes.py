@@ -129,8 +129,9 @@ def test_directory_of_windows_that_does_not_exist_is_called_so(source):
         model.load_skeleton(ModelSpec(id=source), auto_class=None)
 
 
-def test_absent_gguf_file_is_called_a_file():
+def test_absent_gguf_file_is_called_a_file(monkeypatch):
     pytest.importorskip("gguf")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match=r"^There is no file 'a/b/absent\.gguf'"):
         model.config_of(ModelSpec(id="a/b/absent.gguf"))
 
