@@ -25,6 +25,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return work / "site"
 
 
+def test_links_of_the_readme_are_whole_on_a_package_index(site: Path) -> None:
+    (metadata,) = site.glob("autopeft-*.dist-info/METADATA")
+    shown = metadata.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)\s]+)\)", shown)
+    assert len(links) > 20 and [link for link in links if not link.startswith("https://")] == []
+    (picture,) = re.findall(r"!\[[^\]]*\]\((\S+)\)", shown)
+    assert picture == "https://raw.githubusercontent.com/autopeft/autopeft/main/docs/images/report.png"
+    assert "https://github.com/autopeft/autopeft/blob/main/docs/quickstart.md)" in shown
+
+
 def test_sdist_carries_all_that_the_tests_read(tmp_path: Path) -> None:
     build = f"import hatchling.build; hatchling.build.build_sdist({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-c", build], cwd=ROOT, check=True)
