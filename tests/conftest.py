@@ -6,6 +6,7 @@ Everything is built offline and seeded.
 from __future__ import annotations
 
 import copy
+import gc
 import os
 from dataclasses import replace
 
@@ -44,6 +45,12 @@ SLOW_FOLDERS = ("repository", "pipeline")
 def pytest_collection_modifyitems(items):
     """Start the longest tests first, so that the workers share only short ones at the end."""
     items.sort(key=lambda item: item.path.parent.name not in SLOW_FOLDERS)
+
+
+def pytest_collection_finish(session):
+    """Set the libraries and the tests themselves apart from garbage collection, which would go over them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
