@@ -136,8 +136,8 @@ def _listed(names: Sequence[str]) -> str:
 
 def _nearest(entries: Sequence[str], known: Sequence[str]) -> str:
     """The known names nearest to the entries, as a clause; empty where none is near."""
-    found = [word for entry in entries[:_MOST_SOUGHT] for word in re.findall(r"[A-Za-z]\w+", entry)]
-    words = list(dict.fromkeys(found))
+    words = [word for entry in entries[:_MOST_SOUGHT] for word in re.findall(r"[A-Za-z]\w+", entry)]
+    words = list(dict.fromkeys(words))
     named = [name for name in known if not name.isdigit()]  # a digit numbers a layer or an expert
     near = [name for word in words for name in difflib.get_close_matches(word, named, n=2, cutoff=0.5)]
     return f"; nearest: {', '.join(list(dict.fromkeys(near))[:4])}" if near else ""

@@ -48,8 +48,9 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
     topics = stored.model_dump()
     topics["output"]["out"] = requested.output.out
     chosen = {decision.setting: decision.value for decision in kept_decisions(run) or ()}
+    unset = RunSpec().model_dump()
     for topic, field in (name.split(".") for name in _open_again(run, given)):
-        topics[topic][field] = RunSpec().model_dump()[topic][field]
+        topics[topic][field] = unset[topic][field]
     for name in sorted(given):
         topic, field = name.split(".")
         value = getattr(getattr(requested, topic), field)
@@ -85,7 +86,7 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
 
 
 def settled(run: RunDir, given: frozenset[str]) -> frozenset[str]:
-    """The dotted names of the settings that a resumed run does not decide anew; `given` are the user's."""
+    """The dotted names of the settings that a resumed run keeps; `given` are those that the user set."""
     anew = _open_again(run, given)
     if not anew:
         return given | DECIDED
@@ -97,7 +98,7 @@ def settled(run: RunDir, given: frozenset[str]) -> frozenset[str]:
 
 
 def _open_again(run: RunDir, given: frozenset[str]) -> frozenset[str]:
-    """What a run decided that another `--max-time` decides anew: its length before the first measurement."""
+    """The settings that a new `--max-time` decides anew: those of a shortened run without measurements."""
     chosen = {decision.setting for decision in kept_decisions(run) or ()}
     if run.is_begun or "search.max_time_seconds" not in given or "task.max_steps" not in chosen:
         return frozenset()

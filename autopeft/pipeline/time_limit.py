@@ -61,7 +61,7 @@ class TimeLimit:
         return time.monotonic() - self.started
 
     def require_time(self) -> None:
-        """Raise SpecError where the time is up and a length would be chosen for the rest, below nothing."""
+        """Raise SpecError where no time is left from which the length of a full run could be chosen."""
         most = self.spec.search.max_time_seconds
         if self.is_open and most is not None and self.clock() >= most:
             raise SpecError(

@@ -175,8 +175,8 @@ def cut_above(axes: Axes, losses: Sequence[float]) -> list[float]:
     edge = axes.get_ylim()[1]
     if beyond := sorted(loss for loss in losses if loss > edge):
         several = f"{len(beyond)} losses of {significant(beyond[0])} to {significant(beyond[-1])}"
-        told = f"a loss of {significant(beyond[0])}" if len(beyond) == 1 else several
-        axes.set_title(f"at the upper edge: {told}", loc="left", fontsize="medium", color=SOFT)
+        words = f"a loss of {significant(beyond[0])}" if len(beyond) == 1 else several
+        axes.set_title(f"at the upper edge: {words}", loc="left", fontsize="medium", color=SOFT)
     return [min(loss, edge) for loss in losses]
 
 
