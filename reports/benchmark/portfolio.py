@@ -5,7 +5,7 @@
 A portfolio is chosen from the other cells, those of the same data left out too: each of its plans (an arm and
 a position of its learning rate) is the one that lowers the mean loss of the best so far most. Its regret is
 what the plan of it that is best on confirm loses on test to the best of the table on confirm, in points
-(hundredths of the metric), so as if a confirmation could see them all. Beside it stand the first trials of the
+(hundredths of the metric), as if a confirmation could see them all. Beside it stand the first trials of the
 search, plans of the table at random (1,000 draws), and a sweep of two LoRAs at four rates. Cells with fewer
 than half of their plans are left out.
 """
@@ -51,7 +51,7 @@ class Table:
         return POINTS * (self.best[1] - max(metrics)[1]) if metrics else float("nan")
 
     def loss(self, named: Iterable[Named]) -> float:
-        """Points on confirm that the best of some plans loses there; as the worst plan where none is known."""
+        """Points on confirm that the best of some plans loses there; as the worst plan if none is known."""
         most = max(self.known(named), default=min(self.metric_of.values()))
         return POINTS * (self.best[0] - most[0])
 
