@@ -15,6 +15,8 @@ from autopeft.cli.app import app
 from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
 from autopeft.store import write_plan
 
+N_LAYERS = 3
+
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["estimate", *map(str, arguments)])
@@ -26,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = transformers.LlamaConfig(
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=6,
+        num_hidden_layers=N_LAYERS,
         num_attention_heads=4,
         vocab_size=20_000,
         max_position_embeddings=2048,
@@ -49,7 +51,7 @@ def test_json_holds_the_peak_and_five_parts_that_add_up(folder: Path) -> None:
     assert set(parts) == {"weights", "trained", "activations", "logits_and_loss"}
     for end in ("low", "expected", "high"):
         assert peak[end] == sum(parts.values()) + reserve[end]
-    assert content["trainable_params"] == 6 * 8 * (4 * 128 + 3 * 192)
+    assert content["trainable_params"] == N_LAYERS * 8 * (4 * 128 + 3 * 192)
     assert (content["batch_size"], content["max_length"]) == (2, 128)
     assert "fits" not in content
 
@@ -94,7 +96,7 @@ def test_adapter_config_and_its_file_are_estimated_alike(folder: Path, tmp_path:
     of_folder = estimated(tmp_path, "--model", folder)
     of_file = estimated(tmp_path / "adapter_config.json", "--model", folder)
     assert of_folder["peak_bytes"] == of_file["peak_bytes"]
-    assert of_folder["trainable_params"] == 6 * 2 * 8 * 128
+    assert of_folder["trainable_params"] == N_LAYERS * 2 * 8 * 128
 
 
 def test_full_logits_take_more_than_pieces_and_full_fine_tuning_more_than_lora(folder: Path) -> None:
