@@ -21,11 +21,11 @@ from autopeft.adapters.configs import (
 from autopeft.adapters.counting import Count, count_configs, count_plan
 from autopeft.adapters.fitting import attach_fitting, refuse_weights
 from autopeft.adapters.matching import TargetMatch, target_matches
-from autopeft.adapters.planning import UserPlan, read_user_plan
+from autopeft.adapters.planning import UserPlan, check_user_file, read_user_plan
 from autopeft.adapters.quick_patterns import are_quick
 from autopeft.adapters.reading import ConfigFile, is_adapter, read_configs, unknown_keys
 from autopeft.adapters.skeleton import add_shira_indices, forgo_initial_values
-from autopeft.adapters.stack import Stack, common_learning_rate, compile_plan, rate_factor
+from autopeft.adapters.stack import Stack, common_learning_rate, compile_plan
 
 __all__ = [
     "ConfigFile",
@@ -41,6 +41,7 @@ __all__ = [
     "base_model_of",
     "changed_fields",
     "check_plan",
+    "check_user_file",
     "common_learning_rate",
     "compile_plan",
     "count_configs",
@@ -48,7 +49,6 @@ __all__ = [
     "forgo_initial_values",
     "is_adapter",
     "other_base_note",
-    "rate_factor",
     "read_configs",
     "read_user_plan",
     "refuse_weights",

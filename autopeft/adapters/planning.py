@@ -20,10 +20,9 @@ from autopeft.adapters.checking import check_plan, other_base_note
 from autopeft.adapters.layers import AttachedLayer, attached_layers, describe_layer, n_trained
 from autopeft.adapters.reading import ConfigFile, holds_plan, is_adapter, read_configs, unknown_keys
 from autopeft.adapters.representable import dropout_notes, in_head, method_for, require_representable
-from autopeft.adapters.stack import rate_factor
 from autopeft.adapters.unmatched import require_match, unmatched
 from autopeft.errors import SiteError, SpecError
-from autopeft.extension import Method
+from autopeft.extension import Method, rate_factor
 from autopeft.model import DEMO_NAME, BaseModel, known_role
 from autopeft.records import Adapter, OptionValue, Plan, Site
 from autopeft.store import read_plan
@@ -63,6 +62,14 @@ def read_user_plan(path: Path, base: BaseModel, methods: Mapping[str, Method]) -
         ) from error
     note = other_base_note(document, base)
     return UserPlan(plan=document.plan, notes=(note,) if note else ())
+
+
+def check_user_file(path: Path) -> None:
+    """Raise SpecError where `read_user_plan` could read a file on no base model at all."""
+    if is_adapter(path) and not holds_plan(path):
+        read_configs(path)
+    else:
+        read_plan(path)
 
 
 def _plan_of_configs(path: Path, base: BaseModel, methods: Mapping[str, Method]) -> UserPlan:

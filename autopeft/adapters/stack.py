@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,16 +48,6 @@ def compile_plan(plan: Plan, methods: Mapping[str, Method]) -> Stack:
         configs=tuple(config for config, _, _ in entries),
         rate_factors=tuple(factor for _, factor, _ in entries),
     )
-
-
-def rate_factor(method: Method, lead: Method) -> float:
-    """How many times the learning rate of a plan's first method another method of it trains at.
-
-    The ratio of the middles (in the logarithm) of the two methods' ranges, to three digits: a plan has
-    one learning rate, and one rate for two methods would be wrong for one of them.
-    """
-    middle, lead_middle = (math.sqrt(math.prod(each.learning_rate_range)) for each in (method, lead))
-    return float(f"{middle / lead_middle:.3g}")
 
 
 def common_learning_rate(plan: Plan) -> float | None:

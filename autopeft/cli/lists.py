@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from textwrap import wrap
-from typing import Annotated, Any
+from types import SimpleNamespace
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -14,10 +15,10 @@ from rich.table import Column, Table
 from autopeft.cli import options as opt
 from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.imports import heavy_imports
-from autopeft.cli.known import known_methods, method_facts
+from autopeft.cli.known import known_formats, known_methods, method_facts
 from autopeft.cli.printing import columns, print_json
 from autopeft.cli.usage import at_home
-from autopeft.extension import REFERENCE_WIDTH, discover
+from autopeft.extension import REFERENCE_WIDTH, Method
 from autopeft.records import rate
 
 _INDENT = 18
@@ -62,7 +63,7 @@ def methods(name: _Name = None, model: _Model = None, as_json: opt.Json = False)
 def formats(as_json: opt.Json = False) -> None:
     """List the formats that `export` writes."""
     with exit_codes(quiet=as_json):
-        rows = [(exporter.name, exporter.summary) for exporter in discover("autopeft.exports").values()]
+        rows = [(name, facts["summary"]) for name, facts in known_formats().items()]
         if as_json:
             print_json(dict(rows))
         else:
@@ -74,9 +75,11 @@ def spaces(name: _SpaceName = None, as_json: opt.Json = False) -> None:
     with exit_codes(quiet=as_json):
         from autopeft import space as search_space
 
-        known = discover("autopeft.methods")
+        known = known_methods().changed(lambda facts: SimpleNamespace(**facts))
         shown = search_space.names() if name is None else (name,)
-        loaded = {name: search_space.load(name, known_methods=known) for name in shown}
+        loaded = {
+            name: search_space.load(name, known_methods=cast(Mapping[str, Method], known)) for name in shown
+        }
         if name is not None and not as_json:
             print(search_space.text_of(name), end="")
         elif as_json:

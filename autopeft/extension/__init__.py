@@ -12,7 +12,7 @@ executor, exporter, method, score, task, tracker → discovery.
 from autopeft.extension.discovery import PROTOCOLS, Catalogue, discover, hint_for
 from autopeft.extension.executor import Executor, Function
 from autopeft.extension.exporter import Checkpoint, Exporter, ExportSource, NeededBase, TrainingFacts
-from autopeft.extension.method import REFERENCE_WIDTH, Method, Options
+from autopeft.extension.method import REFERENCE_WIDTH, Method, Options, rate_factor
 from autopeft.extension.score import Reducer, Score, ScorePass
 from autopeft.extension.task import (
     IGNORED,
@@ -68,5 +68,6 @@ __all__ = [
     "discover",
     "hint_for",
     "metric_facts",
+    "rate_factor",
     "text_form",
 ]

@@ -19,6 +19,7 @@ from autopeft.extension.task import Metric, Task
 from autopeft.extension.tracker import Tracker
 
 Part = TypeVar("Part")
+Changed = TypeVar("Changed")
 
 # What the parts of each folder have to meet.
 PROTOCOLS: Mapping[str, type] = {
@@ -53,7 +54,7 @@ class Catalogue(Mapping[str, Part], Generic[Part]):
             raise UnknownNameError(self._kind, name, self._parts, hint=hint_for(name, self._parts))
         return self._parts[name]
 
-    def changed(self, change: Callable[[Part], Part]) -> Catalogue[Part]:
+    def changed(self, change: Callable[[Part], Changed]) -> Catalogue[Changed]:
         """The same names with each part changed."""
         return Catalogue(self._kind, {name: change(part) for name, part in self._parts.items()}, self.broken)
 

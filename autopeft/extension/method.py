@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -88,3 +89,13 @@ class Method(Protocol):
         Raises:
             SpecError: The config has a setting that a plan cannot say.
         """
+
+
+def rate_factor(method: Method, lead: Method) -> float:
+    """How many times the learning rate of a plan's first method another method of it trains at.
+
+    The ratio of the middles (in the logarithm) of the two methods' ranges, to three digits: a plan has
+    one learning rate, and one rate for two methods would be wrong for one of them.
+    """
+    middle, lead_middle = (math.sqrt(math.prod(each.learning_rate_range)) for each in (method, lead))
+    return float(f"{middle / lead_middle:.3g}")

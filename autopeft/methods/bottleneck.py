@@ -20,8 +20,7 @@ from autopeft.errors import UnknownNameError
 from autopeft.extension import Options
 from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, by_pattern, grouped, only_maps, pattern_of
 from autopeft.methods.parts.bottleneck_tuner import ACTIVATIONS, BottleneckConfig
-from autopeft.model import FIRST_ROLES
-from autopeft.records import Adapter, OptionValue, Site
+from autopeft.records import FIRST_ROLES, Adapter, OptionValue, Site
 
 _SERIAL_ROLES = ("o", "down")
 

@@ -44,7 +44,6 @@ from autopeft.model.in_memory import (
 )
 from autopeft.model.input_statistics import input_directions, input_rms, set_initial_directions
 from autopeft.model.known_masks import heeding_known_masks, heeds_known_masks, known_mask
-from autopeft.model.layers import layer_name
 from autopeft.model.loading import load, load_processor, quiet_libraries, require_packages
 from autopeft.model.locating import DEMO_HUB_ID, DEMO_NAME, commit_of, config_of, resolve
 from autopeft.model.memory import (
@@ -72,7 +71,7 @@ from autopeft.model.quantising import (
     output_layer_names,
     unquantised_modules,
 )
-from autopeft.model.roles import FIRST_ROLES, FUSED_ROLES, ROLE_GROUPS, known_role
+from autopeft.model.roles import known_role
 from autopeft.model.saved_bytes import SavedBytes
 from autopeft.model.shapes import map_shape, plain_weight
 from autopeft.model.sites import head_names, list_sites
@@ -87,10 +86,7 @@ __all__ = [
     "BYTES_PER_WEIGHT",
     "DEMO_HUB_ID",
     "DEMO_NAME",
-    "FIRST_ROLES",
-    "FUSED_ROLES",
     "PASS_ERRORS",
-    "ROLE_GROUPS",
     "BaseModel",
     "FreedMemory",
     "FrozenPrefix",
@@ -137,7 +133,6 @@ __all__ = [
     "known_mask",
     "known_role",
     "last_maps",
-    "layer_name",
     "left_by_bitsandbytes",
     "like_gpus",
     "limit_memory",

@@ -6,9 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from autopeft.model.layers import layer_name
-from autopeft.model.roles import FIRST_ROLES
-from autopeft.records import Site
+from autopeft.records import FIRST_ROLES, Site, layer_name
 
 _MAPS = ("linear", "conv1d")
 

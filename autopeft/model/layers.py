@@ -6,23 +6,13 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable
 
-# The first number between dots is the layer's: `h.3.attn.c_attn`; later ones count experts or convolutions.
-LAYER = re.compile(r"\.(\d+)\.")
+from autopeft.records import layer_name
+from autopeft.records.roles import LAYER
+
 # Models in stages count the blocks of each anew: `layers.2.blocks.0` (Swin), `stages.2.layers.0` (ConvNeXt),
 # `block.2.0` (SegFormer). A T5 has sub-layers in `block.2.layer.0`.
 _BLOCK = re.compile(r"\.(?:stages\.(\d+)\.(?:blocks|layers)|layers\.(\d+)\.blocks|blocks?\.(\d+))\.(\d+)\.")
 _BEHIND = 10**6  # the blocks of a stage: a map between two stages
-
-
-def layer_name(site_name: str) -> str | None:
-    """Name of the layer of the stack that holds a site; None outside the stack.
-
-    Example:
-        >>> layer_name("bert.encoder.layer.3.attention.self.query")
-        'bert.encoder.layer.3'
-    """
-    number = LAYER.search(site_name)
-    return site_name[: number.end(1)] if number else None
 
 
 def stack_name(site_name: str) -> str:

@@ -15,8 +15,8 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from autopeft.model.layers import LAYER
 from autopeft.model.shapes import n_bits
+from autopeft.records.roles import LAYER
 
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _WHOLE_BIN, _INDEX_BIN = "pytorch_model.bin", "pytorch_model.bin.index.json"

@@ -25,10 +25,9 @@ from autopeft.model.base import BaseModel
 from autopeft.model.checks import PASS_ERRORS
 from autopeft.model.classes import reads_images
 from autopeft.model.devices import forked_rng
-from autopeft.model.layers import layer_name
 from autopeft.model.quantising import rows_independent
 from autopeft.model.sparse_attention import keeping_attention
-from autopeft.records import Site
+from autopeft.records import Site, layer_name
 
 log = logging.getLogger(__name__)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from autopeft.model.layers import LAYER
+from autopeft.records import ROLE_GROUPS
+from autopeft.records.roles import LAYER
 
 # One table per family: end of a module's name -> its role. The longest end that fits decides.
 _DEBERTA = {"attention.output.dense": "o", "intermediate.dense": "up", "output.dense": "down"}
@@ -82,13 +83,6 @@ _NO_FEED_FORWARD = frozenset(
     "conv_kernel_layer conv_out_layer projection_in projection_out gate_up_proj_adapter_list "
     "relative_pos_embeddings continuous_position_bias_mlp".split()
 )
-ROLE_GROUPS: Mapping[str, Sequence[str]] = {
-    "attention": ("q", "k", "v", "kv", "qkv", "pos_q", "pos_k", "o"),
-    "mlp": ("gate", "up", "gate_up", "down"),
-}
-FIRST_ROLES = ("up", "gate_up")  # of the maps that begin a feed-forward sub-layer
-# Maps that make several of queries, keys and values at once.
-FUSED_ROLES: Mapping[str, Sequence[str]] = {"kv": ("k", "v"), "qkv": ("q", "k", "v")}
 
 
 def role_of(name: str, n_in: int, n_out: int, *, family: str = "") -> str:

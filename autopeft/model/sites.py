@@ -13,10 +13,11 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from autopeft.model.attaching import rewrites_targets
 from autopeft.model.feed_forward import with_last_maps
-from autopeft.model.layers import LAYER, layer_numbers, stack_name
-from autopeft.model.roles import ROLE_GROUPS, known_role, role_of
+from autopeft.model.layers import layer_numbers, stack_name
+from autopeft.model.roles import known_role, role_of
 from autopeft.model.shapes import is_quantised, map_shape
-from autopeft.records import Site
+from autopeft.records import ROLE_GROUPS, Site
+from autopeft.records.roles import LAYER
 
 _LANGUAGE_MODELS = ("LMHeadModel", "ForCausalLM", "ForConditionalGeneration", "ForMaskedLM", "MTModel")
 _TASK_MODELS = ("Classification", "MultipleChoice")  # in names: PerceiverForImageClassificationLearned

@@ -6,9 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from autopeft import budget, model
-from autopeft.adapters import rate_factor
 from autopeft.errors import ModelError
-from autopeft.extension import discover
+from autopeft.extension import discover, rate_factor
 from autopeft.pipeline.prepare import Prepared
 from autopeft.records import Plan, PlanDocument, RunSpec, Site
 from autopeft.space import AllocationContext, Transferred, transfer

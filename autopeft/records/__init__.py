@@ -4,7 +4,7 @@ Nothing here imports torch. Records are keyword-only and hold tuples, so that a
 `Plan` can be a dictionary key and a finished `Measurement` cannot change.
 
 Inside the folder each file imports only from those before it:
-version, text, settings, metric → spec → commands, python_words, plans → results.
+version, text, roles, settings, metric → spec → commands, python_words, plans → results.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ from autopeft.records.results import (
     TrainedPlan,
     Verdict,
 )
+from autopeft.records.roles import FIRST_ROLES, FUSED_ROLES, ROLE_GROUPS, layer_name
 from autopeft.records.spec import (
     IN_MEMORY,
     MAX_SEED,
@@ -91,12 +92,15 @@ from autopeft.records.text import (
 from autopeft.records.version import VERSION
 
 __all__ = [
+    "FIRST_ROLES",
     "FLOAT32_BYTES",
+    "FUSED_ROLES",
     "IN_MEMORY",
     "MAX_SEED",
     "NULL_SCORES",
     "PROFILE_SCORE",
     "QUANTISED",
+    "ROLE_GROUPS",
     "SEEN_ENOUGH",
     "SETTINGS",
     "SHORT_NAMES",
@@ -149,6 +153,7 @@ __all__ = [
     "digest_of",
     "from_json",
     "in_words_of",
+    "layer_name",
     "minus",
     "path_at_home",
     "python_words",

@@ -21,8 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autopeft.model import layer_name
-from autopeft.records import Site
+from autopeft.records import Site, layer_name
 from autopeft.sensitivity.parts.layers import sites_by_layer
 from autopeft.sensitivity.parts.score import SiteScore
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from autopeft.model import FUSED_ROLES, ROLE_GROUPS
-from autopeft.records import Site
+from autopeft.records import FUSED_ROLES, ROLE_GROUPS, Site
 from autopeft.space.layout import AllocationContext, select_sites
 from autopeft.space.policies import Policy
 

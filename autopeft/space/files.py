@@ -10,8 +10,7 @@ from typing import Any
 
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.extension import Method
-from autopeft.model import ROLE_GROUPS
-from autopeft.records import path_at_home
+from autopeft.records import ROLE_GROUPS, path_at_home
 from autopeft.space.spaces import MethodSpace, Space
 from autopeft.store import is_path_of_space, read_yaml, validate, yaml_text
 

@@ -9,11 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-from autopeft.adapters import rate_factor
 from autopeft.budget import Claim, allocate, natural_key
-from autopeft.extension import Method
-from autopeft.model import FUSED_ROLES, ROLE_GROUPS, layer_name
-from autopeft.records import Adapter, OptionPairs, OptionValue, Plan, Site
+from autopeft.extension import Method, rate_factor
+from autopeft.records import (
+    FUSED_ROLES,
+    ROLE_GROUPS,
+    Adapter,
+    OptionPairs,
+    OptionValue,
+    Plan,
+    Site,
+    layer_name,
+)
 from autopeft.space.policies import Policy
 from autopeft.space.spaces import MethodSpace, Space
 

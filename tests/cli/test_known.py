@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from autopeft.cli import known
 from autopeft.errors import UnknownNameError
 from autopeft.extension import discover
+from autopeft.space import load, names
 
 
 @pytest.fixture
@@ -36,15 +38,34 @@ def test_an_unknown_method_is_answered_with_the_nearest(cache):
             known.known_methods()["lroa"]
 
 
-def test_kept_notes_load_neither_torch_nor_peft(cache):
-    known.known_methods()
+def test_kept_notes_on_formats_say_what_the_formats_say(cache):
+    summaries = {part.name: part.summary for part in discover("autopeft.exports").values()}
+    for _ in range(2):
+        assert {name: facts["summary"] for name, facts in known.known_formats().items()} == summaries
+    assert [path.name.split("-")[0] for path in cache.iterdir()] == ["exports"]
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [("methods", "lora"), ("formats", "trl"), ("spaces", "lora_only"), ("spaces lora_only", "lora_only")],
+)
+def test_lists_from_kept_notes_load_neither_torch_nor_peft(cache, words, name):
+    known.known_methods(), known.known_formats()
     code = (
-        "import sys\nfrom autopeft.cli.app import app\n"
-        "try: app(['methods', '--json'])\n"
-        "except SystemExit: print({'torch', 'peft', 'matplotlib'} & set(sys.modules), file=sys.stderr)"
+        f"import sys\nfrom autopeft.cli.app import app\n"
+        f"try: app({words.split()} + ['--json'])\n"
+        "except SystemExit: print({'torch', 'transformers', 'peft', 'matplotlib'} & {*sys.modules}, "
+        "file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
-    assert done.stderr.strip() == "set()" and "lora" in json.loads(done.stdout)
+    assert done.stderr.strip() == "set()" and name in json.loads(done.stdout)
+
+
+def test_a_space_is_checked_by_notes_as_by_the_methods_themselves(cache):
+    for methods in (known.known_methods(), known.known_methods()):
+        facts = methods.changed(lambda each: SimpleNamespace(**each))
+        for name in names():
+            assert load(name, known_methods=facts) == load(name, known_methods=discover("autopeft.methods"))
 
 
 def test_another_version_and_damaged_notes_are_read_anew(cache, monkeypatch):

@@ -12,9 +12,7 @@ import transformers
 
 from autopeft.model import last_maps, list_sites
 from autopeft.model.feed_forward import with_last_maps
-from autopeft.model.layers import layer_name
-from autopeft.model.roles import FIRST_ROLES
-from autopeft.records import Site
+from autopeft.records import FIRST_ROLES, Site, layer_name
 
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 SWITCH = {"d_model": 16, "d_ff": 32, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 2, "d_kv": 8}

@@ -21,7 +21,7 @@ ROOMS = (
 ).split()
 PART_ROOMS = ("methods", "metrics", "tasks", "sensitivity", "executors", "trackers", "exports")
 FILES = sorted(PACKAGE.rglob("*.py"))
-TORCHLESS = ("errors", "records", "extension", "evidence", "budget", "store", "data", "report")
+TORCHLESS = ("errors", "records", "extension", "evidence", "budget", "store", "data", "space", "report")
 
 
 def dotted(path):

@@ -9,8 +9,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from autopeft.errors import SiteError
-from autopeft.model import FIRST_ROLES, last_maps, list_sites
-from autopeft.records import Site
+from autopeft.model import last_maps, list_sites
+from autopeft.records import FIRST_ROLES, Site
 
 
 def outputs_of(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from autopeft.model import layer_name
-from autopeft.records import Site
+from autopeft.records import Site, layer_name
 
 
 def sites_by_layer(sites: Sequence[Site]) -> dict[str, tuple[Site, ...]]:
