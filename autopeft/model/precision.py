@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -24,7 +25,8 @@ _LEAST_GAIN = 1.25  # of a format with larger rounding errors, before it is chos
 _BFLOAT16_SINCE = (8, 0)  # compute capability of GPUs of NVIDIA; older ones only emulate it, slowly
 _WIDE, _LEAST_GAIN_WIDE = 1024, 0.8  # from this width on, half the memory is worth a slower product
 _LARGEST_ERROR = 1e-2  # of a product, relative; bfloat16 rounds by 2**-9, so kernels above this are broken
-_DEVICES = ("cpu", "cuda", "mps")  # whose free memory and random numbers `memory` and `devices` know
+# Devices whose free memory and random numbers `memory` and `devices` know.
+_DEVICE = re.compile(r"(?:cpu|cuda|mps)(?::\d+)?", re.ASCII)
 # The first product in bfloat16: where the processor has no instructions for it, it takes 40 to 500 times
 # as long as in float32 (reports/LOG.md), which the probe must not wait for at full size.
 _FIRST_WIDTH, _FIRST_TOKENS, _SLOWEST_FIRST = 128, 16, 8.0
@@ -89,15 +91,15 @@ def _note_matmul() -> Callable[[], None]:
 
 
 def device_names(names: str | None) -> tuple[str | None, ...]:
-    """The devices of `--device`, at least one; None is the default device.
+    """The devices of `--device` in lower case, at least one; None is the default device.
 
     Example:
-        >>> device_names("cuda:0,1"), device_names("cpu"), device_names(None)
+        >>> device_names("cuda:0,1"), device_names("CPU"), device_names(None)
         (('cuda:0', 'cuda:1'), ('cpu',), (None,))
     """
     if names is None:
         return (None,)
-    first, *others = (name.strip() for name in names.split(","))
+    first, *others = (name.strip() for name in names.lower().split(","))
     kind = first.partition(":")[0]
     return (first, *(f"{kind}:{name}" if name.isdecimal() else name for name in others))
 
@@ -115,23 +117,37 @@ def like_gpus() -> tuple[str, ...]:
 
 
 def find_device(names: str | None) -> torch.device:
-    """The first named device, or by default a GPU where there is one; ModelError for an absent device."""
-    name = device_names(names)[0]
+    """The first named device, or by default a GPU where there is one.
+
+    Raises ModelError for a word that names no device, and where the first one is not here.
+    """
+    name, *others = device_names(names)
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if odd := [each for each in (name, *others) if not _DEVICE.fullmatch(str(each))]:
+        raise ModelError(
+            f"There is no device {odd[0]!r}; --device takes cpu, cuda, cuda:1 or mps, or several of a kind, "
+            "such as cuda:0,1."
+        )
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).cpu()  # the device "meta" holds no numbers, and raises here
+        torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = reason_of(error)
+        reason = _absence(device) or reason_of(error)
         text = f"The device {name!r} cannot be used here ({reason}); use cpu or another --device."
         raise ModelError(text) from error
-    if device.type not in _DEVICES:
-        raise ModelError(
-            f"The device {name!r} is of the type {device.type}, whose free memory autopeft cannot tell; use "
-            f"another --device: {', '.join(_DEVICES)}."
-        )
     return device
+
+
+def _absence(device: torch.device) -> str:
+    """Why a device is not here, in words; empty where it is here."""
+    if device.type == "mps":
+        return "" if torch.backends.mps.is_available() else "torch finds no GPU of a Mac"
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cpu" or (device.index or 0) < n_gpus:
+        return ""
+    numbered = "cuda:0 alone" if n_gpus == 1 else f"cuda:0 to cuda:{n_gpus - 1}"
+    return f"torch finds {numbered}" if n_gpus else "torch finds no GPU"
 
 
 def make_current(device: torch.device) -> None:
@@ -149,7 +165,11 @@ def computes_in_bfloat16(gpu: torch.device) -> bool:
 
 
 def choose_precision(
-    config: Any, device: torch.device, *, seconds_of: Callable[[Callable[[], object]], float] | None = None
+    config: Any,
+    device: torch.device,
+    *,
+    remedy: str = "; --dtype overrides this",
+    seconds_of: Callable[[Callable[[], object]], float] | None = None,
 ) -> Precision:
     """The fastest precision for models of this config on this device, at errors that training bears.
 
@@ -160,10 +180,11 @@ def choose_precision(
     Args:
         config: The transformers config of the base model.
         device: Where the model will lie.
+        remedy: What ends the sentence, empty where nobody can choose another format.
         seconds_of: Gives the seconds that a function takes; None times it.
     """
     chosen, reason = _choice(config, device, seconds_of or _seconds_of)
-    log.info("The base model computes in %s: %s; --dtype overrides this.", _words(chosen), reason)
+    log.info("The base model computes in %s: %s%s.", _words(chosen), reason, remedy)
     return chosen
 
 

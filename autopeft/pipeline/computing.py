@@ -103,7 +103,8 @@ def loading_place(spec: RunSpec, plan: Plan, *, auto_class: str) -> tuple[str, P
     )
     if not is_narrow:
         return device, Precision()
-    return device, Precision(dtype=choose_precision(config_of(spec.model), torch.device(device)).dtype)
+    chosen = choose_precision(config_of(spec.model), torch.device(device), remedy="")
+    return device, Precision(dtype=chosen.dtype)
 
 
 def device_in_float32(

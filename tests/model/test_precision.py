@@ -15,6 +15,7 @@ from toys.words import LABEL_NAMES
 
 from autopeft import model
 from autopeft.model import Precision, choose_precision
+from autopeft.model.precision import _absence
 from autopeft.records import ModelSpec
 
 CPU = torch.device("cpu")
@@ -108,6 +109,29 @@ def test_choice_is_told_in_one_sentence_and_leaves_torch_s_flag(caplog):
         "The base model computes in bfloat16: bfloat16 takes 0.50 of float32's time in products of 256 and "
         "512 features; --dtype overrides this."
     )
+
+
+def test_no_flag_is_named_where_there_is_none(caplog):
+    with caplog.at_level(logging.INFO, logger="autopeft"):
+        choose_precision(config(), CPU, remedy="", seconds_of=Clock(low=0.5))
+    assert caplog.messages[0].endswith("products of 256 and 512 features.")
+
+
+@pytest.mark.parametrize(
+    ("n_gpus", "device", "words"),
+    [
+        (0, "cuda", "torch finds no GPU"),
+        (1, "cuda:9", "torch finds cuda:0 alone"),
+        (4, "cuda:4", "torch finds cuda:0 to cuda:3"),
+        (4, "cuda:3", ""),
+        (1, "cuda", ""),
+        (0, "cpu", ""),
+    ],
+)
+def test_an_absent_gpu_is_told_by_those_that_are_there(monkeypatch, n_gpus, device, words):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: n_gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+    assert _absence(torch.device(device)) == words
 
 
 def test_medium_products_are_for_the_context_alone():

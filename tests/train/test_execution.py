@@ -74,9 +74,18 @@ def test_run_in_bfloat16_says_so(model_dir, data_dir, tmp_path):
     assert (result.environment["dtype"], result.environment["device"]) == ("bfloat16", "cpu")
 
 
-@pytest.mark.parametrize("device", ["gpu", "meta", "cuda:99"])
-def test_device_that_is_not_there_is_refused(model_dir, device):
-    with pytest.raises(ModelError, match=rf"The device '{device}' cannot be used here .*use cpu or another"):
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        ("gpu", "There is no device 'gpu'; --device takes cpu, cuda, cuda:1 or mps"),
+        ("meta", "There is no device 'meta'"),
+        ("cpu,tpu", "There is no device 'tpu'"),
+        ("", "There is no device ''"),
+        ("CUDA:99", r"The device 'cuda:99' cannot be used here \(torch finds .*use cpu or another"),
+    ],
+)
+def test_device_that_is_not_there_is_refused(model_dir, device, words):
+    with pytest.raises(ModelError, match=words):
         model.load(
             ModelSpec(id=str(model_dir)),
             auto_class="AutoModelForSequenceClassification",
