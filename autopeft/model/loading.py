@@ -50,7 +50,7 @@ from autopeft.model.reaching import keep_reached_sites
 from autopeft.model.shapes import n_params
 from autopeft.model.sites import head_names
 from autopeft.model.skeleton import load_skeleton
-from autopeft.model.stored import dequantising, require_plain_weights, require_trainable
+from autopeft.model.stored import dequantising, require_plain_weights, require_reader, require_trainable
 from autopeft.records import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -130,11 +130,22 @@ def load(
 
 
 def require_packages(spec: ModelSpec) -> None:
-    """Raise ModelError where the settings or the file's name ask for a package that is not installed."""
+    """Raise ModelError where the settings or the model ask for a package that is not installed.
+
+    Of the model only the config is read. It is an error too where that cannot be read.
+    """
     if spec.quantize != "none":
         require_bitsandbytes(spec.quantize)
     if spec.id is not None and spec.id.endswith(".gguf"):
         pretrained_arguments(spec.id, spec)
+        return
+    config, (source, name) = config_of(spec), resolve(spec)
+    if spec.quantize != "none":
+        require_plain_weights(config, name)
+    try:
+        require_reader(config)
+    except LOAD_ERRORS as error:
+        raise load_error(source, error) from error
 
 
 @contextlib.contextmanager

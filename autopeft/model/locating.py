@@ -42,8 +42,13 @@ def resolve(spec: ModelSpec) -> tuple[str, str]:
 
     An adapter of the demo names its id on the hub, for which the demo stands where the hub's cache lacks it.
 
-    Raises a ModelError if the model was in memory, or the demo is missing or not the published file.
+    Raises a ModelError if the id is empty, the model was in memory, or the demo is missing or not the
+    published file.
     """
+    if spec.id is not None and not spec.id.strip():
+        raise ModelError(
+            "The name of the base model is empty; pass --model with a hub id or a local directory."
+        )
     if spec.id == IN_MEMORY:
         raise ModelError(
             "The base model of this run was in memory and cannot be loaded again; pass it from Python "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, cast
 
 import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
+from transformers.quantizers import AutoHfQuantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
@@ -89,6 +91,17 @@ def require_plain_weights(config: Any, name: str) -> None:
     stored = stored_weights(config)
     if stored is not None:
         raise ModelError(f"{name} is quantised already ({stored.method}); leave --quantize out.")
+
+
+def require_reader(config: Any) -> None:
+    """Raise what transformers does where it could not load weights in few bits: a package is missing, say."""
+    given = getattr(config, "quantization_config", None) or getattr(
+        config.get_text_config(decoder=True), "quantization_config", None
+    )
+    settings = given if given is None or isinstance(given, dict) else given.to_dict()
+    if settings is None or dequantising(config) or not AutoHfQuantizer.supports_quant_method(settings):
+        return
+    AutoHfQuantizer.from_config(copy.deepcopy(settings), pre_quantized=True).validate_environment()
 
 
 def dequantising(config: Any) -> dict[str, Any]:

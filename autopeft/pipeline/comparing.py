@@ -43,13 +43,14 @@ def count_steps(words: Sequence[str], *, model_id: str | None, revision: str | N
     Raises what `count_step` raises.
     """
     rates, (first, *others) = estimate.rates_of(COMPARED_ON), words
+    _, named = read_trainee(first, model_id=model_id, revision=revision)
+    # A plan of the demo model names none.
+    other_id = named.id or model.DEMO_HUB_ID
+    for word in others:  # an unknown one is refused before a model is built
+        read_trainee(word, model_id=other_id, revision=named.revision)
     compared = {first: count_step(first, model_id=model_id, revision=revision, rates=rates)}
-    if model_id is None:
-        _, named = read_trainee(first, model_id=None, revision=revision)
-        # A plan of the demo model names none.
-        model_id, revision = named.id or model.DEMO_HUB_ID, named.revision
     for word in others:
-        compared[word] = count_step(word, model_id=model_id, revision=revision, rates=rates)
+        compared[word] = count_step(word, model_id=other_id, revision=named.revision, rates=rates)
     return compared
 
 

@@ -104,7 +104,8 @@ def check_request(request: EstimateRequest) -> None:
     ]
     device = request.device.lower()
     if device not in estimate.CARDS and not _DEVICE.fullmatch(device):
-        raise UnknownNameError("device", device, [*_DEVICES, *estimate.CARDS])
+        hint = "Did you mean 'cuda'?" if device == "gpu" else ""  # and not cpu, which is as near
+        raise UnknownNameError("device", device, [*_DEVICES, *estimate.CARDS], hint=hint)
     numbers: dict[str, tuple[float | None, int]] = {
         "--batch-size": (request.batch_size, 1),
         "--max-length": (request.max_length, 2),

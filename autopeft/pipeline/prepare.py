@@ -10,7 +10,7 @@ from pathlib import Path
 from autopeft import model, train
 from autopeft.data import LabelledData
 from autopeft.engine import Rungs
-from autopeft.errors import DataError, SpecError
+from autopeft.errors import DataError, SpecError, UnknownNameError
 from autopeft.extension import Catalogue, Method, Task, discover, text_form
 from autopeft.model import BaseModel
 from autopeft.pipeline.computing import in_memory_of_run, with_compute
@@ -91,7 +91,11 @@ def prepare(
     """
     part: Task = discover("autopeft.tasks")[spec.task.name]
     discover("autopeft.sensitivity")[spec.search.score]  # an unknown name is refused before any work
-    model.require_packages(spec.model)  # before the data are read, which takes long
+    require_known_metric(part, spec.task.metric)
+    if memory.model is None:  # before the data are read, which takes long
+        model.find_device(spec.execution.device)
+        with model.quiet_libraries():
+            model.require_packages(spec.model)
     loaded = load_data(spec, part.read_rows, memory)
     for note in loaded.notes:
         log.info("%s", note)
@@ -143,6 +147,15 @@ def prepare(
         full_steps=full_steps,
         decisions=(*length, *full_run, *answers, *computing),
     )
+
+
+def require_known_metric(task: Task, metric: str | None) -> None:
+    """Raise UnknownNameError for a metric that the task measures on no data; None is the task's choice."""
+    kinds = getattr(task, "kinds", ())
+    of_labels = [each.name for each in discover("autopeft.metrics").values() if {*kinds} & {*each.kinds}]
+    known = {*task.metrics, *of_labels}
+    if metric is not None and metric not in known:
+        raise UnknownNameError(f"metric of {task.name}", metric, known)
 
 
 def check_comparison(prepared: Prepared) -> None:

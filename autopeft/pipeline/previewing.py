@@ -15,7 +15,7 @@ from autopeft.pipeline.fitting import fit_to_budget, parse_budget
 from autopeft.pipeline.forecast import Forecast, forecast, measured_pace
 from autopeft.pipeline.forgetting import check_forgetting, with_general_text
 from autopeft.pipeline.prepare import Prepared, check_comparison, prepare, with_demo_settings
-from autopeft.pipeline.problem import requested_space, schedule_of, user_plans
+from autopeft.pipeline.problem import check_user_files, requested_space, schedule_of, user_plans
 from autopeft.pipeline.resuming import resumed, settled
 from autopeft.pipeline.task_facts import TaskFacts, task_facts
 from autopeft.pipeline.time_limit import TimeLimit, within_time
@@ -91,6 +91,7 @@ def preview(
     check_executor(spec)
     check_trackers(spec)
     requested = requested_space(spec)
+    check_user_files(spec)
     check_forgetting(spec)
     prepared = prepare(spec)
     check_comparison(prepared)

@@ -23,6 +23,7 @@ from autopeft.records import (
     with_setting,
 )
 from autopeft.space import AllocationContext
+from autopeft.store import read_plan
 
 # For the objectives `params` and `pareto`, which look for small plans too: the least share of the budget that
 # a plan may spend, and the share of random proposals, since a sampler that minimises the loss prefers large
@@ -104,6 +105,14 @@ def longest_runs(problem: SearchProblem) -> list[Fidelity]:
         runs += [problem.confirmation(index) for index in range(confirm.seeds)]
         runs += [schedule.fidelity("test", seed=runs[-1].seed)] if schedule.n_test else []
     return runs
+
+
+def check_user_files(spec: RunSpec) -> None:
+    """Raise SpecError where a file of `--baseline` or `--warm-start` cannot be read; needs no model."""
+    if spec.search.baseline is not None:
+        adapters.check_user_file(Path(spec.search.baseline))
+    if spec.search.warm_start is not None:
+        read_plan(Path(spec.search.warm_start))
 
 
 def user_plans(prepared: Prepared, context: AllocationContext) -> tuple[tuple[Arm, Plan], ...]:

@@ -29,6 +29,7 @@ from autopeft.pipeline.ledger import ledger_of
 from autopeft.pipeline.measured import logged_measurements, unused_measurements
 from autopeft.pipeline.prepare import Prepared, check_comparison, prepare, with_demo_settings
 from autopeft.pipeline.problem import (
+    check_user_files,
     longest_runs,
     requested_space,
     score_names,
@@ -86,6 +87,7 @@ def search(
         check_executor(spec)
         check_trackers(spec)
         requested = requested_space(spec)
+        check_user_files(spec)
         check_forgetting(spec)
         with RunDir.create(out, resume=resume) as run:
             try:

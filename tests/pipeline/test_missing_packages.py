@@ -1,30 +1,74 @@
-"""A package that the settings or the model's file ask for is missed before the data are read."""
+"""A package that the settings, the model's file or its config ask for is missed before the data are read."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers.quantizers import quantizer_gptq
 
 from autopeft.errors import DataError, ModelError
 from autopeft.pipeline.prepare import prepare
 from autopeft.records import DataSpec, ModelSpec, RunSpec
 
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+
+
+def spec_of(folder: Path, **model: Any) -> RunSpec:
+    return RunSpec(model=ModelSpec(**model), data=DataSpec(source=str(folder / "absent.csv")))
+
 
 @pytest.mark.parametrize(
     ("package", "model", "extra"),
-    [
-        ("bitsandbytes", {"id": "org/model", "quantize": "4bit"}, "quantize"),
-        ("gguf", {"id": "models/tiny.gguf"}, "gguf"),
-    ],
+    [("bitsandbytes", {"quantize": "4bit"}, "quantize"), ("gguf", {"id": "models/tiny.gguf"}, "gguf")],
 )
 def test_missing_packages_are_told_before_the_data_are_read(
-    package: str, model: dict[str, str], extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    package: str,
+    model: dict[str, str],
+    extra: str,
+    model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    spec = RunSpec(model=ModelSpec(**model), data=DataSpec(source=str(tmp_path / "absent.csv")))
+    spec = spec_of(tmp_path, **{"id": str(model_dir), **model})
     with pytest.raises(DataError, match="absent"):
         prepare(spec)
     monkeypatch.setitem(sys.modules, package, None)  # as where it is not installed
     with pytest.raises(ModelError, match=rf'pip install "autopeft\[{extra}\]"'):
         prepare(spec)
+
+
+def with_quantisation(tiny_llama: Path, folder: Path, settings: object) -> Path:
+    content = json.loads((tiny_llama / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**content, "quantization_config": settings}))
+    return folder
+
+
+def test_what_reads_a_quantised_checkpoint_is_missed_before_the_data_are_read(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantizer_gptq, "is_optimum_available", lambda: False)
+    folder = with_quantisation(tiny_llama, tmp_path, GPTQ)
+    with pytest.raises(ModelError, match=r"needs a missing package: Loading a GPTQ .* requires optimum"):
+        prepare(spec_of(tmp_path, id=str(folder)))
+    with pytest.raises(ModelError, match=r"is quantised already \(gptq\); leave --quantize out"):
+        prepare(spec_of(tmp_path, id=str(folder), quantize="4bit"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"quant_method": "bitsandbytes", "load_in_4bit": True},
+        {"quant_method": "mxfp4"},
+        {"quant_method": "of-a-later-version"},  # which transformers loads as plain weights, after a warning
+    ],
+)
+def test_a_quantised_checkpoint_that_can_be_read_is_not_refused(
+    settings: dict[str, object], tiny_llama: Path, tmp_path: Path
+) -> None:
+    folder = with_quantisation(tiny_llama, tmp_path, settings)
+    with pytest.raises(DataError, match="absent"):
+        prepare(spec_of(tmp_path, id=str(folder)))
