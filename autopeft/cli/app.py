@@ -137,7 +137,7 @@ def analyze(
     scores: Annotated[
         str, typer.Option(help="Scores, separated by commas; the first one makes the suggestion.")
     ] = "gradient,fisher",
-    max_examples: Annotated[int | None, typer.Option(help="Examples to look at, at most.")] = None,
+    max_examples: Annotated[int | None, opt.whole("Examples to look at, at most.")] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -259,7 +259,7 @@ def export(
         typer.Option("--allow-pickle", help="Read an adapter_model.bin too; only its tensors are loaded."),
     ] = False,
     rank: Annotated[
-        int | None, typer.Option(help="Rank at every site, for a format that converts other methods.")
+        int | None, opt.whole("Rank at every site, for a format that converts other methods.")
     ] = None,
     energy: Annotated[
         float | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 from collections.abc import Callable, Container, Mapping
@@ -10,10 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
+from pydantic import Field, TypeAdapter, ValidationError
 
 from autopeft.cli.usage import at_home, show_all
+from autopeft.errors import SpecError
 from autopeft.records import SHORT_NAMES
 from autopeft.records.settings import Group, SettingField
+from autopeft.store import number_in
 
 
 def _option(text: str, *names: str, **more: Any) -> Any:
@@ -44,6 +48,25 @@ SEARCH_FLAGS: Mapping[str, str | None] = dict.fromkeys(
 ESSENTIAL = frozenset(
     "model data task budget methods baseline trials max_time confirm quantize seed out".split()
 )
+
+
+def whole(help: str, *, least: int | None = None) -> Any:
+    """An option that takes a whole number as flags of settings do: 1000, 1_000, 1,000 or 1e3."""
+    number: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=least)])
+
+    def parse(text: object) -> int:
+        value: object = None
+        with contextlib.suppress(SpecError):  # which is no number either
+            value = number_in(str(text), source="")
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        try:
+            return number.validate_python(value if type(value) is int else text, strict=True)
+        except ValidationError as error:  # whose words `usage` prints
+            raise typer.BadParameter(str(error)) from error
+
+    return typer.Option(help=help, parser=parse, metavar="<int>")
+
 
 Command = Callable[..., None]
 _COMPLETING = "_AUTOPEFT_COMPLETE"  # is set where a shell asks for completions

@@ -76,11 +76,9 @@ def estimate(
     ],
     model: _Model = None,
     revision: Annotated[str | None, typer.Option(help="Revision of the hub model.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Rows that go through the model at once. Default 4.")
-    ] = None,
+    batch_size: Annotated[int | None, opt.whole("Rows that go through the model at once. Default 4.")] = None,
     max_length: Annotated[
-        int | None, typer.Option(help="Tokens of each row. Default 1024, or what the model takes.")
+        int | None, opt.whole("Tokens of each row. Default 1024, or what the model takes.")
     ] = None,
     dtype: Annotated[
         str, typer.Option(help="bfloat16 or float32; auto is bfloat16, and on cpu the faster of both.")
@@ -111,7 +109,7 @@ def estimate(
         ),
     ] = None,
     epochs: Annotated[float | None, typer.Option(help="Length of a full run on --data.")] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Steps of a full run, for its time.")] = None,
+    max_steps: Annotated[int | None, opt.whole("Steps of a full run, for its time.")] = None,
     gpu_price: Annotated[float | None, typer.Option(help="Price of an hour, in any currency.")] = None,
     as_json: opt.Json = False,
 ) -> None:

@@ -56,7 +56,7 @@ def verify(
     model: _Model = None,
     data: _Data = None,
     reader: _Reader = None,
-    max_examples: Annotated[int, typer.Option(help="Rows to compare, at most.", min=1)] = 32,
+    max_examples: Annotated[int, opt.whole("Rows to compare, at most.", least=1)] = 32,
     tolerance: Annotated[
         float | None,
         typer.Option(

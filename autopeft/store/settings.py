@@ -31,6 +31,7 @@ _UNIT_WORDS = dict.fromkeys(("days", "day"), "d") | dict.fromkeys(("hours", "hou
 _UNIT_WORDS |= dict.fromkeys(("minutes", "minute", "mins", "min"), "m")
 _UNIT_WORDS |= dict.fromkeys(("seconds", "second", "secs", "sec"), "s")
 _BYTES = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(?:([kmgt])(i?))?b?", re.ASCII)
+_GROUPED = re.compile(r"\d{1,3}(?:(?:_\d{3})+|(?:,\d{3})+)", re.ASCII)
 _LONGEST = 60  # characters of an amount of memory; chosen by hand
 _DURATION = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit})?" for unit in _UNIT_SECONDS), re.ASCII)
 
@@ -224,6 +225,18 @@ def parse_bytes(text: str) -> int:
     return n_bytes
 
 
+def number_in(text: str, *, source: str) -> Any:
+    """The value of a text, whose thousands may be separated by _ or , as those of a budget.
+
+    It need not be a number; `source` names the text's origin for an error.
+
+    Example:
+        >>> number_in("1,000", source="--trials"), number_in("1e3", source="--trials")
+        (1000, 1000.0)
+    """
+    return load_value(re.sub("[_,]", "", text) if _GROUPED.fullmatch(text) else text, source=source)
+
+
 def _known(name: str, origin: str) -> str:
     if name not in SETTINGS:
         raise UnknownNameError(f"setting ({origin})", name, SETTINGS, listed_in=_PAGE)
@@ -321,4 +334,4 @@ def _read_text(text: str, field: SettingField, origin: str) -> Any:
     is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
     if is_list or (field.kind is str and not is_quoted):
         return text  # as it stands: `0012345` may be a commit, `C:\data` a path
-    return load_value(text, source=origin)
+    return number_in(text, source=origin) if field.kind is int else load_value(text, source=origin)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Annotated
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from autopeft.budget import check, parse
 from autopeft.cli.app import app
+from autopeft.cli.options import whole
 from autopeft.errors import SpecError
 from autopeft.records import SETTINGS, SHORT_NAMES
+from autopeft.store import resolve_settings
 
 runner = CliRunner()
 
@@ -55,7 +59,7 @@ def test_a_hidden_flag_still_works():
         (("search", "--trials", "1_0"), ("--trials", "is '1_0'; it should be a whole number, such as 12.")),
         (("estimate", "ia3", "--batch-size", "x"), ("--batch-size is 'x'; it should be a whole number, s",)),
         (("estimate", "ia3", "--gpu-price", ""), ("--gpu-price is ''; it should be a valid number. See",)),
-        (("verify", "x", "--max-examples", "0"), ("--max-examples is '0'; it should be greater than or e",)),
+        (("verify", "x", "--max-examples", "0"), ("--max-examples is 0; it should be greater than or e",)),
         (("estimate", "ia3", "--quantize", ""), ("--quantize is '', it should be none or 4bit or 8bit.",)),
         (("search", "--max-time", "٥m"), ("'٥m' is not a duration above 0",)),
         (("verify",), ("Missing argument 'PATH'",)),
@@ -88,6 +92,40 @@ def test_no_command_at_all_prints_the_help_and_no_error():
     result = run()
     assert "Usage: autopeft" in result.stdout.replace(" root ", " autopeft ") and "search" in result.stdout
     assert (result.exit_code, result.stderr) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("12", 12),
+        ("1e3", 1000),
+        ("1_000", 1000),
+        ("1,000,000", 1_000_000),
+        ("12.0", 12),
+        (" 7", 7),
+        ("-3", -3),
+    ],
+)
+def test_flags_of_commands_and_of_settings_take_the_same_whole_numbers(text, number):
+    small = typer.Typer()
+
+    @small.command()
+    def command(rows: Annotated[int | None, whole("Rows.")] = None) -> None:
+        print(rows)
+
+    assert runner.invoke(small, ["--rows", text]).stdout == f"{number}\n"
+    if number > 0:
+        spec, _ = resolve_settings(config=None, env={}, flags={"search.trials": text}, assignments=())
+        assert spec.search.trials == number
+
+
+@pytest.mark.parametrize("text", ["1_0", "1,00", "1,000_000", "2k", "1.5", "", "one", "[1]"])
+def test_what_is_no_whole_number_is_shown_in_both(text):
+    command = run("estimate", "ia3", "--model", "x", "--batch-size", text)
+    setting = run("search", "--trials", text)
+    for done, flag in ((command, "--batch-size"), (setting, "--trials")):
+        assert done.exit_code == 2 and flag in done.stderr and text in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(("flag", "value"), [("--trials", "3.5"), ("--trials", "1_0"), ("--epochs", "many")])
