@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,18 +20,26 @@ _LONGER = 4  # times the task's most, where that would cut more than half of the
 _BLOCKS = 200  # of a packed train split, at least: enough for different batches in every step; by hand
 _SAMPLED_ROWS = 2000  # whose tokens are counted; chosen by hand, for a percentile within some tokens
 
+log = logging.getLogger(__name__)
+
 Derived = tuple[RunSpec, tuple[Decision, ...]]
 
 
 def with_max_length(spec: RunSpec, loaded: LabelledData, base: BaseModel, task: Task, device: str) -> Derived:
     """The settings with the tokens of an example; `device` is the type of what trains, such as cpu.
 
+    What the user asks for is cut at what tokenizer and model take, after a warning.
+
     Raises DataError where the rows cannot be encoded.
     """
-    limits = task.defaults.max_length
-    if spec.task.max_length is not None or limits is None:
+    limits, room, requested = task.defaults.max_length, train.max_length_of(base), spec.task.max_length
+    if requested is not None and room is not None and requested > room:
+        text = "--max-length is %s tokens, and %s of %s takes at most %s; longer rows are cut there."
+        log.warning(text, f"{requested:,}", train.limited_by(base), base.name, f"{room:,}")
+        rule = f"{train.limited_by(base)}, which is below --max-length {requested:,}"
+        return with_setting(spec, "task.max_length", room), (decision("max_length", room, rule),)
+    if requested is not None or limits is None:
         return spec, ()
-    room = train.max_length_of(base)
     if task.defaults.is_packed:
         n_tokens = train.count_tokens(loaded.train, base, task, block_length=limits[0])
         most = int(limits[1] * (CPU_SHARE if device == "cpu" else 1))

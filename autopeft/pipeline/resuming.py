@@ -15,7 +15,7 @@ from autopeft.records import ExecutionSpec, RunSpec
 from autopeft.store import RunDir, whole_path
 
 _COST, _EPOCHS = "search.max_cost", "task.epochs"
-_MEMORY = "execution.memory_bytes"
+_MEMORY, _LENGTH = "execution.memory_bytes", "task.max_length"
 # Where model, data and the user's files lie; fingerprints tell other ones apart.
 PLACES = ("model.id", "data.source", "search.space", "search.baseline", "search.warm_start")
 # What a resumed run may change: limits, places, how measurements are spread over processes and devices of one
@@ -58,6 +58,9 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
             continue  # the run keeps the commit that the branch or tag named when it started
         if name in ("execution.dtype", "execution.checkpointing") and value == "auto":
             continue  # the run keeps what it has chosen
+        if name == _LENGTH and topics[topic][field] is not None and value > topics[topic][field]:
+            topics[topic][field] = value  # what is beyond the model's context is cut, and compared, later
+            continue
         if isinstance(value, str) and value == whole_path(str(topics[topic][field])):
             continue  # an older run has relative paths
         is_free = name in CHANGEABLE and not (name in PLACES and topics[topic][field] is None)

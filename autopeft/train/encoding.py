@@ -92,10 +92,6 @@ def encode_splits(
     data: LabelledData, *, base: BaseModel, task: Task, max_length: int | None
 ) -> dict[str, EncodedSplit]:
     """The non-empty splits of a dataset by name; raises ModelError if the model cannot take a train row."""
-    room = max_length_of(base)
-    if max_length is not None and room is not None and max_length > room:
-        text = "--max-length is %s tokens, and %s of %s takes at most %s; longer rows are cut there."
-        log.warning(text, f"{max_length:,}", limited_by(base), base.name, f"{room:,}")
     encoded = {
         split.name: encode_split(split, base=base, task=task, max_length=max_length)
         for split in (data.train, data.search, data.confirm, data.test)

@@ -19,6 +19,7 @@ from autopeft import model, pipeline
 from autopeft.cli.app import app
 from autopeft.cli.previews import preview_text
 from autopeft.extension import discover
+from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.row_lengths import row_lengths
 from autopeft.records import ModelSpec, TaskSpec
 
@@ -81,6 +82,17 @@ def test_length_beyond_the_positions_of_the_model_is_noted_once(model_dir, data_
     assert result.exit_code == 0, result.output
     assert result.stderr.count("--max-length is 4,096 tokens") == 1
     assert f"takes at most {CONTEXT};" in result.stderr
+
+
+@pytest.mark.parametrize(("requested", "used"), [(4096, CONTEXT), (CONTEXT - 1, CONTEXT - 1)])
+def test_the_length_that_is_used_is_the_one_that_is_written(model_dir, data_dir, requested, used):
+    prepared = prepare(run_spec(model_dir, data_dir, max_steps=4, budget="5%", max_length=requested))
+    assert prepared.spec.task.max_length == used
+    decided = {each.setting: each for each in prepared.decisions}
+    assert ("task.max_length" in decided) == (used < requested)
+    if used < requested:
+        assert decided["task.max_length"].value == f"{used:,}"
+        assert "--max-length 4,096" in decided["task.max_length"].rule
 
 
 def test_refused_chats_are_not_preceded_by_how_rows_are_written(llama_with_weights, tmp_path):

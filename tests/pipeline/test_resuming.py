@@ -33,6 +33,17 @@ def out(tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.parametrize("length", [32, 4096])
+def test_a_length_that_was_cut_at_the_context_may_be_given_again(tmp_path, length):
+    """The same command with --resume: what is beyond the context is cut again, and compared then."""
+    with RunDir.create(tmp_path / "run", resume=False) as run:
+        run.write_spec(run_spec(max_length=32))
+    given = frozenset({"task.max_length"})
+    assert resumed(run_spec(max_length=length, out=run.path), given).task.max_length == length
+    with pytest.raises(SpecError, match=r"task\.max_length was 32 and cannot become 16"):
+        resumed(run_spec(max_length=16, out=run.path), given)
+
+
 @pytest.mark.parametrize("cost", [3.0, 5.0, None])
 def test_the_cost_may_grow(out, cost):
     spec = resumed(run_spec(max_cost=cost, out=out), frozenset({"search.max_cost"}))
