@@ -36,7 +36,7 @@ class AutopeftError(Exception):
 
     def __init__(self, message: str) -> None:
         """Keep the message, of whose longest words only the beginning is shown."""
-        super().__init__(_LONG_WORD.sub(lambda word: f"{word[0][:100]}…", message))
+        super().__init__(without_long_words(message))
 
 
 class SpecError(AutopeftError):
@@ -71,6 +71,11 @@ class UnknownNameError(SpecError):
             listed = f"{', '.join(nearest)} and {len(names) - len(nearest)} more"
             listed += f"; {listed_in} lists all" if listed_in else ""
         super().__init__(f"There is no {kind} named {name!r}; known: {listed}.{hint}")
+
+
+def without_long_words(text: str) -> str:
+    """A text with only the beginning of words of more than 1,000 characters, such as a column's name."""
+    return _LONG_WORD.sub(lambda word: f"{word[0][:100]}…", text)
 
 
 def first_line_of(error: BaseException) -> str:

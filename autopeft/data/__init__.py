@@ -11,7 +11,7 @@ from autopeft.data.chats import chat_of
 from autopeft.data.choices import read_choices
 from autopeft.data.general_text import read_general
 from autopeft.data.images import ImageFile, read_images
-from autopeft.data.labels import read_texts
+from autopeft.data.labels import OtherRowsError, read_texts
 from autopeft.data.language import read_language
 from autopeft.data.loading import load
 from autopeft.data.rows import LabelledData, ReadRows, Split, UncutRows
@@ -21,6 +21,7 @@ from autopeft.data.tokens import read_tokens
 __all__ = [
     "ImageFile",
     "LabelledData",
+    "OtherRowsError",
     "ReadRows",
     "Split",
     "UncutRows",

@@ -180,6 +180,22 @@ def names_in(label: Any) -> tuple[str, ...]:
     return () if label is None else (label,)
 
 
+class OtherRowsError(DataError):
+    """No label column is there, and the columns are those of another task.
+
+    `columns` lists them. `rows` says what such columns usually hold, such as chats; this room knows no tasks,
+    and the caller names in `tasks` those that read such rows.
+    """
+
+    def __init__(self, columns: str, *, rows: str = "", tasks: str = "") -> None:
+        """Say which columns there are, and to choose one of the tasks, or another one."""
+        super().__init__(
+            f"There is no label column among {columns}; for {rows} set {tasks or 'another --task'}, else "
+            "name it with --label-column."
+        )
+        self.columns, self.rows = columns, rows
+
+
 def label_column(
     spec: DataSpec,
     names: Sequence[str],
@@ -199,7 +215,9 @@ def label_column(
         by_lower = {name.strip().lower() for name in names}
         known = _OTHER_ROWS if usual_names == LABEL_NAMES else {}
         other = next((rows for rows, signs in known.items() if any(s <= by_lower for s in signs)), "")
-        remedy = f"for {other} set another --task, else name it" if other else "name it"
+        if other and len(flags) < 2:
+            raise OtherRowsError(column_list(names), rows=other)
+        remedy = "name it"
         if len(flags) > 1:
             remedy = f"to learn which of {shortened(', '.join(flags), 60)} a row has {_AS_LISTS}, or name one"
         raise DataError(f"There is no label column among {column_list(names)}; {remedy} with --label-column.")

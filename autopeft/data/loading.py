@@ -13,7 +13,7 @@ from autopeft.data.cutting import CUT_AT_MOST, cut_splits
 from autopeft.data.duplicates import remove_duplicates
 from autopeft.data.labels import names_in, read_texts
 from autopeft.data.rows import LabelledData, Parts, ReadRows, Row, Split
-from autopeft.errors import DataError
+from autopeft.errors import DataError, without_long_words
 from autopeft.extension import IGNORED, Target
 from autopeft.records import DataSpec, counted, shortened
 
@@ -59,7 +59,7 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
         name=uncut.name,
         fingerprint=_fingerprint(splits),
         duplicates_removed=n_removed,
-        notes=tuple(notes),
+        notes=tuple(map(without_long_words, notes)),
     )
 
 

@@ -36,7 +36,7 @@ class InMemory:
     data: Any = None
 
 
-# What reads the rows that an error of `data`, which knows no task, calls by these words.
+# What reads the rows of other tasks, by the words that an OtherRowsError has for them.
 _READERS = {
     "chats": data.read_language,
     "prompts with completions": data.read_language,
@@ -53,13 +53,10 @@ def load_data(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> Labe
     """
     try:
         return _loaded(spec, read_rows, memory)
-    except DataError as error:
-        message = str(error)
-        for rows, reader in _READERS.items():
-            names = " or ".join(t.name for t in discover("autopeft.tasks").values() if t.read_rows is reader)
-            message = message.replace(f"for {rows} set another --task", f"for {rows} set --task {names}")
-        error.args = (message,)
-        raise
+    except data.OtherRowsError as error:
+        reader = _READERS[error.rows]
+        names = " or ".join(t.name for t in discover("autopeft.tasks").values() if t.read_rows is reader)
+        raise data.OtherRowsError(error.columns, rows=error.rows, tasks=f"--task {names}") from error
 
 
 def _loaded(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> LabelledData:
@@ -172,7 +169,8 @@ def _from_memory(spec: RunSpec, read_rows: data.ReadRows, dataset: Any) -> Label
         try:
             loaded = data.load(named, seed=spec.search.seed, read_rows=read_rows)
         except DataError as error:
-            raise DataError(str(error).replace(str(folder), f"the {_NAME}")) from error
+            error.args = (str(error).replace(str(folder), f"the {_NAME}"),)
+            raise
     return replace(loaded, name=_NAME, notes=(*notes, *loaded.notes))
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from autopeft.data import load, read_choices, read_images, read_language, read_texts
+from autopeft.data import OtherRowsError, labels, load, read_choices, read_images, read_language, read_texts
 from autopeft.data.sources import first_rows
 from autopeft.errors import DataError
+from autopeft.pipeline import in_memory
 from autopeft.records import DataSpec
 
 LONG = "some words about number"
@@ -164,8 +165,21 @@ def test_the_text_that_questions_are_about_stands_behind_them(tmp_path):
     ],
 )
 def test_rows_of_another_task_are_told(tmp_path, row, rows):
-    with pytest.raises(DataError, match=f"no label column among .*; for {rows} set another --task, else"):
+    words = f"no label column among .*; for {rows} set another --task, else"
+    with pytest.raises(OtherRowsError, match=words) as caught:
         read(write(tmp_path / "rows.jsonl", [row] * 50))
+    assert (caught.value.rows, caught.value.columns) == (rows, ", ".join(row))
+
+
+def test_the_rows_of_each_other_task_have_a_reader():
+    assert in_memory._READERS.keys() == labels._OTHER_ROWS.keys()
+
+
+def test_a_note_shows_the_beginning_of_a_very_long_name(tmp_path):
+    name = "x" * 5000
+    rows = [{name: f"{LONG} {i}", "label": "ab"[i % 2]} for i in range(100)]
+    notes = read(write(tmp_path / "rows.jsonl", rows), read_texts).notes
+    assert any(f"{'x' * 100}…" in note for note in notes) and max(map(len, notes)) < 1000
 
 
 def png(shade):
