@@ -18,6 +18,7 @@ _DEVICE = torch.device("cpu")  # autocast and fused attention know it, and do no
 _IS_FALSE = "_autopeft_is_false"  # marks an answer about many values
 _N_VALUES = "_autopeft_n_values"  # marks a stand-in for a sparse tensor
 _ATEN = torch.ops.aten
+_ONE = torch.ones(())
 _INDEXING = (_ATEN.index.Tensor, _ATEN.index_put.default, _ATEN.index_put_.default)
 
 
@@ -48,6 +49,7 @@ def _fake(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
 class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A context that answers where code reads a value of a fake tensor: 1, or True for a truth value.
 
+    A single number that is drawn at random is 1, so that LayerDrop leaves every layer in.
     "Are all of them true?" and "is any?" are answered by False: a mask has padding, and no value is infinite.
     Where code selects by a mask, all is selected, but of a mask of `mask_size` elements `n_true` are.
 
@@ -70,6 +72,10 @@ class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return _scalar(args[0])
         if func is _ATEN.nonzero.default and _lacks_values(args[0]):
             return args[0].new_empty((self._n_selected(args[0]), args[0].ndim), dtype=torch.long)
+        if func is _ATEN.rand.default and not args[0]:  # of LayerDrop: a layer is dropped below some chance
+            drawn = func(*args, **options)
+            drawn.constant = _ONE
+            return drawn
         if func is _ATEN.bincount.default and _lacks_values(args[0]):
             return args[0].new_zeros(options.get("minlength", 0))
         if self._attaching and func is _ATEN._to_copy.default:

@@ -164,6 +164,28 @@ def test_bytes_of_weights_adapters_and_moments_follow_from_the_shapes():
     assert memory.peak_bytes > memory.weights_bytes + 4 * 4 * trained
 
 
+def test_layers_that_may_be_dropped_are_all_counted():
+    """LayerDrop compares a random number with its chance, which stand-ins of values answered by True."""
+
+    def memory(chance):
+        config = transformers.BioGptConfig(
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            vocab_size=50,
+            layerdrop=chance,
+        )
+        with torch.device("meta"):
+            module = transformers.BioGptForCausalLM(config)
+        (batch,) = batches_of("llama-lm")
+        return replay(module, TrainingStep(micro_batches=[batch], loss=lambda m, b: m(**b).loss))
+
+    dropping, plain = memory(0.5), memory(0.0)
+    assert dropping.flops == plain.flops > 0
+    assert 0 <= dropping.peak_bytes - plain.peak_bytes <= 8  # the random numbers themselves
+
+
 def test_checkpointing_and_micro_batches_lower_the_peak():
     def peak(**choices):
         shape = {"hidden_size": 32, "intermediate_size": 80, "vocab_size": 50, "num_hidden_layers": 4}
