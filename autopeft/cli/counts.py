@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from autopeft.pipeline import Count, Counted, StepEstimate
 
 _STEP = "step ms"
+_ROLE = ("role", "sites", "rank", "parameters", "share")
+_LAYER = ("layer", "each", "parameters", "share")
 _WORD = 16  # characters of a name in a comparison
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -34,9 +36,14 @@ def count_text(count: Count, memory: StepEstimate | None = None, *, markdown: bo
     ]
     if memory is not None:
         lines += [memory_line(memory)]
+    if not markdown:
+        lines = [
+            part for line in lines for text in line.split("\n") for part in wrap(text, columns()) or [""]
+        ]
     if count.by_role:
-        lines += ["", *table(("role", "sites", "rank", "parameters", "share"), _roles(count))]
-        lines += ["", *table(("layer", "each", "parameters", "share"), _layers(count))]
+        for headers, rows in ((_ROLE, _roles(count)), (_LAYER, _layers(count))):
+            shown, cells, _ = (headers, rows, []) if markdown else _cut(headers, rows)
+            lines += ["", *table(shown, cells)]
     if count.notes:
         marked = [f"{'- ' if markdown else ''}note: {note}" for note in count.notes]
         lines += ["", *(marked if markdown else ["\n".join(wrap(note, columns())) for note in marked])]
@@ -78,7 +85,6 @@ def _narrowed(
 ) -> tuple[Sequence[str], Sequence[Sequence[str]], list[str]]:
     """The columns that the terminal has room for, and notes: who reads what, and what is left out."""
     notes: list[str] = []
-    left_out: list[str] = []
     if _width(headers, rows) > room():
         readers: dict[str, list[str]] = {}
         for word, *_, servers in rows:
@@ -86,10 +92,19 @@ def _narrowed(
         listed = "; ".join(f"{servers} ({', '.join(words)})" for servers, words in readers.items())
         notes = [f"{headers[-1]}: {listed}"]
         headers, rows = headers[:-1], [row[:-1] for row in rows]
+    headers, rows, left_out = _cut(headers, rows)
+    return headers, rows, notes + [f"no room for: {', '.join(left_out)}; --json has all"] * bool(left_out)
+
+
+def _cut(
+    headers: Sequence[str], rows: Sequence[Sequence[str]]
+) -> tuple[Sequence[str], Sequence[Sequence[str]], list[str]]:
+    """The first columns, as many as the terminal has room for, and the names of the others."""
+    left_out: list[str] = []
     while _width(headers, rows) > room() and len(headers) > 1:
         left_out.insert(0, headers[-1])
         headers, rows = headers[:-1], [row[:-1] for row in rows]
-    return headers, rows, notes + [f"no room for: {', '.join(left_out)}; --json has all"] * bool(left_out)
+    return headers, rows, left_out
 
 
 def _width(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> int:

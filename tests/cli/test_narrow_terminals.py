@@ -25,6 +25,16 @@ def test_a_list_breaks_its_lines_between_words(command, columns):
     }
 
 
+@pytest.mark.parametrize("columns", [30, 40, 80])
+def test_a_count_has_no_line_beyond_the_edge(tiny_llama, columns):
+    wide = lines_of("count", "lora_r8", "--model", str(tiny_llama), columns=300)
+    narrow = lines_of("count", "lora_r8", "--model", str(tiny_llama), columns=columns)
+    assert all(len(line) <= columns or " " not in line for line in narrow)  # but for the model's path
+    assert [line.split()[0] for line in narrow if line.startswith(("q ", "down ", "role "))] == [
+        line.split()[0] for line in wide if line.startswith(("q ", "down ", "role "))
+    ]
+
+
 HEADERS = ("trained", "parameters", "share", "peak GiB", "step ms", "file", "read by")
 ROWS = [
     ("…/best/plan.yaml", "9,504", "0.20 %", "0.8", "10", "38.0 kB", "vllm, tgi, llama.cpp"),
