@@ -93,8 +93,7 @@ def preview(
     requested = requested_space(spec)
     check_user_files(spec)
     check_forgetting(spec)
-    prepared = prepare(spec)
-    check_comparison(prepared)
+    check_comparison(prepared := prepare(spec))
     prepared = with_general_text(prepared)
     kept = given
     if resume:
