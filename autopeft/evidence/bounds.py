@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
 
-from autopeft.evidence.variance import Floats, MeanSquares, half_width
+from autopeft.evidence.variance import Floats, MeanSquares, apart_by, half_width
 
 MAX_SEEDS = 10
 FIRST_LOOK = 3  # seeds before which nothing is decided, or all seeds if two are planned
@@ -72,6 +72,10 @@ class Design:
         """Seeds at the first look."""
         return min(FIRST_LOOK, self.planned_seeds)
 
+    def at_margin(self, squares: MeanSquares) -> MeanSquares:
+        """The mean squares for a test whether the difference may be as large as the margin."""
+        return apart_by(self.margin, squares, step=self.step or self.span)
+
     def tail(self, squares: MeanSquares, alpha: float) -> Floats:
         """Two-sided tail probability p_k of this look, if all looks and comparisons together have `alpha`."""
         each = alpha / self.n_compared
@@ -89,7 +93,7 @@ def decide(squares: MeanSquares, design: Design) -> npt.NDArray[np.int64]:
     FUTILE where the planned seeds would hardly decide either. OPEN otherwise.
     """
     wide = half_width(squares, design.tail(squares, 0.05))
-    narrow = half_width(squares, design.tail(squares, 0.10))
+    narrow = half_width(design.at_margin(squares), design.tail(squares, 0.10))
     cases = [squares.mean > wide, squares.mean < -wide, np.abs(squares.mean) + narrow < design.margin]
     codes = [BETTER, WORSE, EQUIVALENT]
     if squares.n_seeds < design.planned_seeds:
@@ -108,7 +112,8 @@ def _chance(squares: MeanSquares, design: Design) -> Floats:
     later = freedom * (last - 1) // (now - 1)
     at_end = replace(squares, seed=squares.seed * factor, example=example, n_seeds=last, freedom=later)
     wide = half_width(at_end, 0.05 / design.n_compared)
-    narrow = np.maximum(design.margin - half_width(at_end, 0.10 / design.n_compared), 0.0)
+    at_margin = design.at_margin(at_end)
+    narrow = np.maximum(design.margin - half_width(at_margin, 0.10 / design.n_compared), 0.0)
     step = np.sqrt(squares.seed / squares.n_examples * (1 / now - 1 / last)) + 1e-9 * wide + 1e-150  # never 0
 
     chance = np.ones_like(wide)

@@ -77,7 +77,9 @@ def plans_within_margin(
             pair = scores[name][:n_common], scores[best][:n_common]
             others = [other[:n_common] for other in map(np.asarray, pool) if len(other) >= n_common]
             others = [other for other in others if not any(np.array_equal(other, table) for table in pair)]
-            bound = paired_interval(*pair, level=level, span=span, step=step, pool=(*pair, *others)).low
+            everyone = (*pair, *others)
+            interval = paired_interval(*pair, level=level, span=span, step=step, pool=everyone, margin=margin)
+            bound = interval.low
             standings[name] = Standing(name=name, bound=bound, is_within=bound > -margin)
         unproven = [name for name in unproven if not standings[name].is_within]
     return tuple(standings[name] for name in scores if name != best)

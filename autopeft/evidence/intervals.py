@@ -20,6 +20,7 @@ from autopeft.evidence.pooling import pooled
 from autopeft.evidence.variance import (
     Floats,
     MeanSquares,
+    apart_by,
     half_width,
     moments,
     pseudo_differences,
@@ -64,6 +65,7 @@ def paired_interval(
     span: float | None = 1.0,
     step: float | None = None,
     pool: Sequence[npt.ArrayLike] = (),
+    margin: float = 0.0,
 ) -> Interval:
     """Paired t interval of the mean of `best - baseline` over seeds and examples.
 
@@ -80,6 +82,7 @@ def paired_interval(
             None without a span adds no pseudo-examples, for scores that no two plans share (losses).
         pool: Scores of all plans whose seeds' variance is pooled, `best` and `baseline` first, on the same
             seeds and examples (see `pooling`); without them the variance is that of the differences alone.
+        margin: Difference that the interval tests for, >= 0 (see `apart_by`); 0 for any other use.
 
     Returns:
         The interval, centred on the plain mean. Its width is never zero: the standard error is at least one
@@ -103,6 +106,7 @@ def paired_interval(
     assert difference.shape[0] >= 2, "a paired interval needs 2 seeds or more"
     squares = _squares(difference, pseudo=pseudo_differences(step or span), scale=scale)
     squares = pooled(squares, [moments(checked_table(table)) for table in pool], np.ones(len(difference)))
+    squares = apart_by(margin, squares, step=step or span)
     mean, half = float(squares.mean), float(half_width(squares, 1 - level))
     bound = math.inf if span is None else span  # two seeds and few examples can give a half-width beyond it
     low, high = max(-bound, mean - half), min(bound, mean + half)

@@ -178,7 +178,7 @@ def _intervals(
 ) -> tuple[Floats, ...]:
     """Standard error and both intervals, in the order of `_INTERVALS`."""
     bound = np.inf if design.span is None else design.span
-    narrow = half_width(squares, design.tail(squares, 0.10))
+    narrow = half_width(design.at_margin(squares), design.tail(squares, 0.10))
 
     def possible(low: Floats, high: Floats) -> tuple[Floats, Floats]:
         """The interval within the range of differences: few examples can give a half-width beyond it."""

@@ -136,6 +136,23 @@ def rounding_floor(scale: float) -> float:
     return (FLOAT32_ROUNDING * max(1.0, scale)) ** 2
 
 
+def apart_by(margin: float, squares: MeanSquares, *, step: float | None) -> MeanSquares:
+    """The mean squares, with the examples' no smaller than of plans whose means are `margin` apart.
+
+    A test of equivalence asks whether the truth may be a difference of the margin. Of scores that differ by
+    `step` or not at all, that is a difference on margin / step of the examples or more, so that the variance
+    of one example is `margin * (step - margin)` at least. Few examples may show no difference at all: a point
+    of accuracy shows on none of 170 in 18 % of draws. Without a step nothing is changed.
+
+    Source:
+        The variance under the hypothesis, as in score tests; Tango 1998, Statistics in Medicine 17:891.
+    """
+    if step is None:
+        return squares
+    least = squares.n_seeds * margin * (step - margin)
+    return replace(squares, example=np.maximum(squares.example, least))
+
+
 def half_width(squares: MeanSquares, tail: float | Floats) -> Floats:
     """Half the width of the confidence interval of the mean, in units of the scores.
 
