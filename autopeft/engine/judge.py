@@ -90,13 +90,14 @@ def judge(
         )
     is_kept = finalists.best == finalists.baseline
     compared = {"incumbent": finalists.incumbent, "baseline": finalists.baseline}
-    diverged = [name for name, plan in compared.items() if not has_score(problem, confirmed[plan])]
-    if not any(has_finished(confirmed[plan]) for plan in compared.values()):
-        diverged = list(compared)  # equal scores of nothing are no comparison
+    diverged = [name for name, plan in compared.items() if not has_finished(confirmed[plan])]
+    n_diverged = sum(row.status is not Status.COMPLETE for row in confirmed[finalists.incumbent])
+    n_seeds = len(confirmed[finalists.incumbent])
     if diverged:
         return evidence.verdict_on_diverged(
             diverged,
-            n_seeds=len(confirmed[finalists.incumbent]),
+            n_seeds=n_seeds,
+            n_finished=n_seeds - n_diverged,
             is_kept=is_kept,
             margin=margin,
             fidelity=fidelity,
@@ -107,8 +108,8 @@ def judge(
         metric=problem.metric,
         fidelity=fidelity,
         smallest_equivalent=standing,
-        n_diverged=sum(row.status is not Status.COMPLETE for row in confirmed[finalists.incumbent]),
-        n_ran=len(confirmed[finalists.incumbent]),
+        n_diverged=n_diverged,
+        n_ran=n_seeds,
         is_kept=is_kept,
     )
 
@@ -197,7 +198,8 @@ def scores_of(problem: SearchProblem, rows: Sequence[Measurement]) -> list[list[
     """
     lengths = [len(row.example_scores) for row in rows] + [0]
     width = max(lengths) or max((row.fidelity.eval_examples for row in rows), default=0)
-    wrong = min(0.0, problem.sign)  # `evidence` takes scores in [0, 1], or negated in [-1, 0]
+    # `evidence` takes scores in [0, span], or negated in [-span, 0].
+    wrong = 0.0 if problem.metric.greater_is_better else -(problem.metric.score_span or 0.0)
     if problem.metric.score_span is None and not problem.metric.greater_is_better:
         scores = [problem.sign * x for row in rows for x in row.example_scores]
         wrong = min(scores, default=-_HOPELESS)
@@ -222,7 +224,7 @@ def summaries(
 
 
 def _summary(problem: SearchProblem, name: str, rows: Sequence[Measurement]) -> Confirmation:
-    table = scores_of(problem, rows)
+    table = [[problem.sign * score for score in scores] for scores in scores_of(problem, rows)]
     mean, std_error = evidence.mean_and_std_error(
         table, span=problem.metric.score_span, step=problem.metric.score_step
     )
@@ -231,10 +233,10 @@ def _summary(problem: SearchProblem, name: str, rows: Sequence[Measurement]) -> 
         name=name,
         plan=rows[0].plan,
         split=rows[0].fidelity.split,
-        metric_mean=problem.sign * mean,
+        metric_mean=mean,
         metric_std_error=std_error,
         seeds=tuple(row.fidelity.seed for row in rows),
-        metrics=tuple(problem.sign * sum(scores) / len(scores) for scores in table),
+        metrics=tuple(sum(scores) / len(scores) for scores in table),
         mean_loss=math.fsum(losses) / len(losses) if losses else math.inf,
         train_seconds=math.fsum(row.train_seconds for row in rows) / len(rows),
     )

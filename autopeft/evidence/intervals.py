@@ -154,6 +154,20 @@ def divergence_chance(n_diverged: int, n_seeds: int) -> tuple[float, float]:
     return low, high
 
 
+def chance_if_alike(n_finished: int, n_seeds: int) -> float:
+    """Largest chance that one of two alike plans never finishes and the other `n_finished` times or more.
+
+    It is taken over all chances q of a run to diverge: q**n P(X >= n_finished) with X finished runs of n.
+
+    Example:
+        >>> round(chance_if_alike(2, 2), 4), round(chance_if_alike(3, 3), 4)  # 1 / 4**n, at q = 1 / 2
+        (0.0625, 0.0156)
+    """
+    chances = np.linspace(0.0, 1.0, 1001)
+    both = chances**n_seeds * stats.binom.sf(n_finished - 1, n_seeds, 1 - chances)
+    return float(both.max())
+
+
 def _squares(table: Floats, *, pseudo: tuple[float, ...], scale: float) -> MeanSquares:
     """Mean squares over all seeds of one table."""
     return moments(table).squares(np.ones(len(table)), pseudo=pseudo, floor=rounding_floor(scale))

@@ -6,11 +6,12 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from autopeft.evidence.intervals import Interval
+from autopeft.evidence.intervals import Interval, chance_if_alike
 from autopeft.evidence.sequential import Look
 from autopeft.records import MetricFacts, Verdict
 
 KEPT = "default kept"  # the label where the baseline is handed over
+_ONE_SIDED = 0.025  # chance of a wrong `better`
 _ROUNDING = 1e-6  # share of the largest number below which another is taken for 0; chosen by hand
 
 
@@ -103,6 +104,7 @@ def verdict_on_diverged(
     diverged: Collection[str],
     *,
     n_seeds: int,
+    n_finished: int,
     is_kept: bool,
     margin: float,
     fidelity: str,
@@ -110,7 +112,7 @@ def verdict_on_diverged(
 ) -> Verdict:
     """The verdict where all seeds of `incumbent`, `baseline` or both diverged. There is no interval.
 
-    With `is_kept` the baseline is handed over, else the incumbent.
+    With `is_kept` the baseline is handed over, else the incumbent, of whose `n_seeds` runs `n_finished` did.
     """
     length = {"full": "full", "half": "half"}[fidelity]
     runs = f"none of the {n_seeds} confirming runs of {length} length"
@@ -121,8 +123,11 @@ def verdict_on_diverged(
     elif is_kept:
         sentence = f"The baseline is kept, as {runs} of the plan that the search put first finished."
     elif "incumbent" not in diverged:
-        label = "better"
-        sentence = f"The best plan is better than the baseline, as {runs} of the baseline finished."
+        finished = f"{runs} of the baseline finished and {n_finished} of the best plan did"
+        sentence = f"The best plan is not proven better than the baseline: {finished}, which may be chance."
+        if chance_if_alike(n_finished, n_seeds) <= _ONE_SIDED:
+            label = "better"
+            sentence = f"The best plan is better than the baseline, as {finished}."
     return Verdict(
         label=label,
         mean_difference=None,
@@ -238,8 +243,8 @@ def _sentence(seen: Look, *, subject: str, metric: MetricFacts, length: str, n_r
     within = f"the margin of {edge:.{_decimals([edge], least=unit.places)}f}{unit.suffix}"
     if seen.label == "equivalent":
         return f"{start} is equivalent to the baseline: {numbers} {where}, which is within {within}."
-    is_futile = seen.reason == "futile"
-    more = "more confirm examples, not seeds," if is_futile else "more seeds or confirm examples"
+    beyond = "more confirm examples, or seeds beyond those planned,"
+    more = beyond if seen.reason == "futile" else "more seeds or confirm examples"
     return (
         f"{start} cannot be told apart from the baseline: {numbers} {where}; neither a difference nor "
         f"equivalence within {within} is proven, and {more} would narrow the interval."

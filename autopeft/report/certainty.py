@@ -36,7 +36,8 @@ def _settled(terms: Terms) -> str:
         name = terms.full(terms.result.best)
         return f"Not at all: all confirming runs of {name} diverged; a lower learning rate may mend that."
     if verdict.mean_difference is None:
-        failed = "the default" if verdict.label == "better" else "the plan that the search put first"
+        is_default = has_failed(terms.result, terms.result.baseline)
+        failed = "the default" if is_default else "the plan that the search put first"
         return f"Not compared: no confirming run of {failed} finished."
     if verdict.interval_95 is None:
         return _how_chosen(terms)

@@ -121,8 +121,9 @@ def _of_verdict(terms: Terms) -> str:
             return f"Keep {baseline}: only {terms.defaults} were tried."
         within = "within the budget" if _is_beaten_over_budget(terms) else "tried"
         return f"Keep {baseline}: no other plan {within} proved better."
-    if verdict.label == "better" and has_failed(result, result.baseline):
-        return f"Use {best}: {baseline} failed in all its confirming runs."
+    if has_failed(result, result.baseline):
+        start = "Use" if verdict.label == "better" else "Try"
+        return f"{start} {best}: {baseline} failed in all its confirming runs."
     if verdict.label == "better":
         return f"Use {best}: it beats {baseline} by {gap}."
     fewer = terms.fewer(result.baseline, result.best)

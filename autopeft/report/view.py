@@ -109,8 +109,9 @@ def about_interval(verdict: Verdict) -> str:
     if reached & {"better", "worse"} or low > 0 or high < 0:
         return "The line does not reach 0, so the difference is settled."
     if "equivalent" in reached:
-        return "The two are equally good: the 90 % interval, which is shorter, lies within the band."
-    more = "more confirm examples, not seeds," if "futile" in reached else "more seeds or confirm examples"
+        return "The two are equally good: the 90 % interval lies within the band."
+    beyond = "more confirm examples, or seeds beyond those planned,"
+    more = beyond if "futile" in reached else "more seeds or confirm examples"
     return f"The line holds 0 and leaves the band, so nothing is settled; {more} would shorten it."
 
 

@@ -113,7 +113,9 @@ def test_a_metric_where_less_is_better_gives_the_same_verdict() -> None:
     assert replace(usual().outcome.verdict, sentence=sentence) == outcome.verdict
     assert "better than the baseline: its error-rate is lower by " in sentence
     for name, confirmation in by_name(usual().outcome.confirmations).items():
-        assert by_name(outcome.confirmations)[name].metric_mean == pytest.approx(1 - confirmation.metric_mean)
+        errors = by_name(outcome.confirmations)[name]
+        assert errors.metric_mean == pytest.approx(1 - confirmation.metric_mean)
+        assert errors.metric_std_error == pytest.approx(confirmation.metric_std_error)
 
 
 def test_a_baseline_that_wins_is_kept_and_not_compared_with_itself() -> None:
@@ -142,12 +144,14 @@ def test_a_diverged_seed_counts_as_wrong_on_every_example(lost: tuple[int, ...],
     assert (first.mean_loss == math.inf) == is_kept
 
 
-@pytest.mark.parametrize(("is_error", "expected"), [(False, [0.9, 0.0]), (True, [-0.9, -1.3])])
-def test_a_diverged_seed_has_an_f1_of_0_or_the_loss_of_the_worst_example(
-    is_error: bool, expected: list[float]
+@pytest.mark.parametrize(
+    ("is_error", "span", "lost_score"), [(False, None, 0.0), (True, None, -2.1), (True, 5.0, -5.0)]
+)
+def test_a_diverged_seed_has_an_f1_of_0_or_the_loss_of_the_worst_example_or_the_worst_there_is(
+    is_error: bool, span: float | None, lost_score: float
 ) -> None:
     """Pseudo-values of an F1 may lie far below 0, which no F1 does."""
-    facts = MetricFacts(name="m", greater_is_better=not is_error, is_share=not is_error)
+    facts = MetricFacts(name="m", greater_is_better=not is_error, is_share=not is_error, score_span=span)
     plan = Plan(adapters=(), learning_rate=1e-3, trainable_params=0)
     fidelity = Fidelity(split="confirm", train_steps=9, train_examples=9, eval_examples=3, seed=1)
     good = Measurement(
@@ -160,7 +164,7 @@ def test_a_diverged_seed_has_an_f1_of_0_or_the_loss_of_the_worst_example(
     )
     lost = replace(good, status=Status.DIVERGED, metric=None, loss=None, example_scores=())
     tables = scores_of(problem(metric=facts), [good, lost])
-    assert [sum(row) / 3 for row in tables] == pytest.approx([expected[0], -2.1 if is_error else expected[1]])
+    assert [sum(row) / 3 for row in tables] == pytest.approx([-0.9 if is_error else 0.9, lost_score])
 
 
 def test_without_confirmation_there_is_no_verdict_and_no_look_at_the_test_split() -> None:

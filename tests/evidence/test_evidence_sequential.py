@@ -237,20 +237,49 @@ def test_equal_losses_are_equivalent_and_few_equal_answers_are_futile() -> None:
 
 
 @pytest.mark.parametrize(
-    ("diverged", "is_kept", "label"),
+    ("diverged", "finished", "is_kept", "label"),
     [
-        (["baseline"], False, "better"),
-        (["incumbent"], True, "default kept"),
-        (["incumbent"], False, "inconclusive"),  # the baseline breaks a limit
-        (["incumbent", "baseline"], False, "inconclusive"),
+        (["baseline"], (3, 3), False, "better"),
+        (["baseline"], (2, 3), False, "inconclusive"),
+        (["baseline"], (2, 2), False, "inconclusive"),
+        (["incumbent"], (0, 3), True, "default kept"),
+        (["incumbent"], (0, 3), False, "inconclusive"),  # the baseline breaks a limit
+        (["incumbent", "baseline"], (0, 3), False, "inconclusive"),
     ],
 )
-def test_a_plan_that_never_finished_is_not_better(diverged: list[str], is_kept: bool, label: str) -> None:
+def test_a_plan_that_never_finished_is_not_better(
+    diverged: list[str], finished: tuple[int, int], is_kept: bool, label: str
+) -> None:
     verdict = verdict_on_diverged(
-        diverged, n_seeds=2, is_kept=is_kept, margin=0.01, fidelity="half", smallest_equivalent="unproven"
+        diverged,
+        n_seeds=finished[1],
+        n_finished=finished[0],
+        is_kept=is_kept,
+        margin=0.01,
+        fidelity="half",
+        smallest_equivalent="unproven",
     )
     assert (verdict.label, verdict.mean_difference) == (label, None)
     assert "is better" not in verdict.sentence or label == "better"
+
+
+@pytest.mark.parametrize("n_seeds", [2, 3, 4, 5])
+def test_alike_plans_that_diverge_by_chance_are_called_better_in_2_percent(n_seeds: int) -> None:
+    """All outcomes of two plans, each run of which diverges with one chance, of a fine grid."""
+    outcomes = list(itertools.product((False, True), repeat=2 * n_seeds))
+    called = []
+    for outcome in outcomes:
+        best, baseline = outcome[:n_seeds], outcome[n_seeds:]
+        if not any(best) or any(baseline):
+            continue
+        words = {"is_kept": False, "margin": 0.01, "fidelity": "full", "smallest_equivalent": "unproven"}
+        verdict = verdict_on_diverged(["baseline"], n_seeds=n_seeds, n_finished=sum(best), **words)
+        if verdict.label == "better":
+            called.append(sum(outcome))
+    most = max(
+        sum((1 - q) ** n * q ** (2 * n_seeds - n) for n in called) for q in np.linspace(0.01, 0.99, 99)
+    )
+    assert most <= 0.025 and bool(called) == (n_seeds > 2)
 
 
 def test_one_diverged_seed_in_four_decides_nothing_and_is_mentioned() -> None:
@@ -292,12 +321,25 @@ def test_verdict_of_an_early_stop_names_its_seeds() -> None:
     assert verdict.mean_difference == pytest.approx(0.5) and verdict.plain_difference == pytest.approx(0.5)
 
 
-def test_futile_verdict_asks_for_examples_and_not_for_seeds() -> None:
+def test_futile_verdict_asks_for_examples_or_for_more_seeds_than_planned() -> None:
     right = np.ones((3, 30))
     seen = look(right, right, planned_seeds=10, margin=0.01)
     verdict = sequential_verdict(seen, metric=ACCURACY, fidelity="full", smallest_equivalent="unproven")
-    assert "more confirm examples, not seeds, would narrow the interval" in verdict.sentence
-    assert "on 3 of at most 10 seeds" in verdict.sentence
+    more = "more confirm examples, or seeds beyond those planned, would narrow the interval"
+    assert more in verdict.sentence and "on 3 of at most 10 seeds" in verdict.sentence
+
+
+def test_where_seeds_alone_vary_a_futile_interval_is_narrowed_by_seeds_and_not_by_examples() -> None:
+    seeds = np.array([[0.3], [-0.3], [0.05], [-0.05]])
+    seen, of_more_examples = (
+        look(seeds * np.ones(n), 0 * seeds * np.ones(n), planned_seeds=5, margin=0.01, span=None)
+        for n in (500, 5000)
+    )
+    of_more_seeds = paired_interval(np.tile(seeds, (5, 500)), np.zeros((20, 500)), span=None)
+    assert seen.reason == "futile" and seen.interval and of_more_examples.interval
+    width = seen.interval.high - seen.interval.low
+    assert of_more_examples.interval.high - of_more_examples.interval.low == pytest.approx(width, rel=1e-3)
+    assert of_more_seeds.high - of_more_seeds.low < width / 2
 
 
 def test_more_seeds_than_the_bounds_were_made_for_are_refused() -> None:

@@ -144,7 +144,7 @@ def test_a_row_is_not_named_twice(result):
         ("default kept", "worse", (-0.03, -0.002), "The line does not reach 0"),
         ("equivalent", "equivalent", (-0.011, 0.008), "The two are equally good"),
         ("default kept", "equivalent", (-0.011, 0.008), "The two are equally good"),
-        ("inconclusive", "futile", (-0.02, 0.03), "more confirm examples, not seeds, would"),
+        ("inconclusive", "futile", (-0.02, 0.03), "or seeds beyond those planned, would"),
         ("inconclusive", "planned", (-0.02, 0.03), "more seeds or confirm examples would"),
     ],
 )
