@@ -247,6 +247,11 @@ def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int, notes: 
         else:
             train = cutter.without_surplus(train, max_examples, notes)
     train, search = cutter.cut(train, _cut_size(len(train)), "search", notes, spread=spread)
+    if (n_groups := len(_groups_of(confirm))) < len(confirm):
+        notes.append(
+            f"The {len(confirm)} rows of the confirm split are of {counted(n_groups, 'group')}. Intervals "
+            "count rows as independent, so that they are too narrow where rows of a group are alike."
+        )
     return {"train": train, "search": search, "confirm": confirm, "test": uncut.parts.get("test", [])}
 
 

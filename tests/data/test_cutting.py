@@ -49,6 +49,16 @@ def test_few_large_groups_are_cut_whole_with_a_note(tmp_path):
     assert "Cut 100 of 400 train rows as search, whole groups (60 were wanted)." in data.notes
 
 
+@pytest.mark.parametrize(("sizes", "warns"), [([20] * 25, True), ([1] * 500, False)])
+def test_intervals_are_said_to_be_narrow_where_confirm_rows_come_in_groups(tmp_path, sizes, warns):
+    rows = rows_of(sizes)
+    data = read(tmp_path, rows)
+    owners = column(data, rows, "who")["confirm"]
+    counts = f"The {len(owners)} rows of the confirm split are of {len(set(owners))} groups."
+    said = [note for note in data.notes if "too narrow" in note]
+    assert [note.partition(" Intervals")[0] for note in said] == [counts] * warns
+
+
 def test_the_smallest_group_that_leaves_every_label_is_cut(tmp_path):
     rows = rows_of([150, 120, 90, 110, 130])
     alone = [row | {"label": "c"} if row["who"] == "w2" else row for row in rows]
