@@ -37,18 +37,10 @@ MAX_SEEDS = 10
 FIRST_LOOK = 3  # seeds before which nothing is decided, or all seeds if two are planned
 # Decisions as numbers, for arrays.
 OPEN, BETTER, WORSE, EQUIVALENT, FUTILE = range(5)
-# g of p_k by planned seeds, at alpha 0.1, 0.05, 0.02 and 0.005 (simulated, 150,000 confirmations each).
-_ALPHAS = (0.1, 0.05, 0.02, 0.005)
+# g of p_k by alpha and planned seeds (simulated, 150,000 confirmations each).
 _G = {
-    2: (1.0, 1.0, 1.0, 0.98),
-    3: (1.0, 0.995, 0.9, 0.05),
-    4: (0.815, 0.725, 0.555, 0.12),
-    5: (0.75, 0.67, 0.505, 0.165),
-    6: (0.705, 0.62, 0.49, 0.22),
-    7: (0.695, 0.62, 0.495, 0.255),
-    8: (0.675, 0.59, 0.49, 0.275),
-    9: (0.67, 0.59, 0.48, 0.285),
-    10: (0.665, 0.585, 0.48, 0.29),
+    0.10: {2: 1.0, 3: 1.0, 4: 0.815, 5: 0.75, 6: 0.705, 7: 0.695, 8: 0.675, 9: 0.67, 10: 0.665},
+    0.05: {2: 1.0, 3: 0.995, 4: 0.725, 5: 0.67, 6: 0.62, 7: 0.62, 8: 0.59, 9: 0.59, 10: 0.585},
 }
 _MIN_CHANCE = 0.05  # of a decision by the planned seeds, below which more seeds are futile; chosen by hand
 _VARIANCE_LEVEL = 0.9  # confidence of the bound on the seeds' variance for futility; chosen by hand
@@ -56,16 +48,12 @@ _VARIANCE_LEVEL = 0.9  # confidence of the bound on the seeds' variance for futi
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """How a confirmation is judged; `margin` > 0, `span` and `step` in units of the scores.
-
-    `n_compared` plans are compared with the baseline and the best is reported: alpha is divided (Bonferroni).
-    """
+    """How a confirmation is judged; `margin` > 0, `span` and `step` in units of the scores."""
 
     planned_seeds: int
     margin: float
     span: float | None = 1.0
     step: float | None = None
-    n_compared: int = 1
 
     @property
     def first_look(self) -> int:
@@ -77,12 +65,11 @@ class Design:
         return apart_by(self.margin, squares, step=self.step or self.span)
 
     def tail(self, squares: MeanSquares, alpha: float) -> Floats:
-        """Two-sided tail probability p_k of this look, if all looks and comparisons together have `alpha`."""
-        each = alpha / self.n_compared
-        g = float(np.interp(-np.log(each), -np.log(_ALPHAS), _G[self.planned_seeds]))
+        """Two-sided tail probability p_k of this look, if all looks together have `alpha`, 0.05 or 0.1."""
+        g = _G[alpha][self.planned_seeds]
         if squares.n_seeds < self.planned_seeds:
-            return np.asarray(each * g * (squares.n_seeds / self.planned_seeds) ** 3)
-        return np.asarray(each * (g + (1 - g) * squares.example_share**2))
+            return np.asarray(alpha * g * (squares.n_seeds / self.planned_seeds) ** 3)
+        return np.asarray(alpha * (g + (1 - g) * squares.example_share**2))
 
 
 def decide(squares: MeanSquares, design: Design) -> npt.NDArray[np.int64]:
@@ -111,9 +98,8 @@ def _chance(squares: MeanSquares, design: Design) -> Floats:
     example = squares.residual + squares.excess * last / now
     later = freedom * (last - 1) // (now - 1)
     at_end = replace(squares, seed=squares.seed * factor, example=example, n_seeds=last, freedom=later)
-    wide = half_width(at_end, 0.05 / design.n_compared)
-    at_margin = design.at_margin(at_end)
-    narrow = np.maximum(design.margin - half_width(at_margin, 0.10 / design.n_compared), 0.0)
+    wide = half_width(at_end, 0.05)
+    narrow = np.maximum(design.margin - half_width(design.at_margin(at_end), 0.10), 0.0)
     step = np.sqrt(squares.seed / squares.n_examples * (1 / now - 1 / last)) + 1e-9 * wide + 1e-150  # never 0
 
     chance = np.ones_like(wide)

@@ -192,7 +192,8 @@ def _interval_95(
     squares: MeanSquares, codes: npt.NDArray[np.int64], unbiased: Floats, design: Design
 ) -> tuple[Floats, Floats]:
     """The 95 % interval: the bound itself while open, and at a stop a narrower one on its side of 0."""
-    alpha, tail = 0.05 / design.n_compared, design.tail(squares, 0.05)
+    alpha = 0.05
+    tail = design.tail(squares, alpha)
     wide = half_width(squares, tail)
     narrow = half_width(squares, tail**_STOPPED_POWER * alpha ** (1 - _STOPPED_POWER))
     mean, zero = squares.mean, np.zeros_like(wide)

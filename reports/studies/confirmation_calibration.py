@@ -5,7 +5,7 @@
 Each row summarises RUNS (10,000) simulated confirmations: how often each label is given, how often the 95 %
 interval covers the truth, the bias of the estimate in standard deviations of the estimate, and the
 seeds used. The parts `null` and `gain` add the same for the unadjusted interval, looked at after every seed.
-Other parts: `bounds`, `power`, `diverged`, `compared`, `metrics`, `equivalence`; without a name, all run.
+Other parts: `bounds`, `power`, `diverged`, `metrics`, `equivalence`; without a name, all run.
 """
 
 from __future__ import annotations
@@ -242,26 +242,6 @@ def diverged(n_runs: int) -> None:
                 )
 
 
-def compared(n_runs: int) -> None:
-    """Plans no better than the baseline: how often any of several is called better."""
-    print("| plans | alpha divided % | not divided % |\n|---|---|---|")
-    for n_plans in (1, 2, 4):
-        percent_better = {}
-        for divided in (True, False):
-            rng, better = np.random.default_rng(4), np.zeros(n_runs, dtype=bool)
-            design = Design(planned_seeds=5, margin=0.01, span=None, n_compared=n_plans if divided else 1)
-            for at in range(0, n_runs, CHUNK):
-                baseline = rng.standard_normal((CHUNK, 5, 1))
-                for _ in range(n_plans):  # each against the same baseline, which makes them depend
-                    effects = rng.standard_normal((CHUNK, 5, 1)) - baseline
-                    table = (
-                        effects + rng.standard_normal((CHUNK, 1, 50)) + rng.standard_normal((CHUNK, 5, 50))
-                    )
-                    better[at : at + CHUNK] |= find_stops(moments(table), design).code == BETTER
-            percent_better[divided] = 100 * better.mean()
-        print(f"| {n_plans} | {percent_better[True]:.1f} | {percent_better[False]:.1f} |", flush=True)
-
-
 def equivalence(n_runs: int) -> None:
     """`equivalent` where the difference is the margin (an error), and where it is 0; seeds of sd 1."""
     print(
@@ -350,7 +330,7 @@ def pearson_of(guess: Array, truth: Array) -> Callable[[npt.NDArray[np.int64]], 
     return metric
 
 
-PARTS = (bounds, power, diverged, compared, metrics, equivalence)
+PARTS = (bounds, power, diverged, metrics, equivalence)
 
 
 def main(n_runs: int, parts: list[str]) -> None:

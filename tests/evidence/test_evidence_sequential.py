@@ -80,18 +80,6 @@ def test_the_plain_mean_is_biased_where_the_adjusted_one_is_not() -> None:
     assert abs(adjusted.mean()) < 3 * adjusted.std() / math.sqrt(800)
 
 
-def test_best_of_four_is_called_better_no_more_often_where_alpha_was_divided() -> None:
-    draw = np.random.default_rng(0).standard_normal
-    baseline, any_better = draw((2000, 5, 1)), np.zeros((2, 2000), dtype=bool)
-    for _ in range(4):
-        tables = draw((2000, 5, 1)) - baseline + draw((2000, 1, 30)) + draw((2000, 5, 30))
-        for row, n_compared in enumerate((4, 1)):
-            design = Design(planned_seeds=5, margin=0.01, span=None, n_compared=n_compared)
-            any_better[row] |= find_stops(moments(tables), design).code == BETTER
-    assert any_better[0].mean() <= 0.03
-    assert any_better[1].mean() >= 0.05
-
-
 # Exact results.
 
 
@@ -297,14 +285,6 @@ def test_one_diverged_seed_in_four_decides_nothing_and_is_mentioned() -> None:
         seen, metric=ACCURACY, fidelity="full", smallest_equivalent="unproven", n_diverged=1
     )
     assert verdict.sentence.endswith("1 seed of the best plan diverged, counted with the worst score.")
-
-
-def test_more_plans_compared_ask_for_a_wider_interval() -> None:
-    best, baseline = map(np.asarray, pair_of([0.5, 0.4, 0.6, 0.3], wave=0.1))
-    differences = moments((best - baseline)[None])
-    designs = [Design(planned_seeds=4, margin=0.01, span=None, n_compared=n) for n in (1, 4)]
-    single, four = (find_stops(differences, design) for design in designs)
-    assert single.high[0] < four.high[0]
 
 
 # Verdicts in words, and refusals.
