@@ -12,6 +12,7 @@ from autopeft.evidence import Look
 from autopeft.records import Confirmation, Measurement, Plan, Status, Verdict
 
 _FEWER = 0.9  # of the baseline's parameters, at most, that count as fewer; chosen by hand
+_ROUNDING = 1e-12  # of a mean of scores
 _HOPELESS = 1e6  # unbounded score of a plan all of whose seeds diverged; chosen by hand
 
 Confirmed = dict[Plan, list[Measurement]]
@@ -28,16 +29,18 @@ def recommended(
     """The plan to hand over: the incumbent, unless the confirmation speaks for the baseline.
 
     It does where the incumbent's confirmed mean is below the baseline's, and the incumbent is neither proven
-    better nor proven as good with fewer parameters; and where it is proven as good with as many parameters,
-    which is no reason to leave what people use. An incumbent that never finished is not handed over; nor, in
-    any case, is a baseline that breaks a limit, for which `may_be_baseline` is false.
+    better nor proven as good with fewer parameters; and where it is proven as good, or has the same mean,
+    with as many parameters, which is no reason to leave what people use. An incumbent that never finished is
+    not handed over; nor, in any case, is a baseline that breaks a limit, for which `may_be_baseline` is
+    false.
     """
     if incumbent == baseline or not confirmed or not may_be_baseline:
         return incumbent
     if not has_finished(confirmed[incumbent]):
         return baseline
     seen = _last_look(problem, confirmed, incumbent, baseline)
-    if seen.label == "equivalent":
+    is_tied = math.isclose(seen.mean_difference, 0.0, abs_tol=_ROUNDING)
+    if seen.label == "equivalent" or is_tied:
         is_smaller = incumbent.trainable_params <= _FEWER * baseline.trainable_params
         return incumbent if is_smaller else baseline
     return incumbent if seen.label == "better" or seen.mean_difference >= 0 else baseline

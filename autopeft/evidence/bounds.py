@@ -42,18 +42,21 @@ _G = {
     0.10: {2: 1.0, 3: 1.0, 4: 0.815, 5: 0.75, 6: 0.705, 7: 0.695, 8: 0.675, 9: 0.67, 10: 0.665},
     0.05: {2: 1.0, 3: 0.995, 4: 0.725, 5: 0.67, 6: 0.62, 7: 0.62, 8: 0.59, 9: 0.59, 10: 0.585},
 }
-_MIN_CHANCE = 0.05  # of a decision by the planned seeds, below which more seeds are futile; chosen by hand
 _VARIANCE_LEVEL = 0.9  # confidence of the bound on the seeds' variance for futility; chosen by hand
 
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """How a confirmation is judged; `margin` > 0, `span` and `step` in units of the scores."""
+    """How a confirmation is judged; `margin` > 0, `span` and `step` in units of the scores.
+
+    More seeds are futile where the planned ones decide with less than `least_chance`.
+    """
 
     planned_seeds: int
     margin: float
     span: float | None = 1.0
     step: float | None = None
+    least_chance: float = 0.05  # chosen by hand
 
     @property
     def first_look(self) -> int:
@@ -84,7 +87,7 @@ def decide(squares: MeanSquares, design: Design) -> npt.NDArray[np.int64]:
     cases = [squares.mean > wide, squares.mean < -wide, np.abs(squares.mean) + narrow < design.margin]
     codes = [BETTER, WORSE, EQUIVALENT]
     if squares.n_seeds < design.planned_seeds:
-        cases, codes = [*cases, _chance(squares, design) < _MIN_CHANCE], [*codes, FUTILE]
+        cases, codes = [*cases, _chance(squares, design) < design.least_chance], [*codes, FUTILE]
     return np.asarray(np.select(cases, codes, default=OPEN))
 
 
@@ -104,7 +107,7 @@ def _chance(squares: MeanSquares, design: Design) -> Floats:
 
     chance = np.ones_like(wide)
     # Elsewhere one bound alone is near enough. Student's t is slow, and this runs for thousands of subsets.
-    at = np.abs(squares.mean) < wide - float(special.stdtrit(freedom, 1 - _MIN_CHANCE)) * step
+    at = np.abs(squares.mean) < wide - float(special.stdtrit(freedom, 1 - design.least_chance)) * step
     chance[at] = _beyond(wide[at], squares.mean[at], step[at], freedom)
     at &= narrow > 0
     chance[at] += 1 - _beyond(narrow[at], squares.mean[at], step[at], freedom)
