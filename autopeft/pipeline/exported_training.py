@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from autopeft import adapters
-from autopeft.errors import RunDirError
+from autopeft.errors import SpecError
 from autopeft.extension import TrainingFacts
 from autopeft.pipeline.hub_folder import TRAINED
 from autopeft.records import ModelSpec, PlanDocument, TrainedPlan, from_json
@@ -44,7 +44,7 @@ def training_facts(document: PlanDocument | None, spec: ModelSpec, folder: Path 
 def _text_form(folder: Path) -> str:
     run = _run_of(folder) or folder
     if (run / "run.yaml").is_file():
-        with contextlib.suppress(RunDirError):  # an unfinished run has no result
+        with contextlib.suppress(SpecError):  # a run that has not finished, or that another version wrote
             return RunDir.open(run).load_result().setting.text_form
     with contextlib.suppress(OSError, ValueError):  # of JSON, or of the record
         return from_json(TrainedPlan, json.loads((folder / TRAINED).read_bytes())).setting.text_form

@@ -19,9 +19,8 @@ from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.resuming import CHANGEABLE
 from autopeft.records import SETTINGS, VERSION, Arm, Plan, RunSpec, digest_of, to_json
 from autopeft.space import Space
-from autopeft.store import RunDir, damaged, read_checked, save_processor, sha256_of, write_checked
+from autopeft.store import START, RunDir, damaged, read_checked, save_processor, sha256_of, write_checked
 
-_START = "start.json"  # in the state of a run
 _BASE, _DATA = "base_sha256", "data_fingerprint"
 _LABEL_NAMES = frozenset({"config.id2label", "config.label2id"})  # which are as long as there are labels
 _DEVICE = "device"
@@ -45,7 +44,7 @@ def note_start(
     Before the first measurement, what limits of cost and time decided may differ; what else does is named in
     a RunDirError.
     """
-    path = run.state / _START
+    path = run.state / START
     is_begun = run.is_begun
     if not path.is_file() and is_begun:
         raise RunDirError(
@@ -89,7 +88,7 @@ def check_base(run: RunDir, prepared: Prepared) -> None:
 
 
 def _read_start(run: RunDir) -> dict[str, Any]:
-    path, remedy = run.state / _START, "start again with another --out"
+    path, remedy = run.state / START, "start again with another --out"
     content = read_checked(path, remedy=remedy)
     if not isinstance(content, dict) or _BASE not in content:
         raise damaged(path, remedy=remedy)
@@ -101,13 +100,13 @@ def facts_for_workers(run: RunDir, prepared: Prepared) -> dict[str, Any]:
 
     A full digest takes 21 seconds for 7 billion weights, and `check_base` makes one at the end.
     """
-    noted = _read_start(run)[_BASE] if (run.state / _START).is_file() else None
+    noted = _read_start(run)[_BASE] if (run.state / START).is_file() else None
     return loaded_facts(prepared, base_sha256=noted)
 
 
 def start_sha256(run: RunDir) -> str | None:
     """The checksum of what a run noted at its start; None where it is not there."""
-    path = run.state / _START
+    path = run.state / START
     return sha256_of(path) if path.is_file() else None
 
 

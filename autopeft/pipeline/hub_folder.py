@@ -81,7 +81,7 @@ def write_card(
     `repo` names the repository on the hub that the folder is pushed to, `base_model` the base model there;
     None is what the run knows.
     """
-    setting, words = result.setting, part_words(result)
+    setting, words = result.setting, part_words(result, folder)
     drawing = report.Drawing(result, words)
     chart = drawing.score() if drawing.is_confirmed else None
     if chart is not None:
@@ -103,7 +103,7 @@ def write_card(
 
 def write_trained_card(folder: Path, trained: TrainedPlan, *, at: str, base_model: str | None = None) -> None:
     """Write the model card of an adapter that `train` wrote; it lies `at` a folder, or a name on the hub."""
-    words = part_words(trained)
+    words = part_words(trained, folder)
     configs = compile_plan(trained.best, discover("autopeft.methods")).configs or (model.head_only_config(),)
     facts = CardFacts(
         base_model=base_model or hub_base(trained.setting),

@@ -17,7 +17,16 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from autopeft.errors import HubError, RunDirError, SpecError, reason_of
 from autopeft.pipeline.best import confirmed_seed
 from autopeft.pipeline.hub_folder import TRAINED, hub_base, name_base, write_card, write_trained_card
-from autopeft.records import IN_MEMORY, DataSpec, SearchResult, TrainedPlan, from_json, resume_command
+from autopeft.pipeline.reference import is_run
+from autopeft.records import (
+    IN_MEMORY,
+    DataSpec,
+    SearchResult,
+    TrainedPlan,
+    confirm_command,
+    from_json,
+    resume_command,
+)
 from autopeft.store import RunDir, damaged, read_plan, require_unchanged, write_plan
 
 # Of the client beneath huggingface_hub; what the hub answers and a failed connection are both of this type.
@@ -90,10 +99,10 @@ def push(request: PushRequest) -> Pushed:
         is_known = hub_base(result.setting) == base_model
         revision = result.spec.model.revision if is_known else None
         name_base(folder, base_model, revision=revision)
-        if (folder / "plan.yaml").is_file():  # beside adapters that are attached by it
-            document = read_plan(folder)
-            named = document.model.model_copy(update={"id": base_model, "revision": revision})
-            write_plan(folder / "plan.yaml", replace(document, model=named, data=DataSpec()))
+        # Older weights lie in best/ without their plan.
+        document = read_plan(folder if (folder / "plan.yaml").is_file() else request.run)
+        named = document.model.model_copy(update={"id": base_model, "revision": revision})
+        write_plan(folder / "plan.yaml", replace(document, model=named, data=DataSpec()))
         files = {
             p.relative_to(folder).as_posix(): p.stat().st_size
             for p in sorted(folder.rglob("*"))
@@ -104,10 +113,18 @@ def push(request: PushRequest) -> Pushed:
 
 
 def _confirmed(request: PushRequest) -> _Source:
+    if not is_run(request.run):
+        raise RunDirError(
+            f"{request.run} holds neither run.yaml, as the folder of a search does, nor {TRAINED}, as that "
+            "of `train` does (but for earlier versions). Pass one of these folders, or train the plan again."
+        )
     run = RunDir.open(request.run)
     weights = run.best / "weights"
     if not weights.is_dir():
-        words = resume_command(run.read_spec(), run.path)
+        spec = run.read_spec()
+        words = resume_command(spec, run.path)
+        if spec.confirm.fidelity == "none":
+            words = confirm_command(spec, run.path / "run.yaml")
         raise RunDirError(f"{request.run} has no confirmed weights; confirm its plan with: {words}")
     result, seed = run.load_result(), confirmed_seed(run)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from autopeft import adapters, model, report
@@ -20,7 +21,7 @@ def render(path: Path) -> SearchResult:
     """Render the report of a finished run again."""
     run = RunDir.open(path)
     result = run.load_result()
-    report.write(result, run.path, words=part_words(result))
+    report.write(result, run.path, words=part_words(result, run.best / "weights"))
     return result
 
 
@@ -33,13 +34,17 @@ def render_several(paths: Sequence[Path], out: Path) -> tuple[SearchResult, ...]
     ends = [path.resolve().parts[-2:] for path in paths]
     last = [parts[-1] for parts in ends]
     names = [parts[-1] if last.count(parts[-1]) == 1 else "/".join(parts) for parts in ends]
-    pages = [(name, result, part_words(result)) for name, result in zip(names, results, strict=True)]
+    words = [part_words(result, path / "best/weights") for path, result in zip(paths, results, strict=True)]
+    pages = list(zip(names, results, words, strict=True))
     write_text(out, report.several_html(pages))
     return results
 
 
-def part_words(result: SearchResult | TrainedPlan) -> PartWords:
-    """Names of the installed methods, the class of the base model, how the best plan's weights load."""
+def part_words(result: SearchResult | TrainedPlan, weights: Path | None = None) -> PartWords:
+    """Names of the installed methods, the class of the base model, how the best plan's weights load.
+
+    `weights` is their folder, which older runs wrote without a tokenizer; None stands for a whole one.
+    """
     setting, methods = result.setting, discover("autopeft.methods").values()
     # A run may be rendered where a part of it is no longer installed.
     task = dict(discover("autopeft.tasks")).get(setting.task)
@@ -50,8 +55,14 @@ def part_words(result: SearchResult | TrainedPlan) -> PartWords:
         short_labels={method.name: method.short_label for method in methods},
         auto_class=model.loading_class_of_type(setting.model_type, task.auto_class) if task else "AutoModel",
         metric_is_share=metric is not None and metric.is_share if stored is None else stored,
-        weights=_weight_folders(result.best),
+        weights=replace(_weight_folders(result.best), is_bare=weights is not None and _is_bare(weights)),
     )
+
+
+def _is_bare(weights: Path) -> bool:
+    """Whether neither a tokenizer or processor nor a config lies in a folder of weights that is there."""
+    names = ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
+    return weights.is_dir() and not any((weights / name).is_file() for name in names)
 
 
 def _choice_labels(methods: Iterable[Method]) -> dict[str, str]:

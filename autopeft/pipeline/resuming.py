@@ -38,11 +38,12 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
     executor, workers and device; memory and the pieces of a step, which the run chooses again where it is
     given another memory; trackers, and the price of the machine. What a limit of time decided is open again
     where another one is given before the first measurement. Raises SpecError where another setting in `given`
-    (dotted names) differs.
+    (dotted names) differs, RunDirError where another version of autopeft began the run.
     """
     if requested.output.out is None:
         raise SpecError("--resume needs --out with the run directory to continue.")
     run = RunDir.open(requested.output.out)
+    run.require_own_version()
     stored = run.read_spec()
     # A run directory may have been moved, so that run.yaml does not hold its path.
     topics = stored.model_dump()

@@ -228,7 +228,7 @@ class Cost:
     `full_runs` is the cost of the search in R: seconds of scores and search over `full_run_seconds`.
     `total_full_runs` has confirmation, test and general text too: `total_seconds` over the same. All three
     are None where no plan was trained: what finished was the base model itself. Results of version 0.2.0 and
-    earlier have neither total.
+    earlier have neither total, and none of the seconds by kind of work.
 
     `sampled_share` is the share of the search's steps and examples that went to sampled policies. The same
     seconds by kind of work: `load_seconds` until the first work, `train_seconds` and `eval_seconds` of all
@@ -243,16 +243,17 @@ class Cost:
     full_runs: float | None
     examples_seen: int
     sampled_share: float | None = None
-    load_seconds: float = 0.0
-    train_seconds: float = 0.0
-    eval_seconds: float = 0.0
-    total_seconds: float = 0.0
+    load_seconds: float | None = None
+    train_seconds: float | None = None
+    eval_seconds: float | None = None
+    total_seconds: float | None = None
     total_full_runs: float | None = None
 
     @property
     def known_seconds(self) -> float:
         """Seconds in all; of results that lack the total, the sum of their stages."""
-        return self.total_seconds or self.sensitivity_seconds + self.search_seconds + self.confirm_seconds
+        stages = self.sensitivity_seconds + self.search_seconds + self.confirm_seconds
+        return stages if self.total_seconds is None else self.total_seconds
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -142,7 +142,7 @@ def _body(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
         "steps": confirm_steps(result),
         "chart": facts.chart,
         "chart_file": CHART,
-        "cost": duration(result.cost.total_seconds),
+        "cost": duration(result.cost.known_seconds),
     }
     return render("model_card.md", **context)
 

@@ -170,7 +170,8 @@ class _Says:
     def cost(self) -> tuple[str, ...]:
         """Time of the whole run, and what one training of the plan takes."""
         cost, best = self.result.cost, self.best
-        loading = f", after {duration(cost.load_seconds)} to load" if cost.load_seconds >= 1 else ""
+        load_seconds = cost.load_seconds or 0.0  # None in old results
+        loading = f", after {duration(load_seconds)} to load" if load_seconds >= 1 else ""
         workers = self.result.environment.get("workers", "1")
         shared = "in all" if workers == "1" else f"of work, shared by {workers} workers"
         lines = [f"This search took {duration(cost.known_seconds)} {shared}{loading}."]

@@ -40,6 +40,7 @@ def python_lines(
         is_on_hub=folder != BEST_WEIGHTS and not folder.startswith("./"),
         is_stacked=weights.n_unmerged > 1,
         is_in_memory=source == IN_MEMORY,
+        is_bare=weights.is_bare,
         auto_class=auto_class,
         reads_images=reads_images,
         loader="AutoImageProcessor" if reads_images else "AutoTokenizer",

@@ -87,8 +87,9 @@ def costs(result: SearchResult) -> tuple[tuple[str, float, float | None], ...]:
     seconds = (cost.sensitivity_seconds, cost.search_seconds, cost.confirm_seconds)
     stages = zip(("sensitivity", "search", "confirmation"), seconds, strict=True)
     rows = tuple((name, spent, spent / full if full else None) for name, spent in stages)
-    total = ("in all, test included", cost.total_seconds, cost.total_full_runs)
-    return (*rows, total) if cost.total_seconds else rows
+    if cost.total_seconds is None:
+        return rows
+    return (*rows, ("in all, test included", cost.total_seconds, cost.total_full_runs))
 
 
 def scoring(result: SearchResult) -> str:

@@ -25,12 +25,14 @@ class WeightFolders:
 
     `order` names the sub-folders of several configs, those that are merged first; empty for one config, which
     lies in the folder itself. `n_unmerged` counts those that cannot be merged. `imports` are modules that
-    tell `peft` about a method of autopeft.
+    tell `peft` about a method of autopeft. `is_bare` says that no tokenizer and no config lie beside them, as
+    in runs of version 0.2.0 and earlier.
     """
 
     order: tuple[str, ...] = ()
     n_unmerged: int = 0
     imports: tuple[str, ...] = ()
+    is_bare: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

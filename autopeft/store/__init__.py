@@ -19,7 +19,7 @@ from autopeft.store.folders import (
 )
 from autopeft.store.measurement_log import Entry
 from autopeft.store.plan import read_plan, write_plan
-from autopeft.store.run_dir import RunDir
+from autopeft.store.run_dir import START, RunDir
 from autopeft.store.settings import (
     SOURCES,
     by_dotted_name,
@@ -33,6 +33,7 @@ from autopeft.store.yaml import faults_of, parse_yaml, read_yaml, validate, writ
 
 __all__ = [
     "SOURCES",
+    "START",
     "Entry",
     "RunDir",
     "by_dotted_name",

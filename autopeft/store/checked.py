@@ -39,7 +39,7 @@ def read_checked(path: Path, *, remedy: str) -> Any:
     except (OSError, ValueError, RecursionError) as error:
         raise damaged(path, remedy=remedy) from error
     if not isinstance(content, dict) or content.keys() != {"sha256", "content"}:
-        log.warning("%s has no checksum; it is read as it is.", path)
+        log.warning("%s has no checksum, as in runs of version 0.2.0 and earlier; it is read as it is.", path)
         return content
     if content["sha256"] != digest_of(content["content"]):
         raise damaged(path, remedy=remedy)

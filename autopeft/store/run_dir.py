@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -12,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import filelock
+from packaging.version import InvalidVersion, Version
 from pydantic import ValidationError
 
-from autopeft.errors import RunDirError
+from autopeft.errors import RunDirError, SpecError, reason_of
 from autopeft.records import (
+    VERSION,
     Fidelity,
     Plan,
     RunSpec,
@@ -41,8 +44,10 @@ _EARLY_FILES = ("run.yaml", "sensitivity.csv", "state", "best", *STUDY_FILES, ".
 _HALF_BEST = "best.new"  # `best/` while it is written
 # The names that `files.write_text` and `train.pausing.write` give to what they are writing.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+# In the state: what a run depends on, with the version of autopeft (see `pipeline.fingerprint`).
+START = "start.json"
 # What a run writes to its state before run.yaml, which makes a folder a run.
-_UNBORN_STATE = frozenset({"start.json", "decisions.json"})
+_UNBORN_STATE = frozenset({START, "decisions.json"})
 # What git and macOS leave in a folder that is empty for people.
 _OF_EMPTY_FOLDERS = frozenset({".gitkeep", ".gitignore", ".DS_Store"})
 
@@ -196,7 +201,41 @@ class RunDir:
     def read_spec(self) -> RunSpec:
         """The settings in `run.yaml`; raises SpecError where it cannot be read."""
         path = self.path / "run.yaml"
-        return validate(RunSpec, read_yaml(path), source=str(path))
+        try:
+            return validate(RunSpec, read_yaml(path), source=str(path))
+        except SpecError as error:
+            if self._is_of_other_version:
+                raise self._unreadable(reason_of(error)) from error
+            raise
+
+    @property
+    def version(self) -> str | None:
+        """The version of autopeft that began the run; None where the folder does not tell."""
+        try:
+            content = json.loads((self.state / START).read_bytes())
+            version = content.get("content", content).get("autopeft")  # 0.2.0 wrote it without a checksum
+        except (OSError, ValueError, AttributeError, RecursionError):
+            return None
+        return version if isinstance(version, str) else None
+
+    def require_own_version(self) -> None:
+        """Raise RunDirError where another version of autopeft began the run: its measurements differ."""
+        if self._is_of_other_version:
+            raise RunDirError(
+                f"{self.path} was measured by autopeft {self.version}, and this is {VERSION}, whose losses "
+                "cannot be compared with those. Go on with that version, or repeat the search from its "
+                "run.yaml with another --out."
+            )
+
+    @property
+    def _is_of_other_version(self) -> bool:
+        return self.version not in (None, VERSION)
+
+    def _unreadable(self, reason: str) -> RunDirError:
+        return RunDirError(
+            f"{self.path} is a run of autopeft {self.version}, which this autopeft {VERSION} cannot read: "
+            f"{reason}. Open it with that version, or use its best/plan.yaml alone."
+        )
 
     def study_storage(self, *, fresh: bool = False) -> RDBStorage:
         """Optuna's storage in `study.sqlite`, the same object until `close_study`.
@@ -239,7 +278,14 @@ class RunDir:
         return self._result_path.is_file() and self.best.is_dir()
 
     def load_result(self) -> SearchResult:
-        """The result of a finished run; raises RunDirError where it has not finished or is damaged."""
+        """The result of a finished run.
+
+        Raises:
+            RunDirError: The run has not finished, is damaged, or is of a version that cannot be read: a newer
+                one may have results that this one would leave out.
+        """
+        if _is_newer(self.version):
+            raise self._unreadable("that is a newer version")
         remedy = f"make it anew with `{resume_command(self.read_spec(), self.path)}`"
         try:
             return from_json(SearchResult, read_checked(self._result_path, remedy=remedy))
@@ -249,7 +295,16 @@ class RunDir:
                 f"`{resume_command(self.read_spec(), self.path)}`."
             ) from error
         except ValidationError as error:
+            if self._is_of_other_version:
+                raise self._unreadable(f"{self._result_path.name} has other keys or values") from error
             raise damaged(self._result_path, remedy=remedy) from error
+
+
+def _is_newer(version: str | None) -> bool:
+    try:
+        return version is not None and Version(version) > Version(VERSION)
+    except InvalidVersion:  # an edited one
+        return False
 
 
 def _refuse_no_run(path: Path) -> None:

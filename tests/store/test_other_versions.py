@@ -1,0 +1,155 @@
+"""A run of another version is read, or a sentence names both versions and nothing in its folder changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
+
+from autopeft import pipeline
+from autopeft.cli.progress import Silent
+from autopeft.errors import RunDirError, SpecError
+from autopeft.pipeline.exporting import ExportRequest
+from autopeft.pipeline.hub_folder import write_card
+from autopeft.records import VERSION, RunSpec
+from autopeft.store import RunDir, read_checked, write_checked
+
+KEPT = Path(__file__).parent / "kept" / "run-0.2.0.tar.gz"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    with tarfile.open(KEPT) as archive:
+        archive.extractall(tmp_path / "run", filter="data")
+    return tmp_path / "run"
+
+
+def set_version(folder: Path, version: str) -> None:
+    path = folder / "state/start.json"
+    write_checked(path, read_checked(path, remedy="") | {"autopeft": version})
+
+
+def with_version(folder: Path, version: str) -> RunDir:
+    set_version(folder, version)
+    return RunDir.open(folder)
+
+
+def edit_result(folder: Path, change) -> None:
+    path = folder / "state/search_result.json"
+    content = read_checked(path, remedy="")
+    change(content)
+    write_checked(path, content)
+
+
+def replace_in_settings(folder: Path, old: str, new: str) -> None:
+    path = folder / "run.yaml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def test_the_version_is_read_with_and_without_a_checksum(folder):
+    assert RunDir.open(folder).version == "0.2.0"
+    path = folder / "state/start.json"
+    path.write_text(json.dumps({"autopeft": "0.1.0", "base_sha256": "0"}))  # as 0.1.0 wrote it
+    assert RunDir.open(folder).version == "0.1.0"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"content": 3}', '{"autopeft": 3}'])
+def test_a_damaged_start_tells_no_version(folder, content):
+    (folder / "state/start.json").write_text(content)
+    assert RunDir.open(folder).version is None
+
+
+def test_a_run_of_another_version_is_not_resumed_and_stays_as_it_was(folder):
+    set_version(folder, "0.1.0")
+    before = files_of(folder)
+    spec = RunSpec().model_copy(update={"output": RunSpec().output.model_copy(update={"out": str(folder)})})
+    with pytest.raises(RunDirError, match=rf"measured by autopeft 0\.1\.0, and this is {re.escape(VERSION)}"):
+        pipeline.search(spec, given=frozenset({"output.out"}), resume=True, progress=Silent())
+    assert files_of(folder) == before
+
+
+def test_a_newer_run_is_not_rendered_with_what_this_version_knows_of_it(folder):
+    set_version(folder, "999.1")
+    edit_result(folder, lambda content: content.update(grams=3.0))
+    before = files_of(folder)
+    with pytest.raises(RunDirError, match=r"a run of autopeft 999\.1, which .* cannot read: .* newer"):
+        pipeline.render(folder)
+    assert files_of(folder) == before
+
+
+def test_settings_that_are_gone_are_named_with_the_version_that_had_them(folder):
+    replace_in_settings(folder, "sampler: auto", "sampler: qmc")
+    with pytest.raises(SpecError, match=r"^\S*run\.yaml cannot be used: search\.sampler is 'qmc'"):
+        with_version(folder, VERSION).read_spec()
+    sentence = r"run of autopeft 0\.1\.0, .*search\.sampler is 'qmc'; it should be .*'tpe'.*with that version"
+    with pytest.raises(RunDirError, match=sentence):
+        with_version(folder, "0.1.0").read_spec()
+
+
+def test_a_result_that_another_version_wrote_is_not_called_damaged(folder):
+    edit_result(folder, lambda content: content.pop("verdict"))
+    with pytest.raises(RunDirError, match="it is damaged or was edited"):
+        with_version(folder, VERSION).load_result()
+    with pytest.raises(
+        RunDirError, match=r"a run of autopeft 0\.1\.0, .* has other keys or values"
+    ) as caught:
+        with_version(folder, "0.1.0").load_result()
+    assert "damaged" not in str(caught.value)
+
+
+def test_weights_are_exported_whatever_the_settings_of_their_run(folder, tmp_path):
+    set_version(folder, "0.1.0")
+    replace_in_settings(folder, "sampler: auto", "sampler: qmc")
+    weights = folder / "best/weights"
+    written = pipeline.export(ExportRequest(to="native", out=tmp_path / "out", adapter=weights))
+    assert "adapter_model.safetensors" in written.files
+
+
+def test_seconds_that_an_old_run_did_not_count_are_no_zeros(folder):
+    names = ("load_seconds", "train_seconds", "eval_seconds", "total_seconds", "total_full_runs")
+    edit_result(folder, lambda content: [content["cost"].pop(name, None) for name in names])
+    pipeline.render(folder)
+    cost = json.loads((folder / "result.json").read_text())["cost"]
+    assert [cost[name] for name in names] == [None] * 5
+    stages = cost["sensitivity_seconds"] + cost["search_seconds"] + cost["confirm_seconds"]
+    assert RunDir.open(folder).load_result().cost.known_seconds == pytest.approx(stages)
+    assert stages > 0
+
+
+def test_lines_of_report_and_card_load_weights_beside_which_no_tokenizer_lies(folder, model_dir, monkeypatch):
+    """Versions before 0.3 wrote the adapter alone; the tokenizer comes with the base model then."""
+    base = AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
+    expected = PeftModel.from_pretrained(base, folder / "best/weights").eval()
+    shutil.copytree(model_dir, folder / "tiny-bert")
+    monkeypatch.chdir(folder)
+    result = pipeline.render(folder)
+    write_card(folder / "best/weights", result, seed=1)
+    for page in ("report.md", "best/weights/README.md"):
+        (code,) = re.findall(r"```python\n(.*?)```", Path(page).read_text(encoding="utf-8"), re.DOTALL)
+        names: dict = {}
+        exec(code, names)
+        inputs = names["tokenizer"](["a film", "bad"], return_tensors="pt", padding=True)
+        with torch.no_grad():
+            torch.testing.assert_close(names["model"](**inputs).logits, expected(**inputs).logits)
+
+
+def test_the_card_of_an_old_run_tells_the_time_that_its_stages_took(folder):
+    edit_result(folder, lambda content: content["cost"].pop("total_seconds"))
+    edit_result(folder, lambda content: content["cost"].update(search_seconds=7200.0, confirm_seconds=3600.0))
+    write_card(folder / "best/weights", RunDir.open(folder).load_result(), seed=1)
+    card = (folder / "best/weights/README.md").read_text(encoding="utf-8")
+    assert "- Search and confirmation: 3.0 h" in card
