@@ -102,7 +102,9 @@ def read_plan(path: Path | str) -> records.PlanDocument:
     version = content.get("schema_version")
     if version != 1 or isinstance(version, bool):
         seen = "no schema_version" if version is None else f"schema_version {version!r}"
-        raise SpecError(f"{path} has {seen}; this autopeft reads schema_version 1.")
+        is_newer = isinstance(version, int) and version > 1
+        remedy = "; a newer autopeft wrote it, update this one" if is_newer else ""
+        raise SpecError(f"{path} has {seen}; autopeft {records.VERSION} reads schema_version 1{remedy}.")
     read = validate(_PlanFile, content, source=str(path))
     twice = [site for site, n in Counter(entry.site for entry in read.adapters).items() if n > 1]
     if twice:

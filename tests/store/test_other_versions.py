@@ -20,7 +20,7 @@ from autopeft.errors import RunDirError, SpecError
 from autopeft.pipeline.exporting import ExportRequest
 from autopeft.pipeline.hub_folder import write_card
 from autopeft.records import VERSION, RunSpec
-from autopeft.store import RunDir, read_checked, write_checked
+from autopeft.store import RunDir, read_checked, read_plan, write_checked
 
 KEPT = Path(__file__).parent / "kept" / "run-0.2.0.tar.gz"
 
@@ -117,6 +117,17 @@ def test_weights_are_exported_whatever_the_settings_of_their_run(folder, tmp_pat
     weights = folder / "best/weights"
     written = pipeline.export(ExportRequest(to="native", out=tmp_path / "out", adapter=weights))
     assert "adapter_model.safetensors" in written.files
+
+
+def test_a_plan_of_a_newer_form_asks_for_an_update_and_one_without_a_form_does_not(folder):
+    path = folder / "best/plan.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("schema_version: 1", "schema_version: 2"))
+    with pytest.raises(SpecError, match=r"has schema_version 2; .* reads schema_version 1; .*update this"):
+        read_plan(path)
+    path.write_text(text.replace("schema_version: 1", "schema_version: old"))
+    with pytest.raises(SpecError, match=r"has schema_version 'old'; .* reads schema_version 1\.$"):
+        read_plan(path)
 
 
 def test_seconds_that_an_old_run_did_not_count_are_no_zeros(folder):
