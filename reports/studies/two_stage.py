@@ -9,7 +9,8 @@ rows. As in the product the seeds' variance is that of both plans together.
 A design of two stages has one bound a stage and nothing else: no table of constants and no look between.
 `O'Brien` takes the textbook's tails for two looks, at half and at all of the information; `halves` and
 `fifths` divide the error by Bonferroni, which needs no assumption on how the looks depend. A number says
-below which chance of a decision the second stage is futile, 0.05 as in the product where there is none.
+below which chance of a decision the second stage is futile, 0.05 where there is none (the product before
+2026-11-28).
 Combination tests (Bauer & Köhne) and conditional errors are left out: they want independent stages, and
 here both stages see the same examples.
 
