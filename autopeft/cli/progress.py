@@ -188,11 +188,15 @@ def _move_log(old: Any, new: Any) -> None:
 
 
 def progress_display(*, quiet: bool) -> Silent | Lines | Live:
-    """The display for stderr: live on a terminal, lines in a file or pipe, none if quiet."""
+    """The display for stderr: live on a terminal, lines in a file or pipe, none if quiet.
+
+    `TERM=dumb` and `TTY_INTERACTIVE=0` ask for lines on a terminal, too: a screen reader would read a live
+    display again at every change.
+    """
     if quiet:
         return Silent()
     console = Console(stderr=True)
-    return Live(console) if console.is_terminal else Lines()
+    return Live(console) if console.is_interactive else Lines()
 
 
 def headings(label: int = _LABEL) -> str:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from autopeft.cli.progress import Lines, Live, Phase, describe, headings
+from autopeft.cli.progress import Lines, Live, Phase, describe, headings, progress_display
 from autopeft.records import Fidelity, Measurement, Plan, Status
 
 HEAD = Plan(adapters=(), learning_rate=1e-3, trainable_params=0)
@@ -139,3 +139,14 @@ def test_a_file_gets_one_line_per_run_and_headings_above_the_first_of_a_phase(ca
     assert (first, second, heads) == ("sensitivity", "rung 1: up to 2 runs", headings())
     assert row.endswith("0.5000  1:05 left")
     assert last == "rates: 1 run"
+
+
+@pytest.mark.parametrize(
+    ("variables", "kind"),
+    [({"TERM": "xterm"}, Live), ({"TERM": "dumb"}, Lines), ({"TTY_INTERACTIVE": "0"}, Lines)],
+)
+def test_a_terminal_whose_reader_wants_no_display_gets_lines(variables, kind, monkeypatch):
+    """`FORCE_COLOR` makes the stream of the test a terminal for rich."""
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", **variables}.items():
+        monkeypatch.setenv(name, value)
+    assert isinstance(progress_display(quiet=False), kind)
