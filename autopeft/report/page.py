@@ -27,8 +27,9 @@ from autopeft.report.words import PartWords, plan_words
 class Charts:
     """The charts of a result, each None where there is too little to draw.
 
-    `score_steps` is the length of the runs in the first chart where nothing was confirmed, else 0. `legend`
-    are the groups of plans that are drawn, `score_legend` those in the first chart.
+    `score_steps` is the length of the runs in the first chart where nothing was confirmed, else 0. `numbers`
+    are the charts that have their numbers as a table; `rungs` has those of `rates`, `difference` says its own
+    in the label. `legend` are the groups of plans that are drawn, `score_legend` those in the first chart.
     """
 
     score: Markup | None
@@ -37,6 +38,7 @@ class Charts:
     difference: Markup | None
     rates: Markup | None
     rungs: Markup | None
+    numbers: tuple[Sheet, ...]
     legend: tuple[Group, ...]
     score_legend: tuple[Group, ...]
 
@@ -127,6 +129,7 @@ def drawn(result: SearchResult, words: PartWords) -> Charts:
         difference=_svg(drawing.difference()),
         rates=_svg(rates),
         rungs=_svg(rungs),
+        numbers=tuple(sheet for sheet in (score, seeds, rates) if sheet is not None),
         legend=_legend(score, seeds, rates, rungs),
         score_legend=_legend(score),
     )

@@ -37,6 +37,7 @@ def _run(number: int, name: str, result: SearchResult, words: PartWords) -> dict
         "split": score.split if score else "",
         "seconds": cost.known_seconds,
         "legend": charts.score_legend,
+        "numbers": charts.numbers[: 1 if charts.score else 0],
         "score_chart": _renamed(charts.score, number),
         "score_steps": charts.score_steps,
         "difference_chart": _renamed(charts.difference, number),

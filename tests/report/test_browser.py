@@ -146,6 +146,65 @@ def test_no_column_of_a_leaderboard_is_out_of_sight(page, width):
     assert page.evaluate(hidden) == []
 
 
+def test_a_heading_that_sorts_is_called_by_its_words_alone(page):
+    tree = page.locator("#confirmed thead").aria_snapshot()
+    assert '- button "parameters"' in tree and "\u2195" not in tree
+
+
+def test_a_copy_is_told_to_screen_readers(page):
+    assert page.get_by_role("status").inner_text() == ""
+    page.locator("#use .copy").first.click()
+    page.wait_for_function("document.querySelector('[role=status]').textContent === 'Copied'")
+
+
+SPACED = "line-height: 1.5 !important; letter-spacing: .12em !important; word-spacing: .16em !important"
+
+
+@pytest.mark.parametrize("width", [1400, 320])
+def test_wider_spacing_of_texts_cuts_nothing_off(page, width):
+    """The spacing of WCAG 2.2, 1.4.12."""
+    page.set_viewport_size({"width": width, "height": 800})
+    page.evaluate(
+        "css => document.head.appendChild(document.createElement('style')).append(css)", f"* {{ {SPACED} }}"
+    )
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize(("width", "height"), [(1400, 900), (320, 640), (320, 256)])
+def test_the_tab_key_stops_where_something_is_to_do_and_is_seen(page, width, height):
+    """Stops are links, buttons, what opens and what scrolls; none lies below the bar or is a small target."""
+    page.set_viewport_size({"width": width, "height": height})
+    page.evaluate("document.querySelectorAll('details').forEach((section) => { section.open = true; })")
+    stop = """() => {
+        const [at, bar] = [document.activeElement, document.querySelector("nav")];
+        if (at === document.body) return null;
+        const [box, is_fixed] = [at.getBoundingClientRect(), getComputedStyle(bar).position === "sticky"];
+        return {
+            text: at.outerHTML.slice(0, 80),
+            works: at.matches("a, button, summary") || at.scrollWidth > at.clientWidth,
+            hidden: is_fixed && !bar.contains(at) && box.height < innerHeight / 2
+                && box.top < bar.getBoundingClientRect().bottom - 1,
+            small: !at.closest("p") && Math.min(box.width, box.height) < 24,  // a link in a sentence may be
+        };
+    }"""
+    stops = []
+    while len(stops) < 100:
+        page.keyboard.press("Tab")
+        seen = page.evaluate(stop)
+        if seen is None:
+            break
+        stops.append(seen)
+    assert 20 < len(stops) < 100
+    assert [at for at in stops if at["hidden"] or at["small"] or not at["works"]] == []
+
+
+def test_forced_colours_keep_the_shades_of_maps(page):
+    shade = "() => getComputedStyle(document.querySelector('.map td.l4')).backgroundColor"
+    before = page.evaluate(shade)
+    page.emulate_media(forced_colors="active")
+    assert page.evaluate(shade) == before
+
+
 def test_on_paper_headings_repeat_and_labels_of_maps_are_whole(page):
     page.emulate_media(media="print")
     # A button breaks the group of headings that is printed on each page.

@@ -17,7 +17,8 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.links += [value for name, value in attrs if name in ("src", "href")]
-        self._title = dict(attrs).get("title")
+        within = self._title if tag == "span" else None  # a part of a titled cell
+        self._title = dict(attrs).get("title", within)
         if tag == "table":
             self.tables.append([])
         elif tag == "tr":

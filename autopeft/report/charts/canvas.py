@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,13 +78,16 @@ class Picture(Figure):
 class Sheet:
     """One chart in the making. `titles` are the tooltips of drawn things by their id.
 
-    `label` says what the chart shows, for a screen reader. `groups` have a point in the chart.
+    `label` says what the chart shows, for a screen reader. `headings` and `rows` are its numbers as a table,
+    for readers who do not see it. `groups` have a point in the chart.
     """
 
     name: str
     axes: Axes
     figure: Figure
     label: str = ""
+    headings: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
     titles: dict[str, str] = field(default_factory=dict)
     groups: set[Group] = field(default_factory=set)
 
@@ -94,9 +97,11 @@ class Sheet:
         self.titles[gid] = title
         return gid
 
-    def labelled(self, label: str) -> Sheet:
-        """The finished chart."""
-        self.label = label
+    def labelled(
+        self, label: str, *, headings: Sequence[str] = (), rows: Iterable[Sequence[str]] = ()
+    ) -> Sheet:
+        """The finished chart, with what it shows in words and in numbers."""
+        self.label, self.headings, self.rows = label, tuple(headings), tuple(map(tuple, rows))
         return self
 
     def svg(self) -> Markup:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, ScalarFormatter
 
 from autopeft.records import minus, rate
@@ -23,9 +24,9 @@ _SIZES = {"P": 8.5, "*": 11.0, "^": 8.5, "v": 8.5, "p": 8.5}  # markers that loo
 
 
 def point(
-    drawn: Sheet, x: float, y: float, *, group: Group, gid: str, hollow: bool = False, **style: Any
+    drawn: Sheet, x: float, y: float, *, group: Group, gid: str, filled: float = 1.0, **style: Any
 ) -> None:
-    """One plan: colour and marker of its group; hollow points are filled with the card's colour."""
+    """One plan: colour and marker of its group, filled to a share; 0 is hollow, in the card's colour."""
     colour = group_colour(group.colour)
     drawn.groups.add(group)
     drawn.axes.plot(
@@ -33,7 +34,7 @@ def point(
         [y],
         marker=group.marker,
         markersize=style.pop("size", 1.0) * _SIZES.get(group.marker, 7.0),
-        markerfacecolor=CARD if hollow else colour,
+        markerfacecolor=to_rgba(colour, filled) if filled else CARD,
         markeredgecolor=colour,
         markeredgewidth=1.4,
         gid=gid,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -13,6 +13,7 @@ from autopeft.report.charts.canvas import Sheet, group_colour, log_axis, sheet
 from autopeft.report.charts.marks import cut_above, loss_axis, point, rates
 from autopeft.report.measured import is_untrained
 from autopeft.report.naming import Group
+from autopeft.report.words import loss
 
 _CROSS: dict[str, Any] = {"marker": "x", "markersize": 7, "markeredgewidth": 1.6, "linestyle": "none"}
 _CROSS |= {"zorder": 3, "clip_on": False}
@@ -33,6 +34,8 @@ def loss_by_rate(
 ) -> Sheet | None:
     """Loss by learning rate; the longest runs are filled, shorter ones paler, the shortest hollow.
 
+    Edges and lines have the full colour, so that pale points can be told from the paper, too.
+
     A line joins the rates of equal plans at one rung. None for fewer than two runs with a learning rate.
     """
     shown = _trained(result, rungs)
@@ -45,35 +48,26 @@ def loss_by_rate(
         loss_axis(axes, _losses(runs))
         heights = _heights(axes, runs)
         for place, rung in enumerate(shown):
-            strength = 1.0 if len(shown) < 2 else 0.5 + 0.5 * place / (len(shown) - 1)
+            filled = 1.0 if len(shown) < 2 else place / (len(shown) - 1)
             for line in _same_places(rung):
-                style: dict[str, Any] = {
-                    "color": group_colour(groups[line[0].plan].colour),
-                    "alpha": 0.6 * strength,
-                }
                 axes.plot(
                     [r.plan.learning_rate for r in line],
                     [heights[r] for r in line],
-                    linewidth=1.2,
+                    color=group_colour(groups[line[0].plan].colour),
+                    linewidth=0.8,
                     zorder=2,
-                    **style,
                 )
             for run in rung:
                 group, x = groups[run.plan], run.plan.learning_rate
                 key = f"{run.plan.digest}-{run.fidelity.train_steps}"
                 gid = drawn.named(key, _title(run, group))
-                hollow = place == 0 and len(shown) > 1
-                point(
-                    drawn,
-                    x,
-                    heights[run],
-                    group=group,
-                    gid=gid,
-                    hollow=hollow,
-                    alpha=1.0 if hollow else strength,
-                )
+                point(drawn, x, heights[run], group=group, gid=gid, filled=filled)
         axes.set_xlabel("learning rate")
-        return drawn.labelled("Loss by learning rate, for each group of plans and length of the trial run")
+        return drawn.labelled(
+            "Loss by learning rate, for each group of plans and length of the trial run",
+            headings=("plan", "learning rate", *(f"after {_steps(rung[0])}" for rung in shown)),
+            rows=_in_numbers(shown, groups),
+        )
 
 
 def who_went_on(
@@ -97,18 +91,33 @@ def who_went_on(
             colour = group_colour(group.colour)
             losses = [heights[run] for _, run in line]
             axes.plot([n for n, _ in line], losses, color=colour, linewidth=1.5 if went_on else 1, zorder=2)
-            for (place, run), loss in zip(line, losses, strict=True):
+            for (place, run), height in zip(line, losses, strict=True):
                 gid = drawn.named(f"{plan.digest}-{run.fidelity.train_steps}", _title(run, group))
                 stopped = place == line[-1][0] and place < last
                 if stopped:
                     drawn.groups.add(group)
-                    axes.plot([place], [loss], color=colour, gid=gid, **_CROSS)
+                    axes.plot([place], [height], color=colour, gid=gid, **_CROSS)
                 else:
-                    point(drawn, place, loss, group=group, gid=gid)
+                    point(drawn, place, height, group=group, gid=gid)
         axes.set_xlim(-0.3, last + 0.3)
         axes.set_xticks(range(len(rungs)), [f"{rung[0].fidelity.train_steps:,}" for rung in rungs])
         axes.set_xlabel("training steps")
         return drawn.labelled("Loss of every plan after each length of trial run, and where it stopped")
+
+
+def _in_numbers(
+    rungs: Sequence[Sequence[Measurement]], groups: Mapping[Plan, Group]
+) -> Iterator[tuple[str, ...]]:
+    """A row per plan, by group and rate: both, and its loss at each rung."""
+    losses = {(run.plan, place): run.loss for place, rung in enumerate(rungs) for run in rung}
+    plans = sorted({plan for plan, _ in losses}, key=lambda p: (groups[p].colour, p.learning_rate, p.digest))
+    for plan in plans:
+        reached = (loss(losses.get((plan, place))) for place in range(len(rungs)))
+        yield groups[plan].label, rate(plan.learning_rate), *reached
+
+
+def _steps(run: Measurement) -> str:
+    return f"{run.fidelity.train_steps:,} step{'s' * (run.fidelity.train_steps != 1)}"
 
 
 def _trained(result: SearchResult, rungs: Sequence[Sequence[Measurement]]) -> list[list[Measurement]]:
@@ -137,5 +146,4 @@ def _same_places(rung: Sequence[Measurement]) -> list[list[Measurement]]:
 
 
 def _title(run: Measurement, group: Group) -> str:
-    steps = f"{run.fidelity.train_steps:,} steps"
-    return f"{group.label}, rate {rate(run.plan.learning_rate)}: loss {run.loss:.4f} after {steps}"
+    return f"{group.label}, rate {rate(run.plan.learning_rate)}: loss {run.loss:.4f} after {_steps(run)}"

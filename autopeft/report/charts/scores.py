@@ -48,13 +48,11 @@ def score_by_parameters(
         log_axis(axes, [*(r.plan.trainable_params for r in adapted), budget], shown=parameters)
         for record in adapted:
             size, mean = record.plan.trainable_params, record.metric_mean
-            down = up = _Z95 * record.metric_std_error
-            if is_share:
-                down, up = min(down, mean), min(up, 1 - mean)
+            low, high = _interval(record, is_share=is_share)
             group = groups[record.plan]
             title = f"{names[record.plan]}: {metric(mean, is_share)}, {count(size)} parameters"
             style: dict[str, Any] = {"color": group_colour(group.colour), "linewidth": 1.4, "zorder": 3}
-            axes.errorbar([size], [mean], [[down], [up]], capsize=4, **style)
+            axes.errorbar([size], [mean], [[mean - low], [high - mean]], capsize=4, **style)
             point(drawn, size, mean, group=group, gid=drawn.named(record.plan.digest, title))
         metric_axis(axes, f"{result.setting.metric_words} ({adapted[0].split} split)", is_share=is_share)
         points = [(r.plan.trainable_params, r.metric_mean) for r in adapted]
@@ -64,7 +62,26 @@ def score_by_parameters(
         if is_share:
             within_shares(axes)
         name_points(drawn, [(r.plan.trainable_params, r.metric_mean, names[r.plan]) for r in adapted])
-        return drawn.labelled(f"{result.setting.metric_words} of the confirmed plans by trainable parameters")
+        return drawn.labelled(
+            f"{result.setting.metric_words} of the confirmed plans by trainable parameters",
+            headings=("plan", "parameters", result.setting.metric_words, "95 % interval"),
+            rows=[_in_numbers(record, names[record.plan], is_share=is_share) for record in confirmed],
+        )
+
+
+def _interval(record: Confirmation, *, is_share: bool) -> tuple[float, float]:
+    """The ends of a plan's 95 % interval, for a share within 0 and 1."""
+    mean, reach = record.metric_mean, _Z95 * record.metric_std_error
+    if not is_share:
+        return mean - reach, mean + reach
+    return max(mean - reach, min(mean, 0.0)), min(mean + reach, max(mean, 1.0))
+
+
+def _in_numbers(record: Confirmation, name: str, *, is_share: bool) -> tuple[str, ...]:
+    """A confirmed plan as a row: name, parameters, metric and interval."""
+    low, high = (metric(end, is_share) for end in _interval(record, is_share=is_share))
+    size, mean = count(record.plan.trainable_params), metric(record.metric_mean, is_share)
+    return name, size, mean, f"{low} to {high}"
 
 
 def loss_by_parameters(
@@ -95,7 +112,7 @@ def loss_by_parameters(
             size, group, is_other = run.plan.trainable_params, groups[run.plan], run in others
             title = f"{group.label}: loss {loss(run.loss)}, {count(size)} parameters"
             gid = drawn.named(run.plan.digest, title)
-            point(drawn, size, height, group=group, gid=gid, hollow=is_other)
+            point(drawn, size, height, group=group, gid=gid, filled=0.0 if is_other else 1.0)
             points += [] if is_other else [(size, height)]
             if run.plan in names:
                 after = f", {count(run.fidelity.train_steps)} steps" if is_other else ""
@@ -103,7 +120,17 @@ def loss_by_parameters(
         _front(drawn, points, upwards=False)
         _budget_line(drawn, budget)
         name_points(drawn, named)
-        return drawn.labelled("Loss of the trial runs by trainable parameters")
+        rows = [
+            (
+                names.get(run.plan, groups[run.plan].label),
+                count(run.plan.trainable_params),
+                loss(run.loss),
+                count(run.fidelity.train_steps),
+            )
+            for run in runs
+        ]
+        headings = ("plan", "parameters", "loss", "steps")
+        return drawn.labelled("Loss of the trial runs by trainable parameters", headings=headings, rows=rows)
 
 
 def same_seeds(
@@ -136,7 +163,16 @@ def same_seeds(
             within_shares(axes)
         if len(by_seed) <= _MAX_SEEDS_NAMED:
             name_beside(drawn, [(*line[-1], f"seed {seed}") for seed, line in by_seed.items()])
-        return drawn.labelled(f"{result.setting.metric_words} of every confirming run, equal seeds joined")
+        rows = []
+        for record in confirmed:
+            by_seed_of_plan = dict(zip(record.seeds, record.metrics, strict=True))
+            values = (metric(by_seed_of_plan.get(seed), is_share) for seed in by_seed)
+            rows.append((names[record.plan], *values))
+        return drawn.labelled(
+            f"{result.setting.metric_words} of every confirming run, equal seeds joined",
+            headings=("plan", *(f"seed {seed}" for seed in by_seed)),
+            rows=rows,
+        )
 
 
 def verdict_interval(verdict: Verdict, candidate: str, baseline: str, *, is_share: bool) -> Sheet | None:
@@ -149,6 +185,8 @@ def verdict_interval(verdict: Verdict, candidate: str, baseline: str, *, is_shar
     with sheet("difference", height=150) as drawn:
         axes = drawn.axes
         axes.axvspan(-verdict.margin, verdict.margin, color=BAND, linewidth=0, zorder=1)
+        for edge in (-verdict.margin, verdict.margin):  # the band alone is too pale for weak eyes
+            axes.axvline(edge, color=SOFT, linewidth=0.8, zorder=1)
         axes.axvline(0, color=SOFT, linestyle=(0, (4, 3)), linewidth=1.2, zorder=2)
         axes.plot([low, high], [0, 0], color=INK, linewidth=2.2, zorder=3, solid_capstyle="butt")
         axes.plot([low, high], [0, 0], color=INK, marker="|", markersize=12, linestyle="none", zorder=3)
@@ -167,7 +205,9 @@ def verdict_interval(verdict: Verdict, candidate: str, baseline: str, *, is_shar
         axes.text(reach, 1.25, f"{candidate} better →", ha="right", va="center", color=INK)
         axes.set_xlabel("difference in points" if is_share else "difference, as the reader gains")
         bounds = f"{difference(low, is_share)} to {difference(high, is_share)}"
-        return drawn.labelled(f"95 % interval of the difference: {bounds}")
+        margin = difference(verdict.margin, is_share, signed=False)
+        told = f"{title}, 95 % interval {bounds}; within ± {margin} it is nothing"
+        return drawn.labelled(f"{candidate} against {baseline}: {told}")
 
 
 def _front(drawn: Sheet, points: Sequence[tuple[float, float]], *, upwards: bool) -> None:

@@ -1,0 +1,224 @@
+"""The report for eyes and ears: contrast by WCAG 2.2, headings, tables, and the charts in numbers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from toys.pages import Page
+from toys.results import BASELINE, BEST, WORDS, of_language_model, toy_result, with_head
+
+from autopeft import report
+from autopeft.report import heat
+from autopeft.report.charts.canvas import LIGHT_COLOURS, LIGHT_GROUPS
+from autopeft.report.drawing import Drawing
+
+VOID = {"meta", "path", "br", "circle", "rect", "use"}
+DOCS = Path(__file__).parents[2] / "docs"
+# What the theme of the documentation paints behind code, and in the light scheme its links and names.
+CODE_LIGHT, CODE_DARK, FOOTER = "#f5f5f5", "#272a35", "#171717"
+
+
+def luminance(colour):
+    """Relative luminance of `#rrggbb`, as WCAG 2.2 defines it."""
+    channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(first, second):
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def over(colour, paper):
+    """`#rrggbbaa` on paper."""
+    share = int(colour[7:9], 16) / 255
+    mixed = (share * int(colour[n : n + 2], 16) + (1 - share) * int(paper[n : n + 2], 16) for n in (1, 3, 5))
+    return "#" + "".join(f"{round(channel):02x}" for channel in mixed)
+
+
+def test_the_formula_of_contrast_is_that_of_wcag():
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.005)  # the palest grey that passes
+
+
+def schemes(html):
+    """The variables of the light and of the dark scheme."""
+    light, dark = re.findall(r":root \{(.*?)\}", html, re.DOTALL)[:2]
+    return [dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in (light, dark)]
+
+
+@pytest.fixture(scope="module")
+def html():
+    return report.report_html(with_head(toy_result()), words=WORDS)
+
+
+@pytest.fixture(scope="module")
+def pages(html):
+    runs = [(name, with_head(toy_result()), WORDS) for name in ("reports/a", "reports/b")]
+    losses = report.report_html(of_language_model(), words=replace(WORDS, metric_is_share=False))
+    return {"report": html, "losses": losses, "several": report.several_html(runs)}
+
+
+@pytest.fixture(params=["light", "dark"])
+def colours(request, html):
+    """The variables of one colour scheme."""
+    light, dark = schemes(html)
+    assert set(light) == set(dark)
+    return {"light": light, "dark": dark}[request.param]
+
+
+def test_every_text_has_a_contrast_of_four_and_a_half(colours):
+    pairs = [(text, paper) for text in ("ink", "soft", "accent") for paper in ("page", "card")]
+    pairs += [(tone, f"{tone}-bg") for tone in ("good", "calm", "bad", "warn")]
+    pairs += [("bad", "page"), *((f"t{n}", f"l{n}") for n in range(1, 7))]
+    low = {pair: contrast(*map(colours.get, pair)) for pair in pairs}
+    assert {pair: ratio for pair, ratio in low.items() if ratio < 4.5} == {}
+
+
+def test_whatever_is_drawn_has_a_contrast_of_three(colours):
+    groups = [f"g{n}" for n in range(9)]
+    pairs = [*((name, "card") for name in (*groups, "soft", "ink")), ("hatch", "l6"), ("soft", "band")]
+    low = {pair: contrast(*map(colours.get, pair)) for pair in pairs}
+    assert {pair: ratio for pair, ratio in low.items() if ratio < 3} == {}
+
+
+def test_figures_and_heat_maps_have_the_colours_of_the_page(html):
+    light, dark = schemes(html)
+    assert tuple(light[f"g{n}"] for n in range(9)) == LIGHT_GROUPS
+    assert set(LIGHT_COLOURS.values()) == {light[name] for name in ("ink", "soft", "card", "band")}
+    for shades, scheme in ((heat.LIGHT, light), (heat.DARK, dark)):
+        assert shades == tuple((scheme[f"l{n}"], scheme[f"t{n}"]) for n in range(1, 6))
+
+
+def test_no_edge_and_no_line_of_a_chart_is_transparent():
+    """A group's colour has its contrast in full; a point may be filled with less of it."""
+    drawing = Drawing(with_head(toy_result()), WORDS)
+    for sheet in (drawing.score(), drawing.seeds(), drawing.rates(), drawing.rungs(), drawing.difference()):
+        styles = re.findall(r'style="([^"]*)"', str(sheet.svg()))
+        assert any("stroke: var(" in style for style in styles)
+        faint = [s for s in styles if "stroke: " in s and re.search(r"(?<!fill-)opacity: 0?\.", s)]
+        assert faint == []
+
+
+def test_a_shorter_trial_run_is_filled_less():
+    sheet = Drawing(toy_result(), WORDS).rates()
+    edges, fills = {}, {}
+    for line in sheet.axes.lines:
+        if line.get_gid():
+            steps = int(str(line.get_gid()).rpartition("-")[2])
+            edges.setdefault(steps, set()).add(line.get_markeredgecolor())
+            fills.setdefault(steps, set()).add(str(line.get_markerfacecolor()))
+    assert edges[30] >= edges[75] and len(fills[30]) == 1 < len(fills[75])
+
+
+class Tree(HTMLParser):
+    """Headings with their texts, and of each table its caption, its heads and its rows."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.headings, self.tables, self._open = [], [], []
+        self.feed(html[html.index("<body>") :])
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self._open.append(tag)
+        if re.fullmatch(r"h[1-6]", tag):
+            self.headings.append([int(tag[1]), ""])
+        elif tag == "table":
+            self.tables.append({"caption": "", "scopes": [], "rows": []})
+        elif tag == "tr" and "tbody" in self._open:
+            self.tables[-1]["rows"].append([])
+        elif tag in ("td", "th"):
+            if tag == "th":
+                self.tables[-1]["scopes"].append(dict(attrs).get("scope"))
+            if "tbody" in self._open:
+                self.tables[-1]["rows"][-1].append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in self._open:
+            while self._open.pop() != tag:
+                pass
+
+    def handle_data(self, text):
+        if any(re.fullmatch(r"h[1-6]", tag) for tag in self._open):
+            self.headings[-1][1] += text
+        if "caption" in self._open:
+            self.tables[-1]["caption"] += text
+
+
+@pytest.mark.parametrize("name", ["report", "losses", "several"])
+def test_headings_leave_out_no_level_and_hold_the_answer(pages, name):
+    headings = Tree(pages[name]).headings
+    levels = [level for level, _ in headings]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    answers = [text for _, text in headings if "beats the default LoRA by" in text]
+    assert len(answers) == (2 if name == "several" else 1)
+
+
+@pytest.mark.parametrize("name", ["report", "losses", "several"])
+def test_every_table_has_a_caption_and_every_row_and_column_its_head(pages, name):
+    tables = Tree(pages[name]).tables
+    assert len(tables) >= (5 if name == "several" else 12)
+    for table in tables:
+        assert table["caption"].strip() and {*table["scopes"]} <= {"col", "row"}
+        assert all("th" in row or len(row) == 1 for row in table["rows"]), table
+
+
+def test_captions_of_one_page_differ(pages):
+    captions = [table["caption"] for table in Tree(pages["report"]).tables]
+    assert len(captions) == len(set(captions))
+
+
+def test_the_numbers_of_the_pictures_are_tables(html):
+    page, result = Page(html), with_head(toy_result())
+    score, seeds, rates = map(page.columns, ("95 % interval", "seed 101", "after 75 steps"))
+    assert score["parameters"] == ("9,900", "7,296", "128", "0")
+    means, half = (0.94, 0.954, 0.951, 0.8), 1.96 * 0.0023
+    assert score["accuracy"] == tuple(f"{100 * mean:.1f} %" for mean in means)
+    ends = [f"{100 * (mean - half):.1f} % to {100 * (mean + half):.1f} %" for mean in means]
+    assert list(score["95 % interval"]) == ends
+    for seed, shift in zip((101, 102, 103), (-0.004, 0, 0.004), strict=True):
+        assert seeds[f"seed {seed}"] == tuple(f"{100 * (mean + shift):.1f} %" for mean in means)
+    shown = {*zip(rates["learning rate"], rates["after 30 steps"], rates["after 75 steps"], strict=True)}
+    runs = [m for m in result.measurements if m.fidelity.split == "search" and m.loss is not None]
+    losses = {(m.plan, m.fidelity.train_steps): f"{m.loss:.3f}" for m in runs}
+    rate = {BASELINE: "1.5e-3", BEST: "4e-3"}
+    for plan, words in rate.items():
+        assert (words, losses[plan, 30], losses[plan, 75]) in shown
+    assert len(shown) == len({m.plan for m in runs})
+
+
+def test_the_picture_of_the_difference_says_its_numbers():
+    label = Drawing(toy_result(), WORDS).difference().label
+    assert all(number in label for number in ("+1.4 points", "+0.6 points to +2.2 points", "± 1.0 points"))
+
+
+def test_a_module_that_is_left_alone_is_said_in_words(html):
+    assert html.count('<span aria-hidden="true">·</span><span class="unseen">no adapter</span>') >= 1
+    assert ">·</td>" not in html
+
+
+def test_the_texts_of_a_heat_map_are_no_part_of_an_image():
+    """Inside of an image a screen reader finds nothing: neither the cells nor their titles."""
+    result = toy_result()
+    assert "role=" not in report.heat_svg(result.sites, result.scores, title="tiny")
+
+
+def test_the_documentation_repairs_what_its_theme_has_too_pale():
+    css = (DOCS / "extra.css").read_text(encoding="utf-8")
+    blocks = re.findall(r'data-md-color-scheme="(\w+)"\][^{]*\{(.*?)\}', css, re.DOTALL)
+    assert [name for name, _ in blocks] == ["default", "slate"]
+    light, dark = (dict(re.findall(r"--([\w-]+): (#\w+)", block)) for _, block in blocks)
+    assert contrast(over(light["md-default-fg-color--light"], CODE_LIGHT), CODE_LIGHT) >= 4.5
+    for name in ("md-code-hl-constant-color", "md-code-hl-number-color", "md-typeset-a-color"):
+        assert contrast(dark[name], CODE_DARK) >= 4.5
+    for scheme in (light, dark):
+        assert contrast(over(scheme["md-footer-fg-color--lighter"], FOOTER), FOOTER) >= 4.5
+    assert re.search(r"a:not\([^)]*\) \{ text-decoration: underline", css)
