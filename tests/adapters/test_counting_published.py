@@ -113,5 +113,5 @@ def test_table_is_narrow_folds_equal_layers_and_names_roles(counts_of_published)
     assert "\x1b" not in text
     assert ["q", "28", "32", "5,505,024", "60.0", "%"] in rows
     assert ["0-27", "327,680", "9,175,040", "100.0", "%"] in rows
-    assert "9,175,040 trainable parameters (0.29 %)" in text
+    assert "9,175,040 trainable parameters (0.29 %)" in " ".join(text.split())
     assert "36.7 MB" in text

@@ -72,7 +72,7 @@ def test_search_in_memory_is_that_of_the_checkpoint_in_bfloat16(name, tokenizer,
     adapted = held.load(module)
     assert {p.dtype for p in adapted.parameters() if p.requires_grad} == {torch.float32}
     if name == "llama-lm":
-        monkeypatch.setattr(computing, "choose_precision", lambda *_: Precision(dtype="bfloat16"))
+        monkeypatch.setattr(computing, "choose_precision", lambda *_, **__: Precision(dtype="bfloat16"))
         loaded_again = named.load()
         frozen = {p.dtype for p in loaded_again.parameters() if not p.requires_grad}
         assert (frozen, loaded_again.training) == ({torch.bfloat16}, False)

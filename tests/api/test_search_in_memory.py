@@ -100,16 +100,19 @@ def test_a_run_is_continued_with_the_same_things_in_memory(run, tokenizer, tmp_p
     assert again.measurements[:3] == result.measurements[:3]
 
 
-def test_what_was_in_memory_is_asked_for_in_one_sentence_and_not_guessed(run):
-    _, _, result, _ = run
+def test_what_was_in_memory_is_asked_for_in_one_sentence_and_not_guessed(run, tokenizer):
+    module, _, result, _ = run
     out = Path(result.spec.output.out)
     before = (out / "result.json").read_bytes()
-    with pytest.raises(DataError, match=r"dataset of this run was an object in memory .* --data"):
+    missing_model = r"model of this run was in memory .* --model"
+    with pytest.raises(ModelError, match=missing_model):
         pipeline.search(run_spec(out=out), resume=True, progress=Silent())
-    with pytest.raises(DataError, match=r"dataset of this run was an object in memory .* --data"):
+    with pytest.raises(ModelError, match=missing_model):
         pipeline.train_plan(out)
-    with pytest.raises(ModelError, match=r"model of this run was in memory .* --model"):
+    with pytest.raises(ModelError, match=missing_model):
         pipeline.count(out / "best" / "plan.yaml")
+    with pytest.raises(DataError, match=r"dataset of this run was an object in memory .* data\."):
+        autopeft.search(model=module, tokenizer=tokenizer, out=out, resume=True)
     assert (out / "result.json").read_bytes() == before
 
 

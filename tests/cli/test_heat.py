@@ -178,6 +178,7 @@ def test_svg_survives_names_that_xml_cannot_hold():
 
 def test_the_palette_is_that_of_the_page():
     template = (files("autopeft") / "templates/page/style.css.j2").read_text(encoding="utf-8")
-    for palette, root in zip((LIGHT, DARK), re.findall(r":root \{(.*?)\}", template, re.DOTALL), strict=True):
+    roots = [root for root in re.findall(r":root \{(.*?)\}", template, re.DOTALL) if "--l1:" in root]
+    for palette, root in zip((LIGHT, DARK), roots, strict=True):
         page = dict(re.findall(r"--([lt]\d): (#\w{6})", root))
         assert palette == tuple((page[f"l{n}"], page[f"t{n}"]) for n in range(1, 6))

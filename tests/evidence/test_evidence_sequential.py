@@ -72,12 +72,12 @@ def test_stopped_intervals_cover_a_gain_and_the_mean_is_unbiased(gain: float, by
 
 
 def test_the_plain_mean_is_biased_where_the_adjusted_one_is_not() -> None:
-    tables = confirmations(800, 10, gain=1.0, by_example=0.0, seed=3)
+    tables = confirmations(n_runs := 2400, 10, gain=1.0, by_example=0.0, seed=3)
     seen = find_stops(moments(tables), Design(planned_seeds=10, margin=0.01, span=None))
     reached = tables.mean(axis=(1, 2))  # of all ten seeds, which nobody chose
     plain, adjusted = seen.mean - reached, seen.unbiased - reached
-    assert plain.mean() > 3 * plain.std() / math.sqrt(800)
-    assert abs(adjusted.mean()) < 3 * adjusted.std() / math.sqrt(800)
+    assert plain.mean() > 3 * plain.std() / math.sqrt(n_runs)
+    assert abs(adjusted.mean()) < 3 * adjusted.std() / math.sqrt(n_runs)
 
 
 # Exact results.

@@ -179,7 +179,7 @@ def test_captions_of_one_page_differ(pages):
 def test_the_numbers_of_the_pictures_are_tables(html):
     page, result = Page(html), with_head(toy_result())
     score, seeds, rates = map(page.columns, ("95 % interval", "seed 101", "after 75 steps"))
-    assert score["parameters"] == ("9,900", "7,296", "128", "0")
+    assert score["adapter parameters"] == ("9,900", "7,296", "128", "0")
     means, half = (0.94, 0.954, 0.951, 0.8), 1.96 * 0.0023
     assert score["accuracy"] == tuple(f"{100 * mean:.1f} %" for mean in means)
     ends = [f"{100 * (mean - half):.1f} % to {100 * (mean + half):.1f} %" for mean in means]

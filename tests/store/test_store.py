@@ -255,8 +255,8 @@ def test_a_folder_without_a_plan_is_refused(tmp_path):
         ),
         ("1.0e-05", "0", SpecError, "learning_rate is 0; it should be greater than 0"),
         ("site: h.1.mlp", "site: h.0.q", SpecError, "two adapters at h.0.q; a site takes one"),
-        ("schema_version: 1", "schema_version: 2", SpecError, "has schema_version 2; this autopeft reads"),
-        ("schema_version: 1\n", "", SpecError, "has no schema_version; this autopeft reads"),
+        ("schema_version: 1", "schema_version: 2", SpecError, "has schema_version 2; autopeft"),
+        ("schema_version: 1\n", "", SpecError, "has no schema_version; autopeft"),
     ],
 )
 def test_a_plan_with_a_fault_is_refused_in_one_sentence(tmp_path, old, new, kind, sentence):

@@ -64,7 +64,7 @@ def score_by_parameters(
         name_points(drawn, [(r.plan.trainable_params, r.metric_mean, names[r.plan]) for r in adapted])
         return drawn.labelled(
             f"{result.setting.metric_words} of the confirmed plans by trainable parameters",
-            headings=("plan", "parameters", result.setting.metric_words, "95 % interval"),
+            headings=("plan", "adapter parameters", result.setting.metric_words, "95 % interval"),
             rows=[_in_numbers(record, names[record.plan], is_share=is_share) for record in confirmed],
         )
 
@@ -129,7 +129,7 @@ def loss_by_parameters(
             )
             for run in runs
         ]
-        headings = ("plan", "parameters", "loss", "steps")
+        headings = ("plan", "adapter parameters", "loss", "steps")
         return drawn.labelled("Loss of the trial runs by trainable parameters", headings=headings, rows=rows)
 
 
