@@ -183,8 +183,8 @@ def names_in(label: Any) -> tuple[str, ...]:
 class OtherRowsError(DataError):
     """No label column is there, and the columns are those of another task.
 
-    `columns` lists them. `rows` says what such columns usually hold, such as chats; this room knows no tasks,
-    and the caller names in `tasks` those that read such rows.
+    `columns` lists them in words. `rows` says what such columns usually hold, such as chats. `tasks` names
+    the tasks that read such rows: this folder knows no tasks, and `pipeline` adds them.
     """
 
     def __init__(self, columns: str, *, rows: str = "", tasks: str = "") -> None:

@@ -115,8 +115,8 @@ def push(request: PushRequest) -> Pushed:
 def _confirmed(request: PushRequest) -> _Source:
     if not is_run(request.run):
         raise RunDirError(
-            f"{request.run} holds neither run.yaml, as the folder of a search does, nor {TRAINED}, as that "
-            "of `train` does (but for earlier versions). Pass one of these folders, or train the plan again."
+            f"{request.run} is the folder of no search, which has a run.yaml, and of no `train`, which has a "
+            f"{TRAINED} from version 0.3 on. Pass one of these folders, or train the plan again."
         )
     run = RunDir.open(request.run)
     weights = run.best / "weights"

@@ -222,9 +222,9 @@ class RunDir:
         """Raise RunDirError where another version of autopeft began the run: its measurements differ."""
         if self._is_of_other_version:
             raise RunDirError(
-                f"{self.path} was measured by autopeft {self.version}, and this is {VERSION}, whose losses "
-                "cannot be compared with those. Go on with that version, or repeat the search from its "
-                "run.yaml with another --out."
+                f"{self.path} was measured by autopeft {self.version}, and this is {VERSION}; losses of two "
+                "versions cannot be compared. Go on with the other version, or repeat the search from the "
+                "run's run.yaml with another --out."
             )
 
     @property
@@ -290,6 +290,7 @@ class RunDir:
         try:
             return from_json(SearchResult, read_checked(self._result_path, remedy=remedy))
         except FileNotFoundError as error:
+            self.require_own_version()  # or the advice to go on would be refused
             raise RunDirError(
                 f"{self.path} has no result: the run has not finished; go on with "
                 f"`{resume_command(self.read_spec(), self.path)}`."

@@ -33,9 +33,8 @@ class Table:
     def __init__(self, folder: Path) -> None:
         self.folder, self.surrogate = folder, surrogate_of(folder)
         self.data = CELLS[folder.name].data
-        metrics = {name: self.metrics(plan) for name, plan in self.surrogate.plans.items()}
-        self.metric_of = metrics
-        self.best = max(metrics.values())
+        self.metric_of = {name: self.metrics(plan) for name, plan in self.surrogate.plans.items()}
+        self.best = max(self.metric_of.values())
 
     def metrics(self, plan: Plan) -> tuple[float, float]:
         """Of any plan, on confirm and on test."""
@@ -76,8 +75,8 @@ def chosen(tables: Sequence[Table], size: int) -> list[Named]:
 
 def of_search(table: Table, size: int) -> list[tuple[float, float]]:
     """The metrics of the plans that a search of so many trials proposes."""
-    found = parsed(f"trials={size} confirm=none")(table.surrogate, 0)
-    return [table.metrics(plan) for plan in dict.fromkeys(m.plan for m in found.bench.measured)]
+    bench = parsed(f"trials={size} confirm=none")(table.surrogate, 0).bench
+    return [table.metrics(plan) for plan in dict.fromkeys(m.plan for m in bench.measured)]
 
 
 def at_random(table: Table, size: int) -> float:

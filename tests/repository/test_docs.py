@@ -73,9 +73,9 @@ def test_planted_flags_and_commands_are_found() -> None:
 @by_page
 def test_links_of_a_page_lead_to_files(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
-    own = "https://github.com/autopeft/autopeft/blob/main/"
+    repository = "https://github.com/autopeft/autopeft/blob/main/"
     here = [page.parent / link for link in links if "://" not in link]
-    here += [ROOT / link.removeprefix(own) for link in links if link.startswith(own)]
+    here += [ROOT / link.removeprefix(repository) for link in links if link.startswith(repository)]
     assert [str(path) for path in here if not path.exists()] == []
 
 

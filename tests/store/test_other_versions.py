@@ -67,6 +67,14 @@ def test_the_version_is_read_with_and_without_a_checksum(folder):
     assert RunDir.open(folder).version == "0.1.0"
 
 
+def test_an_unfinished_run_of_another_version_is_not_told_to_go_on(folder):
+    (folder / "state/search_result.json").unlink()
+    with pytest.raises(RunDirError, match=r"measured by autopeft 0\.2\.0, and this is .* run\.yaml"):
+        RunDir.open(folder).load_result()
+    with pytest.raises(RunDirError, match=r"has not finished; go on with `.*--resume"):
+        with_version(folder, VERSION).load_result()
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"content": 3}', '{"autopeft": 3}'])
 def test_a_damaged_start_tells_no_version(folder, content):
     (folder / "state/start.json").write_text(content)

@@ -206,8 +206,8 @@ def verdict_interval(verdict: Verdict, candidate: str, baseline: str, *, is_shar
         axes.set_xlabel("difference in points" if is_share else "difference, as the reader gains")
         bounds = f"{difference(low, is_share)} to {difference(high, is_share)}"
         margin = difference(verdict.margin, is_share, signed=False)
-        told = f"{title}, 95 % interval {bounds}; within ± {margin} it is nothing"
-        return drawn.labelled(f"{candidate} against {baseline}: {told}")
+        words = f"{title}, 95 % interval {bounds}; a difference within ± {margin} counts as none"
+        return drawn.labelled(f"{candidate} against {baseline}: {words}")
 
 
 def _front(drawn: Sheet, points: Sequence[tuple[float, float]], *, upwards: bool) -> None:
