@@ -59,7 +59,7 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
             continue  # the run keeps the commit that the branch or tag named when it started
         if name in ("execution.dtype", "execution.checkpointing") and value == "auto":
             continue  # the run keeps what it has chosen
-        if name == _LENGTH and topics[topic][field] is not None and value > topics[topic][field]:
+        if name == _LENGTH and (value or 0) > (topics[topic][field] or math.inf):
             topics[topic][field] = value  # what is beyond the model's context is cut, and compared, later
             continue
         if isinstance(value, str) and value == whole_path(str(topics[topic][field])):

@@ -40,8 +40,9 @@ def test_a_length_that_was_cut_at_the_context_may_be_given_again(tmp_path, lengt
         run.write_spec(run_spec(max_length=32))
     given = frozenset({"task.max_length"})
     assert resumed(run_spec(max_length=length, out=run.path), given).task.max_length == length
-    with pytest.raises(SpecError, match=r"task\.max_length was 32 and cannot become 16"):
-        resumed(run_spec(max_length=16, out=run.path), given)
+    for given_length, shown in ((16, "16"), (None, "not set")):  # by a config file
+        with pytest.raises(SpecError, match=rf"task\.max_length was 32 and cannot become {shown}"):
+            resumed(run_spec(max_length=given_length, out=run.path), given)
 
 
 @pytest.mark.parametrize("cost", [3.0, 5.0, None])
