@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from autopeft.engine.finalists import Finalists
 from autopeft.engine.judge import Confirmed, has_finished, look_at
 from autopeft.engine.ledger import TIME_IS_UP, Ledger
 from autopeft.engine.problem import SearchProblem
+from autopeft.engine.ranking import is_far_behind
 from autopeft.errors import StoppedError, TrainingError
 from autopeft.evidence import FIRST_LOOK
 from autopeft.records import Fidelity, Measurement, Plan, Status
@@ -57,8 +58,10 @@ def confirm(problem: SearchProblem, ledger: Ledger, finalists: Finalists) -> Con
 
     Incumbent and baseline get one more common seed at a time, up to `confirm.seeds`, until the interval
     between them decides. The others get as many seeds, the same ones, so that rows pair. Where time or cost
-    runs short a plan has fewer seeds, two at least, or is missing. Where the incumbent is the baseline there
-    is nothing to compare: one seed gives its score and its weights, unless a smaller plan can be compared.
+    runs short a plan has fewer seeds, two at least, or is missing. The smallest plan and the head alone have
+    one where that one is far behind incumbent or baseline: more would not change what is said of them. Where
+    the incumbent is the baseline there is nothing to compare: one seed gives its score and its weights,
+    unless a smaller plan can be compared.
 
     Raises:
         StoppedError: The time was up before incumbent and baseline had two seeds each.
@@ -81,7 +84,7 @@ def confirm(problem: SearchProblem, ledger: Ledger, finalists: Finalists) -> Con
     pays_all = can_confirm(problem, ledger, first + later, n_new=n_seeds, tested=finalists.chief)
     ahead = later if pays_all else []
     rows = _confirm_group(
-        problem, ledger, first, n_seeds=n_seeds, is_needed=True, tested=finalists.chief, ahead=ahead
+        problem, ledger, finalists, first, n_seeds=n_seeds, is_needed=True, ahead=_begun(finalists, ahead)
     )
     if len(rows) < _least_seeds(problem, first):
         raise StoppedError(TIME_IS_UP)
@@ -89,18 +92,28 @@ def confirm(problem: SearchProblem, ledger: Ledger, finalists: Finalists) -> Con
     n_seeds = len(rows)
     for place, plan in enumerate(later, start=1):
         ledger.plan_ahead(problem.confirmation(0), n_measurements=n_seeds)
-        rows = _confirm_group(
-            problem,
-            ledger,
-            [plan],
-            n_seeds=n_seeds,
-            is_needed=False,
-            tested=finalists.chief,
-            ahead=ahead[place:],
-        )
-        if len(rows) >= min(_LEAST_SEEDS, n_seeds):
-            confirmed[plan] = [run for (run,) in rows]
+        n_least, begun = min(_LEAST_SEEDS, n_seeds), _begun(finalists, ahead[place:])
+        for n_wanted in (1, n_seeds) if _may_be_settled(finalists, plan) else (n_seeds,):
+            rows = _confirm_group(
+                problem, ledger, finalists, [plan], n_seeds=n_wanted, is_needed=False, ahead=begun
+            )
+            runs = [run for (run,) in rows]
+            if runs and any(is_far_behind(problem, runs[0], confirmed[rival][0]) for rival in first):
+                n_least = 1
+                break
+        if len(runs) >= n_least:
+            confirmed[plan] = runs
     return confirmed
+
+
+def _may_be_settled(finalists: Finalists, plan: Plan) -> bool:
+    """Whether one seed may be enough for a plan: not for those that the user brought."""
+    return plan == finalists.smallest or not plan.adapters
+
+
+def _begun(finalists: Finalists, plans: Sequence[Plan]) -> dict[Plan, int | None]:
+    """How many seeds of plans that come later idle workers may begin: those that run in any case."""
+    return {plan: 1 if _may_be_settled(finalists, plan) else None for plan in plans}
 
 
 def _least_seeds(problem: SearchProblem, plans: Sequence[Plan]) -> int:
@@ -111,17 +124,17 @@ def _least_seeds(problem: SearchProblem, plans: Sequence[Plan]) -> int:
 def _confirm_group(
     problem: SearchProblem,
     ledger: Ledger,
+    finalists: Finalists,
     group: Sequence[Plan],
     *,
     n_seeds: int,
     is_needed: bool,
-    tested: Collection[Plan],
-    ahead: Sequence[Plan],
+    ahead: Mapping[Plan, int | None],
 ) -> list[list[Measurement]]:
-    """One row for each seed, with a measurement of every plan; it may stop early.
+    """One row for each seed, with a measurement of every plan of a group; it may stop early.
 
-    The test split will be read for the plans `tested`, which must be paid too. Idle workers begin runs of the
-    plans `ahead`, which are confirmed next on as many seeds.
+    The test split will be read for the chief finalists, which must be paid too. Idle workers begin runs of
+    the plans `ahead`, which are confirmed next, on as many seeds or on so many.
     """
     rows: list[list[Measurement]] = []
     while len(rows) < n_seeds:
@@ -132,14 +145,14 @@ def _confirm_group(
             n_rows=len(rows),
             n_seeds=n_seeds,
             is_needed=is_needed,
-            tested=tested,
+            tested=finalists.chief,
         )
         if not n_new:
             break
         fidelities = [problem.confirmation(seed) for seed in range(len(rows) + n_new)]
         results = ledger.measure_all(
             [(plan, fidelity) for fidelity in fidelities[len(rows) :] for plan in group],
-            ahead=[(plan, fidelity) for plan in ahead for fidelity in fidelities],
+            ahead=[(plan, fidelity) for plan, n_begun in ahead.items() for fidelity in fidelities[:n_begun]],
         )
         new = [results[start : start + len(group)] for start in range(0, len(results), len(group))]
         for row in new:

@@ -10,6 +10,7 @@ from autopeft.engine.problem import SearchProblem
 from autopeft.records import Measurement
 
 _CLEAR = 2.0  # standard errors by which the metric overrules the loss; chosen by hand
+_FAR = 4.0  # standard errors, that one seed may tell; as the examples alone make them; chosen by hand
 _ONE_SIDED = 1.645  # standard errors: the one-sided 95 % bound
 
 
@@ -49,6 +50,15 @@ def is_better(problem: SearchProblem, first: Measurement, second: Measurement, *
     """Whether the metric of `first` is the better one by so many standard errors of the difference."""
     gap = _gap(problem, first, second)
     return gap is not None and gap[0] > std_errors * gap[1]
+
+
+def is_far_behind(problem: SearchProblem, first: Measurement, second: Measurement) -> bool:
+    """Whether the metric of `first` is worse by more than the margin and by four standard errors.
+
+    False where either of the two has no scores.
+    """
+    gap = _gap(problem, second, first)
+    return gap is not None and gap[0] > max(_FAR * gap[1], problem.margin)
 
 
 def may_be_as_good(problem: SearchProblem, small: Measurement, best: Measurement) -> bool:

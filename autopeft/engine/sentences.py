@@ -69,7 +69,7 @@ def plans_as_good(
     is_named = finalists.smallest != finalists.best
     if is_named and smallest != "proven":
         return ()
-    named = [plan for plan in confirmed if plan in names]
+    named = [plan for plan, rows in confirmed.items() if plan in names and len(rows) > 1]
     tested = [plan for plan in named if not (is_named and plan == finalists.smallest)]
     smallest_first = sorted(tested, key=lambda plan: (plan.trainable_params, names[plan]))
     standings = evidence.plans_within_margin(

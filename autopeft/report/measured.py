@@ -43,10 +43,16 @@ def has_failed(result: SearchResult, plan: Plan) -> bool:
 
 
 def error_over(result: SearchResult) -> str:
-    """What a standard error is over: `2 seeds and the examples`, or `the examples, of one seed`."""
+    """What a standard error is over: `2 seeds and the examples`, or `the examples, of one seed`.
+
+    A plan that was far behind on its first seed has no other.
+    """
     confirmed = record_of(result.confirmations, result.best, name="best")
-    n_seeds = len(confirmed.seeds) if confirmed else 0
-    return f"{n_seeds} seeds and the examples" if n_seeds > 1 else "the examples, of one seed"
+    if confirmed is None or len(confirmed.seeds) < 2:
+        return "the examples, of one seed"
+    is_single = any(len(record.seeds) == 1 for record in result.confirmations)
+    single = " (one seed of a plan that is far behind)" if is_single else ""
+    return f"{len(confirmed.seeds)} seeds and the examples{single}"
 
 
 def examples(result: SearchResult, split: str) -> str:

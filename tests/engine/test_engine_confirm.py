@@ -54,7 +54,7 @@ def diverging_on(*seeds: int) -> Quality:
 
 @pytest.mark.parametrize(("seed", "seeds"), [(0, 2), (0, 3), (2, 3)])
 def test_all_plans_are_confirmed_on_the_same_fresh_seeds(seed: int, seeds: int) -> None:
-    search = run(levels(), seed=seed, seeds=seeds)
+    search = run(levels(head=0.69), seed=seed, seeds=seeds)
     assert {m.fidelity.seed for m in search.at("search")} == {seed}
     fresh = {confirmation.seeds for confirmation in search.outcome.confirmations}
     assert len(fresh) == 1
@@ -70,9 +70,40 @@ def test_confirmation_takes_its_steps_on_its_own_split() -> None:
 
 
 def test_best_and_baseline_are_confirmed_before_the_others() -> None:
-    order = [m.plan for m in usual().at("confirm")]
-    assert set(order[:6]) == {usual().outcome.best, usual().outcome.baseline}
+    search = run(levels(head=0.69), seeds=3)
+    order = [m.plan for m in search.at("confirm")]
+    assert set(order[:6]) == {search.outcome.best, search.outcome.baseline}
     assert [method_of(plan) for plan in order[-3:]] == ["head"] * 3
+
+
+# A pair of 40 examples of which g times 40 differ has a standard error of sqrt(g (1 - g) / 39), so that four
+# of them are exceeded from 12 examples on (0.30 > 0.294), and not by 11 (0.275 < 0.286).
+@pytest.mark.parametrize(("n_behind", "n_seeds"), [(0, 3), (11, 3), (12, 1), (20, 1)])
+def test_the_head_alone_has_one_seed_where_that_one_leaves_no_doubt(n_behind: int, n_seeds: int) -> None:
+    best = 0.8
+
+    def quality(plan: Plan, fidelity: Fidelity) -> float:
+        is_confirmed_head = method_of(plan) == "head" and fidelity.split == "confirm"
+        return best - n_behind / 40 if is_confirmed_head else levels(ia3=best)(plan, fidelity)
+
+    confirmed = by_name(run(quality, seeds=3).outcome.confirmations)
+    n_wrong = 40 * (confirmed["best"].metric_mean - confirmed["head"].metric_mean)
+    assert round(n_wrong) == n_behind
+    assert len(confirmed["best"].seeds) == 3
+    assert len(confirmed["head"].seeds) == n_seeds
+
+
+def test_a_smallest_plan_has_one_seed_where_that_one_leaves_no_doubt() -> None:
+    outcome = run(head_fades, seeds=3, n_confirm=400).outcome
+    confirmed = by_name(outcome.confirmations)
+    assert outcome.smallest.adapters == () and outcome.verdict.as_good == ()
+    assert {name: len(confirmed[name].seeds) for name in confirmed} == {
+        "best": 3,
+        "smallest": 1,
+        "baseline": 3,
+    }
+    tested = [m.fidelity.seed for m in run(head_fades, seeds=3, n_confirm=400).at("test")]
+    assert Counter(tested) == {1: 3, 2: 2, 3: 2}
 
 
 def test_best_smallest_baseline_and_head_are_all_reported() -> None:

@@ -48,12 +48,12 @@ def test_each_measurement_is_recorded_before_the_next_one_begins():
     assert list(ledger.measured) == keys
 
 
-def broken_world(method, failure):
+def broken_world(method, failure, *, head=0.3):
     """A world where the second confirming run of a method runs out of memory."""
 
     def quality(plan, fidelity):
         is_broken = fidelity.split == "confirm" and fidelity.seed == 2 and method_of(plan) == method
-        return None if is_broken else levels()(plan, fidelity)
+        return None if is_broken else levels(head=head)(plan, fidelity)
 
     return World(quality=quality, error="out of memory", failure=failure)
 
@@ -65,8 +65,10 @@ def test_a_confirming_run_that_broke_off_is_no_score(failure):
 
 
 def test_a_run_of_the_head_that_broke_off_costs_its_place_alone():
-    outcome = run(broken_world("head", Status.OUT_OF_MEMORY), seeds=3).outcome
+    world = broken_world("head", Status.OUT_OF_MEMORY, head=0.6)
+    outcome = run(world, seeds=3).outcome
     assert outcome.verdict.label == "better"
+    assert ("head", 2) in {(method_of(plan), at.seed) for plan, at in world.calls if at.split == "confirm"}
     assert "head" not in {confirmation.name for confirmation in outcome.confirmations}
 
 

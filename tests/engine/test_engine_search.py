@@ -58,6 +58,19 @@ def test_users_plan_is_tried_at_as_many_rates_as_the_baseline_and_is_confirmed(r
     assert confirmed.plan.adapters == plan.adapters
 
 
+def test_users_plan_that_is_far_behind_is_confirmed_on_as_many_seeds_as_the_best():
+    plan = given_plan()
+
+    def truth(tried: Plan, fidelity: Fidelity) -> float:
+        is_yours = tried.adapters == plan.adapters and fidelity.split == "confirm"
+        return 0.2 if is_yours else levels()(tried, fidelity)
+
+    outcome = run(truth, trials=30, seeds=3, user_plans=((YOURS, plan),)).outcome
+    seeds = {c.name: c.seeds for c in outcome.confirmations}
+    assert outcome.smallest.adapters != plan.adapters
+    assert len(seeds["head"]) == 1 and seeds["given: yours"] == seeds["best"]
+
+
 def test_users_plan_of_twice_the_scale_is_tried_at_half_the_rates():
     plan = given_plan()
     doubled = tuple(replace(adapter, scale=2 * adapter.scale) for adapter in plan.adapters)

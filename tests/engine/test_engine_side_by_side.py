@@ -57,7 +57,7 @@ def test_what_the_cost_does_not_pay_is_not_begun_either(max_cost: int) -> None:
 @pytest.mark.parametrize("failure", [Status.FAIL, Status.OUT_OF_MEMORY])
 def test_a_run_that_was_begun_early_and_broke_off_costs_its_plan_alone(failure: Status) -> None:
     def quality(plan: Plan, fidelity: Fidelity) -> float | None:
-        is_broken = fidelity.split == "confirm" and fidelity.seed == 2 and method_of(plan) == "head"
+        is_broken = fidelity.split == "confirm" and fidelity.seed == 1 and method_of(plan) == "head"
         return None if is_broken else near(plan, fidelity)
 
     outcome = run(World(quality=quality, failure=failure), seeds=5, executor=Eight()).outcome
