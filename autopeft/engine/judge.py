@@ -146,7 +146,7 @@ def look_at(
         planned_seeds=planned or problem.spec.confirm.seeds,
         margin=problem.margin,
         span=problem.metric.score_span,
-        step=problem.metric.score_step,
+        examples=problem.examples("confirm"),
     )
 
 
@@ -169,7 +169,7 @@ def _standing(problem: SearchProblem, confirmed: Confirmed, *, smallest: Plan, b
         best="best",
         margin=problem.margin,
         span=problem.metric.score_span,
-        step=problem.metric.score_step,
+        examples=problem.examples("confirm"),
         pool=seed_pool(problem, confirmed),
     )
     return "proven" if standing.is_within else "unproven"
@@ -229,7 +229,7 @@ def summaries(
 def _summary(problem: SearchProblem, name: str, rows: Sequence[Measurement]) -> Confirmation:
     table = [[problem.sign * score for score in scores] for scores in scores_of(problem, rows)]
     mean, std_error = evidence.mean_and_std_error(
-        table, span=problem.metric.score_span, step=problem.metric.score_step
+        table, span=problem.metric.score_span, examples=problem.examples(rows[0].fidelity.split)
     )
     losses = [row.loss for row in rows if row.loss is not None]
     return Confirmation(

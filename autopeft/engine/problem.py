@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import geometric_mean
 
+from autopeft import evidence
 from autopeft.engine.schedule import Schedule, n_first
 from autopeft.records import Arm, Fidelity, Measurement, MetricFacts, Plan, RunSpec, with_setting
 from autopeft.space import (
@@ -37,6 +38,7 @@ class SearchProblem:
         user_plans: Plans that the user brought, by arm. Each is measured at several learning rates (around
             its own, where that is above 0), and can win only if it keeps to the budget.
         margin: Difference that does not matter, in units of the metric.
+        groups: Split -> the group of each evaluated example, where examples belong together.
     """
 
     spec: RunSpec
@@ -49,6 +51,7 @@ class SearchProblem:
     null_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     user_plans: tuple[tuple[Arm, Plan], ...] = ()
     margin: float = 0.01
+    groups: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def after(self, spent: Sequence[Measurement]) -> SearchProblem:
         """The problem, whose limit of cost is lower by measurements that the run made and cannot use."""
@@ -67,6 +70,10 @@ class SearchProblem:
     def sign(self) -> float:
         """Factor that turns the metric into one where larger is better."""
         return 1.0 if self.metric.greater_is_better else -1.0
+
+    def examples(self, split: str) -> evidence.Examples:
+        """What is known of the examples of a split beside their scores."""
+        return evidence.Examples(step=self.metric.score_step, groups=self.groups.get(split, ()))
 
     @property
     def n_proposals(self) -> int:

@@ -49,7 +49,7 @@ def _std_error(problem: SearchProblem, *runs: Sequence[Measurement]) -> float:
     n_common = min(map(len, runs))
     tables = [scores_of(problem, plan_runs[:n_common]) for plan_runs in runs]
     return evidence.paired_interval(
-        *tables, span=problem.metric.score_span, step=problem.metric.score_step
+        *tables, span=problem.metric.score_span, examples=problem.examples("confirm")
     ).std_error
 
 
@@ -77,7 +77,7 @@ def plans_as_good(
         best="best",
         margin=problem.margin,
         span=problem.metric.score_span,
-        step=problem.metric.score_step,
+        examples=problem.examples("confirm"),
         pool=seed_pool(problem, confirmed),
     )
     proven = tuple(standing.name for standing in standings if standing.is_within)

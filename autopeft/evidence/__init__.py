@@ -3,7 +3,7 @@
 Every table of scores has shape (S, N): one row per seed, one column per example of the confirm split, in
 the same order in all tables; larger is better. Losses are negated and have `span=None`. A metric that is no
 mean over examples gives its jackknife pseudo-values (`metrics`). A diverged seed gets the worst possible
-scores.
+scores. `Examples` says which examples belong together and are no independent ones.
 
     for n in range(1, planned + 1):     # incumbent and baseline, one more common seed each
         seen = look(best[:n], baseline[:n], planned_seeds=planned, margin=margin, span=span)
@@ -12,11 +12,13 @@ scores.
     verdict = sequential_verdict(seen, metric=metric, fidelity="full", smallest_equivalent="proven")
 
 Inside the folder each file imports only from those before it:
-variance, order → bounds, checks, pooling, unbiased → intervals → equivalence, sequential → wording.
+examples → variance, order → bounds, checks, pooling, unbiased → intervals → equivalence, sequential →
+wording.
 """
 
 from autopeft.evidence.bounds import FIRST_LOOK
 from autopeft.evidence.equivalence import Standing, plans_within_margin
+from autopeft.evidence.examples import Examples
 from autopeft.evidence.intervals import (
     Interval,
     divergence_chance,
@@ -36,6 +38,7 @@ from autopeft.evidence.wording import (
 
 __all__ = [
     "FIRST_LOOK",
+    "Examples",
     "Interval",
     "Look",
     "Standing",

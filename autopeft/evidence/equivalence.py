@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autopeft.evidence.checks import check_margin
+from autopeft.evidence.examples import INDEPENDENT, Examples
 from autopeft.evidence.intervals import paired_interval
 
 
@@ -31,7 +32,7 @@ def plans_within_margin(
     best: str,
     margin: float,
     span: float | None = 1.0,
-    step: float | None = None,
+    examples: Examples = INDEPENDENT,
     pool: Sequence[npt.ArrayLike] = (),
 ) -> tuple[Standing, ...]:
     """Non-inferiority of some plans against the best: the chance of any wrong claim is at most 5 %.
@@ -47,7 +48,7 @@ def plans_within_margin(
         best: Name of the plan that the others are compared with; named before the scores were seen.
         margin: Largest loss that does not matter, > 0, in units of the scores.
         span: Width of the range of the scores; None where they have no bounds.
-        step: As for `paired_interval`; the span by default.
+        examples: As for `paired_interval`.
         pool: Scores of plans whose seeds' variance is pooled with that of the compared ones, on the same
             examples and seeds. A plan with fewer seeds than are compared is left out.
 
@@ -78,8 +79,9 @@ def plans_within_margin(
             others = [other[:n_common] for other in map(np.asarray, pool) if len(other) >= n_common]
             others = [other for other in others if not any(np.array_equal(other, table) for table in pair)]
             everyone = (*pair, *others)
-            interval = paired_interval(*pair, level=level, span=span, step=step, pool=everyone, margin=margin)
-            bound = interval.low
+            bound = paired_interval(
+                *pair, level=level, span=span, examples=examples, pool=everyone, margin=margin
+            ).low
             standings[name] = Standing(name=name, bound=bound, is_within=bound > -margin)
         unproven = [name for name in unproven if not standings[name].is_within]
     return tuple(standings[name] for name in scores if name != best)

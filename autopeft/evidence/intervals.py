@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from autopeft.evidence.checks import check_span, checked_pair, checked_table
+from autopeft.evidence.examples import INDEPENDENT, Examples
 from autopeft.evidence.pooling import pooled
 from autopeft.evidence.variance import (
     Floats,
@@ -63,23 +64,23 @@ def paired_interval(
     *,
     level: float = 0.95,
     span: float | None = 1.0,
-    step: float | None = None,
+    examples: Examples = INDEPENDENT,
     pool: Sequence[npt.ArrayLike] = (),
     margin: float = 0.0,
 ) -> Interval:
     """Paired t interval of the mean of `best - baseline` over seeds and examples.
 
-    It may be trusted from two seeds on (coverage: see `half_width`), if examples and seeds are independent.
-    Equal scores on a small split must not pass for certainty. So scores get four pseudo-examples of half
-    weight, as Agresti and Min add to the 2 x 2 table of two classifiers: differences of 0, +step, -step, 0.
+    It may be trusted from two seeds on (coverage: see `half_width`), if seeds, and examples or the groups of
+    `examples`, are independent. Equal scores on a small split must not pass for certainty. So scores get four
+    pseudo-examples of half weight, as Agresti and Min add to the 2 x 2 table of two classifiers: differences
+    of 0, +step, -step, 0.
 
     Args:
         best: Scores of shape (S, N), S >= 2, N >= 2; larger is better.
         baseline: Scores of the same shape, seeds and examples.
         level: Two-sided coverage, in (0, 1).
         span: Width of the range of the scores, > 0 (1 for accuracy); None where they have no bounds (losses).
-        step: By how much an example's scores differ that one plan alone has right, > 0; the span by default.
-            None without a span adds no pseudo-examples, for scores that no two plans share (losses).
+        examples: By how much they differ that one plan alone has right, and which of them belong together.
         pool: Scores of all plans whose seeds' variance is pooled, `best` and `baseline` first, on the same
             seeds and examples (see `pooling`); without them the variance is that of the differences alone.
         margin: Difference that the interval tests for, >= 0 (see `apart_by`); 0 for any other use.
@@ -104,9 +105,10 @@ def paired_interval(
     assert 0 < level < 1, level
     difference, scale = checked_pair(best, baseline, span)
     assert difference.shape[0] >= 2, "a paired interval needs 2 seeds or more"
-    squares = _squares(difference, pseudo=pseudo_differences(step or span), scale=scale)
-    squares = pooled(squares, [moments(checked_table(table)) for table in pool], np.ones(len(difference)))
-    squares = apart_by(margin, squares, step=step or span)
+    step, groups = examples.step or span, examples.groups
+    squares = _squares(difference, groups, pseudo=pseudo_differences(step), scale=scale)
+    plans = [moments(checked_table(table), groups) for table in pool]
+    squares = apart_by(margin, pooled(squares, plans, np.ones(len(difference))), step=step)
     mean, half = float(squares.mean), float(half_width(squares, 1 - level))
     bound = math.inf if span is None else span  # two seeds and few examples can give a half-width beyond it
     low, high = max(-bound, mean - half), min(bound, mean + half)
@@ -114,13 +116,13 @@ def paired_interval(
 
 
 def mean_and_std_error(
-    scores: npt.ArrayLike, *, span: float | None = 1.0, step: float | None = None
+    scores: npt.ArrayLike, *, span: float | None = 1.0, examples: Examples = INDEPENDENT
 ) -> tuple[float, float]:
     """Mean score of one plan and its standard error over seeds and examples.
 
     The variance model and the errors are those of `paired_interval`. With one seed the standard error, > 0,
     covers the examples alone. Scores in [0, span] get two pseudo-examples of 0 and two of `span`, of half
-    weight each; without a span `step` stands for it.
+    weight each; without a span the step of `examples` stands for it.
 
     Example:
         >>> mean, std_error = mean_and_std_error([[1, 1, 1, 0]])
@@ -129,9 +131,9 @@ def mean_and_std_error(
     """
     table = checked_table(scores)
     check_span(float(np.ptp(table)), span)
-    most = step or span
+    most = examples.step or span
     pseudo = () if most is None else (0.0, 0.0, most, most)
-    squares = _squares(table, pseudo=pseudo, scale=float(np.abs(table).max()))
+    squares = _squares(table, examples.groups, pseudo=pseudo, scale=float(np.abs(table).max()))
     return float(squares.mean), float(squares.std_error)
 
 
@@ -168,6 +170,6 @@ def chance_if_alike(n_finished: int, n_seeds: int) -> float:
     return float(both.max())
 
 
-def _squares(table: Floats, *, pseudo: tuple[float, ...], scale: float) -> MeanSquares:
+def _squares(table: Floats, groups: Sequence[int], *, pseudo: tuple[float, ...], scale: float) -> MeanSquares:
     """Mean squares over all seeds of one table."""
-    return moments(table).squares(np.ones(len(table)), pseudo=pseudo, floor=rounding_floor(scale))
+    return moments(table, groups).squares(np.ones(len(table)), pseudo=pseudo, floor=rounding_floor(scale))

@@ -31,6 +31,7 @@ import numpy.typing as npt
 from autopeft.errors import SpecError
 from autopeft.evidence.bounds import BETTER, FUTILE, MAX_SEEDS, OPEN, WORSE, Design, decide
 from autopeft.evidence.checks import check_margin, checked_pair, checked_table
+from autopeft.evidence.examples import INDEPENDENT, Examples
 from autopeft.evidence.intervals import Interval
 from autopeft.evidence.pooling import pooled
 from autopeft.evidence.unbiased import prefixes, subsets, unbiased_means
@@ -81,7 +82,7 @@ def look(
     planned_seeds: int,
     margin: float,
     span: float | None = 1.0,
-    step: float | None = None,
+    examples: Examples = INDEPENDENT,
     others: Sequence[npt.ArrayLike] = (),
 ) -> Look:
     """Result of the first look that decides, or of the look at all scores so far: a group sequential test.
@@ -92,7 +93,7 @@ def look(
         planned_seeds: Most seeds there will be, 2 to 10, as fixed before the first.
         margin: Largest difference that does not matter, > 0, in units of the scores.
         span: Width of the range of the scores; None where they have no bounds.
-        step: As for `paired_interval`; the span by default.
+        examples: As for `paired_interval`.
         others: Scores of further plans on the same seeds and examples, whose seeds' variance is pooled with
             that of best and baseline (see `pooling`).
 
@@ -112,10 +113,11 @@ def look(
     check_margin(margin)
     difference, scale = checked_pair(best, baseline, span)
     assert len(difference) <= planned_seeds, f"{len(difference)} seeds of {planned_seeds} planned"
-    design = Design(planned_seeds=planned_seeds, margin=margin, span=span, step=step)
+    design = Design(planned_seeds=planned_seeds, margin=margin, span=span, step=examples.step)
     tables = [checked_table(table) for table in (best, baseline, *others)]
-    plans = [moments(table[None]) for table in tables]
-    stops = find_stops(moments(difference[None]), design, floor=rounding_floor(scale), plans=plans)
+    plans = [moments(table[None], examples.groups) for table in tables]
+    differences = moments(difference[None], examples.groups)
+    stops = find_stops(differences, design, floor=rounding_floor(scale), plans=plans)
     return _look(stops, design)
 
 

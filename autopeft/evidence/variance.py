@@ -7,7 +7,7 @@ random-effects analysis of variance with one score per cell; its mean squares MS
     Var(mean) = (MS_seed + MS_example - MS_residual) / (S N),
 
 never taken below MS_seed / (S N) or MS_example / (S N): a negative estimate of one component would otherwise
-cancel part of the other.
+cancel part of the other. Where examples come in groups, the columns of the table are groups (see `examples`).
 
 Arrays may have leading axes, so that a simulation of thousands of confirmations runs the code that judges a
 single one.
@@ -19,11 +19,14 @@ Source:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
+
+from autopeft.evidence.examples import units
 
 Floats = npt.NDArray[np.float64]
 
@@ -37,7 +40,8 @@ class MeanSquares:
 
     `mean` is in units of the scores, `seed`, `example` and `residual` in their square, >= 0. `freedom` is
     the degrees of freedom of `seed`, for which `None` is S - 1; pooling over plans gives more (see
-    `pooling`).
+    `pooling`). `example_freedom` are those of `example`, for which `None` is N - 1. Where the N examples are
+    groups of rows, `row_weight` is N over the number of rows, in (0, 1); else it is 1.
     """
 
     mean: Floats
@@ -47,11 +51,18 @@ class MeanSquares:
     n_seeds: int
     n_examples: int
     freedom: int | None = None
+    example_freedom: float | None = None
+    row_weight: float = 1.0
 
     @property
     def seed_freedom(self) -> int:
         """Degrees of freedom of the mean square of the seeds, >= 1 from two seeds on."""
         return self.n_seeds - 1 if self.freedom is None else self.freedom
+
+    @property
+    def examples_freedom(self) -> float:
+        """Degrees of freedom of the mean square of the examples, >= 1."""
+        return self.n_examples - 1 if self.example_freedom is None else self.example_freedom
 
     @property
     def std_error(self) -> Floats:
@@ -76,13 +87,16 @@ class Moments:
     """First and second moments of tables (..., S, N): enough for the mean squares of any subset of the seeds.
 
     `centre` (...) is the grand mean, `rows` (..., S) each seed's mean minus `centre`, `products`
-    (..., S, S) the mean over examples of the product of two seeds' centred scores.
+    (..., S, S) the mean over examples of the product of two seeds' centred scores. The last two are those of
+    `MeanSquares`.
     """
 
     centre: Floats
     rows: Floats
     products: Floats
     n_examples: int
+    example_freedom: float | None = None
+    row_weight: float = 1.0
 
     def take(self, indices: npt.NDArray[np.int64]) -> Moments:
         """The moments of the tables at these indices of the batch."""
@@ -94,8 +108,8 @@ class Moments:
 
         `chosen` is 1 for each seed in the subset, else 0: (S,) for one subset, whose arrays have the batch's
         shape (...), or (M, S) for M subsets of equal size, whose arrays are (..., M). `pseudo` are extra
-        scores, equal on all seeds, that count as half an example each (see `paired_interval`). `floor`, >= 0,
-        is a lower bound of the variance of the mean over examples.
+        scores, equal on all seeds, that count as half an example each (see `paired_interval`), or half a row
+        where examples are groups. `floor`, >= 0, is a lower bound of the variance of the mean over examples.
         """
         picks = np.atleast_2d(np.asarray(chosen, dtype=np.float64))
         n_seeds, n = int(picks[0].sum()), self.n_examples
@@ -106,7 +120,8 @@ class Moments:
         by_example = ((picks @ self.products) * picks).sum(-1) / n_seeds**2 - off_centre**2
         total = np.diagonal(self.products, axis1=-2, axis2=-1) @ picks.T - n_seeds * off_centre**2
         rest = np.maximum(total - by_seed - n_seeds * by_example, 0.0)
-        spread = n * np.maximum(by_example, 0.0) + 0.5 * sum((score - mean) ** 2 for score in pseudo)
+        extra = 0.5 * sum((score - mean) ** 2 for score in pseudo)
+        spread = n * np.maximum(by_example, 0.0) + self.row_weight**2 * extra
         arrays = {
             "mean": mean,
             "seed": n * np.maximum(by_seed, 0.0) / max(n_seeds - 1, 1),  # 0 for one seed
@@ -115,15 +130,28 @@ class Moments:
         }
         if np.ndim(chosen) == 1:
             arrays = {name: array[..., 0] for name, array in arrays.items()}
-        return MeanSquares(**arrays, n_seeds=n_seeds, n_examples=n)
+        return MeanSquares(
+            **arrays,
+            n_seeds=n_seeds,
+            n_examples=n,
+            example_freedom=self.example_freedom,
+            row_weight=self.row_weight,
+        )
 
 
-def moments(tables: Floats) -> Moments:
-    """The moments of tables of shape (..., S, N)."""
+def moments(tables: Floats, groups: Sequence[int] = ()) -> Moments:
+    """The moments of tables of shape (..., S, N), whose examples lie in these groups (see `Examples`)."""
+    tables, freedom, row_weight = units(tables, groups)
     centre, n_examples = tables.mean(axis=(-2, -1)), tables.shape[-1]
     centred = tables - centre[..., None, None]
-    products = centred @ np.swapaxes(centred, -1, -2) / n_examples
-    return Moments(centre=centre, rows=centred.mean(axis=-1), products=products, n_examples=n_examples)
+    return Moments(
+        centre=centre,
+        rows=centred.mean(axis=-1),
+        products=centred @ np.swapaxes(centred, -1, -2) / n_examples,
+        n_examples=n_examples,
+        example_freedom=freedom,
+        row_weight=row_weight,
+    )
 
 
 def pseudo_differences(step: float | None) -> tuple[float, ...]:
@@ -142,14 +170,15 @@ def apart_by(margin: float, squares: MeanSquares, *, step: float | None) -> Mean
     A test of equivalence asks whether the truth may be a difference of the margin. Of scores that differ by
     `step` or not at all, that is a difference on margin / step of the examples or more, so that the variance
     of one example is `margin * (step - margin)` at least. Few examples may show no difference at all: a point
-    of accuracy shows on none of 170 in 18 % of draws. Without a step nothing is changed.
+    of accuracy shows on none of 170 in 18 % of draws. Without a step nothing is changed. Where examples are
+    groups, the least variance is that of independent rows.
 
     Source:
         The variance under the hypothesis, as in score tests; Tango 1998, Statistics in Medicine 17:891.
     """
     if step is None:
         return squares
-    least = squares.n_seeds * margin * (step - margin)
+    least = squares.n_seeds * margin * (step - margin) * squares.row_weight
     return replace(squares, example=np.maximum(squares.example, least))
 
 
@@ -157,8 +186,8 @@ def half_width(squares: MeanSquares, tail: float | Floats) -> Floats:
     """Half the width of the confidence interval of the mean, in units of the scores.
 
     It is a Student t interval whose quantile lies between that of the seeds, F degrees of freedom (S - 1
-    where nothing is pooled), and that of the examples, N - 1. With V = (MS_seed + max(MS_example -
-    MS_residual, 0)) / (S N) and R the share of the examples in it,
+    where nothing is pooled), and that of the examples, N - 1 (see `examples` for groups). With V = (MS_seed +
+    max(MS_example - MS_residual, 0)) / (S N) and R the share of the examples in it,
 
         half = (t[N-1] + (t[F] - t[N-1]) (1 - R)**g) sqrt(V),    g = F / 2, at most 1.5,
 
@@ -175,7 +204,7 @@ def half_width(squares: MeanSquares, tail: float | Floats) -> Floats:
     freedom, n_cells = squares.seed_freedom, squares.n_seeds * squares.n_examples
     # The same numbers as `stats.t.isf` gives, twenty times as fast; simulations call this for each table.
     by_seed = -special.stdtrit(freedom, np.asarray(tail) / 2)
-    by_example = -special.stdtrit(squares.n_examples - 1, np.asarray(tail) / 2)
+    by_example = -special.stdtrit(squares.examples_freedom, np.asarray(tail) / 2)
     seed_share = 1 - squares.example_share
     factor = by_example + (by_seed - by_example) * seed_share ** min(freedom / 2, 1.5)
     half = np.maximum(factor * np.sqrt(squares.seed + squares.excess), by_example * np.sqrt(squares.example))

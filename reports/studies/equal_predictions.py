@@ -33,7 +33,8 @@ def shares(name: str, n: int, *, draws: int, has_step: bool) -> tuple[float, flo
     facts = MetricFacts(
         name=name, greater_is_better=True, is_share=metric.is_share, score_span=metric.score_span
     )
-    how = {"margin": MARGIN, "span": facts.score_span, "step": facts.score_step if has_step else None}
+    examples = evidence.Examples(step=facts.score_step if has_step else None)
+    how = {"margin": MARGIN, "span": facts.score_span, "examples": examples}
     differences, n_equal, n_proven = [], 0, 0
     for _ in range(draws):
         truth = (rng.random(n) < 0.25).astype(float)

@@ -100,11 +100,13 @@ def test_equal_predictions_on_a_small_split_prove_nothing(name, n, is_proof):
     _, scores = metric.score(truth, guesses)
     sign = 1.0 if facts.greater_is_better else -1.0
     table = [[sign * score for score in scores]] * 2
-    how = {"margin": 0.01, "span": facts.score_span, "step": facts.score_step}
+    examples = evidence.Examples(step=facts.score_step)
+    how = {"margin": 0.01, "span": facts.score_span, "examples": examples}
     seen = evidence.look(table, table, planned_seeds=2, **how)
     (standing,) = evidence.plans_within_margin({"best": table, "small": table}, best="best", **how)
     if not facts.greater_is_better:  # no two plans have the same errors but by being the same
         return
     assert (seen.label == "equivalent", standing.is_within) == (is_proof, is_proof)
-    interval = evidence.paired_interval(table, table, span=facts.score_span, step=facts.score_step)
+    examples = evidence.Examples(step=facts.score_step)
+    interval = evidence.paired_interval(table, table, span=facts.score_span, examples=examples)
     assert interval.std_error == pytest.approx(1 / np.sqrt(n * (n - 1)))  # two halves of an example each way

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -214,6 +214,7 @@ def problem(
     head_rates: tuple[float, float] = (3e-3, 3e-1),
     wave: int | None = None,
     first_trials: int | None = None,
+    groups: Mapping[str, Sequence[int]] | None = None,
     **search: Any,
 ) -> SearchProblem:
     """Rungs of 3 and 12 steps, a full run of 30, on the toy sites."""
@@ -241,6 +242,7 @@ def problem(
             n_test=n_test,
         ),
         metric=metric,
+        groups=groups or {},
         null_scores={
             "parameters": {site.name: float(site.in_features * site.out_features) for site in SITES},
             "random": {site.name: 1.0 + index * 7 % 5 for index, site in enumerate(SITES)},
