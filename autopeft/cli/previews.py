@@ -115,10 +115,12 @@ def _work(preview: Preview) -> Iterator[tuple[str, str]]:
     yield "confirmation", confirmation
     if preview.least_differences is not None:
         low, high = (f"{100 * difference:.1f}" for difference in preview.least_differences)
+        n_groups = preview.n_confirm_groups
+        between = f", and between their {n_groups:,} groups," if n_groups else ""
         yield (
             "verdict",
             f"can tell plans apart that differ by {low} to {high} points or more, from the "
-            f"{preview.n_confirm:,} confirm examples alone; the variance between seeds adds to it",
+            f"{preview.n_confirm:,} confirm examples alone; the variance between seeds{between} adds to it",
         )
     if text is not None:
         yield "forgetting", f"{_n(text.n_blocks, 'block')} of {text.block_tokens} tokens of {text.name}"

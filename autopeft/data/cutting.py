@@ -157,7 +157,7 @@ class Cutter:
 
         Every label and `n_stay` groups stay in train.
         """
-        groups = _groups_of(rows)
+        groups = groups_of(rows)
         left = Counter(name for row in rows for name in self._labels(row))
         out, too_large, n_left = set[int](), list[list[int]](), len(groups)
         order: list[int] = np.random.default_rng(self.seed).permutation(len(groups)).tolist()
@@ -183,7 +183,7 @@ class Cutter:
         return {name for label in labels for name in names_in(label)}
 
 
-def _groups_of(rows: Sequence[Row]) -> list[list[int]]:
+def groups_of(rows: Sequence[Row]) -> list[list[int]]:
     """The row indices of each group; a row without a group is a group of its own."""
     groups: dict[Any, list[int]] = {}
     for i, row in enumerate(rows):
@@ -194,7 +194,7 @@ def _groups_of(rows: Sequence[Row]) -> list[list[int]]:
 def _last_groups(rows: Sequence[Row], n_out: int) -> set[int]:
     """Indices of whole groups, those with the latest last rows first, as near to `n_out` rows as possible."""
     out = set[int]()
-    for group in sorted(_groups_of(rows), key=max, reverse=True):
+    for group in sorted(groups_of(rows), key=max, reverse=True):
         if out and abs(len(out) + len(group) - n_out) >= abs(len(out) - n_out):
             break
         out.update(group)
@@ -205,7 +205,7 @@ def _require_some(out: set[int], rows: Sequence[Row], n_out: int) -> set[int]:
     """The cut as it is; raises DataError if it is empty, or larger than both `n_out` and half of the rows."""
     if not 0 < len(out) <= max(n_out, len(rows) // 2):
         raise DataError(
-            f"The {len(rows)} train rows have {counted(len(_groups_of(rows)), 'group')}, and none can be cut "
+            f"The {len(rows)} train rows have {counted(len(groups_of(rows)), 'group')}, and none can be cut "
             "out; name a finer data.group_column, or give the split as a file of its own."
         )
     return out
@@ -247,11 +247,6 @@ def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int, notes: 
         else:
             train = cutter.without_surplus(train, max_examples, notes)
     train, search = cutter.cut(train, _cut_size(len(train)), "search", notes, spread=spread)
-    if (n_groups := len(_groups_of(confirm))) < len(confirm):
-        notes.append(
-            f"The {len(confirm)} rows of the confirm split are of {counted(n_groups, 'group')}. Intervals "
-            "count rows as independent, so that they are too narrow where rows of a group are alike."
-        )
     return {"train": train, "search": search, "confirm": confirm, "test": uncut.parts.get("test", [])}
 
 

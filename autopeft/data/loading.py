@@ -9,13 +9,16 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from autopeft.data.cutting import CUT_AT_MOST, cut_splits
+from autopeft.data.cutting import CUT_AT_MOST, cut_splits, groups_of
 from autopeft.data.duplicates import remove_duplicates
 from autopeft.data.labels import names_in, read_texts
 from autopeft.data.rows import LabelledData, Parts, ReadRows, Row, Split
 from autopeft.errors import DataError, without_long_words
 from autopeft.extension import IGNORED, Target
 from autopeft.records import DataSpec, counted, shortened
+
+_IN_BLOCKS = ("documents", "stream")  # kinds whose rows become blocks of a longer text, which have no group
+_FEW_GROUPS = 20  # with fewer a verdict tells large differences alone; chosen by hand
 
 
 def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> LabelledData:
@@ -51,8 +54,10 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
     given = [part for part, rows in uncut.parts.items() if rows]
     _note_absent_labels(uncut.target, splits, notes, given=given)
     target = replace(uncut.target, counts=_counts(uncut.target, splits["train"]))
+    are_counted = spec.group_column is not None and target.kind not in _IN_BLOCKS
+    _note_groups(splits, notes, are_counted=are_counted)
     return LabelledData(
-        **{part: _split(part, rows, target) for part, rows in splits.items()},
+        **{part: _split(part, rows, target, has_groups=are_counted) for part, rows in splits.items()},
         target=target,
         text_columns=uncut.input_columns,
         label_column=uncut.label_column,
@@ -108,7 +113,33 @@ def _remedy(part: str, *, is_given: bool) -> str:
     return f" (this split is cut from train, {CUT_AT_MOST:,} rows at most){instead}"
 
 
-def _split(part: str, rows: list[Row], target: Target) -> Split:
+def _note_groups(splits: Parts, notes: list[str], *, are_counted: bool) -> None:
+    """Note what intervals count where rows come in groups: groups, or rows that they take as independent."""
+    for part in ("confirm", "test"):
+        n_rows, n_groups = len(splits[part]), len(groups_of(splits[part]))
+        if n_groups == n_rows:
+            continue
+        of_groups = f"The {n_rows} rows of the {part} split are of {counted(n_groups, 'group')}"
+        if are_counted and n_groups == 1:
+            notes.append(f"{of_groups}: its scores tell nothing of other groups, which may differ.")
+        elif are_counted:
+            few = ". So few tell large differences alone" if n_groups < _FEW_GROUPS else ""
+            notes.append(f"{of_groups}, which intervals and standard errors count in place of rows{few}.")
+        elif part == "confirm":
+            notes.append(
+                f"{of_groups}. Intervals count rows as independent, so that they are too narrow where rows "
+                "of a group are alike."
+            )
+
+
+def _numbered(rows: list[Row]) -> tuple[int, ...]:
+    """The number of each row's group; empty where no two rows share one."""
+    members = groups_of(rows)
+    numbers = {row: number for number, group in enumerate(members) for row in group}
+    return tuple(numbers[row] for row in range(len(rows))) if len(members) < len(rows) else ()
+
+
+def _split(part: str, rows: list[Row], target: Target, *, has_groups: bool) -> Split:
     indices = {name: index for index, name in enumerate(target.names)}
 
     def encoded(label: Any) -> Any:
@@ -120,6 +151,7 @@ def _split(part: str, rows: list[Row], target: Target) -> Split:
         name=part,
         inputs=tuple(row.inputs for row in rows),
         labels=tuple(encoded(row.label) for row in rows),
+        groups=_numbered(rows) if has_groups else (),
     )
 
 

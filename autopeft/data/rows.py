@@ -61,12 +61,14 @@ class Split:
     """The rows of one split: `inputs` has one tuple per example, such as one string per text column.
 
     `labels` are as the target says: an index into its names, several indices, a number, one index per token
-    (-100 where it has no tag), or a text.
+    (-100 where it has no tag), or a text. `groups` has one number per example, equal for examples with the
+    same cell in the group column; it is empty where no two have, and for a text that is cut into blocks.
     """
 
     name: str
     inputs: tuple[tuple[Any, ...], ...]
     labels: tuple[Any, ...]
+    groups: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

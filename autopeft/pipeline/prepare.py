@@ -10,7 +10,7 @@ from pathlib import Path
 from autopeft import model, train
 from autopeft.data import LabelledData
 from autopeft.engine import Rungs
-from autopeft.errors import DataError, SpecError, UnknownNameError
+from autopeft.errors import UnknownNameError
 from autopeft.extension import Catalogue, Method, Task, discover, text_form
 from autopeft.model import BaseModel
 from autopeft.pipeline.computing import in_memory_of_run, with_compute
@@ -27,8 +27,6 @@ from autopeft.records import (
 )
 
 _NO_FOLDERS = train.StateFolders()
-_LARGEST_MARGIN = 0.5  # of a share; within it a coin is as good as a perfect plan; chosen by hand
-_LEAST_EXAMPLES = 2  # from which the standard error of a difference is computed
 
 log = logging.getLogger(__name__)
 
@@ -156,33 +154,6 @@ def require_known_metric(task: Task, metric: str | None) -> None:
     known = {*task.metrics, *of_labels}
     if metric is not None and metric not in known:
         raise UnknownNameError(f"metric of {task.name}", metric, known)
-
-
-def check_comparison(prepared: Prepared) -> None:
-    """Refuse a margin and splits with which no plans can be compared.
-
-    Raises SpecError for a margin of half of a share or more, which is meant in points, and DataError for a
-    split of one example, of which no interval is made.
-    """
-    margin, task = prepared.spec.confirm.margin, prepared.task
-    if margin is not None and task.is_share and margin >= _LARGEST_MARGIN:
-        raise SpecError(
-            f"The margin is {margin:g}, but {task.metric} lies between 0 and 1 and 0.01 is one point of it; "
-            f"did you mean --margin {margin / 100:g}?"
-        )
-    remedies = {"search": "add train rows"}
-    if prepared.spec.confirm.fidelity != "none":
-        remedies["confirm"] = (
-            "give a larger validation file, leave it out so that the split is cut from train, or set "
-            "--confirm none"
-        )
-    for name, remedy in remedies.items():
-        n_examples = len(prepared.bench.splits[name].labels)
-        if n_examples < _LEAST_EXAMPLES:
-            raise DataError(
-                f"The {name} split has {n_examples} example, and comparing plans needs at least "
-                f"{_LEAST_EXAMPLES}; {remedy}."
-            )
 
 
 def methods_for(base: BaseModel) -> Mapping[str, Method]:

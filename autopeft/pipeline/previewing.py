@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from autopeft import engine, evidence, space
 from autopeft.extension import metric_facts
 from autopeft.pipeline.allowance import confirm_cost
+from autopeft.pipeline.compared import check_comparison, groups_of
 from autopeft.pipeline.continuing import as_it_was
 from autopeft.pipeline.fitting import fit_to_budget, parse_budget
 from autopeft.pipeline.forecast import Forecast, forecast, measured_pace
 from autopeft.pipeline.forgetting import check_forgetting, with_general_text
-from autopeft.pipeline.prepare import Prepared, check_comparison, prepare, with_demo_settings
+from autopeft.pipeline.prepare import Prepared, prepare, with_demo_settings
 from autopeft.pipeline.problem import check_user_files, requested_space, schedule_of, user_plans
 from autopeft.pipeline.resuming import resumed, settled
 from autopeft.pipeline.task_facts import TaskFacts, task_facts
@@ -43,7 +44,8 @@ class Preview:
     `forgetting` is the text on which forgetting would be measured, None without `--forgetting`.
     `decisions` are the settings that would be derived. `least_differences` are the smallest and the
     largest difference from which on a verdict may tell two plans apart, in [0, 1]; None for losses, and
-    without a confirmation.
+    without a confirmation. `n_confirm_groups` are the groups of the confirm examples that the verdict counts
+    in their place; 0 where each example counts.
     """
 
     base_model: str
@@ -71,6 +73,7 @@ class Preview:
     confirm_steps: int
     confirm_seeds: int
     n_confirm: int
+    n_confirm_groups: int
     least_differences: tuple[float, float] | None
     forecast: Forecast | None
     forgetting: GeneralText | None = None
@@ -93,9 +96,8 @@ def preview(
     requested = requested_space(spec)
     check_user_files(spec)
     check_forgetting(spec)
-    check_comparison(prepared := prepare(spec))
-    prepared = with_general_text(prepared)
-    kept = given
+    check_comparison(prepared := prepare(spec), is_resumed=resume)
+    prepared, kept = with_general_text(prepared), given
     if resume:
         run = RunDir.open(str(spec.output.out))
         prepared, kept = as_it_was(run, prepared, given), settled(run, given)
@@ -137,6 +139,7 @@ def preview(
         confirm_steps=schedule.confirm_steps if is_confirmed else 0,
         confirm_seeds=spec.confirm.seeds if is_confirmed else 0,
         n_confirm=schedule.n_confirm,
+        n_confirm_groups=len(set(groups_of(prepared).get("confirm", ()))),
         least_differences=_least_differences(prepared, schedule.n_confirm),
         forecast=None
         if pace is None

@@ -9,6 +9,7 @@ from pathlib import Path
 from autopeft import adapters, engine, model, space
 from autopeft.engine import Schedule, SearchProblem
 from autopeft.extension import discover, metric_facts
+from autopeft.pipeline.compared import groups_of
 from autopeft.pipeline.computing import in_memory_of_run
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.warm_start import read_warm_start
@@ -94,6 +95,7 @@ def search_problem(
         first_trials=first_trials,
         null_scores={name: by_name[name] for name in UNEVEN_NULLS},
         user_plans=user_plans,
+        groups=groups_of(prepared),
     )
 
 

@@ -10,6 +10,7 @@ from autopeft import adapters, model, report
 from autopeft.errors import AutopeftError
 from autopeft.extension import Method, discover, metric_facts, text_form
 from autopeft.pipeline.chance import chance_of
+from autopeft.pipeline.compared import groups_of
 from autopeft.pipeline.fitting import parse_budget
 from autopeft.pipeline.prepare import Prepared
 from autopeft.records import IN_MEMORY, Plan, SearchFacts, SearchResult, SplitSizes, TrainedPlan
@@ -103,6 +104,7 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
         source = "" if prepared.base.differs_from_checkpoint else model.loaded_from(module)
         source = source or IN_MEMORY
     sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items()}
+    n_groups = {name: len(set(groups)) for name, groups in groups_of(prepared).items()}
     return SearchFacts(
         base_model=prepared.base.name,
         base_model_source=source,
@@ -121,6 +123,8 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
             confirm=sizes["confirm"],
             test=sizes.get("test", 0),
             duplicates_removed=loaded.duplicates_removed,
+            confirm_groups=n_groups.get("confirm", 0),
+            test_groups=n_groups.get("test", 0),
         ),
         full_run_steps=prepared.full_steps,
         label_names=loaded.label_names,

@@ -17,6 +17,7 @@ from autopeft.engine import Progress
 from autopeft.errors import StoppedError
 from autopeft.pipeline.best import write_best
 from autopeft.pipeline.chance import beside_chance
+from autopeft.pipeline.compared import check_comparison
 from autopeft.pipeline.continuing import as_it_was
 from autopeft.pipeline.environment import environment
 from autopeft.pipeline.fingerprint import check_base, note_start
@@ -27,7 +28,7 @@ from autopeft.pipeline.interruption import logging_how_to_resume
 from autopeft.pipeline.keeping import keep_decisions, keep_rungs, keep_scores
 from autopeft.pipeline.ledger import ledger_of
 from autopeft.pipeline.measured import logged_measurements, unused_measurements
-from autopeft.pipeline.prepare import Prepared, check_comparison, prepare, with_demo_settings
+from autopeft.pipeline.prepare import Prepared, prepare, with_demo_settings
 from autopeft.pipeline.problem import (
     check_user_files,
     longest_runs,
@@ -98,7 +99,7 @@ def search(
                     memory=memory,
                     interrupt=interrupt,
                 )
-                check_comparison(prepared)
+                check_comparison(prepared, is_resumed=resume)
                 log.info("The run's folder is %s", run.path)  # now that data and model can be used
                 prepared = with_general_text(prepared)
                 if resume:

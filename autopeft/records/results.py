@@ -111,13 +111,19 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitSizes:
-    """Examples in each split; `test` is 0 where the user has none."""
+    """Examples in each split; `test` is 0 where the user has none.
+
+    `confirm_groups` and `test_groups` are the groups of the evaluated examples, which standard errors count
+    in place of examples; 0 where each example counts, as it does where all are of one group.
+    """
 
     train: int
     search: int
     confirm: int
     test: int
     duplicates_removed: int = 0
+    confirm_groups: int = 0
+    test_groups: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

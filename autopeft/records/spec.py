@@ -53,7 +53,7 @@ class DataSpec(Topic):
         None, "What the label column holds, where its values mislead", "Data", short=None
     )
     group_column: str | None = setting(
-        None, "Rows with equal values in this column stay in one split", "Data"
+        None, "Rows with equal values in this column stay in one split; intervals count these groups", "Data"
     )
     time_column: str | None = setting(
         None, "Column with the time of a row; the held-out rows are the latest of train", "Data"

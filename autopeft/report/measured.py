@@ -43,16 +43,17 @@ def has_failed(result: SearchResult, plan: Plan) -> bool:
 
 
 def error_over(result: SearchResult) -> str:
-    """What a standard error is over: `2 seeds and the examples`, or `the examples, of one seed`.
+    """What a standard error is over: `2 seeds and the examples`, or `the groups of examples, of one seed`.
 
     A plan that was far behind on its first seed has no other.
     """
     confirmed = record_of(result.confirmations, result.best, name="best")
+    units = "the groups of examples" if result.setting.splits.confirm_groups else "the examples"
     if confirmed is None or len(confirmed.seeds) < 2:
-        return "the examples, of one seed"
+        return f"{units}, of one seed"
     is_single = any(len(record.seeds) == 1 for record in result.confirmations)
     single = " (one seed of a plan that is far behind)" if is_single else ""
-    return f"{len(confirmed.seeds)} seeds and the examples{single}"
+    return f"{len(confirmed.seeds)} seeds and {units}{single}"
 
 
 def examples(result: SearchResult, split: str) -> str:
@@ -60,6 +61,12 @@ def examples(result: SearchResult, split: str) -> str:
     size = getattr(result.setting.splits, split)
     seen = n_evaluated(result, split)
     return f"{seen:,} of {size:,}" if 0 < seen < size else f"{size:,}"
+
+
+def in_groups(result: SearchResult, split: str) -> str:
+    """The groups of evaluated examples, which errors count in place of these: ` in 40 groups`, or nothing."""
+    n_groups = getattr(result.setting.splits, f"{split}_groups")
+    return f" in {n_groups:,} groups" if n_groups else ""
 
 
 def on_split(result: SearchResult, split: str) -> str:

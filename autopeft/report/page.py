@@ -73,6 +73,7 @@ def contents(result: SearchResult, words: PartWords, status: str) -> dict[str, A
         "summary": rows,
         "rungs_in_words": measured.rungs_in_words(result),
         "examples": partial(measured.examples, result),
+        "in_groups": partial(measured.in_groups, result),
         "rung_steps": [rung[0].fidelity.train_steps for rung in short_runs(result)],
         "plan_words": partial(plan_words, labels=words.labels, head=naming.head),
         "best_rate": rate_words(result.best, result),

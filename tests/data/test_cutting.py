@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from autopeft.data import load
+from autopeft.data import load, read_language
 from autopeft.errors import DataError
 from autopeft.records import DataSpec
 
@@ -49,14 +49,47 @@ def test_few_large_groups_are_cut_whole_with_a_note(tmp_path):
     assert "Cut 100 of 400 train rows as search, whole groups (60 were wanted)." in data.notes
 
 
-@pytest.mark.parametrize(("sizes", "warns"), [([20] * 25, True), ([1] * 500, False)])
-def test_intervals_are_said_to_be_narrow_where_confirm_rows_come_in_groups(tmp_path, sizes, warns):
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ([20] * 25, "s, which intervals and standard errors count in place of rows. So few tell large"),
+        ([2] * 250, "s, which intervals and standard errors count in place of rows."),
+        ([100] * 5, ": its scores tell nothing of other groups, which may differ."),
+        ([1] * 500, None),
+    ],
+)
+def test_a_note_says_that_intervals_count_groups_of_confirm_rows(tmp_path, sizes, said):
     rows = rows_of(sizes)
     data = read(tmp_path, rows)
     owners = column(data, rows, "who")["confirm"]
-    counts = f"The {len(owners)} rows of the confirm split are of {len(set(owners))} groups."
-    said = [note for note in data.notes if "too narrow" in note]
-    assert [note.partition(" Intervals")[0] for note in said] == [counts] * warns
+    begin = f"The {len(owners)} rows of the confirm split are of {len(set(owners))} group"
+    notes = [note.removeprefix(begin) for note in data.notes if note.startswith(begin)]
+    assert [note[: len(said)] for note in notes] == [said] if said else notes == []
+
+
+def test_each_split_says_which_of_its_rows_are_of_one_group(tmp_path):
+    """A row with an empty cell is a group of its own; without a column no row is of a group."""
+    rows = [{**row, "who": row["who"] if i % 5 else None} for i, row in enumerate(rows_of([3] * 100))]
+    data = read(tmp_path, rows)
+    for split, owners in column(data, rows, "who").items():
+        owners = [f"row {i}" if owner is None else owner for i, owner in enumerate(owners)]
+        groups = getattr(data, split).groups
+        assert len(groups) == len(owners) and len(set(groups)) == len(set(owners))
+        assert len(set(zip(groups, owners, strict=True))) == len(set(owners))
+    unnamed = load(DataSpec(source=str(tmp_path / "rows.parquet")), seed=0)
+    assert unnamed.confirm.groups == () and unnamed.fingerprint != data.fingerprint
+
+
+@pytest.mark.parametrize("column", ["who", None])
+def test_answers_to_one_prompt_count_each_where_no_column_names_groups(tmp_path, column):
+    rows = [
+        {"prompt": f"question {i // 4}", "completion": f"answer {i}", "who": f"w{i // 4}"} for i in range(400)
+    ]
+    pd.DataFrame(rows).to_parquet(tmp_path / "rows.parquet")
+    spec = DataSpec(source=str(tmp_path / "rows.parquet"), group_column=column)
+    data = load(spec, seed=0, read_rows=read_language)
+    assert len(set(data.confirm.groups)) == (len(data.confirm.inputs) // 4 if column else 0)
+    assert sum("too narrow where rows of a group are alike" in note for note in data.notes) == (not column)
 
 
 def test_the_smallest_group_that_leaves_every_label_is_cut(tmp_path):
