@@ -31,6 +31,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+_ROUNDING = 1e-14  # variance of scores of about 1 that are equal but for one float32 rounding
+
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
@@ -54,29 +56,35 @@ class Units(NamedTuple):
     """Scores (..., S, U) of independent units: examples, or groups of them.
 
     `freedom` is the degrees of freedom of the variance between units, >= 1, and `weight` what an example
-    weighs in a unit, U / N.
+    weighs in a unit, U / N. `design_effect` (...) is the variance of a mean over units in multiples of that
+    over independent examples, >= 1; None where examples are the units.
     """
 
     tables: npt.NDArray[np.float64]
     freedom: float
-    weight: float
+    weight: float = 1.0
+    design_effect: npt.NDArray[np.float64] | None = None
 
 
 def units(tables: npt.NDArray[np.float64], groups: Sequence[int]) -> Units:
     """The independent units of tables (..., S, N), which are the examples where no two groups have several.
 
     Example:
-        >>> units(np.array([[1.0, 0.0, 1.0, 1.0]]), [7, 7, 8, 8])
-        Units(tables=array([[0.5, 1. ]]), freedom=1.0, weight=0.5)
+        >>> units(np.array([[1.0, 0.0, 1.0, 1.0]]), [7, 7, 8, 8])[:3]
+        (array([[0.5, 1. ]]), 1.0, 0.5)
     """
     n = tables.shape[-1]
     assert len(groups) in (0, n), f"{len(groups)} groups of {n} examples"
     _, numbers, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     if not 1 < (n_groups := len(sizes)) < n:
-        return Units(tables, n - 1, 1.0)
+        return Units(tables, n - 1)
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     sums = np.add.reduceat(tables[..., np.argsort(numbers, kind="stable")], starts, axis=-1)
     mean = tables.mean(axis=-1, keepdims=True)
     moved = (n_groups - 1) * (sums - sizes * mean) / (n - sizes)
     freedom = max(n**2 / float((sizes**2).sum()) - 1, 1.0)
-    return Units(mean + moved - moved.mean(axis=-1, keepdims=True), freedom, n_groups / n)
+    by_group = mean + moved - moved.mean(axis=-1, keepdims=True)
+    grouped, single = (table.mean(axis=-2).var(axis=-1, ddof=1) for table in (by_group, tables))
+    effect, scale = np.ones_like(single), np.maximum(mean.mean(axis=(-2, -1)) ** 2, 1.0)
+    np.divide(grouped * n, single * n_groups, out=effect, where=single > _ROUNDING * scale)
+    return Units(by_group, freedom, n_groups / n, np.maximum(effect, 1.0))

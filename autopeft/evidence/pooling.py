@@ -35,11 +35,15 @@ def pooled(squares: MeanSquares, plans: Sequence[Moments], chosen: npt.ArrayLike
     """The mean squares of a difference with the seeds' variance of some plans pooled.
 
     `plans` are the scores of each plan, the two that are compared first; empty pools nothing. `chosen` says
-    which seeds `squares` are of, as in `Moments.squares`.
+    which seeds `squares` are of, as in `Moments.squares`. The design effect of groups is at least that of the
+    two plans' own scores, which few differences alone would not show.
     """
     if not plans:
         return squares
-    by_plan = [plan.squares(chosen, pseudo=(), floor=0.0).seed for plan in plans]
-    compared = by_plan[0] + by_plan[1]
-    seed = np.maximum.reduce([squares.seed, compared, 2 * np.mean(by_plan, axis=0)])
-    return replace(squares, seed=seed, freedom=len(plans) * (squares.n_seeds - 1))
+    by_plan = [plan.squares(chosen, pseudo=(), floor=0.0) for plan in plans]
+    first, second, *_ = by_plan
+    mean = np.mean([each.seed for each in by_plan], axis=0)
+    seed = np.maximum.reduce([squares.seed, first.seed + second.seed, 2 * mean])
+    of_pair = (first.design_effect + second.design_effect) / 2
+    effect = np.maximum(squares.design_effect, of_pair)
+    return replace(squares, seed=seed, freedom=len(plans) * (squares.n_seeds - 1), design_effect=effect)

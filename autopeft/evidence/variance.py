@@ -41,7 +41,8 @@ class MeanSquares:
     `mean` is in units of the scores, `seed`, `example` and `residual` in their square, >= 0. `freedom` is
     the degrees of freedom of `seed`, for which `None` is S - 1; pooling over plans gives more (see
     `pooling`). `example_freedom` are those of `example`, for which `None` is N - 1. Where the N examples are
-    groups of rows, `row_weight` is N over the number of rows, in (0, 1); else it is 1.
+    groups of rows, `row_weight` is N over the number of rows, in (0, 1), and `design_effect` the variance of
+    the mean in multiples of that over independent rows, >= 1; else both are 1.
     """
 
     mean: Floats
@@ -53,6 +54,7 @@ class MeanSquares:
     freedom: int | None = None
     example_freedom: float | None = None
     row_weight: float = 1.0
+    design_effect: Floats | float = 1.0
 
     @property
     def seed_freedom(self) -> int:
@@ -87,8 +89,8 @@ class Moments:
     """First and second moments of tables (..., S, N): enough for the mean squares of any subset of the seeds.
 
     `centre` (...) is the grand mean, `rows` (..., S) each seed's mean minus `centre`, `products`
-    (..., S, S) the mean over examples of the product of two seeds' centred scores. The last two are those of
-    `MeanSquares`.
+    (..., S, S) the mean over examples of the product of two seeds' centred scores. The last three are those
+    of `MeanSquares`; the design effect has shape (...), or is None where the examples are rows.
     """
 
     centre: Floats
@@ -97,11 +99,13 @@ class Moments:
     n_examples: int
     example_freedom: float | None = None
     row_weight: float = 1.0
+    design_effect: Floats | None = None
 
     def take(self, indices: npt.NDArray[np.int64]) -> Moments:
         """The moments of the tables at these indices of the batch."""
         arrays = {name: getattr(self, name)[indices] for name in ("centre", "rows", "products")}
-        return replace(self, **arrays)
+        effect = None if self.design_effect is None else self.design_effect[indices]
+        return replace(self, **arrays, design_effect=effect)
 
     def squares(self, chosen: npt.ArrayLike, *, pseudo: tuple[float, ...], floor: float) -> MeanSquares:
         """Mean squares over subsets of the seeds.
@@ -128,6 +132,8 @@ class Moments:
             "example": np.maximum(n_seeds * spread / (n - 1), n_seeds * n * floor),
             "residual": n * rest / max((n_seeds - 1) * (n - 1), 1),
         }
+        if self.design_effect is not None:
+            arrays["design_effect"] = np.broadcast_to(self.design_effect[..., None], mean.shape)
         if np.ndim(chosen) == 1:
             arrays = {name: array[..., 0] for name, array in arrays.items()}
         return MeanSquares(
@@ -141,7 +147,7 @@ class Moments:
 
 def moments(tables: Floats, groups: Sequence[int] = ()) -> Moments:
     """The moments of tables of shape (..., S, N), whose examples lie in these groups (see `Examples`)."""
-    tables, freedom, row_weight = units(tables, groups)
+    tables, freedom, row_weight, design_effect = units(tables, groups)
     centre, n_examples = tables.mean(axis=(-2, -1)), tables.shape[-1]
     centred = tables - centre[..., None, None]
     return Moments(
@@ -151,6 +157,7 @@ def moments(tables: Floats, groups: Sequence[int] = ()) -> Moments:
         n_examples=n_examples,
         example_freedom=freedom,
         row_weight=row_weight,
+        design_effect=design_effect,
     )
 
 
@@ -171,14 +178,15 @@ def apart_by(margin: float, squares: MeanSquares, *, step: float | None) -> Mean
     `step` or not at all, that is a difference on margin / step of the examples or more, so that the variance
     of one example is `margin * (step - margin)` at least. Few examples may show no difference at all: a point
     of accuracy shows on none of 170 in 18 % of draws. Without a step nothing is changed. Where examples are
-    groups, the least variance is that of independent rows.
+    groups of rows, the least variance is that of independent rows times the design effect: rows at which one
+    plan alone is right are supposed to be as alike within groups as the scores are.
 
     Source:
         The variance under the hypothesis, as in score tests; Tango 1998, Statistics in Medicine 17:891.
     """
     if step is None:
         return squares
-    least = squares.n_seeds * margin * (step - margin) * squares.row_weight
+    least = squares.n_seeds * margin * (step - margin) * squares.row_weight * squares.design_effect
     return replace(squares, example=np.maximum(squares.example, least))
 
 

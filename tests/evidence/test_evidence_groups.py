@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from autopeft.evidence import Examples, look, mean_and_std_error, paired_interval, plans_within_margin
-from autopeft.evidence.bounds import BETTER, WORSE, Design
+from autopeft.evidence.bounds import BETTER, EQUIVALENT, WORSE, Design
 from autopeft.evidence.sequential import find_stops
 from autopeft.evidence.variance import Floats, moments
 
@@ -89,6 +89,40 @@ def test_equal_scores_in_groups_get_pseudo_examples_as_large_as_a_row() -> None:
     half = float(stats.t.isf(0.05, 19)) * math.sqrt(0.01 * 0.99 / 400)
     at_margin = paired_interval(same, same, level=0.9, examples=examples, margin=0.01)
     assert (at_margin.low, at_margin.high) == pytest.approx((-half, half))
+
+
+def test_a_test_of_a_margin_takes_differences_to_be_as_alike_in_groups_as_the_scores_are() -> None:
+    """Rows that are equal within 20 groups of 20 have a mean as variable as that of 20 rows."""
+    scores = np.tile(np.repeat(np.arange(20) % 2, 20), (2, 1))
+    examples = Examples(groups=np.repeat(np.arange(20), 20).tolist())
+    effect = (np.var([0, 1] * 10, ddof=1) / 20) / (np.var(scores[0], ddof=1) / 400)
+    half = float(stats.t.isf(0.05, 19)) * math.sqrt(effect * 0.01 * 0.99 / 400)
+    # The seeds do not vary at all, pooled or not.
+    interval = paired_interval(
+        scores, scores, level=0.9, examples=examples, margin=0.01, pool=[scores, scores]
+    )
+    assert (interval.low, interval.high) == pytest.approx((-half, half))
+
+
+def test_plans_a_margin_apart_on_few_groups_are_seldom_called_equivalent() -> None:
+    """One plan fails on rows that the other has right, with the correlation within groups of all failures."""
+    rng, groups, margin, within = np.random.default_rng(7), np.repeat(np.arange(50), 20), 0.01, 1 / 0.3 - 1
+
+    def failures(share: float) -> npt.NDArray[np.bool_]:
+        chances = rng.beta(share * within, (1 - share) * within, size=(600, 50))[:, groups]
+        return np.asarray(rng.random(chances.shape) < chances)
+
+    both = failures(0.1)
+    wrong = both | failures(margin / 0.9), both
+    best, baseline = (np.repeat(1.0 - each[:, None], 2, axis=1) for each in wrong)
+
+    def share(counted: list[int]) -> float:
+        plans = [moments(table, counted) for table in (best, baseline)]
+        design = Design(planned_seeds=2, margin=margin)
+        seen = find_stops(moments(best - baseline, counted), design, plans=plans)
+        return float((seen.code == EQUIVALENT).mean())
+
+    assert share(groups.tolist()) <= 0.05 < 0.2 < share([])
 
 
 def test_every_claim_counts_groups() -> None:
