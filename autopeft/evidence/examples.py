@@ -67,7 +67,7 @@ class Units(NamedTuple):
 
 
 def units(tables: npt.NDArray[np.float64], groups: Sequence[int]) -> Units:
-    """The independent units of tables (..., S, N), which are the examples where no two groups have several.
+    """The units of tables (..., S, N): groups, or the examples where each is a group or all are of one.
 
     Example:
         >>> units(np.array([[1.0, 0.0, 1.0, 1.0]]), [7, 7, 8, 8])[:3]
