@@ -7,9 +7,10 @@ import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-# Those that ask a process to end, as far as this system has them: Ctrl-C, `kill`, a closed terminal; the last
-# one stands for Ctrl-Break and a closed window on Windows.
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+# Those that ask a process to end, as far as this system has them: Ctrl-C, `kill`, a closed terminal;
+# Ctrl-Break or a closed window on Windows; and what Slurm (`--signal`), Grid Engine (`-notify`) and LSF send
+# before the end of a job, which would end a process without a word.
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 
 
 @contextlib.contextmanager

@@ -18,16 +18,16 @@ from autopeft.cli.signals import stopping_signals
 from autopeft.errors import SpecError
 from autopeft.executors.parts import make_resident
 
-CODES = {"SIGINT": None, "SIGTERM": 143, "SIGHUP": 129}
+CODES = {"SIGINT": None, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138, "SIGUSR2": 140, "SIGXCPU": 152}
 
 
 @pytest.fixture(autouse=True)
 def delivered():
     """Signals arrive, also where the tests run in the background, which may ignore some."""
     before = {name: signal.getsignal(getattr(signal, name)) for name in CODES}
+    for name in CODES:
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     yield
     for name, handler in before.items():
         signal.signal(getattr(signal, name), handler)
@@ -64,19 +64,19 @@ def test_a_signal_that_a_destructor_swallows_is_raised_by_the_loop(name):
 
 
 def test_ctrl_break_of_windows_ends_the_main_process_alone(monkeypatch):
-    """It also stands for a closed window there; here SIGUSR1 has its name."""
-    before = signal.getsignal(signal.SIGUSR1)
-    monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)
+    """It also stands for a closed window there; here SIGWINCH has its name."""
+    before = signal.getsignal(signal.SIGWINCH)
+    monkeypatch.setattr(signal, "SIGBREAK", signal.SIGWINCH, raising=False)
     with pytest.raises(SystemExit) as caught, stopping_signals():
-        os.kill(os.getpid(), signal.SIGUSR1)
-    assert caught.value.code == 128 + signal.SIGUSR1
+        os.kill(os.getpid(), signal.SIGWINCH)
+    assert caught.value.code == 128 + signal.SIGWINCH
     asked = dict.fromkeys((*CODES, "SIGBREAK"), signal.SIG_IGN)
     handlers = {}
     monkeypatch.setattr(signal, "signal", lambda number, handler: handlers.update({number: handler}))
     make_resident(None, 0)
-    del asked["SIGTERM"]
+    del asked["SIGTERM"], asked["SIGXCPU"]
     assert handlers == {getattr(signal, name): handler for name, handler in asked.items()}
-    assert signal.getsignal(signal.SIGUSR1) == before
+    assert signal.getsignal(signal.SIGWINCH) == before
 
 
 def test_a_signal_that_the_caller_ignores_stays_ignored():

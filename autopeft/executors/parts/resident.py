@@ -16,8 +16,11 @@ _RESIDENT: list[Function] = []  # in a worker: the function that its `make` gave
 
 
 def make_resident(make: Callable[[int], Function] | None, index: int) -> None:
-    """Make the function of this process, in its main thread. Ctrl-C is left to the main process."""
-    for name in ("SIGINT", "SIGHUP", "SIGBREAK"):
+    """Make the function of this process, in its main thread.
+
+    Signals that ask a job to end reach all of its processes, and are left to the main process.
+    """
+    for name in ("SIGINT", "SIGHUP", "SIGBREAK", "SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if make is None:
