@@ -48,6 +48,9 @@ class _WorkerPlace:
     def start(self) -> None:
         """Do nothing: a worker that died is replaced by whoever joins."""
 
+    def ready(self) -> None:
+        """None: a call waits for whoever joins."""
+
     def submit(self, fn: Function, *args: Any) -> Future[Any]:
         """A future of `fn(*args)`, which raises BrokenExecutor where the worker was lost."""
         return self._calls.add(encode((fn, *args)))
@@ -210,8 +213,8 @@ class _Calls:
         log.warning("A worker on %s could not begin: %s", host, refusal)
         if self._n_refusals >= _MOST_REFUSALS:
             raise TrainingError(
-                f"The last {self._n_refusals} workers could not begin: {refusal.rstrip('.')}. Mend the cause "
-                "and continue with --resume."
+                f"The last {self._n_refusals} workers could not begin, one on {host}: "
+                f"{refusal.rstrip('.')}. Mend the cause and continue with --resume."
             )
 
 

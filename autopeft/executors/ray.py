@@ -11,6 +11,7 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from typing import Any
 
-from autopeft.errors import SpecError
+from autopeft.errors import SpecError, TrainingError
 from autopeft.executors.parts import WorkerPool, make_resident
 from autopeft.extension import Function
 
@@ -29,6 +30,10 @@ from autopeft.extension import Function
 _OBJECT_STORE_BYTES = 80_000_000
 # Sockets lie in Ray's folder, and a path of a socket has at most 103 bytes: TMPDIR may be too long for it.
 _SHORT_FOLDER = "/tmp" if os.name == "posix" else None
+_NODE = re.compile(r"\bip=([^,)]+)")  # in the traceback of an actor
+_LONG_SECONDS = 60.0  # for an actor to begin; chosen by hand
+
+log = logging.getLogger(__name__)
 
 
 class _Actor:
@@ -69,6 +74,13 @@ class _RayWorker:
             self.close()
         self._actor = self._actors.remote(*self._arguments)
 
+    def ready(self) -> Future[Any]:
+        """A future that ends once the actor has made its function, or could not.
+
+        Ray places no actor where the cluster has no room, such as after the loss of a node.
+        """
+        return self._thread.submit(_wait_for, self._actor)
+
     def submit(self, fn: Function, *args: Any) -> Future[Any]:
         """A future of `fn(*args)`, which raises BrokenExecutor where the actor died."""
         return self._thread.submit(_result_of, self._actor, fn, args)
@@ -87,17 +99,42 @@ class _RayWorker:
         self._thread.shutdown()
 
 
-def _result_of(actor: Any, fn: Function, args: tuple[Any, ...]) -> Any:
-    """Wait for what an actor returns; raise what its function raised, without Ray's traceback in the text."""
+def _wait_for(actor: Any) -> None:
+    """Wait until an actor has begun or failed; log once that this takes long."""
     import ray
-    from ray.exceptions import RayError, RayTaskError
+
+    begun = actor.__ray_ready__.remote()
+    if not ray.wait([begun], timeout=_LONG_SECONDS)[0]:
+        log.warning(
+            "A worker has not begun after %.0f s: it loads its base model, or waits for room on the Ray "
+            "cluster (%g CPUs, %g free). It joins when it can.",
+            _LONG_SECONDS,
+            ray.cluster_resources().get("CPU", 0),
+            ray.available_resources().get("CPU", 0),
+        )
+        ray.wait([begun])
+
+
+def _result_of(actor: Any, fn: Function, args: tuple[Any, ...]) -> Any:
+    """Wait for what an actor returns; raise what its function raised, without Ray's traceback in the text.
+
+    An actor that could not begin, such as on a node without this package, is no death: another could not
+    begin there either.
+    """
+    import ray
+    from ray.exceptions import RayActorError, RayError, RayTaskError
 
     try:
         return ray.get(actor.call.remote(fn, *args))
     except RayTaskError as error:
         raise error.cause or error from None
     except RayError as error:
-        raise BrokenExecutor(str(error).strip().splitlines()[-1]) from error
+        reason = str(error).strip().splitlines()[-1]
+        if isinstance(error, RayActorError) and error.actor_init_failed:
+            node = _NODE.search(str(error))
+            where = f" on the node {node[1]}" if node else ""
+            raise TrainingError(f"A worker process{where} could not begin: {reason}") from error
+        raise BrokenExecutor(reason) from error
 
 
 class _Cluster:
@@ -186,11 +223,16 @@ def _environment() -> Iterator[None]:
 def _variables() -> dict[str, str]:
     """What Ray reads when it is imported, and when it starts a cluster.
 
-    Ray would print the death of a worker on stdout, where results belong. A cluster of this machine has a
-    token of this process, since Ray would write its own into the home folder. Where Ray has been imported
-    already, it has chosen its token.
+    Ray would print the death of a worker on stdout, where results belong. Its workers would give way to every
+    other program of the machine (niceness 15), though the search waits for them. A cluster of this machine
+    has a token of this process, since Ray would write its own into the home folder. Where Ray has been
+    imported already, it has chosen its token.
     """
-    variables = {"RAY_DEDUP_LOGS_SKIP_REGEX": ".*", "RAY_USAGE_STATS_ENABLED": "0"}
+    variables = {
+        "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
+    }
     if "ray" not in sys.modules and "RAY_ADDRESS" not in os.environ:
         variables |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     return variables

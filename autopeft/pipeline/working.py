@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -131,7 +130,7 @@ class WorkerBench:
         States of paused runs go to the disk, since another worker may continue them.
 
         Raises:
-            RunDirError: The run directory of the main process is not there.
+            RunDirError: The run directory of the main process is not there, or cannot be written.
             SpecError: The worker loaded other weights or data than the main process, or by another version.
         """
         logging.getLogger("autopeft").setLevel(logging.ERROR)  # the main process logs all of it
@@ -142,9 +141,9 @@ class WorkerBench:
         run = RunDir(self.run)
         if start_sha256(run) != self.start_sha256:
             raise RunDirError(
-                f"{self.run} on {platform.node()} is not the run directory of the search; mount it there "
-                "under the same path."
+                f"{self.run} is not the run directory of the search; mount it there under the same path."
             )
+        run.require_writable()
         prepared = prepare(
             self.spec.model_copy(update={"execution": execution}),
             keep_weights=run.weights,
@@ -152,5 +151,5 @@ class WorkerBench:
         )
         prepared = with_general_text(prepared)
         if differing := differences(self.facts, loaded_facts(prepared), whose="this worker"):
-            raise SpecError(f"The search has {differing}, on {platform.node()}; make them the same.")
+            raise SpecError(f"The search has {differing}; make them the same.")
         return replace(prepared.bench, rung_steps=self.rung_steps, state_bytes=0).measure

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, suppress
@@ -188,6 +189,15 @@ class RunDir:
     def forget_all_paused(self) -> None:
         """Remove every paused training, as the rungs that it was to reach are others now."""
         shutil.rmtree(self.state / "paused", ignore_errors=True)
+
+    def require_writable(self) -> None:
+        """Raise RunDirError where this process cannot write to the state, as on another machine."""
+        probe = self.state / f".probe.{secrets.token_hex(4)}.tmp"
+        try:
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise cannot_write(self.state, error) from error
 
     def write_spec(self, spec: RunSpec) -> None:
         """Write `run.yaml`: all resolved settings but the folder of the output."""

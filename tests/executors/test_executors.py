@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
+import platform
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import BrokenExecutor, Future
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from toys.postgresql import binaries, running_server, running_workers
 from toys.serving import HANGS, SERVING
 
 from autopeft.errors import SpecError, TrainingError, UnknownNameError, WorkerLostError
+from autopeft.executors.parts import WorkerPool
 from autopeft.executors.process import process_pool
 from autopeft.extension import Executor, discover
 
@@ -83,6 +87,10 @@ def test_serial_lets_a_keyboard_interrupt_through():
 # Executors with workers.
 
 
+def niceness(pid):
+    return os.getpriority(os.PRIO_PROCESS, pid)
+
+
 def make_answering(index):
     """A function of a worker that says which worker it is, and in which process."""
     return lambda value: (index, os.getpid(), value)
@@ -94,6 +102,7 @@ def test_workers_keep_what_was_made_for_them_and_share_the_work(pool):
     assert [value for _, _, value in answers] == list(range(8))
     assert len({(index, pid) for index, pid, _ in answers}) == len({index for index, _, _ in answers}) <= 2
     assert os.getpid() not in {pid for _, pid, _ in answers}
+    assert {niceness(pid) for _, pid, _ in answers} == {niceness(0)}, "they wait for no other program"
     assert pool.n_workers == 2
 
 
@@ -197,8 +206,84 @@ def make_refusing(index):
 
 def test_a_worker_that_cannot_begin_says_why(pool):
     work = pool.start(make_refusing, local=None, n_workers=1)
-    with pytest.raises(TrainingError, match="could not begin: There is no model named 'nope'"):
+    with pytest.raises(
+        TrainingError, match=f"process on {platform.node()} could not begin: There is no model named 'nope'"
+    ):
         pool.submit(work).result(timeout=HANGS)
+
+
+def make_without_a_package(index):
+    importlib.import_module("absent_package")  # as on a node where something is not installed
+
+
+@pytest.mark.parametrize("pool", ["ray"], indirect=True)
+def test_a_node_that_lacks_a_package_is_named_and_costs_no_measurement(pool):
+    work = pool.start(make_without_a_package, local=None, n_workers=1)
+    with pytest.raises(TrainingError, match=r"on the node [\d.]+ could not begin: .*'absent_package'"):
+        pool.submit(work).result(timeout=HANGS)
+
+
+class Placed:
+    """A worker that runs its work at once, and may wait for a machine."""
+
+    def __init__(self, ready):
+        self.is_ready, self.seen = ready, []
+
+    def start(self):
+        self.is_ready = Future()  # its machine is lost, and no other has room
+
+    def ready(self):
+        return self.is_ready
+
+    def submit(self, fn, *args):
+        done = Future()
+        self.seen.append(args)
+        done.set_exception(BrokenExecutor()) if fn is None else done.set_result(args)
+        return done
+
+    def fault(self):
+        return None
+
+    def close(self):
+        """Nothing to end."""
+
+    def end(self, deadline):
+        """Nothing to wait for."""
+
+
+class Machines:
+    """Two workers: one is there, and one gets a machine later."""
+
+    def __init__(self):
+        self.workers = [Placed(Future()), Placed(None)]
+
+    def open(self, n_workers, *, uses_gpu):
+        """Nothing to prepare."""
+
+    def worker(self, make, index):
+        return self.workers[index]
+
+    def close(self):
+        """Nothing to release."""
+
+
+def test_work_goes_past_a_worker_that_waits_for_a_machine_until_it_has_one():
+    machines = Machines()
+    late, there = machines.workers
+    pool = WorkerPool("toy", machines)
+    pool.start(None, local=None, n_workers=2)
+    assert [pool.submit(len, i).result(timeout=0) for i in range(2)] == [(0,), (1,)]
+    late.is_ready.set_result(None)
+    assert [pool.submit(len, i).result(timeout=0) for i in (2, 3, 4)] == [(2,), (3,), (4,)]
+    assert (late.seen, there.seen) == ([(3,)], [(0,), (1,), (2,), (4,)])
+    lost = pool.submit(None, 5)  # the worker dies at it, and then the other one too
+    assert (late.seen[1:], there.seen[4:]) == ([(5,)], [(5,)])
+    with pytest.raises(WorkerLostError, match="2 times"):
+        lost.result(timeout=0)
+    waiting = pool.submit(len, 6)
+    assert not waiting.done()
+    there.is_ready.set_result(None)
+    assert waiting.result(timeout=0) == (6,)
 
 
 USED = """

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import datasets
 import pytest
@@ -137,6 +139,17 @@ def test_what_makes_a_worker_comes_back_from_its_text(worker_bench):
 def test_a_worker_without_the_run_directory_is_refused(worker_bench, tmp_path):
     with pytest.raises(RunDirError, match="is not the run directory of the search; mount it there under the"):
         replace(worker_bench, run=tmp_path)(0)
+
+
+def test_a_worker_that_cannot_write_to_the_run_directory_is_refused(worker_bench, monkeypatch):
+    """As on a node that mounts it read-only: else the first confirming run there would end the search."""
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(RunDirError, match=r"state cannot be written: Read-only file system\. Allow"):
+        worker_bench(0)
 
 
 @pytest.mark.parametrize("name", ["transformers", "base_sha256", "data_fingerprint"])

@@ -27,6 +27,9 @@ class Worker(Protocol):
     def start(self) -> None:
         """Start the process, which makes its function first; it takes the place of one that died."""
 
+    def ready(self) -> Future[Any] | None:
+        """A future that ends once the started process takes work, or has failed; None where it does now."""
+
     def submit(self, fn: Function, *args: Any) -> Future[Any]:
         """A future of `fn(*args)`. BrokenExecutor, from here or from the future, where the process died.
 
@@ -140,8 +143,23 @@ class WorkerPool:
     def _open(self, n_workers: int, make: Callable[[int], Function] | None, *, uses_gpu: bool) -> None:
         self._backend.open(n_workers, uses_gpu=uses_gpu)
         self._workers = [self._backend.worker(make, index) for index in range(n_workers)]
-        self._idle = deque(self._workers)
         self.n_workers = n_workers
+        for worker in self._workers:
+            self._await(worker)
+
+    def _await(self, worker: Worker) -> None:
+        """Let a worker be idle once it takes work: until then others do its work; holds the lock."""
+        ready = worker.ready()
+        if ready is None:
+            self._free(worker)
+        else:
+            ready.add_done_callback(lambda _: self._free(worker))
+
+    def _free(self, worker: Worker) -> None:
+        with self._lock:
+            if worker in self._workers:
+                self._idle.append(worker)
+                self._dispatch()
 
     def _dispatch(self) -> None:
         """Give waiting functions to idle workers, in their order; holds the lock."""
@@ -160,11 +178,12 @@ class WorkerPool:
             is_repeated = is_open and is_lost and submitted.n_tries < _MOST_TRIES
             if is_repeated:
                 self._waiting.appendleft(submitted)
-            if is_open:
-                if is_lost:
-                    worker.start()
-                self._idle.append(worker)
-                self._dispatch()
+            if is_open and is_lost:
+                worker.start()
+                self._await(worker)
+                self._dispatch()  # what is repeated, to workers that are idle
+            elif is_open:
+                self._free(worker)
         if is_repeated:
             return
         if is_lost:

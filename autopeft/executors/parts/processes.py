@@ -46,6 +46,9 @@ class ProcessWorker:
         self._first = self._pool.submit(int)  # the process starts with its first work
         self._processes = [child for child in multiprocessing.active_children() if child not in before]
 
+    def ready(self) -> None:
+        """None: its process begins at once."""
+
     def submit(self, fn: Function, *args: Any) -> Future[Any]:
         """A future of `fn(*args)`; BrokenExecutor where the process has died."""
         return self._pool.submit(fn, *args)

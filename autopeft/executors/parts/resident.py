@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import signal
 import sys
 from collections.abc import Callable
@@ -67,4 +68,4 @@ class _Refusal:
     message: str
 
     def __call__(self, *_: Any) -> None:
-        raise TrainingError(f"A worker process could not begin: {self.message}")
+        raise TrainingError(f"A worker process on {platform.node()} could not begin: {self.message}")
