@@ -9,12 +9,15 @@ from autopeft.containers import allowed_cores
 
 
 def fit_threads() -> None:
-    """Let torch take no more threads than the limit of a container runs at once.
+    """Let torch take no more threads than a container runs at once, or a task of Slurm was given.
 
-    torch counts the cores that this process may run on, of which a limit of time hides none: threads beyond
-    it would wait for each other in every product. What the user has set stays. Worker processes inherit the
-    variable.
+    torch counts the cores that this process may run on. A limit of time hides none of them, and neither does
+    a Slurm that binds no tasks to cores: threads beyond it would wait for each other in every product, or
+    take the cores of other jobs. What the user has set stays. Worker processes inherit the variable.
     """
-    cores = allowed_cores()
-    if cores is not None and math.ceil(cores) < len(os.sched_getaffinity(0)):
-        os.environ.setdefault("OMP_NUM_THREADS", str(math.ceil(cores)))
+    limits = [math.ceil(cores)] if (cores := allowed_cores()) is not None else []
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if given.isdigit():
+        limits.append(max(1, int(given)))
+    if limits and min(limits) < len(os.sched_getaffinity(0)):
+        os.environ.setdefault("OMP_NUM_THREADS", str(min(limits)))

@@ -25,3 +25,25 @@ def test_threads_follow_the_limit_unless_the_user_chose(cores, n_seen, given, n_
     monkeypatch.setattr(os, "environ", {} if given is None else {"OMP_NUM_THREADS": given})
     threads.fit_threads()
     assert os.environ.get("OMP_NUM_THREADS") == n_threads
+
+
+@pytest.mark.parametrize(
+    ("by_slurm", "cores", "given", "n_threads"),
+    [
+        ("4", None, None, "4"),
+        ("4", 2.0, None, "2"),
+        ("2", 8.0, None, "2"),
+        ("4", None, "16", "16"),
+        ("128", None, None, None),
+        ("", None, None, None),
+        ("none", None, None, None),
+    ],
+)
+def test_threads_are_those_of_a_slurm_task(by_slurm, cores, given, n_threads, monkeypatch):
+    """As on a cluster whose Slurm binds no tasks to cores, so that all 64 are seen."""
+    own = {} if given is None else {"OMP_NUM_THREADS": given}
+    monkeypatch.setattr(threads, "allowed_cores", lambda: cores)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(os, "environ", {"SLURM_CPUS_PER_TASK": by_slurm, **own})
+    threads.fit_threads()
+    assert os.environ.get("OMP_NUM_THREADS") == n_threads
