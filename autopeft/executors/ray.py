@@ -15,6 +15,7 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -31,6 +32,7 @@ _OBJECT_STORE_BYTES = 80_000_000
 # Sockets lie in Ray's folder, and a path of a socket has at most 103 bytes: TMPDIR may be too long for it.
 _SHORT_FOLDER = "/tmp" if os.name == "posix" else None
 _NODE = re.compile(r"\bip=([^,)]+)")  # in the traceback of an actor
+_ANSWER_SECONDS = 5.0  # of a cluster that is reached at all; chosen by hand
 _LONG_SECONDS = 60.0  # for an actor to begin; chosen by hand
 
 log = logging.getLogger(__name__)
@@ -147,7 +149,20 @@ class _Cluster:
         self._n_cores = 0  # of that cluster
 
     def check(self) -> None:
-        """Do nothing: Ray takes seconds to start, and says in its own words what fails."""
+        """Raise SpecError where nothing answers at RAY_ADDRESS: Ray would try for minutes."""
+        address = os.environ.get("RAY_ADDRESS", "")
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        if _is_connected() or not (host and port.isdigit()):  # `auto` and `local` are no addresses
+            return
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
+        except (OSError, ValueError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise SpecError(
+                f"RAY_ADDRESS is {address}, and no Ray cluster answers there ({reason}); start one "
+                "with `ray start --head` and give its address, or unset RAY_ADDRESS for a cluster of this "
+                "machine."
+            ) from error
 
     def open(self, n_workers: int, *, uses_gpu: bool) -> None:
         """Connect to the cluster; SpecError where it has fewer GPUs or cores than workers."""
@@ -201,6 +216,12 @@ class _Cluster:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+
+
+def _is_connected() -> bool:
+    """Whether this process has connected itself to a cluster already."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
 
 
 @contextlib.contextmanager
