@@ -190,7 +190,11 @@ class _Cluster:
         self._is_connected = True
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address := os.environ.get("RAY_ADDRESS"):
-            ray.init(address, **quiet)
+            try:
+                ray.init(address, **quiet)
+            except (ConnectionError, RuntimeError, ValueError) as error:  # such as one of another Python
+                reason = " ".join(str(error).split()).rstrip(".")
+                raise SpecError(f"RAY_ADDRESS is {address}, and Ray cannot join it: {reason}.") from error
             return
         self._folder, self._n_cores = tempfile.mkdtemp(prefix="ray-", dir=_SHORT_FOLDER), n_workers
         ray.init(

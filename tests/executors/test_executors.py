@@ -9,7 +9,6 @@ import os
 import platform
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,7 +23,6 @@ from toys.serving import HANGS, SERVING
 from autopeft.errors import SpecError, TrainingError, UnknownNameError, WorkerLostError
 from autopeft.executors.parts import WorkerPool
 from autopeft.executors.process import process_pool
-from autopeft.executors.ray import ray_pool
 from autopeft.extension import Executor, discover
 
 EXECUTORS = discover("autopeft.executors")
@@ -223,22 +221,6 @@ def test_a_node_that_lacks_a_package_is_named_and_costs_no_measurement(pool):
     work = pool.start(make_without_a_package, local=None, n_workers=1)
     with pytest.raises(TrainingError, match=r"on the node [\d.]+ could not begin: .*'absent_package'"):
         pool.submit(work).result(timeout=HANGS)
-
-
-def test_an_address_where_no_ray_cluster_answers_is_refused_at_once(monkeypatch):
-    ray = ray_pool()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        monkeypatch.setenv("RAY_ADDRESS", address)
-        monkeypatch.setitem(sys.modules, "ray", None)  # not connected, and not even imported
-        ray.check()
-    with pytest.raises(SpecError, match=rf"RAY_ADDRESS is {address}, .* \(Connection refused\); start one"):
-        ray.check()
-    monkeypatch.setenv("RAY_ADDRESS", f"ray://{address}0000")
-    with pytest.raises(SpecError, match="RAY_ADDRESS is ray://"):
-        ray.check()
-    monkeypatch.setenv("RAY_ADDRESS", "auto")
-    ray.check()
 
 
 class Placed:
