@@ -2,7 +2,7 @@
 
 Inside the folder each file imports only from those before it:
 rows → delimited, json_strings → files, times, chats, pixels, cells → sources → columns → levels → labels →
-tokens, language, images, choices, duplicates, cutting → loading, general_text.
+tokens, language, images, choices, duplicates, cutting → loading, general_text, other_rows.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from autopeft.data.chats import chat_of
 from autopeft.data.choices import read_choices
 from autopeft.data.general_text import read_general
 from autopeft.data.images import ImageFile, read_images
-from autopeft.data.labels import OtherRowsError, read_texts
+from autopeft.data.labels import NoLabelColumnError, read_texts
 from autopeft.data.language import read_language
 from autopeft.data.loading import load
+from autopeft.data.other_rows import other_rows_of
 from autopeft.data.rows import LabelledData, ReadRows, Split, UncutRows
 from autopeft.data.sources import first_rows
 from autopeft.data.tokens import read_tokens
@@ -21,13 +22,14 @@ from autopeft.data.tokens import read_tokens
 __all__ = [
     "ImageFile",
     "LabelledData",
-    "OtherRowsError",
+    "NoLabelColumnError",
     "ReadRows",
     "Split",
     "UncutRows",
     "chat_of",
     "first_rows",
     "load",
+    "other_rows_of",
     "read_choices",
     "read_general",
     "read_images",

@@ -41,17 +41,6 @@ TEXT_NAMES = (
     " text sentence content review body title query question utterance tweet document comment input prompt"
     " message headline"
 )
-_OTHER_ROWS = {  # of other tasks: what columns of these names hold
-    "chats": ({"messages"}, {"conversations"}),
-    "prompts with completions": (
-        {"prompt", "completion"},
-        {"prompt", "response"},
-        {"instruction", "output"},
-        {"instruction", "response"},
-    ),
-    "tokens with tags": ({"tokens", "ner_tags"}, {"tokens", "tags"}, {"tokens", "pos_tags"}),
-    "questions with choices": ({"question", "choices"}, {"question", "options"}),
-}
 _OPTIONAL = ("title", "headline", "subject")  # a text without one is a text still
 LABEL_NAMES = (
     "label labels target class category intent sentiment emotion topic y gold_label rating stars score"
@@ -180,20 +169,14 @@ def names_in(label: Any) -> tuple[str, ...]:
     return () if label is None else (label,)
 
 
-class OtherRowsError(DataError):
-    """No label column is there, and the columns are those of another task.
+class NoLabelColumnError(DataError):
+    """There is no label column; `names` are the columns of the table."""
 
-    `columns` lists them in words. `rows` says what such columns usually hold, such as chats. `tasks` names
-    the tasks that read such rows: this folder knows no tasks, and `pipeline` adds them.
-    """
-
-    def __init__(self, columns: str, *, rows: str = "", tasks: str = "") -> None:
-        """Say which columns there are, and to choose one of the tasks, or another one."""
-        super().__init__(
-            f"There is no label column among {columns}; for {rows} set {tasks or 'another --task'}, else "
-            "name it with --label-column."
-        )
-        self.columns, self.rows = columns, rows
+    def __init__(self, names: Sequence[str], *, remedy: str = "name it") -> None:
+        """Say which columns there are; `remedy` stands before the flag that names the column."""
+        columns = column_list(names)
+        super().__init__(f"There is no label column among {columns}; {remedy} with --label-column.")
+        self.names = tuple(names)
 
 
 def label_column(
@@ -212,15 +195,11 @@ def label_column(
         [name for name in names if name not in inputs], usual_names
     )
     if not label:
-        by_lower = {name.strip().lower() for name in names}
-        known = _OTHER_ROWS if usual_names == LABEL_NAMES else {}
-        other = next((rows for rows, signs in known.items() if any(s <= by_lower for s in signs)), "")
-        if other and len(flags) < 2:
-            raise OtherRowsError(column_list(names), rows=other)
-        remedy = "name it"
         if len(flags) > 1:
-            remedy = f"to learn which of {shortened(', '.join(flags), 60)} a row has {_AS_LISTS}, or name one"
-        raise DataError(f"There is no label column among {column_list(names)}; {remedy} with --label-column.")
+            flag_names = shortened(", ".join(flags), 60)
+            remedy = f"to learn which of {flag_names} a row has {_AS_LISTS}, or name one with --label-column"
+            raise DataError(f"There is no label column among {column_list(names)}; {remedy}.")
+        raise NoLabelColumnError(names)
     return label
 
 

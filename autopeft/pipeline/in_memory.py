@@ -36,13 +36,6 @@ class InMemory:
     data: Any = None
 
 
-# What reads the rows of other tasks, by the words that an OtherRowsError has for them.
-_READERS = {
-    "chats": data.read_language,
-    "prompts with completions": data.read_language,
-    "tokens with tags": data.read_tokens,
-    "questions with choices": data.read_choices,
-}
 NAMED = InMemory()  # the settings name both model and dataset
 
 
@@ -53,10 +46,14 @@ def load_data(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> Labe
     """
     try:
         return _loaded(spec, read_rows, memory)
-    except data.OtherRowsError as error:
-        reader = _READERS[error.rows]
-        names = " or ".join(t.name for t in discover("autopeft.tasks").values() if t.read_rows is reader)
-        raise data.OtherRowsError(error.columns, rows=error.rows, tasks=f"--task {names}") from error
+    except data.NoLabelColumnError as error:
+        other = data.other_rows_of(error.names)
+        if other is None or other.read_rows is read_rows:
+            raise
+        tasks = discover("autopeft.tasks").values()
+        names = " or ".join(task.name for task in tasks if task.read_rows is other.read_rows)
+        remedy = f"for {other.words} set --task {names}, else name it"
+        raise data.NoLabelColumnError(error.names, remedy=remedy) from error
 
 
 def _loaded(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> LabelledData:

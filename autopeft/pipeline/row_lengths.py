@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autopeft import data, model, train
+from autopeft import model, train
 from autopeft.extension import discover
 from autopeft.pipeline.defaults import with_full_run
 from autopeft.pipeline.example_length import with_max_length
+from autopeft.pipeline.in_memory import NAMED, load_data
 from autopeft.records import DataSpec, ModelSpec, RunSpec, TaskSpec
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def row_lengths(spec: ModelSpec, source: str, *, task: TaskSpec, device: str) ->
     """
     run = RunSpec(model=spec.model_copy(update={"quantize": "none"}), data=DataSpec(source=source), task=task)
     part = discover("autopeft.tasks")[task.name]
-    loaded = data.load(run.data, seed=run.search.seed, read_rows=part.read_rows)
+    loaded = load_data(run, part.read_rows, NAMED)
     base = model.load_skeleton(spec, auto_class=part.auto_class)
     base.tokenizer = model.load_processor(spec)
     fitted = part.fitted(run.task, loaded.target, base.tokenizer)

@@ -174,7 +174,8 @@ def test_rows_are_read_for_the_named_task(model_dir: Path, tmp_path: Path) -> No
     wish = ("lora_r2", "--model", model_dir, "--data", tmp_path / "train.jsonl", "--device", "l4")
     content = estimated(*wish, "--task", "token-classification", "--epochs", 1)
     assert (content["max_length"], content["typical_length"]) == (12, 12)
-    assert "There is no label column among tokens, tags" in run(*wish).stderr
+    words = "There is no label column among tokens, tags; for tokens with tags set --task token-class"
+    assert words in run(*wish).stderr
 
 
 def test_libraries_draw_no_bars_in_a_pipe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from autopeft.data import OtherRowsError, labels, load, read_choices, read_images, read_language, read_texts
+from autopeft.data import NoLabelColumnError, load, read_choices, read_images, read_language, read_texts
+from autopeft.data.other_rows import OTHER_ROWS, other_rows_of
 from autopeft.data.sources import first_rows
 from autopeft.errors import DataError
-from autopeft.pipeline import in_memory
+from autopeft.extension import discover
 from autopeft.records import DataSpec
 
 LONG = "some words about number"
@@ -164,15 +165,27 @@ def test_the_text_that_questions_are_about_stands_behind_them(tmp_path):
         ({"tokens": ["x"], "ner_tags": ["O"]}, "tokens with tags"),
     ],
 )
-def test_rows_of_another_task_are_told(tmp_path, row, rows):
-    words = f"no label column among .*; for {rows} set another --task, else"
-    with pytest.raises(OtherRowsError, match=words) as caught:
+def test_rows_of_another_task_are_known_by_their_columns(tmp_path, row, rows):
+    with pytest.raises(NoLabelColumnError, match="; name it with --label-column") as caught:
         read(write(tmp_path / "rows.jsonl", [row] * 50))
-    assert (caught.value.rows, caught.value.columns) == (rows, ", ".join(row))
+    assert caught.value.names == tuple(row)
+    assert other_rows_of(caught.value.names).words == rows
 
 
-def test_the_rows_of_each_other_task_have_a_reader():
-    assert in_memory._READERS.keys() == labels._OTHER_ROWS.keys()
+def cell(name, i):
+    """A cell as a column of this usual name holds them."""
+    chat = [{"role": "user", "content": f"{LONG} {i}"}, {"role": "assistant", "content": "yes"}]
+    lists = {"choices": ["a", "b"], "options": ["a", "b"], "tokens": ["a", f"b{i}"]}
+    tags = {tag: ["O", "BX"[i % 2]] for tag in ("tags", "ner_tags", "pos_tags")}
+    return {"messages": chat, "conversations": chat, **lists, **tags}.get(name, f"{LONG} {i}")
+
+
+@pytest.mark.parametrize(("rows", "names"), [(rows, names) for rows in OTHER_ROWS for names in rows.columns])
+def test_the_reader_of_other_rows_takes_them_and_is_that_of_a_task(tmp_path, rows, names):
+    answers = [{"answer": "AB"[i % 2]} if "question" in names else {} for i in range(100)]
+    table = [{name: cell(name, i) for name in sorted(names)} | answers[i] for i in range(100)]
+    assert len(read(write(tmp_path / "rows.jsonl", table), rows.read_rows).search.inputs) > 20
+    assert any(task.read_rows is rows.read_rows for task in discover("autopeft.tasks").values())
 
 
 def test_a_note_shows_the_beginning_of_a_very_long_name(tmp_path):
