@@ -57,20 +57,30 @@ class UnknownNameError(SpecError):
         is the page that lists all names. A `hint` is a sentence that replaces the nearest name.
         """
         names = sorted(known)
-        folded = {known.casefold(): known for known in names}
-        matches = difflib.get_close_matches(name.casefold(), folded, n=5, cutoff=0.5)
-        close = [folded[match] for match in matches]
-        # Swapped letters are the commonest slip: `lroa` suggests lora before loha or road.
-        near = sorted(close, key=lambda known: sorted(known) != sorted(name.lower()))
-        nearest_name = f"Did you mean {near[0]!r}?" if near else ""
-        hint = f" {hint or nearest_name}".rstrip()
+        close = nearest(name, names)
+        hint = f" {hint or (f'Did you mean {close!r}?' if close else '')}".rstrip()
         listed = ", ".join(names) if names else "none"
         if len(names) > 25:  # chosen by hand: all methods are listed, and of the settings the near ones
             topic = [known for known in names if known.rpartition(".")[0] == name.rpartition(".")[0]]
-            nearest = difflib.get_close_matches(name, topic or names, n=8, cutoff=0.0)
-            listed = f"{', '.join(nearest)} and {len(names) - len(nearest)} more"
+            near = difflib.get_close_matches(name, topic or names, n=8, cutoff=0.0)
+            listed = f"{', '.join(near)} and {len(names) - len(near)} more"
             listed += f"; {listed_in} lists all" if listed_in else ""
         super().__init__(f"There is no {kind} named {name!r}; known: {listed}.{hint}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like a name, case aside; None where none is like it.
+
+    Swapped letters are the commonest slip: `lroa` is nearest to lora before loha or road.
+
+    Example:
+        >>> nearest("lroa", ["loha", "lora", "road"]), nearest("xyz", ["lora"])
+        ('lora', None)
+    """
+    folded = {each.casefold(): each for each in known}
+    close = difflib.get_close_matches(name.casefold(), folded, n=5, cutoff=0.5)
+    near = sorted(close, key=lambda each: sorted(each) != sorted(name.casefold()))
+    return folded[near[0]] if near else None
 
 
 def without_long_words(text: str) -> str:

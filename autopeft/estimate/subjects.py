@@ -23,7 +23,7 @@ from autopeft.adapters import (
     count_plan,
     type_name,
 )
-from autopeft.errors import SiteError, SpecError, UnknownNameError
+from autopeft.errors import SiteError, SpecError, UnknownNameError, nearest
 from autopeft.estimate.alike import is_even, n_alike
 from autopeft.estimate.few_bits import quantise_maps
 from autopeft.estimate.rates import Rates
@@ -137,6 +137,11 @@ def by_name(word: str, methods: Mapping[str, Method]) -> Trainee:
         raise SpecError(f"{word} has a rank, and full fine-tuning takes none; write {FULL}.")
     if name not in methods:
         hint = hint_for(name, methods)
+        near = nearest(name, [*methods, FULL])
+        if near and rank and near in methods and methods[near].ranked:
+            near = f"{near}_r{rank}"
+        if near and not hint:
+            hint = f"Did you mean {near!r}?"
         raise UnknownNameError("file, folder or method", word, [*methods, FULL], hint=hint)
     method = methods[name]
     if rank is not None and not int(rank):

@@ -312,7 +312,7 @@ def _value(entry: _Entry) -> Any:
     if not isinstance(value, str):
         return value
     is_list = get_origin(field.kind) is tuple
-    if entry.is_typed and not value.strip(" ,[]") and (is_list or field.form == "auto"):
+    if entry.is_typed and not value.strip(" ,[]" if is_list or field.form == "auto" else None):
         raise SpecError(f"{value!r} names nothing; give a value, or leave it out")
     if is_list and value.startswith("[") != value.endswith("]"):
         raise SpecError(f"{value!r} has one bracket of two; separate names by commas, without brackets")

@@ -262,7 +262,7 @@ def test_search_for_a_server_keeps_to_what_it_reads(
 def test_analyze_needs_an_example_and_a_source(model_dir: Path, data_dir: Path) -> None:
     result = run("analyze", "--model", model_dir, "--data", data_dir, "--max-examples", 0)
     refused(result, 2, "--max-examples is 0", "at least 1")
-    refused(run("analyze", "--model", model_dir, "--data", ""), 2, "data.source", "at least 1 character")
+    refused(run("analyze", "--model", model_dir, "--data", ""), 2, "--data", "'' names nothing; give a value")
 
 
 def test_train_leaves_a_neighbouring_folder_alone_and_checks_the_seed(

@@ -196,6 +196,8 @@ def test_libraries_draw_no_bars_in_a_pipe(folder: Path, monkeypatch: pytest.Monk
         (("lora_r8", "--epochs", 2), ("--epochs is 2", "--data")),
         (("lora_r8", "--task", "tagging"), ("There is no task named 'tagging'", "token-classification")),
         (("lroa",), ("lroa", "Did you mean 'lora'?")),
+        (("lroa_r8",), ("'lroa_r8'", "Did you mean 'lora_r8'?")),
+        (("ai3_r8",), ("'ai3_r8'", "Did you mean 'ia3'?")),
         (("lora_r8", "--dtype", "fp8"), ("--dtype is 'fp8'", "bfloat16")),
         (("lora_r8", "--batch-size", 0), ("--batch-size is 0", "at least 1")),
         (("lora_r8", "--max-length", 4096), ("4,096", "2,048")),

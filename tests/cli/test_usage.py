@@ -136,7 +136,7 @@ def test_a_flag_refuses_what_a_file_refuses_and_shows_the_value(flag, value):
 
 
 def test_an_empty_folder_to_write_to_is_refused():
-    assert "(--out) is ''" in run("search", "--out", "").stderr
+    assert "(--out): '' names nothing" in run("search", "--out", "").stderr
 
 
 def test_help_is_printed_where_output_is_ascii():

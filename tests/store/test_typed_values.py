@@ -1,4 +1,4 @@
-"""Lists as they are typed that name nothing, or with half of their brackets."""
+"""Texts and lists as they are typed that name nothing, or with half of their brackets."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ def typed(**flags: str):
 def test_a_list_of_nothing_is_refused(name, text):
     with pytest.raises(SpecError, match=r"names nothing; give a value, or leave it out"):
         typed(**{name: text})
+
+
+@pytest.mark.parametrize(("name", "flag"), [("execution__device", "--device"), ("model__id", "--model")])
+def test_a_blank_text_names_nothing(name, flag):
+    with pytest.raises(SpecError, match=rf"\({flag}\): ' ' names nothing; give a value, or leave it out"):
+        typed(**{name: " "})
 
 
 def test_no_number_of_workers_is_refused():
