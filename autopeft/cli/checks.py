@@ -20,8 +20,9 @@ def checks_text(checks: Sequence[Check]) -> str:
     indent = " " * (width + 8)
     lines = []
     for check in checks:
-        lines.append(f"{_MARKS[check.status]:<6}{check.name:<{width}}  {check.value}")
-        lines += wrap(check.remedy, columns(), initial_indent=indent, subsequent_indent=indent)
+        head = f"{_MARKS[check.status]:<6}{check.name:<{width}}  "
+        for start, text in ((head, check.value), (indent, check.remedy)):
+            lines += wrap(text, columns(), initial_indent=start, subsequent_indent=indent)
     n_failed = sum(check.status == "fail" for check in checks)
     end = f"{n_failed} of {len(checks)} checks failed." if n_failed else "Nothing fails here."
     return "\n".join([*lines, "", end])

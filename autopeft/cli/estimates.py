@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from autopeft.estimate import Limits, Memory, Step
     from autopeft.pipeline import StepEstimate
 
-_NAME, _LONGEST_NAME = 34, 30  # columns of the names of parts
+_NAME, _CELL = 34, 12  # columns of the names of parts, and of each number
+_LEAST_NAME, _LEAST_CELL = 12, 10  # as few as they can be: the longest word, and "expected" with a gap
 _ENDS = ("low", "expected", "high")
 TIME_SPAN = (0.75, 1.0, 1.35)  # of published steps (reports/studies/published_times.md)
 _LOOPS = {"autopeft": "autopeft's trainer", "trainer": "the Trainer of transformers"}
@@ -47,7 +48,7 @@ def estimate_text(estimate: StepEstimate) -> str:
         f"{'on' if step.checkpointing else 'off'}, {_LOOPS[estimate.like]} on {device}",
     ]
     lines = [*_wrapped(paragraphs), "", *_table(step.memory, on_gpu=estimate.on_gpu)]
-    lines += ["", f"Memory is highest in this part of a step: {step.memory.phase}."]
+    lines += ["", *_wrapped([f"Memory is highest in this part of a step: {step.memory.phase}."])]
     lines += ["", *_wrapped(_times(estimate))]
     if limits is not None:
         lines += ["", *_wrapped(_limits(limits, step))]
@@ -84,11 +85,14 @@ def _table(memory: Memory, *, on_gpu: bool) -> list[str]:
     rows.append((reserve, [gib(n_bytes) for n_bytes in memory.reserve]))
     rows.append(("total", [gib(memory.low), gib(memory.expected), gib(memory.high)]))
     header = ("peak memory, GiB", ["low", "expected", "high"])
-    name_width, cell_width = (_NAME, 12) if columns() >= _NAME + 3 * 12 else (_LONGEST_NAME, 10)
-    return [
-        f"{name:<{name_width}}" + "".join(f"{cell:>{cell_width}}" for cell in cells)
-        for name, cells in [header, *rows]
-    ]
+    cell_width = _CELL if columns() >= _NAME + 3 * _CELL else _LEAST_CELL
+    name_width = max(_LEAST_NAME, min(_NAME, columns() - 3 * cell_width))
+    lines = []
+    for name, cells in [header, *rows]:
+        *above, last = wrap(name, name_width)
+        numbers = "".join(f"{cell:>{cell_width}}" for cell in cells)
+        lines += [*above, f"{last:<{name_width}}{numbers}"]
+    return lines
 
 
 def _times(estimate: StepEstimate) -> Iterator[str]:

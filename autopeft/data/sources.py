@@ -71,7 +71,9 @@ def read(
         }
     if spec.source and not _is_there(path) and not _looks_like_path(spec.source):
         name = "/".join(filter(None, [spec.source, spec.config_name]))
-        return name, by_part(dict(_read_hub(spec, spec.source, notes)), name, notes)
+        splits = dict(_read_hub(spec, spec.source, notes))
+        remedy = "save the one to learn from as a file (to_parquet of datasets), and pass that file"
+        return name, by_part(splits, name, notes, remedy=remedy)
     if spec.streaming:
         raise DataError(f"data.streaming is for hub ids, {path} is local and read at once; leave it out.")
     if not _is_there(path):
@@ -184,10 +186,13 @@ def _near(path: Path) -> str:
     return f" Near names there: {', '.join(near)}." if near else ""
 
 
-def by_part(sources: dict[str, Any], name: str, notes: list[str]) -> dict[str, list[Any]]:
+def by_part(
+    sources: dict[str, Any], name: str, notes: list[str], *, remedy: str = "name one of them train"
+) -> dict[str, list[Any]]:
     """Sources by the split word in their names; all are train if no name has one.
 
-    A name with the words of several splits is left out, with a note. Raises DataError without train.
+    A name with the words of several splits is left out, with a note. Raises DataError without train; the
+    `remedy` says what to do then.
     """
     found = {key: sorted(_splits_in(key)) for key in sources}
     if not any("train" in splits for splits in found.values()):  # course_evaluation.csv may be all there is
@@ -206,8 +211,7 @@ def by_part(sources: dict[str, Any], name: str, notes: list[str]) -> dict[str, l
             )
         return {"train": list(sources.values())}
     if "train" not in keys:
-        remedy = several or "name one of them train"
-        raise DataError(f"{name} has no train part, only {', '.join(sources)}; {remedy}.")
+        raise DataError(f"{name} has no train part, only {', '.join(sources)}; {several or remedy}.")
     if several:
         notes.append(f"Left out, as {several}.")
     if ignored := [key for key, splits in found.items() if not splits]:
@@ -256,7 +260,11 @@ def _read_hub(spec: DataSpec, source: str, notes: list[str]) -> Any:
             splits = datasets.load_dataset(source, name=spec.config_name, streaming=spec.streaming)
             return first_rows(splits, spec.max_examples, notes) if spec.streaming else splits
         except _HUB_ERRORS as error:
-            raise DataError(f"Check the name and config of hub dataset {source!r}: {error}") from error
+            reason = " ".join(str(error).partition("\nExample of usage")[0].split()).rstrip(".")
+            raise DataError(
+                f"The hub dataset {source!r} cannot be loaded ({reason}); check its name, and name its "
+                "configuration with --set data.config_name=NAME."
+            ) from error
 
 
 def first_rows(streams: Mapping[str, Any], max_examples: int | None, notes: list[str]) -> dict[str, Any]:

@@ -42,8 +42,8 @@ def resolve(spec: ModelSpec) -> tuple[str, str]:
 
     An adapter of the demo names its id on the hub, for which the demo stands where the hub's cache lacks it.
 
-    Raises a ModelError if the id is empty, the model was in memory, or the demo is missing or not the
-    published file.
+    Raises a ModelError if the id is empty, the model was in memory, a model that is not of the hub has a
+    revision, or the demo is missing or not the published file.
     """
     if spec.id is not None and not spec.id.strip():
         raise ModelError(
@@ -53,6 +53,12 @@ def resolve(spec: ModelSpec) -> tuple[str, str]:
         raise ModelError(
             "The base model of this run was in memory and cannot be loaded again; pass it from Python "
             "(autopeft.search(…, model=…)), or name where it is saved with --model."
+        )
+    is_here = spec.id is None or os.path.exists(spec.id)  # noqa: PTH110 - see load_error
+    if spec.revision is not None and is_here:
+        raise ModelError(
+            f"The revision is {spec.revision!r}, but {spec.id or 'the demo model'} is not of the hub and has "
+            "none; leave --revision out, or pass the id of a hub model."
         )
     package = importlib.util.find_spec(DEMO_PACKAGE)
     is_unpinned = spec.revision is None and commit_of(spec) is None

@@ -6,7 +6,9 @@ import pytest
 from typer.testing import CliRunner
 
 from autopeft.cli.app import app
+from autopeft.cli.checks import checks_text
 from autopeft.cli.counts import _narrowed
+from autopeft.doctor import Check
 
 
 def lines_of(*arguments, columns):
@@ -33,6 +35,22 @@ def test_a_count_has_no_line_beyond_the_edge(tiny_llama, columns):
     assert [line.split()[0] for line in narrow if line.startswith(("q ", "down ", "role "))] == [
         line.split()[0] for line in wide if line.startswith(("q ", "down ", "role "))
     ]
+
+
+@pytest.mark.parametrize("columns", [42, 50, 60, 80])
+def test_an_estimate_breaks_the_names_of_its_parts_and_no_number(tiny_llama, columns):
+    command = ("estimate", "lora_r8", "--model", str(tiny_llama), "--device", "l4", "--max-length", "32")
+    wide, narrow = lines_of(*command, columns=80), lines_of(*command, columns=columns)
+    assert all(len(line) <= columns or " " not in line for line in narrow)  # but for the model's path
+    table = slice(wide.index("") + 1, wide.index("", wide.index("") + 1))
+    start = narrow.index("") + 1
+    assert " ".join(wide[table]).split() == " ".join(narrow[start : narrow.index("", start)]).split()
+
+
+def test_a_check_of_the_machine_breaks_its_value_between_words(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = checks_text([Check("number format", "bfloat16, products of float32", "ok")]).splitlines()
+    assert lines[:2] == ["ok    number format  bfloat16, products", " " * 21 + "of float32"]
 
 
 HEADERS = ("trained", "parameters", "share", "peak GiB", "step ms", "file", "read by")

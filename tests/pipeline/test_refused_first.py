@@ -22,16 +22,17 @@ TASKS = discover("autopeft.tasks")
         ({"metric": "Accuracy"}, UnknownNameError, "Did you mean 'accuracy'"),
         ({"device": "gpu"}, ModelError, "no device 'gpu'"),
         ({"device": "cuda:99"}, ModelError, "'cuda:99' cannot be used here"),
-        ({"model": ""}, ModelError, "name of the base model is empty; pass --model"),
-        ({"model": " "}, ModelError, "name of the base model is empty"),
+        ({"model": ""}, SpecError, r"\(--model\): '' names nothing"),
+        ({"model": " "}, SpecError, r"\(--model\): ' ' names nothing"),
+        ({"revision": "v1"}, ModelError, "revision is 'v1', but .* is not of the hub and has none; leave"),
+        ({"revision": "v1", "model": None}, ModelError, "but the demo model is not of the hub"),
         ({"model": "./gone"}, ModelError, "no directory './gone'"),
         ({}, DataError, "absent.csv"),  # the check of this test itself
     ],
 )
 def test_words_are_refused_before_the_data_are_read(settings, error, words, model_dir, tmp_path):
-    spec = run_spec(**{"model": model_dir, "data": tmp_path / "absent.csv", **settings})
     with pytest.raises(error, match=words):
-        prepare(spec)
+        prepare(run_spec(**{"model": model_dir, "data": tmp_path / "absent.csv", **settings}))
 
 
 @pytest.mark.parametrize("setting", ["baseline", "warm_start"])
