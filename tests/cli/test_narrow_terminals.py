@@ -49,7 +49,8 @@ def test_an_estimate_breaks_the_names_of_its_parts_and_no_number(tiny_llama, col
 
 def test_a_check_of_the_machine_breaks_its_value_between_words(monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
-    lines = checks_text([Check("number format", "bfloat16, products of float32", "ok")]).splitlines()
+    check = Check(name="number format", status="ok", value="bfloat16, products of float32")
+    lines = checks_text([check]).splitlines()
     assert lines[:2] == ["ok    number format  bfloat16, products", " " * 21 + "of float32"]
 
 

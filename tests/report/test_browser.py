@@ -106,6 +106,15 @@ def test_nothing_is_wider_than_the_screen_or_cut_off(page, width):
     assert page.evaluate(cut) == []
 
 
+def test_the_text_of_a_chart_is_legible_on_a_phone(page):
+    page.set_viewport_size({"width": 360, "height": 800})
+    sizes = page.evaluate("""() => [...document.querySelectorAll("svg.chart text")].map((text) => {
+        const {a, b} = text.getScreenCTM();
+        return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(a, b);
+    })""")
+    assert len(sizes) > 20 and min(sizes) >= 10
+
+
 def test_no_two_texts_of_a_chart_meet(page):
     meeting = """() => [...document.querySelectorAll("svg.chart")].flatMap((chart) => {
         const boxes = [...chart.querySelectorAll("text")].map((text) => [text, text.getBoundingClientRect()]);

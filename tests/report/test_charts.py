@@ -106,8 +106,23 @@ def test_budget_and_head_are_lines_at_their_numbers(charts, result):
     ((left, _), (also_left, _)) = numbers_of(root, "score-budget")
     assert left == also_left
     assert axis(root, "xtick", log=True)(left) == pytest.approx(10_000, rel=1e-3)
+    root = tree(Drawing(with_head_at(result, 0.91), WORDS).score().svg())
     ((_, top), (_, also_top)) = numbers_of(root, "score-head")
-    assert top == also_top and axis(root, "ytick")(top) == pytest.approx(80, abs=0.01)
+    assert top == also_top and axis(root, "ytick")(top) == pytest.approx(91, abs=0.01)
+
+
+def with_head_at(result, mean):
+    """The result with another confirmed metric of the head alone; the others lie from 93.5 to 96 %."""
+    moved = (replace(r, metric_mean=mean) if not r.plan.adapters else r for r in result.confirmations)
+    return replace(result, confirmations=tuple(moved))
+
+
+def test_a_head_far_below_is_told_at_the_edge_and_does_not_squeeze_the_others(result):
+    sheet = Drawing(with_head_at(result, 0.4), WORDS).score()
+    low, high = sheet.axes.get_ylim()
+    assert 0.92 < low < 0.94 and 0.955 < high < 0.97
+    assert "↓ head alone: 40.0 %" in [text.get_text() for text in sheet.axes.texts]
+    assert ("head alone", "0", "40.0 %") in [row[:3] for row in sheet.rows]
 
 
 def test_the_front_joins_the_plans_that_no_smaller_one_equals(charts):
@@ -149,6 +164,19 @@ def test_a_plan_that_stopped_has_another_mark_than_one_that_went_on(charts):
 
     stopped, went_on = (mark(f"rungs-{plan.digest}-30") for plan in (HEAD, BEST))
     assert stopped != went_on == mark(f"rungs-{BEST.digest}-75")
+
+
+def test_a_plan_that_stopped_has_the_hollow_shape_of_its_group_under_a_cross(result):
+    """Crosses alone would tell groups apart by hue, which not all readers see."""
+    drawing = Drawing(result, WORDS)
+    stopped, hollow = (
+        [line for line in sheet.axes.lines if line.get_gid() == f"{sheet.name}-{HEAD.digest}-30"]
+        for sheet in (drawing.rungs(), drawing.rates())
+    )
+    shapes = [(line.get_marker(), line.get_markerfacecolor()) for line in (*stopped, *hollow)]
+    assert len(shapes) == 2 and shapes[0] == shapes[1]
+    (cross,) = (line for line in drawing.rungs().axes.lines if line.get_marker() == "x")
+    assert (*cross.get_xdata(), *cross.get_ydata()) == (*stopped[0].get_xdata(), *stopped[0].get_ydata())
 
 
 def test_the_difference_has_its_interval_and_margin_on_a_labelled_axis(charts):

@@ -41,7 +41,8 @@ _COLOURED = ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgeco
 _KEY_INCHES = 0.28  # height of a row of keys
 _GROUP = re.compile(r"#0001([0-9a-f]{2})")
 _UNNAMED = re.compile(r'<g id="(?:text|line2d|patch|axes|figure|matplotlib\.axis|LineCollection)_\d+">')
-_WIDTH, _POINT = 460, 72  # of a chart, in SVG units; matplotlib's points per inch
+_WIDTH, _HEIGHT = 400, 270  # of a chart, in SVG units: as narrow as names allow, for the text on a phone
+_POINT = 72  # matplotlib's points per inch
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text, in the page's font
     "svg.hashsalt": "autopeft",
@@ -137,7 +138,7 @@ class Sheet:
 
 
 @contextmanager
-def sheet(name: str, *, width: float = _WIDTH, height: float = 300) -> Iterator[Sheet]:
+def sheet(name: str, *, width: float = _WIDTH, height: float = _HEIGHT) -> Iterator[Sheet]:
     """An empty chart; draw on its axes before the block ends. The sizes are in points."""
     with mpl.rc_context(_STYLE):
         # A pixel is a point, so that names which are placed by pixels fit at every resolution.

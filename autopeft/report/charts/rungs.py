@@ -15,8 +15,8 @@ from autopeft.report.measured import is_untrained
 from autopeft.report.naming import Group
 from autopeft.report.words import loss
 
-_CROSS: dict[str, Any] = {"marker": "x", "markersize": 7, "markeredgewidth": 1.6, "linestyle": "none"}
-_CROSS |= {"zorder": 3, "clip_on": False}
+_CROSS: dict[str, Any] = {"marker": "x", "markersize": 9, "markeredgewidth": 1.4, "linestyle": "none"}
+_CROSS |= {"zorder": 5, "clip_on": False}
 
 
 def short_runs(result: SearchResult) -> tuple[tuple[Measurement, ...], ...]:
@@ -94,11 +94,9 @@ def who_went_on(
             for (place, run), height in zip(line, losses, strict=True):
                 gid = drawn.named(f"{plan.digest}-{run.fidelity.train_steps}", _title(run, group))
                 stopped = place == line[-1][0] and place < last
-                if stopped:
-                    drawn.groups.add(group)
-                    axes.plot([place], [height], color=colour, gid=gid, **_CROSS)
-                else:
-                    point(drawn, place, height, group=group, gid=gid)
+                point(drawn, place, height, group=group, gid=gid, filled=0.0 if stopped else 1.0)
+                if stopped:  # over the shape of its group, which readers tell apart who see no hues
+                    axes.plot([place], [height], color=colour, **_CROSS)
         axes.set_xlim(-0.3, last + 0.3)
         axes.set_xticks(range(len(rungs)), [f"{rung[0].fidelity.train_steps:,}" for rung in rungs])
         axes.set_xlabel("training steps")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from textwrap import wrap
 from typing import Any
 
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -24,6 +25,10 @@ from autopeft.report.naming import Group
 from autopeft.report.words import count, difference, loss, metric, within_share
 
 _Z95 = 1.96  # half a 95 % interval in standard errors, of the normal distribution
+# The head alone is named at the edge where it lies this many times the span of the other plans' intervals
+# beyond them: on the axis it would squeeze these. Chosen by hand.
+_FAR_OFF = 2.0
+_LINE = 40  # characters of the names side by side below the seeds; chosen by hand for the width of a chart
 _MAX_SEEDS_NAMED = 6  # chosen by hand: more names would overlap
 
 
@@ -57,7 +62,9 @@ def score_by_parameters(
         metric_axis(axes, f"{result.setting.metric_words} ({adapted[0].split} split)", is_share=is_share)
         points = [(r.plan.trainable_params, r.metric_mean) for r in adapted]
         _front(drawn, points, upwards=result.setting.greater_is_better)
-        _head_line(drawn, confirmed, names)
+        for head in (record for record in confirmed if not record.plan.adapters):
+            below = _far_below(head, adapted, is_share=is_share)
+            _head_line(drawn, head, names[head.plan], far_below=below, is_share=is_share)
         _budget_line(drawn, budget)
         if is_share:
             within_shares(axes)
@@ -156,7 +163,9 @@ def same_seeds(
         for line in by_seed.values():
             axes.plot(*zip(*line, strict=True), color=SOFT, linewidth=1, zorder=2)
         axes.set_xlim(-0.4, len(confirmed) - 0.45 + 0.15 * len(confirmed))
-        axes.set_xticks(range(len(confirmed)), [_folded(names[record.plan]) for record in confirmed])
+        width = max(1, _LINE // len(confirmed))
+        labels = ["\n".join(wrap(names[r.plan], width, break_long_words=False)) for r in confirmed]
+        axes.set_xticks(range(len(confirmed)), labels)
         metric_axis(axes, f"{result.setting.metric_words} ({confirmed[0].split} split)", is_share=is_share)
         axes.margins(y=0.12)
         if is_share:
@@ -221,22 +230,42 @@ def _front(drawn: Sheet, points: Sequence[tuple[float, float]], *, upwards: bool
         drawn.axes.step(*zip(*front, strict=True), where="post", gid=drawn.named("front", "front"), **style)
 
 
-def _head_line(drawn: Sheet, confirmed: Sequence[Confirmation], names: Mapping[Plan, str]) -> None:
-    head = next((record for record in confirmed if not record.plan.adapters), None)
-    if head is None:
-        return
-    gid = drawn.named("head", f"{names[head.plan]}: {head.metric_mean:.4f}")
-    style: dict[str, Any] = {
-        "color": group_colour(1),
-        "linestyle": (0, (2, 2)),
-        "linewidth": 1.4,
-        "zorder": 2,
-    }
-    drawn.axes.axhline(head.metric_mean, gid=gid, **style)
+def _far_below(head: Confirmation, others: Sequence[Confirmation], *, is_share: bool) -> bool | None:
+    """Whether the head alone lies far below the other plans, or far above them; None where it is near.
+
+    It is always near a single other plan, which has nothing else beside it.
+    """
+    ends = [end for record in others for end in _interval(record, is_share=is_share)]
+    low, high, mean = min(ends), max(ends), head.metric_mean
+    reach = _FAR_OFF * (high - low)
+    if len(others) < 2 or low == high or low - reach <= mean <= high + reach:
+        return None
+    return mean < low
+
+
+def _head_line(
+    drawn: Sheet, head: Confirmation, name: str, *, far_below: bool | None, is_share: bool
+) -> None:
+    """The line of the head alone; where that is far off, its metric in words at the edge."""
+    mean = head.metric_mean
     drawn.axes.margins(y=0.14)
+    if far_below is not None:
+        drawn.axes.annotate(
+            f"{'↓' if far_below else '↑'} {name}: {metric(mean, is_share)}",
+            (0.01, 0.0 if far_below else 1.0),
+            xycoords="axes fraction",
+            xytext=(0, 5 if far_below else -5),
+            textcoords="offset points",
+            va="bottom" if far_below else "top",
+            color=INK,
+        )
+        return
+    gid = drawn.named("head", f"{name}: {mean:.4f}")
+    style: dict[str, Any] = {"color": group_colour(1), "linestyle": (0, (2, 2)), "linewidth": 1.4}
+    drawn.axes.axhline(mean, gid=gid, zorder=2, **style)
     drawn.axes.annotate(
-        names[head.plan],
-        (0.01, head.metric_mean),
+        name,
+        (0.01, mean),
         xycoords=("axes fraction", "data"),
         xytext=(0, 5),
         textcoords="offset points",
@@ -259,8 +288,3 @@ def _budget_line(drawn: Sheet, budget: int) -> None:
         ha="left",
         color=SOFT,
     )
-
-
-def _folded(name: str) -> str:
-    """A name in two lines at its bracket."""
-    return name.replace(" (", "\n(")
