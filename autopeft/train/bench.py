@@ -49,7 +49,7 @@ from autopeft.train.compute import (
 )
 from autopeft.train.dropout import quick_masks
 from autopeft.train.encoding import EncodedSplit, train_rows
-from autopeft.train.failures import error_text, status_of
+from autopeft.train.failures import error_text, require_finite, status_of
 from autopeft.train.loop import TrainingCost, TrainingRun, train
 from autopeft.train.prefix import FrozenOutputs
 from autopeft.train.rate_schedule import rate_schedule
@@ -354,6 +354,7 @@ class Bench:
             raise
         if evaluation.metric is None:
             return evaluation
+        require_finite(evaluation, metric=task.metric)
         scores = dict(zip(order, evaluation.example_scores, strict=True))
         return replace(evaluation, example_scores=tuple(scores[i] for i in chosen))
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from autopeft.errors import first_line_of
+from autopeft.extension import Evaluation
 from autopeft.model import is_out_of_memory
 from autopeft.records import Status
 from autopeft.train.compute import NothingToCutError
@@ -44,3 +47,13 @@ def status_of(error: Exception) -> Status:
     if isinstance(error, DivergedError):
         return Status.DIVERGED
     return Status.OUT_OF_MEMORY if is_out_of_memory(error) else Status.FAIL
+
+
+def require_finite(evaluation: Evaluation, *, metric: str) -> None:
+    """Raise ValueError where a metric, or the score of an example, is not finite and the loss is.
+
+    Those of autopeft are finite then; a task or a metric of another package may not be.
+    """
+    values = (evaluation.metric or 0.0, *evaluation.example_scores)
+    if math.isfinite(evaluation.loss) and not all(map(math.isfinite, values)):
+        raise ValueError(f"the metric {metric} has a value that is not finite, and the loss is finite")

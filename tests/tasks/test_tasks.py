@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -215,25 +213,6 @@ def test_scores_stand_in_the_order_of_the_examples(task, rows):
     right[[2, 11, 19]] *= -1
     seen = task.evaluate(Oracle(right), iter(batches_of(task, examples, labels, 6)))
     assert [i for i, value in enumerate(seen.example_scores) if value == 0.0] == [2, 11, 19]
-
-
-def test_metric_that_is_not_finite_for_finite_outputs_is_named(rows):
-    class Blank:
-        """A metric of another package, which has no value for some guesses."""
-
-        def score(self, truth, guesses):
-            return math.nan, (math.nan,) * len(truth)
-
-    toy = discover("autopeft.tasks")["text-classification"]
-    examples, labels = rows(toy)
-    logits = nn.functional.one_hot(torch.tensor(labels)) * 20.0
-
-    class Judged(type(toy)):
-        _metric = Blank()
-
-    task = Judged(**{field.name: getattr(toy, field.name) for field in dataclasses.fields(toy)})
-    with pytest.raises(ValueError, match="the metric accuracy gave a value that is not finite"):
-        task.evaluate(Oracle(logits), iter(batches_of(task, examples, labels, 6)))
 
 
 def test_accuracy_and_loss_are_those_of_scikit_learn(task, base, rows):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
+import pytest
 from toys.bases import toy_base
 from toys.tasks import make_toy, with_end_of_text
 
@@ -49,3 +53,24 @@ def test_exact_match_is_generated_at_the_last_rung_and_later(
         late = bench.measure(plan, fidelity(split=split, train_steps=steps, eval_examples=20))
         assert 0 <= late.metric <= 1 and len(late.example_scores) == 20
     assert len(n_generated) == 3
+
+
+@pytest.mark.parametrize(("metric", "score"), [(math.nan, 0.0), (0.0, math.nan), (math.inf, 0.0)])
+def test_a_metric_without_a_value_fails_the_run_by_its_name(
+    tokenizer, methods, make_plan, fidelity, tmp_path, metric, score
+):
+    """Of a task of another package; a comparison with NaN would say no without a word."""
+    bench = make_bench(tokenizer, methods, "loss", tmp_path)
+
+    class Blank:
+        def __getattr__(self, name):
+            return getattr(bench.task, name)
+
+        def evaluate(self, model, batches, *, generates=True):
+            known = bench.task.evaluate(model, batches, generates=generates)
+            return replace(known, metric=metric, example_scores=(score,) * len(known.example_scores))
+
+    plan, at = make_plan(bench.base, "lora"), fidelity(train_steps=2, eval_examples=20)
+    run = replace(bench, task=Blank()).measure(plan, at)
+    assert (run.status, run.metric) == (Status.FAIL, None)
+    assert "the metric loss has a value that is not finite" in run.error
