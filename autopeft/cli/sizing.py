@@ -16,23 +16,25 @@ from autopeft.errors import SiteError
 
 app = typer.Typer()
 
+_Trained = Annotated[
+    str,
+    typer.Argument(
+        metavar="PATH",
+        help="Plan, run, adapter_config.json or its folder, a method such as lora_r16, or full.",
+        callback=at_home,
+    ),
+]
 _Model = Annotated[
     str | None, typer.Option(help="Hub id, or directory with a config.json.", callback=at_home)
 ]
+_Revision = Annotated[str | None, typer.Option(help="Revision of the hub model.")]
 
 
 @app.command()
 def count(
-    trained: Annotated[
-        str,
-        typer.Argument(
-            metavar="PATH",
-            help="Plan, run, adapter_config.json or its folder, a method such as lora_r16, or full.",
-            callback=at_home,
-        ),
-    ],
+    trained: _Trained,
     model: _Model = None,
-    revision: Annotated[str | None, typer.Option(help="Revision of the hub model.")] = None,
+    revision: _Revision = None,
     compare: Annotated[
         list[str] | None,
         typer.Option(
@@ -66,16 +68,9 @@ def count(
 
 @app.command()
 def estimate(
-    trained: Annotated[
-        str,
-        typer.Argument(
-            metavar="PATH",
-            help="Plan, run, adapter_config.json or its folder, a method such as lora_r16, or full.",
-            callback=at_home,
-        ),
-    ],
+    trained: _Trained,
     model: _Model = None,
-    revision: Annotated[str | None, typer.Option(help="Revision of the hub model.")] = None,
+    revision: _Revision = None,
     batch_size: Annotated[int | None, opt.whole("Rows that go through the model at once. Default 4.")] = None,
     max_length: Annotated[
         int | None, opt.whole("Tokens of each row. Default 1024, or what the model takes.")

@@ -49,7 +49,7 @@ def read_general(spec: ForgettingSpec, *, known: Collection[str], max_characters
     """
     try:
         source = DataSpec(source=spec.source, config_name=spec.config_name)
-        name, tables = read(source, [], text=PARAGRAPHS)
+        name, tables = read(source, [], text=PARAGRAPHS, needs_train=False)
         part = next(part for part in PRECIOUS if part in tables)
         column = _column(spec, tables[part][0].column_names)
         known_texts = {normalised(text) for text in known}

@@ -42,6 +42,8 @@ def test_corpus_is_read_where_models_are_trained_least(tmp_path):
     assert rows.name == f"{tmp_path.name}, test split"
     (tmp_path / "test.jsonl").unlink()
     assert general(tmp_path).name == f"{tmp_path.name}, validation split"
+    (tmp_path / "train.jsonl").unlink()  # nothing is learned from it
+    assert sorted(general(tmp_path).texts) == [f"validation {i}" for i in range(5)]
 
 
 def test_documents_stand_in_one_random_order(tmp_path):
