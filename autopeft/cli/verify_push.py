@@ -6,6 +6,7 @@ import dataclasses
 import math
 import re
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +14,7 @@ import typer
 from autopeft.cli import options as opt
 from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.imports import heavy_imports
-from autopeft.cli.printing import print_json
+from autopeft.cli.printing import columns, print_json
 from autopeft.cli.usage import at_home
 from autopeft.records import rate, shortened
 
@@ -143,17 +144,25 @@ def verification_json(verification: Verification) -> dict[str, object]:
 def verification_text(verification: Verification) -> str:
     """The comparison in lines: against what, the modules of each entry, each reader, and the answer."""
     lines = [
-        f"{verification.path} on {verification.base_model}",
-        f"compared with {verification.reference} on {verification.n_examples} rows of the "
-        f"{verification.split} split, in float32",
+        *_broken(f"{verification.path} on {verification.base_model}"),
+        *_broken(
+            f"compared with {verification.reference} on {verification.n_examples} rows of the "
+            f"{verification.split} split, in float32"
+        ),
     ]
     for match in verification.targets:
         n_modules = len(match.modules)
         lines.append(f"{_short(match.entry)}: {n_modules} {'module' if n_modules == 1 else 'modules'}")
     lines += ["", *(_line(reading) for reading in verification.readings)]
-    lines += [f"- {fault}" for fault in dict.fromkeys(f for r in verification.readings for f in r.faults)]
+    for fault in dict.fromkeys(fault for reading in verification.readings for fault in reading.faults):
+        lines += _broken(f"- {fault}")
     answer = "the same outputs" if verification.is_same else "other outputs than the confirmed plan"
-    return "\n".join([*lines, "", f"{answer}, within {rate(verification.tolerance)}"])
+    return "\n".join([*lines, "", *_broken(f"{answer}, within {rate(verification.tolerance)}")])
+
+
+def _broken(text: str) -> list[str]:
+    """A sentence in lines that fit; a longer word, such as a path, is not broken."""
+    return wrap(text, columns(), break_long_words=False, break_on_hyphens=False)
 
 
 def _line(reading: Reading) -> str:

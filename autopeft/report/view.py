@@ -143,7 +143,7 @@ def settings(result: SearchResult) -> tuple[tuple[str, str], ...]:
         *([("max length", f"{task.max_length} tokens")] if task.max_length else []),
         ("search space", spec.search.space),
         ("methods", ", ".join(spec.search.methods) or "all of the space"),
-        ("trials", str(spec.search.trials) + (_OF_RANDOM if spec.search.strategy == "random" else "")),
+        ("trials", str(spec.search.trials) + (_OF_RANDOM if spec.search.strategy != "halving" else "")),
         ("score", spec.search.score),
         ("search seed", str(spec.search.seed)),
         ("confirmation", f"{_length_of_confirmation(result)}, up to {spec.confirm.seeds} seeds"),
