@@ -67,6 +67,13 @@ def exit_codes(*, quiet: bool = False) -> Iterator[Callable[[], None]]:
         where = f"{error.filename}: " if error.filename else ""
         print(_printable(f"error: {where}{error.strerror or error}."), file=sys.stderr)
         raise typer.Exit(AutopeftError.exit_code) from error
+    except UnicodeEncodeError as error:  # a path of a config file, where the locale is not UTF-8
+        encoding = sys.getfilesystemencoding()
+        if encoding == "utf-8":
+            raise
+        text = f"{error.object!a} is no path under this locale, whose encoding is {encoding}"
+        print(f"error: {text}; set PYTHONUTF8=1.", file=sys.stderr)
+        raise typer.Exit(SpecError.exit_code) from error
     except KeyboardInterrupt as error:
         raise typer.Exit(130) from error
     finally:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -308,7 +309,7 @@ def _value(entry: _Entry) -> Any:
         return str(int(value)) if value == int(value) else str(value)
     for text in value if isinstance(value, list | tuple) else (value,):
         if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
-            raise SpecError(f"{text!a} is no UTF-8 text; rename it")  # an argument of other bytes
+            raise SpecError(_no_text(text))
     if not isinstance(value, str):
         return value
     is_list = get_origin(field.kind) is tuple
@@ -324,6 +325,16 @@ def _value(entry: _Entry) -> Any:
     if entry.name.endswith("_seconds"):
         return parse_duration(value)
     return parse_bytes(value) if entry.name.endswith("_bytes") else value
+
+
+def _no_text(argument: str) -> str:
+    """Why an argument is no text: its bytes are of another encoding, or Python's locale cannot read them."""
+    try:
+        text = os.fsencode(argument).decode()
+    except UnicodeError:
+        return f"{argument!a} is no UTF-8 text; rename it"
+    encoding = sys.getfilesystemencoding()
+    return f"{text!a} cannot be read under this locale, whose encoding is {encoding}; set PYTHONUTF8=1"
 
 
 def _read_text(text: str, field: SettingField, origin: str) -> Any:

@@ -52,3 +52,32 @@ def test_a_backend_of_matplotlib_that_is_not_installed_changes_nothing(tmp_path,
     monkeypatch.setenv("MPLBACKEND", "no_such_backend")
     done = run_in_shell("search --dry-run --data no_such.csv --budget 1%", tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr and "error: " in done.stderr
+
+
+WITHOUT_UTF8 = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+WRITES_TO_A_PATH = """
+import typer
+from autopeft.cli.exit_codes import exit_codes
+try:
+    with exit_codes():
+        open("donn\\xe9es")
+except typer.Exit as end:
+    raise SystemExit(end.exit_code)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-m", "autopeft", "search", "--dry-run", "--data", "données", "--budget", "1%"],
+        ["-c", WRITES_TO_A_PATH],
+    ],
+)
+def test_a_locale_that_cannot_read_a_path_is_named_with_its_remedy(arguments):
+    """The path is UTF-8 text, which is no reason to rename it; in UTF-8 mode it is found to be absent."""
+    command = [sys.executable, *arguments]
+    environment = {**os.environ, **WITHOUT_UTF8}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert r"'donn\xe9es'" in done.stderr and "rename" not in done.stderr
+    assert "this locale, whose encoding is ascii; set PYTHONUTF8=1." in done.stderr

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from toys.words import VOCABULARY
 
 from autopeft.errors import ModelError, SiteError
 from autopeft.model import BaseModel, check_sites, list_sites, load, load_skeleton, resolve
+from autopeft.model.locating import load_error
 from autopeft.model.sites import head_names
 from autopeft.records import Adapter, ModelSpec, Plan
 
@@ -256,6 +260,24 @@ def test_folder_without_weights_or_config_is_refused(model_dir, tmp_path):
     for folder in (tmp_path, tmp_path / "empty"):
         with pytest.raises(ModelError, match=rf"'{folder}' cannot be loaded .* must hold config\.json"):
             load(ModelSpec(id=str(folder)), auto_class=AUTO, label_names=("neg", "pos"))
+
+
+def test_weights_that_only_their_owner_may_read_are_named():
+    """As transformers saves them; safetensors tells the others that there is no such file."""
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own one is closed to other users
+        Path(folder).chmod(0o755)
+        (Path(folder) / "config.json").touch(0o644)
+        (Path(folder) / "model.safetensors").touch(0o000)
+        absent = OSError("No such file or directory: model.safetensors")
+        is_root = os.geteuid() == 0
+        if is_root:  # who may read all
+            os.seteuid(65534)
+        try:
+            words = str(load_error(folder, absent))
+        finally:
+            if is_root:
+                os.seteuid(0)
+    assert words.startswith("This user may not read model.safetensors of the base model") and "chmod" in words
 
 
 def test_demo_model_with_other_weights_than_the_published_is_refused(tmp_path, monkeypatch):
