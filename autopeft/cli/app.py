@@ -19,7 +19,7 @@ from autopeft.cli.printing import print_json
 from autopeft.cli.segments import expand_segments
 from autopeft.cli.serving import serve_search
 from autopeft.cli.threads import fit_threads
-from autopeft.cli.usage import PlainErrors, at_home, open_missing_streams
+from autopeft.cli.usage import PlainErrors, at_home, open_missing_streams, require_docstrings
 from autopeft.errors import StoppedError
 from autopeft.records import VERSION, setting_values
 
@@ -49,6 +49,7 @@ app = typer.Typer(
 def main() -> None:
     """Entry point of the `autopeft` command."""
     open_missing_streams()
+    require_docstrings()
     expand_segments()
     fit_threads()
     os.environ["MPLBACKEND"] = "Agg"  # charts go to files; that of a notebook may not be installed here

@@ -81,3 +81,15 @@ def test_a_locale_that_cannot_read_a_path_is_named_with_its_remedy(arguments):
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert r"'donn\xe9es'" in done.stderr and "rename" not in done.stderr
     assert "this locale, whose encoding is ascii; set PYTHONUTF8=1." in done.stderr
+
+
+def test_python_without_docstrings_is_refused_and_without_assertions_works():
+    """transformers raises ValueError over its own models there, after half a minute of imports."""
+    for level, code in ((1, 0), (2, 2)):
+        environment = {**os.environ, "PYTHONOPTIMIZE": str(level)}
+        command = [sys.executable, "-m", "autopeft", "--version"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == code
+    assert (
+        done.stderr.startswith("error: Python runs without docstrings") and len(done.stderr.splitlines()) == 1
+    )
