@@ -119,7 +119,7 @@ class StandInArrays(TorchFunctionMode):
         if func is torch.tensor and _are_whole(args[0]):
             return func(*args, **{**(kwargs or {}), "device": "cpu"})
         if func is torch.sparse_coo_tensor and _lacks_values(args[1]):
-            sparse = _Sparse.apply(*args[:3])  # type: ignore[no-untyped-call]
+            sparse = _Sparse.apply(*args[:3])  # type: ignore[no-untyped-call, unused-ignore]
             setattr(sparse, _N_VALUES, args[1].numel())
             return sparse
         n_values = getattr(args[0], _N_VALUES, None) if args else None

@@ -48,7 +48,7 @@ class FewBitsLinear(nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Outputs of the right shape, in the number format of the inputs."""
         shape = (self.out_features, self.in_features)
-        outputs: torch.Tensor = _Dequantised.apply(input.to(self.compute_dtype), self.weight, shape)  # type: ignore[no-untyped-call]
+        outputs: torch.Tensor = _Dequantised.apply(input.to(self.compute_dtype), self.weight, shape)  # type: ignore[no-untyped-call, unused-ignore]
         return outputs if self.bias is None else outputs + self.bias
 
 

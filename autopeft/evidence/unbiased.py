@@ -21,7 +21,8 @@ from autopeft.evidence.variance import Floats, Moments
 
 def subsets(n_seeds: int) -> npt.NDArray[np.int64]:
     """All subsets of seeds, shape (2**S, S): row b holds the binary digits of b, the first seed lowest."""
-    return (np.arange(2**n_seeds)[:, None] >> np.arange(n_seeds)) & 1
+    rows: npt.NDArray[np.int64] = (np.arange(2**n_seeds)[:, None] >> np.arange(n_seeds)) & 1
+    return rows
 
 
 def prefixes(n_seeds: int) -> npt.NDArray[np.int64]:

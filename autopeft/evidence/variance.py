@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -126,7 +127,7 @@ class Moments:
         rest = np.maximum(total - by_seed - n_seeds * by_example, 0.0)
         extra = 0.5 * sum((score - mean) ** 2 for score in pseudo)
         spread = n * np.maximum(by_example, 0.0) + self.row_weight**2 * extra
-        arrays = {
+        arrays: dict[str, Any] = {  # mypy would pass one of them for `freedom`, too
             "mean": mean,
             "seed": n * np.maximum(by_seed, 0.0) / max(n_seeds - 1, 1),  # 0 for one seed
             "example": np.maximum(n_seeds * spread / (n - 1), n_seeds * n * floor),

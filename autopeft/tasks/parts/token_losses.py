@@ -42,7 +42,7 @@ def mean_loss(before: BeforeOutput) -> Tensor:
     n_labels = max(1, len(before.labels))
     if not torch.is_grad_enabled():
         return over_pieces(before, cross_entropies).sum() / n_labels
-    total: Tensor = _SummedLoss.apply(before, before.states, *before.parameters)  # type: ignore[no-untyped-call]
+    total: Tensor = _SummedLoss.apply(before, before.states, *before.parameters)  # type: ignore[no-untyped-call, unused-ignore]
     return total / n_labels
 
 
