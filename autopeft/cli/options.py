@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Container, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args
 
 import typer
 from pydantic import Field, TypeAdapter, ValidationError
@@ -83,16 +83,16 @@ def takes_settings(
     """
 
     def decorate(command: Command) -> Command:
-        hints = get_type_hints(command, include_extras=True)
         parameters = []
-        for parameter in inspect.signature(command).parameters.values():
+        # Not by `get_type_hints`, which hides options whose default is None from typer on Python 3.10.
+        for parameter in inspect.signature(command, eval_str=True).parameters.values():
             if parameter.name == "settings":
                 parameters += [
                     _parameter(SHORT_NAMES[name], text, hidden=shown is not None and name not in shown)
                     for name, text in flags.items()
                 ]
             else:
-                parameters.append(parameter.replace(annotation=hints[parameter.name]))
+                parameters.append(parameter)
 
         @wraps(command)
         def with_flags(**arguments: Any) -> None:
