@@ -136,6 +136,7 @@ def problem_of(surrogate: Surrogate, spec: RunSpec) -> SearchProblem:
 @dataclass(frozen=True, kw_only=True)
 class _StandIn:
     spec: RunSpec
+    data: SimpleNamespace
     base: SimpleNamespace
     task: SimpleNamespace
     bench: SimpleNamespace
@@ -158,8 +159,9 @@ def _stand_in(surrogate: Surrogate, spec: RunSpec) -> Prepared:
     task = SimpleNamespace(**{**vars(facts), "metric": facts.name, "defaults": defaults})
     has_head = description.cell.task != "text-generation"
     base = SimpleNamespace(sites=description.sites, head_params=int(has_head))
+    data = SimpleNamespace(**{name: SimpleNamespace(name=name, groups=()) for name in ("confirm", "test")})
     full = description.cell.full
-    return cast(Prepared, _StandIn(spec=spec, base=base, task=task, bench=bench, full_steps=full))
+    return cast(Prepared, _StandIn(spec=spec, data=data, base=base, task=task, bench=bench, full_steps=full))
 
 
 def plain_default(surrogate: Surrogate, seed: int) -> Found:
