@@ -157,6 +157,7 @@ def test_evaluation_batches_hold_as_many_tokens_as_is_allowed(make_bench, bert):
     sizes = bench.splits["search"].sizes
     seen = []
     task = SimpleNamespace(
+        metric=bench.task.metric,
         collate=bench.task.collate,
         n_terms=bench.task.n_terms,
         evaluate=lambda model, batches, **given: bench.task.evaluate(model, spied(batches, seen), **given),
