@@ -5,7 +5,7 @@
     python reports/studies/slow_starters.py OUT
 
 One plan for each set and budget, on all maps (of the last layers where the budget pays no more), trained by
-`outside_loop.py` and measured on the test file, as the rows of `sweep_gains.csv` were. Rows that OUT holds are
+`outside_loop.py` and measured on the test file, as rows of `sweep_gains.csv` were. Rows that OUT holds are
 not computed again. Without `--sets` it prints the table of differences on common seeds.
 """
 
