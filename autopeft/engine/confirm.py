@@ -59,7 +59,8 @@ def confirm(problem: SearchProblem, ledger: Ledger, finalists: Finalists) -> Con
     Incumbent and baseline get one more common seed at a time, up to `confirm.seeds`, until the interval
     between them decides. The others get as many seeds, the same ones, so that rows pair. Where time or cost
     runs short a plan has fewer seeds, two at least, or is missing. The smallest plan and the head alone have
-    one where that one is far behind incumbent or baseline: more would not change what is said of them. Where
+    one seed where they are far behind incumbent or baseline on it: more would not change what is said of
+    them. Where
     the incumbent is the baseline there is nothing to compare: one seed gives its score and its weights,
     unless a smaller plan can be compared.
 
@@ -92,16 +93,16 @@ def confirm(problem: SearchProblem, ledger: Ledger, finalists: Finalists) -> Con
     n_seeds = len(rows)
     for place, plan in enumerate(later, start=1):
         ledger.plan_ahead(problem.confirmation(0), n_measurements=n_seeds)
-        n_least, begun = min(_LEAST_SEEDS, n_seeds), _begun(finalists, ahead[place:])
+        begun = _begun(finalists, ahead[place:])
         for n_wanted in (1, n_seeds) if _may_be_settled(finalists, plan) else (n_seeds,):
             rows = _confirm_group(
                 problem, ledger, finalists, [plan], n_seeds=n_wanted, is_needed=False, ahead=begun
             )
             runs = [run for (run,) in rows]
-            if runs and any(is_far_behind(problem, runs[0], confirmed[rival][0]) for rival in first):
-                n_least = 1
+            is_settled = any(is_far_behind(problem, run, confirmed[p][0]) for run in runs[:1] for p in first)
+            if is_settled or not runs:
                 break
-        if len(runs) >= n_least:
+        if len(runs) >= (1 if is_settled else min(_LEAST_SEEDS, n_seeds)):
             confirmed[plan] = runs
     return confirmed
 

@@ -231,16 +231,15 @@ def load_error(source: str, error: Exception) -> ModelError:
     return ModelError(f"The base model {source!r} cannot be loaded ({first_line.rstrip('.')}); {remedy}.")
 
 
-def _locked_file(folder: str) -> str | None:
-    """The name of a file in a folder which this user may not read: weights are saved for their owner."""
+def _locked_file(source: str) -> str | None:
+    """The name of a file of a local model that this user may not read: some are saved for the owner."""
     try:
-        for path in Path(folder).iterdir():
+        files = sorted(Path(source).iterdir()) if Path(source).is_dir() else [Path(source)]  # a GGUF file
+        for path in files:
             if path.is_file():
                 path.open("rb").close()
     except PermissionError as error:
         return Path(error.filename).name
-    except NotADirectoryError:  # a GGUF file
-        pass
     return None
 
 

@@ -45,14 +45,14 @@ def has_failed(result: SearchResult, plan: Plan) -> bool:
 def error_over(result: SearchResult) -> str:
     """What a standard error is over: `2 seeds and the examples`, or `the groups of examples, of one seed`.
 
-    A plan that was far behind on its first seed has no other.
+    Where the best plan has several seeds, a plan with one was far behind on it.
     """
     confirmed = record_of(result.confirmations, result.best, name="best")
     units = "the groups of examples" if result.setting.splits.confirm_groups else "the examples"
     if confirmed is None or len(confirmed.seeds) < 2:
         return f"{units}, of one seed"
     is_single = any(len(record.seeds) == 1 for record in result.confirmations)
-    single = " (one seed of a plan that is far behind)" if is_single else ""
+    single = " (a plan far behind on its first seed has only that)" if is_single else ""
     return f"{len(confirmed.seeds)} seeds and {units}{single}"
 
 

@@ -144,7 +144,7 @@ def compute(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
     plain_args, plain_kwargs = tree_map_only(OnGpu, lambda tensor: tensor.inner, (args, dict(kwargs)))
     plain_kwargs.pop("pin_memory", None)
     if wanted is not None:
-        plain_kwargs["device"] = torch.device("cpu") if wanted == "cuda" else kwargs["device"]
+        plain_kwargs["device"] = CPU if wanted == "cuda" else kwargs["device"]
     if func is ATEN._pin_memory.default:
         return args[0].clone()
     result = func(*plain_args, **plain_kwargs)
@@ -308,7 +308,7 @@ def library(folder: Path) -> Path:
 
 def run(words: Sequence[str]) -> None:
     """A command of autopeft in this process, on the pretended GPU."""
-    import autopeft.pipeline  # before it: bitsandbytes takes the GPU for a true one
+    import autopeft.pipeline  # before `pretend`: bitsandbytes would take the GPU for a true one
 
     assert autopeft.pipeline
     from autopeft.cli import main
@@ -326,7 +326,7 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="NAME")
     chosen = parser.parse_args().only
-    own = Path(__file__).resolve()
+    script = Path(__file__).resolve()
     paths = os.pathsep.join(str(Path(path).resolve()) for path in sys.path if path)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -341,7 +341,7 @@ def main() -> None:
         for name in chosen:
             words = shlex.split(CASES[name])
             done = subprocess.run(
-                [sys.executable, str(own), "--", *words],
+                [sys.executable, str(script), "--", *words],
                 env={**os.environ, **preloaded},
                 capture_output=True,
                 text=True,
