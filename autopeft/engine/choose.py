@@ -15,6 +15,7 @@ from autopeft.engine.ranking import (
     by_loss,
     first_by_metric,
     is_clearly_better,
+    is_far_behind,
     may_be_as_good,
     ranked_by_loss,
 )
@@ -56,7 +57,8 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> Chosen:
     nothing was learned yet, noise orders plans of about the lowest loss: a baseline goes before others, and
     the lowest learning rate before higher ones, since a rate that is too high shows in full runs alone. The
     head alone is chosen only where full runs or long ones tell of it: it learns faster than adapters and
-    stops earlier, so that short runs flatter it.
+    stops earlier, so that short runs flatter it. Where a baseline leads, the confirmation would have no rival
+    to compare: the best plan of a method that starts slowly is the incumbent then, if it is not far behind.
 
     The candidate has the fewest parameters among the plans with at most half of the incumbent's that may be
     as good: on the same examples, the one-sided 95 % bound of what they lose is not beyond the margin. Where
@@ -85,9 +87,21 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> Chosen:
     elif problem.spec.confirm.fidelity == "none":
         smallest = incumbent
     if ledger.is_baseline(incumbent.plan) and problem.spec.search.objective != "params":
-        return Chosen(incumbent.plan, incumbent.plan, smallest.plan)
+        rival = _slow_rival(problem, ranked, incumbent)
+        return Chosen(rival.plan, incumbent.plan, smallest.plan)
     baseline = by_merit(problem, ledger, baselines)[0]
     return Chosen(incumbent.plan, baseline.plan, smallest.plan)
+
+
+def _slow_rival(problem: SearchProblem, ranked: Sequence[Measurement], baseline: Measurement) -> Measurement:
+    """The best plan of a method that starts slowly, if the last rung is short; the baseline if there is none.
+
+    It is none where it is far behind, and where nothing confirms it.
+    """
+    if problem.schedule.has_long_last or problem.spec.confirm.fidelity == "none":
+        return baseline
+    slow = (m for m in ranked if problem.starts_slowly(m.plan))
+    return next((m for m in slow if not is_far_behind(problem, m, baseline)), baseline)
 
 
 def _comparable(

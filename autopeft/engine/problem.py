@@ -107,6 +107,16 @@ class SearchProblem:
         return self.head_rates[0] < self.head_rates[1]
 
     @property
+    def slow_methods(self) -> frozenset[str]:
+        """Methods that short runs judge too low."""
+        methods = self.context.methods.items()
+        return frozenset(name for name, method in methods if getattr(method, "starts_slowly", False))
+
+    def starts_slowly(self, plan: Plan) -> bool:
+        """Whether short runs judge a plan too low, and full ones are long enough to make up for it."""
+        return plan.lead_method in self.slow_methods and not self.schedule.is_brief
+
+    @property
     def has_baseline(self) -> bool:
         """Whether LoRA fits the budget at all; where it does not, the head alone is the baseline."""
         lora, context = self.context.methods[BASELINE_METHOD], self.context

@@ -99,8 +99,9 @@ def promoted(problem: SearchProblem, ledger: Ledger, rungs: Sequence[Measured]) 
     The best baseline and the best other plans come first. From the first rung every placement of the
     baseline goes on at its two best rates, and one sentinel, so that the rank correlation between the rungs
     is not measured on survivors alone. It is LoRA in the layers of the highest score, since early layers
-    learn later than a short rung sees, or a plan from the middle of the rest. A small plan, the head alone
-    and what the user brought go on at their best rates.
+    learn later than a short rung sees, or a plan from the middle of the rest. So does the best plan of a
+    method that starts slowly. A small plan, the head alone and what the user brought go on at their best
+    rates.
 
     Raises:
         TrainingError: No plan of the last rung could be trained.
@@ -120,7 +121,9 @@ def promoted(problem: SearchProblem, ledger: Ledger, rungs: Sequence[Measured]) 
     heads = [m.plan for m in ranked if not m.plan.adapters]
     user_plans = best_user_plans(problem, ledger, ranked)
     scored = _in_scored_layers(problem, rivals) if len(rungs) == 1 else []
-    chosen = [*first[:1], *best[:2], *scored, *first[1:], *user_plans, *heads[:1], *best[2:]]
+    slow = [m.plan for m in rivals if problem.starts_slowly(m.plan)][:1]
+    chosen = [*first[:1], *best[:1], *scored, *slow, *best[1:2], *first[1:], *user_plans, *heads[:1]]
+    chosen += best[2:]
     chosen += [*second, *small[:1]]
     rest = [m.plan for m in rivals if m.plan not in chosen] if len(rungs) == 1 and not scored else []
     return list(dict.fromkeys([*chosen, *rest[len(rest) // 2 :][:1]]))

@@ -19,7 +19,7 @@ from autopeft.space import (
 
 _MANY_TRIALS = 24  # from so many on, baselines and head are tried at three learning rates; chosen by hand
 _FEW_RATES, _MANY_RATES = 2, 3
-_BEFORE_HEADS = 3  # usual arms that come before the head alone at its further rates; chosen by hand
+_BEFORE_HEADS = 4  # usual arms that come before the head alone at its further rates; chosen by hand
 _BY_SCORE = ", layers by score"
 _USER_FACTORS = (1.0, 0.5, 2.0)  # on the learning rate of a user's plan; chosen by hand
 
@@ -30,12 +30,13 @@ def enqueued(problem: SearchProblem) -> tuple[Enqueued, ...]:
     """Baselines and the user's plans at several learning rates each, then usual arms at one.
 
     Every baseline has the first of its rates before one has the second. Usual arms start near the middle of
-    their range of learning rates, LoRA in the layers of the highest score first; the remaining trials are
-    sampled. The head alone comes after the baselines' first rates, and at its others after the first usual
-    arms, which are more often the answer. With `--check-score` the plan whose ranks follow the score comes
-    twice, before the usual arms. Every plan of the user is in the queue: where the trials are few, it takes
-    the place of what comes before it, but for the first baseline. Where even then the trials end before it,
-    it follows them, so that an extended run measures it.
+    their range of learning rates, LoRA in the layers of the highest score first, and last a method that
+    starts slowly where full runs are brief; the remaining trials are sampled. The head alone comes after the
+    baselines' first rates, and at its others after the first usual arms, which are more often the answer.
+    With `--check-score` the plan whose ranks follow the score comes twice, before the usual arms. Every plan
+    of the user is in the queue: where the trials are few, it takes the place of what comes before it, but for
+    the first baseline. Where even then the trials end before it, it follows them, so that an extended run
+    measures it.
     """
     trials = problem.first_trials
     n_rates = _MANY_RATES if trials >= _MANY_TRIALS else _FEW_RATES
@@ -76,8 +77,10 @@ def _usual(problem: SearchProblem) -> Iterator[Enqueued]:
     """The usual arms that the space can express, each near the middle of its range of learning rates."""
     space, methods = problem.space, problem.context.methods
     scored = problem.in_scored_layers
-    usual = usual_policies(learning_rate=1.0, max_rank=problem.max_rank)
-    for policy in usual if scored is None else (scored, *usual):
+    usual = list(usual_policies(learning_rate=1.0, max_rank=problem.max_rank))
+    if problem.schedule.is_brief:
+        usual.sort(key=lambda policy: policy.method in problem.slow_methods)
+    for policy in usual if scored is None else [scored, *usual]:
         names = [part.method for part in (policy, *policy.beside)]
         for arm in (arm for arm in space.arms if [name for name, _ in space.parts(arm)] == names):
             (rate,) = central(*learning_rates(space, arm, methods), 1)

@@ -87,6 +87,11 @@ class Schedule:
         return round(_LONGEST_LAST * self.full_steps)
 
     @property
+    def is_brief(self) -> bool:
+        """Whether full runs are too short for a method that starts slowly to catch up."""
+        return self.full_steps < 2 * _RANKING
+
+    @property
     def has_long_last(self) -> bool:
         """Whether the last rung is as long as pays."""
         return self.rung_steps[-1] >= self.longest_last

@@ -20,6 +20,7 @@ PART = PeftMethod(
     "is better than 2e-2; best published 4.5e-3 (peft's method comparison, 3072)",
     width_exponent=WIDTH_EXPONENT,
     step_time=1.37,
+    starts_slowly=True,  # 48th of 84 after 30 steps, first after 200 (reports/benchmark, clinc-0.1)
     refusal=only_maps,
     ranks=lambda site, options: doublings(min(site.in_features, site.out_features)),
     cost=lambda site, rank, options: rank * (site.in_features + site.out_features),

@@ -61,7 +61,7 @@ def test_a_usual_arm_keeps_to_the_ranks_of_the_space():
 def test_the_default_space_has_every_usual_arm(limits):
     arms = usual(load("default", known_methods=METHODS), limits)
     mix = "lora/q+v & ia3/mlp & ln_tuning/all"
-    assert set(arms) == {"ia3/all", "road/all", mix, "ln_tuning/all", "lora/mlp", "bitfit/all"}
+    assert set(arms) == {"ia3/all", "road/all", "hira/all", mix, "ln_tuning/all", "lora/mlp", "bitfit/all"}
     assert arms["lora/mlp"].max_rank == (limits.max_rank or 64)
 
 

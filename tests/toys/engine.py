@@ -210,6 +210,7 @@ def problem(
     user_plans: tuple[tuple[Arm, Plan], ...] = (),
     limits: LimitSpec = LimitSpec(),  # noqa: B008, frozen
     rung_steps: tuple[int, ...] = (3, 12),
+    full_steps: int = 30,
     margin: float | None = None,
     head_rates: tuple[float, float] = (3e-3, 3e-1),
     wave: int | None = None,
@@ -217,7 +218,7 @@ def problem(
     groups: Mapping[str, Sequence[int]] | None = None,
     **search: Any,
 ) -> SearchProblem:
-    """Rungs of 3 and 12 steps, a full run of 30, on the toy sites."""
+    """Rungs of 3 and 12 steps, full and confirming runs of 30, on the toy sites."""
     if search.get("strategy") == "random":
         rung_steps = rung_steps[-1:]
     return SearchProblem(
@@ -234,8 +235,8 @@ def problem(
         context=context(max_params),
         schedule=Schedule(
             rung_steps=rung_steps,
-            full_steps=30,
-            confirm_steps=30,
+            full_steps=full_steps,
+            confirm_steps=full_steps,
             batch_size=4,
             n_search=100,
             n_confirm=n_confirm,

@@ -27,12 +27,12 @@ def no_rank(site: Site, options: Options) -> Sequence[int]:
 class PeftMethod:
     """A PEFT method as data and a few functions; `extension.Method` says what each of them means.
 
-    By default a method starts as the identity, merges, shares no state among sites, and has no options, no
-    scale and no servers that read it. `ranks` makes it a ranked one, of low-rank matrices unless `low_rank`
-    is False. `short` is the word for narrow cells where `label` is too long. `learning_rate_range` is for
-    base models of `REFERENCE_WIDTH`; elsewhere it is divided by the ratio of the widths to the power of
-    `width_exponent`, 0 for the same range everywhere. Narrower models keep it too, as nothing was measured
-    there.
+    By default a method starts as the identity, merges, shares no state among sites, learns from the first
+    step, and has no options, no scale and no servers that read it. `ranks` makes it a ranked one, of low-rank
+    matrices unless `low_rank` is False. `short` is the word for narrow cells where `label` is too long.
+    `learning_rate_range` is for base models of `REFERENCE_WIDTH`; elsewhere it is divided by the ratio of the
+    widths to the power of `width_exponent`, 0 for the same range everywhere. Narrower models keep it too, as
+    nothing was measured there.
     `autopeft/methods/hira.py` is a short example.
     """
 
@@ -50,6 +50,7 @@ class PeftMethod:
     shared: bool = False
     identity_at_start: bool = True
     merges: bool = True
+    starts_slowly: bool = False
     choices: Mapping[str, tuple[OptionValue, ...]] = field(default_factory=dict)
     choice_labels: Mapping[str, str] = field(default_factory=dict)
     refusal: Callable[[Site], str | None]
