@@ -29,7 +29,6 @@ from autopeft.records import BudgetSpec, DataSpec, ModelSpec, Plan, RunSpec, Tas
 from autopeft.space import AllocationContext, Policy
 
 Row = Mapping[str, str]
-USUAL = ("ia3/all", "road/all", "lora/q+v & ia3/mlp & ln_tuning/all")  # the first of `space.usual_policies`
 
 
 def spec_of(source: Path, budget: str, *, n_steps: int) -> RunSpec:
@@ -59,7 +58,7 @@ def plan_of(row: Row, context: AllocationContext) -> Plan:
     if row["arm"] == "head":
         return Plan(adapters=(), learning_rate=learning_rate, trainable_params=0)
     arms: dict[str, Policy] = dict(space.baseline_policies(context, learning_rate=1.0))
-    arms |= dict(zip(USUAL, space.usual_policies(learning_rate=1.0), strict=False))
+    arms |= {policy.arm.label: policy for policy in space.usual_policies(learning_rate=1.0)}
     policy = replace(arms[row["arm"].removeprefix("baseline: ")], learning_rate=learning_rate)
     plan = space.plan_of(policy, context)
     if plan.trainable_params != size:

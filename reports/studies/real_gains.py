@@ -118,7 +118,7 @@ def arms_of(context: AllocationContext, *, ceiling: bool) -> Mapping[str, Policy
     """The arms of a sweep by name; the LoRAs that people write first."""
     arms = dict(space.baseline_policies(context, learning_rate=1.0))
     if ceiling:
-        names = ("IA3", "RoAd", "LoRA, IA3, norms", "norms", "LoRA in MLPs", "BitFit")
+        names = ("IA3", "RoAd", "HiRA", "LoRA, IA3, norms", "norms", "LoRA in MLPs", "BitFit")
         arms |= dict(zip(names, space.usual_policies(learning_rate=1.0), strict=True))
     return arms
 
