@@ -93,7 +93,7 @@ def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> O
     if len(by_rung) > problem.schedule.last:  # all rungs were reached
         by_rung[-1] = retune(problem, study_log, by_rung[-1])
     first_choice = choose(problem, ledger, by_rung[-1])
-    caution = of_caution(problem, ledger, by_rung[-1], first_choice)
+    caution = of_caution(problem, ledger, by_rung[-1])
     chosen = deepened(problem, study_log, by_rung[-1], first_choice)
     ledger.release(by_rung[-1])
     finalists = find_finalists(problem, ledger, chosen)

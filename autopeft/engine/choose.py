@@ -179,16 +179,17 @@ def has_learned(problem: SearchProblem, ledger: Ledger, ranked: Sequence[Measure
     )
 
 
-def of_caution(problem: SearchProblem, ledger: Ledger, last: Measured, chosen: Chosen) -> tuple[str, ...]:
+def of_caution(problem: SearchProblem, ledger: Ledger, last: Measured) -> tuple[str, ...]:
     """The sentence that a plan goes before others with a lower loss, since trial runs hardly learned."""
     ranked = [m for m in ranked_by_loss(last.values()) if is_allowed(problem, ledger, m)]
     comparable = _comparable(problem, ledger, ranked)
     is_by_size = problem.spec.search.objective == "params"
     if not comparable or is_by_size or has_learned(problem, ledger, comparable):
         return ()
-    if chosen.incumbent == comparable[0].plan or chosen.incumbent not in last:
+    leading = by_merit(problem, ledger, comparable)[0].plan
+    if leading == comparable[0].plan:
         return ()
-    first = "a default at its lowest" if ledger.is_baseline(chosen.incumbent) else "the lowest"
+    first = "a default at its lowest" if ledger.is_baseline(leading) else "the lowest"
     return (
         f"The trial runs hardly learned, so {first} learning rate was put first among plans of about the "
         "same loss.",

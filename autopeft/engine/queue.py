@@ -19,7 +19,7 @@ from autopeft.space import (
 
 _MANY_TRIALS = 24  # from so many on, baselines and head are tried at three learning rates; chosen by hand
 _FEW_RATES, _MANY_RATES = 2, 3
-_BEFORE_HEADS = 4  # usual arms that come before the head alone at its further rates; chosen by hand
+_BEFORE_HEADS = 3  # usual arms before the head alone at its further rates, beside a slow one; chosen by hand
 _BY_SCORE = ", layers by score"
 _USER_FACTORS = (1.0, 0.5, 2.0)  # on the learning rate of a user's plan; chosen by hand
 
@@ -56,7 +56,9 @@ def enqueued(problem: SearchProblem) -> tuple[Enqueued, ...]:
         queue += [_greedy(problem, lora_rates[0])] * 2
     usual = list(_usual(problem))
     heads = [(problem.without_adapters, replace(head, learning_rate=rate)) for rate in head_rates[1:]]
-    queue += [*usual[:_BEFORE_HEADS], *heads, *usual[_BEFORE_HEADS:]]
+    n_slow = sum(arm.methods[0] in problem.slow_methods for arm, _ in usual[: _BEFORE_HEADS + 1])
+    n_before = _BEFORE_HEADS + n_slow
+    queue += [*usual[:n_before], *heads, *usual[n_before:]]
     return tuple(_with_user_plans(problem, queue, n_first=trials))
 
 
