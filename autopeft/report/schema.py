@@ -24,6 +24,7 @@ from autopeft.records import (
 from autopeft.report.helped import Against
 
 _Count = Annotated[int, Field(ge=0)]
+_Seconds = Annotated[float, Field(ge=0)]
 
 
 class _Keys(BaseModel):
@@ -181,7 +182,8 @@ class TrialRow(_Keys):
 
     `rung` counts from 0; it is null off the rungs, where `split` says what was measured. `ranks` is one
     number, or the lowest and the highest; null without ranks. `trial` and `arm` say who proposed the plan
-    first; a plan that no trial proposed has no trial, and the arm `confirm`.
+    first; a plan that no trial proposed has no trial, and the arm `confirm`. Seconds are null where they were
+    not counted; `train_seconds` of a run that broke off are all that it took.
     """
 
     trial: _Count | None
@@ -200,12 +202,12 @@ class TrialRow(_Keys):
     loss: float | None
     train_steps: _Count
     train_examples: _Count
-    train_seconds: Annotated[float, Field(ge=0)]
+    train_seconds: _Seconds | None
     eval_examples: _Count
-    eval_seconds: Annotated[float, Field(ge=0)]
+    eval_seconds: _Seconds | None
     peak_bytes: _Count
     learning_rate_position: float | None
-    overhead_seconds: Annotated[float, Field(ge=0)]
+    overhead_seconds: _Seconds | None
     trained_steps: _Count
 
 

@@ -11,11 +11,13 @@ from typing import Any
 from autopeft.records import (
     PROFILE_SCORE,
     Confirmation,
+    Measurement,
     Plan,
     Proposal,
     SearchResult,
     Site,
     SiteScores,
+    Status,
     to_json,
 )
 from autopeft.report.forgetting import forgetting_json
@@ -103,7 +105,8 @@ def sentences_of(result: SearchResult) -> tuple[str, ...]:
 def trials_csv(result: SearchResult) -> str:
     """The content of trials.csv: one row per measurement, in their order.
 
-    Floats are written as `repr` does, so that equal runs give equal text.
+    Floats are written as `repr` does, so that equal runs give equal text. Seconds that were not counted are
+    empty: no clock measures 0.
     """
     first = first_proposals(result)
     # Both are slow to compute, and most plans have several rows.
@@ -119,12 +122,17 @@ def trials_csv(result: SearchResult) -> str:
             *(steps.index(fidelity.train_steps) if is_rung else None, fidelity.seed),
             *(run.status.value, fidelity.split, run.metric, run.loss),
             *(fidelity.train_steps, fidelity.train_examples),
-            *(run.train_seconds, fidelity.eval_examples, run.eval_seconds, run.peak_bytes),
+            *(_train_seconds(run), fidelity.eval_examples, run.eval_seconds or None, run.peak_bytes),
             position_of(plan, result),
-            *(run.overhead_seconds, run.trained_steps),
+            *(run.overhead_seconds or None, run.trained_steps),
         )
         rows.append(row)
     return _csv(TRIAL_COLUMNS, rows)
+
+
+def _train_seconds(run: Measurement) -> float | None:
+    """The seconds of training: 0 where a complete run trained nothing, None where they were not counted."""
+    return run.train_seconds if run.status is Status.COMPLETE else run.train_seconds or None
 
 
 def _described(plan: Plan) -> tuple[str, str, str, int]:

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 from toys.results import BASELINE, BEST, HEAD, SMALLEST, toy_confirmations, toy_result
 
-from autopeft.records import Confirmation
+from autopeft.records import Confirmation, Measurement, Status
 from autopeft.report import ResultFile, TrialRow, result_json, trials_csv
 from autopeft.report.tables import TRIAL_COLUMNS
 from scripts.result_schema import PAGES, schema_text
@@ -105,6 +105,29 @@ def test_rows_of_trials_follow_their_schema():
     assert by_plan[BEST.digest] == ("lora", "2-13", 7)
     assert by_plan[BASELINE.digest] == ("lora", "4", 14)
     assert by_plan[SMALLEST.digest] == ("ia3", None, 2)
+
+
+@pytest.mark.parametrize(
+    "run, expected",
+    [
+        # Broke off after 3 s: nothing was evaluated.
+        ({"status": Status.FAIL, "train_seconds": 3.0, "overhead_seconds": 0.5}, (3.0, None, 0.5)),
+        ({"status": Status.FAIL}, (None, None, None)),  # its worker was lost
+        # An early version, which counted no overhead.
+        ({"status": Status.COMPLETE, "train_seconds": 3.0, "eval_seconds": 1.0}, (3.0, 1.0, None)),
+        # A test run trains nothing: 0 is the true number.
+        ({"status": Status.COMPLETE, "eval_seconds": 1.0, "overhead_seconds": 0.5}, (0.0, 1.0, 0.5)),
+    ],
+)
+def test_seconds_that_were_not_counted_are_empty_cells(run, expected):
+    result = toy_result()
+    first = result.measurements[0]
+    changed = Measurement(plan=first.plan, fidelity=first.fidelity, **run)
+    table = io.StringIO(trials_csv(replace(result, measurements=(changed,))))
+    row = read_row(next(csv.DictReader(table)))
+    jsonschema.validate(row, ROW_SCHEMA)
+    names = ("train_seconds", "eval_seconds", "overhead_seconds")
+    assert tuple(row[name] for name in names) == expected
 
 
 def test_a_plan_has_one_name_in_every_file():
