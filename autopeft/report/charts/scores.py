@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from textwrap import wrap
 from typing import Any
@@ -25,8 +25,8 @@ from autopeft.report.naming import Group
 from autopeft.report.words import count, difference, loss, metric, within_share
 
 _Z95 = 1.96  # half a 95 % interval in standard errors, of the normal distribution
-# The head alone is named at the edge where it lies this many times the span of the other plans' intervals
-# beyond them: on the axis it would squeeze these. Chosen by hand.
+# A plan is named at the edge where it lies this many times the span of the other plans beyond them: on the
+# axis it would squeeze these. Chosen by hand.
 _FAR_OFF = 2.0
 _LINE = 40  # characters of the names side by side below the seeds; chosen by hand for the width of a chart
 _MAX_SEEDS_NAMED = 6  # chosen by hand: more names would overlap
@@ -148,19 +148,27 @@ def same_seeds(
     *,
     is_share: bool,
 ) -> Sheet | None:
-    """The metric of each seed, equal seeds joined across plans; None for fewer than two plans or seeds."""
+    """The metric of each seed, equal seeds joined across plans; None for fewer than two plans or seeds.
+
+    Of a plan far off from all others an arrow at the edge gives the mean.
+    """
     if len(confirmed) < 2 or max(len(record.seeds) for record in confirmed) < 2:
         return None
     by_seed: dict[int, list[tuple[int, float]]] = {}
+    far = _far_plan(confirmed)
     with sheet("seeds") as drawn:
         axes = drawn.axes
         for column, record in enumerate(confirmed):
             for seed, value in zip(record.seeds, record.metrics, strict=True):
-                by_seed.setdefault(seed, []).append((column, value))
+                line = by_seed.setdefault(seed, [])
+                if record is far:
+                    continue
+                line.append((column, value))
                 title = f"{names[record.plan]}, seed {seed}: {metric(value, is_share)}"
                 gid = drawn.named(f"{record.plan.digest}-{seed}", title)
                 point(drawn, column, value, group=groups[record.plan], gid=gid)
-        for line in by_seed.values():
+        lines = {seed: line for seed, line in by_seed.items() if line}
+        for line in lines.values():
             axes.plot(*zip(*line, strict=True), color=SOFT, linewidth=1, zorder=2)
         axes.set_xlim(-0.4, len(confirmed) - 0.45 + 0.15 * len(confirmed))
         width = max(1, _LINE // len(confirmed))
@@ -170,8 +178,10 @@ def same_seeds(
         axes.margins(y=0.12)
         if is_share:
             within_shares(axes)
-        if len(by_seed) <= _MAX_SEEDS_NAMED:
-            name_beside(drawn, [(*line[-1], f"seed {seed}") for seed, line in by_seed.items()])
+        if far is not None:
+            _at_edge(drawn, far, column=confirmed.index(far), others=lines.values(), is_share=is_share)
+        if len(lines) <= _MAX_SEEDS_NAMED:
+            name_beside(drawn, [(*line[-1], f"seed {seed}") for seed, line in lines.items()])
         rows = []
         for record in confirmed:
             by_seed_of_plan = dict(zip(record.seeds, record.metrics, strict=True))
@@ -182,6 +192,42 @@ def same_seeds(
             headings=("plan", *(f"seed {seed}" for seed in by_seed)),
             rows=rows,
         )
+
+
+def _far_plan(confirmed: Sequence[Confirmation]) -> Confirmation | None:
+    """The plan all of whose seeds lie far from those of the others, two at least; None where there is none.
+
+    No two plans can be: with one of them among the others, their span reaches to the other one.
+    """
+    for record in confirmed if len(confirmed) > 2 else ():
+        others = [value for other in confirmed if other is not record for value in other.metrics]
+        low, high = min(others), max(others)
+        reach = _FAR_OFF * (high - low)
+        if low < high and (max(record.metrics) < low - reach or min(record.metrics) > high + reach):
+            return record
+    return None
+
+
+def _at_edge(
+    drawn: Sheet,
+    far: Confirmation,
+    *,
+    column: int,
+    others: Iterable[Sequence[tuple[int, float]]],
+    is_share: bool,
+) -> None:
+    """An arrow at the edge of a column, with the mean of a plan that lies beyond."""
+    is_below = far.metric_mean < min(value for line in others for _, value in line)
+    drawn.axes.annotate(
+        f"{'↓' if is_below else '↑'} {metric(far.metric_mean, is_share)}",
+        (column, 0.0 if is_below else 1.0),
+        xycoords=("data", "axes fraction"),
+        xytext=(0, 4 if is_below else -4),
+        textcoords="offset points",
+        ha="center",
+        va="bottom" if is_below else "top",
+        color=INK,
+    )
 
 
 def verdict_interval(verdict: Verdict, candidate: str, baseline: str, *, is_share: bool) -> Sheet | None:
