@@ -33,6 +33,7 @@ from autopeft.data.files import (
 from autopeft.errors import DataError, reason_of
 from autopeft.records import DataSpec, path_at_home
 
+_SPELLING = "Check the spelling, or pass --data with the place to which it was moved."
 SAMPLE = Path(__file__).parents[1] / "sample_data" / "uci_sentiment"
 
 _STREAMED_SHARE, _STREAMED_AT_LEAST = 2, 1000  # rows read of a stream per row to learn from; chosen by hand
@@ -79,7 +80,7 @@ def read(
     if spec.streaming:
         raise DataError(f"data.streaming is for hub ids, {path} is local and read at once; leave it out.")
     if not _is_there(path):
-        raise DataError(f"The data path {path} does not exist.{_near(path)} Check the spelling.")
+        raise DataError(f"The data path {path} does not exist.{_near(path)} {_SPELLING}")
     if spec.config_name:
         raise DataError(f"data.config_name {spec.config_name!r} is for hub ids, {path} is local; remove it.")
     if path.is_file():
@@ -163,7 +164,7 @@ def listed_by_part(
         raise DataError(f"The data source {source!r} names no file; give paths, separated by commas.")
     for path in paths:
         if not _is_there(path) or not path.is_file():
-            raise DataError(f"The data file {path} does not exist.{_near(path)} Check the spelling.")
+            raise DataError(f"The data file {path} does not exist.{_near(path)} {_SPELLING}")
     name = paths[0].resolve().parent.name
     # By name, as a folder's name may hold a split word too; by folder where no name has one, as in
     # train/part.csv and test/part.csv. Blanks keep equal names apart.

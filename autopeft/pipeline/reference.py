@@ -20,7 +20,7 @@ from autopeft.pipeline.best import confirmed_seed, require_body
 from autopeft.pipeline.plan_settings import spec_of_plan, with_source
 from autopeft.pipeline.prepare import Prepared, prepare
 from autopeft.pipeline.same_base import require_same_base
-from autopeft.records import ExecutionSpec, ModelSpec, Plan, RunSpec
+from autopeft.records import ExecutionSpec, ModelSpec, Plan, RunSpec, resume_command
 from autopeft.store import RunDir, read_plan
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,17 @@ def is_run(path: Path) -> bool:
     return (path / "run.yaml").is_file()
 
 
+def confirmed_weights(run: RunDir) -> Path:
+    """The folder of the confirmed weights of a run; RunDirError where it has none."""
+    weights = run.best / "weights"
+    if not weights.is_dir():
+        raise RunDirError(
+            f"{run.path} has no confirmed weights in best/weights; if they were deleted, write them again "
+            f"with `{resume_command(run.read_spec(), run.path)}`, else confirm its plan first."
+        )
+    return weights
+
+
 def reference_of(path: Path, run: Path | None) -> Reference:
     """The confirmed plan that a folder is compared with.
 
@@ -64,11 +75,9 @@ def reference_of(path: Path, run: Path | None) -> Reference:
     folder = run or next((parent for parent in path.absolute().parents if is_run(parent)), path)
     if is_run(folder):
         opened = RunDir.open(folder)
-        if not (opened.best / "weights").is_dir():
-            raise RunDirError(f"{folder} has no confirmed weights in best/weights; confirm its plan first.")
+        confirmed = confirmed_weights(opened)
         plan = read_plan(opened.best).plan
         kept = opened.weights(plan, confirmed_seed(opened))  # of which best/weights is a copy
-        confirmed = opened.best / "weights"
         weights = kept if kept.is_dir() else confirmed
         return Reference(spec=opened.read_spec(), plan=plan, weights=weights, confirmed=confirmed)
     if not (folder / "plan.yaml").is_file():

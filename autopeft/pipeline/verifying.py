@@ -18,6 +18,7 @@ from autopeft.pipeline.computing import NO_GPU, device_in_float32, memory_needed
 from autopeft.pipeline.reference import (
     SPLIT,
     Expected,
+    confirmed_weights,
     expected_of,
     in_float32,
     is_run,
@@ -27,6 +28,7 @@ from autopeft.pipeline.reference import (
     tolerance_of,
 )
 from autopeft.records import ModelSpec, Plan, with_setting
+from autopeft.store import RunDir
 
 MERGED = "transformers"  # the reader of a whole model
 
@@ -92,7 +94,7 @@ def verify(request: VerifyRequest) -> Verification:
             and another one is named.
     """
     discover("autopeft.methods")  # a method may register its own type with `peft`
-    path = request.path / "best" / "weights" if is_run(request.path) else request.path
+    path = confirmed_weights(RunDir.open(request.path)) if is_run(request.path) else request.path
     files, readers = _contents(path, request.readers)
     tolerance = tolerance_of(path if MERGED in readers else None, request.tolerance)
     reference = reference_of(path, request.run)

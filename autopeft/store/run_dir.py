@@ -320,7 +320,12 @@ def _is_newer(version: str | None) -> bool:
 
 def _refuse_no_run(path: Path) -> None:
     if not (path / "run.yaml").is_file():
-        remedy = "Start it without --resume" if path.is_dir() and _is_unborn(path) else "Pass what --out was"
+        if path.is_dir() and _is_unborn(path):
+            remedy = "Start it without --resume"
+        elif (path / "state" / START).is_file():
+            remedy = "It was removed: put it back, or start anew with another --out"
+        else:
+            remedy = "Pass what --out was"
         raise RunDirError(f"{path} is not the folder of a run: it has no run.yaml. {remedy}.")
 
 

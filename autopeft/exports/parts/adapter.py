@@ -41,7 +41,8 @@ def write_adapter(source: ExportSource, out: Path) -> tuple[str, ...]:
     modules = {type_name(config): type(config).__module__ for config in configs}
     foreign = {name: module for name, module in modules.items() if not module.startswith("peft.")}
     notes += [f"peft knows {name} after: import {module}" for name, module in foreign.items()]
-    return (*notes, *([] if source.weights else ["there are no weights in it: the plan is not trained"]))
+    untrained = "there are no weights in it: the plan is not trained, or they were deleted"
+    return (*notes, *([] if source.weights else [untrained]))
 
 
 def configs_of(source: ExportSource) -> list[PeftConfig]:

@@ -1,0 +1,58 @@
+"""Files of a run that were deleted or moved by hand: one sentence says what to do."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from autopeft import pipeline
+from autopeft.data import load
+from autopeft.errors import DataError, RunDirError
+from autopeft.pipeline.exporting import ExportRequest
+from autopeft.records import DataSpec, RunSpec
+from autopeft.store import RunDir
+
+KEPT = Path(__file__).parents[1] / "store" / "kept" / "run-0.2.0.tar.gz"
+
+
+@pytest.fixture
+def finished(tmp_path):
+    with tarfile.open(KEPT) as archive:
+        archive.extractall(tmp_path / "run", filter="data")
+    return tmp_path / "run"
+
+
+def test_verify_says_how_deleted_weights_of_a_run_are_written_again(finished):
+    shutil.rmtree(finished / "best" / "weights")
+    with pytest.raises(RunDirError, match="no confirmed weights") as caught:
+        pipeline.verify(pipeline.VerifyRequest(path=finished))
+    assert f"`autopeft search --resume --out {finished}`" in str(caught.value)
+
+
+def test_an_export_without_weights_does_not_say_that_the_plan_was_never_trained(finished, tmp_path):
+    shutil.rmtree(finished / "best" / "weights")
+    written = pipeline.export(ExportRequest(to="native", out=tmp_path / "out", run=finished))
+    assert any("no weights" in note and "deleted" in note for note in written.notes)
+
+
+def test_data_that_moved_may_be_given_by_a_flag(tmp_path):
+    with pytest.raises(DataError, match=r"gone does not exist\..*--data"):
+        load(DataSpec(source=str(tmp_path / "gone")), seed=0)
+
+
+def test_a_run_without_its_run_yaml_is_told_apart_from_another_folder(tmp_path):
+    with RunDir.create(tmp_path / "run", resume=False) as run:
+        run.write_spec(RunSpec())
+        (run.state).mkdir(exist_ok=True)
+        (run.state / "start.json").write_text("{}")
+        (run.path / "report.md").write_text("")
+    (tmp_path / "run" / "run.yaml").unlink()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("")
+    with pytest.raises(RunDirError, match=r"no run\.yaml\. It was removed: put it back"):
+        RunDir.create(tmp_path / "run", resume=True)
+    with pytest.raises(RunDirError, match=r"no run\.yaml\. Pass what --out was"):
+        RunDir.create(tmp_path / "other", resume=True)
