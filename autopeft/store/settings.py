@@ -25,6 +25,7 @@ from autopeft.store.yaml import faults_of, listed, load_value, read_yaml
 
 # What may be local, and what a run or its repetition loads again, maybe from another folder.
 SOURCES = ("model.id", "data.source", "forgetting.source", "search.baseline", "search.warm_start")
+_PATHS = (*SOURCES, "search.space", "output.out")
 _PAGE = "docs/settings.md"  # lists the dotted, the short and the environment name of every setting
 _VARIABLES = {field.variable: field.name for field in SETTINGS.values()}
 _UNIT_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
@@ -107,7 +108,7 @@ def resolve_settings(
 
 def _with_whole_paths(spec: RunSpec, given: Collection[str]) -> RunSpec:
     """The settings with the absolute paths of what the user named; shipped spaces stay names."""
-    for name in (*SOURCES, "search.space", "output.out"):
+    for name in _PATHS:
         topic, _, field = name.partition(".")
         source = getattr(getattr(spec, topic), field)
         if name not in given or source is None:
@@ -308,7 +309,7 @@ def _value(entry: _Entry) -> Any:
     if entry.name == "budget.requested" and type(value) in (int, float):
         return str(int(value)) if value == int(value) else str(value)
     for text in value if isinstance(value, list | tuple) else (value,):
-        if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
+        if isinstance(text, str) and not _is_text(text, is_path=entry.name in _PATHS):
             raise SpecError(_no_text(text))
     if not isinstance(value, str):
         return value
@@ -327,13 +328,22 @@ def _value(entry: _Entry) -> Any:
     return parse_bytes(value) if entry.name.endswith("_bytes") else value
 
 
+def _is_text(value: str, *, is_path: bool) -> bool:
+    """Whether a value is whole characters, and as a path can be written in the encoding of this locale."""
+    with suppress(UnicodeEncodeError):
+        value.encode(sys.getfilesystemencoding() if is_path else "utf-8")
+        return True
+    return False
+
+
 def _no_text(argument: str) -> str:
     """Why an argument is no text: its bytes are of another encoding, or Python's locale cannot read them."""
+    encoding, text = sys.getfilesystemencoding(), argument
     try:
-        text = os.fsencode(argument).decode()
+        if any("\ud800" <= character <= "\udfff" for character in argument):  # bytes of the command line
+            text = os.fsencode(argument).decode()
     except UnicodeError:
         return f"{argument!a} is no UTF-8 text; rename it"
-    encoding = sys.getfilesystemencoding()
     return f"{text!a} cannot be read under this locale, whose encoding is {encoding}; set PYTHONUTF8=1"
 
 

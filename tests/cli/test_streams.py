@@ -83,6 +83,21 @@ def test_a_locale_that_cannot_read_a_path_is_named_with_its_remedy(arguments):
     assert "this locale, whose encoding is ascii; set PYTHONUTF8=1." in done.stderr
 
 
+def test_a_path_of_a_config_file_that_a_locale_cannot_write_is_not_said_to_be_absent(tmp_path):
+    """The file is UTF-8 and read as such, so that the path is text; the file system has no name for it."""
+    config = tmp_path / "run.yaml"
+    config.write_text("data: {source: données, text_columns: [é]}\n", encoding="utf-8")
+    arguments = f"config=Path({str(config)!r}), env={{}}, flags={{}}, assignments=()"
+    code = "from pathlib import Path\nfrom autopeft.store import resolve_settings\n"
+    code += f"resolve_settings({arguments})"
+    environment = {**os.environ, **WITHOUT_UTF8}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    *_, error = done.stderr.splitlines()
+    assert rf"data.source ({config}): 'donn\xe9es' cannot be read under this locale" in error
+    assert error.endswith("set PYTHONUTF8=1.") and "text_columns" not in error
+
+
 def test_python_without_docstrings_is_refused_and_without_assertions_works():
     """transformers raises ValueError over its own models there, after half a minute of imports."""
     for level, code in ((1, 0), (2, 2)):
