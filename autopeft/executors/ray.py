@@ -34,6 +34,7 @@ _SHORT_FOLDER = "/tmp" if os.name == "posix" else None
 _NODE = re.compile(r"\bip=([^,)]+)")  # in the traceback of an actor
 _ANSWER_SECONDS = 5.0  # of a cluster that is reached at all; chosen by hand
 _LONG_SECONDS = 60.0  # for an actor to begin; chosen by hand
+_WATCH_SECONDS = 10.0  # between two looks at the head; Ray ends this process 60 s after it was lost
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +143,8 @@ def _result_of(actor: Any, fn: Function, args: tuple[Any, ...]) -> Any:
 class _Cluster:
     """The cluster of RAY_ADDRESS, the one to which the caller is connected, or one of this machine alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, watch_seconds: float = _WATCH_SECONDS) -> None:
+        self._watch_seconds, self._leaves = watch_seconds, threading.Event()
         self._uses_gpu = False
         self._is_connected = False  # by this object
         self._folder: str | None = None  # of a cluster of this machine
@@ -151,11 +153,10 @@ class _Cluster:
     def check(self) -> None:
         """Raise SpecError where nothing answers at RAY_ADDRESS: Ray would try for minutes."""
         address = os.environ.get("RAY_ADDRESS", "")
-        host, _, port = address.removeprefix("ray://").rpartition(":")
-        if _is_connected() or not (host and port.isdigit()):  # `auto` and `local` are no addresses
+        if _is_connected():
             return
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
+            _reach(address)
         except (OSError, ValueError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise SpecError(
@@ -183,6 +184,14 @@ class _Cluster:
                     f"--workers is {n_workers}, and the Ray cluster has {resources.get(kind, 0):g} {kind}s; "
                     "lower --workers, or add nodes to the cluster first."
                 )
+        self._watch(ray.get_runtime_context().gcs_address)
+
+    def _watch(self, address: str) -> None:
+        """Look in a thread whether the head answers, until this object leaves the cluster."""
+        self._leaves.set()
+        self._leaves = threading.Event()
+        arguments = (address, self._leaves, self._watch_seconds)
+        threading.Thread(target=_tell_lost_head, args=arguments, name="ray-head", daemon=True).start()
 
     def _connect(self, n_workers: int) -> None:
         import ray
@@ -212,6 +221,7 @@ class _Cluster:
 
     def close(self) -> None:
         """Leave the cluster, and end it if it started here; its folder is deleted."""
+        self._leaves.set()
         if self._is_connected:
             import ray
 
@@ -220,6 +230,34 @@ class _Cluster:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+
+
+def _reach(address: str) -> None:
+    """Connect to the host and port of a cluster; raises OSError, ValueError or OverflowError without answer.
+
+    `auto` and `local` are no addresses, and pass.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
+
+
+def _tell_lost_head(address: str, leaves: threading.Event, seconds: float) -> None:
+    """Log once that the head of a cluster does not answer any more: Ray ends this process without a word."""
+    n_missed = 0
+    while not leaves.wait(seconds):
+        try:
+            _reach(address)
+            n_missed = 0
+        except (OSError, ValueError, OverflowError):
+            n_missed += 1
+        if n_missed == 2:  # once may be a busy machine
+            log.error(
+                "The head of the Ray cluster at %s does not answer. If it does not come back, Ray ends this "
+                "process a minute after the loss. What was measured is kept: start the cluster anew, and "
+                "continue with --resume.",
+                address,
+            )
 
 
 def _is_connected() -> bool:
