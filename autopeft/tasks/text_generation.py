@@ -54,11 +54,12 @@ def _encode_blocks(texts: Sequence[str], tokenizer: Any, max_length: int, *, are
     """
     end, start = tokenizer.eos_token_id, _start_of(tokenizer)
     parts = [as_row([])]
-    for part in chunks(texts):
-        # One text that goes on is joined: tokenised piece by piece, SmolLM2's loss on it is 0.3 nats higher.
-        pieces = list(texts[part]) if are_documents else ["".join(texts[part])]
+    # One text that goes on is joined: tokenised piece by piece, SmolLM2's loss on it is 0.3 nats higher.
+    pieces = texts if are_documents else ["".join(texts[part]) for part in chunks(texts)]
+    for part in chunks(pieces):  # several at once, which a fast tokenizer spreads over the cores
         ids: list[int] = []
-        for piece in tokenizer(pieces, add_special_tokens=are_documents, verbose=False)["input_ids"]:
+        rows = tokenizer(list(pieces[part]), add_special_tokens=are_documents, verbose=False)["input_ids"]
+        for piece in rows:
             lacks_end = are_documents and end is not None and (not piece or piece[-1] != end)
             ids += [*piece, end] if lacks_end else piece
         parts.append(as_row(ids))

@@ -132,6 +132,24 @@ def test_texts_are_tokenised_in_parts_of_few_texts_or_characters():
     assert max(map(len, parts)) == 1000
 
 
+def test_the_joined_parts_of_a_long_stream_are_tokenised_several_at_once():
+    """A fast tokenizer spreads the texts of one call over the cores; the blocks are those of part by part."""
+
+    class Letters:
+        eos_token_id, bos_token_id, calls = 0, None, ()
+
+        def __call__(self, texts, **_):
+            self.calls += (list(map(len, texts)),)
+            return {"input_ids": [list(map(ord, text)) for text in texts]}
+
+    words, letters = [chr(65 + i % 26) * 100 for i in range(7500)], Letters()
+    task = discover("autopeft.tasks")["text-generation"].fitted(TaskSpec(), Target(kind="stream"))
+    made = task.encode([(word,) for word in words], [""] * len(words), letters, 64)
+    assert letters.calls == ([100_000] * 7 + [50_000],)
+    expected = np.frombuffer("".join(words).encode(), np.uint8)
+    np.testing.assert_array_equal(np.concatenate([e["input_ids"] for e in made.examples]), expected)
+
+
 def test_tokens_of_long_documents_are_counted_by_their_beginning():
     class OnePerCharacter:
         eos_token_id, n_characters = None, 0
