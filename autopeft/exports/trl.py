@@ -67,11 +67,33 @@ def make_trainer(train_dataset, *, model=BASE_MODEL, **settings):
         peft_config=PEFT_CONFIG,
     )
 '''
+# Follows the file above where rows had a prompt; as `tasks.text_generation` writes them.
+_TO_ROWS = '''
+
+def to_rows(dataset, *, prompt=("prompt",), completion="completion"):
+    """The dataset as the search wrote its rows, for make_trainer; the columns named hold strings.
+
+    Several columns of a prompt are joined by blank lines. Where the tokenizer has a chat template, a prompt
+    is the user's message and a completion the answer. Elsewhere a line break stands between the two.
+    """
+    revision = LOADING.get("revision", "main")
+    is_chat = AutoTokenizer.from_pretrained(BASE_MODEL, revision=revision).chat_template is not None
+
+    def to_row(cells):
+        asked, answer = "\\n\\n".join(cells[name] for name in prompt if cells[name]), cells[completion]
+        if is_chat:
+            asked = [{"role": "user", "content": asked}]
+            return {"prompt": asked, "completion": [{"role": "assistant", "content": answer}]}
+        is_apart = asked[-1:].isspace() or answer[:1].isspace()
+        return {"prompt": asked if is_apart else asked + "\\n", "completion": answer}
+
+    return dataset.map(to_row, remove_columns=dataset.column_names)
+'''
 # https://huggingface.co/docs/trl/dataset_formats: strings are a standard format, lists of messages a
 # conversational one.
 _ADVICE = (
     "SFTTrainer applies a chat template to lists of messages alone, and joins a prompt and a completion that "
-    "are strings without anything between them."
+    "are strings without anything between them; to_rows below writes rows of strings as the search did."
 )
 
 
@@ -95,6 +117,8 @@ class Trl:
         settings = schedule(source, scheduler_key="lr_scheduler_type", warmup_key="warmup_steps")
         settings |= length(source, _LENGTH_KEYS)
         bits = QUANTISED.get(source.training.quantize)
+        has_rows = bool(source.training.text_form)
+        used = ["AutoTokenizer"] * has_rows + ["BitsAndBytesConfig"] * bool(bits)
         comment = text_comment(source, advice=_ADVICE)
         text = _FILE.format(
             text_comment=f"{comment}\n" if comment else "",
@@ -102,12 +126,14 @@ class Trl:
             base_model=source.base_model,
             fields=_fields(config),
             settings=pprint.pformat(settings, width=100),
-            imports="from transformers import BitsAndBytesConfig\n" if bits else "",
+            imports=f"from transformers import {', '.join(used)}\n" if used else "",
             loading=_loading(source, bits),
         )
         with fresh_folder(out) as fresh:
-            write_text(fresh / "train.py", text)
+            write_text(fresh / "train.py", text + _TO_ROWS * has_rows)
         notes = ["call make_trainer(train_dataset, output_dir=...).train() of train.py"]
+        if has_rows:
+            notes.append("to_rows of train.py writes prompts and completions that are strings for it")
         if own := source.checkpoint.own_class:
             notes.append(
                 "pass it model=AutoModelForCausalLM.from_pretrained(BASE_MODEL): TRL would load "

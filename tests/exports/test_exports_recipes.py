@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import runpy
 from dataclasses import replace
@@ -251,6 +252,43 @@ def test_head_of_the_file_says_how_rows_were_written(name, language_model, make_
     words = " ".join(line.removeprefix("# ") for line in comments)
     assert "A row is written as prompt, line break, completion" in words
     assert runpy.run_path(str(file)) if name == "trl" else read_yaml(file)
+
+
+TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+ASKED, MORE = ("Say it", "Say it ", "Say it"), ("aloud", "", "")
+ANSWERS = ("It.", "It.", " It.")
+
+
+@pytest.mark.parametrize("template", [None, TEMPLATE])
+def test_rows_of_trl_are_written_as_those_of_the_search(
+    template, language_model, make_plan, tokenizer, tmp_path
+):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(tmp_path / "model")
+    source = source_of(
+        language_model,
+        make_plan(language_model, "lora"),
+        base_model=str(tmp_path / "model"),
+        training=TrainingFacts(text_form="A row is written somehow."),
+    )
+    notes = EXPORTERS["trl"].export(source, tmp_path / "out")
+    assert any("to_rows of train.py" in note for note in notes)
+    to_rows = runpy.run_path(str(tmp_path / "out" / "train.py"))["to_rows"]
+    columns = {"question": ASKED, "context": MORE, "answer": ANSWERS, "id": (1, 2, 3)}
+    rows = to_rows(datasets.Dataset.from_dict(columns), prompt=("question", "context"), completion="answer")
+    assert set(rows.column_names) == {"prompt", "completion"}
+    written = [
+        tokenizer.apply_chat_template(row["prompt"] + row["completion"], tokenize=False)
+        if template
+        else row["prompt"] + row["completion"]
+        for row in rows
+    ]
+    assert written == (
+        ["<user>Say it\n\naloud<assistant>It.", "<user>Say it <assistant>It.", "<user>Say it<assistant> It."]
+        if template
+        else ["Say it\n\naloud\nIt.", "Say it It.", "Say it It."]
+    )
 
 
 @pytest.mark.parametrize("name", RECIPES)
