@@ -1,13 +1,13 @@
-"""Loss against learning rate on one model: of every method, or of LoRA by rank and scale rule.
+"""Loss against learning rate on one model: of every method, or of one by rank and, for LoRA, scale rule.
 
     python reports/studies/learning_rates.py methods OUT.csv --model M --data D [--task T] [--steps N]
-    python reports/studies/learning_rates.py ranks OUT.csv --model M --data D [--task T] [--steps N]
+    python reports/studies/learning_rates.py ranks OUT.csv --model M --data D [--steps N] [--only hira]
 
 `methods`: one plan of each method on all the sites that it fits, as large as 0.5 % of the model allows, at
 rates a factor of 2.5 apart, the middle of the range first. `ranks`: LoRA of rank 1, 4, 16 or 64 on all linear
-maps under three rules for the scale, which agree at rank 4, at rates a factor of 2 apart, two seeds. Losses
-are of the search split. Rows that OUT.csv holds are not measured again, so that a stopped study goes on.
-`rate_evidence.py` makes the tables.
+maps under three rules for the scale, which agree at rank 4, at rates a factor of 2 apart, two seeds; or
+another method, which has no scale. Losses are of the search split. Rows that OUT.csv holds are not measured
+again, so that a stopped study goes on. `rate_evidence.py` makes the tables.
 """
 
 from __future__ import annotations
@@ -53,25 +53,24 @@ def method_cases(
                 yield name, 0, "", plan_of(Policy(method=name, max_rank=64, learning_rate=rate), context), 0
 
 
-def rank_cases(prepared: Prepared, rates: Iterable[float]) -> Iterator[Case]:
-    """LoRA on all linear maps by rank, rule, rate and seed; equal plans once."""
-    lora = prepared.methods["lora"]
-    sites = [site for site in prepared.base.sites if lora.refusal(site) is None]
+def rank_cases(prepared: Prepared, rates: Iterable[float], *, name: str, n_seeds: int) -> Iterator[Case]:
+    """A method on all linear maps by rank, LoRA also by rule, rate and seed; equal plans once."""
+    method = prepared.methods[name]
+    rules = RULES if name == "lora" else {"": method.scale}
+    sites = [site for site in prepared.base.sites if method.refusal(site) is None]
     done = set()
-    for seed in (0, 1):
+    for seed in range(n_seeds):
         for rate in rates:
             for rank in RANKS:
-                for rule, scale_of in RULES.items():
+                for rule, scale_of in rules.items():
                     scale = scale_of(rank)
                     if (key := (seed, rate, rank, scale)) in done:
                         continue
                     done.add(key)
-                    adapters = tuple(
-                        Adapter(method="lora", site=s.name, rank=rank, scale=scale) for s in sites
-                    )
-                    cost = sum(lora.cost(site, rank, {}) for site in sites)
+                    adapters = tuple(Adapter(method=name, site=s.name, rank=rank, scale=scale) for s in sites)
+                    cost = sum(method.cost(site, rank, {}) for site in sites)
                     plan = Plan(adapters=adapters, learning_rate=rate, trainable_params=cost)
-                    yield "lora", rank, rule, plan, seed
+                    yield name, rank, rule, plan, seed
 
 
 def settings(given: argparse.Namespace) -> RunSpec:
@@ -128,7 +127,8 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--eval-examples", type=int, default=192)
     parser.add_argument("--rates", type=float, nargs="*", default=RANK_RATES)
-    parser.add_argument("--only", nargs="*", default=[], help="methods to measure, instead of all")
+    parser.add_argument("--only", nargs="*", default=[], help="methods to measure, instead of all or of LoRA")
+    parser.add_argument("--seeds", type=int, default=2, help="of each rank")
     parser.add_argument(
         "--powers", type=int, nargs="*", default=[0, 1, -1, 2, -2], help="of 2.5, times the centre"
     )
@@ -141,7 +141,8 @@ def main() -> None:
     if given.study == "methods":
         measure(prepared, method_cases(prepared, centres, given.only, given.powers), given)
     else:
-        measure(prepared, rank_cases(prepared, given.rates), given)
+        for name in given.only or ["lora"]:
+            measure(prepared, rank_cases(prepared, given.rates, name=name, n_seeds=given.seeds), given)
 
 
 if __name__ == "__main__":
