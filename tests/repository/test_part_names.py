@@ -31,7 +31,7 @@ ALLOWED = (
     ("methods/", "serial activation", "a mode and an option of bottleneck adapters"),
     ("methods/", "random", "the start of a prompt"),
     ("space/", "uniform spectrum", "words of `ranks_by` in a search space's file"),
-    ("space/baselines.py", "lora ia3 road hira bitfit ln_tuning", "the baseline and other arms that people write"),
+    ("space/baselines.py", "lora ia3 road hira bitfit ln_tuning", "the baseline and the usual arms"),
     ("pipeline/problem.py", "gradient fisher", "scores that every report shows beside the chosen one"),
     ("pipeline/", "spectrum", "a word of `ranks_by`, and the score that it asks for"),
     ("exports/", "lora", "a word of axolotl's and LLaMA-Factory's files"),
