@@ -48,7 +48,7 @@ def sequential_verdict(
     """
     assert seen.interval is not None and seen.interval_90 is not None, "a verdict needs two seeds"
     length = {"full": "at full length", "half": "at half length"}[fidelity]
-    subject = "the plan that the search put first" if is_kept else "the best plan"
+    subject = "the plan compared with it" if is_kept else "the best plan"
     sentence = _sentence(seen, subject=subject, metric=metric, length=length, n_ran=n_ran)
     if is_kept:
         sentence = f"The baseline is kept. {sentence}"
@@ -119,9 +119,9 @@ def verdict_on_diverged(
     label = KEPT if is_kept else "inconclusive"
     sentence = f"The best plan cannot be told apart from the baseline, as {runs} of it finished."
     if is_kept and "baseline" in diverged:
-        sentence = f"The baseline is kept, but {runs} finished, of it or of the plan put first."
+        sentence = f"The baseline is kept, but {runs} finished, of it or of the plan compared with it."
     elif is_kept:
-        sentence = f"The baseline is kept, as {runs} of the plan that the search put first finished."
+        sentence = f"The baseline is kept, as {runs} of the plan compared with it finished."
     elif "incumbent" not in diverged:
         finished = f"{runs} of the baseline finished and {n_finished} of the best plan did"
         sentence = f"The best plan is not proven better than the baseline: {finished}, which may be chance."

@@ -355,7 +355,7 @@ class Outcome:
 
     @property
     def incumbent(self) -> Plan:
-        """The plan that the search put first; another one than the best where the baseline was kept."""
+        """The plan compared with the baseline; another one than the best where the baseline was kept."""
         named = {confirmation.name: confirmation.plan for confirmation in self.confirmations}
         return named.get("incumbent", self.best)
 

@@ -37,7 +37,7 @@ def _settled(terms: Terms) -> str:
         return f"Not at all: all confirming runs of {name} diverged; a lower learning rate may mend that."
     if verdict.mean_difference is None:
         is_default = has_failed(terms.result, terms.result.baseline)
-        failed = "the default" if is_default else "the plan that the search put first"
+        failed = "the default" if is_default else "the default's rival"
         return f"Not compared: no confirming run of {failed} finished."
     if verdict.interval_95 is None:
         return _how_chosen(terms)

@@ -146,8 +146,8 @@ class SensitivityAnswer(_Keys):
 class ResultFile(_Keys):
     """The answer of a run. Numbers that do not exist are null: JSON has no NaN and no infinity.
 
-    `incumbent` is the plan that the search preferred, where that is not the one that is handed over: the
-    verdict compares it with the baseline.
+    `incumbent` is the plan that the verdict compares with the baseline, where that is not the one that is
+    handed over.
     """
 
     schema_version: Literal[2]

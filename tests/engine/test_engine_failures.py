@@ -126,8 +126,8 @@ def test_an_incumbent_without_a_finished_run_leaves_the_baseline(tmp_path: Path)
 
     outcome = run(World(quality=truth, counts_errors=True), metric=LOSS, trials=10).outcome
     assert outcome.verdict.label == "default kept" and outcome.verdict.mean_difference is None
-    assert "of the plan that the search put first finished" in outcome.verdict.sentence
-    assert_written(outcome, tmp_path, says="no confirming run of the plan that the search put first finished")
+    assert "of the plan compared with it finished" in outcome.verdict.sentence
+    assert_written(outcome, tmp_path, says="no confirming run of the default's rival finished")
 
 
 def assert_written(outcome: Outcome, folder: Path, *, says: str) -> None:

@@ -37,9 +37,7 @@ def test_luck_on_the_search_split_is_found_out_and_the_baseline_is_handed_over()
     assert outcome.incumbent is not None and method_of(outcome.incumbent) == "ia3"
     assert outcome.best == outcome.baseline
     assert outcome.verdict.label == "default kept"
-    assert outcome.verdict.sentence.startswith(
-        "The baseline is kept. The plan that the search put first is worse"
-    )
+    assert outcome.verdict.sentence.startswith("The baseline is kept. The plan compared with it is worse")
     assert (outcome.verdict.mean_difference or 0.0) < 0
     named = by_name(outcome.confirmations)
     assert named["incumbent"].plan == outcome.incumbent
