@@ -49,11 +49,11 @@ def recommended(
 def with_better(problem: SearchProblem, confirmed: Confirmed, finalists: Finalists) -> Finalists:
     """The finalists, with a plan as incumbent and best that the search passed over and that is proven better.
 
-    Such a plan is the small one where the search put the baseline first, since no other plan was compared
-    with the baseline then; and the head alone, which short runs do not tell of. Both were named before the
+    Such a plan is the small one where the baseline is kept, since no other plan proved better than the
+    baseline then; and the head alone, which short runs do not tell of. Both were named before the
     confirmation, so that their tests keep their level. The plan has to beat the best one so far, too.
     """
-    small = [finalists.smallest] if finalists.incumbent == finalists.baseline else []
+    small = [finalists.smallest] if finalists.best == finalists.baseline else []
     heads = [plan for _, plan in finalists.others if not plan.adapters]
     rivals = {finalists.baseline, finalists.best}
     for plan in dict.fromkeys([*heads, *small]):
