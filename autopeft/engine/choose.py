@@ -59,6 +59,7 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> Chosen:
     head alone is chosen only where full runs or long ones tell of it: it learns faster than adapters and
     stops earlier, so that short runs flatter it. Where a baseline leads, the confirmation would have no rival
     to compare: the best plan of a method that starts slowly is the incumbent then, if it is not far behind.
+    The candidate for the smallest plan still has to compare with the baseline, which leads.
 
     The candidate has the fewest parameters among the plans with at most half of the incumbent's that may be
     as good: on the same examples, the one-sided 95 % bound of what they lose is not beyond the margin. Where
@@ -88,17 +89,18 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> Chosen:
         smallest = incumbent
     if ledger.is_baseline(incumbent.plan) and problem.spec.search.objective != "params":
         rival = _slow_rival(problem, ranked, incumbent)
-        return Chosen(rival.plan, incumbent.plan, smallest.plan)
+        is_small = smallest.plan.trainable_params <= SMALLEST_SHARE * rival.plan.trainable_params
+        return Chosen(rival.plan, incumbent.plan, (smallest if is_small else rival).plan)
     baseline = by_merit(problem, ledger, baselines)[0]
     return Chosen(incumbent.plan, baseline.plan, smallest.plan)
 
 
 def _slow_rival(problem: SearchProblem, ranked: Sequence[Measurement], baseline: Measurement) -> Measurement:
-    """The best plan of a method that starts slowly, if the last rung is short; the baseline if there is none.
+    """The best plan of a method that starts slowly; the baseline where there is none.
 
-    It is none where it is far behind, and where nothing confirms it.
+    It is none where it is far behind, and where no confirming run is longer than the last rung by enough.
     """
-    if problem.schedule.has_long_last or problem.spec.confirm.fidelity == "none":
+    if problem.spec.confirm.fidelity == "none" or not problem.schedule.has_longer_confirmation:
         return baseline
     slow = (m for m in ranked if problem.starts_slowly(m.plan))
     return next((m for m in slow if not is_far_behind(problem, m, baseline)), baseline)

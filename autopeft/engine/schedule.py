@@ -14,8 +14,9 @@ _RUNG_EXAMPLES = (192, 384)
 # small plan, the head and a sentinel; from the second rung the best baseline, one of a method that starts
 # slowly, a small plan and the head.
 _BESIDE = (8, 4)
-# Plans for which room is left at the second rung and at those above it: a baseline, two rivals and LoRA in
-# the layers of the highest score; or one of so many of the first, if that is more (LOG.md, 2026-11-27).
+# Plans for which room is left at the second rung and at those above it: a baseline, a rival, LoRA in the
+# layers of the highest score and a method that starts slowly, or further rivals where these are missing; or
+# one of so many of the first, if that is more (LOG.md, 2026-11-27).
 _LEAST_KEPT = (4, 3)
 _LEAST_KEPT_OF = (5, 10)
 LEAST_AT_RUNG = 2  # plans of a rung, whatever they cost
@@ -96,6 +97,11 @@ class Schedule:
     def has_long_last(self) -> bool:
         """Whether the last rung is as long as pays."""
         return self.rung_steps[-1] >= self.longest_last
+
+    @property
+    def has_longer_confirmation(self) -> bool:
+        """Whether confirming runs are so much longer than the last rung that they may order plans anew."""
+        return self.rung_steps[-1] < round(_LONGEST_LAST * self.confirm_steps)
 
     def rung(self, index: int, *, seed: int) -> Fidelity:
         """The fidelity of a rung, on the search split or a part of it."""

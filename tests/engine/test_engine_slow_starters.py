@@ -50,6 +50,7 @@ def test_where_it_does_not_catch_up_the_baseline_is_kept():
     [
         ({"confirm": "none"}, 0.6),  # nothing would show what longer runs make of it
         ({"rung_steps": (30, 140)}, 0.6),  # a rung of 70 % of a full run ranks as a full run does
+        ({"confirm_steps": 100}, 0.6),  # as a rung of 75 steps does beside confirming runs of half length
         ({}, 0.1),  # far behind
         ({"full_steps": 149}, 0.6),  # too brief to catch up
     ],
@@ -58,6 +59,27 @@ def test_it_is_no_rival_where_nothing_speaks_for_it(settings, before):
     made = searched(slow(after=0.9, before=before), **settings)
     assert is_baseline(made.outcome.best)
     assert "hira" not in {method_of(m.plan) for m in made.at("confirm")}
+
+
+def test_what_wins_has_a_small_plan_that_is_smaller_than_itself_and_none_without_one():
+    assert searched(slow(after=0.9)).outcome.smallest == searched(slow(after=0.9)).outcome.best
+
+    def quality(plan: Plan, fidelity: Fidelity) -> float:
+        return 0.7 if method_of(plan) == "ia3" else slow(after=0.9)(plan, fidelity)
+
+    outcome = searched(quality).outcome
+    assert (method_of(outcome.best), method_of(outcome.smallest)) == ("hira", "ia3")
+    assert 2 * outcome.smallest.trainable_params <= outcome.best.trainable_params
+
+
+def test_a_small_plan_that_beats_the_baseline_is_handed_over_where_the_slow_one_does_not():
+    def quality(plan: Plan, fidelity: Fidelity) -> float:
+        if method_of(plan) == "ia3":
+            return 0.9 if fidelity.split == "confirm" else 0.69
+        return slow(after=0.65)(plan, fidelity)
+
+    outcome = searched(quality, seeds=3, n_confirm=200).outcome
+    assert (method_of(outcome.best), outcome.verdict.label) == ("ia3", "better")
 
 
 def test_a_plan_that_leads_the_baseline_is_not_given_up_for_it():

@@ -211,6 +211,7 @@ def problem(
     limits: LimitSpec = LimitSpec(),  # noqa: B008, frozen
     rung_steps: tuple[int, ...] = (3, 12),
     full_steps: int = 30,
+    confirm_steps: int | None = None,
     margin: float | None = None,
     head_rates: tuple[float, float] = (3e-3, 3e-1),
     wave: int | None = None,
@@ -218,7 +219,7 @@ def problem(
     groups: Mapping[str, Sequence[int]] | None = None,
     **search: Any,
 ) -> SearchProblem:
-    """Rungs of 3 and 12 steps, full and confirming runs of 30, on the toy sites."""
+    """Rungs of 3 and 12 steps, full runs of 30 and confirming ones as long, on the toy sites."""
     if search.get("strategy") == "random":
         rung_steps = rung_steps[-1:]
     return SearchProblem(
@@ -236,7 +237,7 @@ def problem(
         schedule=Schedule(
             rung_steps=rung_steps,
             full_steps=full_steps,
-            confirm_steps=full_steps,
+            confirm_steps=confirm_steps or full_steps,
             batch_size=4,
             n_search=100,
             n_confirm=n_confirm,
