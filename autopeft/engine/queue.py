@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from statistics import geometric_mean
 
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.rates import central, spread
@@ -13,6 +14,7 @@ from autopeft.space import (
     Policy,
     baseline_policies,
     learning_rates,
+    plan_of,
     usual_policies,
     within,
 )
@@ -76,7 +78,10 @@ def _with_user_plans(
 
 
 def _usual(problem: SearchProblem) -> Iterator[Enqueued]:
-    """The usual arms that the space can express, each near the middle of its range of learning rates."""
+    """The usual arms that the space can express, each near the middle of its range of learning rates.
+
+    That is the range at rank 1 where the rate falls with the rank.
+    """
     space, methods = problem.space, problem.context.methods
     scored = problem.in_scored_layers
     usual = list(usual_policies(learning_rate=1.0, max_rank=problem.max_rank))
@@ -89,9 +94,24 @@ def _usual(problem: SearchProblem) -> Iterator[Enqueued]:
             beside = tuple(replace(part, learning_rate=rate) for part in policy.beside)
             worded = within(replace(policy, learning_rate=rate, beside=beside), space, arm, methods)
             if worded is not None:
+                worded = _at_its_ranks(worded, arm, problem)
                 label = f"{policy.arm.label}{_BY_SCORE if policy is scored else ''}"
                 yield replace(policy.arm, kind="usual", label=label), worded
                 break
+
+
+def _at_its_ranks(policy: Policy, arm: str, problem: SearchProblem) -> Policy:
+    """The policy at a lower rate where a method has no scale to make up for its ranks.
+
+    Its updates grow with the rank then. A range that the search space sets is for all ranks.
+    """
+    method, (_, part) = problem.context.methods[policy.method], problem.space.parts(arm)[0]
+    exponent: float = getattr(method, "rank_exponent", 0.0)
+    if not exponent or part.learning_rate is not None:
+        return policy
+    ranks = [a.rank for a in plan_of(policy, problem.context).adapters if a.method == policy.method]
+    rate = policy.learning_rate / geometric_mean(ranks or [1]) ** exponent
+    return replace(policy, learning_rate=max(rate, method.learning_rate_range[0]))
 
 
 def _baselines(problem: SearchProblem) -> list[tuple[Arm, Policy]]:

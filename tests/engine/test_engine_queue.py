@@ -10,10 +10,10 @@ from autopeft.records import LimitSpec
 from autopeft.space import MethodSpace, MixPart, Policy, Space, limited, load
 
 
-def usual(space: Space, limits: LimitSpec | None = None) -> dict[str, Policy]:
+def usual(space: Space, limits: LimitSpec | None = None, *, max_params: int = ROOMY) -> dict[str, Policy]:
     """Label -> policy of each usual arm in the queue."""
     asked = limited(space, limits or LimitSpec(), METHODS)
-    queue = enqueued(problem(space=asked, trials=40, max_params=ROOMY))
+    queue = enqueued(problem(space=asked, trials=40, max_params=max_params))
     return {arm.label: policy for arm, policy in queue if arm.kind == "usual"}
 
 
@@ -71,3 +71,21 @@ def test_of_two_mixes_of_the_same_methods_the_one_that_has_the_arm_is_taken():
     lora = [MixPart(method="lora", placement=(p,)) for p in ("all", "q+v")]
     mixes = {name: (lora[i], ia3[i], norms) for name, i in (("first", 0), ("second", 1))}
     assert list(usual(Space(about="mine", mixes=mixes))) == ["lora/q+v & ia3/mlp & ln_tuning/all"]
+
+
+def rate_of_hira(rank: int, **choices) -> float:
+    """The rate of the usual arm where all ranks are to be this one."""
+    space = Space(about="mine", methods={"hira": MethodSpace(min_rank=rank, max_rank=rank, **choices)})
+    (policy,) = usual(space, max_params=ROOMY * rank).values()
+    return policy.learning_rate
+
+
+@pytest.mark.parametrize("rank", [1, 2, 8])
+def test_without_a_scale_the_rate_falls_with_the_square_root_of_the_rank(rank):
+    low, high = METHODS["hira"].learning_rate_range
+    assert rate_of_hira(rank) == pytest.approx(low * (high / low) ** 0.55 / rank**0.5)
+
+
+@pytest.mark.parametrize("rank", [1, 8])
+def test_a_range_of_rates_that_the_space_sets_is_for_all_ranks(rank):
+    assert rate_of_hira(rank, learning_rate=(1e-3, 1e-1)) == pytest.approx(1e-3 * 100**0.55)

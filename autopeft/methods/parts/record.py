@@ -44,6 +44,7 @@ class PeftMethod:
     learning_rate_range: tuple[float, float]
     learning_rate_source: str
     width_exponent: float = 0.0
+    rank_exponent: float = 0.0
     step_time: float
     step_time_source: str = COMPARISON
     low_rank: bool = True
