@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -29,6 +30,7 @@ UNLEARNED = 0.98  # of the first rung's loss, above which a longer run has learn
 _TIED = 1.01  # times the lowest loss, within which plans that learned nothing are tied; chosen by hand
 _NEAR = 1.03  # times the loss of the best plan, within which one of half the size is near; chosen by hand
 _LOWER = 1.8  # divisor of a finalist's rate at the last rung: short rungs favour high rates
+_COMPARED_SEEDS = 2  # of rival and baseline at least
 _MAX_LOWERED = 2  # times, as long as it helps; once where the last rung is half of a full run or more
 
 log = logging.getLogger(__name__)
@@ -88,22 +90,46 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> Chosen:
     elif problem.spec.confirm.fidelity == "none":
         smallest = incumbent
     if ledger.is_baseline(incumbent.plan) and problem.spec.search.objective != "params":
-        rival = _slow_rival(problem, ranked, incumbent)
+        rival = _slow_rival(problem, ledger, ranked, incumbent)
         is_small = smallest.plan.trainable_params <= SMALLEST_SHARE * rival.plan.trainable_params
         return Chosen(rival.plan, incumbent.plan, (smallest if is_small else rival).plan)
     baseline = by_merit(problem, ledger, baselines)[0]
     return Chosen(incumbent.plan, baseline.plan, smallest.plan)
 
 
-def _slow_rival(problem: SearchProblem, ranked: Sequence[Measurement], baseline: Measurement) -> Measurement:
+def _slow_rival(
+    problem: SearchProblem, ledger: Ledger, ranked: Sequence[Measurement], baseline: Measurement
+) -> Measurement:
     """The best plan of a method that starts slowly; the baseline where there is none.
 
-    It is none where it is far behind, and where no confirming run is longer than the last rung by enough.
+    It is none where it is far behind, where no confirming run is longer than the last rung by enough, and
+    where the time is too short to compare it.
     """
     if problem.spec.confirm.fidelity == "none" or not problem.schedule.has_longer_confirmation:
         return baseline
     slow = (m for m in ranked if problem.starts_slowly(m.plan))
-    return next((m for m in slow if not is_far_behind(problem, m, baseline)), baseline)
+    near = (m for m in slow if not is_far_behind(problem, m, baseline))
+    return next((m for m in near if _has_time_for_both(problem, ledger, m, baseline)), baseline)
+
+
+def _has_time_for_both(
+    problem: SearchProblem, ledger: Ledger, rival: Measurement, baseline: Measurement
+) -> bool:
+    """Whether two confirming seeds of rival and baseline fit, the rival at the pace of its last run."""
+    n_seeds = min(_COMPARED_SEEDS, problem.spec.confirm.seeds)
+    fidelities = [problem.confirmation(index) for index in range(n_seeds)]
+    seconds = 0.0
+    for run in (rival, baseline):
+        n_new = sum((run.plan, fidelity) not in ledger.known for fidelity in fidelities)
+        slower = max(0.0, _pace(run) - _pace(baseline)) * problem.schedule.confirm_steps
+        seconds += math.ceil(n_new / ledger.executor.n_workers) * (ledger.estimate(fidelities[0]) + slower)
+    reserve = ledger.report_seconds() + ledger.test_reserve(problem, n_runs=2 * n_seeds)
+    return not seconds or ledger.has_time_for(seconds=seconds, reserve=reserve)
+
+
+def _pace(run: Measurement) -> float:
+    """Seconds of a step."""
+    return run.train_seconds / run.trained_steps if run.trained_steps else 0.0
 
 
 def _comparable(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from toys.engine import METHODS, SPACE, Quality, Run, is_baseline, method_of, problem, run
+from toys.engine import METHODS, SPACE, Quality, Run, World, is_baseline, method_of, problem, run
 
 from autopeft.engine.queue import enqueued
-from autopeft.records import Fidelity, Plan
+from autopeft.records import Fidelity, Measurement, Plan
 from autopeft.space import MethodSpace, Space, load
 
 RUNGS, FULL = (30, 75), 200  # steps
@@ -25,7 +27,7 @@ def slow(*, after: float, before: float = 0.6) -> Quality:
     return quality
 
 
-def searched(quality: Quality, **settings) -> Run:
+def searched(quality: World | Quality, **settings) -> Run:
     given = {"space": WITH_HIRA, "rung_steps": RUNGS, "full_steps": FULL, "trials": 9, **settings}
     return run(quality, **given)
 
@@ -80,6 +82,23 @@ def test_a_small_plan_that_beats_the_baseline_is_handed_over_where_the_slow_one_
 
     outcome = searched(quality, seeds=3, n_confirm=200).outcome
     assert (method_of(outcome.best), outcome.verdict.label) == ("ia3", "better")
+
+
+class Slower(World):
+    """A step of HiRA takes three seconds."""
+
+    def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
+        made = super().measure(plan, fidelity)
+        beside = 2 * made.train_seconds * (method_of(plan) == "hira")
+        self.seconds += beside
+        return replace(made, train_seconds=made.train_seconds + beside)
+
+
+@pytest.mark.parametrize("limit", [1800, 2100, 2160, 2400, 2520, 2700, 3600])
+def test_under_a_time_limit_it_takes_no_verdict_away(limit):
+    made = searched(Slower(quality=slow(after=0.9)), limit_seconds=limit)
+    assert made.world.seconds <= limit
+    assert made.outcome.verdict.label == ("better" if limit == 3600 else "default kept")
 
 
 def test_a_plan_that_leads_the_baseline_is_not_given_up_for_it():
