@@ -174,7 +174,7 @@ def _thriftier(
 
     Next to nothing are 3 % of the loss and, of the metric on the same examples, the margin. To be as good as
     a baseline of the same size is worth nothing; to be so with half its parameters is. A baseline that leads
-    stays: nothing has to be compared then, and what that saves pays full runs of it.
+    stays: where nothing is compared with it then, what that saves pays full runs of it.
     """
     if (
         ledger.is_baseline(first.plan)
