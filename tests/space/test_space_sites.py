@@ -182,14 +182,18 @@ def test_placements_with_the_same_sites_are_one_baseline() -> None:
 
 def test_the_cheapest_plan_of_each_method_is_its_cheapest_site() -> None:
     assert cheapest(DEFAULT, context()) == {
-        **{"lora": 16, "ia3": 8, "road": 8, "bitfit": 8, "ln_tuning": 16},
+        **{"lora": 16, "ia3": 8, "road": 8, "hira": 16, "bitfit": 8, "ln_tuning": 16},
         "lora+ia3+norms": 16 + 8 + 16,
     }
 
 
 @pytest.mark.parametrize(
     ("budget", "kept"),
-    [(16, {"lora", "ia3", "road", "bitfit", "ln_tuning"}), (15, {"ia3", "road", "bitfit"}), (7, set())],
+    [
+        (16, {"lora", "ia3", "road", "hira", "bitfit", "ln_tuning"}),
+        (15, {"ia3", "road", "bitfit"}),
+        (7, set()),
+    ],
 )
 def test_methods_that_do_not_fit_the_budget_are_dropped(budget: int, kept: set[str]) -> None:
     assert set(feasible(DEFAULT, context(budget)).arms) == kept
