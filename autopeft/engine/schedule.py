@@ -10,10 +10,9 @@ from autopeft.records import EvaluatedSplit, Fidelity, Measurement, Plan
 # Examples of the search split that judge each rung but the last, which takes all. Few examples rank well,
 # since all plans share them, and evaluating them costs a large part of a short rung. Chosen by hand.
 _RUNG_EXAMPLES = (192, 384)
-# Plans that go on beside the best: two baselines at two rates each, one of a method that starts slowly, a
-# small plan, the head and a sentinel; from the second rung the best baseline, one of a method that starts
-# slowly, a small plan and the head.
-_BESIDE = (8, 4)
+# Plans that go on beside the best: two baselines at two rates each, a small plan, the head and a sentinel;
+# from the second rung the best baseline, a small plan and the head. One that starts slowly is one more.
+_BESIDE = (7, 3)
 # Plans for which room is left at the second rung and at those above it: a baseline, a rival, LoRA in the
 # layers of the highest score and a method that starts slowly, or further rivals where these are missing; or
 # one of so many of the first, if that is more (LOG.md, 2026-11-27).
@@ -71,7 +70,7 @@ class Schedule:
     def n_promoted(self, index: int) -> int:
         """How many plans reach a rung above the first at most."""
         level = min(index, 2) - 1
-        return self.n_best[level] + _BESIDE[level]
+        return self.n_best[level] + _BESIDE[level] + (not self.is_brief)
 
     @property
     def rungs(self) -> Rungs:
