@@ -34,9 +34,9 @@ def test_rivals_spend_no_more_than_they_may_and_most_of_it(table, policy, cost):
 
 
 @pytest.mark.parametrize("policy", [rivals.hyperband, rivals.halving])
-def test_rivals_find_the_leading_arm_where_much_may_be_spent(table, policy):
-    arms = [replay.replayed(table, "rival", policy(120), seed)["arm"] for seed in range(3)]
-    assert set(arms) == {"lora/q+v"}
+def test_rivals_mostly_find_the_leading_arm_where_much_may_be_spent(table, policy):
+    arms = [replay.replayed(table, "rival", policy(120), seed)["arm"] for seed in range(7)]
+    assert arms.count("lora/q+v") > len(arms) / 2
 
 
 def test_a_rival_without_a_finished_run_has_an_error_in_its_row(table):
