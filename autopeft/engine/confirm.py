@@ -222,7 +222,7 @@ def can_confirm(
     seconds = n_turns * ledger.estimate(problem.confirmation(0))
     if may_use_reserve:
         reserve = -ledger.tolerance
-    elif _can_pay(problem, ledger, group, n_new=n_new, tested=tested):
+    elif _can_pay(problem, ledger, group, n_new=n_new, n_rows=n_rows, tested=tested):
         reserve = ledger.report_reserve(problem, n_plans=MAX_TESTED)
     else:
         return False
@@ -235,20 +235,23 @@ def _can_pay(
     group: Sequence[Plan],
     *,
     n_new: int,
+    n_rows: int = 0,
     tested: Collection[Plan] | None = None,
 ) -> bool:
     """Whether more seeds of some plans keep to `max_cost`, with the test split of those that are `tested`.
 
-    None stands for all confirmed plans.
+    None stands for all confirmed plans. What was measured is paid.
     """
     limit, schedule = problem.spec.search.max_cost, problem.schedule
     if limit is None:
         return True
     confirmed = [plan for plan, fidelity in ledger.measured if fidelity.split == "confirm"]
-    n_read = sum(tested is None or plan in tested for plan in (*confirmed, *list(group) * n_new))
-    seed = math.fsum(schedule.confirm_run_cost(plan) for plan in group)
+    seeds = range(n_rows, n_rows + n_new)
+    new = [p for p in group for seed in seeds if (p, problem.confirmation(seed)) not in ledger.measured]
+    n_read = sum(tested is None or plan in tested for plan in (*confirmed, *new))
+    runs = math.fsum(map(schedule.confirm_run_cost, new))
     read = n_read * schedule.cost(steps=0, eval_examples=schedule.n_test + schedule.n_general)
-    return ledger.cost(schedule) + n_new * seed + read <= limit
+    return ledger.cost(schedule) + runs + read <= limit
 
 
 def read_test(
