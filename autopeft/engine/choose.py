@@ -30,7 +30,6 @@ UNLEARNED = 0.98  # of the first rung's loss, above which a longer run has learn
 _TIED = 1.01  # times the lowest loss, within which plans that learned nothing are tied; chosen by hand
 _NEAR = 1.03  # times the loss of the best plan, within which one of half the size is near; chosen by hand
 _LOWER = 1.8  # divisor of a finalist's rate at the last rung: short rungs favour high rates
-_COMPARED_SEEDS = 2  # of rival and baseline at least
 _MAX_LOWERED = 2  # times, as long as it helps; once where the last rung is half of a full run or more
 
 log = logging.getLogger(__name__)
@@ -61,7 +60,7 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> Chosen:
     head alone is chosen only where full runs or long ones tell of it: it learns faster than adapters and
     stops earlier, so that short runs flatter it. Where a baseline leads, the confirmation would have no rival
     to compare: the best plan of a method that starts slowly is the incumbent then, if it is not far behind.
-    The candidate for the smallest plan still has to compare with the baseline, which leads.
+    The candidate below is still one that may be as good as the leading baseline.
 
     The candidate has the fewest parameters among the plans with at most half of the incumbent's that may be
     as good: on the same examples, the one-sided 95 % bound of what they lose is not beyond the margin. Where
@@ -100,10 +99,10 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> Chosen:
 def _slow_rival(
     problem: SearchProblem, ledger: Ledger, ranked: Sequence[Measurement], baseline: Measurement
 ) -> Measurement:
-    """The best plan of a method that starts slowly; the baseline where there is none.
+    """The best plan of a method that starts slowly, to compare with a leading baseline; else the baseline.
 
-    It is none where it is far behind, where no confirming run is longer than the last rung by enough, and
-    where the time is too short to compare it.
+    A plan that is far behind is not compared; nor is any where confirming runs are hardly longer than the
+    last rung, or where the time is too short for them.
     """
     if problem.spec.confirm.fidelity == "none" or not problem.schedule.has_longer_confirmation:
         return baseline
@@ -116,14 +115,13 @@ def _has_time_for_both(
     problem: SearchProblem, ledger: Ledger, rival: Measurement, baseline: Measurement
 ) -> bool:
     """Whether two confirming seeds of rival and baseline fit, the rival at the pace of its last run."""
-    n_seeds = min(_COMPARED_SEEDS, problem.spec.confirm.seeds)
-    fidelities = [problem.confirmation(index) for index in range(n_seeds)]
+    fidelities = [problem.confirmation(index) for index in range(problem.least_seeds)]
     seconds = 0.0
     for run in (rival, baseline):
         n_new = sum((run.plan, fidelity) not in ledger.known for fidelity in fidelities)
         slower = max(0.0, _pace(run) - _pace(baseline)) * problem.schedule.confirm_steps
         seconds += math.ceil(n_new / ledger.executor.n_workers) * (ledger.estimate(fidelities[0]) + slower)
-    reserve = ledger.report_seconds() + ledger.test_reserve(problem, n_runs=2 * n_seeds)
+    reserve = ledger.report_seconds() + ledger.test_reserve(problem, n_runs=2 * len(fidelities))
     return not seconds or ledger.has_time_for(seconds=seconds, reserve=reserve)
 
 
@@ -174,7 +172,7 @@ def _thriftier(
 
     Next to nothing are 3 % of the loss and, of the metric on the same examples, the margin. To be as good as
     a baseline of the same size is worth nothing; to be so with half its parameters is. A baseline that leads
-    stays: where nothing is compared with it then, what that saves pays full runs of it.
+    stays: where no rival is compared with it, the cost saved pays full runs of baselines.
     """
     if (
         ledger.is_baseline(first.plan)

@@ -17,7 +17,6 @@ from autopeft.evidence import FIRST_LOOK
 from autopeft.records import Fidelity, Measurement, Plan, Status
 
 MAX_TESTED = 3  # best, baseline, smallest
-_LEAST_SEEDS = 2  # of a plan that is compared
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +59,8 @@ def confirm(problem: SearchProblem, ledger: Ledger, finalists: Finalists) -> Con
     between them decides. The others get as many seeds, the same ones, so that rows pair. Where time or cost
     runs short a plan has fewer seeds, two at least, or is missing. The smallest plan and the head alone have
     one seed where they are far behind incumbent or baseline on it: more would not change what is said of
-    them. Where
-    the incumbent is the baseline there is nothing to compare: one seed gives its score and its weights,
-    unless a smaller plan can be compared.
+    them. Where the incumbent is the baseline there is nothing to compare: one seed gives its score and its
+    weights, unless a smaller plan can be compared.
 
     Raises:
         StoppedError: The time was up before incumbent and baseline had two seeds each.
@@ -75,7 +73,7 @@ def confirm(problem: SearchProblem, ledger: Ledger, finalists: Finalists) -> Con
     others = dict.fromkeys([finalists.smallest, *(plan for _, plan in finalists.others)])
     later = [plan for plan in others if plan not in first]
     small = [finalists.smallest] if finalists.smallest not in first else []
-    least = min(_LEAST_SEEDS, problem.spec.confirm.seeds)
+    least = problem.least_seeds
     is_compared = len(first) > 1 or bool(small and _can_pay(problem, ledger, first + small, n_new=least))
     n_seeds = problem.spec.confirm.seeds if is_compared else 1
     n_planned = n_seeds * (len(first) + len(later))
@@ -102,7 +100,7 @@ def confirm(problem: SearchProblem, ledger: Ledger, finalists: Finalists) -> Con
             is_settled = any(is_far_behind(problem, run, confirmed[p][0]) for run in runs[:1] for p in first)
             if is_settled or not runs:
                 break
-        if len(runs) >= (1 if is_settled else min(_LEAST_SEEDS, n_seeds)):
+        if len(runs) >= (1 if is_settled else min(least, n_seeds)):
             confirmed[plan] = runs
     return confirmed
 
@@ -119,7 +117,7 @@ def _begun(finalists: Finalists, plans: Sequence[Plan]) -> dict[Plan, int | None
 
 def _least_seeds(problem: SearchProblem, plans: Sequence[Plan]) -> int:
     """The seeds without which there is no verdict: two of plans that are compared, one of a plan alone."""
-    return min(_LEAST_SEEDS, problem.spec.confirm.seeds) if len(plans) > 1 else 1
+    return problem.least_seeds if len(plans) > 1 else 1
 
 
 def _confirm_group(

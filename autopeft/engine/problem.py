@@ -21,6 +21,7 @@ from autopeft.space import (
 )
 
 _NOTHING_LEFT = 1e-6  # R, where the whole limit is spent
+_LEAST_SEEDS = 2  # of two plans that are compared
 LEAST_WAVE = 4  # plans that are proposed at once, however few workers there are; chosen by hand
 
 
@@ -132,6 +133,11 @@ class SearchProblem:
         """Cost in R that the search leaves to the confirmation of two plans."""
         confirm = self.spec.confirm
         return 0.0 if confirm.fidelity == "none" else self.schedule.confirm_cost(n_seeds=confirm.seeds)
+
+    @property
+    def least_seeds(self) -> int:
+        """Confirming seeds without which two plans are not compared."""
+        return min(_LEAST_SEEDS, self.spec.confirm.seeds)
 
     @property
     def wave(self) -> int:

@@ -99,9 +99,9 @@ def promoted(problem: SearchProblem, ledger: Ledger, rungs: Sequence[Measured]) 
     The best baseline and the best other plans come first. From the first rung every placement of the
     baseline goes on at its two best rates, and one sentinel, so that the rank correlation between the rungs
     is not measured on survivors alone. It is LoRA in the layers of the highest score, since early layers
-    learn later than a short rung sees, or a plan from the middle of the rest. So does the best plan of a
-    method that starts slowly. A small plan, the head alone and what the user brought go on at their best
-    rates.
+    learn later than a short rung sees, or a plan from the middle of the rest. From every rung the best plan
+    of a method that starts slowly goes on, and a small plan, the head alone and what the user brought at
+    their best rates.
 
     Raises:
         TrainingError: No plan of the last rung could be trained.
@@ -123,8 +123,7 @@ def promoted(problem: SearchProblem, ledger: Ledger, rungs: Sequence[Measured]) 
     scored = _in_scored_layers(problem, rivals) if len(rungs) == 1 else []
     slow = [m.plan for m in rivals if problem.starts_slowly(m.plan)][:1]
     chosen = [*first[:1], *best[:1], *scored, *slow, *best[1:2], *first[1:], *user_plans, *heads[:1]]
-    chosen += best[2:]
-    chosen += [*second, *small[:1]]
+    chosen += [*best[2:], *second, *small[:1]]
     rest = [m.plan for m in rivals if m.plan not in chosen] if len(rungs) == 1 and not scored else []
     return list(dict.fromkeys([*chosen, *rest[len(rest) // 2 :][:1]]))
 

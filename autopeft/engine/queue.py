@@ -80,7 +80,7 @@ def _with_user_plans(
 def _usual(problem: SearchProblem) -> Iterator[Enqueued]:
     """The usual arms that the space can express, each near the middle of its range of learning rates.
 
-    That is the range at rank 1 where the rate falls with the rank.
+    Where a method's best rate falls with the rank, its range is taken for that of rank 1.
     """
     space, methods = problem.space, problem.context.methods
     scored = problem.in_scored_layers
@@ -101,9 +101,9 @@ def _usual(problem: SearchProblem) -> Iterator[Enqueued]:
 
 
 def _at_its_ranks(policy: Policy, arm: str, problem: SearchProblem) -> Policy:
-    """The policy at a lower rate where a method has no scale to make up for its ranks.
+    """The policy at a rate that is lower for higher ranks, where its method has no scale to make up for them.
 
-    Its updates grow with the rank then. A range that the search space sets is for all ranks.
+    A range of rates that the search space sets is for all ranks.
     """
     method, (_, part) = problem.context.methods[policy.method], problem.space.parts(arm)[0]
     exponent: float = getattr(method, "rank_exponent", 0.0)

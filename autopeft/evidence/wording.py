@@ -194,7 +194,7 @@ def optimism_sentence(
         best = f"{metric.words} of the best of {n_tried} plans"
         promise = f"on its own split that the {best} is {first} the baseline's"
     if not is_promise:
-        subject = f"the one put first of {n_tried} plans, by its loss, its size or its slow start,"
+        subject = f"the plan chosen of {n_tried}, for its loss, for its size or since it starts slowly,"
         first = f"{abs(gains[0]):.{places}f}"
         was = (
             f"{subject} was {first} {unit.name} below the baseline"

@@ -80,12 +80,12 @@ def to_rows(dataset, *, prompt=("prompt",), completion="completion"):
     is_chat = AutoTokenizer.from_pretrained(BASE_MODEL, revision=revision).chat_template is not None
 
     def to_row(cells):
-        asked, answer = "\\n\\n".join(cells[name] for name in prompt if cells[name]), cells[completion]
+        text, answer = "\\n\\n".join(cells[name] for name in prompt if cells[name]), cells[completion]
         if is_chat:
-            asked = [{"role": "user", "content": asked}]
-            return {"prompt": asked, "completion": [{"role": "assistant", "content": answer}]}
-        is_apart = asked[-1:].isspace() or answer[:1].isspace()
-        return {"prompt": asked if is_apart else asked + "\\n", "completion": answer}
+            message = {"role": "user", "content": text}
+            return {"prompt": [message], "completion": [{"role": "assistant", "content": answer}]}
+        is_apart = text[-1:].isspace() or answer[:1].isspace()
+        return {"prompt": text if is_apart else text + "\\n", "completion": answer}
 
     return dataset.map(to_row, remove_columns=dataset.column_names)
 '''

@@ -23,8 +23,8 @@ class Method(Protocol):
     `autopeft.methods.parts.PeftMethod` is a record that meets this protocol with defaults for most members.
     A method may have three members more. `choice_labels` is `option=value` -> the choice in people's words,
     such as "DoRA". `starts_slowly` says whether short runs judge it too low, so that a search gives it longer
-    ones. `rank_exponent` says how fast its best learning rate falls with the rank: by the rank to this power.
-    Without it, it is 0: a scale makes up for the rank.
+    ones. `rank_exponent`: the best learning rate falls with the rank to this power; 0 for a method without
+    it, whose scale makes up for the rank.
     """
 
     name: str  # what specifications and plans call it, such as `ln_tuning`

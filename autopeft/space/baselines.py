@@ -39,8 +39,9 @@ def baseline_policies(
 def usual_policies(*, learning_rate: float, max_rank: int | None = None) -> tuple[Policy, ...]:
     """Other arms that are tried first, in an order chosen by hand from those that won in earlier runs.
 
-    RoAd stands before others since it halved the regret in replays of five sets, and HiRA since it did in
-    those of six (`reports/benchmark`).
+    RoAd stands before others since it halved the regret in replays of five sets (`reports/benchmark`), and
+    HiRA since it did best in full runs on two of six sets there and in published ones on Llama-3.2-3B
+    (`reports/LOG.md`, 2026-11-29).
     """
     lora, ia3, road, bitfit, norms, hira = (
         Policy(method=name, learning_rate=learning_rate)

@@ -152,8 +152,8 @@ def test_a_plan_that_was_below_the_baseline_promised_nothing(
     settings = {"promised": promised, "confirmed": confirmed, "std_error": 0.01, "n_tried": 40}
     sentence = optimism_sentence(**settings, metric=metric)
     assert sentence == (
-        "On the split of the search the one put first of 40 plans, by its loss, its size or its slow start, "
-        f"was 23.7 points of micro-F1 below the baseline; the confirmation gave {end}"
+        "On the split of the search the plan chosen of 40, for its loss, for its size or since it starts "
+        f"slowly, was 23.7 points of micro-F1 below the baseline; the confirmation gave {end}"
     )
     turned = optimism_sentence(**settings, metric=ERROR_RATE)
-    assert "start, had error-rate 23.7 points above the baseline's; the confirmation gave" in turned
+    assert "slowly, had error-rate 23.7 points above the baseline's; the confirmation gave" in turned

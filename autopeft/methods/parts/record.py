@@ -32,7 +32,7 @@ class PeftMethod:
     matrices unless `low_rank` is False. `short` is the word for narrow cells where `label` is too long.
     `learning_rate_range` is for base models of `REFERENCE_WIDTH`; elsewhere it is divided by the ratio of the
     widths to the power of `width_exponent`, 0 for the same range everywhere. Narrower models keep it too, as
-    nothing was measured there.
+    nothing was measured there. The first rate tried is divided by the rank to the power of `rank_exponent`.
     `autopeft/methods/hira.py` is a short example.
     """
 
