@@ -2,9 +2,9 @@
 
 Inside the folder each file imports only from those before it:
 classes, locating, stored, devices, memory, layers, sparse_attention → precision, cache, known_masks,
-input_statistics, saved_bytes, prefix, shapes, roles → origin, feed_forward, snapshot, widths, unchanged,
-attaching → checkpointing, sites, quantising, weights → virtual → base → checks → reaching → skeleton →
-loading, in_memory.
+input_statistics, saved_bytes, prefix, shapes, roles, lightening → origin, feed_forward, snapshot, widths,
+unchanged, attaching → checkpointing, sites, quantising, weights → virtual → base → checks → reaching →
+skeleton → loading, in_memory.
 """
 
 from __future__ import annotations

@@ -7,14 +7,10 @@ import copy
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import peft
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel
-from peft.tuners.fourierft.layer import FourierFTLayer
-from peft.tuners.lora import LoraLayer
-from peft.tuners.lora.dora import DoraLinearLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from peft.utils.constants import DUMMY_TARGET_MODULES
@@ -22,6 +18,7 @@ from peft.utils.transformers_weight_conversion import convert_peft_config_for_tr
 from torch import nn
 
 from autopeft.errors import SiteError
+from autopeft.model.lightening import lighten
 
 # Under which name a model with virtual tokens remembers the PeftModel of the adapters beneath them.
 _BENEATH = "_autopeft_beneath"
@@ -50,8 +47,7 @@ def attach(
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
             parameter.data = parameter.data.float()  # made like a bias of a map in 4 bits
     _activate(adapted)
-    place_frequencies(adapted)
-    lighten_dora(adapted)
+    lighten(adapted)
     return adapted
 
 
@@ -125,60 +121,6 @@ def adapter_names(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
     if len(configs) <= 1:
         return ("default",)
     return tuple(f"{config.peft_type.value.lower()}_{index}" for index, config in enumerate(configs))
-
-
-def leave_casts_to_autocast(model: nn.Module) -> None:
-    """Let LoRA take its inputs in the format of the base model, for a model that runs under autocast.
-
-    `peft` casts them to float32, and autocast casts them back before the product: two copies for the same
-    bits, an eighth of a step of MiniLM-L6 on a CPU.
-    """
-    for module in model.modules():
-        if isinstance(module, LoraLayer):
-            module.cast_input_dtype_enabled = False
-
-
-def keep_format(model: nn.Module, dtype: torch.dtype) -> None:
-    """Let adapters on maps in few bits return the format that the base model computes in.
-
-    On a GPU under autocast `peft` 0.21.2 leaves what IA3, RoAd and tuned norms return in float32. Those maps
-    return the format of their inputs, so that all later layers would keep twice as much.
-    """
-
-    def narrowed(module: nn.Module, inputs: Any, output: Any) -> Any:
-        is_wide = isinstance(output, torch.Tensor) and output.dtype == torch.float32
-        return output.to(dtype) if is_wide else output
-
-    for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
-            module.register_forward_hook(narrowed)
-
-
-def place_frequencies(model: nn.Module) -> None:
-    """Put FourierFT's frequencies where its weights are; `peft` 0.21.2 copies them to a GPU at every call."""
-    for module in model.modules():
-        if isinstance(module, FourierFTLayer):
-            for name, weights in module.fourierft_spectrum.items():
-                if weights.device.type != "meta":  # there a replay needs them as they are
-                    module.indices[name] = module.indices[name].to(weights.device)
-
-
-def lighten_dora(model: nn.Module) -> None:
-    """Let DoRA multiply B and A themselves for the norms of the adapted weights, and keep nothing of it.
-
-    `peft` 0.21.2 sends an identity matrix through both, to suit FSDP: at every call, 0.8 GB for a map of
-    14,336 inputs, and kept for a backward pass that the norms do not have. The weights are detached: until
-    2.10 torch takes casts that were made without a graph for the layer's own ones too, and nothing would
-    learn (pytorch issue 158232).
-    """
-    for module in model.modules():
-        if type(module) is DoraLinearLayer:  # those of other kinds of layers multiply by themselves
-            vars(module)["get_lora_weight"] = _product_of_dora
-
-
-@torch.no_grad()
-def _product_of_dora(*, adapter_name: str | None = None, **maps: nn.Linear) -> torch.Tensor:
-    return maps["lora_B"].weight.detach() @ maps["lora_A"].weight.detach()
 
 
 def head_only_config() -> LoraConfig:

@@ -22,10 +22,9 @@ from autopeft.model.attaching import (
     attach,
     attached_names,
     holder_of,
-    keep_format,
-    leave_casts_to_autocast,
 )
 from autopeft.model.devices import forked_rng
+from autopeft.model.lightening import keep_format, leave_casts_to_autocast
 from autopeft.model.origin import difference_from_checkpoint
 from autopeft.model.precision import Precision
 from autopeft.model.shapes import n_bits, n_params

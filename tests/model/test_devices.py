@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from functools import partial
 from types import SimpleNamespace
 
-import peft
 import psutil
 import pytest
 import torch
-from peft import FourierFTConfig, LoraConfig
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autopeft.model import (
-    attach,
     forked_rng,
     free_bytes,
     random_state,
@@ -22,7 +18,6 @@ from autopeft.model import (
     set_random_state,
     to_float64,
 )
-from autopeft.model.attaching import place_frequencies
 
 MPS = torch.device("mps")
 
@@ -71,41 +66,3 @@ def test_memory_of_an_apple_gpu_is_given_back(monkeypatch):
     release_memory(MPS)
     release_memory(torch.device("cpu"))
     assert calls == ["mps"]
-
-
-def test_frequencies_of_fourierft_lie_where_its_weights_are():
-    module = torch.nn.Sequential(torch.nn.Linear(4, 4))
-    module.config = {}
-    config = FourierFTConfig(n_frequency=3, target_modules=["0"])
-    model = attach(module, [config], task_type=None, head_names=())
-    layer = model.base_model.model[0]
-    assert layer.indices["default"].device.type == "cpu"
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        layer.fourierft_spectrum["default"] = torch.nn.Parameter(torch.empty(3, device="cuda"))
-        place_frequencies(model)
-    assert layer.indices["default"].device.type == "cuda"
-
-
-@pytest.mark.parametrize("architecture", ["llama-lm", "gpt2"])
-def test_dora_computes_as_peft_does_and_needs_no_identity_matrix(architecture, make_base, monkeypatch):
-    base = make_base(architecture)
-    torch.manual_seed(0)
-    config = LoraConfig(r=2, target_modules="all-linear", use_dora=True, init_lora_weights=False)
-    theirs = peft.get_peft_model(copy.deepcopy(base.module), copy.deepcopy(config))
-    ours = attach(base.module, [config], task_type=None, head_names=())
-    adapters = {name: value for name, value in theirs.state_dict().items() if "lora_" in name}
-    assert adapters and not ours.load_state_dict(adapters, strict=False).unexpected_keys
-    words = torch.arange(4, 18).reshape(2, 7)
-    inputs = {"input_ids": words, "attention_mask": torch.ones_like(words)}
-    seen = [_outputs_and_gradients(theirs, inputs)]
-    monkeypatch.setattr(torch, "eye", None)
-    seen.append(_outputs_and_gradients(ours, inputs))
-    for expected, value in zip(*seen, strict=True):
-        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
-
-
-def _outputs_and_gradients(model, inputs):
-    torch.manual_seed(0)
-    logits = model.train()(**inputs).logits
-    logits.square().mean().backward()
-    return [logits, *(p.grad for name, p in model.named_parameters() if "lora_" in name)]

@@ -1,0 +1,138 @@
+"""Layers of `peft` that compute the same with less memory, against `peft` in values and bytes kept."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+
+import peft
+import pytest
+import torch
+from peft import FourierFTConfig, HiraConfig, LoraConfig
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from autopeft.model import attach
+from autopeft.model.lightening import LightHira, lighten
+from autopeft.model.saved_bytes import SavedBytes
+
+WORDS = torch.arange(4, 18).reshape(2, 7)
+INPUTS = {"input_ids": WORDS, "attention_mask": torch.ones_like(WORDS)}
+
+
+def test_frequencies_of_fourierft_lie_where_its_weights_are():
+    module = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    module.config = {}
+    config = FourierFTConfig(n_frequency=3, target_modules=["0"])
+    model = attach(module, [config], task_type=None, head_names=())
+    layer = model.base_model.model[0]
+    assert layer.indices["default"].device.type == "cpu"
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        layer.fourierft_spectrum["default"] = torch.nn.Parameter(torch.empty(3, device="cuda"))
+        lighten(model)
+    assert layer.indices["default"].device.type == "cuda"
+
+
+def theirs_and_ours(base, config):
+    """`peft`'s model and ours with the same adapter; `peft`'s first."""
+    torch.manual_seed(0)
+    theirs = peft.get_peft_model(copy.deepcopy(base.module), copy.deepcopy(config))
+    ours = attach(base.module, [config], task_type=None, head_names=())
+    adapters = {
+        name: value for name, value in theirs.state_dict().items() if config.peft_type.lower() in name
+    }
+    if config.peft_type == "HIRA":
+        draw = torch.Generator().manual_seed(1)
+        for value in adapters.values():
+            value.copy_(torch.empty(value.shape).normal_(std=0.3, generator=draw))
+    assert adapters and not ours.load_state_dict(adapters, strict=False).unexpected_keys
+    return theirs, ours
+
+
+def outputs_and_gradients(model, context=contextlib.nullcontext):
+    """Logits and the gradients of all that is trained, in training mode, which some layers tell apart."""
+    torch.manual_seed(0)
+    with context():
+        logits = model.train()(**INPUTS).logits
+    logits.float().square().mean().backward()
+    return [logits, *(p.grad for p in model.parameters() if p.requires_grad)]
+
+
+@pytest.mark.parametrize("architecture", ["llama-lm", "gpt2"])
+def test_dora_computes_as_peft_does_and_needs_no_identity_matrix(architecture, make_base, monkeypatch):
+    config = LoraConfig(r=2, target_modules="all-linear", use_dora=True, init_lora_weights=False)
+    theirs, ours = theirs_and_ours(make_base(architecture), config)
+    expected = outputs_and_gradients(theirs)
+    monkeypatch.setattr(torch, "eye", None)
+    for value, right in zip(outputs_and_gradients(ours), expected, strict=True):
+        torch.testing.assert_close(value, right, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(params=["bert", "llama-lm", "gpt2"])
+def hiras(request, make_base):
+    """`peft`'s HiRA of all maps and ours; maps with a bias, without one, and stored the other way round."""
+    theirs, ours = theirs_and_ours(make_base(request.param), HiraConfig(r=3, target_modules="all-linear"))
+    assert any(isinstance(module, LightHira) for module in ours.modules())
+    assert not any(isinstance(module, LightHira) for module in theirs.modules())
+    return theirs, ours
+
+
+def test_hira_computes_as_peft_does(hiras):
+    expected, values = map(outputs_and_gradients, hiras)
+    assert max(float(value.abs().max()) for value in values[1:]) > 1e-4
+    for value, right in zip(values, expected, strict=True):
+        torch.testing.assert_close(value, right, rtol=1e-4, atol=1e-6)
+
+
+def test_hira_computes_as_peft_does_in_bfloat16(hiras):
+    def autocast():
+        return torch.autocast("cpu", dtype=torch.bfloat16)
+
+    exact = outputs_and_gradients(hiras[0])
+    hiras[0].zero_grad()
+    expected, values = (outputs_and_gradients(model, autocast) for model in hiras)
+    for value, theirs, right in zip(values, expected, exact, strict=True):
+        assert value.dtype == theirs.dtype
+        assert float((value - right).norm()) <= 1.5 * float((theirs - right).norm()) + 0.01 * float(
+            right.norm()
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_hira_keeps_no_tensor_as_large_as_a_weight(make_base, dtype):
+    """`peft` keeps W * (B A) of each map, in the format that it computes in."""
+    theirs, ours = theirs_and_ours(make_base("llama-lm"), HiraConfig(r=3, target_modules="all-linear"))
+    kept = []
+    for model in (theirs, ours):
+        counter = SavedBytes()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16), counter.counting():
+            loss = model(inputs_embeds=torch.ones(2, 7, 16, requires_grad=True)).logits.sum()
+        kept.append(counter.total)
+        del loss
+    maps = [module.get_base_layer().weight for module in ours.modules() if isinstance(module, LightHira)]
+    assert kept[0] - kept[1] >= sum(weight.numel() for weight in maps) * dtype.itemsize
+
+
+def test_hira_leaves_to_peft_what_is_more_than_one_adapter_on_a_plain_map(make_base, monkeypatch):
+    module = make_base("llama-lm").module
+    config = HiraConfig(r=2, target_modules="all-linear")
+    model = attach(module, [config], task_type=None, head_names=())
+    layer = next(each for each in model.modules() if isinstance(each, LightHira))
+    x = torch.randn(4, layer.in_features)
+    calls = []
+    monkeypatch.setattr(LightHira.__base__, "forward", lambda self, x, *_, **__: calls.append(1) or x)
+    layer(x)
+    assert not calls
+    base = layer.get_base_layer()
+    handle = base.register_forward_hook(lambda *_: None)
+    layer(x)
+    handle.remove()
+    layer.enable_adapters(False)
+    layer(x)
+    layer.enable_adapters(True)
+    base.weight.requires_grad_(True)
+    layer(x)
+    base.weight.requires_grad_(False)
+    layer(x.bfloat16())
+    layer.hira_dropout["default"] = torch.nn.Dropout(0.1)
+    layer(x)
+    assert len(calls) == 5
