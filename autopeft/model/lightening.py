@@ -57,12 +57,13 @@ class LightHira(hira.Linear):  # type: ignore[misc]
     """HiRA that makes its update W * (B A) anew for the backward pass instead of keeping it for every map.
 
     `peft` 0.21.2 keeps B A and W * (B A), each as large as the frozen weight, and multiplies by the map and
-    by its update one after the other, forwards and backwards.
+    by its update one after the other, forwards and backwards. Without gradients all is left to `peft`, so
+    that predictions are the same to the last bit wherever the adapter is loaded.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As `peft` does; to it is left whatever is more than one adapter on a map of its own."""
-        name = None if args or kwargs else self._only_adapter()
+        name = None if args or kwargs or not torch.is_grad_enabled() else self._only_adapter()
         if name is not None:
             base, a, b = self.get_base_layer(), self.hira_A[name], self.hira_B[name]
             weight = base.weight.T if self.fan_in_fan_out else base.weight
