@@ -91,7 +91,12 @@ class StepMemory:
 
 
 def without_weights(
-    base: BaseModel, configs: Sequence[PeftConfig], *, task_type: str | None, dtype: torch.dtype
+    base: BaseModel,
+    configs: Sequence[PeftConfig],
+    *,
+    task_type: str | None,
+    dtype: torch.dtype,
+    lightened: bool = True,
 ) -> PeftModel:
     """A skeleton in a number format with adapters in float32 on it, as the trainer attaches them.
 
@@ -100,6 +105,7 @@ def without_weights(
         configs: In the order in which they are attached; empty for the head alone.
         task_type: `peft`'s word for the task; None where it has none.
         dtype: Of the frozen weights but for the task head. Buffers keep theirs.
+        lightened: As the trainer does, or as `peft` without it.
 
     Raises:
         SpecError: `peft` reads values of weights to attach a config.
@@ -107,7 +113,13 @@ def without_weights(
     base_in(base, dtype)
     base.widen_head()
     with _attaching():
-        return attach(base.module, _cheap(configs), task_type=task_type, head_names=base.head_names)
+        return attach(
+            base.module,
+            _cheap(configs),
+            task_type=task_type,
+            head_names=base.head_names,
+            lightened=lightened,
+        )
 
 
 def with_configs(base: BaseModel, configs: Sequence[PeftConfig], *, dtype: torch.dtype) -> PeftModel:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -115,7 +115,8 @@ class Setup:
     """How a step is computed: the model and its quantisation, its number format, the loop, the device.
 
     `rates` are those of the device, if its time is to be predicted.
-    `plain_loop` takes the loss as the model itself does, with all logits at once, as `transformers` trains.
+    `plain_loop` takes the loss as the model itself does, with all logits at once, and `peft`'s own layers, as
+    `transformers` trains.
     A replay of more than `max_kernels` is broken off; None lets it go on.
     """
 
@@ -320,13 +321,14 @@ class _Builder:
         if stored is not None and stored.weight_bytes is not None:
             kept = (*base.head_names, *stored.kept_modules(base.module))
             quantise_maps(base.module, stored.weight_bytes, skipped=kept, dtype=setup.dtype)
-        adapted: nn.Module
         if trainee.files:
-            adapted = with_configs(base, [file.config for file in trainee.files], dtype=setup.dtype)
-            return adapted
-        configs = compile_plan(trainee.on(base, self.methods), self.methods).configs
-        adapted = without_weights(base, configs, task_type=self.task.peft_task_type, dtype=setup.dtype)
-        return adapted
+            return cast(
+                nn.Module, with_configs(base, [each.config for each in trainee.files], dtype=setup.dtype)
+            )
+        configs = list(compile_plan(trainee.on(base, self.methods), self.methods).configs)
+        task_type, lightened = self.task.peft_task_type, not setup.plain_loop
+        adapted = without_weights(base, configs, task_type=task_type, dtype=setup.dtype, lightened=lightened)
+        return cast(nn.Module, adapted)
 
     def batch(self, n_rows: int, n_tokens: int) -> Batch:
         """Rows of tokens that all have labels, or rows with one label each."""

@@ -27,7 +27,12 @@ _EXPECTED = ("`is_gradient_checkpointing`", "Already found a `peft_config`", "Un
 
 
 def attach(
-    module: nn.Module, configs: Sequence[PeftConfig], *, task_type: str | None, head_names: Sequence[str]
+    module: nn.Module,
+    configs: Sequence[PeftConfig],
+    *,
+    task_type: str | None,
+    head_names: Sequence[str],
+    lightened: bool = True,
 ) -> PeftModel:
     """A model with the adapters of a plan and its trainable task head.
 
@@ -37,6 +42,7 @@ def attach(
             head alone.
         task_type: `peft`'s word for the task; None where it has none.
         head_names: The modules that are trained whole.
+        lightened: Whether some layers compute what `peft`'s do with less memory, or are `peft`'s.
 
     Raises:
         SiteError: Two prompts, or a prompt before another config.
@@ -47,7 +53,8 @@ def attach(
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
             parameter.data = parameter.data.float()  # made like a bias of a map in 4 bits
     _activate(adapted)
-    lighten(adapted)
+    if lightened:
+        lighten(adapted)
     return adapted
 
 

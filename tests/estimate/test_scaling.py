@@ -95,6 +95,13 @@ def test_small_steps_scaled_up_have_the_bytes_of_large_ones(folder, n_rows, n_to
     assert scaled.peak_bytes == pytest.approx(replayed.peak_bytes, rel=0.005)
 
 
+def test_hira_in_another_loop_keeps_its_update_of_each_map(folder):
+    subjects = (described(folder, "hira_r2", plain_loop=plain).subject for plain in (False, True))
+    ours, theirs = (in_parts(MemoryModel(subject=each).at(2, 64), on_gpu=True) for each in subjects)
+    maps = 4 * HIDDEN**2 + 3 * HIDDEN * 80
+    assert theirs.activations - ours.activations >= 2 * (N_LAYERS - 1) * maps
+
+
 @pytest.mark.parametrize("n_rows", [1, 2, 7])
 def test_steps_within_one_piece_of_a_loss_and_beyond_are_scaled_up_each_by_its_own(n_rows, tmp_path):
     subject = described(saved_config(tmp_path, n_words=20_000, n_positions=2048), "lora_r4").subject
