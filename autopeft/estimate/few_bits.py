@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -44,6 +45,12 @@ class FewBitsLinear(nn.Linear):
         self.weight = nn.Parameter(packed, requires_grad=False)
         self.bias = plain.bias
         self.compute_dtype = dtype
+
+    def unpacked(self) -> torch.Tensor:
+        """The weight (out, in) in the format that bitsandbytes unpacks it to, from 8 bits to float32."""
+        shape = (self.out_features, self.in_features)
+        is_wide = self.weight.numel() >= math.prod(shape)
+        return _unpacked(self.weight, shape, torch.float32 if is_wide else self.compute_dtype)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Outputs of the right shape, in the number format of the inputs."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, cast
 
 import torch
@@ -14,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from autopeft.model.shapes import is_quantised, n_bits, plain_weight
+
 
 def lighten(model: nn.Module) -> None:
     """Let DoRA, FourierFT and HiRA keep less for the backward pass, and copy less."""
@@ -22,8 +26,10 @@ def lighten(model: nn.Module) -> None:
             _place_frequencies(module)
         elif type(module) is DoraLinearLayer:  # those of other kinds of layers multiply by themselves
             vars(module)["get_lora_weight"] = _product_of_dora
-        elif type(module) is hira.Linear and type(cast(Any, module).get_base_layer()) in (nn.Linear, Conv1D):
+        elif type(module) is hira.Linear:
             module.__class__ = LightHira
+        elif isinstance(module, hira.HiraLayer) and n_bits(cast(Any, module).get_base_layer()):
+            module.__class__ = _light(cast(Any, type(module)))
 
 
 def leave_casts_to_autocast(model: nn.Module) -> None:
@@ -53,82 +59,116 @@ def keep_format(model: nn.Module, dtype: torch.dtype) -> None:
             module.register_forward_hook(narrowed)
 
 
-class LightHira(hira.Linear):  # type: ignore[misc]
+class _LightHira:
     """HiRA that makes its update W * (B A) anew for the backward pass instead of keeping it for every map.
 
-    `peft` 0.21.2 keeps B A and W * (B A), each as large as the frozen weight, and multiplies by the map and
-    by its update one after the other, forwards and backwards. Without gradients all is left to `peft`, so
-    that predictions are the same to the last bit wherever the adapter is loaded.
+    `peft` 0.21.2 keeps W * (B A), which is as large as the frozen weight in the format that computes, and the
+    unpacked weight too where it is in few bits. It multiplies by the map and by its update one after the
+    other, forwards and backwards. Without gradients all is left to `peft`, so that predictions are the same
+    to the last bit wherever the adapter is loaded.
     """
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As `peft` does; to it is left whatever is more than one adapter on a map of its own."""
-        name = None if args or kwargs or not torch.is_grad_enabled() else self._only_adapter()
-        if name is not None:
-            base, a, b = self.get_base_layer(), self.hira_A[name], self.hira_B[name]
-            weight = base.weight.T if self.fan_in_fan_out else base.weight
-            if torch.is_autocast_enabled(x.device.type):
-                x = x.to(torch.get_autocast_dtype(x.device.type))
-                return _adapted(x, weight, a, b, base.bias)
-            if x.dtype == weight.dtype == a.dtype == torch.float32:
-                return _adapted(x, weight, a, b, base.bias)
-        return cast(Tensor, super().forward(x, *args, **kwargs))
-
-    def _only_adapter(self) -> str | None:
-        """The adapter in use, if it is one without dropout on a frozen map that nothing else watches."""
-        held = [name for name in self.active_adapters if name in self.hira_A]
-        if self.disable_adapters or self.merged or len(held) != 1:
-            return None
-        base = self.get_base_layer()
-        is_plain = isinstance(self.hira_dropout[held[0]], nn.Identity) and not base.weight.requires_grad
-        return held[0] if is_plain and not _is_hooked(base) else None
+        name = _only_adapter(self) if torch.is_grad_enabled() and not (args or kwargs) else None
+        if name is None:
+            return cast(Tensor, super().forward(x, *args, **kwargs))  # type: ignore[misc]
+        base, a, b = self.get_base_layer(), self.hira_A[name], self.hira_B[name]
+        is_plain, frozen = _is_plain(base), partial(_weight_of, base, self.fan_in_fan_out)
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        elif not (is_plain and x.dtype == base.weight.dtype == a.dtype == torch.float32):
+            return cast(Tensor, super().forward(x))  # type: ignore[misc]
+        if is_plain:
+            return _adapted(x, a, b, base.bias, frozen, True)
+        return cast(Tensor, base(x)) + _adapted(x, a, b, None, frozen, False)
 
 
-def _is_hooked(module: nn.Module) -> bool:
-    """Whether other code does something before, after or instead of the module's forward."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+class LightHira(_LightHira, hira.Linear):  # type: ignore[misc]
+    """HiRA on maps that `peft` takes for plain ones."""
 
 
-def _adapted(*given: Tensor | None) -> Tensor:
+@cache
+def _light(kind: type[nn.Module]) -> type[nn.Module]:
+    """HiRA on maps of bitsandbytes, whose classes are there only if it is."""
+    return type(f"Light{kind.__name__}", (_LightHira, kind), {})
+
+
+def _only_adapter(layer: Any) -> str | None:
+    """The adapter in use, if it is one without dropout on a frozen map whose weight can be had."""
+    held = [name for name in layer.active_adapters if name in layer.hira_A]
+    if layer.disable_adapters or layer.merged or len(held) != 1:
+        return None
+    base = layer.get_base_layer()
+    has_weight = not is_quantised(base) or n_bits(base) or hasattr(base, "unpacked")
+    is_alone = isinstance(layer.hira_dropout[held[0]], nn.Identity) and not base.weight.requires_grad
+    return held[0] if has_weight and is_alone else None
+
+
+def _is_plain(base: nn.Module) -> bool:
+    """Whether a map is a product with its weight and nothing else, before, after or instead of it."""
+    is_hooked = base._forward_hooks or base._forward_pre_hooks or "forward" in vars(base)
+    return type(base) in (nn.Linear, Conv1D) and not is_hooked
+
+
+def _weight_of(base: nn.Module, is_turned: bool) -> Tensor:
+    """The weight (out, in) of a map; one in few bits is unpacked, as a stand-in for one says itself."""
+    unpacked: Callable[[], Tensor | None] = getattr(base, "unpacked", partial(plain_weight, base))
+    weight = cast(Tensor, unpacked())
+    return weight.T if is_turned else weight
+
+
+def _adapted(*given: Any) -> Tensor:
     """`_Hira`, with a type for mypy."""
     return cast(Tensor, _Hira.apply(*given))  # type: ignore[no-untyped-call]
 
 
 class _Hira(torch.autograd.Function):
-    """x (..., in) by W * (1 + B A) with the map's bias (out), in the format of x; it keeps its inputs alone.
+    """x (..., in) by W * (B A), or by W * (1 + B A) with the map's bias (out), in the format of x.
 
-    `weight` W is (out, in) and frozen, `a` A (rank, in) and `b` B (out, rank). In 16 bits the sum would round
-    small updates away, so that the map and its update are multiplied one by one there; a gradient is rounded
-    as much in any case.
+    `a` A is (rank, in) and `b` B (out, rank); a call of `frozen` gives W (out, in); `has_map` adds the one.
+    In 16 bits that sum would round small updates away, so that the map and its update are multiplied one by
+    one there; a gradient is rounded as much in any case. Only x, A and B are kept.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight, a, b)
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        a: Tensor,
+        b: Tensor,
+        bias: Tensor | None,
+        frozen: Callable[[], Tensor],
+        has_map: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(x, a, b)
+        ctx.frozen, ctx.has_map = frozen, has_map
         ctx.bias_dtype = None if bias is None else bias.dtype
         with torch.autocast(x.device.type, enabled=False):
+            weight, update = frozen(), b.to(x.dtype) @ a.to(x.dtype)
             bias = None if bias is None else bias.to(x.dtype)
-            product = b.to(x.dtype) @ a.to(x.dtype)
-            if x.dtype == torch.float32:
-                return F.linear(x, product.add_(1.0).mul_(weight), bias)
-            return F.linear(x, weight.to(x.dtype), bias).add_(F.linear(x, product.mul_(weight)))
+            if has_map and x.dtype == torch.float32:
+                return F.linear(x, update.add_(1.0).mul_(weight), bias)
+            outputs = F.linear(x, update.mul_(weight))
+            return outputs.add_(F.linear(x, weight.to(x.dtype), bias)) if has_map else outputs
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, a, b = ctx.saved_tensors
-        of_x, _, of_a, of_b, of_bias = ctx.needs_input_grad
+        x, a, b = ctx.saved_tensors
+        of_x, of_a, of_b, of_bias, *_ = ctx.needs_input_grad
         to_x = to_a = to_b = None
         rows = grad.reshape(-1, grad.shape[-1])
-        narrow_a, narrow_b = a.to(x.dtype), b.to(x.dtype)
         with torch.autocast(x.device.type, enabled=False):
+            weight, narrow_a, narrow_b = ctx.frozen(), a.to(x.dtype), b.to(x.dtype)
             if of_x:
-                to_x = grad @ (narrow_b @ narrow_a).add_(1.0).mul_(weight)
+                update = narrow_b @ narrow_a
+                to_x = grad @ (update.add_(1.0) if ctx.has_map else update).mul_(weight)
             if of_a or of_b:
                 # The gradient of the whole weight times W is that of B A.
                 product = (rows.T @ x.reshape(-1, x.shape[-1])).mul_(weight)
                 to_a, to_b = (narrow_b.T @ product).to(a.dtype), (product @ narrow_a.T).to(b.dtype)
             to_bias = rows.sum(0).to(ctx.bias_dtype) if of_bias else None
-        return to_x, None, to_a, to_b, to_bias
+        return to_x, to_a, to_b, to_bias, None, None
 
 
 def _place_frequencies(layer: FourierFTLayer) -> None:
