@@ -159,9 +159,11 @@ def check_search(place: Place) -> Finding:
     rows = pd.DataFrame({"prompt": texts, "completion": [text.split()[0] for text in texts]})
     with tempfile.TemporaryDirectory() as folder:
         saved_base(shape, place, f"{folder}/base")
-        settings = {"max_steps": 20, "trials": 6, "confirm": "half", "max_cost": 12, "budget": "2%"}
-        settings |= {"metric": "exact-match", "task": "text-generation", "device": str(place.device)}
-        result = autopeft.search(f"{folder}/base", rows, **settings, out=f"{folder}/run", quiet=True)
+        settings: dict[str, Any] = {"max_steps": 20, "trials": 6, "confirm": "half", "max_cost": 12}
+        settings |= {"budget": "2%", "metric": "exact-match", "task": "text-generation"}
+        result = autopeft.search(
+            f"{folder}/base", rows, **settings, out=f"{folder}/run", device=str(place.device), quiet=True
+        )
         base = transformers.AutoModelForCausalLM.from_pretrained(f"{folder}/base")
         PeftModel.from_pretrained(base, f"{folder}/run/best/weights")
     failed = sorted({m.status.value for m in result.measurements} - {Status.COMPLETE.value})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from autopeft.records import OptionPairs, Plan
 from autopeft.space import AllocationContext, Policy, plan_of, select_sites
@@ -36,7 +37,7 @@ class Cell:
 
 
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_SHORT = {"rungs": (15, 30, 42), "full": 60}
+_SHORT: dict[str, Any] = {"rungs": (15, 30, 42), "full": 60}
 
 CELLS: Mapping[str, Cell] = {
     "uci-0.5": Cell(model=None, data="uci_sentiment", budget="0.5%"),
@@ -65,13 +66,13 @@ CELLS: Mapping[str, Cell] = {
 }
 
 
-def _lora(placement: str = "all", *, options: OptionPairs = (), **choices: object) -> Policy:
+def _lora(placement: str = "all", *, options: OptionPairs = (), **choices: Any) -> Policy:
     return Policy(
         method="lora", placement=placement, options=options, max_rank=64, learning_rate=0.0, **choices
     )
 
 
-def _of(method: str, placement: str = "all", **choices: object) -> Policy:
+def _of(method: str, placement: str = "all", **choices: Any) -> Policy:
     return Policy(method=method, placement=placement, max_rank=64, learning_rate=0.0, **choices)
 
 

@@ -131,14 +131,14 @@ def measure(job: Job) -> Rows:
     """The rows of one job, in a worker."""
     import shutil
 
-    from autopeft.records import Fidelity
+    from autopeft.records import EvaluatedSplit, Fidelity
 
     bench, cell = _STATE["bench"], _STATE["cell"]
     index, what = job
     candidate = _STATE["candidates"][index]
     sizes = {split: len(encoded.labels) for split, encoded in bench.splits.items()}
 
-    def fidelity(split: str, steps: int, seed: int) -> Fidelity:
+    def fidelity(split: EvaluatedSplit, steps: int, seed: int) -> Fidelity:
         most = {"search": cell.search_examples, "confirm": cell.confirm_examples, "test": cell.test_examples}
         return Fidelity(
             split=split,

@@ -193,7 +193,7 @@ def _row(content: dict[str, str], scores: str | None, place: str) -> Row:
     values = unpacked(scores) if scores is not None and metric is not None else np.empty(0, dtype="<f4")
     if metric is not None:
         _check_scores(values, metric, cost.eval_examples, place)
-    texts = {name: content[name] for name in ("arm", "plan", "split")}
+    texts: dict[str, Any] = {name: content[name] for name in ("arm", "plan", "split")}
     return Row(**texts, **numbers, status=status, loss=loss, metric=metric, cost=cost, scores=values)
 
 

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import nn
@@ -116,7 +117,7 @@ def main() -> None:
         seed=SEED,
     )
     batches, configs = batches_of(prepared, n_steps), compile_plan(plan, prepared.methods).configs
-    context = {"plan": plan, "task_type": prepared.task.peft_task_type, "seed": SEED}
+    context: dict[str, Any] = {"plan": plan, "task_type": prepared.task.peft_task_type, "seed": SEED}
     ours, minimal = [], []
     for _ in range(n_blocks + (not given.quick)):  # the first block is a warm-up
         ours.append(bench.measure(plan, fidelity).train_seconds / n_steps)

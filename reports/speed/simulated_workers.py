@@ -32,6 +32,7 @@ from toys.engine import World, levels, problem
 
 from autopeft import engine
 from autopeft.engine import Ledger
+from autopeft.executors.serial import Result, Serial
 from autopeft.records import Fidelity, Measurement, Plan
 
 STEP_SECONDS, SIGMA, STRAGGLERS, STRETCH = 10.0, 0.3, 0.05, 5.0  # chosen by hand
@@ -40,7 +41,7 @@ FIELDS = (
 )
 
 
-class Simulated:
+class Simulated(Serial):
     """An executor with a clock of its own: seconds of the coordinator, and of what it waits for."""
 
     name = "simulated"
@@ -56,15 +57,15 @@ class Simulated:
         self._n_submitted = 0
         self._noted = time.perf_counter()
 
-    def submit(self, fn: Callable[..., Measurement], /, *args: Any) -> Future[Measurement]:
+    def submit(self, fn: Callable[..., Result], /, *args: Any) -> Future[Result]:
         """Start a measurement on the worker that is free first; with one worker, wait for it."""
         self.clock()
-        measurement = fn(*args)
+        measurement: Any = fn(*args)
         seconds = measurement.trained_steps * STEP_SECONDS * stretch(*args)
         end = max(self.seconds, heapq.heappop(self._free)) + seconds
         heapq.heappush(self._free, end)
         self.busy_seconds += seconds
-        future: Future[Measurement] = Future()
+        future: Future[Result] = Future()
         self._n_submitted += 1
         heapq.heappush(self._running, (end, self._n_submitted, future, measurement))
         self._noted = time.perf_counter()
@@ -81,7 +82,7 @@ class Simulated:
         self._finish()
         return self.seconds
 
-    def wait_for_any(self, futures: Collection[Future[Measurement]], *, timeout: float | None = None) -> None:
+    def wait_for_any(self, futures: Collection[Future[Any]], *, timeout: float | None = None) -> None:
         """Set the clock to the end of the measurement that ends first, however long that takes."""
         self.clock()
         while not any(future.done() for future in futures):
@@ -93,9 +94,6 @@ class Simulated:
         while self._running and self._running[0][0] <= self.seconds:
             _, _, future, measurement = heapq.heappop(self._running)
             future.set_result(measurement)
-
-    def shutdown(self) -> None:
-        """Do nothing."""
 
 
 def stretch(plan: Plan, fidelity: Fidelity) -> float:

@@ -12,6 +12,7 @@ whose scores have no bounds.
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ def shares(name: str, n: int, *, draws: int, has_step: bool) -> tuple[float, flo
         name=name, greater_is_better=True, is_share=metric.is_share, score_span=metric.score_span
     )
     examples = evidence.Examples(step=facts.score_step if has_step else None)
-    how = {"margin": MARGIN, "span": facts.score_span, "examples": examples}
+    how: dict[str, Any] = {"margin": MARGIN, "span": facts.score_span, "examples": examples}
     differences, n_equal, n_proven = [], 0, 0
     for _ in range(draws):
         truth = (rng.random(n) < 0.25).astype(float)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from autopeft.pipeline.fitting import parse_budget
 from autopeft.pipeline.prepare import prepare
@@ -38,7 +39,8 @@ def main(steps: int, rates: Sequence[float], settings: Sequence[str]) -> None:
         sites=prepared.base.sites, scores=uniform, methods=prepared.methods, max_params=available
     )
     usual_rates = bench.head_rates
-    n_inputs = prepared.base.module.get_submodule(prepared.base.output_layer).in_features
+    output: Any = prepared.base.module.get_submodule(prepared.base.output_layer or "")
+    n_inputs = output.in_features
     rms = head._MOVE / (usual_rates.output * n_inputs)
     print(f"{n_inputs} inputs, RMS {rms:.3f}")
     for rate in rates:

@@ -111,7 +111,8 @@ def _groups(model: nn.Module, plan: Plan, stack: Any, base: BaseModel) -> list[d
         config = next((config for site, config in pairs if f".{site}" in name), None)
         kind = "" if config is None else config.peft_type.value.lower()
         groups[factors.get(kind, 1.0)].append(parameter)
-    width = base.module.config.hidden_size
+    module: Any = base.module
+    width = module.config.hidden_size
     parts = [{"params": group, "lr": plan.learning_rate * factor} for factor, group in groups.items()]
     return [*parts, {"params": head, "lr": 10 / width if plan.adapters else plan.learning_rate}]
 

@@ -43,7 +43,7 @@ from autopeft.budget import parse
 from autopeft.model import load_weights
 from autopeft.pipeline.prepare import Prepared, prepare
 from autopeft.pipeline.scoring import sensitivity
-from autopeft.records import Adapter, DataSpec, Fidelity, Plan, RunSpec, TaskSpec
+from autopeft.records import Adapter, DataSpec, EvaluatedSplit, Fidelity, Plan, RunSpec, TaskSpec
 from autopeft.space import AllocationContext, Policy, baseline_policies, plan_of
 from autopeft.train import Bench
 
@@ -69,7 +69,7 @@ WAYS = (
 TAGGED = ("wnut17", "snips_slots")
 
 
-def fidelity(bench: Bench, split: str, steps: int, seed: int) -> Fidelity:
+def fidelity(bench: Bench, split: EvaluatedSplit, steps: int, seed: int) -> Fidelity:
     """A run of so many steps, judged by at most 500 examples of a split."""
     return Fidelity(
         split=split,

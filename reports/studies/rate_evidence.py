@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from autopeft.extension import Method, discover
-from autopeft.records import Adapter, rate
-from autopeft.report.positions import rate_position
+from autopeft.extension import discover
+from autopeft.methods.parts import PeftMethod
+from autopeft.records import Adapter, rate, rate_position
 
 HERE = Path(__file__).parent
 LLAMA = 3072  # hidden size of Llama-3.2-3B
@@ -32,7 +32,7 @@ RULES = {
     "alpha ∝ √r": lambda r: 4.0 / math.sqrt(r),
     "alpha constant": lambda r: 8.0 / r,
 }
-METHODS: Mapping[str, Method] = discover("autopeft.methods")
+METHODS: Mapping[str, PeftMethod] = discover("autopeft.methods")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,12 +109,12 @@ def published() -> dict[str, Published]:
     }
 
 
-def scale_here(method: Method, rank: int) -> float:
+def scale_here(method: PeftMethod, rank: int) -> float:
     """What `peft` multiplies an update by: alpha / r, or a `scaling` in the config."""
     if method.name != "fourierft":
         return method.scale(rank)
     (config,) = method.configs([Adapter(method=method.name, site="m", rank=50)])
-    return float(config.scaling)  # type: ignore[attr-defined]
+    return float(config.scaling)
 
 
 def measured() -> dict[tuple[str, str, str], dict[str, dict[float, float]]]:
@@ -126,7 +126,7 @@ def measured() -> dict[tuple[str, str, str], dict[str, dict[float, float]]]:
     return found
 
 
-def with_position(best: Best | float, method: Method, width: int) -> str:
+def with_position(best: Best | float, method: PeftMethod, width: int) -> str:
     """A rate, and its position in the method's range at a width."""
     value = best.rate if isinstance(best, Best) else best
     position = rate_position(value, method.at_width(width).learning_rate_range)

@@ -127,7 +127,7 @@ def ours(curves: Sequence[Curve], cost: float, rng: np.random.Generator) -> tupl
     budget = cost * len(curves)
     n_first = min(len(curves), int(budget / 1.5 * FULL / WINDOW))
     taken = [curves[i] for i in sorted(rng.permutation(len(curves))[:n_first])]
-    schedule = Published(
+    schedule: Schedule = Published(
         rung_steps=(WINDOW, 2 * WINDOW),
         full_steps=FULL,
         confirm_steps=FULL,

@@ -33,7 +33,7 @@ from autopeft.evidence import rank_correlation
 from autopeft.pipeline.fitting import fit_to_budget
 from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.scoring import sensitivity
-from autopeft.records import DataSpec, Fidelity, Plan, RunSpec, TaskSpec
+from autopeft.records import DataSpec, EvaluatedSplit, Fidelity, Plan, RunSpec, TaskSpec
 from autopeft.train import bench, rate_schedule
 
 FIELDS = ("data", "plan", "arm", "learning_rate", "params", "schedule", "steps", "seed", "loss", "metric")
@@ -95,6 +95,7 @@ def rows(source: str, n_plans: int, done: set[tuple[str, ...]]) -> Iterator[tupl
     """One row for each run that is not done yet."""
     prepared = prepare(RunSpec(data=DataSpec(source=source), task=TaskSpec(epochs=2.0)))
     full, size = prepared.full_steps, prepared.bench.batch_size
+    runs: list[tuple[str, int, EvaluatedSplit, int, Callable[[int], Any]]]
     runs = [("full", full, "confirm", seed, rate_schedule) for seed in FULL_SEEDS]
     for share in (1 / 6, 2 / 5):
         runs += [
@@ -112,8 +113,7 @@ def rows(source: str, n_plans: int, done: set[tuple[str, ...]]) -> Iterator[tupl
                 eval_examples=len(prepared.bench.splits[split].labels),
                 seed=seed,
             )
-            patch = {"rate_schedule": lambda n, rung_steps, schedule=schedule: schedule(n)}
-            with mock.patch.multiple(bench, **patch):
+            with mock.patch.object(bench, "rate_schedule", lambda n, rung_steps, of=schedule: of(n)):
                 seen = prepared.bench.measure(plan, fidelity)
             about_plan = (arm, f"{plan.learning_rate:g}", plan.trainable_params)
             yield (*key[:2], *about_plan, *key[2:], 9.0 if seen.loss is None else seen.loss, seen.metric)

@@ -23,7 +23,7 @@ from scipy import stats
 from autopeft.budget import parse
 from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.scoring import sensitivity
-from autopeft.records import DataSpec, Fidelity, Measurement, RunSpec
+from autopeft.records import DataSpec, EvaluatedSplit, Fidelity, Measurement, RunSpec
 from autopeft.space import AllocationContext, Policy, plan_of
 
 FIELDS = ("data", "budget", "arm", "stage", "learning_rate", "seed", "params", "loss", "metric")
@@ -63,7 +63,9 @@ def rows(
                 profiles=profiles,
             )
 
-            def run(rate: float, split: str, seed: int, policy=policy, context=context) -> Measurement:
+            def run(
+                rate: float, split: EvaluatedSplit, seed: int, policy=policy, context=context
+            ) -> Measurement:
                 plan = plan_of(replace(policy, learning_rate=rate), context)
                 n_examples = len(prepared.bench.splits[split].labels)
                 size = prepared.bench.batch_size

@@ -65,8 +65,8 @@ def summary(table: Path) -> str:
     }
     gaps: dict[tuple[str, str, str], list[tuple[float, float, float]]] = defaultdict(list)
     for row in rows_of(table):
-        others = [recorded[row["data"], row["budget"], role, row["seed"]] for role in ("sweep", "best")]
-        gaps[row["arm"], row["budget"], row["data"]].append((float(row["score"]), *others))
+        sweep, best = (recorded[row["data"], row["budget"], role, row["seed"]] for role in ("sweep", "best"))
+        gaps[row["arm"], row["budget"], row["data"]].append((float(row["score"]), sweep, best))
     lines = [
         "| arm | budget | set | seeds | its | sweep's winner | handed over |",
         "|---|---|---|---|---|---|---|",

@@ -110,8 +110,8 @@ def judged(batch: Batch, design: Design) -> Stops:
     stops = np.zeros((n_runs, 2**every), dtype=bool)
     stops[:, early] = decide(batch.squares(masks[early], design), design) != OPEN
     numbers = []
-    for n_seeds in (few, every):
-        squares = batch.squares(masks[prefixes(every)[n_seeds - 1]], design)
+    for n_looked in (few, every):
+        squares = batch.squares(masks[prefixes(every)[n_looked - 1]], design)
         wide, narrow = (half_width(squares, design.tail(squares, alpha)) for alpha in (0.05, 0.10))
         numbers.append((decide(squares, design), squares.mean, squares.std_error, wide, narrow))
     has_stopped = numbers[0][0] != OPEN

@@ -203,7 +203,8 @@ def pretend() -> None:
         setattr(torch, name, _then_moved(getattr(torch, name)))
     histc = torch.histc  # of whole numbers on GPUs alone
     torch.histc = lambda x, *args, **kwargs: histc(x.float(), *args, **kwargs)
-    torch.Tensor.data = property(torch.Tensor.data.__get__, _set_data(torch.Tensor.data))
+    data: Any = torch.Tensor.data
+    torch.Tensor.data = property(data.__get__, _set_data(data))
     read = transformers.PreTrainedModel.from_pretrained.__func__
 
     def from_pretrained(cls: Any, *args: Any, **kwargs: Any) -> Any:
@@ -267,7 +268,7 @@ def write_toys() -> None:
     for split, n_rows in {"train": 160, "validation": 40, "test": 40}.items():
         texts = [draw.sample(words, 4) for _ in range(n_rows)]
         tags = [["B-X" if words.index(word) % 3 == 0 else "O" for word in text] for text in texts]
-        tables = {
+        tables: dict[str, list[dict[str, object]]] = {
             "pairs": [{"prompt": " ".join(text), "completion": " ".join(text[:2])} for text in texts],
             "plain": [{"text": " ".join(draw.choices(words, k=30))} for _ in texts],
             "tags": [{"tokens": text, "ner_tags": own} for text, own in zip(texts, tags, strict=True)],

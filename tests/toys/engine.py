@@ -66,7 +66,8 @@ def context(max_params: int) -> AllocationContext:
 
 def baseline_plans(max_params: int = ROOMY, *, n_rates: int = 2) -> list[Plan]:
     """The baselines at each of some learning rates: two in searches of fewer than 24 trials, else three."""
-    rates, allocation = central(*METHODS["lora"].learning_rate_range, n_rates), context(max_params)
+    low, high = METHODS["lora"].learning_rate_range
+    rates, allocation = central(low, high, n_rates), context(max_params)
     policies = baseline_policies(allocation, learning_rate=1.0).values()
     return [plan_of(replace(policy, learning_rate=rate), allocation) for policy in policies for rate in rates]
 
