@@ -1,19 +1,16 @@
-"""README and docs say what the code is: tables, links, commands with their flags, and Python that runs."""
+"""README and docs say what the code is: tables, links, and Python that runs."""
 
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
 from pathlib import Path
 
 import pytest
-import typer.main
 from peft import PeftModel
 from readme_tables import PAGE, filled
 from transformers import AutoModelForSequenceClassification
 
-from autopeft.cli.app import app
 from autopeft.store import read_plan
 
 ROOT = Path(__file__).parents[2]
@@ -38,36 +35,6 @@ def test_tables_are_those_of_the_parts() -> None:
 
 def test_readme_is_short() -> None:
     assert len(README.read_text(encoding="utf-8").split()) <= MAX_README_WORDS
-
-
-def commands_of(text: str) -> list[list[str]]:
-    """The `autopeft` commands in a page's blocks of shell, as words without comments."""
-    shell = "\n".join(blocks(text, "bash")).replace("\\\n", " ")
-    lines = [line.removeprefix("$ ") for line in shell.splitlines()]
-    inline = re.findall(r"`(autopeft [a-z][^`]*)`", text)
-    return [shlex.split(line, comments=True) for line in [*lines, *inline] if line.startswith("autopeft ")]
-
-
-def unknown_flags(words: list[str]) -> list[str]:
-    """What a command line names and the command does not know."""
-    commands = typer.main.get_command(app).commands
-    name = words[1]
-    if name not in commands:
-        return [name]
-    known = {flag for parameter in commands[name].params for flag in parameter.opts} | {"--help", "-h"}
-    given = [word.partition("=")[0] for word in words[2:] if re.match(r"--?[a-z]", word)]
-    return [flag for flag in given if flag not in known]
-
-
-@by_page
-def test_commands_of_a_page_have_the_flags_of_the_command_line(page: Path) -> None:
-    commands = commands_of(page.read_text(encoding="utf-8"))
-    assert [(words, unknown_flags(words)) for words in commands if unknown_flags(words)] == []
-
-
-def test_planted_flags_and_commands_are_found() -> None:
-    assert unknown_flags(["autopeft", "search", "--budget", "1%", "--bugdet", "2%"]) == ["--bugdet"]
-    assert unknown_flags(["autopeft", "serach"]) == ["serach"]
 
 
 @by_page

@@ -1,0 +1,83 @@
+"""Commands that pages and docstrings give are there, with their flags: those of `autopeft` and of scripts."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer.main
+from test_docs import PAGES, ROOT, blocks
+from test_gate import FOLDERS, SCRIPTS
+
+from autopeft.cli.app import app
+
+REPORTS = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.md"))]
+TEXTS = [*dict.fromkeys([*PAGES, ROOT / "CONTRIBUTING.md", *REPORTS]), *map(ROOT.joinpath, SCRIPTS)]
+_SCRIPT = r"python ((?:examples|reports|scripts|tests)/[\w/]+\.py)((?:[^`\n]|\n +(?=[\[-]))*)"
+
+
+def text_of(path: Path) -> str:
+    """A page, or the docstring of a script."""
+    text = path.read_text(encoding="utf-8")
+    return ast.get_docstring(ast.parse(text)) or "" if path.suffix == ".py" else text
+
+
+def commands_of(text: str) -> list[list[str]]:
+    """The `autopeft` commands in blocks of shell, indented blocks and code spans, as words."""
+    shell = "\n".join(blocks(text, "bash")).replace("\\\n", " ")
+    lines = [line.removeprefix("$ ") for line in shell.splitlines()]
+    inline = re.findall(r"`(autopeft [a-z][^`]*)`|^    (autopeft [a-z].*)$", text, re.MULTILINE)
+    lines += [first or second for first, second in inline]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("autopeft ")]
+
+
+def unknown_flags(words: list[str]) -> list[str]:
+    """What a command line names and the command does not know."""
+    commands = typer.main.get_command(app).commands
+    name = words[1]
+    if name not in commands:
+        return [name]
+    known = {flag for parameter in commands[name].params for flag in parameter.opts} | {"--help", "-h"}
+    given = [word.partition("=")[0] for word in words[2:] if re.match(r"--?[a-z]", word)]
+    return [flag for flag in given if flag not in known]
+
+
+def unknown_to_scripts(text: str) -> list[str]:
+    """What commands of Python name and the repository lacks: scripts, or flags in them or their imports."""
+    unknown = []
+    for name, given in re.findall(_SCRIPT, text):
+        script = ROOT / name
+        if not script.exists():
+            unknown.append(name)
+            continue
+        code = script.read_text(encoding="utf-8")
+        siblings = [
+            script.parent / f"{module}.py" for module in re.findall(r"^from (\w+) import", code, re.M)
+        ]
+        code += "".join(path.read_text(encoding="utf-8") for path in siblings if path.exists())
+        unknown += [flag for flag in re.findall(r"--[a-z][\w-]*", given) if f'"{flag}"' not in code]
+    return unknown
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_commands_of_a_page_or_docstring_have_their_flags(path: Path) -> None:
+    text = text_of(path)
+    assert [(words, unknown_flags(words)) for words in commands_of(text) if unknown_flags(words)] == []
+    assert unknown_to_scripts(text) == []
+
+
+def test_planted_flags_and_commands_are_found() -> None:
+    assert unknown_flags(["autopeft", "search", "--budget", "1%", "--bugdet", "2%"]) == ["--bugdet"]
+    assert unknown_flags(["autopeft", "serach"]) == ["serach"]
+    assert commands_of("`autopeft list` and\n\n    autopeft count a.yaml # it") == [
+        ["autopeft", "list"],
+        ["autopeft", "count", "a.yaml"],
+    ]
+    command = "python reports/benchmark/replay.py [--cells NAME …]\n          [--seads 3] and `--sweep`"
+    assert unknown_to_scripts(command) == ["--seads"]
+    assert unknown_to_scripts("PYTHONPATH=. python reports/studies/absent.py --out X") == [
+        "reports/studies/absent.py"
+    ]
