@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from readme_tables import PAGE, filled
 from transformers import AutoModelForSequenceClassification
 
@@ -69,7 +69,7 @@ def reviews(model_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest
     return tmp_path
 
 
-def test_python_of_the_readme_runs(reviews: Path) -> None:
+def test_python_of_the_readme_and_of_the_first_page_runs(reviews: Path) -> None:
     load, search = blocks(README.read_text(encoding="utf-8"), "python")
     names: dict[str, object] = {}
     run(search, names, origin=README)
@@ -78,6 +78,10 @@ def test_python_of_the_readme_runs(reviews: Path) -> None:
     run(load, loaded, origin=README)
     assert isinstance(loaded["model"], PeftModel) and isinstance(names["adapted"], PeftModel)
     assert len(set(loaded["config"].id2label.values())) == 2
+    quickstart = ROOT / "docs" / "quickstart.md"
+    for code in blocks(quickstart.read_text(encoding="utf-8"), "python")[:2]:  # the last is for mixed plans
+        run(code, loaded, origin=quickstart)
+    assert isinstance(loaded["plain"], PeftConfig)
 
 
 def test_python_page_runs(reviews: Path, model_dir: Path) -> None:
