@@ -2,10 +2,11 @@
 
     python reports/studies/confirmation_calibration.py [RUNS] [PART ...]
 
-Each row summarises RUNS (10,000) simulated confirmations: how often each label is given, how often the 95 %
-interval covers the truth, the bias of the estimate in standard deviations of the estimate, and the
-seeds used. The parts `null` and `gain` add the same for the unadjusted interval, looked at after every seed.
-Other parts: `bounds`, `power`, `diverged`, `metrics`, `equivalence`; without a name, all run.
+Each row summarises RUNS (10,000, a multiple of 500) simulated confirmations: how often each label is given,
+how often the 95 % interval covers the truth, the bias of the estimate in standard deviations of the
+estimate, and the seeds used. The parts `null` and `gain` add the same for the unadjusted interval, looked
+at after every seed. Other parts: `bounds`, `power`, `diverged`, `metrics`, `equivalence`; without a name,
+all run.
 """
 
 from __future__ import annotations

@@ -2,16 +2,16 @@
 
     python reports/studies/confirmation_groups.py [RUNS]
 
-Each row summarises RUNS (2,000) simulated confirmations of two equal plans on at most five seeds. A share
-`within` of what makes a row hard, for both plans, for one and for one run, is common to the rows of a group.
-Groups have `size` rows, all of them or in the mean of log-normal sizes (`uneven`). Columns in pairs, rows
-and then groups: how often `better` is said, how often the 95 % interval covers the truth, and its median
-half-width in points.
+Each row summarises RUNS (2,000, a multiple of 100) simulated confirmations of two equal plans on at most
+five seeds. A share `within` of what makes a row hard, for both plans, for one and for one run, is common to
+the rows of a group. Groups have `size` rows, all of them or in the mean of log-normal sizes (`uneven`).
+Columns in pairs, rows and then groups: how often `better` is said, how often the 95 % interval covers the
+truth, and its median half-width in points.
 
-The second table has two plans of 90 % accuracy that differ by the margin: one of them fails on rows that the
-other one has right. All failures have a correlation `within` groups (beta-binomial distributions), and all
-seeds are alike. It gives how often `equivalent` is said, of which 5 % are allowed, and how often it is said
-of two equal plans that each fail on half as many rows of their own.
+The second table has two plans of 90 % accuracy that differ by the margin: one of them fails on rows that
+the other one has right. All failures have a correlation `within` groups (beta-binomial distributions), and
+all seeds are alike. It gives how often `equivalent` is said, of which 5 % are allowed, and how often it is
+said of two equal plans that each fail on half as many rows of their own.
 """
 
 from __future__ import annotations

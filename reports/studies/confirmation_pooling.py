@@ -2,11 +2,11 @@
 
     python reports/studies/confirmation_pooling.py [RUNS]
 
-Each row summarises RUNS (10,000) simulated confirmations of two plans, beside which further plans ran on the
-same seeds. `ratio` is how much more a seed moves the best plan than the others: 1 for alike plans, above 1
-for a plan near the cliff of its learning rate. `gain` is in standard deviations of the seeds of an ordinary
-plan. Columns: how often `better` is said, and how often the 95 % interval covers the truth, without and with
-pooling; the median half-width in points.
+Each row summarises RUNS (10,000, a multiple of 500) simulated confirmations of two plans, beside which
+further plans ran on the same seeds. `ratio` is how much more a seed moves the best plan than the others: 1
+for alike plans, above 1 for a plan near the cliff of its learning rate. `gain` is in standard deviations of
+the seeds of an ordinary plan. Columns: how often `better` is said, and how often the 95 % interval covers
+the truth, without and with pooling; the median half-width in points.
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@
 
 MiniLM-L6, random tokens of length 32 and 128 without padding, batches of 16. The yardstick is the forward
 and backward pass (no optimizer) of LoRA, rank 8, at every linear map over the same examples, without
-dropout (with it LoRA is slower). All passes are timed one after the other in each of 16 rounds, over 32 of
-the 512 examples; the order shifts by one from round to round. Passes without a target are timed in three
-rounds only. The table gives medians over rounds of the ratio to LoRA in the same round, by the clock and
-by CPU time, which other work on the machine disturbs less. The peak is the allocator's over two rounds,
-without the base model's weights; *reported* is what the score reports as its peak.
+dropout (with it LoRA is slower). All passes are timed one after the other in each of 16 rounds (2 at
+least), over 32 of the 512 examples; the order shifts by one from round to round. Passes without a target
+are timed in three rounds only. The table gives medians over rounds of the ratio to LoRA in the same round,
+by the clock and by CPU time, which other work on the machine disturbs less. The peak is the allocator's
+over two rounds, without the base model's weights; *reported* is what the score reports as its peak.
 """
 
 from __future__ import annotations

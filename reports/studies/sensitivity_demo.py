@@ -2,10 +2,10 @@
 
     python reports/studies/sensitivity_demo.py [ROUNDS] [SAMPLES]
 
-First the cost: each of 7 rounds times the default analysis (`gradient,fisher`, stopped by its own rule)
-and then 11 of the 110 steps of the baseline's full run. The whole analysis counts; the steps are scaled up
-to R. Then Spearman's rho between the halves of 64, 128, 256 and 512 examples for each score that looks at
-examples: the mean over 5 samples of the train split, and the least.
+First the cost: each of 7 rounds (2 at least) times the default analysis (`gradient,fisher`, stopped by its
+own rule) and then 11 of the 110 steps of the baseline's full run. The whole analysis counts; the steps are
+scaled up to R. Then Spearman's rho between the halves of 64, 128, 256 and 512 examples for each score that
+looks at examples: the mean over 5 samples of the train split, and the least.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Full runs of a method at the middle of its learning rates, beside the winners of sweeps and searches.
 
-    python reports/studies/slow_starters.py OUT --data FOLDER --sets NAME ... [--method hira] [--budgets 0.1%]
-                                            [--seeds 101 102] [--steps 300]
-    python reports/studies/slow_starters.py OUT
+    python reports/studies/slow_starters.py OUT.csv --data FOLDER --sets NAME ... [--method hira]
+                                            [--budgets 0.1%] [--seeds 101 102] [--steps 300]
+    python reports/studies/slow_starters.py OUT.csv
 
 One plan for each set and budget, on all maps (of the last layers where the budget pays no more), trained by
-`outside_loop.py` and measured on the test file, as rows of `sweep_gains.csv` were. Rows that OUT holds are
-not computed again. Without `--sets` it prints the table of differences on common seeds.
+`outside_loop.py` and measured on the test file, as rows of `sweep_gains.csv` were. Rows that OUT.csv holds
+are not computed again. Without `--sets` it prints the table of differences on common seeds.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python reports/studies/two_stage.py [RUNS] [PART ...]
 
-Parts: `points`, `equivalence`, `least`; without a name, all run. Each row summarises RUNS (10,000) simulated
-confirmations of one design, on the worlds of `confirmation_calibration` and on the same draws as the other
-rows. As in the product the seeds' variance is that of both plans together.
+Parts: `points`, `equivalence`, `least`; without a name, all run. Each row summarises RUNS (10,000, a
+multiple of 2,000) simulated confirmations of one design, on the worlds of `confirmation_calibration` and on
+the same draws as the other rows. As in the product the seeds' variance is that of both plans together.
 
 A design of two stages has one bound a stage and nothing else: no table of constants and no look between.
 `O'Brien` takes the textbook's tails for two looks, at half and at all of the information; `halves` and
