@@ -57,7 +57,7 @@ TAKEN = (
 class Noted(Rates):
     """Rates of a device that takes no time, and notes the operations and bytes of each kernel."""
 
-    kernels: list[tuple[int, int]] = field(default_factory=list)
+    kernels: list[tuple[int, int]] = field(default_factory=list, compare=False)
 
     def of_kernel(self, flops: int, n_bytes: int) -> float:
         """Nothing."""
