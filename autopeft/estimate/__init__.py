@@ -1,7 +1,7 @@
 """What a training step will take, predicted before it runs and without weights.
 
 Inside the folder each file imports only from those before it: rates, few_bits, gpu_autocast, known_results →
-fake → living_bytes → probing, phases → replay → scaling → alike → subjects, fitting → answers.
+fake → living_bytes → probing, phases → replay → scaling → alike, trainees → subjects, fitting → answers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from autopeft.estimate.probing import probe
 from autopeft.estimate.rates import CARDS, Card, Rates, rates_of
 from autopeft.estimate.replay import Replay, StepMemory, TrainingStep, measure, replay, without_weights
 from autopeft.estimate.scaling import MemoryModel, Subject
-from autopeft.estimate.subjects import FULL, Setup, Trainee, TraineeOnModel, by_name, describe
+from autopeft.estimate.subjects import TraineeOnModel, describe
+from autopeft.estimate.trainees import FULL, Setup, Trainee, by_name
 
 __all__ = [
     "CARDS",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -146,11 +147,25 @@ def _cheap(configs: Sequence[PeftConfig]) -> list[PeftConfig]:
 
 @contextlib.contextmanager
 def _attaching() -> Iterator[None]:
+    with _without_values(), torch.device("meta"), StandInArrays(), StandInValues(attaching=True):
+        yield
+
+
+@contextlib.contextmanager
+def _without_values() -> Iterator[None]:
+    """A context in which an error for want of values is a SpecError, and torch prints no page about it."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
     try:
-        with torch.device("meta"), StandInArrays(), StandInValues(attaching=True):
-            yield
+        yield
     except _LACKS_VALUES as error:
-        raise _unpredictable(error) from error
+        raise SpecError(
+            f"The memory of this plan cannot be told without weights: {reason_of(error)}; model or peft "
+            "read values of tensors there. Train a few steps to see it, or choose another method."
+        ) from error
+    finally:
+        log.setLevel(level)
 
 
 class Replay:
@@ -182,13 +197,11 @@ class Replay:
             stand_ins.mask_size = batch["labels"].numel() if stand_ins.n_true else 0
             return step.loss(model, batch)
 
-        try:
-            with self._fake_mode, StandInArrays(), StandInValues(self._known) as stand_ins:
-                if key not in self._optimizers:
-                    self._optimizers[key] = _Optimizer(self._model, foreach=step.foreach)
-                return _measured(self._model, replace(step, loss=loss), self._optimizers[key])
-        except _LACKS_VALUES as error:
-            raise _unpredictable(error) from error
+        stand_ins = StandInValues(self._known)
+        with _without_values(), self._fake_mode, StandInArrays(), stand_ins:
+            if key not in self._optimizers:
+                self._optimizers[key] = _Optimizer(self._model, foreach=step.foreach)
+            return _measured(self._model, replace(step, loss=loss), self._optimizers[key])
 
 
 def replay(model: nn.Module, step: TrainingStep) -> StepMemory:
@@ -304,10 +317,3 @@ def _counting_gradients(trained: Sequence[nn.Parameter], living: LivingBytes) ->
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _unpredictable(error: Exception) -> SpecError:
-    return SpecError(
-        f"The memory of this plan cannot be told without weights: {reason_of(error)}; "
-        "model or peft read values of tensors there. Train a few steps to see it, or choose another method."
-    )

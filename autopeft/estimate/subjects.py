@@ -1,13 +1,10 @@
-"""What is trained: a plan, adapter configs, a method at all of its sites, or the whole model."""
+"""A trainee on its base model, from the config alone: what a replay needs, and what is counted."""
 
 from __future__ import annotations
 
 import contextlib
-import re
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -15,21 +12,19 @@ from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
 from autopeft.adapters import (
-    ConfigFile,
     Count,
     auto_class_of,
     compile_plan,
     count_configs,
     count_plan,
-    type_name,
 )
-from autopeft.errors import SiteError, SpecError, UnknownNameError, nearest
+from autopeft.errors import SpecError
 from autopeft.estimate.alike import is_even, n_alike
 from autopeft.estimate.few_bits import quantise_maps
-from autopeft.estimate.rates import Rates
 from autopeft.estimate.replay import base_in, with_configs, without_weights
 from autopeft.estimate.scaling import Subject
-from autopeft.extension import Batch, Method, Task, hint_for
+from autopeft.estimate.trainees import Setup, Trainee, require_fit_in_few_bits, require_trainable
+from autopeft.extension import Batch, Method, Task
 from autopeft.model import (
     BaseModel,
     StoredWeights,
@@ -38,18 +33,13 @@ from autopeft.model import (
     left_by_bitsandbytes,
     load_skeleton,
     output_layer_names,
-    require_plain_weights,
     stored_weights,
     without_cache,
 )
-from autopeft.records import ModelSpec, Plan
-from autopeft.space import AllocationContext, Policy, plan_of
+from autopeft.records import Plan
 from autopeft.tasks.parts.token_losses import piece_logits, pieces_of_a_gpu
 
-FULL = "full"  # the word for full fine-tuning
-_SHORTHAND = re.compile(r"([a-z0-9_]+?)(?:_r(\d+))?")
 _MOST_EXPERTS = 0.5  # of all weights: with more in experts, few bits save little; chosen by hand
-_RANK = 16  # of a method that is named without one; chosen by hand
 _CAUSAL, _SEQ2SEQ = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
 _CLASSES, _TOKENS = "AutoModelForSequenceClassification", "AutoModelForTokenClassification"
 # The auto class of models that read tokens, by the ending of a class of transformers.
@@ -61,116 +51,6 @@ _AUTO_CLASSES = {
     "ForConditionalGeneration": _SEQ2SEQ,
     "ForSeq2SeqLM": _SEQ2SEQ,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trainee:
-    """What is trained: a plan, files of configs, a method with a rank; the whole model if none of them.
-
-    `path` is where the configs were read, for messages.
-    """
-
-    label: str
-    plan: Plan | None = None
-    files: tuple[ConfigFile, ...] = ()
-    path: Path = Path()
-    method: Method | None = None
-    rank: int = 0
-    task: str | None = None
-
-    @property
-    def is_full(self) -> bool:
-        """Whether all weights are trained."""
-        return self.plan is None and not self.files and self.method is None
-
-    def servers(self, plan: Plan | None, methods: Mapping[str, Method]) -> tuple[str, ...] | None:
-        """The servers that read the adapters; () where they must be merged first, None where they cannot be.
-
-        `plan` is the plan on its base model; None for configs and for the whole model, which is served as is.
-        """
-        if plan is None:
-            by_type = {method.readable_type: method for method in methods.values() if method.readable_type}
-            configs = [file.config for file in self.files]
-            used = [
-                (by_type.get(type_name(each)), {"dora": getattr(each, "use_dora", False)}) for each in configs
-            ]
-        else:
-            used = [(methods[adapter.method], dict(adapter.options)) for adapter in plan.adapters]
-        known = [method.servers(options) if method else () for method, options in used]
-        shared = [name for name in (known[0] if known else ()) if all(name in names for names in known)]
-        merges = all(method is not None and method.merges for method, _ in used)
-        return tuple(shared) if shared or merges else None
-
-    def on(self, base: BaseModel, methods: Mapping[str, Method]) -> Plan:
-        """The plan, as far as a base model has its sites."""
-        if self.method is not None:
-            return _everywhere(self.method, self.rank, base, methods)
-        assert self.plan is not None, "configs and the whole model have no plan"
-        names = {site.name for site in base.sites}
-        return replace(self.plan, adapters=tuple(a for a in self.plan.adapters if a.site in names))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setup:
-    """How a step is computed: the model and its quantisation, its number format, the loop, the device.
-
-    `rates` are those of the device, if its time is to be predicted.
-    `plain_loop` takes the loss as the model itself does, with all logits at once, and `peft`'s own layers, as
-    `transformers` trains.
-    A replay of more than `max_kernels` is broken off; None lets it go on.
-    """
-
-    model: ModelSpec
-    dtype: torch.dtype
-    plain_loop: bool = False
-    on_gpu: bool = True
-    rates: Rates | None = None
-    max_kernels: int | None = None
-
-
-def by_name(word: str, methods: Mapping[str, Method]) -> Trainee:
-    """A method at every site that it fits, named like `lora_r16`, or `full`; others raise."""
-    if word.casefold() == FULL:
-        return Trainee(label="full fine-tuning")
-    match = _SHORTHAND.fullmatch(word.casefold())
-    name, rank = (match[1], match[2]) if match else (word, None)
-    if name == FULL:
-        raise SpecError(f"{word} has a rank, and full fine-tuning takes none; write {FULL}.")
-    if name not in methods:
-        hint = hint_for(name, methods)
-        near = nearest(name, [*methods, FULL])
-        if near and rank and near in methods and methods[near].ranked:
-            near = f"{near}_r{rank}"
-        if near and not hint:
-            hint = f"Did you mean {near!r}?"
-        raise UnknownNameError("file, folder or method", word, [*methods, FULL], hint=hint)
-    method = methods[name]
-    if rank is not None and not int(rank):
-        raise SpecError(f"{word} has the rank 0; a rank is 1 or more, as in {name}_r{_RANK}.")
-    rank = int(rank or _RANK) if method.ranked else 0
-    shown = f"{method.label} of rank {rank}" if rank else method.label
-    return Trainee(label=f"{shown} at all sites", method=method, rank=rank)
-
-
-def _everywhere(method: Method, rank: int, base: BaseModel, methods: Mapping[str, Method]) -> Plan:
-    """A method at every site that it fits, of one rank as far as the sites allow."""
-    if all(method.refusal(site) is not None for site in base.sites):
-        raise SiteError(f"{method.name} fits no site of {base.name}; choose another method.")
-    context = AllocationContext(
-        sites=base.sites,
-        scores=dict.fromkeys((site.name for site in base.sites), 1.0),
-        methods=methods,
-        max_params=sys.maxsize,
-    )
-    policy = Policy(method=method.name, learning_rate=1.0, max_rank=rank or None)
-    plan = plan_of(policy, context)
-    if not plan.adapters:
-        ranks = [min(method.ranks(site, {})) for site in base.sites if method.refusal(site) is None]
-        raise SpecError(
-            f"{method.name} has no rank as small as {rank} at the sites of {base.name}; its smallest is "
-            f"{min(ranks)}."
-        )
-    return plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +94,7 @@ def describe(
         auto_class = tasks[trainee.task].auto_class
     base = load_skeleton(setup.model, auto_class=auto_class)
     stored = stored_weights(base.module.config)
-    _require_trainable(trainee, setup, base, stored)
+    require_trainable(trainee, setup, base, stored)
     task = _task_of(trainee, base, auto_class, tasks)
     if auto_class is None and not is_built_by(base.module, task.auto_class):
         base = load_skeleton(setup.model, auto_class=task.auto_class)
@@ -223,6 +103,8 @@ def describe(
     max_tokens, experts = base.max_tokens(), expert_weights(base.module)
     notes = _notes(setup, base, stored)  # before adapters are counted on it
     plan = None if trainee.is_full or trainee.files else trainee.on(base, methods)
+    if plan is not None and setup.model.quantize != "none":
+        require_fit_in_few_bits(plan, base, methods, bits=setup.model.quantize)
     n_parameters = sum(1 for _ in base.module.parameters())
     count = counted or _count(trainee, plan, base, task, methods)
     if count is not None and n_layers is not None and not is_even(count, n_layers):
@@ -261,21 +143,6 @@ def describe(
 def _n_tensors(count: Count) -> int:
     """The fewest tensors that are trained: one at each site, two where a site has a rank."""
     return sum(n * (1 + (role in count.ranks)) for role, n in count.sites.items())
-
-
-def _require_trainable(trainee: Trainee, setup: Setup, base: BaseModel, stored: StoredWeights | None) -> None:
-    """Refuse full fine-tuning in few bits, and `--quantize` on what is quantised already."""
-    if trainee.is_full and setup.model.quantize != "none":
-        raise SpecError(
-            f"Full fine-tuning cannot train weights in {setup.model.quantize}; leave --quantize out."
-        )
-    if setup.model.quantize != "none":
-        require_plain_weights(base.module.config, base.name)
-    if trainee.is_full and stored is not None and not stored.is_loaded_plain:
-        raise SpecError(
-            f"Full fine-tuning cannot train the weights of {base.name}, which is quantised already "
-            f"({stored.method}); pass --model with the plain checkpoint."
-        )
 
 
 def _notes(setup: Setup, base: BaseModel, stored: StoredWeights | None) -> tuple[str, ...]:

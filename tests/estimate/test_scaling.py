@@ -8,6 +8,7 @@ import transformers
 from peft import LoraConfig
 
 from autopeft.adapters import read_configs
+from autopeft.errors import SiteError
 from autopeft.estimate import (
     MemoryModel,
     Rates,
@@ -100,6 +101,21 @@ def test_hira_in_another_loop_keeps_its_update_of_each_map(folder):
     ours, theirs = (in_parts(MemoryModel(subject=each).at(2, 64), on_gpu=True) for each in subjects)
     maps = 4 * HIDDEN**2 + 3 * HIDDEN * 80
     assert theirs.activations - ours.activations >= 2 * (N_LAYERS - 1) * maps
+
+
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_hira_keeps_as_much_on_maps_in_few_bits_as_on_others(folder, bits):
+    kept = []
+    for quantize in ("none", bits):
+        subject = described(folder, "hira_r2", quantize=quantize).subject
+        kept.append(in_parts(MemoryModel(subject=subject).at(2, 64), on_gpu=True).activations)
+    assert kept[1] == pytest.approx(kept[0], rel=0.02)
+
+
+@pytest.mark.parametrize("word", ["delora_r2", "shira_r2"])
+def test_methods_that_need_the_weights_are_refused_in_few_bits(folder, word):
+    with pytest.raises(SiteError, match=f"^{word[:-3]} cannot be trained at model.layers.0.* in 4bit: it "):
+        described(folder, word, quantize="4bit")
 
 
 @pytest.mark.parametrize("n_rows", [1, 2, 7])
