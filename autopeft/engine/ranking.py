@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Sequence
 
+from autopeft import evidence
 from autopeft.engine.problem import SearchProblem
 from autopeft.records import Measurement
 
@@ -72,9 +72,13 @@ def may_be_as_good(problem: SearchProblem, small: Measurement, best: Measurement
 
 
 def _gap(problem: SearchProblem, first: Measurement, second: Measurement) -> tuple[float, float] | None:
-    """By how much the metric of `first` is better, and the standard error over the examples of both."""
-    pairs = list(zip(first.example_scores, second.example_scores, strict=False))
-    if len(pairs) < 2:
-        return None
+    """By how much the metric of `first` is better, and the standard error over the examples of both.
+
+    Where examples of the split belong together, it is that over their groups.
+    """
+    pairs = zip(first.example_scores, second.example_scores, strict=False)
     gaps = [problem.sign * (a - b) for a, b in pairs]
-    return statistics.fmean(gaps), statistics.stdev(gaps) / math.sqrt(len(gaps))
+    if len(gaps) < 2:
+        return None
+    groups = problem.examples(first.fidelity.split).groups
+    return evidence.mean_and_std_error([gaps], span=None, examples=evidence.Examples(groups=groups))

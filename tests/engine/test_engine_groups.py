@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from toys.engine import levels, run
+from toys.engine import levels, method_of, run
 
 from autopeft.records import Confirmation
 
@@ -37,3 +37,21 @@ def test_the_verdict_and_the_standard_errors_count_groups() -> None:
 def test_small_groups_of_many_examples_leave_a_large_gain_proven() -> None:
     groups = {"confirm": [i // 4 for i in range(400)]}
     assert run(levels(), n_confirm=400, groups=groups).outcome.verdict.label == "better"
+
+
+@pytest.mark.parametrize(("size", "n_seeds"), [(1, 1), (4, 1), (50, 3)])
+def test_one_seed_settles_no_plan_whose_groups_leave_a_doubt(size: int, n_seeds: int) -> None:
+    """The head is 160 of 400 examples behind.
+
+    By groups of four that are 8.1 standard errors, by groups of 50 2.3.
+    """
+    gaps = np.array([40 <= i < 200 for i in range(400)]).reshape(-1, size).mean(axis=1)
+    is_far = gaps.mean() > 4 * gaps.std(ddof=1) / math.sqrt(len(gaps))
+    assert is_far == (n_seeds == 1)
+    groups = {"confirm": [i // size for i in range(400)]}
+    truth = {"head": 0.1, "lora": 0.5, "ia3": 0.5}
+    outcome = run(
+        lambda plan, fidelity: truth[method_of(plan)], n_confirm=400, seeds=3, groups=groups
+    ).outcome
+    head = next(c for c in outcome.confirmations if c.name == "head")
+    assert len(head.seeds) == n_seeds
