@@ -35,6 +35,7 @@ from autopeft.engine.queue import enqueued
 from autopeft.engine.retry import retried
 from autopeft.engine.schedule import (
     LEAST_AT_RUNG,
+    Prices,
     Rungs,
     Schedule,
     continued,
@@ -53,6 +54,7 @@ __all__ = [
     "LEAST_AT_RUNG",
     "LEAST_WAVE",
     "Ledger",
+    "Prices",
     "Progress",
     "Rungs",
     "Schedule",

@@ -9,6 +9,7 @@ from statistics import geometric_mean
 
 from autopeft import evidence
 from autopeft.engine.schedule import Schedule, n_first
+from autopeft.extension import slow_starters
 from autopeft.records import Arm, Fidelity, Measurement, MetricFacts, Plan, RunSpec, with_setting
 from autopeft.space import (
     BASELINE_METHOD,
@@ -110,8 +111,7 @@ class SearchProblem:
     @property
     def slow_methods(self) -> frozenset[str]:
         """Methods that short runs judge too low."""
-        methods = self.context.methods.items()
-        return frozenset(name for name, method in methods if getattr(method, "starts_slowly", False))
+        return slow_starters(self.context.methods)
 
     def starts_slowly(self, plan: Plan) -> bool:
         """Whether short runs judge a plan too low, and full ones are long enough to make up for it."""

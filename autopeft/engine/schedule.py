@@ -11,7 +11,7 @@ from autopeft.records import EvaluatedSplit, Fidelity, Measurement, Plan
 # since all plans share them, and evaluating them costs a large part of a short rung. Chosen by hand.
 _RUNG_EXAMPLES = (192, 384)
 # Plans that go on beside the best: two baselines at two rates each, a small plan, the head and a sentinel;
-# from the second rung the best baseline, a small plan and the head. One that starts slowly is one more.
+# from the second rung the best baseline, a small plan and the head. One that starts slowly may be one more.
 _BESIDE = (7, 3)
 # Plans for which room is left at the second rung and at those above it: a baseline, a rival, LoRA in the
 # layers of the highest score and a method that starts slowly, or further rivals where these are missing; or
@@ -38,15 +38,25 @@ class Rungs:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prices:
+    """What a run costs beside its training steps.
+
+    `example` is the cost of evaluating an example, relative to training on it; `run` is that of each run, in
+    steps. Where costs are to be the same on all machines, neither is measured.
+    """
+
+    example: float = _EVAL_COST
+    run: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Schedule:
     """Lengths of rungs, full runs and confirmations in steps, and sizes of the splits in examples.
 
     A rung continues the runs of the rung before, so that it costs only its new steps. `rung_steps` ascend.
     `n_test` is 0 where there is no test split; `n_general` counts blocks of general text. `n_best` says how
-    many of the best plans go on from the first rung, and from the second.
-    `eval_cost` is the cost of evaluating an example, relative to training on it. Without a head (`has_head`)
-    a plan without adapters trains nothing. `run_steps` is the cost of each run beside its steps and examples,
-    in steps. Where costs are to be the same on all machines, neither is measured.
+    many of the best plans go on from the first rung, and from the second; `beside`, how many others at most.
+    Without a head (`has_head`) a plan without adapters trains nothing.
     """
 
     rung_steps: tuple[int, ...]
@@ -58,9 +68,9 @@ class Schedule:
     n_test: int
     n_general: int = 0
     n_best: tuple[int, int] = (3, 2)
-    eval_cost: float = _EVAL_COST
+    beside: tuple[int, int] = _BESIDE
+    prices: Prices = Prices()
     has_head: bool = True
-    run_steps: float = 0.0
 
     @property
     def _head_cost(self) -> float:
@@ -70,7 +80,12 @@ class Schedule:
     def n_promoted(self, index: int) -> int:
         """How many plans reach a rung above the first at most."""
         level = min(index, 2) - 1
-        return self.n_best[level] + _BESIDE[level] + (not self.is_brief)
+        return self.n_best[level] + self.beside[level]
+
+    @property
+    def with_slow_starter(self) -> Schedule:
+        """The schedule with room for a plan that starts slowly, where full runs are long enough for it."""
+        return self if self.is_brief else replace(self, beside=(self.beside[0] + 1, self.beside[1] + 1))
 
     @property
     def rungs(self) -> Rungs:
@@ -131,8 +146,8 @@ class Schedule:
 
     def cost(self, *, steps: float, eval_examples: int) -> float:
         """Cost of one run in R, counted in steps and examples."""
-        examples = self.eval_cost * eval_examples / self.batch_size
-        return (self.run_steps + steps + examples) / self.full_steps
+        examples = self.prices.example * eval_examples / self.batch_size
+        return (self.prices.run + steps + examples) / self.full_steps
 
     def cost_of(self, measurement: Measurement) -> float:
         """Cost of a measurement in R; on the test split it is that of its examples alone."""

@@ -12,7 +12,7 @@ executor, exporter, method, score, task, tracker → discovery.
 from autopeft.extension.discovery import PROTOCOLS, Catalogue, discover, hint_for
 from autopeft.extension.executor import Executor, Function
 from autopeft.extension.exporter import Checkpoint, Exporter, ExportSource, NeededBase, TrainingFacts
-from autopeft.extension.method import REFERENCE_WIDTH, Method, Options, rate_factor
+from autopeft.extension.method import REFERENCE_WIDTH, Method, Options, rate_factor, slow_starters
 from autopeft.extension.score import Reducer, Score, ScorePass
 from autopeft.extension.task import (
     IGNORED,
@@ -69,5 +69,6 @@ __all__ = [
     "hint_for",
     "metric_facts",
     "rate_factor",
+    "slow_starters",
     "text_form",
 ]

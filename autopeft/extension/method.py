@@ -102,3 +102,8 @@ def rate_factor(method: Method, lead: Method) -> float:
     """
     middle, lead_middle = (math.sqrt(math.prod(each.learning_rate_range)) for each in (method, lead))
     return float(f"{middle / lead_middle:.3g}")
+
+
+def slow_starters(methods: Mapping[str, Method]) -> frozenset[str]:
+    """Names of the methods that short runs judge too low."""
+    return frozenset(name for name, method in methods.items() if getattr(method, "starts_slowly", False))

@@ -48,7 +48,7 @@ Decided = Iterator[tuple[Decision, RunSpec]]
 def _examples(prepared: Prepared, given: frozenset[str]) -> Decided:
     """As many evaluated examples as a twentieth of a full run pays."""
     spec, schedule = prepared.spec, schedule_of(prepared)
-    most = int(_EVAL_SHARE * schedule.full_steps * schedule.batch_size / schedule.eval_cost)
+    most = int(_EVAL_SHARE * schedule.full_steps * schedule.batch_size / schedule.prices.example)
     n_examples = max(most, prepared.task.defaults.eval_examples or _LEAST_EXAMPLES)
     largest = max(schedule.n_search, schedule.n_confirm, schedule.n_test)
     if "data.max_eval_examples" not in given and spec.data.max_eval_examples is None and n_examples < largest:

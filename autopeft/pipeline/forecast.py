@@ -92,16 +92,15 @@ def expected_seconds(prepared: Prepared, pace: Pace, *, given: frozenset[str]) -
     """What search and confirmation take at most, by the schedule's own cost and a measured pace."""
     prepared = within_cost(prepared, given)
     search, plain = prepared.spec.search, schedule_of(prepared)
-    timed = replace(
-        plain,
-        eval_cost=pace.example_seconds * plain.batch_size / pace.step_seconds,
-        run_steps=pace.run_seconds / pace.step_seconds,
+    prices = engine.Prices(
+        example=pace.example_seconds * plain.batch_size / pace.step_seconds,
+        run=pace.run_seconds / pace.step_seconds,
     )
     n_seeds = 0 if prepared.spec.confirm.fidelity == "none" else prepared.spec.confirm.seeds
     planned, cost = (
         engine.planned_cost(schedule, trials=search.trials, strategy=search.strategy)
         + schedule.confirm_cost(n_seeds=n_seeds)
-        for schedule in (plain, timed)
+        for schedule in (plain, replace(plain, prices=prices))
     )
     # The search stops at its limit, which counts steps and examples by the plain schedule.
     share = 1.0 if search.max_cost is None else min(1.0, search.max_cost / planned)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from autopeft import adapters, engine, model, space
 from autopeft.engine import Schedule, SearchProblem
-from autopeft.extension import discover, metric_facts
+from autopeft.extension import discover, metric_facts, slow_starters
 from autopeft.pipeline.compared import groups_of
 from autopeft.pipeline.computing import in_memory_of_run
 from autopeft.pipeline.prepare import Prepared
@@ -145,7 +145,8 @@ def user_plans(prepared: Prepared, context: AllocationContext) -> tuple[tuple[Ar
 def schedule_of(prepared: Prepared) -> Schedule:
     """Rungs and confirmations of a run; with `--max-cost`, rungs as wide and long as the search may cost.
 
-    Those of a resumed run are no shorter than before.
+    Those of a resumed run are no shorter than before. Without `--methods`, room is left for a method that
+    starts slowly, whether the search space holds one or not.
     """
     full, spec = prepared.full_steps, prepared.spec
     sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items()}
@@ -162,6 +163,8 @@ def schedule_of(prepared: Prepared) -> Schedule:
         n_general=sizes.get("general", 0),
         has_head=prepared.base.head_params > 0,
     )
+    if slow_starters(prepared.methods) & set(spec.search.methods or prepared.methods):
+        schedule = schedule.with_slow_starter
     left, n_first = spec.search.max_cost, spec.search.trials
     if left is not None and spec.confirm.fidelity != "none":
         left -= schedule.confirm_cost(n_seeds=spec.confirm.seeds)

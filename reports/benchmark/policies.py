@@ -21,7 +21,7 @@ from table import SEARCH_SEED, TableError
 from autopeft import engine, space
 from autopeft.cli.progress import Silent
 from autopeft.engine import Ledger, SearchProblem
-from autopeft.extension import discover
+from autopeft.extension import Method, discover
 from autopeft.pipeline.allowance import within_cost
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.problem import requested_space, search_problem
@@ -139,6 +139,7 @@ class _StandIn:
     data: SimpleNamespace
     base: SimpleNamespace
     task: SimpleNamespace
+    methods: Mapping[str, Method]
     bench: SimpleNamespace
     full_steps: int
     decisions: tuple[Decision, ...] = ()
@@ -160,8 +161,16 @@ def _stand_in(surrogate: Surrogate, spec: RunSpec) -> Prepared:
     has_head = description.cell.task != "text-generation"
     base = SimpleNamespace(sites=description.sites, head_params=int(has_head))
     data = SimpleNamespace(**{name: SimpleNamespace(name=name, groups=()) for name in ("confirm", "test")})
-    full = description.cell.full
-    return cast(Prepared, _StandIn(spec=spec, data=data, base=base, task=task, bench=bench, full_steps=full))
+    stand_in = _StandIn(
+        spec=spec,
+        data=data,
+        base=base,
+        task=task,
+        methods=discover("autopeft.methods"),
+        bench=bench,
+        full_steps=description.cell.full,
+    )
+    return cast(Prepared, stand_in)
 
 
 def plain_default(surrogate: Surrogate, seed: int) -> Found:

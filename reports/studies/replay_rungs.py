@@ -109,15 +109,6 @@ class Replay:
         return sum(self.trained.values()) / (FULL * len(self.curves))
 
 
-class Published(Schedule):
-    """The schedule of a table without baselines, heads, small plans and plans that start slowly."""
-
-    def n_promoted(self, index: int) -> int:
-        """The best, and a sentinel at the second rung, or at later ones what a low rank correlation adds."""
-        level = min(index, 2) - 1
-        return self.n_best[level] + (1, 2)[level]
-
-
 def ours(curves: Sequence[Curve], cost: float, rng: np.random.Generator) -> tuple[Curve, float]:
     """The engine's rungs, as wide and long as `stretched` makes them for the cost.
 
@@ -127,7 +118,7 @@ def ours(curves: Sequence[Curve], cost: float, rng: np.random.Generator) -> tupl
     budget = cost * len(curves)
     n_first = min(len(curves), int(budget / 1.5 * FULL / WINDOW))
     taken = [curves[i] for i in sorted(rng.permutation(len(curves))[:n_first])]
-    schedule: Schedule = Published(
+    schedule = Schedule(
         rung_steps=(WINDOW, 2 * WINDOW),
         full_steps=FULL,
         confirm_steps=FULL,
@@ -135,6 +126,7 @@ def ours(curves: Sequence[Curve], cost: float, rng: np.random.Generator) -> tupl
         n_search=1,
         n_confirm=0,
         n_test=0,
+        beside=(1, 2),  # of a third rung: those that a low rank correlation adds
     )
     schedule = engine.stretched(schedule, n_first=n_first, max_cost=budget, n_retuned=0)
     steps = sorted({max(WINDOW, WINDOW * (n // WINDOW)) for n in schedule.rung_steps})

@@ -254,3 +254,14 @@ def test_no_more_is_said_to_be_needed_than_is_spent_at_least(prepared, caplog):
 
 def half_length(run):
     return replace(run, spec=with_setting(run.spec, "confirm.fidelity", "half"), full_steps=300)
+
+
+@pytest.mark.parametrize(
+    ("methods", "full_steps", "n_slow"),
+    [((), 200, 1), (("lora", "hira"), 200, 1), (("lora", "ia3"), 200, 0), ((), 149, 0)],
+)
+def test_rungs_have_room_for_a_slow_starter_only_where_one_may_run(prepared, methods, full_steps, n_slow):
+    """The three best; two baselines at two rates each, a small plan, the head and a sentinel."""
+    spec = with_setting(prepared.spec, "search.methods", methods)
+    schedule = schedule_of(replace(prepared, spec=spec, full_steps=full_steps))
+    assert schedule.n_promoted(1) == 3 + 2 * 2 + 1 + 1 + 1 + n_slow
