@@ -19,7 +19,7 @@ from itertools import pairwise
 import optuna
 from optuna.storages import BaseStorage
 
-from autopeft.engine.choose import choose, of_caution, retune, with_margin
+from autopeft.engine.choose import choose, of_order, retune, with_margin
 from autopeft.engine.confirm import MAX_TESTED, confirm, fit_to_time, read_test
 from autopeft.engine.cost import search_cost
 from autopeft.engine.deepen import deepened
@@ -95,7 +95,7 @@ def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> O
     if len(by_rung) > problem.schedule.last:  # all rungs were reached
         by_rung[-1] = retune(problem, study_log, by_rung[-1])
     first_choice = choose(problem, ledger, by_rung[-1])
-    caution = of_caution(problem, ledger, by_rung[-1])
+    order = of_order(problem, ledger, by_rung[-1], first_choice)
     chosen = deepened(problem, study_log, by_rung[-1], first_choice)
     ledger.release(by_rung[-1])
     finalists = find_finalists(problem, ledger, chosen)
@@ -127,7 +127,7 @@ def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> O
         verdict=verdict,
         score_pairs=score_pairs,
         proxy=_proxy(problem, by_rung),
-        sentences=(caution if chosen == first_choice else ())
+        sentences=(order if chosen == first_choice else ())
         + retry_sentences
         + sentences(
             problem, ledger, finalists=finalists, confirmed=confirmed, last=by_rung[-1], verdict=verdict

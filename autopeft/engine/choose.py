@@ -205,21 +205,26 @@ def has_learned(problem: SearchProblem, ledger: Ledger, ranked: Sequence[Measure
     )
 
 
-def of_caution(problem: SearchProblem, ledger: Ledger, last: Measured) -> tuple[str, ...]:
-    """The sentence that a plan goes before others with a lower loss, since trial runs hardly learned."""
+def of_order(problem: SearchProblem, ledger: Ledger, last: Measured, chosen: Chosen) -> tuple[str, ...]:
+    """Why the incumbent is not the plan that did best in the trial runs, in sentences."""
+    if problem.spec.search.objective == "params":
+        return ()
     ranked = [m for m in ranked_by_loss(last.values()) if is_allowed(problem, ledger, m)]
     comparable = _comparable(problem, ledger, ranked)
-    is_by_size = problem.spec.search.objective == "params"
-    if not comparable or is_by_size or has_learned(problem, ledger, comparable):
-        return ()
     leading = by_merit(problem, ledger, comparable)[0].plan
-    if leading == comparable[0].plan:
-        return ()
-    first = "a default at its lowest" if ledger.is_baseline(leading) else "the lowest"
-    return (
-        f"The trial runs hardly learned, so {first} learning rate was put first among plans of about the "
-        "same loss.",
-    )
+    is_baseline, sentences = ledger.is_baseline(leading), []
+    if leading != comparable[0].plan and not has_learned(problem, ledger, comparable):
+        first = "a default at its lowest" if is_baseline else "the lowest"
+        sentences.append(
+            f"The trial runs hardly learned, so {first} learning rate was put first among plans of about the "
+            "same loss."
+        )
+    if is_baseline and not ledger.is_baseline(chosen.incumbent):
+        sentences.append(
+            "The baseline came first in the trial runs. Short runs say little of plans that start slowly, so "
+            "the best of these was compared with it."
+        )
+    return tuple(sentences)
 
 
 def smallest_candidate(

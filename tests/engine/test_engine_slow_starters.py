@@ -40,6 +40,21 @@ def test_it_goes_on_though_it_is_the_last_at_the_first_rung_and_is_handed_over_w
     assert is_baseline(made.outcome.baseline)
 
 
+@pytest.mark.parametrize(("settings", "is_said"), [({}, True), ({"confirm_steps": 100}, False)])
+@pytest.mark.parametrize("after", [0.65, 0.9])
+def test_one_sentence_says_why_it_was_compared_though_the_baseline_led(after, settings, is_said):
+    """With confirming runs of half length it is not compared."""
+    outcome = searched(slow(after=after), **settings).outcome
+    said = "The baseline came first in the trial runs. Short runs say little of plans that start slowly"
+    assert sum(sentence.startswith(said) for sentence in outcome.sentences) == is_said
+
+
+def test_nothing_is_said_of_a_slow_one_that_leads():
+    outcome = searched(slow(after=0.9, before=0.8)).outcome
+    assert method_of(outcome.best) == "hira"
+    assert not any("start slowly" in sentence for sentence in outcome.sentences)
+
+
 def test_where_it_does_not_catch_up_the_baseline_is_kept():
     made = searched(slow(after=0.65))
     assert made.outcome.best == made.outcome.baseline
