@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -20,7 +19,7 @@ from autopeft.engine.ranking import (
     may_be_as_good,
     ranked_by_loss,
 )
-from autopeft.engine.stopping import has_room
+from autopeft.engine.stopping import has_room, has_time_to_confirm
 from autopeft.engine.study_log import StudyLog
 from autopeft.errors import SiteError, TrainingError
 from autopeft.records import Arm, Measurement, Plan, rate_position
@@ -114,15 +113,10 @@ def _slow_rival(
 def _has_time_for_both(
     problem: SearchProblem, ledger: Ledger, rival: Measurement, baseline: Measurement
 ) -> bool:
-    """Whether two confirming seeds of rival and baseline fit, the rival at the pace of its last run."""
-    fidelities = [problem.confirmation(index) for index in range(problem.least_seeds)]
-    seconds = 0.0
-    for run in (rival, baseline):
-        n_new = sum((run.plan, fidelity) not in ledger.known for fidelity in fidelities)
-        slower = max(0.0, _pace(run) - _pace(baseline)) * problem.schedule.confirm_steps
-        seconds += math.ceil(n_new / ledger.executor.n_workers) * (ledger.estimate(fidelities[0]) + slower)
-    reserve = ledger.report_seconds() + ledger.test_reserve(problem, n_runs=2 * len(fidelities))
-    return not seconds or ledger.has_time_for(seconds=seconds, reserve=reserve)
+    """Whether the least confirming seeds of rival and baseline fit, the rival at the pace of its last run."""
+    slower = max(0.0, _pace(rival) - _pace(baseline)) * problem.schedule.confirm_steps
+    seconds = problem.least_seeds * slower + ledger.report_seconds()
+    return has_time_to_confirm(problem, ledger, [rival.plan, baseline.plan], beside=seconds)
 
 
 def _pace(run: Measurement) -> float:

@@ -12,6 +12,7 @@ from autopeft.engine.judge import Confirmed, has_finished, look_at
 from autopeft.engine.ledger import TIME_IS_UP, Ledger
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import is_far_behind
+from autopeft.engine.stopping import has_time_to_confirm
 from autopeft.errors import StoppedError, TrainingError
 from autopeft.evidence import FIRST_LOOK
 from autopeft.records import Fidelity, Measurement, Plan, Status
@@ -30,26 +31,12 @@ def fit_to_time(problem: SearchProblem, ledger: Ledger, finalists: Finalists) ->
     if problem.spec.confirm.fidelity == "none":
         return problem
     plans = list(dict.fromkeys([finalists.incumbent, finalists.baseline]))
-    n_seeds = _least_seeds(problem, plans)
-    for candidate in (problem, problem.at_half_length):
-        keys = [(plan, candidate.confirmation(index)) for plan in plans for index in range(n_seeds)]
-        n_new = sum(key not in ledger.known for key in keys)
-        if not n_new and _is_read(candidate, ledger, keys):
-            return candidate  # what is stored takes no time
-        n_turns = math.ceil(n_new / ledger.executor.n_workers)
-        seconds = n_turns * ledger.estimate(candidate.confirmation(0))
-        if ledger.has_time_for(seconds=seconds, reserve=ledger.test_reserve(problem, n_runs=len(keys))):
-            if candidate is not problem:
-                log.warning("Time is short: the plans are confirmed by runs of half length.")
-            return candidate
+    if has_time_to_confirm(problem, ledger, plans):
+        return problem
+    if has_time_to_confirm(problem.at_half_length, ledger, plans):
+        log.warning("Time is short: the plans are confirmed by runs of half length.")
+        return problem.at_half_length
     raise StoppedError(TIME_IS_UP)
-
-
-def _is_read(problem: SearchProblem, ledger: Ledger, keys: Sequence[tuple[Plan, Fidelity]]) -> bool:
-    """Whether an earlier run stored the scores of some confirming runs on the test split, if there is one."""
-    finished = [key for key in keys if ledger.known[key].status is Status.COMPLETE]
-    on_test = [(plan, problem.schedule.fidelity("test", seed=at.seed)) for plan, at in finished]
-    return not problem.schedule.n_test or all(key in ledger.known for key in on_test)
 
 
 def confirm(problem: SearchProblem, ledger: Ledger, finalists: Finalists) -> Confirmed:
@@ -85,7 +72,7 @@ def confirm(problem: SearchProblem, ledger: Ledger, finalists: Finalists) -> Con
     rows = _confirm_group(
         problem, ledger, finalists, first, n_seeds=n_seeds, is_needed=True, ahead=_begun(finalists, ahead)
     )
-    if len(rows) < _least_seeds(problem, first):
+    if len(rows) < problem.least_seeds_of(first):
         raise StoppedError(TIME_IS_UP)
     confirmed = {plan: list(runs) for plan, runs in zip(first, zip(*rows, strict=True), strict=True)}
     n_seeds = len(rows)
@@ -113,11 +100,6 @@ def _may_be_settled(finalists: Finalists, plan: Plan) -> bool:
 def _begun(finalists: Finalists, plans: Sequence[Plan]) -> dict[Plan, int | None]:
     """How many seeds of plans that come later idle workers may begin: those that run in any case."""
     return {plan: 1 if _may_be_settled(finalists, plan) else None for plan in plans}
-
-
-def _least_seeds(problem: SearchProblem, plans: Sequence[Plan]) -> int:
-    """The seeds without which there is no verdict: two of plans that are compared, one of a plan alone."""
-    return problem.least_seeds if len(plans) > 1 else 1
 
 
 def _confirm_group(
@@ -184,7 +166,7 @@ def _n_next(
     n_sure = n_seeds if len(group) == 1 else min(n_seeds, FIRST_LOOK)
     n_beside = math.ceil(ledger.executor.n_workers / len(group))
     n_new = max(1, min(n_beside, n_sure - n_rows))
-    n_least = _least_seeds(problem, group) if is_needed else 0
+    n_least = problem.least_seeds_of(group) if is_needed else 0
     while n_new and not can_confirm(
         problem,
         ledger,

@@ -139,6 +139,10 @@ class SearchProblem:
         """Confirming seeds without which two plans are not compared."""
         return min(_LEAST_SEEDS, self.spec.confirm.seeds)
 
+    def least_seeds_of(self, plans: Sequence[Plan]) -> int:
+        """Confirming seeds without which there is no verdict: one of a plan alone."""
+        return self.least_seeds if len(plans) > 1 else 1
+
     @property
     def wave(self) -> int:
         """Plans that are proposed and measured between two looks at losses, time and cost.

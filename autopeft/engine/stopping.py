@@ -1,4 +1,4 @@
-"""When the first rung stops proposing plans: time, cost, patience."""
+"""When the search stops proposing, promoting or comparing plans: time, cost, patience."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import logging
 import math
 from collections.abc import Sequence
 
-from autopeft.engine.ledger import Ledger
+from autopeft.engine.ledger import Key, Ledger
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import is_better
-from autopeft.records import Measurement, Proposal
+from autopeft.records import Measurement, Plan, Proposal, Status
 
 _SURE = 1.96  # standard errors: the 95 % interval
 
@@ -56,6 +56,30 @@ def _has_time(problem: SearchProblem, ledger: Ledger, *, n_plans: int, index: in
         for rung in rungs
     )
     return not n_new or ledger.has_time_for(seconds=seconds, reserve=ledger.confirm_reserve(problem))
+
+
+def has_time_to_confirm(
+    problem: SearchProblem, ledger: Ledger, plans: Sequence[Plan], *, beside: float = 0.0
+) -> bool:
+    """Whether the least confirming seeds of some plans, their test split and seconds `beside` them fit.
+
+    What is stored takes no time.
+    """
+    seeds = range(problem.least_seeds_of(plans))
+    keys = [(plan, problem.confirmation(index)) for plan in plans for index in seeds]
+    n_new = sum(key not in ledger.known for key in keys)
+    if not n_new and _is_read(problem, ledger, keys):
+        return True
+    n_turns = math.ceil(n_new / ledger.executor.n_workers)
+    seconds = n_turns * ledger.estimate(problem.confirmation(0)) + beside
+    return ledger.has_time_for(seconds=seconds, reserve=ledger.test_reserve(problem, n_runs=len(keys)))
+
+
+def _is_read(problem: SearchProblem, ledger: Ledger, keys: Sequence[Key]) -> bool:
+    """Whether an earlier run stored the scores of some confirming runs on the test split, if there is one."""
+    finished = [key for key in keys if ledger.known[key].status is Status.COMPLETE]
+    on_test = [(plan, problem.schedule.fidelity("test", seed=at.seed)) for plan, at in finished]
+    return not problem.schedule.n_test or all(key in ledger.known for key in on_test)
 
 
 def _is_patient(problem: SearchProblem, ledger: Ledger, proposals: Sequence[Proposal]) -> bool:

@@ -12,7 +12,7 @@ from toys.engine import Display, World, baseline_plans, is_baseline, levels, met
 
 from autopeft import engine
 from autopeft.engine import Ledger
-from autopeft.engine.stopping import has_room
+from autopeft.engine.stopping import has_room, has_time_to_confirm
 from autopeft.errors import StoppedError
 from autopeft.executors.serial import Serial
 
@@ -137,6 +137,26 @@ def test_time_is_counted_in_turns_of_all_workers(n_workers, n_fitting):
     ledger.limit_seconds = world.seconds + ledger.confirm_reserve(settings) + 2 * 9
     fits = [n for n in range(1, 20) if has_room(settings, ledger, n_plans=n, index=1)]
     assert fits == list(range(1, n_fitting + 1))
+
+
+@pytest.mark.parametrize(("n_workers", "n_turns"), [(1, 4), (3, 2), (4, 1)])
+@pytest.mark.parametrize("beside", [0.0, 7.0])
+def test_two_confirming_seeds_of_two_plans_run_in_turns_and_take_none_once_stored(n_workers, n_turns, beside):
+    world, settings = World(quality=levels()), problem(n_test=0)
+    executor = Serial()
+    executor.n_workers = n_workers
+    ledger = Ledger(executor=executor, measure=world.measure, progress=Display(), clock=lambda: 0.0)
+    plans = baseline_plans()[:2]
+    ledger.measure_all([(plans[0], settings.rung(0))])  # whose steps take a second each
+
+    def fits(limit):
+        ledger.limit_seconds = limit
+        return has_time_to_confirm(settings, ledger, plans, beside=beside)
+
+    assert [fits(n_turns * 30 + beside - 1), fits(n_turns * 30 + beside)] == [False, True]
+    keys = [(plan, settings.confirmation(seed)) for plan in plans for seed in (0, 1)]
+    ledger.known = dict(zip(keys, ledger.measure_all(keys), strict=True))
+    assert fits(0.0)
 
 
 def test_the_test_split_has_its_time():
