@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from autopeft.records import confirm_command, in_words_of, rate, train_command
+from autopeft.records import confirm_command, in_words_of, rate, resume_command, train_command
 from autopeft.report import (
     PartWords,
     answer_of,
@@ -140,13 +140,16 @@ def _evidence(result: SearchResult) -> Iterator[str]:
 
 def _print_files(result: SearchResult, out: Console, path: Path) -> None:
     """Print where the files are, each on one line to copy, however long."""
-    places = {"report": path / "report.html", "plan": path / "best" / "plan.yaml"}
-    if (path / "best" / "weights").is_dir():
-        places["weights"] = path / "best" / "weights"
-    command = train_command(path / "best" / "plan.yaml", result.spec.model, result.spec.data)
-    verb = "in full" if result.verdict.fidelity == "half" else "again"
-    verb = "attach" if result.spec.is_in_memory else verb  # the command attaches the plan and trains nothing
-    lines = [f"{name:<7} {place}" for name, place in places.items()] + [f"{verb:<7} {command}"]
+    plan, weights = path / "best" / "plan.yaml", path / "best" / "weights"
+    lines = [f"report  {path / 'report.html'}"]
+    if plan.is_file():
+        lines.append(f"plan    {plan}")
+        lines += [f"weights {weights}"] if weights.is_dir() else []
+        verb = "in full" if result.verdict.fidelity == "half" else "again"
+        verb = "attach" if result.spec.is_in_memory else verb  # the command attaches the plan, trains nothing
+        lines.append(f"{verb:<7} {train_command(plan, result.spec.model, result.spec.data)}")
+    else:
+        lines.append(f"plan    deleted; written again by {resume_command(result.spec, path)}")
     if result.verdict.label == "none":
         lines.append(f"confirm {confirm_command(result.spec, path / 'run.yaml')}")
     out.print("\n" + "\n".join(lines), markup=False, soft_wrap=True)

@@ -40,6 +40,21 @@ def test_a_run_without_a_confirmation_prints_the_command_of_one(capsys):
     assert "confirm autopeft search --config runs/a/run.yaml --confirm half\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("has_plan", "has_weights"), [(True, True), (True, False), (False, False)])
+def test_only_files_that_are_there_are_named(capsys, tmp_path, has_plan, has_weights):
+    plan, weights = tmp_path / "best" / "plan.yaml", tmp_path / "best" / "weights"
+    plan.parent.mkdir()
+    if has_plan:
+        plan.touch()
+    if has_weights:
+        weights.mkdir()
+    print_result(toy_result(), tmp_path)
+    shown = capsys.readouterr().out
+    assert (str(plan) in shown, str(weights) in shown) == (has_plan, has_weights)
+    again = f"plan    deleted; written again by autopeft search --resume --out {tmp_path}\n"
+    assert (again in shown) == (not has_plan)
+
+
 def table_of(capsys, monkeypatch, columns, **changes):
     monkeypatch.setenv("COLUMNS", str(columns))
     print_result(replace(toy_result(), **changes), Path("runs/a"))

@@ -82,6 +82,8 @@ def test_a_run_in_memory_is_attached_and_not_trained_in_full(result, capsys, tmp
     spec = result.spec
     memory = spec.model_copy(update={"model": spec.model.model_copy(update={"id": IN_MEMORY})})
     half = replace(result, spec=memory, verdict=replace(result.verdict, fidelity="half"))
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "plan.yaml").touch()
     print_result(half, tmp_path)
     (line,) = (line for line in capsys.readouterr().out.splitlines() if "autopeft.apply" in line)
     assert line.startswith("attach  autopeft.apply(")
