@@ -193,7 +193,11 @@ def adapter_error(source: str, base: str | None) -> ModelError:
 
 
 def load_error(source: str, error: Exception) -> ModelError:
-    """The error to raise for a model that does not load, in one sentence."""
+    """The error to raise for a model that does not load, in one sentence.
+
+    Raises UnicodeEncodeError where this locale cannot write the path of the model.
+    """
+    os.fsencode(source)
     is_there = os.path.exists(source)  # noqa: PTH110 - Path.exists raises where the name is too long
     if _looks_like_a_path(source) and not is_there:
         kind = "file" if source.endswith(".gguf") else "directory"

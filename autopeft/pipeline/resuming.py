@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from contextlib import suppress
 from operator import attrgetter
@@ -140,6 +141,8 @@ def _refuse_missing(spec: RunSpec) -> None:
 
 
 def _is_missing(path: str) -> bool:
+    """Whether nothing is at a whole path; UnicodeEncodeError where this locale cannot write the path."""
+    os.fsencode(path)
     with suppress(OSError, ValueError):  # too long, or no name of a file at all
         return Path(path).is_absolute() and not Path(path).exists()
     return False

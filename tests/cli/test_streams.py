@@ -8,6 +8,11 @@ import sys
 
 import pytest
 
+from autopeft.errors import SpecError
+from autopeft.model.locating import load_error
+from autopeft.pipeline.resuming import _refuse_missing
+from autopeft.records import ModelSpec, RunSpec
+
 
 def run_in_shell(line, home):
     environment = {**os.environ, "XDG_CACHE_HOME": str(home)}
@@ -96,6 +101,18 @@ def test_a_path_of_a_config_file_that_a_locale_cannot_write_is_not_said_to_be_ab
     *_, error = done.stderr.splitlines()
     assert rf"data.source ({config}): 'donn\xe9es' cannot be read under this locale" in error
     assert error.endswith("set PYTHONUTF8=1.") and "text_columns" not in error
+
+
+def test_a_stored_path_that_a_locale_cannot_write_is_not_said_to_be_absent(monkeypatch):
+    """`exit_codes` names the locale then."""
+    monkeypatch.setattr(os, "fsencode", lambda path: path.encode("ascii"))
+    spec = RunSpec(model=ModelSpec(id="/models/données"))
+    with pytest.raises(UnicodeEncodeError):
+        _refuse_missing(spec)
+    with pytest.raises(UnicodeEncodeError):
+        load_error("/models/données", OSError())
+    with pytest.raises(SpecError, match="which does not exist"):
+        _refuse_missing(RunSpec(model=ModelSpec(id="/models/absent")))
 
 
 def test_python_without_docstrings_is_refused_and_without_assertions_works():
