@@ -3,7 +3,7 @@
 Inside the folder each file imports only from those before it:
 classes, locating, stored, devices, memory, layers, sparse_attention → precision, cache, known_masks,
 input_statistics, saved_bytes, prefix, shapes, roles → lightening, origin, feed_forward, snapshot, widths,
-unchanged, attaching → checkpointing, sites, quantising, weights → virtual → base → checks → reaching →
+unchanged → attaching → checkpointing, sites, quantising, weights → virtual → base → checks → reaching →
 skeleton → loading, in_memory.
 """
 
