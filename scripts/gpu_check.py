@@ -145,7 +145,17 @@ def check_eight_b(place: Place) -> Finding:
 def check_dora(place: Place) -> Finding:
     """DoRA at the widths of an 8 B model, which makes each map's weights anew at every call."""
     shape = TINY if place.tiny else EIGHT_B | {"num_hidden_layers": 4}
-    return memory_finding("memory of DoRA", base_of(shape, place), skeleton_of(shape), place, dora=True)
+    base = base_of(shape, place)
+    plan = planned(base, dora=True)
+    return memory_finding("memory of DoRA", base, skeleton_of(shape), place, plan=plan)
+
+
+def check_hira(place: Place) -> Finding:
+    """HiRA at the same widths, which makes each map's update anew in the backward pass."""
+    shape = TINY if place.tiny else EIGHT_B | {"num_hidden_layers": 4}
+    base = base_of(shape, place)
+    plan = plan_of(base, METHODS["hira"], rank=2)
+    return memory_finding("memory of HiRA", base, skeleton_of(shape), place, plan=plan)
 
 
 def check_search(place: Place) -> Finding:
@@ -325,6 +335,7 @@ CHECKS: dict[str, Callable[[Place], Finding]] = {
     "one_b": check_one_b,
     "eight_b": check_eight_b,
     "dora": check_dora,
+    "hira": check_hira,
     "search": check_search,
     "four_bits": partial(check_bits, bits="4bit"),
     "eight_bits": partial(check_bits, bits="8bit"),

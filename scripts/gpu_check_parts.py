@@ -16,6 +16,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from torch import nn
 
+from autopeft.adapters import compile_plan
 from autopeft.estimate import TrainingStep, measure, replay, without_weights
 from autopeft.extension import Method, discover
 from autopeft.model import BaseModel, Precision, can_checkpoint, checkpointed
@@ -121,9 +122,9 @@ def rung(n_steps: int, batch_size: int) -> Fidelity:
     )
 
 
-def lora_config(*, dora: bool = False) -> LoraConfig:
-    """LoRA or DoRA on all linear maps, about 0.5 % of a model of billions of weights."""
-    return LoraConfig(r=16, lora_alpha=16, target_modules="all-linear", use_dora=dora)
+def lora_config() -> LoraConfig:
+    """LoRA on all linear maps, about 0.5 % of a model of billions of weights."""
+    return LoraConfig(r=16, lora_alpha=16, target_modules="all-linear")
 
 
 def step_of(place: Place, vocabulary: int) -> TrainingStep:
@@ -178,16 +179,17 @@ def seconds_of(model: nn.Module, step: TrainingStep, place: Place) -> float:
 
 
 def memory_finding(
-    name: str, base: BaseModel, skeleton: BaseModel, place: Place, *, dora: bool = False
+    name: str, base: BaseModel, skeleton: BaseModel, place: Place, *, plan: Plan | None = None
 ) -> Finding:
-    """The peak of a step against its replay, and the tokens per second."""
-    config = lora_config(dora=dora)
+    """The peak of a step against its replay, and the tokens per second; of LoRA without another plan."""
+    plan = plan or planned(base)
+    configs = compile_plan(plan, METHODS).configs
     step = step_of(place, len(base.module.get_input_embeddings().weight))
     dtype = place.precision.torch_dtype
-    adapted = without_weights(skeleton, [config], task_type="CAUSAL_LM", dtype=dtype)
+    adapted = without_weights(skeleton, configs, task_type="CAUSAL_LM", dtype=dtype)
     with contextlib.nullcontext() if place.tiny else pieces_of_a_gpu():
         predicted = replay(adapted, dataclasses.replace(step, on_gpu=not place.tiny)).peak_bytes
-    with base.attached([config], plan=planned(base, dora=dora), task_type="CAUSAL_LM", seed=0) as model:
+    with base.attached(configs, plan=plan, task_type="CAUSAL_LM", seed=0) as model:
         peak, seconds = peak_bytes_of(model, step, place), seconds_of(model, step, place)
     n_tokens = sum(batch["input_ids"].numel() for batch in step.micro_batches)
     numbers = {
