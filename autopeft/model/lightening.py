@@ -96,10 +96,10 @@ def _light(kind: type[nn.Module]) -> type[nn.Module]:
 
 def _only_adapter(layer: Any) -> str | None:
     """The adapter in use, if it is one without dropout on a frozen map whose weight can be had."""
-    held = [name for name in layer.active_adapters if name in layer.hira_A]
-    if layer.disable_adapters or layer.merged or len(held) != 1:
+    held, base = [name for name in layer.active_adapters if name in layer.hira_A], layer.get_base_layer()
+    is_around_another = layer.base_layer is not base
+    if layer.disable_adapters or layer.merged or len(held) != 1 or is_around_another:
         return None
-    base = layer.get_base_layer()
     has_weight = not is_quantised(base) or n_bits(base) or hasattr(base, "unpacked")
     is_alone = isinstance(layer.hira_dropout[held[0]], nn.Identity) and not base.weight.requires_grad
     return held[0] if has_weight and is_alone else None

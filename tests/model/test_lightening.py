@@ -8,7 +8,7 @@ import copy
 import peft
 import pytest
 import torch
-from peft import FourierFTConfig, HiraConfig, LoraConfig
+from peft import BeftConfig, FourierFTConfig, HiraConfig, LoraConfig
 from peft.tuners.hira import layer as hira
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -139,3 +139,21 @@ def test_hira_leaves_to_peft_what_is_more_than_one_adapter_on_a_plain_map(make_b
     layer.hira_dropout["default"] = torch.nn.Dropout(0.1)
     layer(x)
     assert len(calls) == 6
+
+
+def test_hira_around_another_adapter_computes_with_that_adapter_too():
+    values = []
+    for lightened in (False, True):
+        torch.manual_seed(0)
+        module = torch.nn.Sequential(torch.nn.Linear(6, 8))
+        module.config = {}
+        configs = [BeftConfig(target_modules=["0"]), HiraConfig(r=2, target_modules=["0"])]
+        model = attach(module, configs, task_type=None, head_names=(), lightened=lightened)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        for parameter in trained:
+            parameter.data.normal_()
+        outputs = model(torch.randn(3, 6))
+        outputs.square().sum().backward()
+        values.append([outputs, *(parameter.grad for parameter in trained)])
+    assert len(values[0]) == 4
+    torch.testing.assert_close(values[1], values[0])
