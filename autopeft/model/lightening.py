@@ -90,8 +90,8 @@ class LightHira(_LightHira, hira.Linear):  # type: ignore[misc]
 
 @cache
 def _light(kind: type[nn.Module]) -> type[nn.Module]:
-    """HiRA on maps of bitsandbytes, whose classes are there only if it is."""
-    return type(f"Light{kind.__name__}", (_LightHira, kind), {})
+    """HiRA on maps of bitsandbytes, whose classes are there only if it is; itself if it is light already."""
+    return kind if issubclass(kind, _LightHira) else type(f"Light{kind.__name__}", (_LightHira, kind), {})
 
 
 def _only_adapter(layer: Any) -> str | None:
