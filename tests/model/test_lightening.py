@@ -11,8 +11,9 @@ import torch
 from peft import BeftConfig, FourierFTConfig, HiraConfig, LoraConfig
 from peft.tuners.hira import layer as hira
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
 
-from autopeft.model import attach
+from autopeft.model import Precision, attach
 from autopeft.model.lightening import LightHira, lighten
 from autopeft.model.saved_bytes import SavedBytes
 
@@ -157,3 +158,46 @@ def test_hira_around_another_adapter_computes_with_that_adapter_too():
         values.append([outputs, *(parameter.grad for parameter in trained)])
     assert len(values[0]) == 4
     torch.testing.assert_close(values[1], values[0])
+
+
+def hira_on_one_map(weight, signs, size):
+    """A Linear map of that weight with HiRA, whose B A is `size` in the rows of sign 1, `-size` in others."""
+    module = torch.nn.Sequential(torch.nn.Linear(*weight.T.shape, bias=False, dtype=weight.dtype))
+    module.config = {}
+    module[0].weight.data = weight
+    model = attach(module, [HiraConfig(r=1, target_modules=["0"])], task_type=None, head_names=())
+    layer = model.base_model.model[0]
+    layer.hira_A["default"].data.fill_(size)
+    layer.hira_B["default"].data.copy_(signs[:, None])
+    return model
+
+
+@pytest.mark.parametrize("size", [0.002, 0.003, 0.01])
+def test_gradients_through_hira_in_bfloat16_are_rounded_up_as_often_as_down(size):
+    draw = torch.Generator().manual_seed(0)
+    weight = torch.empty(256, 64).normal_(std=0.05, generator=draw).bfloat16()
+    signs = torch.tensor([1.0, -1.0]).repeat(128)
+    model = hira_on_one_map(weight, signs, size)
+    x = torch.zeros(256, 64, dtype=torch.bfloat16, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(x).backward(torch.eye(256, dtype=torch.bfloat16))  # so that the gradient is the whole weight
+    exact = weight.double() * (1 + size * signs[:, None].double())
+    off = (x.grad.double() - exact) / exact
+    assert abs(float(off.mean())) < 1e-4
+    assert float(off.abs().max()) <= 2**-8 + 1e-4  # half of a last bit
+
+
+def test_hira_keeps_small_updates_where_products_of_float32_are_rounded_to_bfloat16(monkeypatch):
+    linear = F.linear
+
+    def rounding(inputs, weight, bias=None):
+        """As kernels of medium precision do."""
+        return linear(inputs.bfloat16().float(), weight.bfloat16().float(), bias)
+
+    monkeypatch.setattr(F, "linear", rounding)
+    draw = torch.Generator().manual_seed(0)
+    weight = torch.empty(32, 64).normal_(std=0.05, generator=draw).bfloat16().float()
+    x = torch.empty(8, 64).normal_(generator=draw).bfloat16().float()
+    with Precision(matmul="medium").multiplying():
+        adapted, plain = (hira_on_one_map(weight, torch.ones(32), size)(x) for size in (1e-3, 0.0))
+    torch.testing.assert_close(adapted - plain, 1e-3 * linear(x, weight), rtol=0.02, atol=1e-5)
