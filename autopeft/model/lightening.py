@@ -107,8 +107,8 @@ def _only_adapter(layer: Any) -> str | None:
 
 def _is_plain(base: nn.Module) -> bool:
     """Whether a map is a product with its weight and nothing else, before, after or instead of it."""
-    is_hooked = base._forward_hooks or base._forward_pre_hooks or "forward" in vars(base)
-    return type(base) in (nn.Linear, Conv1D) and not is_hooked
+    hooks = (base._forward_pre_hooks, base._forward_hooks, base._backward_pre_hooks, base._backward_hooks)
+    return type(base) in (nn.Linear, Conv1D) and not any(hooks) and "forward" not in vars(base)
 
 
 def _weight_of(base: nn.Module, is_turned: bool) -> Tensor:

@@ -125,9 +125,10 @@ def test_hira_leaves_to_peft_what_is_more_than_one_adapter_on_a_plain_map(make_b
     layer(x)
     assert not calls
     base = layer.get_base_layer()
-    handle = base.register_forward_hook(lambda *_: None)
-    layer(x)
-    handle.remove()
+    for register in (base.register_forward_hook, base.register_full_backward_hook):
+        handle = register(lambda *_: None)
+        layer(x)
+        handle.remove()
     layer.enable_adapters(False)
     layer(x)
     layer.enable_adapters(True)
@@ -139,7 +140,7 @@ def test_hira_leaves_to_peft_what_is_more_than_one_adapter_on_a_plain_map(make_b
         layer(x)
     layer.hira_dropout["default"] = torch.nn.Dropout(0.1)
     layer(x)
-    assert len(calls) == 6
+    assert len(calls) == 7
 
 
 def test_hira_around_another_adapter_computes_with_that_adapter_too():
