@@ -102,6 +102,14 @@ def test_replayed_step_of_every_method_has_the_bytes_of_a_real_one(method, metho
     assert_same(predicted, real, slack=LABELS if architecture.endswith("-lm") else 0)
 
 
+@pytest.mark.parametrize("choices", [{}, {"checkpointing": True}, {"n_parts": 3}], ids=str)
+def test_replayed_step_of_hira_in_16_bits_has_the_bytes_of_a_real_one(choices, methods, make_plan):
+    """Where it makes its updates anew for the backward pass, in the format of autocast."""
+    usual = {"dtype": torch.bfloat16, "autocast": True}
+    predicted, real = both("llama-lm", "hira", methods, make_plan, **usual, **choices)
+    assert_same(predicted, real, slack=LABELS)
+
+
 @pytest.mark.parametrize("method", PROMPTS)
 def test_replayed_step_with_virtual_tokens_is_near_a_real_one(method, methods, make_plan):
     predicted, real = both("llama-lm", method, methods, make_plan)

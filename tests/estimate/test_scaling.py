@@ -72,7 +72,7 @@ def whole(subject, n_rows, n_tokens, *, checkpointing):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("word", ["lora_r4", "full", "ia3"])
+@pytest.mark.parametrize("word", ["lora_r4", "full", "ia3", "hira_r4"])
 def test_few_layers_scaled_up_have_the_bytes_of_all_layers(folder, word, checkpointing):
     subject = described(folder, word, rates=RATES).subject
     assert subject.n_layers == N_LAYERS
