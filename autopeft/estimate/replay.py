@@ -23,7 +23,15 @@ from autopeft.estimate.living_bytes import LivingBytes, Work
 from autopeft.estimate.phases import BACKWARD, FORWARD, HEAD, OPTIMIZER, tracking_phases
 from autopeft.estimate.rates import Rates
 from autopeft.extension import Batch
-from autopeft.model import BaseModel, adapter_names, attach, can_checkpoint, checkpointed, put_on
+from autopeft.model import (
+    BaseModel,
+    adapter_names,
+    attach,
+    can_checkpoint,
+    checkpointed,
+    lighten,
+    put_on,
+)
 
 # What torch and `peft` raise where code needs a value that a tensor without memory lacks.
 _LACKS_VALUES = (
@@ -123,11 +131,16 @@ def without_weights(
         )
 
 
-def with_configs(base: BaseModel, configs: Sequence[PeftConfig], *, dtype: torch.dtype) -> PeftModel:
+def with_configs(
+    base: BaseModel, configs: Sequence[PeftConfig], *, dtype: torch.dtype, lightened: bool = True
+) -> PeftModel:
     """As `without_weights`, with configs that name task and head themselves, as `peft` attaches them."""
     base_in(base, dtype)
     with _attaching():
-        return put_on(base.module, _cheap(configs), names=adapter_names(configs))
+        adapted = put_on(base.module, _cheap(configs), names=adapter_names(configs))
+    if lightened:
+        lighten(adapted)
+    return adapted
 
 
 def base_in(base: BaseModel, dtype: torch.dtype) -> None:

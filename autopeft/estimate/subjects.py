@@ -18,12 +18,12 @@ from autopeft.adapters import (
     count_configs,
     count_plan,
 )
-from autopeft.errors import SpecError
+from autopeft.errors import SiteError, SpecError
 from autopeft.estimate.alike import is_even, n_alike
 from autopeft.estimate.few_bits import quantise_maps
 from autopeft.estimate.replay import base_in, with_configs, without_weights
 from autopeft.estimate.scaling import Subject
-from autopeft.estimate.trainees import Setup, Trainee, require_fit_in_few_bits, require_trainable
+from autopeft.estimate.trainees import Setup, Trainee, refusal_in_few_bits, require_trainable
 from autopeft.extension import Batch, Method, Task
 from autopeft.model import (
     BaseModel,
@@ -103,8 +103,11 @@ def describe(
     max_tokens, experts = base.max_tokens(), expert_weights(base.module)
     notes = _notes(setup, base, stored)  # before adapters are counted on it
     plan = None if trainee.is_full or trainee.files else trainee.on(base, methods)
-    if plan is not None and setup.model.quantize != "none":
-        require_fit_in_few_bits(plan, base, methods, bits=setup.model.quantize)
+    refusal = None if plan is None else refusal_in_few_bits(plan, base, methods)
+    if refusal and setup.model.quantize != "none":
+        raise SiteError(
+            f"In {setup.model.quantize} {refusal}; leave --quantize out, or choose another method."
+        )
     n_parameters = sum(1 for _ in base.module.parameters())
     count = counted or _count(trainee, plan, base, task, methods)
     if count is not None and n_layers is not None and not is_even(count, n_layers):
@@ -135,7 +138,10 @@ def describe(
         count=count,
         servers=trainee.servers(plan, methods),
         stored=stored,
-        takes_few_bits=stored is None and not trainee.is_full and experts < _MOST_EXPERTS * base.base_params,
+        takes_few_bits=stored is None
+        and not trainee.is_full
+        and refusal is None
+        and experts < _MOST_EXPERTS * base.base_params,
         notes=notes,
     )
 
@@ -188,12 +194,12 @@ class _Builder:
         if stored is not None and stored.weight_bytes is not None:
             kept = (*base.head_names, *stored.kept_modules(base.module))
             quantise_maps(base.module, stored.weight_bytes, skipped=kept, dtype=setup.dtype)
+        lightened = not setup.plain_loop
         if trainee.files:
-            return cast(
-                nn.Module, with_configs(base, [each.config for each in trainee.files], dtype=setup.dtype)
-            )
+            configs = [file.config for file in trainee.files]
+            return cast(nn.Module, with_configs(base, configs, dtype=setup.dtype, lightened=lightened))
         configs = list(compile_plan(trainee.on(base, self.methods), self.methods).configs)
-        task_type, lightened = self.task.peft_task_type, not setup.plain_loop
+        task_type = self.task.peft_task_type
         adapted = without_weights(base, configs, task_type=task_type, dtype=setup.dtype, lightened=lightened)
         return cast(nn.Module, adapted)
 

@@ -148,15 +148,13 @@ def require_trainable(trainee: Trainee, setup: Setup, base: BaseModel, stored: S
         )
 
 
-def require_fit_in_few_bits(plan: Plan, base: BaseModel, methods: Mapping[str, Method], *, bits: str) -> None:
-    """Refuse methods that need the weights themselves of maps that will be in few bits."""
+def refusal_in_few_bits(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> str | None:
+    """Which method refuses which map in few bits, and why; None where all fit."""
     kept = (*base.head_names, *output_layer_names(base.module))
     sites = {site.name: site for site in base.sites if site.kind == "linear" and site.name not in kept}
     for adapter in plan.adapters:
         if adapter.site in sites:
             reason = methods[adapter.method].refusal(replace(sites[adapter.site], quantised=True))
             if reason:
-                raise SiteError(
-                    f"{adapter.method} cannot be trained at {adapter.site} in {bits}: it {reason}; leave "
-                    "--quantize out, or choose another method."
-                )
+                return f"{adapter.method} cannot be trained at {adapter.site}: it {reason}"
+    return None

@@ -44,6 +44,7 @@ from autopeft.model.in_memory import (
 )
 from autopeft.model.input_statistics import input_directions, input_rms, set_initial_directions
 from autopeft.model.known_masks import heeding_known_masks, heeds_known_masks, known_mask
+from autopeft.model.lightening import lighten
 from autopeft.model.loading import load, load_processor, quiet_libraries, require_packages
 from autopeft.model.locating import DEMO_HUB_ID, DEMO_NAME, commit_of, config_of, resolve
 from autopeft.model.memory import (
@@ -134,6 +135,7 @@ __all__ = [
     "known_role",
     "last_maps",
     "left_by_bitsandbytes",
+    "lighten",
     "like_gpus",
     "limit_memory",
     "list_sites",

@@ -69,7 +69,7 @@ class _LightHira:
     """
 
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """As `peft` does; to it is left whatever is more than one adapter on a map of its own."""
+        """What `peft` computes; all but one adapter on a frozen map is left to `peft`'s own forward."""
         name = _only_adapter(self) if torch.is_grad_enabled() and not (args or kwargs) else None
         if name is None:
             return cast(Tensor, super().forward(x, *args, **kwargs))  # type: ignore[misc]
@@ -127,10 +127,10 @@ class _Hira(torch.autograd.Function):
     """x (..., in) by W * (B A), or by W * (1 + B A) with the map's bias (out), in the format of x.
 
     `a` A is (rank, in) and `b` B (out, rank); a call of `frozen` gives W (out, in); `has_map` adds the one.
-    In 16 bits that sum rounds updates away that are below the last bit of W, so that the map and its update
-    are multiplied one by one where products take 16 bits. A gradient is rounded as much in any case. It takes
-    W + W * (B A): the sum 1 + B A would be rounded down more than up, by 0.3 % where B A is 0.003 and -0.003.
-    Only x, A and B are kept.
+    In 16 bits W + W * (B A) loses updates below the last bit of W, so that the outputs are the sum of two
+    products there. The gradient of x, which 16 bits round as much in any case, is one product with W +
+    W * (B A): with 1 + B A in 16 bits it would be 0.3 % too small where B A is 0.003 or -0.003, since
+    numbers below one lie closer than those above. Only x, A and B are kept.
     """
 
     @staticmethod

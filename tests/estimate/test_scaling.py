@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
-from peft import LoraConfig
+from peft import HiraConfig, LoraConfig
 
 from autopeft.adapters import read_configs
 from autopeft.errors import SiteError
@@ -103,6 +103,21 @@ def test_hira_in_another_loop_keeps_its_update_of_each_map(folder):
     assert theirs.activations - ours.activations >= 2 * (N_LAYERS - 1) * maps
 
 
+def test_hira_of_a_config_file_takes_what_hira_by_name_does(folder, tmp_path):
+    HiraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM").save_pretrained(tmp_path)
+    trainee = Trainee(label="file", files=tuple(read_configs(tmp_path)), path=tmp_path)
+    for plain_loop in (False, True):
+        by_file = describe(
+            trainee,
+            Setup(model=ModelSpec(id=str(folder)), dtype=torch.bfloat16, plain_loop=plain_loop),
+            methods=METHODS,
+            tasks=TASKS,
+        ).subject
+        named = described(folder, "hira_r2", plain_loop=plain_loop).subject
+        expected, seen = (MemoryModel(subject=each).at(2, 64).peak_bytes for each in (named, by_file))
+        assert seen == pytest.approx(expected, rel=0.01)
+
+
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
 def test_hira_keeps_as_much_on_maps_in_few_bits_as_on_others(folder, bits):
     kept = []
@@ -114,8 +129,10 @@ def test_hira_keeps_as_much_on_maps_in_few_bits_as_on_others(folder, bits):
 
 @pytest.mark.parametrize("word", ["delora_r2", "shira_r2"])
 def test_methods_that_need_the_weights_are_refused_in_few_bits(folder, word):
-    with pytest.raises(SiteError, match=f"^{word[:-3]} cannot be trained at model.layers.0.* in 4bit: it "):
+    with pytest.raises(SiteError, match=f"^In 4bit {word[:-3]} cannot be trained at model.layers.0.*: it "):
         described(folder, word, quantize="4bit")
+    assert not described(folder, word).takes_few_bits  # so that no advice names them
+    assert described(folder, "lora_r2").takes_few_bits
 
 
 @pytest.mark.parametrize("n_rows", [1, 2, 7])
