@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from autopeft.records.version import VERSION
+from autopeft.removed import instead_of
 
 if TYPE_CHECKING:
     from autopeft.api import Result, analyze, apply, load_plan, load_result, save, search, suggest
@@ -46,6 +47,8 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
+        if instead := instead_of(name):
+            raise AttributeError(f"autopeft.{name} was removed; {instead}.")
         raise AttributeError(f"module 'autopeft' has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name]), name)
 

@@ -25,6 +25,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from autopeft.removed import instead_of
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # numbers of an OSError: a disk or a quota is full
 _LONG_WORD = re.compile(r"\S{1001,}")  # a value that a message repeats; paths are shorter; chosen by hand
 
@@ -54,8 +56,12 @@ class UnknownNameError(SpecError):
         """List up to 25 known names; of more than 25, list only the 8 nearest of the same topic.
 
         `kind` is a noun, such as "method". The topic of a name is its part before the last dot. `listed_in`
-        is the page that lists all names. A `hint` is a sentence that replaces the nearest name.
+        is the page that lists all names. A `hint` is a sentence that replaces the nearest name. A name that
+        was removed gets what to do instead, and no list.
         """
+        if instead := instead_of(name):
+            AutopeftError.__init__(self, f"The {kind} {name!r} was removed; {instead}.")
+            return
         names = sorted(known)
         close = nearest(name, names)
         hint = f" {hint or (f'Did you mean {close!r}?' if close else '')}".rstrip()

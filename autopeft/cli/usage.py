@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 import typer
 from typer.core import TyperGroup
+
+from autopeft.removed import instead_of
 
 # What typer raises on wrong usage. It has a copy of click in newer versions, so that the class is found by
 # one of its children: BadParameter → UsageError → ClickException.
@@ -75,6 +78,9 @@ class PlainErrors(TyperGroup):
             from autopeft.store import faults_of
 
             words = f"{error.param.opts[0]} {faults_of(error.__cause__)[0][1]}"
+        unknown = re.search(r"^No such (option|command):? '?([^\s']+?)'?[.:]?(\s|$)", words)
+        if unknown and (instead := instead_of(unknown[2])):
+            return f"error: {unknown[2]} was removed; {instead}."
         end = "" if words.endswith((".", "?")) else "."
         if error.ctx is not None:
             command = error.ctx.command_path

@@ -15,13 +15,24 @@ import autopeft
 PACKAGE = Path(autopeft.__file__).parent
 # The order of the rooms, as CONTRIBUTING.md gives it.
 ROOMS = (
-    "errors containers records extension evidence budget store data model metrics methods adapters tasks"
-    " sensitivity space train executors trackers engine exports estimate report doctor pipeline api cli"
+    "removed errors containers records extension evidence budget store data model metrics methods adapters"
+    " tasks sensitivity space train executors trackers engine exports estimate report doctor pipeline api cli"
     " __main__"
 ).split()
 PART_ROOMS = ("methods", "metrics", "tasks", "sensitivity", "executors", "trackers", "exports")
 FILES = sorted(PACKAGE.rglob("*.py"))
-TORCHLESS = ("errors", "records", "extension", "evidence", "budget", "store", "data", "space", "report")
+TORCHLESS = (
+    "removed",
+    "errors",
+    "records",
+    "extension",
+    "evidence",
+    "budget",
+    "store",
+    "data",
+    "space",
+    "report",
+)
 
 
 def dotted(path):

@@ -1,0 +1,25 @@
+"""Names that autopeft no longer has, and what to do instead; every error about an unknown name asks here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+# Setting, flag, command, part or Python name, in small letters with underscores -> what to do instead.
+REMOVED: Mapping[str, str] = {}
+_TOPIC = re.compile(
+    r"^(autopeft_)?(model|data|task|budget|search|limits|confirm|forgetting|execution|output)_"
+)
+
+
+def instead_of(name: str) -> str | None:
+    """What to do in place of a name that was removed; None for every other name.
+
+    A setting is found by its dotted name, its flag and its environment variable.
+
+    Example:
+        >>> instead_of("--no-such-flag") is None
+        True
+    """
+    plain = re.sub(r"[-.]", "_", name.strip().lstrip("-").lower())
+    return REMOVED.get(plain) or REMOVED.get(_TOPIC.sub("", plain))
