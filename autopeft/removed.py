@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 # Setting, flag, command, part or Python name, in small letters with underscores -> what to do instead.
-REMOVED: Mapping[str, str] = {}
+REMOVED: dict[str, str] = {
+    "patience": "--trials, --max-time and --max-cost end a search",
+}
 _TOPIC = re.compile(
     r"^(autopeft_)?(model|data|task|budget|search|limits|confirm|forgetting|execution|output)_"
 )
