@@ -1,10 +1,10 @@
-"""Shows that a change to the code leaves results as they were: four tiny searches, run by two checkouts.
+"""Shows that a change to the code leaves results as they were: tiny searches, run by two checkouts.
 
 Usage:
     python scripts/toy_searches.py run CHECKOUT OUT     # with the code of CHECKOUT
     python scripts/toy_searches.py compare OUT_A OUT_B  # exit 1 where results differ
 
-The searches are a mix of methods, a language model, a prompt, and a model in 4 bits (needs the extra
+There is one search for each task, one of a mix of methods and one of a model in 4 bits (needs the extra
 `quantize`). Models and rows are made from a fixed seed. `compare` reads `trials.csv` and `result.json`,
 leaves out seconds and versions, and prints each key or cell that differs. Sentences whose words differ are
 printed too, but do not count.
@@ -31,6 +31,12 @@ SEARCHES = {
     "language_model": ["llama", "--budget", "6%", "--task", "text-generation"],
     "prompt": ["llama", "--budget", "8%", "--task", "text-generation", "--space", "everything"],
     "quantised": ["bert", "--budget", "6%", "--quantize", "4bit", "--methods", "lora,ia3"],
+}
+SEARCHES |= {
+    "tokens": ["bert", "--budget", "6%", "--task", "token-classification"],
+    "choices": ["bert", "--budget", "6%", "--task", "multiple-choice"],
+    "text_to_text": ["t5", "--budget", "6%", "--task", "text2text-generation"],
+    "images": ["vit", "--budget", "6%", "--task", "image-classification"],
 }
 SEARCHES["prompt"] += ["--methods", "lora,prompt_tuning,prefix_tuning"]
 MIX = """schema_version: 1
@@ -59,7 +65,21 @@ def make_model(architecture: str, folder: Path) -> None:
     size: dict[str, Any] = {"vocab_size": len(names), "hidden_size": 64, "intermediate_size": 128}
     size |= {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 32}
     torch.manual_seed(0)
-    if architecture == "bert":
+    if architecture == "vit":
+        from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+        shape = {"image_size": 16, "patch_size": 8, "hidden_size": 64, "intermediate_size": 128}
+        config = transformers.ViTConfig(**shape, num_hidden_layers=2, num_attention_heads=4)
+        transformers.ViTModel(config).save_pretrained(folder)
+        ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
+        return
+    if architecture == "t5":
+        shape = {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_layers": 2, "num_heads": 4}
+        ids = {"pad_token_id": 0, "eos_token_id": 3, "decoder_start_token_id": 0}
+        model = transformers.T5ForConditionalGeneration(
+            transformers.T5Config(vocab_size=len(names), **shape, **ids)
+        )
+    elif architecture == "bert":
         model = transformers.AutoModel.from_config(transformers.BertConfig(**size, pad_token_id=0))
     else:
         ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
@@ -68,8 +88,39 @@ def make_model(architecture: str, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def make_rows(folder: Path, *, is_text: bool) -> None:
-    """Write train, validation and test: texts with a label, or prompts with a completion."""
+def row_of(text: str, label: int, task: str) -> dict[str, Any]:
+    """One row of a task: a label, a tag for each word, the right one of two texts, or the words reversed."""
+    words = text.split()
+    if task == "token-classification":
+        return {"tokens": words, "tags": ["B-X" if word in BAD + GOOD else "O" for word in words]}
+    if task == "multiple-choice":
+        return {"question": text, "choices": [" ".join(BAD), " ".join(GOOD)], "answer": label}
+    if task.endswith("-generation"):
+        return {"prompt": text, "completion": " ".join(reversed(words))}
+    return {"text": text, "label": label}
+
+
+def make_images(folder: Path) -> None:
+    """Write folders of images by split and class: noise that is lighter on the left or on the right."""
+    import numpy as np
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    for split, n in {"train": 90, "validation": 24, "test": 24}.items():
+        for index in range(2 * n):
+            pixels = draw.integers(0, 160, (16, 16, 3))
+            half = slice(0, 8) if index % 2 else slice(8, 16)
+            pixels[:, half] += 60
+            path = folder / split / ("right", "left")[index % 2] / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+
+def make_rows(folder: Path, task: str) -> None:
+    """Write train, validation and test of a task."""
+    if task == "image-classification":
+        make_images(folder)
+        return
     draw = random.Random(0)
     texts: dict[str, int] = {}
     while len(texts) < 260:
@@ -82,9 +133,7 @@ def make_rows(folder: Path, *, is_text: bool) -> None:
     for name, part in {"train": rows[:180], "validation": rows[180:220], "test": rows[220:]}.items():
         with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
             for text, label in part:
-                reverse = " ".join(reversed(text.split()))
-                row = {"prompt": text, "completion": reverse} if is_text else {"text": text, "label": label}
-                file.write(json.dumps(row) + "\n")
+                file.write(json.dumps(row_of(text, label, task)) + "\n")
 
 
 def run(checkout: Path, out: Path) -> None:
@@ -92,7 +141,8 @@ def run(checkout: Path, out: Path) -> None:
     for name, (architecture, *flags) in SEARCHES.items():
         inputs = out / "inputs" / name
         make_model(architecture, inputs / "model")
-        make_rows(inputs / "data", is_text="text-generation" in flags)
+        task = flags[flags.index("--task") + 1] if "--task" in flags else "text-classification"
+        make_rows(inputs / "data", task)
         words = [sys.executable, "-m", "autopeft", "search", "--quiet", "--out", str(out / name)]
         (inputs / "mix.yaml").write_text(MIX, encoding="utf-8")
         words += ["--model", str(inputs / "model"), "--data", str(inputs / "data"), *LENGTH]
