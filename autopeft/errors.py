@@ -10,7 +10,6 @@ AutopeftError                 exit 1   any fault that autopeft foresees
 ├── BudgetError               exit 4   no plan fits the budget
 ├── TrainingError             exit 1   a training run failed that the command needs
 ├── WorkerLostError           exit 1   the process that ran a measurement ended, and a second one too
-├── DatabaseError             exit 1   the database of a search cannot be reached, or refuses
 ├── HubError                  exit 1   the hub cannot be reached, or refuses an upload
 └── StoppedError              exit 75  stopped before a verdict; `--resume` continues
 
@@ -139,10 +138,6 @@ class TrainingError(AutopeftError):
 
 class WorkerLostError(AutopeftError):
     """The process that ran a measurement ended, and the one that repeated it too."""
-
-
-class DatabaseError(AutopeftError):
-    """The database between a search and its workers cannot be reached, or refuses."""
 
 
 class HubError(AutopeftError):

@@ -6,6 +6,9 @@ import re
 
 # Setting, flag, command, part or Python name, in small letters with underscores -> what to do instead.
 REMOVED: dict[str, str] = {
+    "postgresql": "--executor ray has workers on several machines",
+    "worker": "--executor ray has workers on several machines, and --workers says how many",
+    "databaseerror": "workers behind a database are gone, --executor ray has workers on several machines",
     "patience": "--trials, --max-time and --max-cost end a search",
 }
 _TOPIC = re.compile(

@@ -1,7 +1,7 @@
 """The command line: the only room that prints and exits.
 
 Inside the folder each file imports only from those before it:
-usage, known, serving, imports, printing, segments, threads → options, signals → exit_codes, tables, previews,
+usage, known, imports, printing, segments, threads → options, signals → exit_codes, tables, previews,
 progress, counts, estimates, checks, heat_map → analysis, lists → verify_push, sizing → app.
 """
 

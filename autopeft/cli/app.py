@@ -17,7 +17,6 @@ from autopeft.cli.exit_codes import exit_codes, reader_may_leave
 from autopeft.cli.imports import heavy_imports
 from autopeft.cli.printing import print_json
 from autopeft.cli.segments import expand_segments
-from autopeft.cli.serving import serve_search
 from autopeft.cli.threads import fit_threads
 from autopeft.cli.usage import PlainErrors, at_home, open_missing_streams, require_docstrings
 from autopeft.errors import StoppedError
@@ -340,21 +339,6 @@ def report(
 
 
 app.add_typer(verify_push.app)
-
-
-@app.command()
-def worker(as_json: opt.Json = False, quiet: opt.Quiet = False) -> None:
-    """Measure for a search with --executor postgresql, until it ends; DATABASE_URL names the database.
-
-    Start one on each GPU or machine. It waits for a search that needs a worker, and needs the search's run
-    directory, model and data under the same paths.
-    """
-    with exit_codes(quiet=quiet or as_json):
-        n_calls = serve_search()
-        if as_json:
-            print_json({"measurements": n_calls})
-        else:
-            print(f"The search has ended; this worker made {n_calls} of its measurements.")
 
 
 @app.command()

@@ -17,8 +17,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from toys.postgresql import binaries, running_server, running_workers
-from toys.serving import HANGS, SERVING
 
 from autopeft.errors import SpecError, TrainingError, UnknownNameError, WorkerLostError
 from autopeft.executors.parts import WorkerPool
@@ -26,20 +24,14 @@ from autopeft.executors.process import process_pool
 from autopeft.extension import Executor, discover
 
 EXECUTORS = discover("autopeft.executors")
+HANGS = 600.0  # seconds without an answer that are no slow machine any more
 
 
 @pytest.fixture(params=EXECUTORS, scope="module")
 def executor(request):
     """Each discovered executor, shut down afterwards."""
-    with contextlib.ExitStack() as resources:
-        if request.param == "postgresql":
-            if binaries() is None:
-                pytest.skip("needs PostgreSQL's programs")
-            server = resources.enter_context(running_server())
-            resources.enter_context(pytest.MonkeyPatch.context()).setenv("DATABASE_URL", server.url)
-            resources.enter_context(running_workers(1, server.url, command=SERVING))
-        yield EXECUTORS[request.param]
-        EXECUTORS[request.param].shutdown()
+    yield EXECUTORS[request.param]
+    EXECUTORS[request.param].shutdown()
 
 
 @pytest.fixture(params=["process", "ray"], scope="module")

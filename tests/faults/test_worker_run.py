@@ -11,17 +11,13 @@ from pathlib import Path
 
 import datasets
 import pytest
-from toys.postgresql import PASSWORD, binaries, ended, running_server, running_workers
-from toys.processes import descendants
-from toys.processes import running_workers as running_workers_here
+from toys.processes import running_workers
 from toys.reading import rows_of
 from toys.specs import run_spec
 
 from autopeft import pipeline
 from autopeft.cli.progress import Silent
-from autopeft.cli.serving import PREPARING
 from autopeft.errors import RunDirError, SpecError
-from autopeft.executors.parts import decode, encode
 from autopeft.pipeline import best, ledger, searching
 from autopeft.pipeline.fingerprint import differences, loaded_facts, start_sha256
 from autopeft.pipeline.in_memory import InMemory
@@ -41,7 +37,7 @@ class Kills(Silent):
     def measured(self, measurement, **_):
         self.n_measured += 1
         if self.n_measured == 3:
-            os.kill(running_workers_here()[0], signal.SIGKILL)
+            os.kill(running_workers()[0], signal.SIGKILL)
 
 
 @pytest.mark.parametrize("executor", ["process", "ray"])
@@ -53,7 +49,7 @@ def test_two_workers_measure_the_same_as_one_process_even_if_one_is_killed(
     result, path = pipeline.search(spec, given=GIVEN, progress=display)
     assert display.n_measured >= 3
     assert rows_of(path) == rows_of(finished)
-    assert running_workers_here() == []
+    assert running_workers() == []
     assert not list((path / "state/paused").glob("*"))
     # A resumed run may spread its measurements otherwise; here nothing is left to measure.
     again = pipeline.search(run_spec(out=path), resume=True, progress=Silent())[0]
@@ -80,41 +76,6 @@ def test_once_workers_run_the_search_needs_no_weights_of_its_own(small_spec, fin
     assert result.environment["device"] == "cpu"
 
 
-class KillsServing(Silent):
-    """Kills a worker behind a database after the third measurement: one that waits takes its place."""
-
-    def __init__(self, workers):
-        self.workers = workers
-        self.n_measured = 0
-
-    def measured(self, measurement, **_):
-        self.n_measured += 1
-        if self.n_measured == 3:
-            next(worker for worker in self.workers if list(descendants(worker.pid))).kill()
-
-
-@pytest.mark.skipif(binaries() is None, reason="needs PostgreSQL's programs")
-def test_workers_behind_a_database_measure_the_same_even_if_one_is_killed(
-    small_spec, finished, tmp_path, monkeypatch, caplog
-):
-    caplog.set_level("DEBUG")
-    out = tmp_path / "run"
-    with running_server() as server, running_workers(3, server.url) as workers:
-        monkeypatch.setenv("DATABASE_URL", server.url)
-        spec = small_spec(out, methods="ia3,lora", executor="postgresql", workers=2)
-        display = KillsServing(workers)
-        pipeline.search(spec, given=GIVEN, progress=display)
-        assert ended(workers)
-        assert sorted(worker.returncode for worker in workers) == [-9, 0, 0]
-        told = "".join(worker.stdout.read() for worker in workers)
-    assert display.n_measured >= 3
-    assert rows_of(out) == rows_of(finished)
-    assert running_workers_here() == []
-    assert not list((out / "state/paused").glob("*"))
-    assert PASSWORD not in f"{told}{caplog.text}"
-    assert not [path for path in out.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
-
-
 @pytest.fixture
 def worker_bench(small_spec, finished, caplog):
     """What makes a worker of the finished run; it logs errors only, as the last thing of this test."""
@@ -129,11 +90,6 @@ def worker_bench(small_spec, finished, caplog):
         devices=("cpu",),
         n_threads=1,
     )
-
-
-def test_what_makes_a_worker_comes_back_from_its_text(worker_bench):
-    assert decode(encode(worker_bench), {PREPARING}) == worker_bench
-    assert callable(worker_bench(0))
 
 
 def test_a_worker_without_the_run_directory_is_refused(worker_bench, tmp_path):

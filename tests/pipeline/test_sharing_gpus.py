@@ -55,7 +55,6 @@ def named(*numbers):
         ({"executor": "process", "device": "cuda:1,3"}, named(1, 3), 2),
         ({"executor": "process", "device": "cuda:1,3", "workers": 1}, named(1, 3), 2),
         ({"executor": "ray", "workers": 2}, (None,), 2),
-        ({"executor": "postgresql"}, (None,), 1),
         ({}, (None,), 1),
     ],
 )
@@ -155,7 +154,6 @@ def test_a_resumed_run_is_spread_over_the_gpus_of_its_new_machine(given, n_worke
         ({"executor": "process", "workers": 1}, 0, None),
         ({"executor": "process", "device": "cuda:0,1", "memory": "28GiB"}, 0, 28),
         ({"executor": "ray", "workers": 4, "device": "cuda"}, 0, None),  # gives each a GPU
-        ({"executor": "postgresql", "workers": 4}, 0, None),
         ({"workers": 4, "device": "cuda:0"}, 0, None),
     ],
 )
