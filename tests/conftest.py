@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 import os
+from collections import Counter
 from dataclasses import replace
 
 import hypothesis
@@ -34,17 +36,43 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["AUTOPEFT_EXECUTION_DTYPE"] = "float32"
 
 # How long an example takes is nothing that a test asserts: machines are loaded.
-hypothesis.settings.register_profile("without_deadline", deadline=None)
-hypothesis.settings.load_profile("without_deadline")
-
+hypothesis.settings.register_profile("gate", deadline=None, max_examples=25)
+hypothesis.settings.register_profile("nightly", deadline=None, max_examples=500)
 
 # The folders with the longest tests. A worker that begins one of them last would end long after the other.
 SLOW_FOLDERS = ("repository", "pipeline")
 
 
-def pytest_collection_modifyitems(items):
+def is_nightly(config):
+    """Whether `-m` asks for the nightly tests."""
+    return "nightly" in config.option.markexpr.replace("not nightly", "")
+
+
+def pytest_configure(config):
+    """Take many examples of each property at night, few by day."""
+    hypothesis.settings.load_profile("nightly" if is_nightly(config) else "gate")
+
+
+def pytest_collection_modifyitems(config, items):
     """Start the longest tests first, so that the workers share only short ones at the end."""
     items.sort(key=lambda item: item.path.parent.name not in SLOW_FOLDERS)
+    for item in items if is_nightly(config) else ():
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker("nightly")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say how long the tests of each folder took: a gate that tells no times does not stay quick."""
+    seconds, cases = Counter(), Counter()
+    for report in itertools.chain(*terminalreporter.stats.values()):
+        if isinstance(report, pytest.TestReport):
+            folder = "/".join(report.nodeid.split("::")[0].split("/")[:-1][:2])
+            seconds[folder] += report.duration
+            cases[folder] += report.when == "setup"
+    terminalreporter.section("seconds and cases per folder, over all workers")
+    for folder, total in seconds.most_common():
+        terminalreporter.line(f"{total:8.1f} {cases[folder]:6d}  {folder}")
+    terminalreporter.line(f"{seconds.total():8.1f} {cases.total():6d}  in all")
 
 
 def pytest_collection_finish(session):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autopeft.budget import check, natural_key, parse, require_affordable
@@ -13,13 +13,11 @@ from autopeft.errors import BudgetError, SpecError
 from autopeft.records import Budget
 
 BASE_PARAMS = 22_713_216  # all-MiniLM-L6-v2
-quickly = settings(max_examples=60, deadline=None)
 
 
 # Parsing.
 
 
-@quickly
 @given(st.decimals(min_value="0.00001", max_value=100, places=5), st.integers(10**7, 10**10))
 def test_a_share_is_the_floor_of_the_exact_share(percent: object, base_params: int) -> None:
     exact = Fraction(str(percent)) * base_params / 100
@@ -27,7 +25,6 @@ def test_a_share_is_the_floor_of_the_exact_share(percent: object, base_params: i
     assert parsed == exact.numerator // exact.denominator
 
 
-@quickly
 @given(st.decimals(min_value="1", max_value=999, places=4), st.sampled_from(" kKmMbB"))
 def test_a_number_is_the_floor_of_number_times_unit(number: object, unit: str) -> None:
     exact = Fraction(str(number)) * {" ": 1, "k": 10**3, "m": 10**6, "b": 10**9}[unit.lower()]

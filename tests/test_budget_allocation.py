@@ -10,12 +10,10 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autopeft.budget import Claim, allocate, natural_key
-
-quickly = settings(max_examples=60, deadline=None)
 
 
 def claim(site: str, *, weight: float = 1.0, per_rank: int = 10, offset: int = 0, max_rank: int = 8) -> Claim:
@@ -61,7 +59,6 @@ def claim_lists(draw: st.DrawFn, max_size: int = 7, max_rank: int = 9) -> list[C
     return claims
 
 
-@quickly
 @given(claim_lists(), st.integers(0, 3000))
 def test_the_budget_is_kept_and_no_upgrade_is_affordable(claims: list[Claim], budget: int) -> None:
     ranks = allocate(claims, max_params=budget)
@@ -74,7 +71,6 @@ def test_the_budget_is_kept_and_no_upgrade_is_affordable(claims: list[Claim], bu
         assert not larger or site_claim.cost(larger[0]) - (site_claim.cost(rank) if rank else 0) > left
 
 
-@quickly
 @given(claim_lists(), st.integers(0, 2000), st.integers(0, 500))
 def test_the_cost_of_the_ranks_never_falls_when_the_budget_rises(
     claims: list[Claim], budget: int, more: int
@@ -83,7 +79,6 @@ def test_the_cost_of_the_ranks_never_falls_when_the_budget_rises(
     assert spent(claims, poor) <= spent(claims, rich)
 
 
-@quickly
 @given(claim_lists(), st.integers(0, 2000), st.randoms(use_true_random=False))
 def test_input_order_changes_nothing(claims: list[Claim], budget: int, chance: random.Random) -> None:
     shuffled = chance.sample(claims, len(claims))
@@ -122,7 +117,6 @@ def by_hand(claims: Sequence[Claim], budget: int) -> dict[str, int]:
             ranks[site_claim.site] = -rank
 
 
-@quickly
 @given(
     st.lists(
         st.tuples(st.integers(0, 8), st.integers(1, 60), st.integers(0, 80), st.integers(0, 9)), max_size=6
@@ -151,7 +145,6 @@ def every_allocation(claims: Sequence[Claim], budget: int) -> list[tuple[int, ..
     return affordable
 
 
-@quickly
 @given(claim_lists(max_size=4, max_rank=4), st.integers(0, 400))
 def test_no_affordable_ranks_are_as_large_everywhere_and_larger_somewhere(
     claims: list[Claim], budget: int
@@ -164,7 +157,6 @@ def test_no_affordable_ranks_are_as_large_everywhere_and_larger_somewhere(
     assert above == [chosen]
 
 
-@quickly
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(0, 9))
 def test_the_site_best_served_for_its_weight_is_served_as_little_as_can_be(
     weights: list[int], n_ranks: int
@@ -180,13 +172,11 @@ def test_the_site_best_served_for_its_weight_is_served_as_little_as_can_be(
     assert max(Fraction(granted.get(f"h.{i}", 0), w) for i, w in enumerate(weights)) == best
 
 
-@quickly
 @given(claim_lists(), st.integers(0, 2000))
 def test_the_same_claims_give_the_same_ranks(claims: list[Claim], budget: int) -> None:
     assert allocate(iter(claims), max_params=budget) == allocate(claims, max_params=budget)
 
 
-@quickly
 @given(st.integers(1, 9), st.integers(0, 1500))
 def test_equal_claims_get_ranks_that_differ_by_one_at_most(n_sites: int, budget: int) -> None:
     sites = [f"h.{i}" for i in range(n_sites)]
@@ -196,7 +186,6 @@ def test_equal_claims_get_ranks_that_differ_by_one_at_most(n_sites: int, budget:
     assert sum(spread) == min(budget // 10, 99 * n_sites)
 
 
-@quickly
 @given(st.lists(st.integers(1, 20), min_size=2, max_size=6))
 def test_ranks_are_proportional_to_the_weights(weights: list[int]) -> None:
     # D'Hondt: a house of a multiple of the summed votes gives each party that multiple of its votes.
@@ -217,7 +206,6 @@ def test_sparse_ranks_grow_in_proportion_and_in_units_of_the_smallest() -> None:
     assert allocate(mixed, max_params=10 * (8 + 4)) == {"a": 8, "b": 4}
 
 
-@quickly
 @given(
     st.lists(st.lists(st.floats(0, 100), min_size=1, max_size=5), min_size=1, max_size=4),
     st.integers(1, 9),

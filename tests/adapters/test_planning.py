@@ -100,7 +100,7 @@ def lora_configs(draw):
     return architecture, config
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(lora_configs())
 def test_any_lora_config_attaches_the_same_as_its_plan(tmp_path_factory, drawn):
     architecture, config = drawn

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import optuna
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
@@ -359,7 +359,6 @@ def test_ample_time_changes_nothing() -> None:
 # Arithmetic.
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.integers(1, 100_000))
 def test_rungs_are_short_and_ascending(full_steps: int) -> None:
     steps = rungs(full_steps)
@@ -375,7 +374,6 @@ def test_rungs_are_short_and_ascending(full_steps: int) -> None:
         assert steps[0] >= 30 and steps[1] >= 75
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.floats(1e-6, 1e-1), st.floats(1.5, 1e3), st.integers(1, 6))
 def test_learning_rates_are_spread_geometrically_inside_the_range(low: float, ratio: float, n: int) -> None:
     ends = [low, *spread(low, low * ratio, n), low * ratio]

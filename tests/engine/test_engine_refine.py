@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import optuna
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from toys.engine import METHODS, ROOMY, SITES, SPACE, context, levels, problem, run
 
@@ -133,7 +133,6 @@ def test_every_plan_of_a_mix_stays_in_its_own_range_of_rates(rates):
     assert {a.method for a in outcome.best.adapters} == {"lora", "ia3"}
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(1e-4, 1e-1), min_size=1, max_size=5, unique=True), st.data())
 def test_next_rate_lies_in_the_range_and_next_to_the_best(rates, data):
     losses = {rate: data.draw(st.floats(0, 1)) for rate in rates}

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import optuna
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from toys.engine import (
     ROOMY,
@@ -175,7 +175,6 @@ def test_what_is_left_for_four_plans_at_the_second_rung_is_spent_there(full_step
     assert short.n_paid(n_first=9, max_cost=max_cost) == [9, 4, 3]
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.integers(40, 20_000), st.integers(4, 80), st.floats(0.5, 40))
 def test_stretched_rungs_keep_to_the_cost_and_use_it(full_steps, n_first, max_cost):
     plain = schedule(full_steps)
@@ -264,7 +263,6 @@ def test_sampling_stops_once_nothing_better_comes(patience):
 # Fronts and limits.
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=12, unique=True))
 def test_front_holds_exactly_what_nothing_beats(points):
     fidelity = Fidelity(split="search", train_steps=1, train_examples=1, eval_examples=1, seed=0)

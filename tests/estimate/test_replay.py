@@ -225,7 +225,7 @@ def test_maps_in_few_bits_take_their_packed_bytes_and_one_map_unpacked(quantize,
     assert 0 < excess <= largest
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("quantize", "max_gb"), [(None, 24), ("4bit", 12)])
 def test_eight_billion_weights_train_in_the_memory_of_one_small_gpu(quantize, max_gb):
     shape = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 128256}

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
@@ -127,7 +127,6 @@ def score_pairs(draw: st.DrawFn, elements: st.SearchStrategy[float]) -> tuple[Fl
 
 
 @given(score_pairs(st.sampled_from([0.0, 1.0])))
-@settings(max_examples=80, deadline=None)
 def test_no_interval_of_bounded_scores_is_narrower_than_one_example(pair: tuple[Floats, Floats]) -> None:
     interval = paired_interval(*pair)
     assert -1 <= interval.low <= interval.mean <= interval.high <= 1
@@ -136,7 +135,6 @@ def test_no_interval_of_bounded_scores_is_narrower_than_one_example(pair: tuple[
 
 
 @given(score_pairs(st.floats(-1e6, 1e6)))
-@settings(max_examples=80, deadline=None)
 def test_no_interval_of_losses_has_zero_width(pair: tuple[Floats, Floats]) -> None:
     interval = paired_interval(*pair, span=None)
     assert interval.low < interval.mean < interval.high
@@ -144,7 +142,6 @@ def test_no_interval_of_losses_has_zero_width(pair: tuple[Floats, Floats]) -> No
 
 
 @given(score_pairs(st.floats(0, 1)))
-@settings(max_examples=60, deadline=None)
 def test_swapping_the_plans_mirrors_the_interval(pair: tuple[Floats, Floats]) -> None:
     best, baseline = pair
     there, back = paired_interval(best, baseline), paired_interval(baseline, best)

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from toys.metrics import ACCURACY, LOSS
@@ -164,7 +164,6 @@ def score_pairs(draw: st.DrawFn, elements: st.SearchStrategy[float]) -> tuple[Fl
     st.sampled_from([0.01, 0.3]),
     st.integers(0, 2),
 )
-@settings(max_examples=150, deadline=None)
 def test_label_and_interval_say_the_same(pair: tuple[Floats, Floats], margin: float, more: int) -> None:
     planned = len(pair[0]) + more
     seen = look(*pair, planned_seeds=planned, margin=margin)
@@ -179,7 +178,6 @@ def test_label_and_interval_say_the_same(pair: tuple[Floats, Floats], margin: fl
 
 
 @given(score_pairs(st.floats(-1e4, 1e4)))
-@settings(max_examples=80, deadline=None)
 def test_swapping_the_plans_mirrors_the_look(pair: tuple[Floats, Floats]) -> None:
     best, baseline = pair
     there = look(best, baseline, planned_seeds=5, margin=0.01, span=None)

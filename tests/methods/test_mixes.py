@@ -70,7 +70,7 @@ def random_plan(data, base):
     return Plan(adapters=tuple(adapters), learning_rate=1e-3, trainable_params=cost)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(derandomize=True, suppress_health_check=list(HealthCheck))
 @given(bases(), st.data())
 def test_three_counts_agree_and_detaching_leaves_no_trace(base, data):
     plan = random_plan(data, base)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autopeft import evidence
@@ -41,7 +41,6 @@ def test_every_kind_of_target_has_one_default_metric(kind):
 
 
 @by_metric
-@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 40))
 def test_scores_have_the_metric_as_their_mean_and_follow_their_rows(name, seed, n):
     metric, rng = METRICS[name], np.random.default_rng(seed)

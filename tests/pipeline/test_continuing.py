@@ -175,7 +175,7 @@ def test_measurements_that_a_resumed_run_does_not_use_are_told_apart(prepared, r
     assert unused_measurements(run, SimpleNamespace(measurements=(again, dropped, test))) == [first]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_extended_run_counts_all_that_was_measured(model_dir, data_dir, tmp_path):
     settings = {"budget": "5%", "max_steps": 8, "batch_size": 8, "max_eval_examples": 20, "confirm": "none"}
     spec = run_spec(model_dir, data_dir, out=tmp_path / "run", trials=4, **settings)

@@ -9,7 +9,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
@@ -35,7 +35,6 @@ PLAN = Plan(
 )
 KINDS = {name: kind for name, kind in vars(records).items() if dataclasses.is_dataclass(kind)}
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-few = settings(max_examples=10, deadline=None)
 
 
 def records_of(kind: type[Any]) -> st.SearchStrategy[Any]:
@@ -73,7 +72,6 @@ def test_the_result_of_a_search_is_among_the_records() -> None:
 
 
 @every_kind
-@few
 @given(st.data())
 def test_a_record_comes_back_from_json_text_as_it_was(kind: type[Any], data: st.DataObject) -> None:
     record = data.draw(records_of(kind))
@@ -119,7 +117,6 @@ def test_other_content_is_refused(change: dict[str, Any], complaint: str) -> Non
 # Identity.
 
 
-@settings(max_examples=100, deadline=None)
 @given(records_of(Plan), records_of(Plan))
 def test_digests_are_equal_exactly_where_plans_are(first: Plan, second: Plan) -> None:
     assert (first.digest == second.digest) == (repr(first) == repr(second))
@@ -166,7 +163,6 @@ def test_a_digest_is_the_start_of_the_sha256_of_sorted_json() -> None:
 
 
 @every_kind
-@few
 @given(st.data())
 def test_a_record_cannot_change(kind: type[Any], data: st.DataObject) -> None:
     record, name = data.draw(records_of(kind)), dataclasses.fields(kind)[0].name
@@ -174,7 +170,6 @@ def test_a_record_cannot_change(kind: type[Any], data: st.DataObject) -> None:
         setattr(record, name, None)
 
 
-@settings(max_examples=50, deadline=None)
 @given(records_of(Measurement))
 def test_a_plan_and_a_measurement_are_dictionary_keys(measurement: Measurement) -> None:
     counts = {(measurement.plan, measurement.fidelity): 1, measurement: 2}

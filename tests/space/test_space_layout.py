@@ -8,7 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from toys.space import DORA, METHODS, context, policies, prices, recount, sites
 
@@ -16,7 +16,6 @@ from autopeft.records import Site
 from autopeft.space import Policy, plan_of, select_sites, widened
 
 
-@settings(max_examples=120, deadline=None)
 @given(policies(), st.integers(24, 6000))
 def test_a_plan_is_within_the_budget_and_never_empty(policy: Policy, budget: int) -> None:
     plan = plan_of(policy, context(budget))
@@ -25,7 +24,6 @@ def test_a_plan_is_within_the_budget_and_never_empty(policy: Policy, budget: int
     assert len({adapter.site for adapter in plan.adapters}) == len(plan.adapters)
 
 
-@settings(max_examples=120, deadline=None)
 @given(policies(), st.integers(24, 6000))
 def test_no_upgrade_of_a_selected_site_is_affordable(policy: Policy, budget: int) -> None:
     allocation, plan = context(budget), plan_of(policy, context(budget))
@@ -47,7 +45,6 @@ def test_no_upgrade_of_a_selected_site_is_affordable(policy: Policy, budget: int
         assert not dearer or dearer[0] - prices(part, site).get(rank, 0) > left
 
 
-@settings(max_examples=80, deadline=None)
 @given(policies(), st.integers(24, 4000), st.integers(0, 600))
 def test_the_cost_of_a_plan_never_falls_when_the_budget_rises(policy: Policy, budget: int, more: int) -> None:
     whole = replace(policy, budget_share=1.0)
@@ -55,7 +52,6 @@ def test_the_cost_of_a_plan_never_falls_when_the_budget_rises(policy: Policy, bu
     assert recount(poor) <= recount(rich)
 
 
-@settings(max_examples=40, deadline=None)
 @given(policies(), st.integers(24, 4000), st.randoms(use_true_random=False))
 def test_a_plan_does_not_depend_on_the_order_of_sites_and_comes_out_the_same_again(
     policy: Policy, budget: int, chance: random.Random
@@ -176,7 +172,6 @@ def test_a_floor_above_every_rank_of_all_sites_is_dropped_and_the_options_stay()
     assert plan.adapters and all(adapter.options == DORA for adapter in plan.adapters)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 100), st.integers(16, 4000))
 def test_a_budget_share_is_the_budget_of_that_size(percent: int, budget: int) -> None:
     policy = Policy(method="lora", learning_rate=1e-3)

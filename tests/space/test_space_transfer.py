@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autopeft.errors import SpecError
@@ -71,7 +71,6 @@ def policies(draw: st.DrawFn) -> Policy:
     )
 
 
-@settings(max_examples=80, deadline=None)
 @given(policies(), st.integers(200, 4000))
 def test_the_same_model_and_budget_give_the_same_plan(policy: Policy, budget: int) -> None:
     sites = model(4)
@@ -80,7 +79,6 @@ def test_the_same_model_and_budget_give_the_same_plan(policy: Policy, budget: in
     assert (moved.plan, moved.lost) == (source, ())
 
 
-@settings(max_examples=80, deadline=None)
 @given(policies(), st.integers(200, 4000))
 def test_the_same_shapes_under_other_names_get_the_same_ranks_and_scales(policy: Policy, budget: int) -> None:
     there, here = model(4), model(4, prefix="layers")
@@ -91,7 +89,6 @@ def test_the_same_shapes_under_other_names_get_the_same_ranks_and_scales(policy:
     assert moved.trainable_params == source.trainable_params
 
 
-@settings(max_examples=80, deadline=None)
 @given(policies(), st.integers(200, 4000), st.integers(100, 6000), st.integers(1, 9))
 def test_a_transferred_plan_is_within_the_budget_and_its_sites_have_the_old_roles(
     policy: Policy, before: int, now: int, n_layers: int

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from toys.tasks import TOYS, make_toy
@@ -99,7 +99,6 @@ def test_step_without_any_label_changes_nothing(tokenizer):
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=20), max_tokens=st.none() | st.integers(1, 99)
 )
-@settings(max_examples=80, deadline=None)
 def test_micro_batches_keep_the_order_and_hold_as_many_rows_as_fit(lengths, max_tokens):
     parts = micro_batches(range(len(lengths)), np.array(lengths), max_tokens=max_tokens)
     assert [row for part in parts for row in part] == list(range(len(lengths)))

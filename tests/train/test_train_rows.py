@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autopeft.train.encoding import epoch_batches, train_rows
@@ -28,7 +28,6 @@ def epoch(lengths, *, size, seed):
 
 
 @given(lengths=LENGTHS, size=st.integers(1, 9), seed=st.integers(0, 99))
-@settings(max_examples=50, deadline=None)
 def test_epoch_has_each_row_at_most_once_in_full_batches(lengths, size, seed):
     batches = epoch(lengths, size=size, seed=seed)
     rows = [row for batch in batches for row in batch]
@@ -39,7 +38,6 @@ def test_epoch_has_each_row_at_most_once_in_full_batches(lengths, size, seed):
 
 
 @given(lengths=LENGTHS, size=st.integers(1, 9), seed=st.integers(0, 99), n_steps=st.integers(0, 150))
-@settings(max_examples=50, deadline=None)
 def test_longer_run_begins_with_the_rows_of_a_shorter_one(lengths, size, seed, n_steps):
     short, long = (train_rows(lengths, n_steps=n, batch_size=size, seed=seed) for n in (n_steps, 160))
     assert len(short) == n_steps
