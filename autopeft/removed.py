@@ -9,6 +9,7 @@ REMOVED: dict[str, str] = {
     "postgresql": "--executor ray has workers on several machines",
     "worker": "--executor ray has workers on several machines, and --workers says how many",
     "databaseerror": "workers behind a database are gone, --executor ray has workers on several machines",
+    "check_score": "leave it out; nine comparisons never showed for sure that a score helps",
     "patience": "--trials, --max-time and --max-cost end a search",
 }
 _TOPIC = re.compile(

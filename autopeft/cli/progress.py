@@ -219,7 +219,7 @@ def describe(measurement: Measurement, arm: str, *, label: int = _LABEL) -> str:
 
 
 def shortened(arm: str, label: int = _LABEL) -> str:
-    """An arm's name in the columns that it has: its end is kept too, which tells twins apart.
+    """An arm's name in the columns that it has: its end is kept too.
 
     Example:
         >>> shortened("baseline: LoRA on all linear maps of the last layers")

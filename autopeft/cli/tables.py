@@ -17,7 +17,6 @@ from autopeft.report import (
     PartWords,
     answer_of,
     confirm_steps,
-    did_it_help,
     edge_sentence,
     error_over,
     forgetting_line,
@@ -134,8 +133,6 @@ def _evidence(result: SearchResult) -> Iterator[str]:
     )
     if result.forgetting is not None:
         yield forgetting_line(result.forgetting)
-    if result.score_pairs:
-        yield did_it_help(result).sentence
 
 
 def _print_files(result: SearchResult, out: Console, path: Path) -> None:

@@ -5,7 +5,7 @@ depend on the executor. A stopped run continues when it runs again with its earl
 
 Inside the folder each file imports only from those before it:
 schedule, rates, samplers, waiting, finished_study → problem, cost → ranking, ledger, queue → front,
-stopping → study_log → refine, twins, promote → propose, finalists → judge, choose → deepen, confirm → retry →
+stopping → study_log → refine, promote → propose, finalists → judge, choose → deepen, confirm → retry →
 sentences.
 """
 
@@ -47,7 +47,6 @@ from autopeft.engine.schedule import (
 )
 from autopeft.engine.sentences import plans_as_good, sentences
 from autopeft.engine.study_log import StudyLog
-from autopeft.engine.twins import measure_twins, n_twins
 from autopeft.records import Outcome, Proxy
 
 __all__ = [
@@ -89,7 +88,6 @@ def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> O
     study = optuna.create_study(study_name=STUDY, storage=storage, direction="minimize")
     study_log = StudyLog(problem=problem, ledger=ledger, study=study)
     first = measure_first_rung(study_log)
-    score_pairs = measure_twins(study_log, first)
     by_rung = climb(problem, ledger, first)
     problem = with_margin(problem, ledger, by_rung[-1])
     if len(by_rung) > problem.schedule.last:  # all rungs were reached
@@ -125,7 +123,6 @@ def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> O
         confirmations=summaries(problem, confirmed, finalists.by_name),
         test=summaries(problem, tested, finalists.by_name),
         verdict=verdict,
-        score_pairs=score_pairs,
         proxy=_proxy(problem, by_rung),
         sentences=(order if chosen == first_choice else ())
         + retry_sentences
@@ -153,7 +150,7 @@ def _plan_ahead(problem: SearchProblem, ledger: Ledger) -> None:
     limit = math.inf if problem.spec.search.max_cost is None else problem.spec.search.max_cost
     left = limit - problem.confirm_reserve
     ledger.limit_cost(schedule, max_cost=limit)
-    numbers = schedule.n_paid(n_first=problem.n_proposals + n_twins(problem), max_cost=left)
+    numbers = schedule.n_paid(n_first=problem.n_proposals, max_cost=left)
     for index, n_plans in enumerate(numbers):
         steps = schedule.new_steps(index)
         ledger.plan_ahead(problem.rung(index), n_measurements=n_plans, new_steps=steps)

@@ -36,7 +36,6 @@ class SearchProblem:
         head_rates: Range of learning rates of the head alone; its ends are equal where the model has no head.
         first_trials: Trials that the run began with. The queue depends on this number and not on the trials
             of an extended run, so that an extended run begins with the same plans.
-        null_scores: Null score -> site -> value.
         user_plans: Plans that the user brought, by arm. Each is measured at several learning rates (around
             its own, where that is above 0), and can win only if it keeps to the budget.
         margin: Difference that does not matter, in units of the metric.
@@ -50,7 +49,6 @@ class SearchProblem:
     metric: MetricFacts
     head_rates: tuple[float, float]
     first_trials: int
-    null_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     user_plans: tuple[tuple[Arm, Plan], ...] = ()
     margin: float = 0.01
     groups: Mapping[str, Sequence[int]] = field(default_factory=dict)

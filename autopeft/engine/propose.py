@@ -12,7 +12,6 @@ from optuna.trial import Trial
 from autopeft.engine.ledger import Measured
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.queue import Enqueued, enqueued
-from autopeft.engine.ranking import ranked_by_loss
 from autopeft.engine.refine import even_out, owed_rate, refined_plan
 from autopeft.engine.samplers import make_sampler
 from autopeft.engine.stopping import n_allowed
@@ -145,8 +144,6 @@ def _from_queue(study_log: StudyLog, arm: Arm, content: Policy | Plan) -> TrialP
     if isinstance(content, Plan):
         trial = study_log.study.ask()
         return trial, study_log.note(trial, arm, content, source="enqueued")
-    if arm.kind == "greedy":
-        content = _at_baseline_rate(study_log, arm, content)
     trial = _with_parameters(study_log, content)
     plan = plan_of(content, study_log.problem.context)
     if arm.kind == "usual":
@@ -163,15 +160,3 @@ def _with_parameters(study_log: StudyLog, policy: Policy) -> Trial:
     if parameters is not None:
         suggest(trial, space, methods)  # registers the enqueued values
     return trial
-
-
-def _at_baseline_rate(study_log: StudyLog, arm: Arm, policy: Policy) -> Policy:
-    """The greedy policy at the baseline's best learning rate so far, the second time at its next best.
-
-    The two then differ in ranks alone. The policy keeps its rate where the baseline has no other.
-    """
-    n_before = sum(proposal.arm == arm for proposal in study_log.proposals)
-    measurements = study_log.ledger.measured.values()
-    baselines = (m for m in measurements if study_log.ledger.is_baseline(m.plan))
-    rates = list(dict.fromkeys(m.plan.learning_rate for m in ranked_by_loss(baselines)))
-    return replace(policy, learning_rate=[*rates, policy.learning_rate][min(n_before, len(rates))])

@@ -35,10 +35,9 @@ def enqueued(problem: SearchProblem) -> tuple[Enqueued, ...]:
     their range of learning rates, LoRA in the layers of the highest score first, and last a method that
     starts slowly where full runs are brief; the remaining trials are sampled. The head alone comes after the
     baselines' first rates, and at its others after the first usual arms, which are more often the answer.
-    With `--check-score` the plan whose ranks follow the score comes twice, before the usual arms. Every plan
-    of the user is in the queue: where the trials are few, it takes the place of what comes before it, but for
-    the first baseline. Where even then the trials end before it, it follows them, so that an extended run
-    measures it.
+    Every plan of the user is in the queue: where the trials are few, it takes the place of what comes before
+    it, but for the first baseline. Where even then the trials end before it, it follows them, so that an
+    extended run measures it.
     """
     trials = problem.first_trials
     n_rates = _MANY_RATES if trials >= _MANY_TRIALS else _FEW_RATES
@@ -54,8 +53,6 @@ def enqueued(problem: SearchProblem) -> tuple[Enqueued, ...]:
             queue.append((arm, replace(plan, learning_rate=rates[index])))
         if not index:
             queue.append((problem.without_adapters, replace(head, learning_rate=head_rates[0])))
-    if problem.spec.search.check_score and BASELINE_METHOD in problem.space.methods:
-        queue += [_greedy(problem, lora_rates[0])] * 2
     usual = list(_usual(problem))
     heads = [(problem.without_adapters, replace(head, learning_rate=rate)) for rate in head_rates[1:]]
     n_slow = sum(arm.methods[0] in problem.slow_methods for arm, _ in usual[: _BEFORE_HEADS + 1])
@@ -124,9 +121,3 @@ def _user_rates(plan: Plan, arm: Arm, problem: SearchProblem, *, n_rates: int) -
     if plan.learning_rate > 0:
         return tuple(plan.learning_rate * factor for factor in _USER_FACTORS[:n_rates])
     return central(*problem.rate_range(plan, arm), n_rates)
-
-
-def _greedy(problem: SearchProblem, rate: float) -> Enqueued:
-    """LoRA with its ranks by score per parameter; the rate counts where no baseline has finished."""
-    policy = Policy(method=BASELINE_METHOD, exponent=1.0, max_rank=problem.max_rank, learning_rate=rate)
-    return Arm(kind="greedy", label=f"greedy by {problem.spec.search.score}"), policy

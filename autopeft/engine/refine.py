@@ -67,7 +67,7 @@ def owed_rate(study_log: StudyLog) -> tuple[Arm, Plan] | None:
     problem, ledger = study_log.problem, study_log.ledger
     rates: dict[Arm, set[float]] = {}  # of the arms that the sampler can propose
     for proposal in study_log.proposals:
-        if proposal.arm.kind not in ("head", "baseline", "greedy"):
+        if proposal.arm.kind not in ("head", "baseline"):
             rates.setdefault(proposal.arm, set()).add(proposal.plan.learning_rate)
     most = min(_MAX_EVENED, max(map(len, rates.values()), default=0))
     measured = ledger.at(problem.rung(0))

@@ -254,7 +254,7 @@ def n_first(schedule: Schedule, *, trials: int, strategy: str) -> int:
 
 
 def planned_cost(schedule: Schedule, *, trials: int, strategy: str) -> float:
-    """Cost of a search in R at most, without the few runs of twins and of further learning rates."""
+    """Cost of a search in R at most, without the few runs of further learning rates."""
     n_plans = n_first(schedule, trials=trials, strategy=strategy)
     return n_plans * schedule.rung_cost(0) + _later_cost(schedule)
 

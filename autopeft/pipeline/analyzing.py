@@ -122,7 +122,7 @@ def analyze(
 def suggest_plan(
     prepared: Prepared, scores: dict[str, float], profiles: Mapping[str, Sequence[float]] | None = None
 ) -> PlanDocument:
-    """The greedy plan of a search: LoRA ranks by score per parameter, at the middle of LoRA's learning rates.
+    """LoRA ranks by score per parameter, at the middle of LoRA's learning rates.
 
     Where there are `profiles` (site name -> what each further rank adds), they decide the ranks.
     """

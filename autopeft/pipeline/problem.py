@@ -12,10 +12,10 @@ from autopeft.extension import discover, metric_facts, slow_starters
 from autopeft.pipeline.compared import groups_of
 from autopeft.pipeline.computing import in_memory_of_run
 from autopeft.pipeline.prepare import Prepared
+from autopeft.pipeline.scoring import SIZE_SCORE
 from autopeft.pipeline.warm_start import read_warm_start
 from autopeft.records import (
     PROFILE_SCORE,
-    UNEVEN_NULLS,
     Arm,
     Fidelity,
     Plan,
@@ -56,10 +56,10 @@ def requested_space(spec: RunSpec) -> space.Space:
 
 
 def score_names(spec: RunSpec, requested: space.Space) -> list[str]:
-    """Scores to compute: the one that orders sites, those that report and space need, and null scores."""
+    """Scores to compute: the one that orders sites, and those that report and space need."""
     uses_profiles = any(PROFILE_SCORE in method.ranks_by for method in requested.methods.values())
     profile_score = [PROFILE_SCORE] if uses_profiles else []
-    return list(dict.fromkeys([spec.search.score, *_SHOWN_SCORES, *profile_score, *UNEVEN_NULLS]))
+    return list(dict.fromkeys([spec.search.score, *_SHOWN_SCORES, *profile_score]))
 
 
 @in_memory_of_run("measuring the inputs of the task head")
@@ -83,7 +83,7 @@ def search_problem(
     }
     score = spec.search.score
     if score not in by_name:  # memory did not hold an example: sites are ordered by their number of weights
-        score = UNEVEN_NULLS[0]
+        score = SIZE_SCORE
         spec = with_setting(spec, "search.score", score)
     return SearchProblem(
         spec=spec,
@@ -93,7 +93,6 @@ def search_problem(
         metric=metric_facts(prepared.task),
         head_rates=prepared.bench.head_rates.alone(),
         first_trials=first_trials,
-        null_scores={name: by_name[name] for name in UNEVEN_NULLS},
         user_plans=user_plans,
         groups=groups_of(prepared),
     )

@@ -14,10 +14,11 @@ from autopeft.extension import Batch, Score, discover
 from autopeft.model import is_out_of_memory, release_memory
 from autopeft.pipeline.computing import in_memory_of_run
 from autopeft.pipeline.prepare import Prepared
-from autopeft.records import SEEN_ENOUGH, UNEVEN_NULLS, Sensitivity, SiteScores
+from autopeft.records import SEEN_ENOUGH, Sensitivity, SiteScores
 from autopeft.sensitivity import ScoredModel, measure, reads_examples
 
 MAX_EXAMPLES = 512
+SIZE_SCORE = "parameters"  # orders sites where memory does not hold an example
 _SHARE = 0.05  # of a full run's cost: the project's promise
 # Cost of one example relative to one example of LoRA training at all maps, by the score's `needed_pass`.
 # Upper bounds, measured by reports/studies/sensitivity_cost.py at 32 and 128 tokens, and on the demo (18).
@@ -128,7 +129,7 @@ def logged_scores(
 ) -> tuple[SiteScores, ...]:
     """The scores of a search; logs the notes that `analyze` would print beside them.
 
-    Where memory does not hold one example, only scores that read none are there, the null scores at least.
+    Where memory does not hold one example, only scores that read none are there, `parameters` at least.
     """
     try:
         scored = sensitivity(prepared, names, clock=clock)
@@ -140,7 +141,7 @@ def logged_scores(
     if scored is None:  # after the handler, whose error holds on to the tensors
         release_memory(prepared.base.device)
         frugal = [name for name in names if not reads_examples(discover("autopeft.sensitivity")[name])]
-        scored = sensitivity(prepared, [*frugal, *UNEVEN_NULLS], clock=clock)
+        scored = sensitivity(prepared, [*frugal, SIZE_SCORE], clock=clock)
     for note in scored.notes:
         log.info("Sensitivity: %s", note)
     if zeros := ", ".join(score.name for score in scored.scores if score.is_zero):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
@@ -10,20 +10,19 @@ from pydantic import BeforeValidator
 from autopeft.records.plans import Budget, Measurement, Plan, Site
 from autopeft.records.spec import SETTINGS, RunSpec
 
-ProposalSource = Literal["enqueued", "sampler", "random", "refined", "evened", "retuned", "twin"]
+ProposalSource = Literal["enqueued", "sampler", "random", "refined", "evened", "retuned"]
 _Z_95 = 1.96  # standard errors of a 95 % interval
-ArmKind = Literal["baseline", "head", "greedy", "usual", "sampled", "given"]
+ArmKind = Literal["baseline", "head", "usual", "sampled", "given"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
     """Where a plan comes from. Arms are equal where their labels are.
 
-    `kind` is baseline (LoRA as people write it), head (no adapters), greedy (LoRA whose ranks follow the
-    score), usual (a policy of the space that is tried first), sampled (any policy of the space) or given (by
-    the user). A usual and a sampled policy with the same label, such as `ia3/all`, are one arm, since the
-    learning rates of an arm are counted over both. `methods` names the method of each part of such a policy,
-    in order; it is empty for the other kinds.
+    `kind` is baseline (LoRA as people write it), head (no adapters), usual (a policy of the space that comes
+    first), sampled (any policy of the space) or given (by the user). A usual and a sampled policy with the
+    same label, such as `ia3/all`, are one arm, since the learning rates of an arm are counted over both.
+    `methods` names the method of each part of such a policy, in order; it is empty for the other kinds.
     """
 
     kind: ArmKind = field(compare=False)
@@ -45,7 +44,7 @@ class Proposal:
     """One trial of the study: its arm, who proposed it, and its plan.
 
     `source` is enqueued, sampler, random, refined (a small step from the best so far), evened (the
-    baseline at one more learning rate), retuned (a finalist at a lower one) or twin.
+    baseline at one more learning rate) or retuned (a finalist at a lower one).
     """
 
     trial: int
@@ -262,26 +261,6 @@ class Cost:
         return stages if self.total_seconds is None else self.total_seconds
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScorePair:
-    """Losses of one proposal with the score, and with each null score in its place.
-
-    Method, learning rate, steps and seed are the same. None where a twin was not measured; a twin that
-    diverged has the worst loss of the run.
-    """
-
-    arm: str
-    learning_rate: float
-    with_score: float
-    uniform: float | None = None
-    parameters: float | None = None
-    random: float | None = None
-
-
-# Scores that know nothing of the data; any other score has to beat them.
-NULL_SCORES = tuple(entry.name for entry in fields(ScorePair) if entry.default is None)
-# Those that rank sites. Under the first null all ranks are even, which an allocation does without a score.
-UNEVEN_NULLS = NULL_SCORES[1:]
 # The score whose profiles are energies of the gradient: ranks follow them under `ranks_by: spectrum`.
 PROFILE_SCORE = "spectrum"
 # Rank correlation of two halves of the examples from which on more examples change little; chosen by hand.
@@ -349,7 +328,6 @@ class Outcome:
     test: tuple[Confirmation, ...]
     verdict: Verdict
     proxy: Proxy
-    score_pairs: tuple[ScorePair, ...] = ()
     front: tuple[Measurement, ...] = ()
     sentences: tuple[str, ...] = ()
 

@@ -188,9 +188,6 @@ class SearchSpec(Extent):
         min_length=1,
     )
     score: str = setting("gradient", "Sensitivity score that orders the sites", "Search")
-    check_score: bool = setting(
-        False, "Measure whether the score helps: plans that follow it beside the same without it", "Search"
-    )
     seed: int = setting(0, "Seed of splits, proposals and training runs", "Search", ge=0, le=MAX_SEED)
 
 

@@ -3,7 +3,7 @@
 Everything but `write` is a pure function of the result. The layout is in `templates/`.
 
 Inside the folder each file imports only from those before it:
-words → maps, places, measured → naming, rendering, helped, forgetting, positions → charts, tables, heat,
+words → maps, places, measured → naming, rendering, forgetting, positions → charts, tables, heat,
 usage, schema, terms → view, certainty → card, grids → named_plans → titles → headline, drawing
 → page → several, short_forms.
 """
@@ -19,7 +19,6 @@ from autopeft.report.charts import Sheet, png_of
 from autopeft.report.drawing import Drawing
 from autopeft.report.forgetting import forgetting_json, forgetting_line
 from autopeft.report.heat import heat_svg, seen_enough
-from autopeft.report.helped import did_it_help
 from autopeft.report.measured import error_over
 from autopeft.report.page import answer_of, contents, drawn, summary_of
 from autopeft.report.positions import edge_sentence, rate_words
@@ -46,7 +45,6 @@ __all__ = [
     "answer_of",
     "choice_key",
     "confirm_steps",
-    "did_it_help",
     "edge_sentence",
     "effective_ranks",
     "error_over",

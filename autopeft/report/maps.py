@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from math import floor, log2
 
-from autopeft.records import NULL_SCORES, Adapter, Plan, SearchResult, Site, SiteScores
+from autopeft.records import Adapter, Plan, SearchResult, Site, SiteScores
 from autopeft.report.words import significant
 
 N_LEVELS = 5  # shades of the colour scale
@@ -84,9 +84,8 @@ def rank_map(sites: Sequence[Site], plan: Plan, short_labels: Mapping[str, str])
 
 
 def score_maps(result: SearchResult) -> tuple[Map, ...]:
-    """The map of each score but the nulls, which say nothing about the data."""
-    hidden = {*NULL_SCORES} - {result.spec.search.score}
-    maps = (score_map(result.sites, score) for score in result.scores if score.name not in hidden)
+    """The map of each score that tells the sites apart."""
+    maps = (score_map(result.sites, score) for score in result.scores)
     return tuple(shown for shown in maps if shown is not None)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
 from typing import Any
@@ -15,7 +15,6 @@ from autopeft.report.charts import Sheet, short_runs
 from autopeft.report.drawing import Drawing
 from autopeft.report.headline import Headline, headline
 from autopeft.report.heat import seen_enough
-from autopeft.report.helped import did_it_help
 from autopeft.report.named_plans import PlanRow, summary
 from autopeft.report.naming import Group, Naming
 from autopeft.report.positions import edge_sentence, rate_words
@@ -55,7 +54,6 @@ def contents(result: SearchResult, words: PartWords, status: str) -> dict[str, A
     arms = arms_of_plans(result)
     naming = Naming(result=result, words=words, first=first_proposals(result))
     rows = summary(result, naming)
-    helped = did_it_help(result)
     return {
         "result": result,
         "verdict_sentence": told(result.verdict.sentence),
@@ -89,7 +87,6 @@ def contents(result: SearchResult, words: PartWords, status: str) -> dict[str, A
         "score_maps": tuple(map(maps.merged, maps.score_maps(result))),
         "max_layers": maps.MAX_ROWS,
         "seen": {score.name: seen_enough(score) for score in result.scores},
-        "helped": replace(helped, sentence=told(helped.sentence)),
         "scoring": view.scoring(result),
         "forgot": forgetting.forgot(result.forgetting),
         "costs": view.costs(result),

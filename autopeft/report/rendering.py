@@ -18,7 +18,6 @@ _EDGE_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 _FILTERS = (
     *(words.agreement, words.change, words.count, words.difference, words.duration, words.first_line),
     *(
-        words.gain,
         words.loss,
         words.metric,
         words.percent,

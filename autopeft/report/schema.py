@@ -16,12 +16,10 @@ from autopeft.records import (
     Plan,
     Proxy,
     RunSpec,
-    ScorePair,
     SplitSizes,
     Status,
     Verdict,
 )
-from autopeft.report.helped import Against
 
 _Count = Annotated[int, Field(ge=0)]
 _Seconds = Annotated[float, Field(ge=0)]
@@ -116,13 +114,6 @@ class ForgettingAnswer(_Keys):
     seconds: Annotated[float, Field(ge=0)]
 
 
-class SingleSites(_Keys):
-    """Spearman's rho between the score of a site and the low loss of a plan of this site alone."""
-
-    rank_correlation: Annotated[float, Field(ge=-1, le=1)]
-    n_sites: _Count
-
-
 class ScoreTrust(_Keys):
     """How far a score agrees between two halves of its examples (Spearman's rho)."""
 
@@ -132,14 +123,9 @@ class ScoreTrust(_Keys):
 
 
 class SensitivityAnswer(_Keys):
-    """Whether the score that ordered the sites lowered the loss; null where the pairs leave it open."""
+    """The score that ordered the sites, and how far each score can be trusted."""
 
     score: str
-    helped: bool | None
-    sentence: str
-    against: tuple[Against, ...]
-    single_sites: SingleSites | None
-    pairs: tuple[ScorePair, ...]
     scores: tuple[ScoreTrust, ...]
 
 

@@ -21,7 +21,6 @@ from autopeft.records import (
     to_json,
 )
 from autopeft.report.forgetting import forgetting_json
-from autopeft.report.helped import sensitivity_json
 from autopeft.report.measured import record_of
 from autopeft.report.positions import position_of
 
@@ -66,7 +65,13 @@ def result_json(result: SearchResult, status: str) -> dict[str, Any]:
             for run in result.front
         ],
         "proxy": to_json(result.proxy),
-        "sensitivity": sensitivity_json(result),
+        "sensitivity": {
+            "score": result.spec.search.score,
+            "scores": [
+                {"name": s.name, "split_half": s.split_half, "n_examples": s.n_examples}
+                for s in result.scores
+            ],
+        },
         "cost": to_json(result.cost),
         "splits": to_json(setting.splits),
         "settings": to_json(result.spec),

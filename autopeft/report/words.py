@@ -202,12 +202,6 @@ def loss(value: float | None) -> str:
     return metric(value, is_share=False)
 
 
-def gain(value: float) -> str:
-    """A difference of losses with three decimals, or with two digits where those would all be 0."""
-    text = f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.1e}"
-    return minus(text) if value < 0 else text
-
-
 def change(difference: float, spread: float | None) -> str:
     """A difference with its sign, and the spread over seeds where there is one.
 

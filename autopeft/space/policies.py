@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from autopeft.records import Arm, OptionPairs
-
-_LEAST_EXPONENT = 0.25  # below it the ranks hardly follow the score; chosen by hand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,19 +38,6 @@ class Policy:
         parts = (self, *self.beside)
         methods = tuple(part.method for part in parts)
         return Arm(kind="sampled", label=" & ".join(map(_family, parts)), methods=methods)
-
-    @property
-    def uses_score(self) -> bool:
-        """Whether a score decides ranks or layers of this policy or of a part beside it."""
-        follows = self.exponent >= _LEAST_EXPONENT and self.ranks_by == "score"
-        selects = self.layers_by == "score" and self.layer_share < 1
-        is_led = follows or selects or self.ranks_by == "spectrum"
-        return is_led or any(part.uses_score for part in self.beside)
-
-    def without_score(self) -> Policy:
-        """The policy with even ranks, and the last layers in place of the best-scored or any others."""
-        beside = tuple(part.without_score() for part in self.beside)
-        return replace(self, exponent=0.0, ranks_by="score", layers_by="last", beside=beside)
 
 
 def _family(policy: Policy) -> str:

@@ -18,7 +18,6 @@ from pydantic import ValidationError
 from table import TableError
 
 from autopeft.records import (
-    UNEVEN_NULLS,
     Adapter,
     Budget,
     MetricFacts,
@@ -63,7 +62,7 @@ class Description:
     """A cell as a search sees it.
 
     `examples` counts those of train, and those that were evaluated of search, confirm and test. `scores` maps
-    the score that orders sites, and null scores, to one value for each site. `max_virtual_tokens` is the room
+    the score that orders sites to one value for each site. `max_virtual_tokens` is the room
     for a prompt, None where there is no limit.
     """
 
@@ -98,10 +97,8 @@ def describe(
     from autopeft import space
     from autopeft.extension import metric_facts
     from autopeft.pipeline.fitting import fit_to_budget, parse_budget
-    from autopeft.pipeline.scoring import sensitivity
 
     _, available = fit_to_budget(prepared, space.load("default", known_methods=prepared.methods))
-    nulls = {score.name: score.values for score in sensitivity(prepared, UNEVEN_NULLS).scores}
     sizes = {split: len(encoded.labels) for split, encoded in prepared.bench.splits.items()}
     most = {"search": cell.search_examples, "confirm": cell.confirm_examples, "test": cell.test_examples}
     return Description(
@@ -113,7 +110,7 @@ def describe(
         max_virtual_tokens=available.max_virtual_tokens,
         examples={split: min(size, most.get(split, size)) for split, size in sizes.items()},
         sites=context.sites,
-        scores={"gradient": tuple(context.scores[site.name] for site in context.sites), **nulls},
+        scores={"gradient": tuple(context.scores[site.name] for site in context.sites)},
         arms=arm_plans(candidates, context.sites),
     )
 

@@ -125,8 +125,8 @@ def test_the_untrained_model_has_neither_rate_nor_steps():
 
 
 def test_two_long_names_that_differ_at_the_end_stay_apart():
-    twins = [f"greedy by gradient on all linear maps, scored by {null}" for null in ("uniform", "random")]
-    assert len({describe(run(0.1), arm)[:38] for arm in twins}) == 2
+    arms = [f"LoRA by gradient on all linear maps of the last layers, {word}" for word in ("first", "second")]
+    assert len({describe(run(0.1), arm)[:38] for arm in arms}) == 2
 
 
 def test_a_file_gets_one_line_per_run_and_headings_above_the_first_of_a_phase(capsys):

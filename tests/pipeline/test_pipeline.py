@@ -37,7 +37,7 @@ GIVEN = frozenset({"search.trials", "confirm.seeds"})
 
 def spec_for(model_dir: Path, data_dir: Path, out: Path, **settings: object) -> RunSpec:
     usual = {"max_steps": 8, "batch_size": 8, "budget": "5%", "trials": 18, "seed": 3, "confirm_seeds": 2}
-    return run_spec(model_dir, data_dir, out=out, **{"check_score": True} | usual | settings)
+    return run_spec(model_dir, data_dir, out=out, **(usual | settings))
 
 
 class WithoutStudy(Silent):
@@ -80,12 +80,12 @@ def test_plan_is_within_the_budget_and_three_counts_are_one_integer(run: Path, a
 def test_study_opens_and_holds_one_finished_trial_per_proposal(run: Path) -> None:
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{run / 'study.sqlite'}")
     sources = [trial.user_attrs["source"] for trial in study.trials]
-    proposed = [source for source in sources if source not in ("twin", "retuned")]
+    proposed = [source for source in sources if source != "retuned"]
     # Further rates of the baseline are proposed too, and some are added after all proposals.
     assert len(proposed) - proposed.count("evened") <= 18 <= len(proposed)
     assert all(trial.state.is_finished() for trial in study.trials)
-    assert {"enqueued", "sampler", "random", "twin"} <= set(sources)
-    assert set(sources) <= {"enqueued", "sampler", "random", "twin", "evened", "retuned", "refined"}
+    assert {"enqueued", "sampler", "random"} <= set(sources)
+    assert set(sources) <= {"enqueued", "sampler", "random", "evened", "retuned", "refined"}
 
 
 def test_state_of_paused_rungs_is_gone_once_nothing_takes_it_up(run: Path) -> None:
@@ -199,7 +199,7 @@ def test_resume_extends_trials_and_refuses_other_changes(
     (out / "front" / "1.yaml").write_text("a plan that another one beats now")
     more = spec_for(model_dir, data_dir, out, trials=6)
     result, _ = pipeline.search(more, given=frozenset({"search.trials"}), resume=True, progress=Silent())
-    assert len([p for p in result.proposals if p.source not in ("twin", "evened", "retuned")]) == 6
+    assert len([p for p in result.proposals if p.source not in ("evened", "retuned")]) == 6
     front = {f"{measurement.plan.trainable_params}.yaml" for measurement in result.front}
     assert {path.name for path in (out / "front").iterdir()} == front
     other = spec_for(model_dir, data_dir, out, trials=6, budget="1%")
@@ -217,7 +217,7 @@ def test_serial_search_reads_all_weights_at_its_start_and_at_its_end_alone(
         return digests[-1]
 
     monkeypatch.setattr(BaseModel, "sha256", sha256)
-    spec = spec_for(model_dir, data_dir, tmp_path / "run", check_score=False, trials=3, max_steps=4)
+    spec = spec_for(model_dir, data_dir, tmp_path / "run", trials=3, max_steps=4)
     _, path = pipeline.search(spec, given=GIVEN, progress=Silent())
     assert len(digests) == 2
     assert len(set(digests)) == 1

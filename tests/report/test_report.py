@@ -44,7 +44,7 @@ def test_result_json_has_the_documented_keys(result):
     answer = report.result_json(result, "complete")
     keys = "schema_version status base_model task metric greater_is_better budget best baseline verdict test"
     assert {*keys.split(), "proxy", "sensitivity", "cost", "environment"} <= answer.keys()
-    assert answer["schema_version"] == 2 and answer["sensitivity"]["helped"] is None
+    assert answer["schema_version"] == 2 and answer["sensitivity"]["score"] == "gradient"
     assert {"plan", "trainable_params", "head_params", "share_of_base", "seeds"} <= answer["best"].keys()
     assert answer["best"]["share_of_base"] == pytest.approx(7_296 / 1_234_567)
     assert len(answer["best"]["plan"]["adapters"]) == len(RANKS)

@@ -246,10 +246,6 @@ def problem(
         ),
         metric=metric,
         groups=groups or {},
-        null_scores={
-            "parameters": {site.name: float(site.in_features * site.out_features) for site in SITES},
-            "random": {site.name: 1.0 + index * 7 % 5 for index, site in enumerate(SITES)},
-        },
     )
 
 
