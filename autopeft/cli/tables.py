@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from autopeft.records import confirm_command, in_words_of, rate, resume_command, train_command
+from autopeft.records import confirm_command, in_words_of, resume_command, train_command
 from autopeft.report import (
     PartWords,
     answer_of,
@@ -23,7 +23,6 @@ from autopeft.report import (
     rate_words,
     summary_of,
 )
-from autopeft.report.measured import is_untrained
 from autopeft.report.words import NOTHING, duration, megabytes, memory, metric, minuses, plus_minus
 
 if TYPE_CHECKING:
@@ -60,8 +59,6 @@ def print_result(result: SearchResult, path: Path) -> None:
     out.print()
     for sentence in _evidence(result):
         out.print(escape(minuses(in_words_of(result.spec, sentence))))
-    if result.spec.search.objective == "pareto":
-        _print_front(result, out, path, is_share=words.metric_is_share)
     _print_files(result, out, path)
 
 
@@ -169,20 +166,6 @@ def _in_full_runs(cost: Cost) -> str:
     if cost.full_runs is None or cost.full_run_seconds is None:
         return seconds
     return f"{cost.full_runs:.1f} R ({seconds}; R = {duration(cost.full_run_seconds)})"
-
-
-def _print_front(result: SearchResult, out: Console, path: Path, *, is_share: bool) -> None:
-    """Print the Pareto front of loss and parameters, as the search measured it."""
-    rows = []
-    for measurement in result.front:
-        score = metric(measurement.metric, is_share)
-        plan = measurement.plan
-        at_rate = NOTHING if is_untrained(result, plan) else rate(plan.learning_rate)
-        rows.append((f"{plan.trainable_params:,}", at_rate, f"{measurement.loss:.4f}", score))
-    headers = ("parameters", "learning rate", "loss (search)", f"{result.setting.metric_words} (search)")
-    text = f"\nfront, by short runs and unconfirmed; plans in {path / 'front'}"
-    out.print(text, markup=False, soft_wrap=True)
-    out.print(_table(headers, rows))
 
 
 def _fitting(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[int, int]:

@@ -64,7 +64,7 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> Chosen:
     The candidate has the fewest parameters among the plans with at most half of the incumbent's that may be
     as good: on the same examples, the one-sided 95 % bound of what they lose is not beyond the margin. Where
     there is none it is the incumbent. Confirmation says whether the candidate holds; without one it is the
-    incumbent, as nothing supports another. Where the objective is `params` the incumbent is the candidate.
+    incumbent, as nothing supports another.
 
     Raises:
         TrainingError: No learning rate of the baseline could be trained.
@@ -83,11 +83,9 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> Chosen:
     leading = by_merit(problem, ledger, _comparable(problem, ledger, ranked))[0]
     incumbent = _thriftier(problem, ledger, ranked, leading)
     smallest = smallest_candidate(problem, ranked, incumbent)
-    if problem.spec.search.objective == "params":
-        incumbent = smallest
-    elif problem.spec.confirm.fidelity == "none":
+    if problem.spec.confirm.fidelity == "none":
         smallest = incumbent
-    if ledger.is_baseline(incumbent.plan) and problem.spec.search.objective != "params":
+    if ledger.is_baseline(incumbent.plan):
         rival = _slow_rival(problem, ledger, ranked, incumbent)
         is_small = smallest.plan.trainable_params <= SMALLEST_SHARE * rival.plan.trainable_params
         return Chosen(rival.plan, incumbent.plan, (smallest if is_small else rival).plan)
@@ -201,8 +199,6 @@ def has_learned(problem: SearchProblem, ledger: Ledger, ranked: Sequence[Measure
 
 def of_order(problem: SearchProblem, ledger: Ledger, last: Measured, chosen: Chosen) -> tuple[str, ...]:
     """Why the incumbent is not the plan that did best in the trial runs, in sentences."""
-    if problem.spec.search.objective == "params":
-        return ()
     ranked = [m for m in ranked_by_loss(last.values()) if is_allowed(problem, ledger, m)]
     comparable = _comparable(problem, ledger, ranked)
     leading = by_merit(problem, ledger, comparable)[0].plan

@@ -22,16 +22,6 @@ def front(measured: Iterable[Measurement]) -> list[Measurement]:
     return kept
 
 
-def thinned(kept: list[Measurement], n: int) -> list[Measurement]:
-    """At most n measurements of a front, spread evenly over it, with both of its ends where n > 1."""
-    if len(kept) <= n:
-        return kept
-    if n == 1:
-        return kept[-1:]
-    places = {round(index * (len(kept) - 1) / (n - 1)) for index in range(n)}
-    return [kept[place] for place in sorted(places)]
-
-
 def excess(problem: SearchProblem, ledger: Ledger, measurement: Measurement) -> Mapping[str, float]:
     """Limit -> by how much a measured plan breaks it: at most 0 within the limit, 1.0 at twice the limit.
 

@@ -79,9 +79,7 @@ def judge(
     """
     margin, fidelity = problem.margin, problem.spec.confirm.fidelity
     if not confirmed:
-        is_best = finalists.best == finalists.smallest and problem.spec.search.objective != "params"
-        unconfirmed = "the best itself" if is_best else "unproven"
-        return evidence.verdict_without_confirmation(margin=margin, smallest_equivalent=unconfirmed)
+        return evidence.verdict_without_confirmation(margin=margin)
     standing = _standing(problem, confirmed, smallest=finalists.smallest, best=finalists.best)
     if finalists.incumbent == finalists.baseline:
         return evidence.verdict_on_same_plan(
@@ -151,13 +149,9 @@ def look_at(
 
 
 def _standing(problem: SearchProblem, confirmed: Confirmed, *, smallest: Plan, best: Plan) -> str:
-    """Whether the smallest plan is proven to lose less than the margin against the best.
-
-    With the objective `params` the best plan is the smallest one that may be as good as a larger plan, which
-    was not confirmed.
-    """
+    """Whether the smallest plan is proven to lose less than the margin against the best."""
     if smallest == best:
-        return "unproven" if problem.spec.search.objective == "params" else "the best itself"
+        return "the best itself"
     plans = {"smallest": smallest, "best": best}
     if not all(has_score(problem, confirmed.get(plan, [])) for plan in plans.values()):
         return "unproven"

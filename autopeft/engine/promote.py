@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from autopeft.engine.front import front, is_allowed, thinned
+from autopeft.engine.front import is_allowed
 from autopeft.engine.ledger import Ledger, Measured, first_error
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import ranked_by_loss
@@ -116,7 +116,10 @@ def promoted(problem: SearchProblem, ledger: Ledger, rungs: Sequence[Measured]) 
         for m in ranked
         if m.plan.adapters and not ledger.is_baseline(m.plan) and is_allowed(problem, ledger, m)
     ]
-    best = _best(problem, rivals, n=problem.schedule.n_best[min(len(rungs), 2) - 1] + _n_widened(rungs))
+    one_each: dict[tuple[Adapter, ...], Plan] = {}  # of each set of adapters the plan with the lowest loss
+    for measurement in rivals:
+        one_each.setdefault(measurement.plan.adapters, measurement.plan)
+    best = list(one_each.values())[: problem.schedule.n_best[min(len(rungs), 2) - 1] + _n_widened(rungs)]
     small = [m.plan for m in rivals if m.plan.trainable_params <= _SMALL_SHARE * problem.context.max_params]
     heads = [m.plan for m in ranked if not m.plan.adapters]
     user_plans = best_user_plans(problem, ledger, ranked)
@@ -163,16 +166,6 @@ def _n_widened(rungs: Sequence[Measured]) -> int:
     shown = minus(f"{rho:.2f}")
     log.info("Short runs disagree, so more plans go on (ρ = %s of rungs %d and %d).", shown, last - 1, last)
     return _N_WIDENED
-
-
-def _best(problem: SearchProblem, rivals: Sequence[Measurement], *, n: int) -> list[Plan]:
-    """The best plans by loss, one for each set of adapters; or a front, where parameters count too."""
-    if problem.spec.search.objective != "score":
-        return [m.plan for m in thinned(front(rivals), n + 2)]
-    kept: dict[tuple[Adapter, ...], Plan] = {}
-    for measurement in rivals:
-        kept.setdefault(measurement.plan.adapters, measurement.plan)
-    return list(kept.values())[:n]
 
 
 def correlation(before: Measured, after: Measured) -> float | None:

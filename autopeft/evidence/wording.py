@@ -140,7 +140,7 @@ def verdict_on_diverged(
     )
 
 
-def verdict_without_confirmation(*, margin: float, smallest_equivalent: str) -> Verdict:
+def verdict_without_confirmation(*, margin: float) -> Verdict:
     """The label `none` where nothing was confirmed; the sentence says how to confirm."""
     return Verdict(
         label="none",
@@ -148,7 +148,7 @@ def verdict_without_confirmation(*, margin: float, smallest_equivalent: str) -> 
         interval_95=None,
         margin=margin,
         fidelity="none",
-        smallest_equivalent=smallest_equivalent,
+        smallest_equivalent="the best itself",
         sentence="There is no verdict on the best plan: it was not confirmed on fresh seeds "
         "(--confirm full or --confirm half does that).",
     )

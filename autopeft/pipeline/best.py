@@ -36,10 +36,7 @@ _BODY = "body_sha256"
 
 
 def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
-    """Write `best/`, with the weights of the first complete confirmation seed; replaces an older `best/`.
-
-    Where the objective is the Pareto front, `front/` is replaced too, by every plan of the front.
-    """
+    """Write `best/`, with the weights of the first complete confirmation seed; replaces an older `best/`."""
     fresh = run.half_best
     shutil.rmtree(fresh, ignore_errors=True)
     try:
@@ -48,8 +45,6 @@ def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
     _put_in_place(fresh, run.best)
-    if prepared.spec.search.objective == "pareto":
-        _write_front(run.path / "front", prepared, result)
 
 
 def _put_in_place(fresh: Path, folder: Path) -> None:
@@ -62,16 +57,6 @@ def _put_in_place(fresh: Path, folder: Path) -> None:
     except OSError as error:
         raise cannot_write(folder, error) from error
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_front(folder: Path, prepared: Prepared, result: SearchResult) -> None:
-    """Write the plans of the front, then remove those that an earlier, shorter search had there."""
-    plans = {f"{measurement.plan.trainable_params}.yaml": measurement.plan for measurement in result.front}
-    for name, plan in plans.items():
-        write_plan(folder / name, plan_document(prepared, plan))
-    for path in folder.glob("*.yaml"):
-        if path.name not in plans:
-            path.unlink()
 
 
 def _fill(fresh: Path, run: RunDir, prepared: Prepared, result: SearchResult) -> None:

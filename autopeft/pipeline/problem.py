@@ -26,11 +26,6 @@ from autopeft.records import (
 from autopeft.space import AllocationContext
 from autopeft.store import read_plan
 
-# For the objectives `params` and `pareto`, which look for small plans too: the least share of the budget that
-# a plan may spend, and the share of random proposals, since a sampler that minimises the loss prefers large
-# plans. Both chosen by hand.
-_SMALLEST_SHARE = 1 / 32
-_RANDOM_SHARE = 0.5
 _SHOWN_SCORES = ("gradient", "fisher")  # which the report shows beside the score that orders sites
 USER_BASELINE = Arm(kind="given", label="your baseline")
 WARM_START = Arm(kind="given", label="warm start")
@@ -39,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def requested_space(spec: RunSpec) -> space.Space:
-    """The search space, reduced to what methods, servers, limits and the objective allow.
+    """The search space, reduced to what methods, servers and limits allow.
 
     Raises SpecError where no arm is left.
     """
@@ -48,11 +43,7 @@ def requested_space(spec: RunSpec) -> space.Space:
     if spec.search.serve_on:
         servers = space.SERVERS if "any" in spec.search.serve_on else spec.search.serve_on
         requested = space.servable(requested, servers, methods)
-    requested = space.limited(requested, spec.limits, methods)
-    if spec.search.objective == "score":
-        return requested
-    shared = requested.sharing(_SMALLEST_SHARE)
-    return shared.model_copy(update={"random_share": max(_RANDOM_SHARE, shared.random_share)})
+    return space.limited(requested, spec.limits, methods)
 
 
 def score_names(spec: RunSpec, requested: space.Space) -> list[str]:

@@ -177,7 +177,6 @@ class SearchSpec(Extent):
         "rung as cost the same as --trials of halving",
         "Search",
     )
-    objective: Literal["score", "params", "pareto"] = setting("score", "What the search optimizes", "Search")
     warm_start: str | None = setting(
         None, "plan.yaml or run to start from, of any model or dataset", "Search", min_length=1
     )

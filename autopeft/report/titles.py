@@ -70,8 +70,6 @@ def _unconfirmed(terms: Terms) -> str:
     how = "was put first by"
     if among is not None:
         how = f"did best of the plans {among} in" if among else "did best in"
-    elif result.spec.search.objective == "params":
-        how = "is the smallest plan that may be as good as the best by"
     elif _has_best_metric(terms):
         how = f"had the best {result.setting.metric_words} in"
     the = "" if "full" in trials else "the "

@@ -132,13 +132,6 @@ class Space(BaseModel):
             return ((arm, self.methods[arm]),)
         return tuple((part.method, part) for part in self.mixes[arm])
 
-    def sharing(self, low: float) -> Space:
-        """The same space whose plans may also spend less of the budget, from the share `low` on."""
-        share = {"budget_share": (low, 1.0)}
-        methods = {name: part.model_copy(update=share) for name, part in self.methods.items()}
-        mixes = {mix: (first.model_copy(update=share), *rest) for mix, (first, *rest) in self.mixes.items()}
-        return self.model_copy(update={"methods": methods, "mixes": mixes})
-
     def only(self, arms: Iterable[str]) -> Space:
         """The same space with fewer methods and mixes."""
         kept = set(arms)

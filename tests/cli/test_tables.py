@@ -8,16 +8,10 @@ from pathlib import Path
 
 import pytest
 from toys.results import BASELINE, toy_result
-from toys.specs import run_spec
 
 from autopeft.cli.tables import print_result, print_several
 
 FOLDER = Path("runs [/old]") / ("long-" * 20) / "[a]"
-
-
-def test_the_folder_of_the_front_is_printed_whole_whatever_its_name(capsys):
-    print_result(replace(toy_result(), spec=run_spec(objective="pareto")), FOLDER)
-    assert f"plans in {FOLDER / 'front'}\n" in capsys.readouterr().out
 
 
 def test_names_of_runs_and_of_labels_are_printed_as_they_are(capsys):

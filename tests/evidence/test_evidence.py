@@ -278,7 +278,7 @@ def test_unit_and_direction_are_those_of_the_metric(metric: MetricFacts, better:
 
 def test_same_plan_and_no_confirmation_have_no_interval() -> None:
     same = verdict_on_same_plan(margin=0.01, fidelity="full", smallest_equivalent="proven")
-    none = verdict_without_confirmation(margin=0.01, smallest_equivalent="unproven")
+    none = verdict_without_confirmation(margin=0.01)
     assert (same.label, same.mean_difference, same.interval_95) == ("default kept", 0.0, None)
     assert (none.label, none.mean_difference, none.interval_95) == ("none", None, None)
 

@@ -125,7 +125,6 @@ def test_the_cost_cannot_shrink(out):
     [
         ("search.sampler", "random"),
         ("search.strategy", "random"),
-        ("search.objective", "pareto"),
         ("search.warm_start", "plan.yaml"),
         ("search.baseline", "mine"),
         ("limits.max_rank", 16),

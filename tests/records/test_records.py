@@ -201,7 +201,6 @@ def test_an_unknown_field_of_a_topic_is_refused(topic: str) -> None:
         ("search", "seed", -1),
         ("search", "sampler", "cmaes"),
         ("search", "strategy", "asha"),
-        ("search", "objective", "loss"),
         ("search", "max_cost", 0),
         ("search", "warm_start", ""),
         ("search", "baseline", ""),
