@@ -12,10 +12,10 @@ from autopeft.extension import discover, metric_facts, slow_starters
 from autopeft.pipeline.compared import groups_of
 from autopeft.pipeline.computing import in_memory_of_run
 from autopeft.pipeline.prepare import Prepared
-from autopeft.pipeline.scoring import SIZE_SCORE
 from autopeft.pipeline.warm_start import read_warm_start
 from autopeft.records import (
     PROFILE_SCORE,
+    SIZE_SCORE,
     Arm,
     Fidelity,
     Plan,

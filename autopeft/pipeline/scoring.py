@@ -14,11 +14,10 @@ from autopeft.extension import Batch, Score, discover
 from autopeft.model import is_out_of_memory, release_memory
 from autopeft.pipeline.computing import in_memory_of_run
 from autopeft.pipeline.prepare import Prepared
-from autopeft.records import SEEN_ENOUGH, Sensitivity, SiteScores
+from autopeft.records import SEEN_ENOUGH, SIZE_SCORE, Sensitivity, SiteScores
 from autopeft.sensitivity import ScoredModel, measure, reads_examples
 
 MAX_EXAMPLES = 512
-SIZE_SCORE = "parameters"  # orders sites where memory does not hold an example
 _SHARE = 0.05  # of a full run's cost: the project's promise
 # Cost of one example relative to one example of LoRA training at all maps, by the score's `needed_pass`.
 # Upper bounds, measured by reports/studies/sensitivity_cost.py at 32 and 128 tokens, and on the demo (18).

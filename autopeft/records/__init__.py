@@ -35,6 +35,7 @@ from autopeft.records.python_words import in_words_of, python_words
 from autopeft.records.results import (
     PROFILE_SCORE,
     SEEN_ENOUGH,
+    SIZE_SCORE,
     Arm,
     Confirmation,
     Cost,
@@ -100,6 +101,7 @@ __all__ = [
     "SEEN_ENOUGH",
     "SETTINGS",
     "SHORT_NAMES",
+    "SIZE_SCORE",
     "VERSION",
     "Adapter",
     "Arm",

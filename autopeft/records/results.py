@@ -263,6 +263,8 @@ class Cost:
 
 # The score whose profiles are energies of the gradient: ranks follow them under `ranks_by: spectrum`.
 PROFILE_SCORE = "spectrum"
+# The score that reads no example: it orders sites where memory does not hold one.
+SIZE_SCORE = "parameters"
 # Rank correlation of two halves of the examples from which on more examples change little; chosen by hand.
 SEEN_ENOUGH = 0.95
 

@@ -26,6 +26,7 @@ ALLOWED = (
     ("records/spec.py", "random", "a sampler and a strategy"),
     ("records/results.py", "spectrum", "the score whose profiles are energies, and a word of `ranks_by`"),
     ("records/results.py", "random", "a source of plans"),
+    ("records/results.py", "parameters", "the score of sites where memory holds no example"),
     ("engine/", "random", "a sampler, a strategy and a source of plans"),
     ("cli/", "parameters", "the heading of a column"),
     ("methods/", "serial activation", "a mode and an option of bottleneck adapters"),
