@@ -11,6 +11,9 @@ REMOVED: dict[str, str] = {
     "databaseerror": "workers behind a database are gone, --executor ray has workers on several machines",
     "check_score": "leave it out; nine comparisons never showed for sure that a score helps",
     "check_score": "leave it out, since nine comparisons never showed for sure that a score helps",
+    "max_peak_memory": "--memory bounds what a training step may take, weights included",
+    "max_peak_bytes": "--memory bounds what a training step may take, weights included",
+    "max_step_time": "leave slow methods out with --methods; `autopeft methods` lists their step times",
     "objective": "leave it out, since every search names the smallest plan as good and draws the front",
     "patience": "--trials, --max-time and --max-cost end a search",
 }

@@ -106,7 +106,6 @@ def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> O
         confirmed,
         incumbent=finalists.incumbent,
         baseline=finalists.baseline,
-        may_be_baseline=all(is_allowed(problem, ledger, m) for m in confirmed.get(finalists.baseline, ())),
     )
     finalists = with_better(problem, confirmed, with_best(finalists, best, confirmed=confirmed))
     tested = read_test(problem, ledger, finalists, confirmed)
@@ -129,7 +128,7 @@ def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> O
         + sentences(
             problem, ledger, finalists=finalists, confirmed=confirmed, last=by_rung[-1], verdict=verdict
         ),
-        front=tuple(front(m for m in by_rung[-1].values() if is_allowed(problem, ledger, m))),
+        front=tuple(front(m for m in by_rung[-1].values() if is_allowed(problem, m))),
     )
 
 

@@ -21,7 +21,7 @@ from autopeft.engine.ranking import (
 )
 from autopeft.engine.stopping import has_room, has_time_to_confirm
 from autopeft.engine.study_log import StudyLog
-from autopeft.errors import SiteError, TrainingError
+from autopeft.errors import TrainingError
 from autopeft.records import Arm, Measurement, Plan, rate_position
 
 _MARGIN = 0.01  # one point, or one percent of a loss
@@ -68,15 +68,10 @@ def choose(problem: SearchProblem, ledger: Ledger, last: Measured) -> Chosen:
 
     Raises:
         TrainingError: No learning rate of the baseline could be trained.
-        SiteError: No plan keeps to the limits.
     """
     finished = ranked_by_loss(last.values())
-    ranked = [m for m in finished if is_allowed(problem, ledger, m)]
+    ranked = [m for m in finished if is_allowed(problem, m)]
     baselines = [m for m in finished if ledger.is_baseline(m.plan)]
-    if not ranked and baselines:
-        raise SiteError(
-            f"None of {len(last)} plans at the last rung keeps to the limits; raise or drop one of them."
-        )
     if not baselines:
         failed = [m for m in ledger.measured.values() if ledger.is_baseline(m.plan)]
         raise TrainingError(f"No learning rate of the baseline could be trained: {first_error(failed)}")
@@ -199,7 +194,7 @@ def has_learned(problem: SearchProblem, ledger: Ledger, ranked: Sequence[Measure
 
 def of_order(problem: SearchProblem, ledger: Ledger, last: Measured, chosen: Chosen) -> tuple[str, ...]:
     """Why the incumbent is not the plan that did best in the trial runs, in sentences."""
-    ranked = [m for m in ranked_by_loss(last.values()) if is_allowed(problem, ledger, m)]
+    ranked = [m for m in ranked_by_loss(last.values()) if is_allowed(problem, m)]
     comparable = _comparable(problem, ledger, ranked)
     leading = by_merit(problem, ledger, comparable)[0].plan
     is_baseline, sentences = ledger.is_baseline(leading), []

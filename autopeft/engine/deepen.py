@@ -55,12 +55,12 @@ def deepened(problem: SearchProblem, study_log: StudyLog, last: Measured, chosen
     best = by_merit(problem, ledger, ranked)[0]
     text = "The best of %d full runs of baselines is %s at the rate %.1e."
     log.info(text, len(results), ledger.arms[best.plan].label, best.plan.learning_rate)
-    return Chosen(best.plan, best.plan, _smallest(problem, ledger, last, best.plan))
+    return Chosen(best.plan, best.plan, _smallest(problem, last, best.plan))
 
 
-def _smallest(problem: SearchProblem, ledger: Ledger, last: Measured, best: Plan) -> Plan:
+def _smallest(problem: SearchProblem, last: Measured, best: Plan) -> Plan:
     """The candidate for the smallest plan, by runs of one length: those of the last rung."""
-    ranked = [m for m in ranked_by_loss(last.values()) if is_allowed(problem, ledger, m)]
+    ranked = [m for m in ranked_by_loss(last.values()) if is_allowed(problem, m)]
     short = next((m for m in ranked if m.plan.adapters == best.adapters), None)
     smallest = best if short is None else smallest_candidate(problem, ranked, short).plan
     return best if smallest.adapters == best.adapters else smallest
@@ -68,7 +68,7 @@ def _smallest(problem: SearchProblem, ledger: Ledger, last: Measured, best: Plan
 
 def _placements(problem: SearchProblem, ledger: Ledger, last: Measured, baseline: Plan) -> list[Plan]:
     """The best plan of each baseline placement, the leading one first."""
-    ranked = [m for m in ranked_by_loss(last.values()) if is_allowed(problem, ledger, m)]
+    ranked = [m for m in ranked_by_loss(last.values()) if is_allowed(problem, m)]
     measured = [m for m in ranked if ledger.is_baseline(m.plan)]
     best: dict[tuple[Adapter, ...], Plan] = {baseline.adapters: baseline}
     for measurement in by_merit(problem, ledger, measured):

@@ -24,17 +24,15 @@ def recommended(
     *,
     incumbent: Plan,
     baseline: Plan,
-    may_be_baseline: bool = True,
 ) -> Plan:
     """The plan to hand over: the incumbent, unless the confirmation speaks for the baseline.
 
     It does where the incumbent's confirmed mean is below the baseline's, and the incumbent is neither proven
     better nor proven as good with fewer parameters; and where it is proven as good, or has the same mean,
     with as many parameters, which is no reason to leave what people use. An incumbent that never finished is
-    not handed over; nor, in any case, is a baseline that breaks a limit, for which `may_be_baseline` is
-    false.
+    not handed over.
     """
-    if incumbent == baseline or not confirmed or not may_be_baseline:
+    if incumbent == baseline or not confirmed:
         return incumbent
     if not has_finished(confirmed[incumbent]):
         return baseline

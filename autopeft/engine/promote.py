@@ -112,9 +112,7 @@ def promoted(problem: SearchProblem, ledger: Ledger, rungs: Sequence[Measured]) 
         raise TrainingError(f"None of {len(rungs[-1])} plans could be trained; the first error was: {error}")
     first, second = _baselines(problem, ledger, ranked, is_ranked=len(rungs) > 1)
     rivals = [
-        m
-        for m in ranked
-        if m.plan.adapters and not ledger.is_baseline(m.plan) and is_allowed(problem, ledger, m)
+        m for m in ranked if m.plan.adapters and not ledger.is_baseline(m.plan) and is_allowed(problem, m)
     ]
     one_each: dict[tuple[Adapter, ...], Plan] = {}  # of each set of adapters the plan with the lowest loss
     for measurement in rivals:

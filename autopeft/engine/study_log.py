@@ -1,4 +1,4 @@
-"""What the Optuna study holds: each proposal's attributes, its loss, and by how much it breaks limits."""
+"""What the Optuna study holds: each proposal's attributes and its loss."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import optuna
 from optuna.trial import Trial, TrialState, create_trial
 
-from autopeft.engine.front import excess
 from autopeft.engine.ledger import Ledger
 from autopeft.engine.problem import SearchProblem
 from autopeft.records import Adapter, Arm, Fidelity, Measurement, Plan, Proposal, ProposalSource, Status
@@ -52,8 +51,6 @@ class StudyLog:
 
     def tell(self, trial: Trial, measurement: Measurement) -> None:
         """Finish a trial: with its loss, a bad one where it diverged, or as failed where it broke off."""
-        for name, value in excess(self.problem, self.ledger, measurement).items():
-            trial.set_constraint(name, value)
         if measurement.loss is not None:
             self.study.tell(trial, measurement.loss)
         elif measurement.status is Status.DIVERGED:

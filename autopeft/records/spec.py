@@ -199,15 +199,6 @@ class LimitSpec(Topic):
 
     mergeable: bool = _limit(False, "Only plans that merge into the base model")
     max_rank: int | None = _limit(None, "Largest rank of a low-rank adapter", ge=1)
-    max_step_time: float | None = _limit(
-        None, "Slowest training step, relative to plain LoRA at the same sites", gt=0
-    )
-    max_peak_bytes: int | None = _limit(
-        None,
-        "Training memory beside the weights, at most, such as 2GiB or 500MB",
-        short="max_peak_memory",
-        ge=1,
-    )
     max_adapter_bytes: int | None = _limit(
         None,
         "Size of the adapter's file, head included, at most, such as 5MB",

@@ -18,7 +18,7 @@ from autopeft.space.layout import (
     select_sites,
     widened,
 )
-from autopeft.space.limits import SERVERS, limited, servable, violations
+from autopeft.space.limits import SERVERS, limited, servable
 from autopeft.space.policies import Policy
 from autopeft.space.sampling import learning_rates, parameters_of, suggest, within
 from autopeft.space.spaces import MethodSpace, MixPart, Space
@@ -51,7 +51,6 @@ __all__ = [
     "text_of",
     "transfer",
     "usual_policies",
-    "violations",
     "widened",
     "within",
 ]

@@ -1,4 +1,4 @@
-"""What a space loses to the user's limits and servers, and by how much a measured plan breaks a limit."""
+"""What a space loses to the user's limits and servers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ SERVERS = ("vllm", "tgi", "llama.cpp")
 
 
 def limited(space: Space, limits: LimitSpec, methods: Mapping[str, Method]) -> Space:
-    """The part of a space that keeps to the limits that are known before anything is measured.
+    """The part of a space that keeps to the limits.
 
     Ranks of low-rank matrices are capped, and no other numbers, such as those of virtual tokens. Methods
-    that do not merge, or whose declared step time is above the limit, are dropped with the mixes of them.
-    What DoRA or an option adds to a step shows when it is measured.
+    that do not merge are dropped with the mixes of them.
 
     Raises:
         SpecError: Nothing of the space is left.
@@ -25,8 +24,7 @@ def limited(space: Space, limits: LimitSpec, methods: Mapping[str, Method]) -> S
 
     def narrow(name: str, part: MethodSpace) -> MethodSpace | None:
         method = methods[name]
-        is_quick = limits.max_step_time is None or method.step_time <= limits.max_step_time
-        if not is_quick or (limits.mergeable and not method.merges):
+        if limits.mergeable and not method.merges:
             return None
         return _capped(part, limits.max_rank) if limits.max_rank and method.low_rank else part
 
@@ -82,32 +80,3 @@ def servable(space: Space, servers: Sequence[str], methods: Mapping[str, Method]
             "choose a space with LoRA, or leave --serve-on out and export a merged model."
         )
     return narrowed
-
-
-def violations(
-    limits: LimitSpec,
-    *,
-    peak_bytes: int,
-    seconds_per_step: float,
-    lora_seconds_per_step: float,
-    adapter_bytes: int,
-) -> dict[str, float]:
-    """Limit -> by how much a measured plan breaks it: at most 0 within the limit, 1.0 at twice the limit.
-
-    One scale for all limits, as Optuna's `Trial.set_constraint` takes it; limits that are None are left out.
-    `peak_bytes` are those of one training run, `adapter_bytes` those of the adapter's file.
-    `lora_seconds_per_step`, > 0, is for plain LoRA at the same sites and on the same machine.
-
-    Example:
-        >>> violations(
-        ...     LimitSpec(max_peak_bytes=100, max_step_time=2.0),
-        ...     peak_bytes=150, seconds_per_step=1.0, lora_seconds_per_step=1.0, adapter_bytes=0,
-        ... )
-        {'max_step_time': -0.5, 'max_peak_bytes': 0.5}
-    """
-    measured = {
-        "max_step_time": (seconds_per_step / lora_seconds_per_step, limits.max_step_time),
-        "max_peak_bytes": (peak_bytes, limits.max_peak_bytes),
-        "max_adapter_bytes": (adapter_bytes, limits.max_adapter_bytes),
-    }
-    return {name: value / limit - 1.0 for name, (value, limit) in measured.items() if limit is not None}

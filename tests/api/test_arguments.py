@@ -44,10 +44,10 @@ def test_a_record_a_file_and_arguments_ask_the_same(tmp_path):
 
 
 def test_units_are_read_as_on_the_command_line():
-    settings = {"max_time": "2m", "max_peak_memory": "1KiB", "budget": 300}
+    settings = {"max_time": "2m", "max_adapter_size": "1KiB", "budget": 300}
     spec, _, _ = api._resolve(None, settings, model=None, data=None, tokenizer=None)
     assert spec.search.max_time_seconds == 120
-    assert spec.limits.max_peak_bytes == 1024
+    assert spec.limits.max_adapter_bytes == 1024
     assert spec.budget.requested == "300"
 
 

@@ -24,7 +24,6 @@ from toys.engine import (
 
 from autopeft.engine import Schedule, rungs, stretched
 from autopeft.engine.front import front
-from autopeft.errors import SiteError
 from autopeft.records import Arm, Fidelity, LimitSpec, Measurement, Plan, Status
 from autopeft.space import MethodSpace, Policy, plan_of
 
@@ -260,7 +259,7 @@ def test_sampling_stops_once_nothing_better_comes(patience):
     assert [p.plan for p in whole.proposals[:n_proposed]] == [p.plan for p in proposed]
 
 
-# Fronts and limits.
+# Fronts, and who leads.
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=12, unique=True))
@@ -335,18 +334,6 @@ def test_plans_without_any_metric_are_ranked_by_loss_and_none_is_taken_for_the_s
     world.missing = True
     outcome = run(world, confirm="none").outcome
     assert method_of(outcome.best) == "ia3" and outcome.smallest == outcome.best
-
-
-def test_plan_over_a_measured_limit_cannot_win():
-    class Heavy(World):
-        def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
-            return replace(super().measure(plan, fidelity), peak_bytes=10 if method_of(plan) != "ia3" else 99)
-
-    free = run(Heavy(quality=levels(ia3=0.9))).outcome
-    bound = run(Heavy(quality=levels(ia3=0.9)), limits=LimitSpec(max_peak_bytes=50)).outcome
-    assert method_of(free.best) == "ia3" != method_of(bound.best)
-    with pytest.raises(SiteError, match="keeps to the limits; raise or drop one"):
-        run(Heavy(quality=levels()), limits=LimitSpec(max_peak_bytes=5))
 
 
 def test_a_limit_on_ranks_binds_the_baseline_of_a_space_without_lora():

@@ -129,8 +129,6 @@ def test_the_cost_cannot_shrink(out):
         ("search.baseline", "mine"),
         ("limits.max_rank", 16),
         ("limits.mergeable", True),
-        ("limits.max_step_time", 1.5),
-        ("limits.max_peak_bytes", 10**9),
         ("limits.max_adapter_bytes", 10**6),
     ],
 )

@@ -205,8 +205,6 @@ def test_an_unknown_field_of_a_topic_is_refused(topic: str) -> None:
         ("search", "warm_start", ""),
         ("search", "baseline", ""),
         ("limits", "max_rank", 0),
-        ("limits", "max_step_time", 0),
-        ("limits", "max_peak_bytes", 0),
         ("limits", "max_adapter_bytes", 0),
         ("search", "max_time_seconds", 0),
         ("confirm", "seeds", 1),

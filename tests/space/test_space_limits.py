@@ -1,18 +1,15 @@
-"""Limits beside the budget: what a space loses to them, and how a measured plan breaks them."""
+"""Limits beside the budget: what a space loses to them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import optuna
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from autopeft.errors import SpecError
 from autopeft.extension import Method, discover
 from autopeft.records import LimitSpec
-from autopeft.space import MethodSpace, MixPart, Space, limited, load, violations
+from autopeft.space import MethodSpace, MixPart, Space, limited, load
 
 METHODS: Mapping[str, Method] = discover("autopeft.methods")
 EVERYTHING = load("everything", known_methods=METHODS)
@@ -35,12 +32,6 @@ def test_mergeable_leaves_methods_and_mixes_that_merge() -> None:
     assert set(limited(EVERYTHING, LimitSpec(mergeable=True), METHODS).arms) == {
         name for name in METHODS if name not in ("bottleneck", "prompt_tuning", "prefix_tuning", "p_tuning")
     }
-
-
-def test_a_step_time_drops_the_methods_that_declare_more() -> None:
-    kept = limited(EVERYTHING, LimitSpec(max_step_time=1.0), METHODS).arms
-    assert set(kept) == {name for name, method in METHODS.items() if method.step_time <= 1.0}
-    assert "lora" in kept and "loha" not in kept
 
 
 def test_a_largest_rank_caps_what_is_larger_and_drops_what_cannot_be_smaller() -> None:
@@ -66,31 +57,3 @@ def test_limits_that_leave_nothing_are_refused_by_name() -> None:
     space = Space(about="", methods={"bottleneck": MethodSpace()})
     with pytest.raises(SpecError, match=r"limits mergeable True, max_rank 4; raise or drop one"):
         limited(space, LimitSpec(mergeable=True, max_rank=4), METHODS)
-
-
-@given(st.integers(1, 10**12), st.integers(0, 10**12), st.floats(0.01, 10), st.floats(0.01, 10))
-def test_a_violation_is_above_0_exactly_where_a_limit_is_broken(
-    limit: int, used: int, allowed: float, taken: float
-) -> None:
-    limits = LimitSpec(max_peak_bytes=limit, max_adapter_bytes=limit, max_step_time=allowed)
-    excess = violations(
-        limits, peak_bytes=used, seconds_per_step=taken, lora_seconds_per_step=1.0, adapter_bytes=2 * limit
-    )
-    assert (excess["max_peak_bytes"] > 0) == (used > limit)
-    assert (excess["max_step_time"] > 0) == (taken > allowed)
-    assert excess["max_adapter_bytes"] == 1.0  # twice the limit is 100 % over
-
-
-def test_a_limit_that_is_not_set_has_no_violation_and_optuna_takes_the_others() -> None:
-    limits = LimitSpec(max_peak_bytes=100)
-    excess = violations(
-        limits, peak_bytes=120, seconds_per_step=9.0, lora_seconds_per_step=1.0, adapter_bytes=10**9
-    )
-    assert excess == {"max_peak_bytes": pytest.approx(0.2)}
-    study = optuna.create_study()
-    trial = study.ask()
-    for name, value in excess.items():
-        trial.set_constraint(name, value)
-    study.tell(trial, 1.0)
-    with pytest.raises(ValueError, match="feasible"):
-        _ = study.best_trial

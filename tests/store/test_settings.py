@@ -227,10 +227,10 @@ def test_a_number_of_workers_may_be_left_open_by_a_word(tmp_path, text, n_worker
 )
 def test_an_amount_of_memory_is_read_as_bytes(tmp_path, text, n_bytes):
     assert parse_bytes(text) == n_bytes
-    assert settings(flags={"limits.max_peak_bytes": text})[0].limits.max_peak_bytes == n_bytes
+    assert settings(flags={"execution.memory_bytes": text})[0].execution.memory_bytes == n_bytes
     assert settings(assign=[f"limits.max_adapter_bytes={text}"])[0].limits.max_adapter_bytes == n_bytes
-    in_file = settings(f"limits: {{max_peak_bytes: {text}}}", folder=tmp_path)[0]
-    assert in_file.limits.max_peak_bytes == n_bytes
+    in_file = settings(f"execution: {{memory_bytes: {text}}}", folder=tmp_path)[0]
+    assert in_file.execution.memory_bytes == n_bytes
 
 
 @pytest.mark.parametrize("text", ["", "0", "0.5", "-1MB", "2GiBs", "much", "1e6", "MB", "1 k i"])
