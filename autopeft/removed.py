@@ -9,7 +9,6 @@ REMOVED: dict[str, str] = {
     "postgresql": "--executor ray has workers on several machines",
     "worker": "--executor ray has workers on several machines, and --workers says how many",
     "databaseerror": "workers behind a database are gone, --executor ray has workers on several machines",
-    "check_score": "leave it out; nine comparisons never showed for sure that a score helps",
     "check_score": "leave it out, since nine comparisons never showed for sure that a score helps",
     "max_peak_memory": "--memory bounds what a training step may take, weights included",
     "max_peak_bytes": "--memory bounds what a training step may take, weights included",
