@@ -13,6 +13,7 @@ from autopeft.adapters import compile_plan
 from autopeft.extension import discover
 
 METHODS = discover("autopeft.methods")
+BY_DAY = ("bert", "t5", "llama-lm", "moe-lm")
 
 
 @cache
@@ -29,15 +30,22 @@ def variants(method):
 
 
 def cases():
-    """Architecture, method and settings wherever the method fits: of larger ranks, and of the smallest."""
+    """Architecture, method and settings wherever the method fits: of larger ranks, and of the smallest.
+
+    By day every method is tried on four architectures, and each of its options on the first of them.
+    """
     larger, smallest = [], []
-    for architecture in EVERY_ARCHITECTURE:
-        for name, method in METHODS.items():
-            if any(method.refusal(site) is None for site in sites_of(architecture)):
-                for into, settings_of_size in zip((larger, smallest), variants(method), strict=True):
-                    for settings in settings_of_size:
-                        words = [architecture, name, *(f"{key}={value}" for key, value in settings.items())]
-                        into.append(pytest.param((architecture, name, settings), id="-".join(words)))
+    for name, method in METHODS.items():
+        fitting = [a for a in EVERY_ARCHITECTURE if any(method.refusal(site) is None for site in sites_of(a))]
+        by_day = [a for a in fitting if a in BY_DAY] or fitting[:1]
+        for architecture in fitting:
+            for into, settings_of_size in zip((larger, smallest), variants(method), strict=True):
+                for place, settings in enumerate(settings_of_size):
+                    is_daily = architecture in (by_day if place == 0 else by_day[:1])
+                    words = [architecture, name, *(f"{key}={value}" for key, value in settings.items())]
+                    marks = () if is_daily else pytest.mark.nightly
+                    case = pytest.param((architecture, name, settings), id="-".join(words), marks=marks)
+                    into.append(case)
     return larger, smallest
 
 
