@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.extension import Catalogue, Executor, Exporter, Method, Metric, Score, Task, Tracker, discover
+from autopeft.extension import Catalogue, Exporter, Method, Metric, Score, Task, Tracker, discover
 
 PART = "from types import SimpleNamespace\nPART = SimpleNamespace(name={name!r})\n"
 FOLDERS = {
@@ -13,7 +13,6 @@ FOLDERS = {
     "metrics": Metric,
     "tasks": Task,
     "sensitivity": Score,
-    "executors": Executor,
     "exports": Exporter,
     "trackers": Tracker,
 }

@@ -12,8 +12,8 @@ from typing import Protocol
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.schedule import Schedule
 from autopeft.engine.waiting import patience, tell_stragglers, wait_for_first
-from autopeft.errors import StoppedError, TrainingError, WorkerLostError
-from autopeft.extension import Executor
+from autopeft.errors import StoppedError, TrainingError
+from autopeft.executors import Executor
 from autopeft.records import Adapter, Arm, Fidelity, Measurement, Plan, Status
 
 _RESERVE_FACTOR = 1.2  # on the estimate of what confirmation takes; chosen by hand
@@ -229,12 +229,8 @@ class Ledger:
                 self._record(key, future)
 
     def _record(self, key: Key, future: Future[Measurement]) -> None:
-        """Put a new measurement on the disk; one whose workers died is a failed one."""
-        try:
-            measurement = future.result()
-        except WorkerLostError as error:
-            plan, fidelity = key
-            measurement = Measurement(plan=plan, fidelity=fidelity, status=Status.FAIL, error=str(error))
+        """Put a new measurement on the disk."""
+        measurement = future.result()
         self.record(measurement)
         self._note_speed(measurement)
         self._new[key] = measurement

@@ -1,1 +1,17 @@
-"""Ways to run measurements, one file each."""
+"""Ways to run measurements, one file each.
+
+Inside the folder each file imports only from those before it:
+worker → process, ray, serial.
+"""
+
+from autopeft.executors.process import Process
+from autopeft.executors.ray import Ray
+from autopeft.executors.serial import Serial
+from autopeft.executors.worker import Executor, Function, make_resident
+from autopeft.extension import Catalogue
+
+EXECUTORS: Catalogue[Executor] = Catalogue(
+    "executor", {executor.name: executor for executor in (Serial(), Process(), Ray())}
+)
+
+__all__ = ["EXECUTORS", "Executor", "Function", "Serial", "make_resident"]

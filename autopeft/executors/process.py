@@ -1,34 +1,118 @@
-"""Process: resident workers, each a spawned process that keeps a base model of its own."""
+"""Process: workers that are spawned processes of this machine, each with a base model of its own."""
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
+import os
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
-from autopeft.executors.parts import ProcessWorker, WorkerPool, require_locks
-from autopeft.extension import Function
+from autopeft.errors import AutopeftError, SpecError, WorkerLostError, reason_of
+from autopeft.executors.worker import Executor, Function, Result, make_resident
+
+_PATIENCE_SECONDS = 3.0  # for idle processes to end, so that they free their locks; chosen by hand
+_SPAWNED = multiprocessing.get_context("spawn")  # a forked process could not use a GPU
+
+# In a worker, where libraries would warn once more: here, since it unpickles its work before it begins.
+if multiprocessing.current_process().name != "MainProcess":
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
-class _Machine:
-    """This machine, on which processes need no preparation."""
+class Process(Executor):
+    """A pool of processes, which the death of one of them ends; it is made anew once."""
+
+    name = "process"
+    _pool: ProcessPoolExecutor | None = None
+    _fault: AutopeftError | None = None  # why there will be no new pool
+
+    def __init__(self) -> None:
+        """No process runs before `start`."""
+        self._lock = threading.Lock()
 
     def check(self) -> None:
-        """Raise SpecError where the system has no locks between processes."""
-        require_locks()
+        """Raise SpecError where the system has no locks between processes: they lie in /dev/shm on Linux."""
+        try:
+            _SPAWNED.Lock()
+        except (OSError, ImportError) as error:  # the second where Python was built without them
+            raise SpecError(
+                "The executor process needs locks between processes, and the system refuses them "
+                f"({reason_of(error)}); let this user write to /dev/shm, or leave the executor out."
+            ) from error
 
-    def open(self, n_workers: int, *, uses_gpu: bool) -> None:
-        """Do nothing."""
+    def _open(self, make: Callable[[int], Function], *, uses_gpu: bool) -> None:
+        self._make, self._is_second, self._fault = make, False, None
+        self._pool = self._new_pool()
 
-    def worker(self, make: Callable[[int], Function] | None, index: int) -> ProcessWorker:
-        """A process that has been started."""
-        return ProcessWorker(make, index)
+    def _call(self, fn: Callable[..., Result], *args: Any) -> Result:
+        """`fn(*args)` in a process; again in a new pool where the first one broke meanwhile."""
+        while pool := self._pool:
+            try:
+                return pool.submit(fn, *args).result()
+            except BrokenProcessPool:
+                with self._lock:
+                    if pool is self._pool:  # no other thread has replaced it
+                        self._replace(pool)
+        raise WorkerLostError("The workers were ended.")
 
-    def close(self) -> None:
-        """Do nothing."""
+    def _close(self) -> None:
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            _end(pool)
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        self._n_begun = _SPAWNED.Value("i", 0)
+        return ProcessPoolExecutor(
+            self.n_workers, _SPAWNED, initializer=_begin, initargs=(self._make, self._n_begun)
+        )
+
+    def _replace(self, pool: ProcessPoolExecutor) -> None:
+        """Put a new pool in place of a broken one, or say why there is none."""
+        exit_codes = _end(pool)
+        if 1 in exit_codes and self._n_begun.value == 0:  # so Python ends at an error in the script
+            self._fault = SpecError(
+                "A worker process ended while it imported the script that started the search; its error "
+                'is above. Put the script\'s call of autopeft.search under: if __name__ == "__main__":'
+            )
+        elif self._is_second:
+            self._fault = WorkerLostError(
+                "A worker process died, a second time in this search; the machine may have run out of "
+                "memory. What was measured is kept; mend the cause and continue with --resume."
+            )
+        if self._fault is not None:
+            raise self._fault
+        self._pool, self._is_second = self._new_pool(), True
 
 
-def process_pool() -> WorkerPool:
-    """An executor of worker processes; no process runs before it is used."""
-    return WorkerPool("process", _Machine())
+def _end(pool: ProcessPoolExecutor) -> list[int | None]:
+    """End the processes of a pool, those that still work by force; returns their exit codes."""
+    processes = pool._processes or {}  # after the shutdown the pool has no name for it
+    pool.shutdown(wait=False, cancel_futures=True)
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    for process in list(processes.values()):
+        process.join(max(0.0, deadline - time.monotonic()))
+        process.kill()
+        process.join()
+    return [process.exitcode for process in processes.values()]
 
 
-PART = process_pool()
+def _begin(make: Callable[[int], Function], n_begun: Any) -> None:
+    """Prepare a worker, whose index is the number of those that began before it."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with n_begun.get_lock():
+        index = n_begun.value
+        n_begun.value += 1
+    make_resident(make, index)
+
+
+def _end_with_parent() -> None:
+    """End this process once its parent has: a worker of a killed parent would wait for work forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any
 
 from autopeft.errors import TrainingError, first_line_of
-from autopeft.executors.parts import has_lost_its_gpu
-from autopeft.extension import Function
-
-Result = TypeVar("Result")
+from autopeft.executors.worker import Executor, Function, Result, has_lost_its_gpu
 
 
-class Serial:
+class Serial(Executor):
     """Runs a function when it is submitted; debuggers can step into it."""
 
     name = "serial"
-    max_workers: int | None = 1
-    n_workers = 1
+    max_workers = 1
     shares_memory = True
-    assigns_gpus = False
-    packages: tuple[str, ...] = ()
-
-    def check(self) -> None:
-        """Do nothing: this process can always measure."""
 
     def start(
         self, make: Callable[[int], Function], *, local: Function, n_workers: int, uses_gpu: bool
@@ -40,20 +31,10 @@ class Serial:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
-            future.set_exception(_lost_gpu(error) if has_lost_its_gpu(error) else error)
+            if has_lost_its_gpu(error):
+                raise TrainingError(
+                    f"A run broke the GPU for this process ({first_line_of(error)}); continue with --resume "
+                    "and --executor process, which replaces a process that has lost its GPU."
+                ) from error
+            future.set_exception(error)
         return future
-
-    def shutdown(self) -> None:
-        """Do nothing: nothing runs, and there are no resources to release."""
-
-
-def _lost_gpu(error: BaseException) -> TrainingError:
-    failure = TrainingError(
-        f"A run broke the GPU for this process ({first_line_of(error)}); continue with --resume and "
-        "--executor process, which replaces a process that has lost its GPU."
-    )
-    failure.__cause__ = error
-    return failure
-
-
-PART = Serial()

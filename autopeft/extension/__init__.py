@@ -1,16 +1,15 @@
 """The protocols that a part must meet, and `discover`, which finds the parts.
 
-To add a PEFT method, a task type, a metric, a score, an executor, an exporter or a tracker,
+To add a PEFT method, a task type, a metric, a score, an exporter or a tracker,
 write one file in the folder of that name with a module-level `PART`, or publish an entry point
 of another package in the group `autopeft.methods`, `autopeft.tasks` and so on.
 `tests/example_package` is a package with one part of each kind.
 
 Inside the folder each file imports only from those before it:
-executor, exporter, method, score, task, tracker → discovery.
+exporter, method, score, task, tracker → discovery.
 """
 
 from autopeft.extension.discovery import PROTOCOLS, Catalogue, discover, hint_for
-from autopeft.extension.executor import Executor, Function
 from autopeft.extension.exporter import Checkpoint, Exporter, ExportSource, NeededBase, TrainingFacts
 from autopeft.extension.method import REFERENCE_WIDTH, Method, Options, rate_factor, slow_starters
 from autopeft.extension.score import Reducer, Score, ScorePass
@@ -44,10 +43,8 @@ __all__ = [
     "Encoded",
     "Evaluation",
     "Example",
-    "Executor",
     "ExportSource",
     "Exporter",
-    "Function",
     "Method",
     "Metric",
     "NeededBase",

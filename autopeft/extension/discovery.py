@@ -11,7 +11,6 @@ from importlib import metadata
 from typing import Any, Generic, TypeVar
 
 from autopeft.errors import SpecError, UnknownNameError, reason_of
-from autopeft.extension.executor import Executor
 from autopeft.extension.exporter import Exporter
 from autopeft.extension.method import Method
 from autopeft.extension.score import Score
@@ -27,7 +26,6 @@ PROTOCOLS: Mapping[str, type] = {
     "autopeft.tasks": Task,
     "autopeft.metrics": Metric,
     "autopeft.sensitivity": Score,
-    "autopeft.executors": Executor,
     "autopeft.exports": Exporter,
     "autopeft.trackers": Tracker,
 }

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 from autopeft.engine import Ledger, Progress, Schedule
-from autopeft.extension import discover
+from autopeft.executors import EXECUTORS
 from autopeft.pipeline.measured import record
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.working import start_workers
@@ -31,7 +31,7 @@ def ledger_of(
     What stopped the search (the time limit, a signal) leaves the states of paused runs on the disk, and a
     resumed search takes them up.
     """
-    executor = discover("autopeft.executors")[prepared.spec.execution.executor]
+    executor = EXECUTORS[prepared.spec.execution.executor]
     try:
         yield Ledger(
             executor=executor,

@@ -7,7 +7,7 @@ import logging
 import torch
 
 from autopeft import engine
-from autopeft.extension import Executor, discover
+from autopeft.executors import EXECUTORS, Executor
 from autopeft.model import device_names, find_device, like_gpus
 from autopeft.records import IN_MEMORY, ExecutionSpec, RunSpec
 
@@ -72,5 +72,4 @@ def _places_workers(execution: ExecutionSpec) -> bool:
 
 
 def _executor(execution: ExecutionSpec) -> Executor:
-    executor: Executor = discover("autopeft.executors")[execution.executor]
-    return executor
+    return EXECUTORS[execution.executor]

@@ -13,7 +13,7 @@ import torch
 
 from autopeft import engine, model
 from autopeft.errors import RunDirError, SpecError
-from autopeft.extension import Executor, discover
+from autopeft.executors import EXECUTORS, Executor
 from autopeft.pipeline.fingerprint import differences, facts_for_workers, loaded_facts, start_sha256
 from autopeft.pipeline.forgetting import with_general_text
 from autopeft.pipeline.prepare import Prepared, prepare
@@ -31,7 +31,7 @@ def check_executor(spec: RunSpec) -> None:
     The executor lacks a package, it has fewer workers than were asked for, it chooses the GPUs itself, or its
     workers cannot load objects in memory.
     """
-    executor: Executor = discover("autopeft.executors")[spec.execution.executor]
+    executor = EXECUTORS[spec.execution.executor]
     for package in executor.packages:
         if importlib.util.find_spec(package) is None:
             raise SpecError(

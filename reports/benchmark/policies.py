@@ -21,6 +21,7 @@ from table import SEARCH_SEED, TableError
 from autopeft import engine, space
 from autopeft.cli.progress import Silent
 from autopeft.engine import Ledger, SearchProblem
+from autopeft.executors import EXECUTORS
 from autopeft.extension import Method, discover
 from autopeft.pipeline.allowance import within_cost
 from autopeft.pipeline.prepare import Prepared
@@ -70,7 +71,7 @@ def searched(settings: Mapping[str, Any]) -> Finder:
         spec = within_cost(_stand_in(surrogate, requested), given).spec
         bench = TableBench(surrogate, seed=seed)
         ledger = Ledger(
-            executor=discover("autopeft.executors")["serial"],
+            executor=EXECUTORS["serial"],
             measure=bench.measure,
             progress=Silent(),
             clock=lambda: bench.seconds,

@@ -30,7 +30,7 @@ from scipy import stats
 from autopeft import engine
 from autopeft.cli.progress import Silent
 from autopeft.engine import Ledger, Schedule, SearchProblem
-from autopeft.executors.serial import Serial
+from autopeft.executors import Serial
 from autopeft.extension import discover
 from autopeft.records import Adapter, Fidelity, Measurement, MetricFacts, Plan, RunSpec, Status
 from autopeft.space import AllocationContext, Space

@@ -16,7 +16,7 @@ from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.progress import Silent
 from autopeft.cli.signals import stopping_signals
 from autopeft.errors import SpecError
-from autopeft.executors.parts import make_resident
+from autopeft.executors import make_resident
 
 CODES = {"SIGINT": None, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138, "SIGUSR2": 140, "SIGXCPU": 152}
 
@@ -73,7 +73,7 @@ def test_ctrl_break_of_windows_ends_the_main_process_alone(monkeypatch):
     asked = dict.fromkeys((*CODES, "SIGBREAK"), signal.SIG_IGN)
     handlers = {}
     monkeypatch.setattr(signal, "signal", lambda number, handler: handlers.update({number: handler}))
-    make_resident(None, 0)
+    make_resident(lambda index: print, 0)
     del asked["SIGTERM"], asked["SIGXCPU"]
     assert handlers == {getattr(signal, name): handler for name, handler in asked.items()}
     assert signal.getsignal(signal.SIGWINCH) == before

@@ -15,7 +15,7 @@ from autopeft import report
 from autopeft.cli.tables import print_result
 from autopeft.engine import Ledger
 from autopeft.errors import TrainingError
-from autopeft.executors.serial import Serial
+from autopeft.executors import Serial
 from autopeft.records import Fidelity, Measurement, Outcome, Plan, Status
 
 HEAD = Plan(adapters=(), learning_rate=1e-3, trainable_params=0)

@@ -14,7 +14,7 @@ from autopeft import engine
 from autopeft.engine import Ledger
 from autopeft.engine.stopping import has_room, has_time_to_confirm
 from autopeft.errors import StoppedError
-from autopeft.executors.serial import Serial
+from autopeft.executors import Serial
 
 FULL_VERDICT = 4 * 30  # seconds of two full seeds of two plans
 NEEDED = 7 * 3 + 2 * 9 + 15  # the plans that every search measures, two of them further, and the report

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import sys
-import time
 from types import SimpleNamespace
 
 import pytest
 
 from autopeft.errors import SpecError
-from autopeft.executors.ray import _Cluster, ray_pool
+from autopeft.executors import EXECUTORS
 
 # As Ray tells it, in `ray._private.utils.check_version_info`.
 MISMATCH = """Version mismatch: The cluster was started with:
@@ -24,7 +22,7 @@ This process on node 127.0.0.1 was started with:
 
 
 def test_an_address_where_no_ray_cluster_answers_is_refused_at_once(monkeypatch):
-    ray = ray_pool()
+    ray = EXECUTORS["ray"]
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         monkeypatch.setenv("RAY_ADDRESS", address)
@@ -54,33 +52,7 @@ def test_a_cluster_that_cannot_be_joined_is_refused_in_a_sentence(error, told, m
     ray = SimpleNamespace(init=init, is_initialized=lambda: False, shutdown=lambda: None)
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setenv("RAY_ADDRESS", "foo")
-    pool = ray_pool()
+    pool = EXECUTORS["ray"]
     with pytest.raises(SpecError, match=told):
-        pool.start(None, local=None, n_workers=1)
+        pool.start(print, local=None, n_workers=1, uses_gpu=False)
     pool.shutdown()
-
-
-def test_a_lost_head_is_told_with_what_to_do_before_ray_ends_the_process(monkeypatch, caplog):
-    """The stand-in for a head is a port that is closed; once it is told, it is not told again."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with socket.create_server(("127.0.0.1", 0)) as head, caplog.at_level(logging.ERROR):
-        address = f"127.0.0.1:{head.getsockname()[1]}"
-        ray = SimpleNamespace(
-            is_initialized=lambda: True,
-            cluster_resources=lambda: {"CPU": 1.0},
-            get_runtime_context=lambda: SimpleNamespace(gcs_address=address),
-        )
-        monkeypatch.setitem(sys.modules, "ray", ray)
-        cluster = _Cluster(watch_seconds=0.01)
-        cluster.open(1, uses_gpu=False)
-        for _ in range(3):
-            head.accept()[0].close()  # three looks that were answered
-        assert caplog.messages == []
-    deadline = time.monotonic() + 10
-    while not caplog.messages and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.1)
-    cluster.close()
-    (told,) = caplog.messages
-    assert told.startswith(f"The head of the Ray cluster at {address} does not answer.")
-    assert told.endswith("What was measured is kept: start the cluster anew, and continue with --resume.")

@@ -8,11 +8,14 @@ import time
 
 UNGUARDED = """
 from autopeft.errors import AutopeftError
-from autopeft.executors.process import process_pool
+from autopeft.executors import EXECUTORS
 
 if __name__ == "__mp_main__":  # as a worker imports it; autopeft.search raises a SpecError there
     raise RuntimeError("the script would start another search")
-pool = process_pool()
+def make(index):
+    return print
+pool = EXECUTORS["process"]
+pool.start(make, local=None, n_workers=1, uses_gpu=False)
 futures = [pool.submit(pow, 2, number) for number in range(5)]
 for future in futures:
     try:

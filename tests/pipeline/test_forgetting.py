@@ -26,7 +26,7 @@ from autopeft.cli.app import app
 from autopeft.cli.progress import Silent
 from autopeft.engine import Ledger
 from autopeft.errors import DataError, ModelError, RunDirError, SpecError
-from autopeft.executors.serial import Serial
+from autopeft.executors import Serial
 from autopeft.model import save_weights
 from autopeft.pipeline.forgetting import (
     BASE,

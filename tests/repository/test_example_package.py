@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "tests" / "example_package"
-EXAMPLE_PARTS = {"query_lora", "weight_norm", "kappa", "confident-classification", "thread", "table"}
+EXAMPLE_PARTS = {"query_lora", "weight_norm", "kappa", "confident-classification", "table"}
 EXAMPLE_PARTS |= {"notebook"}
 
 
@@ -60,7 +60,7 @@ print(json.dumps([(result.exit_code, result.stdout, result.stderr) for result in
 KNOWN = """
 from autopeft.extension import discover
 from repository.readme_tables import method_table
-folders = ("methods", "sensitivity", "metrics", "tasks", "executors", "trackers", "exports")
+folders = ("methods", "sensitivity", "metrics", "tasks", "trackers", "exports")
 names = {folder: list(discover(f"autopeft.{folder}")) for folder in folders}
 print(json.dumps({"names": names, "table": method_table()}))
 """
@@ -79,7 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def outputs(site: Path, model_dir: Path, data_dir: Path, folder: Path) -> dict[str, str]:
     """Stdout of command lines that use parts of the example, and the names of all known parts as `known`."""
     data = ("--model", model_dir, "--data", data_dir)
-    parts = ("--task", "confident-classification", "--score", "weight_norm", "--executor", "thread")
+    parts = ("--task", "confident-classification", "--score", "weight_norm")
     parts += ("--report-to", "notebook")
     small = ("--batch-size", 8, "--confirm-seeds", 2)
     commands = {
@@ -103,7 +103,7 @@ def outputs(site: Path, model_dir: Path, data_dir: Path, folder: Path) -> dict[s
 
 @pytest.fixture(scope="module")
 def run(outputs: dict[str, str], folder: Path) -> Path:
-    """The folder of a search with the example's task, method, score, metric and executor."""
+    """The folder of a search with the example's task, method, score and metric."""
     return folder / "search"
 
 
@@ -114,7 +114,6 @@ def test_part_of_each_kind_is_known_by_its_name_and_listed_with_its_label(output
         "sensitivity": {"weight_norm"},
         "metrics": {"kappa"},
         "tasks": {"confident-classification"},
-        "executors": {"thread"},
         "trackers": {"notebook"},
         "exports": {"table"},
     }
@@ -164,7 +163,6 @@ def test_tracker_from_outside_sees_every_measurement_and_the_answer(run: Path) -
 
 def test_report_has_the_labels_and_the_model_class_that_parts_from_outside_give(run: Path) -> None:
     text = (run / "report.md").read_text(encoding="utf-8")
-    assert "thread, 1 at a time" in text
     assert "query LoRA r " in text and "query_lora r " not in text
     assert "base_model = AutoModelForSequenceClassification.from_pretrained(" in text
 

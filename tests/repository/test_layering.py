@@ -19,7 +19,7 @@ ROOMS = (
     " tasks sensitivity space train executors trackers engine exports estimate report doctor pipeline api cli"
     " __main__"
 ).split()
-PART_ROOMS = ("methods", "metrics", "tasks", "sensitivity", "executors", "trackers", "exports")
+PART_ROOMS = ("methods", "metrics", "tasks", "sensitivity", "trackers", "exports")
 FILES = sorted(PACKAGE.rglob("*.py"))
 TORCHLESS = (
     "removed",

@@ -12,7 +12,7 @@ import autopeft
 from autopeft.extension import discover
 
 PACKAGE = Path(autopeft.__file__).parent
-FOLDERS = ("methods", "metrics", "tasks", "sensitivity", "executors", "trackers", "exports")
+FOLDERS = ("methods", "metrics", "tasks", "sensitivity", "trackers", "exports")
 FOLDERS_OF: dict[str, set[str]] = {}  # name of a part -> folders that have a part of this name
 for _folder in FOLDERS:
     for _name in discover(f"autopeft.{_folder}"):
@@ -21,7 +21,7 @@ MODULE = re.compile(rf"\bautopeft\.(?:{'|'.join(FOLDERS)})\.(\w+)")  # `autopeft
 
 # (file or folder, names, why they may stand there). A second test finds entries that are not needed any more.
 ALLOWED = (
-    ("records/spec.py", "text-classification gradient serial", "defaults of settings have to name a part"),
+    ("records/spec.py", "text-classification gradient", "defaults of settings have to name a part"),
     ("api/__init__.py", "gradient fisher", "the default of an argument has to name parts"),
     ("records/spec.py", "random", "a sampler and a strategy"),
     ("records/results.py", "spectrum", "the score whose profiles are energies, and a word of `ranks_by`"),
@@ -29,7 +29,7 @@ ALLOWED = (
     ("records/results.py", "parameters", "the score of sites where memory holds no example"),
     ("engine/", "random", "a sampler, a strategy and a source of plans"),
     ("cli/", "parameters", "the heading of a column"),
-    ("methods/", "serial activation", "a mode and an option of bottleneck adapters"),
+    ("methods/", "activation", "an option of bottleneck adapters"),
     ("methods/", "random", "the start of a prompt"),
     ("space/", "uniform spectrum", "words of `ranks_by` in a search space's file"),
     ("space/baselines.py", "lora ia3 road hira bitfit ln_tuning", "the baseline and the usual arms"),
