@@ -269,7 +269,7 @@ def stretched(schedule: Schedule, *, n_first: int, max_cost: float, n_retuned: i
 
     If the limit pays for it, a quarter of the first rung goes on, and a tenth to a third rung. Then the last
     rung is lengthened, to 70 % of a full run at most: few finalists with long runs tell more than many with
-    short ones (`reports/studies/replay_rungs.py`, on published curves).
+    short ones (reports/LOG.md, by `replay_rungs.py` of commit a7a790e4, on published curves).
 
     Args:
         schedule: As `rungs` gives it.

@@ -20,7 +20,7 @@ from autopeft.sensitivity import ScoredModel, measure, reads_examples
 MAX_EXAMPLES = 512
 _SHARE = 0.05  # of a full run's cost: the project's promise
 # Cost of one example relative to one example of LoRA training at all maps, by the score's `needed_pass`.
-# Upper bounds, measured by reports/studies/sensitivity_cost.py at 32 and 128 tokens, and on the demo (18).
+# Upper bounds, measured at 32 and 128 tokens, and on the demo, by `sensitivity_cost.py` of commit a7a790e4.
 _PASS_COST = {"inputs": 0.6, "true": 1.2, "sampled": 1.8}
 _SCORE_COST = 0.7  # in the same unit, for each score in addition to the pass
 _TIME_SHARE = 0.1  # of what is left of --max-time, for the whole pass; chosen by hand

@@ -38,7 +38,7 @@ def rate_schedule(n_steps: int, *, rung_steps: Sequence[int] = ()) -> RateSchedu
     """The schedule of so many steps, with one cycle for each shorter rung; a full run has no rungs.
 
     Plans rank far better after a decay than at a constant rate or in the middle of a long decay
-    (reports/LOG.md, 2026-11-25, by `reports/studies/rung_schedules.py`).
+    (reports/LOG.md, 2026-11-25, by `rung_schedules.py` of commit a7a790e4).
 
     Source:
         Warm restarts: Loshchilov & Hutter 2017, arXiv:1608.03983. They decay by a cosine, this linearly.

@@ -5,8 +5,8 @@
 The logarithm of the loss goes on by a share of its slope between the last two rungs, in the logarithm of the
 steps, up to the full length: share 0 is the loss of the rung. Ten plans are drawn at random; the one of the
 lowest loss is chosen. Regret is the best of the ten in full minus that one, in points of the metric (mean of
-confirm and test). `--curves` is the file that `reports/studies/replay_rungs.py` reads: the same on published
-runs of a language model, in points of their final accuracy.
+confirm and test). `--curves` is the file of published curves that `replay_rungs.py` of commit a7a790e4 reads:
+the same on runs of a language model, in points of their final accuracy.
 """
 
 from __future__ import annotations

@@ -9,12 +9,10 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
 
 from autopeft.estimate import TrainingStep, replay
-from autopeft.records import Adapter, Plan
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("reports/studies", "reports/speed", "reports/benchmark", "scripts")
@@ -73,16 +71,3 @@ def test_study_of_published_times_notes_the_kernels_of_a_replayed_step(
     of_step = noted.kernels[-memory.n_calls :]
     assert len(of_step) == memory.n_calls
     assert sum(flops for flops, _ in of_step if flops >= 2 * 8**3) == 2 * 2 * 8**3  # forward, weight
-
-
-def test_published_curves_are_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run whose loss is the lowest in every window is found, for what a search may spend."""
-    study = imported(ROOT / "reports" / "studies" / "replay_rungs.py", monkeypatch)
-    curves = []
-    for place in range(8):
-        adapter = Adapter(method=f"run{place}", site="published")
-        plan = Plan(adapters=(adapter,), learning_rate=1e-3, trainable_params=10)
-        losses = tuple(1 + place + 1 / window for window in range(1, 21))
-        curves.append(study.Curve(plan=plan, losses=losses, accuracy=-place))
-    chosen, spent = study.ours(curves, 0.5, np.random.default_rng(0))
-    assert chosen == curves[0] and spent <= 0.5
