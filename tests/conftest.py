@@ -69,6 +69,8 @@ def pytest_terminal_summary(terminalreporter):
             folder = "/".join(report.nodeid.split("::")[0].split("/")[:-1][:2])
             seconds[folder] += report.duration
             cases[folder] += report.when == "setup"
+    if not seconds:
+        return
     terminalreporter.section("seconds and cases per folder, over all workers")
     for folder, total in seconds.most_common():
         terminalreporter.line(f"{total:8.1f} {cases[folder]:6d}  {folder}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
 import json
+import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,10 +19,13 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def example(name, *arguments, cwd):
-    command = [sys.executable, str(EXAMPLES / name), *(str(argument) for argument in arguments)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    """What a script prints, in this process."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(printed):
+        patched.setattr(sys, "argv", [name, *(str(argument) for argument in arguments)])
+        patched.chdir(cwd)
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    return printed.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +54,14 @@ def test_texts_are_classified_with_named_labels(reviews):
     assert "trainable_params" in printed
 
 
-def test_export_of_the_example_is_verified(reviews):
+@pytest.mark.nightly
+def test_export_of_the_example_is_verified(reviews, capfd):
     folder, _ = reviews
     lora_or_not = json.loads((folder / "run/result.json").read_text())["best"]["plan"]["adapters"]
     if {adapter["method"] for adapter in lora_or_not} != {"lora"}:
         pytest.skip("the best plan of this run is no LoRA, which servers do not read")
-    assert "the same outputs" in example("serving.py", folder / "run", folder / "lora", cwd=folder)
+    example("serving.py", folder / "run", folder / "lora", cwd=folder)
+    assert "the same outputs" in capfd.readouterr().out  # of the commands that it starts
 
 
 def test_language_model_writes_an_answer(llama_with_weights, tmp_path):
@@ -95,6 +102,7 @@ def execute(notebook, parameters):
     return names, [value for value in shown if value is not None]
 
 
+@pytest.mark.nightly
 def test_notebooks_search_and_read_the_result(model_dir, data_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     settings = {"budget": "5%", "trials": 6, "max_steps": 8, "batch_size": 8, "confirm_seeds": 2}

@@ -20,7 +20,7 @@ FULL_VERDICT = 4 * 30  # seconds of two full seeds of two plans
 NEEDED = 7 * 3 + 2 * 9 + 15  # the plans that every search measures, two of them further, and the report
 
 
-@pytest.mark.parametrize("limit_seconds", range(60, 400, 20))
+@pytest.mark.parametrize("limit_seconds", range(60, 400, 40))
 def test_a_limit_holds_and_there_is_a_verdict_where_two_full_seeds_of_two_plans_fit(limit_seconds):
     world = World(quality=levels())
     try:
@@ -168,9 +168,9 @@ def test_the_test_split_has_its_time():
         assert world.seconds <= 1.1 * limit_seconds + 5
 
 
-@pytest.mark.parametrize("overhead_seconds", [0.0, 20.0, 40.0])
+@pytest.mark.parametrize("overhead_seconds", [0.0, 40.0])
 def test_a_default_that_nothing_beats_needs_one_seed_and_ends_in_time(overhead_seconds):
-    for limit_seconds in range(63, 300, 9):
+    for limit_seconds in range(63, 300, 27):
         world = World(quality=levels(ia3=0.3), overhead_seconds=overhead_seconds)
         with contextlib.suppress(StoppedError):
             run(world, limit_seconds=limit_seconds)
@@ -193,9 +193,9 @@ class Slowing(World):
         return replace(measured, **{name: 2 * getattr(measured, name) for name in names})
 
 
-@pytest.mark.parametrize("slow_share", [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
+@pytest.mark.parametrize("slow_share", [0.3, 0.7])
 def test_a_machine_that_becomes_half_as_fast_makes_a_search_late_by_one_pair_of_runs_at_most(slow_share):
-    for limit_seconds in range(150, 400, 20):
+    for limit_seconds in range(150, 400, 50):
         world = Slowing(quality=levels(), slow_from=slow_share * limit_seconds)
         with contextlib.suppress(StoppedError):
             run(world, trials=60, limit_seconds=limit_seconds)

@@ -134,13 +134,8 @@ def damaged(
 class Readers:
     """What reads each kind of input, with the good files that are damaged."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        model, data = write_model(folder / "bert"), write_data(folder / "reviews")
-        self.run = folder / "run"
-        words = ["--model", str(model), "--data", str(data), *SETTINGS, "--out", str(self.run)]
-        code, _, errors = search(words)
-        assert code == 0, errors
+    def __init__(self, folder: Path, *, run: Path, data: Path) -> None:
+        self.folder, self.run = folder, run
         self.llama = folder / "llama"
         tiny_config().save_pretrained(self.llama)
         self.methods = discover("autopeft.methods")
@@ -265,7 +260,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.disable(logging.CRITICAL)
     folder = Path(tempfile.mkdtemp(prefix="fuzzing-"))
-    readers = Readers(folder)
+    model, data, run = write_model(folder / "bert"), write_data(folder / "reviews"), folder / "run"
+    words = ["--model", str(model), "--data", str(data), *SETTINGS, "--out", str(run)]
+    code, _, errors = search(words)
+    assert code == 0, errors
+    readers = Readers(folder, run=run, data=data)
     others = ("inputs", "accepted", "refused", "failed", "most_seconds", "faults")
     rows = Rows(options.csv, key=("kind", "row"), others=others)
     for kind, (read, share) in readers.kinds().items():

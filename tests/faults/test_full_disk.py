@@ -30,6 +30,11 @@ resource = pytest.importorskip("resource")
 GIVEN = frozenset({"search.trials", "confirm.seeds"})
 
 
+def at_night(*values):
+    """Cases that by day are left out."""
+    return [pytest.param(value, marks=pytest.mark.nightly) for value in values]
+
+
 @contextlib.contextmanager
 def room_for(n_bytes):
     """A context in which no file grows beyond so many bytes."""
@@ -72,7 +77,7 @@ def finish(spec):
 
 
 # Too small for scores, study, log of measurements, and the report.
-@pytest.mark.parametrize("n_bytes", [2_000, 60_000, 90_000, 150_000])
+@pytest.mark.parametrize("n_bytes", [60_000, *at_night(2_000, 90_000, 150_000)])
 def test_a_full_disk_is_said_and_costs_nothing(small_spec, finished, tmp_path, n_bytes):
     out = tmp_path / "run"
     spec = small_spec(out, methods="ia3,lora")
@@ -89,7 +94,7 @@ def test_a_full_disk_is_said_and_costs_nothing(small_spec, finished, tmp_path, n
 
 
 @can_mount
-@pytest.mark.parametrize("n_kilobytes", [40, 120, 200, 400, 700])
+@pytest.mark.parametrize("n_kilobytes", [200, *at_night(40, 120, 400, 700)])
 def test_a_small_disk_is_said_and_costs_nothing(small_spec, finished, disk, n_kilobytes):
     folder, change = disk
     change(f"size={n_kilobytes}k")
@@ -135,7 +140,7 @@ def test_a_read_only_disk_is_said_and_the_run_goes_on_elsewhere(small_spec, fini
     assert rows_of(run) == rows_of(finished)
 
 
-@pytest.mark.parametrize("n_good", [0, 3, 8, 15])
+@pytest.mark.parametrize("n_good", [3, *at_night(0, 8, 15)])
 def test_a_disk_that_fails_is_said_and_costs_nothing(small_spec, finished, tmp_path, monkeypatch, n_good):
     spec, sync, n_calls = small_spec(tmp_path / "run", methods="ia3,lora"), os.fsync, iter(range(10**6))
 

@@ -17,11 +17,12 @@ TESTS = Path(__file__).parents[1]
 @pytest.mark.parametrize(
     ("name", "executor", "n_ends"),
     [
-        ("SIGKILL", "serial", 8),
-        ("SIGKILL", "process", 1),
-        ("SIGINT", "serial", 1),
-        ("SIGTERM", "serial", 1),
-        ("SIGHUP", "serial", 1),
+        ("SIGKILL", "serial", 3),
+        pytest.param("SIGKILL", "serial", 8, marks=pytest.mark.nightly),
+        pytest.param("SIGKILL", "process", 1, marks=pytest.mark.nightly),
+        pytest.param("SIGINT", "serial", 1, marks=pytest.mark.nightly),
+        pytest.param("SIGTERM", "serial", 1, marks=pytest.mark.nightly),
+        pytest.param("SIGHUP", "serial", 1, marks=pytest.mark.nightly),
     ],
 )
 def test_an_ended_search_comes_back_equal(model_dir, data_dir, tmp_path, name, executor, n_ends):

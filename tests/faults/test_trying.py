@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
 
+import fuzzing
 import pytest
 from timing import limits
 
@@ -28,6 +30,17 @@ def run(script, *options):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def test_an_absurd_input_brings_an_error_of_our_own_only(run_copy, data_dir, tmp_path):
+    readers = fuzzing.Readers(tmp_path, run=run_copy, data=data_dir)
+    tries = {
+        f"{kind}-{i}": fuzzing.tried(read, random.Random(f"{kind}-0-{i}"))
+        for kind, (read, _) in readers.kinds().items()
+        for i in range(10)
+    }
+    assert {name: fault for name, (_, fault, _) in tries.items() if fault} == {}
+
+
+@pytest.mark.nightly
 def test_absurd_inputs_bring_errors_of_our_own_only(tmp_path):
     options = ("--csv", tmp_path / "rows.csv")
     assert run("fuzzing.py", "--inputs", 100, *options) == {"inputs": 900, "faults": {}}
@@ -36,6 +49,7 @@ def test_absurd_inputs_bring_errors_of_our_own_only(tmp_path):
     assert (tmp_path / "rows.csv").read_text() == before  # nothing was tried again
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_a_failing_disk_costs_nothing(tmp_path):
     tried = run("filling.py", "--sizes", 2, "--ways", "write", "folder", "--csv", tmp_path / "rows.csv")

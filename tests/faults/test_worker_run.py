@@ -40,7 +40,7 @@ class Kills(Silent):
             os.kill(running_workers()[0], signal.SIGKILL)
 
 
-@pytest.mark.parametrize("executor", ["process", "ray"])
+@pytest.mark.parametrize("executor", ["process", pytest.param("ray", marks=pytest.mark.nightly)])
 def test_two_workers_measure_the_same_as_one_process_even_if_one_is_killed(
     executor, small_spec, finished, tmp_path
 ):

@@ -19,18 +19,18 @@ from autopeft.model.roles import FAMILIES as TABLES
 pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning:peft"),
 ]
-by_family = pytest.mark.parametrize("family", FAMILIES)
 ROLES = {"q", "k", "v", "qkv", "pos_q", "pos_k", "o", "gate", "up", "gate_up", "down"}
 ATTENTION = [{"q", "k", "v", "o"}, {"qkv", "o"}]
 # Names of the modules that are trained as the head.
 HEADS = {"classifier", "score", "pre_classifier", "pooler", "head"}
 
 
-@pytest.fixture
-def base(family):
-    """A toy without weights."""
+@pytest.fixture(scope="module")
+def bases():
+    """A toy of each family by name, without weights."""
     with torch.device("meta"):
-        return BaseModel(build(family), None, name=f"tiny {family}", untrained=frozenset())
+        made = {family: build(family) for family in FAMILIES}
+    return {n: BaseModel(toy, None, name=f"tiny {n}", untrained=frozenset()) for n, toy in made.items()}
 
 
 def linear_maps(base):
@@ -55,33 +55,35 @@ def test_there_are_twenty_families_and_more():
     assert len(FAMILIES) >= 40
 
 
-@by_family
-def test_every_linear_map_is_a_site_of_its_shape(base):
-    sites = {site.name: site for site in base.sites if site.kind in ("linear", "conv1d")}
-    maps = linear_maps(base)
-    assert set(sites) == set(maps)
-    for name, child in maps.items():
-        shape = child.weight.shape if isinstance(child, Conv1D) else child.weight.shape[::-1]
-        assert (sites[name].in_features, sites[name].out_features) == tuple(shape)
+def test_every_linear_map_is_a_site_of_its_shape(bases):
+    for family, base in bases.items():
+        maps = linear_maps(base)
+        shapes = {
+            name: tuple(child.weight.shape if isinstance(child, Conv1D) else child.weight.shape[::-1])
+            for name, child in maps.items()
+        }
+        sites = [site for site in base.sites if site.kind in ("linear", "conv1d")]
+        assert {site.name: (site.in_features, site.out_features) for site in sites} == shapes, family
 
 
-@by_family
-def test_maps_in_layers_have_a_role_and_the_depth_in_their_name(base):
-    for site in base.sites:
-        number = re.search(r"\.(\d+)\.", site.name)
-        if site.kind not in ("linear", "conv1d", "parameter") or number is None:
-            continue
-        is_between_stages = site.name.endswith("downsample.reduction")  # of Swin
-        assert (site.role in ROLES) is not is_between_stages, site
-        is_decoder = base.module.config.is_encoder_decoder and "decoder" in site.name.split(".")
-        assert site.layer == int(number[1]) + (2 if is_decoder else 0), site
+def test_maps_in_layers_have_a_role_and_the_depth_in_their_name(bases):
+    for base in bases.values():
+        for site in base.sites:
+            number = re.search(r"\.(\d+)\.", site.name)
+            if site.kind not in ("linear", "conv1d", "parameter") or number is None:
+                continue
+            is_between_stages = site.name.endswith("downsample.reduction")  # of Swin
+            assert (site.role in ROLES) is not is_between_stages, (base.name, site)
+            is_decoder = base.module.config.is_encoder_decoder and "decoder" in site.name.split(".")
+            assert site.layer == int(number[1]) + (2 if is_decoder else 0), (base.name, site)
 
 
 @pytest.mark.parametrize(
     ("family", "queries", "keys"),
     [("deberta", "pos_q_proj", "pos_proj"), ("deberta-v2", "pos_query_proj", "pos_key_proj")],
 )
-def test_maps_of_relative_positions_are_no_queries_or_keys_of_the_text(base, queries, keys):
+def test_maps_of_relative_positions_are_no_queries_or_keys_of_the_text(bases, family, queries, keys):
+    base = bases[family]
     roles = {site.name.rpartition(".")[2]: site.role for site in base.sites}
     assert (roles[queries], roles[keys]) == ("pos_q", "pos_k")
     assert discover("autopeft.methods")["bitfit"].refusal(
@@ -89,31 +91,39 @@ def test_maps_of_relative_positions_are_no_queries_or_keys_of_the_text(base, que
     )
 
 
-@by_family
-def test_every_layer_has_attention_and_a_way_up_and_down(base):
-    layers = {}
-    for site in base.sites:
-        if site.layer is not None and site.kind in ("linear", "conv1d", "parameter"):
-            layers.setdefault(site.layer, set()).add(site.role)
-    n_layers = 1 if base.model_type == "albert" else 4 if base.module.config.is_encoder_decoder else 2
-    assert sorted(layers) == list(range(n_layers))
-    for roles in layers.values():
-        assert any(kind <= roles for kind in ATTENTION) and "down" in roles
-        assert roles & {"up", "gate_up"}
+def test_every_layer_has_attention_and_a_way_up_and_down(bases):
+    for family, base in bases.items():
+        layers = {}
+        for site in base.sites:
+            if site.layer is not None and site.kind in ("linear", "conv1d", "parameter"):
+                layers.setdefault(site.layer, set()).add(site.role)
+        n_layers = 1 if base.model_type == "albert" else 4 if base.module.config.is_encoder_decoder else 2
+        assert sorted(layers) == list(range(n_layers)), family
+        for roles in layers.values():
+            assert any(kind <= roles for kind in ATTENTION) and "down" in roles, family
+            assert roles & {"up", "gate_up"}, family
 
 
-@by_family
-def test_the_table_of_a_family_names_all_its_maps(base):
+def test_the_table_of_a_family_names_all_its_maps(bases):
     """Without the fallback by usual names and shapes; a site's role is that of the longest end that fits."""
-    table = TABLES[base.model_type]
-    for name in linear_maps(base):
-        if re.search(r"\.\d+\.", name):
-            assert any(f".{name}".endswith(f".{end}") for end in table), name
+    for base in bases.values():
+        table = TABLES[base.model_type]
+        names = [name for name in linear_maps(base) if re.search(r"\.\d+\.", name)]
+        assert [name for name in names if not any(f".{name}".endswith(f".{end}") for end in table)] == []
 
 
-@by_family
-def test_counts_are_those_of_peft(base, family):
-    sites = [site for site in base.sites if site.kind in ("linear", "conv1d")]
+def test_heads_are_separated_from_the_base_model(bases):
+    for family, base in bases.items():
+        is_generative = FAMILIES[family][2] in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
+        names = {name.split(".")[0] for name in base.head_names}
+        assert names == set() if is_generative else names and names <= HEADS, family
+        total = sum({id(p): p.numel() for p in base.module.parameters()}.values())
+        assert base.base_params + base.head_params == total, family
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_counts_are_those_of_peft(bases, family):
+    sites = [site for site in bases[family].sites if site.kind in ("linear", "conv1d")]
     predicted = sum(discover("autopeft.methods")["lora"].cost(site, 1, {}) for site in sites)
     with torch.device("meta"):
         fresh = build(family)
@@ -121,15 +131,6 @@ def test_counts_are_those_of_peft(base, family):
         model = peft.get_peft_model(fresh, config)
     attached = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
     assert predicted == attached == sum(site.in_features + site.out_features for site in sites)
-
-
-@by_family
-def test_heads_are_separated_from_the_base_model(base, family):
-    is_generative = FAMILIES[family][2] in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
-    names = {name.split(".")[0] for name in base.head_names}
-    assert names == set() if is_generative else names and names <= HEADS
-    total = sum({id(p): p.numel() for p in base.module.parameters()}.values())
-    assert base.base_params + base.head_params == total
 
 
 def test_output_of_torchs_multihead_attention_is_no_site():

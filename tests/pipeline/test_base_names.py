@@ -35,6 +35,7 @@ def cached(model_dir, tmp_path_factory):
             for name in ("HF_HUB_CACHE", "TRANSFORMERS_CACHE"):
                 if hasattr(module, name):
                     patch.setattr(module, name, str(hub))
+        patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # else it asks again and again
         yield "org/toy"
 
 

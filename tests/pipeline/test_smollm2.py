@@ -20,9 +20,12 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from prepare_models import SOURCES, cache_folder, sha256_of  # noqa: E402
 
 FILE = cache_folder() / Path(SOURCES["smollm2"].member).name
-pytestmark = pytest.mark.skipif(
-    not FILE.is_file(), reason=f"{FILE} is absent; run: python scripts/prepare_models.py smollm2"
-)
+pytestmark = [
+    pytest.mark.nightly,
+    pytest.mark.skipif(
+        not FILE.is_file(), reason=f"{FILE} is absent; run: python scripts/prepare_models.py smollm2"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,6 @@ PLAN = Plan(
     trainable_params=72,
 )
 KINDS = {name: kind for name, kind in vars(records).items() if dataclasses.is_dataclass(kind)}
-every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
 
 def records_of(kind: type[Any]) -> st.SearchStrategy[Any]:
@@ -71,7 +70,7 @@ def test_the_result_of_a_search_is_among_the_records() -> None:
     assert {"SearchResult", "Plan", "Measurement", "PlanDocument"} <= KINDS.keys()
 
 
-@every_kind
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 @given(st.data())
 def test_a_record_comes_back_from_json_text_as_it_was(kind: type[Any], data: st.DataObject) -> None:
     record = data.draw(records_of(kind))
@@ -162,12 +161,11 @@ def test_a_digest_is_the_start_of_the_sha256_of_sorted_json() -> None:
 # Frozen.
 
 
-@every_kind
-@given(st.data())
-def test_a_record_cannot_change(kind: type[Any], data: st.DataObject) -> None:
-    record, name = data.draw(records_of(kind)), dataclasses.fields(kind)[0].name
-    with pytest.raises(FrozenInstanceError, match=name):
-        setattr(record, name, None)
+def test_records_cannot_change() -> None:
+    for kind in KINDS.values():
+        record, name = object.__new__(kind), dataclasses.fields(kind)[0].name
+        with pytest.raises(FrozenInstanceError, match=name):
+            setattr(record, name, None)
 
 
 @given(records_of(Measurement))
@@ -177,19 +175,19 @@ def test_a_plan_and_a_measurement_are_dictionary_keys(measurement: Measurement) 
     assert (counts[again.plan, again.fidelity], counts[again]) == (1, 2)
 
 
-@every_kind
-def test_a_record_takes_keywords_alone(kind: type[Any]) -> None:
-    with pytest.raises(TypeError, match="takes 1 positional argument"):
-        kind(None)
+def test_records_take_keywords_alone() -> None:
+    for kind in KINDS.values():
+        with pytest.raises(TypeError, match="takes 1 positional argument"):
+            kind(None)
 
 
 # The settings of a run.
 
 
-@pytest.mark.parametrize("topic", RunSpec.model_fields)
-def test_an_unknown_field_of_a_topic_is_refused(topic: str) -> None:
-    with pytest.raises(ValidationError, match=rf"{topic}\.colour\s+Extra inputs are not permitted"):
-        RunSpec.model_validate({topic: {"colour": "red"}})
+def test_unknown_fields_of_topics_are_refused() -> None:
+    for topic in RunSpec.model_fields:
+        with pytest.raises(ValidationError, match=rf"{topic}\.colour\s+Extra inputs are not permitted"):
+            RunSpec.model_validate({topic: {"colour": "red"}})
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ FLAGS = (
 ).split()
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = [
+    pytest.mark.nightly,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
     pytest.mark.xdist_group("browser"),
 ]
