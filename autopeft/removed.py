@@ -14,6 +14,8 @@ REMOVED: dict[str, str] = {
     "max_peak_bytes": "--memory bounds what a training step may take, weights included",
     "max_step_time": "leave slow methods out with --methods; `autopeft methods` lists their step times",
     "objective": "leave it out, since every search names the smallest plan as good and draws the front",
+    "strategy": "leave it out, a search is always by halving; --sampler random proposes at random",
+    "wave": "leave it out, since four plans are proposed at once, or as many as there are workers",
     "patience": "--trials, --max-time and --max-cost end a search",
 }
 _TOPIC = re.compile(

@@ -100,11 +100,9 @@ def _work(preview: Preview) -> Iterator[tuple[str, str]]:
     """Trials, rungs and confirmation."""
     shortest, *others = preview.rung_steps
     first = _n(shortest, "step")
-    above = f", the best go on to {' and '.join(map(str, others))}" if others else ""
+    above = f", the best go on to {' and '.join(map(str, others))}"
     text = preview.forgetting
     yield "search", f"{_n(preview.trials, 'trial')} of {first}{above}; at most {preview.search_cost:.1f} R"
-    if not others:  # the strategy `random`, which alone has one rung
-        yield "", "random plans of one length, as many as cost the same as --trials of halving"
     if preview.trials == preview.default_trials:
         yield "", "these trials are all default plans; the sampler proposes those of a larger --trials"
     yield "full run", _n(preview.full_run_steps, "step")

@@ -39,7 +39,6 @@ from autopeft.engine.schedule import (
     Rungs,
     Schedule,
     continued,
-    n_first,
     planned_cost,
     rungs,
     stretched,
@@ -61,7 +60,6 @@ __all__ = [
     "climb",
     "continued",
     "enqueued",
-    "n_first",
     "planned_cost",
     "rungs",
     "search",
@@ -149,7 +147,7 @@ def _plan_ahead(problem: SearchProblem, ledger: Ledger) -> None:
     limit = math.inf if problem.spec.search.max_cost is None else problem.spec.search.max_cost
     left = limit - problem.confirm_reserve
     ledger.limit_cost(schedule, max_cost=limit)
-    numbers = schedule.n_paid(n_first=problem.n_proposals, max_cost=left)
+    numbers = schedule.n_paid(n_first=problem.spec.search.trials, max_cost=left)
     for index, n_plans in enumerate(numbers):
         steps = schedule.new_steps(index)
         ledger.plan_ahead(problem.rung(index), n_measurements=n_plans, new_steps=steps)

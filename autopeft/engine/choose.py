@@ -179,10 +179,10 @@ def has_learned(problem: SearchProblem, ledger: Ledger, ranked: Sequence[Measure
     """Whether the lowest loss or the best metric is clearly better than at the first rung.
 
     An F1 may rise from 0 while the loss over all labels falls by a percent. A metric without bounds is such a
-    loss itself, and tells no more. True where there is one rung.
+    loss itself, and tells no more.
     """
     first = [m for m in ranked_by_loss(ledger.at(problem.rung(0)).values()) if m.plan.adapters]
-    if not problem.schedule.last or not first or not first[0].loss or not ranked[0].loss:
+    if not first or not first[0].loss or not ranked[0].loss:
         return True
     if ranked[0].loss <= UNLEARNED * first[0].loss:
         return True
@@ -234,8 +234,6 @@ def retune(problem: SearchProblem, study_log: StudyLog, last: Measured) -> Measu
     Both get the same tries. Short runs prefer higher learning rates than full ones do, and a rung of a tenth
     of a run still does.
     """
-    if not problem.schedule.last:
-        return last
     ledger = study_log.ledger
     chosen = choose(problem, ledger, last)
     leading = dict.fromkeys((chosen.incumbent, chosen.baseline))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from statistics import geometric_mean
 
 from autopeft import evidence
-from autopeft.engine.schedule import Schedule, n_first
+from autopeft.engine.schedule import Schedule
 from autopeft.extension import slow_starters
 from autopeft.records import Arm, Fidelity, Measurement, MetricFacts, Plan, RunSpec, with_setting
 from autopeft.space import (
@@ -38,6 +38,8 @@ class SearchProblem:
             of an extended run, so that an extended run begins with the same plans.
         user_plans: Plans that the user brought, by arm. Each is measured at several learning rates (around
             its own, where that is above 0), and can win only if it keeps to the budget.
+        wave: Plans that are proposed and measured between two looks at losses, time and cost. Fixed for a
+            run, so that no outcome depends on which worker was faster.
         margin: Difference that does not matter, in units of the metric.
         groups: Split -> the group of each evaluated example, where examples belong together.
     """
@@ -50,6 +52,7 @@ class SearchProblem:
     head_rates: tuple[float, float]
     first_trials: int
     user_plans: tuple[tuple[Arm, Plan], ...] = ()
+    wave: int = LEAST_WAVE
     margin: float = 0.01
     groups: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
@@ -74,11 +77,6 @@ class SearchProblem:
     def examples(self, split: str) -> evidence.Examples:
         """What is known of the examples of a split beside their scores."""
         return evidence.Examples(step=self.metric.score_step, groups=self.groups.get(split, ()))
-
-    @property
-    def n_proposals(self) -> int:
-        """How many plans the first rung measures at most."""
-        return n_first(self.schedule, trials=self.spec.search.trials, strategy=self.spec.search.strategy)
 
     @property
     def max_rank(self) -> int | None:
@@ -140,14 +138,6 @@ class SearchProblem:
     def least_seeds_of(self, plans: Sequence[Plan]) -> int:
         """Confirming seeds without which there is no verdict: one of a plan alone."""
         return self.least_seeds if len(plans) > 1 else 1
-
-    @property
-    def wave(self) -> int:
-        """Plans that are proposed and measured between two looks at losses, time and cost.
-
-        Fixed for a run, so that no outcome depends on which worker was faster.
-        """
-        return self.spec.execution.wave or LEAST_WAVE
 
     def rung(self, index: int) -> Fidelity:
         """The fidelity of a rung, from 0."""

@@ -32,14 +32,14 @@ log = logging.getLogger(__name__)
 def measure_first_rung(study_log: StudyLog) -> Measured:
     """Every plan of the first rung with its measurement: the queue, then sampled plans, then more rates."""
     problem, ledger = study_log.problem, study_log.ledger
-    queue, n_trials = enqueued(problem), problem.n_proposals
+    queue, n_trials = enqueued(problem), problem.spec.search.trials
     ledger.progress.phase("rung 1", n_trials)
     n_needed = next((i for i, (arm, _) in enumerate(queue) if arm.kind not in _NEEDED), len(queue))
     measured: Measured = {}
     for start in range(0, n_trials, problem.wave):
         n_plans = most = min(problem.wave, n_trials - start)
         if start >= n_needed:
-            n_plans = n_allowed(problem, ledger, study_log.proposals, most=most)
+            n_plans = n_allowed(problem, ledger, most=most)
         wave: list[TrialProposal] = []
         while len(wave) < n_plans:
             wave.append(_propose(study_log, queue, wave=wave))
@@ -68,7 +68,7 @@ def _warn_of_missing(problem: SearchProblem, proposals: Sequence[Proposal]) -> N
             "The plan of %s is not measured, since the trials (%d) or the time end before it. Raise --trials "
             "or --max-time.",
             arm.label,
-            problem.n_proposals,
+            problem.spec.search.trials,
         )
 
 
@@ -129,8 +129,6 @@ def _source_of(index: int, problem: SearchProblem) -> ProposalSource:
     The random ones are spread evenly; they show what the sampler adds. The index alone decides, so that an
     extended run proposes the same plans again.
     """
-    if problem.spec.search.strategy == "random":
-        return "random"
     if index % _REFINED_EVERY == _REFINED_EVERY - 1:
         return "refined"
     share = problem.space.random_share

@@ -43,13 +43,8 @@ def first_by_metric(problem: SearchProblem, ranked: Sequence[Measurement]) -> Me
 
 def is_clearly_better(problem: SearchProblem, first: Measurement, second: Measurement) -> bool:
     """Whether the metric of `first` is better by more than chance alone makes it."""
-    return is_better(problem, first, second, std_errors=_CLEAR)
-
-
-def is_better(problem: SearchProblem, first: Measurement, second: Measurement, *, std_errors: float) -> bool:
-    """Whether the metric of `first` is the better one by so many standard errors of the difference."""
     gap = _gap(problem, first, second)
-    return gap is not None and gap[0] > std_errors * gap[1]
+    return gap is not None and gap[0] > _CLEAR * gap[1]
 
 
 def is_far_behind(problem: SearchProblem, first: Measurement, second: Measurement) -> bool:

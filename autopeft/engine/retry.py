@@ -92,8 +92,8 @@ def _has_failed(problem: SearchProblem, ledger: Ledger, run: Measurement) -> boo
     """Whether a full run diverged, learned nothing beside the first rung, or lost what was learned there."""
     if run.loss is None:
         return run.status is Status.DIVERGED
-    is_known = problem.schedule.last and _short_run(problem, ledger, run) is not None
-    return bool(is_known) and not _has_learned(problem, ledger, run)
+    is_known = _short_run(problem, ledger, run) is not None
+    return is_known and not _has_learned(problem, ledger, run)
 
 
 def _has_learned(problem: SearchProblem, ledger: Ledger, run: Measurement) -> bool:

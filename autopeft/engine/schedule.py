@@ -197,7 +197,7 @@ def _n_kept(index: int, n_plans: int) -> int:
     return max(_LEAST_KEPT[level], n_plans // _LEAST_KEPT_OF[level])
 
 
-def rungs(full_steps: int, *, strategy: str = "halving") -> tuple[int, ...]:
+def rungs(full_steps: int) -> tuple[int, ...]:
     """Steps of the rungs: a first one drops diverging rates, the last one ranks, one may lie between.
 
     About 30 steps, then at least 75 or an eighth of a long run. Shorter runs have rungs of 16 % and 40 %, and
@@ -206,19 +206,13 @@ def rungs(full_steps: int, *, strategy: str = "halving") -> tuple[int, ...]:
     poem_sentiment, 71 steps in full, most plans still gave every text the most frequent label after 28; the
     plan that learned first led there and lost in full.
 
-    The strategy `random` has the last alone.
-
     Example:
         >>> rungs(955), rungs(200), rungs(112), rungs(71), rungs(3)
         ((30, 75, 115), (30, 75), (18, 45, 75), (11, 28, 71), (1, 2, 3))
-        >>> rungs(5000), rungs(5000, strategy="random")
-        ((50, 173, 600), (600,))
     """
     first = max(1, min(max(30, round(0.01 * full_steps)), round(0.16 * full_steps)))
     second = max(first + 1, min(max(_RANKING, round(0.12 * full_steps)), round(0.4 * full_steps)))
     last = max(second, min(_RANKING, full_steps))
-    if strategy == "random":
-        return (last,)
     if last > second:
         return (first, second, last)
     if last < _LARGE_STEP * first:
@@ -241,27 +235,9 @@ def usual_schedule(full_steps: int, *, eval_share: float) -> Schedule:
     )
 
 
-def n_first(schedule: Schedule, *, trials: int, strategy: str) -> int:
-    """Number of plans at the first rung: the trials, or for `random` as many as cost the same.
-
-    The strategy `random` measures each plan once, at a length at which halving has its last rung.
-    """
-    if strategy != "random":
-        return trials
-    halving = replace(schedule, rung_steps=rungs(schedule.full_steps))
-    cost = trials * halving.rung_cost(0) + _later_cost(halving)
-    return max(1, round(cost / schedule.rung_cost(0)))
-
-
-def planned_cost(schedule: Schedule, *, trials: int, strategy: str) -> float:
+def planned_cost(schedule: Schedule, *, trials: int) -> float:
     """Cost of a search in R at most, without the few runs of further learning rates."""
-    n_plans = n_first(schedule, trials=trials, strategy=strategy)
-    return n_plans * schedule.rung_cost(0) + _later_cost(schedule)
-
-
-def _later_cost(schedule: Schedule) -> float:
-    """Cost of the rungs above the first in R at most, with two rates tuned again at the last."""
-    return _above(schedule, _N_RETUNED) if schedule.last else 0.0
+    return trials * schedule.rung_cost(0) + _above(schedule, _N_RETUNED)
 
 
 def stretched(schedule: Schedule, *, n_first: int, max_cost: float, n_retuned: int = _N_RETUNED) -> Schedule:
@@ -296,7 +272,7 @@ def continued(schedule: Schedule, kept: Rungs, *, n_first: int, max_cost: float 
     without a limit.
     """
     before = replace(schedule, rung_steps=kept.rung_steps, n_best=kept.n_best)
-    if max_cost is not None and schedule.last:
+    if max_cost is not None:
         left = max_cost - _above(before, _N_RETUNED)
         schedule = stretched(schedule, n_first=n_first, max_cost=left)
     (first, n_first_best), (second, n_second_best) = zip(schedule.n_best, kept.n_best, strict=True)

@@ -1,4 +1,4 @@
-"""When the search stops proposing, promoting or comparing plans: time, cost, patience."""
+"""When the search stops proposing, promoting or comparing plans: time and cost."""
 
 from __future__ import annotations
 
@@ -8,18 +8,13 @@ from collections.abc import Sequence
 
 from autopeft.engine.ledger import Key, Ledger
 from autopeft.engine.problem import SearchProblem
-from autopeft.engine.ranking import is_better
-from autopeft.records import Measurement, Plan, Proposal, Status
-
-_SURE = 1.96  # standard errors: the 95 % interval
+from autopeft.records import Plan, Status
 
 log = logging.getLogger(__name__)
 
 
-def n_allowed(problem: SearchProblem, ledger: Ledger, proposals: Sequence[Proposal], *, most: int) -> int:
-    """How many more proposals time, cost and patience allow next, `most` at most."""
-    if not _is_patient(problem, ledger, proposals):
-        return 0
+def n_allowed(problem: SearchProblem, ledger: Ledger, *, most: int) -> int:
+    """How many more proposals time and cost allow next, `most` at most."""
     fits = (n for n in range(most, 0, -1) if has_room(problem, ledger, n_plans=n, index=0))
     n_plans = next(fits, 0)
     if n_plans < most:
@@ -80,27 +75,3 @@ def _is_read(problem: SearchProblem, ledger: Ledger, keys: Sequence[Key]) -> boo
     finished = [key for key in keys if ledger.known[key].status is Status.COMPLETE]
     on_test = [(plan, problem.schedule.fidelity("test", seed=at.seed)) for plan, at in finished]
     return not problem.schedule.n_test or all(key in ledger.known for key in on_test)
-
-
-def _is_patient(problem: SearchProblem, ledger: Ledger, proposals: Sequence[Proposal]) -> bool:
-    """Whether one of the last --patience sampled proposals was better than all before it.
-
-    Better is a lower loss, or a metric above that of the lowest loss by the 95 % interval of their
-    difference on the same examples.
-    """
-    patience = problem.spec.search.patience
-    if patience is None:
-        return True
-    best: Measurement | None = None
-    n_idle, measured = 0, ledger.at(problem.rung(0))
-    for proposal in proposals:
-        measurement = measured[proposal.plan]
-        n_idle += proposal.source != "enqueued"
-        if measurement.loss is None:
-            continue
-        is_lowest = best is None or best.loss is None or measurement.loss < best.loss
-        if is_lowest or (best and is_better(problem, measurement, best, std_errors=_SURE)):
-            best, n_idle = measurement, 0
-    if n_idle >= patience:
-        log.info("The last %d sampled proposals brought nothing better; no more are sampled.", n_idle)
-    return n_idle < patience

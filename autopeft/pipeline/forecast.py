@@ -98,8 +98,7 @@ def expected_seconds(prepared: Prepared, pace: Pace, *, given: frozenset[str]) -
     )
     n_seeds = 0 if prepared.spec.confirm.fidelity == "none" else prepared.spec.confirm.seeds
     planned, cost = (
-        engine.planned_cost(schedule, trials=search.trials, strategy=search.strategy)
-        + schedule.confirm_cost(n_seeds=n_seeds)
+        engine.planned_cost(schedule, trials=search.trials) + schedule.confirm_cost(n_seeds=n_seeds)
         for schedule in (plain, replace(plain, prices=prices))
     )
     # The search stops at its limit, which counts steps and examples by the plain schedule.

@@ -25,6 +25,7 @@ Record = TypeVar("Record")
 
 _DECISIONS = "decisions.json"  # in the state of a run: settings that it derived
 _RUNGS, _SCORES, _SECONDS = "rungs.json", "scores.json", "scoring_seconds.json"  # there too
+_WAVE = "wave.json"
 # How a step is cut into pieces that fit into the memory, and what stands for a choice that is left open.
 PIECES = {"execution.micro_batch_tokens": None, "execution.checkpointing": "auto"}
 # What limits of cost and time decide; a run keeps it from its first measurement on.
@@ -57,6 +58,14 @@ def keep_scores(
     write_checked(run.state / _SECONDS, seconds)
     write_checked(run.state / _SCORES, [to_json(score) for score in scores])
     return scores, seconds
+
+
+def keep_wave(run: RunDir, wave: int) -> int:
+    """How many plans this run proposes at once: as at its start, whatever workers it has now."""
+    kept = _read_or_warn(int, run.state / _WAVE)
+    if kept is None:
+        write_checked(run.state / _WAVE, wave)
+    return wave if kept is None else kept
 
 
 def keep_decisions(run: RunDir, spec: RunSpec, derived: tuple[Decision, ...]) -> tuple[Decision, ...]:

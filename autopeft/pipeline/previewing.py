@@ -108,8 +108,8 @@ def preview(
     prepared = within_time(prepared, TimeLimit(spec=spec, given=kept, started=started), context, pace=pace)
     spec = prepared.spec
     schedule = schedule_of(prepared)
-    n_trials = engine.n_first(schedule, trials=spec.search.trials, strategy=spec.search.strategy)
-    planned = engine.planned_cost(schedule, trials=spec.search.trials, strategy=spec.search.strategy)
+    n_trials = spec.search.trials
+    planned = engine.planned_cost(schedule, trials=n_trials)
     is_confirmed = spec.confirm.fidelity != "none"
     base = prepared.base
     n_sites, matched_sites = _site_counts(feasible, context)

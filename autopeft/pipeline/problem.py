@@ -143,7 +143,7 @@ def schedule_of(prepared: Prepared) -> Schedule:
     if spec.data.max_eval_examples is not None:
         sizes = {name: min(size, spec.data.max_eval_examples) for name, size in sizes.items()}
     schedule = Schedule(
-        rung_steps=engine.rungs(full, strategy=spec.search.strategy),
+        rung_steps=engine.rungs(full),
         full_steps=full,
         confirm_steps=max(1, round(full / 2)) if spec.confirm.fidelity == "half" else full,
         batch_size=prepared.bench.batch_size,
@@ -160,6 +160,6 @@ def schedule_of(prepared: Prepared) -> Schedule:
         left -= schedule.confirm_cost(n_seeds=spec.confirm.seeds)
     if prepared.rungs is not None:
         return engine.continued(schedule, prepared.rungs, n_first=n_first, max_cost=left)
-    if left is None or not schedule.last:
+    if left is None:
         return schedule
     return engine.stretched(schedule, n_first=n_first, max_cost=left)

@@ -25,7 +25,7 @@ from autopeft.pipeline.fitting import fit_to_budget
 from autopeft.pipeline.forgetting import check_forgetting, measure_forgetting, with_general_text
 from autopeft.pipeline.in_memory import NAMED, InMemory
 from autopeft.pipeline.interruption import logging_how_to_resume
-from autopeft.pipeline.keeping import keep_decisions, keep_rungs, keep_scores
+from autopeft.pipeline.keeping import keep_decisions, keep_rungs, keep_scores, keep_wave
 from autopeft.pipeline.ledger import ledger_of
 from autopeft.pipeline.measured import logged_measurements, unused_measurements
 from autopeft.pipeline.prepare import Prepared, prepare, with_demo_settings
@@ -40,9 +40,10 @@ from autopeft.pipeline.problem import (
 from autopeft.pipeline.reporting import part_words, setting_of
 from autopeft.pipeline.resuming import resumed, settled
 from autopeft.pipeline.scoring import logged_scores
+from autopeft.pipeline.spreading import wave
 from autopeft.pipeline.time_limit import TimeLimit, within_time
 from autopeft.pipeline.tracking import check_trackers, tracking
-from autopeft.pipeline.working import check_executor, with_wave
+from autopeft.pipeline.working import check_executor
 from autopeft.records import RunSpec, SearchResult
 from autopeft.store import RunDir, claimed_folder
 from autopeft.train import StateFolders, encode_ahead
@@ -84,7 +85,7 @@ def search(
     """
     started = time.monotonic() if started is None else started
     with _folder(spec) as out, logging_how_to_resume(spec, out):
-        spec = resumed(spec, given) if resume else with_wave(with_demo_settings(spec, given))
+        spec = resumed(spec, given) if resume else with_demo_settings(spec, given)
         check_executor(spec)
         check_trackers(spec)
         requested = requested_space(spec)
@@ -142,6 +143,7 @@ def _search_in(
     problem = search_problem(
         prepared, feasible, context, scores, first_trials=first_trials, user_plans=brought
     )
+    problem = replace(problem, wave=keep_wave(run, wave(spec.execution)))
     schedule = problem.schedule
     keep_rungs(run, schedule.rungs, before=prepared.rungs)
     known, spent = logged_measurements(run, schedule)

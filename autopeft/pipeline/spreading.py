@@ -35,6 +35,11 @@ def n_workers(execution: ExecutionSpec) -> int:
     return max(execution.workers or 1, len(devices))
 
 
+def wave(execution: ExecutionSpec) -> int:
+    """Plans that are proposed at once: four, or as many as workers, so that none of these is idle."""
+    return max(engine.LEAST_WAVE, n_workers(execution))
+
+
 def n_sharing(execution: ExecutionSpec) -> int:
     """How many processes that measure share a device."""
     if not _places_workers(execution):

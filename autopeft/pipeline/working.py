@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from autopeft import engine, model
+from autopeft import model
 from autopeft.errors import RunDirError, SpecError
 from autopeft.executors import EXECUTORS, Executor
 from autopeft.pipeline.fingerprint import differences, facts_for_workers, loaded_facts, start_sha256
@@ -57,16 +57,6 @@ def check_executor(spec: RunSpec) -> None:
         )
     executor.check()
     tell_spread(spec)
-
-
-def with_wave(spec: RunSpec) -> RunSpec:
-    """The settings of a new run with its wave: as many plans as workers, so that none of these is idle.
-
-    A resumed run keeps its wave, whatever its workers.
-    """
-    if spec.execution.wave is not None:
-        return spec
-    return with_setting(spec, "execution.wave", max(engine.LEAST_WAVE, n_workers(spec.execution)))
 
 
 def start_workers(executor: Executor, run: RunDir, prepared: Prepared, bench: Bench) -> Measure:

@@ -156,13 +156,10 @@ class Extent(Topic):
         gt=0,
         le=1e9,
     )
-    patience: int | None = setting(
-        None, "Stop after this many sampled proposals in a row without improvement", "Search", ge=1
-    )
 
 
 class SearchSpec(Extent):
-    """How to search: space and end, methods, sampler, promotion, what to compare with, the seed."""
+    """How to search: space and end, methods, sampler, what to compare with, the seed."""
 
     methods: tuple[str, ...] = setting((), "Only these methods, separated by commas", "Options")
     serve_on: tuple[Literal["vllm", "tgi", "llama.cpp", "any"], ...] = setting(
@@ -170,12 +167,6 @@ class SearchSpec(Extent):
     )
     sampler: Literal["auto", "gp", "tpe", "random"] = setting(
         "auto", "Optuna sampler of the proposals; auto is gp, and tpe from 60 trials on", "Search"
-    )
-    strategy: Literal["halving", "random"] = setting(
-        "halving",
-        "How proposals are promoted to longer runs; random measures as many plans at the length of the last "
-        "rung as cost the same as --trials of halving",
-        "Search",
     )
     warm_start: str | None = setting(
         None, "plan.yaml or run to start from, of any model or dataset", "Search", min_length=1
@@ -262,13 +253,6 @@ class ExecutionSpec(Topic):
         "process one on each GPU, or on a CPU one for every two cores, 4 at most",
         "Machine",
         form="auto",
-        ge=1,
-    )
-    wave: int | None = setting(
-        None,
-        "Plans that are proposed before the losses of the first of them are known. Default: 4, or as many as "
-        "there are workers",
-        "Machine",
         ge=1,
     )
     device: str | None = setting(

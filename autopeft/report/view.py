@@ -10,7 +10,6 @@ from autopeft.records import SETTINGS, Confirmation, Measurement, Plan, SearchRe
 from autopeft.report.measured import smallest_mark
 from autopeft.report.tables import ANSWERS, NO_ARM
 
-_OF_RANDOM = " of halving; at random, as many plans at the length of its last rung as cost the same"
 MAX_ROWS = 40  # chosen by hand: as many as a reader scrolls through; trials.csv has the rest
 
 
@@ -143,7 +142,7 @@ def settings(result: SearchResult) -> tuple[tuple[str, str], ...]:
         *([("max length", f"{task.max_length} tokens")] if task.max_length else []),
         ("search space", spec.search.space),
         ("methods", ", ".join(spec.search.methods) or "all of the space"),
-        ("trials", str(spec.search.trials) + (_OF_RANDOM if spec.search.strategy != "halving" else "")),
+        ("trials", str(spec.search.trials)),
         ("score", spec.search.score),
         ("search seed", str(spec.search.seed)),
         ("confirmation", f"{_length_of_confirmation(result)}, up to {spec.confirm.seeds} seeds"),

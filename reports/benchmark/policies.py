@@ -269,7 +269,6 @@ SEARCHES = {
     "trials 48": "trials=48",
     "4 R": "max_cost=4",
     "10 R": "max_cost=10",
-    "random strategy": "strategy=random",
     "random sampler": "sampler=random",
     "TPE": "sampler=tpe",
     "LoRA alone": "methods=[lora]",

@@ -139,7 +139,7 @@ def test_unknown_option_is_a_usage_error() -> None:
 def test_search_answers_one_json_object_and_nothing_else(
     model_dir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
-    flags = ("--budget", "5%", "--trials", 3, "--strategy", "random", "--confirm", "none")
+    flags = ("--budget", "5%", "--trials", 3, "--confirm", "none")
     result = search(model_dir, data_dir, tmp_path / "run", *flags, "--json")
     assert result.exit_code == 0, result.output
     answer = json.loads(result.stdout)

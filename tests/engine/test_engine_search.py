@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import replace
 
 import optuna
@@ -204,12 +203,7 @@ def test_sampled_plan_with_the_sites_and_ranks_of_a_baseline_counts_as_the_basel
     assert outcome.best == outcome.baseline and outcome.verdict.label == "default kept"
 
 
-# Strategies.
-
-
-def test_random_strategy_samples_at_random_alone():
-    sources = Counter(p.source for p in run(levels(), strategy="random", confirm="none").outcome.proposals)
-    assert sources["random"] > 0 and not sources["sampler"] and not sources["refined"]
+# Rungs that disagree.
 
 
 def test_badly_ranking_rungs_widen_the_next():
@@ -236,27 +230,6 @@ def test_confirmation_stops_once_the_interval_decides():
     assert outcome.verdict.label == "better"
     assert len(named["best"].seeds) == len(named["baseline"].seeds) == 3
     assert len(named["smallest"].seeds) <= 3
-
-
-# Patience.
-
-
-@pytest.mark.parametrize("patience", [3, 9])
-def test_sampling_stops_once_nothing_better_comes(patience):
-    """Where all IA3 is worse than LoRA by far, only a better rate of LoRA counts, and that ends soon."""
-    truth = levels(lora=0.9, ia3=0.2)
-    search = run(truth, trials=60, patience=patience, confirm="none")
-    loss = {m.plan: m.loss for m in search.at("search", 3)}
-    sampled = ("enqueued", "sampler", "random", "refined")
-    n_proposed = 1 + max(i for i, p in enumerate(search.outcome.proposals) if p.source in sampled)
-    proposed = search.outcome.proposals[:n_proposed]
-    best = min(loss[p.plan] for p in proposed)
-    last = next(i for i, p in enumerate(proposed) if loss[p.plan] == best)
-    idle = [p for p in proposed[last + 1 :] if p.source != "enqueued"]
-    assert len(proposed) < 60
-    assert patience <= len(idle) < patience + 4  # asked for in waves of four
-    whole = run(truth, trials=60, confirm="none").outcome
-    assert [p.plan for p in whole.proposals[:n_proposed]] == [p.plan for p in proposed]
 
 
 # Fronts, and who leads.

@@ -22,7 +22,8 @@ from autopeft.pipeline import best, ledger, searching
 from autopeft.pipeline.fingerprint import differences, loaded_facts, start_sha256
 from autopeft.pipeline.in_memory import InMemory
 from autopeft.pipeline.prepare import prepare
-from autopeft.pipeline.working import WorkerBench, with_wave
+from autopeft.pipeline.spreading import wave
+from autopeft.pipeline.working import WorkerBench
 from autopeft.records import IN_MEMORY
 from autopeft.store import RunDir
 
@@ -154,8 +155,7 @@ def test_an_executor_without_its_package_is_refused(small_spec, tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ("settings", "wave"),
-    [({}, 4), ({"workers": 6}, 6), ({"workers": 6, "wave": 3}, 3), ({"device": "cuda:0,1,2,3,4"}, 5)],
+    ("settings", "n_plans"), [({}, 4), ({"workers": 6}, 6), ({"device": "cuda:0,1,2,3,4"}, 5)]
 )
-def test_a_wave_has_a_plan_for_each_worker(settings, wave):
-    assert with_wave(run_spec(**settings)).execution.wave == wave
+def test_a_wave_has_a_plan_for_each_worker(settings, n_plans):
+    assert wave(run_spec(**settings).execution) == n_plans

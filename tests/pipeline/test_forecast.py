@@ -228,8 +228,12 @@ def test_a_time_that_the_limit_decides_is_said_to_be_the_limit(model_dir, data_d
 
 def test_one_is_written_in_the_singular(model_dir, data_dir):
     preview = pipeline.preview(run_spec(model_dir, data_dir, budget="20%", max_steps=8))
-    one = replace(preview, trials=1, rung_steps=(1,), full_run_steps=1, confirm_steps=1, confirm_seeds=1)
+    one = replace(preview, trials=1, rung_steps=(1, 2), full_run_steps=1, confirm_steps=1, confirm_seeds=1)
     text = preview_text(one)
-    for words in ("1 trial of 1 step;", "full run      1 step\n", "1 seed of 1 step per plan;"):
+    for words in (
+        "1 trial of 1 step, the best go on to 2;",
+        "full run      1 step\n",
+        "1 seed of 1 step per plan;",
+    ):
         assert words in text
     assert f"{preview.trials} trials of" in preview_text(preview)

@@ -268,7 +268,5 @@ def test_preview_trains_and_writes_nothing_and_counts_default_plans(
     assert preview.default_trials in (tried, tried - 1) and tried < preview.trials  # scores may add one
     assert "default plans" not in preview_text(preview)
     assert "all default plans" in preview_text(replace(preview, trials=preview.default_trials))
-    assert "random plans of one length, as many as" in preview_text(replace(preview, rung_steps=(75,)))
-    assert "random plans" not in preview_text(preview)
     assert preview.full_run_steps == 8
     assert not (tmp_path / "none").exists()

@@ -124,7 +124,6 @@ def test_the_cost_cannot_shrink(out):
     ("name", "value"),
     [
         ("search.sampler", "random"),
-        ("search.strategy", "random"),
         ("search.warm_start", "plan.yaml"),
         ("search.baseline", "mine"),
         ("limits.max_rank", 16),

@@ -15,10 +15,11 @@ from autopeft.errors import ModelError
 from autopeft.model import BaseModel, Precision, from_memory, like_gpus
 from autopeft.model.precision import make_current
 from autopeft.pipeline import computing, spreading
+from autopeft.pipeline.keeping import keep_wave
 from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.resuming import resumed
 from autopeft.pipeline.turns import one_at_a_time
-from autopeft.pipeline.working import check_executor, start_workers, with_wave
+from autopeft.pipeline.working import check_executor, start_workers
 from autopeft.records import ExecutionSpec, with_setting
 from autopeft.store import RunDir
 from autopeft.train import Compute
@@ -127,13 +128,15 @@ def test_one_gpu_is_not_talked_about(see_gpus, caplog):
 @pytest.mark.parametrize(("given", "n_workers"), [({}, 2), ({"workers": "auto"}, 2), ({"workers": 6}, 6)])
 def test_a_resumed_run_is_spread_over_the_gpus_of_its_new_machine(given, n_workers, see_gpus, tmp_path):
     see_gpus(*[CARD] * 8)
-    spec = with_wave(run_spec(out=tmp_path / "run", executor="process", trials=4))
+    spec = run_spec(out=tmp_path / "run", executor="process", trials=4)
     with RunDir.create(tmp_path / "run", resume=False) as run:
         run.write_spec(spec)
+        assert keep_wave(run, spreading.wave(spec.execution)) == 8
     see_gpus(CARD, CARD)
     requested = run_spec(out=tmp_path / "run", **given)
     again = resumed(requested, frozenset(f"execution.{name}" for name in given)).execution
-    assert (again.wave, spreading.n_workers(again)) == (8, n_workers)
+    assert spreading.n_workers(again) == n_workers
+    assert keep_wave(RunDir.open(tmp_path / "run"), spreading.wave(again)) == 8
     assert spreading.worker_devices(again) == named(0, 1)
 
 

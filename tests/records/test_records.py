@@ -198,7 +198,6 @@ def test_unknown_fields_of_topics_are_refused() -> None:
         ("search", "trials", 0),
         ("search", "seed", -1),
         ("search", "sampler", "cmaes"),
-        ("search", "strategy", "asha"),
         ("search", "max_cost", 0),
         ("search", "warm_start", ""),
         ("search", "baseline", ""),
@@ -234,7 +233,7 @@ def test_every_setting_has_a_help_a_group_and_a_name_of_its_own() -> None:
 
 
 def test_help_names_choices_and_default() -> None:
-    assert SHORT_NAMES["strategy"].text.endswith(": halving or random. Default halving.")
+    assert SHORT_NAMES["sampler"].text.endswith(": auto, gp, tpe or random. Default auto.")
     trials = SHORT_NAMES["trials"].text
     assert trials.startswith("Proposals to measure, at most") and trials.endswith("Default 24 (demo: 12).")
     assert SHORT_NAMES["max_rank"].text == "Largest rank of a low-rank adapter."

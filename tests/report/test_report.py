@@ -330,13 +330,6 @@ def test_a_confirmation_that_time_shortened_names_the_length_that_was_run(result
     assert shown == ["full", "half (time was short for full)"]
 
 
-def test_trials_of_the_random_strategy_are_told_with_their_rule(result):
-    search = result.spec.search.model_copy(update={"strategy": "random", "trials": 12})
-    run = replace(result, spec=result.spec.model_copy(update={"search": search}))
-    assert dict(settings(run))["trials"].startswith("12 of halving; at random, as many plans")
-    assert "of halving" not in dict(settings(result))["trials"]
-
-
 def test_one_seed_is_called_one_seed_and_has_no_worst_one(result):
     single = tuple(replace(r, seeds=r.seeds[:1], metrics=r.metrics[:1]) for r in result.confirmations)
     for render in (report.report_md, report.report_html):

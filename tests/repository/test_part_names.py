@@ -23,11 +23,11 @@ MODULE = re.compile(rf"\bautopeft\.(?:{'|'.join(FOLDERS)})\.(\w+)")  # `autopeft
 ALLOWED = (
     ("records/spec.py", "text-classification gradient", "defaults of settings have to name a part"),
     ("api/__init__.py", "gradient fisher", "the default of an argument has to name parts"),
-    ("records/spec.py", "random", "a sampler and a strategy"),
+    ("records/spec.py", "random", "a sampler"),
     ("records/results.py", "spectrum", "the score whose profiles are energies, and a word of `ranks_by`"),
     ("records/results.py", "random", "a source of plans"),
     ("records/results.py", "parameters", "the score of sites where memory holds no example"),
-    ("engine/", "random", "a sampler, a strategy and a source of plans"),
+    ("engine/", "random", "a sampler and a source of plans"),
     ("cli/", "parameters", "the heading of a column"),
     ("methods/", "activation", "an option of bottleneck adapters"),
     ("methods/", "random", "the start of a prompt"),

@@ -18,7 +18,6 @@ from autopeft.extension import discover
 from autopeft.records import (
     Arm,
     ConfirmSpec,
-    ExecutionSpec,
     Fidelity,
     LimitSpec,
     Measurement,
@@ -215,24 +214,22 @@ def problem(
     confirm_steps: int | None = None,
     margin: float | None = None,
     head_rates: tuple[float, float] = (3e-3, 3e-1),
-    wave: int | None = None,
+    wave: int = 4,
     first_trials: int | None = None,
     groups: Mapping[str, Sequence[int]] | None = None,
     **search: Any,
 ) -> SearchProblem:
     """Rungs of 3 and 12 steps, full runs of 30 and confirming ones as long, on the toy sites."""
-    if search.get("strategy") == "random":
-        rung_steps = rung_steps[-1:]
     return SearchProblem(
         head_rates=head_rates,
         first_trials=first_trials or search.get("trials", 16),
         spec=RunSpec(
             search=SearchSpec(**{"trials": 16, "sampler": "tpe", **search}),
             limits=limits,
-            execution=ExecutionSpec(wave=wave),
             confirm=ConfirmSpec(fidelity=confirm, seeds=seeds, margin=margin),
         ),
         user_plans=user_plans,
+        wave=wave,
         space=space,
         context=context(max_params),
         schedule=Schedule(
