@@ -4,7 +4,7 @@ Everything is decided by the seed and by what was measured, in an order that doe
 depend on the executor. A stopped run continues when it runs again with its earlier measurements.
 
 Inside the folder each file imports only from those before it:
-schedule, rates, samplers, waiting, finished_study → problem, cost → ranking, ledger, queue → front,
+schedule, rates, samplers, waiting → problem, cost → ranking, ledger, queue → front,
 stopping → study_log → refine, promote → propose, finalists → judge, choose → deepen, confirm → retry →
 sentences.
 """
@@ -12,19 +12,18 @@ sentences.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 import optuna
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, InMemoryStorage
 
 from autopeft.engine.choose import choose, of_order, retune, with_margin
 from autopeft.engine.confirm import MAX_TESTED, confirm, fit_to_time, read_test
 from autopeft.engine.cost import search_cost
 from autopeft.engine.deepen import deepened
 from autopeft.engine.finalists import find_finalists, with_best
-from autopeft.engine.finished_study import STUDY, write_losses_by_rung
 from autopeft.engine.front import front, is_allowed
 from autopeft.engine.judge import judge, recommended, summaries, with_better
 from autopeft.engine.ledger import Ledger, Measured, Progress
@@ -66,25 +65,25 @@ __all__ = [
     "search_cost",
     "stretched",
     "usual_schedule",
-    "write_losses_by_rung",
 ]
 
 
-def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> Outcome:
+def search(
+    problem: SearchProblem, ledger: Ledger, *, storage: Callable[[], BaseStorage] = InMemoryStorage
+) -> Outcome:
     """Propose, promote, confirm, judge.
 
     Args:
         problem: What to search among, and how to compare.
         ledger: Holds every measurement afterwards.
-        storage: Where the Optuna study goes; must hold no study named `autopeft`.
+        storage: Opens where the Optuna study is written at the end; holds no study named `autopeft`.
 
     Raises:
         TrainingError: Nothing that was measured finished, or no baseline did.
         StoppedError: The time was up before a verdict.
     """
     _plan_ahead(problem, ledger)
-    study = optuna.create_study(study_name=STUDY, storage=storage, direction="minimize")
-    study_log = StudyLog(problem=problem, ledger=ledger, study=study)
+    study_log = StudyLog(problem=problem, ledger=ledger, study=optuna.create_study())
     first = measure_first_rung(study_log)
     by_rung = climb(problem, ledger, first)
     problem = with_margin(problem, ledger, by_rung[-1])
@@ -111,6 +110,7 @@ def search(problem: SearchProblem, ledger: Ledger, *, storage: BaseStorage) -> O
     verdict = judge(problem, confirmed, finalists, has_rivals=len(tried) > 1)
     standing = verdict.smallest_equivalent
     verdict = replace(verdict, as_good=plans_as_good(problem, finalists, confirmed, smallest=standing))
+    study_log.write(storage())
     return Outcome(
         proposals=tuple(study_log.proposals),
         measurements=tuple(ledger.measured.values()),

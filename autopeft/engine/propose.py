@@ -7,8 +7,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from optuna.trial import Trial
-
 from autopeft.engine.ledger import Measured
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.queue import Enqueued, enqueued
@@ -17,11 +15,9 @@ from autopeft.engine.samplers import make_sampler
 from autopeft.engine.stopping import n_allowed
 from autopeft.engine.study_log import StudyLog
 from autopeft.records import Arm, Plan, Proposal, ProposalSource
-from autopeft.space import AllocationContext, Policy, parameters_of, plan_of, suggest, widened
+from autopeft.space import AllocationContext, Policy, plan_of, suggest, widened
 
-TrialProposal = tuple[Trial, Proposal]
-
-# Finished trials before a sampler models anything, those of the queue among them; chosen by hand.
+# Sampled trials before a sampler models anything; chosen by hand.
 _N_STARTUP = 8
 _NEEDED = ("baseline", "head", "given")  # kinds of the first arms, which are measured whatever they cost
 _REFINED_EVERY = 6  # one of so many sampled proposals is a small step from the best plan; chosen by hand
@@ -40,19 +36,19 @@ def measure_first_rung(study_log: StudyLog) -> Measured:
         n_plans = most = min(problem.wave, n_trials - start)
         if start >= n_needed:
             n_plans = n_allowed(problem, ledger, most=most)
-        wave: list[TrialProposal] = []
+        wave: list[Proposal] = []
         while len(wave) < n_plans:
             wave.append(_propose(study_log, queue, wave=wave))
         results = ledger.measure_in_time(
-            [(proposal.plan, problem.rung(0)) for _, proposal in wave],
+            [(proposal.plan, problem.rung(0)) for proposal in wave],
             reserve=ledger.verdict_reserve(problem),
             least=0 if start else 1,  # so that there is a run to resume
         )
-        for (trial, proposal), result in zip(wave, results, strict=False):
-            study_log.tell(trial, result)
+        for proposal, result in zip(wave, results, strict=False):
+            study_log.tell(proposal, result)
             measured[proposal.plan] = result
         if len(results) < len(wave):
-            study_log.drop([trial for trial, _ in wave[len(results) :]])
+            study_log.drop(len(wave) - len(results))
             log.warning("Time is short: rung 1 ends after %d plans.", len(measured))
         if len(results) < most:
             break
@@ -72,55 +68,43 @@ def _warn_of_missing(problem: SearchProblem, proposals: Sequence[Proposal]) -> N
         )
 
 
-def _propose(
-    study_log: StudyLog, queue: Sequence[Enqueued], *, wave: Sequence[TrialProposal]
-) -> TrialProposal:
+def _propose(study_log: StudyLog, queue: Sequence[Enqueued], *, wave: Sequence[Proposal]) -> Proposal:
     """The next proposal: from the queue, a rate of the baseline, a small step from the best plan, or drawn.
 
     A wave has one further rate of the baseline at most, since the next one depends on its loss.
     """
     problem, number = study_log.problem, len(study_log.proposals)
-    study_log.study.sampler = make_sampler("random", seed=problem.seed, number=number, n_startup=_N_STARTUP)
+    context = problem.context
     if number < len(queue):
-        return _from_queue(study_log, *queue[number])
-    if not any(proposal.source == "evened" for _, proposal in wave):
+        arm, content = queue[number]
+        if isinstance(content, Plan):
+            return study_log.note(arm, content, source="enqueued")
+        arm = _named(arm, content, context) if arm.kind == "usual" else arm
+        return study_log.note(arm, plan_of(content, context), source="enqueued")
+    if not any(proposal.source == "evened" for proposal in wave):
         owed = owed_rate(study_log)
         if owed is not None:
-            return _known(study_log, *owed, source="evened")
+            return study_log.note(*owed, source="evened")
     n_evened = sum(proposal.source == "evened" for proposal in study_log.proposals)
     source = _source_of(number - len(queue) - n_evened, problem)
     if source == "refined":
         n_before = sum(proposal.source == "refined" for proposal in study_log.proposals)
         refined = refined_plan(problem, study_log.ledger, n_before=n_before)
         if refined is not None:
-            return _known(study_log, *refined, source=source)
+            return study_log.note(*refined, source=source)
         source = "sampler"
-    if source == "sampler":
-        kind = problem.spec.search.sampler
-        study_log.study.sampler = make_sampler(kind, seed=problem.seed, number=number, n_startup=_N_STARTUP)
+    kind = problem.spec.search.sampler if source == "sampler" else "random"
+    study_log.study.sampler = make_sampler(kind, seed=problem.seed, number=number, n_startup=_N_STARTUP)
     trial = study_log.study.ask()
-    policy = suggest(trial, problem.space, problem.context.methods)
-    plan = plan_of(policy, problem.context)
-    arm = _named(policy.arm, policy, problem.context)
-    return trial, study_log.note(trial, arm, plan, source=source, policy=policy)
+    policy = suggest(trial, problem.space, context.methods)
+    arm = _named(policy.arm, policy, context)
+    return study_log.note(arm, plan_of(policy, context), source=source, trial=trial)
 
 
 def _named(arm: Arm, policy: Policy, context: AllocationContext) -> Arm:
     """The arm of a policy, by another label where a wider policy takes its place for want of budget."""
     wider = widened(policy, context)
     return arm if wider.arm.label == policy.arm.label else replace(arm, label=wider.arm.label)
-
-
-def _known(study_log: StudyLog, arm: Arm, plan: Plan, *, source: ProposalSource) -> TrialProposal:
-    """A trial of a plan; where only the rate of an earlier one is changed, with parameters to learn from."""
-    earlier = study_log.policy_with(plan.adapters)
-    if earlier is None:
-        trial = study_log.study.ask()
-        return trial, study_log.note(trial, arm, plan, source=source)
-    beside = tuple(replace(part, learning_rate=plan.learning_rate) for part in earlier.beside)
-    policy = replace(earlier, learning_rate=plan.learning_rate, beside=beside)
-    trial = _with_parameters(study_log, policy)
-    return trial, study_log.note(trial, arm, plan, source=source, policy=policy)
 
 
 def _source_of(index: int, problem: SearchProblem) -> ProposalSource:
@@ -135,26 +119,3 @@ def _source_of(index: int, problem: SearchProblem) -> ProposalSource:
     index -= index // _REFINED_EVERY  # the index among the proposals that are drawn
     is_random = math.floor((index + 1) * share + 0.5) > math.floor(index * share + 0.5)
     return "random" if is_random else "sampler"
-
-
-def _from_queue(study_log: StudyLog, arm: Arm, content: Policy | Plan) -> TrialProposal:
-    """A trial of a policy, or of a plan, which has no parameters."""
-    if isinstance(content, Plan):
-        trial = study_log.study.ask()
-        return trial, study_log.note(trial, arm, content, source="enqueued")
-    trial = _with_parameters(study_log, content)
-    plan = plan_of(content, study_log.problem.context)
-    if arm.kind == "usual":
-        arm = _named(arm, content, study_log.problem.context)
-    return trial, study_log.note(trial, arm, plan, source="enqueued", policy=content)
-
-
-def _with_parameters(study_log: StudyLog, policy: Policy) -> Trial:
-    """A trial with the parameters of a policy, from which the sampler learns; none outside the space."""
-    space, methods = study_log.problem.space, study_log.problem.context.methods
-    parameters = parameters_of(policy, space, methods)
-    study_log.study.enqueue_trial(parameters or {})
-    trial = study_log.study.ask()
-    if parameters is not None:
-        suggest(trial, space, methods)  # registers the enqueued values
-    return trial

@@ -45,29 +45,28 @@ def make_sampler(kind: str, *, seed: int, number: int = 0, n_startup: int) -> Ba
 
 
 class ProcessSampler(RandomSampler):
-    """Optuna's Gaussian process over the trials that have parameters; random before there are enough.
+    """Optuna's Gaussian process; random before there are enough trials.
 
-    A trial without parameters (the head alone, or a plan of the user) would leave no parameter that all
-    trials share, and Optuna would silently sample at random. Bad losses are lowered to a common cap: one run
-    that diverged would otherwise hide the differences between the good ones from the process.
+    Bad losses are lowered to a common cap: one run that diverged would otherwise hide the differences between
+    the good ones from the process.
     """
 
     def __init__(self, *, seed: int, n_startup: int) -> None:
-        """Nothing is modelled before `n_startup` trials with parameters have finished."""
+        """Nothing is modelled before `n_startup` trials have finished."""
         super().__init__(seed=seed)
         self._seed, self._n_startup = seed, n_startup
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The parameters that all finished trials with parameters share."""
-        return intersection_search_space(
-            [t for t in _with_parameters(study) if t.state == TrialState.COMPLETE]
-        )
+        """The parameters that all finished trials share."""
+        return intersection_search_space(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The proposal of Optuna's process in a study that holds only trials with parameters."""
-        known = [t for t in _with_parameters(study) if search_space.keys() <= t.params.keys()]
+        """The proposal of Optuna's process in a study with capped losses."""
+        states = (TrialState.COMPLETE, TrialState.RUNNING)
+        trials = study.get_trials(deepcopy=False, states=states)
+        known = [t for t in trials if search_space.keys() <= t.params.keys()]
         if not search_space or sum(t.state == TrialState.COMPLETE for t in known) < max(1, self._n_startup):
             return {}
         with warnings.catch_warnings():
@@ -76,12 +75,6 @@ class ProcessSampler(RandomSampler):
         mirror = optuna.create_study(sampler=process, directions=study.directions)
         mirror.add_trials(capped(known))
         return mirror.ask(search_space).params
-
-
-def _with_parameters(study: Study) -> list[FrozenTrial]:
-    """Trials that are finished or under way, and have parameters."""
-    states = (TrialState.COMPLETE, TrialState.RUNNING)
-    return [trial for trial in study.get_trials(deepcopy=False, states=states) if trial.params]
 
 
 def capped(trials: list[FrozenTrial]) -> list[FrozenTrial]:

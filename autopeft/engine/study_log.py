@@ -1,96 +1,99 @@
-"""What the Optuna study holds: each proposal's attributes and its loss."""
+"""The proposals of a search: what its sampler learns from, and the Optuna study that a run leaves."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import optuna
-from optuna.trial import Trial, TrialState, create_trial
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from autopeft.engine.ledger import Ledger
 from autopeft.engine.problem import SearchProblem
-from autopeft.records import Adapter, Arm, Fidelity, Measurement, Plan, Proposal, ProposalSource, Status
-from autopeft.space import Policy
+from autopeft.records import Arm, Fidelity, Measurement, Plan, Proposal, ProposalSource, Status
 
+STUDY = "autopeft"
 _DIVERGED_FACTOR = 2.0  # on the worst loss so far, so that the sampler avoids diverging rates
 
 
 @dataclass(kw_only=True)
 class StudyLog:
-    """The Optuna study and its proposals, in the order of their trials.
+    """The proposals of a search in their order, and the study in which its sampler proposes.
 
-    Trials that were dropped for lack of time have no proposal; nothing is sampled after them.
-
-    Every loss in the study was measured at the first rung; for a plan whose source is `retuned`, which is
-    added after all sampling, at the last one or in full. `policies` stand beside the proposals; None for a
-    plan that comes from no policy.
+    The sampler's study holds the trials that came from the search space, with their losses at the first
+    rung; `sampled` has them by the number of their proposal.
     """
 
     problem: SearchProblem
     ledger: Ledger
     study: optuna.Study
     proposals: list[Proposal] = field(default_factory=list)
-    policies: list[Policy | None] = field(default_factory=list)
+    sampled: dict[int, Trial] = field(default_factory=dict)
 
-    def note(
-        self, trial: Trial, arm: Arm, plan: Plan, *, source: ProposalSource, policy: Policy | None = None
-    ) -> Proposal:
-        """The proposal of a trial, with its attributes in the study."""
-        proposal = self._append(trial.number, arm, plan, source=source, policy=policy)
-        for name, value in _attributes(proposal).items():
-            trial.set_user_attr(name, value)
+    def note(self, arm: Arm, plan: Plan, *, source: ProposalSource, trial: Trial | None = None) -> Proposal:
+        """The next proposal; `source` says why the plan was proposed, `trial` is that of a sampled one."""
+        proposal = Proposal(trial=len(self.proposals), arm=arm, source=source, plan=plan)
+        self.proposals.append(proposal)
+        if trial is not None:
+            self.sampled[proposal.trial] = trial
+        self.ledger.note_arm(plan, arm, is_baseline=self.problem.is_baseline(arm))
         return proposal
 
-    def policy_with(self, adapters: tuple[Adapter, ...]) -> Policy | None:
-        """The policy of the first proposal with these adapters; None where they come from no policy."""
-        pairs = zip(self.proposals, self.policies, strict=True)
-        return next(
-            (p for proposal, p in pairs if p is not None and proposal.plan.adapters == adapters), None
-        )
+    def tell(self, proposal: Proposal, measurement: Measurement) -> None:
+        """Tell the sampler the loss of a sampled plan, a bad one if it diverged."""
+        if proposal.trial not in self.sampled:
+            return
+        value = measurement.loss
+        if measurement.status is Status.DIVERGED:
+            value = _DIVERGED_FACTOR * self.ledger.worst_loss()
+        state = TrialState.FAIL if value is None else TrialState.COMPLETE
+        self.study.tell(self.sampled[proposal.trial], value, state=state)
 
-    def tell(self, trial: Trial, measurement: Measurement) -> None:
-        """Finish a trial: with its loss, a bad one where it diverged, or as failed where it broke off."""
-        if measurement.loss is not None:
-            self.study.tell(trial, measurement.loss)
-        elif measurement.status is Status.DIVERGED:
-            self.study.tell(trial, _DIVERGED_FACTOR * self.ledger.worst_loss())
-        else:
-            self.study.tell(trial, state=TrialState.FAIL)
-
-    def drop(self, trials: Sequence[Trial]) -> None:
-        """Finish the last trials as failed, since there was no time to measure their plans."""
-        for trial in trials:
-            self.study.tell(trial, state=TrialState.FAIL)
-        del self.proposals[len(self.proposals) - len(trials) :]
-        del self.policies[len(self.proposals) :]
+    def drop(self, n: int) -> None:
+        """Forget the last n proposals, since there was no time to measure their plans."""
+        del self.proposals[len(self.proposals) - n :]
+        self.sampled = {k: trial for k, trial in self.sampled.items() if k < len(self.proposals)}
 
     def measure_extra(
         self, arm: Arm, plan: Plan, *, source: ProposalSource, fidelity: Fidelity
     ) -> Measurement:
-        """Measure a plan that is no sampled proposal, and add it as a finished trial.
-
-        `source` says why the plan was proposed (see `Proposal`).
-        """
-        number = len(self.study.get_trials(deepcopy=False))
-        proposal = self._append(number, arm, plan, source=source, policy=None)
+        """Measure a plan that comes after all sampling."""
+        self.note(arm, plan, source=source)
         (measurement,) = self.ledger.measure_all([(plan, fidelity)])
-        state = TrialState.FAIL if measurement.loss is None else TrialState.COMPLETE
-        trial = create_trial(value=measurement.loss, state=state, user_attrs=_attributes(proposal))
-        self.study.add_trial(trial)
         return measurement
 
-    def _append(
-        self, number: int, arm: Arm, plan: Plan, *, source: ProposalSource, policy: Policy | None
-    ) -> Proposal:
-        proposal = Proposal(trial=number, arm=arm, source=source, plan=plan)
-        self.proposals.append(proposal)
-        self.policies.append(policy)
-        self.ledger.note_arm(plan, arm, is_baseline=self.problem.is_baseline(arm))
-        return proposal
+    def write(self, storage: BaseStorage) -> None:
+        """Write a study with a trial for each proposal and its losses on the search split by training steps.
 
+        A trial that reached the last rung is complete with the loss there (with that of a full run if it had
+        that alone), one that did not is pruned, and one none of whose runs finished has failed.
+        """
+        losses: dict[Plan, dict[int, float]] = {}
+        for run in self.ledger.measured.values():
+            if run.loss is None:
+                continue
+            by_steps = losses.setdefault(run.plan, {})
+            if run.fidelity.split == "search":
+                by_steps.setdefault(run.fidelity.train_steps, run.loss)  # of several seeds the first
+        reached = {steps for by_steps in losses.values() for steps in by_steps}
+        last = max(reached & set(self.problem.schedule.rung_steps), default=0)
+        study = optuna.create_study(study_name=STUDY, storage=storage, direction="minimize")
+        study.add_trials([self._finished(p, losses.get(p.plan), last=last) for p in self.proposals])
 
-def _attributes(proposal: Proposal) -> dict[str, str | int]:
-    """User attributes of a trial."""
-    arm, source, plan = str(proposal.arm), proposal.source, proposal.plan
-    return {"arm": arm, "source": source, "plan": plan.digest, "trainable_params": plan.trainable_params}
+    def _finished(self, proposal: Proposal, losses: dict[int, float] | None, *, last: int) -> FrozenTrial:
+        """A proposal as a finished trial, with its parameters if it was sampled."""
+        plan, trial, longest = proposal.plan, self.sampled.get(proposal.trial), max(losses or (), default=-1)
+        state = TrialState.FAIL if losses is None else TrialState.PRUNED
+        return create_trial(
+            state=TrialState.COMPLETE if longest >= last else state,
+            value=losses.get(last, losses[longest]) if losses else None,
+            params={} if trial is None else trial.params,
+            distributions={} if trial is None else trial.distributions,
+            user_attrs={
+                "arm": str(proposal.arm),
+                "source": proposal.source,
+                "plan": plan.digest,
+                "trainable_params": plan.trainable_params,
+            },
+            intermediate_values=losses or {},
+        )

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-
-from optuna.storages import InMemoryStorage
 
 from autopeft import engine, report, space
 from autopeft.engine import Progress
@@ -157,9 +156,8 @@ def _search_in(
             run, prepared, bench, schedule, known=known, progress=tracked, clock=limit.clock
         ) as ledger:
             with run.writing_study():
-                in_memory = InMemoryStorage()  # a proposal takes dozens of statements of SQL
-                outcome = engine.search(problem.after(spent), ledger, storage=in_memory)
-                engine.write_losses_by_rung(in_memory, outcome, storage=run.study_storage(fresh=True))
+                storage = partial(run.study_storage, fresh=True)
+                outcome = engine.search(problem.after(spent), ledger, storage=storage)
             run.close_study()
             outcome = beside_chance(prepared, outcome)
             forgetting = measure_forgetting(prepared, schedule, ledger, outcome)

@@ -20,7 +20,7 @@ from autopeft.space.layout import (
 )
 from autopeft.space.limits import SERVERS, limited, servable
 from autopeft.space.policies import Policy
-from autopeft.space.sampling import learning_rates, parameters_of, suggest, within
+from autopeft.space.sampling import learning_rates, suggest, within
 from autopeft.space.spaces import MethodSpace, MixPart, Space
 from autopeft.space.transfer import Transferred, transfer
 
@@ -40,7 +40,6 @@ __all__ = [
     "limited",
     "load",
     "names",
-    "parameters_of",
     "params_of",
     "plan_of",
     "scale_rule",

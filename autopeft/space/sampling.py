@@ -16,14 +16,12 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import BaseTrial
 
 from autopeft.extension import Method
-from autopeft.records import rate_position
 from autopeft.space.policies import Policy
 from autopeft.space.spaces import MethodSpace, Space
 
 ARM, RATE = "method", "rate_position"
 _CHOICES = ("placement", "layers_by", "ranks_by", "size")  # fields of `MethodSpace` that list values
 _RANGES = ("layer_share", "exponent")  # fields with a lower and an upper end
-_DIGITS = 9  # beyond the point, to which two numbers of policies are the same
 
 Parameters = dict[str, Any]
 
@@ -157,33 +155,19 @@ def _rate_at(position: float, bounds: tuple[float, float]) -> float:
     return low * (high / low) ** position if low < high else low
 
 
-def parameters_of(policy: Policy, space: Space, methods: Mapping[str, Method]) -> Parameters | None:
-    """The trial parameters under which `suggest` gives this policy; None where the space lacks it.
-
-    Rates and shares are the same but for rounding. Parameters that the arm does not read get their first
-    choice or the upper end of their range.
-    """
-    names = [part.method for part in (policy, *policy.beside)]
-    for arm in space.arms:
-        if [name for name, _ in space.parts(arm)] == names:
-            wanted = _all_parameters(policy, space, arm, methods)
-            inside = {name: _inside(wanted.get(name), each) for name, each in parameters(space).items()}
-            if _is_same(policy_of(inside, space, methods), policy):
-                return inside
-    return None
-
-
 def within(policy: Policy, space: Space, arm: str, methods: Mapping[str, Method]) -> Policy | None:
     """The policy in the words of an arm of its methods; None where the arm has no such policy.
 
     It takes the arm's bounds on ranks. Even ranks may be called `uniform` there, and all layers any share.
     """
-    choices = [part for _, part in space.parts(arm)]
-    lead, *others = (
-        _worded(part, of_part) for part, of_part in zip((policy, *policy.beside), choices, strict=True)
+    parts = space.parts(arm)
+    worded = [_worded(p, part) for p, (_, part) in zip((policy, *policy.beside), parts, strict=True)]
+    lead, *others = worded
+    has_all = all(
+        _has(part, p, methods[name], lead=None if p is lead else lead)
+        for p, (name, part) in zip(worded, parts, strict=True)
     )
-    worded = replace(lead, beside=tuple(others))
-    return None if parameters_of(worded, space.only([arm]), methods) is None else worded
+    return replace(lead, beside=tuple(others)) if has_all else None
 
 
 def _worded(policy: Policy, part: MethodSpace) -> Policy:
@@ -200,46 +184,25 @@ def _worded(policy: Policy, part: MethodSpace) -> Policy:
     return policy if policy.layers_by in part.layers_by else replace(policy, layers_by=layers_by)
 
 
-def _inside(value: Any, distribution: BaseDistribution) -> Any:
-    """The value, or one of the distribution where it has no such value."""
-    if isinstance(distribution, CategoricalDistribution):
-        return value if value in distribution.choices else distribution.choices[0]
-    assert isinstance(distribution, FloatDistribution)
-    return distribution.high if value is None else _clipped(value, (distribution.low, distribution.high))
-
-
-def _all_parameters(policy: Policy, space: Space, arm: str, methods: Mapping[str, Method]) -> Parameters:
-    """Every parameter that the space could have for an arm, with the values of a policy."""
-    position = rate_position(policy.learning_rate, learning_rates(space, arm, methods)) or 0.0
-    named: Parameters = {ARM: arm, "budget_share": policy.budget_share, RATE: position}
-    for index, (part, (_, choices)) in enumerate(
-        zip((policy, *policy.beside), space.parts(arm), strict=True)
-    ):
-        is_any = set(part.layers_by) <= {"0", "1"} and len(part.layers_by) == choices.depth_parts
-        defaults = {option: methods[part.method].choices[option][0] for option in choices.options}
-        is_led = index > 0 and "lead" in choices.layers_by
-        values: Parameters = {**defaults, **dict(part.options)}
-        values |= {name: getattr(part, name) for name in ("placement", "ranks_by", *_RANGES)}
-        values |= {"size": part.max_rank, "layers_by": "any" if is_any else part.layers_by}
-        values |= {f"depth.{i}": int(bit) for i, bit in enumerate(part.layers_by) if is_any}
-        values |= {"layers_by": "lead"} if is_led else {}
-        named |= {_prefix(index) + name: value for name, value in values.items()}
-    return named
-
-
-def _is_same(policy: Policy, other: Policy) -> bool:
-    """Whether two policies are equal but for rounding."""
-    return _rounded(policy) == _rounded(other)
-
-
-def _rounded(policy: Policy) -> Policy:
-    return replace(
-        policy,
-        layer_share=round(policy.layer_share, _DIGITS),
-        exponent=round(policy.exponent, _DIGITS),
-        budget_share=round(policy.budget_share, _DIGITS),
-        learning_rate=float(f"{policy.learning_rate:.6g}"),
-        beside=tuple(map(_rounded, policy.beside)),
+def _has(part: MethodSpace, policy: Policy, method: Method, *, lead: Policy | None) -> bool:
+    """Whether a part of an arm has the choices of a policy; `lead` is the arm's first part for later ones."""
+    options = dict(policy.options)
+    chosen = {option: options.pop(option, method.choices[option][0]) for option in part.options}
+    if lead is not None and "lead" in part.layers_by:
+        has_layers = (policy.layer_share, policy.layers_by) == (lead.layer_share, lead.layers_by)
+    else:
+        is_any = len(policy.layers_by) == part.depth_parts and set(policy.layers_by) <= {"0", "1"}
+        has_layers = ("any" if is_any else policy.layers_by) in part.layers_by
+        has_layers &= part.layer_share[0] <= policy.layer_share <= part.layer_share[1]
+    return (
+        not options
+        and has_layers
+        and all(value in part.options[option] for option, value in chosen.items())
+        and policy.placement in part.placement
+        and policy.ranks_by in part.ranks_by
+        and part.exponent[0] <= policy.exponent <= part.exponent[1]
+        and part.budget_share[0] <= policy.budget_share <= part.budget_share[1]
+        and (not part.size or (policy.min_rank == policy.max_rank and policy.max_rank in part.size))
     )
 
 

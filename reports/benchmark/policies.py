@@ -12,7 +12,6 @@ from typing import Any, cast
 import numpy as np
 import yaml
 from cells import POSITIONS
-from optuna.storages import InMemoryStorage
 from pieces import without
 from pydantic import ValidationError
 from surrogate import Surrogate, TableBench
@@ -78,7 +77,7 @@ def searched(settings: Mapping[str, Any]) -> Finder:
             limit_seconds=spec.search.max_time_seconds,
         )
         with errors_alone("autopeft"), errors_alone("optuna"):
-            outcome = engine.search(problem_of(surrogate, spec), ledger, storage=InMemoryStorage())
+            outcome = engine.search(problem_of(surrogate, spec), ledger)
         return Found(plan=outcome.best, bench=bench, verdict=outcome.verdict.label)
 
     return find

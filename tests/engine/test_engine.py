@@ -111,7 +111,7 @@ def test_the_study_holds_one_finished_trial_per_proposal(trials: int) -> None:
     study = optuna.load_study(study_name="autopeft", storage=storage)
     assert [p.trial for p in proposals] == [t.number for t in study.trials] == list(range(len(proposals)))
     assert len(of_the_study(proposals, trials)) == trials
-    assert all(t.state is TrialState.COMPLETE for t in study.trials)
+    assert all(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in study.trials)
     for proposal, trial in zip(proposals, study.trials, strict=True):
         assert trial.user_attrs == {
             "arm": str(proposal.arm),
@@ -223,20 +223,9 @@ def test_equal_plans_are_measured_once() -> None:
     assert max(Counter(search.world.calls).values()) == 1
 
 
-def test_a_diverged_plan_never_wins_and_has_a_worse_loss_than_all_in_the_study() -> None:
-    storage = InMemoryStorage()
-    outcome = run(ia3_fails, storage=storage).outcome
-    study = optuna.load_study(study_name="autopeft", storage=storage)
-    values = {
-        kind: [
-            t.value or 0.0
-            for t, p in zip(study.trials, of_the_study(outcome.proposals), strict=False)
-            if is_ia3(p.plan) == kind
-        ]
-        for kind in (True, False)
-    }
+def test_a_diverged_plan_never_wins() -> None:
+    outcome = run(ia3_fails).outcome
     assert len(of_the_study(outcome.proposals)) == 16
-    assert min(values[True]) > max(values[False])
     assert method_of(outcome.best) != "ia3"
 
 
@@ -244,8 +233,8 @@ def is_ia3(plan: Plan) -> bool:
     return method_of(plan) == "ia3"
 
 
-@pytest.mark.parametrize("failure", [Status.FAIL, Status.OUT_OF_MEMORY])
-def test_a_plan_that_failed_otherwise_is_a_failed_trial(failure: Status) -> None:
+@pytest.mark.parametrize("failure", [Status.DIVERGED, Status.FAIL, Status.OUT_OF_MEMORY])
+def test_a_plan_that_never_finished_is_a_failed_trial(failure: Status) -> None:
     storage = InMemoryStorage()
     outcome = run(World(quality=ia3_fails, failure=failure), storage=storage).outcome
     study = optuna.load_study(study_name="autopeft", storage=storage)

@@ -11,10 +11,10 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 from toys.engine import World, baseline_plans, is_baseline, levels, method_of, problem, run
 
-from autopeft.engine import stretched, write_losses_by_rung
+from autopeft.engine import stretched
 from autopeft.engine.deepen import deepened
 from autopeft.engine.finalists import Chosen
-from autopeft.engine.finished_study import STUDY
+from autopeft.engine.study_log import STUDY
 from autopeft.records import Fidelity, Plan
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -48,9 +48,8 @@ def test_where_a_baseline_leads_full_runs_find_a_rate_that_short_runs_judge_too_
 
 
 def test_in_the_study_trials_of_the_last_rung_are_complete_with_the_loss_there():
-    searched, storage = InMemoryStorage(), InMemoryStorage()
-    made = run(with_a_cliff, trials=16, storage=searched)
-    write_losses_by_rung(searched, made.outcome, storage=storage)
+    storage = InMemoryStorage()
+    made = run(with_a_cliff, trials=16, storage=storage)
     last = {m.plan.digest: m.loss for m in made.at("search", 12) if m.loss is not None}
     trials = optuna.load_study(study_name=STUDY, storage=storage).trials
     complete = {t.user_attrs["plan"]: t.value for t in trials if t.state is TrialState.COMPLETE}

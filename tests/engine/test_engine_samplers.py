@@ -29,21 +29,16 @@ def loss(policy: Policy) -> float:
     return decades**2 + (1 - policy.layer_share) ** 2 + 0.1 * (policy.exponent - 1) ** 2
 
 
-def run(
-    kind: str, space: Space, *, n: int, seed: int = 0, every: int = 0
-) -> tuple[optuna.Study, list[Policy]]:
-    """Ask and tell in waves of two; each `every`-th trial has no parameters, as the head alone."""
+def run(kind: str, space: Space, *, n: int, seed: int = 0) -> tuple[optuna.Study, list[Policy]]:
+    """Ask and tell in waves of two."""
     study, policies = optuna.create_study(), []
     for start in range(0, n, 2):
         wave = []
         for number in (start, start + 1):
             study.sampler = make_sampler(kind, seed=seed, number=number, n_startup=N_STARTUP)
             trial = study.ask()
-            if not (every and number % every == 0):
-                policies.append(suggest(trial, space, METHODS))
-                wave.append((trial, loss(policies[-1])))
-            else:
-                wave.append((trial, 5.0))
+            policies.append(suggest(trial, space, METHODS))
+            wave.append((trial, loss(policies[-1])))
         for trial, value in wave:
             study.tell(trial, value)
     return study, policies
@@ -51,27 +46,27 @@ def run(
 
 @pytest.mark.parametrize("kind", ["auto", "tpe", "random"])
 def test_a_sampler_proposes_from_a_space_with_arms_and_mixes_and_repeats_itself(kind: str) -> None:
-    _, policies = run(kind, DEFAULT, n=16, every=5)
+    _, policies = run(kind, DEFAULT, n=16)
     assert len(set(policies)) == len(policies)  # no point twice, though each trial has a fresh sampler
     assert len({policy.method for policy in policies}) > 2
-    assert run(kind, DEFAULT, n=16, every=5)[1] == policies
-    assert run(kind, DEFAULT, n=16, every=5, seed=1)[1] != policies
+    assert run(kind, DEFAULT, n=16)[1] == policies
+    assert run(kind, DEFAULT, n=16, seed=1)[1] != policies
 
 
 @pytest.mark.parametrize(("kind", "n_seeds"), [("tpe", 4), ("gp", 1)])
 def test_a_model_of_the_trials_finds_better_ones_than_chance(kind: str, n_seeds: int) -> None:
     modelled, chance = (
         statistics.fmean(
-            loss(policy) for seed in range(n) for policy in run(name, LORA, n=20, seed=seed, every=6)[1][10:]
+            loss(policy) for seed in range(n) for policy in run(name, LORA, n=20, seed=seed)[1][10:]
         )
         for name, n in ((kind, n_seeds), ("random", 20))
     )
     assert modelled < 0.6 * chance
 
 
-def test_the_process_proposes_what_optunas_own_does_in_a_study_without_bare_trials() -> None:
-    study, _ = run("gp", LORA, n=14, every=4)
-    finished = [trial for trial in study.get_trials() if trial.params]
+def test_the_process_proposes_what_optunas_own_does() -> None:
+    study, _ = run("gp", LORA, n=14)
+    finished = study.get_trials()
     assert len(finished) >= N_STARTUP
     study.sampler = make_sampler("gp", seed=3, number=14, n_startup=N_STARTUP)
     trial = study.ask()
@@ -82,16 +77,6 @@ def test_the_process_proposes_what_optunas_own_does_in_a_study_without_bare_tria
     reference.add_trials(capped(finished))
     space: dict[str, BaseDistribution] = finished[0].distributions
     assert trial.params == reference.ask(space).params
-
-
-def test_optunas_own_process_would_turn_random_beside_bare_trials() -> None:
-    # Why ours leaves them out: one trial without parameters, and nothing is shared by all.
-    study, _ = run("gp", LORA, n=14, every=4)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        process = GPSampler(seed=0)
-    trial = study.ask()
-    assert process.infer_relative_search_space(study, study.get_trials()[trial.number]) == {}
 
 
 def test_the_process_asks_every_parameter_of_a_mix() -> None:

@@ -283,5 +283,5 @@ def run(
         clock=lambda: world.seconds,
         limit_seconds=limit_seconds,
     )
-    outcome = engine.search(problem(**settings), ledger, storage=storage or InMemoryStorage())
+    outcome = engine.search(problem(**settings), ledger, storage=lambda: storage or InMemoryStorage())
     return Run(outcome, world, display, records)
