@@ -4,9 +4,8 @@ Everything is decided by the seed and by what was measured, in an order that doe
 depend on the executor. A stopped run continues when it runs again with its earlier measurements.
 
 Inside the folder each file imports only from those before it:
-schedule, rates, samplers, waiting → problem, cost → ranking, ledger, queue → front,
-stopping → study_log → refine, promote → propose, finalists → judge, choose → deepen, confirm → retry →
-sentences.
+schedule, rates, samplers, waiting → problem, cost → ranking, ledger, queue → stopping → study_log → refine,
+promote → propose, finalists → judge, choose → deepen, confirm → retry → sentences.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from autopeft.engine.confirm import MAX_TESTED, confirm, fit_to_time, read_test
 from autopeft.engine.cost import search_cost
 from autopeft.engine.deepen import deepened
 from autopeft.engine.finalists import find_finalists, with_best
-from autopeft.engine.front import front, is_allowed
 from autopeft.engine.judge import judge, recommended, summaries, with_better
 from autopeft.engine.ledger import Ledger, Measured, Progress
 from autopeft.engine.problem import LEAST_WAVE, SearchProblem
 from autopeft.engine.promote import climb, correlation
 from autopeft.engine.propose import measure_first_rung
 from autopeft.engine.queue import enqueued
+from autopeft.engine.ranking import front, is_allowed
 from autopeft.engine.retry import retried
 from autopeft.engine.schedule import (
     LEAST_AT_RUNG,

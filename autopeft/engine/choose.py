@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from autopeft.engine.finalists import SMALLEST_SHARE, Chosen
-from autopeft.engine.front import is_allowed
 from autopeft.engine.ledger import Ledger, Measured, first_error
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import (
     best_by_metric,
     by_loss,
     first_by_metric,
+    is_allowed,
     is_clearly_better,
     is_far_behind,
     may_be_as_good,

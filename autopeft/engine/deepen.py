@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 from autopeft.engine.choose import by_merit, lowered, smallest_candidate
 from autopeft.engine.finalists import Chosen
-from autopeft.engine.front import is_allowed
 from autopeft.engine.ledger import Ledger, Measured
 from autopeft.engine.problem import SearchProblem
-from autopeft.engine.ranking import ranked_by_loss
+from autopeft.engine.ranking import is_allowed, ranked_by_loss
 from autopeft.engine.study_log import StudyLog
 from autopeft.records import Adapter, Measurement, Plan
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from autopeft.engine.front import is_allowed
 from autopeft.engine.ledger import Ledger, Measured, first_error
 from autopeft.engine.problem import SearchProblem
-from autopeft.engine.ranking import ranked_by_loss
+from autopeft.engine.ranking import is_allowed, ranked_by_loss
 from autopeft.engine.schedule import LEAST_AT_RUNG
 from autopeft.engine.stopping import has_room
 from autopeft.errors import TrainingError

@@ -1,4 +1,4 @@
-"""The order of measurements: by loss, and by the metric on the same examples."""
+"""The order of measurements: by loss, by loss and parameters, and by the metric on the same examples."""
 
 from __future__ import annotations
 
@@ -23,6 +23,21 @@ def by_loss(measurement: Measurement) -> tuple[float, int, str]:
 def ranked_by_loss(measurements: Iterable[Measurement]) -> list[Measurement]:
     """The measurements that have a loss, lowest loss first."""
     return sorted((m for m in measurements if m.loss is not None), key=by_loss)
+
+
+def front(measured: Iterable[Measurement]) -> list[Measurement]:
+    """The Pareto front over parameters and loss, fewest parameters first."""
+    kept: list[Measurement] = []
+    finished = (m for m in measured if m.loss is not None)
+    for measurement in sorted(finished, key=lambda m: (m.plan.trainable_params, by_loss(m))):
+        if not kept or by_loss(measurement)[0] < by_loss(kept[-1])[0]:
+            kept.append(measurement)
+    return kept
+
+
+def is_allowed(problem: SearchProblem, measurement: Measurement) -> bool:
+    """Whether a plan keeps to the budget, which a plan that the user brought may exceed."""
+    return measurement.plan.trainable_params <= problem.context.max_params
 
 
 def best_by_metric(problem: SearchProblem, measurements: Sequence[Measurement]) -> Measurement:

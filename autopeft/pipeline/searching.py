@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 
 from autopeft import engine, report, space
@@ -155,10 +154,8 @@ def _search_in(
         with ledger_of(
             run, prepared, bench, schedule, known=known, progress=tracked, clock=limit.clock
         ) as ledger:
-            with run.writing_study():
-                storage = partial(run.study_storage, fresh=True)
+            with run.writing_study() as storage:
                 outcome = engine.search(problem.after(spent), ledger, storage=storage)
-            run.close_study()
             outcome = beside_chance(prepared, outcome)
             forgetting = measure_forgetting(prepared, schedule, ledger, outcome)
         run.forget_under_way()

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +33,7 @@ from autopeft.store.checked import damaged, read_checked, write_checked
 from autopeft.store.files import cannot_write, write_text
 from autopeft.store.folders import refuse_files
 from autopeft.store.measurement_log import MeasurementLog
-from autopeft.store.study import STUDY_FILES, close_study, open_study, writing
+from autopeft.store.study import writing_study
 from autopeft.store.yaml import read_yaml, validate, write_yaml_text
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _SPEC_HEADER = "# The settings of this run, as resolved from defaults, file, environment and flags.\n"
 # Everything that a run writes before its first measurement.
-_EARLY_FILES = ("run.yaml", "sensitivity.csv", "state", "best", *STUDY_FILES, ".lock")
+_EARLY_FILES = ("run.yaml", "sensitivity.csv", "state", "best", ".lock")
 _HALF_BEST = "best.new"  # `best/` while it is written
 # The names that `files.write_text` and `train.pausing.write` give to what they are writing.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
@@ -74,7 +74,6 @@ class RunDir:
         self._lock = lock
         self._made: tuple[Path, ...] = ()
         self._fresh = False
-        self._storage: RDBStorage | None = None
 
     @classmethod
     def create(cls, path: Path | str, *, resume: bool) -> RunDir:
@@ -138,12 +137,9 @@ class RunDir:
         self.close()
 
     def close(self) -> None:
-        """Close the study and release the lock; may be called twice."""
-        try:
-            self.close_study()
-        finally:
-            if self._lock is not None:
-                self._lock.release()
+        """Release the lock; may be called twice."""
+        if self._lock is not None:
+            self._lock.release()
 
     def discard(self) -> None:
         """Remove a fresh directory without measurements; leave any other as it is.
@@ -152,9 +148,7 @@ class RunDir:
         """
         if not self._fresh or self.is_begun:
             return
-        with suppress(OSError, RunDirError):  # the caller handles the error that matters
-            self.close_study()
-        with suppress(OSError):
+        with suppress(OSError):  # the caller handles the error that matters
             for name in _EARLY_FILES:
                 target = self.path / name
                 shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
@@ -247,30 +241,9 @@ class RunDir:
             f"{reason}. Open it with that version, or use its best/plan.yaml alone."
         )
 
-    def study_storage(self, *, fresh: bool = False) -> RDBStorage:
-        """Optuna's storage in `study.sqlite`, the same object until `close_study`.
-
-        With `fresh` the file of an earlier study is removed first. Raises RunDirError where the file is no
-        study, or cannot be written.
-        """
-        if fresh:
-            self.close_study()
-            for name in STUDY_FILES:
-                (self.path / name).unlink(missing_ok=True)
-        if self._storage is None:
-            self._storage = open_study(self.path / "study.sqlite")
-        return self._storage
-
-    def writing_study(self) -> AbstractContextManager[None]:
-        """A context, silent but for errors, in which a study that cannot be written is a RunDirError."""
-        return writing(self.path / "study.sqlite")
-
-    def close_study(self) -> None:
-        """Close the study, so that `study.sqlite` alone holds it; RunDirError where it cannot be written."""
-        if self._storage is not None:
-            storage, self._storage = self._storage, None
-            with self.writing_study():
-                close_study(storage, self.path / "study.sqlite")
+    def writing_study(self) -> AbstractContextManager[Callable[[], RDBStorage]]:
+        """A context, silent but for errors, that gives a function to open a new `study.sqlite`."""
+        return writing_study(self.path / "study.sqlite")
 
     def save_result(self, result: SearchResult) -> None:
         """Write the result for `load_result`, without the measurements' scores of single examples."""

@@ -1,11 +1,11 @@
-"""Optuna's storage in an SQLite file: fast writes, and one whole file at the end."""
+"""The Optuna study of a run, an SQLite file that is written once the search has ended."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,43 +14,35 @@ from autopeft.errors import RunDirError, reason_of
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
-STUDY_FILES = ("study.sqlite", "study.sqlite-wal", "study.sqlite-shm", "study.sqlite-journal")
-
-
-def open_study(path: Path) -> RDBStorage:
-    """Optuna's storage in a file, which is made where it is missing; RunDirError where it cannot be."""
-    # Half a second to import, and `autopeft count` reads plans without it.
-    from optuna.exceptions import OptunaError
-    from optuna.storages import RDBStorage
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        # With `creator` the URL only names the dialect, so that a path may hold `?`.
-        creator = {"creator": lambda: _connect(path, journal_mode="WAL")}
-        return RDBStorage("sqlite:///study.sqlite", engine_kwargs=creator)
-    except (sqlite3.Error, SQLAlchemyError, OptunaError) as error:
-        reason = reason_of(error)
-        if "disk" in reason:  # it is full, or fails
-            sentence = f"{path} cannot be written: {reason}. Make room there, or pass another --out."
-        else:
-            sentence = f"{path} cannot be opened as an Optuna study: {reason}. Pass another --out."
-        raise RunDirError(sentence) from error
+_ENDINGS = ("", "-wal", "-shm", "-journal")  # of an earlier study's files
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """A context in which a study that cannot be written is a RunDirError of one sentence.
+def writing_study(path: Path) -> Iterator[Callable[[], RDBStorage]]:
+    """A context that gives a function to open a new study in a file, in place of an earlier one.
 
-    Optuna logs errors alone in it. Its level, and that of alembic, which its storage sets, are put back.
+    A file that cannot be written is a RunDirError of one sentence. Optuna logs errors alone in it. Its level,
+    and that of alembic, which its storage sets, are put back.
     """
+    # Half a second to import, and `autopeft count` reads plans without it.
     import optuna
     from optuna.exceptions import StorageInternalError
+    from optuna.storages import RDBStorage
     from sqlalchemy.exc import SQLAlchemyError
+
+    opened: list[RDBStorage] = []
+
+    def open_new() -> RDBStorage:
+        for ending in _ENDINGS:
+            path.with_name(path.name + ending).unlink(missing_ok=True)
+        # With `creator` the URL only names the dialect, so that a path may hold `?`.
+        opened.append(RDBStorage("sqlite:///study.sqlite", engine_kwargs={"creator": lambda: _connect(path)}))
+        return opened[-1]
 
     levels = {logger: logger.level for logger in map(logging.getLogger, ("optuna", "alembic"))}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        yield
+        yield open_new
     except (sqlite3.Error, SQLAlchemyError, StorageInternalError) as error:
         reason = reason_of(error.__cause__ or error)
         raise RunDirError(
@@ -58,22 +50,17 @@ def writing(path: Path) -> Iterator[None]:
             "with --resume."
         ) from error
     finally:
+        for storage in opened:
+            storage.remove_session()
+            storage.engine.dispose()
         for logger, level in levels.items():
             logger.setLevel(level)
 
 
-def close_study(storage: RDBStorage, path: Path) -> None:
-    """Close a storage so that its file alone holds the study, with no files beside it."""
-    storage.remove_session()
-    storage.engine.dispose()
-    # Leaving WAL writes the log back into the file and removes -wal and -shm.
-    _connect(path, journal_mode="DELETE").close()
-
-
-def _connect(path: Path, *, journal_mode: str) -> sqlite3.Connection:
-    # 25 times faster on `ask` than the defaults; power loss may cost the last commits, not the file.
+def _connect(path: Path) -> sqlite3.Connection:
+    # Many times faster than the defaults. What a crash leaves half-written a resumed run writes anew.
     # The timeout in seconds is chosen by hand: a dashboard that reads may hold the file for a moment.
     connection = sqlite3.connect(path, timeout=60, check_same_thread=False)
-    connection.execute(f"PRAGMA journal_mode={journal_mode}")
-    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA journal_mode=MEMORY")
+    connection.execute("PRAGMA synchronous=OFF")
     return connection

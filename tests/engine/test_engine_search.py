@@ -22,7 +22,7 @@ from toys.engine import (
 )
 
 from autopeft.engine import Schedule, rungs, stretched
-from autopeft.engine.front import front
+from autopeft.engine.ranking import front
 from autopeft.records import Arm, Fidelity, LimitSpec, Measurement, Plan, Status
 from autopeft.space import MethodSpace, Policy, plan_of
 

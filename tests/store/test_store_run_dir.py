@@ -223,32 +223,17 @@ def test_every_line_of_the_log_is_json(run):
     assert line["measurement"]["fidelity"]["seed"] == 1
 
 
-def test_the_study_is_in_wal_and_closes_to_one_file(run):
+def test_a_new_study_takes_the_place_of_the_old_one_and_is_one_file(run):
     import optuna
 
-    storage = run.study_storage()
-    with storage.engine.connect() as connection:
-        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1  # NORMAL
-    study = optuna.create_study(storage=storage, study_name="s")
-    study.tell(study.ask(), 0.5)
-    assert run.study_storage() is storage
-    assert (run.path / "study.sqlite-wal").exists()
-    run.close_study()
+    (run.path / "study.sqlite").write_text("not a database" * 100)
+    (run.path / "study.sqlite-wal").write_text("of an earlier version")
+    with run.writing_study() as storage:
+        study = optuna.create_study(storage=storage(), study_name="s")
+        study.tell(study.ask(), 0.5)
     assert [path.name for path in run.path.glob("study*")] == ["study.sqlite"]
     url = f"sqlite:///{run.path}/study.sqlite"
     assert optuna.load_study(storage=url, study_name="s").best_value == 0.5
-
-
-def test_a_fresh_study_forgets_the_old_one(run):
-    run.study_storage().create_new_study([0], "old")
-    assert not run.study_storage(fresh=True).get_all_studies()
-
-
-def test_a_file_that_is_no_study_is_refused(run):
-    (run.path / "study.sqlite").write_text("not a database" * 100)
-    with pytest.raises(RunDirError, match=r"cannot be opened as an Optuna study: .*not a database"):
-        run.study_storage()
 
 
 @pytest.mark.parametrize("reason", ["database or disk is full", "disk I/O error"])
@@ -257,8 +242,9 @@ def test_a_full_disk_under_a_new_study_is_told_as_one(run, monkeypatch, reason):
         raise sqlite3.OperationalError(reason)
 
     monkeypatch.setattr("autopeft.store.study._connect", fail)
-    with pytest.raises(RunDirError, match=rf"study\.sqlite cannot be written: .*{reason}\. Make room there"):
-        run.study_storage()
+    full = pytest.raises(RunDirError, match=rf"study\.sqlite cannot be written \(.*{reason}\)\. What was")
+    with full, run.writing_study() as storage:
+        storage()
 
 
 def test_weights_are_told_apart_by_plan_and_seed(run):
