@@ -6,7 +6,6 @@ Pure arithmetic: the cost of a method at a site is passed in as a function of th
 from __future__ import annotations
 
 import heapq
-import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -112,15 +111,13 @@ class Claim:
     """The claim of one site, by its name, on the budget.
 
     `weight`, >= 0, is its importance. `ranks` may be given: ascending and >= 1. `cost` maps a rank to its
-    trainable parameters, strictly increasing. `gains` replaces the weight: what rank 1, 2, … adds,
-    non-increasing and >= 0, and 0 beyond the last.
+    trainable parameters, strictly increasing.
     """
 
     site: str
     weight: float
     ranks: Sequence[int]
     cost: Callable[[int], int]
-    gains: Sequence[float] | None = None
 
 
 def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
@@ -128,9 +125,7 @@ def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
 
     Divisor method: each next rank goes to the site with the largest weight / rank, as seats go to parties
     (Jefferson, D'Hondt), so ranks are in proportion to the weights. Ranks count in units of the smallest, so
-    that methods can share a budget. With gains the next rank goes to the site where a parameter gains most;
-    no other ranks of the same price gain more (greedy is optimal for concave gains, Federgruen and
-    Groenevelt 1986).
+    that methods can share a budget.
 
     An upgrade that does not fit is dropped for good, since the budget left only shrinks; cheaper ones are
     still tried. Ties go to the smaller rank, then to the cheaper upgrade, then to the later site in natural
@@ -165,11 +160,7 @@ def _upgrade(claim: Claim, index: int, *, taken: int) -> tuple[float, int, int, 
     """Heap entry of the next rank: largest worth first, then smallest rank, then price, then name."""
     rank, rank_before = claim.ranks[taken], claim.ranks[taken - 1] if taken else 0
     price = claim.cost(rank) - (claim.cost(rank_before) if taken else 0)
-    if claim.gains is None:
-        worth = claim.weight * claim.ranks[0] / rank
-    else:
-        worth = math.fsum(claim.gains[rank_before:rank]) / price
-    return (-worth, rank, price, index)
+    return (-claim.weight * claim.ranks[0] / rank, rank, price, index)
 
 
 def require_affordable(cheapest: dict[str, int], *, budget: Budget, available: int) -> None:

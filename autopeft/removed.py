@@ -17,6 +17,17 @@ REMOVED: dict[str, str] = {
     "strategy": "leave it out, a search is always by halving; --sampler random proposes at random",
     "wave": "leave it out, since four plans are proposed at once, or as many as there are workers",
     "patience": "--trials, --max-time and --max-cost end a search",
+    "activation": "the scores gradient, fisher and parameters remain, and an entry point adds your own",
+    "bias_fisher": "the scores gradient, fisher and parameters remain, and an entry point adds your own",
+    "cka": "the scores gradient, fisher and parameters remain, and an entry point adds your own",
+    "conditioning": "the scores gradient, fisher and parameters remain, and an entry point adds your own",
+    "fisher_sampled": "the scores gradient, fisher and parameters remain, and an entry point adds your own",
+    "gradient_norm": "the scores gradient, fisher and parameters remain, and an entry point adds your own",
+    "lora_fisher": "the scores gradient, fisher and parameters remain, and an entry point adds your own",
+    "random": "the scores gradient, fisher and parameters remain, and an entry point adds your own",
+    "spectrum": "the scores gradient, fisher and parameters remain, and an entry point adds your own",
+    "stable_rank": "the scores gradient, fisher and parameters remain, and an entry point adds your own",
+    "uniform": "the scores gradient, fisher and parameters remain, and an entry point adds your own",
 }
 _TOPIC = re.compile(
     r"^(autopeft_)?(model|data|task|budget|search|limits|confirm|forgetting|execution|output)_"

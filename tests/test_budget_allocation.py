@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -35,7 +34,7 @@ def spent(claims: Sequence[Claim], ranks: Mapping[str, int]) -> int:
 
 @st.composite
 def claim_lists(draw: st.DrawFn, max_size: int = 7, max_rank: int = 9) -> list[Claim]:
-    """Claims with any weights, prices, offsets, caps and floors; zero weights, ties and gains included."""
+    """Claims with any weights, prices, offsets, caps and floors; zero weights and ties included."""
     numbers = st.tuples(
         st.one_of(st.sampled_from([0.0, 1.0, 2.0]), st.floats(0, 1e6)),
         st.integers(1, 60),
@@ -47,14 +46,11 @@ def claim_lists(draw: st.DrawFn, max_size: int = 7, max_rank: int = 9) -> list[C
         site_claim = claim(
             f"h.{i}.q", weight=weight, per_rank=price, offset=offset, max_rank=min(cap, max_rank)
         )
-        kind = draw(st.sampled_from(["every rank", "doublings", "a floor", "gains"]))
+        kind = draw(st.sampled_from(["every rank", "doublings", "a floor"]))
         if kind == "doublings":
             site_claim = doubling(site_claim)
         elif kind == "a floor":
             site_claim = replace(site_claim, ranks=site_claim.ranks[2:])
-        elif kind == "gains":
-            gains = draw(st.lists(st.floats(0, 100), max_size=5))
-            site_claim = replace(site_claim, gains=sorted(gains, reverse=True))
         claims.append(site_claim)
     return claims
 
@@ -98,10 +94,7 @@ def by_hand(claims: Sequence[Claim], budget: int) -> dict[str, int]:
             return None
         before = ranks.get(site_claim.site, 0)
         price = site_claim.cost(larger[0]) - (site_claim.cost(before) if before else 0)
-        if site_claim.gains is None:
-            deserved = Fraction(site_claim.weight) * site_claim.ranks[0] / larger[0]
-        else:
-            deserved = sum(map(Fraction, site_claim.gains[before : larger[0]]), Fraction(0)) / price
+        deserved = Fraction(site_claim.weight) * site_claim.ranks[0] / larger[0]
         return deserved, -larger[0], -price, natural_key(site_claim.site)
 
     while True:
@@ -204,37 +197,6 @@ def test_sparse_ranks_grow_in_proportion_and_in_units_of_the_smallest() -> None:
     assert allocate(claims, max_params=10 * (8 + 2)) == {"a": 8, "b": 2}
     mixed = [doubling(claim("a", max_rank=64)), claim("b", max_rank=64)]  # 2 counts as the first unit of a
     assert allocate(mixed, max_params=10 * (8 + 4)) == {"a": 8, "b": 4}
-
-
-@given(
-    st.lists(st.lists(st.floats(0, 100), min_size=1, max_size=5), min_size=1, max_size=4),
-    st.integers(1, 9),
-    st.integers(0, 60),
-)
-def test_gains_are_spent_where_a_parameter_gains_most(
-    spectra: list[list[float]], price: int, budget: int
-) -> None:
-    claims = [
-        replace(claim(f"h.{i}", per_rank=price, max_rank=len(spectrum)), gains=sorted(spectrum, reverse=True))
-        for i, spectrum in enumerate(spectra)
-    ]
-    ranks = allocate(claims, max_params=budget)
-    gained = math.fsum(
-        math.fsum(site_claim.gains[: ranks.get(site_claim.site, 0)])
-        for site_claim in claims
-        if site_claim.gains
-    )
-    # Brute force: with one price for all ranks, the best that so many ranks can gain are the largest gains.
-    every = sorted((gain for spectrum in spectra for gain in spectrum), reverse=True)
-    assert gained == pytest.approx(math.fsum(every[: budget // price]))
-
-
-def test_gains_count_per_parameter_and_end_with_the_spectrum() -> None:
-    dear = replace(claim("dear", per_rank=20), gains=[3.0, 3.0])
-    cheap = replace(claim("cheap", per_rank=10), gains=[2.0, 1.0])
-    assert allocate([dear, cheap], max_params=10) == {"cheap": 1}  # 0.2 a parameter, before 0.15 and 0.1
-    assert allocate([dear, cheap], max_params=50) == {"cheap": 1, "dear": 2}
-    assert allocate([dear, cheap], max_params=80) == {"cheap": 4, "dear": 2}  # beyond it, the cheaper first
 
 
 def test_zero_weights_are_served_last_and_evenly() -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +16,14 @@ from autopeft.cli.heat_map import blocks_for, heat_lines
 from autopeft.cli.printing import columns
 from autopeft.cli.tables import console
 from autopeft.extension import discover
-from autopeft.records import SEEN_ENOUGH, Site, SiteScores, rate, to_json, train_command
-from autopeft.report import effective_ranks, seen_enough
+from autopeft.records import SEEN_ENOUGH, SiteScores, rate, to_json, train_command
+from autopeft.report import seen_enough
 from autopeft.report.words import duration, percent, plan_words
 
 if TYPE_CHECKING:
     from autopeft.pipeline import Analysis
 
 _MAX_NAMES = 5  # sites that are named, chosen by hand
-_SPECTRUM_RANKS = (1, 4, 16)  # chosen by hand: what an update of so many ranks holds is printed
 _MAX_FACTOR = 16.0  # chosen by hand: the most by which the number of examples is raised
 
 
@@ -40,8 +38,6 @@ def print_analysis(analysis: Analysis) -> None:
         for line in heat_lines(analysis.sites, score, blocks=blocks):
             out.print(line)
         _print_wrapped(out, f"{score.name}: {_enough(score, n_train=analysis.n_train)}")
-        for sentence in spectrum_sentences(analysis.sites, score):
-            _print_wrapped(out, sentence)
     out.print()
     for paragraph in (*_cost_and_notes(analysis), *_suggestion(analysis)):
         _print_wrapped(out, paragraph)
@@ -60,7 +56,6 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
         "n_train_examples": analysis.n_train,
         "sites": [to_json(site) for site in analysis.sites],
         **to_json(analysis.sensitivity),
-        "effective_ranks": next((list(r) for r in map(effective_ranks, analysis.scores) if r), None),
         "budget": to_json(budget),
         "suggestion": {
             "tested": False,
@@ -74,30 +69,6 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
         },
         "files": list(analysis.files),
     }
-
-
-def spectrum_sentences(sites: Sequence[Site], score: SiteScores) -> Iterator[str]:
-    """The effective rank of the maps' gradients, and the energy that a few ranks hold.
-
-    There is no sentence for a score without a spectrum.
-    """
-    spectra = [
-        (rank, energies, max(value, math.fsum(energies)))
-        for site, rank, energies, value in zip(
-            sites, effective_ranks(score), score.profiles, score.values, strict=False
-        )
-        if site.kind in ("linear", "conv1d") and rank is not None
-    ]
-    if spectra:
-        ranks = sorted(rank for rank, _, _ in spectra)
-        shares = (
-            f"of rank {r} holds {median(100 * math.fsum(e[:r]) / total for _, e, total in spectra):.0f} %"
-            for r in _SPECTRUM_RANKS
-        )
-        yield (
-            f"effective rank of a map's gradient: {ranks[0]:.1f} to {ranks[-1]:.1f}, median "
-            f"{median(ranks):.1f}; of its energy the best update {', '.join(shares)} (median)"
-        )
 
 
 def _enough(score: SiteScores, *, n_train: int) -> str:

@@ -12,11 +12,10 @@ exporter, method, score, task, tracker → discovery.
 from autopeft.extension.discovery import PROTOCOLS, Catalogue, discover, hint_for
 from autopeft.extension.exporter import Checkpoint, Exporter, ExportSource, NeededBase, TrainingFacts
 from autopeft.extension.method import REFERENCE_WIDTH, Method, Options, rate_factor, slow_starters
-from autopeft.extension.score import Reducer, Score, ScorePass
+from autopeft.extension.score import Reducer, Score
 from autopeft.extension.task import (
     IGNORED,
     Batch,
-    DrawsLabels,
     Encoded,
     Evaluation,
     Example,
@@ -39,7 +38,6 @@ __all__ = [
     "Batch",
     "Catalogue",
     "Checkpoint",
-    "DrawsLabels",
     "Encoded",
     "Evaluation",
     "Example",
@@ -52,7 +50,6 @@ __all__ = [
     "PlacesBatches",
     "Reducer",
     "Score",
-    "ScorePass",
     "Target",
     "TargetKind",
     "Task",

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from autopeft.records import Site
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-ScorePass = Literal["none", "weights", "inputs", "layers", "true", "sampled"]
 
 
 class Reducer(Protocol):
@@ -29,23 +27,15 @@ class Reducer(Protocol):
             inputs: Shape (B, T, in), fp32 or wider, zero at padding tokens. Sites with the same input
                 get the same tensor, one after the other. For experts: the parameter.
             gradient: Gradient of the sum of the examples' losses by the outputs, shape (B, T, out), zero at
-                padding tokens: row b comes from example b alone. Empty where the score's `needed_pass` is
-                `inputs`. For experts: the gradient by the parameter, in its shape; examples are summed.
-
-        Where `needed_pass` is `layers`, the call is about a layer of the stack: `site` is its first one,
-        `module` the layer, `inputs` its input and `gradient` its output, both (B, T, D). Where it is
-        `weights`, each site comes once: `inputs` is its weight, (out, in), (out,) of a norm, or
-        (experts, out, in), dequantised, in the format that it is held in; `gradient` is empty.
+                padding tokens: row b comes from example b alone. For experts: the gradient by the parameter,
+                in its shape; examples are summed.
         """
 
     def add(self, other: Any) -> None:
-        """Add another reducer's counts to this one; `other` has the same score, sites and seed."""
+        """Add another reducer's counts to this one; `other` has the same score and sites."""
 
     def values(self, n_examples: int) -> dict[str, float]:
         """Site name -> score >= 0, finite, averaged over examples; no entry for a site without batches."""
-
-    def profiles(self, n_examples: int) -> dict[str, tuple[float, ...]]:
-        """Site name -> gain of each further rank, >= 0, non-increasing; {} where the score has no ranks."""
 
 
 @runtime_checkable
@@ -55,10 +45,7 @@ class Score(Protocol):
     name: str  # what specifications call it, such as `fisher`
     summary: str  # what it says of a site, in one phrase
     unit: str  # of the values, as a phrase
-    # `none` (no example is read), `weights` (each weight is read, but no example), `inputs` (a forward pass),
-    # `layers` (a forward pass, for the inputs and outputs of whole layers), `true` (forward, and backward
-    # from the loss) or `sampled` (the same, with labels drawn from the model's predictions).
-    needed_pass: ScorePass
+    reads_examples: bool  # True: from a forward and a backward pass; False: no batch is ever counted
 
-    def reducer(self, sites: Sequence[Site], *, seed: int) -> Reducer:
-        """A reducer for these sites, without counts; the seed decides each of its random draws."""
+    def reducer(self, sites: Sequence[Site]) -> Reducer:
+        """A reducer for these sites, without counts."""

@@ -194,27 +194,6 @@ class PlacesBatches(Protocol):
 
 
 @runtime_checkable
-class DrawsLabels(Protocol):
-    """A task that can draw labels from the model's predictions, for scores that sample them.
-
-    Only tasks have to offer it whose labels are numbers, or whose loss does not make all logits of the model
-    in one call; other classes are drawn without the task.
-    """
-
-    def draw_labels(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> torch.Tensor | None:
-        """Labels drawn from the distribution p for which the loss is -log p, up to a factor and a constant.
-
-        Args:
-            model: Predicts the labels; no gradient is kept.
-            batch: Its own labels say where there is one.
-            generator: On the CPU; decides the draw.
-
-        Returns:
-            In the shape of the batch's labels; None to have classes drawn without the task.
-        """
-
-
-@runtime_checkable
 class Metric(Protocol):
     """A metric of labels, for the tasks that predict classes or a number.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -105,7 +105,6 @@ def analyze(
     scored = sensitivity(prepared, names, max_examples=max_examples)
     first = scored.scores[0]
     by_site = dict(zip(site_names, first.values, strict=True))
-    profiles = dict(zip(site_names, first.profiles, strict=True)) if first.profiles else None
     analysis = Analysis(
         spec=spec,
         base_model=prepared.base.name,
@@ -114,18 +113,13 @@ def analyze(
         sites=sites,
         sensitivity=scored,
         budget=parse_budget(prepared),
-        suggestion=suggest_plan(prepared, by_site, profiles),
+        suggestion=suggest_plan(prepared, by_site),
     )
     return analysis if out is None else replace(analysis, files=_write(analysis, out))
 
 
-def suggest_plan(
-    prepared: Prepared, scores: dict[str, float], profiles: Mapping[str, Sequence[float]] | None = None
-) -> PlanDocument:
-    """LoRA ranks by score per parameter, at the middle of LoRA's learning rates.
-
-    Where there are `profiles` (site name -> what each further rank adds), they decide the ranks.
-    """
+def suggest_plan(prepared: Prepared, scores: dict[str, float]) -> PlanDocument:
+    """LoRA ranks by score per parameter, at the middle of LoRA's learning rates."""
     spec = prepared.spec
     lora_space = space.load(spec.search.space, known_methods=prepared.methods, only=(BASELINE_METHOD,))
     feasible, context = fit_to_budget(prepared, lora_space)
@@ -133,11 +127,10 @@ def suggest_plan(
     policy = Policy(
         method=BASELINE_METHOD,
         exponent=1.0,
-        ranks_by="spectrum" if profiles else "score",
         max_rank=feasible.methods[BASELINE_METHOD].max_rank,
         learning_rate=math.sqrt(low * high),
     )
-    return plan_document(prepared, space.plan_of(policy, context.with_scores(scores, profiles or {})))
+    return plan_document(prepared, space.plan_of(policy, replace(context, scores=scores)))
 
 
 def _write(analysis: Analysis, out: Path) -> tuple[str, ...]:
@@ -152,11 +145,10 @@ def _header(analysis: Analysis) -> str:
     command = " ".join(analysis.search_command.split())  # a name may hold a line break
     test = train_command(Path("suggestion.yaml"), analysis.spec.model, analysis.spec.data)
     first = analysis.scores[0]
-    by = "what each rank adds" if first.profiles else "score"
     basis = f"without a score, as {first.name} is 0 at every site" if first.is_zero else ""
     return (
         f"# UNTESTED: laid out {basis or f'by the score {first.name} alone'}; nothing was trained.\n"
-        f"# LoRA, ranks by {by} per parameter, the middle of LoRA's learning rates.\n"
+        f"# LoRA, ranks by score per parameter, the middle of LoRA's learning rates.\n"
         f"# Test it:       {test}\n"
         f"# Look for more: {command}\n"
         "# scale is alpha / r; the counts are in parameters.\n"

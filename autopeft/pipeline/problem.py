@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from autopeft import adapters, engine, model, space
@@ -14,7 +15,6 @@ from autopeft.pipeline.computing import in_memory_of_run
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.warm_start import read_warm_start
 from autopeft.records import (
-    PROFILE_SCORE,
     SIZE_SCORE,
     Arm,
     Fidelity,
@@ -46,11 +46,9 @@ def requested_space(spec: RunSpec) -> space.Space:
     return space.limited(requested, spec.limits, methods)
 
 
-def score_names(spec: RunSpec, requested: space.Space) -> list[str]:
-    """Scores to compute: the one that orders sites, and those that report and space need."""
-    uses_profiles = any(PROFILE_SCORE in method.ranks_by for method in requested.methods.values())
-    profile_score = [PROFILE_SCORE] if uses_profiles else []
-    return list(dict.fromkeys([spec.search.score, *_SHOWN_SCORES, *profile_score]))
+def score_names(spec: RunSpec) -> list[str]:
+    """Scores to compute: the one that orders sites, and those that the report shows."""
+    return list(dict.fromkeys([spec.search.score, *_SHOWN_SCORES]))
 
 
 @in_memory_of_run("measuring the inputs of the task head")
@@ -66,12 +64,6 @@ def search_problem(
     """The engine's input; `feasible` and `context` are what `fit_to_budget` returned."""
     spec, names = prepared.spec, [site.name for site in prepared.base.sites]
     by_name = {score.name: dict(zip(names, score.values, strict=True)) for score in scores}
-    profiles = {
-        site: profile
-        for score in scores
-        if score.name == PROFILE_SCORE
-        for site, profile in zip(names, score.profiles, strict=True)
-    }
     score = spec.search.score
     if score not in by_name:  # memory did not hold an example: sites are ordered by their number of weights
         score = SIZE_SCORE
@@ -79,7 +71,7 @@ def search_problem(
     return SearchProblem(
         spec=spec,
         space=feasible,
-        context=context.with_scores(by_name[score], profiles),
+        context=replace(context, scores=by_name[score]),
         schedule=schedule_of(prepared),
         metric=metric_facts(prepared.task),
         head_rates=prepared.bench.head_rates.alone(),

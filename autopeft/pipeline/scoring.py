@@ -15,14 +15,14 @@ from autopeft.model import is_out_of_memory, release_memory
 from autopeft.pipeline.computing import in_memory_of_run
 from autopeft.pipeline.prepare import Prepared
 from autopeft.records import SEEN_ENOUGH, SIZE_SCORE, Sensitivity, SiteScores
-from autopeft.sensitivity import ScoredModel, measure, reads_examples
+from autopeft.sensitivity import ScoredModel, measure
 
 MAX_EXAMPLES = 512
 _SHARE = 0.05  # of a full run's cost: the project's promise
-# Cost of one example relative to one example of LoRA training at all maps, by the score's `needed_pass`.
-# Upper bounds, measured at 32 and 128 tokens, and on the demo, by `sensitivity_cost.py` of commit a7a790e4.
-_PASS_COST = {"inputs": 0.6, "true": 1.2, "sampled": 1.8}
-_SCORE_COST = 0.7  # in the same unit, for each score in addition to the pass
+# Cost of the pass over one example relative to one example of LoRA training at all maps, and what each score
+# adds. Upper bounds, measured at 32 and 128 tokens, and on the demo, by `sensitivity_cost.py` of commit
+# a7a790e4.
+_PASS_COST, _SCORE_COST = 1.2, 0.7
 _TIME_SHARE = 0.1  # of what is left of --max-time, for the whole pass; chosen by hand
 _BATCH = 16  # examples; chosen by hand, so that even few of them make two halves of several batches
 _SORTED_BATCHES = 4  # batches whose examples are sorted by length together; chosen by hand
@@ -74,7 +74,6 @@ def sensitivity(
             chosen,
             scored_model,
             limit.until_share_is_used(_batches(prepared, n_examples=min(n_requested, n_train))),
-            seed=prepared.spec.search.seed,
             enough=enough,
         )
     notes = (*scored.notes, *(limit.notes(scored, n_requested) or _notes(scored, n_requested, n_train)))
@@ -139,7 +138,7 @@ def logged_scores(
         scored = None
     if scored is None:  # after the handler, whose error holds on to the tensors
         release_memory(prepared.base.device)
-        frugal = [name for name in names if not reads_examples(discover("autopeft.sensitivity")[name])]
+        frugal = [name for name in names if not discover("autopeft.sensitivity")[name].reads_examples]
         scored = sensitivity(prepared, [*frugal, SIZE_SCORE], clock=clock)
     for note in scored.notes:
         log.info("Sensitivity: %s", note)
@@ -160,12 +159,11 @@ def affordable_examples(scores: Sequence[Score], *, full_run_examples: int) -> i
         >>> affordable_examples([fisher], full_run_examples=6000)
         157
     """
-    need_examples = [score for score in scores if reads_examples(score)]
-    needed = {score.needed_pass for score in need_examples}
-    # A backward pass serves the scores of inputs and of layers too.
-    passes = needed & {"true", "sampled"} or ({"inputs"} if needed else set())
-    cost = sum(_PASS_COST[name] for name in passes) + _SCORE_COST * len(need_examples)
-    return max(_BATCH, min(MAX_EXAMPLES, int(_SHARE * full_run_examples / cost) if cost else MAX_EXAMPLES))
+    n_scores = sum(score.reads_examples for score in scores)
+    if not n_scores:
+        return MAX_EXAMPLES
+    affordable = int(_SHARE * full_run_examples / (_PASS_COST + _SCORE_COST * n_scores))
+    return max(_BATCH, min(MAX_EXAMPLES, affordable))
 
 
 def _batches(prepared: Prepared, *, n_examples: int) -> Iterator[Batch]:

@@ -136,7 +136,7 @@ def _search_in(
     run.write_spec(spec)
     load_seconds = limit.clock()
     progress.phase("sensitivity", 0)
-    names = score_names(spec, requested)
+    names = score_names(spec)
     scores, scoring_seconds = keep_scores(run, lambda: logged_scores(prepared, names, clock=limit.clock))
     problem = search_problem(
         prepared, feasible, context, scores, first_trials=first_trials, user_plans=brought

@@ -33,7 +33,6 @@ from autopeft.records.plans import (
 )
 from autopeft.records.python_words import in_words_of, python_words
 from autopeft.records.results import (
-    PROFILE_SCORE,
     SEEN_ENOUGH,
     SIZE_SCORE,
     Arm,
@@ -95,7 +94,6 @@ __all__ = [
     "FUSED_ROLES",
     "IN_MEMORY",
     "MAX_SEED",
-    "PROFILE_SCORE",
     "QUANTISED",
     "ROLE_GROUPS",
     "SEEN_ENOUGH",

@@ -57,14 +57,12 @@ class Proposal:
 class SiteScores:
     """One importance score; `values` has one value >= 0 for each site of the result, in their order.
 
-    `profiles` is empty, or has for each site what each further rank adds (non-increasing, >= 0): energy for
-    the score `spectrum`, explained share for `activation`. `split_half` is Spearman's rho over sites between
-    two halves of the examples, None where it is undefined. `n_examples` is 0 for a score that needs none.
+    `split_half` is Spearman's rho over sites between two halves of the examples, None where it is undefined.
+    `n_examples` is 0 for a score that needs none.
     """
 
     name: str
     values: tuple[float, ...]
-    profiles: tuple[tuple[float, ...], ...] = ()
     split_half: float | None = None
     n_examples: int = 0
 
@@ -78,7 +76,7 @@ class SiteScores:
 class Sensitivity:
     """The scores of one pass over some examples, and its cost.
 
-    `unreachable` names the sites that no gradient (or no input) reached; they score 0. `peak_bytes` is the
+    `unreachable` names the sites that no gradient reached; they score 0. `peak_bytes` is the
     allocator's number on a GPU. On a CPU it counts the tensors for the backward pass of the largest batch and
     those that the scores have gathered, without the base model.
     """
@@ -261,8 +259,6 @@ class Cost:
         return stages if self.total_seconds is None else self.total_seconds
 
 
-# The score whose profiles are energies of the gradient: ranks follow them under `ranks_by: spectrum`.
-PROFILE_SCORE = "spectrum"
 # The score that reads no example: it orders sites where memory does not hold one.
 SIZE_SCORE = "parameters"
 # Rank correlation of two halves of the examples from which on more examples change little; chosen by hand.

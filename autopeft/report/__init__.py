@@ -26,7 +26,7 @@ from autopeft.report.rendering import render
 from autopeft.report.schema import ResultFile, TrialRow, result_schema, trials_schema
 from autopeft.report.several import several_html
 from autopeft.report.short_forms import leaderboard, short_html, short_text
-from autopeft.report.tables import effective_ranks, result_json, sensitivity_csv, trials_csv
+from autopeft.report.tables import result_json, sensitivity_csv, trials_csv
 from autopeft.report.usage import BEST_WEIGHTS
 from autopeft.report.view import confirm_steps
 from autopeft.report.words import PartWords, WeightFolders, choice_key
@@ -46,7 +46,6 @@ __all__ = [
     "choice_key",
     "confirm_steps",
     "edge_sentence",
-    "effective_ranks",
     "error_over",
     "forgetting_json",
     "forgetting_line",

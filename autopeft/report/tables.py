@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from autopeft.records import (
-    PROFILE_SCORE,
     Confirmation,
     Measurement,
     Plan,
@@ -155,37 +154,14 @@ def _described(plan: Plan) -> tuple[str, str, str, int]:
 def sensitivity_csv(sites: Sequence[Site], scores: Sequence[SiteScores]) -> str:
     """The content of sensitivity.csv: one row per site, one column per score.
 
-    The layer is empty for a site outside the stack. `spectrum` has a second column: the effective ranks.
+    The layer is empty for a site outside the stack.
     """
-    columns: dict[str, Sequence[float | None]] = {score.name: score.values for score in scores}
-    ranks = {f"{score.name}_effective_rank": effective_ranks(score) for score in scores}
-    columns |= {name: values for name, values in ranks.items() if values}
+    columns = {score.name: score.values for score in scores}
     rows = (
         (site.name, site.layer, site.role, site.in_features, site.out_features, *values)
         for site, *values in zip(sites, *columns.values(), strict=True)
     )
     return _csv(("site", "layer", "role", "in_features", "out_features", *columns), rows)
-
-
-def effective_ranks(score: SiteScores) -> tuple[float | None, ...]:
-    """Participation ratio of each site's gradient: in how many directions its energy lies, >= 1.
-
-    It is (Σ σ²)² / Σ σ⁴ of the singular values σ: 1 if a single direction holds all energy, r if r
-    directions hold it evenly. None at sites without energies. Directions beyond the known ones count in the
-    numerator alone, where they matter. Empty for every score but `spectrum`, whose profiles are energies.
-
-    Example:
-        >>> even = SiteScores(name="spectrum", values=(4.0, 1.0), profiles=((1.0,) * 4, (1.0,)))
-        >>> effective_ranks(even)
-        (4.0, 1.0)
-    """
-    if score.name != PROFILE_SCORE:
-        return ()
-    ranks: list[float | None] = []
-    for value, energies in zip(score.values, score.profiles, strict=True):
-        total = max(value, math.fsum(energies))
-        ranks.append(1 / math.fsum((energy / total) ** 2 for energy in energies) if total > 0 else None)
-    return tuple(ranks)
 
 
 def _answer(result: SearchResult, name: str) -> dict[str, Any]:

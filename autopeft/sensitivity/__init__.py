@@ -1,8 +1,7 @@
-"""Importance scores, one file each; `passes/` runs them over some batches, `parts/` is what they share."""
+"""Importance scores, one file each; `parts/` is what they share, and the pass over some batches."""
 
-from autopeft.sensitivity.passes.halves import reads_examples
-from autopeft.sensitivity.passes.measure import MEASURED_KINDS, measure
-from autopeft.sensitivity.passes.shares import layer_shares
-from autopeft.sensitivity.passes.visit import ScoredModel
+from autopeft.sensitivity.parts.measure import MEASURED_KINDS, measure
+from autopeft.sensitivity.parts.shares import layer_shares
+from autopeft.sensitivity.parts.visit import ScoredModel
 
-__all__ = ["MEASURED_KINDS", "ScoredModel", "layer_shares", "measure", "reads_examples"]
+__all__ = ["MEASURED_KINDS", "ScoredModel", "layer_shares", "measure"]

@@ -32,6 +32,6 @@ PART = SiteScore(
     name="gradient",
     summary="summed |weight × gradient|",
     unit="loss",
-    needed_pass="true",
-    reducer=lambda sites, seed: Sums(_term),
+    reads_examples=True,
+    reducer=lambda sites: Sums(_term),
 )

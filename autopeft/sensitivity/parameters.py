@@ -1,9 +1,31 @@
-"""Parameters: large sites first; the null score that tells a score from mere size."""
+"""Parameters: large sites first; tells a score of the data from mere size."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
 from autopeft.records import Site
-from autopeft.sensitivity.parts.score import FixedValues, SiteScore
+from autopeft.sensitivity.parts.score import SiteScore
+
+
+@dataclass
+class _Counts:
+    """Values of a score that looks at no example."""
+
+    value_by_site: dict[str, float]
+
+    def update(self, site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> None:
+        """Count nothing."""
+
+    def add(self, other: Any) -> None:
+        """Merge nothing."""
+
+    def values(self, n_examples: int) -> dict[str, float]:
+        """Site name -> value."""
+        return self.value_by_site
 
 
 def _n_weights(site: Site) -> int:
@@ -15,8 +37,8 @@ def _n_weights(site: Site) -> int:
 
 PART = SiteScore(
     name="parameters",
-    summary="the number of weights (null)",
+    summary="the number of weights",
     unit="weights",
-    needed_pass="none",
-    reducer=lambda sites, seed: FixedValues({site.name: float(_n_weights(site)) for site in sites}),
+    reads_examples=False,
+    reducer=lambda sites: _Counts({site.name: float(_n_weights(site)) for site in sites}),
 )

@@ -176,12 +176,6 @@ def _check_lead(parts: Sequence[MethodSpace], *, arm: str, source: str) -> None:
 
 
 def _check_mix(parts: Sequence[tuple[str, MethodSpace]], known: Mapping[str, Method], *, arm: str) -> None:
-    by_spectrum = [name for name, part in parts if "spectrum" in part.ranks_by]
-    if by_spectrum:
-        raise SpecError(
-            f"The mix {arm!r} has ranks_by spectrum at {by_spectrum[0]}; energies of different methods "
-            "cannot be weighed against each other, so leave it out of mixes."
-        )
     shared = [name for name, _ in parts if known[name].shared]
     if len(shared) > 1:
         raise SpecError(

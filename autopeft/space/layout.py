@@ -6,7 +6,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from autopeft.budget import Claim, allocate, natural_key
@@ -29,9 +29,8 @@ from autopeft.space.spaces import MethodSpace, Space
 class AllocationContext:
     """What an allocation needs beside a policy: sites, scores, methods with their costs, budget.
 
-    `scores` and `profiles` map a site's name to its importance, >= 0, and to what each further rank adds, for
-    policies with `ranks_by` spectrum. `max_params` bounds the trainable parameters of the adapters,
-    `max_virtual_tokens` those of a prompt: the room beside the longest text, None for no limit.
+    `scores` maps a site's name to its importance, >= 0. `max_params` bounds the trainable parameters of the
+    adapters, `max_virtual_tokens` those of a prompt: the room beside the longest text, None for no limit.
     """
 
     sites: tuple[Site, ...]
@@ -39,13 +38,6 @@ class AllocationContext:
     methods: Mapping[str, Method]
     max_params: int
     max_virtual_tokens: int | None = None
-    profiles: Mapping[str, Sequence[float]] = field(default_factory=dict)
-
-    def with_scores(
-        self, scores: Mapping[str, float], profiles: Mapping[str, Sequence[float]]
-    ) -> AllocationContext:
-        """The same sites, methods and budget under other scores and profiles."""
-        return replace(self, scores=scores, profiles=profiles)
 
 
 def feasible(space: Space, context: AllocationContext) -> Space:
@@ -205,8 +197,7 @@ def _claim(place: Place, part: Policy, context: AllocationContext) -> Claim:
     """Weighed by the score per parameter to the power of the exponent: 1 everywhere for even ranks."""
     site, exponent = place.site.name, 0.0 if part.ranks_by == "uniform" else part.exponent
     weight = float((context.scores[site] / place.cost(place.ranks[0])) ** exponent)
-    gains = context.profiles.get(site, ()) if part.ranks_by == "spectrum" else None
-    return Claim(site=site, weight=weight, ranks=place.ranks, cost=place.cost, gains=gains)
+    return Claim(site=site, weight=weight, ranks=place.ranks, cost=place.cost)
 
 
 def _adapter(place: Place, part: Policy, rank: int, *, lead: Method) -> Adapter:

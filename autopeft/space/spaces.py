@@ -66,11 +66,10 @@ class MethodSpace(BaseModel):
     `placement` is `all`, a role group (`attention`, `mlp`), or roles joined by + (`q+v`). A `layer_share`
     keeps the last, first, middle or best-scored layers, as `layers_by` says; there `any` turns each of
     `depth_parts` equal parts of the depth on or off, and `lead` copies the first part of the mix. Ranks are
-    even (`uniform`), follow the score to the power of the exponent (`score`; 0 gives even ranks), or the
-    spectrum of the gradient (`spectrum`). A site gets no adapter rather than one below `min_rank`. `size`
-    lists single ranks for every site, of which 0 leaves the method out. `budget_share` is that of the whole
-    plan. `learning_rate` is the same range on every base model; without it, the method's range moves with the
-    width of the model.
+    even (`uniform`) or follow the score to the power of the exponent (`score`; 0 gives even ranks). A site
+    gets no adapter rather than one below `min_rank`. `size` lists single ranks for every site, of which 0
+    leaves the method out. `budget_share` is that of the whole plan. `learning_rate` is the same range on
+    every base model; without it, the method's range moves with the width of the model.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -85,7 +84,7 @@ class MethodSpace(BaseModel):
     depth_parts: int = Field(default=12, ge=1, le=64)
     exponent: Annotated[Range, AfterValidator(_low_exponents)] = (0.0, 0.0)
     ranks_by: Annotated[
-        tuple[Literal["uniform", "score", "spectrum"], ...], Field(min_length=1), AfterValidator(_not_twice)
+        tuple[Literal["uniform", "score"], ...], Field(min_length=1), AfterValidator(_not_twice)
     ] = ("score",)
     options: Choices = {}
     min_rank: Rank | None = None

@@ -23,7 +23,7 @@ def test_an_analysis_in_memory_says_how_to_go_on_in_python(module, tokenizer, tm
     data, out = toy_dataset(), tmp_path / "analysis"
     settings = {"budget": "5%", "seed": 3, "label_column": "label", "text_column": ["text"]}
     analysis = autopeft.analyze(
-        model=module, data=data, tokenizer=tokenizer, scores="uniform", max_steps=4, out=out, **settings
+        model=module, data=data, tokenizer=tokenizer, scores="parameters", max_steps=4, out=out, **settings
     )
     assert IN_MEMORY not in analysis.search_command
     names = {"model": module, "data": data, "tokenizer": tokenizer}
@@ -37,7 +37,7 @@ def test_an_analysis_in_memory_says_how_to_go_on_in_python(module, tokenizer, tm
 
 def test_an_analysis_of_a_named_model_with_data_in_memory_names_the_model(model_dir):
     analysis = autopeft.analyze(
-        model=model_dir, data=toy_dataset(), scores="uniform", budget="5%", max_steps=4
+        model=model_dir, data=toy_dataset(), scores="parameters", budget="5%", max_steps=4
     )
     assert analysis.search_command == f"autopeft.search(model={str(model_dir)!r}, data=data, budget='5%')"
 
@@ -48,14 +48,14 @@ def test_tokenizer_without_padding_is_left_as_it_is(make_base, tokenizer):
     module = make_base("gpt2").module
     pad = module.config.pad_token_id
     analysis = autopeft.analyze(
-        model=module, data=toy_dataset(), tokenizer=unpadded, scores="uniform", budget="5%", max_steps=4
+        model=module, data=toy_dataset(), tokenizer=unpadded, scores="parameters", budget="5%", max_steps=4
     )
     assert (unpadded.pad_token, module.config.pad_token_id) == (None, pad)
-    assert {score.name for score in analysis.scores} == {"uniform"}
+    assert {score.name for score in analysis.scores} == {"parameters"}
 
 
 def test_analysis_in_memory_gives_what_that_of_the_directory_gives(model_dir, tokenizer, data_dir):
-    read = pipeline.analyze(run_spec(model_dir, data_dir), scores=["activation"], max_examples=32)
+    read = pipeline.analyze(run_spec(model_dir, data_dir), scores=["fisher"], max_examples=32)
     module = transformers.AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
     module.config.id2label = dict(enumerate(LABEL_NAMES))
     data = datasets.DatasetDict(
@@ -65,7 +65,7 @@ def test_analysis_in_memory_gives_what_that_of_the_directory_gives(model_dir, to
         }
     )
     analysis = autopeft.analyze(
-        model=module, data=data, tokenizer=tokenizer, scores=["activation"], max_examples=32
+        model=module, data=data, tokenizer=tokenizer, scores=["fisher"], max_examples=32
     )
     assert analysis.scores[0].n_examples == read.scores[0].n_examples == 32
     by_name = dict(zip([s.name for s in read.sites], read.scores[0].values, strict=True))

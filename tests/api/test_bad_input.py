@@ -56,7 +56,7 @@ def module(task, n_outputs=2):
 def analyze(tokenizer, caplog):
     """A function: task, data and what differs -> the analysis, and what was logged on the way."""
 
-    def analyze(task, data, *, score="uniform", **other):
+    def analyze(task, data, *, score="parameters", **other):
         arguments = {"model": module(task), "tokenizer": tokenizer} | other
         if isinstance(arguments["model"], str):
             del arguments["tokenizer"]
@@ -207,7 +207,7 @@ def test_image_that_does_not_open_is_named_in_memory_and_on_the_command_line(ana
     image_processor().save_pretrained(tmp_path / "model")
     arguments = ["--model", tmp_path / "model", "--data", tmp_path / "data", "--task", "image-classification"]
     done = CliRunner().invoke(
-        app, ["analyze", *map(str, arguments), "--budget", "30%", "--scores", "uniform"]
+        app, ["analyze", *map(str, arguments), "--budget", "30%", "--scores", "parameters"]
     )
     assert done.exit_code == DataError.exit_code
     assert f"error: The image {tmp_path / 'data' / 'b' / 'p7.png'} does not open (" in done.stderr

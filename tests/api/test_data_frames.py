@@ -74,9 +74,9 @@ def test_periods_and_intervals_are_read_as_their_text_and_missing_cells_stay_mis
 def test_labels_cut_from_numbers_are_the_labels_of_their_text(model_dir):
     cut = pd.cut([-1, 1] * (N // 2), [-2, 0, 2])
     by_interval, by_text = frame(label=cut), frame(label=["(-2, 0]", "(0, 2]"] * (N // 2))
-    read = autopeft.analyze(str(model_dir), by_interval, scores=["uniform"], budget="5%")
+    read = autopeft.analyze(str(model_dir), by_interval, scores=["parameters"], budget="5%")
     same = autopeft.analyze(
-        str(model_dir), datasets.Dataset.from_pandas(by_text), scores=["uniform"], budget="5%"
+        str(model_dir), datasets.Dataset.from_pandas(by_text), scores=["parameters"], budget="5%"
     )
     assert (read.n_train, read.suggestion.plan) == (same.n_train, same.suggestion.plan)
 

@@ -35,7 +35,7 @@ def test_examples_that_are_no_whole_number_are_refused(wrong, model_dir, data):
 def test_quiet_is_taken_by_every_function_that_prepares_a_search(model_dir, data):
     loud = autopeft.suggest(model_dir, data, "5%")
     assert autopeft.suggest(model_dir, data, "5%", quiet=True).document == loud.document
-    uniform = {"budget": "5%", "max_steps": 4, "scores": "uniform"}
+    uniform = {"budget": "5%", "max_steps": 4, "scores": "parameters"}
     assert autopeft.analyze(model_dir, data, quiet=True, **uniform).suggestion.plan.adapters
 
 

@@ -104,7 +104,7 @@ def test_the_weights_of_a_run_are_applied_with_what_the_checkpoint_lacked(
     model_dir = tmp_path / "model"
     transformers.BertModel(toy_config("bert"), add_pooling_layer=False).save_pretrained(model_dir)
     tokenizer.save_pretrained(model_dir)
-    analysis = autopeft.analyze(model=model_dir, data=data_dir, scores="uniform", budget="5%", max_steps=4)
+    analysis = autopeft.analyze(model=model_dir, data=data_dir, scores="parameters", budget="5%", max_steps=4)
     write_plan(tmp_path / "plan.yaml", analysis.suggestion)
     folder = pipeline.train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter").folder
     kept = json.loads((folder / "adapter_config.json").read_text())["modules_to_save"]

@@ -62,7 +62,7 @@ CASES = {  # in this order, as later ones take what earlier ones wrote
     "images": f"search --model vit --data images --task image-classification {SHORT} --out of-images",
     "tags": f"search --model bert --data tags --task token-classification {SHORT} --out of-tags",
     "regression": f"search --model bert --data scores.csv --label-column score {SHORT} --out of-scores",
-    "scores": "analyze --model bert --data reviews --scores fisher,lora_fisher,cka,conditioning,spectrum",
+    "scores": "analyze --model bert --data reviews --scores fisher,gradient,parameters",
 }
 
 

@@ -147,30 +147,19 @@ def test_plain_weights_are_those_that_transformers_reads_back(bits, saved):
 def test_scores_are_those_of_the_model_that_the_bits_stand_for(bits, saved, make_batch, task):
     base = load_toy(saved("bert"), bits)
     twin = plain_twin(base).requires_grad_(False)
-    names = ("gradient", "fisher", "spectrum", "conditioning", "stable_rank", "cka")
-    scores = [discover("autopeft.sensitivity")[name] for name in names]
+    scores = [discover("autopeft.sensitivity")[name] for name in ("gradient", "fisher")]
     batches = [make_batch(seed=seed) for seed in range(2)]
     scored, expected = (
-        measure(scores, ScoredModel(model=module, sites=base.sites, task=task), batches, seed=0)
+        measure(scores, ScoredModel(model=module, sites=base.sites, task=task), batches)
         for module in (base.module, twin)
     )
     for seen, plain in zip(scored.scores, expected.scores, strict=True):
         values, others = torch.tensor(seen.values), torch.tensor(plain.values)
         off = float((values - others).norm() / others.norm())
         assert off < (1e-4 if bits == "4bit" else 0.1), seen.name  # 8 bits round the inputs as well
-        in_stack = {site.name for site in base.sites if seen.name != "cka" or site.layer is not None}
-        linear = [
-            value
-            for value, site in zip(seen.values, base.sites, strict=True)
-            if site.quantised and site.name in in_stack
-        ]
-        assert min(linear) > 0
-    norms = sum(site.kind == "norm" for site in base.sites)
-    outside = sum(site.layer is None and site.kind != "model" for site in base.sites)
-    missing = {"conditioning": norms, "stable_rank": norms, "cka": outside}
-    assert [note for note in scored.notes if "does not measure" in note] == [
-        f"{name} does not measure {n} of the sites; they score 0." for name, n in missing.items()
-    ]
+        pairs = zip(seen.values, base.sites, strict=True)
+        assert min(value for value, site in pairs if site.quantised) > 0
+    assert not any("does not measure" in note for note in scored.notes)
 
 
 @by_bits

@@ -79,8 +79,8 @@ def test_cells_are_shaded_or_marked(
 
 
 def test_json_holds_everything(flags: tuple[str, ...]) -> None:
-    answer = answer_of(*flags, "--scores", "fisher, random")
-    assert [score["name"] for score in answer["scores"]] == ["fisher", "random"]
+    answer = answer_of(*flags, "--scores", "fisher, parameters")
+    assert [score["name"] for score in answer["scores"]] == ["fisher", "parameters"]
     assert all(len(score["values"]) == len(answer["sites"]) for score in answer["scores"])
     keys = (
         "base_model data task n_train_examples n_examples n_asked seconds peak_bytes unreachable notes budget"
@@ -122,8 +122,8 @@ def test_the_suggestion_is_a_plan_that_counts_what_it_says(flags: tuple[str, ...
 
 
 def test_the_first_score_decides_the_suggestion_and_the_ranks_follow_it(flags: tuple[str, ...]) -> None:
-    answer = answer_of(*flags, "--scores", "random,gradient", "--budget", "20%")
-    assert answer["suggestion"]["score"] == "random"
+    answer = answer_of(*flags, "--scores", "parameters,gradient", "--budget", "20%")
+    assert answer["suggestion"]["score"] == "parameters"
     ranks = {adapter["site"]: adapter["rank"] for adapter in answer["suggestion"]["plan"]["adapters"]}
     assert max(ranks.values()) > min(ranks.values())
     scored = [
@@ -133,36 +133,6 @@ def test_the_first_score_decides_the_suggestion_and_the_ranks_follow_it(flags: t
     ]
     for shape, value, rank in scored:  # among sites of one price, whoever scores more has no lower rank
         assert all(rank >= other for same, less, other in scored if same == shape and less < value)
-
-
-def test_by_a_spectrum_each_parameter_goes_where_it_holds_most(flags: tuple[str, ...]) -> None:
-    answer = answer_of(*flags, "--scores", "spectrum", "--budget", "10%")
-    maps = [
-        (site["name"], site["in_features"] + site["out_features"], profile)
-        for site, profile in zip(answer["sites"], answer["scores"][0]["profiles"], strict=True)
-        if site["kind"] == "linear"
-    ]
-    steps = sorted(
-        ((energy / price, name, price) for name, price, energies in maps for energy in energies), reverse=True
-    )
-    ranks, closed = dict.fromkeys((name for name, _, _ in maps), 0), set()
-    left = answer["budget"]["max_trainable_params"]
-    for _, name, price in steps:
-        if price > left:
-            closed.add(name)
-        elif name not in closed:
-            ranks[name], left = ranks[name] + 1, left - price
-    adapters = answer["suggestion"]["plan"]["adapters"]
-    assert {adapter["site"]: adapter["rank"] for adapter in adapters} == {n: r for n, r in ranks.items() if r}
-    assert len(answer["effective_ranks"]) == len(answer["sites"])
-    assert all(rank is None or rank >= 1 for rank in answer["effective_ranks"])
-    assert answer_of(*flags)["effective_ranks"] is None
-
-
-def test_effective_ranks_of_a_spectrum_are_printed_in_a_line(flags: tuple[str, ...]) -> None:
-    shown = analyze(*flags, "--scores", "spectrum", "--quiet").stdout.replace("\n", " ")
-    assert "effective rank of a map's gradient: " in shown
-    assert re.search(r"of its energy the best update of rank 1 holds \d+ %, of rank 4 holds \d+ %", shown)
 
 
 def test_the_suggestion_is_trained_as_it_lies(flags: tuple[str, ...], tmp_path: Path) -> None:
@@ -185,7 +155,7 @@ def test_the_suggestion_is_trained_on_other_data_by_the_columns_it_names(
     named = {"text_columns": ("words",), "label_column": "mood", "group_column": "who", "max_examples": 60}
     columns = {f"data.{name}": value for name, value in named.items()}
     spec = run_spec(model_dir, tmp_path / "first.csv", max_steps=2, budget="5%", **columns)
-    suggestion = pipeline.analyze(spec, scores=["uniform"]).suggestion
+    suggestion = pipeline.analyze(spec, scores=["parameters"]).suggestion
     of_the_hub = suggestion.data.model_copy(
         update={"source": "some/set", "config_name": "en", "streaming": True}
     )
@@ -233,7 +203,7 @@ def test_a_budget_that_fits_no_site_is_refused_before_the_pass(model_dir: Path, 
 def test_the_suggested_search_names_the_same_settings(data_dir: Path, model_dir: Path) -> None:
     columns = {"data.text_columns": ("text",), "label_column": "label"}
     spec = run_spec(model_dir, data_dir, budget="5%", seed=3, **columns)
-    command = pipeline.analyze(spec, scores=["uniform"]).search_command
+    command = pipeline.analyze(spec, scores=["parameters"]).search_command
     assert command == (
         f"autopeft search --model {model_dir} --data {data_dir} --text-column text --label-column label "
         "--budget 5% --seed 3"

@@ -255,8 +255,10 @@ def test_budget_below_lora_is_searched_with_the_head_as_baseline(
 
 
 def test_analysis_scores_every_site(model_dir: Path, data_dir: Path) -> None:
-    analysis = pipeline.analyze(run_spec(model_dir, data_dir), scores=["gradient", "random"], max_examples=32)
-    assert [score.name for score in analysis.scores] == ["gradient", "random"]
+    analysis = pipeline.analyze(
+        run_spec(model_dir, data_dir), scores=["gradient", "parameters"], max_examples=32
+    )
+    assert [score.name for score in analysis.scores] == ["gradient", "parameters"]
     assert all(len(score.values) == len(analysis.sites) for score in analysis.scores)
 
 

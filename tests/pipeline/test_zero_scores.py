@@ -16,10 +16,10 @@ CONSTANT_SCORE = """
 from types import SimpleNamespace
 
 def constant(name, value):
-    def reducer(sites, *, seed):
+    def reducer(sites):
         values = lambda n_examples: {} if value is None else {site.name: value for site in sites}
-        return SimpleNamespace(values=values, profiles=lambda n_examples: {}, update=None, add=None)
-    return SimpleNamespace(name=name, summary="", unit="", needed_pass="none", reducer=reducer)
+        return SimpleNamespace(values=values, update=None, add=None)
+    return SimpleNamespace(name=name, summary="", unit="", reads_examples=False, reducer=reducer)
 
 ZERO, BELOW, EMPTY = constant("zero", 0.0), constant("below", -1.0), constant("empty", None)
 """
@@ -53,7 +53,7 @@ def test_a_score_of_zeros_gets_no_credit_for_the_suggestion(name, model_dir, dat
 
 def test_a_search_warns_of_a_score_of_zeros_and_of_no_other(model_dir, data_dir, caplog):
     prepared = prepare(run_spec(model_dir, data_dir, budget="5%"))
-    logged_scores(prepared, ["uniform", "zero", "parameters"])
+    logged_scores(prepared, ["zero", "parameters"])
     (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert "The score zero is 0 at every site" in said and "--score" in said
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import re
 from dataclasses import replace
 from importlib.resources import files
 
-import numpy as np
 import pandas as pd
 import pytest
 from toys.pages import Page
 from toys.results import ANSWERS, BASELINE, EVIL, RANKS, SMALLEST, WORDS, toy_result
 
-from autopeft import records as rec
 from autopeft import report
 from autopeft.extension import discover
 from autopeft.report import PartWords
@@ -130,28 +127,6 @@ def test_sensitivity_csv_has_one_column_per_score(result):
     assert ",".join(table.columns) == "site,layer,role,in_features,out_features,gradient,uniform"
     assert tuple(float(value) for value in table.gradient) == result.scores[0].values
     assert table.layer.isna().sum() == 1
-
-
-def test_effective_rank_of_a_spectrum_is_a_column_beside_it(result):
-    matrices = [
-        np.random.default_rng(n).normal(size=(6, 9)) @ np.diag(np.arange(9.0) ** n) for n in (0, 1, 3)
-    ]
-    squares = [np.linalg.svd(matrix, compute_uv=False) ** 2 for matrix in matrices]
-    spectrum = rec.SiteScores(
-        name="spectrum",
-        values=(*(float(energies.sum()) for energies in squares), 1.0, 0.0),
-        profiles=(*(tuple(map(float, energies)) for energies in squares), (1.0,), ()),
-    )
-    ranks = [float((energies.sum() ** 2) / (energies**2).sum()) for energies in squares]
-    assert report.effective_ranks(spectrum) == (*map(pytest.approx, ranks), 1.0, None)
-    assert report.effective_ranks(result.scores[0]) == ()
-    # What lies beyond the ranks that are known still spreads the energy.
-    cut = replace(spectrum, profiles=tuple(energies[:5] for energies in spectrum.profiles))
-    assert report.effective_ranks(cut)[:3] == pytest.approx(ranks, rel=0.01)
-    table = pd.read_csv(io.StringIO(report.sensitivity_csv(result.sites[:5], [spectrum])))
-    assert list(table.columns)[-2:] == ["spectrum", "spectrum_effective_rank"]
-    assert list(table.spectrum_effective_rank[:4]) == pytest.approx([*ranks, 1.0])
-    assert math.isnan(table.spectrum_effective_rank[4])
 
 
 def test_the_page_loads_nothing_and_escapes_every_name(result):

@@ -99,21 +99,12 @@ def reasons(method: Method, sites: Sequence[Site]) -> str:
     return "; ".join(dict.fromkeys(filter(None, maps))) if None in maps else ""
 
 
-PASSES = {
-    "none": "none",
-    "weights": "none; reads the weights",
-    "inputs": "forward",
-    "layers": "forward",
-    "true": "forward and backward",
-    "sampled": "two forward, one backward",
-}
-
-
 def score_table() -> str:
-    """What each score says, and the pass that it needs; scores share a pass where they can."""
+    """What each score says, and the pass that it needs; scores share one."""
     scores = discover("autopeft.sensitivity").items()
+    passes = {True: "forward and backward", False: "none"}
     rows = (
-        (f"`{name}`", score.summary.replace("|", "\\|"), score.unit, PASSES[score.needed_pass])
+        (f"`{name}`", score.summary.replace("|", "\\|"), score.unit, passes[score.reads_examples])
         for name, score in scores
     )
     return markdown(("score", "says of a site", "unit", "pass"), rows)

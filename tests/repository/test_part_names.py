@@ -23,18 +23,10 @@ MODULE = re.compile(rf"\bautopeft\.(?:{'|'.join(FOLDERS)})\.(\w+)")  # `autopeft
 ALLOWED = (
     ("records/spec.py", "text-classification gradient", "defaults of settings have to name a part"),
     ("api/__init__.py", "gradient fisher", "the default of an argument has to name parts"),
-    ("records/spec.py", "random", "a sampler"),
-    ("records/results.py", "spectrum", "the score whose profiles are energies, and a word of `ranks_by`"),
-    ("records/results.py", "random", "a source of plans"),
     ("records/results.py", "parameters", "the score of sites where memory holds no example"),
-    ("engine/", "random", "a sampler and a source of plans"),
     ("cli/", "parameters", "the heading of a column"),
-    ("methods/", "activation", "an option of bottleneck adapters"),
-    ("methods/", "random", "the start of a prompt"),
-    ("space/", "uniform spectrum", "words of `ranks_by` in a search space's file"),
     ("space/baselines.py", "lora ia3 road hira bitfit ln_tuning", "the baseline and the usual arms"),
     ("pipeline/problem.py", "gradient fisher", "scores that every report shows beside the chosen one"),
-    ("pipeline/", "spectrum", "a word of `ranks_by`, and the score that it asks for"),
     ("exports/", "lora", "a word of axolotl's and LLaMA-Factory's files"),
     ("tasks/", "exact-match", "a metric of written answers, which their tasks compute themselves"),
 )
@@ -118,7 +110,7 @@ def test_planted_name_is_found(source, name):
 
 
 def test_planted_name_in_a_template_is_found():
-    template = "{% if task == 'text-generation' %}<b class=\"random\">{% endif %}"
+    template = "{% if task == 'text-generation' %}<b class=\"gradient\">{% endif %}"
     assert list(part_names(quoted(template), "templates")) == [(1, "text-generation")]
 
 

@@ -26,7 +26,7 @@ def test_a_score_does_not_care_how_a_module_lays_out_its_tokens(score):
     site = next(site for site in list_sites(model) if site.name.endswith("fc1"))
     part = discover("autopeft.sensitivity")[score]
     scored = ScoredModel(model=model, sites=(site,), task=task)
-    values = measure([part], scored, [batch, batch], seed=0).scores[0].values
+    values = measure([part], scored, [batch, batch]).scores[0].values
     weight = model.get_submodule(site.name).weight.requires_grad_()
     rows = [{name: tensor[i : i + 1] for name, tensor in batch.items()} for i in range(4)]
     grads = [torch.autograd.grad(task.loss(model, row), weight)[0] for row in rows]

@@ -26,7 +26,7 @@ def test_one_batch_alone_is_halved_and_one_example_has_no_halves(bert, task, mak
 def test_it_stops_by_itself_where_the_halves_agree(bert, task, make_batch):
     taken = []
     batches = (taken.append(1) or make_batch(16, seed=0) for _ in range(40))  # halves that agree at once
-    seen = run_scores(["fisher", "random"], bert, batches, task=task)
+    seen = run_scores(["fisher", "parameters"], bert, batches, task=task)
     assert seen.n_examples == 64
     assert [score.n_examples for score in seen.scores] == [64, 0]
     assert len(taken) == 4

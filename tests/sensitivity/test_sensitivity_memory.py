@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from toys.sensitivity import ModelLoss, measured_sites, run_scores, score_by_site, values_by_site
+from toys.sensitivity import ModelLoss, run_scores, score_by_site, values_by_site
 
 from autopeft.errors import SpecError
-from autopeft.sensitivity.passes.measure import _run_until_agreement
+from autopeft.sensitivity.parts.measure import _run_until_agreement
 
-NAMES = ["fisher", "lora_fisher", "spectrum", "activation"]
+NAMES = ["fisher", "parameters"]
 
 
 class LimitedLoss:
@@ -180,22 +180,7 @@ def test_held_bytes_are_counted_and_time_is_measured(bert, task, make_batch):
     n_inputs = 4 * n_tokens * 16  # of the smallest inputs, in bytes; two layers hold more than four such each
     assert seen.peak_bytes > 8 * n_inputs
     assert seen.seconds > 0
-    assert run_scores(["uniform"], bert, [], task=task).peak_bytes == 0
-
-
-def test_what_a_score_gathers_counts_as_memory(bert, task, make_batch):
-    batches = [make_batch(seed=i) for i in range(2)]
-    fisher, spectrum = (
-        run_scores([name], bert, batches, task=task).peak_bytes for name in ("fisher", "spectrum")
-    )
-    numbers = 0  # such small maps are summed up whole; a norm's weight and bias too, all once for each half
-    for site in bert.sites:
-        if site.kind == "norm":
-            numbers += 2 * site.out_features
-        elif site.kind == "linear":
-            numbers += site.in_features * site.out_features
-    sums_of_fisher = 2 * 8 * len(measured_sites(bert))
-    assert spectrum - fisher == 2 * 4 * numbers - sums_of_fisher
+    assert run_scores(["parameters"], bert, [], task=task).peak_bytes == 0
 
 
 def test_peak_of_a_pass_is_that_of_the_gpu_that_holds_the_model(monkeypatch):

@@ -150,7 +150,7 @@ def test_a_faulty_space_is_refused_with_the_fault(tmp_path: Path, methods: str, 
         ),
         (
             "  both:\n  - {method: lora, ranks_by: [spectrum]}\n  - {method: ia3}\n",
-            "has ranks_by spectrum at lora",
+            "ranks_by.0 is 'spectrum'; it should be 'uniform' or 'score'",
         ),
         (
             "  both:\n  - {method: lora}\n  - {method: ia3, layers_by: [lead], layer_share: [0.5, 1.0]}\n",

@@ -84,19 +84,6 @@ def test_parts_of_a_mix_take_what_is_left_and_keep_their_own_learning_rates(widt
     assert str(mix.arm) == "lora/attention & c3a/all & ln_tuning/all"
 
 
-def test_a_spectrum_stands_in_for_the_score_where_the_policy_asks_for_it() -> None:
-    energies = {
-        site.name: (2.0, 2.0) if site.layer == 1 and site.role == "q" else (1.0, 0.1) for site in sites()
-    }
-    allocation = replace(context(7 * 16), profiles=energies)
-    policy = Policy(method="lora", placement="q+v", ranks_by="spectrum", exponent=2.0, learning_rate=1e-3)
-    ranks = {adapter.site: adapter.rank for adapter in plan_of(policy, allocation).adapters}
-    # q of layer 1 twice at 2.0, then five of the other seven sites once at 1.0, the later first.
-    assert ranks["h.1.q"] == 2 and sorted(ranks.values()) == [1, 1, 1, 1, 1, 2]
-    scored = plan_of(replace(policy, ranks_by="score"), allocation)
-    assert scored == plan_of(replace(policy, ranks_by="score"), replace(allocation, profiles={}))
-
-
 def test_a_policy_with_nothing_affordable_is_widened_to_what_is() -> None:
     # Rank 1 at up costs 40 and 72 with DoRA; at q 16 and 24.
     policy = Policy(method="lora", placement="mlp", layer_share=0.25, options=DORA, learning_rate=1e-3)

@@ -204,21 +204,6 @@ def test_evaluation_counts_what_all_logits_say(name):
     assert accuracy.evaluate(model, iter([batch])).metric == pytest.approx(hits)
 
 
-def test_tokens_are_drawn_where_they_are_predicted_and_by_their_chances():
-    model, task, draw = model_of("softcapped").eval(), task_of("text-generation"), torch.Generator()
-    batch = {name: value[:1].repeat(3000, 1) for name, value in batch_of().items()}
-    batch["labels"][:, 0] = 5  # no token precedes it, so it is not predicted
-    drawn, labels = task.draw_labels(model, batch, draw.manual_seed(0)), batch["labels"]
-    is_kept = labels == -100
-    is_kept[:, 0] = True
-    assert torch.equal(drawn[is_kept], labels[is_kept]) and drawn[~is_kept].min() >= 0
-    column = int((~is_kept[0]).int().argmax())
-    with torch.no_grad():
-        chances = model(input_ids=batch["input_ids"][:1]).logits[0, column - 1].softmax(-1)
-    shares = torch.bincount(drawn[:, column], minlength=V) / 3000
-    torch.testing.assert_close(shares, chances, atol=0.03, rtol=0)
-
-
 def test_no_tensor_is_as_large_as_all_logits(monkeypatch):
     """With 50,000 words and 4 x 64 tokens: neither all logits, nor those of the labelled half, in fp32."""
     n_words, n_tokens, limit = 50_000, 4 * 64, 2**21

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import torch
 
@@ -34,29 +33,18 @@ class FirstLayerLoss:
         return model(**features, output_hidden_states=True).hidden_states[1].square().mean()
 
 
-class Predicting(torch.nn.Module):
-    """Predicts fixed logits."""
-
-    def __init__(self, logits):
-        super().__init__()
-        self._logits = logits
-
-    def forward(self, **features):
-        return SimpleNamespace(logits=self._logits)
-
-
 def measured_sites(base):
     """The sites that scores look at: those with a weight of their own."""
     return [site for site in base.sites if site.kind in MEASURED_KINDS]
 
 
-def run_scores(names, base, batches, *, task, seed=0, max_tokens=None, **settings):
+def run_scores(names, base, batches, *, task, max_tokens=None, **settings):
     """What the pass says of a base model, for scores by name."""
     parts = [SCORES[name] for name in names]
     scored = ScoredModel(
         model=base.module, sites=base.sites, task=task, precision=base.precision, max_tokens=max_tokens
     )
-    return measure(parts, scored, batches, seed=seed, **settings)
+    return measure(parts, scored, batches, **settings)
 
 
 def values_by_site(base, scores):
@@ -84,12 +72,6 @@ def weights_of(base):
             has_bias = site.kind == "norm" and site.has_bias
             weights[site.name] = [module.weight, module.bias] if has_bias else [module.weight]
     return weights
-
-
-def biases_of(base):
-    """Site name -> its bias, of the sites that have one."""
-    sites = [site for site in measured_sites(base) if site.has_bias]
-    return {site.name: [base.module.get_submodule(site.name).bias] for site in sites}
 
 
 def gradients_of(parameters, loss):

@@ -121,7 +121,7 @@ def test_run_pinned_to_a_commit_resumes_under_the_branch_of_its_flags(tmp_path):
 
 def test_local_model_has_no_commit(model_dir, data_dir):
     spec = run_spec(model_dir, data_dir, max_steps=4, batch_size=8, device="cpu")
-    assert pipeline.analyze(spec, scores=["uniform"]).suggestion.model.revision is None
+    assert pipeline.analyze(spec, scores=["parameters"]).suggestion.model.revision is None
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""What the scores share: their record, two reducers, and functions of inputs, gradients and weights.
+"""What the scores share: their record, gradients of weights, and the pass over some batches that feeds them.
 
 Inside the folder each file imports only from those before it:
-score, sketches, layers → gradients → singular_values.
+score, layout, halves, shares → gradients, visit → batches → measure.
 """

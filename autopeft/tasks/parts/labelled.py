@@ -90,22 +90,6 @@ class LabelledTask:
         """Rows of the batch."""
         return len(batch["labels"])
 
-    def draw_labels(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor | None:
-        """Several labels (B, C) of 0 and 1, drawn independently; numbers (B,) around the prediction.
-
-        Up to a constant, the squared error is twice the -log p of a normal distribution with train's
-        variance, and the mean loss over C labels is 1 / C times the -log p of C coins. None for one class.
-
-        Source: Kunstner et al. 2019, arXiv:1905.12558, equation 1, on losses as -log p; the variance is ours.
-        """
-        if self.target.kind not in ("classes", "number"):
-            return None
-        with torch.no_grad():
-            logits = logits_of(model, batch).cpu()
-        if self.target.kind == "classes":
-            return torch.bernoulli(logits.sigmoid(), generator=generator)
-        return logits[:, 0] + self.target.std * torch.randn(len(logits), generator=generator)
-
     def evaluate(self, model: nn.Module, batches: Iterator[Batch], *, generates: bool = True) -> Evaluation:
         """The metric, the mean loss, and one score per example, without gradients."""
         with torch.inference_mode():

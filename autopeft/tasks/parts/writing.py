@@ -164,16 +164,6 @@ class WritingTask:
             return Evaluation(metric=None, loss=counts.mean_loss, example_scores=())
         return counts.evaluation(self.metric)
 
-    def draw_labels(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-        """The batch's labels, those that are predicted replaced by tokens drawn from the predictions."""
-        labels: Tensor = batch["labels"]
-        with torch.no_grad():
-            tokens = over_pieces(self._run(model, batch), partial(_draw, generator=generator))
-        is_counted = self.model_type.targets(labels) != IGNORED
-        # Where the label of each position stands among all labels.
-        indices = self.model_type.targets(torch.arange(labels.numel(), device=labels.device).view_as(labels))
-        return labels.flatten().index_copy(0, indices[is_counted], tokens).view_as(labels)
-
     def _run(self, model: nn.Module, batch: Batch) -> BeforeOutput:
         """The model up to its output layer, at the positions whose label counts."""
         features, labels = self.model_type.features(model, batch), batch["labels"]
@@ -191,14 +181,6 @@ class WritingTask:
         pairs = [(find(text), find(truth)) for text, truth in zip(texts, truths, strict=True)]
         # A true answer that was cut off is matched by nothing, not even by a text without an answer.
         return [float(truth is not None and text == truth) for text, truth in pairs]
-
-
-def _draw(logits: Tensor, _: Tensor, *, generator: torch.Generator) -> Tensor:
-    """A token for each row of logits (n, V), drawn on the CPU by the generator."""
-    chances = logits.softmax(dim=-1).cpu()
-    if not len(chances):
-        return chances.new_empty(0, dtype=torch.long)
-    return torch.multinomial(chances, 1, generator=generator)[:, 0].to(logits.device)
 
 
 def _require_pattern(pattern: str | None) -> None:

@@ -1,4 +1,4 @@
-"""A score: the squared Frobenius norm of the weights, from a forward pass that it does not look at."""
+"""A score: the squared Frobenius norm of the weights, from a pass whose numbers it does not look at."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from autopeft.extension import ScorePass
 from autopeft.records import Site
 
 
@@ -30,9 +29,6 @@ class Norms:
     def values(self, n_examples: int) -> dict[str, float]:
         return self.found
 
-    def profiles(self, n_examples: int) -> dict[str, tuple[float, ...]]:
-        return {}
-
 
 @dataclass(frozen=True)
 class WeightNorm:
@@ -41,9 +37,9 @@ class WeightNorm:
     name: str = "weight_norm"
     summary: str = "squared norm of the weights"
     unit: str = "weight squared"
-    needed_pass: ScorePass = "inputs"
+    reads_examples: bool = True
 
-    def reducer(self, sites: Sequence[Site], *, seed: int) -> Norms:
+    def reducer(self, sites: Sequence[Site]) -> Norms:
         return Norms()
 
 

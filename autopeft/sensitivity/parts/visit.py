@@ -15,12 +15,10 @@ from torch import Tensor, nn
 from autopeft.extension import Batch, Reducer, Task
 from autopeft.model import Precision, SavedBytes
 from autopeft.records import Site
-from autopeft.sensitivity.passes.labels import example_weights
-from autopeft.sensitivity.passes.layers import watching_layers
-from autopeft.sensitivity.passes.layout import Layout, n_rows, split_in_half
+from autopeft.sensitivity.parts.layout import Layout, example_weights, n_rows, split_in_half
 
 Pair = tuple[Tensor, Tensor]  # a site's inputs and the gradient of its outputs
-Seen = tuple[int, str, int]  # which reducer has seen which site, and which call of it
+Seen = tuple[int, str]  # which reducer has seen which site
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +27,8 @@ class ScoredModel:
 
     The loss is the mean over a batch's examples, or over its tokens that have a label. Forward passes compute
     in `precision`; scores are added up in float32. A batch of more than `max_tokens`, padding included, goes
-    through the model in parts; None: no limit is known. `interrupt` is called before each part and each
-    weight; what it raises ends the pass.
+    through the model in parts; None: no limit is known. `interrupt` is called before each part; what it
+    raises ends the pass.
     """
 
     model: nn.Module
@@ -47,21 +45,12 @@ class ScoredModel:
             return self.task.loss(self.model, batch)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Listeners:
-    """The reducers that a visit feeds: with inputs of sites, inputs and outputs of layers, and gradients."""
-
-    inputs: tuple[Reducer, ...]
-    layers: tuple[Reducer, ...]
-    gradients: tuple[Reducer, ...]
-
-
 class Visit:
-    """One batch's forward pass, and its backward pass where a listener needs gradients.
+    """One batch's forward and backward pass.
 
     Gradients of a site that the model calls more than once in a forward pass (ALBERT's) are handed over once,
-    the calls joined along T; inputs and layers are handed over at each call. `seen` grows as sites are handed
-    over: after memory ran out, the next visit of the same examples starts from it and counts nothing twice.
+    the calls joined along T. `seen` grows as sites are handed over: after memory ran out, the next visit of
+    the same examples starts from it and counts nothing twice.
     """
 
     def __init__(
@@ -69,17 +58,16 @@ class Visit:
         scored: ScoredModel,
         batch: Batch,
         *,
-        listeners: Listeners,
+        reducers: Sequence[Reducer],
         seen: frozenset[Seen],
         counter: SavedBytes | None,
     ) -> None:
         self._scored, self._batch, self._counter = scored, batch, counter
-        self._listeners = listeners
+        self._reducers = reducers
         weights, time_first_sites = example_weights(batch, scored.task), scored.time_first_sites
         config = scored.model.config
         self._layout = Layout(config, batch, weights=weights, time_first_sites=time_first_sites)
         self._n_calls: Counter[Site] = Counter()
-        self._n_layer_calls: Counter[Site] = Counter()  # by the layer's first site
         self._waiting: dict[Site, list[Pair]] = defaultdict(list)
         self._is_listening = True  # False while a reducer runs, as it may call a norm
         self._seen_before = seen
@@ -88,17 +76,12 @@ class Visit:
         self.held_bytes = 0
 
     def run(self) -> float:
-        """The batch's mean loss, after a forward and, for reducers of gradients, a backward pass.
+        """The batch's mean loss, after a forward and a backward pass.
 
         AmbiguousShapeError is raised where it must be known which sites are time-first.
         """
         model = self._scored.model
         with _watching(self._scored, self._on_call), contextlib.ExitStack() as hooks:
-            if self._listeners.layers:
-                hooks.enter_context(watching_layers(model, self._scored.sites, self._on_layer))
-            if not self._listeners.gradients:
-                with torch.no_grad():
-                    return float(self._scored.loss(self._batch))
             for site in self._scored.sites:
                 if site.kind == "parameter":
                     hooks.enter_context(_gradient_of(model, site, self._reduce))
@@ -113,18 +96,11 @@ class Visit:
         return value
 
     def _on_call(self, site: Site, module: nn.Module, inputs: Tensor, output: Tensor) -> Tensor | None:
-        """Hand over the input; gives an output that reports its gradient, or None to keep it."""
+        """Gives an output that reports its gradient; None keeps the output."""
         if not self._is_listening:
             return None
         self._layout.require_clear(inputs)
-        call = self._n_calls[site]
         self._n_calls[site] += 1
-        if self._listeners.inputs:
-            rows = self._layout.inputs(inputs, site)
-            self._give(self._listeners.inputs, site, module, (rows, rows.new_empty(0)), call=call)
-        if not self._listeners.gradients:
-            self.reached.add(site.name)
-            return None
         if not output.requires_grad:
             # Gradients begin here, at the first sites. A clone, as a leaf must not be changed in place.
             output = output.detach().requires_grad_().clone()
@@ -132,17 +108,6 @@ class Visit:
             self._counter.count(inputs)
         output.register_hook(partial(self._on_gradient, site, [inputs]))  # type: ignore[no-untyped-call]
         return output
-
-    def _on_layer(self, sites: Sequence[Site], module: nn.Module, inputs: Tensor, output: Tensor) -> None:
-        """Hand over a layer's input and output; its experts are reached too, which no hook of a site sees."""
-        self._layout.require_clear(inputs)
-        first = sites[0]
-        call = self._n_layer_calls[first]
-        self._n_layer_calls[first] += 1
-        pair = self._layout.inputs(inputs, first), self._layout.inputs(output, first)
-        self._give(self._listeners.layers, first, module, pair, call=call)
-        if not self._listeners.gradients:
-            self.reached.update(site.name for site in sites)
 
     def _on_gradient(self, site: Site, held: list[Tensor], gradient: Tensor) -> None:
         # `held` is emptied, so that the input is freed although the hook lives on.
@@ -165,18 +130,13 @@ class Visit:
 
     def _reduce(self, site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> None:
         self.reached.add(site.name)
-        self._give(self._listeners.gradients, site, module, (inputs, gradient))
-
-    def _give(
-        self, reducers: Sequence[Reducer], site: Site, module: nn.Module, pair: Pair, *, call: int = 0
-    ) -> None:
         self._is_listening = False
         # Reducers compute in float32, whatever the model computes in.
-        with torch.no_grad(), torch.autocast(pair[0].device.type, enabled=False):
-            for reducer in reducers:
-                key = (id(reducer), site.name, call)
+        with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
+            for reducer in self._reducers:
+                key = (id(reducer), site.name)
                 if key not in self._seen_before:
-                    reducer.update(site, module, *pair)
+                    reducer.update(site, module, inputs, gradient)
                     self.seen.add(key)
         self._is_listening = True
 

@@ -13,11 +13,10 @@ from torch import nn
 from autopeft.extension import Batch, Score
 from autopeft.model import note_flags
 from autopeft.records import SEEN_ENOUGH, Sensitivity
-from autopeft.sensitivity.passes.batches import BatchRunner
-from autopeft.sensitivity.passes.halves import SplitHalves
-from autopeft.sensitivity.passes.layout import split_in_half
-from autopeft.sensitivity.passes.visit import ScoredModel
-from autopeft.sensitivity.passes.weights import read_weights
+from autopeft.sensitivity.parts.batches import BatchRunner
+from autopeft.sensitivity.parts.halves import SplitHalves
+from autopeft.sensitivity.parts.layout import split_in_half
+from autopeft.sensitivity.parts.visit import ScoredModel
 
 MEASURED_KINDS = ("linear", "conv1d", "norm", "parameter")
 _FIRST_LOOK = 64  # examples after which halves are first compared; chosen by hand
@@ -28,12 +27,10 @@ def measure(
     scored: ScoredModel,
     batches: Iterable[Batch],
     *,
-    seed: int,
     enough: float = SEEN_ENOUGH,
 ) -> Sensitivity:
     """Every score at every site, from one forward and one backward pass for each batch.
 
-    Scores of true labels share one pass, scores of sampled labels another; scores of weights need none.
     Weights are frozen: only gradients of activations are computed, and the backward pass ends at the first
     sites. Batches go to two reducers in turn (one batch alone is halved). Their rankings of the sites are
     compared after 64 examples and whenever the number of examples has doubled; the pass ends where all scores
@@ -44,7 +41,6 @@ def measure(
         scored: The model, its sites and the task. The model may be in any mode and is run in eval mode; mode,
             hooks, gradients, flags and weights are left as found. Sites of the kind `model` score 0.
         batches: Each with `labels` (B,) or (B, T); read one at a time. Each should be a fair sample.
-        seed: Decides random matrices and drawn labels.
         enough: Spearman's rho in [0, 1] between the halves; more than 1 never ends early.
 
     Returns:
@@ -58,11 +54,11 @@ def measure(
     model, sites = scored.model, scored.sites
     measured = tuple(site for site in sites if site.kind in MEASURED_KINDS)
     scored = replace(scored, sites=measured)
-    halves = SplitHalves(scores, measured, seed=seed)
-    read_weights(halves, scored)
-    runner = BatchRunner(scored, halves, seed=seed)
+    halves = SplitHalves(scores, measured)
+    runner = BatchRunner(scored, halves)
     peak_bytes = 0
-    if runner.passes:
+    needs_examples = any(score.reads_examples for score in scores)
+    if needs_examples:
         put_back = note_flags(model)
         model.eval().requires_grad_(False).zero_grad()
         try:
@@ -71,7 +67,7 @@ def measure(
             put_back()
     reached = runner.reached - runner.dropped
     results = halves.result(sites, dropped=runner.dropped, reached=reached, notes=runner.notes)
-    names = [site.name for site in measured] if runner.passes else []
+    names = [site.name for site in measured] if needs_examples else []
     return Sensitivity(
         scores=results,
         n_examples=halves.n_seen,

@@ -14,17 +14,12 @@ from autopeft.extension import Reducer, Score
 from autopeft.records import Site, SiteScores
 
 
-def reads_examples(score: Score) -> bool:
-    """Whether a score looks at examples; others have no halves to compare."""
-    return score.needed_pass not in ("none", "weights")
-
-
 class SplitHalves:
     """The scores' reducers; batches go to the first and the second half in turn."""
 
-    def __init__(self, scores: Sequence[Score], sites: Sequence[Site], *, seed: int) -> None:
+    def __init__(self, scores: Sequence[Score], sites: Sequence[Site]) -> None:
         self.scores = scores
-        self.reducers = [[score.reducer(sites, seed=seed) for score in scores] for _ in range(2)]
+        self.reducers = [[score.reducer(sites) for score in scores] for _ in range(2)]
         self._site_names = [site.name for site in sites]
         self._n_seen = [0, 0]
         self._agreements: dict[str, float | None] | None = None
@@ -50,7 +45,7 @@ class SplitHalves:
         if self._agreements is None:
             pairs = zip(self.scores, *self.reducers, strict=True)
             self._agreements = {
-                score.name: self._agreement(*halves) for score, *halves in pairs if reads_examples(score)
+                score.name: self._agreement(*halves) for score, *halves in pairs if score.reads_examples
             }
         return self._agreements
 
@@ -66,18 +61,17 @@ class SplitHalves:
         """The scores of both halves together, in the order of `sites`; adds the halves up, so call it once.
 
         Sites that were `dropped`, as they did not fit into memory, and sites without a value score 0. A score
-        without values for some of the `reached` sites (one of weights: of all sites) adds to `notes`.
+        without values for some of the `reached` sites (without examples: of all sites) adds to `notes`.
         """
         agreements = self.agreements()
         results = []
         for score, first, second in zip(self.scores, *self.reducers, strict=True):
-            looks_at_examples = reads_examples(score)
-            if looks_at_examples:
+            if score.reads_examples:
                 first.add(second)
-            values, profiles = first.values(max(1, self.n_seen)), first.profiles(max(1, self.n_seen))
-            if looks_at_examples:
+            values = first.values(max(1, self.n_seen))
+            if score.reads_examples:
                 values = {name: value for name, value in values.items() if name not in dropped}
-            n_missing = len((reached if looks_at_examples else set(self._site_names)) - values.keys())
+            n_missing = len((reached if score.reads_examples else set(self._site_names)) - values.keys())
             if n_missing:
                 notes.append(f"{score.name} does not measure {n_missing} of the sites; they score 0.")
             _require_usable(score, values)
@@ -85,9 +79,8 @@ class SplitHalves:
                 SiteScores(
                     name=score.name,
                     values=tuple(values.get(site.name, 0.0) for site in sites),
-                    profiles=tuple(profiles.get(site.name, ()) for site in sites) if profiles else (),
                     split_half=agreements.get(score.name),
-                    n_examples=self.n_seen if looks_at_examples else 0,
+                    n_examples=self.n_seen if score.reads_examples else 0,
                 )
             )
         return tuple(results)

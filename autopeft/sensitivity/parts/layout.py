@@ -1,17 +1,19 @@
-"""Which rows of a layer's input belong to which example, and which of them are padding."""
+"""Which rows of a layer's input belong to which example, and how a batch is made smaller."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from autopeft.extension import IGNORED, Batch
+from autopeft.extension import IGNORED, Batch, Task
 from autopeft.records import Site
 
 # Names of a decoder's attention to its encoder in T5, BART and BERT; its k and v see the encoder's tokens.
 _CROSS_ATTENTION = ("EncDecAttention", "encoder_attn", "crossattention", "cross_attn")
+_LEAST_TOKENS = 16  # that a row is cut to; chosen by hand
 
 
 class AmbiguousShapeError(Exception):
@@ -139,3 +141,56 @@ def split_in_half(batch: Mapping[str, Any]) -> tuple[Batch, Batch]:
         }
 
     return part(slice(0, cut)), part(slice(cut, None))
+
+
+def row_tokens(batch: Batch) -> Tensor | None:
+    """The columns of the one row of a batch up to its last label, padding left out.
+
+    None where the batch is anything but one row of tokens with a label each.
+    """
+    labels, mask = batch["labels"], batch.get("attention_mask")
+    tensors = [value for value in batch.values() if isinstance(value, Tensor)]
+    if labels.ndim != 2 or len(labels) != 1 or any(tensor.shape != labels.shape for tensor in tensors):
+        return None
+    is_token = torch.ones_like(labels[0], dtype=torch.bool) if mask is None else mask[0] != 0
+    (labelled,) = (labels[0] != IGNORED).nonzero(as_tuple=True)
+    if len(labelled):
+        is_token[int(labelled[-1]) + 1 :] = False
+    return is_token.nonzero()[:, 0]
+
+
+def half_of_row(batch: Batch) -> int | None:
+    """Half the tokens of the one row of a batch; None where it cannot be cut, or has few tokens already."""
+    columns = row_tokens(batch)
+    n_tokens = 0 if columns is None else (len(columns) + 1) // 2
+    return n_tokens if n_tokens >= _LEAST_TOKENS else None
+
+
+def shortened(batch: Batch, n_tokens: int) -> Batch:
+    """The batch with at most so many tokens of its one row: the first, and those before the last label.
+
+    The labels of an answer are at the end. Many models attend to the first token whatever it is, and compute
+    badly without it.
+    """
+    columns = row_tokens(batch)
+    if columns is None or len(columns) <= n_tokens:
+        return batch
+    kept = torch.cat([columns[:1], columns[1 - n_tokens :]])
+    return {name: value[:, kept] if isinstance(value, Tensor) else value for name, value in batch.items()}
+
+
+def example_weights(batch: Batch, task: Task) -> Tensor | None:
+    """Factors on the examples' gradients where the loss is a mean over tokens, shape (B,); None: all are 1.
+
+    Such a loss is the mean over all labelled tokens of the batch. Each factor turns an example's share of it
+    into the loss that the example would have alone: the mean over its own labelled tokens.
+    """
+    labels = batch["labels"]
+    if labels.ndim != 2 or labels.is_floating_point():
+        return None
+    predicted = labels[:, 1:] if task.peft_task_type == "CAUSAL_LM" else labels
+    n_tokens = (predicted != IGNORED).sum(dim=1)
+    if bool((n_tokens == n_tokens[0]).all()):
+        return None
+    mean = n_tokens.sum() / len(labels)
+    return torch.where(n_tokens > 0, mean / n_tokens.clamp(min=1), 0.0)

@@ -11,11 +11,9 @@ from torch import Tensor, nn
 from autopeft.errors import DataError, SpecError, reason_of
 from autopeft.extension import Batch
 from autopeft.model import SavedBytes, is_out_of_memory, release_memory
-from autopeft.sensitivity.passes.cutting import half_of_row, shortened
-from autopeft.sensitivity.passes.halves import SplitHalves
-from autopeft.sensitivity.passes.labels import with_drawn_labels
-from autopeft.sensitivity.passes.layout import AmbiguousShapeError, split_in_half
-from autopeft.sensitivity.passes.visit import Listeners, ScoredModel, Seen, Visit, find_time_first_sites
+from autopeft.sensitivity.parts.halves import SplitHalves
+from autopeft.sensitivity.parts.layout import AmbiguousShapeError, half_of_row, shortened, split_in_half
+from autopeft.sensitivity.parts.visit import ScoredModel, Seen, Visit, find_time_first_sites
 
 
 class BatchRunner:
@@ -25,8 +23,8 @@ class BatchRunner:
     most that autograd held on the CPU.
     """
 
-    def __init__(self, scored: ScoredModel, halves: SplitHalves, *, seed: int) -> None:
-        self._scored, self._halves, self._seed = scored, halves, seed
+    def __init__(self, scored: ScoredModel, halves: SplitHalves) -> None:
+        self._scored, self._halves = scored, halves
         self._largest = 0  # numbers in the largest part whose memory was counted
         self._max_examples: int | None = None  # that fit into memory at once; None: no limit was met
         self._row_tokens: int | None = None  # of a row that does not fit as a whole; None: all did
@@ -35,26 +33,10 @@ class BatchRunner:
         self.notes: list[str] = []
         self.peak_bytes = 0
 
-    @property
-    def passes(self) -> list[str]:
-        """The passes over each batch: `true`, `sampled`, both, or `inputs` alone."""
-        needed = {score.needed_pass for score in self._halves.scores}
-        with_gradients: list[str] = [name for name in ("true", "sampled") if name in needed]
-        return with_gradients or (["inputs"] if needed & {"inputs", "layers"} else [])
-
     def run(self, batch: Batch, *, index: int) -> None:
-        """All passes over one batch; `index` decides its half and its drawn labels."""
-        for name in self.passes:
-            self._run_pass(name, batch, index=index)
-        self._halves.count(index % 2, len(batch["labels"]))
-
-    def _run_pass(self, name: str, batch: Batch, *, index: int) -> None:
-        """One pass over one batch, in parts where it does not fit into memory."""
-        if name == "sampled":
-            model, task = self._scored.model, self._scored.task
-            with self._scored.precision.autocast(batch["labels"].device):
-                batch = with_drawn_labels(batch, model, task=task, seed=self._seed, index=index)
-        listeners = self._listeners(name, index % 2)
+        """One batch, in parts where it does not fit into memory; `index` decides its half."""
+        pairs = zip(self._halves.scores, self._halves.reducers[index % 2], strict=True)
+        reducers = [reducer for score, reducer in pairs if score.reads_examples]
         to_do: list[tuple[Batch, frozenset[Seen]]] = [(batch, frozenset())]
         while to_do:
             part, seen = to_do.pop()
@@ -64,11 +46,12 @@ class BatchRunner:
             if self._row_tokens is not None:
                 part = shortened(part, self._row_tokens)
             self._scored.interrupt()
-            visit = Visit(self._scored, part, listeners=listeners, seen=seen, counter=self._counter(part))
+            visit = Visit(self._scored, part, reducers=reducers, seen=seen, counter=self._counter(part))
             if self._succeeds(visit, part, index=index):
                 self.reached |= visit.reached
             else:
                 to_do.append((part, frozenset(visit.seen)))
+        self._halves.count(index % 2, len(batch["labels"]))
 
     def _is_too_large(self, part: Batch) -> bool:
         """Whether a part has more examples, or more tokens, than go through the model at once."""
@@ -78,20 +61,6 @@ class BatchRunner:
         tokens = part.get("input_ids")
         return (
             max_tokens is not None and tokens is not None and n_examples > 1 and tokens.numel() > max_tokens
-        )
-
-    def _listeners(self, name: str, half: int) -> Listeners:
-        """The reducers that a pass feeds; the first pass feeds those of inputs and layers too."""
-        pairs = list(zip(self._halves.scores, self._halves.reducers[half], strict=True))
-        fed = {"inputs", "layers", name} if name == self.passes[0] else {name}
-        by_pass = {
-            needed: tuple(reducer for score, reducer in pairs if score.needed_pass == needed)
-            for needed in fed
-        }
-        return Listeners(
-            inputs=by_pass.get("inputs", ()),
-            layers=by_pass.get("layers", ()),
-            gradients=() if name == "inputs" else by_pass[name],
         )
 
     def _succeeds(self, visit: Visit, part: Batch, *, index: int) -> bool:
