@@ -28,6 +28,10 @@ REMOVED: dict[str, str] = {
     "spectrum": "the scores gradient, fisher and parameters remain, and an entry point adds your own",
     "stable_rank": "the scores gradient, fisher and parameters remain, and an entry point adds your own",
     "uniform": "the scores gradient, fisher and parameters remain, and an entry point adds your own",
+    "p_tuning": "use lora, ia3 or another method; peft itself trains virtual tokens",
+    "prompt_tuning": "use lora, ia3 or another method; peft itself trains virtual tokens",
+    "prefix_tuning": "use lora, ia3 or another method; peft itself trains virtual tokens",
+    "autopeft_tacl": "its prefixes are gone: use the space everything, or a file of your own",
 }
 _TOPIC = re.compile(
     r"^(autopeft_)?(model|data|task|budget|search|limits|confirm|forgetting|execution|output)_"

@@ -29,7 +29,6 @@ LENGTH = "--max-steps 40 --batch-size 8 --trials 12 --confirm-seeds 2 --max-leng
 SEARCHES = {
     "mix": ["bert", "--budget", "6%", "--space", "mix.yaml"],
     "language_model": ["llama", "--budget", "6%", "--task", "text-generation"],
-    "prompt": ["llama", "--budget", "8%", "--task", "text-generation", "--space", "everything"],
     "quantised": ["bert", "--budget", "6%", "--quantize", "4bit", "--methods", "lora,ia3"],
 }
 SEARCHES |= {
@@ -38,7 +37,6 @@ SEARCHES |= {
     "text_to_text": ["t5", "--budget", "6%", "--task", "text2text-generation"],
     "images": ["vit", "--budget", "6%", "--task", "image-classification"],
 }
-SEARCHES["prompt"] += ["--methods", "lora,prompt_tuning,prefix_tuning"]
 MIX = """schema_version: 1
 about: one budget for two methods
 methods: {lora: {placement: [all, attention], options: {dora: [false, true]}}, ia3: {placement: [mlp, all]}}

@@ -20,7 +20,7 @@ _NOT_TRAINING = frozenset(
     "task_type peft_type auto_mapping peft_version base_model_name_or_path revision inference_mode "
     "runtime_config".split()
 )
-# Types whose modules or inputs stay beside the weights; `is_prompt_learning` leaves out adaption prompts.
+# Types whose modules or inputs stay beside the weights.
 _BESIDE_WEIGHTS = frozenset(("ADAPTION_PROMPT", "BOTTLENECK", "LILY", "POLY", "SHADOW", "XLORA"))
 _AUTO_CLASSES = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
@@ -55,7 +55,7 @@ def adapts_modules(config: PeftConfig) -> bool:
 
 def stays_beside_weights(config: PeftConfig) -> bool:
     """Whether an adapter is known to be no change of the base model's weights, and cannot be merged."""
-    return bool(config.is_prompt_learning) or type_name(config) in _BESIDE_WEIGHTS
+    return type_name(config) in _BESIDE_WEIGHTS
 
 
 def changed_fields(config: PeftConfig) -> dict[str, Any]:

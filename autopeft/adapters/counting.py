@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peft import PeftModel, PeftType
+from peft import PeftModel
 
 from autopeft.adapters.configs import type_name
 from autopeft.adapters.fitting import attach_fitting, in_a_sentence, wasteful_ranks
@@ -110,6 +110,10 @@ class _TensorPlace:
     is_in_head: bool
 
 
+# Of numbers that all sites share, and that lie outside the base model.
+_BESIDE = _TensorPlace(frozenset({_SHARED}), _SHARED, _OUTSIDE, is_in_head=False)
+
+
 def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes: Sequence[str]) -> Count:
     """Count what requires a gradient in a base model with adapters on it, without weights.
 
@@ -162,10 +166,10 @@ def _places(adapted: PeftModel, base: BaseModel) -> Iterator[tuple[_TensorPlace,
     names: dict[int, list[str]] = defaultdict(list)
     for name, parameter in adapted.get_base_model().named_parameters(remove_duplicate=False):
         names[id(parameter)].append(name)
-    for name, parameter in adapted.named_parameters():
+    for parameter in adapted.parameters():
         if parameter.requires_grad:
             places = [_place(inside, sites, base) for inside in names[id(parameter)]]
-            yield _joined(places) if places else _beside(adapted, name), parameter.numel()
+            yield _joined(places) if places else _BESIDE, parameter.numel()
 
 
 def _joined(places: Sequence[_TensorPlace]) -> _TensorPlace:
@@ -191,12 +195,3 @@ def _place(name: str, sites: Mapping[str, Site], base: BaseModel) -> _TensorPlac
     is_pooler = "modules_to_save" in parts and site.layer is None and site.kind == "linear"
     layer = _OUTSIDE if site.layer is None else str(site.layer)
     return _TensorPlace(frozenset({site.name}), site.role, layer, is_pooler and bool(base.head_names))
-
-
-def _beside(adapted: PeftModel, name: str) -> _TensorPlace:
-    """The place of a tensor outside the base model: of a prompt, or of numbers that all sites share."""
-    role = _SHARED
-    if name.startswith("prompt_encoder"):
-        kinds = {config.peft_type for config in adapted.peft_config.values()}
-        role = "prefix" if kinds & {PeftType.PREFIX_TUNING, PeftType.CARTRIDGE} else "prompt"
-    return _TensorPlace(frozenset({role}), role, _OUTSIDE, is_in_head=False)

@@ -90,10 +90,10 @@ def refuse_weights(attached: Attached, weights: Sequence[Mapping[str, torch.Tens
     Raises:
         SpecError: Names the first such tensor.
     """
-    for (name, (holder, config)), tensors in zip(attached.configs().items(), weights, strict=False):
+    for (name, config), tensors in zip(attached.model.peft_config.items(), weights, strict=False):
         if config.peft_type != PeftType.LORA:
             continue
-        state = peft.get_peft_model_state_dict(holder, adapter_name=name, save_embedding_layers=False)
+        state = peft.get_peft_model_state_dict(attached.model, adapter_name=name, save_embedding_layers=False)
         expected, seen = _lora_shapes(state), _lora_shapes(tensors)
         for key in sorted(expected.keys() | seen.keys()):
             if expected.get(key) != seen.get(key):
@@ -130,7 +130,8 @@ def _refuse_ranks(attached: Attached, *, path: Path) -> None:
 
 def _ranks(attached: Attached) -> Iterator[tuple[str, int, tuple[int, int]]]:
     """Name, rank, and inputs and outputs of every map that holds a matrix of a rank."""
-    low_rank = {name for name, (_, config) in attached.configs().items() if config.peft_type in _LOW_RANK}
+    configs = attached.model.peft_config
+    low_rank = {name for name, config in configs.items() if config.peft_type in _LOW_RANK}
     ranks = attached.ranks()
     for name, layer in attached.layers():
         matrices = [rank for adapter, rank in ranks.get(name, {}).items() if adapter in low_rank and rank]

@@ -106,7 +106,7 @@ def _without_idle_bias(file: ConfigFile, base: BaseModel, *, path: Path) -> Conf
 class _Meaning:
     """What `peft` attaches for one config, by module, and the adapters that say the same.
 
-    A prompt has no layers. `targeted` names all modules that the config adapts, those in the task head too.
+    `targeted` names all modules that the config adapts, those in the task head too.
     `notes` say what is left out.
     """
 
@@ -124,12 +124,6 @@ def _meaning(file: ConfigFile, base: BaseModel, method: Method, *, path: Path) -
         choices = method.read_choices(config)
     except SpecError as error:
         raise SpecError(f"{path} cannot become a plan: {error}") from error
-    if config.is_prompt_learning:
-        site = next((site for site in base.sites if method.refusal(site) is None), None)
-        if site is None:
-            raise SiteError(f"{path} has virtual tokens, which {base.name} does not take.")
-        prompt = _adapter(method, site, choices, rank=config.num_virtual_tokens, scale=None)
-        return _Meaning(method=method, adapters=(prompt,), layers={}, targeted=())
     targeted = attached_layers([config], base, path=path)
     layers = {name: layer for name, layer in targeted.items() if not in_head(name, base)}
     routers = _routers(layers) if _is_all_linear(file) else {}
@@ -212,8 +206,6 @@ def _adapter(
 
 def _notes(file: ConfigFile, targeted: Sequence[str], base: BaseModel) -> list[str]:
     """Notes of targets in the task head, and of names that stand for nothing."""
-    if file.config.is_prompt_learning:
-        return []
     inside = [name for name in targeted if in_head(name, base)]
     if _is_all_linear(file):  # of which peft itself leaves the last map out
         inside = [name for name in inside if name not in SEQ_CLS_HEAD_NAMES]
@@ -226,7 +218,7 @@ def _notes(file: ConfigFile, targeted: Sequence[str], base: BaseModel) -> list[s
 def _require_same(meaning: _Meaning, base: BaseModel, *, path: Path) -> None:
     """Refuse a config that the plan's own configs do not repeat, module by module."""
     if not meaning.layers:
-        return  # a prompt, whose every field is read or refused, or nothing but the head
+        return  # nothing but the head
     planned = attached_layers(meaning.method.configs(meaning.adapters), base, path=path)
     for name, layer in meaning.layers.items():
         if not layer.is_same(planned.get(name)):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import peft
-from peft import PeftConfig, PeftType
+from peft import PeftConfig, PeftType, PromptLearningConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from autopeft.adapters.configs import type_name
@@ -53,7 +53,7 @@ def is_adapter(path: Path) -> bool:
 
 
 def read_configs(path: Path) -> list[ConfigFile]:
-    """The configs of an adapter, in the order in which they are attached; a prompt comes last.
+    """The configs of an adapter, in the order in which they are attached.
 
     Args:
         path: An adapter_config.json, its folder, or a folder with an order.json of several.
@@ -61,12 +61,12 @@ def read_configs(path: Path) -> list[ConfigFile]:
     Raises:
         UnknownNameError: A type that this `peft` does not know.
         SpecError: A file of another name, an order that lists no folders beside it, an unreadable config,
-            a file that differs from its checksum, or values that `peft` refuses.
+            a file that differs from its checksum, a type that trains virtual tokens, or values that `peft`
+            refuses.
     """
     if path.is_dir():
         require_unchanged(path)
-    files = [_read_config(folder) for folder in _config_folders(path)]
-    return sorted(files, key=lambda file: bool(file.config.is_prompt_learning))  # stable
+    return [_read_config(folder) for folder in _config_folders(path)]
 
 
 def unknown_keys(file: ConfigFile) -> list[str]:
@@ -116,6 +116,11 @@ def _read_config(folder: Path) -> ConfigFile:
         raise UnknownNameError(f"peft_type (in {file})", str(kind), known)
     if kind == PeftType.XLORA:
         raise SpecError(f"{file} is X-LoRA, which mixes other adapters by a gate; count those one by one.")
+    if issubclass(PEFT_TYPE_TO_CONFIG_MAPPING[kind], PromptLearningConfig):
+        raise SpecError(
+            f"{file} is {kind}, which trains virtual tokens; autopeft takes adapters of modules alone: use "
+            "peft itself for this one."
+        )
     odd = faults(content, PEFT_TYPE_TO_CONFIG_MAPPING[kind])
     if odd:
         raise SpecError(f"{file} has values that peft cannot use: {'; '.join(odd)}; correct them.")

@@ -13,14 +13,12 @@ from autopeft.errors import SpecError
 from autopeft.extension import Method
 from autopeft.model import BaseModel
 
-# Fields that a plan need not repeat: the attached layers show them (the first two lines), the base model
-# decides them (the next two), or the method reads them itself (the last).
+# Fields that a plan need not repeat: the attached layers show them (the first two lines), or the method reads
+# them itself.
 _READ_ELSEWHERE = frozenset(
     "r lora_alpha alpha target_modules exclude_modules feedforward_modules target_parameters rank_pattern "
     "alpha_pattern use_rslora use_dora layers_to_transform layers_pattern fan_in_fan_out "
-    "token_dim num_layers num_attention_heads num_transformer_submodules num_virtual_tokens "
-    "tokenizer_name_or_path encoder_hidden_size modules_to_save ensure_weight_tying "
-    "prompt_tuning_init init_lora_weights eva_config".split()
+    "modules_to_save ensure_weight_tying init_lora_weights eva_config".split()
 )
 
 

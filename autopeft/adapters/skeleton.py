@@ -18,10 +18,9 @@ from peft import PeftConfig, PeftModel, PeftType
 from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from autopeft.adapters.formulas import apply_formula, has_formula, stand_in
-from autopeft.model import adapter_names, attached_names, holder_of, put_on
+from autopeft.model import adapter_names, put_on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +29,6 @@ class Attached:
 
     model: PeftModel
     beside_bytes: int = 0
-
-    def configs(self) -> dict[str, tuple[PeftModel, PeftConfig]]:
-        """Each adapter's config by the adapter's name, and the model that saves it."""
-        holders = {name: holder_of(self.model, name) for name in attached_names(self.model)}
-        return {name: (holder, holder.peft_config[name]) for name, holder in holders.items()}
 
     def layers(self) -> Iterator[tuple[str, BaseTunerLayer]]:
         """The layers that hold adapters, by their names in the base model."""
@@ -62,14 +56,12 @@ class Attached:
     def saved_bytes(self) -> int:
         """The size of the tensors that `save_pretrained` would write."""
         total = self.beside_bytes
-        for name, (holder, config) in self.configs().items():
+        for name, config in self.model.peft_config.items():
             config.base_model_name_or_path = None  # else peft asks the hub for the model's vocabulary
-            config.inference_mode = config.peft_type == PeftType.CPT  # else it looks at the numbers
-            with _StayOnMeta():
-                # The state is passed in so that stand-ins may have shapes of their own.
-                saved = peft.get_peft_model_state_dict(
-                    holder, state_dict=holder.state_dict(), adapter_name=name
-                )
+            # The state is passed in so that stand-ins may have shapes of their own.
+            saved = peft.get_peft_model_state_dict(
+                self.model, state_dict=self.model.state_dict(), adapter_name=name
+            )
             total += sum(tensor.numel() * tensor.itemsize for tensor in saved.values())
         return total
 
@@ -78,7 +70,6 @@ def attach_without_weights(module: nn.Module, configs: Sequence[PeftConfig]) -> 
     """The configs, in their order, on a model on the meta device, which is changed in place.
 
     Raises:
-        SiteError: More than one prompt.
         Exception: What `peft` raises of a config that does not fit; see `fitting.in_a_sentence`.
     """
     names, copies = adapter_names(configs), [copy.deepcopy(config) for config in configs]
@@ -133,8 +124,6 @@ def forgo_initial_values(config: Any) -> None:
         config.init_lora_weights = True
     if config.peft_type == PeftType.SHIRA:
         config.mask_fn = None  # the mask says which weights, `r` says how many
-    if getattr(config, "prompt_tuning_init", None) is not None:
-        config.prompt_tuning_init = "RANDOM"  # a text would be read by the tokenizer
 
 
 def _prune(config: Any, module: nn.Module, adapter: str) -> None:
@@ -169,12 +158,3 @@ def _add_monteclora_samplers(adapted: nn.Module) -> None:
             sampler.register_buffer("gaussian_var_prior", torch.empty(rank, rank, device="meta"))
             sampler.register_buffer("expert_weights", torch.empty(n_samples, device="meta"))
             layer.lora_monteclora_sampler[name] = sampler
-
-
-class _StayOnMeta(TorchFunctionMode):
-    """Leaves a tensor where it is when `peft` asks for it on the CPU, as it does to save a prompt."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        return args[0] if func is torch.Tensor.cpu else func(*args, **(kwargs or {}))

@@ -17,8 +17,8 @@ from autopeft.records import Adapter, Plan
 class Stack:
     """`peft` configs in the order in which they are attached; none for the task head alone.
 
-    A method whose sites share a state comes first, a prompt, which wraps the whole model, last. The adapters
-    of each config train at its entry in `rate_factors` times the plan's learning rate.
+    A method whose sites share a state comes first. The adapters of each config train at its entry in
+    `rate_factors` times the plan's learning rate.
     """
 
     configs: tuple[PeftConfig, ...]
@@ -43,7 +43,7 @@ def compile_plan(plan: Plan, methods: Mapping[str, Method]) -> Stack:
         for (name, factor), adapters in sorted(groups.items())
         for config in methods[name].configs(adapters)
     ]
-    entries.sort(key=lambda entry: (entry[0].is_prompt_learning, entry[2]))  # stable
+    entries.sort(key=lambda entry: entry[2])  # stable
     return Stack(
         configs=tuple(config for config, _, _ in entries),
         rate_factors=tuple(factor for _, factor, _ in entries),

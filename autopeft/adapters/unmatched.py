@@ -43,7 +43,7 @@ def require_match(file: ConfigFile, base: BaseModel, *, path: Path) -> None:
     matches = matches_pattern if is_regex else matches_ending
     if any(matches(entry, name) for entry in entries for name, _ in base.module.named_modules() if name):
         return
-    known = list(dict.fromkeys(_last(site.name) for site in base.sites if site.kind != "model"))
+    known = list(dict.fromkeys(_last(site.name) for site in base.sites))
     hint = _nearest(entries, known) or f"; there are {', '.join(known[:8])}"
     raise SiteError(
         f"{path} and {base.name} do not fit: it adapts {_listed(entries)}, which the model lacks{hint}; "

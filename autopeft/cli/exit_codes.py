@@ -21,9 +21,7 @@ from autopeft.errors import AutopeftError, SpecError
 
 # Control characters but for line ends and tabs, which a terminal would obey: a name may hold any.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10, 13)}
-# Starts of warnings that libraries cause among themselves and that count as torch's, which calls the model.
 _LIBRARIES = "peft transformers datasets huggingface_hub httpx alembic bitsandbytes matplotlib".split()
-_OF_LIBRARIES = ("`past_key_values` is deprecated",)  # which peft passes for a prefix
 
 
 @contextlib.contextmanager
@@ -45,8 +43,6 @@ def exit_codes(*, quiet: bool = False) -> Iterator[Callable[[], None]]:
     for name in _LIBRARIES:
         logging.getLogger(name).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=name)
-    for message in _OF_LIBRARIES:
-        warnings.filterwarnings("ignore", message=message)
     if isinstance(sys.stdout, io.TextIOWrapper):  # an ASCII terminal gets ? for a dash
         sys.stdout.reconfigure(errors="replace")
     try:

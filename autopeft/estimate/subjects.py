@@ -100,7 +100,7 @@ def describe(
         base = load_skeleton(setup.model, auto_class=task.auto_class)
     config: Any = base.module.config
     n_layers = n_alike(base.module, stored.kept_modules(base.module) if stored else ())
-    max_tokens, experts = base.max_tokens(), expert_weights(base.module)
+    max_tokens, experts = base.max_tokens, expert_weights(base.module)
     notes = _notes(setup, base, stored)  # before adapters are counted on it
     plan = None if trainee.is_full or trainee.files else trainee.on(base, methods)
     refusal = None if plan is None else refusal_in_few_bits(plan, base, methods)

@@ -39,7 +39,7 @@ class ConvertedLora:
     bounds: tuple[str, ...] = ("rank", "energy")
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
-        """Adapters of anything but linear maps: norms, biases, prompts, added modules."""
+        """Adapters of anything but linear maps: norms, biases, added modules."""
         kinds = [name for name in type_counts(source.configs) if name in problems.NOT_IN_LORA]
         return (
             *problems.adapts_nothing(source.configs),

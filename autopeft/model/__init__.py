@@ -3,7 +3,7 @@
 Inside the folder each file imports only from those before it:
 classes, locating, stored, devices, memory, layers, sparse_attention → precision, cache, known_masks,
 input_statistics, saved_bytes, prefix, shapes, roles → lightening, origin, feed_forward, snapshot, widths,
-unchanged → attaching → checkpointing, sites, quantising, weights → virtual → base → checks → reaching →
+unchanged → attaching → checkpointing, sites, quantising, weights → base → checks → reaching →
 skeleton → loading, in_memory.
 """
 
@@ -12,11 +12,8 @@ from __future__ import annotations
 from autopeft.model.attaching import (
     adapter_names,
     attach,
-    attached_names,
     for_task,
-    forward_config,
     head_only_config,
-    holder_of,
     put_on,
 )
 from autopeft.model.base import BaseModel, check_sites
@@ -79,7 +76,6 @@ from autopeft.model.sites import head_names, list_sites
 from autopeft.model.skeleton import load_skeleton
 from autopeft.model.stored import BYTES_PER_WEIGHT, StoredWeights, require_plain_weights, stored_weights
 from autopeft.model.unchanged import digest_of, sample_digest
-from autopeft.model.virtual import gives_cache
 from autopeft.model.weights import load_weights, merge, modules_kept_whole, save_weights
 from autopeft.model.widths import hidden_size
 
@@ -97,7 +93,6 @@ __all__ = [
     "StoredWeights",
     "adapter_names",
     "attach",
-    "attached_names",
     "can_checkpoint",
     "check_sites",
     "checkpointed",
@@ -113,11 +108,9 @@ __all__ = [
     "find_device",
     "for_task",
     "forked_rng",
-    "forward_config",
     "free_bytes",
     "from_memory",
     "frozen_prefix",
-    "gives_cache",
     "has_own_generator",
     "has_used_gpus",
     "head_names",
@@ -125,7 +118,6 @@ __all__ = [
     "heeding_known_masks",
     "heeds_known_masks",
     "hidden_size",
-    "holder_of",
     "input_directions",
     "input_rms",
     "is_built_by",

@@ -7,6 +7,7 @@ import copy
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import peft
 import torch
@@ -17,11 +18,7 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import nn
 
-from autopeft.errors import SiteError
 from autopeft.model.lightening import lighten
-
-# Under which name a model with virtual tokens remembers the PeftModel of the adapters beneath them.
-_BENEATH = "_autopeft_beneath"
 
 _EXPECTED = ("`is_gradient_checkpointing`", "Already found a `peft_config`", "Unsupported layer type")
 
@@ -38,14 +35,10 @@ def attach(
 
     Args:
         module: The base model; changed in place.
-        configs: In the order in which they are attached, a prompt last; left as they are. Empty for the
-            head alone.
+        configs: In the order in which they are attached; left as they are. Empty for the head alone.
         task_type: `peft`'s word for the task; None where it has none.
         head_names: The modules that are trained whole.
         lightened: Whether some layers compute what `peft`'s do with less memory, or are `peft`'s.
-
-    Raises:
-        SiteError: Two prompts, or a prompt before another config.
     """
     chosen = for_task(configs, module, task_type=task_type, head_names=head_names)
     adapted = put_on(module, chosen, names=adapter_names(chosen))
@@ -67,25 +60,17 @@ def put_on(
 ) -> PeftModel:
     """A model with one or more configs on it, which name their task and head themselves.
 
-    The first config goes through `get_peft_model`, others are injected, a prompt is wrapped around all.
-    Arguments and errors are those of `attach`; `names` are the adapters' names inside the model, and `making`
+    The first config goes through `get_peft_model`, others are injected.
+    Arguments are those of `attach`; `names` are the adapters' names inside the model, and `making`
     gives the context in which a config's tensors are made.
     """
-    n_prompts = sum(config.is_prompt_learning for config in configs)
-    if any(config.is_prompt_learning for config in configs[:-1]):
-        raise SiteError(
-            f"There are {n_prompts} prompts among {len(configs)} configs; a model takes one prompt, after "
-            "all other configs: keep one of prompt tuning, P-tuning and prefix tuning, in the last place."
-        )
     adapted: PeftModel | None = None
     for config, name in zip(configs, names, strict=True):
         with making(config), warnings.catch_warnings():
             # A deprecated name that peft asks for; and a mix of methods, or one on norms, is meant here.
             for message in _EXPECTED:
                 warnings.filterwarnings("ignore", message=message)
-            if config.is_prompt_learning:
-                adapted = _wrap(module, config, name=name, beneath=adapted)
-            elif adapted is None:
+            if adapted is None:
                 adapted = peft.get_peft_model(module, config, adapter_name=name)
             else:
                 peft.inject_adapter_in_model(config, module, name)
@@ -100,7 +85,7 @@ def for_task(
     task_type: str | None,
     head_names: Sequence[str],
 ) -> list[PeftConfig]:
-    """Copies of configs, as `attach` takes them, with the task and its head in the one that does the forward.
+    """Copies of configs, as `attach` takes them, with the task and its head in the first.
 
     No configs become one that adapts no module, for the head alone. Patterns that `peft` would widen are
     spelled out on the base model, where it is known.
@@ -109,14 +94,9 @@ def for_task(
     if module is not None:
         for config in copies:
             _spell_out(config, module)
-    forward = forward_config(copies)
-    forward.task_type, forward.modules_to_save = task_type, list(head_names) or None
+    first: Any = copies[0]
+    first.task_type, first.modules_to_save = task_type, list(head_names) or None
     return copies
-
-
-def forward_config(configs: Sequence[PeftConfig]) -> PeftConfig:
-    """The config that does the forward and keeps task and head: a prompt, which is last, else the first."""
-    return configs[-1] if configs[-1].is_prompt_learning else configs[0]
 
 
 def adapter_names(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
@@ -133,18 +113,6 @@ def adapter_names(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
 def head_only_config() -> LoraConfig:
     """A config that adapts no module, for a plan that trains the task head alone."""
     return LoraConfig(r=1, target_modules=DUMMY_TARGET_MODULES)
-
-
-def holder_of(model: PeftModel, name: str) -> PeftModel:
-    """The PeftModel that keeps the adapter of that name: the model itself, or the one beneath its prompt."""
-    beneath: PeftModel | None = vars(model).get(_BENEATH)
-    return beneath if beneath is not None and name in beneath.peft_config else model
-
-
-def attached_names(model: PeftModel) -> tuple[str, ...]:
-    """The names of all adapters of a model, in the order in which they were attached."""
-    beneath: PeftModel | None = vars(model).get(_BENEATH)
-    return (*(beneath.peft_config if beneath is not None else ()), *model.peft_config)
 
 
 def rewrites_targets(targets: str | set[str], module: nn.Module) -> bool:
@@ -176,16 +144,6 @@ def _spell_out(config: PeftConfig, module: nn.Module) -> None:
     if rewrites_targets(pattern, module):
         names = [name for name, _ in module.named_modules() if re.fullmatch(pattern, name)]
         config.target_modules = set(names) or pattern  # "all-linear" matches no name
-
-
-def _wrap(module: nn.Module, config: PeftConfig, *, name: str, beneath: PeftModel | None) -> PeftModel:
-    """Virtual tokens around a model; the adapters beneath, which `peft` freezes, stay trainable."""
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    model = peft.get_peft_model(module, config, adapter_name=name)
-    for parameter in trained if beneath is not None else ():
-        parameter.requires_grad_(True)
-    vars(model)[_BENEATH] = beneath  # not by attribute: a child module would be saved twice
-    return model
 
 
 def _activate(model: PeftModel) -> None:

@@ -18,11 +18,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from autopeft.errors import SiteError
-from autopeft.model.attaching import (
-    attach,
-    attached_names,
-    holder_of,
-)
+from autopeft.model.attaching import attach
 from autopeft.model.devices import forked_rng
 from autopeft.model.lightening import keep_format, leave_casts_to_autocast
 from autopeft.model.origin import difference_from_checkpoint
@@ -31,7 +27,6 @@ from autopeft.model.shapes import n_bits, n_params
 from autopeft.model.sites import folded_names, head_names, list_sites, unreachable_weights, untrained_modules
 from autopeft.model.snapshot import note_modules
 from autopeft.model.unchanged import TensorWatch, digest_of
-from autopeft.model.virtual import model_sites, n_positions, n_virtual_tokens
 from autopeft.model.weights import load_weights, require_weights
 from autopeft.model.widths import hidden_size
 from autopeft.records import Adapter, Plan
@@ -40,7 +35,6 @@ log = logging.getLogger(__name__)
 
 _LARGE = 2e9  # bytes, of which a digest takes seconds
 _SHOWN = 3  # names of weights that stay random
-_MIN_TOKENS = 2  # of a text beside virtual tokens, as most models spend one on marking its beginning
 
 
 class BaseModel:
@@ -49,7 +43,8 @@ class BaseModel:
     `module` is the model with a task head, on `device`, in the `precision` that it computes in, with
     quantised maps on request; `head_names` are the modules that are trained as the head, of which the
     checkpoint lacks those in `missing`; `base_params` counts the rest, tied weights once. `output_layer`
-    names the head's last linear map; None where there is none. `remarks` say what cannot be adapted.
+    names the head's last linear map; None where there is none. A text may have at most `max_tokens`; None
+    without a limit. `remarks` say what cannot be adapted.
     """
 
     def __init__(
@@ -84,11 +79,10 @@ class BaseModel:
         self.missing = untrained_modules(module, untrained, head=head)
         self.head_names = (*head, *self.missing)
         self.head_params = sum(n_params(module.get_submodule(name)) for name in self.head_names)
-        module_sites = list_sites(module, exclude=self.head_names)
-        self.sites = (*module_sites, *model_sites(module, module_sites))
+        self.sites = list_sites(module, exclude=self.head_names)
         self.output_layer = self._find_output_layer(head)
         self.output_scale, self.output_shift = 1.0, 0.0
-        self._n_positions = n_positions(module)
+        self.max_tokens = _n_positions(module)
         self.remarks = tuple(self._remarks())
         self.model_type = str(getattr(module.config, "model_type", "unknown"))
 
@@ -185,24 +179,6 @@ class BaseModel:
             "another load draws others: pass the base model on with the adapter."
         )
 
-    def max_tokens(self, plan: Plan | None = None) -> int | None:
-        """The most tokens that a text may have beside a plan's virtual tokens; None without a limit.
-
-        Raises:
-            SiteError: The virtual tokens leave no place for a text.
-        """
-        if self._n_positions is None:
-            return None
-        n_taken = n_virtual_tokens(plan.adapters) if plan else 0
-        n_left = self._n_positions - n_taken
-        if n_left < _MIN_TOKENS:
-            raise SiteError(
-                f"{n_taken} virtual tokens leave {max(0, n_left)} of the {self._n_positions} positions of "
-                f"{self.name} for a text; at most {self._n_positions - _MIN_TOKENS} can be taken, choose a "
-                "smaller rank."
-            )
-        return n_left
-
     def sha256(self) -> str:
         """Digest of the name and value of every parameter and buffer."""
         if self.weight_bytes > _LARGE:
@@ -261,7 +237,7 @@ class BaseModel:
             model = self._attach(configs, plan, task_type=task_type, seed=seed, draws_head=False)
             if weights is not None:
                 require_weights(model, weights)
-                load_weights(model, attached_names(model), weights)
+                load_weights(model, tuple(model.peft_config), weights)
         except BaseException:
             restore()
             raise
@@ -277,9 +253,9 @@ class BaseModel:
             if draws_head:
                 self._initialise_head(model, seed=seed)
         if is_nameless:
-            for name in attached_names(model):
+            for config in model.peft_config.values():
                 # An empty name stays as it is: for None peft takes the path that the module came from.
-                holder_of(model, name).peft_config[name].base_model_name_or_path = ""
+                config.base_model_name_or_path = ""
         self._check(model, plan)
         return model
 
@@ -348,8 +324,7 @@ class BaseModel:
             nn.init.constant_(layer.bias, self.output_shift if is_output else 0.0)
 
     def _check(self, model: PeftModel, plan: Plan) -> None:
-        """Refuse a plan whose count is not that of `peft`, or that leaves no place for a text."""
-        self.max_tokens(plan)
+        """Refuse a plan whose count is not that of `peft`."""
         attached = sum(p.numel() for p in model.parameters() if p.requires_grad) - self.head_params
         if attached != plan.trainable_params:
             raise SiteError(
@@ -374,3 +349,17 @@ def check_sites(adapters: Sequence[Adapter], base: BaseModel) -> None:
         if adapter.site in taken:
             raise SiteError(f"Two adapters share the site {adapter.site!r}; one site takes one method.")
         taken.add(adapter.site)
+
+
+def _n_positions(module: nn.Module) -> int | None:
+    """How many tokens a model has positions for; None where there is no limit (T5, ALiBi)."""
+    config = cast(Any, module.config).get_text_config()
+    names = ("max_position_embeddings", "max_encoder_position_embeddings")  # the second is LED's
+    limits = (getattr(config, name, None) for name in names)
+    limit = next((limit for limit in limits if isinstance(limit, int)), None)
+    if limit is None or limit <= 0:  # XLNet says -1
+        return None
+    for name, child in module.named_modules():
+        if name.endswith("position_embeddings") and getattr(child, "padding_idx", None) is not None:
+            return limit - cast(int, child.padding_idx) - 1  # RoBERTa counts from behind the padding's place
+    return limit

@@ -5,28 +5,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from peft import PeftModel, PeftType
+from peft import PeftModel
 from torch import nn
-
-_PREFIXES = (PeftType.PREFIX_TUNING, PeftType.CARTRIDGE)
-
-
-def needs_cache(model: nn.Module) -> bool:
-    """Whether adapters are given to the layers of a model as a cache."""
-    configs = model.peft_config.values() if isinstance(model, PeftModel) else ()
-    return any(config.peft_type in _PREFIXES for config in configs)
 
 
 @contextlib.contextmanager
 def without_cache(model: nn.Module) -> Iterator[None]:
     """A context in which forward passes fill no cache unless they are asked to, as `generate` does.
 
-    It costs a copy of all keys and values, and layers that fill it cannot be skipped or checkpointed. A model
-    that needs its cache keeps it.
+    It costs a copy of all keys and values, and layers that fill it cannot be skipped or checkpointed.
     """
     config = getattr(model.get_base_model() if isinstance(model, PeftModel) else model, "config", None)
     before = getattr(config, "use_cache", None)
-    if not before or needs_cache(model):
+    if not before:
         yield
         return
     config.use_cache = False  # type: ignore[union-attr]

@@ -10,7 +10,7 @@ from peft import PeftModel
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from autopeft.model.cache import needs_cache, without_cache
+from autopeft.model.cache import without_cache
 
 # What transformers' layers look at in training mode. They are set here, since the methods of the model that
 # set them were renamed in transformers 5.
@@ -19,8 +19,6 @@ _SWITCH, _FUNCTION = "gradient_checkpointing", "_gradient_checkpointing_func"
 
 def can_checkpoint(model: nn.Module) -> bool:
     """Whether the layers of a base model, or of one with adapters, may be checkpointed."""
-    if needs_cache(model):
-        return False  # a checkpointed layer drops the cache that it is given
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     return bool(getattr(base, "supports_gradient_checkpointing", False)) and bool(_switches(base))
 

@@ -150,12 +150,11 @@ def require_sites(base: BaseModel) -> None:
 
 def _warn_of_layers_without_maps(base: BaseModel) -> None:
     """Warn of a model such as I-BERT, whose layers are made of modules that no method knows."""
-    modules = [site for site in base.sites if site.kind != "model"]
-    if not any(site.layer is not None and site.role != "norm" for site in modules):
+    if not any(site.layer is not None and site.role != "norm" for site in base.sites):
         log.warning(
             "No linear map in the layers of %s (model type %r) takes an adapter such as LoRA, and plans can "
             "change %d other modules alone; use another base model.",
             base.name,
             base.model_type,
-            len(modules),
+            len(base.sites),
         )

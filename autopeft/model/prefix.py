@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -123,12 +122,7 @@ class FrozenPrefix:
 
 
 def frozen_prefix(model: nn.Module) -> FrozenPrefix | None:
-    """The layers of a model below everything that trains; None if there are none, or nothing trains.
-
-    There are none beneath virtual tokens.
-    """
-    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
-        return None
+    """The layers of a model below everything that trains; None if there are none, or nothing trains."""
     path, layers = _stack(model)
     is_trained = [any(p.requires_grad for p in layer.parameters()) for layer in layers]
     n_frozen = [*is_trained, True].index(True)

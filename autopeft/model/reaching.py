@@ -45,7 +45,7 @@ def keep_reached_sites(base: BaseModel, *, auto_class: str) -> None:
     pass fails, all sites are kept.
     Sites with inputs of four dimensions are noted. `auto_class` names the transformers class of the task.
     """
-    modules = [site for site in base.sites if site.kind != "model"]
+    modules = base.sites
     try:
         with rows_independent(base.module), keeping_attention(base.module), base.autocast():
             features = _features(base, auto_class)
@@ -134,7 +134,7 @@ def _features(base: BaseModel, auto_class: str) -> dict[str, Tensor]:
         made = dict(base.tokenizer(images=[image], return_tensors="pt"))
         made["pixel_values"] = made["pixel_values"].float()
         return {name: tensor.to(base.device) for name, tensor in made.items()}
-    limit = base.max_tokens()
+    limit = base.max_tokens
     cut = {} if limit is None else {"truncation": True, "max_length": limit}
     encoded = base.tokenizer(_TEXT, return_tensors="pt", **cut)
     features = {name: encoded[name].to(base.device) for name in ("input_ids", "attention_mask")}

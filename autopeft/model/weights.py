@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from autopeft.errors import SpecError, TrainingError
-from autopeft.model.attaching import attached_names, holder_of
 from autopeft.store import require_unchanged, seal_folder
 
 
@@ -28,11 +27,10 @@ def save_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
     (folder / "checksums.json").unlink(missing_ok=True)
     for name in names:
         # Left to decide by itself, peft would ask the hub for the base model's vocabulary.
-        holder = holder_of(model, name)
-        config = holder.peft_config[name]
+        config = model.peft_config[name]
         if getattr(config, "modules_to_save", None):  # peft adds names of heads that are there already
             config.modules_to_save = list(dict.fromkeys(config.modules_to_save))
-        holder.save_pretrained(str(folder), selected_adapters=[name], save_embedding_layers=False)
+        model.save_pretrained(str(folder), selected_adapters=[name], save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty template of a model card
     if len(names) > 1:
         (folder / "order.json").write_text(json.dumps(list(names)) + "\n", encoding="utf-8")
@@ -43,30 +41,23 @@ def load_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
     """Load what `save_weights` wrote into a model with the same plan.
 
     Raises TrainingError where a file is missing, and SpecError where a file differs from its checksum.
-
-    For P-tuning `peft` saves the outputs of the prompt encoder and not the encoder: a model with loaded
-    prompts can be evaluated, but not trained further.
     """
     require_unchanged(folder)
     for name in names:
         path = _weights_path(folder, name, names)
         if not path.is_file():
             raise TrainingError(f"The trained weights {path} are gone; run the search again with --resume.")
-        holder = holder_of(model, name)
-        if holder.peft_config[name].is_prompt_learning:
-            holder.peft_config[name].inference_mode = True  # take the saved embeddings as they are
-        set_peft_model_state_dict(holder, load_file(path), adapter_name=name)
+        set_peft_model_state_dict(model, load_file(path), adapter_name=name)
 
 
 def require_weights(model: PeftModel, folder: Path) -> None:
     """Raise a SpecError if a folder does not hold exactly the tensors of a model's adapters and head."""
-    names = attached_names(model)
+    names = tuple(model.peft_config)
     for name in names:
         path = _weights_path(folder, name, names)
         if not path.is_file():
             raise SpecError(f"{path} is not there; pass the folder to which this plan's weights were saved.")
-        holder = holder_of(model, name)
-        state = get_peft_model_state_dict(holder, adapter_name=name, save_embedding_layers=False)
+        state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
         expected = {key: tuple(tensor.shape) for key, tensor in state.items()}
         stored = {key: tuple(tensor.shape) for key, tensor in load_file(path).items()}
         odd = sorted(key for key in expected | stored if expected.get(key) != stored.get(key))

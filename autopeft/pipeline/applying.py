@@ -35,15 +35,13 @@ def apply(
     Only the adapters and the task head require gradients. The plan's learning rate is for the adapters (in
     a mix of methods, times each adapter's `rate_factor`). `module` is changed in place, as `peft` does, and
     is restored where this function raises. What requires gradients is float32: train and call a
-    model in bfloat16 under `torch.autocast` (`bf16=True` of a Trainer). `save` writes every adapter;
-    `save_pretrained` omits the adapters beneath virtual tokens.
+    model in bfloat16 under `torch.autocast` (`bf16=True` of a Trainer). `save` writes every adapter.
 
     Args:
         plan: A plan, or a plan document read from a file.
         module: A transformers model: the plan's base model, or one of the same shape.
         seed: Decides the adapters' initial values.
-        weights: Folder of trained weights: a run's `best/weights`, or a folder that `save` wrote. P-tuning
-            saves the output of its network, so its loaded weights can be used but not trained further.
+        weights: Folder of trained weights: a run's `best/weights`, or a folder that `save` wrote.
 
     Raises:
         ModelError: The module is no transformers model in float32 or bfloat16, or has adapters already.
@@ -67,9 +65,8 @@ def apply(
         check_plan(chosen, base, methods)
         if isinstance(plan, PlanDocument) and (note := other_base_note(plan, base)):
             log.warning("%s", note)
-        configs = compile_plan(chosen, methods).configs
         attached = base.attach_for_good(
-            configs,
+            compile_plan(chosen, methods).configs,
             plan=chosen,
             task_type=task_type_of(module),
             seed=seed,
@@ -81,11 +78,6 @@ def apply(
     if folder is None and any(dict(adapter.options).get("init") == "eva" for adapter in chosen.adapters):
         log.warning(
             "The plan initialises its adapters from data (EVA); `apply` has no data and uses random values."
-        )
-    if len(configs) > 1 and configs[-1].is_prompt_learning:
-        log.warning(
-            "save_pretrained of this model writes only its virtual tokens; autopeft.save(model, folder) "
-            "writes its other adapters too."
         )
     return attached.train(is_training)
 
@@ -179,7 +171,7 @@ def save(adapted: PeftModel, folder: str | Path) -> None:
             f"The model is a {type(adapted).__name__}; pass a model that autopeft.apply returned."
         )
     with fresh_folder(Path(folder)) as fresh:
-        model.save_weights(adapted, model.attached_names(adapted), fresh)
+        model.save_weights(adapted, tuple(adapted.peft_config), fresh)
 
 
 def task_type_of(module: nn.Module) -> str | None:

@@ -138,13 +138,13 @@ def _read(
     else:
         spec = adapters.base_model_of(configs, path=cast(Path, request.adapter))
     model.resolve(spec)  # which raises for a model that was in memory
-    forward = model.forward_config(configs)
+    first = configs[0]
     source = ExportSource(
         configs=configs,
         base_model=spec.id or model.DEMO_HUB_ID,
         checkpoint=checkpoint_of(spec, configs, needs_base=needs_base),
-        task_type=adapters.task_name(forward),
-        head=tuple(dict.fromkeys(getattr(forward, "modules_to_save", None) or ())),
+        task_type=adapters.task_name(first),
+        head=tuple(dict.fromkeys(getattr(first, "modules_to_save", None) or ())),
         weights=weights,
         training=training_facts(document, spec, request.run or request.adapter),
         rank=request.rank,

@@ -35,14 +35,11 @@ def fit_to_budget(prepared: Prepared, requested: Space) -> tuple[Space, Allocati
     available = parsed.max_trainable_params - head_params
     in_file = _params_in_file(prepared)
     is_served = bool(prepared.spec.search.serve_on)  # no server reads LoRA on experts in one parameter
-    allowed = prepared.base.max_tokens()
-    longest = max(split.longest for split in prepared.bench.splits.values())
     context = AllocationContext(
         sites=tuple(s for s in prepared.base.sites if not (is_served and s.kind == "parameter")),
         scores=dict.fromkeys((site.name for site in prepared.base.sites), 1.0),
         methods=prepared.methods,
         max_params=max(0, min(available, in_file)),
-        max_virtual_tokens=None if allowed is None else max(0, allowed - longest),
     )
     costs = space.cheapest(requested, context)
     if not costs:

@@ -35,9 +35,9 @@ class Preview:
 
     `inputs` and `label` are columns of the data, `task` says what the labels are taken for, `split_sizes`
     gives rows by split. `out` is the run's folder, None for a new one. `matched_sites` says at how many
-    of `n_sites` each method of the space fits: of those that a search may use, modules and, where a method
-    of the space takes them, the prompt and the prefix. `trials` counts plans at the first rung, of which at
-    least the first `default_trials` are default plans (None for a run that goes on); others are sampled.
+    of `n_sites`, those that a search may use, each method of the space fits. `trials` counts plans at the
+    first rung, of which at least the first `default_trials` are default plans (None for a run that goes on);
+    others are sampled.
     `confirm_steps` and `confirm_seeds` are 0 without a confirmation. `search_cost` and `confirm_cost` are
     bounds in R, the second for two plans and the head alone. `forecast` is None where the baseline cannot
     be trained.
@@ -172,12 +172,8 @@ def _queue(
 def _site_counts(feasible: space.Space, context: space.AllocationContext) -> tuple[int, Mapping[str, int]]:
     """The number of sites that a search may use, and of those that each method of its space fits."""
     names = dict.fromkeys(name for arm in feasible.arms for name, _ in feasible.parts(arm))
-    taken = {
-        name: {site.name for site in context.sites if context.methods[name].refusal(site) is None}
-        for name in names
-    }
-    modules = {site.name for site in context.sites if site.kind != "model"}
-    return len(modules.union(*taken.values())), {name: len(sites) for name, sites in taken.items()}
+    refusals = {name: map(context.methods[name].refusal, context.sites) for name in names}
+    return len(context.sites), {name: sum(r is None for r in found) for name, found in refusals.items()}
 
 
 def _least_differences(prepared: Prepared, n_examples: int) -> tuple[float, float] | None:

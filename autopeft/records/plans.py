@@ -30,7 +30,7 @@ class Site:
     """One place in the base model that can take an adapter.
 
     `layer` is the depth from 0, or None outside the stack (a pooler). `kind` is one of linear, conv1d, norm,
-    embedding, parameter, model. `copies` counts matrices of this shape, where the experts of a layer are
+    embedding, parameter. `copies` counts matrices of this shape, where the experts of a layer are
     kept in one parameter. The sizes of a `quantised` map are those of its weights before quantisation. A map
     is `taken_for_expert` where `peft` would put LoRA at experts instead. `has_last_map` is false where a map
     that seems to begin a feed-forward has no map in its layer that ends it. `has_4d_inputs` is known of a

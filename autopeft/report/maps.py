@@ -90,16 +90,12 @@ def score_maps(result: SearchResult) -> tuple[Map, ...]:
 
 
 def score_map(sites: Sequence[Site], score: SiteScores) -> Map | None:
-    """One score as shares in percent of its total over the sites; None if it is 0 at every site.
-
-    A site of kind `model`, the model as a whole, has no cell.
-    """
+    """One score as shares in percent of its total over the sites; None if it is 0 at every site."""
     by_site = dict(zip((site.name for site in sites), score.values, strict=True))
-    kept = [site for site in sites if site.kind != "model"]
-    total = sum(by_site[site.name] for site in kept)
+    total = sum(by_site.values())
     if not 0 < total < float("inf"):
         return None
-    sums = {place: sum(by_site[s.name] for s in group) for place, group in _places(kept).items()}
+    sums = {place: sum(by_site[s.name] for s in group) for place, group in _places(sites).items()}
     in_layers = [value for (layer, _), value in sums.items() if layer is not None]
     scale = in_layers if any(in_layers) else list(sums.values())
     steps = tuple(100 * sum(scale) / len(scale) / total * step for step in _MEAN_STEPS)
@@ -112,7 +108,7 @@ def score_map(sites: Sequence[Site], score: SiteScores) -> Map | None:
         level = 1 + sum(share >= edge for edge in _edges(steps)) if value > 0 else 0
         return Cell(text=f"{share:.{digits}f}", level=level, title=title)
 
-    return _grid(score.name, kept, cell, steps=steps, total=total)
+    return _grid(score.name, sites, cell, steps=steps, total=total)
 
 
 def merged(shown: Map) -> Map:

@@ -30,14 +30,13 @@ class AllocationContext:
     """What an allocation needs beside a policy: sites, scores, methods with their costs, budget.
 
     `scores` maps a site's name to its importance, >= 0. `max_params` bounds the trainable parameters of the
-    adapters, `max_virtual_tokens` those of a prompt: the room beside the longest text, None for no limit.
+    adapters.
     """
 
     sites: tuple[Site, ...]
     scores: Mapping[str, float]
     methods: Mapping[str, Method]
     max_params: int
-    max_virtual_tokens: int | None = None
 
 
 def feasible(space: Space, context: AllocationContext) -> Space:
@@ -89,7 +88,7 @@ def _cheapest_adapter(method: Method, part: MethodSpace, context: AllocationCont
     sizes: list[tuple[int | None, int | None]] = [(size, size) for size in part.size if size]
     bounds = sizes or [(part.min_rank, part.max_rank)]
     fitting = [site for site in context.sites if method.refusal(site) is None]
-    places = [place_at(site, method, chosen, bound, context) for site in fitting for bound in bounds]
+    places = [place_at(site, method, chosen, bound) for site in fitting for bound in bounds]
     return min((place.cost(place.ranks[0]) for place in places if place), default=None)
 
 
@@ -150,20 +149,14 @@ def place_at(
     method: Method,
     chosen: Mapping[str, OptionValue],
     bounds: tuple[int | None, int | None],
-    context: AllocationContext,
 ) -> Place | None:
-    """The place of a method at a site, its ranks within bounds and a prompt's within the room for tokens.
-
-    None where no rank is left.
-    """
+    """The place of a method at a site, its ranks within bounds; None where no rank is left."""
     options = method.options(site, **chosen)
     ranks = method.ranks(site, options)
     if method.ranked:
         lowest, highest = bounds
         ranks = ranks if highest is None else ranks[: bisect_right(ranks, highest)]
         ranks = ranks if lowest is None else ranks[bisect_left(ranks, lowest) :]
-    if site.kind == "model" and context.max_virtual_tokens is not None:
-        ranks = ranks[: bisect_right(ranks, context.max_virtual_tokens)]
     if not ranks:
         return None
     return Place(site=site, method=method, options=tuple(sorted(options.items())), ranks=ranks)
@@ -179,17 +172,14 @@ def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]
 
 
 def _places(policy: Policy, context: AllocationContext) -> dict[str, tuple[Place, Policy]]:
-    """Site name -> its place and the first part of the policy that may have it; one prompt in all."""
+    """Site name -> its place and the first part of the policy that may have it."""
     places: dict[str, tuple[Place, Policy]] = {}
-    has_prompt = False
     for part in (policy, *policy.beside):
         method, bounds = context.methods[part.method], (part.min_rank, part.max_rank)
         for site in select_sites(part, context, method):
-            is_prompt = site.kind == "model"
-            place = place_at(site, method, dict(part.options), bounds, context)
-            if place is not None and not (is_prompt and has_prompt):
+            place = place_at(site, method, dict(part.options), bounds)
+            if place is not None:
                 places.setdefault(site.name, (place, part))
-                has_prompt = has_prompt or is_prompt
     return places
 
 

@@ -15,7 +15,7 @@ SERVERS = ("vllm", "tgi", "llama.cpp")
 def limited(space: Space, limits: LimitSpec, methods: Mapping[str, Method]) -> Space:
     """The part of a space that keeps to the limits.
 
-    Ranks of low-rank matrices are capped, and no other numbers, such as those of virtual tokens. Methods
+    Ranks of low-rank matrices are capped, and no other numbers, such as those of frequencies. Methods
     that do not merge are dropped with the mixes of them.
 
     Raises:

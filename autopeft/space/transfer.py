@@ -153,7 +153,7 @@ def _place(site: Site, source: Adapter, context: AllocationContext, max_rank: in
         return refusal
     chosen = {name: value for name, value in source.options if name in method.choices}
     highest = max_rank if method.low_rank else None
-    return place_at(site, method, chosen, (None, highest), context) or "no rank of it is allowed"
+    return place_at(site, method, chosen, (None, highest)) or "no rank of it is allowed"
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from autopeft.tasks.parts.chat_templates import (
     start_of_next_turn,
 )
 from autopeft.tasks.parts.generating import generate_greedily
-from autopeft.tasks.parts.rereading import continued, n_virtual_tokens
 from autopeft.tasks.parts.tokens import (
     Pair,
     Row,
@@ -261,14 +260,8 @@ def _generate(model: nn.Module, batch: Batch, tokenizer: Any, max_new_tokens: in
     ]
     pad_id, ends = int(tokenizer.pad_token_id or 0), _end_ids(model, tokenizer)
     device, longest = batch["input_ids"].device, max(map(len, prompts))
-    n_virtual = n_virtual_tokens(model)
     n_positions = getattr(cast(Any, model).config.get_text_config(), "max_position_embeddings", None)
-    n_free = n_positions - longest - n_virtual if isinstance(n_positions, int) else max_new_tokens
-    n_new = max(1, min(max_new_tokens, n_free))
-    if n_virtual:
-        known = {"ends": ends or (), "pad_token_id": pad_id, "device": device}
-        written = continued(model, prompts, max_new_tokens=n_new, **known)
-        return [str(text) for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
+    n_free = n_positions - longest if isinstance(n_positions, int) else max_new_tokens
     # Reversed twice: prompts are padded on the left, since they are continued on the right.
     ids = pad([prompt[::-1] for prompt in prompts], pad_id).flip(1)
     mask = pad([[1] * len(prompt) for prompt in prompts], 0).flip(1)
@@ -277,7 +270,7 @@ def _generate(model: nn.Module, batch: Batch, tokenizer: Any, max_new_tokens: in
         tokenizer,
         {"input_ids": ids.to(device), "attention_mask": mask.to(device)},
         n_skipped=longest,
-        max_new_tokens=n_new,
+        max_new_tokens=max(1, min(max_new_tokens, n_free)),
         pad_token_id=pad_id,
         eos_token_id=ends,
     )

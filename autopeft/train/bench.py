@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from autopeft.adapters import compile_plan
-from autopeft.errors import SiteError, TrainingError
+from autopeft.errors import TrainingError
 from autopeft.extension import Batch, Evaluation, Method, Task
 from autopeft.model import (
     BaseModel,
@@ -25,7 +25,6 @@ from autopeft.model import (
     checkpointed,
     forked_rng,
     free_bytes,
-    gives_cache,
     heeding_known_masks,
     heeds_known_masks,
     input_directions,
@@ -127,7 +126,7 @@ class Bench:
             split=self.splits["train"],
             steps=lambda: self._steps(fidelity, compute),
             is_trained=fidelity.split not in _READ_ONLY,
-            may_checkpoint=can_checkpoint(self.base.module) and not gives_cache(plan.adapters),
+            may_checkpoint=can_checkpoint(self.base.module),
         )
         return recovery.run(lambda: self._measure(plan, fidelity, compute), plan, make_room=self.make_room)
 
@@ -138,7 +137,6 @@ class Bench:
         release_memory(self.base.device)
 
     def _measure(self, plan: Plan, fidelity: Fidelity, compute: Compute) -> Measurement:
-        self._require_room(plan)
         is_trained = fidelity.split not in _READ_ONLY
         # Both are measured on the base model, before adapters are on it.
         directions, heads = (
@@ -183,16 +181,6 @@ class Bench:
             example_scores=evaluation.example_scores if is_finite else (),
             error=None if is_finite else "diverged: the loss after training is not finite",
         )
-
-    def _require_room(self, plan: Plan) -> None:
-        """Refuse a plan whose virtual tokens leave too few of the model's positions for the texts."""
-        allowed = self.base.max_tokens(plan)
-        longest = max(split.longest for split in self.splits.values())
-        if allowed is not None and longest > allowed:
-            raise SiteError(
-                f"The longest text has {longest} tokens, and beside the plan's virtual tokens there is "
-                f"place for {allowed}; lower --max-length, or the rank of the prompt."
-            )
 
     def _eva_directions(self, plan: Plan, compute: Compute) -> dict[str, torch.Tensor]:
         """Site -> initial rows of LoRA's A, for the adapters of a plan that start from data (EVA)."""

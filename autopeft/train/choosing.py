@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from autopeft.errors import SpecError
-from autopeft.model import free_bytes, gives_cache, is_out_of_memory, release_memory, taken_bytes
+from autopeft.model import free_bytes, is_out_of_memory, release_memory, taken_bytes
 from autopeft.records import Decision, ExecutionSpec, Plan
 from autopeft.space import BASELINE_METHOD, AllocationContext, Policy, plan_of
 from autopeft.tasks.parts.token_losses import piece_logits
@@ -160,7 +160,7 @@ def kept_bytes(bench: Bench, plan: Plan, rows: Sequence[int]) -> int:
     With checkpointing these are the inputs of all layers, and what one layer computes again.
     """
     kept = bench.saved_bytes(plan, rows)
-    if not bench.compute.checkpointing or gives_cache(plan.adapters):
+    if not bench.compute.checkpointing:
         return kept
     sizes = bench.splits["train"].sizes
     longest = [max(rows, key=lambda row: int(sizes[row]))]  # without checkpointing all may take too much

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 
 from autopeft.errors import first_line_of
-from autopeft.model import gives_cache, is_out_of_memory, release_memory
+from autopeft.model import is_out_of_memory, release_memory
 from autopeft.records import OptionPairs, Plan
 from autopeft.train.rows import Counts
 
@@ -30,11 +30,11 @@ class Compute:
     """How a bench computes; none of it changes what is computed but for rounding and the draws of dropout.
 
     A step goes through the model in micro-batches of at most `micro_batch_tokens`, padding included; None
-    takes it whole. With `checkpointing`, layers keep only their inputs for the backward pass, where the plan
-    and the model allow it; where the plan does not, `plain_tokens` are the most of a micro-batch, None: as
-    many. An evaluation batch has at most `max_eval_tokens`; None: as many as are best.
-    What is kept for later plans respects `memory_bytes`, the most that the device may use; with
-    `shares_outputs`, what frozen layers give is kept for them too.
+    takes it whole. With `checkpointing`, layers keep only their inputs for the backward pass, where the model
+    allows it; `plain_tokens` are the most of a micro-batch whose layers keep all, None: as many.
+    An evaluation batch has at most `max_eval_tokens`; None: as many as are best. What is kept for
+    later plans respects `memory_bytes`, the most that the device may use; with `shares_outputs`, what frozen
+    layers give is kept for them too.
 
     Where memory runs out for a plan, the two limits are lowered, layers checkpointed and no outputs shared:
     for later plans of its kind too, and for no others, since kinds differ in what they keep for a backward
@@ -64,12 +64,7 @@ class Compute:
         """How plans of one kind compute, with the same methods and options; to be changed for all of them."""
         kind = frozenset((adapter.method, adapter.options) for adapter in plan.adapters)
         if kind not in self._of_kinds:
-            compute = replace(self, _of_kinds={})
-            if self.checkpointing and gives_cache(plan.adapters):
-                compute.checkpointing, compute.micro_batch_tokens = False, self.most_plain_tokens
-                if self.micro_batch_tokens is not None:  # an evaluation keeps nothing for a backward pass
-                    compute.max_eval_tokens = self.max_eval_tokens or _EVAL_FACTOR * self.micro_batch_tokens
-            self._of_kinds[kind] = compute
+            self._of_kinds[kind] = replace(self, _of_kinds={})
         return self._of_kinds[kind]
 
 

@@ -167,7 +167,7 @@ def limited_by(base: BaseModel) -> str:
 def _limits(base: BaseModel) -> list[tuple[int, str]]:
     # An image processor has no such limit, and some tokenizers have one of 1e30.
     limits = {
-        "the model's context": base.max_tokens(),
+        "the model's context": base.max_tokens,
         "the tokenizer's model_max_length": getattr(base.tokenizer, "model_max_length", None),
     }
     return [(limit, name) for name, limit in limits.items() if limit is not None and limit < NO_CUT]

@@ -62,8 +62,7 @@ class Description:
     """A cell as a search sees it.
 
     `examples` counts those of train, and those that were evaluated of search, confirm and test. `scores` maps
-    the score that orders sites to one value for each site. `max_virtual_tokens` is the room
-    for a prompt, None where there is no limit.
+    the score that orders sites to one value for each site.
     """
 
     cell: Cell
@@ -71,7 +70,6 @@ class Description:
     hidden_size: int
     metric: MetricFacts
     head_rates: tuple[float, float]
-    max_virtual_tokens: int | None
     examples: dict[str, int]
     sites: tuple[Site, ...]
     scores: dict[str, tuple[float, ...]]
@@ -94,11 +92,9 @@ def describe(
     cell: Cell, prepared: Prepared, context: AllocationContext, candidates: Iterable[Candidate]
 ) -> Description:
     """The description of a cell whose model is loaded; `context` holds the scores by gradient."""
-    from autopeft import space
     from autopeft.extension import metric_facts
-    from autopeft.pipeline.fitting import fit_to_budget, parse_budget
+    from autopeft.pipeline.fitting import parse_budget
 
-    _, available = fit_to_budget(prepared, space.load("default", known_methods=prepared.methods))
     sizes = {split: len(encoded.labels) for split, encoded in prepared.bench.splits.items()}
     most = {"search": cell.search_examples, "confirm": cell.confirm_examples, "test": cell.test_examples}
     return Description(
@@ -107,7 +103,6 @@ def describe(
         hidden_size=prepared.base.hidden_size,
         metric=metric_facts(prepared.task),
         head_rates=prepared.bench.head_rates.alone(),
-        max_virtual_tokens=available.max_virtual_tokens,
         examples={split: min(size, most.get(split, size)) for split, size in sizes.items()},
         sites=context.sites,
         scores={"gradient": tuple(context.scores[site.name] for site in context.sites)},

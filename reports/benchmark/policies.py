@@ -113,7 +113,6 @@ def problem_of(surrogate: Surrogate, spec: RunSpec) -> SearchProblem:
         scores=dict.fromkeys(names, 1.0),
         methods=methods,
         max_params=description.budget.max_trainable_params,
-        max_virtual_tokens=description.max_virtual_tokens,
     )
     requested = requested_space(spec)
     measured = {adapter.method for arm in surrogate.arms.values() for adapter in arm.adapters}

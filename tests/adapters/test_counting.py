@@ -124,7 +124,7 @@ def planned(base, methods, chosen):
 
 MIXES = [
     {"lora": ["q", "v"], "ia3": ["k"], "ln_tuning": ["norm"]},
-    {"vera": ["q", "v"], "lora": ["up"], "prompt_tuning": ["prompt"]},
+    {"vera": ["q", "v"], "lora": ["up"]},
     {"shira": ["q"], "bottleneck": ["down"], "bitfit": ["v"]},
     {},
 ]

@@ -37,15 +37,6 @@ FORMS = {
     "BEFT": [{"target_modules": ["v_proj"]}],
     "BOFT": [{**SHORT, "boft_block_size": 8}, {**SHORT, "boft_block_size": 0, "boft_block_num": 2}],
     "C3A": [{**SHORT, "block_size": 16}],
-    "CARTRIDGE": [{"num_virtual_tokens": 5, "task_type": "CAUSAL_LM"}],
-    "CPT": [
-        {
-            "cpt_token_ids": [1, 2, 3],
-            "cpt_mask": [1, 1, 1],
-            "cpt_tokens_type_mask": [1, 2, 2],
-            "task_type": "CAUSAL_LM",
-        }
-    ],
     "DEFT": [{**SHORT, "r": 4}],
     "DELORA": [{**SHORT, "r": 4}],
     "FOURIERFT": [{**SHORT, "n_frequency": 10}],
@@ -63,22 +54,12 @@ FORMS = {
     "LOHA": [{**SHORT}],
     "LOKR": [{**SHORT}],
     "MISS": [{**SHORT, "r": 4}, {**SHORT, "r": 4, "init_weights": "bat"}],
-    "MULTITASK_PROMPT_TUNING": [{"num_virtual_tokens": 5, "num_tasks": 2, "task_type": "CAUSAL_LM"}],
     "OFT": [{**SHORT, "oft_block_size": 4, "r": 0}],
     "OSF": [{**SHORT, "effective_rank": 8}],
     "PEANUT": [{**SHORT, "r": 4}],
     "POLY": [{**SHORT, "r": 4}],
-    "PREFIX_TUNING": [
-        {"num_virtual_tokens": 5, "task_type": "CAUSAL_LM"},
-        {"num_virtual_tokens": 5, "task_type": "CAUSAL_LM", "prefix_projection": True},
-    ],
-    "PROMPT_TUNING": [{"num_virtual_tokens": 5, "task_type": "CAUSAL_LM"}],
     "PSOFT": [{**SHORT, "r": 4}],
     "PVERA": [{**SHORT, "r": 4}],
-    "P_TUNING": [
-        {"num_virtual_tokens": 5, "task_type": "CAUSAL_LM", "encoder_hidden_size": 16},
-        {"num_virtual_tokens": 5, "task_type": "CAUSAL_LM", "encoder_reparameterization_type": "LSTM"},
-    ],
     "RANDLORA": [{**SHORT, "r": 4}],
     "ROAD": [{**SHORT, "group_size": 4}],
     "SHADOW": [{**SHORT}],

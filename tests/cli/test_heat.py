@@ -24,16 +24,15 @@ def site(name, layer, role, kind="linear"):
 
 
 def stack(n_layers, roles, *, outside=True):
-    """Sites of a model: every role in each layer, a pooler, and the model as a whole."""
+    """Sites of a model: every role in each layer, and a pooler."""
     sites = [site(f"h.{layer}.{role}", layer, role) for layer in range(n_layers) for role in roles]
-    beside = [site("pooler.dense", None, "dense"), site("inputs", None, "inputs", kind="model")]
+    beside = [site("pooler.dense", None, "dense")]
     return (*sites, *(beside if outside else ()))
 
 
 def score_of(sites, *, name="fisher", **fields):
-    """The values 1, 2, 3 … in the order of the sites, and 0 for the model as a whole."""
-    values = (0.0 if site.kind == "model" else n + 1.0 for n, site in enumerate(sites))
-    return SiteScores(name=name, values=tuple(values), **fields)
+    """The values 1, 2, 3 … in the order of the sites."""
+    return SiteScores(name=name, values=tuple(n + 1.0 for n in range(len(sites))), **fields)
 
 
 @pytest.mark.parametrize("columns", [60, 80])
@@ -141,8 +140,7 @@ def test_svg_parses_and_holds_the_value_of_every_site_in_a_title(n_layers, roles
     root = ElementTree.fromstring(heat_svg(sites, scores, title='tiny "<&>" on data'))
     titles = [title.text for title in root.iter(f"{SVG}title")]
     for site, value in zip(sites, scores[0].values, strict=True):
-        expected = 0 if site.kind == "model" else len(scores)
-        assert titles.count(f"{site.name}: {value:.3g}") == expected
+        assert titles.count(f"{site.name}: {value:.3g}") == len(scores)
     texts = ["".join(text.itertext()) for text in root.iter(f"{SVG}text")]
     assert {*roles, "outside", *map(str, range(n_layers))} <= set(texts)
     assert {element.tag.removeprefix(SVG) for element in root.iter()} <= set(

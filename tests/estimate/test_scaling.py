@@ -184,12 +184,6 @@ def test_most_rows_fit_and_one_more_does_not(folder, checkpointing):
     assert high(3, n_tokens) <= 1.005 * max_bytes
 
 
-def test_prefix_that_cannot_be_checkpointed_takes_the_same_with_checkpointing(folder):
-    subject = described(folder, "prefix_tuning_r3").subject
-    peaks = [MemoryModel(subject=subject, checkpointing=on).at(2, 40).peak_bytes for on in (False, True)]
-    assert peaks[0] == peaks[1]
-
-
 def test_few_bits_and_float32_change_the_weights_alone_as_they_should(folder):
     def weights(**setup):
         return MemoryModel(subject=described(folder, "lora_r4", **setup).subject).at(1, 32).weights_bytes

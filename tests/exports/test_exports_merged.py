@@ -106,10 +106,9 @@ def test_weights_of_another_adapter_are_refused_when_merging(bert, make_plan, tm
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("method", ["prompt_tuning", "bottleneck", "lily"])
+@pytest.mark.parametrize("method", ["bottleneck", "lily"])
 def test_what_stays_beside_the_weights_is_refused_by_name(method, make_base, tmp_path):
     configs = {
-        "prompt_tuning": lambda: peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
         "bottleneck": lambda: peft.PEFT_TYPE_TO_CONFIG_MAPPING["BOTTLENECK"](target_modules=["mlp"]),
         "lily": lambda: peft.LilyConfig(target_modules=["q_proj"]),
     }

@@ -350,7 +350,6 @@ def test_mode_and_cost_follow_from_the_site(role, mode, width):
         (site("q"), "takes the roles o, down, up, gate_up"),
         (site("norm", "norm"), "takes linear maps, and this is a norm"),
         (site("up", "parameter"), "takes linear maps, and these are experts in one parameter"),
-        (site("prompt", "model"), "takes linear maps, and this is the model as a whole"),
         (site("up", layer=None), "needs the last map of that, and this is in no layer"),
     ],
 )

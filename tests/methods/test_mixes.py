@@ -27,17 +27,11 @@ def bases(draw):
 
 @st.composite
 def mixes(draw, base):
-    """At each site nothing or any method that fits, with any options and rank.
-
-    One method with a shared state at most, and one with virtual tokens.
-    """
+    """At each site nothing or any method that fits, with any options and rank; one shared state at most."""
     shared = draw(st.sampled_from([name for name, method in METHODS.items() if method.shared]))
     common = {option: draw(st.sampled_from(values)) for option, values in METHODS[shared].choices.items()}
     adapters = []
-    virtual = draw(st.sampled_from(["inputs", "cache"]))  # a plan has prompts or a prefix
     for site in base.sites:
-        if site.kind == "model" and site.name != virtual:
-            continue
         fitting = [
             name
             for name, method in METHODS.items()
@@ -48,9 +42,7 @@ def mixes(draw, base):
             method = METHODS[name]
             drawn = {option: draw(st.sampled_from(values)) for option, values in method.choices.items()}
             options = method.options(site, **(common if name == shared else drawn))
-            most = 20 if site.kind == "model" else 10**6  # tokens: there are 32 positions
-            ranks = [rank for rank in method.ranks(site, options)[:12] if rank <= most]
-            rank = draw(st.sampled_from(ranks)) if method.ranked else 0
+            rank = draw(st.sampled_from(method.ranks(site, options)[:12])) if method.ranked else 0
             adapters.append(
                 Adapter(
                     method=name,
@@ -84,7 +76,7 @@ def test_three_counts_agree_and_detaching_leaves_no_trace(base, data):
 def mixed(base):
     """A different method at each site, but none that shares a state or wraps the model; ranks 1 to 3."""
     adapters = []
-    for i, site in enumerate(site for site in base.sites if site.kind != "model"):
+    for i, site in enumerate(base.sites):
         fitting = [m for m in METHODS.values() if m.refusal(site) is None and not m.shared]
         if fitting:
             method = fitting[i % len(fitting)]

@@ -33,6 +33,8 @@ def published():
     runs = {}
     with FILE.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
+            if row["method"] not in METHODS:
+                continue
             rate, scale = float(row["learning_rate"]), float(row["scale"])
             here = rate * scale / scale_here(row["method"], int(row["rank"]))
             runs.setdefault(row["method"], []).append((float(row["test_accuracy"]), here, rate))
@@ -49,9 +51,9 @@ TELLING = [
 ]
 
 
-def test_thirteen_methods_have_a_telling_rate():
-    assert sorted(PUBLISHED.keys() - set(TELLING)) == ["bitfit", "fourierft", "ln_tuning", "loha", "p_tuning"]
-    assert len(TELLING) == 13
+def test_eleven_methods_have_a_telling_rate():
+    assert sorted(PUBLISHED.keys() - set(TELLING)) == ["bitfit", "fourierft", "ln_tuning", "loha"]
+    assert len(TELLING) == 11
 
 
 @pytest.mark.parametrize("name", TELLING)

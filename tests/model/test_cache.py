@@ -26,12 +26,3 @@ def test_forward_fills_no_cache_and_generation_does(make_base):
         assert base.module(input_ids=ids).past_key_values is None
         assert lengths_of_calls(base.module, ids) == [3, 1, 1, 1]
     assert base.module.config.use_cache
-
-
-def test_prefixes_keep_the_cache_that_they_need(make_base, make_plan, attach, batch_for):
-    base = make_base("llama-lm")
-    with attach(base, make_plan(base, "prefix_tuning")) as model, torch.no_grad():
-        outside = model(**batch_for(base)).loss
-        with without_cache(model):
-            assert base.module.config.use_cache
-            assert model(**batch_for(base)).loss == outside

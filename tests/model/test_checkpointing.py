@@ -46,13 +46,5 @@ def test_gradients_are_the_same_and_less_is_saved(architecture, make_base, make_
     assert flags_of(base.module) == before
 
 
-def test_prefixes_are_not_checkpointed(make_base, make_plan, attach):
-    base = make_base("llama-lm")
-    with attach(base, make_plan(base, "prefix_tuning")) as model:
-        assert not can_checkpoint(model)  # its layers would drop the cache that holds the prefix
-    with attach(base, make_plan(base, "prompt_tuning")) as model:
-        assert can_checkpoint(model)
-
-
 def test_models_without_layers_that_can_be_checkpointed_say_so():
     assert not can_checkpoint(torch.nn.Linear(2, 2))

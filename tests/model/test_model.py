@@ -69,7 +69,6 @@ EXPECTED_SITES = {
         {
             "bert.embeddings.LayerNorm": (*NORM, True),
             "bert.pooler.dense": ("dense", "linear", 16, 16, True),
-            "inputs": ("prompt", "model", 16, 16, False),
         },
     ),
     "gpt2": ("transformer.h", GPT2_LAYER, {"transformer.ln_f": (*NORM, True)}),

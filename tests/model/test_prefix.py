@@ -13,7 +13,6 @@ from autopeft.model import SavedBytes
 from autopeft.model.prefix import frozen_prefix, skips_exactly
 
 METHODS = discover("autopeft.methods")
-VIRTUAL = {"prompt_tuning", "p_tuning", "prefix_tuning"}  # tokens before the first layer
 SKIPPING = ("bert", "gpt2", "llama", "vit", "gpt2-lm", "llama-lm", "moe-lm")
 
 
@@ -98,7 +97,7 @@ def test_probe_lets_common_models_skip(architecture, is_training, adapted, batch
             assert skips_exactly(prefix, loss_of, batch_for(base))
 
 
-@pytest.mark.parametrize("method", sorted(METHODS.keys() - VIRTUAL))
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_probe_compares_the_gradients_of_every_method(method, bert, make_plan, attach, batch_for):
     # Gradients need not be contiguous: those of c3a are the real parts of complex numbers.
     with attach(bert, top_plan(bert, make_plan, method)) as model:
@@ -139,8 +138,8 @@ def test_deeper_layers_start_from_what_fewer_layers_gave(bert, make_plan, attach
         assert [known.n_layers for known in kept] == [1, 2]
 
 
-@pytest.mark.parametrize("method", ["lora", "ln_tuning", "prompt_tuning", "prefix_tuning"])
-def test_nothing_lies_below_virtual_tokens_or_the_lowest_layer(method, make_base, make_plan, attach):
+@pytest.mark.parametrize("method", ["lora", "ln_tuning"])
+def test_nothing_lies_below_the_lowest_layer(method, make_base, make_plan, attach):
     base = make_base("llama-lm")
     with attach(base, make_plan(base, method)) as model:
         assert frozen_prefix(model) is None

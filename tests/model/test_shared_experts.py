@@ -41,7 +41,7 @@ TAKEN = {
     "deepseek_v3 without experts": {"mlp"},
     "qwen3_next": {"mlp.shared_expert"},
 }
-OTHERS = {"prefix_tuning", "p_tuning", "prompt_tuning", "oft"}
+OTHERS = {"oft"}
 by_architecture = pytest.mark.parametrize("architecture", CONFIGS)
 
 

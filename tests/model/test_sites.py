@@ -364,7 +364,7 @@ def test_experts_that_bitsandbytes_packed_count_by_its_note_of_their_shape():
 )
 def test_text_may_be_as_long_as_the_model_has_positions(architecture, task_type, limit):
     base = build(architecture, task_type)
-    assert base.max_tokens() == limit
+    assert base.max_tokens == limit
     if limit is not None:
         base.module(input_ids=torch.full((1, limit), 5))
         with pytest.raises((IndexError, RuntimeError), match=r"index|size"):

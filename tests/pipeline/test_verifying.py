@@ -31,9 +31,7 @@ FORMATS = {
     "mix of methods": ("native", "merged"),
     "bottleneck and LoRA": ("native",),
     "DoRA": ("native", "merged", "converted-lora"),
-    "prompt": ("native",),
     "serial and parallel bottlenecks": ("native",),
-    "bottleneck and prompt": ("native",),
     "4-bit base": LORA_FORMATS,
 }
 
@@ -53,13 +51,8 @@ def adapters_for(name, sites):
             adapters_of(METHODS["bottleneck"], [s for s in maps if s.role == "down"], rank=2) + lora
         ),
         "DoRA": lambda: adapters_of(METHODS["lora"], [s for s in maps if s.role == "v"], rank=2, dora=True),
-        "prompt": lambda: adapters_of(METHODS["prompt_tuning"], sites, rank=2),
         "serial and parallel bottlenecks": lambda: adapters_of(
             METHODS["bottleneck"], [s for s in maps if s.role in ("up", "down")], rank=2
-        ),
-        "bottleneck and prompt": lambda: (
-            adapters_of(METHODS["bottleneck"], [s for s in maps if s.role == "down"], rank=2)
-            + adapters_of(METHODS["prompt_tuning"], sites, rank=2)
         ),
     }
     return tuple(others[name]()) if name in others else tuple(lora)

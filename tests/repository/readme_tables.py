@@ -27,7 +27,7 @@ ARCHITECTURES = {
     "T5 LM": "t5-lm",
     "MoE LM": "moe-lm",
 }
-NOUNS = {"linear": "maps", "conv1d": "maps", "norm": "norms", "parameter": "experts", "model": "prompt"}
+NOUNS = {"linear": "maps", "conv1d": "maps", "norm": "norms", "parameter": "experts"}
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -79,7 +79,7 @@ def fit_table() -> str:
 
 
 def cell(method: Method, sites: Sequence[Site]) -> str:
-    """Maps, norms, experts or prompt; with the roles where it is not all of them."""
+    """Maps, norms or experts; with the roles where it is not all of them."""
     parts = []
     for noun in dict.fromkeys(NOUNS[site.kind] for site in sites):
         same_noun = [site for site in sites if NOUNS[site.kind] == noun]

@@ -30,7 +30,7 @@ def test_no_limit_changes_nothing() -> None:
 def test_mergeable_leaves_methods_and_mixes_that_merge() -> None:
     assert limited(MIXED, LimitSpec(mergeable=True), METHODS).arms == ("lora", "merging")
     assert set(limited(EVERYTHING, LimitSpec(mergeable=True), METHODS).arms) == {
-        name for name in METHODS if name not in ("bottleneck", "prompt_tuning", "prefix_tuning", "p_tuning")
+        name for name in METHODS if name != "bottleneck"
     }
 
 
@@ -47,7 +47,7 @@ def test_a_largest_rank_caps_what_is_larger_and_drops_what_cannot_be_smaller() -
 def test_a_largest_rank_leaves_numbers_that_are_no_ranks_of_matrices() -> None:
     kept = limited(EVERYTHING, LimitSpec(max_rank=1), METHODS)
     assert kept.arms == EVERYTHING.arms
-    counts = "fourierft oft c3a shira bottleneck prompt_tuning prefix_tuning p_tuning".split()
+    counts = "fourierft oft c3a shira bottleneck".split()
     assert all(kept.methods[name] == EVERYTHING.methods[name] for name in counts if name in kept.methods)
     matrices = ("lora", "loha", "lokr", "hira", "delora", "miss")
     assert {kept.methods[name].max_rank for name in matrices if name in kept.methods} == {1}

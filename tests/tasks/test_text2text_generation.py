@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from toys.bases import toy_base
 from toys.families import BART
 from toys.tasks import make_toy
 
@@ -86,15 +85,6 @@ def test_what_is_cut_is_noted(toy):
     made = toy.encoded(max_length=4)
     assert {len(example["input_ids"]) for example in made.examples} == {4}
     assert made.notes == ("20 of 20 prompts and 6 completions were cut to 4 tokens.",)
-
-
-def test_virtual_tokens_leave_the_metric_alone(toy, make_plan, attach):
-    """P-tuning puts tokens before the encoder's input; the completion still has one prediction per token."""
-    base = toy_base("t5-lm")
-    (batch,) = toy.batches(4)[:1]
-    with attach(base, make_plan(base, "prompt_tuning")) as model:
-        seen = toy.task.evaluate(model, iter([batch]))
-    assert len(seen.example_scores) == 4 and np.isfinite(seen.loss)
 
 
 def test_metrics_can_be_chosen():

@@ -63,7 +63,6 @@ def write_table(folder: Path, truth: Truth, plans: Iterable[Candidate], **change
         hidden_size=384,
         metric=ACCURACY,
         head_rates=HEAD_RATES,
-        max_virtual_tokens=None,
         examples=EXAMPLES,
         sites=SITES,
         scores={name: tuple(SCORES.values()) for name in ("gradient", "parameters", "random")},

@@ -78,10 +78,8 @@ def n_trainable(model, base):
     return {"by peft": by_peft - base.head_params, "by gradient": by_gradient - base.head_params}
 
 
-def movement(before, after, plan):
-    """Largest difference of the features of the text; virtual tokens stand before them."""
-    if plan.adapters[0].site == "inputs" and before.ndim == 3:
-        after = after[:, -before.shape[1] :]
+def movement(before, after):
+    """Largest difference of the features of the text."""
     return float((after - before).abs().max())
 
 
@@ -92,7 +90,7 @@ def start_of(base, plan, batch, *, attach):
         return Life(
             plan=plan,
             n_trainable=n_trainable(model, base),
-            movement_at_start=movement(before, hidden(model, base, batch), plan),
+            movement_at_start=movement(before, hidden(model, base, batch)),
         )
 
 
@@ -113,7 +111,7 @@ def live(base, spare, plan, *, batch, attach, names, folder):
         life = Life(
             plan=plan,
             n_trainable=n_trainable(model, base),
-            movement_at_start=movement(before, hidden(model, base, batch), plan),
+            movement_at_start=movement(before, hidden(model, base, batch)),
         )
         life.largest_gradients = train(model.train(), batch)
         life.trained = logits(model, batch)

@@ -14,7 +14,7 @@ from torch import nn
 from autopeft.adapters import type_counts
 from autopeft.errors import SpecError, reason_of
 from autopeft.extension import ExportSource
-from autopeft.model import PASS_ERRORS, attach, attached_names, is_out_of_memory
+from autopeft.model import PASS_ERRORS, attach, is_out_of_memory
 from autopeft.model import merge as merge_adapters
 
 _PROBE_TOKENS = 8  # enough for attention to mix; chosen by hand
@@ -65,7 +65,7 @@ def _attached(source: ExportSource) -> PeftModel:
     assert source.base is not None, "the base model is needed"
     try:
         model = attach(source.base, source.configs, task_type=source.task_type, head_names=source.head)
-        for name, weights in zip(attached_names(model), source.weights, strict=True):
+        for name, weights in zip(model.peft_config, source.weights, strict=True):
             _load(model, name, weights)
     except (ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
         raise SpecError(

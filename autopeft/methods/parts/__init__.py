@@ -1,6 +1,6 @@
 """What methods are made of: the record, refusals, patterns of sites, configs by group, and tuners.
 
-Inside the folder each file imports only from those before it: record, fits, virtual_tokens, patterns →
+Inside the folder each file imports only from those before it: record, fits, patterns →
 configs, tuners, bottleneck_outputs → bias_tuner, bottleneck_tuner.
 """
 

@@ -8,7 +8,6 @@ _DESCRIPTIONS = {
     "norm": "this is a norm",
     "embedding": "this is an embedding",
     "parameter": "these are experts in one parameter",
-    "model": "this is the model as a whole",
 }
 
 

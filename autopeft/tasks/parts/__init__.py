@@ -2,5 +2,5 @@
 
 Inside the folder each file imports only from those before it:
 chat_templates, tokens, batches, generating, targets, usual → output_layer →
-token_losses, token_metrics, labelled → rereading → writing.
+token_losses, token_metrics, labelled → writing.
 """
