@@ -12,6 +12,7 @@ from peft import PeftType
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from toys.counting import SHORT, n_trained, tensor_bytes, tiny_config, write_config
 
+from autopeft.errors import SpecError
 from autopeft.pipeline import count
 
 # Every type that peft has, in the forms whose parameters or files differ.
@@ -75,9 +76,20 @@ FORMS = {
 CASES = [(kind, form) for kind, forms in FORMS.items() for form in forms]
 
 
-def test_every_type_of_peft_is_tried_but_the_gate_over_other_adapters():
-    types = {kind.value for kind in PeftType if "peft." in PEFT_TYPE_TO_CONFIG_MAPPING[kind].__module__[:5]}
-    assert types - set(FORMS) == {"XLORA"}
+TYPES = {kind.value: PEFT_TYPE_TO_CONFIG_MAPPING[kind] for kind in PeftType}
+TOKENS = {name for name, config in TYPES.items() if issubclass(config, peft.PromptLearningConfig)}
+
+
+def test_every_type_of_peft_is_tried_but_virtual_tokens_and_the_gate_over_other_adapters():
+    types = {name for name, config in TYPES.items() if config.__module__.startswith("peft.")}
+    assert types - set(FORMS) == {"XLORA", *TOKENS}
+
+
+@pytest.mark.parametrize("kind", sorted(TOKENS))
+def test_virtual_tokens_are_refused_in_one_sentence(kind, tiny_llama, tmp_path):
+    write_config(tmp_path, {"peft_type": kind, "task_type": "CAUSAL_LM", "num_virtual_tokens": 5})
+    with pytest.raises(SpecError, match=f"is {kind}, which trains virtual tokens; .* use peft itself"):
+        count(tmp_path, model_id=str(tiny_llama))
 
 
 @pytest.mark.parametrize(("kind", "form"), CASES, ids=[f"{kind}-{i}" for i, (kind, _) in enumerate(CASES)])
