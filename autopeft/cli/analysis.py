@@ -30,7 +30,7 @@ _MAX_FACTOR = 16.0  # chosen by hand: the most by which the number of examples i
 def print_analysis(analysis: Analysis) -> None:
     """Print the map of every score, whether it saw enough examples, the cost, and the suggested plan."""
     out = console()
-    n_sites = sum(site.kind != "model" for site in analysis.sites)
+    n_sites = len(analysis.sites)
     out.print(f"{analysis.base_model} on {analysis.data}: {n_sites} sites", markup=False)
     blocks = blocks_for(out)
     for score in analysis.scores:

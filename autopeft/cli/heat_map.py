@@ -64,7 +64,7 @@ def fold(sites: Sequence[Site], score: SiteScores) -> tuple[tuple[str, ...], tup
     The last role and the last row, both `all`, are sums over the others. There are no rows where the score
     is 0 at every site.
     """
-    values = {site: value for site, value in zip(sites, score.values, strict=True) if site.kind != "model"}
+    values = dict(zip(sites, score.values, strict=True))
     total = math.fsum(values.values())
     if not 0 < total < math.inf:
         return (), ()
