@@ -8,12 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 from toys.bases import state_of
-from toys.tasks import make_toy, with_end_of_text
 
-from autopeft.extension import discover
-from autopeft.model import BaseModel
 from autopeft.records import Status
-from autopeft.train import Bench, Compute, EncodedSplit
+from autopeft.train import Compute
 
 CPU_ERROR = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"
 GPU_ERROR = "CUDA out of memory. Tried to allocate 2.00 GiB.\nSecond line"
@@ -188,31 +185,6 @@ def test_single_rows_that_do_not_fit_are_checkpointed_alone(scarce, make_plan, f
     bench = replace(scarce(training=0), compute=Compute(micro_batch_tokens=1))
     seen = bench.measure(make_plan(bench.base, "lora"), fidelity())
     assert (seen.status, bench.task.n_refused) == (Status.OUT_OF_MEMORY, 2)
-
-
-@pytest.mark.parametrize(("limit", "n_refused"), [(40, 0), (160, 2)])
-def test_prefixes_which_are_not_checkpointed_get_micro_batches_of_their_own(
-    limit, n_refused, tokenizer, methods, make_plan, fidelity
-):
-    """Without checkpointing there is room for two rows of 20 tokens, with it for all eight."""
-    toy = make_toy(discover("autopeft.tasks")["text-generation"], with_end_of_text(tokenizer))
-    base = BaseModel(toy.module, toy.tokenizer, name="toy", untrained=frozenset())
-    row = {"input_ids": [5] * 20, "attention_mask": [1] * 20}
-    rows = EncodedSplit(examples=(row,) * 48, labels=([5] * 20,) * 48)
-    bench = Bench(
-        base=base,
-        task=Uncheckpointed(toy.task, training=40),
-        methods=methods,
-        splits={"train": rows, "search": rows},
-        batch_size=8,
-        compute=Compute(micro_batch_tokens=160, checkpointing=True, plain_tokens=limit),
-    )
-    plans = [make_plan(base, name) for name in ("prefix_tuning", "lora")]
-    seen = [bench.measure(plan, fidelity(train_steps=2)) for plan in plans]
-    assert [(m.status, m.error) for m in seen] == [(Status.COMPLETE, None)] * 2
-    assert bench.task.n_refused == n_refused
-    limits = [bench.compute.of(plan) for plan in plans]
-    assert [(of.micro_batch_tokens, of.eval_tokens("cpu")) for of in limits] == [(40, 320), (160, 320)]
 
 
 def test_evaluation_goes_on_with_fewer_rows(scarce, make_plan, fidelity):
