@@ -175,7 +175,6 @@ app.add_typer(sizing.app)
         "model": "Base model in place of the plan's.",
         "data": "Dataset in place of the plan's, with the columns that the plan names.",
         "seed": "Seed in place of the plan's.",
-        "forgetting": None,
         "device": "Torch device: cpu, cuda, cuda:1 or mps. Default: a GPU, if there is one.",
         "dtype": None,
         "memory": None,
@@ -202,13 +201,12 @@ def train(
         spec, given = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
         with heavy_imports():
             from autopeft import pipeline
-            from autopeft import report as reports
             from autopeft.report.words import metric as metric_words
 
         settings = setting_values(spec, given)
         out = settings.get("output.out")
         execution = ("device", "dtype", "memory_bytes", "micro_batch_tokens", "checkpointing")
-        overridden = ("model.quantize", "forgetting.source", *(f"execution.{name}" for name in execution))
+        overridden = ("model.quantize", *(f"execution.{name}" for name in execution))
         trained = pipeline.train_plan(
             plan,
             out=None if out is None else Path(out),
@@ -218,7 +216,7 @@ def train(
             overrides={name: settings.get(name) for name in overridden},
             resume=resume,
         )
-        measurement, forgetting = trained.measurement, trained.forgetting
+        measurement = trained.measurement
         if as_json:
             answer = {
                 "metric": measurement.metric,
@@ -226,15 +224,12 @@ def train(
                 "loss": measurement.loss,
                 "out": str(trained.folder),
             }
-            forgot = {} if forgetting is None else {"forgetting": reports.forgetting_json(forgetting)}
-            print_json({**answer, **forgot})
+            print_json(answer)
         else:
             # A language model's metric may be its loss.
             score = metric_words(measurement.metric, trained.is_share)
             metric = "" if trained.metric == "loss" else f"{trained.metric} {score} and "
             print(f"{metric}loss {measurement.loss:.4f} on the confirm split")
-            if forgetting is not None:
-                print(reports.forgetting_line(forgetting))
             print(f"adapter {trained.folder}")
 
 

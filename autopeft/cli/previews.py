@@ -101,7 +101,6 @@ def _work(preview: Preview) -> Iterator[tuple[str, str]]:
     shortest, *others = preview.rung_steps
     first = _n(shortest, "step")
     above = f", the best go on to {' and '.join(map(str, others))}"
-    text = preview.forgetting
     yield "search", f"{_n(preview.trials, 'trial')} of {first}{above}; at most {preview.search_cost:.1f} R"
     if preview.trials == preview.default_trials:
         yield "", "these trials are all default plans; the sampler proposes those of a larger --trials"
@@ -122,8 +121,6 @@ def _work(preview: Preview) -> Iterator[tuple[str, str]]:
             f"can tell plans apart that differ by {low} to {high} points or more, from the "
             f"{preview.n_confirm:,} confirm examples alone; the variance between seeds{between} adds to it",
         )
-    if text is not None:
-        yield "forgetting", f"{_n(text.n_blocks, 'block')} of {text.block_tokens} tokens of {text.name}"
 
 
 def _costs(forecast: Forecast | None) -> Iterator[tuple[str, str]]:

@@ -19,7 +19,6 @@ from autopeft.report import (
     confirm_steps,
     edge_sentence,
     error_over,
-    forgetting_line,
     rate_words,
     summary_of,
 )
@@ -128,8 +127,6 @@ def _evidence(result: SearchResult) -> Iterator[str]:
         f"Search {_in_full_runs(cost)}, confirmation {cost.confirm_seconds:.0f} s{total}{clock}; "
         f"rank correlation between the rungs {agreement}."
     )
-    if result.forgetting is not None:
-        yield forgetting_line(result.forgetting)
 
 
 def _print_files(result: SearchResult, out: Console, path: Path) -> None:

@@ -2,14 +2,13 @@
 
 Inside the folder each file imports only from those before it:
 rows → delimited, json_strings → files, times, chats, pixels, cells → sources → columns → levels → labels →
-tokens, language, images, choices, duplicates, cutting → loading, general_text, other_rows.
+tokens, language, images, choices, duplicates, cutting → loading, other_rows.
 """
 
 from __future__ import annotations
 
 from autopeft.data.chats import chat_of
 from autopeft.data.choices import read_choices
-from autopeft.data.general_text import read_general
 from autopeft.data.images import ImageFile, read_images
 from autopeft.data.labels import NoLabelColumnError, read_texts
 from autopeft.data.language import read_language
@@ -31,7 +30,6 @@ __all__ = [
     "load",
     "other_rows_of",
     "read_choices",
-    "read_general",
     "read_images",
     "read_language",
     "read_texts",

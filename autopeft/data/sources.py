@@ -57,18 +57,16 @@ _HUB_ERRORS = (*FILE_ERRORS, ImportError, hub_errors.HTTPError)  # type: ignore[
 
 
 def read(
-    spec: DataSpec, notes: list[str], *, text: TextFormat | None = None, needs_train: bool = True
+    spec: DataSpec, notes: list[str], *, text: TextFormat | None = None
 ) -> tuple[str, dict[str, list[Any]]]:
     """The name of a source, and its tables by part: train, confirm, test; raises DataError without them.
-
-    Only a source from which nothing is learned may lack train.
 
     The spec names a file, several files by comma, a folder of files, a saved dataset, or a hub id. Tables
     are read, and texts where the task has a format for them.
     """
     path = SAMPLE if spec.source is None else path_at_home(spec.source)
     if is_list(spec.source):
-        name, listed = listed_by_part(str(spec.source), notes, needs_train=needs_train)
+        name, listed = listed_by_part(str(spec.source), notes)
         return name, {
             part: [read_table(file, notes, text) for file in files] for part, files in listed.items()
         }
@@ -76,7 +74,7 @@ def read(
         name = "/".join(filter(None, [spec.source, spec.config_name]))
         splits = dict(_read_hub(spec, spec.source, notes))
         remedy = "save the one to learn from as a file (to_parquet of datasets), and pass that file"
-        return name, by_part(splits, name, notes, remedy=remedy, needs_train=needs_train)
+        return name, by_part(splits, name, notes, remedy=remedy)
     if spec.streaming:
         raise DataError(f"data.streaming is for hub ids, {path} is local and read at once; leave it out.")
     if not _is_there(path):
@@ -89,9 +87,9 @@ def read(
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         saved = read_table(path, notes, text)
         tables = dict(saved) if isinstance(saved, dict) else {"train": saved}
-        return name, by_part(tables, name, notes, needs_train=needs_train)
+        return name, by_part(tables, name, notes)
     files = _data_files(path, text, notes)
-    parts = by_part(files, name, notes, needs_train=needs_train)
+    parts = by_part(files, name, notes)
     return name, {part: [read_table(file, notes, text) for file in chosen] for part, chosen in parts.items()}
 
 
@@ -155,9 +153,7 @@ def is_list(source: str | None) -> bool:
     return bool(source) and "," in str(source) and not _is_there(path_at_home(str(source)))
 
 
-def listed_by_part(
-    source: str, notes: list[str], *, needs_train: bool = True
-) -> tuple[str, dict[str, list[Path]]]:
+def listed_by_part(source: str, notes: list[str]) -> tuple[str, dict[str, list[Path]]]:
     """The name of the files' folder, and the files of each part by the split word in their names."""
     paths = [path_at_home(word.strip()) for word in source.split(",") if word.strip()]
     if not paths:
@@ -173,7 +169,7 @@ def listed_by_part(
     files = {
         f"{word}{' ' * index}": path for index, (word, path) in enumerate(zip(names, paths, strict=True))
     }
-    return name, by_part(files, name, notes, needs_train=needs_train)
+    return name, by_part(files, name, notes)
 
 
 def _looks_like_path(source: str) -> bool:
@@ -198,12 +194,11 @@ def by_part(
     notes: list[str],
     *,
     remedy: str = "name one of them train",
-    needs_train: bool = True,
 ) -> dict[str, list[Any]]:
     """Sources by the split word in their names; all are train if no name has one.
 
-    A name with the words of several splits is left out, with a note. Raises DataError without train, where
-    that is needed; the `remedy` says what to do then.
+    A name with the words of several splits is left out, with a note. Raises DataError without train;
+    the `remedy` says what to do then.
     """
     found = {key: sorted(_splits_in(key)) for key in sources}
     if not any("train" in splits for splits in found.values()):  # course_evaluation.csv may be all there is
@@ -221,7 +216,7 @@ def by_part(
                 f"{listed([key.strip() for key in sources])} are all train rows."
             )
         return {"train": list(sources.values())}
-    if "train" not in keys and (needs_train or not keys):
+    if "train" not in keys:
         raise DataError(f"{name} has no train part, only {', '.join(sources)}; {several or remedy}.")
     if several:
         notes.append(f"Left out, as {several}.")

@@ -151,6 +151,6 @@ def _plan_ahead(problem: SearchProblem, ledger: Ledger) -> None:
         steps = schedule.new_steps(index)
         ledger.plan_ahead(problem.rung(index), n_measurements=n_plans, new_steps=steps)
     if problem.spec.confirm.fidelity != "none":
-        for split in ("confirm", "test", "general"):
+        for split in ("confirm", "test"):
             fidelity = schedule.fidelity(split, seed=problem.seed)
             ledger.plan_ahead(fidelity, n_measurements=MAX_TESTED * n_seeds)

@@ -230,7 +230,7 @@ def _can_pay(
     new = [p for p in group for seed in seeds if (p, problem.confirmation(seed)) not in ledger.measured]
     n_read = sum(tested is None or plan in tested for plan in (*confirmed, *new))
     runs = math.fsum(map(schedule.confirm_run_cost, new))
-    read = n_read * schedule.cost(steps=0, eval_examples=schedule.n_test + schedule.n_general)
+    read = n_read * schedule.cost(steps=0, eval_examples=schedule.n_test)
     return ledger.cost(schedule) + runs + read <= limit
 
 

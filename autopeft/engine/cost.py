@@ -18,7 +18,6 @@ def search_cost(
     schedule: Schedule,
     scoring_seconds: float,
     load_seconds: float,
-    forgetting_seconds: float,
 ) -> Cost:
     """Seconds by stage, and the cost of the search in R.
 
@@ -33,14 +32,13 @@ def search_cost(
         schedule: Of the search.
         scoring_seconds: Time of the sensitivity pass, which counts as a part of the search.
         load_seconds: Time until the first work, in which model and data are loaded and a step is timed.
-        forgetting_seconds: Time of the runs on general text, which are not among the measurements.
     """
     seconds = {"search": 0.0, "confirm": 0.0, "test": 0.0}
     paid = [*earlier, *outcome.measurements]
     for measurement in paid:
         seconds[measurement.fidelity.split] += measurement.total_seconds
     full_run_seconds = _full_run_seconds(outcome.measurements, outcome.baseline, schedule)
-    total_seconds = scoring_seconds + sum(seconds.values()) + forgetting_seconds
+    total_seconds = scoring_seconds + sum(seconds.values())
     searched = [m for m in outcome.measurements if m.fidelity.split == "search"]
     return Cost(
         sensitivity_seconds=scoring_seconds,

@@ -289,7 +289,7 @@ class Ledger:
         `new_steps` counts the steps that are still to be trained, where a rung continues an earlier one.
         """
         steps = fidelity.train_steps if new_steps is None else new_steps
-        steps = 0 if fidelity.split in ("test", "general") else steps
+        steps = 0 if fidelity.split == "test" else steps
         training = steps * _pace(self._seconds_per_step)
         without, whole = map(_pace, (self._seconds_per_example[False], self._seconds_per_example[True]))
         return training + fidelity.eval_examples * (whole or without) + _pace(self._overhead_seconds)
@@ -321,16 +321,13 @@ class Ledger:
         return min(_REPORT_RESERVE_SECONDS, _REPORT_RESERVE_SHARE * (self.limit_seconds or math.inf))
 
     def report_reserve(self, problem: SearchProblem, *, n_plans: int) -> float:
-        """Seconds to keep for the test split and the general text of some plans, and for the report."""
+        """Seconds to keep for the test split of some plans, and for the report."""
         n_runs = n_plans * problem.spec.confirm.seeds
         return self.test_reserve(problem, n_runs=n_runs) + self.report_seconds()
 
     def test_reserve(self, problem: SearchProblem, *, n_runs: int) -> float:
-        """Seconds to keep for the test split and the general text of some confirmed runs."""
-        fidelities = (problem.schedule.fidelity(split, seed=0) for split in ("test", "general"))
-        test, general = map(self.estimate, fidelities)
-        # The base model is evaluated on the general text too.
-        return n_runs * (test + general) + general
+        """Seconds to keep for the test split of some confirmed runs."""
+        return n_runs * self.estimate(problem.schedule.fidelity("test", seed=0))
 
     def n_new(self, fidelity: Fidelity, *, n_measurements: int) -> int:
         """How many of the next measurements at a fidelity are to be made: those not stored by an earlier run.

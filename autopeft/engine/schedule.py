@@ -54,8 +54,8 @@ class Schedule:
     """Lengths of rungs, full runs and confirmations in steps, and sizes of the splits in examples.
 
     A rung continues the runs of the rung before, so that it costs only its new steps. `rung_steps` ascend.
-    `n_test` is 0 where there is no test split; `n_general` counts blocks of general text. `n_best` says how
-    many of the best plans go on from the first rung, and from the second; `beside`, how many others at most.
+    `n_test` is 0 where there is no test split. `n_best` says how many of the best plans go on from the first
+    rung, and from the second; `beside`, how many others at most.
     Without a head (`has_head`) a plan without adapters trains nothing.
     """
 
@@ -66,7 +66,6 @@ class Schedule:
     n_search: int
     n_confirm: int
     n_test: int
-    n_general: int = 0
     n_best: tuple[int, int] = (3, 2)
     beside: tuple[int, int] = _BESIDE
     prices: Prices = Prices()
@@ -127,8 +126,8 @@ class Schedule:
         return self._fidelity("search", self.full_steps, self.n_search, seed)
 
     def fidelity(self, split: EvaluatedSplit, *, seed: int) -> Fidelity:
-        """The fidelity of a confirming run, or of its weights on the test split or on general text."""
-        n_examples = {"confirm": self.n_confirm, "test": self.n_test, "general": self.n_general}[split]
+        """The fidelity of a confirming run, or of its weights on the test split."""
+        n_examples = {"confirm": self.n_confirm, "test": self.n_test}[split]
         return self._fidelity(split, self.confirm_steps, n_examples, seed)
 
     def _fidelity(self, split: EvaluatedSplit, steps: int, eval_examples: int, seed: int) -> Fidelity:
@@ -180,7 +179,7 @@ class Schedule:
 
     def confirm_cost(self, *, n_seeds: int) -> float:
         """Cost in R of confirming two plans and the head alone on so many seeds, the test split included."""
-        read = self.cost(steps=0, eval_examples=self.n_test + self.n_general)
+        read = self.cost(steps=0, eval_examples=self.n_test)
         return n_seeds * (2 * (self._confirm_run() + read) + self._confirm_run(self._head_cost))
 
     def confirm_run_cost(self, plan: Plan) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from autopeft import report, train
+from autopeft import train
 from autopeft.adapters import compile_plan
 from autopeft.errors import ModelError
 from autopeft.exports import write_adapter
@@ -21,7 +21,6 @@ from autopeft.pipeline.same_base import BASE_SAMPLE, base_sample, trained_facts
 from autopeft.records import (
     IN_MEMORY,
     DataSpec,
-    Forgetting,
     Measurement,
     Plan,
     PlanDocument,
@@ -104,11 +103,7 @@ def plan_document(prepared: Prepared, plan: Plan) -> PlanDocument:
 
 
 def training_json(
-    measurement: Measurement,
-    forgetting: Forgetting | None = None,
-    *,
-    base_sample: str | None,
-    body_sha256: str | None = None,
+    measurement: Measurement, *, base_sample: str | None, body_sha256: str | None = None
 ) -> str:
     """The content of `training.json`, which lies beside trained weights: their scores and their fidelity.
 
@@ -126,8 +121,6 @@ def training_json(
         content[BASE_SAMPLE] = base_sample
     if body_sha256 is not None:
         content[_BODY] = body_sha256
-    if forgetting is not None:
-        content["forgetting"] = report.forgetting_json(forgetting)
     return json.dumps(content, indent=2) + "\n"
 
 

@@ -148,7 +148,6 @@ def loaded_facts(prepared: Prepared, *, base_sha256: str | None = None) -> dict[
     return {
         _DATA: prepared.data.fingerprint,
         _BASE: base_sha256 or prepared.base.sha256(),
-        "general_text": prepared.general.fingerprint if prepared.general else None,
         **dict(_config_values(prepared.base.module.config)),
         **dict(_processor_files(prepared.base.tokenizer)),
         _DEVICE: prepared.base.device.type,

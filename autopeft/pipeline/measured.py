@@ -46,14 +46,14 @@ def _cycles(fidelity: Fidelity, schedule: Schedule) -> tuple[int, ...] | None:
 
 
 def unused_measurements(run: RunDir, outcome: Outcome) -> list[Measurement]:
-    """Measurements of a run from before it was resumed that its outcome does not use; no general text."""
+    """Measurements of a run from before it was resumed that its outcome does not use."""
     used = {(measurement.plan, measurement.fidelity) for measurement in outcome.measurements}
     unused = []
     for measurement in reversed([entry.measurement for entry in run.measurements.every()]):
         key = (measurement.plan, measurement.fidelity)
         if key in used:
             used.remove(key)
-        elif measurement.fidelity.split != "general":
+        else:
             unused.append(measurement)
     return unused
 

@@ -56,7 +56,6 @@ def spec_of_plan(
         data=document.data if data_source is None else with_source(document.data, data_source),
         task=document.task,
         search=SearchSpec(seed=document.seed),
-        forgetting=checked.forgetting,
     )
 
 

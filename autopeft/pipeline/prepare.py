@@ -20,7 +20,6 @@ from autopeft.pipeline.in_memory import NAMED, InMemory, load_base, load_data, w
 from autopeft.records import (
     SETTINGS,
     Decision,
-    GeneralText,
     Plan,
     RunSpec,
     with_setting,
@@ -35,9 +34,8 @@ log = logging.getLogger(__name__)
 class Prepared:
     """Everything that stays the same during a run, the loaded base model included.
 
-    `general` describes the text on which forgetting is measured; None without `--forgetting`. `decisions` are
-    the settings that were derived, which `spec` holds too. `rungs` are those that a resumed run has; None in
-    a new one.
+    `decisions` are the settings that were derived, which `spec` holds too. `rungs` are those that a resumed
+    run has; None in a new one.
     """
 
     spec: RunSpec
@@ -47,7 +45,6 @@ class Prepared:
     methods: Mapping[str, Method]
     bench: train.Bench
     full_steps: int
-    general: GeneralText | None = None
     decisions: tuple[Decision, ...] = ()
     rungs: Rungs | None = None
 

@@ -14,7 +14,6 @@ from autopeft.pipeline.compared import check_comparison, groups_of
 from autopeft.pipeline.continuing import as_it_was
 from autopeft.pipeline.fitting import fit_to_budget, parse_budget
 from autopeft.pipeline.forecast import Forecast, forecast, measured_pace
-from autopeft.pipeline.forgetting import check_forgetting, with_general_text
 from autopeft.pipeline.prepare import Prepared, prepare, with_demo_settings
 from autopeft.pipeline.problem import check_user_files, requested_space, schedule_of, user_plans
 from autopeft.pipeline.resuming import resumed, settled
@@ -22,7 +21,7 @@ from autopeft.pipeline.task_facts import TaskFacts, task_facts
 from autopeft.pipeline.time_limit import TimeLimit, within_time
 from autopeft.pipeline.tracking import check_trackers
 from autopeft.pipeline.working import check_executor
-from autopeft.records import Arm, Decision, GeneralText, Plan, RunSpec
+from autopeft.records import Arm, Decision, Plan, RunSpec
 from autopeft.store import RunDir
 
 # Shares of the confirm split that two good plans judge differently: 0.02 where accuracy is 98 %, 0.1 at 78 %.
@@ -41,7 +40,6 @@ class Preview:
     `confirm_steps` and `confirm_seeds` are 0 without a confirmation. `search_cost` and `confirm_cost` are
     bounds in R, the second for two plans and the head alone. `forecast` is None where the baseline cannot
     be trained.
-    `forgetting` is the text on which forgetting would be measured, None without `--forgetting`.
     `decisions` are the settings that would be derived. `least_differences` are the smallest and the
     largest difference from which on a verdict may tell two plans apart, in [0, 1]; None for losses, and
     without a confirmation. `n_confirm_groups` are the groups of the confirm examples that the verdict counts
@@ -76,7 +74,6 @@ class Preview:
     n_confirm_groups: int
     least_differences: tuple[float, float] | None
     forecast: Forecast | None
-    forgetting: GeneralText | None = None
     decisions: tuple[Decision, ...] = ()
 
 
@@ -95,9 +92,8 @@ def preview(
     check_trackers(spec)
     requested = requested_space(spec)
     check_user_files(spec)
-    check_forgetting(spec)
     check_comparison(prepared := prepare(spec), is_resumed=resume)
-    prepared, kept = with_general_text(prepared), given
+    kept = given
     if resume:
         run = RunDir.open(str(spec.output.out))
         prepared, kept = as_it_was(run, prepared, given), settled(run, given)
@@ -144,7 +140,6 @@ def preview(
         forecast=None
         if pace is None
         else forecast(prepared, feasible, context, pace, given=kept, seconds_so_far=loaded_seconds),
-        forgetting=prepared.general,
         decisions=prepared.decisions,
     )
 

@@ -142,7 +142,6 @@ def schedule_of(prepared: Prepared) -> Schedule:
         n_search=sizes["search"],
         n_confirm=sizes["confirm"],
         n_test=sizes.get("test", 0),
-        n_general=sizes.get("general", 0),
         has_head=prepared.base.head_params > 0,
     )
     if slow_starters(prepared.methods) & set(spec.search.methods or prepared.methods):

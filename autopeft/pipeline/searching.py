@@ -20,7 +20,6 @@ from autopeft.pipeline.continuing import as_it_was
 from autopeft.pipeline.environment import environment
 from autopeft.pipeline.fingerprint import check_base, note_start
 from autopeft.pipeline.fitting import fit_to_budget
-from autopeft.pipeline.forgetting import check_forgetting, measure_forgetting, with_general_text
 from autopeft.pipeline.in_memory import NAMED, InMemory
 from autopeft.pipeline.interruption import logging_how_to_resume
 from autopeft.pipeline.keeping import keep_decisions, keep_rungs, keep_scores, keep_wave
@@ -88,7 +87,6 @@ def search(
         check_trackers(spec)
         requested = requested_space(spec)
         check_user_files(spec)
-        check_forgetting(spec)
         with RunDir.create(out, resume=resume) as run:
             try:
                 prepared = prepare(
@@ -100,7 +98,6 @@ def search(
                 )
                 check_comparison(prepared, is_resumed=resume)
                 log.info("The run's folder is %s", run.path)  # now that data and model can be used
-                prepared = with_general_text(prepared)
                 if resume:
                     prepared, given = as_it_was(run, prepared, given), settled(run, given)
                 limit = TimeLimit(spec=spec, given=given, started=started)
@@ -157,7 +154,6 @@ def _search_in(
             with run.writing_study() as storage:
                 outcome = engine.search(problem.after(spent), ledger, storage=storage)
             outcome = beside_chance(prepared, outcome)
-            forgetting = measure_forgetting(prepared, schedule, ledger, outcome)
         run.forget_under_way()
         check_base(run, prepared)
         result = SearchResult(
@@ -171,10 +167,8 @@ def _search_in(
                 schedule=schedule,
                 scoring_seconds=scoring_seconds,
                 load_seconds=load_seconds,
-                forgetting_seconds=forgetting.seconds if forgetting else 0.0,
             ),
             environment=machine,
-            forgetting=forgetting,
             **vars(outcome),
         )
         write_best(run, prepared, result)

@@ -12,7 +12,6 @@ from autopeft.adapters import check_plan, other_base_note
 from autopeft.errors import SpecError, TrainingError
 from autopeft.pipeline.best import plan_document, training_json
 from autopeft.pipeline.environment import environment
-from autopeft.pipeline.forgetting import check_forgetting, forgetting_of, with_general_text
 from autopeft.pipeline.hub_folder import TRAINED, write_loading_files, write_trained_card
 from autopeft.pipeline.plan_settings import note_schedule, require_data, spec_of_plan
 from autopeft.pipeline.prepare import Prepared, prepare
@@ -23,7 +22,6 @@ from autopeft.pipeline.unfinished import Unfinished, training_facts
 from autopeft.records import (
     MAX_SEED,
     Fidelity,
-    Forgetting,
     Measurement,
     Status,
     TrainedPlan,
@@ -45,15 +43,13 @@ log = logging.getLogger(__name__)
 class Trained:
     """A trained plan: its measurement on the confirm split, and the folder of its adapter.
 
-    `metric` is the name of the task's metric, and `is_share` whether it lies in [0, 1]. `forgetting` is None
-    without `--forgetting`, or where it could not be measured.
+    `metric` is the name of the task's metric, and `is_share` whether it lies in [0, 1].
     """
 
     measurement: Measurement
     metric: str
     is_share: bool
     folder: Path
-    forgetting: Forgetting | None
 
 
 def train_plan(
@@ -77,14 +73,12 @@ def train_plan(
         seed: None takes the plan's seed.
         model_id: Base model to use instead of the plan's.
         data_source: Dataset to use instead of the plan's; it must have the columns that the plan names.
-        overrides: Values of `model.quantize`, `forgetting.source` (general text on which the trained plan is
-            compared with the base model) and the settings of `execution`; None stands for the plan's
+        overrides: Values of `model.quantize` and the settings of `execution`; None stands for the plan's
             quantisation, and for the defaults.
         resume: Go on with a training that was stopped; it has the same plan, seed, model and data.
 
     Raises:
-        SpecError: The seed is out of range, no dataset is named, or forgetting cannot be measured with the
-            plan's task.
+        SpecError: The seed is out of range, or no dataset is named.
         RunDirError: `out` is not empty, or cannot be written; there is nothing to resume, or a training that
             was stopped and is not to be resumed.
         TrainingError: The run failed or diverged; nothing is left in `out`.
@@ -100,8 +94,7 @@ def train_plan(
     require_data(path, document, data_source)
     note_schedule(path, document)
     spec = spec_of_plan(document, model_id, data_source, overrides or {})
-    check_forgetting(spec)
-    prepared = with_general_text(prepare(spec))
+    prepared = prepare(spec)
     check_plan(document.plan, prepared.base, prepared.methods)
     if note := other_base_note(document, prepared.base):
         log.warning("%s", note)
@@ -128,24 +121,20 @@ def train_plan(
             if not measurement.status.is_of_machine:
                 unfinished.forget()  # it would fail in the same way again
             raise TrainingError(f"Training plan {document.plan.digest} failed: {measurement.reason}.")
-        measured_forgetting = forgetting_of(replace(prepared, bench=bench), document.plan, fidelity)
-        _write_files(fresh, prepared, measurement, measured_forgetting, at=f"./{target.name}")
+        _write_files(fresh, prepared, measurement, at=f"./{target.name}")
     return Trained(
         measurement=measurement,
         metric=prepared.task.metric,
         is_share=prepared.task.is_share,
         folder=target,
-        forgetting=measured_forgetting,
     )
 
 
-def _write_files(
-    folder: Path, prepared: Prepared, measurement: Measurement, forgetting: Forgetting | None, *, at: str
-) -> None:
+def _write_files(folder: Path, prepared: Prepared, measurement: Measurement, *, at: str) -> None:
     """Write all that lies beside the weights of a trained plan; `at` is the place that its card names."""
     plan, seed = measurement.plan, measurement.fidelity.seed
     write_plan(folder / "plan.yaml", replace(plan_document(prepared, plan), seed=seed))
-    known = training_json(measurement, forgetting, base_sample=base_sample(prepared))
+    known = training_json(measurement, base_sample=base_sample(prepared))
     write_text(folder / "training.json", known)
     write_loading_files(folder, prepared)
     trained = TrainedPlan(

@@ -15,7 +15,6 @@ from autopeft import model
 from autopeft.errors import RunDirError, SpecError
 from autopeft.executors import EXECUTORS, Executor
 from autopeft.pipeline.fingerprint import differences, facts_for_workers, loaded_facts, start_sha256
-from autopeft.pipeline.forgetting import with_general_text
 from autopeft.pipeline.prepare import Prepared, prepare
 from autopeft.pipeline.spreading import n_workers, tell_spread, worker_devices
 from autopeft.records import IN_MEMORY, Fidelity, Measurement, Plan, RunSpec, with_setting
@@ -139,7 +138,6 @@ class WorkerBench:
             keep_weights=run.weights,
             state_folders=StateFolders(paused=run.paused, under_way=run.under_way),
         )
-        prepared = with_general_text(prepared)
         if differing := differences(self.facts, loaded_facts(prepared), whose="this worker"):
             raise SpecError(f"The search has {differing}; make them the same.")
         return replace(prepared.bench, rung_steps=self.rung_steps, state_bytes=0).measure

@@ -12,7 +12,7 @@ from autopeft.records.text import digest_of, to_json
 
 OptionValue = bool | int | float | str
 FLOAT32_BYTES = 4  # of a number of an adapter or head, which are trained and saved in float32
-EvaluatedSplit = Literal["search", "confirm", "test", "general"]
+EvaluatedSplit = Literal["search", "confirm", "test"]
 OptionPairs = tuple[tuple[str, OptionValue], ...]
 
 
@@ -132,8 +132,7 @@ class PlanDocument:
 class Fidelity:
     """How long to train, and on what to evaluate.
 
-    `split` is evaluated: search, confirm, test, or general (the text on which forgetting is measured). On
-    general text, 0 `train_steps` means the base model itself.
+    `split` is evaluated: search, confirm or test.
     """
 
     split: EvaluatedSplit

@@ -229,7 +229,7 @@ class Cost:
     """Seconds by stage, each with all that its runs did beside training and evaluation.
 
     `full_runs` is the cost of the search in R: seconds of scores and search over `full_run_seconds`.
-    `total_full_runs` has confirmation, test and general text too: `total_seconds` over the same. All three
+    `total_full_runs` has confirmation and test too: `total_seconds` over the same. All three
     are None where no plan was trained: what finished was the base model itself. Results of version 0.2.0 and
     earlier have neither total, and none of the seconds by kind of work.
 
@@ -266,49 +266,6 @@ SEEN_ENOUGH = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneralText:
-    """The text on which forgetting was measured: `n_blocks` blocks of at most `block_tokens` tokens.
-
-    `n_tokens` counts predicted tokens, in each block all but the first; `duplicates_removed` counts texts
-    that were dropped because they are rows of the data. `fingerprint` is 16 hex digits over the token ids.
-    """
-
-    name: str
-    n_texts: int
-    n_blocks: int
-    block_tokens: int
-    n_tokens: int
-    duplicates_removed: int
-    fingerprint: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class GeneralLoss:
-    """A confirmed plan on general text: its mean next-token loss per token in nats, by seed.
-
-    Seeds without weights (a run that diverged) or without a finite loss are left out.
-    """
-
-    name: str
-    plan: Plan
-    seeds: tuple[int, ...]
-    losses: tuple[float, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Forgetting:
-    """The loss of the base model on general text, and that of the confirmed weights.
-
-    A plan with a loss above `base_loss` has forgotten. `seconds` is the time of all these measurements.
-    """
-
-    text: GeneralText
-    base_loss: float
-    plans: tuple[GeneralLoss, ...]
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What the engine finds. `confirmations` and `test` are empty where there were none.
 
@@ -338,7 +295,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult(Outcome):
-    """All that the report needs. `forgetting` is None where it was not requested, or not measured."""
+    """All that the report needs."""
 
     spec: RunSpec
     setting: SearchFacts
@@ -346,7 +303,6 @@ class SearchResult(Outcome):
     scores: tuple[SiteScores, ...]
     cost: Cost
     environment: dict[str, str] = field(default_factory=dict)
-    forgetting: Forgetting | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

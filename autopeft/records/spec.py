@@ -221,24 +221,6 @@ class ConfirmSpec(Topic):
     )
 
 
-class ForgettingSpec(Topic):
-    """General text on which confirmed plans are compared with the base model; `source` None skips this."""
-
-    source: str | None = setting(
-        None,
-        "Plain text, named as --data is; measures how far adaptation forgets it",
-        "Options",
-        short="forgetting",
-        min_length=1,
-    )
-    config_name: str | None = setting(
-        None, "Configuration of the hub dataset with the general text", "Data", short=None
-    )
-    text_column: str | None = setting(
-        None, "Column with the general text. Default: found by its name", "Data", short=None
-    )
-
-
 class ExecutionSpec(Topic):
     """Where measurements run, and in which number format.
 
@@ -311,7 +293,6 @@ class RunSpec(Topic):
     search: SearchSpec = SearchSpec()
     limits: LimitSpec = LimitSpec()
     confirm: ConfirmSpec = ConfirmSpec()
-    forgetting: ForgettingSpec = ForgettingSpec()
     execution: ExecutionSpec = ExecutionSpec()
     output: OutputSpec = OutputSpec()
 

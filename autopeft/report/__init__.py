@@ -3,7 +3,7 @@
 Everything but `write` is a pure function of the result. The layout is in `templates/`.
 
 Inside the folder each file imports only from those before it:
-words → maps, places, measured → naming, rendering, forgetting, positions → charts, tables, heat,
+words → maps, places, measured → naming, rendering, positions → charts, tables, heat,
 usage, schema, terms → view, certainty → card, grids → named_plans → titles → headline, drawing
 → page → several, short_forms.
 """
@@ -17,7 +17,6 @@ from autopeft.records import SearchResult
 from autopeft.report.card import CHART, CardFacts, hub_id, model_card, trained_card
 from autopeft.report.charts import Sheet, png_of
 from autopeft.report.drawing import Drawing
-from autopeft.report.forgetting import forgetting_json, forgetting_line
 from autopeft.report.heat import heat_svg, seen_enough
 from autopeft.report.measured import error_over
 from autopeft.report.page import answer_of, contents, drawn, summary_of
@@ -47,8 +46,6 @@ __all__ = [
     "confirm_steps",
     "edge_sentence",
     "error_over",
-    "forgetting_json",
-    "forgetting_line",
     "heat_svg",
     "hub_id",
     "leaderboard",

@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from autopeft.records import SearchResult, confirm_command, in_words_of, repeat_command, train_command
-from autopeft.report import forgetting, maps, measured, usage, view
+from autopeft.report import maps, measured, usage, view
 from autopeft.report.charts import Sheet, short_runs
 from autopeft.report.drawing import Drawing
 from autopeft.report.headline import Headline, headline
@@ -88,7 +88,6 @@ def contents(result: SearchResult, words: PartWords, status: str) -> dict[str, A
         "max_layers": maps.MAX_ROWS,
         "seen": {score.name: seen_enough(score) for score in result.scores},
         "scoring": view.scoring(result),
-        "forgot": forgetting.forgot(result.forgetting),
         "costs": view.costs(result),
         "confirm_steps": view.confirm_steps(result),
         "error_over": measured.error_over(result),

@@ -16,7 +16,7 @@ from autopeft.report import words
 _SPECIAL = {"<": "&lt;", "|": "\\|", "`": "\\`", "](": "]\\(", "*": "\\*", "$": "\\$"}  # of Markdown
 _EDGE_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 _FILTERS = (
-    *(words.agreement, words.change, words.count, words.difference, words.duration, words.first_line),
+    *(words.agreement, words.count, words.difference, words.duration, words.first_line),
     *(
         words.loss,
         words.metric,

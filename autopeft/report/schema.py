@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from autopeft.records import (
     Budget,
     Cost,
-    GeneralText,
     Plan,
     Proxy,
     RunSpec,
@@ -84,36 +83,6 @@ class FrontPlan(_Keys):
     metric: float | None
 
 
-class BaseLoss(_Keys):
-    """The base model on general text: loss in nats per token."""
-
-    loss: float
-    perplexity: float
-
-
-class PlanLoss(_Keys):
-    """A confirmed plan on general text; `difference` is after minus before: above 0 it forgot."""
-
-    plan_id: str
-    loss_mean: float
-    loss_std: float | None
-    perplexity: float
-    difference: float
-    seeds: tuple[_Count, ...]
-    losses: tuple[float, ...]
-
-
-class ForgettingAnswer(_Keys):
-    """Loss on general text before and after adaptation; plans that were not measured are absent."""
-
-    text: GeneralText
-    base: BaseLoss
-    best: PlanLoss | None = None
-    smallest: PlanLoss | None = None
-    baseline: PlanLoss | None = None
-    seconds: Annotated[float, Field(ge=0)]
-
-
 class ScoreTrust(_Keys):
     """How far a score agrees between two halves of its examples (Spearman's rho)."""
 
@@ -152,7 +121,6 @@ class ResultFile(_Keys):
     incumbent: PlanAnswer | None
     verdict: Verdict
     test: TestNumbers | None
-    forgetting: ForgettingAnswer | None
     sentences: tuple[str, ...]
     front: tuple[FrontPlan, ...]
     proxy: Proxy

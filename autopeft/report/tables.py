@@ -19,7 +19,6 @@ from autopeft.records import (
     Status,
     to_json,
 )
-from autopeft.report.forgetting import forgetting_json
 from autopeft.report.measured import record_of
 from autopeft.report.positions import position_of
 
@@ -52,7 +51,6 @@ def result_json(result: SearchResult, status: str) -> dict[str, Any]:
         "incumbent": None if result.incumbent == result.best else _answer(result, "incumbent"),
         "verdict": to_json(result.verdict),
         "test": {name: _numbers(result, result.test, name) for name in ANSWERS} if result.test else None,
-        "forgetting": forgetting_json(result.forgetting),
         "sentences": sentences_of(result),
         "front": [
             {

@@ -125,7 +125,7 @@ def confirm_steps(result: SearchResult) -> int | None:
 def settings(result: SearchResult) -> tuple[tuple[str, str], ...]:
     """The settings that decide most; run.yaml has them all."""
     spec, setting = result.spec, result.setting
-    task, quantize, general_text = spec.task, spec.model.quantize, spec.forgetting.source
+    task, quantize = spec.task, spec.model.quantize
     workers = result.environment.get(
         "workers", spec.execution.workers or 1
     )  # older runs name the setting alone
@@ -146,7 +146,6 @@ def settings(result: SearchResult) -> tuple[tuple[str, str], ...]:
         ("score", spec.search.score),
         ("search seed", str(spec.search.seed)),
         ("confirmation", f"{_length_of_confirmation(result)}, up to {spec.confirm.seeds} seeds"),
-        *([("forgetting", general_text)] if general_text else []),
         ("executor", f"{spec.execution.executor}, {workers} at a time"),
         *(
             (

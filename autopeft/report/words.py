@@ -202,17 +202,6 @@ def loss(value: float | None) -> str:
     return metric(value, is_share=False)
 
 
-def change(difference: float, spread: float | None) -> str:
-    """A difference with its sign, and the spread over seeds where there is one.
-
-    Example:
-        >>> change(0.01234, 0.002), change(-0.5, None)
-        ('+0.0123 ± 0.0020', '−0.5000')
-    """
-    text = minus(f"{difference:+.4f}")
-    return text if spread is None else f"{text} ± {spread:.4f}"
-
-
 def duration(seconds: float) -> str:
     """Seconds in the unit that reads best."""
     if seconds < 10:

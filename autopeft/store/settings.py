@@ -24,7 +24,7 @@ from autopeft.records.settings import SettingField
 from autopeft.store.yaml import faults_of, listed, load_value, read_yaml
 
 # What may be local, and what a run or its repetition loads again, maybe from another folder.
-SOURCES = ("model.id", "data.source", "forgetting.source", "search.baseline", "search.warm_start")
+SOURCES = ("model.id", "data.source", "search.baseline", "search.warm_start")
 _PATHS = (*SOURCES, "search.space", "output.out")
 _PAGE = "docs/settings.md"  # lists the dotted, the short and the environment name of every setting
 _VARIABLES = {field.variable: field.name for field in SETTINGS.values()}

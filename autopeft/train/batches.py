@@ -37,7 +37,7 @@ class Batches:
 
     Attributes:
         splits: By name.
-        tasks: Name of a split -> its task.
+        task: That of all splits.
         pad_token_id: Fills short rows.
         device: Where batches go.
         max_bytes: Most bytes of all that are kept; 0 keeps none.
@@ -45,7 +45,7 @@ class Batches:
     """
 
     splits: Mapping[str, EncodedSplit]
-    tasks: Mapping[str, Task]
+    task: Task
     pad_token_id: int
     device: torch.device
     max_bytes: int
@@ -80,7 +80,7 @@ class Batches:
         return Collated(dict(batch), n_terms)
 
     def _made(self, split: str, rows: Sequence[int]) -> _Kept:
-        encoded, task = self.splits[split], self.tasks[split]
+        encoded, task = self.splits[split], self.task
         examples, labels = [encoded.examples[i] for i in rows], [encoded.labels[i] for i in rows]
         # A task asks for its batches in inference mode, whose tensors no later graph could save.
         with torch.inference_mode(mode=False):

@@ -59,7 +59,6 @@ from autopeft.train.under_way import UnderWay
 
 _EVA_EXAMPLES = 128  # of the train split, for directions of inputs; chosen by hand
 _RMS_EXAMPLES = 32  # of the train split, for the size of the head's inputs; chosen by hand
-_READ_ONLY = ("test", "general")  # splits for which nothing is trained
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +68,9 @@ class Bench:
     """Measures plans on one base model, one task and one set of encoded splits.
 
     `keep_weights` gives the folder for the weights of a plan and seed, written by a confirmation and read for
-    the test split; None keeps none. `state_folders` are for the states of trainings. `general` is the task
-    of the split of that name. `interrupt` is called before each training step; what it raises stops the run.
-    `state_bytes` is the most that memory holds of states of paused runs; None is a quarter of what is free.
+    the test split; None keeps none. `state_folders` are for the states of trainings. `interrupt` is called
+    before each training step; what it raises stops the run. `state_bytes` is the most that memory holds of
+    states of paused runs; None is a quarter of what is free.
     """
 
     base: BaseModel
@@ -83,16 +82,15 @@ class Bench:
     state_folders: StateFolders = field(default_factory=StateFolders)
     rung_steps: tuple[int, ...] = ()
     compute: Compute = field(default_factory=Compute)
-    general: Task | None = None
     interrupt: Callable[[], None] = lambda: None
     state_bytes: int | None = None
 
     def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
         """Train a plan on the train split and evaluate it on the fidelity's split; a failure is a value.
 
-        For the test split and the general text nothing is trained: the weights that the confirmation kept
-        for the same plan and seed are loaded. 0 train_steps means the base model itself. Raises TrainingError
-        if the base model was changed, so that no later measurement could be trusted.
+        For the test split nothing is trained: the weights that the confirmation kept for the same plan and
+        seed are loaded. Raises TrainingError if the base model was changed, so that no later measurement
+        could be trusted.
         """
         started, watch = time.perf_counter(), self.base.watch
         self.batches.next_measurement()
@@ -125,7 +123,7 @@ class Bench:
             frozen_outputs=self.frozen_outputs,
             split=self.splits["train"],
             steps=lambda: self._steps(fidelity, compute),
-            is_trained=fidelity.split not in _READ_ONLY,
+            is_trained=fidelity.split != "test",
             may_checkpoint=can_checkpoint(self.base.module),
         )
         return recovery.run(lambda: self._measure(plan, fidelity, compute), plan, make_room=self.make_room)
@@ -137,7 +135,7 @@ class Bench:
         release_memory(self.base.device)
 
     def _measure(self, plan: Plan, fidelity: Fidelity, compute: Compute) -> Measurement:
-        is_trained = fidelity.split not in _READ_ONLY
+        is_trained = fidelity.split != "test"
         # Both are measured on the base model, before adapters are on it.
         directions, heads = (
             (self._eva_directions(plan, compute), self.head_rates) if is_trained else ({}, None)
@@ -154,7 +152,7 @@ class Bench:
                 cost = self._train(model, plan, fidelity, heads=heads, compute=compute)
                 if fidelity.split == "confirm" and self.keep_weights is not None:
                     save_weights(model, stack.names, self.keep_weights(plan, fidelity.seed))
-            elif fidelity.train_steps:
+            else:
                 assert self.keep_weights is not None, "weights are kept for a later test"
                 load_weights(model, stack.names, self.keep_weights(plan, fidelity.seed))
             started = time.perf_counter()
@@ -319,8 +317,6 @@ class Bench:
         `compute` is that of a plan's kind; None is the bench's own.
         """
         compute = compute or self.compute
-        task = self.general if split == "general" else self.task
-        assert task is not None, "a bench with general text has its task"
         sizes = self.splits[split].sizes
         chosen = self.splits[split].subset(len(sizes) if n_examples is None else n_examples)
         order = [chosen[i] for i in sizes[chosen].argsort(kind="stable")]
@@ -332,7 +328,7 @@ class Bench:
                 compute.max_eval_tokens = max_tokens
             chunks = micro_batches(order, sizes, max_tokens=max_tokens)
             with self.base.autocast(), heeding_known_masks():
-                return task.evaluate(model, self._announced(split, chunks), generates=generates)
+                return self.task.evaluate(model, self._announced(split, chunks), generates=generates)
 
         largest, before = int(sizes[order].max(initial=0)), compute.max_eval_tokens
         try:
@@ -342,7 +338,7 @@ class Bench:
             raise
         if evaluation.metric is None:
             return evaluation
-        require_finite(evaluation, metric=task.metric)
+        require_finite(evaluation, metric=self.task.metric)
         scores = dict(zip(order, evaluation.example_scores, strict=True))
         return replace(evaluation, example_scores=tuple(scores[i] for i in chosen))
 
@@ -366,10 +362,9 @@ class Bench:
     @cached_property
     def batches(self) -> Batches:
         """The batches of the splits on the device."""
-        general = {"general": self.general} if self.general is not None else {}
         return Batches(
             splits=self.splits,
-            tasks={**dict.fromkeys(self.splits, self.task), **general},
+            task=self.task,
             pad_token_id=self.base.pad_token_id,
             device=self.base.device,
             max_bytes=int(BATCHES_SHARE * self._free_bytes()),

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from autopeft.data import load, read_choices, read_general, read_language, read_texts, read_tokens
+from autopeft.data import load, read_choices, read_language, read_texts, read_tokens
 from autopeft.data.sources import listed
 from autopeft.errors import DataError
-from autopeft.records import DataSpec, ForgettingSpec
+from autopeft.records import DataSpec
 
 N = 1000  # rows, as many as are looked at
 
@@ -44,17 +44,6 @@ def test_a_column_of_numbers_costs_less_than_a_call_for_each_of_its_cells(tmp_pa
     few, many = (write(tmp_path / f"{n}.parquet", n) for n in (20, 120))
     read_texts(few, [])  # what is called once alone is called here
     calls = [n_calls(lambda spec=spec: read_texts(spec, [])) for spec in (few, many)]
-    assert calls[1] - calls[0] < 100 * N
-
-
-def test_general_text_costs_no_more_beside_other_columns(tmp_path):
-    specs = [ForgettingSpec(source=write(tmp_path / f"{n}.parquet", n).source) for n in (20, 120)]
-
-    def read(spec):
-        return read_general(spec, known=(), max_characters=10**9)
-
-    read(specs[0])
-    calls = [n_calls(lambda spec=spec: read(spec)) for spec in specs]
     assert calls[1] - calls[0] < 100 * N
 
 

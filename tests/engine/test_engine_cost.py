@@ -38,7 +38,6 @@ def cost_of(search: Run, earlier: Sequence[Measurement] = ()) -> Cost:
         schedule=problem().schedule,
         scoring_seconds=6.0,
         load_seconds=2.0,
-        forgetting_seconds=9.0,
     )
 
 
@@ -93,8 +92,8 @@ def test_search_and_r_count_whole_runs_and_the_total_has_every_stage() -> None:
         (seconds["search"], seconds["confirm"])
     )
     assert cost.full_runs == pytest.approx((6 + seconds["search"]) / r)
-    assert cost.total_seconds == pytest.approx(6 + sum(seconds.values()) + 9)
-    assert cost.total_seconds == pytest.approx(6 + search.world.seconds + 9)
+    assert cost.total_seconds == pytest.approx(6 + sum(seconds.values()))
+    assert cost.total_seconds == pytest.approx(6 + search.world.seconds)
     assert cost.total_full_runs == pytest.approx(cost.total_seconds / r)
 
 

@@ -168,7 +168,7 @@ def test_measurements_that_a_resumed_run_does_not_use_are_told_apart(prepared, r
         replace(measured(rung), plan=other),
         measured(confirmation),
     )
-    for measurement in (first, again, dropped, test, measured(schedule.fidelity("general", seed=1))):
+    for measurement in (first, again, dropped, test):
         record(run, measurement, schedule)
     outcome = SimpleNamespace(measurements=(again, test))
     assert unused_measurements(run, outcome) == [dropped, first]

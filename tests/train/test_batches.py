@@ -34,9 +34,12 @@ def make_batches(max_bytes, task=None):
     examples = tuple({"input_ids": i} for i in range(100))
     split = EncodedSplit(examples=examples, labels=(0,) * 100)
     splits = {"train": split, "search": replace(split, examples=examples[::-1])}
-    tasks = dict.fromkeys(splits, task or CountingTask())
     return Batches(
-        splits=splits, tasks=tasks, pad_token_id=0, device=torch.device("cpu"), max_bytes=max_bytes
+        splits=splits,
+        task=task or CountingTask(),
+        pad_token_id=0,
+        device=torch.device("cpu"),
+        max_bytes=max_bytes,
     )
 
 

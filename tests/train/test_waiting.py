@@ -136,7 +136,7 @@ def test_positions_are_those_of_the_labels_and_their_bytes_are_counted(tokenizer
     assert isinstance(task, PlacesBatches)
     batches = Batches(
         splits={"train": split},
-        tasks={"train": task},
+        task=task,
         pad_token_id=0,
         device=torch.device("cpu"),
         max_bytes=2**20,
