@@ -20,6 +20,7 @@ REMOVED: dict[str, str] = {
     "forgetting_source": "measure the finished adapter with a tool such as lm-evaluation-harness",
     "forgetting_config_name": "measure the finished adapter with a tool such as lm-evaluation-harness",
     "forgetting_text_column": "measure the finished adapter with a tool such as lm-evaluation-harness",
+    "warm_start": "--baseline takes a plan or a run of the same base model and tunes its learning rate",
     "patience": "--trials, --max-time and --max-cost end a search",
     "activation": "the scores gradient, fisher and parameters remain, and an entry point adds your own",
     "bias_fisher": "the scores gradient, fisher and parameters remain, and an entry point adds your own",

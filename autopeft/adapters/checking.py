@@ -45,7 +45,7 @@ def other_base_note(document: PlanDocument, base: BaseModel) -> str | None:
     left = f" and gets no adapters in layers {', '.join(map(str, bare))}" if bare else ""
     return (
         f"The plan was made for a base model of {document.base_params:,} parameters; {base.name} has "
-        f"{base.base_params:,}{left}. A search with --warm-start maps the plan onto it."
+        f"{base.base_params:,}{left}."
     )
 
 

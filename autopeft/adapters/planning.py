@@ -58,7 +58,7 @@ def read_user_plan(path: Path, base: BaseModel, methods: Mapping[str, Method]) -
         made_for = document.model.id or DEMO_NAME
         raise SiteError(
             f"{path} was made for {made_for} and does not fit as it is ({str(error).rstrip('.')}); "
-            "--warm-start maps a plan onto another base model."
+            "use a plan of this base model."
         ) from error
     note = other_base_note(document, base)
     return UserPlan(plan=document.plan, notes=(note,) if note else ())

@@ -5,7 +5,7 @@ example_length → in_memory, spreading, defaults, estimate_request, estimate_tr
 keeping, measured →
 resuming, environment, computing → row_lengths, export_base, prepare → same_base, fitting, compared → scoring,
 counting, listing, chance → fingerprint, reporting → hub_folder, unfinished →
-exported_training, best, working, warm_start → applying, problem, ledger → allowance → forecast,
+exported_training, best, working → applying, problem, ledger → allowance → forecast,
 estimating, continuing → comparing, time_limit, tracking, task_facts → previewing, searching, exporting →
 analyzing, training, suggesting → reference → verifying, pushing.
 """

@@ -55,7 +55,7 @@ def note_start(
         **loaded_facts(prepared),
         **_settings(prepared.spec),
         "search space": digest_of(requested.model_dump(mode="json")),
-        "plans of --baseline and --warm-start": digest_of([to_json(plan) for _, plan in user_plans]),
+        "plan of --baseline": digest_of([to_json(plan) for _, plan in user_plans]),
     }
     trials = prepared.spec.search.trials
     if path.is_file():

@@ -13,7 +13,6 @@ from autopeft.extension import discover, metric_facts, slow_starters
 from autopeft.pipeline.compared import groups_of
 from autopeft.pipeline.computing import in_memory_of_run
 from autopeft.pipeline.prepare import Prepared
-from autopeft.pipeline.warm_start import read_warm_start
 from autopeft.records import (
     SIZE_SCORE,
     Arm,
@@ -24,11 +23,9 @@ from autopeft.records import (
     with_setting,
 )
 from autopeft.space import AllocationContext
-from autopeft.store import read_plan
 
 _SHOWN_SCORES = ("gradient", "fisher")  # which the report shows beside the score that orders sites
 USER_BASELINE = Arm(kind="given", label="your baseline")
-WARM_START = Arm(kind="given", label="warm start")
 
 log = logging.getLogger(__name__)
 
@@ -92,36 +89,28 @@ def longest_runs(problem: SearchProblem) -> list[Fidelity]:
 
 
 def check_user_files(spec: RunSpec) -> None:
-    """Raise SpecError where a file of `--baseline` or `--warm-start` cannot be read; needs no model."""
+    """Raise SpecError where the file of `--baseline` cannot be read; needs no model."""
     if spec.search.baseline is not None:
         adapters.check_user_file(Path(spec.search.baseline))
-    if spec.search.warm_start is not None:
-        read_plan(Path(spec.search.warm_start))
 
 
 def user_plans(prepared: Prepared, context: AllocationContext) -> tuple[tuple[Arm, Plan], ...]:
-    """The plans of `--baseline` and `--warm-start` with their arms; learning rate 0 where a file has none."""
-    search = prepared.spec.search
-    plans: list[tuple[Arm, Plan]] = []
-    if search.baseline is not None:
-        with model.quiet_libraries():
-            baseline = adapters.read_user_plan(Path(search.baseline), prepared.base, prepared.methods)
-        for note in baseline.notes:
-            log.info("%s: %s", search.baseline, note)
-        if baseline.plan.trainable_params > context.max_params:
-            log.warning(
-                "Your baseline trains %s parameters and the budget allows %s: it is measured but cannot be "
-                "the best plan.",
-                f"{baseline.plan.trainable_params:,}",
-                f"{context.max_params:,}",
-            )
-        plans.append((USER_BASELINE, baseline.plan))
-    if search.warm_start is not None:
-        transferred = read_warm_start(Path(search.warm_start), prepared, context)
-        for phrase in transferred.lost:
-            log.info("Not transferred from the warm start: %s", phrase)
-        plans.append((WARM_START, transferred.plan))
-    return tuple(plans)
+    """The plan of `--baseline` with its arm, if there is one; learning rate 0 where its file has none."""
+    path = prepared.spec.search.baseline
+    if path is None:
+        return ()
+    with model.quiet_libraries():
+        baseline = adapters.read_user_plan(Path(path), prepared.base, prepared.methods)
+    for note in baseline.notes:
+        log.info("%s: %s", path, note)
+    if baseline.plan.trainable_params > context.max_params:
+        log.warning(
+            "Your baseline trains %s parameters and the budget allows %s: it is measured but cannot be the "
+            "best plan.",
+            f"{baseline.plan.trainable_params:,}",
+            f"{context.max_params:,}",
+        )
+    return ((USER_BASELINE, baseline.plan),)
 
 
 def schedule_of(prepared: Prepared) -> Schedule:

@@ -18,7 +18,7 @@ from autopeft.store import RunDir, whole_path
 _COST, _EPOCHS = "search.max_cost", "task.epochs"
 _MEMORY, _LENGTH = "execution.memory_bytes", "task.max_length"
 # Where model, data and the user's files lie; fingerprints tell other ones apart.
-PLACES = ("model.id", "data.source", "search.space", "search.baseline", "search.warm_start")
+PLACES = ("model.id", "data.source", "search.space", "search.baseline")
 # What a resumed run may change: limits, places, how measurements are spread over processes and devices of one
 # kind, the pieces of a step, whose gradients add up to the same, what logs them, and the machine's price.
 CHANGEABLE = frozenset(
@@ -70,7 +70,7 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
             raise SpecError(
                 f"--resume keeps the settings of the run: {name} was {_shown(topics[topic][field])} and "
                 f"cannot become {_shown(value)}. Only --trials and --max-cost (which can grow), --max-time, "
-                "--data, --model, --space, --baseline and --warm-start (at another place), --executor, "
+                "--data, --model, --space and --baseline (at another place), --executor, "
                 "--workers, --device, --memory, --micro-batch-tokens, --checkpointing, --gpu-price and "
                 "--report-to may change; pass another --out for a new run."
             )
@@ -129,7 +129,7 @@ def _refuse_missing(spec: RunSpec) -> None:
     """Raise SpecError where model, data or a file of the user lie at a path that is not there."""
     for flag, source in (
         *(("--model", spec.model.id), ("--data", spec.data.source), ("--space", spec.search.space)),
-        *(("--baseline", spec.search.baseline), ("--warm-start", spec.search.warm_start)),
+        ("--baseline", spec.search.baseline),
     ):
         words = [word.strip() for word in (source or "").split(",")]
         missing = [path for path in words if _is_missing(path)]

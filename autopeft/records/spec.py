@@ -168,9 +168,6 @@ class SearchSpec(Extent):
     sampler: Literal["auto", "gp", "tpe", "random"] = setting(
         "auto", "Optuna sampler of the proposals; auto is gp, and tpe from 60 trials on", "Search"
     )
-    warm_start: str | None = setting(
-        None, "plan.yaml or run to start from, of any model or dataset", "Search", min_length=1
-    )
     baseline: str | None = setting(
         None,
         "Your own config to beat: plan.yaml, run, or adapter_config.json or its folder",

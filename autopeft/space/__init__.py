@@ -1,7 +1,7 @@
 """The search space: a YAML file says which policies there are, and a policy becomes a plan.
 
 Inside the folder each file imports only from those before it:
-spaces, policies → files, limits, sampling → layout → baselines, transfer.
+spaces, policies → files, limits, sampling → layout → baselines.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from autopeft.space.limits import SERVERS, limited, servable
 from autopeft.space.policies import Policy
 from autopeft.space.sampling import learning_rates, suggest, within
 from autopeft.space.spaces import MethodSpace, MixPart, Space
-from autopeft.space.transfer import Transferred, transfer
 
 __all__ = [
     "BASELINE_METHOD",
@@ -32,7 +31,6 @@ __all__ = [
     "MixPart",
     "Policy",
     "Space",
-    "Transferred",
     "baseline_policies",
     "cheapest",
     "feasible",
@@ -48,7 +46,6 @@ __all__ = [
     "servable",
     "suggest",
     "text_of",
-    "transfer",
     "usual_policies",
     "widened",
     "within",

@@ -24,7 +24,7 @@ from autopeft.records.settings import SettingField
 from autopeft.store.yaml import faults_of, listed, load_value, read_yaml
 
 # What may be local, and what a run or its repetition loads again, maybe from another folder.
-SOURCES = ("model.id", "data.source", "search.baseline", "search.warm_start")
+SOURCES = ("model.id", "data.source", "search.baseline")
 _PATHS = (*SOURCES, "search.space", "output.out")
 _PAGE = "docs/settings.md"  # lists the dotted, the short and the environment name of every setting
 _VARIABLES = {field.variable: field.name for field in SETTINGS.values()}
@@ -258,7 +258,7 @@ def _from_flags(flags: Mapping[str, object], origin: str) -> Iterator[_Entry]:
 def _from_file(path: Path) -> Iterator[_Entry]:
     content = read_yaml(path)
     if "schema_version" in content:  # which plans and search spaces have, and settings have not
-        kind, places = ("plan", "--plan of `autopeft train`, or to --baseline or --warm-start of a search")
+        kind, places = ("plan", "--plan of `autopeft train`, or to --baseline of a search")
         if "base_model" not in content:
             kind, places = ("search space", "--space")
         raise SpecError(

@@ -35,13 +35,12 @@ def test_words_are_refused_before_the_data_are_read(settings, error, words, mode
         prepare(run_spec(**{"model": model_dir, "data": tmp_path / "absent.csv", **settings}))
 
 
-@pytest.mark.parametrize("setting", ["baseline", "warm_start"])
 @pytest.mark.parametrize("content", [None, "", "{", "rank: 8"])
-def test_a_file_of_the_user_is_refused_before_the_data_are_read(setting, content, model_dir, tmp_path):
+def test_a_file_of_the_user_is_refused_before_the_data_are_read(content, model_dir, tmp_path):
     path = tmp_path / "mine.yaml"
     if content is not None:
         path.write_text(content, encoding="utf-8")
-    spec = run_spec(model_dir, tmp_path / "absent.csv", **{setting: path})
+    spec = run_spec(model_dir, tmp_path / "absent.csv", baseline=path)
     with pytest.raises(SpecError, match=r"mine\.yaml"):
         pipeline.preview(spec)
 

@@ -21,7 +21,6 @@ PLACES = {
     "data": ("data", "source"),
     "space": ("search", "space"),
     "baseline": ("search", "baseline"),
-    "warm-start": ("search", "warm_start"),
 }
 STORED = run_spec(trials=10, max_cost=3.0, max_rank=8)
 
@@ -124,7 +123,6 @@ def test_the_cost_cannot_shrink(out):
     ("name", "value"),
     [
         ("search.sampler", "random"),
-        ("search.warm_start", "plan.yaml"),
         ("search.baseline", "mine"),
         ("limits.max_rank", 16),
         ("limits.mergeable", True),
@@ -140,7 +138,7 @@ def test_what_is_searched_and_its_limits_cannot_change(out, name, value):
     ("name", "value", "words"),
     [
         ("search.methods", ("lora", "ia3"), "was empty and cannot become lora, ia3"),
-        ("search.warm_start", "plan.yaml", "was not set and cannot become plan.yaml"),
+        ("search.baseline", "plan.yaml", "was not set and cannot become plan.yaml"),
         ("limits.mergeable", True, "was false and cannot become true"),
     ],
 )

@@ -18,7 +18,6 @@ PROPOSAL = Proposal(
     ("kind", "label", "shown"),
     [
         ("baseline", "LoRA on q and v", "baseline: LoRA on q and v"),
-        ("given", "warm start", "given: warm start"),
         ("head", "untrained", "untrained"),
         ("sampled", "lora/all", "lora/all"),
     ],

@@ -199,7 +199,6 @@ def test_unknown_fields_of_topics_are_refused() -> None:
         ("search", "seed", -1),
         ("search", "sampler", "cmaes"),
         ("search", "max_cost", 0),
-        ("search", "warm_start", ""),
         ("search", "baseline", ""),
         ("limits", "max_rank", 0),
         ("limits", "max_adapter_bytes", 0),

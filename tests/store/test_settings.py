@@ -318,7 +318,7 @@ def test_what_a_file_should_hold_is_said_in_words_of_yaml(content, sentence):
 @pytest.mark.parametrize(
     ("file", "words"),
     [
-        ("schema_version: 1\nbase_model: {id: m}\nadapters: []\n", "is a plan, .* --plan .*--warm-start"),
+        ("schema_version: 1\nbase_model: {id: m}\nadapters: []\n", "is a plan, .* --plan .*--baseline"),
         ("schema_version: 1\nabout: mine\nmethods: {}\n", "is a search space, .* --space"),
     ],
 )

@@ -28,11 +28,11 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("prefix", ["", "./", "~/"])
-def test_paths_of_space_baseline_and_warm_start_serve_in_any_folder(here, prefix):
-    names = {"search.space": "mine.yaml", "search.baseline": "run", "search.warm_start": "run"}
+def test_paths_of_space_and_baseline_serve_in_any_folder(here, prefix):
+    names = {"search.space": "mine.yaml", "search.baseline": "run"}
     search = resolved({name: prefix + value for name, value in names.items()}).search
     assert search.space == str(here / "mine.yaml")
-    assert search.baseline == search.warm_start == str(here / "run")
+    assert search.baseline == str(here / "run")
 
 
 def test_a_shipped_space_stays_a_name_beside_a_folder_of_this_name(here):
