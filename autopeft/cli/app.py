@@ -31,7 +31,7 @@ autopeft search --model ID --data train.csv --budget 300k
 
 autopeft search --model ID --data DIR --max-time 2h --out first
 
-autopeft search --resume --out first --trials 40  (go on, or further)
+autopeft search --resume --out first  (go on where it was stopped)
 
 --help-all shows every option."""
 

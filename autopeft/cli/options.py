@@ -27,7 +27,7 @@ def _option(text: str, *names: str, **more: Any) -> Any:
 HelpAll = Annotated[
     bool, typer.Option("--help-all", callback=show_all, is_eager=True, metavar="", help="Show every option.")
 ]
-Resume = Annotated[bool, _option("Continue the run in --out, or extend it.", "--resume", metavar="")]
+Resume = Annotated[bool, _option("Continue the run in --out that was stopped.", "--resume", metavar="")]
 Config = Annotated[
     Path | None, _option("YAML file with settings, such as a run's run.yaml.", callback=at_home)
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import geometric_mean
@@ -10,7 +9,7 @@ from statistics import geometric_mean
 from autopeft import evidence
 from autopeft.engine.schedule import Schedule
 from autopeft.extension import slow_starters
-from autopeft.records import Arm, Fidelity, Measurement, MetricFacts, Plan, RunSpec, with_setting
+from autopeft.records import Arm, Fidelity, MetricFacts, Plan, RunSpec
 from autopeft.space import (
     BASELINE_METHOD,
     AllocationContext,
@@ -21,7 +20,6 @@ from autopeft.space import (
     scored_policy,
 )
 
-_NOTHING_LEFT = 1e-6  # R, where the whole limit is spent
 _LEAST_SEEDS = 2  # of two plans that are compared
 LEAST_WAVE = 4  # plans that are proposed at once, however few workers there are; chosen by hand
 
@@ -34,8 +32,6 @@ class SearchProblem:
         space: The policies that fit model and budget.
         context: Sites, methods, budget and scores, from which a policy becomes a plan.
         head_rates: Range of learning rates of the head alone; its ends are equal where the model has no head.
-        first_trials: Trials that the run began with. The queue depends on this number and not on the trials
-            of an extended run, so that an extended run begins with the same plans.
         user_plans: Plans that the user brought, by arm. Each is measured at several learning rates (around
             its own, where that is above 0), and can win only if it keeps to the budget.
         wave: Plans that are proposed and measured between two looks at losses, time and cost. Fixed for a
@@ -50,19 +46,10 @@ class SearchProblem:
     schedule: Schedule
     metric: MetricFacts
     head_rates: tuple[float, float]
-    first_trials: int
     user_plans: tuple[tuple[Arm, Plan], ...] = ()
     wave: int = LEAST_WAVE
     margin: float = 0.01
     groups: Mapping[str, Sequence[int]] = field(default_factory=dict)
-
-    def after(self, spent: Sequence[Measurement]) -> SearchProblem:
-        """The problem, whose limit of cost is lower by measurements that the run made and cannot use."""
-        limit = self.spec.search.max_cost
-        if limit is None or not spent:
-            return self
-        left = limit - math.fsum(map(self.schedule.cost_of, spent))
-        return replace(self, spec=with_setting(self.spec, "search.max_cost", max(left, _NOTHING_LEFT)))
 
     @property
     def seed(self) -> int:

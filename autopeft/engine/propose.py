@@ -110,8 +110,7 @@ def _named(arm: Arm, policy: Policy, context: AllocationContext) -> Arm:
 def _source_of(index: int, problem: SearchProblem) -> ProposalSource:
     """`refined`, `random` or `sampler` for the proposal at this index after the queue, from 0.
 
-    The random ones are spread evenly; they show what the sampler adds. The index alone decides, so that an
-    extended run proposes the same plans again.
+    The random ones are spread evenly; they show what the sampler adds. The index alone decides.
     """
     if index % _REFINED_EVERY == _REFINED_EVERY - 1:
         return "refined"

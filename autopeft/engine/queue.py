@@ -36,10 +36,10 @@ def enqueued(problem: SearchProblem) -> tuple[Enqueued, ...]:
     starts slowly where full runs are brief; the remaining trials are sampled. The head alone comes after the
     baselines' first rates, and at its others after the first usual arms, which are more often the answer.
     Every plan of the user is in the queue: where the trials are few, it takes the place of what comes before
-    it, but for the first baseline. Where even then the trials end before it, it follows them, so that an
-    extended run measures it.
+    it, but for the first baseline. Where even then the trials end before it, it follows them, and a
+    warning names it.
     """
-    trials = problem.first_trials
+    trials = problem.spec.search.trials
     n_rates = _MANY_RATES if trials >= _MANY_TRIALS else _FEW_RATES
     policies = _baselines(problem) if problem.has_baseline else []
     lora_rates = central(*learning_rates(problem.space, BASELINE_METHOD, problem.context.methods), n_rates)

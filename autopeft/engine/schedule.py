@@ -29,14 +29,6 @@ _EVAL_COST = 0.5
 _HEAD_COST = 0.35  # of a step without adapters, which has no backward pass through the body; chosen by hand
 
 
-@dataclass(frozen=True)
-class Rungs:
-    """What a resumed run keeps of its schedule: the steps of the rungs, and how many of the best go on."""
-
-    rung_steps: tuple[int, ...]
-    n_best: tuple[int, int]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Prices:
     """What a run costs beside its training steps.
@@ -85,11 +77,6 @@ class Schedule:
     def with_slow_starter(self) -> Schedule:
         """The schedule with room for a plan that starts slowly, where full runs are long enough for it."""
         return self if self.is_brief else replace(self, beside=(self.beside[0] + 1, self.beside[1] + 1))
-
-    @property
-    def rungs(self) -> Rungs:
-        """What a resumed run keeps of this schedule."""
-        return Rungs(self.rung_steps, self.n_best)
 
     @property
     def last(self) -> int:
@@ -261,26 +248,6 @@ def stretched(schedule: Schedule, *, n_first: int, max_cost: float, n_retuned: i
         fits = _above(_with_last(chosen, middle), n_retuned) <= left
         low, high = (middle, high) if fits else (low, middle - 1)
     return _with_last(chosen, low)
-
-
-def continued(schedule: Schedule, kept: Rungs, *, n_first: int, max_cost: float | None) -> Schedule:
-    """The schedule of a resumed run, whose rungs are those that it has, or longer ones.
-
-    More trials leave less for each rung, and a shorter last rung would drop all runs of the one before. A
-    longer one drops them too, so that the limit must pay both. `max_cost` is that of the search in R, None
-    without a limit.
-    """
-    before = replace(schedule, rung_steps=kept.rung_steps, n_best=kept.n_best)
-    if max_cost is not None:
-        left = max_cost - _above(before, _N_RETUNED)
-        schedule = stretched(schedule, n_first=n_first, max_cost=left)
-    (first, n_first_best), (second, n_second_best) = zip(schedule.n_best, kept.n_best, strict=True)
-    is_longer = schedule.rung_steps[-1] > kept.rung_steps[-1]
-    return replace(
-        schedule,
-        rung_steps=schedule.rung_steps if is_longer else kept.rung_steps,
-        n_best=(max(first, n_first_best), max(second, n_second_best)),
-    )
 
 
 def _above(schedule: Schedule, n_retuned: int) -> float:

@@ -6,7 +6,7 @@ keeping, measured →
 resuming, environment, computing → row_lengths, export_base, prepare → same_base, fitting, compared → scoring,
 counting, listing, chance → fingerprint, reporting → hub_folder, unfinished →
 exported_training, best, working → applying, problem, ledger → allowance → forecast,
-estimating, continuing → comparing, time_limit, tracking, task_facts → previewing, searching, exporting →
+estimating → comparing, time_limit, tracking, task_facts → previewing, searching, exporting →
 analyzing, training, suggesting → reference → verifying, pushing.
 """
 

@@ -66,9 +66,10 @@ def _confirmation(prepared: Prepared, given: frozenset[str]) -> Decided:
         least = usual if "confirm.seeds" in given else fewest
         tried = with_setting(spec, "confirm.fidelity", fidelity)
         schedule = schedule_of(replace(prepared, spec=tried))
-        n_seeds = paid_seeds(prepared, schedule, usual=usual, least=least)
+        room, tried_seeds = _confirm_room(prepared, schedule), range(usual, least, -1)
+        n_seeds = next((n for n in tried_seeds if schedule.confirm_cost(n_seeds=n) <= room), least)
         cost = schedule.confirm_cost(n_seeds=n_seeds)
-        if cost <= _confirm_room(prepared, schedule):
+        if cost <= room:
             break
     limit = spec.search.max_cost
     of = "" if limit is None or cost > limit else f" of {limit:g}"
@@ -80,12 +81,6 @@ def _confirmation(prepared: Prepared, given: frozenset[str]) -> Decided:
         unpaid = "the usual cost pays no more, --max-cost or --confirm-seeds does"
         unpaid = unpaid if limit is None else f"{100 * _CONFIRM_SHARE:.0f} % of --max-cost pay no more"
         yield _decided(spec, "confirm.seeds", n_seeds, f"{usual} by default; {unpaid}")
-
-
-def paid_seeds(prepared: Prepared, schedule: Schedule, *, usual: int, least: int) -> int:
-    """How many seeds of two plans the cost pays, from `least` to `usual`."""
-    room = _confirm_room(prepared, schedule)
-    return next((n for n in range(usual, least, -1) if schedule.confirm_cost(n_seeds=n) <= room), least)
 
 
 def _confirm_room(prepared: Prepared, schedule: Schedule) -> float:
@@ -117,21 +112,14 @@ def _cost(prepared: Prepared, given: frozenset[str]) -> Decided:
 
 def _trials(prepared: Prepared, given: frozenset[str]) -> Decided:
     """As many proposals as half of the search's part pays, or up to ten, if it pays the rungs above too."""
-    spec, usual, n_trials = prepared.spec, prepared.spec.search.trials, paid_trials(prepared)
-    if "search.trials" not in given and n_trials < usual:
+    spec, usual, limit = prepared.spec, prepared.spec.search.trials, prepared.spec.search.max_cost
+    if "search.trials" in given or limit is None:
+        return
+    n_paid = int(_FIRST_SHARE * (limit - confirm_cost(prepared)) / schedule_of(prepared).rung_cost(0))
+    tried = range(min(usual, max(n_paid, _KEPT_TRIALS)), _NEEDED_TRIALS, -1)
+    n_trials = next((n for n in tried if least_cost(prepared, n_first=n) <= limit), _NEEDED_TRIALS)
+    if n_trials < usual:
         yield _decided(spec, "search.trials", n_trials, f"{usual} by default; what --max-cost pays")
-
-
-def paid_trials(prepared: Prepared) -> int:
-    """How many proposals the limit of cost pays, as `_trials` says; at most those of the settings."""
-    spec = prepared.spec
-    if spec.search.max_cost is None:
-        return spec.search.trials
-    left = spec.search.max_cost - confirm_cost(prepared)
-    n_paid = int(_FIRST_SHARE * left / schedule_of(prepared).rung_cost(0))
-    tried = range(min(spec.search.trials, max(n_paid, _KEPT_TRIALS)), _NEEDED_TRIALS, -1)
-    fits = (n for n in tried if least_cost(prepared, n_first=n) <= spec.search.max_cost)
-    return min(spec.search.trials, next(fits, _NEEDED_TRIALS))
 
 
 def confirm_cost(prepared: Prepared) -> float:

@@ -9,12 +9,11 @@ _LARGEST_MARGIN = 0.5  # of a share; within it a coin is as good as a perfect pl
 _LEAST_EXAMPLES = 2  # from which the standard error of a difference is computed
 
 
-def check_comparison(prepared: Prepared, *, is_resumed: bool) -> None:
+def check_comparison(prepared: Prepared) -> None:
     """Refuse a margin and splits with which no plans can be compared.
 
     Raises SpecError for a margin of half of a share or more, which is meant in points, and DataError for a
-    split of one example, or of one group of examples to confirm on, of which no interval is made. A resumed
-    run goes on with one group, whose examples count as independent, as they did when it began.
+    split of one example, or of one group of examples to confirm on, of which no interval is made.
     """
     margin, task = prepared.spec.confirm.margin, prepared.task
     if margin is not None and task.is_share and margin >= _LARGEST_MARGIN:
@@ -36,7 +35,7 @@ def check_comparison(prepared: Prepared, *, is_resumed: bool) -> None:
                 f"{_LEAST_EXAMPLES}; {remedy}."
             )
     groups = prepared.data.confirm.groups
-    if groups and len(set(groups)) == 1 and "confirm" in remedies and not is_resumed:
+    if groups and len(set(groups)) == 1 and "confirm" in remedies:
         raise DataError(
             f"The {len(groups)} examples of the confirm split are of 1 group, and comparing plans needs at "
             f"least {_LEAST_EXAMPLES}; name a finer data.group_column, give a validation file with more "

@@ -14,7 +14,6 @@ import torch
 import transformers
 
 from autopeft.errors import NO_ROOM, RunDirError, TrainingError
-from autopeft.pipeline.keeping import DECIDED
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.resuming import CHANGEABLE
 from autopeft.records import SETTINGS, VERSION, Arm, Plan, RunSpec, digest_of, to_json
@@ -26,9 +25,9 @@ _LABEL_NAMES = frozenset({"config.id2label", "config.label2id"})  # which are as
 _DEVICE = "device"
 _MISSING = "missing"
 _SHOWN = 3  # differences that an error names; chosen by hand
-# Settings that may differ between a start and its resumption: those that the user may change, what the
-# fingerprints of data and weights cover wherever these lie, and seeds, which a larger cost adds.
-_FREE = CHANGEABLE | {"model.revision", "confirm.seeds"}
+# Settings that may differ between a start and its resumption: those that the user may change, and what the
+# fingerprint of the weights covers.
+_FREE = CHANGEABLE | {"model.revision"}
 # Of configs and tokenizers: they name a place or a version, or transformers fills them in while loading.
 _VOLATILE = frozenset(
     "_name_or_path name_or_path architectures transformers_version dtype torch_dtype truncation "
@@ -38,41 +37,30 @@ _VOLATILE = frozenset(
 
 def note_start(
     run: RunDir, prepared: Prepared, *, requested: Space, user_plans: Sequence[tuple[Arm, Plan]]
-) -> int:
-    """Store what the measurements depend on, or compare it; returns the number of trials at the start.
-
-    Before the first measurement, what limits of cost and time decided may differ; what else does is named in
-    a RunDirError.
-    """
+) -> None:
+    """Store what the measurements depend on, or compare it; RunDirError names what differs."""
     path = run.state / START
-    is_begun = run.is_begun
-    if not path.is_file() and is_begun:
-        raise RunDirError(
-            f"{path} is missing, so that nothing tells whether data and model are those of the measurements; "
-            "put it back, or start again with another --out."
-        )
     now = {
         **loaded_facts(prepared),
         **_settings(prepared.spec),
         "search space": digest_of(requested.model_dump(mode="json")),
         "plan of --baseline": digest_of([to_json(plan) for _, plan in user_plans]),
     }
-    trials = prepared.spec.search.trials
     if path.is_file():
-        before = {_DEVICE: now[_DEVICE], **_read_start(run)}  # runs that began before it was noted lack it
-        first_trials = before.pop("trials", None)
-        free = _FREE if is_begun else _FREE | DECIDED
-        compared = sorted((before.keys() | now) - free)  # earlier versions noted some of these
-        differing = [name for name in compared if before.get(name) != now.get(name)]
-        if differing or not isinstance(first_trials, int):
-            listed = _listed(differing, before, now, whose="now it is") or "another start.json"
+        before = _read_start(run)
+        differing = [name for name in sorted(before.keys() | now) if before.get(name) != now.get(name)]
+        if differing:
             raise RunDirError(
-                f"{run.path} was measured with {listed}; put it back as it was, or pass another --out."
+                f"{run.path} was measured with {_listed(differing, before, now, whose='now it is')}; put it "
+                "back as it was, or pass another --out."
             )
-        trials = first_trials if is_begun else trials
-    if not is_begun:
-        write_checked(path, {**now, "trials": trials})
-    return trials
+    elif run.is_begun:
+        raise RunDirError(
+            f"{path} is missing, so that nothing tells whether data and model are those of the measurements; "
+            "put it back, or start again with another --out."
+        )
+    else:
+        write_checked(path, now)
 
 
 def check_base(run: RunDir, prepared: Prepared) -> None:

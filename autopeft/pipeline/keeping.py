@@ -1,16 +1,16 @@
-"""What a run keeps for its resumption beside its measurements: scores, decisions, rungs."""
+"""What a run keeps for its resumption beside its measurements: scores, wave and decisions."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 
-from autopeft.engine import Rungs
 from autopeft.errors import RunDirError
 from autopeft.records import (
     Decision,
@@ -24,18 +24,10 @@ from autopeft.store import RunDir, damaged, read_checked, write_checked
 Record = TypeVar("Record")
 
 _DECISIONS = "decisions.json"  # in the state of a run: settings that it derived
-_RUNGS, _SCORES, _SECONDS = "rungs.json", "scores.json", "scoring_seconds.json"  # there too
+_SCORES, _SECONDS = "scores.json", "scoring_seconds.json"  # there too
 _WAVE = "wave.json"
 # How a step is cut into pieces that fit into the memory, and what stands for a choice that is left open.
 PIECES = {"execution.micro_batch_tokens": None, "execution.checkpointing": "auto"}
-# What limits of cost and time decide; a run keeps it from its first measurement on.
-DECIDED = frozenset(
-    {"search.max_cost", "search.trials", "confirm.fidelity", "confirm.seeds", "data.max_eval_examples"}
-    | {"task.epochs", "task.max_steps"}
-)
-# What a larger limit of cost decides anew, and every decision that a resumed run may make anew or be given.
-RAISED = frozenset({"search.trials", "confirm.seeds"})
-_ANEW = RAISED | PIECES.keys() | {"search.max_cost"}
 
 log = logging.getLogger(__name__)
 
@@ -71,17 +63,14 @@ def keep_wave(run: RunDir, wave: int) -> int:
 def keep_decisions(run: RunDir, spec: RunSpec, derived: tuple[Decision, ...]) -> tuple[Decision, ...]:
     """The settings that this run derived: those on the disk, since a resumed run reads their values.
 
-    The pieces of a step may have been chosen again, or given, and so may trials and seeds; before the first
-    measurement all that limits of cost and time decide.
+    The pieces of a step may have been chosen again, or given.
     """
     if (kept := kept_decisions(run)) is not None:
-        anew = _ANEW if run.is_begun else _ANEW | DECIDED
-        again = {decision.setting: decision for decision in derived if decision.setting in anew}
-        current = to_json(spec)
+        again = {decision.setting: decision for decision in derived if decision.setting in PIECES}
         derived = tuple(
             again.pop(decision.setting, decision)
             for decision in kept
-            if decision.setting in again or _still_holds(decision, current, anew=anew)
+            if decision.setting in again or _still_holds(decision, spec)
         )
         derived += tuple(again.values())
     if derived != kept:
@@ -89,12 +78,10 @@ def keep_decisions(run: RunDir, spec: RunSpec, derived: tuple[Decision, ...]) ->
     return derived
 
 
-def _still_holds(decision: Decision, current: Any, *, anew: Collection[str]) -> bool:
+def _still_holds(decision: Decision, spec: RunSpec) -> bool:
     """Whether the setting of a decision on the disk may not change, or has the value that it gave it."""
-    topic, field = decision.setting.split(".")
-    value = current[topic][field]
-    now = f"{value:g}" if isinstance(value, float) else str(value)
-    return decision.setting not in anew or now == decision.value.replace(",", "")
+    value = str(attrgetter(decision.setting)(spec))
+    return decision.setting not in PIECES or value == decision.value.replace(",", "")
 
 
 def kept_decisions(run: RunDir) -> tuple[Decision, ...] | None:
@@ -114,16 +101,3 @@ def _read_or_warn(kind: type[Record], path: Path) -> Record | None:
     except RunDirError as error:
         log.warning("%s", error)
     return None
-
-
-def kept_rungs(run: RunDir) -> Rungs | None:
-    """The rungs on the disk; None before there are any, or after a warning where they are damaged."""
-    return _read_or_warn(Rungs, run.state / _RUNGS)
-
-
-def keep_rungs(run: RunDir, rungs: Rungs, *, before: Rungs | None) -> None:
-    """Keep the rungs of a run for its resumption; paused runs that were to reach others are dropped."""
-    if before is not None and rungs != before:
-        run.forget_all_paused()
-    if rungs != before:
-        write_checked(run.state / _RUNGS, to_json(rungs))

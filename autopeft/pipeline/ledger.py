@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 
-from autopeft.engine import Ledger, Progress, Schedule
+from autopeft.engine import Ledger, Progress
 from autopeft.executors import EXECUTORS
 from autopeft.pipeline.measured import record
 from autopeft.pipeline.prepare import Prepared
@@ -20,7 +20,6 @@ def ledger_of(
     run: RunDir,
     prepared: Prepared,
     bench: Bench,
-    schedule: Schedule,
     *,
     known: Mapping[tuple[Plan, Fidelity], Measurement],
     progress: Progress,
@@ -39,7 +38,7 @@ def ledger_of(
             progress=progress,
             interrupt=bench.interrupt,
             known=known,
-            record=lambda measurement: record(run, measurement, schedule),
+            record=lambda measurement: record(run, measurement),
             release=lambda plans: _forget(run, bench, plans),
             clock=clock,
             limit_seconds=prepared.spec.search.max_time_seconds,

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from autopeft import model, train
 from autopeft.data import LabelledData
-from autopeft.engine import Rungs
 from autopeft.errors import UnknownNameError
 from autopeft.extension import Catalogue, Method, Task, discover, text_form
 from autopeft.model import BaseModel
@@ -34,8 +33,7 @@ log = logging.getLogger(__name__)
 class Prepared:
     """Everything that stays the same during a run, the loaded base model included.
 
-    `decisions` are the settings that were derived, which `spec` holds too. `rungs` are those that a resumed
-    run has; None in a new one.
+    `decisions` are the settings that were derived, which `spec` holds too.
     """
 
     spec: RunSpec
@@ -46,7 +44,6 @@ class Prepared:
     bench: train.Bench
     full_steps: int
     decisions: tuple[Decision, ...] = ()
-    rungs: Rungs | None = None
 
 
 def with_demo_settings(spec: RunSpec, given: frozenset[str]) -> RunSpec:

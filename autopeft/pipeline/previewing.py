@@ -11,17 +11,16 @@ from autopeft import engine, evidence, space
 from autopeft.extension import metric_facts
 from autopeft.pipeline.allowance import confirm_cost
 from autopeft.pipeline.compared import check_comparison, groups_of
-from autopeft.pipeline.continuing import as_it_was
 from autopeft.pipeline.fitting import fit_to_budget, parse_budget
 from autopeft.pipeline.forecast import Forecast, forecast, measured_pace
 from autopeft.pipeline.prepare import Prepared, prepare, with_demo_settings
 from autopeft.pipeline.problem import check_user_files, requested_space, schedule_of, user_plans
-from autopeft.pipeline.resuming import resumed, settled
+from autopeft.pipeline.resuming import resumed
 from autopeft.pipeline.task_facts import TaskFacts, task_facts
 from autopeft.pipeline.time_limit import TimeLimit, within_time
 from autopeft.pipeline.tracking import check_trackers
 from autopeft.pipeline.working import check_executor
-from autopeft.records import Arm, Decision, Plan, RunSpec
+from autopeft.records import SETTINGS, Arm, Decision, Plan, RunSpec
 from autopeft.store import RunDir
 
 # Shares of the confirm split that two good plans judge differently: 0.02 where accuracy is 98 %, 0.1 at 78 %.
@@ -35,8 +34,7 @@ class Preview:
     `inputs` and `label` are columns of the data, `task` says what the labels are taken for, `split_sizes`
     gives rows by split. `out` is the run's folder, None for a new one. `matched_sites` says at how many
     of `n_sites`, those that a search may use, each method of the space fits. `trials` counts plans at the
-    first rung, of which at least the first `default_trials` are default plans (None for a run that goes on);
-    others are sampled.
+    first rung, of which at least the first `default_trials` are default plans; others are sampled.
     `confirm_steps` and `confirm_seeds` are 0 without a confirmation. `search_cost` and `confirm_cost` are
     bounds in R, the second for two plans and the head alone. `forecast` is None where the baseline cannot
     be trained.
@@ -63,7 +61,7 @@ class Preview:
     matched_sites: Mapping[str, int]
     baselines: tuple[str, ...]
     trials: int
-    default_trials: int | None
+    default_trials: int
     search_cost: float
     confirm_cost: float
     rung_steps: tuple[int, ...]
@@ -92,11 +90,8 @@ def preview(
     check_trackers(spec)
     requested = requested_space(spec)
     check_user_files(spec)
-    check_comparison(prepared := prepare(spec), is_resumed=resume)
-    kept = given
-    if resume:
-        run = RunDir.open(str(spec.output.out))
-        prepared, kept = as_it_was(run, prepared, given), settled(run, given)
+    check_comparison(prepared := prepare(spec))
+    kept = frozenset(SETTINGS) if resume else given
     loaded_seconds = time.monotonic() - started
     feasible, context = fit_to_budget(prepared, requested)
     brought = user_plans(prepared, context)  # raises where a plan of the user cannot be used
@@ -127,7 +122,7 @@ def preview(
         matched_sites=matched_sites,
         baselines=tuple(space.baseline_policies(context, learning_rate=1.0)),
         trials=n_trials,
-        default_trials=None if resume else min(n_trials, len(_queue(prepared, feasible, context, brought))),
+        default_trials=min(n_trials, len(_queue(prepared, feasible, context, brought))),
         search_cost=min(planned, (spec.search.max_cost or math.inf) - confirm_cost(prepared)),
         confirm_cost=confirm_cost(prepared),
         rung_steps=schedule.rung_steps,
@@ -158,7 +153,6 @@ def _queue(
         schedule=schedule_of(prepared),
         metric=metric_facts(prepared.task),
         head_rates=(1.0, 2.0) if prepared.base.head_params else (1.0, 1.0),  # their values change nothing
-        first_trials=prepared.spec.search.trials,
         user_plans=brought,
     )
     return engine.enqueued(problem)

@@ -55,7 +55,6 @@ def search_problem(
     context: AllocationContext,
     scores: Sequence[SiteScores],
     *,
-    first_trials: int,
     user_plans: tuple[tuple[Arm, Plan], ...],
 ) -> SearchProblem:
     """The engine's input; `feasible` and `context` are what `fit_to_budget` returned."""
@@ -72,7 +71,6 @@ def search_problem(
         schedule=schedule_of(prepared),
         metric=metric_facts(prepared.task),
         head_rates=prepared.bench.head_rates.alone(),
-        first_trials=first_trials,
         user_plans=user_plans,
         groups=groups_of(prepared),
     )
@@ -116,7 +114,7 @@ def user_plans(prepared: Prepared, context: AllocationContext) -> tuple[tuple[Ar
 def schedule_of(prepared: Prepared) -> Schedule:
     """Rungs and confirmations of a run; with `--max-cost`, rungs as wide and long as the search may cost.
 
-    Those of a resumed run are no shorter than before. Without `--methods`, room is left for a method that
+    Without `--methods`, room is left for a method that
     starts slowly, whether the search space holds one or not.
     """
     full, spec = prepared.full_steps, prepared.spec
@@ -138,8 +136,6 @@ def schedule_of(prepared: Prepared) -> Schedule:
     left, n_first = spec.search.max_cost, spec.search.trials
     if left is not None and spec.confirm.fidelity != "none":
         left -= schedule.confirm_cost(n_seeds=spec.confirm.seeds)
-    if prepared.rungs is not None:
-        return engine.continued(schedule, prepared.rungs, n_first=n_first, max_cost=left)
     if left is None:
         return schedule
     return engine.stretched(schedule, n_first=n_first, max_cost=left)

@@ -16,13 +16,12 @@ from autopeft.errors import StoppedError
 from autopeft.pipeline.best import write_best
 from autopeft.pipeline.chance import beside_chance
 from autopeft.pipeline.compared import check_comparison
-from autopeft.pipeline.continuing import as_it_was
 from autopeft.pipeline.environment import environment
 from autopeft.pipeline.fingerprint import check_base, note_start
 from autopeft.pipeline.fitting import fit_to_budget
 from autopeft.pipeline.in_memory import NAMED, InMemory
 from autopeft.pipeline.interruption import logging_how_to_resume
-from autopeft.pipeline.keeping import keep_decisions, keep_rungs, keep_scores, keep_wave
+from autopeft.pipeline.keeping import keep_decisions, keep_scores, keep_wave
 from autopeft.pipeline.ledger import ledger_of
 from autopeft.pipeline.measured import logged_measurements, unused_measurements
 from autopeft.pipeline.prepare import Prepared, prepare, with_demo_settings
@@ -35,13 +34,13 @@ from autopeft.pipeline.problem import (
     user_plans,
 )
 from autopeft.pipeline.reporting import part_words, setting_of
-from autopeft.pipeline.resuming import resumed, settled
+from autopeft.pipeline.resuming import resumed
 from autopeft.pipeline.scoring import logged_scores
 from autopeft.pipeline.spreading import wave
 from autopeft.pipeline.time_limit import TimeLimit, within_time
 from autopeft.pipeline.tracking import check_trackers, tracking
 from autopeft.pipeline.working import check_executor
-from autopeft.records import RunSpec, SearchResult
+from autopeft.records import SETTINGS, RunSpec, SearchResult
 from autopeft.store import RunDir, claimed_folder
 from autopeft.train import StateFolders, encode_ahead
 
@@ -66,8 +65,7 @@ def search(
         spec: The settings of the run.
         given: Dotted names of the settings that the user gave. Where neither model nor data is named, the
             demo's settings replace the others.
-        resume: Continue the run in `spec.output.out`, or extend it by a larger
-            `search.trials` or `search.max_time_seconds`.
+        resume: Continue the run in `spec.output.out`, whose settings are kept (see `resumed`).
         progress: Display of phases and measurements.
         memory: Model and dataset that were passed as objects; the caller wraps a model in
             `model.restoring`.
@@ -96,11 +94,10 @@ def search(
                     memory=memory,
                     interrupt=interrupt,
                 )
-                check_comparison(prepared, is_resumed=resume)
+                check_comparison(prepared)
                 log.info("The run's folder is %s", run.path)  # now that data and model can be used
-                if resume:
-                    prepared, given = as_it_was(run, prepared, given), settled(run, given)
-                limit = TimeLimit(spec=spec, given=given, started=started)
+                kept = frozenset(SETTINGS) if resume else given
+                limit = TimeLimit(spec=spec, given=kept, started=started)
                 return _search_in(run, prepared, requested, progress=progress, limit=limit), run.path
             except StoppedError as error:
                 error.folder = run.path
@@ -126,7 +123,7 @@ def _search_in(
     limit.require_time()
     prepared = within_time(prepared, limit, context)
     spec = prepared.spec
-    first_trials = note_start(run, prepared, requested=requested, user_plans=brought)
+    note_start(run, prepared, requested=requested, user_plans=brought)
     prepared = replace(prepared, decisions=keep_decisions(run, spec, prepared.decisions))
     for decision in prepared.decisions:
         log.info("%s", decision)
@@ -135,24 +132,19 @@ def _search_in(
     progress.phase("sensitivity", 0)
     names = score_names(spec)
     scores, scoring_seconds = keep_scores(run, lambda: logged_scores(prepared, names, clock=limit.clock))
-    problem = search_problem(
-        prepared, feasible, context, scores, first_trials=first_trials, user_plans=brought
-    )
+    problem = search_problem(prepared, feasible, context, scores, user_plans=brought)
     problem = replace(problem, wave=keep_wave(run, wave(spec.execution)))
     schedule = problem.schedule
-    keep_rungs(run, schedule.rungs, before=prepared.rungs)
-    known, spent = logged_measurements(run, schedule)
+    known = logged_measurements(run)
     bench = replace(prepared.bench, rung_steps=schedule.rung_steps)
     encode_ahead(bench, longest_runs(problem))
     machine = environment(prepared.base, spec.execution)  # before the GPU is left to workers
     with tracking(
         spec, run.path, progress, rung_steps=bench.rung_steps, interrupt=bench.interrupt
     ) as tracked:
-        with ledger_of(
-            run, prepared, bench, schedule, known=known, progress=tracked, clock=limit.clock
-        ) as ledger:
+        with ledger_of(run, prepared, bench, known=known, progress=tracked, clock=limit.clock) as ledger:
             with run.writing_study() as storage:
-                outcome = engine.search(problem.after(spent), ledger, storage=storage)
+                outcome = engine.search(problem, ledger, storage=storage)
             outcome = beside_chance(prepared, outcome)
         run.forget_under_way()
         check_base(run, prepared)

@@ -20,14 +20,10 @@ log = logging.getLogger(__name__)
 
 
 class Entry(NamedTuple):
-    """A measurement, the seal of the weights that it kept, and the steps at which its rate cycles ended.
-
-    None where it kept no weights, and where the cycles do not matter.
-    """
+    """A measurement, and the seal of the weights that it kept; None where it kept none."""
 
     measurement: Measurement
     weights: str | None
-    cycles: tuple[int, ...] | None
 
 
 class MeasurementLog:
@@ -37,23 +33,14 @@ class MeasurementLog:
         self._path = path
         self._ends_with_whole_line = False
 
-    def append(
-        self,
-        measurement: Measurement,
-        *,
-        weights: str | None = None,
-        cycles: tuple[int, ...] | None = None,
-    ) -> None:
+    def append(self, measurement: Measurement, *, weights: str | None = None) -> None:
         """Add a measurement, which is on the disk when this returns; RunDirError where it cannot be.
 
-        `weights` is the seal of the weights that the measurement kept (see `checksums.seal_of`), `cycles` are
-        the steps at which the cycles of its learning rate ended (see `train.rate_schedule`).
+        `weights` is the seal of the weights that the measurement kept (see `checksums.seal_of`).
         """
         content: dict[str, Any] = {"measurement": to_json(measurement)}
         if weights is not None:
             content["weights"] = weights
-        if cycles is not None:
-            content["cycles"] = cycles
         line = json.dumps({"sha256": _digest_of(content), **content}) + "\n"
         try:
             self._path.parent.mkdir(exist_ok=True)
@@ -72,12 +59,12 @@ class MeasurementLog:
         """The last measurement of each plan and fidelity; damaged lines are skipped with a warning."""
         return tuple(entry.measurement for entry in self.entries())
 
-    def every(self) -> tuple[Entry, ...]:
-        """All entries in the order in which they were made, several of one plan and fidelity too."""
-        return tuple(entry for _, entry in self._lines() if entry is not None)
+    def every(self) -> tuple[Measurement, ...]:
+        """All of them in the order in which they were made, several of one plan and fidelity too."""
+        return tuple(entry.measurement for _, entry in self._lines() if entry is not None)
 
     def entries(self) -> tuple[Entry, ...]:
-        """As `load`, each measurement with what was noted beside it."""
+        """As `load`, each measurement with its seal."""
         entries = {}
         for number, (_, entry) in enumerate(self._lines(), start=1):
             if entry is None:
@@ -111,12 +98,7 @@ def _entry_in(line: bytes) -> Entry | None:
         content = json.loads(line)
         if content.pop("sha256") != _digest_of(content):
             return None
-        cycles = content.get("cycles")
-        return Entry(
-            measurement=from_json(Measurement, content["measurement"]),
-            weights=content.get("weights"),
-            cycles=None if cycles is None else tuple(cycles),
-        )
+        return Entry(from_json(Measurement, content["measurement"]), content.get("weights"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError):
         return None
 

@@ -180,10 +180,6 @@ class RunDir:
             for folder in (self.state / "paused").glob(f"*{plan.digest}-*"):
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def forget_all_paused(self) -> None:
-        """Remove every paused training, as the rungs that it was to reach are others now."""
-        shutil.rmtree(self.state / "paused", ignore_errors=True)
-
     def require_writable(self) -> None:
         """Raise RunDirError where this process cannot write to the state, as on another machine."""
         probe = self.state / f".probe.{secrets.token_hex(4)}.tmp"
@@ -257,7 +253,7 @@ class RunDir:
 
     @property
     def is_finished(self) -> bool:
-        """Whether there are a result and a best plan; a finished run may be extended all the same."""
+        """Whether there are a result and a best plan."""
         return self._result_path.is_file() and self.best.is_dir()
 
     def load_result(self) -> SearchResult:

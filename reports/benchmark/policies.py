@@ -127,7 +127,6 @@ def problem_of(surrogate: Surrogate, spec: RunSpec) -> SearchProblem:
         space.feasible(requested.only(known_arms), context),
         context,
         [SiteScores(name=name, values=values) for name, values in description.scores.items()],
-        first_trials=spec.search.trials,
         user_plans=(),
     )
 

@@ -95,9 +95,8 @@ def test_stream_in_memory_is_read_as_far_as_it_is_needed(module, tokenizer, tmp_
 def test_a_run_is_continued_with_the_same_things_in_memory(run, tokenizer, tmp_path):
     module, _, result, data = run
     out = shutil.copytree(result.spec.output.out, tmp_path / "run")
-    again = autopeft.search(model=module, data=data, tokenizer=tokenizer, out=out, resume=True, trials=7)
-    assert len(again.proposals) > len(result.proposals)
-    assert again.measurements[:3] == result.measurements[:3]
+    again = autopeft.search(model=module, data=data, tokenizer=tokenizer, out=out, resume=True)
+    assert again.measurements == result.measurements
 
 
 def test_what_was_in_memory_is_asked_for_in_one_sentence_and_not_guessed(run, tokenizer):

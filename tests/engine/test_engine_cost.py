@@ -51,22 +51,18 @@ def written(search: Run, folder: Path) -> dict[str, object]:
     return content
 
 
-def test_measurements_before_an_extension_count_in_what_the_run_took_and_in_its_limit() -> None:
+def test_measurements_that_the_outcome_does_not_use_count_in_what_the_run_took() -> None:
     search = run(levels())
     old = [replace(m, train_seconds=100.0, trained_steps=100) for m in search.at("search")[:3]]
-    plain, extended = cost_of(search), cost_of(search, earlier=old)
+    plain, whole = cost_of(search), cost_of(search, earlier=old)
     more = sum(m.total_seconds for m in old)
-    assert extended.search_seconds == plain.search_seconds + more
-    assert extended.total_seconds == plain.total_seconds + more
-    assert extended.examples_seen == plain.examples_seen + 300 * problem().schedule.batch_size
-    assert (extended.full_run_seconds, extended.sampled_share) == (
+    assert whole.search_seconds == plain.search_seconds + more
+    assert whole.total_seconds == plain.total_seconds + more
+    assert whole.examples_seen == plain.examples_seen + 300 * problem().schedule.batch_size
+    assert (whole.full_run_seconds, whole.sampled_share) == (
         plain.full_run_seconds,
         plain.sampled_share,
     )
-    limited = problem(max_cost=20.0)
-    left = 20.0 - sum(map(limited.schedule.cost_of, old))
-    assert limited.after(old).spec.search.max_cost == pytest.approx(left)
-    assert limited.after(()) is limited and problem().after(old).spec.search.max_cost is None
 
 
 def test_where_the_baseline_is_untrained_r_is_a_full_run_of_the_trained_plans(tmp_path: Path) -> None:

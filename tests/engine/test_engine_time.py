@@ -75,15 +75,6 @@ def test_a_finished_search_gives_its_outcome_again_whatever_time_is_left(limit_s
     assert again.outcome == finished.outcome
 
 
-def test_more_trials_without_time_leave_the_verdict_of_a_finished_search():
-    finished = run(levels(), trials=16)
-    known = {(m.plan, m.fidelity): m for m in finished.records}
-    late = World(quality=levels(), seconds=9.0)
-    again = run(late, trials=30, first_trials=16, known=known, limit_seconds=1.0)
-    assert late.calls == []
-    assert again.outcome.verdict == finished.outcome.verdict
-
-
 def test_trials_and_proposals_agree_where_time_ended_the_first_rung_and_a_plan_came_later():
     """Proposals that were dropped are no trials; the baseline at a lower rate comes after all others."""
 

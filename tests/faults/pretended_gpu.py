@@ -52,7 +52,7 @@ WIDE = "--space everything --trials 60 --max-steps 6 --budget 8% --confirm none"
 CASES = {  # in this order, as later ones take what earlier ones wrote
     "methods": f"search --model bert --data reviews {WIDE} --out methods",
     "llama": f"search --model llama --data pairs {LM} --metric exact-match --out chosen",
-    "resume": "search --resume --out chosen --trials 12",
+    "resume": "search --resume --out chosen",
     "train": "train --plan chosen/best/plan.yaml --out full",
     "merge": "export --run chosen --to merged --out merged",
     "verify": "verify merged --run chosen",

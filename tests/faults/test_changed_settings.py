@@ -142,16 +142,6 @@ def test_a_run_goes_on_with_another_device_of_the_kind(stopped, tmp_path):
     assert after == before | {name.partition(".")[2]: value for name, value in settings.items()}
 
 
-def test_a_run_of_a_version_that_noted_its_device_otherwise_goes_on(stopped, tmp_path):
-    folder = shutil.copytree(stopped, tmp_path / "copy")
-    path = folder / "run/state/start.json"
-    content = read_checked(path, remedy="")
-    del content["device"]
-    write_checked(path, content | {"execution.device": "cpu:0"})
-    with pytest.raises(KeyboardInterrupt):
-        resume(folder)
-
-
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"sha256": "0", "content": {}}', '{"trials": 3}'])
 def test_a_damaged_start_is_refused_in_one_sentence(stopped, tmp_path, content):
     folder = shutil.copytree(stopped, tmp_path / "copy")

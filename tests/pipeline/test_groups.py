@@ -89,8 +89,7 @@ def test_a_confirm_split_of_one_group_is_refused_in_a_new_run(spoken: RunSpec) -
     with pytest.raises(
         DataError, match=r"^The 40 examples of the confirm split are of 1 group, .*--confirm none"
     ):
-        check_comparison(prepared, is_resumed=False)
-    check_comparison(prepared, is_resumed=True)
+        check_comparison(prepared)
     confirm = spoken.confirm.model_copy(update={"fidelity": "none"})
-    check_comparison(replace(prepared, spec=spoken.model_copy(update={"confirm": confirm})), is_resumed=False)
+    check_comparison(replace(prepared, spec=spoken.model_copy(update={"confirm": confirm})))
     assert "confirm" not in groups_of(prepared)

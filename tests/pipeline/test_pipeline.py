@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -190,18 +193,29 @@ def test_resume_continues_a_stopped_run_to_the_same_end(
     assert [json.loads(line)["measurement"]["train_seconds"] for line in log[:5]] == first_five
 
 
-def test_resume_extends_trials_and_refuses_other_changes(
-    model_dir: Path, data_dir: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("settings", "name", "words"),
+    [
+        ({"trials": 99}, "search.trials", "was 18 and cannot become 99"),
+        ({"budget": "1%"}, "budget.requested", "was 5% and cannot become 1%"),
+        ({"max_time_seconds": 60.0}, "search.max_time_seconds", "was not set and cannot become 60"),
+    ],
+)
+def test_a_finished_run_refuses_other_settings(run: Path, settings: Any, name: str, words: str) -> None:
+    spec = run_spec(out=run, **settings)
+    with pytest.raises(SpecError, match=f"{name} {words}.* Leave it out, or pass another --out"):
+        pipeline.search(spec, given=frozenset({name}), resume=True, progress=Silent())
+
+
+def test_a_finished_run_says_that_it_is_and_gives_its_result(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    out = tmp_path / "small"
-    first = spec_for(model_dir, data_dir, out, trials=4)
-    pipeline.search(first, given=GIVEN, progress=Silent())
-    more = spec_for(model_dir, data_dir, out, trials=6)
-    result, _ = pipeline.search(more, given=frozenset({"search.trials"}), resume=True, progress=Silent())
-    assert len([p for p in result.proposals if p.source not in ("evened", "retuned")]) == 6
-    other = spec_for(model_dir, data_dir, out, trials=6, budget="1%")
-    with pytest.raises(SpecError, match=r"budget\.requested was 5% and cannot become 1%"):
-        pipeline.search(other, given=frozenset({"budget.requested"}), resume=True, progress=Silent())
+    out = shutil.copytree(run, tmp_path / "run")
+    with caplog.at_level(logging.INFO):
+        result, _ = pipeline.search(run_spec(out=out), resume=True, progress=Silent())
+    assert f"{out} is finished; for other settings start a new one" in caplog.text
+    assert result.verdict == RunDir.open(run).load_result().verdict
+    assert rows_of(out) == rows_of(run)
 
 
 def test_serial_search_reads_all_weights_at_its_start_and_at_its_end_alone(

@@ -1,8 +1,9 @@
-"""What `--resume` lets a user change: limits, how it computes, and nothing else."""
+"""What `--resume` lets a user change: the deadline, places, how it computes, and nothing else."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,11 +11,12 @@ from toys.specs import run_spec
 
 from autopeft.errors import SpecError, TrainingError
 from autopeft.pipeline.fingerprint import check_base
-from autopeft.pipeline.keeping import keep_decisions
+from autopeft.pipeline.keeping import keep_decisions, keep_scores
+from autopeft.pipeline.measured import record, unused_measurements
 from autopeft.pipeline.resuming import resumed
 from autopeft.pipeline.working import check_executor
-from autopeft.records import Decision, with_setting
-from autopeft.store import RunDir
+from autopeft.records import Decision, Fidelity, Measurement, Plan, Status, with_setting
+from autopeft.store import RunDir, write_checked
 
 PLACES = {
     "model": ("model", "id"),
@@ -42,21 +44,6 @@ def test_a_length_that_was_cut_at_the_context_may_be_given_again(tmp_path, lengt
     for given_length, shown in ((16, "16"), (None, "not set")):  # by a config file
         with pytest.raises(SpecError, match=rf"task\.max_length was 32 and cannot become {shown}"):
             resumed(run_spec(max_length=given_length, out=run.path), given)
-
-
-@pytest.mark.parametrize("cost", [3.0, 5.0, None])
-def test_the_cost_may_grow(out, cost):
-    spec = resumed(run_spec(max_cost=cost, out=out), frozenset({"search.max_cost"}))
-    assert (spec.search.max_cost, spec.search.trials, spec.limits.max_rank) == (cost, 10, 8)
-
-
-@pytest.mark.parametrize("is_derived", [False, True])
-def test_more_trials_are_not_bound_by_a_cost_that_the_run_derived_itself(out, is_derived):
-    if is_derived:
-        decision = Decision(setting="search.max_cost", value="3", rule="")
-        keep_decisions(RunDir.open(out), STORED, (decision,))
-    spec = resumed(run_spec(trials=20, out=out), frozenset({"search.trials"}))
-    assert (spec.search.trials, spec.search.max_cost) == (20, None if is_derived else 3.0)
 
 
 PIECES = {"execution.micro_batch_tokens": "4096", "execution.checkpointing": "off"}
@@ -114,14 +101,12 @@ def test_the_decisions_of_a_run_follow_pieces_that_were_given_or_chosen_again(tm
     assert settings[3] == whole | {"execution.micro_batch_tokens": "256", "execution.checkpointing": "on"}
 
 
-def test_the_cost_cannot_shrink(out):
-    with pytest.raises(SpecError, match=r"a cost of 2 R, but the run has 3 R: the cost can only grow"):
-        resumed(run_spec(max_cost=2.0, out=out), frozenset({"search.max_cost"}))
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("search.trials", 40),
+        ("search.max_cost", 5.0),
+        ("confirm.seeds", 3),
         ("search.sampler", "random"),
         ("search.baseline", "mine"),
         ("limits.max_rank", 16),
@@ -130,7 +115,7 @@ def test_the_cost_cannot_shrink(out):
     ],
 )
 def test_what_is_searched_and_its_limits_cannot_change(out, name, value):
-    with pytest.raises(SpecError, match=f"{name} was .* and cannot become .*Only --trials .* --workers"):
+    with pytest.raises(SpecError, match=f"{name} was .* and cannot become .*Leave it out, or"):
         resumed(run_spec(out=out, **{name: value}), frozenset({name}))
 
 
@@ -147,16 +132,46 @@ def test_a_refused_setting_is_shown_as_the_user_writes_it(out, name, value, word
         resumed(with_setting(run_spec(out=out), name, value), frozenset({name}))
 
 
-def test_the_price_of_the_machine_may_change(out):
-    spec = resumed(run_spec(out=out, gpu_price=2.5), frozenset({"execution.gpu_price"}))
-    assert spec.execution.gpu_price == 2.5
+@pytest.mark.parametrize(("name", "value"), [("execution.gpu_price", 2.5), ("search.max_time_seconds", 60.0)])
+def test_the_price_of_the_machine_and_the_deadline_may_change(out, name, value):
+    spec = resumed(with_setting(run_spec(out=out), name, value), frozenset({name}))
+    assert spec == with_setting(with_setting(STORED, "output.out", str(out)), name, value)
 
 
-def test_a_run_cannot_be_resumed_with_fewer_trials(out):
-    named = frozenset({"search.trials"})
-    assert resumed(run_spec(trials=10, out=out), named).search.trials == 10
-    with pytest.raises(SpecError, match="only grow"):
-        resumed(run_spec(trials=4, out=out), named)
+def test_the_same_settings_may_be_given_again(out):
+    again = with_setting(STORED, "output.out", str(out))
+    assert resumed(again, frozenset({"search.trials", "search.max_cost", "limits.max_rank"})) == again
+
+
+def test_the_pass_took_what_it_took_when_the_run_began(out):
+    run = RunDir.open(out)
+    scores, seconds = keep_scores(run, lambda: ())
+    write_checked(run.state / "scoring_seconds.json", 60.0)
+    assert keep_scores(run, lambda: pytest.fail("it is on the disk")) == (scores, 60.0)
+    assert 0 <= seconds < 60
+
+
+def test_measurements_that_an_outcome_does_not_use_are_told_apart(out):
+    run, plan = RunDir.open(out), Plan(adapters=(), learning_rate=1e-3, trainable_params=0)
+    rung = Fidelity(split="search", train_steps=3, train_examples=24, eval_examples=20, seed=0)
+    first, again, dropped, test = (
+        Measurement(plan=plan, fidelity=rung, status=Status.COMPLETE, metric=0.5, loss=4.0),
+        Measurement(plan=plan, fidelity=rung, status=Status.COMPLETE, metric=0.5, loss=1.0),
+        Measurement(
+            plan=replace(plan, learning_rate=2e-3),
+            fidelity=rung,
+            status=Status.COMPLETE,
+            metric=0.5,
+            loss=1.0,
+        ),
+        Measurement(
+            plan=plan, fidelity=replace(rung, split="test"), status=Status.COMPLETE, metric=0.5, loss=1.0
+        ),
+    )
+    for measurement in (first, again, dropped, test):
+        record(run, measurement)
+    assert unused_measurements(run, SimpleNamespace(measurements=(again, test))) == [dropped, first]
+    assert unused_measurements(run, SimpleNamespace(measurements=(again, dropped, test))) == [first]
 
 
 def test_base_model_that_changed_during_a_run_is_refused_at_its_end(bert, tmp_path):
@@ -166,17 +181,6 @@ def test_base_model_that_changed_during_a_run_is_refused_at_its_end(bert, tmp_pa
     bert.module.classifier.bias.data[0] += 1.0
     with pytest.raises(TrainingError, match="The weights of toy bert changed during the run"):
         check_base(run, prepared)
-
-
-def test_a_run_with_a_relative_path_is_resumed_with_that_path(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "bert").mkdir()
-    stored = run_spec(out="run")
-    stored = stored.model_copy(update={"model": stored.model.model_copy(update={"id": "bert"})})
-    with RunDir.create("run", resume=False) as run:
-        run.write_spec(stored)
-    given = frozenset({"model.id"})
-    assert resumed(run_spec("bert", out="run"), given).model.id == "bert"
 
 
 @pytest.mark.parametrize(("name", "flag"), [(name, f"--{name}") for name in PLACES])
@@ -203,15 +207,6 @@ def test_a_moved_model_has_no_commit_of_the_hub(tmp_path):
     assert resumed(moved, frozenset({"model.id"})).model.revision is None
     again = with_setting(moved, "model.id", "org/name")
     assert resumed(again, frozenset({"model.id"})).model.revision == "0" * 40
-
-
-def test_pieces_that_a_run_chose_are_those_of_its_decisions_whatever_its_run_yaml_says(tmp_path):
-    """A run that is killed between writing both, or whose run.yaml is edited, goes on."""
-    with RunDir.create(tmp_path / "run", resume=False) as run:
-        keep_decisions(run, run_spec(micro_batch_tokens=4096, checkpointing="off"), decided(PIECES))
-        run.write_spec(run_spec(micro_batch_tokens=512, checkpointing="on"))
-    spec = resumed(run_spec(out=tmp_path / "run"), frozenset()).execution
-    assert (spec.micro_batch_tokens, spec.checkpointing) == (4096, "off")
 
 
 @pytest.mark.parametrize(

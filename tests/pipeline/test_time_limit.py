@@ -15,11 +15,11 @@ from autopeft.pipeline import preview, search
 from autopeft.pipeline.allowance import within_cost
 from autopeft.pipeline.fitting import fit_to_budget
 from autopeft.pipeline.forecast import expected_seconds
-from autopeft.pipeline.keeping import DECIDED
 from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.problem import requested_space, schedule_of
 from autopeft.pipeline.time_limit import TimeLimit, fitted, within_time
 from autopeft.records import (
+    SETTINGS,
     BudgetSpec,
     ConfirmSpec,
     DataSpec,
@@ -136,7 +136,7 @@ def test_length_of_the_demo_gives_way_to_a_limit_that_the_user_set(spec):
     limit = TimeLimit(spec=demo, given=frozenset({"search.max_time_seconds"}), started=0.0)
     assert limit.is_open
     assert not replace(limit, given=limit.given | {"task.epochs"}).is_open
-    assert not replace(limit, given=limit.given | DECIDED).is_open  # a resumed run
+    assert not replace(limit, given=frozenset(SETTINGS)).is_open  # a resumed run
 
 
 def test_plenty_of_time_changes_nothing(prepared, spec):
@@ -214,39 +214,6 @@ def test_shortened_run_keeps_its_length_once_it_has_measured(short, monkeypatch)
     monkeypatch.undo()
     assert RunDir.open(short.output.out).read_spec().task.max_steps == 20
     assert resumed(short, 400.0).setting.full_run_steps == 20
-
-
-def test_what_too_short_a_limit_decided_is_open_until_something_is_measured(short, monkeypatch):
-    """As if the search had been ended in its sensitivity pass."""
-    monkeypatch.setattr(TimeLimit, "require_time", lambda limit: None)
-    monkeypatch.setattr("autopeft.pipeline.searching.logged_scores", stopped)
-    with pytest.raises(StoppedError):
-        search(short, given=NOTHING, progress=Silent())
-    monkeypatch.undo()
-    run = RunDir.open(short.output.out)
-    assert (run.is_begun, run.read_spec().task.max_steps) == (False, 20)
-    result = resumed(short, 4000.0)
-    unlimited = preview(with_setting(short, "search.max_time_seconds", None).model_copy(update=NO_FOLDER))
-    assert result.setting.full_run_steps == unlimited.full_run_steps > 20
-    assert result.spec.search.trials == unlimited.trials > 6
-    names = [decision.setting for decision in result.setting.decisions]
-    assert names.count("search.trials") == names.count("search.max_cost") == 1
-    assert "task.max_steps" not in names
-
-
-def test_settings_that_the_user_gave_stay_where_a_limit_decides_anew(short, monkeypatch):
-    monkeypatch.setattr(TimeLimit, "require_time", lambda limit: None)
-    monkeypatch.setattr("autopeft.pipeline.searching.logged_scores", stopped)
-    given = with_setting(with_setting(short, "search.trials", 4), "confirm.seeds", 2)
-    with pytest.raises(StoppedError):
-        search(given, given=frozenset({"search.trials", "confirm.seeds"}), progress=Silent())
-    monkeypatch.undo()
-    spec = resumed(short, 4000.0).spec
-    assert (spec.search.trials, spec.search.max_cost, spec.confirm.seeds) == (4, None, 2)
-    assert spec.task.max_steps is None
-
-
-NO_FOLDER = {"output": OutputSpec()}
 
 
 def stopped(*_, **__):

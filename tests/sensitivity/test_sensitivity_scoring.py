@@ -169,7 +169,7 @@ def test_a_search_whose_memory_holds_no_example_orders_sites_by_their_size(prepa
     with pytest.raises(SpecError, match="does not fit into memory"):
         sensitivity(replace(prepared, task=NoRoom()), names)  # as `analyze` asks for it
     feasible, context = fit_to_budget(prepared, requested_space(prepared.spec))
-    problem = search_problem(prepared, feasible, context, scores, first_trials=1, user_plans=())
+    problem = search_problem(prepared, feasible, context, scores, user_plans=())
     assert problem.context.scores == dict(
         zip((s.name for s in prepared.base.sites), scores[0].values, strict=True)
     )

@@ -215,14 +215,12 @@ def problem(
     margin: float | None = None,
     head_rates: tuple[float, float] = (3e-3, 3e-1),
     wave: int = 4,
-    first_trials: int | None = None,
     groups: Mapping[str, Sequence[int]] | None = None,
     **search: Any,
 ) -> SearchProblem:
     """Rungs of 3 and 12 steps, full runs of 30 and confirming ones as long, on the toy sites."""
     return SearchProblem(
         head_rates=head_rates,
-        first_trials=first_trials or search.get("trials", 16),
         spec=RunSpec(
             search=SearchSpec(**{"trials": 16, "sampler": "tpe", **search}),
             limits=limits,
