@@ -10,7 +10,6 @@ from autopeft.removed import instead_of
 
 if TYPE_CHECKING:
     from autopeft.api import Result, analyze, apply, load_plan, load_result, save, search, suggest
-    from autopeft.api.callback import SensitivityCallback
     from autopeft.errors import AutopeftError
     from autopeft.records import Plan, PlanDocument, RunSpec, SearchResult
 
@@ -23,7 +22,6 @@ __all__ = [
     "Result",
     "RunSpec",
     "SearchResult",
-    "SensitivityCallback",
     "analyze",
     "apply",
     "load_plan",
@@ -41,7 +39,6 @@ _MODULES = {
     ),
     **dict.fromkeys(("Plan", "PlanDocument", "RunSpec", "SearchResult"), "autopeft.records"),
     "AutopeftError": "autopeft.errors",
-    "SensitivityCallback": "autopeft.api.callback",
 }
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from autopeft import pipeline, report
-from autopeft.api.plots import Plots
 from autopeft.api.words import in_python_words
 from autopeft.pipeline import Pushed, PushRequest, one_at_a_time
 from autopeft.records import SearchResult
+from autopeft.removed import instead_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,11 +37,6 @@ class Result(SearchResult):
         import pandas as pd
 
         return pd.DataFrame(report.leaderboard(self, pipeline.part_words(self).labels))
-
-    @property
-    def plot(self) -> Plots:
-        """The charts of the report as matplotlib figures: `result.plot.front()`."""
-        return Plots(self)
 
     @one_at_a_time()
     def load(self, model: nn.Module | None = None) -> PeftModel:
@@ -83,6 +78,13 @@ class Result(SearchResult):
         )
         with in_python_words():
             return pipeline.push(request)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if instead := instead_of(name):
+                raise AttributeError(f"result.{name} was removed; {instead}.")
+            raise AttributeError(f"'Result' object has no attribute {name!r}")
 
     def __hash__(self) -> int:
         return hash(self.path)  # equal results have one folder; their settings hold mappings

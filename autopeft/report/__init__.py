@@ -4,7 +4,7 @@ Everything but `write` is a pure function of the result. The layout is in `templ
 
 Inside the folder each file imports only from those before it:
 words → maps, places, measured → naming, rendering, positions → charts, tables, heat,
-usage, schema, terms → view, certainty → card, grids → named_plans → titles → headline, drawing
+usage, schema, terms → view, certainty → card → named_plans → titles → headline, drawing
 → page → several, short_forms.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from autopeft.records import SearchResult
 from autopeft.report.card import CHART, CardFacts, hub_id, model_card, trained_card
-from autopeft.report.charts import Sheet, png_of
+from autopeft.report.charts import png_of
 from autopeft.report.drawing import Drawing
 from autopeft.report.heat import heat_svg, seen_enough
 from autopeft.report.measured import error_over
@@ -38,7 +38,6 @@ __all__ = [
     "Drawing",
     "PartWords",
     "ResultFile",
-    "Sheet",
     "TrialRow",
     "WeightFolders",
     "answer_of",

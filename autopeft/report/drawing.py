@@ -8,8 +8,6 @@ from functools import cached_property
 from autopeft.records import Measurement, SearchResult
 from autopeft.report import charts
 from autopeft.report.charts import Sheet, short_runs
-from autopeft.report.grids import grid
-from autopeft.report.maps import rank_map, score_map
 from autopeft.report.named_plans import chart_names, confirmed_plans
 from autopeft.report.naming import Naming
 from autopeft.report.tables import first_proposals
@@ -84,18 +82,3 @@ class Drawing:
     def rungs(self) -> Sheet | None:
         """The loss of each plan along the rungs, and where it stopped."""
         return charts.who_went_on(self._result, self._rungs, self._groups)
-
-    def ranks(self) -> Sheet | None:
-        """The ranks of the best plan by layer and role."""
-        if not self._result.best.adapters:
-            return None
-        shown = rank_map(self._result.sites, self._result.best, self._words.short_labels)
-        return grid(shown, title="Rank by layer and role")
-
-    def sensitivity(self, score: str) -> Sheet | None:
-        """The share of a score by layer and role; None where the run has no such score, or it is 0."""
-        for scores in self._result.scores:
-            shown = score_map(self._result.sites, scores) if scores.name == score else None
-            if shown is not None:
-                return grid(shown, title=f"Sensitivity by the score {score}, in percent of its total")
-        return None

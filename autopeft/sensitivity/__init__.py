@@ -1,7 +1,6 @@
 """Importance scores, one file each; `parts/` is what they share, and the pass over some batches."""
 
 from autopeft.sensitivity.parts.measure import MEASURED_KINDS, measure
-from autopeft.sensitivity.parts.shares import layer_shares
 from autopeft.sensitivity.parts.visit import ScoredModel
 
-__all__ = ["MEASURED_KINDS", "ScoredModel", "layer_shares", "measure"]
+__all__ = ["MEASURED_KINDS", "ScoredModel", "measure"]

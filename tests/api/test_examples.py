@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
 from toys.words import LABEL_NAMES, toy_rows
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -115,8 +114,6 @@ def test_notebooks_search_and_read_the_result(model_dir, data_dir, tmp_path, mon
     assert "<table" in result._repr_html_() and set(leaderboard.plan_id) >= {result.best.digest}
     assert set(labels.values()) <= set(LABEL_NAMES)
 
-    read, shown = execute("reading_a_result.ipynb", {"RUN": str(tmp_path / "run")})
+    read, _ = execute("reading_a_result.ipynb", {"RUN": str(tmp_path / "run")})
     assert read["result"].best == result.best and read["plan"].plan == result.best
-    figures = [value for value in shown if isinstance(value, Figure)]
-    assert len(figures) == 3 and all(figure._repr_png_() for figure in figures)
     assert int(read["trials"].shape[0]) == len(result.measurements)

@@ -68,13 +68,6 @@ def group_colour(number: int) -> str:
     return f"#0001{number:02x}"
 
 
-class Picture(Figure):
-    """A figure that notebooks show, whether or not they have set up matplotlib."""
-
-    def _repr_png_(self) -> bytes:
-        return png_of(self)
-
-
 @dataclass
 class Sheet:
     """One chart in the making. `titles` are the tooltips of drawn things by their id.
@@ -142,7 +135,7 @@ def sheet(name: str, *, width: float = _WIDTH, height: float = _HEIGHT) -> Itera
     """An empty chart; draw on its axes before the block ends. The sizes are in points."""
     with mpl.rc_context(_STYLE):
         # A pixel is a point, so that names which are placed by pixels fit at every resolution.
-        figure = Picture(figsize=(width / _POINT, height / _POINT), dpi=_POINT)
+        figure = Figure(figsize=(width / _POINT, height / _POINT), dpi=_POINT)
         FigureCanvasSVG(figure)
         yield Sheet(name=name, axes=figure.add_subplot(), figure=figure)
 
