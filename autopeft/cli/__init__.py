@@ -2,7 +2,7 @@
 
 Inside the folder each file imports only from those before it:
 usage, known, imports, printing, segments, threads → options, signals → exit_codes, tables, previews,
-progress, counts, estimates, checks, heat_map → analysis, lists → verify_push, sizing → app.
+progress, counts, estimates, checks → analysis, lists → verify_push, sizing → app.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What `analyze` prints: the map of each score, whether enough examples were seen, and the suggested plan."""
+"""What `analyze` prints: the chief modules of each score, whether enough was seen, the suggested plan."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from autopeft.cli.counts import size
-from autopeft.cli.heat_map import blocks_for, heat_lines
 from autopeft.cli.printing import columns
 from autopeft.cli.tables import console
 from autopeft.extension import discover
-from autopeft.records import SEEN_ENOUGH, SiteScores, rate, to_json, train_command
+from autopeft.records import SEEN_ENOUGH, Site, SiteScores, rate, to_json, train_command
 from autopeft.report import seen_enough
 from autopeft.report.words import duration, percent, plan_words
 
@@ -28,15 +27,14 @@ _MAX_FACTOR = 16.0  # chosen by hand: the most by which the number of examples i
 
 
 def print_analysis(analysis: Analysis) -> None:
-    """Print the map of every score, whether it saw enough examples, the cost, and the suggested plan."""
+    """Print the chief modules of every score, whether it saw enough examples, the cost, and the plan."""
     out = console()
     n_sites = len(analysis.sites)
     out.print(f"{analysis.base_model} on {analysis.data}: {n_sites} sites", markup=False)
-    blocks = blocks_for(out)
     for score in analysis.scores:
         out.print()
-        for line in heat_lines(analysis.sites, score, blocks=blocks):
-            out.print(line)
+        if not score.is_zero:
+            _print_wrapped(out, _chief(analysis.sites, score))
         _print_wrapped(out, f"{score.name}: {_enough(score, n_train=analysis.n_train)}")
     out.print()
     for paragraph in (*_cost_and_notes(analysis), *_suggestion(analysis)):
@@ -69,6 +67,14 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
         },
         "files": list(analysis.files),
     }
+
+
+def _chief(sites: Sequence[Site], score: SiteScores) -> str:
+    """The sites of the highest score, with their shares of all."""
+    total = math.fsum(score.values)
+    ordered = sorted(zip(score.values, sites, strict=True), key=lambda pair: -pair[0])[:_MAX_NAMES]
+    named = (f"{site.name} {percent(100 * value / total)}" for value, site in ordered if value)
+    return f"{score.name}, highest: {', '.join(named)}"
 
 
 def _enough(score: SiteScores, *, n_train: int) -> str:

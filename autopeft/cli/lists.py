@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from autopeft.cli import options as opt
 from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.imports import heavy_imports
-from autopeft.cli.known import known_formats, known_methods, method_facts
+from autopeft.cli.known import known, method_facts
 from autopeft.cli.printing import columns, print_json
 from autopeft.cli.usage import at_home
 from autopeft.extension import REFERENCE_WIDTH, Method
@@ -47,8 +47,8 @@ def methods(name: _Name = None, model: _Model = None, as_json: opt.Json = False)
         if model is not None:
             _print_methods_on(model, name, as_json=as_json)
             return
-        known = known_methods()
-        shown = list(known.values()) if name is None else [known[name]]
+        all_methods = known("method")
+        shown = list(all_methods.values()) if name is None else [all_methods[name]]
         if as_json:
             print_json({facts["name"]: facts for facts in shown})
         elif name is None:
@@ -63,7 +63,7 @@ def methods(name: _Name = None, model: _Model = None, as_json: opt.Json = False)
 def formats(as_json: opt.Json = False) -> None:
     """List the formats that `export` writes."""
     with exit_codes(quiet=as_json):
-        rows = [(name, facts["summary"]) for name, facts in known_formats().items()]
+        rows = [(name, facts["summary"]) for name, facts in known("export").items()]
         if as_json:
             print_json(dict(rows))
         else:
@@ -75,10 +75,11 @@ def spaces(name: _SpaceName = None, as_json: opt.Json = False) -> None:
     with exit_codes(quiet=as_json):
         from autopeft import space as search_space
 
-        known = known_methods().changed(lambda facts: SimpleNamespace(**facts))
+        all_methods = known("method").changed(lambda facts: SimpleNamespace(**facts))
         shown = search_space.names() if name is None else (name,)
         loaded = {
-            name: search_space.load(name, known_methods=cast(Mapping[str, Method], known)) for name in shown
+            name: search_space.load(name, known_methods=cast(Mapping[str, Method], all_methods))
+            for name in shown
         }
         if name is not None and not as_json:
             print(search_space.text_of(name), end="")

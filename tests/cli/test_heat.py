@@ -1,4 +1,4 @@
-"""The maps of a sensitivity: in the terminal at most 80 columns, as SVG every site's value, no script."""
+"""The map of a sensitivity as SVG: every site's value, no script; and what `analyze` says of examples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from xml.etree import ElementTree
 import pytest
 
 from autopeft.cli import analysis
-from autopeft.cli import heat_map as terminal
 from autopeft.records import Site, SiteScores
 from autopeft.report import heat_svg, seen_enough
 from autopeft.report.heat import DARK, LIGHT
@@ -33,69 +32,6 @@ def stack(n_layers, roles, *, outside=True):
 def score_of(sites, *, name="fisher", **fields):
     """The values 1, 2, 3 … in the order of the sites."""
     return SiteScores(name=name, values=tuple(n + 1.0 for n in range(len(sites))), **fields)
-
-
-@pytest.mark.parametrize("columns", [60, 80])
-@pytest.mark.parametrize("in_colour", [False, True])
-@pytest.mark.parametrize(
-    ("n_layers", "roles"),
-    [(6, LLAMA), (32, LLAMA), (126, (*LLAMA, "norm", "router", "gate_up", "a_role_with_a_long_name"))],
-)
-def test_a_map_fits_the_terminal_and_a_screen(monkeypatch, n_layers, roles, in_colour, columns):
-    monkeypatch.setenv("COLUMNS", str(columns))
-    sites = stack(n_layers, roles)
-    lines = list(terminal.heat_lines(sites, score_of(sites), **({"blocks": ""} if in_colour else {})))
-    assert max(line.cell_len for line in lines) <= columns
-    assert len(lines) <= 2 * 20
-    assert any(span.style for line in lines for span in line.spans if "on #" in str(span.style)) == in_colour
-
-
-def test_shares_are_percent_of_the_total_and_the_deepest_layer_is_on_top():
-    sites = stack(2, ("q", "v"), outside=False)
-    roles, rows = terminal.fold(sites, SiteScores(name="x", values=(1.0, 2.0, 3.0, 4.0)))
-    assert roles == ("q", "v", "all")
-    assert [row.label for row in rows] == ["1", "0", "all"]
-    assert [row.shares for row in rows] == [
-        pytest.approx((30, 40, 70)),
-        pytest.approx((10, 20, 30)),
-        pytest.approx((40, 60, 100)),
-    ]
-
-
-def test_many_layers_are_folded_into_their_mean():
-    sites = stack(32, ("q", "v"))
-    _, rows = terminal.fold(sites, score_of(sites))
-    assert [row.label for row in rows][:2] == ["30-31", "28-29"] and rows[-2].label == "outside"
-    total = 65 * 66 / 2
-    assert rows[0].shares[0] == pytest.approx(100 * (61 + 63) / 2 / total)
-    assert rows[0].shares[3] == pytest.approx(100 * (61 + 62 + 63 + 64) / 2 / total)
-    assert rows[0].shares[2] is None and rows[-2].shares[:2] == (None, None)
-    assert sum(rows[-1].shares[:-1]) == pytest.approx(100)
-
-
-def test_the_model_as_a_whole_is_not_drawn_and_zeros_say_so():
-    sites = stack(2, ("q",))
-    assert "inputs" not in terminal.fold(sites, score_of(sites))[0]
-    nothing = SiteScores(name="flat", values=(0.0,) * len(sites))
-    assert [line.plain for line in terminal.heat_lines(sites, nothing)] == ["flat: 0 at every site"]
-
-
-def test_a_block_beside_the_number_grows_with_it():
-    sites = stack(1, "abcdefgh", outside=False)
-    doubling = SiteScores(name="x", values=tuple(2.0**n for n in range(8)))
-    lines = [line.plain for line in terminal.heat_lines(sites, doubling)]
-    assert re.findall(r"[▁-█]", lines[2]) == list("▁▂▃▄▅▆▇█")
-
-
-def test_a_site_outside_the_layers_does_not_dwarf_them():
-    sites = stack(2, ("q", "v"))
-    values = SiteScores(name="x", values=(1.0, 2.0, 4.0, 8.0, 1000.0))
-    lines = [line.plain for line in terminal.heat_lines(sites, values)]
-    assert re.findall(r"[▁-█]", "".join(lines)) == list("▇█▅▆█")
-    root = ElementTree.fromstring(heat_svg(sites, [values], title="x"))
-    shades = [cell.get("class") for cell in root.find(f"{SVG}g").iter(f"{SVG}rect")]
-    # Of the layers' mean, 3.75, these are 1.07, 2.1, 0.27 and 0.53 times; the site outside is 267 times it.
-    assert shades == ["l3", "l4", "l1", "l2", "l6"]
 
 
 @pytest.mark.parametrize(
