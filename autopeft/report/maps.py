@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
-from math import floor, log2
 
 from autopeft.records import Adapter, Plan, SearchResult, Site, SiteScores
 from autopeft.report.words import significant
@@ -99,7 +98,7 @@ def score_map(sites: Sequence[Site], score: SiteScores) -> Map | None:
     in_layers = [value for (layer, _), value in sums.items() if layer is not None]
     scale = in_layers if any(in_layers) else list(sums.values())
     steps = tuple(100 * sum(scale) / len(scale) / total * step for step in _MEAN_STEPS)
-    digits = digits_of(100 * max(scale) / total)
+    digits = 1 if 100 * max(scale) / total >= 5 else 2  # many sites have little each
 
     def cell(group: Sequence[Site]) -> Cell:
         value = sums[group[0].layer, group[0].role]
@@ -145,23 +144,6 @@ def level_of(value: float, steps: Sequence[float]) -> int:
         [1, 2, 2, 3, 4, 5, 5, 6]
     """
     return max(1, sum(value >= step for step in (*steps, 4 * steps[-1])))
-
-
-def shade_of(value: float, *, top: float, n_shades: int) -> int:
-    """The shade of a value: 0 for none, `n_shades` above top / 2; each shade means twice the one before.
-
-    Example:
-        >>> [shade_of(value, top=8.0, n_shades=5) for value in (0.0, 0.01, 1.0, 3.9, 4.1, 8.0, 99.0)]
-        [0, 1, 2, 4, 5, 5, 5]
-    """
-    if value <= 0:
-        return 0
-    return min(n_shades, max(1, n_shades - floor(log2(top / value))))
-
-
-def digits_of(top: float) -> int:
-    """Decimals for shares in percent, of which `top` is the largest: many sites have little each."""
-    return 1 if top >= 5 else 2
 
 
 def _grid(
