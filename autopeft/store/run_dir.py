@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import filelock
 from packaging.version import InvalidVersion, Version
@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from autopeft.errors import RunDirError, SpecError, reason_of
 from autopeft.records import (
+    SETTINGS,
     VERSION,
     Fidelity,
     Plan,
@@ -29,6 +30,7 @@ from autopeft.records import (
     resume_command,
     to_json,
 )
+from autopeft.removed import instead_of
 from autopeft.store.checked import damaged, read_checked, write_checked
 from autopeft.store.files import cannot_write, write_text
 from autopeft.store.folders import refuse_files
@@ -202,7 +204,7 @@ class RunDir:
         """The settings in `run.yaml`; raises SpecError where it cannot be read."""
         path = self.path / "run.yaml"
         try:
-            return validate(RunSpec, read_yaml(path), source=str(path))
+            return validate(RunSpec, _without_removed(read_yaml(path)), source=str(path))
         except SpecError as error:
             if self._is_of_other_version:
                 raise self._unreadable(reason_of(error)) from error
@@ -267,7 +269,10 @@ class RunDir:
             raise self._unreadable("that is a newer version")
         remedy = f"make it anew with `{resume_command(self.read_spec(), self.path)}`"
         try:
-            return from_json(SearchResult, read_checked(self._result_path, remedy=remedy))
+            content = read_checked(self._result_path, remedy=remedy)
+            if isinstance(content, dict) and isinstance(content.get("spec"), dict):
+                content["spec"] = _without_removed(content["spec"])
+            return from_json(SearchResult, content)
         except FileNotFoundError as error:
             self.require_own_version()  # or the advice to go on would be refused
             raise RunDirError(
@@ -278,6 +283,21 @@ class RunDir:
             if self._is_of_other_version:
                 raise self._unreadable(f"{self._result_path.name} has other keys or values") from error
             raise damaged(self._result_path, remedy=remedy) from error
+
+
+def _without_removed(content: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run by topic, without those that were removed since."""
+    kept = {
+        topic: {
+            name: value
+            for name, value in fields.items()
+            if f"{topic}.{name}" in SETTINGS or not instead_of(f"{topic}.{name}")
+        }
+        if isinstance(fields, dict)
+        else fields
+        for topic, fields in content.items()
+    }
+    return {topic: fields for topic, fields in kept.items() if fields != {} or topic in RunSpec.model_fields}
 
 
 def _is_newer(version: str | None) -> bool:
