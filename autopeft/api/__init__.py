@@ -3,7 +3,7 @@
 A setting is a keyword with the name of its flag (`max_steps=50` is `--max-steps 50`) or its dotted name
 (`**{"data.label_kind": "classes"}`); `docs/settings.md` lists them all. Environment variables are not read.
 
-Inside the folder each file imports only from those before it: words, progress, plots, callback → result.
+Inside the folder each file imports only from those before it: words, progress → result.
 """
 
 from __future__ import annotations

@@ -198,7 +198,7 @@ def test_resume_continues_a_stopped_run_to_the_same_end(
     [
         ({"trials": 99}, "search.trials", "was 18 and cannot become 99"),
         ({"budget": "1%"}, "budget.requested", "was 5% and cannot become 1%"),
-        ({"max_time_seconds": 60.0}, "search.max_time_seconds", "was not set and cannot become 60"),
+        ({"max_time": 60.0}, "search.max_time_seconds", "was not set and cannot become 60"),
     ],
 )
 def test_a_finished_run_refuses_other_settings(run: Path, settings: Any, name: str, words: str) -> None:
