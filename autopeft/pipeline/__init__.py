@@ -1,7 +1,7 @@
 """The only room that knows all the others: one function for each command and each Python call.
 
 Inside the folder each file imports only from those before it: turns, frames, step_log, plan_settings,
-example_length → in_memory, spreading, defaults, estimate_request, estimate_trainee, interruption,
+example_length → in_memory, spreading, defaults, estimate_request, estimate_trainee,
 keeping, measured →
 resuming, environment, computing → row_lengths, export_base, prepare → same_base, fitting, compared → scoring,
 counting, listing, chance → fingerprint, reporting → hub_folder, unfinished →

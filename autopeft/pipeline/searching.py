@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from autopeft import engine, report, space
 from autopeft.engine import Progress
-from autopeft.errors import StoppedError
+from autopeft.errors import AutopeftError, StoppedError
 from autopeft.pipeline.best import write_best
 from autopeft.pipeline.chance import beside_chance
 from autopeft.pipeline.compared import check_comparison
@@ -20,7 +20,6 @@ from autopeft.pipeline.environment import environment
 from autopeft.pipeline.fingerprint import check_base, note_start
 from autopeft.pipeline.fitting import fit_to_budget
 from autopeft.pipeline.in_memory import NAMED, InMemory
-from autopeft.pipeline.interruption import logging_how_to_resume
 from autopeft.pipeline.keeping import keep_decisions, keep_scores, keep_wave
 from autopeft.pipeline.ledger import ledger_of
 from autopeft.pipeline.measured import logged_measurements, unused_measurements
@@ -40,7 +39,7 @@ from autopeft.pipeline.spreading import wave
 from autopeft.pipeline.time_limit import TimeLimit, within_time
 from autopeft.pipeline.tracking import check_trackers, tracking
 from autopeft.pipeline.working import check_executor
-from autopeft.records import SETTINGS, RunSpec, SearchResult
+from autopeft.records import SETTINGS, RunSpec, SearchResult, resume_command
 from autopeft.store import RunDir, claimed_folder
 from autopeft.train import StateFolders, encode_ahead
 
@@ -79,7 +78,7 @@ def search(
             StoppedError.
     """
     started = time.monotonic() if started is None else started
-    with _folder(spec) as out, logging_how_to_resume(spec, out):
+    with _folder(spec) as out, _telling_how_to_resume(spec, out):
         spec = resumed(spec, given) if resume else with_demo_settings(spec, given)
         check_executor(spec)
         check_trackers(spec)
@@ -113,6 +112,18 @@ def _folder(spec: RunSpec) -> AbstractContextManager[Path]:
         return nullcontext(Path(spec.output.out))
     data_name = Path(spec.data.source or "uci_sentiment").stem.strip("<>").replace(" ", "-")
     return claimed_folder(Path("reports") / f"{data_name[:_NAME_LENGTH]}-{datetime.now():%Y%m%d-%H%M%S}")
+
+
+@contextmanager
+def _telling_how_to_resume(spec: RunSpec, out: Path) -> Iterator[None]:
+    """A context that a signal may end; the command that continues is logged if the run has measurements."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        with suppress(AutopeftError):  # there is no run in the folder yet
+            if RunDir.open(out).measurements.load():
+                log.warning("Stopped; continue with: %s", resume_command(spec, out))
+        raise
 
 
 def _search_in(

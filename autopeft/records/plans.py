@@ -89,11 +89,6 @@ class Plan:
         return hash((self.learning_rate, self.trainable_params))
 
     @cached_property
-    def method_options(self) -> frozenset[tuple[str, OptionPairs]]:
-        """Each method of the plan with its options."""
-        return frozenset((adapter.method, adapter.options) for adapter in self.adapters)
-
-    @cached_property
     def digest(self) -> str:
         """Ten hexadecimal digits of a hash over adapters, learning rate and parameters."""
         return digest_of(to_json(self))

@@ -11,7 +11,6 @@ from autopeft.records import Adapter, Plan, SearchResult, Site, SiteScores
 from autopeft.report.words import significant
 
 N_LEVELS = 5  # shades of the colour scale
-BEYOND = N_LEVELS + 1  # hatched: four times the last step of a scale or more
 OUTSIDE = "outside"  # row of the sites that are in no layer
 MAX_ROWS = 24  # of a map that is not folded away; chosen by hand
 LEFT_ALONE = "·"  # a site without adapter
@@ -137,7 +136,9 @@ def _edges(steps: Sequence[float]) -> list[float]:
 
 
 def level_of(value: float, steps: Sequence[float]) -> int:
-    """The shade of a value, from 1 to `BEYOND`; `steps` are the numbers where a new shade begins.
+    """The shade of a value, from 1 to 6; `steps` are the numbers where a new shade begins.
+
+    The last, hatched, is for four times the last step or more.
 
     Example:
         >>> [level_of(rank, RANK_STEPS) for rank in (1, 2, 3, 4, 15, 16, 63, 64)]
