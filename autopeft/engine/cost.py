@@ -28,7 +28,7 @@ def search_cost(
 
     Args:
         outcome: Its measurements, its trials, and the baseline, whose full run is R if it is trained.
-        earlier: Measurements of the run before it was resumed that the outcome does not use.
+        earlier: Measurements that the outcome does not use, as of weights that were trained again.
         schedule: Of the search.
         scoring_seconds: Time of the sensitivity pass, which counts as a part of the search.
         load_seconds: Time until the first work, in which model and data are loaded and a step is timed.
