@@ -39,7 +39,14 @@ REMOVED: dict[str, str] = {
     "p_tuning": "use lora, ia3 or another method; peft itself trains virtual tokens",
     "prompt_tuning": "use lora, ia3 or another method; peft itself trains virtual tokens",
     "prefix_tuning": "use lora, ia3 or another method; peft itself trains virtual tokens",
-    "autopeft_tacl": "its prefixes are gone: use the space everything, or a file of your own",
+    "size": "max_rank caps the ranks of a method in a search space",
+    "min_rank": "max_rank caps the ranks of a method in a search space",
+    "depth_parts": "layer_share with layers_by last or score chooses the layers in a search space",
+    "budget_share": "every plan of a search space may spend the whole budget",
+    "auto_lora": "the spaces default, everything, lora_only and tiny_budget remain, or a file of yours",
+    "autopeft_tacl": "the spaces default, everything, lora_only and tiny_budget remain, or a file of yours",
+    "bipeft": "the spaces default, everything, lora_only and tiny_budget remain, or a file of yours",
+    "s3delta": "the spaces default, everything, lora_only and tiny_budget remain, or a file of yours",
 }
 _TOPIC = re.compile(
     r"^(autopeft_)?(model|data|task|budget|search|limits|confirm|forgetting|execution|output)_"
@@ -49,11 +56,13 @@ _TOPIC = re.compile(
 def instead_of(name: str) -> str | None:
     """What to do in place of a name that was removed; None for every other name.
 
-    A setting is found by its dotted name, its flag and its environment variable.
+    A setting is found by its dotted name, its flag and its environment variable; a key of a search space by
+    its last part.
 
     Example:
         >>> instead_of("--no-such-flag") is None
         True
     """
     plain = re.sub(r"[-.]", "_", name.strip().lstrip("-").lower())
-    return REMOVED.get(plain) or REMOVED.get(_TOPIC.sub("", plain))
+    key_of_space = name.rpartition(".")[2].lower()
+    return REMOVED.get(plain) or REMOVED.get(_TOPIC.sub("", plain)) or REMOVED.get(key_of_space)

@@ -184,20 +184,13 @@ class SearchProblem:
         return bool(parts) and parts[0][1].learning_rate is not None
 
     def rank_bounds(self, plan: Plan, arm: Arm) -> dict[str, tuple[int, int | None]]:
-        """Method -> lowest and highest rank that a plan of an arm may have there, None for no bound.
-
-        A method whose ranks the space lists is left out, since such a rank is that of all its sites.
-        """
+        """Method -> lowest and highest rank that a plan of an arm may have there, None for no bound."""
         bounds = dict[str, tuple[int, int | None]]()
         parts = self._parts(plan, arm)
         for method in {adapter.method for adapter in plan.adapters}:
-            parts_of_method = [part for name, part in parts if name == method]
-            if any(part.size for part in parts_of_method):
-                continue
             limit = self.spec.limits.max_rank if self.context.methods[method].low_rank else None
-            highest = [limit, *(part.max_rank for part in parts_of_method)]
-            lowest = max((part.min_rank or 1 for part in parts_of_method), default=1)
-            bounds[method] = (lowest, min((rank for rank in highest if rank is not None), default=None))
+            highest = [limit, *(part.max_rank for name, part in parts if name == method)]
+            bounds[method] = (1, min((rank for rank in highest if rank is not None), default=None))
         return bounds
 
     def _parts(self, plan: Plan, arm: Arm) -> tuple[tuple[str, MethodSpace], ...]:

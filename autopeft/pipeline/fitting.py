@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable
 
 from autopeft import budget, space
 from autopeft.errors import SiteError, SpecError
 from autopeft.pipeline.prepare import Prepared
 from autopeft.records import FLOAT32_BYTES, Budget
-from autopeft.space import AllocationContext, MethodSpace, Space
+from autopeft.space import AllocationContext, Space
 
 log = logging.getLogger(__name__)
 
@@ -77,31 +76,13 @@ def _under_cap(prepared: Prepared, arms: Iterable[str], requested: Space) -> str
 
 
 def _under_space(requested: Space, context: AllocationContext) -> str:
-    """A phrase that names what a space sets for its methods where they would fit without it; else empty."""
-    changes: dict[str, dict[str, object]] = {
-        "the ranks": {"min_rank": None, "size": ()},
-        "the placement": {"placement": ("all",)},
-    }
-    for words, change in changes.items():
-        if space.cheapest(requested.narrowed(partial(_changed, change)), context):
-            return f" at {words} that the search space sets (" + ", ".join(_set(requested, change)) + ")"
-    return ""
-
-
-def _changed(change: Mapping[str, object], _: str, part: MethodSpace) -> MethodSpace:
-    return part.model_copy(update=change)
-
-
-def _set(requested: Space, names: Iterable[str]) -> list[str]:
-    """What the parts of a space set of some fields, in words."""
-    parts = [part for arm in requested.arms for _, part in requested.parts(arm)]
-    values = [(name, getattr(part, name)) for part in parts for name in names]
-    shown = [
-        f"{name} {', '.join(map(str, value)) if isinstance(value, tuple) else value}"
-        for name, value in values
-        if value
-    ]
-    return list(dict.fromkeys(shown))
+    """A phrase with the placements of a space where its methods would fit at others; else empty."""
+    everywhere = requested.narrowed(lambda _, part: part.model_copy(update={"placement": ("all",)}))
+    if not space.cheapest(everywhere, context):
+        return ""
+    placements = [part.placement for arm in requested.arms for _, part in requested.parts(arm)]
+    shown = dict.fromkeys(f"placement {', '.join(placement)}" for placement in placements)
+    return f" at the placement that the search space sets ({', '.join(shown)})"
 
 
 def _params_in_file(prepared: Prepared) -> int:

@@ -100,10 +100,10 @@ def _check(space: Space, known: Mapping[str, Method], *, source: str) -> None:
     for arm in space.arms:
         for name, part in space.parts(arm):
             _check_names(known[name], part, source=source)
-            _check_ranks(known[name], part, source=source)
-        _check_lead([part for _, part in space.parts(arm)], arm=arm, source=source)
+            if part.max_rank is not None and not known[name].ranked:
+                raise SpecError(f"The {source} gives max_rank to {name}, which has no ranks; leave it out.")
         if arm in space.mixes:
-            _check_mix(space.parts(arm), known, arm=arm)
+            _check_mix(space.parts(arm), known, arm=arm, source=source)
 
 
 def _check_names(method: Method, part: MethodSpace, *, source: str) -> None:
@@ -130,52 +130,14 @@ def _with_own_values(method: Method, part: MethodSpace) -> MethodSpace:
     return part.model_copy(update={"options": own})
 
 
-def _check_ranks(method: Method, part: MethodSpace, *, source: str) -> None:
-    unfit = [name for name in ("min_rank", "max_rank", "size") if getattr(part, name)]
-    if unfit and not method.ranked:
-        raise SpecError(f"The {source} gives {unfit[0]} to {method.name}, which has no ranks; leave it out.")
-    if part.size == (0,):
+def _check_mix(
+    parts: Sequence[tuple[str, MethodSpace]], known: Mapping[str, Method], *, arm: str, source: str
+) -> None:
+    if any(part.learning_rate is not None for _, part in parts[1:]):
         raise SpecError(
-            f"The {source} gives {method.name} the size 0 alone, which is no adapter; add a size of 1 or "
-            "more, or leave the method out."
+            f"The {source} has a learning_rate in a later part of {arm!r}; each later part trains at a "
+            "multiple of the first part's rate, so give it to the first part."
         )
-    if part.size and (part.min_rank is not None or part.max_rank is not None):
-        raise SpecError(
-            f"The {source} gives {method.name} a size and a min_rank or max_rank; a size says both, keep one."
-        )
-    if part.min_rank is not None and part.max_rank is not None and part.min_rank > part.max_rank:
-        raise SpecError(
-            f"The {source} gives {method.name} a min_rank of {part.min_rank}, above its max_rank of "
-            f"{part.max_rank}; lower it."
-        )
-
-
-def _check_lead(parts: Sequence[MethodSpace], *, arm: str, source: str) -> None:
-    """The first part decides the budget, and the layers of parts with `lead`."""
-    first, *others = parts
-    if "lead" in first.layers_by:
-        raise SpecError(
-            f"The {source} has layers_by lead in the first part of {arm!r}; only later parts can."
-        )
-    for part in others:
-        if "lead" in part.layers_by and (len(part.layers_by) > 1 or part.layer_share != (1.0, 1.0)):
-            raise SpecError(
-                f"The {source} has layers_by lead in {arm!r} beside another choice or a layer_share; "
-                "it takes both from the first part, so leave them out."
-            )
-        if part.budget_share != (1.0, 1.0):
-            raise SpecError(
-                f"The {source} has a budget_share in a later part of {arm!r}; it is one for the whole "
-                "plan, so give it to the first part."
-            )
-        if part.learning_rate is not None:
-            raise SpecError(
-                f"The {source} has a learning_rate in a later part of {arm!r}; each later part trains at a "
-                "multiple of the first part's rate, so give it to the first part."
-            )
-
-
-def _check_mix(parts: Sequence[tuple[str, MethodSpace]], known: Mapping[str, Method], *, arm: str) -> None:
     shared = [name for name, _ in parts if known[name].shared]
     if len(shared) > 1:
         raise SpecError(

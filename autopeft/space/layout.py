@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
 from autopeft.budget import Claim, allocate, natural_key
 from autopeft.extension import Method, rate_factor
@@ -62,18 +61,13 @@ def _fitting_placements(method: Method, part: MethodSpace, context: AllocationCo
 def cheapest(space: Space, context: AllocationContext) -> dict[str, int]:
     """Method or mix -> trainable parameters of its smallest plan, for those that fit some site.
 
-    The smallest plan of a mix has one adapter of each part, but for parts that may be absent.
+    The smallest plan of a mix has one adapter of each part.
     """
     smallest = {}
     for arm in space.arms:
-        needed: list[int | None] = []
-        optional: list[int | None] = []
-        for name, part in space.parts(arm):
-            cost = _cheapest_adapter(context.methods[name], part, context)
-            (optional if part.may_be_absent else needed).append(cost)
-        affordable = [cost for cost in optional if cost is not None]
-        if None not in needed and bool(needed or affordable):
-            smallest[arm] = sum(cost or 0 for cost in needed) or min(affordable)
+        costs = [_cheapest_adapter(context.methods[name], part, context) for name, part in space.parts(arm)]
+        if None not in costs:
+            smallest[arm] = sum(cost or 0 for cost in costs)
     return smallest
 
 
@@ -85,18 +79,16 @@ def _cheapest_adapter(method: Method, part: MethodSpace, context: AllocationCont
     if not _fitting_placements(method, part, context):
         return None
     chosen = {name: values[0] for name, values in part.options.items()}
-    sizes: list[tuple[int | None, int | None]] = [(size, size) for size in part.size if size]
-    bounds = sizes or [(part.min_rank, part.max_rank)]
     fitting = [site for site in context.sites if method.refusal(site) is None]
-    places = [place_at(site, method, chosen, bound) for site in fitting for bound in bounds]
+    places = [place_at(site, method, chosen, part.max_rank) for site in fitting]
     return min((place.cost(place.ranks[0]) for place in places if place), default=None)
 
 
 def plan_of(policy: Policy, context: AllocationContext) -> Plan:
     """The plan that a policy means here: never over the budget, no affordable upgrade left.
 
-    A policy whose sites are all too dear is widened, first to all layers and roles, then to the lowest ranks,
-    then to the whole budget, and last to plain options, so that no proposal is rejected for its size.
+    A policy whose sites are all too dear is widened, first to all layers and roles, then to plain options, so
+    that no proposal is rejected for its size.
     """
     _, adapters = _paid(policy, context)
     n_params = params_of(adapters, context)
@@ -111,9 +103,7 @@ def widened(policy: Policy, context: AllocationContext) -> Policy:
 def _paid(policy: Policy, context: AllocationContext) -> tuple[Policy, tuple[Adapter, ...]]:
     """The policy, or the first wider one that has adapters, with these; the policy where none has."""
     wider = _with_parts(policy, placement="all", layer_share=1.0, layers_by="last")
-    smaller = _with_parts(wider, min_rank=None)
-    whole = replace(smaller, budget_share=1.0)
-    for attempt in (policy, wider, smaller, whole, _with_parts(whole, options=())):
+    for attempt in (policy, wider, _with_parts(wider, options=())):
         if adapters := _allocate(attempt, context):
             return attempt, adapters
     return policy, ()
@@ -148,15 +138,13 @@ def place_at(
     site: Site,
     method: Method,
     chosen: Mapping[str, OptionValue],
-    bounds: tuple[int | None, int | None],
+    highest: int | None,
 ) -> Place | None:
-    """The place of a method at a site, its ranks within bounds; None where no rank is left."""
+    """The place of a method at a site, its ranks up to the highest; None where no rank is left."""
     options = method.options(site, **chosen)
     ranks = method.ranks(site, options)
-    if method.ranked:
-        lowest, highest = bounds
-        ranks = ranks if highest is None else ranks[: bisect_right(ranks, highest)]
-        ranks = ranks if lowest is None else ranks[bisect_left(ranks, lowest) :]
+    if method.ranked and highest is not None:
+        ranks = ranks[: bisect_right(ranks, highest)]
     if not ranks:
         return None
     return Place(site=site, method=method, options=tuple(sorted(options.items())), ranks=ranks)
@@ -165,8 +153,7 @@ def place_at(
 def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]:
     places = _places(policy, context)
     claims = [_claim(place, part, context) for place, part in places.values()]
-    # The decimal number as written: 0.29 of 100 is 29, though the binary number is a little less.
-    ranks = allocate(claims, max_params=int(Fraction(str(policy.budget_share)) * context.max_params))
+    ranks = allocate(claims, max_params=context.max_params)
     lead = context.methods[policy.method]
     return tuple(_adapter(*places[name], rank, lead=lead) for name, rank in ranks.items())
 
@@ -175,9 +162,9 @@ def _places(policy: Policy, context: AllocationContext) -> dict[str, tuple[Place
     """Site name -> its place and the first part of the policy that may have it."""
     places: dict[str, tuple[Place, Policy]] = {}
     for part in (policy, *policy.beside):
-        method, bounds = context.methods[part.method], (part.min_rank, part.max_rank)
+        method = context.methods[part.method]
         for site in select_sites(part, context, method):
-            place = place_at(site, method, dict(part.options), bounds)
+            place = place_at(site, method, dict(part.options), part.max_rank)
             if place is not None:
                 places.setdefault(site.name, (place, part))
     return places
@@ -218,8 +205,8 @@ def select_sites(policy: Policy, context: AllocationContext, method: Method) -> 
     """The sites that a policy's roles and depth leave, in natural order of names.
 
     Where a layer has no map of a role alone, the fused one that makes it counts: GPT-2's c_attn for `q+v`.
-    Sites outside the stack (a pooler, say) belong to the placement `all`. A share keeps the last,
-    the first or the middle layers, or those with the largest score over the candidate sites.
+    Sites outside the stack (a pooler, say) belong to the placement `all`. A share keeps the last
+    layers, or those with the largest score over the candidate sites.
     """
     fitting = [site for site in _placed(policy.placement, context.sites) if method.refusal(site) is None]
     kept = {None, *_kept_layers(policy, fitting, context)}
@@ -244,14 +231,7 @@ def _placed(placement: str, sites: Sequence[Site]) -> list[Site]:
 
 def _kept_layers(policy: Policy, fitting: Sequence[Site], context: AllocationContext) -> list[int]:
     layers = sorted({site.layer for site in fitting if site.layer is not None})
-    if set(policy.layers_by) <= {"0", "1"}:
-        depth = 1 + max((site.layer for site in context.sites if site.layer is not None), default=0)
-        return [i for i in layers if policy.layers_by[i * len(policy.layers_by) // depth] == "1"]
     n_kept = max(1, round(policy.layer_share * len(layers)))
-    if policy.layers_by == "first":
-        return layers[:n_kept]
-    if policy.layers_by == "middle":
-        return layers[(len(layers) - n_kept) // 2 :][:n_kept]
     if policy.layers_by == "score":
         total = {layer: sum(context.scores[s.name] for s in fitting if s.layer == layer) for layer in layers}
         layers.sort(key=lambda layer: (total[layer], layer))

@@ -39,13 +39,8 @@ def limited(space: Space, limits: LimitSpec, methods: Mapping[str, Method]) -> S
     return narrowed
 
 
-def _capped(part: MethodSpace, cap: int) -> MethodSpace | None:
-    """The part under a cap on its ranks; None where no rank is left."""
-    if part.size:
-        kept = tuple(size for size in part.size if size <= cap)
-        return part.model_copy(update={"size": kept}) if any(kept) else None
-    if part.min_rank is not None and part.min_rank > cap:
-        return None
+def _capped(part: MethodSpace, cap: int) -> MethodSpace:
+    """The part under a cap on its ranks."""
     return part.model_copy(update={"max_rank": cap if part.max_rank is None else min(part.max_rank, cap)})
 
 

@@ -11,12 +11,10 @@ from autopeft.records import Arm, OptionPairs
 class Policy:
     """One point of a search space, from which an allocation makes a plan.
 
-    Its choices are those of `MethodSpace`. `layers_by` may also be a string of 0s and 1s, which turn equal
-    parts of the depth off or on. `exponent` counts only where `ranks_by` is score. `options` leaves defaults
-    out. Bounds on ranks that are None are the method's; a `max_rank` of 0 leaves the part out.
-    `budget_share`, in (0, 1], is that of the whole plan. `learning_rate` is the peak rate of the first part;
-    the others train at a multiple of it. `beside` holds the other parts of a mix: each takes those of its
-    sites that are left, and all share one budget.
+    Its choices are those of `MethodSpace`. `exponent` counts only where `ranks_by` is score. `options` leaves
+    defaults out. `learning_rate` is the peak rate of the first part; the others train at a multiple of it.
+    `beside` holds the other parts of a mix: each takes those of its sites that are left, and all share one
+    budget.
     """
 
     method: str
@@ -26,9 +24,7 @@ class Policy:
     exponent: float = 0.0
     ranks_by: str = "score"
     options: OptionPairs = ()
-    min_rank: int | None = None
     max_rank: int | None = None
-    budget_share: float = 1.0
     learning_rate: float
     beside: tuple[Policy, ...] = ()
 

@@ -20,7 +20,7 @@ from autopeft.space.policies import Policy
 from autopeft.space.spaces import MethodSpace, Space
 
 ARM, RATE = "method", "rate_position"
-_CHOICES = ("placement", "layers_by", "ranks_by", "size")  # fields of `MethodSpace` that list values
+_CHOICES = ("placement", "layers_by", "ranks_by")  # fields of `MethodSpace` that list values
 _RANGES = ("layer_share", "exponent")  # fields with a lower and an upper end
 
 Parameters = dict[str, Any]
@@ -36,9 +36,6 @@ def parameters(space: Space) -> dict[str, BaseDistribution]:
     if len(space.arms) > 1:
         distributions[ARM] = CategoricalDistribution(space.arms)
     parts = _parts_by_index(space)
-    low, high = _hull(part.budget_share for part in parts[0])
-    if low < high:
-        distributions["budget_share"] = FloatDistribution(low, high, log=True)
     if any(part.learning_rate is None or part.learning_rate[0] < part.learning_rate[1] for part in parts[0]):
         distributions[RATE] = FloatDistribution(0.0, 1.0)
     for index, alike in enumerate(parts):
@@ -58,7 +55,7 @@ def _prefix(index: int) -> str:
 
 
 def _of_parts(parts: Sequence[MethodSpace]) -> Iterator[tuple[str, BaseDistribution]]:
-    """The parameters of parts at one place of their arms, but for learning rate and budget share."""
+    """The parameters of parts at one place of their arms, but for the learning rate."""
     for name in _CHOICES:
         values = _union(getattr(part, name) for part in parts)
         if len(values) > 1:
@@ -71,9 +68,6 @@ def _of_parts(parts: Sequence[MethodSpace]) -> Iterator[tuple[str, BaseDistribut
         values = _union(part.options.get(option, ()) for part in parts)
         if len(values) > 1:
             yield option, CategoricalDistribution(values)
-    depths = [part.depth_parts for part in parts if "any" in part.layers_by]
-    for index in range(max(depths, default=0)):
-        yield f"depth.{index}", CategoricalDistribution((0, 1))
 
 
 def _union(values: Iterable[Iterable[Any]]) -> list[Any]:
@@ -93,29 +87,25 @@ def suggest(trial: BaseTrial, space: Space, methods: Mapping[str, Method]) -> Po
             drawn[name] = trial.suggest_categorical(name, each.choices)
         else:
             assert isinstance(each, FloatDistribution)
-            drawn[name] = trial.suggest_float(name, each.low, each.high, log=each.log)
+            drawn[name] = trial.suggest_float(name, each.low, each.high)
     return policy_of(drawn, space, methods)
 
 
 def policy_of(drawn: Mapping[str, Any], space: Space, methods: Mapping[str, Method]) -> Policy:
     """The policy that the parameters of a trial mean; those that are missing have one value."""
     arm = drawn.get(ARM, space.arms[0])
-    (name, part), *others = space.parts(arm)
-    lead = _policy_of_part(drawn, methods[name], part, index=0)
-    beside = [
-        _policy_of_part(drawn, methods[method], other, index=index, lead=lead)
-        for index, (method, other) in enumerate(others, start=1)
-    ]
     rate = _rate_at(drawn.get(RATE, 0.0), learning_rates(space, arm, methods))
-    share = _clipped(drawn.get("budget_share", 1.0), part.budget_share)
-    at_rate = tuple(replace(policy, learning_rate=rate) for policy in beside)
-    return replace(lead, budget_share=share, learning_rate=rate, beside=at_rate)
+    lead, *beside = (
+        _policy_of_part(drawn, methods[method], part, index=index, rate=rate)
+        for index, (method, part) in enumerate(space.parts(arm))
+    )
+    return replace(lead, beside=tuple(beside))
 
 
 def _policy_of_part(
-    drawn: Mapping[str, Any], method: Method, part: MethodSpace, *, index: int, lead: Policy | None = None
+    drawn: Mapping[str, Any], method: Method, part: MethodSpace, *, index: int, rate: float
 ) -> Policy:
-    """One part without its learning rate and budget share."""
+    """One part of an arm's policy; all parts have the learning rate of the first."""
 
     def chosen(name: str, choices: Sequence[Any]) -> Any:
         value = drawn.get(_prefix(index) + name, choices[0])
@@ -125,23 +115,16 @@ def _policy_of_part(
         return _clipped(drawn.get(_prefix(index) + name, bounds[0]), bounds)
 
     options = {option: chosen(option, values) for option, values in part.options.items()}
-    share, layers_by = number("layer_share", part.layer_share), chosen("layers_by", part.layers_by)
-    if layers_by == "any":
-        layers_by = "".join(str(chosen(f"depth.{i}", (0, 1))) for i in range(part.depth_parts))
-    elif layers_by == "lead" and lead is not None:
-        share, layers_by = lead.layer_share, lead.layers_by
-    size = chosen("size", part.size) if part.size else None
     return Policy(
         method=method.name,
         placement=chosen("placement", part.placement),
-        layer_share=share,
-        layers_by=layers_by,
+        layer_share=number("layer_share", part.layer_share),
+        layers_by=chosen("layers_by", part.layers_by),
         exponent=number("exponent", part.exponent),
         ranks_by=chosen("ranks_by", part.ranks_by),
         options=tuple((o, value) for o, value in options.items() if value != method.choices[o][0]),
-        min_rank=part.min_rank if size is None else size,
-        max_rank=part.max_rank if size is None else size,
-        learning_rate=0.0,  # one rate for all parts is set afterwards
+        max_rank=part.max_rank,
+        learning_rate=rate,
     )
 
 
@@ -158,51 +141,37 @@ def _rate_at(position: float, bounds: tuple[float, float]) -> float:
 def within(policy: Policy, space: Space, arm: str, methods: Mapping[str, Method]) -> Policy | None:
     """The policy in the words of an arm of its methods; None where the arm has no such policy.
 
-    It takes the arm's bounds on ranks. Even ranks may be called `uniform` there, and all layers any share.
+    It takes the arm's caps on ranks. Even ranks may be called `uniform` there, and all layers any share.
     """
     parts = space.parts(arm)
     worded = [_worded(p, part) for p, (_, part) in zip((policy, *policy.beside), parts, strict=True)]
     lead, *others = worded
-    has_all = all(
-        _has(part, p, methods[name], lead=None if p is lead else lead)
-        for p, (name, part) in zip(worded, parts, strict=True)
-    )
+    has_all = all(_has(part, p, methods[name]) for p, (name, part) in zip(worded, parts, strict=True))
     return replace(lead, beside=tuple(others)) if has_all else None
 
 
 def _worded(policy: Policy, part: MethodSpace) -> Policy:
-    """One part of a policy with the bounds of a space, and its word for the same ranks and layers."""
-    is_even, is_whole = policy.exponent == 0 and "uniform" in part.ranks_by, policy.layer_share == 1
-    words = ("last", "first", "middle", "score") if is_whole and "lead" not in part.layers_by else ()
-    layers_by = next((word for word in words if word in part.layers_by), policy.layers_by)
-    if is_whole and layers_by not in part.layers_by and "any" in part.layers_by:
-        layers_by = "1" * part.depth_parts
-    if not part.size:
-        policy = replace(policy, min_rank=part.min_rank, max_rank=part.max_rank)
-    if is_even and policy.ranks_by not in part.ranks_by:
+    """One part of a policy with the cap on ranks of a space, and its word for the same ranks and layers."""
+    policy = replace(policy, max_rank=part.max_rank)
+    if policy.exponent == 0 and "uniform" in part.ranks_by and policy.ranks_by not in part.ranks_by:
         policy = replace(policy, ranks_by="uniform")
-    return policy if policy.layers_by in part.layers_by else replace(policy, layers_by=layers_by)
+    if policy.layer_share == 1:
+        policy = replace(policy, layers_by="last" if "last" in part.layers_by else "score")
+    return policy
 
 
-def _has(part: MethodSpace, policy: Policy, method: Method, *, lead: Policy | None) -> bool:
-    """Whether a part of an arm has the choices of a policy; `lead` is the arm's first part for later ones."""
+def _has(part: MethodSpace, policy: Policy, method: Method) -> bool:
+    """Whether a part of an arm has the choices of a policy."""
     options = dict(policy.options)
     chosen = {option: options.pop(option, method.choices[option][0]) for option in part.options}
-    if lead is not None and "lead" in part.layers_by:
-        has_layers = (policy.layer_share, policy.layers_by) == (lead.layer_share, lead.layers_by)
-    else:
-        is_any = len(policy.layers_by) == part.depth_parts and set(policy.layers_by) <= {"0", "1"}
-        has_layers = ("any" if is_any else policy.layers_by) in part.layers_by
-        has_layers &= part.layer_share[0] <= policy.layer_share <= part.layer_share[1]
     return (
         not options
-        and has_layers
         and all(value in part.options[option] for option, value in chosen.items())
         and policy.placement in part.placement
+        and policy.layers_by in part.layers_by
+        and part.layer_share[0] <= policy.layer_share <= part.layer_share[1]
         and policy.ranks_by in part.ranks_by
         and part.exponent[0] <= policy.exponent <= part.exponent[1]
-        and part.budget_share[0] <= policy.budget_share <= part.budget_share[1]
-        and (not part.size or (policy.min_rank == policy.max_rank and policy.max_rank in part.size))
     )
 
 

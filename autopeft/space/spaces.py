@@ -64,11 +64,8 @@ class MethodSpace(BaseModel):
     """The choices within one method; a field that is left out has one choice, None being the method's.
 
     `placement` is `all`, a role group (`attention`, `mlp`), or roles joined by + (`q+v`). A `layer_share`
-    keeps the last, first, middle or best-scored layers, as `layers_by` says; there `any` turns each of
-    `depth_parts` equal parts of the depth on or off, and `lead` copies the first part of the mix. Ranks are
-    even (`uniform`) or follow the score to the power of the exponent (`score`; 0 gives even ranks). A site
-    gets no adapter rather than one below `min_rank`. `size` lists single ranks for every site, of which 0
-    leaves the method out. `budget_share` is that of the whole plan. `learning_rate` is the same range on
+    keeps the last or the best-scored layers, as `layers_by` says. Ranks are even (`uniform`) or follow the
+    score to the power of the exponent (`score`; 0 gives even ranks). `learning_rate` is the same range on
     every base model; without it, the method's range moves with the width of the model.
     """
 
@@ -77,26 +74,15 @@ class MethodSpace(BaseModel):
     placement: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_placements)] = ("all",)
     layer_share: ShareRange = (1.0, 1.0)
     layers_by: Annotated[
-        tuple[Literal["last", "first", "middle", "score", "any", "lead"], ...],
-        Field(min_length=1),
-        AfterValidator(_not_twice),
+        tuple[Literal["last", "score"], ...], Field(min_length=1), AfterValidator(_not_twice)
     ] = ("last",)
-    depth_parts: int = Field(default=12, ge=1, le=64)
     exponent: Annotated[Range, AfterValidator(_low_exponents)] = (0.0, 0.0)
     ranks_by: Annotated[
         tuple[Literal["uniform", "score"], ...], Field(min_length=1), AfterValidator(_not_twice)
     ] = ("score",)
     options: Choices = {}
-    min_rank: Rank | None = None
     max_rank: Rank | None = None
-    size: Annotated[tuple[Annotated[int, Field(ge=0, le=_MOST_RANK)], ...], AfterValidator(_not_twice)] = ()
-    budget_share: ShareRange = (1.0, 1.0)
     learning_rate: Rates | None = None
-
-    @property
-    def may_be_absent(self) -> bool:
-        """Whether a policy may have no adapter of this part: by size 0, or with all of the depth off."""
-        return 0 in self.size or "any" in self.layers_by
 
 
 class MixPart(MethodSpace):

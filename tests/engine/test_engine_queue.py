@@ -24,13 +24,10 @@ def of_lora(**choices) -> Space:
 @pytest.mark.parametrize(
     "choices",
     [
-        {"size": (1,), "options": {"dora": (True,)}},
-        {"size": (1, 2), "placement": ("mlp",)},
         {"options": {"dora": (True,)}, "placement": ("mlp",)},
         {"placement": ("all", "q+v")},
         {"placement": ("mlp",), "layer_share": (0.25, 0.5)},
         {"placement": ("mlp",), "exponent": (1.0, 2.0)},
-        {"placement": ("mlp",), "budget_share": (0.1, 0.5)},
     ],
 )
 def test_a_usual_arm_that_the_space_cannot_express_is_left_out(choices):
@@ -42,8 +39,7 @@ def test_a_usual_arm_that_the_space_cannot_express_is_left_out(choices):
     [
         {},
         {"ranks_by": ("uniform",)},
-        {"layers_by": ("first",), "layer_share": (0.5, 1.0)},
-        {"layers_by": ("any",)},
+        {"layers_by": ("score",), "layer_share": (0.5, 1.0)},
         {"options": {"dora": (True, False)}},
         {"exponent": (0.0, 2.0)},
     ],
@@ -53,8 +49,8 @@ def test_a_usual_arm_that_the_space_says_in_other_words_comes(choices):
 
 
 def test_a_usual_arm_keeps_to_the_ranks_of_the_space():
-    policy = usual(of_lora(placement=("mlp",), min_rank=2, max_rank=3))["lora/mlp"]
-    assert (policy.min_rank, policy.max_rank) == (2, 3)
+    policy = usual(of_lora(placement=("mlp",), max_rank=3))["lora/mlp"]
+    assert policy.max_rank == 3
 
 
 @pytest.mark.parametrize("limits", [LimitSpec(), LimitSpec(max_rank=8)])
@@ -75,7 +71,7 @@ def test_of_two_mixes_of_the_same_methods_the_one_that_has_the_arm_is_taken():
 
 def rate_of_hira(rank: int, **choices) -> float:
     """The rate of the usual arm where all ranks are to be this one."""
-    space = Space(about="mine", methods={"hira": MethodSpace(min_rank=rank, max_rank=rank, **choices)})
+    space = Space(about="mine", methods={"hira": MethodSpace(max_rank=rank, **choices)})
     (policy,) = usual(space, max_params=ROOMY * rank).values()
     return policy.learning_rate
 

@@ -9,12 +9,12 @@ import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toys.engine import METHODS, ROOMY, SITES, SPACE, context, levels, problem, run
+from toys.engine import METHODS, ROOMY, SITES, SPACE, context, levels, run
 
 from autopeft.engine.rates import next_rate
 from autopeft.engine.refine import moved_ranks
-from autopeft.records import Arm, Fidelity, LimitSpec, Plan
-from autopeft.space import MixPart, Policy, Space, limited, params_of, plan_of
+from autopeft.records import Fidelity, LimitSpec, Plan
+from autopeft.space import MixPart, Policy, limited, params_of, plan_of
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -101,18 +101,6 @@ def test_refined_plans_keep_to_the_highest_rank(cap):
     outcome = run(levels(lora=0.9), trials=60, limits=limits, space=space).outcome
     moved = {p.plan for p in by_source(outcome, "refined")}
     assert moved and max(a.rank for p in outcome.proposals for a in p.plan.adapters) == cap
-
-
-def test_ranks_that_the_space_lists_are_not_moved():
-    """Each listed rank is that of all sites of its method."""
-    mixes = {"m": (MixPart(method="lora", size=(1,)), MixPart(method="ia3"))}
-    search = problem(space=Space(about="toy", mixes=mixes))
-    plan = plan_of(Policy(method="lora", max_rank=1, learning_rate=1e-2), context(ROOMY))
-    mix, lora = (
-        Arm(kind="sampled", label="any", methods=methods) for methods in (("lora", "ia3"), ("lora",))
-    )
-    assert search.rank_bounds(plan, mix) == {}
-    assert search.rank_bounds(plan, lora) == {"lora": (1, None)}
 
 
 @pytest.mark.parametrize("rates", [(6e-3, 6e-3), (5e-3, 7e-3)])

@@ -15,7 +15,7 @@ METHODS: Mapping[str, Method] = discover("autopeft.methods")
 EVERYTHING = load("everything", known_methods=METHODS)
 MIXED = Space(
     about="two mixes",
-    methods={"lora": MethodSpace(size=(4, 16)), "bottleneck": MethodSpace()},
+    methods={"lora": MethodSpace(max_rank=16), "bottleneck": MethodSpace()},
     mixes={
         "merging": (MixPart(method="lora", max_rank=64), MixPart(method="ia3")),
         "staying": (MixPart(method="lora"), MixPart(method="bottleneck")),
@@ -34,14 +34,11 @@ def test_mergeable_leaves_methods_and_mixes_that_merge() -> None:
     }
 
 
-def test_a_largest_rank_caps_what_is_larger_and_drops_what_cannot_be_smaller() -> None:
+def test_a_largest_rank_caps_what_is_larger() -> None:
     kept = limited(MIXED, LimitSpec(max_rank=8), METHODS)
-    assert kept.methods["lora"].size == (4,)
+    assert kept.methods["lora"].max_rank == 8
     assert kept.methods["bottleneck"].max_rank is None  # a width is no rank of a matrix
     assert [part.max_rank for part in kept.mixes["merging"]] == [8, 8]
-    assert "lora" not in limited(MIXED, LimitSpec(max_rank=3), METHODS).methods
-    floored = Space(about="", methods={"lora": MethodSpace(min_rank=4), "ia3": MethodSpace()})
-    assert limited(floored, LimitSpec(max_rank=3), METHODS).arms == ("ia3",)
 
 
 def test_a_largest_rank_leaves_numbers_that_are_no_ranks_of_matrices() -> None:

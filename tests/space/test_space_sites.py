@@ -30,14 +30,7 @@ from autopeft.space import (
         (0.5, "last", {2, 3}),
         (0.25, "last", {3}),
         (0.01, "last", {3}),
-        (0.5, "first", {0, 1}),
-        (0.5, "middle", {1, 2}),
-        (0.25, "middle", {1}),
         (0.5, "score", {0, 2}),
-        (0.25, "1001", {0, 3}),  # parts of the depth, whatever the share
-        (0.25, "01", {2, 3}),
-        (0.25, "01000010", {3}),  # layer i of 4 lies in part 2 i of 8: part 1 holds none
-        (0.25, "0000", set()),
         (0.25, "score", {2}),
     ],
 )

@@ -167,7 +167,7 @@ def test_a_home_that_nobody_has_is_a_path_that_does_not_exist(source):
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8", "utf-8-sig"])
 def test_a_space_that_powershell_wrote_is_read(encoding, tmp_path):
     """`autopeft spaces default > mine.yaml`: UTF-16 in PowerShell, with line ends of two characters."""
-    text = space.text_of("default") + "# …\n"
+    text = "# ranks 1 … 8\n" + space.text_of("tiny_budget")
     path = tmp_path / "mine.yaml"
     path.write_bytes(text.replace("\n", "\r\n").encode(encoding))
     assert space.text_of(str(path)) == text

@@ -83,23 +83,21 @@ def policies(draw: st.DrawFn) -> Policy:
             method=name,
             placement=draw(st.sampled_from(["all", "attention", "mlp", "q+v", "o"])),
             layer_share=draw(st.floats(0.01, 1)),
-            layers_by=draw(st.sampled_from(["last", "first", "middle", "score", "0110", "101", "00"])),
+            layers_by=draw(st.sampled_from(["last", "score"])),
             exponent=draw(st.floats(0, 4)),
             options=tuple(sorted(chosen.items())),
-            min_rank=draw(st.one_of(st.none(), st.integers(1, 5))),
             max_rank=draw(st.one_of(st.none(), st.integers(2, 64))),  # 2 is the smallest of OFT and MiSS
             learning_rate=1e-3,
         )
 
     first, *others = draw(st.lists(st.sampled_from(CLOSED_FORMS), min_size=1, max_size=3, unique=True))
-    share = draw(st.one_of(st.just(1.0), st.floats(0.05, 1)))
-    return replace(part(first), budget_share=share, beside=tuple(part(name) for name in others))
+    return replace(part(first), beside=tuple(part(name) for name in others))
 
 
 def prices(part: Policy, site: Site) -> dict[int, int]:
     """Rank -> parameters, as far as the policy's cap allows; a method without a rank has one."""
     method = METHODS[part.method]
     options = method.options(site, **dict(part.options))
-    lowest, highest = (part.min_rank or 0, part.max_rank or 10**6) if method.ranked else (0, 10**6)
-    allowed = [rank for rank in method.ranks(site, options) if lowest <= rank <= highest]
+    highest = part.max_rank or 10**6 if method.ranked else 10**6
+    allowed = [rank for rank in method.ranks(site, options) if rank <= highest]
     return {rank: method.cost(site, rank, options) for rank in allowed}
