@@ -48,3 +48,8 @@ def test_a_removed_flag_or_command_says_so(words):
 def test_names_that_exist_are_not_called_removed():
     assert not [name for name in autopeft.__all__ if instead_of(name)]
     assert [sentence for sentence in REMOVED.values() if sentence[0].isupper() or sentence[-1] == "."] == []
+
+
+def test_a_column_of_the_data_may_have_a_name_that_was_removed():
+    with pytest.raises(UnknownNameError, match="no column named 'old_way'; known: text"):
+        raise UnknownNameError("column", "old_way", ["text"])
