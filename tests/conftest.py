@@ -9,19 +9,24 @@ import copy
 import gc
 import itertools
 import os
+import shutil
 from collections import Counter
 from dataclasses import replace
 
 import hypothesis
 import pytest
 import torch
+from filelock import FileLock
 from toys.bases import ARCHITECTURES, PEFT_TASKS, adapters_of, toy_base
 from toys.counting import tiny_config
 from toys.exports import trained
 from toys.folders import word_tokenizer, write_data, write_model
+from toys.specs import run_spec
 from toys.words import CONTEXT, toy_rows
 
+from autopeft import pipeline
 from autopeft.adapters import compile_plan
+from autopeft.cli.progress import Silent
 from autopeft.exports import write_adapter
 from autopeft.extension import discover
 from autopeft.records import Fidelity, Plan
@@ -209,15 +214,60 @@ def fidelity():
 
 
 @pytest.fixture(scope="session")
-def model_dir(tmp_path_factory):
-    """A local model directory: a tiny BERT without a task head, and its tokenizer."""
-    return write_model(tmp_path_factory.mktemp("m") / "tiny-bert")  # a short path: titles fit 80 columns
+def shared_folder(tmp_path_factory):
+    """A function: a name and what fills a new folder -> the folder, filled once for all processes."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder_of(name, fill):
+        folder, mark = base / name, base / f"{name}.filled"
+        with FileLock(base / f"{name}.lock"):
+            if not mark.exists():
+                fill(folder)
+                mark.touch()
+        return folder
+
+    return folder_of
 
 
 @pytest.fixture(scope="session")
-def data_dir(tmp_path_factory):
+def model_dir(shared_folder):
+    """A local model directory: a tiny BERT without a task head, and its tokenizer."""
+    return shared_folder("m", lambda folder: write_model(folder / "tiny-bert")) / "tiny-bert"
+
+
+@pytest.fixture(scope="session")
+def data_dir(shared_folder):
     """A local dataset: train.csv, validation.csv and test.csv of 120, 40 and 40 rows; words decide labels."""
-    return write_data(tmp_path_factory.mktemp("datasets") / "tiny-reviews")
+    return shared_folder("tiny-reviews", write_data)
+
+
+@pytest.fixture(scope="session")
+def small_spec(model_dir, data_dir):
+    """A function: folder and further settings -> the settings of a search of a few seconds."""
+    settings = {"max_steps": 8, "batch_size": 8, "budget": "5%", "trials": 5, "seed": 3, "confirm_seeds": 2}
+
+    def make(out, **others):
+        return run_spec(**{"model": model_dir, "data": data_dir, "out": out} | settings | others)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished(small_spec, shared_folder):
+    """The folder of a finished search of texts with LoRA and IA3; tests that change it take a copy."""
+
+    def fill(folder):
+        given = frozenset({"search.trials", "confirm.seeds"})
+        pipeline.search(small_spec(folder, methods="ia3,lora"), given=given, progress=Silent())
+
+    return shared_folder("finished", fill)
+
+
+@pytest.fixture
+def run_copy(finished, tmp_path):
+    """A copy of the finished search."""
+    return shutil.copytree(finished, tmp_path / "run")
 
 
 @pytest.fixture(scope="session")

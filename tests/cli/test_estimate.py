@@ -66,7 +66,7 @@ def test_table_is_80_columns_wide_and_names_the_parts(folder: Path) -> None:
 
 
 def test_wish_that_does_not_fit_gets_settings_that_do_and_exit_code_3(folder: Path) -> None:
-    wish = ("lora_r8", "--model", folder, "--batch-size", 512, "--max-length", 2048, "--memory", "1GiB")
+    wish = ("lora_r8", "--model", folder, "--batch-size", 64, "--max-length", 2048, "--memory", "1GiB")
     content = estimated(*wish, code=3)
     assert not content["fits"]
     nearest = content["nearest"]
@@ -84,11 +84,12 @@ def test_wish_that_does_not_fit_gets_settings_that_do_and_exit_code_3(folder: Pa
 
 
 def test_impossible_wish_names_the_least_step_and_exits_with_3(folder: Path) -> None:
-    content = estimated("lora_r8", "--model", folder, "--memory", "1MiB", code=3)
+    wish = ("lora_r8", "--model", folder, "--batch-size", 2, "--max-length", 32, "--memory", "1MiB")
+    content = estimated(*wish, code=3)
     assert content["nearest"] is None
     assert content["least"]["batch_size"] == 1
     assert content["least"]["peak_bytes"]["high"] > 2**20
-    assert "Take a smaller model" in run("lora_r8", "--model", folder, "--memory", "1MiB").stdout
+    assert "Take a smaller model" in run(*wish).stdout
 
 
 def test_adapter_config_and_its_file_are_estimated_alike(folder: Path, tmp_path: Path) -> None:
@@ -130,7 +131,8 @@ def test_card_brings_its_memory_and_time_and_a_price_of_an_hour_that_of_a_run(fo
 
 def test_a_card_without_bfloat16_computes_in_float32(folder: Path) -> None:
     def weights(*settings: object) -> float:
-        return estimated("lora_r8", "--model", folder, *settings)["parts"]["weights"]
+        small = ("--batch-size", 1, "--max-length", 16)
+        return estimated("lora_r8", "--model", folder, *small, *settings)["parts"]["weights"]
 
     assert weights("--device", "t4") == pytest.approx(2 * weights("--device", "l4"), rel=1e-3)
     assert weights("--device", "t4", "--dtype", "bfloat16") == weights("--device", "l4")

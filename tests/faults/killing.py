@@ -1,23 +1,13 @@
 """Ends searches at chosen file operations, resumes them, and compares them with the unbroken one.
 
-    PYTHONPATH=.:tests python tests/faults/killing.py --ends 200 --executor serial
-    PYTHONPATH=.:tests python tests/faults/killing.py --ends 100 --signal SIGHUP
-    PYTHONPATH=.:tests python tests/faults/killing.py --ends 60 --closing
-
-An end comes before the n-th file operation (open, rename, remove, mkdir …) of the search in its folder; n is
-drawn evenly from all of them, or with `--closing` each of the last. Every third search is ended once more
-while it resumes. Each search runs in a forked copy of this process, which imports everything once.
-
-Ends are rows of a CSV file. The same command goes on with what is missing, a larger `--ends` adds some.
+An end comes before the n-th file operation (open, rename, remove, mkdir …) of the search in its folder. Each
+search runs in a forked copy of this process, which has imported everything.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import random
-import shutil
 import signal
 import sys
 import tempfile
@@ -25,9 +15,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-from rows import Rows
-from toys.folders import write_data, write_model
 from toys.reading import rows_of
 
 from autopeft.cli.app import app
@@ -36,7 +23,6 @@ from autopeft.store import RunDir
 SETTINGS = "--max-steps 4 --batch-size 8 --budget 5% --trials 4 --confirm-seeds 2 --confirm full".split()
 SETTINGS += ["--methods", "ia3,lora", "--max-eval-examples", "20", "--quiet"]
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
-OTHERS = ("operations", "chosen", "fault")  # columns of the CSV file
 CODES = {"SIGKILL": -9, "SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 
 
@@ -143,60 +129,3 @@ def one_end(
             return [f"the folder is named wrongly: {errors[-500:]}"]
     code, _, errors = search(begun_or_resumed(words, out))
     return [f"resumed with {code}: {errors[-500:]}"] if code else faults_of(out, expected)
-
-
-def chosen_operations(options: argparse.Namespace, index: int, n_operations: int) -> list[int]:
-    """Before which file operations the search of an index is ended, and then its resumption."""
-    rng = random.Random(f"{options.seed}-{index}")
-    drawn = [rng.randint(1, n_operations), rng.randint(1, n_operations)]
-    first = n_operations - index if options.closing else drawn[0]
-    return [first, drawn[1]] if index % 3 == 2 else [first]
-
-
-def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, help="Default: a tiny one that is made here")
-    parser.add_argument("--data", type=Path, help="Default: a tiny one that is made here")
-    parser.add_argument("--ends", type=int, default=20)
-    parser.add_argument("--closing", action="store_true", help="End at each of the last operations")
-    parser.add_argument("--signal", choices=CODES, default="SIGKILL")
-    parser.add_argument("--executor", default="serial")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--csv", type=Path, default=Path("reports/faults/killing.csv"))
-    return parser.parse_args(arguments)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print one JSON object; the exit code is 1 where anything was lost."""
-    options = read_options(arguments)
-    torch.set_num_threads(1)  # a forked process has no others
-    folder = Path(tempfile.mkdtemp(prefix="killing-"))
-    model, data = (options.model or write_model(folder / "bert"), options.data or write_data(folder / "data"))
-    words = ["--model", str(model), "--data", str(data), *SETTINGS]
-    whole = folder / "whole"
-    code, n_operations, errors = search(
-        [*words, "--out", str(whole)], before=counting(whole, None, "SIGKILL")
-    )
-    assert code == 0, errors
-    expected = outcome_of(whole)
-    words += ["--executor", options.executor, "--workers", "1" if options.executor == "serial" else "2"]
-    where = "closing" if options.closing else "random"
-    group = (options.signal, options.executor, where, options.seed)
-    rows = Rows(options.csv, key=("signal", "executor", "where", "seed", "index"), others=OTHERS)
-    for index in range(min(options.ends, n_operations) if options.closing else options.ends):
-        if rows.has(*group, index):
-            continue
-        chosen, out = chosen_operations(options, index, n_operations), folder / str(index)
-        found = one_end(words, out, name=options.signal, chosen=chosen, expected=expected)
-        rows.add(*group, index, n_operations, " ".join(map(str, chosen)), "; ".join(found))
-        shutil.rmtree(out, ignore_errors=True)
-    shutil.rmtree(folder)
-    mine = [row for key, row in rows.by_key.items() if key[:4] == tuple(map(str, group))]
-    faults = {f"{row['index']} at {row['chosen']}": row["fault"] for row in mine if row["fault"]}
-    print(json.dumps({"ends": len(mine), "operations": n_operations, "faults": faults}))
-    return int(bool(faults))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 import subprocess
@@ -32,7 +33,8 @@ GIVEN = frozenset({"search.trials", "confirm.seeds"})
 
 def at_night(*values):
     """Cases that by day are left out."""
-    return [pytest.param(value, marks=pytest.mark.nightly) for value in values]
+    cases = (value if isinstance(value, tuple) else (value,) for value in values)
+    return [pytest.param(*case, marks=pytest.mark.nightly) for case in cases]
 
 
 @contextlib.contextmanager
@@ -140,18 +142,31 @@ def test_a_read_only_disk_is_said_and_the_run_goes_on_elsewhere(small_spec, fini
     assert rows_of(run) == rows_of(finished)
 
 
-@pytest.mark.parametrize("n_good", [3, *at_night(0, 8, 15)])
-def test_a_disk_that_fails_is_said_and_costs_nothing(small_spec, finished, tmp_path, monkeypatch, n_good):
-    spec, sync, n_calls = small_spec(tmp_path / "run", methods="ia3,lora"), os.fsync, iter(range(10**6))
+@pytest.mark.parametrize(
+    ("name", "number", "n_good"),
+    [
+        ("fsync", errno.EIO, 3),
+        *at_night(("fsync", errno.EIO, 0), ("fsync", errno.EIO, 8), ("fsync", errno.EIO, 15)),
+        *at_night(("replace", errno.ENOSPC, 2), ("replace", errno.ENOSPC, 9)),
+    ],
+)
+def test_a_disk_that_fails_is_said_and_costs_nothing(
+    small_spec, finished, tmp_path, monkeypatch, name, number, n_good
+):
+    spec, whole, n_calls = (
+        small_spec(tmp_path / "run", methods="ia3,lora"),
+        getattr(os, name),
+        itertools.count(),
+    )
 
-    def failing(descriptor):
+    def failing(*arguments):
         if next(n_calls) >= n_good:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        sync(descriptor)
+            raise OSError(number, os.strerror(number))
+        return whole(*arguments)
 
-    monkeypatch.setattr(os, "fsync", failing)
-    with pytest.raises(AutopeftError, match="cannot be written: Input/output error"):
+    monkeypatch.setattr(os, name, failing)
+    with pytest.raises(AutopeftError, match=f"cannot be written: {os.strerror(number)}"):
         pipeline.search(spec, given=GIVEN, progress=Silent())
-    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, name, whole)
     finish(spec)
     assert rows_of(tmp_path / "run") == rows_of(finished)

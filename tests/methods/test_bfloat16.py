@@ -18,7 +18,7 @@ STEPS = 6
 
 
 def variants():
-    """Architecture, method and settings of each option in turn, wherever the method fits."""
+    """Architecture, method and settings of each option in turn, wherever the method fits; by day few."""
     found = []
     for architecture in ARCHITECTURES:
         sites = toy_base(architecture).sites
@@ -28,7 +28,9 @@ def variants():
                 chosen = [{}, *({key: value} for key, value in options if key != "scale_rule")]
                 for settings in chosen:
                     words = f"{architecture}-{name}-{settings}"
-                    found.append(pytest.param(architecture, name, settings, id=words))
+                    is_daily = (architecture == "bert" and not settings) or "dora" in settings
+                    marks = () if is_daily else pytest.mark.nightly
+                    found.append(pytest.param(architecture, name, settings, id=words, marks=marks))
     return found
 
 
@@ -67,8 +69,10 @@ def test_method_trains_in_float32_on_a_base_in_bfloat16_as_on_one_in_float32(
     assert (held.sha256(), state_of(held.module)) == before
 
 
+@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(
-    ("architecture", "name"), [(each, name) for each in ("llama-lm", "gpt2-lm", "t5-lm") for name in METHODS]
+    "architecture",
+    ["llama-lm", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("gpt2-lm", "t5-lm"))],
 )
 def test_language_model_to_keep_computes_without_autocast_but_for_norms(architecture, name, make_plan):
     """`result.load()` gives such a model; see `loading_place`."""

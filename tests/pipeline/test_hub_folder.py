@@ -37,14 +37,10 @@ from autopeft.report.usage import python_lines
 from autopeft.store import RunDir, read_plan, write_plan
 
 
-@pytest.fixture(scope="module")
-def run(model_dir, data_dir, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "run"
-    flags = "--budget 5% --max-steps 6 --trials 3 --methods lora --confirm full --confirm-seeds 2".split()
-    paths = ["--model", str(model_dir), "--data", str(data_dir), "--out", str(out), "--quiet"]
-    done = CliRunner().invoke(app, ["search", *flags, *paths])
-    assert done.exit_code == 0, done.output
-    return out
+@pytest.fixture
+def run(finished):
+    """The finished search of texts."""
+    return finished
 
 
 def test_vision_model_on_disk_is_handed_over_with_named_labels(tmp_path):
@@ -298,9 +294,9 @@ def test_run_without_confirmed_weights_has_nothing_to_push(run, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def trained(run, tmp_path_factory):
+def trained(finished, tmp_path_factory):
     out = tmp_path_factory.mktemp("trained") / "adapter"
-    train_plan(run / "best", out=out)
+    train_plan(finished / "best", out=out)
     return out
 
 

@@ -13,7 +13,7 @@ FOLDERS = ("scripts", "examples", "reports/benchmark", "reports/speed", "reports
 CODE = ("autopeft", "tests", "cli.py", *FOLDERS)
 SCRIPTS = [
     str(path.relative_to(ROOT))
-    for folder in (*FOLDERS, "tests/faults", "tests/repository")
+    for folder in (*FOLDERS, "tests/repository")
     for path in sorted((ROOT / folder).glob("[!_]*.py"))
     if not path.name.startswith(("test_", "conftest"))
 ]
