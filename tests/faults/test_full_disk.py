@@ -66,7 +66,7 @@ def disk(tmp_path):
 
     mount("size=64m")
     yield folder, lambda *options: mount("remount", *options)
-    subprocess.run(["umount", folder], check=True)
+    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def finish(spec):

@@ -41,24 +41,9 @@ class Kills(Silent):
             os.kill(running_workers()[0], signal.SIGKILL)
 
 
-@pytest.mark.parametrize("executor", ["process", pytest.param("ray", marks=pytest.mark.nightly)])
-def test_two_workers_measure_the_same_as_one_process_even_if_one_is_killed(
-    executor, small_spec, finished, tmp_path
-):
-    spec = small_spec(tmp_path / "run", methods="ia3,lora", executor=executor, workers=2)
-    display = Kills()
-    result, path = pipeline.search(spec, given=GIVEN, progress=display)
-    assert display.n_measured >= 3
-    assert rows_of(path) == rows_of(finished)
-    assert running_workers() == []
-    assert not list((path / "state/paused").glob("*"))
-    # A resumed run may spread its measurements otherwise; here nothing is left to measure.
-    again = pipeline.search(run_spec(out=path), resume=True, progress=Silent())[0]
-    assert again.verdict == result.verdict
-
-
-def test_once_workers_run_the_search_needs_no_weights_of_its_own(small_spec, finished, tmp_path, monkeypatch):
-    """The search drops its weights when its workers start, where it would move them off a GPU."""
+@pytest.fixture
+def loses_weights(monkeypatch):
+    """The search loses its own weights when its workers start, as if it had moved them off a GPU."""
     start = ledger.start_workers
 
     def start_workers(executor, run, prepared, bench):
@@ -70,11 +55,24 @@ def test_once_workers_run_the_search_needs_no_weights_of_its_own(small_spec, fin
     # A digest and a sample of them alone are read later.
     monkeypatch.setattr(searching, "check_base", lambda run, prepared: None)
     monkeypatch.setattr(best, "base_sample", lambda prepared: None)
-    spec = small_spec(tmp_path / "run", methods="ia3,lora", executor="process", workers=2)
-    result, path = pipeline.search(spec, given=GIVEN, progress=Silent())
+
+
+@pytest.mark.parametrize("executor", ["process", pytest.param("ray", marks=pytest.mark.nightly)])
+def test_two_workers_measure_the_same_as_one_process_even_if_one_is_killed(
+    executor, small_spec, finished, tmp_path, loses_weights
+):
+    spec = small_spec(tmp_path / "run", methods="ia3,lora", executor=executor, workers=2)
+    display = Kills()
+    result, path = pipeline.search(spec, given=GIVEN, progress=display)
+    assert display.n_measured >= 3
     assert rows_of(path) == rows_of(finished)
+    assert running_workers() == []
+    assert not list((path / "state/paused").glob("*"))
     assert list((path / "best/weights").glob("*.safetensors"))
     assert result.environment["device"] == "cpu"
+    # A resumed run may spread its measurements otherwise; here nothing is left to measure.
+    again = pipeline.search(run_spec(out=path), resume=True, progress=Silent())[0]
+    assert again.verdict == result.verdict
 
 
 @pytest.fixture

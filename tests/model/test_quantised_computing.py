@@ -108,7 +108,9 @@ def test_hira_computes_as_peft_does_and_keeps_no_unpacked_weight(bits, saved, ma
 
 
 @by_bits
-@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize(
+    "architecture", ["bert", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("gpt2", "llama"))]
+)
 def test_every_method_with_every_choice_trains_where_it_says_that_it_fits(
     architecture, bits, saved, methods, make_bench, make_plan, fidelity
 ):

@@ -28,7 +28,7 @@ from autopeft.report.usage import python_lines
 pytestmark = QUANTISED_MARKS
 
 
-@pytest.fixture(scope="module", params=["4bit", "8bit"])
+@pytest.fixture(scope="module", params=["4bit", pytest.param("8bit", marks=pytest.mark.nightly)])
 def run(request, model_dir, data_dir, tmp_path_factory):
     """A finished search: the bits, its result and its folder."""
     out = tmp_path_factory.mktemp("runs") / request.param

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tarfile
-from pathlib import Path
 
 import pytest
 
@@ -15,26 +13,17 @@ from autopeft.pipeline.exporting import ExportRequest
 from autopeft.records import DataSpec, RunSpec
 from autopeft.store import RunDir
 
-KEPT = Path(__file__).parents[1] / "store" / "kept" / "run-0.2.0.tar.gz"
 
-
-@pytest.fixture
-def finished(tmp_path):
-    with tarfile.open(KEPT) as archive:
-        archive.extractall(tmp_path / "run", filter="data")
-    return tmp_path / "run"
-
-
-def test_verify_says_how_deleted_weights_of_a_run_are_written_again(finished):
-    shutil.rmtree(finished / "best" / "weights")
+def test_verify_says_how_deleted_weights_of_a_run_are_written_again(run_copy):
+    shutil.rmtree(run_copy / "best" / "weights")
     with pytest.raises(RunDirError, match="no confirmed weights") as caught:
-        pipeline.verify(pipeline.VerifyRequest(path=finished))
-    assert f"`autopeft search --resume --out {finished}`" in str(caught.value)
+        pipeline.verify(pipeline.VerifyRequest(path=run_copy))
+    assert f"`autopeft search --resume --out {run_copy}`" in str(caught.value)
 
 
-def test_an_export_without_weights_does_not_say_that_the_plan_was_never_trained(finished, tmp_path):
-    shutil.rmtree(finished / "best" / "weights")
-    written = pipeline.export(ExportRequest(to="native", out=tmp_path / "out", run=finished))
+def test_an_export_without_weights_does_not_say_that_the_plan_was_never_trained(run_copy, tmp_path):
+    shutil.rmtree(run_copy / "best" / "weights")
+    written = pipeline.export(ExportRequest(to="native", out=tmp_path / "out", run=run_copy))
     assert any("no weights" in note and "deleted" in note for note in written.notes)
 
 

@@ -75,10 +75,16 @@ def runs_of(layer):
     return runs
 
 
-@pytest.mark.parametrize(
-    ("architecture", "dropout"), [("bert", 0.0), ("bert", 0.1), ("gpt2", 0.0), ("llama", 0.0)]
-)
-@pytest.mark.parametrize(("dtype", "micro_batch_tokens"), [("float32", None), ("bfloat16", 40)])
+BY_DAY = ("bert", 0.1, "bfloat16", 40), ("llama", 0.0, "float32", None)
+RUNGS = [
+    pytest.param(*case, marks=() if case in BY_DAY else pytest.mark.nightly)
+    for place in [("bert", 0.0), ("bert", 0.1), ("gpt2", 0.0), ("llama", 0.0)]
+    for numbers in [("float32", None), ("bfloat16", 40)]
+    for case in [(*place, *numbers)]
+]
+
+
+@pytest.mark.parametrize(("architecture", "dropout", "dtype", "micro_batch_tokens"), RUNGS)
 def test_rungs_are_the_same_bits_with_and_without_skipping(
     architecture, dropout, dtype, micro_batch_tokens, make_pair, make_plan, fidelity
 ):
