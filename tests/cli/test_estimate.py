@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,19 @@ import transformers
 from peft import LoraConfig
 from typer.testing import CliRunner, Result
 
+from autopeft import pipeline
 from autopeft.cli.app import app
 from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
 from autopeft.store import write_plan
 
 N_LAYERS = 3
+ESTIMATED = cache(pipeline.estimate_step)
+
+
+@pytest.fixture(autouse=True)
+def computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same wish, asked for as JSON and as text, is computed once."""
+    monkeypatch.setattr(pipeline, "estimate_step", ESTIMATED)
 
 
 def run(*arguments: object) -> Result:
