@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.extension import Catalogue, Exporter, Method, Metric, Score, Task, Tracker, discover
+from autopeft.extension import Catalogue, Exporter, Method, Metric, Score, Task, discover
 
 PART = "from types import SimpleNamespace\nPART = SimpleNamespace(name={name!r})\n"
 FOLDERS = {
@@ -14,7 +14,6 @@ FOLDERS = {
     "tasks": Task,
     "sensitivity": Score,
     "exports": Exporter,
-    "trackers": Tracker,
 }
 
 

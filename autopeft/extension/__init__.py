@@ -1,12 +1,12 @@
 """The protocols that a part must meet, and `discover`, which finds the parts.
 
-To add a PEFT method, a task type, a metric, a score, an exporter or a tracker,
+To add a PEFT method, a task type, a metric, a score or an exporter,
 write one file in the folder of that name with a module-level `PART`, or publish an entry point
 of another package in the group `autopeft.methods`, `autopeft.tasks` and so on.
 `tests/example_package` is a package with one part of each kind.
 
 Inside the folder each file imports only from those before it:
-exporter, method, score, task, tracker → discovery.
+exporter, method, score, task → discovery.
 """
 
 from autopeft.extension.discovery import PROTOCOLS, Catalogue, discover, hint_for
@@ -29,7 +29,6 @@ from autopeft.extension.task import (
     metric_facts,
     text_form,
 )
-from autopeft.extension.tracker import TrackedRun, Tracker, Values
 
 __all__ = [
     "IGNORED",
@@ -54,10 +53,7 @@ __all__ = [
     "TargetKind",
     "Task",
     "TaskDefaults",
-    "TrackedRun",
-    "Tracker",
     "TrainingFacts",
-    "Values",
     "chance_of_guesses",
     "discover",
     "hint_for",

@@ -15,7 +15,6 @@ from autopeft.extension.exporter import Exporter
 from autopeft.extension.method import Method
 from autopeft.extension.score import Score
 from autopeft.extension.task import Metric, Task
-from autopeft.extension.tracker import Tracker
 
 Part = TypeVar("Part")
 Changed = TypeVar("Changed")
@@ -27,7 +26,6 @@ PROTOCOLS: Mapping[str, type] = {
     "autopeft.metrics": Metric,
     "autopeft.sensitivity": Score,
     "autopeft.exports": Exporter,
-    "autopeft.trackers": Tracker,
 }
 
 log = logging.getLogger(__name__)

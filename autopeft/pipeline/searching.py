@@ -37,7 +37,7 @@ from autopeft.pipeline.resuming import resumed
 from autopeft.pipeline.scoring import logged_scores
 from autopeft.pipeline.spreading import wave
 from autopeft.pipeline.time_limit import TimeLimit, within_time
-from autopeft.pipeline.tracking import check_trackers, tracking
+from autopeft.pipeline.tracking import check_trackers, log_plans
 from autopeft.pipeline.working import check_executor
 from autopeft.records import SETTINGS, RunSpec, SearchResult, resume_command
 from autopeft.store import RunDir, claimed_folder
@@ -150,32 +150,29 @@ def _search_in(
     bench = replace(prepared.bench, rung_steps=schedule.rung_steps)
     encode_ahead(bench, longest_runs(problem))
     machine = environment(prepared.base, spec.execution)  # before the GPU is left to workers
-    with tracking(
-        spec, run.path, progress, rung_steps=bench.rung_steps, interrupt=bench.interrupt
-    ) as tracked:
-        with ledger_of(run, prepared, bench, known=known, progress=tracked, clock=limit.clock) as ledger:
-            with run.writing_study() as storage:
-                outcome = engine.search(problem, ledger, storage=storage)
-            outcome = beside_chance(prepared, outcome)
-        run.forget_under_way()
-        check_base(run, prepared)
-        result = SearchResult(
-            spec=spec,
-            setting=setting_of(prepared, problem.rate_ranges),
-            sites=prepared.base.sites,
-            scores=scores,
-            cost=engine.search_cost(
-                outcome,
-                earlier=unused_measurements(run, outcome),
-                schedule=schedule,
-                scoring_seconds=scoring_seconds,
-                load_seconds=load_seconds,
-            ),
-            environment=machine,
-            **vars(outcome),
-        )
-        write_best(run, prepared, result)
-        run.save_result(result)
-        report.write(result, run.path, words=part_words(result))
-        tracked.finish(result)
+    with ledger_of(run, prepared, bench, known=known, progress=progress, clock=limit.clock) as ledger:
+        with run.writing_study() as storage:
+            outcome = engine.search(problem, ledger, storage=storage)
+        outcome = beside_chance(prepared, outcome)
+    run.forget_under_way()
+    check_base(run, prepared)
+    result = SearchResult(
+        spec=spec,
+        setting=setting_of(prepared, problem.rate_ranges),
+        sites=prepared.base.sites,
+        scores=scores,
+        cost=engine.search_cost(
+            outcome,
+            earlier=unused_measurements(run, outcome),
+            schedule=schedule,
+            scoring_seconds=scoring_seconds,
+            load_seconds=load_seconds,
+        ),
+        environment=machine,
+        **vars(outcome),
+    )
+    write_best(run, prepared, result)
+    run.save_result(result)
+    report.write(result, run.path, words=part_words(result))
+    log_plans(run, result, interrupt=bench.interrupt)
     return result

@@ -276,7 +276,9 @@ class OutputSpec(Topic):
         None, "Folder to write to; must be empty or absent", "Run", form="path", min_length=1
     )
     report_to: tuple[str, ...] = setting(
-        (), "Experiment trackers that log every measurement, such as tensorboard, separated by commas", "Run"
+        (),
+        "Experiment trackers that get a run for each plan, such as wandb, separated by commas",
+        "Run",
     )
 
 

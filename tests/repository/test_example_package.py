@@ -21,7 +21,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "tests" / "example_package"
 EXAMPLE_PARTS = {"query_lora", "weight_norm", "kappa", "confident-classification", "table"}
-EXAMPLE_PARTS |= {"notebook"}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +59,7 @@ print(json.dumps([(result.exit_code, result.stdout, result.stderr) for result in
 KNOWN = """
 from autopeft.extension import discover
 from repository.readme_tables import method_table
-folders = ("methods", "sensitivity", "metrics", "tasks", "trackers", "exports")
+folders = ("methods", "sensitivity", "metrics", "tasks", "exports")
 names = {folder: list(discover(f"autopeft.{folder}")) for folder in folders}
 print(json.dumps({"names": names, "table": method_table()}))
 """
@@ -80,7 +79,6 @@ def outputs(site: Path, model_dir: Path, data_dir: Path, folder: Path) -> dict[s
     """Stdout of command lines that use parts of the example, and the names of all known parts as `known`."""
     data = ("--model", model_dir, "--data", data_dir)
     parts = ("--task", "confident-classification", "--score", "weight_norm")
-    parts += ("--report-to", "notebook")
     small = ("--batch-size", 8, "--confirm-seeds", 2)
     commands = {
         "analyze": (*data, "--budget", "5%", "--scores", "weight_norm", "--max-examples", 32),
@@ -114,7 +112,6 @@ def test_part_of_each_kind_is_known_by_its_name_and_listed_with_its_label(output
         "sensitivity": {"weight_norm"},
         "metrics": {"kappa"},
         "tasks": {"confident-classification"},
-        "trackers": {"notebook"},
         "exports": {"table"},
     }
     assert "| `query_lora` | query LoRA | LoRA at query maps |" in known["table"]
@@ -142,23 +139,6 @@ def test_search_uses_method_score_and_metric_from_outside(run: Path) -> None:
     with (run / "trials.csv").open(encoding="utf-8", newline="") as stream:
         arms = {row["arm"] for row in csv.DictReader(stream)}
     assert any(arm.startswith("query_lora/") for arm in arms)
-
-
-def test_tracker_from_outside_sees_every_measurement_and_the_answer(run: Path) -> None:
-    lines = (run / "notebook.jsonl").read_text(encoding="utf-8").splitlines()
-    settings, *measured, outcome = map(json.loads, lines)
-    with (run / "trials.csv").open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    assert settings["search.trials"] == 8
-    assert [each["number"] for each in measured] == list(range(len(rows)))
-    for each, row in zip(measured, rows, strict=True):
-        assert each["plan_id"] == row["plan_id"]
-        assert (each["arm"], each["train_steps"]) == (row["arm"], int(row["train_steps"]))
-        assert each["loss"] == float(row["loss"])
-        assert each["stage"] == (f"rung_{row['rung']}" if row["rung"] else row["split"])
-    answer = json.loads((run / "result.json").read_text(encoding="utf-8"))
-    assert outcome["verdict.label"] == answer["verdict"]["label"]
-    assert outcome["best.metric_mean"] == answer["best"]["metric_mean"]
 
 
 def test_report_has_the_labels_and_the_model_class_that_parts_from_outside_give(run: Path) -> None:

@@ -16,10 +16,10 @@ PACKAGE = Path(autopeft.__file__).parent
 # The order of the rooms, as CONTRIBUTING.md gives it.
 ROOMS = (
     "removed errors containers records extension evidence budget store data model metrics methods adapters"
-    " tasks sensitivity space train executors trackers engine exports estimate report doctor pipeline api cli"
+    " tasks sensitivity space train executors engine exports estimate report doctor pipeline api cli"
     " __main__"
 ).split()
-PART_ROOMS = ("methods", "metrics", "tasks", "sensitivity", "trackers", "exports")
+PART_ROOMS = ("methods", "metrics", "tasks", "sensitivity", "exports")
 FILES = sorted(PACKAGE.rglob("*.py"))
 TORCHLESS = (
     "removed",

@@ -12,7 +12,7 @@ import autopeft
 from autopeft.extension import discover
 
 PACKAGE = Path(autopeft.__file__).parent
-FOLDERS = ("methods", "metrics", "tasks", "sensitivity", "trackers", "exports")
+FOLDERS = ("methods", "metrics", "tasks", "sensitivity", "exports")
 FOLDERS_OF: dict[str, set[str]] = {}  # name of a part -> folders that have a part of this name
 for _folder in FOLDERS:
     for _name in discover(f"autopeft.{_folder}"):

@@ -1,1 +1,0 @@
-"""Experiment trackers, one file each; each needs the extra of its name."""
