@@ -1,8 +1,8 @@
 """A dataset: its columns, its labels and four splits that share no example.
 
 Inside the folder each file imports only from those before it:
-rows → delimited, json_strings → files, times, chats, pixels, cells → sources → columns → levels → labels →
-tokens, language, images, choices, duplicates, cutting → loading, other_rows.
+rows → tables → files, chats, cells → sources → columns → labels →
+tokens, language, images, choices, duplicates, cutting → loading.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from autopeft.data.choices import read_choices
 from autopeft.data.images import ImageFile, read_images
 from autopeft.data.labels import NoLabelColumnError, read_texts
 from autopeft.data.language import read_language
-from autopeft.data.loading import load
-from autopeft.data.other_rows import other_rows_of
+from autopeft.data.loading import load, other_rows_of
 from autopeft.data.rows import LabelledData, ReadRows, Split, UncutRows
 from autopeft.data.sources import first_rows
 from autopeft.data.tokens import read_tokens

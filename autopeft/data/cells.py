@@ -13,12 +13,9 @@ from autopeft.records import shortened
 
 NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 
-# A string, which without its closing quote goes to the end, so that no quote is looked for twice; a bracket,
-# a comma or colon, another word, or blanks.
-_PIECE = re.compile(
-    r"""'(?:[^'\\]|\\.?)*(?:'|\Z)|"(?:[^"\\]|\\.?)*(?:"|\Z)|[\[\](){},:]|[^\s\[\](){},:'"]+|\s+""", re.DOTALL
-)
-_OPENING, _CLOSING = "[({", "])}"
+# A list as numpy writes it, without commas, whose strings Python would join to one.
+_ITEM = r"""(?:'[^']*'|"[^"]*"|[-+]?[\d.]+(?:e[-+]?\d+)?|nan|True|False|\.\.\.)"""
+_WITHOUT_COMMAS = re.compile(rf"\[[\[\s]*(?:{_ITEM}(?:\s+{_ITEM})+[\]\s]*\]|\{{.*\}}\s+\{{.*\])", re.DOTALL)
 
 
 def is_numeric(cells: Sequence[str | None]) -> bool:
@@ -65,7 +62,7 @@ def as_read(cells: Sequence[Any], column: str, *, reads_lists: bool = True) -> S
     in a CSV file.
 
     Raises:
-        DataError: Bytes are no UTF-8, or a list was shortened by numpy.
+        DataError: Bytes are no UTF-8, or a list is written as numpy does.
     """
     cells = [_decoded(cell, column) for cell in cells]
     if all(is_missing(cell) or (isinstance(cell, float) and cell.is_integer()) for cell in cells) and any(
@@ -93,18 +90,17 @@ def _decoded(cell: Any, column: str) -> Any:
 def _written_lists(cells: Sequence[Any], column: str) -> Sequence[Any]:
     if not all(is_missing(cell) or _may_be_list(cell) for cell in cells):
         return cells
-    texts = [cell for cell in cells if not is_missing(cell) and cell != ""]
     lists: dict[str, list[Any]] = {}
-    for text in dict.fromkeys(texts):
+    for text in dict.fromkeys(cell for cell in cells if cell):
+        if _WITHOUT_COMMAS.fullmatch(text.strip()):
+            raise DataError(
+                f"Column {column} holds a list without commas, as numpy writes it ({shortened(text, 60)}); "
+                "write whole lists, best as JSON."
+            )
         written = _written_list(text.strip())
         if written is None:
             return cells
         lists[text] = written
-    if cut := next((text for text in texts if Ellipsis in lists[text]), None):
-        raise DataError(
-            f"Column {column} holds a list that numpy shortened by '...' when it was written "
-            f"({shortened(cut, 60)}); write whole lists, best as JSON."
-        )
     return [lists.get(cell, cell) if isinstance(cell, str) else cell for cell in cells]
 
 
@@ -114,38 +110,12 @@ def _may_be_list(cell: Any) -> bool:
 
 
 def _written_list(text: str) -> list[Any] | None:
-    """The list that a text is in the spelling of Python, numpy or JSON; None for another text."""
+    """The list that a text is in JSON or Python; None for another text."""
     try:
         written = json.loads(text)  # first, as it is a hundred times faster
     except (ValueError, RecursionError):
         try:
-            written = ast.literal_eval(_with_commas(text))
+            written = ast.literal_eval(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return None
     return written if isinstance(written, list) else None
-
-
-def _with_commas(text: str) -> str:
-    """The text with a comma between items of a list that have blanks alone between them, as numpy writes.
-
-    Without the commas, Python reads adjacent strings as one. A number that is missing becomes None.
-    """
-    written: list[str] = []
-    brackets: list[str] = []
-    before, after_blank = "", False
-    for piece in _PIECE.findall(text):
-        if piece.isspace():
-            after_blank = True
-            written.append(piece)
-            continue
-        is_item = piece not in (*_CLOSING, ",", ":")
-        follows_item = before not in ("", *_OPENING, ",", ":")
-        if brackets[-1:] == ["["] and is_item and follows_item and after_blank:
-            written.append(",")
-        if piece in _OPENING:
-            brackets.append(piece)
-        elif piece in _CLOSING and brackets:
-            brackets.pop()
-        written.append("None" if piece == "nan" else piece)
-        before, after_blank = piece, False
-    return "".join(written)

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import re
+import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 
 from autopeft.data.cells import as_group, as_label, as_read, as_string, is_numeric
 from autopeft.data.rows import USUAL_NAMES, Parts, Row, UncutRows
 from autopeft.data.sources import listed
-from autopeft.data.times import read_times
 from autopeft.errors import DataError, UnknownNameError, reason_of
 from autopeft.extension import Target
 from autopeft.records import DataSpec, shortened
 
 _FIRST_ROWS = 1000  # that tell what a column may hold; chosen by hand
-NO_LABEL = "-100"  # what a loss passes by, so that it stands for no label
+_NO_LABEL = "-100"  # what a loss passes by, beside declared names
 HIDDEN = "-1"  # what test splits on the hub have in place of their labels
 _MOSTLY = 0.9  # share of the rows that are lists of 0 and 1 where such lists are learned; chosen by hand
 _MOST_NAMES = 25  # of columns that an error lists; chosen by hand
 _LONGEST_NAME = 60  # characters of a column's name in such a list; chosen by hand
+_MONTH = re.compile(r"\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)", re.IGNORECASE)
 _WORDS = 3  # of a cell in the mean, at least, where a column holds texts; chosen by hand
 
 
@@ -234,7 +236,7 @@ def _labels(part: str, table: Any, column: str, kind: str | None, n_places: int)
         code = as_label(cell, column)
         if not declared or code is None:
             return code
-        is_none = code in (NO_LABEL, HIDDEN)
+        is_none = code in (_NO_LABEL, HIDDEN)
         return None if is_none else name_of(code, declared, f"row {index + 1} of {part}", column)
 
     labels: list[Any] = []
@@ -289,4 +291,26 @@ def _comparable(times: Sequence[Any], places: Sequence[str], column: str) -> Seq
     if not any(isinstance(time, str) for time in times):
         return times
     texts = [str(time).strip() for time in times]
-    return [float(text) for text in texts] if is_numeric(texts) else read_times(texts, places, column)
+    return [float(text) for text in texts] if is_numeric(texts) else _read_times(texts, places, column)
+
+
+def _read_times(texts: Sequence[str], places: Sequence[str], column: str) -> list[Any]:
+    """Datetimes of texts in ISO 8601, or with the names of months; those without an offset count as UTC.
+
+    Raises a DataError that calls a text by its place: dates such as 03/04/2024 have several readings.
+    """
+    series = pd.Series(texts)
+    options: dict[str, Any] = {"utc": True, "format": "ISO8601"}
+    if _MONTH.search(texts[0]):
+        options["format"] = None  # as pandas finds in the first text
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # where pandas finds no format, or drops a time zone
+        with contextlib.suppress(ValueError, UserWarning):
+            return list(pd.to_datetime(series, **options))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        faulty = int(pd.to_datetime(series, errors="coerce", **options).isna().argmax())
+    raise DataError(
+        f"Column {column} holds a time that cannot be read, {shortened(texts[faulty], 40)!r} in "
+        f"{places[faulty]}; write YYYY-MM-DD or YYYY-MM-DD HH:MM:SS in every row."
+    )

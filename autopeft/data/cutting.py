@@ -233,7 +233,8 @@ def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int, notes: 
         cut = f" beside {len(confirm)} for confirm" if is_cut and confirm else ""
         rows = "is 1 row" if len(train) == 1 else f"are {len(train)} rows"
         per_label = f", 2 for each of {n_labels} labels" if n_needed > MIN_ROWS else ""
-        remedy = f", check the label column{_number_words(uncut.target.names)}" if per_label else ""
+        numbers = is_numeric(uncut.target.names) * ", or set data.label_kind=number to learn numbers"
+        remedy = f", check the label column{numbers}" if per_label else ""
         is_limited = max_examples is not None and len(train) >= n_needed
         mend = f"Raise --max-examples to {n_needed} at least" if is_limited else "Add rows"
         raise DataError(
@@ -248,15 +249,6 @@ def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int, notes: 
             train = cutter.without_surplus(train, max_examples, notes)
     train, search = cutter.cut(train, _cut_size(len(train)), "search", notes, spread=spread)
     return {"train": train, "search": search, "confirm": confirm, "test": uncut.parts.get("test", [])}
-
-
-def _number_words(labels: Sequence[str]) -> str:
-    """What to do to learn the values of labels that are numbers, or written like some."""
-    if is_numeric(labels):
-        return ", or set data.label_kind=number to learn numbers"
-    if any(re.search(r"\d", label) is None or re.search(r"[^\W\d_]", label) for label in labels):
-        return ""
-    return ", or write plain numbers such as 1234.5 to learn numbers"
 
 
 def _removed(left_out: Mapping[str, int]) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
+import struct
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from lzma import LZMAError
 from pathlib import Path
@@ -18,14 +21,19 @@ import datasets
 from autopeft.data.columns import Columns, only_input
 from autopeft.data.files import IMAGES, TABLES, read_table, suffix_of
 from autopeft.data.labels import LABEL_NAMES, label_column, labelled
-from autopeft.data.pixels import DECODER_ERRORS, FRACTIONS, depth_of, image_suffixes, pillow, rgb_of
 from autopeft.data.rows import UncutRows
 from autopeft.data.sources import SPLIT_WORD, by_part, is_list, listed_by_part, read
 from autopeft.errors import DataError, reason_of
 from autopeft.records import DataSpec, counted, path_at_home
 
+_ORIENTATION = 0x0112  # the EXIF tag; the turns that undo its values are those of `PIL.Image.Transpose`
+_TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+# Pillow knows the suffixes of these formats, but has no decoder of its own for them.
+_NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 # What a file, a damaged or encrypted member of a zip file, and the decoder of an image raise.
-_UNREADABLE = (*DECODER_ERRORS, zipfile.BadZipFile, zlib.error, LZMAError)
+# What the decoders of Pillow raise, beside its `DecompressionBombError`.
+_DECODER_ERRORS = (OSError, EOFError, RuntimeError, SyntaxError, ValueError)
+_UNREADABLE = (*_DECODER_ERRORS, zipfile.BadZipFile, zlib.error, LZMAError)
 _OF_MACS = "__MACOSX"  # a folder that the archiver of macOS adds
 _MOST_SUFFIXES = 4  # that a note lists
 FILE_NAMES = "file image filename file_name path image_path image_file img"
@@ -36,14 +44,12 @@ class ImageFile:
     """One image; two are equal exactly if their bytes are.
 
     `content` holds the bytes of an image without a file. `member` is the image's name in the zip file `path`.
-    `n_bits` are those of a grey value where the image has more than eight (`pixels.depth_of`).
     """
 
     digest: str
     path: str = field(compare=False)
     member: str | None = field(default=None, compare=False)
     content: bytes | None = field(default=None, compare=False, repr=False)
-    n_bits: int | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return self.digest
@@ -56,17 +62,47 @@ class ImageFile:
     def load(self, *, is_draft: bool = False) -> Any:
         """The image upright and in RGB, a `PIL.Image.Image`; a DataError if it does not open.
 
-        A draft raises the same error, and may be smaller than the image (`pixels.rgb_of`).
+        A draft raises the same error; of a JPEG file it is an image of an eighth of the sides, which takes a
+        quarter of the time.
         """
         module = pillow()
         try:
             content = _bytes(self.path, self.member, self.content)
-            return rgb_of(content, n_bits=self.n_bits or 16, name=self.name, is_draft=is_draft)
+            with module.open(io.BytesIO(content)) as image:
+                if is_draft:
+                    image.draft(None, (1, 1))  # of no effect on files of other kinds
+                image.load()  # reading EXIF data may do it too, and its errors would be taken for theirs
+                return _upright(image).convert("RGB")
         except (*_UNREADABLE, module.DecompressionBombError) as error:
             is_unknown = isinstance(error, module.UnidentifiedImageError)  # its text has an address in memory
             reason = "it is of no kind that Pillow reads" if is_unknown else reason_of(error)
             text = f"The image {self.name} does not open ({reason}); replace it or leave it out."
             raise DataError(text) from error
+
+
+def pillow() -> Any:
+    """The module `PIL.Image`; raises DataError if Pillow is missing."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise DataError('Images need Pillow; install it with: pip install "autopeft[vision]".') from error
+    return Image
+
+
+def image_suffixes() -> frozenset[str]:
+    """The suffixes of files that Pillow reads, in lower case."""
+    known = pillow().registered_extensions()
+    readable = set(pillow().OPEN) - _NOT_DECODED
+    return frozenset(suffix for suffix, kind in known.items() if kind in readable)
+
+
+def _upright(image: Any) -> Any:
+    """The image turned as its EXIF data say; as it is where they cannot be read, as pixels still can."""
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+    except (*_DECODER_ERRORS, TypeError, struct.error):
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def read_images(spec: DataSpec, notes: list[str]) -> UncutRows:
@@ -84,7 +120,6 @@ def read_images(spec: DataSpec, notes: list[str]) -> UncutRows:
         part: [_with_keys(table, files, images, folder=folder, part=part) for table, folder in part_tables]
         for part, part_tables in tables.items()
     }
-    _scale_alike(images, notes)
     uncut = labelled(spec, name, keyed, columns=columns, notes=notes)
     for part, rows in uncut.parts.items():
         uncut.parts[part] = [row._replace(inputs=(images[row.inputs[0]],)) for row in rows]
@@ -122,7 +157,7 @@ def _described_folders(path: Path) -> dict[str, Path]:
 def _class_folders(path: Path, notes: list[str]) -> dict[str, list[Any]]:
     """A table per part from `train/cat/1.png`, or from `cat/1.png` if no folder is named after a split.
 
-    Folders with such a name that hold images themselves are classes where another folder stands beside them.
+    A class with the name of a split beside others is refused, since its folders of classes are looked for.
     """
     children = sorted(child for child in path.iterdir() if child.is_dir() and not _is_hidden(child, path))
     folders = {child.name: child for child in children}
@@ -131,22 +166,14 @@ def _class_folders(path: Path, notes: list[str]) -> dict[str, list[Any]]:
             f"The folder {path} holds neither a table ({', '.join(TABLES)}) nor folders of classes; put "
             "images into one folder per class, or a table with columns file and label beside them."
         )
-    named = [folder for name, folder in folders.items() if SPLIT_WORD.search(name.lower())]
-    are_classes = len(named) < len(folders) and all(map(_holds_only_images, named))
-    parts = {"train": [path]} if are_classes else by_part(folders, path.name, notes)
+    has_splits = any(SPLIT_WORD.search(name.lower()) for name in folders)
+    parts = by_part(folders, path.name, notes) if has_splits else {"train": [path]}
     return {part: [_table_of(folder, path, notes) for folder in chosen] for part, chosen in parts.items()}
 
 
 def _is_hidden(file: Path, root: Path) -> bool:
     """Whether a file, or a folder between it and the root, is the system's, an editor's or an archiver's."""
     return any(name.startswith(".") or name == _OF_MACS for name in file.relative_to(root).parts)
-
-
-def _holds_only_images(folder: Path) -> bool:
-    """Whether a folder has images and no folder in it."""
-    children = [child for child in folder.iterdir() if not _is_hidden(child, folder)]
-    has_images = any(child.suffix.lower() in image_suffixes() for child in children)
-    return has_images and not any(child.is_dir() for child in children)
 
 
 def _table_of(folder: Path, root: Path, notes: list[str]) -> Any:
@@ -167,22 +194,6 @@ def _table_of(folder: Path, root: Path, notes: list[str]) -> Any:
         notes.append(f"Left out {files_left} in {folder.name}, no images by their suffix ({listed}).")
     labels = [file.relative_to(folder).parts[0] for file in files]
     return datasets.Dataset.from_dict({"file": [str(file.resolve()) for file in files], "label": labels})
-
-
-def _scale_alike(images: dict[str, ImageFile], notes: list[str]) -> None:
-    """Give all images with more than eight bits the depth that the largest value of any of them needs."""
-    fractions = [key for key, image in images.items() if image.n_bits == FRACTIONS]
-    deep = [key for key, image in images.items() if image.n_bits not in (None, FRACTIONS)]
-    n_bits = max((images[key].n_bits or 0 for key in deep), default=0)
-    for key in deep:
-        images[key] = replace(images[key], n_bits=n_bits)
-    if deep:
-        notes.append(
-            f"Divided {counted(len(deep), 'image')} of more than 8 bits a pixel by {2 ** (n_bits - 8)}, to 0 "
-            f"to 255, since the values need {n_bits} bits."
-        )
-    if fractions:
-        notes.append(f"Multiplied {counted(len(fractions), 'image')} of values from 0 to 1 by 255.")
 
 
 def _with_keys(table: Any, column: str, images: dict[str, ImageFile], *, folder: Path, part: str) -> Any:
@@ -244,8 +255,26 @@ def _image(path: str, *, member: str | None = None, content: bytes | None = None
         reason = getattr(error, "strerror", None) or reason_of(error)
         text = f"The image {_name(path, member)} cannot be read ({reason}); replace it or leave it out."
         raise DataError(text) from error
-    digest, n_bits = hashlib.sha256(read_bytes).hexdigest()[:16], depth_of(read_bytes)
-    return ImageFile(digest=digest, path=path, member=member, content=content, n_bits=n_bits)
+    _refuse_deep(read_bytes, _name(path, member))
+    digest = hashlib.sha256(read_bytes).hexdigest()[:16]
+    return ImageFile(digest=digest, path=path, member=member, content=content)
+
+
+def _refuse_deep(content: bytes, name: str) -> None:
+    """Refuse an image of more than 8 bits a value, which Pillow would cut at 255.
+
+    One that does not open passes: `ImageFile.load` tells why.
+    """
+    module = pillow()
+    with (
+        contextlib.suppress(*_DECODER_ERRORS, module.DecompressionBombError),
+        module.open(io.BytesIO(content)) as image,
+    ):
+        if image.mode[0] in "FI":
+            raise DataError(
+                f"The image {name} has more than 8 bits a value (Pillow's mode {image.mode}); write all "
+                "images with 8 bits, scaled alike."
+            )
 
 
 def _name(path: str, member: str | None) -> str:

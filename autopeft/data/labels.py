@@ -26,7 +26,6 @@ from autopeft.data.columns import (
     note_unread_texts,
     rows_of,
 )
-from autopeft.data.levels import MAX_LEVELS, note_numbers, note_spellings, without_placeholders
 from autopeft.data.rows import USUAL_NAMES, Parts, Row, UncutRows
 from autopeft.data.sources import listed, read
 from autopeft.errors import DataError
@@ -46,11 +45,10 @@ LABEL_NAMES = (
     "label labels target class category intent sentiment emotion topic y gold_label rating stars score"
     " similarity_score"
 )
-_AS_LISTS = 'write one column with lists of the labels that hold, such as ["a", "b"]'
 WITHOUT_LABEL, WITHOUT_TEXT = "rows without a label", "rows without text"  # of `UncutRows.left_out`
 _MOSTLY = 0.9  # share of the distinct labels that are numbers where numbers are learned; chosen by hand
-_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
-_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2},\d{3}")
+MAX_LEVELS = 10  # more distinct numbers, some of them fractions, are a regression target; chosen by hand
+_WITH_COMMA = re.compile(r"[-+]?\d+,\d+")
 _LARGEST = 1e18  # size of a number to learn, whose square float32 still holds; chosen by hand
 
 
@@ -69,13 +67,7 @@ def labelled(
     Raises a DataError if the labels cannot be learned from.
     """
     raw = _rows(spec, tables, columns, notes)
-    raw, kind = _with_points(raw, spec.label_kind, columns.label, notes)
-    if kind == "class":
-        raw = without_placeholders(raw, columns.label, is_open=spec.label_kind is None, notes=notes)
-    if spec.label_kind is None and kind == "class":
-        levels = Counter(row.label for row in raw["train"] if row.label is not None)
-        note_numbers(levels, columns.label, notes)
-        note_spellings(levels, columns.label, notes)
+    kind = spec.label_kind or _kind([row.label for row in raw["train"]], columns.label)
     known = {label for row in raw["train"] for label in names_in(row.label)}
     parts: Parts = {}
     left_out = {}
@@ -126,42 +118,6 @@ def _rows(
     }
 
 
-def _with_points(
-    raw: dict[str, list[Row]], kind: TargetKind | None, column: str, notes: list[str]
-) -> tuple[dict[str, list[Row]], TargetKind]:
-    """The rows and the kind of their target; decimal commas are points if numbers are learned.
-
-    The `kind` is None where the labels decide it. Nearly all labels have a comma then, since lists of labels
-    may have one too.
-    """
-    labels = [row.label for row in raw["train"]]
-    levels = {label for label in labels if isinstance(label, str)}
-    commas = sorted(level for level in levels if _DECIMAL_COMMA.fullmatch(level))
-    needed = 1 if kind == "number" else max(1.0, _MOSTLY * len(levels))
-    has_points = any("." in level for level in levels if NUMBER.fullmatch(level))
-    if (
-        len(commas) < needed
-        or has_points
-        or (kind or _kind([_pointed(label) for label in labels])) != "number"
-    ):
-        return raw, kind or _kind(labels)
-    if all(_THOUSANDS.fullmatch(label) for label in commas):
-        raise DataError(
-            f"The comma in labels such as {commas[0]!r} of column {column} may be a decimal one or divide "
-            f"thousands; write {_pointed(commas[0])} or {commas[0].replace(',', '')}."
-        )
-    remedy = "" if kind else "; set data.label_kind=classes if they divide several labels"
-    notes.append(f"The commas in column {column}, such as {commas[0]!r}, are read as decimal points{remedy}.")
-    read = {part: [row._replace(label=_pointed(row.label)) for row in rows] for part, rows in raw.items()}
-    return read, "number"
-
-
-def _pointed(label: Any) -> Any:
-    """A label with a decimal comma, with a point instead; any other label as it is."""
-    is_decimal = isinstance(label, str) and _DECIMAL_COMMA.fullmatch(label)
-    return label.replace(",", ".") if is_decimal else label
-
-
 def names_in(label: Any) -> tuple[str, ...]:
     """The labels of one row: of a tuple those that are not None, a single label as a tuple of one."""
     if isinstance(label, tuple):
@@ -185,20 +141,12 @@ def label_column(
     *,
     inputs: Sequence[str],
     usual_names: str,
-    flags: Sequence[str] = (),
 ) -> str:
-    """The label column that the spec names, or the one with a usual name; raises DataError without one.
-
-    `flags` are columns of 0 and 1, each of which may stand for a label.
-    """
+    """The label column that the spec names, or the one with a usual name; raises DataError without one."""
     label = spec.label_column or first_usual_column(
         [name for name in names if name not in inputs], usual_names
     )
     if not label:
-        if len(flags) > 1:
-            flag_names = shortened(", ".join(flags), 60)
-            remedy = f"to learn which of {flag_names} a row has {_AS_LISTS}, or name one with --label-column"
-            raise DataError(f"There is no label column among {column_list(names)}; {remedy}.")
         raise NoLabelColumnError(names)
     return label
 
@@ -207,8 +155,7 @@ def _choose_columns(spec: DataSpec, table: Any, notes: list[str]) -> Columns:
     names, texts = table.column_names, list(spec.text_columns)
     check_named(spec, names)
     head = head_of(table)
-    flags = _flags(head, (*texts, spec.label_column, spec.group_column, spec.time_column))
-    label = label_column(spec, names, inputs=texts, usual_names=LABEL_NAMES, flags=flags)
+    label = label_column(spec, names, inputs=texts, usual_names=LABEL_NAMES)
     texts = texts or _find_texts(head, (label, spec.group_column, spec.time_column))
     if not texts:
         raise DataError(f"There is no text column among {column_list(names)}; name it with --text-column.")
@@ -226,24 +173,11 @@ def _choose_columns(spec: DataSpec, table: Any, notes: list[str]) -> Columns:
         notes.append(
             f"{listed(others)} {have} a usual name of labels too; name the label with --label-column."
         )
-    elif spec.label_column and flags and _is_flag(head, label):
-        notes.append(
-            f"{listed(flags)} hold 0 and 1 as {label} does; to learn several labels of a row {_AS_LISTS}."
-        )
     if not spec.text_columns:
         note_unread_texts(table, (*texts, label, spec.group_column, spec.time_column), notes)
     return Columns(
         inputs=tuple(texts), label=label, group=spec.group_column, time=spec.time_column, other_labels=others
     )
-
-
-def _flags(head: pa.Table, taken: Sequence[str | None]) -> list[str]:
-    """The columns whose first cells are all 0 or 1."""
-    return [name for name in head.column_names if name not in taken and _is_flag(head, name)]
-
-
-def _is_flag(head: pa.Table, name: str) -> bool:
-    return all(str(cell) in ("0", "1") for cell in cells_in(head, name))
 
 
 def _find_texts(head: pa.Table, taken: Sequence[str | None]) -> list[str]:
@@ -298,15 +232,23 @@ def with_labels(
     return kept
 
 
-def _kind(labels: Sequence[Any]) -> TargetKind:
+def _kind(labels: Sequence[Any], column: str) -> TargetKind:
     """`classes` for lists, `number` for many distinct numbers with fractions, else `class`.
 
-    Up to a tenth of the distinct labels may be no numbers, so that typing errors are found later.
+    Up to a tenth of the distinct labels may be no numbers, so that typing errors are found later. Raises
+    DataError for as many numbers with a comma, which may be decimals, thousands or two labels.
     """
     if any(isinstance(label, tuple) for label in labels):
         return "classes"
     levels = {label for label in labels if label is not None}
     numeric = [level for level in levels if NUMBER.fullmatch(level)]
+    commas = sorted(level for level in levels if _WITH_COMMA.fullmatch(level))
+    if len(numeric) + len(commas) > max(MAX_LEVELS, _MOSTLY * len(levels)) and commas:
+        raise DataError(
+            f"Column {column} has labels such as {commas[0]!r}, whose comma may be a decimal one, divide "
+            "thousands, or divide several labels; write numbers as 1234.5, or set data.label_kind=classes "
+            "(or class)."
+        )
     has_fractions = len(numeric) > MAX_LEVELS and any("." in level for level in numeric)
     return "number" if has_fractions and len(numeric) >= _MOSTLY * len(levels) else "class"
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from autopeft.data.choices import read_choices
 from autopeft.data.cutting import CUT_AT_MOST, cut_splits, groups_of
 from autopeft.data.duplicates import remove_duplicates
 from autopeft.data.labels import names_in, read_texts
+from autopeft.data.language import read_language
 from autopeft.data.rows import LabelledData, Parts, ReadRows, Row, Split
+from autopeft.data.tokens import read_tokens
 from autopeft.errors import DataError, without_long_words
 from autopeft.extension import IGNORED, Target
 from autopeft.records import DataSpec, counted, shortened
@@ -66,6 +69,42 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
         duplicates_removed=n_removed,
         notes=tuple(map(without_long_words, notes)),
     )
+
+
+@dataclass(frozen=True)
+class OtherRows:
+    """Rows without a label: what they are in words, what reads them, and sets of usual column names."""
+
+    words: str
+    read_rows: ReadRows
+    columns: tuple[frozenset[str], ...]
+
+
+def _rows(words: str, read_rows: ReadRows, *columns: str) -> OtherRows:
+    return OtherRows(words, read_rows, tuple(frozenset(names.split("+")) for names in columns))
+
+
+OTHER_ROWS = (
+    _rows("chats", read_language, "messages", "conversations"),
+    _rows(
+        "prompts with completions",
+        read_language,
+        *("prompt+completion", "prompt+response", "instruction+output", "instruction+response"),
+    ),
+    _rows("tokens with tags", read_tokens, "tokens+ner_tags", "tokens+tags", "tokens+pos_tags"),
+    _rows("questions with choices", read_choices, "question+choices", "question+options"),
+)
+
+
+def other_rows_of(names: Sequence[str]) -> OtherRows | None:
+    """What a table with these columns usually holds; None where the columns are not usual ones.
+
+    Example:
+        >>> other_rows_of(["id", "Messages"]).words
+        'chats'
+    """
+    lower = {name.strip().lower() for name in names}
+    return next((rows for rows in OTHER_ROWS if any(usual <= lower for usual in rows.columns)), None)
 
 
 def _require_classes(target: Target, rows: list[Row], notes: list[str]) -> None:

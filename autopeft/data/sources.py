@@ -19,7 +19,6 @@ from huggingface_hub import errors as hub_errors
 
 from autopeft.data.files import (
     FILE_ERRORS,
-    IMAGES,
     PARAGRAPHS,
     SENTENCES,
     TABLES,
@@ -105,14 +104,11 @@ def _data_files(folder: Path, text: TextFormat | None, notes: list[str]) -> dict
     inside = [place for place in sorted(folder.glob("[!._]*")) if place.is_dir() and files_of(place)]
     if len(inside) == 1:  # a clone of a hub dataset has its files in `data`
         return _without_descriptions(files_of(inside[0]), notes)
-    remedy = f"put {', '.join(suffixes)} files there"
+    remedy = (
+        f"put {', '.join(suffixes)} files there, or set --task image-classification for folders of images"
+    )
     if inside:
         remedy = f"name one of its folders that do: {', '.join(place.name for place in inside)}"
-    elif folders := _folders_of(folder, IMAGES):
-        remedy = f"for its images (in {folders}) set --task image-classification, or {remedy}"
-    elif folders := _folders_of(folder, (".txt",)):
-        table = f"one table ({', '.join(TABLES)}) with columns text and label"
-        remedy = f"write its texts (in {folders}) with their labels into {table}, and name it"
     raise DataError(f"The folder {folder} holds no data file; {remedy}.")
 
 
@@ -130,18 +126,6 @@ def _without_descriptions(files: dict[str, Path], notes: list[str]) -> dict[str,
         return files
     notes.append(f"Left out {listed(about)}, taken for descriptions of the data.")
     return {name: file for name, file in files.items() if name not in about}
-
-
-def _folders_of(folder: Path, suffixes: tuple[str, ...]) -> str:
-    """The folders that hold files of these suffixes, no deeper than train/class/file; blank without."""
-    depths = ("*", "*/*", "*/*/*")
-    files = (file for depth in depths for file in folder.glob(depth) if suffix_of(file) in suffixes)
-    if (first := next(files, None)) is None:
-        return ""
-    if first.parent == folder:
-        return folder.name
-    places = [place for place in first.parent.parent.glob("[!._]*") if place.is_dir()]
-    return listed(sorted(place.relative_to(folder).as_posix() for place in places))
 
 
 def _is_there(path: Path) -> bool:

@@ -25,8 +25,7 @@ def table(tmp_path_factory):
     return write_table(tmp_path_factory.mktemp("tables") / "toy", lora_leads, toy_candidates())
 
 
-@pytest.mark.parametrize("policy", [rivals.hyperband, rivals.halving])
-@pytest.mark.parametrize("cost", [2, 6])
+@pytest.mark.parametrize(("policy", "cost"), [(rivals.hyperband, 2), (rivals.halving, 6)])
 def test_rivals_spend_no_more_than_they_may_and_most_of_it(table, policy, cost):
     row = replay.replayed(table, "rival", policy(cost), 0)
     assert not row["error"]

@@ -56,7 +56,7 @@ def rate_of(surrogate, position):
     return surrogate.plans["lora/all", position].learning_rate
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.25, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
 def test_loss_is_linear_in_the_logarithm_of_the_rate(surrogate, weight):
     low, high = rate_of(surrogate, 0.38), rate_of(surrogate, 0.62)
     seen = at(surrogate, low ** (1 - weight) * high**weight)
@@ -101,7 +101,7 @@ def test_beyond_the_middle_to_a_rate_that_diverged_a_run_diverges(tmp_path):
     assert above.error
 
 
-@pytest.mark.parametrize("steps", [10, 14, 20, 33, 40, 60, 80])
+@pytest.mark.parametrize("steps", [10, 33, 80])
 def test_loss_is_linear_in_the_logarithm_of_the_length(surrogate, steps):
     seen = at(surrogate, rate_of(surrogate, 0.62), steps=steps)
     assert seen.loss == pytest.approx(0.3 + 0.01 * math.log2(80 / steps))

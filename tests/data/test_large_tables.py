@@ -83,16 +83,6 @@ def test_columns_of_images_are_not_decoded_to_see_whether_they_hold_flags(tmp_pa
     assert load(DataSpec(source=str(tmp_path / "rows.parquet")), seed=0).label_names == ("a", "b")
 
 
-def test_repeated_names_of_many_columns_are_noted(tmp_path):
-    names = [*(f"f{i}" for i in range(500)), "text", "label", "text"]
-    rows = [[*["7"] * 500, f"a sentence {i}", "ab"[i % 2], "again"] for i in range(40)]
-    lines = "\n".join(",".join(cells) for cells in [names, *rows])
-    (tmp_path / "rows.csv").write_text(lines)
-    notes = []
-    read_texts(DataSpec(source=str(tmp_path / "rows.csv")), notes)
-    assert notes[0].startswith("rows.csv has columns of equal names; later ones are named text.1, as")
-
-
 def test_a_row_beyond_max_examples_costs_few_calls(tmp_path):
     specs = [DataSpec(source=str(tmp_path / f"{n}.parquet"), max_examples=100) for n in (2000, 4000)]
     for spec, n in zip(specs, (2000, 4000), strict=True):

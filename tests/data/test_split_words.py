@@ -51,27 +51,11 @@ def test_split_words_are_found_in_compound_names(tmp_path, word):
     assert sizes(read(tmp_path)) == (67, 33, 40, 30)
 
 
-@pytest.mark.parametrize(
-    ("names", "told"),
-    [
-        (
-            ["cat/1.jpg", "dog/2.png"],
-            r"for its images \(in cat and dog\) set --task image-classification, or put",
-        ),
-        (["train/cat/1.jpg"], r"for its images \(in train/cat\) set --task image-classification, or put"),
-        (["1.jpg"], r"for its images \(in shop\) set --task image-classification, or put \.csv"),
-        (
-            ["neg/1.txt", "pos/2.txt"],
-            r"write its texts \(in neg and pos\) with their labels into one table \(\.csv, .*\) with columns "
-            r"text and label, and name it",
-        ),
-        (["a.pdf"], r"put \.csv"),
-    ],
-)
-def test_a_folder_without_a_data_file_is_refused_with_what_fits_its_files(tmp_path, names, told):
-    for name in names:
-        (tmp_path / "shop" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "shop" / name).write_bytes(b"")
+@pytest.mark.parametrize("name", ["cat/1.jpg", "neg/1.txt", "a.pdf"])
+def test_a_folder_without_a_data_file_is_refused(tmp_path, name):
+    (tmp_path / "shop" / name).parent.mkdir(parents=True)
+    (tmp_path / "shop" / name).write_bytes(b"")
+    told = r"put \.csv, .* files there, or set --task image-classification for folders of images\.$"
     with pytest.raises(DataError, match=rf"The folder .*shop holds no data file; {told}"):
         read(tmp_path / "shop")
 

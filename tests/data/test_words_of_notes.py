@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from autopeft.data import load, read_images, read_language, read_texts, read_tokens
+from autopeft.data import load, read_language, read_texts, read_tokens
 from autopeft.data.cutting import CUT_AT_MOST
 from autopeft.errors import DataError
 from autopeft.records import DataSpec
@@ -72,17 +72,6 @@ def test_a_label_column_without_labels_is_named_in_a_sentence(tmp_path):
     rows = write(tmp_path / "rows.jsonl", [{"text": f"row {i} here", "answer": None} for i in range(N)])
     with pytest.raises(DataError, match=r"^No train row of 60 has a label in column answer; training needs"):
         load(DataSpec(source=str(rows), label_column="answer"), seed=0)
-
-
-@pytest.mark.parametrize(("n", "images"), [(1, "image"), (2, "images")])
-def test_images_of_fractions_are_counted_in_words(tmp_path, n, images):
-    image = pytest.importorskip("PIL.Image")
-    for i in range(N):
-        folder = tmp_path / "ab"[i % 2]
-        folder.mkdir(exist_ok=True)
-        made = image.new("F", (2, 2), i / N) if i < n else image.new("L", (2, 2), i)
-        made.save(folder / f"{i}.tif")
-    assert f"Multiplied {n} {images} of values from 0 to 1 by 255." in notes_of(tmp_path, read_images)
 
 
 def test_rows_are_asked_for_only_where_the_user_can_give_them(tmp_path):

@@ -5,14 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import random
-import tracemalloc
 
-import datasets
 import pandas as pd
 import pytest
 
 from autopeft.data import load, read_choices, read_language, read_texts
-from autopeft.data.json_strings import with_strings
 from autopeft.errors import DataError
 from autopeft.records import DataSpec
 
@@ -46,8 +43,7 @@ def write_tabs(path, texts):
     return path
 
 
-@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
-@pytest.mark.parametrize("written", ["{}", "{}T10:00:00", "{} 10:00:00Z"])
+@pytest.mark.parametrize(("suffix", "written"), [(".json", "{}"), (".jsonl", "{}T10:00:00")])
 def test_strings_of_json_that_look_like_dates_stay_as_they_are(tmp_path, suffix, written):
     rows = [{"prompt": f"when {i}?", "completion": written.format(day)} for i, day in enumerate(DATES)]
     rows[3] = {"prompt": "and then?"}
@@ -92,7 +88,7 @@ def test_quotes_that_enclose_no_cells_of_a_tsv_are_part_of_its_texts(tmp_path, t
     assert "Quotes in rows.tsv are read as part of its texts, since they do not enclose cells." in data.notes
 
 
-@pytest.mark.parametrize("more", ["\t", "\n", '"', "\r\n", '\t\t"\n'])
+@pytest.mark.parametrize("more", ["\t", "\n", '"', '\t\t"\r\n'])
 def test_quotes_that_enclose_cells_of_a_tsv_are_not_part_of_its_texts(tmp_path, more):
     texts = [f"{SIGNS[i % 3]}number{more if i % 5 else ' '}{i}" for i in range(N)]
     frame = pd.DataFrame({"text": texts, "label": ["a", "b"] * (N // 2)})
@@ -103,34 +99,37 @@ def test_quotes_that_enclose_cells_of_a_tsv_are_not_part_of_its_texts(tmp_path, 
 
 
 @pytest.mark.parametrize(
-    "sign",
-    ['"He said ""hi"" {}"\t0', '"one\ttab {}"\t0', '"two\nlines {}"\t0'],
+    ("suffix", "sign"),
+    [(".tsv", '"He said ""hi"" {}"\t0'), (".csv", '"one\ttab {}"\t0'), (".tsv", '"two\nlines {}"\t0')],
     ids=["doubled", "tab", "line"],
 )
-@pytest.mark.parametrize("more", ["", "\0", "long " * 30_000], ids=["", "null", "long"])
-def test_a_single_faulty_quote_does_not_change_how_the_others_are_read(tmp_path, sign, more):
-    """Python's csv module reads the same, which is not strict by itself."""
-    lines = ["text\tlabel", *(sign.format(i) for i in range(N)), '"Hello" he said\t1', f'"plain{more}"\t1']
-    (tmp_path / "rows.tsv").write_text("\n".join(lines))
-    said = ['He said "hi" {}', "one\ttab {}", "two\nlines {}"]
-    data = read(tmp_path / "rows.tsv")
-    assert not any("Quotes" in note for note in data.notes)
-    known = next(text for text in said if text[:3] == sign[1:4])
-    seen = {text.replace("\0", "") for text in cells(data)}  # pandas 2 leaves null bytes out
-    plain = f"plain{more}".replace("\0", "")
-    assert seen == {*(known.format(i) for i in range(N)), "Hello he said", plain}
+def test_a_faulty_quote_beside_others_that_enclose_cells_is_refused(tmp_path, sign, suffix):
+    lines = ["text\tlabel", *(sign.format(i) for i in range(N)), '"Hello" he said\t1']
+    text = "\n".join(lines)
+    (tmp_path / f"rows{suffix}").write_text(text)
+    last = 1 + text.count("\n")
+    with pytest.raises(
+        DataError, match=rf"has a row that cannot be read in line {last} \('\"Hello\" he said"
+    ):
+        read(tmp_path / f"rows{suffix}")
 
 
 def test_a_quoted_header_tells_that_quotes_enclose_cells(tmp_path):
     frame = pd.DataFrame({"text": [f"number {i}" for i in range(N)], "label": ["a", "b"] * (N // 2)})
     frame.to_csv(tmp_path / "rows.tsv", sep="\t", index=False, quoting=csv.QUOTE_ALL)
+    assert cells(read(tmp_path / "rows.tsv")).keys() == {*frame.text}
     with (tmp_path / "rows.tsv").open("a") as file:
         file.write('"Hello" he said\t"a"\n')
-    assert cells(read(tmp_path / "rows.tsv")).keys() == {*frame.text, "Hello he said"}
+    with pytest.raises(
+        DataError, match=r"a row that cannot be read in line 92 .*double the quotes inside\.$"
+    ):
+        read(tmp_path / "rows.tsv")
 
 
-@pytest.mark.parametrize("quoting", [csv.QUOTE_ALL, csv.QUOTE_MINIMAL], ids=["all quoted", "some quoted"])
-@pytest.mark.parametrize("suffix", [".tsv", ".csv"])
+@pytest.mark.parametrize(
+    ("suffix", "quoting"),
+    [(".tsv", csv.QUOTE_ALL), (".tsv", csv.QUOTE_MINIMAL), (".csv", csv.QUOTE_MINIMAL)],
+)
 def test_a_lone_quote_that_swallows_cells_or_rows_is_refused(tmp_path, suffix, quoting):
     texts = [f'"so" {i}' if i % 10 == 4 else f"number {i}" for i in range(N)]
     frame = pd.DataFrame({"text": texts, "label": ["a", "b"] * (N // 2)})
@@ -140,12 +139,11 @@ def test_a_lone_quote_that_swallows_cells_or_rows_is_refused(tmp_path, suffix, q
     lines[41] = '"' + lines[41].replace('"', "", 2)
     path.write_text("\n".join(lines))
     assert len(pd.read_csv(path, sep=sign).dropna()) < N  # pandas would lose them in silence
-    last = 42 if quoting == csv.QUOTE_ALL else 46
-    with pytest.raises(DataError, match=rf"\{suffix} has a quote in line 42 .* another in line {last}, so"):
+    with pytest.raises(DataError, match=rf"\{suffix} has a row that cannot be read in line 42 "):
         read(path)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_whatever_a_writer_of_tables_quotes_is_read_back(tmp_path, seed):
     draw = random.Random(seed)
     texts = [f"{i} " + "".join(draw.choices("ab\",\t\n';| ", k=12)) + "." for i in range(N)]
@@ -154,24 +152,25 @@ def test_whatever_a_writer_of_tables_quotes_is_read_back(tmp_path, seed):
     assert cells(read(tmp_path / "rows.csv")).keys() == set(texts)
 
 
-def test_of_a_json_file_the_strings_in_place_of_times_alone_are_kept(tmp_path):
-    rows = [{"day": DATES[i], "text": f"{i} " * 5000} for i in range(N)]
-    path = write_json(tmp_path / "rows.jsonl", rows)
-    table = datasets.Dataset.from_dict({"day": pd.to_datetime(DATES), "text": [row["text"] for row in rows]})
-    tracemalloc.start()
-    read_back = with_strings(table, path)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert read_back["day"][:] == DATES
-    assert peak < path.stat().st_size / 4
-
-
-def test_values_of_json_may_stand_in_one_line_or_go_over_several(tmp_path):
-    rows = [{"prompt": f"when {i}?", "completion": DATES[i]} for i in range(N)]
-    texts = [json.dumps(row, indent=1 if i > 50 else None) for i, row in enumerate(rows)]
-    (tmp_path / "rows.jsonl").write_text("".join(text + "\n" * (i % 2) for i, text in enumerate(texts)))
-    data = read(tmp_path / "rows.jsonl", read_language)
-    assert cells(data) == {row["prompt"]: row["completion"] for row in rows}
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            '{"text": "a", "label": 1}\n{"text": "b",\n"label": 2}',
+            r"no whole JSON value in line 2 \('{\"text",
+        ),
+        (
+            '{"text": "a", "label": 1} {"text": "b", "label": 1}',
+            "no whole JSON value in line 1 .*: Extra data",
+        ),
+        ('{"text": "a", "label": 1}\n["b", 2]', r"has \[\"b\", 2\] in line 2; a row is a record of columns"),
+        ('["a", "b"]', r"has \"a\" in row 1; a row is a record of columns"),
+    ],
+)
+def test_json_that_is_no_record_a_line_and_no_list_of_records_is_refused(tmp_path, text, told):
+    (tmp_path / "rows.jsonl").write_text(text)
+    with pytest.raises(DataError, match=rf"^\S*rows\.jsonl {told}"):
+        read(tmp_path / "rows.jsonl")
 
 
 def test_documents_of_a_tsv_with_one_column_keep_their_lines(tmp_path):
@@ -180,11 +179,13 @@ def test_documents_of_a_tsv_with_one_column_keep_their_lines(tmp_path):
     assert cells(read(tmp_path / "rows.tsv", read_language)).keys() == set(texts)
 
 
-def test_a_repeated_name_of_a_column_is_noted(tmp_path):
+def test_a_repeated_name_of_a_column_is_refused_and_columns_without_a_name_are_not(tmp_path):
     rows = [f"number {i},{'ab'[i % 2]},,{'cd'[i % 2]}," for i in range(N)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label,,other,", *rows]))
+    assert read(tmp_path / "rows.csv").label_names == ("a", "b")
     (tmp_path / "rows.csv").write_text("\n".join(["text,label,,label,", *rows]))
-    assert any("rows.csv has columns of equal names" in note for note in read(tmp_path / "rows.csv").notes)
-    assert read(tmp_path / "rows.csv", label_column="label.1").label_names == ("c", "d")
+    with pytest.raises(DataError, match=r"rows\.csv has several columns of the name 'label'; rename all but"):
+        read(tmp_path / "rows.csv")
 
 
 @pytest.mark.parametrize(
@@ -195,13 +196,14 @@ def test_a_repeated_name_of_a_column_is_noted(tmp_path):
             "text,label",
             r"has 3 cells in line 5 \('yes, it is,a'\) and 2 in its header \(text, l",
         ),
+        ("rows.csv", "text,label,more\na,b,c", r"has 2 cells in line 3 .* and 3 in its header"),
         ("rows.csv", "# of May\ntext,label", r"has 2 cells in line 2 \('text,label'\) and 1 in its header"),
     ],
 )
-def test_the_first_line_with_too_many_cells_is_named(tmp_path, name, head, told):
+def test_the_first_line_with_more_or_fewer_cells_is_named(tmp_path, name, head, told):
     rows = [f"number {i},{'ab'[i % 2]}" for i in range(N)]
     (tmp_path / name).write_text("\n".join([head, *rows[:1], '"two\nlines",a', "yes, it is,a", *rows]))
     with pytest.raises(
-        DataError, match=rf"^\S*{name} {told}.*; quote each cell that holds a ',', and begin the file"
+        DataError, match=rf"^\S*{name} {told}.*; quote each cell that holds a ',' or a line end, and"
     ):
         read(tmp_path / name)
