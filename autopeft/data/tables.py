@@ -25,7 +25,7 @@ from autopeft.records import counted, shortened
 PACKED = ".gz"  # after any other suffix
 _SEPARATORS = (",", ";", "\t", "|")  # the usual ones first
 _FIRST_ROWS = 20  # whose cells are counted to find the separator; chosen by hand
-_LONGEST_CELL = 2**31 - 1  # bytes of a cell
+_LONGEST_ROW = 2**26  # bytes; chosen by hand
 
 
 class FaultyRowError(ValueError):
@@ -52,7 +52,7 @@ def read_delimited(path: Path, sign: str | None, notes: list[str]) -> Any:
     Raises:
         FaultyRowError: A row does not fit the header, or a quote does not enclose a cell.
     """
-    limit = csv.field_size_limit(_LONGEST_CELL)
+    limit = csv.field_size_limit(_LONGEST_ROW)
     try:
         sign = sign or _separator(path)
         is_bare = sign == "\t" and _has_bare_quotes(path)
@@ -67,7 +67,7 @@ def read_delimited(path: Path, sign: str | None, notes: list[str]) -> Any:
         notes.append(f"Quotes in {path.name} are read as part of its texts, since they do not enclose cells.")
     table = pa.csv.read_csv(
         path,
-        pa.csv.ReadOptions(use_threads=False),
+        pa.csv.ReadOptions(use_threads=False, block_size=_LONGEST_ROW),
         pa.csv.ParseOptions(
             delimiter=sign, quote_char=False if is_bare else '"', newlines_in_values=not is_bare
         ),

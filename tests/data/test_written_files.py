@@ -207,3 +207,9 @@ def test_the_first_line_with_more_or_fewer_cells_is_named(tmp_path, name, head, 
         DataError, match=rf"^\S*{name} {told}.*; quote each cell that holds a ',' or a line end, and"
     ):
         read(tmp_path / name)
+
+
+def test_a_cell_of_three_megabytes_is_read(tmp_path):
+    texts = [f"number {i} {'long ' * 600_000 * (i == 7)}" for i in range(N)]
+    pd.DataFrame({"text": texts, "label": ["a", "b"] * (N // 2)}).to_csv(tmp_path / "rows.csv", index=False)
+    assert cells(read(tmp_path / "rows.csv")).keys() == set(texts)
