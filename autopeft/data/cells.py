@@ -13,9 +13,10 @@ from autopeft.records import shortened
 
 NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 
-# A list as numpy writes it, without commas, whose strings Python would join to one.
-_ITEM = r"""(?:'[^']*'|"[^"]*"|[-+]?[\d.]+(?:e[-+]?\d+)?|nan|True|False|\.\.\.)"""
-_WITHOUT_COMMAS = re.compile(rf"\[[\[\s]*(?:{_ITEM}(?:\s+{_ITEM})+[\]\s]*\]|\{{.*\}}\s+\{{.*\])", re.DOTALL)
+# Lists as numpy writes them, without commas; Python would join the strings of the first kind to one.
+_ITEM = r"""(?:'[^']*'|"[^"]*"|[-+]?[\d.]+(?:e[-+]?\d+)?|nan|None|True|False|\.\.\.)"""
+_ITEMS_WITHOUT_COMMAS = re.compile(rf"\[[\[\s]*{_ITEM}(?:\s+{_ITEM})+[\]\s]*\]")
+_RECORDS_WITHOUT_COMMAS = re.compile(r"\[\s*\{(?:(?!\}\s+\{).)*\}\s+\{.*\]", re.DOTALL)
 
 
 def is_numeric(cells: Sequence[str | None]) -> bool:
@@ -92,12 +93,7 @@ def _written_lists(cells: Sequence[Any], column: str) -> Sequence[Any]:
         return cells
     lists: dict[str, list[Any]] = {}
     for text in dict.fromkeys(cell for cell in cells if cell):
-        if _WITHOUT_COMMAS.fullmatch(text.strip()):
-            raise DataError(
-                f"Column {column} holds a list without commas, as numpy writes it ({shortened(text, 60)}); "
-                "write whole lists, best as JSON."
-            )
-        written = _written_list(text.strip())
+        written = _written_list(text.strip(), column)
         if written is None:
             return cells
         lists[text] = written
@@ -109,13 +105,20 @@ def _may_be_list(cell: Any) -> bool:
     return isinstance(cell, str) and (not cell or cell.strip()[:1] == "[")
 
 
-def _written_list(text: str) -> list[Any] | None:
-    """The list that a text is in JSON or Python; None for another text."""
+def _written_list(text: str, column: str) -> list[Any] | None:
+    """The list that a text is in JSON or Python; None for another text, a DataError for numpy's list."""
     try:
         written = json.loads(text)  # first, as it is a hundred times faster
     except (ValueError, RecursionError):
+        is_of_numpy = _ITEMS_WITHOUT_COMMAS.fullmatch(text)
         try:
             written = ast.literal_eval(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
-            return None
+            written = None
+            is_of_numpy = is_of_numpy or _RECORDS_WITHOUT_COMMAS.fullmatch(text)
+        if is_of_numpy:
+            raise DataError(
+                f"Column {column} holds a list without commas, as numpy writes it ({shortened(text, 60)}); "
+                "write whole lists, best as JSON."
+            ) from None
     return written if isinstance(written, list) else None

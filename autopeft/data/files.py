@@ -129,7 +129,8 @@ def _table_of(path: Path, notes: list[str], text: TextFormat | None) -> Any:
             return datasets.Dataset.from_dict(text.columns(file.read()))
     if suffix == ".parquet":
         with gzip.open(path) if path.suffix.lower() == PACKED else path.open("rb") as file:
-            return datasets.Dataset(pq.ParquetFile(file).read(use_threads=False))
+            table = pq.ParquetFile(file).read(use_threads=False)
+            return datasets.Dataset(table, fingerprint=path.name)
     if suffix in (".csv", ".tsv"):
         return read_delimited(path, "\t" if suffix == ".tsv" else None, notes)
     return read_json(path)

@@ -73,7 +73,7 @@ def read_delimited(path: Path, sign: str | None, notes: list[str]) -> Any:
         ),
         pa.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False),
     )
-    return datasets.Dataset(table.rename_columns(names))
+    return datasets.Dataset(table.rename_columns(names), fingerprint=path.name)
 
 
 def _separator(path: Path) -> str:
@@ -159,8 +159,9 @@ def read_json(path: Path) -> Any:
                 f"has {shortened(json.dumps(row), 40)} in {where}; a row is a record of columns, such as "
                 '{"text": "fine", "label": 1}.'
             )
-        for name in row.keys() - columns.keys():
-            columns[name] = [None] * n_rows
+        for name in row:
+            if name not in columns:
+                columns[name] = [None] * n_rows
         for name, cells in columns.items():
             cells.append(row.get(name))
         n_rows += 1
@@ -172,13 +173,11 @@ def read_json(path: Path) -> Any:
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
     """The rows of a JSON file, and where each is in words."""
     with opened(path) as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            if line.lstrip().startswith("["):
-                yield from (
-                    (f"row {n}", row) for n, row in enumerate(json.loads(line + file.read()), start=1)
-                )
+        lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+        for place, (number, line) in enumerate(lines):
+            if place == 0 and line.lstrip().startswith("["):
+                rows = json.loads(line + file.read())
+                yield from ((f"row {n}", row) for n, row in enumerate(rows, start=1))
                 return
             try:
                 row = json.loads(line)

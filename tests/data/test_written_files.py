@@ -163,13 +163,13 @@ def test_whatever_a_writer_of_tables_quotes_is_read_back(tmp_path, seed):
             '{"text": "a", "label": 1} {"text": "b", "label": 1}',
             "no whole JSON value in line 1 .*: Extra data",
         ),
-        ('{"text": "a", "label": 1}\n["b", 2]', r"has \[\"b\", 2\] in line 2; a row is a record of columns"),
-        ('["a", "b"]', r"has \"a\" in row 1; a row is a record of columns"),
+        ('{"text": "a", "label": 1}\n["b", 2]', r"\[\"b\", 2\] in line 2; a row is a record of columns"),
+        ('["a", "b"]', r"\"a\" in row 1; a row is a record of columns"),
     ],
 )
 def test_json_that_is_no_record_a_line_and_no_list_of_records_is_refused(tmp_path, text, told):
     (tmp_path / "rows.jsonl").write_text(text)
-    with pytest.raises(DataError, match=rf"^\S*rows\.jsonl {told}"):
+    with pytest.raises(DataError, match=rf"rows\.jsonl has {told}"):
         read(tmp_path / "rows.jsonl")
 
 
