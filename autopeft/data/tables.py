@@ -80,7 +80,7 @@ def _separator(path: Path) -> str:
     """The sign that cuts the header into most cells; signs that cut other rows differently come last."""
 
     def rank(sign: str) -> tuple[bool, int]:
-        sizes = []
+        sizes = list[int]()
         with contextlib.suppress(csv.Error), _as_written(path) as file:
             rows = (cells for cells in csv.reader(file, delimiter=sign) if any(cells))
             sizes.extend(len(cells) for cells in islice(rows, 1 + _FIRST_ROWS))
