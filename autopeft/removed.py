@@ -47,6 +47,7 @@ REMOVED: dict[str, str] = {
     "autopeft_tacl": "the spaces default, everything, lora_only and tiny_budget remain, or a file of yours",
     "bipeft": "the spaces default, everything, lora_only and tiny_budget remain, or a file of yours",
     "s3delta": "the spaces default, everything, lora_only and tiny_budget remain, or a file of yours",
+    "bottleneck": "plain peft cannot load bottleneck adapters, use lora, ia3 or another method",
 }
 _TOPIC = re.compile(
     r"^(autopeft_)?(model|data|task|budget|search|limits|confirm|forgetting|execution|output)_"

@@ -21,7 +21,7 @@ _NOT_TRAINING = frozenset(
     "runtime_config".split()
 )
 # Types whose modules or inputs stay beside the weights.
-_BESIDE_WEIGHTS = frozenset(("ADAPTION_PROMPT", "BOTTLENECK", "LILY", "POLY", "SHADOW", "XLORA"))
+_BESIDE_WEIGHTS = frozenset(("ADAPTION_PROMPT", "LILY", "POLY", "SHADOW", "XLORA"))
 _AUTO_CLASSES = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
     "TOKEN_CLS": "AutoModelForTokenClassification",

@@ -2,7 +2,7 @@
 
 Inside the folder each file imports only from those before it:
 classes, locating, stored, devices, memory, layers, sparse_attention → precision, cache, known_masks,
-input_statistics, saved_bytes, prefix, shapes, roles → lightening, origin, feed_forward, snapshot, widths,
+input_statistics, saved_bytes, prefix, shapes, roles → lightening, origin, snapshot, widths,
 unchanged → attaching → checkpointing, sites, quantising, weights → base → checks → reaching →
 skeleton → loading, in_memory.
 """
@@ -29,7 +29,6 @@ from autopeft.model.devices import (
     set_random_state,
     to_float64,
 )
-from autopeft.model.feed_forward import last_maps
 from autopeft.model.in_memory import (
     from_memory,
     is_narrow,
@@ -124,7 +123,6 @@ __all__ = [
     "is_out_of_memory",
     "known_mask",
     "known_role",
-    "last_maps",
     "left_by_bitsandbytes",
     "lighten",
     "like_gpus",

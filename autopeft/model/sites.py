@@ -12,7 +12,6 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from autopeft.model.attaching import rewrites_targets
-from autopeft.model.feed_forward import with_last_maps
 from autopeft.model.layers import layer_numbers, stack_name
 from autopeft.model.roles import known_role, role_of
 from autopeft.model.shapes import is_quantised, map_shape
@@ -94,7 +93,7 @@ def list_sites(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Site,
         for site in sites
     ]
     sites = [site for site in sites if not (site.kind == "linear" and _is_refused(site, module))]
-    return _with_depths(with_last_maps(sites), module)
+    return _with_depths(sites, module)
 
 
 def unreachable_weights(

@@ -85,9 +85,8 @@ def merge(model: PeftModel) -> nn.Module:
 
     Layers with an unloading method of their own are merged first. For heads of several layers and for
     experts in one parameter, another tuner of `peft` 0.21.2 would ask for a `weight` that they lack.
-    NotImplementedError, AttributeError or SpecError says that an adapter is no change of weights; bottleneck
-    adapters raise before anything is merged. Weights in 16 bits are widened to float32 while they change, one
-    layer at a time.
+    NotImplementedError, AttributeError or SpecError says that an adapter is no change of weights. Weights in
+    16 bits are widened to float32 while they change, one layer at a time.
     """
     inner = model.get_base_model()
     was_tied = _is_tied(inner)

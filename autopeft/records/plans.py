@@ -32,9 +32,8 @@ class Site:
     `layer` is the depth from 0, or None outside the stack (a pooler). `kind` is one of linear, conv1d, norm,
     embedding, parameter. `copies` counts matrices of this shape, where the experts of a layer are
     kept in one parameter. The sizes of a `quantised` map are those of its weights before quantisation. A map
-    is `taken_for_expert` where `peft` would put LoRA at experts instead. `has_last_map` is false where a map
-    that seems to begin a feed-forward has no map in its layer that ends it. `has_4d_inputs` is known of a
-    model that has read an example.
+    is `taken_for_expert` where `peft` would put LoRA at experts instead. `has_4d_inputs` is known
+    of a model that has read an example.
     """
 
     name: str
@@ -47,7 +46,6 @@ class Site:
     copies: int = 1
     quantised: bool = False
     taken_for_expert: bool = False
-    has_last_map: bool = True
     has_4d_inputs: bool = False
 
 

@@ -125,7 +125,7 @@ def planned(base, methods, chosen):
 MIXES = [
     {"lora": ["q", "v"], "ia3": ["k"], "ln_tuning": ["norm"]},
     {"vera": ["q", "v"], "lora": ["up"]},
-    {"shira": ["q"], "bottleneck": ["down"], "bitfit": ["v"]},
+    {"shira": ["q"], "bitfit": ["v"]},
     {},
 ]
 

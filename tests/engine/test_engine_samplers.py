@@ -80,10 +80,10 @@ def test_the_process_proposes_what_optunas_own_does() -> None:
 
 
 def test_the_process_asks_every_parameter_of_a_mix() -> None:
-    mix = (MixPart(method="bottleneck", layers_by=("any",), depth_parts=2), MixPart(method="ia3"))
+    mix = (MixPart(method="lora", placement=("all", "q+v")), MixPart(method="ia3"))
     space = Space(about="", mixes={"both": mix})
     study, policies = run("gp", space, n=12)
-    assert {len(trial.params) for trial in study.get_trials()} == {3}  # two parts of the depth and the rate
+    assert {len(trial.params) for trial in study.get_trials()} == {2}  # the placement and the rate
     assert len({policy.learning_rate for policy in policies}) == 12
 
 

@@ -104,7 +104,7 @@ def test_plan_of_any_method_is_written_or_refused_in_a_sentence(
 
 @pytest.mark.parametrize("name", EXPORTERS)
 def test_problems_of_a_plan_are_said_before_anything_is_loaded(name, bert, make_plan, tmp_path):
-    toy = trained(bert, make_plan(bert, "bottleneck"), tmp_path / "weights")
+    toy = trained(bert, make_plan(bert, "ln_tuning"), tmp_path / "weights")
     problems = EXPORTERS[name].problems(replace(toy.source, base=None, weights=()))
     assert bool(problems) == (name != "native")
     if problems:

@@ -142,7 +142,7 @@ def test_options_of_lora_reach_each_trainer(name, field, language_model, tmp_pat
     assert attached(language_model, read) == attached(language_model, config)
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "bottleneck"])
+@pytest.mark.parametrize("method", METHODS)
 def test_trl_file_builds_the_config_of_every_method(method, language_model, make_plan, tmp_path):
     plan = make_plan(language_model, method)
     source = source_of(language_model, plan)

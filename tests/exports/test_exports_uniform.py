@@ -217,7 +217,6 @@ def test_plan_that_is_not_trained_is_refused_with_the_command_that_trains(bert, 
     [
         ("oft", r"OFT is not LoRA\. Use --to converted-lora or --to merged\."),
         ("ln_tuning", r"LN_TUNING is not LoRA\. Use --to merged\."),
-        ("bottleneck", r"BOTTLENECK is not LoRA\. Use --to native\."),
         ((), r"it adapts no module\. Use --to merged\."),
     ],
 )

@@ -39,7 +39,7 @@ def cached(model_dir, tmp_path_factory):
         yield "org/toy"
 
 
-@pytest.fixture(scope="module", params=["lora", "bottleneck"])
+@pytest.fixture(scope="module", params=["lora", "ia3"])
 def run(request, cached, data_dir, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "run"
     paths = ["--model", cached, "--data", str(data_dir), "--out", str(out), "--methods", request.param]

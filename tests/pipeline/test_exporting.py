@@ -221,12 +221,6 @@ def test_run_that_has_not_finished_is_told_how_to_go_on(run_dir, tmp_path):
     refused(export("--run", tmp_path, "--to", "native", "--out", tmp_path / "out"), 2, "has no run.yaml")
 
 
-def test_reader_of_a_tuner_of_ours_is_told_what_to_import(trained_adapter, tmp_path):
-    toy = trained_adapter("bottleneck")
-    report = answer("--adapter", toy.folder, "--to", "native", "--out", tmp_path / "out")
-    assert any("import autopeft.methods.parts.bottleneck_tuner" in note for note in report["notes"])
-
-
 def test_every_format_is_listed_by_the_command_that_the_help_names():
     text = " ".join(export("--help").stdout.replace("│", " ").split())
     assert "`autopeft formats` lists them" in text

@@ -32,7 +32,7 @@ from autopeft.extension import discover
 from autopeft.pipeline import apply, part_words, train_plan
 from autopeft.pipeline.hub_folder import write_card, write_loading_files
 from autopeft.pipeline.prepare import prepare
-from autopeft.records import Adapter, Plan
+from autopeft.records import Plan
 from autopeft.report.usage import python_lines
 from autopeft.store import RunDir, read_plan, write_plan
 
@@ -117,16 +117,15 @@ def test_peft_loads_the_folder_by_the_lines_of_the_card_and_labels_have_names(ru
     assert set(model.config.label2id) == set(LABEL_NAMES)
 
 
-@pytest.mark.parametrize("method", ["bitfit", "bottleneck"])
 def test_a_plan_of_one_method_in_several_configs_loads_by_the_lines_of_report_and_card(
-    method, run, model_dir, tmp_path, monkeypatch
+    run, model_dir, tmp_path, monkeypatch
 ):
-    """BitFit has a config for maps and one for norms; bottlenecks one for each mode, and do not merge."""
-    result, methods = RunDir.open(run).load_result(), discover("autopeft.methods")
+    """BitFit has a config for maps and one for norms."""
+    result, bitfit = RunDir.open(run).load_result(), discover("autopeft.methods")["bitfit"]
     sites = [site for site in result.sites if site.role in ("q", "norm", "up", "down")]
-    adapters = tuple(adapters_of(methods[method], sites, rank=2))
+    adapters = tuple(adapters_of(bitfit, sites, rank=2))
     n_params = sum(
-        methods[method].cost(site, adapter.rank, dict(adapter.options))
+        bitfit.cost(site, adapter.rank, dict(adapter.options))
         for adapter in adapters
         for site in sites
         if site.name == adapter.site
@@ -165,20 +164,6 @@ def test_card_keeps_its_text_and_results_when_peft_saves_into_the_folder(run, mo
 def test_config_names_each_trained_module_once(run):
     config = json.loads((run / "best/weights/adapter_config.json").read_text())
     assert sorted(config["modules_to_save"]) == ["classifier", "score"]
-
-
-def test_card_of_a_mix_merges_what_it_can_and_attaches_the_rest(tmp_path):
-    result = toy_result()
-    last_maps = [site for site in result.sites if site.role == "o"]
-    bottlenecks = adapters_of(discover("autopeft.methods")["bottleneck"], last_maps, rank=2)
-    adapters = (*bottlenecks, Adapter(method="lora", site="h.0.q", rank=2, scale=2.0))
-    write_card(tmp_path, replace(result, best=replace(result.best, adapters=adapters)), seed=101)
-    lines = lines_of((tmp_path / "README.md").read_text(encoding="utf-8")).splitlines()
-    assert lines[0].startswith("import autopeft.methods.")
-    assert [re.findall(r'subfolder="(\w+)_\d"\)(\.\w+)', line) for line in lines[-2:]] == [
-        [("lora", ".merge_and_unload")],
-        [("bottleneck", ".eval")],
-    ]
 
 
 def test_a_run_is_loaded_into_its_own_base_model_alone(run, model_dir):

@@ -29,9 +29,7 @@ LORA_FORMATS = ("native", "uniform-lora", "merged", "converted-lora")
 FORMATS = {
     "mixed ranks": LORA_FORMATS,
     "mix of methods": ("native", "merged"),
-    "bottleneck and LoRA": ("native",),
     "DoRA": ("native", "merged", "converted-lora"),
-    "serial and parallel bottlenecks": ("native",),
     "4-bit base": LORA_FORMATS,
 }
 
@@ -47,13 +45,7 @@ def adapters_for(name, sites):
         "mix of methods": lambda: (
             lora + adapters_of(METHODS["ia3"], [s for s in maps if s.role == "up"], rank=1)
         ),
-        "bottleneck and LoRA": lambda: (
-            adapters_of(METHODS["bottleneck"], [s for s in maps if s.role == "down"], rank=2) + lora
-        ),
         "DoRA": lambda: adapters_of(METHODS["lora"], [s for s in maps if s.role == "v"], rank=2, dora=True),
-        "serial and parallel bottlenecks": lambda: adapters_of(
-            METHODS["bottleneck"], [s for s in maps if s.role in ("up", "down")], rank=2
-        ),
     }
     return tuple(others[name]()) if name in others else tuple(lora)
 

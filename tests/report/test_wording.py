@@ -38,7 +38,7 @@ def in_memory(result):
     ("weights", "packages"),
     [
         (WeightFolders(), "transformers and peft alone"),
-        (WeightFolders(imports=("autopeft.methods.bottleneck",)), "transformers, peft and autopeft"),
+        (WeightFolders(imports=("autopeft.methods.bitfit",)), "transformers, peft and autopeft"),
         (WeightFolders(order=("a", "b"), n_unmerged=2), "transformers, peft and autopeft"),
     ],
 )

@@ -102,7 +102,7 @@ def test_every_exception_is_needed():
         ('WORDS = {"bitfit": "biases"}', "bitfit"),
         ('def f(task):\n    """Doc."""\n    return task.name == "text-generation"', "text-generation"),
         ("match = f\"{x} in {table['uniform-lora']}\"", "uniform-lora"),
-        ('hint = "first import autopeft.methods.bottleneck"', "bottleneck"),
+        ('hint = "first import autopeft.methods.bitfit"', "bitfit"),
     ],
 )
 def test_planted_name_is_found(source, name):

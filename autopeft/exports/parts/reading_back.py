@@ -49,8 +49,7 @@ def readers_of(files: Sequence[ConfigFile]) -> tuple[str, ...]:
 def load_in_peft(module: nn.Module, files: Sequence[ConfigFile]) -> tuple[nn.Module, tuple[str, ...]]:
     """A base model with an adapter that plain `peft` has loaded, and phrases on tensors that do not match.
 
-    Of several configs, those that change weights are merged one after the other; bottleneck adapters,
-    which cannot be merged, follow.
+    Of several configs, those that change weights are merged one after the other; the others follow.
 
     Args:
         module: The base model in float32; changed in place.

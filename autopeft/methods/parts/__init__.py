@@ -1,7 +1,7 @@
-"""What methods are made of: the record, refusals, patterns of sites, configs by group, and tuners.
+"""What methods are made of: the record, refusals, patterns of sites, configs by group, and a tuner.
 
-Inside the folder each file imports only from those before it: record, fits, patterns →
-configs, tuners, bottleneck_outputs → bias_tuner, bottleneck_tuner.
+Inside the folder each file imports only from those before it: record, fits, patterns,
+bias_tuner → configs.
 """
 
 from autopeft.methods.parts.configs import alphas_of, doublings, grouped, lycoris_config, one_config_per_rank

@@ -5,19 +5,41 @@ Importing this file registers the tuner with `peft`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, check_adapters_to_merge
+from peft import PeftConfig, PeftType
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
+from peft.utils import register_peft_method
 from torch import nn
 
 from autopeft.errors import SiteError
-from autopeft.methods.parts.tuners import TunerLayer, extend_peft_type, register
 
 NAME = "bias_shift"
-PEFT_TYPE = extend_peft_type(NAME.upper())
+
+
+def _extend_peft_type(name: str) -> PeftType:
+    """The member of `peft`'s enum of methods, added where there is none.
+
+    `register_peft_method` refuses names outside `PeftType`, and a Python enum is closed. The
+    member is made and put into the three tables by which enums look members up, as their
+    metaclass does (run on CPython 3.11 and 3.13). A second call finds the member.
+    """
+    if name not in PeftType.__members__:
+        member = str.__new__(PeftType, name)
+        member._name_ = member._value_ = name
+        member.__objclass__ = PeftType
+        type.__setattr__(PeftType, name, member)  # attribute access, from 3.12 on
+        PeftType._member_names_.append(name)
+        PeftType._member_map_[name] = member
+        PeftType._value2member_map_[name] = member
+    return PeftType[name]
+
+
+PEFT_TYPE = _extend_peft_type(NAME.upper())
 
 
 @dataclass
@@ -35,10 +57,18 @@ class BiasConfig(PeftConfig):  # type: ignore[misc]
             self.target_modules = set(self.target_modules)
 
 
-class BiasLayer(nn.Module, TunerLayer):
+class BiasLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     """A module whose output, shape (..., out_features), gets a trained vector added."""
 
     adapter_layer_names = ("bias_shift_vector",)
+    # Members of `peft`'s layers, which mypy would take for tensors.
+    active_adapters: list[str]
+    disable_adapters: bool
+    merged: bool
+    merged_adapters: list[str]
+    get_base_layer: Callable[[], nn.Module]
+    set_adapter: Callable[..., None]
+    _move_adapter_to_device_of_base_layer: Callable[..., None]
 
     def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
         super().__init__()
@@ -116,4 +146,5 @@ def _bias_of(module: nn.Module) -> nn.Parameter:
     return bias
 
 
-register(NAME, BiasConfig, BiasModel)
+if PEFT_TYPE not in PEFT_TYPE_TO_TUNER_MAPPING:
+    register_peft_method(name=NAME, config_cls=BiasConfig, model_cls=BiasModel)
