@@ -3,8 +3,8 @@
 Everything but `write` is a pure function of the result. The layout is in `templates/`.
 
 Inside the folder each file imports only from those before it:
-words → maps, places, measured → naming, rendering, positions → charts, tables, heat,
-usage, schema, terms → view, certainty → card → named_plans → titles → headline, drawing
+words → maps, places, measured → naming, rendering, positions, schema → charts, tables, heat,
+usage, terms → view, certainty → card → named_plans → titles → headline, drawing
 → page → several, short_forms.
 """
 

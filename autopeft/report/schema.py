@@ -1,6 +1,7 @@
-"""The JSON Schemas of result.json and trials.csv, made from these models; `docs/` has the published copies.
+"""What result.json and a row of trials.csv hold; the JSON Schemas in `docs/` are made from these models.
 
-Every key of the files is declared here, or in the record that is written as it is.
+`tables` fills them, and writes their keys in the order that they have here. A model has the keys of its last
+base first.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class Numbers(_Keys):
     metrics: tuple[float | None, ...]
 
 
-class PlanAnswer(Numbers):
-    """A plan and its confirmation.
+class PlanFacts(_Keys):
+    """A plan.
 
     `plan_id` is the plan's name in every file of a run. `share_of_base` is the share of the base model's
     parameters, in [0, 1]. `learning_rate_position` is the place of the rate in the range that was searched, 0
@@ -53,16 +54,25 @@ class PlanAnswer(Numbers):
     share_of_base: Annotated[float, Field(ge=0, le=1)]
 
 
+class PlanAnswer(Numbers, PlanFacts):
+    """A plan and its confirmation."""
+
+
+class Named(_Keys):
+    """The words for a plan."""
+
+    name: str
+
+
 class BestAnswer(PlanAnswer):
     """The plan that is handed over; `plan_path` is relative to the folder of the run."""
 
     plan_path: str
 
 
-class BaselineAnswer(PlanAnswer):
+class BaselineAnswer(PlanAnswer, Named):
     """The best baseline, with the words for it and its learning rate."""
 
-    name: str
     learning_rate: float
 
 

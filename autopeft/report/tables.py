@@ -17,19 +17,25 @@ from autopeft.records import (
     Site,
     SiteScores,
     Status,
-    to_json,
 )
 from autopeft.report.measured import record_of
 from autopeft.report.positions import position_of
+from autopeft.report.schema import (
+    BaselineAnswer,
+    BestAnswer,
+    FrontPlan,
+    Numbers,
+    PlanAnswer,
+    ResultFile,
+    ScoreTrust,
+    SensitivityAnswer,
+    TestNumbers,
+    TrialRow,
+)
 
 ANSWERS = ("best", "smallest", "baseline")  # the plans that a search names
 NO_ARM = "confirm"  # the arm of a plan that no trial proposed
 _SETTING_KEYS = "base_model data task metric greater_is_better label_names".split()  # in result.json
-TRIAL_COLUMNS = (
-    "trial arm plan_id methods ranks n_sites trainable_params learning_rate rung seed status split metric"
-    " loss train_steps train_examples train_seconds eval_examples eval_seconds peak_bytes"
-    " learning_rate_position overhead_seconds trained_steps"
-).split()
 
 
 def result_json(result: SearchResult, status: str) -> dict[str, Any]:
@@ -39,42 +45,46 @@ def result_json(result: SearchResult, status: str) -> dict[str, Any]:
     plan are None and its seeds are empty.
     """
     setting = result.setting
-    content = {
-        "schema_version": 2,
-        "status": status,
+    content = ResultFile(
+        schema_version=2,
+        status=status,
         **{name: getattr(setting, name) for name in _SETTING_KEYS},
-        "budget": to_json(setting.budget),
-        "best": {**_answer(result, "best"), "plan_path": "best/plan.yaml"},
-        "smallest": _answer(result, "smallest"),
-        "baseline": _baseline(result),
-        "head": _head(result),
-        "incumbent": None if result.incumbent == result.best else _answer(result, "incumbent"),
-        "verdict": to_json(result.verdict),
-        "test": {name: _numbers(result, result.test, name) for name in ANSWERS} if result.test else None,
-        "sentences": sentences_of(result),
-        "front": [
-            {
-                "plan_id": run.plan.digest,
-                "trainable_params": run.plan.trainable_params,
-                "loss": run.loss,
-                "metric": run.metric,
-            }
+        budget=setting.budget,
+        best=BestAnswer(**_answer(result, "best"), plan_path="best/plan.yaml"),
+        smallest=PlanAnswer(**_answer(result, "smallest")),
+        baseline=BaselineAnswer(
+            name=arm_names(result).get(result.baseline, "baseline"),
+            **_answer(result, "baseline"),
+            learning_rate=result.baseline.learning_rate,
+        ),
+        head=_head(result),
+        incumbent=None if result.incumbent == result.best else PlanAnswer(**_answer(result, "incumbent")),
+        verdict=result.verdict,
+        test=_test(result) if result.test else None,
+        sentences=sentences_of(result),
+        front=tuple(
+            FrontPlan(
+                plan_id=run.plan.digest,
+                trainable_params=run.plan.trainable_params,
+                loss=run.loss,
+                metric=run.metric,
+            )
             for run in result.front
-        ],
-        "proxy": to_json(result.proxy),
-        "sensitivity": {
-            "score": result.spec.search.score,
-            "scores": [
-                {"name": s.name, "split_half": s.split_half, "n_examples": s.n_examples}
-                for s in result.scores
-            ],
-        },
-        "cost": to_json(result.cost),
-        "splits": to_json(setting.splits),
-        "settings": to_json(result.spec),
-        "environment": dict(result.environment),
-    }
-    finite: dict[str, Any] = _finite(content)
+        ),
+        proxy=result.proxy,
+        sensitivity=SensitivityAnswer(
+            score=result.spec.search.score,
+            scores=tuple(
+                ScoreTrust(name=score.name, split_half=score.split_half, n_examples=score.n_examples)
+                for score in result.scores
+            ),
+        ),
+        cost=result.cost,
+        splits=setting.splits,
+        settings=result.spec,
+        environment=result.environment,
+    )
+    finite: dict[str, Any] = _finite(content.model_dump(mode="json"))
     return finite
 
 
@@ -112,24 +122,28 @@ def trials_csv(result: SearchResult) -> str:
     """
     first = first_proposals(result)
     # Both are slow to compute, and most plans have several rows.
-    described = {plan: _described(plan) for plan in {run.plan for run in result.measurements}}
+    described = {plan: _described(plan, result) for plan in {run.plan for run in result.measurements}}
     steps, rows = result.proxy.rung_steps, []
     for run in result.measurements:
         plan, fidelity, proposal = run.plan, run.fidelity, first.get(run.plan)
         is_rung = fidelity.split == "search" and fidelity.train_steps in steps
-        row = (
-            *((proposal.trial, str(proposal.arm)) if proposal else (None, NO_ARM)),
-            *described[plan],
-            *(plan.trainable_params, plan.learning_rate),
-            *(steps.index(fidelity.train_steps) if is_rung else None, fidelity.seed),
-            *(run.status.value, fidelity.split, run.metric, run.loss),
-            *(fidelity.train_steps, fidelity.train_examples),
-            *(_train_seconds(run), fidelity.eval_examples, run.eval_seconds or None, run.peak_bytes),
-            position_of(plan, result),
-            *(run.overhead_seconds or None, run.trained_steps),
+        row = TrialRow(
+            trial=proposal.trial if proposal else None,
+            arm=str(proposal.arm) if proposal else NO_ARM,
+            **described[plan],
+            rung=steps.index(fidelity.train_steps) if is_rung else None,
+            **vars(fidelity),
+            status=run.status,
+            metric=run.metric,
+            loss=run.loss,
+            train_seconds=_train_seconds(run),
+            eval_seconds=run.eval_seconds or None,
+            overhead_seconds=run.overhead_seconds or None,
+            peak_bytes=run.peak_bytes,
+            trained_steps=run.trained_steps,
         )
-        rows.append(row)
-    return _csv(TRIAL_COLUMNS, rows)
+        rows.append(row.model_dump(mode="json").values())
+    return _csv(TrialRow.model_fields, rows)
 
 
 def _train_seconds(run: Measurement) -> float | None:
@@ -137,16 +151,22 @@ def _train_seconds(run: Measurement) -> float | None:
     return run.train_seconds if run.status is Status.COMPLETE else run.train_seconds or None
 
 
-def _described(plan: Plan) -> tuple[str, str, str, int]:
-    """Id, methods, ranks and number of adapted sites: `("ab…", "lora+ia3", "2-8", 12)`.
+def _described(plan: Plan, result: SearchResult) -> dict[str, Any]:
+    """What the rows of a plan share: its id `ab…`, methods `lora+ia3`, ranks `2-8` and so on.
 
-    Ranks are empty for methods without rank, and one number where all are equal.
+    Ranks are None for methods without rank, and one number where all are equal.
     """
     ranks = sorted({adapter.rank for adapter in plan.adapters if adapter.rank})
     methods = dict.fromkeys(adapter.method for adapter in plan.adapters)
-    sites = {adapter.site for adapter in plan.adapters}
-    shown = "-".join(str(rank) for rank in dict.fromkeys((ranks[0], ranks[-1]))) if ranks else ""
-    return plan.digest, "+".join(methods), shown, len(sites)
+    return {
+        "plan_id": plan.digest,
+        "methods": "+".join(methods) or None,
+        "ranks": "-".join(str(rank) for rank in dict.fromkeys((ranks[0], ranks[-1]))) if ranks else None,
+        "n_sites": len({adapter.site for adapter in plan.adapters}),
+        "trainable_params": plan.trainable_params,
+        "learning_rate": plan.learning_rate,
+        "learning_rate_position": position_of(plan, result),
+    }
 
 
 def sensitivity_csv(sites: Sequence[Site], scores: Sequence[SiteScores]) -> str:
@@ -164,12 +184,12 @@ def sensitivity_csv(sites: Sequence[Site], scores: Sequence[SiteScores]) -> str:
 
 def _answer(result: SearchResult, name: str) -> dict[str, Any]:
     plan: Plan = getattr(result, name)
-    return {**_plan_keys(result, plan), **_numbers(result, result.confirmations, name)}
+    return _facts(result, plan) | _numbers(record_of(result.confirmations, plan, name=name))
 
 
-def _plan_keys(result: SearchResult, plan: Plan) -> dict[str, Any]:
+def _facts(result: SearchResult, plan: Plan) -> dict[str, Any]:
     return {
-        "plan": to_json(plan),
+        "plan": plan,
         "plan_id": plan.digest,
         "trainable_params": plan.trainable_params,
         "head_params": result.setting.head_params,
@@ -178,27 +198,23 @@ def _plan_keys(result: SearchResult, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _head(result: SearchResult) -> dict[str, Any] | None:
+def _head(result: SearchResult) -> PlanAnswer | None:
     """The head alone as it was confirmed; None where it was not."""
     record = next((record for record in result.confirmations if not record.plan.adapters), None)
-    return None if record is None else {**_plan_keys(result, record.plan), **_record_keys(record)}
+    return None if record is None else PlanAnswer(**_facts(result, record.plan), **_numbers(record))
 
 
-def _baseline(result: SearchResult) -> dict[str, Any]:
-    name = arm_names(result).get(result.baseline, "baseline")
-    return {"name": name, **_answer(result, "baseline"), "learning_rate": result.baseline.learning_rate}
+def _test(result: SearchResult) -> TestNumbers:
+    records = {name: record_of(result.test, getattr(result, name), name=name) for name in ANSWERS}
+    return TestNumbers(**{name: Numbers(**_numbers(record)) for name, record in records.items()})
 
 
-def _numbers(result: SearchResult, records: Sequence[Confirmation], name: str) -> dict[str, Any]:
-    return _record_keys(record_of(records, getattr(result, name), name=name))
-
-
-def _record_keys(record: Confirmation | None) -> dict[str, Any]:
+def _numbers(record: Confirmation | None) -> dict[str, Any]:
     return {
         "metric_mean": record and record.metric_mean,
         "metric_std_error": record and record.metric_std_error,
-        "seeds": list(record.seeds) if record else [],
-        "metrics": list(record.metrics) if record else [],
+        "seeds": record.seeds if record else (),
+        "metrics": record.metrics if record else (),
     }
 
 

@@ -14,7 +14,6 @@ from toys.results import BASELINE, BEST, HEAD, SMALLEST, toy_confirmations, toy_
 
 from autopeft.records import Confirmation, Measurement, Status
 from autopeft.report import ResultFile, TrialRow, result_json, trials_csv
-from autopeft.report.tables import TRIAL_COLUMNS
 from scripts.result_schema import PAGES, schema_text
 
 SCHEMA, ROW_SCHEMA = (json.loads(page.read_text(encoding="utf-8")) for page in PAGES)
@@ -133,4 +132,4 @@ def test_seconds_that_were_not_counted_are_empty_cells(run, expected):
 def test_a_plan_has_one_name_in_every_file():
     names = {"digest", "plan_hash", "percent"}
     text = json.dumps(answer_of(toy_result()))
-    assert [name for name in names if f'"{name}"' in text or name in TRIAL_COLUMNS] == []
+    assert [name for name in names if f'"{name}"' in text or name in TrialRow.model_fields] == []
