@@ -109,7 +109,7 @@ def promoted(problem: SearchProblem, ledger: Ledger, rungs: Sequence[Measured]) 
     if not ranked:
         error = first_error(rungs[-1].values())
         raise TrainingError(f"None of {len(rungs[-1])} plans could be trained; the first error was: {error}")
-    first, second = _baselines(problem, ledger, ranked, is_ranked=len(rungs) > 1)
+    first, second = _baselines(ledger, ranked, is_ranked=len(rungs) > 1)
     rivals = [
         m for m in ranked if m.plan.adapters and not ledger.is_baseline(m.plan) and is_allowed(problem, m)
     ]
@@ -138,7 +138,7 @@ def _in_scored_layers(problem: SearchProblem, rivals: Sequence[Measurement]) -> 
 
 
 def _baselines(
-    problem: SearchProblem, ledger: Ledger, ranked: Sequence[Measurement], *, is_ranked: bool
+    ledger: Ledger, ranked: Sequence[Measurement], *, is_ranked: bool
 ) -> tuple[list[Plan], list[Plan]]:
     """The baseline of each placement at its best rate, the best first; and at its second best.
 

@@ -41,11 +41,6 @@ class Charts:
     legend: tuple[Group, ...]
     score_legend: tuple[Group, ...]
 
-    @property
-    def score_is_confirmed(self) -> bool:
-        """Whether the first chart shows results and not short trial runs."""
-        return not self.score_steps
-
 
 def contents(result: SearchResult, words: PartWords, status: str) -> dict[str, Any]:
     """What both templates of one result show."""

@@ -308,7 +308,7 @@ def test_one_plan_with_adapters_and_the_head_are_drawn_as_confirmed(result):
     _, top = place(root, f"score-{BASELINE.digest}")
     assert axis(root, "ytick")(top) == pytest.approx(94, abs=0.01)
     ((_, head), _) = numbers_of(root, "score-head")
-    assert axis(root, "ytick")(head) == pytest.approx(80, abs=0.01) and charts.score_is_confirmed
+    assert axis(root, "ytick")(head) == pytest.approx(80, abs=0.01) and not charts.score_steps
 
 
 @pytest.mark.parametrize(("full_run_steps", "runs"), [(300, "short trial run"), (75, "full run")])
