@@ -223,10 +223,10 @@ def usual_schedule(full_steps: int, *, eval_share: float) -> Schedule:
 
 def planned_cost(schedule: Schedule, *, trials: int) -> float:
     """Cost of a search in R at most, without the few runs of further learning rates."""
-    return trials * schedule.rung_cost(0) + _above(schedule, _N_RETUNED)
+    return trials * schedule.rung_cost(0) + _above(schedule)
 
 
-def stretched(schedule: Schedule, *, n_first: int, max_cost: float, n_retuned: int = _N_RETUNED) -> Schedule:
+def stretched(schedule: Schedule, *, n_first: int, max_cost: float) -> Schedule:
     """The schedule with wider rungs and a longer last one, as far as a cost limit allows.
 
     If the limit pays for it, a quarter of the first rung goes on, and a tenth to a third rung. Then the last
@@ -237,22 +237,21 @@ def stretched(schedule: Schedule, *, n_first: int, max_cost: float, n_retuned: i
         schedule: As `rungs` gives it.
         n_first: Plans at the first rung.
         max_cost: Of the search, in R.
-        n_retuned: Plans that are trained anew at the last rung.
     """
     left = max_cost - n_first * schedule.rung_cost(0)
     wide = replace(schedule, n_best=(max(3, n_first // 4), max(2, n_first // 10)))
-    chosen = wide if _above(wide, n_retuned) <= left else schedule
+    chosen = wide if _above(wide) <= left else schedule
     low, high = chosen.rung_steps[-1], max(schedule.longest_last, chosen.rung_steps[-1])
     while low < high:  # the longest last rung that can be paid, by bisection
         middle = (low + high + 1) // 2
-        fits = _above(_with_last(chosen, middle), n_retuned) <= left
+        fits = _above(_with_last(chosen, middle)) <= left
         low, high = (middle, high) if fits else (low, middle - 1)
     return _with_last(chosen, low)
 
 
-def _above(schedule: Schedule, n_retuned: int) -> float:
+def _above(schedule: Schedule) -> float:
     """Cost of the rungs above the first in R."""
-    new = n_retuned * schedule.rung_cost(schedule.last, is_new=True)
+    new = _N_RETUNED * schedule.rung_cost(schedule.last, is_new=True)
     return new + math.fsum(
         schedule.n_promoted(i) * schedule.rung_cost(i) for i in range(1, schedule.last + 1)
     )
