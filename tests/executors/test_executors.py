@@ -19,6 +19,7 @@ import pytest
 from autopeft.errors import SpecError, TrainingError, UnknownNameError, WorkerLostError
 from autopeft.executors import EXECUTORS
 
+PROCESSES = ["process", pytest.param("ray", marks=pytest.mark.nightly)]
 HANGS = 600.0  # seconds without an answer that are no slow machine any more
 
 
@@ -35,7 +36,7 @@ def executor(request):
     EXECUTORS[request.param].shutdown()
 
 
-@pytest.fixture(params=["process", "ray"], scope="module")
+@pytest.fixture(params=PROCESSES, scope="module")
 def pool(request):
     """Each executor that has workers."""
     yield EXECUTORS[request.param]
@@ -213,7 +214,7 @@ def make_without_a_package(index):
     importlib.import_module("absent_package")  # as on a node where something is not installed
 
 
-@pytest.mark.parametrize("pool", ["ray"], indirect=True)
+@pytest.mark.parametrize("pool", PROCESSES[1:], indirect=True)
 def test_a_node_that_lacks_a_package_is_named_and_costs_no_measurement(pool):
     work = start(pool, make_without_a_package, n_workers=1)
     with pytest.raises(TrainingError, match=r"on the node [\d.]+ could not begin: .*'absent_package'"):
@@ -249,7 +250,7 @@ def using(name, end, folder):
         yield used, int(used.stdout.readline())
 
 
-@pytest.mark.parametrize("name", ["process", "ray"])
+@pytest.mark.parametrize("name", PROCESSES)
 def test_nothing_is_left_after_a_shutdown_even_of_a_worker_that_works(name, tmp_path):
     with using(name, "shut down", tmp_path) as (used, worker):
         rest = used.stdout.read()
@@ -258,7 +259,7 @@ def test_nothing_is_left_after_a_shutdown_even_of_a_worker_that_works(name, tmp_
     assert not is_running(worker)
 
 
-@pytest.mark.parametrize("name", ["process", "ray"])
+@pytest.mark.parametrize("name", PROCESSES)
 def test_workers_end_with_a_parent_that_is_killed(name, tmp_path):
     with using(name, "killed", tmp_path) as (used, worker):
         used.kill()

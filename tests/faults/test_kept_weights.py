@@ -40,7 +40,11 @@ def removed(path):
     path.unlink()
 
 
-DAMAGES = [emptied, torn, flipped, retrained, removed]
+DAMAGES = [
+    flipped,
+    removed,
+    *(pytest.param(each, marks=pytest.mark.nightly) for each in (emptied, torn, retrained)),
+]
 
 
 def kept_of_best(run):

@@ -17,6 +17,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from sklearn.metrics import cohen_kappa_score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from typer.testing import CliRunner
+
+from autopeft.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "tests" / "example_package"
@@ -33,9 +36,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def python(site: Path | None, code: str, *arguments: object) -> str:
-    """What code prints in a fresh interpreter that has this checkout, and the example where `site` has it."""
-    paths = [str(folder) for folder in (site, ROOT, ROOT / "tests") if folder is not None]
+def python(site: Path, code: str, *arguments: object) -> str:
+    """What code prints in a fresh interpreter that has this checkout and the example."""
+    paths = [str(folder) for folder in (site, ROOT, ROOT / "tests")]
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
@@ -192,7 +195,7 @@ def test_plan_of_a_method_from_outside_is_counted_and_exported(
 
 def test_without_the_package_its_names_are_unknown(model_dir: Path, data_dir: Path) -> None:
     data = ("--model", model_dir, "--data", data_dir)
-    refused = python(None, COMMANDS, words_of([("analyze", *data, "--scores", "weight_norm")]))
-    [(code, _, errors)] = json.loads(refused.splitlines()[-1])
-    assert code == 2
-    assert "There is no score named 'weight_norm'" in errors
+    words = ["analyze", *map(str, data), "--scores", "weight_norm"]
+    refused = CliRunner().invoke(app, words)  # in this process, which lacks it
+    assert refused.exit_code == 2
+    assert "There is no score named 'weight_norm'" in refused.stderr

@@ -199,14 +199,11 @@ def modules_after_importing(names):
 
 
 def test_rooms_that_plan_and_write_do_not_import_torch():
-    assert "torch" not in modules_after_importing([f"autopeft.{room}" for room in TORCHLESS])
+    rooms = [f"autopeft.{room}" for room in TORCHLESS]
+    loaded = modules_after_importing(rooms)
+    assert "torch" not in loaded and set(loaded) >= set(rooms)
 
 
-def test_the_probe_for_torch_sees_it_where_it_is_imported():
-    assert "torch" in modules_after_importing(["autopeft.tasks.text_classification"])
-
-
-@pytest.mark.parametrize("name", ["autopeft", "autopeft.cli"])
-def test_package_and_command_line_start_without_torch_transformers_and_peft(name):
-    loaded = modules_after_importing([name])
+def test_package_and_command_line_start_without_torch_transformers_and_peft():
+    loaded = modules_after_importing(["autopeft", "autopeft.cli"])
     assert not {"torch", "transformers", "peft", "optuna"}.intersection(loaded)
