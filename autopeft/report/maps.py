@@ -10,7 +10,6 @@ from itertools import groupby, pairwise
 from autopeft.records import Adapter, Plan, SearchResult, Site, SiteScores
 from autopeft.report.words import significant
 
-N_LEVELS = 5  # shades of the colour scale
 OUTSIDE = "outside"  # row of the sites that are in no layer
 MAX_ROWS = 24  # of a map that is not folded away; chosen by hand
 LEFT_ALONE = "·"  # a site without adapter
