@@ -67,10 +67,10 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
         if name == "model.id" and "model.revision" not in given:
             spec = with_setting(spec, "model.revision", None)  # which was that of the other name
         spec = with_setting(spec, name, value)
-    if _MEMORY in given:
-        chosen = {decision.setting for decision in kept_decisions(run) or ()}
-        for name in PIECES.keys() & chosen - given:
-            spec = with_setting(spec, name, PIECES[name])
+    chosen = {decision.setting: decision.value for decision in kept_decisions(run) or ()}
+    for name in PIECES.keys() & chosen.keys() - given:  # whatever run.yaml says
+        kept = int(chosen[name]) if chosen[name].isdecimal() else chosen[name]
+        spec = with_setting(spec, name, PIECES[name] if _MEMORY in given else kept)
     if spec.execution.executor != stored.execution.executor:
         execution = spec.execution.model_copy(update=_spread_anew(stored.execution, given))
         spec = spec.model_copy(update={"execution": execution})

@@ -209,6 +209,15 @@ def test_a_moved_model_has_no_commit_of_the_hub(tmp_path):
     assert resumed(again, frozenset({"model.id"})).model.revision == "0" * 40
 
 
+def test_pieces_that_a_run_chose_are_those_of_its_decisions_whatever_its_run_yaml_says(tmp_path):
+    """A run that is killed between writing both, or whose run.yaml is edited, goes on."""
+    with RunDir.create(tmp_path / "run", resume=False) as run:
+        keep_decisions(run, run_spec(micro_batch_tokens=4096, checkpointing="off"), decided(PIECES))
+        run.write_spec(run_spec(micro_batch_tokens=512, checkpointing="on"))
+    spec = resumed(run_spec(out=tmp_path / "run"), frozenset()).execution
+    assert (spec.micro_batch_tokens, spec.checkpointing) == (4096, "off")
+
+
 @pytest.mark.parametrize(
     ("stored", "given", "spread"),
     [
