@@ -149,7 +149,8 @@ def race(entries: Sequence[Entry], rules: Rules) -> Policy:
 
 def _ranked(track: Track, short: dict[Entry, Measurement], rules: Rules) -> list[Entry]:
     """Plans by loss; one whose metric is two standard errors ahead of its neighbour's goes before it."""
-    order = sorted(short, key=lambda entry: math.inf if short[entry].loss is None else short[entry].loss)
+    losses = {entry: math.inf if seen.loss is None else seen.loss for entry, seen in short.items()}
+    order = sorted(short, key=losses.__getitem__)
     for end in range(len(order) - 1, 0, -1) if rules.metric else ():
         for place in range(end):
             if track.ahead(short[order[place + 1]], short[order[place]]) > 2:

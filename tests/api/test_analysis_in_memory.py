@@ -54,10 +54,12 @@ def test_tokenizer_without_padding_is_left_as_it_is(make_base, tokenizer):
     assert {score.name for score in analysis.scores} == {"parameters"}
 
 
-def test_analysis_in_memory_gives_what_that_of_the_directory_gives(model_dir, tokenizer, data_dir):
-    read = pipeline.analyze(run_spec(model_dir, data_dir), scores=["fisher"], max_examples=32)
+def test_analysis_in_memory_gives_what_that_of_the_directory_gives(model_dir, tokenizer, data_dir, tmp_path):
     module = transformers.AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
     module.config.id2label = dict(enumerate(LABEL_NAMES))
+    for part in (module, tokenizer):  # with its head, which the checkpoint lacks
+        part.save_pretrained(tmp_path)
+    read = pipeline.analyze(run_spec(tmp_path, data_dir), scores=["fisher"], max_examples=32)
     data = datasets.DatasetDict(
         {
             name: datasets.Dataset.from_csv(str(data_dir / f"{name}.csv"))
