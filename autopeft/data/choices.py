@@ -171,7 +171,12 @@ def _choice_names(questions: Sequence[_Question]) -> tuple[str, ...]:
 
 def _right_choices(questions: Sequence[_Question], column: str, notes: list[str]) -> list[int]:
     """The index of the right choice in each row, by the first reading of the labels that fits every row."""
-    indices = {reading: [_index(question, reading) for question in questions] for reading in _READINGS}
+    indices: dict[str, list[int | None]] = {}
+    for reading, names_of in _READINGS.items():
+        named = [
+            (list(names_of(question))[: len(question.choices)], question.label) for question in questions
+        ]
+        indices[reading] = [names.index(label) if label in names else None for names, label in named]
     best = min(indices, key=lambda reading: indices[reading].count(None))  # the first of equals
     right = [index for index in indices[best] if index is not None]
     if len(right) < len(questions):
@@ -186,8 +191,3 @@ def _right_choices(questions: Sequence[_Question], column: str, notes: list[str]
             f"The labels in column {column} are read as {best}, but are also texts of other choices."
         )
     return right
-
-
-def _index(question: _Question, reading: str) -> int | None:
-    names = list(_READINGS[reading](question))[: len(question.choices)]
-    return names.index(question.label) if question.label in names else None

@@ -277,21 +277,17 @@ def _in_order(part: str, rows: list[Row], column: str | None) -> list[Row]:
         raise DataError(
             f"Row {missing[0]} of {part} has no time in column {column}; fill it in or drop the row."
         )
+    keys: Sequence[Any] = times
+    if any(isinstance(time, str) for time in times):
+        texts = [str(time).strip() for time in times]
+        places = [f"row {row.number} of {part}" for row in rows]
+        keys = [*map(float, texts)] if is_numeric(texts) else _read_times(texts, places, column)
     try:
-        keys = _comparable(times, [f"row {row.number} of {part}" for row in rows], column)
         order = sorted(range(len(rows)), key=lambda i: keys[i])
     except (TypeError, ValueError) as error:
         reason = reason_of(error)
         raise DataError(f"Column {column} holds a time that cannot be read: {reason}. Repair it.") from error
     return [rows[i] for i in order]
-
-
-def _comparable(times: Sequence[Any], places: Sequence[str], column: str) -> Sequence[Any]:
-    """Datetimes and numbers as they are; text as numbers or as times."""
-    if not any(isinstance(time, str) for time in times):
-        return times
-    texts = [str(time).strip() for time in times]
-    return [float(text) for text in texts] if is_numeric(texts) else _read_times(texts, places, column)
 
 
 def _read_times(texts: Sequence[str], places: Sequence[str], column: str) -> list[Any]:

@@ -217,7 +217,9 @@ def _with_keys(table: Any, column: str, images: dict[str, ImageFile], *, folder:
 def _image_of(cell: Any, folder: Path, where: str) -> ImageFile:
     """The image of a record with bytes or a path, of bytes, or of a file's name."""
     if isinstance(cell, Mapping):
-        return _of_cell(cell, where)
+        if cell.get("bytes") is None and cell.get("path") is None:
+            raise DataError(f"The image in {where} holds neither bytes nor a path; complete or drop the row.")
+        return _image(str(cell.get("path") or where), content=cell.get("bytes"))
     if isinstance(cell, bytes):
         return _image(where, content=cell)
     if isinstance(cell, str):
@@ -225,12 +227,6 @@ def _image_of(cell: Any, folder: Path, where: str) -> ImageFile:
     raise DataError(
         f"The image in {where} is a {type(cell).__name__}; allowed are image files, their bytes or paths."
     )
-
-
-def _of_cell(cell: Mapping[str, Any], where: str) -> ImageFile:
-    if cell.get("bytes") is None and cell.get("path") is None:
-        raise DataError(f"The image in {where} holds neither bytes nor a path; complete or drop the row.")
-    return _image(str(cell.get("path") or where), content=cell.get("bytes"))
 
 
 def _of_name(name: str, folder: Path, where: str) -> ImageFile:
@@ -242,7 +238,7 @@ def _of_name(name: str, folder: Path, where: str) -> ImageFile:
     archives = sorted(str(file) for file in folder.glob("*.zip"))
     for archive in archives:
         for spelling in spellings:
-            if spelling in _members(archive):
+            if spelling in _archive(archive).NameToInfo:
                 return _image(archive, member=spelling)
     beside = f" or {', '.join(Path(archive).name for archive in archives)}" if archives else ""
     raise DataError(f"The image {name} of {where} is not in {folder}{beside}; correct the path.")
@@ -293,8 +289,3 @@ def _archive(path: str) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is no zip file ({error}); repair or remove it.") from error
-
-
-@lru_cache(maxsize=8)
-def _members(path: str) -> frozenset[str]:
-    return frozenset(_archive(path).namelist())

@@ -97,20 +97,14 @@ def _rows(part: str, table: Any, columns: Columns) -> list[Row]:
             raise DataError(
                 f"{where.capitalize()} has no tag for token {words[tags.index('')]!r}; write O or its tag."
             )
-        row = _without_ignored(Row((words,), tags, group, time, index + 1))
+        label = tuple(None if tag == _NO_TAG else tag for tag in tags)
+        is_tagged = not tags or set(label) != {None}
+        row = Row((words,), label if is_tagged else None, group, time, index + 1)
         if declared and row.label and not (part != "train" and _hides_tags(row)):
             names = (tag and name_of(tag, declared, where, columns.label) for tag in row.label)
             row = row._replace(label=tuple(names))
         rows.append(row)
     return rows
-
-
-def _without_ignored(row: Row) -> Row:
-    """The row with None for each tag -100; its label is None if no other tag is left."""
-    if _NO_TAG not in row.label:
-        return row
-    tags = tuple(None if tag == _NO_TAG else tag for tag in row.label)
-    return row._replace(label=tags if set(tags) != {None} else None)
 
 
 def _hides_tags(row: Row) -> bool:
@@ -120,7 +114,8 @@ def _hides_tags(row: Row) -> bool:
 def _refuse_single_tokens(tables: Sequence[Any], columns: Columns) -> None:
     """Refuse tables of words with a word and its tag in each row, whose sentences are unknown."""
     names = (*columns.inputs, columns.label)
-    if any(_holds_several(cell) for name in names for cell in first_cells(tables, name)):
+    first = [cell for name in names for cell in first_cells(tables, name)]
+    if any(isinstance(cell, list) or (isinstance(cell, str) and len(cell.split()) > 1) for cell in first):
         return  # without a look at whole columns
     cells = [cell for table in tables for name in names for cell in cells_of("train", table, name) if cell]
     if len(cells) > 2 and all(isinstance(cell, str) and len(cell.split()) == 1 for cell in cells):
@@ -129,11 +124,6 @@ def _refuse_single_tokens(tables: Sequence[Any], columns: Columns) -> None:
             "should be a sentence, with a list of tokens and a list of tags: join the rows of each sentence, "
             f"or write a CoNLL file ({', '.join(SENTENCES.suffixes)})."
         )
-
-
-def _holds_several(cell: Any) -> bool:
-    """Whether a cell is a list, or a text of several words."""
-    return isinstance(cell, list) or (isinstance(cell, str) and len(cell.split()) > 1)
 
 
 def _list(cell: Any, where: str) -> tuple[str, ...]:
