@@ -1,9 +1,9 @@
 """The protocols that a part must meet, and `discover`, which finds the parts.
 
 To add a PEFT method, a task type, a metric, a score or an exporter,
-write one file in the folder of that name with a module-level `PART`, or publish an entry point
-of another package in the group `autopeft.methods`, `autopeft.tasks` and so on.
-`tests/example_package` is a package with one part of each kind.
+write one file in the folder of that name with a module-level `PART`. Another package publishes all
+but exporters as entry points in the groups `autopeft.methods`, `autopeft.tasks` and so on, as
+`tests/example_package` does.
 
 Inside the folder each file imports only from those before it:
 exporter, method, score, task → discovery.

@@ -11,7 +11,6 @@ from importlib import metadata
 from typing import Any, Generic, TypeVar
 
 from autopeft.errors import SpecError, UnknownNameError, reason_of
-from autopeft.extension.exporter import Exporter
 from autopeft.extension.method import Method
 from autopeft.extension.score import Score
 from autopeft.extension.task import Metric, Task
@@ -19,14 +18,15 @@ from autopeft.extension.task import Metric, Task
 Part = TypeVar("Part")
 Changed = TypeVar("Changed")
 
-# What the parts of each folder have to meet.
+# What parts of other packages have to meet.
 PROTOCOLS: Mapping[str, type] = {
     "autopeft.methods": Method,
     "autopeft.tasks": Task,
     "autopeft.metrics": Metric,
     "autopeft.sensitivity": Score,
-    "autopeft.exports": Exporter,
 }
+
+_OWN = ("autopeft.exports",)  # folders that take no parts of other packages
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def discover(package: str) -> Catalogue[Any]:
     parts = [(importlib.import_module(module).PART, module) for module in modules]
     kind = package.rpartition(".")[2].removesuffix("s").replace("sensitivity", "score")
     broken: dict[str, str] = {}
-    for entry in metadata.entry_points(group=package):
+    for entry in () if package in _OWN else metadata.entry_points(group=package):
         try:
             parts.append((_load(entry, kind, PROTOCOLS.get(package)), entry.value))
         except SpecError as error:

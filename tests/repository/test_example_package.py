@@ -23,7 +23,7 @@ from autopeft.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "tests" / "example_package"
-EXAMPLE_PARTS = {"query_lora", "weight_norm", "kappa", "confident-classification", "table"}
+EXAMPLE_PARTS = {"query_lora", "weight_norm", "kappa", "confident-classification"}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ print(json.dumps([(result.exit_code, result.stdout, result.stderr) for result in
 KNOWN = """
 from autopeft.extension import discover
 from repository.readme_tables import method_table
-folders = ("methods", "sensitivity", "metrics", "tasks", "exports")
+folders = ("methods", "sensitivity", "metrics", "tasks")
 names = {folder: list(discover(f"autopeft.{folder}")) for folder in folders}
 print(json.dumps({"names": names, "table": method_table()}))
 """
@@ -87,7 +87,7 @@ def outputs(site: Path, model_dir: Path, data_dir: Path, folder: Path) -> dict[s
         "analyze": (*data, "--budget", "5%", "--scores", "weight_norm", "--max-examples", 32),
         "search": (*data, *parts, *small, "--budget", "3%", "--max-steps", 8, "--trials", 8),
         "kappa": (*data, *small, "--budget", "5%", "--max-steps", 30, "--trials", 6, "--metric", "kappa"),
-        "export": ("--run", folder / "search", "--to", "table"),
+        "export": ("--run", folder / "search", "--to", "native"),
     }
     commands["search"] += ("--space", EXAMPLE / "space.yaml")
     lines = [
@@ -115,7 +115,6 @@ def test_part_of_each_kind_is_known_by_its_name_and_listed_with_its_label(output
         "sensitivity": {"weight_norm"},
         "metrics": {"kappa"},
         "tasks": {"confident-classification"},
-        "exports": {"table"},
     }
     assert "| `query_lora` | query LoRA | LoRA at query maps |" in known["table"]
     assert outputs["methods"].startswith("query_lora: query LoRA\n")
@@ -190,7 +189,7 @@ def test_plan_of_a_method_from_outside_is_counted_and_exported(
 ) -> None:
     plan = yaml.safe_load((run / "best" / "plan.yaml").read_text(encoding="utf-8"))
     assert json.loads(outputs["count"])["trainable_params"] == plan["trainable_params"]
-    assert len((folder / "export" / "table.txt").read_text(encoding="utf-8").splitlines()) >= 1
+    assert list((folder / "export").rglob("adapter_config.json"))
 
 
 def test_without_the_package_its_names_are_unknown(model_dir: Path, data_dir: Path) -> None:

@@ -1,1 +1,1 @@
-"""Parts for autopeft from outside, one file each: method, score, metric, task and format."""
+"""Parts for autopeft from outside, one file each: method, score, metric and task."""
