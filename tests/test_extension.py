@@ -149,7 +149,14 @@ def test_entry_point_that_cannot_be_imported_is_left_out_with_a_warning_that_nam
         parts["xylophone"]
 
 
-@pytest.mark.parametrize("group", [f"autopeft.{folder}" for folder in FOLDERS])
+def test_a_format_of_another_package_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "a_format.py").write_text(PART.format(name="a_format"), encoding="utf-8")
+    publish(tmp_path, "autopeft.exports", "a_format")
+    assert set(discover_anew("autopeft.exports")) == set(discover("autopeft.exports"))
+
+
+@pytest.mark.parametrize("group", [f"autopeft.{folder}" for folder in FOLDERS if folder != "exports"])
 def test_entry_point_whose_part_lacks_members_is_left_out_and_they_are_named(
     group, tmp_path, monkeypatch, caplog
 ):
