@@ -6,6 +6,7 @@ import re
 
 # Setting, flag, command, part or Python name, in small letters with underscores -> what to do instead.
 REMOVED: dict[str, str] = {
+    "matmul_precision": "leave it out; --dtype chooses the number format, and float32 keeps all its bits",
     "postgresql": "--executor ray has workers on several machines",
     "worker": "--executor ray has workers on several machines, and --workers says how many",
     "databaseerror": "workers behind a database are gone, --executor ray has workers on several machines",

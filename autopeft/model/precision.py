@@ -39,8 +39,7 @@ class Precision:
     """The number format that a base model is held in and computes in.
 
     `dtype` is float32 or bfloat16. `matmul` is torch's word for how float32 matrices are multiplied:
-    `highest`, or `high` for TF32 on GPUs, or `medium`, which lets torch round them to bfloat16 where it has
-    kernels for that.
+    `highest`, or `high` for TF32 on GPUs.
     """
 
     dtype: str = "float32"
@@ -184,7 +183,7 @@ def choose_precision(
         seconds_of: Gives the seconds that a function takes; None times it.
     """
     chosen, reason = _choice(config, device, seconds_of or _seconds_of)
-    log.info("The base model computes in %s: %s%s.", _words(chosen), reason, remedy)
+    log.info("The base model computes in %s: %s%s.", chosen.dtype, reason, remedy)
     return chosen
 
 
@@ -203,17 +202,13 @@ def _choice(
     if width < _LEAST_WIDTH:
         return Precision(), f"with {width} hidden units no other format would be faster"
     products = _Products(width, inner, seconds_of=seconds_of)
-    exact, medium = products.seconds("highest"), products.seconds("medium")
-    is_faster = exact >= _LEAST_GAIN * medium and products.error("medium") <= _LARGEST_ERROR
-    plain = Precision(matmul="medium" if is_faster else "highest")
-    fastest = medium if is_faster else exact
     if products.is_slow_in_bfloat16():
-        return plain, "the processor has no instructions for bfloat16"
-    gain = fastest / products.seconds("bfloat16")
+        return Precision(), "the processor has no instructions for bfloat16"
+    gain = products.seconds("float32") / products.seconds("bfloat16")
     least = _LEAST_GAIN if width < _WIDE else _LEAST_GAIN_WIDE
-    is_clear = gain >= least and products.error("bfloat16") <= _LARGEST_ERROR
+    is_clear = gain >= least and products.error() <= _LARGEST_ERROR
     speeds = f"bfloat16 takes {1 / gain:.2f} of float32's time in products of {width} and {inner} features"
-    return (Precision(dtype="bfloat16") if is_clear else plain), speeds
+    return Precision(dtype="bfloat16" if is_clear else "float32"), speeds
 
 
 class _Products:
@@ -229,14 +224,14 @@ class _Products:
         self._seconds_of = seconds_of
 
     def seconds(self, name: str) -> float:
-        """Seconds of a product in the format `highest`, `medium` or `bfloat16`."""
-        with torch.no_grad(), Precision(matmul=_matmul_of(name)).multiplying():
+        """Seconds of a product in the format `float32` or `bfloat16`."""
+        with torch.no_grad(), Precision().multiplying():
             return self._fastest(self._product(name))
 
-    def error(self, name: str) -> float:
-        """The relative error of some rows of the product."""
-        with torch.no_grad(), Precision(matmul=_matmul_of(name)).multiplying():
-            computed = self._product(name)().double()[:_FIRST_TOKENS]
+    def error(self) -> float:
+        """The relative error of some rows of the product in bfloat16."""
+        with torch.no_grad():
+            computed = self._product("bfloat16")().double()[:_FIRST_TOKENS]
         exact = self._inputs[:_FIRST_TOKENS].double() @ self._weight.double().T
         return float((computed - exact).norm() / exact.norm())
 
@@ -259,10 +254,6 @@ class _Products:
         return lambda: F.linear(self._inputs, self._weight)
 
 
-def _matmul_of(name: str) -> str:
-    return name if name == "medium" else "highest"
-
-
 def _widths(config: Any) -> tuple[int, int]:
     """Hidden units and units of the feed-forward maps, at most 1024 each; 0 where the config tells none."""
     text = config.get_text_config()
@@ -271,10 +262,6 @@ def _widths(config: Any) -> tuple[int, int]:
     inner = getattr(text, "intermediate_size", None)  # GPT-2 and T5 call it otherwise, and have 4 x
     inner = inner if isinstance(inner, int) else 4 * width
     return min(width, _WIDEST), min(inner, _WIDEST)
-
-
-def _words(chosen: Precision) -> str:
-    return chosen.dtype + (" with products of medium precision" if chosen.matmul == "medium" else "")
 
 
 def _seconds_of(function: Callable[[], object]) -> float:

@@ -31,7 +31,6 @@ def environment(base: BaseModel, execution: ExecutionSpec) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "device": torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else base.device.type,
         "dtype": base.precision.dtype,
-        "matmul_precision": base.precision.matmul,
         "micro_batch_tokens": str(execution.micro_batch_tokens),
         "checkpointing": execution.checkpointing,
         **({"bitsandbytes": metadata.version("bitsandbytes")} if base.n_bits else {}),

@@ -88,14 +88,13 @@ def with_precision(spec: RunSpec, memory: InMemory) -> RunSpec:
     else:
         device, config = next(memory.model.parameters()).device, cast(Any, memory.model).config
     chosen = model.choose_precision(config, device)
-    update = {"dtype": chosen.dtype, "matmul_precision": chosen.matmul}
-    return spec.model_copy(update={"execution": execution.model_copy(update=update)})
+    return with_setting(spec, "execution.dtype", chosen.dtype)
 
 
 def load_base(spec: RunSpec, task: Task, loaded: LabelledData, memory: InMemory) -> BaseModel:
     """The base model that the settings name, or the model in memory; raises ModelError or SiteError."""
     names, execution = loaded.label_names, spec.execution
-    precision = model.Precision(dtype=execution.dtype, matmul=execution.matmul_precision)
+    precision = model.Precision(dtype=execution.dtype)
     if memory.model is None:
         return model.load(
             spec.model,

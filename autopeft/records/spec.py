@@ -222,7 +222,7 @@ class ExecutionSpec(Topic):
     """Where measurements run, and in which number format.
 
     The base model is held in `dtype`, but for quantised maps, which are multiplied in it. What is trained is
-    float32. `auto` measures what is fastest on this machine and sets both `dtype` and `matmul_precision`.
+    float32. `auto` measures what is fastest on this machine.
     """
 
     executor: str = setting("serial", "Way to run measurements", "Machine")
@@ -243,9 +243,6 @@ class ExecutionSpec(Topic):
     )
     dtype: Literal["auto", "float32", "bfloat16"] = setting(
         "auto", "Number format that the base model is held in and computes in", "Machine"
-    )
-    matmul_precision: Literal["highest", "medium"] = setting(
-        "highest", "How torch multiplies float32 matrices; `auto` as dtype sets it", "Machine", short=None
     )
     memory_bytes: int | None = setting(
         None,
