@@ -67,7 +67,7 @@ def test_part_meets_the_protocol(name):
 
 
 # By day each exporter is given LoRA, which all of them take, and a few that only some take.
-BY_DAY = {("lora", "llama-lm"), ("ia3", "bert"), ("llama-lm"), ("bitfit", "gpt2")}
+BY_DAY = {("lora", "llama-lm"), ("ia3", "bert"), ("vera", "llama-lm"), ("bitfit", "gpt2")}
 CASES = [
     pytest.param(name, method, architecture, marks=() if is_daily else pytest.mark.nightly)
     for name in EXPORTERS
