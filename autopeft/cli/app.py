@@ -253,16 +253,6 @@ def export(
         bool,
         typer.Option("--allow-pickle", help="Read an adapter_model.bin too; only its tensors are loaded."),
     ] = False,
-    rank: Annotated[
-        int | None, opt.whole("Rank at every site, for a format that converts other methods.")
-    ] = None,
-    energy: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of a change (of its squares) to keep at every site, for a format that converts; in "
-            "(0, 1]. Default: 0.99."
-        ),
-    ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
@@ -284,8 +274,6 @@ def export(
             adapter=adapter,
             model_id=model,
             allow_pickle=allow_pickle,
-            rank=rank,
-            energy=energy,
             dtype=dtype,
         )
         written = pipeline.export(request)

@@ -23,7 +23,6 @@ class Merged:
     name: str = "merged"
     summary: str = "the whole model with the plan merged into its weights, and its tokenizer"
     needs_base: NeededBase = "weights"
-    bounds: tuple[str, ...] = ("dtype",)
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """Adapters that stay beside the weights, first values that rewrite the base model, no weights."""

@@ -16,7 +16,6 @@ class Native:
     name: str = "native"
     summary: str = "adapter_config.json for peft; one folder per config where a plan mixes methods"
     needs_base: NeededBase = "none"
-    bounds: tuple[str, ...] = ()
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """None: a plan is made of such configs."""

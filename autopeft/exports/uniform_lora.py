@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from autopeft.adapters import type_counts
 from autopeft.exports.parts import problems
 from autopeft.exports.parts.uniform import lora_factors, uniform_problems, write_uniform
 from autopeft.extension import ExportSource, NeededBase
@@ -19,7 +18,6 @@ class UniformLora:
     name: str = "uniform-lora"
     summary: str = "one rank and alpha = r, exact; for vLLM, TGI, LoRAX and llama.cpp"
     needs_base: NeededBase = "shapes"
-    bounds: tuple[str, ...] = ()
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """Configs that are not plain LoRA (DoRA is not), modules trained whole, no weights."""
@@ -39,10 +37,7 @@ def _instead(source: ExportSource) -> str:
         return "Use --to native"
     if problems.stacked_experts(source.configs):
         return problems.WITHOUT_EXPERTS
-    no_lora = problems.trained_whole(source) or problems.adapts_nothing(source.configs)
-    if no_lora or problems.NOT_IN_LORA.keys() & type_counts(source.configs).keys():
-        return "Use --to merged"
-    return "Use --to converted-lora or --to merged"
+    return "Use --to merged"
 
 
 PART = UniformLora()

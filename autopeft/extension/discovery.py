@@ -8,6 +8,7 @@ import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib import metadata
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from autopeft.errors import SpecError, UnknownNameError, reason_of
@@ -104,7 +105,7 @@ def discover(package: str) -> Catalogue[Any]:
     folder = importlib.import_module(package)
     files = sorted(file.name for file in pkgutil.iter_modules(folder.__path__) if not file.ispkg)
     modules = [f"{package}.{name}" for name in files if name[0] != "_"]
-    parts = [(importlib.import_module(module).PART, module) for module in modules]
+    parts = [(part, name) for name in modules for part in _parts_of(importlib.import_module(name))]
     kind = package.rpartition(".")[2].removesuffix("s").replace("sensitivity", "score")
     broken: dict[str, str] = {}
     for entry in () if package in _OWN else metadata.entry_points(group=package):
@@ -123,6 +124,11 @@ def discover(package: str) -> Catalogue[Any]:
             )
         by_name[part.name], origins[part.name] = part, origin
     return Catalogue(kind, by_name, broken)
+
+
+def _parts_of(module: ModuleType) -> tuple[Any, ...]:
+    """The part of a file, or its parts where it has several."""
+    return tuple(module.PARTS) if hasattr(module, "PARTS") else (module.PART,)
 
 
 def _load(entry: metadata.EntryPoint, kind: str, protocol: type | None) -> Any:

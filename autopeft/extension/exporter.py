@@ -19,16 +19,20 @@ NeededBase = Literal["none", "shapes", "weights"]
 class TrainingFacts:
     """How a plan is trained in full; None means not known.
 
-    `max_steps` overrides `epochs`. `quantize` is `none`, `4bit` or `8bit`: how the base model is loaded.
-    `text_form` says in words how the texts of a row became one; empty where that is not known.
+    A step takes `accumulation_steps` micro-batches of `micro_batch_size` rows. `max_steps` overrides
+    `epochs`. `quantize` is `none`, `4bit` or `8bit`: how the base model is loaded. `text_form` says in words
+    how the texts of a row became one; empty where that is not known.
     """
 
     learning_rate: float | None = None
-    batch_size: int | None = None
+    micro_batch_size: int | None = None
+    accumulation_steps: int | None = None
     epochs: float | None = None
     max_steps: int | None = None
     max_length: int | None = None  # tokens per example
     seed: int | None = None
+    bf16: bool | None = None
+    checkpointing: bool | None = None
     quantize: str = "none"
     text_form: str = ""
 
@@ -63,9 +67,7 @@ class ExportSource:
     tokenizer: Any = None
     training: TrainingFacts = field(default_factory=lambda: TrainingFacts())
     checkpoint: Checkpoint = field(default_factory=lambda: Checkpoint())
-    rank: int | None = None  # upper bound on the ranks of a conversion
     dtype: str | None = None  # number format to write a whole model in, as torch calls it; None is the base's
-    energy: float | None = None  # share of the update's squared norm that a conversion keeps, in (0, 1]
 
 
 @runtime_checkable
@@ -75,7 +77,6 @@ class Exporter(Protocol):
     name: str  # what the command line calls it, such as `native`
     summary: str  # what is written and who reads it, in one phrase
     needs_base: NeededBase  # of the base model: `none`, `shapes` (meta tensors suffice) or `weights`
-    bounds: tuple[str, ...]  # which of the source's `rank`, `energy` and `dtype` it obeys
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """What the format cannot say of a plan, as phrases; () where it can say all of it."""

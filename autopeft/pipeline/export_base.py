@@ -46,7 +46,7 @@ def with_base(
         return replace(source, base=skeleton)
     beside = _config_beside(folder)
     names, auto_class = _label_names(skeleton, source, beside, run), type(skeleton).__name__
-    stored = _stored_dtype(skeleton) if "dtype" in exporter.bounds else "float32"
+    stored = _stored_dtype(skeleton)
     # A head that gives prices holds numbers that 16 bits round by whole units.
     is_number = beside.get("problem_type") == "regression"
     written = source.dtype or ("float32" if is_number else stored)

@@ -39,8 +39,6 @@ class ExportRequest:
     adapter: Path | None = None
     model_id: str | None = None
     allow_pickle: bool = False
-    rank: int | None = None
-    energy: float | None = None
     dtype: str | None = None
 
 
@@ -89,19 +87,10 @@ def _check(request: ExportRequest, exporter: Exporter) -> None:
     if (request.run is None) == (request.adapter is None):
         given = "Neither --run nor --adapter is" if request.run is None else "Both --run and --adapter are"
         raise SpecError(f"{given} given; pass one of them.")
-    used = [name for name in ("rank", "energy", "dtype") if getattr(request, name) is not None]
-    odd = [name for name in used if name not in exporter.bounds]
-    if odd:
-        obeying = [part.name for part in discover("autopeft.exports").values() if odd[0] in part.bounds]
-        raise SpecError(f"--{odd[0]} is for --to {' or '.join(obeying)}, not for {request.to}; leave it out.")
+    if request.dtype is not None and exporter.needs_base != "weights":
+        raise SpecError(f"--dtype is for formats of a whole model, not for {request.to}; leave it out.")
     if request.dtype is not None and request.dtype not in DTYPES:
         raise SpecError(f"--dtype is {request.dtype}; use {', '.join(DTYPES)}.")
-    if {"rank", "energy"} <= set(used):
-        raise SpecError("Both --rank and --energy are given; each of them decides the rank, pass one.")
-    if request.rank is not None and request.rank < 1:
-        raise SpecError(f"--rank is {request.rank}; it should be at least 1.")
-    if request.energy is not None and not 0 < request.energy <= 1:
-        raise SpecError(f"--energy is {request.energy}; it should be above 0 and at most 1.")
 
 
 def _locate(request: ExportRequest) -> tuple[Path, PlanDocument | None]:
@@ -147,8 +136,6 @@ def _read(
         head=tuple(dict.fromkeys(getattr(first, "modules_to_save", None) or ())),
         weights=weights,
         training=training_facts(document, spec, request.run or request.adapter),
-        rank=request.rank,
-        energy=request.energy,
         dtype=request.dtype,
     )
     return source, spec

@@ -18,12 +18,32 @@ from trl import SFTConfig
 from autopeft import train
 from autopeft.adapters import compile_plan
 from autopeft.errors import SpecError
-from autopeft.exports import axolotl, llama_factory, trl
 from autopeft.extension import Checkpoint, ExportSource, TrainingFacts, discover
 
 EXPORTERS = discover("autopeft.exports")
 METHODS = discover("autopeft.methods")
-RECIPES = ("axolotl", "llama-factory", "trl")
+FILES = {"axolotl": "axolotl.yaml", "llama-factory": "llama_factory.yaml", "trl": "train.py"}
+RECIPES = tuple(FILES)
+# https://docs.axolotl.ai/docs/config-reference.html; for LLaMA-Factory src/llamafactory/hparams and
+# TrainingArguments of transformers.
+DOCUMENTED = {
+    "axolotl": """
+        adapter base_model bf16 gradient_accumulation_steps gradient_checkpointing learning_rate
+        load_in_4bit load_in_8bit lora_alpha lora_alpha_pattern lora_dropout lora_fan_in_fan_out
+        lora_modules_to_save lora_r lora_rank_pattern lora_target_modules lora_target_parameters
+        lr_scheduler max_grad_norm max_steps micro_batch_size num_epochs optimizer
+        peft_init_lora_weights peft_layers_pattern peft_layers_to_transform
+        peft_trainable_token_indices peft_use_dora peft_use_rslora revision_of_model seed
+        sequence_len train_on_inputs warmup_ratio weight_decay
+    """.split(),
+    "llama-factory": """
+        additional_target bf16 cutoff_len disable_gradient_checkpointing do_train finetuning_type
+        gradient_accumulation_steps learning_rate lora_alpha lora_dropout lora_rank lora_target
+        lr_scheduler_type max_grad_norm max_steps model_name_or_path model_revision num_train_epochs
+        per_device_train_batch_size quantization_bit seed stage use_dora use_rslora warmup_ratio
+        weight_decay
+    """.split(),
+}
 
 
 @pytest.fixture
@@ -103,7 +123,7 @@ def test_axolotl_builds_the_uneven_plan(language_model, make_plan, tmp_path):
     plan = uneven(language_model, make_plan)
     EXPORTERS["axolotl"].export(source_of(language_model, plan), tmp_path / "out")
     content = read_yaml(tmp_path / "out" / "axolotl.yaml")
-    assert set(content) <= set(axolotl.DOCUMENTED_KEYS)
+    assert set(content) <= set(DOCUMENTED["axolotl"])
     alphas = [content["lora_alpha"], *content["lora_alpha_pattern"].values()]
     assert all(isinstance(alpha, int) for alpha in alphas)
     assert (content["base_model"], content["learning_rate"]) == ("toy/llama", 3e-3)
@@ -114,7 +134,7 @@ def test_llama_factory_builds_a_plan_of_one_rank_in_some_layers(language_model, 
     plan = make_plan(language_model, make_plan(language_model, "lora").adapters[:-3])
     EXPORTERS["llama-factory"].export(source_of(language_model, plan), tmp_path / "out")
     content = read_yaml(tmp_path / "out" / "llama_factory.yaml")
-    assert set(content) <= set(llama_factory.DOCUMENTED_KEYS)
+    assert set(content) <= set(DOCUMENTED["llama-factory"])
     assert isinstance(content["lora_alpha"], int)
     assert content["learning_rate"] == 3e-3
     assert "q_proj" in content["lora_target"].split(",")
@@ -133,7 +153,7 @@ def test_options_of_lora_reach_each_trainer(name, field, language_model, tmp_pat
         training=TrainingFacts(learning_rate=1e-3),
     )
     EXPORTERS[name].export(source, tmp_path / "out")
-    (file,) = (tmp_path / "out").iterdir()
+    file = tmp_path / "out" / FILES[name]
     if name == "trl":
         read = runpy.run_path(str(file))["PEFT_CONFIG"]
     else:
@@ -152,8 +172,7 @@ def test_trl_file_builds_the_config_of_every_method(method, language_model, make
         return
     EXPORTERS["trl"].export(source, tmp_path / "out")
     read = runpy.run_path(str(tmp_path / "out" / "train.py"))
-    assert set(read["SETTINGS"]) <= set(trl.DOCUMENTED_KEYS)
-    assert set(trl.DOCUMENTED_KEYS) <= set(SFTConfig.__dataclass_fields__)
+    assert set(read["SETTINGS"]) <= set(SFTConfig.__dataclass_fields__)
     model = peft.get_peft_model(language_model.module, read["PEFT_CONFIG"])
     assert model.get_nb_trainable_parameters()[0] == plan.trainable_params > 0
 
@@ -215,7 +234,7 @@ def test_mix_of_methods_is_refused(name, language_model, make_plan, tmp_path):
     ("name", "reason"),
     [
         ("axolotl", "alphas are whole numbers, and the plan has 4.5"),
-        ("llama-factory", "one rank for all modules.*one alpha for all modules"),
+        ("llama-factory", "rank_pattern=.* has no place in it; alpha_pattern=.* has no place in it"),
     ],
 )
 def test_what_a_yaml_cannot_say_is_refused_in_one_go(name, reason, language_model, make_plan, tmp_path):
@@ -237,7 +256,7 @@ def test_unknown_learning_rate_is_left_out_and_said(name, language_model, make_p
     source = source_of(language_model, make_plan(language_model, "lora"), training=TrainingFacts())
     notes = EXPORTERS[name].export(source, tmp_path / "out")
     assert "the learning rate is not known; set it" in notes
-    (file,) = (tmp_path / "out").iterdir()
+    file = tmp_path / "out" / FILES[name]
     assert "learning_rate" not in file.read_text(encoding="utf-8")
 
 
@@ -247,7 +266,7 @@ def test_head_of_the_file_says_how_rows_were_written(name, language_model, make_
     facts = TrainingFacts(learning_rate=1e-3, text_form=form)
     source = source_of(language_model, make_plan(language_model, "lora"), training=facts)
     EXPORTERS[name].export(source, tmp_path / "out")
-    (file,) = (tmp_path / "out").iterdir()
+    file = tmp_path / "out" / FILES[name]
     comments = [line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     words = " ".join(line.removeprefix("# ") for line in comments)
     assert "A row is written as prompt, line break, completion" in words
@@ -273,7 +292,7 @@ def test_rows_of_trl_are_written_as_those_of_the_search(
         training=TrainingFacts(text_form="A row is written somehow."),
     )
     notes = EXPORTERS["trl"].export(source, tmp_path / "out")
-    assert any("to_rows of train.py" in note for note in notes)
+    assert any("to_rows" in note for note in notes)
     to_rows = runpy.run_path(str(tmp_path / "out" / "train.py"))["to_rows"]
     columns = {"question": ASKED, "context": MORE, "answer": ANSWERS, "id": (1, 2, 3)}
     rows = to_rows(datasets.Dataset.from_dict(columns), prompt=("question", "context"), completion="answer")
@@ -299,17 +318,23 @@ def test_gguf_file_is_refused_since_the_trainers_read_none(name, language_model,
     assert list(tmp_path.iterdir()) == []
 
 
-FACTS = {"batch_size": 8, "epochs": 2.5, "max_length": 48, "seed": 7, "quantize": "4bit"}
+FACTS = {"micro_batch_size": 2, "accumulation_steps": 4, "bf16": True, "checkpointing": False}
+FACTS |= {"epochs": 2.5, "max_length": 48, "seed": 7, "quantize": "4bit"}
 SAID = {
     "axolotl": {
-        "micro_batch_size": 8,
+        "micro_batch_size": 2,
+        "gradient_accumulation_steps": 4,
+        "bf16": True,
+        "gradient_checkpointing": False,
+        "adapter": "qlora",
         "num_epochs": 2.5,
         "sequence_len": 48,
         "seed": 7,
         "load_in_4bit": True,
     },
     "llama-factory": {
-        **{"per_device_train_batch_size": 8, "num_train_epochs": 2.5, "cutoff_len": 48, "seed": 7},
+        **{"per_device_train_batch_size": 2, "num_train_epochs": 2.5, "cutoff_len": 48, "seed": 7},
+        **{"gradient_accumulation_steps": 4, "bf16": True, "disable_gradient_checkpointing": True},
         **{"quantization_bit": 4, "model_revision": "abc"},
     },
 }
@@ -320,11 +345,10 @@ def test_yaml_says_how_long_to_train_and_on_how_many_bits(name, language_model, 
     about = {"training": TrainingFacts(**FACTS), "checkpoint": Checkpoint(revision="abc")}
     source = source_of(language_model, make_plan(language_model, "lora"), **about)
     EXPORTERS[name].export(source, tmp_path / "out")
-    (file,) = (tmp_path / "out").iterdir()
+    file = tmp_path / "out" / FILES[name]
     content = read_yaml(file)
     assert {key: content[key] for key in SAID[name]} == SAID[name]
-    documented = {"axolotl": axolotl, "llama-factory": llama_factory}[name].DOCUMENTED_KEYS
-    assert set(content) <= set(documented)
+    assert set(content) <= set(DOCUMENTED[name])
 
 
 def test_steps_override_epochs_which_trainers_have_a_default_for(language_model, make_plan, tmp_path):
@@ -342,8 +366,10 @@ def test_trl_loads_the_commit_and_the_bits_of_the_plan(language_model, make_plan
     read = runpy.run_path(str(tmp_path / "out" / "train.py"))
     assert read["LOADING"]["revision"] == "abc"
     assert read["LOADING"]["quantization_config"].bnb_4bit_quant_type == "nf4"
-    arguments = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **read["SETTINGS"])
-    assert (arguments.per_device_train_batch_size, arguments.num_train_epochs) == (8, 2.5)
+    assert (read["LOADING"]["dtype"], read["SETTINGS"]["bf16"]) == ("bfloat16", True)
+    arguments = SFTConfig(**{"output_dir": str(tmp_path), "use_cpu": True, **read["SETTINGS"], "bf16": False})
+    assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == (2, 4)
+    assert (arguments.num_train_epochs, arguments.gradient_checkpointing) == (2.5, False)
     assert (arguments.max_length, arguments.seed) == (48, 7)
 
 

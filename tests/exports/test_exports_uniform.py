@@ -28,7 +28,6 @@ from autopeft.extension import ExportSource, discover
 
 EXPORTERS = discover("autopeft.exports")
 UNIFORM, NATIVE = EXPORTERS["uniform-lora"], EXPORTERS["native"]
-CONVERTED = EXPORTERS["converted-lora"]
 SERVED = ("bert", "gpt2", "llama", "llama-lm")
 by_reader = pytest.mark.parametrize("reader", [vllm, llama_cpp], ids=["vllm", "llama.cpp"])
 by_architecture = pytest.mark.parametrize("architecture", SERVED)
@@ -192,7 +191,7 @@ def test_head_is_written_under_the_names_of_the_base_model(bert, make_plan, tmp_
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"use_dora": True}, "use_dora=True has no place in it.*--to converted-lora or --to merged"),
+        ({"use_dora": True}, "use_dora=True has no place in it.*--to merged"),
         ({"bias": "lora_only"}, "bias='lora_only' has no place in it"),
         ({"init_lora_weights": "pissa"}, "'pissa' rewrites the base model"),
         ({"trainable_token_indices": [1, 2]}, r"trainable_token_indices=\[1, 2\] has no place in it"),
@@ -215,7 +214,7 @@ def test_plan_that_is_not_trained_is_refused_with_the_command_that_trains(bert, 
 @pytest.mark.parametrize(
     ("method", "advice"),
     [
-        ("oft", r"OFT is not LoRA\. Use --to converted-lora or --to merged\."),
+        ("oft", r"OFT is not LoRA\. Use --to merged\."),
         ("ln_tuning", r"LN_TUNING is not LoRA\. Use --to merged\."),
         ((), r"it adapts no module\. Use --to merged\."),
     ],
@@ -226,13 +225,11 @@ def test_refusal_names_the_formats_that_can_hold_it(method, advice, bert, make_p
         UNIFORM.export(toy.source, tmp_path / "out")
 
 
-@pytest.mark.parametrize("exporter", [UNIFORM, CONVERTED])
-def test_lora_on_stacked_experts_is_refused_with_what_can_hold_it(exporter, make_base, tmp_path):
+def test_lora_on_stacked_experts_is_refused_with_what_can_hold_it(make_base, tmp_path):
     config = peft.LoraConfig(target_modules=["q_proj"], target_parameters=["mlp.experts.down_proj"])
     source = on_llama(config, make_base)
-    with pytest.raises(SpecError, match=r"experts .* --to merged, or .* --serve-on vllm") as refusal:
-        exporter.export(source, tmp_path / "out")
-    assert "converted-lora or" not in str(refusal.value)
+    with pytest.raises(SpecError, match=r"experts .* --to merged, or .* --serve-on vllm"):
+        UNIFORM.export(source, tmp_path / "out")
 
 
 def test_weights_of_another_rank_or_of_another_model_are_refused(bert, make_base, make_plan, tmp_path):
@@ -262,13 +259,6 @@ def test_same_adapter_is_written_alike_twice(bert, make_plan, tmp_path):
         UNIFORM.export(toy.source, tmp_path / name)
     for file in sorted((tmp_path / "one").iterdir()):
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
-
-
-def test_converting_a_plain_lora_says_that_uniform_is_exact(bert, make_plan, tmp_path):
-    for name in ("lora", "vera"):
-        source = trained(bert, make_plan(bert, name), tmp_path / name).source
-        notes = CONVERTED.export(source, tmp_path / f"converted {name}")
-        assert any("uniform-lora is exact" in note for note in notes) == (name == "lora")
 
 
 def test_shapes_alone_of_the_base_model_suffice(make_base, make_plan, tmp_path):

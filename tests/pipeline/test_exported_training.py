@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import pytest
 from toys.bases import plan_of_queries
 from toys.results import toy_result
 
@@ -37,3 +38,33 @@ def test_an_adapter_of_train_has_the_texts_that_it_was_given(model_dir, data_dir
     write_plan(tmp_path / "plan.yaml", document)
     facts = training_facts(plan_of(tmp_path), document.model, tmp_path)
     assert facts.text_form == "{prompt}\n{completion}"
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "tokens", "parts"),
+    [
+        (8, "None", (8, 1)),
+        (8, "100", (4, 2)),
+        (8, "47", (1, 8)),
+        (6, "100", (3, 2)),
+        (None, "48", (None, None)),
+    ],
+)
+def test_a_batch_is_cut_into_equal_parts_of_which_each_has_room(
+    batch_size, tokens, parts, model_dir, data_dir, tmp_path
+):
+    """Rows have 24 tokens at most."""
+    document, result = plan_of_queries(model_dir, data_dir, max_steps=7), toy_result()
+    task = document.task.model_copy(update={"batch_size": batch_size, "max_length": 24})
+    environment = {"micro_batch_tokens": tokens, "dtype": "bfloat16", "checkpointing": "on"}
+    known = TrainedPlan(
+        spec=result.spec,
+        setting=result.setting,
+        best=result.best,
+        measurement=result.measurements[0],
+        environment=environment,
+    )
+    (tmp_path / "trained.json").write_text(json.dumps(to_json(known)))
+    facts = training_facts(replace(document, task=task), document.model, tmp_path)
+    assert (facts.micro_batch_size, facts.accumulation_steps) == parts
+    assert (facts.bf16, facts.checkpointing) == (True, True)

@@ -61,14 +61,6 @@ def test_weights_in_float32_are_never_on_a_gpu(trained_adapter, tmp_path, monkey
     assert "model.safetensors" in report["files"]
 
 
-def test_conversion_says_its_error_to_people_too(trained_adapter, tmp_path):
-    toy = trained_adapter("oft")
-    result = export("--adapter", toy.folder, "--to", "converted-lora", "--rank", 2, "--out", tmp_path / "out")
-    assert result.exit_code == 0, result.output
-    error = json.loads((tmp_path / "out" / "conversion.json").read_text())["relative_error"]
-    assert f"relative error {error:.2e} in total" in result.stdout
-
-
 @pytest.mark.parametrize("n_labels", [2, 5])
 def test_adapter_of_plain_peft_with_a_head_of_any_size_is_merged(n_labels, model_dir, tmp_path):
     """Made with `peft` alone, on a base model without a head; the head's size is in its weights."""
@@ -98,8 +90,7 @@ def test_modules_of_a_language_model_that_are_trained_whole_are_merged_and_not_s
     shake(model)
     model.save_pretrained(tmp_path / "adapter")
     flags = ("--adapter", tmp_path / "adapter", "--out", tmp_path / "out")
-    for to in ("uniform-lora", "converted-lora"):
-        refused(export(*flags, "--to", to), 2, "modules_to_save", "read by none", "--to merged")
+    refused(export(*flags, "--to", "uniform-lora"), 2, "modules_to_save", "read by none", "--to merged")
     report = answer(*flags, "--to", "merged")
     assert any("no tokenizer" in note for note in report["notes"])
     merged = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "out")

@@ -185,11 +185,8 @@ def test_folder_with_files_is_left_alone(trained_adapter, tmp_path):
         (("--to", "native"), ("Neither --run nor --adapter is given", "pass one")),
         (("--to", "native", "--run", "A", "--adapter", "A"), ("Both --run and --adapter are given",)),
         (("--to", "native", "--adapter", "A"), ("holds neither adapter_config.json nor order.json",)),
-        (("--to", "merged", "--adapter", "A", "--rank", "3"), ("--rank is for --to converted-lora",)),
-        (("--to", "converted-lora", "--adapter", "A", "--rank", "0"), ("at least 1",)),
-        (("--to", "converted-lora", "--adapter", "A", "--energy", "1.5"), ("at most 1",)),
-        (("--to", "converted-lora", "--adapter", "A", "--energy", "nan"), ("at most 1",)),
-        (("--to", "converted-lora", "--adapter", "A", "--energy", "0.5", "--rank", "2"), ("pass one",)),
+        (("--to", "native", "--adapter", "A", "--dtype", "float32"), ("--dtype is for formats of a whole",)),
+        (("--to", "converted-lora", "--adapter", "A"), ("'converted-lora' was removed", "--to merged")),
     ],
 )
 def test_flags_that_say_nothing_usable_are_a_usage_error(flags, words, tmp_path):

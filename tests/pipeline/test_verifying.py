@@ -25,11 +25,11 @@ from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, R
 from autopeft.store import write_plan
 
 METHODS = discover("autopeft.methods")
-LORA_FORMATS = ("native", "uniform-lora", "merged", "converted-lora")
+LORA_FORMATS = ("native", "uniform-lora", "merged")
 FORMATS = {
     "mixed ranks": LORA_FORMATS,
     "mix of methods": ("native", "merged"),
-    "DoRA": ("native", "merged", "converted-lora"),
+    "DoRA": ("native", "merged"),
     "4-bit base": LORA_FORMATS,
 }
 
@@ -95,12 +95,14 @@ def test_every_export_of_a_plan_gives_the_outputs_that_were_confirmed(name, to, 
     if name == "4-bit base":
         pytest.importorskip("bitsandbytes")
     trained = train(name)
-    exact = ("--energy", 1) if to == "converted-lora" else ()
-    answer("--adapter", trained, "--to", to, "--out", tmp_path / "out", *exact)
+    answer("--adapter", trained, "--to", to, "--out", tmp_path / "out")
     found = verified(tmp_path / "out", "--run", trained)
     assert found["is_same"], found
-    served = to in ("uniform-lora", "converted-lora")
-    readers = ["transformers"] if to == "merged" else ["peft", *(["vllm", "llama.cpp"] if served else [])]
+    readers = (
+        ["transformers"]
+        if to == "merged"
+        else ["peft", *(["vllm", "llama.cpp"] if to == "uniform-lora" else [])]
+    )
     assert [reading["reader"] for reading in found["readings"]] == readers
     assert all(match["modules"] for match in found["targets"])
 

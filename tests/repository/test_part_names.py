@@ -27,7 +27,7 @@ ALLOWED = (
     ("cli/", "parameters", "the heading of a column"),
     ("space/baselines.py", "lora ia3 road hira bitfit ln_tuning", "the baseline and the usual arms"),
     ("pipeline/problem.py", "gradient fisher", "scores that every report shows beside the chosen one"),
-    ("exports/", "lora", "a word of axolotl's and LLaMA-Factory's files"),
+    ("templates/", "lora", "a word of axolotl's and LLaMA-Factory's files"),
     ("tasks/", "exact-match", "a metric of written answers, which their tasks compute themselves"),
 )
 

@@ -14,13 +14,6 @@ from autopeft.records import shortened
 # First values that are taken off the base model's weights: the adapter means nothing beside the original ones
 # (peft 0.21.2, tuners/lora/layer.py and the preprocessing of CorDA and LoRA-GA).
 _REWRITES_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
-# What a merge puts into weights that no LoRA reaches.
-NOT_IN_LORA = {
-    "LN_TUNING": "the weights of norms",
-    "BEFT": "biases",
-    "BIAS_SHIFT": "biases",
-    "TRAINABLE_TOKENS": "the embeddings of tokens",
-}
 WITHOUT_EXPERTS = "Use --to merged, or search again with --serve-on vllm, which leaves experts out"
 _UNTRAINED = "it has no trained weights yet"
 

@@ -1,0 +1,121 @@
+"""Recipes for TRL, axolotl and LLaMA-Factory: one adapter, its schedule, length and bits, by templates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import peft
+from jinja2 import Environment, PackageLoader
+from peft.tuners.tuners_utils import check_target_module_exists
+
+from autopeft.adapters import changed_fields
+from autopeft.exports.parts.adapter import configs_of
+from autopeft.exports.parts.problems import adapts_nothing, lora_problems, not_lora, refuse
+from autopeft.exports.parts.uniform import plain_names
+from autopeft.extension import ExportSource, NeededBase
+from autopeft.records import QUANTISED
+from autopeft.store import fresh_folder, write_text, write_yaml_text
+from autopeft.train import WARMUP_SHARE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A file for another trainer of language models, made by the template of its name.
+
+    `keys` maps the fields of LoRA that the trainer takes to its names for them. A file without keys reads any
+    one config of `peft` beside it. `by_names` are fields that it says by listing modules of the base model.
+    """
+
+    name: str
+    summary: str
+    file: str
+    keys: Mapping[str, str] = field(default_factory=dict)
+    by_names: tuple[str, ...] = ()
+    needs_base: NeededBase = "none"
+
+    def problems(self, source: ExportSource) -> tuple[str, ...]:
+        """No adapter, a mix, another task than language modelling, what the file cannot say of the config."""
+        found = [*adapts_nothing(source.configs), *(not_lora(source.configs) if self.keys else ())]
+        if source.task_type != "CAUSAL_LM":
+            task = source.task_type or "no task"
+            found.append(f"it trains causal language models, and the plan is for {task}")
+        if source.base_model.endswith(".gguf"):
+            found.append("its loader reads no GGUF file; pass --model with the model in safetensors")
+        if len(source.configs) > 1:
+            found.append(f"it takes one config, and the plan has {len(source.configs)}")
+        if self.keys and source.checkpoint.own_class:
+            found.append(f"it loads {source.checkpoint.own_class}, of which the modules have other names")
+        config: Any = source.configs[0] if source.configs else None
+        if not self.keys and config and not hasattr(peft, type(config).__name__):
+            found.append(f"{type(config).__name__} is no config of peft itself")
+        if self.keys and not found:
+            found += lora_problems([config], known=(*self.keys, *self.by_names))
+            alphas = sorted({config.lora_alpha, *config.alpha_pattern.values()})
+            if odd := [str(alpha) for alpha in alphas if alpha != int(alpha)]:
+                found.append(f"its alphas are whole numbers, and the plan has {', '.join(odd)}")
+            if "init_lora_weights" not in self.keys and config.init_lora_weights is not True:
+                found.append("it chooses the first values of LoRA itself, and the config names others")
+        return tuple(dict.fromkeys(found))
+
+    def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
+        """Write the file, to be completed with the data."""
+        also = "--to trl or " if self.keys and not PARTS[0].problems(source) else ""
+        refuse(self.name, self.problems(source), instead=f"Use {also}--to native")
+        config: Any = configs_of(source)[0]
+        lora = {name: getattr(config, name, None) for name in ("r", "lora_alpha", "lora_dropout")}
+        modules = dict(source.base.named_modules()) if source.base and self.by_names else {}
+        sites = {name for name in modules if name and check_target_module_exists(config, name)}
+        environment = Environment(loader=PackageLoader("autopeft", "templates"), trim_blocks=True)
+        environment.filters |= {"known": _plain, "yaml": write_yaml_text}
+        text = environment.get_template(f"{self.file}.j2").render(
+            vars(source.training),
+            source=source,
+            lora={self.keys[n]: v for n, v in {**lora, **changed_fields(config)}.items() if n in self.keys},
+            targets=["all"] if config.target_modules == "all-linear" else plain_names(sites, modules),
+            bits=QUANTISED.get(source.training.quantize),
+            warmup=WARMUP_SHARE,
+        )
+        with fresh_folder(out) as fresh:
+            write_text(fresh / self.file, f"{text.rstrip()}\n")
+            if not self.keys:
+                config.save_pretrained(str(fresh))
+        call = "call make_trainer(train_dataset, output_dir=...).train() of train.py; to_rows makes such rows"
+        notes = [f"add to {self.file} what its first lines name" if self.keys else call]
+        if source.training.learning_rate is None:
+            notes.append("the learning rate is not known; set it")
+        return tuple(notes)
+
+
+def _plain(value: Any) -> Any:
+    """A value as YAML and Python both write it: sets as lists, whole floats as integers, nothing for None."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items() if entry is not None}
+    if isinstance(value, set | list | tuple):
+        return [_plain(entry) for entry in (sorted(value) if isinstance(value, set) else value)]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_LORA = "r target_modules target_parameters rank_pattern alpha_pattern modules_to_save fan_in_fan_out"
+_PEFT = "use_dora use_rslora layers_to_transform layers_pattern init_lora_weights trainable_token_indices"
+_SAME = {"lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}
+_NAMED = "target_modules exclude_modules layers_to_transform layers_pattern modules_to_save fan_in_fan_out"
+PARTS = (
+    Recipe(name="trl", summary="Python for TRL's SFTTrainer: any one peft config", file="train.py"),
+    Recipe(
+        name="axolotl",
+        summary="YAML for axolotl: LoRA with ranks per module, whole alphas",
+        file="axolotl.yaml",
+        keys=_SAME | {n: f"lora_{n}" for n in _LORA.split()} | {n: f"peft_{n}" for n in _PEFT.split()},
+    ),
+    Recipe(
+        name="llama-factory",
+        summary="YAML for LLaMA-Factory: LoRA of one rank and one whole alpha",
+        file="llama_factory.yaml",
+        keys=_SAME | {"r": "lora_rank", "use_dora": "use_dora", "use_rslora": "use_rslora"},
+        by_names=tuple(_NAMED.split()),
+        needs_base="shapes",
+    ),
+)
