@@ -49,7 +49,6 @@ REMOVED: dict[str, str] = {
     "bipeft": "the spaces default, everything, lora_only and tiny_budget remain, or a file of yours",
     "s3delta": "the spaces default, everything, lora_only and tiny_budget remain, or a file of yours",
     "bottleneck": "plain peft cannot load bottleneck adapters, use lora, ia3 or another method",
-    "autopeft_tacl": "its prefixes are gone: use the space everything, or a file of your own",
     "converted_lora": "--to merged serves every method that changes weights, --to uniform-lora plain LoRA",
     "rank": "--to merged needs no rank; --to uniform-lora keeps the ranks of the plan",
     "energy": "--to merged keeps the whole change of the weights",
