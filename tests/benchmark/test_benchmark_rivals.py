@@ -77,9 +77,9 @@ def test_without_defaults_nothing_but_baselines_and_the_head_is_enqueued(table):
     study_log = import_module("autopeft.engine.study_log")
     note = study_log.StudyLog.note
 
-    def noted(self, trial, arm, plan, **kinds):
+    def noted(self, arm, plan, **kinds):
         proposed.append(f"{kinds['source']} {arm.kind}")
-        return note(self, trial, arm, plan, **kinds)
+        return note(self, arm, plan, **kinds)
 
     for text in ("trials=14", "trials=14 without=defaults"):
         proposed.clear()
