@@ -45,7 +45,7 @@ hypothesis.settings.register_profile("gate", deadline=None, max_examples=25)
 hypothesis.settings.register_profile("nightly", deadline=None, max_examples=500)
 
 # The folders with the longest tests. A worker that begins one of them last would end long after the other.
-SLOW_FOLDERS = ("repository", "pipeline")
+SLOW_FOLDERS = ("repository", "faults", "pipeline")
 
 
 def is_nightly(config):

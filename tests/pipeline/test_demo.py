@@ -14,7 +14,7 @@ from autopeft.store import read_plan
 
 def test_demo_finds_a_plan_that_spends_the_budget(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    short = "--max-steps 6 --trials 3 --confirm-seeds 2 --methods lora".split()
+    short = "--max-steps 6 --trials 3 --confirm-seeds 2 --methods lora --max-eval-examples 40".split()
     done = CliRunner().invoke(app, ["search", "--budget", "0.5%", *short, "--out", str(out), "--json"])
     assert done.exit_code == 0, done.output
     answer = json.loads((out / "result.json").read_text(encoding="utf-8"))
