@@ -89,10 +89,10 @@ def hint_for(name: str, parts: Mapping[str, Any]) -> str:
 
 @cache
 def discover(package: str) -> Catalogue[Any]:
-    """Every part of a folder of autopeft, and those that other packages publish as entry points.
+    """Every part of a room of autopeft, and those that other packages publish as entry points.
 
     Args:
-        package: Dotted name of the folder, such as `autopeft.methods`; also the group of the entry points.
+        package: Dotted name of the room, such as `autopeft.methods`; also the group of the entry points.
             Sub-folders, and files whose name starts with an underscore, hold no parts.
 
     Returns:
@@ -103,8 +103,9 @@ def discover(package: str) -> Catalogue[Any]:
         SpecError: Two parts have the same name.
     """
     folder = importlib.import_module(package)
-    files = sorted(file.name for file in pkgutil.iter_modules(folder.__path__) if not file.ispkg)
-    modules = [f"{package}.{name}" for name in files if name[0] != "_"]
+    found = pkgutil.iter_modules(getattr(folder, "__path__", ()))  # a room in one file has its parts there
+    names = sorted(file.name for file in found if not file.ispkg and file.name[0] != "_")
+    modules = [f"{package}.{name}" for name in names] or [package]
     parts = [(part, name) for name in modules for part in _parts_of(importlib.import_module(name))]
     kind = package.rpartition(".")[2].removesuffix("s").replace("sensitivity", "score")
     broken: dict[str, str] = {}

@@ -64,7 +64,11 @@ def part_names(texts, folder):
 def named_in(path):
     """(line, name) of the parts of other folders that a file names."""
     read = literals if path.suffix == ".py" else quoted
-    return list(part_names(read(path.read_text(encoding="utf-8")), path.relative_to(PACKAGE).parts[0]))
+    return list(
+        part_names(
+            read(path.read_text(encoding="utf-8")), path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        )
+    )
 
 
 def covers(entry, place, name):

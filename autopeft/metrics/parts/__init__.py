@@ -1,1 +1,0 @@
-"""What the metrics share: their record, and the functions that score examples."""
