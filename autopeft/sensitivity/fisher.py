@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from autopeft.records import Site
-from autopeft.sensitivity.parts.gradients import norm_gradients
+from autopeft.sensitivity.parts.norms import normalise
 from autopeft.sensitivity.parts.score import SiteScore, Sums
 
 _BLOCK = 2**22  # numbers in a block of per-example matrices (16 MiB in fp32); chosen by hand
@@ -35,7 +35,9 @@ def _reducer(sites: Sequence[Site]) -> Sums:
         if site.kind == "parameter":
             return gradient.square().sum()
         if site.kind == "norm":
-            return torch.stack([g.square().sum() for g in norm_gradients(module, inputs, gradient)]).sum()
+            parts = [(normalise(module, inputs) * gradient).sum(dim=1)]
+            parts += [gradient.sum(dim=1)] if getattr(module, "bias", None) is not None else []
+            return torch.stack([part.square().sum() for part in parts]).sum()
         return _squared_norms(inputs, gradient, gram_of_inputs).sum()
 
     return Sums(term)

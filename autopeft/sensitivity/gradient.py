@@ -11,21 +11,26 @@ Source: Molchanov et al. 2017, arXiv:1611.06440; used as in GoRA, arXiv:2502.121
 from __future__ import annotations
 
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from autopeft.model import plain_weight
 from autopeft.records import Site
-from autopeft.sensitivity.parts.gradients import weight_gradient
+from autopeft.sensitivity.parts.norms import normalise
 from autopeft.sensitivity.parts.score import SiteScore, Sums
 
 
 def _term(site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> Tensor | None:
-    weight = inputs if site.kind == "parameter" else plain_weight(module)
+    if site.kind == "parameter":
+        return (gradient * inputs).abs().sum()  # not in place: other scores read both
+    weight = plain_weight(module)
     if weight is None:
         return None
-    grad = weight_gradient(site, module, inputs, gradient)
-    if grad is gradient:  # the pass's own tensor, which other scores read too
-        return (grad * weight).abs().sum()
-    return grad.mul_(weight.detach()).abs_().sum()
+    if site.kind == "norm":
+        of_weight = (normalise(module, inputs) * gradient).sum(dim=(0, 1))
+    else:
+        first, second = (inputs, gradient) if isinstance(module, Conv1D) else (gradient, inputs)
+        of_weight = first.flatten(0, 1).T @ second.flatten(0, 1)
+    return of_weight.mul_(weight.detach()).abs_().sum()
 
 
 PART = SiteScore(

@@ -88,11 +88,6 @@ def suggest(trial: BaseTrial, space: Space, methods: Mapping[str, Method]) -> Po
         else:
             assert isinstance(each, FloatDistribution)
             drawn[name] = trial.suggest_float(name, each.low, each.high)
-    return policy_of(drawn, space, methods)
-
-
-def policy_of(drawn: Mapping[str, Any], space: Space, methods: Mapping[str, Method]) -> Policy:
-    """The policy that the parameters of a trial mean; those that are missing have one value."""
     arm = drawn.get(ARM, space.arms[0])
     rate = _rate_at(drawn.get(RATE, 0.0), learning_rates(space, arm, methods))
     lead, *beside = (
