@@ -6,6 +6,7 @@ import re
 
 # Setting, flag, command, part or Python name, in small letters with underscores -> what to do instead.
 REMOVED: dict[str, str] = {
+    "max_new_tokens": "leave it out, since the lengths of the train split's completions set it",
     "matmul_precision": "leave it out; --dtype chooses the number format, and float32 keeps all its bits",
     "postgresql": "--executor ray has workers on several machines",
     "worker": "--executor ray has workers on several machines, and --workers says how many",

@@ -50,7 +50,8 @@ class TaskDefaults:
     - `batch_size`: examples per step, as many as have about `step_tokens`; the most where this is None.
     - `epochs`: as many as see `seen_examples`; the most where this is None.
     - `eval_examples`: examples of a split that tell plans apart where time is short; None takes them all.
-    - `max_new_tokens`: tokens to generate per answer; None where the metric needs no generated texts.
+    - `max_new_tokens`: tokens to generate per answer; None where the metric needs no generated texts. The
+      task is a dataclass whose field of this name gets the number.
     """
 
     max_length: tuple[int, int] | None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean
+from typing import Any, cast
 
 import numpy as np
 
 from autopeft import train
 from autopeft.extension import IGNORED, Task, TaskDefaults
 from autopeft.pipeline.example_length import CPU_SHARE, MULTIPLE, PERCENTILE, Derived, decision
-from autopeft.records import RunSpec, with_setting
+from autopeft.records import Decision, RunSpec, with_setting
 
 _LONGER_ANSWER = 1.25  # a model's answer may be longer than the true one; chosen by hand
 _BATCHES = 8  # in an epoch, at least; chosen by hand
@@ -33,17 +35,17 @@ def with_full_run(spec: RunSpec, examples: train.EncodedSplit, task: Task, devic
     return spec, tuple(decisions)
 
 
-def with_max_new_tokens(spec: RunSpec, examples: train.EncodedSplit, task: Task) -> Derived:
-    """The settings with the tokens of a generated answer, where the metric needs one.
+def with_max_new_tokens(task: Task, examples: train.EncodedSplit) -> tuple[Task, tuple[Decision, ...]]:
+    """The task with the tokens of a generated answer, where its metric needs one.
 
     `examples` are those of train.
     """
     limits = task.defaults.max_new_tokens
-    if spec.task.max_new_tokens is not None or limits is None:
-        return spec, ()
+    if limits is None:
+        return task, ()
     lengths = [int((np.asarray(examples.labels[i]) != IGNORED).sum()) for i in examples.typical]
     value, rule = answer_length(lengths, limits=limits)
-    return with_setting(spec, "task.max_new_tokens", value), (decision("max_new_tokens", value, rule),)
+    return replace(cast(Any, task), max_new_tokens=value), (decision("max_new_tokens", value, rule),)
 
 
 def answer_length(lengths: Sequence[int], *, limits: tuple[int, int]) -> tuple[int, str]:

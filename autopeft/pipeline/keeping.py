@@ -80,8 +80,9 @@ def keep_decisions(run: RunDir, spec: RunSpec, derived: tuple[Decision, ...]) ->
 
 def _still_holds(decision: Decision, spec: RunSpec) -> bool:
     """Whether the setting of a decision on the disk may not change, or has the value that it gave it."""
-    value = str(attrgetter(decision.setting)(spec))
-    return decision.setting not in PIECES or value == decision.value.replace(",", "")
+    if decision.setting not in PIECES:
+        return True
+    return str(attrgetter(decision.setting)(spec)) == decision.value.replace(",", "")
 
 
 def kept_decisions(run: RunDir) -> tuple[Decision, ...] | None:

@@ -108,8 +108,7 @@ def prepare(
     if form := text_form(task):
         log.info("%s", form)
     spec, full_run = with_full_run(spec, splits["train"], task, base.device.type)
-    spec, answers = with_max_new_tokens(spec, splits["train"], task)
-    task = task.fitted(spec.task, loaded.target, base.tokenizer)
+    task, answers = with_max_new_tokens(task, splits["train"])
     n_train = len(splits["train"].labels)
     batch_size = min(spec.task.batch_size or n_train, n_train)
     full_steps = train.full_run_steps(

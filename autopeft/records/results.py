@@ -103,7 +103,13 @@ class Decision:
 
         A setting without a flag has its dotted name there.
         """
-        return f"{SETTINGS[self.setting].flag or self.setting} {self.value}: {self.rule}"
+        return f"{self.subject} {self.value}: {self.rule}"
+
+    @property
+    def subject(self) -> str:
+        """The flag of the setting; the dotted name of what has none, or is always derived."""
+        field = SETTINGS.get(self.setting)
+        return (field and field.flag) or self.setting
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,7 +75,7 @@ class DataSpec(Topic):
 class TaskSpec(Topic):
     """The task, and the length of one full training run.
 
-    `epochs`, `batch_size`, `max_length` and `max_new_tokens` are derived by `pipeline.defaults` where
+    `epochs`, `batch_size` and `max_length` are derived by `pipeline.defaults` where
     they are None; `run.yaml` holds the values.
     """
 
@@ -88,13 +88,6 @@ class TaskSpec(Topic):
         "Regular expression whose first group, or whole match, is the answer in a generated text",
         "Options",
         short=None,
-    )
-    max_new_tokens: int | None = setting(
-        None,
-        "Tokens to generate per answer, at most. Default: by the lengths of the train split's completions",
-        "Options",
-        short=None,
-        ge=1,
     )
     epochs: float | None = setting(
         None,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
-from autopeft.records import SETTINGS, Confirmation, Measurement, Plan, SearchResult, Status, Verdict
+from autopeft.records import Confirmation, Measurement, Plan, SearchResult, Status, Verdict
 from autopeft.report.measured import smallest_mark
 from autopeft.report.tables import ANSWERS, NO_ARM
 
@@ -149,7 +149,7 @@ def settings(result: SearchResult) -> tuple[tuple[str, str], ...]:
         ("executor", f"{spec.execution.executor}, {workers} at a time"),
         *(
             (
-                f"{SETTINGS[decision.setting].flag or decision.setting}, derived",
+                f"{decision.subject}, derived",
                 f"{decision.value}: {decision.rule}",
             )
             for decision in setting.decisions

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -172,9 +172,8 @@ def of_tags(name, metric, tokenizer):
 def of_texts(name, metric, tokenizer):
     toy = make_toy(TASKS[name], tokenizer)
     toy.inputs = [(" ".join(text.split()[:4]),) for (text,) in toy.inputs]
-    toy.task = TASKS[name].fitted(
-        TaskSpec(metric=metric, max_new_tokens=MAX_NEW), Target(kind="completion"), tokenizer
-    )
+    fitted = TASKS[name].fitted(TaskSpec(metric=metric), Target(kind="completion"), tokenizer)
+    toy.task = replace(fitted, max_new_tokens=MAX_NEW)
     written = [greedy(toy, ids) for ids in prompts(toy)]
     # Half of the true answers are what the model writes, so that some are right and some are not.
     toy.labels = [

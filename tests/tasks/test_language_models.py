@@ -123,14 +123,6 @@ def test_thoughts_are_no_part_of_an_answer(text, answer):
     assert _find_answer("<think>\n\n</think>\n\nyes", "^(yes|no)") == "yes"
 
 
-def test_answers_that_are_longer_than_what_is_generated_are_told(words):
-    settings = {"max_length": 20, "metric": "exact-match", "max_new_tokens": 4}
-    _, made = encoded(words, "completion", ["of"] * 3, ["good", "good " * 3, "good " * 9], **settings)
-    (note,) = made.notes
-    assert note.startswith("1 of 3 completions are longer than the 4 tokens that are generated")
-    assert not encoded(words, "completion", ["of"], ["good"], **settings)[1].notes
-
-
 def test_greedy_texts_are_the_most_likely_ones_whatever_the_model_s_config_says(words):
     torch.manual_seed(0)
     model = toy_base("llama-lm").module.eval()

@@ -19,8 +19,8 @@ PART = discover("autopeft.tasks")["text-generation"]
 def make_bench(tokenizer, methods, metric, kept):
     """A bench of a Llama with rungs of 2 and 4 steps."""
     toy = make_toy(PART, with_end_of_text(tokenizer))
-    spec = TaskSpec(metric=metric, max_new_tokens=2)
-    toy.task = PART.fitted(spec, Target(kind="completion"), toy.tokenizer)
+    fitted = PART.fitted(TaskSpec(metric=metric), Target(kind="completion"), toy.tokenizer)
+    toy.task = replace(fitted, max_new_tokens=2)
     made = toy.encoded()
     split = EncodedSplit(examples=made.examples, labels=made.labels)
     return Bench(

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -26,7 +25,6 @@ from autopeft.tasks.parts.token_losses import losses_and_hits, mean_loss, over_p
 from autopeft.tasks.parts.token_metrics import EXACT_MATCH, TOKEN_METRICS, TokenCounts
 from autopeft.tasks.parts.usual import BLOCKS, COMPLETIONS, GENERATED
 
-_NEW_TOKENS = 64  # of an answer, where neither user nor data say how many; chosen by hand
 _TRIED_TEXTS = 20  # the longest, on which a pattern is tried first; chosen by hand
 # Thoughts before an answer, also without the opening tag, which may stand in the prompt.
 _THOUGHTS = re.compile(
@@ -70,6 +68,7 @@ class WritingTask:
     read_rows: ReadRows = read_language
     notes: tuple[str, ...] = ()
     spec: TaskSpec = field(default_factory=TaskSpec)
+    max_new_tokens: int = 64  # of an answer, where no data say how many; chosen by hand
     tokenizer: Any = field(default=None, repr=False, compare=False)
     # Labels of a batch on its device -> where the targets are. Parts of the batch have other tensors.
     _positions: WeakTensorKeyDictionary = field(
@@ -117,19 +116,7 @@ class WritingTask:
         if self.metric == EXACT_MATCH:
             _require_answers(labels, self.spec.answer_pattern)
         texts = [text for (text,) in inputs]
-        encoded = self.model_type.encode(self.target.kind, texts, labels, tokenizer, max_length)
-        return replace(encoded, notes=(*encoded.notes, *self._notes_on_length(encoded)))
-
-    def _notes_on_length(self, encoded: Encoded) -> Iterator[str]:
-        """A note where generated texts end before answers as long as the true ones."""
-        most = self.spec.max_new_tokens
-        if self.metric != EXACT_MATCH or most is None:
-            return
-        if n_long := sum(int((np.asarray(row) != IGNORED).sum()) > most for row in encoded.labels):
-            yield (
-                f"{n_long} of {len(encoded.labels)} completions are longer than the {most} tokens that are "
-                "generated for exact-match: raise task.max_new_tokens where answers stand at their end."
-            )
+        return self.model_type.encode(self.target.kind, texts, labels, tokenizer, max_length)
 
     def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
         """One batch padded on the right: features (B, T), and `labels` (B, U), -100 at padding."""
@@ -173,8 +160,7 @@ class WritingTask:
     def _exact_matches(self, model: nn.Module, batch: Batch) -> list[float]:
         """1 for each example whose generated text has the true answer, else 0."""
         assert self.tokenizer is not None, "the task was fitted without a tokenizer"
-        most = self.spec.max_new_tokens or _NEW_TOKENS
-        texts = self.model_type.generate(model, batch, self.tokenizer, most)
+        texts = self.model_type.generate(model, batch, self.tokenizer, self.max_new_tokens)
         ids = [labels[labels != IGNORED].tolist() for labels in batch["labels"]]
         truths = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         find = partial(_find_answer, pattern=self.spec.answer_pattern)
