@@ -1,7 +1,7 @@
 """Everything that `peft` configs mean: read, checked against a base model, counted, made of and into plans.
 
 Inside the folder each file imports only from those before it:
-values, configs, formulas, matching, stack, checking → reading, skeleton → quick_patterns, representable →
+values, configs, matching, stack, checking → reading, skeleton → quick_patterns, representable →
 unmatched → fitting → layers, counting → planning.
 """
 
@@ -13,6 +13,7 @@ from autopeft.adapters.configs import (
     auto_class_of,
     base_model_of,
     changed_fields,
+    reads_weights,
     stays_beside_weights,
     task_name,
     type_counts,
@@ -51,6 +52,7 @@ __all__ = [
     "other_base_note",
     "read_configs",
     "read_user_plan",
+    "reads_weights",
     "refuse_weights",
     "stays_beside_weights",
     "target_matches",

@@ -22,6 +22,8 @@ _NOT_TRAINING = frozenset(
 )
 # Types whose modules or inputs stay beside the weights.
 _BESIDE_WEIGHTS = frozenset(("ADAPTION_PROMPT", "LILY", "POLY", "SHADOW", "XLORA"))
+# Types that read numbers of the base model while they are attached.
+_READS_WEIGHTS = frozenset(("ADAMSS", "BOFT", "FROD"))
 _AUTO_CLASSES = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
     "TOKEN_CLS": "AutoModelForTokenClassification",
@@ -56,6 +58,11 @@ def adapts_modules(config: PeftConfig) -> bool:
 def stays_beside_weights(config: PeftConfig) -> bool:
     """Whether an adapter is known to be no change of the base model's weights, and cannot be merged."""
     return type_name(config) in _BESIDE_WEIGHTS
+
+
+def reads_weights(config: PeftConfig) -> bool:
+    """Whether `peft` cannot attach a config to a model without weights."""
+    return type_name(config) in _READS_WEIGHTS
 
 
 def changed_fields(config: PeftConfig) -> dict[str, Any]:

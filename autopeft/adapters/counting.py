@@ -11,14 +11,14 @@ from pathlib import Path
 
 from peft import PeftModel
 
-from autopeft.adapters.configs import type_name
+from autopeft.adapters.configs import reads_weights, type_name
 from autopeft.adapters.fitting import attach_fitting, in_a_sentence, wasteful_ranks
 from autopeft.adapters.reading import ConfigFile, unknown_keys
 from autopeft.adapters.representable import in_head
 from autopeft.adapters.skeleton import Attached, attach_without_weights, held_names, remarks
 from autopeft.adapters.stack import compile_plan
 from autopeft.adapters.unmatched import unmatched
-from autopeft.errors import SiteError
+from autopeft.errors import SiteError, SpecError
 from autopeft.extension import Method
 from autopeft.model import BaseModel, adapter_names, for_task, known_role
 from autopeft.records import Plan, Site
@@ -86,8 +86,11 @@ def count_configs(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -
     """Trainable parameters of adapter configs on a base model without weights, which is changed in place.
 
     Notes name keys and patterns that have no effect, and what depends on weights or data. `path`, where the
-    configs lie, is for messages. Raises what `attach_fitting` raises.
+    configs lie, is for messages. Raises what `attach_fitting` raises, and a SpecError for a type that reads
+    the base model's weights.
     """
+    if odd := [type_name(file.config) for file in files if reads_weights(file.config)]:
+        raise SpecError(f"{path} is {odd[0]}, which cannot be counted without weights; attach it with peft.")
     modules = [name for name, _ in base.module.named_modules() if name]
     attached = attach_fitting(files, base, path=path)
     methods = tuple(dict.fromkeys(type_name(file.config).lower() for file in files))

@@ -1,7 +1,7 @@
 """What `peft` attaches for a stack of configs, on a model without weights.
 
-On the meta device shapes cost nothing, and `peft` itself decides what it makes. The types that read numbers
-while they attach are counted by a formula (see `formulas`), but for UniLoRA, whose indices are real.
+On the meta device shapes cost nothing, and `peft` itself decides what it makes. Types that read numbers of
+the base model while they attach fail; UniLoRA reads its own indices alone, which are real.
 """
 
 from __future__ import annotations
@@ -19,16 +19,14 @@ from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from autopeft.adapters.formulas import apply_formula, has_formula, stand_in
 from autopeft.model import adapter_names, put_on
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attached:
-    """A model without weights, with adapters on it; `beside_bytes` are saved and are no tensors of it."""
+    """A model without weights, with adapters on it."""
 
     model: PeftModel
-    beside_bytes: int = 0
 
     def layers(self) -> Iterator[tuple[str, BaseTunerLayer]]:
         """The layers that hold adapters, by their names in the base model."""
@@ -55,10 +53,9 @@ class Attached:
 
     def saved_bytes(self) -> int:
         """The size of the tensors that `save_pretrained` would write."""
-        total = self.beside_bytes
+        total = 0
         for name, config in self.model.peft_config.items():
             config.base_model_name_or_path = None  # else peft asks the hub for the model's vocabulary
-            # The state is passed in so that stand-ins may have shapes of their own.
             saved = peft.get_peft_model_state_dict(
                 self.model, state_dict=self.model.state_dict(), adapter_name=name
             )
@@ -75,18 +72,13 @@ def attach_without_weights(module: nn.Module, configs: Sequence[PeftConfig]) -> 
     names, copies = adapter_names(configs), [copy.deepcopy(config) for config in configs]
     for config in copies:
         forgo_initial_values(config)
-    stand_ins = [stand_in(config) if has_formula(config) else config for config in copies]
-    adapted = put_on(module, stand_ins, names=names, making=_without_memory)
-    beside_bytes = 0
+    adapted = put_on(module, copies, names=names, making=_without_memory)
     for config, name in zip(copies, names, strict=True):
-        if has_formula(config):
-            layers = [(at, layer) for at, layer in _tuner_layers(module) if name in held_names(layer)]
-            beside_bytes += apply_formula(config, layers, adapter=name)
         if config.peft_type == PeftType.ADALORA:
             _prune(config, module, name)
     add_shira_indices(adapted)
     _add_monteclora_samplers(adapted)
-    return Attached(model=adapted, beside_bytes=beside_bytes)
+    return Attached(model=adapted)
 
 
 def held_names(layer: BaseTunerLayer) -> set[str]:
@@ -97,15 +89,8 @@ def held_names(layer: BaseTunerLayer) -> set[str]:
 def remarks(config: Any) -> list[str]:
     """Notes of what a config leaves open, or what training makes of the count."""
     kind = config.peft_type
-    if kind == PeftType.ADAMSS:
-        return [
-            "AdaMSS parts the outputs by k-means of the weights; counted as if no part were smaller than "
-            "subspace_rank, which is exact but for odd weights and an upper bound with use_dynamic_rank."
-        ]
     if kind == PeftType.ADALORA and not config.rank_pattern:
         return [f"AdaLoRA begins at rank {config.init_r}, which is counted, and prunes to {config.target_r}."]
-    if kind == PeftType.BOFT and config.boft_n_butterfly_factor > 1:
-        return ["peft trains one butterfly factor where it cannot build its CUDA extension for BOFT."]
     return []
 
 

@@ -162,6 +162,8 @@ def _check_fit(
         if not here_only or os.path.isdir(source.base_model):  # noqa: PTH112 - see model.locating
             raise
         return [f"not checked against {source.base_model}, whose config is not at hand"]
+    if any(map(adapters.reads_weights, source.configs)):
+        return [f"not checked against {source.base_model}, since peft needs weights to attach it"]
     note = None if document is None else adapters.other_base_note(document, base)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `peft` warns of things that matter for training only

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import transformers
-from toys.counting import LORA, SHORT, tiny_config, write_config
+from toys.counting import LORA, tiny_config, write_config
 from typer.testing import CliRunner
 
 from autopeft.cli.app import app
@@ -62,8 +62,6 @@ def refused(result, code: int, *words: str) -> None:
         ({**LORA, "peft_type": "lora"}, 2, ("'lora'", "capitals")),
         ({**LORA, "peft_type": ["LORA"]}, 2, ("peft_type",)),
         ({"peft_type": "XLORA"}, 2, ("X-LoRA", "one by one")),
-        ({"peft_type": "BOFT", "boft_block_size": 7, **SHORT}, 3, ("32 inputs", "(7)")),
-        ({"peft_type": "FROD", "target_modules": ["embed_tokens"]}, 3, ("Linear", "Embedding")),
         ({"r": 4}, 2, ("no peft_type",)),
         ([LORA], 2, ("a list",)),
         ('{"peft_type": ', 2, ("cannot be read",)),
@@ -94,7 +92,6 @@ def test_order_that_lists_no_adapters_is_refused(order, words, tiny_llama, tmp_p
     [
         LORA,
         {"peft_type": "IA3", "target_modules": ["q_proj"], "feedforward_modules": []},
-        {"peft_type": "BOFT", "target_modules": ["q_proj"]},
     ],
 )
 def test_two_methods_on_one_site_are_refused_and_the_site_is_named(other, tiny_llama, tmp_path):

@@ -33,18 +33,12 @@ FORMS = {
         {**SHORT, "monteclora_config": {"num_samples": 3}},
     ],
     "ADALORA": [{**SHORT, "total_step": 10}],
-    "ADAMSS": [{**SHORT, "r": 8, "num_subspaces": 2}],
     "ADAPTION_PROMPT": [{"target_modules": "self_attn", "adapter_len": 3, "adapter_layers": 2}],
     "BEFT": [{"target_modules": ["v_proj"]}],
-    "BOFT": [{**SHORT, "boft_block_size": 8}, {**SHORT, "boft_block_size": 0, "boft_block_num": 2}],
     "C3A": [{**SHORT, "block_size": 16}],
     "DEFT": [{**SHORT, "r": 4}],
     "DELORA": [{**SHORT, "r": 4}],
     "FOURIERFT": [{**SHORT, "n_frequency": 10}],
-    "FROD": [
-        {"target_modules": ["q_proj", "down_proj"], "sparse_rate": 0.1},
-        {**SHORT, "save_projection": False},
-    ],
     "GLORA": [{**SHORT}],
     "GRALORA": [{**SHORT, "r": 4}],
     "HIRA": [{**SHORT, "r": 4}],
@@ -77,12 +71,20 @@ CASES = [(kind, form) for kind, forms in FORMS.items() for form in forms]
 
 
 TYPES = {kind.value: PEFT_TYPE_TO_CONFIG_MAPPING[kind] for kind in PeftType}
+READING = {"ADAMSS", "BOFT", "FROD"}  # the base model's weights
 TOKENS = {name for name, config in TYPES.items() if issubclass(config, peft.PromptLearningConfig)}
 
 
-def test_every_type_of_peft_is_tried_but_virtual_tokens_and_the_gate_over_other_adapters():
+def test_every_type_of_peft_is_tried_or_refused():
     types = {name for name, config in TYPES.items() if config.__module__.startswith("peft.")}
-    assert types - set(FORMS) == {"XLORA", *TOKENS}
+    assert types - set(FORMS) == {"XLORA", *TOKENS, *READING}
+
+
+@pytest.mark.parametrize("kind", sorted(READING))
+def test_types_that_read_weights_are_refused_in_one_sentence(kind, tiny_llama, tmp_path):
+    write_config(tmp_path, {"peft_type": kind, **SHORT})
+    with pytest.raises(SpecError, match=f"is {kind}, which cannot be counted without weights"):
+        count(tmp_path, model_id=str(tiny_llama))
 
 
 @pytest.mark.parametrize("kind", sorted(TOKENS))
@@ -96,7 +98,7 @@ def test_virtual_tokens_are_refused_in_one_sentence(kind, tiny_llama, tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_count_is_what_peft_attaches_and_saves(kind, form, tiny_llama, tmp_path):
     torch.manual_seed(0)
-    config = PEFT_TYPE_TO_CONFIG_MAPPING[kind](**form, **({"progressbar": False} if kind == "FROD" else {}))
+    config = PEFT_TYPE_TO_CONFIG_MAPPING[kind](**form)
     attached = peft.get_peft_model(transformers.LlamaForCausalLM(tiny_config()), config)
     attached.save_pretrained(tmp_path / "saved")
     counted = count(write_config(tmp_path / "config", {"peft_type": kind, **form}), model_id=str(tiny_llama))
@@ -110,7 +112,6 @@ def test_count_is_what_peft_attaches_and_saves(kind, form, tiny_llama, tmp_path)
         ({"peft_type": "LORA", **SHORT}, {"peft_type": "IA3", "target_modules": ["k_proj"]}),
         ({"peft_type": "LORA", **SHORT}, {"peft_type": "LORA", "r": 2, "target_modules": ["k_proj"]}),
         ({"peft_type": "VERA", **SHORT}, {"peft_type": "SHIRA", "r": 1, "target_modules": ["k_proj"]}),
-        ({"peft_type": "FROD", **SHORT}, {"peft_type": "BOFT", "target_modules": ["up_proj"]}),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
