@@ -1,44 +1,27 @@
-"""Regular expressions that users bring, tried in a process of their own before this one uses them.
+"""Regular expressions that users bring, tried under a time limit before anything else uses them.
 
-`re` takes years for some short ones, such as `(.*)*Y`.
+`re` takes years for some short ones, such as `(.*)*Y`. It is `re` that `peft` matches with, so that another
+engine, quicker on the same expression, would prove nothing.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from autopeft.adapters.reading import ConfigFile
 from autopeft.errors import SpecError
 from autopeft.records import shortened
 
-# Seconds for all patterns of a config on all names of a model: of processor time, so that a busy machine
-# refuses nothing, and on the clock, for systems that cannot limit the first. Both chosen by hand.
-_CPU_SECONDS, _SECONDS = 2, 20
+# Processor seconds for all patterns of a config on all names of a model, so that a busy machine refuses
+# nothing; chosen by hand.
+_CPU_SECONDS = 2.0
 _REPEATS = re.compile(r"[*+{]")  # a pattern without repetition takes no longer than its length
 _FIELDS = ("target_modules", "exclude_modules", "feedforward_modules", "layers_pattern")
-_TRY = """
-import json, re, sys
-try:
-    import resource
-    resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[1]),) * 2)
-except ImportError:
-    pass
-patterns, texts = json.load(sys.stdin)
-for pattern in patterns:
-    try:
-        compiled = re.compile(pattern)
-    except (re.error, RecursionError, OverflowError):
-        continue
-    for text in texts:
-        for use in sys.argv[2:]:
-            getattr(compiled, use)(text)
-"""
 
 
 def require_quick_patterns(file: ConfigFile, names: Sequence[str], *, path: Path) -> None:
@@ -54,7 +37,10 @@ def require_quick_patterns(file: ConfigFile, names: Sequence[str], *, path: Path
 
 
 def are_quick(patterns: Sequence[str], texts: Sequence[str], *, uses: Sequence[str]) -> bool:
-    """Whether regular expressions handle some texts within seconds, all of them together.
+    """Whether regular expressions handle some texts within two processor seconds, all of them together.
+
+    A timer interrupts `re`, which looks for signals while it matches. Outside the main thread and on Windows
+    there is no such timer, and every pattern counts as quick.
 
     Args:
         patterns: Those that are no regular expressions count as quick.
@@ -62,15 +48,29 @@ def are_quick(patterns: Sequence[str], texts: Sequence[str], *, uses: Sequence[s
         uses: Methods of compiled expressions, such as `search`.
     """
     repeating = [pattern for pattern in patterns if _REPEATS.search(pattern)]
-    if not repeating:
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         return True
-    command = [sys.executable, "-I", "-S", "-c", _TRY, str(_CPU_SECONDS), *uses]
-    content = json.dumps([repeating, list(texts)])
+
+    def stop(*_: object) -> NoReturn:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, _CPU_SECONDS)
     try:
-        done = subprocess.run(command, input=content, text=True, capture_output=True, timeout=_SECONDS)
-    except subprocess.TimeoutExpired:
+        for pattern in repeating:
+            try:
+                compiled = re.compile(pattern)
+            except (re.error, RecursionError, OverflowError):
+                continue
+            for text in texts:
+                for use in uses:
+                    getattr(compiled, use)(text)
+    except TimeoutError:
         return False
-    return done.returncode == 0
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
+        signal.signal(signal.SIGPROF, before)
+    return True
 
 
 def _patterns(content: dict[str, Any]) -> Iterator[str]:
