@@ -1,10 +1,9 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-classes, locating, stored, devices, memory, layers, sparse_attention → precision, cache, known_masks,
-input_statistics, saved_bytes, prefix, shapes, roles → lightening, origin, snapshot, widths,
-unchanged → attaching → checkpointing, sites, quantising, weights → base → checks → reaching →
-skeleton → loading, in_memory.
+classes, locating, stored, devices, memory, checkpointing → precision, known_masks, input_statistics, prefix,
+shapes, roles → lightening, origin, unchanged → attaching → sites, quantising, weights → base → checks →
+reaching → loading, in_memory.
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ from autopeft.model.attaching import (
     put_on,
 )
 from autopeft.model.base import BaseModel, check_sites
-from autopeft.model.cache import without_cache
-from autopeft.model.checkpointing import can_checkpoint, checkpointed
+from autopeft.model.checkpointing import can_checkpoint, checkpointed, without_cache
 from autopeft.model.checks import PASS_ERRORS, pad_with, text_configs
 from autopeft.model.classes import is_built_by, loading_class, loading_class_of_type, own_class
 from autopeft.model.devices import (
@@ -40,10 +38,11 @@ from autopeft.model.in_memory import (
 from autopeft.model.input_statistics import input_directions, input_rms, set_initial_directions
 from autopeft.model.known_masks import heeding_known_masks, heeds_known_masks, known_mask
 from autopeft.model.lightening import lighten
-from autopeft.model.loading import load, load_processor, quiet_libraries, require_packages
+from autopeft.model.loading import load, load_processor, load_skeleton, quiet_libraries, require_packages
 from autopeft.model.locating import DEMO_HUB_ID, DEMO_NAME, commit_of, config_of, resolve
 from autopeft.model.memory import (
     FreedMemory,
+    SavedBytes,
     free_bytes,
     is_out_of_memory,
     limit_memory,
@@ -68,14 +67,11 @@ from autopeft.model.quantising import (
     unquantised_modules,
 )
 from autopeft.model.roles import known_role
-from autopeft.model.saved_bytes import SavedBytes
-from autopeft.model.shapes import map_shape, plain_weight
+from autopeft.model.shapes import hidden_size, map_shape, plain_weight
 from autopeft.model.sites import head_names, list_sites
-from autopeft.model.skeleton import load_skeleton
 from autopeft.model.stored import BYTES_PER_WEIGHT, StoredWeights, require_plain_weights, stored_weights
 from autopeft.model.unchanged import digest_of, sample_digest
 from autopeft.model.weights import load_weights, merge, modules_kept_whole, save_weights
-from autopeft.model.widths import hidden_size
 
 __all__ = [
     "BYTES_PER_WEIGHT",

@@ -1,4 +1,4 @@
-"""Puts `peft` configs on a model: in which order, under which names, and what then trains."""
+"""Puts `peft` configs on a model: in which order, under which names, what then trains, and the way back."""
 
 from __future__ import annotations
 
@@ -45,7 +45,15 @@ def attach(
     for parameter in adapted.parameters():
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
             parameter.data = parameter.data.float()  # made like a bias of a map in 4 bits
-    _activate(adapted)
+    # An injection makes its name the active one in the head's wrapper and in all layers of its tuner, also
+    # where another name lies: the head and the earlier of two LoRA configs would not be trained, and would
+    # still be counted (seen in peft 0.21.2).
+    for layer in adapted.modules():
+        if isinstance(layer, ModulesToSaveWrapper):
+            layer.set_adapter(list(layer.modules_to_save))
+        elif isinstance(layer, BaseTunerLayer):
+            held = {name for kind in layer.adapter_layer_names for name in getattr(layer, kind)}
+            layer.set_adapter(sorted(held))
     if lightened:
         lighten(adapted)
     return adapted
@@ -146,16 +154,35 @@ def _spell_out(config: PeftConfig, module: nn.Module) -> None:
         config.target_modules = set(names) or pattern  # "all-linear" matches no name
 
 
-def _activate(model: PeftModel) -> None:
-    """Let every layer and the head use the adapter that they hold.
+def note_modules(root: nn.Module) -> Callable[[], None]:
+    """A function that puts back the module objects and flags that a model has now, frozen, without gradients.
 
-    An injection makes its name the active one in the head's wrapper and in all layers of its tuner, also
-    where another name lies: the head and the earlier of two LoRA configs would not be trained, and would
-    still be counted (seen in peft 0.21.2).
+    `peft`'s `unload()` leaves trained copies of `modules_to_save` in the base model (peft 0.21.2); putting
+    the original objects back cannot. Parameters are put back in their order too: LoRA on a parameter takes
+    it out and in again at every forward, and a safe merge gives it another tensor.
     """
-    for module in model.modules():
-        if isinstance(module, ModulesToSaveWrapper):
-            module.set_adapter(list(module.modules_to_save))
-        elif isinstance(module, BaseTunerLayer):
-            held = {name for kind in module.adapter_layer_names for name in getattr(module, kind)}
-            module.set_adapter(sorted(held))
+    modules = list(root.modules())
+    modes = [(module, module.training) for module in modules]
+    names = ("_modules", "_parameters", "_forward_pre_hooks", "_forward_hooks")
+    contents = [getattr(module, name) for module in modules for name in names]
+    copies = [(content, dict(content)) for content in contents]
+    plain = (parameter for parameter in root.parameters() if type(parameter) is nn.Parameter)
+    tensors = [(parameter, parameter.data) for parameter in plain]  # no copies
+    attributes = set(vars(root))
+
+    def restore() -> None:
+        for content, before in copies:
+            content.clear()
+            content.update(before)
+        for module, is_training in modes:
+            module.training = is_training
+        for parameter, tensor in tensors:
+            if parameter.data_ptr() != tensor.data_ptr():
+                parameter.data = tensor
+        for name in set(vars(root)) - attributes:
+            delattr(root, name)
+        for parameter in root.parameters():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+
+    return restore

@@ -18,17 +18,15 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from autopeft.errors import SiteError
-from autopeft.model.attaching import attach
+from autopeft.model.attaching import attach, note_modules
 from autopeft.model.devices import forked_rng
 from autopeft.model.lightening import keep_format, leave_casts_to_autocast
 from autopeft.model.origin import difference_from_checkpoint
 from autopeft.model.precision import Precision
-from autopeft.model.shapes import n_bits, n_params
+from autopeft.model.shapes import hidden_size, n_bits, n_params
 from autopeft.model.sites import folded_names, head_names, list_sites, unreachable_weights, untrained_modules
-from autopeft.model.snapshot import note_modules
 from autopeft.model.unchanged import TensorWatch, digest_of
 from autopeft.model.weights import load_weights, require_weights
-from autopeft.model.widths import hidden_size
 from autopeft.records import Adapter, Plan
 
 log = logging.getLogger(__name__)
@@ -83,7 +81,12 @@ class BaseModel:
         self.output_layer = self._find_output_layer(head)
         self.output_scale, self.output_shift = 1.0, 0.0
         self.max_tokens = _n_positions(module)
-        self.remarks = tuple(self._remarks())
+        remarks = []
+        if taken := folded_names(site.name for site in self.sites if site.taken_for_expert):
+            remarks += [f"LoRA cannot adapt {', '.join(taken)} in {name}, since peft takes them for experts."]
+        if unfit := unreachable_weights(module, self.sites, exclude=self.head_names):
+            remarks += [f"{name} holds weights at which no method of autopeft fits: {', '.join(unfit)}."]
+        self.remarks = tuple(remarks)
         self.model_type = str(getattr(module.config, "model_type", "unknown"))
 
     @property
@@ -139,13 +142,6 @@ class BaseModel:
         """Hold the modules that are trained as the head in float32, since their copies start from them."""
         for name in self.head_names:
             self.module.get_submodule(name).float()
-
-    def _remarks(self) -> Iterator[str]:
-        """Sentences on the maps that LoRA alone cannot adapt, and on weights that no method can."""
-        if taken := folded_names(site.name for site in self.sites if site.taken_for_expert):
-            yield f"LoRA cannot adapt {', '.join(taken)} in {self.name}, since peft takes them for experts."
-        if names := unreachable_weights(self.module, self.sites, exclude=self.head_names):
-            yield f"{self.name} holds weights at which no method of autopeft fits: {', '.join(names)}."
 
     def log_remarks(self) -> None:
         """Log what cannot be adapted, which weights outside the head are missing, and whether they train."""

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: layers keep their inputs alone, and are computed again in the backward pass."""
+"""Forward passes that keep less: no cache, and of checkpointed layers, computed twice, the inputs alone."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from functools import partial
 from peft import PeftModel
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-
-from autopeft.model.cache import without_cache
 
 # What transformers' layers look at in training mode. They are set here, since the methods of the model that
 # set them were renamed in transformers 5.
@@ -46,3 +44,22 @@ def checkpointed(model: nn.Module) -> Iterator[None]:
 
 def _switches(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if hasattr(module, _SWITCH)]
+
+
+@contextlib.contextmanager
+def without_cache(model: nn.Module) -> Iterator[None]:
+    """A context in which forward passes fill no cache unless they are asked to, as `generate` does.
+
+    Language models fill it by default, also where no token follows. It costs a copy of all keys and values,
+    and layers that fill it cannot be skipped or checkpointed.
+    """
+    config = getattr(model.get_base_model() if isinstance(model, PeftModel) else model, "config", None)
+    before = getattr(config, "use_cache", None)
+    if not before:
+        yield
+        return
+    config.use_cache = False  # type: ignore[union-attr]
+    try:
+        yield
+    finally:
+        config.use_cache = before  # type: ignore[union-attr]

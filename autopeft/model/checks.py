@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from autopeft.errors import ModelError, SiteError, reason_of
 from autopeft.model.base import BaseModel
@@ -15,7 +17,6 @@ from autopeft.model.classes import require_no_speech
 from autopeft.model.memory import is_out_of_memory
 from autopeft.model.quantising import rows_independent
 from autopeft.model.sites import is_task_model
-from autopeft.model.sparse_attention import keeping_attention
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,15 @@ def require_sites(base: BaseModel) -> None:
             "use a transformer made of nn.Linear or Conv1D layers."
         )
     require_head(base.module, base.name, head=base.head_names)
-    _warn_of_layers_without_maps(base)
+    # The layers of I-BERT are made of modules that no method knows.
+    if not any(site.layer is not None and site.role != "norm" for site in base.sites):
+        log.warning(
+            "No linear map in the layers of %s (model type %r) takes an adapter such as LoRA, and plans can "
+            "change %d other modules alone; use another base model.",
+            base.name,
+            base.model_type,
+            len(base.sites),
+        )
     inside = tuple(f"{head}." for head in base.head_names)
     outside = [name for name, _ in base.module.named_modules() if not f"{name}.".startswith(inside)]
     for head in base.head_names:
@@ -148,13 +157,16 @@ def require_sites(base: BaseModel) -> None:
             )
 
 
-def _warn_of_layers_without_maps(base: BaseModel) -> None:
-    """Warn of a model such as I-BERT, whose layers are made of modules that no method knows."""
-    if not any(site.layer is not None and site.role != "norm" for site in base.sites):
-        log.warning(
-            "No linear map in the layers of %s (model type %r) takes an adapter such as LoRA, and plans can "
-            "change %d other modules alone; use another base model.",
-            base.name,
-            base.model_type,
-            len(base.sites),
-        )
+@contextlib.contextmanager
+def keeping_attention(module: nn.Module) -> Iterator[None]:
+    """A context after which a model attends as before, whatever short texts it has read meanwhile.
+
+    BigBird gives up sparse attention for good at the first text that is too short for its blocks.
+    """
+    choosing = [cast(Any, child) for child in module.modules() if hasattr(child, "set_attention_type")]
+    before = [(child, child.attention_type) for child in choosing if hasattr(child, "attention_type")]
+    try:
+        yield
+    finally:
+        for child, attention_type in before:
+            child.set_attention_type(attention_type)

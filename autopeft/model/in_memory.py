@@ -13,6 +13,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from autopeft.errors import ModelError
+from autopeft.model.attaching import note_modules
 from autopeft.model.base import BaseModel
 from autopeft.model.checks import (
     pad_with,
@@ -29,7 +30,6 @@ from autopeft.model.quantising import stop_mutation, widen_norms
 from autopeft.model.reaching import keep_reached_sites
 from autopeft.model.shapes import n_bits
 from autopeft.model.sites import head_names
-from autopeft.model.snapshot import note_modules
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,11 @@ def from_memory(
         SiteError: The model has no linear map or norm to adapt.
     """
     require_plain(module)
-    _require_one_device(module)
+    if len(devices := sorted({str(parameter.device) for parameter in module.parameters()})) > 1:
+        raise ModelError(
+            f"The {type(module).__name__} in memory is spread over {', '.join(devices)}; load it on one "
+            "device (device_map={'': 0}), in 4 bits if it does not fit there."
+        )
     make_current(next(module.parameters()).device)
     name = loaded_from(module) or type(module).__name__
     _require_head(module, auto_class, label_names)
@@ -172,18 +176,6 @@ def _formats(module: nn.Module) -> set[torch.dtype]:
     plain = [child for child in module.modules() if not n_bits(child)]
     parameters = [parameter for child in plain for parameter in child.parameters(recurse=False)]
     return {parameter.dtype for parameter in parameters if parameter.is_floating_point()}
-
-
-def _require_one_device(module: nn.Module) -> None:
-    kind, devices = (
-        type(module).__name__,
-        sorted({str(parameter.device) for parameter in module.parameters()}),
-    )
-    if len(devices) > 1:
-        raise ModelError(
-            f"The {kind} in memory is spread over {', '.join(devices)}; load it on one device (device_map="
-            "{'': 0}), in 4 bits if it does not fit there."
-        )
 
 
 def _require_head(module: nn.Module, auto_class: str, label_names: Sequence[str]) -> None:

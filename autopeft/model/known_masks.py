@@ -12,8 +12,6 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 _FUSED = "sdpa"  # the attention that transformers chooses by default, and the only one that is looked after
 
-MakeMask = Callable[..., Tensor | None]
-
 
 class KnownMask(Tensor):
     """An attention mask (B, …, T) of which it is known whether and where it has padding, which is any 0.
@@ -69,10 +67,20 @@ def heeding_known_masks() -> Iterator[None]:
     plain or causal. Nor where all padding comes last and the attention is causal: no token attends to what
     comes after it, and what padding computes is not used. Fast kernels take no masks, at least on GPUs.
     """
-    before = ALL_MASK_ATTENTION_FUNCTIONS[_FUSED]
+    before: Callable[..., Tensor | None] = ALL_MASK_ATTENTION_FUNCTIONS[_FUSED]
 
-    def make(**arguments: Any) -> Tensor | None:
-        return _make_mask(before, **arguments)
+    def make(*, attention_mask: Tensor | None = None, **arguments: Any) -> Tensor | None:
+        if not isinstance(attention_mask, KnownMask):
+            return before(attention_mask=attention_mask, **arguments)
+        n_keys = attention_mask.shape[-1]
+        is_square = arguments.get("q_length") == n_keys or arguments.get("allow_is_causal_skip") is False
+        if arguments.get("kv_length") != n_keys or arguments.get("kv_offset", 0) != 0 or not is_square:
+            return before(attention_mask=attention_mask.as_subclass(Tensor), **arguments)
+        is_causal = arguments.get("allow_is_causal_skip") is True  # and nothing else is masked
+        if not attention_mask.has_padding or (attention_mask.is_right_padded and is_causal):
+            return before(attention_mask=None, **arguments)
+        never = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+        return before(attention_mask=attention_mask.as_subclass(Tensor), **{**arguments, **never})
 
     ALL_MASK_ATTENTION_FUNCTIONS[_FUSED] = make
     try:
@@ -81,18 +89,3 @@ def heeding_known_masks() -> Iterator[None]:
         del ALL_MASK_ATTENTION_FUNCTIONS[_FUSED]
         if ALL_MASK_ATTENTION_FUNCTIONS[_FUSED] is not before:  # within another such context
             ALL_MASK_ATTENTION_FUNCTIONS[_FUSED] = before
-
-
-def _make_mask(make: MakeMask, *, attention_mask: Tensor | None = None, **arguments: Any) -> Tensor | None:
-    """What `make` makes; the same with less to ask where the mask is known and covers all keys."""
-    if not isinstance(attention_mask, KnownMask):
-        return make(attention_mask=attention_mask, **arguments)
-    n_keys = attention_mask.shape[-1]
-    is_square = arguments.get("q_length") == n_keys or arguments.get("allow_is_causal_skip") is False
-    if arguments.get("kv_length") != n_keys or arguments.get("kv_offset", 0) != 0 or not is_square:
-        return make(attention_mask=attention_mask.as_subclass(Tensor), **arguments)
-    is_causal = arguments.get("allow_is_causal_skip") is True  # and nothing else is masked
-    if not attention_mask.has_padding or (attention_mask.is_right_padded and is_causal):
-        return make(attention_mask=None, **arguments)
-    never = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
-    return make(attention_mask=attention_mask.as_subclass(Tensor), **{**arguments, **never})

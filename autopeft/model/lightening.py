@@ -23,7 +23,10 @@ def lighten(model: nn.Module) -> None:
     """Let DoRA, FourierFT and HiRA keep less for the backward pass, and copy less."""
     for module in model.modules():
         if isinstance(module, FourierFTLayer):
-            _place_frequencies(module)
+            # peft 0.21.2 copies the frequencies to a GPU at every call.
+            for name, weights in module.fourierft_spectrum.items():
+                if weights.device.type != "meta":  # there a replay needs them as they are
+                    module.indices[name] = module.indices[name].to(weights.device)
         elif type(module) is DoraLinearLayer:  # those of other kinds of layers multiply by themselves
             vars(module)["get_lora_weight"] = _product_of_dora
         elif type(module) is hira.Linear:
@@ -74,7 +77,10 @@ class _LightHira:
         if name is None:
             return cast(Tensor, super().forward(x, *args, **kwargs))  # type: ignore[misc]
         base, a, b = self.get_base_layer(), self.hira_A[name], self.hira_B[name]
-        is_plain, frozen = _is_plain(base), partial(_weight_of, base, self.fan_in_fan_out)
+        frozen = partial(_weight_of, base, self.fan_in_fan_out)
+        hooks = (base._forward_pre_hooks, base._forward_hooks, base._backward_pre_hooks, base._backward_hooks)
+        # A product with the weight and nothing else, before, after or instead of it.
+        is_plain = type(base) in (nn.Linear, Conv1D) and not any(hooks) and "forward" not in vars(base)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         elif not (is_plain and x.dtype == base.weight.dtype == a.dtype == torch.float32):
@@ -103,12 +109,6 @@ def _only_adapter(layer: Any) -> str | None:
     has_weight = not is_quantised(base) or n_bits(base) or hasattr(base, "unpacked")
     is_alone = isinstance(layer.hira_dropout[held[0]], nn.Identity) and not base.weight.requires_grad
     return held[0] if has_weight and is_alone else None
-
-
-def _is_plain(base: nn.Module) -> bool:
-    """Whether a map is a product with its weight and nothing else, before, after or instead of it."""
-    hooks = (base._forward_pre_hooks, base._forward_hooks, base._backward_pre_hooks, base._backward_hooks)
-    return type(base) in (nn.Linear, Conv1D) and not any(hooks) and "forward" not in vars(base)
 
 
 def _weight_of(base: nn.Module, is_turned: bool) -> Tensor:
@@ -180,13 +180,6 @@ def _multiplies_in_float32() -> bool:
         return torch.get_float32_matmul_precision() == "highest"
     except RuntimeError:  # set for each backend, where one word says nothing
         return False
-
-
-def _place_frequencies(layer: FourierFTLayer) -> None:
-    """Put FourierFT's frequencies where its weights are; `peft` 0.21.2 copies them to a GPU at every call."""
-    for name, weights in layer.fourierft_spectrum.items():
-        if weights.device.type != "meta":  # there a replay needs them as they are
-            layer.indices[name] = layer.indices[name].to(weights.device)
 
 
 @torch.no_grad()

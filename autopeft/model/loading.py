@@ -1,4 +1,7 @@
-"""Load a base model with its task head and tokenizer from the hub, a directory or the demo package."""
+"""Load a base model with its task head and tokenizer from the hub, a directory or the demo package.
+
+For counting, its skeleton is built on torch's meta device from its `config.json` alone.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from typing import Any
 
 import torch
 import transformers
-from torch import nn
 
 from autopeft.errors import ModelError
 from autopeft.model.base import BaseModel
@@ -22,7 +24,7 @@ from autopeft.model.checks import (
     require_sites,
     usable_tokenizer,
 )
-from autopeft.model.classes import loading_class, reads_images, require_class
+from autopeft.model.classes import counting_class, loading_class, reads_images, require_class
 from autopeft.model.devices import has_used_gpus
 from autopeft.model.locating import (
     LOAD_ERRORS,
@@ -31,11 +33,13 @@ from autopeft.model.locating import (
     load_error,
     name_first_token,
     pretrained_arguments,
+    refuse_kernels,
     require_reachable,
     resolve,
 )
 from autopeft.model.precision import Precision, find_device, make_current
 from autopeft.model.quantising import (
+    conv1d_to_linear,
     left_by_bitsandbytes,
     output_layer_names,
     quantisation_config,
@@ -49,8 +53,13 @@ from autopeft.model.quantising import (
 from autopeft.model.reaching import keep_reached_sites
 from autopeft.model.shapes import n_params
 from autopeft.model.sites import head_names
-from autopeft.model.skeleton import load_skeleton
-from autopeft.model.stored import dequantising, require_plain_weights, require_reader, require_trainable
+from autopeft.model.stored import (
+    dequantising,
+    require_plain_weights,
+    require_reader,
+    require_trainable,
+    stored_weights,
+)
 from autopeft.records import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -126,6 +135,52 @@ def load(
         keep_reached_sites(base, auto_class=auto_class)
     require_sites(base)
     base.log_remarks()
+    return base
+
+
+def load_skeleton(
+    spec: ModelSpec,
+    *,
+    auto_class: str | None,
+    here_only: bool = False,
+    n_layers: int | None = None,
+    n_labels: int | None = None,
+) -> BaseModel:
+    """A base model with all modules and no weights; raises ModelError without a config that can be read.
+
+    `auto_class` names the transformers class; None takes what a search of texts would load, else the
+    architecture that the config names. With `here_only` only a directory or the hub's cache is read.
+    `n_layers` builds the first layers alone, `n_labels` a head of so many outputs.
+    """
+    source, name = resolve(spec)
+    if not here_only:
+        require_reachable(source, spec)
+    try:
+        arguments = pretrained_arguments(source, spec)
+        if here_only:
+            arguments["local_files_only"] = True
+        config = transformers.AutoConfig.from_pretrained(**arguments)
+        refuse_kernels(config, source)
+        if n_layers is not None:
+            text = config.get_text_config()
+            text.num_hidden_layers = n_layers
+            if isinstance(vars(text).get("layer_types"), list):  # some derive it from the number of layers
+                text.layer_types = text.layer_types[:n_layers]
+        if n_labels is not None:
+            config.num_labels = n_labels
+        name_first_token(config)
+        wanted = counting_class(config, auto_class)
+        require_class(config, wanted, name=name)
+        builder = getattr(transformers, wanted)
+        with torch.device("meta"):
+            module = getattr(builder, "from_config", builder)(config)
+    except LOAD_ERRORS as error:
+        raise load_error(source, error) from error
+    stored = stored_weights(config)
+    if spec.quantize != "none" or (stored is not None and stored.quantize != "none"):
+        conv1d_to_linear(module)
+    base = BaseModel(module, None, name=name, untrained=frozenset())
+    require_sites(base)
     return base
 
 
@@ -230,20 +285,14 @@ def _read_quantised(
         )
         lacking = quantised_owners(module, _lacking(checkpoint))
         if not lacking:
-            _own_memory(module)
+            widen_norms(module)
+            # A view of the checkpoint would keep its whole file mapped on a CPU, several times as large.
+            for parameter in module.parameters():
+                if parameter.is_floating_point():
+                    is_view = parameter.device.type == "cpu"
+                    parameter.data = parameter.data.to(parameter.dtype, copy=is_view)
             return module, checkpoint
         skipped += lacking
-
-
-def _own_memory(module: nn.Module) -> None:
-    """Give the weights that are not quantised memory of their own, and hold norms of torch in float32.
-
-    A view of the checkpoint would keep its whole file mapped on a CPU, which is several times as large.
-    """
-    widen_norms(module)
-    for parameter in module.parameters():
-        if parameter.is_floating_point():
-            parameter.data = parameter.data.to(parameter.dtype, copy=parameter.device.type == "cpu")
 
 
 def _lacking(checkpoint: Mapping[str, Any]) -> frozenset[str]:

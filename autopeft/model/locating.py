@@ -199,7 +199,9 @@ def load_error(source: str, error: Exception) -> ModelError:
     """
     os.fsencode(source)
     is_there = os.path.exists(source)  # noqa: PTH110 - Path.exists raises where the name is too long
-    if _looks_like_a_path(source) and not is_there:
+    is_of_windows = "\\" in source or source[1:2] == ":"
+    is_of_others = source.startswith(("/", "./", "../", "~")) or source.count("/") > 1 or source.endswith("/")
+    if (is_of_windows or is_of_others) and not is_there:  # an id on the hub is an owner and a name, or a name
         kind = "file" if source.endswith(".gguf") else "directory"
         return ModelError(f"There is no {kind} {source!r}; check the spelling, or pass the id of a model.")
     if _OWN_CODE in str(error):
@@ -245,10 +247,3 @@ def _locked_file(source: str) -> str | None:
     except PermissionError as error:
         return Path(error.filename).name
     return None
-
-
-def _looks_like_a_path(source: str) -> bool:
-    """Whether a text can be no id on the hub, which is an owner and a name, or a name alone."""
-    is_of_windows = "\\" in source or source[1:2] == ":"
-    is_of_others = source.startswith(("/", "./", "../", "~")) or source.count("/") > 1 or source.endswith("/")
-    return is_of_windows or is_of_others

@@ -42,7 +42,8 @@ def difference_from_checkpoint(module: nn.Module, source: str, *, exclude: Colle
     try:
         for name, read in _stored(module, source, wanted):
             missing.pop(name, None)
-            if not _are_equal(wanted[name], read()):
+            held, stored = wanted[name], read()
+            if held.shape != stored.shape or not torch.equal(held.cpu(), stored.to(held.dtype)):
                 return name
     except _UNREADABLE as error:
         log.debug("The checkpoint %s cannot be compared: %s", source, error)
@@ -131,7 +132,3 @@ def _tensors(
         for key in opened.keys():  # noqa: SIM118 - no dictionary
             if (name := name_of(key)) is not None:
                 yield name, partial(opened.get_tensor, key)
-
-
-def _are_equal(held: torch.Tensor, stored: torch.Tensor) -> bool:
-    return held.shape == stored.shape and torch.equal(held.cpu(), stored.to(held.dtype))

@@ -123,7 +123,12 @@ class FrozenPrefix:
 
 def frozen_prefix(model: nn.Module) -> FrozenPrefix | None:
     """The layers of a model below everything that trains; None if there are none, or nothing trains."""
-    path, layers = _stack(model)
+    lists: dict[str, nn.ModuleList] = {}  # those that lie in no other
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{outer}.") for outer in lists):
+            lists[name] = module
+    longest = max(lists, key=lambda name: len(lists[name]), default="")  # the first of equal ones
+    path, layers = longest.split("."), list(lists.get(longest, ()))
     is_trained = [any(p.requires_grad for p in layer.parameters()) for layer in layers]
     n_frozen = [*is_trained, True].index(True)
     inside = {id(parameter) for layer in layers for parameter in layer.parameters()}
@@ -160,7 +165,12 @@ def skips_exactly(prefix: FrozenPrefix, loss: Loss, batch: Batch) -> bool:
     def attempt(known: KnownOutput | None) -> list[Tensor]:
         with forked_rng(device):
             prefix.expect(batch, known, keep)
-            return _loss_and_gradients(prefix.model, loss, batch)
+            trained = [parameter for parameter in prefix.model.parameters() if parameter.requires_grad]
+            value = loss(prefix.model, batch)
+            if not torch.is_grad_enabled():
+                return [value.detach()]
+            gradients = torch.autograd.grad(value, trained, allow_unused=True)
+            return [value.detach(), *(gradient for gradient in gradients if gradient is not None)]
 
     # In an evaluation gradients are off otherwise, and they tell whether an output depends on what trains.
     with torch.inference_mode(False), torch.enable_grad():
@@ -169,7 +179,10 @@ def skips_exactly(prefix: FrozenPrefix, loss: Loss, batch: Batch) -> bool:
         try:
             whole = attempt(None)
             is_constant = len(kept) == 1 and torch.equal(*states) and kept[0].is_constant
-            if not is_constant or (prefix.model.training and any(map(_counts_batches, prefix.layers))):
+            inner = (module for layer in prefix.layers for module in layer.modules())
+            # Running statistics that training updates would be left out.
+            counts_batches = prefix.model.training and any(isinstance(m, _BatchNorm) for m in inner)
+            if not is_constant or counts_batches:
                 return False
             skipped = attempt(kept[0])
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
@@ -177,17 +190,9 @@ def skips_exactly(prefix: FrozenPrefix, loss: Loss, batch: Batch) -> bool:
                 raise
             log.debug("The frozen layers cannot be skipped", exc_info=True)
             return False
-    return len(whole) == len(skipped) and all(map(_same_bits, whole, skipped))
-
-
-def _stack(model: nn.Module) -> tuple[list[str], list[nn.Module]]:
-    """The longest list of modules that lies in no other, the first of equal ones; and its path."""
-    lists: dict[str, nn.ModuleList] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{outer}.") for outer in lists):
-            lists[name] = module
-    name = max(lists, key=lambda name: len(lists[name]), default="")
-    return name.split("."), list(lists.get(name, ()))
+    # As bytes, in which a loss that diverged to NaN equals itself.
+    pairs = [[t.contiguous().reshape(-1).view(torch.uint8) for t in tensors] for tensors in (whole, skipped)]
+    return len(whole) == len(skipped) and all(map(torch.equal, *pairs))
 
 
 @contextlib.contextmanager
@@ -201,22 +206,3 @@ def _replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
         del module.forward
         if before is not None:
             module.forward = before
-
-
-def _loss_and_gradients(model: nn.Module, loss: Loss, batch: Batch) -> list[Tensor]:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    value = loss(model, batch)
-    if not torch.is_grad_enabled():
-        return [value.detach()]
-    gradients = torch.autograd.grad(value, trained, allow_unused=True)
-    return [value.detach(), *(gradient for gradient in gradients if gradient is not None)]
-
-
-def _same_bits(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors are equal, also where a loss that diverged is NaN."""
-    return torch.equal(*(tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (first, second)))
-
-
-def _counts_batches(layer: nn.Module) -> bool:
-    """Whether a layer updates running statistics while it trains, which would be left out."""
-    return any(isinstance(module, _BatchNorm) for module in layer.modules())

@@ -141,8 +141,17 @@ def stop_mutation(module: nn.Module) -> Callable[[], None]:
     biases = [None if layer.bias is None else layer.bias.data for layer in maps]
     states = [(layer, getattr(layer, _REPACKS, None), bias) for layer, bias in zip(maps, biases, strict=True)]
     in_8_bits = [(layer, bias) for layer, bias in zip(maps, biases, strict=True) if n_bits(layer) == 8]
-    hooks = [layer.register_forward_pre_hook(_restore_scales) for layer, _ in in_8_bits]
-    hooks += [layer.register_forward_hook(partial(_restore_bias, bias)) for layer, bias in in_8_bits]
+
+    def restore_scales(layer: Any, inputs: Any) -> None:
+        if layer.weight.CB is not None and layer.weight.SCB is None:
+            layer.weight.SCB = layer.state.SCB
+
+    def restore_bias(bias: torch.Tensor | None, layer: Any, inputs: Any, output: Any) -> None:
+        if bias is not None and layer.bias is not None:
+            layer.bias.data = bias
+
+    hooks = [layer.register_forward_pre_hook(restore_scales) for layer, _ in in_8_bits]
+    hooks += [layer.register_forward_hook(partial(restore_bias, bias)) for layer, bias in in_8_bits]
     hooks += [layer.register_forward_hook(_drop_input) for layer, _ in in_8_bits]
     for layer, repacks, bias in states:
         if repacks is not None:
@@ -164,11 +173,6 @@ def stop_mutation(module: nn.Module) -> Callable[[], None]:
     return undo
 
 
-def _restore_scales(layer: Any, inputs: Any) -> None:
-    if layer.weight.CB is not None and layer.weight.SCB is None:
-        layer.weight.SCB = layer.state.SCB
-
-
 def _drop_input(layer: Any, inputs: Any, output: Any) -> None:
     node = cast(Any, getattr(output, "grad_fn", None))
     name = type(node).__name__
@@ -176,11 +180,6 @@ def _drop_input(layer: Any, inputs: Any, output: Any) -> None:
         node.tensors = (None, None, None)
     elif name == "MatMul8bitFpBackward":
         node.A = None
-
-
-def _restore_bias(bias: torch.Tensor | None, layer: Any, inputs: Any, output: Any) -> None:
-    if bias is not None and layer.bias is not None:
-        layer.bias.data = bias
 
 
 @contextlib.contextmanager

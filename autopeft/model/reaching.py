@@ -22,11 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from autopeft.model.base import BaseModel
-from autopeft.model.checks import PASS_ERRORS
+from autopeft.model.checks import PASS_ERRORS, keeping_attention
 from autopeft.model.classes import reads_images
 from autopeft.model.devices import forked_rng
 from autopeft.model.quantising import rows_independent
-from autopeft.model.sparse_attention import keeping_attention
 from autopeft.records import Site, layer_name
 
 log = logging.getLogger(__name__)

@@ -96,23 +96,16 @@ def role_of(name: str, n_in: int, n_out: int, *, family: str = "") -> str:
         >>> role_of("h.0.mixer.expand", 16, 64), role_of("h.0.mixer.in_proj", 16, 64)
         ('up', 'dense')
     """
-    role = _role_in_family(name, family) or known_role(name)
+    is_in_layer = LAYER.search(name) is not None
+    ends = [end for end in FAMILIES.get(family, ()) if is_in_layer and f".{name}".endswith(f".{end}")]
+    role = FAMILIES[family][max(ends, key=len)] if ends else known_role(name)
     if _ATTENTION.search(name) and role in (None, *ROLE_GROUPS["mlp"]):
         return "dense"  # such as a gate on what the heads give
     if role is not None:
         return role
-    if not LAYER.search(name) or n_in == n_out or not _NO_FEED_FORWARD.isdisjoint(name.split(".")):
+    if not is_in_layer or n_in == n_out or not _NO_FEED_FORWARD.isdisjoint(name.split(".")):
         return "dense"
     return "up" if n_out > n_in else "down"
-
-
-def _role_in_family(name: str, family: str) -> str | None:
-    """The role by the family's table, for maps inside a layer."""
-    table = FAMILIES.get(family)
-    if table is None or not LAYER.search(name):
-        return None
-    ends = [end for end in table if f".{name}".endswith(f".{end}")]
-    return table[max(ends, key=len)] if ends else None
 
 
 def known_role(name: str) -> str | None:

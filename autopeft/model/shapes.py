@@ -1,8 +1,11 @@
-"""Shapes, weights and parameter counts of modules as if nothing were quantised or packed."""
+"""Shapes, weights, widths and parameter counts of modules as if nothing were quantised or packed."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
+from statistics import median_low
 from typing import Any, cast
 
 import torch
@@ -10,10 +13,13 @@ from peft.utils.integrations import dequantize_bnb_weight
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from autopeft.records import Site
+
 # Attributes that hold packed weights: of GPTQ and AWQ, HQQ, AQLM. None of these modules is an nn.Linear.
 _PACKED = ("qweight", "W_q", "codes")
 _BITS = {"Params4bit": 4, "Int8Params": 8}  # bitsandbytes' parameter classes
 _PLAIN_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_WIDTHS = ("hidden_size", "d_model", "n_embd", "dim")  # what the configs of transformers call the hidden size
 
 
 def map_shape(module: nn.Module) -> tuple[str, int, int] | None:
@@ -83,3 +89,20 @@ def _is_packed(module: nn.Module) -> bool:
     shape, weight = map_shape(module), getattr(module, "weight", None)
     n_stored = weight.numel() if isinstance(weight, torch.Tensor) else 0
     return shape is not None and n_stored != shape[1] * shape[2]
+
+
+def hidden_size(config: Any, sites: Sequence[Site]) -> int:
+    """The hidden size by the config; where it names several or none, as the sites have it.
+
+    A model of text and images has a hidden size for each; of those, the one counts that most sites take in,
+    the larger one on ties. Without any it is the median of the sites' inputs, 0 without sites.
+    """
+    inputs = Counter(site.in_features for site in sites)
+    named: set[int] = set()
+    for part in (config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", {}))):
+        sizes = (getattr(part, name, None) for name in _WIDTHS)
+        # Swin and such name that of their last stage.
+        named.update([size for size in sizes if isinstance(size, int) and size > 0][:1])
+    if named:
+        return max(named, key=lambda size: (inputs[size], size))
+    return median_low(inputs.elements()) if inputs else 0

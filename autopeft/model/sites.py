@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -12,10 +14,9 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from autopeft.model.attaching import rewrites_targets
-from autopeft.model.layers import layer_numbers, stack_name
 from autopeft.model.roles import known_role, role_of
 from autopeft.model.shapes import is_quantised, map_shape
-from autopeft.records import ROLE_GROUPS, Site
+from autopeft.records import ROLE_GROUPS, Site, layer_name
 from autopeft.records.roles import LAYER
 
 _LANGUAGE_MODELS = ("LMHeadModel", "ForCausalLM", "ForConditionalGeneration", "ForMaskedLM", "MTModel")
@@ -26,6 +27,10 @@ _BACK_TO_HIDDEN = ("down", "o")
 _VECTORS = ("_emb", "pos_embed", "_token")  # ends of names of what is added, whatever its shape
 # torch keeps the normed weights of a convolution in a ParametrizationList.
 _NO_MAPS = (nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, ParametrizationList)
+# Models in stages count the blocks of each anew: `layers.2.blocks.0` (Swin), `stages.2.layers.0` (ConvNeXt),
+# `block.2.0` (SegFormer). A T5 has sub-layers in `block.2.layer.0`.
+_BLOCK = re.compile(r"\.(?:stages\.(\d+)\.(?:blocks|layers)|layers\.(\d+)\.blocks|blocks?\.(\d+))\.(\d+)\.")
+_BEHIND = 10**6  # the blocks of a stage: a map between two stages
 
 
 def head_names(module: nn.Module) -> tuple[str, ...]:
@@ -40,23 +45,18 @@ def head_names(module: nn.Module) -> tuple[str, ...]:
     if kind.endswith(_LANGUAGE_MODELS):
         return ()
     if is_task_model(module) and hasattr(getattr(module, prefix, None), "get_classifier"):
-        return _classifier_names(module, module.get_submodule(prefix))
+        classifiers = cast(Any, module.get_submodule(prefix)).get_classifier()
+        if not isinstance(classifiers, list | tuple):  # as a distilled one gives, which has two
+            classifiers = [classifiers]
+        named = (
+            (name, child) for name, child in module.named_modules() if any(child is c for c in classifiers)
+        )
+        return tuple(name for name, child in named if any(True for _ in child.parameters()))
     children = dict(module.named_children())
     if prefix not in children:
         return tuple(name for name in _HEADS if name in children and is_task_model(module))
     return tuple(
         name for name, child in children.items() if name != prefix and any(True for _ in child.parameters())
-    )
-
-
-def _classifier_names(module: nn.Module, inner: Any) -> tuple[str, ...]:
-    """Names of the classifiers that a timm model gives; a distilled one has two."""
-    given = inner.get_classifier()
-    classifiers = given if isinstance(given, list | tuple) else [given]
-    return tuple(
-        name
-        for name, child in module.named_modules()
-        if any(child is classifier for classifier in classifiers) and any(True for _ in child.parameters())
     )
 
 
@@ -195,7 +195,12 @@ def _expert_sites(name: str, module: nn.Module, model: nn.Module) -> list[Site]:
         if parameter.ndim != 3 or role is None or role not in ROLE_GROUPS["mlp"]:
             continue
         copies, *sides = parameter.shape
-        n_in, n_out = sides if _is_transposed(module, sides, role=role, model=model) else sides[::-1]
+        is_transposed = getattr(module, "is_transposed", None)
+        if is_transposed is None:
+            config = cast(Any, getattr(model, "config", None))
+            hidden = None if config is None else getattr(config.get_text_config(), "hidden_size", None)
+            is_transposed = sides[1 if role in _BACK_TO_HIDDEN else 0] == hidden and sides[0] != sides[1]
+        n_in, n_out = sides if is_transposed else sides[::-1]
         sites.append(
             Site(
                 name=full_name,
@@ -209,15 +214,6 @@ def _expert_sites(name: str, module: nn.Module, model: nn.Module) -> list[Site]:
             )
         )
     return sites
-
-
-def _is_transposed(module: nn.Module, sides: Sequence[int], *, role: str, model: nn.Module) -> bool:
-    flag = getattr(module, "is_transposed", None)
-    if flag is not None:
-        return bool(flag)
-    config = cast(Any, getattr(model, "config", None))
-    hidden = getattr(config.get_text_config(), "hidden_size", None) if config is not None else None
-    return sides[1 if role in _BACK_TO_HIDDEN else 0] == hidden and sides[0] != sides[1]
 
 
 def _last_part(name: str) -> str:
@@ -259,3 +255,35 @@ def _with_depths(sites: Sequence[Site], module: nn.Module) -> tuple[Site, ...]:
         else site
         for site in sites
     )
+
+
+def stack_name(site_name: str) -> str:
+    """Name of the module that holds the lists of layers of a site in a layer; empty for the model itself.
+
+    Example:
+        >>> stack_name("bert.encoder.layer.3.attention.self.query"), stack_name("layers.3.q")
+        ('bert.encoder', '')
+    """
+    return ".".join((layer_name(site_name) or "").split(".")[:-2])
+
+
+def layer_numbers(names: Iterable[str]) -> dict[str, int]:
+    """Module -> number of its layer, for those in the stack; blocks of several stages are counted on.
+
+    A map between two stages belongs to the last block before it.
+
+    Example:
+        >>> layer_numbers(["bert.layer.0.q", "bert.layer.1.q", "pooler"])
+        {'bert.layer.0.q': 0, 'bert.layer.1.q': 1}
+        >>> layer_numbers(["m.layers.0.blocks.1.q", "m.layers.0.downsample.out", "m.layers.1.blocks.0.q"])
+        {'m.layers.0.blocks.1.q': 0, 'm.layers.0.downsample.out': 0, 'm.layers.1.blocks.0.q': 1}
+    """
+    numbers = {name: int(match[1]) for name in names if (match := LAYER.search(name))}
+    decoder = {name: number for name, number in numbers.items() if "decoder" in name.split(".")}
+    in_stages = {name: block for name in numbers if name not in decoder and (block := _BLOCK.search(name))}
+    if not in_stages:
+        return numbers
+    places = {name: (number, _BEHIND) for name, number in numbers.items() if name not in decoder}
+    places |= {name: (int(b[1] or b[2] or b[3]), int(b[4])) for name, b in in_stages.items()}
+    blocks = sorted({place for place in places.values() if place[1] < _BEHIND})
+    return decoder | {name: max(0, bisect_right(blocks, place) - 1) for name, place in places.items()}

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from autopeft.model import Precision, attach
 from autopeft.model.lightening import LightHira, lighten
-from autopeft.model.saved_bytes import SavedBytes
+from autopeft.model.memory import SavedBytes
 
 WORDS = torch.arange(4, 18).reshape(2, 7)
 INPUTS = {"input_ids": WORDS, "attention_mask": torch.ones_like(WORDS)}

@@ -14,8 +14,8 @@ from transformers.pytorch_utils import Conv1D
 from autopeft import model
 from autopeft.extension import discover
 from autopeft.model import lightening
+from autopeft.model.memory import SavedBytes
 from autopeft.model.quantising import stop_mutation
-from autopeft.model.saved_bytes import SavedBytes
 from autopeft.model.shapes import n_bits, plain_weight
 from autopeft.sensitivity import ScoredModel, measure
 

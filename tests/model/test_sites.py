@@ -14,8 +14,8 @@ from toys.architectures import CONTEXT, D, F, build, logits, make_inputs, skelet
 
 from autopeft.extension import discover
 from autopeft.model import BaseModel, list_sites, load_weights, save_weights
-from autopeft.model.layers import layer_numbers
 from autopeft.model.shapes import map_shape, n_params
+from autopeft.model.sites import layer_numbers
 from autopeft.records import Plan
 
 # peft warns that rank patterns of parameters match no module; that they work is what is tested here.
