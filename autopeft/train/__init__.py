@@ -8,12 +8,12 @@ From the command line to one step:
     engine/ledger.py       measure_all   passes on what the run has not measured yet, and records it
     executors/serial.py    submit        calls the function that it gets, which is
     train/bench.py         measure       attaches the plan, trains, evaluates, detaches
-    train/loop.py          train         all steps of a run; pauses, resumes (pausing, states, under_way)
+    train/loop.py          train         all steps of a run; pauses, resumes (pausing, states)
     train/loop.py          _step         forward, backward, optimizer
 
 Inside the folder each file imports only from those before it:
-dropout, prefix, rate_schedule, rates, rows → compute, encoding → batches, lengths, pausing, recovery →
-states, under_way → loop → failures → bench → ahead, choosing, pace.
+prefix, rates, rows → encoding → compute → batches, pausing → states → loop → failures → bench →
+ahead, choosing, pace.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from autopeft.train.choosing import check_limit, choose_compute, kept_bytes
 from autopeft.train.compute import Compute, padded_tokens
 from autopeft.train.encoding import (
     EncodedSplit,
+    count_tokens,
     encode_split,
     encode_splits,
     limited_by,
     max_length_of,
     train_rows,
+    uncut_lengths,
 )
 from autopeft.train.failures import less_memory
-from autopeft.train.lengths import count_tokens, uncut_lengths
 from autopeft.train.loop import watched
 from autopeft.train.pace import TYPICAL_STEPS, Pace, pace_of
 from autopeft.train.pausing import kept_step
-from autopeft.train.rate_schedule import WARMUP_SHARE, full_run_steps, rate_schedule
-from autopeft.train.rates import SCHEDULE
+from autopeft.train.rates import SCHEDULE, WARMUP_SHARE, full_run_steps, rate_schedule
 from autopeft.train.states import StateFolders
 
 __all__ = [

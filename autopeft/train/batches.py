@@ -69,7 +69,11 @@ class Batches:
         kept = self._kept.pop(key, None)
         if kept is None:
             kept = self._made(split, rows)
-            self._make_room(kept.n_bytes)
+            while self._kept and self.n_bytes + kept.n_bytes > self.max_bytes:
+                idle = next(iter(self._kept))
+                if self._kept[idle].used_at > self._measurement - _IDLE_MEASUREMENTS:
+                    break
+                self.n_bytes -= self._kept.pop(idle).n_bytes
         else:
             self.n_bytes -= kept.n_bytes
         if self.n_bytes + kept.n_bytes <= self.max_bytes:
@@ -90,7 +94,10 @@ class Batches:
 
             def place(tensor: torch.Tensor) -> torch.Tensor:
                 sizes.append(tensor.nbytes)
-                return self._placed(tensor)
+                if self.device.type != "cuda":
+                    return tensor.to(self.device)
+                # The copy runs beside the step before.
+                return tensor.pin_memory().to(self.device, non_blocking=True)
 
             if isinstance(task, PlacesBatches):
                 placed = task.placed(batch, place)
@@ -100,19 +107,6 @@ class Batches:
             if self.knows_masks and mask is not None:
                 placed[_MASK] = known_mask(placed[_MASK], seen_as=mask)
         return _Kept(Collated(placed, n_terms), sum(sizes))
-
-    def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self.device.type != "cuda":
-            return tensor.to(self.device)
-        return tensor.pin_memory().to(self.device, non_blocking=True)  # the copy runs beside the step before
-
-    def _make_room(self, n_bytes: int) -> None:
-        """Drop what is idle, as far as a new batch needs the place."""
-        while self._kept and self.n_bytes + n_bytes > self.max_bytes:
-            key = next(iter(self._kept))
-            if self._kept[key].used_at > self._measurement - _IDLE_MEASUREMENTS:
-                return
-            self.n_bytes -= self._kept.pop(key).n_bytes
 
 
 _Key = tuple[str, bytes]  # a split, and its rows

@@ -42,23 +42,23 @@ from autopeft.train.compute import (
     FROZEN_SHARE,
     Compute,
     NothingToCutError,
+    Recovery,
     in_smaller_batches,
     micro_batches,
     padded_tokens,
 )
-from autopeft.train.dropout import quick_masks
 from autopeft.train.encoding import EncodedSplit, train_rows
 from autopeft.train.failures import error_text, require_finite, status_of
-from autopeft.train.loop import TrainingCost, TrainingRun, train
+from autopeft.train.loop import TrainingCost, TrainingRun, quick_masks, train
 from autopeft.train.prefix import FrozenOutputs
-from autopeft.train.rate_schedule import rate_schedule
-from autopeft.train.rates import HeadRates, head_maps, head_rates, parameter_groups
-from autopeft.train.recovery import Recovery
-from autopeft.train.states import RungStates, StateFolders, most_state_bytes
-from autopeft.train.under_way import UnderWay
+from autopeft.train.rates import HeadRates, head_maps, head_rates, parameter_groups, rate_schedule
+from autopeft.train.states import RungStates, StateFolders, UnderWay
 
 _EVA_EXAMPLES = 128  # of the train split, for directions of inputs; chosen by hand
 _RMS_EXAMPLES = 32  # of the train split, for the size of the head's inputs; chosen by hand
+_STATES_SHARE = 0.25  # of the machine's free memory, for states of paused runs; chosen by hand
+# On a CPU they lie beside the weights: so many bytes, or this share of those of the weights; chosen by hand.
+_FEW_BYTES, _WEIGHTS_SHARE = 2**28, 0.05
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +84,7 @@ class Bench:
     compute: Compute = field(default_factory=Compute)
     interrupt: Callable[[], None] = lambda: None
     state_bytes: int | None = None
+    _directions: dict[str, torch.Tensor] = field(default_factory=dict, init=False)  # of measured sites
 
     def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
         """Train a plan on the train split and evaluate it on the fidelity's split; a failure is a value.
@@ -142,10 +143,14 @@ class Bench:
         )
         stack = compile_plan(plan, self.methods)
         task_type, cost = self.task.peft_task_type, TrainingCost()
+        if not compute.shares_outputs:
+            self.frozen_outputs.clear()
+        # Frozen layers are skipped in rungs, whose rows many plans see; a confirmation has other rows.
+        is_shared = compute.shares_outputs and fidelity.split == "search"
         with (
             self.base.attached(stack.configs, plan=plan, task_type=task_type, seed=fidelity.seed) as model,
             without_cache(model),
-            self._shared_with(fidelity, model, compute),
+            self.frozen_outputs.used_by(model) if is_shared else contextlib.nullcontext(),
         ):
             if heads is not None:
                 set_initial_directions(model, directions)
@@ -192,11 +197,6 @@ class Bench:
         return {site: self._directions[site][:rank] for site, rank in ranks.items()}
 
     @cached_property
-    def _directions(self) -> dict[str, torch.Tensor]:
-        """Of the sites measured so far."""
-        return {}
-
-    @cached_property
     def head_rates(self) -> HeadRates:
         """The learning rates of the task head, from the size of the inputs of its linear maps."""
         maps = head_maps(self.base)
@@ -213,21 +213,15 @@ class Bench:
     def _free_bytes(self) -> int:
         return free_bytes(self.base.device, limit_bytes=self.compute.memory_bytes)
 
-    def _shared_with(
-        self, fidelity: Fidelity, model: nn.Module, compute: Compute
-    ) -> contextlib.AbstractContextManager[None]:
-        """Frozen layers are skipped in rungs, whose rows many plans see; a confirmation has other rows."""
-        if not compute.shares_outputs:
-            self.frozen_outputs.clear()
-        is_shared = compute.shares_outputs and fidelity.split == "search"
-        return self.frozen_outputs.used_by(model) if is_shared else contextlib.nullcontext()
-
     @cached_property
     def states(self) -> RungStates | None:
         """The states of this bench's paused runs; None if every rung is trained from the start."""
         if self.state_folders.paused is None:
             return None
-        max_bytes = most_state_bytes(self.base) if self.state_bytes is None else self.state_bytes
+        if (max_bytes := self.state_bytes) is None:
+            max_bytes = int(_STATES_SHARE * free_bytes(torch.device("cpu")))
+            if self.base.device.type == "cpu":
+                max_bytes = min(max_bytes, max(_FEW_BYTES, int(_WEIGHTS_SHARE * self.base.weight_bytes)))
         return RungStates(folder=self.state_folders.paused, max_bytes=max_bytes)
 
     def _train(

@@ -92,7 +92,8 @@ def check_limit(bench: Bench, execution: ExecutionSpec, *, trained_params: int =
     if limit_bytes is None or limit_bytes > taken:
         return
     row = _longest_row(bench, execution.checkpointing, room=0)
-    needed = _free_needed(row.kept, _reserved(bench, trained_params))
+    reserved = _reserved(bench, trained_params)
+    needed = int((row.kept / _ROOM_SHARE + reserved) / (1 - BATCHES_SHARE - FROZEN_SHARE))
     where = "this process, with its libraries and the model" if device.type == "cpu" else "the model"
     raise SpecError(
         f"--memory is {_size(limit_bytes)}, and {where} takes {_size(taken)} before any training; pass "
@@ -132,11 +133,6 @@ def _room(free: int, reserved: int) -> int:
         5.58
     """
     return max(0, int(_ROOM_SHARE * ((1 - BATCHES_SHARE - FROZEN_SHARE) * free - reserved)))
-
-
-def _free_needed(kept: int, reserved: int) -> int:
-    """Bytes that must be free, so that rows may keep so many."""
-    return int((kept / _ROOM_SHARE + reserved) / (1 - BATCHES_SHARE - FROZEN_SHARE))
 
 
 def _longest_row(bench: Bench, requested: str, *, room: int) -> _Row:

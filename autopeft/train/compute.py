@@ -1,16 +1,19 @@
-"""How training computes: in which pieces a step goes through the model."""
+"""How training computes: the pieces in which a step goes through the model, also where memory runs out."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
 
-from autopeft.errors import first_line_of
+from autopeft.errors import first_line_of, reason_of
 from autopeft.model import is_out_of_memory, release_memory
 from autopeft.records import OptionPairs, Plan
+from autopeft.train.encoding import EncodedSplit
+from autopeft.train.prefix import FrozenOutputs
 from autopeft.train.rows import Counts
 
 Result = TypeVar("Result")
@@ -23,6 +26,10 @@ _EVAL_TOKENS = {"cpu": 1024, "cuda": 32_768}
 BATCHES_SHARE = 0.1  # of the device's free memory, for batches of tokens; chosen by hand
 FROZEN_SHARE = 0.2  # of the device's free memory, for outputs of frozen layers; chosen by hand
 _EVAL_FACTOR = 2  # tokens beside those of a micro-batch, which keeps much for its backward pass; by hand
+# A plan may keep three times as much for its backward pass as LoRA, by which pieces are cut.
+_MOST_HALVINGS = 2
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -118,3 +125,68 @@ def micro_batches(rows: Sequence[int], sizes: Counts, *, max_tokens: int | None)
 def padded_tokens(rows: Sequence[int], sizes: Counts) -> int:
     """Tokens of a batch of rows that are padded to its longest one; 0 without rows."""
     return len(rows) * int(sizes[list(rows)].max(initial=0))
+
+
+@dataclass(kw_only=True)
+class Recovery:
+    """The tries of one measurement, each in less memory than the one before.
+
+    First what was kept to save time gives way, then micro-batches are halved, twice at most and down to one
+    row, then layers are checkpointed. Later plans of the kind whose `compute` this is keep to it too, unless
+    it was no help: some methods keep as much for a row as for many. `steps` gives the micro-batches of the
+    run, as rows of `split`.
+    """
+
+    compute: Compute
+    frozen_outputs: FrozenOutputs
+    split: EncodedSplit
+    steps: Callable[[], list[list[Sequence[int]]]]
+    is_trained: bool
+    may_checkpoint: bool
+
+    def __post_init__(self) -> None:
+        """Note what is restored where nothing helps."""
+        self._before, self._n_halved = replace(self.compute), 0
+
+    def run(self, attempt: Callable[[], Result], plan: Plan, *, make_room: Callable[[], None]) -> Result:
+        """What an attempt returns; it is made again while memory runs out and less can be taken."""
+        while True:
+            try:
+                return attempt()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                how = self._next_try(error)
+                if how is None:
+                    raise
+                text = (
+                    "Memory ran out (%s): plan %s starts anew, %s; later plans with the same methods and "
+                    "options begin in this way."
+                )
+                log.warning(text, reason_of(error), plan.digest, how)
+            make_room()  # after the handler, whose error holds on to the tensors
+
+    def _next_try(self, error: Exception) -> str | None:
+        """Leave less to the next try, and say how; None, and all as before, where nothing is left to cut."""
+        if self.frozen_outputs.n_bytes and self.compute.shares_outputs:
+            self.compute.shares_outputs = False
+            return "without outputs of frozen layers in memory"
+        if self.is_trained and not isinstance(error, NothingToCutError):
+            if self._n_halved < _MOST_HALVINGS and self._halve():
+                self._n_halved += 1
+                return f"in micro-batches of at most {self.compute.micro_batch_tokens} tokens"
+            if not self.compute.checkpointing and self.may_checkpoint:
+                self.compute.checkpointing = True
+                return "with gradient checkpointing"
+        vars(self.compute).update(vars(self._before))
+        return None
+
+    def _halve(self) -> bool:
+        """Lower the limit to half of the largest micro-batch; False where that is one row."""
+        sizes = self.split.sizes
+        parts = [rows for step in self.steps() for rows in step]
+        largest = max(parts, key=lambda rows: padded_tokens(rows, sizes), default=())
+        if len(largest) <= 1:
+            return False
+        self.compute.micro_batch_tokens = padded_tokens(largest, sizes) // 2
+        return True

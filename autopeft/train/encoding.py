@@ -1,4 +1,4 @@
-"""Splits as token features, and the order in which a run sees their rows."""
+"""Splits as token features, their lengths, and the order in which a run sees their rows."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ MOST_AT_START = 10_000  # rows of a split that are all encoded before a run; cho
 _MANY_CHARACTERS = 20_000_000  # that take some ten seconds, of which the user is told; chosen by hand
 _TOKEN_CHARACTERS = 16  # of a token at most, but for rare texts; chosen by hand
 _CHECKED_ROWS = 4096  # rows whose tokens are looked through at once; chosen by hand
+_COUNTED_ROWS = 2000  # of a long text, whose tokens are counted; chosen by hand
+_COUNTED_CHARACTERS = 4_000_000  # of these rows, at most; chosen by hand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +122,11 @@ def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int |
             _require_known_tokens(encoded.labels, base)
         return encoded
 
-    every, name, characters = range(len(split.inputs)), split.name, _characters(split)
+    every, name = range(len(split.inputs)), split.name
+    cells = ((*inputs, label) for inputs, label in zip(split.inputs, split.labels, strict=True))
+    # Words are counted where a cell has these.
+    counts = (sum(len(cell) for cell in row if isinstance(cell, Sized)) for row in cells)
+    characters = np.fromiter(counts, dtype=np.int64, count=len(every))
     if len(every) > MOST_AT_START and task.defaults.max_length is not None and not task.defaults.is_packed:
         lazy = LazyRows(characters, encode, seed=_SUBSET_SEED)
         first = encode(lazy.known.tolist())
@@ -145,13 +151,6 @@ def _tell_notes(encoded: Encoded, name: str) -> None:
         raise DataError(encoded.refusal)
     for note in encoded.notes:
         log.warning("%s: %s", name, note)
-
-
-def _characters(split: Split) -> NDArray[np.int64]:
-    """Characters of each row (words, where it has these), its label included."""
-    cells = ((*inputs, label) for inputs, label in zip(split.inputs, split.labels, strict=True))
-    counts = (sum(len(cell) for cell in row if isinstance(cell, Sized)) for row in cells)
-    return np.fromiter(counts, dtype=np.int64, count=len(split.inputs))
 
 
 def max_length_of(base: BaseModel) -> int | None:
@@ -265,3 +264,30 @@ def epoch_batches(lengths: Counts, *, batch_size: int, rng: np.random.Generator)
         rows = order[start : start + chunk]
         batches = rows[np.lexsort((rows, lengths[rows]))].reshape(-1, batch_size)
         yield from rng.permutation(batches).tolist()
+
+
+def uncut_lengths(split: Split, rows: Sequence[int], base: BaseModel, task: Task, *, most: int) -> list[int]:
+    """Tokens of some rows of a split with nothing cut off; `most` + 1 stands for any more.
+
+    Where a model reads a prompt and writes a completion elsewhere, the longer of the two counts.
+    """
+    inputs, labels = [split.inputs[i] for i in rows], [split.labels[i] for i in rows]
+    encoded = task.encode(inputs, labels, base.tokenizer, most + 1)
+    lengths = [length_of(example) for example in encoded.examples]
+    if task.peft_task_type != "SEQ_2_SEQ_LM":
+        return lengths
+    return [max(length, len(label)) for length, label in zip(lengths, encoded.labels, strict=True)]
+
+
+def count_tokens(split: Split, base: BaseModel, task: Task, *, block_length: int) -> int:
+    """Tokens of a split that becomes blocks; of a long one by its beginning and its number of characters."""
+    n_characters = sum(len(str(cell)) for row in split.inputs for cell in row)
+    first, left = [], _COUNTED_CHARACTERS
+    for row in split.inputs[:_COUNTED_ROWS]:
+        if left <= 0:
+            break
+        first.append(tuple(str(cell)[:left] for cell in row))
+        left -= sum(map(len, first[-1]))
+    encoded = task.encode(first, split.labels[: len(first)], base.tokenizer, block_length)
+    counted = sum(map(length_of, encoded.examples))
+    return counted * n_characters // max(1, sum(len(cell) for row in first for cell in row))

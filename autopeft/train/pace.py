@@ -58,7 +58,9 @@ def _timed(bench: Bench, plan: Plan, *, n_steps: int, n_examples: int) -> Pace:
         eval_examples=n_examples,
         seed=seed,
     )
-    longer_examples = _longer_examples(bench, n_examples)  # encodes the rows, before the clock
+    split = bench.splits["confirm"]  # reading its lengths encodes the rows, before the clock
+    evaluated = split.lengths[split.subset(n_examples)].mean()
+    longer_examples = float(split.lengths[split.typical].mean() / evaluated)
     run = bench.measure(plan, fidelity)
     if run.status is Status.FAIL or not run.trained_steps:
         raise TrainingError(f"A run of {n_steps} steps could not be timed: {run.error or 'nothing trains'}.")
@@ -81,9 +83,3 @@ def _typical_seed(bench: Bench, n_steps: int) -> tuple[int, float]:
     means = [mean_tokens(seed, n_steps) for seed in range(_SEEDS)]
     seed = min(range(_SEEDS), key=lambda i: abs(means[i] - typical))
     return seed, typical / means[seed]
-
-
-def _longer_examples(bench: Bench, n_examples: int) -> float:
-    """Tokens of a typical example of the confirm split, relative to those that are evaluated."""
-    split = bench.splits["confirm"]
-    return float(split.lengths[split.typical].mean() / split.lengths[split.subset(n_examples)].mean())

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from autopeft.model import has_own_generator, random_state, set_random_state
 from autopeft.store import put_in_place
-from autopeft.train.rate_schedule import RateSchedule
+from autopeft.train.rates import RateSchedule
 
 _FILE = "paused.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")

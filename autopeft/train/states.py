@@ -1,24 +1,22 @@
-"""The states of a search's paused runs: in memory, and on disk where they must outlive the process."""
+"""The states of paused runs, in memory and on disk, and of a run under way, should something stop it."""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 
-from autopeft.model import BaseModel, free_bytes
 from autopeft.records import Fidelity, Plan
 from autopeft.train.pausing import State, read, write
 
 Key = tuple[Plan, int]  # a plan and a seed
 
-_SHARE = 0.25  # of the machine's free memory; chosen by hand
-# On a CPU they lie beside the weights: so many bytes, or this share of those of the weights; chosen by hand.
-_FEW_BYTES, _WEIGHTS_SHARE = 2**28, 0.05
+_SECONDS = 60.0  # between two states of a run at least; chosen by hand
+_SHARE = 0.01  # of the time, at most, that keeping the states of a run takes; chosen by hand
 
 log = logging.getLogger(__name__)
 
@@ -35,14 +33,6 @@ class StateFolders:
 
     paused: Callable[[Plan, int], Path] | None = None
     under_way: Callable[[Plan, Fidelity], Path] | None = None
-
-
-def most_state_bytes(base: BaseModel) -> int:
-    """How many bytes the states of paused runs may take in memory beside a base model."""
-    share = int(_SHARE * free_bytes(torch.device("cpu")))
-    if base.device.type != "cpu":
-        return share
-    return min(share, max(_FEW_BYTES, int(_WEIGHTS_SHARE * base.weight_bytes)))
 
 
 @dataclass(kw_only=True)
@@ -89,3 +79,39 @@ class RungStates:
             write(self._kept.pop(key), folder)
         except (OSError, SafetensorError) as error:
             log.warning("The state of a paused run was not kept, its next rung starts anew: %s", error)
+
+
+@dataclass(kw_only=True)
+class UnderWay:
+    """Keeps the latest state of one training run in a folder, a minute or more apart.
+
+    A run of less than a minute writes nothing. Where writing is slow, states are further apart, so that it
+    takes a hundredth of the time; one that cannot be written is told and costs the run nothing.
+    """
+
+    folder: Path
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        """Time runs from now on."""
+        self._last, self._apart, self._is_long = self.clock(), _SECONDS, False
+
+    def load(self) -> State | None:
+        """The state that an earlier process kept; None if there is none."""
+        state = read(self.folder)
+        self._is_long = state is not None
+        return state
+
+    def is_due(self, *, is_last: bool) -> bool:
+        """Whether a state is to be kept now; after the last step of a long run it always is."""
+        return self.clock() - self._last >= self._apart or (is_last and self._is_long)
+
+    def keep(self, state: State) -> None:
+        """Write a state instead of the one before it."""
+        began = self.clock()
+        try:
+            write(state, self.folder)
+        except (OSError, SafetensorError) as error:
+            log.warning("The state of the training was not kept: %s", error)
+        self._last, self._is_long = self.clock(), True
+        self._apart = max(_SECONDS, (self._last - began) / _SHARE)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from autopeft.train.dropout import quick_masks
+from autopeft.train.loop import quick_masks
 
 CPU = torch.device("cpu")
 N = 400_000

@@ -224,6 +224,6 @@ def test_every_rung_has_positive_rates_of_at_most_the_peak(n_steps, rung_steps):
 
 def test_states_in_memory_are_few_beside_the_weights_of_a_cpu(make_pausing, monkeypatch):
     """However much is free: a quarter GiB, or a twentieth of the weights."""
-    monkeypatch.setattr("autopeft.train.states.free_bytes", lambda *_, **__: 2**40)
+    monkeypatch.setattr("autopeft.train.bench.free_bytes", lambda *_, **__: 2**40)
     keeping, *_ = make_pausing()
     assert keeping.states.max_bytes == 2**28

@@ -10,7 +10,7 @@ import torch
 from autopeft.records import Status
 from autopeft.train import StateFolders, kept_step, under_way, watched
 from autopeft.train.pausing import Position, State, read
-from autopeft.train.under_way import UnderWay
+from autopeft.train.states import UnderWay
 
 RUNGS, N_STEPS = (4, 9, 20), 20
 
