@@ -1,13 +1,20 @@
 """The run directory and its files: settings, strict YAML, atomic writes, lock, study, recovery.
 
 Inside the folder each file imports only from those before it:
-files, yaml → folders → checked, checksums, settings, plan, measurement_log, study → run_dir.
+files, yaml → folders → checksums, settings, plan, measurement_log, study → run_dir.
 """
 
 from __future__ import annotations
 
-from autopeft.store.checked import damaged, read_checked, write_checked
-from autopeft.store.checksums import require_unchanged, reseal, seal_folder, seal_of
+from autopeft.store.checksums import (
+    damaged,
+    read_checked,
+    require_unchanged,
+    reseal,
+    seal_folder,
+    seal_of,
+    write_checked,
+)
 from autopeft.store.files import cannot_write, put_in_place, sha256_of, write_bytes, write_text
 from autopeft.store.folders import (
     claimed_folder,

@@ -1,4 +1,4 @@
-"""Checksums of the adapters in a folder, in a file beside them: a later change or damage is noticed.
+"""Checksums of adapters, in a file beside them, and inside JSON files: a later change or damage is noticed.
 
 Other files, such as a model card, are not sealed: people edit them on the hub.
 """
@@ -6,16 +6,21 @@ Other files, such as a model card, are not sealed: people edit them on the hub.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
-from autopeft.errors import SpecError
+from autopeft.errors import RunDirError, SpecError
+from autopeft.records import digest_of
 from autopeft.store.files import sha256_of, sync_folder, write_text
 from autopeft.store.folders import follow_umask
 
 _FILE = "checksums.json"
 _SYNCED = "r+b" if os.name == "nt" else "rb"  # Windows syncs files alone that may be written
+
+log = logging.getLogger(__name__)
 
 
 def seal_folder(folder: Path) -> None:
@@ -94,3 +99,40 @@ def _sums(folder: Path) -> dict[str, str] | None:
     if any(Path(name).is_absolute() or ".." in Path(name).parts for name in content):
         raise SpecError(f"{path} names files outside its folder; write the folder again.")
     return {name: sum_ for name, sum_ in content.items() if _is_sealed(Path(name).name)}
+
+
+def write_checked(path: Path, content: Any) -> None:
+    """Write JSON content with its checksum; raises RunDirError where the file cannot be written."""
+    write_text(path, json.dumps({"sha256": digest_of(content), "content": content}) + "\n")
+
+
+def read_checked(path: Path, *, remedy: str) -> Any:
+    """The content that `write_checked` wrote.
+
+    A file of an earlier version, which has no checksum, is read with a warning.
+
+    Args:
+        path: The file.
+        remedy: What the user can do where the file is damaged, for the error.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        RunDirError: The file cannot be read, or its content differs from the checksum.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise damaged(path, remedy=remedy) from error
+    if not isinstance(content, dict) or content.keys() != {"sha256", "content"}:
+        log.warning("%s has no checksum, as in runs of version 0.2.0 and earlier; it is read as it is.", path)
+        return content
+    if content["sha256"] != digest_of(content["content"]):
+        raise damaged(path, remedy=remedy)
+    return content["content"]
+
+
+def damaged(path: Path, *, remedy: str) -> RunDirError:
+    """The error for a file of a run whose content is not what the run wrote."""
+    return RunDirError(f"{path} cannot be read: it is damaged or was edited; {remedy}.")

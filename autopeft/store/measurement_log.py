@@ -45,7 +45,9 @@ class MeasurementLog:
         try:
             self._path.parent.mkdir(exist_ok=True)
             if not self._ends_with_whole_line:
-                self._cut_torn_line()
+                lines = list(self._lines())
+                if lines and lines[-1][1] is None:  # half a line, to which the new one would be lost
+                    os.truncate(self._path, sum(len(whole) for whole, _ in lines[:-1]))
             self._ends_with_whole_line = False  # while writing: a full disk leaves half a line
             with self._path.open("ab") as stream:
                 stream.write(line.encode())
@@ -82,12 +84,6 @@ class MeasurementLog:
             raise RunDirError(f"{self._path} cannot be read: {error.strerror or error}.") from error
         for line in io.BytesIO(content):
             yield line, _entry_in(line)
-
-    def _cut_torn_line(self) -> None:
-        """Remove half a line at the end: a line that is appended to it would be lost."""
-        lines = list(self._lines())
-        if lines and lines[-1][1] is None:
-            os.truncate(self._path, sum(len(line) for line, _ in lines[:-1]))
 
 
 def _entry_in(line: bytes) -> Entry | None:

@@ -68,6 +68,13 @@ def write_plan(path: Path | str, document: records.PlanDocument, *, header: str 
     plan, model = document.plan, document.model
     quantised = {} if model.quantize == "none" else {"quantize": model.quantize}
     base_model = {"id": model.id, "revision": model.revision, **quantised}
+    adapters = []
+    for adapter in plan.adapters:
+        line = Inline(site=adapter.site, method=adapter.method, rank=adapter.rank, scale=float(adapter.scale))
+        line["options"] = Inline(adapter.options)
+        if adapter.rate_factor != 1.0:
+            line["rate_factor"] = float(adapter.rate_factor)
+        adapters.append(line)
     content = {
         "schema_version": 1,
         "base_model": {**base_model, "base_params": document.base_params},
@@ -78,7 +85,7 @@ def write_plan(path: Path | str, document: records.PlanDocument, *, header: str 
         "seed": document.seed,
         "trainable_params": plan.trainable_params,
         "head_params": document.head_params,
-        "adapters": [_line_of(adapter) for adapter in plan.adapters],
+        "adapters": adapters,
     }
     if header is None:
         train = records.train_command(Path("plan.yaml"), model, document.data)
@@ -97,7 +104,16 @@ def read_plan(path: Path | str) -> records.PlanDocument:
         UnknownNameError: A key that a plan does not have.
         SpecError: No such file, another schema version, missing or bad values, or a site named twice.
     """
-    path = _plan_file(Path(path))
+    path = Path(path)
+    if path.is_dir():
+        candidates = (path / "plan.yaml", path / "best" / "plan.yaml")
+        found = next((candidate for candidate in candidates if candidate.is_file()), None)
+        if found is None:
+            raise SpecError(
+                f"{path} holds neither plan.yaml nor best/plan.yaml; pass a plan or the folder of a finished "
+                "run."
+            )
+        path = found
     content = read_yaml(path)
     version = content.get("schema_version")
     if version != 1 or isinstance(version, bool):
@@ -124,22 +140,3 @@ def read_plan(path: Path | str) -> records.PlanDocument:
         schedule=read.schedule,
         seed=read.seed,
     )
-
-
-def _plan_file(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    for candidate in (path / "plan.yaml", path / "best" / "plan.yaml"):
-        if candidate.is_file():
-            return candidate
-    raise SpecError(
-        f"{path} holds neither plan.yaml nor best/plan.yaml; pass a plan or the folder of a finished run."
-    )
-
-
-def _line_of(adapter: records.Adapter) -> Inline:
-    line = Inline(site=adapter.site, method=adapter.method, rank=adapter.rank, scale=float(adapter.scale))
-    line["options"] = Inline(adapter.options)
-    if adapter.rate_factor != 1.0:
-        line["rate_factor"] = float(adapter.rate_factor)
-    return line

@@ -31,7 +31,7 @@ from autopeft.records import (
     to_json,
 )
 from autopeft.removed import instead_of
-from autopeft.store.checked import damaged, read_checked, write_checked
+from autopeft.store.checksums import damaged, read_checked, write_checked
 from autopeft.store.files import cannot_write, write_text
 from autopeft.store.folders import refuse_files
 from autopeft.store.measurement_log import MeasurementLog
@@ -103,7 +103,12 @@ class RunDir:
             if not resume:
                 _refuse_files(path)  # again, now that nobody else can write
                 shutil.rmtree(run.state, ignore_errors=True)
-            _sweep(path)
+            for leftover in [entry for entry in path.rglob(".*.tmp") if _is_temporary(entry)]:
+                if leftover.is_dir():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                else:
+                    leftover.unlink(missing_ok=True)
+            shutil.rmtree(run.half_best, ignore_errors=True)
         except BaseException:
             lock.release()
             raise
@@ -265,8 +270,10 @@ class RunDir:
             RunDirError: The run has not finished, is damaged, or is of a version that cannot be read: a newer
                 one may have results that this one would leave out.
         """
-        if _is_newer(self.version):
-            raise self._unreadable("that is a newer version")
+        version = self.version
+        with suppress(InvalidVersion):  # an edited one
+            if version is not None and Version(version) > Version(VERSION):
+                raise self._unreadable("that is a newer version")
         remedy = f"make it anew with `{resume_command(self.read_spec(), self.path)}`"
         try:
             content = read_checked(self._result_path, remedy=remedy)
@@ -298,13 +305,6 @@ def _without_removed(content: dict[str, Any]) -> dict[str, Any]:
         for topic, fields in content.items()
     }
     return {topic: fields for topic, fields in kept.items() if fields != {} or topic in RunSpec.model_fields}
-
-
-def _is_newer(version: str | None) -> bool:
-    try:
-        return version is not None and Version(version) > Version(VERSION)
-    except InvalidVersion:  # an edited one
-        return False
 
 
 def _refuse_no_run(path: Path) -> None:
@@ -346,16 +346,6 @@ def _is_unborn(path: Path) -> bool:
 def _is_temporary(path: Path) -> bool:
     """Whether a path is a file or folder that was being written when its process was killed."""
     return _TEMPORARY.fullmatch(path.name) is not None
-
-
-def _sweep(path: Path) -> None:
-    """Remove what killed processes were writing in a run directory."""
-    for leftover in [entry for entry in path.rglob(".*.tmp") if _is_temporary(entry)]:
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
-    shutil.rmtree(path / _HALF_BEST, ignore_errors=True)
 
 
 def _refuse_links(path: Path) -> None:

@@ -102,7 +102,13 @@ def resolve_settings(
             faults.append(f"{name} ({entries[setting].origin}) {fault}")
     if faults:
         raise SpecError(f"These settings cannot be used: {listed(faults)}.")
-    _check_budget(spec.budget.requested, entries.get("budget.requested"))
+    try:
+        budget.check(spec.budget.requested)
+    except SpecError as error:
+        of_budget = entries.get("budget.requested")
+        if of_budget is None or of_budget.is_typed:
+            raise
+        raise SpecError(f"budget.requested ({of_budget.origin}): {error}") from error
     return _with_whole_paths(spec, entries), frozenset(entries)
 
 
@@ -129,15 +135,6 @@ def is_path_of_space(name: str) -> bool:
         (True, False)
     """
     return name.endswith((".yaml", ".yml")) or "/" in name
-
-
-def _check_budget(requested: str, entry: _Entry | None) -> None:
-    try:
-        budget.check(requested)
-    except SpecError as error:
-        if entry is None or entry.is_typed:
-            raise
-        raise SpecError(f"budget.requested ({entry.origin}): {error}") from error
 
 
 def whole_path(source: str) -> str:
@@ -309,8 +306,8 @@ def _value(entry: _Entry) -> Any:
     if entry.name == "budget.requested" and type(value) in (int, float):
         return str(int(value)) if value == int(value) else str(value)
     for text in value if isinstance(value, list | tuple) else (value,):
-        if isinstance(text, str) and not _is_text(text, is_path=entry.name in _PATHS):
-            raise SpecError(_no_text(text))
+        if isinstance(text, str):
+            _require_text(text, is_path=entry.name in _PATHS)
     if not isinstance(value, str):
         return value
     is_list = get_origin(field.kind) is tuple
@@ -328,23 +325,23 @@ def _value(entry: _Entry) -> Any:
     return parse_bytes(value) if entry.name.endswith("_bytes") else value
 
 
-def _is_text(value: str, *, is_path: bool) -> bool:
-    """Whether a value is whole characters, and as a path can be written in the encoding of this locale."""
-    with suppress(UnicodeEncodeError):
-        value.encode(sys.getfilesystemencoding() if is_path else "utf-8")
-        return True
-    return False
+def _require_text(argument: str, *, is_path: bool) -> None:
+    """Raise SpecError unless a value is whole characters, and as a path can be written in this locale.
 
-
-def _no_text(argument: str) -> str:
-    """Why an argument is no text: its bytes are of another encoding, or Python's locale cannot read them."""
+    Its bytes are of another encoding then, or Python's locale cannot read them.
+    """
     encoding, text = sys.getfilesystemencoding(), argument
+    with suppress(UnicodeEncodeError):
+        argument.encode(encoding if is_path else "utf-8")
+        return
     try:
         if any("\ud800" <= character <= "\udfff" for character in argument):  # bytes of the command line
             text = os.fsencode(argument).decode()
-    except UnicodeError:
-        return f"{argument!a} is no UTF-8 text; rename it"
-    return f"{text!a} cannot be read under this locale, whose encoding is {encoding}; set PYTHONUTF8=1"
+    except UnicodeError as error:
+        raise SpecError(f"{argument!a} is no UTF-8 text; rename it") from error
+    raise SpecError(
+        f"{text!a} cannot be read under this locale, whose encoding is {encoding}; set PYTHONUTF8=1"
+    )
 
 
 def _read_text(text: str, field: SettingField, origin: str) -> Any:

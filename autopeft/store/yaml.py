@@ -112,7 +112,12 @@ def validate(kind: type[Model], content: Any, *, source: str) -> Model:
     try:
         return kind.model_validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
-        _refuse_unknown(kind, error, source)
+        for details in error.errors(include_url=False):
+            if details["type"] == "extra_forbidden":
+                *above, last = details["loc"]
+                prefix = "".join(f"{part}." for part in above)
+                known = [prefix + name for name in _fields_at(kind, above)]
+                raise UnknownNameError(f"setting in {source}", f"{prefix}{last}", known) from error
         faults = listed([f"{name} {fault}" for name, fault in faults_of(error)])
         raise SpecError(f"{source} cannot be used: {faults}.") from error
 
@@ -128,9 +133,9 @@ def faults_of(error: ValidationError) -> list[tuple[str, str]]:
     every = error.errors(include_url=False)
     faults: dict[str, str] = {}
     for details in every:
-        if details["type"] == "too_short" and any(
-            _is_inside(other["loc"], details["loc"]) for other in every
-        ):
+        place = details["loc"]
+        inside = (other["loc"] for other in every if len(other["loc"]) > len(place))
+        if details["type"] == "too_short" and any(other[: len(place)] == place for other in inside):
             continue  # pydantic drops a refused item of a list and finds the list too short then
         # pydantic names one fault per member of a union; the first suffices.
         name = ".".join(str(part) for part in details["loc"] if part not in ("bool", "int", "float", "str"))
@@ -149,25 +154,12 @@ def faults_of(error: ValidationError) -> list[tuple[str, str]]:
     return list(faults.items())
 
 
-def _is_inside(location: Sequence[object], of: Sequence[object]) -> bool:
-    return len(location) > len(of) and tuple(location[: len(of)]) == tuple(of)
-
-
 class Inline(dict[str, Any]):
     """A mapping that `write_yaml_text` puts on one line, `{site: h.0.q, rank: 8}`."""
 
 
 def _shown(value: Any) -> str:
     return shortened(repr(value), _MOST_SHOWN)
-
-
-def _refuse_unknown(kind: type[BaseModel], error: ValidationError, source: str) -> None:
-    for details in error.errors(include_url=False):
-        if details["type"] == "extra_forbidden":
-            *above, _ = details["loc"]
-            prefix = "".join(f"{part}." for part in above)
-            known = [prefix + name for name in _fields_at(kind, above)]
-            raise UnknownNameError(f"setting in {source}", f"{prefix}{details['loc'][-1]}", known) from error
 
 
 def _fields_at(kind: Any, location: Iterable[int | str]) -> Iterable[str]:

@@ -27,9 +27,7 @@ from autopeft.train.states import UnderWay
 _CLIP_NORM = 1.0  # of the gradients of all parameters together; usual for transformers
 _FUSED_ON = ("cpu", "cuda")  # devices with one kernel of AdamW, and one of the norm, for all parameters
 _CHECKED_STEPS = 8  # steps between two looks at the losses, since a look waits for the device; by hand
-_MASK_STEPS = (
-    2**16
-)  # values of the bits of a dropout mask; a probability is rounded to the nearest  # values of the 16 bits of a dropout mask; a probability is rounded to the nearest of them
+_MASK_STEPS = 2**16  # values of the 16 bits of a dropout mask; a probability is rounded to the nearest
 _PER_WORD = 4  # masks from one 64-bit word of the generator
 
 
