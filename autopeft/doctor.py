@@ -71,11 +71,17 @@ def package_checks(requirements: Sequence[str], version_of: Callable[[str], str 
     """
     extras: dict[str, list[Requirement]] = {}
     for requirement in map(Requirement, requirements):
-        extra = _extra_of(requirement)
-        if extra is not None:
-            extras.setdefault(extra, []).append(requirement)
+        _, is_of_extra, extra = str(requirement.marker or "").partition("extra == ")
+        if is_of_extra:
+            extras.setdefault(extra.strip("\"' )"), []).append(requirement)
         elif requirement.marker is None or requirement.marker.evaluate():
-            yield _package_check(requirement, version_of(requirement.name))
+            name, version = requirement.name, version_of(requirement.name)
+            if _is_met(requirement, version):
+                yield Check(name=name, status="ok", value=str(version))
+                continue
+            value = f"{version}, but {requirement.specifier} is needed" if version else "not installed"
+            remedy = f'pip install -U "{name}{requirement.specifier}"'
+            yield Check(name=name, status="fail", value=value, remedy=remedy)
     for extra, members in extras.items():
         missing = [member.name for member in members if not _is_met(member, version_of(member.name))]
         yield Check(
@@ -92,20 +98,6 @@ def part_checks(catalogues: Iterable[Catalogue[Any]]) -> Iterator[Check]:
         for name, sentence in catalogue.broken.items():
             cause, _, remedy = sentence.rstrip(".").rpartition(". ")
             yield Check(name=f"part {name}", status="note", value=cause, remedy=remedy)
-
-
-def _extra_of(requirement: Requirement) -> str | None:
-    """The extra that asks for a package, and applies here; None for a package that is always needed."""
-    text = str(requirement.marker or "")
-    return text.split("extra == ")[1].strip("\"' )") if "extra == " in text else None
-
-
-def _package_check(requirement: Requirement, version: str | None) -> Check:
-    if _is_met(requirement, version):
-        return Check(name=requirement.name, status="ok", value=str(version))
-    value = f"{version}, but {requirement.specifier} is needed" if version else "not installed"
-    remedy = f'pip install -U "{requirement.name}{requirement.specifier}"'
-    return Check(name=requirement.name, status="fail", value=value, remedy=remedy)
 
 
 def _is_met(requirement: Requirement, version: str | None) -> bool:

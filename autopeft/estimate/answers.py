@@ -165,8 +165,10 @@ class _Steps:
         if limits.fits:
             return limits
         nearest = self._nearest(step, max_bytes)
-        least = None if nearest else self._least(step)
-        return replace(limits, nearest=nearest, least=least)
+        if nearest is not None:
+            return replace(limits, nearest=nearest)
+        n_least, quantize = min(_LEAST_TOKENS, self.max_tokens), self._bits(step)[-1]
+        return replace(limits, least=self.at(1, n_least, quantize, checkpointing=True))
 
     def _nearest(self, step: Step, max_bytes: int) -> Step | None:
         """The first settings that fit: fewer rows, then fewer bits, then shorter rows, all checkpointed."""
@@ -180,9 +182,6 @@ class _Steps:
             if n_tokens:
                 return self.at(1, n_tokens, quantize, checkpointing=True)
         return None
-
-    def _least(self, step: Step) -> Step:
-        return self.at(1, min(_LEAST_TOKENS, self.max_tokens), self._bits(step)[-1], checkpointing=True)
 
     def _bits(self, step: Step) -> list[str]:
         """What the weights may be held in; not every model can be quantised, or gets smaller by it."""

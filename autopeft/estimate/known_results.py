@@ -68,7 +68,14 @@ class KnownResults:
 
     def of(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What a kernel gives, as torch does; from the second call with the same shapes on without torch."""
-        self._count_call()
+        self._n_calls += 1
+        if self.max_kernels is not None and self._n_calls > self.max_kernels:
+            raise SlowReplayError(self.max_kernels)
+        if self.max_kernels is None and self._n_calls == self.slow_kernels + 1:
+            log.info(
+                "Still replaying a training step for its memory; a model whose code goes over tokens or "
+                "experts one by one (Mamba) takes a minute or more."
+            )
         tensors: list[FakeTensor] = []
         try:
             key = (func, _key(args, tensors), _key(tuple(kwargs.items()), tensors))
@@ -80,16 +87,6 @@ class KnownResults:
             self._forms[key] = _form(result, tensors) if func.namespace in _SPACES else _UNKNOWN
             return result
         return func(*args, **kwargs) if form is _UNKNOWN else self._made(form, tensors)
-
-    def _count_call(self) -> None:
-        self._n_calls += 1
-        if self.max_kernels is not None and self._n_calls > self.max_kernels:
-            raise SlowReplayError(self.max_kernels)
-        if self.max_kernels is None and self._n_calls == self.slow_kernels + 1:
-            log.info(
-                "Still replaying a training step for its memory; a model whose code goes over tokens or "
-                "experts one by one (Mamba) takes a minute or more."
-            )
 
     def _made(self, form: Any, tensors: list[FakeTensor]) -> Any:
         if isinstance(form, int):

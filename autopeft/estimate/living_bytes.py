@@ -154,11 +154,8 @@ class LivingBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _bytes_of(values: Any) -> int:
     """The bytes of all tensors among some values."""
-    return sum(leaf.nbytes for leaf in tree_leaves(values) if _has_bytes(leaf))
-
-
-def _has_bytes(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.layout == torch.strided
+    tensors = (leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor))
+    return sum(tensor.nbytes for tensor in tensors if tensor.layout == torch.strided)
 
 
 def _flops(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> int:

@@ -7,17 +7,18 @@ import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
 from torch.optim import AdamW
 
 from autopeft.adapters import add_shira_indices, forgo_initial_values
 from autopeft.errors import SpecError, reason_of
 from autopeft.estimate.fake import StandInArrays, StandInValues, make_fake
-from autopeft.estimate.gpu_autocast import gpu_autocast
 from autopeft.estimate.known_results import KnownResults
 from autopeft.estimate.living_bytes import LivingBytes, Work
 from autopeft.estimate.phases import BACKWARD, FORWARD, HEAD, OPTIMIZER, tracking_phases
@@ -330,3 +331,28 @@ def _counting_gradients(trained: Sequence[nn.Parameter], living: LivingBytes) ->
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextlib.contextmanager
+def gpu_autocast() -> Iterator[None]:
+    """A context in which autocast computes LayerNorm in float32, and so gives float32, as it does on a GPU.
+
+    On a CPU it keeps the number format of the inputs. RMSNorm is the model's own code, alike on both. A
+    function is replaced, as no mode of torch lasts in a backward pass, where checkpointing computes anew.
+    """
+    plain = functional.layer_norm
+
+    def layer_norm(*args: Any, **kwargs: Any) -> torch.Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            args, kwargs = tuple(map(_widened, args)), {name: _widened(each) for name, each in kwargs.items()}
+        return plain(*args, **kwargs)
+
+    functional.layer_norm = layer_norm
+    try:
+        yield
+    finally:
+        functional.layer_norm = plain
+
+
+def _widened(value: Any) -> Any:
+    return value.float() if isinstance(value, torch.Tensor) else value

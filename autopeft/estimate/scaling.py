@@ -67,15 +67,12 @@ class MemoryModel:
     def at(self, n_rows: int, n_tokens: int) -> StepMemory:
         """The memory of a step of so many rows of so many tokens each."""
         if (n_rows, n_tokens) not in self._known:
-            self._known[n_rows, n_tokens] = self._computed(n_rows, n_tokens)
+            least_rows, least_tokens = self._least(n_rows * n_tokens)
+            is_small = n_rows * n_tokens <= least_rows * least_tokens  # a loss may take less than two pieces
+            is_direct = is_small or (not self._points and n_rows * n_tokens <= _DIRECT_TOKENS)
+            compute = self._at_all_layers if is_direct else self.scaled
+            self._known[n_rows, n_tokens] = compute(n_rows, n_tokens)
         return self._known[n_rows, n_tokens]
-
-    def _computed(self, n_rows: int, n_tokens: int) -> StepMemory:
-        least_rows, least_tokens = self._least(n_rows * n_tokens)
-        is_small = n_rows * n_tokens <= least_rows * least_tokens  # a loss may take less than two pieces
-        if is_small or (not self._points and n_rows * n_tokens <= _DIRECT_TOKENS):
-            return self._at_all_layers(n_rows, n_tokens)
-        return self.scaled(n_rows, n_tokens)
 
     def scaled(self, n_rows: int, n_tokens: int) -> StepMemory:
         """As `at`, without another replay; a loss in pieces is taken to fill one piece at least."""
@@ -108,8 +105,10 @@ class MemoryModel:
 
     def _replayed(self, depth: int | None, n_rows: int, n_tokens: int) -> StepMemory:
         if depth not in self.replays:
-            max_kernels = self.subject.max_kernels
-            if max_kernels is not None and self._least_kernels(depth) > max_kernels:
+            max_kernels, n_layers = self.subject.max_kernels, self.subject.n_layers
+            share = 1.0 if depth is None or n_layers is None else depth / n_layers
+            least_kernels = _KERNELS_PER_TENSOR * self.subject.n_tensors * share
+            if max_kernels is not None and least_kernels > max_kernels:
                 raise SlowReplayError(max_kernels)  # before the model is built, which takes as long
             self.replays[depth] = Replay(self.subject.build(depth), max_kernels=max_kernels)
         step = TrainingStep(
@@ -122,12 +121,6 @@ class MemoryModel:
             rates=self.subject.rates,
         )
         return self.replays[depth].memory(step)
-
-    def _least_kernels(self, depth: int | None) -> float:
-        """The fewest kernels of a replay with a number of layers."""
-        n_layers = self.subject.n_layers
-        share = 1.0 if depth is None or n_layers is None else depth / n_layers
-        return _KERNELS_PER_TENSOR * self.subject.n_tensors * share
 
 
 def _square(x: float) -> tuple[float, float, float]:

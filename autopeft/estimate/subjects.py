@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -19,10 +19,10 @@ from autopeft.adapters import (
     count_plan,
 )
 from autopeft.errors import SiteError, SpecError
-from autopeft.estimate.alike import is_even, n_alike
-from autopeft.estimate.few_bits import quantise_maps
+from autopeft.estimate.fake import quantise_maps
+from autopeft.estimate.phases import repeated_layers
 from autopeft.estimate.replay import base_in, with_configs, without_weights
-from autopeft.estimate.scaling import Subject
+from autopeft.estimate.scaling import DEPTHS, Subject
 from autopeft.estimate.trainees import Setup, Trainee, refusal_in_few_bits, require_trainable
 from autopeft.extension import Batch, Method, Task
 from autopeft.model import (
@@ -99,7 +99,7 @@ def describe(
     if auto_class is None and not is_built_by(base.module, task.auto_class):
         base = load_skeleton(setup.model, auto_class=task.auto_class)
     config: Any = base.module.config
-    n_layers = n_alike(base.module, stored.kept_modules(base.module) if stored else ())
+    n_layers = _n_alike(base.module, stored.kept_modules(base.module) if stored else ())
     max_tokens, experts = base.max_tokens, expert_weights(base.module)
     notes = _notes(setup, base, stored)  # before adapters are counted on it
     plan = None if trainee.is_full or trainee.files else trainee.on(base, methods)
@@ -108,10 +108,12 @@ def describe(
         raise SiteError(
             f"In {setup.model.quantize} {refusal}; leave --quantize out, or choose another method."
         )
-    n_parameters = sum(1 for _ in base.module.parameters())
+    n_tensors = sum(1 for _ in base.module.parameters())
     count = counted or _count(trainee, plan, base, task, methods)
-    if count is not None and n_layers is not None and not is_even(count, n_layers):
+    if count is not None and n_layers is not None and not _is_even(count, n_layers):
         n_layers = None
+    if count is not None:  # the fewest: one at each site, two where a site has a rank
+        n_tensors = sum(n * (1 + (role in count.ranks)) for role, n in count.sites.items())
     builder = _Builder(trainee=trainee, setup=setup, task=task, methods=methods, auto_class=auto_class)
     n_words = int(getattr(config.get_text_config(), "vocab_size", 0) or 0)
     in_pieces = not setup.plain_loop and task.auto_class in (_CAUSAL, _SEQ2SEQ) and n_words
@@ -119,14 +121,14 @@ def describe(
         build=builder.build,
         n_layers=n_layers,
         batch=builder.batch,
-        loss=_plain_loss if setup.plain_loop else builder.loss,
+        loss=(lambda model, batch: model(**batch).loss) if setup.plain_loop else builder.loss,
         n_terms=None if setup.plain_loop else task.n_terms,
         max_tokens=max_tokens,
         piece_tokens=max(1, piece_logits(on_gpu=setup.on_gpu) // n_words) if in_pieces else 0,
         autocast=setup.dtype == torch.bfloat16,
         on_gpu=setup.on_gpu,
         rates=setup.rates,
-        n_tensors=n_parameters if count is None else _n_tensors(count),
+        n_tensors=n_tensors,
         max_kernels=setup.max_kernels,
     )
     return TraineeOnModel(
@@ -144,11 +146,6 @@ def describe(
         and experts < _MOST_EXPERTS * base.base_params,
         notes=notes,
     )
-
-
-def _n_tensors(count: Count) -> int:
-    """The fewest tensors that are trained: one at each site, two where a site has a rank."""
-    return sum(n * (1 + (role in count.ranks)) for role, n in count.sites.items())
 
 
 def _notes(setup: Setup, base: BaseModel, stored: StoredWeights | None) -> tuple[str, ...]:
@@ -216,11 +213,6 @@ class _Builder:
             return self.task.loss(model, batch)
 
 
-def _plain_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
-    loss: torch.Tensor = model(**batch).loss
-    return loss
-
-
 def _task_of(trainee: Trainee, base: BaseModel, auto_class: str | None, tasks: Mapping[str, Task]) -> Task:
     """The task of a plan, or of a class of transformers; an encoder without a head classifies texts."""
     kind = auto_class or type(base.module).__name__
@@ -255,17 +247,38 @@ def _count(
     if plan is not None:
         counted = count_plan(plan, base, methods, task_type=task.peft_task_type)
         everywhere = base.remarks if trainee.method else ()
-        return replace(counted, notes=(*counted.notes, *everywhere, *_narrow_sites(trainee, plan)))
+        notes = [*counted.notes, *everywhere]
+        lower = [adapter.rank for adapter in plan.adapters if adapter.rank < trainee.rank]
+        if trainee.method is not None and lower:  # sites that are narrower than the rank
+            ranks = str(min(lower)) if min(lower) == max(lower) else f"{min(lower)} to {max(lower)}"
+            notes.append(
+                f"{len(lower)} of {len(plan.adapters)} sites get rank {ranks} in place of {trainee.rank}, "
+                f"the highest that they can use; a peft config of r={trainee.rank} attaches that rank there "
+                "too, with more parameters."
+            )
+        return replace(counted, notes=tuple(notes))
     return count_configs(trainee.files, base, path=trainee.path) if trainee.files else None
 
 
-def _narrow_sites(trainee: Trainee, plan: Plan) -> Iterator[str]:
-    """A note on the sites that are narrower than the rank of a method that is counted everywhere."""
-    lower = [adapter.rank for adapter in plan.adapters if adapter.rank < trainee.rank]
-    if trainee.method is not None and lower:
-        ranks = str(min(lower)) if min(lower) == max(lower) else f"{min(lower)} to {max(lower)}"
-        yield (
-            f"{len(lower)} of {len(plan.adapters)} sites get rank {ranks} in place of {trainee.rank}, the "
-            f"highest that they can use; a peft config of r={trainee.rank} attaches that rank there too, "
-            "with more parameters."
-        )
+def _n_alike(module: nn.Module, kept: Sequence[str]) -> int | None:
+    """The number of a model's layers where all have the same tensors; None where they may differ.
+
+    `kept` are the maps that a quantised checkpoint holds in plain numbers.
+    """
+    layers = repeated_layers(module)
+    config: Any = module.config
+    n_layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if layers is None or len(layers) != n_layers or len(layers) <= DEPTHS[-1] or config.is_encoder_decoder:
+        return None
+    plain = {id(module.get_submodule(name)) for name in kept}
+    kinds = set()
+    for layer in layers:
+        shapes = tuple((name, tuple(parameter.shape)) for name, parameter in layer.named_parameters())
+        kinds.add((shapes, tuple(name for name, child in layer.named_modules() if id(child) in plain)))
+    return n_layers if len(kinds) == 1 else None
+
+
+def _is_even(count: Count, n_layers: int) -> bool:
+    """Whether all layers train equally many parameters, or none."""
+    by_layer = [n for layer, n in count.by_layer.items() if layer.isdigit()]
+    return not by_layer or (len(by_layer) == n_layers and len(set(by_layer)) == 1)

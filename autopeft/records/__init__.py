@@ -4,19 +4,20 @@ Nothing here imports torch. Records are keyword-only and hold tuples, so that a
 `Plan` can be a dictionary key and a finished `Measurement` cannot change.
 
 Inside the folder each file imports only from those before it:
-version, text, roles, settings, metric → spec → commands, python_words, plans → results.
+version, text, roles, settings → spec → commands, plans → results.
 """
 
 from __future__ import annotations
 
 from autopeft.records.commands import (
     confirm_command,
+    in_words_of,
+    python_words,
     repeat_command,
     resume_command,
     search_command,
     train_command,
 )
-from autopeft.records.metric import MetricFacts
 from autopeft.records.plans import (
     FLOAT32_BYTES,
     Adapter,
@@ -24,6 +25,7 @@ from autopeft.records.plans import (
     EvaluatedSplit,
     Fidelity,
     Measurement,
+    MetricFacts,
     OptionPairs,
     OptionValue,
     Plan,
@@ -31,7 +33,6 @@ from autopeft.records.plans import (
     Site,
     Status,
 )
-from autopeft.records.python_words import in_words_of, python_words
 from autopeft.records.results import (
     SEEN_ENOUGH,
     SIZE_SCORE,

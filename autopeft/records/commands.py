@@ -15,6 +15,11 @@ from autopeft.records.spec import IN_MEMORY, SHORT_NAMES, DataSpec, ModelSpec, R
 _PROBLEM = ("model", "quantize", "data", "text_column", "label_column", "task", "budget", "seed")
 _IS_WINDOWS = os.name == "nt"
 _PLAIN = re.compile(r"[\w%+:./\\-][\w%+=@:./\\~-]*")  # neither cmd nor PowerShell sees a sign in it
+_WORD = r"""('[^']*'|"[^"]*"|[^\s`]+)"""  # the quotes are those of `quoted`
+_RESUME = re.compile(rf"autopeft search --resume --out {_WORD}")
+_SEARCH = re.compile(rf"`?autopeft search --config {_WORD}`?")
+_FLAG = re.compile(r"(?<![\w/.-])--([a-z][a-z-]*)")
+_SWITCHES = {"resume": "resume=True", "overwrite": "overwrite=True"}
 
 
 def search_command(spec: RunSpec) -> str:
@@ -89,3 +94,30 @@ def _argument(name: str, value: object) -> str:
     if value == IN_MEMORY:
         return f"{name}={name}" + (", tokenizer=tokenizer" if name == "model" else "")
     return f"{name}={list(value) if isinstance(value, tuple) else value!r}"
+
+
+def in_words_of(spec: RunSpec, message: str) -> str:
+    """A message about a run, with arguments in place of flags where objects in memory were passed to it."""
+    return python_words(message) if spec.is_in_memory else message
+
+
+def python_words(message: str) -> str:
+    """A message of the command line with arguments in place of flags and commands.
+
+    Example:
+        >>> python_words("run already holds files. Pass --resume to go on with that run, or another --out.")
+        'run already holds files. Pass resume=True to go on with that run, or another out.'
+        >>> python_words("go on with `autopeft search --resume --out runs/a`.")
+        "go on with `autopeft.search(out='runs/a', resume=True)`."
+        >>> python_words("data/my--data has 2 rows")
+        'data/my--data has 2 rows'
+    """
+    message = _RESUME.sub(lambda m: f"autopeft.search(out={_in_python(m[1])}, resume=True)", message)
+    message = _SEARCH.sub(lambda m: f"autopeft.search({_in_python(m[1])})", message)
+    known = {str(field.flag).removeprefix("--"): short for short, field in SHORT_NAMES.items()}
+    arguments = {"base-model": "base_model", "private": "private", **known, **_SWITCHES}
+    return _FLAG.sub(lambda m: arguments.get(m[1], m[0]), message)
+
+
+def _in_python(word: str) -> str:
+    return repr(word.strip("'\""))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,10 +26,11 @@ def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int
     """
     files: list[ImageFile] = [file for (file,) in inputs]
     is_kept = _processed(files[:1], tokenizer)["pixel_values"].numel() * len(files) <= _MAX_KEPT
-    examples: list[Example]
+    examples: list[Example] = []
     if is_kept:
-        chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
-        examples = [row for chunk in chunks for row in _rows(_processed(chunk, tokenizer))]
+        for start in range(0, len(files), _CHUNK):
+            made = _processed(files[start : start + _CHUNK], tokenizer)
+            examples += [dict(zip(made, row, strict=True)) for row in zip(*made.values(), strict=True)]
     else:
         for file in files:  # a broken one raises now, and not in the middle of a training run
             file.load(is_draft=True)
@@ -42,11 +43,6 @@ def _collate_inputs(examples: Sequence[Example], pad_token_id: int) -> Batch:
     if "file" in examples[0]:
         return _processed([example["file"] for example in examples], examples[0]["processor"])
     return {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
-
-
-def _rows(batch: Batch) -> Iterator[Example]:
-    for row in zip(*batch.values(), strict=True):
-        yield dict(zip(batch, row, strict=True))
 
 
 def _processed(files: Sequence[ImageFile], processor: Any) -> Batch:

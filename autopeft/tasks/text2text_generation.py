@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autopeft.extension import IGNORED, Batch, Encoded, Target
 from autopeft.tasks.parts.batches import without_labels
@@ -36,16 +36,14 @@ def _features(model: nn.Module, batch: Batch) -> Batch:
     """The prompt, and the completion shifted by one, as the decoder reads it."""
     prepare = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     labels = batch["labels"]
-    shifted = _shifted(model, labels) if prepare is None else prepare(labels=labels)
+    if prepare is not None:
+        shifted = prepare(labels=labels)
+    else:  # M2M100 and Blenderbot have no such method
+        config = cast(Any, model).config
+        before = labels[:, :-1].masked_fill(labels[:, :-1] == IGNORED, config.pad_token_id)
+        start = labels.new_full((len(labels), 1), config.decoder_start_token_id)
+        shifted = torch.cat([start, before], dim=1)
     return {**without_labels(batch), "decoder_input_ids": shifted}
-
-
-def _shifted(model: nn.Module, labels: Tensor) -> Tensor:
-    """What the decoder reads for labels (B, T), where a model has no method for it (M2M100, Blenderbot)."""
-    config = cast(Any, model).config
-    before = labels[:, :-1]
-    start = labels.new_full((len(labels), 1), config.decoder_start_token_id)
-    return torch.cat([start, before.masked_fill(before == IGNORED, config.pad_token_id)], dim=1)
 
 
 def _generate(model: nn.Module, batch: Batch, tokenizer: Any, max_new_tokens: int) -> list[str]:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, cast
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from autopeft.data import chat_of
 from autopeft.errors import DataError, reason_of
@@ -243,15 +243,6 @@ def _text_form(kind: TargetKind, tokenizer: Any) -> str:
     )
 
 
-def _features(_: nn.Module, batch: Batch) -> Batch:
-    return without_labels(batch)
-
-
-def _targets(labels: Tensor) -> Tensor:
-    """The label of the next token at each position (B, T); none at the last."""
-    return nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
-
-
 def _generate(model: nn.Module, batch: Batch, tokenizer: Any, max_new_tokens: int) -> list[str]:
     """Greedy continuations of the prompts of a batch, whose labels are -100 at the prompt."""
     prompts = [
@@ -303,6 +294,11 @@ PART = WritingTask(
     kinds=(*WITH_PROMPT, "documents", "stream"),
     target=Target(kind="documents"),
     model_type=TextModel(
-        encode=_encode, features=_features, targets=_targets, generate=_generate, text_form=_text_form
+        encode=_encode,
+        features=lambda _, batch: without_labels(batch),
+        # The label of the next token at each position (B, T), none at the last.
+        targets=lambda labels: nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED),
+        generate=_generate,
+        text_form=_text_form,
     ),
 )

@@ -19,11 +19,10 @@ from autopeft.extension import IGNORED, Batch, Encoded, Evaluation, Example, Tar
 from autopeft.metrics import f1_of_counts, pseudo_values
 from autopeft.records import TaskSpec
 from autopeft.tasks.parts.batches import Rows, logits_of, n_labelled, pad, pad_features
-from autopeft.tasks.parts.targets import require_kind, require_metric
 from autopeft.tasks.parts.token_losses import losses_and_hits
 from autopeft.tasks.parts.token_metrics import TOKEN_ACCURACY, TokenCounts
 from autopeft.tasks.parts.tokens import Row, as_row, beginnings, chunks, split_rows
-from autopeft.tasks.parts.usual import LABELLED
+from autopeft.tasks.parts.usual import LABELLED, require_kind, require_metric
 
 _ENTITY_TAG = re.compile(r"O|[BIELSU]-.+")
 # seqeval calls the last tag of an entity E and an entity of one token S; in BILOU they are L and U.

@@ -12,7 +12,7 @@ from toys.bases import PEFT_TASKS, toy_base
 
 from autopeft.adapters import compile_plan
 from autopeft.estimate import TrainingStep, measure, quantise_maps, replay, without_weights
-from autopeft.estimate.gpu_autocast import gpu_autocast
+from autopeft.estimate.replay import gpu_autocast
 from autopeft.extension import discover
 from autopeft.model import BaseModel, attach
 

@@ -215,17 +215,11 @@ def _probed(tokenizer: Any, *contents: str) -> str | None:
     """The text of a chat of user and assistant in turn; None without a template that writes all contents."""
     if not getattr(tokenizer, "chat_template", None):
         return None
-    texts = (_written(tokenizer, form, *contents) for form in _FORMS)
-    return next((text for text in texts if text), None)
-
-
-def _written(tokenizer: Any, form: Form, *contents: str) -> str:
-    """A chat of user and assistant in turn, in a form; empty where the template leaves out a content."""
-    contents = contents or (_QUESTION, _ANSWER)
     roles = ("user", "assistant")
     turns = [{"role": roles[i % 2], "content": content} for i, content in enumerate(contents)]
-    with contextlib.suppress(*TEMPLATE_FAULTS):
-        text = rendered(tokenizer, form(turns))
-        if all(content in text for content in contents) and not _PARTS_IN_TEXT.search(text):
-            return text
-    return ""
+    for form in _FORMS:
+        with contextlib.suppress(*TEMPLATE_FAULTS):
+            text = rendered(tokenizer, form(turns))
+            if all(content in text for content in contents) and not _PARTS_IN_TEXT.search(text):
+                return text
+    return None

@@ -14,8 +14,7 @@ from autopeft.data import ReadRows
 from autopeft.extension import Batch, Encoded, Evaluation, Example, Metric, Target, TaskDefaults, discover
 from autopeft.records import TaskSpec
 from autopeft.tasks.parts.batches import Rows, logits_of
-from autopeft.tasks.parts.targets import require_kind, require_metric
-from autopeft.tasks.parts.usual import LABELLED
+from autopeft.tasks.parts.usual import LABELLED, require_kind, require_metric
 
 # Classes are uneven where the most frequent is this many times as frequent as the rarest. Chosen by hand:
 # poem_sentiment has 11 (always guessing the majority gives 66 % accuracy, TF-IDF 69 % with a macro-F1 of

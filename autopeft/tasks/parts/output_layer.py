@@ -54,8 +54,11 @@ def run_to_output(
     tokens before those of the text.
     """
     rows, columns = positions_of(targets) if positions is None else positions
-    choose = partial(_choose, rows=rows, columns=columns - targets.shape[1])
-    labels = targets[rows, columns]
+    labels, from_end = targets[rows, columns], columns - targets.shape[1]
+
+    def choose(values: Tensor) -> Tensor:
+        return values[rows, from_end]
+
     inner = getattr(model, "get_base_model", lambda: model)()
     if "use_cache" in inspect.signature(inner.forward).parameters:
         features = {**features, "use_cache": False}  # no token follows; kept keys and values are copies
@@ -103,10 +106,6 @@ def _from_logits(logits: Tensor, labels: Tensor) -> BeforeOutput:
     return BeforeOutput(
         states=logits, labels=labels, to_logits=lambda piece: piece, n_words=logits.shape[-1], parameters=()
     )
-
-
-def _choose(values: Tensor, *, rows: Tensor, columns: Tensor) -> Tensor:
-    return values[rows, columns]
 
 
 class _Replay(nn.Module):

@@ -1,13 +1,15 @@
-"""The defaults of a full run by the kind of examples: labelled texts, completions, blocks of a text, images.
+"""Checks of what a task is fitted to, and the defaults of a full run by the kind of examples.
 
 All numbers are chosen by hand, for the reasons beside them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from autopeft.extension import TaskDefaults
+from autopeft.errors import DataError, UnknownNameError
+from autopeft.extension import Target, TaskDefaults
 
 # Encoders were trained on up to 512 tokens. Rows that are shorter than 128 tokens cost nothing by being
 # allowed 128. Three epochs of 32 rows are the commonest setting of fine-tuning on GLUE.
@@ -28,3 +30,19 @@ COMPLETIONS = TaskDefaults(
 BLOCKS = replace(COMPLETIONS, max_length=(64, 1024), is_packed=True, eval_examples=32)
 # Generation costs one pass of the model per token. A text that is cut before its answer counts as wrong.
 GENERATED = replace(COMPLETIONS, max_new_tokens=(16, 1024))
+
+
+def require_kind(task: str, target: Target, kinds: Sequence[str]) -> None:
+    """Raise DataError where the target is none of the kinds that the task learns."""
+    if target.kind not in kinds:
+        *others, last = kinds
+        known = f"{', '.join(others)} or {last}" if others else last
+        raise DataError(
+            f"{task} learns {known}, but the target of these rows is {target.kind}; choose another --task."
+        )
+
+
+def require_metric(task: str, metric: str, known: Sequence[str]) -> None:
+    """Raise UnknownNameError where the task cannot be judged by the metric."""
+    if metric not in known:
+        raise UnknownNameError(f"metric of {task}", metric, known)

@@ -20,10 +20,9 @@ from autopeft.records import TaskSpec
 from autopeft.tasks.parts.batches import Rows, n_labelled, pad, pad_features
 from autopeft.tasks.parts.chat_templates import THOUGHTS
 from autopeft.tasks.parts.output_layer import BeforeOutput, positions_of, run_to_output
-from autopeft.tasks.parts.targets import require_kind, require_metric
 from autopeft.tasks.parts.token_losses import losses_and_hits, mean_loss, over_pieces
 from autopeft.tasks.parts.token_metrics import EXACT_MATCH, TOKEN_METRICS, TokenCounts
-from autopeft.tasks.parts.usual import BLOCKS, COMPLETIONS, GENERATED
+from autopeft.tasks.parts.usual import BLOCKS, COMPLETIONS, GENERATED, require_kind, require_metric
 
 _TRIED_TEXTS = 20  # the longest, on which a pattern is tried first; chosen by hand
 # Thoughts before an answer, also without the opening tag, which may stand in the prompt.
@@ -108,7 +107,13 @@ class WritingTask:
                 f"{EXACT_MATCH} needs prompts with completions, but the target of these rows is "
                 f"{target.kind}; set --metric {self.metrics[0]}."
             )
-        _require_pattern(spec.answer_pattern)
+        try:
+            re.compile(spec.answer_pattern or "")
+        except re.error as error:
+            raise SpecError(
+                f"task.answer_pattern {spec.answer_pattern!r} is no regular expression ({error}); correct it "
+                "or leave it out."
+            ) from error
         return task
 
     def encode(self, inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
@@ -167,16 +172,6 @@ class WritingTask:
         pairs = [(find(text), find(truth)) for text, truth in zip(texts, truths, strict=True)]
         # A true answer that was cut off is matched by nothing, not even by a text without an answer.
         return [float(truth is not None and text == truth) for text, truth in pairs]
-
-
-def _require_pattern(pattern: str | None) -> None:
-    """Raise SpecError where `task.answer_pattern` is no regular expression."""
-    try:
-        re.compile(pattern or "")
-    except re.error as error:
-        raise SpecError(
-            f"task.answer_pattern {pattern!r} is no regular expression ({error}); correct it or leave it out."
-        ) from error
 
 
 def _find_answer(text: str, pattern: str | None) -> str | None:
