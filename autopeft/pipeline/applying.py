@@ -16,9 +16,8 @@ from autopeft.adapters import check_plan, compile_plan, other_base_note
 from autopeft.errors import ModelError, RunDirError, SpecError
 from autopeft.extension import Method, discover
 from autopeft.model import BaseModel
-from autopeft.pipeline.best import require_body
+from autopeft.pipeline.best import require_body, require_same_base
 from autopeft.pipeline.computing import NO_GPU, loading_place, memory_needed
-from autopeft.pipeline.same_base import require_same_base
 from autopeft.pipeline.turns import one_at_a_time
 from autopeft.records import IN_MEMORY, Plan, PlanDocument, SearchResult
 from autopeft.store import fresh_folder
@@ -146,7 +145,7 @@ def _digest_of_body(module: nn.Module, weights: Path) -> str:
 
 def _name_outputs(module: nn.Module, label_names: Sequence[str]) -> None:
     """Give a model's outputs the labels of a run, whose trained head may have another order."""
-    config = cast(Any, module).config
+    config = cast("Any", module).config
     if label_names and config.num_labels == len(label_names):
         config.id2label = dict(enumerate(label_names))
         config.label2id = {label: index for index, label in enumerate(label_names)}

@@ -8,16 +8,18 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from autopeft import train
+from torch import nn
+
+from autopeft import model, train
 from autopeft.adapters import compile_plan
 from autopeft.errors import ModelError
 from autopeft.exports import write_adapter
 from autopeft.extension import Checkpoint, ExportSource
 from autopeft.pipeline.hub_folder import hub_base, write_card, write_loading_files
-from autopeft.pipeline.measured import copy_weights
 from autopeft.pipeline.prepare import Prepared
-from autopeft.pipeline.same_base import BASE_SAMPLE, base_sample, trained_facts
+from autopeft.pipeline.resuming import copy_weights
 from autopeft.records import (
     IN_MEMORY,
     DataSpec,
@@ -32,6 +34,7 @@ from autopeft.records import (
 from autopeft.store import RunDir, cannot_write, damaged, put_in_place, write_plan, write_text
 
 _BODY = "body_sha256"
+BASE_SAMPLE = "base_sample"
 
 
 def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
@@ -151,3 +154,39 @@ def require_body(weights: Path, body_sha256: Callable[[], str]) -> None:
             f"{digest[:12]} instead of {str(wanted)[:12]}); pass that model, or a "
             "folder that its save_pretrained wrote."
         )
+
+
+def base_sample(prepared: Prepared) -> str | None:
+    """A digest over a sample of the base model's weights without its head; None of a quantised one."""
+    return model.sample_digest(prepared.base.module, exclude=prepared.base.head_names)
+
+
+def has_other_weights(weights: Path, module: nn.Module) -> bool:
+    """Whether a base model is known to have other weights than the one that a folder was trained on.
+
+    Folders of earlier versions do not tell.
+    """
+    wanted = trained_facts(weights / "training.json").get(BASE_SAMPLE)
+    if not isinstance(wanted, str):
+        return False
+    apart = (*model.head_names(module), *model.modules_kept_whole(weights))
+    seen = model.sample_digest(module, exclude=apart)
+    return seen is not None and seen != wanted
+
+
+def require_same_base(weights: Path, module: nn.Module) -> None:
+    """Raise a ModelError where `has_other_weights`."""
+    if has_other_weights(weights, module):
+        raise ModelError(
+            f"The base model has other weights than the one that {weights} was trained on; pass that one, or "
+            "put it back in its place."
+        )
+
+
+def trained_facts(path: Path) -> dict[str, Any]:
+    """The content of a `training.json`; empty where it is missing or damaged."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -2,32 +2,146 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import re
 import warnings
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
 
-from autopeft import estimate, model
+from autopeft import adapters, estimate, model, train
 from autopeft.adapters import Count
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.estimate import Rates, StepAnswer, StepRequest, Trainee, TraineeOnModel
 from autopeft.extension import discover
 from autopeft.model import Precision
 from autopeft.pipeline.allowance import usual_cost
-from autopeft.pipeline.estimate_request import (
-    DTYPES,
-    SWITCH,
-    EstimateRequest,
-    RunEstimate,
-    StepEstimate,
-    check_request,
-)
-from autopeft.pipeline.estimate_trainee import read_trainee
-from autopeft.pipeline.row_lengths import RowLengths, row_lengths
-from autopeft.records import ModelSpec, TaskSpec
-from autopeft.store import parse_bytes
+from autopeft.pipeline.defaults import with_full_run, with_max_length
+from autopeft.pipeline.in_memory import NAMED, load_data
+from autopeft.records import DataSpec, ModelSpec, RunSpec, TaskSpec
+from autopeft.store import parse_bytes, read_plan
+
+DTYPES: dict[str, Literal["bfloat16", "float32"]] = {
+    "auto": "bfloat16",
+    "bfloat16": "bfloat16",
+    "float32": "float32",
+}
+SWITCH = {"auto": None, "on": True, "off": False}
+_LOOPS = ("autopeft", "trainer")
+_BITS = ("none", "4bit", "8bit")
+_DEVICES = ("cuda", "cpu")
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """The run whose time is predicted: its task, data and length; `price` is per hour, in any currency.
+
+    Without a `task` it is that of the plan, or of the class that the model's config names.
+    """
+
+    task: str | None = None
+    data: str | None = None
+    epochs: float | None = None
+    max_steps: int | None = None
+    price: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimateRequest:
+    """What to estimate: the argument and flags of the command, as the user typed them.
+
+    `trained` is a plan, a run, an adapter config, its folder, a method such as `lora_r16`, or `full`.
+    `device` is the name of a card, `cuda` or `cpu`.
+    """
+
+    trained: str
+    model_id: str | None = None
+    revision: str | None = None
+    batch_size: int | None = None
+    max_length: int | None = None
+    dtype: str = "auto"
+    quantize: str | None = None
+    checkpointing: str = "auto"
+    like: str = "autopeft"
+    device: str = "cuda"
+    memory: str | None = None
+    run: RunRequest = RunRequest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEstimate:
+    """A full run of `n_steps` and a search at its default limit of cost, which is `search_runs` full runs.
+
+    `price` is that of an hour, in any currency; None if it is unknown.
+    """
+
+    n_steps: int
+    seconds: float
+    search_runs: float
+    price: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepEstimate:
+    """What is trained, how, and what it takes.
+
+    `dtype` is bfloat16 or float32, `like` names the loop. `rates` are None where the device is not known;
+    then no time is predicted. `run` is None where the number of steps is not known.
+    """
+
+    trainee: Trainee
+    dtype: str
+    like: str
+    on_gpu: bool
+    answer: StepAnswer
+    rates: Rates | None = None
+    run: RunEstimate | None = None
+
+
+def check_request(request: EstimateRequest) -> None:
+    """Refuse words and numbers that a flag does not take."""
+    words = {
+        "--dtype": (request.dtype, tuple(DTYPES)),
+        "--quantize": ("none" if request.quantize is None else request.quantize, _BITS),
+        "--checkpointing": (request.checkpointing, tuple(SWITCH)),
+        "--like": (request.like, _LOOPS),
+    }
+    faults = [
+        f"{flag} is {value!r}, it should be {' or '.join(known)}"
+        for flag, (value, known) in words.items()
+        if value not in known
+    ]
+    device = request.device.lower()
+    if device not in estimate.CARDS and not _DEVICE.fullmatch(device):
+        hint = "Did you mean 'cuda'?" if device == "gpu" else ""  # and not cpu, which is as near
+        raise UnknownNameError("device", device, [*_DEVICES, *estimate.CARDS], hint=hint)
+    numbers: dict[str, tuple[float | None, int]] = {
+        "--batch-size": (request.batch_size, 1),
+        "--max-length": (request.max_length, 2),
+        "--max-steps": (request.run.max_steps, 1),
+        "--gpu-price": (request.run.price, 0),
+    }
+    faults += [
+        f"{flag} is {value}, it should be a number of at least {least}"
+        for flag, (value, least) in numbers.items()
+        if value is not None and not least <= value < math.inf
+    ]
+    epochs = request.run.epochs
+    if epochs is not None and not 0 < epochs < math.inf:
+        faults.append(f"--epochs is {epochs:g}, it should be a number above 0")
+    elif epochs is not None and request.run.data is None:
+        faults.append(f"--epochs is {epochs:g} and counts the rows of --data, which is missing; pass it too")
+    if faults:
+        raise SpecError(f"{'; '.join(faults)}.")
 
 
 def estimate_step(
@@ -167,4 +281,78 @@ def _run(answer: StepAnswer, n_steps: int | None, *, price: float | None) -> Run
         seconds=n_steps * answer.typical.seconds,
         search_runs=usual_cost(n_steps),
         price=price,
+    )
+
+
+def read_trainee(trained: str, *, model_id: str | None, revision: str | None) -> tuple[Trainee, ModelSpec]:
+    """What a path or a word names, and the base model, which a plan or a config may name.
+
+    Raises SpecError for a file that cannot be read, an unknown word, or no base model.
+    """
+    path, spec = Path(trained), ModelSpec(id=model_id, revision=revision)
+    if not path.exists():
+        trainee = estimate.by_name(trained, discover("autopeft.methods"))
+        if model_id is None:
+            raise SpecError(
+                f"{trained} says nothing of a base model; pass --model with its id or config.json."
+            )
+        return trainee, spec
+    if adapters.is_adapter(path):
+        files = tuple(adapters.read_configs(path))
+        configs = [file.config for file in files]
+        named = spec if model_id else adapters.base_model_of(configs, path=path)
+        label = " and ".join(dict.fromkeys(map(adapters.type_name, configs)))
+        return Trainee(label=f"{label} of {path}", files=files, path=path), named
+    document = read_plan(path)
+    label = " and ".join(dict.fromkeys(adapter.method for adapter in document.plan.adapters)) or "the head"
+    named = (
+        document.model if model_id is None else spec.model_copy(update={"quantize": document.model.quantize})
+    )
+    return Trainee(label=f"{label} of {path}", plan=document.plan, task=document.task.name), named
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowLengths:
+    """What a full run reads: `n_rows` a step, padded to `typical_tokens` in the mean, `longest` at most."""
+
+    n_rows: int
+    longest: int
+    typical_tokens: int
+    n_steps: int
+
+
+def row_lengths(spec: ModelSpec, source: str, *, task: TaskSpec, device: str) -> RowLengths:
+    """The rows of a full run as a search would train them, without weights; batches are padded.
+
+    Args:
+        spec: The base model, of which the config and the tokenizer are read.
+        source: The dataset.
+        task: The task, and what the user has set of batch size, length, epochs and steps.
+        device: The type of the device that trains, such as cpu, on which what is left open depends.
+
+    Raises:
+        DataError, ModelError: The data cannot be read, or the model has no tokenizer.
+    """
+    run = RunSpec(model=spec.model_copy(update={"quantize": "none"}), data=DataSpec(source=source), task=task)
+    part = discover("autopeft.tasks")[task.name]
+    loaded = load_data(run, part.read_rows, NAMED)
+    base = model.load_skeleton(spec, auto_class=part.auto_class)
+    base.tokenizer = model.load_processor(spec)
+    fitted = part.fitted(run.task, loaded.target, base.tokenizer)
+    run, length = with_max_length(run, loaded, base, fitted, device)
+    encoded = train.encode_split(loaded.train, base=base, task=fitted, max_length=run.task.max_length)
+    run, full_run = with_full_run(run, encoded, fitted, device)
+    for decision in (*length, *full_run):
+        log.info("%s", decision)
+    n_train = len(encoded.labels)
+    n_rows = min(run.task.batch_size or n_train, n_train)
+    steps = train.train_rows(encoded.lengths, n_steps=train.TYPICAL_STEPS, batch_size=n_rows, seed=0)
+    padded = [train.padded_tokens(step, encoded.lengths) for step in steps]
+    return RowLengths(
+        n_rows=n_rows,
+        longest=encoded.longest,
+        typical_tokens=round(float(np.mean(padded)) / n_rows),
+        n_steps=train.full_run_steps(
+            n_train=n_train, batch_size=n_rows, epochs=run.task.epochs, max_steps=run.task.max_steps
+        ),
     )

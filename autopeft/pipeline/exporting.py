@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+from peft import PeftConfig
 from torch import nn
 
 from autopeft import adapters, exports, model
 from autopeft.adapters import ConfigFile
 from autopeft.errors import ModelError, RunDirError, SpecError
-from autopeft.extension import Exporter, ExportSource, discover
-from autopeft.pipeline.export_base import DTYPES, checkpoint_of, with_base
-from autopeft.pipeline.exported_training import plan_of, training_facts
-from autopeft.pipeline.same_base import has_other_weights
-from autopeft.records import ModelSpec, PlanDocument, resume_command
+from autopeft.extension import Checkpoint, Exporter, ExportSource, TrainingFacts, discover
+from autopeft.pipeline.best import has_other_weights
+from autopeft.pipeline.hub_folder import TRAINED
+from autopeft.records import (
+    ModelSpec,
+    PlanDocument,
+    SearchResult,
+    TaskSpec,
+    TrainedPlan,
+    from_json,
+    resume_command,
+)
 from autopeft.store import RunDir, read_plan, refuse_files
+
+DTYPES = ("float32", "bfloat16", "float16")
+_LANGUAGE_TASKS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")  # as `peft` calls them
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +88,7 @@ def export(request: ExportRequest) -> Export:
             notes += _check_fit(files, source, spec, document, folder=folder, needs_base=needs_base)
             if exporter.needs_base != "none":
                 source = with_base(source, spec, exporter=exporter, folder=folder, run=request.run)
-            if exporter.needs_base == "weights" and has_other_weights(folder, cast(nn.Module, source.base)):
+            if exporter.needs_base == "weights" and has_other_weights(folder, cast("nn.Module", source.base)):
                 notes.append(f"{source.base_model} has other weights than the one that this was trained on")
         notes = [*exporter.export(source, request.out), *notes]  # raises where there are problems
     paths = (path for path in request.out.rglob("*") if path.is_file())
@@ -104,7 +117,7 @@ def _locate(request: ExportRequest) -> tuple[Path, PlanDocument | None]:
             )
             raise SpecError(f"{request.adapter} holds neither {' nor '.join(known)}; {remedy}.")
         return request.adapter, plan_of(request.adapter)
-    run = RunDir.open(cast(Path, request.run))
+    run = RunDir.open(cast("Path", request.run))
     if not (run.best / "plan.yaml").is_file():
         words = resume_command(run.read_spec(), run.path)
         raise RunDirError(f"{request.run} has no best plan yet; go on with: {words}")
@@ -125,7 +138,7 @@ def _read(
     elif document is not None:
         spec = document.model
     else:
-        spec = adapters.base_model_of(configs, path=cast(Path, request.adapter))
+        spec = adapters.base_model_of(configs, path=cast("Path", request.adapter))
     model.resolve(spec)  # which raises for a model that was in memory
     first = configs[0]
     source = ExportSource(
@@ -170,3 +183,157 @@ def _check_fit(
         attached = adapters.attach_fitting(files, base, path=folder)
         adapters.refuse_weights(attached, source.weights, path=folder)
     return [note] if note else []
+
+
+def plan_of(adapter: Path) -> PlanDocument | None:
+    """The plan beside trained weights, or beside the folder `best/weights` of a run; None without one."""
+    run = _run_of(adapter)
+    path = adapter / "plan.yaml" if run is None else run / "best" / "plan.yaml"
+    return read_plan(path) if path.is_file() else None
+
+
+def training_facts(document: PlanDocument | None, spec: ModelSpec, folder: Path | None) -> TrainingFacts:
+    """What a plan says of a full training run, and the result of its run, or of `train`, of how it computed.
+
+    `folder` is a run or an adapter.
+    """
+    if document is None:
+        return TrainingFacts()
+    task, made = document.task, None if folder is None else _result(folder)
+    environment = {} if made is None else made.environment
+    parts = _accumulation_steps(task, environment.get("micro_batch_tokens", ""))
+    return TrainingFacts(
+        learning_rate=adapters.common_learning_rate(document.plan),
+        micro_batch_size=None if task.batch_size is None else task.batch_size // parts,
+        accumulation_steps=None if task.batch_size is None else parts,
+        epochs=task.epochs,
+        max_steps=task.max_steps,
+        max_length=task.max_length,
+        seed=document.seed,
+        quantize=spec.quantize,
+        bf16=environment["dtype"] == "bfloat16" if "dtype" in environment else None,
+        checkpointing=environment["checkpointing"] == "on" if "checkpointing" in environment else None,
+        text_form="" if made is None else made.setting.text_form,
+    )
+
+
+def _accumulation_steps(task: TaskSpec, tokens: str) -> int:
+    """The fewest equal parts of a batch of which each, of the longest rows, has at most so many tokens."""
+    if not (tokens.isdigit() and task.batch_size and task.max_length):
+        return 1
+    rows = max(1, int(tokens) // task.max_length)
+    return next(
+        n for n in range(1, task.batch_size + 1) if task.batch_size % n == 0 and task.batch_size // n <= rows
+    )
+
+
+def _result(folder: Path) -> SearchResult | TrainedPlan | None:
+    run = _run_of(folder) or folder
+    if (run / "run.yaml").is_file():
+        with contextlib.suppress(SpecError):  # a run that has not finished, or that another version wrote
+            return RunDir.open(run).load_result()
+    with contextlib.suppress(OSError, ValueError):  # of JSON, or of the record
+        return from_json(TrainedPlan, json.loads((folder / TRAINED).read_bytes()))
+    return None
+
+
+def _run_of(adapter: Path) -> Path | None:
+    """The run of which a folder is `best/weights`; None for another folder."""
+    whole = adapter.absolute()
+    is_best = (whole.parent.name, whole.name) == ("best", "weights")
+    run = whole.parent.parent
+    return run if is_best and (run / "run.yaml").is_file() else None
+
+
+def with_base(
+    source: ExportSource, spec: ModelSpec, *, exporter: Exporter, folder: Path, run: Path | None
+) -> ExportSource:
+    """The source with as much of its base model as the exporter needs.
+
+    A quantised base model is dequantised, since the adapter was trained on exactly those weights. Plain
+    weights are never on a GPU, which may not hold them. A format that writes a whole model gets it in the
+    number format of its checkpoint, which takes no more memory than the checkpoint itself.
+
+    Args:
+        source: The adapter, which was read from `folder`.
+        spec: Its base model.
+        exporter: The format.
+        folder: The folder of the adapter, whose config.json may hold the labels.
+        run: The run that the adapter is of; None where none is known.
+    """
+    skeleton = model.load_skeleton(spec, auto_class=adapters.auto_class_of(source.configs)).module
+    if source.checkpoint.own_class:
+        own = model.load_skeleton(spec, auto_class=source.checkpoint.own_class).module
+        source = replace(source, checkpoint=replace(source.checkpoint, own=own))
+    if exporter.needs_base == "shapes":
+        return replace(source, base=skeleton)
+    beside = _config_beside(folder)
+    names, auto_class = _label_names(skeleton, source, beside, run), type(skeleton).__name__
+    stored = _stored_dtype(skeleton)
+    # A head that gives prices holds numbers that 16 bits round by whole units.
+    is_number = beside.get("problem_type") == "regression"
+    written = source.dtype or ("float32" if is_number else stored)
+    held = model.Precision(dtype="float32" if written == "float32" else stored)
+    base = model.load(
+        spec,
+        auto_class=auto_class,
+        label_names=names,
+        needs_tokenizer=False,
+        needs_padding=source.task_type not in _LANGUAGE_TASKS,  # such a model stays as its checkpoint is
+        device="cpu" if spec.quantize == "none" else None,
+        precision=held,
+    )
+    lacking = exports.lacking_weights(base.untrained, source)
+    if lacking:
+        raise SpecError(
+            f"Neither {base.name} nor the adapter has weights for {', '.join(lacking[:3])}, which would be "
+            "random; pass --model with the base model that the adapter was trained on."
+        )
+    if (problem := beside.get("problem_type")) is not None:
+        cast("Any", base.module).config.problem_type = problem
+    model.dequantise(base.module, device="cpu", dtype=held.torch_dtype)
+    return replace(source, base=base.module.cpu(), tokenizer=base.tokenizer, dtype=written)
+
+
+def _stored_dtype(skeleton: nn.Module) -> str:
+    """The number format of a checkpoint by its config; float32 where that names none, as of a GGUF file."""
+    config = cast("Any", skeleton).config
+    named = (getattr(each, "dtype", None) for each in model.text_configs(config))
+    return next((name for dtype in named if (name := str(dtype).removeprefix("torch.")) in DTYPES), "float32")
+
+
+def checkpoint_of(spec: ModelSpec, configs: Sequence[PeftConfig], *, needs_base: str) -> Checkpoint:
+    """Commit and class of a base model's checkpoint; the class is unknown where its config is not at hand.
+
+    The config is downloaded only for formats that need the base model.
+    """
+    own_class = None
+    with contextlib.suppress(ModelError):
+        config = model.config_of(spec, here_only=needs_base == "none")
+        own_class = model.own_class(config, adapters.auto_class_of(configs) or "AutoModelForCausalLM")
+    return Checkpoint(revision=spec.revision, own_class=own_class or "")
+
+
+def _config_beside(folder: Path) -> Mapping[str, Any]:
+    """The config.json beside an adapter, with the labels of its head; empty where none can be read."""
+    try:
+        content = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _label_names(
+    skeleton: nn.Module, source: ExportSource, beside: Mapping[str, Any], run: Path | None
+) -> tuple[str, ...]:
+    """Labels beside the adapter or of the run; else numbers for those of its head; else none."""
+    n_labels = exports.n_trained_labels(source, skeleton)
+    named = beside.get("id2label")
+    if isinstance(named, dict) and (n_labels is None or len(named) == n_labels):
+        return tuple(str(named[key]) for key in sorted(named, key=int))
+    if run is not None:
+        with contextlib.suppress(RunDirError):  # an unfinished run stores no labels
+            names = RunDir.open(run).load_result().setting.label_names
+            if names:
+                return tuple(names)
+    return () if n_labels is None else tuple(f"LABEL_{index}" for index in range(n_labels))

@@ -13,8 +13,7 @@ from autopeft.errors import UnknownNameError
 from autopeft.extension import Catalogue, Method, Task, discover, text_form
 from autopeft.model import BaseModel
 from autopeft.pipeline.computing import in_memory_of_run, with_compute
-from autopeft.pipeline.defaults import with_full_run, with_max_new_tokens
-from autopeft.pipeline.example_length import with_max_length
+from autopeft.pipeline.defaults import with_full_run, with_max_length, with_max_new_tokens
 from autopeft.pipeline.in_memory import NAMED, InMemory, load_base, load_data, with_precision
 from autopeft.records import (
     SETTINGS,

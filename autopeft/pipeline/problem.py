@@ -1,31 +1,35 @@
-"""The problem that the engine solves: search space, scores, schedule and the user's plans."""
+"""The problem that the engine solves: search space, budget, scores, schedule and the user's plans."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from autopeft import adapters, engine, model, space
+from autopeft import adapters, budget, engine, model, space
 from autopeft.engine import Schedule, SearchProblem
+from autopeft.errors import DataError, SiteError, SpecError
 from autopeft.extension import discover, metric_facts, slow_starters
-from autopeft.pipeline.compared import groups_of
 from autopeft.pipeline.computing import in_memory_of_run
 from autopeft.pipeline.prepare import Prepared
 from autopeft.records import (
+    FLOAT32_BYTES,
     SIZE_SCORE,
     Arm,
+    Budget,
     Fidelity,
     Plan,
     RunSpec,
     SiteScores,
     with_setting,
 )
-from autopeft.space import AllocationContext
+from autopeft.space import AllocationContext, Space
 
 _SHOWN_SCORES = ("gradient", "fisher")  # which the report shows beside the score that orders sites
 USER_BASELINE = Arm(kind="given", label="your baseline")
+_LARGEST_MARGIN = 0.5  # of a share; within it a coin is as good as a perfect plan; chosen by hand
+_LEAST_EXAMPLES = 2  # from which the standard error of a difference is computed
 
 log = logging.getLogger(__name__)
 
@@ -139,3 +143,129 @@ def schedule_of(prepared: Prepared) -> Schedule:
     if left is None:
         return schedule
     return engine.stretched(schedule, n_first=n_first, max_cost=left)
+
+
+def parse_budget(prepared: Prepared) -> Budget:
+    """The requested budget in parameters."""
+    return budget.parse(prepared.spec.budget.requested, base_params=prepared.base.base_params)
+
+
+def fit_to_budget(prepared: Prepared, requested: Space) -> tuple[Space, AllocationContext]:
+    """The part of a space that fits model and budget, and what an allocation needs; all scores are 1.
+
+    With `--count-head` the task head takes its part of the budget; of `--max-adapter-size` it always does.
+
+    Raises:
+        SpecError: No plan of the space fits into `--max-adapter-size`.
+        SiteError: No method of the space fits any site.
+        BudgetError: No plan of the space fits the budget.
+    """
+    parsed = parse_budget(prepared)
+    head_params = prepared.base.head_params if prepared.spec.budget.count_head else 0
+    available = parsed.max_trainable_params - head_params
+    in_file = _params_in_file(prepared)
+    is_served = bool(prepared.spec.search.serve_on)  # no server reads LoRA on experts in one parameter
+    context = AllocationContext(
+        sites=tuple(s for s in prepared.base.sites if not (is_served and s.kind == "parameter")),
+        scores=dict.fromkeys((site.name for site in prepared.base.sites), 1.0),
+        methods=prepared.methods,
+        max_params=max(0, min(available, in_file)),
+    )
+    costs = space.cheapest(requested, context)
+    if not costs:
+        names = ", ".join(requested.arms)
+        limits = _under_cap(prepared, requested.arms, requested) or _under_space(requested, context)
+        raise SiteError(
+            f"None of the methods {names} fits a site of {prepared.base.name}{limits}; ask for others."
+        )
+    budget.require_affordable(costs, budget=parsed, available=available)
+    if (least := min(costs.values())) > in_file:
+        limit, head = prepared.spec.limits.max_adapter_bytes, FLOAT32_BYTES * prepared.base.head_params
+        raise SpecError(
+            f"--max-adapter-size allows {limit:,} bytes; the cheapest plan needs {FLOAT32_BYTES * least:,} "
+            f"beside {head:,} of the task head. Raise --max-adapter-size."
+        )
+    feasible = space.feasible(requested, context)
+    for name in requested.arms:
+        if name not in feasible.arms:
+            cap = _under_cap(prepared, [name], requested)
+            log.info("%s is left out: nothing of it fits the model and the budget%s.", name, cap)
+            continue
+        for (method, before), (_, after) in zip(requested.parts(name), feasible.parts(name), strict=True):
+            for placement in before.placement:
+                if placement not in after.placement:
+                    log.info("%s at %s is left out: the model has no site for it there.", method, placement)
+    return feasible, context
+
+
+def _under_cap(prepared: Prepared, arms: Iterable[str], requested: Space) -> str:
+    """A phrase that names `--max-rank` where it bounds a method of some arms of a space; else empty."""
+    methods = [prepared.methods[name] for arm in arms for name, _ in requested.parts(arm)]
+    is_capped = any(method.ranked and method.low_rank for method in methods)
+    cap = prepared.spec.limits.max_rank
+    return f" under --max-rank {cap:,}" if cap is not None and is_capped else ""
+
+
+def _under_space(requested: Space, context: AllocationContext) -> str:
+    """A phrase with the placements of a space where its methods would fit at others; else empty."""
+    everywhere = requested.narrowed(lambda _, part: part.model_copy(update={"placement": ("all",)}))
+    if not space.cheapest(everywhere, context):
+        return ""
+    placements = [part.placement for arm in requested.arms for _, part in requested.parts(arm)]
+    shown = dict.fromkeys(f"placement {', '.join(placement)}" for placement in placements)
+    return f" at the placement that the search space sets ({', '.join(shown)})"
+
+
+def _params_in_file(prepared: Prepared) -> int:
+    """Parameters of adapters for which `--max-adapter-size` has room beside the task head."""
+    limit = prepared.spec.limits.max_adapter_bytes
+    return prepared.base.base_params if limit is None else limit // FLOAT32_BYTES - prepared.base.head_params
+
+
+def check_comparison(prepared: Prepared) -> None:
+    """Refuse a margin and splits with which no plans can be compared.
+
+    Raises SpecError for a margin of half of a share or more, which is meant in points, and DataError for a
+    split of one example, or of one group of examples to confirm on, of which no interval is made.
+    """
+    margin, task = prepared.spec.confirm.margin, prepared.task
+    if margin is not None and task.is_share and margin >= _LARGEST_MARGIN:
+        raise SpecError(
+            f"The margin is {margin:g}, but {task.metric} lies between 0 and 1 and 0.01 is one point of it; "
+            f"did you mean --margin {margin / 100:g}?"
+        )
+    remedies = {"search": "add train rows"}
+    if prepared.spec.confirm.fidelity != "none":
+        remedies["confirm"] = (
+            "give a larger validation file, leave it out so that the split is cut from train, or set "
+            "--confirm none"
+        )
+    for name, remedy in remedies.items():
+        n_examples = len(prepared.bench.splits[name].labels)
+        if n_examples < _LEAST_EXAMPLES:
+            raise DataError(
+                f"The {name} split has {n_examples} example, and comparing plans needs at least "
+                f"{_LEAST_EXAMPLES}; {remedy}."
+            )
+    groups = prepared.data.confirm.groups
+    if groups and len(set(groups)) == 1 and "confirm" in remedies:
+        raise DataError(
+            f"The {len(groups)} examples of the confirm split are of 1 group, and comparing plans needs at "
+            f"least {_LEAST_EXAMPLES}; name a finer data.group_column, give a validation file with more "
+            "groups, or set --confirm none."
+        )
+
+
+def groups_of(prepared: Prepared) -> dict[str, tuple[int, ...]]:
+    """Split -> the group of each example that is evaluated; without splits whose examples count each.
+
+    Those of one group do, too: nothing tells how much groups differ.
+    """
+    found = dict[str, tuple[int, ...]]()
+    for split in (prepared.data.confirm, prepared.data.test):
+        n_most = prepared.spec.data.max_eval_examples or len(split.groups)
+        rows = prepared.bench.splits[split.name].subset(n_most) if split.groups else []
+        groups = tuple(split.groups[row] for row in rows)
+        if 1 < len(set(groups)) < len(groups):
+            found[split.name] = groups
+    return found

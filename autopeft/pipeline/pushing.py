@@ -17,7 +17,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from autopeft.errors import HubError, RunDirError, SpecError, reason_of
 from autopeft.pipeline.best import confirmed_seed
 from autopeft.pipeline.hub_folder import TRAINED, hub_base, name_base, write_card, write_trained_card
-from autopeft.pipeline.reference import is_run
+from autopeft.pipeline.verifying import is_run
 from autopeft.records import (
     IN_MEMORY,
     DataSpec,

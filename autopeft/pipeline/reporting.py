@@ -1,21 +1,44 @@
-"""What a report needs beside the search's outcome: the run's model, data and budget, and names of parts."""
+"""What a report needs beside the search's outcome: model, data and budget of the run, names of parts."""
 
 from __future__ import annotations
 
+import logging
+import os
+import platform
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
+
+import datasets
+import optuna
+import peft
+import torch
+import transformers
 
 from autopeft import adapters, model, report
 from autopeft.errors import AutopeftError
-from autopeft.extension import Method, discover, metric_facts, text_form
-from autopeft.pipeline.chance import chance_of
-from autopeft.pipeline.compared import groups_of
-from autopeft.pipeline.fitting import parse_budget
+from autopeft.extension import Method, chance_of_guesses, discover, metric_facts, text_form
+from autopeft.model import BaseModel
+from autopeft.pipeline.computing import n_workers
 from autopeft.pipeline.prepare import Prepared
-from autopeft.records import IN_MEMORY, Plan, SearchFacts, SearchResult, SplitSizes, TrainedPlan
+from autopeft.pipeline.problem import groups_of, parse_budget
+from autopeft.records import (
+    IN_MEMORY,
+    VERSION,
+    ExecutionSpec,
+    Outcome,
+    Plan,
+    SearchFacts,
+    SearchResult,
+    SplitSizes,
+    TrainedPlan,
+)
 from autopeft.report import PartWords, WeightFolders
 from autopeft.store import RunDir, write_text
+
+log = logging.getLogger(__name__)
 
 
 def render(path: Path) -> SearchResult:
@@ -136,3 +159,59 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
         lacking=prepared.base.lacking,
         text_form=text_form(prepared.task) or prepared.bench.splits["train"].text_form,
     )
+
+
+def beside_chance(prepared: Prepared, outcome: Outcome) -> Outcome:
+    """The outcome, with a first sentence and a warning where nothing was surely learned."""
+    chance, confirmations = chance_of(prepared), outcome.confirmations
+    if chance is None or not confirmations or any(each.is_surely_above(chance) for each in confirmations):
+        return outcome
+    best = max(each.metric_mean for each in confirmations)
+    reached, guesses = f"{best:.3f}", f"guesses have {chance:g}"
+    if prepared.task.is_share:
+        reached = f"{100 * best:.1f} %"
+        frequent = f"always giving the most frequent label has {100 * chance:.1f} %"
+        guesses = frequent if chance else "no share is below 0 %"
+    name = metric_facts(prepared.task).words
+    sentence = (
+        f"Nothing was learned for certain: the best confirmed {name} is {reached}, and {guesses}; check "
+        "--label-column, train longer (--epochs or --max-steps), or hold out more rows."
+    )
+    log.warning("%s", sentence)
+    return replace(outcome, sentences=(sentence, *outcome.sentences))
+
+
+def chance_of(prepared: Prepared) -> float | None:
+    """The metric of always giving the most frequent label of the confirm split, or of guesses.
+
+    The first is for metrics that are a mean over examples that are right or wrong, the second for those that
+    know it, such as correlations. Other shares have 0 at least: the F1 of entities where none is found. None
+    for the rest.
+    """
+    labels = prepared.bench.splits["confirm"].labels
+    is_hit_rate = prepared.task.is_share and prepared.task.score_span == 1
+    if not is_hit_rate or not isinstance(labels[0], int | str):
+        chance = chance_of_guesses(prepared.task)
+        return 0.0 if chance is None and prepared.task.is_share else chance
+    (_, n_most), *_ = Counter(labels).most_common(1)
+    return n_most / len(labels)
+
+
+def environment(base: BaseModel, execution: ExecutionSpec) -> dict[str, str]:
+    """Versions of the libraries, the machine, and how the run computed on it, by name."""
+    libraries = (torch, transformers, peft, optuna, datasets)
+    return {
+        "autopeft": VERSION,
+        "python": platform.python_version(),
+        **{library.__name__: str(library.__version__) for library in libraries},
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cpu_count": str(os.cpu_count()),
+        "workers": str(n_workers(execution)),
+        "threads": str(torch.get_num_threads()),
+        "device": torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else base.device.type,
+        "dtype": base.precision.dtype,
+        "micro_batch_tokens": str(execution.micro_batch_tokens),
+        "checkpointing": execution.checkpointing,
+        **({"bitsandbytes": metadata.version("bitsandbytes")} if base.n_bits else {}),
+    }

@@ -1,4 +1,4 @@
-"""`--resume`: restore a run's settings, with what the user may change of them."""
+"""`--resume`: what a run keeps on the disk, and its settings with what the user may change of them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,39 @@ import logging
 import math
 import os
 import re
+import shutil
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
+from typing import TypeVar
 
-from autopeft.errors import SpecError
+from pydantic import ValidationError
+
+from autopeft.errors import RunDirError, SpecError, TrainingError
 from autopeft.model import device_names
-from autopeft.pipeline.keeping import PIECES, kept_decisions
-from autopeft.records import ExecutionSpec, RunSpec, with_setting
-from autopeft.store import RunDir
+from autopeft.records import (
+    Decision,
+    ExecutionSpec,
+    Fidelity,
+    Measurement,
+    Outcome,
+    Plan,
+    RunSpec,
+    SiteScores,
+    Status,
+    from_json,
+    to_json,
+    with_setting,
+)
+from autopeft.store import RunDir, damaged, read_checked, seal_of, write_checked
 
 _MEMORY, _LENGTH = "execution.memory_bytes", "task.max_length"
 # Where model, data and the user's files lie; fingerprints tell other ones apart.
 PLACES = ("model.id", "data.source", "search.space", "search.baseline")
+# How a step is cut into pieces that fit into the memory, and what stands for a choice that is left open.
+PIECES = {"execution.micro_batch_tokens": None, "execution.checkpointing": "auto"}
 # What a resumed run may change: the deadline, places, how measurements are spread over processes and devices
 # of one kind, the pieces of a step, whose gradients add up to the same, trackers, and the machine's price.
 CHANGEABLE = frozenset(
@@ -27,6 +47,11 @@ CHANGEABLE = frozenset(
         *("execution.executor", "execution.workers", "execution.device", _MEMORY, *PIECES),
     }
 )
+Record = TypeVar("Record")
+
+_DECISIONS = "decisions.json"  # in the state of a run: settings that it derived
+_SCORES, _SECONDS = "scores.json", "scoring_seconds.json"  # there too
+_WAVE = "wave.json"
 
 log = logging.getLogger(__name__)
 
@@ -118,3 +143,134 @@ def _is_missing(path: str) -> bool:
 
 def _is_commit(revision: object) -> bool:
     return isinstance(revision, str) and re.fullmatch("[0-9a-f]{40}", revision) is not None
+
+
+def keep_scores(
+    run: RunDir, compute: Callable[[], tuple[SiteScores, ...]]
+) -> tuple[tuple[SiteScores, ...], float]:
+    """The sensitivity scores of this run with the seconds that they took.
+
+    Those on the disk are taken, so that ranks come out the same again. Damaged ones are computed anew, after
+    a warning.
+    """
+    kept = _read_or_warn(tuple[SiteScores, ...], run.state / _SCORES)
+    seconds = _read_or_warn(float, run.state / _SECONDS)
+    if kept is not None:
+        return kept, seconds or 0.0
+    started = time.monotonic()
+    scores = compute()
+    seconds = time.monotonic() - started
+    write_checked(run.state / _SECONDS, seconds)
+    write_checked(run.state / _SCORES, [to_json(score) for score in scores])
+    return scores, seconds
+
+
+def keep_wave(run: RunDir, wave: int) -> int:
+    """How many plans this run proposes at once: as at its start, whatever workers it has now."""
+    kept = _read_or_warn(int, run.state / _WAVE)
+    if kept is None:
+        write_checked(run.state / _WAVE, wave)
+    return wave if kept is None else kept
+
+
+def keep_decisions(run: RunDir, spec: RunSpec, derived: tuple[Decision, ...]) -> tuple[Decision, ...]:
+    """The settings that this run derived: those on the disk, since a resumed run reads their values.
+
+    The pieces of a step may have been chosen again, or given.
+    """
+    if (kept := kept_decisions(run)) is not None:
+        again = {decision.setting: decision for decision in derived if decision.setting in PIECES}
+        derived = tuple(
+            again.pop(decision.setting, decision)
+            for decision in kept
+            if decision.setting in again or _still_holds(decision, spec)
+        )
+        derived += tuple(again.values())
+    if derived != kept:
+        write_checked(run.state / _DECISIONS, [to_json(decision) for decision in derived])
+    return derived
+
+
+def _still_holds(decision: Decision, spec: RunSpec) -> bool:
+    """Whether the setting of a decision on the disk may not change, or has the value that it gave it."""
+    if decision.setting not in PIECES:
+        return True
+    return str(attrgetter(decision.setting)(spec)) == decision.value.replace(",", "")
+
+
+def kept_decisions(run: RunDir) -> tuple[Decision, ...] | None:
+    """The decisions on the disk; None before there are any, or after a warning where they are damaged."""
+    return _read_or_warn(tuple[Decision, ...], run.state / _DECISIONS)
+
+
+def _read_or_warn(kind: type[Record], path: Path) -> Record | None:
+    """The content of a file in the state of a run; None where it is missing, or after a warning damaged."""
+    remedy = "it is made anew"
+    try:
+        return from_json(kind, read_checked(path, remedy=remedy))
+    except FileNotFoundError:
+        return None
+    except ValidationError:
+        log.warning("%s", damaged(path, remedy=remedy))
+    except RunDirError as error:
+        log.warning("%s", error)
+    return None
+
+
+def logged_measurements(run: RunDir) -> dict[tuple[Plan, Fidelity], Measurement]:
+    """Measurements of a stopped run; a confirmation only where its weights are as it left them."""
+    known = {}
+    for measurement, seal in run.measurements.entries():  # which warns of damaged lines
+        plan, fidelity = measurement.plan, measurement.fidelity
+        if not _keeps_weights(measurement) or seal_of(run.weights(plan, fidelity.seed)) == seal is not None:
+            known[plan, fidelity] = measurement
+        else:
+            log.warning(
+                "The kept weights of plan %s, seed %d, are missing or damaged; they are trained again.",
+                plan.digest,
+                fidelity.seed,
+            )
+    return known
+
+
+def unused_measurements(run: RunDir, outcome: Outcome) -> list[Measurement]:
+    """Measurements of a run that its outcome does not use, as of weights that were trained again."""
+    used = {(measurement.plan, measurement.fidelity) for measurement in outcome.measurements}
+    unused = []
+    for measurement in reversed(run.measurements.every()):
+        key = (measurement.plan, measurement.fidelity)
+        if key in used:
+            used.remove(key)
+        else:
+            unused.append(measurement)
+    return unused
+
+
+def copy_weights(run: RunDir, measurement: Measurement, folder: Path) -> None:
+    """Copy the weights that a confirmation kept; TrainingError where the copy is not what it left."""
+    plan, seed = measurement.plan, measurement.fidelity.seed
+    seals = {(m.plan, m.fidelity): seal for m, seal in run.measurements.entries()}
+    seal = seals.get((plan, measurement.fidelity))
+    shutil.copytree(run.weights(plan, seed), folder, symlinks=True)
+    if seal is None or seal_of(folder) != seal:
+        raise TrainingError(
+            f"The kept weights of plan {plan.digest}, seed {seed}, were damaged during the run; "
+            "--resume trains them again."
+        )
+
+
+def _keeps_weights(measurement: Measurement) -> bool:
+    return measurement.fidelity.split == "confirm" and measurement.status is Status.COMPLETE
+
+
+def record(run: RunDir, measurement: Measurement) -> None:
+    """Keep what would come out the same again; a failure of the machine is tried anew on resume.
+
+    The state of the training is dropped after the measurement is on the disk.
+    """
+    if measurement.status.is_of_machine:
+        return
+    folder = run.weights(measurement.plan, measurement.fidelity.seed)
+    seal = seal_of(folder) if _keeps_weights(measurement) else None
+    run.measurements.append(measurement, weights=seal)
+    shutil.rmtree(run.under_way(measurement.plan, measurement.fidelity), ignore_errors=True)

@@ -2,50 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from autopeft import engine, report, space
-from autopeft.engine import Progress
+from autopeft.engine import Ledger, Progress
 from autopeft.errors import AutopeftError, StoppedError
+from autopeft.executors import EXECUTORS
 from autopeft.pipeline.best import write_best
-from autopeft.pipeline.chance import beside_chance
-from autopeft.pipeline.compared import check_comparison
-from autopeft.pipeline.environment import environment
+from autopeft.pipeline.computing import wave
 from autopeft.pipeline.fingerprint import check_base, note_start
-from autopeft.pipeline.fitting import fit_to_budget
+from autopeft.pipeline.forecast import TimeLimit, within_time
 from autopeft.pipeline.in_memory import NAMED, InMemory
-from autopeft.pipeline.keeping import keep_decisions, keep_scores, keep_wave
-from autopeft.pipeline.ledger import ledger_of
-from autopeft.pipeline.measured import logged_measurements, unused_measurements
 from autopeft.pipeline.prepare import Prepared, prepare, with_demo_settings
 from autopeft.pipeline.problem import (
+    check_comparison,
     check_user_files,
+    fit_to_budget,
     longest_runs,
     requested_space,
     score_names,
     search_problem,
     user_plans,
 )
-from autopeft.pipeline.reporting import part_words, setting_of
-from autopeft.pipeline.resuming import resumed
+from autopeft.pipeline.reporting import beside_chance, environment, part_words, setting_of
+from autopeft.pipeline.resuming import (
+    keep_decisions,
+    keep_scores,
+    keep_wave,
+    logged_measurements,
+    record,
+    resumed,
+    unused_measurements,
+)
 from autopeft.pipeline.scoring import logged_scores
-from autopeft.pipeline.spreading import wave
-from autopeft.pipeline.time_limit import TimeLimit, within_time
 from autopeft.pipeline.tracking import check_trackers, log_plans
-from autopeft.pipeline.working import check_executor
-from autopeft.records import SETTINGS, RunSpec, SearchResult, resume_command
+from autopeft.pipeline.working import check_executor, start_workers
+from autopeft.records import SETTINGS, Fidelity, Measurement, Plan, RunSpec, SearchResult, resume_command
 from autopeft.store import RunDir, claimed_folder
-from autopeft.train import StateFolders, encode_ahead
-
-log = logging.getLogger(__name__)
+from autopeft.train import Bench, StateFolders, encode_ahead
 
 _NAME_LENGTH = 50  # characters of a dataset in the name of a folder, at most; chosen by hand
+
+log = logging.getLogger(__name__)
 
 
 def search(
@@ -176,3 +181,44 @@ def _search_in(
     report.write(result, run.path, words=part_words(result))
     log_plans(run, result, interrupt=bench.interrupt)
     return result
+
+
+@contextlib.contextmanager
+def ledger_of(
+    run: RunDir,
+    prepared: Prepared,
+    bench: Bench,
+    *,
+    known: Mapping[tuple[Plan, Fidelity], Measurement],
+    progress: Progress,
+    clock: Callable[[], float],
+) -> Iterator[Ledger]:
+    """A context with the ledger of a run, whose workers end with it.
+
+    What stopped the search (the time limit, a signal) leaves the states of paused runs on the disk, and a
+    resumed search takes them up.
+    """
+    executor = EXECUTORS[prepared.spec.execution.executor]
+    try:
+        yield Ledger(
+            executor=executor,
+            measure=start_workers(executor, run, prepared, bench),
+            progress=progress,
+            interrupt=bench.interrupt,
+            known=known,
+            record=lambda measurement: record(run, measurement),
+            release=lambda plans: _forget(run, bench, plans),
+            clock=clock,
+            limit_seconds=prepared.spec.search.max_time_seconds,
+        )
+    finally:
+        executor.shutdown()
+        if bench.states is not None:
+            bench.states.write()
+
+
+def _forget(run: RunDir, bench: Bench, plans: Collection[Plan]) -> None:
+    """Drop the paused training of plans that no later rung continues, in memory and on the disk."""
+    if bench.states is not None:
+        bench.states.forget(plans)
+    run.forget_paused(plans)

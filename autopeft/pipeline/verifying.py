@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
 from autopeft import adapters, exports, model
-from autopeft.adapters import ConfigFile, TargetMatch
-from autopeft.errors import SpecError
-from autopeft.extension import discover
+from autopeft.adapters import ConfigFile, TargetMatch, compile_plan
+from autopeft.errors import RunDirError, SpecError
+from autopeft.extension import Batch, discover
 from autopeft.model import BaseModel
 from autopeft.pipeline.applying import apply
+from autopeft.pipeline.best import confirmed_seed, require_body, require_same_base
 from autopeft.pipeline.computing import NO_GPU, device_in_float32, memory_needed
-from autopeft.pipeline.reference import (
-    SPLIT,
-    Expected,
-    confirmed_weights,
-    expected_of,
-    in_float32,
-    is_run,
-    largest_difference,
-    outputs_of,
-    reference_of,
-    tolerance_of,
-)
-from autopeft.records import ModelSpec, Plan, with_setting
-from autopeft.store import RunDir
+from autopeft.pipeline.plan_settings import spec_of_plan, with_source
+from autopeft.pipeline.prepare import Prepared, prepare
+from autopeft.records import ExecutionSpec, ModelSpec, Plan, RunSpec, resume_command, with_setting
+from autopeft.store import RunDir, read_plan
 
 MERGED = "transformers"  # the reader of a whole model
+SPLIT = "confirm"  # whose rows every run has
+# Of the largest output. Rounding in float32 stays below the first; weights in 16 bits were rounded once more,
+# which moves outputs by a few tenths of a percent. Both chosen by hand.
+_TOLERANCE, _TOLERANCE_16_BITS = 1e-5, 2e-2
+_MAX_OUTPUTS = 1 << 26  # numbers of outputs that are kept, 256 MiB; chosen by hand
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,3 +199,165 @@ def _load_base(spec: ModelSpec, expected: Expected, auto_class: str | None = Non
         needs_tokenizer=False,
         device=str(expected.device),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """The confirmed plan: the settings that it was trained with, and the folder of its weights.
+
+    `confirmed` holds what is known of these weights beside themselves.
+    """
+
+    spec: RunSpec
+    plan: Plan
+    weights: Path
+    confirmed: Path
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is that of a run."""
+    return (path / "run.yaml").is_file()
+
+
+def confirmed_weights(run: RunDir) -> Path:
+    """The folder of the confirmed weights of a run; RunDirError where it has none."""
+    weights = run.best / "weights"
+    if not weights.is_dir():
+        raise RunDirError(
+            f"{run.path} has no confirmed weights in best/weights; if they were deleted, write them again "
+            f"with `{resume_command(run.read_spec(), run.path)}`, else confirm its plan first."
+        )
+    return weights
+
+
+def reference_of(path: Path, run: Path | None) -> Reference:
+    """The confirmed plan that a folder is compared with.
+
+    Args:
+        path: The folder to verify.
+        run: A run, or a folder that `train` wrote. None takes the run that `path` lies in, else `path`.
+
+    Raises:
+        SpecError: No run is known.
+        RunDirError: The run has confirmed nothing.
+    """
+    folder = run or next((parent for parent in path.absolute().parents if is_run(parent)), path)
+    if is_run(folder):
+        opened = RunDir.open(folder)
+        confirmed = confirmed_weights(opened)
+        plan = read_plan(opened.best).plan
+        kept = opened.weights(plan, confirmed_seed(opened))  # of which best/weights is a copy
+        weights = kept if kept.is_dir() else confirmed
+        return Reference(spec=opened.read_spec(), plan=plan, weights=weights, confirmed=confirmed)
+    if not (folder / "plan.yaml").is_file():
+        raise SpecError(f"{folder} does not say which run it is of; pass the folder of the run with --run.")
+    document = read_plan(folder)
+    spec = spec_of_plan(document, None, None, {})
+    return Reference(spec=spec, plan=document.plan, weights=folder, confirmed=folder)
+
+
+def in_float32(spec: RunSpec, *, model_id: str | None, data_source: str | None) -> RunSpec:
+    """The settings in float32 on this machine, with another base model or dataset where one is named."""
+    execution = ExecutionSpec(
+        dtype="float32", micro_batch_tokens=1, checkpointing="off"
+    )  # nothing is trained
+    topics: dict[str, Any] = {"execution": execution}
+    if model_id is not None:
+        topics["model"] = spec.model.model_copy(update={"id": model_id, "revision": None})
+    if data_source is not None:
+        topics["data"] = with_source(spec.data, data_source)
+    return spec.model_copy(update=topics)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """The outputs of the confirmed plan, and all that is needed to compute those of another model.
+
+    The model that gave them is not kept. `outputs` has one tensor for each of the batches of one row.
+    """
+
+    outputs: tuple[torch.Tensor, ...]
+    batches: tuple[Batch, ...]
+    spec: RunSpec
+    base_name: str
+    device: torch.device
+    auto_class: str
+    label_names: tuple[str, ...]
+
+
+def expected_of(spec: RunSpec, reference: Reference, *, n_examples: int) -> Expected:
+    """The outputs of the confirmed plan for the first rows of the confirm split; raises as `prepare`.
+
+    They are as many as memory is kept for. Raises a ModelError where the weights belong to another model.
+    """
+    prepared = prepare(spec)
+    require_body(reference.confirmed, prepared.base.body_sha256)
+    require_same_base(reference.confirmed, prepared.base.module)
+    base, stack = prepared.base, compile_plan(reference.plan, prepared.methods)
+    batches, kept, n_numbers = list(_batches_of(prepared, n_examples)), [], 0
+    task_type, auto_class = prepared.task.peft_task_type, prepared.task.auto_class
+    with base.attached(stack.configs, plan=reference.plan, task_type=task_type, seed=0) as adapted:
+        model.load_weights(adapted, stack.names, reference.weights)
+        for output in outputs_of(adapted, batches, device=base.device, auto_class=auto_class):
+            kept.append(output)
+            n_numbers += output.numel()
+            if n_numbers > _MAX_OUTPUTS:
+                break
+    if len(kept) < len(batches):
+        log.info("Outputs of %d of %d rows are compared; more take too much memory.", len(kept), len(batches))
+    return Expected(
+        outputs=tuple(kept),
+        batches=tuple(batches[: len(kept)]),
+        spec=prepared.spec,
+        base_name=base.name,
+        device=base.device,
+        auto_class=auto_class,
+        label_names=prepared.data.label_names,
+    )
+
+
+def _batches_of(prepared: Prepared, n_examples: int) -> Iterator[Batch]:
+    """The first rows of the confirm split, one by one, so that no padding enters."""
+    split, base = prepared.bench.splits[SPLIT], prepared.base
+    for example, label in zip(split.examples[:n_examples], split.labels[:n_examples], strict=True):
+        batch = prepared.task.collate([example], [label], base.pad_token_id)
+        yield {name: value.to(base.device) for name, value in batch.items()}
+
+
+@torch.no_grad()
+def outputs_of(
+    module: nn.Module, batches: Sequence[Batch], *, device: torch.device, auto_class: str
+) -> Iterator[torch.Tensor]:
+    """The logits of each row on the CPU; a decoder is given the labels, from which it shifts its inputs."""
+    module.to(device).eval()
+    takes_labels = auto_class == "AutoModelForSeq2SeqLM"
+    for batch in batches:
+        features = {name: value for name, value in batch.items() if takes_labels or name != "labels"}
+        yield module(**features).logits.float().cpu()
+
+
+def largest_difference(expected: Sequence[torch.Tensor], seen: Sequence[torch.Tensor]) -> float:
+    """The largest difference of two lists of outputs, relative to the largest where that is above 1."""
+    worst, largest = 0.0, 1.0
+    for left, right in zip(expected, seen, strict=True):
+        if left.shape != right.shape or not torch.equal(left.isfinite(), right.isfinite()):
+            return math.inf
+        is_finite = left.isfinite()
+        worst = max(worst, float((left - right)[is_finite].abs().max()))
+        largest = max(largest, float(left[is_finite].abs().max()))
+    return worst / largest
+
+
+def tolerance_of(merged: Path | None, requested: float | None = None) -> float:
+    """The user's, else the largest difference that rounding explains: of an adapter, or of a whole model.
+
+    `merged` is the folder of a whole model. Raises SpecError where the user's is no number of at least 0.
+    """
+    if requested is not None and not 0 <= requested < math.inf:
+        raise SpecError(f"The tolerance is {requested:g}; pass --tolerance with a number of at least 0.")
+    if requested is not None:
+        return requested
+    if merged is None:
+        return _TOLERANCE
+    dtype = str(model.config_of(ModelSpec(id=str(merged))).dtype)
+    return _TOLERANCE_16_BITS if dtype.endswith("float16") else _TOLERANCE

@@ -14,9 +14,9 @@ import torch
 from autopeft import model
 from autopeft.errors import RunDirError, SpecError
 from autopeft.executors import EXECUTORS, Executor
+from autopeft.pipeline.computing import n_workers, tell_spread, worker_devices
 from autopeft.pipeline.fingerprint import differences, facts_for_workers, loaded_facts, start_sha256
 from autopeft.pipeline.prepare import Prepared, prepare
-from autopeft.pipeline.spreading import n_workers, tell_spread, worker_devices
 from autopeft.records import IN_MEMORY, Fidelity, Measurement, Plan, RunSpec, with_setting
 from autopeft.store import SOURCES, RunDir, whole_path
 from autopeft.train import Bench, StateFolders

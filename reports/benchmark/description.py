@@ -93,7 +93,7 @@ def describe(
 ) -> Description:
     """The description of a cell whose model is loaded; `context` holds the scores by gradient."""
     from autopeft.extension import metric_facts
-    from autopeft.pipeline.fitting import parse_budget
+    from autopeft.pipeline.problem import parse_budget
 
     sizes = {split: len(encoded.labels) for split, encoded in prepared.bench.splits.items()}
     most = {"search": cell.search_examples, "confirm": cell.confirm_examples, "test": cell.test_examples}

@@ -75,8 +75,8 @@ def prepared_cell(cell: Cell, data: Path, models: Path) -> tuple[Bench, list[Can
 
 def prepare_cell(cell: Cell, data: Path, models: Path) -> tuple[Prepared, AllocationContext]:
     """Model and data of a cell, and what its plans are allocated by."""
-    from autopeft.pipeline.fitting import parse_budget
     from autopeft.pipeline.prepare import prepare
+    from autopeft.pipeline.problem import parse_budget
     from autopeft.pipeline.scoring import sensitivity
     from autopeft.records import RunSpec
     from autopeft.space import AllocationContext

@@ -33,9 +33,8 @@ from autopeft.cli.progress import Silent
 from autopeft.data import LabelledData, load, read_texts, read_tokens
 from autopeft.model import BaseModel
 from autopeft.model import load as load_model
-from autopeft.pipeline.fitting import fit_to_budget
 from autopeft.pipeline.prepare import prepare
-from autopeft.pipeline.problem import requested_space
+from autopeft.pipeline.problem import fit_to_budget, requested_space
 from autopeft.records import (
     BudgetSpec,
     DataSpec,

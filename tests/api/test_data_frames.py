@@ -12,8 +12,7 @@ from toys.memory import toy_dataset
 import autopeft
 from autopeft.errors import DataError
 from autopeft.extension import discover
-from autopeft.pipeline.frames import dataset_of
-from autopeft.pipeline.in_memory import InMemory, load_data
+from autopeft.pipeline.in_memory import InMemory, dataset_of, load_data
 from autopeft.records import RunSpec
 
 N = 120

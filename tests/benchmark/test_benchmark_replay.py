@@ -25,8 +25,7 @@ from toys.benchmark import (
 )
 from toys.metrics import ERROR_RATE
 
-from autopeft.pipeline.fitting import fit_to_budget
-from autopeft.pipeline.problem import requested_space, search_problem
+from autopeft.pipeline.problem import fit_to_budget, requested_space, search_problem
 from autopeft.pipeline.scoring import logged_scores
 from autopeft.records import RunSpec
 

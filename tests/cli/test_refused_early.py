@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from autopeft.cli.app import app
 from autopeft.errors import SpecError
 from autopeft.estimate import CARDS
-from autopeft.pipeline.reference import tolerance_of
+from autopeft.pipeline.verifying import tolerance_of
 from autopeft.store import RunDir
 
 

@@ -18,11 +18,11 @@ from toys.specs import run_spec
 from autopeft import pipeline
 from autopeft.cli.progress import Silent
 from autopeft.errors import RunDirError, SpecError
-from autopeft.pipeline import best, ledger, searching
+from autopeft.pipeline import best, searching
+from autopeft.pipeline.computing import wave
 from autopeft.pipeline.fingerprint import differences, loaded_facts, start_sha256
 from autopeft.pipeline.in_memory import InMemory
 from autopeft.pipeline.prepare import prepare
-from autopeft.pipeline.spreading import wave
 from autopeft.pipeline.working import WorkerBench
 from autopeft.records import IN_MEMORY
 from autopeft.store import RunDir
@@ -44,14 +44,14 @@ class Kills(Silent):
 @pytest.fixture
 def loses_weights(monkeypatch):
     """The search loses its own weights when its workers start, as if it had moved them off a GPU."""
-    start = ledger.start_workers
+    start = searching.start_workers
 
     def start_workers(executor, run, prepared, bench):
         measure = start(executor, run, prepared, bench)
         prepared.base.module.to("meta")
         return measure
 
-    monkeypatch.setattr(ledger, "start_workers", start_workers)
+    monkeypatch.setattr(searching, "start_workers", start_workers)
     # A digest and a sample of them alone are read later.
     monkeypatch.setattr(searching, "check_base", lambda run, prepared: None)
     monkeypatch.setattr(best, "base_sample", lambda prepared: None)

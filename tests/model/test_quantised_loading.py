@@ -19,8 +19,8 @@ from autopeft.errors import ModelError
 from autopeft.model.quantising import require_working_kernels
 from autopeft.model.shapes import n_bits
 from autopeft.pipeline.best import plan_document
-from autopeft.pipeline.fitting import parse_budget
 from autopeft.pipeline.prepare import prepare
+from autopeft.pipeline.problem import parse_budget
 from autopeft.records import ModelSpec
 from autopeft.store import read_plan, write_plan
 

@@ -9,7 +9,7 @@ import pytest
 from toys.results import WORDS, toy_confirmations, toy_result
 
 from autopeft.extension import discover
-from autopeft.pipeline.chance import beside_chance, chance_of
+from autopeft.pipeline.reporting import beside_chance, chance_of
 from autopeft.report import answer_of
 
 

@@ -14,8 +14,7 @@ from autopeft.cli.progress import Silent
 from autopeft.errors import SpecError
 from autopeft.extension import TaskDefaults, discover
 from autopeft.pipeline import preview, search
-from autopeft.pipeline.defaults import answer_length, batch_size, epochs
-from autopeft.pipeline.example_length import block_length, example_length
+from autopeft.pipeline.defaults import answer_length, batch_size, block_length, epochs, example_length
 from autopeft.records import (
     BudgetSpec,
     ConfirmSpec,

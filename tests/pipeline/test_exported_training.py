@@ -9,7 +9,7 @@ import pytest
 from toys.bases import plan_of_queries
 from toys.results import toy_result
 
-from autopeft.pipeline.exported_training import plan_of, training_facts
+from autopeft.pipeline.exporting import plan_of, training_facts
 from autopeft.records import TrainedPlan, to_json
 from autopeft.store import write_plan
 

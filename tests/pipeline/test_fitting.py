@@ -12,7 +12,7 @@ from toys.specs import run_spec
 
 from autopeft.errors import SiteError
 from autopeft.extension import discover
-from autopeft.pipeline.fitting import fit_to_budget
+from autopeft.pipeline.problem import fit_to_budget
 from autopeft.space import MethodSpace, Space, limited
 
 ORTHOGONAL = MethodSpace(options={"init": ("orthogonal",)}, max_rank=1)  # has even ranks alone
@@ -29,7 +29,7 @@ def prepared(**spec: Any) -> Any:
 
 
 def space(**methods: MethodSpace) -> Space:
-    return Space(about="", methods=cast(dict[str, MethodSpace], methods))
+    return Space(about="", methods=cast("dict[str, MethodSpace]", methods))
 
 
 @pytest.mark.parametrize("name", ["fourierft", "oft"])

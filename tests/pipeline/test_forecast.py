@@ -19,8 +19,8 @@ from autopeft import model, pipeline
 from autopeft.cli.app import app
 from autopeft.cli.previews import preview_text
 from autopeft.extension import discover
+from autopeft.pipeline.estimating import row_lengths
 from autopeft.pipeline.prepare import prepare
-from autopeft.pipeline.row_lengths import row_lengths
 from autopeft.records import ModelSpec, TaskSpec
 
 

@@ -15,8 +15,8 @@ from autopeft.cli.previews import preview_text
 from autopeft.cli.progress import Silent
 from autopeft.errors import DataError
 from autopeft.evidence import Examples, mean_and_std_error
-from autopeft.pipeline.compared import check_comparison, groups_of
 from autopeft.pipeline.prepare import prepare
+from autopeft.pipeline.problem import check_comparison, groups_of
 from autopeft.records import RunSpec
 
 SIZES = {"train": 3, "validation": 5, "test": 4}  # rows of a speaker

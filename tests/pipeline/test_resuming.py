@@ -11,9 +11,7 @@ from toys.specs import run_spec
 
 from autopeft.errors import SpecError, TrainingError
 from autopeft.pipeline.fingerprint import check_base
-from autopeft.pipeline.keeping import keep_decisions, keep_scores
-from autopeft.pipeline.measured import record, unused_measurements
-from autopeft.pipeline.resuming import resumed
+from autopeft.pipeline.resuming import keep_decisions, keep_scores, record, resumed, unused_measurements
 from autopeft.pipeline.working import check_executor
 from autopeft.records import Decision, Fidelity, Measurement, Plan, Status, with_setting
 from autopeft.store import RunDir, write_checked

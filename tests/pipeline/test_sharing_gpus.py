@@ -14,10 +14,9 @@ from autopeft.doctor import diagnose
 from autopeft.errors import ModelError
 from autopeft.model import BaseModel, Precision, from_memory, like_gpus
 from autopeft.model.precision import make_current
-from autopeft.pipeline import computing, spreading
-from autopeft.pipeline.keeping import keep_wave
+from autopeft.pipeline import computing
 from autopeft.pipeline.prepare import prepare
-from autopeft.pipeline.resuming import resumed
+from autopeft.pipeline.resuming import keep_wave, resumed
 from autopeft.pipeline.turns import one_at_a_time
 from autopeft.pipeline.working import check_executor, start_workers
 from autopeft.records import ExecutionSpec, with_setting
@@ -62,7 +61,7 @@ def named(*numbers):
 def test_processes_are_spread_over_all_gpus(settings, devices, n_workers, see_gpus):
     see_gpus(CARD, CARD, CARD, CARD)
     execution = run_spec(**settings).execution
-    assert (spreading.worker_devices(execution), spreading.n_workers(execution)) == (devices, n_workers)
+    assert (computing.worker_devices(execution), computing.n_workers(execution)) == (devices, n_workers)
 
 
 def test_gpus_unlike_the_first_are_left_out(see_gpus):
@@ -93,8 +92,8 @@ def test_gpus_whose_driver_is_too_old_are_told_and_left_alone(tmp_path, monkeypa
 @pytest.mark.parametrize("device", [None, "cpu"])
 def test_processes_on_a_cpu_get_two_threads_each_at_least(device, n_threads, n_workers, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
-    assert spreading.n_workers(run_spec(executor="process", device=device).execution) == n_workers
-    assert spreading.n_workers(run_spec(device=device).execution) == 1
+    assert computing.n_workers(run_spec(executor="process", device=device).execution) == n_workers
+    assert computing.n_workers(run_spec(device=device).execution) == 1
 
 
 @pytest.mark.parametrize(
@@ -131,13 +130,13 @@ def test_a_resumed_run_is_spread_over_the_gpus_of_its_new_machine(given, n_worke
     spec = run_spec(out=tmp_path / "run", executor="process", trials=4)
     with RunDir.create(tmp_path / "run", resume=False) as run:
         run.write_spec(spec)
-        assert keep_wave(run, spreading.wave(spec.execution)) == 8
+        assert keep_wave(run, computing.wave(spec.execution)) == 8
     see_gpus(CARD, CARD)
     requested = run_spec(out=tmp_path / "run", **given)
     again = resumed(requested, frozenset(f"execution.{name}" for name in given)).execution
-    assert spreading.n_workers(again) == n_workers
-    assert keep_wave(RunDir.open(tmp_path / "run"), spreading.wave(again)) == 8
-    assert spreading.worker_devices(again) == named(0, 1)
+    assert computing.n_workers(again) == n_workers
+    assert keep_wave(RunDir.open(tmp_path / "run"), computing.wave(again)) == 8
+    assert computing.worker_devices(again) == named(0, 1)
 
 
 @pytest.mark.parametrize(
@@ -247,10 +246,10 @@ def test_a_base_model_on_the_cpu_is_watched_anew_and_a_quantised_one_stays(make_
 
 def test_workers_on_one_gpu_of_another_kind_are_one(monkeypatch):
     """Apple's GPUs have no list of devices: the default device alone says that it is not the CPU."""
-    monkeypatch.setattr(spreading, "find_device", lambda names: torch.device("mps"))
+    monkeypatch.setattr(computing, "find_device", lambda names: torch.device("mps"))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    assert spreading.n_workers(ExecutionSpec(executor="process")) == 1
-    assert spreading.n_workers(ExecutionSpec(executor="process", device="cpu")) == 4
+    assert computing.n_workers(ExecutionSpec(executor="process")) == 1
+    assert computing.n_workers(ExecutionSpec(executor="process", device="cpu")) == 4
 
 
 def test_a_model_in_memory_that_is_spread_over_devices_is_refused(make_base):

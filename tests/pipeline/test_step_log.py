@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from autopeft.pipeline.step_log import logged_steps
+from autopeft.pipeline.training import logged_steps
 from autopeft.train import rate_schedule, watched
 from autopeft.train.loop import TrainingRun, train
 

@@ -13,11 +13,9 @@ from autopeft.cli.progress import Silent
 from autopeft.errors import SpecError, StoppedError
 from autopeft.pipeline import preview, search
 from autopeft.pipeline.allowance import within_cost
-from autopeft.pipeline.fitting import fit_to_budget
-from autopeft.pipeline.forecast import expected_seconds
+from autopeft.pipeline.forecast import TimeLimit, expected_seconds, fitted, within_time
 from autopeft.pipeline.prepare import prepare
-from autopeft.pipeline.problem import requested_space, schedule_of
-from autopeft.pipeline.time_limit import TimeLimit, fitted, within_time
+from autopeft.pipeline.problem import fit_to_budget, requested_space, schedule_of
 from autopeft.records import (
     SETTINGS,
     BudgetSpec,

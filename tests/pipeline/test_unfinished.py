@@ -19,7 +19,7 @@ from autopeft import pipeline
 from autopeft.cli.app import app
 from autopeft.cli.progress import Silent
 from autopeft.errors import RunDirError, TrainingError
-from autopeft.pipeline.step_log import _Steps
+from autopeft.pipeline.training import _Steps
 from autopeft.store import write_plan
 from autopeft.train import kept_step, states, watched
 

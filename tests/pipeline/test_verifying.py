@@ -20,7 +20,7 @@ from autopeft import model, pipeline
 from autopeft.cli.app import app
 from autopeft.extension import discover
 from autopeft.pipeline import computing
-from autopeft.pipeline.reference import in_float32
+from autopeft.pipeline.verifying import in_float32
 from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, RunSpec, TaskSpec
 from autopeft.store import write_plan
 

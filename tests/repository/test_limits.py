@@ -7,7 +7,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 MAX_FILE_LINES, MAX_BODY_LINES, MAX_PARAMETERS, MAX_FIELDS = 400, 60, 7, 12
-MAX_CONDUCTOR_LINES = 200  # the pipeline only calls other rooms
 # `SearchFacts` gathers all that the report says of the run; it is only read, never built by hand outside the
 # pipeline. `RunSpec` nests its topics and needs no exemption.
 # A PEFT method is all that is true of it: `PeftMethod` holds it and `Method` asks for it, name by name.
@@ -82,12 +81,9 @@ def too_large(files, kind, size, limit):
     return {name: n for name, n in sizes.items() if n > limit}
 
 
-def test_files_have_at_most_400_lines_and_a_conductor_200():
-    def limit(name):
-        return MAX_CONDUCTOR_LINES if name.startswith("autopeft/pipeline/") else MAX_FILE_LINES
-
+def test_files_have_at_most_400_lines():
     lengths = {name: len(text.splitlines()) for name, text in {**PACKAGE, **TESTS}.items()}
-    assert {name: n for name, n in lengths.items() if n > limit(name)} == {}
+    assert {name: n for name, n in lengths.items() if n > MAX_FILE_LINES} == {}
 
 
 def test_function_bodies_have_at_most_60_lines():

@@ -12,9 +12,8 @@ import torch
 from toys.sensitivity import SCORES, FirstLayerLoss
 
 from autopeft.errors import SpecError, StoppedError, UnknownNameError
-from autopeft.pipeline.fitting import fit_to_budget
 from autopeft.pipeline.prepare import prepare
-from autopeft.pipeline.problem import requested_space, search_problem
+from autopeft.pipeline.problem import fit_to_budget, requested_space, search_problem
 from autopeft.pipeline.scoring import _batches, affordable_examples, logged_scores, sensitivity
 from autopeft.records import DataSpec, ModelSpec, RunSpec, TaskSpec, from_json, to_json, with_setting
 from autopeft.records import Sensitivity as Record
