@@ -69,13 +69,6 @@ def test_confirmation_takes_its_steps_on_its_own_split() -> None:
     assert not usual().at("confirm", 12) and not usual().at("search", 30)
 
 
-def test_best_and_baseline_are_confirmed_before_the_others() -> None:
-    search = run(levels(head=0.69), seeds=3)
-    order = [m.plan for m in search.at("confirm")]
-    assert set(order[:6]) == {search.outcome.best, search.outcome.baseline}
-    assert [method_of(plan) for plan in order[-3:]] == ["head"] * 3
-
-
 # A pair of 40 examples of which g times 40 differ has a standard error of sqrt(g (1 - g) / 39), so that four
 # of them are exceeded from 12 examples on (0.30 > 0.294), and not by 11 (0.275 < 0.286).
 @pytest.mark.parametrize(("n_behind", "n_seeds"), [(0, 3), (11, 3), (12, 1), (20, 1)])
@@ -91,19 +84,6 @@ def test_the_head_alone_has_one_seed_where_that_one_leaves_no_doubt(n_behind: in
     assert round(n_wrong) == n_behind
     assert len(confirmed["best"].seeds) == 3
     assert len(confirmed["head"].seeds) == n_seeds
-
-
-def test_a_smallest_plan_has_one_seed_where_that_one_leaves_no_doubt() -> None:
-    outcome = run(head_fades, seeds=3, n_confirm=400).outcome
-    confirmed = by_name(outcome.confirmations)
-    assert outcome.smallest.adapters == () and outcome.verdict.as_good == ()
-    assert {name: len(confirmed[name].seeds) for name in confirmed} == {
-        "best": 3,
-        "smallest": 1,
-        "baseline": 3,
-    }
-    tested = [m.fidelity.seed for m in run(head_fades, seeds=3, n_confirm=400).at("test")]
-    assert Counter(tested) == {1: 3, 2: 2, 3: 2}
 
 
 def test_best_smallest_baseline_and_head_are_all_reported() -> None:
@@ -226,16 +206,6 @@ def test_where_no_lora_fits_the_head_alone_is_the_baseline() -> None:
     assert list(by_name(outcome.confirmations)) == ["best", "smallest", "baseline"]
 
 
-def test_a_base_model_that_is_not_trained_has_no_lower_rate() -> None:
-    """Without a head and where no LoRA fits, the baseline is the base model itself."""
-    space = SPACE.model_copy(update={"methods": {"ia3": SPACE.methods["ia3"]}})
-    world = World(quality=levels(), has_head=False)
-    outcome = run(world, max_params=NO_LORA, space=space, head_rates=(1.0, 1.0)).outcome
-    assert outcome.baseline.adapters == ()
-    untrained = [proposal for proposal in outcome.proposals if not proposal.plan.adapters]
-    assert [proposal.source for proposal in untrained] == ["enqueued"]
-
-
 # The smallest plan.
 
 
@@ -264,12 +234,6 @@ def test_the_smallest_plan_has_the_fewest_parameters_that_may_be_as_good(truth: 
     assert search.outcome.smallest.trainable_params <= search.outcome.best.trainable_params
 
 
-def test_a_plan_that_is_surely_worse_on_the_same_examples_is_no_candidate_for_the_smallest() -> None:
-    """Six of 100 examples are within two unpaired standard errors, and yet all are lost by the head."""
-    outcome = run(levels(head=0.64, ia3=0.7)).outcome
-    assert outcome.smallest.adapters != ()
-
-
 @pytest.mark.parametrize(("n_confirm", "standing"), [(400, "proven"), (40, "unproven")])
 def test_a_smallest_plan_is_proven_where_the_bound_is_within_the_margin(
     n_confirm: int, standing: str
@@ -293,12 +257,6 @@ def test_a_smallest_plan_that_is_worse_when_confirmed_is_unproven() -> None:
 def head_fades(plan: Plan, fidelity: Fidelity) -> float:
     is_fading = method_of(plan) == "head" and fidelity.split == "confirm"
     return 0.6 if is_fading else head_as_good_as_lora(plan, fidelity)
-
-
-def test_a_best_plan_that_is_the_smallest_says_so() -> None:
-    outcome = run(levels(head=0.95)).outcome
-    assert outcome.best == outcome.smallest
-    assert outcome.verdict.smallest_equivalent == "the best itself"
 
 
 # The test split.

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import optuna
 import pytest
-from toys.engine import NO_LORA, SPACE, Display, Quality, Run, World, levels, method_of, problem, run
-from toys.results import WORDS, toy_result
+from toys.engine import Display, Run, World, is_baseline, levels, method_of, problem, run
 
-from autopeft import report
-from autopeft.cli.tables import print_result
 from autopeft.engine import search_cost
 from autopeft.records import Cost, Fidelity, Measurement, Plan
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
-def untrained(quality: Quality) -> Run:
-    """A search with IA3 alone on a model without a head, whose budget fits no LoRA."""
-    space = SPACE.model_copy(update={"methods": {"ia3": SPACE.methods["ia3"]}})
-    world = World(quality=quality, has_head=False)
-    return run(world, max_params=NO_LORA, space=space, head_rates=(1.0, 1.0))
-
-
-def ia3_fails(plan: Plan, fidelity: Fidelity) -> float | None:
-    return None if method_of(plan) == "ia3" else levels()(plan, fidelity)
 
 
 def cost_of(search: Run, earlier: Sequence[Measurement] = ()) -> Cost:
@@ -39,16 +23,6 @@ def cost_of(search: Run, earlier: Sequence[Measurement] = ()) -> Cost:
         scoring_seconds=6.0,
         load_seconds=2.0,
     )
-
-
-def written(search: Run, folder: Path) -> dict[str, object]:
-    """The cost in result.json, with a report beside it."""
-    result = replace(toy_result(), **vars(search.outcome), cost=cost_of(search))
-    report.write(result, folder, words=WORDS)
-    print_result(result, folder)
-    assert (folder / "report.html").stat().st_size and (folder / "report.md").stat().st_size
-    content: dict[str, object] = json.loads((folder / "result.json").read_text(encoding="utf-8"))["cost"]
-    return content
 
 
 def test_measurements_that_the_outcome_does_not_use_count_in_what_the_run_took() -> None:
@@ -63,15 +37,6 @@ def test_measurements_that_the_outcome_does_not_use_count_in_what_the_run_took()
         plain.full_run_seconds,
         plain.sampled_share,
     )
-
-
-def test_where_the_baseline_is_untrained_r_is_a_full_run_of_the_trained_plans(tmp_path: Path) -> None:
-    search = untrained(levels())
-    assert search.outcome.baseline.adapters == () and method_of(search.outcome.best) == "ia3"
-    cost = written(search, tmp_path)
-    seconds = sum(m.train_seconds for m in search.at("search"))
-    assert cost["full_run_seconds"] == 30  # a second a step
-    assert cost["full_runs"] == pytest.approx((6 + seconds) / 30)
 
 
 def test_search_and_r_count_whole_runs_and_the_total_has_every_stage() -> None:
@@ -97,18 +62,6 @@ def test_r_of_short_runs_is_taken_to_full_length() -> None:
     """Without a confirmation the longest runs are those of the last rung: 12 steps and 100 examples."""
     search = run(World(quality=levels(), example_seconds=0.25, overhead_seconds=7.0), confirm="none")
     assert cost_of(search).full_run_seconds == pytest.approx(30 + 40 * 0.25 + 7)
-
-
-def test_where_nothing_was_trained_there_is_no_r_and_the_report_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    search = untrained(ia3_fails)
-    assert search.outcome.best.adapters == ()
-    cost = written(search, tmp_path)
-    assert {cost[key] for key in ("full_run_seconds", "full_runs", "total_full_runs")} == {None}
-    text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "no plan was trained" in text and "one full run (R)" not in text
-    assert " R" not in next(line for line in capsys.readouterr().out.splitlines() if "confirmation" in line)
 
 
 # The limit of cost.
@@ -170,33 +123,13 @@ def test_time_left_shrinks_to_what_the_run_still_takes(max_cost: float | None, t
         assert told == pytest.approx(world.seconds - at, rel=0.1, abs=4 * 12 + 2 * 30)
 
 
-@pytest.mark.parametrize("max_cost", [3.0, 8.0])
-def test_no_more_time_is_shown_as_left_than_the_limit_of_cost_pays(max_cost: float) -> None:
-    """R in seconds is that of the whole run, to within a half: the first measurements are dearer."""
-
-    world, search, left = run_and_watch(trials=40, max_cost=max_cost)
-    seconds_per_r = world.seconds / cost_by_hand(search)
-    over = [(at, told) for at, told in left[6:] if told > 1.5 * max(0.0, max_cost * seconds_per_r - at) + 1]
-    assert not over
+def close_behind(plan: Plan, fidelity: Fidelity) -> float:
+    """IA3, which is small, is a hundredth behind the baselines, which lead."""
+    return {"lora": 0.8, "ia3": 0.79, "head": 0.75}[method_of(plan)] + 0.005 * is_baseline(plan)
 
 
-def test_where_a_whole_wave_cannot_be_paid_a_part_of_it_is_measured():
-    """What is left after a wave of four pays the next two or three, not four or none."""
-    limits = [12.0 + 0.5 * step for step in range(8)]
-    runs = [run(levels(), trials=16, max_cost=limit, wave=4) for limit in limits]
-    n_first = [len(made.at("search", 3)) for made in runs]
-    assert n_first == sorted(n_first) and len(set(n_first)) > 4, "more money, more proposals"
-    assert any(n % 4 for n in n_first)
-    assert all(
-        sum(problem().schedule.cost_of(m) for m in made.outcome.measurements) <= limit
-        for made, limit in zip(runs, limits, strict=True)
-    )
-
-
-@pytest.mark.parametrize("max_cost", [20.0, 24.0, 30.0])
-def test_where_many_trials_meet_a_low_cost_a_fifth_of_the_plans_go_on(max_cost):
-    """Otherwise the first rung, which tells least, takes nearly all."""
-    made = run(levels(), trials=60, max_cost=max_cost)
-    first, second = made.at("search", 3), made.at("search", 12)
-    assert 10 < len(first) < 60, "the cost is short"
-    assert len(second) >= len(first) // 5
+@pytest.mark.parametrize("tenths", range(40, 90, 2))
+def test_every_confirming_run_counts(tenths):
+    outcome = run(close_behind, trials=9, max_cost=tenths / 10).outcome
+    ran = {m.plan for m in outcome.measurements if m.fidelity.split == "confirm"}
+    assert ran and ran == {confirmation.plan for confirmation in outcome.confirmations}

@@ -72,15 +72,6 @@ def test_a_run_of_the_head_that_broke_off_costs_its_place_alone():
     assert "head" not in {confirmation.name for confirmation in outcome.confirmations}
 
 
-def test_a_first_run_of_the_head_that_broke_off_is_told_once(caplog):
-    def quality(plan, fidelity):
-        is_broken = fidelity.split == "confirm" and method_of(plan) == "head"
-        return None if is_broken else levels()(plan, fidelity)
-
-    run(World(quality=quality, error="out of memory", failure=Status.OUT_OF_MEMORY), seeds=3)
-    assert caplog.text.count("it has fewer seeds") == 1
-
-
 @pytest.mark.parametrize("failure", [Status.FAIL, Status.OUT_OF_MEMORY])
 def test_a_run_on_the_test_split_that_broke_off_is_no_score(failure):
     def quality(plan, fidelity):

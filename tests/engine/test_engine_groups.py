@@ -34,11 +34,6 @@ def test_the_verdict_and_the_standard_errors_count_groups() -> None:
         assert record.metric_std_error == pytest.approx(std_error(record, n=100, size=10))
 
 
-def test_small_groups_of_many_examples_leave_a_large_gain_proven() -> None:
-    groups = {"confirm": [i // 4 for i in range(400)]}
-    assert run(levels(), n_confirm=400, groups=groups).outcome.verdict.label == "better"
-
-
 @pytest.mark.parametrize(("size", "n_seeds"), [(1, 1), (4, 1), (50, 3)])
 def test_one_seed_settles_no_plan_whose_groups_leave_a_doubt(size: int, n_seeds: int) -> None:
     """The head is 160 of 400 examples behind.

@@ -14,60 +14,13 @@ from toys.engine import METHODS, ROOMY, SITES, SPACE, context, levels, run
 from autopeft.engine.rates import next_rate
 from autopeft.engine.refine import moved_ranks
 from autopeft.records import Fidelity, LimitSpec, Plan
-from autopeft.space import MixPart, Policy, limited, params_of, plan_of
+from autopeft.space import MixPart, Policy, limited, plan_of
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def by_source(outcome, *sources):
     return [proposal for proposal in outcome.proposals if proposal.source in sources]
-
-
-def test_refined_proposals_change_a_rate_or_move_ranks_at_equal_cost():
-    outcome = run(levels(lora=0.8), trials=48).outcome
-    refined = [p.plan for p in by_source(outcome, "refined")]
-    assert len(refined) >= 3
-    others = [p.plan for p in outcome.proposals if p.source in ("enqueued", "sampler", "random", "refined")]
-    for plan in refined:
-        siblings = [
-            other for other in others if other != plan and other.trainable_params == plan.trainable_params
-        ]
-        same_adapters = any(other.adapters == plan.adapters for other in siblings)
-        one_move = any(
-            other.learning_rate == plan.learning_rate and n_changed(other, plan) == 2 for other in siblings
-        )
-        assert same_adapters or one_move
-
-
-def n_changed(a: Plan, b: Plan) -> int:
-    first, second = ({adapter.site: adapter.rank for adapter in plan.adapters} for plan in (a, b))
-    return sum(first.get(site) != second.get(site) for site in {*first, *second})
-
-
-def test_ranks_move_to_where_the_score_is_high_and_never_to_a_known_plan():
-    allocation = context(ROOMY)
-    plan = plan_of(Policy(method="lora", learning_rate=1e-2), allocation)
-    seen = [plan]
-    while (moved := moved_ranks(plan, allocation, bounds={"lora": (1, None)}, known=seen)) is not None:
-        assert moved not in seen
-        assert moved.trainable_params == plan.trainable_params == params_of(moved.adapters, allocation)
-        assert n_changed(moved, plan) == 2
-        seen.append(moved)
-    ranks = {a.site: a.rank for a in plan.adapters}
-    # Every move of one rank between two sites whose rank costs the same, the donor keeping one: by hand.
-    cost = {site.name: METHODS["lora"].cost(site, 1, {}) for site in SITES}
-    largest = {site.name: min(site.in_features, site.out_features) for site in SITES}
-    moves = [
-        (a, b)
-        for a, b in itertools.permutations(ranks, 2)
-        if cost[a] == cost[b] and ranks[a] > 1 and ranks[b] < largest[b]
-    ]
-    assert len(seen) - 1 == len(moves)
-    first = {a.site: a.rank - ranks[a.site] for a in seen[1].adapters}
-    assert (
-        allocation.scores[max(first, key=lambda s: first[s])]
-        >= allocation.scores[min(first, key=lambda s: first[s])]
-    )
 
 
 @pytest.mark.parametrize("rule", ["rslora", "constant"])
@@ -87,11 +40,6 @@ def test_moves_keep_to_the_bounds_of_ranks_and_take_the_scale_of_the_new_rank(ru
             expected.add(tuple((site, r, lora.scale(r, scale_rule=rule)) for site, r in changed.items()))
     assert len(set(ranks.values())) > 1 and expected
     assert {tuple((a.site, a.rank, a.scale) for a in moved.adapters) for moved in seen[1:]} == expected
-
-
-def test_a_method_without_bounds_moves_no_rank():
-    plan = plan_of(Policy(method="lora", learning_rate=1e-2), context(ROOMY))
-    assert moved_ranks(plan, context(ROOMY), bounds={}, known=()) is None
 
 
 @pytest.mark.parametrize("cap", [2, 3])

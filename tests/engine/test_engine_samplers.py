@@ -11,7 +11,6 @@ import optuna
 import pytest
 from optuna.distributions import BaseDistribution
 from optuna.samplers import GPSampler
-from optuna.trial import TrialState, create_trial
 
 from autopeft.engine.samplers import capped, make_sampler
 from autopeft.extension import Method, discover
@@ -85,17 +84,3 @@ def test_the_process_asks_every_parameter_of_a_mix() -> None:
     study, policies = run("gp", space, n=12)
     assert {len(trial.params) for trial in study.get_trials()} == {2}  # the placement and the rate
     assert len({policy.learning_rate for policy in policies}) == 12
-
-
-def test_a_loss_is_no_further_above_the_median_than_the_lowest_is_below_it() -> None:
-    losses = [0.2, 0.3, 0.4, 0.5, 9.0]
-    trials = [create_trial(value=value) for value in losses]
-    waiting = create_trial(state=TrialState.RUNNING)
-    seen = [trial.value for trial in capped([*trials, waiting])]
-    assert seen == [0.2, 0.3, 0.4, 0.5, pytest.approx(0.4 + 0.2), None]
-    assert [trial.value for trial in trials] == losses  # those of the study stay as they are
-
-
-def test_the_automatic_sampler_is_the_process_while_trials_are_few() -> None:
-    kinds = [type(make_sampler("auto", seed=0, number=n, n_startup=1)).__name__ for n in (0, 59, 60)]
-    assert kinds == ["ProcessSampler", "ProcessSampler", "TPESampler"]

@@ -11,7 +11,7 @@ import pytest
 from toys.engine import Counting, Display, World, baseline_plans, levels, method_of, run
 
 from autopeft.engine import Ledger
-from autopeft.records import Fidelity, Measurement, Plan, Status
+from autopeft.records import Fidelity, Measurement, Plan
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -52,16 +52,6 @@ def test_what_the_cost_does_not_pay_is_not_begun_either(max_cost: int) -> None:
     alone, together = (run(near, seeds=5, max_cost=max_cost, executor=e) for e in (None, Eight()))
     assert together.outcome == alone.outcome
     assert Counter(together.world.calls) == Counter(alone.world.calls)
-
-
-@pytest.mark.parametrize("failure", [Status.FAIL, Status.OUT_OF_MEMORY])
-def test_a_run_that_was_begun_early_and_broke_off_costs_its_plan_alone(failure: Status) -> None:
-    def quality(plan: Plan, fidelity: Fidelity) -> float | None:
-        is_broken = fidelity.split == "confirm" and fidelity.seed == 1 and method_of(plan) == "head"
-        return None if is_broken else near(plan, fidelity)
-
-    outcome = run(World(quality=quality, failure=failure), seeds=5, executor=Eight()).outcome
-    assert [confirmation.name for confirmation in outcome.confirmations] == ["best", "smallest", "baseline"]
 
 
 def test_the_whole_test_split_is_under_way_at_once() -> None:
@@ -118,19 +108,6 @@ def test_what_idle_workers_wait_for_is_told(
     assert all(last[0].digest in line and "Idle workers: 1" in line for line in told)
     assert not any(plan.digest in line for plan, _ in others for line in told)
     assert all(f"at most {n_seconds} s" in line for line in told)
-
-
-def test_one_measurement_alone_is_waited_for_in_silence(caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing says how long such a run takes."""
-    executor = Two(1)
-    waits = executor.wait_for_any
-    ledger = Ledger(
-        executor=executor, measure=World(quality=levels()).measure, progress=Display(), wait_for_any=waits
-    )
-    with caplog.at_level("INFO", logger="autopeft"):
-        ledger.measure_all([(baseline_plans()[0], fidelity(steps=9))])
-    assert executor.timeouts == [None] * 3
-    assert not caplog.records
 
 
 def fidelity(*, steps: int) -> Fidelity:

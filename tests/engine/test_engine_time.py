@@ -8,12 +8,9 @@ from dataclasses import dataclass, replace
 import optuna
 import pytest
 from optuna.storages import InMemoryStorage
-from toys.engine import Display, World, baseline_plans, is_baseline, levels, method_of, problem, run
+from toys.engine import Display, World, is_baseline, levels, method_of, run
 
-from autopeft.engine import Ledger
-from autopeft.engine.stopping import has_room, has_time_to_confirm
 from autopeft.errors import StoppedError
-from autopeft.executors import Serial
 
 FULL_VERDICT = 4 * 30  # seconds of two full seeds of two plans
 NEEDED = 7 * 3 + 2 * 9 + 15  # the plans that every search measures, two of them further, and the report
@@ -45,16 +42,6 @@ def test_too_short_a_time_ends_without_a_verdict(limit_seconds):
     with pytest.raises(StoppedError, match="no verdict yet; continue with --resume and a larger --max-time"):
         run(world, limit_seconds=limit_seconds)
     assert 0 < world.seconds <= limit_seconds + 5
-
-
-def test_a_wave_ends_before_the_measurement_that_would_leave_no_time_for_a_verdict():
-    """Every measurement takes ten seconds beside its training, so that a wave of four takes 52."""
-    numbers = set()
-    for limit_seconds in range(160, 280, 10):
-        world = World(quality=levels(), overhead_seconds=10.0)
-        numbers.add(len(run(world, limit_seconds=limit_seconds).at("search", 3)))
-        assert world.seconds <= 1.1 * limit_seconds + 5
-    assert {number % 4 for number in numbers} > {0}
 
 
 def test_a_search_that_was_cut_short_goes_on_as_if_it_had_not_been():
@@ -112,40 +99,6 @@ def test_no_more_time_is_shown_as_left_than_the_limit_leaves():
     assert 0 <= max(display.left) <= 200 - 3
 
 
-@pytest.mark.parametrize(("n_workers", "n_fitting"), [(1, 2), (4, 8)])
-def test_time_is_counted_in_turns_of_all_workers(n_workers, n_fitting):
-    world, settings = World(quality=levels()), problem()
-    executor = Serial()
-    executor.n_workers = n_workers
-    ledger = Ledger(executor=executor, measure=world.measure, progress=Display(), clock=lambda: world.seconds)
-    ledger.limit_seconds = 1000.0
-    ledger.measure_all([(baseline_plans()[0], settings.rung(0))])
-    # Room for two turns at the second rung, where each plan trains nine more steps, of a second each.
-    ledger.limit_seconds = world.seconds + ledger.confirm_reserve(settings) + 2 * 9
-    fits = [n for n in range(1, 20) if has_room(settings, ledger, n_plans=n, index=1)]
-    assert fits == list(range(1, n_fitting + 1))
-
-
-@pytest.mark.parametrize(("n_workers", "n_turns"), [(1, 4), (3, 2), (4, 1)])
-@pytest.mark.parametrize("beside", [0.0, 7.0])
-def test_two_confirming_seeds_of_two_plans_run_in_turns_and_take_none_once_stored(n_workers, n_turns, beside):
-    world, settings = World(quality=levels()), problem(n_test=0)
-    executor = Serial()
-    executor.n_workers = n_workers
-    ledger = Ledger(executor=executor, measure=world.measure, progress=Display(), clock=lambda: 0.0)
-    plans = baseline_plans()[:2]
-    ledger.measure_all([(plans[0], settings.rung(0))])  # whose steps take a second each
-
-    def fits(limit):
-        ledger.limit_seconds = limit
-        return has_time_to_confirm(settings, ledger, plans, beside=beside)
-
-    assert [fits(n_turns * 30 + beside - 1), fits(n_turns * 30 + beside)] == [False, True]
-    keys = [(plan, settings.confirmation(seed)) for plan in plans for seed in (0, 1)]
-    ledger.known = dict(zip(keys, ledger.measure_all(keys), strict=True))
-    assert fits(0.0)
-
-
 def test_the_test_split_has_its_time():
     """The test split of two plans takes 40 s: a verdict comes where it fits too, and not much later."""
     for limit_seconds in range(100, 300, 20):
@@ -153,15 +106,6 @@ def test_the_test_split_has_its_time():
         with contextlib.suppress(StoppedError):
             run(world, limit_seconds=limit_seconds, n_confirm=10, n_test=1000)
         assert world.seconds <= 1.1 * limit_seconds + 5
-
-
-@pytest.mark.parametrize("overhead_seconds", [0.0, 40.0])
-def test_a_default_that_nothing_beats_needs_one_seed_and_ends_in_time(overhead_seconds):
-    for limit_seconds in range(63, 300, 27):
-        world = World(quality=levels(ia3=0.3), overhead_seconds=overhead_seconds)
-        with contextlib.suppress(StoppedError):
-            run(world, limit_seconds=limit_seconds)
-        assert world.seconds <= limit_seconds
 
 
 @dataclass(kw_only=True)
