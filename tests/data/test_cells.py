@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 import numpy as np
@@ -25,11 +24,6 @@ def read(source, read_rows=read_texts, **spec):
 def write(path, rows):
     frame = pd.DataFrame(rows)
     frame.to_parquet(path) if path.suffix == ".parquet" else frame.to_csv(path, index=False)
-    return path
-
-
-def write_lines(path, rows):
-    path.write_text("\n".join(map(json.dumps, rows)))
     return path
 
 
@@ -64,13 +58,6 @@ def test_lists_that_numpy_wrote_are_refused(tmp_path, tokens, tags):
     rows = [{"tokens": np.array(tokens), "tags": np.array(tags)} for _ in range(N)]
     with pytest.raises(DataError, match=r"^Column t\w+ holds a list without commas, as numpy writes it \(\["):
         read(write(tmp_path / "rows.csv", rows), read_tokens)
-
-
-def test_chats_that_numpy_wrote_are_refused(tmp_path):
-    turns = [{"role": "user", "content": "so"}, {"role": "assistant", "content": "x"}]
-    rows = [{"messages": np.array(turns)} for _ in range(N)]
-    with pytest.raises(DataError, match=r"^Column messages holds a list without commas"):
-        read(write(tmp_path / "rows.csv", rows), read_language)
 
 
 @pytest.mark.parametrize("is_list", [False, True])
@@ -110,27 +97,9 @@ def test_a_group_that_two_files_spell_differently_is_one_group(tmp_path, suffix)
     assert seen == set(range(10, 50))
 
 
-def test_groups_that_differ_in_zeros_after_the_point_are_one_group(tmp_path):
-    rows = [
-        {"text": f"number {i}", "label": i % 2, "user": ("{}", "{}.0", "{}.00")[i % 3].format(i // 6)}
-        for i in range(240)
-    ]
-    data = read(write(tmp_path / "rows.csv", rows), group_column="user")
-    users = [{int(text.split()[1]) // 6 for (text,) in getattr(data, part).inputs} for part in PARTS]
-    assert sum(map(len, users)) == len(set.union(*users)) == 40
-
-
 @pytest.mark.parametrize("piece", ["\\'word ", "'a' ", "1 ", "{} ", "'"])
 def test_long_texts_in_brackets_are_read_at_once(piece):
     texts = ["[" + piece * 50_000 + "x"] * 2 + ["[INST] number"]
     start = time.process_time()
     assert as_read(texts, "text") == texts
     assert time.process_time() - start < 2
-
-
-def test_lists_of_json_are_read_as_json(tmp_path):
-    """Python alone would read the sign as two halves, which no file can hold."""
-    rows = [{"tokens": json.dumps(["\U0001f600", f"x{i}"]), "tags": '["O", "B-X"]'} for i in range(N)]
-    assert set(cells(read(write(tmp_path / "rows.csv", rows), read_tokens))) == {
-        (("\U0001f600", f"x{i}"),) for i in range(N)
-    }

@@ -60,12 +60,6 @@ def test_chats_that_end_with_the_user_are_dropped_unless_all_do(tmp_path):
         read(tmp_path, rows[:9])
 
 
-def test_a_long_message_without_a_role_is_cut_with_a_sign(tmp_path):
-    rows = [{"messages": [{"content": "long " * 40}, assistant("bye")]} for _ in range(N)]
-    with pytest.raises(DataError, match=r"Row 1 of train holds \{.{58}…; it needs role and content\."):
-        read(tmp_path, rows)
-
-
 def test_a_system_column_is_the_first_message_and_tools_go_with_the_chat(tmp_path):
     tool = {"type": "function", "function": {"name": "add"}}
     rows = [row | {"system": "be kind" if i else "", "tools": [tool]} for i, row in enumerate(usual_rows())]
@@ -94,35 +88,6 @@ def test_tools_may_be_written_as_json_and_blank_ones_change_nothing(tmp_path):
         read(tmp_path, rows)
 
 
-@pytest.mark.parametrize("tools", ["None", "hammer, saw", '{"name": "add"}', "7"])
-def test_a_column_of_tools_that_holds_no_list_is_not_read(tmp_path, tools):
-    rows = [row | {"tools": tools if i else ""} for i, row in enumerate(usual_rows())]
-    data = read(tmp_path, rows)
-    assert data.fingerprint == read(tmp_path, usual_rows()).fingerprint
-    assert [
-        note for note in data.notes if note.startswith(f"Column tools is not read, though {N - 1} of {N}")
-    ]
-    assert "The model learns to write the last answer after messages." in data.notes
-
-
-@pytest.mark.parametrize("beside", ['[{"name": "add"}]', "null"])
-def test_tools_of_null_are_blank(tmp_path, beside):
-    rows = [row | {"tools": "null" if i else beside} for i, row in enumerate(usual_rows())]
-    chats = {label: chat_of(text) for (text,), label in everything(read(tmp_path, rows))}
-    assert chats["bye 0"] == ([user("hello 0")], json.loads(beside))
-    assert chats["bye 1"] == ([user("hello 1")], None)
-
-
-def test_columns_beside_prompts_that_are_not_read_are_counted(tmp_path):
-    rows = [
-        {"instruction": f"do {i}", "output": "done", "system": "be kind" if i % 2 else "", "history": [["a"]]}
-        for i in range(N)
-    ]
-    notes = read(tmp_path, rows).notes
-    for name, n in (("system", 45), ("history", 90)):
-        assert [note for note in notes if note.startswith(f"Column {name} is not read, though {n} of 90 ")]
-
-
 def test_answers_of_weight_0_are_not_learned(tmp_path):
     rows = [
         {"messages": [user(f"hello {i}"), assistant(f"bye {i}") | {"weight": int(i > 8)}]} for i in range(N)
@@ -132,20 +97,6 @@ def test_answers_of_weight_0_are_not_learned(tmp_path):
     assert {label for _, label in everything(data)} == {f"bye {i}" for i in range(9, N)}
     with pytest.raises(DataError, match=r"ends with the assistant's answer .* of a weight other than 0"):
         read(tmp_path, rows[:9])
-
-
-def test_thoughts_beside_an_answer_are_told(tmp_path):
-    rows = [
-        {
-            "messages": [
-                user(f"hello {i}"),
-                assistant(f"bye {i}") | {"reasoning_content": "so" if i > 8 else ""},
-            ]
-        }
-        for i in range(N)
-    ]
-    (note,) = [note for note in read(tmp_path, rows).notes if "thoughts" in note]
-    assert note.startswith("The thoughts beside the answer of 81 train chats are not learned")
 
 
 def test_arguments_of_calls_are_records_also_where_they_are_written_as_json(tmp_path):

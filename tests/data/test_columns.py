@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 
-import datasets
 import numpy as np
 import pandas as pd
 import pytest
 
-from autopeft.data import load, read_texts, read_tokens
-from autopeft.data.columns import Columns, n_places_of
-from autopeft.data.tokens import _refuse_single_tokens
+from autopeft.data import load, read_texts
 from autopeft.errors import DataError
 from autopeft.records import DataSpec
 
@@ -79,12 +76,6 @@ def test_row_without_time_is_named(tmp_path, suffix, times):
         read(tmp_path / f"rows{suffix}", rows)
 
 
-def test_sentences_of_tokens_are_ordered_by_datetimes_too(tmp_path):
-    rows = [{"tokens": ["x", str(i)], "tags": ["O", "B-n"], "at": TIMES[i]} for i in ORDER]
-    data = read(tmp_path / "rows.parquet", rows, read_rows=read_tokens)
-    assert [int(words[1]) for (words,) in data.train.inputs] == list(range(len(data.train.inputs)))
-
-
 def test_rows_without_a_label_do_not_shift_the_row_that_an_error_names(tmp_path):
     rows = [row | {"label": i * 0.25} for i, row in enumerate(rows_at(TIMES))]
     rows[3]["label"] = rows[4]["label"] = None
@@ -121,33 +112,3 @@ def test_a_time_that_cannot_be_read_is_named_with_its_row(tmp_path, usual, fault
         r"YYYY-MM-DD or YYYY-MM-DD HH:MM:SS in every row\.$",
     ):
         read(tmp_path / "rows.csv", rows)
-
-
-class OfManyRows:
-    """A table whose first rows may be read, but no whole column."""
-
-    def __init__(self, **columns):
-        self.few = datasets.Dataset.from_dict(columns)
-        self.column_names, self.features = self.few.column_names, self.few.features
-
-    def __len__(self):
-        return len(self.few)
-
-    def select(self, indices):
-        return self.few.select(indices)
-
-
-@pytest.mark.parametrize("labels", [[None, 3, 1], [None, 0.5, 1.0], ["a", "b"], ["a b", None], [[0, 2], [1]]])
-def test_a_first_label_tells_that_no_column_of_vectors_need_be_read(labels):
-    assert n_places_of([OfManyRows(label=labels)], "label") == 0
-
-
-@pytest.mark.parametrize("words", [[None, "one two"], [["one"], None], ["['one' 'two']"]])
-def test_a_first_sentence_tells_that_no_column_of_single_tokens_need_be_read(words):
-    table = OfManyRows(words=words, tags=["O"] * len(words))
-    _refuse_single_tokens([table], Columns(inputs=("words",), label="tags"))
-
-
-def test_bytes_of_lists_of_0_and_1_are_still_vectors():
-    table = datasets.Dataset.from_dict({"label": [b"[0, 1, 1]", b"[0, 0, 1]", None]})
-    assert n_places_of([table], "label") == 3

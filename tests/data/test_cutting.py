@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from autopeft.data import load, read_language
+from autopeft.data import load
 from autopeft.errors import DataError
 from autopeft.records import DataSpec
 
@@ -49,24 +49,6 @@ def test_few_large_groups_are_cut_whole_with_a_note(tmp_path):
     assert "Cut 100 of 400 train rows as search, whole groups (60 were wanted)." in data.notes
 
 
-@pytest.mark.parametrize(
-    ("sizes", "said"),
-    [
-        ([20] * 25, "s, which intervals and standard errors count in place of rows. So few tell large"),
-        ([2] * 250, "s, which intervals and standard errors count in place of rows."),
-        ([100] * 5, ": its scores tell nothing of other groups, which may differ."),
-        ([1] * 500, None),
-    ],
-)
-def test_a_note_says_that_intervals_count_groups_of_confirm_rows(tmp_path, sizes, said):
-    rows = rows_of(sizes)
-    data = read(tmp_path, rows)
-    owners = column(data, rows, "who")["confirm"]
-    begin = f"The {len(owners)} rows of the confirm split are of {len(set(owners))} group"
-    notes = [note.removeprefix(begin) for note in data.notes if note.startswith(begin)]
-    assert [note[: len(said)] for note in notes] == [said] if said else notes == []
-
-
 def test_each_split_says_which_of_its_rows_are_of_one_group(tmp_path):
     """A row with an empty cell is a group of its own; without a column no row is of a group."""
     rows = [{**row, "who": row["who"] if i % 5 else None} for i, row in enumerate(rows_of([3] * 100))]
@@ -78,18 +60,6 @@ def test_each_split_says_which_of_its_rows_are_of_one_group(tmp_path):
         assert len(set(zip(groups, owners, strict=True))) == len(set(owners))
     unnamed = load(DataSpec(source=str(tmp_path / "rows.parquet")), seed=0)
     assert unnamed.confirm.groups == () and unnamed.fingerprint != data.fingerprint
-
-
-@pytest.mark.parametrize("column", ["who", None])
-def test_answers_to_one_prompt_count_each_where_no_column_names_groups(tmp_path, column):
-    rows = [
-        {"prompt": f"question {i // 4}", "completion": f"answer {i}", "who": f"w{i // 4}"} for i in range(400)
-    ]
-    pd.DataFrame(rows).to_parquet(tmp_path / "rows.parquet")
-    spec = DataSpec(source=str(tmp_path / "rows.parquet"), group_column=column)
-    data = load(spec, seed=0, read_rows=read_language)
-    assert len(set(data.confirm.groups)) == (len(data.confirm.inputs) // 4 if column else 0)
-    assert sum("too narrow where rows of a group are alike" in note for note in data.notes) == (not column)
 
 
 def test_the_smallest_group_that_leaves_every_label_is_cut(tmp_path):
@@ -126,19 +96,6 @@ def test_groups_in_time_stay_whole_and_the_latest_are_cut(tmp_path, sizes):
     assert max(ends["train"]) < min(ends["search"]) and max(ends["search"]) < min(ends["confirm"])
 
 
-def test_one_group_in_time_is_refused(tmp_path):
-    with pytest.raises(DataError, match="and none can be cut out"):
-        read(tmp_path, rows_of([500]), time_column="day")
-
-
-def test_max_examples_takes_whole_groups_out_of_train(tmp_path):
-    rows = rows_of([10] * 100)
-    data = read(tmp_path, rows, max_examples=100)
-    who = column(data, rows, "who")
-    assert len(who["train"]) + len(who["search"]) == 100
-    assert sum(len(set(owners)) for owners in who.values()) == len(set().union(*who.values())) == 25
-
-
 @pytest.mark.parametrize(("sizes", "n_most"), [([120] * 8, 200), ([300] * 4, 899), ([500] + [20] * 10, 150)])
 def test_max_examples_is_never_exceeded_and_groups_stay_in_one_split(tmp_path, sizes, n_most):
     rows = rows_of(sizes)
@@ -146,25 +103,3 @@ def test_max_examples_is_never_exceeded_and_groups_stay_in_one_split(tmp_path, s
     who = column(data, rows, "who")
     assert len(who["train"]) + len(who["search"]) == n_most
     assert sum(len(set(owners)) for owners in who.values()) == len(set().union(*who.values()))
-
-
-def test_a_low_limit_of_rows_is_told_to_be_raised(tmp_path):
-    with pytest.raises(
-        DataError, match=r"data\.max_examples is 20; 30 are needed\. Raise --max-examples to 30"
-    ):
-        read(tmp_path, rows_of([1] * 200), max_examples=20)
-    with pytest.raises(DataError, match=r"data\.max_examples is 20; 30 are needed\. Add rows\.$"):
-        read(tmp_path, rows_of([1] * 40), max_examples=20)
-
-
-def test_a_label_with_one_row_leaves_the_others_cut_by_their_shares(tmp_path):
-    rows = [{"text": f"sentence {i}", "label": "aaab"[i % 4]} for i in range(400)] + [
-        {"text": "one", "label": "c"}
-    ]
-    pd.DataFrame(rows).to_csv(tmp_path / "rows.csv", index=False)
-    data = load(DataSpec(source=str(tmp_path / "rows.csv")), seed=0)
-    for split in (data.search, data.confirm):
-        counts = np.bincount(split.labels, minlength=3)
-        assert counts[2] == 0
-        assert abs(counts[1] - sum(counts) / 4) <= 1
-    assert 2 in data.train.labels

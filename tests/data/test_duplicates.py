@@ -7,7 +7,6 @@ import pytest
 
 from autopeft.data import load
 from autopeft.errors import DataError
-from autopeft.extension import discover
 from autopeft.records import DataSpec
 
 OTHER = (
@@ -37,30 +36,11 @@ def test_train_whose_rows_all_stand_in_test_is_refused(tmp_path):
         read(tmp_path, train=make_rows(), test=make_rows())
 
 
-def test_train_whose_groups_all_stand_in_other_parts_is_refused(tmp_path):
-    parts = {
-        "train": make_rows(who="w"),
-        "validation": make_rows(5),
-        "test": make_rows(9, start=500, who="w"),
-    }
-    with pytest.raises(
-        DataError, match=r"All 120 train rows, or their groups, also stand in test or validation"
-    ):
-        read(tmp_path, group_column="who", **parts)
-
-
 def test_removed_rows_with_another_label_than_the_kept_row_are_counted(tmp_path):
     again = [row | {"label": "b"} for row in make_rows(60)]  # 30 of them had label a
     data = read(tmp_path, train=[*make_rows(), *again])
     assert {"Removed 60 rows whose text occurs again.", OTHER.format(30)} <= set(data.notes)
     assert data.duplicates_removed == 60
-
-
-@pytest.mark.parametrize(("labels", "n_other"), [("ab", 0), ("ba", 40)])
-def test_labels_of_removed_rows_are_compared_with_the_split_that_kept_them(tmp_path, labels, n_other):
-    data = read(tmp_path, train=make_rows(), test=make_rows(40, labels=labels))
-    assert "Removed 40 rows whose text occurs again; the most precious split kept it." in data.notes
-    assert [note for note in data.notes if "another label" in note] == [OTHER.format(40)] * bool(n_other)
 
 
 def test_too_few_rows_are_told_with_the_rows_that_were_removed(tmp_path):
@@ -77,38 +57,3 @@ def test_too_few_rows_are_told_with_the_rows_that_were_removed(tmp_path):
         r"without text and 10 duplicates; 30 are needed",
     ):
         read(tmp_path, train=[*blanks, *make_rows(10)])
-
-
-@pytest.mark.parametrize(
-    ("task", "row", "told"),
-    [
-        ("token-classification", {"tokens": [], "tags": []}, "9 rows without tokens"),
-        ("text-generation", {"prompt": "x", "completion": " "}, "9 rows without text"),
-        (
-            "multiple-choice",
-            {"question": "which?", "choices": ["a", "b"], "answer": None},
-            "9 rows without a label",
-        ),
-    ],
-)
-def test_every_task_tells_which_rows_it_left_out(tmp_path, task, row, told):
-    usual = {
-        "tokens": ["x {}", "y"],
-        "tags": ["O", "B"],
-        "prompt": "{}",
-        "completion": "{}",
-        "question": "{}?",
-    }
-    usual |= {"choices": ["a {}", "b"], "answer": 0}
-    rows = [{key: filled(usual[key], i) for key in row} for i in range(12)]
-    pd.DataFrame([*rows, *[row] * 9]).to_json(tmp_path / "a.jsonl", orient="records", lines=True)
-    read_rows = discover("autopeft.tasks")[task].read_rows
-    with pytest.raises(DataError, match=rf"There are 8 rows .*, after removing {told}; 30 are needed"):
-        load(DataSpec(source=str(tmp_path / "a.jsonl")), seed=0, read_rows=read_rows)
-
-
-def filled(cell, i):
-    """The cell with a number in its texts."""
-    if isinstance(cell, list):
-        return [filled(item, i) for item in cell]
-    return cell.format(i) if isinstance(cell, str) else cell

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from hashlib import sha256
 from zipfile import ZipFile
 
@@ -66,22 +65,6 @@ def test_images_stand_upright_as_the_camera_says(tmp_path, orientation):
     path = save(tmp_path / "turned.png", pixels(1, shape=(4, 8, 3)), exif=exif)
     image = ImageFile(digest="", path=str(path)).load()
     np.testing.assert_equal(np.asarray(image), np.asarray(load_image(str(path))))
-
-
-@pytest.mark.parametrize("exif", [b"garbage!garbage", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02"])
-def test_an_image_whose_exif_data_cannot_be_read_has_its_pixels(tmp_path, exif):
-    values = pixels(1, shape=(4, 8, 3))
-    path = save(tmp_path / "odd.png", values, exif=exif)
-    np.testing.assert_equal(np.asarray(ImageFile(digest="", path=str(path)).load()), values)
-
-
-def test_a_turn_is_done_though_other_exif_data_are_of_a_wrong_kind(tmp_path):
-    """Pillow reads such an image and cannot write its EXIF data again."""
-    turn = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
-    resolution = struct.pack("<HHI4s", 0x011A, 2, 3, b"72\0\0")  # as text, not as a fraction
-    exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + turn + resolution + b"\0\0\0\0"
-    path = save(tmp_path / "turned.jpg", pixels(1, shape=(4, 8, 3)), exif=exif)
-    assert ImageFile(digest="", path=str(path)).load().size == (4, 8)
 
 
 def test_hidden_folders_and_files_are_no_classes(tmp_path):
@@ -151,15 +134,6 @@ def test_a_table_of_windows_names_images_with_backslashes(tmp_path, is_zipped):
     assert {image for part in parts for (image,) in part.inputs} == digests
 
 
-def test_images_that_occur_again_are_called_images(tmp_path):
-    save_classes(tmp_path, "a", "b")
-    save(tmp_path / "a" / "again.png", pixels(3))
-    save(tmp_path / "b" / "other.png", pixels(4))
-    notes = read(tmp_path).notes
-    assert "Removed 2 rows whose image occurs again." in notes
-    assert any("1 had another label than the row with their image that was kept" in note for note in notes)
-
-
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_a_draft_of_a_broken_file_raises_what_the_whole_image_raises(tmp_path, suffix):
     whole = save(tmp_path / f"whole{suffix}", pixels(1, shape=(48, 64, 3))).read_bytes()
@@ -175,9 +149,3 @@ def test_a_draft_of_a_broken_file_raises_what_the_whole_image_raises(tmp_path, s
         assert said[0] == said[1]
         outcomes.append(said[0])
     assert outcomes[0] is not True and outcomes.count(True) < len(outcomes) / 4
-
-
-@pytest.mark.parametrize(("suffix", "size"), [(".jpg", (8, 6)), (".png", (64, 48))])
-def test_a_draft_of_a_jpeg_file_has_an_eighth_of_its_sides(tmp_path, suffix, size):
-    path = save(tmp_path / f"whole{suffix}", pixels(1, shape=(48, 64, 3)))
-    assert ImageFile(digest="", path=str(path)).load(is_draft=True).size == size

@@ -54,13 +54,6 @@ def test_of_an_instruction_only_rows_with_the_same_completion_are_duplicates(tmp
     assert data.duplicates_removed == 6
 
 
-def test_prompts_that_all_stand_in_validation_are_refused_as_such(tmp_path):
-    write(tmp_path / "train.jsonl", [{"prompt": f"p{i}", "completion": "a"} for i in range(40)])
-    write(tmp_path / "validation.jsonl", [{"prompt": f"p{i}", "completion": "b"} for i in range(40)])
-    with pytest.raises(DataError, match=r"^All 40 train prompts also stand in validation and were removed"):
-        read(tmp_path)
-
-
 @pytest.mark.parametrize("columns", [("prompt", "completion"), ("text",)])
 def test_texts_that_look_like_lists_stay_texts(tmp_path, columns):
     rows = [dict.fromkeys(columns, f"[{i}, 1]") for i in range(60)]
@@ -140,37 +133,6 @@ def test_descriptions_beside_the_data_are_left_out(tmp_path):
     assert told in data.notes
 
 
-@pytest.mark.parametrize("names", [("corpus.txt", "readme.txt"), ("a.md", "README.md")])
-def test_a_readme_is_not_learned_beside_texts(tmp_path, names):
-    for name, word in zip(names, ("learned", "readme"), strict=True):
-        (tmp_path / name).write_text("".join(f"{word} {i}\n\n" for i in range(200)))
-    data = read(tmp_path)
-    texts = [text for split in (data.train, data.search, data.confirm) for (text,) in split.inputs]
-    assert "".join(texts) == "".join(f"learned {i}\n\n" for i in range(200))
-    assert f"Left out {names[1]}, taken for descriptions of the data." in data.notes
-
-
-def test_pages_in_markdown_are_the_data_beside_a_text_file(tmp_path):
-    for name in ("page.md", "license_texts.txt", "robots.txt"):
-        (tmp_path / name).write_text("".join(f"{name} {i}\n\n" for i in range(200)))
-    data = read(tmp_path)
-    text = "".join(text for split in (data.train, data.search, data.confirm) for (text,) in split.inputs)
-    assert all(text.count(f"{name} ") == 200 for name in ("page.md", "license_texts.txt", "robots.txt"))
-    assert not any("Left out" in note for note in data.notes)
-
-
 def test_a_readme_alone_is_the_data(tmp_path):
     (tmp_path / "README.md").write_text("".join(f"para {i}\n\n" for i in range(200)))
     assert read(tmp_path).target.kind == "stream"
-
-
-def test_a_table_that_lacks_a_column_is_named(tmp_path):
-    write(tmp_path / "a.jsonl", [{"text": f"a {i}"} for i in range(60)])
-    write(tmp_path / "b.jsonl", [{"story": f"b {i}"} for i in range(60)])
-    with pytest.raises(DataError, match=r"^A train table \(b\.jsonl\) lacks column text; it has story\."):
-        read(tmp_path)
-
-
-def test_a_column_of_lists_beside_prompts_is_no_preference(tmp_path):
-    rows = [{"prompt": f"p{i}", "completion": f"c{i}", "label": ["x"]} for i in range(100)]
-    assert read(write(tmp_path / "rows.jsonl", rows)).target.kind == "completion"

@@ -93,15 +93,3 @@ def test_twice_the_labels_cost_twice_the_steps_of_a_cut():
 
     few, many = cut(200), cut(400)
     assert many < 3 * few
-
-
-def test_twice_the_groups_and_labels_cost_twice_the_steps_of_a_cut():
-    def cut(n_labels):
-        rows = [
-            row._replace(group=f"g{i // 2}")
-            for i, row in enumerate(rows_of(f"l{i % n_labels}" for i in range(4 * n_labels)))
-        ]
-        return n_steps(lambda: Cutter(has_classes=True, in_order=False, seed=0)._groups(rows, 2 * n_labels))
-
-    few, many = cut(250), cut(500)
-    assert many < 3 * few

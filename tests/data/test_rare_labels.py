@@ -46,17 +46,6 @@ def test_a_rare_label_is_in_every_split_that_is_cut(tmp_path, n_rare):
     assert not [note for note in data.notes if "has no row with" in note]
 
 
-def test_many_rare_labels_are_in_every_split(tmp_path):
-    write(tmp_path / "rows.jsonl", ["a"] * 400 + [f"rare{i % 8}" for i in range(24)])
-    assert all(len(counts) == 9 for counts in counts_of(read(tmp_path / "rows.jsonl")).values())
-
-
-def test_rare_labels_beside_others_are_in_every_split(tmp_path):
-    rows = [["a"], ["a", "b"], ["b"]] * 100 + [["a", "rare"]] * 3 + [["odd", "b"]] * 3
-    write(tmp_path / "rows.jsonl", rows)
-    assert all(len(counts) == 4 for counts in counts_of(read(tmp_path / "rows.jsonl")).values())
-
-
 def test_a_label_of_two_rows_is_noted_where_a_split_lacks_it(tmp_path):
     write(tmp_path / "rows.jsonl", ["neg"] * 200 + ["pos"] * 200 + ["rare"] * 2)
     data = read(tmp_path / "rows.jsonl")
@@ -66,14 +55,6 @@ def test_a_label_of_two_rows_is_noted_where_a_split_lacks_it(tmp_path):
     assert lacking
     for split in lacking:
         assert any(note.startswith(f"The {split} split has no row with label 'rare'") for note in data.notes)
-
-
-@pytest.mark.parametrize(("part", "split"), [("validation", "confirm"), ("test", "test")])
-def test_a_label_that_a_file_of_the_user_lacks_is_noted(tmp_path, part, split):
-    write(tmp_path / "train.jsonl", ["neg", "pos"] * 60)
-    write(tmp_path / f"{part}.jsonl", ["neg"] * 30, first=1000)
-    notes = read(tmp_path).notes
-    assert [note for note in notes if note.startswith(f"The {split} split has no row with label 'pos'")]
 
 
 @pytest.mark.parametrize(("n_rows", "is_noted"), [(1, True), (19, True), (20, False)])

@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 
 from autopeft.data import load
-from autopeft.errors import DataError
 from autopeft.records import DataSpec
 
 SPLITS = ("train", "search", "confirm", "test")
@@ -51,15 +50,6 @@ def test_split_words_are_found_in_compound_names(tmp_path, word):
     assert sizes(read(tmp_path)) == (67, 33, 40, 30)
 
 
-@pytest.mark.parametrize("name", ["cat/1.jpg", "neg/1.txt", "a.pdf"])
-def test_a_folder_without_a_data_file_is_refused(tmp_path, name):
-    (tmp_path / "shop" / name).parent.mkdir(parents=True)
-    (tmp_path / "shop" / name).write_bytes(b"")
-    told = r"put \.csv, .* files there, or set --task image-classification for folders of images\.$"
-    with pytest.raises(DataError, match=rf"The folder .*shop holds no data file; {told}"):
-        read(tmp_path / "shop")
-
-
 def test_a_name_with_words_of_several_splits_is_left_out_with_a_note(tmp_path):
     write(tmp_path / "train.csv", 100)
     write(tmp_path / "train_test.csv", 40, start=100)
@@ -68,31 +58,3 @@ def test_a_name_with_words_of_several_splits_is_left_out_with_a_note(tmp_path):
     assert sum(sizes(data)) == 160
     assert "Left out, as words of several splits are in train_test.csv; keep one of them." in data.notes
     assert "The train part is train.csv and train_set_training.csv." in data.notes
-
-
-def test_names_with_words_of_several_splits_alone_are_refused(tmp_path):
-    write(tmp_path / "ab_test_train.csv", 100)
-    assert sum(sizes(read(tmp_path))) == 100  # a single file is clear
-    write(tmp_path / "ab_test_test.csv", 40, start=100)
-    with pytest.raises(
-        DataError,
-        match=r"has no train part, only ab_test_test\.csv, ab_test_train\.csv; words of several splits are "
-        r"in ab_test_train\.csv; keep one of them\.$",
-    ):
-        read(tmp_path)
-
-
-def test_files_that_make_the_train_part_are_told(tmp_path):
-    write(tmp_path / "my_train_data.csv", 100)
-    write(tmp_path / "train_more.csv", 40, start=100)
-    write(tmp_path / "test.csv", 10, start=200)
-    data = read(tmp_path)
-    assert "The train part is my_train_data.csv and train_more.csv." in data.notes
-    assert sum(sizes(data)) == 150
-
-
-@pytest.mark.parametrize("name", ["course_evaluation.csv", "alpaca_eval.csv", "holdout.csv"])
-def test_words_that_are_rarely_of_splits_are_those_beside_a_train_split_alone(tmp_path, name):
-    write(tmp_path / name, 120)
-    assert sizes(read(tmp_path))[0] > 0
-    assert sizes(read(tmp_path / name)) == sizes(read(tmp_path))

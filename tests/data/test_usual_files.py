@@ -154,14 +154,6 @@ def test_files_of_the_only_folder_inside_are_read_and_of_several_one_must_be_nam
         read(tmp_path / "de")
 
 
-def test_too_few_rows_are_told_beside_those_that_were_cut(tmp_path):
-    rows = [{"text": f"number {i}", "label": "ab"[i % 2]} for i in range(40)]
-    with pytest.raises(
-        DataError, match=r"There are 27 rows to learn from beside 13 for confirm; 30 are needed\. Add rows\."
-    ):
-        read(write(tmp_path / "rows.csv", rows))
-
-
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_a_packed_file_is_read_as_what_it_holds(tmp_path, suffix):
     rows = [{"text": f"number {i}", "label": "ab"[i % 2]} for i in range(N)]
@@ -176,15 +168,6 @@ def test_a_packed_file_is_read_as_what_it_holds(tmp_path, suffix):
             DataError, match=rf"rows\{suffix}\.gz holds no rows or is no UTF-8 {suffix[1:]} file: "
         ):
             read(packed)
-
-
-def test_packed_files_of_a_folder_are_its_parts(tmp_path):
-    for part, first in (("train", 0), ("test", N)):
-        rows = [{"text": f"number {i}", "label": "ab"[i % 2]} for i in range(first, first + N)]
-        plain = write(tmp_path / f"{part}.csv", rows)
-        (tmp_path / f"{part}.csv.gz").write_bytes(gzip.compress(plain.read_bytes()))
-        plain.unlink()
-    assert len(read(tmp_path).test.labels) == N
 
 
 CONLL_2003 = "{word} NN B-NP B-PER\n# # # O\n. . O O"
@@ -221,23 +204,6 @@ def test_a_token_without_a_tag_is_refused_with_its_line(tmp_path):
     (tmp_path / "rows.conll").write_text("\n\n".join(f"word{i} O\nlonely" for i in range(N)))
     with pytest.raises(DataError, match=r"the line 'lonely' has no tag after its token\. Repair"):
         read(tmp_path / "rows.conll", "token-classification")
-
-
-def test_a_torn_line_of_conll_u_is_refused(tmp_path):
-    whole = "1\tin\tin\tADP\t_\t_\t_\t_\t_\t_\n2"
-    (tmp_path / "rows.conllu").write_text("\n\n".join(f"{whole}\tHaus{i}" for i in range(N)))
-    with pytest.raises(DataError, match=r"the line 'Haus0' has no tag after its token"):
-        read(tmp_path / "rows.conllu", "token-classification")
-
-
-def test_a_header_with_a_null_byte_is_refused_in_one_sentence(tmp_path):
-    path = tmp_path / "rows.csv"
-    path.write_text("text\0,label\n" + "\n".join(f"a text {i},{i % 2}" for i in range(N)))
-    with pytest.raises(
-        DataError, match=r"rows\.csv holds no rows or is no UTF-8 csv file: .*\. Repair"
-    ) as caught:
-        read(path)
-    assert "\n" not in str(caught.value)
 
 
 def test_translations_are_prompts_and_completions_in_the_named_direction(tmp_path):

@@ -64,27 +64,11 @@ def test_a_text_whose_title_may_be_missing_is_read_alone_and_the_title_is_told(t
     assert not any("not read" in note for note in named.notes)
 
 
-def test_columns_of_words_and_numbers_beside_the_text_are_not_told(tmp_path):
-    rows = [
-        {"text": f"{LONG} {i}", "label": "ab"[i % 2], "id": f"row-{i}", "source": "the web", "n": str(i)}
-        for i in range(100)
-    ]
-    assert not any("not read" in note for note in read(write(tmp_path / "rows.jsonl", rows)).notes)
-
-
 def test_a_class_that_duplicates_take_away_is_refused(tmp_path):
     rows = [{"text": "the same" if i % 2 else f"{LONG} {i}", "label": "ab"[i % 2]} for i in range(120)]
     rows.insert(0, {"text": "the same", "label": "a"})
     with pytest.raises(DataError, match=r"Of 2 labels train has a alone, .*; name all columns of the input"):
         read(write(tmp_path / "rows.jsonl", rows))
-
-
-def test_pairs_of_0_and_1_are_labels_by_their_places(tmp_path):
-    rows = [{"text": f"{LONG} {i}", "label": [[0, 1], [1, 0]][i % 2]} for i in range(100)]
-    data = read(write(tmp_path / "rows.jsonl", rows))
-    assert data.target.kind == "classes"
-    read_labels = {text: labels for (text,), labels in zip(data.train.inputs, data.train.labels, strict=True)}
-    assert all(labels == (1 - int(text.split()[-1]) % 2,) for text, labels in read_labels.items())
 
 
 @pytest.mark.parametrize("late", [{"extra": "x"}, {"extra": None}, {"extra": {"a": 1}}])
@@ -105,16 +89,6 @@ def test_listed_files_without_split_words_belong_to_the_split_of_their_folder(tm
 
 
 @pytest.mark.parametrize(
-    ("word", "split"), [("eval", "confirm"), ("evaluation", "confirm"), ("devtest", "test")]
-)
-def test_other_words_for_splits_are_known(tmp_path, word, split):
-    for name, start in (("train", 0), (word, 1000)):
-        rows = [{"text": f"{LONG} {i}", "label": "ab"[i % 2]} for i in range(start, start + 100)]
-        write(tmp_path / f"{name}.jsonl", rows)
-    assert len(getattr(read(tmp_path), split).inputs) == 100
-
-
-@pytest.mark.parametrize(
     ("row", "told"),
     [
         ({"prompt": "p", "chosen": "a", "rejected": "b"}, "chosen and rejected hold preferences"),
@@ -128,17 +102,6 @@ def test_preferences_are_refused(tmp_path, row, told):
         read(path, read_language)
     named = {"text_columns": ("prompt",), "label_column": "chosen" if "chosen" in row else "completion"}
     assert read(path, read_language, **named).target.kind == "completion"
-
-
-@pytest.mark.parametrize(
-    ("columns", "n_inputs"),
-    [(("text", "summary"), 1), (("article", "highlights"), 1), (("prompt", "input", "completion"), 2)],
-)
-def test_summaries_and_inputs_of_prompts_are_read(tmp_path, columns, n_inputs):
-    rows = [{name: f"{LONG} {name} {i}" for name in columns} for i in range(100)]
-    data = read(write(tmp_path / "rows.jsonl", rows), read_language)
-    assert data.target.kind == "completion" and data.label_column == columns[-1]
-    assert data.text_columns == columns[:n_inputs]
 
 
 def test_the_text_that_questions_are_about_stands_behind_them(tmp_path):
@@ -182,13 +145,6 @@ def test_the_reader_of_other_rows_takes_them_and_is_that_of_a_task(tmp_path, row
     assert any(task.read_rows is rows.read_rows for task in discover("autopeft.tasks").values())
 
 
-def test_a_note_shows_the_beginning_of_a_very_long_name(tmp_path):
-    name = "x" * 5000
-    rows = [{name: f"{LONG} {i}", "label": "ab"[i % 2]} for i in range(100)]
-    notes = read(write(tmp_path / "rows.jsonl", rows), read_texts).notes
-    assert any(f"{'x' * 100}…" in note for note in notes) and max(map(len, notes)) < 1000
-
-
 def png(shade):
     stream = io.BytesIO()
     noise = np.random.default_rng(shade).integers(0, 256, (8, 8, 3)).astype(np.uint8)
@@ -217,11 +173,3 @@ def test_images_of_a_stream_keep_their_bytes():
     assert isinstance(table.features["image"], datasets.Image)
     undecoded = table.cast_column("image", datasets.Image(decode=False))
     assert [cell["bytes"] for cell in undecoded["image"]] == [png(i) for i in range(20)]
-
-
-def test_a_saved_dataset_with_an_empty_split_is_refused_in_a_sentence(tmp_path):
-    table = datasets.Dataset.from_dict({"text": ["a"] * 40, "label": [0, 1] * 20})
-    saved = datasets.DatasetDict({"train": table, "test": table.select([])})
-    saved.save_to_disk(str(tmp_path / "saved"))
-    with pytest.raises(DataError, match=r"no saved dataset: one of its splits has no rows, or"):
-        read(tmp_path / "saved")

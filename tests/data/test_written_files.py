@@ -9,7 +9,7 @@ import random
 import pandas as pd
 import pytest
 
-from autopeft.data import load, read_choices, read_language, read_texts
+from autopeft.data import load, read_language, read_texts
 from autopeft.errors import DataError
 from autopeft.records import DataSpec
 
@@ -51,28 +51,6 @@ def test_strings_of_json_that_look_like_dates_stay_as_they_are(tmp_path, suffix,
     assert cells(data) == {row["prompt"]: row["completion"] for row in rows if "completion" in row}
 
 
-def test_dates_in_lists_of_json_stay_as_they_are(tmp_path):
-    rows = [{"question": f"when {i}?", "choices": [DATES[i], "2019-01-01"], "answer": 0} for i in range(N)]
-    data = read(write_json(tmp_path / "rows.jsonl", rows), read_choices)
-    assert {inputs[1] for inputs in data.train.inputs} <= set(DATES)
-
-
-@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
-def test_times_of_parquet_and_of_json_order_the_rows(tmp_path, suffix):
-    days = pd.date_range("2021-03-01", periods=N)
-    frame = pd.DataFrame(
-        {"text": [f"number {i}" for i in range(N)], "label": ["a", "b"] * (N // 2), "day": days}
-    )
-    frame = frame.sample(frac=1, random_state=0)
-    if suffix == ".parquet":
-        frame.to_parquet(tmp_path / "rows.parquet")
-    else:
-        frame.astype({"day": str}).to_json(tmp_path / "rows.jsonl", orient="records", lines=True)
-    data = read(tmp_path / f"rows{suffix}", time_column="day")
-    texts = [text for part in (data.train, data.search, data.confirm) for (text,) in part.inputs]
-    assert texts == [f"number {i}" for i in range(N)]
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -96,34 +74,6 @@ def test_quotes_that_enclose_cells_of_a_tsv_are_not_part_of_its_texts(tmp_path, 
     data = read(tmp_path / "rows.tsv")
     assert cells(data).keys() == set(texts)
     assert not any("Quotes" in note for note in data.notes)
-
-
-@pytest.mark.parametrize(
-    ("suffix", "sign"),
-    [(".tsv", '"He said ""hi"" {}"\t0'), (".csv", '"one\ttab {}"\t0'), (".tsv", '"two\nlines {}"\t0')],
-    ids=["doubled", "tab", "line"],
-)
-def test_a_faulty_quote_beside_others_that_enclose_cells_is_refused(tmp_path, sign, suffix):
-    lines = ["text\tlabel", *(sign.format(i) for i in range(N)), '"Hello" he said\t1']
-    text = "\n".join(lines)
-    (tmp_path / f"rows{suffix}").write_text(text)
-    last = 1 + text.count("\n")
-    with pytest.raises(
-        DataError, match=rf"has a row that cannot be read in line {last} \('\"Hello\" he said"
-    ):
-        read(tmp_path / f"rows{suffix}")
-
-
-def test_a_quoted_header_tells_that_quotes_enclose_cells(tmp_path):
-    frame = pd.DataFrame({"text": [f"number {i}" for i in range(N)], "label": ["a", "b"] * (N // 2)})
-    frame.to_csv(tmp_path / "rows.tsv", sep="\t", index=False, quoting=csv.QUOTE_ALL)
-    assert cells(read(tmp_path / "rows.tsv")).keys() == {*frame.text}
-    with (tmp_path / "rows.tsv").open("a") as file:
-        file.write('"Hello" he said\t"a"\n')
-    with pytest.raises(
-        DataError, match=r"a row that cannot be read in line 92 .*double the quotes inside\.$"
-    ):
-        read(tmp_path / "rows.tsv")
 
 
 @pytest.mark.parametrize(
@@ -173,12 +123,6 @@ def test_json_that_is_no_record_a_line_and_no_list_of_records_is_refused(tmp_pat
         read(tmp_path / "rows.jsonl")
 
 
-def test_documents_of_a_tsv_with_one_column_keep_their_lines(tmp_path):
-    texts = [f"first {i}\nsecond" for i in range(N)]
-    pd.DataFrame({"text": texts}).to_csv(tmp_path / "rows.tsv", index=False, quoting=csv.QUOTE_ALL)
-    assert cells(read(tmp_path / "rows.tsv", read_language)).keys() == set(texts)
-
-
 def test_a_repeated_name_of_a_column_is_refused_and_columns_without_a_name_are_not(tmp_path):
     rows = [f"number {i},{'ab'[i % 2]},,{'cd'[i % 2]}," for i in range(N)]
     (tmp_path / "rows.csv").write_text("\n".join(["text,label,,other,", *rows]))
@@ -207,9 +151,3 @@ def test_the_first_line_with_more_or_fewer_cells_is_named(tmp_path, name, head, 
         DataError, match=rf"^\S*{name} {told}.*; quote each cell that holds a ',' or a line end, and"
     ):
         read(tmp_path / name)
-
-
-def test_a_cell_of_three_megabytes_is_read(tmp_path):
-    texts = [f"number {i} {'long ' * 600_000 * (i == 7)}" for i in range(N)]
-    pd.DataFrame({"text": texts, "label": ["a", "b"] * (N // 2)}).to_csv(tmp_path / "rows.csv", index=False)
-    assert cells(read(tmp_path / "rows.csv")).keys() == set(texts)
