@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
 
 from autopeft.errors import SpecError
 from autopeft.exports.parts.merging import merge
@@ -36,7 +35,11 @@ class Merged:
             for parameter in model.parameters():  # buffers may be tables of angles, which stay as they are
                 if parameter.is_floating_point():
                     parameter.data = parameter.data.to(getattr(torch, source.dtype))
-            _require_finite(model, source.dtype)
+            for name, parameter in model.named_parameters():
+                if not parameter.isfinite().all():
+                    raise SpecError(
+                        f"{name} is not finite in {source.dtype}; choose another --dtype, such as float32."
+                    )
         with fresh_folder(out) as fresh:
             model.save_pretrained(str(fresh))
             if source.tokenizer is not None:
@@ -48,12 +51,6 @@ class Merged:
             *notes,
             *([] if source.tokenizer else ["there is no tokenizer in it: the base model has none"]),
         )
-
-
-def _require_finite(model: nn.Module, dtype: str) -> None:
-    for name, parameter in model.named_parameters():
-        if not parameter.isfinite().all():
-            raise SpecError(f"{name} is not finite in {dtype}; choose another --dtype, such as float32.")
 
 
 PART = Merged()

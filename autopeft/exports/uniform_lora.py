@@ -25,19 +25,15 @@ class UniformLora:
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
         """Write one LoRA adapter; a trained head goes beside it as head.safetensors."""
-        problems.refuse(self.name, self.problems(source), instead=_instead(source))
+        instead = "Use --to merged"
+        if problems.unmergeable(source.configs):
+            instead = "Use --to native"
+        elif problems.stacked_experts(source.configs):
+            instead = problems.WITHOUT_EXPERTS
+        problems.refuse(self.name, self.problems(source), instead=instead)
         factors = lora_factors(source)
         with fresh_folder(out) as fresh:
             return write_uniform(factors, source, fresh)
-
-
-def _instead(source: ExportSource) -> str:
-    """The formats that can hold such a plan."""
-    if problems.unmergeable(source.configs):
-        return "Use --to native"
-    if problems.stacked_experts(source.configs):
-        return problems.WITHOUT_EXPERTS
-    return "Use --to merged"
 
 
 PART = UniformLora()

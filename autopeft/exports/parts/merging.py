@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -42,22 +41,20 @@ def merge(source: ExportSource) -> nn.Module:
         moved = float((after - before).abs().max() / before.abs().max().clamp_min(1e-6))
         bound = _TOLERANCE if _dtype_of(merged) == torch.float32 else _TOLERANCE_16_BITS
         if not moved <= bound:
+            # An adapter changes the one weight of two modules, as Zamba2 has.
+            modules: dict[int, list[str]] = defaultdict(list)
+            for name, parameter in merged.named_parameters(remove_duplicate=False):
+                modules[id(parameter)].append(name)
+            shared = (n for n in modules.values() if len(n) > 1 and any(x.startswith(adapted) for x in n))
+            cause = next(
+                (f" ({n[0]} and {n[1]} are one weight: an adapter of one would change both)" for n in shared),
+                "",
+            )
             raise SpecError(
                 f"Merging {names} moves the outputs by {moved:.1e} of the largest, at most {bound:g} is "
-                f"rounding{_shared_weight(merged, adapted)}; use --to native."
+                f"rounding{cause}; use --to native."
             )
     return merged
-
-
-def _shared_weight(merged: nn.Module, adapted: tuple[str, ...]) -> str:
-    """The cause that an adapter changes the one weight of two modules, as Zamba2 has; empty elsewhere."""
-    names: dict[int, list[str]] = defaultdict(list)
-    for name, parameter in merged.named_parameters(remove_duplicate=False):
-        names[id(parameter)].append(name)
-    for shared in names.values():
-        if len(shared) > 1 and any(name.startswith(adapted) for name in shared):
-            return f" ({shared[0]} and {shared[1]} are one weight: an adapter of one would change both)"
-    return ""
 
 
 def _attached(source: ExportSource) -> PeftModel:
@@ -66,32 +63,28 @@ def _attached(source: ExportSource) -> PeftModel:
     try:
         model = attach(source.base, source.configs, task_type=source.task_type, head_names=source.head)
         for name, weights in zip(model.peft_config, source.weights, strict=True):
-            _load(model, name, weights)
+            expected = set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
+            # `peft` saves the base model's embeddings beside an adapter of theirs.
+            base = model.state_dict()
+            others = {
+                key
+                for key in weights.keys() - expected
+                if key not in base or not torch.equal(base[key].cpu(), weights[key].to(base[key].dtype).cpu())
+            }
+            if odd := sorted((expected - weights.keys()) | others):
+                where = "is missing from the weights" if odd[0] in expected else "has no place by the config"
+                raise SpecError(
+                    f"{odd[0]} {where}; use the config and weights of one adapter, and --model with its base "
+                    "model."
+                )
+            known = {key: tensor for key, tensor in weights.items() if key in expected}
+            set_peft_model_state_dict(model, known, adapter_name=name)
     except (ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
         raise SpecError(
             f"The adapter does not fit {source.base_model} ({reason_of(error)}); pass --model with the "
             "base model that it was trained on."
         ) from error
     return model.eval()
-
-
-def _load(model: PeftModel, name: str, weights: Mapping[str, torch.Tensor]) -> None:
-    expected = set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
-    others = {key for key in weights.keys() - expected if not _is_unchanged(model, key, weights[key])}
-    odd = sorted((expected - weights.keys()) | others)
-    if odd:
-        where = "is missing from the weights" if odd[0] in expected else "has no place by the config"
-        raise SpecError(
-            f"{odd[0]} {where}; use the config and weights of one adapter, and --model with its base model."
-        )
-    known = {key: tensor for key, tensor in weights.items() if key in expected}
-    set_peft_model_state_dict(model, known, adapter_name=name)
-
-
-def _is_unchanged(model: PeftModel, key: str, tensor: torch.Tensor) -> bool:
-    """Whether a tensor is that of the base model: `peft` saves embeddings beside an adapter of theirs."""
-    base = model.state_dict().get(key)
-    return base is not None and torch.equal(base.cpu(), tensor.to(base.dtype).cpu())
 
 
 def _dtype_of(model: nn.Module) -> torch.dtype:

@@ -74,20 +74,23 @@ def load_in_peft(module: nn.Module, files: Sequence[ConfigFile]) -> tuple[nn.Mod
                 "model."
             ) from error
         expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-        faults += _tensor_faults(expected, tensors, file.folder)
-        beside = len(files) == 1 or stays_beside_weights(file.config)
-        model = adapted if beside else _merged(adapted, file.folder)
+        missing, unread = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+        if missing:
+            faults.append(
+                f"{file.folder} lacks {len(missing)} tensors that peft expects, such as {missing[0]}"
+            )
+        if unread:
+            faults.append(f"{file.folder} holds {len(unread)} tensors that peft ignores, such as {unread[0]}")
+        model = adapted
+        if len(files) > 1 and not stays_beside_weights(file.config):
+            try:
+                model = merge(adapted)
+            except MERGE_ERRORS as error:
+                raise SpecError(
+                    f"The adapter in {file.folder} cannot be merged for the next one ({reason_of(error)}); "
+                    "verify each adapter's folder alone."
+                ) from error
     return model, tuple(faults)
-
-
-def _merged(adapted: PeftModel, folder: Path) -> nn.Module:
-    try:
-        return merge(adapted)
-    except MERGE_ERRORS as error:
-        raise SpecError(
-            f"The adapter in {folder} cannot be merged for the next one ({reason_of(error)}); verify each "
-            "adapter's folder alone."
-        ) from error
 
 
 def load_as_served(module: nn.Module, file: ConfigFile, *, reader: str) -> nn.Module:
@@ -139,16 +142,3 @@ def _weights_of(file: ConfigFile) -> dict[str, torch.Tensor]:
     if tensors is None:
         raise SpecError(f"{file.folder} has no weights to verify; export a trained plan.")
     return tensors
-
-
-def _tensor_faults(
-    expected: Mapping[str, torch.Tensor], stored: Mapping[str, torch.Tensor], folder: Path
-) -> list[str]:
-    """Phrases on tensors that `peft` looked for in vain, and on those that it passed over."""
-    missing, unread = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
-    faults = []
-    if missing:
-        faults.append(f"{folder} lacks {len(missing)} tensors that peft expects, such as {missing[0]}")
-    if unread:
-        faults.append(f"{folder} holds {len(unread)} tensors that peft ignores, such as {unread[0]}")
-    return faults

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftConfig
+from peft import LoraConfig
 from peft.utils.other import get_pattern_key
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -54,7 +54,16 @@ def lora_factors(source: ExportSource) -> Factors:
     factors: Factors = {}
     for config, weights in zip(source.configs, source.weights, strict=True):
         for site, pair in _pairs(weights, head=source.head).items():
-            down, up = _scaled(site, pair, config)
+            rank = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), site), config.r)
+            alpha_key = get_pattern_key(config.alpha_pattern.keys(), site)
+            alpha = config.alpha_pattern.get(alpha_key, config.lora_alpha)
+            if set(pair) != {"A", "B"} or pair["A"].shape[0] != rank or pair["B"].shape[1] != rank:
+                seen = {half: tuple(tensor.shape) for half, tensor in sorted(pair.items())}
+                raise SpecError(
+                    f"The weights at {site} are {seen}, the config says rank {rank}; "
+                    "use those of one adapter."
+                )
+            down, up = pair["A"], pair["B"] * (alpha / (math.sqrt(rank) if config.use_rslora else rank))
             if site in factors:
                 down, up = torch.cat([factors[site][0], down]), torch.cat([factors[site][1], up], dim=1)
             factors[site] = (down, up)
@@ -90,21 +99,6 @@ def _pairs(weights: Mapping[str, torch.Tensor], *, head: Sequence[str]) -> dict[
     return halves
 
 
-def _scaled(
-    site: str, pair: Mapping[str, torch.Tensor], config: PeftConfig
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A, and B times the scale that `peft` applies at the site."""
-    rank = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), site), config.r)
-    alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), site), config.lora_alpha)
-    if set(pair) != {"A", "B"} or pair["A"].shape[0] != rank or pair["B"].shape[1] != rank:
-        seen = {half: tuple(tensor.shape) for half, tensor in sorted(pair.items())}
-        raise SpecError(
-            f"The weights at {site} are {seen}, the config says rank {rank}; use those of one adapter."
-        )
-    scale = alpha / math.sqrt(rank) if config.use_rslora else alpha / rank
-    return pair["A"], pair["B"] * scale
-
-
 def write_uniform(factors: Factors, source: ExportSource, folder: Path) -> tuple[str, ...]:
     """Write sites' factors as one LoRA adapter of one rank; gives what a reader has to know."""
     assert source.base is not None, "the shapes of the base model are needed"
@@ -129,8 +123,10 @@ def write_uniform(factors: Factors, source: ExportSource, folder: Path) -> tuple
         fan_in_fan_out=any(isinstance(modules[site], Conv1D) for site in filled),
         # With the task's type `peft` would look for the head in this adapter.
         task_type=None if head or own is not None else source.task_type,
-        # By this a reader builds the class whose modules are named here.
-        auto_mapping=None if own is None else _mapping_to(own),
+        # By this a reader builds the class whose modules are named here; `peft` writes the same.
+        auto_mapping=None
+        if own is None
+        else {"base_model_class": type(own).__name__, "parent_library": type(own).__module__},
         base_model_name_or_path=source.base_model,
         revision=source.checkpoint.revision,
         inference_mode=True,
@@ -169,11 +165,6 @@ def own_names(module: nn.Module, own: nn.Module, *, sites: Collection[str]) -> d
             f"{next(iter(others or sites))}; use --to merged."
         )
     return {s: f"{places[0]}.{s.removeprefix(prefix)}" if s.startswith(prefix) else s for s in sites}
-
-
-def _mapping_to(own: nn.Module) -> dict[str, str]:
-    """What `peft` writes of the class of a base model."""
-    return {"base_model_class": type(own).__name__, "parent_library": type(own).__module__}
 
 
 def _check_sites(factors: Factors, modules: Mapping[str, nn.Module]) -> None:
