@@ -1,8 +1,7 @@
 """Everything that `peft` configs mean: read, checked against a base model, counted, made of and into plans.
 
 Inside the folder each file imports only from those before it:
-values, configs, matching, stack, checking → reading, skeleton → quick_patterns, representable →
-unmatched → fitting → layers, counting → planning.
+configs, stack, checking, skeleton → reading → quick_patterns → matching → fitting → counting, planning.
 """
 
 from __future__ import annotations

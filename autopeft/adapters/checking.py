@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from autopeft.errors import SiteError, SpecError, UnknownNameError
-from autopeft.extension import Method, Options
+from autopeft.extension import Method
 from autopeft.model import BaseModel, check_sites
 from autopeft.records import Adapter, Plan, PlanDocument, Site
 
@@ -64,21 +64,12 @@ def _check_options(adapter: Adapter, method: Method, site: Site) -> None:
         )
 
 
-def _allowed_ranks(method: Method, site: Site, options: Options) -> Sequence[int]:
-    """The ranks that a plan may have at a site, also one that was made from a user's config.
-
-    `peft` attaches any rank of low-rank matrices. Above both sides of a map it can only be a slip.
-    """
-    if not method.ranked:
-        return (0,)
-    ranks = method.ranks(site, options)
-    if method.readable_type is None or not method.low_rank:
-        return ranks
-    return range(ranks[0], max(site.in_features, site.out_features) + 1, ranks[0])
-
-
 def _check_rank(adapter: Adapter, method: Method, site: Site) -> None:
-    ranks = _allowed_ranks(method, site, dict(adapter.options))
+    ranks = method.ranks(site, dict(adapter.options)) if method.ranked else (0,)
+    if method.ranked and method.readable_type is not None and method.low_rank:
+        # `peft` attaches any rank of low-rank matrices, as a user's config may have. Above both sides of a
+        # map it can only be a slip.
+        ranks = range(ranks[0], max(site.in_features, site.out_features) + 1, ranks[0])
     if adapter.rank in ranks:
         return
     if not method.ranked:

@@ -5,19 +5,16 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peft import PeftModel
-
 from autopeft.adapters.configs import reads_weights, type_name
 from autopeft.adapters.fitting import attach_fitting, in_a_sentence, wasteful_ranks
+from autopeft.adapters.matching import in_head, unmatched
 from autopeft.adapters.reading import ConfigFile, unknown_keys
-from autopeft.adapters.representable import in_head
 from autopeft.adapters.skeleton import Attached, attach_without_weights, held_names, remarks
 from autopeft.adapters.stack import compile_plan
-from autopeft.adapters.unmatched import unmatched
 from autopeft.errors import SiteError, SpecError
 from autopeft.extension import Method
 from autopeft.model import BaseModel, adapter_names, for_task, known_role
@@ -105,16 +102,12 @@ def count_configs(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -
 
 @dataclass(frozen=True)
 class _TensorPlace:
-    """Where a trained tensor lies: the sites or modules that hold it, and whether all are in the head."""
+    """Where a trained tensor lies: the site or the module that holds it, and whether that is in the head."""
 
-    names: frozenset[str]
+    name: str
     role: str
     layer: str
     is_in_head: bool
-
-
-# Of numbers that all sites share, and that lie outside the base model.
-_BESIDE = _TensorPlace(frozenset({_SHARED}), _SHARED, _OUTSIDE, is_in_head=False)
 
 
 def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes: Sequence[str]) -> Count:
@@ -126,13 +119,33 @@ def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes
     by_layer: Counter[str] = Counter()
     names: dict[str, set[str]] = defaultdict(set)
     head_params = 0
-    for place, n_params in _places(attached.model, base):
-        if place.is_in_head:
-            head_params += n_params
-        else:
-            by_role[place.role] += n_params
-            by_layer[place.layer] += n_params
-            names[place.role].update(place.names)
+    known_sites = {site.name: site for site in base.sites}
+    inside: dict[int, list[str]] = defaultdict(list)  # a tensor that several modules share has several names
+    for name, parameter in attached.model.get_base_model().named_parameters(remove_duplicate=False):
+        inside[id(parameter)].append(name)
+    for parameter in attached.model.parameters():
+        if not parameter.requires_grad:
+            continue
+        places = [_place(name, known_sites, base) for name in inside[id(parameter)]]
+        if places and all(place.is_in_head for place in places):
+            head_params += parameter.numel()
+            continue
+        # Numbers outside the base model have no place; all sites share them.
+        roles = {place.role for place in places}
+        layers = {place.layer for place in places} or {_OUTSIDE}
+        role = roles.pop() if len(roles) == 1 else _SHARED
+        by_role[role] += parameter.numel()
+        by_layer[layers.pop() if len(layers) == 1 else _SHARED] += parameter.numel()
+        names[role] |= {place.name for place in places} or {_SHARED}
+    # Experts hold several layers in each other, one for each parameter, and each has its own rank.
+    by_site: dict[str, list[int]] = defaultdict(list)
+    for layer, of_adapters in attached.ranks().items():
+        by_site[layer.replace(".base_layer", "")] += of_adapters.values()
+    ranks = {role: [rank for site in sites for rank in by_site[site]] for role, sites in names.items()}
+    # Layers by number, then tensors shared between layers, then those outside of them.
+    ordered = sorted(
+        by_layer, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else name == _OUTSIDE)
+    )
     return Count(
         base_model=base.name,
         methods=tuple(methods),
@@ -141,47 +154,11 @@ def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes
         base_params=base.base_params,
         adapter_bytes=attached.saved_bytes(),
         by_role=dict(by_role.most_common()),
-        by_layer={layer: by_layer[layer] for layer in sorted(by_layer, key=_depth)},
+        by_layer={layer: by_layer[layer] for layer in ordered},
         sites={role: len(names[role]) for role, _ in by_role.most_common()},
-        ranks=_rank_ranges(attached, names),
+        ranks={role: (min(found), max(found)) for role, found in ranks.items() if found},
         notes=(*notes, *wasteful_ranks(attached)),
     )
-
-
-def _rank_ranges(attached: Attached, names: Mapping[str, set[str]]) -> dict[str, tuple[int, int]]:
-    """The lowest and the highest rank of each role that has ranks."""
-    # Experts hold several layers in each other, one for each parameter, and each has its own rank.
-    by_site: dict[str, list[int]] = defaultdict(list)
-    for layer, ranks in attached.ranks().items():
-        by_site[layer.replace(".base_layer", "")] += ranks.values()
-    by_role = {role: [rank for site in sites for rank in by_site[site]] for role, sites in names.items()}
-    return {role: (min(ranks), max(ranks)) for role, ranks in by_role.items() if ranks}
-
-
-def _depth(layer: str) -> tuple[bool, int]:
-    """Sorts layers by number, then tensors shared between layers, then those outside of them."""
-    return (False, int(layer)) if layer.isdigit() else (True, layer == _OUTSIDE)
-
-
-def _places(adapted: PeftModel, base: BaseModel) -> Iterator[tuple[_TensorPlace, int]]:
-    """The place and the size of each trained tensor, in the order of the model."""
-    sites = {site.name: site for site in base.sites}
-    names: dict[int, list[str]] = defaultdict(list)
-    for name, parameter in adapted.get_base_model().named_parameters(remove_duplicate=False):
-        names[id(parameter)].append(name)
-    for parameter in adapted.parameters():
-        if parameter.requires_grad:
-            places = [_place(inside, sites, base) for inside in names[id(parameter)]]
-            yield _joined(places) if places else _BESIDE, parameter.numel()
-
-
-def _joined(places: Sequence[_TensorPlace]) -> _TensorPlace:
-    """One place for a tensor that several modules hold; its role or layer is `shared` where they differ."""
-    names = frozenset(name for place in places for name in place.names)
-    roles, layers = {place.role for place in places}, {place.layer for place in places}
-    role = roles.pop() if len(roles) == 1 else _SHARED
-    layer = layers.pop() if len(layers) == 1 else _SHARED
-    return _TensorPlace(names, role, layer, all(place.is_in_head for place in places))
 
 
 def _place(name: str, sites: Mapping[str, Site], base: BaseModel) -> _TensorPlace:
@@ -193,8 +170,8 @@ def _place(name: str, sites: Mapping[str, Site], base: BaseModel) -> _TensorPlac
         holder = ".".join(itertools.takewhile(lambda part: not part.startswith(_WRAPPED), parts[:-1]))
         depth = _DEPTH.search(f".{holder}.")
         role = known_role(holder) or holder.rpartition(".")[2]
-        return _TensorPlace(frozenset({holder}), role, depth[1] if depth else _OUTSIDE, in_head(holder, base))
+        return _TensorPlace(holder, role, depth[1] if depth else _OUTSIDE, in_head(holder, base))
     # A linear map outside the layers that is trained whole beside a task head is its pooler.
     is_pooler = "modules_to_save" in parts and site.layer is None and site.kind == "linear"
     layer = _OUTSIDE if site.layer is None else str(site.layer)
-    return _TensorPlace(frozenset({site.name}), site.role, layer, is_pooler and bool(base.head_names))
+    return _TensorPlace(site.name, site.role, layer, is_pooler and bool(base.head_names))

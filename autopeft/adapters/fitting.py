@@ -13,9 +13,9 @@ from peft import PeftConfig, PeftType
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from autopeft.adapters.matching import require_match
 from autopeft.adapters.reading import ConfigFile
 from autopeft.adapters.skeleton import Attached, attach_without_weights, held_names
-from autopeft.adapters.unmatched import require_match
 from autopeft.errors import SiteError, SpecError
 from autopeft.model import BaseModel
 
@@ -43,7 +43,14 @@ def attach_fitting(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) 
     for file in files:
         require_match(file, base, path=path)
     attached = attach_one_each(base.module, [file.config for file in files], base_name=base.name, path=path)
-    _refuse_ranks(attached, path=path)
+    # A rank above both sides of a map can only be a slip.
+    high = [(name, rank, sides) for name, rank, sides in _ranks(attached) if rank > max(sides)]
+    if high:
+        name, rank, sides = high[0]
+        raise SiteError(
+            f"{path} has rank {rank:,} at {name}{_others(high)}, whose size is {sides[0]:,} × {sides[1]:,}; "
+            f"a rank of at most {min(sides):,} is of use there: lower it, or use the model that it is for."
+        )
     return attached
 
 
@@ -115,17 +122,6 @@ def wasteful_ranks(attached: Attached) -> list[str]:
         f"rank {rank:,} at {name}{_others(high)} is above what the map can use, {limit:,}."
         for name, rank, limit in high[:1]
     ]
-
-
-def _refuse_ranks(attached: Attached, *, path: Path) -> None:
-    """Refuse a rank above both sides of a map: it can only be a slip."""
-    high = [(name, rank, sides) for name, rank, sides in _ranks(attached) if rank > max(sides)]
-    if high:
-        name, rank, sides = high[0]
-        raise SiteError(
-            f"{path} has rank {rank:,} at {name}{_others(high)}, whose size is {sides[0]:,} × {sides[1]:,}; "
-            f"a rank of at most {min(sides):,} is of use there: lower it, or use the model that it is for."
-        )
 
 
 def _ranks(attached: Attached) -> Iterator[tuple[str, int, tuple[int, int]]]:

@@ -1,15 +1,29 @@
-"""Which modules of a base model the entries of an adapter config stand for, as `peft` compares names."""
+"""Which modules of a base model the names in an adapter config stand for, and which names stand for none."""
 
 from __future__ import annotations
 
+import copy
+import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from peft.utils.constants import DUMMY_TARGET_MODULES, SEQ_CLS_HEAD_NAMES
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import nn
 
-from autopeft.model import head_only_config
+from autopeft.adapters.quick_patterns import require_quick_patterns
+from autopeft.adapters.reading import ConfigFile
+from autopeft.errors import SiteError
+from autopeft.model import BaseModel, head_only_config
+from autopeft.records import shortened
+
+_ALL = ("all-linear", DUMMY_TARGET_MODULES)  # words of peft's that stand for modules
+# Characters of a list of names, which may name every expert one by one; chosen by hand.
+_MOST_SHOWN = 80
+_MOST_SOUGHT = 8  # names for which near ones are sought; chosen by hand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,3 +80,118 @@ def matches_key(key: str, name: str) -> bool:
         return re.match(rf"(.*\.)?({key})$", name) is not None
     except re.error:
         return False
+
+
+def in_head(name: str, base: BaseModel) -> bool:
+    """Whether a module lies in the task head, which every plan trains whole."""
+    return any(f"{name}.".startswith(f"{head}.") for head in base.head_names)
+
+
+def require_match(file: ConfigFile, base: BaseModel, *, path: Path) -> None:
+    """Refuse a config that targets no module of a base model, or whose patterns take too long to match.
+
+    Raises:
+        SiteError: No module has the names; the message has the nearest.
+        SpecError: A regular expression of the config is too slow.
+    """
+    require_quick_patterns(file, [name for name, _ in base.module.named_modules() if name], path=path)
+    content = _as_loaded(file, base.module)
+    targets = content.get("target_modules")
+    is_regex = isinstance(targets, str)
+    entries = [str(entry) for entry in ([targets] if is_regex else targets or ())]
+    if not entries or any(entry in _ALL for entry in entries) or content.get("target_parameters"):
+        return
+    matches = matches_pattern if is_regex else matches_ending
+    if any(matches(entry, name) for entry in entries for name, _ in base.module.named_modules() if name):
+        return
+    known = list(dict.fromkeys(_last(site.name) for site in base.sites))
+    hint = _nearest(entries, known) or f"; there are {', '.join(known[:8])}"
+    raise SiteError(
+        f"{path} and {base.name} do not fit: it adapts {_listed(entries)}, which the model lacks{hint}; "
+        "use the base model that it was made for."
+    )
+
+
+def unmatched(
+    file: ConfigFile, targeted: Collection[str], *, modules: Sequence[str], model: nn.Module
+) -> list[str]:
+    """A note for every name in a config that stands for no module; `peft` passes over them in silence.
+
+    `targeted` are the modules, and the parameters inside modules, that `peft` adapts for the config.
+    `modules` are the names of all modules of `model` before adapters were put on it.
+    """
+    content = _as_loaded(file, model)
+    places = {
+        **dict.fromkeys(("target_modules", "target_parameters", "feedforward_modules"), targeted),
+        **dict.fromkeys(("exclude_modules", "modules_to_save"), modules),
+    }
+    is_classifier = content.get("task_type") in ("SEQ_CLS", "TOKEN_CLS")
+    notes = []
+    for field, choices in places.items():
+        names = content.get(field)
+        # peft writes the names of heads into every config of a classifier.
+        heads = SEQ_CLS_HEAD_NAMES if is_classifier and field == "modules_to_save" else ()
+        known = (*_ALL, *heads)
+        entries = [str(name) for name in names if name not in known] if isinstance(names, list) else []
+        if lost := _lost(entries, choices, matches_ending):
+            near = _nearest(lost, list(dict.fromkeys(map(_last, (*choices, *modules)))))
+            notes.append(f"{field} names what is not there: {_listed(lost)}{near}.")
+    for field, pattern in content.items():
+        keys = pattern if field.endswith("_pattern") and isinstance(pattern, dict) else {}
+        if any(isinstance(kept, list) for kept in keys.values()):
+            continue  # what AdaLoRA has left of each rank, under the names of tensors
+        if lost := _lost(keys, targeted, matches_key):
+            notes.append(f"{field} has keys that fit no target: {_listed(lost)}.")
+    layers = content.get("layers_to_transform")
+    numbers = layers if isinstance(layers, list) else [] if layers is None else [layers]
+    if lost := _lost(map(str, numbers), targeted, lambda number, name: f".{number}." in f".{name}."):
+        notes.append(f"layers_to_transform names what is not there: {_listed(lost)}.")
+    return notes
+
+
+def _as_loaded(file: ConfigFile, model: nn.Module) -> dict[str, Any]:
+    """The content of a config with a list of targets under the names that `peft` gives them here.
+
+    Experts that were maps of their own in older versions of transformers, such as Mixtral's w1, are now held
+    by one parameter.
+    """
+    config = copy.deepcopy(file.config)
+    if not isinstance(file.content.get("target_modules"), list):
+        return file.content
+    try:
+        convert_peft_config_for_transformers(config, model=model, conversions=None)
+    except ValueError:  # half of a fused pair, which peft refuses when it attaches
+        return file.content
+    fields = ("target_modules", "target_parameters")
+    names = {field: set(getattr(config, field, None) or ()) for field in fields}
+    moved = {f: sorted(held) for f, held in names.items() if held != set(file.content.get(f) or ())}
+    return {**file.content, **moved}
+
+
+def _lost(entries: Iterable[str], names: Collection[str], matches: Callable[[str, str], bool]) -> list[str]:
+    exact = set(names)  # which spares most entries a look at every name
+    return [e for e in entries if e not in exact and not any(matches(e, name) for name in names)]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The names, and how many there are where not all can be shown.
+
+    Example:
+        >>> _listed(["q", "k"]), _listed([f"experts.{i}.w1" for i in range(64)])[-31:]
+        ('q, k', 'rts.4.w1, experts.5… (64 names)')
+    """
+    text = ", ".join(names)
+    return text if len(text) <= _MOST_SHOWN else f"{shortened(text, _MOST_SHOWN)} ({len(names):,} names)"
+
+
+def _nearest(entries: Sequence[str], known: Sequence[str]) -> str:
+    """The known names nearest to the entries, as a clause; empty where none is near."""
+    words = [word for entry in entries[:_MOST_SOUGHT] for word in re.findall(r"[A-Za-z]\w+", entry)]
+    words = list(dict.fromkeys(words))
+    named = [name for name in known if not name.isdigit()]  # a digit numbers a layer or an expert
+    near = [name for word in words for name in difflib.get_close_matches(word, named, n=2, cutoff=0.5)]
+    return f"; nearest: {', '.join(list(dict.fromkeys(near))[:4])}" if near else ""
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]

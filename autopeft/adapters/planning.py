@@ -8,24 +8,38 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
+from peft import PeftConfig
+from peft.tuners.lora.layer import ParamWrapper
 from peft.utils.constants import SEQ_CLS_HEAD_NAMES
+from torch import nn
 
 from autopeft.adapters.checking import check_plan, other_base_note
-from autopeft.adapters.layers import AttachedLayer, attached_layers, describe_layer, n_trained
+from autopeft.adapters.configs import changed_fields, type_name
+from autopeft.adapters.fitting import attach_one_each
+from autopeft.adapters.matching import in_head, require_match, unmatched
 from autopeft.adapters.reading import ConfigFile, holds_plan, is_adapter, read_configs, unknown_keys
-from autopeft.adapters.representable import dropout_notes, in_head, method_for, require_representable
-from autopeft.adapters.unmatched import require_match, unmatched
+from autopeft.adapters.skeleton import Attached
 from autopeft.errors import SiteError, SpecError
 from autopeft.extension import Method, rate_factor
-from autopeft.model import DEMO_NAME, BaseModel, known_role
-from autopeft.records import Adapter, OptionValue, Plan, Site
+from autopeft.model import DEMO_NAME, BaseModel, conv1d_to_linear, known_role
+from autopeft.records import Adapter, Plan
 from autopeft.store import read_plan
+
+# Fields that a plan need not repeat: the attached layers show them (the first two lines), or the method reads
+# them itself.
+_READ_ELSEWHERE = frozenset(
+    "r lora_alpha alpha target_modules exclude_modules feedforward_modules target_parameters rank_pattern "
+    "alpha_pattern use_rslora use_dora layers_to_transform layers_pattern fan_in_fan_out "
+    "modules_to_save ensure_weight_tying init_lora_weights eva_config".split()
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,16 +92,37 @@ def _plan_of_configs(path: Path, base: BaseModel, methods: Mapping[str, Method])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the notes say what `peft` warns of while it attaches
         read = [_without_idle_bias(file, base, path=path) for file in read_configs(path)]
-        files = [(file, method_for(file, methods, path=path)) for file in read]
+        files = [(file, _method_for(file, methods, path=path)) for file in read]
         for file, _ in files:
-            require_representable(file, base, path=path)
+            _require_representable(file, base, path=path)
+        modules = [name for name, _ in base.module.named_modules() if name]
         for file, method in files:
-            meanings.append(_meaning(file, base, method, path=path))
-            notes += [*unknown_keys(file), *dropout_notes(file), *meanings[-1].notes]
-            notes += _notes(file, meanings[-1].targeted, base)
+            meanings.append(meaning := _meaning(file, base, method, path=path))
+            notes += unknown_keys(file)
+            notes += [
+                f"{name} {value} is left out: every plan is trained without dropout in its adapters."
+                for name, value in changed_fields(file.config).items()
+                if name.endswith("dropout")
+            ]
+            notes += meaning.notes
+            inside = [name for name in meaning.targeted if in_head(name, base)]
+            if _is_all_linear(file):  # of which peft itself leaves the last map out
+                inside = [name for name in inside if name not in SEQ_CLS_HEAD_NAMES]
+            if inside:
+                notes.append(f"{', '.join(inside)} lies in the task head, which every plan trains whole.")
+            lost = unmatched(file, meaning.targeted, modules=modules, model=base.module)
+            notes += [note for note in lost if not note.startswith("modules_to_save")]  # peft adds names
         plan = _plan([a for meaning in meanings for a in meaning.adapters], base, methods, path=path)
         for meaning in meanings:
-            _require_same(meaning, base, path=path)
+            if not meaning.layers:
+                continue  # nothing but the head
+            planned = _attached_layers(meaning.method.configs(meaning.adapters), base, path=path)
+            for name, layer in meaning.layers.items():
+                if not layer.is_same(planned.get(name)):
+                    raise SpecError(
+                        f"{path} means {_described(layer)} at {name}, "
+                        f"a plan {_described(planned.get(name))}; it cannot be measured as it is."
+                    )
     return UserPlan(plan=plan, notes=tuple(dict.fromkeys(notes)))
 
 
@@ -98,7 +133,7 @@ def _without_idle_bias(file: ConfigFile, base: BaseModel, *, path: Path) -> Conf
     require_match(file, base, path=path)
     plain: Any = copy.deepcopy(file.config)
     plain.bias = "none"
-    is_idle = n_trained(plain, base, path=path) == n_trained(file.config, base, path=path)
+    is_idle = _n_trained(plain, base, path=path) == _n_trained(file.config, base, path=path)
     return dataclasses.replace(file, config=plain) if is_idle else file
 
 
@@ -112,7 +147,7 @@ class _Meaning:
 
     method: Method
     adapters: tuple[Adapter, ...]
-    layers: Mapping[str, AttachedLayer]
+    layers: Mapping[str, _AttachedLayer]
     targeted: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
@@ -124,42 +159,18 @@ def _meaning(file: ConfigFile, base: BaseModel, method: Method, *, path: Path) -
         choices = method.read_choices(config)
     except SpecError as error:
         raise SpecError(f"{path} cannot become a plan: {error}") from error
-    targeted = attached_layers([config], base, path=path)
+    targeted = _attached_layers([config], base, path=path)
     layers = {name: layer for name, layer in targeted.items() if not in_head(name, base)}
-    routers = _routers(layers) if _is_all_linear(file) else {}
-    layers = {name: layer for name, layer in layers.items() if name not in routers}
-    _require_sites(layers, base, path=path)
-    adapters = []
-    for site in base.sites:
-        if site.name in layers:
-            layer = layers[site.name]
-            options = {**choices, "feedforward": layer.on_inputs, **({"dora": True} if layer.dora else {})}
-            adapters.append(_adapter(method, site, options, rank=layer.rank, scale=layer.scale))
-    return _Meaning(
-        method=method,
-        adapters=tuple(adapters),
-        layers=layers,
-        targeted=tuple(targeted),
-        notes=_router_notes(routers),
-    )
-
-
-def _routers(layers: Mapping[str, AttachedLayer]) -> dict[str, AttachedLayer]:
-    """The layers at routers, or at their weights, by name; a router is no site."""
-    return {n: layer for n, layer in layers.items() if known_role(n.removesuffix(".weight")) == "router"}
-
-
-def _router_notes(routers: Mapping[str, AttachedLayer]) -> tuple[str, ...]:
-    if not routers:
-        return ()
-    fewer = sum(layer.params for layer in routers.values())
-    return (
-        f"Routers, which all-linear adapts too, are left out: {len(routers):,} modules, "
-        f"{fewer:,} parameters fewer.",
-    )
-
-
-def _require_sites(layers: Mapping[str, AttachedLayer], base: BaseModel, *, path: Path) -> None:
+    notes: tuple[str, ...] = ()
+    if _is_all_linear(file):
+        # Routers, or their weights, are no sites.
+        routers = {n for n in layers if known_role(n.removesuffix(".weight")) == "router"}
+        if routers:
+            fewer = sum(layers.pop(name).params for name in routers)
+            notes = (
+                f"Routers, which all-linear adapts too, are left out: {len(routers):,} modules, "
+                f"{fewer:,} parameters fewer.",
+            )
     known_sites = {site.name for site in base.sites}
     for name, layer in layers.items():
         if name not in known_sites:
@@ -167,6 +178,23 @@ def _require_sites(layers: Mapping[str, AttachedLayer], base: BaseModel, *, path
                 f"{path} adapts {name} ({layer.kind}), which is no site of {base.name}; a plan adapts linear "
                 "maps, norms and experts, and no router: change target_modules so that it is not among them."
             )
+    adapters = []
+    for site in base.sites:
+        if site.name in layers:
+            layer = layers[site.name]
+            options = {**choices, "feedforward": layer.on_inputs, **({"dora": True} if layer.dora else {})}
+            adapters.append(
+                Adapter(
+                    method=method.name,
+                    site=site.name,
+                    rank=layer.rank if method.ranked else 0,
+                    scale=method.scale(layer.rank, **options) if layer.scale is None else layer.scale,
+                    options=tuple(sorted(method.options(site, **options).items())),
+                )
+            )
+    return _Meaning(
+        method=method, adapters=tuple(adapters), layers=layers, targeted=tuple(targeted), notes=notes
+    )
 
 
 def _is_all_linear(file: ConfigFile) -> bool:
@@ -191,38 +219,107 @@ def _plan(adapters: Sequence[Adapter], base: BaseModel, methods: Mapping[str, Me
     return plan
 
 
-def _adapter(
-    method: Method, site: Site, choices: Mapping[str, OptionValue], *, rank: int, scale: float | None
-) -> Adapter:
-    """An adapter with all options; its scale is the method's for that rank where `scale` is None."""
-    return Adapter(
-        method=method.name,
-        site=site.name,
-        rank=rank if method.ranked else 0,
-        scale=method.scale(rank, **choices) if scale is None else scale,
-        options=tuple(sorted(method.options(site, **choices).items())),
-    )
+def _method_for(file: ConfigFile, methods: Mapping[str, Method], *, path: Path) -> Method:
+    """The method whose plans can hold every setting of a config; SpecError where there is none."""
+    by_type = {method.readable_type: method for method in methods.values() if method.readable_type}
+    if type_name(file.config) not in by_type:
+        raise SpecError(
+            f"{path} is of the type {type_name(file.config)}, which a plan cannot hold exactly; "
+            f"it can hold {', '.join(sorted(by_type))}."
+        )
+    return by_type[type_name(file.config)]
 
 
-def _notes(file: ConfigFile, targeted: Sequence[str], base: BaseModel) -> list[str]:
-    """Notes of targets in the task head, and of names that stand for nothing."""
-    inside = [name for name in targeted if in_head(name, base)]
-    if _is_all_linear(file):  # of which peft itself leaves the last map out
-        inside = [name for name in inside if name not in SEQ_CLS_HEAD_NAMES]
-    notes = [f"{', '.join(inside)} lies in the task head, which every plan trains whole."] if inside else []
-    modules = [name for name, _ in base.module.named_modules() if name]
-    lost = unmatched(file, targeted, modules=modules, model=base.module)
-    return notes + [note for note in lost if not note.startswith("modules_to_save")]  # peft adds names
-
-
-def _require_same(meaning: _Meaning, base: BaseModel, *, path: Path) -> None:
-    """Refuse a config that the plan's own configs do not repeat, module by module."""
-    if not meaning.layers:
-        return  # nothing but the head
-    planned = attached_layers(meaning.method.configs(meaning.adapters), base, path=path)
-    for name, layer in meaning.layers.items():
-        if not layer.is_same(planned.get(name)):
+def _require_representable(file: ConfigFile, base: BaseModel, *, path: Path) -> None:
+    """Refuse, by a SpecError, settings that a plan would lose and modules outside the head trained whole."""
+    modules = [name for name, _ in base.module.named_modules()]
+    for ending in getattr(file.config, "modules_to_save", None) or ():
+        named = [name for name in modules if name == ending or name.endswith(f".{ending}")]
+        outside = [name for name in named if not in_head(name, base)]
+        if outside or (not named and ending not in SEQ_CLS_HEAD_NAMES):
+            where = outside[0] if outside else f"{ending!r}, which {base.name} lacks"
             raise SpecError(
-                f"{path} means {describe_layer(layer)} at {name}, "
-                f"a plan {describe_layer(planned.get(name))}; it cannot be measured as it is."
+                f"{path} trains {where} whole (modules_to_save), and a plan trains only the task head so; "
+                "take it out, or adapt it by a method."
             )
+    for name, value in changed_fields(file.config).items():
+        if name not in _READ_ELSEWHERE and not name.endswith("dropout"):
+            default = getattr(type(file.config)(), name)
+            raise SpecError(
+                f"{path} has {name} {value!r}, which a plan cannot say; every plan has {default!r}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _AttachedLayer:
+    """What `peft` made at one module; `scale` None where the type has none, `params` are trainable.
+
+    `on_inputs` says that the factors of IA3 multiply the inputs rather than the outputs.
+    """
+
+    kind: str = field(compare=False)
+    rank: int
+    scale: float | None = field(compare=False)
+    dora: bool
+    on_inputs: bool
+    params: int
+
+    def is_same(self, other: _AttachedLayer | None) -> bool:
+        """Whether another layer trains the same numbers in the same way; scales up to rounding."""
+        return other == self and math.isclose(self.scale or 0.0, other.scale or 0.0, rel_tol=1e-9)
+
+
+def _described(layer: _AttachedLayer | None) -> str:
+    """A phrase for messages; `nothing` for None."""
+    if layer is None:
+        return "nothing"
+    scale = "" if layer.scale is None else f" with scale {layer.scale:g}"
+    return f"{layer.params:,} parameters{scale}{' on the inputs' if layer.on_inputs else ''}"
+
+
+def _attached_layers(
+    configs: Sequence[PeftConfig], base: BaseModel, *, path: Path
+) -> dict[str, _AttachedLayer]:
+    """What `peft` makes of configs on a copy of the base model without weights, by module.
+
+    Modules that the configs train whole, such as the task head, are left out.
+    """
+    return {target: _attached_layer(layer) for target, layer in _attach(configs, base, path=path).targets()}
+
+
+def _n_trained(config: PeftConfig, base: BaseModel, *, path: Path) -> int:
+    """Parameters outside the task head that `peft` trains for a config, biases of the base model too."""
+    adapted = _attach([config], base, path=path).model.get_base_model()
+    trained = ((name, p) for name, p in adapted.named_parameters() if p.requires_grad)
+    return sum(parameter.numel() for name, parameter in trained if not in_head(name, base))
+
+
+def _attach(configs: Sequence[PeftConfig], base: BaseModel, *, path: Path) -> Attached:
+    """The configs without what they train whole, on a copy of the base model without weights."""
+    with torch.device("meta"):
+        module = type(base.module)(copy.deepcopy(cast(Any, base.module.config)))
+    if any(site.quantised for site in base.sites):
+        conv1d_to_linear(module)
+    copies = [copy.deepcopy(config) for config in configs]
+    for config in copies:
+        config.task_type = None
+        if hasattr(config, "modules_to_save"):
+            config.modules_to_save = None
+    module.requires_grad_(False).eval()
+    return attach_one_each(module, copies, base_name=base.name, path=path)
+
+
+def _attached_layer(layer: Any) -> _AttachedLayer:
+    ranks = list(layer.r.values()) if isinstance(getattr(layer, "r", None), Mapping) else []
+    scales = getattr(layer, "scaling", None)
+    dora = getattr(layer, "use_dora", {})
+    base_layer = layer.get_base_layer()
+    inner = {id(p) for p in layer.base_layer.parameters()} if isinstance(layer, ParamWrapper) else set()
+    return _AttachedLayer(
+        kind=type(base_layer).__name__ if isinstance(base_layer, nn.Module) else "parameter",
+        rank=int(ranks[0]) if ranks else 0,
+        scale=float(next(iter(scales.values()))) if isinstance(scales, Mapping) and scales else None,
+        dora=isinstance(dora, Mapping) and any(dora.values()),
+        on_inputs=bool(getattr(layer, "is_feedforward", False)),
+        params=sum(p.numel() for p in layer.parameters() if p.requires_grad and id(p) not in inner),
+    )

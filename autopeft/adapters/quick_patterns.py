@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from autopeft.adapters.reading import ConfigFile
 from autopeft.errors import SpecError
@@ -26,7 +26,14 @@ _FIELDS = ("target_modules", "exclude_modules", "feedforward_modules", "layers_p
 
 def require_quick_patterns(file: ConfigFile, names: Sequence[str], *, path: Path) -> None:
     """Raise SpecError where a regular expression of a config takes seconds to match names of modules."""
-    patterns = list(_patterns(file.content))
+    # Each in the form in which `peft` matches it.
+    patterns = [values for field in _FIELDS if isinstance(values := file.content.get(field), str)]
+    layers = file.content.get("layers_pattern")
+    for layer in layers if isinstance(layers, list) else [layers] if layers else []:
+        patterns.append(rf".*\.[^.]*\.{layer}\.(\d+)\.")
+    for field, values in file.content.items():
+        if field.endswith("_pattern") and isinstance(values, dict):
+            patterns += [rf"(.*\.)?({key})$" for key in values if _REPEATS.search(key)]
     if not are_quick(patterns, names, uses=("fullmatch", "match")):
         repeating = next(pattern for pattern in patterns if _REPEATS.search(pattern))
         shown = shortened(repeating, 60)
@@ -71,16 +78,3 @@ def are_quick(patterns: Sequence[str], texts: Sequence[str], *, uses: Sequence[s
         signal.setitimer(signal.ITIMER_PROF, 0.0)
         signal.signal(signal.SIGPROF, before)
     return True
-
-
-def _patterns(content: dict[str, Any]) -> Iterator[str]:
-    """The regular expressions that `peft` makes of a config, each in the form in which it is matched."""
-    for field in _FIELDS:
-        values = content.get(field)
-        yield from [values] if isinstance(values, str) else []
-    layers = content.get("layers_pattern")
-    for layer in layers if isinstance(layers, list) else [layers] if layers else []:
-        yield rf".*\.[^.]*\.{layer}\.(\d+)\."
-    for field, values in content.items():
-        if field.endswith("_pattern") and isinstance(values, dict):
-            yield from (rf"(.*\.)?({key})$" for key in values if _REPEATS.search(key))

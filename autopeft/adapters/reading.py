@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import json
+import math
+import types
+import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +17,24 @@ from peft import PeftConfig, PeftType, PromptLearningConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from autopeft.adapters.configs import type_name
-from autopeft.adapters.values import faults
 from autopeft.errors import SpecError, UnknownNameError, reason_of
 from autopeft.store import require_unchanged
 
 _CONFIG, _ORDER = "adapter_config.json", "order.json"
 _WRITTEN_BY_PEFT = f"it must be the {_CONFIG} that peft wrote"
+
+_NUMBER, _WHOLE, _TEXT, _LIST, _OBJECT = "a number", "a whole number", "a string", "a list", "an object"
+_TRUTH, _NULL = "true or false", "null"
+_NOUNS = (_NUMBER, _WHOLE, _TEXT, _LIST, _OBJECT, _TRUTH, _NULL)  # in the order in which a message names them
+_KINDS: Mapping[Any, tuple[str, ...]] = {
+    bool: (_TRUTH,),  # before int, of which it is a subclass
+    int: (_WHOLE,),
+    float: (_NUMBER, _WHOLE),
+    str: (_TEXT,),
+    **dict.fromkeys((list, set, tuple), (_LIST,)),
+    dict: (_OBJECT,),
+    type(None): (_NULL,),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +83,21 @@ def read_configs(path: Path) -> list[ConfigFile]:
     """
     if path.is_dir():
         require_unchanged(path)
-    return [_read_config(folder) for folder in _config_folders(path)]
+    elif path.name != _CONFIG:
+        raise SpecError(f"{path} is no adapter config; peft calls that file {_CONFIG}.")
+    else:
+        return [_read_config(path.parent)]
+    if not (path / _ORDER).is_file():
+        return [_read_config(path)]
+    order = _read_json(path / _ORDER)
+    # The name of a folder right here: no path, and no link that leads elsewhere.
+    is_list = isinstance(order, list) and all(
+        isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name for name in order
+    )
+    if not is_list or not order or len(set(order)) < len(order):
+        expected = "each folder once" if is_list and order else "the names of the folders beside it"
+        raise SpecError(f"{path / _ORDER} holds {order!r}; it should list {expected}.")
+    return [_read_config(path / name) for name in order]
 
 
 def unknown_keys(file: ConfigFile) -> list[str]:
@@ -81,26 +112,6 @@ def unknown_keys(file: ConfigFile) -> list[str]:
         f"peft {peft.__version__} does not know {', '.join(sorted(extra))} of {type_name(file.config)}{by} "
         "and leaves it out; what reads it may train more or less."
     ]
-
-
-def _config_folders(path: Path) -> list[Path]:
-    if not path.is_dir():
-        if path.name != _CONFIG:
-            raise SpecError(f"{path} is no adapter config; peft calls that file {_CONFIG}.")
-        return [path.parent]
-    if not (path / _ORDER).is_file():
-        return [path]
-    order = _read_json(path / _ORDER)
-    is_list = isinstance(order, list) and order and all(map(_is_name, order))
-    if not is_list or len(set(order)) < len(order):
-        expected = "each folder once" if is_list else "the names of the folders beside it"
-        raise SpecError(f"{path / _ORDER} holds {order!r}; it should list {expected}.")
-    return [path / name for name in order]
-
-
-def _is_name(name: object) -> bool:
-    """Whether a name is that of a folder right here: no path, and no link that leads elsewhere."""
-    return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
 
 
 def _read_config(folder: Path) -> ConfigFile:
@@ -121,7 +132,7 @@ def _read_config(folder: Path) -> ConfigFile:
             f"{file} is {kind}, which trains virtual tokens; autopeft takes adapters of modules alone: use "
             "peft itself for this one."
         )
-    odd = faults(content, PEFT_TYPE_TO_CONFIG_MAPPING[kind])
+    odd = _faults(content, PEFT_TYPE_TO_CONFIG_MAPPING[kind])
     if odd:
         raise SpecError(f"{file} has values that peft cannot use: {'; '.join(odd)}; correct them.")
     try:
@@ -138,3 +149,62 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise SpecError(f"{path} cannot be read ({error}); {_WRITTEN_BY_PEFT}.") from error
+
+
+def _faults(content: Mapping[str, Any], config_class: type[PeftConfig]) -> list[str]:
+    """A phrase for each field of a file's content whose value is of a kind that `peft` cannot use.
+
+    `peft` reads any value into its dataclasses and fails later, in words of Python's, or not at all: the
+    string `lm_head` as `modules_to_save` means every module whose name ends in one of its letters. Fields
+    that the config's class lacks are passed over.
+    """
+    hints = typing.get_type_hints(config_class)
+    names = [field.name for field in dataclasses.fields(config_class) if field.name in content]
+    phrases = []
+    for name in names:
+        allowed = _kinds(hints[name])  # None where the declaration takes anything
+        if name == "modules_to_save":  # declared as text too by some, and read letter by letter
+            allowed = frozenset({_LIST, _NULL})
+        elif allowed and _WHOLE in allowed and ("alpha" in name or "lambda" in name):
+            allowed |= {_NUMBER}  # `peft` declares whole numbers and computes with any
+        phrases.append(_fault(name, content[name], allowed))
+    return [phrase for phrase in phrases if phrase]
+
+
+def _fault(name: str, value: Any, allowed: frozenset[str] | None) -> str:
+    """A phrase for one field; empty where its value is allowed. Only whole numbers must not be null."""
+    kind = _kind_of(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{name} is {value}, it should be finite"
+    if allowed is not None and kind not in allowed and not (kind == _NULL and _WHOLE not in allowed):
+        hidden = {_NULL, _WHOLE} if _NUMBER in allowed else {_NULL}
+        nouns = [noun for noun in _NOUNS if noun in allowed - hidden]
+        return f"{name} is {value!r}, it should be {' or '.join(nouns)}"
+    entries = value if isinstance(value, list) and name.endswith("_modules") else ()
+    for entry in entries:
+        if not isinstance(entry, str):
+            return f"{name} lists {entry!r}, it should list strings"
+    pattern = value if isinstance(value, dict) and name.endswith("_pattern") else {}
+    for key, number in pattern.items():
+        if _kind_of(number) not in (_NUMBER, _WHOLE, _LIST):  # AdaLoRA lists what it has kept
+            return f"{name} gives {number!r} to {key}, it should give a number"
+        if isinstance(number, float) and not math.isfinite(number):
+            return f"{name} gives {number} to {key}, it should be finite"
+    return ""
+
+
+def _kinds(hint: Any) -> frozenset[str] | None:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        parts = [_kinds(part) for part in typing.get_args(hint)]
+        return None if None in parts else frozenset[str]().union(*(part for part in parts if part))
+    if origin is typing.Literal:
+        return frozenset(_kind_of(value) for value in typing.get_args(hint))
+    plain = origin or hint
+    if plain in _KINDS:
+        return frozenset(_KINDS[plain])
+    return frozenset({_TEXT}) if isinstance(hint, type) and issubclass(hint, enum.Enum) else None
+
+
+def _kind_of(value: Any) -> str:
+    return next(kinds[0] for kind, kinds in _KINDS.items() if isinstance(value, kind))

@@ -30,16 +30,14 @@ class Attached:
 
     def layers(self) -> Iterator[tuple[str, BaseTunerLayer]]:
         """The layers that hold adapters, by their names in the base model."""
-        return _tuner_layers(self.model.get_base_model())
+        modules = self.model.get_base_model().named_modules()
+        return ((name, layer) for name, layer in modules if isinstance(layer, BaseTunerLayer))
 
     def targets(self) -> Iterator[tuple[str, BaseTunerLayer]]:
         """The outermost layer at each module, by the module's name, and at each parameter inside modules."""
         for name, layer in self.layers():
-            module_name = name.replace(
-                ".base_layer", ""
-            )  # parameters of one module are wrapped in each other
-            if isinstance(layer, ParamWrapper):
-                yield f"{module_name}.{layer.parameter_name}", layer
+            if isinstance(layer, ParamWrapper):  # parameters of one module are wrapped in each other
+                yield f"{name.replace('.base_layer', '')}.{layer.parameter_name}", layer
             elif not name.endswith(".base_layer"):
                 yield name, layer
 
@@ -72,10 +70,25 @@ def attach_without_weights(module: nn.Module, configs: Sequence[PeftConfig]) -> 
     names, copies = adapter_names(configs), [copy.deepcopy(config) for config in configs]
     for config in copies:
         forgo_initial_values(config)
-    adapted = put_on(module, copies, names=names, making=_without_memory)
+    adapted = put_on(
+        module,
+        copies,
+        names=names,
+        # UniLoRA draws its indices and counts them.
+        making=lambda config: (
+            contextlib.nullcontext() if config.peft_type == PeftType.UNILORA else torch.device("meta")
+        ),
+    )
     for config, name in zip(copies, names, strict=True):
         if config.peft_type == PeftType.ADALORA:
-            _prune(config, module, name)
+            # Cut the layers to the ranks that training has left, as `peft` does when it loads them.
+            for key, kept in (cast(Any, config).rank_pattern or {}).items():
+                layer = cast(Any, module.get_submodule(key.split(".lora_E")[0]))
+                layer.r[name] = rank = sum(kept)
+                layer.lora_E[name] = nn.Parameter(torch.empty(rank, 1, device="meta"))
+                layer.lora_A[name] = nn.Parameter(torch.empty(rank, layer.in_features, device="meta"))
+                layer.lora_B[name] = nn.Parameter(torch.empty(layer.out_features, rank, device="meta"))
+            cast(Any, config).rank_pattern = None  # else the state would be cut once more
     add_shira_indices(adapted)
     _add_monteclora_samplers(adapted)
     return Attached(model=adapted)
@@ -88,19 +101,9 @@ def held_names(layer: BaseTunerLayer) -> set[str]:
 
 def remarks(config: Any) -> list[str]:
     """Notes of what a config leaves open, or what training makes of the count."""
-    kind = config.peft_type
-    if kind == PeftType.ADALORA and not config.rank_pattern:
+    if config.peft_type == PeftType.ADALORA and not config.rank_pattern:
         return [f"AdaLoRA begins at rank {config.init_r}, which is counted, and prunes to {config.target_r}."]
     return []
-
-
-def _tuner_layers(module: nn.Module) -> Iterator[tuple[str, BaseTunerLayer]]:
-    return ((name, layer) for name, layer in module.named_modules() if isinstance(layer, BaseTunerLayer))
-
-
-def _without_memory(config: PeftConfig) -> contextlib.AbstractContextManager[object]:
-    """Tensors are made on the meta device, but for UniLoRA, which draws its indices and counts them."""
-    return contextlib.nullcontext() if config.peft_type == PeftType.UNILORA else torch.device("meta")
 
 
 def forgo_initial_values(config: Any) -> None:
@@ -109,17 +112,6 @@ def forgo_initial_values(config: Any) -> None:
         config.init_lora_weights = True
     if config.peft_type == PeftType.SHIRA:
         config.mask_fn = None  # the mask says which weights, `r` says how many
-
-
-def _prune(config: Any, module: nn.Module, adapter: str) -> None:
-    """Cut AdaLoRA's layers to the ranks that training has left, as `peft` does when it loads them."""
-    for key, kept in (config.rank_pattern or {}).items():
-        layer = cast(Any, module.get_submodule(key.split(".lora_E")[0]))
-        layer.r[adapter] = rank = sum(kept)
-        layer.lora_E[adapter] = nn.Parameter(torch.empty(rank, 1, device="meta"))
-        layer.lora_A[adapter] = nn.Parameter(torch.empty(rank, layer.in_features, device="meta"))
-        layer.lora_B[adapter] = nn.Parameter(torch.empty(layer.out_features, rank, device="meta"))
-    config.rank_pattern = None  # else the state would be cut once more
 
 
 def add_shira_indices(adapted: nn.Module) -> None:
