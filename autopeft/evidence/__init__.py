@@ -12,8 +12,7 @@ scores. `Examples` says which examples belong together and are no independent on
     verdict = sequential_verdict(seen, metric=metric, fidelity="full", smallest_equivalent="proven")
 
 Inside the folder each file imports only from those before it:
-examples → variance, order → bounds, checks, pooling, unbiased → intervals → equivalence, sequential →
-wording.
+examples → variance, order → bounds, checks, pooling → intervals → equivalence, sequential → wording.
 """
 
 from autopeft.evidence.bounds import FIRST_LOOK

@@ -8,7 +8,6 @@ import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib import metadata
-from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from autopeft.errors import SpecError, UnknownNameError, reason_of
@@ -106,7 +105,10 @@ def discover(package: str) -> Catalogue[Any]:
     found = pkgutil.iter_modules(getattr(folder, "__path__", ()))  # a room in one file has its parts there
     names = sorted(file.name for file in found if not file.ispkg and file.name[0] != "_")
     modules = [f"{package}.{name}" for name in names] or [package]
-    parts = [(part, name) for name in modules for part in _parts_of(importlib.import_module(name))]
+    parts: list[tuple[Any, str]] = []
+    for name in modules:
+        module = importlib.import_module(name)
+        parts += [(part, name) for part in (module.PARTS if hasattr(module, "PARTS") else (module.PART,))]
     kind = package.rpartition(".")[2].removesuffix("s").replace("sensitivity", "score")
     broken: dict[str, str] = {}
     for entry in () if package in _OWN else metadata.entry_points(group=package):
@@ -125,11 +127,6 @@ def discover(package: str) -> Catalogue[Any]:
             )
         by_name[part.name], origins[part.name] = part, origin
     return Catalogue(kind, by_name, broken)
-
-
-def _parts_of(module: ModuleType) -> tuple[Any, ...]:
-    """The part of a file, or its parts where it has several."""
-    return tuple(module.PARTS) if hasattr(module, "PARTS") else (module.PART,)
 
 
 def _load(entry: metadata.EntryPoint, kind: str, protocol: type | None) -> Any:

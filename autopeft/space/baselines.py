@@ -23,8 +23,10 @@ def baseline_policies(
     """
     uniform = Policy(method=BASELINE_METHOD, learning_rate=learning_rate, max_rank=max_rank)
     placements = {"all linear maps": "all"}
-    if label := _queries_and_values(replace(uniform, placement="q+v"), context):
-        placements[label] = "q+v"
+    adapted = {site.role for site in _sites(replace(uniform, placement="q+v"), context)}
+    made = adapted.union(*(FUSED_ROLES.get(role, ()) for role in adapted))
+    if made >= {"q", "v"}:
+        placements[" and ".join(role for role in ROLE_GROUPS["attention"] if role in adapted)] = "q+v"
     policies: dict[str, Policy] = {}
     for label, placement in placements.items():
         policy = _last_layers(replace(uniform, placement=placement), context)
@@ -69,14 +71,6 @@ def scored_policy(
     is_other = {s.name for s in _sites(scored, context)} != {s.name for s in _sites(last, context)}
     fits = _rank_one_cost(scored, context) <= context.max_params
     return scored if is_other and fits else None
-
-
-def _queries_and_values(policy: Policy, context: AllocationContext) -> str:
-    """The roles of the maps that make q and v: `q and v`, or `qkv`; empty where either is missing."""
-    adapted = {site.role for site in _sites(policy, context)}
-    made = adapted.union(*(FUSED_ROLES.get(role, ()) for role in adapted))
-    in_order = [role for role in ROLE_GROUPS["attention"] if role in adapted]
-    return " and ".join(in_order) if made >= {"q", "v"} else ""
 
 
 def _last_layers(policy: Policy, context: AllocationContext) -> Policy | None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.extension import Method
@@ -56,9 +55,23 @@ def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] 
         raise UnknownNameError("search space", name, names())
     source = name if is_path else f"search space {name}"
     content = read_yaml(path_at_home(name) if is_path else _folder() / f"{name}.yaml")
-    space = validate(Space, _filled(content), source=source)
+    if isinstance(methods := content.get("methods"), dict):
+        # A method with nothing below it has the defaults.
+        filled = {method: {} if part is None else part for method, part in methods.items()}
+        content = {**content, "methods": filled}
+    space = validate(Space, dict(content), source=source)
     _check(space, known_methods, source=source)
-    space = space.narrowed(lambda method, part: _with_own_values(known_methods[method], part))
+
+    def with_own_values(method: str, part: MethodSpace) -> MethodSpace:
+        # The method's own values of options: YAML's 1 equals true, and 64.0 equals 64.
+        choices = known_methods[method].choices
+        own = {
+            option: tuple(choices[option][choices[option].index(value)] for value in values)
+            for option, values in part.options.items()
+        }
+        return part.model_copy(update={"options": own})
+
+    space = space.narrowed(with_own_values)
     methods_of = {arm: {method for method, _ in space.parts(arm)} for arm in space.arms}
     in_space = set().union(*methods_of.values())
     for method in only:
@@ -78,14 +91,6 @@ def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] 
     return space.only(kept)
 
 
-def _filled(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a file, in which a method with nothing below it has the defaults."""
-    methods = content.get("methods")
-    if not isinstance(methods, dict):
-        return dict(content)
-    return {**content, "methods": {name: {} if part is None else part for name, part in methods.items()}}
-
-
 def _check(space: Space, known: Mapping[str, Method], *, source: str) -> None:
     if not space.arms:
         raise SpecError(f"The {source} names no method and no mix; give one under methods or mixes.")
@@ -97,50 +102,31 @@ def _check(space: Space, known: Mapping[str, Method], *, source: str) -> None:
             )
         if arm in known:
             raise SpecError(f"The {source} calls a mix {arm!r}, which is the name of a method; rename it.")
+    roles = {"all", "dense", "norm", *ROLE_GROUPS, *chain.from_iterable(ROLE_GROUPS.values())}
     for arm in space.arms:
         for name, part in space.parts(arm):
-            _check_names(known[name], part, source=source)
+            for role in "+".join(part.placement).split("+"):
+                if role not in roles:
+                    raise UnknownNameError(f"role or role group ({source})", role, roles)
+            choices = known[name].choices
+            for option, values in part.options.items():
+                of_method = f"of {known[name].name} ({source})"
+                if option not in choices:
+                    raise UnknownNameError(f"option {of_method}", option, choices)
+                for value in values:
+                    if value not in choices[option]:
+                        raise UnknownNameError(f"{option} {of_method}", str(value), map(str, choices[option]))
             if part.max_rank is not None and not known[name].ranked:
                 raise SpecError(f"The {source} gives max_rank to {name}, which has no ranks; leave it out.")
-        if arm in space.mixes:
-            _check_mix(space.parts(arm), known, arm=arm, source=source)
-
-
-def _check_names(method: Method, part: MethodSpace, *, source: str) -> None:
-    """Roles and options must exist."""
-    roles = {"all", "dense", "norm", *ROLE_GROUPS, *chain.from_iterable(ROLE_GROUPS.values())}
-    for role in "+".join(part.placement).split("+"):
-        if role not in roles:
-            raise UnknownNameError(f"role or role group ({source})", role, roles)
-    for option, values in part.options.items():
-        if option not in method.choices:
-            raise UnknownNameError(f"option of {method.name} ({source})", option, method.choices)
-        for value in values:
-            if value not in method.choices[option]:
-                choices = [str(choice) for choice in method.choices[option]]
-                raise UnknownNameError(f"{option} of {method.name} ({source})", str(value), choices)
-
-
-def _with_own_values(method: Method, part: MethodSpace) -> MethodSpace:
-    """The part with the method's own values of options: YAML's 1 equals true, and 64.0 equals 64."""
-    own = {
-        option: tuple(method.choices[option][method.choices[option].index(value)] for value in values)
-        for option, values in part.options.items()
-    }
-    return part.model_copy(update={"options": own})
-
-
-def _check_mix(
-    parts: Sequence[tuple[str, MethodSpace]], known: Mapping[str, Method], *, arm: str, source: str
-) -> None:
-    if any(part.learning_rate is not None for _, part in parts[1:]):
-        raise SpecError(
-            f"The {source} has a learning_rate in a later part of {arm!r}; each later part trains at a "
-            "multiple of the first part's rate, so give it to the first part."
-        )
-    shared = [name for name, _ in parts if known[name].shared]
-    if len(shared) > 1:
-        raise SpecError(
-            f"The mix {arm!r} has {' and '.join(shared)}, which share one state among their sites; "
-            "a plan takes one such method, once."
-        )
+        parts = space.parts(arm)
+        if any(part.learning_rate is not None for _, part in parts[1:]):
+            raise SpecError(
+                f"The {source} has a learning_rate in a later part of {arm!r}; each later part trains at a "
+                "multiple of the first part's rate, so give it to the first part."
+            )
+        shared = [name for name, _ in parts if known[name].shared]
+        if len(shared) > 1:
+            raise SpecError(
+                f"The mix {arm!r} has {' and '.join(shared)}, which share one state among their sites; "
+                "a plan takes one such method, once."
+            )

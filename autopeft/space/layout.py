@@ -65,23 +65,18 @@ def cheapest(space: Space, context: AllocationContext) -> dict[str, int]:
     """
     smallest = {}
     for arm in space.arms:
-        costs = [_cheapest_adapter(context.methods[name], part, context) for name, part in space.parts(arm)]
+        costs: list[int | None] = []
+        for name, part in space.parts(arm):
+            method = context.methods[name]
+            chosen = {option: values[0] for option, values in part.options.items()}
+            # `plan_of` widens a placement that is too dear to all sites, so that all of them count.
+            fits = bool(_fitting_placements(method, part, context))
+            fitting = [site for site in context.sites if fits and method.refusal(site) is None]
+            places = [place_at(site, method, chosen, part.max_rank) for site in fitting]
+            costs.append(min((place.cost(place.ranks[0]) for place in places if place), default=None))
         if None not in costs:
             smallest[arm] = sum(cost or 0 for cost in costs)
     return smallest
-
-
-def _cheapest_adapter(method: Method, part: MethodSpace, context: AllocationContext) -> int | None:
-    """Cost of the part's first options at its cheapest site; None where they fit nowhere.
-
-    A policy whose placement is too dear is widened to all sites (see `plan_of`), so that all of them count.
-    """
-    if not _fitting_placements(method, part, context):
-        return None
-    chosen = {name: values[0] for name, values in part.options.items()}
-    fitting = [site for site in context.sites if method.refusal(site) is None]
-    places = [place_at(site, method, chosen, part.max_rank) for site in fitting]
-    return min((place.cost(place.ranks[0]) for place in places if place), default=None)
 
 
 def plan_of(policy: Policy, context: AllocationContext) -> Plan:
@@ -135,10 +130,7 @@ class Place:
 
 
 def place_at(
-    site: Site,
-    method: Method,
-    chosen: Mapping[str, OptionValue],
-    highest: int | None,
+    site: Site, method: Method, chosen: Mapping[str, OptionValue], highest: int | None
 ) -> Place | None:
     """The place of a method at a site, its ranks up to the highest; None where no rank is left."""
     options = method.options(site, **chosen)
@@ -151,44 +143,31 @@ def place_at(
 
 
 def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]:
-    places = _places(policy, context)
-    claims = [_claim(place, part, context) for place, part in places.values()]
-    ranks = allocate(claims, max_params=context.max_params)
-    lead = context.methods[policy.method]
-    return tuple(_adapter(*places[name], rank, lead=lead) for name, rank in ranks.items())
-
-
-def _places(policy: Policy, context: AllocationContext) -> dict[str, tuple[Place, Policy]]:
-    """Site name -> its place and the first part of the policy that may have it."""
-    places: dict[str, tuple[Place, Policy]] = {}
+    places: dict[str, tuple[Place, Policy]] = {}  # of several parts, the first has the site
     for part in (policy, *policy.beside):
         method = context.methods[part.method]
         for site in select_sites(part, context, method):
             place = place_at(site, method, dict(part.options), part.max_rank)
             if place is not None:
                 places.setdefault(site.name, (place, part))
-    return places
-
-
-def _claim(place: Place, part: Policy, context: AllocationContext) -> Claim:
-    """Weighed by the score per parameter to the power of the exponent: 1 everywhere for even ranks."""
-    site, exponent = place.site.name, 0.0 if part.ranks_by == "uniform" else part.exponent
-    weight = float((context.scores[site] / place.cost(place.ranks[0])) ** exponent)
-    return Claim(site=site, weight=weight, ranks=place.ranks, cost=place.cost)
-
-
-def _adapter(place: Place, part: Policy, rank: int, *, lead: Method) -> Adapter:
-    """The adapter of a part of a policy at a place; its learning rate is relative to the lead's.
-
-    The scale depends on choices that the adapter's options need not hold, such as the scale rule.
-    """
-    return Adapter(
-        method=part.method,
-        site=place.site.name,
-        rank=rank if place.method.ranked else 0,
-        scale=place.method.scale(rank, **dict(part.options)),
-        options=place.options,
-        rate_factor=rate_factor(place.method, lead),
+    claims = []
+    for name, (place, part) in places.items():
+        # Weighed by the score per parameter to the power of the exponent: 1 everywhere for even ranks.
+        exponent = 0.0 if part.ranks_by == "uniform" else part.exponent
+        weight = float((context.scores[name] / place.cost(place.ranks[0])) ** exponent)
+        claims.append(Claim(site=name, weight=weight, ranks=place.ranks, cost=place.cost))
+    ranks = allocate(claims, max_params=context.max_params)
+    return tuple(
+        Adapter(
+            method=part.method,
+            site=name,
+            rank=ranks[name] if place.method.ranked else 0,
+            # The scale depends on choices that the adapter's options need not hold, such as the scale rule.
+            scale=place.method.scale(ranks[name], **dict(part.options)),
+            options=place.options,
+            rate_factor=rate_factor(place.method, context.methods[policy.method]),
+        )
+        for name, (place, part) in ((name, places[name]) for name in ranks)
     )
 
 
@@ -209,7 +188,12 @@ def select_sites(policy: Policy, context: AllocationContext, method: Method) -> 
     layers, or those with the largest score over the candidate sites.
     """
     fitting = [site for site in _placed(policy.placement, context.sites) if method.refusal(site) is None]
-    kept = {None, *_kept_layers(policy, fitting, context)}
+    layers = sorted({site.layer for site in fitting if site.layer is not None})
+    n_kept = max(1, round(policy.layer_share * len(layers)))
+    if policy.layers_by == "score":
+        total = {layer: sum(context.scores[s.name] for s in fitting if s.layer == layer) for layer in layers}
+        layers.sort(key=lambda layer: (total[layer], layer))
+    kept = {None, *layers[-n_kept:]}
     return sorted((site for site in fitting if site.layer in kept), key=lambda site: natural_key(site.name))
 
 
@@ -227,12 +211,3 @@ def _placed(placement: str, sites: Sequence[Site]) -> list[Site]:
         return site.role in roles or not missing[layer_name(site.name)].isdisjoint(fused)
 
     return [site for site in sites if counts(site)]
-
-
-def _kept_layers(policy: Policy, fitting: Sequence[Site], context: AllocationContext) -> list[int]:
-    layers = sorted({site.layer for site in fitting if site.layer is not None})
-    n_kept = max(1, round(policy.layer_share * len(layers)))
-    if policy.layers_by == "score":
-        total = {layer: sum(context.scores[s.name] for s in fitting if s.layer == layer) for layer in layers}
-        layers.sort(key=lambda layer: (total[layer], layer))
-    return layers[-n_kept:]

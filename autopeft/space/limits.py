@@ -26,7 +26,10 @@ def limited(space: Space, limits: LimitSpec, methods: Mapping[str, Method]) -> S
         method = methods[name]
         if limits.mergeable and not method.merges:
             return None
-        return _capped(part, limits.max_rank) if limits.max_rank and method.low_rank else part
+        if not limits.max_rank or not method.low_rank:
+            return part
+        ranks = (rank for rank in (part.max_rank, limits.max_rank) if rank is not None)
+        return part.model_copy(update={"max_rank": min(ranks)})
 
     narrowed = space.narrowed(narrow)
     if not narrowed.arms:
@@ -37,11 +40,6 @@ def limited(space: Space, limits: LimitSpec, methods: Mapping[str, Method]) -> S
             "raise or drop one of them, or choose another --space."
         )
     return narrowed
-
-
-def _capped(part: MethodSpace, cap: int) -> MethodSpace:
-    """The part under a cap on its ranks."""
-    return part.model_copy(update={"max_rank": cap if part.max_rank is None else min(part.max_rank, cap)})
 
 
 def servable(space: Space, servers: Sequence[str], methods: Mapping[str, Method]) -> Space:

@@ -31,13 +31,11 @@ class Policy:
     @property
     def arm(self) -> Arm:
         """Method × placement family, such as `lora/attention`, the parts of a mix joined by &."""
-        parts = (self, *self.beside)
-        methods = tuple(part.method for part in parts)
-        return Arm(kind="sampled", label=" & ".join(map(_family, parts)), methods=methods)
-
-
-def _family(policy: Policy) -> str:
-    """Method, options and placement of one part; the scale rule, a tuned number of it, is left out."""
-    shown = [(n, value) for n, value in policy.options if n != "scale_rule" and value is not False]
-    options = [name if value is True else str(value) for name, value in shown]
-    return f"{'+'.join([policy.method, *options])}/{policy.placement}"
+        families = []
+        for part in (self, *self.beside):
+            # The scale rule is left out: it is a tuned number of the method.
+            shown = [(n, value) for n, value in part.options if n != "scale_rule" and value is not False]
+            options = [name if value is True else str(value) for name, value in shown]
+            families.append(f"{'+'.join([part.method, *options])}/{part.placement}")
+        methods = tuple(part.method for part in (self, *self.beside))
+        return Arm(kind="sampled", label=" & ".join(families), methods=methods)

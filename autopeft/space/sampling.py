@@ -8,7 +8,7 @@ does not have changes nothing in its policy.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,48 +35,33 @@ def parameters(space: Space) -> dict[str, BaseDistribution]:
     distributions: dict[str, BaseDistribution] = {}
     if len(space.arms) > 1:
         distributions[ARM] = CategoricalDistribution(space.arms)
-    parts = _parts_by_index(space)
-    if any(part.learning_rate is None or part.learning_rate[0] < part.learning_rate[1] for part in parts[0]):
-        distributions[RATE] = FloatDistribution(0.0, 1.0)
-    for index, alike in enumerate(parts):
-        distributions |= {_prefix(index) + name: each for name, each in _of_parts(alike)}
-    return distributions
-
-
-def _parts_by_index(space: Space) -> list[list[MethodSpace]]:
-    """The first parts of all arms, then their second parts, and so on."""
     by_arm = [[part for _, part in space.parts(arm)] for arm in space.arms]
-    longest = max(map(len, by_arm))
-    return [[parts[index] for parts in by_arm if index < len(parts)] for index in range(longest)]
+    rates = [parts[0].learning_rate for parts in by_arm]
+    if any(rate is None or rate[0] < rate[1] for rate in rates):
+        distributions[RATE] = FloatDistribution(0.0, 1.0)
+    for index in range(max(map(len, by_arm))):
+        alike = [parts[index] for parts in by_arm if index < len(parts)]
+        for name in _CHOICES:
+            values = _union(getattr(part, name) for part in alike)
+            if len(values) > 1:
+                distributions[_prefix(index) + name] = CategoricalDistribution(values)
+        for name in _RANGES:
+            lows, highs = zip(*(getattr(part, name) for part in alike), strict=True)
+            if min(lows) < max(highs):
+                distributions[_prefix(index) + name] = FloatDistribution(min(lows), max(highs))
+        for option in _union(part.options for part in alike):
+            values = _union(part.options.get(option, ()) for part in alike)
+            if len(values) > 1:
+                distributions[_prefix(index) + option] = CategoricalDistribution(values)
+    return distributions
 
 
 def _prefix(index: int) -> str:
     return "" if index == 0 else f"part{index + 1}."
 
 
-def _of_parts(parts: Sequence[MethodSpace]) -> Iterator[tuple[str, BaseDistribution]]:
-    """The parameters of parts at one place of their arms, but for the learning rate."""
-    for name in _CHOICES:
-        values = _union(getattr(part, name) for part in parts)
-        if len(values) > 1:
-            yield name, CategoricalDistribution(values)
-    for name in _RANGES:
-        low, high = _hull(getattr(part, name) for part in parts)
-        if low < high:
-            yield name, FloatDistribution(low, high)
-    for option in _union(part.options for part in parts):
-        values = _union(part.options.get(option, ()) for part in parts)
-        if len(values) > 1:
-            yield option, CategoricalDistribution(values)
-
-
 def _union(values: Iterable[Iterable[Any]]) -> list[Any]:
     return list(dict.fromkeys(value for some in values for value in some))
-
-
-def _hull(ranges: Iterable[tuple[float, float]]) -> tuple[float, float]:
-    lows, highs = zip(*ranges, strict=True)
-    return min(lows), max(highs)
 
 
 def suggest(trial: BaseTrial, space: Space, methods: Mapping[str, Method]) -> Policy:
@@ -89,7 +74,8 @@ def suggest(trial: BaseTrial, space: Space, methods: Mapping[str, Method]) -> Po
             assert isinstance(each, FloatDistribution)
             drawn[name] = trial.suggest_float(name, each.low, each.high)
     arm = drawn.get(ARM, space.arms[0])
-    rate = _rate_at(drawn.get(RATE, 0.0), learning_rates(space, arm, methods))
+    low, high = learning_rates(space, arm, methods)
+    rate = low * (high / low) ** drawn.get(RATE, 0.0) if low < high else low
     lead, *beside = (
         _policy_of_part(drawn, methods[method], part, index=index, rate=rate)
         for index, (method, part) in enumerate(space.parts(arm))
@@ -107,7 +93,7 @@ def _policy_of_part(
         return value if value in choices else choices[0]
 
     def number(name: str, bounds: tuple[float, float]) -> float:
-        return _clipped(drawn.get(_prefix(index) + name, bounds[0]), bounds)
+        return min(max(drawn.get(_prefix(index) + name, bounds[0]), bounds[0]), bounds[1])
 
     options = {option: chosen(option, values) for option, values in part.options.items()}
     return Policy(
@@ -123,51 +109,33 @@ def _policy_of_part(
     )
 
 
-def _clipped(value: float, bounds: tuple[float, float]) -> float:
-    low, high = bounds
-    return min(max(value, low), high)
-
-
-def _rate_at(position: float, bounds: tuple[float, float]) -> float:
-    low, high = bounds
-    return low * (high / low) ** position if low < high else low
-
-
 def within(policy: Policy, space: Space, arm: str, methods: Mapping[str, Method]) -> Policy | None:
     """The policy in the words of an arm of its methods; None where the arm has no such policy.
 
     It takes the arm's caps on ranks. Even ranks may be called `uniform` there, and all layers any share.
     """
-    parts = space.parts(arm)
-    worded = [_worded(p, part) for p, (_, part) in zip((policy, *policy.beside), parts, strict=True)]
+    worded = []
+    for each, (name, part) in zip((policy, *policy.beside), space.parts(arm), strict=True):
+        each = replace(each, max_rank=part.max_rank)
+        if each.exponent == 0 and "uniform" in part.ranks_by and each.ranks_by not in part.ranks_by:
+            each = replace(each, ranks_by="uniform")
+        if each.layer_share == 1:
+            each = replace(each, layers_by="last" if "last" in part.layers_by else "score")
+        options = dict(each.options)
+        chosen = {option: options.pop(option, methods[name].choices[option][0]) for option in part.options}
+        if (
+            options
+            or any(value not in part.options[option] for option, value in chosen.items())
+            or each.placement not in part.placement
+            or each.layers_by not in part.layers_by
+            or not part.layer_share[0] <= each.layer_share <= part.layer_share[1]
+            or each.ranks_by not in part.ranks_by
+            or not part.exponent[0] <= each.exponent <= part.exponent[1]
+        ):
+            return None
+        worded.append(each)
     lead, *others = worded
-    has_all = all(_has(part, p, methods[name]) for p, (name, part) in zip(worded, parts, strict=True))
-    return replace(lead, beside=tuple(others)) if has_all else None
-
-
-def _worded(policy: Policy, part: MethodSpace) -> Policy:
-    """One part of a policy with the cap on ranks of a space, and its word for the same ranks and layers."""
-    policy = replace(policy, max_rank=part.max_rank)
-    if policy.exponent == 0 and "uniform" in part.ranks_by and policy.ranks_by not in part.ranks_by:
-        policy = replace(policy, ranks_by="uniform")
-    if policy.layer_share == 1:
-        policy = replace(policy, layers_by="last" if "last" in part.layers_by else "score")
-    return policy
-
-
-def _has(part: MethodSpace, policy: Policy, method: Method) -> bool:
-    """Whether a part of an arm has the choices of a policy."""
-    options = dict(policy.options)
-    chosen = {option: options.pop(option, method.choices[option][0]) for option in part.options}
-    return (
-        not options
-        and all(value in part.options[option] for option, value in chosen.items())
-        and policy.placement in part.placement
-        and policy.layers_by in part.layers_by
-        and part.layer_share[0] <= policy.layer_share <= part.layer_share[1]
-        and policy.ranks_by in part.ranks_by
-        and part.exponent[0] <= policy.exponent <= part.exponent[1]
-    )
+    return replace(lead, beside=tuple(others))
 
 
 def learning_rates(space: Space, arm: str, methods: Mapping[str, Method]) -> tuple[float, float]:
