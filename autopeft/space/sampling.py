@@ -93,7 +93,8 @@ def _policy_of_part(
         return value if value in choices else choices[0]
 
     def number(name: str, bounds: tuple[float, float]) -> float:
-        return min(max(drawn.get(_prefix(index) + name, bounds[0]), bounds[0]), bounds[1])
+        value: float = drawn.get(_prefix(index) + name, bounds[0])
+        return min(max(value, bounds[0]), bounds[1])
 
     options = {option: chosen(option, values) for option, values in part.options.items()}
     return Policy(
