@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from dataclasses import replace
 from itertools import product
@@ -61,22 +60,6 @@ def test_a_run_costs_what_nine_proposals_and_their_confirmation_take(prepared, f
     assert run.spec.search.trials >= 9
 
 
-def test_a_model_without_a_head_pays_no_steps_of_it(prepared):
-    """Two seeds of 150 steps at 0.35 of a usual step are 0.35 full runs of 300."""
-    long = replace(prepared, full_steps=300)
-    bare = copy.copy(long.base)
-    bare.head_params = 0
-    costs = [confirm_cost(within_cost(run, NOTHING)) for run in (long, replace(long, base=bare))]
-    assert costs[0] - costs[1] == pytest.approx(0.35)
-
-
-@pytest.mark.parametrize("full_steps", [1000, 5000])
-def test_long_runs_cost_four_full_runs_as_a_usual_sweep(prepared, full_steps):
-    run = within_cost(replace(prepared, full_steps=full_steps), NOTHING)
-    assert run.spec.search.max_cost == 4.0
-    assert run.spec.search.trials > 9
-
-
 DOCS = Path(__file__).parents[2] / "docs" / "searching.md"
 ROW = re.compile(r"^\| ([\d,]+)(?: to (\d+))? \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
 
@@ -118,17 +101,6 @@ def test_the_usual_cost_of_a_model_without_data_is_that_of_dear_evaluation():
     confirm = 2 * (2 * (100 + 320 / 32 + 320 / 32) + 0.35 * 100 + 320 / 32)
     assert usual_cost(200) == pytest.approx((9 * first + 4 * second + confirm) / 200, abs=0.1)
     assert usual_cost(10_000) == 4.0
-
-
-@pytest.mark.parametrize("full_steps", [40, 54, 80, 110, 600])
-def test_proposals_leave_four_plans_the_second_rung_and_three_each_above_it(prepared, full_steps):
-    """Six proposals are made whatever they cost."""
-    run = within_cost(replace(prepared, full_steps=full_steps), NOTHING)
-    n_first, limit = run.spec.search.trials, run.spec.search.max_cost
-    assert n_first >= 6 and limit >= 4.0
-    cost = [schedule_of(run).rung_cost(index) for index in range(len(schedule_of(run).rung_steps))]
-    needed = n_first * cost[0] + 4 * cost[1] + 3 * sum(cost[2:]) + confirm_cost(run)
-    assert needed <= limit or n_first == 6
 
 
 @pytest.mark.parametrize("full_steps", [54, 80, 110, 150])
@@ -214,54 +186,9 @@ def test_a_cost_that_pays_no_verdict_is_told(prepared, caplog, max_cost, is_told
     assert ("--max-cost is 1 R, but a verdict needs about" in caplog.text) == is_told
 
 
-@pytest.mark.parametrize("full_steps", [4, 8, 12, 20])
-def test_the_default_limit_pays_a_verdict_however_short_a_full_run_is(prepared, caplog, full_steps):
-    run = within_cost(replace(prepared, full_steps=full_steps), NOTHING)
-    warn_of_cost(run)
-    assert "a verdict needs about" not in caplog.text
-    assert run.spec.search.max_cost >= confirm_cost(run) + 6 * schedule_of(run).rung_cost(0)
-
-
-@pytest.mark.parametrize(("max_cost", "is_beyond"), [(0.1, True), (20.0, False)])
-def test_a_confirmation_beyond_the_limit_is_said_to_be_beyond_it(prepared, max_cost, is_beyond):
-    spec = with_setting(prepared.spec, "search.max_cost", max_cost)
-    run = within_cost(replace(prepared, spec=spec), frozenset({"search.max_cost"}))
-    (rule,) = [d.rule for d in run.decisions if d.setting == "confirm.fidelity"]
-    assert (f" of {max_cost:g} R" in rule) != is_beyond
-    assert rule.endswith(f" R, more than the {max_cost:g} R of --max-cost") == is_beyond
-
-
 def test_as_many_seeds_as_the_user_gave_decide_the_length(prepared):
     """Three full seeds of two plans would fit 14 R, five do not."""
     spec = with_setting(prepared.spec, "search.max_cost", 14.0)
     given = frozenset({"search.max_cost", "confirm.seeds"})
     run = within_cost(replace(prepared, spec=spec, full_steps=1000), given)
     assert (run.spec.confirm.fidelity, run.spec.confirm.seeds) == ("half", 5)
-
-
-def test_no_more_is_said_to_be_needed_than_is_spent_at_least(prepared, caplog):
-    """Six plans, two at each rung above, and the confirmation of two, in R counted here from the schedule."""
-    given = frozenset({"search.max_cost"})
-    schedule = schedule_of(replace(prepared, full_steps=300))
-    rungs = [schedule.rung_cost(index) for index in range(schedule.last + 1)]
-    least = 6 * rungs[0] + 2 * sum(rungs[1:]) + schedule_of(half_length(prepared)).confirm_cost(n_seeds=2)
-    for max_cost, is_told in ((least - 0.2, True), (least + 0.2, False)):
-        caplog.clear()
-        spec = with_setting(prepared.spec, "search.max_cost", max_cost)
-        warn_of_cost(within_cost(replace(prepared, spec=spec, full_steps=300), given))
-        assert ("a verdict needs about" in caplog.text) == is_told
-
-
-def half_length(run):
-    return replace(run, spec=with_setting(run.spec, "confirm.fidelity", "half"), full_steps=300)
-
-
-@pytest.mark.parametrize(
-    ("methods", "full_steps", "n_slow"),
-    [((), 200, 1), (("lora", "hira"), 200, 1), (("lora", "ia3"), 200, 0), ((), 149, 0)],
-)
-def test_rungs_have_room_for_a_slow_starter_only_where_one_may_run(prepared, methods, full_steps, n_slow):
-    """The three best; two baselines at two rates each, a small plan, the head and a sentinel."""
-    spec = with_setting(prepared.spec, "search.methods", methods)
-    schedule = schedule_of(replace(prepared, spec=spec, full_steps=full_steps))
-    assert schedule.n_promoted(1) == 3 + 2 * 2 + 1 + 1 + 1 + n_slow

@@ -18,7 +18,6 @@ from typer.testing import CliRunner, Result
 
 from autopeft import pipeline
 from autopeft.cli.app import app
-from autopeft.errors import BudgetError
 from autopeft.records import DataSpec
 from autopeft.store import read_plan, write_plan
 
@@ -170,12 +169,6 @@ def test_existing_files_are_never_overwritten(is_file: bool, flags: tuple[str, .
     result = analyze(*flags, "--out", mine if is_file else tmp_path)
     assert result.exit_code == 2 and "--out" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine.csv"] and mine.read_text() == "mine"
-
-
-def test_a_budget_that_fits_no_site_is_refused_before_the_pass(model_dir: Path, data_dir: Path) -> None:
-    spec = run_spec(model_dir, data_dir, budget="10")
-    with pytest.raises(BudgetError, match=r"allows 10 trainable parameters; the cheapest plan \(lora"):
-        pipeline.analyze(spec, scores=["gradient"])
 
 
 def test_the_suggested_search_names_the_same_settings(data_dir: Path, model_dir: Path) -> None:

@@ -60,13 +60,6 @@ def test_configs_name_the_base_model_with_its_commit(run, tmp_path):
     assert {config["revision"] for config in configs_in(tmp_path / "out")} == {COMMIT}
 
 
-def test_others_may_read_the_tensors_as_they_read_the_config(run, tmp_path):
-    answer("--run", run, "--to", "native", "--out", tmp_path / "out")
-    for folder in (run / "best/weights", tmp_path / "out"):
-        tensors = [path.stat().st_mode for path in folder.rglob("*.safetensors")]
-        assert set(tensors) == {path.stat().st_mode for path in folder.rglob("adapter_config.json")}
-
-
 def test_pushed_folder_can_be_used_after_its_card_was_edited(run, model_dir, tmp_path, monkeypatch):
     folder = tmp_path / "pushed"
     monkeypatch.setattr(pushing, "_upload", lambda parent, request: str(shutil.copytree(parent, folder)))

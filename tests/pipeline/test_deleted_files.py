@@ -7,10 +7,9 @@ import shutil
 import pytest
 
 from autopeft import pipeline
-from autopeft.data import load
-from autopeft.errors import DataError, RunDirError
+from autopeft.errors import RunDirError
 from autopeft.pipeline.exporting import ExportRequest
-from autopeft.records import DataSpec, RunSpec
+from autopeft.records import RunSpec
 from autopeft.store import RunDir
 
 
@@ -25,11 +24,6 @@ def test_an_export_without_weights_does_not_say_that_the_plan_was_never_trained(
     shutil.rmtree(run_copy / "best" / "weights")
     written = pipeline.export(ExportRequest(to="native", out=tmp_path / "out", run=run_copy))
     assert any("no weights" in note and "deleted" in note for note in written.notes)
-
-
-def test_data_that_moved_may_be_given_by_a_flag(tmp_path):
-    with pytest.raises(DataError, match=r"gone does not exist\..*--data"):
-        load(DataSpec(source=str(tmp_path / "gone")), seed=0)
 
 
 def test_a_run_without_its_run_yaml_is_told_apart_from_another_folder(tmp_path):

@@ -13,12 +13,8 @@ import transformers
 from safetensors.torch import load_file
 from toys.counting import tiny_config
 from toys.exports import answer, export, logits_of, refused, served, shake, trained, vllm
-from typer.testing import CliRunner
 
-from autopeft.cli.app import app
 from autopeft.exports import write_adapter
-from autopeft.extension import discover
-from autopeft.model import loading
 from autopeft.records import ModelSpec, PlanDocument, RunSpec
 from autopeft.store import write_plan
 
@@ -52,13 +48,6 @@ def test_merged_language_model_keeps_the_config_and_the_padding_of_its_checkpoin
     assert after.get("pad_token_id") == before.get("pad_token_id")
     tokenizers = [transformers.AutoTokenizer.from_pretrained(path) for path in (base, tmp_path / "out")]
     assert [tokenizer.pad_token for tokenizer in tokenizers] == [None, None]
-
-
-def test_weights_in_float32_are_never_on_a_gpu(trained_adapter, tmp_path, monkeypatch):
-    toy = trained_adapter()
-    monkeypatch.setattr(loading, "find_device", lambda name: torch.device(name or "cuda"))  # none is here
-    report = answer("--adapter", toy.folder, "--to", "merged", "--out", tmp_path / "out")
-    assert "model.safetensors" in report["files"]
 
 
 @pytest.mark.parametrize("n_labels", [2, 5])
@@ -139,25 +128,6 @@ def test_adapter_of_a_vision_transformer_is_merged_with_its_image_processor(has_
     torch.testing.assert_close(seen, expected, rtol=0, atol=1e-5)
 
 
-def test_labels_of_a_base_model_with_a_head_of_its_own_are_kept(model_dir, tmp_path):
-    names = {0: "low", 1: "middle", 2: "high"}
-    module = transformers.AutoModelForSequenceClassification.from_pretrained(model_dir, id2label=names)
-    module.save_pretrained(tmp_path / "base")
-    shutil.copy(model_dir / "tokenizer.json", tmp_path / "base")
-    shutil.copy(model_dir / "tokenizer_config.json", tmp_path / "base")
-    model = peft.get_peft_model(module, peft.LoraConfig(target_modules=["query"]))  # no task: no trained head
-    shake(model)
-    model.save_pretrained(tmp_path / "adapter")
-    flags = ("--adapter", tmp_path / "adapter", "--to", "merged", "--out", tmp_path / "out")
-    refused(
-        export(*flags), 2, "nor the adapter has weights for classifier.bias"
-    )  # not `base`, but without a head
-    answer(*flags, "--model", tmp_path / "base")
-    merged = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
-    assert merged.config.id2label == names
-    torch.testing.assert_close(logits_of(merged), logits_of(model), rtol=0, atol=1e-5)
-
-
 @pytest.fixture
 def run_dir(bert, make_plan, model_dir, tmp_path):
     """A run as far as an export reads it: settings, the best plan, its configs and its weights."""
@@ -210,10 +180,3 @@ def test_run_that_has_not_finished_is_told_how_to_go_on(run_dir, tmp_path):
         export("--run", path, "--to", "native", "--out", tmp_path / "out"), 2, "no best plan yet", "--resume"
     )
     refused(export("--run", tmp_path, "--to", "native", "--out", tmp_path / "out"), 2, "has no run.yaml")
-
-
-def test_every_format_is_listed_by_the_command_that_the_help_names():
-    text = " ".join(export("--help").stdout.replace("│", " ").split())
-    assert "`autopeft formats` lists them" in text
-    listed = CliRunner().invoke(app, ["formats"]).stdout
-    assert [name for name in discover("autopeft.exports") if name not in listed] == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import peft
 import pytest
@@ -21,17 +20,6 @@ def test_adapter_without_the_head_that_the_base_model_lacks_is_refused(model_dir
     flags = ("--adapter", tmp_path / "adapter", "--model", model_dir, "--to", "merged")
     refused(export(*flags, "--out", tmp_path / "out"), 2, "nor the adapter has weights for classifier.bias")
     assert not (tmp_path / "out").exists()
-
-
-def test_place_that_cannot_be_written_is_named(trained_adapter, tmp_path):
-    toy = trained_adapter()
-    (tmp_path / "file").write_text("mine", encoding="utf-8")
-    refused(
-        export("--adapter", toy.folder, "--to", "native", "--out", tmp_path / "file" / "out"),
-        2,
-        "pass another --out",
-    )
-    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
 
 
 def as_pickle(toy):
@@ -145,37 +133,11 @@ def test_config_that_does_not_fit_its_base_model_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_adapter_of_another_architecture_is_refused(trained_adapter, model_dir, tmp_path):
-    toy = trained_adapter()
-    flags = ("--adapter", toy.folder, "--to", "native", "--out", tmp_path / "out")
-    refused(export(*flags, "--model", model_dir), 3, str(model_dir), "which the model lacks")
-    assert not (tmp_path / "out").exists()
-
-
-def test_two_methods_on_one_site_are_refused(trained_adapter, tmp_path):
-    toy = trained_adapter()
-    for name in ("a", "b"):
-        shutil.copytree(toy.folder, tmp_path / "mix" / name)
-    (tmp_path / "mix" / "order.json").write_text('["a", "b"]', encoding="utf-8")
-    flags = ("--adapter", tmp_path / "mix", "--to", "native", "--out", tmp_path / "out")
-    refused(export(*flags), 3, "model.layers.0.self_attn.q_proj", "one site takes one method")
-    assert not (tmp_path / "out").exists()
-
-
 def test_base_model_that_is_not_at_hand_is_not_asked_for_where_its_name_is_enough(trained_adapter, tmp_path):
     toy = trained_adapter()
     rewrite(toy, base_model_name_or_path="somebody/somewhere")
     report = answer("--adapter", toy.folder, "--to", "native", "--out", tmp_path / "out")
     assert report["notes"] == ["not checked against somebody/somewhere, whose config is not at hand"]
-
-
-def test_folder_with_files_is_left_alone(trained_adapter, tmp_path):
-    toy = trained_adapter()
-    refused(export("--adapter", toy.folder, "--to", "native", "--out", toy.folder), 2, "not empty", "--out")
-    assert sorted(p.name for p in toy.folder.iterdir()) == [
-        "adapter_config.json",
-        "adapter_model.safetensors",
-    ]
 
 
 @pytest.mark.parametrize(
@@ -194,22 +156,3 @@ def test_flags_that_say_nothing_usable_are_a_usage_error(flags, words, tmp_path)
     placed = [tmp_path / flag if flag == "A" else flag for flag in flags]
     refused(export(*placed, "--out", tmp_path / "out"), 2, *words)
     assert [path.name for path in tmp_path.iterdir()] == ["A"]
-
-
-def test_a_mix_that_peft_saved_alone_is_told_what_saves_its_order(tmp_path):
-    for name in ("ia3_0", "lora_1"):
-        peft.LoraConfig(target_modules=["q"]).save_pretrained(tmp_path / "mix" / name)
-    flags = ("--adapter", tmp_path / "mix", "--to", "native", "--out", tmp_path / "out")
-    refused(export(*flags), 2, "nor order.json", "autopeft.save")
-
-
-def test_base_model_that_is_not_there_or_not_named_is_said(trained_adapter, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    toy = trained_adapter()
-    flags = ("--adapter", toy.folder, "--to", "uniform-lora", "--out", tmp_path / "out")
-    refused(export(*flags, "--model", tmp_path / "no-model"), 2, "no-model")
-    file = toy.folder / "adapter_config.json"
-    content = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": None}
-    file.write_text(json.dumps(content), encoding="utf-8")
-    refused(export(*flags), 2, "which base model it is for; pass --model")
-    assert not (tmp_path / "out").exists()

@@ -39,22 +39,6 @@ def test_a_cap_on_ranks_leaves_a_method_that_counts_something_else(name: str) ->
     assert feasible.arms == (name,)
 
 
-def test_what_a_cap_on_ranks_leaves_out_is_told_with_the_cap(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="autopeft"):
-        feasible, _ = fit_to_budget(
-            prepared(max_rank=1, budget="5000"), space(lora=ORTHOGONAL, ia3=MethodSpace())
-        )
-    assert feasible.arms == ("ia3",)
-    assert "lora is left out: nothing of it fits the model and the budget under --max-rank 1." in caplog.text
-
-
-def test_a_method_without_ranks_is_not_left_out_for_a_cap(caplog: pytest.LogCaptureFixture) -> None:
-    spaces = space(ia3=MethodSpace(), ln_tuning=MethodSpace())
-    with caplog.at_level(logging.INFO, logger="autopeft"):
-        fit_to_budget(prepared(max_rank=1, budget="20"), spaces)
-    assert "left out" in caplog.text and "--max-rank" not in caplog.text
-
-
 def test_the_placement_of_a_space_is_named_where_no_method_fits_for_it() -> None:
     with pytest.raises(SiteError, match=r"lora fits a site .* search space sets \(placement norm\); ask"):
         fit_to_budget(prepared(budget="5000"), space(lora=MethodSpace(placement=("norm",))))

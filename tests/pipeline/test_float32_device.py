@@ -96,13 +96,3 @@ def test_a_language_model_without_trained_norms_is_loaded_as_its_run_held_it(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     place, precision = loading_place(run_spec(tiny_llama, dtype=dtype), lora_at(site), auto_class=auto_class)
     assert (place, precision.dtype) == expected
-
-
-def test_loading_names_no_setting_that_it_has_not(tiny_llama, caplog):
-    site = "model.layers.0.mlp.up_proj"
-    spec = run_spec(tiny_llama, dtype="bfloat16", device="cpu")
-    with caplog.at_level("INFO", logger="autopeft"):
-        loading_place(spec, lora_at(site), auto_class=LANGUAGE)
-    assert caplog.messages == [
-        "The base model computes in float32: with 32 hidden units no other format would be faster."
-    ]

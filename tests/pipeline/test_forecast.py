@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import re
@@ -10,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import transformers
 from toys.specs import run_spec
 from toys.words import CONTEXT
 from typer.testing import CliRunner
@@ -77,13 +75,6 @@ def test_memory_limit_below_what_the_process_takes_is_refused_with_both_numbers(
     assert "--memory is 9.0 MiB" in error and 0 < seen <= least
 
 
-def test_length_beyond_the_positions_of_the_model_is_noted_once(model_dir, data_dir):
-    result = dry_run(model_dir, data_dir, "--max-steps", 20, "--max-length", 4096)
-    assert result.exit_code == 0, result.output
-    assert result.stderr.count("--max-length is 4,096 tokens") == 1
-    assert f"takes at most {CONTEXT};" in result.stderr
-
-
 @pytest.mark.parametrize(("requested", "used"), [(4096, CONTEXT), (CONTEXT - 1, CONTEXT - 1)])
 def test_the_length_that_is_used_is_the_one_that_is_written(model_dir, data_dir, requested, used):
     prepared = prepare(run_spec(model_dir, data_dir, max_steps=4, budget="5%", max_length=requested))
@@ -93,15 +84,6 @@ def test_the_length_that_is_used_is_the_one_that_is_written(model_dir, data_dir,
     if used < requested:
         assert decided["task.max_length"].value == f"{used:,}"
         assert "--max-length 4,096" in decided["task.max_length"].rule
-
-
-def test_refused_chats_are_not_preceded_by_how_rows_are_written(llama_with_weights, tmp_path):
-    turns = [{"role": "user", "content": "the food"}, {"role": "assistant", "content": "was good"}]
-    rows = [json.dumps({"messages": [{**turns[0], "content": f"food {i}"}, turns[1]]}) for i in range(80)]
-    (tmp_path / "chats.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    result = dry_run(llama_with_weights[1], tmp_path / "chats.jsonl", "--task", "text-generation")
-    assert "has no chat template" in result.stderr
-    assert "A row is written as" not in result.stderr and "chat template writes" not in result.stderr
 
 
 def test_row_lengths_are_those_of_the_tokenizer_and_steps_those_of_the_epochs(model_dir, data_dir):
@@ -119,40 +101,6 @@ def test_row_lengths_are_those_of_the_tokenizer_and_steps_those_of_the_epochs(mo
     n_train = rows.n_steps // 2 * 8
     assert 0 < n_train < len(texts)  # a part of train is kept for the search split
     assert rows.n_rows == 8
-
-
-@pytest.mark.parametrize(("device", "share"), [("cpu", 0.5), ("cuda", 1)])
-def test_a_step_of_a_cpu_has_half_of_the_tokens_of_a_gpu(device, share, tokenizer, tmp_path):
-    folder = tmp_path / "model"
-    transformers.LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=1024,
-        architectures=["LlamaForCausalLM"],
-    ).save_pretrained(folder)
-    wide = copy.deepcopy(tokenizer)
-    wide.model_max_length = 1024
-    wide.save_pretrained(folder)
-    rows = [json.dumps({"prompt": f"text number {i} " * 60, "completion": f"{i} " * 9}) for i in range(400)]
-    (tmp_path / "long.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    task = TaskSpec(name="text-generation", max_length=900)
-    found = row_lengths(ModelSpec(id=str(folder)), str(tmp_path / "long.jsonl"), task=task, device=device)
-    most = share * discover("autopeft.tasks")["text-generation"].defaults.step_tokens
-    assert most / 2 < found.n_rows * found.typical_tokens <= most
-
-
-def test_columns_of_texts_without_a_label_name_only_the_text(llama_with_weights, tmp_path):
-    lines = [json.dumps({"text": f"Number {i} of many texts. " * 40}) for i in range(120)]
-    (tmp_path / "docs.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    _, base = llama_with_weights
-    flags = ("--task", "text-generation", "--max-length", 16, "--max-steps", 4)
-    result = dry_run(base, tmp_path / "docs.jsonl", *flags)
-    assert result.exit_code == 0, result.output
-    assert "columns text; rows" in result.stdout
-    assert "text generation, all of the text; loss" in result.stdout
 
 
 @pytest.fixture
@@ -218,22 +166,3 @@ def test_text_says_from_which_difference_on_a_verdict_can_tell_plans_apart(model
     assert f"differ by {100 * low:.1f} to {100 * high:.1f} points" in " ".join(preview_text(preview).split())
     unconfirmed = replace(preview, least_differences=None)
     assert "tell plans apart" not in preview_text(unconfirmed)
-
-
-def test_a_time_that_the_limit_decides_is_said_to_be_the_limit(model_dir, data_dir):
-    spec = run_spec(model_dir, data_dir, budget="20%", max_steps=8, max_time=1e-3)
-    preview = pipeline.preview(spec)
-    assert ", the limit; R is" in preview_text(preview)
-
-
-def test_one_is_written_in_the_singular(model_dir, data_dir):
-    preview = pipeline.preview(run_spec(model_dir, data_dir, budget="20%", max_steps=8))
-    one = replace(preview, trials=1, rung_steps=(1, 2), full_run_steps=1, confirm_steps=1, confirm_seeds=1)
-    text = preview_text(one)
-    for words in (
-        "1 trial of 1 step, the best go on to 2;",
-        "full run      1 step\n",
-        "1 seed of 1 step per plan;",
-    ):
-        assert words in text
-    assert f"{preview.trials} trials of" in preview_text(preview)

@@ -11,7 +11,6 @@ import pytest
 from toys.specs import run_spec
 
 from autopeft import pipeline
-from autopeft.cli.previews import preview_text
 from autopeft.cli.progress import Silent
 from autopeft.errors import DataError
 from autopeft.evidence import Examples, mean_and_std_error
@@ -69,14 +68,6 @@ def test_the_groups_are_those_of_the_evaluated_rows(spoken: RunSpec) -> None:
     groups, speakers = groups_of(prepared)["confirm"], [row % 8 for row in rows]
     assert len(groups) == 12
     assert len(set(zip(groups, speakers, strict=True))) == len(set(speakers)) == len(set(groups))
-
-
-def test_a_dry_run_says_that_groups_add_to_the_variance(spoken: RunSpec) -> None:
-    preview = pipeline.preview(spoken)
-    words = "from the 40 confirm examples alone; the variance between seeds, and between their 8 groups, adds"
-    assert words in " ".join(preview_text(preview).split())
-    alone = " ".join(preview_text(replace(preview, n_confirm_groups=0)).split())
-    assert "the variance between seeds adds" in alone
 
 
 def test_a_confirm_split_of_one_group_is_refused_in_a_new_run(spoken: RunSpec) -> None:

@@ -12,17 +12,14 @@ from dataclasses import replace
 import huggingface_hub
 import pytest
 import torch
-import transformers
 from huggingface_hub import ModelCard
-from peft import PeftModel
 from PIL import Image
-from toys.bases import adapters_of, toy_config
+from toys.bases import adapters_of
 from toys.exports import refused
 from toys.hub import Hub, hub_on_this_machine
 from toys.results import toy_result, with_head
-from toys.tasks import image_processor
 from toys.words import LABEL_NAMES
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
 import autopeft
@@ -41,25 +38,6 @@ from autopeft.store import RunDir, read_plan, write_plan
 def run(finished):
     """The finished search of texts."""
     return finished
-
-
-def test_vision_model_on_disk_is_handed_over_with_named_labels(tmp_path):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        transformers.ViTModel(toy_config("vit")).save_pretrained(tmp_path / "vit")
-    image_processor().save_pretrained(tmp_path / "vit")
-    for index in range(60):
-        folder = tmp_path / "images" / "train" / ("dark", "light")[index % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8), (index, 2 * index, 200 * (index % 2))).save(folder / f"{index}.png")
-    flags = "--task image-classification --budget 5% --max-steps 4 --trials 2 --methods lora --confirm full"
-    paths = ["--model", tmp_path / "vit", "--data", tmp_path / "images", "--out", tmp_path / "run", "--quiet"]
-    arguments = ["search", *flags.split(), "--confirm-seeds", "2", *map(str, paths)]
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 0, done.output
-    config = transformers.AutoConfig.from_pretrained(tmp_path / "run/best/weights")
-    assert config.id2label == {0: "dark", 1: "light"}
-    assert (tmp_path / "run/best/weights/preprocessor_config.json").is_file()
 
 
 def lines_of(card):
@@ -149,23 +127,6 @@ def test_a_plan_of_one_method_in_several_configs_loads_by_the_lines_of_report_an
             torch.testing.assert_close(lines["model"](**inputs).logits, expected(**inputs).logits)
 
 
-def test_card_keeps_its_text_and_results_when_peft_saves_into_the_folder(run, model_dir, tmp_path):
-    folder = shutil.copytree(run / "best/weights", tmp_path / "weights")
-    before = ModelCard.load(folder / "README.md")
-    base = AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
-    PeftModel.from_pretrained(base, folder).save_pretrained(folder)
-    after = ModelCard.load(folder / "README.md")
-    assert after.text.strip() == before.text.strip()
-    assert after.data.eval_results == before.data.eval_results
-    assert after.data.pipeline_tag == before.data.pipeline_tag == "text-classification"
-    assert AutoTokenizer.from_pretrained(folder)("a film")["input_ids"]
-
-
-def test_config_names_each_trained_module_once(run):
-    config = json.loads((run / "best/weights/adapter_config.json").read_text())
-    assert sorted(config["modules_to_save"]) == ["classifier", "score"]
-
-
 def test_a_run_is_loaded_into_its_own_base_model_alone(run, model_dir):
     result = autopeft.load_result(run)
     own = AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
@@ -229,35 +190,12 @@ def test_push_refuses_edited_files_and_renews_the_checksum_of_its_config_alone(r
     refused(push(copy, *flags, "--dry-run"), 2, name, "is damaged or was edited", "save elsewhere")
 
 
-def test_weights_that_are_passed_on_alone_say_how_they_were_trained(run, hub, tmp_path):
-    weights = shutil.copytree(run / "best" / "weights", tmp_path / "adapter")
-    alone, of_run = read_plan(weights), read_plan(run)
-    assert (alone.plan, alone.task, alone.schedule) == (of_run.plan, of_run.task, of_run.schedule)
-    assert alone.data.source is None and alone.task.batch_size
-    card = (weights / "README.md").read_text(encoding="utf-8")
-    line = next(line for line in card.splitlines() if line.startswith("- Settings: "))
-    assert line.startswith(f"- Settings: {alone.task.batch_size} examples a step, texts of at most ")
-    assert alone.schedule.partition(";")[0] in line and "`plan.yaml` has all of them" in line
-    pushed = push(run, "me/whole", "--base-model", "org/tiny-bert")
-    assert pushed.exit_code == 0, pushed.output
-    assert b"/pytest-" not in hub.repositories["me/whole"]["plan.yaml"]
-
-
 def test_repository_that_exists_is_overwritten_only_on_request(run, hub):
     flags = (run, "me/taken", "--base-model", "org/tiny-bert")
     refused(push(*flags), 2, "me/taken exists", "--overwrite")
     assert hub.repositories["me/taken"] == {}
     assert push(*flags, "--overwrite").exit_code == 0
     assert "README.md" in hub.repositories["me/taken"]
-
-
-@pytest.mark.parametrize("content", ["", "[]", '{"seed": "1"}'])
-def test_damaged_training_json_is_named_with_the_command_that_writes_it_again(run, hub, tmp_path, content):
-    copy = shutil.copytree(run, tmp_path / "run")
-    (copy / "best/weights/training.json").write_text(content)
-    words = ("training.json cannot be read", "damaged", f"autopeft search --resume --out {copy}")
-    refused(push(copy, "me/new", "--base-model", "org/tiny-bert", "--dry-run"), 2, *words)
-    refused(CliRunner().invoke(app, ["verify", str(copy / "best/weights")]), 2, *words)
 
 
 def test_push_refuses_what_would_be_of_no_use_to_others(run, hub, monkeypatch):
@@ -269,13 +207,6 @@ def test_push_refuses_what_would_be_of_no_use_to_others(run, hub, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     refused(push(run, "me/new", "--base-model", "org/tiny-bert"), 1, "me/new cannot be pushed")
-
-
-def test_run_without_confirmed_weights_has_nothing_to_push(run, tmp_path):
-    bare = shutil.copytree(run, tmp_path / "run")
-    shutil.rmtree(bare / "best/weights")
-    refused(push(bare, "me/new"), 2, "no confirmed weights", "--resume")
-    assert RunDir.open(bare).load_result().confirmations
 
 
 @pytest.fixture(scope="module")

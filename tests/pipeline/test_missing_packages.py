@@ -56,19 +56,3 @@ def test_what_reads_a_quantised_checkpoint_is_missed_before_the_data_are_read(
         prepare(spec_of(tmp_path, id=str(folder)))
     with pytest.raises(ModelError, match=r"is quantised already \(gptq\); leave --quantize out"):
         prepare(spec_of(tmp_path, id=str(folder), quantize="4bit"))
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"quant_method": "bitsandbytes", "load_in_4bit": True},
-        {"quant_method": "mxfp4"},
-        {"quant_method": "of-a-later-version"},  # which transformers loads as plain weights, after a warning
-    ],
-)
-def test_a_quantised_checkpoint_that_can_be_read_is_not_refused(
-    settings: dict[str, object], tiny_llama: Path, tmp_path: Path
-) -> None:
-    folder = with_quantisation(tiny_llama, tmp_path, settings)
-    with pytest.raises(DataError, match="absent"):
-        prepare(spec_of(tmp_path, id=str(folder)))

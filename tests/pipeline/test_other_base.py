@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import pytest
@@ -53,15 +52,6 @@ def test_other_weights_in_the_place_of_the_base_model_are_noticed(trained, own_b
     put_another(own_base)
     refused(verify(trained), 2, "other weights", str(trained))
     assert "other weights" in merged_notes(trained, tmp_path / "other")
-
-
-def test_a_folder_of_an_earlier_version_is_verified_on_whatever_is_there(trained, own_base):
-    path = trained / "training.json"
-    content = json.loads(path.read_text())
-    assert content.pop("base_sample")
-    path.write_text(json.dumps(content))
-    put_another(own_base)
-    assert verify(trained).exit_code == 0
 
 
 def test_a_deeper_base_model_is_said_to_get_no_adapters_in_its_upper_layers(

@@ -14,7 +14,6 @@ from typing import Any
 
 import optuna
 import pytest
-import yaml
 from toys.specs import run_spec
 
 from autopeft import pipeline
@@ -89,10 +88,6 @@ def test_study_opens_and_holds_one_finished_trial_per_proposal(run: Path) -> Non
     assert all(trial.state.is_finished() for trial in study.trials)
     assert {"enqueued", "sampler", "random"} <= set(sources)
     assert set(sources) <= {"enqueued", "sampler", "random", "evened", "retuned", "refined"}
-
-
-def test_state_of_paused_rungs_is_gone_once_nothing_takes_it_up(run: Path) -> None:
-    assert not list((run / "state" / "paused").glob("*"))
 
 
 def test_trials_csv_has_every_measurement_and_names_its_split(run: Path, answer: dict) -> None:
@@ -249,13 +244,6 @@ def test_report_renders_again_to_the_same_text(run: Path) -> None:
     assert after == before
 
 
-def test_run_yaml_repeats_the_run_and_does_not_name_its_folder(run: Path) -> None:
-    content = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
-    assert "output" not in content
-    assert content["search"]["trials"] == 18
-    assert str(run) not in (run / "run.yaml").read_text(encoding="utf-8")
-
-
 def test_budget_below_lora_is_searched_with_the_head_as_baseline(
     model_dir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
@@ -266,14 +254,6 @@ def test_budget_below_lora_is_searched_with_the_head_as_baseline(
     assert 0 <= result.best.trainable_params < smallest_lora
     fitting = {"ia3", "road", "bitfit", "ln_tuning"}
     assert {a.method for p in result.proposals for a in p.plan.adapters} <= fitting
-
-
-def test_analysis_scores_every_site(model_dir: Path, data_dir: Path) -> None:
-    analysis = pipeline.analyze(
-        run_spec(model_dir, data_dir), scores=["gradient", "parameters"], max_examples=32
-    )
-    assert [score.name for score in analysis.scores] == ["gradient", "parameters"]
-    assert all(len(score.values) == len(analysis.sites) for score in analysis.scores)
 
 
 def test_preview_trains_and_writes_nothing_and_counts_default_plans(

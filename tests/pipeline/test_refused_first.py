@@ -45,13 +45,6 @@ def test_a_file_of_the_user_is_refused_before_the_data_are_read(content, model_d
         pipeline.preview(spec)
 
 
-def test_an_adapter_config_of_the_user_is_read_beforehand_too(model_dir, tmp_path):
-    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LOAR"}', encoding="utf-8")
-    spec = run_spec(model_dir, tmp_path / "absent.csv", baseline=tmp_path)
-    with pytest.raises(SpecError, match="LOAR"):
-        pipeline.preview(spec)
-
-
 @pytest.mark.parametrize("name", TASKS)
 def test_a_metric_is_refused_beforehand_only_where_no_labels_allow_it(name):
     """Against the metrics that the task has for each kind of labels."""

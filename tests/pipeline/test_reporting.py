@@ -72,17 +72,6 @@ def replace_metric(spec, metric):
     return spec.model_copy(update={"metric": metric})
 
 
-@pytest.mark.parametrize("name", discover("autopeft.metrics"))
-def test_the_words_for_a_metric_have_letters_and_blanks(name):
-    words = discover("autopeft.metrics")[name].label or name
-    assert "_" not in words and words[0].isalpha()
-
-
-def test_task_that_is_not_installed_gets_the_general_model_class():
-    setting = replace(SETTING, task="of-a-plug-in-that-is-gone")
-    assert part_words(replace(toy_result(), setting=setting)).auto_class == "AutoModel"
-
-
 @pytest.mark.parametrize(
     ("metric", "stored", "is_share"),
     [("accuracy", None, True), ("pearson", None, False), ("gone", None, False), ("gone", True, True)],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,10 +10,10 @@ from toys.specs import run_spec
 
 from autopeft.errors import SpecError, TrainingError
 from autopeft.pipeline.fingerprint import check_base
-from autopeft.pipeline.resuming import keep_decisions, keep_scores, record, resumed, unused_measurements
+from autopeft.pipeline.resuming import keep_decisions, resumed
 from autopeft.pipeline.working import check_executor
-from autopeft.records import Decision, Fidelity, Measurement, Plan, Status, with_setting
-from autopeft.store import RunDir, write_checked
+from autopeft.records import Decision, with_setting
+from autopeft.store import RunDir
 
 PLACES = {
     "model": ("model", "id"),
@@ -30,18 +29,6 @@ def out(tmp_path):
     with RunDir.create(tmp_path / "run", resume=False) as run:
         run.write_spec(STORED)
     return tmp_path / "run"
-
-
-@pytest.mark.parametrize("length", [32, 4096])
-def test_a_length_that_was_cut_at_the_context_may_be_given_again(tmp_path, length):
-    """The same command with --resume: what is beyond the context is cut again, and compared then."""
-    with RunDir.create(tmp_path / "run", resume=False) as run:
-        run.write_spec(run_spec(max_length=32))
-    given = frozenset({"task.max_length"})
-    assert resumed(run_spec(max_length=length, out=run.path), given).task.max_length == length
-    for given_length, shown in ((16, "16"), (None, "not set")):  # by a config file
-        with pytest.raises(SpecError, match=rf"task\.max_length was 32 and cannot become {shown}"):
-            resumed(run_spec(max_length=given_length, out=run.path), given)
 
 
 PIECES = {"execution.micro_batch_tokens": "4096", "execution.checkpointing": "off"}
@@ -76,29 +63,6 @@ def test_pieces_of_a_step_may_change_and_follow_the_memory_where_the_run_chose_t
     assert spec.memory_bytes == given.get("memory")
 
 
-def test_the_decisions_of_a_run_follow_pieces_that_were_given_or_chosen_again(tmp_path):
-    (first, second), length = decided(PIECES), decided({"task.max_length": "64"})
-    with RunDir.create(tmp_path / "run", resume=False) as run:
-        kept = [
-            keep_decisions(run, run_spec(micro_batch_tokens=tokens, checkpointing=checks), derived)
-            for tokens, checks, derived in [
-                (4096, "off", (*length, first, second)),
-                (4096, "off", decided({"task.max_length": "32"})),
-                (512, "off", ()),
-                (
-                    256,
-                    "on",
-                    decided({"execution.micro_batch_tokens": "256", "execution.checkpointing": "on"}),
-                ),
-            ]
-        ]
-    settings = [{decision.setting: decision.value for decision in decisions} for decisions in kept]
-    whole = {"task.max_length": "64"} | PIECES
-    assert settings[:2] == [whole, whole]
-    assert settings[2] == {"task.max_length": "64", "execution.checkpointing": "off"}
-    assert settings[3] == whole | {"execution.micro_batch_tokens": "256", "execution.checkpointing": "on"}
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -117,19 +81,6 @@ def test_what_is_searched_and_its_limits_cannot_change(out, name, value):
         resumed(run_spec(out=out, **{name: value}), frozenset({name}))
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "words"),
-    [
-        ("search.methods", ("lora", "ia3"), "was empty and cannot become lora, ia3"),
-        ("search.baseline", "plan.yaml", "was not set and cannot become plan.yaml"),
-        ("limits.mergeable", True, "was false and cannot become true"),
-    ],
-)
-def test_a_refused_setting_is_shown_as_the_user_writes_it(out, name, value, words):
-    with pytest.raises(SpecError, match=f"{name} {words}"):
-        resumed(with_setting(run_spec(out=out), name, value), frozenset({name}))
-
-
 @pytest.mark.parametrize(("name", "value"), [("execution.gpu_price", 2.5), ("search.max_time_seconds", 60.0)])
 def test_the_price_of_the_machine_and_the_deadline_may_change(out, name, value):
     spec = resumed(with_setting(run_spec(out=out), name, value), frozenset({name}))
@@ -139,37 +90,6 @@ def test_the_price_of_the_machine_and_the_deadline_may_change(out, name, value):
 def test_the_same_settings_may_be_given_again(out):
     again = with_setting(STORED, "output.out", str(out))
     assert resumed(again, frozenset({"search.trials", "search.max_cost", "limits.max_rank"})) == again
-
-
-def test_the_pass_took_what_it_took_when_the_run_began(out):
-    run = RunDir.open(out)
-    scores, seconds = keep_scores(run, lambda: ())
-    write_checked(run.state / "scoring_seconds.json", 60.0)
-    assert keep_scores(run, lambda: pytest.fail("it is on the disk")) == (scores, 60.0)
-    assert 0 <= seconds < 60
-
-
-def test_measurements_that_an_outcome_does_not_use_are_told_apart(out):
-    run, plan = RunDir.open(out), Plan(adapters=(), learning_rate=1e-3, trainable_params=0)
-    rung = Fidelity(split="search", train_steps=3, train_examples=24, eval_examples=20, seed=0)
-    first, again, dropped, test = (
-        Measurement(plan=plan, fidelity=rung, status=Status.COMPLETE, metric=0.5, loss=4.0),
-        Measurement(plan=plan, fidelity=rung, status=Status.COMPLETE, metric=0.5, loss=1.0),
-        Measurement(
-            plan=replace(plan, learning_rate=2e-3),
-            fidelity=rung,
-            status=Status.COMPLETE,
-            metric=0.5,
-            loss=1.0,
-        ),
-        Measurement(
-            plan=plan, fidelity=replace(rung, split="test"), status=Status.COMPLETE, metric=0.5, loss=1.0
-        ),
-    )
-    for measurement in (first, again, dropped, test):
-        record(run, measurement)
-    assert unused_measurements(run, SimpleNamespace(measurements=(again, test))) == [dropped, first]
-    assert unused_measurements(run, SimpleNamespace(measurements=(again, dropped, test))) == [first]
 
 
 def test_base_model_that_changed_during_a_run_is_refused_at_its_end(bert, tmp_path):
@@ -195,25 +115,6 @@ def test_model_and_data_may_lie_at_another_place_which_exists(tmp_path, name, fl
     moved = with_setting(unnamed, f"{topic}.{field}", str(after))
     spec = resumed(moved, frozenset({f"{topic}.{field}"}))
     assert getattr(getattr(spec, topic), field) == str(after)
-
-
-def test_a_moved_model_has_no_commit_of_the_hub(tmp_path):
-    stored = with_setting(with_setting(run_spec(), "model.id", "org/name"), "model.revision", "0" * 40)
-    with RunDir.create(tmp_path / "run", resume=False) as run:
-        run.write_spec(stored)
-    moved = with_setting(run_spec(out=tmp_path / "run"), "model.id", str(tmp_path))
-    assert resumed(moved, frozenset({"model.id"})).model.revision is None
-    again = with_setting(moved, "model.id", "org/name")
-    assert resumed(again, frozenset({"model.id"})).model.revision == "0" * 40
-
-
-def test_pieces_that_a_run_chose_are_those_of_its_decisions_whatever_its_run_yaml_says(tmp_path):
-    """A run that is killed between writing both, or whose run.yaml is edited, goes on."""
-    with RunDir.create(tmp_path / "run", resume=False) as run:
-        keep_decisions(run, run_spec(micro_batch_tokens=4096, checkpointing="off"), decided(PIECES))
-        run.write_spec(run_spec(micro_batch_tokens=512, checkpointing="on"))
-    spec = resumed(run_spec(out=tmp_path / "run"), frozenset()).execution
-    assert (spec.micro_batch_tokens, spec.checkpointing) == (4096, "off")
 
 
 @pytest.mark.parametrize(

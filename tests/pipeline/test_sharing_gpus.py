@@ -10,16 +10,13 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from toys.specs import run_spec
 
-from autopeft.doctor import diagnose
 from autopeft.errors import ModelError
 from autopeft.model import BaseModel, Precision, from_memory, like_gpus
-from autopeft.model.precision import make_current
 from autopeft.pipeline import computing
 from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.resuming import keep_wave, resumed
 from autopeft.pipeline.turns import one_at_a_time
-from autopeft.pipeline.working import check_executor, start_workers
-from autopeft.records import ExecutionSpec, with_setting
+from autopeft.pipeline.working import start_workers
 from autopeft.store import RunDir
 from autopeft.train import Compute
 
@@ -71,57 +68,12 @@ def test_gpus_unlike_the_first_are_left_out(see_gpus):
     assert like_gpus() == ()
 
 
-def test_gpus_whose_driver_is_too_old_are_told_and_left_alone(tmp_path, monkeypatch):
-    """As torch has it then: it counts them by another library, and raises where they are used."""
-
-    def refuse(index):
-        raise RuntimeError("The NVIDIA driver on your system is too old")
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    for name in ("get_device_properties", "get_device_name"):
-        monkeypatch.setattr(torch.cuda, name, refuse)
-    assert like_gpus() == ()
-    for executor in ("serial", "process"):
-        check_executor(run_spec(executor=executor))
-    (check,) = [check for check in diagnose(tmp_path) if check.name == "GPUs"]
-    assert (check.status, "can use none" in check.value, "driver" in check.remedy) == ("note", True, True)
-
-
 @pytest.mark.parametrize(("n_threads", "n_workers"), [(1, 1), (2, 1), (4, 2), (7, 3), (64, 4)])
 @pytest.mark.parametrize("device", [None, "cpu"])
 def test_processes_on_a_cpu_get_two_threads_each_at_least(device, n_threads, n_workers, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
     assert computing.n_workers(run_spec(executor="process", device=device).execution) == n_workers
     assert computing.n_workers(run_spec(device=device).execution) == 1
-
-
-@pytest.mark.parametrize(
-    ("settings", "told"),
-    [
-        ({}, "3 GPUs are visible, and one is used: --executor process uses all of them."),
-        (
-            {"executor": "process"},
-            "Workers: 3, on cuda:0, cuda:1, cuda:2; --workers and --device change that.",
-        ),
-        ({"executor": "process", "workers": 6}, "Workers: 6, on cuda:0, cuda:1, cuda:2; --workers"),
-        ({"device": "cuda:1"}, None),
-        ({"executor": "process", "device": "cuda:1,2", "workers": 2}, None),
-    ],
-)
-def test_what_was_not_asked_for_is_told_in_one_line(settings, told, see_gpus, caplog):
-    caplog.set_level("INFO")
-    see_gpus(CARD, CARD, CARD)
-    check_executor(run_spec(**settings))
-    assert len(caplog.messages) == (told is not None)
-    assert (told or "") in caplog.text
-
-
-def test_one_gpu_is_not_talked_about(see_gpus, caplog):
-    caplog.set_level("INFO")
-    see_gpus(CARD)
-    check_executor(run_spec())
-    assert caplog.messages == []
 
 
 @pytest.mark.parametrize(("given", "n_workers"), [({}, 2), ({"workers": "auto"}, 2), ({"workers": 6}, 6)])
@@ -171,11 +123,6 @@ def test_workers_on_one_gpu_share_its_memory(settings, n_bits, gib, see_gpus, mo
     assert allowed == (None if gib is None else gib * GIB)
 
 
-def test_processes_on_a_cpu_are_not_limited():
-    execution = run_spec(executor="process", workers=4).execution
-    assert computing.memory_of_one(execution, SimpleNamespace(device=torch.device("cpu"))) is None
-
-
 class Starting:
     """An executor that notes what the main process holds when its workers start."""
 
@@ -215,43 +162,6 @@ def test_the_gpu_is_left_to_workers_that_load_models_of_their_own(
     assert prepared.base.sha256() == before
 
 
-def test_workers_get_whole_paths_that_keep_the_names_of_links(model_dir, tmp_path, monkeypatch):
-    """The cache of the hub holds links to files without a suffix; workers run in other folders."""
-    rows = [f"{word} {index},{word}" for index, word in enumerate(["good", "bad"] * 30)]
-    (tmp_path / "blob").write_text("\n".join(["text,label", *rows]))
-    (tmp_path / "train.csv").symlink_to(tmp_path / "blob")
-    monkeypatch.chdir(tmp_path)
-    prepared = prepare(run_spec(model_dir, tmp_path / "train.csv", max_steps=4, batch_size=8, budget="5%"))
-    source = "train.csv,train.csv"
-    prepared = replace(prepared, spec=with_setting(prepared.spec, "data.source", source))
-    executor = Starting(prepared.bench, shares_memory=True)
-    with RunDir.create(tmp_path / "run", resume=False) as run:
-        start_workers(executor, run, prepared, prepared.bench)
-    assert executor.make.spec.data.source == ",".join([str(tmp_path / "train.csv")] * 2)
-
-
-def test_a_base_model_on_the_cpu_is_watched_anew_and_a_quantised_one_stays(make_base, monkeypatch):
-    base = make_base("bert")
-    watch = base.watch
-    moved = []
-    monkeypatch.setattr(base.module, "cpu", lambda: moved.append(True))
-    with monkeypatch.context() as quantised:
-        quantised.setattr(BaseModel, "n_bits", 4)
-        base.to_cpu()
-    assert (moved, base.watch) == ([], watch)
-    base.to_cpu()
-    assert moved == [True]
-    assert base.watch is not watch
-
-
-def test_workers_on_one_gpu_of_another_kind_are_one(monkeypatch):
-    """Apple's GPUs have no list of devices: the default device alone says that it is not the CPU."""
-    monkeypatch.setattr(computing, "find_device", lambda names: torch.device("mps"))
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    assert computing.n_workers(ExecutionSpec(executor="process")) == 1
-    assert computing.n_workers(ExecutionSpec(executor="process", device="cpu")) == 4
-
-
 def test_a_model_in_memory_that_is_spread_over_devices_is_refused(make_base):
     """A parameter on a GPU that is not there has no numbers, and a device."""
     module = make_base("bert").module
@@ -260,18 +170,6 @@ def test_a_model_in_memory_that_is_spread_over_devices_is_refused(make_base):
     settings = {"auto_class": "AutoModelForSequenceClassification", "label_names": ("a", "b")}
     with pytest.raises(ModelError, match=r"is spread over cpu, cuda:1; load it on one device"):
         from_memory(module, None, precision=Precision(), **settings)
-
-
-def test_a_call_leaves_the_current_gpu_as_it_was(monkeypatch):
-    current = [1]
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
-    monkeypatch.setattr(torch.cuda, "set_device", current.append)
-    with pytest.raises(ZeroDivisionError), one_at_a_time(), one_at_a_time():
-        make_current(torch.device("cuda:3"))
-        assert torch.cuda.current_device() == torch.device("cuda:3")
-        raise ZeroDivisionError
-    assert torch.cuda.current_device() == 1
 
 
 def test_a_call_leaves_the_memory_of_gpus_to_the_process_that_made_it(monkeypatch):
@@ -297,24 +195,3 @@ def test_the_limit_of_the_settings_is_enforced_before_anything_is_measured(monke
     assert limits == []
     prepare(run_spec(model_dir, data_dir, memory="64GiB", **settings))
     assert limits == [(torch.device("cpu"), 64 * GIB)]
-
-
-@pytest.mark.parametrize(
-    ("capability", "quantize", "is_said"),
-    [((7, 5), "none", True), ((8, 6), "none", False), ((7, 5), "4bit", False)],
-)
-def test_whose_gpu_has_no_bfloat16_is_told_so_where_memory_ran_out(
-    capability, quantize, is_said, monkeypatch
-):
-    monkeypatch.setattr(computing, "find_device", lambda names: torch.device("cuda"))
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-
-    @computing.in_memory_of_run("the test")
-    def scarce_step(spec):
-        raise MemoryError("no more")
-
-    with pytest.raises(ModelError, match="Memory ran out in the test") as refusal:
-        scarce_step(run_spec(quantize=quantize))
-    assert (
-        "This GPU has no bfloat16, so that each weight takes 4 bytes. Lower" in str(refusal.value)
-    ) == is_said

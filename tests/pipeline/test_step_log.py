@@ -1,11 +1,10 @@
-"""Training tells of its steps now and then, and of the step at which a signal ended it."""
+"""Training tells of its steps now and then."""
 
 from __future__ import annotations
 
 import logging
 
 import numpy as np
-import pytest
 import torch
 from torch import nn
 
@@ -16,18 +15,14 @@ from autopeft.train.loop import TrainingRun, train
 N_STEPS = 12
 
 
-def trained(*, stops_at=None):
-    """Train a toy on losses of 1, 2, … by step; a signal may come at a step. Gives the steps' mean losses."""
+def trained():
+    """Train a toy on losses of 1, 2, … by step."""
     module = nn.Linear(1, 1)
     made = []
 
     def loss(model, batch):
         made.append(len(made) // 2 + 1)
         return model(torch.ones(1, 1)).sum() * 0 + made[-1]
-
-    def interrupt():
-        if len(made) == 2 * (stops_at or N_STEPS + 1):
-            raise KeyboardInterrupt
 
     run = TrainingRun(
         steps=[[[0], [1]]] * N_STEPS,
@@ -36,7 +31,6 @@ def trained(*, stops_at=None):
         loss=loss,
         schedule=rate_schedule(N_STEPS),
         seed=0,
-        interrupt=interrupt,
     )
     train(module, [{"params": list(module.parameters()), "lr": 0.0}], run, device=torch.device("cpu"))
 
@@ -58,12 +52,3 @@ def test_a_line_comes_every_ten_seconds_with_the_time_left(caplog):
         "step 7 of 12: loss 7.0000, 20 s left",
         "step 10 of 12: loss 10.0000, 8.0 s left",
     ]
-
-
-@pytest.mark.parametrize(("stops_at", "where"), [(5, "at step 5 of 12"), (None, "before the first step")])
-def test_a_signal_is_told_with_the_step_that_was_done(stops_at, where, caplog):
-    with pytest.raises(KeyboardInterrupt), logged_steps():
-        if stops_at is None:
-            raise KeyboardInterrupt
-        trained(stops_at=stops_at)
-    assert caplog.messages == [f"Stopped {where}; nothing was kept."]

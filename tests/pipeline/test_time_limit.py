@@ -17,16 +17,13 @@ from autopeft.pipeline.forecast import TimeLimit, expected_seconds, fitted, with
 from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.problem import fit_to_budget, requested_space, schedule_of
 from autopeft.records import (
-    SETTINGS,
     BudgetSpec,
     ConfirmSpec,
     DataSpec,
-    Measurement,
     ModelSpec,
     OutputSpec,
     RunSpec,
     SearchSpec,
-    Status,
     TaskSpec,
     with_setting,
 )
@@ -70,14 +67,6 @@ def test_expected_time_is_the_sum_over_all_runs(prepared):
     assert expected_seconds(run, PACE, given=given) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("max_cost", [5.0, 9.0])
-def test_expected_time_is_no_more_than_the_limit_of_cost(prepared, max_cost):
-    limited = replace(prepared, spec=with_setting(prepared.spec, "search.max_cost", max_cost))
-    # Evaluation and each run cost more than the limit counts; a step is half a second.
-    steps_alone = max_cost * 200 * PACE.step_seconds
-    assert steps_alone <= expected_seconds(limited, PACE, given=NOTHING) <= 3 * steps_alone
-
-
 def test_full_run_is_the_longest_that_fits(prepared):
     seconds = 0.7 * expected_seconds(prepared, PACE, given=NOTHING)
     shortened = fitted(prepared, PACE, seconds=seconds, given=NOTHING)
@@ -119,22 +108,10 @@ def test_language_model_is_evaluated_on_fewer_examples_first(prepared):
     assert kept.spec.data.max_eval_examples is None
 
 
-def test_full_run_shorter_than_the_least_is_not_lengthened(prepared):
-    assert fitted(replace(prepared, full_steps=9), PACE, seconds=1.0, given=NOTHING).full_steps == 9
-
-
 @pytest.mark.parametrize("task", [{"epochs": 1.0}, {"max_steps": 5}])
 def test_length_that_the_user_set_is_kept(spec, task):
     limited = spec.model_copy(update={"task": TaskSpec(**task), "search": SearchSpec(max_time_seconds=1.0)})
     assert not TimeLimit(spec=limited, given=NOTHING, started=0.0).is_open
-
-
-def test_length_of_the_demo_gives_way_to_a_limit_that_the_user_set(spec):
-    demo = spec.model_copy(update={"task": TaskSpec(epochs=2.0)})
-    limit = TimeLimit(spec=demo, given=frozenset({"search.max_time_seconds"}), started=0.0)
-    assert limit.is_open
-    assert not replace(limit, given=limit.given | {"task.epochs"}).is_open
-    assert not replace(limit, given=frozenset(SETTINGS)).is_open  # a resumed run
 
 
 def test_plenty_of_time_changes_nothing(prepared, spec):
@@ -160,29 +137,6 @@ def test_pace_is_measured_without_a_trace(prepared, spec):
     assert min(pace.step_seconds, pace.example_seconds) > 0
     assert pace.run_seconds >= 0
     assert prepared.base.sha256() == before
-
-
-@pytest.mark.parametrize(("first", "expected"), [(5.0, [1, 1, 8]), (0.1, [1, 8]), (60.0, [1])])
-def test_slow_first_step_of_a_process_is_timed_again(prepared, spec, monkeypatch, first, expected):
-    _, context = fit_to_budget(prepared, requested_space(spec))
-    (policy, *_) = baseline_policies(context, learning_rate=1e-3).values()
-    plan, steps = plan_of(policy, context), []
-
-    def measure(bench, plan, fidelity):
-        steps.append(fidelity.train_steps)
-        seconds = first if len(steps) == 1 else 0.01
-        return Measurement(
-            plan=plan,
-            fidelity=fidelity,
-            status=Status.COMPLETE,
-            trained_steps=fidelity.train_steps,
-            train_seconds=seconds * fidelity.train_steps,
-            eval_seconds=0.01,
-        )
-
-    monkeypatch.setattr("autopeft.train.bench.Bench.measure", measure)
-    pace_of(prepared.bench, plan)
-    assert steps == expected
 
 
 @pytest.fixture
@@ -223,11 +177,3 @@ def test_a_limit_that_is_over_before_the_first_step_leaves_no_folder(short, monk
     with pytest.raises(SpecError, match=r"--max-time is 0.02 s, and model and data took 7 s to load; raise"):
         search(short, given=NOTHING, progress=Silent())
     assert not Path(short.output.out).exists()
-
-
-def test_the_sensitivity_pass_of_a_search_keeps_to_its_time(spec, tmp_path, monkeypatch):
-    short = spec.model_copy(update={"output": OutputSpec(out=str(tmp_path / "run"))})
-    short = with_setting(with_setting(short, "task.max_steps", 4), "search.trials", 2)
-    monkeypatch.setattr(TimeLimit, "clock", lambda limit: 1e9)
-    with pytest.raises(StoppedError, match=r"up in the sensitivity pass.*--resume"):
-        search(short, given=frozenset({"search.trials", "task.max_steps"}), progress=Silent())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import logging
 from collections import defaultdict
 from dataclasses import replace
 
@@ -135,21 +134,6 @@ def test_a_tracker_that_fails_is_one_warning_and_gets_the_rest_later(
     log_plans(run_dir, result)
     assert len(fake.calls) == 2 * (n_plans - 1)
     assert capsys.readouterr().out == ""  # stdout belongs to --json
-
-
-def test_a_tracker_that_exits_is_left_out_but_a_signal_ends_the_search(fake, run_dir, monkeypatch, caplog):
-    monkeypatch.setattr(fake, "failing", "log")
-    monkeypatch.setattr(fake, "error", SystemExit(3))
-    with caplog.at_level(logging.WARNING):
-        log_plans(run_dir, result_with("fake"))
-    assert "The tracker fake failed (SystemExit: 3)" in caplog.text
-    fake.calls[:] = ["start"]
-
-    def signalled():
-        raise SystemExit(143)
-
-    with pytest.raises(SystemExit, match="143"):
-        log_plans(run_dir, result_with("fake"), interrupt=signalled)
 
 
 def test_a_missing_client_is_one_sentence_with_the_command(monkeypatch):

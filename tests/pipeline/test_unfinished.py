@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from autopeft import pipeline
 from autopeft.cli.app import app
 from autopeft.cli.progress import Silent
-from autopeft.errors import RunDirError, TrainingError
+from autopeft.errors import RunDirError
 from autopeft.pipeline.training import _Steps
 from autopeft.store import write_plan
 from autopeft.train import kept_step, states, watched
@@ -129,31 +129,6 @@ def test_a_training_that_was_stopped_before_its_first_state_leaves_nothing(
     unfinished = stopped(plan_file, tmp_path / "new" / "adapter", stop_at, step=1)
     assert caplog.messages[-1] == "Stopped at step 1 of 12; nothing was kept."
     assert not unfinished.exists() and not (tmp_path / "new").exists()
-
-
-def test_a_full_disk_after_the_training_costs_no_step(plan_file, tmp_path, step_by_step, monkeypatch, caplog):
-    out = tmp_path / "adapter"
-    with monkeypatch.context() as patched:
-
-        def full(*_, **__):
-            raise OSError(28, "No space left on device")
-
-        patched.setattr("autopeft.pipeline.training.write_loading_files", full)
-        with pytest.raises(RunDirError, match="No space left"):
-            pipeline.train_plan(plan_file, out=out)
-    assert caplog.messages[-1] == (
-        "No adapter was written, but the state after step 12 is kept; the same command with --resume goes on "
-        "from it."
-    )
-    assert pipeline.train_plan(plan_file, out=out, resume=True).measurement.trained_steps == N_STEPS
-
-
-def test_a_training_that_diverged_leaves_nothing_to_resume(plan_file, tmp_path, step_by_step):
-    text = plan_file.read_text(encoding="utf-8")
-    plan_file.write_text(text.replace("learning_rate: 0.05", "learning_rate: 1.0e+38"), encoding="utf-8")
-    with pytest.raises(TrainingError, match="diverged"):
-        pipeline.train_plan(plan_file, out=tmp_path / "adapter")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.yaml"]
 
 
 def test_the_command_that_was_killed_goes_on(plan_file, tmp_path):
