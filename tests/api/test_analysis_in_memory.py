@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from functools import partial
 
 import datasets
@@ -33,25 +32,6 @@ def test_an_analysis_in_memory_says_how_to_go_on_in_python(module, tokenizer, tm
     assert "autopeft.apply(autopeft.load_plan('suggestion.yaml'), model)" in head
     assert f"# Look for more: {analysis.search_command}\n" in head
     assert IN_MEMORY not in head and "autopeft train" not in head
-
-
-def test_an_analysis_of_a_named_model_with_data_in_memory_names_the_model(model_dir):
-    analysis = autopeft.analyze(
-        model=model_dir, data=toy_dataset(), scores="parameters", budget="5%", max_steps=4
-    )
-    assert analysis.search_command == f"autopeft.search(model={str(model_dir)!r}, data=data, budget='5%')"
-
-
-def test_tokenizer_without_padding_is_left_as_it_is(make_base, tokenizer):
-    unpadded = copy.deepcopy(tokenizer)
-    unpadded.pad_token, unpadded.eos_token = None, "[SEP]"
-    module = make_base("gpt2").module
-    pad = module.config.pad_token_id
-    analysis = autopeft.analyze(
-        model=module, data=toy_dataset(), tokenizer=unpadded, scores="parameters", budget="5%", max_steps=4
-    )
-    assert (unpadded.pad_token, module.config.pad_token_id) == (None, pad)
-    assert {score.name for score in analysis.scores} == {"parameters"}
 
 
 def test_analysis_in_memory_gives_what_that_of_the_directory_gives(model_dir, tokenizer, data_dir, tmp_path):

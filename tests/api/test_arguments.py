@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import subprocess
 import sys
@@ -12,7 +11,6 @@ import pytest
 
 import autopeft
 from autopeft import api
-from autopeft.api.progress import BarProgress, above_bars, is_watched
 from autopeft.api.words import in_python_words
 from autopeft.cli.app import app
 from autopeft.errors import SpecError, UnknownNameError
@@ -65,12 +63,6 @@ def test_a_setting_under_two_names_is_refused(settings, named):
         autopeft.search(**settings)
 
 
-def test_none_under_another_name_is_no_second_value():
-    for settings in ({"trials": None, "search.trials": 3}, {"search.trials": 3, "trials": None}):
-        spec, _, _ = api._resolve(None, settings, model=None, data=None, tokenizer=None)
-        assert spec.search.trials == 3
-
-
 def test_numbers_of_numpy_are_numbers():
     settings = {
         "trials": np.int64(3),
@@ -88,21 +80,9 @@ def test_a_set_is_refused_since_it_has_no_order():
         autopeft.search(methods={"lora"})
 
 
-@pytest.mark.parametrize("stream", [None, object()])
-def test_nobody_watches_a_stream_that_is_none_or_no_terminal(stream, monkeypatch):
-    monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
-    assert is_watched() is False
-
-
 def test_unknown_argument_is_answered_with_the_nearest():
     with pytest.raises(UnknownNameError, match=r"setting named 'trails'.*Did you mean 'trials'\?"):
         autopeft.search(trails=3)
-
-
-def test_quiet_is_known_where_nobody_watches():
-    with pytest.raises(UnknownNameError, match="setting named 'trails'"):
-        autopeft.search(quiet=True, trails=3)
 
 
 def test_names_are_there_and_heavy_ones_come_late():
@@ -121,15 +101,3 @@ def test_log_messages_of_a_call_name_arguments(caplog):
         logging.getLogger("other").warning("Raise --trials.")
     log.warning("Raise --trials.")
     assert caplog.messages == ["Raise trials (9) or max_time.", "Raise --trials.", "Raise --trials."]
-
-
-def test_a_log_message_stands_above_the_bar_and_not_in_it(monkeypatch):
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
-    progress = BarProgress(shows=True)
-    with above_bars(shows=True):
-        progress.phase("rung 1", 3)
-        logging.getLogger("autopeft.engine").warning("Time is short.")
-        progress.close()
-    shown = [line.rpartition("\r")[2] for line in stream.getvalue().split("\n")]
-    assert "Time is short." in shown

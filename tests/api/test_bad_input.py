@@ -9,8 +9,6 @@ import copy
 import io
 import json
 import logging
-import math
-import re
 
 import datasets
 import numpy as np
@@ -22,11 +20,9 @@ import transformers
 from PIL import Image
 from toys.bases import toy_config
 from toys.tasks import image_processor
-from toys.words import CONTEXT, LABEL_NAMES, toy_rows
-from typer.testing import CliRunner
+from toys.words import LABEL_NAMES, toy_rows
 
 import autopeft
-from autopeft.cli.app import app
 from autopeft.errors import DataError, ModelError
 
 N = 100
@@ -90,15 +86,6 @@ def changed(cells, row, value):
 # Labels.
 
 
-def test_label_of_the_test_part_that_train_lacks(analyze):
-    train = datasets.Dataset.from_dict({"text": TEXTS, "label": [LABEL_NAMES[i] for i in LABELS]})
-    test = datasets.Dataset.from_dict({"text": ["so so"] * 3, "label": ["neg", "odd", "pos"]})
-    with pytest.raises(
-        DataError, match=r"^The test part has label 'odd' in row 2, which train lacks; correct"
-    ):
-        analyze("text-classification", datasets.DatasetDict(train=train, test=test))
-
-
 @pytest.mark.parametrize("code", [2, 7, -3])
 def test_code_of_a_label_that_the_column_does_not_declare(analyze, tmp_path, code):
     features = {"text": STRING, "label": datasets.ClassLabel(names=LABEL_NAMES)}
@@ -111,60 +98,6 @@ def test_code_of_a_label_that_the_column_does_not_declare(analyze, tmp_path, cod
         analyze("text-classification", file)
 
 
-def test_rows_whose_label_is_minus_one_have_none_and_it_is_logged(analyze):
-    features = datasets.Features({"text": STRING, "label": datasets.ClassLabel(names=LABEL_NAMES)})
-    data = datasets.Dataset.from_dict({"text": TEXTS, "label": changed(LABELS, 3, -1)}, features=features)
-    _, log = analyze("text-classification", data)
-    assert "Dropped 1 train row without a label." in log
-
-
-@pytest.mark.parametrize("code", [-1, 2, 7])
-def test_code_of_a_tag_that_the_column_does_not_declare(analyze, tmp_path, code):
-    tags = [[len(word) % 2 for word in row] for row in WORDS]
-    kind = datasets.Sequence(datasets.ClassLabel(names=["B-x", "O"]))
-    bad = changed(tags, 3, changed(tags[3], 1, code))
-    features = {"tokens": datasets.Sequence(STRING), "tags": kind}
-    file = parquet(tmp_path / "a.parquet", {"tokens": WORDS, "tags": tags}, features, tags=bad)
-    with pytest.raises(
-        DataError, match=rf"label {code} in row 4 of train is none of the 2 .* tags declares \(B-x, O\)"
-    ):
-        analyze("token-classification", file)
-
-
-def test_right_answer_that_is_none_of_the_choices(analyze):
-    rows = [{"question": text, "choices": ["good", "bad"], "answer": i % 2} for i, text in enumerate(TEXTS)]
-    rows[5]["answer"] = 2
-    with pytest.raises(DataError, match="label '2' of row 6 of train names none of its 2 choices"):
-        analyze("multiple-choice", datasets.Dataset.from_list(rows))
-
-
-def test_token_and_tag_lists_of_different_length(analyze):
-    tags = [["B-x" if len(word) % 2 else "O" for word in row] for row in WORDS]
-    data = datasets.Dataset.from_dict({"tokens": WORDS, "tags": changed(tags, 3, tags[3][1:])})
-    with pytest.raises(DataError, match=r"Row 4 of train has \d+ tokens? and \d+ tags? .* one tag for each"):
-        analyze("token-classification", data)
-
-
-@pytest.mark.parametrize("bad", [math.nan, None])
-def test_missing_numbers_are_dropped_and_it_is_logged(analyze, bad):
-    numbers = changed([i / 7 for i in range(N)], 5, bad)
-    data = datasets.Dataset.from_dict({"text": TEXTS, "label": numbers})
-    analysis, log = analyze(
-        "text-classification", data, score="fisher", model=module("text-classification", 1)
-    )
-    assert "Dropped 1 train row without a label." in log
-    assert all(np.isfinite(analysis.scores[0].values))
-
-
-@pytest.mark.parametrize("bad", [math.inf, -math.inf])
-def test_infinite_numbers_are_refused(analyze, bad):
-    data = datasets.Dataset.from_dict({"text": TEXTS, "label": changed([i / 7 for i in range(N)], 5, bad)})
-    with pytest.raises(
-        DataError, match=rf"label holds '{bad}' in row 6 of train, the others are numbers; write"
-    ):
-        analyze("text-classification", data, model=module("text-classification", 1))
-
-
 # Images.
 
 
@@ -175,90 +108,7 @@ def picture(seed):
     return stream.getvalue()
 
 
-BROKEN = {
-    "empty": lambda content: b"",
-    "text": lambda content: b"no image",
-    "cut off": lambda content: content[:80],
-    "damaged": lambda content: content[:60] + bytes([content[60] ^ 255]) + content[61:],
-}
-
-
-@pytest.mark.parametrize("broken", BROKEN)
-def test_image_that_does_not_open_is_named_in_memory_and_on_the_command_line(analyze, tmp_path, broken):
-    contents = changed([picture(i) for i in range(N)], 7, BROKEN[broken](picture(7)))
-    rows = [
-        {"image": {"bytes": c, "path": f"p{i}.png"}, "label": "ab"[i % 2]} for i, c in enumerate(contents)
-    ]
-    features = datasets.Features({"image": datasets.Image(), "label": STRING})
-    with pytest.raises(
-        DataError, match=r"The image p7\.png does not open \(.*\); replace it or leave"
-    ) as caught:
-        analyze(
-            "image-classification",
-            datasets.Dataset.from_list(rows, features=features),
-            tokenizer=image_processor(),
-        )
-    assert "0x" not in str(caught.value)
-    for i, content in enumerate(contents):
-        file = tmp_path / "data" / "ab"[i % 2] / f"p{i}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
-    module("image-classification").save_pretrained(tmp_path / "model")
-    image_processor().save_pretrained(tmp_path / "model")
-    arguments = ["--model", tmp_path / "model", "--data", tmp_path / "data", "--task", "image-classification"]
-    done = CliRunner().invoke(
-        app, ["analyze", *map(str, arguments), "--budget", "30%", "--scores", "parameters"]
-    )
-    assert done.exit_code == DataError.exit_code
-    assert f"error: The image {tmp_path / 'data' / 'b' / 'p7.png'} does not open (" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_image_whose_file_is_gone_is_named(analyze, tmp_path):
-    rows = [{"image": {"bytes": picture(i), "path": None}, "label": "ab"[i % 2]} for i in range(N)]
-    rows[7]["image"] = {"bytes": None, "path": str(tmp_path / "p7.png")}
-    features = datasets.Features({"image": datasets.Image(), "label": STRING})
-    data = datasets.Dataset.from_list(rows, features=features)
-    with pytest.raises(DataError, match=r"The data in memory names .*p7\.png, which does not exist; correct"):
-        analyze("image-classification", data, tokenizer=image_processor())
-
-
 # Texts that are too long.
-
-
-def longer(n_long):
-    return [" ".join([text] * 8) if i < n_long else text for i, text in enumerate(TEXTS)]
-
-
-@pytest.mark.parametrize(
-    ("task", "pattern"),
-    [
-        ("text-generation", rf"train: \d+ of \d+ prompts lost their beginning: .* at most {CONTEXT} tokens"),
-        (
-            "text2text-generation",
-            rf"train: \d+ of \d+ prompts and 0 completions were cut to {CONTEXT} tokens",
-        ),
-    ],
-)
-def test_prompts_longer_than_the_context_are_cut_and_logged(analyze, task, pattern):
-    rows = [{"prompt": text, "completion": "good film"} for text in longer(20)]
-    analysis, log = analyze(task, datasets.Dataset.from_list(rows), score="fisher", max_length=4 * CONTEXT)
-    assert [line for line in log.splitlines() if re.search(pattern, line)]
-    assert all(np.isfinite(analysis.scores[0].values))
-
-
-def test_prompts_of_which_most_are_longer_than_the_context_are_refused(analyze):
-    rows = [{"prompt": text, "completion": "good film"} for text in longer(N)]
-    with pytest.raises(
-        DataError, match=rf"\d+ of \d+ prompts do not fit into {CONTEXT} tokens .* shorten the prompts"
-    ):
-        analyze("text-generation", datasets.Dataset.from_list(rows), max_length=4 * CONTEXT)
-
-
-def test_texts_longer_than_the_context_are_cut_and_logged(analyze):
-    data = datasets.Dataset.from_dict({"text": longer(20), "label": [LABEL_NAMES[i] for i in LABELS]})
-    _, log = analyze("text-classification", data, score="fisher", max_length=4 * CONTEXT)
-    assert f"texts were cut to {CONTEXT} tokens; the longest has" in log
 
 
 # Tokenizers.

@@ -70,16 +70,6 @@ def test_periods_and_intervals_are_read_as_their_text_and_missing_cells_stay_mis
     assert list(table.dtypes) == kinds, "the user's frame is as before"
 
 
-def test_labels_cut_from_numbers_are_the_labels_of_their_text(model_dir):
-    cut = pd.cut([-1, 1] * (N // 2), [-2, 0, 2])
-    by_interval, by_text = frame(label=cut), frame(label=["(-2, 0]", "(0, 2]"] * (N // 2))
-    read = autopeft.analyze(str(model_dir), by_interval, scores=["parameters"], budget="5%")
-    same = autopeft.analyze(
-        str(model_dir), datasets.Dataset.from_pandas(by_text), scores=["parameters"], budget="5%"
-    )
-    assert (read.n_train, read.suggestion.plan) == (same.n_train, same.suggestion.plan)
-
-
 def test_an_empty_split_beside_train_is_left_out_with_a_note():
     read_rows = discover("autopeft.tasks")["text-classification"].read_rows
     spec = RunSpec()
@@ -107,18 +97,3 @@ def test_a_frame_of_polars_is_read_like_one_of_pandas(model_dir):
     options = {"budget": "5%", "batch_size": 8}
     first, second = (autopeft.analyze(str(model_dir), data, **options) for data in (frame, Polars(table)))
     assert [score.values for score in first.scores] == [score.values for score in second.scores]
-
-
-@pytest.mark.parametrize(
-    ("row", "task"),
-    [
-        ({"messages": "x"}, "text-generation or text2text-generation"),
-        ({"prompt": "x", "completion": "y"}, "text-generation or text2text-generation"),
-        ({"tokens": "x", "tags": "y"}, "token-classification"),
-        ({"question": "x", "options": "y"}, "multiple-choice"),
-    ],
-)
-def test_columns_of_another_task_name_it(row, task):
-    read_rows = discover("autopeft.tasks")["text-classification"].read_rows
-    with pytest.raises(DataError, match=f"no label column among .*; for .* set --task {task}, else name it"):
-        load_data(RunSpec(), read_rows, InMemory(data=pd.DataFrame([row] * 50)))

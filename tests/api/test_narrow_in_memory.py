@@ -87,19 +87,3 @@ def test_weights_in_bfloat16_are_not_searched_in_float32(make_base, tokenizer, t
     arguments = {"model": module, "data": toy_dataset(), "tokenizer": tokenizer, "out": tmp_path / "run"}
     with pytest.raises(ModelError, match=r"dtype is 'float32', .* weights in bfloat16; .*model\.float\(\)"):
         autopeft.search(**arguments, dtype="float32", **SMALL)
-
-
-def test_norms_in_float32_beside_weights_in_bfloat16_are_left_as_they_are(tokenizer, tmp_path):
-    """transformers itself keeps some modules of some models in float32."""
-    module = transformers.AutoModelForCausalLM.from_config(toy_config("llama"), dtype=torch.bfloat16)
-    module.model.norm.float()
-    autopeft.search(
-        model=module,
-        data=completions(),
-        tokenizer=tokenizer,
-        task="text-generation",
-        out=tmp_path / "run",
-        **{**FEW, "confirm": "none"},
-    )
-    assert {p.dtype for p in module.model.norm.parameters()} == {torch.float32}
-    assert {p.dtype for p in module.model.layers.parameters()} == {torch.bfloat16}

@@ -32,13 +32,6 @@ def test_examples_that_are_no_whole_number_are_refused(wrong, model_dir, data):
         autopeft.analyze(model_dir, data, budget="5%", max_examples=wrong)
 
 
-def test_quiet_is_taken_by_every_function_that_prepares_a_search(model_dir, data):
-    loud = autopeft.suggest(model_dir, data, "5%")
-    assert autopeft.suggest(model_dir, data, "5%", quiet=True).document == loud.document
-    uniform = {"budget": "5%", "max_steps": 4, "scores": "parameters"}
-    assert autopeft.analyze(model_dir, data, quiet=True, **uniform).suggestion.plan.adapters
-
-
 def test_what_a_suggestion_would_ignore_is_refused(model_dir, data, tmp_path):
     with pytest.raises(SpecError, match=r"^methods is ia3, and a suggestion is always LoRA; leave methods"):
         autopeft.suggest(model_dir, data, "5%", methods=["ia3"])

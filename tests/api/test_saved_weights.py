@@ -134,17 +134,6 @@ def test_weights_of_another_plan_are_refused_and_leave_the_module(
     assert vars(state_of(module)) == before
 
 
-def test_weights_at_other_sites_are_refused(make_base, make_plan, methods, tmp_path):
-    base = make_base("bert")
-    maps = [site for site in base.sites if site.kind == "linear"]
-    first, other = (
-        make_plan(base, adapters_of(methods["lora"], sites, rank=2)) for sites in (maps[:2], maps[1:3])
-    )
-    autopeft.save(autopeft.apply(first, base.module), tmp_path / "weights")
-    with pytest.raises(SpecError, match=r"lora_A.*, the plan none \(4 tensors differ\); pass the weights of"):
-        autopeft.apply(other, make_base("bert").module, weights=tmp_path / "weights")
-
-
 def test_what_cannot_be_saved_is_refused(mixed, make_base, tmp_path):
     module = make_base("bert").module
     with pytest.raises(ModelError, match=r"is a BertFor.*; pass a model that autopeft\.apply returned"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import multiprocessing
 import shutil
 from pathlib import Path
 
@@ -13,9 +12,9 @@ import peft
 import pytest
 import torch
 from toys.bases import state_of
-from toys.memory import RECORDING, SMALL, same_weights, toy_dataset, weights_of
+from toys.memory import SMALL, same_weights, toy_dataset, weights_of
 from toys.specs import run_spec
-from transformers import AutoModelForSequenceClassification, BertModel
+from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
 import autopeft
@@ -26,7 +25,6 @@ from autopeft.errors import (
     AutopeftError,
     DataError,
     ModelError,
-    RunDirError,
 )
 from autopeft.model import restoring
 from autopeft.records import IN_MEMORY
@@ -115,35 +113,6 @@ def test_what_was_in_memory_is_asked_for_in_one_sentence_and_not_guessed(run, to
     assert (out / "result.json").read_bytes() == before
 
 
-def test_files_and_refusals_of_a_run_in_memory_say_what_to_do_in_python(run, tmp_path):
-    module, _, result, _ = run
-    out = Path(result.spec.output.out)
-    files = {"run.yaml": out / "run.yaml", "plan.yaml": out / "best" / "plan.yaml"}
-    for name, path in files.items():
-        head = path.read_text(encoding="utf-8").split("schema_version")[0].split("model:")[0]
-        assert "autopeft search" not in head and "autopeft train" not in head, name
-    assert "autopeft.search('run.yaml', model=model, tokenizer=tokenizer, data=data)" in (
-        files["run.yaml"].read_text(encoding="utf-8")
-    )
-    line = next(s for s in files["plan.yaml"].read_text(encoding="utf-8").splitlines() if "Train it" in s)
-    path = str(files["plan.yaml"])
-    applied = eval(
-        line.removeprefix("# Train it: ").replace("plan.yaml", path),
-        {"autopeft": autopeft, "model": copy.deepcopy(module)},
-    )
-    assert sum(p.numel() for p in applied.parameters() if p.requires_grad) > result.best.trainable_params
-    rendered = CliRunner().invoke(app, ["report", str(out)])
-    assert rendered.exit_code == 0, rendered.output
-    assert f"attach  autopeft.apply(autopeft.load_plan({path!r}), model)" in rendered.stdout
-    unfinished = tmp_path / "unfinished"
-    shutil.copytree(out, unfinished)
-    (unfinished / "state" / "search_result.json").unlink()
-    with pytest.raises(RunDirError) as caught:
-        RunDir.open(unfinished).load_result()
-    arguments = eval(str(caught.value).split("`")[1], RECORDING | {"model": 1, "tokenizer": 2, "data": 3})
-    assert arguments == {"model": 1, "tokenizer": 2, "data": 3, "out": str(unfinished), "resume": True}
-
-
 @pytest.fixture(scope="session")
 def trained_run(model_dir, tokenizer, tmp_path_factory):
     """A search of a model that was trained on after it was loaded: the folder of the model, and the run."""
@@ -198,42 +167,6 @@ def test_a_model_that_is_as_it_was_loaded_is_named(model_dir, tokenizer, tmp_pat
     assert f'name = "{model_dir}"' in card
 
 
-def test_a_pooler_that_the_checkpoint_lacks_is_trained_with_the_head(model_dir, tokenizer, tmp_path, caplog):
-    """So the adapter gives the same on every load of the checkpoint, whose poolers are random."""
-    caplog.set_level("INFO")
-    encoder = BertModel.from_pretrained(model_dir, add_pooling_layer=False)
-    encoder.save_pretrained(tmp_path / "model")
-    search = {**SMALL, "trials": 3, "out": tmp_path / "run"}
-    searched = load_seeded(tmp_path / "model", 0)
-    result = autopeft.search(model=searched, data=toy_dataset(), tokenizer=tokenizer, **search)
-    assert "lacks weights for bert.pooler.dense; all plans train them" in caplog.text
-    weights, logits = tmp_path / "run" / "best" / "weights", []
-    for base in (searched, load_seeded(tmp_path / "model", 1), load_seeded(tmp_path / "model", 2)):
-        adapted = autopeft.apply(result.best, base, weights=weights).eval()
-        logits.append(adapted(**tokenizer(["good film"], return_tensors="pt")).logits.detach())
-    assert torch.equal(logits[0], logits[1]) and torch.equal(logits[1], logits[2])
-    loaded = result.load(load_seeded(tmp_path / "model", 3))
-    assert torch.equal(loaded(**tokenizer(["good film"], return_tensors="pt")).logits.detach(), logits[0])
-
-
-def load_seeded(folder, seed):
-    torch.manual_seed(seed)
-    return AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
-
-
-def test_plan_of_a_run_is_applied_and_saved_as_peft_reads_it(run, make_base, tmp_path):
-    from peft import PeftModel
-
-    _, _, result, _ = run
-    document = autopeft.load_plan(result.spec.output.out)
-    assert document.plan == result.best
-    model = autopeft.apply(document, make_base("bert").module, seed=5)
-    model.save_pretrained(tmp_path / "adapter")
-    again = PeftModel.from_pretrained(make_base("bert").module, tmp_path / "adapter")
-    saved = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    assert saved and all(torch.equal(dict(again.named_parameters())[name], p) for name, p in saved.items())
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -281,23 +214,3 @@ def test_what_cannot_be_searched_in_memory_is_refused(module, tokenizer, tmp_pat
     assert same_weights(weights, weights_of(module))
     assert vars(state_of(module)) == vars(state)
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("data", [[1, 2], datasets.DatasetDict()])
-def test_data_of_another_kind_is_refused(module, tokenizer, tmp_path, data):
-    with pytest.raises(DataError, match=r"data in memory is a .*; pass a datasets\.Dataset"):
-        autopeft.search(model=module, data=data, tokenizer=tokenizer, out=tmp_path / "run", **SMALL)
-
-
-def test_fault_of_a_dataset_in_memory_does_not_speak_of_files_of_ours(module, tokenizer, tmp_path):
-    data = datasets.DatasetDict(test=toy_dataset())
-    with pytest.raises(DataError) as caught:
-        autopeft.search(model=module, data=data, tokenizer=tokenizer, out=tmp_path / "run", **SMALL)
-    assert "autopeft-" not in str(caught.value)
-
-
-def test_a_script_that_a_worker_imports_is_told_to_guard_its_search(monkeypatch):
-    """While a spawned process imports the script, its `_inheriting` is set."""
-    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
-    with pytest.raises(AutopeftError, match=r'under: if __name__ == "__main__":$'):
-        autopeft.search(budget="1%")

@@ -13,7 +13,6 @@ from toys.tasks import image_processor
 from toys.words import toy_rows
 
 import autopeft
-from autopeft.errors import ModelError
 
 
 def completions():
@@ -78,15 +77,3 @@ def test_search_of_a_task_in_memory_leaves_the_model_and_its_plan_applies(name, 
     adapted = autopeft.apply(result.best, module)
     trained = [p for key, p in adapted.named_parameters() if p.requires_grad and "modules_to_save" not in key]
     assert sum(p.numel() for p in trained) == result.best.trainable_params
-
-
-def test_model_that_sees_what_it_is_to_predict_is_refused_in_memory_too(tokenizer, tmp_path):
-    module = transformers.BertLMHeadModel(toy_config("bert"))
-    with pytest.raises(ModelError, match="is no causal language model"):
-        autopeft.search(
-            model=module,
-            data=datasets.Dataset.from_list(completions()),
-            tokenizer=tokenizer,
-            task="text-generation",
-            out=tmp_path / "run",
-        )

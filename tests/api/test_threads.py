@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -82,36 +81,6 @@ def test_each_call_that_touches_a_model_waits_for_another_thread(call, run, mode
             other.result(60)
     with pytest.raises(autopeft.AutopeftError):
         calls[call]()  # an error lets the next call in
-
-
-@pytest.fixture
-def heeds_ctrl_c():
-    """Python's own handler of SIGINT, which a process lacks that a script starts in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("heeds_ctrl_c")
-def test_ctrl_c_ends_the_waiting_for_another_thread(on_waiting):
-    waits, raised = threading.Event(), threading.Event()
-    holds = threading.Event()
-
-    def hold():
-        with one_at_a_time():
-            holds.set()
-            assert waits.wait(60)
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-            return raised.wait(60)
-
-    on_waiting(waits.set)
-    with ThreadPoolExecutor(1) as pool:
-        other = pool.submit(hold)
-        assert holds.wait(60)
-        with pytest.raises(KeyboardInterrupt):
-            autopeft.suggest("no model", "no data", "5%")
-        raised.set()
-        assert other.result(60), "the other call had not ended"
 
 
 def test_search_leaves_the_loggers_and_bars_of_the_libraries_as_they_were(model_dir, data_dir, tmp_path):
