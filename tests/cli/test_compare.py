@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -16,11 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner, Result
 
 from autopeft.cli.app import app
-from autopeft.cli.counts import count_text, memory_line
 from autopeft.estimate import TrainingStep, measure
-from autopeft.pipeline import count_step
-from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
-from autopeft.store import write_plan
 
 HIDDEN, INNER, N_LAYERS, WORDS = 32, 64, 5, 2000
 
@@ -65,13 +58,6 @@ def test_targets_stand_side_by_side(folder: Path, tmp_path: Path) -> None:
     assert "read by" in text.stdout
     assert "after a merge" in text.stdout
     assert max(map(len, text.stdout.splitlines()[2:])) <= 100
-
-
-@pytest.mark.parametrize(("n_bytes", "words"), [(30 * 2**20, "30.0 MiB"), (3 * 2**30, "3.0 GiB")])
-def test_memory_of_a_small_model_is_not_zero(n_bytes: int, words: str) -> None:
-    step = SimpleNamespace(memory=SimpleNamespace(expected=n_bytes), n_rows=4, n_tokens=128)
-    estimate: Any = SimpleNamespace(answer=SimpleNamespace(step=step), dtype="float32")
-    assert f"about {words} for 4 rows" in memory_line(estimate)
 
 
 def test_count_shows_the_memory_of_a_step(folder: Path, tmp_path: Path) -> None:
@@ -148,60 +134,3 @@ def test_targets_whose_memory_cannot_be_told_are_compared_without_it(tmp_path: P
     (row,) = [line for line in text.splitlines() if line.startswith("…")]
     assert row.split().count("–") == 2
     assert "–: The memory of" in text
-
-
-def test_methods_on_a_model_without_known_batches_are_counted(tmp_path: Path) -> None:
-    sizes = {"hidden_size": 16, "intermediate_size": INNER, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = transformers.ViTConfig(image_size=32, architectures=["ViTForImageClassification"], **sizes)
-    config.save_pretrained(tmp_path)
-    lora, full = json.loads(
-        run("lora_r2", "--compare", "full", "--model", tmp_path, "--json").stdout
-    ).values()
-    assert lora["trainable_params"] == 2 * (4 * 2 * 16 + 2 * (16 + INNER))
-    assert full["trainable_params"] == full["base_params"]
-    assert lora["peak_bytes"] is full["peak_bytes"] is None
-
-
-@pytest.fixture(scope="module")
-def mamba(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its code goes over the tokens one by one: the replay of a usual step takes half a minute."""
-    sizes = {"hidden_size": HIDDEN, "num_hidden_layers": 2, "state_size": 4, "vocab_size": WORDS}
-    path: Path = tmp_path_factory.mktemp("mamba")
-    transformers.MambaConfig(**sizes, architectures=["MambaForCausalLM"]).save_pretrained(path)
-    return path
-
-
-@pytest.mark.parametrize("word", ["lora_r4", "full"])
-def test_count_leaves_out_a_memory_that_takes_long_and_says_so(mamba: Path, word: str) -> None:
-    started = time.monotonic()
-    counted = count_step(word, model_id=str(mamba), revision=None, max_kernels=2000)
-    assert time.monotonic() - started < 15
-    assert counted.step is None
-    assert counted.count.trainable_params > 0
-    text = " ".join(count_text(counted.count, counted.step).split())
-    assert "left out, since its replay takes more than 2,000 kernels for this model; `autopeft" in text
-
-
-def test_a_plan_of_the_demo_names_the_model_of_what_is_compared(tmp_path: Path) -> None:
-    site = "bert.encoder.layer.0.attention.self.query"
-    plan = Plan(
-        adapters=(Adapter(method="lora", site=site, rank=4, scale=1.0),),
-        learning_rate=1e-3,
-        trainable_params=4 * 2 * 384,
-    )
-    document = PlanDocument(
-        plan=plan,
-        model=ModelSpec(),
-        data=DataSpec(),
-        task=TaskSpec(name="text-classification"),
-        base_params=22_713_216,
-        head_params=770,
-        schedule="none",
-        seed=0,
-    )
-    write_plan(tmp_path / "plan.yaml", document)
-    result = run(tmp_path / "plan.yaml", "--compare", "ia3", "--json")
-    assert result.exit_code == 0, result.output
-    ours, ia3 = json.loads(result.stdout).values()
-    assert ours["base_params"] == ia3["base_params"] == 22_713_216
-    assert ours["trainable_params"] == 4 * 2 * 384

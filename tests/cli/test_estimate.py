@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from functools import cache
 from pathlib import Path
 
 import pytest
 import transformers
-from peft import LoraConfig
 from typer.testing import CliRunner, Result
 
 from autopeft import pipeline
 from autopeft.cli.app import app
-from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
-from autopeft.store import write_plan
 
 N_LAYERS = 3
 ESTIMATED = cache(pipeline.estimate_step)
@@ -101,14 +97,6 @@ def test_impossible_wish_names_the_least_step_and_exits_with_3(folder: Path) -> 
     assert "Take a smaller model" in run(*wish).stdout
 
 
-def test_adapter_config_and_its_file_are_estimated_alike(folder: Path, tmp_path: Path) -> None:
-    LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM").save_pretrained(tmp_path)
-    of_folder = estimated(tmp_path, "--model", folder)
-    of_file = estimated(tmp_path / "adapter_config.json", "--model", folder)
-    assert of_folder["peak_bytes"] == of_file["peak_bytes"]
-    assert of_folder["trainable_params"] == N_LAYERS * 2 * 8 * 128
-
-
 def test_full_logits_take_more_than_pieces_and_full_fine_tuning_more_than_lora(folder: Path) -> None:
     def expected(*arguments: object) -> int:
         return int(estimated(*arguments, "--model", folder)["peak_bytes"]["expected"])
@@ -153,28 +141,12 @@ def test_no_time_is_told_for_a_gpu_that_is_not_here(folder: Path, monkeypatch: p
     assert "--device l4" in run("lora_r8", "--model", folder).stdout
 
 
-def test_cpu_of_this_machine_is_measured(folder: Path) -> None:
-    wish = ("lora_r8", "--model", folder, "--batch-size", 1, "--device", "cpu", "--dtype", "float32")
-    short, long = (estimated(*wish, "--max-length", length)["step_seconds"] for length in (64, 1024))
-    assert short["expected"] < long["expected"]
-
-
 def test_a_cpu_takes_what_python_and_its_libraries_take_too(folder: Path) -> None:
     wish = ("lora_r8", "--model", folder, "--batch-size", 1, "--max-length", 64, "--dtype", "bfloat16")
     gpu, cpu = (estimated(*wish, "--device", device) for device in ("l4", "cpu"))
     beyond = cpu["peak_bytes"]["expected"] - gpu["peak_bytes"]["expected"]
     assert 5e8 < beyond < 1e9
     assert cpu["peak_bytes"]["low"] - gpu["peak_bytes"]["low"] == beyond
-
-
-def test_decoder_without_an_architecture_is_a_language_model_as_in_a_gguf_file(tmp_path: Path) -> None:
-    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 5, "num_attention_heads": 4}
-    for name, architectures in (("named", ["LlamaForCausalLM"]), ("bare", None)):
-        config = transformers.LlamaConfig(**shape, vocab_size=20_000, architectures=architectures)
-        config.save_pretrained(tmp_path / name)
-    named, bare = (estimated("lora_r8", "--model", tmp_path / name) for name in ("named", "bare"))
-    assert bare["peak_bytes"] == named["peak_bytes"]
-    assert bare["head_params"] == 0
 
 
 def test_rows_are_read_for_the_named_task(model_dir: Path, tmp_path: Path) -> None:
@@ -187,13 +159,6 @@ def test_rows_are_read_for_the_named_task(model_dir: Path, tmp_path: Path) -> No
     assert (content["max_length"], content["typical_length"]) == (12, 12)
     words = "There is no label column among tokens, tags; for tokens with tags set --task token-class"
     assert words in run(*wish).stderr
-
-
-def test_libraries_draw_no_bars_in_a_pipe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TQDM_DISABLE", "")
-    monkeypatch.delenv("TQDM_DISABLE")
-    assert run("lora_r8", "--model", folder, "--batch-size", 1, "--max-length", 64).exit_code == 0
-    assert os.environ["TQDM_DISABLE"] == "1"
 
 
 @pytest.mark.parametrize(
@@ -223,78 +188,3 @@ def test_bad_argument_is_a_usage_error(folder: Path, arguments: tuple, words: tu
     result = run(*arguments, "--model", folder)
     assert result.exit_code == 2, result.output
     assert [word for word in words if word not in result.stderr] == []
-
-
-@pytest.mark.parametrize(
-    ("kind", "site", "head_params"),
-    [
-        ("ViT", "vit.layers.0.attention.q_proj", 34),
-        # A checkpoint of a pretraining: its weights lack the norm of the pooler, which belongs to the head.
-        ("Beit", "beit.layers.0.attention.q_proj", 34 + 32),
-    ],
-)
-def test_memory_of_an_image_model_is_refused_in_a_sentence_and_its_count_is_told(
-    kind: str, site: str, head_params: int, tmp_path: Path
-) -> None:
-    config = getattr(transformers, f"{kind}Config")(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_labels=2
-    )
-    config.architectures = [f"{kind}ForMaskedImageModeling"]
-    config.save_pretrained(tmp_path / "vit")
-    adapter = Adapter(method="lora", site=site, rank=2, scale=2.0)
-    document = PlanDocument(
-        plan=Plan(adapters=(adapter,), learning_rate=1e-3, trainable_params=64),
-        model=ModelSpec(id=str(tmp_path / "vit")),
-        data=DataSpec(),
-        task=TaskSpec(name="image-classification"),
-        base_params=1,
-        head_params=head_params,
-        schedule="none",
-        seed=0,
-    )
-    write_plan(tmp_path / "plan.yaml", document)
-    result = run(tmp_path / "plan.yaml")
-    assert result.exit_code == 2, result.output
-    assert "The memory of" in result.stderr and "cannot be told; it can be for AutoModelFor" in result.stderr
-    counted = CliRunner().invoke(app, ["count", str(tmp_path / "plan.yaml"), "--json"])
-    assert counted.exit_code == 0, counted.output
-    answer = json.loads(counted.stdout)
-    assert (answer["trainable_params"], answer["head_params"]) == (2 * (16 + 16), head_params)
-
-
-def test_text_model_that_also_reads_images_is_a_language_model(tmp_path: Path) -> None:
-    text = {
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_hidden_layers": 2,
-        "vocab_size": 64,
-        "head_dim": 4,
-    }
-    text |= {"num_attention_heads": 4, "num_key_value_heads": 2}
-    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = transformers.Gemma3Config(
-        text_config=text, vision_config={**vision, "image_size": 8, "patch_size": 4}
-    )
-    config.architectures = ["Gemma3ForConditionalGeneration"]
-    config.save_pretrained(tmp_path)
-    content = estimated("lora_r4", "--model", tmp_path, "--max-length", 16)
-    assert content["peak_bytes"]["expected"] > 0
-
-
-def test_method_without_a_model_asks_for_one() -> None:
-    result = run("lora_r8")
-    assert result.exit_code == 2
-    assert "--model" in result.stderr
-
-
-def test_checkpoint_in_4_bits_is_named_without_a_flag(folder: Path, tmp_path: Path) -> None:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    wish = ("lora_r8", "--model", tmp_path, "--batch-size", 1, "--max-length", 16)
-    content = estimated(*wish)
-    assert content["quantize"] == "4bit"
-    assert [note for note in content["notes"] if "is quantised already (bitsandbytes)" in note]
-    refused = run(*wish, "--quantize", "4bit")
-    assert refused.exit_code == 2
-    assert "is quantised already (bitsandbytes); leave --quantize out." in refused.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib.resources import files
 from xml.etree import ElementTree
 
 import pytest
@@ -11,7 +10,6 @@ import pytest
 from autopeft.cli import analysis
 from autopeft.records import Site, SiteScores
 from autopeft.report import heat_svg, seen_enough
-from autopeft.report.heat import DARK, LIGHT
 
 LLAMA = ("q", "k", "v", "o", "gate", "up", "down")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -97,22 +95,3 @@ def test_svg_stays_inside_its_frame_and_panels_do_not_overlap():
             assert x0 + x + w <= width and y0 + y + h <= height
             boxes.add((x0 + x, y0 + y))
     assert len(boxes) == 5 * (4 * len(LLAMA) + 1)
-
-
-def test_svg_without_a_single_value_says_so():
-    sites = stack(1, ("q",))
-    root = ElementTree.fromstring(heat_svg(sites, [SiteScores(name="flat", values=(0.0,) * 2)], title="x"))
-    assert any("flat" in (text.text or "") for text in root.iter(f"{SVG}text"))
-
-
-def test_svg_survives_names_that_xml_cannot_hold():
-    sites = (site("h.0.\x00q", 0, "q"),)
-    ElementTree.fromstring(heat_svg(sites, [SiteScores(name="x", values=(1.0,))], title="a\x07b"))
-
-
-def test_the_palette_is_that_of_the_page():
-    template = (files("autopeft") / "templates/page/style.css.j2").read_text(encoding="utf-8")
-    roots = [root for root in re.findall(r":root \{(.*?)\}", template, re.DOTALL) if "--l1:" in root]
-    for palette, root in zip((LIGHT, DARK), roots, strict=True):
-        page = dict(re.findall(r"--([lt]\d): (#\w{6})", root))
-        assert palette == tuple((page[f"l{n}"], page[f"t{n}"]) for n in range(1, 6))

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import pytest
 
 from autopeft.cli.known import TABLE, known
-from autopeft.errors import UnknownNameError
 from autopeft.extension import discover
 from autopeft.space import load, names
 from scripts.part_facts import table
@@ -25,11 +24,6 @@ def test_the_table_says_what_the_parts_say():
         assert tuple(known("method")[name]["learning_rate_range"]) == method.learning_rate_range
     summaries = {part.name: part.summary for part in discover("autopeft.exports").values()}
     assert {name: facts["summary"] for name, facts in known("export").items()} == summaries
-
-
-def test_an_unknown_method_is_answered_with_the_nearest():
-    with pytest.raises(UnknownNameError, match="Did you mean 'lora'"):
-        known("method")["lroa"]
 
 
 def test_parts_of_another_package_are_listed_too(monkeypatch):

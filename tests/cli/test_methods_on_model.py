@@ -52,16 +52,6 @@ def test_table_names_model_and_width_in_80_columns(wide: Path) -> None:
     assert [line.split()[0] for line in lines[3:]] == list(METHODS)
 
 
-def test_without_a_model_the_reference_width_is_said() -> None:
-    assert "hidden size of 384" in run()
-    assert "at hidden size 384" in " ".join(run("lora").split())
-
-
-def test_one_method_is_described_on_a_model(wide: Path) -> None:
-    assert "at hidden size 3072" in " ".join(run("lora", "--model", wide).split())
-    assert json.loads(run("lora", "--model", wide, "--json"))["lora"]["name"] == "lora"
-
-
 def test_a_model_without_a_config_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["methods", "--model", str(tmp_path)])
     assert done.exit_code == 2 and "Traceback" not in done.output and str(tmp_path) in done.stderr

@@ -6,11 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from autopeft.cli.app import app
-from autopeft.cli.checks import checks_text
 from autopeft.cli.counts import _narrowed
-from autopeft.cli.verify_push import verification_text
-from autopeft.doctor import Check
-from autopeft.pipeline import Reading, Verification
 
 
 def lines_of(*arguments, columns):
@@ -36,45 +32,6 @@ def test_a_count_has_no_line_beyond_the_edge(tiny_llama):
         return [line.split()[0] for line in lines if line.startswith(("q ", "down ", "role "))]
 
     assert rows_at(30) == rows_at(80) == rows_at(300) != []
-
-
-def test_an_estimate_breaks_the_names_of_its_parts_and_no_number(tiny_llama):
-    command = ("estimate", "lora_r8", "--model", str(tiny_llama), "--memory", "1GiB", "--max-length", "16")
-
-    def table_at(columns):
-        lines = lines_of(*command, "--batch-size", "1", columns=columns)
-        assert all(len(line) <= columns or " " not in line for line in lines)  # but for the model's path
-        start = lines.index("") + 1
-        return " ".join(lines[start : lines.index("", start)]).split()
-
-    assert table_at(42) == table_at(60) == table_at(80)
-
-
-def test_a_check_of_the_machine_breaks_its_value_between_words(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "40")
-    check = Check(name="number format", status="ok", value="bfloat16, products of float32")
-    lines = checks_text([check]).splitlines()
-    assert lines[:2] == ["ok    number format  bfloat16, products", " " * 21 + "of float32"]
-
-
-def test_a_verification_breaks_its_sentences_and_no_path(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "40")
-    fault = "a tensor of the adapter matches no module of the base model"
-    path = f"runs/{'x' * 50}"
-    lines = verification_text(
-        Verification(
-            path=path,
-            reference=path,
-            base_model="tiny",
-            split="confirm",
-            n_examples=32,
-            tolerance=1e-5,
-            targets=(),
-            readings=(Reading(reader="peft", largest_difference=1.0, faults=(fault,), is_same=False),),
-        )
-    ).splitlines()
-    assert all(len(line) <= 40 or line == path for line in lines if "largest" not in line)
-    assert lines.count(path) == 2 and fault in " ".join(lines)
 
 
 HEADERS = ("trained", "parameters", "share", "peak GiB", "step ms", "file", "read by")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import re
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -71,23 +69,6 @@ def test_the_bar_covers_the_whole_search_and_counts_down_between_runs():
         assert "about 0:00 left" in lines_of(live)[0]
 
 
-def test_a_phase_without_a_count_shows_none():
-    with display() as (live, _):
-        live.phase("sensitivity", 0)
-        bar, phase = lines_of(live)
-        assert phase.strip() == "sensitivity" and "?" not in bar + phase and "left" not in bar
-
-
-def test_the_display_is_gone_when_it_closes():
-    with display() as (live, shown):
-        live.phase("rung 1", 1)
-        live.measured(run(0.25), arm="head", is_baseline=False, seconds_left=1.0)
-        live.close()
-        last = shown.getvalue()
-        assert last.endswith("\x1b[2K") or "\x1b[1A\x1b[2K" in last[-40:]  # it erases its own two lines
-        assert "spent" not in last[last.rindex("\x1b[2K") :]
-
-
 def test_the_incumbent_is_told_beside_the_baseline():
     phase = Phase(name="rung 1", total=3)
     phase.add(run(0.4), "baseline: LoRA on q and v", is_baseline=True)
@@ -104,29 +85,6 @@ def test_a_row_stands_below_its_headings_within_80_columns(arm):
     assert row.index("0.1235") == headings().index("loss")
     for heading, value in (("parameters", "123,456,789"), ("rate", "1e-3"), ("steps", " 1 ")):
         assert headings().index(heading) + len(heading) == row.index(value) + len(value.rstrip())
-
-
-def test_a_row_fits_a_narrow_terminal_and_stands_below_its_headings():
-    arm = "baseline: LoRA on all linear maps"
-    with display(width=60) as (live, shown):
-        live.phase("rung 1", 1)
-        live.measured(run(0.123456, plan=BIG), arm=arm, is_baseline=True, seconds_left=None)
-        lines = [re.sub(r"\x1b\[[\d?]*\w|\r", "", line) for line in shown.getvalue().splitlines()]
-    heads, row = (next(line for line in lines if end in line) for end in ("  loss", "0.1235"))
-    assert row.index("0.1235") == heads.index("loss") and len(row) <= 60
-    assert row.startswith("baseline") and "123,456,789" in row
-
-
-def test_the_untrained_model_has_neither_rate_nor_steps():
-    plan = replace(HEAD, learning_rate=1.0)  # what a plan without anything to train holds
-    _, *numbers = describe(run(6.4, plan=plan, trained_steps=0), "untrained").split()
-    assert numbers == ["0", "–", "–", "6.4000"]
-    assert describe(run(6.4, plan=plan), "head").split()[2:4] == ["1", "1"]
-
-
-def test_two_long_names_that_differ_at_the_end_stay_apart():
-    arms = [f"LoRA by gradient on all linear maps of the last layers, {word}" for word in ("first", "second")]
-    assert len({describe(run(0.1), arm)[:38] for arm in arms}) == 2
 
 
 def test_a_file_gets_one_line_per_run_and_headings_above_the_first_of_a_phase(capsys):

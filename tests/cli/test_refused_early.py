@@ -7,14 +7,11 @@ from pathlib import Path
 
 import pytest
 import transformers
-from toys.results import toy_result
 from typer.testing import CliRunner
 
 from autopeft.cli.app import app
 from autopeft.errors import SpecError
-from autopeft.estimate import CARDS
 from autopeft.pipeline.verifying import tolerance_of
-from autopeft.store import RunDir
 
 
 def run(*arguments, env=None):
@@ -44,13 +41,6 @@ def llama(tmp_path_factory) -> Path:
 def test_an_estimate_for_no_number_is_refused_in_a_sentence(llama, flags, words):
     done = run("estimate", "lora_r8", "--model", llama, "--max-steps", 9, "--device", "h100", *flags)
     assert done.exit_code == 2 and words in done.stderr and "Traceback" not in done.output
-
-
-def test_a_card_may_be_written_in_capitals(llama):
-    flags = ("--max-length", 8, "--batch-size", 1, "--device", "H100", "--json")
-    content = json.loads(run("estimate", "lora_r8", "--model", llama, *flags).stdout)
-    assert content["memory_bytes"] == CARDS["h100"].gib * 2**30
-    assert content["step_seconds"]["expected"] > 0
 
 
 @pytest.mark.parametrize("tolerance", [float("inf"), float("nan"), -1.0])
@@ -94,15 +84,6 @@ def test_a_dry_run_refuses_a_folder_that_the_search_refuses(model_dir, data_dir,
     assert [path.name for path in run_dir.iterdir()] == ["run.yaml"]
 
 
-def test_a_dry_run_without_a_confirmation_announces_none(model_dir, data_dir):
-    flags = ("--model", model_dir, "--data", data_dir, "--max-steps", 4, "--budget", "20%", "--dry-run")
-    text = run("search", *flags, "--confirm", "none").stdout
-    (line,) = (line for line in text.splitlines() if line.startswith("confirmation"))
-    assert line.split() == ["confirmation", "none"]
-    preview = json.loads(run("search", *flags, "--confirm", "none", "--json").stdout)
-    assert (preview["confirm_seeds"], preview["confirm_steps"], preview["confirm_cost"]) == (0, 0, 0.0)
-
-
 def test_a_margin_in_points_is_answered_with_the_share(model_dir, data_dir):
     flags = ("--model", model_dir, "--data", data_dir, "--max-steps", 4, "--budget", "20%", "--dry-run")
     done = run("search", *flags, "--margin", 1)
@@ -132,13 +113,3 @@ def test_no_folder_is_announced_where_the_data_are_not_there(model_dir, tmp_path
     result = run("search", "--model", model_dir, "--data", tmp_path / "gone.csv", "--out", tmp_path / "run")
     assert result.exit_code == 2 and "gone.csv" in result.stderr
     assert "The run's folder is" not in result.stderr
-
-
-def test_a_run_that_is_named_twice_is_reported_once(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with RunDir.create(tmp_path / "run", resume=False) as opened:
-        opened.write_spec(toy_result().spec)
-        opened.save_result(toy_result())
-    named = run("report", "run", tmp_path / "run", "run/", "--out", "page.html", "--json")
-    assert named.exit_code == 0, named.output
-    assert len(json.loads(named.stdout)["runs"]) == 1

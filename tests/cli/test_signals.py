@@ -16,7 +16,6 @@ from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.progress import Silent
 from autopeft.cli.signals import stopping_signals
 from autopeft.errors import SpecError
-from autopeft.executors import make_resident
 
 CODES = {"SIGINT": None, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138, "SIGUSR2": 140, "SIGXCPU": 152}
 
@@ -61,22 +60,6 @@ def test_a_signal_that_a_destructor_swallows_is_raised_by_the_loop(name):
         gc.collect()  # the exception goes no further than this
         with pytest.raises(raised_by(name)):
             stop()
-
-
-def test_ctrl_break_of_windows_ends_the_main_process_alone(monkeypatch):
-    """It also stands for a closed window there; here SIGWINCH has its name."""
-    before = signal.getsignal(signal.SIGWINCH)
-    monkeypatch.setattr(signal, "SIGBREAK", signal.SIGWINCH, raising=False)
-    with pytest.raises(SystemExit) as caught, stopping_signals():
-        os.kill(os.getpid(), signal.SIGWINCH)
-    assert caught.value.code == 128 + signal.SIGWINCH
-    asked = dict.fromkeys((*CODES, "SIGBREAK"), signal.SIG_IGN)
-    handlers = {}
-    monkeypatch.setattr(signal, "signal", lambda number, handler: handlers.update({number: handler}))
-    make_resident(lambda index: print, 0)
-    del asked["SIGTERM"], asked["SIGXCPU"]
-    assert handlers == {getattr(signal, name): handler for name, handler in asked.items()}
-    assert signal.getsignal(signal.SIGWINCH) == before
 
 
 def test_a_signal_that_the_caller_ignores_stays_ignored():
@@ -126,29 +109,6 @@ def test_the_folder_to_resume_is_named_once_something_was_measured(
     assert (f"Stopped; continue with: autopeft search --resume --out {out}" in caplog.text) == is_measured
     assert out.exists() == is_measured
     assert len(calls) == n_calls
-
-
-def test_the_folder_is_named_where_a_signal_comes_before_a_resumed_run_is_open(
-    model_dir, data_dir, tmp_path, caplog, monkeypatch
-):
-    out, n_calls = tmp_path / "run", []
-    spec = run_spec(model_dir, data_dir, out=out, max_steps=8, budget="5%", trials=4, methods="lora")
-
-    def interrupt():
-        n_calls.append(1)
-        if len(n_calls) == 12:
-            raise KeyboardInterrupt
-
-    def stop(*_):
-        raise SystemExit(143)
-
-    with pytest.raises(KeyboardInterrupt):
-        pipeline.search(spec, given=frozenset({"search.trials"}), progress=Silent(), interrupt=interrupt)
-    caplog.clear()
-    monkeypatch.setattr("autopeft.pipeline.searching.resumed", stop)
-    with pytest.raises(SystemExit):
-        pipeline.search(spec, resume=True, progress=Silent())
-    assert f"Stopped; continue with: autopeft search --resume --out {out}" in caplog.text
 
 
 def test_the_best_plan_stays_where_the_resume_of_a_finished_run_is_stopped(

@@ -9,12 +9,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from autopeft.cli import app as main_module
 from autopeft.cli.app import app
-from autopeft.errors import SpecError
-from autopeft.model.locating import load_error
-from autopeft.pipeline.resuming import _refuse_missing
-from autopeft.records import ModelSpec, RunSpec
 
 
 def run_in_shell(line, home):
@@ -54,17 +49,6 @@ def test_a_reader_that_leaves_early_changes_no_exit_code(reader):
     assert done.stdout == ("line 0\n" if reader.startswith("head") else "")
 
 
-def test_a_backend_of_matplotlib_that_is_not_installed_changes_nothing(monkeypatch):
-    """Jupyter sets one in the environment of all that it starts."""
-    monkeypatch.setenv("MPLBACKEND", "no_such_backend")
-    monkeypatch.setattr(sys, "argv", ["autopeft", "--version"])
-    for name in ("expand_segments", "fit_threads"):  # which set variables too
-        monkeypatch.setattr(main_module, name, lambda: None)
-    with pytest.raises(SystemExit, match="0"):
-        main_module.main()
-    assert os.environ["MPLBACKEND"] == "Agg"  # which matplotlib reads when it is imported
-
-
 WITHOUT_UTF8 = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 WRITES_TO_A_PATH = """
 import typer
@@ -92,33 +76,6 @@ def test_a_locale_that_cannot_read_a_path_is_named_with_its_remedy(arguments):
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert r"'donn\xe9es'" in done.stderr and "rename" not in done.stderr
     assert "this locale, whose encoding is ascii; set PYTHONUTF8=1." in done.stderr
-
-
-def test_a_path_of_a_config_file_that_a_locale_cannot_write_is_not_said_to_be_absent(tmp_path):
-    """The file is UTF-8 and read as such, so that the path is text; the file system has no name for it."""
-    config = tmp_path / "run.yaml"
-    config.write_text("data: {source: données, text_columns: [é]}\n", encoding="utf-8")
-    arguments = f"config=Path({str(config)!r}), env={{}}, flags={{}}, assignments=()"
-    code = "from pathlib import Path\nfrom autopeft.store import resolve_settings\n"
-    code += f"resolve_settings({arguments})"
-    environment = {**os.environ, **WITHOUT_UTF8}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    *_, error = done.stderr.splitlines()
-    assert rf"data.source ({config}): 'donn\xe9es' cannot be read under this locale" in error
-    assert error.endswith("set PYTHONUTF8=1.") and "text_columns" not in error
-
-
-def test_a_stored_path_that_a_locale_cannot_write_is_not_said_to_be_absent(monkeypatch):
-    """`exit_codes` names the locale then."""
-    monkeypatch.setattr(os, "fsencode", lambda path: path.encode("ascii"))
-    spec = RunSpec(model=ModelSpec(id="/models/données"))
-    with pytest.raises(UnicodeEncodeError):
-        _refuse_missing(spec)
-    with pytest.raises(UnicodeEncodeError):
-        load_error("/models/données", OSError())
-    with pytest.raises(SpecError, match="which does not exist"):
-        _refuse_missing(RunSpec(model=ModelSpec(id="/models/absent")))
 
 
 def test_python_without_docstrings_is_refused_and_without_assertions_works():

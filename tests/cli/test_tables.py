@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from toys.results import BASELINE, toy_result
+from toys.results import toy_result
 
 from autopeft.cli.tables import print_result, print_several
 
@@ -67,18 +67,3 @@ def test_columns_of_numbers_are_whole_or_left_out(capsys, monkeypatch, columns):
     assert {number for line in table for number in re.findall(numbers, line)} <= known
     assert "…" not in "".join(table) and max(map(len, table)) <= columns
     assert set(table[0].split()) <= set(whole[0].split()) and len(table[0].split()) >= columns // 20
-
-
-def test_columns_without_room_are_named_and_not_explained(capsys, monkeypatch):
-    narrow = " ".join(table_of(capsys, monkeypatch, 60))
-    assert "memory" not in narrow.split("±")[0] and "time is that of" not in narrow
-    assert "No room for memory and time: widen the terminal, or read the report." in narrow
-    assert "No room" not in " ".join(table_of(capsys, monkeypatch, 80))
-
-
-def test_narrower_gaps_keep_the_names_of_plans_in_one_line(capsys, monkeypatch):
-    kept = {"best": BASELINE}
-    whole = table_of(capsys, monkeypatch, 80, **kept)
-    columns = max(map(len, whole[:2])) - 3  # six gaps of two would not fit
-    first = table_of(capsys, monkeypatch, columns, **kept)[1]
-    assert first.startswith("baseline = best ") and first.split() == whole[1].split()

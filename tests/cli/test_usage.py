@@ -11,10 +11,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from autopeft.budget import check, parse
 from autopeft.cli.app import app
 from autopeft.cli.options import whole
-from autopeft.errors import SpecError
 from autopeft.records import SETTINGS, SHORT_NAMES
 from autopeft.store import resolve_settings
 
@@ -45,10 +43,6 @@ def test_choices_are_shown_as_choices():
     for field in SETTINGS.values():
         if field.flag and field.choices:
             assert f"[{'|'.join(field.choices)}]" in text
-
-
-def test_a_hidden_flag_still_works():
-    assert "cannot be read" in run("search", "--batch-size", 4, "--budget", "banana").stderr
 
 
 @pytest.mark.parametrize(
@@ -119,26 +113,6 @@ def test_flags_of_commands_and_of_settings_take_the_same_whole_numbers(text, num
         assert spec.search.trials == number
 
 
-@pytest.mark.parametrize("text", ["1_0", "1,00", "1,000_000", "2k", "1.5", "", "one", "[1]"])
-def test_what_is_no_whole_number_is_shown_in_both(text):
-    command = run("estimate", "ia3", "--model", "x", "--batch-size", text)
-    setting = run("search", "--trials", text)
-    for done, flag in ((command, "--batch-size"), (setting, "--trials")):
-        assert done.exit_code == 2 and flag in done.stderr and text in done.stderr
-        assert len(done.stderr.splitlines()) == 1
-
-
-@pytest.mark.parametrize(("flag", "value"), [("--trials", "3.5"), ("--trials", "1_0"), ("--epochs", "many")])
-def test_a_flag_refuses_what_a_file_refuses_and_shows_the_value(flag, value):
-    kind = "whole number, such as 12" if flag == "--trials" else "valid number"
-    (line,) = run("search", flag, value).stderr.splitlines()
-    assert f"({flag}) is {value if value == '3.5' else repr(value)}; it should be a {kind}" in line
-
-
-def test_an_empty_folder_to_write_to_is_refused():
-    assert "(--out): '' names nothing" in run("search", "--out", "").stderr
-
-
 def test_help_is_printed_where_output_is_ascii():
     done = subprocess.run(
         [sys.executable, "-m", "autopeft", "search", "--help-all"],
@@ -165,14 +139,6 @@ def test_the_name_of_an_option_or_another_spelling_leads_to_the_method(name, hin
     assert hint in run("methods", name).stderr
 
 
-@pytest.mark.parametrize("budget", ["banana", "0", "0%", "-1", "101%", ""])
-def test_a_budget_that_no_model_has_is_refused_before_a_model_is_known(budget):
-    with pytest.raises(SpecError, match="budget"):
-        check(budget)
-    with pytest.raises(SpecError, match="budget"):
-        parse(budget, base_params=10**9)
-
-
 def test_an_unreadable_budget_is_refused_without_torch():
     code = (
         "import sys\nfrom autopeft.cli.app import app\n"
@@ -181,19 +147,6 @@ def test_an_unreadable_budget_is_refused_without_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["2", "False", "False"]
-
-
-def test_a_space_is_printed_as_its_file():
-    result = run("spaces", "lora_only")
-    assert result.exit_code == 0 and "schema_version: 1" in result.stdout
-    assert "Did you mean 'lora_only'?" in run("spaces", "lora_onyl").stderr
-
-
-def test_the_help_of_a_command_without_workers_or_with_one_default_says_so():
-    train, estimate = run("train", "--help").stdout, run("estimate", "--help").stdout
-    assert "several workers" not in train and "executor" not in train
-    (dtype,) = (line for line in estimate.splitlines() if "--dtype" in line)
-    assert "bfloat16 or float32; auto is bfloat16" in dtype and "Default" not in dtype
 
 
 @pytest.mark.parametrize("command", [(), ("search",), ("push",), ("count",), ("train",), ("export",)])
