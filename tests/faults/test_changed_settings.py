@@ -96,14 +96,6 @@ def test_a_change_that_gives_other_numbers_is_refused(stopped, tmp_path, sentenc
         shutil.copytree(spare, stopped)
 
 
-def test_an_unchanged_run_goes_on_even_where_its_model_was_moved(stopped, tmp_path):
-    folder = shutil.copytree(stopped, tmp_path / "moved")
-    path = folder / "run/run.yaml"
-    path.write_text(path.read_text().replace(f"{stopped}/model", f"{folder}/model"))
-    with pytest.raises(KeyboardInterrupt):
-        resume(folder)
-
-
 @pytest.mark.parametrize("is_same", [True, False])
 def test_a_run_goes_on_with_data_and_model_at_another_place_where_they_are_the_same(
     stopped, data_dir, tmp_path, is_same
@@ -140,32 +132,3 @@ def test_a_run_goes_on_with_another_device_of_the_kind(stopped, tmp_path):
         resume(folder, **settings)
     after = yaml.safe_load((folder / "run/run.yaml").read_text())["execution"]
     assert after == before | {name.partition(".")[2]: value for name, value in settings.items()}
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"sha256": "0", "content": {}}', '{"trials": 3}'])
-def test_a_damaged_start_is_refused_in_one_sentence(stopped, tmp_path, content):
-    folder = shutil.copytree(stopped, tmp_path / "copy")
-    (folder / "run/state/start.json").write_text(content)
-    with pytest.raises(RunDirError, match=r"start\.json cannot be read: it is damaged or was edited"):
-        resume(folder)
-
-
-@pytest.mark.parametrize("content", ["", "[1", '{"sha256": "0", "content": []}', '[{"name": 1}]'])
-def test_damaged_scores_are_computed_anew(stopped, tmp_path, content, caplog):
-    folder = shutil.copytree(stopped, tmp_path / "copy")
-    path = folder / "run/state/scores.json"
-    before = path.read_text()
-    path.write_text(content)
-    with pytest.raises(KeyboardInterrupt):
-        resume(folder)
-    assert "scores.json cannot be read: it is damaged or was edited; it is made anew" in caplog.text
-    assert path.read_text() == before
-
-
-def test_an_edited_result_is_not_rendered(run_copy):
-    path = run_copy / "state/search_result.json"
-    text = path.read_text()
-    path.write_text(text.replace('"metric_mean": 0', '"metric_mean": 9', 1))
-    assert path.read_text() != text
-    with pytest.raises(RunDirError, match=r"search_result\.json cannot be read.*--resume --out"):
-        pipeline.render(run_copy)

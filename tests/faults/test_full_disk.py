@@ -11,9 +11,7 @@ import itertools
 import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from toys.reading import rows_of
@@ -21,11 +19,7 @@ from toys.specs import run_spec
 
 from autopeft import pipeline
 from autopeft.cli.progress import Silent
-from autopeft.errors import AutopeftError, RunDirError
-from autopeft.pipeline.fingerprint import _processor_files
-from autopeft.pipeline.hub_folder import write_loading_files
-from autopeft.records import RunSpec
-from autopeft.store import fresh_folder, save_processor
+from autopeft.errors import AutopeftError
 
 resource = pytest.importorskip("resource")
 GIVEN = frozenset({"search.trials", "confirm.seeds"})
@@ -106,26 +100,6 @@ def test_a_small_disk_is_said_and_costs_nothing(small_spec, finished, disk, n_ki
     change("size=64m")
     finish(spec)
     assert rows_of(folder / "run") == rows_of(finished)
-
-
-def test_a_temporary_folder_without_room_for_the_tokenizer_is_named(tmp_path, monkeypatch):
-    class Tokenizer:
-        """Fails as those written in Rust do."""
-
-        def save_pretrained(self, folder):
-            raise Exception("No space left on device (os error 28)")
-
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    message = f"no room for the files of the tokenizer in {tmp_path}; .* TMPDIR"
-    with pytest.raises(RunDirError, match=message):
-        list(_processor_files(Tokenizer()))
-    full = pytest.raises(RunDirError, match="cannot be written: No space left on device")
-    with full, fresh_folder(tmp_path / "out") as fresh:
-        save_processor(Tokenizer(), fresh)
-    base = SimpleNamespace(tokenizer=Tokenizer())
-    prepared = SimpleNamespace(base=base, spec=RunSpec(), data=SimpleNamespace(label_names=()))
-    with pytest.raises(RunDirError, match="cannot be written: No space left on device"):
-        write_loading_files(tmp_path, prepared)
 
 
 @can_mount

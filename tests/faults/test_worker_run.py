@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import datasets
 import pytest
@@ -19,8 +17,7 @@ from autopeft import pipeline
 from autopeft.cli.progress import Silent
 from autopeft.errors import RunDirError, SpecError
 from autopeft.pipeline import best, searching
-from autopeft.pipeline.computing import wave
-from autopeft.pipeline.fingerprint import differences, loaded_facts, start_sha256
+from autopeft.pipeline.fingerprint import loaded_facts, start_sha256
 from autopeft.pipeline.in_memory import InMemory
 from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.working import WorkerBench
@@ -96,35 +93,11 @@ def test_a_worker_without_the_run_directory_is_refused(worker_bench, tmp_path):
         replace(worker_bench, run=tmp_path)(0)
 
 
-def test_a_worker_that_cannot_write_to_the_run_directory_is_refused(worker_bench, monkeypatch):
-    """As on a node that mounts it read-only: else the first confirming run there would end the search."""
-
-    def refuse(*_, **__):
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    monkeypatch.setattr(Path, "touch", refuse)
-    with pytest.raises(RunDirError, match=r"state cannot be written: Read-only file system\. Allow"):
-        worker_bench(0)
-
-
 @pytest.mark.parametrize("name", ["transformers", "base_sha256", "data_fingerprint"])
 def test_a_worker_with_other_versions_weights_or_data_is_refused(worker_bench, name):
     search = replace(worker_bench, facts={**worker_bench.facts, name: "another"})
     with pytest.raises(SpecError, match=f"The search has {name} another, this worker .*; make them the same"):
         search(0)
-
-
-def test_other_data_are_told_alone_and_label_names_without_their_list():
-    facts = {"base_sha256": "a", "config.id2label": {"0": "x"}, "config.label2id": {"x": 0}}
-    other = {"base_sha256": "b", "config.id2label": {"0": "y"}, "config.label2id": {"y": 0}}
-    data = {"data_fingerprint": "1"}, {"data_fingerprint": "2"}
-    seed = {"search.seed": 0}, {"search.seed": 1}
-    told = differences(facts | data[0], other | data[1], whose="now it is")
-    assert told == "data_fingerprint 1, now it is 2 (other rows, labels or splits in its data files)"
-    told = differences(facts | data[0] | seed[0], other | data[1] | seed[1], whose="now it is")
-    assert told == "search.seed 0, now it is 1", "which cuts other splits"
-    told = differences(facts, other, whose="now it is")
-    assert told == "base_sha256 a, now it is b; other label names of the model"
 
 
 def test_objects_in_memory_are_refused(small_spec, tmp_path, model_dir):
@@ -150,10 +123,3 @@ def test_an_executor_without_its_package_is_refused(small_spec, tmp_path, monkey
         SpecError, match=r'needs the package ray; install it with: pip install "autopeft\[ray\]"'
     ):
         pipeline.search(spec, given=GIVEN, progress=Silent())
-
-
-@pytest.mark.parametrize(
-    ("settings", "n_plans"), [({}, 4), ({"workers": 6}, 6), ({"device": "cuda:0,1,2,3,4"}, 5)]
-)
-def test_a_wave_has_a_plan_for_each_worker(settings, n_plans):
-    assert wave(run_spec(**settings).execution) == n_plans
