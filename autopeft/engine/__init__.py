@@ -4,14 +4,14 @@ Everything is decided by the seed and by what was measured, in an order that doe
 depend on the executor. A stopped run continues when it runs again with its earlier measurements.
 
 Inside the folder each file imports only from those before it:
-schedule, rates, samplers, waiting → problem, cost → ranking, ledger, queue → stopping → study_log → refine,
-promote → propose, finalists → judge, choose → deepen, confirm → retry → sentences.
+schedule, rates, samplers → problem, cost → ranking, ledger, queue → stopping → study_log → propose, promote →
+finalists → judge, choose → deepen, confirm → retry → sentences.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -24,7 +24,7 @@ from autopeft.engine.cost import search_cost
 from autopeft.engine.deepen import deepened
 from autopeft.engine.finalists import find_finalists, with_best
 from autopeft.engine.judge import judge, recommended, summaries, with_better
-from autopeft.engine.ledger import Ledger, Measured, Progress
+from autopeft.engine.ledger import Ledger, Progress
 from autopeft.engine.problem import LEAST_WAVE, SearchProblem
 from autopeft.engine.promote import climb, correlation
 from autopeft.engine.propose import measure_first_rung
@@ -93,18 +93,14 @@ def search(
     finalists, confirmed, retry_sentences = retried(
         problem, study_log, finalists, confirm(problem, ledger, finalists)
     )
-    best = recommended(
-        problem,
-        confirmed,
-        incumbent=finalists.incumbent,
-        baseline=finalists.baseline,
-    )
+    best = recommended(problem, confirmed, incumbent=finalists.incumbent, baseline=finalists.baseline)
     finalists = with_better(problem, confirmed, with_best(finalists, best, confirmed=confirmed))
     tested = read_test(problem, ledger, finalists, confirmed)
     tried = {plan for plan, fidelity in ledger.measured if fidelity.split == "search"}
     verdict = judge(problem, confirmed, finalists, has_rivals=len(tried) > 1)
     standing = verdict.smallest_equivalent
     verdict = replace(verdict, as_good=plans_as_good(problem, finalists, confirmed, smallest=standing))
+    rhos = tuple(correlation(before, after) for before, after in pairwise(by_rung))
     study_log.write(storage())
     return Outcome(
         proposals=tuple(study_log.proposals),
@@ -115,24 +111,19 @@ def search(
         confirmations=summaries(problem, confirmed, finalists.by_name),
         test=summaries(problem, tested, finalists.by_name),
         verdict=verdict,
-        proxy=_proxy(problem, by_rung),
+        # How alike neighbouring rungs rank the plans that they share.
+        proxy=Proxy(
+            rank_correlation=rhos[0] if rhos else None,
+            n_plans=sum(plan in by_rung[0] for plan in by_rung[1]) if rhos else 0,
+            rung_steps=problem.schedule.rung_steps,
+            rank_correlations=rhos,
+        ),
         sentences=(order if chosen == first_choice else ())
         + retry_sentences
         + sentences(
             problem, ledger, finalists=finalists, confirmed=confirmed, last=by_rung[-1], verdict=verdict
         ),
         front=tuple(front(m for m in by_rung[-1].values() if is_allowed(problem, m))),
-    )
-
-
-def _proxy(problem: SearchProblem, by_rung: Sequence[Measured]) -> Proxy:
-    """How alike neighbouring rungs rank the plans that they share."""
-    rhos = tuple(correlation(before, after) for before, after in pairwise(by_rung))
-    return Proxy(
-        rank_correlation=rhos[0] if rhos else None,
-        n_plans=sum(plan in by_rung[0] for plan in by_rung[1]) if rhos else 0,
-        rung_steps=problem.schedule.rung_steps,
-        rank_correlations=rhos,
     )
 
 

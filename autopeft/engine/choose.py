@@ -98,23 +98,19 @@ def _slow_rival(
     """
     if problem.spec.confirm.fidelity == "none" or not problem.schedule.has_longer_confirmation:
         return baseline
-    slow = (m for m in ranked if problem.starts_slowly(m.plan))
-    near = (m for m in slow if not is_far_behind(problem, m, baseline))
-    return next((m for m in near if _has_time_for_both(problem, ledger, m, baseline)), baseline)
 
+    def step_seconds(run: Measurement) -> float:
+        return run.train_seconds / run.trained_steps if run.trained_steps else 0.0
 
-def _has_time_for_both(
-    problem: SearchProblem, ledger: Ledger, rival: Measurement, baseline: Measurement
-) -> bool:
-    """Whether the least confirming seeds of rival and baseline fit, the rival at the pace of its last run."""
-    slower = max(0.0, _pace(rival) - _pace(baseline)) * problem.schedule.confirm_steps
-    seconds = problem.least_seeds * slower + ledger.report_seconds()
-    return has_time_to_confirm(problem, ledger, [rival.plan, baseline.plan], beside=seconds)
-
-
-def _pace(run: Measurement) -> float:
-    """Seconds of a step."""
-    return run.train_seconds / run.trained_steps if run.trained_steps else 0.0
+    for rival in ranked:
+        if not problem.starts_slowly(rival.plan) or is_far_behind(problem, rival, baseline):
+            continue
+        # The least confirming seeds of both have to fit, the rival at the pace of its last run.
+        slower = max(0.0, step_seconds(rival) - step_seconds(baseline)) * problem.schedule.confirm_steps
+        seconds = problem.least_seeds * slower + ledger.report_seconds()
+        if has_time_to_confirm(problem, ledger, [rival.plan, baseline.plan], beside=seconds):
+            return rival
+    return baseline
 
 
 def _comparable(
@@ -244,7 +240,11 @@ def retune(problem: SearchProblem, study_log: StudyLog, last: Measured) -> Measu
     for plan in leading:
         arm = ledger.arms[plan]
         for _ in range(n_times):
-            lower = _at_lower_rate(plan, problem, measured, arm=arm)
+            tried = [m for m in measured.values() if m.plan.adapters == plan.adapters]
+            best = min(tried, key=by_loss).plan
+            if any(m.plan.learning_rate < 0.9 * best.learning_rate for m in tried):
+                break
+            lower = lowered(best, problem, arm=arm)
             if lower is None:
                 break
             if not has_room(problem, ledger, n_plans=1, index=problem.schedule.last, is_new=True):
@@ -252,14 +252,6 @@ def retune(problem: SearchProblem, study_log: StudyLog, last: Measured) -> Measu
                 break
             measured[lower] = study_log.measure_extra(arm, lower, source="retuned", fidelity=fidelity)
     return measured
-
-
-def _at_lower_rate(plan: Plan, problem: SearchProblem, measured: Measured, *, arm: Arm) -> Plan | None:
-    """The plan below its best learning rate; None where such a rate is known or far below the range."""
-    tried = [m for m in measured.values() if m.plan.adapters == plan.adapters]
-    best = min(tried, key=by_loss).plan
-    is_known = any(m.plan.learning_rate < 0.9 * best.learning_rate for m in tried)
-    return None if is_known else lowered(best, problem, arm=arm)
 
 
 def lowered(plan: Plan, problem: SearchProblem, *, arm: Arm) -> Plan | None:

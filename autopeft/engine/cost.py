@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from autopeft.engine.schedule import Schedule
-from autopeft.records import Cost, Measurement, Outcome, Plan, Proposal, Status
+from autopeft.records import Cost, Measurement, Outcome, Proposal, Status
 
 _SAMPLED = ("sampler", "random", "refined")  # sources that count as proposals of the sampler
 
@@ -37,7 +37,15 @@ def search_cost(
     paid = [*earlier, *outcome.measurements]
     for measurement in paid:
         seconds[measurement.fidelity.split] += measurement.total_seconds
-    full_run_seconds = _full_run_seconds(outcome.measurements, outcome.baseline, schedule)
+    trained = [m for m in outcome.measurements if m.status is Status.COMPLETE and m.trained_steps]
+    trained = [m for m in trained if m.plan == outcome.baseline] or trained
+    longest = max((m.fidelity.train_steps for m in trained), default=0)
+    runs = [m for m in trained if m.fidelity.train_steps == longest]
+    full_run_seconds = None
+    if runs:
+        training = schedule.full_steps * fmean(m.train_seconds / m.trained_steps for m in runs)
+        evaluation = schedule.n_confirm * fmean(m.eval_seconds / m.fidelity.eval_examples for m in runs)
+        full_run_seconds = training + evaluation + fmean(m.overhead_seconds for m in runs)
     total_seconds = scoring_seconds + sum(seconds.values())
     searched = [m for m in outcome.measurements if m.fidelity.split == "search"]
     return Cost(
@@ -55,21 +63,6 @@ def search_cost(
         total_seconds=total_seconds,
         total_full_runs=total_seconds / full_run_seconds if full_run_seconds else None,
     )
-
-
-def _full_run_seconds(
-    measurements: Sequence[Measurement], baseline: Plan, schedule: Schedule
-) -> float | None:
-    """Mean seconds of a full run of the baseline, else of any plan; None where nothing was trained."""
-    trained = [m for m in measurements if m.status is Status.COMPLETE and m.trained_steps]
-    trained = [m for m in trained if m.plan == baseline] or trained
-    longest = max((m.fidelity.train_steps for m in trained), default=0)
-    runs = [m for m in trained if m.fidelity.train_steps == longest]
-    if not runs:
-        return None
-    training = schedule.full_steps * fmean(m.train_seconds / m.trained_steps for m in runs)
-    evaluation = schedule.n_confirm * fmean(m.eval_seconds / m.fidelity.eval_examples for m in runs)
-    return training + evaluation + fmean(m.overhead_seconds for m in runs)
 
 
 def _sampled_share(

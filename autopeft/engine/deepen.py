@@ -38,7 +38,12 @@ def deepened(problem: SearchProblem, study_log: StudyLog, last: Measured, chosen
     left = schedule.full_steps - schedule.rung_steps[-1]
     if not _has_room(problem, ledger, n_runs=_LEAST, steps=left):
         return chosen
-    placements = _placements(problem, ledger, last, baseline)
+    # The best plan of each baseline placement, the leading one first.
+    allowed = [m for m in ranked_by_loss(last.values()) if is_allowed(problem, m)]
+    of_adapters: dict[tuple[Adapter, ...], Plan] = {baseline.adapters: baseline}
+    for measurement in by_merit(problem, ledger, [m for m in allowed if ledger.is_baseline(m.plan)]):
+        of_adapters.setdefault(measurement.plan.adapters, measurement.plan)
+    placements = [plan for plan in of_adapters.values() if plan.adapters]
     while not _has_room(problem, ledger, n_runs=len(placements), steps=left):
         placements.pop()
     ledger.progress.phase("full runs", len(placements))
@@ -54,25 +59,11 @@ def deepened(problem: SearchProblem, study_log: StudyLog, last: Measured, chosen
     best = by_merit(problem, ledger, ranked)[0]
     text = "The best of %d full runs of baselines is %s at the rate %.1e."
     log.info(text, len(results), ledger.arms[best.plan].label, best.plan.learning_rate)
-    return Chosen(best.plan, best.plan, _smallest(problem, last, best.plan))
-
-
-def _smallest(problem: SearchProblem, last: Measured, best: Plan) -> Plan:
-    """The candidate for the smallest plan, by runs of one length: those of the last rung."""
-    ranked = [m for m in ranked_by_loss(last.values()) if is_allowed(problem, m)]
-    short = next((m for m in ranked if m.plan.adapters == best.adapters), None)
-    smallest = best if short is None else smallest_candidate(problem, ranked, short).plan
-    return best if smallest.adapters == best.adapters else smallest
-
-
-def _placements(problem: SearchProblem, ledger: Ledger, last: Measured, baseline: Plan) -> list[Plan]:
-    """The best plan of each baseline placement, the leading one first."""
-    ranked = [m for m in ranked_by_loss(last.values()) if is_allowed(problem, m)]
-    measured = [m for m in ranked if ledger.is_baseline(m.plan)]
-    best: dict[tuple[Adapter, ...], Plan] = {baseline.adapters: baseline}
-    for measurement in by_merit(problem, ledger, measured):
-        best.setdefault(measurement.plan.adapters, measurement.plan)
-    return [plan for plan in best.values() if plan.adapters]
+    # The candidate for the smallest plan, by runs of one length: those of the last rung.
+    short = next((m for m in allowed if m.plan.adapters == best.plan.adapters), None)
+    smallest = best.plan if short is None else smallest_candidate(problem, allowed, short).plan
+    is_same = smallest.adapters == best.plan.adapters
+    return Chosen(best.plan, best.plan, best.plan if is_same else smallest)
 
 
 def _at_lower_rates(

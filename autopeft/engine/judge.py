@@ -18,13 +18,7 @@ _HOPELESS = 1e6  # unbounded score of a plan all of whose seeds diverged; chosen
 Confirmed = dict[Plan, list[Measurement]]
 
 
-def recommended(
-    problem: SearchProblem,
-    confirmed: Confirmed,
-    *,
-    incumbent: Plan,
-    baseline: Plan,
-) -> Plan:
+def recommended(problem: SearchProblem, confirmed: Confirmed, *, incumbent: Plan, baseline: Plan) -> Plan:
     """The plan to hand over: the incumbent, unless the confirmation speaks for the baseline.
 
     It does where the incumbent's confirmed mean is below the baseline's, and the incumbent is neither proven
@@ -56,16 +50,13 @@ def with_better(problem: SearchProblem, confirmed: Confirmed, finalists: Finalis
     rivals = {finalists.baseline, finalists.best}
     for plan in dict.fromkeys([*heads, *small]):
         is_new = plan in confirmed and plan not in (*rivals, finalists.incumbent)
-        if is_new and all(_is_better(problem, confirmed, plan, rival) for rival in rivals):
+        if is_new and all(
+            len(confirmed[plan]) == len(confirmed[rival]) > 1
+            and _last_look(problem, confirmed, plan, rival).label == "better"
+            for rival in rivals
+        ):
             return finalists.led_by(plan)
     return finalists
-
-
-def _is_better(problem: SearchProblem, confirmed: Confirmed, plan: Plan, rival: Plan) -> bool:
-    """Whether a plan is proven better than another one on the same seeds, two at least."""
-    if not len(confirmed[plan]) == len(confirmed[rival]) > 1:
-        return False
-    return _last_look(problem, confirmed, plan, rival).label == "better"
 
 
 def judge(

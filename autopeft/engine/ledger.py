@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import takewhile
+from typing import Any, Protocol
 
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.schedule import Schedule
-from autopeft.engine.waiting import patience, tell_stragglers, wait_for_first
 from autopeft.errors import StoppedError, TrainingError
 from autopeft.executors import Executor
 from autopeft.records import Adapter, Arm, Fidelity, Measurement, Plan, Status
@@ -26,11 +28,16 @@ _MOST_FAILED = 6  # measurements in a row that break off; chosen by hand
 _MOST_CONFIRM = 0.5  # of the time limit, which the least verdict at full length may take; chosen by hand
 # Loss that stands for "bad" before any run has one: a guess among 150 classes has log(150) = 5.0.
 _BAD_LOSS = 5.0
+# Times the longest of those that have finished, and seconds at least, after which a run is long; by hand.
+_TIMES, _LEAST_SECONDS = 3.0, 60.0
+_SLICE_SECONDS = 0.5  # chosen by hand
 
 TIME_IS_UP = (
     "The time left does not pay two confirmed seeds of two plans, so there is no verdict yet; "
     "continue with --resume and a larger --max-time."
 )
+
+log = logging.getLogger(__name__)
 
 Measured = dict[Plan, Measurement]  # at one fidelity
 Key = tuple[Plan, Fidelity]
@@ -59,6 +66,19 @@ class Progress(Protocol):
         `arm` is the plan's arm as text, `is_baseline` whether the plan is a baseline at any rate.
         `seconds_left` estimates the rest of the run; None before it can.
         """
+
+
+def wait_for_first(futures: Collection[Future[Any]], *, timeout: float | None = None) -> None:
+    """Wait until one of some futures is done, or for so many seconds; signals are heard meanwhile.
+
+    The wait is cut into slices, since on Windows Ctrl-C is heard between them alone.
+    """
+    end = None if timeout is None else time.monotonic() + timeout
+    while futures:
+        left = _SLICE_SECONDS if end is None else min(_SLICE_SECONDS, max(0.0, end - time.monotonic()))
+        is_over = end is not None and time.monotonic() + left >= end
+        if wait(futures, timeout=left, return_when=FIRST_COMPLETED).done or is_over:
+            return
 
 
 @dataclass(kw_only=True)
@@ -133,8 +153,7 @@ class Ledger:
             return keys.index(key) < least or self.has_time_for(seconds=seconds, reserve=reserve)
 
         self._measure(keys, has_time=has_time)
-        done = (self.measured.get(key) for key in requests)
-        return list(_until_missing(done))
+        return [self.measured[key] for key in takewhile(self.measured.__contains__, requests)]
 
     def _measure(
         self, requests: Sequence[Key], *, has_time: Callable[[Key, int], bool], ahead: Sequence[Key] = ()
@@ -152,8 +171,10 @@ class Ledger:
             # An executor that runs at submit has finished here. Its measurement must be on the disk before
             # the next one begins, since a signal may come then.
             self._record_finished(pending)
-            while n_taken < len(keys) and self._is_finished(keys[n_taken], pending):
-                self._take(keys[n_taken], pending)
+            for next_key in keys[n_taken:]:
+                if next_key not in self.known and not (next_key in pending and pending[next_key].done()):
+                    break
+                self._take(next_key, pending)
                 n_taken += 1
         self._begin(ahead, pending)
         for key in keys[n_taken:]:
@@ -174,9 +195,6 @@ class Ledger:
         for key in waiting[: max(0, n_idle)]:
             self._ahead[key] = self._submit(key)
 
-    def _is_finished(self, key: Key, pending: Mapping[Key, Future[Measurement]]) -> bool:
-        return key in self.known or (key in pending and pending[key].done())
-
     def _take(self, key: Key, pending: Mapping[Key, Future[Measurement]]) -> None:
         """Wait for a measurement, record it if it is new, and show it."""
         if key in pending:
@@ -184,7 +202,12 @@ class Ledger:
         plan, fidelity = key
         measurement = self._new.pop(key) if key in pending else self.known[key]
         self._n_stored[fidelity] -= key not in pending
-        self._count_failures(measurement)
+        self._n_failed = self._n_failed + 1 if measurement.status is Status.FAIL else 0
+        if self._n_failed >= _MOST_FAILED:  # so many in a row that the machine is to blame
+            raise TrainingError(
+                f"The last {self._n_failed} runs failed: {measurement.reason}. What was "
+                "measured before is kept; mend the cause and continue with --resume."
+            )
         self.measured[key] = measurement
         planned = self._planned.get(_kind(fidelity))
         if planned is not None:
@@ -193,8 +216,11 @@ class Ledger:
             kind.n_left * self.estimate(kind.fidelity, new_steps=kind.new_steps)
             for kind in self._planned.values()
         )
-        seconds = min(seconds, self._affordable_seconds()) / self.executor.n_workers
-        seconds = min(seconds, self._limit_left())
+        if self._cost_limit is not None:
+            schedule, max_cost = self._cost_limit
+            paid = max(0.0, max_cost - self.cost(schedule)) * self.estimate(schedule.full_rung(seed=0))
+            seconds = min(seconds, paid)
+        seconds = min(seconds / self.executor.n_workers, self._limit_left())
         seconds_left = max(0.0, seconds) if self._seconds_per_step else None
         self.progress.measured(
             measurement,
@@ -218,10 +244,20 @@ class Ledger:
         finished = [measurement for measurement in known if measurement is not None]
         n_ahead = sum(not future.done() for future in self._ahead.values())
         n_idle = self.executor.n_workers - len(running) - n_ahead
-        seconds = patience(finished, n_idle=n_idle)
+        seconds = None
+        if finished and n_idle > 0:
+            longest = max(measurement.total_seconds for measurement in finished)
+            seconds = max(_LEAST_SECONDS, _TIMES * longest)
         self.wait_for_any(running.values(), timeout=seconds)
         if seconds is not None and not any(future.done() for future in running.values()):
-            tell_stragglers([plan for plan, _ in running], finished, n_idle=n_idle)
+            names = ", ".join(dict.fromkeys(plan.digest for plan, _ in running))
+            log.info(
+                "Idle workers: %d. The search waits for plan %s; those that have finished took at most "
+                "%.0f s.",
+                n_idle,
+                names,
+                longest,
+            )
 
     def _record_finished(self, pending: Mapping[Key, Future[Measurement]]) -> None:
         for key, future in pending.items():
@@ -229,20 +265,17 @@ class Ledger:
                 self._record(key, future)
 
     def _record(self, key: Key, future: Future[Measurement]) -> None:
-        """Put a new measurement on the disk."""
+        """Put a new measurement on the disk, and note its speed."""
         measurement = future.result()
         self.record(measurement)
-        self._note_speed(measurement)
         self._new[key] = measurement
-
-    def _count_failures(self, measurement: Measurement) -> None:
-        """Raise TrainingError where so many measurements in a row broke off that the machine is to blame."""
-        self._n_failed = self._n_failed + 1 if measurement.status is Status.FAIL else 0
-        if self._n_failed >= _MOST_FAILED:
-            raise TrainingError(
-                f"The last {self._n_failed} runs failed: {measurement.reason}. What was "
-                "measured before is kept; mend the cause and continue with --resume."
-            )
+        if measurement.status is not Status.COMPLETE:
+            return
+        self._overhead_seconds.append(measurement.overhead_seconds)
+        per_example = measurement.eval_seconds / measurement.fidelity.eval_examples
+        self._seconds_per_example[measurement.metric is not None].append(per_example)
+        if measurement.plan.adapters and measurement.trained_steps:
+            self._seconds_per_step.append(measurement.train_seconds / measurement.trained_steps)
 
     def note_arm(self, plan: Plan, arm: Arm, *, is_baseline: bool) -> None:
         """Remember under which arm a plan was first proposed, and whether it is a baseline."""
@@ -268,12 +301,6 @@ class Ledger:
     def limit_cost(self, schedule: Schedule, *, max_cost: float) -> None:
         """Tell the limit in R that the run keeps to, so that the time left is no more than it pays."""
         self._cost_limit = (schedule, max_cost)
-
-    def _affordable_seconds(self) -> float:
-        if self._cost_limit is None:
-            return math.inf
-        schedule, max_cost = self._cost_limit
-        return max(0.0, max_cost - self.cost(schedule)) * self.estimate(schedule.full_rung(seed=0))
 
     def cost(self, schedule: Schedule) -> float:
         """Cost of all measurements so far in R, counted in steps and examples."""
@@ -355,23 +382,6 @@ class Ledger:
         if not self.has_time_for(seconds=0.0, reserve=0.0):
             raise StoppedError(TIME_IS_UP)
 
-    def _note_speed(self, measurement: Measurement) -> None:
-        if measurement.status is not Status.COMPLETE:
-            return
-        self._overhead_seconds.append(measurement.overhead_seconds)
-        per_example = measurement.eval_seconds / measurement.fidelity.eval_examples
-        self._seconds_per_example[measurement.metric is not None].append(per_example)
-        if measurement.plan.adapters and measurement.trained_steps:
-            self._seconds_per_step.append(measurement.train_seconds / measurement.trained_steps)
-
-
-def _until_missing(measurements: Iterable[Measurement | None]) -> Iterator[Measurement]:
-    """The measurements up to the first that is missing."""
-    for measurement in measurements:
-        if measurement is None:
-            return
-        yield measurement
-
 
 def _kind(fidelity: Fidelity) -> tuple[str, int]:
     return (fidelity.split, fidelity.train_steps)
@@ -379,11 +389,7 @@ def _kind(fidelity: Fidelity) -> tuple[str, int]:
 
 def _pace(values: Sequence[float]) -> float:
     """The mean of all values or of the latest four, whichever is more: a shared machine may slow down."""
-    return max(map(_mean, (values, values[-_N_LATEST:])))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else 0.0
+    return max((math.fsum(some) / len(some) for some in (values, values[-_N_LATEST:]) if some), default=0.0)
 
 
 def first_error(measurements: Iterable[Measurement]) -> str:

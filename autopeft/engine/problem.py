@@ -168,15 +168,11 @@ class SearchProblem:
         if name is not None:
             return learning_rates(self.space, name, self.context.methods)
         low, high = self.rate_ranges[plan.lead_method or ""]
-        ratio = self._scale_ratio(plan)
-        return low / ratio, high / ratio
-
-    def _scale_ratio(self, plan: Plan) -> float:
-        """Scale of the lead method's adapters over that which the method itself gives them; > 0."""
         scaled = [a for a in plan.adapters if a.method == plan.lead_method and a.scale > 0]
         methods = self.context.methods
         ratios = [adapter.scale / methods[adapter.method].scale(adapter.rank) for adapter in scaled]
-        return geometric_mean(ratios) if ratios else 1.0
+        ratio = geometric_mean(ratios) if ratios else 1.0
+        return low / ratio, high / ratio
 
     def has_set_rates(self, plan: Plan, arm: Arm) -> bool:
         """Whether the search space itself sets the learning rates of a plan of an arm."""

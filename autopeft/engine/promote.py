@@ -54,7 +54,13 @@ def _measure_rung(
     measured: Measured = {}
     waiting = list(plans)
     while waiting:
-        n_next = _n_next(problem, ledger, n_waiting=len(waiting), index=index, is_first=not measured)
+        # All, or as many as can be paid; at first two at least. Those that cost less than they might, since
+        # they diverged, leave room for more afterwards.
+        least = 0 if measured else LEAST_AT_RUNG
+        paid = (
+            n for n in range(len(waiting), least, -1) if has_room(problem, ledger, n_plans=n, index=index)
+        )
+        n_next = next(paid, min(least, len(waiting)))
         if not n_next:
             log.info(
                 "%d of %d plans reach rung %d: no more can be paid.", len(measured), len(plans), index + 1
@@ -78,18 +84,6 @@ def _measure_rung(
         plan = spare.pop(0)
         (measured[plan],) = ledger.measure_all([(plan, fidelity)])
     return measured
-
-
-def _n_next(problem: SearchProblem, ledger: Ledger, *, n_waiting: int, index: int, is_first: bool) -> int:
-    """How many of the waiting plans are measured next: all, or as many as can be paid; at first two at least.
-
-    Those that cost less than they might, since they diverged, leave room for more afterwards.
-    """
-    least = LEAST_AT_RUNG if is_first else 0
-    sizes = range(n_waiting, least, -1)
-    return next(
-        (n for n in sizes if has_room(problem, ledger, n_plans=n, index=index)), min(least, n_waiting)
-    )
 
 
 def promoted(problem: SearchProblem, ledger: Ledger, rungs: Sequence[Measured]) -> list[Plan]:
@@ -116,11 +110,21 @@ def promoted(problem: SearchProblem, ledger: Ledger, rungs: Sequence[Measured]) 
     one_each: dict[tuple[Adapter, ...], Plan] = {}  # of each set of adapters the plan with the lowest loss
     for measurement in rivals:
         one_each.setdefault(measurement.plan.adapters, measurement.plan)
-    best = list(one_each.values())[: problem.schedule.n_best[min(len(rungs), 2) - 1] + _n_widened(rungs)]
+    n_best = problem.schedule.n_best[min(len(rungs), 2) - 1]
+    rho = correlation(rungs[-2], rungs[-1]) if len(rungs) > 1 else None
+    if rho is not None and rho < _LOW_CORRELATION:
+        text = "Short runs disagree, so more plans go on (ρ = %s of rungs %d and %d)."
+        log.info(text, minus(f"{rho:.2f}"), len(rungs) - 1, len(rungs))
+        n_best += _N_WIDENED
+    best = list(one_each.values())[:n_best]
     small = [m.plan for m in rivals if m.plan.trainable_params <= _SMALL_SHARE * problem.context.max_params]
     heads = [m.plan for m in ranked if not m.plan.adapters]
     user_plans = best_user_plans(problem, ledger, ranked)
-    scored = _in_scored_layers(problem, rivals) if len(rungs) == 1 else []
+    scored: list[Plan] = []
+    if len(rungs) == 1:
+        policy = problem.in_scored_layers
+        adapters = () if policy is None else plan_of(policy, problem.context).adapters
+        scored = [m.plan for m in rivals if m.plan.adapters == adapters][:1]
     slow = [m.plan for m in rivals if problem.starts_slowly(m.plan)][:1]
     # `scored` before `slow`: where three plans go on, the other order loses 19 points on digits-1 and gains
     # nothing on five other sets (LOG.md, 2026-11-29).
@@ -128,13 +132,6 @@ def promoted(problem: SearchProblem, ledger: Ledger, rungs: Sequence[Measured]) 
     chosen += [*best[2:], *second, *small[:1]]
     rest = [m.plan for m in rivals if m.plan not in chosen] if len(rungs) == 1 and not scored else []
     return list(dict.fromkeys([*chosen, *rest[len(rest) // 2 :][:1]]))
-
-
-def _in_scored_layers(problem: SearchProblem, rivals: Sequence[Measurement]) -> list[Plan]:
-    """LoRA in the layers of the highest score at its best rate; empty where no rival is one."""
-    policy = problem.in_scored_layers
-    adapters = () if policy is None else plan_of(policy, problem.context).adapters
-    return [m.plan for m in rivals if m.plan.adapters == adapters][:1]
 
 
 def _baselines(
@@ -152,17 +149,6 @@ def _baselines(
         by_placement.setdefault(plan.adapters, []).append(plan)
     placements = list(by_placement.values())
     return [plans[0] for plans in placements], [plan for plans in placements for plan in plans[1:2]]
-
-
-def _n_widened(rungs: Sequence[Measured]) -> int:
-    """How many more plans go on because the last two rungs ranked their common plans differently."""
-    last = len(rungs)
-    rho = correlation(rungs[-2], rungs[-1]) if last > 1 else None
-    if rho is None or rho >= _LOW_CORRELATION:
-        return 0
-    shown = minus(f"{rho:.2f}")
-    log.info("Short runs disagree, so more plans go on (ρ = %s of rungs %d and %d).", shown, last - 1, last)
-    return _N_WIDENED
 
 
 def correlation(before: Measured, after: Measured) -> float | None:

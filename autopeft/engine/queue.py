@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from statistics import geometric_mean
 
@@ -41,10 +41,19 @@ def enqueued(problem: SearchProblem) -> tuple[Enqueued, ...]:
     """
     trials = problem.spec.search.trials
     n_rates = _MANY_RATES if trials >= _MANY_TRIALS else _FEW_RATES
-    policies = _baselines(problem) if problem.has_baseline else []
+    policies = list[tuple[Arm, Policy]]()
+    if problem.has_baseline:
+        named = baseline_policies(problem.context, learning_rate=1.0, max_rank=problem.max_rank)
+        policies = [(Arm(kind="baseline", label=name), policy) for name, policy in named.items()]
     lora_rates = central(*learning_rates(problem.space, BASELINE_METHOD, problem.context.methods), n_rates)
     head_rates = list(dict.fromkeys(spread(*problem.head_rates, n_rates)))
-    user_rates = [_user_rates(plan, arm, problem, n_rates=n_rates) for arm, plan in problem.user_plans]
+    # Around the plan's own rate, or over its method's range where it has none.
+    user_rates = [
+        tuple(plan.learning_rate * factor for factor in _USER_FACTORS[:n_rates])
+        if plan.learning_rate > 0
+        else central(*problem.rate_range(plan, arm), n_rates)
+        for arm, plan in problem.user_plans
+    ]
     head = Plan(adapters=(), learning_rate=0.0, trainable_params=0)
     queue: list[Enqueued] = []
     for index in range(n_rates):
@@ -58,20 +67,13 @@ def enqueued(problem: SearchProblem) -> tuple[Enqueued, ...]:
     n_slow = sum(arm.methods[0] in problem.slow_methods for arm, _ in usual[: _BEFORE_HEADS + 1])
     n_before = _BEFORE_HEADS + n_slow
     queue += [*usual[:n_before], *heads, *usual[n_before:]]
-    return tuple(_with_user_plans(problem, queue, n_first=trials))
-
-
-def _with_user_plans(
-    problem: SearchProblem, queue: Sequence[Enqueued], *, n_first: int
-) -> Sequence[Enqueued]:
-    """The first entries of a queue, with each of the user's plans at its first rate among or after them."""
     arms = [arm for arm, _ in problem.user_plans]
-    if {arm for arm, _ in queue[:n_first]} >= set(arms):
-        return queue[:n_first]
+    if {arm for arm, _ in queue[:trials]} >= set(arms):
+        return tuple(queue[:trials])
     places = [next(place for place, entry in enumerate(queue) if entry[0] == arm) for arm in arms]
     others = [entry for place, entry in enumerate(queue) if place not in places]
-    n_others = max(1, n_first - len(places))
-    return [*others[:n_others], *(queue[place] for place in places)]
+    n_others = max(1, trials - len(places))
+    return (*others[:n_others], *(queue[place] for place in places))
 
 
 def _usual(problem: SearchProblem) -> Iterator[Enqueued]:
@@ -109,15 +111,3 @@ def _at_its_ranks(policy: Policy, arm: str, problem: SearchProblem) -> Policy:
     ranks = [a.rank for a in plan_of(policy, problem.context).adapters if a.method == policy.method]
     rate = policy.learning_rate / geometric_mean(ranks or [1]) ** exponent
     return replace(policy, learning_rate=max(rate, method.learning_rate_range[0]))
-
-
-def _baselines(problem: SearchProblem) -> list[tuple[Arm, Policy]]:
-    policies = baseline_policies(problem.context, learning_rate=1.0, max_rank=problem.max_rank)
-    return [(Arm(kind="baseline", label=name), policy) for name, policy in policies.items()]
-
-
-def _user_rates(plan: Plan, arm: Arm, problem: SearchProblem, *, n_rates: int) -> tuple[float, ...]:
-    """Rates around the plan's own, or over its method's range where it has none."""
-    if plan.learning_rate > 0:
-        return tuple(plan.learning_rate * factor for factor in _USER_FACTORS[:n_rates])
-    return central(*problem.rate_range(plan, arm), n_rates)

@@ -13,7 +13,7 @@ from autopeft.engine.ledger import Ledger
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.ranking import ranked_by_loss
 from autopeft.engine.study_log import StudyLog
-from autopeft.records import Measurement, Plan, Status, rate
+from autopeft.records import Measurement, Status, rate
 
 _MOST = 2  # lower rates; chosen by hand
 
@@ -33,11 +33,24 @@ def retried(
         plan = finalists.baseline
         runs = confirmed.get(plan, [])
         failed_runs = [run for run in runs if _has_failed(problem, ledger, run)]
-        has_diverged = any(run.status is Status.DIVERGED for run in runs)
-        if not failed_runs or not plan.adapters or not (has_diverged or _can_learn(problem, ledger)):
+        if not failed_runs or not plan.adapters:
             break
-        at_rate = f"at the learning rate {rate(plan.learning_rate)}"
-        failed = f"The baseline {_how_failed(failed_runs, len(runs))} {at_rate}"
+        n_diverged = sum(run.status is Status.DIVERGED for run in failed_runs)
+        # If no longer run learned more than the first rung, the steps are too few for all plans.
+        longer = (
+            m
+            for m in ledger.measured.values()
+            if m.fidelity.train_steps > problem.schedule.rung_steps[0]
+            and m.plan.adapters
+            and m.fidelity.split != "test"
+        )
+        if not n_diverged and not any(_has_learned(problem, ledger, m) for m in longer):
+            break
+        counts = {"diverged": n_diverged, "learned nothing": len(failed_runs) - n_diverged}
+        what = " and ".join(f"{name} on {n}" for name, n in counts.items() if n) + f" of {len(runs)} seeds"
+        if len(runs) == 1:
+            what = f"{next(name for name, n in counts.items() if n)} on its only seed"
+        failed = f"The baseline {what} at the learning rate {rate(plan.learning_rate)}"
         lower = lowered(plan, problem, arm=ledger.arms[plan])
         if lower is None:
             sentences.append(f"{failed}, and its range has no lower one.")
@@ -45,7 +58,13 @@ def retried(
         if not can_confirm(problem, ledger, [lower], n_new=len(runs)):
             sentences.append(f"{failed}; a larger --max-cost or --max-time would try a lower one.")
             break
-        again = _runs_again(problem, study_log, plan, lower, n_seeds=len(runs))
+        ledger.progress.phase("a lower rate", len(runs))
+        ledger.plan_ahead(problem.confirmation(0), n_measurements=len(runs))
+        if lower not in ledger.arms:
+            study_log.measure_extra(
+                ledger.arms[plan], lower, source="retuned", fidelity=problem.confirmation(0)
+            )
+        again = ledger.measure_all([(lower, problem.confirmation(index)) for index in range(len(runs))])
         if any(run.status.is_of_machine for run in again):
             sentences.append(f"{failed}; a run at {rate(lower.learning_rate)} broke off.")
             break
@@ -58,34 +77,6 @@ def retried(
         confirmed = {known: rows for known, rows in confirmed.items() if known != plan} | {lower: again}
         finalists = with_baseline(finalists, lower)
     return finalists, confirmed, tuple(sentences)
-
-
-def _how_failed(failed: Sequence[Measurement], n_runs: int) -> str:
-    """What the failed runs of a plan did: `diverged on 1 and learned nothing on 2 of 3 seeds`."""
-    n_diverged = sum(run.status is Status.DIVERGED for run in failed)
-    counts = {"diverged": n_diverged, "learned nothing": len(failed) - n_diverged}
-    if n_runs == 1:
-        return f"{next(what for what, n in counts.items() if n)} on its only seed"
-    return f"{' and '.join(f'{what} on {n}' for what, n in counts.items() if n)} of {n_runs} seeds"
-
-
-def _runs_again(
-    problem: SearchProblem, study_log: StudyLog, plan: Plan, lower: Plan, *, n_seeds: int
-) -> list[Measurement]:
-    """Confirming runs of a plan at its lower rate on as many seeds."""
-    ledger, first = study_log.ledger, problem.confirmation(0)
-    ledger.progress.phase("a lower rate", n_seeds)
-    ledger.plan_ahead(first, n_measurements=n_seeds)
-    if lower not in ledger.arms:
-        study_log.measure_extra(ledger.arms[plan], lower, source="retuned", fidelity=first)
-    return ledger.measure_all([(lower, problem.confirmation(index)) for index in range(n_seeds)])
-
-
-def _can_learn(problem: SearchProblem, ledger: Ledger) -> bool:
-    """Whether any longer run learned more than the first rung; else the steps are too few for all plans."""
-    longer = [m for m in ledger.measured.values() if m.fidelity.train_steps > problem.schedule.rung_steps[0]]
-    trained = [m for m in longer if m.plan.adapters and m.fidelity.split != "test"]
-    return any(_has_learned(problem, ledger, m) for m in trained)
 
 
 def _has_failed(problem: SearchProblem, ledger: Ledger, run: Measurement) -> bool:
@@ -107,7 +98,9 @@ def _has_learned(problem: SearchProblem, ledger: Ledger, run: Measurement) -> bo
     short = _short_run(problem, ledger, run)
     if short is None or short.loss is None or run.loss is None:
         return False
-    without = _loss_without_adapters(problem, ledger)
+    # The lowest loss of the head alone, or of the untrained model.
+    first = ranked_by_loss(ledger.at(problem.rung(0)).values())
+    without = next((m.loss for m in first if not m.plan.adapters), None)
     limit = UNLEARNED * short.loss
     if without is not None and short.loss <= UNLEARNED * without:
         limit = (short.loss + without) / 2
@@ -120,12 +113,6 @@ def _has_learned(problem: SearchProblem, ledger: Ledger, run: Measurement) -> bo
         and problem.sign * (run.metric - short.metric) > 0
     )
     return run.loss <= limit or is_metric_better
-
-
-def _loss_without_adapters(problem: SearchProblem, ledger: Ledger) -> float | None:
-    """The lowest loss of the head alone, or of the untrained model, at the first rung."""
-    first = ranked_by_loss(ledger.at(problem.rung(0)).values())
-    return next((m.loss for m in first if not m.plan.adapters), None)
 
 
 def _short_run(problem: SearchProblem, ledger: Ledger, run: Measurement) -> Measurement | None:

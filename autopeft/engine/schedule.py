@@ -147,8 +147,11 @@ class Schedule:
 
     def least_cost_above(self, index: int, *, n_plans: int = 0) -> float:
         """Cost in R of the rungs above a rung of `n_plans` plans, for those that it must keep room for."""
-        later = range(index + 1, self.last + 1)
-        return math.fsum(_n_kept(above, n_plans) * self.rung_cost(above) for above in later)
+        costs = []
+        for above in range(index + 1, self.last + 1):
+            level = min(above, 2) - 1
+            costs.append(max(_LEAST_KEPT[level], n_plans // _LEAST_KEPT_OF[level]) * self.rung_cost(above))
+        return math.fsum(costs)
 
     def n_paid(self, *, n_first: int, max_cost: float) -> list[int]:
         """How many plans each rung measures where a search may cost so much R, the first rung first.
@@ -175,12 +178,6 @@ class Schedule:
 
     def _confirm_run(self, step_cost: float = 1.0) -> float:
         return self.cost(steps=step_cost * self.confirm_steps, eval_examples=self.n_confirm)
-
-
-def _n_kept(index: int, n_plans: int) -> int:
-    """For how many of `n_plans` plans at a lower rung room is kept at a rung above the first."""
-    level = min(index, 2) - 1
-    return max(_LEAST_KEPT[level], n_plans // _LEAST_KEPT_OF[level])
 
 
 def rungs(full_steps: int) -> tuple[int, ...]:

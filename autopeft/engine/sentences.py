@@ -28,10 +28,16 @@ def sentences(
     metrics = [metric for run in map(last.get, pair) if run and (metric := run.metric) is not None]
     have_finished = all(has_finished(confirmed.get(plan, [])) for plan in pair)
     if len(set(pair)) == len(metrics) == 2 and have_finished and verdict.mean_difference is not None:
+        # The paired difference, over the seeds that both have.
+        n_common = min(len(confirmed[plan]) for plan in pair)
+        tables = [scores_of(problem, confirmed[plan][:n_common]) for plan in pair]
+        interval = evidence.paired_interval(
+            *tables, span=problem.metric.score_span, examples=problem.examples("confirm")
+        )
         sentence = evidence.optimism_sentence(
             promised=problem.sign * (metrics[0] - metrics[1]),
             confirmed=verdict.mean_difference,
-            std_error=_std_error(problem, *(confirmed[plan] for plan in pair)),
+            std_error=interval.std_error,
             n_tried=len({plan for plan, fidelity in ledger.measured if fidelity.split == "search"}),
             metric=problem.metric,
         )
@@ -39,18 +45,20 @@ def sentences(
     confirmed = _finished(confirmed)
     if len(confirmed) > 1 and len(confirmed.get(finalists.best, ())) > 1:
         findings += _as_good(problem, finalists, confirmed, verdict.as_good)
-    if len(confirmed.get(finalists.best, ())) > 1:
-        findings.append(_worst_seed(problem, confirmed[finalists.best]))
+    rows = confirmed.get(finalists.best, [])
+    if len(rows) > 1:
+        means = [sum(scores) / len(scores) for scores in scores_of(problem, rows)]
+        worst = min(range(len(rows)), key=lambda i: means[i])
+        n_diverged = sum(row.status is not Status.COMPLETE for row in rows)
+        _, chance = evidence.divergence_chance(n_diverged, len(rows))
+        score = problem.sign * means[worst]
+        shown = f"{100 * score:.1f} %" if problem.metric.is_share else f"{score:.3f}"
+        findings.append(
+            f"The worst seed of the best plan ({rows[worst].fidelity.seed}) has {problem.metric.words} "
+            f"{shown}; {n_diverged} of {len(rows)} seeds diverged, and by the 95 % "
+            f"interval for so few seeds up to {100 * chance:.0f} % of runs might."
+        )
     return tuple(findings)
-
-
-def _std_error(problem: SearchProblem, *runs: Sequence[Measurement]) -> float:
-    """Standard error of the paired difference between plans, over the seeds that both have."""
-    n_common = min(map(len, runs))
-    tables = [scores_of(problem, plan_runs[:n_common]) for plan_runs in runs]
-    return evidence.paired_interval(
-        *tables, span=problem.metric.score_span, examples=problem.examples("confirm")
-    ).std_error
 
 
 def plans_as_good(
@@ -92,7 +100,10 @@ def _as_good(
     Nothing where none is proven and one of them scored better, such as a plan beyond the budget.
     """
     if not proven:
-        means = {plan: _mean(problem, rows) for plan, rows in confirmed.items()}
+        means = {}
+        for plan, rows in confirmed.items():
+            table = scores_of(problem, rows)
+            means[plan] = math.fsum(map(math.fsum, table)) / sum(map(len, table))
         none = f"No other of the {len(confirmed)} confirmed plans is proven to be as good as the best."
         return [none] if means[finalists.best] == max(means.values()) else []
     n_params = {name: plan.trainable_params for plan, name in _names(finalists).items()}
@@ -111,24 +122,3 @@ def _names(finalists: Finalists) -> dict[Plan, str]:
 def _finished(confirmed: Confirmed) -> Confirmed:
     """The plans of which a run finished."""
     return {plan: rows for plan, rows in confirmed.items() if has_finished(rows)}
-
-
-def _mean(problem: SearchProblem, rows: Sequence[Measurement]) -> float:
-    """The mean score over seeds and examples; larger is better."""
-    table = scores_of(problem, list(rows))
-    return math.fsum(map(math.fsum, table)) / sum(map(len, table))
-
-
-def _worst_seed(problem: SearchProblem, rows: list[Measurement]) -> str:
-    """The lowest seed of the best plan, and how often such a plan may diverge after so few seeds."""
-    means = [sum(scores) / len(scores) for scores in scores_of(problem, rows)]
-    worst = min(range(len(rows)), key=lambda i: means[i])
-    n_diverged = sum(row.status is not Status.COMPLETE for row in rows)
-    _, chance = evidence.divergence_chance(n_diverged, len(rows))
-    score = problem.sign * means[worst]
-    shown = f"{100 * score:.1f} %" if problem.metric.is_share else f"{score:.3f}"
-    return (
-        f"The worst seed of the best plan ({rows[worst].fidelity.seed}) has {problem.metric.words} "
-        f"{shown}; {n_diverged} of {len(rows)} seeds diverged, and by the 95 % "
-        f"interval for so few seeds up to {100 * chance:.0f} % of runs might."
-    )

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 
-from autopeft.engine.ledger import Key, Ledger
+from autopeft.engine.ledger import Ledger
 from autopeft.engine.problem import SearchProblem
 from autopeft.records import Plan, Status
 
@@ -30,27 +30,21 @@ def has_room(
 
     Room stays for the rungs above and for the confirmation. `is_new` counts the plans' steps from the start.
     """
-    if not _has_time(problem, ledger, n_plans=n_plans, index=index, is_new=is_new):
-        return False
     limit, schedule = problem.spec.search.max_cost, problem.schedule
-    if limit is None:
-        return True
-    cost = ledger.cost(schedule) + n_plans * schedule.rung_cost(index, is_new=is_new)
-    n_measured = n_plans + len(ledger.at(problem.rung(0))) if index == 0 else 0
-    return cost + schedule.least_cost_above(index, n_plans=n_measured) + problem.confirm_reserve <= limit
-
-
-def _has_time(problem: SearchProblem, ledger: Ledger, *, n_plans: int, index: int, is_new: bool) -> bool:
-    """Whether so many plans fit; those of the first rung with their later rungs."""
-    schedule = problem.schedule
-    rungs = range(schedule.last + 1) if index == 0 else (index,)
+    rungs = range(schedule.last + 1) if index == 0 else (index,)  # plans of the first with their later rungs
     n_new = ledger.n_new(problem.rung(index), n_measurements=n_plans)
     n_turns = math.ceil(n_new / ledger.executor.n_workers)
     seconds = n_turns * math.fsum(
         ledger.estimate(problem.rung(rung), new_steps=None if is_new else schedule.new_steps(rung))
         for rung in rungs
     )
-    return not n_new or ledger.has_time_for(seconds=seconds, reserve=ledger.confirm_reserve(problem))
+    if n_new and not ledger.has_time_for(seconds=seconds, reserve=ledger.confirm_reserve(problem)):
+        return False
+    if limit is None:
+        return True
+    cost = ledger.cost(schedule) + n_plans * schedule.rung_cost(index, is_new=is_new)
+    n_measured = n_plans + len(ledger.at(problem.rung(0))) if index == 0 else 0
+    return cost + schedule.least_cost_above(index, n_plans=n_measured) + problem.confirm_reserve <= limit
 
 
 def has_time_to_confirm(
@@ -63,15 +57,11 @@ def has_time_to_confirm(
     seeds = range(problem.least_seeds_of(plans))
     keys = [(plan, problem.confirmation(index)) for plan in plans for index in seeds]
     n_new = sum(key not in ledger.known for key in keys)
-    if not n_new and _is_read(problem, ledger, keys):
-        return True
+    if not n_new:
+        finished = [key for key in keys if ledger.known[key].status is Status.COMPLETE]
+        on_test = [(plan, problem.schedule.fidelity("test", seed=at.seed)) for plan, at in finished]
+        if not problem.schedule.n_test or all(key in ledger.known for key in on_test):
+            return True
     n_turns = math.ceil(n_new / ledger.executor.n_workers)
     seconds = n_turns * ledger.estimate(problem.confirmation(0)) + beside
     return ledger.has_time_for(seconds=seconds, reserve=ledger.test_reserve(problem, n_runs=len(keys)))
-
-
-def _is_read(problem: SearchProblem, ledger: Ledger, keys: Sequence[Key]) -> bool:
-    """Whether an earlier run stored the scores of some confirming runs on the test split, if there is one."""
-    finished = [key for key in keys if ledger.known[key].status is Status.COMPLETE]
-    on_test = [(plan, problem.schedule.fidelity("test", seed=at.seed)) for plan, at in finished]
-    return not problem.schedule.n_test or all(key in ledger.known for key in on_test)

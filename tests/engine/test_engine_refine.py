@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys.engine import METHODS, ROOMY, SITES, SPACE, context, levels, run
 
+from autopeft.engine.propose import moved_ranks
 from autopeft.engine.rates import next_rate
-from autopeft.engine.refine import moved_ranks
 from autopeft.records import Fidelity, LimitSpec, Plan
 from autopeft.space import MixPart, Policy, limited, plan_of
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from autopeft import data, space
-from autopeft.engine.waiting import wait_for_first
+from autopeft.engine.ledger import wait_for_first
 from autopeft.errors import DataError, RunDirError, SpecError
 from autopeft.pipeline import best
 from autopeft.records import DataSpec, RunSpec, commands, python_words
