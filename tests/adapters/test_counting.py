@@ -11,7 +11,7 @@ import transformers
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from toys.architectures import build
 from toys.bases import adapters_of, toy_base
-from toys.counting import LORA, SHORT, n_trained, tensor_bytes, tiny_config, write_config
+from toys.counting import LORA, n_trained, tensor_bytes, tiny_config, write_config
 
 from autopeft import model
 from autopeft.adapters import compile_plan
@@ -177,13 +177,3 @@ def test_task_head_is_counted_apart_and_what_belongs_to_the_base_model_is_not(ti
     counted = count(write_config(tmp_path / "b", tied), model_id=str(tiny_llama))
     assert (counted.trainable_params, counted.head_params) == (adapters + 50 * 32, 0)
     assert counted.by_role["lm_head"] == 50 * 32
-
-
-def test_adalora_is_counted_as_far_as_training_has_pruned_it(tiny_llama, tmp_path):
-    kept = {"q_proj": [True, False, True, False], "v_proj": [False] * 4}
-    pattern = {f"model.layers.0.self_attn.{name}.lora_E": ranks for name, ranks in kept.items()}
-    content = {"peft_type": "ADALORA", "init_r": 4, "total_step": 10, "rank_pattern": pattern}
-    counted = count(write_config(tmp_path, {**content, **SHORT}), model_id=str(tiny_llama))
-    assert counted.by_layer == {"0": 2 * (32 + 32 + 1), "1": 4 * (32 + 32 + 1) + 4 * (32 + 16 + 1)}
-    assert counted.adapter_bytes == 4 * counted.trainable_params
-    assert counted.notes == ()

@@ -14,7 +14,6 @@ from toys.counting import LORA, tiny_config, write_config
 from typer.testing import CliRunner
 
 from autopeft.cli.app import app
-from autopeft.cli.counts import size
 from autopeft.pipeline import count
 from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
 from autopeft.store import write_plan
@@ -36,35 +35,22 @@ def refused(result, code: int, *words: str) -> None:
     ("content", "code", "words"),
     [
         ({**LORA, "target_modules": ["query", "q_prj"]}, 3, ("query, q_prj", "q_proj")),
-        ({**LORA, "target_modules": ["query"]}, 3, ("query", "there are q_proj, k_proj")),
         ({**LORA, "target_modules": r"model\.h\.0\.up_prj"}, 3, ("up_prj", "nearest: up_proj")),
         ({**LORA, "target_modules": "(("}, 3, ("unterminated",)),
         ({**LORA, "r": 0}, 3, ("positive",)),
         ({**LORA, "r": "x"}, 2, ("r is 'x'", "a whole number")),
-        ({**LORA, "r": 2.5}, 2, ("r is 2.5", "a whole number")),
         ({**LORA, "r": None, "bias": 3}, 2, ("r is None", "bias is 3", "a string")),
-        ({**LORA, "lora_alpha": None}, 2, ("lora_alpha is None", "a number;")),
         ({**LORA, "target_modules": 3}, 2, ("target_modules is 3", "a string or a list")),
-        ({**LORA, "target_modules": {"q_proj": 1}}, 2, ("{'q_proj': 1}", "a string or a list")),
-        ({**LORA, "target_modules": [1, "q_proj"]}, 2, ("lists 1", "strings")),
         ({**LORA, "modules_to_save": "lm_head"}, 2, ("modules_to_save is 'lm_head'", "a list")),
-        ({**LORA, "rank_pattern": ["q_proj"]}, 2, ("rank_pattern is ['q_proj']", "an object")),
         ({**LORA, "rank_pattern": {"q_proj": "x"}}, 2, ("gives 'x' to q_proj", "a number")),
-        ({**LORA, "layers_to_transform": "x"}, 2, ("layers_to_transform is 'x'",)),
         ({**LORA, "use_dora": "yes"}, 2, ("use_dora is 'yes'", "true or false")),
         ({**LORA, "r": 33}, 3, ("rank 33", "q_proj", "3 other sites", "32 × 32", "at most 32")),
-        ({**LORA, "rank_pattern": {"1.self_attn.v_proj": 99}}, 3, ("rank 99", "32 × 16", "at most 16")),
-        ({**LORA, "peft_type": "ADALORA", "init_r": 40, "total_step": 9}, 3, ("rank 40", "32 × 32")),
-        ({**LORA, "r": 10**19}, 3, ("does not fit",)),
         ({**LORA, "bias": "some"}, 3, ("some",)),
         ({**LORA, "task_type": "GUESS"}, 2, ("GUESS", "SEQ_CLS")),
         ({**LORA, "peft_type": "LORRA"}, 2, ("'LORRA'", "Did you mean 'LORA'?")),
-        ({**LORA, "peft_type": "lora"}, 2, ("'lora'", "capitals")),
-        ({**LORA, "peft_type": ["LORA"]}, 2, ("peft_type",)),
         ({"peft_type": "XLORA"}, 2, ("X-LoRA", "one by one")),
         ({"r": 4}, 2, ("no peft_type",)),
         ([LORA], 2, ("a list",)),
-        ('{"peft_type": ', 2, ("cannot be read",)),
         ("[" * 100_000, 2, ("cannot be read",)),
     ],
 )
@@ -87,16 +73,11 @@ def test_order_that_lists_no_adapters_is_refused(order, words, tiny_llama, tmp_p
     refused(run(tmp_path, "--model", tiny_llama), 2, *words)
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        LORA,
-        {"peft_type": "IA3", "target_modules": ["q_proj"], "feedforward_modules": []},
-    ],
-)
-def test_two_methods_on_one_site_are_refused_and_the_site_is_named(other, tiny_llama, tmp_path):
+def test_two_methods_on_one_site_are_refused_and_the_site_is_named(tiny_llama, tmp_path):
     write_config(tmp_path / "a", LORA)
-    write_config(tmp_path / "b", other)
+    write_config(
+        tmp_path / "b", {"peft_type": "IA3", "target_modules": ["q_proj"], "feedforward_modules": []}
+    )
     (tmp_path / "order.json").write_text('["a", "b"]', encoding="utf-8")
     refused(
         run(tmp_path, "--model", tiny_llama),
@@ -120,18 +101,10 @@ def test_file_that_is_not_there_is_named_once(tiny_llama, tmp_path):
     refused(run(path, "--model", tiny_llama), 2, f"no file, folder or method named '{path}'")
 
 
-@pytest.mark.parametrize(
-    ("config", "task", "words"),
-    [
-        (transformers.ViTConfig(), "CAUSAL_LM", ("type 'vit'", "no AutoModelForCausalLM")),
-        (transformers.ViTConfig(), "SEQ_CLS", ("type 'vit'", "no AutoModelForSequenceClassification")),
-        (transformers.LlamaConfig(), "SEQ_2_SEQ_LM", ("type 'llama'", "no AutoModelForSeq2SeqLM")),
-    ],
-)
-def test_config_for_a_task_that_the_model_has_not_is_refused(config, task, words, tmp_path):
-    config.save_pretrained(tmp_path / "model")
-    folder = write_config(tmp_path / "adapter", {**LORA, "task_type": task})
-    refused(run(folder, "--model", tmp_path / "model"), 2, *words)
+def test_config_for_a_task_that_the_model_has_not_is_refused(tmp_path):
+    transformers.ViTConfig().save_pretrained(tmp_path / "model")
+    folder = write_config(tmp_path / "adapter", {**LORA, "task_type": "CAUSAL_LM"})
+    refused(run(folder, "--model", tmp_path / "model"), 2, "type 'vit'", "no AutoModelForCausalLM")
 
 
 def test_folder_without_a_plan_or_an_adapter_is_refused(tmp_path):
@@ -164,25 +137,6 @@ def test_what_matches_nothing_or_says_too_much_is_noted(tiny_llama, tmp_path):
     assert [words for words in wanted if words.split("; ")[0] not in notes] == []
     assert len(answer["notes"]) == 7
     assert answer["trainable_params"] == 2 * 4 * (32 + 32) + 4 * (32 + 16) + 20 * (32 + 16)
-
-
-def test_notes_show_the_first_of_many_names_and_their_number(tiny_llama, tmp_path):
-    experts = [f"layers.{layer}.mlp.experts.{i}.w1" for layer in range(2) for i in range(60)]
-    content = {
-        **LORA,
-        "target_modules": ["q_proj", *experts],
-        "modules_to_save": experts,
-        "rank_pattern": dict.fromkeys(experts, 3),
-        "layers_to_transform": list(range(100)),
-    }
-    notes = count(write_config(tmp_path, content), model_id=str(tiny_llama)).notes
-    fields = ("target_modules", "modules_to_save", "rank_pattern", "layers_to_transform")
-    shown = {field: [note for note in notes if note.startswith(field)] for field in fields}
-    assert [len(each) for each in shown.values()] == [1, 1, 1, 1]
-    assert max(map(len, notes)) < 200
-    assert [field for field, (note,) in shown.items() if "… (120 names)" not in note] == [fields[-1]]
-    assert "there: 2, 3, 4" in shown[fields[-1]][0]
-    assert "… (98 names)" in shown[fields[-1]][0]
 
 
 def test_config_that_fits_has_no_notes(tiny_llama, tmp_path):
@@ -228,11 +182,3 @@ def test_markdown_has_tables_that_a_page_can_show(tiny_llama, tmp_path):
     assert "| q | 2 | 2-4 | 384 | 50.0 % |" in lines
     widths = {line.count("|") for line in lines if line.startswith("| ") and "each" not in line}
     assert widths <= {5, 6}
-
-
-@pytest.mark.parametrize(
-    ("n_bytes", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_960, "1.0 MB"), (2.2e9, "2.2 GB")],
-)
-def test_sizes_are_in_decimal_units(n_bytes, text):
-    assert size(int(n_bytes)) == text

@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 from autopeft import model
 from autopeft.cli.app import app
-from autopeft.cli.counts import count_text
 from autopeft.pipeline import Count, count
 from autopeft.records import ModelSpec
 
@@ -104,14 +103,3 @@ def test_the_documentation_shows_what_count_prints(llama_3b, tmp_path, monkeypat
     (published,) = [run for run in PUBLISHED if run["name"] == "lora--llama-3.2-3B-rank32"]
     write_config(tmp_path / arguments[1], published["peft_config"])
     assert CliRunner().invoke(app, arguments).stdout.strip() == shown
-
-
-def test_table_is_narrow_folds_equal_layers_and_names_roles(counts_of_published):
-    text = count_text(counts_of_published["lora--llama-3.2-3B-rank32"])
-    rows = [line.split() for line in text.splitlines()]
-    assert max(map(len, text.splitlines()[1:])) <= 80
-    assert "\x1b" not in text
-    assert ["q", "28", "32", "5,505,024", "60.0", "%"] in rows
-    assert ["0-27", "327,680", "9,175,040", "100.0", "%"] in rows
-    assert "9,175,040 trainable parameters (0.29 %)" in " ".join(text.split())
-    assert "36.7 MB" in text

@@ -156,7 +156,6 @@ LORA = {"r": 2, "target_modules": ["query"]}
     ("config", "complaint"),
     [
         (LoraConfig(**LORA, bias="all"), "has bias 'all', which a plan cannot say; every plan has 'none'"),
-        (LoraConfig(**LORA, lora_bias=True), "has lora_bias True, which a plan cannot say"),
         (
             LoraConfig(**LORA, init_lora_weights="pissa"),
             "init_lora_weights is 'pissa', which a plan cannot hold",
@@ -165,22 +164,18 @@ LORA = {"r": 2, "target_modules": ["query"]}
             LoraConfig(**LORA, init_lora_weights="eva"),
             "'eva' without a rho of 1.0, so that EVA would move ranks",
         ),
-        (LoraConfig(**LORA, trainable_token_indices=[1]), r"has trainable_token_indices \[1\]"),
         (
             LoraConfig(**LORA, modules_to_save=["word_embeddings"]),
             "trains bert.embeddings.word_embeddings whole",
         ),
         (LoraConfig(**LORA, modules_to_save=["lm_head"]), "'lm_head', which toy bert lacks whole"),
-        (LoraConfig(r=2, target_modules=["word_embeddings"]), "adapts bert.embeddings.word_embeddings "),
         (LoraConfig(r=2, target_modules=["classifier"]), "adapts nothing of toy bert but its task head"),
         (LoraConfig(r=99, target_modules=["query"]), r"rank of lora .* is 99; allowed is from 1 to 16"),
         (LoraConfig(r=2, target_modules=["c_attn"]), "c_attn, which the model lacks"),
-        (peft.HiraConfig(r=99, target_modules=["query"]), r"rank of hira .* is 99; allowed is from 1 to 16"),
         (
             LoraConfig(r=3, target_modules=["query"], init_lora_weights="orthogonal"),
             r"rank of lora .* is 3; allowed is 2, 4, 6, 8",
         ),
-        (peft.DeloraConfig(r=4, target_modules=["query"]), "is of the type DELORA, which a plan cannot hold"),
         (peft.VeraConfig(target_modules=["query"]), "is of the type VERA, which a plan cannot hold exactly"),
         (peft.PrefixTuningConfig(num_virtual_tokens=3), "is PREFIX_TUNING, which trains virtual tokens"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from dataclasses import replace
@@ -16,8 +15,7 @@ from toys.exports import logits_of, trained
 from autopeft.adapters import compile_plan
 from autopeft.errors import AutopeftError, SpecError
 from autopeft.extension import Exporter, ExportSource, discover
-from autopeft.methods.parts import sites_pattern
-from autopeft.model import BaseModel, adapter_names, save_weights
+from autopeft.model import BaseModel, adapter_names
 
 EXPORTERS = discover("autopeft.exports")
 METHODS = discover("autopeft.methods")
@@ -194,27 +192,3 @@ def test_plain_peft_attaches_one_layer_of_a_model_with_experts_too(make_plan, tm
     EXPORTERS["native"].export(source, tmp_path / "out")
     model = peft.get_peft_model(module, peft.PeftConfig.from_pretrained(tmp_path / "out"))
     assert trainable(model) == plan.trainable_params > 0
-
-
-def test_weights_of_a_mix_are_read_by_plain_peft_one_after_the_other(
-    base, mix, attach, make_batch, task, tmp_path
-):
-    plain, batch = copy.deepcopy(base.module), make_batch()
-    features = {name: value for name, value in batch.items() if name != "labels"}
-    names = compile_plan(mix, METHODS).names
-    with attach(base, mix) as model:
-        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
-        for _ in range(3):
-            task.loss(model, batch).backward()
-            optimizer.step()
-        trained = model.eval()(**features).logits
-        save_weights(model, names, tmp_path)
-    for name in json.loads((tmp_path / "order.json").read_text(encoding="utf-8")):
-        plain = peft.PeftModel.from_pretrained(plain, tmp_path / name).merge_and_unload()
-    torch.testing.assert_close(plain(**features).logits, trained, rtol=0, atol=1e-5)
-
-
-def test_pattern_of_sites_matches_those_sites_and_no_others(base):
-    for chosen in (base.sites[::2], base.sites[1::3], base.sites):
-        pattern = sites_pattern(site.name for site in chosen)
-        assert [site for site in base.sites if re.fullmatch(pattern, site.name)] == list(chosen)

@@ -10,15 +10,10 @@ import pytest
 import torch
 import transformers
 from toys.bases import AUTO_CLASSES
-from toys.exports import logits_of, shake, trained
-from toys.families import build
+from toys.exports import logits_of, trained
 
-from autopeft.adapters import compile_plan
 from autopeft.errors import SpecError
-from autopeft.exports import read_weights
-from autopeft.exports.parts.merging import merge
 from autopeft.extension import ExportSource, discover
-from autopeft.model import BaseModel, save_weights
 
 EXPORTERS = discover("autopeft.exports")
 MERGED = EXPORTERS["merged"]
@@ -56,29 +51,6 @@ def test_transformers_alone_reads_the_merged_model(architecture, names, make_bas
     close(logits_of(module), toy.logits)
     assert set(module.state_dict()) == set(toy.raw.state_dict())
     assert (tmp_path / "out" / "model.safetensors").is_file()
-
-
-def test_an_image_model_that_also_knows_words_is_merged(make_plan, tmp_path):
-    """The words are those of the texts' tower, which the image classifier does not have."""
-    base = BaseModel(build("siglip"), None, name="siglip", untrained=frozenset())
-    plan, folder = make_plan(base, "lora"), tmp_path / "weights"
-    configs = compile_plan(plan, discover("autopeft.methods")).configs
-    pixels = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    raw = copy.deepcopy(base.module)
-    with base.attached(configs, plan=plan, task_type=None, seed=0) as model, torch.no_grad():
-        shake(model, seed=0)
-        expected = model.eval()(pixel_values=pixels).logits
-        save_weights(model, ("default",), folder)
-    source = ExportSource(
-        configs=configs,
-        weights=(read_weights(folder),),
-        base_model="siglip",
-        base=raw,
-        head=base.head_names,
-        task_type=None,
-    )
-    with torch.no_grad():
-        close(merge(source)(pixel_values=pixels).logits, expected)
 
 
 def test_merged_model_of_the_head_alone_has_the_trained_head(bert, make_plan, tmp_path):

@@ -15,7 +15,6 @@ import yaml
 from toys.words import VOCABULARY, toy_rows
 from trl import SFTConfig
 
-from autopeft import train
 from autopeft.adapters import compile_plan
 from autopeft.errors import SpecError
 from autopeft.extension import Checkpoint, ExportSource, TrainingFacts, discover
@@ -108,14 +107,6 @@ def llama_factory_config(content):
         target_modules=[name.strip() for name in content["lora_target"].split(",")],
         use_dora=content.get("use_dora", False),
         use_rslora=content.get("use_rslora", False),
-    )
-
-
-def test_schedule_is_that_of_a_search():
-    assert f" {100 * train.WARMUP_SHARE:.0f} % warm-up" in train.SCHEDULE
-    assert (
-        "linear decay to 0 after 6 % warm-up; AdamW, no weight decay, gradient norm clipped at 1"
-        in train.SCHEDULE
     )
 
 

@@ -91,15 +91,6 @@ def test_rslora_is_folded_into_the_weights(reader, make_base, tmp_path):
     close(served(raw, tmp_path / "out", reader), logits_of(model))
 
 
-def test_rule_of_rslora_in_a_plan_reaches_the_servers_too(make_base, make_plan, tmp_path):
-    base = make_base("llama-lm")
-    chosen = make_plan(base, "lora", rank=3).adapters
-    scale = 4 / 3**0.5  # alpha is no whole number
-    toy = trained(base, make_plan(base, [replace(a, scale=scale) for a in chosen]), tmp_path / "weights")
-    UNIFORM.export(toy.source, tmp_path / "out")
-    close(served(toy.raw, tmp_path / "out", llama_cpp), toy.logits)
-
-
 @by_architecture
 def test_tgi_keeps_a_type_of_layers_that_the_plan_has_in_some(architecture, make_base, make_plan, tmp_path):
     base = make_base(architecture)
@@ -109,15 +100,6 @@ def test_tgi_keeps_a_type_of_layers_that_the_plan_has_in_some(architecture, make
     assert len(halves(tmp_path / "out")) > len(some)
     for reader in (tgi, vllm, llama_cpp):
         close(served(toy.raw, tmp_path / "out", reader), toy.logits)
-
-
-def test_the_same_server_loses_types_of_layers_of_the_native_adapter(make_base, make_plan, tmp_path):
-    base = make_base("llama-lm")
-    some = [a for i, a in enumerate(make_plan(base, "lora").adapters) if i % 3]
-    toy = trained(base, make_plan(base, some), tmp_path / "weights")
-    NATIVE.export(toy.source, tmp_path / "out")
-    assert set(tgi(tmp_path / "out")) < set(halves(tmp_path / "out"))
-    assert relative(served(toy.raw, tmp_path / "out", tgi), toy.logits) > 0.02
 
 
 @by_architecture
