@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -134,14 +133,3 @@ def test_absent_gguf_file_is_called_a_file(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match=r"^There is no file 'a/b/absent\.gguf'"):
         model.config_of(ModelSpec(id="a/b/absent.gguf"))
-
-
-def test_model_that_hashes_characters_is_searched(folder_of, data_dir: Path, tmp_path: Path):
-    """CANINE has no matrix of embeddings whose rows would say how many tokens it knows."""
-    sizes = {"hidden_size": D, "num_attention_heads": 4, "intermediate_size": 24, "num_hidden_layers": 1}
-    config = transformers.CanineConfig(**sizes, max_position_embeddings=64)
-    folder = folder_of("canine", lambda: transformers.CanineModel(config))
-    flags = "--budget 5% --max-steps 2 --trials 2 --methods lora --confirm none --quiet"
-    paths = ["--model", str(folder), "--data", str(data_dir), "--out", str(tmp_path / "run")]
-    done = CliRunner().invoke(app, ["search", *flags.split(), *paths])
-    assert done.exit_code == 0, done.output

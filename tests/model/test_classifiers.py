@@ -81,7 +81,3 @@ def test_the_card_loads_onto_a_checkpoint_with_another_number_of_labels(folder_o
 )
 def test_roles_by_other_names_of_attention(name, role):
     assert role_of(name, 8, 8) == role
-
-
-def test_the_map_between_stages_of_swin_is_no_feed_forward():
-    assert role_of("swin.encoder.layers.0.downsample.reduction", 32, 16, family="swin") == "dense"

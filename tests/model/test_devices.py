@@ -14,7 +14,6 @@ from autopeft.model import (
     forked_rng,
     free_bytes,
     random_state,
-    release_memory,
     set_random_state,
     to_float64,
 )
@@ -58,11 +57,3 @@ def test_an_apple_gpu_has_no_more_memory_than_other_programs_leave(available, fr
     memory = SimpleNamespace(available=available * gib)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     assert free_bytes(MPS) == free * gib
-
-
-def test_memory_of_an_apple_gpu_is_given_back(monkeypatch):
-    calls = []
-    monkeypatch.setattr(torch.mps, "empty_cache", lambda: calls.append("mps"))
-    release_memory(MPS)
-    release_memory(torch.device("cpu"))
-    assert calls == ["mps"]

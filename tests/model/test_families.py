@@ -14,7 +14,6 @@ from transformers.pytorch_utils import Conv1D
 
 from autopeft.extension import discover
 from autopeft.model import BaseModel
-from autopeft.model.roles import FAMILIES as TABLES
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning:peft"),
@@ -49,10 +48,6 @@ def linear_maps(base):
         and name.split(".")[0] not in base.head_names
         and name not in inner
     }
-
-
-def test_there_are_twenty_families_and_more():
-    assert len(FAMILIES) >= 40
 
 
 def test_every_linear_map_is_a_site_of_its_shape(bases):
@@ -102,14 +97,6 @@ def test_every_layer_has_attention_and_a_way_up_and_down(bases):
         for roles in layers.values():
             assert any(kind <= roles for kind in ATTENTION) and "down" in roles, family
             assert roles & {"up", "gate_up"}, family
-
-
-def test_the_table_of_a_family_names_all_its_maps(bases):
-    """Without the fallback by usual names and shapes; a site's role is that of the longest end that fits."""
-    for base in bases.values():
-        table = TABLES[base.model_type]
-        names = [name for name in linear_maps(base) if re.search(r"\.\d+\.", name)]
-        assert [name for name in names if not any(f".{name}".endswith(f".{end}") for end in table)] == []
 
 
 def test_heads_are_separated_from_the_base_model(bases):

@@ -57,20 +57,6 @@ def test_rms_is_that_of_all_inputs_but_padding(base, make_batch):
         assert rms[name] == pytest.approx(np.sqrt((inputs**2).mean()), rel=1e-5)
 
 
-def test_padding_does_not_count(bert, make_batch):
-    batch = make_batch()
-    longer = {
-        name: torch.nn.functional.pad(value, (0, 4)) if value.ndim == 2 else value
-        for name, value in batch.items()
-    }
-    name = "bert.encoder.layer.0.attention.self.query"
-    plain, padded = (
-        input_directions(bert.module, [inputs], {name: RANK}, call=forward)[name]
-        for inputs in (batch, longer)
-    )
-    torch.testing.assert_close(plain, padded, rtol=0, atol=1e-4)
-
-
 def test_iteration_finds_the_directions_of_wide_maps_too():
     torch.manual_seed(0)
     scales = torch.linspace(0, 5, 1100).exp().flip(0)

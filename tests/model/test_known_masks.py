@@ -6,13 +6,12 @@ import pytest
 import torch
 from toys.bases import toy_base
 from transformers.masking_utils import (
-    ALL_MASK_ATTENTION_FUNCTIONS,
     create_bidirectional_mask,
     create_causal_mask,
     create_sliding_window_causal_mask,
 )
 
-from autopeft.model import heeding_known_masks, heeds_known_masks, known_mask
+from autopeft.model import heeding_known_masks, known_mask
 from autopeft.model.known_masks import KnownMask
 
 WHOLE = torch.ones(2, 5, dtype=torch.int64)
@@ -36,12 +35,6 @@ def test_casts_and_views_stay_known_and_all_else_is_a_plain_tensor(mask):
     others += [whole.clone(), whole.view(torch.int32)]  # the latter has zeros in any case
     assert [type(made) for made in others] == [torch.Tensor] * len(others)
     assert torch.equal(whole.cumsum(-1), mask.cumsum(-1))
-
-
-def test_padding_on_the_right_stays_known_in_rows_of_the_same_length():
-    assert known(RIGHT).is_right_padded and not known(PADDED).is_right_padded
-    assert known(RIGHT).to(torch.bool).is_right_padded and known(RIGHT).view(1, 3, 5).is_right_padded
-    assert not known(RIGHT).view(1, 15).is_right_padded
 
 
 @masks
@@ -120,21 +113,3 @@ def test_mask_that_a_model_makes_by_itself_is_looked_at():
     with heeding_known_masks():
         made = create_causal_mask(config, states, known(WHOLE) * PADDED, cache=None)
     assert torch.equal(made, create_causal_mask(config, states, PADDED, cache=None))
-
-
-def test_context_leaves_the_functions_of_transformers_as_they_were():
-    before = ALL_MASK_ATTENTION_FUNCTIONS["sdpa"]
-    with heeding_known_masks():
-        outer = ALL_MASK_ATTENTION_FUNCTIONS["sdpa"]
-        with pytest.raises(RuntimeError, match="stop"), heeding_known_masks():
-            raise RuntimeError("stop")
-        assert ALL_MASK_ATTENTION_FUNCTIONS["sdpa"] is outer is not before
-    assert ALL_MASK_ATTENTION_FUNCTIONS["sdpa"] is before
-    assert "sdpa" not in ALL_MASK_ATTENTION_FUNCTIONS._local_mapping
-
-
-def test_models_with_another_attention_are_left_alone():
-    module = toy_base("llama-lm").module
-    assert heeds_known_masks(module)
-    module.set_attn_implementation("eager")
-    assert not heeds_known_masks(module)

@@ -8,12 +8,10 @@ import copy
 import peft
 import pytest
 import torch
-from peft import BeftConfig, FourierFTConfig, HiraConfig, LoraConfig
-from peft.tuners.hira import layer as hira
+from peft import FourierFTConfig, HiraConfig, LoraConfig
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional as F
 
-from autopeft.model import Precision, attach
+from autopeft.model import attach
 from autopeft.model.lightening import LightHira, lighten
 from autopeft.model.memory import SavedBytes
 
@@ -114,53 +112,6 @@ def test_hira_keeps_no_tensor_as_large_as_a_weight(make_base, dtype):
     assert kept[0] - kept[1] >= sum(weight.numel() for weight in maps) * dtype.itemsize
 
 
-def test_hira_leaves_to_peft_what_is_more_than_one_adapter_on_a_plain_map(make_base, monkeypatch):
-    module = make_base("llama-lm").module
-    config = HiraConfig(r=2, target_modules="all-linear")
-    model = attach(module, [config], task_type=None, head_names=())
-    layer = next(each for each in model.modules() if isinstance(each, LightHira))
-    x = torch.randn(4, layer.in_features)
-    calls = []
-    monkeypatch.setattr(hira.Linear, "forward", lambda self, x, *_, **__: calls.append(1) or x)
-    layer(x)
-    assert not calls
-    base = layer.get_base_layer()
-    for register in (base.register_forward_hook, base.register_full_backward_hook):
-        handle = register(lambda *_: None)
-        layer(x)
-        handle.remove()
-    layer.enable_adapters(False)
-    layer(x)
-    layer.enable_adapters(True)
-    base.weight.requires_grad_(True)
-    layer(x)
-    base.weight.requires_grad_(False)
-    layer(x.bfloat16())
-    with torch.no_grad():
-        layer(x)
-    layer.hira_dropout["default"] = torch.nn.Dropout(0.1)
-    layer(x)
-    assert len(calls) == 7
-
-
-def test_hira_around_another_adapter_computes_with_that_adapter_too():
-    values = []
-    for lightened in (False, True):
-        torch.manual_seed(0)
-        module = torch.nn.Sequential(torch.nn.Linear(6, 8))
-        module.config = {}
-        configs = [BeftConfig(target_modules=["0"]), HiraConfig(r=2, target_modules=["0"])]
-        model = attach(module, configs, task_type=None, head_names=(), lightened=lightened)
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        for parameter in trained:
-            parameter.data.normal_()
-        outputs = model(torch.randn(3, 6))
-        outputs.square().sum().backward()
-        values.append([outputs, *(parameter.grad for parameter in trained)])
-    assert len(values[0]) == 4
-    torch.testing.assert_close(values[1], values[0])
-
-
 def hira_on_one_map(weight, signs, size):
     """A Linear map of that weight with HiRA, whose B A is `size` in the rows of sign 1, `-size` in others."""
     module = torch.nn.Sequential(torch.nn.Linear(*weight.T.shape, bias=False, dtype=weight.dtype))
@@ -186,19 +137,3 @@ def test_gradients_through_hira_in_bfloat16_are_rounded_up_as_often_as_down(size
     off = (x.grad.double() - exact) / exact
     assert abs(float(off.mean())) < 1e-4
     assert float(off.abs().max()) <= 2**-8 + 1e-4  # half of a last bit
-
-
-def test_hira_keeps_small_updates_where_products_of_float32_are_rounded_to_bfloat16(monkeypatch):
-    linear = F.linear
-
-    def rounding(inputs, weight, bias=None):
-        """As kernels of medium precision do."""
-        return linear(inputs.bfloat16().float(), weight.bfloat16().float(), bias)
-
-    monkeypatch.setattr(F, "linear", rounding)
-    draw = torch.Generator().manual_seed(0)
-    weight = torch.empty(32, 64).normal_(std=0.05, generator=draw).bfloat16().float()
-    x = torch.empty(8, 64).normal_(generator=draw).bfloat16().float()
-    with Precision(matmul="medium").multiplying():
-        adapted, plain = (hira_on_one_map(weight, torch.ones(32), size)(x) for size in (1e-3, 0.0))
-    torch.testing.assert_close(adapted - plain, 1e-3 * linear(x, weight), rtol=0.02, atol=1e-5)

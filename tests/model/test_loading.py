@@ -16,10 +16,6 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     BertModel,
-    PvtConfig,
-    PvtForImageClassification,
-    T5Config,
-    T5ForConditionalGeneration,
 )
 
 from autopeft import model
@@ -50,32 +46,6 @@ def test_module_that_the_checkpoint_lacks_is_trained_with_the_head(no_pooler_dir
     assert skeleton.base_params == base.base_params
     assert "lacks weights for bert.pooler.dense; all plans train them" in base.lacking
     assert "random" not in base.lacking and skeleton.lacking == ""
-
-
-def test_weights_that_stay_random_are_told_with_their_number(no_pooler_dir: Path) -> None:
-    spec = ModelSpec(id=str(no_pooler_dir))
-    module = model.load_skeleton(spec, auto_class=AUTO).module
-    names = frozenset(f"bert.embeddings.{kind}_embeddings.weight" for kind in ("word", "position"))
-    base = model.BaseModel(module, None, name="toy", untrained=names)
-    assert "position_embeddings.weight, bert.embeddings.word_embeddings.weight; they stay" in base.lacking
-    assert "pass the base model on with the adapter" in base.lacking
-    base.untrained = frozenset(f"bert.embeddings.{i}.weight" for i in range(5))
-    assert "bert.embeddings.2.weight and 2 more; they stay random" in base.lacking
-
-
-def test_head_has_as_many_outputs_as_labels_where_the_config_counts_them_in_a_field(tmp_path: Path) -> None:
-    """As PVT's does, whose number the labels do not change."""
-    ones = dict.fromkeys(("depths", "num_attention_heads", "mlp_ratios"), [1] * 4)
-    config = PvtConfig(**ones, hidden_sizes=[8] * 4, image_size=32)
-    PvtForImageClassification(config).save_pretrained(tmp_path / "model")
-    image = "AutoModelForImageClassification"
-    spec = ModelSpec(id=str(tmp_path / "model"))
-    base = model.load(spec, auto_class=image, label_names=("a", "b"), needs_tokenizer=False)
-    assert base.module.classifier.out_features == base.module.config.num_labels == 2
-    assert base.module.config.id2label == {0: "a", 1: "b"}
-    base.module.save_pretrained(tmp_path / "again")
-    again = PvtForImageClassification.from_pretrained(tmp_path / "again")
-    assert torch.equal(again.classifier.weight, base.module.classifier.weight)
 
 
 def test_weights_over_an_incomplete_checkpoint_reload_exactly(no_pooler_dir: Path, tmp_path: Path) -> None:
@@ -117,30 +87,6 @@ def test_processes_share_the_weights_of_a_file_in_its_own_format(
     assert all(mapped) if is_mapped else not any(mapped)
 
 
-def test_a_decoder_without_a_first_token_begins_with_padding(model_dir: Path, tmp_path: Path) -> None:
-    """As `transformers` does where the config of a T5 says so; without, it refuses to run."""
-    folder = tmp_path / "t5"
-    shutil.copytree(model_dir, folder)
-    (folder / "model.safetensors").unlink()
-    torch.manual_seed(3)
-    config = T5Config(vocab_size=64, d_model=16, d_ff=32, d_kv=8, num_heads=2, num_layers=1, pad_token_id=0)
-    T5ForConditionalGeneration(config).save_pretrained(folder)
-    written = json.loads((folder / "config.json").read_text())
-    written.pop("decoder_start_token_id", None)
-    (folder / "config.json").write_text(json.dumps(written))
-    base = model.load(ModelSpec(id=str(folder)), auto_class="AutoModelForSeq2SeqLM", label_names=())
-    plain = T5ForConditionalGeneration.from_pretrained(folder).eval()
-    plain.config.decoder_start_token_id = 0
-    labels = torch.tensor([[5, 6, 3]])
-    with torch.no_grad():
-        assert torch.equal(
-            base.module.eval()(**INPUTS, labels=labels).loss, plain(**INPUTS, labels=labels).loss
-        )
-    skeleton = model.load_skeleton(ModelSpec(id=str(folder)), auto_class="AutoModelForSeq2SeqLM")
-    ids = torch.tensor([[5, 1]], device="meta")
-    assert skeleton.module(input_ids=ids, labels=ids).logits.shape == (1, 2, 64)
-
-
 CUSTOM = {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}}
 NATTEN = {"model_type": "dinat", "depths": [1], "num_heads": [1], "embed_dim": 16}
 
@@ -176,12 +122,6 @@ def test_a_checkpoint_without_some_layers_is_refused(model_dir: Path, tmp_path: 
     spec = changed(tmp_path / "model", model_dir, num_hidden_layers=n_layers + 3)
     words = rf"describes {n_layers + 3} layers bert\.encoder\.layer, and the weights hold {n_layers} of them"
     with pytest.raises(ModelError, match=words):
-        model.load(spec, auto_class=AUTO, label_names=("neg", "pos"))
-
-
-def test_a_padding_token_beyond_the_vocabulary_is_refused(model_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"Padding_idx must be within num_embeddings"):
-        spec = changed(tmp_path / "model", model_dir, pad_token_id=10**6)
         model.load(spec, auto_class=AUTO, label_names=("neg", "pos"))
 
 

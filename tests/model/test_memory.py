@@ -88,10 +88,6 @@ def test_a_lower_limit_of_before_stays_and_one_above_the_gpu_is_none(gpu):
     assert gpu[-1] == pytest.approx(0.1)
 
 
-def test_nothing_is_enforced_on_a_cpu():
-    limit_memory(torch.device("cpu"), GIB)
-
-
 def test_devices_whose_memory_is_not_known_are_refused(monkeypatch):
     zeros = torch.zeros
     monkeypatch.setattr(torch, "zeros", lambda *sizes, device: zeros(*sizes))  # any device is here

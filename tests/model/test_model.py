@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sys
-import tempfile
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +15,6 @@ from toys.words import VOCABULARY
 
 from autopeft.errors import ModelError, SiteError
 from autopeft.model import BaseModel, check_sites, list_sites, load, load_skeleton, resolve
-from autopeft.model.locating import load_error
 from autopeft.model.sites import head_names
 from autopeft.records import Adapter, ModelSpec, Plan
 
@@ -98,32 +94,6 @@ def test_sites_have_the_roles_depths_and_shapes_of_their_architecture(architectu
     assert seen == expected
 
 
-@pytest.mark.parametrize(
-    ("config", "head"),
-    [
-        (transformers.BertConfig(**TINY), ("classifier",)),
-        (transformers.RobertaConfig(**TINY), ("classifier",)),
-        (transformers.DebertaV2Config(**TINY), ("pooler", "classifier")),
-        (
-            transformers.DistilBertConfig(vocab_size=V, dim=D, hidden_dim=32, n_heads=2, n_layers=1),
-            ("pre_classifier", "classifier"),
-        ),
-        (
-            transformers.T5Config(vocab_size=V, d_model=D, d_ff=32, d_kv=8, num_heads=2, num_layers=1),
-            ("classification_head",),
-        ),
-        (transformers.LlamaConfig(**TINY), ("score",)),
-    ],
-    ids=lambda value: getattr(value, "model_type", ""),
-)
-def test_task_head_is_what_stands_beside_the_base_model(config, head):
-    module = on_meta(config)
-    base = BaseModel(module, None, name="toy", untrained=frozenset())
-    assert base.head_names == head
-    assert not any(site.name.startswith(head) for site in base.sites)
-    assert base.base_params == sum(p.numel() for p in getattr(module, module.base_model_prefix).parameters())
-
-
 @pytest.mark.parametrize("tied", [True, False])
 def test_output_layer_of_a_language_model_is_base_model_and_no_site(tied):
     ids = {"bos_token_id": 2, "eos_token_id": 3}
@@ -147,24 +117,6 @@ def test_excluded_module_is_no_site_but_one_whose_name_it_begins_is(bert):
     names = {site.name for site in list_sites(bert.module, exclude=["bert.encoder.layer.0", "bert.pool"])}
     assert "bert.pooler.dense" in names
     assert not any(name.startswith("bert.encoder.layer.0.") for name in names)
-
-
-def test_digest_changes_with_a_single_weight(bert):
-    before = bert.sha256()
-    with torch.no_grad():
-        bert.module.bert.pooler.dense.weight[3, 5] += 1e-3
-    assert bert.sha256() != before
-
-
-def test_head_is_drawn_by_the_seed_alone(base, attach, make_plan):
-    heads = []
-    for seed in (0, 1, 0):
-        torch.manual_seed(seed * 100 + len(heads))  # must not matter
-        with attach(base, make_plan(base, "lora"), seed=seed) as model:
-            heads.append(head_of(model))
-    weight = next(name for name in heads[0] if name.endswith("weight"))
-    assert torch.equal(heads[0][weight], heads[2][weight])
-    assert not torch.equal(heads[0][weight], heads[1][weight])
 
 
 def test_trial_neither_uses_nor_moves_the_surrounding_generator(bert, attach, make_plan):
@@ -259,24 +211,6 @@ def test_folder_without_weights_or_config_is_refused(model_dir, tmp_path):
     for folder in (tmp_path, tmp_path / "empty"):
         with pytest.raises(ModelError, match=rf"'{folder}' cannot be loaded .* must hold config\.json"):
             load(ModelSpec(id=str(folder)), auto_class=AUTO, label_names=("neg", "pos"))
-
-
-def test_weights_that_only_their_owner_may_read_are_named():
-    """As transformers saves them; safetensors tells the others that there is no such file."""
-    with tempfile.TemporaryDirectory() as folder:  # pytest's own one is closed to other users
-        Path(folder).chmod(0o755)
-        (Path(folder) / "config.json").touch(0o644)
-        (Path(folder) / "model.safetensors").touch(0o000)
-        absent = OSError("No such file or directory: model.safetensors")
-        is_root = os.geteuid() == 0
-        if is_root:  # who may read all
-            os.seteuid(65534)
-        try:
-            words = str(load_error(folder, absent))
-        finally:
-            if is_root:
-                os.seteuid(0)
-    assert words.startswith("This user may not read model.safetensors of the base model") and "chmod" in words
 
 
 def test_demo_model_with_other_weights_than_the_published_is_refused(tmp_path, monkeypatch):

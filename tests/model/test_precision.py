@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
-import transformers
 from toys.bases import toy_config
 from toys.words import LABEL_NAMES
 
 from autopeft import model
 from autopeft.model import Precision, choose_precision
-from autopeft.model.precision import _absence
 from autopeft.records import ModelSpec
 
 CPU = torch.device("cpu")
@@ -69,24 +65,10 @@ def test_a_wide_model_saves_memory_unless_bfloat16_is_clearly_slower(low, is_cho
     assert (chosen.dtype == "bfloat16") == is_chosen
 
 
-def test_slow_first_product_ends_the_probe():
-    slow, usual = Clock(first_low=40.0), Clock()
-    for clock in (slow, usual):
-        choose_precision(config(), CPU, seconds_of=clock)
-    assert slow.n_calls < usual.n_calls
-
-
 def test_model_too_small_to_gain_anything_is_not_probed():
     clock = Clock(low=0.01)
     assert choose_precision(toy_config("bert"), CPU, seconds_of=clock) == Precision()
     assert clock.n_calls == 0
-
-
-def test_model_without_a_hidden_size_is_not_said_to_have_none(caplog):
-    with caplog.at_level(logging.INFO, logger="autopeft"):
-        assert choose_precision(transformers.ResNetConfig(), CPU, seconds_of=Clock()) == Precision()
-    assert "hidden size" in caplog.text
-    assert " 0 " not in caplog.text
 
 
 def test_other_devices_than_cpu_and_cuda_compute_in_float32():
@@ -107,51 +89,12 @@ def test_choice_is_told_in_one_sentence_and_leaves_torch_s_flag(caplog):
     )
 
 
-def test_no_flag_is_named_where_there_is_none(caplog):
-    with caplog.at_level(logging.INFO, logger="autopeft"):
-        choose_precision(config(), CPU, remedy="", seconds_of=Clock(low=0.5))
-    assert caplog.messages[0].endswith("products of 256 and 512 features.")
-
-
-@pytest.mark.parametrize(
-    ("n_gpus", "device", "words"),
-    [
-        (0, "cuda", "torch finds no GPU"),
-        (1, "cuda:9", "torch finds cuda:0 alone"),
-        (4, "cuda:4", "torch finds cuda:0 to cuda:3"),
-        (4, "cuda:3", ""),
-        (1, "cuda", ""),
-        (0, "cpu", ""),
-    ],
-)
-def test_an_absent_gpu_is_told_by_those_that_are_there(monkeypatch, n_gpus, device, words):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: n_gpus > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
-    assert _absence(torch.device(device)) == words
-
-
 def test_a_precision_is_for_the_context_alone():
     before = torch.get_float32_matmul_precision()
     with pytest.raises(ZeroDivisionError), Precision(matmul="medium").multiplying():
         assert torch.get_float32_matmul_precision() == "medium"
         raise ZeroDivisionError
     assert torch.get_float32_matmul_precision() == before
-
-
-def test_what_each_backend_does_is_put_back_where_one_word_says_nothing():
-    """In a process of its own, since no setting of torch undoes this whole."""
-    script = """
-import torch
-from autopeft.model import Precision
-torch.backends.fp32_precision = "tf32"  # as `TrainingArguments(tf32=True)` does
-backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
-before = [backend.fp32_precision for backend in backends]
-for _ in range(2):
-    with Precision().multiplying(), Precision(matmul="medium").multiplying():
-        assert torch.get_float32_matmul_precision() == "medium"
-    assert [backend.fp32_precision for backend in backends] == before == ["tf32", "tf32"]
-"""
-    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_base_is_held_in_bfloat16_and_its_head_in_float32(model_dir):

@@ -13,8 +13,6 @@ from transformers.pytorch_utils import Conv1D
 
 from autopeft import model
 from autopeft.extension import discover
-from autopeft.model import lightening
-from autopeft.model.memory import SavedBytes
 from autopeft.model.quantising import stop_mutation
 from autopeft.model.shapes import n_bits, plain_weight
 from autopeft.sensitivity import ScoredModel, measure
@@ -78,36 +76,6 @@ def test_what_is_trained_is_in_float32_also_where_biases_are_not(bits, saved, ma
 
 
 @by_bits
-def test_hira_computes_as_peft_does_and_keeps_no_unpacked_weight(bits, saved, make_plan, attach, monkeypatch):
-    exact = model.Precision(dtype="bfloat16")
-    base = load_toy(saved("llama-lm"), bits, architecture="llama-lm", precision=exact)
-    base.name = "toy llama-lm"
-    plan = make_plan(base, "hira")
-    draw = torch.Generator().manual_seed(0)
-    embedded = torch.empty(2, 7, 32).normal_(generator=draw).requires_grad_()
-    seen, kept = [], []
-    with attach(base, plan) as attached:
-        lightening.lighten(attached)  # once more changes nothing
-        trained = [parameter for parameter in attached.parameters() if parameter.requires_grad]
-        for parameter in trained:
-            parameter.data.normal_(std=0.3, generator=draw)
-        chosen = {adapter.site for adapter in plan.adapters}
-        n_weights = sum(site.in_features * site.out_features for site in base.sites if site.name in chosen)
-        for is_peft in (True, False, True, False):
-            with monkeypatch.context() as patch, base.autocast(), (counter := SavedBytes()).counting():
-                if is_peft:
-                    patch.setattr(lightening, "_only_adapter", lambda layer: None)
-                logits = attached.train()(inputs_embeds=embedded).logits
-            kept.append(counter.total)
-            logits.float().square().mean().backward()
-            seen.append([logits, *(parameter.grad for parameter in trained)])
-            attached.zero_grad()
-    for expected, value in zip(seen[0] + seen[2], seen[1] + seen[3], strict=True):
-        assert float((value - expected).norm()) <= 0.03 * float(expected.norm())
-    assert kept[0] - kept[1] >= 2 * 2 * n_weights  # the weight and its update, in bfloat16
-
-
-@by_bits
 @pytest.mark.parametrize(
     "architecture", ["bert", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("gpt2", "llama"))]
 )
@@ -134,15 +102,6 @@ def test_adapters_learn_on_a_quantised_model(bits, model_dir, make_bench, make_p
     plan = make_plan(base, "lora", learning_rate=2e-2)
     short, long = (bench.measure(plan, fidelity(train_steps=steps)) for steps in (1, 60))
     assert short.loss - long.loss > 0.1
-
-
-@by_bits
-def test_plain_weights_are_those_that_transformers_reads_back(bits, saved):
-    base = load_toy(saved("bert"), bits)
-    twin = plain_twin(base)
-    for name, child in base.module.named_modules():
-        if n_bits(child):
-            torch.testing.assert_close(plain_weight(child), twin.get_submodule(name).weight.data)
 
 
 @by_bits

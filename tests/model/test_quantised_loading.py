@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import nn
 from toys.bases import toy_config
-from toys.quantised import LLM, QUANTISED_MARKS, bitsandbytes, by_bits, load_toy, save_toy, search_spec
+from toys.quantised import LLM, QUANTISED_MARKS, bitsandbytes, by_bits, load_toy, search_spec
 from toys.specs import run_spec
 
 from autopeft import model, pipeline
@@ -21,7 +21,6 @@ from autopeft.model.shapes import n_bits
 from autopeft.pipeline.best import plan_document
 from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.problem import parse_budget
-from autopeft.records import ModelSpec
 from autopeft.store import read_plan, write_plan
 
 pytestmark = QUANTISED_MARKS
@@ -112,17 +111,6 @@ def test_experts_that_stay_plain_are_warned_of(saved, caplog):
     assert caplog.text.count("--quantize 4bit leaves") == 1
 
 
-@by_bits
-def test_causal_model_is_distinguished_from_a_bidirectional_one(bits, saved, tokenizer, tmp_path):
-    load_toy(saved(LLM), bits, architecture=LLM)
-    folder = save_toy("bert", tmp_path, tokenizer)
-    transformers.BertLMHeadModel(toy_config("bert", hidden=32)).save_pretrained(folder)
-    with pytest.raises(ModelError, match="is no causal language model"):
-        model.load(
-            ModelSpec(id=str(folder), quantize=bits), auto_class="AutoModelForCausalLM", label_names=()
-        )
-
-
 def test_without_the_extra_the_error_says_how_to_install_it(model_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as Python notes a module that is not there
     with pytest.raises(
@@ -175,11 +163,6 @@ def test_maps_that_bitsandbytes_cannot_compute_are_refused(kind, reason):
         ModelError, match=rf"toy has maps of 64 inputs and 8 outputs, .* \({reason}.*\); leave"
     ):
         require_working_kernels(nn.Sequential(layer), "toy")
-
-
-def test_model_without_maps_is_refused():
-    with pytest.raises(ModelError, match="toy has no linear map that bitsandbytes quantises"):
-        require_working_kernels(nn.Sequential(nn.Conv2d(1, 1, 3)), "toy")
 
 
 def test_model_in_memory_is_not_quantised(make_base, data_dir):

@@ -116,19 +116,6 @@ def test_train_takes_bits_device_and_dtype_over_the_plan_s(run, tmp_path):
             pipeline.train_plan(path, out=tmp_path / "no", overrides={name: word})
 
 
-def test_users_config_is_measured_on_the_quantised_model(run, model_dir, data_dir, tmp_path):
-    bits, _, _ = run
-    config = peft.LoraConfig(r=2, target_modules=["query"], base_model_name_or_path=str(model_dir))
-    config.save_pretrained(tmp_path / "own")
-    spec = search_spec(bits, model_dir, data_dir, tmp_path / "run", trials=3, baseline=str(tmp_path / "own"))
-    result, _ = pipeline.search(spec, progress=Silent())
-    measured = [
-        m for m in result.measurements if len(m.plan.adapters) == 2 and m.plan.trainable_params == 2 * 2 * 64
-    ]
-    assert measured
-    assert all(m.error is None for m in measured)
-
-
 def test_command_line_passes_4bit_to_search_analyze_and_train(model_dir, data_dir, tmp_path):
     common = ["--model", model_dir, "--data", data_dir, "--quantize", "4bit", "--json"]
     few = ["--budget", "5%", "--max-steps", 4, "--batch-size", 8, "--trials", 2, "--confirm", "none"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 import transformers
@@ -12,7 +10,6 @@ from toys.families import BART, CLIP_TEXT, GROUPED, HEADED, IDS, VISION_TOWER, D
 from autopeft import model
 from autopeft.adapters import compile_plan
 from autopeft.errors import ModelError, SiteError
-from autopeft.model.reaching import keep_reached_sites
 from autopeft.records import ModelSpec
 
 TEXT, CAUSAL, IMAGES = (
@@ -189,21 +186,6 @@ def test_a_model_of_convolutions_and_batch_norms_has_nothing_to_adapt(folder_of)
         model.load(spec, auto_class=IMAGES, label_names=("a", "b"))
 
 
-BIT = transformers.BitConfig(num_groups=4, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
-MOBILEVIT = transformers.MobileViTV2Config(
-    image_size=32, width_multiplier=0.125, n_attn_blocks=[1, 1, 1], base_attn_unit_dims=[64, 64, 64]
-)
-
-
-@pytest.mark.parametrize("config", [BIT, MOBILEVIT], ids=["bit", "mobilevitv2"])
-def test_a_model_of_convolutions_and_group_norms_has_nothing_to_adapt(config, folder_of):
-    spec = ModelSpec(id=str(folder_of(config, "AutoModel")))
-    with pytest.raises(SiteError, match="has no linear map or norm to adapt"):
-        model.load_skeleton(spec, auto_class=IMAGES)
-    with pytest.raises(SiteError, match="has no linear map or norm to adapt"):
-        model.load(spec, auto_class=IMAGES, label_names=("a", "b"))
-
-
 def test_a_norm_over_channels_that_come_first_is_no_site():
     """Not even before a short pass, which cannot tell it where an image is as wide as it has channels."""
     module = transformers.ConvNextForImageClassification(transformers.ConvNextConfig(**CONVNEXT))
@@ -213,34 +195,6 @@ def test_a_norm_over_channels_that_come_first_is_no_site():
     assert norms
     assert first
     assert not norms & first
-
-
-def test_a_model_whose_sites_are_all_passed_by_has_nothing_to_adapt(folder_of):
-    config = transformers.ViTConfig(**{**VISION_TOWER, "image_size": 8, "num_hidden_layers": 1})
-    module = transformers.ViTForImageClassification(config)
-    processor = transformers.ViTImageProcessor(size={"height": 8, "width": 8})
-    base = model.BaseModel(module, processor, name="toy", untrained=frozenset())
-    base.sites = tuple(replace(site, out_features=7) for site in base.sites)
-    keep_reached_sites(base, auto_class=IMAGES)
-    assert not base.sites
-
-
-def test_a_head_inside_the_base_model_is_refused(folder_of):
-    """Perceiver's classes of images are named after what they read as well, and decode inside of it."""
-    size = {
-        "num_latents": 4,
-        "d_latents": 16,
-        "d_model": 16,
-        "num_blocks": 1,
-        "num_self_attends_per_block": 1,
-    }
-    size |= {"num_self_attention_heads": 2, "num_cross_attention_heads": 2, "image_size": 8}
-    config = transformers.PerceiverConfig(**size)
-    config.architectures = ["PerceiverForImageClassificationLearned"]
-    spec = ModelSpec(id=str(folder_of(config, IMAGES)))
-    for labels in ("a", "b"), ("a", "b", "c"):
-        with pytest.raises(SiteError, match=r"ClassificationLearned\) has its task head under a name"):
-            model.load(spec, auto_class=IMAGES, label_names=labels)
 
 
 @pytest.mark.parametrize("kind", ["big_bird", "bigbird_pegasus"])

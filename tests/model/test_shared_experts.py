@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 import torch
 import transformers
-from peft import LoraConfig
-from toys.architectures import FEW, MLA, MOE, D, V
+from toys.architectures import FEW, MLA, MOE, V
 
 from autopeft.adapters import compile_plan
 from autopeft.extension import discover
 from autopeft.model import BaseModel
-from autopeft.records import Plan
 
 METHODS = discover("autopeft.methods")
 DENSE_FIRST = {"n_shared_experts": 1, "first_k_dense_replace": 1, "moe_intermediate_size": 12}
@@ -69,16 +65,6 @@ def test_maps_that_peft_takes_for_experts_are_sites_that_lora_alone_refuses(base
 
 
 @by_architecture
-def test_the_log_names_them(architecture, caplog):
-    with caplog.at_level(logging.INFO, logger="autopeft"), torch.device("meta"):
-        module = transformers.AutoModelForCausalLM.from_config(CONFIGS[architecture]())
-        BaseModel(module, None, name="toy", untrained=frozenset()).log_remarks()
-    (line,) = [r.getMessage() for r in caplog.records if "takes them for experts" in r.getMessage()]
-    parts = {name.split(".", 3)[3].rpartition(".")[0] for name in line.split(" in toy")[0].split()[3:]}
-    assert parts == TAKEN[architecture]
-
-
-@by_architecture
 def test_counts_are_those_of_peft_at_every_site_that_fits(base, make_plan):
     """`attached` refuses a plan whose count is another than peft's; gradients reach all that is trained."""
     words = torch.randint(4, V, (2, 9), generator=torch.Generator().manual_seed(0))
@@ -93,14 +79,3 @@ def test_counts_are_those_of_peft_at_every_site_that_fits(base, make_plan):
             model(input_ids=words, labels=words).loss.backward()
             trained = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
             assert [(method, name) for name, gradient in trained.items() if gradient is None] == []
-
-
-@pytest.mark.parametrize("architecture", ["deepseek_v3 without experts"])
-def test_pattern_of_one_layer_stays_with_it_where_there_are_no_experts_either(base):
-    """peft asks for the model type alone."""
-    rank, head_sizes = DENSE["q_lora_rank"], DENSE["qk_nope_head_dim"] + DENSE["qk_rope_head_dim"]
-    config = LoraConfig(r=1, target_modules=r"model\.layers\.1\.self_attn\.q_(a|b)_proj")
-    cost = D + rank + rank + DENSE["num_attention_heads"] * head_sizes
-    plan = Plan(adapters=(), learning_rate=1e-3, trainable_params=cost)
-    with base.attached([config], plan=plan, task_type="CAUSAL_LM", seed=0) as model:
-        assert set(model.targeted_module_names) == {f"model.layers.1.self_attn.q_{end}_proj" for end in "ab"}

@@ -14,8 +14,6 @@ from toys.architectures import CONTEXT, D, F, build, logits, make_inputs, skelet
 
 from autopeft.extension import discover
 from autopeft.model import BaseModel, list_sites, load_weights, save_weights
-from autopeft.model.shapes import map_shape, n_params
-from autopeft.model.sites import layer_numbers
 from autopeft.records import Plan
 
 # peft warns that rank patterns of parameters match no module; that they work is what is tested here.
@@ -108,7 +106,6 @@ MAPS = {
 }
 MOES = ("mixtral", "qwen3_moe", "qwen2_moe", "gpt_oss", "llama4_text")
 ROUTER = {"model.layers.*.mlp.gate.weight"}
-HALVES = ("gate", "up", "down")
 by_architecture = pytest.mark.parametrize(("architecture", "task_type"), MAPS)
 
 
@@ -132,31 +129,6 @@ def test_layers_of_a_decoder_count_on_from_those_of_its_encoder():
     assert depths["model.encoder.layers.1.fc1"] == 1
     assert depths["model.decoder.layers.0.fc1"] == 2  # two encoder layers before it
     assert depths["model.decoder.layernorm_embedding"] is None
-
-
-def test_layers_of_stacks_of_one_class_count_on():
-    """CANINE reads characters in a layer before its others and in one after them."""
-    depths = {site.name: site.layer for site in skeleton("canine", CLASSES).sites}
-    stacks = "initial_char_encoder", "encoder", "final_char_encoder"
-    assert [depths[f"canine.{stack}.layer.0.intermediate.dense"] for stack in stacks] == [0, 1, 2]
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (["stages.0.layers.1.mlp.fc1", "stages.1.layers.0.mlp.fc1", "stages.1.layers.1.mlp.fc1"], [0, 1, 2]),
-        (["encoder.block.0.0.fc1", "encoder.block.0.1.fc1", "encoder.block.1.0.fc1"], [0, 1, 2]),
-        (["encoder.block.1.layer.0.q", "encoder.block.1.layer.1.wi"], [1, 1]),  # sub-layers of T5
-        (["layers.3.experts.7.w1", "layers.4.experts.0.w1"], [3, 4]),
-        (
-            ["encoder.blocks.0.0.q", "encoder.blocks.1.0.q", "decoder.layers.0.q", "decoder.layers.1.q"],
-            [0, 1, 0, 1],
-        ),
-    ],
-)
-def test_blocks_of_stages_are_counted_on(names, expected):
-    numbers = layer_numbers([f"model.{name}" for name in names])
-    assert [numbers[f"model.{name}"] for name in names] == expected
 
 
 def test_layers_of_swin_are_its_blocks():
@@ -314,13 +286,6 @@ class QuantizedLinear(nn.Module):
 
 
 @pytest.mark.parametrize("packed", [Linear4bit, Linear8bit, QuantLinear, QuantizedLinear])
-def test_quantised_map_is_a_site_of_its_logical_size_and_counts_as_before(packed):
-    quantised = packed(16, 24)
-    assert map_shape(quantised) == ("linear", 16, 24)
-    assert n_params(quantised) == n_params(nn.Linear(16, 24)) == 16 * 24 + 24
-
-
-@pytest.mark.parametrize("packed", [Linear4bit, Linear8bit, QuantLinear, QuantizedLinear])
 def test_quantised_model_has_the_sites_and_count_of_the_original(packed):
     original, base = skeleton("bert", CLASSES), build("bert", CLASSES)
     for name, child in list(base.module.bert.encoder.named_modules()):
@@ -344,13 +309,6 @@ def test_methods_that_compute_with_stored_weights_refuse_quantised_ones():
         assert "quantised" in methods[name].refusal(sites[1])
     for name in ("lora", "fourierft", "hira", "ia3", "miss", "oft", "road", "vera"):
         assert "quantised" not in (methods[name].refusal(sites[1]) or "")
-
-
-def test_experts_that_bitsandbytes_packed_count_by_its_note_of_their_shape():
-    module = nn.Module()
-    module.down_proj = nn.Parameter(torch.zeros(3 * 8 * 4 // 2, 1, dtype=torch.uint8), requires_grad=False)
-    module.down_proj.quant_state = SimpleNamespace(shape=torch.Size((3, 8, 4)))
-    assert n_params(module) == 3 * 8 * 4
 
 
 @pytest.mark.parametrize(

@@ -133,26 +133,6 @@ def test_an_answer_follows_thoughts_that_its_prompt_closed(words):
     assert before.endswith("time <think>\n\n</think>\n\n") and after == "good [SEP] "
 
 
-def test_a_chat_that_the_template_changes_is_held_against_one_of_the_same_roles(words):
-    """This one wants a turn of the system, and takes a word away."""
-    wants = "{% if messages[0].role != 'system' %}{{ raise_exception('no system') }}{% endif %}"
-    words.chat_template = wants + CHAT_TEMPLATE.replace("m.content", "m.content | replace('bad', '')")
-    turns = [{"role": "system", "content": "it"}, {**USER, "content": "the bad food"}]
-    assert divided(words, turns, ANSWER)[1] == "good [SEP] "
-
-
-def test_parts_in_the_arguments_of_calls_are_texts_of_the_row(words):
-    words.chat_template = "{% for m in messages %}{{ m.tool_calls or '' }}{% endfor %}" + CHAT_TEMPLATE
-    before, after = divided(words, calls_of({"x": [{"type": "text", "text": "it"}]}), ANSWER)
-    assert "'type': 'text'" in before and after == "good [SEP] "
-
-
-def test_a_template_that_looks_for_what_is_not_there_refuses_the_row(words):
-    words.chat_template = CHAT_TEMPLATE.replace("m.content", "'a'.index(m.content)")
-    with pytest.raises(DataError, match="refuses the row the food"):
-        encoded(words, ["the food"], ["good"])
-
-
 def ends(words, template):
     words = with_template(words, template)
     task, (text,), notes = encoded(words, ["the food"], ["good"])

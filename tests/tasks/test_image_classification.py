@@ -16,7 +16,7 @@ import transformers
 from PIL import Image
 from sklearn.metrics import f1_score, log_loss
 from toys.families import CLIP_TEXT, VISION_TOWER
-from toys.tasks import TOYS, image_file, image_processor, make_toy
+from toys.tasks import image_file, image_processor, make_toy
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 import autopeft.tasks.image_classification as images
@@ -24,7 +24,7 @@ from autopeft import model
 from autopeft.data import load, read_images
 from autopeft.data.images import ImageFile
 from autopeft.errors import DataError, ModelError
-from autopeft.extension import Target, discover
+from autopeft.extension import discover
 from autopeft.model import BaseModel
 from autopeft.records import DataSpec, ModelSpec, TaskSpec
 from autopeft.train import encode_splits
@@ -280,8 +280,3 @@ def test_script_pretrains_on_half_of_the_classes_and_writes_the_other(tmp_path, 
         ModelSpec(id=str(tmp_path / "model")), auto_class=PART.auto_class, label_names=data.label_names
     )
     assert {site.role for site in base.sites} >= {"q", "k", "v", "o", "up", "down", "norm"}
-
-
-def test_toys_have_one_task_each():
-    assert set(TOYS) == set(discover("autopeft.tasks"))
-    assert PART.fitted(TaskSpec(), Target(names=("a", "b"))).peft_task_type is None

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from autopeft.data import Split
 from autopeft.extension import Target, discover
 from autopeft.records import TaskSpec
-from autopeft.tasks.parts.tokens import chunks, tokenized
+from autopeft.tasks.parts.tokens import tokenized
 from autopeft.train import count_tokens
 
 N_CHARACTERS = 20_000
@@ -121,33 +121,6 @@ def test_cost_of_a_long_text_follows_what_is_used_of_it(name):
     assert len(text) > 300_000 > 10 * sum(tokenizer.n_characters)
     other = [(cell[:900],)] * 3
     np.testing.assert_equal(task.encode(other, [label[:900]] * 3, tokenizer, 30).examples, made.examples)
-
-
-def test_texts_are_tokenised_in_parts_of_few_texts_or_characters():
-    lengths = [1] * 1500 + [1_500_000] * 5 + [9_000_000, 1]
-    parts = [range(*part.indices(len(lengths))) for part in chunks(["a" * n for n in lengths])]
-    assert [row for part in parts for row in part] == list(range(len(lengths)))
-    sums = [sum(lengths[row] for row in part) for part in parts]
-    assert all(total <= 4_000_000 or len(part) == 1 for total, part in zip(sums, parts, strict=True))
-    assert max(map(len, parts)) == 1000
-
-
-def test_the_joined_parts_of_a_long_stream_are_tokenised_several_at_once():
-    """A fast tokenizer spreads the texts of one call over the cores; the blocks are those of part by part."""
-
-    class Letters:
-        eos_token_id, bos_token_id, calls = 0, None, ()
-
-        def __call__(self, texts, **_):
-            self.calls += (list(map(len, texts)),)
-            return {"input_ids": [list(map(ord, text)) for text in texts]}
-
-    words, letters = [chr(65 + i % 26) * 100 for i in range(7500)], Letters()
-    task = discover("autopeft.tasks")["text-generation"].fitted(TaskSpec(), Target(kind="stream"))
-    made = task.encode([(word,) for word in words], [""] * len(words), letters, 64)
-    assert letters.calls == ([100_000] * 7 + [50_000],)
-    expected = np.frombuffer("".join(words).encode(), np.uint8)
-    np.testing.assert_array_equal(np.concatenate([e["input_ids"] for e in made.examples]), expected)
 
 
 def test_tokens_of_long_documents_are_counted_by_their_beginning():

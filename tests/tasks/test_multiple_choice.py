@@ -6,7 +6,6 @@ import json
 
 import datasets
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, log_loss
@@ -86,17 +85,6 @@ def test_numbers_that_are_also_texts_of_choices_are_indices(tmp_path, as_written
     assert len(ambiguous(data)) == 1
 
 
-def test_answer_of_a_csv_file_as_mmlu_has_it_is_an_index_with_a_note(tmp_path):
-    rows = [{"question": f"q{i}", "A": 4, "B": 2, "C": 0, "D": 1, "answer": i % 3} for i in range(60)]
-    pd.DataFrame(rows).to_csv(tmp_path / "a.csv", index=False)
-    columns = ("question", "A", "B", "C", "D")
-    data = load(
-        DataSpec(source=str(tmp_path / "a.csv"), text_columns=columns), seed=0, read_rows=read_choices
-    )
-    assert by_question(data) == {f"q{i}": i % 3 for i in range(60)}
-    assert len(ambiguous(data)) == 1
-
-
 def test_one_reading_holds_for_the_whole_column_and_every_part(tmp_path):
     """All labels of train could be indices; the 7 in test shows that they are texts."""
     (tmp_path / "set").mkdir()
@@ -149,27 +137,6 @@ def test_part_without_labels_is_left_out_and_such_rows_of_train_dropped(tmp_path
     assert "Left out the test part: no row of 9 has a label." in data.notes
     mixed = read(tmp_path / "b.jsonl", mmlu([*["A"] * 60, None, ""]))
     assert len(by_question(mixed)) == 60 and "Dropped 2 train rows without a label." in mixed.notes
-
-
-def test_groups_of_questions_stay_in_one_split_and_times_put_the_latest_last(tmp_path):
-    rows = [row | {"passage": f"p{i // 5}", "day": 300 - i} for i, row in enumerate(mmlu(["A"] * 300))]
-    grouped = read(tmp_path / "a.jsonl", rows, group_column="passage")
-    splits = [
-        {int(row[0][1:]) // 5 for row in s.inputs} for s in (grouped.train, grouped.search, grouped.confirm)
-    ]
-    assert sum(map(len, splits)) == len(set.union(*splits)) == 60
-    timed = read(tmp_path / "b.jsonl", rows, time_column="day")
-    days = [[300 - int(row[0][1:]) for row in s.inputs] for s in (timed.train, timed.search, timed.confirm)]
-    assert max(days[0]) < min(days[1]) and max(days[1]) < min(days[2])
-
-
-@pytest.mark.parametrize("n_choices", [11, 26, 40])
-def test_rows_may_have_any_number_of_choices(tmp_path, n_choices):
-    choices = [f"choice {i}" for i in range(n_choices)]
-    rows = mmlu([i % n_choices for i in range(80)], choices=choices)
-    data = read(tmp_path / "a.jsonl", rows)
-    assert by_question(data) == {f"q{i}": i % n_choices for i in range(80)}
-    assert len(set(data.label_names)) == n_choices
 
 
 def test_scores_are_those_of_each_choice_beside_its_question(tokenizer):

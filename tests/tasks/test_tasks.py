@@ -160,24 +160,6 @@ def test_plan_is_trained_kept_and_read_again(toy, part, methods, make_plan, fide
     assert toy.task.evaluate(loaded, iter(toy.batches(6))).loss == pytest.approx(confirm.loss, abs=1e-5)
 
 
-def test_neither_architecture_nor_padding_changes_what_is_measured(task, base, rows):
-    examples, labels = rows(task)
-    singly, together = (
-        task.evaluate(base.module, iter(batches_of(task, examples, labels, n))) for n in (1, 20)
-    )
-    assert len({len(example["input_ids"]) for example in examples}) > 3  # some rows were padded
-    assert together.loss == pytest.approx(singly.loss, abs=1e-6)
-    assert together.example_scores == singly.example_scores
-
-
-def test_loss_over_a_batch_is_the_mean_over_its_examples(task, base, rows):
-    examples, labels = rows(task)
-    single = [float(task.loss(base.module, batch)) for batch in batches_of(task, examples, labels, 1)]
-    assert float(task.loss(base.module, task.collate(examples, labels, 0))) == pytest.approx(
-        sum(single) / 20, abs=1e-6
-    )
-
-
 def test_collated_rows_are_padded_on_the_right_with_the_pad_token(task):
     examples = [
         {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1]},
@@ -197,14 +179,6 @@ def test_pair_of_texts_stands_in_one_example(task, tokenizer):
     (example,) = task.encode([["good film", "bad plot"]], [0], tokenizer, CONTEXT).examples
     words = tokenizer.convert_ids_to_tokens(example["input_ids"])
     assert words == ["[CLS]", "good", "film", "[SEP]", "bad", "plot", "[SEP]"]
-
-
-def test_perfect_predictions_score_one_and_inverted_ones_zero(task, rows):
-    examples, labels = rows(task)
-    right = nn.functional.one_hot(torch.tensor(labels)) * 20.0
-    for logits, expected in ((right, 1.0), (-right, 0.0)):
-        seen = task.evaluate(Oracle(logits), iter(batches_of(task, examples, labels, 6)))
-        assert (seen.metric, set(seen.example_scores)) == (expected, {expected})
 
 
 def test_scores_stand_in_the_order_of_the_examples(task, rows):
@@ -233,8 +207,3 @@ def test_scores_are_in_fp32_whatever_the_model_computes_in(task, rows):
     loss = task.loss(Oracle(half), task.collate(examples, labels, 0))
     assert loss.dtype == torch.float32
     assert float(loss) == pytest.approx(torch.log1p(torch.exp(torch.tensor(-3.0))).item(), rel=1e-5)
-
-
-def test_task_names_what_peft_and_transformers_know(task):
-    assert (task.peft_task_type, task.auto_class) == ("SEQ_CLS", "AutoModelForSequenceClassification")
-    assert (task.metric, task.greater_is_better, task.score_span) == ("accuracy", True, 1.0)

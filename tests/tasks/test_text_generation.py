@@ -87,17 +87,6 @@ def test_chats_without_a_template_or_with_one_that_hides_the_seam_are_refused(wo
         completions(words, ["the food"], ["good"])
 
 
-def test_what_a_chat_template_refuses_is_told_with_the_row(words):
-    words.chat_template = "{{ raise_exception('System role not supported') }}"
-    turns = json.dumps([{"role": "system", "content": "be kind"}, {"role": "user", "content": "the food"}])
-    with pytest.raises(DataError) as caught:
-        completions(words, [turns], ["good"], target=Target(kind="chat"))
-    assert str(caught.value).startswith(
-        'The chat template of the base model refuses the row [{"role": "system", "content": "be kind"}, '
-    )
-    assert "with the roles system, user, assistant (System role not supported); correct" in str(caught.value)
-
-
 def test_tools_stand_in_the_prompt_or_are_told_as_left_out(words):
     chat = [{"role": "user", "content": "the food"}]
     turns = json.dumps({"tools": [{"name": "good"}], "messages": chat})
@@ -127,20 +116,6 @@ def test_a_line_break_is_put_only_where_no_white_space_is(prompt, answer, betwee
     task, made = completions(Characters(), [prompt], [answer])
     assert "".join(map(chr, made.examples[0]["input_ids"])) == f"{prompt}{between}{answer}\0"
     assert task.text_form.startswith("A row is written as prompt, line break, completion, \0; without the")
-
-
-@pytest.mark.parametrize(
-    ("kind", "told"),
-    [
-        ("completion", "chat template writes the prompt as the user's message, and"),
-        ("chat", "chat template writes the prompt, and the completion as the answer"),
-        ("documents", ""),
-    ],
-)
-def test_the_form_of_a_text_is_told_where_there_are_prompts(words, kind, told):
-    words.chat_template = CHAT_TEMPLATE
-    task = PART.fitted(TaskSpec(), Target(kind=kind), words)
-    assert told in task.text_form and bool(task.text_form) == bool(told)
 
 
 def test_documents_are_packed_into_blocks_and_nothing_is_lost(words):
@@ -182,29 +157,6 @@ def test_long_prompts_lose_their_beginning_and_long_completions_their_end(words)
     _, made = completions(words, [prompts[0]] * 2, ["good"] * 2, 6)
     assert made.refusal.startswith("2 of 2 prompts do not fit into 6 tokens with their completions")
     assert "the longest example has 9:" in made.refusal
-
-
-def gradients(task, module, batch):
-    module.zero_grad()
-    loss = task.loss(module, batch)
-    loss.backward()
-    return [loss.detach(), *[p.grad.clone() for p in module.parameters()]]
-
-
-@pytest.mark.parametrize("architecture", ["llama-lm", "gpt2-lm"])
-def test_ids_at_padding_change_nothing_and_ids_of_the_prompt_do(words, architecture):
-    module = toy_base(architecture).module.requires_grad_(True)
-    task, made = completions(words, ["the food was", "a"], ["good", "fine plot"])
-    batch = batch_of(task, made)
-    before = gradients(task, module, batch)
-    is_padding = batch["attention_mask"] == 0
-    assert is_padding.any() and (batch["labels"][is_padding] == -100).all()
-    other = batch["input_ids"].masked_fill(is_padding, 9)
-    for first, second in zip(before, gradients(task, module, {**batch, "input_ids": other}), strict=True):
-        torch.testing.assert_close(first, second, atol=1e-7, rtol=1e-5)
-    prompt = batch["input_ids"].clone()
-    prompt[0, 0] += 1
-    assert abs(gradients(task, module, {**batch, "input_ids": prompt})[0] - before[0]) > 1e-5
 
 
 def test_prompt_and_padding_positions_have_no_loss(words, llama):

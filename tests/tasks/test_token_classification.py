@@ -154,25 +154,6 @@ def test_tokenizer_without_offsets_is_refused():
         PART.encode([[("a",)]], [(0,)], SimpleNamespace(is_fast=False), 9)
 
 
-def test_labels_at_padding_and_later_pieces_change_neither_loss_nor_gradients(make_base, pieces):
-    base = make_base("bert", seed=1)
-    module = transformers.AutoModelForTokenClassification.from_config(base.module.config)
-    made = PART.encode([[("newport", "is")], [("york",)]], [(1, 0), (1,)], pieces, 16)
-    batch = PART.collate(made.examples, made.labels, 0)
-    seen = []
-    for filler in (0, 9):
-        other = dict(batch)
-        other["input_ids"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, filler)
-        module.zero_grad()
-        loss = PART.loss(module, other)
-        loss.backward()
-        seen.append([loss.detach(), *[p.grad.clone() for p in module.parameters() if p.grad is not None]])
-    embeddings = [i for i, tensor in enumerate(seen[0]) if tensor.shape == (len(base.tokenizer), 16)]
-    assert (batch["attention_mask"] == 0).any() and embeddings
-    for first, second in zip(*seen, strict=True):
-        torch.testing.assert_close(first, second, atol=1e-7, rtol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("names", "spec", "metric"),
     [
@@ -274,13 +255,6 @@ def test_a_test_split_with_hidden_tags_is_left_out(tmp_path, hidden):
     data = read(tmp_path / "saved")
     assert data.label_names == ("O", "B-place") and data.test.inputs == ()
     assert "Left out the test part: no row of 9 has a label." in data.notes
-
-
-def test_minus_1_is_a_tag_where_train_has_it(tmp_path):
-    write(tmp_path / "train.jsonl", [{"tokens": [f"w{i}", "x"], "tags": [-1, i % 2]} for i in range(90)])
-    write(tmp_path / "test.jsonl", [{"tokens": ["so"], "tags": [-1]}])
-    data = read(tmp_path)
-    assert data.label_names == ("-1", "0", "1") and data.test.labels == ((0,),)
 
 
 @pytest.mark.parametrize("names", [("words", "labels"), ("Word", "Tag")])

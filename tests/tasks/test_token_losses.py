@@ -16,7 +16,6 @@ from toys.words import VOCABULARY
 from autopeft.extension import Target, discover
 from autopeft.records import TaskSpec
 from autopeft.tasks.parts import token_losses
-from autopeft.tasks.parts.output_layer import BeforeOutput
 
 TASKS = discover("autopeft.tasks")
 V = len(VOCABULARY)
@@ -214,26 +213,3 @@ def test_no_tensor_is_as_large_as_all_logits(monkeypatch):
         task.evaluate(model, iter([batch]))
     assert plain.largest_bytes >= 4 * n_tokens * n_words
     assert seen.largest_bytes <= 4 * limit < 4 * n_tokens * n_words / 5
-
-
-def test_a_gpu_takes_larger_pieces_and_an_estimate_of_it_takes_the_same(monkeypatch):
-    monkeypatch.setattr(token_losses, "GPU_PIECE_LOGITS", 5 * V)
-
-    def piece_sizes(device):
-        sizes = []
-        states, labels = torch.zeros(7, 2, device=device), torch.zeros(7, dtype=torch.long, device=device)
-        before = BeforeOutput(
-            states=states,
-            labels=labels,
-            to_logits=lambda x: sizes.append(len(x)) or torch.zeros(len(x), V, device=device),
-            n_words=V,
-            parameters=(),
-        )
-        token_losses.over_pieces(before, token_losses.losses_and_hits)
-        return sizes
-
-    assert piece_sizes("cpu") == [3, 3, 1]
-    assert piece_sizes("meta") == [5, 2]
-    with token_losses.pieces_of_a_gpu():
-        assert piece_sizes("cpu") == [5, 2]
-    assert piece_sizes("cpu") == [3, 3, 1]

@@ -82,18 +82,3 @@ def test_a_seam_within_a_token_leaves_both_texts_as_they_are_alone():
     (pair,) = token_pairs(tokenizer, ["a\n"], ["\nis"], add_special_tokens=False)
     assert pair == tuple(tokenizer(["a\n", "\nis"], add_special_tokens=False)["input_ids"])
     assert len(tokenizer("a\n\nis", add_special_tokens=False)["input_ids"]) < sum(map(len, pair)) - 1
-
-
-def test_a_tokenizer_without_a_space_before_texts_reads_each_text_once():
-    """Two texts of a row, not the first of them twice."""
-    tokenizer, seen = sentencepiece("none"), []
-
-    class Counted:
-        eos_token_id = sep_token_id = None
-
-        def __call__(self, texts, **others):
-            seen.extend(texts)
-            return tokenizer(texts, **others)
-
-    token_pairs(Counted(), ["capital?"] * 3, ["Paris"] * 3, add_special_tokens=False)
-    assert sum(map(len, seen)) < 3 * len("capital?Paris") + 10

@@ -5,41 +5,14 @@ from __future__ import annotations
 import copy
 import tracemalloc
 
-import numpy as np
 import pytest
-import torch
 from tokenizers.pre_tokenizers import Split
 from toys.tasks import TOYS, make_toy
 
 from autopeft.extension import discover
-from autopeft.tasks.parts.batches import pad, pad_features
-from autopeft.tasks.parts.tokens import as_row, split_rows, tokenized
+from autopeft.tasks.parts.tokens import tokenized
 
 TASKS = [name for name in TOYS if name != "image-classification"]
-
-
-@pytest.mark.parametrize("row", [[], [5], [0, 0], [1, 1, 1], [1, 0], [7, 7, 7], [0, -100, 2**31 - 1]])
-def test_row_has_its_values_and_cannot_be_written_to(row):
-    made = as_row(row)
-    assert made.tolist() == row
-    assert made.dtype == np.int32
-    with pytest.raises(ValueError, match="read-only"):
-        made[:] = 3
-
-
-def test_masks_and_types_of_one_length_share_an_array():
-    first, second = split_rows({"attention_mask": [[1, 1], [1, 1]], "token_type_ids": [[0, 0], [0, 1]]})
-    assert first["attention_mask"] is second["attention_mask"]
-    assert second["token_type_ids"].tolist() == [0, 1]
-
-
-@pytest.mark.parametrize("of", [list, as_row], ids=["lists", "arrays"])
-def test_batch_of_lists_is_that_of_arrays(of):
-    rows = [[3, 1], [], [4, 1, 5, 9]]
-    assert pad([of(row) for row in rows], 7).tolist() == [[3, 1, 7, 7], [7, 7, 7, 7], [4, 1, 5, 9]]
-    batch = pad_features([{"input_ids": of(row), "attention_mask": of([1] * len(row))} for row in rows], 7)
-    assert batch["attention_mask"].tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]
-    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
 
 
 @pytest.mark.parametrize("max_length", [3, 5, 6, 40])

@@ -7,13 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from toys.tasks import TOYS, make_toy
 
-from autopeft.extension import discover
-from autopeft.model import BaseModel
-from autopeft.records import Status
-from autopeft.train import Bench, Compute, EncodedSplit
-from autopeft.train.batches import _IDLE_MEASUREMENTS, Batches
+from autopeft.train import Compute, EncodedSplit
+from autopeft.train.batches import Batches
 
 
 class CountingTask:
@@ -73,58 +69,10 @@ def test_circle_that_does_not_fit_keeps_what_fits():
     assert task.n_collated == 4 + 3 * 2  # half of the circle was found every time
 
 
-def test_idle_batches_make_room_the_least_recently_used_first():
-    task = CountingTask()
-    batches = make_batches(2 * 8, task)
-    batches.get("train", [0])
-    batches.get("train", [1])
-    batches.get("train", [0])
-    for _ in range(_IDLE_MEASUREMENTS):
-        batches.next_measurement()
-    batches.get("train", [2])
-    assert task.n_collated == 3
-    batches.get("train", [0])
-    assert task.n_collated == 3  # 1 was used before 0, and has gone
-    batches.get("train", [1])
-    assert task.n_collated == 4
-    assert batches.n_bytes == 2 * 8
-
-
 def test_batch_made_in_inference_mode_serves_a_later_graph():
     batches = make_batches(2**20)
     with torch.inference_mode():
         assert not batches.get("train", [1]).batch["input_ids"].is_inference()
-
-
-@pytest.mark.parametrize("name", TOYS)
-def test_trials_leave_kept_batches_as_they_were(name, tokenizer, methods, make_plan, fidelity):
-    bench = toy_bench(make_toy(discover("autopeft.tasks")[name], tokenizer), name, methods)
-    names = ["lora", "ia3", "bitfit"]
-    before = {}
-    for method in names:
-        for split in ("search", "confirm"):
-            seen = bench.measure(make_plan(bench.base, method), fidelity(split=split, train_steps=3))
-            assert seen.status is Status.COMPLETE, seen.error
-        kept = {key: entry.collated.batch for key, entry in bench.batches._kept.items()}
-        before = before or {key: copies(batch) for key, batch in kept.items()}
-        assert before.keys() <= kept.keys()
-        for key, batch in before.items():
-            for feature, tensor in batch.items():
-                assert torch.equal(kept[key][feature], tensor)
-
-
-def copies(batch):
-    return {name: tensor.clone() for name, tensor in batch.items()}
-
-
-def toy_bench(toy, name, methods):
-    heads = ("classifier.", "score.")
-    untrained = frozenset(n for n in toy.module.state_dict() if n.startswith(heads))
-    base = BaseModel(toy.module, toy.tokenizer, name=f"toy of {name}", untrained=untrained)
-    made = toy.encoded()
-    split = EncodedSplit(examples=made.examples, labels=made.labels)
-    splits = dict.fromkeys(("train", "search", "confirm"), split)
-    return Bench(base=base, task=toy.task, methods=methods, splits=splits, batch_size=4)
 
 
 def test_kept_batches_change_no_number(make_bench, make_plan, fidelity):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 
@@ -20,7 +19,7 @@ from autopeft.pipeline.computing import in_memory_of_run, memory_needed
 from autopeft.pipeline.resuming import resumed
 from autopeft.records import ExecutionSpec, with_setting
 from autopeft.store import RunDir
-from autopeft.train import Bench, Compute, EncodedSplit, choose_compute, choosing, kept_bytes
+from autopeft.train import Bench, Compute, EncodedSplit, choose_compute, choosing
 from autopeft.train.choosing import most_tokens
 
 GIB, MIB = 2**30, 2**20
@@ -146,18 +145,6 @@ def test_checkpointed_row_keeps_less_and_trains_to_the_same_numbers(make_bench, 
     assert again.peak_bytes < seen.peak_bytes
 
 
-def test_checkpointed_rows_keep_what_one_layer_computes_again_beside_the_inputs(make_bench, make_plan):
-    """The toy has two layers, of which one at a time is computed again."""
-    bench = make_bench()
-    plan, rows = make_plan(bench.base, "lora"), [0, 0, 0]
-    plain = kept_bytes(bench, plan, rows)
-    assert plain == bench.saved_bytes(plan, rows)
-    bench.compute.checkpointing = True
-    inputs = bench.saved_bytes(plan, rows)
-    kept = kept_bytes(bench, plan, rows)
-    assert kept == pytest.approx(inputs + (plain - inputs) / 2, rel=0.05)
-
-
 def test_counting_leaves_the_base_model_as_it_was(make_bench, make_plan):
     bench = make_bench()
     before = bench.base.sha256()
@@ -211,19 +198,3 @@ def test_what_saves_memory_already_is_not_advised(settings, steps, model_dir, da
     with pytest.raises(ModelError) as refusal:
         scarce_step(spec)
     assert [step for step in ("--checkpointing on", "--quantize 4bit") if step in str(refusal.value)] == steps
-
-
-def test_checkpoint_that_is_quantised_already_is_not_to_be_quantised(model_dir, data_dir, tmp_path):
-    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
-    quantised = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-    content = json.dumps(config | {"quantization_config": quantised})
-    (tmp_path / "config.json").write_text(content, encoding="utf-8")
-    with pytest.raises(ModelError, match="Lower --max-length, set --checkpointing on, or take a smaller"):
-        scarce_step(run_spec(tmp_path, data_dir))
-
-
-@pytest.mark.parametrize("requested", ["on", "off"])
-def test_warning_of_scarce_memory_names_what_is_not_on_yet(requested, make_bench, caplog):
-    choose_compute(make_bench(), ExecutionSpec(checkpointing=requested, memory_bytes=1))
-    assert "Memory may run out" in caplog.text
-    assert ("set --checkpointing on" in caplog.text) == (requested == "off")

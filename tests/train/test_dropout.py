@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import pytest
 import torch
@@ -86,10 +85,3 @@ def test_noncontiguous_and_empty_tensors_and_a_generator_of_their_own() -> None:
         assert torch.equal(torch.get_rng_state(), state)
         with pytest.raises(RuntimeError, match=r"p=1\.5"):
             torch.empty(3).bernoulli_(1.5)
-
-
-def test_no_warning_reaches_the_user() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with quick_masks(CPU):
-            drawn(0.5)

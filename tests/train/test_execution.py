@@ -57,23 +57,6 @@ def test_adapters_learn_in_bfloat16_as_they_do_in_float32(make_bench, make_base,
     assert losses["bfloat16"][0] - losses["bfloat16"][1] > gain / 2
 
 
-def test_run_in_bfloat16_says_so(model_dir, data_dir, tmp_path):
-    spec = run_spec(
-        model_dir,
-        data_dir,
-        max_steps=4,
-        batch_size=8,
-        budget="5%",
-        trials=2,
-        confirm="none",
-        dtype="bfloat16",
-        device="cpu",
-        out=str(tmp_path / "run"),
-    )
-    result, _ = pipeline.search(spec, progress=Silent())
-    assert (result.environment["dtype"], result.environment["device"]) == ("bfloat16", "cpu")
-
-
 @pytest.mark.parametrize(
     ("device", "words"),
     [

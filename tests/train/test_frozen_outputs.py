@@ -216,45 +216,6 @@ def test_higher_cut_starts_from_a_lower_one_and_not_the_other_way_round(proven):
     assert use(outputs, 1) == [0, 1, 2]
 
 
-def test_full_store_keeps_what_is_in_use(proven):
-    outputs = proven(250)
-    assert use(outputs, 2) == [0, 1, 2]
-    for _ in range(20):
-        assert use(outputs, 2) == [2]
-    assert outputs.n_bytes == 200
-
-
-def test_outputs_that_no_plan_uses_make_room(proven):
-    outputs = proven(300)
-    use(outputs, 3)
-    n_until_room = next(n for n in range(1, 20) if use(outputs, 1) == [])
-    assert n_until_room == 9
-    assert outputs.n_bytes == 300
-
-
-def test_cleared_store_is_empty_and_fills_again(proven):
-    outputs = proven(10**6)
-    use(outputs, 2)
-    outputs.clear()
-    assert outputs.n_bytes == 0
-    assert (use(outputs, 2), use(outputs, 2)) == ([0, 1, 2], [])
-
-
-def test_measurement_without_room_for_the_trial_runs_every_layer_and_the_next_one_tries_again():
-    outputs, n_calls = FrozenOutputs(max_bytes=10**6), 0
-
-    def starved(model, batch):
-        nonlocal n_calls
-        n_calls += 1
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    assert use(outputs, 2, loss=starved) == [0, 1, 2]
-    assert n_calls == 1
-    assert outputs.n_bytes == 0
-    assert use(outputs, 2) == [0, 0, 1, 2]  # the first batch in the trial too
-    assert use(outputs, 2) == []
-
-
 def test_plan_fits_though_the_trial_of_skipping_does_not(make_pair, make_plan, fidelity):
     starved, plain = make_pair("bert")
     task = starved.task
@@ -272,14 +233,3 @@ def test_plan_fits_though_the_trial_of_skipping_does_not(make_pair, make_plan, f
     seen = measured(plain, plans, fidelity)
     assert measured(replace(starved, task=OutOfMemoryInTrial()), plans, fidelity) == seen
     assert starved.compute.of(plans[0]) == Compute()
-
-
-def test_batches_that_were_not_noted_run_every_layer(proven):
-    outputs, model, ran = proven(10**6), Layers(2), []
-    model.layers[0][0].register_forward_pre_hook(lambda module, args: ran.append(1))
-    batch = {"x": torch.ones(5, 5)}
-    with outputs.used_by(model):
-        for _ in range(3):
-            outputs.expect(batch, lambda model, batch: model(batch["x"]))
-            model(batch["x"])
-    assert len(ran) == 3

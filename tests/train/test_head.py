@@ -148,9 +148,3 @@ def test_head_that_peft_cannot_identify_is_refused_when_the_model_is_loaded(name
     base = BaseModel(getattr(transformers, name)(config), None, name="odd", untrained=frozenset())
     with pytest.raises(SiteError, match=message):
         require_sites(base)
-
-
-def test_a_model_that_says_minus_one_has_no_limit_of_positions():
-    config = transformers.XLNetConfig(vocab_size=50, d_model=16, n_layer=1, n_head=2, d_inner=32)
-    module = transformers.XLNetForSequenceClassification(config)
-    assert BaseModel(module, None, name="xlnet", untrained=frozenset()).max_tokens is None

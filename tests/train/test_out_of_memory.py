@@ -105,22 +105,6 @@ def test_outputs_of_frozen_layers_give_way_before_micro_batches(scarce, make_pla
     assert bench.frozen_outputs.n_bytes == 0
 
 
-def test_what_frozen_layers_give_is_kept_again_where_that_was_no_help(scarce, make_plan, fidelity):
-    bench = scarce(training=0)
-    plan, bench.frozen_outputs.n_bytes = make_plan(bench.base, "lora"), 1
-    bench.measure(plan, fidelity())
-    assert bench.compute.of(plan).shares_outputs
-
-
-@pytest.mark.parametrize(("room", "n_refused", "checkpointing"), [(80, 1, False), (40, 2, False)])
-def test_micro_batches_are_halved_twice_at_most(room, n_refused, checkpointing, scarce, make_plan, fidelity):
-    bench = scarce(training=room)
-    plan = make_plan(bench.base, "lora")
-    seen = bench.measure(plan, fidelity())
-    assert (seen.status, bench.task.n_refused) == (Status.COMPLETE, n_refused)
-    assert bench.compute.of(plan).checkpointing is checkpointing
-
-
 class Uncheckpointed(Scarce):
     """Memory runs out at more tokens without checkpointing."""
 

@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from autopeft.records import Status
 from autopeft.train import rate_schedule
-from autopeft.train.pausing import Position, pause, resume
 
 RUNGS = (4, 9, 20)
 
@@ -58,35 +57,6 @@ def test_mix_of_methods_pauses_too(make_pausing, make_plan, methods, fidelity):
     for n_steps in RUNGS:
         paused = keeping.measure(plan, fidelity(train_steps=n_steps))
     assert timeless(paused) == timeless(plain.measure(plan, fidelity(train_steps=n_steps)))
-
-
-def test_state_file_holds_values_moments_and_the_random_state(make_pausing, make_plan, fidelity):
-    keeping, _, folder = make_pausing()
-    plan = make_plan(keeping.base, "lora")
-    keeping.measure(plan, fidelity(train_steps=9))
-    keeping.states.write()
-    (state,) = folder.glob("*/*")
-    tensors = load_file(state)
-    n_values = sum(t.numel() for name, t in tensors.items() if name.startswith("value."))
-    assert n_values == plan.trainable_params + keeping.base.head_params
-    for moment in ("exp_avg", "exp_avg_sq"):
-        assert sum(t.numel() for name, t in tensors.items() if name.startswith(f"{moment}.")) == n_values
-    assert {float(t) for name, t in tensors.items() if name.startswith("step.")} == {9.0}
-    assert tensors["rng"].shape == torch.random.get_rng_state().shape
-
-
-def test_generator_of_an_apple_gpu_is_paused_and_resumed_too(monkeypatch):
-    states = [torch.tensor([7], dtype=torch.uint8)]
-    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: states[-1])
-    monkeypatch.setattr(torch.mps, "set_rng_state", states.append)
-    model, device = torch.nn.Linear(2, 2), torch.device("mps")
-    optimizer = torch.optim.AdamW(model.parameters(), fused=False)
-    schedule = rate_schedule(20, rung_steps=RUNGS)
-    position = Position(step=RUNGS[0], ends=schedule.ends[:1])
-    state = pause(position, model, optimizer, device=device)
-    states.append(torch.tensor([8], dtype=torch.uint8))
-    assert resume(state, model, optimizer, schedule=schedule, device=device) == position
-    assert states[-1].tolist() == [7]
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "blank", "other"])
@@ -220,10 +190,3 @@ def test_every_rung_has_positive_rates_of_at_most_the_peak(n_steps, rung_steps):
     schedule = rate_schedule(n_steps, rung_steps=rung_steps)
     assert schedule.n_steps == n_steps
     assert all(0 < schedule.multiplier(step) <= 1 for step in range(n_steps))
-
-
-def test_states_in_memory_are_few_beside_the_weights_of_a_cpu(make_pausing, monkeypatch):
-    """However much is free: a quarter GiB, or a twentieth of the weights."""
-    monkeypatch.setattr("autopeft.train.bench.free_bytes", lambda *_, **__: 2**40)
-    keeping, *_ = make_pausing()
-    assert keeping.states.max_bytes == 2**28

@@ -11,12 +11,10 @@ from toys.bases import toy_base
 from toys.tasks import with_end_of_text
 from toys.words import CONTEXT, toy_rows
 
-from autopeft.extension import PlacesBatches, Target, discover
+from autopeft.extension import Target, discover
 from autopeft.records import Status, TaskSpec
-from autopeft.tasks.parts.output_layer import positions_of
 from autopeft.tasks.parts.writing import WritingTask
 from autopeft.train import Bench, Compute, EncodedSplit
-from autopeft.train.batches import Batches
 
 # What a GPU must be waited for: the operations behind `nonzero`, `item`, `if tensor` and boolean indices.
 WAITS = ("nonzero", "_local_scalar_dense", "masked_select", "is_nonzero", "equal")
@@ -76,15 +74,6 @@ def bench_of(task, split, methods, *, architecture, **settings):
     return Bench(base=base, task=task, methods=methods, splits=splits, batch_size=6, **settings)
 
 
-@pytest.mark.parametrize(
-    "look",
-    [torch.Tensor.nonzero, torch.Tensor.item, bool, lambda x: x[x > 0], lambda x: x.masked_select(x > 0)],
-)
-def test_looks_at_values_are_refused_here(look):
-    with Refusal(), pytest.raises(AssertionError, match="waits for the device"):
-        look(torch.ones(1))
-
-
 def test_batch_of_which_nothing_is_known_is_looked_at(tokenizer):
     task, split = fitted("padded", tokenizer)
     batch = task.collate(split.examples[:6], split.labels[:6], 0)
@@ -129,38 +118,3 @@ def test_what_is_known_of_batches_changes_rounding_at_most(
         seen.append(replace(measurement, train_seconds=0.0, eval_seconds=0.0, overhead_seconds=0.0))
     assert seen[0].loss == pytest.approx(seen[1].loss, rel=1e-5)
     assert kind == "padded" or seen[0] == seen[1]
-
-
-def test_positions_are_those_of_the_labels_and_their_bytes_are_counted(tokenizer):
-    task, split = fitted("padded", tokenizer)
-    assert isinstance(task, PlacesBatches)
-    batches = Batches(
-        splits={"train": split},
-        task=task,
-        pad_token_id=0,
-        device=torch.device("cpu"),
-        max_bytes=2**20,
-    )
-    batch, n_terms = batches.get("train", [3, 1, 4])
-    targets = task.model_type.targets(batch["labels"])
-    rows, columns = task._positions[batch["labels"]]
-    assert list(zip(rows.tolist(), columns.tolist(), strict=True)) == [
-        (row, column)
-        for row, labels in enumerate(targets.tolist())
-        for column, label in enumerate(labels)
-        if label != -100
-    ]
-    assert rows.numel() == n_terms
-    assert batches.n_bytes == sum(tensor.nbytes for tensor in batch.values()) + 2 * 8 * n_terms
-
-
-def test_rows_of_a_batch_have_positions_of_their_own(tokenizer):
-    task, split = fitted("padded", tokenizer)
-    batch = task.collate(split.examples[:6], split.labels[:6], 0)
-    placed = task.placed(batch, lambda tensor: tensor.clone())
-    half = {name: tensor[:3] for name, tensor in placed.items()}
-    module = toy_base("llama-lm").module
-    expected = task.loss(module, {name: tensor[:3].clone() for name, tensor in batch.items()})
-    assert task.loss(module, half) == expected
-    listed = positions_of(task.model_type.targets(half["labels"]))
-    assert listed.shape[1] < task._positions[placed["labels"]].shape[1]
