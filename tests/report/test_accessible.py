@@ -6,21 +6,14 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from toys.pages import Page
 from toys.results import BASELINE, BEST, WORDS, of_language_model, toy_result, with_head
 
 from autopeft import report
-from autopeft.report import heat
-from autopeft.report.charts.canvas import LIGHT_COLOURS, LIGHT_GROUPS
-from autopeft.report.drawing import Drawing
 
 VOID = {"meta", "path", "br", "circle", "rect", "use"}
-DOCS = Path(__file__).parents[2] / "docs"
-# What the theme of the documentation paints behind code, and in the light scheme its links and names.
-CODE_LIGHT, CODE_DARK, FOOTER = "#f5f5f5", "#272a35", "#171717"
 
 
 def luminance(colour):
@@ -33,13 +26,6 @@ def luminance(colour):
 def contrast(first, second):
     low, high = sorted((luminance(first), luminance(second)))
     return (high + 0.05) / (low + 0.05)
-
-
-def over(colour, paper):
-    """`#rrggbbaa` on paper."""
-    share = int(colour[7:9], 16) / 255
-    mixed = (share * int(colour[n : n + 2], 16) + (1 - share) * int(paper[n : n + 2], 16) for n in (1, 3, 5))
-    return "#" + "".join(f"{round(channel):02x}" for channel in mixed)
 
 
 def test_the_formula_of_contrast_is_that_of_wcag():
@@ -86,35 +72,6 @@ def test_whatever_is_drawn_has_a_contrast_of_three(colours):
     pairs = [*((name, "card") for name in (*groups, "soft", "ink")), ("hatch", "l6"), ("soft", "band")]
     low = {pair: contrast(*map(colours.get, pair)) for pair in pairs}
     assert {pair: ratio for pair, ratio in low.items() if ratio < 3} == {}
-
-
-def test_figures_and_heat_maps_have_the_colours_of_the_page(html):
-    light, dark = schemes(html)
-    assert tuple(light[f"g{n}"] for n in range(9)) == LIGHT_GROUPS
-    assert set(LIGHT_COLOURS.values()) == {light[name] for name in ("ink", "soft", "card", "band")}
-    for shades, scheme in ((heat.LIGHT, light), (heat.DARK, dark)):
-        assert shades == tuple((scheme[f"l{n}"], scheme[f"t{n}"]) for n in range(1, 6))
-
-
-def test_no_edge_and_no_line_of_a_chart_is_transparent():
-    """A group's colour has its contrast in full; a point may be filled with less of it."""
-    drawing = Drawing(with_head(toy_result()), WORDS)
-    for sheet in (drawing.score(), drawing.seeds(), drawing.rates(), drawing.rungs(), drawing.difference()):
-        styles = re.findall(r'style="([^"]*)"', str(sheet.svg()))
-        assert any("stroke: var(" in style for style in styles)
-        faint = [s for s in styles if "stroke: " in s and re.search(r"(?<!fill-)opacity: 0?\.", s)]
-        assert faint == []
-
-
-def test_a_shorter_trial_run_is_filled_less():
-    sheet = Drawing(toy_result(), WORDS).rates()
-    edges, fills = {}, {}
-    for line in sheet.axes.lines:
-        if line.get_gid():
-            steps = int(str(line.get_gid()).rpartition("-")[2])
-            edges.setdefault(steps, set()).add(line.get_markeredgecolor())
-            fills.setdefault(steps, set()).add(str(line.get_markerfacecolor()))
-    assert edges[30] >= edges[75] and len(fills[30]) == 1 < len(fills[75])
 
 
 class Tree(HTMLParser):
@@ -171,11 +128,6 @@ def test_every_table_has_a_caption_and_every_row_and_column_its_head(pages, name
         assert all("th" in row or len(row) == 1 for row in table["rows"]), table
 
 
-def test_captions_of_one_page_differ(pages):
-    captions = [table["caption"] for table in Tree(pages["report"]).tables]
-    assert len(captions) == len(set(captions))
-
-
 def test_the_numbers_of_the_pictures_are_tables(html):
     page, result = Page(html), with_head(toy_result())
     score, seeds, rates = map(page.columns, ("95 % interval", "seed 101", "after 75 steps"))
@@ -193,32 +145,3 @@ def test_the_numbers_of_the_pictures_are_tables(html):
     for plan, words in rate.items():
         assert (words, losses[plan, 30], losses[plan, 75]) in shown
     assert len(shown) == len({m.plan for m in runs})
-
-
-def test_the_picture_of_the_difference_says_its_numbers():
-    label = Drawing(toy_result(), WORDS).difference().label
-    assert all(number in label for number in ("+1.4 points", "+0.6 points to +2.2 points", "± 1.0 points"))
-
-
-def test_a_module_that_is_left_alone_is_said_in_words(html):
-    assert html.count('<span aria-hidden="true">·</span><span class="unseen">no adapter</span>') >= 1
-    assert ">·</td>" not in html
-
-
-def test_the_texts_of_a_heat_map_are_no_part_of_an_image():
-    """Inside of an image a screen reader finds nothing: neither the cells nor their titles."""
-    result = toy_result()
-    assert "role=" not in report.heat_svg(result.sites, result.scores, title="tiny")
-
-
-def test_the_documentation_repairs_what_its_theme_has_too_pale():
-    css = (DOCS / "extra.css").read_text(encoding="utf-8")
-    blocks = re.findall(r'data-md-color-scheme="(\w+)"\][^{]*\{(.*?)\}', css, re.DOTALL)
-    assert [name for name, _ in blocks] == ["default", "slate"]
-    light, dark = (dict(re.findall(r"--([\w-]+): (#\w+)", block)) for _, block in blocks)
-    assert contrast(over(light["md-default-fg-color--light"], CODE_LIGHT), CODE_LIGHT) >= 4.5
-    for name in ("md-code-hl-constant-color", "md-code-hl-number-color", "md-typeset-a-color"):
-        assert contrast(dark[name], CODE_DARK) >= 4.5
-    for scheme in (light, dark):
-        assert contrast(over(scheme["md-footer-fg-color--lighter"], FOOTER), FOOTER) >= 4.5
-    assert re.search(r"a:not\([^)]*\) \{ text-decoration: underline", css)

@@ -67,12 +67,6 @@ def test_a_heading_sorts_its_table_both_ways_by_click_and_by_key(page):
     assert [int(t.replace(",", "")) for t in column(page, "confirmed", 6)] == sorted(parameters, reverse=True)
 
 
-def test_words_sort_too(page):
-    page.locator("#trials th", has_text="arm").get_by_role("button").click()
-    arms = column(page, "trials", 1)
-    assert arms == sorted(arms) and len(arms) == 4
-
-
 def test_a_click_copies_the_commands(page):
     page.locator("#use .copy").first.click()
     page.wait_for_function("document.querySelector('#use .copy').textContent === 'Copied'")
@@ -136,37 +130,6 @@ def test_the_arm_stays_on_the_phone_and_details_open_on_paper(page):
     assert page.locator("#confirmed td.arm").first.is_visible()
 
 
-def test_on_a_phone_a_mean_stands_beside_its_error(page):
-    """The gap between the two is a space, not the rest of the line."""
-    page.set_viewport_size({"width": 390, "height": 800})
-    gaps = page.evaluate("""() => [...document.querySelectorAll(".cards td.r small")].map((error) => {
-        const mean = document.createRange();
-        mean.setStart(error.parentNode, 0);
-        mean.setEndBefore(error);
-        return error.getBoundingClientRect().left - mean.getBoundingClientRect().right;
-    })""")
-    assert len(gaps) >= 9 and all(-1 <= gap < 8 for gap in gaps)
-
-
-@pytest.mark.parametrize("width", [768, 880, 920])
-def test_no_column_of_a_leaderboard_is_out_of_sight(page, width):
-    page.set_viewport_size({"width": width, "height": 800})
-    hidden = """() => [...document.querySelectorAll(".scroll")].filter((box) =>
-        box.scrollWidth > box.clientWidth).map((box) => box.innerText.slice(0, 80))"""
-    assert page.evaluate(hidden) == []
-
-
-def test_a_heading_that_sorts_is_called_by_its_words_alone(page):
-    tree = page.locator("#confirmed thead").aria_snapshot()
-    assert '- button "parameters"' in tree and "\u2195" not in tree
-
-
-def test_a_copy_is_told_to_screen_readers(page):
-    assert page.get_by_role("status").inner_text() == ""
-    page.locator("#use .copy").first.click()
-    page.wait_for_function("document.querySelector('[role=status]').textContent === 'Copied'")
-
-
 SPACED = "line-height: 1.5 !important; letter-spacing: .12em !important; word-spacing: .16em !important"
 
 
@@ -206,26 +169,3 @@ def test_the_tab_key_stops_where_something_is_to_do_and_is_seen(page, width, hei
         stops.append(seen)
     assert 20 < len(stops) < 100
     assert [at for at in stops if at["hidden"] or at["small"] or not at["works"]] == []
-
-
-def test_forced_colours_keep_the_shades_of_maps(page):
-    shade = "() => getComputedStyle(document.querySelector('.map td.l4')).backgroundColor"
-    before = page.evaluate(shade)
-    page.emulate_media(forced_colors="active")
-    assert page.evaluate(shade) == before
-
-
-def test_on_paper_headings_repeat_and_labels_of_maps_are_whole(page):
-    page.emulate_media(media="print")
-    # A button breaks the group of headings that is printed on each page.
-    displays = "() => [...document.querySelectorAll('thead button')].map((b) => getComputedStyle(b).display)"
-    assert set(page.evaluate(displays)) == {"contents"}
-    gaps = """() => [...document.querySelectorAll(".map tbody th")].map((head) => {
-        const text = document.createRange();
-        text.selectNodeContents(head);
-        const box = head.closest(".scroll, .keep, section").getBoundingClientRect();
-        return text.getBoundingClientRect().left - box.left;
-    })"""
-    assert min(page.evaluate(gaps)) >= 0
-    after = "() => getComputedStyle(document.querySelectorAll('#modules h2 + p')[1]).breakAfter"
-    assert page.evaluate(after) == "avoid"

@@ -48,25 +48,6 @@ def test_the_hub_is_told_which_part_of_a_split_gave_the_score():
     assert confirmed[0].dataset_name == "trec|6 (500 of 1,500 examples of confirm)"
 
 
-@pytest.mark.parametrize(
-    ("n", "listed"),
-    [
-        (2, "Labels: l0, l1."),
-        (20, "Labels: " + ", ".join(f"l{i}" for i in range(20)) + "."),
-        (10_000, "Labels: " + ", ".join(f"l{i}" for i in range(20)) + " and 9,980 more."),
-    ],
-)
-def test_the_card_lists_the_first_labels(n, listed):
-    result = toy_result()
-    text = card(many_labels(result, [f"l{i}" for i in range(n)]), seed=101).text
-    assert listed in text.splitlines() and len(text) < 10_000
-    assert "x" * 61 not in card(many_labels(result, ["a", "x" * 5000]), seed=101).text
-
-
-def many_labels(result, names):
-    return replace(result, setting=replace(result.setting, label_names=tuple(names)))
-
-
 def test_the_card_says_how_many_rows_and_steps_stand_behind_its_numbers():
     result = toy_result()
     text = card(result, seed=101).text
@@ -75,17 +56,6 @@ def test_the_card_says_how_many_rows_and_steps_stand_behind_its_numbers():
     assert "trained for 300 steps of a full run's 300" in text
     one = tuple(replace(record, seeds=record.seeds[:1]) for record in result.confirmations)
     assert "over the examples, of one seed" in card(replace(result, confirmations=one), seed=101).text
-
-
-def test_the_card_of_a_language_model_says_how_prompts_are_written():
-    result = toy_result()
-    assert "- Text:" not in card(result, seed=101).text
-    form = "A row is written as prompt, line break, completion, </s>; without the line break where"
-    with_form = replace(result, setting=replace(result.setting, text_form=form))
-    assert (
-        "\n- Text: A row is written as prompt, line break, completion, &lt;/s>; without"
-        in card(with_form, seed=101).text
-    )
 
 
 def test_what_the_base_model_lacks_stands_in_card_reports_and_result():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import cycle
 
 import pytest
 from toys.results import BASELINE, BEST, HEAD, SMALLEST, WORDS, toy_confirmations, toy_result
@@ -12,7 +11,6 @@ from autopeft import report
 from autopeft.report.naming import Naming
 from autopeft.report.page import contents
 from autopeft.report.tables import first_proposals
-from autopeft.report.words import megabytes
 
 LOSSES = replace(WORDS, metric_is_share=False)
 
@@ -107,39 +105,6 @@ def test_the_smaller_plan_and_the_head_are_told_with_their_distance():
     assert untested[0].endswith(f"{lower} (3 seeds; not proven to be as good).")
 
 
-def test_a_head_that_does_as_well_adapts_nothing_and_scores_the_same():
-    confirmations = toy_confirmations("confirm", 0.94, 0.9541, 0.942)
-    head = replace(confirmations[0], name="head", plan=HEAD, metric_mean=0.9539)
-    proven = {"verdict": replace(toy_result().verdict, smallest_equivalent="proven"), "smallest": HEAD}
-    result = replace(toy_result(), confirmations=(*confirmations, head), **proven)
-    answer = report.answer_of(result, WORDS)
-    assert answer.title.endswith(" by 1.4 points; the head alone is proven as good, within 1.0 points.")
-    (alone,) = answer.aside
-    start = "Training only the output layer (the head), without adapters, scores"
-    assert alone == f"{start} the same on the confirm split."
-    untrained = replace(result, setting=replace(result.setting, head_params=0))
-    assert report.answer_of(untrained, WORDS).aside[-1] == (
-        "Training leaves the accuracy at 95.4 % on the confirm split."
-    )
-    title = answered("inconclusive", 0.0002, -0.008, 0.016).title
-    assert title.startswith("The searched LoRA trains 1.4 times fewer parameters and scored the same as the ")
-    assert title.endswith(" default LoRA, which settles nothing.")
-
-
-def test_the_ranks_follow_the_modules_and_a_method_without_ranks_has_none():
-    result = toy_result()
-
-    def said(*ranks):
-        adapters = [
-            replace(adapter, rank=rank)
-            for adapter, rank in zip(result.best.adapters, cycle(ranks), strict=False)
-        ]
-        changed = replace(result, best=replace(result.best, adapters=tuple(adapters)))
-        return report.answer_of(changed, WORDS).use[1].partition(": ")[2].partition(", with ")[2]
-
-    assert (said(0), said(3), said(16, 2, 0)) == ("", "rank 3.", "ranks 2 to 16.")
-
-
 def test_a_lower_loss_is_said_to_be_lower():
     result = toy_result()
     confirmations = toy_confirmations("confirm", 1.60, 1.50, 1.55)
@@ -203,26 +168,6 @@ def test_a_default_that_led_from_the_start_is_not_called_settled():
     assert answer.sure[0].startswith("Chosen by short trial runs") and "ettled" not in " ".join(answer.sure)
 
 
-@pytest.mark.parametrize(
-    ("workers", "words"), [("1", "took 12.1 min in all"), ("3", "took 12.1 min of work, shared by 3 workers")]
-)
-def test_work_of_several_workers_is_not_called_the_time_that_a_search_took(workers, words):
-    result = toy_result()
-    result = replace(result, environment={**result.environment, "workers": workers})
-    assert words in report.answer_of(result, WORDS).cost[0]
-
-
-def test_full_runs_of_the_default_are_told():
-    result = toy_result()
-    verdict = replace(result.verdict, label="default kept", mean_difference=0.0, interval_95=None)
-    run = next(m for m in result.measurements if m.fidelity.split == "search")
-    full = replace(run, fidelity=replace(run.fidelity, train_steps=result.setting.full_run_steps))
-    result = replace(result, best=BASELINE, verdict=verdict, measurements=(*result.measurements, full, full))
-    assert report.answer_of(result, WORDS).sure[0] == (
-        "Chosen by short trial runs and 2 full ones of the default: no other plan did clearly better there."
-    )
-
-
 def test_a_default_that_failed_on_a_seed_is_told_and_its_mean_is_no_lead():
     result = toy_result()
     records = tuple(
@@ -242,78 +187,10 @@ def test_a_default_that_failed_on_a_seed_is_told_and_its_mean_is_no_lead():
     )
 
 
-def test_the_head_as_the_best_plan_is_not_compared_with_itself():
-    record = replace(toy_confirmations("confirm", 0.9, 0.9, 0.9)[1], plan=HEAD)
-    answer = answered(
-        "better", 0.293, 0.208, 0.377, best=HEAD, smallest=HEAD, confirmations=(record,), test=()
-    )
-    assert answer.title == "Use the head alone: it beats the default LoRA by 29.3 points."
-    assert answer.aside == ()
-    assert answer.use[-1] == "It adapts nothing and trains the output layer (the head) alone, 390 parameters."
-    rows = report.summary_of(replace(toy_result(), best=HEAD, smallest=HEAD, confirmations=(record,)), WORDS)
-    assert [row.joined_marks for row in rows] == ["baseline", "best = smallest"]
-
-
 def test_an_interval_that_ends_at_zero_settles_nothing():
     assert answered("inconclusive", 0.01, 0.0, 0.02).sure[0].startswith("Not settled: ")
     assert answered("default kept", -0.01, -0.02, 0.0).sure[0].startswith("Not settled: ")
     assert answered("equivalent", 0.002, 0.0, 0.004).sure[0].startswith("Settled: ")
-
-
-def test_runs_of_half_length_are_named_where_a_difference_is_settled():
-    verdict = replace(toy_result().verdict, fidelity="half", n_seeds=2)
-    assert (
-        "2 seeds, runs of half length"
-        in report.answer_of(replace(toy_result(), verdict=verdict), WORDS).sure[0]
-    )
-
-
-@pytest.mark.parametrize(
-    ("others", "words"),
-    [({}, "no other plan was tried"), ({HEAD: "head"}, "only the default and the head alone were tried")],
-)
-def test_where_nothing_but_the_default_was_tried_that_is_said(others, words):
-    result = toy_result()
-    kinds = {BASELINE: "baseline", **others}
-    tried = tuple(
-        replace(p, arm=replace(p.arm, kind=kinds[p.plan])) for p in result.proposals if p.plan in kinds
-    )
-    first = tuple(m for m in result.measurements if m.plan in kinds and m.fidelity.train_steps != 75)
-    verdict = replace(result.verdict, label="default kept", mean_difference=None, interval_95=None)
-    kept = replace(
-        result,
-        best=BASELINE,
-        smallest=BASELINE,
-        proposals=tried,
-        measurements=first,
-        verdict=verdict,
-    )
-    answer = report.answer_of(kept, WORDS)
-    assert answer.title == f"Keep the default LoRA: {words}."
-    assert any("Time or cost ended the search after 30 steps a plan" in sentence for sentence in answer.sure)
-
-
-def test_a_default_that_is_kept_since_both_are_as_good_is_settled():
-    for stopped_by, word in (("equivalent", "Settled"), ("planned", "Not settled")):
-        verdict = replace(
-            toy_result().verdict,
-            label="default kept",
-            mean_difference=0.001,
-            interval_95=(-0.004, 0.006),
-            n_seeds=3,
-            stopped_by=stopped_by,
-        )
-        assert report.answer_of(replace(toy_result(), verdict=verdict), WORDS).sure[0].startswith(f"{word}: ")
-
-
-def test_without_a_verdict_the_difference_on_the_test_split_is_told_too():
-    answer = answered("inconclusive", 0.004, -0.008, 0.016)
-    assert answer.sure[1] == "The searched LoRA scored 1.2 points higher than the default on the test split."
-    untested = answered("inconclusive", 0.004, -0.008, 0.016, test=())
-    same = answered("inconclusive", 0.004, -0.008, 0.016, test=toy_confirmations("test", 0.9, 0.9, 0.9))
-    settled = answered("better", 0.014, 0.006, 0.022)
-    assert not [s for answer in (untested, settled) for s in answer.sure if "test split" in s]
-    assert same.sure[1] == "The searched LoRA scored the same as the default on the test split."
 
 
 def test_an_interval_of_a_share_ends_at_100_points():
@@ -321,23 +198,6 @@ def test_an_interval_of_a_share_ends_at_100_points():
     assert "may be 74.9 points worse to 100.0 points better than the default" in sure
     loss = answered("inconclusive", 0.25, -0.749, 1.245, words=LOSSES).sure[0]
     assert "0.749 worse to 1.245 better" in loss
-
-
-def test_the_heads_parameters_are_told_beside_those_of_the_adapters():
-    result = toy_result()
-    bare = replace(result, setting=replace(result.setting, head_params=0))
-    said = [report.answer_of(seen, WORDS).use[-1] for seen in (result, bare)]
-    start = "It trains 7,296 adapter parameters, 0.59 % of the base model"
-    assert said == [f"{start}, and the head's 390.", f"{start}."]
-
-
-def test_a_head_that_leads_without_proof_is_ahead_of_the_default():
-    head = replace(toy_confirmations("confirm", 0.9, 0.927, 0.9)[1], plan=HEAD)
-    answer = answered("inconclusive", 0.027, -0.01, 0.06, best=HEAD, smallest=HEAD, confirmations=(head,))
-    assert answer.title == (
-        "Try the head alone, but nothing is settled: it adapts nothing and is 2.7 points ahead of the "
-        "default LoRA."
-    )
 
 
 @pytest.mark.parametrize(
@@ -358,9 +218,3 @@ def test_a_default_fails_only_where_half_of_its_best_metric_means_something(metr
     answer = answered("inconclusive", 0.3, -0.4, 1.0, LOSSES, confirmations=records)
     said = " ".join((answer.title, *answer.sure))
     assert (failed in said) and ("failed" in said) == bool(failed)
-
-
-@pytest.mark.parametrize("value", [0.012, 0.5, 3.44, 42.0, 99.4, 99.5, 99.94, 99.99, 100.0, 12_345.6])
-def test_megabytes_are_two_digits_and_never_a_power_of_ten(value):
-    text = megabytes(value)
-    assert "e" not in text and float(text.replace(",", "")) == pytest.approx(value, rel=0.05)

@@ -22,21 +22,6 @@ def percent(words):
     return float(words.removeprefix("< ").removeprefix("≥ ").removesuffix(" %"))
 
 
-@pytest.mark.parametrize(
-    ("values", "legend"),
-    [
-        ([1.0], ["< 50 %", "≥ 50 %"]),
-        ([9.0, 1.0], ["< 25 %", "≥ 25 %", "≥ 50 %"]),
-        ([1.0] * 8, ["< 6.2 %", "≥ 6.2 %", "≥ 12 %", "≥ 25 %", "≥ 50 %"]),
-        ([1.0] * 16, ["< 3.1 %", "≥ 3.1 %", "≥ 6.2 %", "≥ 12 %", "≥ 25 %"]),
-        ([1.0] * 400, ["< 0.12 %", "≥ 0.12 %", "≥ 0.25 %", "≥ 0.5 %", "≥ 1 %", "≥ 4 %"]),
-    ],
-)
-def test_shades_of_a_score_end_below_its_whole_and_have_no_exponent(values, legend):
-    """The mean cell of n is 100 / n percent; shades begin at ½, 1, 2, 4 and 16 times that."""
-    assert list(shown_map(values).legend) == legend
-
-
 @pytest.mark.parametrize("values", [[1.0], [1.0, 0.0], [1e6, 1.0], [1e6, 1.0, 2.0, 3.0], [1.0] * 15 + [99]])
 def test_every_cell_lies_in_the_class_of_its_shade(values):
     drawn = shown_map(values)
@@ -64,10 +49,6 @@ def test_equal_neighbours_share_a_row_and_others_do_not():
     assert labels == [("6", "4"), ("4-5", "2"), ("3", "·"), ("0-2", "4"), ("outside", "·")]
     assert rows[3][1][0].title == "h.0.q: 4 … h.2.q: 4"
     assert [cell.title for _, cells in rows for cell in cells].count("h.3.q: ·") == 1
-
-
-def test_layers_without_adapter_are_not_merged_with_what_is_outside_of_layers():
-    assert [label for label, _ in merged(ranks_of([None, None])).rows] == ["0-1", "outside"]
 
 
 @pytest.mark.parametrize("ranks", [[4] * 126, [4, 2] * 20])

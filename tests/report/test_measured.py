@@ -12,11 +12,7 @@ from autopeft.report.measured import (
     error_over,
     examples,
     in_groups,
-    is_alone,
-    n_rivals,
     on_split,
-    rungs_in_words,
-    unfinished,
 )
 
 
@@ -41,36 +37,3 @@ def test_groups_are_told_with_the_sizes_and_the_errors_and_a_result_without_them
     for page in (report.report_md(result, words=WORDS), report.report_html(result, words=WORDS)):
         assert "500 of 1,500 in 1,200 groups" in page
         assert "one standard error over 3 seeds and the groups of examples" in page
-
-
-def test_rungs_are_told_with_the_plans_that_they_measured():
-    """At 30 steps the baseline, three others and one that broke; at 75 steps three; full runs are no rung."""
-    result = toy_result()
-    assert rungs_in_words(result) == "30 (5 plans) and 75 (3) steps"
-    first = tuple(m for m in result.measurements if m.fidelity.train_steps == 30)
-    assert rungs_in_words(replace(result, measurements=first)) == "30 (5 plans) steps"
-    assert rungs_in_words(replace(result, measurements=first[:1])) == "30 (1 plan) steps"
-    assert rungs_in_words(replace(result, measurements=())) == "no rung"
-    short = replace(result, setting=replace(result.setting, full_run_steps=75))
-    assert rungs_in_words(short) == "30 (5 plans) and 75 (3) steps, the last of them full runs,"
-    assert unfinished(result) is None
-    assert unfinished(replace(result, measurements=first)) == (30, 75)
-    assert unfinished(replace(result, measurements=())) is None
-
-
-def test_rivals_are_neither_a_default_nor_the_head():
-    result = toy_result()
-    searched = [m for m in result.measurements if m.fidelity.split == "search"]
-    rivals = {m.plan.adapters for m in searched} - {result.baseline.adapters, ()}
-    assert n_rivals(result) == len(rivals) > 1 and not is_alone(result)
-    first = next(p for p in result.proposals if p.plan.adapters in rivals)
-    other_default = replace(first, arm=replace(first.arm, kind="baseline"))
-    assert n_rivals(replace(result, proposals=(*result.proposals, other_default))) == len(rivals) - 1
-    usual = tuple(m for m in searched if m.plan.adapters not in rivals)
-    assert {m.plan for m in usual if not m.plan.adapters}, "the head alone is among them"
-    assert n_rivals(replace(result, measurements=usual)) == 0
-    assert not is_alone(replace(result, measurements=usual))
-    at_another_rate = replace(result.baseline, learning_rate=2 * result.baseline.learning_rate)
-    alone = tuple(replace(m, plan=at_another_rate) for m in result.measurements)
-    again = replace(result, measurements=alone)
-    assert n_rivals(again) == 0 and is_alone(again)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
-from toys.results import HEAD
 from toys.space import linear
 
 from autopeft.records import Adapter, Plan
@@ -45,12 +42,3 @@ def names(layers, roles):
 )
 def test_modules_are_told_by_number_kind_and_layer(sites, words):
     assert places(plan_on(*sites), (*SITES, POOLER)) == words
-
-
-def test_two_layers_are_both():
-    two = [site for site in SITES if site.layer in (0, 1)]
-    assert places(plan_on(*names(range(2), "qv")), two) == "4 modules: q and v in both layers"
-
-
-def test_a_plan_without_adapters_has_no_places():
-    assert places(replace(HEAD), SITES) == ""

@@ -11,7 +11,7 @@ import pytest
 from toys.results import toy_result
 
 from autopeft.records import Arm
-from autopeft.report import PartWords, edge_sentence, rate_words, report_html, report_md, trials_csv
+from autopeft.report import PartWords, edge_sentence, report_html, report_md, trials_csv
 
 RANGES = {"": (2e-3, 2e-3), "lora": (5e-4, 1.6e-2), "ia3": (1e-3, 1e-1)}
 
@@ -41,12 +41,6 @@ def test_a_plan_of_the_user_has_no_position_since_its_scale_may_be_another():
     rows = list(csv.DictReader(io.StringIO(trials_csv(given))))
     assert {r["learning_rate_position"] for r in rows if r["arm"] == "given: your baseline"} == {""}
     assert any(r["learning_rate_position"] for r in rows)
-
-
-def test_a_run_without_ranges_shows_the_plain_rate():
-    result = result_with({})
-    assert rate_words(result.best, result) == "4e-3" and edge_sentence(result) == ""
-    assert {row["learning_rate_position"] for row in csv.DictReader(io.StringIO(trials_csv(result)))} == {""}
 
 
 @pytest.mark.parametrize(

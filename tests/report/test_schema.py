@@ -127,9 +127,3 @@ def test_seconds_that_were_not_counted_are_empty_cells(run, expected):
     jsonschema.validate(row, ROW_SCHEMA)
     names = ("train_seconds", "eval_seconds", "overhead_seconds")
     assert tuple(row[name] for name in names) == expected
-
-
-def test_a_plan_has_one_name_in_every_file():
-    names = {"digest", "plan_hash", "percent"}
-    text = json.dumps(answer_of(toy_result()))
-    assert [name for name in names if f'"{name}"' in text or name in TrialRow.model_fields] == []

@@ -7,13 +7,10 @@ from dataclasses import replace
 
 import pytest
 from toys.pages import Page
-from toys.results import BASELINE, BEST, HEAD, SMALLEST, WORDS, of_language_model
+from toys.results import BEST, HEAD, WORDS, of_language_model
 
 from autopeft import report
-from autopeft.cli.tables import print_result
-from autopeft.records import IN_MEMORY
 from autopeft.report import CardFacts, model_card
-from autopeft.report.page import drawn
 
 LOSSES = replace(WORDS, metric_is_share=False, auto_class="AutoModelForCausalLM")
 
@@ -58,32 +55,8 @@ def test_rows_for_python_have_no_rate_for_it(result):
     assert dict(zip(table["plan"], table["learning rate"], strict=True))["untrained model"] == "–"
 
 
-def test_the_head_alone_keeps_its_rate(result):
-    trained = replace(result, setting=replace(result.setting, head_params=390))
-    rows = {row["plan_id"]: row for row in report.leaderboard(trained, WORDS.labels)}
-    assert rows[HEAD.digest]["learning_rate"] == HEAD.learning_rate
-    assert f"rungs-{HEAD.digest}" in str(drawn(trained, LOSSES).rungs)
-
-
-def test_it_is_not_among_the_plans_that_went_on(result):
-    chart = str(drawn(result, LOSSES).rungs)
-    assert f"rungs-{HEAD.digest}" not in chart
-    assert all(f"rungs-{plan.digest}" in chart for plan in (BASELINE, BEST, SMALLEST))
-
-
 def test_as_the_best_plan_it_adapts_nothing_and_has_no_rate(result):
     best = replace(result, best=HEAD, smallest=HEAD)
     use = report.answer_of(best, LOSSES).use
     assert use[0] == "The untrained model."
     assert use[-1] == "It adapts nothing and trains nothing."
-
-
-def test_a_run_in_memory_is_attached_and_not_trained_in_full(result, capsys, tmp_path):
-    spec = result.spec
-    memory = spec.model_copy(update={"model": spec.model.model_copy(update={"id": IN_MEMORY})})
-    half = replace(result, spec=memory, verdict=replace(result.verdict, fidelity="half"))
-    (tmp_path / "best").mkdir()
-    (tmp_path / "best" / "plan.yaml").touch()
-    print_result(half, tmp_path)
-    (line,) = (line for line in capsys.readouterr().out.splitlines() if "autopeft.apply" in line)
-    assert line.startswith("attach  autopeft.apply(")

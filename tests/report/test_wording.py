@@ -7,14 +7,13 @@ from dataclasses import replace
 
 import pytest
 from toys.pages import Page
-from toys.results import BASELINE, BEST, WORDS, of_language_model, toy_result
+from toys.results import WORDS, of_language_model, toy_result
 
 from autopeft import report
 from autopeft.cli.tables import print_result
-from autopeft.records import IN_MEMORY, Arm, Proposal
+from autopeft.records import IN_MEMORY
 from autopeft.report import WeightFolders
-from autopeft.report.naming import Naming
-from autopeft.report.words import difference, metric, plus_minus, tied
+from autopeft.report.words import difference, metric, plus_minus
 
 BOTH = (report.report_md, report.report_html)
 
@@ -69,38 +68,6 @@ def test_splits_that_were_not_read_are_called_so(result):
     assert "Test: read once" not in report.report_html(replace(result, test=()), words=WORDS)
 
 
-def test_a_lower_rate_that_began_with_a_long_run_is_no_continued_short_one(result):
-    lower = replace(BEST, learning_rate=BEST.learning_rate / 2)
-    run = next(m for m in result.measurements if m.plan == BEST and m.fidelity.train_steps == 75)
-    arm = Arm(kind="sampled", label="lora/top")
-    late = replace(
-        result,
-        measurements=(*result.measurements, replace(run, plan=lower)),
-        proposals=(*result.proposals, Proposal(trial=9, arm=arm, source="retuned", plan=lower)),
-    )
-    for render in BOTH:
-        assert "continued the shorter one." in render(result, words=WORDS)
-        assert "but lower learning rates of the leading plans were tried at" in render(late, words=WORDS)
-    page = "Lower learning rates of the leading plans start at the last length."
-    assert [page in report.report_html(seen, words=WORDS) for seen in (result, late)] == [False, True]
-
-
-def test_a_page_of_several_runs_says_which_pictures_are_unconfirmed(result):
-    page = report.several_html([("first", result, WORDS), ("second", unconfirmed(result), WORDS)])
-    first, second = page.split('<section id="run-2">')
-    said = "One seed, so a hint and no result."
-    assert said in second and said not in first
-    assert "Each bar is a 95 % interval of one plan" in first and "Each bar" not in second
-
-
-@pytest.mark.parametrize("is_share", [True, False])
-def test_numbers_have_one_minus_sign_and_zero_has_none(is_share):
-    shown = [metric(value, is_share) for value in (-0.25, -0.00012, -0.0, 0.25)]
-    assert shown == (
-        ["−25.0 %", "0.0 %", "0.0 %", "25.0 %"] if is_share else ["−0.250", "−0.00012", "0.000", "0.250"]
-    )
-
-
 @pytest.mark.parametrize("gain", [0.0001, 0.0004, 0.00049, 0.0006, 0.01])
 def test_a_difference_that_is_proven_is_not_written_as_zero(gain, result):
     text = difference(gain, True, signed=False)
@@ -129,33 +96,6 @@ def test_markdown_shows_names_as_they_are(result):
     assert text.startswith(r"# \_\_base\_\_ × \_data\_ of \$a\$ and b_c × 10k")
 
 
-def test_a_row_is_not_named_twice(result):
-    text = report.report_md(result, words=WORDS)
-    assert "| **head alone** |" in text and "**head alone**: head alone" not in text
-    assert (
-        f"| **baseline**: default LoRA | 93.6 % ± 0.2 | 94.0 % ± 0.2 | {BASELINE.trainable_params:,}" in text
-    )
-
-
-@pytest.mark.parametrize(
-    ("label", "reason", "interval", "said"),
-    [
-        ("better", "better", (0.002, 0.03), "The line does not reach 0"),
-        ("default kept", "worse", (-0.03, -0.002), "The line does not reach 0"),
-        ("equivalent", "equivalent", (-0.011, 0.008), "The two are equally good"),
-        ("default kept", "equivalent", (-0.011, 0.008), "The two are equally good"),
-        ("inconclusive", "futile", (-0.02, 0.03), "or seeds beyond those planned, would"),
-        ("inconclusive", "planned", (-0.02, 0.03), "more seeds or confirm examples would"),
-    ],
-)
-def test_the_picture_of_the_difference_says_what_the_verdict_says(result, label, reason, interval, said):
-    """The intervals of the first two cross the edge of the band, ± 1 point, though they are settled."""
-    changes = {"label": label, "stopped_by": reason, "interval_95": interval}
-    page = report.report_html(replace(result, verdict=replace(result.verdict, **changes)), words=WORDS)
-    caption = page.partition("The line is the 95 % interval")[2].partition("</figcaption>")[0]
-    assert said in caption and ("would shorten it" in caption) == (label == "inconclusive")
-
-
 @pytest.mark.parametrize(
     ("value", "error", "shown"),
     [
@@ -169,35 +109,3 @@ def test_a_small_loss_keeps_its_digits(value, error, shown):
     """Each number reads back within the rounding of its digits."""
     assert f"{metric(value, False)} {plus_minus(error, False)}" == shown
     assert float(metric(value, False)) == pytest.approx(value, rel=0.05)
-
-
-def test_a_plan_with_the_adapters_of_a_baseline_is_a_default_whoever_proposed_it(result):
-    """The sampler can propose what people write, at another learning rate."""
-    twin = replace(BASELINE, learning_rate=6e-3)
-    arm, label = Arm(kind="sampled", label="lora/all"), "LoRA on all linear maps"
-    proposals = (
-        Proposal(trial=0, arm=Arm(kind="baseline", label=label), source="enqueued", plan=BASELINE),
-        Proposal(trial=1, arm=arm, source="sampler", plan=twin),
-        Proposal(trial=2, arm=Arm(kind="sampled", label="lora/top"), source="sampler", plan=BEST),
-    )
-    naming = Naming(result=result, words=WORDS, first={p.plan: p for p in proposals})
-    naming = replace(naming, result=replace(result, proposals=proposals))
-    assert naming.full(twin) == naming.full(BASELINE) == "the default LoRA on all linear maps"
-    assert naming.full(BEST) == "the searched LoRA"
-
-
-def test_a_mix_that_got_no_module_for_a_method_says_so(result):
-    """The leaderboard alone: `trials.csv` names the arm as it was proposed."""
-    arm = Arm(kind="sampled", label="lora/q+v & ia3/mlp", methods=("lora", "ia3"))
-    mix = replace(result, proposals=(Proposal(trial=0, arm=arm, source="sampler", plan=BEST),))
-    for render in BOTH:
-        assert "ia3/mlp (no module for ia3)" in render(mix, words=WORDS)
-    assert "no module" not in report.trials_csv(mix)
-
-
-def test_a_rate_is_not_broken_at_its_hyphen_and_stays_ascii(result):
-    best = replace(result, best=replace(BEST, learning_rate=3.7e-3))
-    page = report.report_html(best, words=WORDS)
-    assert 'learning rate <span class="tied">3.7e-3</span>.' in page
-    assert re.search(r"\.tied \{ white-space: nowrap; \}", page)
-    assert "<b>" not in tied("<b>")
