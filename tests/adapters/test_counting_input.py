@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import transformers
+from huggingface_hub import constants
 from toys.counting import LORA, tiny_config, write_config
 from typer.testing import CliRunner
 
@@ -146,10 +143,9 @@ def test_config_that_fits_has_no_notes(tiny_llama, tmp_path):
     assert count(write_config(tmp_path, content), model_id=str(tiny_llama)).notes == ()
 
 
-def test_revision_without_a_model_is_that_of_the_model_that_the_config_names(tmp_path):
+def test_revision_without_a_model_is_that_of_the_model_that_the_config_names(tmp_path, monkeypatch):
     hub = tmp_path / "hub" / "models--toy--llama"
-    widths = {"main": 32, "narrow": 16, "wide": 64}
-    for i, (revision, width) in enumerate(widths.items()):
+    for i, (revision, width) in enumerate({"main": 32, "narrow": 16, "wide": 64}.items()):
         commit = f"{i}" * 40
         (hub / "refs").mkdir(parents=True, exist_ok=True)
         (hub / "refs" / revision).write_text(commit, encoding="utf-8")
@@ -162,17 +158,12 @@ def test_revision_without_a_model_is_that_of_the_model_that_the_config_names(tmp
         "target_modules": ["up_proj"],
         "base_model_name_or_path": "toy/llama",
     }
-    write_config(tmp_path / "a", named)
-    write_config(tmp_path / "b", {**named, "revision": "wide"})
-    code = "from pathlib import Path; from autopeft.pipeline import count; print(*(count(Path(path), "
-    code += "revision=revision).trainable_params for path, revision in (('a', None), ('a', 'narrow'), "
-    code += "('b', None), ('b', 'narrow'))))"
-    env = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-    env["PYTHONPATH"] = str(Path(__file__).parents[2])
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    wanted = [2 * (width + 64) for width in (32, 16, 64, 16)]
-    assert [int(word) for word in done.stdout.split()] == wanted
+    a = write_config(tmp_path / "a", named)
+    b = write_config(tmp_path / "b", {**named, "revision": "wide"})
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))  # read at import
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for path, revision, width in ((a, None, 32), (a, "narrow", 16), (b, None, 64), (b, "narrow", 16)):
+        assert count(path, revision=revision).trainable_params == 2 * (width + 64)
 
 
 def test_markdown_has_tables_that_a_page_can_show(tiny_llama, tmp_path):

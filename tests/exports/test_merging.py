@@ -11,7 +11,6 @@ import transformers
 from toys.exports import TOKENS, logits_of, shake, trained
 from toys.families import BART, CONTEXT, GROUPED, HEADED, SEQ2SEQ, SIZE, V
 
-from autopeft import adapters, exports
 from autopeft.adapters import compile_plan
 from autopeft.errors import SpecError
 from autopeft.exports import read_weights
@@ -79,17 +78,6 @@ def test_model_of_multiple_choice_is_merged(make_plan, tmp_path):
     module, _ = read_again(tmp_path / "out", "AutoModelForMultipleChoice")
     with torch.no_grad():
         torch.testing.assert_close(module.eval()(input_ids=choices).logits, expected, rtol=0, atol=1e-5)
-
-
-def test_mix_beneath_a_head_of_several_layers_is_read_back(make_plan, tmp_path):
-    base = base_of("AutoModelForSequenceClassification", transformers.RobertaConfig(**SIZE))
-    maps, others = (make_plan(base, name).adapters for name in ("lora", "ia3"))
-    plan = make_plan(base, [*maps[: len(maps) // 2], *others[len(maps) // 2 :]])
-    toy = trained(base, plan, tmp_path / "weights")
-    files = adapters.read_configs(tmp_path / "weights")
-    module, faults = exports.load_in_peft(toy.raw, files)
-    assert not faults
-    torch.testing.assert_close(logits_of(module), toy.logits, rtol=0, atol=1e-5)
 
 
 def test_modules_with_one_weight_are_named_where_their_adapters_cannot_be_merged(make_plan, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 
 import pytest
 import torch
@@ -116,15 +115,9 @@ def test_model_whose_first_forward_fails_is_refused_in_one_sentence():
         require_causal(module, "toy")
 
 
-@pytest.mark.parametrize("source", ["./absent", "absent/", "a/b/absent", "~/absent", "/absent/model"])
+@pytest.mark.parametrize("source", ["./absent", "absent/", "~/absent", "/absent/model", "C:/absent"])
 def test_directory_that_does_not_exist_is_called_so(source):
     with pytest.raises(ModelError, match=rf"^There is no directory '{source}'; check the spelling"):
-        model.load_skeleton(ModelSpec(id=source), auto_class=None)
-
-
-@pytest.mark.parametrize("source", ["C:/absent", "C:\\models\\absent", "models\\absent"])
-def test_directory_of_windows_that_does_not_exist_is_called_so(source):
-    with pytest.raises(ModelError, match=f"^There is no directory {re.escape(repr(source))}; check"):
         model.load_skeleton(ModelSpec(id=source), auto_class=None)
 
 

@@ -8,28 +8,14 @@ import copy
 import peft
 import pytest
 import torch
-from peft import FourierFTConfig, HiraConfig, LoraConfig
-from torch._subclasses.fake_tensor import FakeTensorMode
+from peft import HiraConfig, LoraConfig
 
 from autopeft.model import attach
-from autopeft.model.lightening import LightHira, lighten
+from autopeft.model.lightening import LightHira
 from autopeft.model.memory import SavedBytes
 
 WORDS = torch.arange(4, 18).reshape(2, 7)
 INPUTS = {"input_ids": WORDS, "attention_mask": torch.ones_like(WORDS)}
-
-
-def test_frequencies_of_fourierft_lie_where_its_weights_are():
-    module = torch.nn.Sequential(torch.nn.Linear(4, 4))
-    module.config = {}
-    config = FourierFTConfig(n_frequency=3, target_modules=["0"])
-    model = attach(module, [config], task_type=None, head_names=())
-    layer = model.base_model.model[0]
-    assert layer.indices["default"].device.type == "cpu"
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        layer.fourierft_spectrum["default"] = torch.nn.Parameter(torch.empty(3, device="cuda"))
-        lighten(model)
-    assert layer.indices["default"].device.type == "cuda"
 
 
 def theirs_and_ours(base, config):

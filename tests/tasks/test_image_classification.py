@@ -125,24 +125,6 @@ def test_encoded_pixels_are_those_of_the_processor_whatever_the_mode(monkeypatch
         torch.testing.assert_close(batch["pixel_values"], expected.float())
 
 
-def test_images_that_are_not_kept_are_looked_through_as_drafts(monkeypatch):
-    toy = make_toy(PART, None)
-    opened = []
-
-    class Counted:
-        def __init__(self, file):
-            self.file = file
-
-        def load(self, *, is_draft=False):
-            opened.append(is_draft)
-            return self.file.load(is_draft=is_draft)
-
-    counted = [(Counted(file),) for (file,) in toy.inputs]
-    monkeypatch.setattr(images, "_MAX_KEPT", 0)
-    PART.encode(counted, toy.labels, toy.tokenizer, 0)
-    assert opened == [False] + [True] * len(counted)  # the first one tells the size of the others
-
-
 def test_metric_and_loss_are_those_of_scikit_learn():
     toy = make_toy(PART, None)
     task = PART.fitted(TaskSpec(metric="macro-f1"), toy.task.target, toy.tokenizer)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from autopeft.data import Split
 from autopeft.extension import Target, discover
 from autopeft.records import TaskSpec
 from autopeft.tasks.parts.tokens import tokenized
-from autopeft.train import count_tokens
 
 N_CHARACTERS = 20_000
 SEEN = ["the plot of the film was great, and the staff of the plot was not", "aaa  aab    ababab\n\nöß日本語"]
@@ -121,18 +117,3 @@ def test_cost_of_a_long_text_follows_what_is_used_of_it(name):
     assert len(text) > 300_000 > 10 * sum(tokenizer.n_characters)
     other = [(cell[:900],)] * 3
     np.testing.assert_equal(task.encode(other, [label[:900]] * 3, tokenizer, 30).examples, made.examples)
-
-
-def test_tokens_of_long_documents_are_counted_by_their_beginning():
-    class OnePerCharacter:
-        eos_token_id, n_characters = None, 0
-
-        def __call__(self, texts, **_):
-            self.n_characters += sum(map(len, texts))
-            return {"input_ids": [[7] * len(text) for text in texts]}
-
-    base = SimpleNamespace(tokenizer=OnePerCharacter())
-    task = discover("autopeft.tasks")["text-generation"].fitted(TaskSpec(), Target(kind="documents"))
-    texts = Split(name="train", inputs=(("x" * 3_000_000,),) * 3, labels=("",) * 3)
-    assert count_tokens(texts, base, task, block_length=1000) == 9_000_000
-    assert base.tokenizer.n_characters == 4_000_000

@@ -58,23 +58,6 @@ def test_what_a_caller_takes_out_of_a_batch_is_there_for_the_next():
     assert "input_ids" in batches.get("train", [1]).batch
 
 
-def test_circle_that_does_not_fit_keeps_what_fits():
-    task = CountingTask()
-    batches = make_batches(5 * 8, task)  # two batches of two rows, and half a batch
-    for _ in range(4):
-        batches.next_measurement()
-        for start in (0, 2, 4, 6):
-            assert batches.get("train", [start, start + 1]).batch["input_ids"].tolist() == [start, start + 1]
-            assert batches.n_bytes <= batches.max_bytes
-    assert task.n_collated == 4 + 3 * 2  # half of the circle was found every time
-
-
-def test_batch_made_in_inference_mode_serves_a_later_graph():
-    batches = make_batches(2**20)
-    with torch.inference_mode():
-        assert not batches.get("train", [1]).batch["input_ids"].is_inference()
-
-
 def test_kept_batches_change_no_number(make_bench, make_plan, fidelity):
     keeping, fresh = make_bench(), make_bench()
     fresh.batches.max_bytes = 0

@@ -7,14 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 from toys.tasks import TOYS, make_toy, with_end_of_text
 
 from autopeft.extension import discover
 from autopeft.model import BaseModel
 from autopeft.records import Status
 from autopeft.train import Bench, Compute, EncodedSplit
-from autopeft.train.prefix import FrozenOutputs
 
 
 class NoOutputs:
@@ -159,61 +157,6 @@ def test_head_alone_trains_on_constant_features_with_its_own_dropout(task, make_
     modes.clear()
     measured(bench, [make_plan(bench.base, "lora")], fidelity)
     assert set(modes) == {(True, True), (False, False)}
-
-
-class Layers(nn.Module):
-    """Linear maps, of which those from `cut` on train."""
-
-    def __init__(self, cut):
-        super().__init__()
-        torch.manual_seed(0)
-        self.layers = nn.ModuleList([nn.Sequential(nn.Linear(5, 5)) for _ in range(4)])
-        self.layers[:cut].requires_grad_(False)
-
-    def forward(self, x):
-        for layer in self.layers:
-            x = layer(x)
-        return x.square().sum()
-
-
-BATCHES = [{"x": torch.full((5, 5), float(i))} for i in range(3)]  # 100 bytes each, in every layer
-
-
-def summed(model, batch):
-    return model(batch["x"])
-
-
-def use(outputs, cut, *, n_batches=3, loss=summed):
-    """The batches for which a model with the lowest `cut` layers frozen runs its lowest layer."""
-    model, ran = Layers(cut), []
-    model.layers[0][0].register_forward_pre_hook(lambda module, args: ran.append(int(args[0][0, 0])))
-    with outputs.used_by(model):
-        for i, batch in enumerate(BATCHES[:n_batches]):
-            outputs.note(batch, "train", [i])
-            outputs.expect(batch, loss)
-            model(batch["x"])
-    return ran
-
-
-@pytest.fixture
-def proven():
-    """A function: bytes -> outputs of frozen layers that know which cuts may be skipped."""
-
-    def proven(max_bytes):
-        outputs = FrozenOutputs(max_bytes=0)
-        for cut in (1, 2, 3):
-            use(outputs, cut)
-        outputs.max_bytes = max_bytes
-        return outputs
-
-    return proven
-
-
-def test_higher_cut_starts_from_a_lower_one_and_not_the_other_way_round(proven):
-    outputs = proven(10**6)
-    assert use(outputs, 2) == [0, 1, 2]
-    assert use(outputs, 2) == use(outputs, 3) == []
-    assert use(outputs, 1) == [0, 1, 2]
 
 
 def test_plan_fits_though_the_trial_of_skipping_does_not(make_pair, make_plan, fidelity):

@@ -13,7 +13,7 @@ from autopeft.data import Split
 from autopeft.errors import DataError
 from autopeft.extension import Encoded, Target, discover
 from autopeft.records import TaskSpec
-from autopeft.train import EncodedSplit, encode_ahead, encode_split, train_rows
+from autopeft.train import EncodedSplit, encode_split, train_rows
 from autopeft.train.encoding import MOST_AT_START
 
 N = MOST_AT_START + 50
@@ -100,16 +100,6 @@ def test_plan_has_the_same_loss_whenever_its_rows_are_encoded(
     benches = [make_bench(base=base, splits=dict.fromkeys(("train", "search"), s)) for s in (split, every)]
     lazy, whole = (bench.measure(plan, at) for bench in benches)
     assert lazy.error is None and (lazy.loss, lazy.metric) == (whole.loss, whole.metric)
-
-
-def test_rows_of_measurements_are_encoded_ahead(rows, base, task, make_bench, make_plan, fidelity):
-    split = encode_split(rows, base=base, task=task, max_length=CONTEXT)
-    bench = make_bench(base=base, splits=dict.fromkeys(("train", "search"), split))
-    at = fidelity(train_steps=3, eval_examples=40)
-    encode_ahead(bench, [at])
-    n_before = base.tokenizer.n_texts
-    bench.measure(make_plan(base, "lora"), at)
-    assert len(split.known) < n_before == base.tokenizer.n_texts < N // 4
 
 
 def test_task_with_other_examples_than_rows_encodes_all_at_once(rows, base, task):

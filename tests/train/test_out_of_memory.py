@@ -88,23 +88,6 @@ def test_a_plan_that_smaller_pieces_do_not_help_leaves_later_ones_as_they_were(s
     assert bench.compute.max_eval_tokens is None
 
 
-def test_outputs_of_frozen_layers_give_way_before_micro_batches(scarce, make_plan, fidelity):
-    bench = scarce(training=80)
-    last, other = (
-        make_plan(bench.base, [a for a in make_plan(bench.base, method).adapters if ".1." in a.site])
-        for method in ("lora", "ia3")
-    )
-    bench.frozen_outputs.n_bytes = 1  # as if a plan before had left some
-    seen = bench.measure(last, fidelity())
-    assert (seen.status, bench.task.n_refused) == (Status.COMPLETE, 2)
-    assert bench.frozen_outputs.n_bytes == 0
-    bench.task._training = ROOMY
-    bench.measure(other, fidelity(train_steps=2))
-    assert bench.frozen_outputs.n_bytes > 0  # for a kind of plan that had room beside them
-    bench.measure(last, fidelity(seed=1))
-    assert bench.frozen_outputs.n_bytes == 0
-
-
 class Uncheckpointed(Scarce):
     """Memory runs out at more tokens without checkpointing."""
 
@@ -163,12 +146,6 @@ def test_layers_are_checkpointed_where_smaller_batches_are_not_enough(scarce, ma
     assert (seen.status, bench.task.n_refused) == (Status.COMPLETE, 3)
     assert bench.compute.of(plan).checkpointing
     assert seen.loss == pytest.approx(unbroken.loss, abs=1e-5)
-
-
-def test_single_rows_that_do_not_fit_are_checkpointed_alone(scarce, make_plan, fidelity):
-    bench = replace(scarce(training=0), compute=Compute(micro_batch_tokens=1))
-    seen = bench.measure(make_plan(bench.base, "lora"), fidelity())
-    assert (seen.status, bench.task.n_refused) == (Status.OUT_OF_MEMORY, 2)
 
 
 def test_evaluation_goes_on_with_fewer_rows(scarce, make_plan, fidelity):

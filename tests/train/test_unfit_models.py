@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from toys.families import SIZE, D, F, V, build
+from toys.families import SIZE, build
 from toys.memory import same_weights, weights_of
 from toys.tasks import make_toy, with_end_of_text
 
@@ -19,20 +19,12 @@ from autopeft.model import BaseModel
 from autopeft.train import encode_splits
 
 TASKS = discover("autopeft.tasks")
-AXIAL = {"axial_pos_embds": False, "max_position_embeddings": 64, "vocab_size": V}
 
 
 def longformer():
     """Its classifier of choices looks for three separators, as RoBERTa's tokenizer sets them."""
     shape = {**SIZE, "attention_window": 4, "sep_token_id": 3}
     return transformers.LongformerForMultipleChoice(transformers.LongformerConfig(**shape))
-
-
-def reformer():
-    """It fills up a row to a multiple of its chunks in eval mode alone."""
-    chunks = {"local_attn_chunk_length": 7, "attn_layers": ["local"], "is_decoder": True}
-    shape = {"hidden_size": D, "feed_forward_size": F, "num_attention_heads": 2, "attention_head_size": 8}
-    return transformers.ReformerModelWithLMHead(transformers.ReformerConfig(**AXIAL, **shape, **chunks))
 
 
 def try_examples(task, module, tokenizer):
@@ -51,7 +43,6 @@ def try_examples(task, module, tokenizer):
     [
         ("text2text-generation", lambda: build("llama"), "no attribute 'decoder_start_token_id'"),
         ("multiple-choice", longformer, "exactly three separator tokens"),
-        ("text-generation", reformer, "sequence length .* has to be a multiple"),
     ],
 )
 def test_model_that_cannot_take_an_example_is_refused(task, make, reason, tokenizer):
