@@ -8,7 +8,7 @@ from statistics import fmean
 from autopeft.engine.schedule import Schedule
 from autopeft.records import Cost, Measurement, Outcome, Proposal, Status
 
-_SAMPLED = ("sampler", "random", "refined")  # sources that count as proposals of the sampler
+_SAMPLED = ("sampler", "random")  # sources that count as proposals of the sampler
 
 
 def search_cost(

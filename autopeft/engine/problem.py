@@ -179,16 +179,6 @@ class SearchProblem:
         parts = self._parts(plan, arm)
         return bool(parts) and parts[0][1].learning_rate is not None
 
-    def rank_bounds(self, plan: Plan, arm: Arm) -> dict[str, tuple[int, int | None]]:
-        """Method -> lowest and highest rank that a plan of an arm may have there, None for no bound."""
-        bounds = dict[str, tuple[int, int | None]]()
-        parts = self._parts(plan, arm)
-        for method in {adapter.method for adapter in plan.adapters}:
-            limit = self.spec.limits.max_rank if self.context.methods[method].low_rank else None
-            highest = [limit, *(part.max_rank for name, part in parts if name == method)]
-            bounds[method] = (1, min((rank for rank in highest if rank is not None), default=None))
-        return bounds
-
     def _parts(self, plan: Plan, arm: Arm) -> tuple[tuple[str, MethodSpace], ...]:
         """Method and choices of each part of what a plan was made from, else of the plan's own methods."""
         name = self._name_in_space(plan, arm)

@@ -43,8 +43,8 @@ def _read_arm(content: Any) -> Any:
 class Proposal:
     """One trial of the study: its arm, who proposed it, and its plan.
 
-    `source` is enqueued, sampler, random, refined (a small step from the best so far), evened (the
-    baseline at one more learning rate) or retuned (a finalist at a lower one).
+    `source` is enqueued, sampler, random or retuned (a finalist at a lower learning rate); in runs of earlier
+    versions also refined or evened.
     """
 
     trial: int

@@ -14,7 +14,6 @@ from autopeft.space.layout import (
     feasible,
     params_of,
     plan_of,
-    scale_rule,
     select_sites,
     widened,
 )
@@ -40,7 +39,6 @@ __all__ = [
     "names",
     "params_of",
     "plan_of",
-    "scale_rule",
     "scored_policy",
     "select_sites",
     "servable",

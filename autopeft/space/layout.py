@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -169,15 +168,6 @@ def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]
         )
         for name, (place, part) in ((name, places[name]) for name in ranks)
     )
-
-
-def scale_rule(method: Method, adapters: Sequence[Adapter]) -> str | None:
-    """The rule that gives the scale of all adapters of a method among some; None where no rule does."""
-    adapters_of_method = [adapter for adapter in adapters if adapter.method == method.name]
-    for rule in method.choices.get("scale_rule", ()):
-        if all(math.isclose(method.scale(a.rank, scale_rule=rule), a.scale) for a in adapters_of_method):
-            return str(rule)
-    return None
 
 
 def select_sites(policy: Policy, context: AllocationContext, method: Method) -> list[Site]:

@@ -13,11 +13,7 @@ from table import TableError
 from autopeft import engine
 
 # Modules, some of which the package hides behind functions of their names.
-choose, promote, propose, queue = (
-    import_module(f"autopeft.engine.{name}") for name in ("choose", "promote", "propose", "queue")
-)
-
-_MANY = 10**6
+choose, promote, queue = (import_module(f"autopeft.engine.{name}") for name in ("choose", "promote", "queue"))
 
 
 def _same(_problem: Any, _log: Any, last: Any, chosen: Any = None) -> Any:
@@ -27,11 +23,6 @@ def _same(_problem: Any, _log: Any, last: Any, chosen: Any = None) -> Any:
 # Each piece with what stands for it: (where, name, value) as `patch.object` takes them.
 PIECES: Mapping[str, Sequence[tuple[Any, str, Any]]] = {
     "defaults": [(queue, "_usual", lambda problem: iter(()))],
-    "small steps": [(propose, "_REFINED_EVERY", _MANY)],
-    "evened rates": [
-        (propose, "even_out", lambda log, measured: measured),
-        (propose, "owed_rate", lambda log: None),
-    ],
     "long last rung": [(engine, "stretched", lambda schedule, **limits: schedule)],
     "lower rates": [(engine, "retune", _same)],
     "full runs": [(engine, "deepened", _same)],

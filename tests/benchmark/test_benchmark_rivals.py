@@ -62,7 +62,7 @@ def test_a_piece_is_taken_out_inside_and_is_back_afterwards(name):
 
 
 def test_an_unknown_piece_is_answered_with_the_known_ones():
-    with pytest.raises(TableError, match="no piece 'luck'; the pieces are defaults, small steps"):
+    with pytest.raises(TableError, match="no piece 'luck'; the pieces are defaults, long last rung"):
         pieces.without(["luck"]).__enter__()
 
 

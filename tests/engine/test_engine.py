@@ -44,7 +44,7 @@ def usual() -> Run:
 def of_the_study(proposals, trials=16):
     """What the search proposed; the learning rates that come after it stand beside it."""
     extra = [proposal.source for proposal in proposals[trials:]]
-    assert set(extra) <= {"evened", "retuned"}
+    assert set(extra) <= {"retuned"}
     return [proposal for proposal in proposals[:trials] if proposal.source != "retuned"]
 
 

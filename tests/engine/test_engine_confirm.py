@@ -29,8 +29,8 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 @cache
 def usual() -> Run:
-    """A search of 16 trials where IA3 is clearly best; to be read, not changed."""
-    return run(levels(ia3=0.9), seeds=3)
+    """A search of 12 trials where IA3 is clearly best; to be read, not changed."""
+    return run(levels(ia3=0.9), seeds=3, trials=12)
 
 
 def by_name(confirmations: tuple[Confirmation, ...]) -> dict[str, Confirmation]:
@@ -118,7 +118,7 @@ def test_a_clearly_better_plan_is_called_better() -> None:
 
 def test_a_metric_where_less_is_better_gives_the_same_verdict() -> None:
     world = World(quality=levels(ia3=0.9), counts_errors=True)
-    outcome = run(world, seeds=3, metric=ERROR_RATE).outcome
+    outcome = run(world, seeds=3, trials=12, metric=ERROR_RATE).outcome
     assert (outcome.best, outcome.smallest) == (usual().outcome.best, usual().outcome.smallest)
     sentence = outcome.verdict.sentence
     assert replace(usual().outcome.verdict, sentence=sentence) == outcome.verdict
@@ -190,8 +190,8 @@ def test_without_confirmation_no_plan_but_the_best_is_called_the_smallest() -> N
 
     Short runs alone tell too little of it, so that without a confirmation it is not even the smallest.
     """
-    proven = run(levels(head=0.7)).outcome
-    outcome = run(levels(head=0.7), confirm="none").outcome
+    proven = run(levels(head=0.69), trials=12).outcome
+    outcome = run(levels(head=0.69), trials=12, confirm="none").outcome
     assert proven.smallest.adapters == () != outcome.smallest.adapters
     assert proven.best != proven.smallest
     assert outcome.best == outcome.smallest

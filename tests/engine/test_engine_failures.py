@@ -79,7 +79,7 @@ def test_a_run_on_the_test_split_that_broke_off_is_no_score(failure):
 
     world = World(quality=quality, error="out of memory", failure=failure)
     with pytest.raises(TrainingError, match=r"on the test split .* failed: out of memory.*with --resume"):
-        run(world)
+        run(world, trials=12)
 
 
 @pytest.mark.parametrize(("seeds", "label"), [(2, "inconclusive"), (3, "better")])

@@ -95,19 +95,6 @@ def test_users_plan_over_the_budget_is_measured_and_cannot_win():
     assert {c.name for c in outcome.confirmations} >= {"given: yours", "best", "baseline"}
 
 
-# Learning rates of the baseline.
-
-
-def test_baseline_gets_as_many_rates_as_the_arm_with_the_most():
-    outcome = run(levels(), trials=60).outcome
-    rates: dict[Arm, set[float]] = {}
-    for proposal in by_source(outcome, "enqueued", "sampler", "random", "refined", "evened"):
-        rates.setdefault(proposal.arm, set()).add(proposal.plan.learning_rate)
-    most = max(len(tried) for arm, tried in rates.items() if arm.kind in ("usual", "sampled"))
-    baseline = max(len(tried) for arm, tried in rates.items() if arm.kind == "baseline")
-    assert baseline >= min(most, 5) > 3
-
-
 # What it costs.
 
 

@@ -51,7 +51,7 @@ def test_plans_as_good_as_the_best_are_listed_with_the_smallest() -> None:
     # All tables are alike, so that every plan is within the margin; the head alone is the smallest.
     assert "smallest (0 parameters)" in sentence and "baseline (" in sentence
     assert outcome.verdict.as_good[0] == "smallest" and "baseline" in outcome.verdict.as_good
-    nothing_near = run(levels(ia3=0.9), seeds=3).outcome
+    nothing_near = run(levels(ia3=0.9), seeds=3, trials=12).outcome
     assert nothing_near.verdict.as_good == ()
     assert sentence_of(nothing_near, "No other of the 3 confirmed plans")
 
