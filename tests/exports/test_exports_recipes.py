@@ -237,12 +237,6 @@ def test_what_a_yaml_cannot_say_is_refused_in_one_go(name, reason, language_mode
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_head_alone_adapts_nothing_and_is_refused(name, language_model, make_plan, tmp_path):
-    with pytest.raises(SpecError, match="it adapts no module"):
-        EXPORTERS[name].export(source_of(language_model, make_plan(language_model)), tmp_path / "out")
-
-
-@pytest.mark.parametrize("name", RECIPES)
 def test_unknown_learning_rate_is_left_out_and_said(name, language_model, make_plan, tmp_path):
     source = source_of(language_model, make_plan(language_model, "lora"), training=TrainingFacts())
     notes = EXPORTERS[name].export(source, tmp_path / "out")

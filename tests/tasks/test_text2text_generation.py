@@ -9,8 +9,7 @@ import transformers
 from toys.families import BART
 from toys.tasks import make_toy
 
-from autopeft.extension import Target, discover
-from autopeft.records import TaskSpec
+from autopeft.extension import discover
 
 PART = discover("autopeft.tasks")["text2text-generation"]
 
@@ -69,8 +68,3 @@ def test_what_is_cut_is_noted(toy):
     made = toy.encoded(max_length=4)
     assert {len(example["input_ids"]) for example in made.examples} == {4}
     assert made.notes == ("20 of 20 prompts and 6 completions were cut to 4 tokens.",)
-
-
-def test_metrics_can_be_chosen():
-    fitted = PART.fitted(TaskSpec(metric="exact-match"), Target(kind="completion"))
-    assert (fitted.greater_is_better, fitted.score_span) == (True, 1.0)

@@ -15,9 +15,9 @@ from autopeft.cli.progress import Silent
 from autopeft.errors import ModelError
 from autopeft.extension import discover
 from autopeft.model import BaseModel
-from autopeft.pipeline.computing import in_memory_of_run, memory_needed
+from autopeft.pipeline.computing import memory_needed
 from autopeft.pipeline.resuming import resumed
-from autopeft.records import ExecutionSpec, with_setting
+from autopeft.records import ExecutionSpec
 from autopeft.store import RunDir
 from autopeft.train import Bench, Compute, EncodedSplit, choose_compute, choosing
 from autopeft.train.choosing import most_tokens
@@ -176,25 +176,3 @@ def test_memory_that_runs_out_before_any_plan_says_what_to_do():
         raise MemoryError("no more")
     with pytest.raises(RuntimeError, match=r"^other$"), memory_needed("the test", ""):
         raise RuntimeError("other")
-
-
-@in_memory_of_run("the test")
-def scarce_step(spec):
-    raise MemoryError("no more")
-
-
-@pytest.mark.parametrize(
-    ("settings", "steps"),
-    [
-        ({}, ["--checkpointing on", "--quantize 4bit"]),
-        ({"execution.checkpointing": "on"}, ["--quantize 4bit"]),
-        ({"model.quantize": "4bit"}, ["--checkpointing on"]),
-    ],
-)
-def test_what_saves_memory_already_is_not_advised(settings, steps, model_dir, data_dir):
-    spec = run_spec(model_dir, data_dir)
-    for name, value in settings.items():
-        spec = with_setting(spec, name, value)
-    with pytest.raises(ModelError) as refusal:
-        scarce_step(spec)
-    assert [step for step in ("--checkpointing on", "--quantize 4bit") if step in str(refusal.value)] == steps

@@ -88,23 +88,13 @@ def test_a_plan_that_smaller_pieces_do_not_help_leaves_later_ones_as_they_were(s
     assert bench.compute.max_eval_tokens is None
 
 
-class Uncheckpointed(Scarce):
-    """Memory runs out at more tokens without checkpointing."""
-
-    def loss(self, model, batch):
-        loss = self._task.loss(model, batch)
-        is_checkpointed = any(getattr(part, "gradient_checkpointing", False) for part in model.modules())
-        if torch.is_grad_enabled() and batch["input_ids"].numel() > self._training and not is_checkpointed:
-            self._refuse()
-        return loss
-
-
-class Greedy(Uncheckpointed):
-    """As it runs out for models with DoRA alone, whose norms keep much."""
+class Greedy(Scarce):
+    """Memory runs out for models with DoRA alone, whose norms keep much, unless they are checkpointed."""
 
     def loss(self, model, batch):
         is_greedy = any("lora_magnitude_vector" in name for name, _ in model.named_parameters())
-        return super().loss(model, batch) if is_greedy else self._task.loss(model, batch)
+        is_checkpointed = any(getattr(part, "gradient_checkpointing", False) for part in model.modules())
+        return (super() if is_greedy and not is_checkpointed else self._task).loss(model, batch)
 
 
 def dora(bench, make_plan, **choices):
@@ -133,19 +123,6 @@ def test_a_greedy_kind_of_plan_leaves_the_others_as_they_were(
     bench.measure(plain, fidelity())
     assert bench.task.n_refused == n_refused
     assert bench.compute == bench.compute.of(plain) == Compute()
-
-
-def test_layers_are_checkpointed_where_smaller_batches_are_not_enough(scarce, make_plan, fidelity):
-    """Room for the inputs of layers, though not for all that one row keeps."""
-    bench = scarce()
-    plan = make_plan(bench.base, "lora")
-    unbroken = bench.measure(plan, fidelity())
-
-    bench = replace(bench, task=Uncheckpointed(bench.task._task, training=0), compute=Compute())
-    seen = bench.measure(plan, fidelity())
-    assert (seen.status, bench.task.n_refused) == (Status.COMPLETE, 3)
-    assert bench.compute.of(plan).checkpointing
-    assert seen.loss == pytest.approx(unbroken.loss, abs=1e-5)
 
 
 def test_evaluation_goes_on_with_fewer_rows(scarce, make_plan, fidelity):

@@ -182,11 +182,3 @@ def test_longer_rung_begins_like_the_shorter_one_and_both_end_decayed():
     assert [short.multiplier(t) for t in range(9)] == [long.multiplier(t) for t in range(9)]
     assert [long.multiplier(t) for t in (0, 4, 9)] == [1.0, 1.0, 1.0]
     assert [long.multiplier(t) for t in (3, 8, 19)] == pytest.approx([1 / 4, 1 / 5, 1 / 11])
-
-
-@pytest.mark.parametrize("n_steps", [1, 2, 3, 5, 30, 999])
-@pytest.mark.parametrize("rung_steps", [(), (1,), (20, 75), (30, 75, 115)])
-def test_every_rung_has_positive_rates_of_at_most_the_peak(n_steps, rung_steps):
-    schedule = rate_schedule(n_steps, rung_steps=rung_steps)
-    assert schedule.n_steps == n_steps
-    assert all(0 < schedule.multiplier(step) <= 1 for step in range(n_steps))
