@@ -1,7 +1,7 @@
 """What a training step will take, predicted before it runs and without weights.
 
 Inside the folder each file imports only from those before it: rates, known_results → fake →
-living_bytes → probing, phases → replay → scaling → trainees → subjects, fitting → answers.
+living_bytes → probing, replay → scaling → trainees → subjects, fitting → answers.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from autopeft.estimate.phases import HEAD
+from autopeft.estimate.living_bytes import HEAD
 from autopeft.estimate.replay import StepMemory
 from autopeft.estimate.scaling import MemoryModel
 

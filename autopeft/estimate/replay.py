@@ -20,8 +20,15 @@ from autopeft.adapters import add_shira_indices, forgo_initial_values
 from autopeft.errors import SpecError, reason_of
 from autopeft.estimate.fake import StandInArrays, StandInValues, make_fake
 from autopeft.estimate.known_results import KnownResults
-from autopeft.estimate.living_bytes import LivingBytes, Work
-from autopeft.estimate.phases import BACKWARD, FORWARD, HEAD, OPTIMIZER, tracking_phases
+from autopeft.estimate.living_bytes import (
+    BACKWARD,
+    FORWARD,
+    HEAD,
+    OPTIMIZER,
+    LivingBytes,
+    Work,
+    tracking_phases,
+)
 from autopeft.estimate.rates import Rates
 from autopeft.extension import Batch
 from autopeft.model import (
@@ -152,7 +159,6 @@ def base_in(base: BaseModel, dtype: torch.dtype) -> None:
 
 
 def _cheap(configs: Sequence[PeftConfig]) -> list[PeftConfig]:
-    """Copies of configs that ask for no initial value."""
     copies = [copy.deepcopy(config) for config in configs]
     for config in copies:
         forgo_initial_values(config)

@@ -20,7 +20,7 @@ from autopeft.adapters import (
 )
 from autopeft.errors import SiteError, SpecError
 from autopeft.estimate.fake import quantise_maps
-from autopeft.estimate.phases import repeated_layers
+from autopeft.estimate.living_bytes import repeated_layers
 from autopeft.estimate.replay import base_in, with_configs, without_weights
 from autopeft.estimate.scaling import DEPTHS, Subject
 from autopeft.estimate.trainees import Setup, Trainee, refusal_in_few_bits, require_trainable

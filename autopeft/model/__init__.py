@@ -1,7 +1,7 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-classes, locating, stored, devices, memory, checkpointing → precision, known_masks, input_statistics, prefix,
+classes, locating, stored, devices, checkpointing → precision, known_masks, input_statistics, prefix,
 shapes, roles → lightening, origin, unchanged → attaching → sites, quantising, weights → base → checks →
 reaching → loading, in_memory.
 """
@@ -20,11 +20,18 @@ from autopeft.model.checkpointing import can_checkpoint, checkpointed, without_c
 from autopeft.model.checks import PASS_ERRORS, pad_with, text_configs
 from autopeft.model.classes import is_built_by, loading_class, loading_class_of_type, own_class
 from autopeft.model.devices import (
+    FreedMemory,
+    SavedBytes,
     forked_rng,
+    free_bytes,
     has_own_generator,
     has_used_gpus,
+    is_out_of_memory,
+    limit_memory,
     random_state,
+    release_memory,
     set_random_state,
+    taken_bytes,
     to_float64,
 )
 from autopeft.model.in_memory import (
@@ -40,15 +47,6 @@ from autopeft.model.known_masks import heeding_known_masks, heeds_known_masks, k
 from autopeft.model.lightening import lighten
 from autopeft.model.loading import load, load_processor, load_skeleton, quiet_libraries, require_packages
 from autopeft.model.locating import DEMO_HUB_ID, DEMO_NAME, commit_of, config_of, resolve
-from autopeft.model.memory import (
-    FreedMemory,
-    SavedBytes,
-    free_bytes,
-    is_out_of_memory,
-    limit_memory,
-    release_memory,
-    taken_bytes,
-)
 from autopeft.model.precision import (
     Precision,
     choose_precision,

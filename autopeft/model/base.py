@@ -252,7 +252,12 @@ class BaseModel:
             for config in model.peft_config.values():
                 # An empty name stays as it is: for None peft takes the path that the module came from.
                 config.base_model_name_or_path = ""
-        self._check(model, plan)
+        attached = sum(p.numel() for p in model.parameters() if p.requires_grad) - self.head_params
+        if attached != plan.trainable_params:
+            raise SiteError(
+                f"The plan says {plan.trainable_params:,} trainable parameters, but peft {peft.__version__} "
+                f"attached {attached:,} to {self.name}; the plan was made for another model or peft version."
+            )
         return model
 
     def to_train(self, model: nn.Module) -> nn.Module:
@@ -318,15 +323,6 @@ class BaseModel:
         layer.weight.data.copy_(torch.empty(layer.weight.shape).normal_(std=std, generator=generator))
         if layer.bias is not None:
             nn.init.constant_(layer.bias, self.output_shift if is_output else 0.0)
-
-    def _check(self, model: PeftModel, plan: Plan) -> None:
-        """Refuse a plan whose count is not that of `peft`."""
-        attached = sum(p.numel() for p in model.parameters() if p.requires_grad) - self.head_params
-        if attached != plan.trainable_params:
-            raise SiteError(
-                f"The plan says {plan.trainable_params:,} trainable parameters, but peft {peft.__version__} "
-                f"attached {attached:,} to {self.name}; the plan was made for another model or peft version."
-            )
 
 
 def check_sites(adapters: Sequence[Adapter], base: BaseModel) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from autopeft.errors import ModelError, SiteError, reason_of
 from autopeft.model.base import BaseModel
 from autopeft.model.classes import require_no_speech
-from autopeft.model.memory import is_out_of_memory
+from autopeft.model.devices import is_out_of_memory
 from autopeft.model.quantising import rows_independent
 from autopeft.model.sites import is_task_model
 

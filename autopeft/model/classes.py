@@ -111,5 +111,4 @@ def _maps(auto_class: str, config: Any) -> bool:
 
 
 def _is_pair(config: Any) -> bool:
-    """Whether a model is an encoder with a decoder."""
     return bool(getattr(config, "is_encoder_decoder", False))

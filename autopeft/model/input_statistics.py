@@ -11,8 +11,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from autopeft.model.devices import forked_rng, on_float64_device
-from autopeft.model.memory import free_bytes
+from autopeft.model.devices import forked_rng, free_bytes, on_float64_device
 
 _EXACT_INPUTS = 1024  # inputs up to which all eigenvectors are computed; chosen by hand
 _OVERSAMPLING = 16  # for wider inputs: directions beyond the rank, and iterations; chosen by hand so that

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from autopeft.model.devices import forked_rng, random_state
-from autopeft.model.memory import is_out_of_memory
+from autopeft.model.devices import forked_rng, is_out_of_memory, random_state
 
 # Inputs of a call whose layers must all run: they read and fill a cache, or give what lies between them.
 _WHOLE_CALL = ("cache", "past_key_values", "output_hidden_states", "output_attentions")

@@ -84,7 +84,6 @@ def quoted(word: str) -> str:
 
 
 def _objects(model: ModelSpec, data: DataSpec) -> str:
-    """The arguments that were passed as objects."""
     values = {"model": model.id, "data": data.source}
     return ", ".join(_argument(name, value) for name, value in values.items() if value == IN_MEMORY)
 

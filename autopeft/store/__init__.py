@@ -1,7 +1,7 @@
 """The run directory and its files: settings, strict YAML, atomic writes, lock, study, recovery.
 
 Inside the folder each file imports only from those before it:
-files, yaml → folders → checksums, settings, plan, measurement_log, study → run_dir.
+files, yaml → checksums, settings, plan, measurement_log, study → run_dir.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ from autopeft.store.checksums import (
     seal_of,
     write_checked,
 )
-from autopeft.store.files import cannot_write, put_in_place, sha256_of, write_bytes, write_text
-from autopeft.store.folders import (
+from autopeft.store.files import (
+    cannot_write,
     claimed_folder,
     fresh_folder,
+    put_in_place,
     refuse_files,
     save_processor,
+    sha256_of,
     sweep_fresh_folders,
     without_empty_parents,
+    write_bytes,
+    write_text,
 )
 from autopeft.store.measurement_log import Entry
 from autopeft.store.plan import read_plan, write_plan

@@ -14,8 +14,7 @@ from typing import Any
 
 from autopeft.errors import RunDirError, SpecError
 from autopeft.records import digest_of
-from autopeft.store.files import sha256_of, sync_folder, write_text
-from autopeft.store.folders import follow_umask
+from autopeft.store.files import follow_umask, sha256_of, sync_folder, write_text
 
 _FILE = "checksums.json"
 _SYNCED = "r+b" if os.name == "nt" else "rb"  # Windows syncs files alone that may be written

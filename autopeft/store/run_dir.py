@@ -32,8 +32,7 @@ from autopeft.records import (
 )
 from autopeft.removed import instead_of
 from autopeft.store.checksums import damaged, read_checked, write_checked
-from autopeft.store.files import cannot_write, write_text
-from autopeft.store.folders import refuse_files
+from autopeft.store.files import cannot_write, refuse_files, write_text
 from autopeft.store.measurement_log import MeasurementLog
 from autopeft.store.study import writing_study
 from autopeft.store.yaml import read_yaml, validate, write_yaml_text
@@ -344,7 +343,6 @@ def _is_unborn(path: Path) -> bool:
 
 
 def _is_temporary(path: Path) -> bool:
-    """Whether a path is a file or folder that was being written when its process was killed."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 

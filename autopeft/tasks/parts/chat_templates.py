@@ -159,7 +159,6 @@ def _without_blanks(text: str) -> str:
 
 
 def _with_text_arguments(turns: Sequence[Turn]) -> list[Turn]:
-    """The turns with the arguments of calls as JSON text."""
     return [
         {**turn, "tool_calls": _arguments_as_text(turn["tool_calls"])} if "tool_calls" in turn else turn
         for turn in turns
@@ -180,7 +179,6 @@ def _arguments_as_text(calls: Any) -> Any:
 
 
 def _with_parts(turns: Sequence[Turn]) -> list[Turn]:
-    """The turns with each content as a list of one part."""
     return [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
 
 

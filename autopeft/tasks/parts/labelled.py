@@ -78,8 +78,13 @@ class LabelledTask:
 
     def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
         """One batch: features, and `labels` (B,), or (B, C) for several labels per example."""
-        features = self.collate_inputs(examples, pad_token_id)
-        return {**features, "labels": _label_tensor(self.target, labels)}
+        if self.target.kind == "classes":  # 0 and 1
+            truth = torch.zeros(len(labels), len(self.target.names))
+            for row, classes in enumerate(labels):
+                truth[row, list(classes)] = 1.0
+        else:
+            truth = torch.tensor(labels, dtype=torch.float32 if self.target.kind == "number" else torch.long)
+        return {**self.collate_inputs(examples, pad_token_id), "labels": truth}
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean of the examples' losses, shape ()."""
@@ -95,7 +100,10 @@ class LabelledTask:
             pairs = [(logits_of(model, batch), batch["labels"]) for batch in batches]
             logits, truth = (torch.cat(column) for column in zip(*pairs, strict=True))
             loss = float(_losses(self.target, logits, truth).cpu().double().mean())
-            guesses = _guesses(self.target, logits)
+            if self.target.kind == "number":
+                guesses = logits[:, 0]
+            else:
+                guesses = (logits > 0).float() if self.target.kind == "classes" else logits.argmax(dim=-1)
         if not guesses.isfinite().all():  # the run diverged, and the loss is not finite either
             return Evaluation(metric=math.nan, loss=loss, example_scores=(math.nan,) * len(guesses))
         value, scores = self._metric.score(truth.cpu().double().numpy(), guesses.cpu().double().numpy())
@@ -116,18 +124,6 @@ def _uneven_note(target: Target, metric: str, *, instead_of: str) -> str | None:
     )
 
 
-def _label_tensor(target: Target, labels: Sequence[Any]) -> Tensor:
-    """Classes (B,), int64; numbers (B,); several labels (B, C) of 0 and 1."""
-    if target.kind == "number":
-        return torch.tensor(labels, dtype=torch.float32)
-    if target.kind != "classes":
-        return torch.tensor(labels, dtype=torch.long)
-    several = torch.zeros(len(labels), len(target.names))
-    for row, classes in enumerate(labels):
-        several[row, list(classes)] = 1.0
-    return several
-
-
 def _losses(target: Target, logits: Tensor, labels: Tensor) -> Tensor:
     """Each example's loss, shape (B,): cross-entropy in nats, its mean over several labels, or squared error.
 
@@ -138,10 +134,3 @@ def _losses(target: Target, logits: Tensor, labels: Tensor) -> Tensor:
     if target.kind != "classes":
         return nn.functional.cross_entropy(logits, labels, reduction="none")
     return nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=1)
-
-
-def _guesses(target: Target, logits: Tensor) -> Tensor:
-    """The predicted classes (B,), labels (B, C) of 0 and 1, or numbers (B,)."""
-    if target.kind == "number":
-        return logits[:, 0]
-    return (logits > 0).float() if target.kind == "classes" else logits.argmax(dim=-1)
