@@ -78,7 +78,12 @@ class BaseModel:
         self.head_names = (*head, *self.missing)
         self.head_params = sum(n_params(module.get_submodule(name)) for name in self.head_names)
         self.sites = list_sites(module, exclude=self.head_names)
-        self.output_layer = self._find_output_layer(head)
+        # The head's last linear map with one output per label, or else its last linear map.
+        layers = [entry for h in head for entry in module.get_submodule(h).named_modules(prefix=h)]
+        maps = {name: layer.out_features for name, layer in layers if isinstance(layer, nn.Linear)}
+        n_labels = getattr(module.config, "num_labels", None)
+        fitting = [name for name, n_outputs in maps.items() if n_outputs == n_labels]
+        self.output_layer = next(reversed(fitting or list(maps)), None)
         self.output_scale, self.output_shift = 1.0, 0.0
         self.max_tokens = _n_positions(module)
         remarks = []
@@ -289,14 +294,6 @@ class BaseModel:
             layer.weight.data.mul_(std)
             if layer.bias is not None:
                 layer.bias.data.fill_(mean)
-
-    def _find_output_layer(self, head: Sequence[str]) -> str | None:
-        """The head's last linear map with one output per label, or else its last linear map."""
-        layers = [entry for h in head for entry in self.module.get_submodule(h).named_modules(prefix=h)]
-        maps = {name: layer.out_features for name, layer in layers if isinstance(layer, nn.Linear)}
-        n_labels = getattr(self.module.config, "num_labels", None)
-        fitting = [name for name, n_outputs in maps.items() if n_outputs == n_labels]
-        return next(reversed(fitting or list(maps)), None)
 
     def _initialise_head(self, model: PeftModel, *, seed: int) -> None:
         """Draw the output layer of the head's trained copy, and those layers that the checkpoint lacks.

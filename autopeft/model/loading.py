@@ -300,10 +300,10 @@ def _lacking(checkpoint: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(checkpoint["missing_keys"]) | frozenset(key[0] for key in checkpoint["mismatched_keys"])
 
 
-def load_processor(spec: ModelSpec, *, needs_images: bool = False) -> Any:
-    """The tokenizer or image processor of a model alone; raises ModelError."""
+def load_processor(spec: ModelSpec) -> Any:
+    """The tokenizer of a model alone; raises ModelError."""
     source, name = resolve(spec)
-    return _processor(spec, source, name, needs_images=needs_images, is_needed=True, needs_padding=True)
+    return _processor(spec, source, name, needs_images=False, is_needed=True, needs_padding=True)
 
 
 def _processor(

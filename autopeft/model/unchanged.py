@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,7 @@ _CHUNK_BYTES = 2**26  # that are copied at once; chosen by hand
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a number
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Seen:
+class _Seen(NamedTuple):
     """What is known of a tensor without reading it; `version` counts its changes in place."""
 
     name: str
@@ -25,11 +24,6 @@ class _Seen:
     shape: torch.Size
     dtype: torch.dtype
     version: int
-
-    def is_replaced(self, now: _Seen) -> bool:
-        """Whether another tensor has taken the place."""
-        before = (self.name, self.pointer, self.shape, self.dtype)
-        return before != (now.name, now.pointer, now.shape, now.dtype)
 
 
 class TensorWatch:
@@ -55,7 +49,7 @@ class TensorWatch:
         if len(now) != len(self._seen):
             return min({seen.name for seen in now} ^ {seen.name for seen in self._seen})
         for before, after in zip(self._seen, now, strict=True):
-            if before.is_replaced(after):
+            if before[:-1] != after[:-1]:  # another tensor has taken the place
                 return before.name
         counted = [i for i, seen in enumerate(now) if seen.version != self._seen[i].version]
         samples = _stacked([_sum(tensor, _SAMPLE) for _, tensor in tensors])
@@ -118,13 +112,7 @@ def _tensors_of(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _seen(name: str, tensor: Tensor) -> _Seen:
-    return _Seen(
-        name=name,
-        pointer=tensor.data_ptr(),
-        shape=tensor.shape,
-        dtype=tensor.dtype,
-        version=tensor._version,
-    )
+    return _Seen(name, tensor.data_ptr(), tensor.shape, tensor.dtype, tensor._version)
 
 
 def _sum(tensor: Tensor, n_numbers: int | None = None) -> Tensor:

@@ -28,7 +28,6 @@ from autopeft.store.files import (
     write_bytes,
     write_text,
 )
-from autopeft.store.measurement_log import Entry
 from autopeft.store.plan import read_plan, write_plan
 from autopeft.store.run_dir import START, RunDir
 from autopeft.store.settings import (
@@ -45,7 +44,6 @@ from autopeft.store.yaml import faults_of, parse_yaml, read_yaml, validate, writ
 __all__ = [
     "SOURCES",
     "START",
-    "Entry",
     "RunDir",
     "by_dotted_name",
     "cannot_write",
