@@ -21,18 +21,16 @@ from autopeft.adapters.configs import (
 from autopeft.adapters.counting import Count, count_configs, count_plan
 from autopeft.adapters.fitting import attach_fitting, refuse_weights
 from autopeft.adapters.matching import TargetMatch, target_matches
-from autopeft.adapters.planning import UserPlan, check_user_file, read_user_plan
+from autopeft.adapters.planning import check_user_file, read_user_plan
 from autopeft.adapters.quick_patterns import are_quick
 from autopeft.adapters.reading import ConfigFile, is_adapter, read_configs, unknown_keys
 from autopeft.adapters.skeleton import add_shira_indices, forgo_initial_values
-from autopeft.adapters.stack import Stack, common_learning_rate, compile_plan
+from autopeft.adapters.stack import common_learning_rate, compile_plan
 
 __all__ = [
     "ConfigFile",
     "Count",
-    "Stack",
     "TargetMatch",
-    "UserPlan",
     "adapts_modules",
     "add_shira_indices",
     "are_quick",

@@ -100,16 +100,6 @@ def count_configs(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -
         return _tally(attached, base, methods=methods, notes=notes)
 
 
-@dataclass(frozen=True)
-class _TensorPlace:
-    """Where a trained tensor lies: the site or the module that holds it, and whether that is in the head."""
-
-    name: str
-    role: str
-    layer: str
-    is_in_head: bool
-
-
 def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes: Sequence[str]) -> Count:
     """Count what requires a gradient in a base model with adapters on it, without weights.
 
@@ -127,16 +117,16 @@ def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes
         if not parameter.requires_grad:
             continue
         places = [_place(name, known_sites, base) for name in inside[id(parameter)]]
-        if places and all(place.is_in_head for place in places):
+        if places and all(is_in_head for *_, is_in_head in places):
             head_params += parameter.numel()
             continue
         # Numbers outside the base model have no place; all sites share them.
-        roles = {place.role for place in places}
-        layers = {place.layer for place in places} or {_OUTSIDE}
+        roles = {role for _, role, _, _ in places}
+        layers = {layer for _, _, layer, _ in places} or {_OUTSIDE}
         role = roles.pop() if len(roles) == 1 else _SHARED
         by_role[role] += parameter.numel()
         by_layer[layers.pop() if len(layers) == 1 else _SHARED] += parameter.numel()
-        names[role] |= {place.name for place in places} or {_SHARED}
+        names[role] |= {name for name, *_ in places} or {_SHARED}
     # Experts hold several layers in each other, one for each parameter, and each has its own rank.
     by_site: dict[str, list[int]] = defaultdict(list)
     for layer, of_adapters in attached.ranks().items():
@@ -161,8 +151,8 @@ def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes
     )
 
 
-def _place(name: str, sites: Mapping[str, Site], base: BaseModel) -> _TensorPlace:
-    """The site that a parameter belongs to, else the module of the base model that holds it."""
+def _place(name: str, sites: Mapping[str, Site], base: BaseModel) -> tuple[str, str, str, bool]:
+    """The site of a parameter, else its module; the role, the layer, and whether it is in the head."""
     parts = name.split(".")
     prefixes = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
     site = next((sites[prefix] for prefix in prefixes if prefix in sites), None)
@@ -170,8 +160,8 @@ def _place(name: str, sites: Mapping[str, Site], base: BaseModel) -> _TensorPlac
         holder = ".".join(itertools.takewhile(lambda part: not part.startswith(_WRAPPED), parts[:-1]))
         depth = _DEPTH.search(f".{holder}.")
         role = known_role(holder) or holder.rpartition(".")[2]
-        return _TensorPlace(holder, role, depth[1] if depth else _OUTSIDE, in_head(holder, base))
+        return (holder, role, depth[1] if depth else _OUTSIDE, in_head(holder, base))
     # A linear map outside the layers that is trained whole beside a task head is its pooler.
     is_pooler = "modules_to_save" in parts and site.layer is None and site.kind == "linear"
     layer = _OUTSIDE if site.layer is None else str(site.layer)
-    return _TensorPlace(site.name, site.role, layer, is_pooler and bool(base.head_names))
+    return (site.name, site.role, layer, is_pooler and bool(base.head_names))

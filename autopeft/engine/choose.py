@@ -116,14 +116,12 @@ def _slow_rival(
 def _comparable(
     problem: SearchProblem, ledger: Ledger, ranked: Sequence[Measurement]
 ) -> Sequence[Measurement]:
-    """Measurements whose order holds in full: without the head alone, if only short runs would tell of it."""
     if _tells_of_head(problem):
         return ranked
     return [m for m in ranked if m.plan.adapters or ledger.is_baseline(m.plan)] or ranked
 
 
 def _tells_of_head(problem: SearchProblem) -> bool:
-    """Whether a run of nearly full length compares the head alone with other plans."""
     return problem.schedule.has_long_last or problem.spec.confirm.fidelity == "full"
 
 

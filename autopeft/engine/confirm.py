@@ -117,17 +117,24 @@ def _confirm_group(
     The test split will be read for the chief finalists, which must be paid too. Idle workers begin runs of
     the plans `ahead`, which are confirmed next, on as many seeds or on so many.
     """
+    n_sure = n_seeds if len(group) == 1 else min(n_seeds, FIRST_LOOK)
+    n_beside = math.ceil(ledger.executor.n_workers / len(group))
+    n_least = problem.least_seeds_of(group) if is_needed else 0
     rows: list[list[Measurement]] = []
     while len(rows) < n_seeds:
-        n_new = _n_next(
+        # Side by side run as many seeds as there are workers for, and as are needed whatever the scores
+        # before them say.
+        n_new = max(1, min(n_beside, n_sure - len(rows)))
+        while n_new and not can_confirm(
             problem,
             ledger,
             group,
+            n_new=n_new,
             n_rows=len(rows),
-            n_seeds=n_seeds,
-            is_needed=is_needed,
+            may_use_reserve=len(rows) + n_new <= n_least,
             tested=finalists.chief,
-        )
+        ):
+            n_new -= 1
         if not n_new:
             break
         fidelities = [problem.confirmation(seed) for seed in range(len(rows) + n_new)]
@@ -147,37 +154,6 @@ def _confirm_group(
         if len(group) > 1 and look_at(problem, rows).is_decided:
             break
     return rows
-
-
-def _n_next(
-    problem: SearchProblem,
-    ledger: Ledger,
-    group: Sequence[Plan],
-    *,
-    n_rows: int,
-    n_seeds: int,
-    is_needed: bool,
-    tested: Collection[Plan],
-) -> int:
-    """How many seeds of a group are next; 0 where time or cost runs short.
-
-    Side by side run as many as there are workers for, and as are needed whatever the scores before them say.
-    """
-    n_sure = n_seeds if len(group) == 1 else min(n_seeds, FIRST_LOOK)
-    n_beside = math.ceil(ledger.executor.n_workers / len(group))
-    n_new = max(1, min(n_beside, n_sure - n_rows))
-    n_least = problem.least_seeds_of(group) if is_needed else 0
-    while n_new and not can_confirm(
-        problem,
-        ledger,
-        group,
-        n_new=n_new,
-        n_rows=n_rows,
-        may_use_reserve=n_rows + n_new <= n_least,
-        tested=tested,
-    ):
-        n_new -= 1
-    return n_new
 
 
 def can_confirm(

@@ -368,7 +368,6 @@ class Ledger:
         return seconds + reserve <= self._limit_left()
 
     def _limit_left(self) -> float:
-        """Seconds until the time limit; negative beyond it."""
         limit = math.inf if self.limit_seconds is None else self.limit_seconds
         return limit - self.clock()
 

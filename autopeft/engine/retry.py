@@ -116,11 +116,9 @@ def _has_learned(problem: SearchProblem, ledger: Ledger, run: Measurement) -> bo
 
 
 def _short_run(problem: SearchProblem, ledger: Ledger, run: Measurement) -> Measurement | None:
-    """The run of the same adapters with the lowest loss at the first rung."""
     first = ranked_by_loss(ledger.at(problem.rung(0)).values())
     return next((m for m in first if m.plan.adapters == run.plan.adapters), None)
 
 
 def _mean(problem: SearchProblem, runs: Sequence[Measurement]) -> float:
-    """The mean score on all seeds; larger is better."""
     return evidence.mean_and_std_error(scores_of(problem, runs), span=problem.metric.score_span)[0]

@@ -65,7 +65,6 @@ class Schedule:
 
     @property
     def _head_cost(self) -> float:
-        """Cost of a step without adapters, relative to one with them."""
         return _HEAD_COST if self.has_head else 0.0
 
     def n_promoted(self, index: int) -> int:
@@ -247,7 +246,6 @@ def stretched(schedule: Schedule, *, n_first: int, max_cost: float) -> Schedule:
 
 
 def _above(schedule: Schedule) -> float:
-    """Cost of the rungs above the first in R."""
     new = _N_RETUNED * schedule.rung_cost(schedule.last, is_new=True)
     return new + math.fsum(
         schedule.n_promoted(i) * schedule.rung_cost(i) for i in range(1, schedule.last + 1)

@@ -120,5 +120,4 @@ def _names(finalists: Finalists) -> dict[Plan, str]:
 
 
 def _finished(confirmed: Confirmed) -> Confirmed:
-    """The plans of which a run finished."""
     return {plan: rows for plan, rows in confirmed.items() if has_finished(rows)}

@@ -16,10 +16,9 @@ examples → variance, order → bounds, checks, pooling → intervals → equiv
 """
 
 from autopeft.evidence.bounds import FIRST_LOOK
-from autopeft.evidence.equivalence import Standing, plans_within_margin
+from autopeft.evidence.equivalence import plans_within_margin
 from autopeft.evidence.examples import Examples
 from autopeft.evidence.intervals import (
-    Interval,
     divergence_chance,
     least_difference,
     mean_and_std_error,
@@ -38,9 +37,7 @@ from autopeft.evidence.wording import (
 __all__ = [
     "FIRST_LOOK",
     "Examples",
-    "Interval",
     "Look",
-    "Standing",
     "divergence_chance",
     "least_difference",
     "look",

@@ -171,5 +171,4 @@ def chance_if_alike(n_finished: int, n_seeds: int) -> float:
 
 
 def _squares(table: Floats, groups: Sequence[int], *, pseudo: tuple[float, ...], scale: float) -> MeanSquares:
-    """Mean squares over all seeds of one table."""
     return moments(table, groups).squares(np.ones(len(table)), pseudo=pseudo, floor=rounding_floor(scale))

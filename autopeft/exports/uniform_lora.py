@@ -6,9 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autopeft.exports.parts import problems
-from autopeft.exports.parts.uniform import lora_factors, uniform_problems, write_uniform
+from autopeft.exports.parts.uniform import lora_factors, write_uniform
 from autopeft.extension import ExportSource, NeededBase
 from autopeft.store import fresh_folder
+
+# Fields that say where LoRA sits and how it is scaled: all of that is in the tensors afterwards.
+_FOLDED = (
+    "r lora_alpha rank_pattern alpha_pattern use_rslora target_modules exclude_modules layers_to_transform "
+    "layers_pattern fan_in_fan_out lora_dropout modules_to_save".split()
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,14 @@ class UniformLora:
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """Configs that are not plain LoRA (DoRA is not), modules trained whole, no weights."""
-        return uniform_problems(source)
+        configs = source.configs
+        found = [*(problems.not_lora(configs) or problems.lora_problems(configs, known=_FOLDED))]
+        # A language model's own modules that are trained too, which readers of LoRA pass over.
+        if source.task_type in ("CAUSAL_LM", "SEQ_2_SEQ_LM") and source.head:
+            found.append(
+                f"modules_to_save={problems.short(list(source.head))} is read by none of its readers"
+            )
+        return (*found, *problems.untrained(source))
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
         """Write one LoRA adapter; a trained head goes beside it as head.safetensors."""

@@ -1,7 +1,7 @@
 """The search space: a YAML file says which policies there are, and a policy becomes a plan.
 
 Inside the folder each file imports only from those before it:
-spaces, policies → files, limits, sampling → layout → baselines.
+spaces → files, limits, sampling → layout → baselines.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from autopeft.space.layout import (
     widened,
 )
 from autopeft.space.limits import SERVERS, limited, servable
-from autopeft.space.policies import Policy
 from autopeft.space.sampling import learning_rates, suggest, within
-from autopeft.space.spaces import MethodSpace, MixPart, Space
+from autopeft.space.spaces import MethodSpace, MixPart, Policy, Space
 
 __all__ = [
     "BASELINE_METHOD",

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from autopeft.records import FUSED_ROLES, ROLE_GROUPS, Site
 from autopeft.space.layout import AllocationContext, select_sites
-from autopeft.space.policies import Policy
+from autopeft.space.spaces import Policy
 
 BASELINE_METHOD = "lora"
 

@@ -19,8 +19,7 @@ from autopeft.records import (
     Site,
     layer_name,
 )
-from autopeft.space.policies import Policy
-from autopeft.space.spaces import MethodSpace, Space
+from autopeft.space.spaces import MethodSpace, Policy, Space
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import BaseTrial
 
 from autopeft.extension import Method
-from autopeft.space.policies import Policy
-from autopeft.space.spaces import MethodSpace, Space
+from autopeft.space.spaces import MethodSpace, Policy, Space
 
 ARM, RATE = "method", "rate_position"
 _CHOICES = ("placement", "layers_by", "ranks_by")  # fields of `MethodSpace` that list values

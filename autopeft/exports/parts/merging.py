@@ -88,7 +88,6 @@ def _attached(source: ExportSource) -> PeftModel:
 
 
 def _dtype_of(model: nn.Module) -> torch.dtype:
-    """The number format of most weights: float32, or what is narrower."""
     dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
     return next((dtype for dtype in (torch.bfloat16, torch.float16) if dtype in dtypes), torch.float32)
 

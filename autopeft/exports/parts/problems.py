@@ -52,7 +52,7 @@ def lora_problems(configs: Sequence[PeftConfig], *, known: Sequence[str]) -> tup
             if name == "target_parameters" and name not in known:
                 problems += stacked_experts([config])
             elif name not in (*known, "init_lora_weights"):
-                problems.append(f"{name}={_short(value)} has no place in it")
+                problems.append(f"{name}={short(value)} has no place in it")
         problems += rewrites_base([config])
     return tuple(dict.fromkeys(problems))
 
@@ -76,13 +76,6 @@ def unmergeable(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
     return (f"{', '.join(names)} is no change of the base model's weights",) if names else ()
 
 
-def trained_whole(source: ExportSource) -> tuple[str, ...]:
-    """The problem that a language model's own modules are trained too, which readers of LoRA pass over."""
-    if source.task_type not in ("CAUSAL_LM", "SEQ_2_SEQ_LM") or not source.head:
-        return ()
-    return (f"modules_to_save={_short(list(source.head))} is read by none of its readers",)
-
-
-def _short(value: object) -> str:
+def short(value: object) -> str:
     """A value in a message, in at most 40 characters (chosen by hand)."""
     return shortened(repr(value), 40)

@@ -19,7 +19,6 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from autopeft.errors import SpecError
-from autopeft.exports.parts import problems
 from autopeft.exports.parts.adapter import PREFIX, in_head, save_tensors, trained_tensors
 from autopeft.extension import ExportSource
 from autopeft.model import map_shape
@@ -30,19 +29,6 @@ _KEY = re.compile(rf"^{re.escape(PREFIX)}(.+)\.lora_(A|B)\.weight$")
 _LAYER = re.compile(r"^(.*?\.)(\d+)(\..*)$")
 # What --max-lora-rank takes (vllm/config/lora.py).
 _VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-
-# Fields that say where LoRA sits and how it is scaled: all of that is in the tensors afterwards.
-_FOLDED = (
-    "r lora_alpha rank_pattern alpha_pattern use_rslora target_modules exclude_modules layers_to_transform "
-    "layers_pattern fan_in_fan_out lora_dropout modules_to_save".split()
-)
-
-
-def uniform_problems(source: ExportSource) -> tuple[str, ...]:
-    """What makes a plan more than plain LoRA: other configs (DoRA too), modules trained whole, no weights."""
-    configs = source.configs
-    of_configs = problems.not_lora(configs) or problems.lora_problems(configs, known=_FOLDED)
-    return (*of_configs, *problems.trained_whole(source), *problems.untrained(source))
 
 
 def lora_factors(source: ExportSource) -> Factors:
