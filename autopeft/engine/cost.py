@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from autopeft.engine.schedule import Schedule
-from autopeft.records import Cost, Measurement, Outcome, Proposal, Status
+from autopeft.records import Cost, Measurement, Outcome, Status
 
 _SAMPLED = ("sampler", "random")  # sources that count as proposals of the sampler
 
@@ -47,7 +47,16 @@ def search_cost(
         evaluation = schedule.n_confirm * fmean(m.eval_seconds / m.fidelity.eval_examples for m in runs)
         full_run_seconds = training + evaluation + fmean(m.overhead_seconds for m in runs)
     total_seconds = scoring_seconds + sum(seconds.values())
-    searched = [m for m in outcome.measurements if m.fidelity.split == "search"]
+    first_proposals = {proposal.plan: proposal for proposal in reversed(outcome.proposals)}
+    sources = {proposal.arm: proposal.source for proposal in reversed(outcome.proposals)}
+    searched = sampled = 0.0
+    for measurement in outcome.measurements:
+        if measurement.fidelity.split == "search":
+            proposal = first_proposals[measurement.plan]
+            # A finalist at a lower rate counts as its arm does.
+            source = sources[proposal.arm] if proposal.source == "retuned" else proposal.source
+            searched += schedule.cost_of(measurement)
+            sampled += schedule.cost_of(measurement) * (source in _SAMPLED)
     return Cost(
         sensitivity_seconds=scoring_seconds,
         search_seconds=seconds["search"],
@@ -56,27 +65,10 @@ def search_cost(
         full_runs=(scoring_seconds + seconds["search"]) / full_run_seconds if full_run_seconds else None,
         examples_seen=sum(m.trained_steps for m in paid if m.fidelity.split == "search")
         * schedule.batch_size,
-        sampled_share=_sampled_share(searched, outcome.proposals, schedule),
+        sampled_share=sampled / searched if searched else None,
         load_seconds=load_seconds,
         train_seconds=sum(m.train_seconds for m in paid),
         eval_seconds=sum(m.eval_seconds for m in paid),
         total_seconds=total_seconds,
         total_full_runs=total_seconds / full_run_seconds if full_run_seconds else None,
     )
-
-
-def _sampled_share(
-    searched: Sequence[Measurement], proposals: Sequence[Proposal], schedule: Schedule
-) -> float | None:
-    """Share of the search's cost that went to sampled plans; None where nothing was measured."""
-    first_proposals = {proposal.plan: proposal for proposal in reversed(proposals)}
-    sources = {proposal.arm: proposal.source for proposal in reversed(proposals)}
-    total = sampled = 0.0
-    for measurement in searched:
-        proposal = first_proposals[measurement.plan]
-        # A finalist at a lower rate counts as its arm does.
-        source = sources[proposal.arm] if proposal.source == "retuned" else proposal.source
-        cost = schedule.cost_of(measurement)
-        total += cost
-        sampled += cost * (source in _SAMPLED)
-    return sampled / total if total else None

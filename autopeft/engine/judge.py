@@ -201,28 +201,25 @@ def summaries(
     """
     rows = {name: confirmed[plan] for name, plan in by_name.items() if confirmed.get(plan)}
     best = by_name.get("best")
-    scored = {
-        name: plan_rows
-        for name, plan_rows in rows.items()
-        if has_score(problem, plan_rows) and (by_name[name] != best or has_finished(plan_rows))
-    }
-    return tuple(_summary(problem, name, plan_rows) for name, plan_rows in scored.items())
-
-
-def _summary(problem: SearchProblem, name: str, rows: Sequence[Measurement]) -> Confirmation:
-    table = [[problem.sign * score for score in scores] for scores in scores_of(problem, rows)]
-    mean, std_error = evidence.mean_and_std_error(
-        table, span=problem.metric.score_span, examples=problem.examples(rows[0].fidelity.split)
-    )
-    losses = [row.loss for row in rows if row.loss is not None]
-    return Confirmation(
-        name=name,
-        plan=rows[0].plan,
-        split=rows[0].fidelity.split,
-        metric_mean=mean,
-        metric_std_error=std_error,
-        seeds=tuple(row.fidelity.seed for row in rows),
-        metrics=tuple(sum(scores) / len(scores) for scores in table),
-        mean_loss=math.fsum(losses) / len(losses) if losses else math.inf,
-        train_seconds=math.fsum(row.train_seconds for row in rows) / len(rows),
-    )
+    confirmations = []
+    for name, runs in rows.items():
+        if not has_score(problem, runs) or (by_name[name] == best and not has_finished(runs)):
+            continue
+        table = [[problem.sign * score for score in scores] for scores in scores_of(problem, runs)]
+        mean, std_error = evidence.mean_and_std_error(
+            table, span=problem.metric.score_span, examples=problem.examples(runs[0].fidelity.split)
+        )
+        losses = [run.loss for run in runs if run.loss is not None]
+        confirmation = Confirmation(
+            name=name,
+            plan=runs[0].plan,
+            split=runs[0].fidelity.split,
+            metric_mean=mean,
+            metric_std_error=std_error,
+            seeds=tuple(run.fidelity.seed for run in runs),
+            metrics=tuple(sum(scores) / len(scores) for scores in table),
+            mean_loss=math.fsum(losses) / len(losses) if losses else math.inf,
+            train_seconds=math.fsum(run.train_seconds for run in runs) / len(runs),
+        )
+        confirmations.append(confirmation)
+    return tuple(confirmations)

@@ -230,34 +230,22 @@ class Ledger:
         )
 
     def _wait(self, key: Key, pending: Mapping[Key, Future[Measurement]]) -> None:
-        """Wait for a measurement, and record what finishes before it."""
+        """Wait for a measurement, and record what finishes before it; say so where that is long."""
         while self.executor.n_workers > 1 and not pending[key].done():
-            self._wait_for_one(pending)
+            running = {other: future for other, future in pending.items() if not future.done()}
+            known = (self._new.get(other) or self.measured.get(other) for other in pending)
+            longest = max((m.total_seconds for m in known if m is not None), default=None)
+            n_ahead = sum(not future.done() for future in self._ahead.values())
+            n_idle = self.executor.n_workers - len(running) - n_ahead
+            seconds = None if longest is None or n_idle < 1 else max(_LEAST_SECONDS, _TIMES * longest)
+            self.wait_for_any(running.values(), timeout=seconds)
+            if seconds is not None and not any(future.done() for future in running.values()):
+                names = ", ".join(dict.fromkeys(plan.digest for plan, _ in running))
+                text = "Idle workers: %d. The search waits for plan %s; those that have finished took at most"
+                log.info(f"{text} %.0f s.", n_idle, names, longest)
             self._record_finished({**pending, **self._ahead})
         if key not in self._new:
             self._record(key, pending[key])
-
-    def _wait_for_one(self, pending: Mapping[Key, Future[Measurement]]) -> None:
-        """Wait until another measurement has finished; say what the search waits for where that is long."""
-        running = {key: future for key, future in pending.items() if not future.done()}
-        known = (self._new.get(key) or self.measured.get(key) for key in pending)
-        finished = [measurement for measurement in known if measurement is not None]
-        n_ahead = sum(not future.done() for future in self._ahead.values())
-        n_idle = self.executor.n_workers - len(running) - n_ahead
-        seconds = None
-        if finished and n_idle > 0:
-            longest = max(measurement.total_seconds for measurement in finished)
-            seconds = max(_LEAST_SECONDS, _TIMES * longest)
-        self.wait_for_any(running.values(), timeout=seconds)
-        if seconds is not None and not any(future.done() for future in running.values()):
-            names = ", ".join(dict.fromkeys(plan.digest for plan, _ in running))
-            log.info(
-                "Idle workers: %d. The search waits for plan %s; those that have finished took at most "
-                "%.0f s.",
-                n_idle,
-                names,
-                longest,
-            )
 
     def _record_finished(self, pending: Mapping[Key, Future[Measurement]]) -> None:
         for key, future in pending.items():

@@ -96,7 +96,7 @@ def _chance(squares: MeanSquares, design: Design) -> Floats:
 
     Optimistic on purpose: it takes the lower confidence bound of the seeds' variance, and unadjusted bounds.
     """
-    now, last, freedom = squares.n_seeds, design.planned_seeds, squares.seed_freedom
+    now, last, freedom = squares.n_seeds, design.planned_seeds, squares.freedom
     factor = freedom / float(stats.chi2.ppf(_VARIANCE_LEVEL, freedom))
     example = squares.residual + squares.excess * last / now
     later = freedom * (last - 1) // (now - 1)

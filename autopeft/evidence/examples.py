@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -52,22 +51,15 @@ class Examples:
 INDEPENDENT = Examples()
 
 
-class Units(NamedTuple):
-    """Scores (..., S, U) of independent units: examples, or groups of them.
-
-    `freedom` is the degrees of freedom of the variance between units, >= 1, and `weight` what an example
-    weighs in a unit, U / N. `design_effect` (...) is the variance of a mean over units in multiples of that
-    over independent examples, >= 1; None where examples are the units.
-    """
-
-    tables: npt.NDArray[np.float64]
-    freedom: float
-    weight: float = 1.0
-    design_effect: npt.NDArray[np.float64] | None = None
-
-
-def units(tables: npt.NDArray[np.float64], groups: Sequence[int]) -> Units:
+def units(
+    tables: npt.NDArray[np.float64], groups: Sequence[int]
+) -> tuple[npt.NDArray[np.float64], float, float, npt.NDArray[np.float64] | None]:
     """The units of tables (..., S, N): groups, or the examples where each is a group or all are of one.
+
+    Returns:
+        Scores (..., S, U) of independent units; the degrees of freedom of the variance between units, >= 1;
+        what an example weighs in a unit, U / N; and the variance of a mean over units in multiples of that
+        over independent examples, shape (...), >= 1, None where examples are the units.
 
     Example:
         >>> units(np.array([[1.0, 0.0, 1.0, 1.0]]), [7, 7, 8, 8])[:3]
@@ -77,7 +69,7 @@ def units(tables: npt.NDArray[np.float64], groups: Sequence[int]) -> Units:
     assert len(groups) in (0, n), f"{len(groups)} groups of {n} examples"
     _, numbers, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     if not 1 < (n_groups := len(sizes)) < n:
-        return Units(tables, n - 1)
+        return tables, n - 1, 1.0, None
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     sums = np.add.reduceat(tables[..., np.argsort(numbers, kind="stable")], starts, axis=-1)
     mean = tables.mean(axis=-1, keepdims=True)
@@ -87,4 +79,4 @@ def units(tables: npt.NDArray[np.float64], groups: Sequence[int]) -> Units:
     grouped, single = (table.mean(axis=-2).var(axis=-1, ddof=1) for table in (by_group, tables))
     effect, scale = np.ones_like(single), np.maximum(mean.mean(axis=(-2, -1)) ** 2, 1.0)
     np.divide(grouped * n, single * n_groups, out=effect, where=single > _ROUNDING * scale)
-    return Units(by_group, freedom, n_groups / n, np.maximum(effect, 1.0))
+    return by_group, freedom, n_groups / n, np.maximum(effect, 1.0)

@@ -116,7 +116,23 @@ def look(
     plans = [moments(table[None], examples.groups) for table in tables]
     differences = moments(difference[None], examples.groups)
     stops = find_stops(differences, design, floor=rounding_floor(scale), plans=plans)
-    return _look(stops, design)
+    only = {name: array[0].item() for name, array in vars(stops).items()}
+    n_seeds, code, low, high = (only[name] for name in ("n_seeds", "code", "low", "high"))
+    label = _LABELS[code]
+    open_reason = "planned" if n_seeds == planned_seeds else ""
+    # The unbiased mean left the interval in no simulated confirmation; if it does, the end is taken.
+    mean = min(max(only["unbiased"], low), high)
+    interval = Interval(mean=mean, std_error=only["std_error"], low=low, high=high, level=0.95)
+    return Look(
+        n_seeds=n_seeds,
+        planned_seeds=planned_seeds,
+        label=label,
+        reason={OPEN: open_reason, FUTILE: "futile"}.get(code, label),
+        mean_difference=only["mean"],
+        interval=interval if n_seeds >= 2 else None,
+        interval_90=(only["low_90"], only["high_90"]) if n_seeds >= 2 else None,
+        margin=margin,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,28 +219,6 @@ def _intervals(
         np.minimum(high, bound),
         np.maximum(mean - of_margin, -bound),
         np.minimum(mean + of_margin, bound),
-    )
-
-
-def _look(stop: Stops, design: Design) -> Look:
-    """The only confirmation of `stop` as a record."""
-    only = {name: array[0].item() for name, array in vars(stop).items()}
-    n_seeds, code, low, high = (only[name] for name in ("n_seeds", "code", "low", "high"))
-    label = _LABELS[code]
-    open_reason = "planned" if n_seeds == design.planned_seeds else ""
-    reason = {OPEN: open_reason, FUTILE: "futile"}.get(code, label)
-    # The unbiased mean left the interval in no simulated confirmation; if it does, the end is taken.
-    mean = min(max(only["unbiased"], low), high)
-    interval = Interval(mean=mean, std_error=only["std_error"], low=low, high=high, level=0.95)
-    return Look(
-        n_seeds=n_seeds,
-        planned_seeds=design.planned_seeds,
-        label=label,
-        reason=reason,
-        mean_difference=only["mean"],
-        interval=interval if n_seeds >= 2 else None,
-        interval_90=(only["low_90"], only["high_90"]) if n_seeds >= 2 else None,
-        margin=design.margin,
     )
 
 

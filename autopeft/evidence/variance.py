@@ -40,10 +40,10 @@ class MeanSquares:
     """Means and mean squares of a batch of tables (S, N); each array has the shape of the batch.
 
     `mean` is in units of the scores, `seed`, `example` and `residual` in their square, >= 0. `freedom` is
-    the degrees of freedom of `seed`, for which `None` is S - 1; pooling over plans gives more (see
-    `pooling`). `example_freedom` are those of `example`, for which `None` is N - 1. Where the N examples are
-    groups of rows, `row_weight` is N over the number of rows, in (0, 1), and `design_effect` the variance of
-    the mean in multiples of that over independent rows, >= 1; else both are 1.
+    the degrees of freedom of `seed`: S - 1, and more where plans are pooled (see `pooling`).
+    `example_freedom` are those of `example`, for which `None` is N - 1. Where the N examples are groups of
+    rows, `row_weight` is N over the number of rows, in (0, 1), and `design_effect` the variance of the mean
+    in multiples of that over independent rows, >= 1; else both are 1.
     """
 
     mean: Floats
@@ -52,15 +52,10 @@ class MeanSquares:
     residual: Floats
     n_seeds: int
     n_examples: int
-    freedom: int | None = None
+    freedom: int
     example_freedom: float | None = None
     row_weight: float = 1.0
     design_effect: Floats | float = 1.0
-
-    @property
-    def seed_freedom(self) -> int:
-        """Degrees of freedom of the mean square of the seeds, >= 1 from two seeds on."""
-        return self.n_seeds - 1 if self.freedom is None else self.freedom
 
     @property
     def examples_freedom(self) -> float:
@@ -127,7 +122,7 @@ class Moments:
         rest = np.maximum(total - by_seed - n_seeds * by_example, 0.0)
         extra = 0.5 * sum((score - mean) ** 2 for score in pseudo)
         spread = n * np.maximum(by_example, 0.0) + self.row_weight**2 * extra
-        arrays: dict[str, Any] = {  # mypy would pass one of them for `freedom`, too
+        arrays: dict[str, Any] = {  # mypy would pass one of them for another field, too
             "mean": mean,
             "seed": n * np.maximum(by_seed, 0.0) / max(n_seeds - 1, 1),  # 0 for one seed
             "example": np.maximum(n_seeds * spread / (n - 1), n_seeds * n * floor),
@@ -141,6 +136,7 @@ class Moments:
             **arrays,
             n_seeds=n_seeds,
             n_examples=n,
+            freedom=n_seeds - 1,
             example_freedom=self.example_freedom,
             row_weight=self.row_weight,
         )
@@ -210,7 +206,7 @@ def half_width(squares: MeanSquares, tail: float | Floats) -> Floats:
     `squares` are of two seeds at least. `tail` is the probability, both sides together, that the interval
     misses the true mean: 0.05 for a 95 % interval; one number, or one per table.
     """
-    freedom, n_cells = squares.seed_freedom, squares.n_seeds * squares.n_examples
+    freedom, n_cells = squares.freedom, squares.n_seeds * squares.n_examples
     # The same numbers as `stats.t.isf` gives, twenty times as fast; simulations call this for each table.
     by_seed = -special.stdtrit(freedom, np.asarray(tail) / 2)
     by_example = -special.stdtrit(squares.examples_freedom, np.asarray(tail) / 2)

@@ -159,13 +159,14 @@ def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]
         Adapter(
             method=part.method,
             site=name,
-            rank=ranks[name] if place.method.ranked else 0,
+            rank=rank if place.method.ranked else 0,
             # The scale depends on choices that the adapter's options need not hold, such as the scale rule.
-            scale=place.method.scale(ranks[name], **dict(part.options)),
+            scale=place.method.scale(rank, **dict(part.options)),
             options=place.options,
             rate_factor=rate_factor(place.method, context.methods[policy.method]),
         )
-        for name, (place, part) in ((name, places[name]) for name in ranks)
+        for name, rank in ranks.items()
+        for place, part in [places[name]]
     )
 
 
