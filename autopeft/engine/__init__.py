@@ -4,7 +4,7 @@ Everything is decided by the seed and by what was measured, in an order that doe
 depend on the executor. A stopped run continues when it runs again with its earlier measurements.
 
 Inside the folder each file imports only from those before it:
-schedule, rates, samplers → problem, cost → ranking, ledger, queue → stopping → study_log → propose, promote →
+schedule → problem, cost → ranking, ledger, queue → stopping → study_log → propose, promote →
 finalists → judge, choose → deepen, confirm → retry → sentences.
 """
 

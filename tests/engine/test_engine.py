@@ -27,7 +27,7 @@ from toys.engine import (
 )
 
 from autopeft.engine import rungs
-from autopeft.engine.rates import spread
+from autopeft.engine.queue import spread
 from autopeft.errors import TrainingError
 from autopeft.records import Fidelity, Plan, Status
 from autopeft.space import MethodSpace, Space

@@ -12,7 +12,7 @@ import pytest
 from optuna.distributions import BaseDistribution
 from optuna.samplers import GPSampler
 
-from autopeft.engine.samplers import capped, make_sampler
+from autopeft.engine.propose import capped, make_sampler
 from autopeft.extension import Method, discover
 from autopeft.space import MixPart, Policy, Space, load, suggest
 

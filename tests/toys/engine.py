@@ -12,7 +12,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 
 from autopeft import engine
 from autopeft.engine import Ledger, Schedule, SearchProblem
-from autopeft.engine.rates import central
+from autopeft.engine.queue import central
 from autopeft.executors import Serial
 from autopeft.extension import discover
 from autopeft.records import (
