@@ -48,3 +48,11 @@ def test_gradients_are_the_same_and_less_is_saved(architecture, make_base, make_
 
 def test_models_without_layers_that_can_be_checkpointed_say_so():
     assert not can_checkpoint(torch.nn.Linear(2, 2))
+
+
+def test_bytes_of_a_sparse_tensor_are_those_of_its_values():
+    counter, factors = SavedBytes(), torch.ones(3)
+    values, places = torch.ones(3, requires_grad=True), torch.tensor([[0, 1, 2], [2, 1, 0]])
+    with counter.counting():
+        kept = torch.sparse.mm(torch.sparse_coo_tensor(places, 2 * values, (3, 3)), factors[:, None])
+    assert kept.requires_grad and counter.total == 2 * 3 * 4  # the scaled values, and the factors

@@ -15,7 +15,6 @@ from toys.words import VOCABULARY
 
 from autopeft.errors import ModelError, SiteError
 from autopeft.model import BaseModel, check_sites, list_sites, load, load_skeleton, resolve
-from autopeft.model.sites import head_names
 from autopeft.records import Adapter, ModelSpec, Plan
 
 AUTO = "AutoModelForSequenceClassification"
@@ -107,10 +106,6 @@ def test_output_layer_of_a_language_model_is_base_model_and_no_site(tied):
     assert (base.head_names, base.head_params) == ((), 0)
     assert base.base_params == embeddings + maps + 3 * 2 * D
     assert "lm_head" not in {site.name for site in base.sites}
-
-
-def test_bare_model_has_no_head():
-    assert head_names(on_meta(transformers.BertConfig(**TINY), transformers.AutoModel)) == ()
 
 
 def test_excluded_module_is_no_site_but_one_whose_name_it_begins_is(bert):
