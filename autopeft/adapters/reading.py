@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 import json
-import math
-import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,19 +19,6 @@ from autopeft.store import require_unchanged
 
 _CONFIG, _ORDER = "adapter_config.json", "order.json"
 _WRITTEN_BY_PEFT = f"it must be the {_CONFIG} that peft wrote"
-
-_NUMBER, _WHOLE, _TEXT, _LIST, _OBJECT = "a number", "a whole number", "a string", "a list", "an object"
-_TRUTH, _NULL = "true or false", "null"
-_NOUNS = (_NUMBER, _WHOLE, _TEXT, _LIST, _OBJECT, _TRUTH, _NULL)  # in the order in which a message names them
-_KINDS: Mapping[Any, tuple[str, ...]] = {
-    bool: (_TRUTH,),  # before int, of which it is a subclass
-    int: (_WHOLE,),
-    float: (_NUMBER, _WHOLE),
-    str: (_TEXT,),
-    **dict.fromkeys((list, set, tuple), (_LIST,)),
-    dict: (_OBJECT,),
-    type(None): (_NULL,),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,7 +116,7 @@ def _read_config(folder: Path) -> ConfigFile:
             f"{file} is {kind}, which trains virtual tokens; autopeft takes adapters of modules alone: use "
             "peft itself for this one."
         )
-    odd = _faults(content, PEFT_TYPE_TO_CONFIG_MAPPING[kind])
+    odd = _misread(content, PEFT_TYPE_TO_CONFIG_MAPPING[kind])
     if odd:
         raise SpecError(f"{file} has values that peft cannot use: {'; '.join(odd)}; correct them.")
     try:
@@ -144,67 +128,37 @@ def _read_config(folder: Path) -> ConfigFile:
     return ConfigFile(folder=folder, config=config, content=content)
 
 
+def _misread(content: Mapping[str, Any], config_class: type[PeftConfig]) -> list[str]:
+    """Phrases for the values that `peft` would misread without a word, or fail at in words of Python's.
+
+    The string `lm_head` as `modules_to_save` means every module whose name ends in one of its letters.
+    """
+    phrases = []
+    for name, hint in typing.get_type_hints(config_class).items():
+        value, expected = content.get(name), ""
+        if hint is int and name in content:  # of alphas `peft` declares whole numbers and computes with any
+            is_number = (
+                isinstance(value, int | float) if "alpha" in name or "lambda" in name else type(value) is int
+            )
+            expected = "" if is_number else "a number" if "alpha" in name else "a whole number"
+        elif hint is bool and not isinstance(value, bool | None):
+            expected = "true or false"
+        elif name == "modules_to_save" and not isinstance(value, list | None):
+            expected = "a list"
+        elif name.endswith(("_modules", "_parameters")) and not isinstance(value, str | list | None):
+            expected = "a string or a list"
+        elif isinstance(value, list) and name.endswith("_modules"):
+            expected = "" if all(isinstance(entry, str) for entry in value) else "a list of strings"
+        if expected:
+            phrases.append(f"{name} is {value!r}, it should be {expected}")
+    return phrases
+
+
 def _read_json(path: Path) -> Any:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no number of JSON")
+
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     except (OSError, ValueError, RecursionError) as error:
         raise SpecError(f"{path} cannot be read ({error}); {_WRITTEN_BY_PEFT}.") from error
-
-
-def _faults(content: Mapping[str, Any], config_class: type[PeftConfig]) -> list[str]:
-    """A phrase for each field of a file's content whose value is of a kind that `peft` cannot use.
-
-    `peft` reads any value into its dataclasses and fails later, in words of Python's, or not at all: the
-    string `lm_head` as `modules_to_save` means every module whose name ends in one of its letters. Fields
-    that the config's class lacks are passed over.
-    """
-    hints = typing.get_type_hints(config_class)
-    names = [field.name for field in dataclasses.fields(config_class) if field.name in content]
-    phrases = []
-    for name in names:
-        allowed = _kinds(hints[name])  # None where the declaration takes anything
-        if name == "modules_to_save":  # declared as text too by some, and read letter by letter
-            allowed = frozenset({_LIST, _NULL})
-        elif allowed and _WHOLE in allowed and ("alpha" in name or "lambda" in name):
-            allowed |= {_NUMBER}  # `peft` declares whole numbers and computes with any
-        phrases.append(_fault(name, content[name], allowed))
-    return [phrase for phrase in phrases if phrase]
-
-
-def _fault(name: str, value: Any, allowed: frozenset[str] | None) -> str:
-    """A phrase for one field; empty where its value is allowed. Only whole numbers must not be null."""
-    kind = _kind_of(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"{name} is {value}, it should be finite"
-    if allowed is not None and kind not in allowed and not (kind == _NULL and _WHOLE not in allowed):
-        hidden = {_NULL, _WHOLE} if _NUMBER in allowed else {_NULL}
-        nouns = [noun for noun in _NOUNS if noun in allowed - hidden]
-        return f"{name} is {value!r}, it should be {' or '.join(nouns)}"
-    entries = value if isinstance(value, list) and name.endswith("_modules") else ()
-    for entry in entries:
-        if not isinstance(entry, str):
-            return f"{name} lists {entry!r}, it should list strings"
-    pattern = value if isinstance(value, dict) and name.endswith("_pattern") else {}
-    for key, number in pattern.items():
-        if _kind_of(number) not in (_NUMBER, _WHOLE, _LIST):  # AdaLoRA lists what it has kept
-            return f"{name} gives {number!r} to {key}, it should give a number"
-        if isinstance(number, float) and not math.isfinite(number):
-            return f"{name} gives {number} to {key}, it should be finite"
-    return ""
-
-
-def _kinds(hint: Any) -> frozenset[str] | None:
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        parts = [_kinds(part) for part in typing.get_args(hint)]
-        return None if None in parts else frozenset[str]().union(*(part for part in parts if part))
-    if origin is typing.Literal:
-        return frozenset(_kind_of(value) for value in typing.get_args(hint))
-    plain = origin or hint
-    if plain in _KINDS:
-        return frozenset(_KINDS[plain])
-    return frozenset({_TEXT}) if isinstance(hint, type) and issubclass(hint, enum.Enum) else None
-
-
-def _kind_of(value: Any) -> str:
-    return next(kinds[0] for kind, kinds in _KINDS.items() if isinstance(value, kind))

@@ -2,7 +2,7 @@
 
 Inside the folder each file imports only from those before it:
 rows → tables → files, chats, cells → sources → columns → labels →
-tokens, language, images, choices, duplicates, cutting → loading.
+tokens, language, images, choices, cutting → loading.
 """
 
 from __future__ import annotations

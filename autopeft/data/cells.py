@@ -89,7 +89,10 @@ def _decoded(cell: Any, column: str) -> Any:
 
 
 def _written_lists(cells: Sequence[Any], column: str) -> Sequence[Any]:
-    if not all(is_missing(cell) or _may_be_list(cell) for cell in cells):
+    if not all(
+        is_missing(cell) or (isinstance(cell, str) and (not cell or cell.strip()[:1] == "["))
+        for cell in cells
+    ):
         return cells
     lists: dict[str, list[Any]] = {}
     for text in dict.fromkeys(cell for cell in cells if cell):
@@ -98,11 +101,6 @@ def _written_lists(cells: Sequence[Any], column: str) -> Sequence[Any]:
             return cells
         lists[text] = written
     return [lists.get(cell, cell) if isinstance(cell, str) else cell for cell in cells]
-
-
-def _may_be_list(cell: Any) -> bool:
-    """Whether a cell is blank, or a text that begins as a list does."""
-    return isinstance(cell, str) and (not cell or cell.strip()[:1] == "[")
 
 
 def _written_list(text: str, column: str) -> list[Any] | None:

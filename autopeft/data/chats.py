@@ -67,8 +67,14 @@ def chat_row(
     chat: Any = messages[:-1]
     if system and chat[0]["role"] != _SYSTEM:
         chat.insert(0, {"role": _SYSTEM, "content": system})
-    if listed := _tools(tools, where):
-        chat = {_TOOLS: listed, _MESSAGES: chat}
+    listed = _listed(tools)
+    if listed is None:
+        raise DataError(
+            f"{where} has {shortened(str(tools), 60)} as tools; write a list of them, or its JSON, or rename "
+            "the column."
+        )
+    if listed:
+        chat = {_TOOLS: [_without_none(tool) for tool in listed], _MESSAGES: chat}
     return Row((json.dumps(chat, ensure_ascii=False),), last["content"], group)
 
 
@@ -92,17 +98,6 @@ def has_no_weight(cells: Sequence[Any]) -> bool:
 
 def _last_message(cells: Sequence[Any]) -> Any:
     return cells[-1][-1] if cells and isinstance(cells[-1], list) and cells[-1] else cells[-1]
-
-
-def _tools(cell: Any, where: str) -> list[Any]:
-    """The tools of a cell; raises DataError for anything but a list, its JSON, or a blank."""
-    tools = _listed(cell)
-    if tools is None:
-        raise DataError(
-            f"{where} has {shortened(str(cell), 60)} as tools; write a list of them, or its JSON, or rename "
-            "the column."
-        )
-    return [_without_none(tool) for tool in tools]
 
 
 def _listed(cell: Any) -> list[Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -236,9 +236,14 @@ def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int, notes: 
         numbers = is_numeric(uncut.target.names) * ", or set data.label_kind=number to learn numbers"
         remedy = f", check the label column{numbers}" if per_label else ""
         is_limited = max_examples is not None and len(train) >= n_needed
+        left_out = []
+        for what, n in uncut.left_out.items():  # such as "duplicates" or "rows without text"
+            rows_left_out = re.sub(r"s\b", "", what, count=1) if n == 1 else what
+            left_out += [f"{n} {rows_left_out}"] if n else []
+        removed = f", after removing {' and '.join(left_out)}" if left_out else ""
         mend = f"Raise --max-examples to {n_needed} at least" if is_limited else "Add rows"
         raise DataError(
-            f"There {rows} to learn from{cut}{limit}{_removed(uncut.left_out)}; {n_needed} are "
+            f"There {rows} to learn from{cut}{limit}{removed}; {n_needed} are "
             f"needed{per_label}. {mend}{remedy}."
         )
     if max_examples and max_examples < len(train):
@@ -249,17 +254,6 @@ def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int, notes: 
             train = cutter.without_surplus(train, max_examples, notes)
     train, search = cutter.cut(train, _cut_size(len(train)), "search", notes, spread=spread)
     return {"train": train, "search": search, "confirm": confirm, "test": uncut.parts.get("test", [])}
-
-
-def _removed(left_out: Mapping[str, int]) -> str:
-    """Which rows of train were removed before the cuts."""
-    counted = [f"{n} {_one(what) if n == 1 else what}" for what, n in left_out.items() if n]
-    return f", after removing {' and '.join(counted)}" if counted else ""
-
-
-def _one(rows: str) -> str:
-    """The singular of "rows without text" or of "duplicates"."""
-    return re.sub(r"s\b", "", rows, count=1)
 
 
 def _cut_size(n_rows: int) -> int:

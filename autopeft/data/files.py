@@ -90,7 +90,14 @@ def read_table(path: Path, notes: list[str], text: TextFormat | None = None) -> 
     with quiet():
         try:
             if path.is_dir():
-                return _saved(path)
+                try:
+                    saved = datasets.load_from_disk(str(path))
+                    return saved.with_format(None)  # a saved one may have the format of torch
+                except (IndexError, KeyError, TypeError) as error:  # a split without rows or files
+                    fault = f"{type(error).__name__}: {error}"
+                    raise ValueError(
+                        f"one of its splits has no rows, or a file is missing ({fault})"
+                    ) from None
             table = _table_of(path, notes, text)
             table.info.dataset_name = path.name  # for messages
             return table
@@ -102,15 +109,6 @@ def read_table(path: Path, notes: list[str], text: TextFormat | None = None) -> 
             kind = f"UTF-8 {suffix[1:]} file" if path.is_file() else "saved dataset"
             remedy = "Save it as UTF-8." if _is_of_encoding(path, error) else "Repair or replace it."
             raise DataError(f"{path} holds no rows or is no {kind}: {reason}. {remedy}") from error
-
-
-def _saved(path: Path) -> Any:
-    """What `save_to_disk` wrote; raises a ValueError where it cannot be read."""
-    try:
-        return datasets.load_from_disk(str(path)).with_format(None)  # of which a saved one may be torch's
-    except (IndexError, KeyError, TypeError) as error:  # a split without rows or files
-        reason = f"one of its splits has no rows, or a file is missing ({type(error).__name__}: {error})"
-        raise ValueError(reason) from None
 
 
 def _is_of_encoding(path: Path, error: BaseException) -> bool:
@@ -162,7 +160,9 @@ def _tagged_sentences(text: str) -> dict[str, list[Any]]:
     tokens: list[list[str]] = []
     labels: list[list[str]] = []
     for sentence in sentences:
-        while sentence and _is_comment(sentence[0], tags):
+        while sentence and (
+            sentence[0][0] == "-DOCSTART-" or (sentence[0][0].startswith("#") and sentence[0][-1] not in tags)
+        ):
             sentence.pop(0)
         if is_universal:  # a range such as 1-2 and an empty node such as 1.1 stand beside the tokens
             sentence = [cells[1:4:2] for cells in sentence if cells[0].isdigit()]
@@ -174,10 +174,6 @@ def _tagged_sentences(text: str) -> dict[str, list[Any]]:
     if not tokens:
         raise ValueError("it is blank")
     return {TOKENS: tokens, TAGS: labels}
-
-
-def _is_comment(cells: list[str], tags: set[str]) -> bool:
-    return cells[0] == "-DOCSTART-" or (cells[0].startswith("#") and cells[-1] not in tags)
 
 
 PARAGRAPHS = TextFormat(suffixes=(".txt", ".md"), columns=lambda text: {PARAGRAPH: _paragraphs(text)})

@@ -72,7 +72,11 @@ class ImageFile:
                 if is_draft:
                     image.draft(None, (1, 1))  # of no effect on files of other kinds
                 image.load()  # reading EXIF data may do it too, and its errors would be taken for theirs
-                return _upright(image).convert("RGB")
+                try:
+                    turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+                except (*_DECODER_ERRORS, TypeError, struct.error):
+                    turn = None  # the pixels can still be read
+                return (image if turn is None else image.transpose(turn)).convert("RGB")
         except (*_UNREADABLE, module.DecompressionBombError) as error:
             is_unknown = isinstance(error, module.UnidentifiedImageError)  # its text has an address in memory
             reason = "it is of no kind that Pillow reads" if is_unknown else reason_of(error)
@@ -94,15 +98,6 @@ def image_suffixes() -> frozenset[str]:
     known = pillow().registered_extensions()
     readable = set(pillow().OPEN) - _NOT_DECODED
     return frozenset(suffix for suffix, kind in known.items() if kind in readable)
-
-
-def _upright(image: Any) -> Any:
-    """The image turned as its EXIF data say; as it is where they cannot be read, as pixels still can."""
-    try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION))
-    except (*_DECODER_ERRORS, TypeError, struct.error):
-        turn = None
-    return image if turn is None else image.transpose(turn)
 
 
 def read_images(spec: DataSpec, notes: list[str]) -> UncutRows:
@@ -135,8 +130,9 @@ def _tables(spec: DataSpec, source: str, notes: list[str]) -> tuple[str, dict[st
     path = path_at_home(source)
     if path.is_dir() and not any(suffix_of(file) in TABLES for file in path.glob("[!._]*")):
         name = path.resolve().name
-        if described := _described_folders(path):
-            parts = by_part(described, name, notes)
+        files = sorted(file for file in path.glob("[!._]*/metadata.*") if suffix_of(file) in TABLES)
+        if files:  # a table in each folder
+            parts = by_part({file.parent.name: file for file in files}, name, notes)
             return name, {
                 part: [(read_table(file, notes), file.parent) for file in files]
                 for part, files in parts.items()
@@ -146,12 +142,6 @@ def _tables(spec: DataSpec, source: str, notes: list[str]) -> tuple[str, dict[st
         name, tables = read(spec, notes)
     folder = path if path.is_dir() else path.parent
     return name, {part: [(table, folder) for table in part_tables] for part, part_tables in tables.items()}
-
-
-def _described_folders(path: Path) -> dict[str, Path]:
-    """The file `metadata.csv`, or of another kind of table, of each folder in a folder that has one."""
-    files = sorted(file for file in path.glob("[!._]*/metadata.*") if suffix_of(file) in TABLES)
-    return {file.parent.name: file for file in files}
 
 
 def _class_folders(path: Path, notes: list[str]) -> dict[str, list[Any]]:

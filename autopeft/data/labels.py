@@ -286,22 +286,18 @@ def _classes(
         )
     for part, rows in parts.items():
         if unknown := sorted({name for row in rows for name in names_in(row.label)} - set(counts)):
-            raise DataError(_unknown_label(unknown[0], part, rows, names))
+            label = unknown[0]
+            numbers = [row.number for row in rows if label in names_in(row.label)]
+            more = f" and {len(numbers) - 1} more" if len(numbers) > 1 else ""
+            alike = next((name for name in names if name.casefold() == label.casefold()), None)
+            near = f" (train has {alike!r})" if alike else ""
+            raise DataError(
+                f"The {USUAL_NAMES.get(part, part)} part has label {label!r} in row {numbers[0]}{more}, "
+                f"which train lacks{near}; correct it there, drop such rows, or add some to train."
+            )
     if absent := [name for name in declared if name not in counts]:
         notes.append(f"Left out labels that no train row has: {listed(absent)}.")
     return Target(kind=kind, names=names, counts=tuple(counts[name] for name in names))
-
-
-def _unknown_label(label: str, part: str, rows: Sequence[Row], names: Sequence[str]) -> str:
-    """What to say of a label of another part that train lacks."""
-    numbers = [row.number for row in rows if label in names_in(row.label)]
-    more = f" and {len(numbers) - 1} more" if len(numbers) > 1 else ""
-    alike = next((name for name in names if name.casefold() == label.casefold()), None)
-    near = f" (train has {alike!r})" if alike else ""
-    return (
-        f"The {USUAL_NAMES.get(part, part)} part has label {label!r} in row {numbers[0]}{more}, which train "
-        f"lacks{near}; correct it there, drop such rows, or add some to train."
-    )
 
 
 def order_of(present: Iterable[str], declared: Sequence[str]) -> tuple[str, ...]:

@@ -74,7 +74,10 @@ def read_language(spec: DataSpec, notes: list[str]) -> UncutRows:
     if spec.time_column is not None:
         raise DataError("data.time_column is for labelled rows; sort texts into files train and validation.")
     name, tables_read = read(spec, notes, text=PARAGRAPHS)
-    tables = {part: [_unfolded(table) for table in part_tables] for part, part_tables in tables_read.items()}
+    tables = {  # with one column for each language of translations: `translation.de`, `translation.en`
+        part: [table.flatten() if TRANSLATION in table.column_names else table for table in part_tables]
+        for part, part_tables in tables_read.items()
+    }
     layout = _layout(spec, tables["train"][0])
     if layout.tools and not holds_tools(_train_cells(tables["train"], layout.tools)):
         layout = replace(layout, tools=None)
@@ -156,11 +159,6 @@ def _note_unread(tables: list[Any], layout: _Layout, notes: list[str]) -> None:
 def _train_cells(tables: list[Any], name: str) -> list[Any]:
     """The cells of a column that a train table may lack."""
     return [cell for table in tables for cell in cells_of("train", table, name, is_needed=False)]
-
-
-def _unfolded(table: Any) -> Any:
-    """The table with one column for each language of its translations: `translation.de`, `translation.en`."""
-    return table.flatten() if TRANSLATION in table.column_names else table
 
 
 def _layout(spec: DataSpec, table: Any) -> _Layout:

@@ -11,10 +11,9 @@ from typing import Any
 
 from autopeft.data.choices import read_choices
 from autopeft.data.cutting import CUT_AT_MOST, cut_splits, groups_of
-from autopeft.data.duplicates import remove_duplicates
 from autopeft.data.labels import names_in, read_texts
 from autopeft.data.language import read_language
-from autopeft.data.rows import LabelledData, Parts, ReadRows, Row, Split
+from autopeft.data.rows import USUAL_NAMES, LabelledData, Parts, ReadRows, Row, Split, UncutRows
 from autopeft.data.tokens import read_tokens
 from autopeft.errors import DataError, without_long_words
 from autopeft.extension import IGNORED, Target
@@ -22,6 +21,8 @@ from autopeft.records import DataSpec, counted, shortened
 
 _IN_BLOCKS = ("documents", "stream")  # kinds whose rows become blocks of a longer text, which have no group
 _FEW_GROUPS = 20  # with fewer a verdict tells large differences alone; chosen by hand
+
+_PRECIOUS = ("test", "confirm", "train")  # the first part that has an example keeps it
 
 
 def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> LabelledData:
@@ -51,24 +52,110 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
     """
     notes: list[str] = []
     uncut = read_rows(spec, notes)
-    n_removed = remove_duplicates(uncut, notes)
+    n_removed = _remove_duplicates(uncut, notes)
     splits = cut_splits(uncut, spec.max_examples, seed=seed, notes=notes)
     _require_classes(uncut.target, splits["train"], notes)
     given = [part for part, rows in uncut.parts.items() if rows]
     _note_absent_labels(uncut.target, splits, notes, given=given)
-    target = replace(uncut.target, counts=_counts(uncut.target, splits["train"]))
+    labels = Counter(name for row in splits["train"] for name in names_in(row.label))
+    is_number = uncut.target.kind == "number"
+    target = replace(uncut.target, counts=() if is_number else tuple(labels[x] for x in uncut.target.names))
     are_counted = spec.group_column is not None and target.kind not in _IN_BLOCKS
     _note_groups(splits, notes, are_counted=are_counted)
+    content = {part: [[row.inputs, row.label] for row in rows] for part, rows in splits.items()}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
     return LabelledData(
         **{part: _split(part, rows, target, has_groups=are_counted) for part, rows in splits.items()},
         target=target,
         text_columns=uncut.input_columns,
         label_column=uncut.label_column,
         name=uncut.name,
-        fingerprint=_fingerprint(splits),
+        fingerprint=digest[:16],
         duplicates_removed=n_removed,
         notes=tuple(map(without_long_words, notes)),
     )
+
+
+def _remove_duplicates(uncut: UncutRows, notes: list[str]) -> int:
+    """Keep each input in its most precious part only, and once in train; returns how many rows were removed.
+
+    Where inputs may repeat (a prompt with several answers), train keeps rows whose labels differ, and of
+    shared inputs (a fixed instruction) all parts do. A continuous text keeps all rows. The user's test and
+    confirm may repeat an example within themselves.
+
+    Also counts them in `uncut.left_out`.
+
+    Raises:
+        DataError: No row of train is left.
+    """
+    if uncut.target.kind == "stream":
+        return 0
+    parts, kept_labels, seen, seen_groups = uncut.parts, dict[Any, Any](), set[Any](), set[str]()
+    needs_answers = uncut.may_repeat or bool(uncut.shared_inputs)
+    n_removed = n_grouped = n_other_label = 0
+    if any(row.group is not None for row in parts["train"]):
+        for part, name in USUAL_NAMES.items():
+            if parts.get(part) and all(row.group is None for row in parts[part]):
+                notes.append(
+                    f"The {name} part has no group in its rows, so that train may hold rows of the same "
+                    "groups; add the column of --group-column there."
+                )
+    for part in sorted(parts, key=_PRECIOUS.index):
+        in_part, groups_in_part = set[Any](), set[str]()
+        kept, n_grouped_before = [], n_grouped
+        for row in parts[part]:
+            inputs = _normalised(row.inputs)
+            answered = (inputs, _normalised(row.label)) if needs_answers else inputs
+            key = answered if uncut.may_repeat else inputs
+            across_parts = answered if row.inputs in uncut.shared_inputs else inputs
+            if row.group is not None and row.group in seen_groups:
+                n_grouped += 1
+            elif across_parts not in seen and not (part == "train" and key in in_part):
+                kept.append(row)
+                kept_labels.setdefault(inputs, row.label)
+                in_part.update((inputs, answered))
+                if row.group is not None:
+                    groups_in_part.add(row.group)
+            elif not uncut.may_repeat:
+                label, kept_label = row.label, kept_labels[inputs]
+                if uncut.target.kind == "classes":  # in any order
+                    label, kept_label = set(label), set(kept_label)
+                n_other_label += label != kept_label
+        if part == "train" and parts[part] and not kept:
+            others = " or ".join(name for part, name in USUAL_NAMES.items() if part in parts)
+            noun = "rows, or their groups," if n_grouped else "prompts" if uncut.may_repeat else "rows"
+            raise DataError(
+                f"All {len(parts['train'])} train {noun} also stand in {others} and were removed as "
+                f"duplicates; give other train rows, or a {others} file without them."
+            )
+        if part == "train":
+            n_in_groups = n_grouped - n_grouped_before
+            uncut.left_out["rows of groups that another split holds"] = n_in_groups
+            uncut.left_out["duplicates"] = len(parts[part]) - len(kept) - n_in_groups
+        n_removed += len(parts[part]) - len(kept)
+        parts[part] = kept
+        seen |= in_part
+        seen_groups |= groups_in_part
+    is_text = all(isinstance(item, str | tuple) for row in parts["train"][:1] for item in row.inputs)
+    content = "text" if is_text else "image"
+    if n_repeated := n_removed - n_grouped:
+        kept_by = "; the most precious split kept it" if len(parts) > 1 else ""
+        notes.append(f"Removed {counted(n_repeated, 'row')} whose {content} occurs again{kept_by}.")
+    if n_other_label:
+        notes.append(
+            f"Of the removed rows {n_other_label} had another label than the row with their {content} that "
+            f"was kept; check the labels of {content}s that occur again."
+        )
+    if n_grouped:
+        notes.append(f"Removed {counted(n_grouped, 'row')} whose group stands in a more precious split.")
+    return n_removed
+
+
+def _normalised(value: Any) -> Any:
+    """What a value is compared by: texts in lower case and with single blanks, also inside of tuples."""
+    if isinstance(value, str):
+        return " ".join(value.lower().split())
+    return tuple(map(_normalised, value)) if isinstance(value, tuple | list) else value
 
 
 @dataclass(frozen=True)
@@ -138,18 +225,17 @@ def _note_absent_labels(target: Target, splits: Parts, notes: list[str], *, give
             listed = shortened(", ".join(map(repr, absent)), 60)
             what = f"label {listed}" if len(absent) == 1 else f"{len(absent)} labels ({listed})"
             n_rows = counted(len(splits[part]), "row")
+            cut = (
+                "; add some"
+                if part in given
+                else f" (this split is cut from train, {CUT_AT_MOST:,} rows at most)"
+            )
+            is_file_wanted = part == "confirm" and part not in given
+            remedy = cut + "; give a validation file with such rows to judge them" * is_file_wanted
             notes.append(
                 f"The {part} split has no row with {what} of train, so that its {n_rows} tell nothing of how "
-                f"well such rows are labelled{_remedy(part, is_given=part in given)}."
+                f"well such rows are labelled{remedy}."
             )
-
-
-def _remedy(part: str, *, is_given: bool) -> str:
-    """What to do about labels that a split lacks, as far as the user can do something."""
-    if is_given:
-        return "; add some"
-    instead = "; give a validation file with such rows to judge them" if part == "confirm" else ""
-    return f" (this split is cut from train, {CUT_AT_MOST:,} rows at most){instead}"
 
 
 def _note_groups(splits: Parts, notes: list[str], *, are_counted: bool) -> None:
@@ -171,13 +257,6 @@ def _note_groups(splits: Parts, notes: list[str], *, are_counted: bool) -> None:
             )
 
 
-def _numbered(rows: list[Row]) -> tuple[int, ...]:
-    """The number of each row's group; empty where no two rows share one."""
-    members = groups_of(rows)
-    numbers = {row: number for number, group in enumerate(members) for row in group}
-    return tuple(numbers[row] for row in range(len(rows))) if len(members) < len(rows) else ()
-
-
 def _split(part: str, rows: list[Row], target: Target, *, has_groups: bool) -> Split:
     indices = {name: index for index, name in enumerate(target.names)}
 
@@ -186,22 +265,12 @@ def _split(part: str, rows: list[Row], target: Target, *, has_groups: bool) -> S
             return tuple(IGNORED if name is None else indices[name] for name in label)
         return indices[label] if target.kind in ("class", "choice") else label
 
+    members = groups_of(rows)
+    number_of = {row: number for number, group in enumerate(members) for row in group}
+    numbers = tuple(number_of[row] for row in range(len(rows)))
     return Split(
         name=part,
         inputs=tuple(row.inputs for row in rows),
         labels=tuple(encoded(row.label) for row in rows),
-        groups=_numbered(rows) if has_groups else (),
+        groups=numbers if has_groups and len(members) < len(rows) else (),
     )
-
-
-def _counts(target: Target, rows: list[Row]) -> tuple[int, ...]:
-    """How often train has each label."""
-    if target.kind == "number":
-        return ()
-    counts = Counter(name for row in rows for name in names_in(row.label))
-    return tuple(counts[name] for name in target.names)
-
-
-def _fingerprint(splits: Parts) -> str:
-    content = {name: [[row.inputs, row.label] for row in rows] for name, rows in splits.items()}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,28 +1,258 @@
-"""What methods are made of: the record, refusals, patterns of sites, configs by group, and a tuner.
+"""What methods are made of: the record, refusals, patterns of sites, and configs by group.
 
-Inside the folder each file imports only from those before it: record, fits, patterns,
-bias_tuner → configs.
+Patterns are regular expressions: one anchored pattern for a set of module names. `peft` matches a string
+`target_modules` with `re.fullmatch` on the full module name. A list would be matched by the endings of names
+and, from 20 names on, condensed on injection: the saved config would no longer name the chosen sites
+(peft 0.21, MIN_TARGET_MODULES_FOR_OPTIMIZATION).
 """
 
-from autopeft.methods.parts.configs import alphas_of, doublings, grouped, lycoris_config, one_config_per_rank
-from autopeft.methods.parts.fits import only_linear, only_maps, only_plain_linear
-from autopeft.methods.parts.patterns import by_inner_pattern, by_pattern, pattern_of, sites_pattern
-from autopeft.methods.parts.record import COMPARISON, WIDTH_EXPONENT, PeftMethod
+from __future__ import annotations
 
-__all__ = [
-    "COMPARISON",
-    "WIDTH_EXPONENT",
-    "PeftMethod",
-    "alphas_of",
-    "by_inner_pattern",
-    "by_pattern",
-    "doublings",
-    "grouped",
-    "lycoris_config",
-    "one_config_per_rank",
-    "only_linear",
-    "only_maps",
-    "only_plain_linear",
-    "pattern_of",
-    "sites_pattern",
-]
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import mode
+from typing import Any, TypeVar
+
+from peft import PeftConfig
+
+from autopeft.errors import SpecError
+from autopeft.extension import REFERENCE_WIDTH, Options
+from autopeft.records import Adapter, OptionValue, Site
+
+# How fast the best learning rate of LoRA falls with the hidden size: 5e-4 * (2000 / hidden size)**0.775 on
+# Llama-like models (Thinking Machines 2025, LoRA Without Regret, and its cookbook). It also takes the best
+# rates that we measured at 384 to those published at 3072, for LoRA and for most other methods
+# (reports/studies/learning_rates.md).
+WIDTH_EXPONENT = 0.775
+COMPARISON = "peft's method comparison on Llama-3.2-3B: seconds of training, plain LoRA's 942 being 1"
+
+
+def no_rank(site: Site, options: Options) -> Sequence[int]:
+    """One step, which takes the method at a site or leaves it."""
+    return (1,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeftMethod:
+    """A PEFT method as data and a few functions; `extension.Method` says what each of them means.
+
+    By default a method starts as the identity, merges, shares no state among sites, learns from the first
+    step, and has no options, no scale and no servers that read it. `ranks` makes it a ranked one, of low-rank
+    matrices unless `low_rank` is False. `short` is the word for narrow cells where `label` is too long.
+    `learning_rate_range` is for base models of `REFERENCE_WIDTH`; elsewhere it is divided by the ratio of the
+    widths to the power of `width_exponent`, 0 for the same range everywhere. Narrower models keep it too, as
+    nothing was measured there. The first rate tried is divided by the rank to the power of `rank_exponent`.
+    `autopeft/methods/hira.py` is a short example.
+    """
+
+    name: str
+    label: str
+    short: str = ""
+    summary: str
+    formula: str
+    learning_rate_range: tuple[float, float]
+    learning_rate_source: str
+    width_exponent: float = 0.0
+    rank_exponent: float = 0.0
+    step_time: float
+    step_time_source: str = COMPARISON
+    low_rank: bool = True
+    shared: bool = False
+    identity_at_start: bool = True
+    merges: bool = True
+    starts_slowly: bool = False
+    choices: Mapping[str, tuple[OptionValue, ...]] = field(default_factory=dict)
+    choice_labels: Mapping[str, str] = field(default_factory=dict)
+    refusal: Callable[[Site], str | None]
+    cost: Callable[[Site, int, Options], int]
+    configs: Callable[[Sequence[Adapter]], tuple[PeftConfig, ...]]
+    ranks: Callable[[Site, Options], Sequence[int]] = no_rank
+    only_if_asked: Callable[[Site], bool] = lambda site: False
+    options: Callable[..., Options] = lambda site, **choices: {}
+    scale: Callable[..., float] = lambda rank, **choices: 1.0
+    servers: Callable[[Options], tuple[str, ...]] = lambda options: ()
+    readable_type: str | None = None
+    read_choices: Callable[[PeftConfig], Options] = lambda config: {}
+
+    def at_width(self, hidden_size: int) -> PeftMethod:
+        """The method with its learning rates, to two digits, for base models of a hidden size."""
+        factor = (REFERENCE_WIDTH / max(hidden_size, REFERENCE_WIDTH)) ** self.width_exponent
+        low, high = (float(f"{rate * factor:.2g}") for rate in self.learning_rate_range)
+        return replace(self, learning_rate_range=(low, high), width_exponent=0.0)
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the method has ranks to choose from."""
+        return self.ranks is not no_rank
+
+    @property
+    def short_label(self) -> str:
+        """The label in one word."""
+        return self.short or self.label
+
+
+_DESCRIPTIONS = {
+    "norm": "this is a norm",
+    "embedding": "this is an embedding",
+    "parameter": "these are experts in one parameter",
+}
+
+
+def only_maps(site: Site) -> str | None:
+    """Linear maps in either storage order: `nn.Linear` and Conv1D."""
+    return None if site.kind in ("linear", "conv1d") else f"takes linear maps, and {_DESCRIPTIONS[site.kind]}"
+
+
+def only_linear(site: Site) -> str | None:
+    """`nn.Linear` alone, for tuners that do not know Conv1D."""
+    return "takes nn.Linear, and this is a Conv1D" if site.kind == "conv1d" else only_maps(site)
+
+
+def only_plain_linear(site: Site) -> str | None:
+    """`nn.Linear` without quantisation, for tuners that compute with the weights as they are stored.
+
+    On bitsandbytes' maps they fail in peft 0.21.2, or count packed weights (reports/LOG.md, 2026-11-25).
+    """
+    if site.quantised:
+        return "computes with the weights themselves, and these are quantised"
+    return only_linear(site)
+
+
+Value = TypeVar("Value", int, float)
+_LAYER = re.compile(r"^(.*?\.)(\d+)(\..*)$")
+
+
+def sites_pattern(names: Iterable[str]) -> str:
+    r"""A regular expression that full-matches the given module names and no others.
+
+    Names that differ only in their layer number are folded, and so are endings that
+    appear in the same layers, so that the config stays readable.
+
+    Example:
+        >>> sites_pattern(["h.0.q", "h.1.q", "h.0.v", "h.1.v", "pooler"])
+        '(?:h\\.(?:0|1)\\.(?:q|v)|pooler)'
+    """
+    layers_of: dict[tuple[str, str], set[int]] = defaultdict(set)
+    alone: list[str] = []
+    for name in names:
+        if match := _LAYER.match(name):
+            layers_of[match[1], match[3]].add(int(match[2]))
+        else:
+            alone.append(re.escape(name))
+    endings: dict[tuple[str, tuple[int, ...]], list[str]] = defaultdict(list)
+    for (head, tail), layers in layers_of.items():
+        endings[head, tuple(sorted(layers))].append(tail)
+    folded = [
+        rf"{re.escape(head)}{_any(map(str, layers))}\.{_any(re.escape(tail[1:]) for tail in sorted(tails))}"
+        for (head, layers), tails in sorted(endings.items())
+    ]
+    return _any(folded + sorted(alone))
+
+
+def pattern_of(adapters: Iterable[Adapter]) -> str:
+    """The pattern of the sites that have the adapters."""
+    return sites_pattern(adapter.site for adapter in adapters)
+
+
+def by_pattern(values: Mapping[str, Value]) -> tuple[Value, dict[str, Value]]:
+    r"""The commonest value, and anchored patterns of the sites that have another one.
+
+    The form of `rank_pattern` and its like. `peft` looks a key up with `re.match(rf"(.*\.)?({key})$", name)`;
+    without the anchor the ending of a name would match too.
+
+    Example:
+        >>> by_pattern({"h.0.q": 8, "h.1.q": 8, "h.0.v": 2})
+        (8, {'^h\\.0\\.v': 2})
+    """
+    default = mode(sorted(values.values()))
+    sites_of: dict[Value, list[str]] = defaultdict(list)
+    for site, value in values.items():
+        if value != default:
+            sites_of[value].append(site)
+    return default, {f"^{sites_pattern(sites)}": value for value, sites in sorted(sites_of.items())}
+
+
+def by_inner_pattern(values: Mapping[str, int]) -> tuple[int, dict[str, int]]:
+    r"""`by_pattern` for the configs that `peft` looks up with `re.match(rf".*\.{key}$", name)`.
+
+    The key cannot match the whole name there. A look-behind asks for the part before the first dot; a name
+    without a dot can only have the default.
+
+    Raises:
+        SpecError: Names without a dot have different values.
+
+    Example:
+        >>> by_inner_pattern({"h.0.q": 8, "h.1.q": 8, "h.0.v": 2})
+        (8, {'(?<=^h\\.)0\\.v': 2})
+    """
+    at_top = sorted({value for site, value in values.items() if "." not in site})
+    if len(at_top) > 1:
+        raise SpecError(f"Modules at the top of the model have different sizes {at_top}; peft allows one.")
+    default = at_top[0] if at_top else by_pattern(values)[0]
+    sites_of: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for site, value in values.items():
+        if value != default:
+            root, _, inner = site.partition(".")
+            sites_of[root, value].append(inner)
+    return default, {
+        rf"(?<=^{re.escape(root)}\.){sites_pattern(inner)}": value
+        for (root, value), inner in sorted(sites_of.items())
+    }
+
+
+def _any(choices: Iterable[str]) -> str:
+    listed = list(choices)
+    return listed[0] if len(listed) == 1 else f"(?:{'|'.join(listed)})"
+
+
+Key = TypeVar("Key", bound="int | tuple[Any, ...]")
+Configs = Callable[[Sequence[Adapter]], tuple[PeftConfig, ...]]
+
+
+def grouped(adapters: Iterable[Adapter], key: Callable[[Adapter], Key]) -> list[tuple[Key, list[Adapter]]]:
+    """Each key and its adapters, keys ascending."""
+    groups: dict[Key, list[Adapter]] = defaultdict(list)
+    for adapter in adapters:
+        groups[key(adapter)].append(adapter)
+    return sorted(groups.items())
+
+
+def alphas_of(adapters: Iterable[Adapter]) -> tuple[float, dict[str, float]]:
+    """The commonest alpha (scale times rank), and patterns of the sites that have another one.
+
+    Other tools read alphas as whole numbers, so an alpha that only rounding keeps from one becomes an int.
+    """
+    alphas = {adapter.site: adapter.scale * adapter.rank for adapter in adapters}
+    return by_pattern({site: round(x) if math.isclose(x, round(x)) else x for site, x in alphas.items()})
+
+
+def doublings(limit: int) -> tuple[int, ...]:
+    """1, 2, 4, … up to a limit: few ranks, where each rank in use needs a config of its own.
+
+    Example:
+        >>> doublings(12)
+        (1, 2, 4, 8)
+    """
+    return tuple(2**power for power in range(max(1, limit).bit_length()))
+
+
+def one_config_per_rank(make: Callable[[int, str], PeftConfig]) -> Configs:
+    """`Method.configs` for a `peft` config that holds one rank; `make` gets a rank and its sites' pattern."""
+    return lambda adapters: tuple(
+        make(rank, pattern_of(group)) for rank, group in grouped(adapters, lambda adapter: adapter.rank)
+    )
+
+
+def lycoris_config(kind: type[PeftConfig]) -> Configs:
+    """`Method.configs` for LoHa and LoKr: one config with ranks and alphas by pattern."""
+
+    def configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
+        rank, ranks = by_pattern({adapter.site: adapter.rank for adapter in adapters})
+        alpha, alphas = alphas_of(adapters)
+        targets = pattern_of(adapters)
+        return (kind(r=rank, alpha=alpha, target_modules=targets, rank_pattern=ranks, alpha_pattern=alphas),)
+
+    return configs
