@@ -52,6 +52,14 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
     """
     notes: list[str] = []
     uncut = read_rows(spec, notes)
+    if any(row.group is not None for row in uncut.parts["train"]):
+        for part, name in USUAL_NAMES.items():
+            rows = uncut.parts.get(part, [])
+            if rows and all(row.group is None for row in rows):
+                notes.append(
+                    f"The {name} part has no group in its rows, so that train may hold rows of the same "
+                    "groups; add the column of --group-column there."
+                )
     n_removed = _remove_duplicates(uncut, notes)
     splits = cut_splits(uncut, spec.max_examples, seed=seed, notes=notes)
     _require_classes(uncut.target, splits["train"], notes)
@@ -93,13 +101,6 @@ def _remove_duplicates(uncut: UncutRows, notes: list[str]) -> int:
     parts, kept_labels, seen, seen_groups = uncut.parts, dict[Any, Any](), set[Any](), set[str]()
     needs_answers = uncut.may_repeat or bool(uncut.shared_inputs)
     n_removed = n_grouped = n_other_label = 0
-    if any(row.group is not None for row in parts["train"]):
-        for part, name in USUAL_NAMES.items():
-            if parts.get(part) and all(row.group is None for row in parts[part]):
-                notes.append(
-                    f"The {name} part has no group in its rows, so that train may hold rows of the same "
-                    "groups; add the column of --group-column there."
-                )
     for part in sorted(parts, key=_PRECIOUS.index):
         in_part, groups_in_part = set[Any](), set[str]()
         kept, n_grouped_before = [], n_grouped
