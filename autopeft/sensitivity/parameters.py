@@ -29,10 +29,9 @@ class _Counts:
 
 
 def _n_weights(site: Site) -> int:
-    """Of a norm the weight and bias, of a map the weight alone."""
     if site.kind == "norm":
         return site.out_features * (2 if site.has_bias else 1)
-    return site.in_features * site.out_features * site.copies
+    return site.in_features * site.out_features * site.copies  # without the bias
 
 
 PART = SiteScore(

@@ -74,7 +74,17 @@ class SplitHalves:
             n_missing = len((reached if score.reads_examples else set(self._site_names)) - values.keys())
             if n_missing:
                 notes.append(f"{score.name} does not measure {n_missing} of the sites; they score 0.")
-            _require_usable(score, values)
+            for name, value in values.items():
+                if not math.isfinite(value):
+                    raise SpecError(
+                        f"The score {score.name} is {value} at {name}; it should be finite and at least 0. "
+                        "Load the model in fp32, or check its weights."
+                    )
+                if value < 0:
+                    raise SpecError(
+                        f"The score {score.name} is {value} at {name}; a score gives at least 0. Choose "
+                        "another score, or mend this one."
+                    )
             results.append(
                 SiteScores(
                     name=score.name,
@@ -84,17 +94,3 @@ class SplitHalves:
                 )
             )
         return tuple(results)
-
-
-def _require_usable(score: Score, values: dict[str, float]) -> None:
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise SpecError(
-                f"The score {score.name} is {value} at {name}; it should be finite and at least 0. Load the "
-                "model in fp32, or check its weights."
-            )
-        if value < 0:
-            raise SpecError(
-                f"The score {score.name} is {value} at {name}; a score gives at least 0. Choose another "
-                "score, or mend this one."
-            )
