@@ -208,11 +208,6 @@ def spearman(truth: Floats, guesses: Floats) -> float:
     return pearson(stats.rankdata(truth), stats.rankdata(guesses))
 
 
-def _pearson_spearman(truth: Floats, guesses: Floats) -> float:
-    """The mean of both correlations: the metric of GLUE's STS-B."""
-    return (pearson(truth, guesses) + spearman(truth, guesses)) / 2
-
-
 _SHARE: dict[str, Any] = {"is_share": True}
 _MEAN_SHARE: dict[str, Any] = {"is_share": True, "score_span": 1.0}
 _ERROR: dict[str, Any] = {"kinds": ("number",), "greater_is_better": False}
@@ -279,7 +274,9 @@ PARTS = (
     LabelMetric(
         name="pearson-spearman",
         label="mean of Pearson and Spearman",
-        score=partial(jackknife, _pearson_spearman),
+        score=partial(
+            jackknife, lambda truth, guesses: (pearson(truth, guesses) + spearman(truth, guesses)) / 2
+        ),
         **_CORRELATION,
     ),
 )

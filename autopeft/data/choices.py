@@ -134,25 +134,22 @@ def _questions(part: str, table: Any, columns: Columns) -> list[_Question]:
     cells = zip(questions, labels, *groups_and_times(part, table, columns), *choices, strict=True)
     rows = []
     for index, (question, label, group, time, *offered) in enumerate(cells):
-        texts, keys = _offered(offered[0]) if len(offered) == 1 else (_strings(offered), ())
+        texts: Any = offered
+        names: Any = ()
+        if len(offered) == 1:  # a list, or a record of two lists `text` and `label` as in ARC
+            texts = offered[0]
+            if isinstance(texts, Mapping):
+                texts, names = texts.get("text"), texts.get("label")
+            texts = texts if isinstance(texts, list) else []
+            has_names = isinstance(names, list) and len(names) == len(texts)
+            names = [str(name).strip() for name in names] if has_names else ()
+        choices_as_text = (
+            None if cell is None or cell != cell else str(cell) for cell in texts
+        )  # blank ones too
         text = as_string(question, columns.inputs[0])
-        row = Row((text, *texts), as_label(label, columns.label), group, time, index + 1)
-        rows.append(_Question(row, f"row {index + 1} of {part}", keys))
+        row = Row((text, *choices_as_text), as_label(label, columns.label), group, time, index + 1)
+        rows.append(_Question(row, f"row {index + 1} of {part}", tuple(names)))
     return rows
-
-
-def _offered(cell: Any) -> tuple[tuple[str | None, ...], tuple[str, ...]]:
-    """Texts and names of the choices in a cell: a list, or a record of two lists `text` and `label` (ARC)."""
-    texts, keys = (cell.get("text"), cell.get("label")) if isinstance(cell, Mapping) else (cell, ())
-    if not isinstance(texts, list):
-        return (), ()
-    names: list[Any] = keys if isinstance(keys, list) and len(keys) == len(texts) else []
-    return _strings(texts), tuple(str(name).strip() for name in names)
-
-
-def _strings(cells: Sequence[Any]) -> tuple[str | None, ...]:
-    """Choices as text, blank ones too; None for a missing choice."""
-    return tuple(None if cell is None or cell != cell else str(cell) for cell in cells)
 
 
 def _choice_names(questions: Sequence[_Question]) -> tuple[str, ...]:

@@ -1,31 +1,44 @@
-"""Reads one data file into a table: tables, plain texts and tagged sentences, packed by gzip or not."""
+"""Reads one data file into a table: tables, plain texts and tagged sentences, packed by gzip or not.
+
+Cells of CSV, TSV and JSON files stay as they are written. Python's strict `csv` finds the faults of rows that
+pyarrow and pandas read in silence, such as a lone quote. Python's `json` reads JSON, since pyarrow takes
+"2024-05-01" for a time.
+"""
 
 from __future__ import annotations
 
 import codecs
 import contextlib
+import csv
 import gzip
+import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import datasets
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 from datasets.exceptions import DatasetsError
 
-from autopeft.data.tables import PACKED, FaultyRowError, opened, read_delimited, read_json
 from autopeft.errors import DataError
-from autopeft.records import shortened
+from autopeft.records import counted, shortened
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 PARAGRAPH = "paragraph"  # the only column of a text file
 TOKENS, TAGS = "tokens", "tags"  # the columns of tagged sentences
 
+_PACKED = ".gz"  # after any other suffix
+_SEPARATORS = (",", ";", "\t", "|")  # the usual ones first
+_FIRST_ROWS = 20  # whose cells are counted to find the separator; chosen by hand
+_LONGEST_ROW = 2**26  # bytes; chosen by hand
 _MOST_LINES = 2  # of what a library says of a file; the rest is advice
 _N_UNIVERSAL = 10  # cells of a token in CoNLL-U
 _FEW_PARAGRAPHS = 60  # a text with fewer is read line by line, so that each split gets some; chosen by hand
@@ -52,7 +65,7 @@ def suffix_of(path: Path) -> str:
 
 def unpacked_name(path: Path) -> Path:
     """The path of what a packed file holds: `rows.csv` for `rows.csv.gz`."""
-    return path.with_suffix("") if path.suffix.lower() == PACKED else path
+    return path.with_suffix("") if path.suffix.lower() == _PACKED else path
 
 
 def suffixes_of(text: TextFormat | None) -> tuple[str, ...]:
@@ -101,7 +114,7 @@ def read_table(path: Path, notes: list[str], text: TextFormat | None = None) -> 
             table = _table_of(path, notes, text)
             table.info.dataset_name = path.name  # for messages
             return table
-        except FaultyRowError as error:
+        except _FaultyRowError as error:
             raise DataError(f"{path} {error}") from error
         except FILE_ERRORS as error:
             lines = [line for line in map(str.strip, str(error.__cause__ or error).splitlines()) if line]
@@ -123,15 +136,168 @@ def _is_of_encoding(path: Path, error: BaseException) -> bool:
 def _table_of(path: Path, notes: list[str], text: TextFormat | None) -> Any:
     suffix = suffix_of(path)
     if text and suffix in text.suffixes:
-        with opened(path) as file:
+        with _opened(path) as file:
             return datasets.Dataset.from_dict(text.columns(file.read()))
     if suffix == ".parquet":
-        with gzip.open(path) if path.suffix.lower() == PACKED else path.open("rb") as file:
+        with gzip.open(path) if path.suffix.lower() == _PACKED else path.open("rb") as file:
             table = pq.ParquetFile(file).read(use_threads=False)
             return datasets.Dataset(table, fingerprint=path.name)
     if suffix in (".csv", ".tsv"):
-        return read_delimited(path, "\t" if suffix == ".tsv" else None, notes)
-    return read_json(path)
+        return _read_delimited(path, "\t" if suffix == ".tsv" else None, notes)
+    return _read_json(path)
+
+
+class _FaultyRowError(ValueError):
+    """A file has a faulty row or header; the message follows the name of the file."""
+
+
+def _opened(path: Path, *, newline: str | None = None) -> TextIO:
+    """The UTF-8 text of a file, without gzip and byte order mark; the `csv` module asks for `newline=""`."""
+    if path.suffix.lower() == _PACKED:
+        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8-sig", newline=newline))
+    return path.open(encoding="utf-8-sig", newline=newline)
+
+
+def _read_delimited(path: Path, sign: str | None, notes: list[str]) -> Any:
+    """The table of a CSV or TSV file whose cells are separated by `sign`; None to find it.
+
+    A note tells where the quotes of a file with tabs are read as text.
+
+    Raises:
+        _FaultyRowError: A row does not fit the header, or a quote does not enclose a cell.
+    """
+    limit = csv.field_size_limit(_LONGEST_ROW)
+    try:
+        sign = sign or _separator(path)
+        is_bare = sign == "\t" and _has_bare_quotes(path)
+        rows = _rows(path, sign, csv.QUOTE_NONE if is_bare else csv.QUOTE_MINIMAL)
+        header = next(rows, [])
+        if any("\0" in name for name in header):
+            raise ValueError("its header holds a null byte")
+        repeated = [name for name, n in Counter(header).items() if n > 1 and name.strip()]
+        if repeated:
+            raise _FaultyRowError(
+                f"has several columns of the name {repeated[0]!r}; rename all but one of them."
+            )
+        names = [name if name.strip() else f"Unnamed: {place}" for place, name in enumerate(header)]
+        if not sum(1 for _ in rows):  # which looks for faults in all of them
+            raise ValueError("it has a header alone" if names else "it is blank")
+    finally:
+        csv.field_size_limit(limit)
+    if is_bare:
+        notes.append(f"Quotes in {path.name} are read as part of its texts, since they do not enclose cells.")
+    table = pa.csv.read_csv(
+        path,
+        pa.csv.ReadOptions(use_threads=False, block_size=_LONGEST_ROW),
+        pa.csv.ParseOptions(
+            delimiter=sign, quote_char=False if is_bare else '"', newlines_in_values=not is_bare
+        ),
+        pa.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False),
+    )
+    return datasets.Dataset(table.rename_columns(names), fingerprint=path.name)
+
+
+def _separator(path: Path) -> str:
+    """The sign that cuts the header into most cells; signs that cut other rows differently come last."""
+
+    def rank(sign: str) -> tuple[bool, int]:
+        sizes = list[int]()
+        with contextlib.suppress(csv.Error), _opened(path, newline="") as file:
+            rows = (cells for cells in csv.reader(file, delimiter=sign) if any(cells))
+            sizes.extend(len(cells) for cells in islice(rows, 1 + _FIRST_ROWS))
+        return len(set(sizes)) == 1 < sizes[0], max(sizes[:1], default=0)
+
+    return max(_SEPARATORS, key=rank)  # the first of equals
+
+
+def _has_bare_quotes(path: Path) -> bool:
+    """Whether quotes in a file with tabs are part of its texts, as in GLUE's files, and enclose no cells.
+
+    They are where each line has the tabs of the header, and quotes that enclose cells would be faulty or join
+    lines. A quoted header and doubled quotes tell that quotes enclose cells.
+    """
+    with _opened(path, newline="") as file:
+        lines = [(line.count("\t"), '"' in line, '""' in line) for line in file if line.strip()]
+    has_quotes, has_doubled = (any(line[place] for line in lines) for place in (1, 2))
+    if not has_quotes or not lines[0][0] or len({n_tabs for n_tabs, *_ in lines}) > 1:
+        return False
+    try:
+        return sum(1 for _ in _rows(path, "\t", csv.QUOTE_MINIMAL)) < len(lines)
+    except _FaultyRowError:
+        if lines[0][1] or has_doubled:
+            raise
+        return True
+
+
+def _rows(path: Path, sign: str, quoting: Any) -> Iterator[list[str]]:
+    """The header and the rows without blank lines; raises _FaultyRowError at the first faulty one."""
+    header: list[str] = []
+    line = 1
+    with _opened(path, newline="") as file:
+        reader = csv.reader(file, delimiter=sign, quoting=quoting, strict=True)
+        try:
+            for cells in reader:
+                header = header or cells
+                if cells and len(cells) != len(header):
+                    raise _FaultyRowError(
+                        f"has {counted(len(cells), 'cell')} in line {line} "
+                        f"({shortened(sign.join(cells), 60)!r}) and {len(header)} in its header "
+                        f"({shortened(', '.join(header), 60)}); quote each cell that holds a {sign!r} or a "
+                        "line end, and begin the file with its header."
+                    )
+                if cells:
+                    yield cells
+                line = reader.line_num + 1
+        except csv.Error as error:
+            with _opened(path, newline="") as again:
+                start = next(islice(again, line - 1, None), "").strip()
+            raise _FaultyRowError(
+                f"has a row that cannot be read in line {line} ({shortened(start, 50)!r}): {error}; put a "
+                "text that holds quotes or line ends between quotes, and double the quotes inside."
+            ) from error
+
+
+def _read_json(path: Path) -> Any:
+    """The table of a JSON file: a list of records, or a record in each line.
+
+    Cells of several types stay as they are.
+    """
+    columns: dict[str, list[Any]] = {}
+    n_rows = 0
+    for where, row in _records(path):
+        if not isinstance(row, dict):
+            raise _FaultyRowError(
+                f"has {shortened(json.dumps(row), 40)} in {where}; a row is a record of columns, such as "
+                '{"text": "fine", "label": 1}.'
+            )
+        for name in row:
+            if name not in columns:
+                columns[name] = [None] * n_rows
+        for name, cells in columns.items():
+            cells.append(row.get(name))
+        n_rows += 1
+    if not columns:
+        raise ValueError("it is blank" if not n_rows else "its rows have no columns")
+    return datasets.Dataset.from_dict(columns, on_mixed_types="use_json")
+
+
+def _records(path: Path) -> Iterator[tuple[str, Any]]:
+    """The rows of a JSON file, and where each is in words."""
+    with _opened(path) as file:
+        lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+        for place, (number, line) in enumerate(lines):
+            if place == 0 and line.lstrip().startswith("["):
+                rows = json.loads(line + file.read())
+                yield from ((f"row {n}", row) for n, row in enumerate(rows, start=1))
+                return
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise _FaultyRowError(
+                    f"has no whole JSON value in line {number} ({shortened(line.strip(), 50)!r}): {error}; "
+                    "write a record in each line, or one list of records."
+                ) from error
+            yield f"line {number}", row
 
 
 def _paragraphs(text: str) -> list[str]:

@@ -93,13 +93,6 @@ def pillow() -> Any:
     return Image
 
 
-def image_suffixes() -> frozenset[str]:
-    """The suffixes of files that Pillow reads, in lower case."""
-    known = pillow().registered_extensions()
-    readable = set(pillow().OPEN) - _NOT_DECODED
-    return frozenset(suffix for suffix, kind in known.items() if kind in readable)
-
-
 def read_images(spec: DataSpec, notes: list[str]) -> UncutRows:
     """Rows of one image with a label; raises DataError without images or labels, or if a file is missing."""
     if not spec.source:
@@ -168,7 +161,8 @@ def _is_hidden(file: Path, root: Path) -> bool:
 
 def _table_of(folder: Path, root: Path, notes: list[str]) -> Any:
     """The images of a folder with the names of their class folders; other files are noted by suffix."""
-    suffixes = image_suffixes()
+    known, readable = pillow().registered_extensions(), set(pillow().OPEN) - _NOT_DECODED
+    suffixes = {suffix for suffix, kind in known.items() if kind in readable}  # in lower case
     found = sorted(file for file in folder.glob("*/**/*") if file.is_file() and not _is_hidden(file, folder))
     others = Counter(file.suffix.lower() for file in found if file.suffix.lower() not in suffixes)
     files = [file for file in found if file.suffix.lower() in suffixes]

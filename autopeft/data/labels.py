@@ -73,10 +73,18 @@ def labelled(
     left_out = {}
     for part, rows in raw.items():
         with_label = with_labels(part, rows, columns.label, known=known, kind=kind, notes=notes)
-        parts[part] = _with_text(part, with_label, columns, notes)
+        parts[part] = [row for row in with_label if None not in row.inputs]
+        n_blank = len(with_label) - len(parts[part])
+        if 2 * n_blank > len(with_label):
+            raise DataError(
+                f"{n_blank} of {len(with_label)} {part} rows have no text in {', '.join(columns.inputs)}; at "
+                "most half may. Name another column with --text-column."
+            )
+        if n_blank:
+            notes.append(f"Dropped {counted(n_blank, f'{part} row')} without text.")
         if part == "train":
             left_out[WITHOUT_LABEL] = len(rows) - len(with_label)
-            left_out[WITHOUT_TEXT] = len(with_label) - len(parts[part])
+            left_out[WITHOUT_TEXT] = n_blank
     if kind == "number":
         parts = {part: _numbers(part, rows, columns.label) for part, rows in parts.items()}
         numbers = [float(row.label) for row in parts["train"]]
@@ -193,20 +201,6 @@ def _find_texts(head: pa.Table, taken: Sequence[str | None]) -> list[str]:
     # All cells of a csv file are strings; a column of numbers is an id or a count.
     texts = [name for name in strings if not is_numeric(cells_in(head, name))]
     return texts if len(texts) == 1 else []
-
-
-def _with_text(part: str, rows: Sequence[Row], columns: Columns, notes: list[str]) -> list[Row]:
-    """The rows in which no input is missing."""
-    complete = [row for row in rows if None not in row.inputs]
-    n_blank = len(rows) - len(complete)
-    if 2 * n_blank > len(rows):
-        raise DataError(
-            f"{n_blank} of {len(rows)} {part} rows have no text in {', '.join(columns.inputs)}; at most half "
-            "may. Name another column with --text-column."
-        )
-    if n_blank:
-        notes.append(f"Dropped {counted(n_blank, f'{part} row')} without text.")
-    return complete
 
 
 def with_labels(

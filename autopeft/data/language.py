@@ -260,20 +260,12 @@ def _rows(part: str, table: Any, layout: _Layout, *, group: str | None, notes: l
     texts = [
         [as_string(cell, name) for cell in cells] for name, cells in zip(layout.columns, columns, strict=True)
     ]
-    return [
-        _text_row(cells, row_group, has_completion=layout.kind == "completion")
-        for *cells, row_group in zip(*texts, groups, strict=True)
-    ]
-
-
-def _text_row(cells: list[str | None], group: str | None, *, has_completion: bool) -> Row | None:
-    """A row of a document, or of a prompt and its completion; None without either.
-
-    The columns of a prompt are joined by blank lines. Those after the first one may be blank, as the inputs
-    of Alpaca are in three of five rows.
-    """
-    first, *more = cells[:-1] if has_completion else cells
-    completion = cells[-1] if has_completion else ""
-    if first is None or completion is None:
-        return None
-    return Row(("\n\n".join([first, *(cell for cell in more if cell is not None)]),), completion, group)
+    rows: list[Row | None] = []
+    for *cells, row_group in zip(*texts, groups, strict=True):
+        completion = cells.pop() if layout.kind == "completion" else ""
+        first, *more = cells
+        # Columns after the first may be blank, as the inputs of Alpaca are in three of five rows.
+        prompt = "\n\n".join([first or "", *(cell for cell in more if cell is not None)])
+        is_whole = first is not None and completion is not None
+        rows.append(Row((prompt,), completion, row_group) if is_whole else None)
+    return rows

@@ -103,16 +103,15 @@ def _end(pool: ProcessPoolExecutor) -> list[int | None]:
 
 def _begin(make: Callable[[int], Function], n_begun: Any) -> None:
     """Prepare a worker, whose index is the number of those that began before it."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    def end_with_parent() -> None:  # a worker of a killed parent would wait for work forever
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
     with n_begun.get_lock():
         index = n_begun.value
         n_begun.value += 1
     make_resident(make, index)
-
-
-def _end_with_parent() -> None:
-    """End this process once its parent has: a worker of a killed parent would wait for work forever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -30,11 +30,6 @@ def _refusal(site: Site) -> str | None:
     return "softmax takes the bias of keys off again" if site.role in _KEYS else None
 
 
-def _only_if_asked(site: Site) -> bool:
-    """Keys with a bias, which people train along with the others."""
-    return site.role in _KEYS and site.has_bias and site.kind in _KINDS
-
-
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
     """One config for each tuner in use."""
     sites: dict[type[PeftConfig], list[str]] = {BeftConfig: [], bias_tuner.BiasConfig: []}
@@ -57,7 +52,8 @@ PART = PeftMethod(
     width_exponent=WIDTH_EXPONENT,
     step_time=0.94,
     refusal=_refusal,
-    only_if_asked=_only_if_asked,
+    # Keys with a bias, which people train along with the others.
+    only_if_asked=lambda site: site.role in _KEYS and site.has_bias and site.kind in _KINDS,
     options=lambda site, **choices: {} if site.kind == "linear" else {"tuner": bias_tuner.NAME},
     cost=lambda site, rank, options: site.out_features,
     configs=_configs,

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from autopeft.records import Site
-from autopeft.sensitivity.parts.norms import normalise
-from autopeft.sensitivity.parts.score import SiteScore, Sums
+from autopeft.sensitivity.parts.score import SiteScore, Sums, normalise
 
 _BLOCK = 2**22  # numbers in a block of per-example matrices (16 MiB in fp32); chosen by hand
 

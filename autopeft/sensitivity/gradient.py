@@ -15,8 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from autopeft.model import plain_weight
 from autopeft.records import Site
-from autopeft.sensitivity.parts.norms import normalise
-from autopeft.sensitivity.parts.score import SiteScore, Sums
+from autopeft.sensitivity.parts.score import SiteScore, Sums, normalise
 
 
 def _term(site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""The record of an importance score, and the reducer that adds up its values over batches."""
+"""The record of an importance score, the reducer that sums its values, and the factor of a norm's weight."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from autopeft.extension import Reducer
@@ -51,3 +52,20 @@ class Sums:
 
     def _add(self, name: str, term: Tensor) -> None:
         self.sums[name] = self.sums[name] + term if name in self.sums else term
+
+
+def normalise(module: nn.Module, inputs: Tensor) -> Tensor:
+    """The factor of a norm layer's weight in its output, in the shape of `inputs`."""
+    with torch.no_grad():
+        if type(module) is nn.LayerNorm:
+            return nn.functional.layer_norm(inputs, module.normalized_shape, eps=module.eps)
+        # Gemma multiplies by 1 + weight, so the output at weight 0 is subtracted.
+        return _output(module, inputs, weight=1.0) - _output(module, inputs, weight=0.0)
+
+
+def _output(module: nn.Module, inputs: Tensor, *, weight: float) -> Tensor:
+    """A norm layer's output where all of its weight has one value and its other parameters are 0."""
+    state = {name: torch.zeros_like(p, dtype=inputs.dtype) for name, p in module.named_parameters()}
+    state["weight"].fill_(weight)
+    output: Tensor = torch.func.functional_call(module, state, (inputs,))
+    return output.float()
