@@ -68,7 +68,18 @@ def read_choices(spec: DataSpec, notes: list[str]) -> UncutRows:
     Raises a DataError if columns are missing, rows differ in their number of choices, or a label names none.
     """
     name, tables = read(spec, notes)
-    columns = _choose_columns(spec, tables["train"][0].column_names, notes)
+    names = tables["train"][0].column_names
+    check_named(spec, names)
+    asked = spec.text_columns[0] if spec.text_columns else first_usual_column(names, QUESTION_NAMES)
+    choices = spec.text_columns[1:] or tuple(filter(None, [first_usual_column(names, CHOICES_NAMES)]))
+    if not asked or not choices:
+        raise DataError(
+            f"A column of questions and one of choices are needed among {column_list(names)}; name them with "
+            "--text-column, the question first."
+        )
+    label = label_column(spec, names, inputs=[asked, *choices], usual_names=LABEL_NAMES)
+    notes.append(f"The question is column {asked}, the choices {', '.join(choices)}, the label {label}.")
+    columns = Columns(inputs=(asked, *choices), label=label, group=spec.group_column, time=spec.time_column)
     if not spec.text_columns:
         tables = _with_contexts(tables, columns.inputs[0], notes)
     raw = {
@@ -81,28 +92,14 @@ def read_choices(spec: DataSpec, notes: list[str]) -> UncutRows:
         for part, questions in raw.items()
     }
     every = [question for questions in usable.values() for question in questions]
-    names = _choice_names(every)
+    choice_names = _choice_names(every)
     right = iter(_right_choices(every, columns.label, notes))
     parts = {
-        part: [question.row._replace(label=names[next(right)]) for question in questions]
+        part: [question.row._replace(label=choice_names[next(right)]) for question in questions]
         for part, questions in usable.items()
     }
     left_out = {WITHOUT_LABEL: len(raw["train"]) - len(parts["train"])}
-    return columns.uncut(name, parts, Target(kind="choice", names=names), left_out=left_out)
-
-
-def _choose_columns(spec: DataSpec, names: Sequence[str], notes: list[str]) -> Columns:
-    check_named(spec, names)
-    question = spec.text_columns[0] if spec.text_columns else first_usual_column(names, QUESTION_NAMES)
-    choices = spec.text_columns[1:] or tuple(filter(None, [first_usual_column(names, CHOICES_NAMES)]))
-    if not question or not choices:
-        raise DataError(
-            f"A column of questions and one of choices are needed among {column_list(names)}; name them with "
-            "--text-column, the question first."
-        )
-    label = label_column(spec, names, inputs=[question, *choices], usual_names=LABEL_NAMES)
-    notes.append(f"The question is column {question}, the choices {', '.join(choices)}, the label {label}.")
-    return Columns(inputs=(question, *choices), label=label, group=spec.group_column, time=spec.time_column)
+    return columns.uncut(name, parts, Target(kind="choice", names=choice_names), left_out=left_out)
 
 
 def _with_contexts(tables: dict[str, list[Any]], question: str, notes: list[str]) -> dict[str, list[Any]]:

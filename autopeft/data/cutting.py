@@ -51,14 +51,26 @@ class Cutter:
         """
         has_groups = any(row.group is not None for row in rows)
         if self.in_order and has_groups:
-            out, how = _last_groups(rows, n_out), "whole groups, by their last rows"
+            out, how = set[int](), "whole groups, by their last rows"
+            for group in sorted(groups_of(rows), key=max, reverse=True):  # until they are nearest to `n_out`
+                if out and abs(len(out) + len(group) - n_out) >= abs(len(out) - n_out):
+                    break
+                out.update(group)
         elif self.in_order:
             out, how = set(range(len(rows) - n_out, len(rows))), "its last rows"
         elif has_groups:
-            out, how = self._groups(rows, n_out), "whole groups"
+            out, too_large = self._fitting_groups(rows, n_out, n_stay=1)
+            if not out and too_large:
+                out = set(min(too_large, key=len))
+            how = "whole groups"
         else:
             out, how = self._rows(rows, n_out)
             out = self._with_labels(rows, out, spread)
+        if has_groups and not 0 < len(out) <= max(n_out, len(rows) // 2):
+            raise DataError(
+                f"The {len(rows)} train rows have {counted(len(groups_of(rows)), 'group')}, and none can be "
+                "cut out; name a finer data.group_column, or give the split as a file of its own."
+            )
         far = f" ({n_out} were wanted)" if has_groups and abs(len(out) - n_out) > _FAR * n_out else ""
         notes.append(f"Cut {len(out)} of {len(rows)} train rows as {name}, {how}{far}.")
         stays = [row for i, row in enumerate(rows) if i not in out]
@@ -142,14 +154,6 @@ class Cutter:
         notes.append(f"Cut {n_out} of {len(rows)} train rows as surplus to max_examples {n_most}, {how}.")
         return [rows[i] for i in stays]
 
-    def _groups(self, rows: Sequence[Row], n_out: int) -> set[int]:
-        """Indices of the rows of whole groups to cut out; if none fits, of the smallest one."""
-        out, too_large = self._fitting_groups(rows, n_out, n_stay=1)
-        if not out and too_large:
-            smallest = min(too_large, key=len)
-            out = set(smallest)
-        return _require_some(out, rows, n_out)
-
     def _fitting_groups(
         self, rows: Sequence[Row], n_out: int, *, n_stay: int
     ) -> tuple[set[int], list[list[int]]]:
@@ -178,7 +182,6 @@ class Cutter:
         return tuple(dict.fromkeys(names)) if len(names) > 1 else names
 
     def _names(self, rows: Sequence[Row]) -> set[str]:
-        """The labels that some rows have."""
         labels = {row.label for row in rows} if self.has_classes else set()
         return {name for label in labels for name in names_in(label)}
 
@@ -189,26 +192,6 @@ def groups_of(rows: Sequence[Row]) -> list[list[int]]:
     for i, row in enumerate(rows):
         groups.setdefault(i if row.group is None else row.group, []).append(i)
     return list(groups.values())
-
-
-def _last_groups(rows: Sequence[Row], n_out: int) -> set[int]:
-    """Indices of whole groups, those with the latest last rows first, as near to `n_out` rows as possible."""
-    out = set[int]()
-    for group in sorted(groups_of(rows), key=max, reverse=True):
-        if out and abs(len(out) + len(group) - n_out) >= abs(len(out) - n_out):
-            break
-        out.update(group)
-    return _require_some(out, rows, n_out)
-
-
-def _require_some(out: set[int], rows: Sequence[Row], n_out: int) -> set[int]:
-    """The cut as it is; raises DataError if it is empty, or larger than both `n_out` and half of the rows."""
-    if not 0 < len(out) <= max(n_out, len(rows) // 2):
-        raise DataError(
-            f"The {len(rows)} train rows have {counted(len(groups_of(rows)), 'group')}, and none can be cut "
-            "out; name a finer data.group_column, or give the split as a file of its own."
-        )
-    return out
 
 
 def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int, notes: list[str]) -> Parts:

@@ -213,7 +213,6 @@ def by_part(
 
 
 def _splits_in(name: str, *, without: Collection[str] = ()) -> set[str]:
-    """The parts that the split words of a name stand for."""
     words = {word[1] for word in SPLIT_WORD.finditer(name.lower())} - {*without}
     return {_PART_OF.get(word, "confirm") for word in words}
 

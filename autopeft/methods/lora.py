@@ -28,7 +28,6 @@ from autopeft.records import Adapter, OptionValue, Site
 
 
 def _refusal(site: Site) -> str | None:
-    """All but linear maps and experts that `peft` leaves under their names."""
     if site.taken_for_expert:
         return "peft takes this map for an expert, by its name, and rewrites the config of a LoRA there"
     return None if site.kind == "parameter" else only_maps(site)

@@ -18,7 +18,6 @@ _PER_OUTPUT = {"road_1": 1, "road_2": 2, "road_4": 4}  # the angle and stretch o
 
 
 def _refusal(site: Site) -> str | None:
-    """All but `nn.Linear` with an even number of outputs."""
     if site.kind == "linear" and site.out_features % 2:
         return f"rotates pairs of outputs, and there are {site.out_features}"
     return only_linear(site)

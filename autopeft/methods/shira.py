@@ -24,7 +24,6 @@ def _largest_rank(site: Site) -> int:
 
 
 def _refusal(site: Site) -> str | None:
-    """Quantised maps, and maps with fewer weights than rank 1 trains."""
     if site.kind == "linear" and not _largest_rank(site):
         return f"trains at least {site.in_features + site.out_features} weights, and this map has fewer"
     return only_plain_linear(site)

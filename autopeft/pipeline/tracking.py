@@ -11,7 +11,7 @@ import re
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +49,11 @@ def log_plans(run: RunDir, result: SearchResult, *, interrupt: Callable[[], None
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 _log_new_plans(name, run, result)
-        except Exception as error:  # a client may raise anything, and the result is there
-            _tell(name, error)
-        except SystemExit as error:
-            interrupt()
-            _tell(name, error)
-
-
-def _tell(name: str, error: BaseException) -> None:
-    message = "The tracker %s failed (%s: %s), and lacks plans of this search; --resume logs them."
-    log.warning(message, name, type(error).__name__, reason_of(error))
+        except (Exception, SystemExit) as error:  # a client may raise anything, and the result is there
+            if isinstance(error, SystemExit):
+                interrupt()
+            message = "The tracker %s failed (%s: %s), and lacks plans of this search; --resume logs them."
+            log.warning(message, name, type(error).__name__, reason_of(error))
 
 
 def _log_new_plans(name: str, run: RunDir, result: SearchResult) -> None:
@@ -82,8 +77,16 @@ def _log_new_plans(name: str, run: RunDir, result: SearchResult) -> None:
         tracker = LOGGER_TYPE_TO_CLASS[name](first, **options)
         tracker.start()
         tracker.store_init_configuration(_description(plan, arm, result))
-        for step, values in _curve(measurements):
-            tracker.log(values, step=step)
+        # Loss and metric on each split, by the steps that the plan was trained for.
+        points: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for measurement in measurements:
+            fidelity = measurement.fidelity
+            for value_name in ("loss", "metric"):
+                value = getattr(measurement, value_name)
+                if value is not None and math.isfinite(value):
+                    points[fidelity.train_steps][f"{fidelity.split}/{value_name}"].append(value)
+        for step in sorted(points):
+            tracker.log({key: statistics.fmean(values) for key, values in points[step].items()}, step=step)
         tracker.finish()
         logged.append(plan.digest)
         write_text(path, json.dumps(logged))
@@ -118,16 +121,3 @@ def _description(plan: Plan, arm: str, result: SearchResult) -> dict[str, bool |
         "learning_rate": plan.learning_rate,
         **{name: value for name, value in flat.items() if isinstance(value, bool | int | float | str)},
     }
-
-
-def _curve(measurements: list[Measurement]) -> Iterator[tuple[int, dict[str, float]]]:
-    """Loss and metric of a plan on each split, means over seeds, by the steps that it was trained for."""
-    points: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for measurement in measurements:
-        for name in ("loss", "metric"):
-            value = getattr(measurement, name)
-            if value is not None and math.isfinite(value):
-                fidelity = measurement.fidelity
-                points[fidelity.train_steps][f"{fidelity.split}/{name}"].append(value)
-    for step in sorted(points):
-        yield step, {name: statistics.fmean(values) for name, values in points[step].items()}
