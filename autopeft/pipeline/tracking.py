@@ -49,11 +49,16 @@ def log_plans(run: RunDir, result: SearchResult, *, interrupt: Callable[[], None
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 _log_new_plans(name, run, result)
-        except (Exception, SystemExit) as error:  # a client may raise anything, and the result is there
-            if isinstance(error, SystemExit):
-                interrupt()
-            message = "The tracker %s failed (%s: %s), and lacks plans of this search; --resume logs them."
-            log.warning(message, name, type(error).__name__, reason_of(error))
+        except Exception as error:  # a client may raise anything, and the result is there
+            _tell(name, error)
+        except SystemExit as error:
+            interrupt()
+            _tell(name, error)
+
+
+def _tell(name: str, error: BaseException) -> None:
+    message = "The tracker %s failed (%s: %s), and lacks plans of this search; --resume logs them."
+    log.warning(message, name, type(error).__name__, reason_of(error))
 
 
 def _log_new_plans(name: str, run: RunDir, result: SearchResult) -> None:
