@@ -3,28 +3,30 @@
 A setting is a keyword with the name of its flag (`max_steps=50` is `--max-steps 50`) or its dotted name
 (`**{"data.label_kind": "classes"}`); `docs/settings.md` lists them all. Environment variables are not read.
 
-Inside the folder each file imports only from those before it: words, progress → result.
+Inside the folder each file imports only from those before it: result.
 """
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
+from tqdm.auto import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from autopeft import pipeline
-from autopeft.api.progress import BarProgress, above_bars, is_watched
-from autopeft.api.result import Result, with_path
-from autopeft.api.words import in_python_words
+from autopeft.api.result import Result, in_python_words, with_path
 from autopeft.errors import ModelError, SpecError
 from autopeft.model import require_plain, restoring
 from autopeft.pipeline import Analysis, InMemory, Suggestion, apply, one_at_a_time, save
-from autopeft.records import IN_MEMORY, RunSpec
+from autopeft.records import IN_MEMORY, Measurement, RunSpec
 from autopeft.store import RunDir, by_dotted_name, resolve_settings
 from autopeft.store import read_plan as load_plan
 
@@ -40,6 +42,8 @@ __all__ = [
     "search",
     "suggest",
 ]
+
+log = logging.getLogger(__name__)
 
 
 @one_at_a_time()
@@ -276,3 +280,59 @@ def _lent(memory: InMemory) -> Iterator[None]:
         require_plain(memory.model)
         with restoring(memory.model):
             yield
+
+
+def is_watched() -> bool:
+    """Whether a notebook or a terminal shows what is written to stderr."""
+    isatty = getattr(sys.stderr, "isatty", None)  # a program without a console has None, or its own stream
+    return "ipykernel" in sys.modules or bool(isatty and isatty())
+
+
+def above_bars(*, shows: bool) -> AbstractContextManager[None]:
+    """A context in which messages of the log go above the bars, which they would cut otherwise."""
+    return logging_redirect_tqdm(tqdm_class=tqdm) if shows else nullcontext()
+
+
+class BarProgress:
+    """A bar for each phase with measurements, with the lowest loss of the phase; phases are logged too."""
+
+    def __init__(self, *, shows: bool) -> None:
+        """With `shows` there are bars; without them only messages at the level INFO."""
+        self._shows = shows
+        self._bar: Any = None
+        self._best: float | None = None
+
+    def phase(self, name: str, n_measurements: int) -> None:
+        """End the bar of the phase before, and begin one of `n_measurements`."""
+        log.info("%s: %d measurements", name, n_measurements)
+        self.close()
+        self._best = None
+        if self._shows and n_measurements:
+            self._bar = tqdm(total=n_measurements, desc=name, unit="run", leave=True)
+
+    def measured(
+        self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
+    ) -> None:
+        """Count a measurement."""
+        loss = measurement.loss
+        log.info(
+            "%s, %d parameters: %s",
+            arm,
+            measurement.plan.trainable_params,
+            measurement.error if loss is None else f"loss {loss:.4f}",
+        )
+        if loss is not None:
+            self._best = loss if self._best is None else min(self._best, loss)
+        if self._bar is not None:
+            best = "" if self._best is None else f"best loss {self._best:.4f}, "
+            left = "" if seconds_left is None else f", {seconds_left:.0f} s left"
+            self._bar.set_postfix_str(f"{best}{arm}{left}", refresh=False)
+            self._bar.total = max(self._bar.total, self._bar.n + 1)  # a phase may measure more than announced
+            self._bar.update(1)
+
+    def close(self) -> None:
+        """End the bar with what was done, which may be less than announced; take an empty one away."""
+        if self._bar is not None:
+            self._bar.total, self._bar.leave = self._bar.n, self._bar.n > 0
+            self._bar.close()
+            self._bar = None

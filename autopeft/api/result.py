@@ -1,4 +1,4 @@
-"""What a search gives in Python: its result with a short face, and what people do with it."""
+"""What a search gives in Python: its result with a short face, in the words of Python."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from autopeft import pipeline, report
-from autopeft.api.words import in_python_words
 from autopeft.pipeline import Pushed, PushRequest, one_at_a_time
 from autopeft.records import SearchResult
 from autopeft.removed import instead_of
@@ -17,6 +16,12 @@ from autopeft.removed import instead_of
 if TYPE_CHECKING:
     import pandas as pd
     from peft import PeftModel
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from autopeft.errors import AutopeftError
+from autopeft.records import python_words
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -107,3 +112,24 @@ def with_path(result: SearchResult, path: Path) -> Result:
     fields: dict[str, Any] = dict(vars(result))
     output = result.spec.output.model_copy(update={"out": str(path.absolute())})
     return Result(**{**fields, "spec": result.spec.model_copy(update={"output": output})})
+
+
+@contextmanager
+def in_python_words() -> Iterator[None]:
+    """A context whose errors and log messages name arguments of Python in place of flags."""
+    usual = logging.getLogRecordFactory()
+
+    def in_words(*args: Any, **more: Any) -> logging.LogRecord:
+        record = usual(*args, **more)
+        if record.name.startswith("autopeft."):
+            record.msg, record.args = python_words(record.getMessage()), ()
+        return record
+
+    logging.setLogRecordFactory(in_words)
+    try:
+        yield
+    except AutopeftError as error:
+        error.args = (python_words(str(error)), *error.args[1:])
+        raise
+    finally:
+        logging.setLogRecordFactory(usual)

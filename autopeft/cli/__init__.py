@@ -1,8 +1,7 @@
 """The command line: the only room that prints and exits.
 
-Inside the folder each file imports only from those before it:
-usage, known, imports, printing, segments, threads → options, signals → exit_codes, tables, previews,
-progress, counts, estimates, checks → analysis, lists → verify_push, sizing → app.
+Inside the folder each file imports only from those before it: exit_codes, imports, printing, usage → counts,
+estimates, options, previews, progress → lists, sizing, tables, verify_push → app.
 """
 
 from __future__ import annotations

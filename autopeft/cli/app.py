@@ -5,22 +5,24 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from textwrap import wrap
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from autopeft.cli import lists, sizing, verify_push
 from autopeft.cli import options as opt
 from autopeft.cli.exit_codes import exit_codes, reader_may_leave
-from autopeft.cli.imports import heavy_imports
-from autopeft.cli.printing import print_json
-from autopeft.cli.segments import expand_segments
-from autopeft.cli.threads import fit_threads
+from autopeft.cli.imports import expand_segments, fit_threads, heavy_imports
+from autopeft.cli.printing import columns, print_json
 from autopeft.cli.usage import PlainErrors, at_home, open_missing_streams, require_docstrings
 from autopeft.errors import StoppedError
 from autopeft.records import VERSION, setting_values
+
+if TYPE_CHECKING:
+    from autopeft.doctor import Check
 
 # Paragraphs, since rich joins lines.
 _EXAMPLES = """Examples:
@@ -34,6 +36,8 @@ autopeft search --model ID --data DIR --max-time 2h --out first
 autopeft search --resume --out first  (go on where it was stopped)
 
 --help-all shows every option."""
+
+_MARKS = {"ok": "ok", "note": "note", "fail": "FAIL"}  # of the checks of `doctor`
 
 app = typer.Typer(
     name="autopeft",
@@ -155,15 +159,15 @@ def analyze(
         spec, given = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
         with heavy_imports():
             from autopeft import pipeline
-            from autopeft.cli import analysis as printed
+            from autopeft.cli import tables
 
         names = [name.strip() for name in scores.split(",")]
         out = out or (None if spec.output.out is None else Path(spec.output.out))
         analysis = pipeline.analyze(spec, scores=names, given=given, max_examples=max_examples, out=out)
         if as_json:
-            print_json(printed.analysis_json(analysis))
+            print_json(tables.analysis_json(analysis))
         else:
-            printed.print_analysis(analysis)
+            tables.print_analysis(analysis)
 
 
 app.add_typer(sizing.app)
@@ -333,7 +337,6 @@ def doctor(
 ) -> None:
     """Check what this machine can do: versions, device, memory, threads, disk, hub, extras."""
     with exit_codes(quiet=True):
-        from autopeft.cli.checks import checks_text
         from autopeft.doctor import diagnose
 
         checks = diagnose(out)
@@ -344,6 +347,20 @@ def doctor(
             print(checks_text(checks))
         if not is_well:
             raise typer.Exit(1)
+
+
+def checks_text(checks: Sequence[Check]) -> str:
+    """The checks of a machine in columns, and how many failed."""
+    width = max(len(check.name) for check in checks)
+    indent = " " * (width + 8)
+    lines = []
+    for check in checks:
+        head = f"{_MARKS[check.status]:<6}{check.name:<{width}}  "
+        for start, text in ((head, check.value), (indent, check.remedy)):
+            lines += wrap(text, columns(), initial_indent=start, subsequent_indent=indent)
+    n_failed = sum(check.status == "fail" for check in checks)
+    end = f"{n_failed} of {len(checks)} checks failed." if n_failed else "Nothing fails here."
+    return "\n".join([*lines, "", end])
 
 
 for _command in (lists.methods, lists.formats, lists.spaces):

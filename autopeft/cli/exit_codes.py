@@ -8,20 +8,25 @@ import io
 import logging
 import os
 import shutil
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from textwrap import wrap
+from types import FrameType
 from typing import Any
 
 import typer
 
-from autopeft.cli.signals import stopping_signals
 from autopeft.errors import AutopeftError, SpecError
 
 # Control characters but for line ends and tabs, which a terminal would obey: a name may hold any.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10, 13)}
 _LIBRARIES = "peft transformers datasets huggingface_hub httpx alembic bitsandbytes matplotlib".split()
+# Those that ask a process to end, as far as this system has them: Ctrl-C, `kill`, a closed terminal;
+# Ctrl-Break or a closed window on Windows; and what Slurm (`--signal`), Grid Engine (`-notify`) and LSF send
+# before the end of a job, which would end a process without a word.
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 
 
 @contextlib.contextmanager
@@ -143,3 +148,35 @@ class _Lasting:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
+
+
+@contextlib.contextmanager
+def stopping_signals() -> Iterator[Callable[[], None]]:
+    """A context in which signals stop the process by an exception; yields a function that repeats it.
+
+    SIGINT raises KeyboardInterrupt, the others SystemExit with 128 + the number of the signal. Python drops
+    an exception that is raised inside a destructor or a callback of the garbage collector, so that a long
+    loop calls the function from time to time: it raises if any signal has come. A signal that the caller of
+    this process ignores (`nohup`) stays ignored.
+    """
+    received: list[int] = []
+
+    def stop() -> None:
+        if received:
+            raise KeyboardInterrupt if received[-1] == signal.SIGINT else SystemExit(128 + received[-1])
+
+    def note(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        stop()
+
+    numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, note)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # one that was not installed from Python cannot be put back
+                signal.signal(number, handler)

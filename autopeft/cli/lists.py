@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
 from textwrap import wrap
 from types import SimpleNamespace
 from typing import Annotated, Any, cast
@@ -15,17 +18,15 @@ from rich.table import Column, Table
 from autopeft.cli import options as opt
 from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.imports import heavy_imports
-from autopeft.cli.known import known, method_facts
 from autopeft.cli.printing import columns, print_json
 from autopeft.cli.usage import at_home
-from autopeft.extension import REFERENCE_WIDTH, Method
+from autopeft.extension import REFERENCE_WIDTH, Catalogue, Method, discover
 from autopeft.records import rate
 
 _INDENT = 18
 _GAP = 2  # columns between two columns of a table
 
 _Name = Annotated[str | None, typer.Argument(help="Describe this method in full, with its sources.")]
-
 
 _SpaceName = Annotated[
     str | None, typer.Argument(help="Print the file of this space, or check and print a file of your own.")
@@ -36,6 +37,9 @@ _Model = Annotated[
         "--model", help="Show learning rates and sites on this model: hub id, or directory.", callback=at_home
     ),
 ]
+# What the parts say about themselves, since importing them takes seconds; `scripts/part_facts.py` writes it.
+# Where other packages publish parts, all are imported.
+TABLE = Path(__file__).with_name("parts.json")
 
 
 def methods(name: _Name = None, model: _Model = None, as_json: opt.Json = False) -> None:
@@ -171,3 +175,24 @@ def _widths(rows: Sequence[Sequence[str]], room: int) -> list[int]:
 
 def _yes_or_no(fact: bool) -> str:
     return "yes" if fact else "no"
+
+
+def method_facts(method: Method) -> dict[str, Any]:
+    """Everything about one method that is text, numbers or lists of them."""
+    facts = {name: getattr(method, name) for name in Method.__annotations__}
+    return {**facts, "servers": list(method.servers({}))}
+
+
+FACTS: Mapping[str, Callable[[Any], Mapping[str, Any]]] = {
+    "method": method_facts,
+    "export": lambda exporter: {"name": exporter.name, "summary": exporter.summary},
+}
+
+
+def known(kind: str) -> Catalogue[Mapping[str, Any]]:
+    """The facts about every part of a kind, by its name; an unknown name raises UnknownNameError."""
+    group = f"autopeft.{kind}s"
+    if metadata.entry_points(group=group):
+        parts: Catalogue[Any] = discover(group)
+        return parts.changed(FACTS[kind])
+    return Catalogue(kind, json.loads(TABLE.read_text(encoding="utf-8"))[kind])

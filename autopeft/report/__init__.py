@@ -2,10 +2,8 @@
 
 Everything but `write` is a pure function of the result. The layout is in `templates/`.
 
-Inside the folder each file imports only from those before it:
-words → maps, places, measured → naming, rendering, positions, schema → charts, tables, heat,
-usage, terms → view, certainty → card → named_plans → titles → headline, drawing
-→ page → several, short_forms.
+Inside the folder each file imports only from those before it: schema, words → measured, rendering → maps,
+tables → view → naming → card, charts, terms → certainty → headline → page → short_forms.
 """
 
 from __future__ import annotations
@@ -14,19 +12,15 @@ import json
 from pathlib import Path
 
 from autopeft.records import SearchResult
-from autopeft.report.card import CHART, CardFacts, hub_id, model_card, trained_card
+from autopeft.report.card import BEST_WEIGHTS, CHART, CardFacts, hub_id, model_card, trained_card
 from autopeft.report.charts import png_of
-from autopeft.report.drawing import Drawing
-from autopeft.report.heat import heat_svg, seen_enough
-from autopeft.report.measured import error_over
-from autopeft.report.page import answer_of, contents, drawn, summary_of
-from autopeft.report.positions import edge_sentence, rate_words
+from autopeft.report.maps import heat_svg, seen_enough
+from autopeft.report.measured import edge_sentence, error_over, rate_words
+from autopeft.report.page import Drawing, answer_of, contents, drawn, several_html, summary_of
 from autopeft.report.rendering import render
 from autopeft.report.schema import ResultFile, TrialRow, result_schema, trials_schema
-from autopeft.report.several import several_html
 from autopeft.report.short_forms import leaderboard, short_html, short_text
 from autopeft.report.tables import result_json, sensitivity_csv, trials_csv
-from autopeft.report.usage import BEST_WEIGHTS
 from autopeft.report.view import confirm_steps
 from autopeft.report.words import PartWords, WeightFolders, choice_key
 from autopeft.store import write_text

@@ -1,25 +1,103 @@
-"""Everything that the templates lay out, for one result and for several."""
+"""Everything that the templates lay out, for one result and for several, with the charts."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import PurePath
 from typing import Any
 
 from markupsafe import Markup
 
-from autopeft.records import SearchResult, confirm_command, in_words_of, repeat_command, train_command
-from autopeft.report import maps, measured, usage, view
+from autopeft.records import (
+    Measurement,
+    SearchResult,
+    confirm_command,
+    in_words_of,
+    repeat_command,
+    train_command,
+)
+from autopeft.report import card, charts, maps, measured, view
 from autopeft.report.charts import Sheet, short_runs
-from autopeft.report.drawing import Drawing
 from autopeft.report.headline import Headline, headline
-from autopeft.report.heat import seen_enough
-from autopeft.report.named_plans import PlanRow, summary
-from autopeft.report.naming import Group, Naming
-from autopeft.report.positions import edge_sentence, rate_words
+from autopeft.report.maps import seen_enough
+from autopeft.report.measured import edge_sentence, rate_words
+from autopeft.report.naming import Group, Naming, PlanRow, chart_names, confirmed_plans, summary
+from autopeft.report.rendering import render
 from autopeft.report.tables import arms_of_plans, first_proposals, result_json, sentences_of
 from autopeft.report.words import PartWords, plan_words
+
+_FEW = 3  # plans at a rung that are too few to compare; chosen by hand
+
+
+class Drawing:
+    """The charts of a result; each is None where the result has too little to draw."""
+
+    def __init__(self, result: SearchResult, words: PartWords) -> None:
+        """Name the plans and group them by method."""
+        self._result, self._words = result, words
+        self._naming = Naming(result=result, words=words, first=first_proposals(result))
+        self._groups = self._naming.groups()
+        self._names = chart_names(result, self._naming)
+        self._confirmed = confirmed_plans(result)
+        self._rungs = short_runs(result)
+
+    @cached_property
+    def is_confirmed(self) -> bool:
+        """Whether the first chart shows confirmed plans and not short trial runs."""
+        return len(self._confirmed) > 1 and any(record.plan.adapters for record in self._confirmed)
+
+    @property
+    def score_steps(self) -> int:
+        """Steps of the short trial runs that stand in where nothing is confirmed; 0 without any."""
+        trials = self._trials
+        return trials[0].fidelity.train_steps if trials else 0
+
+    @property
+    def _trials(self) -> Sequence[Measurement]:
+        """The longest rung with enough plans to compare; else the first rung, which has all of them."""
+        enough = (rung for rung in reversed(self._rungs) if len(rung) > _FEW)
+        return next(enough, next(iter(self._rungs), ()))
+
+    @property
+    def _other_trials(self) -> Sequence[Measurement]:
+        """The longest run of each named plan with adapters that never ran as long as those of `_trials`."""
+        drawn = {run.plan for run in self._trials}
+        longest = {run.plan: run for rung in self._rungs for run in rung}
+        return [run for plan, run in longest.items() if plan in self._names.keys() - drawn and plan.adapters]
+
+    def score(self) -> Sheet | None:
+        """Score by parameters with the front; the loss of short trial runs where nothing is confirmed."""
+        if not self.is_confirmed:
+            return charts.loss_by_parameters(
+                self._result, self._trials, self._groups, self._names, others=self._other_trials
+            )
+        return charts.score_by_parameters(
+            self._result, self._confirmed, self._groups, self._names, is_share=self._words.metric_is_share
+        )
+
+    def seeds(self) -> Sheet | None:
+        """The metric of each seed, equal seeds joined."""
+        return charts.same_seeds(
+            self._result, self._confirmed, self._groups, self._names, is_share=self._words.metric_is_share
+        )
+
+    def difference(self) -> Sheet | None:
+        """The difference to the baseline with its interval and the margin."""
+        candidate = self._naming.short(self._result.incumbent)
+        baseline = self._naming.short(self._result.baseline)
+        is_share = self._words.metric_is_share
+        return charts.verdict_interval(self._result.verdict, candidate, baseline, is_share=is_share)
+
+    def rates(self) -> Sheet | None:
+        """Loss by learning rate."""
+        return charts.loss_by_rate(self._result, self._rungs, self._groups)
+
+    def rungs(self) -> Sheet | None:
+        """The loss of each plan along the rungs, and where it stopped."""
+        return charts.who_went_on(self._result, self._rungs, self._groups)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +134,7 @@ def contents(result: SearchResult, words: PartWords, status: str) -> dict[str, A
         "is_search_late": measured.has_late_starters(result),
         "split_uses": measured.split_uses(result),
         "has_weights": bool(result.confirmations) and not measured.has_failed(result, result.best),
-        "load_sentence": usage.load_sentence(result, words),
+        "load_sentence": card.load_sentence(result, words),
         "max_cost": told("--max-cost"),
         "setting": result.setting,
         "is_share": words.metric_is_share,
@@ -94,7 +172,7 @@ def contents(result: SearchResult, words: PartWords, status: str) -> dict[str, A
             if result.verdict.label == "none"
             else repeat_command(result.spec),
         ),
-        "python_lines": usage.python_lines(result, words),
+        "python_lines": card.python_lines(result, words),
         "settings": [(told(name), told(value)) for name, value in view.settings(result)],
     }
 
@@ -135,3 +213,38 @@ def _legend(*sheets: Sheet | None) -> tuple[Group, ...]:
 
 def _svg(chart: Sheet | None) -> Markup | None:
     return None if chart is None else chart.svg()
+
+
+def several_html(runs: Sequence[tuple[str, SearchResult, PartWords]]) -> str:
+    """One self-contained page about several runs, each given by name, result and the words of its parts."""
+    return render("runs.html", runs=[_run(number, *run) for number, run in enumerate(runs, 1)])
+
+
+def _run(number: int, name: str, result: SearchResult, words: PartWords) -> dict[str, Any]:
+    everything = contents(result, words, "complete")
+    kept = ("setting", "is_share", "headline", "summary", "confirm_steps", "error_over")
+    charts, rows = drawn(result, words), everything["summary"]
+    best, default = (next(row for row in rows if mark in row.marks) for mark in ("best", "baseline"))
+    cost = result.cost
+    score = best.test or best.confirm
+    return {
+        **{key: everything[key] for key in kept},
+        "name": name,
+        "anchor": f"run-{number}",
+        "verdict": result.verdict,
+        "best": best,
+        "score": score,
+        "default_score": default.test if best.test else default.confirm,
+        "split": score.split if score else "",
+        "seconds": cost.known_seconds,
+        "legend": charts.score_legend,
+        "numbers": charts.numbers[: 1 if charts.score else 0],
+        "score_chart": _renamed(charts.score, number),
+        "score_steps": charts.score_steps,
+        "difference_chart": _renamed(charts.difference, number),
+    }
+
+
+def _renamed(chart: Markup | None, number: int) -> Markup | None:
+    """The chart with ids that no other run's chart has."""
+    return None if chart is None else Markup(re.sub(r'(id="|#)', rf"\1run{number}-", str(chart)))

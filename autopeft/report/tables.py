@@ -18,8 +18,7 @@ from autopeft.records import (
     SiteScores,
     Status,
 )
-from autopeft.report.measured import record_of
-from autopeft.report.positions import position_of
+from autopeft.report.measured import position_of, record_of
 from autopeft.report.schema import (
     BaselineAnswer,
     BestAnswer,

@@ -11,7 +11,7 @@ import pytest
 
 import autopeft
 from autopeft import api
-from autopeft.api.words import in_python_words
+from autopeft.api.result import in_python_words
 from autopeft.cli.app import app
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.records import SHORT_NAMES, RunSpec

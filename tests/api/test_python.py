@@ -14,10 +14,9 @@ from toys.hub import Hub, hub_on_this_machine
 from toys.memory import SMALL, toy_dataset
 
 import autopeft
-from autopeft.api import words
-from autopeft.api.progress import BarProgress
+from autopeft.api import BarProgress
 from autopeft.errors import DataError, ModelError, RunDirError, SpecError
-from autopeft.records import Fidelity, Measurement, Plan, Status
+from autopeft.records import Fidelity, Measurement, Plan, Status, python_words
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +155,7 @@ def test_errors_speak_of_arguments(named_run, tmp_path, model_dir, data_dir):
     ],
 )
 def test_words_of_the_command_line_become_python(message, expected):
-    assert words.python_words(message) == expected
+    assert python_words(message) == expected
 
 
 def test_bars_count_the_measurements_of_a_phase(capsys):

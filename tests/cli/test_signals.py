@@ -12,9 +12,8 @@ import pytest
 from toys.specs import run_spec
 
 from autopeft import pipeline
-from autopeft.cli.exit_codes import exit_codes
+from autopeft.cli.exit_codes import exit_codes, stopping_signals
 from autopeft.cli.progress import Silent
-from autopeft.cli.signals import stopping_signals
 from autopeft.errors import SpecError
 
 CODES = {"SIGINT": None, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138, "SIGUSR2": 140, "SIGXCPU": 152}

@@ -23,7 +23,7 @@ from autopeft.model.quantising import quantisation_config
 from autopeft.model.shapes import n_bits
 from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.reporting import part_words
-from autopeft.report.usage import python_lines
+from autopeft.report.card import python_lines
 
 pytestmark = QUANTISED_MARKS
 

@@ -30,7 +30,7 @@ from autopeft.pipeline import apply, part_words, train_plan
 from autopeft.pipeline.hub_folder import write_card, write_loading_files
 from autopeft.pipeline.prepare import prepare
 from autopeft.records import Plan
-from autopeft.report.usage import python_lines
+from autopeft.report.card import python_lines
 from autopeft.store import RunDir, read_plan, write_plan
 
 

@@ -6,7 +6,7 @@ import pytest
 from toys.space import linear
 
 from autopeft.records import Adapter, Plan
-from autopeft.report.places import places
+from autopeft.report.words import places
 
 ROLES = ("q", "k", "v", "o", "up", "down")
 SITES = tuple(
