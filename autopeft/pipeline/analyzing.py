@@ -118,7 +118,14 @@ def analyze(
         budget=parse_budget(prepared),
         suggestion=suggest_plan(prepared, by_site),
     )
-    return analysis if out is None else replace(analysis, files=_write(analysis, out))
+    if out is None:
+        return analysis
+    title = f"{analysis.base_model} on {analysis.data}"
+    write_text(out / "sensitivity.csv", report.sensitivity_csv(sites, analysis.scores))
+    write_text(out / "heat.svg", report.heat_svg(sites, analysis.scores, title=title))
+    write_plan(out / "suggestion.yaml", analysis.suggestion, header=_header(analysis))
+    files = ("sensitivity.csv", "heat.svg", "suggestion.yaml")
+    return replace(analysis, files=tuple(str(out / name) for name in files))
 
 
 def suggest_plan(prepared: Prepared, scores: dict[str, float]) -> PlanDocument:
@@ -134,14 +141,6 @@ def suggest_plan(prepared: Prepared, scores: dict[str, float]) -> PlanDocument:
         learning_rate=math.sqrt(low * high),
     )
     return plan_document(prepared, space.plan_of(policy, replace(context, scores=scores)))
-
-
-def _write(analysis: Analysis, out: Path) -> tuple[str, ...]:
-    title = f"{analysis.base_model} on {analysis.data}"
-    write_text(out / "sensitivity.csv", report.sensitivity_csv(analysis.sites, analysis.scores))
-    write_text(out / "heat.svg", report.heat_svg(analysis.sites, analysis.scores, title=title))
-    write_plan(out / "suggestion.yaml", analysis.suggestion, header=_header(analysis))
-    return tuple(str(out / name) for name in ("sensitivity.csv", "heat.svg", "suggestion.yaml"))
 
 
 def _header(analysis: Analysis) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -110,7 +110,10 @@ def load_confirmed(result: SearchResult, folder: Path, *, module: nn.Module | No
         require_body(weights, lambda: _digest_of_body(module, weights))
         require_same_base(weights, module)
         attached = apply(result.best, module, weights=weights)
-        _name_outputs(module, setting.label_names)
+        config, names = cast(Any, module).config, setting.label_names
+        if names and config.num_labels == len(names):  # the trained head may have another order of labels
+            config.id2label = dict(enumerate(names))
+            config.label2id = {label: index for index, label in enumerate(names)}
         return attached.eval()
     if result.spec.model.id == IN_MEMORY:
         raise ModelError("The base model of this run was in memory; pass it: result.load(model).")
@@ -141,14 +144,6 @@ def _digest_of_body(module: nn.Module, weights: Path) -> str:
     with model.restoring(module):
         apart = (*model.head_names(module), *model.modules_kept_whole(weights))
         return model.digest_of(module, exclude=apart)
-
-
-def _name_outputs(module: nn.Module, label_names: Sequence[str]) -> None:
-    """Give a model's outputs the labels of a run, whose trained head may have another order."""
-    config = cast("Any", module).config
-    if label_names and config.num_labels == len(label_names):
-        config.id2label = dict(enumerate(label_names))
-        config.label2id = {label: index for index, label in enumerate(label_names)}
 
 
 def save(adapted: PeftModel, folder: str | Path) -> None:

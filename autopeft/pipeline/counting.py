@@ -41,27 +41,25 @@ def count(path: Path, *, model_id: str | None = None, revision: str | None = Non
     with model.quiet_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the notes say what `peft` warns of while it attaches
         if adapters.is_adapter(path):
-            return _count_configs(path, model_id=model_id, revision=revision)
-        return _count_plan(path, model_id=model_id, revision=revision)
-
-
-def _count_plan(path: Path, *, model_id: str | None, revision: str | None) -> Count:
-    document = read_plan(path)
-    spec = _model_spec(document.model, model_id=model_id, revision=revision)
-    task, methods = discover("autopeft.tasks")[document.task.name], discover("autopeft.methods")
-    base = _with_head(spec, auto_class=task.auto_class, head_params=document.head_params)
-    base.module.float()  # as plans are trained
-    adapters.check_plan(document.plan, base, methods)
-    counted = adapters.count_plan(document.plan, base, methods, task_type=task.peft_task_type)
-    return counted if model_id else _with_lacking(counted, head_params=document.head_params)
-
-
-def _with_lacking(counted: Count, *, head_params: int) -> Count:
-    """The count with the head of the plan where that is larger than the head of the model's config.
-
-    A plan trains with its head what the weights lack, such as a pooler, and a config does not tell that.
-    """
-    n_more = max(0, head_params - counted.head_params)
+            files = adapters.read_configs(path)
+            configs = [file.config for file in files]
+            named = ModelSpec() if model_id else adapters.base_model_of(configs, path=path)
+            spec = _model_spec(named, model_id=model_id, revision=revision)
+            base = model.load_skeleton(spec, auto_class=adapters.auto_class_of(configs))
+            dtype = getattr(base.module.config, "dtype", None) or torch.float32
+            base.module.to(dtype)  # as transformers loads it
+            return adapters.count_configs(files, base, path=path)
+        document = read_plan(path)
+        spec = _model_spec(document.model, model_id=model_id, revision=revision)
+        task, methods = discover("autopeft.tasks")[document.task.name], discover("autopeft.methods")
+        base = _with_head(spec, auto_class=task.auto_class, head_params=document.head_params)
+        base.module.float()  # as plans are trained
+        adapters.check_plan(document.plan, base, methods)
+        counted = adapters.count_plan(document.plan, base, methods, task_type=task.peft_task_type)
+    if model_id:
+        return counted
+    # A plan trains with its head what the weights lack, such as a pooler, and a config does not tell that.
+    n_more = max(0, document.head_params - counted.head_params)
     n_bytes = counted.adapter_bytes + n_more * torch.float32.itemsize  # as heads are trained
     return replace(counted, head_params=counted.head_params + n_more, adapter_bytes=n_bytes)
 
@@ -81,16 +79,6 @@ def _with_head(spec: ModelSpec, *, auto_class: str, head_params: int) -> BaseMod
     if rest or n_labels + n_more < 1:
         return base
     return model.load_skeleton(spec, auto_class=auto_class, n_labels=n_labels + n_more)
-
-
-def _count_configs(path: Path, *, model_id: str | None, revision: str | None) -> Count:
-    files = adapters.read_configs(path)
-    configs = [file.config for file in files]
-    named = ModelSpec() if model_id else adapters.base_model_of(configs, path=path)
-    spec = _model_spec(named, model_id=model_id, revision=revision)
-    base = model.load_skeleton(spec, auto_class=adapters.auto_class_of(configs))
-    base.module.to(getattr(base.module.config, "dtype", None) or torch.float32)  # as transformers loads it
-    return adapters.count_configs(files, base, path=path)
 
 
 def _model_spec(named: ModelSpec, *, model_id: str | None, revision: str | None) -> ModelSpec:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from autopeft import train
-from autopeft.data import LabelledData, Split
+from autopeft.data import LabelledData
 from autopeft.extension import IGNORED, Task, TaskDefaults
 from autopeft.model import BaseModel
 from autopeft.records import Decision, RunSpec, with_setting
@@ -50,7 +50,9 @@ def with_max_length(spec: RunSpec, loaded: LabelledData, base: BaseModel, task: 
         most = int(limits[1] * (CPU_SHARE if device == "cpu" else 1))
         value, rule = block_length(n_tokens, limits=(limits[0], min(most, room or most)))
     else:
-        lengths = _uncut_lengths(loaded.train, base, task, seed=spec.search.seed, most=_LONGER * limits[1])
+        order = np.random.default_rng(spec.search.seed).permutation(len(loaded.train.labels))
+        rows = sorted(order[:_SAMPLED_ROWS].tolist())
+        lengths = train.uncut_lengths(loaded.train, rows, base, task, most=_LONGER * limits[1])
         value, rule = example_length(
             lengths,
             n_rows=len(loaded.train.labels),
@@ -127,11 +129,6 @@ def block_length(n_tokens: int, *, limits: tuple[int, int]) -> tuple[int, str]:
 def decision(name: str, value: int, rule: str) -> Decision:
     """The decision about a setting of the task."""
     return Decision(setting=f"task.{name}", value=f"{value:,}", rule=rule)
-
-
-def _uncut_lengths(split: Split, base: BaseModel, task: Task, *, seed: int, most: int) -> list[int]:
-    rows = np.random.default_rng(seed).permutation(len(split.labels))[:_SAMPLED_ROWS].tolist()
-    return train.uncut_lengths(split, sorted(rows), base, task, most=most)
 
 
 def with_full_run(spec: RunSpec, examples: train.EncodedSplit, task: Task, device: str) -> Derived:

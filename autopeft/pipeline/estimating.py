@@ -165,7 +165,9 @@ def estimate_step(
     check_request(request)
     request = replace(request, device=request.device.lower())
     on_gpu = not request.device.startswith("cpu")
-    max_bytes = _device_bytes(request)
+    card = estimate.CARDS.get(request.device)
+    max_bytes = None if card is None else int(card.gib * 2**30)
+    max_bytes = max_bytes if request.memory is None else parse_bytes(request.memory)
     methods, tasks = discover("autopeft.methods"), discover("autopeft.tasks")
     with model.quiet_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -219,14 +221,6 @@ def _with_task(trainee: Trainee, task: str | None, *, known: Collection[str]) ->
     if trainee.task not in (None, task):
         raise SpecError(f"--task is {task}, but the plan is for {trainee.task}; leave --task out.")
     return replace(trainee, task=task)
-
-
-def _device_bytes(request: EstimateRequest) -> int | None:
-    """The memory that the user named, or that of the card."""
-    if request.memory is not None:
-        return parse_bytes(request.memory)
-    card = estimate.CARDS.get(request.device)
-    return None if card is None else int(card.gib * 2**30)
 
 
 def _precision(request: EstimateRequest, spec: ModelSpec) -> Precision:

@@ -75,7 +75,13 @@ def export(request: ExportRequest) -> Export:
         ModelError: The base model cannot be loaded.
     """
     exporter: Exporter = discover("autopeft.exports")[request.to]
-    _check(request, exporter)
+    if (request.run is None) == (request.adapter is None):
+        given = "Neither --run nor --adapter is" if request.run is None else "Both --run and --adapter are"
+        raise SpecError(f"{given} given; pass one of them.")
+    if request.dtype is not None and exporter.needs_base != "weights":
+        raise SpecError(f"--dtype is for formats of a whole model, not for {request.to}; leave it out.")
+    if request.dtype is not None and request.dtype not in DTYPES:
+        raise SpecError(f"--dtype is {request.dtype}; use {', '.join(DTYPES)}.")
     refuse_files(request.out)
     discover("autopeft.methods")  # a method may register its own type with `peft`
     with model.quiet_libraries():
@@ -94,16 +100,6 @@ def export(request: ExportRequest) -> Export:
     paths = (path for path in request.out.rglob("*") if path.is_file())
     written = tuple(sorted(path.relative_to(request.out).as_posix() for path in paths))
     return Export(format=exporter.name, out=str(request.out), files=written, notes=tuple(notes))
-
-
-def _check(request: ExportRequest, exporter: Exporter) -> None:
-    if (request.run is None) == (request.adapter is None):
-        given = "Neither --run nor --adapter is" if request.run is None else "Both --run and --adapter are"
-        raise SpecError(f"{given} given; pass one of them.")
-    if request.dtype is not None and exporter.needs_base != "weights":
-        raise SpecError(f"--dtype is for formats of a whole model, not for {request.to}; leave it out.")
-    if request.dtype is not None and request.dtype not in DTYPES:
-        raise SpecError(f"--dtype is {request.dtype}; use {', '.join(DTYPES)}.")
 
 
 def _locate(request: ExportRequest) -> tuple[Path, PlanDocument | None]:
@@ -269,7 +265,10 @@ def with_base(
         return replace(source, base=skeleton)
     beside = _config_beside(folder)
     names, auto_class = _label_names(skeleton, source, beside, run), type(skeleton).__name__
-    stored = _stored_dtype(skeleton)
+    # The number format of the checkpoint by its config; float32 where that names none, as of a GGUF file.
+    configs = model.text_configs(cast(Any, skeleton).config)
+    formats = (str(getattr(config, "dtype", None)).removeprefix("torch.") for config in configs)
+    stored = next((name for name in formats if name in DTYPES), "float32")
     # A head that gives prices holds numbers that 16 bits round by whole units.
     is_number = beside.get("problem_type") == "regression"
     written = source.dtype or ("float32" if is_number else stored)
@@ -293,13 +292,6 @@ def with_base(
         cast("Any", base.module).config.problem_type = problem
     model.dequantise(base.module, device="cpu", dtype=held.torch_dtype)
     return replace(source, base=base.module.cpu(), tokenizer=base.tokenizer, dtype=written)
-
-
-def _stored_dtype(skeleton: nn.Module) -> str:
-    """The number format of a checkpoint by its config; float32 where that names none, as of a GGUF file."""
-    config = cast("Any", skeleton).config
-    named = (getattr(each, "dtype", None) for each in model.text_configs(config))
-    return next((name for dtype in named if (name := str(dtype).removeprefix("torch.")) in DTYPES), "float32")
 
 
 def checkpoint_of(spec: ModelSpec, configs: Sequence[PeftConfig], *, needs_base: str) -> Checkpoint:

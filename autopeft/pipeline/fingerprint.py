@@ -7,7 +7,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import peft
 import torch
@@ -16,7 +16,7 @@ import transformers
 from autopeft.errors import NO_ROOM, RunDirError, TrainingError
 from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.resuming import CHANGEABLE
-from autopeft.records import SETTINGS, VERSION, Arm, Plan, RunSpec, digest_of, to_json
+from autopeft.records import SETTINGS, VERSION, Arm, Plan, digest_of, to_json
 from autopeft.space import Space
 from autopeft.store import START, RunDir, damaged, read_checked, save_processor, sha256_of, write_checked
 
@@ -39,10 +39,10 @@ def note_start(
     run: RunDir, prepared: Prepared, *, requested: Space, user_plans: Sequence[tuple[Arm, Plan]]
 ) -> None:
     """Store what the measurements depend on, or compare it; RunDirError names what differs."""
-    path = run.state / START
+    path, content = run.state / START, to_json(prepared.spec)
     now = {
         **loaded_facts(prepared),
-        **_settings(prepared.spec),
+        **{name: content[name.split(".")[0]][name.split(".")[1]] for name in SETTINGS if name not in _FREE},
         "search space": digest_of(requested.model_dump(mode="json")),
         "plan of --baseline": digest_of([to_json(plan) for _, plan in user_plans]),
     }
@@ -133,10 +133,11 @@ def loaded_facts(prepared: Prepared, *, base_sha256: str | None = None) -> dict[
 
     `base_sha256` is the digest of the weights where it is known; None reads them all.
     """
+    config = json.loads(cast(Any, prepared.base.module.config).to_json_string(use_diff=False))
     return {
         _DATA: prepared.data.fingerprint,
         _BASE: base_sha256 or prepared.base.sha256(),
-        **dict(_config_values(prepared.base.module.config)),
+        **{f"config.{name}": value for name, value in config.items() if name not in _VOLATILE},
         **dict(_processor_files(prepared.base.tokenizer)),
         _DEVICE: prepared.base.device.type,
         "autopeft": VERSION,
@@ -144,18 +145,6 @@ def loaded_facts(prepared: Prepared, *, base_sha256: str | None = None) -> dict[
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-
-
-def _settings(spec: RunSpec) -> dict[str, Any]:
-    content, names = to_json(spec), [name for name in SETTINGS if name not in _FREE]
-    return {name: content[name.split(".")[0]][name.split(".")[1]] for name in names}
-
-
-def _config_values(config: Any) -> Iterator[tuple[str, Any]]:
-    """`config.hidden_act` and all other values of a model's config."""
-    for name, value in json.loads(config.to_json_string(use_diff=False)).items():
-        if name not in _VOLATILE:
-            yield f"config.{name}", value
 
 
 def _processor_files(processor: Any) -> Iterator[tuple[str, str]]:

@@ -254,20 +254,14 @@ def _cheaper(prepared: Prepared, given: frozenset[str]) -> Iterator[tuple[RunSpe
     """Cheaper and cheaper settings, each with the least steps of a full run."""
     spec = prepared.spec
     yield spec, _RANKING_STEPS
-    if _EVAL_EXAMPLES not in given:
-        for value in _few_examples(prepared):
-            spec = with_setting(spec, _EVAL_EXAMPLES, value)
-            yield spec, _RANKING_STEPS
-    yield spec, _LEAST_STEPS
-
-
-def _few_examples(prepared: Prepared) -> list[int]:
-    """Numbers of examples to evaluate, each half of the one before, down to the least of the task."""
     least = prepared.task.defaults.eval_examples
-    most = max(len(split.labels) for name, split in prepared.bench.splits.items() if name != "train")
-    if least is None:
-        return []
-    return [least << power for power in range(most.bit_length(), -1, -1) if least << power < most]
+    if _EVAL_EXAMPLES not in given and least is not None:
+        most = max(len(split.labels) for name, split in prepared.bench.splits.items() if name != "train")
+        for power in range(most.bit_length(), -1, -1):  # each number half of the one before
+            if least << power < most:
+                spec = with_setting(spec, _EVAL_EXAMPLES, least << power)
+                yield spec, _RANKING_STEPS
+    yield spec, _LEAST_STEPS
 
 
 def _longest(prepared: Prepared, pace: Pace, *, seconds: float, least: int, given: frozenset[str]) -> int:

@@ -46,8 +46,15 @@ def load_data(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> Labe
 
     The error names the tasks that read such columns, where these are usual for another task.
     """
+    if memory.data is None and spec.data.source == IN_MEMORY:
+        raise DataError(
+            "The dataset of this run was an object in memory and cannot be read from settings; pass it in "
+            "Python (autopeft.search(…, data=…)), or name a file with --data."
+        )
     try:
-        return _loaded(spec, read_rows, memory)
+        if memory.data is not None:
+            return _from_memory(spec, read_rows, memory.data)
+        return data.load(spec.data, seed=spec.search.seed, read_rows=read_rows)
     except data.NoLabelColumnError as error:
         other = data.other_rows_of(error.names)
         if other is None or other.read_rows is read_rows:
@@ -56,17 +63,6 @@ def load_data(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> Labe
         names = " or ".join(task.name for task in tasks if task.read_rows is other.read_rows)
         remedy = f"for {other.words} set --task {names}, else name it"
         raise data.NoLabelColumnError(error.names, remedy=remedy) from error
-
-
-def _loaded(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> LabelledData:
-    if memory.data is not None:
-        return _from_memory(spec, read_rows, memory.data)
-    if spec.data.source == IN_MEMORY:
-        raise DataError(
-            "The dataset of this run was an object in memory and cannot be read from settings; pass it in "
-            "Python (autopeft.search(…, data=…)), or name a file with --data."
-        )
-    return data.load(spec.data, seed=spec.search.seed, read_rows=read_rows)
 
 
 def with_precision(spec: RunSpec, memory: InMemory) -> RunSpec:
@@ -204,18 +200,14 @@ def dataset_of(frame: pd.DataFrame) -> datasets.Dataset:
         )
     frame = frame.copy(deep=False)  # the columns of the user's frame stay as they are
     for name in frame.columns:
-        if _is_span(frame[name].dtype):
+        dtype = frame[name].dtype
+        dtype = dtype.categories.dtype if isinstance(dtype, pd.CategoricalDtype) else dtype  # by `pandas.cut`
+        if isinstance(dtype, pd.PeriodDtype | pd.IntervalDtype):
             frame[name] = frame[name].astype(object).map(str, na_action="ignore")
     try:
         return datasets.Dataset.from_pandas(frame, preserve_index=False)
     except UNREADABLE as error:
         raise DataError(next(_faults(frame), reason_of(error))) from error
-
-
-def _is_span(dtype: Any) -> bool:
-    """Whether a column holds periods or intervals, or categories of these, as `pandas.cut` gives them."""
-    dtype = dtype.categories.dtype if isinstance(dtype, pd.CategoricalDtype) else dtype
-    return isinstance(dtype, pd.PeriodDtype | pd.IntervalDtype)
 
 
 def _faults(frame: pd.DataFrame) -> Iterator[str]:

@@ -98,7 +98,8 @@ def prepare(
         base = load_base(spec, task, loaded, memory)
     if loaded.target.kind == "number":
         base.scale_output_to(mean=loaded.target.mean, std=loaded.target.std)
-    spec = _pinned(spec)
+    if (commit := model.commit_of(spec.model)) is not None:  # a repeated run loads the same weights
+        spec = with_setting(spec, "model.revision", commit)
     methods = methods_for(base)
     log.info("Learning rates are those for a hidden size of %s.", f"{base.hidden_size:,}")
     task = task.fitted(spec.task, loaded.target, base.tokenizer)
@@ -152,11 +153,3 @@ def methods_for(base: BaseModel) -> Mapping[str, Method]:
     """The installed methods with their learning rates for the width of a base model."""
     known: Catalogue[Method] = discover("autopeft.methods")
     return known.changed(lambda method: method.at_width(base.hidden_size))
-
-
-def _pinned(spec: RunSpec) -> RunSpec:
-    """The settings with the commit of the hub model, so that a repeated run loads the same weights."""
-    commit = model.commit_of(spec.model)
-    if commit is None:
-        return spec
-    return spec.model_copy(update={"model": spec.model.model_copy(update={"revision": commit})})

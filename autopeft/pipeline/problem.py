@@ -163,7 +163,8 @@ def fit_to_budget(prepared: Prepared, requested: Space) -> tuple[Space, Allocati
     parsed = parse_budget(prepared)
     head_params = prepared.base.head_params if prepared.spec.budget.count_head else 0
     available = parsed.max_trainable_params - head_params
-    in_file = _params_in_file(prepared)
+    limit, head = prepared.spec.limits.max_adapter_bytes, FLOAT32_BYTES * prepared.base.head_params
+    in_file = prepared.base.base_params if limit is None else (limit - head) // FLOAT32_BYTES
     is_served = bool(prepared.spec.search.serve_on)  # no server reads LoRA on experts in one parameter
     context = AllocationContext(
         sites=tuple(s for s in prepared.base.sites if not (is_served and s.kind == "parameter")),
@@ -180,7 +181,6 @@ def fit_to_budget(prepared: Prepared, requested: Space) -> tuple[Space, Allocati
         )
     budget.require_affordable(costs, budget=parsed, available=available)
     if (least := min(costs.values())) > in_file:
-        limit, head = prepared.spec.limits.max_adapter_bytes, FLOAT32_BYTES * prepared.base.head_params
         raise SpecError(
             f"--max-adapter-size allows {limit:,} bytes; the cheapest plan needs {FLOAT32_BYTES * least:,} "
             f"beside {head:,} of the task head. Raise --max-adapter-size."
@@ -214,12 +214,6 @@ def _under_space(requested: Space, context: AllocationContext) -> str:
     placements = [part.placement for arm in requested.arms for _, part in requested.parts(arm)]
     shown = dict.fromkeys(f"placement {', '.join(placement)}" for placement in placements)
     return f" at the placement that the search space sets ({', '.join(shown)})"
-
-
-def _params_in_file(prepared: Prepared) -> int:
-    """Parameters of adapters for which `--max-adapter-size` has room beside the task head."""
-    limit = prepared.spec.limits.max_adapter_bytes
-    return prepared.base.base_params if limit is None else limit // FLOAT32_BYTES - prepared.base.head_params
 
 
 def check_comparison(prepared: Prepared) -> None:

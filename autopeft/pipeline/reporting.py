@@ -73,20 +73,16 @@ def part_words(result: SearchResult | TrainedPlan, weights: Path | None = None) 
     # A run may be rendered where a part of it is no longer installed.
     task = dict(discover("autopeft.tasks")).get(setting.task)
     metric = dict(discover("autopeft.metrics")).get(setting.metric)
+    names = ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
+    is_bare = weights is not None and weights.is_dir() and not any((weights / n).is_file() for n in names)
     stored = setting.metric_is_share  # None in a run from before version 0.2.0
     return PartWords(
         labels={method.name: method.label for method in methods} | _choice_labels(methods),
         short_labels={method.name: method.short_label for method in methods},
         auto_class=model.loading_class_of_type(setting.model_type, task.auto_class) if task else "AutoModel",
         metric_is_share=metric is not None and metric.is_share if stored is None else stored,
-        weights=replace(_weight_folders(result.best), is_bare=weights is not None and _is_bare(weights)),
+        weights=replace(_weight_folders(result.best), is_bare=is_bare),
     )
-
-
-def _is_bare(weights: Path) -> bool:
-    """Whether neither a tokenizer or processor nor a config lies in a folder of weights that is there."""
-    names = ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
-    return weights.is_dir() and not any((weights / name).is_file() for name in names)
 
 
 def _choice_labels(methods: Iterable[Method]) -> dict[str, str]:

@@ -20,7 +20,6 @@ from autopeft.errors import RunDirError, SpecError, TrainingError
 from autopeft.model import device_names
 from autopeft.records import (
     Decision,
-    ExecutionSpec,
     Fidelity,
     Measurement,
     Outcome,
@@ -97,8 +96,11 @@ def resumed(requested: RunSpec, given: frozenset[str]) -> RunSpec:
         kept = int(chosen[name]) if chosen[name].isdecimal() else chosen[name]
         spec = with_setting(spec, name, PIECES[name] if _MEMORY in given else kept)
     if spec.execution.executor != stored.execution.executor:
-        execution = spec.execution.model_copy(update=_spread_anew(stored.execution, given))
-        spec = spec.model_copy(update={"execution": execution})
+        # The new executor may take fewer workers.
+        anew = {"workers": None, "device": device_names(stored.execution.device)[0]}
+        for name in anew:
+            if f"execution.{name}" not in given:
+                spec = with_setting(spec, f"execution.{name}", anew[name])
     _refuse_missing(spec)
     return spec
 
@@ -110,12 +112,6 @@ def _shown(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "empty"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _spread_anew(stored: ExecutionSpec, given: frozenset[str]) -> dict[str, object]:
-    """Workers and device for another executor, where the user gives none: it may take fewer workers."""
-    anew = {"workers": None, "device": device_names(stored.device)[0]}
-    return {name: value for name, value in anew.items() if f"execution.{name}" not in given}
 
 
 def _refuse_missing(spec: RunSpec) -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,11 @@ def start_workers(executor: Executor, run: RunDir, prepared: Prepared, bench: Be
     kind = prepared.base.device.type
     devices = (kind,) if executor.assigns_gpus else worker_devices(spec.execution)
     n_parts = n_workers(spec.execution)
+    for name in SOURCES:  # with whole paths, since a worker may run in another folder
+        if (source := attrgetter(name)(spec)) is not None:
+            spec = with_setting(spec, name, whole_path(source))
     make = WorkerBench(
-        spec=with_setting(_with_whole_paths(spec), "execution.memory_bytes", bench.compute.memory_bytes),
+        spec=with_setting(spec, "execution.memory_bytes", bench.compute.memory_bytes),
         run=run.path.resolve(),
         rung_steps=bench.rung_steps,
         facts=facts_for_workers(run, prepared),
@@ -79,26 +83,12 @@ def start_workers(executor: Executor, run: RunDir, prepared: Prepared, bench: Be
         n_threads=max(1, torch.get_num_threads() // n_parts),
     )
     if kind == "cuda" and not executor.shares_memory:
-        _leave_gpu(prepared)
+        # A worker loads the model there again; from here on names, shapes and a digest do.
+        device = prepared.base.device
+        prepared.bench.make_room()
+        prepared.base.to_cpu()
+        model.release_memory(device)
     return executor.start(make, local=bench.measure, n_workers=n_parts, uses_gpu=kind == "cuda")
-
-
-def _leave_gpu(prepared: Prepared) -> None:
-    """Free the GPU, on which a worker loads the model again; from here on names, shapes and a digest do."""
-    device = prepared.base.device
-    prepared.bench.make_room()
-    prepared.base.to_cpu()
-    model.release_memory(device)
-
-
-def _with_whole_paths(spec: RunSpec) -> RunSpec:
-    """The settings with absolute paths, since a worker may run in another folder."""
-    for name in SOURCES:
-        topic, _, field = name.partition(".")
-        source = getattr(getattr(spec, topic), field)
-        if source is not None:
-            spec = with_setting(spec, name, whole_path(source))
-    return spec
 
 
 @dataclass(frozen=True, kw_only=True)
