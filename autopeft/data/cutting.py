@@ -61,7 +61,8 @@ class Cutter:
         elif has_groups:
             out, too_large = self._fitting_groups(rows, n_out, n_stay=1)
             if not out and too_large:
-                out = set(min(too_large, key=len))
+                smallest = min(too_large, key=len)
+                out = set(smallest)
             how = "whole groups"
         else:
             out, how = self._rows(rows, n_out)
