@@ -12,9 +12,6 @@ from toys.pages import Page
 from toys.results import BASELINE, BEST, WORDS, of_language_model, toy_result, with_head
 
 from autopeft import report
-from autopeft.report import maps
-from autopeft.report.charts.canvas import LIGHT_COLOURS, LIGHT_GROUPS
-from autopeft.report.page import Drawing
 
 VOID = {"meta", "path", "br", "circle", "rect", "use"}
 
@@ -75,35 +72,6 @@ def test_whatever_is_drawn_has_a_contrast_of_three(colours):
     pairs = [*((name, "card") for name in (*groups, "soft", "ink")), ("hatch", "l6"), ("soft", "band")]
     low = {pair: contrast(*map(colours.get, pair)) for pair in pairs}
     assert {pair: ratio for pair, ratio in low.items() if ratio < 3} == {}
-
-
-def test_figures_and_heat_maps_have_the_colours_of_the_page(html):
-    light, dark = schemes(html)
-    assert tuple(light[f"g{n}"] for n in range(9)) == LIGHT_GROUPS
-    assert set(LIGHT_COLOURS.values()) == {light[name] for name in ("ink", "soft", "card", "band")}
-    for shades, scheme in ((maps.LIGHT, light), (maps.DARK, dark)):
-        assert shades == tuple((scheme[f"l{n}"], scheme[f"t{n}"]) for n in range(1, 6))
-
-
-def test_no_edge_and_no_line_of_a_chart_is_transparent():
-    """A group's colour has its contrast in full; a point may be filled with less of it."""
-    drawing = Drawing(with_head(toy_result()), WORDS)
-    for sheet in (drawing.score(), drawing.seeds(), drawing.rates(), drawing.rungs(), drawing.difference()):
-        styles = re.findall(r'style="([^"]*)"', str(sheet.svg()))
-        assert any("stroke: var(" in style for style in styles)
-        faint = [s for s in styles if "stroke: " in s and re.search(r"(?<!fill-)opacity: 0?\.", s)]
-        assert faint == []
-
-
-def test_a_shorter_trial_run_is_filled_less():
-    sheet = Drawing(toy_result(), WORDS).rates()
-    edges, fills = {}, {}
-    for line in sheet.axes.lines:
-        if line.get_gid():
-            steps = int(str(line.get_gid()).rpartition("-")[2])
-            edges.setdefault(steps, set()).add(line.get_markeredgecolor())
-            fills.setdefault(steps, set()).add(str(line.get_markerfacecolor()))
-    assert edges[30] >= edges[75] and len(fills[30]) == 1 < len(fills[75])
 
 
 class Tree(HTMLParser):
