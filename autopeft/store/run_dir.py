@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import filelock
 from packaging.version import InvalidVersion, Version
@@ -19,7 +19,6 @@ from pydantic import ValidationError
 
 from autopeft.errors import RunDirError, SpecError, reason_of
 from autopeft.records import (
-    SETTINGS,
     VERSION,
     Fidelity,
     Plan,
@@ -30,12 +29,11 @@ from autopeft.records import (
     resume_command,
     to_json,
 )
-from autopeft.removed import instead_of
 from autopeft.store.checksums import damaged, read_checked, write_checked
 from autopeft.store.files import cannot_write, refuse_files, write_text
 from autopeft.store.measurement_log import MeasurementLog
 from autopeft.store.study import writing_study
-from autopeft.store.yaml import read_yaml, validate, write_yaml_text
+from autopeft.store.yaml import read_yaml, validate, without_removed, write_yaml_text
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -208,7 +206,7 @@ class RunDir:
         """The settings in `run.yaml`; raises SpecError where it cannot be read."""
         path = self.path / "run.yaml"
         try:
-            return validate(RunSpec, _without_removed(read_yaml(path)), source=str(path))
+            return validate(RunSpec, without_removed(read_yaml(path)), source=str(path))
         except SpecError as error:
             if self._is_of_other_version:
                 raise self._unreadable(reason_of(error)) from error
@@ -277,7 +275,7 @@ class RunDir:
         try:
             content = read_checked(self._result_path, remedy=remedy)
             if isinstance(content, dict) and isinstance(content.get("spec"), dict):
-                content["spec"] = _without_removed(content["spec"])
+                content["spec"] = without_removed(content["spec"])
             return from_json(SearchResult, content)
         except FileNotFoundError as error:
             self.require_own_version()  # or the advice to go on would be refused
@@ -289,21 +287,6 @@ class RunDir:
             if self._is_of_other_version:
                 raise self._unreadable(f"{self._result_path.name} has other keys or values") from error
             raise damaged(self._result_path, remedy=remedy) from error
-
-
-def _without_removed(content: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run by topic, without those that were removed since."""
-    kept = {
-        topic: {
-            name: value
-            for name, value in fields.items()
-            if f"{topic}.{name}" in SETTINGS or not instead_of(f"{topic}.{name}")
-        }
-        if isinstance(fields, dict)
-        else fields
-        for topic, fields in content.items()
-    }
-    return {topic: fields for topic, fields in kept.items() if fields != {} or topic in RunSpec.model_fields}
 
 
 def _refuse_no_run(path: Path) -> None:

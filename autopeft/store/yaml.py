@@ -18,7 +18,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.records import shortened
+from autopeft.records import SETTINGS, RunSpec, shortened
+from autopeft.removed import instead_of
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -120,6 +121,21 @@ def validate(kind: type[Model], content: Any, *, source: str) -> Model:
                 raise UnknownNameError(f"setting in {source}", f"{prefix}{last}", known) from error
         faults = listed([f"{name} {fault}" for name, fault in faults_of(error)])
         raise SpecError(f"{source} cannot be used: {faults}.") from error
+
+
+def without_removed(content: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier version wrote, topic by topic, without the settings that were removed since."""
+    kept = {
+        topic: {
+            name: value
+            for name, value in fields.items()
+            if f"{topic}.{name}" in SETTINGS or not instead_of(f"{topic}.{name}")
+        }
+        if isinstance(fields, dict)
+        else fields
+        for topic, fields in content.items()
+    }
+    return {topic: fields for topic, fields in kept.items() if fields != {} or topic in RunSpec.model_fields}
 
 
 def listed(faults: Sequence[str]) -> str:
