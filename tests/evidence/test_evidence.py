@@ -215,51 +215,6 @@ def sentence_on(metric: MetricFacts, mean: float, spread: float) -> str:
 
 
 @pytest.mark.parametrize(
-    ("mean", "spread", "sentence"),
-    [
-        (
-            -0.03,
-            0.01,
-            "The best plan is worse than the baseline: its loss is higher by 0.030 "
-            "(95 % interval 0.010 to 0.050), confirmed at half length on 3 seeds.",
-        ),
-        (
-            0.0,
-            0.004,
-            "The best plan is equivalent to the baseline: its loss is lower by 0.000 (90 % interval "
-            "-0.007 to 0.007) at half length on 3 seeds, which is within the margin of 0.010.",
-        ),
-        (
-            0.01,
-            0.01,
-            "The best plan cannot be told apart from the baseline: its loss is lower by 0.010 (95 % interval "
-            "-0.010 to 0.030) at half length on 3 seeds; neither a difference nor equivalence within the "
-            "margin of 0.010 is proven, and more seeds or confirm examples would narrow the interval.",
-        ),
-        (
-            -0.01,
-            0.01,
-            "The best plan cannot be told apart from the baseline: its loss is higher by 0.010 (95 % "
-            "interval -0.010 to 0.030) at half length on 3 seeds; neither a difference nor equivalence "
-            "within the margin of 0.010 is proven, and more seeds or confirm examples would narrow the "
-            "interval.",
-        ),
-    ],
-)
-def test_other_verdicts_on_losses_speak_in_plain_numbers(mean: float, spread: float, sentence: str) -> None:
-    assert sentence_on(LOSS, mean, spread) == sentence
-
-
-def test_interval_of_a_share_is_told_up_to_100_points() -> None:
-    share = MetricFacts(name="macro-f1", greater_is_better=True, is_share=True)
-    assert "interval -100.0 to +100.0)" in sentence_on(share, 0.2, 1.5)
-
-
-def test_proven_difference_is_not_rounded_to_zero() -> None:
-    assert "interval 0.0002 to 0.0041)" in sentence_on(LOSS, 0.00214, 0.001)
-
-
-@pytest.mark.parametrize(
     ("metric", "better", "unclear"),
     [
         (ACCURACY, "baseline by 5.0 points of accuracy (95", ": +1.0 points of accuracy (95"),

@@ -299,14 +299,6 @@ def test_verdict_of_an_early_stop_names_its_seeds() -> None:
     assert verdict.mean_difference == pytest.approx(0.5) and verdict.plain_difference == pytest.approx(0.5)
 
 
-def test_futile_verdict_asks_for_examples_or_for_more_seeds_than_planned() -> None:
-    right = np.ones((3, 30))
-    seen = look(right, right, planned_seeds=10, margin=0.01)
-    verdict = sequential_verdict(seen, metric=ACCURACY, fidelity="full", smallest_equivalent="unproven")
-    more = "more confirm examples, or seeds beyond those planned, would narrow the interval"
-    assert more in verdict.sentence and "on 3 of at most 10 seeds" in verdict.sentence
-
-
 def test_where_seeds_alone_vary_a_futile_interval_is_narrowed_by_seeds_and_not_by_examples() -> None:
     seeds = np.array([[0.3], [-0.3], [0.05], [-0.05]])
     seen, of_more_examples = (

@@ -15,14 +15,6 @@ def test_halves_are_ranked_against_each_other(bert, task, make_batch):
     assert scores.split_half == pytest.approx(expected)
 
 
-def test_one_batch_alone_is_halved_and_one_example_has_no_halves(bert, task, make_batch):
-    (whole,) = run_scores(["fisher"], bert, [make_batch()], task=task).scores
-    (lone,) = run_scores(["fisher"], bert, [make_batch(1)], task=task).scores
-    assert whole.split_half is not None
-    assert whole.n_examples == 6
-    assert lone.split_half is None
-
-
 def test_it_stops_by_itself_where_the_halves_agree(bert, task, make_batch):
     taken = []
     batches = (taken.append(1) or make_batch(16, seed=0) for _ in range(40))  # halves that agree at once
@@ -30,8 +22,3 @@ def test_it_stops_by_itself_where_the_halves_agree(bert, task, make_batch):
     assert seen.n_examples == 64
     assert [score.n_examples for score in seen.scores] == [64, 0]
     assert len(taken) == 4
-
-
-def test_it_goes_on_where_more_agreement_is_asked_than_there_can_be(bert, task, make_batch):
-    batches = (make_batch(16, seed=0) for _ in range(6))
-    assert run_scores(["fisher"], bert, batches, task=task, enough=1.1).n_examples == 96

@@ -81,22 +81,6 @@ def test_a_pass_which_checkpoints_no_layer_takes_as_many_tokens_as_fit_without(p
     assert seen.scores[0].values == pytest.approx(whole.scores[0].values, rel=1e-4)
 
 
-def test_fewer_examples_than_requested_are_noted(prepared):
-    n_train = len(prepared.bench.splits["train"].labels)
-    seen = sensitivity(prepared, ["fisher"], max_examples=500, enough=1.1)
-    assert (seen.n_examples, seen.n_asked) == (n_train, 500)
-    assert seen.notes == (f"The train split has only {n_train} of the 500 examples requested.",)
-
-
-def test_stopping_early_is_noted(prepared):
-    seen = sensitivity(prepared, ["fisher"], max_examples=80, enough=0.1)
-    assert seen.n_examples == 64
-    (note,) = seen.notes
-    assert note.startswith(
-        "Stopped after 64 of 80 examples: two halves of them rank the sites alike (Spearman 0."
-    )
-
-
 @pytest.fixture
 def timed(prepared):
     """A function: seconds that each look at the clock takes -> the run with 100 seconds, and the clock."""
@@ -137,19 +121,6 @@ def test_nothing_to_look_at_or_no_such_score_is_refused(prepared):
         sensitivity(prepared, ["fisher"], max_examples=0)
     with pytest.raises(UnknownNameError, match=r"no score named 'fischer'.*Did you mean 'fisher'"):
         sensitivity(prepared, ["fischer"])
-
-
-def test_a_search_logs_what_its_scores_have_to_say(prepared, caplog):
-    task = FirstLayerLoss()
-    task.collate = prepared.task.collate
-    with caplog.at_level("INFO"):
-        scores = logged_scores(replace(prepared, task=task), ["fisher"])
-    assert [score.name for score in scores] == ["fisher"]
-    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    beyond = [s.name for s in prepared.base.sites if ".layer.1." in s.name or "pooler" in s.name]
-    assert warning == (
-        f"Sensitivity: no gradient reaches {len(beyond)} sites, which score 0: {', '.join(beyond)}"
-    )
 
 
 def test_a_search_whose_memory_holds_no_example_orders_sites_by_their_size(prepared, caplog):

@@ -16,18 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from autopeft import data, space
+from autopeft import space
 from autopeft.engine.ledger import wait_for_first
-from autopeft.errors import DataError, RunDirError, SpecError
+from autopeft.errors import RunDirError
 from autopeft.pipeline import best
-from autopeft.records import DataSpec, RunSpec, commands, python_words
+from autopeft.records import RunSpec, commands, python_words
 from autopeft.store import (
     checksums,
     files,
-    fresh_folder,
     parse_yaml,
     read_yaml,
-    refuse_files,
     require_unchanged,
     seal_folder,
 )
@@ -49,22 +47,6 @@ def test_words_of_commands_are_quoted_as_the_system_s_shell_reads_them(word, mon
     monkeypatch.setattr(commands, "_IS_WINDOWS", True)
     assert commands.quoted(word) == subprocess.list2cmdline([word])
     assert "'" not in commands.quoted(word)
-
-
-@pytest.mark.parametrize(
-    ("word", "written"),
-    [
-        ("C:\\R&D\\a.csv", '"C:\\R&D\\a.csv"'),  # cmd would begin another command
-        ("a.csv,b.csv", '"a.csv,b.csv"'),  # PowerShell would pass two words
-        ("C:\\R&D\\", '"C:\\R&D\\\\"'),
-        ("@home", '"@home"'),
-        ("0.5%", "0.5%"),
-        ("org/model-1.5_b", "org/model-1.5_b"),
-    ],
-)
-def test_signs_of_shells_of_windows_are_quoted(word, written, monkeypatch):
-    monkeypatch.setattr(commands, "_IS_WINDOWS", True)
-    assert commands.quoted(word) == written
 
 
 @pytest.mark.parametrize("is_windows", [False, True])
@@ -115,25 +97,6 @@ def test_a_best_folder_that_is_open_stays_whole(tmp_path, monkeypatch):
     assert (old / "plan.yaml").read_text() == "new"
 
 
-def test_a_new_folder_that_is_read_for_a_moment_takes_its_place_afterwards(tmp_path, monkeypatch):
-    """A virus scanner of Windows opens what was just written."""
-    tries, replace = [], os.replace
-
-    def refuse_once(source, target):
-        tries.append(source)
-        if len(tries) == 1:
-            raise PermissionError(13, "in use")
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", refuse_once)
-    monkeypatch.setattr(files, "_PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr(files, "_TRIES", 10)
-    with fresh_folder(tmp_path / "export") as fresh:
-        (fresh / "model.safetensors").write_bytes(b"1234")
-    assert (tmp_path / "export" / "model.safetensors").read_bytes() == b"1234"
-    assert len(tries) == 2
-
-
 @pytest.mark.parametrize(("number", "is_refused"), [(errno.EINVAL, False), (errno.EIO, True)])
 def test_a_file_system_that_syncs_no_folders_takes_files(number, is_refused, tmp_path, monkeypatch):
     fsync = os.fsync
@@ -147,21 +110,6 @@ def test_a_file_system_that_syncs_no_folders_takes_files(number, is_refused, tmp
     with pytest.raises(RunDirError) if is_refused else nullcontext():
         files.write_text(tmp_path / "a.txt", "one")
     assert (tmp_path / "a.txt").read_text() == "one"
-
-
-def test_an_absent_drive_is_refused_in_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(Path, "exists", lambda path: False)
-    monkeypatch.setattr(Path, "is_dir", lambda path: False)
-    with pytest.raises(RunDirError, match="is not a writable folder"):
-        refuse_files(tmp_path / "runs" / "a")
-
-
-@pytest.mark.parametrize("source", ["~nobody9/rows.csv", "~nobody9/a.csv,~nobody9/b.csv"])
-def test_a_home_that_nobody_has_is_a_path_that_does_not_exist(source):
-    with pytest.raises(DataError, match=r"~nobody9/.* does not exist"):
-        data.load(DataSpec(source=source), seed=0)
-    with pytest.raises(SpecError, match=r"~nobody9/space\.yaml"):
-        space.load("~nobody9/space.yaml", known_methods={})
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8", "utf-8-sig"])
@@ -186,12 +134,3 @@ def test_signals_are_heard_while_a_search_waits(monkeypatch):
     finally:
         signal.signal(signal.SIGINT, before)
     assert future.done() and len(heard) == 1 and done > heard[0]
-
-
-def test_a_wait_ends_with_its_time_or_with_the_first_that_is_done():
-    futures = [Future(), Future()]
-    wait_for_first(futures, timeout=0.05)
-    assert not any(future.done() for future in futures)
-    futures[1].set_result(1)
-    wait_for_first(futures)
-    wait_for_first([])

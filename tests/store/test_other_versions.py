@@ -75,12 +75,6 @@ def test_an_unfinished_run_of_another_version_is_not_told_to_go_on(folder):
         with_version(folder, VERSION).load_result()
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"content": 3}', '{"autopeft": 3}'])
-def test_a_damaged_start_tells_no_version(folder, content):
-    (folder / "state/start.json").write_text(content)
-    assert RunDir.open(folder).version is None
-
-
 def test_a_run_of_another_version_is_not_resumed_and_stays_as_it_was(folder):
     set_version(folder, "0.1.0")
     before = files_of(folder)
@@ -138,17 +132,6 @@ def test_a_plan_of_a_newer_form_asks_for_an_update_and_one_without_a_form_does_n
         read_plan(path)
 
 
-def test_seconds_that_an_old_run_did_not_count_are_no_zeros(folder):
-    names = ("load_seconds", "train_seconds", "eval_seconds", "total_seconds", "total_full_runs")
-    edit_result(folder, lambda content: [content["cost"].pop(name, None) for name in names])
-    pipeline.render(folder)
-    cost = json.loads((folder / "result.json").read_text())["cost"]
-    assert [cost[name] for name in names] == [None] * 5
-    stages = cost["sensitivity_seconds"] + cost["search_seconds"] + cost["confirm_seconds"]
-    assert RunDir.open(folder).load_result().cost.known_seconds == pytest.approx(stages)
-    assert stages > 0
-
-
 def test_lines_of_report_and_card_load_weights_beside_which_no_tokenizer_lies(folder, model_dir, monkeypatch):
     """Versions before 0.3 wrote the adapter alone; the tokenizer comes with the base model then."""
     base = AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
@@ -164,11 +147,3 @@ def test_lines_of_report_and_card_load_weights_beside_which_no_tokenizer_lies(fo
         inputs = names["tokenizer"](["a film", "bad"], return_tensors="pt", padding=True)
         with torch.no_grad():
             torch.testing.assert_close(names["model"](**inputs).logits, expected(**inputs).logits)
-
-
-def test_the_card_of_an_old_run_tells_the_time_that_its_stages_took(folder):
-    edit_result(folder, lambda content: content["cost"].pop("total_seconds"))
-    edit_result(folder, lambda content: content["cost"].update(search_seconds=7200.0, confirm_seconds=3600.0))
-    write_card(folder / "best/weights", RunDir.open(folder).load_result(), seed=1)
-    card = (folder / "best/weights/README.md").read_text(encoding="utf-8")
-    assert "- Search and confirmation: 3.0 h" in card

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field
 
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.records import RunSpec
-from autopeft.store import resolve_settings, validate, whole_path
+from autopeft.store import resolve_settings, whole_path
 from autopeft.store.settings import parse_bytes, parse_duration
 
 
@@ -64,11 +63,6 @@ def test_a_budget_stays_as_written_from_any_source(tmp_path, text, value):
     assert [spec.budget.requested for spec, _ in resolved] == [value] * 3
 
 
-@pytest.mark.parametrize(("number", "value"), [(113000, "113000"), (3e5, "300000"), (2.5, "2.5")])
-def test_a_budget_given_as_a_number_becomes_its_text(number, value):
-    assert settings(flags={"budget.requested": number})[0].budget.requested == value
-
-
 @pytest.mark.parametrize("text", ["lora,ia3", "lora, ia3", "[lora, ia3]", "['lora', \"ia3\"]"])
 def test_a_list_may_be_written_with_commas_or_brackets(text):
     assert settings(assign=[f"search.methods={text}"])[0].search.methods == ("lora", "ia3")
@@ -85,19 +79,6 @@ def test_text_that_looks_like_a_number_or_yaml_stays_text():
     spec, _ = settings(assign=assign)
     assert (spec.model.revision, spec.data.source) == ("0012345", "C:\\d: #1")
     assert (spec.model.id, spec.data.label_column) == (None, "no")
-
-
-def test_yaml_1_2_numbers_are_numbers(tmp_path):
-    assert settings("confirm: {margin: 1e-3}", folder=tmp_path)[0].confirm.margin == 0.001
-    assert settings(assign=["confirm.margin=5E-3"])[0].confirm.margin == 0.005
-
-
-def test_a_path_given_by_a_flag_becomes_its_text(tmp_path):
-    assert settings(flags={"output.out": tmp_path})[0].output.out == str(tmp_path)
-
-
-def test_a_topic_with_nothing_below_it_gives_nothing(tmp_path):
-    assert settings("search:\ntask: {}", folder=tmp_path) == (RunSpec(), frozenset())
 
 
 @pytest.mark.parametrize(
@@ -135,11 +116,6 @@ def test_an_unknown_assignment_is_refused_with_the_nearest():
 def test_an_assignment_without_a_value_is_refused():
     with pytest.raises(SpecError, match=r"--set search.trials has no value; write it like"):
         settings(assign=["search.trials"])
-
-
-def test_a_topic_that_holds_a_number_is_refused(tmp_path):
-    with pytest.raises(SpecError, match="search is 5; it should hold settings"):
-        settings("search: 5", folder=tmp_path)
 
 
 def test_all_bad_values_are_named_at_once_with_their_place(tmp_path):
@@ -201,11 +177,6 @@ def test_any_hours_minutes_and_seconds_add_up(hours, minutes, seconds):
     assert parse_duration(f"{hours}h{minutes}m{seconds}s") == 3600 * hours + 60 * minutes + seconds
 
 
-def test_a_time_in_a_file_may_be_a_number_or_a_duration(tmp_path):
-    assert settings("search: {max_time_seconds: 2h}", folder=tmp_path)[0].search.max_time_seconds == 7200
-    assert settings("search: {max_time_seconds: 90}", folder=tmp_path)[0].search.max_time_seconds == 90
-
-
 @pytest.mark.parametrize(("text", "n_workers"), [("auto", None), ("3", 3)])
 def test_a_number_of_workers_may_be_left_open_by_a_word(tmp_path, text, n_workers):
     in_file = "execution: {workers: 5}"
@@ -258,15 +229,6 @@ def test_bytes_that_are_no_text_are_refused(name, value):
     assert whole.data.source == "C:\\udcff 🙂"
 
 
-def test_a_file_with_hundreds_of_faults_names_the_first():
-    class Numbers(BaseModel):
-        numbers: list[int]
-
-    with pytest.raises(SpecError, match=r"numbers\.11 is 'q'; it should .*; and 288 more\.$") as caught:
-        validate(Numbers, {"numbers": ["q"] * 300}, source="space.yaml")
-    assert "numbers.12" not in str(caught.value)
-
-
 def test_a_local_model_and_data_are_absolute_and_other_names_stay(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "m" / "bert").mkdir(parents=True)
@@ -291,28 +253,6 @@ def test_a_link_keeps_its_name(tmp_path, monkeypatch):
     (tmp_path / "0123abcd").touch()
     (tmp_path / "train.csv").symlink_to(tmp_path / "0123abcd")
     assert whole_path("train.csv") == str(tmp_path / "train.csv")
-
-
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        ({"placement": "all"}, "placement is 'all'; it should be a list (write [a, b])."),
-        ({"placement": ["a", 5]}, "placement.1 is 5; it should be a valid string."),
-        ({"placement": [5]}, "placement.0 is 5; it should be a valid string."),
-        ({"placement": []}, "placement is []; it should have at least 1 item."),
-        ({"options": 5}, "options is 5; it should be a mapping of `key: value` lines."),
-    ],
-)
-def test_what_a_file_should_hold_is_said_in_words_of_yaml(content, sentence):
-    """And a list whose only item is refused is not called empty too."""
-
-    class Choices(BaseModel):
-        placement: tuple[str, ...] = Field(default=("all",), min_length=1)
-        options: dict[str, str] = {}
-
-    with pytest.raises(SpecError) as caught:
-        validate(Choices, content, source="space.yaml")
-    assert str(caught.value) == f"space.yaml cannot be used: {sentence}"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -13,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from autopeft.errors import RunDirError, SpecError, UnknownNameError
+from autopeft.errors import RunDirError
 from autopeft.records import (
     Budget,
     Cost,
@@ -95,12 +94,6 @@ def test_a_link_to_nothing_is_refused(tmp_path):
             refuse(tmp_path / "link")
 
 
-def test_a_closed_run_is_resumed(run):
-    run.close()
-    with RunDir.create(run.path, resume=True) as again:
-        assert again.read_spec() == RunSpec()
-
-
 def test_a_run_held_in_this_process_is_in_use(run):
     with pytest.raises(RunDirError, match="is in use by another process"):
         RunDir.create(run.path, resume=True)
@@ -135,19 +128,6 @@ def test_settings_repeat_the_run_elsewhere(run):
     )
     assert repeated == spec
     assert run.read_spec().budget.requested == "113000"
-
-
-@pytest.mark.parametrize(
-    ("text", "kind", "sentence"),
-    [
-        ("search: {trails: 3}", UnknownNameError, "named 'search.trails'.*Did you mean 'search.trials'"),
-        ("search: {trials: 0}", SpecError, "search.trials is 0; it should be greater than or equal to 1"),
-    ],
-)
-def test_settings_edited_by_hand_are_checked(run, text, kind, sentence):
-    (run.path / "run.yaml").write_text(text)
-    with pytest.raises(kind, match=sentence):
-        run.read_spec()
 
 
 def test_a_run_in_which_nothing_was_measured_is_taken_back(tmp_path):
@@ -217,12 +197,6 @@ def test_a_damaged_line_in_the_middle_is_skipped(run, caplog, damage):
     assert "line 2 is damaged; it will be measured again" in caplog.text
 
 
-def test_every_line_of_the_log_is_json(run):
-    run.measurements.append(measured(1))
-    line = json.loads((run.state / "measurements.jsonl").read_text())
-    assert line["measurement"]["fidelity"]["seed"] == 1
-
-
 def test_a_new_study_takes_the_place_of_the_old_one_and_is_one_file(run):
     import optuna
 
@@ -245,11 +219,6 @@ def test_a_full_disk_under_a_new_study_is_told_as_one(run, monkeypatch, reason):
     full = pytest.raises(RunDirError, match=rf"study\.sqlite cannot be written \(.*{reason}\)\. What was")
     with full, run.writing_study() as storage:
         storage()
-
-
-def test_weights_are_told_apart_by_plan_and_seed(run):
-    assert run.weights(PLAN, 3) == run.path / "state" / "weights" / f"{PLAN.digest}-3"
-    assert run.best == run.path / "best"
 
 
 def result() -> SearchResult:

@@ -20,17 +20,6 @@ def test_a_list_of_nothing_is_refused(name, text):
         typed(**{name: text})
 
 
-@pytest.mark.parametrize(("name", "flag"), [("execution__device", "--device"), ("model__id", "--model")])
-def test_a_blank_text_names_nothing(name, flag):
-    with pytest.raises(SpecError, match=rf"\({flag}\): ' ' names nothing; give a value, or leave it out"):
-        typed(**{name: " "})
-
-
-def test_no_number_of_workers_is_refused():
-    with pytest.raises(SpecError, match=r"execution.workers \(--workers\): '' names nothing"):
-        typed(execution__workers="")
-
-
 def test_half_a_pair_of_brackets_is_refused():
     with pytest.raises(SpecError, match=r"'\[lora' has one bracket"):
         resolve_settings(config=None, env={"AUTOPEFT_SEARCH_METHODS": "[lora"}, flags={}, assignments=())
