@@ -52,8 +52,3 @@ def test_a_plan_that_a_cell_lacks_helps_nothing_there() -> None:
     assert other.loss([NAMES[1]]) == 0.0
     assert np.isnan(table.regret(table.known([NAMES[1]])))
     assert table.regret(table.known([NAMES[2], NAMES[0]])) == 0.0
-
-
-def test_equal_plans_come_by_what_they_lose_alone() -> None:
-    values = np.array([[1.0, 0.2, 0.9, 0.1, 0.1, 0.1]])
-    assert [NAMES.index(n) for n in portfolio.chosen(tables(values), 3)] == [0, 2, 1]

@@ -79,12 +79,6 @@ def test_sweep_misses_what_the_baselines_miss_and_costs_their_runs(table):
     assert regret(table, policies.sweep_of_default)["regret"] == pytest.approx(20)
 
 
-def test_where_no_lora_fits_everywhere_the_default_is_q_and_v(tmp_path):
-    folder = write_table(tmp_path / "toy", ia3_leads, toy_candidates(["lora/q+v", "lora/mlp"]))
-    rows = [regret(folder, policy) for policy in (policies.plain_default, policies.sweep_of_default)]
-    assert [row["arm"] for row in rows] == ["lora/q+v"] * 2
-
-
 def test_plain_default_is_between_its_measured_neighbours_and_free(table):
     row = regret(table, policies.plain_default)
     at_038, at_062 = 0.7, 0.7 - 0.2 * (0.62 - 0.38)
@@ -150,12 +144,6 @@ def test_settings_that_do_not_exist_are_refused(text, message):
         policies.parsed(text)
 
 
-def test_an_unknown_score_is_refused(table):
-    spec = RunSpec.model_validate({"search": {"score": "fisher"}})
-    with pytest.raises(TableError, match=r"The score is fisher; cell\.json has gradient"):
-        policies.problem_of(replay.surrogate_of(table), spec)
-
-
 # Intervals
 
 
@@ -201,13 +189,6 @@ def test_command_writes_rows_and_a_summary(table, tmp_path, monkeypatch, capsys)
     assert "| sweep | 10.00 | 10.00 to 10.00 |" in printed
     assert "toy: 73 of 73 plans are measured." in printed
     assert printed == (tmp_path / "out" / "replay.md").read_text(encoding="utf-8")
-
-
-def test_command_answers_an_unknown_policy_with_the_known_ones(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["replay.py", "--policies", "swep"])
-    with pytest.raises(SystemExit):
-        replay.main()
-    assert "there is no policy 'swep'; the policies are search," in capsys.readouterr().err
 
 
 # Against the real preparation

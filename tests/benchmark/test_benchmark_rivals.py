@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import pieces
 import policies
 import pytest
 import replay
 import rivals
-from table import TableError
 from toys.benchmark import toy_candidates, write_table
 
 
@@ -61,29 +58,7 @@ def test_a_piece_is_taken_out_inside_and_is_back_afterwards(name):
     assert [getattr(where, attribute) for where, attribute, _ in places] == before
 
 
-def test_an_unknown_piece_is_answered_with_the_known_ones():
-    with pytest.raises(TableError, match="no piece 'luck'; the pieces are defaults, long last rung"):
-        pieces.without(["luck"]).__enter__()
-
-
 @pytest.mark.parametrize("name", pieces.PIECES)
 def test_a_search_without_a_piece_runs_to_a_plan(table, name):
     row = replay.replayed(table, "search", policies.parsed(f"trials=14 without={name.replace(' ', '_')}"), 0)
     assert not row["error"] and row["arm"]
-
-
-def test_without_defaults_nothing_but_baselines_and_the_head_is_enqueued(table):
-    proposed: list[str] = []
-    study_log = import_module("autopeft.engine.study_log")
-    note = study_log.StudyLog.note
-
-    def noted(self, arm, plan, **kinds):
-        proposed.append(f"{kinds['source']} {arm.kind}")
-        return note(self, arm, plan, **kinds)
-
-    for text in ("trials=14", "trials=14 without=defaults"):
-        proposed.clear()
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(study_log.StudyLog, "note", noted)
-            replay.replayed(table, "search", policies.parsed(text), 0)
-        assert ("enqueued usual" in proposed) is (text == "trials=14")

@@ -81,14 +81,6 @@ def test_loss_beyond_the_rates_grows_by_the_last_slope(surrogate, end, neighbour
     assert expected > LOSSES[end]
 
 
-def test_no_rate_beyond_the_measured_ones_is_better(tmp_path):
-    def falling(candidate, split, steps, seed):
-        return 1 - candidate.position, 0.5
-
-    surrogate = toy_surrogate(tmp_path / "toy", falling, toy_candidates(["lora/all"]))
-    assert at(surrogate, 2 * rate_of(surrogate, 0.85)).loss > at(surrogate, rate_of(surrogate, 0.85)).loss
-
-
 def test_beyond_the_middle_to_a_rate_that_diverged_a_run_diverges(tmp_path):
     def cliff(candidate, split, steps, seed):
         return None if candidate.position > 0.5 else (0.4, 0.8)
@@ -105,12 +97,6 @@ def test_beyond_the_middle_to_a_rate_that_diverged_a_run_diverges(tmp_path):
 def test_loss_is_linear_in_the_logarithm_of_the_length(surrogate, steps):
     seen = at(surrogate, rate_of(surrogate, 0.62), steps=steps)
     assert seen.loss == pytest.approx(0.3 + 0.01 * math.log2(80 / steps))
-
-
-@pytest.mark.parametrize(("steps", "measured"), [(3, 10), (200, 80)])
-def test_loss_beyond_the_lengths_is_that_of_the_last_one(surrogate, steps, measured):
-    rate = rate_of(surrogate, 0.62)
-    assert at(surrogate, rate, steps=steps).loss == at(surrogate, rate, steps=measured).loss
 
 
 def test_a_plan_that_diverged_at_a_rung_diverges_at_all_later_ones(tmp_path):

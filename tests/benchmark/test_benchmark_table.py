@@ -61,18 +61,6 @@ def test_a_run_that_diverged_has_no_loss_and_no_later_rows(folder):
         results.rung("lora/all", 0.85, steps=40)
 
 
-def test_an_unknown_arm_is_answered_with_the_known_ones(folder):
-    with pytest.raises(TableError, match=r"the arms are \['head', 'lora/all'\]"):
-        Results.read(folder).rung("lora/none", 0.38, steps=20)
-
-
-def test_scores_without_a_row_are_passed_over(folder):
-    with (folder / "examples.csv").open("a", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerow(["0123456789", "confirm", 80, 101, packed((1.0,))])
-    before = {"lora/all", "head"}
-    assert {row.arm for row in Results.read(folder).rows.values()} == before
-
-
 def _change(line, column, value):
     def change(rows):
         rows[line][rows[0].index(column)] = value
@@ -121,9 +109,3 @@ def test_a_description_gives_back_every_plan(tmp_path):
     assert {plan.digest for plan in described.plans().values()} == {c.plan.digest for c in made}
     assert described.sites == SITES
     assert len({c.arm for c in made}) > 10, "the toy has many arms"
-
-
-def test_a_damaged_description_is_refused(folder):
-    (folder / "cell.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(TableError, match=r"toy/cell\.json is damaged"):
-        description.read(folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from autopeft.errors import SpecError, UnknownNameError
+from autopeft.errors import SpecError
 from autopeft.extension import Method, discover
 from autopeft.space import (
     Space,
@@ -32,17 +32,8 @@ def test_every_shipped_space_loads_and_has_a_description(name: str) -> None:
     assert space.about and set(space.methods) <= set(METHODS)
 
 
-def test_four_spaces_are_shipped() -> None:
-    assert set(names()) == {"default", "everything", "lora_only", "tiny_budget"}
-
-
 def test_the_space_of_everything_has_every_method() -> None:
     assert set(load("everything", known_methods=METHODS).methods) == set(METHODS)
-
-
-def test_a_number_in_scientific_notation_is_a_number(tmp_path: Path) -> None:
-    space = read(tmp_path, "  lora: {learning_rate: [1e-4, 2E-3], max_rank: 8}\n")
-    assert learning_rates(space, "lora", METHODS) == (0.0001, 0.002)
 
 
 def test_a_method_without_its_own_range_takes_that_of_the_method() -> None:
@@ -154,20 +145,6 @@ def test_a_space_that_no_server_reads_is_refused(tmp_path: Path) -> None:
         servable(read(tmp_path, "  ia3: {}\n"), ("vllm",), METHODS)
 
 
-def test_the_space_of_a_paper_says_which_ones_remain() -> None:
-    with pytest.raises(UnknownNameError, match="'s3delta' was removed; the spaces default, everything"):
-        load("s3delta", known_methods=METHODS)
-
-
-def test_an_unknown_space_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(UnknownNameError, match=r"no search space named 'defualt'.*Did you mean 'default'"):
-        load("defualt", known_methods=METHODS)
-
-
-def test_a_filter_keeps_the_methods_named() -> None:
-    assert list(load("default", known_methods=METHODS, only=("ia3",)).methods) == ["ia3"]
-
-
 @pytest.mark.parametrize(
     ("only", "complaint"), [("ia3", "has no method 'ia3'; it holds lora"), ("ix3", "'ix3'")]
 )
@@ -187,7 +164,3 @@ def test_options_of_a_space_are_the_values_of_the_method(tmp_path):
     space = read(tmp_path, "  lora: {options: {dora: [1]}}\n  vera: {options: {r: [64.0]}}\n")
     (dora,), (rank,) = (space.methods[name].options[o] for name, o in (("lora", "dora"), ("vera", "r")))
     assert dora is True and type(rank) is int
-
-
-def test_a_method_with_nothing_below_it_has_the_defaults(tmp_path):
-    assert read(tmp_path, "  lora:\n").methods == read(tmp_path, "  lora: {}\n").methods

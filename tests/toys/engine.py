@@ -71,9 +71,9 @@ def baseline_plans(max_params: int = ROOMY, *, n_rates: int = 2) -> list[Plan]:
     return [plan_of(replace(policy, learning_rate=rate), allocation) for policy in policies for rate in rates]
 
 
-def is_baseline(plan: Plan, max_params: int = ROOMY) -> bool:
+def is_baseline(plan: Plan) -> bool:
     """Whether a plan is a baseline at whichever learning rate."""
-    return plan.adapters in [baseline.adapters for baseline in baseline_plans(max_params)]
+    return plan.adapters in [baseline.adapters for baseline in baseline_plans()]
 
 
 def method_of(plan: Plan) -> str:
@@ -128,16 +128,6 @@ class World:
         loss = 2 - quality + 1 / fidelity.train_steps
         metric = sum(scores) / n
         return Measurement(status=Status.COMPLETE, metric=metric, loss=loss, example_scores=scores, **common)
-
-
-@dataclass(kw_only=True)
-class OwnLoss(World):
-    """A world whose loss does not follow from the quality, as where labels are rare."""
-
-    loss: Callable[[Plan, Fidelity], float]
-
-    def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
-        return replace(super().measure(plan, fidelity), loss=self.loss(plan, fidelity))
 
 
 @dataclass
