@@ -26,35 +26,3 @@ from autopeft.adapters.quick_patterns import are_quick
 from autopeft.adapters.reading import ConfigFile, is_adapter, read_configs, unknown_keys
 from autopeft.adapters.skeleton import add_shira_indices, forgo_initial_values
 from autopeft.adapters.stack import common_learning_rate, compile_plan
-
-__all__ = [
-    "ConfigFile",
-    "Count",
-    "TargetMatch",
-    "adapts_modules",
-    "add_shira_indices",
-    "are_quick",
-    "attach_fitting",
-    "auto_class_of",
-    "base_model_of",
-    "changed_fields",
-    "check_plan",
-    "check_user_file",
-    "common_learning_rate",
-    "compile_plan",
-    "count_configs",
-    "count_plan",
-    "forgo_initial_values",
-    "is_adapter",
-    "other_base_note",
-    "read_configs",
-    "read_user_plan",
-    "reads_weights",
-    "refuse_weights",
-    "stays_beside_weights",
-    "target_matches",
-    "task_name",
-    "type_counts",
-    "type_name",
-    "unknown_keys",
-]

@@ -30,19 +30,6 @@ from autopeft.records import IN_MEMORY, Measurement, RunSpec
 from autopeft.store import RunDir, by_dotted_name, resolve_settings
 from autopeft.store import read_plan as load_plan
 
-__all__ = [
-    "Analysis",
-    "Result",
-    "Suggestion",
-    "analyze",
-    "apply",
-    "load_plan",
-    "load_result",
-    "save",
-    "search",
-    "suggest",
-]
-
 log = logging.getLogger(__name__)
 
 

@@ -7,5 +7,3 @@ estimates, options, previews, progress â†’ lists, sizing, tables, verify_push â†
 from __future__ import annotations
 
 from autopeft.cli.app import main
-
-__all__ = ["main"]

@@ -16,21 +16,3 @@ from autopeft.data.loading import load, other_rows_of
 from autopeft.data.rows import LabelledData, ReadRows, Split, UncutRows
 from autopeft.data.sources import first_rows
 from autopeft.data.tokens import read_tokens
-
-__all__ = [
-    "ImageFile",
-    "LabelledData",
-    "NoLabelColumnError",
-    "ReadRows",
-    "Split",
-    "UncutRows",
-    "chat_of",
-    "first_rows",
-    "load",
-    "other_rows_of",
-    "read_choices",
-    "read_images",
-    "read_language",
-    "read_texts",
-    "read_tokens",
-]

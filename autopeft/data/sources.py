@@ -52,7 +52,7 @@ _MOST_NAMES = 4  # of files that a note lists
 
 # The hub client changed its HTTP library between versions; `HTTPError` is the base error of either. A reader
 # that lacks its package (of .zst files, of sound) raises an ImportError that names it.
-_HUB_ERRORS = (*FILE_ERRORS, ImportError, hub_errors.HTTPError)  # type: ignore[attr-defined]
+_HUB_ERRORS = (*FILE_ERRORS, ImportError, hub_errors.HTTPError)
 
 
 def read(

@@ -44,24 +44,6 @@ from autopeft.engine.sentences import plans_as_good, sentences
 from autopeft.engine.study_log import StudyLog
 from autopeft.records import Outcome, Proxy
 
-__all__ = [
-    "LEAST_AT_RUNG",
-    "LEAST_WAVE",
-    "Ledger",
-    "Prices",
-    "Progress",
-    "Schedule",
-    "SearchProblem",
-    "climb",
-    "enqueued",
-    "planned_cost",
-    "rungs",
-    "search",
-    "search_cost",
-    "stretched",
-    "usual_schedule",
-]
-
 
 def search(
     problem: SearchProblem, ledger: Ledger, *, storage: Callable[[], BaseStorage] = InMemoryStorage

@@ -17,36 +17,3 @@ from autopeft.estimate.replay import Replay, TrainingStep, measure, replay, with
 from autopeft.estimate.scaling import MemoryModel
 from autopeft.estimate.subjects import TraineeOnModel, describe
 from autopeft.estimate.trainees import Setup, Trainee, by_name
-
-__all__ = [
-    "CARDS",
-    "SLOW_KERNELS",
-    "Limits",
-    "LivingBytes",
-    "Memory",
-    "MemoryModel",
-    "Rates",
-    "Replay",
-    "Setup",
-    "StandInArrays",
-    "StandInValues",
-    "Step",
-    "StepAnswer",
-    "StepRequest",
-    "Trainee",
-    "TraineeOnModel",
-    "TrainingStep",
-    "UntoldStepError",
-    "answer",
-    "by_name",
-    "describe",
-    "in_parts",
-    "longest_row",
-    "measure",
-    "most_rows",
-    "probe",
-    "quantise_maps",
-    "rates_of",
-    "replay",
-    "without_weights",
-]

@@ -33,21 +33,3 @@ from autopeft.evidence.wording import (
     verdict_on_same_plan,
     verdict_without_confirmation,
 )
-
-__all__ = [
-    "FIRST_LOOK",
-    "Examples",
-    "Look",
-    "divergence_chance",
-    "least_difference",
-    "look",
-    "mean_and_std_error",
-    "optimism_sentence",
-    "paired_interval",
-    "plans_within_margin",
-    "rank_correlation",
-    "sequential_verdict",
-    "verdict_on_diverged",
-    "verdict_on_same_plan",
-    "verdict_without_confirmation",
-]

@@ -13,5 +13,3 @@ from autopeft.extension import Catalogue
 EXECUTORS: Catalogue[Executor] = Catalogue(
     "executor", {executor.name: executor for executor in (Serial(), Process(), Ray())}
 )
-
-__all__ = ["EXECUTORS", "Executor", "Function", "Serial", "make_resident"]

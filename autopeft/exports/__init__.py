@@ -11,16 +11,3 @@ from autopeft.exports.parts.reading_back import (
     readers_of,
 )
 from autopeft.exports.parts.weights import read_all_weights, read_weights
-
-__all__ = [
-    "PEFT",
-    "READERS",
-    "lacking_weights",
-    "load_as_served",
-    "load_in_peft",
-    "n_trained_labels",
-    "read_all_weights",
-    "read_weights",
-    "readers_of",
-    "write_adapter",
-]

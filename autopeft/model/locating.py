@@ -137,7 +137,7 @@ def _hub_error(source: str, spec: ModelSpec) -> Exception | None:
     """What keeps the hub from answering; None where it answers, be it that it refuses the model."""
     try:
         HfApi().model_info(source, revision=spec.revision, timeout=_HUB_SECONDS)
-    except (OSError, ValueError, ImportError, hub_errors.HTTPError) as error:  # type: ignore[attr-defined]
+    except (OSError, ValueError, ImportError, hub_errors.HTTPError) as error:
         if getattr(error, "response", None) is None and not isinstance(error, ValueError):
             return cast(Exception, error)
     return None

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from huggingface_hub import HfApi, errors
 from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from huggingface_hub.utils import validate_repo_id
 
 from autopeft.errors import HubError, RunDirError, SpecError, reason_of
 from autopeft.pipeline.best import confirmed_seed
@@ -30,7 +30,7 @@ from autopeft.records import (
 from autopeft.store import RunDir, damaged, read_plan, require_unchanged, write_plan
 
 # Of the client beneath huggingface_hub; what the hub answers and a failed connection are both of this type.
-_HTTP_ERROR: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
+_HTTP_ERROR: type[Exception] = errors.HTTPError
 
 
 # The folder of the weights, what is known of them, and what writes their card for a base model into a folder.

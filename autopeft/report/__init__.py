@@ -25,42 +25,6 @@ from autopeft.report.view import confirm_steps
 from autopeft.report.words import PartWords, WeightFolders, choice_key
 from autopeft.store import write_text
 
-__all__ = [
-    "BEST_WEIGHTS",
-    "CHART",
-    "CardFacts",
-    "Drawing",
-    "PartWords",
-    "ResultFile",
-    "TrialRow",
-    "WeightFolders",
-    "answer_of",
-    "choice_key",
-    "confirm_steps",
-    "edge_sentence",
-    "error_over",
-    "heat_svg",
-    "hub_id",
-    "leaderboard",
-    "model_card",
-    "png_of",
-    "rate_words",
-    "report_html",
-    "report_md",
-    "result_json",
-    "result_schema",
-    "seen_enough",
-    "sensitivity_csv",
-    "several_html",
-    "short_html",
-    "short_text",
-    "summary_of",
-    "trained_card",
-    "trials_csv",
-    "trials_schema",
-    "write",
-]
-
 
 def write(result: SearchResult, out: Path, *, words: PartWords, status: str = "complete") -> None:
     """Write the report and its tables into a run directory, each file atomically.

@@ -2,5 +2,3 @@
 
 from autopeft.sensitivity.parts.measure import MEASURED_KINDS, measure
 from autopeft.sensitivity.parts.visit import ScoredModel
-
-__all__ = ["MEASURED_KINDS", "ScoredModel", "measure"]

@@ -20,30 +20,3 @@ from autopeft.space.layout import (
 from autopeft.space.limits import SERVERS, limited, servable
 from autopeft.space.sampling import learning_rates, suggest, within
 from autopeft.space.spaces import MethodSpace, MixPart, Policy, Space
-
-__all__ = [
-    "BASELINE_METHOD",
-    "SERVERS",
-    "AllocationContext",
-    "MethodSpace",
-    "MixPart",
-    "Policy",
-    "Space",
-    "baseline_policies",
-    "cheapest",
-    "feasible",
-    "learning_rates",
-    "limited",
-    "load",
-    "names",
-    "params_of",
-    "plan_of",
-    "scored_policy",
-    "select_sites",
-    "servable",
-    "suggest",
-    "text_of",
-    "usual_policies",
-    "widened",
-    "within",
-]

@@ -38,32 +38,3 @@ from autopeft.train.pace import TYPICAL_STEPS, Pace, pace_of
 from autopeft.train.pausing import kept_step
 from autopeft.train.rates import SCHEDULE, WARMUP_SHARE, full_run_steps, rate_schedule
 from autopeft.train.states import StateFolders
-
-__all__ = [
-    "SCHEDULE",
-    "TYPICAL_STEPS",
-    "WARMUP_SHARE",
-    "Bench",
-    "Compute",
-    "EncodedSplit",
-    "Pace",
-    "StateFolders",
-    "check_limit",
-    "choose_compute",
-    "count_tokens",
-    "encode_ahead",
-    "encode_split",
-    "encode_splits",
-    "full_run_steps",
-    "kept_bytes",
-    "kept_step",
-    "less_memory",
-    "limited_by",
-    "max_length_of",
-    "pace_of",
-    "padded_tokens",
-    "rate_schedule",
-    "train_rows",
-    "uncut_lengths",
-    "watched",
-]

@@ -14,16 +14,3 @@ from autopeft.report.charts.scores import (
     score_by_parameters,
     verdict_interval,
 )
-
-__all__ = [
-    "Sheet",
-    "loss_by_parameters",
-    "loss_by_rate",
-    "png_of",
-    "same_seeds",
-    "score_by_parameters",
-    "sheet",
-    "short_runs",
-    "verdict_interval",
-    "who_went_on",
-]
