@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -155,10 +156,13 @@ def _misread(content: Mapping[str, Any], config_class: type[PeftConfig]) -> list
 
 
 def _read_json(path: Path) -> Any:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no number of JSON")
+    def finite(text: str) -> float:
+        """Python reads 1e999 and NaN as numbers without a word."""
+        if not math.isfinite(number := float(text)):
+            raise ValueError(f"{text} is no finite number")
+        return number
 
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        return json.loads(path.read_text(encoding="utf-8"), parse_float=finite, parse_constant=finite)
     except (OSError, ValueError, RecursionError) as error:
         raise SpecError(f"{path} cannot be read ({error}); {_WRITTEN_BY_PEFT}.") from error

@@ -73,6 +73,8 @@ class Process(Executor):
 
     def _replace(self, pool: ProcessPoolExecutor) -> None:
         """Put a new pool in place of a broken one, or say why there is none."""
+        if self._fault is not None:
+            raise self._fault
         exit_codes = _end(pool)
         if 1 in exit_codes and self._n_begun.value == 0:  # so Python ends at an error in the script
             self._fault = SpecError(
@@ -98,6 +100,10 @@ def _end(pool: ProcessPoolExecutor) -> list[int | None]:
         process.join(max(0.0, deadline - time.monotonic()))
         process.kill()
         process.join()
+        while (
+            process.exitcode is None and time.monotonic() < deadline
+        ):  # the pool's own thread waits for it too
+            time.sleep(0.01)
     return [process.exitcode for process in processes.values()]
 
 

@@ -71,7 +71,7 @@ def test_dtype_of_the_user_is_written(made, tmp_path):
         torch.testing.assert_close(tensor, expected[key], rtol=0, atol=1e-6)
     flags = ("--adapter", adapter, "--model", base, "--out", tmp_path / "other")
     refused(export(*flags, "--to", "merged", "--dtype", "int8"), 2, "--dtype is int8", "bfloat16")
-    refused(export(*flags, "--to", "native", "--dtype", "float32"), 2, "--to merged", "leave it out")
+    refused(export(*flags, "--to", "native", "--dtype", "float32"), 2, "a whole model", "leave it out")
 
 
 def test_verify_tells_rounding_to_16_bits_from_other_weights(model_dir, data_dir, tmp_path):

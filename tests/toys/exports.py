@@ -34,7 +34,7 @@ def refused(result, code, *words):
     assert result.exit_code == code, result.output
     (error,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert "Traceback" not in result.output
-    assert [word for word in words if word not in error] == []
+    assert [word for word in words if word not in error] == [], error
 
 
 def answer(*arguments):
