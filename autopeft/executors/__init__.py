@@ -10,6 +10,5 @@ from autopeft.executors.serial import Serial
 from autopeft.executors.worker import Executor, Function, make_resident
 from autopeft.extension import Catalogue
 
-EXECUTORS: Catalogue[Executor] = Catalogue(
-    "executor", {executor.name: executor for executor in (Serial(), Process(), Ray())}
-)
+_ALL: tuple[Executor, ...] = (Serial(), Process(), Ray())
+EXECUTORS = Catalogue("executor", {executor.name: executor for executor in _ALL})

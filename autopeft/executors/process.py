@@ -73,19 +73,18 @@ class Process(Executor):
 
     def _replace(self, pool: ProcessPoolExecutor) -> None:
         """Put a new pool in place of a broken one, or say why there is none."""
-        if self._fault is not None:
-            raise self._fault
-        exit_codes = _end(pool)
-        if 1 in exit_codes and self._n_begun.value == 0:  # so Python ends at an error in the script
-            self._fault = SpecError(
-                "A worker process ended while it imported the script that started the search; its error "
-                'is above. Put the script\'s call of autopeft.search under: if __name__ == "__main__":'
-            )
-        elif self._is_second:
-            self._fault = WorkerLostError(
-                "A worker process died, a second time in this search; the machine may have run out of "
-                "memory. What was measured is kept; mend the cause and continue with --resume."
-            )
+        if self._fault is None:
+            exit_codes = _end(pool)
+            if 1 in exit_codes and self._n_begun.value == 0:  # so Python ends at an error in the script
+                self._fault = SpecError(
+                    "A worker process ended while it imported the script that started the search; its error "
+                    'is above. Put the script\'s call of autopeft.search under: if __name__ == "__main__":'
+                )
+            elif self._is_second:
+                self._fault = WorkerLostError(
+                    "A worker process died, a second time in this search; the machine may have run out of "
+                    "memory. What was measured is kept; mend the cause and continue with --resume."
+                )
         if self._fault is not None:
             raise self._fault
         self._pool, self._is_second = self._new_pool(), True
