@@ -54,9 +54,7 @@ REMOVED: dict[str, str] = {
     "rank": "--to merged needs no rank; --to uniform-lora keeps the ranks of the plan",
     "energy": "--to merged keeps the whole change of the weights",
 }
-_TOPIC = re.compile(
-    r"^(autopeft_)?(model|data|task|budget|search|limits|confirm|forgetting|execution|output)_"
-)
+_TOPIC = re.compile(r"^(model|data|task|budget|search|limits|confirm|forgetting|execution|output)_")
 
 
 def instead_of(name: str) -> str | None:
@@ -69,6 +67,6 @@ def instead_of(name: str) -> str | None:
         >>> instead_of("--no-such-flag") is None
         True
     """
-    plain = re.sub(r"[-.]", "_", name.strip().lstrip("-").lower())
+    plain = re.sub(r"[-.]", "_", name.strip().lstrip("-").lower()).removeprefix("autopeft_")
     key_of_space = name.rpartition(".")[2].lower()
     return REMOVED.get(plain) or REMOVED.get(_TOPIC.sub("", plain)) or REMOVED.get(key_of_space)

@@ -53,3 +53,11 @@ def test_names_that_exist_are_not_called_removed():
 def test_a_column_of_the_data_may_have_a_name_that_was_removed():
     with pytest.raises(UnknownNameError, match="no column named 'old_way'; known: text"):
         raise UnknownNameError("column", "old_way", ["text"])
+
+
+def test_a_removed_topic_is_found_by_its_environment_variable():
+    assert (
+        instead_of("AUTOPEFT_FORGETTING_SOURCE")
+        == instead_of("--forgetting")
+        == instead_of("forgetting.source")
+    )
