@@ -73,14 +73,14 @@ def finish(spec):
 
 
 # Too small for scores, study, log of measurements, and the report.
-@pytest.mark.parametrize("n_bytes", [60_000, *at_night(2_000, 90_000, 150_000)])
+@pytest.mark.parametrize("n_bytes", [60_000, *at_night(2_000, 90_000, 110_000)])
 def test_a_full_disk_is_said_and_costs_nothing(small_spec, finished, tmp_path, n_bytes):
     out = tmp_path / "run"
     spec = small_spec(out, methods="ia3,lora")
     with (
         room_for(n_bytes),
         pytest.raises(
-            (AutopeftError, OSError), match=r"cannot be (written|opened)|failed|too large|there is no room"
+            (AutopeftError, OSError), match=r"cannot be (written|opened)|failed|too large|[Tt]here is no room"
         ),
     ):
         pipeline.search(spec, given=GIVEN, progress=Silent())
@@ -90,7 +90,7 @@ def test_a_full_disk_is_said_and_costs_nothing(small_spec, finished, tmp_path, n
 
 
 @can_mount
-@pytest.mark.parametrize("n_kilobytes", [200, *at_night(40, 120, 400, 700)])
+@pytest.mark.parametrize("n_kilobytes", [200, *at_night(40, 120, 400)])
 def test_a_small_disk_is_said_and_costs_nothing(small_spec, finished, disk, n_kilobytes):
     folder, change = disk
     change(f"size={n_kilobytes}k")
