@@ -44,7 +44,7 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
-        if instead := instead_of(name):
+        if instead := instead_of("attribute", name):
             raise AttributeError(f"autopeft.{name} was removed; {instead}.")
         raise AttributeError(f"module 'autopeft' has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name]), name)

@@ -58,7 +58,7 @@ class UnknownNameError(SpecError):
         is the page that lists all names. A `hint` is a sentence that replaces the nearest name. A name that
         was removed gets what to do instead, and no list.
         """
-        if kind != "column" and (instead := instead_of(name)):  # columns have the names of the user's data
+        if instead := instead_of(kind, name):
             AutopeftError.__init__(self, f"The {kind} {name!r} was removed; {instead}.")
             return
         names = sorted(known)

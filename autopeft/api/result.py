@@ -87,7 +87,7 @@ class Result(SearchResult):
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            if instead := instead_of(name):
+            if instead := instead_of("attribute", name):
                 raise AttributeError(f"result.{name} was removed; {instead}.")
             raise AttributeError(f"'Result' object has no attribute {name!r}")
 

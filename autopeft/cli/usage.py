@@ -79,7 +79,8 @@ class PlainErrors(TyperGroup):
 
             words = f"{error.param.opts[0]} {faults_of(error.__cause__)[0][1]}"
         unknown = re.search(r"^No such (option|command):? '?([^\s']+?)'?[.:]?(\s|$)", words)
-        if unknown and (instead := instead_of(unknown[2])):
+        kind = f"{unknown[1]} of autopeft {error.ctx.info_name}" if unknown and error.ctx else ""
+        if unknown and (instead := instead_of(kind, unknown[2])):
             return f"error: {unknown[2]} was removed; {instead}."
         end = "" if words.endswith((".", "?")) else "."
         if error.ctx is not None:

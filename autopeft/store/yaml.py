@@ -129,7 +129,7 @@ def without_removed(content: dict[str, Any]) -> dict[str, Any]:
         topic: {
             name: value
             for name, value in fields.items()
-            if f"{topic}.{name}" in SETTINGS or not instead_of(f"{topic}.{name}")
+            if f"{topic}.{name}" in SETTINGS or not instead_of("setting", f"{topic}.{name}")
         }
         if isinstance(fields, dict)
         else fields

@@ -23,7 +23,7 @@ from replay import HERE, POINTS, best_metrics, surrogate_of
 from surrogate import Surrogate, TableBench
 from table import SEARCH_SEED
 
-from autopeft.records import Fidelity, Measurement
+from autopeft.records import EvaluatedSplit, Fidelity, Measurement
 
 Entry = tuple[str, float]  # arm and position of the learning rate
 Q_V, ALL = "lora/q+v", "lora/all"
@@ -86,14 +86,14 @@ class Track:
         """The short run of a plan on the search rows."""
         return self._run(entry, "search", self.surrogate.description.cell.rungs[rung], SEARCH_SEED)
 
-    def full(self, entry: Entry, split: str = "confirm") -> Measurement:
+    def full(self, entry: Entry, split: EvaluatedSplit = "confirm") -> Measurement:
         """The full run of a plan, on the rows of a split."""
         return self._run(entry, split, self.surrogate.description.cell.full, self.seed + 1)
 
-    def _run(self, entry: Entry, split: str, steps: int, seed: int) -> Measurement:
+    def _run(self, entry: Entry, split: EvaluatedSplit, steps: int, seed: int) -> Measurement:
         description = self.surrogate.description
         fidelity = Fidelity(
-            split=split,  # type: ignore[arg-type]
+            split=split,
             train_steps=steps,
             train_examples=steps * description.cell.batch_size,
             eval_examples=description.examples[split],
