@@ -1,4 +1,4 @@
-"""Formats that others read, one file each; what several of them share lies in `parts`."""
+"""Formats that others read; those for other trainers are in `recipes`, what several share in `parts`."""
 
 from __future__ import annotations
 

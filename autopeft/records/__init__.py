@@ -52,7 +52,7 @@ from autopeft.records.results import (
     TrainedPlan,
     Verdict,
 )
-from autopeft.records.roles import FIRST_ROLES, FUSED_ROLES, ROLE_GROUPS, layer_name
+from autopeft.records.roles import FUSED_ROLES, ROLE_GROUPS, layer_name
 from autopeft.records.spec import (
     IN_MEMORY,
     MAX_SEED,

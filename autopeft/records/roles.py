@@ -9,7 +9,6 @@ ROLE_GROUPS: Mapping[str, Sequence[str]] = {
     "attention": ("q", "k", "v", "kv", "qkv", "pos_q", "pos_k", "o"),
     "mlp": ("gate", "up", "gate_up", "down"),
 }
-FIRST_ROLES = ("up", "gate_up")  # of the maps that begin a feed-forward sub-layer
 # Maps that make several of queries, keys and values at once.
 FUSED_ROLES: Mapping[str, Sequence[str]] = {"kv": ("k", "v"), "qkv": ("q", "k", "v")}
 # The first number between dots is the layer's: `h.3.attn.c_attn`; later ones count experts or convolutions.

@@ -1,8 +1,7 @@
 """A language model cut before its output layer, so that logits are made for some positions alone.
 
 `logits_to_keep` of `transformers` would do for most models, but it makes the logits of all these positions at
-once, its mask must know how many virtual tokens stand before the text, and models with code of their own lack
-it. The cut needs one fact: the output layer is a child of the model itself. Other models give all logits, of
+once, and models with code of their own lack it. The cut needs one fact: the output layer is a child of the model itself. Other models give all logits, of
 which some are kept.
 """
 
@@ -50,14 +49,13 @@ def run_to_output(
 ) -> BeforeOutput:
     """Run a model up to its output layer, at the positions (2, N) whose target (B, T) is not -100.
 
-    None lists the positions here. Their columns are counted from the end: a prompt-tuned model has virtual
-    tokens before those of the text.
+    None lists the positions here.
     """
     rows, columns = positions_of(targets) if positions is None else positions
-    labels, from_end = targets[rows, columns], columns - targets.shape[1]
+    labels = targets[rows, columns]
 
     def choose(values: Tensor) -> Tensor:
-        return values[rows, from_end]
+        return values[rows, columns]
 
     inner = getattr(model, "get_base_model", lambda: model)()
     if "use_cache" in inspect.signature(inner.forward).parameters:
