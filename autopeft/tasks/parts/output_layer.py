@@ -1,8 +1,8 @@
 """A language model cut before its output layer, so that logits are made for some positions alone.
 
 `logits_to_keep` of `transformers` would do for most models, but it makes the logits of all these positions at
-once, and models with code of their own lack it. The cut needs one fact: the output layer is a child of the model itself. Other models give all logits, of
-which some are kept.
+once, and models with code of their own lack it. The cut needs one fact: the output layer is a child of the
+model itself. Other models give all logits, of which some are kept.
 """
 
 from __future__ import annotations
