@@ -1,71 +1,64 @@
-"""What a search cost, in seconds by stage and in R, the seconds of one full run of the baseline."""
+"""What a search costs: planned in R by its steps, and afterwards by the clock."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
 
-from autopeft.engine.schedule import Schedule
-from autopeft.records import Cost, Measurement, Outcome, Status
+from autopeft.engine.problem import USUAL_FINALISTS, Lengths, SearchProblem
+from autopeft.records import Cost, Fidelity, Measurement, Outcome, Status
 
-_SAMPLED = ("sampler", "random")  # sources that count as proposals of the sampler
+
+def planned_runs(problem: SearchProblem) -> list[Fidelity]:
+    """The runs of a search at most: short ones, full runs of three finalists or two, and the test split."""
+    seed, lengths = problem.seeds[0], problem.lengths
+    n_short = problem.n_trials(len(problem.first_plans))
+    n_full = (USUAL_FINALISTS if n_short else 2) * len(problem.seeds)
+    planned = [lengths.short(seed=seed)] * n_short + [lengths.full(seed=seed)] * n_full
+    planned += [lengths.test(seed=seed)] * (2 * len(problem.seeds) if lengths.n_test else 0)
+    for _ in range(1, problem.spec.search.sizes):
+        planned += [lengths.short(seed=seed)] * n_short + [lengths.full(seed=seed)]
+    return planned
 
 
 def search_cost(
     outcome: Outcome,
     *,
     earlier: Sequence[Measurement] = (),
-    schedule: Schedule,
+    lengths: Lengths,
     scoring_seconds: float,
     load_seconds: float,
 ) -> Cost:
     """Seconds by stage, and the cost of the search in R.
 
-    R is taken from the longest runs of the baseline: their training time per step times the steps of a full
-    run, their evaluation time per example times the examples of the confirm split, and the rest of a run. A
-    baseline without training, which a model without a task head can have, gives no R: there R is that of the
-    longest runs of any plan, and None where no plan was trained.
+    R is the mean full run of the baseline, its evaluation on the confirm split included. A baseline without
+    training, which a model without a task head can have, gives no R: there R is that of the other full runs,
+    and None if no plan was trained.
 
     Args:
-        outcome: Its measurements, its trials, and the baseline, whose full run is R if it is trained.
+        outcome: Its measurements, and the baseline.
         earlier: Measurements that the outcome does not use, as of weights that were trained again.
-        schedule: Of the search.
+        lengths: Of the runs.
         scoring_seconds: Time of the sensitivity pass, which counts as a part of the search.
-        load_seconds: Time until the first work, in which model and data are loaded and a step is timed.
+        load_seconds: Time until the first work, in which model and data are loaded.
     """
-    seconds = {"search": 0.0, "confirm": 0.0, "test": 0.0}
     paid = [*earlier, *outcome.measurements]
+    in_full = [m for m in outcome.measurements if m.fidelity.split == "confirm"]
+    trained = [m for m in in_full if m.status is Status.COMPLETE and m.trained_steps]
+    trained = [m for m in trained if m.plan == outcome.baseline] or trained
+    full_run_seconds = fmean(m.total_seconds for m in trained) if trained else None
+    seconds = {"search": 0.0, "confirm": 0.0, "test": 0.0}
     for measurement in paid:
         seconds[measurement.fidelity.split] += measurement.total_seconds
-    trained = [m for m in outcome.measurements if m.status is Status.COMPLETE and m.trained_steps]
-    trained = [m for m in trained if m.plan == outcome.baseline] or trained
-    longest = max((m.fidelity.train_steps for m in trained), default=0)
-    runs = [m for m in trained if m.fidelity.train_steps == longest]
-    full_run_seconds = None
-    if runs:
-        training = schedule.full_steps * fmean(m.train_seconds / m.trained_steps for m in runs)
-        evaluation = schedule.n_confirm * fmean(m.eval_seconds / m.fidelity.eval_examples for m in runs)
-        full_run_seconds = training + evaluation + fmean(m.overhead_seconds for m in runs)
+    sizes_seconds = sum(step.seconds for step in outcome.sizes)
     total_seconds = scoring_seconds + sum(seconds.values())
-    first_proposals = {proposal.plan: proposal for proposal in reversed(outcome.proposals)}
-    sources = {proposal.arm: proposal.source for proposal in reversed(outcome.proposals)}
-    searched = sampled = 0.0
-    for measurement in outcome.measurements:
-        if measurement.fidelity.split == "search":
-            proposal = first_proposals[measurement.plan]
-            # A finalist at a lower rate counts as its arm does.
-            source = sources[proposal.arm] if proposal.source == "retuned" else proposal.source
-            searched += schedule.cost_of(measurement)
-            sampled += schedule.cost_of(measurement) * (source in _SAMPLED)
     return Cost(
         sensitivity_seconds=scoring_seconds,
         search_seconds=seconds["search"],
-        confirm_seconds=seconds["confirm"],
+        full_seconds=seconds["confirm"],
+        sizes_seconds=sizes_seconds,
+        test_seconds=seconds["test"],
         full_run_seconds=full_run_seconds,
-        full_runs=(scoring_seconds + seconds["search"]) / full_run_seconds if full_run_seconds else None,
-        examples_seen=sum(m.trained_steps for m in paid if m.fidelity.split == "search")
-        * schedule.batch_size,
-        sampled_share=sampled / searched if searched else None,
         load_seconds=load_seconds,
         train_seconds=sum(m.train_seconds for m in paid),
         eval_seconds=sum(m.eval_seconds for m in paid),

@@ -1,110 +1,95 @@
-"""The plans that are confirmed, and their names."""
+"""Finalists: which plans are trained in full, by the ranking of short runs."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+import math
+from collections.abc import Iterable
 
-from autopeft.engine.ledger import Ledger
+from autopeft import evidence
 from autopeft.engine.problem import SearchProblem
-from autopeft.engine.promote import best_user_plans
-from autopeft.engine.ranking import by_loss
-from autopeft.records import Plan
+from autopeft.engine.study import Study
+from autopeft.errors import TrainingError
+from autopeft.records import Measurement, Plan
 
-# Of the best plan's parameters, for the smallest plan; to save less is not worth a confirmation. By hand.
-SMALLEST_SHARE = 0.5
-_FORMER_SMALLEST = "smaller plan"  # a confirmed candidate that is not small beside the plan handed over
-_RUNNER_UP = "runner-up"  # the plan that the search preferred, where a plan that it passed over is better
-
-
-class Chosen(NamedTuple):
-    """Incumbent, baseline, and the candidate for the smallest equivalent plan."""
-
-    incumbent: Plan
-    baseline: Plan
-    smallest: Plan
+_CLEAR = 2.0  # standard errors by which a metric overrules the loss; chosen by hand
+_FAR = 4.0  # standard errors by which a slow starter may be behind; chosen by hand
+_MARGIN = 0.01  # that a slow starter may be behind in any case
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finalists:
-    """The plans to confirm, fixed before the confirmation: incumbent, baseline, a small plan, and others.
+def choose_finalists(problem: SearchProblem, study: Study) -> tuple[list[Plan], list[Plan]]:
+    """Baselines and rivals to train in full, each in the order in which they come.
 
-    `best` is the plan that is handed over, which the confirmation decides; before, it is the incumbent.
+    1. Of the baselines the first finishes; the others stand in if it diverges.
+    2. The best rival within the budget.
+    3. The best plan of a method that starts slowly, if it is not far behind in the short run.
+    4. With `--effort thorough` the head alone.
+
+    Without short runs (`--effort quick`, or limits that pay none) they are the first of the list.
+
+    Raises:
+        TrainingError: No baseline finished its short run.
     """
-
-    incumbent: Plan
-    best: Plan
-    baseline: Plan
-    smallest: Plan
-    others: tuple[tuple[str, Plan], ...] = ()
-
-    @property
-    def by_name(self) -> dict[str, Plan]:
-        """Every plan by its name; one plan may have several."""
-        chief = {"best": self.best, "smallest": self.smallest, "baseline": self.baseline}
-        lost = {"incumbent": self.incumbent} if self.incumbent != self.best else {}
-        return chief | lost | {name: plan for name, plan in self.others if plan not in chief.values()}
-
-    @property
-    def chief(self) -> tuple[Plan, ...]:
-        """Best, smallest and baseline, each once; the test split is read for these."""
-        return tuple(dict.fromkeys((self.best, self.smallest, self.baseline)))
-
-    def led_by(self, plan: Plan) -> Finalists:
-        """With a confirmed plan as incumbent and best, which the search had passed over."""
-        smallest = min(plan, self.smallest, key=lambda plan: plan.trainable_params)
-        named = (plan, self.baseline, smallest, *(other for _, other in self.others))
-        runner_up = [] if self.incumbent in named else [(_RUNNER_UP, self.incumbent)]
-        others = (*runner_up, *self.others)
-        return replace(self, incumbent=plan, best=plan, smallest=smallest, others=others)
+    ranked = rank(problem, study.short.values())
+    if not study.short:
+        arms = problem.first_plans
+        baselines = [plan for arm, plan in arms if problem.is_baseline(arm)]
+        rivals = [plan for arm, plan in arms if not problem.is_baseline(arm)]
+        return baselines, rivals[:1]
+    is_baseline = {proposal.plan: problem.is_baseline(proposal.arm) for proposal in reversed(study.proposals)}
+    baselines = [m.plan for m in ranked if is_baseline[m.plan]]
+    if not baselines:
+        errors = [m.error for m in study.short.values() if is_baseline[m.plan] and m.error]
+        raise TrainingError(f"No learning rate of the baseline could be trained: {errors[0]}")
+    rivals = [m for m in ranked if not is_baseline[m.plan] and problem.is_allowed(m.plan)]
+    slow = [m for m in rivals if problem.starts_slowly(m.plan) and not _is_far_behind(problem, m, ranked[0])]
+    chosen = [m.plan for m in (*rivals[:1], *slow[:1])]
+    if problem.effort == "thorough" and problem.has_head:
+        chosen.append(problem.head[1])
+    return baselines, [plan for plan in dict.fromkeys(chosen) if plan not in baselines]
 
 
-def with_best(finalists: Finalists, best: Plan, *, confirmed: Collection[Plan]) -> Finalists:
-    """The finalists once the confirmation has decided which plan is handed over.
+def rank(problem: SearchProblem, measurements: Iterable[Measurement]) -> list[Measurement]:
+    """Rank plans by loss; a metric that is two paired standard errors ahead overrules the loss.
 
-    Where that is the baseline, an incumbent with few enough parameters is a candidate for the smallest plan.
-    Which of two is taken does not follow their scores, so that the test of the one that is named keeps its
-    level. A confirmed candidate that has too many parameters beside the baseline stays among the others.
+    A few hundred examples order close plans by chance; the loss looks at the probability of every example and
+    does not. Plans without a loss are left out.
     """
-    if best == finalists.incumbent:
-        return finalists
-    former = finalists.smallest
-    most = SMALLEST_SHARE * best.trainable_params
-    small = [p for p in (former, finalists.incumbent) if p in confirmed and p.trainable_params <= most]
-    smallest = min(small, key=lambda plan: plan.trainable_params, default=best)
-    named = (finalists.incumbent, best, smallest, *(plan for _, plan in finalists.others))
-    is_nameless = former in confirmed and former not in named
-    others = [(_FORMER_SMALLEST, former)] if is_nameless else []
-    return replace(finalists, best=best, smallest=smallest, others=(*others, *finalists.others))
+    finished = [m for m in measurements if m.loss is not None]
+    by_loss = sorted(finished, key=lambda m: (m.loss, m.plan.trainable_params, m.plan.digest))
+    ranked: list[Measurement] = []
+    while by_loss:
+        best = max(by_loss, key=lambda m: -math.inf if m.metric is None else problem.sign * m.metric)
+        following = next(m for m in by_loss if m is best or _ahead(problem, best, m) <= _CLEAR)
+        ranked.append(following)
+        by_loss.remove(following)
+    return ranked
 
 
-def with_baseline(finalists: Finalists, baseline: Plan) -> Finalists:
-    """The finalists with another plan wherever the baseline was."""
-
-    def replaced(plan: Plan) -> Plan:
-        return baseline if plan == finalists.baseline else plan
-
-    return replace(
-        finalists,
-        incumbent=replaced(finalists.incumbent),
-        best=replaced(finalists.best),
-        baseline=baseline,
-        smallest=replaced(finalists.smallest),
-    )
+def _is_far_behind(problem: SearchProblem, first: Measurement, second: Measurement) -> bool:
+    """Whether the metric of `first` is worse by more than a point and by four paired standard errors."""
+    gap = problem.sign * ((second.metric or 0.0) - (first.metric or 0.0))
+    return gap > _MARGIN and _ahead(problem, second, first) > _FAR
 
 
-def find_finalists(problem: SearchProblem, ledger: Ledger, chosen: Chosen) -> Finalists:
-    """The chosen three, with the head alone and the user's plans at their best rates."""
-    longest_first = sorted(ledger.measured.values(), key=lambda m: (-m.fidelity.train_steps, by_loss(m)))
-    finished = [m for m in longest_first if m.loss is not None]
-    heads = [m.plan for m in finished if not m.plan.adapters]
-    others = [(str(problem.without_adapters), plan) for plan in heads[:1]]
-    others += [(str(ledger.arms[plan]), plan) for plan in best_user_plans(problem, ledger, finished)]
-    return Finalists(
-        incumbent=chosen.incumbent,
-        best=chosen.incumbent,
-        baseline=chosen.baseline,
-        smallest=chosen.smallest,
-        others=tuple(others),
-    )
+def _ahead(problem: SearchProblem, first: Measurement, second: Measurement) -> float:
+    """By how many standard errors of the paired difference over examples or groups `first` is ahead.
+
+    0 if either has no scores.
+    """
+    pairs = zip(first.example_scores, second.example_scores, strict=False)
+    gaps = [problem.sign * (a - b) for a, b in pairs]
+    if len(gaps) < 2 or len(first.example_scores) != len(second.example_scores):
+        return 0.0
+    examples = evidence.Examples(groups=problem.examples(first.fidelity.split).groups)
+    mean, std_error = evidence.mean_and_std_error([gaps], span=None, examples=examples)
+    return mean / std_error
+
+
+def front(measured: Iterable[Measurement]) -> list[Measurement]:
+    """The Pareto front over parameters and loss, fewest parameters first."""
+    kept: list[Measurement] = []
+    finished = [m for m in measured if m.loss is not None]
+    for measurement in sorted(finished, key=lambda m: (m.plan.trainable_params, m.loss, m.plan.digest)):
+        if not kept or (measurement.loss or 0.0) < (kept[-1].loss or 0.0):
+            kept.append(measurement)
+    return kept

@@ -1,225 +1,184 @@
-"""The verdict: the best plan against the baseline on the scores of the confirmation."""
+"""Full runs of the finalists, the verdict on them, and the one reading of the test split."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from autopeft import evidence
-from autopeft.engine.finalists import Finalists
 from autopeft.engine.problem import SearchProblem
-from autopeft.evidence import Look
-from autopeft.records import Confirmation, Measurement, Plan, Status, Verdict
+from autopeft.engine.runs import Runs, broken_off
+from autopeft.engine.study import full_runs_of
+from autopeft.errors import TrainingError
+from autopeft.records import FullRun, LongerRun, Measurement, Plan, Status, Verdict
 
-_FEWER = 0.9  # of the baseline's parameters, at most, that count as fewer; chosen by hand
-_ROUNDING = 1e-12  # of a mean of scores
-_HOPELESS = 1e6  # unbounded score of a plan all of whose seeds diverged; chosen by hand
+_MARGIN = 0.01  # one point, or one percent of a loss
 
-Confirmed = dict[Plan, list[Measurement]]
+Finished = Mapping[Plan, Sequence[Measurement]]
+
+log = logging.getLogger(__name__)
 
 
-def recommended(problem: SearchProblem, confirmed: Confirmed, *, incumbent: Plan, baseline: Plan) -> Plan:
-    """The plan to hand over: the incumbent, unless the confirmation speaks for the baseline.
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What is handed over, what it was compared with, and how each finished plan did on the confirm split."""
 
-    It does where the incumbent's confirmed mean is below the baseline's, and the incumbent is neither proven
-    better nor proven as good with fewer parameters; and where it is proven as good, or has the same mean,
-    with as many parameters, which is no reason to leave what people use. An incumbent that never finished is
-    not handed over.
+    best: Plan
+    baseline: Plan
+    rival: Plan | None
+    verdict: Verdict
+    finished: Finished
+
+
+def train_in_full(
+    problem: SearchProblem, runs: Runs, baselines: Sequence[Plan], rivals: Sequence[Plan]
+) -> tuple[Plan, Finished]:
+    """Train the best baseline and the rivals that the limits pay; a baseline that diverges gives way to the next.
+
+    Raises:
+        TrainingError: The machine broke off a run of the baseline, or all baselines diverged.
     """
-    if incumbent == baseline or not confirmed:
-        return incumbent
-    if not has_finished(confirmed[incumbent]):
-        return baseline
-    seen = _last_look(problem, confirmed, incumbent, baseline)
-    is_tied = math.isclose(seen.mean_difference, 0.0, abs_tol=_ROUNDING)
-    if seen.label == "equivalent" or is_tied:
-        is_smaller = incumbent.trainable_params <= _FEWER * baseline.trainable_params
-        return incumbent if is_smaller else baseline
-    return incumbent if seen.label == "better" or seen.mean_difference >= 0 else baseline
+    n_paid = next((n for n in range(len(rivals), 0, -1) if _has_room(problem, runs, n)), 0)
+    if n_paid < len(rivals):
+        log.warning("The limits pay %d of %d rivals in full.", n_paid, len(rivals))
+    rivals = rivals[:n_paid]
+    for plan in [plan for plan in rivals if not plan.adapters]:
+        runs.arms.setdefault(plan, (problem.head[0], False))
+    n_runs = (1 + len(rivals)) * len(problem.seeds)
+    runs.expect("full runs", problem.lengths.full(seed=problem.seeds[0]), n_runs=n_runs)
+    finished: dict[Plan, list[Measurement]] = {}
+    for place, baseline in enumerate(baselines):
+        wanted = [baseline, *rivals] if place == 0 else [baseline]
+        keys = [(plan, problem.lengths.full(seed=seed)) for plan in wanted for seed in problem.seeds]
+        results = iter(runs.measure(keys))
+        for plan in wanted:
+            of_plan = [next(results) for _ in problem.seeds]
+            failed = next((m for m in of_plan if m.status is not Status.COMPLETE), None)
+            if failed is None:
+                finished[plan] = of_plan
+            elif failed.status.is_of_machine and plan == baseline:
+                raise broken_off("The full run", failed)
+            else:
+                log.warning("Plan %s is left out: %s.", plan.digest, failed.reason)
+        if baseline in finished:
+            return baseline, finished
+    raise TrainingError(
+        "No learning rate of the baseline finished a full run: all of them diverged. Check the labels and the "
+        "data, or set lower rates with learning_rate in a search space."
+    )
 
 
-def with_better(problem: SearchProblem, confirmed: Confirmed, finalists: Finalists) -> Finalists:
-    """The finalists, with a plan as incumbent and best that the search passed over and that is proven better.
-
-    Such a plan is the small one where the baseline is kept, since no other plan proved better than the
-    baseline then; and the head alone, which short runs do not tell of. Both were named before the
-    confirmation, so that their tests keep their level. The plan has to beat the best one so far, too.
-    """
-    small = [finalists.smallest] if finalists.best == finalists.baseline else []
-    heads = [plan for _, plan in finalists.others if not plan.adapters]
-    rivals = {finalists.baseline, finalists.best}
-    for plan in dict.fromkeys([*heads, *small]):
-        is_new = plan in confirmed and plan not in (*rivals, finalists.incumbent)
-        if is_new and all(
-            len(confirmed[plan]) == len(confirmed[rival]) > 1
-            and _last_look(problem, confirmed, plan, rival).label == "better"
-            for rival in rivals
-        ):
-            return finalists.led_by(plan)
-    return finalists
+def _has_room(problem: SearchProblem, runs: Runs, n_rivals: int) -> bool:
+    return runs.has_room(full_runs_of(problem, runs, n_plans=1 + n_rivals))
 
 
-def judge(
-    problem: SearchProblem, confirmed: Confirmed, finalists: Finalists, *, has_rivals: bool = True
-) -> Verdict:
-    """The verdict on the incumbent against the baseline, and whether the smallest plan is proven.
-
-    `has_rivals` says whether the search tried more than one plan.
-    """
-    margin, fidelity = problem.margin, problem.spec.confirm.fidelity
-    if not confirmed:
-        return evidence.verdict_without_confirmation(margin=margin)
-    standing = _standing(problem, confirmed, smallest=finalists.smallest, best=finalists.best)
-    if finalists.incumbent == finalists.baseline:
-        return evidence.verdict_on_same_plan(
-            margin=margin,
-            fidelity=fidelity,
-            smallest_equivalent=standing,
-            has_rivals=has_rivals,
-            has_finished=has_finished(confirmed[finalists.baseline]),
+def judge(problem: SearchProblem, baseline: Plan, finished: Finished) -> Judgement:
+    """Compare the best rival with the baseline, in pairs on all confirm rows, and say which is handed over."""
+    rivals = [plan for plan in finished if plan != baseline]
+    rival = max(rivals, key=lambda plan: _mean(problem, finished[plan]), default=None)
+    difference = None
+    if rival is not None:
+        difference = evidence.paired_difference(
+            *(scores_of(problem, finished[plan]) for plan in (rival, baseline)),
+            span=problem.metric.score_span,
+            examples=problem.examples("confirm"),
+            n_rivals=len(rivals),
         )
-    is_kept = finalists.best == finalists.baseline
-    compared = {"incumbent": finalists.incumbent, "baseline": finalists.baseline}
-    diverged = [name for name, plan in compared.items() if not has_finished(confirmed[plan])]
-    n_diverged = sum(row.status is not Status.COMPLETE for row in confirmed[finalists.incumbent])
-    n_seeds = len(confirmed[finalists.incumbent])
-    if diverged:
-        return evidence.verdict_on_diverged(
-            diverged,
-            n_seeds=n_seeds,
-            n_finished=n_seeds - n_diverged,
-            is_kept=is_kept,
-            margin=margin,
-            fidelity=fidelity,
-            smallest_equivalent=standing,
-        )
-    return evidence.sequential_verdict(
-        _last_look(problem, confirmed, finalists.incumbent, finalists.baseline),
+    verdict = evidence.verdict(
+        difference,
+        params=((rival or baseline).trainable_params, baseline.trainable_params),
+        margin=margin_of(problem, finished[baseline]),
         metric=problem.metric,
-        fidelity=fidelity,
-        smallest_equivalent=standing,
-        n_diverged=n_diverged,
-        n_ran=n_seeds,
-        is_kept=is_kept,
     )
+    best = baseline if rival is None or verdict.label == "default kept" else rival
+    if rival is not None and not problem.is_allowed(best):  # the user's plan is beyond the budget
+        best, verdict = rival, replace(verdict, label="inconclusive")
+    return Judgement(best=best, baseline=baseline, rival=rival, verdict=verdict, finished=finished)
 
 
-def _last_look(problem: SearchProblem, confirmed: Confirmed, incumbent: Plan, baseline: Plan) -> Look:
-    """What all common seeds of two plans say; where time or a failed run ended them, as if so planned.
+def margin_of(problem: SearchProblem, baseline: Sequence[Measurement]) -> float:
+    """The difference that does not matter: the user's, 0.01, or 1 % of a loss or error without bounds."""
+    if problem.spec.search.margin is not None:
+        return problem.spec.search.margin
+    is_unbounded_loss = problem.metric.score_span is None and not problem.metric.greater_is_better
+    return _MARGIN * abs(_mean(problem, baseline)) if is_unbounded_loss else _MARGIN
 
-    Other plans that ran on the same seeds tell more of how much a seed moves a plan.
+
+def scores_of(problem: SearchProblem, runs: Sequence[Measurement]) -> list[list[float]]:
+    """Scores (S, N) of the seeds of a plan, larger is better."""
+    return [[problem.sign * score for score in run.example_scores] for run in runs]
+
+
+def _mean(problem: SearchProblem, runs: Sequence[Measurement]) -> float:
+    return math.fsum(map(math.fsum, scores_of(problem, runs)))
+
+
+def read_test(problem: SearchProblem, runs: Runs, judged: Judgement) -> Finished:
+    """The test split, read once, with the kept weights of best and baseline; empty where there is none.
+
+    Raises:
+        TrainingError: A run broke off, which says nothing of its plan's quality.
     """
-    n_seeds = len(confirmed[incumbent])
-    others = [plan for plan in confirmed if plan.adapters and plan not in (incumbent, baseline)]
-    full = [plan for plan in others if len(confirmed[plan]) == n_seeds]
-    plans = (incumbent, baseline, *full)
-    rows = list(zip(*(confirmed[plan] for plan in plans), strict=True))
-    seen = look_at(problem, rows)
-    return seen if seen.is_decided else look_at(problem, rows, planned=len(rows))
+    if not problem.lengths.n_test:
+        return {}
+    plans = list(dict.fromkeys([judged.best, judged.baseline]))
+    fidelities = [problem.lengths.test(seed=seed) for seed in problem.seeds]
+    runs.expect("test", fidelities[0], n_runs=len(plans) * len(fidelities))
+    tested = {plan: runs.measure((plan, fidelity) for fidelity in fidelities) for plan in plans}
+    for of_plan in tested.values():
+        if failed := next((m for m in of_plan if m.status is not Status.COMPLETE), None):
+            raise broken_off("A run on the test split", failed)
+    return tested
 
 
-def look_at(
-    problem: SearchProblem, rows: Sequence[Sequence[Measurement]], *, planned: int | None = None
-) -> Look:
-    """What the seeds of best (first in each row) and baseline (second) say so far.
-
-    Further plans in the rows count for the variance between seeds.
-    """
-    best, baseline, *others = (scores_of(problem, list(runs)) for runs in zip(*rows, strict=True))
-    return evidence.look(
-        best,
-        baseline,
-        others=others,
-        planned_seeds=planned or problem.spec.confirm.seeds,
-        margin=problem.margin,
-        span=problem.metric.score_span,
-        examples=problem.examples("confirm"),
-    )
-
-
-def _standing(problem: SearchProblem, confirmed: Confirmed, *, smallest: Plan, best: Plan) -> str:
-    """Whether the smallest plan is proven to lose less than the margin against the best."""
-    if smallest == best:
-        return "the best itself"
-    plans = {"smallest": smallest, "best": best}
-    if not all(has_score(problem, confirmed.get(plan, [])) for plan in plans.values()):
-        return "unproven"
-    tables = {name: scores_of(problem, confirmed.get(plan, [])) for name, plan in plans.items()}
-    if min(map(len, tables.values())) < 2:
-        return "unproven"
-    [standing] = evidence.plans_within_margin(
-        tables,
-        best="best",
-        margin=problem.margin,
-        span=problem.metric.score_span,
-        examples=problem.examples("confirm"),
-        pool=seed_pool(problem, confirmed),
-    )
-    return "proven" if standing.is_within else "unproven"
-
-
-def seed_pool(problem: SearchProblem, confirmed: Confirmed) -> list[list[list[float]]]:
-    """Scores of the confirmed plans that tell how much a seed moves a plan.
-
-    The head alone is left out: seeds move it less than plans with adapters.
-    """
-    return [scores_of(problem, rows) for plan, rows in confirmed.items() if plan.adapters]
-
-
-def has_finished(rows: Sequence[Measurement]) -> bool:
-    """Whether any run of a plan finished, so that it has weights."""
-    return any(row.status is Status.COMPLETE for row in rows)
-
-
-def has_score(problem: SearchProblem, rows: Sequence[Measurement]) -> bool:
-    """Whether a plan has a score to compare: a loss without bounds has none where all its seeds diverged."""
-    is_bounded = problem.metric.score_span is not None or problem.metric.greater_is_better
-    return is_bounded or any(row.example_scores for row in rows)
-
-
-def scores_of(problem: SearchProblem, rows: Sequence[Measurement]) -> list[list[float]]:
-    """Scores (S, N), larger is better; a diverged seed counts as wrong on every example.
-
-    An F1 or a correlation of it is 0, and its losses are those of the worst example of the other seeds.
-    """
-    lengths = [len(row.example_scores) for row in rows] + [0]
-    width = max(lengths) or max((row.fidelity.eval_examples for row in rows), default=0)
-    # `evidence` takes scores in [0, span], or negated in [-span, 0].
-    wrong = 0.0 if problem.metric.greater_is_better else -(problem.metric.score_span or 0.0)
-    if problem.metric.score_span is None and not problem.metric.greater_is_better:
-        scores = [problem.sign * x for row in rows for x in row.example_scores]
-        wrong = min(scores, default=-_HOPELESS)
-    return [[problem.sign * x for x in row.example_scores] or [wrong] * width for row in rows]
-
-
-def summaries(
-    problem: SearchProblem, confirmed: Confirmed, by_name: Mapping[str, Plan]
-) -> tuple[Confirmation, ...]:
-    """Mean and standard error by name; a plan with two names appears under each.
-
-    A plan without a score is left out, and so is the plan handed over where none of its runs finished.
-    """
-    rows = {name: confirmed[plan] for name, plan in by_name.items() if confirmed.get(plan)}
-    best = by_name.get("best")
-    confirmations = []
-    for name, runs in rows.items():
-        if not has_score(problem, runs) or (by_name[name] == best and not has_finished(runs)):
-            continue
-        table = [[problem.sign * score for score in scores] for scores in scores_of(problem, runs)]
+def full_runs(problem: SearchProblem, runs: Runs, judged: Judgement, finished: Finished) -> tuple[FullRun, ...]:
+    """Mean and standard error of each plan on a split: best, baseline, rival, then others by their arms."""
+    names = {judged.baseline: "baseline", judged.best: "best"}
+    if judged.rival is not None:
+        names.setdefault(judged.rival, "rival")
+    order = dict.fromkeys([judged.best, judged.baseline, *filter(None, [judged.rival]), *finished])
+    records = []
+    for plan in [plan for plan in order if plan in finished]:
+        of_plan = finished[plan]
+        table = [list(run.example_scores) for run in of_plan]
         mean, std_error = evidence.mean_and_std_error(
-            table, span=problem.metric.score_span, examples=problem.examples(runs[0].fidelity.split)
+            table, span=problem.metric.score_span, examples=problem.examples(of_plan[0].fidelity.split)
         )
-        losses = [run.loss for run in runs if run.loss is not None]
-        confirmation = Confirmation(
-            name=name,
-            plan=runs[0].plan,
-            split=runs[0].fidelity.split,
-            metric_mean=mean,
-            metric_std_error=std_error,
-            seeds=tuple(run.fidelity.seed for run in runs),
-            metrics=tuple(sum(scores) / len(scores) for scores in table),
-            mean_loss=math.fsum(losses) / len(losses) if losses else math.inf,
-            train_seconds=math.fsum(run.train_seconds for run in runs) / len(runs),
+        records.append(
+            FullRun(
+                name=names.get(plan, str(runs.arms[plan][0])),
+                plan=plan,
+                split=of_plan[0].fidelity.split,
+                metric_mean=mean,
+                metric_std_error=std_error,
+                seeds=tuple(run.fidelity.seed for run in of_plan),
+                metrics=tuple(math.fsum(scores) / len(scores) for scores in table),
+                mean_loss=math.fsum(run.loss or 0.0 for run in of_plan) / len(of_plan),
+                train_seconds=math.fsum(run.train_seconds for run in of_plan) / len(of_plan),
+            )
         )
-        confirmations.append(confirmation)
-    return tuple(confirmations)
+    return tuple(records)
+
+
+def longer_run(problem: SearchProblem, runs: Runs, judged: Judgement) -> LongerRun | None:
+    """What twice the steps promise the best plan, by the step from its short run to its full one.
+
+    The error, or a loss, falls as a power of the steps: e(2n) = e(n) (e(n) / e(s)) ** (log 2 / log(n / s)).
+    None without a short run with a metric, or of a metric without a best value.
+    """
+    seed, lengths = problem.seeds[0], problem.lengths
+    short = runs.measured.get((judged.best, lengths.short(seed=seed)))
+    full = judged.finished[judged.best][0].metric
+    if short is None or short.metric is None or full is None or lengths.short_steps >= lengths.full_steps:
+        return None
+    is_error = not problem.metric.greater_is_better
+    if not (is_error or problem.metric.is_share):
+        return None
+    before, after = (value if is_error else 1.0 - value for value in (short.metric, full))
+    if not 0 < after < before:
+        return LongerRun(steps=2 * lengths.full_steps, metric=full, gain=0.0)
+    ratio = (after / before) ** (math.log(2) / math.log(lengths.full_steps / lengths.short_steps))
+    gain = after * (1 - ratio)
+    return LongerRun(steps=2 * lengths.full_steps, metric=full + (-gain if is_error else gain), gain=gain)

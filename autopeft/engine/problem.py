@@ -1,90 +1,130 @@
-"""What a search is given, fixed before its first measurement."""
+"""What a search is given, fixed before its first measurement, and how long its runs are."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from statistics import geometric_mean
+from dataclasses import dataclass, field
+from typing import get_args
 
-from autopeft import evidence
-from autopeft.engine.schedule import Schedule
+from autopeft.evidence import Examples
 from autopeft.extension import slow_starters
-from autopeft.records import Arm, Fidelity, MetricFacts, Plan, RunSpec
-from autopeft.space import (
-    BASELINE_METHOD,
-    AllocationContext,
-    MethodSpace,
-    Policy,
-    Space,
-    learning_rates,
-    scored_policy,
-)
+from autopeft.records import Arm, EvaluatedSplit, Fidelity, MetricFacts, Plan, RunSpec
+from autopeft.space import BASELINE_METHOD, AllocationContext, Family, Space, first_policies, head_alone, plan_of
 
-_LEAST_SEEDS = 2  # of two plans that are compared
-LEAST_WAVE = 4  # plans that are proposed at once, however few workers there are; chosen by hand
+# Losses after 30 steps rank good plans at Spearman 0.12, after 75 at 0.36 (reports/LOG.md, 2026-11-29).
+_SHORT_STEPS, _SHORT_SHARE, _LONGEST_SHARE = 75, 0.1, 0.4
+_SHORT_EXAMPLES = 384  # of the search split that rank short runs; chosen by hand
+_THOROUGH_TRIALS, _THOROUGH_SEEDS = 24, 3
+# Cost of evaluating an example, relative to training on it: training adds a backward pass, which costs about
+# as much as the forward pass, since most weights are frozen. It stands for the price before runs are timed.
+EVAL_COST = 0.5
+# What is handed over is compared with one rival more, if a method starts slowly.
+USUAL_FINALISTS = 3
+
+
+def short_steps(full_steps: int) -> int:
+    """Steps of a short run: 75, or a tenth of a long run, and at most 40 % of a full run.
+
+    Example:
+        >>> [short_steps(n) for n in (60, 200, 300, 3000)]
+        [24, 75, 75, 300]
+    """
+    most = max(1, round(_LONGEST_SHARE * full_steps))
+    return min(max(_SHORT_STEPS, round(_SHORT_SHARE * full_steps)), most)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lengths:
+    """Steps of a full run, examples of a step and of each split; `n_test` is 0 without a test split."""
+
+    full_steps: int
+    batch_size: int
+    n_search: int
+    n_confirm: int
+    n_test: int
+
+    @property
+    def short_steps(self) -> int:
+        """Steps of a short run."""
+        return short_steps(self.full_steps)
+
+    def short(self, *, seed: int) -> Fidelity:
+        """A short run, ranked on the search split."""
+        return self._fidelity("search", self.short_steps, min(self.n_search, _SHORT_EXAMPLES), seed)
+
+    def full(self, *, seed: int) -> Fidelity:
+        """A full run, judged on the confirm split."""
+        return self._fidelity("confirm", self.full_steps, self.n_confirm, seed)
+
+    def test(self, *, seed: int) -> Fidelity:
+        """The weights of a full run on the test split; nothing is trained."""
+        return self._fidelity("test", self.full_steps, self.n_test, seed)
+
+    def cost(self, fidelity: Fidelity) -> float:
+        """Cost of a run in R, counted in steps and examples."""
+        steps = 0 if fidelity.split == "test" else fidelity.train_steps
+        full = self.full_steps + EVAL_COST * self.n_confirm / self.batch_size
+        return (steps + EVAL_COST * fidelity.eval_examples / self.batch_size) / full
+
+    def _fidelity(self, split: EvaluatedSplit, steps: int, eval_examples: int, seed: int) -> Fidelity:
+        return Fidelity(
+            split=split,
+            train_steps=steps,
+            train_examples=steps * self.batch_size,
+            eval_examples=eval_examples,
+            seed=seed,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchProblem:
-    """The user's settings, the policies and plans to search among, and how plans are compared.
+    """The user's settings, the plans to search among, and how plans are compared.
 
     Attributes:
         space: The policies that fit model and budget.
         context: Sites, methods, budget and scores, from which a policy becomes a plan.
-        head_rates: Range of learning rates of the head alone; its ends are equal where the model has no head.
-        user_plans: Plans that the user brought, by arm. Each is measured at several learning rates (around
-            its own, where that is above 0), and can win only if it keeps to the budget.
-        wave: Plans that are proposed and measured between two looks at losses, time and cost. Fixed for a
-            run, so that no outcome depends on which worker was faster.
-        margin: Difference that does not matter, in units of the metric.
-        groups: Split -> the group of each evaluated example, where examples belong together.
+        family: Which list of first plans counts.
+        lengths: Of runs and splits.
+        head_rates: Range of learning rates of the head alone; its ends are equal in a model without a head.
+        user_plan: The user's own config to beat, which is the baseline then. It may exceed the budget.
+        groups: Split -> the group of each evaluated example, if examples belong together.
     """
 
     spec: RunSpec
     space: Space
     context: AllocationContext
-    schedule: Schedule
+    family: str
+    lengths: Lengths
     metric: MetricFacts
     head_rates: tuple[float, float]
-    user_plans: tuple[tuple[Arm, Plan], ...] = ()
-    wave: int = LEAST_WAVE
-    margin: float = 0.01
+    user_plan: tuple[Arm, Plan] | None = None
     groups: Mapping[str, Sequence[int]] = field(default_factory=dict)
-
-    @property
-    def seed(self) -> int:
-        """Seed of every rung; confirmations take the seeds after it."""
-        return self.spec.search.seed
 
     @property
     def sign(self) -> float:
         """Factor that turns the metric into one where larger is better."""
         return 1.0 if self.metric.greater_is_better else -1.0
 
-    def examples(self, split: str) -> evidence.Examples:
+    def examples(self, split: str) -> Examples:
         """What is known of the examples of a split beside their scores."""
-        return evidence.Examples(step=self.metric.score_step, groups=self.groups.get(split, ()))
+        return Examples(step=self.metric.score_step, groups=self.groups.get(split, ()))
 
     @property
-    def max_rank(self) -> int | None:
-        """Cap on the ranks of LoRA: that of the space, which keeps to the user's limit too, or the limit."""
-        part = self.space.methods.get(BASELINE_METHOD)
-        return self.spec.limits.max_rank if part is None else part.max_rank
+    def effort(self) -> str:
+        """How much the search may try."""
+        return self.spec.search.effort
 
     @property
-    def in_scored_layers(self) -> Policy | None:
-        """LoRA in the layers of the highest score, where these differ from the baseline's; else None."""
-        if BASELINE_METHOD not in self.space.methods:
-            return None
-        return scored_policy(self.context, learning_rate=1.0, max_rank=self.max_rank)
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of every full run; short runs have the first."""
+        search = self.spec.search
+        usual = _THOROUGH_SEEDS if self.effort == "thorough" else 1
+        return tuple(range(search.seed, search.seed + (search.seeds or usual)))
 
-    @property
-    def without_adapters(self) -> Arm:
-        """The arm of plans without adapters: the head alone, or the base model untrained.
-
-        The head alone is trained on what the base model gives in evaluation, without the dropout inside it.
-        """
-        return Arm(kind="head", label="head" if self.has_head else "untrained")
+    def n_trials(self, n_first: int) -> int:
+        """Short runs that the effort asks for, where the list has so many plans."""
+        usual = {"quick": 0, "normal": n_first, "thorough": max(n_first, _THOROUGH_TRIALS)}
+        return usual[self.effort] if self.spec.search.trials is None else self.spec.search.trials
 
     @property
     def has_head(self) -> bool:
@@ -92,110 +132,39 @@ class SearchProblem:
         return self.head_rates[0] < self.head_rates[1]
 
     @property
-    def slow_methods(self) -> frozenset[str]:
-        """Methods that short runs judge too low."""
-        return slow_starters(self.context.methods)
-
-    def starts_slowly(self, plan: Plan) -> bool:
-        """Whether short runs judge a plan too low, and full ones are long enough to make up for it."""
-        return plan.lead_method in self.slow_methods and not self.schedule.is_brief
+    def head(self) -> tuple[Arm, Plan]:
+        """The plan without adapters: the head alone at the middle of its rates, or the base model untrained."""
+        low, high = self.head_rates
+        arm = Arm(kind="head", label="head" if self.has_head else "untrained")
+        return arm, head_alone((low * high) ** 0.5 if self.has_head else 0.0)
 
     @property
-    def has_baseline(self) -> bool:
-        """Whether LoRA fits the budget at all; where it does not, the head alone is the baseline."""
+    def first_plans(self) -> tuple[tuple[Arm, Plan], ...]:
+        """The plans that every search tries, baselines first: the user's, LoRA, or if none fits the head alone."""
+        assert self.family in get_args(Family), self.family
+        listed = first_policies(self.space, self.family, self.context)  # type: ignore[arg-type]
+        plans = [(arm, plan_of(policy, self.context)) for arm, policy in listed]
+        if self.user_plan is not None:
+            return (self.user_plan, *plans)
+        return tuple(plans if self.has_lora else [self.head, *plans])
+
+    @property
+    def has_lora(self) -> bool:
+        """Whether LoRA fits the budget at all."""
         lora, context = self.context.methods[BASELINE_METHOD], self.context
         fitting = (site for site in context.sites if lora.refusal(site) is None)
         return any(lora.cost(site, 1, {}) <= context.max_params for site in fitting)
 
     def is_baseline(self, arm: Arm) -> bool:
-        """Whether an arm is one of the baselines."""
-        return arm.kind == "baseline" or (arm.kind == "head" and not self.has_baseline)
+        """Whether an arm is what the search has to beat."""
+        if self.user_plan is not None:
+            return arm.kind == "given"
+        return arm.kind == ("baseline" if self.has_lora else "head")
 
-    @property
-    def confirm_reserve(self) -> float:
-        """Cost in R that the search leaves to the confirmation of two plans."""
-        confirm = self.spec.confirm
-        return 0.0 if confirm.fidelity == "none" else self.schedule.confirm_cost(n_seeds=confirm.seeds)
+    def is_allowed(self, plan: Plan) -> bool:
+        """Whether a plan keeps to the budget, which one that the user brought may exceed."""
+        return plan.trainable_params <= self.context.max_params
 
-    @property
-    def least_seeds(self) -> int:
-        """Confirming seeds without which two plans are not compared."""
-        return min(_LEAST_SEEDS, self.spec.confirm.seeds)
-
-    def least_seeds_of(self, plans: Sequence[Plan]) -> int:
-        """Confirming seeds without which there is no verdict: one of a plan alone."""
-        return self.least_seeds if len(plans) > 1 else 1
-
-    def rung(self, index: int) -> Fidelity:
-        """The fidelity of a rung, from 0."""
-        return self.schedule.rung(index, seed=self.seed)
-
-    @property
-    def full_rung(self) -> Fidelity:
-        """A full run that the search split judges, and that goes on from the rungs."""
-        return self.schedule.full_rung(seed=self.seed)
-
-    def confirmation(self, index: int) -> Fidelity:
-        """The fidelity of the n-th confirming run, from 0; the search uses none of these seeds."""
-        return self.schedule.fidelity("confirm", seed=self.seed + 1 + index)
-
-    @property
-    def at_half_length(self) -> SearchProblem:
-        """The problem with confirming runs of half a full run, as `--confirm half` has them."""
-        confirm = self.spec.confirm.model_copy(update={"fidelity": "half"})
-        half = max(1, round(self.schedule.full_steps / 2))
-        steps = min(half, self.schedule.confirm_steps)
-        return replace(
-            self,
-            spec=self.spec.model_copy(update={"confirm": confirm}),
-            schedule=replace(self.schedule, confirm_steps=steps),
-        )
-
-    @property
-    def rate_ranges(self) -> dict[str, tuple[float, float]]:
-        """Learning rates that may be tried with each method, and under the empty name with the head alone."""
-        methods = self.context.methods
-        return {"": self.head_rates, **{name: learning_rates(self.space, name, methods) for name in methods}}
-
-    def rate_range(self, plan: Plan, arm: Arm) -> tuple[float, float]:
-        """Learning rates that may be tried with a plan of an arm.
-
-        The range of the method or the mix that the plan was made from; for a plan of neither that of its
-        first method, or of the head. That of a plan with other scales, which a user's may have, is divided by
-        how much larger these are: rate times scale is what compares.
-        """
-        name = self._name_in_space(plan, arm)
-        if name is not None:
-            return learning_rates(self.space, name, self.context.methods)
-        low, high = self.rate_ranges[plan.lead_method or ""]
-        scaled = [a for a in plan.adapters if a.method == plan.lead_method and a.scale > 0]
-        methods = self.context.methods
-        ratios = [adapter.scale / methods[adapter.method].scale(adapter.rank) for adapter in scaled]
-        ratio = geometric_mean(ratios) if ratios else 1.0
-        return low / ratio, high / ratio
-
-    def has_set_rates(self, plan: Plan, arm: Arm) -> bool:
-        """Whether the search space itself sets the learning rates of a plan of an arm."""
-        parts = self._parts(plan, arm)
-        return bool(parts) and parts[0][1].learning_rate is not None
-
-    def _parts(self, plan: Plan, arm: Arm) -> tuple[tuple[str, MethodSpace], ...]:
-        """Method and choices of each part of what a plan was made from, else of the plan's own methods."""
-        name = self._name_in_space(plan, arm)
-        if name is not None:
-            return self.space.parts(name)
-        plan_methods = sorted(
-            {adapter.method for adapter in plan.adapters}, key=lambda name: name != plan.lead_method
-        )
-        return tuple((name, self.space.methods[name]) for name in plan_methods if name in self.space.methods)
-
-    def _name_in_space(self, plan: Plan, arm: Arm) -> str | None:
-        """The space's name of the method or mix that a plan was made from; None for a plan of neither.
-
-        Of several mixes of the same methods, the first whose learning rates have that of the plan.
-        """
-        methods = {name: tuple(method for method, _ in self.space.parts(name)) for name in self.space.arms}
-        fitting = [name for name in methods if methods[name] == arm.methods]
-        ranges = {name: learning_rates(self.space, name, self.context.methods) for name in fitting}
-        having = [name for name, (low, high) in ranges.items() if low <= plan.learning_rate <= high]
-        return next(iter([*having, *fitting]), None)
+    def starts_slowly(self, plan: Plan) -> bool:
+        """Whether short runs judge a plan too low."""
+        return plan.lead_method in slow_starters(self.context.methods)

@@ -52,6 +52,7 @@ class TaskDefaults:
     - `eval_examples`: examples of a split that tell plans apart where time is short; None takes them all.
     - `max_new_tokens`: tokens to generate per answer; None where the metric needs no generated texts. The
       task is a dataclass whose field of this name gets the number.
+    - `family`: which list of first plans a search tries: classification, tagging, language or images.
     """
 
     max_length: tuple[int, int] | None
@@ -62,6 +63,7 @@ class TaskDefaults:
     seen_examples: int | None = None
     eval_examples: int | None = None
     max_new_tokens: tuple[int, int] | None = None
+    family: str = "classification"
 
 
 @dataclass(frozen=True, kw_only=True)

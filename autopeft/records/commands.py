@@ -51,13 +51,6 @@ def repeat_command(spec: RunSpec) -> str:
     return "autopeft search --config run.yaml"
 
 
-def confirm_command(spec: RunSpec, settings: PurePath) -> str:
-    """The search that repeats a run from its settings in a file, and confirms its best plan."""
-    if spec.is_in_memory:
-        return f"autopeft.search({str(settings)!r}, {_objects(spec.model, spec.data)}, confirm='half')"
-    return f"autopeft search --config {quoted(str(settings))} --confirm half"
-
-
 def resume_command(spec: RunSpec, out: Path) -> str:
     """The search that continues the run in a folder."""
     if spec.is_in_memory:

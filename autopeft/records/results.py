@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
-
-from pydantic import BeforeValidator
+from typing import Literal
 
 from autopeft.records.plans import Budget, Measurement, Plan, Site
 from autopeft.records.spec import SETTINGS, RunSpec
 
-ProposalSource = Literal["enqueued", "sampler", "random", "refined", "evened", "retuned"]
+ProposalSource = Literal["list", "sampler"]
 _Z_95 = 1.96  # standard errors of a 95 % interval
 ArmKind = Literal["baseline", "head", "usual", "sampled", "given"]
 
@@ -19,10 +17,9 @@ ArmKind = Literal["baseline", "head", "usual", "sampled", "given"]
 class Arm:
     """Where a plan comes from. Arms are equal where their labels are.
 
-    `kind` is baseline (LoRA as people write it), head (no adapters), usual (a policy of the space that comes
-    first), sampled (any policy of the space) or given (by the user). A usual and a sampled policy with the
-    same label, such as `ia3/all`, are one arm, since the learning rates of an arm are counted over both.
-    `methods` names the method of each part of such a policy, in order; it is empty for the other kinds.
+    `kind` is baseline (LoRA as people write it), head (no adapters), usual (a rival of the first list),
+    sampled (any policy of the space) or given (by the user). `methods` names the method of each part of a
+    policy of the space, in order; it is empty for the other kinds.
     """
 
     kind: ArmKind = field(compare=False)
@@ -34,21 +31,12 @@ class Arm:
         return f"{self.kind}: {self.label}" if self.kind in ("baseline", "given") else self.label
 
 
-def _read_arm(content: Any) -> Any:
-    """Versions before 0.2.0 stored an arm as its text; no part of a report asks for the kind."""
-    return Arm(kind="sampled", label=content) if isinstance(content, str) else content
-
-
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """One trial of the study: its arm, who proposed it, and its plan.
-
-    `source` is enqueued, sampler, random or retuned (a finalist at a lower learning rate); in runs of earlier
-    versions also refined or evened.
-    """
+    """One trial of the study: its arm, its plan, and whether the first list or the sampler proposed it."""
 
     trial: int
-    arm: Annotated[Arm, BeforeValidator(_read_arm)]
+    arm: Arm
     source: ProposalSource
     plan: Plan
 
@@ -172,8 +160,11 @@ class SearchFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Confirmation:
-    """One plan trained again on fresh seeds; one of `metrics` per seed, `train_seconds` as a mean."""
+class FullRun:
+    """One plan trained in full and evaluated on a split; one of `metrics` per seed, `train_seconds` as a mean.
+
+    `name` is best, baseline, rival, or the label of its arm.
+    """
 
     name: str
     plan: Plan
@@ -192,77 +183,75 @@ class Confirmation:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Best against baseline, in units of the metric; positive differences favour the best plan.
+    """The best rival against the baseline, in units of the metric; positive differences favour the rival.
 
-    `label` is better, equivalent, worse, inconclusive, `default kept` where the baseline is handed over
-    (nothing better was found, or the confirmation spoke for it), or none where there was no confirmation.
-    `smallest_equivalent` says whether the smallest plan is proven, unproven, or the best itself. A sequential
-    confirmation looks at the scores after every seed: `mean_difference` and `interval_95` are corrected for
-    that, `plain_difference` is not. `stopped_by` says what ended it: the label, `futile` (the planned seeds
-    would not decide), `planned` (all seeds ran), or nothing (time). `as_good` has the names of the confirmed
-    plans that are proven to lose less than the margin against the best plan.
+    `label` is better, `as good and smaller`, inconclusive (the rival is handed over, and the interval holds
+    0), or `default kept` (the baseline is handed over). Without a rival there is no difference.
     """
 
     label: str
     mean_difference: float | None
     interval_95: tuple[float, float] | None
     margin: float
-    fidelity: str
-    smallest_equivalent: str
     sentence: str
-    n_seeds: int | None = None
-    planned_seeds: int | None = None
-    stopped_by: str = ""
-    plain_difference: float | None = None
-    as_good: tuple[str, ...] = ()
+    n_examples: int = 0
+    n_seeds: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Proxy:
-    """How well the first rung ranked the plans that reached the next one (Spearman on the loss).
+class LongerRun:
+    """What twice the steps promise the plan that is handed over: `metric` at `steps`, `gain` over the full run.
 
-    `rank_correlations` has one value for each pair of neighbouring rungs, None where it is undefined.
+    Positive gains are improvements.
     """
 
-    rank_correlation: float | None
-    n_plans: int
-    rung_steps: tuple[int, ...]
-    rank_correlations: tuple[float | None, ...] = ()
+    steps: int
+    metric: float
+    gain: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeStep:
+    """The best plan of a smaller budget, trained in full with the seed of the best plan and compared with it.
+
+    `share` is that of the budget, `seconds` are those of its short race and its full run. Negative
+    differences say what the smaller plan loses.
+    """
+
+    share: float
+    max_trainable_params: int
+    plan: Plan
+    arm: Arm
+    metric_mean: float
+    mean_difference: float
+    interval_95: tuple[float, float]
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
     """Seconds by stage, each with all that its runs did beside training and evaluation.
 
-    `full_runs` is the cost of the search in R: seconds of scores and search over `full_run_seconds`.
-    `total_full_runs` has confirmation and test too: `total_seconds` over the same. All three
-    are None where no plan was trained: what finished was the base model itself. Results of version 0.2.0 and
-    earlier have neither total, and none of the seconds by kind of work.
-
-    `sampled_share` is the share of the search's steps and examples that went to sampled policies. The same
-    seconds by kind of work: `load_seconds` until the first work, `train_seconds` and `eval_seconds` of all
-    measurements; the rest of `total_seconds` is spent on scores, and on attaching and checking.
-    A resumed run counts all that it measured, also what its outcome does not use.
+    `search_seconds` are those of all short runs, `full_seconds` those of all full runs on the confirm split;
+    `sizes_seconds`, a part of both, are those of smaller budgets. `total_full_runs` is the whole price in R, finished weights
+    included: `total_seconds` over `full_run_seconds`, one full run of the baseline; both are None where no
+    plan was trained. The same seconds by kind of work: `train_seconds` and `eval_seconds` of all
+    measurements; the rest of `total_seconds` is spent on scores, and on attaching and checking. A resumed
+    run counts all that it measured, also what its outcome does not use. `load_seconds` passed before the
+    first work.
     """
 
     sensitivity_seconds: float
     search_seconds: float
-    confirm_seconds: float
+    full_seconds: float
+    sizes_seconds: float
+    test_seconds: float
     full_run_seconds: float | None
-    full_runs: float | None
-    examples_seen: int
-    sampled_share: float | None = None
-    load_seconds: float | None = None
-    train_seconds: float | None = None
-    eval_seconds: float | None = None
-    total_seconds: float | None = None
-    total_full_runs: float | None = None
-
-    @property
-    def known_seconds(self) -> float:
-        """Seconds in all; of results that lack the total, the sum of their stages."""
-        stages = self.sensitivity_seconds + self.search_seconds + self.confirm_seconds
-        return stages if self.total_seconds is None else self.total_seconds
+    load_seconds: float
+    train_seconds: float
+    eval_seconds: float
+    total_seconds: float
+    total_full_runs: float | None
 
 
 # The score that reads no example: it orders sites where memory does not hold one.
@@ -273,30 +262,27 @@ SEEN_ENOUGH = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the engine finds. `confirmations` and `test` are empty where there were none.
+    """What the engine finds.
 
-    `best` is handed over.
-    `front` holds the plans at the last rung that no other beats on both loss and parameters; `sentences` are
-    findings beside the verdict.
+    `best` is handed over; `rival` is what the verdict compares with the baseline, None where nothing is.
+    `full_runs` has one record for each plan that was trained in full, on the confirm split; `test` has those
+    of best and baseline on the test split, where there is one. `front` holds the short runs that no other
+    beats on both loss and parameters; `sentences` are findings beside the verdict.
     """
 
     proposals: tuple[Proposal, ...]
     measurements: tuple[Measurement, ...]
     best: Plan
-    smallest: Plan
     baseline: Plan
-    confirmations: tuple[Confirmation, ...]
-    test: tuple[Confirmation, ...]
+    rival: Plan | None
+    full_runs: tuple[FullRun, ...]
+    test: tuple[FullRun, ...]
     verdict: Verdict
-    proxy: Proxy
+    short_steps: int
     front: tuple[Measurement, ...] = ()
+    longer: LongerRun | None = None
+    sizes: tuple[SizeStep, ...] = ()
     sentences: tuple[str, ...] = ()
-
-    @property
-    def incumbent(self) -> Plan:
-        """The plan compared with the baseline; another one than the best where the baseline was kept."""
-        named = {confirmation.name: confirmation.plan for confirmation in self.confirmations}
-        return named.get("incumbent", self.best)
 
 
 @dataclass(frozen=True, kw_only=True)

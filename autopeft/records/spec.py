@@ -62,7 +62,7 @@ class DataSpec(Topic):
     max_eval_examples: int | None = setting(
         None,
         "Examples of search, confirm and test to evaluate, at most; drawn at random. Default: what a "
-        "twentieth of a full run pays, and at least so many as tell plans apart",
+        "tenth of a full run pays, and at least so many as tell plans apart",
         "Data",
         ge=2,
     )
@@ -135,16 +135,36 @@ class Extent(Topic):
         "Search space: a name that `autopeft spaces` lists, or a YAML file. Default: the one named default",
         "Search",
     )
-    trials: int = setting(
-        24, "Proposals to measure, at most; short runs get fewer by --max-cost", "Search", demo=12, ge=1
+    effort: Literal["quick", "normal", "thorough"] = setting(
+        "normal",
+        "quick trains the default and one rival in full; normal races the first plans of the space; thorough "
+        "lets Optuna propose more (24 in all), and trains three seeds and the head alone",
+        "Options",
+    )
+    trials: int | None = setting(
+        None, "Short runs, at most. Default: by --effort, no more than --max-time and --max-cost pay", "Search", ge=1
+    )
+    seeds: int | None = setting(
+        None, "Seeds of each full run. Default: 1, and 3 with --effort thorough", "Search", ge=1, le=10
+    )
+    sizes: int = setting(
+        1,
+        "How small can it be: budgets to find the best plan for, each a fifth of the one before",
+        "Options",
+        ge=1,
+        le=4,
     )
     max_time_seconds: float | None = setting(
-        None, "Stop after this time, such as 90s, 8m or 2h", "Search", short="max_time", demo=450.0, gt=0
+        None,
+        "Time such as 90s, 8m or 2h that shortens the search, never the full runs",
+        "Search",
+        short="max_time",
+        demo=450.0,
+        gt=0,
     )
     max_cost: float | None = setting(
         None,
-        "Cost of search and confirmation in R, at most; R is one full run of the baseline. Default: what "
-        "nine proposals and their confirmation take, 4 from 600 steps on and at most about 8",
+        "Cost in R that shortens the search, never the full runs; R is one full run of the baseline",
         "Search",
         gt=0,
         le=1e9,
@@ -152,14 +172,11 @@ class Extent(Topic):
 
 
 class SearchSpec(Extent):
-    """How to search: space and end, methods, sampler, what to compare with, the seed."""
+    """How to search: space and end, methods, what to compare with, the seed."""
 
     methods: tuple[str, ...] = setting((), "Only these methods, separated by commas", "Options")
     serve_on: tuple[Literal["vllm", "tgi", "llama.cpp", "any"], ...] = setting(
         (), "Only plans that these servers load, separated by commas", "Limits beside the budget"
-    )
-    sampler: Literal["auto", "gp", "tpe", "random"] = setting(
-        "auto", "Optuna sampler of the proposals; auto is gp, and tpe from 60 trials on", "Search"
     )
     baseline: str | None = setting(
         None,
@@ -168,11 +185,17 @@ class SearchSpec(Extent):
         min_length=1,
     )
     score: str = setting("gradient", "Sensitivity score that orders the sites", "Search")
+    margin: float | None = setting(
+        None,
+        "Difference of the metric that does not matter; 0.01 is one point of accuracy. Default: 0.01; 1 % of "
+        "the baseline's loss or error",
+        "Search",
+        gt=0,
+    )
     seed: int = setting(0, "Seed of splits, proposals and training runs", "Search", ge=0, le=MAX_SEED)
 
 
 _limit = partial(setting, group="Limits beside the budget")
-_confirm = partial(setting, group="Confirmation")
 
 
 class LimitSpec(Topic):
@@ -185,29 +208,6 @@ class LimitSpec(Topic):
         "Size of the adapter's file, head included, at most, such as 5MB",
         short="max_adapter_size",
         ge=1,
-    )
-
-
-class ConfirmSpec(Topic):
-    """How the best plans are confirmed; `margin` is in units of the metric (0.01: one point of accuracy)."""
-
-    fidelity: Literal["auto", "full", "half", "none"] = _confirm(
-        "auto",
-        "Length of the confirmation's runs, relative to a full run; auto is what --max-cost pays",
-        short="confirm",
-    )
-    seeds: int = _confirm(
-        5,
-        "Fresh seeds per confirmed plan, at most; the default --max-cost pays for 2",
-        short="confirm_seeds",
-        ge=2,
-        le=10,
-    )
-    margin: float | None = _confirm(
-        None,
-        "Difference of the metric that does not matter; 0.01 is one point of accuracy. Default: 0.01; 1 % of "
-        "the baseline's loss or error",
-        gt=0,
     )
 
 
@@ -281,7 +281,6 @@ class RunSpec(Topic):
     budget: BudgetSpec = BudgetSpec()
     search: SearchSpec = SearchSpec()
     limits: LimitSpec = LimitSpec()
-    confirm: ConfirmSpec = ConfirmSpec()
     execution: ExecutionSpec = ExecutionSpec()
     output: OutputSpec = OutputSpec()
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from itertools import chain
 from pathlib import Path
+from typing import get_args
 
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.extension import Method
 from autopeft.records import ROLE_GROUPS, path_at_home
-from autopeft.space.spaces import MethodSpace, Space
+from autopeft.space.spaces import Family, MethodSpace, Space
 from autopeft.store import is_path_of_space, read_yaml, validate, yaml_text
 
 
@@ -59,6 +60,8 @@ def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] 
         # A method with nothing below it has the defaults.
         filled = {method: {} if part is None else part for method, part in methods.items()}
         content = {**content, "methods": filled}
+    if "first" not in content:  # a space without a list takes what its methods allow of the default one
+        content = {**content, "first": read_yaml(_folder() / "default.yaml")["first"]}
     space = validate(Space, dict(content), source=source)
     _check(space, known_methods, source=source)
 
@@ -102,6 +105,12 @@ def _check(space: Space, known: Mapping[str, Method], *, source: str) -> None:
             )
         if arm in known:
             raise SpecError(f"The {source} calls a mix {arm!r}, which is the name of a method; rename it.")
+    if missing := {*get_args(Family)} - {*space.first}:
+        raise SpecError(f"The {source} has no list for {', '.join(sorted(missing))} under first; add it.")
+    for entry in chain.from_iterable(space.first.values()):
+        if entry.baseline and entry.method != "lora":
+            raise SpecError(f"The {source} calls {entry.method} a baseline; only lora is one.")
+        _ = known[entry.method]  # raises UnknownNameError
     roles = {"all", "dense", "norm", *ROLE_GROUPS, *chain.from_iterable(ROLE_GROUPS.values())}
     for arm in space.arms:
         for name, part in space.parts(arm):

@@ -88,11 +88,6 @@ def plan_of(policy: Policy, context: AllocationContext) -> Plan:
     return Plan(adapters=adapters, learning_rate=policy.learning_rate, trainable_params=n_params)
 
 
-def widened(policy: Policy, context: AllocationContext) -> Policy:
-    """The policy whose plan `plan_of` gives: this one, or the wider one that takes its place."""
-    return _paid(policy, context)[0]
-
-
 def _paid(policy: Policy, context: AllocationContext) -> tuple[Policy, tuple[Adapter, ...]]:
     """The policy, or the first wider one that has adapters, with these; the policy where none has."""
     wider = _with_parts(policy, placement="all", layer_share=1.0, layers_by="last")

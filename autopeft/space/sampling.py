@@ -72,6 +72,11 @@ def suggest(trial: BaseTrial, space: Space, methods: Mapping[str, Method]) -> Po
         else:
             assert isinstance(each, FloatDistribution)
             drawn[name] = trial.suggest_float(name, each.low, each.high)
+    return suggested(drawn, space, methods)
+
+
+def suggested(drawn: Parameters, space: Space, methods: Mapping[str, Method]) -> Policy:
+    """The policy of some parameters; an arm takes its first choice of those that are missing."""
     arm = drawn.get(ARM, space.arms[0])
     low, high = learning_rates(space, arm, methods)
     rate = low * (high / low) ** drawn.get(RATE, 0.0) if low < high else low
@@ -107,35 +112,6 @@ def _policy_of_part(
         max_rank=part.max_rank,
         learning_rate=rate,
     )
-
-
-def within(policy: Policy, space: Space, arm: str, methods: Mapping[str, Method]) -> Policy | None:
-    """The policy in the words of an arm of its methods; None where the arm has no such policy.
-
-    It takes the arm's caps on ranks. Even ranks may be called `uniform` there, and all layers any share.
-    """
-    worded = []
-    for each, (name, part) in zip((policy, *policy.beside), space.parts(arm), strict=True):
-        each = replace(each, max_rank=part.max_rank)
-        if each.exponent == 0 and "uniform" in part.ranks_by and each.ranks_by not in part.ranks_by:
-            each = replace(each, ranks_by="uniform")
-        if each.layer_share == 1:
-            each = replace(each, layers_by="last" if "last" in part.layers_by else "score")
-        options = dict(each.options)
-        chosen = {option: options.pop(option, methods[name].choices[option][0]) for option in part.options}
-        if (
-            options
-            or any(value not in part.options[option] for option, value in chosen.items())
-            or each.placement not in part.placement
-            or each.layers_by not in part.layers_by
-            or not part.layer_share[0] <= each.layer_share <= part.layer_share[1]
-            or each.ranks_by not in part.ranks_by
-            or not part.exponent[0] <= each.exponent <= part.exponent[1]
-        ):
-            return None
-        worded.append(each)
-    lead, *others = worded
-    return replace(lead, beside=tuple(others))
 
 
 def learning_rates(space: Space, arm: str, methods: Mapping[str, Method]) -> tuple[float, float]:

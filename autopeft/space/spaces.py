@@ -86,6 +86,28 @@ class MethodSpace(BaseModel):
     learning_rate: Rates | None = None
 
 
+Family = Literal["classification", "tagging", "language", "images"]
+
+
+class FirstPlan(BaseModel):
+    """A plan that every search of a family of tasks tries first; `evidence` says why it is in the list.
+
+    `rate` is the position of its learning rate in the method's range: 0 the lowest, 1 the highest. A
+    `baseline` is what people write without a search.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str
+    placement: str = "all"
+    layer_share: Share = 1.0
+    layers_by: Literal["last", "score"] = "last"
+    options: dict[str, OptionValue] = {}
+    rate: Annotated[float, Field(ge=0, le=1)]
+    baseline: bool = False
+    evidence: str = ""
+
+
 class MixPart(MethodSpace):
     """One method of a mix. Its learning rate keeps its place in its own range: see `rate_factor`."""
 
@@ -93,7 +115,7 @@ class MixPart(MethodSpace):
 
 
 class Space(BaseModel):
-    """A search space as its file says it. `random_share` of the sampled proposals ignore the sampler.
+    """A search space as its file says it; `first` lists the plans that a search of each family tries first.
 
     A mix is several methods in one plan, on disjoint sites and one budget: the first part takes its
     sites, each later part those of its sites that are left.
@@ -105,7 +127,7 @@ class Space(BaseModel):
     about: str
     methods: dict[str, MethodSpace] = {}
     mixes: dict[str, Annotated[tuple[MixPart, ...], Field(min_length=2)]] = {}
-    random_share: float = Field(default=0.25, ge=0, le=1)
+    first: dict[Family, tuple[FirstPlan, ...]] = {}
 
     @property
     def arms(self) -> tuple[str, ...]:

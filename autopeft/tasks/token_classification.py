@@ -22,7 +22,7 @@ from autopeft.tasks.parts.batches import Rows, logits_of, n_labelled, pad, pad_f
 from autopeft.tasks.parts.token_losses import losses_and_hits
 from autopeft.tasks.parts.token_metrics import TOKEN_ACCURACY, TokenCounts
 from autopeft.tasks.parts.tokens import Row, as_row, beginnings, chunks, split_rows
-from autopeft.tasks.parts.usual import LABELLED, require_kind, require_metric
+from autopeft.tasks.parts.usual import TAGS, require_kind, require_metric
 
 _ENTITY_TAG = re.compile(r"O|[BIELSU]-.+")
 # seqeval calls the last tag of an entity E and an entity of one token S; in BILOU they are L and U.
@@ -49,7 +49,7 @@ class TokenClassification:
     auto_class: str = "AutoModelForTokenClassification"
     target: Target = field(default_factory=lambda: Target(kind="tags"))
     notes: tuple[str, ...] = ()
-    defaults: TaskDefaults = LABELLED
+    defaults: TaskDefaults = TAGS
 
     @property
     def metric_label(self) -> str:

@@ -14,7 +14,8 @@ from autopeft.extension import Target, TaskDefaults
 # Encoders were trained on up to 512 tokens. Rows that are shorter than 128 tokens cost nothing by being
 # allowed 128. Three epochs of 32 rows are the commonest setting of fine-tuning on GLUE.
 LABELLED = TaskDefaults(max_length=(128, 512), batch_size=(1, 32), epochs=(3, 3))
-IMAGES = replace(LABELLED, max_length=None)
+TAGS = replace(LABELLED, family="tagging")
+IMAGES = replace(LABELLED, max_length=None, family="images")
 # One example of 2,048 tokens is a whole step. LoRA loses to full fine-tuning in batches of 32 and more (TRL,
 # "LoRA Without Regret"). PEFT's method comparison sees 20,000 examples, in 5,000 steps of 4. The loss of 128
 # completions is a mean over thousands of tokens.
@@ -25,6 +26,7 @@ COMPLETIONS = TaskDefaults(
     step_tokens=4096,
     seen_examples=20_000,
     eval_examples=128,
+    family="language",
 )
 # Attention over more than 1,024 tokens makes a step slow, and fewer than 64 leave a text no context.
 BLOCKS = replace(COMPLETIONS, max_length=(64, 1024), is_packed=True, eval_examples=32)

@@ -1,0 +1,177 @@
+"""Runs: measures each plan at each fidelity once, keeps the measurements, and alone knows time and cost."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from autopeft.engine.problem import Lengths
+from autopeft.errors import TrainingError
+from autopeft.executors import Executor
+from autopeft.records import Arm, Fidelity, Measurement, Plan, Status
+
+_MOST_FAILED = 6  # measurements in a row that break off; chosen by hand
+_N_LATEST = 4  # runs whose speed is that of the machine now; chosen by hand
+_SLICE_SECONDS = 0.5  # chosen by hand
+
+Key = tuple[Plan, Fidelity]
+
+log = logging.getLogger(__name__)
+
+
+class Progress(Protocol):
+    """A display of the search; all calls come from the thread that searches."""
+
+    def phase(self, name: str, n_measurements: int) -> None:
+        """A phase begins: short runs, full runs, test."""
+
+    def measured(
+        self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
+    ) -> None:
+        """A measurement is in.
+
+        `arm` is the plan's arm as text, `is_baseline` whether the plan is a baseline at any rate.
+        `seconds_left` estimates the rest of the run; None before it can.
+        """
+
+
+def wait_for_any(futures: Collection[Future[Any]]) -> None:
+    """Wait until one of some futures is done.
+
+    The wait is cut into slices, since on Windows Ctrl-C is heard between them alone.
+    """
+    while futures and not wait(futures, timeout=_SLICE_SECONDS, return_when=FIRST_COMPLETED).done:
+        pass
+
+
+@dataclass(kw_only=True)
+class Runs:
+    """Measures through an executor; `measured` has every measurement of this run in order of the requests.
+
+    Attributes:
+        lengths: Of runs and splits.
+        known: Measurements of an earlier, stopped run; they are not repeated.
+        record: Stores a new measurement; called before the search goes on.
+        interrupt: Called before each new measurement; what it raises stops the search.
+        clock: Seconds since the run began.
+        max_seconds: Time that shortens the search.
+        max_cost: Cost in R that shortens the search.
+        arms: Plan -> the arm under which it was first proposed.
+    """
+
+    executor: Executor
+    measure_one: Callable[[Plan, Fidelity], Measurement]
+    progress: Progress
+    lengths: Lengths
+    known: Mapping[Key, Measurement] = field(default_factory=dict)
+    record: Callable[[Measurement], None] = lambda measurement: None
+    interrupt: Callable[[], None] = lambda: None
+    clock: Callable[[], float] = lambda: 0.0
+    max_seconds: float = math.inf
+    max_cost: float = math.inf
+    measured: dict[Key, Measurement] = field(default_factory=dict)
+    arms: dict[Plan, tuple[Arm, bool]] = field(default_factory=dict)
+    _expected: dict[Fidelity, int] = field(default_factory=dict)
+    _n_failed: int = 0  # measurements that broke off since the last that did not
+
+    def expect(self, name: str, fidelity: Fidelity, *, n_runs: int) -> None:
+        """Show a phase, and count its runs in the time that is left."""
+        self._expected[fidelity] = n_runs
+        self.progress.phase(name, n_runs)
+
+    def measure(self, keys: Iterable[Key]) -> list[Measurement]:
+        """The measurements of some plans in order; only unknown ones are run, side by side if there are workers.
+
+        Raises TrainingError after several runs in a row that the machine broke off.
+        """
+        wanted = list(keys)
+        waiting = deque(key for key in dict.fromkeys(wanted) if key not in self.measured)
+        pending: dict[Key, Future[Measurement]] = {}
+        recorded: dict[Key, Measurement] = {}
+
+        def take_finished() -> None:
+            for key, future in pending.items():
+                if future.done() and key not in recorded:
+                    recorded[key] = future.result()
+                    self.record(recorded[key])
+            while waiting and (found := recorded.get(waiting[0]) or self.known.get(waiting[0])):
+                self._take(waiting.popleft(), found)
+
+        for key in tuple(waiting):
+            if key not in self.known:
+                self.interrupt()
+                pending[key] = self.executor.submit(self.measure_one, *key)
+            take_finished()  # an executor that runs at submit has finished: a signal may come before the next
+        while waiting:
+            wait_for_any([future for future in pending.values() if not future.done()])
+            take_finished()
+        return [self.measured[key] for key in wanted]
+
+    def _take(self, key: Key, measurement: Measurement) -> None:
+        """Keep and show a measurement."""
+        self.measured[key] = measurement
+        self._n_failed = self._n_failed + 1 if measurement.status.is_of_machine else 0
+        if self._n_failed >= _MOST_FAILED:  # so many in a row that the machine is to blame
+            raise TrainingError(
+                f"The last {self._n_failed} runs failed: {measurement.reason}. What was "
+                "measured before is kept; mend the cause and continue with --resume."
+            )
+        plan, fidelity = key
+        self._expected[fidelity] = max(0, self._expected.get(fidelity, 0) - 1)
+        arm, is_baseline = self.arms.get(plan, ("", False))
+        self.progress.measured(
+            measurement, arm=str(arm), is_baseline=is_baseline, seconds_left=self._seconds_left()
+        )
+
+    def _seconds_left(self) -> float | None:
+        estimates = [(self.seconds(fidelity), n_runs) for fidelity, n_runs in self._expected.items()]
+        if any(seconds is None for seconds, _ in estimates):
+            return None
+        return math.fsum(n_runs * (seconds or 0.0) for seconds, n_runs in estimates) / self.executor.n_workers
+
+    def seconds(self, fidelity: Fidelity) -> float | None:
+        """Seconds that a run takes at the pace of the adapters so far; None before one was timed."""
+        runs = [m for m in self.measured.values() if m.status is Status.COMPLETE and m.plan.adapters]
+        trained = [m for m in runs if m.trained_steps] or [m for m in self.measured.values() if m.trained_steps]
+        if not trained:
+            return None
+        # Short runs of a generating task make no texts, and tell nothing of the pace of those that do.
+        of_split = [m for m in runs if m.fidelity.split == fidelity.split] or trained
+        step = _pace([m.train_seconds / m.trained_steps for m in trained])
+        example = _pace([m.eval_seconds / m.fidelity.eval_examples for m in of_split])
+        steps = 0 if fidelity.split == "test" else fidelity.train_steps
+        beside = _pace([m.overhead_seconds for m in trained])
+        return steps * step + fidelity.eval_examples * example + beside
+
+    def has_room(self, fidelities: Sequence[Fidelity]) -> bool:
+        """Whether some runs fit into the time and the cost that are left."""
+        full_run = self.seconds(self.lengths.full(seed=0))
+        needed = [self.seconds(fidelity) for fidelity in fidelities]
+        if full_run is None:
+            return math.fsum(map(self.lengths.cost, fidelities)) <= self.max_cost
+        seconds = math.fsum(each or 0.0 for each in needed)
+        spent = math.fsum(m.total_seconds for m in self.measured.values())
+        has_time = self.clock() + seconds / self.executor.n_workers <= self.max_seconds
+        return has_time and spent + seconds <= self.max_cost * full_run
+
+    def at(self, fidelity: Fidelity) -> dict[Plan, Measurement]:
+        """The measurements at one fidelity."""
+        return {plan: m for (plan, measured_at), m in self.measured.items() if measured_at == fidelity}
+
+
+def _pace(values: Sequence[float]) -> float:
+    """The mean of all values or of the latest four, whichever is more: a shared machine may slow down."""
+    return max((math.fsum(some) / len(some) for some in (values, values[-_N_LATEST:]) if some), default=0.0)
+
+
+def broken_off(run: str, measurement: Measurement) -> TrainingError:
+    """The error of a run that the search cannot do without."""
+    return TrainingError(
+        f"{run} of plan {measurement.plan.digest} failed: {measurement.reason}. "
+        "What was measured is kept; mend the cause and continue with --resume."
+    )

@@ -1,0 +1,53 @@
+"""The search: race a list of plans over a short distance, train the best to the end, judge what was finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from optuna.storages import BaseStorage, InMemoryStorage
+
+from autopeft.engine.finalists import choose_finalists, front
+from autopeft.engine.judge import full_runs, judge, longer_run, read_test, train_in_full
+from autopeft.engine.problem import SearchProblem
+from autopeft.engine.runs import Runs
+from autopeft.engine.sizes import smaller_budgets
+from autopeft.engine.study import Study
+from autopeft.records import Outcome
+
+
+def search(
+    problem: SearchProblem, runs: Runs, *, storage: Callable[[], BaseStorage] = InMemoryStorage
+) -> Outcome:
+    """Find the plan to hand over, with its finished weights and the evidence for it.
+
+    Args:
+        problem: What to search among, and how plans are compared.
+        runs: Measures plans; holds every measurement afterwards.
+        storage: Opens where the Optuna study is written at the end; holds no study named `autopeft`.
+
+    Raises:
+        TrainingError: No baseline could be trained, or the machine broke off a run that is needed.
+    """
+    study = Study(problem=problem, runs=runs)
+    study.measure_first_plans()  # short runs with one shared seed: the same rows in the same order
+    study.propose_and_measure()  # further plans by Optuna, if the effort asks for more than the list has
+    baselines, rivals = choose_finalists(problem, study)
+    baseline, finished = train_in_full(problem, runs, baselines, rivals)  # from the start; weights are kept
+    judged = judge(problem, baseline, finished)  # in pairs, on all confirm rows
+    tested = read_test(problem, runs, judged)
+    sizes = smaller_budgets(problem, runs, judged)
+    study.write(storage())
+    return Outcome(
+        proposals=tuple(study.proposals),
+        measurements=tuple(runs.measured.values()),
+        best=judged.best,
+        baseline=judged.baseline,
+        rival=judged.rival,
+        full_runs=full_runs(problem, runs, judged, finished),
+        test=full_runs(problem, runs, judged, tested),
+        verdict=judged.verdict,
+        short_steps=problem.lengths.short_steps,
+        front=tuple(front(m for m in study.short.values() if problem.is_allowed(m.plan))),
+        longer=longer_run(problem, runs, judged),
+        sizes=sizes,
+    )

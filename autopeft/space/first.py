@@ -1,0 +1,139 @@
+"""The first plans of a search: the list in the space's file becomes policies that fit model and budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from statistics import geometric_mean
+
+from autopeft.records import FUSED_ROLES, ROLE_GROUPS, Arm, Plan, Site
+from autopeft.space.layout import AllocationContext, place_at, plan_of, select_sites
+from autopeft.space.sampling import learning_rates, suggested
+from autopeft.space.spaces import Family, FirstPlan, Policy, Space
+
+BASELINE_METHOD = "lora"
+_MIDDLE = 0.5  # position of the rate of a method that is not in the list
+
+
+def first_policies(
+    space: Space, family: Family, context: AllocationContext
+) -> tuple[tuple[Arm, Policy], ...]:
+    """The list of a family of tasks as arms and policies, baselines first, equal ones once.
+
+    Each plan takes as many of its layers as the budget pays at rank 1. Rivals have the methods and placements
+    of the space alone. If none of the list is left, the first choices of each arm of the space take their
+    place.
+    """
+    arms: list[tuple[Arm, Policy]] = []
+    seen: list[tuple[str, list[Site], float]] = []
+    for entry in sorted(space.first[family], key=lambda entry: not entry.baseline):
+        if not (entry.baseline or _is_in(space, entry)):
+            continue
+        policy = _fitted(_policy(space, entry), context)
+        if policy is None:
+            continue
+        key = (policy.method, _sites(policy, context), entry.rate)
+        if key not in seen:
+            seen.append(key)
+            arms.append((_arm(policy, context, entry), _at_rate(policy, space, entry.rate, context)))
+    if all(arm.kind == "baseline" for arm, _ in arms):
+        arms += _first_choices(space, context)
+    return tuple(arms)
+
+
+def default_lora(space: Space, context: AllocationContext) -> Policy:
+    """LoRA on all linear maps at the middle of its rates, on what the budget pays."""
+    entry = FirstPlan(method=BASELINE_METHOD, baseline=True, rate=_MIDDLE)
+    policy = _policy(space, entry)
+    return _at_rate(_fitted(policy, context) or policy, space, entry.rate, context)
+
+
+def _is_in(space: Space, entry: FirstPlan) -> bool:
+    part = space.methods.get(entry.method)
+    return (
+        part is not None
+        and entry.placement in part.placement
+        and (entry.layer_share == 1 or entry.layers_by in part.layers_by)
+        and all(value in part.options.get(option, ()) for option, value in entry.options.items())
+    )
+
+
+def _policy(space: Space, entry: FirstPlan) -> Policy:
+    part = space.methods.get(entry.method)
+    return Policy(
+        method=entry.method,
+        placement=entry.placement,
+        layer_share=entry.layer_share,
+        layers_by=entry.layers_by,
+        options=tuple(entry.options.items()),
+        max_rank=None if part is None else part.max_rank,
+        learning_rate=1.0,
+    )
+
+
+def _fitted(policy: Policy, context: AllocationContext) -> Policy | None:
+    """The policy on as many of its layers as the lowest rank fits; None if it fits in none.
+
+    A policy in the layers of the highest score is None if these are those that it would have without a score.
+    """
+    n_layers = len({site.layer for site in context.sites if site.layer is not None}) or 1
+    most = max(1, round(policy.layer_share * n_layers))
+    for n_kept in range(most, 0, -1):
+        candidate = replace(policy, layer_share=n_kept / n_layers)
+        if 0 < _least_cost(candidate, context) <= context.max_params:
+            by_place = replace(candidate, layers_by="last")
+            is_same = _sites(candidate, context) == _sites(by_place, context)
+            return None if policy.layers_by == "score" and is_same else candidate
+    return None
+
+
+def _least_cost(policy: Policy, context: AllocationContext) -> int:
+    """Parameters of an adapter of the lowest rank at every site of a policy."""
+    method = context.methods[policy.method]
+    sites = select_sites(policy, context, method)
+    places = (place_at(site, method, dict(policy.options), policy.max_rank) for site in sites)
+    return sum(place.cost(place.ranks[0]) for place in places if place)
+
+
+def _sites(policy: Policy, context: AllocationContext) -> list[Site]:
+    return select_sites(policy, context, context.methods[policy.method])
+
+
+def _arm(policy: Policy, context: AllocationContext, entry: FirstPlan) -> Arm:
+    """The words for a plan of the list: a baseline is named after the maps that it adapts."""
+    n_layers = len({site.layer for site in context.sites if site.layer is not None}) or 1
+    is_part = policy.layer_share * n_layers < n_layers - 0.5
+    where = (" by score" if policy.layers_by == "score" else " of the last layers") if is_part else ""
+    if not entry.baseline:
+        return Arm(kind="usual", label=f"{policy.arm.label}{where}", methods=(policy.method,))
+    maps = "all linear maps"
+    if policy.placement != "all":
+        adapted = {site.role for site in _sites(policy, context)}
+        made = [role for role in ROLE_GROUPS["attention"] if role in adapted]
+        maps = " and ".join(made) or policy.placement
+    return Arm(kind="baseline", label=f"LoRA on {maps}{where}")
+
+
+def _at_rate(policy: Policy, space: Space, position: float, context: AllocationContext) -> Policy:
+    """The policy with the rate at a position of its method's range, lower at higher ranks if that has no scale."""
+    method = context.methods[policy.method]
+    low, high = learning_rates(space, policy.method, context.methods)
+    worded = replace(policy, learning_rate=low * (high / low) ** position)
+    exponent: float = getattr(method, "rank_exponent", 0.0)
+    part = space.methods.get(policy.method)
+    if not exponent or (part is not None and part.learning_rate is not None):
+        return worded
+    ranks = [adapter.rank for adapter in plan_of(worded, context).adapters]
+    lower = worded.learning_rate / geometric_mean(ranks or [1]) ** exponent
+    return replace(worded, learning_rate=max(lower, low))
+
+
+def _first_choices(space: Space, context: AllocationContext) -> Iterator[tuple[Arm, Policy]]:
+    for name in space.arms:
+        policy = suggested({"method": name, "rate_position": _MIDDLE}, space, context.methods)
+        yield replace(policy.arm, kind="usual"), policy
+
+
+def head_alone(learning_rate: float) -> Plan:
+    """The plan without adapters: the task head is trained alone, or nothing in a model without one."""
+    return Plan(adapters=(), learning_rate=learning_rate, trainable_params=0)
