@@ -133,7 +133,9 @@ def read_test(problem: SearchProblem, runs: Runs, judged: Judgement) -> Finished
     return tested
 
 
-def full_runs(problem: SearchProblem, runs: Runs, judged: Judgement, finished: Finished) -> tuple[FullRun, ...]:
+def full_runs(
+    problem: SearchProblem, runs: Runs, judged: Judgement, finished: Finished
+) -> tuple[FullRun, ...]:
     """Mean and standard error of each plan on a split: best, baseline, rival, then others by their arms."""
     names = {judged.baseline: "baseline", judged.best: "best"}
     if judged.rival is not None:

@@ -9,7 +9,15 @@ from typing import get_args
 from autopeft.evidence import Examples
 from autopeft.extension import slow_starters
 from autopeft.records import Arm, EvaluatedSplit, Fidelity, MetricFacts, Plan, RunSpec
-from autopeft.space import BASELINE_METHOD, AllocationContext, Family, Space, first_policies, head_alone, plan_of
+from autopeft.space import (
+    BASELINE_METHOD,
+    AllocationContext,
+    Family,
+    Space,
+    first_policies,
+    head_alone,
+    plan_of,
+)
 
 # Losses after 30 steps rank good plans at Spearman 0.12, after 75 at 0.36 (reports/LOG.md, 2026-11-29).
 _SHORT_STEPS, _SHORT_SHARE, _LONGEST_SHARE = 75, 0.1, 0.4

@@ -137,7 +137,9 @@ class Runs:
     def seconds(self, fidelity: Fidelity) -> float | None:
         """Seconds that a run takes at the pace of the adapters so far; None before one was timed."""
         runs = [m for m in self.measured.values() if m.status is Status.COMPLETE and m.plan.adapters]
-        trained = [m for m in runs if m.trained_steps] or [m for m in self.measured.values() if m.trained_steps]
+        trained = [m for m in runs if m.trained_steps] or [
+            m for m in self.measured.values() if m.trained_steps
+        ]
         if not trained:
             return None
         # Short runs of a generating task make no texts, and tell nothing of the pace of those that do.

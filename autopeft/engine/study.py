@@ -47,7 +47,11 @@ class Study:
             self.runs.arms.setdefault(plan, (arm, self.problem.is_baseline(arm)))
         n_trials = min(self.problem.n_trials(len(first)), len(first))
         self.runs.expect("short runs", self._fidelity, n_runs=self.problem.n_trials(len(first)))
-        self._measure([Proposal(trial=i, arm=arm, source="list", plan=plan) for i, (arm, plan) in enumerate(first)][:n_trials])
+        self._measure(
+            [Proposal(trial=i, arm=arm, source="list", plan=plan) for i, (arm, plan) in enumerate(first)][
+                :n_trials
+            ]
+        )
 
     def propose_and_measure(self) -> None:
         """Let Optuna propose as many plans as the effort asks for beyond the list, and the limits pay."""
@@ -88,7 +92,11 @@ class Study:
         rest = iter(proposals)
         while batch := list(islice(rest, n_workers)):
             if not self.runs.has_room([*(self._fidelity for _ in batch), *reserve]):
-                log.warning("The limits pay %d of %d short runs.", len(self.short), len(self.short) + len(proposals) - n_done)
+                log.warning(
+                    "The limits pay %d of %d short runs.",
+                    len(self.short),
+                    len(self.short) + len(proposals) - n_done,
+                )
                 break
             results = self.runs.measure((proposal.plan, self._fidelity) for proposal in batch)
             self.short |= {proposal.plan: result for proposal, result in zip(batch, results, strict=True)}

@@ -142,7 +142,10 @@ class Extent(Topic):
         "Options",
     )
     trials: int | None = setting(
-        None, "Short runs, at most. Default: by --effort, no more than --max-time and --max-cost pay", "Search", ge=1
+        None,
+        "Short runs, at most. Default: by --effort, no more than --max-time and --max-cost pay",
+        "Search",
+        ge=1,
     )
     seeds: int | None = setting(
         None, "Seeds of each full run. Default: 1, and 3 with --effort thorough", "Search", ge=1, le=10
