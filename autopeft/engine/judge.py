@@ -35,7 +35,9 @@ class Judgement:
 def train_in_full(
     problem: SearchProblem, runs: Runs, baselines: Sequence[Plan], rivals: Sequence[Plan]
 ) -> tuple[Plan, Finished]:
-    """Train the best baseline and the rivals that the limits pay; a baseline that diverges gives way to the next.
+    """Train the best baseline and the rivals that the limits pay, from the start.
+
+    A baseline that diverges gives way to the next one.
 
     Raises:
         TrainingError: The machine broke off a run of the baseline, or all baselines diverged.
@@ -65,8 +67,8 @@ def train_in_full(
         if baseline in finished:
             return baseline, finished
     raise TrainingError(
-        "No learning rate of the baseline finished a full run: all of them diverged. Check the labels and the "
-        "data, or set lower rates with learning_rate in a search space."
+        "No learning rate of the baseline finished a full run: all of them diverged. Check the data, or "
+        " set lower rates with learning_rate in a search space."
     )
 
 
@@ -75,7 +77,7 @@ def _has_room(problem: SearchProblem, runs: Runs, n_rivals: int) -> bool:
 
 
 def judge(problem: SearchProblem, baseline: Plan, finished: Finished) -> Judgement:
-    """Compare the best rival with the baseline, in pairs on all confirm rows, and say which is handed over."""
+    """Compare the best rival with the baseline on all confirm rows, and say which is handed over."""
     rivals = [plan for plan in finished if plan != baseline]
     rival = max(rivals, key=lambda plan: _mean(problem, finished[plan]), default=None)
     difference = None

@@ -85,7 +85,7 @@ class Runs:
         self.progress.phase(name, n_runs)
 
     def measure(self, keys: Iterable[Key]) -> list[Measurement]:
-        """The measurements of some plans in order; only unknown ones are run, side by side if there are workers.
+        """The measurements of some plans in order; only unknown ones are run, on all workers.
 
         Raises TrainingError after several runs in a row that the machine broke off.
         """

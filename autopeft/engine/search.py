@@ -1,4 +1,4 @@
-"""The search: race a list of plans over a short distance, train the best to the end, judge what was finished."""
+"""The search: race a list of plans in short runs, train the best to the end, judge what was finished."""
 
 from __future__ import annotations
 

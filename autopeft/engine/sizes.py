@@ -10,7 +10,7 @@ from autopeft.engine.judge import Judgement, scores_of
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.runs import Runs
 from autopeft.records import Arm, Plan, SizeStep, Status
-from autopeft.space import FirstPlan, plan_of
+from autopeft.space import FirstPlan
 
 _FACTOR = 5  # between two budgets
 
