@@ -48,8 +48,7 @@ def train_in_full(
     rivals = rivals[:n_paid]
     for plan in [plan for plan in rivals if not plan.adapters]:
         runs.arms.setdefault(plan, (problem.head[0], False))
-    n_runs = (1 + len(rivals)) * len(problem.seeds)
-    runs.expect("full runs", problem.lengths.full(seed=problem.seeds[0]), n_runs=n_runs)
+    runs.begin("full runs", [problem.lengths.full(seed=seed) for seed in problem.seeds] * (1 + len(rivals)))
     finished: dict[Plan, list[Measurement]] = {}
     for place, baseline in enumerate(baselines):
         wanted = [baseline, *rivals] if place == 0 else [baseline]
@@ -127,7 +126,7 @@ def read_test(problem: SearchProblem, runs: Runs, judged: Judgement) -> Finished
         return {}
     plans = list(dict.fromkeys([judged.best, judged.baseline]))
     fidelities = [problem.lengths.test(seed=seed) for seed in problem.seeds]
-    runs.expect("test", fidelities[0], n_runs=len(plans) * len(fidelities))
+    runs.begin("test", fidelities * len(plans))
     tested = {plan: runs.measure((plan, fidelity) for fidelity in fidelities) for plan in plans}
     for of_plan in tested.values():
         if failed := next((m for m in of_plan if m.status is not Status.COMPLETE), None):

@@ -45,8 +45,8 @@ class Study:
         first = self.problem.first_plans
         for arm, plan in first:
             self.runs.arms.setdefault(plan, (arm, self.problem.is_baseline(arm)))
-        n_trials = min(self.problem.n_trials(len(first)), len(first))
-        self.runs.expect("short runs", self._fidelity, n_runs=self.problem.n_trials(len(first)))
+        n_trials = self.problem.n_trials(len(first))
+        self.runs.begin("short runs", [self._fidelity] * n_trials)
         self._measure(
             [Proposal(trial=i, arm=arm, source="list", plan=plan) for i, (arm, plan) in enumerate(first)][
                 :n_trials
