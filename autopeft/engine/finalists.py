@@ -31,10 +31,9 @@ def choose_finalists(problem: SearchProblem, study: Study) -> tuple[list[Plan], 
     """
     ranked = rank(problem, study.short.values())
     if not study.short:
-        arms = problem.first_plans
-        baselines = [plan for arm, plan in arms if problem.is_baseline(arm)]
-        rivals = [plan for arm, plan in arms if not problem.is_baseline(arm)]
-        return baselines, rivals[:1]
+        listed = problem.first_plans
+        untried = [plan for arm, plan in listed if not problem.is_baseline(arm)]
+        return [plan for arm, plan in listed if problem.is_baseline(arm)], untried[:1]
     is_baseline = {proposal.plan: problem.is_baseline(proposal.arm) for proposal in reversed(study.proposals)}
     baselines = [m.plan for m in ranked if is_baseline[m.plan]]
     if not baselines:

@@ -159,10 +159,15 @@ def full_runs(
                 seeds=tuple(run.fidelity.seed for run in of_plan),
                 metrics=tuple(math.fsum(scores) / len(scores) for scores in table),
                 mean_loss=math.fsum(run.loss or 0.0 for run in of_plan) / len(of_plan),
-                train_seconds=math.fsum(run.train_seconds for run in of_plan) / len(of_plan),
+                train_seconds=math.fsum(map(_train_seconds, of_plan)) / len(of_plan),
             )
         )
     return tuple(records)
+
+
+def _train_seconds(run: Measurement) -> float:
+    """Seconds of training with the steps that a short run made; 0 of a run that trained nothing."""
+    return run.train_seconds * run.fidelity.train_steps / run.trained_steps if run.trained_steps else 0.0
 
 
 def longer_run(problem: SearchProblem, runs: Runs, judged: Judgement) -> LongerRun | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
 
 from autopeft.evidence import Examples
 from autopeft.extension import slow_starters
@@ -12,12 +11,12 @@ from autopeft.records import Arm, EvaluatedSplit, Fidelity, MetricFacts, Plan, R
 from autopeft.space import (
     BASELINE_METHOD,
     AllocationContext,
-    Family,
     Space,
     first_policies,
     head_alone,
     plan_of,
 )
+from autopeft.train import branch_step
 
 # Losses after 30 steps rank good plans at Spearman 0.12, after 75 at 0.36 (reports/LOG.md, 2026-11-29).
 _SHORT_STEPS, _SHORT_SHARE, _LONGEST_SHARE = 75, 0.1, 0.4
@@ -67,6 +66,11 @@ class Lengths:
     def test(self, *, seed: int) -> Fidelity:
         """The weights of a full run on the test split; nothing is trained."""
         return self._fidelity("test", self.full_steps, self.n_test, seed)
+
+    @property
+    def kept_steps(self) -> int:
+        """Steps of a short run that its full run need not repeat."""
+        return branch_step(self.short_steps)
 
     def cost(self, fidelity: Fidelity) -> float:
         """Cost of a run in R, counted in steps and examples."""
@@ -149,8 +153,7 @@ class SearchProblem:
     @property
     def first_plans(self) -> tuple[tuple[Arm, Plan], ...]:
         """The plans that every search tries, baselines first: the user's, LoRA, or else the head alone."""
-        assert self.family in get_args(Family), self.family
-        listed = first_policies(self.space, self.family, self.context)  # type: ignore[arg-type]
+        listed = first_policies(self.space, self.family, self.context)
         plans = [(arm, plan_of(policy, self.context)) for arm, policy in listed]
         if self.user_plan is not None:
             return (self.user_plan, *plans)

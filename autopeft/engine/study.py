@@ -69,7 +69,7 @@ class Study:
         losses = [m.loss for m in self.short.values() if m.loss is not None]
         worst = 2 * statistics.median(losses) - min(losses) if losses else math.inf
         while n_left > 0:
-            proposals = []
+            proposals: list[Proposal] = []
             for _ in range(min(n_left, _N_AT_ONCE)):
                 trial = study.ask()
                 policy = suggest(trial, problem.space, problem.context.methods)

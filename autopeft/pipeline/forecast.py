@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from autopeft import space
-from autopeft.engine import SearchProblem, planned_runs
+from autopeft.engine import SearchProblem, planned_runs, repeated_steps
 from autopeft.errors import TrainingError
 from autopeft.pipeline.computing import in_memory_of_run
 from autopeft.pipeline.prepare import Prepared
@@ -58,7 +58,9 @@ def forecast(prepared: Prepared, problem: SearchProblem, pace: Pace, *, seconds_
     lengths = problem.lengths
     full_run = _seconds(lengths.full(seed=0), pace)
     before, after = seconds_so_far, _USUAL_REPORT_SECONDS
-    most = math.fsum(_seconds(fidelity, pace) for fidelity in planned_runs(problem)) + _PASS_SHARE * full_run
+    planned = planned_runs(problem)
+    most = math.fsum(_seconds(fidelity, pace) for fidelity in planned) + _PASS_SHARE * full_run
+    most -= repeated_steps(problem, planned) * pace.step_seconds
     limits = (prepared.spec.search.max_time_seconds, (prepared.spec.search.max_cost or math.inf) * full_run)
     limit = max(min(limits[0] or math.inf, limits[1]), before + 2 * full_run + after)
     low, expected, high = (min(limit, before + share * most + after) for share in (_LOW, _EXPECTED, _HIGH))
