@@ -125,6 +125,7 @@ def train_plan(
     ):
         bench = replace(
             prepared.bench,
+            head_learning_rate=document.head_learning_rate,
             keep_weights=lambda plan, seed: fresh,
             under_way=lambda *_: unfinished.state,
         )

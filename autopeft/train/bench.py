@@ -73,7 +73,8 @@ class Bench:
 
     `keep_weights` gives the folder for the weights of a plan and seed, written by a confirmation and read for
     the test split; None keeps none. `under_way` gives the folder for the state of a run that something may
-    stop; None keeps none. `full_steps` are those of a full run, from which a short run branches off; without
+    stop; None keeps none. `head_learning_rate` is that of the last layer of the head, None for what suits the
+    size of its inputs. `full_steps` are those of a full run, from which a short run branches off; without
     them it is a run of its own. `interrupt` is called before each training step; what it raises stops it.
     """
 
@@ -85,6 +86,7 @@ class Bench:
     keep_weights: Callable[[Plan, int], Path] | None = None
     under_way: Callable[[Plan, Fidelity], Path] | None = None
     full_steps: int | None = None
+    head_learning_rate: float | None = None
     compute: Compute = field(default_factory=Compute)
     interrupt: Callable[[], None] = lambda: None
     _directions: dict[str, torch.Tensor] = field(default_factory=dict, init=False)  # of measured sites
@@ -200,12 +202,13 @@ class Bench:
 
     @cached_property
     def head_rates(self) -> HeadRates:
-        """The learning rates of the task head, from the size of the inputs of its linear maps."""
+        """The learning rates of the task head: in proportion to the given one, or by the inputs of its maps."""
         maps = head_maps(self.base)
         batches = self.sample_batches(n_examples=_RMS_EXAMPLES, batch_size=16, seed=0) if maps else ()
         with self.base.autocast():
             rms = input_rms(self.base.module, batches, maps, call=self.task.loss)
-        return head_rates(self.base, rms)
+        rates = head_rates(self.base, rms)
+        return rates if self.head_learning_rate is None else rates.at(self.head_learning_rate)
 
     @cached_property
     def frozen_outputs(self) -> FrozenOutputs:

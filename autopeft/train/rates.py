@@ -101,6 +101,11 @@ class HeadRates:
     by_name: Mapping[str, float]
     output: float = 1.0
 
+    def at(self, output: float) -> HeadRates:
+        """The same rates in proportion to another one of the last layer."""
+        factor = output / self.output
+        return HeadRates(by_name={name: rate * factor for name, rate in self.by_name.items()}, output=output)
+
     def alone(self) -> tuple[float, float]:
         """The range of rates of the last layer to try where the head alone is trained; 1 without one."""
         if not self.by_name:
