@@ -17,8 +17,8 @@ _HEADER = """\
 # A plan found by autopeft: which adapters to train at which sites, and at which learning rate.
 # Train it: {train}
 # scale is alpha / r. Rank 0 stands for a method without ranks. Counts are in parameters.
-# An adapter trains at rate_factor times the learning rate, 1 where it has none. The last layer of the task head
-# trains at head_learning_rate.
+# An adapter trains at rate_factor times the learning rate, 1 where it has none. The last layer of the
+# task head trains at head_learning_rate.
 """
 
 _Count = Annotated[int, Field(ge=0)]

@@ -202,7 +202,7 @@ class Bench:
 
     @cached_property
     def head_rates(self) -> HeadRates:
-        """The learning rates of the task head: in proportion to the given one, or by the inputs of its maps."""
+        """The rates of the task head: by the inputs of its maps, or in proportion to the given one."""
         maps = head_maps(self.base)
         batches = self.sample_batches(n_examples=_RMS_EXAMPLES, batch_size=16, seed=0) if maps else ()
         with self.base.autocast():
