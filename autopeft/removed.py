@@ -15,7 +15,7 @@ SETTINGS = {
     "--sizes 3 finds the best plan of a fifth and of a twenty-fifth of the budget": "objective",
     "leave it out; --effort says how much a search tries": "strategy",
     "leave it out, since Optuna proposes four plans at once": "wave",
-    "leave it out; --effort thorough lets Optuna's GPSampler propose plans": "sampler",
+    "leave it out; --effort thorough lets Optuna's TPESampler propose plans": "sampler",
     "leave it out, since the finalists are always trained in full, with as many seeds as --seeds says": (
         "confirm fidelity confirm_seeds confirm_fidelity"
     ),

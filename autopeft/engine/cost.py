@@ -10,11 +10,14 @@ from autopeft.engine.problem import EVAL_COST, USUAL_FINALISTS, Lengths, SearchP
 from autopeft.records import Cost, Fidelity, Measurement, Outcome, Status
 
 
+_USUAL_ROWS = 16  # of a step
+
+
 def planned_runs(problem: SearchProblem) -> list[Fidelity]:
-    """The runs of a search at most: short ones, full runs of three finalists or two, and the test split."""
+    """The runs of a search at most: short ones, full runs of the finalists, and the test split."""
     seed, lengths = problem.seeds[0], problem.lengths
     n_short = problem.n_trials(len(problem.first_plans))
-    n_full = (USUAL_FINALISTS if n_short else 2) * len(problem.seeds)
+    n_full = (USUAL_FINALISTS + (problem.effort == "thorough" and problem.has_head)) * len(problem.seeds)
     planned = [lengths.short(seed=seed)] * n_short + [lengths.full(seed=seed)] * n_full
     planned += [lengths.test(seed=seed)] * (2 * len(problem.seeds) if lengths.n_test else 0)
     for _ in range(1, problem.spec.search.sizes):
@@ -34,11 +37,15 @@ def usual_cost(full_steps: int, *, n_first: int = 5) -> float:
 
     Example:
         >>> [round(usual_cost(steps), 1) for steps in (100, 300, 3000)]
-        [5.3, 4.5, 3.8]
+        [3.6, 3.0, 2.3]
     """
-    n_examples = int(0.05 * full_steps / EVAL_COST)
+    n_examples = int(0.05 * full_steps * _USUAL_ROWS / EVAL_COST)
     lengths = Lengths(
-        full_steps=full_steps, batch_size=1, n_search=n_examples, n_confirm=n_examples, n_test=n_examples
+        full_steps=full_steps,
+        batch_size=_USUAL_ROWS,
+        n_search=n_examples,
+        n_confirm=n_examples,
+        n_test=n_examples,
     )
     runs = [lengths.short(seed=0)] * n_first + [lengths.full(seed=0)] * USUAL_FINALISTS
     cost = math.fsum(map(lengths.cost, [*runs, lengths.test(seed=0), lengths.test(seed=0)]))

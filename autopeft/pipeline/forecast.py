@@ -19,9 +19,9 @@ _PROBE_RATE = 1e-5  # so low that no run diverges
 _PASS_SHARE = 0.05  # of a full run, what the sensitivity pass takes at most
 _TRAINED_BYTES = 16  # of a trained parameter: itself, its gradient, and AdamW's two moments in float32
 _USUAL_REPORT_SECONDS = 5.0  # for weights, exports and the report; chosen by hand
-# The time of a search as shares of what its plan takes at the pace of LoRA with three finalists: two may be
-# enough, and some methods are slower. Chosen by hand.
-_LOW, _EXPECTED, _HIGH = 0.7, 0.9, 1.3
+# The time of a search as shares of what its plan takes at the pace of LoRA: other methods are slower.
+# Chosen by hand.
+_LOW, _EXPECTED, _HIGH = 0.9, 1.1, 1.4
 
 
 @dataclass(frozen=True, kw_only=True)
