@@ -37,7 +37,7 @@ def usual_cost(full_steps: int, *, n_first: int = 5) -> float:
 
     Example:
         >>> [round(usual_cost(steps), 1) for steps in (100, 300, 3000)]
-        [3.6, 3.0, 2.3]
+        [3.6, 3.1, 2.3]
     """
     n_examples = int(0.05 * full_steps * _USUAL_ROWS / EVAL_COST)
     lengths = Lengths(
