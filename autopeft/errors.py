@@ -11,7 +11,6 @@ AutopeftError                 exit 1   any fault that autopeft foresees
 ├── TrainingError             exit 1   a training run failed that the command needs
 ├── WorkerLostError           exit 1   the process that ran a measurement ended, and a second one too
 ├── HubError                  exit 1   the hub cannot be reached, or refuses an upload
-└── StoppedError              exit 75  stopped before a verdict; `--resume` continues
 
 A message is one sentence: what was wrong, the value seen, what is allowed, what to do.
 """
@@ -22,7 +21,6 @@ import difflib
 import errno
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 from autopeft.removed import instead_of
 
@@ -142,10 +140,3 @@ class WorkerLostError(AutopeftError):
 
 class HubError(AutopeftError):
     """The hub cannot be reached, or refuses an upload."""
-
-
-class StoppedError(AutopeftError):
-    """The run stopped before a verdict and can be resumed; `folder` is its directory once it is known."""
-
-    exit_code = 75
-    folder: Path | None = None

@@ -18,7 +18,6 @@ from autopeft.cli.exit_codes import exit_codes, reader_may_leave
 from autopeft.cli.imports import expand_segments, fit_threads, heavy_imports
 from autopeft.cli.printing import columns, print_json
 from autopeft.cli.usage import PlainErrors, at_home, open_missing_streams, require_docstrings
-from autopeft.errors import StoppedError
 from autopeft.records import VERSION, setting_values
 
 if TYPE_CHECKING:
@@ -117,10 +116,6 @@ def search(
                 interrupt=interrupt,
                 started=started,
             )
-        except StoppedError as error:
-            if as_json:
-                print_json({"status": "stopped", "run": str(error.folder)})
-            raise
         finally:
             progress.close()
         with reader_may_leave():

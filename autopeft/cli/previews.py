@@ -61,7 +61,6 @@ def _subject(preview: Preview) -> Iterator[tuple[str, str]]:
     )
     matched = ", ".join(f"{name} {n_sites}" for name, n_sites in preview.matched_sites.items())
     yield "sites", f"{preview.n_sites}; of these each method fits: {matched}"
-    yield "baselines", ", ".join(preview.baselines)
     yield "methods", ", ".join(preview.methods)
 
 
@@ -97,29 +96,27 @@ def _task(task: TaskFacts) -> str:
 
 
 def _work(preview: Preview) -> Iterator[tuple[str, str]]:
-    """Trials, rungs and confirmation."""
-    shortest, *others = preview.rung_steps
-    first = _n(shortest, "step")
-    above = f", the best go on to {' and '.join(map(str, others))}"
-    yield "search", f"{_n(preview.trials, 'trial')} of {first}{above}; at most {preview.search_cost:.1f} R"
-    if preview.trials == preview.default_trials:
-        yield "", "these trials are all default plans; the sampler proposes those of a larger --trials"
-    yield "full run", _n(preview.full_run_steps, "step")
-    confirmation = "none"
-    if preview.confirm_seeds:
-        confirmation = (
-            f"{_n(preview.confirm_seeds, 'seed')} of {_n(preview.confirm_steps, 'step')} per plan; "
-            f"{preview.confirm_cost:.1f} R for two plans"
-        )
-    yield "confirmation", confirmation
+    """Short and full runs, and what the verdict can tell."""
+    tried = ", ".join(dict.fromkeys(preview.first_plans))
+    n_sampled = max(0, preview.trials - len(preview.first_plans))
+    yield "first plans", tried
+    yield (
+        "search",
+        f"{_n(preview.trials, 'short run')} of {_n(preview.short_steps, 'step')}"
+        + (f", {n_sampled} proposed by Optuna" if n_sampled else ""),
+    )
+    yield (
+        "full runs",
+        f"the best of them, {_n(preview.full_run_steps, 'step')}, {_n(preview.seeds, 'seed')}; at most "
+        f"{preview.search_cost:.1f} R in all, finished weights included",
+    )
     if preview.least_differences is not None:
         low, high = (f"{100 * difference:.1f}" for difference in preview.least_differences)
-        n_groups = preview.n_confirm_groups
-        between = f", and between their {n_groups:,} groups," if n_groups else ""
+        groups = f" in {preview.n_confirm_groups:,} groups" if preview.n_confirm_groups else ""
         yield (
             "verdict",
-            f"can tell plans apart that differ by {low} to {high} points or more, from the "
-            f"{preview.n_confirm:,} confirm examples alone; the variance between seeds{between} adds to it",
+            f"can tell plans apart that differ by {low} to {high} points or more, from "
+            f"{preview.n_confirm:,} confirm examples{groups}",
         )
 
 

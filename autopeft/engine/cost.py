@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from autopeft.engine.problem import USUAL_FINALISTS, Lengths, SearchProblem
+from autopeft.engine.problem import EVAL_COST, USUAL_FINALISTS, Lengths, SearchProblem
 from autopeft.records import Cost, Fidelity, Measurement, Outcome, Status
 
 
@@ -21,11 +22,25 @@ def planned_runs(problem: SearchProblem) -> list[Fidelity]:
     return planned
 
 
+def usual_cost(full_steps: int, *, n_first: int = 5) -> float:
+    """Cost of a default search in R, where evaluating a split takes a twentieth of a full run.
+
+    Example:
+        >>> [round(usual_cost(steps), 1) for steps in (100, 300, 3000)]
+        [5.3, 4.5, 3.8]
+    """
+    n_examples = int(0.05 * full_steps / EVAL_COST)
+    lengths = Lengths(
+        full_steps=full_steps, batch_size=1, n_search=n_examples, n_confirm=n_examples, n_test=n_examples
+    )
+    runs = [lengths.short(seed=0)] * n_first + [lengths.full(seed=0)] * USUAL_FINALISTS
+    return math.fsum(map(lengths.cost, [*runs, lengths.test(seed=0), lengths.test(seed=0)]))
+
+
 def search_cost(
     outcome: Outcome,
     *,
     earlier: Sequence[Measurement] = (),
-    lengths: Lengths,
     scoring_seconds: float,
     load_seconds: float,
 ) -> Cost:
@@ -38,7 +53,6 @@ def search_cost(
     Args:
         outcome: Its measurements, and the baseline.
         earlier: Measurements that the outcome does not use, as of weights that were trained again.
-        lengths: Of the runs.
         scoring_seconds: Time of the sensitivity pass, which counts as a part of the search.
         load_seconds: Time until the first work, in which model and data are loaded.
     """

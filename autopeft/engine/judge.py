@@ -35,7 +35,9 @@ class Judgement:
 def train_in_full(
     problem: SearchProblem, runs: Runs, baselines: Sequence[Plan], rivals: Sequence[Plan]
 ) -> tuple[Plan, Finished]:
-    """Train the best baseline and the rivals that the limits pay; a baseline that diverges gives way to the next.
+    """Train the best baseline and the rivals that the limits pay, from the start.
+
+    A baseline that diverges gives way to the next one.
 
     Raises:
         TrainingError: The machine broke off a run of the baseline, or all baselines diverged.
@@ -46,8 +48,7 @@ def train_in_full(
     rivals = rivals[:n_paid]
     for plan in [plan for plan in rivals if not plan.adapters]:
         runs.arms.setdefault(plan, (problem.head[0], False))
-    n_runs = (1 + len(rivals)) * len(problem.seeds)
-    runs.expect("full runs", problem.lengths.full(seed=problem.seeds[0]), n_runs=n_runs)
+    runs.begin("full runs", [problem.lengths.full(seed=seed) for seed in problem.seeds] * (1 + len(rivals)))
     finished: dict[Plan, list[Measurement]] = {}
     for place, baseline in enumerate(baselines):
         wanted = [baseline, *rivals] if place == 0 else [baseline]
@@ -65,8 +66,8 @@ def train_in_full(
         if baseline in finished:
             return baseline, finished
     raise TrainingError(
-        "No learning rate of the baseline finished a full run: all of them diverged. Check the labels and the "
-        "data, or set lower rates with learning_rate in a search space."
+        "No learning rate of the baseline finished a full run: all of them diverged. Check the data, or "
+        " set lower rates with learning_rate in a search space."
     )
 
 
@@ -75,7 +76,7 @@ def _has_room(problem: SearchProblem, runs: Runs, n_rivals: int) -> bool:
 
 
 def judge(problem: SearchProblem, baseline: Plan, finished: Finished) -> Judgement:
-    """Compare the best rival with the baseline, in pairs on all confirm rows, and say which is handed over."""
+    """Compare the best rival with the baseline on all confirm rows, and say which is handed over."""
     rivals = [plan for plan in finished if plan != baseline]
     rival = max(rivals, key=lambda plan: _mean(problem, finished[plan]), default=None)
     difference = None
@@ -125,7 +126,7 @@ def read_test(problem: SearchProblem, runs: Runs, judged: Judgement) -> Finished
         return {}
     plans = list(dict.fromkeys([judged.best, judged.baseline]))
     fidelities = [problem.lengths.test(seed=seed) for seed in problem.seeds]
-    runs.expect("test", fidelities[0], n_runs=len(plans) * len(fidelities))
+    runs.begin("test", fidelities * len(plans))
     tested = {plan: runs.measure((plan, fidelity) for fidelity in fidelities) for plan in plans}
     for of_plan in tested.values():
         if failed := next((m for m in of_plan if m.status is not Status.COMPLETE), None):

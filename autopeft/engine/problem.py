@@ -141,14 +141,14 @@ class SearchProblem:
 
     @property
     def head(self) -> tuple[Arm, Plan]:
-        """The plan without adapters: the head alone at the middle of its rates, or the base model untrained."""
+        """The head alone at the middle of its rates, or the base model untrained."""
         low, high = self.head_rates
         arm = Arm(kind="head", label="head" if self.has_head else "untrained")
         return arm, head_alone((low * high) ** 0.5 if self.has_head else 0.0)
 
     @property
     def first_plans(self) -> tuple[tuple[Arm, Plan], ...]:
-        """The plans that every search tries, baselines first: the user's, LoRA, or if none fits the head alone."""
+        """The plans that every search tries, baselines first: the user's, LoRA, or else the head alone."""
         assert self.family in get_args(Family), self.family
         listed = first_policies(self.space, self.family, self.context)  # type: ignore[arg-type]
         plans = [(arm, plan_of(policy, self.context)) for arm, policy in listed]

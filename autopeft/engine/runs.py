@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
@@ -61,7 +61,8 @@ class Runs:
         clock: Seconds since the run began.
         max_seconds: Time that shortens the search.
         max_cost: Cost in R that shortens the search.
-        arms: Plan -> the arm under which it was first proposed.
+        arms: Plan -> the arm under which it was first proposed, and whether that is a baseline.
+        expected: How many measurements of each fidelity are still to come, for the time that is left.
     """
 
     executor: Executor
@@ -76,16 +77,17 @@ class Runs:
     max_cost: float = math.inf
     measured: dict[Key, Measurement] = field(default_factory=dict)
     arms: dict[Plan, tuple[Arm, bool]] = field(default_factory=dict)
-    _expected: dict[Fidelity, int] = field(default_factory=dict)
+    expected: Counter[Fidelity] = field(default_factory=Counter)
     _n_failed: int = 0  # measurements that broke off since the last that did not
 
-    def expect(self, name: str, fidelity: Fidelity, *, n_runs: int) -> None:
-        """Show a phase, and count its runs in the time that is left."""
-        self._expected[fidelity] = n_runs
-        self.progress.phase(name, n_runs)
+    def begin(self, phase: str, fidelities: Sequence[Fidelity]) -> None:
+        """Show a phase, and correct how many runs of its fidelities are still to come."""
+        for fidelity, n_runs in Counter(fidelities).items():
+            self.expected[fidelity] = n_runs
+        self.progress.phase(phase, len(fidelities))
 
     def measure(self, keys: Iterable[Key]) -> list[Measurement]:
-        """The measurements of some plans in order; only unknown ones are run, side by side if there are workers.
+        """The measurements of some plans in order; only unknown ones are run, on all workers.
 
         Raises TrainingError after several runs in a row that the machine broke off.
         """
@@ -122,14 +124,14 @@ class Runs:
                 "measured before is kept; mend the cause and continue with --resume."
             )
         plan, fidelity = key
-        self._expected[fidelity] = max(0, self._expected.get(fidelity, 0) - 1)
+        self.expected[fidelity] = max(0, self.expected[fidelity] - 1)
         arm, is_baseline = self.arms.get(plan, ("", False))
         self.progress.measured(
             measurement, arm=str(arm), is_baseline=is_baseline, seconds_left=self._seconds_left()
         )
 
     def _seconds_left(self) -> float | None:
-        estimates = [(self.seconds(fidelity), n_runs) for fidelity, n_runs in self._expected.items()]
+        estimates = [(self.seconds(fidelity), n_runs) for fidelity, n_runs in self.expected.items()]
         if any(seconds is None for seconds, _ in estimates):
             return None
         return math.fsum(n_runs * (seconds or 0.0) for seconds, n_runs in estimates) / self.executor.n_workers

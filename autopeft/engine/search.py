@@ -1,4 +1,4 @@
-"""The search: race a list of plans over a short distance, train the best to the end, judge what was finished."""
+"""The search: race a list of plans in short runs, train the best to the end, judge what was finished."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from optuna.storages import BaseStorage, InMemoryStorage
 
+from autopeft.engine.cost import planned_runs
 from autopeft.engine.finalists import choose_finalists, front
 from autopeft.engine.judge import full_runs, judge, longer_run, read_test, train_in_full
 from autopeft.engine.problem import SearchProblem
@@ -28,6 +29,7 @@ def search(
     Raises:
         TrainingError: No baseline could be trained, or the machine broke off a run that is needed.
     """
+    runs.expected.update(planned_runs(problem))  # for the time that is left
     study = Study(problem=problem, runs=runs)
     study.measure_first_plans()  # short runs with one shared seed: the same rows in the same order
     study.propose_and_measure()  # further plans by Optuna, if the effort asks for more than the list has

@@ -10,7 +10,7 @@ from autopeft.engine.judge import Judgement, scores_of
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.runs import Runs
 from autopeft.records import Arm, Plan, SizeStep, Status
-from autopeft.space import FirstPlan, plan_of
+from autopeft.space import FirstPlan
 
 _FACTOR = 5  # between two budgets
 
@@ -53,12 +53,12 @@ def _best_of(problem: SearchProblem, runs: Runs, judged: Judgement, *, max_param
     if not plans:
         return None
     words = f"{max_params:,} parameters"
-    runs.expect(f"short runs, {words}", lengths.short(seed=seed), n_runs=len(plans))
+    runs.begin(f"short runs, {words}", [lengths.short(seed=seed)] * len(plans))
     ranked = rank(problem, runs.measure((plan, lengths.short(seed=seed)) for plan in plans))
     if not ranked:
         return None
     plan = ranked[0].plan
-    runs.expect(f"full run, {words}", lengths.full(seed=seed), n_runs=1)
+    runs.begin(f"full run, {words}", [lengths.full(seed=seed)])
     (run,) = runs.measure([(plan, lengths.full(seed=seed))])
     if run.status is not Status.COMPLETE or run.metric is None:
         return None

@@ -1,4 +1,4 @@
-"""The study: the first plans and Optuna's proposals, each measured in a short run, and the trials it leaves."""
+"""The study: the first plans and Optuna's proposals, each in a short run, and the trials that it leaves."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from optuna.samplers import GPSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from autopeft.engine.problem import USUAL_FINALISTS, SearchProblem
+from autopeft.engine.problem import SearchProblem
 from autopeft.engine.runs import Runs
-from autopeft.records import Arm, Fidelity, Measurement, Plan, Proposal, Status
+from autopeft.records import Fidelity, Measurement, Plan, Proposal
 from autopeft.space import plan_of, suggest
 
 STUDY = "autopeft"
@@ -45,8 +45,8 @@ class Study:
         first = self.problem.first_plans
         for arm, plan in first:
             self.runs.arms.setdefault(plan, (arm, self.problem.is_baseline(arm)))
-        n_trials = min(self.problem.n_trials(len(first)), len(first))
-        self.runs.expect("short runs", self._fidelity, n_runs=self.problem.n_trials(len(first)))
+        n_trials = self.problem.n_trials(len(first))
+        self.runs.begin("short runs", [self._fidelity] * n_trials)
         self._measure(
             [Proposal(trial=i, arm=arm, source="list", plan=plan) for i, (arm, plan) in enumerate(first)][
                 :n_trials

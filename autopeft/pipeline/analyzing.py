@@ -183,7 +183,7 @@ class Suggestion:
 
 
 def suggest(spec: RunSpec, *, given: frozenset[str] = frozenset(), memory: InMemory = NAMED) -> Suggestion:
-    """LoRA on all linear maps, of even ranks that spend the budget: the first baseline of a search.
+    """LoRA of even ranks that spend the budget: the first plan of a search.
 
     Raises:
         SpecError: The settings name methods without LoRA, or a folder to write to.
@@ -195,13 +195,8 @@ def suggest(spec: RunSpec, *, given: frozenset[str] = frozenset(), memory: InMem
     prepared = prepare(with_demo_settings(spec, given), memory=memory)
     lora_space = space.load(spec.search.space, known_methods=prepared.methods, only=(BASELINE_METHOD,))
     feasible, context = fit_to_budget(prepared, lora_space)
-    low, high = space.learning_rates(feasible, BASELINE_METHOD, prepared.methods)
-    policies = space.baseline_policies(
-        context,
-        learning_rate=math.sqrt(low * high),
-        max_rank=feasible.methods[BASELINE_METHOD].max_rank,
-    )
-    document = plan_document(prepared, space.plan_of(next(iter(policies.values())), context))
+    (_, policy), *_ = space.first_policies(feasible, prepared.task.defaults.family, context)
+    document = plan_document(prepared, space.plan_of(policy, context))
     (config,) = model.for_task(
         compile_plan(document.plan, prepared.methods).configs,
         prepared.base.module,

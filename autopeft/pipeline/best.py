@@ -38,7 +38,7 @@ BASE_SAMPLE = "base_sample"
 
 
 def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
-    """Write `best/`, with the weights of the first complete confirmation seed; replaces an older `best/`."""
+    """Write `best/`, with the weights of the first full run of the best plan; replaces an older `best/`."""
     fresh = run.half_best
     shutil.rmtree(fresh, ignore_errors=True)
     try:
@@ -62,7 +62,7 @@ def _put_in_place(fresh: Path, folder: Path) -> None:
 
 
 def _fill(fresh: Path, run: RunDir, prepared: Prepared, result: SearchResult) -> None:
-    """Write the plan, its configs, and the weights of its first complete confirmation seed."""
+    """Write the plan, its configs, and the weights of its first full run."""
     write_plan(fresh / "plan.yaml", plan_document(prepared, result.best))
     source = ExportSource(
         configs=compile_plan(result.best, prepared.methods).configs,

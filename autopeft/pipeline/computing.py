@@ -11,7 +11,7 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
 
-from autopeft import budget, engine, train
+from autopeft import budget, train
 from autopeft.errors import ModelError, reason_of
 from autopeft.executors import EXECUTORS, Executor
 from autopeft.model import (
@@ -34,7 +34,7 @@ from autopeft.records import FLOAT32_BYTES, IN_MEMORY, Decision, ExecutionSpec, 
 NO_GPU = "Free memory, or set CUDA_VISIBLE_DEVICES to nothing, so that the CPU computes."
 _WEIGHTS_SHARE = 0.8  # of a GPU's free memory; the rest is for what it computes; chosen by hand
 _THREADS = 2  # of a worker on a CPU, at least; chosen by hand
-_MOST_ON_CPU = engine.LEAST_WAVE  # more would be idle, and each may hold weights of its own
+_MOST_ON_CPU = 4  # each may hold weights of its own; chosen by hand
 
 log = logging.getLogger(__name__)
 
@@ -211,11 +211,6 @@ def n_workers(execution: ExecutionSpec) -> int:
     if execution.workers is None and _places_workers(execution) and _kind(devices[0]) == "cpu":
         return max(1, min(_MOST_ON_CPU, torch.get_num_threads() // _THREADS))
     return max(execution.workers or 1, len(devices))
-
-
-def wave(execution: ExecutionSpec) -> int:
-    """Plans that are proposed at once: four, or as many as workers, so that none of these is idle."""
-    return max(engine.LEAST_WAVE, n_workers(execution))
 
 
 def n_sharing(execution: ExecutionSpec) -> int:

@@ -17,11 +17,11 @@ import torch
 
 from autopeft import adapters, estimate, model, train
 from autopeft.adapters import Count
+from autopeft.engine import usual_cost
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.estimate import Rates, StepAnswer, StepRequest, Trainee, TraineeOnModel
 from autopeft.extension import discover
 from autopeft.model import Precision
-from autopeft.pipeline.allowance import usual_cost
 from autopeft.pipeline.defaults import with_full_run, with_max_length
 from autopeft.pipeline.in_memory import NAMED, load_data
 from autopeft.records import DataSpec, ModelSpec, RunSpec, TaskSpec

@@ -36,7 +36,7 @@ _VOLATILE = frozenset(
 
 
 def note_start(
-    run: RunDir, prepared: Prepared, *, requested: Space, user_plans: Sequence[tuple[Arm, Plan]]
+    run: RunDir, prepared: Prepared, *, requested: Space, user_plan: tuple[Arm, Plan] | None
 ) -> None:
     """Store what the measurements depend on, or compare it; RunDirError names what differs."""
     path, content = run.state / START, to_json(prepared.spec)
@@ -44,7 +44,7 @@ def note_start(
         **loaded_facts(prepared),
         **{name: content[name.split(".")[0]][name.split(".")[1]] for name in SETTINGS if name not in _FREE},
         "search space": digest_of(requested.model_dump(mode="json")),
-        "plan of --baseline": digest_of([to_json(plan) for _, plan in user_plans]),
+        "plan of --baseline": digest_of(None if user_plan is None else to_json(user_plan[1])),
     }
     if path.is_file():
         before = _read_start(run)

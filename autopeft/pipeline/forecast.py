@@ -1,20 +1,17 @@
-"""What a search is expected to take, and `--max-time`, to which a full run is shortened."""
+"""What a search is expected to take."""
 
 from __future__ import annotations
 
-import logging
 import math
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from autopeft import engine, space
-from autopeft.errors import SpecError, TrainingError
-from autopeft.pipeline.allowance import warn_of_cost, within_cost
+from autopeft import space
+from autopeft.engine import SearchProblem, planned_runs
+from autopeft.errors import TrainingError
 from autopeft.pipeline.computing import in_memory_of_run
 from autopeft.pipeline.prepare import Prepared
-from autopeft.pipeline.problem import schedule_of
-from autopeft.records import Decision, Plan, RunSpec, with_setting
+from autopeft.records import Fidelity, Plan
 from autopeft.space import AllocationContext, Policy, Space
 from autopeft.train import Pace, kept_bytes, pace_of
 
@@ -22,16 +19,9 @@ _PROBE_RATE = 1e-5  # so low that no run diverges
 _PASS_SHARE = 0.05  # of a full run, what the sensitivity pass takes at most
 _TRAINED_BYTES = 16  # of a trained parameter: itself, its gradient, and AdamW's two moments in float32
 _USUAL_REPORT_SECONDS = 5.0  # for weights, exports and the report; chosen by hand
-# The time of a search as shares of the most that its schedule allows at the pace of LoRA: heads train faster,
-# some methods slower, and not every run is needed. Four searches took 0.65 to 1.0 of it (reports/LOG.md).
-_LOW, _EXPECTED, _HIGH = 0.55, 0.8, 1.2
-_SHARE = 0.85  # of the limit; the rest is for methods slower than LoRA and for the report; chosen by hand
-# Steps of a full run: below the first, plans rank badly (see `engine.rungs`); the last is chosen by hand.
-_RANKING_STEPS, _LEAST_STEPS = 75, 20
-_EVAL_EXAMPLES = "data.max_eval_examples"
-_NO_TIME = 1e-9  # seconds of a step, where only the rest of a run is counted
-
-log = logging.getLogger(__name__)
+# The time of a search as shares of what its plan takes at the pace of LoRA with three finalists: two may be
+# enough, and some methods are slower. Chosen by hand.
+_LOW, _EXPECTED, _HIGH = 0.7, 0.9, 1.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,72 +50,48 @@ class Forecast:
     price: Span | None = None
 
 
-def forecast(
-    prepared: Prepared,
-    feasible: Space,
-    context: AllocationContext,
-    pace: Pace,
-    *,
-    given: frozenset[str],
-    seconds_so_far: float,
-) -> Forecast:
-    """What a prepared search takes at the pace of the baseline.
+def forecast(prepared: Prepared, problem: SearchProblem, pace: Pace, *, seconds_so_far: float) -> Forecast:
+    """What a prepared search takes at the pace of the baseline; `seconds_so_far` is what loading took.
 
-    `seconds_so_far` is what loading took, `given` are the dotted names of the user's settings.
+    A limit shortens the short runs alone: two full runs are made in any case.
     """
-    schedule = schedule_of(prepared)
-    full_run = schedule.full_steps * pace.step_seconds + schedule.n_confirm * pace.example_seconds
-    full_run += pace.run_seconds
+    lengths = problem.lengths
+    full_run = _seconds(lengths.full(seed=0), pace)
     before, after = seconds_so_far, _USUAL_REPORT_SECONDS
-    most = expected_seconds(prepared, pace, given=given) + _PASS_SHARE * full_run
-    low, expected, high = (before + share * most + after for share in (_LOW, _EXPECTED, _HIGH))
-    limit = prepared.spec.search.max_time_seconds
-    if limit is not None:
-        low, expected, high = (min(seconds, limit) for seconds in (low, expected, high))
-    seconds = Span(low=low, expected=expected, high=high)
+    most = math.fsum(_seconds(fidelity, pace) for fidelity in planned_runs(problem)) + _PASS_SHARE * full_run
+    limits = (prepared.spec.search.max_time_seconds, (prepared.spec.search.max_cost or math.inf) * full_run)
+    limit = max(min(limits[0] or math.inf, limits[1]), before + 2 * full_run + after)
+    low, expected, high = (min(limit, before + share * most + after) for share in (_LOW, _EXPECTED, _HIGH))
     hourly = prepared.spec.execution.gpu_price
     price = None
     if hourly is not None:
         price = Span(low=hourly * low / 3600, expected=hourly * expected / 3600, high=hourly * high / 3600)
-    peaks = peak_bytes(prepared, feasible, context)
+    peaks = peak_bytes(prepared, problem.space, problem.context)
     dearest = max(peaks, key=lambda name: peaks[name])
     return Forecast(
         full_run_seconds=full_run,
-        seconds=seconds,
+        seconds=Span(low=low, expected=expected, high=high),
         peak_bytes=peaks[dearest],
         dearest=dearest,
         price=price,
     )
 
 
-def expected_seconds(prepared: Prepared, pace: Pace, *, given: frozenset[str]) -> float:
-    """What search and confirmation take at most, by the schedule's own cost and a measured pace."""
-    prepared = within_cost(prepared, given)
-    search, plain = prepared.spec.search, schedule_of(prepared)
-    prices = engine.Prices(
-        example=pace.example_seconds * plain.batch_size / pace.step_seconds,
-        run=pace.run_seconds / pace.step_seconds,
-    )
-    n_seeds = 0 if prepared.spec.confirm.fidelity == "none" else prepared.spec.confirm.seeds
-    planned, cost = (
-        engine.planned_cost(schedule, trials=search.trials) + schedule.confirm_cost(n_seeds=n_seeds)
-        for schedule in (plain, replace(plain, prices=prices))
-    )
-    # The search stops at its limit, which counts steps and examples by the plain schedule.
-    share = 1.0 if search.max_cost is None else min(1.0, search.max_cost / planned)
-    return share * cost * plain.full_steps * pace.step_seconds
+def _seconds(fidelity: Fidelity, pace: Pace) -> float:
+    steps = 0 if fidelity.split == "test" else fidelity.train_steps
+    return steps * pace.step_seconds + fidelity.eval_examples * pace.example_seconds + pace.run_seconds
 
 
-def probe_plan(context: AllocationContext) -> Plan:
+def probe_plan(feasible: Space, context: AllocationContext) -> Plan:
     """The baseline, which has no adapters where no LoRA fits the budget."""
-    policy = next(iter(space.baseline_policies(context, learning_rate=_PROBE_RATE).values()))
-    return space.plan_of(policy, context)
+    policy = space.default_lora(feasible, context)
+    return replace(space.plan_of(policy, context), learning_rate=_PROBE_RATE)
 
 
-def measured_pace(prepared: Prepared, context: AllocationContext) -> Pace | None:
+def measured_pace(prepared: Prepared, feasible: Space, context: AllocationContext) -> Pace | None:
     """The pace of the baseline by a few timed steps; None where it cannot be trained."""
     try:
-        return pace_of(prepared.bench, probe_plan(context))
+        return pace_of(prepared.bench, probe_plan(feasible, context))
     except TrainingError:
         return None
 
@@ -152,141 +118,3 @@ def peak_bytes(prepared: Prepared, feasible: Space, context: AllocationContext) 
         trained = plan.trainable_params + prepared.base.head_params
         peaks[name] = weights + kept_bytes(bench, plan, rows) + _TRAINED_BYTES * trained
     return peaks
-
-
-@dataclass(frozen=True, kw_only=True)
-class TimeLimit:
-    """The settings as the user gave them, the dotted names that were given, and when the run began."""
-
-    spec: RunSpec
-    given: frozenset[str]
-    started: float
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there is a time limit, and the length of a full run is left to it.
-
-        The demo's length gives way to a limit that the user set.
-        """
-        task, seconds = self.spec.task, self.spec.search.max_time_seconds
-        if seconds is None or self.given & {"task.epochs", "task.max_steps"}:
-            return False
-        return "search.max_time_seconds" in self.given or (task.epochs is None and task.max_steps is None)
-
-    @property
-    def seconds_left(self) -> float:
-        """What the measurements may take from now on."""
-        assert self.spec.search.max_time_seconds is not None
-        return _SHARE * self.spec.search.max_time_seconds - self.clock()
-
-    def clock(self) -> float:
-        """Seconds since the run began."""
-        return time.monotonic() - self.started
-
-    def require_time(self) -> None:
-        """Raise SpecError where no time is left from which the length of a full run could be chosen."""
-        most = self.spec.search.max_time_seconds
-        if self.is_open and most is not None and self.clock() >= most:
-            raise SpecError(
-                f"The time was up before the first step: --max-time is {most:g} s, and model and data took "
-                f"{self.clock():.0f} s to load; raise --max-time."
-            )
-
-
-def within_time(
-    prepared: Prepared, limit: TimeLimit, context: AllocationContext, *, pace: Pace | None = None
-) -> Prepared:
-    """The run, shortened where its expected time exceeds `--max-time`, with the decisions.
-
-    What `--max-cost` decides follows from the length of a full run and is decided too. The pace of the
-    baseline is measured where it is needed and not given.
-    """
-    chosen = within_cost(_shortened(prepared, limit, context, pace), limit.given)
-    warn_of_cost(chosen)
-    return chosen
-
-
-def _shortened(
-    prepared: Prepared, limit: TimeLimit, context: AllocationContext, pace: Pace | None
-) -> Prepared:
-    """The run as long as its time allows, before the limit of cost decides the rest."""
-    given = limit.given
-    if not limit.is_open:
-        return prepared
-    try:
-        pace = pace or pace_of(prepared.bench, probe_plan(context))
-    except TrainingError as error:
-        log.warning("The length of a full run does not follow --max-time. %s", error)
-        return prepared
-    seconds = limit.seconds_left
-    if expected_seconds(prepared, pace, given=given) <= seconds:
-        return prepared
-    shortened = fitted(prepared, pace, seconds=seconds, given=given)
-    expected = expected_seconds(shortened, pace, given=given)
-    if expected > seconds:
-        evaluating = expected_seconds(shortened, replace(pace, step_seconds=_NO_TIME), given=given)
-        schedule = schedule_of(within_cost(shortened, given))
-        log.warning(
-            "--max-time is short: the answer may take another %.0f minutes, %.0f of them to evaluate %d "
-            "examples of search, %d of confirm and %d of test, several times each; raise --max-time.",
-            math.ceil(expected / 60),
-            evaluating / 60,
-            schedule.n_search,
-            schedule.n_confirm,
-            schedule.n_test,
-        )
-    return shortened
-
-
-def fitted(prepared: Prepared, pace: Pace, *, seconds: float, given: frozenset[str]) -> Prepared:
-    """The run with the longest full run that is expected to end in time, or the cheapest run of all."""
-    cheapest = prepared
-    for spec, least in _cheaper(prepared, given):
-        candidate = replace(prepared, spec=spec)
-        cheapest = replace(candidate, full_steps=min(least, prepared.full_steps))
-        if expected_seconds(cheapest, pace, given=given) <= seconds:
-            n_steps = _longest(candidate, pace, seconds=seconds, least=cheapest.full_steps, given=given)
-            return _with_decisions(prepared, replace(candidate, full_steps=n_steps))
-    return _with_decisions(prepared, cheapest)
-
-
-def _cheaper(prepared: Prepared, given: frozenset[str]) -> Iterator[tuple[RunSpec, int]]:
-    """Cheaper and cheaper settings, each with the least steps of a full run."""
-    spec = prepared.spec
-    yield spec, _RANKING_STEPS
-    least = prepared.task.defaults.eval_examples
-    if _EVAL_EXAMPLES not in given and least is not None:
-        most = max(len(split.labels) for name, split in prepared.bench.splits.items() if name != "train")
-        for power in range(most.bit_length(), -1, -1):  # each number half of the one before
-            if least << power < most:
-                spec = with_setting(spec, _EVAL_EXAMPLES, least << power)
-                yield spec, _RANKING_STEPS
-    yield spec, _LEAST_STEPS
-
-
-def _longest(prepared: Prepared, pace: Pace, *, seconds: float, least: int, given: frozenset[str]) -> int:
-    """The most steps of a full run that fit, by bisection; `least` are known to fit."""
-    low, high = least, prepared.full_steps
-    while low < high:
-        middle = (low + high + 1) // 2
-        fits = expected_seconds(replace(prepared, full_steps=middle), pace, given=given) <= seconds
-        low, high = (middle, high) if fits else (low, middle - 1)
-    return low
-
-
-def _with_decisions(before: Prepared, after: Prepared) -> Prepared:
-    """The shortened run, with its settings and a decision for each that differs."""
-    spec, decisions = after.spec, list(before.decisions)
-    why = "so that the answer fits --max-time"
-    if after.full_steps < before.full_steps:
-        assert before.spec.task.epochs is not None
-        share = after.full_steps / before.full_steps
-        n_epochs = f"{before.spec.task.epochs * share:.2g} epochs instead of {before.spec.task.epochs:g}"
-        rule = f"{n_epochs}, {why}; --epochs or --max-steps override"
-        spec = with_setting(spec, "task.max_steps", after.full_steps)
-        decisions = [decision for decision in decisions if decision.setting != "task.epochs"]
-        decisions.append(Decision(setting="task.max_steps", value=f"{after.full_steps:,}", rule=rule))
-    if spec.data.max_eval_examples != before.spec.data.max_eval_examples:
-        value = str(spec.data.max_eval_examples)
-        decisions.append(Decision(setting=_EVAL_EXAMPLES, value=value, rule=f"all by default; {why}"))
-    return replace(after, spec=spec, decisions=tuple(decisions))

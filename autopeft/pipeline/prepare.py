@@ -18,12 +18,11 @@ from autopeft.pipeline.in_memory import NAMED, InMemory, load_base, load_data, w
 from autopeft.records import (
     SETTINGS,
     Decision,
+    Fidelity,
     Plan,
     RunSpec,
     with_setting,
 )
-
-_NO_FOLDERS = train.StateFolders()
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +43,11 @@ class Prepared:
     full_steps: int
     decisions: tuple[Decision, ...] = ()
 
+    def n_evaluated(self, split: str) -> int:
+        """Examples of a split that are evaluated: all of it, or as many as `--max-eval-examples`."""
+        n_examples = len(self.bench.splits[split].labels) if split in self.bench.splits else 0
+        return min(n_examples, self.spec.data.max_eval_examples or n_examples)
+
 
 def with_demo_settings(spec: RunSpec, given: frozenset[str]) -> RunSpec:
     """The settings; where neither model nor data is named, the demo's values replace those not given."""
@@ -63,7 +67,7 @@ def prepare(
     spec: RunSpec,
     *,
     keep_weights: Callable[[Plan, int], Path] | None = None,
-    state_folders: train.StateFolders = _NO_FOLDERS,
+    under_way: Callable[[Plan, Fidelity], Path] | None = None,
     memory: InMemory = NAMED,
     interrupt: Callable[[], None] = lambda: None,
 ) -> Prepared:
@@ -72,7 +76,7 @@ def prepare(
     Args:
         spec: The settings of the run.
         keep_weights: Gives the folder for trained weights of a plan and seed; None keeps no weights.
-        state_folders: For the states of trainings.
+        under_way: Gives the folder for the state of a run that something may stop; None keeps none.
         memory: Model and dataset that were passed as objects.
         interrupt: Called before each training step; what it raises stops the run.
 
@@ -124,7 +128,7 @@ def prepare(
         splits=splits,
         batch_size=batch_size,
         keep_weights=keep_weights,
-        state_folders=state_folders,
+        under_way=under_way,
         interrupt=interrupt,
     )
     spec, bench, computing = with_compute(spec, bench)

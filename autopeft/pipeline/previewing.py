@@ -9,24 +9,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autopeft import engine, evidence, space
-from autopeft.extension import metric_facts
-from autopeft.pipeline.allowance import confirm_cost
-from autopeft.pipeline.forecast import Forecast, TimeLimit, forecast, measured_pace, within_time
+from autopeft.pipeline.allowance import with_evaluated_examples
+from autopeft.pipeline.forecast import Forecast, forecast, measured_pace
 from autopeft.pipeline.prepare import Prepared, prepare, with_demo_settings
 from autopeft.pipeline.problem import (
     check_comparison,
     check_user_files,
     fit_to_budget,
-    groups_of,
     parse_budget,
     requested_space,
-    schedule_of,
-    user_plans,
+    search_problem,
+    user_plan,
 )
 from autopeft.pipeline.resuming import resumed
 from autopeft.pipeline.tracking import check_trackers
 from autopeft.pipeline.working import check_executor
-from autopeft.records import SETTINGS, Arm, Decision, Plan, RunSpec
+from autopeft.records import Decision, RunSpec
 from autopeft.store import RunDir
 
 # Shares of the confirm split that two good plans judge differently: 0.02 where accuracy is 98 %, 0.1 at 78 %.
@@ -41,14 +39,12 @@ class Preview:
 
     `inputs` and `label` are columns of the data, `task` says what the labels are taken for, `split_sizes`
     gives rows by split. `out` is the run's folder, None for a new one. `matched_sites` says at how many
-    of `n_sites`, those that a search may use, each method of the space fits. `trials` counts plans at the
-    first rung, of which at least the first `default_trials` are default plans; others are sampled.
-    `confirm_steps` and `confirm_seeds` are 0 without a confirmation. `search_cost` and `confirm_cost` are
-    bounds in R, the second for two plans and the head alone. `forecast` is None where the baseline cannot
-    be trained.
+    of `n_sites`, those that a search may use, each method of the space fits. `first_plans` are tried first,
+    as far as `trials`, the number of short runs, goes; further ones are sampled. `search_cost` is a bound in
+    R, finished weights included. `forecast` is None if the baseline cannot be trained.
     `decisions` are the settings that would be derived. `least_differences` are the smallest and the
-    largest difference from which on a verdict may tell two plans apart, in [0, 1]; None for losses, and
-    without a confirmation. `n_confirm_groups` are the groups of the confirm examples that the verdict counts
+    largest difference from which on a verdict may tell two plans apart, in [0, 1]; None for losses.
+    `n_confirm_groups` are the groups of the confirm examples that the verdict counts
     in their place; 0 where each example counts.
     """
 
@@ -67,15 +63,12 @@ class Preview:
     n_sites: int
     methods: tuple[str, ...]
     matched_sites: Mapping[str, int]
-    baselines: tuple[str, ...]
+    first_plans: tuple[str, ...]
     trials: int
-    default_trials: int
-    search_cost: float
-    confirm_cost: float
-    rung_steps: tuple[int, ...]
+    short_steps: int
     full_run_steps: int
-    confirm_steps: int
-    confirm_seeds: int
+    seeds: int
+    search_cost: float
     n_confirm: int
     n_confirm_groups: int
     least_differences: tuple[float, float] | None
@@ -99,18 +92,15 @@ def preview(
     requested = requested_space(spec)
     check_user_files(spec)
     check_comparison(prepared := prepare(spec))
-    kept = frozenset(SETTINGS) if resume else given
     loaded_seconds = time.monotonic() - started
     feasible, context = fit_to_budget(prepared, requested)
-    brought = user_plans(prepared, context)  # raises where a plan of the user cannot be used
-    pace = measured_pace(prepared, context)
-    prepared = within_time(prepared, TimeLimit(spec=spec, given=kept, started=started), context, pace=pace)
-    spec = prepared.spec
-    schedule = schedule_of(prepared)
-    n_trials = spec.search.trials
-    planned = engine.planned_cost(schedule, trials=n_trials)
-    is_confirmed = spec.confirm.fidelity != "none"
-    base = prepared.base
+    brought = user_plan(prepared, context)  # raises where a plan of the user cannot be used
+    prepared = with_evaluated_examples(prepared)
+    pace = measured_pace(prepared, feasible, context)
+    problem = search_problem(prepared, feasible, context, user_plan=brought)
+    spec, base, lengths = prepared.spec, prepared.base, problem.lengths
+    first = problem.first_plans
+    planned = engine.planned_runs(problem)
     n_sites, matched_sites = _site_counts(feasible, context)
     return Preview(
         base_model=base.name,
@@ -128,42 +118,18 @@ def preview(
         n_sites=n_sites,
         methods=feasible.arms,
         matched_sites=matched_sites,
-        baselines=tuple(space.baseline_policies(context, learning_rate=1.0)),
-        trials=n_trials,
-        default_trials=min(n_trials, len(_queue(prepared, feasible, context, brought))),
-        search_cost=min(planned, (spec.search.max_cost or math.inf) - confirm_cost(prepared)),
-        confirm_cost=confirm_cost(prepared),
-        rung_steps=schedule.rung_steps,
-        full_run_steps=schedule.full_steps,
-        confirm_steps=schedule.confirm_steps if is_confirmed else 0,
-        confirm_seeds=spec.confirm.seeds if is_confirmed else 0,
-        n_confirm=schedule.n_confirm,
-        n_confirm_groups=len(set(groups_of(prepared).get("confirm", ()))),
-        least_differences=_least_differences(prepared, schedule.n_confirm),
-        forecast=None
-        if pace is None
-        else forecast(prepared, feasible, context, pace, given=kept, seconds_so_far=loaded_seconds),
+        first_plans=tuple(str(arm) for arm, _ in first),
+        trials=problem.n_trials(len(first)),
+        short_steps=lengths.short_steps,
+        full_run_steps=lengths.full_steps,
+        seeds=len(problem.seeds),
+        search_cost=math.fsum(map(lengths.cost, planned)),
+        n_confirm=lengths.n_confirm,
+        n_confirm_groups=len(set(problem.groups.get("confirm", ()))),
+        least_differences=_least_differences(prepared, lengths.n_confirm),
+        forecast=None if pace is None else forecast(prepared, problem, pace, seconds_so_far=loaded_seconds),
         decisions=prepared.decisions,
     )
-
-
-def _queue(
-    prepared: Prepared,
-    feasible: space.Space,
-    context: space.AllocationContext,
-    brought: tuple[tuple[Arm, Plan], ...],
-) -> tuple[object, ...]:
-    """What a search tries before the sampler proposes anything, but for what its scores will add."""
-    problem = engine.SearchProblem(
-        spec=prepared.spec,
-        space=feasible,
-        context=context,
-        schedule=schedule_of(prepared),
-        metric=metric_facts(prepared.task),
-        head_rates=(1.0, 2.0) if prepared.base.head_params else (1.0, 1.0),  # their values change nothing
-        user_plans=brought,
-    )
-    return engine.enqueued(problem)
 
 
 def _site_counts(feasible: space.Space, context: space.AllocationContext) -> tuple[int, Mapping[str, int]]:
@@ -174,7 +140,7 @@ def _site_counts(feasible: space.Space, context: space.AllocationContext) -> tup
 
 
 def _least_differences(prepared: Prepared, n_examples: int) -> tuple[float, float] | None:
-    if not prepared.task.is_share or prepared.spec.confirm.fidelity == "none":
+    if not prepared.task.is_share:
         return None
     low, high = (evidence.least_difference(n_examples, disagreement=share) for share in _DISAGREEMENTS)
     return low, high

@@ -6,11 +6,12 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import geometric_mean
 
-from autopeft import adapters, budget, engine, model, space
-from autopeft.engine import Schedule, SearchProblem
+from autopeft import adapters, budget, model, space
+from autopeft.engine import Lengths, SearchProblem
 from autopeft.errors import DataError, SiteError, SpecError
-from autopeft.extension import discover, metric_facts, slow_starters
+from autopeft.extension import discover, metric_facts
 from autopeft.pipeline.computing import in_memory_of_run
 from autopeft.pipeline.prepare import Prepared
 from autopeft.records import (
@@ -18,7 +19,6 @@ from autopeft.records import (
     SIZE_SCORE,
     Arm,
     Budget,
-    Fidelity,
     Plan,
     RunSpec,
     SiteScores,
@@ -29,6 +29,7 @@ from autopeft.space import AllocationContext, Space
 _SHOWN_SCORES = ("gradient", "fisher")  # which the report shows beside the score that orders sites
 USER_BASELINE = Arm(kind="given", label="your baseline")
 _LARGEST_MARGIN = 0.5  # of a share; within it a coin is as good as a perfect plan; chosen by hand
+_MIDDLE = 0.38  # position of a rate in its range; two runs there lose half a point to a sweep of eight
 _LEAST_EXAMPLES = 2  # from which the standard error of a difference is computed
 
 log = logging.getLogger(__name__)
@@ -57,37 +58,46 @@ def search_problem(
     prepared: Prepared,
     feasible: space.Space,
     context: AllocationContext,
-    scores: Sequence[SiteScores],
+    scores: Sequence[SiteScores] = (),
     *,
-    user_plans: tuple[tuple[Arm, Plan], ...],
+    user_plan: tuple[Arm, Plan] | None = None,
 ) -> SearchProblem:
-    """The engine's input; `feasible` and `context` are what `fit_to_budget` returned."""
+    """The engine's input; `feasible` and `context` are what `fit_to_budget` returned.
+
+    Without scores the first layers stand for those of the highest score, and any range for that of the head.
+    """
     spec, names = prepared.spec, [site.name for site in prepared.base.sites]
     by_name = {score.name: dict(zip(names, score.values, strict=True)) for score in scores}
     score = spec.search.score
-    if score not in by_name:  # memory did not hold an example: sites are ordered by their number of weights
+    if scores and score not in by_name:  # memory did not hold an example: sites are ordered by their weights
         score = SIZE_SCORE
         spec = with_setting(spec, "search.score", score)
+    first_layers = {site.name: 1 / (1 + (site.layer or 0)) for site in prepared.base.sites}
+    has_head = prepared.base.head_params > 0
     return SearchProblem(
         spec=spec,
         space=feasible,
-        context=replace(context, scores=by_name[score]),
-        schedule=schedule_of(prepared),
+        context=replace(context, scores=by_name.get(score, first_layers)),
+        family=prepared.task.defaults.family,
+        lengths=Lengths(
+            full_steps=prepared.full_steps,
+            batch_size=prepared.bench.batch_size,
+            n_search=prepared.n_evaluated("search"),
+            n_confirm=prepared.n_evaluated("confirm"),
+            n_test=prepared.n_evaluated("test"),
+        ),
         metric=metric_facts(prepared.task),
-        head_rates=prepared.bench.head_rates.alone(),
-        user_plans=user_plans,
+        head_rates=prepared.bench.head_rates.alone() if scores else (1.0, 2.0 if has_head else 1.0),
+        user_plan=user_plan,
         groups=groups_of(prepared),
     )
 
 
-def longest_runs(problem: SearchProblem) -> list[Fidelity]:
-    """The last rung, all confirming runs and the test split: they read what a search reads."""
-    schedule, confirm = problem.schedule, problem.spec.confirm
-    runs = [problem.rung(schedule.last)]
-    if confirm.fidelity != "none":
-        runs += [problem.confirmation(index) for index in range(confirm.seeds)]
-        runs += [schedule.fidelity("test", seed=runs[-1].seed)] if schedule.n_test else []
-    return runs
+def rate_ranges(problem: SearchProblem) -> dict[str, tuple[float, float]]:
+    """Learning rates that may be tried with each method, and under the empty name with the head alone."""
+    methods = problem.context.methods
+    ranges = {name: space.learning_rates(problem.space, name, methods) for name in methods}
+    return {"": problem.head_rates, **ranges}
 
 
 def check_user_files(spec: RunSpec) -> None:
@@ -96,53 +106,35 @@ def check_user_files(spec: RunSpec) -> None:
         adapters.check_user_file(Path(spec.search.baseline))
 
 
-def user_plans(prepared: Prepared, context: AllocationContext) -> tuple[tuple[Arm, Plan], ...]:
-    """The plan of `--baseline` with its arm, if there is one; learning rate 0 where its file has none."""
+def user_plan(prepared: Prepared, context: AllocationContext) -> tuple[Arm, Plan] | None:
+    """The plan of `--baseline` with its arm, if there is one.
+
+    A file without a learning rate gets the middle one of its method, divided by how much larger its scales
+    are than the method's: rate times scale is what compares.
+    """
     path = prepared.spec.search.baseline
     if path is None:
-        return ()
+        return None
     with model.quiet_libraries():
         baseline = adapters.read_user_plan(Path(path), prepared.base, prepared.methods)
     for note in baseline.notes:
         log.info("%s: %s", path, note)
-    if baseline.plan.trainable_params > context.max_params:
+    plan = baseline.plan
+    if plan.trainable_params > context.max_params:
         log.warning(
             "Your baseline trains %s parameters and the budget allows %s: it is measured but cannot be the "
             "best plan.",
-            f"{baseline.plan.trainable_params:,}",
+            f"{plan.trainable_params:,}",
             f"{context.max_params:,}",
         )
-    return ((USER_BASELINE, baseline.plan),)
-
-
-def schedule_of(prepared: Prepared) -> Schedule:
-    """Rungs and confirmations of a run; with `--max-cost`, rungs as wide and long as the search may cost.
-
-    Without `--methods`, room is left for a method that
-    starts slowly, whether the search space holds one or not.
-    """
-    full, spec = prepared.full_steps, prepared.spec
-    sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items()}
-    if spec.data.max_eval_examples is not None:
-        sizes = {name: min(size, spec.data.max_eval_examples) for name, size in sizes.items()}
-    schedule = Schedule(
-        rung_steps=engine.rungs(full),
-        full_steps=full,
-        confirm_steps=max(1, round(full / 2)) if spec.confirm.fidelity == "half" else full,
-        batch_size=prepared.bench.batch_size,
-        n_search=sizes["search"],
-        n_confirm=sizes["confirm"],
-        n_test=sizes.get("test", 0),
-        has_head=prepared.base.head_params > 0,
-    )
-    if slow_starters(prepared.methods) & set(spec.search.methods or prepared.methods):
-        schedule = schedule.with_slow_starter
-    left, n_first = spec.search.max_cost, spec.search.trials
-    if left is not None and spec.confirm.fidelity != "none":
-        left -= schedule.confirm_cost(n_seeds=spec.confirm.seeds)
-    if left is None:
-        return schedule
-    return engine.stretched(schedule, n_first=n_first, max_cost=left)
+    if not plan.learning_rate and plan.lead_method is not None:
+        method = prepared.methods[plan.lead_method]
+        low, high = method.learning_rate_range
+        of_method = [a for a in plan.adapters if a.method == method.name and a.scale > 0]
+        scaled = [adapter.scale / method.scale(adapter.rank) for adapter in of_method]
+        rate = low * (high / low) ** _MIDDLE / geometric_mean(scaled or [1.0])
+        plan = replace(plan, learning_rate=rate)
+    return USER_BASELINE, plan
 
 
 def parse_budget(prepared: Prepared) -> Budget:
@@ -222,18 +214,16 @@ def check_comparison(prepared: Prepared) -> None:
     Raises SpecError for a margin of half of a share or more, which is meant in points, and DataError for a
     split of one example, or of one group of examples to confirm on, of which no interval is made.
     """
-    margin, task = prepared.spec.confirm.margin, prepared.task
+    margin, task = prepared.spec.search.margin, prepared.task
     if margin is not None and task.is_share and margin >= _LARGEST_MARGIN:
         raise SpecError(
             f"The margin is {margin:g}, but {task.metric} lies between 0 and 1 and 0.01 is one point of it; "
             f"did you mean --margin {margin / 100:g}?"
         )
-    remedies = {"search": "add train rows"}
-    if prepared.spec.confirm.fidelity != "none":
-        remedies["confirm"] = (
-            "give a larger validation file, leave it out so that the split is cut from train, or set "
-            "--confirm none"
-        )
+    remedies = {
+        "search": "add train rows",
+        "confirm": "give a larger validation file, or leave it out so that the split is cut from train",
+    }
     for name, remedy in remedies.items():
         n_examples = len(prepared.bench.splits[name].labels)
         if n_examples < _LEAST_EXAMPLES:
@@ -242,11 +232,11 @@ def check_comparison(prepared: Prepared) -> None:
                 f"{_LEAST_EXAMPLES}; {remedy}."
             )
     groups = prepared.data.confirm.groups
-    if groups and len(set(groups)) == 1 and "confirm" in remedies:
+    if groups and len(set(groups)) == 1:
         raise DataError(
             f"The {len(groups)} examples of the confirm split are of 1 group, and comparing plans needs at "
-            f"least {_LEAST_EXAMPLES}; name a finer data.group_column, give a validation file with more "
-            "groups, or set --confirm none."
+            f"least {_LEAST_EXAMPLES}; name a finer data.group_column, or give a validation file with more "
+            "groups."
         )
 
 

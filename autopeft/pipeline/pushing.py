@@ -23,7 +23,6 @@ from autopeft.records import (
     DataSpec,
     SearchResult,
     TrainedPlan,
-    confirm_command,
     from_json,
     resume_command,
 )
@@ -123,9 +122,7 @@ def _confirmed(request: PushRequest) -> _Source:
     if not weights.is_dir():
         spec = run.read_spec()
         words = resume_command(spec, run.path)
-        if spec.confirm.fidelity == "none":
-            words = confirm_command(spec, run.path / "run.yaml")
-        raise RunDirError(f"{request.run} has no confirmed weights; confirm its plan with: {words}")
+        raise RunDirError(f"{request.run} has no finished weights; write them again with: {words}")
     result, seed = run.load_result(), confirmed_seed(run)
 
     def write(folder: Path, base_model: str) -> None:

@@ -159,10 +159,10 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
 
 def beside_chance(prepared: Prepared, outcome: Outcome) -> Outcome:
     """The outcome, with a first sentence and a warning where nothing was surely learned."""
-    chance, confirmations = chance_of(prepared), outcome.confirmations
-    if chance is None or not confirmations or any(each.is_surely_above(chance) for each in confirmations):
+    chance, full_runs = chance_of(prepared), outcome.full_runs
+    if chance is None or any(each.is_surely_above(chance) for each in full_runs):
         return outcome
-    best = max(each.metric_mean for each in confirmations)
+    best = max(each.metric_mean for each in full_runs)
     reached, guesses = f"{best:.3f}", f"guesses have {chance:g}"
     if prepared.task.is_share:
         reached = f"{100 * best:.1f} %"
@@ -170,7 +170,7 @@ def beside_chance(prepared: Prepared, outcome: Outcome) -> Outcome:
         guesses = frequent if chance else "no share is below 0 %"
     name = metric_facts(prepared.task).words
     sentence = (
-        f"Nothing was learned for certain: the best confirmed {name} is {reached}, and {guesses}; check "
+        f"Nothing was learned for certain: the best {name} is {reached}, and {guesses}; check "
         "--label-column, train longer (--epochs or --max-steps), or hold out more rows."
     )
     log.warning("%s", sentence)

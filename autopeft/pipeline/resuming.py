@@ -50,7 +50,6 @@ Record = TypeVar("Record")
 
 _DECISIONS = "decisions.json"  # in the state of a run: settings that it derived
 _SCORES, _SECONDS = "scores.json", "scoring_seconds.json"  # there too
-_WAVE = "wave.json"
 
 log = logging.getLogger(__name__)
 
@@ -159,14 +158,6 @@ def keep_scores(
     write_checked(run.state / _SECONDS, seconds)
     write_checked(run.state / _SCORES, [to_json(score) for score in scores])
     return scores, seconds
-
-
-def keep_wave(run: RunDir, wave: int) -> int:
-    """How many plans this run proposes at once: as at its start, whatever workers it has now."""
-    kept = _read_or_warn(int, run.state / _WAVE)
-    if kept is None:
-        write_checked(run.state / _WAVE, wave)
-    return wave if kept is None else kept
 
 
 def keep_decisions(run: RunDir, spec: RunSpec, derived: tuple[Decision, ...]) -> tuple[Decision, ...]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from autopeft.errors import SpecError, StoppedError
+from autopeft.errors import SpecError
 from autopeft.extension import Batch, Score, discover
 from autopeft.model import is_out_of_memory, release_memory
 from autopeft.pipeline.computing import in_memory_of_run
@@ -47,7 +47,6 @@ def sensitivity(
     tenth of the time that is left; `clock` gives the seconds since the run began.
 
     Raises:
-        StoppedError: `--max-time` has passed.
         UnknownNameError: A score does not exist.
         SpecError: `max_examples` is below 1, or a score is not finite.
         DataError: A loss is not finite.
@@ -67,7 +66,7 @@ def sensitivity(
         task=prepared.task,
         precision=base.precision,
         max_tokens=prepared.bench.compute.most_plain_tokens,  # layers are not checkpointed there
-        interrupt=limit.require_time,
+        interrupt=prepared.bench.interrupt,
     )
     with base.precision.of_copies(base.device).multiplying():
         scored = measure(
@@ -84,9 +83,9 @@ class _Limit:
     """The time that the pass of a run may take, counted from here."""
 
     def __init__(self, prepared: Prepared, clock: Callable[[], float]) -> None:
-        self._interrupt, self._clock = prepared.bench.interrupt, clock
-        self._seconds = prepared.spec.search.max_time_seconds or math.inf
-        self._end = clock() + _TIME_SHARE * (self._seconds - clock())
+        self._clock = clock
+        seconds = prepared.spec.search.max_time_seconds or math.inf
+        self._end = clock() + _TIME_SHARE * (seconds - clock())
         self._is_cut = False
 
     def until_share_is_used(self, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -96,15 +95,6 @@ class _Limit:
                 self._is_cut = True
                 return
             yield batch
-
-    def require_time(self) -> None:
-        """Raise StoppedError where the time of the whole run has passed, or what stops the run."""
-        self._interrupt()
-        if self._clock() >= self._seconds:
-            raise StoppedError(
-                "The time was up in the sensitivity pass, so there is no verdict yet; "
-                "continue with --resume and a larger --max-time."
-            )
 
     def notes(self, scored: Sensitivity, n_requested: int) -> list[str]:
         """What the limit did to the pass; empty where it did nothing."""

@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from autopeft import engine, report, space
-from autopeft.engine import Ledger, Progress
-from autopeft.errors import AutopeftError, StoppedError
+from autopeft.engine import Progress, Runs
+from autopeft.errors import AutopeftError
 from autopeft.executors import EXECUTORS
+from autopeft.pipeline.allowance import with_evaluated_examples
 from autopeft.pipeline.best import write_best
-from autopeft.pipeline.computing import wave
 from autopeft.pipeline.fingerprint import check_base, note_start
-from autopeft.pipeline.forecast import TimeLimit, within_time
 from autopeft.pipeline.in_memory import NAMED, InMemory
 from autopeft.pipeline.prepare import Prepared, prepare, with_demo_settings
 from autopeft.pipeline.problem import (
     check_comparison,
     check_user_files,
     fit_to_budget,
-    longest_runs,
+    rate_ranges,
     requested_space,
     score_names,
     search_problem,
-    user_plans,
+    user_plan,
 )
 from autopeft.pipeline.reporting import beside_chance, environment, part_words, setting_of
 from autopeft.pipeline.resuming import (
     keep_decisions,
     keep_scores,
-    keep_wave,
     logged_measurements,
     record,
     resumed,
@@ -44,9 +42,9 @@ from autopeft.pipeline.resuming import (
 from autopeft.pipeline.scoring import logged_scores
 from autopeft.pipeline.tracking import check_trackers, log_plans
 from autopeft.pipeline.working import check_executor, start_workers
-from autopeft.records import SETTINGS, Fidelity, Measurement, Plan, RunSpec, SearchResult, resume_command
+from autopeft.records import RunSpec, SearchResult, resume_command
 from autopeft.store import RunDir, claimed_folder
-from autopeft.train import Bench, StateFolders, encode_ahead
+from autopeft.train import encode_ahead
 
 _NAME_LENGTH = 50  # characters of a dataset in the name of a folder, at most; chosen by hand
 
@@ -63,7 +61,7 @@ def search(
     interrupt: Callable[[], None] = lambda: None,
     started: float | None = None,
 ) -> tuple[SearchResult, Path]:
-    """Search, confirm and write the run directory; returns the result and the directory's path.
+    """Search and write the run directory; returns the result and the directory's path.
 
     Args:
         spec: The settings of the run.
@@ -79,8 +77,7 @@ def search(
             None stands for now.
 
     Raises:
-        AutopeftError: See `errors`. An error before the first measurement leaves no run directory, but for
-            StoppedError.
+        AutopeftError: See `errors`. An error before the first measurement leaves no run directory.
     """
     started = time.monotonic() if started is None else started
     with _folder(spec) as out, _telling_how_to_resume(spec, out):
@@ -94,18 +91,13 @@ def search(
                 prepared = prepare(
                     spec,
                     keep_weights=run.weights,
-                    state_folders=StateFolders(paused=run.paused, under_way=run.under_way),
+                    under_way=run.under_way,
                     memory=memory,
                     interrupt=interrupt,
                 )
                 check_comparison(prepared)
                 log.info("The run's folder is %s", run.path)  # now that data and model can be used
-                kept = frozenset(SETTINGS) if resume else given
-                limit = TimeLimit(spec=spec, given=kept, started=started)
-                return _search_in(run, prepared, requested, progress=progress, limit=limit), run.path
-            except StoppedError as error:
-                error.folder = run.path
-                raise
+                return _search_in(run, prepared, requested, progress=progress, started=started), run.path
             except BaseException:
                 run.discard()  # does nothing once there is a measurement
                 raise
@@ -132,44 +124,58 @@ def _telling_how_to_resume(spec: RunSpec, out: Path) -> Iterator[None]:
 
 
 def _search_in(
-    run: RunDir, prepared: Prepared, requested: space.Space, *, progress: Progress, limit: TimeLimit
+    run: RunDir, prepared: Prepared, requested: space.Space, *, progress: Progress, started: float
 ) -> SearchResult:
+    def clock() -> float:
+        return time.monotonic() - started
+
     feasible, context = fit_to_budget(prepared, requested)
-    brought = user_plans(prepared, context)  # a plan that cannot be used is refused before any work
-    limit.require_time()
-    prepared = within_time(prepared, limit, context)
+    brought = user_plan(prepared, context)  # a plan that cannot be used is refused before any work
+    prepared = with_evaluated_examples(prepared)
     spec = prepared.spec
-    note_start(run, prepared, requested=requested, user_plans=brought)
+    note_start(run, prepared, requested=requested, user_plan=brought)
     prepared = replace(prepared, decisions=keep_decisions(run, spec, prepared.decisions))
     for decision in prepared.decisions:
         log.info("%s", decision)
     run.write_spec(spec)
-    load_seconds = limit.clock()
+    load_seconds = clock()
     progress.phase("sensitivity", 0)
     names = score_names(spec)
-    scores, scoring_seconds = keep_scores(run, lambda: logged_scores(prepared, names, clock=limit.clock))
-    problem = search_problem(prepared, feasible, context, scores, user_plans=brought)
-    problem = replace(problem, wave=keep_wave(run, wave(spec.execution)))
-    schedule = problem.schedule
+    scores, scoring_seconds = keep_scores(run, lambda: logged_scores(prepared, names, clock=clock))
+    problem = search_problem(prepared, feasible, context, scores, user_plan=brought)
     known = logged_measurements(run)
-    bench = replace(prepared.bench, rung_steps=schedule.rung_steps)
-    encode_ahead(bench, longest_runs(problem))
+    bench = prepared.bench
+    encode_ahead(bench, list(dict.fromkeys(engine.planned_runs(problem))))
     machine = environment(prepared.base, spec.execution)  # before the GPU is left to workers
-    with ledger_of(run, prepared, bench, known=known, progress=progress, clock=limit.clock) as ledger:
+    executor = EXECUTORS[spec.execution.executor]
+    try:
+        runs = Runs(
+            executor=executor,
+            measure_one=start_workers(executor, run, prepared, bench),
+            progress=progress,
+            lengths=problem.lengths,
+            known=known,
+            record=lambda measurement: record(run, measurement),
+            interrupt=bench.interrupt,
+            clock=clock,
+            max_seconds=spec.search.max_time_seconds or math.inf,
+            max_cost=spec.search.max_cost or math.inf,
+        )
         with run.writing_study() as storage:
-            outcome = engine.search(problem, ledger, storage=storage)
-        outcome = beside_chance(prepared, outcome)
+            outcome = engine.search(problem, runs, storage=storage)
+    finally:
+        executor.shutdown()
+    outcome = beside_chance(prepared, outcome)
     run.forget_under_way()
     check_base(run, prepared)
     result = SearchResult(
         spec=spec,
-        setting=setting_of(prepared, problem.rate_ranges),
+        setting=setting_of(prepared, rate_ranges(problem)),
         sites=prepared.base.sites,
         scores=scores,
         cost=engine.search_cost(
             outcome,
             earlier=unused_measurements(run, outcome),
-            schedule=schedule,
             scoring_seconds=scoring_seconds,
             load_seconds=load_seconds,
         ),
@@ -181,44 +187,3 @@ def _search_in(
     report.write(result, run.path, words=part_words(result))
     log_plans(run, result, interrupt=bench.interrupt)
     return result
-
-
-@contextlib.contextmanager
-def ledger_of(
-    run: RunDir,
-    prepared: Prepared,
-    bench: Bench,
-    *,
-    known: Mapping[tuple[Plan, Fidelity], Measurement],
-    progress: Progress,
-    clock: Callable[[], float],
-) -> Iterator[Ledger]:
-    """A context with the ledger of a run, whose workers end with it.
-
-    What stopped the search (the time limit, a signal) leaves the states of paused runs on the disk, and a
-    resumed search takes them up.
-    """
-    executor = EXECUTORS[prepared.spec.execution.executor]
-    try:
-        yield Ledger(
-            executor=executor,
-            measure=start_workers(executor, run, prepared, bench),
-            progress=progress,
-            interrupt=bench.interrupt,
-            known=known,
-            record=lambda measurement: record(run, measurement),
-            release=lambda plans: _forget(run, bench, plans),
-            clock=clock,
-            limit_seconds=prepared.spec.search.max_time_seconds,
-        )
-    finally:
-        executor.shutdown()
-        if bench.states is not None:
-            bench.states.write()
-
-
-def _forget(run: RunDir, bench: Bench, plans: Collection[Plan]) -> None:
-    """Drop the paused training of plans that no later rung continues, in memory and on the disk."""
-    if bench.states is not None:
-        bench.states.forget(plans)
-    run.forget_paused(plans)

@@ -76,7 +76,7 @@ def _log_new_plans(name: str, run: RunDir, result: SearchResult) -> None:
     for plan, measurements in plans.items():
         if plan.digest in logged:
             continue
-        arm = arms.get(plan, "confirm")
+        arm = arms.get(plan, "size")
         label = re.sub(r"[^\w.]+", "-", f"{arm} {plan.digest}")
         first, options = _place(name, label, run.path)
         tracker = LOGGER_TYPE_TO_CLASS[name](first, **options)
@@ -115,7 +115,7 @@ def _place(name: str, label: str, folder: Path) -> tuple[str, dict[str, Any]]:
 
 def _description(plan: Plan, arm: str, result: SearchResult) -> dict[str, bool | int | float | str]:
     """What stays the same over a plan's run: the plan, its part in the search, and the settings of that."""
-    roles = ("best", "smallest", "baseline")
+    roles = ("best", "baseline", "rival")
     settings = to_json(result.spec).items()
     flat = {f"{topic}.{name}": value for topic, values in settings for name, value in values.items()}
     return {

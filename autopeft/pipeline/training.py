@@ -42,7 +42,7 @@ from autopeft.store import (
     write_plan,
     write_text,
 )
-from autopeft.train import StateFolders, encode_ahead, kept_step
+from autopeft.train import encode_ahead, kept_step
 
 _START, _STATE = "start.json", "state"
 _SECONDS = 10.0  # between two lines; chosen by hand
@@ -114,7 +114,7 @@ def train_plan(
         split="confirm",
         train_steps=prepared.full_steps,
         train_examples=prepared.full_steps * prepared.bench.batch_size,
-        eval_examples=len(prepared.bench.splits["confirm"].labels),
+        eval_examples=prepared.n_evaluated("confirm"),
         seed=seed,
     )
     encode_ahead(prepared.bench, [fidelity])
@@ -126,7 +126,7 @@ def train_plan(
         bench = replace(
             prepared.bench,
             keep_weights=lambda plan, seed: fresh,
-            state_folders=StateFolders(under_way=lambda *_: unfinished.state),
+            under_way=lambda *_: unfinished.state,
         )
         measurement = bench.measure(document.plan, fidelity)
         if measurement.status is not Status.COMPLETE:

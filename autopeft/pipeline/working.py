@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from autopeft.pipeline.fingerprint import differences, facts_for_workers, loaded
 from autopeft.pipeline.prepare import Prepared, prepare
 from autopeft.records import IN_MEMORY, Fidelity, Measurement, Plan, RunSpec, with_setting
 from autopeft.store import SOURCES, RunDir, whole_path
-from autopeft.train import Bench, StateFolders
+from autopeft.train import Bench
 
 Measure = Callable[[Plan, Fidelity], Measurement]
 
@@ -76,7 +76,6 @@ def start_workers(executor: Executor, run: RunDir, prepared: Prepared, bench: Be
     make = WorkerBench(
         spec=with_setting(spec, "execution.memory_bytes", bench.compute.memory_bytes),
         run=run.path.resolve(),
-        rung_steps=bench.rung_steps,
         facts=facts_for_workers(run, prepared),
         start_sha256=start_sha256(run),
         devices=devices,
@@ -97,7 +96,6 @@ class WorkerBench:
 
     spec: RunSpec
     run: Path
-    rung_steps: tuple[int, ...]
     facts: Mapping[str, Any]
     start_sha256: str | None
     devices: tuple[str | None, ...]
@@ -105,8 +103,6 @@ class WorkerBench:
 
     def __call__(self, index: int) -> Measure:
         """The measuring function of a bench like that of the main process.
-
-        States of paused runs go to the disk, since another worker may continue them.
 
         Raises:
             RunDirError: The run directory of the main process is not there, or cannot be written.
@@ -126,8 +122,8 @@ class WorkerBench:
         prepared = prepare(
             self.spec.model_copy(update={"execution": execution}),
             keep_weights=run.weights,
-            state_folders=StateFolders(paused=run.paused, under_way=run.under_way),
+            under_way=run.under_way,
         )
         if differing := differences(self.facts, loaded_facts(prepared), whose="this worker"):
             raise SpecError(f"The search has {differing}; make them the same.")
-        return replace(prepared.bench, rung_steps=self.rung_steps, state_bytes=0).measure
+        return prepared.bench.measure

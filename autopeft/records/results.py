@@ -161,9 +161,10 @@ class SearchFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class FullRun:
-    """One plan trained in full and evaluated on a split; one of `metrics` per seed, `train_seconds` as a mean.
+    """One plan trained in full and evaluated on a split.
 
-    `name` is best, baseline, rival, or the label of its arm.
+    There is one of `metrics` per seed; `train_seconds` is a mean. `name` is best, baseline,
+    rival, or the label of its arm.
     """
 
     name: str
@@ -200,9 +201,9 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class LongerRun:
-    """What twice the steps promise the plan that is handed over: `metric` at `steps`, `gain` over the full run.
+    """What twice the steps promise the plan that is handed over.
 
-    Positive gains are improvements.
+    `metric` is that at `steps`, `gain` what it adds to the full run. Positive gains are improvements.
     """
 
     steps: int
@@ -233,9 +234,9 @@ class Cost:
     """Seconds by stage, each with all that its runs did beside training and evaluation.
 
     `search_seconds` are those of all short runs, `full_seconds` those of all full runs on the confirm split;
-    `sizes_seconds`, a part of both, are those of smaller budgets. `total_full_runs` is the whole price in R, finished weights
-    included: `total_seconds` over `full_run_seconds`, one full run of the baseline; both are None where no
-    plan was trained. The same seconds by kind of work: `train_seconds` and `eval_seconds` of all
+    `sizes_seconds`, a part of both, are those of smaller budgets. `total_full_runs` is the whole price in R,
+    finished weights included: `total_seconds` over `full_run_seconds`, one full run of the baseline; both are None
+    where no plan was trained. The same seconds by kind of work: `train_seconds` and `eval_seconds` of all
     measurements; the rest of `total_seconds` is spent on scores, and on attaching and checking. A resumed
     run counts all that it measured, also what its outcome does not use. `load_seconds` passed before the
     first work.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from statistics import geometric_mean
 
-from autopeft.records import FUSED_ROLES, ROLE_GROUPS, Arm, Plan, Site
+from autopeft.records import ROLE_GROUPS, Arm, Plan, Site
 from autopeft.space.layout import AllocationContext, place_at, plan_of, select_sites
 from autopeft.space.sampling import learning_rates, suggested
 from autopeft.space.spaces import Family, FirstPlan, Policy, Space
@@ -115,7 +115,7 @@ def _arm(policy: Policy, context: AllocationContext, entry: FirstPlan) -> Arm:
 
 
 def _at_rate(policy: Policy, space: Space, position: float, context: AllocationContext) -> Policy:
-    """The policy with the rate at a position of its method's range, lower at higher ranks if that has no scale."""
+    """The policy at a position of its range of rates; a method without a scale gets less at higher ranks."""
     method = context.methods[policy.method]
     low, high = learning_rates(space, policy.method, context.methods)
     worded = replace(policy, learning_rate=low * (high / low) ** position)

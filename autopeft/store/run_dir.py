@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -165,10 +165,6 @@ class RunDir:
         """Folder for the trained weights of a plan and a seed."""
         return self.state / "weights" / f"{plan.digest}-{seed}"
 
-    def paused(self, plan: Plan, seed: int) -> Path:
-        """Folder for the paused training of a plan and a seed, from which the next rung continues."""
-        return self.state / "paused" / f"{plan.digest}-{seed}"
-
     def under_way(self, plan: Plan, fidelity: Fidelity) -> Path:
         """Folder for the state of a run that is under way, from which it goes on where it was stopped."""
         name = f"{plan.digest}-{fidelity.split}-{fidelity.train_steps}-{fidelity.seed}"
@@ -177,12 +173,6 @@ class RunDir:
     def forget_under_way(self) -> None:
         """Remove the states of runs that are under way, where the search needs none of them any more."""
         shutil.rmtree(self.state / "under_way", ignore_errors=True)
-
-    def forget_paused(self, plans: Iterable[Plan]) -> None:
-        """Remove the paused training of plans that are not promoted."""
-        for plan in plans:
-            for folder in (self.state / "paused").glob(f"*{plan.digest}-*"):
-                shutil.rmtree(folder, ignore_errors=True)
 
     def require_writable(self) -> None:
         """Raise RunDirError where this process cannot write to the state, as on another machine."""

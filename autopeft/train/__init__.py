@@ -3,9 +3,9 @@
 From the command line to one step:
 
     cli/app.py             search        settings from flags, environment and file
-    pipeline/searching.py  search        loads data and model, makes the bench and the ledger
-    engine/__init__.py     search        decides which plan is measured at which fidelity
-    engine/ledger.py       measure_all   passes on what the run has not measured yet, and records it
+    pipeline/searching.py  search        loads data and model, makes the bench and the runs
+    engine/search.py       search        decides which plan is measured at which fidelity
+    engine/runs.py         measure       passes on what the run has not measured yet, and records it
     executors/serial.py    submit        calls the function that it gets, which is
     train/bench.py         measure       attaches the plan, trains, evaluates, detaches
     train/loop.py          train         all steps of a run; pauses, resumes (pausing, states)
@@ -36,5 +36,4 @@ from autopeft.train.failures import less_memory
 from autopeft.train.loop import watched
 from autopeft.train.pace import TYPICAL_STEPS, Pace, pace_of
 from autopeft.train.pausing import kept_step
-from autopeft.train.rates import SCHEDULE, WARMUP_SHARE, full_run_steps, rate_schedule
-from autopeft.train.states import StateFolders
+from autopeft.train.rates import SCHEDULE, WARMUP_SHARE, full_run_steps, rate_share

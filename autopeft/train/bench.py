@@ -51,14 +51,11 @@ from autopeft.train.encoding import EncodedSplit, train_rows
 from autopeft.train.failures import error_text, require_finite, status_of
 from autopeft.train.loop import TrainingCost, TrainingRun, quick_masks, train
 from autopeft.train.prefix import FrozenOutputs
-from autopeft.train.rates import HeadRates, head_maps, head_rates, parameter_groups, rate_schedule
-from autopeft.train.states import RungStates, StateFolders, UnderWay
+from autopeft.train.rates import HeadRates, head_maps, head_rates, parameter_groups
+from autopeft.train.states import UnderWay
 
 _EVA_EXAMPLES = 128  # of the train split, for directions of inputs; chosen by hand
 _RMS_EXAMPLES = 32  # of the train split, for the size of the head's inputs; chosen by hand
-_STATES_SHARE = 0.25  # of the machine's free memory, for states of paused runs; chosen by hand
-# On a CPU they lie beside the weights: so many bytes, or this share of those of the weights; chosen by hand.
-_FEW_BYTES, _WEIGHTS_SHARE = 2**28, 0.05
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +65,8 @@ class Bench:
     """Measures plans on one base model, one task and one set of encoded splits.
 
     `keep_weights` gives the folder for the weights of a plan and seed, written by a confirmation and read for
-    the test split; None keeps none. `state_folders` are for the states of trainings. `interrupt` is called
-    before each training step; what it raises stops the run. `state_bytes` is the most that memory holds of
-    states of paused runs; None is a quarter of what is free.
+    the test split; None keeps none. `under_way` gives the folder for the state of a run that something may
+    stop; None keeps none. `interrupt` is called before each training step; what it raises stops the run.
     """
 
     base: BaseModel
@@ -79,11 +75,9 @@ class Bench:
     splits: Mapping[str, EncodedSplit]
     batch_size: int
     keep_weights: Callable[[Plan, int], Path] | None = None
-    state_folders: StateFolders = field(default_factory=StateFolders)
-    rung_steps: tuple[int, ...] = ()
+    under_way: Callable[[Plan, Fidelity], Path] | None = None
     compute: Compute = field(default_factory=Compute)
     interrupt: Callable[[], None] = lambda: None
-    state_bytes: int | None = None
     _directions: dict[str, torch.Tensor] = field(default_factory=dict, init=False)  # of measured sites
 
     def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
@@ -145,7 +139,7 @@ class Bench:
         task_type, cost = self.task.peft_task_type, TrainingCost()
         if not compute.shares_outputs:
             self.frozen_outputs.clear()
-        # Frozen layers are skipped in rungs, whose rows many plans see; a confirmation has other rows.
+        # Frozen layers are skipped in short runs, whose rows many plans see.
         is_shared = compute.shares_outputs and fidelity.split == "search"
         with (
             self.base.attached(stack.configs, plan=plan, task_type=task_type, seed=fidelity.seed) as model,
@@ -161,13 +155,12 @@ class Bench:
                 assert self.keep_weights is not None, "weights are kept for a later test"
                 load_weights(model, stack.names, self.keep_weights(plan, fidelity.seed))
             started = time.perf_counter()
-            # Plans go on by their loss; what only generated text can tell is worth its time at the last rung.
-            is_early = fidelity.split == "search" and fidelity.train_steps in self.rung_steps[:-1]
+            # Short runs rank by the loss; what only generated text can tell is worth its time in full runs.
             evaluation = self.evaluate(
                 model,
                 fidelity.split,
                 n_examples=fidelity.eval_examples,
-                generates=not is_early,
+                generates=fidelity.split != "search",
                 compute=compute,
             )
         is_finite = math.isfinite(evaluation.loss)
@@ -207,27 +200,16 @@ class Bench:
 
     @cached_property
     def frozen_outputs(self) -> FrozenOutputs:
-        """What frozen layers give for the rows of a rung, shared by its plans."""
+        """What frozen layers give for the rows of short runs, shared by their plans."""
         return FrozenOutputs(max_bytes=int(FROZEN_SHARE * self._free_bytes()))
 
     def _free_bytes(self) -> int:
         return free_bytes(self.base.device, limit_bytes=self.compute.memory_bytes)
 
-    @cached_property
-    def states(self) -> RungStates | None:
-        """The states of this bench's paused runs; None if every rung is trained from the start."""
-        if self.state_folders.paused is None:
-            return None
-        if (max_bytes := self.state_bytes) is None:
-            max_bytes = int(_STATES_SHARE * free_bytes(torch.device("cpu")))
-            if self.base.device.type == "cpu":
-                max_bytes = min(max_bytes, max(_FEW_BYTES, int(_WEIGHTS_SHARE * self.base.weight_bytes)))
-        return RungStates(folder=self.state_folders.paused, max_bytes=max_bytes)
-
     def _train(
         self, model: nn.Module, plan: Plan, fidelity: Fidelity, *, heads: HeadRates, compute: Compute
     ) -> TrainingCost:
-        """Train a rung if the search split judges it, else a full run.
+        """Train for the steps of the fidelity.
 
         Where the head alone is trained, the frozen body runs as in evaluation, without dropout: what it gives
         for a row is then the same in every epoch and for every learning rate.
@@ -238,22 +220,14 @@ class Bench:
         self.base.to_train(model)
         if not plan.adapters:
             self.base.body_to_eval()
-        is_rung, n_steps = fidelity.split == "search", fidelity.train_steps
-        states = self.states if is_rung else None
-        folder = self.state_folders.under_way
-        under_way = None if folder is None else UnderWay(folder=folder(plan, fidelity))
-        start = under_way.load() if under_way else None
-        is_resumed = n_steps in self.rung_steps  # a full run may follow the last one
+        under_way = None if self.under_way is None else UnderWay(folder=self.under_way(plan, fidelity))
         run = TrainingRun(
             steps=self._steps(fidelity, compute),
             sizes=self.splits["train"].sizes,
             batch=partial(self._collated, "train"),
             loss=self._loss,
-            schedule=rate_schedule(n_steps, rung_steps=self.rung_steps if is_rung else ()),
             seed=fidelity.seed,
             interrupt=self.interrupt,
-            start=states.load(plan, fidelity.seed) if states and start is None else start,
-            keep=partial(states.keep, plan, fidelity.seed) if states and is_resumed else None,
             under_way=under_way,
         )
         with self._checkpointing(model, compute), quick_masks(self.base.device):

@@ -1,4 +1,4 @@
-"""The training loop: micro-batches, steps of AdamW, a pause at the end of a rung; quick dropout on a CPU."""
+"""The training loop: micro-batches, steps of AdamW, states from which it resumes; quick dropout on a CPU."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from torch.optim import AdamW, Optimizer
 from autopeft.extension import Batch
 from autopeft.model import FreedMemory, SavedBytes, forked_rng
 from autopeft.train.compute import padded_tokens
-from autopeft.train.pausing import Position, State, pause, resume
-from autopeft.train.rates import RateSchedule
+from autopeft.train.pausing import Position, pause, resume
+from autopeft.train.rates import rate_share
 from autopeft.train.rows import Counts
 from autopeft.train.states import UnderWay
 
@@ -56,27 +56,23 @@ class TrainingRun:
     """The inputs of one training run.
 
     `steps` has the micro-batches of each step as row indices, `sizes` the tokens of every row. `batch`
-    makes a batch of row indices, and counts the terms that its `loss` is the mean of. `start` is the state
-    from which the run resumes, if there is one. `keep` takes the state at its end; None keeps none.
-    `under_way` takes states now and then, from which a run that is stopped goes on. `interrupt` is called
-    before each step; what it raises stops the run.
+    makes a batch of row indices, and counts the terms that its `loss` is the mean of. `under_way` takes
+    states now and then, from which a run that is stopped goes on. `interrupt` is called before each step;
+    what it raises stops the run.
     """
 
     steps: Sequence[Sequence[Sequence[int]]]
     sizes: Counts
     batch: Callable[[Sequence[int]], tuple[Batch, int]]
     loss: Callable[[nn.Module, Batch], torch.Tensor]
-    schedule: RateSchedule
     seed: int
-    start: State | None = None
-    keep: Callable[[State], None] | None = None
     under_way: UnderWay | None = None
     interrupt: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingCost:
-    """Seconds and steps of a run since its start or the rung before it, also those of an earlier process.
+    """Seconds and steps of a run, also those of an earlier process.
 
     `peak_bytes` is the peak of its widest micro-batch.
     """
@@ -89,18 +85,17 @@ class TrainingCost:
 def train(
     model: nn.Module, groups: list[dict[str, Any]], run: TrainingRun, *, device: torch.device
 ) -> TrainingCost:
-    """Train parameter groups, whose `lr` is their peak, from the start or from where the run was paused.
+    """Train parameter groups, whose `lr` is their peak, from the start or from where the run was stopped.
 
     The model is in the mode for training already. Raises DivergedError for a loss that is not finite.
     """
-    started = time.perf_counter()
+    started, n_steps = time.perf_counter(), len(run.steps)
     peak_rates = [float(group["lr"]) for group in groups]
     optimizer = AdamW(groups, weight_decay=0.0, fused=device.type in _FUSED_ON)
     with forked_rng(device):
         torch.manual_seed(run.seed)  # dropout
-        start = resume(run.start, model, optimizer, schedule=run.schedule, device=device)
-        if start.ends != run.schedule.ends:  # not this run, stopped, but one that it continues
-            start = replace(start, ends=run.schedule.ends, began=start.step, seconds=0.0)
+        kept = None if run.under_way is None else run.under_way.load()
+        start = resume(kept, model, optimizer, n_steps=n_steps, device=device)
         counted = _CountedLoss(run, start)
 
         def reached(n_done: int) -> Position:
@@ -109,28 +104,26 @@ def train(
 
         freed = FreedMemory(device)
         losses: list[tuple[int, torch.Tensor]] = []  # with their steps, since the last look at them
-        for step in range(start.step, run.schedule.n_steps):
+        for step in range(start.step, n_steps):
             run.interrupt()
             for group, peak_rate in zip(optimizer.param_groups, peak_rates, strict=True):
-                group["lr"] = peak_rate * run.schedule.multiplier(step)
+                group["lr"] = peak_rate * rate_share(step, n_steps)
             of_step = _step(model, optimizer, run.steps[step], counted, freed)
             losses += [(step, loss) for loss in of_step]
             if (watcher := _watcher.get()) is not None:
-                watcher(step + 1, run.schedule.n_steps, partial(_mean, of_step))
-            is_last = step + 1 == run.schedule.n_steps
+                watcher(step + 1, n_steps, partial(_mean, of_step))
+            is_last = step + 1 == n_steps
             is_kept = run.under_way is not None and run.under_way.is_due(is_last=is_last)
             if (step + 1) % _CHECKED_STEPS == 0 or is_last or is_kept:
-                _require_finite(losses, n_steps=run.schedule.n_steps)
+                _require_finite(losses, n_steps=n_steps)
                 losses.clear()
             if is_kept and run.under_way is not None:
                 run.under_way.keep(pause(reached(step + 1), model, optimizer, device=device))
-        position = reached(run.schedule.n_steps)
-        if run.keep is not None:
-            run.keep(pause(position, model, optimizer, device=device))
+        position = reached(n_steps)
     trained_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return TrainingCost(
         seconds=position.seconds,
-        n_steps=run.schedule.n_steps - start.began,
+        n_steps=n_steps,
         peak_bytes=position.saved_bytes + 3 * trained_bytes,  # gradients, and AdamW's two moments
     )
 
@@ -188,7 +181,7 @@ class _CountedLoss:
 
     def __init__(self, run: TrainingRun, position: Position) -> None:
         self.run, self.position = run, position
-        parts = [rows for step in run.steps[position.step : run.schedule.n_steps] for rows in step]
+        parts = [rows for step in run.steps[position.step :] for rows in step]
         self._widest = max(
             parts, key=self._n_tokens, default=()
         )  # the first of equals, as in an unbroken run

@@ -11,7 +11,6 @@ from autopeft.records import Fidelity, Plan, Status
 from autopeft.train.bench import Bench
 from autopeft.train.compute import padded_tokens
 from autopeft.train.encoding import train_rows
-from autopeft.train.states import StateFolders
 
 _SECONDS = 2.0  # of the timed run, about; chosen by hand
 _MOST_STEPS = 8  # of the timed run; chosen by hand
@@ -38,7 +37,7 @@ def pace_of(bench: Bench, plan: Plan) -> Pace:
 
     Raises TrainingError where the plan cannot be trained.
     """
-    bench = replace(bench, keep_weights=None, state_folders=StateFolders())
+    bench = replace(bench, keep_weights=None, under_way=None)
     pace = _timed(bench, plan, n_steps=1, n_examples=1)
     if _SECONDS / _MOST_STEPS < pace.step_seconds < _COLD_SECONDS:
         pace = _timed(bench, plan, n_steps=1, n_examples=1)

@@ -1,4 +1,4 @@
-"""The state of a training run: parameters, optimizer and random state, to be resumed with the same bits.
+"""The state of a stopped training run: parameters, optimizer and random state, to resume to the same bits.
 
 The position in the data is not stored, since the rows of a step follow from the seed.
 """
@@ -19,7 +19,6 @@ from torch.optim import Optimizer
 
 from autopeft.model import has_own_generator, random_state, set_random_state
 from autopeft.store import put_in_place
-from autopeft.train.rates import RateSchedule
 
 _FILE = "paused.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -29,16 +28,14 @@ _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 class Position:
     """How far a run has come: steps done, and the bytes that its widest micro-batch saves for backward.
 
-    `widest_tokens` counts the tokens of that micro-batch, padding included; 0 before one was counted. A run
-    resumes it whose schedule begins with the cycles of `ends` (see `RateSchedule`), or has just these and was
-    stopped in the last one. The run began at the step `began`, from which on its `seconds` count.
+    `widest_tokens` counts the tokens of that micro-batch, padding included; 0 before one was counted. A
+    run of `n_steps` resumes it; its `seconds` count from its first step.
     """
 
     step: int = 0
     widest_tokens: int = 0
     saved_bytes: int = 0
-    ends: tuple[int, ...] = ()
-    began: int = 0
+    n_steps: int = 0
     seconds: float = 0.0
 
 
@@ -103,8 +100,7 @@ def kept_step(folder: Path) -> int | None:
 
 
 def _position(metadata: Mapping[str, str]) -> Position:
-    stored = json.loads(metadata["position"])
-    return Position(**{**stored, "ends": tuple(stored["ends"])})
+    return Position(**json.loads(metadata["position"]))
 
 
 def resume(
@@ -112,21 +108,21 @@ def resume(
     model: nn.Module,
     optimizer: Optimizer,
     *,
-    schedule: RateSchedule,
+    n_steps: int,
     device: torch.device,
 ) -> Position:
-    """Restore a paused run that is a beginning of this schedule; returns its position.
+    """Restore a stopped run of so many steps; returns its position.
 
-    It is step 0 if there is no state, or one of other parameters, of another schedule or too far on.
+    It is step 0 if there is no state, or one of other parameters or of another length.
     """
     if state is None:
-        return Position()
+        return Position(n_steps=n_steps)
     position, tensors = state.position, state.tensors
     trained = _trained_parameters(model)
     shapes = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("value.")}
     fits = shapes == {f"value.{name}": parameter.shape for name, parameter in trained.items()}
-    if not fits or not _is_beginning(position, schedule):
-        return Position()
+    if not fits or position.n_steps != n_steps:
+        return Position(n_steps=n_steps)
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(tensors[f"value.{name}"])
@@ -140,14 +136,6 @@ def resume(
     if (state_on_device := tensors.get(f"rng.{device.type}")) is not None:
         set_random_state(device, state_on_device)
     return position
-
-
-def _is_beginning(position: Position, schedule: RateSchedule) -> bool:
-    """Whether a schedule goes on from a position: the end of an earlier cycle, or a step of its last one."""
-    if position.ends == schedule.ends:
-        return (0, *schedule.ends)[-2] <= position.step <= schedule.n_steps
-    is_earlier = position.ends == schedule.ends[:-1][: len(position.ends)]
-    return bool(position.ends) and is_earlier and position.step == position.ends[-1]
 
 
 def _trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
