@@ -38,7 +38,7 @@ _HEADLINES = {
     NO_LEARNING: (
         NO_LEARNING,
         "inconclusive",
-        "Nothing was learned for certain: {best} reaches {score}, and guesses reach {chance}.",
+        "Nothing was learned for certain: {best} may be no better than guessing.",
     ),
 }
 _MORE_STEPS = "Twice the steps promise about {gain}."
@@ -84,7 +84,6 @@ def answer_of(result: SearchResult, words: PartWords) -> Answer:
             score=score,
             size=count(result.best.trainable_params),
             baseline_size=count(result.baseline.trainable_params),
-            chance=metric(setting.chance, is_share),
         ),
         verdict=in_words_of(result.spec, verdict.sentence),
         longer=longer,
