@@ -9,7 +9,6 @@ from statistics import fmean
 from autopeft.engine.problem import EVAL_COST, USUAL_FINALISTS, Lengths, SearchProblem
 from autopeft.records import Cost, Fidelity, Measurement, Outcome, Status
 
-
 _USUAL_ROWS = 16  # of a step
 
 
