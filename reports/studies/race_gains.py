@@ -2,11 +2,11 @@
 
     python reports/studies/race_gains.py OUT.csv --data FOLDER [--sets …] [--budgets 0.1% 0.5%] [--steps 300]
 
-A search at its default settings (MiniLM-L6; steps and batch size are given) hands over weights, and its result
-has their score on the test split and their cost by the clock. Beside it stand LoRA on all linear maps and on q
-and v at two positions of their rates, trained in full with the seed of the search: the best of all four on
-the confirm split (a sweep of four), and of the two at 0.38 (a sweep of two). Rows that OUT.csv has are not
-measured again.
+A search at its default settings (MiniLM-L6; steps and batch size are given) hands over weights, and its
+result has their score on the test split and their cost by the clock. Beside it stand LoRA on all linear maps
+and on q and v at two positions of their rates, trained in full with the seed of the search: the best of all
+four on the confirm split (a sweep of four), and of the two at 0.38 (a sweep of two). Rows that OUT.csv has
+are not measured again.
 """
 
 from __future__ import annotations
