@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -23,7 +22,7 @@ from packaging.requirements import Requirement
 from autopeft.containers import allowed_cores
 from autopeft.errors import ModelError, first_line_of, reason_of
 from autopeft.extension import PROTOCOLS, Catalogue, discover
-from autopeft.model import choose_precision, find_device, free_bytes, like_gpus, resolve
+from autopeft.model import computes_in_bfloat16, find_device, free_bytes, like_gpus, resolve
 from autopeft.records import VERSION, ModelSpec
 
 CheckStatus = Literal["ok", "note", "fail"]
@@ -32,7 +31,6 @@ _WRITTEN_BYTES = 2**25  # to time the writing; chosen by hand
 _SLOW_BYTES_PER_SECOND = 5 * 10**6  # a study with its measurements then takes seconds a trial; chosen by hand
 _LEAST_FREE_BYTES = 2**30  # the demo takes 0.9 GiB (reports/LOG.md)
 _HUB_SECONDS = 3.0  # to wait for the hub; chosen by hand
-_PROBED_WIDTH = 1024  # hidden units of the probe of number formats, its widest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,10 +137,8 @@ def _device_checks() -> Iterator[Check]:
         remedy="end other programs, or take a device with more memory" if is_little else "",
     )
     yield thread_check(torch.get_num_threads(), os.environ.get("OMP_WAIT_POLICY"), cores=allowed_cores())
-    text = SimpleNamespace(hidden_size=_PROBED_WIDTH)
-    config = SimpleNamespace(get_text_config=lambda: text)
-    chosen = choose_precision(config, device)
-    yield Check(name="number format", status="ok", value=chosen.dtype)
+    dtype = "bfloat16" if computes_in_bfloat16(device) else "float32"
+    yield Check(name="number format", status="ok", value=dtype)
 
 
 def gpu_check(names: Sequence[str], *, like_first: int) -> Check:

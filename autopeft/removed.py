@@ -12,9 +12,14 @@ SETTINGS = {
     "leave it out, since nine comparisons never showed for sure that a score helps": "check_score",
     "--memory bounds what a training step may take, weights included": "max_peak_memory max_peak_bytes",
     "leave slow methods out with --methods; `autopeft methods` lists their step times": "max_step_time",
-    "leave it out, since every search names the smallest plan as good and draws the front": "objective",
-    "leave it out, a search is always by halving; --sampler random proposes at random": "strategy",
-    "leave it out, since four plans are proposed at once, or as many as there are workers": "wave",
+    "--sizes 3 finds the best plan of a fifth and of a twenty-fifth of the budget": "objective",
+    "leave it out; --effort says how much a search tries": "strategy",
+    "leave it out, since Optuna proposes four plans at once": "wave",
+    "leave it out; --effort thorough lets Optuna's TPESampler propose plans": "sampler",
+    "leave it out, since the finalists are always trained in full, with as many seeds as --seeds says": (
+        "confirm fidelity confirm_seeds confirm_fidelity"
+    ),
+    "name it search.margin; the flag --margin stays": "confirm_margin",
     "measure the finished adapter with a tool such as lm-evaluation-harness": (
         "forgetting forgetting_source forgetting_config_name forgetting_text_column"
     ),
@@ -25,6 +30,7 @@ _KEYS_OF_SPACES = {
     "max_rank caps the ranks of a method in a search space": "size min_rank",
     "layer_share with layers_by last or score chooses the layers in a search space": "depth_parts",
     "every plan of a search space may spend the whole budget": "budget_share",
+    "leave it out; the plans under first are tried before the sampler proposes any": "random_share",
 }
 _SCORES = (
     "activation bias_fisher cka conditioning fisher_sampled gradient_norm lora_fisher random spectrum "

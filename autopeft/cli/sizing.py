@@ -76,7 +76,7 @@ def estimate(
         int | None, opt.whole("Tokens of each row. Default 1024, or what the model takes.")
     ] = None,
     dtype: Annotated[
-        str, typer.Option(help="bfloat16 or float32; auto is bfloat16, and on cpu the faster of both.")
+        str, typer.Option(help="bfloat16 or float32; auto is bfloat16 if the device computes in it.")
     ] = "auto",
     quantize: Annotated[
         str | None, typer.Option(help="none, 4bit or 8bit. Default: what the plan says, or none.")

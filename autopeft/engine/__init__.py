@@ -9,7 +9,7 @@ problem → runs, cost → study → finalists, judge → sizes → search.
 
 from __future__ import annotations
 
-from autopeft.engine.cost import planned_runs, search_cost, usual_cost
+from autopeft.engine.cost import planned_runs, repeated_steps, search_cost, usual_cost
 from autopeft.engine.problem import EVAL_COST, Lengths, SearchProblem, short_steps
 from autopeft.engine.runs import Key, Progress, Runs
 from autopeft.engine.search import search

@@ -9,12 +9,14 @@ from statistics import fmean
 from autopeft.engine.problem import EVAL_COST, USUAL_FINALISTS, Lengths, SearchProblem
 from autopeft.records import Cost, Fidelity, Measurement, Outcome, Status
 
+_USUAL_ROWS = 16  # of a step
+
 
 def planned_runs(problem: SearchProblem) -> list[Fidelity]:
-    """The runs of a search at most: short ones, full runs of three finalists or two, and the test split."""
+    """The runs of a search at most: short ones, full runs of the finalists, and the test split."""
     seed, lengths = problem.seeds[0], problem.lengths
     n_short = problem.n_trials(len(problem.first_plans))
-    n_full = (USUAL_FINALISTS if n_short else 2) * len(problem.seeds)
+    n_full = (USUAL_FINALISTS + (problem.effort == "thorough" and problem.has_head)) * len(problem.seeds)
     planned = [lengths.short(seed=seed)] * n_short + [lengths.full(seed=seed)] * n_full
     planned += [lengths.test(seed=seed)] * (2 * len(problem.seeds) if lengths.n_test else 0)
     for _ in range(1, problem.spec.search.sizes):
@@ -22,19 +24,31 @@ def planned_runs(problem: SearchProblem) -> list[Fidelity]:
     return planned
 
 
+def repeated_steps(problem: SearchProblem, planned: Sequence[Fidelity]) -> int:
+    """Steps of the planned full runs that their short runs have made already."""
+    n_full = sum(fidelity == problem.lengths.full(seed=problem.seeds[0]) for fidelity in planned)
+    has_short = problem.lengths.short(seed=problem.seeds[0]) in planned
+    return n_full * problem.lengths.kept_steps if has_short else 0
+
+
 def usual_cost(full_steps: int, *, n_first: int = 5) -> float:
     """Cost of a default search in R, where evaluating a split takes a twentieth of a full run.
 
     Example:
         >>> [round(usual_cost(steps), 1) for steps in (100, 300, 3000)]
-        [5.3, 4.5, 3.8]
+        [3.6, 3.1, 2.3]
     """
-    n_examples = int(0.05 * full_steps / EVAL_COST)
+    n_examples = int(0.05 * full_steps * _USUAL_ROWS / EVAL_COST)
     lengths = Lengths(
-        full_steps=full_steps, batch_size=1, n_search=n_examples, n_confirm=n_examples, n_test=n_examples
+        full_steps=full_steps,
+        batch_size=_USUAL_ROWS,
+        n_search=n_examples,
+        n_confirm=n_examples,
+        n_test=n_examples,
     )
     runs = [lengths.short(seed=0)] * n_first + [lengths.full(seed=0)] * USUAL_FINALISTS
-    return math.fsum(map(lengths.cost, [*runs, lengths.test(seed=0), lengths.test(seed=0)]))
+    cost = math.fsum(map(lengths.cost, [*runs, lengths.test(seed=0), lengths.test(seed=0)]))
+    return cost - USUAL_FINALISTS * lengths.kept_steps / full_steps
 
 
 def search_cost(
@@ -60,7 +74,7 @@ def search_cost(
     in_full = [m for m in outcome.measurements if m.fidelity.split == "confirm"]
     trained = [m for m in in_full if m.status is Status.COMPLETE and m.trained_steps]
     trained = [m for m in trained if m.plan == outcome.baseline] or trained
-    full_run_seconds = fmean(m.total_seconds for m in trained) if trained else None
+    full_run_seconds = fmean(map(seconds_from_start, trained)) if trained else None
     seconds = {"search": 0.0, "confirm": 0.0, "test": 0.0}
     for measurement in paid:
         seconds[measurement.fidelity.split] += measurement.total_seconds
@@ -79,3 +93,9 @@ def search_cost(
         total_seconds=total_seconds,
         total_full_runs=total_seconds / full_run_seconds if full_run_seconds else None,
     )
+
+
+def seconds_from_start(run: Measurement) -> float:
+    """Seconds of a full run with the steps that its short run made."""
+    steps = run.fidelity.train_steps / run.trained_steps if run.trained_steps else 1.0
+    return run.train_seconds * steps + run.eval_seconds + run.overhead_seconds

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 import optuna
-from optuna.samplers import GPSampler
+from optuna.samplers import TPESampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
@@ -60,16 +60,20 @@ class Study:
         if n_left <= 0 or not self.short:
             return
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = GPSampler(
-                seed=problem.spec.search.seed, n_startup_trials=_N_STARTUP, warn_independent_sampling=False
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of group=True
+            sampler = TPESampler(
+                multivariate=True,
+                group=True,
+                constant_liar=True,
+                n_startup_trials=_N_STARTUP,
+                seed=problem.spec.search.seed,
             )
         study = optuna.create_study(sampler=sampler)
         # One run that diverged would hide the differences between good ones from the sampler.
         losses = [m.loss for m in self.short.values() if m.loss is not None]
         worst = 2 * statistics.median(losses) - min(losses) if losses else math.inf
         while n_left > 0:
-            proposals = []
+            proposals: list[Proposal] = []
             for _ in range(min(n_left, _N_AT_ONCE)):
                 trial = study.ask()
                 policy = suggest(trial, problem.space, problem.context.methods)

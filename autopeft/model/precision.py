@@ -1,35 +1,23 @@
-"""The device and the number format that a base model computes in; a short probe decides where nobody does."""
+"""The device and the number format that a base model computes in; what the device has decides by default."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import re
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 
 from autopeft.errors import ModelError, reason_of
 
-# All chosen by hand. A width below the least needs no probe: other work takes longer than its products. Wider
-# products than the widest run at the same rate, and would take the probe too long.
-_LEAST_WIDTH, _WIDEST = 128, 1024
-_TOKENS = 256
-_REPEATS = 4  # the fastest counts, as other processes only slow a product down
-_LEAST_GAIN = 1.25  # of a format with larger rounding errors, before it is chosen
+_LEAST_WIDTH = 128  # on a CPU; in narrower models other work takes longer than products; chosen by hand
 _BFLOAT16_SINCE = (8, 0)  # compute capability of GPUs of NVIDIA; older ones only emulate it, slowly
-_WIDE, _LEAST_GAIN_WIDE = 1024, 0.8  # from this width on, half the memory is worth a slower product
-_LARGEST_ERROR = 1e-2  # of a product, relative; bfloat16 rounds by 2**-9, so kernels above this are broken
 # Devices whose free memory and random numbers `memory` and `devices` know.
 _DEVICE = re.compile(r"(?:cpu|cuda|mps)(?::\d+)?", re.ASCII)
-# The first product in bfloat16: where the processor has no instructions for it, it takes 40 to 500 times
-# as long as in float32 (reports/LOG.md), which the probe must not wait for at full size.
-_FIRST_WIDTH, _FIRST_TOKENS, _SLOWEST_FIRST = 128, 16, 8.0
 
 log = logging.getLogger(__name__)
 
@@ -158,113 +146,35 @@ def make_current(device: torch.device) -> None:
         torch.cuda.set_device(device)
 
 
-def computes_in_bfloat16(gpu: torch.device) -> bool:
-    """Whether a GPU has units for bfloat16; of NVIDIA's, Volta and Turing (V100, T4, RTX 20) have none."""
-    return bool(torch.version.hip) or torch.cuda.get_device_capability(gpu) >= _BFLOAT16_SINCE
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for products in bfloat16; others emulate it, 40 to 500 times slower.
 
-
-def choose_precision(
-    config: Any,
-    device: torch.device,
-    *,
-    remedy: str = "; --dtype overrides this",
-    seconds_of: Callable[[Callable[[], object]], float] | None = None,
-) -> Precision:
-    """The fastest precision for models of this config on this device, at errors that training bears.
-
-    On a GPU it is bfloat16 where the GPU has it. On a CPU products of the model's own widths are timed, for
-    less than half a second; a wide model computes in bfloat16 unless that is clearly slower, since float32
-    would double its memory. The choice and its reason are logged in one sentence.
-
-    Args:
-        config: The transformers config of the base model.
-        device: Where the model will lie.
-        remedy: What ends the sentence, empty where nobody can choose another format.
-        seconds_of: Gives the seconds that a function takes; None times it.
+    1. GPUs of NVIDIA have them from Ampere on: not Volta and Turing (V100, T4, RTX 20).
+    2. x86 processors have them with AVX512_BF16 or AMX.
+    3. ARM processors have them with the flag `bf16`. Torch uses them through the Arm Compute Library alone.
+    4. On other devices bfloat16 is not tried.
     """
-    chosen, reason = _choice(config, device, seconds_of or _seconds_of)
-    log.info("The base model computes in %s: %s%s.", chosen.dtype, reason, remedy)
-    return chosen
-
-
-def _choice(
-    config: Any, device: torch.device, seconds_of: Callable[[Callable[[], object]], float]
-) -> tuple[Precision, str]:
     if device.type == "cuda":
-        if computes_in_bfloat16(device):
-            return Precision(dtype="bfloat16"), "the GPU computes in it"
-        return Precision(), "the GPU has no bfloat16"
-    if device.type != "cpu":
-        return Precision(), f"other formats are not tried on {device.type}"
-    width, inner = _widths(config)
-    if not width:
-        return Precision(), "its config tells no hidden size, by which other formats are tried"
-    if width < _LEAST_WIDTH:
-        return Precision(), f"with {width} hidden units no other format would be faster"
-    products = _Products(width, inner, seconds_of=seconds_of)
-    if products.is_slow_in_bfloat16():
-        return Precision(), "the processor has no instructions for bfloat16"
-    gain = products.seconds("float32") / products.seconds("bfloat16")
-    least = _LEAST_GAIN if width < _WIDE else _LEAST_GAIN_WIDE
-    is_clear = gain >= least and products.error() <= _LARGEST_ERROR
-    speeds = f"bfloat16 takes {1 / gain:.2f} of float32's time in products of {width} and {inner} features"
-    return Precision(dtype="bfloat16" if is_clear else "float32"), speeds
+        return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= _BFLOAT16_SINCE
+    if device.type != "cpu" or not cast(Any, torch.backends.mkldnn).is_available():
+        return False
+    library = torch.ops.mkldnn
+    on_x86 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return on_x86 or (library._is_mkldnn_acl_supported() and library._is_mkldnn_bf16_supported())
 
 
-class _Products:
-    """Products as in the model's feed-forward maps, in each format; weights are held in that format."""
+def choose_precision(config: Any, device: torch.device) -> Precision:
+    """bfloat16 if the device computes in it, else float32; float32 for narrow models on a CPU.
 
-    def __init__(
-        self, width: int, inner: int, *, seconds_of: Callable[[Callable[[], object]], float]
-    ) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self._inputs = torch.randn(_TOKENS, width, generator=generator)
-        self._weight = torch.randn(inner, width, generator=generator)
-        self._low_weight = self._weight.bfloat16()
-        self._seconds_of = seconds_of
-
-    def seconds(self, name: str) -> float:
-        """Seconds of a product in the format `float32` or `bfloat16`."""
-        with torch.no_grad(), Precision().multiplying():
-            return self._fastest(self._product(name))
-
-    def error(self) -> float:
-        """The relative error of some rows of the product in bfloat16."""
-        with torch.no_grad():
-            computed = self._product("bfloat16")().double()[:_FIRST_TOKENS]
-        exact = self._inputs[:_FIRST_TOKENS].double() @ self._weight.double().T
-        return float((computed - exact).norm() / exact.norm())
-
-    def is_slow_in_bfloat16(self) -> bool:
-        """Whether a small product in bfloat16 takes many times as long as in float32."""
-        rows = self._inputs[:_FIRST_TOKENS, :_FIRST_WIDTH].contiguous()
-        weight = self._weight[:_FIRST_WIDTH, :_FIRST_WIDTH].contiguous()
-        low_rows, low_weight = rows.bfloat16(), weight.bfloat16()
-        with torch.no_grad():
-            exact = self._fastest(lambda: F.linear(rows, weight))
-            return self._fastest(lambda: F.linear(low_rows, low_weight)) > _SLOWEST_FIRST * exact
-
-    def _fastest(self, product: Callable[[], object]) -> float:
-        product()  # the first call prepares kernels
-        return min(self._seconds_of(product) for _ in range(_REPEATS))
-
-    def _product(self, name: str) -> Callable[[], torch.Tensor]:
-        if name == "bfloat16":
-            return lambda: F.linear(self._inputs.bfloat16(), self._low_weight)
-        return lambda: F.linear(self._inputs, self._weight)
-
-
-def _widths(config: Any) -> tuple[int, int]:
-    """Hidden units and units of the feed-forward maps, at most 1024 each; 0 where the config tells none."""
+    One machine always gives the same answer. The choice and its reason are logged in one sentence.
+    """
     text = config.get_text_config()
-    named = getattr(text, "hidden_size", None) or getattr(text, "num_features", None)  # of timm models
-    width = named if isinstance(named, int) else 0
-    inner = getattr(text, "intermediate_size", None)  # GPT-2 and T5 call it otherwise, and have 4 x
-    inner = inner if isinstance(inner, int) else 4 * width
-    return min(width, _WIDEST), min(inner, _WIDEST)
-
-
-def _seconds_of(function: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
+    width = getattr(text, "hidden_size", None) or getattr(text, "num_features", None)  # of timm models
+    if not computes_in_bfloat16(device):
+        dtype, reason = "float32", f"no instructions for bfloat16 are known on this {device.type} device"
+    elif device.type == "cpu" and not (isinstance(width, int) and width >= _LEAST_WIDTH):
+        dtype, reason = "float32", f"below {_LEAST_WIDTH} hidden units bfloat16 would not be faster"
+    else:
+        dtype, reason = "bfloat16", f"the {device.type} device has instructions for it"
+    log.info("The base model computes in %s: %s; --dtype overrides this.", dtype, reason)
+    return Precision(dtype=dtype)

@@ -101,6 +101,7 @@ def plan_document(prepared: Prepared, plan: Plan) -> PlanDocument:
         base_params=prepared.base.base_params,
         head_params=prepared.base.head_params,
         schedule=train.SCHEDULE,
+        head_learning_rate=prepared.bench.head_rates.output if prepared.base.head_params else None,
         seed=spec.search.seed,
     )
 

@@ -17,7 +17,6 @@ from autopeft.executors import EXECUTORS, Executor
 from autopeft.model import (
     BaseModel,
     Precision,
-    choose_precision,
     computes_in_bfloat16,
     config_of,
     device_names,
@@ -105,10 +104,8 @@ def loading_place(spec: RunSpec, plan: Plan, *, auto_class: str) -> tuple[str, P
     device = device_in_float32(
         spec.model, auto_class=auto_class, wanted=spec.execution.device, takes_bfloat16=is_narrow
     )
-    if not is_narrow:
-        return device, Precision()
-    chosen = choose_precision(config_of(spec.model), torch.device(device), remedy="")
-    return device, Precision(dtype=chosen.dtype)
+    is_narrow = is_narrow and computes_in_bfloat16(torch.device(device))
+    return device, Precision(dtype="bfloat16" if is_narrow else "float32")
 
 
 def device_in_float32(

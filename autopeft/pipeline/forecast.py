@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from autopeft import space
-from autopeft.engine import SearchProblem, planned_runs
+from autopeft.engine import SearchProblem, planned_runs, repeated_steps
 from autopeft.errors import TrainingError
 from autopeft.pipeline.computing import in_memory_of_run
 from autopeft.pipeline.prepare import Prepared
@@ -19,9 +19,9 @@ _PROBE_RATE = 1e-5  # so low that no run diverges
 _PASS_SHARE = 0.05  # of a full run, what the sensitivity pass takes at most
 _TRAINED_BYTES = 16  # of a trained parameter: itself, its gradient, and AdamW's two moments in float32
 _USUAL_REPORT_SECONDS = 5.0  # for weights, exports and the report; chosen by hand
-# The time of a search as shares of what its plan takes at the pace of LoRA with three finalists: two may be
-# enough, and some methods are slower. Chosen by hand.
-_LOW, _EXPECTED, _HIGH = 0.7, 0.9, 1.3
+# The time of a search as shares of what its plan takes at the pace of LoRA: other methods are slower.
+# Chosen by hand.
+_LOW, _EXPECTED, _HIGH = 0.9, 1.1, 1.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,9 @@ def forecast(prepared: Prepared, problem: SearchProblem, pace: Pace, *, seconds_
     lengths = problem.lengths
     full_run = _seconds(lengths.full(seed=0), pace)
     before, after = seconds_so_far, _USUAL_REPORT_SECONDS
-    most = math.fsum(_seconds(fidelity, pace) for fidelity in planned_runs(problem)) + _PASS_SHARE * full_run
+    planned = planned_runs(problem)
+    most = math.fsum(_seconds(fidelity, pace) for fidelity in planned) + _PASS_SHARE * full_run
+    most -= repeated_steps(problem, planned) * pace.step_seconds
     limits = (prepared.spec.search.max_time_seconds, (prepared.spec.search.max_cost or math.inf) * full_run)
     limit = max(min(limits[0] or math.inf, limits[1]), before + 2 * full_run + after)
     low, expected, high = (min(limit, before + share * most + after) for share in (_LOW, _EXPECTED, _HIGH))

@@ -17,7 +17,7 @@ from autopeft.pipeline.prepare import Prepared
 from autopeft.pipeline.reporting import part_words
 from autopeft.records import IN_MEMORY, SearchFacts, SearchResult, TrainedPlan
 from autopeft.report import CardFacts, hub_id
-from autopeft.store import cannot_write, reseal, save_processor, write_bytes, write_text
+from autopeft.store import cannot_write, reseal, save_processor, write_text
 
 # How transformers reads the outputs of a classifier: one label, several at once, or a number.
 _PROBLEM_TYPES = {
@@ -76,16 +76,12 @@ def name_base(folder: Path, name: str, *, revision: str | None) -> None:
 def write_card(
     folder: Path, result: SearchResult, *, seed: int, repo: str | None = None, base_model: str | None = None
 ) -> None:
-    """Write the model card of weights of a seed, and its chart where several plans were confirmed.
+    """Write the model card of weights of a seed.
 
     `repo` names the repository on the hub that the folder is pushed to, `base_model` the base model there;
     None is what the run knows.
     """
-    setting, words = result.setting, part_words(result, folder)
-    drawing = report.Drawing(result, words)
-    chart = drawing.score() if drawing.is_confirmed else None
-    if chart is not None:
-        write_bytes(folder / report.CHART, report.png_of(chart.picture()))
+    setting, words = result.setting, part_words(result)
     stack = compile_plan(result.best, discover("autopeft.methods"))
     written = stack.configs or (model.head_only_config(),)
     facts = CardFacts(
@@ -94,7 +90,6 @@ def write_card(
         peft_types=tuple(dict.fromkeys(adapters.type_name(config).lower() for config in written)),
         seed=seed,
         folder=repo or report.BEST_WEIGHTS,
-        chart="" if chart is None else chart.label,
         own_class=_own_class(result, words.auto_class),
         schedule=_SCHEDULE,
     )
@@ -103,7 +98,7 @@ def write_card(
 
 def write_trained_card(folder: Path, trained: TrainedPlan, *, at: str, base_model: str | None = None) -> None:
     """Write the model card of an adapter that `train` wrote; it lies `at` a folder, or a name on the hub."""
-    words = part_words(trained, folder)
+    words = part_words(trained)
     configs = compile_plan(trained.best, discover("autopeft.methods")).configs or (model.head_only_config(),)
     facts = CardFacts(
         base_model=base_model or hub_base(trained.setting),

@@ -129,6 +129,7 @@ def prepare(
         batch_size=batch_size,
         keep_weights=keep_weights,
         under_way=under_way,
+        full_steps=full_steps,
         interrupt=interrupt,
     )
     spec, bench, computing = with_compute(spec, bench)

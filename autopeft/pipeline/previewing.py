@@ -123,7 +123,8 @@ def preview(
         short_steps=lengths.short_steps,
         full_run_steps=lengths.full_steps,
         seeds=len(problem.seeds),
-        search_cost=math.fsum(map(lengths.cost, planned)),
+        search_cost=math.fsum(map(lengths.cost, planned))
+        - engine.repeated_steps(problem, planned) / lengths.full_steps,
         n_confirm=lengths.n_confirm,
         n_confirm_groups=len(set(problem.groups.get("confirm", ()))),
         least_differences=_least_differences(prepared, lengths.n_confirm),

@@ -45,7 +45,7 @@ def render(path: Path) -> SearchResult:
     """Render the report of a finished run again."""
     run = RunDir.open(path)
     result = run.load_result()
-    report.write(result, run.path, words=part_words(result, run.best / "weights"))
+    report.write(result, run.path, words=part_words(result))
     return result
 
 
@@ -58,30 +58,22 @@ def render_several(paths: Sequence[Path], out: Path) -> tuple[SearchResult, ...]
     ends = [path.resolve().parts[-2:] for path in paths]
     last = [parts[-1] for parts in ends]
     names = [parts[-1] if last.count(parts[-1]) == 1 else "/".join(parts) for parts in ends]
-    words = [part_words(result, path / "best/weights") for path, result in zip(paths, results, strict=True)]
-    pages = list(zip(names, results, words, strict=True))
+    pages = [(name, result, part_words(result)) for name, result in zip(names, results, strict=True)]
     write_text(out, report.several_html(pages))
     return results
 
 
-def part_words(result: SearchResult | TrainedPlan, weights: Path | None = None) -> PartWords:
-    """Names of the installed methods, the class of the base model, how the best plan's weights load.
-
-    `weights` is their folder, which older runs wrote without a tokenizer; None stands for a whole one.
-    """
+def part_words(result: SearchResult | TrainedPlan) -> PartWords:
+    """Names of the installed methods, the class of the base model, how the best plan's weights load."""
     setting, methods = result.setting, discover("autopeft.methods").values()
     # A run may be rendered where a part of it is no longer installed.
     task = dict(discover("autopeft.tasks")).get(setting.task)
-    metric = dict(discover("autopeft.metrics")).get(setting.metric)
-    names = ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
-    is_bare = weights is not None and weights.is_dir() and not any((weights / n).is_file() for n in names)
-    stored = setting.metric_is_share  # None in a run from before version 0.2.0
     return PartWords(
         labels={method.name: method.label for method in methods} | _choice_labels(methods),
         short_labels={method.name: method.short_label for method in methods},
         auto_class=model.loading_class_of_type(setting.model_type, task.auto_class) if task else "AutoModel",
-        metric_is_share=metric is not None and metric.is_share if stored is None else stored,
-        weights=replace(_weight_folders(result.best), is_bare=is_bare),
+        metric_is_share=bool(setting.metric_is_share),
+        weights=_weight_folders(result.best),
     )
 
 

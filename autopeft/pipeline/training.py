@@ -107,6 +107,8 @@ def train_plan(
     note_schedule(path, document)
     spec = spec_of_plan(document, model_id, data_source, overrides or {})
     prepared = prepare(spec)
+    rate = document.head_learning_rate
+    prepared = replace(prepared, bench=replace(prepared.bench, head_learning_rate=rate))
     check_plan(document.plan, prepared.base, prepared.methods)
     if note := other_base_note(document, prepared.base):
         log.warning("%s", note)

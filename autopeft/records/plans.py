@@ -109,7 +109,10 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanDocument:
-    """A plan and what it takes to repeat it: the content of `plan.yaml`."""
+    """A plan and what it takes to repeat it: the content of `plan.yaml`.
+
+    `head_learning_rate` is that of the last layer of the task head, None without a head to train.
+    """
 
     plan: Plan
     model: ModelSpec
@@ -119,6 +122,7 @@ class PlanDocument:
     head_params: int
     schedule: str
     seed: int
+    head_learning_rate: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

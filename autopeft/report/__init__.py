@@ -2,8 +2,8 @@
 
 Everything but `write` is a pure function of the result. The layout is in `templates/`.
 
-Inside the folder each file imports only from those before it: schema, words → measured, rendering → maps,
-tables → view → naming → card, charts, terms → certainty → headline → page → short_forms.
+Inside the folder each file imports only from those before it: schema, words → naming, rendering → measured,
+maps → tables, answer → card, charts → page, short_forms.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ import json
 from pathlib import Path
 
 from autopeft.records import SearchResult
-from autopeft.report.card import BEST_WEIGHTS, CHART, CardFacts, hub_id, model_card, trained_card
-from autopeft.report.charts import png_of
+from autopeft.report.answer import answer_of
+from autopeft.report.card import BEST_WEIGHTS, CardFacts, hub_id, model_card, trained_card
 from autopeft.report.maps import heat_svg, seen_enough
-from autopeft.report.measured import edge_sentence, error_over, rate_words
-from autopeft.report.page import Drawing, answer_of, contents, drawn, several_html, summary_of
-from autopeft.report.rendering import render
+from autopeft.report.measured import full_rows
+from autopeft.report.naming import no_adapters, plan_words
+from autopeft.report.page import report_html, report_md, several_html
 from autopeft.report.schema import ResultFile, TrialRow, result_schema, trials_schema
 from autopeft.report.short_forms import leaderboard, short_html, short_text
 from autopeft.report.tables import result_json, sensitivity_csv, trials_csv
-from autopeft.report.view import confirm_steps
 from autopeft.report.words import PartWords, WeightFolders, choice_key
 from autopeft.store import write_text
 
@@ -38,13 +37,3 @@ def write(result: SearchResult, out: Path, *, words: PartWords, status: str = "c
     # Last, so that whoever finds the answer finds the rest too.
     answer = json.dumps(result_json(result, status), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(out / "result.json", answer + "\n")
-
-
-def report_html(result: SearchResult, *, words: PartWords, status: str = "complete") -> str:
-    """One self-contained HTML page: nothing is loaded from elsewhere, all names are escaped."""
-    return render("report.html", **contents(result, words, status), charts=drawn(result, words))
-
-
-def report_md(result: SearchResult, *, words: PartWords, status: str = "complete") -> str:
-    """The same report in GitHub's Markdown, without charts."""
-    return render("report.md", **contents(result, words, status))

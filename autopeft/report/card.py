@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePath, PureWindowsPath
 from typing import Any
 
@@ -15,27 +16,20 @@ from markupsafe import Markup
 from autopeft.records import (
     IN_MEMORY,
     QUANTISED,
-    Confirmation,
-    Plan,
     SearchFacts,
     SearchResult,
     TrainedPlan,
-    rate,
     shortened,
 )
-from autopeft.report.measured import error_over, examples, is_untrained, on_split, record_of, smallest_mark
-from autopeft.report.naming import no_adapters
+from autopeft.report.measured import error_over, examples, full_rows, record_of
+from autopeft.report.naming import is_untrained, no_adapters, plan_words
 from autopeft.report.rendering import render
-from autopeft.report.tables import result_json
-from autopeft.report.view import confirm_steps
-from autopeft.report.words import NOTHING, PartWords, duration, metric, plan_words, plus_minus
+from autopeft.report.words import PartWords
 
 # In the order of `peft`'s own cards, which end with these lines.
 _LIBRARIES = {"PEFT": "peft", "Transformers": "transformers", "Pytorch": "torch", "Datasets": "datasets"}
-_NAMES = ("best", "smallest", "baseline", "incumbent", "head")  # rows of the table, in this order
 _ON_HUB = re.compile(r"[\w.-]+(/[\w.-]+)?")  # an owner and a name, or a name alone
 _MOST_LABELS, _LONGEST_LABEL = 20, 60  # labels that a card lists, characters of each; chosen by hand
-CHART = "score.png"  # beside the card
 _FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".zip", ".gguf", ".txt")
 BEST_WEIGHTS = "best/weights"  # in the folder of a run
 _IMAGE_CLASS = "AutoModelForImageClassification"  # its base models come with an image processor, no tokenizer
@@ -47,9 +41,8 @@ class CardFacts:
 
     `base_model` and `dataset` are ids on the hub; None where there is none. `peft_types` are `peft`'s words,
     such as `lora`. `folder` is where a reader loads the adapter from. `seed` is that of the weights.
-    `chart` describes the picture in the file `CHART` beside the card; empty where there is none. `own_class`
-    names the class of the base model that the adapter does not fit; empty where there is none. `schedule` is
-    that of the learning rate.
+    `own_class` names the class of the base model that the adapter does not fit; empty if there is none.
+    `schedule` is that of the learning rate.
     """
 
     base_model: str | None
@@ -57,7 +50,6 @@ class CardFacts:
     peft_types: tuple[str, ...]
     seed: int
     folder: str = BEST_WEIGHTS
-    chart: str = ""
     own_class: str = ""
     schedule: str = ""
 
@@ -79,13 +71,9 @@ def trained_card(trained: TrainedPlan, facts: CardFacts, words: PartWords) -> st
     value = _eval_result(setting, facts, split=measured.fidelity.split, value=measured.metric)
     context = {
         **_common(trained, facts, words),
-        "plan": plan_words(trained.best, words.labels),
-        "params": trained.best.trainable_params,
-        "learning_rate": trained.best.learning_rate,
-        "score": metric(measured.metric, words.metric_is_share),
-        "split": measured.fidelity.split,
-        "steps": measured.fidelity.train_steps,
-        "took": duration(measured.train_seconds),
+        "plan": trained.best,
+        "words": plan_words(trained.best, (), words.labels),
+        "measured": measured,
     }
     metadata = _metadata(trained, facts, (value,)).to_yaml()
     return f"---\n{metadata}\n---\n\n{render('trained_card.md', **context)}"
@@ -112,15 +100,12 @@ def _metadata(
 
 def _eval_results(result: SearchResult, facts: CardFacts) -> Iterator[EvalResult]:
     """The metric of the weights themselves on the test split, else on the confirm split."""
-    setting = result.setting
-    for split, records in (("test", result.test), ("confirm", result.confirmations)):
-        record = record_of(records, result.best, name="best")
-        if record is not None:
-            value = dict(zip(record.seeds, record.metrics, strict=False)).get(facts.seed, record.metric_mean)
-            seen = examples(result, split)
-            rows = f" ({seen} examples of {split})" if " of " in seen else ""
-            yield _eval_result(setting, facts, split=split, value=value, rows=rows)
-            return
+    record = record_of(result.test, result.best) or record_of(result.full_runs, result.best)
+    assert record is not None, "the best plan has a full run"
+    value = dict(zip(record.seeds, record.metrics, strict=True)).get(facts.seed, record.metric_mean)
+    seen = examples(result, record.split)
+    rows = f" ({seen} examples of {record.split})" if " of " in seen else ""
+    yield _eval_result(result.setting, facts, split=record.split, value=value, rows=rows)
 
 
 def _eval_result(
@@ -140,21 +125,16 @@ def _eval_result(
 
 
 def _body(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
-    by_split = {"confirm": result.confirmations, "test": result.test}
-    by_split = {split: records for split, records in by_split.items() if records}
+    head = no_adapters(result)
     context: dict[str, Any] = {
         **_common(result, facts, words),
-        "verdict": result.verdict.sentence,
-        "plan": plan_words(result.best, words.labels, head=no_adapters(result)),
-        "best": result_json(result, "complete")["best"],
-        "columns": [(split, examples(result, split)) for split in by_split],
-        "rows": list(_rows(result, tuple(by_split.values()), words)),
+        "result": result,
+        "rows": [
+            (row, plan_words(row.plan, result.sites, words.labels, head=head)) for row in full_rows(result)
+        ],
         "over": error_over(result),
-        "where": [on_split(result, split) for split in by_split],
-        "steps": confirm_steps(result),
-        "chart": facts.chart,
-        "chart_file": CHART,
-        "cost": duration(result.cost.known_seconds),
+        "examples": partial(examples, result),
+        "is_untrained": partial(is_untrained, result),
     }
     return render("model_card.md", **context)
 
@@ -166,6 +146,7 @@ def _common(result: SearchResult | TrainedPlan, facts: CardFacts, words: PartWor
         "title": _title(result, facts),
         "base_link": _hub_link(base) if base else _last(setting.base_model),
         "setting": setting,
+        "is_share": words.metric_is_share,
         "labels": _first_labels(setting.label_names),
         "seed": facts.seed,
         "lines": python_lines(result, words, folder=facts.folder, source=facts.base_model),
@@ -189,37 +170,6 @@ def _training(result: SearchResult | TrainedPlan, facts: CardFacts) -> str:
     size = f"{task.batch_size} examples a step" if task.batch_size else ""
     length = f"texts of at most {task.max_length} tokens" if task.max_length else ""
     return ", ".join(filter(None, (size, length, facts.schedule, result.spec.execution.dtype)))
-
-
-def _rows(
-    result: SearchResult, splits: Sequence[Sequence[Confirmation]], words: PartWords
-) -> Iterator[dict[str, Any]]:
-    """One row per confirmed plan, with all the names that it has; those without a name come last."""
-    names: dict[Plan, list[str]] = {}
-    for record in (record for records in splits for record in records):
-        names.setdefault(record.plan, [])
-    is_share, rest = words.metric_is_share, len(_NAMES)
-    for name in _NAMES:
-        plan_of_name = getattr(result, name, None)
-        if name == "incumbent" and plan_of_name == result.best:
-            continue  # one plan, for which best is the plainer word
-        for record in filter(None, (record_of(records, plan_of_name, name=name) for records in splits)):
-            if name not in names[record.plan]:
-                names[record.plan].append(name)
-    ordered = sorted(names.items(), key=lambda item: [_NAMES.index(name) for name in item[1]] or [rest])
-    for plan, called in ordered:
-        cells = []
-        for records in splits:
-            shown = record_of(records, plan)
-            mean, error = (shown.metric_mean, shown.metric_std_error) if shown else (None, None)
-            cells.append(f"{metric(mean, is_share)} {plus_minus(error, is_share)}".strip())
-        yield {
-            "name": ", ".join(smallest_mark(result) if name == "smallest" else name for name in called)
-            or plan_words(plan, words.labels, head=no_adapters(result)),
-            "plan": plan,
-            "rate": NOTHING if is_untrained(result, plan) else rate(plan.learning_rate),
-            "cells": cells,
-        }
 
 
 def _title(result: SearchResult | TrainedPlan, facts: CardFacts) -> str:
@@ -254,10 +204,10 @@ def python_lines(
     folder: str = BEST_WEIGHTS,
     source: str | None = None,
 ) -> str:
-    """Lines to paste that load the confirmed adapter, by default in the folder of the run.
+    """Lines to paste that load the trained adapter, by default in the folder of the run.
 
     Args:
-        result: A search with a confirmation, or a plan that was trained.
+        result: A search, or a plan that was trained.
         words: The class that loads the task's base model, and how the weights lie in their folder.
         folder: Where the adapter lies (`best/weights`, or from `./` on), or its id on the hub.
         source: Where to load the base model from; None is where the run did.
@@ -273,7 +223,6 @@ def python_lines(
         is_on_hub=folder != BEST_WEIGHTS and not folder.startswith("./"),
         is_stacked=weights.n_unmerged > 1,
         is_in_memory=source == IN_MEMORY,
-        is_bare=weights.is_bare,
         auto_class=auto_class,
         reads_images=reads_images,
         loader="AutoImageProcessor" if reads_images else "AutoTokenizer",
@@ -296,7 +245,7 @@ def load_sentence(result: SearchResult | TrainedPlan, words: PartWords) -> str:
     packages = ["transformers", "peft", *sorted(others)]
     alone = "" if others else " alone"
     return (
-        f"These lines load the adapter that the confirmation trained{head}, with "
+        f"These lines load the trained adapter{head}, with "
         f"{', '.join(packages[:-1])} and {packages[-1]}{alone}:"
     )
 

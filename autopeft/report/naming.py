@@ -1,31 +1,108 @@
-"""What people call a plan, the group that it is drawn with, and the table of the plans with a name."""
+"""What people call a plan: its methods, ranks and modules, and the names that it has in a result."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
-from autopeft.records import (
-    FLOAT32_BYTES,
-    Adapter,
-    Arm,
-    Confirmation,
-    Measurement,
-    Plan,
-    Proposal,
-    SearchResult,
-    Status,
-)
-from autopeft.report.measured import record_of, smallest_mark
-from autopeft.report.view import run_seconds
-from autopeft.report.words import HEAD_ALONE, UNTRAINED, PartWords, method_words
+from autopeft.records import Adapter, Plan, SearchResult, Site, counted
+from autopeft.report.words import PartWords, choice_key
 
-_MIX, _OTHERS = "mixes", "other methods"
-# matplotlib's markers for the groups after the default and the head; each colour has a shape of its own.
-_MARKERS = "oD^pP*X"
-NAMED_PLANS = ("baseline", "best", "smallest")
+ANSWERS = ("best", "baseline", "rival")  # the plans that a result names
+HEAD_ALONE, UNTRAINED = "head alone", "untrained model"  # a plan without adapters
+LINEAR = ("linear", "conv1d")  # kinds of sites that are linear maps
+_MOST_ROLES, _MOST_LAYERS = 5, 4  # that are named one by one; chosen by hand
+_N_COLOURS = 9  # of the page: `--g0` to `--g8`
+
+
+def plan_words(
+    plan: Plan, sites: Sequence[Site], labels: Mapping[str, str], *, head: str = HEAD_ALONE
+) -> str:
+    """A plan by method, rank and modules.
+
+    Args:
+        plan: Its adapters are read, not its learning rate.
+        sites: Those of the base model.
+        labels: Names of methods and choices, as in `PartWords`.
+        head: The words for a plan without adapters.
+
+    Example:
+        >>> sites = [Site(name=f"h.{n}.q", layer=n, role="q", kind="linear", in_features=8, out_features=8,
+        ...               has_bias=False) for n in range(4)]
+        >>> adapters = tuple(Adapter(method="lora", site=f"h.{n}.q", rank=4) for n in (2, 3))
+        >>> plan = Plan(adapters=adapters, learning_rate=1e-3, trainable_params=128)
+        >>> plan_words(plan, sites, {"lora": "LoRA"})
+        'LoRA of rank 4 on all linear maps in layers 2 to 3 of 4'
+    """
+    by_method: dict[str, list[Adapter]] = {}
+    for adapter in plan.adapters:
+        by_method.setdefault(method_words(adapter, labels), []).append(adapter)
+    parts = (
+        f"{method}{_rank_words(adapters)} on {module_words({a.site for a in adapters}, sites)}"
+        for method, adapters in by_method.items()
+    )
+    return " + ".join(parts) or head
+
+
+def method_words(adapter: Adapter, labels: Mapping[str, str]) -> str:
+    """What people call the method of an adapter, with its unusual choices.
+
+    Example:
+        >>> adapter = Adapter(method="lora", site="q", rank=4, scale=2.0, options=(("dora", True),))
+        >>> method_words(adapter, {"lora": "LoRA", "lora.dora=True": "DoRA"})
+        'LoRA with DoRA'
+    """
+    keys = (choice_key(adapter.method, option, value) for option, value in adapter.options)
+    choices = " and ".join(labels[key] for key in keys if key in labels)
+    label = labels.get(adapter.method, adapter.method)
+    return f"{label} with {choices}" if choices else label
+
+
+def _rank_words(adapters: Sequence[Adapter]) -> str:
+    ranks = sorted({adapter.rank for adapter in adapters if adapter.rank})
+    return f" of rank {'–'.join(map(str, dict.fromkeys((ranks[0], ranks[-1]))))}" if ranks else ""
+
+
+def module_words(names: Collection[str], sites: Sequence[Site]) -> str:
+    """Modules by role and layer: `q and v in layers 2 to 3 of 4`; by their number where they make no grid.
+
+    Layers are counted from 0, as in the names of modules.
+    """
+    inside = [site for site in sites if site.layer is not None]
+    chosen = [site for site in inside if site.name in names]
+    roles = list(dict.fromkeys(site.role for site in chosen))
+    layers = {site.layer for site in chosen if site.layer is not None}
+    possible = [site for site in inside if site.role in roles]
+    where = "" if layers == {site.layer for site in possible} else _layer_words(sorted(layers), inside)
+    if not chosen or len(chosen) < sum(site.layer in layers for site in possible):
+        return f"{counted(len(names), 'module')}{where}"
+    if set(roles) == {site.role for site in inside if site.kind in LINEAR}:
+        return f"all linear maps{where}"
+    kinds = listed(roles) if len(roles) <= _MOST_ROLES else f"{len(roles)} kinds of modules"
+    n_outside = len(names) - len(chosen)
+    outside = f" and {counted(n_outside, 'module')} outside the layers" if n_outside else ""
+    return f"{kinds}{where}{outside}"
+
+
+def _layer_words(layers: Sequence[int], sites: Sequence[Site]) -> str:
+    n_layers = len({site.layer for site in sites})
+    if len(layers) == 1:
+        return f" in layer {layers[0]} of {n_layers}"
+    if len(layers) > 1 and layers[-1] - layers[0] + 1 == len(layers):
+        return f" in layers {layers[0]} to {layers[-1]} of {n_layers}"
+    named = listed([str(layer) for layer in layers]) if 0 < len(layers) <= _MOST_LAYERS else ""
+    return f" in layers {named} of {n_layers}" if named else f" in {len(layers)} of {n_layers} layers"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words with commas and a last `and`.
+
+    Example:
+        >>> listed(["q"]), listed(["q", "v"]), listed(["q", "k", "v"])
+        ('q', 'q and v', 'q, k and v')
+    """
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def no_adapters(result: SearchResult) -> str:
@@ -33,212 +110,42 @@ def no_adapters(result: SearchResult) -> str:
     return HEAD_ALONE if result.setting.head_params else UNTRAINED
 
 
+def is_untrained(result: SearchResult, plan: Plan) -> bool:
+    """Whether a plan is the base model as it is: it has no adapters, and the task no head to train."""
+    return not plan.adapters and not result.setting.head_params
+
+
+def marks_of(result: SearchResult, plan: Plan) -> str:
+    """The names of a plan in the result, such as `best = baseline`; empty for a plan without a name.
+
+    A rival that is handed over is called best alone.
+    """
+    named = [name for name in ANSWERS if getattr(result, name) == plan]
+    return " = ".join(named[:1] if named == ["best", "rival"] else named)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Plans that share a colour and a marker. `colour` is the number of the page's variable `--gN`."""
+    """Plans of one method or mix. `colour` is the number of the page's variable `--gN`, and of its shape."""
 
     label: str
     colour: int
-    marker: str
 
 
-DEFAULT_GROUP = Group(label="default", colour=0, marker="s")
-HEAD_GROUP = Group(label=HEAD_ALONE, colour=1, marker="v")
+def groups(result: SearchResult, words: PartWords) -> dict[Plan, Group]:
+    """Every measured plan with its group, in the order of the measurements.
 
-
-@dataclass(frozen=True, kw_only=True)
-class Naming:
-    """Names of the plans of one result: `first` maps a plan to the trial that proposed it first."""
-
-    result: SearchResult
-    words: PartWords
-    first: Mapping[Plan, Proposal]
-
-    @property
-    def head(self) -> str:
-        """The plan without adapters."""
-        return no_adapters(self.result)
-
-    @cached_property
-    def _baselines(self) -> dict[tuple[Adapter, ...], str]:
-        """The adapters of every baseline that was proposed, with the label of its arm."""
-        proposals = reversed(self.result.proposals)
-        return {p.plan.adapters: p.arm.label for p in proposals if p.arm.kind == "baseline"}
-
-    def is_default(self, plan: Plan) -> bool:
-        """Whether the plan is a baseline, as people write one, at whatever rate and whoever proposed it.
-
-        The user's own config keeps its name unless it is the baseline.
-        """
-        proposal = self.first.get(plan)
-        is_own = proposal is not None and proposal.arm.kind == "given"
-        return plan == self.result.baseline or (plan.adapters in self._baselines and not is_own)
-
-    def approach(self, plan: Plan) -> str:
-        """The plan's methods in people's words: `LoRA`, `IA³ + BitFit`, `head alone`."""
-        if not plan.adapters:
-            return self.head
-        return " + ".join(self._methods(plan))
-
-    def _methods(self, plan: Plan) -> tuple[str, ...]:
-        """The plan's methods with their unusual choices, each once."""
-        return tuple(dict.fromkeys(method_words(a, self.words.labels) for a in plan.adapters))
-
-    def short(self, plan: Plan) -> str:
-        """`default LoRA` for a baseline, `your config` for the user's, else the approach.
-
-        `searched LoRA` is one that the search laid out, where the default is a LoRA too.
-        """
-        if plan.adapters and self.is_default(plan):
-            return f"default {self.approach(plan)}"
-        proposal = self.first.get(plan)
-        if proposal is not None and proposal.arm.kind == "given":
-            return "your config"
-        approach = self.approach(plan)
-        is_other = plan.adapters and approach == self.approach(self.result.baseline)
-        return f"searched {approach}" if is_other else approach
-
-    def full(self, plan: Plan) -> str:
-        """The plan's name within a sentence, with its article: `the default LoRA on q and v`, `IA³`."""
-        name = self.short(plan) + self.place(plan)
-        return f"the {name}" if name.startswith(("default ", "searched ", UNTRAINED, HEAD_ALONE)) else name
-
-    def place(self, plan: Plan) -> str:
-        """Where a baseline adapts, from its arm: ` on q and v`; empty for other plans."""
-        label = self._baselines.get(plan.adapters, "") if self.is_default(plan) else ""
-        return f" on {place}" if (place := label.partition(" on ")[2]) else ""
-
-    def groups(self) -> dict[Plan, Group]:
-        """Every measured plan with its group: default, head, other defaults, each single method, mixes.
-
-        The groups are ordered by their number of plans; where markers run out, the rest share the last one.
-        """
-        plans = list(dict.fromkeys(run.plan for run in self.result.measurements))
-        kinds = {plan: self._kind(plan) for plan in plans}
-        counted = Counter(kind for kind in kinds.values() if kind not in (DEFAULT_GROUP.label, HEAD_ALONE))
-        ordered = sorted(counted, key=lambda kind: (kind == _MIX, -counted[kind], kind))
-        groups = {DEFAULT_GROUP.label: DEFAULT_GROUP, HEAD_ALONE: HEAD_GROUP}
-        for number, kind in enumerate(ordered):
-            place = min(number, len(_MARKERS) - 1)
-            label = _OTHERS if place < number or len(ordered) > len(_MARKERS) == number + 1 else kind
-            groups[kind] = Group(label=label, colour=2 + place, marker=_MARKERS[place])
-        baseline = self.result.baseline
-        labels = {HEAD_ALONE: self.head, DEFAULT_GROUP.label: self.short(baseline) + self.place(baseline)}
-        return {
-            plan: Group(
-                label=labels.get(kind, groups[kind].label),
-                colour=groups[kind].colour,
-                marker=groups[kind].marker,
-            )
-            for plan, kind in kinds.items()
-        }
-
-    def _kind(self, plan: Plan) -> str:
-        if not plan.adapters:
-            return HEAD_ALONE
-        if self.is_default(plan):
-            is_other = self.place(plan) != self.place(self.result.baseline)
-            return self.short(plan) + self.place(plan) if is_other else DEFAULT_GROUP.label
-        return _MIX if len(self._methods(plan)) > 1 else self.short(plan)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlanRow:
-    """One plan, with `marks` for the named plans that it is. Numbers are None where they were not measured.
-
-    `megabytes` is the size of adapter and head as float32, `peak_bytes` the training memory beside the
-    weights, `seconds` the mean time of one confirming run, and `steps` its length.
+    Groups beyond the colours of the page share the last one.
     """
-
-    marks: tuple[str, ...]
-    name: str
-    plan: Plan
-    test: Confirmation | None
-    confirm: Confirmation | None
-    megabytes: float
-    peak_bytes: int | None
-    seconds: float | None
-    steps: int | None
-
-    @property
-    def joined_marks(self) -> str:
-        """`baseline = best`."""
-        return " = ".join(self.marks)
-
-
-def summary(result: SearchResult, naming: Naming) -> tuple[PlanRow, ...]:
-    """The named plans in the order of `NAMED_PLANS`, each once, the user's, and the head alone.
-
-    There is no smallest plan where it was not confirmed; the user's plans are there where they were.
-    """
-    plans: dict[str, Plan | None] = {name: getattr(result, name) for name in NAMED_PLANS}
-    if record_of(result.confirmations, result.smallest) is None and (
-        result.smallest != result.best or result.verdict.label == "none"
-    ):
-        plans["smallest"] = None
-    plans |= {arm.label: record.plan for arm, record in given_plans(result)}
-    plans[naming.head] = head_plan(result)
-    by_plan: dict[Plan, list[str]] = {}
-    for name, plan in plans.items():
-        if plan is not None:
-            by_plan.setdefault(plan, []).append(smallest_mark(result) if name == "smallest" else name)
-    rows = ((plan, [m for m in marks if m != naming.head] or marks) for plan, marks in by_plan.items())
-    return tuple(_row(result, naming, plan, marks) for plan, marks in rows)
-
-
-def head_plan(result: SearchResult) -> Plan | None:
-    """The plan without adapters that was confirmed, else the best measured one; None if there is none."""
-    confirmed = [record.plan for record in result.confirmations if not record.plan.adapters]
-    runs = [r for r in result.measurements if not r.plan.adapters and r.status is Status.COMPLETE]
-    longest = sorted(runs, key=lambda run: (-run.fidelity.train_steps, run.loss or 0.0))
-    return next(iter((*confirmed, *(run.plan for run in longest))), None)
-
-
-def given_plans(result: SearchResult) -> tuple[tuple[Arm, Confirmation], ...]:
-    """Arm and confirmation of each confirmed plan that the user brought."""
-    given = {p.plan: p.arm for p in reversed(result.proposals) if p.arm.kind == "given"}
-    records = {record.plan: record for record in result.confirmations}
-    return tuple((given[plan], record) for plan, record in records.items() if plan in given)
-
-
-def confirmed_plans(result: SearchResult) -> tuple[Confirmation, ...]:
-    """The confirmations, each plan once: in the order of `NAMED_PLANS`, then others, the head last."""
-    by_plan = {record.plan: record for record in reversed(result.confirmations)}
-    order = [result.baseline, result.best, result.smallest]
-    rank = {plan: place for place, plan in reversed(list(enumerate(order)))}
-    last = len(order)
-    return tuple(sorted(by_plan.values(), key=lambda r: (not r.plan.adapters, rank.get(r.plan, last))))
-
-
-def chart_names(result: SearchResult, naming: Naming) -> dict[Plan, str]:
-    """What charts write beside a plan: its name, and in brackets "best" or "smallest" where it is that."""
-    names, shown = {}, ("best", smallest_mark(result))
-    for row in summary(result, naming):
-        marks = [mark for mark in row.marks if mark in shown]
-        names[row.plan] = f"{row.name} ({' and '.join(marks)})" if marks else row.name
-    for record in result.confirmations:
-        names.setdefault(record.plan, naming.short(record.plan))
-    return names
-
-
-def _row(result: SearchResult, naming: Naming, plan: Plan, marks: Sequence[str]) -> PlanRow:
-    runs = _runs_of(result, plan)
-    confirm = record_of(result.confirmations, plan)
-    saved = plan.trainable_params + result.setting.head_params
-    return PlanRow(
-        marks=tuple(marks),
-        name=naming.short(plan),
-        plan=plan,
-        test=record_of(result.test, plan),
-        confirm=confirm,
-        megabytes=FLOAT32_BYTES * saved / 1e6,
-        peak_bytes=max((run.peak_bytes for run in runs), default=0) or None,
-        seconds=(run_seconds(result, confirm) or None) if confirm else None,
-        steps=next(
-            (r.fidelity.train_steps for r in runs if confirm and r.fidelity.split == confirm.split), None
-        ),
-    )
-
-
-def _runs_of(result: SearchResult, plan: Plan) -> Sequence[Measurement]:
-    return [run for run in result.measurements if run.plan == plan and run.status is Status.COMPLETE]
+    labels = {
+        plan: " + ".join(dict.fromkeys(method_words(a, words.labels) for a in plan.adapters))
+        or no_adapters(result)
+        for plan in dict.fromkeys(run.plan for run in result.measurements)
+    }
+    order = list(dict.fromkeys(labels.values()))
+    last = "other methods" if len(order) > _N_COLOURS else order[-1] if order else ""
+    colours = {label: min(place, _N_COLOURS - 1) for place, label in enumerate(order)}
+    return {
+        plan: Group(label=label if colours[label] < _N_COLOURS - 1 else last, colour=colours[label])
+        for plan, label in labels.items()
+    }

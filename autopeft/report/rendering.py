@@ -16,17 +16,9 @@ from autopeft.report import words
 _SPECIAL = {"<": "&lt;", "|": "\\|", "`": "\\`", "](": "]\\(", "*": "\\*", "$": "\\$"}  # of Markdown
 _EDGE_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 _FILTERS = (
-    *(words.agreement, words.count, words.difference, words.duration, words.first_line),
-    *(
-        words.loss,
-        words.metric,
-        words.percent,
-        words.plus_minus,
-        rate,
-        words.rhos,
-        words.significant,
-    ),
-    *(words.last_part, words.megabytes, words.memory, words.minuses, words.significant, words.tied),
+    *(words.count, words.difference, words.duration, words.first_line, words.interval, words.last_part),
+    *(words.loss, words.memory, words.metric, words.minuses, words.percent, words.plus_minus, rate),
+    *(words.share_words, words.significant),
 )
 
 

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from autopeft.records import (
     Budget,
     Cost,
+    LongerRun,
     Plan,
-    Proxy,
     RunSpec,
     SplitSizes,
     Status,
@@ -30,7 +30,7 @@ class _Keys(BaseModel):
 
 
 class Numbers(_Keys):
-    """One plan on one split: `metrics` has one value per seed; null and empty where it was not measured."""
+    """One plan on one split; `metrics` has one value per seed."""
 
     metric_mean: float | None
     metric_std_error: float | None
@@ -55,11 +55,11 @@ class PlanFacts(_Keys):
 
 
 class PlanAnswer(Numbers, PlanFacts):
-    """A plan and its confirmation."""
+    """A plan and its full run on the confirm split."""
 
 
 class Named(_Keys):
-    """The words for a plan."""
+    """A name."""
 
     name: str
 
@@ -71,21 +71,45 @@ class BestAnswer(PlanAnswer):
 
 
 class BaselineAnswer(PlanAnswer, Named):
-    """The best baseline, with the words for it and its learning rate."""
+    """The default that was compared, with its arm and its learning rate."""
 
     learning_rate: float
+
+
+class FullRunAnswer(Numbers, Named):
+    """A finalist: `name` is best, baseline, rival, or its arm; `train_seconds` is a mean over its seeds."""
+
+    plan_id: str
+    trainable_params: _Count
+    learning_rate: float
+    mean_loss: float | None
+    train_seconds: _Seconds
 
 
 class TestNumbers(_Keys):
     """The plans for which the test split was read."""
 
     best: Numbers
-    smallest: Numbers
     baseline: Numbers
 
 
+class SizeAnswer(PlanFacts):
+    """The best plan of a smaller budget, trained in full with one seed and compared with the best plan.
+
+    `share` is that of the budget, `seconds` are those of all its runs. Negative differences are losses.
+    """
+
+    share: Annotated[float, Field(gt=0, lt=1)]
+    max_trainable_params: _Count
+    arm: str
+    metric_mean: float | None
+    mean_difference: float
+    interval_95: tuple[float, float]
+    seconds: _Seconds
+
+
 class FrontPlan(_Keys):
-    """A plan of the last rung that no other beats on loss and parameters."""
+    """A short run that no other beats on loss and parameters."""
 
     plan_id: str
     trainable_params: _Count
@@ -111,11 +135,10 @@ class SensitivityAnswer(_Keys):
 class ResultFile(_Keys):
     """The answer of a run. Numbers that do not exist are null: JSON has no NaN and no infinity.
 
-    `incumbent` is the plan that the verdict compares with the baseline, where that is not the one that is
-    handed over.
+    `rival` is the plan that the verdict compares with the baseline, null if nothing else finished a full run.
     """
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     status: str
     base_model: str
     data: str
@@ -125,15 +148,16 @@ class ResultFile(_Keys):
     label_names: tuple[str, ...]
     budget: Budget
     best: BestAnswer
-    smallest: PlanAnswer
     baseline: BaselineAnswer
-    head: PlanAnswer | None
-    incumbent: PlanAnswer | None
+    rival: PlanAnswer | None
     verdict: Verdict
     test: TestNumbers | None
+    full_runs: tuple[FullRunAnswer, ...]
+    longer: LongerRun | None
+    sizes: tuple[SizeAnswer, ...]
     sentences: tuple[str, ...]
+    short_steps: _Count
     front: tuple[FrontPlan, ...]
-    proxy: Proxy
     sensitivity: SensitivityAnswer
     cost: Cost
     splits: SplitSizes
@@ -144,10 +168,10 @@ class ResultFile(_Keys):
 class TrialRow(_Keys):
     """One row of trials.csv: one measurement. An empty cell stands for null.
 
-    `rung` counts from 0; it is null off the rungs, where `split` says what was measured. `ranks` is one
-    number, or the lowest and the highest; null without ranks. `trial` and `arm` say who proposed the plan
-    first; a plan that no trial proposed has no trial, and the arm `confirm`. Seconds are null where they were
-    not counted; `train_seconds` of a run that broke off are all that it took.
+    `ranks` is one number, or the lowest and the highest; null without ranks. `trial` is the first that
+    proposed the plan, null if none did. `arm` says what proposed it: the arm of that trial, the name of a
+    finalist, or `smaller budget`. Seconds are null if they were not counted; `train_seconds` of a run that
+    broke off are all that it took.
     """
 
     trial: _Count | None
@@ -157,8 +181,7 @@ class TrialRow(_Keys):
     ranks: str | None
     n_sites: _Count
     trainable_params: _Count
-    learning_rate: Annotated[float, Field(gt=0)]
-    rung: _Count | None
+    learning_rate: Annotated[float, Field(ge=0)]
     seed: _Count
     status: Status
     split: str

@@ -8,59 +8,49 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from autopeft.records import (
-    Confirmation,
-    Measurement,
-    Plan,
-    Proposal,
-    SearchResult,
-    Site,
-    SiteScores,
-    Status,
-)
-from autopeft.report.measured import position_of, record_of
+from autopeft.records import FullRun, Measurement, Plan, SearchResult, Site, SiteScores, Status
+from autopeft.report.measured import arms, position_of, record_of
 from autopeft.report.schema import (
     BaselineAnswer,
     BestAnswer,
     FrontPlan,
+    FullRunAnswer,
     Numbers,
     PlanAnswer,
     ResultFile,
     ScoreTrust,
     SensitivityAnswer,
+    SizeAnswer,
     TestNumbers,
     TrialRow,
 )
 
-ANSWERS = ("best", "smallest", "baseline")  # the plans that a search names
-NO_ARM = "confirm"  # the arm of a plan that no trial proposed
-_SETTING_KEYS = "base_model data task metric greater_is_better label_names".split()  # in result.json
+_SETTING_KEYS = "base_model data task metric greater_is_better label_names budget splits".split()
 
 
 def result_json(result: SearchResult, status: str) -> dict[str, Any]:
-    """The content of result.json (schema_version 2): plain values, None in place of NaN and infinity.
+    """The content of result.json (schema_version 3): plain values, None in place of NaN and infinity.
 
-    `status` says how the run ended: `complete` if nothing stopped it. Without a confirmation the numbers of a
-    plan are None and its seeds are empty.
+    `status` says how the run ended: `complete` if nothing stopped it.
     """
-    setting = result.setting
     content = ResultFile(
-        schema_version=2,
+        schema_version=3,
         status=status,
-        **{name: getattr(setting, name) for name in _SETTING_KEYS},
-        budget=setting.budget,
-        best=BestAnswer(**_answer(result, "best"), plan_path="best/plan.yaml"),
-        smallest=PlanAnswer(**_answer(result, "smallest")),
+        **{name: getattr(result.setting, name) for name in _SETTING_KEYS},
+        best=BestAnswer(**_answer(result, result.best), plan_path="best/plan.yaml"),
         baseline=BaselineAnswer(
-            name=arm_names(result).get(result.baseline, "baseline"),
-            **_answer(result, "baseline"),
+            **_answer(result, result.baseline),
+            name=arms(result)[result.baseline],
             learning_rate=result.baseline.learning_rate,
         ),
-        head=_head(result),
-        incumbent=None if result.incumbent == result.best else PlanAnswer(**_answer(result, "incumbent")),
+        rival=None if result.rival is None else PlanAnswer(**_answer(result, result.rival)),
         verdict=result.verdict,
         test=_test(result) if result.test else None,
+        full_runs=tuple(_full_run(record) for record in result.full_runs),
+        longer=result.longer,
+        sizes=_sizes(result),
         sentences=sentences_of(result),
+        short_steps=result.short_steps,
         front=tuple(
             FrontPlan(
                 plan_id=run.plan.digest,
@@ -70,7 +60,6 @@ def result_json(result: SearchResult, status: str) -> dict[str, Any]:
             )
             for run in result.front
         ),
-        proxy=result.proxy,
         sensitivity=SensitivityAnswer(
             score=result.spec.search.score,
             scores=tuple(
@@ -79,7 +68,6 @@ def result_json(result: SearchResult, status: str) -> dict[str, Any]:
             ),
         ),
         cost=result.cost,
-        splits=setting.splits,
         settings=result.spec,
         environment=result.environment,
     )
@@ -87,25 +75,60 @@ def result_json(result: SearchResult, status: str) -> dict[str, Any]:
     return finite
 
 
-def first_proposals(result: SearchResult) -> dict[Plan, Proposal]:
-    """Plan -> the first trial that proposed it."""
-    return {proposal.plan: proposal for proposal in reversed(result.proposals)}
+def _answer(result: SearchResult, plan: Plan) -> dict[str, Any]:
+    record = record_of(result.full_runs, plan)
+    assert record is not None, "best, baseline and rival have full runs"
+    return _facts(result, plan) | _numbers(record)
 
 
-def arm_names(result: SearchResult) -> dict[Plan, str]:
-    """Plan -> the arm of the first trial that proposed it, as text."""
-    return {plan: str(proposal.arm) for plan, proposal in first_proposals(result).items()}
+def _facts(result: SearchResult, plan: Plan) -> dict[str, Any]:
+    return {
+        "plan": plan,
+        "plan_id": plan.digest,
+        "trainable_params": plan.trainable_params,
+        "head_params": result.setting.head_params,
+        "learning_rate_position": position_of(plan, result),
+        "share_of_base": plan.trainable_params / result.setting.budget.base_params,
+    }
 
 
-def arms_of_plans(result: SearchResult) -> dict[Plan, str]:
-    """The same with the methods of a mix that the plan lacks, as the budget left no module for them."""
-    return {plan: _arm_words(proposal) for plan, proposal in first_proposals(result).items()}
+def _numbers(record: FullRun) -> dict[str, Any]:
+    names = ("metric_mean", "metric_std_error", "seeds", "metrics")
+    return {name: getattr(record, name) for name in names}
 
 
-def _arm_words(proposal: Proposal) -> str:
-    used = {adapter.method for adapter in proposal.plan.adapters}
-    unused = [method for method in dict.fromkeys(proposal.arm.methods) if method not in used]
-    return f"{proposal.arm} (no module for {' and '.join(unused)})" if used and unused else str(proposal.arm)
+def _full_run(record: FullRun) -> FullRunAnswer:
+    return FullRunAnswer(
+        **_numbers(record),
+        name=record.name,
+        plan_id=record.plan.digest,
+        trainable_params=record.plan.trainable_params,
+        learning_rate=record.plan.learning_rate,
+        mean_loss=record.mean_loss,
+        train_seconds=record.train_seconds,
+    )
+
+
+def _test(result: SearchResult) -> TestNumbers:
+    best, baseline = (record_of(result.test, plan) for plan in (result.best, result.baseline))
+    assert best is not None and baseline is not None, "the test split was read for both"
+    return TestNumbers(best=Numbers(**_numbers(best)), baseline=Numbers(**_numbers(baseline)))
+
+
+def _sizes(result: SearchResult) -> tuple[SizeAnswer, ...]:
+    return tuple(
+        SizeAnswer(
+            **_facts(result, step.plan),
+            share=step.share,
+            max_trainable_params=step.max_trainable_params,
+            arm=str(step.arm),
+            metric_mean=step.metric_mean,
+            mean_difference=step.mean_difference,
+            interval_95=step.interval_95,
+            seconds=step.seconds,
+        )
+        for step in result.sizes
+    )
 
 
 def sentences_of(result: SearchResult) -> tuple[str, ...]:
@@ -119,19 +142,16 @@ def trials_csv(result: SearchResult) -> str:
     Floats are written as `repr` does, so that equal runs give equal text. Seconds that were not counted are
     empty: no clock measures 0.
     """
-    first = first_proposals(result)
-    # Both are slow to compute, and most plans have several rows.
+    trials = {proposal.plan: proposal.trial for proposal in reversed(result.proposals)}
+    proposed_by, rows = arms(result), []
+    # Slow to compute, and most plans have several rows.
     described = {plan: _described(plan, result) for plan in {run.plan for run in result.measurements}}
-    steps, rows = result.proxy.rung_steps, []
     for run in result.measurements:
-        plan, fidelity, proposal = run.plan, run.fidelity, first.get(run.plan)
-        is_rung = fidelity.split == "search" and fidelity.train_steps in steps
         row = TrialRow(
-            trial=proposal.trial if proposal else None,
-            arm=str(proposal.arm) if proposal else NO_ARM,
-            **described[plan],
-            rung=steps.index(fidelity.train_steps) if is_rung else None,
-            **vars(fidelity),
+            trial=trials.get(run.plan),
+            arm=proposed_by[run.plan],
+            **described[run.plan],
+            **vars(run.fidelity),
             status=run.status,
             metric=run.metric,
             loss=run.loss,
@@ -179,42 +199,6 @@ def sensitivity_csv(sites: Sequence[Site], scores: Sequence[SiteScores]) -> str:
         for site, *values in zip(sites, *columns.values(), strict=True)
     )
     return _csv(("site", "layer", "role", "in_features", "out_features", *columns), rows)
-
-
-def _answer(result: SearchResult, name: str) -> dict[str, Any]:
-    plan: Plan = getattr(result, name)
-    return _facts(result, plan) | _numbers(record_of(result.confirmations, plan, name=name))
-
-
-def _facts(result: SearchResult, plan: Plan) -> dict[str, Any]:
-    return {
-        "plan": plan,
-        "plan_id": plan.digest,
-        "trainable_params": plan.trainable_params,
-        "head_params": result.setting.head_params,
-        "learning_rate_position": position_of(plan, result),
-        "share_of_base": plan.trainable_params / result.setting.budget.base_params,
-    }
-
-
-def _head(result: SearchResult) -> PlanAnswer | None:
-    """The head alone as it was confirmed; None where it was not."""
-    record = next((record for record in result.confirmations if not record.plan.adapters), None)
-    return None if record is None else PlanAnswer(**_facts(result, record.plan), **_numbers(record))
-
-
-def _test(result: SearchResult) -> TestNumbers:
-    records = {name: record_of(result.test, getattr(result, name), name=name) for name in ANSWERS}
-    return TestNumbers(**{name: Numbers(**_numbers(record)) for name, record in records.items()})
-
-
-def _numbers(record: Confirmation | None) -> dict[str, Any]:
-    return {
-        "metric_mean": record and record.metric_mean,
-        "metric_std_error": record and record.metric_std_error,
-        "seeds": record.seeds if record else (),
-        "metrics": record.metrics if record else (),
-    }
 
 
 def _csv(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

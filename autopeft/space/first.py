@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from statistics import geometric_mean
+from typing import cast
 
 from autopeft.records import ROLE_GROUPS, Arm, Plan, Site
 from autopeft.space.layout import AllocationContext, place_at, plan_of, select_sites
@@ -15,9 +16,7 @@ BASELINE_METHOD = "lora"
 _MIDDLE = 0.5  # position of the rate of a method that is not in the list
 
 
-def first_policies(
-    space: Space, family: Family, context: AllocationContext
-) -> tuple[tuple[Arm, Policy], ...]:
+def first_policies(space: Space, family: str, context: AllocationContext) -> tuple[tuple[Arm, Policy], ...]:
     """The list of a family of tasks as arms and policies, baselines first, equal ones once.
 
     Each plan takes as many of its layers as the budget pays at rank 1. Rivals have the methods and placements
@@ -26,7 +25,7 @@ def first_policies(
     """
     arms: list[tuple[Arm, Policy]] = []
     seen: list[tuple[str, list[Site], float]] = []
-    for entry in sorted(space.first[family], key=lambda entry: not entry.baseline):
+    for entry in sorted(space.first[cast(Family, family)], key=lambda entry: not entry.baseline):
         if not (entry.baseline or _is_in(space, entry)):
             continue
         policy = _fitted(_policy(space, entry), context)

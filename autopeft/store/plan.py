@@ -17,7 +17,8 @@ _HEADER = """\
 # A plan found by autopeft: which adapters to train at which sites, and at which learning rate.
 # Train it: {train}
 # scale is alpha / r. Rank 0 stands for a method without ranks. Counts are in parameters.
-# An adapter trains at rate_factor times the learning rate, 1 where it has none.
+# An adapter trains at rate_factor times the learning rate, 1 where it has none. The last layer of the
+# task head trains at head_learning_rate.
 """
 
 _Count = Annotated[int, Field(ge=0)]
@@ -53,6 +54,7 @@ class _PlanFile(_Strict):
     data: records.DataSpec
     task: records.TaskSpec
     learning_rate: Annotated[_Finite, Field(gt=0)]
+    head_learning_rate: Annotated[_Finite, Field(gt=0)] | None = None
     schedule: _Word
     seed: Annotated[int, Field(ge=0, le=records.MAX_SEED)]
     trainable_params: _Count
@@ -65,7 +67,7 @@ def write_plan(path: Path | str, document: records.PlanDocument, *, header: str 
 
     `header` replaces the comments at the top: whole lines, each beginning with `#`.
     """
-    plan, model = document.plan, document.model
+    plan, model, head_rate = document.plan, document.model, document.head_learning_rate
     quantised = {} if model.quantize == "none" else {"quantize": model.quantize}
     base_model = {"id": model.id, "revision": model.revision, **quantised}
     adapters = []
@@ -81,6 +83,7 @@ def write_plan(path: Path | str, document: records.PlanDocument, *, header: str 
         "data": records.to_json(document.data),
         "task": records.to_json(document.task),
         "learning_rate": float(plan.learning_rate),
+        **({} if head_rate is None else {"head_learning_rate": float(head_rate)}),
         "schedule": document.schedule,
         "seed": document.seed,
         "trainable_params": plan.trainable_params,
@@ -138,5 +141,6 @@ def read_plan(path: Path | str) -> records.PlanDocument:
         base_params=read.base_model.base_params,
         head_params=read.head_params,
         schedule=read.schedule,
+        head_learning_rate=read.head_learning_rate,
         seed=read.seed,
     )

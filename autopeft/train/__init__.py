@@ -36,4 +36,4 @@ from autopeft.train.failures import less_memory
 from autopeft.train.loop import watched
 from autopeft.train.pace import TYPICAL_STEPS, Pace, pace_of
 from autopeft.train.pausing import kept_step
-from autopeft.train.rates import SCHEDULE, WARMUP_SHARE, full_run_steps, rate_share
+from autopeft.train.rates import SCHEDULE, WARMUP_SHARE, RateSchedule, branch_step, full_run_steps

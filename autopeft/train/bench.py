@@ -51,7 +51,14 @@ from autopeft.train.encoding import EncodedSplit, train_rows
 from autopeft.train.failures import error_text, require_finite, status_of
 from autopeft.train.loop import TrainingCost, TrainingRun, quick_masks, train
 from autopeft.train.prefix import FrozenOutputs
-from autopeft.train.rates import HeadRates, head_maps, head_rates, parameter_groups
+from autopeft.train.rates import (
+    HeadRates,
+    RateSchedule,
+    head_maps,
+    head_rates,
+    parameter_groups,
+    short_schedule,
+)
 from autopeft.train.states import UnderWay
 
 _EVA_EXAMPLES = 128  # of the train split, for directions of inputs; chosen by hand
@@ -66,7 +73,9 @@ class Bench:
 
     `keep_weights` gives the folder for the weights of a plan and seed, written by a confirmation and read for
     the test split; None keeps none. `under_way` gives the folder for the state of a run that something may
-    stop; None keeps none. `interrupt` is called before each training step; what it raises stops the run.
+    stop; None keeps none. `head_learning_rate` is that of the last layer of the head, None for what suits the
+    size of its inputs. `full_steps` are those of a full run, from which a short run branches off; without
+    them it is a run of its own. `interrupt` is called before each training step; what it raises stops it.
     """
 
     base: BaseModel
@@ -76,6 +85,8 @@ class Bench:
     batch_size: int
     keep_weights: Callable[[Plan, int], Path] | None = None
     under_way: Callable[[Plan, Fidelity], Path] | None = None
+    full_steps: int | None = None
+    head_learning_rate: float | None = None
     compute: Compute = field(default_factory=Compute)
     interrupt: Callable[[], None] = lambda: None
     _directions: dict[str, torch.Tensor] = field(default_factory=dict, init=False)  # of measured sites
@@ -191,12 +202,13 @@ class Bench:
 
     @cached_property
     def head_rates(self) -> HeadRates:
-        """The learning rates of the task head, from the size of the inputs of its linear maps."""
+        """The rates of the task head: by the inputs of its maps, or in proportion to the given one."""
         maps = head_maps(self.base)
         batches = self.sample_batches(n_examples=_RMS_EXAMPLES, batch_size=16, seed=0) if maps else ()
         with self.base.autocast():
             rms = input_rms(self.base.module, batches, maps, call=self.task.loss)
-        return head_rates(self.base, rms)
+        rates = head_rates(self.base, rms)
+        return rates if self.head_learning_rate is None else rates.at(self.head_learning_rate)
 
     @cached_property
     def frozen_outputs(self) -> FrozenOutputs:
@@ -220,12 +232,18 @@ class Bench:
         self.base.to_train(model)
         if not plan.adapters:
             self.base.body_to_eval()
-        under_way = None if self.under_way is None else UnderWay(folder=self.under_way(plan, fidelity))
+        n_steps = fidelity.train_steps
+        schedule, in_full = RateSchedule(n_steps=n_steps, n_full=n_steps), fidelity
+        if fidelity.split == "search" and self.full_steps is not None:
+            schedule = short_schedule(n_steps, n_full=self.full_steps)
+            in_full = replace(fidelity, split="confirm", train_steps=self.full_steps)
+        under_way = None if self.under_way is None else UnderWay(folder=self.under_way(plan, in_full))
         run = TrainingRun(
             steps=self._steps(fidelity, compute),
             sizes=self.splits["train"].sizes,
             batch=partial(self._collated, "train"),
             loss=self._loss,
+            schedule=schedule,
             seed=fidelity.seed,
             interrupt=self.interrupt,
             under_way=under_way,

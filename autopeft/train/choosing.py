@@ -188,6 +188,8 @@ def _plain_bytes(bench: Bench, plan: Plan, row: list[int], requested: str) -> in
 def most_tokens(device: str, token_bytes: int, *, room: int, weights: int) -> tuple[int, str]:
     """The most tokens of a micro-batch, >= 1, and which limit decides them.
 
+    What fits is rounded down to a power of two: the free memory of a machine is never twice the same.
+
     Args:
         device: Type of the device, such as cpu.
         token_bytes: What a token keeps for the backward pass.
@@ -196,11 +198,11 @@ def most_tokens(device: str, token_bytes: int, *, room: int, weights: int) -> tu
 
     Example:
         >>> most_tokens("cuda", 2**20, room=10 * 2**30, weights=2**30)
-        (10240, '10.0 GiB of these may be kept')
+        (8192, '10.0 GiB of these may be kept')
     """
     limits = [
         (_MOST_TOKENS.get(device, _MOST_TOKENS["cuda"]), "more at once would bring no speed"),
-        (room // token_bytes, f"{_size(room)} of these may be kept"),
+        ((1 << (room // token_bytes).bit_length()) // 2, f"{_size(room)} of these may be kept"),
     ]
     if device == "cpu":
         few = max(_FEW_TOKENS, _FEW_BYTES // token_bytes)

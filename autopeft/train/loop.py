@@ -20,7 +20,7 @@ from autopeft.extension import Batch
 from autopeft.model import FreedMemory, SavedBytes, forked_rng
 from autopeft.train.compute import padded_tokens
 from autopeft.train.pausing import Position, pause, resume
-from autopeft.train.rates import rate_share
+from autopeft.train.rates import RateSchedule
 from autopeft.train.rows import Counts
 from autopeft.train.states import UnderWay
 
@@ -57,14 +57,15 @@ class TrainingRun:
 
     `steps` has the micro-batches of each step as row indices, `sizes` the tokens of every row. `batch`
     makes a batch of row indices, and counts the terms that its `loss` is the mean of. `under_way` takes
-    states now and then, from which a run that is stopped goes on. `interrupt` is called before each step;
-    what it raises stops the run.
+    states of the full run now and then, and at the branch of a short run, from which the full run goes on.
+    `interrupt` is called before each step; what it raises stops the run.
     """
 
     steps: Sequence[Sequence[Sequence[int]]]
     sizes: Counts
     batch: Callable[[Sequence[int]], tuple[Batch, int]]
     loss: Callable[[nn.Module, Batch], torch.Tensor]
+    schedule: RateSchedule
     seed: int
     under_way: UnderWay | None = None
     interrupt: Callable[[], None] = lambda: None
@@ -72,7 +73,7 @@ class TrainingRun:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingCost:
-    """Seconds and steps of a run, also those of an earlier process.
+    """Seconds and steps of a run since its start or a branch, also those of an earlier process.
 
     `peak_bytes` is the peak of its widest micro-batch.
     """
@@ -89,13 +90,16 @@ def train(
 
     The model is in the mode for training already. Raises DivergedError for a loss that is not finite.
     """
-    started, n_steps = time.perf_counter(), len(run.steps)
+    started, schedule = time.perf_counter(), run.schedule
+    n_steps = schedule.n_steps
     peak_rates = [float(group["lr"]) for group in groups]
     optimizer = AdamW(groups, weight_decay=0.0, fused=device.type in _FUSED_ON)
     with forked_rng(device):
         torch.manual_seed(run.seed)  # dropout
         kept = None if run.under_way is None else run.under_way.load()
-        start = resume(kept, model, optimizer, n_steps=n_steps, device=device)
+        if kept is not None and kept.position.step > (schedule.branch or n_steps):
+            kept = None  # the full run has gone on beyond the branch of this one
+        start = resume(kept, model, optimizer, n_full=schedule.n_full, device=device)
         counted = _CountedLoss(run, start)
 
         def reached(n_done: int) -> Position:
@@ -106,14 +110,19 @@ def train(
         losses: list[tuple[int, torch.Tensor]] = []  # with their steps, since the last look at them
         for step in range(start.step, n_steps):
             run.interrupt()
+            if step == schedule.branch and run.under_way is not None:
+                _require_finite(losses, n_steps=n_steps)
+                branch = replace(counted.position, step=step, began=step, seconds=0.0)
+                run.under_way.keep(pause(branch, model, optimizer, device=device))
             for group, peak_rate in zip(optimizer.param_groups, peak_rates, strict=True):
-                group["lr"] = peak_rate * rate_share(step, n_steps)
+                group["lr"] = peak_rate * schedule.share(step)
             of_step = _step(model, optimizer, run.steps[step], counted, freed)
             losses += [(step, loss) for loss in of_step]
             if (watcher := _watcher.get()) is not None:
                 watcher(step + 1, n_steps, partial(_mean, of_step))
             is_last = step + 1 == n_steps
-            is_kept = run.under_way is not None and run.under_way.is_due(is_last=is_last)
+            is_before = schedule.branch is None or step + 1 < schedule.branch  # in the steps of a full run
+            is_kept = run.under_way is not None and is_before and run.under_way.is_due(is_last=is_last)
             if (step + 1) % _CHECKED_STEPS == 0 or is_last or is_kept:
                 _require_finite(losses, n_steps=n_steps)
                 losses.clear()
@@ -123,7 +132,7 @@ def train(
     trained_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return TrainingCost(
         seconds=position.seconds,
-        n_steps=n_steps,
+        n_steps=n_steps - start.began,
         peak_bytes=position.saved_bytes + 3 * trained_bytes,  # gradients, and AdamW's two moments
     )
 

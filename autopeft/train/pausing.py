@@ -29,13 +29,15 @@ class Position:
     """How far a run has come: steps done, and the bytes that its widest micro-batch saves for backward.
 
     `widest_tokens` counts the tokens of that micro-batch, padding included; 0 before one was counted. A
-    run of `n_steps` resumes it; its `seconds` count from its first step.
+    full run of `n_full` steps resumes it. It `began` at the step up to which a short run had trained it; its
+    `seconds` count from there.
     """
 
     step: int = 0
     widest_tokens: int = 0
     saved_bytes: int = 0
-    n_steps: int = 0
+    n_full: int = 0
+    began: int = 0
     seconds: float = 0.0
 
 
@@ -108,21 +110,21 @@ def resume(
     model: nn.Module,
     optimizer: Optimizer,
     *,
-    n_steps: int,
+    n_full: int,
     device: torch.device,
 ) -> Position:
-    """Restore a stopped run of so many steps; returns its position.
+    """Restore the state of a full run of so many steps; returns its position.
 
     It is step 0 if there is no state, or one of other parameters or of another length.
     """
     if state is None:
-        return Position(n_steps=n_steps)
+        return Position(n_full=n_full)
     position, tensors = state.position, state.tensors
     trained = _trained_parameters(model)
     shapes = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("value.")}
     fits = shapes == {f"value.{name}": parameter.shape for name, parameter in trained.items()}
-    if not fits or position.n_steps != n_steps:
-        return Position(n_steps=n_steps)
+    if not fits or position.n_full != n_full:
+        return Position(n_full=n_full)
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(tensors[f"value.{name}"])

@@ -1,8 +1,13 @@
-"""The precision that a probe chooses, the base model held in it, and what a run says of it."""
+"""The precision that a device decides, the base model held in it, and what a run says of it."""
 
 from __future__ import annotations
 
 import logging
+import platform
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
@@ -15,27 +20,12 @@ from autopeft.model import Precision, choose_precision
 from autopeft.records import ModelSpec
 
 CPU = torch.device("cpu")
+CPU_FACTS = Path("/proc/cpuinfo")
 AUTO = "AutoModelForSequenceClassification"
 
 
-class Clock:
-    """Seconds of a product by its format, so that a test decides how fast each one is."""
-
-    def __init__(self, *, exact=1.0, low=1.0, first_low=1.0):
-        self._seconds = {"highest": exact, "low": low, "first": first_low}
-        self.n_calls = 0
-
-    def __call__(self, product):
-        self.n_calls += 1
-        output = product()
-        name = torch.get_float32_matmul_precision()
-        if output.dtype == torch.bfloat16:
-            name = "first" if len(output) < 100 else "low"
-        return self._seconds[name]
-
-
-def config(hidden=256, inner=512):
-    text = SimpleNamespace(hidden_size=hidden, intermediate_size=inner)
+def config(hidden=256):
+    text = SimpleNamespace(hidden_size=hidden)
     return SimpleNamespace(get_text_config=lambda: text)
 
 
@@ -46,46 +36,64 @@ def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(monkeypatch):
         assert choose_precision(config(), torch.device("cuda:0")).dtype == dtype
 
 
+FLAGS = {
+    "avx512_bf16": (torch.cpu, "_is_avx512_bf16_supported"),
+    "amx_bf16": (torch.cpu, "_is_amx_tile_supported"),
+    "bf16": (torch.ops.mkldnn, "_is_mkldnn_bf16_supported"),
+    "acl": (torch.ops.mkldnn, "_is_mkldnn_acl_supported"),
+    "onednn": (torch.backends.mkldnn, "is_available"),
+}
+
+
 @pytest.mark.parametrize(
-    ("seconds", "expected"),
+    ("flags", "dtype"),
     [
-        ({}, Precision()),
-        ({"low": 0.5}, Precision(dtype="bfloat16")),
-        ({"low": 0.9}, Precision()),  # not clearly faster
-        ({"low": 0.1, "first_low": 40.0}, Precision()),  # no instructions for it: full size is not tried
+        ("onednn avx512_bf16", "bfloat16"),  # Zen 4, Cooper Lake
+        ("onednn amx_bf16", "bfloat16"),
+        ("onednn acl bf16", "bfloat16"),  # Graviton3
+        ("onednn acl", "float32"),  # Graviton2
+        ("onednn bf16", "float32"),  # what oneDNN says of any AVX-512, which emulates it
+        ("onednn", "float32"),
+        ("bf16", "float32"),  # a Mac, whose torch has no oneDNN
     ],
 )
-def test_larger_rounding_is_chosen_only_where_it_is_clearly_faster(seconds, expected):
-    assert choose_precision(config(), CPU, seconds_of=Clock(**seconds)) == expected
+def test_a_processor_computes_in_bfloat16_if_it_has_instructions_for_it(flags, dtype, monkeypatch):
+    for flag, (module, name) in FLAGS.items():
+        monkeypatch.setattr(module, name, partial(bool, flag in flags.split()))
+    assert choose_precision(config(), CPU) == Precision(dtype=dtype)
+    assert choose_precision(config(4096), CPU) == Precision(dtype=dtype)
+    assert choose_precision(toy_config("bert"), CPU) == Precision()  # too narrow to gain anything
+    assert choose_precision(config(), torch.device("mps")) == Precision()
 
 
-@pytest.mark.parametrize(("low", "is_chosen"), [(1.0, True), (1.2, True), (1.5, False)])
-def test_a_wide_model_saves_memory_unless_bfloat16_is_clearly_slower(low, is_chosen):
-    chosen = choose_precision(config(4096, 14_336), CPU, seconds_of=Clock(low=low))
-    assert (chosen.dtype == "bfloat16") == is_chosen
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or not CPU_FACTS.exists(), reason="Linux tells flags of x86 in this form"
+)
+def test_a_busy_processor_decides_as_its_flags_say():
+    flags = CPU_FACTS.read_text().partition("flags")[2].partition("\n")[0].split()
+    expected = "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "float32"
+    matrix, is_over = torch.randn(256, 256), Event()
+
+    def multiply():
+        while not is_over.is_set():
+            matrix @ matrix
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            pool.submit(multiply)
+        under_load = [choose_precision(config(), CPU).dtype for _ in range(2)]
+        is_over.set()
+    assert [*under_load, choose_precision(config(), CPU).dtype] == [expected] * 3
 
 
-def test_model_too_small_to_gain_anything_is_not_probed():
-    clock = Clock(low=0.01)
-    assert choose_precision(toy_config("bert"), CPU, seconds_of=clock) == Precision()
-    assert clock.n_calls == 0
-
-
-def test_other_devices_than_cpu_and_cuda_compute_in_float32():
-    clock = Clock(low=0.01)
-    assert choose_precision(config(), torch.device("mps"), seconds_of=clock) == Precision()
-    assert clock.n_calls == 0
-
-
-def test_choice_is_told_in_one_sentence_and_leaves_torch_s_flag(caplog):
-    before = torch.get_float32_matmul_precision()
+def test_choice_is_told_in_one_sentence(caplog, monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     with caplog.at_level(logging.INFO, logger="autopeft"):
-        choose_precision(config(), CPU, seconds_of=Clock(low=0.5))
-    assert torch.get_float32_matmul_precision() == before
+        choose_precision(config(), CPU)
     (record,) = caplog.records
     assert record.getMessage() == (
-        "The base model computes in bfloat16: bfloat16 takes 0.50 of float32's time in products of 256 and "
-        "512 features; --dtype overrides this."
+        "The base model computes in float32: no instructions for bfloat16 are known on this cpu device; "
+        "--dtype overrides this."
     )
 
 

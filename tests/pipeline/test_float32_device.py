@@ -78,7 +78,7 @@ def lora_at(site):
     ("auto_class", "dtype", "site", "capability", "free", "expected"),
     [
         (LANGUAGE, "bfloat16", "model.layers.0.mlp.up_proj", (8, 0), 0.7, ("cuda", "bfloat16")),
-        (LANGUAGE, "bfloat16", "model.layers.0.mlp.up_proj", (8, 0), 0.6, ("cpu", "float32")),  # toys do
+        (LANGUAGE, "bfloat16", "model.layers.0.mlp.up_proj", (8, 0), 0.6, ("cpu", "float32")),
         (LANGUAGE, "bfloat16", "model.layers.0.mlp.up_proj", (7, 5), 0.7, ("cpu", "float32")),
         (LANGUAGE, "bfloat16", "model.layers.0.mlp.up_proj", (7, 5), 1.3, ("cuda", "float32")),
         (LANGUAGE, "float32", "model.layers.0.mlp.up_proj", (8, 0), 1.3, ("cuda", "float32")),
@@ -94,5 +94,6 @@ def test_a_language_model_without_trained_norms_is_loaded_as_its_run_held_it(
     n_bytes = 4 * (skeleton.base_params + skeleton.head_params)
     monkeypatch.setattr(computing, "free_bytes", lambda device: int(free * n_bytes))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)  # a CPU without bfloat16
     place, precision = loading_place(run_spec(tiny_llama, dtype=dtype), lora_at(site), auto_class=auto_class)
     assert (place, precision.dtype) == expected

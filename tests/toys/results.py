@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from autopeft import records as rec
-from autopeft.records import Adapter, Confirmation, Fidelity, Measurement, Plan, Site, Status
+from autopeft.records import Adapter, Fidelity, FullRun, Measurement, Plan, Site, Status
 from autopeft.report import PartWords
 
 EVIL = "<script>alert('x')</script>"
@@ -16,7 +16,6 @@ WORDS = PartWords(
     auto_class="AutoModelForSequenceClassification",
     metric_is_share=True,
 )
-SPENT = {"train_seconds": 150.0, "mean_loss": 0.2}
 
 
 def toy_site(name, layer, role, n_in=64, n_out=64, kind="linear"):
@@ -36,12 +35,14 @@ def toy_run(plan, split, steps, seed, loss, metric, error=None):
     return Measurement(plan=plan, fidelity=Fidelity(split=split, seed=seed, **sizes), **ended)
 
 
-def toy_confirmations(split, *means):
-    each = {"split": split, "seeds": (101, 102, 103), "metric_std_error": 0.0023} | SPENT
-    return tuple(
-        Confirmation(name=name, plan=plan, metric_mean=m, metrics=(m - 0.004, m, m + 0.004), **each)
-        for (name, plan), m in zip(ANSWERS.items(), means, strict=True)
-    )
+def toy_full_run(name, plan, split, mean, *, seeds=(0,), std_error=0.0023):
+    """Its seeds lie 0.4 points apart around the mean."""
+    middle = (len(seeds) - 1) / 2
+    metrics = tuple(mean + 0.004 * (place - middle) for place in range(len(seeds)))
+    return FullRun(
+        name=name, plan=plan, split=split, seeds=seeds, metric_mean=mean, metrics=metrics,
+        metric_std_error=std_error, mean_loss=0.2, train_seconds=150.0,
+    )  # fmt: skip
 
 
 SITES = (
@@ -53,75 +54,122 @@ SITES = (
 RANKS = {"h.0.q": 2, "h.0.v": 3, "h.1.q": 5, "h.1.o": 13, "h.1.extra.o": 7, "h.1.up": 8, "pooler.dense": 11}
 BEST = toy_plan(RANKS, 4e-3, 7_296)
 BASELINE = toy_plan({s.name: 4 for s in SITES if s.kind == "linear"}, 1.5e-3, 9_900)
-SMALLEST = toy_plan(dict.fromkeys(("h.0.k", "h.1.k"), 0), 0.025, 128, method="ia3")
+SLOW = toy_plan(dict.fromkeys(("h.0.k", "h.1.k"), 0), 0.025, 128, method="ia3")
 HEAD = Plan(adapters=(), learning_rate=0.01, trainable_params=0)
 BROKEN = replace(BEST, learning_rate=0.5)
-ANSWERS = {"baseline": BASELINE, "best": BEST, "smallest": SMALLEST}
+FIFTH = toy_plan({"h.1.q": 4, "h.1.v": 4}, 2e-3, 1_024)
 # fmt: off
-ARMS = {"baseline": BASELINE, "lora/top": BEST, "ia3/all": SMALLEST, "head": HEAD, "lora/all": BROKEN}
+ARMS = {
+    rec.Arm(kind="baseline", label="LoRA on all linear maps"): BASELINE, rec.Arm(kind="usual", label="lora/top"): BEST,
+    rec.Arm(kind="usual", label="ia3/k"): SLOW, rec.Arm(kind="sampled", label="lora/all"): BROKEN,
+}
 SETTING = rec.SearchFacts(
     base_model=f"tiny/{EVIL}", base_model_source=f"tiny/{EVIL}", model_type="bert",
     data="trec|6", task="text-classification",
     metric="accuracy", greater_is_better=True, head_params=390, full_run_steps=300, label_names=("A", "B"),
     budget=rec.Budget(max_trainable_params=10_000, base_params=1_234_567, requested="10k"),
     splits=rec.SplitSizes(train=4_000, search=500, confirm=1_500, test=500, duplicates_removed=12),
+    chance=0.25,
 )
 VERDICT = rec.Verdict(
-    label="better", mean_difference=0.014, interval_95=(0.006, 0.022), margin=0.01, fidelity="full",
-    smallest_equivalent="proven",
-    sentence="Better than the default LoRA by 1.4 points (0.6 to 2.2); 128 parameters are as good.",
+    label="better", mean_difference=0.014, interval_95=(0.006, 0.022), margin=0.01, n_examples=500,
+    sentence="Better than the default by 1.4 points (-0.6 would not be).",
 )
 MEASUREMENTS = (
-    toy_run(BASELINE, "search", 30, 0, 0.9, 0.7), toy_run(BEST, "search", 30, 0, 0.8, 0.75),
-    toy_run(SMALLEST, "search", 30, 0, 0.85, 0.72), toy_run(HEAD, "search", 30, 0, 1.2, 0.5),
-    toy_run(BROKEN, "search", 30, 0, None, None, error=f"loss is nan at step 7 of {EVIL}\nTraceback, more"),
     toy_run(BASELINE, "search", 75, 0, 0.41, 0.9), toy_run(BEST, "search", 75, 0, 0.1 + 0.2, 0.93),
-    toy_run(SMALLEST, "search", 75, 0, 0.35, 0.92),
-    *(toy_run(plan, "confirm", 300, s, 0.2, 0.95) for plan in (BEST, BASELINE) for s in (101, 102, 103)),
-    toy_run(BEST, "test", 300, 101, 0.2, 0.948),
+    toy_run(SLOW, "search", 75, 0, 0.35, 0.92),
+    toy_run(BROKEN, "search", 75, 0, None, None, error=f"loss is nan at step 7 of {EVIL}\nTraceback, more"),
+    *(toy_run(plan, "confirm", 300, 0, 0.2, 0.95) for plan in (BEST, BASELINE, SLOW)),
+    *(toy_run(plan, "test", 300, 0, 0.2, 0.948) for plan in (BEST, BASELINE)),
 )
 COST = rec.Cost(
-    sensitivity_seconds=1.9, search_seconds=310.0, confirm_seconds=400.0, full_run_seconds=50.0,
-    full_runs=6.2, examples_seen=98_000, total_seconds=725.0, total_full_runs=14.5,
+    sensitivity_seconds=1.9, search_seconds=31.0, full_seconds=150.0, sizes_seconds=0.0, test_seconds=2.0,
+    full_run_seconds=50.0, load_seconds=3.0, train_seconds=150.0, eval_seconds=12.0,
+    total_seconds=184.9, total_full_runs=184.9 / 50,
 )
 
 
 def toy_result():
-    """A finished search with confirmation, test split and a failed run."""
+    """A finished search with three finalists, a test split and a failed run."""
     gradient = tuple(0.001 * (1 + n) ** 2 for n in range(len(SITES)))
     uniform = rec.SiteScores(name="uniform", values=(1.0,) * len(SITES))
-    arms = [rec.Arm(kind="sampled", label=label) for label in ARMS]
     proposals = (
-        rec.Proposal(trial=n, arm=arm, source="enqueued", plan=ARMS[arm.label]) for n, arm in enumerate(arms)
+        rec.Proposal(trial=n, arm=arm, source="sampler" if arm.kind == "sampled" else "list", plan=plan)
+        for n, (arm, plan) in enumerate(ARMS.items())
     )
+    finalists = {"best": (BEST, 0.954), "baseline": (BASELINE, 0.94), "ia3/k": (SLOW, 0.951)}
     return rec.SearchResult(
-        spec=rec.RunSpec(), setting=SETTING, sites=SITES, measurements=MEASUREMENTS, **ANSWERS,
+        spec=rec.RunSpec(), setting=SETTING, sites=SITES, measurements=MEASUREMENTS,
+        best=BEST, baseline=BASELINE, rival=BEST, short_steps=75,
         scores=(rec.SiteScores(name="gradient", values=gradient), uniform),
-        proposals=tuple(proposals), verdict=VERDICT, cost=COST,
-        test=toy_confirmations("test", 0.936, 0.948, 0.9476),
-        confirmations=toy_confirmations("confirm", 0.94, 0.954, 0.951),
-        proxy=rec.Proxy(rank_correlation=0.83, n_plans=3, rung_steps=(30, 75)),
+        proposals=tuple(proposals), verdict=VERDICT, cost=COST, front=MEASUREMENTS[1:3][::-1],
+        full_runs=tuple(toy_full_run(name, plan, "confirm", mean) for name, (plan, mean) in finalists.items()),
+        test=(toy_full_run("best", BEST, "test", 0.948), toy_full_run("baseline", BASELINE, "test", 0.936)),
+        longer=rec.LongerRun(steps=600, metric=0.966, gain=0.012),
         environment={"python": "3.13.1", "torch": "2.9.0", "cpu": "2 cores"},
     )
 # fmt: on
 
 
-def with_head(result):
-    """The result with a confirmation of the head alone: 80 % on the same seeds."""
-    head = replace(toy_confirmations("confirm", 0.8, 0.8, 0.8)[0], name="head", plan=HEAD)
-    return replace(result, confirmations=(*result.confirmations, head))
+def kept_default():
+    """The same search where the default is handed over: the rival is 0.7 points behind."""
+    result = toy_result()
+    verdict = replace(
+        VERDICT,
+        label="default kept",
+        mean_difference=-0.007,
+        interval_95=(-0.028, 0.014),
+        sentence="Kept.",
+    )
+    _, default, slow = result.full_runs
+    behind = toy_full_run("rival", BEST, "confirm", 0.933)
+    full_runs = (default, behind, slow)
+    return replace(result, best=BASELINE, verdict=verdict, full_runs=full_runs, test=result.test[1:])
+
+
+def with_sizes(result):
+    """The result with one plan for a fifth of the budget: 1.1 points less, from 2.0 less to 0.2 less."""
+    step = rec.SizeStep(
+        share=0.2,
+        max_trainable_params=2_000,
+        plan=FIFTH,
+        arm=rec.Arm(kind="usual", label="lora/q+v of the last layers"),
+        metric_mean=0.943,
+        mean_difference=-0.011,
+        interval_95=(-0.02, -0.002),
+        seconds=61.0,
+    )
+    runs = (toy_run(FIFTH, "search", 75, 0, 0.5, 0.88), toy_run(FIFTH, "confirm", 300, 0, 0.2, 0.943))
+    cost = replace(result.cost, sizes_seconds=61.0)
+    return replace(result, sizes=(step,), measurements=(*result.measurements, *runs), cost=cost)
 
 
 def of_language_model():
-    """The toy result with losses for metrics and without a head: HEAD is the untrained model, loss 2.5."""
-    result = with_head(toy_result())
-    *named, bare = result.confirmations
-    bare = replace(bare, name="untrained", metric_mean=2.5, metrics=(2.5, 2.5, 2.5), train_seconds=0.0)
-    changes = {"head_params": 0, "metric": "loss", "greater_is_better": False, "label_names": ()}
-    last = replace(MEASUREMENTS[3], fidelity=replace(MEASUREMENTS[3].fidelity, train_steps=75))
+    """A search with losses for metrics and without a head: the default is the untrained model, loss 2.5."""
+    result = toy_result()
+    bare = replace(HEAD, learning_rate=0.0)
+    run = replace(toy_run(bare, "search", 75, 0, 2.5, 2.5), train_seconds=0.0)
+    records = (
+        toy_full_run("best", BEST, "confirm", 1.5),
+        replace(toy_full_run("baseline", bare, "confirm", 2.5), train_seconds=0.0),
+    )
+    setting = replace(
+        SETTING,
+        task="text-generation",
+        metric="loss",
+        greater_is_better=False,
+        head_params=0,
+        label_names=(),
+        chance=None,
+    )
+    arm = rec.Arm(kind="head", label="untrained")
+    proposal = rec.Proposal(trial=9, arm=arm, source="list", plan=bare)
     return replace(
         result,
-        confirmations=(*named, bare),
-        setting=replace(result.setting, task="text-generation", **changes),
-        measurements=(*result.measurements, last),
+        baseline=bare,
+        full_runs=records,
+        test=(),
+        setting=setting,
+        measurements=(*result.measurements, run),
+        proposals=(*result.proposals, proposal),
     )

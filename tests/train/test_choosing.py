@@ -31,9 +31,10 @@ GIB, MIB = 2**30, 2**20
         ("cpu", MIB // 8, 16 * GIB, GIB, 2048),  # a small model: more at once brings no speed
         ("cpu", 2 * MIB, 16 * GIB, 4 * GIB, 512),  # a quarter of the weights
         ("cpu", 2 * MIB, 16 * GIB, GIB, 256),  # fewer would cost time
-        ("cpu", 2 * MIB, 325 * MIB, 4 * GIB, 162),  # all that there is room for
+        ("cpu", 2 * MIB, 325 * MIB, 4 * GIB, 128),  # there is room for 162
         ("cpu", 2 * MIB, 0, 4 * GIB, 1),
-        ("cuda", 2 * MIB, 10 * GIB, 4 * GIB, 5120),
+        ("cuda", 2 * MIB, 10 * GIB, 4 * GIB, 4096),
+        ("cuda", 2 * MIB, 8 * GIB, 4 * GIB, 4096),
         ("cuda", 2 * MIB, 80 * GIB, 4 * GIB, 16384),
     ],
 )
@@ -76,7 +77,7 @@ def test_what_rows_keep_fits_beside_all_else_that_a_gpu_holds(gigabytes, percent
     assert compute.checkpointing
     assert kept + optimizer + logits + for_later_plans <= free
     is_capped = compute.micro_batch_tokens == 16_384
-    assert is_capped or kept + optimizer + logits + for_later_plans > 0.9 * free
+    assert is_capped or 2 * kept + optimizer + logits + for_later_plans > 0.9 * free
 
 
 @pytest.mark.parametrize("tokens", [None, 4096])

@@ -1,0 +1,302 @@
+"""The charts of the report as inline SVG, in the colours and the font of the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from markupsafe import Markup
+
+from autopeft.records import Plan, SearchResult, minus
+from autopeft.report.measured import short_runs
+from autopeft.report.naming import Group, marks_of
+from autopeft.report.rendering import render
+from autopeft.report.words import count, difference, interval, loss, share_words, significant, within_share
+
+# Sizes in units of the picture, chosen by hand: as narrow as the text allows on a phone.
+_WIDTH, _HEIGHT = 400.0, 270.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54.0, 16.0, 24.0, 46.0
+_NAME_GAP = 14.0  # between the names of two points
+# A few losses far above would flatten all others: the axis ends here, in ranges of the lower three quarters.
+_FAR = 3.0
+# The outline of the points of each group, by the number of its colour, around the origin.
+SHAPES = (
+    "M-4.5-4.5H4.5V4.5H-4.5z",
+    "M-5-4H5L0 5z",
+    "M-5 0A5 5 0 1 1 5 0 5 5 0 1 1-5 0z",
+    "M0-6 6 0 0 6-6 0z",
+    "M-5 4H5L0-5z",
+    "M0-5.5 5.2-1.7 3.2 4.5H-3.2L-5.2-1.7z",
+    "M-1.8-5.5H1.8V-1.8H5.5V1.8H1.8V5.5H-1.8V1.8H-5.5V-1.8H-1.8z",
+    "M0-6 1.4-1.9H5.7L2.3.7 3.5 4.9 0 2.3-3.5 4.9-2.3.7-5.7-1.9H-1.4z",
+    "M-5-3-3-5 0-2 3-5 5-3 2 0 5 3 3 5 0 2-3 5-5 3-2 0z",
+)
+_PLAIN = Group(label="", colour=2)  # a circle
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """Values from `low` to `high` along the pixels from `start` to `end`."""
+
+    label: str
+    low: float
+    high: float
+    start: float
+    end: float
+    words: Callable[[float], str]
+    is_log: bool = False
+
+    def at(self, value: float) -> float:
+        """The pixel of a value."""
+        low, high, value = (
+            (math.log(v) for v in (self.low, self.high, value))
+            if self.is_log
+            else (self.low, self.high, value)
+        )
+        return self.start + (self.end - self.start) * (value - low) / (high - low)
+
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        """Pixel and text of each tick, at round values."""
+        values = _log_ticks(self.low, self.high) if self.is_log else _linear_ticks(self.low, self.high)
+        return [(self.at(value), self.words(value)) for value in values]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A marker with a tooltip, a name beside it, and an interval from `low` to `high`, in pixels."""
+
+    x: float
+    y: float
+    group: Group
+    title: str
+    name: str = ""
+    name_y: float = 0.0
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """One picture; `label` says in words what it shows. `budget` and `zero` are lines at a pixel.
+
+    `n_above` points lie beyond the upper edge, and are drawn there.
+    """
+
+    label: str
+    x: Axis
+    y: Axis
+    points: tuple[Point, ...]
+    budget: float | None = None
+    zero: float | None = None
+    n_above: int = 0
+
+    def svg(self) -> Markup:
+        """The chart as an `<svg>` element."""
+        return Markup(render("chart.svg", chart=self, width=_WIDTH, height=_HEIGHT, shapes=SHAPES))
+
+
+def short_run_chart(result: SearchResult, groups: Mapping[Plan, Group]) -> Chart | None:
+    """The loss of each short run by parameters; None below two runs of plans with adapters."""
+    runs = [(m, m.loss) for m in short_runs(result) if m.plan.adapters and m.loss is not None]
+    if len(runs) < 2:
+        return None
+    budget = result.setting.budget.max_trainable_params
+    losses = [value for _, value in runs]
+    low, high = min(losses), _most_shown(losses)
+    x = _parameter_axis([*(m.plan.trainable_params for m, _ in runs), budget])
+    y = _loss_axis(low, high, steps=result.short_steps)
+    points = [
+        Point(
+            x=x.at(run.plan.trainable_params),
+            y=y.at(min(value, y.high)),
+            group=groups[run.plan],
+            title=f"{groups[run.plan].label}: loss {loss(value)}, {_size(run.plan)}",
+            name=marks_of(result, run.plan),
+        )
+        for run, value in runs
+    ]
+    return Chart(
+        label="Loss of the short runs by adapter parameters",
+        x=x,
+        y=y,
+        points=_with_places(points),
+        budget=x.at(budget),
+        n_above=sum(value > y.high for value in losses),
+    )
+
+
+def size_chart(result: SearchResult, *, is_share: bool) -> Chart | None:
+    """The difference of each smaller budget's plan to the best one, with its interval; None without any."""
+    steps = result.sizes
+    if not steps:
+        return None
+    x = _parameter_axis([result.best.trainable_params, *(step.plan.trainable_params for step in steps)])
+    ends = [0.0, *(end for step in steps for end in step.interval_95)]
+    y = _difference_axis(min(ends), max(ends), start=_HEIGHT - _BOTTOM, end=_TOP, is_share=is_share)
+    points = [
+        Point(x=x.at(result.best.trainable_params), y=y.at(0.0), group=_PLAIN, title="best", name="best")
+    ]
+    points += [
+        Point(
+            x=x.at(step.plan.trainable_params),
+            y=y.at(step.mean_difference),
+            group=_PLAIN,
+            title=f"{difference(step.mean_difference, is_share)}, {_size(step.plan)}",
+            name=share_words(step.share),
+            low=y.at(step.interval_95[0]),
+            high=y.at(step.interval_95[1]),
+        )
+        for step in steps
+    ]
+    return Chart(
+        label="Difference to the best plan by adapter parameters, with 95 % intervals",
+        x=x,
+        y=y,
+        points=_with_places(points),
+        zero=y.at(0.0),
+    )
+
+
+def _size(plan: Plan) -> str:
+    return f"{count(plan.trainable_params)} parameters"
+
+
+def difference_chart(result: SearchResult, *, is_share: bool) -> Markup | None:
+    """The rival's difference to the default, with its interval and the margin; None without an interval."""
+    verdict = result.verdict
+    if verdict.interval_95 is None or verdict.mean_difference is None:
+        return None
+    low, high = map(within_share, verdict.interval_95) if is_share else verdict.interval_95
+    reach = 1.2 * max(abs(low), abs(high), verdict.margin)
+    x = _difference_axis(-reach, reach, start=_RIGHT, end=_WIDTH - _RIGHT, is_share=is_share)
+    mean = difference(verdict.mean_difference, is_share)
+    return Markup(
+        render(
+            "difference.svg",
+            label=f"The rival less the default: {mean}, 95 % interval {interval(low, high, is_share)}",
+            mean=mean,
+            x=x,
+            middle=x.at(verdict.mean_difference),
+            interval=(x.at(low), x.at(high)),
+            margin=(x.at(-verdict.margin), x.at(verdict.margin)),
+            width=_WIDTH,
+        )
+    )
+
+
+def _parameter_axis(values: Sequence[float]) -> Axis:
+    """Around the values, on a logarithmic scale, at least a decade wide."""
+    low, high = min(values), max(values)
+    centre, reach = (low * high) ** 0.5, max(10**0.5, (high / low) ** 0.5 * 1.5)
+    return Axis(
+        label="adapter parameters",
+        low=centre / reach,
+        high=centre * reach,
+        start=_LEFT,
+        end=_WIDTH - _RIGHT,
+        words=parameters,
+        is_log=True,
+    )
+
+
+def _loss_axis(low: float, high: float, *, steps: int) -> Axis:
+    is_log = low > 0 and high > 6 * low
+    margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
+    ends = (low / 1.15, high * 1.15) if is_log else (low - margin, high + margin)
+    label = f"loss after {steps:,} steps"
+    return Axis(
+        label=label,
+        low=ends[0],
+        high=ends[1],
+        start=_HEIGHT - _BOTTOM,
+        end=_TOP,
+        words=significant if is_log else _short,
+        is_log=is_log,
+    )
+
+
+def _difference_axis(low: float, high: float, *, start: float, end: float, is_share: bool) -> Axis:
+    scale = 100 if is_share else 1
+    margin = 0.08 * (high - low) or 1.0
+    return Axis(
+        label="difference in points" if is_share else "difference, plus is better",
+        low=low - margin,
+        high=high + margin,
+        start=start,
+        end=end,
+        words=lambda value: _short(scale * value, sign="+"),
+    )
+
+
+def _short(value: float, *, sign: str = "") -> str:
+    return minus(f"{value:{sign}.4g}") if value else "0"
+
+
+def parameters(value: float) -> str:
+    """A number of parameters on an axis.
+
+    Example:
+        >>> parameters(20_000), parameters(1_500_000), parameters(800)
+        ('20 k', '1.5 M', '800')
+    """
+    for size, unit in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
+
+
+def _most_shown(losses: Sequence[float]) -> float:
+    ordered = sorted(losses)
+    low, quartile = ordered[0], ordered[3 * (len(ordered) - 1) // 4]
+    if low <= 0 or quartile == low:
+        return ordered[-1]
+    return max(value for value in ordered if value <= quartile * (quartile / low) ** _FAR)
+
+
+def _linear_ticks(low: float, high: float) -> list[float]:
+    raw = (high - low) / 6
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw)
+    first, last = math.ceil(low / step), math.floor(high / step)
+    return [round(n * step, 12) for n in range(first, last + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    steps = (1, 2, 5) if high < 100 * low else (1, 3) if high < 2000 * low else (1,)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    values = (step * 10.0**power for power in decades for step in steps)
+    return [value for value in values if low <= value <= high]
+
+
+def _with_places(points: Sequence[Point]) -> tuple[Point, ...]:
+    """The points with the places of their names, moved apart where these would meet."""
+    named = [point for point in points if point.name]
+    heights = dict(zip(named, spread([point.y for point in named], gap=_NAME_GAP), strict=True))
+    return tuple(replace(point, name_y=heights.get(point, 0.0)) for point in points)
+
+
+def spread(heights: Sequence[float], *, gap: float) -> list[float]:
+    """Heights moved apart as little as it takes for neighbours to be at least `gap` apart, order kept.
+
+    Example:
+        >>> spread([10.0, 12.0, 40.0], gap=10.0)
+        [6.0, 16.0, 40.0]
+    """
+    order = sorted(range(len(heights)), key=lambda index: heights[index])
+    blocks: list[list[int]] = []
+    for index in order:
+        blocks.append([index])
+        while len(blocks) > 1 and _end(blocks[-1], heights, -gap) < gap + _end(blocks[-2], heights, gap):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    placed = list(heights)
+    for block in blocks:
+        for place, index in enumerate(block):
+            placed[index] = _end(block, heights, -gap) + place * gap
+    return placed
+
+
+def _end(block: Sequence[int], heights: Sequence[float], gap: float) -> float:
+    """The highest place in a block that is centred on its mean height; the lowest for a negative gap."""
+    return sum(heights[index] for index in block) / len(block) + gap * (len(block) - 1) / 2
