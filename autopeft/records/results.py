@@ -192,29 +192,20 @@ class Confirmation:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Best against baseline, in units of the metric; positive differences favour the best plan.
+    """Rival against baseline, in units of the metric; positive differences favour the rival.
 
-    `label` is better, equivalent, worse, inconclusive, `default kept` where the baseline is handed over
-    (nothing better was found, or the confirmation spoke for it), or none where there was no confirmation.
-    `smallest_equivalent` says whether the smallest plan is proven, unproven, or the best itself. A sequential
-    confirmation looks at the scores after every seed: `mean_difference` and `interval_95` are corrected for
-    that, `plain_difference` is not. `stopped_by` says what ended it: the label, `futile` (the planned seeds
-    would not decide), `planned` (all seeds ran), or nothing (time). `as_good` has the names of the confirmed
-    plans that are proven to lose less than the margin against the best plan.
+    `label` is better, as good and smaller, inconclusive, or `default kept` where the baseline is handed over.
+    `interval_95` covers new rows and new seeds. Difference, interval, rows and seeds are None where one plan
+    alone was trained in full.
     """
 
     label: str
     mean_difference: float | None
     interval_95: tuple[float, float] | None
     margin: float
-    fidelity: str
-    smallest_equivalent: str
     sentence: str
+    n_examples: int | None = None
     n_seeds: int | None = None
-    planned_seeds: int | None = None
-    stopped_by: str = ""
-    plain_difference: float | None = None
-    as_good: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
