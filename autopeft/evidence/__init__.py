@@ -11,7 +11,6 @@ Inside the folder each file imports only from those before it: rank_correlations
 """
 
 from autopeft.evidence.intervals import (
-    INDEPENDENT,
     SEED_ROWS,
     Difference,
     Examples,
