@@ -30,7 +30,7 @@ from autopeft.cli.progress import Silent
 from autopeft.exports import write_adapter
 from autopeft.extension import discover
 from autopeft.records import Fidelity, Plan
-from autopeft.train import Bench, EncodedSplit, StateFolders
+from autopeft.train import Bench, EncodedSplit
 
 collect_ignore_glob = ["*conftest.py"]  # no doctests here; several files of this name cannot be collected
 # Tiny models gain nothing from a second thread and wait long for one on a busy machine. The variable is for
@@ -194,8 +194,6 @@ def make_bench(make_base, methods, task):
             texts, labels = toy_rows(n, seed)
             made = task.encode([[text] for text in texts], labels, base.tokenizer, CONTEXT)
             splits[split] = EncodedSplit(examples=made.examples, labels=made.labels)
-        folders = {name: settings.pop(name) for name in ("paused", "under_way") if name in settings}
-        settings["state_folders"] = StateFolders(**folders)
         fields = {"task": task, "methods": methods, "splits": splits, "batch_size": 8, **settings}
         return Bench(base=base, **fields)
 

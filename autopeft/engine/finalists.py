@@ -22,24 +22,22 @@ def choose_finalists(problem: SearchProblem, study: Study) -> tuple[list[Plan], 
        ahead; short runs judge such a method too low.
     3. With `--effort thorough` the head alone is trained too.
 
-    Without short runs (`--effort quick`, or limits that pay none) they are the first of the list.
+    Plans of the list without a short run (`--effort quick`, or limits that pay few) come after those with one.
 
     Raises:
         TrainingError: No baseline finished its short run.
     """
     ranked = rank(problem, study.short.values())
-    if not study.short:
-        listed = problem.first_plans
-        untried = [plan for arm, plan in listed if not problem.is_baseline(arm)]
-        return [plan for arm, plan in listed if problem.is_baseline(arm)], untried[:1]
     is_baseline = {proposal.plan: problem.is_baseline(proposal.arm) for proposal in reversed(study.proposals)}
+    untried = {plan: arm for arm, plan in problem.first_plans if plan not in study.short}
     baselines = [m.plan for m in ranked if is_baseline[m.plan]]
+    baselines += [plan for plan, arm in untried.items() if problem.is_baseline(arm)]
     if not baselines:
         errors = [m.error for m in study.short.values() if is_baseline[m.plan] and m.error]
         raise TrainingError(f"No learning rate of the baseline could be trained: {errors[0]}")
     rivals = [m for m in ranked if not is_baseline[m.plan] and problem.is_allowed(m.plan)]
     slow = [m for m in rivals if problem.starts_slowly(m.plan) and _ahead(problem, rivals[0], m) <= _CLEAR]
-    chosen = [m.plan for m in (*slow, *rivals)][:1]
+    chosen = [*(m.plan for m in (*slow, *rivals)), *(plan for plan in untried if plan not in baselines)][:1]
     if problem.effort == "thorough" and problem.has_head:
         chosen.append(problem.head[1])
     return baselines, [plan for plan in dict.fromkeys(chosen) if plan not in baselines]

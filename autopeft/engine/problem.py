@@ -155,9 +155,10 @@ class SearchProblem:
         """The plans that every search tries, baselines first: the user's, LoRA, or else the head alone."""
         listed = first_policies(self.space, self.family, self.context)
         plans = [(arm, plan_of(policy, self.context)) for arm, policy in listed]
-        if self.user_plan is not None:
-            return (self.user_plan, *plans)
-        return tuple(plans if self.has_lora else [self.head, *plans])
+        default = self.user_plan or (None if self.has_lora else self.head)
+        if default is None:
+            return tuple(plans)
+        return (default, *((arm, plan) for arm, plan in plans if plan != default[1]))
 
     @property
     def has_lora(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from statistics import geometric_mean
 from typing import cast
@@ -20,24 +20,32 @@ def first_policies(space: Space, family: str, context: AllocationContext) -> tup
     """The list of a family of tasks as arms and policies, baselines first, equal ones once.
 
     Each plan takes as many of its layers as the budget pays at rank 1. Rivals have the methods and placements
-    of the space alone. If none of the list is left, the first choices of each arm of the space take their
-    place.
+    of the space alone.
+
+    1. If the budget pays no layer of any baseline, LoRA wherever it fits is the baseline.
+    2. If no rival of the list is left, the first choices of each arm of the space take their place.
     """
-    arms: list[tuple[Arm, Policy]] = []
-    seen: list[tuple[str, list[Site], float]] = []
-    for entry in sorted(space.first[cast(Family, family)], key=lambda entry: not entry.baseline):
-        if not (entry.baseline or _is_in(space, entry)):
-            continue
-        policy = _fitted(_policy(space, entry), context)
-        if policy is None:
-            continue
-        key = (policy.method, _sites(policy, context), entry.rate)
-        if key not in seen:
-            seen.append(key)
-            arms.append((_arm(policy, context, entry), _at_rate(policy, space, entry.rate, context)))
-    if all(arm.kind == "baseline" for arm, _ in arms):
-        arms += _first_choices(space, context)
-    return tuple(arms)
+    entries = space.first[cast(Family, family)]
+    baselines = _listed(space, [entry for entry in entries if entry.baseline], context)
+    anywhere = default_lora(space, context)
+    if not baselines and plan_of(anywhere, context).adapters:
+        baselines = [(Arm(kind="baseline", label="LoRA on what fits"), anywhere)]
+    rivals = _listed(space, [e for e in entries if not e.baseline and _is_in(space, e)], context)
+    first: dict[Plan, tuple[Arm, Policy]] = {}
+    for arm, policy in [*baselines, *(rivals or _first_choices(space, context))]:
+        first.setdefault(plan_of(policy, context), (arm, policy))
+    return tuple(first.values())
+
+
+def _listed(
+    space: Space, entries: Sequence[FirstPlan], context: AllocationContext
+) -> list[tuple[Arm, Policy]]:
+    fitted = [(entry, _fitted(_policy(space, entry), context)) for entry in entries]
+    return [
+        (_arm(policy, context, entry), _at_rate(policy, space, entry.rate, context))
+        for entry, policy in fitted
+        if policy is not None
+    ]
 
 
 def default_lora(space: Space, context: AllocationContext) -> Policy:
@@ -103,14 +111,15 @@ def _arm(policy: Policy, context: AllocationContext, entry: FirstPlan) -> Arm:
     n_layers = len({site.layer for site in context.sites if site.layer is not None}) or 1
     is_part = policy.layer_share * n_layers < n_layers - 0.5
     where = (" by score" if policy.layers_by == "score" else " of the last layers") if is_part else ""
-    if not entry.baseline:
-        return Arm(kind="usual", label=f"{policy.arm.label}{where}", methods=(policy.method,))
     maps = "all linear maps"
     if policy.placement != "all":
         adapted = {site.role for site in _sites(policy, context)}
         made = [role for role in ROLE_GROUPS["attention"] if role in adapted]
         maps = " and ".join(made) or policy.placement
-    return Arm(kind="baseline", label=f"LoRA on {maps}{where}")
+    label = f"{context.methods[policy.method].label} on {maps}{where}"
+    if entry.baseline:
+        return Arm(kind="baseline", label=label)
+    return Arm(kind="usual", label=label, methods=(policy.method,))
 
 
 def _at_rate(policy: Policy, space: Space, position: float, context: AllocationContext) -> Policy:

@@ -1,134 +1,91 @@
-"""Runs that break off: what is recorded by then, and what a lost confirming run costs."""
+"""Runs that diverge or that the machine breaks off."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import replace
-from pathlib import Path
-
 import pytest
-from toys.engine import World, is_baseline, levels, method_of, run
-from toys.metrics import LOSS
-from toys.results import WORDS, toy_result
+from toys.engine import kind_of, levels, problem, run
 
-from autopeft import report
-from autopeft.cli.tables import print_result
-from autopeft.engine import Ledger
 from autopeft.errors import TrainingError
-from autopeft.executors import Serial
-from autopeft.records import Fidelity, Measurement, Outcome, Plan, Status
+from autopeft.records import Fidelity, Plan, Status
 
-HEAD = Plan(adapters=(), learning_rate=1e-3, trainable_params=0)
-FIDELITY = Fidelity(split="search", train_steps=1, train_examples=1, eval_examples=1, seed=0)
+DIVERGED, OF_MACHINE = Status.DIVERGED, [Status.FAIL, Status.OUT_OF_MEMORY]
 
 
-def test_each_measurement_is_recorded_before_the_next_one_begins():
-    events = []
-
-    class Quiet:
-        def phase(self, name, n_measurements): ...
-        def measured(self, measurement, *, arm, is_baseline, seconds_left): ...
-
-    def measure(plan, fidelity):
-        events.append(("measure", fidelity.seed))
-        return Measurement(plan=plan, fidelity=fidelity, status=Status.COMPLETE, metric=1.0, loss=1.0)
-
-    keys = [(HEAD, replace(FIDELITY, seed=seed)) for seed in range(3)]
-    known = {keys[1]: measure(*keys[1])}
-    events.clear()
-    ledger = Ledger(
-        executor=Serial(),
-        measure=measure,
-        progress=Quiet(),
-        known=known,
-        record=lambda measurement: events.append(("record", measurement.fidelity.seed)),
-    )
-    ledger.measure_all(keys)
-    assert events == [("measure", 0), ("record", 0), ("measure", 2), ("record", 2)]
-    assert list(ledger.measured) == keys
+def test_a_baseline_that_diverges_in_full_gives_way_to_the_next() -> None:
+    search = run(levels({"q+v": DIVERGED}))
+    assert kind_of(search.outcome.baseline) == "lora"
+    assert search.kinds("confirm") == {"q+v": 1, "ia3": 1, "lora": 1}
+    assert {kind_of(full.plan) for full in search.outcome.full_runs} == {"lora", "ia3"}
 
 
-def broken_world(method, failure, *, head=0.3):
-    """A world where the second confirming run of a method runs out of memory."""
+def test_one_diverged_seed_of_a_baseline_is_enough() -> None:
+    def truth(plan: Plan, fidelity: Fidelity) -> float | Status:
+        return DIVERGED if kind_of(plan) == "q+v" and fidelity.seed == 2 else levels()(plan, fidelity)
 
-    def quality(plan, fidelity):
-        is_broken = fidelity.split == "confirm" and fidelity.seed == 2 and method_of(plan) == method
-        return None if is_broken else levels(head=head)(plan, fidelity)
-
-    return World(quality=quality, error="out of memory", failure=failure)
-
-
-@pytest.mark.parametrize("failure", [Status.FAIL, Status.OUT_OF_MEMORY])
-def test_a_confirming_run_that_broke_off_is_no_score(failure):
-    with pytest.raises(TrainingError, match=r"failed: out of memory.*continue with --resume"):
-        run(broken_world("lora", failure), seeds=3)
+    search = run(truth, seeds=3)
+    assert kind_of(search.outcome.baseline) == "lora"
+    assert [full.seeds for full in search.outcome.full_runs] == [(0, 1, 2)] * 2
 
 
-def test_a_run_of_the_head_that_broke_off_costs_its_place_alone():
-    world = broken_world("head", Status.OUT_OF_MEMORY, head=0.6)
-    outcome = run(world, seeds=3).outcome
-    assert outcome.verdict.label == "better"
-    assert ("head", 2) in {(method_of(plan), at.seed) for plan, at in world.calls if at.split == "confirm"}
-    assert "head" not in {confirmation.name for confirmation in outcome.confirmations}
+def test_a_search_whose_baselines_all_diverge_ends_with_an_error() -> None:
+    with pytest.raises(TrainingError, match="No learning rate of the baseline finished a full run"):
+        run(levels({"q+v": DIVERGED, "lora": DIVERGED}))
 
 
-@pytest.mark.parametrize("failure", [Status.FAIL, Status.OUT_OF_MEMORY])
-def test_a_run_on_the_test_split_that_broke_off_is_no_score(failure):
-    def quality(plan, fidelity):
-        return None if fidelity.split == "test" else levels()(plan, fidelity)
-
-    world = World(quality=quality, error="out of memory", failure=failure)
-    with pytest.raises(TrainingError, match=r"on the test split .* failed: out of memory.*with --resume"):
-        run(world, trials=12)
+@pytest.mark.parametrize("status", [DIVERGED, *OF_MACHINE])
+def test_a_baseline_that_cannot_be_trained_at_all_ends_the_search_with_its_error(status: Status) -> None:
+    with pytest.raises(TrainingError, match=r"No learning rate of the baseline could be trained: It broke\."):
+        run(levels(**{"q+v": status, "lora": status}))
 
 
-@pytest.mark.parametrize(("seeds", "label"), [(2, "inconclusive"), (3, "better")])
-def test_a_baseline_without_a_finished_run_has_no_loss_to_compare(
-    tmp_path: Path, seeds: int, label: str
-) -> None:
-    """A loss has no worst value that could stand for a run that diverged.
-
-    Two plans of which every second run diverges give the outcome of two seeds in 6 % of cases.
-    """
-
-    def truth(plan: Plan, fidelity: Fidelity) -> float | None:
-        if is_baseline(plan):
-            return None if fidelity.split == "confirm" else 0.6
-        return {"head": 0.3, "ia3": 0.8}.get(method_of(plan), 0.5)
-
-    outcome = run(World(quality=truth, counts_errors=True), metric=LOSS, trials=10, seeds=seeds).outcome
-    verdict = outcome.verdict
-    assert (verdict.label, verdict.mean_difference, verdict.interval_95) == (label, None, None)
-    none = f"none of the {seeds} confirming runs of full length of the baseline finished"
-    assert f"{none} and {seeds} of the best plan did" in verdict.sentence
-    assert "baseline" not in {c.name for c in (*outcome.confirmations, *outcome.test)}
-    assert all(abs(c.metric_mean) < 10 for c in outcome.confirmations)
-    assert not [text for text in outcome.sentences if "promised" in text]
-    assert_written(outcome, tmp_path, says="failed in all its confirming runs")
-
-
-def test_an_incumbent_without_a_finished_run_leaves_the_baseline(tmp_path: Path) -> None:
-    def truth(plan: Plan, fidelity: Fidelity) -> float | None:
-        if is_baseline(plan):
-            return 0.6
-        if method_of(plan) == "ia3":
-            return None if fidelity.split == "confirm" else 0.8
-        return 0.3
-
-    outcome = run(World(quality=truth, counts_errors=True), metric=LOSS, trials=10).outcome
+@pytest.mark.parametrize("status", [DIVERGED, *OF_MACHINE])
+@pytest.mark.parametrize("effort", ["quick", "normal"])
+def test_a_rival_without_a_finished_full_run_is_left_out(status: Status, effort: str) -> None:
+    outcome = run(levels({"ia3": status}, hira=0.1), effort=effort).outcome
+    assert outcome.rival is None and outcome.best == outcome.baseline
     assert outcome.verdict.label == "default kept" and outcome.verdict.mean_difference is None
-    assert "of the plan compared with it finished" in outcome.verdict.sentence
-    assert_written(outcome, tmp_path, says="no confirming run of the default's rival finished")
+    assert [full.name for full in outcome.full_runs] == ["best"]
 
 
-def assert_written(outcome: Outcome, folder: Path, *, says: str) -> None:
-    """Report, model card and terminal are written, and name no stand-in for a loss."""
-    setting = replace(toy_result().setting, metric="loss", greater_is_better=False)
-    result = replace(toy_result(), **vars(outcome), setting=setting)
-    report.write(result, folder, words=WORDS)
-    print_result(result, folder)
-    facts = report.CardFacts(base_model=None, dataset=None, peft_types=("ia3",), seed=1)
-    card = report.model_card(result, facts, WORDS)
-    texts = [path.read_text(encoding="utf-8") for path in (folder / "report.md", folder / "result.json")]
-    assert says in texts[0]
-    assert not [text for text in (card, *texts) if re.search(r"(?<![.\d])(1,?000,?000|999,?999)", text)]
+def test_another_finalist_takes_the_place_of_a_rival_that_diverged() -> None:
+    outcome = run(levels({"ia3": DIVERGED, "hira": 0.9}, hira=0.65)).outcome
+    assert outcome.best == outcome.rival and kind_of(outcome.best) == "hira"
+
+
+@pytest.mark.parametrize("status", [DIVERGED, *OF_MACHINE])
+def test_a_plan_without_a_finished_short_run_is_no_finalist(status: Status) -> None:
+    search = run(levels({"ia3": 0.9}, ia3=status, **{"q+v": status}))
+    assert search.kinds("confirm") == {"lora": 1, "hira": 1}
+
+
+@pytest.mark.parametrize("status", OF_MACHINE)
+def test_a_full_run_of_the_baseline_that_the_machine_broke_off_ends_the_search(status: Status) -> None:
+    with pytest.raises(TrainingError, match=r"The full run of plan \w+ failed: It broke\..*--resume"):
+        run(levels({"q+v": status}))
+
+
+@pytest.mark.parametrize("status", [DIVERGED, *OF_MACHINE])
+def test_a_run_on_the_test_split_that_broke_off_is_no_score(status: Status) -> None:
+    with pytest.raises(TrainingError, match=r"on the test split of plan \w+ failed: It broke\..*--resume"):
+        run(lambda plan, at: status if at.split == "test" else levels()(plan, at))
+
+
+@pytest.mark.parametrize(("n_broken", "ends"), [(5, False), (6, True), (9, True)])
+@pytest.mark.parametrize("status", [DIVERGED, *OF_MACHINE])
+def test_six_runs_in_a_row_that_the_machine_broke_off_end_the_search(
+    n_broken: int, ends: bool, status: Status
+) -> None:
+    seen: list[Plan] = []
+    baselines = [plan for arm, plan in problem().first_plans if arm.kind == "baseline"]
+
+    def truth(plan: Plan, fidelity: Fidelity) -> float | Status:
+        if plan not in baselines and plan not in seen:
+            seen.append(plan)
+        return status if plan in seen[:n_broken] else levels()(plan, fidelity)
+
+    if ends and status.is_of_machine:
+        with pytest.raises(TrainingError, match=r"The last 6 runs failed: It broke\..*--resume"):
+            run(truth, trials=20)
+        assert len(seen) == 6
+    else:
+        assert len(run(truth, trials=20).outcome.proposals) == 20

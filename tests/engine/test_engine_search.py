@@ -1,214 +1,190 @@
-"""What a search proposes and promotes: plans of the user, rates, cost, fronts, limits."""
+"""The race to the finished adapter: who is trained in full, how it is judged, and what is handed over."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
 
-import optuna
+import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from toys.engine import (
-    ROOMY,
-    SPACE,
-    World,
-    baseline_plans,
-    context,
-    levels,
-    method_of,
-    run,
-)
+from toys.engine import LIST, NO_LORA, SPACE, TIGHT, World, kind_of, levels, problem, run
+from toys.metrics import ACCURACY, ERROR_RATE
 
-from autopeft.engine import Schedule, rungs, stretched
-from autopeft.engine.ranking import front
-from autopeft.records import Arm, Fidelity, LimitSpec, Measurement, Plan, Status
-from autopeft.space import MethodSpace, Policy, plan_of
+from autopeft.records import Arm, FullRun, LimitSpec, Plan
+from autopeft.space import MethodSpace, limited
 
-optuna.logging.set_verbosity(optuna.logging.ERROR)
+YOURS = Arm(kind="given", label="your baseline")
 
 
-def by_source(outcome, *sources):
-    return [proposal for proposal in outcome.proposals if proposal.source in sources]
-
-
-# Plans of the user.
-
-
-YOURS = Arm(kind="given", label="yours")
-
-
-def given_plan(max_params=ROOMY, rate=0.0, layer_share=0.5):
-    policy = Policy(method="lora", placement="q+v", layer_share=layer_share, learning_rate=rate)
-    return plan_of(policy, context(max_params))
-
-
-@pytest.mark.parametrize(("rate", "n_rates"), [(0.0, 3), (4e-3, 3)])
-def test_users_plan_is_tried_at_as_many_rates_as_the_baseline_and_is_confirmed(rate, n_rates):
-    plan = given_plan(rate=rate)
-    outcome = run(levels(), trials=30, user_plans=((YOURS, plan),)).outcome
-    plans = [p.plan for p in by_source(outcome, "enqueued") if p.arm == YOURS]
-    assert {p.adapters for p in plans} == {plan.adapters}
-    assert len({p.learning_rate for p in plans}) == n_rates
-    assert not rate or rate in {p.learning_rate for p in plans}
-    (confirmed,) = [c for c in outcome.confirmations if c.name == "given: yours"]
-    assert confirmed.plan.adapters == plan.adapters
-
-
-def test_users_plan_that_is_far_behind_is_confirmed_on_as_many_seeds_as_the_best():
-    plan = given_plan()
-
-    def truth(tried: Plan, fidelity: Fidelity) -> float:
-        is_yours = tried.adapters == plan.adapters and fidelity.split == "confirm"
-        return 0.2 if is_yours else levels()(tried, fidelity)
-
-    outcome = run(truth, trials=30, seeds=3, user_plans=((YOURS, plan),)).outcome
-    seeds = {c.name: c.seeds for c in outcome.confirmations}
-    assert outcome.smallest.adapters != plan.adapters
-    assert len(seeds["head"]) == 1 and seeds["given: yours"] == seeds["best"]
-
-
-@pytest.mark.parametrize(("trials", "n_plans"), [(2, 1), (3, 2), (5, 2)])
-def test_users_plans_are_measured_where_the_trials_are_few(trials, n_plans, caplog):
-    plans = [(replace(YOURS, label=f"yours {n}"), given_plan(layer_share=n / 2)) for n in (1, 2)[:n_plans]]
-    outcome = run(levels(), trials=trials, user_plans=tuple(plans)).outcome
-    arms = [proposal.arm for proposal in by_source(outcome, "enqueued")]
-    assert len(arms) == trials and arms[0].kind == "baseline"
-    assert {arm for arm, _ in plans} <= set(arms)
-    assert "is not measured" not in caplog.text
-
-
-def test_users_plan_that_one_trial_leaves_out_is_named(caplog):
-    run(levels(), trials=1, user_plans=((YOURS, given_plan()),))
-    assert "The plan of yours is not measured, since the trials (1)" in caplog.text
-
-
-def test_users_plan_over_the_budget_is_measured_and_cannot_win():
-    dear = given_plan(max_params=10 * ROOMY, layer_share=1.0)
-    assert dear.trainable_params > ROOMY
-
-    def truth(plan: Plan, fidelity: Fidelity) -> float:
-        return 0.95 if plan.adapters == dear.adapters else levels()(plan, fidelity)
-
-    outcome = run(truth, trials=24, user_plans=((YOURS, dear),)).outcome
-    assert outcome.best.trainable_params <= ROOMY
-    assert {c.name for c in outcome.confirmations} >= {"given: yours", "best", "baseline"}
-
-
-# What it costs.
-
-
-def schedule(full_steps, **settings):
-    fields = {"confirm_steps": full_steps, "batch_size": 32, "n_search": 300, "n_confirm": 300, "n_test": 0}
-    return Schedule(rung_steps=rungs(full_steps), full_steps=full_steps, **{**fields, **settings})
-
-
-def most_spent(rung_schedule: Schedule, n_first: int) -> float:
-    """Every rung full, by hand."""
-    spent = n_first * rung_schedule.rung_cost(0) + 2 * rung_schedule.rung_cost(
-        rung_schedule.last, is_new=True
-    )
-    for index in range(1, rung_schedule.last + 1):
-        new = rung_schedule.rung_steps[index] - rung_schedule.rung_steps[index - 1]
-        examples = rung_schedule.rung(index, seed=0).eval_examples
-        spent += rung_schedule.n_promoted(index) * (new + 0.5 * examples / 32) / rung_schedule.full_steps
-    return spent
-
-
-@given(st.integers(40, 20_000), st.integers(4, 80), st.floats(0.5, 40))
-def test_stretched_rungs_keep_to_the_cost_and_use_it(full_steps, n_first, max_cost):
-    plain = schedule(full_steps)
-    longest = stretched(plain, n_first=n_first, max_cost=max_cost)
-    assert longest.rung_steps[0] == plain.rung_steps[0] and longest.last <= 2
-    if most_spent(plain, n_first) > max_cost:
-        assert longest.rung_steps == plain.rung_steps
-        return
-    assert most_spent(longest, n_first) <= max_cost + 1e-9
-    longer = replace(longest, rung_steps=(*longest.rung_steps[:-1], longest.rung_steps[-1] + 1))
-    is_longest = longest.rung_steps[-1] >= round(0.7 * full_steps)
-    is_at_a_step = longest.rung_steps[-1] + 1 >= 3.5 * longest.rung_steps[0] and longest.last == 1
-    assert is_longest or is_at_a_step or most_spent(longer, n_first) > max_cost
-
-
-def test_sampled_plan_with_the_sites_and_ranks_of_a_baseline_counts_as_the_baseline():
-    """Only a rate that the queue does not try is good for LoRA on q and v."""
-    queries = [plan.adapters for plan in baseline_plans()][-1]
-
-    def truth(plan: Plan, fidelity: Fidelity) -> float:
-        is_near = abs(math.log(plan.learning_rate / 7e-3)) < 0.35
-        return 0.9 if plan.adapters == queries and is_near else 0.5 * levels()(plan, fidelity)
-
-    space = SPACE.model_copy(update={"methods": {"lora": MethodSpace(placement=("all", "q+v"))}})
-    search = run(truth, trials=40, space=space)
-    outcome = search.outcome
-    assert outcome.best.adapters == queries
-    assert outcome.best == outcome.baseline and outcome.verdict.label == "default kept"
-
-
-# Rungs that disagree.
-
-
-# Seeds.
-
-
-def test_confirmation_stops_once_the_interval_decides():
-    outcome = run(levels(ia3=0.9), seeds=5).outcome
-    named = {c.name: c for c in outcome.confirmations}
-    assert outcome.verdict.label == "better"
-    assert len(named["best"].seeds) == len(named["baseline"].seeds) == 3
-    assert len(named["smallest"].seeds) <= 3
-
-
-# Fronts, and who leads.
-
-
-@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=12, unique=True))
-def test_front_holds_exactly_what_nothing_beats(points):
-    fidelity = Fidelity(split="search", train_steps=1, train_examples=1, eval_examples=1, seed=0)
-    measured = [
-        Measurement(
-            plan=Plan(adapters=(), learning_rate=1.0 + i, trainable_params=n),
-            fidelity=fidelity,
-            status=Status.COMPLETE,
-            loss=float(loss),
-        )
-        for i, (n, loss) in enumerate(points)
+def test_every_plan_of_the_list_has_a_short_run_and_the_finalists_are_trained_from_the_start() -> None:
+    search = run(levels())
+    assert search.kinds("search") == dict.fromkeys(("q+v", "lora", "ia3", "hira"), 1)
+    assert search.kinds("confirm") == search.kinds("test") == {"q+v": 1, "ia3": 1}
+    assert [(name, n) for name, n in search.display.phases if n] == [
+        ("short runs", 4),
+        ("full runs", 2),
+        ("test", 2),
     ]
-    kept = [(m.plan.trainable_params, m.loss) for m in front(measured)]
-    beaten = {(n, a) for (n, a) in points for (k, b) in points if k <= n and b <= a and (k, b) != (n, a)}
-    assert kept == sorted(set(points) - beaten)
 
 
-class Late(World):
-    """Has the metric from 12 steps on, and never where it is `missing` altogether."""
-
-    missing = False
-
-    def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
-        measurement = super().measure(plan, fidelity)
-        has_metric = fidelity.split != "search" or (fidelity.train_steps >= 12 and not self.missing)
-        return measurement if has_metric else replace(measurement, metric=None, example_scores=())
+def test_all_plans_are_compared_on_the_same_seed_and_the_same_rows() -> None:
+    search = run(levels(hira=0.65), seed=7, effort="thorough", seeds=2)
+    seen = {split: {m.fidelity for m in search.at(split)} for split in ("search", "confirm", "test")}
+    assert [len(seen[split]) for split in ("search", "confirm", "test")] == [1, 2, 2]
+    assert {fidelity.seed for fidelity in seen["search"]} == {7}
+    assert {fidelity.seed for fidelity in seen["confirm"]} == {7, 8}
 
 
-def test_search_without_the_metric_at_lower_rungs_gives_the_same_answer():
-    late, always = (run(world(quality=levels())).outcome for world in (Late, World))
-    assert (late.best, late.baseline, late.smallest) == (always.best, always.baseline, always.smallest)
-    assert late.verdict == always.verdict
+@pytest.mark.parametrize("rival", [0.2, 0.5, 0.59, 0.6, 0.61, 0.63, 0.7, 0.9])
+def test_the_default_is_always_trained_in_full_and_kept_unless_the_verdict_prefers_the_rival(
+    rival: float,
+) -> None:
+    search = run(levels(ia3=rival, hira=0.1, lora=0.1))
+    outcome = search.outcome
+    assert kind_of(outcome.baseline) == "q+v" and outcome.baseline in {m.plan for m in search.at("confirm")}
+    assert outcome.rival is not None and kind_of(outcome.rival) == "ia3"
+    is_kept = outcome.verdict.label == "default kept"
+    assert outcome.best == (outcome.baseline if is_kept else outcome.rival)
+    assert outcome.verdict.mean_difference == pytest.approx(rival - 0.6)
+    assert outcome.verdict.interval_95 is not None
+    low, high = outcome.verdict.interval_95
+    assert low < rival - 0.6 < high and (low > 0) == (outcome.verdict.label == "better")
+    assert is_kept or rival >= 0.59  # IA3 has less than half of the parameters
+    assert not is_kept or rival <= 0.63
 
 
-def test_plans_without_any_metric_are_ranked_by_loss_and_none_is_taken_for_the_smallest():
-    world = Late(quality=levels(ia3=0.9))
-    world.missing = True
-    outcome = run(world, confirm="none").outcome
-    assert method_of(outcome.best) == "ia3" and outcome.smallest == outcome.best
+def test_full_runs_decide_and_not_the_short_ones() -> None:
+    outcome = run(levels({"ia3": 0.3}, ia3=0.9)).outcome
+    assert outcome.verdict.label == "default kept" and outcome.best == outcome.baseline
+    assert [full.name for full in outcome.full_runs] == ["best", "rival"]
 
 
-def test_a_limit_on_ranks_binds_the_baseline_of_a_space_without_lora():
-    only_ia3 = SPACE.model_copy(update={"methods": {"ia3": SPACE.methods["ia3"]}})
-    outcome = run(levels(), space=only_ia3, limits=LimitSpec(max_rank=1)).outcome
-    assert {a.rank for a in outcome.baseline.adapters} == {1}
+def test_the_best_of_several_rivals_is_compared() -> None:
+    search = run(levels({"hira": 0.95}, hira=0.65))
+    assert search.kinds("confirm") == {"q+v": 1, "ia3": 1, "hira": 1}
+    assert kind_of(search.outcome.best) == "hira"
+    assert [full.name for full in search.outcome.full_runs] == ["best", "baseline", "ia3/all"]
 
 
-def test_baseline_plans_of_the_toys_are_the_engines():
-    enqueued = {p.plan for p in by_source(run(levels()).outcome, "enqueued") if p.arm.kind == "baseline"}
-    assert enqueued == set(baseline_plans())
+def test_the_test_split_is_read_once_and_says_nothing_of_the_choice() -> None:
+    search = run(lambda plan, at: 0.9 if at.split == "test" else levels()(plan, at), seeds=3)
+    tested = search.at("test")
+    keys = [(m.plan, m.fidelity) for m in tested]
+    assert len(keys) == len(set(keys)) == 2 * 3
+    assert {m.plan for m in tested} == {search.outcome.best, search.outcome.baseline}
+    assert search.outcome.verdict == run(levels(), seeds=3).outcome.verdict
+    assert [full.metric_mean for full in search.outcome.test] == pytest.approx([0.9, 0.9])
+    assert run(levels(), n_examples=(100, 100, 0)).outcome.test == ()
+
+
+def test_a_metric_of_which_less_is_better_gives_the_mirrored_outcome() -> None:
+    errors = World(truth=levels(), greater_is_better=False)
+    mirrored, usual = run(errors, metric=ERROR_RATE).outcome, run(levels()).outcome
+    assert (mirrored.best, mirrored.baseline, mirrored.rival) == (usual.best, usual.baseline, usual.rival)
+    assert mirrored.verdict.mean_difference == usual.verdict.mean_difference
+    assert mirrored.verdict.interval_95 == usual.verdict.interval_95
+    for error, share in zip(mirrored.full_runs, usual.full_runs, strict=True):
+        assert error.metric_mean == pytest.approx(1 - share.metric_mean)
+
+
+# Without LoRA, without a head, with a plan of the user.
+
+
+def test_where_no_lora_fits_the_head_alone_is_the_default() -> None:
+    search = run(levels(ia3=0.35), max_params=NO_LORA)
+    assert kind_of(search.outcome.baseline) == "head"
+    assert search.kinds("confirm") == {"head": 1, "ia3": 1}
+    assert search.display.baselines == {"head"}
+
+
+@pytest.mark.parametrize("max_params", [16, 24, 31])
+def test_where_lora_fits_no_whole_layer_it_is_the_default_where_it_fits(max_params: int) -> None:
+    outcome = run(levels(), max_params=max_params).outcome
+    assert outcome.baseline.adapters and outcome.baseline.lead_method == "lora"
+    assert outcome.baseline.trainable_params <= max_params
+
+
+def test_a_model_without_a_head_is_compared_untrained_where_no_lora_fits() -> None:
+    search = run(levels(), max_params=NO_LORA, has_head=False)
+    assert search.outcome.baseline == Plan(adapters=(), learning_rate=0.0, trainable_params=0)
+    assert search.display.baselines == {"untrained"}
+
+
+@pytest.mark.parametrize(("has_head", "n_heads"), [(True, 3), (False, 0)])
+def test_a_thorough_search_tells_what_the_head_alone_brings(has_head: bool, n_heads: int) -> None:
+    search = run(levels(), effort="thorough", has_head=has_head)
+    assert search.kinds("confirm")["head"] == n_heads
+    assert ("head" in {full.name for full in search.outcome.full_runs}) == has_head
+
+
+def test_the_plan_of_the_user_is_the_default_and_lora_a_rival() -> None:
+    yours = replace(problem().first_plans[2][1], learning_rate=1e-4)
+    truth = levels({"ia3": 0.5}, hira=0.1)
+    search = run(truth, user_plan=(YOURS, yours))
+    assert search.outcome.baseline == yours and search.display.baselines == {"given: your baseline"}
+    assert kind_of(search.outcome.rival) == "ia3"  # at the rate of the list
+    assert search.kinds("search")["lora"] == 1
+
+
+@pytest.mark.parametrize("rival", [0.1, 0.9])
+@pytest.mark.parametrize("max_cost", [0.1, 1.0, 100.0])
+@pytest.mark.parametrize("effort", ["quick", "normal"])
+def test_the_plan_of_the_user_is_not_handed_over_beyond_the_budget(
+    rival: float, max_cost: float, effort: str
+) -> None:
+    big = problem().first_plans[0][1]
+    truth = levels(**{"q+v": rival, "lora": rival, "ia3": rival, "hira": rival})
+
+    def seen(plan, fidelity):
+        return 0.5 if plan == big else truth(plan, fidelity)
+
+    outcome = run(seen, max_params=TIGHT, user_plan=(YOURS, big), max_cost=max_cost, effort=effort).outcome
+    assert outcome.baseline == big
+    assert outcome.best.trainable_params <= TIGHT and outcome.rival == outcome.best
+    assert big not in {m.plan for m in outcome.front}
+
+
+# Groups of examples.
+
+
+def group_error(record: FullRun, *, size: int, n: int) -> float:
+    """Standard error of the mean over groups; two rows of 0 and two of 1 of half weight are added."""
+    n_groups, mean = n // size, record.metric_mean
+    means = (np.arange(n) < round(mean * n)).reshape(n_groups, size).mean(axis=1)
+    squares = ((means - mean) ** 2).sum() + (mean**2 + (1 - mean) ** 2) / size**2
+    return math.sqrt(squares / n_groups / (n_groups - 1))
+
+
+def test_intervals_and_standard_errors_count_groups_in_place_of_examples() -> None:
+    """The plans differ on a tenth of the examples, which is one group of eight."""
+    groups = {"confirm": [i // 50 for i in range(400)]}
+    settings = {"n_examples": (100, 400, 50), "metric": ACCURACY}
+    alone, grouped = run(levels(), **settings).outcome, run(levels(), groups=groups, **settings).outcome
+    assert alone.verdict.label == "better" != grouped.verdict.label
+    for record in grouped.full_runs:
+        assert record.metric_std_error == pytest.approx(group_error(record, size=50, n=400))
+
+
+# What the user's settings leave of the list.
+
+
+@pytest.mark.parametrize("only", ["lora", "ia3", "hira"])
+def test_rivals_have_the_methods_of_the_space_alone(only: str) -> None:
+    search = run(levels(), space=SPACE.only([only]))
+    rivals = {p.plan.lead_method for p in search.outcome.proposals if p.arm.kind != "baseline"}
+    assert rivals <= {only}
+    assert search.outcome.baseline.lead_method == "lora"
+
+
+def test_ranks_of_rivals_and_default_keep_to_the_limit() -> None:
+    space = limited(SPACE, LimitSpec(max_rank=1), problem().context.methods)
+    plans = [plan for _, plan in problem(space=space).first_plans]
+    assert len(plans) == len(LIST)
+    assert {a.rank for plan in plans for a in plan.adapters if a.method != "ia3"} == {1}
+
+
+def test_equal_plans_are_measured_once() -> None:
+    space = SPACE.model_copy(update={"methods": {"ia3": MethodSpace(learning_rate=(0.01, 0.01))}})
+    search = run(levels(), space=space, trials=16)
+    calls = search.world.calls
+    assert len(search.outcome.proposals) == 16 and len(calls) == len(set(calls)) < 16

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
+import optuna
 from optuna.storages import BaseStorage, InMemoryStorage
 
 from autopeft import engine
-from autopeft.engine import Ledger, Schedule, SearchProblem
-from autopeft.engine.queue import central
+from autopeft.engine import Key, Lengths, Runs, SearchProblem
 from autopeft.executors import Serial
 from autopeft.extension import discover
 from autopeft.records import (
     Arm,
-    ConfirmSpec,
     Fidelity,
-    LimitSpec,
+    FullRun,
     Measurement,
     MetricFacts,
     Outcome,
@@ -29,9 +29,10 @@ from autopeft.records import (
     Site,
     Status,
 )
-from autopeft.space import AllocationContext, MethodSpace, Space, baseline_policies, plan_of
+from autopeft.space import AllocationContext, FirstPlan, MethodSpace, Space, feasible
 from toys.metrics import ACCURACY
 
+optuna.logging.set_verbosity(optuna.logging.ERROR)
 METHODS = discover("autopeft.methods")
 SITES = tuple(
     Site(
@@ -46,190 +47,148 @@ SITES = tuple(
     for layer in range(2)
     for role, n_out in (("q", 8), ("v", 8), ("up", 16))
 )
-# Rank 1 of LoRA costs 16, 16 and 24: 112 everywhere, 64 at q and v. IA3 costs 8, 8 and 16.
+# Rank 1 of LoRA and of HiRA costs 16, 16 and 24: 112 everywhere, 64 at q and v. IA3 costs 8, 8 and 16: 64.
 ROOMY, TIGHT, NO_LORA = 300, 100, 15
 SCORES = {site.name: 1.0 + index for index, site in enumerate(SITES)}
+LIST = (
+    FirstPlan(method="lora", placement="q+v", rate=0.4, baseline=True),
+    FirstPlan(method="lora", rate=0.4, baseline=True),
+    FirstPlan(method="ia3", rate=0.5),
+    FirstPlan(method="hira", rate=0.5),  # a slow starter
+)
 SPACE = Space(
     about="toy",
     methods={
-        "lora": MethodSpace(placement=("all", "q+v", "mlp"), exponent=(0.0, 2.0)),
+        "lora": MethodSpace(placement=("all", "q+v", "mlp"), layer_share=(0.5, 1.0)),
         "ia3": MethodSpace(placement=("all", "q+v"), layer_share=(0.5, 1.0)),
+        "hira": MethodSpace(),
     },
+    first={"classification": LIST},
 )
-Quality = Callable[[Plan, Fidelity], float | None]
+# A truth: the share of examples that a plan gets right, or how its run ends.
+Truth = Callable[[Plan, Fidelity], float | Status]
 
 
 def context(max_params: int) -> AllocationContext:
     return AllocationContext(sites=SITES, scores=SCORES, methods=METHODS, max_params=max_params)
 
 
-def baseline_plans(max_params: int = ROOMY, *, n_rates: int = 2) -> list[Plan]:
-    """The baselines at each of some learning rates: two in searches of fewer than 24 trials, else three."""
-    low, high = METHODS["lora"].learning_rate_range
-    rates, allocation = central(low, high, n_rates), context(max_params)
-    policies = baseline_policies(allocation, learning_rate=1.0).values()
-    return [plan_of(replace(policy, learning_rate=rate), allocation) for policy in policies for rate in rates]
+def kind_of(plan: Plan) -> str:
+    """The method, `head` without adapters, `q+v` for LoRA at q and v alone."""
+    roles = {adapter.site.rpartition(".")[2] for adapter in plan.adapters}
+    method = plan.lead_method or "head"
+    return "q+v" if method == "lora" and roles == {"q", "v"} else method
 
 
-def is_baseline(plan: Plan) -> bool:
-    """Whether a plan is a baseline at whichever learning rate."""
-    return plan.adapters in [baseline.adapters for baseline in baseline_plans()]
+def levels(in_full: Mapping[str, float | Status] | None = None, **shares: float | Status) -> Truth:
+    """A truth by the kind of a plan; `in_full` has what full runs have instead."""
+    usual = {"head": 0.3, "lora": 0.5, "q+v": 0.6, "ia3": 0.7, "hira": 0.4, **shares}
 
+    def truth(plan: Plan, fidelity: Fidelity) -> float | Status:
+        more = in_full if in_full and fidelity.split != "search" else {}
+        kind = kind_of(plan)
+        return more.get(kind, usual[kind])
 
-def method_of(plan: Plan) -> str:
-    return plan.adapters[0].method if plan.adapters else "head"
-
-
-def levels(*, head: float = 0.3, lora: float = 0.5, ia3: float = 0.7) -> Quality:
-    """A truth: each method has its level, and a tenfold wrong learning rate costs 0.02."""
-
-    def quality(plan: Plan, fidelity: Fidelity) -> float:
-        level = {"head": head, "lora": lora, "ia3": ia3}[method_of(plan)]
-        return level - 0.02 * abs(math.log10(plan.learning_rate) + 2)
-
-    return quality
+    return truth
 
 
 @dataclass(kw_only=True)
 class World:
-    """Measures: `quality` is the share of examples that a plan gets right, None where it fails.
+    """Measures by a truth; examples are right in order, so that plans differ on as few as they can.
 
-    The loss is 2 - quality + 1 / steps. A step takes a second of the world's own clock, an evaluated
-    example and the rest of a run take what is set. Without a head, a plan without adapters has no steps.
+    Without `greater_is_better` the scores count errors. The loss is 2 - quality + 1 / steps. A step takes a
+    second of the world's own clock, an evaluated example and the rest of a run take what is set.
     """
 
-    quality: Quality
-    error: str = "The loss diverged at step 3"
-    failure: Status = Status.DIVERGED
-    counts_errors: bool = False
-    has_head: bool = True
+    truth: Truth
+    greater_is_better: bool = True
     example_seconds: float = 0.0
     overhead_seconds: float = 0.0
-    calls: list[tuple[Plan, Fidelity]] = field(default_factory=list)
+    first_waits: bool = False  # for others to overtake it
+    calls: list[Key] = field(default_factory=list)
     seconds: float = 0.0
 
     def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
         self.calls.append((plan, fidelity))
-        quality, n = self.quality(plan, fidelity), fidelity.eval_examples
-        is_trained = fidelity.split != "test" and (self.has_head or bool(plan.adapters))
-        seconds = float(fidelity.train_steps) if is_trained else 0.0
-        self.seconds += seconds + self.example_seconds * n + self.overhead_seconds
-        common: dict[str, Any] = {
-            "plan": plan,
-            "fidelity": fidelity,
-            "train_seconds": seconds,
-            "trained_steps": int(seconds),
+        if self.first_waits and kind_of(plan) == "q+v":
+            time.sleep(0.02)
+        quality, n = self.truth(plan, fidelity), fidelity.eval_examples
+        n_steps = 0 if fidelity.split == "test" else fidelity.train_steps
+        taken: dict[str, Any] = {
+            "train_seconds": float(n_steps),
+            "trained_steps": n_steps,
             "eval_seconds": self.example_seconds * n,
             "overhead_seconds": self.overhead_seconds,
         }
-        if quality is None:
-            return Measurement(status=self.failure, error=self.error, **common)
-        scores = tuple(float((i < round(quality * n)) != self.counts_errors) for i in range(n))
-        loss = 2 - quality + 1 / fidelity.train_steps
-        metric = sum(scores) / n
-        return Measurement(status=Status.COMPLETE, metric=metric, loss=loss, example_scores=scores, **common)
+        self.seconds += sum(taken.values()) - n_steps
+        if isinstance(quality, Status):
+            return Measurement(plan=plan, fidelity=fidelity, status=quality, error="It broke.", **taken)
+        scores = tuple(float((i < round(quality * n)) == self.greater_is_better) for i in range(n))
+        return Measurement(
+            plan=plan,
+            fidelity=fidelity,
+            status=Status.COMPLETE,
+            metric=sum(scores) / n,
+            loss=2 - quality + 1 / fidelity.train_steps,
+            example_scores=scores,
+            **taken,
+        )
 
 
 @dataclass
 class Display:
     """A display that remembers."""
 
-    phases: dict[str, int] = field(default_factory=dict)
-    shown: list[tuple[Measurement, str]] = field(default_factory=list)
-    baselines: list[str] = field(default_factory=list)  # arms that were shown as one
+    phases: list[tuple[str, int]] = field(default_factory=list)
+    shown: list[Measurement] = field(default_factory=list)
+    baselines: set[str] = field(default_factory=set)  # arms that were shown as one
+    left: list[float | None] = field(default_factory=list)  # seconds
 
     def phase(self, name: str, n_measurements: int) -> None:
-        self.phases[name] = n_measurements
+        self.phases.append((name, n_measurements))
 
     def measured(
         self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
     ) -> None:
-        self.shown.append((measurement, arm))
-        self.baselines += [arm] * is_baseline
+        self.shown.append(measurement)
+        self.baselines |= {arm} if is_baseline else set()
+        self.left.append(seconds_left)
 
 
-class Backwards:
-    """An executor that starts nothing before it is waited for, and then the last first."""
+class Threads(ThreadPoolExecutor):
+    """Three measurements side by side, which end in any order."""
 
-    name = "backwards"
-    n_workers = 1
-
-    def __init__(self) -> None:
-        self.waiting: list[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = []
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
-        owner = self
-
-        class Late(Future[Any]):
-            def result(self, timeout: float | None = None) -> Any:
-                while owner.waiting:
-                    future, waiting_fn, waiting_args = owner.waiting.pop()
-                    future.set_result(waiting_fn(*waiting_args))
-                return super().result(timeout)
-
-        future = Late()
-        self.waiting.append((future, fn, args))
-        return future
-
-    def shutdown(self) -> None:
-        self.waiting.clear()
-
-
-class Counting(Backwards):
-    """Notes how many measurements are under way whenever another begins."""
+    n_workers = 3
 
     def __init__(self) -> None:
-        super().__init__()
-        self.under_way: list[int] = []
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
-        future = super().submit(fn, *args)
-        self.under_way.append(len(self.waiting))
-        return future
+        super().__init__(self.n_workers)
 
 
 def problem(
     *,
     max_params: int = ROOMY,
     space: Space = SPACE,
-    confirm: str = "full",
-    seeds: int = 2,
-    n_confirm: int = 40,
-    n_test: int = 20,
+    full_steps: int = 200,
+    n_examples: tuple[int, int, int] = (100, 100, 50),
     metric: MetricFacts = ACCURACY,
-    user_plans: tuple[tuple[Arm, Plan], ...] = (),
-    limits: LimitSpec = LimitSpec(),  # noqa: B008, frozen
-    rung_steps: tuple[int, ...] = (3, 12),
-    full_steps: int = 30,
-    confirm_steps: int | None = None,
-    margin: float | None = None,
-    head_rates: tuple[float, float] = (3e-3, 3e-1),
-    wave: int = 4,
+    has_head: bool = True,
+    user_plan: tuple[Arm, Plan] | None = None,
     groups: Mapping[str, Sequence[int]] | None = None,
     **search: Any,
 ) -> SearchProblem:
-    """Rungs of 3 and 12 steps, full runs of 30 and confirming ones as long, on the toy sites."""
+    """Short runs of 75 steps and full runs of 200, on the toy sites; `search` are settings of the search."""
+    n_search, n_confirm, n_test = n_examples
     return SearchProblem(
-        head_rates=head_rates,
-        spec=RunSpec(
-            search=SearchSpec(**{"trials": 16, "sampler": "tpe", **search}),
-            limits=limits,
-            confirm=ConfirmSpec(fidelity=confirm, seeds=seeds, margin=margin),
-        ),
-        user_plans=user_plans,
-        wave=wave,
-        space=space,
+        spec=RunSpec(search=SearchSpec(**search)),
+        space=feasible(space, context(max_params)),
         context=context(max_params),
-        schedule=Schedule(
-            rung_steps=rung_steps,
-            full_steps=full_steps,
-            confirm_steps=confirm_steps or full_steps,
-            batch_size=4,
-            n_search=100,
-            n_confirm=n_confirm,
-            n_test=n_test,
+        family="classification",
+        lengths=Lengths(
+            full_steps=full_steps, batch_size=4, n_search=n_search, n_confirm=n_confirm, n_test=n_test
         ),
         metric=metric,
+        head_rates=(3e-3, 3e-1) if has_head else (1.0, 1.0),
+        user_plan=user_plan,
         groups=groups or {},
     )
 
@@ -238,38 +197,52 @@ def problem(
 class Run:
     """One search and all that it left."""
 
+    problem: SearchProblem
     outcome: Outcome
     world: World
     display: Display
     records: list[Measurement]
 
-    def at(self, split: str, steps: int | None = None) -> list[Measurement]:
-        """The measurements on a split, of so many steps."""
-        kept = [m for m in self.outcome.measurements if m.fidelity.split == split]
-        return [m for m in kept if steps in (None, m.fidelity.train_steps)]
+    def at(self, split: str) -> list[Measurement]:
+        """The measurements on a split."""
+        return [m for m in self.outcome.measurements if m.fidelity.split == split]
+
+    def kinds(self, split: str) -> Counter[str]:
+        """How many measurements there are on a split of each kind of plan."""
+        return Counter(kind_of(m.plan) for m in self.at(split))
+
+    def named(self, name: str) -> FullRun:
+        """The full run of that name."""
+        (found,) = [run for run in self.outcome.full_runs if run.name == name]
+        return found
 
 
 def run(
-    world: World | Quality,
+    world: World | Truth,
     *,
     executor: Any = None,
     storage: BaseStorage | None = None,
-    limit_seconds: float | None = None,
-    known: Mapping[tuple[Plan, Fidelity], Measurement] | None = None,
-    display: Display | None = None,
+    known: Collection[Measurement] = (),
+    records: list[Measurement] | None = None,
+    interrupt: Callable[[], None] = lambda: None,
+    max_seconds: float = float("inf"),
+    max_cost: float = float("inf"),
     **settings: Any,
 ) -> Run:
     """Search in a world, or in one with that truth; `settings` are those of `problem`."""
-    world = world if isinstance(world, World) else World(quality=world)
-    display, records = display or Display(), []
-    ledger = Ledger(
+    world = world if isinstance(world, World) else World(truth=world)
+    display, records, asked = Display(), [] if records is None else records, problem(**settings)
+    runs = Runs(
         executor=executor or Serial(),
-        measure=world.measure,
+        measure_one=world.measure,
         progress=display,
-        known=known or {},
+        lengths=asked.lengths,
+        known={(m.plan, m.fidelity): m for m in known},
         record=records.append,
+        interrupt=interrupt,
         clock=lambda: world.seconds,
-        limit_seconds=limit_seconds,
+        max_seconds=max_seconds,
+        max_cost=max_cost,
     )
-    outcome = engine.search(problem(**settings), ledger, storage=lambda: storage or InMemoryStorage())
-    return Run(outcome, world, display, records)
+    outcome = engine.search(asked, runs, storage=lambda: storage or InMemoryStorage())
+    return Run(asked, outcome, world, display, records)

@@ -1,0 +1,98 @@
+"""Which plans go on from their short runs."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from toys.engine import levels, problem, run
+from toys.metrics import ACCURACY, ERROR_RATE
+
+from autopeft.engine.finalists import front, rank
+from autopeft.records import Measurement, Plan, Status
+
+N_ROWS = 12
+
+
+@st.composite
+def short_runs(draw: st.DrawFn) -> list[Measurement]:
+    """Short runs of some plans: scores of 0 and 1, and a loss; a few have diverged."""
+    made = []
+    for number in range(draw(st.integers(1, 6))):
+        plan = Plan(adapters=(), learning_rate=1.0 + number, trainable_params=draw(st.integers(0, 2)))
+        fidelity = problem(n_examples=(N_ROWS, 2, 0)).lengths.short(seed=0)
+        loss = draw(st.one_of(st.none(), st.integers(1, 9).map(float)))
+        scores = tuple(draw(st.lists(st.sampled_from([0.0, 1.0]), min_size=N_ROWS, max_size=N_ROWS)))
+        finished = {"loss": loss, "metric": sum(scores) / N_ROWS, "example_scores": scores}
+        status = Status.DIVERGED if loss is None else Status.COMPLETE
+        made.append(
+            Measurement(plan=plan, fidelity=fidelity, status=status, **(finished if loss is not None else {}))
+        )
+    return made
+
+
+def is_clearly_ahead(first: Measurement, second: Measurement, sign: int) -> bool:
+    """Whether the metric of one is two standard errors of the paired difference ahead of another's."""
+    gaps = sign * (np.array(first.example_scores) - np.array(second.example_scores))
+    return bool(gaps.mean() > 2 * gaps.std(ddof=1) / math.sqrt(N_ROWS) + 1e-6)
+
+
+@pytest.mark.parametrize("metric", [ACCURACY, ERROR_RATE])
+@given(short_runs())
+def test_plans_are_ranked_by_loss_where_two_standard_errors_of_the_metric_do_not_tell(
+    metric, made: list[Measurement]
+) -> None:
+    sign = 1 if metric.greater_is_better else -1
+    ranked = rank(problem(metric=metric), made)
+    assert sorted(m.plan.learning_rate for m in ranked) == [
+        m.plan.learning_rate for m in made if m.loss is not None
+    ]
+    for place, first in enumerate(ranked):
+        rest = ranked[place:]
+        best = max(sign * m.metric for m in rest)
+        leaders = [m for m in rest if sign * m.metric == best]
+        # 1. No plan with the best metric of those that are left is clearly ahead of the one that comes first.
+        # 2. Of the plans with a lower loss each is clearly behind such a plan.
+        assert not all(is_clearly_ahead(leader, first, sign) for leader in leaders)
+        for other in rest[1:]:
+            if other.loss < first.loss:
+                assert any(is_clearly_ahead(leader, other, sign) for leader in leaders)
+
+
+@given(short_runs())
+def test_the_front_holds_each_plan_that_no_smaller_and_better_one_beats(made: list[Measurement]) -> None:
+    finished = [m for m in made if m.loss is not None]
+
+    def beats(a: Measurement, b: Measurement) -> bool:
+        one, other = (a.plan.trainable_params, a.loss), (b.plan.trainable_params, b.loss)
+        return one[0] <= other[0] and one[1] <= other[1] and one != other
+
+    unbeaten = {(m.plan.trainable_params, m.loss) for m in finished if not any(beats(o, m) for o in finished)}
+    assert [(m.plan.trainable_params, m.loss) for m in front(made)] == sorted(unbeaten)
+
+
+@pytest.mark.parametrize(
+    ("short", "n_full"),
+    [(0.70, 1), (0.69, 1), (0.60, 1), (0.54, 0), (0.30, 0)],
+    ids=["level", "a-point-behind", "within-four-errors", "beyond", "far-behind"],
+)
+def test_a_slow_starter_is_a_finalist_unless_it_is_far_behind(short: float, n_full: int) -> None:
+    """One in ten of 100 rows apart is 3.3 paired standard errors, 16 in 100 are 4.3."""
+    search = run(levels({"hira": 0.95}, hira=short))
+    gap = 0.7 - short
+    error = math.sqrt(gap * (1 - gap) / 99)
+    assert (gap <= max(0.01, 4 * error) + 1e-9) == bool(n_full)
+    assert search.kinds("confirm")["hira"] == n_full
+
+
+def test_a_plan_that_does_not_start_slowly_gets_no_second_chance() -> None:
+    search = run(levels({"ia3": 0.95}, ia3=0.69, hira=0.7))
+    assert search.kinds("confirm") == {"q+v": 1, "hira": 1}
+
+
+def test_the_best_baseline_is_trained_and_a_slow_starter_that_leads_is_one_finalist() -> None:
+    search = run(levels(lora=0.65, hira=0.8))
+    assert search.kinds("confirm") == {"lora": 1, "hira": 1}

@@ -1,0 +1,223 @@
+"""How much a search tries: effort, trials, seeds, limits of time and cost, and what it cost afterwards."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from toys.engine import ROOMY, TIGHT, Run, World, kind_of, levels, problem, run
+from toys.metrics import ACCURACY, ERROR_RATE, LOSS, PEARSON
+
+from autopeft.engine import planned_runs, search_cost, short_steps
+from autopeft.engine.judge import Judgement, longer_run
+from autopeft.engine.runs import Runs
+from autopeft.executors import Serial
+from autopeft.records import Measurement, MetricFacts, Plan, Status, Verdict
+
+SECONDS = 0.5 / 4  # of an example: half of what training on one takes, of which a step has four
+
+
+def timed(truth=None) -> World:
+    """A world whose clock agrees with the cost by steps and examples."""
+    return World(truth=truth or levels(hira=0.65), example_seconds=SECONDS)
+
+
+# A full run: 200 steps and 100 examples. A short one: 75 and 100. A test: 50 examples.
+FULL, SHORT, TEST = 200 + 100 * SECONDS, 75 + 100 * SECONDS, 50 * SECONDS
+
+
+@pytest.mark.parametrize(
+    ("settings", "n_short", "in_full", "n_seeds"),
+    [
+        ({"effort": "quick"}, 0, {"q+v", "ia3"}, 1),
+        ({}, 4, {"q+v", "ia3", "hira"}, 1),
+        ({"effort": "thorough", "trials": 6}, 6, {"q+v", "ia3", "hira", "head"}, 3),
+        ({"effort": "thorough", "trials": 6, "seeds": 2}, 6, {"q+v", "ia3", "hira", "head"}, 2),
+        ({"effort": "quick", "trials": 4}, 4, {"q+v", "ia3", "hira"}, 1),
+        ({"trials": 3, "seeds": 2}, 3, {"q+v", "ia3"}, 2),
+        ({"trials": 2}, 2, {"q+v", "ia3"}, 1),
+        ({"trials": 1}, 1, {"q+v", "ia3"}, 1),
+    ],
+)
+def test_effort_trials_and_seeds_say_how_much_is_tried(
+    settings: dict[str, Any], n_short: int, in_full: set[str], n_seeds: int
+) -> None:
+    search = run(levels(hira=0.65), **settings)
+    assert len(search.at("search")) == len(search.outcome.proposals) == n_short
+    assert search.kinds("confirm") == dict.fromkeys(in_full, n_seeds)
+    assert {full.seeds for full in search.outcome.full_runs} == {tuple(range(n_seeds))}
+    assert len(search.at("test")) == 2 * n_seeds
+
+
+def test_a_baseline_without_a_short_run_stands_in_for_one_that_diverged() -> None:
+    assert kind_of(run(levels(**{"q+v": Status.DIVERGED}), trials=1).outcome.best) == "lora"
+
+
+@pytest.mark.parametrize("limit", [0.01, 0.5, 1.1, 1.5, 2.0, 2.2, 2.6, 3.0, 3.3, 4.0, 4.7, 5.0, 7.0])
+@pytest.mark.parametrize("kind", ["max_cost", "max_seconds"])
+def test_a_limit_shortens_the_search_and_never_a_full_run(kind: str, limit: float) -> None:
+    search = run(timed(), **{kind: limit * (FULL if kind == "max_seconds" else 1)}, trials=8)
+    assert {m.fidelity.train_steps for m in search.at("confirm")} == {200}
+    assert search.kinds("confirm")["q+v"] == 1 and search.kinds("test")["q+v"] == 1
+    # Before one run is timed, a limit of time cannot say what it pays.
+    least = FULL + TEST + (SHORT if kind == "max_seconds" else 0)
+    assert search.world.seconds <= max(limit * FULL, least)
+    if limit * FULL < least:
+        assert len(search.at("search")) == (kind == "max_seconds")
+        assert search.kinds("confirm") == {"q+v": 1} and search.outcome.best == search.outcome.baseline
+
+
+@pytest.mark.parametrize("kind", ["max_cost", "max_seconds"])
+def test_a_larger_limit_pays_more(kind: str) -> None:
+    unit = FULL if kind == "max_seconds" else 1
+    seconds = [run(timed(), **{kind: tenths / 10 * unit}, trials=8).world.seconds for tenths in range(5, 95)]
+    assert seconds == sorted(seconds)
+    assert seconds[-1] == run(timed(), trials=8).world.seconds
+
+
+@pytest.mark.parametrize("limit", [3.0, 4.0, 5.0, 6.5])
+def test_smaller_budgets_keep_to_the_limits_too(limit: float) -> None:
+    search = run(timed(), max_cost=limit, sizes=3)
+    assert search.world.seconds <= limit * FULL
+    assert len(search.outcome.sizes) < 2
+    assert len(run(timed(), sizes=3).outcome.sizes) == 2
+
+
+def test_a_limit_without_a_short_run_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    run(levels(), max_cost=1.0)
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["The limits pay 0 of 4 short runs.", "The limits pay 0 of 1 rivals in full."]
+
+
+# What is planned, and what is left.
+
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"effort": "quick"},
+    {"effort": "quick", "sizes": 2},
+    {"effort": "thorough", "trials": 6, "sizes": 2},
+    {"trials": 2, "sizes": 3, "seeds": 2},
+    {"trials": 8, "max_params": TIGHT, "n_examples": (100, 100, 0)},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_the_planned_runs_bound_what_a_search_does(settings: dict[str, Any]) -> None:
+    search = run(levels(hira=0.65), **settings)
+
+    def counted(runs: Any) -> Counter[tuple[str, int]]:
+        return Counter((fidelity.split, fidelity.train_steps) for fidelity in runs)
+
+    done = counted(fidelity for _, fidelity in search.world.calls)
+    assert done <= counted(planned_runs(search.problem))
+
+
+@pytest.mark.parametrize("max_cost", [1.0, 2.5, 3.0, math.inf])
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_nothing_is_left_after_the_last_run(settings: dict[str, Any], max_cost: float) -> None:
+    search = run(timed(), max_cost=max_cost, **settings)
+    assert search.display.left[-1] == pytest.approx(0.0)
+
+
+def test_the_time_that_is_left_is_that_of_the_planned_runs() -> None:
+    search = run(timed())
+    taken = [m.total_seconds for m in search.display.shown]
+    assert search.display.left[1:] == pytest.approx(
+        [sum(taken[place:]) for place in range(2, len(taken) + 1)], abs=1e-6
+    )
+
+
+# What it cost.
+
+
+def cost_of(search: Run, earlier: tuple[Measurement, ...] = ()) -> Any:
+    return search_cost(search.outcome, earlier=earlier, scoring_seconds=6.0, load_seconds=2.0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"seeds": 2, "sizes": 2}, {"effort": "quick"}], ids=str)
+def test_every_second_is_in_the_cost_once_and_r_is_a_full_run_of_the_baseline(
+    settings: dict[str, Any],
+) -> None:
+    world = World(truth=levels(), example_seconds=SECONDS, overhead_seconds=7.0)
+    search = run(world, **settings)
+    cost, usual = cost_of(search), run(World(truth=levels(), example_seconds=SECONDS, overhead_seconds=7.0))
+    assert cost.full_run_seconds == pytest.approx(FULL + 7)
+    assert cost.total_seconds == pytest.approx(6 + world.seconds)
+    stages = (cost.sensitivity_seconds, cost.search_seconds, cost.full_seconds, cost.test_seconds)
+    assert math.fsum(stages) == pytest.approx(cost.total_seconds)
+    beside = 7 * len(world.calls) + 6
+    assert cost.train_seconds + cost.eval_seconds + beside == pytest.approx(cost.total_seconds)
+    assert cost.total_full_runs == pytest.approx(cost.total_seconds / (FULL + 7))
+    if "sizes" in settings:
+        assert cost.sizes_seconds == pytest.approx(
+            world.seconds - run(timed_as(world), seeds=2).world.seconds
+        )
+    else:
+        assert cost.sizes_seconds == 0
+    assert usual.world.seconds > 0
+
+
+def timed_as(world: World) -> World:
+    return World(
+        truth=world.truth, example_seconds=world.example_seconds, overhead_seconds=world.overhead_seconds
+    )
+
+
+def test_runs_that_the_outcome_does_not_use_are_paid_too() -> None:
+    search = run(timed())
+    more, usual = cost_of(search, tuple(search.records[:3])), cost_of(search)
+    assert more.total_seconds - usual.total_seconds == pytest.approx(3 * SHORT)
+    assert more.search_seconds - usual.search_seconds == pytest.approx(3 * SHORT)
+    assert more.full_run_seconds == usual.full_run_seconds
+
+
+# Lengths.
+
+
+@given(st.integers(1, 100_000))
+def test_short_runs_are_75_steps_or_a_tenth_within_two_fifths_of_a_full_run(full_steps: int) -> None:
+    steps = short_steps(full_steps)
+    assert 1 <= steps <= max(1, 0.4 * full_steps + 0.5)
+    assert steps == max(75, round(0.1 * full_steps)) or steps == max(1, round(0.4 * full_steps))
+    assert steps <= short_steps(full_steps + 1)
+
+
+@pytest.mark.parametrize("metric", [ACCURACY, ERROR_RATE, LOSS], ids=lambda metric: metric.name)
+@pytest.mark.parametrize("power", [0.1, 0.5, 1.0])
+def test_twice_the_steps_follow_a_power_law_to_the_digit(metric: MetricFacts, power: float) -> None:
+    longer = longer_of(metric, lambda steps: 2.0 * steps**-power)
+    assert longer is not None and longer.steps == 400
+    assert error_of(metric, longer.metric) == pytest.approx(2.0 * 400**-power)
+    assert longer.gain == pytest.approx(2.0 * (200**-power - 400**-power))
+
+
+def test_what_falls_back_promises_nothing_and_a_correlation_has_no_forecast() -> None:
+    falling = longer_of(ACCURACY, lambda steps: steps / 1000)
+    assert falling is not None and (falling.metric, falling.gain) == (pytest.approx(0.8), 0.0)
+    assert longer_of(PEARSON, lambda steps: 1 / steps) is None
+
+
+def error_of(metric: MetricFacts, value: float) -> float:
+    return 1 - value if metric.greater_is_better else value
+
+
+def longer_of(metric: MetricFacts, error: Any) -> Any:
+    asked, plan = (
+        problem(metric=metric, max_params=ROOMY),
+        Plan(adapters=(), learning_rate=1.0, trainable_params=0),
+    )
+    runs = Runs(executor=Serial(), measure_one=None, progress=None, lengths=asked.lengths)  # type: ignore[arg-type]
+    made = [
+        Measurement(
+            plan=plan, fidelity=at, status=Status.COMPLETE, metric=error_of(metric, error(at.train_steps))
+        )
+        for at in (asked.lengths.short(seed=0), asked.lengths.full(seed=0))
+    ]
+    runs.measured |= {(plan, m.fidelity): m for m in made}
+    verdict = Verdict(label="", mean_difference=None, interval_95=None, margin=0.0, sentence="")
+    judged = Judgement(best=plan, baseline=plan, rival=None, verdict=verdict, finished={plan: made[1:]})
+    return longer_run(asked, runs, judged)

@@ -1,0 +1,75 @@
+"""The outcome depends on the seed and the measurements, and not on workers or on a stop."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+from toys.engine import Run, Threads, World, levels, run
+
+from autopeft.records import Measurement, Status
+
+SETTINGS = {"trials": 8, "seeds": 2, "sizes": 2}
+TRUTH = levels({"ia3": 0.58}, hira=0.66)
+
+
+@cache
+def unbroken() -> Run:
+    return run(TRUTH, **SETTINGS)
+
+
+def test_several_workers_give_the_same_outcome() -> None:
+    world = World(truth=TRUTH, first_waits=True)
+    with Threads() as executor:
+        search = run(world, executor=executor, **SETTINGS)
+    assert search.outcome == unbroken().outcome
+    assert sorted(map(hash, search.world.calls)) == sorted(map(hash, unbroken().world.calls))
+
+
+def test_another_seed_proposes_other_plans() -> None:
+    plans = [{p.plan for p in run(TRUTH, **SETTINGS, seed=seed).outcome.proposals} for seed in (0, 0, 1)]
+    assert plans[0] == plans[1] != plans[2]
+
+
+@pytest.mark.parametrize("n_done", range(0, 23, 3))
+def test_a_search_that_was_stopped_resumes_to_the_same_outcome_and_repeats_nothing(n_done: int) -> None:
+    def interrupt() -> None:
+        if len(records) == n_done:
+            raise KeyboardInterrupt
+
+    records: list[Measurement] = []
+    with pytest.raises(KeyboardInterrupt):
+        run(TRUTH, records=records, interrupt=interrupt, **SETTINGS)
+    assert len(records) == n_done
+    resumed = run(TRUTH, known=records, **SETTINGS)
+    assert resumed.outcome == unbroken().outcome
+    assert records + resumed.records == unbroken().records
+    assert not {(m.plan, m.fidelity) for m in records} & set(resumed.world.calls)
+
+
+def test_a_run_under_a_limit_of_cost_resumes_to_the_same_outcome() -> None:
+    limited = run(TRUTH, max_cost=5.0, **SETTINGS)
+    assert len(limited.records) < len(unbroken().records)
+    for n_known in range(0, len(limited.records), 2):
+        resumed = run(TRUTH, known=limited.records[:n_known], max_cost=5.0, **SETTINGS)
+        assert resumed.outcome == limited.outcome
+        assert len(resumed.world.calls) == len(limited.records) - n_known
+
+
+def test_each_measurement_is_recorded_before_the_next_begins_and_shown_in_order() -> None:
+    records: list[Measurement] = []
+    n_before: list[int] = []
+
+    def measure(plan, fidelity):
+        n_before.append(len(records))
+        return TRUTH(plan, fidelity)
+
+    search = run(measure, records=records, **SETTINGS)
+    assert n_before == list(range(len(records)))
+    assert records == list(search.outcome.measurements) == search.display.shown
+    assert all(m.status is Status.COMPLETE for m in records)
+
+
+def test_nothing_is_measured_twice() -> None:
+    calls = unbroken().world.calls
+    assert len(calls) == len(set(calls)) == len(unbroken().outcome.measurements)
