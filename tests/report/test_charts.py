@@ -126,7 +126,7 @@ def test_an_interval_of_shares_ends_at_100_points(result):
 def test_smaller_budgets_stand_at_their_difference(result):
     root = tree(size_chart(result, is_share=True).svg())
     x, y = axis(root, "xtick", log=True), axis(root, "ytick")
-    best, fifth = (places(root)[f"{words}parameters"] for words in ("7,296 ", "−1.1 points, 1,024 "))
+    best, fifth = (places(root)[words] for words in ("7,296 parameters", "−1.1 points, 1,024 parameters"))
     assert (x(best[0]), y(best[1])) == (pytest.approx(7_296, rel=5e-3), pytest.approx(0, abs=0.02))
     assert (x(fifth[0]), y(fifth[1])) == (pytest.approx(1_024, rel=5e-3), pytest.approx(-1.1, abs=0.02))
     ((_, low, high, *_),) = bars(root)
