@@ -15,6 +15,7 @@ from autopeft.errors import TrainingError
 from autopeft.records import FullRun, LongerRun, Measurement, Plan, Status, Verdict
 
 _DAMPED = 0.5
+_BEYOND = "{0} is handed over, since {1} trains more parameters than the budget allows."
 _MARGIN = 0.01  # one point, or one percent of a loss
 
 Finished = Mapping[Plan, Sequence[Measurement]]
@@ -88,16 +89,17 @@ def judge(problem: SearchProblem, runs: Runs, baseline: Plan, finished: Finished
             examples=problem.examples("confirm"),
             n_rivals=len(rivals),
         )
+    names = _name(runs, rival or baseline), _name(runs, baseline)
     verdict = evidence.verdict(
         difference,
-        names=(_name(runs, rival or baseline), _name(runs, baseline)),
+        names=names,
         params=((rival or baseline).trainable_params, baseline.trainable_params),
         margin=margin_of(problem, finished[baseline]),
         metric=problem.metric,
     )
     best = baseline if rival is None or verdict.label == "default kept" else rival
-    if rival is not None and not problem.is_allowed(best):  # the user's plan is beyond the budget
-        best, verdict = rival, replace(verdict, label="inconclusive")
+    if rival is not None and not problem.is_allowed(best):
+        best, verdict = rival, replace(verdict, label="inconclusive", sentence=_BEYOND.format(*names))
     return Judgement(best=best, baseline=baseline, rival=rival, verdict=verdict, finished=finished)
 
 
