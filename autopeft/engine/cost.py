@@ -19,8 +19,9 @@ def planned_runs(problem: SearchProblem) -> list[Fidelity]:
     n_full = (USUAL_FINALISTS + (problem.effort == "thorough" and problem.has_head)) * len(problem.seeds)
     planned = [lengths.short(seed=seed)] * n_short + [lengths.full(seed=seed)] * n_full
     planned += [lengths.test(seed=seed)] * (2 * len(problem.seeds) if lengths.n_test else 0)
-    for _ in range(1, problem.spec.search.sizes):
-        planned += [lengths.short(seed=seed)] * n_short + [lengths.full(seed=seed)]
+    for power in range(1, problem.spec.search.sizes):
+        n_small = len(problem.smaller(power).small_plans)
+        planned += [lengths.short(seed=seed)] * n_small + [lengths.full(seed=seed)] * min(1, n_small)
     return planned
 
 
