@@ -10,7 +10,7 @@ from toys.engine import Run, Threads, World, levels, run
 from autopeft.records import Measurement, Status
 
 SETTINGS = {"trials": 8, "seeds": 2, "sizes": 2}
-TRUTH = levels({"ia3": 0.58}, hira=0.66)
+TRUTH = levels({"ia3": 0.58}, hira=0.3)
 
 
 @cache
