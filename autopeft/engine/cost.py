@@ -49,7 +49,7 @@ def usual_cost(full_steps: int, *, n_first: int = 5) -> float:
     )
     runs = [lengths.short(seed=0)] * n_first + [lengths.full(seed=0)] * USUAL_FINALISTS
     cost = math.fsum(map(lengths.cost, [*runs, lengths.test(seed=0), lengths.test(seed=0)]))
-    return cost - USUAL_FINALISTS * lengths.kept_steps / full_steps
+    return cost - USUAL_FINALISTS * lengths.kept_steps * lengths.step_cost
 
 
 def search_cost(

@@ -85,11 +85,15 @@ class Lengths:
         """Steps of a short run that its full run need not repeat."""
         return branch_step(self.short_steps)
 
+    @property
+    def step_cost(self) -> float:
+        """Cost of a training step in R."""
+        return 1 / (self.full_steps + EVAL_COST * self.n_confirm / self.batch_size)
+
     def cost(self, fidelity: Fidelity) -> float:
         """Cost of a run in R, counted in steps and examples."""
         steps = 0 if fidelity.split == "test" else fidelity.train_steps
-        full = self.full_steps + EVAL_COST * self.n_confirm / self.batch_size
-        return (steps + EVAL_COST * fidelity.eval_examples / self.batch_size) / full
+        return (steps + EVAL_COST * fidelity.eval_examples / self.batch_size) * self.step_cost
 
     def _fidelity(self, split: EvaluatedSplit, steps: int, eval_examples: int, seed: int) -> Fidelity:
         return Fidelity(

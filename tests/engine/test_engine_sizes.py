@@ -30,7 +30,6 @@ def test_the_plan_of_a_size_was_best_in_its_short_race_and_is_compared_with_the_
     best = search.named("best")
     for size in search.outcome.sizes:
         raced = [m for m in search.at("search") if m.plan.trainable_params <= size.max_trainable_params]
-        assert len(raced) > 2
         assert size.plan == rank(search.problem, raced)[0].plan
         fulls = [m for m in search.at("confirm") if m.plan == size.plan]
         assert [(m.fidelity.train_steps, m.fidelity.seed) for m in fulls] == [(200, 4)]

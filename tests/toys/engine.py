@@ -176,6 +176,7 @@ def problem(
     max_params: int = ROOMY,
     space: Space = SPACE,
     full_steps: int = 200,
+    batch_size: int = 4,
     n_examples: tuple[int, int, int] = (100, 100, 50),
     metric: MetricFacts = ACCURACY,
     has_head: bool = True,
@@ -191,7 +192,11 @@ def problem(
         context=context(max_params),
         family="classification",
         lengths=Lengths(
-            full_steps=full_steps, batch_size=4, n_search=n_search, n_confirm=n_confirm, n_test=n_test
+            full_steps=full_steps,
+            batch_size=batch_size,
+            n_search=n_search,
+            n_confirm=n_confirm,
+            n_test=n_test,
         ),
         metric=metric,
         head_rates=(3e-3, 3e-1) if has_head else (1.0, 1.0),
