@@ -147,20 +147,30 @@ def _balanced_accuracy(truth: Floats, guesses: Floats) -> Scored:
 
 
 def _macro_f1(truth: Floats, guesses: Floats) -> Scored:
-    """The mean F1 of classes (N,) that occur in either, or of labels (N, C) of 0 and 1."""
+    """The mean F1 of the classes (N,) that have rows, or of labels (N, C) of 0 and 1.
+
+    A class that is guessed and has no row counts as a wrong guess, and adds no F1 of 0 to the mean: one such
+    guess among hundreds would cost a fifth of the score.
+    """
     if truth.ndim == 2:
         return score_f1_of_labels(truth, guesses, average="macro")
     # Leaving out an example changes the F1 of two classes alone: of its true and of its guessed class.
     # One call of scikit-learn per example took 4.8 s for 2,000 examples.
-    value = float(f1_score(truth, guesses, average="macro", zero_division=0.0))
     true, guessed, n_classes = class_codes(truth, guesses)
+    counts = np.bincount(true, minlength=n_classes)
+    n_known = np.count_nonzero(counts)
     is_hit = (true == guessed).astype(int)
     hits = np.bincount(true, weights=is_hit, minlength=n_classes)
     both = np.bincount(np.concatenate([true, guessed]), minlength=n_classes)
     f1 = f1_of_counts(hits, both)
-    change = f1_of_counts(hits[true] - is_hit, both[true] - 1 - is_hit) - f1[true]
-    change += (1 - is_hit) * (f1_of_counts(hits[guessed], both[guessed] - 1) - f1[guessed])
-    return value, pseudo_values(value, (f1.sum() + change) / n_classes)
+    value = float(f1[counts > 0].mean())
+    if len(truth) == 1:
+        return value, (value,)
+    is_last = counts[true] == 1  # without it the class has no row
+    change = np.where(is_last, 0.0, f1_of_counts(hits[true] - is_hit, both[true] - 1 - is_hit)) - f1[true]
+    is_wrong_class = (1 - is_hit) * (counts[guessed] > 0)
+    change += is_wrong_class * (f1_of_counts(hits[guessed], both[guessed] - 1) - f1[guessed])
+    return value, pseudo_values(value, (f1[counts > 0].sum() + change) / (n_known - is_last))
 
 
 def _matthews(truth: Floats, guesses: Floats) -> Scored:

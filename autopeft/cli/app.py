@@ -86,7 +86,7 @@ def search(
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Search for the best plan under a budget, confirm it, and write it down with its evidence."""
+    """Search for the best plan under a budget, train it in full, and write it down with its evidence."""
     started = time.monotonic()
     with exit_codes(quiet=quiet or as_json) as interrupt:
         from autopeft.store import resolve_settings

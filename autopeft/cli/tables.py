@@ -2,43 +2,46 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from autopeft.records import confirm_command, in_words_of, resume_command, train_command
-from autopeft.report import (
-    PartWords,
-    answer_of,
-    confirm_steps,
-    edge_sentence,
-    error_over,
-    rate_words,
-    summary_of,
-)
-from autopeft.report.words import NOTHING, duration, megabytes, memory, metric, minuses, plus_minus
-
-if TYPE_CHECKING:
-    from autopeft.records import Confirmation, Cost, SearchResult
-import math
-from textwrap import wrap
-from typing import TYPE_CHECKING, Any
-
 from autopeft.cli.counts import size
 from autopeft.cli.printing import columns
 from autopeft.extension import discover
-from autopeft.records import SEEN_ENOUGH, Site, SiteScores, rate, to_json
-from autopeft.report import seen_enough
-from autopeft.report.words import percent, plan_words
+from autopeft.records import (
+    SEEN_ENOUGH,
+    Site,
+    SiteScores,
+    in_words_of,
+    rate,
+    resume_command,
+    to_json,
+    train_command,
+)
+from autopeft.report import PartWords, answer_of, full_rows, no_adapters, plan_words, seen_enough
+from autopeft.report.words import (
+    NOTHING,
+    difference,
+    duration,
+    interval,
+    metric,
+    minuses,
+    percent,
+    plus_minus,
+)
 
 if TYPE_CHECKING:
     from autopeft.pipeline import Analysis
+    from autopeft.records import FullRun, SearchResult
 
 _LEAST_NAME = 12  # columns for the names of plans, in which most of their words fit; chosen by hand
 _GAP = 2  # columns between two columns of a table
@@ -52,97 +55,51 @@ def console() -> Console:
 
 
 def print_result(result: SearchResult, path: Path) -> None:
-    """Print the answer in plain words, the named plans, what else is known, and where the files are."""
+    """Print the answer, the plans that were trained in full, what it cost, and where the files are."""
     from autopeft.pipeline import part_words  # heavy: it loads torch
 
     out, words = console(), part_words(result)
     answer = answer_of(result, words)
     if out.is_terminal:
         out.print()  # apart from the lines of the progress
-    out.print(f"[bold]{escape(answer.title)}[/bold]")
-    for sentence in answer.aside:
-        out.print(escape(sentence))
+    out.print(f"[bold]{escape(answer.headline)}[/bold]")
+    for sentence in filter(None, (answer.verdict, answer.longer, *result.sentences)):
+        out.print(escape(minuses(in_words_of(result.spec, sentence))))
     out.print()
-    for (_, sentences), name in zip(answer.sections, ("use", "cost", "sure"), strict=True):
-        out.print(_beside(name, " ".join(sentences)))
-    out.print()
-    headers, rows = _summary_rows(result, words)
+    headers, rows = _full_runs(result, words)
     n_shown, gap = _fitting(headers, rows)
     out.print(_table(headers[:n_shown], [row[:n_shown] for row in rows], gap=gap))
-    for sentence in _below(result, shown=headers[:n_shown], left_out=headers[n_shown:]):
-        out.print(f"[dim]{sentence}[/dim]")
-    out.print()
-    for sentence in _evidence(result):
-        out.print(escape(minuses(in_words_of(result.spec, sentence))))
+    if n_shown < len(headers):
+        out.print(f"[dim]No room for {' and '.join(headers[n_shown:])}: see the report.[/dim]")
+    cost = result.cost
+    in_r = "" if cost.total_full_runs is None else f", {cost.total_full_runs:.1f} full runs of the default"
+    out.print(f"\ncost    {duration(cost.total_seconds)}{in_r}")
     _print_files(result, out, path)
 
 
-def _beside(name: str, text: str) -> Table:
-    """A word and a paragraph beside it."""
-    table = Table.grid(padding=(0, 1))
-    table.add_column(width=4)
-    table.add_column()
-    table.add_row(f"[dim]{name}[/dim]", escape(text))
-    return table
+def _full_runs(result: SearchResult, words: PartWords) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Headings and rows: the plans that were trained in full, without columns that are empty."""
+    is_share, head = words.metric_is_share, no_adapters(result)
 
-
-def _summary_rows(result: SearchResult, words: PartWords) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-    """Headings and rows: baseline, best, smallest and head alone."""
-    is_share = words.metric_is_share
-
-    def score(record: Confirmation | None) -> str:
+    def score(record: FullRun | None) -> str:
         if record is None:
             return NOTHING
         return f"{metric(record.metric_mean, is_share)} {plus_minus(record.metric_std_error, is_share)}"
 
-    rows = [
-        (
-            row.joined_marks
-            if row.name == row.joined_marks
-            else f"{row.joined_marks}\n[dim]{escape(row.name)}[/dim]",
-            score(row.test),
-            score(row.confirm),
-            f"{row.plan.trainable_params:,}",
-            megabytes(row.megabytes),
-            memory(row.peak_bytes),
-            NOTHING if row.seconds is None else duration(row.seconds),
+    rows = []
+    for row in full_rows(result):
+        name = escape(plan_words(row.plan, result.sites, words.labels, head=head))
+        gap = NOTHING
+        if row.difference is not None:
+            mean, low, high = row.difference
+            gap = f"{difference(mean, is_share)} ({interval(low, high, is_share)})"
+        size_of_plan = f"{row.plan.trainable_params:,}"
+        rows.append(
+            (f"{row.mark}\n[dim]{name}[/dim]", score(row.test), score(row.confirm), gap, size_of_plan)
         )
-        for row in summary_of(result, words)
-    ]
-    columns = zip(("plan", "test", "confirm", "parameters", "MB", "memory", "time"), *rows, strict=True)
-    known = [column for column in columns if set(column[1:]) != {NOTHING}]  # no test split, no confirmation
-    headers, *shown = zip(*known, strict=True)
+    named = zip(("plan", "test", "confirm", "difference", "parameters"), *rows, strict=True)
+    headers, *shown = zip(*(column for column in named if set(column[1:]) != {NOTHING}), strict=True)
     return headers, shown
-
-
-def _below(result: SearchResult, *, shown: Sequence[str], left_out: Sequence[str]) -> Iterator[str]:
-    """What the numbers of the table are, and which the terminal has no room for."""
-    head, steps = result.setting.head_params, confirm_steps(result)
-    if steps is not None and {"test", "confirm"} & {*shown}:
-        time = f"; time is that of {steps:,} steps" if "time" in shown else ""
-        yield f"± is one standard error over {error_over(result)}{time}."
-    if left_out:
-        yield f"No room for {' and '.join(left_out)}: widen the terminal, or read the report."
-    if head and "parameters" in shown:
-        yield f"Parameters are those of the adapters; every plan trains the head's {head:,} too."
-
-
-def _evidence(result: SearchResult) -> Iterator[str]:
-    """The verdict in the words of statistics, and what was seen beside it, one fact a sentence."""
-    yield result.verdict.sentence
-    yield from filter(None, (*result.sentences, edge_sentence(result)))
-    budget, cost, rho = result.setting.budget, result.cost, result.proxy.rank_correlation
-    yield (
-        f"Budget {budget.requested} = {budget.max_trainable_params:,} parameters. "
-        f"Learning rate {rate_words(result.best, result)}."
-    )
-    agreement = "not measured" if rho is None else f"{rho:.2f} over {result.proxy.n_plans} plans"
-    total = "" if cost.total_full_runs is None else f", all together {cost.total_full_runs:.1f} R"
-    clock = " by the clock (--max-cost counts steps)" if total else ""
-    yield (
-        f"Search {_in_full_runs(cost)}, confirmation {cost.confirm_seconds:.0f} s{total}{clock}; "
-        f"rank correlation between the rungs {agreement}."
-    )
 
 
 def _print_files(result: SearchResult, out: Console, path: Path) -> None:
@@ -150,16 +107,13 @@ def _print_files(result: SearchResult, out: Console, path: Path) -> None:
     plan, weights = path / "best" / "plan.yaml", path / "best" / "weights"
     lines = [f"report  {path / 'report.html'}"]
     if plan.is_file():
-        lines.append(f"plan    {plan}")
         lines += [f"weights {weights}"] if weights.is_dir() else []
-        verb = "in full" if result.verdict.fidelity == "half" else "again"
-        verb = "attach" if result.spec.is_in_memory else verb  # the command attaches the plan, trains nothing
-        lines.append(f"{verb:<7} {train_command(plan, result.spec.model, result.spec.data)}")
+        # For a model in memory the command attaches the plan and trains nothing.
+        verb = "attach" if result.spec.is_in_memory else "again"
+        lines += [f"plan    {plan}", f"{verb:<7} {train_command(plan, result.spec.model, result.spec.data)}"]
     else:
         lines.append(f"plan    deleted; written again by {resume_command(result.spec, path)}")
-    if result.verdict.label == "none":
-        lines.append(f"confirm {confirm_command(result.spec, path / 'run.yaml')}")
-    out.print("\n" + "\n".join(lines), markup=False, soft_wrap=True)
+    out.print("\n".join(lines), markup=False, soft_wrap=True)
 
 
 def print_several(paths: Sequence[Path], results: Sequence[SearchResult], page: Path) -> None:
@@ -168,17 +122,9 @@ def print_several(paths: Sequence[Path], results: Sequence[SearchResult], page: 
 
     out = console()
     for path, result in zip(paths, results, strict=True):
-        title = answer_of(result, part_words(result)).title
-        out.print(f"[bold]{escape(str(path))}[/bold]: {escape(title)}")
+        headline = answer_of(result, part_words(result)).headline
+        out.print(f"[bold]{escape(str(path))}[/bold]: {escape(headline)}")
     out.print(f"\nreport  {page}", markup=False, soft_wrap=True)
-
-
-def _in_full_runs(cost: Cost) -> str:
-    """The cost of the search in seconds, and in full runs (R) where a plan was trained."""
-    seconds = f"{cost.sensitivity_seconds + cost.search_seconds:.0f} s"
-    if cost.full_runs is None or cost.full_run_seconds is None:
-        return seconds
-    return f"{cost.full_runs:.1f} R ({seconds}; R = {duration(cost.full_run_seconds)})"
 
 
 def _fitting(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[int, int]:
@@ -308,7 +254,7 @@ def _suggestion(analysis: Analysis) -> Iterator[str]:
     first = analysis.scores[0]
     basis = f"without a score ({first.name} tells nothing)" if first.is_zero else f"by {first.name}"
     yield (
-        f"suggestion {basis}, untested: {plan_words(plan, labels)}, "
+        f"suggestion {basis}, untested: {plan_words(plan, analysis.sites, labels)}, "
         f"{plan.trainable_params:,} parameters ({percent(share)}), learning rate {rate(plan.learning_rate)}"
     )
     if analysis.files:

@@ -22,7 +22,7 @@ def choose_finalists(problem: SearchProblem, study: Study) -> tuple[list[Plan], 
        ahead; short runs judge such a method too low.
     3. With `--effort thorough` the head alone is trained too.
 
-    Plans of the list without a short run (`--effort quick`, or limits that pay few) come after the others.
+    Plans of the list without a short run (`--effort quick`, or limits that pay few) come last.
 
     Raises:
         TrainingError: No baseline finished its short run.

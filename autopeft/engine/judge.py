@@ -78,7 +78,7 @@ def _has_room(problem: SearchProblem, runs: Runs, n_rivals: int) -> bool:
     return runs.has_room(full_runs_of(problem, runs, n_plans=1 + n_rivals))
 
 
-def judge(problem: SearchProblem, baseline: Plan, finished: Finished) -> Judgement:
+def judge(problem: SearchProblem, runs: Runs, baseline: Plan, finished: Finished) -> Judgement:
     """Compare the best rival with the baseline on all confirm rows, and say which is handed over."""
     rivals = [plan for plan in finished if plan != baseline]
     rival = max(rivals, key=lambda plan: _mean(problem, finished[plan]), default=None)
@@ -92,6 +92,7 @@ def judge(problem: SearchProblem, baseline: Plan, finished: Finished) -> Judgeme
         )
     verdict = evidence.verdict(
         difference,
+        names=(_name(runs, rival or baseline), _name(runs, baseline)),
         params=((rival or baseline).trainable_params, baseline.trainable_params),
         margin=margin_of(problem, finished[baseline]),
         metric=problem.metric,
@@ -105,6 +106,12 @@ def judge(problem: SearchProblem, baseline: Plan, finished: Finished) -> Judgeme
             )
         best, verdict = rival, replace(verdict, label="inconclusive")
     return Judgement(best=best, baseline=baseline, rival=rival, verdict=verdict, finished=finished)
+
+
+def _name(runs: Runs, plan: Plan) -> str:
+    """What people call a plan: the words of its arm."""
+    arm, _ = runs.arms[plan]
+    return {"head": "the head alone", "untrained": "the untrained model"}.get(arm.label, arm.label)
 
 
 def margin_of(problem: SearchProblem, baseline: Sequence[Measurement]) -> float:

@@ -35,7 +35,7 @@ def search(
     study.propose_and_measure()  # further plans by Optuna, if the effort asks for more than the list has
     baselines, rivals = choose_finalists(problem, study)
     baseline, finished = train_in_full(problem, runs, baselines, rivals)  # from the start; weights are kept
-    judged = judge(problem, baseline, finished)  # in pairs, on all confirm rows
+    judged = judge(problem, runs, baseline, finished)  # in pairs, on all confirm rows
     tested = read_test(problem, runs, judged)
     sizes = smaller_budgets(problem, runs, judged)
     study.write(storage())

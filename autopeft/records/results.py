@@ -235,9 +235,9 @@ class Cost:
 
     `search_seconds` are those of all short runs, `full_seconds` those of all full runs on the confirm split;
     `sizes_seconds`, a part of both, are those of smaller budgets. `total_full_runs` is the whole price in R,
-    finished weights included: `total_seconds` over `full_run_seconds`, one full run of the baseline; both are None
-    where no plan was trained. The same seconds by kind of work: `train_seconds` and `eval_seconds` of all
-    measurements; the rest of `total_seconds` is spent on scores, and on attaching and checking. A resumed
+    finished weights included: `total_seconds` over `full_run_seconds`, one full run of the baseline; both are
+    None where no plan was trained. The same seconds by kind of work: `train_seconds` and `eval_seconds` of
+    all measurements; the rest of `total_seconds` is spent on scores, and on attaching and checking. A resumed
     run counts all that it measured, also what its outcome does not use. `load_seconds` passed before the
     first work.
     """

@@ -125,13 +125,11 @@ def _eval_result(
 
 
 def _body(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
-    head = no_adapters(result)
     context: dict[str, Any] = {
         **_common(result, facts, words),
         "result": result,
-        "rows": [
-            (row, plan_words(row.plan, result.sites, words.labels, head=head)) for row in full_rows(result)
-        ],
+        "rows": full_rows(result),
+        "plan_words": partial(plan_words, sites=result.sites, labels=words.labels, head=no_adapters(result)),
         "over": error_over(result),
         "examples": partial(examples, result),
         "is_untrained": partial(is_untrained, result),

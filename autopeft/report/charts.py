@@ -132,12 +132,11 @@ def size_chart(result: SearchResult, *, is_share: bool) -> Chart | None:
     steps = result.sizes
     if not steps:
         return None
-    x = _parameter_axis([result.best.trainable_params, *(step.plan.trainable_params for step in steps)])
+    largest = max(1, result.best.trainable_params)  # 0 has no place on the axis
+    x = _parameter_axis([largest, *(step.plan.trainable_params for step in steps)])
     ends = [0.0, *(end for step in steps for end in step.interval_95)]
     y = _difference_axis(min(ends), max(ends), start=_HEIGHT - _BOTTOM, end=_TOP, is_share=is_share)
-    points = [
-        Point(x=x.at(result.best.trainable_params), y=y.at(0.0), group=_PLAIN, title="best", name="best")
-    ]
+    points = [Point(x=x.at(largest), y=y.at(0.0), group=_PLAIN, title=_size(result.best), name="best")]
     points += [
         Point(
             x=x.at(step.plan.trainable_params),

@@ -111,14 +111,15 @@ def _arm(policy: Policy, context: AllocationContext, entry: FirstPlan) -> Arm:
     n_layers = len({site.layer for site in context.sites if site.layer is not None}) or 1
     is_part = policy.layer_share * n_layers < n_layers - 0.5
     where = (" by score" if policy.layers_by == "score" else " of the last layers") if is_part else ""
-    if not entry.baseline:
-        return Arm(kind="usual", label=f"{policy.arm.label}{where}", methods=(policy.method,))
     maps = "all linear maps"
     if policy.placement != "all":
         adapted = {site.role for site in _sites(policy, context)}
         made = [role for role in ROLE_GROUPS["attention"] if role in adapted]
         maps = " and ".join(made) or policy.placement
-    return Arm(kind="baseline", label=f"LoRA on {maps}{where}")
+    label = f"{context.methods[policy.method].label} on {maps}{where}"
+    if entry.baseline:
+        return Arm(kind="baseline", label=label)
+    return Arm(kind="usual", label=label, methods=(policy.method,))
 
 
 def _at_rate(policy: Policy, space: Space, position: float, context: AllocationContext) -> Policy:

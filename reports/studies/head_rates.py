@@ -31,7 +31,7 @@ SETS = dict.fromkeys(("snips_slots", "wnut17"), TAGS) | dict.fromkeys(
     ("stsb", "banking77", "clinc_domain10", "med", "uci_sentiment", "poem_sentiment"), TEXTS
 )
 PLANS = {"LoRA q v": ("lora", "q+v", 0.38), "RoAd": ("road", "all", 0.5)}  # method, placement, position
-FACTORS = (1.0, 3.0, 6.0, 0.33)
+FACTORS = (1.0, 3.0, 6.0)
 FIELDS = (
     "data plan position params learning_rate factor head_rate steps seed metric loss score seconds".split()
 )
@@ -86,7 +86,7 @@ def main() -> None:
                 for row in csv.DictReader(file)
             }
     for seed, name in ((seed, name) for seed in given.seeds for name in given.sets):
-        runs = [(label, factor) for factor in FACTORS for label in PLANS]
+        runs = [(label, factor) for label in PLANS for factor in FACTORS]
         runs = [
             (label, factor)
             for label, factor in runs

@@ -1,4 +1,4 @@
-"""The report for eyes and ears: contrast by WCAG 2.2, headings, tables, and the charts in numbers."""
+"""The report for eyes and ears: contrast by WCAG 2.2, headings and tables."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
-from toys.pages import Page
-from toys.results import BASELINE, BEST, WORDS, of_language_model, toy_result, with_head
+from toys.results import WORDS, kept_default, of_language_model, toy_result, with_sizes
 
 from autopeft import report
 
@@ -41,12 +40,12 @@ def schemes(html):
 
 @pytest.fixture(scope="module")
 def html():
-    return report.report_html(with_head(toy_result()), words=WORDS)
+    return report.report_html(with_sizes(toy_result()), words=WORDS)
 
 
 @pytest.fixture(scope="module")
 def pages(html):
-    runs = [(name, with_head(toy_result()), WORDS) for name in ("reports/a", "reports/b")]
+    runs = [("reports/a", with_sizes(toy_result()), WORDS), ("reports/b", kept_default(), WORDS)]
     losses = report.report_html(of_language_model(), words=replace(WORDS, metric_is_share=False))
     return {"report": html, "losses": losses, "several": report.several_html(runs)}
 
@@ -115,33 +114,14 @@ def test_headings_leave_out_no_level_and_hold_the_answer(pages, name):
     levels = [level for level, _ in headings]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))
-    answers = [text for _, text in headings if "beats the default LoRA by" in text]
+    answers = [text for _, text in headings if text.startswith(("Use LoRA", "Keep the default, LoRA"))]
     assert len(answers) == (2 if name == "several" else 1)
 
 
 @pytest.mark.parametrize("name", ["report", "losses", "several"])
 def test_every_table_has_a_caption_and_every_row_and_column_its_head(pages, name):
     tables = Tree(pages[name]).tables
-    assert len(tables) >= (5 if name == "several" else 12)
+    assert len(tables) >= (3 if name == "several" else 9)
     for table in tables:
         assert table["caption"].strip() and {*table["scopes"]} <= {"col", "row"}
         assert all("th" in row or len(row) == 1 for row in table["rows"]), table
-
-
-def test_the_numbers_of_the_pictures_are_tables(html):
-    page, result = Page(html), with_head(toy_result())
-    score, seeds, rates = map(page.columns, ("95 % interval", "seed 101", "after 75 steps"))
-    assert score["adapter parameters"] == ("9,900", "7,296", "128", "0")
-    means, half = (0.94, 0.954, 0.951, 0.8), 1.96 * 0.0023
-    assert score["accuracy"] == tuple(f"{100 * mean:.1f} %" for mean in means)
-    ends = [f"{100 * (mean - half):.1f} % to {100 * (mean + half):.1f} %" for mean in means]
-    assert list(score["95 % interval"]) == ends
-    for seed, shift in zip((101, 102, 103), (-0.004, 0, 0.004), strict=True):
-        assert seeds[f"seed {seed}"] == tuple(f"{100 * (mean + shift):.1f} %" for mean in means)
-    shown = {*zip(rates["learning rate"], rates["after 30 steps"], rates["after 75 steps"], strict=True)}
-    runs = [m for m in result.measurements if m.fidelity.split == "search" and m.loss is not None]
-    losses = {(m.plan, m.fidelity.train_steps): f"{m.loss:.3f}" for m in runs}
-    rate = {BASELINE: "1.5e-3", BEST: "4e-3"}
-    for plan, words in rate.items():
-        assert (words, losses[plan, 30], losses[plan, 75]) in shown
-    assert len(shown) == len({m.plan for m in runs})

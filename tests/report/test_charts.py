@@ -10,32 +10,26 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from sklearn.isotonic import IsotonicRegression
-from toys.results import BASELINE, BEST, HEAD, SMALLEST, WORDS, toy_result, with_head
+from toys.results import BEST, WORDS, of_language_model, toy_result, toy_run, with_sizes
 
 from autopeft import report
-from autopeft.report import Drawing
-from autopeft.report.charts.canvas import spread
-from autopeft.report.page import drawn
+from autopeft.report.charts import difference_chart, short_run_chart, size_chart, spread
+from autopeft.report.naming import groups
 
-SVG, LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 UNITS = {"": 1, "k": 1e3, "M": 1e6}
-PLANS = (BASELINE, BEST, SMALLEST)
 
 
 @pytest.fixture(scope="module")
 def result():
-    return with_head(toy_result())
+    return with_sizes(toy_result())
 
 
-@pytest.fixture(scope="module")
-def charts(result):
-    return drawn(result, WORDS)
+def short_runs(result):
+    return short_run_chart(result, groups(result, WORDS))
 
 
 def tree(svg):
-    return ElementTree.fromstring(
-        str(svg).replace("<svg ", f'<svg xmlns="{SVG[1:-1]}" xmlns:xlink="{LINK[1:-5]}" ', 1)
-    )
+    return ElementTree.fromstring(str(svg))
 
 
 def number(text):
@@ -45,199 +39,115 @@ def number(text):
 
 def axis(root, name, *, log=False):
     """A function from the pixels of an axis to its values, fitted to the labelled ticks."""
-    key = name[0]
-    ticks = [
-        (t.find(f".//{SVG}use"), t.find(f".//{SVG}text"))
-        for t in root.iter(f"{SVG}g")
-        if t.get("class") == name
-    ]
-    pairs = [(float(use.get(key)), number(text.text)) for use, text in ticks if text is not None]
-    pixels, values = zip(*pairs, strict=True)
-    assert len(pairs) >= 2
+    key, shift = ("x", 0) if name == "xtick" else ("y", -4)
+    ticks = [text for text in root.iter("text") if text.get("class") == name]
+    pixels, values = zip(*((float(t.get(key)) + shift, number(t.text)) for t in ticks), strict=True)
+    assert len(ticks) >= 2
     slope, start = np.polyfit(pixels, np.log(values) if log else values, 1)
     line = lambda pixel: slope * float(pixel) + start  # noqa: E731 - two forms of one expression
     return (lambda pixel: math.exp(line(pixel))) if log else line
 
 
-def place(root, key):
-    """The pixels of the marker in the group with an id."""
-    (group,) = (g for g in root.iter(f"{SVG}g") if g.get("id") == key)
-    use = group.find(f".//{SVG}use")
-    return float(use.get("x")), float(use.get("y"))
+def places(root):
+    """The pixels of each point by its tooltip."""
+    found = {}
+    for group in root.iter("g"):
+        for path in group.iter("path"):
+            if path.get("class") == "point":
+                found[group.find("title").text] = tuple(
+                    map(float, re.findall(r"[\d.]+", path.get("transform")))
+                )
+    return found
 
 
-def numbers_of(root, key):
-    (group,) = (g for g in root.iter(f"{SVG}g") if g.get("id") == key)
-    points = re.findall(r"(-?[\d.]+) (-?[\d.]+)", group.find(f".//{SVG}path").get("d"))
-    return [(float(x), float(y)) for x, y in points]
-
-
-def test_every_confirmed_plan_stands_at_its_parameters_and_metric(charts, result):
-    root = tree(charts.score)
-    x, y = axis(root, "xtick", log=True), axis(root, "ytick")
-    for record in result.confirmations[:3]:
-        left, top = place(root, f"score-{record.plan.digest}")
-        assert x(left) == pytest.approx(record.plan.trainable_params, rel=1e-3)
-        assert y(top) == pytest.approx(100 * record.metric_mean, abs=0.01)
-
-
-def test_intervals_reach_1_96_standard_errors_to_both_sides(charts, result):
-    root = tree(charts.score)
-    x, y = axis(root, "xtick", log=True), axis(root, "ytick")
-    bars = [
-        sorted(((float(a), float(b)), (float(c), float(d))), key=lambda point: -point[1])
-        for path in root.iter(f"{SVG}path")
-        for a, b, c, d in re.findall(r"^M ([\d.]+) ([\d.]+)\s+L ([\d.]+) ([\d.]+)\s*$", path.get("d"))
-        if a == c and path.get("style", "").count("--g")
+def bars(root):
+    return [
+        [float(number) for number in re.findall(r"-?[\d.]+", path.get("d"))]
+        for path in root.iter("path")
+        if path.get("class") == "bar"
     ]
-    seen = {round(x(low[0])): (y(low[1]), y(high[1])) for low, high in bars}
-    for record in result.confirmations[:3]:
-        half = 100 * 1.96 * record.metric_std_error
-        low, high = seen[record.plan.trainable_params]
-        assert (low, high) == pytest.approx(
-            (100 * record.metric_mean - half, 100 * record.metric_mean + half), abs=0.02
-        )
 
 
-def test_budget_and_head_are_lines_at_their_numbers(charts, result):
-    root = tree(charts.score)
-    ((left, _), (also_left, _)) = numbers_of(root, "score-budget")
-    assert left == also_left
-    assert axis(root, "xtick", log=True)(left) == pytest.approx(10_000, rel=1e-3)
-    root = tree(Drawing(with_head_at(result, 0.91), WORDS).score().svg())
-    ((_, top), (_, also_top)) = numbers_of(root, "score-head")
-    assert top == also_top and axis(root, "ytick")(top) == pytest.approx(91, abs=0.01)
+def test_short_runs_stand_at_their_parameters_and_loss(result):
+    root = tree(short_runs(result).svg())
+    x, y = axis(root, "xtick", log=True), axis(root, "ytick")
+    runs = [run for run in result.measurements if run.fidelity.split == "search" and run.loss is not None]
+    found = sorted((x(left), y(top)) for left, top in places(root).values())
+    assert len(found) == len(runs) == 4
+    expected = sorted((run.plan.trainable_params, run.loss) for run in runs)
+    for place, (size, loss) in zip(found, expected, strict=True):
+        assert place == (pytest.approx(size, rel=5e-3), pytest.approx(loss, abs=2e-3))
 
 
-def with_head_at(result, mean):
-    """The result with another confirmed metric of the head alone; the others lie from 93.5 to 96 %."""
-    moved = (replace(r, metric_mean=mean) if not r.plan.adapters else r for r in result.confirmations)
-    return replace(result, confirmations=tuple(moved))
+def test_the_budget_is_a_line_at_its_number(result):
+    root = tree(short_runs(result).svg())
+    (line,) = (p.get("d") for p in root.iter("path") if p.get("class") == "line")
+    assert axis(root, "xtick", log=True)(re.findall(r"[\d.]+", line)[0]) == pytest.approx(10_000, rel=5e-3)
+    assert {"best", "baseline", "budget"} <= {text.text for text in root.iter("text")}
 
 
-def test_a_head_far_below_is_told_at_the_edge_and_does_not_squeeze_the_others(result):
-    sheet = Drawing(with_head_at(result, 0.4), WORDS).score()
-    low, high = sheet.axes.get_ylim()
-    assert 0.92 < low < 0.94 and 0.955 < high < 0.97
-    assert "↓ head alone: 40.0 %" in [text.get_text() for text in sheet.axes.texts]
-    assert ("head alone", "0", "40.0 %") in [row[:3] for row in sheet.rows]
+def test_a_loss_far_above_stands_at_the_edge_and_is_told(result):
+    runs = [
+        toy_run(replace(BEST, learning_rate=n / 100), "search", 75, 0, 1 + n / 10, 0.5) for n in range(1, 8)
+    ]
+    far = toy_run(replace(BEST, learning_rate=0.9), "search", 75, 0, 300.0, 0.1)
+    changed = replace(result, measurements=(*runs, far))
+    chart = short_runs(changed)
+    assert chart.n_above == 1 and chart.y.high < 3
+    html = report.report_html(replace(result, measurements=(*result.measurements, *runs, far)), words=WORDS)
+    assert "Points at the upper edge have higher losses: 1." in html
 
 
-def test_the_front_joins_the_plans_that_no_smaller_one_equals(charts):
-    root = tree(charts.score)
-    corners = numbers_of(root, "score-front")
-    # By size: 128 parameters 95.1 %, 7,296 95.4 %, 9,900 94.0 %; the last is beaten by both.
-    assert corners[0] == pytest.approx(place(root, f"score-{SMALLEST.digest}"))
-    assert corners[-1] == pytest.approx(place(root, f"score-{BEST.digest}"))
+def test_one_short_run_draws_nothing(result):
+    assert short_runs(replace(result, measurements=result.measurements[:1])) is None
+    assert short_runs(of_language_model()) is not None  # the untrained model is left out
 
 
-def test_every_seed_of_every_plan_is_drawn(charts):
-    root = tree(charts.seeds)
-    y = axis(root, "ytick")
-    for record in toy_result().confirmations:  # without the head, which is far off
-        for seed, value in zip(record.seeds, record.metrics, strict=True):
-            _, top = place(root, f"seeds-{record.plan.digest}-{seed}")
-            assert y(top) == pytest.approx(100 * value, abs=0.01)
-
-
-def test_short_runs_stand_at_their_rate_and_loss(charts, result):
-    by_rate, by_rung = tree(charts.rates), tree(charts.rungs)
-    for run in result.measurements[:8]:
-        key = f"{run.plan.digest}-{run.fidelity.train_steps}"
-        if run.loss is None:
-            assert key not in charts.rates and key not in charts.rungs
-            continue
-        left, top = place(by_rate, f"rates-{key}")
-        assert axis(by_rate, "xtick", log=True)(left) == pytest.approx(run.plan.learning_rate, rel=1e-3)
-        assert axis(by_rate, "ytick")(top) == pytest.approx(run.loss, abs=1e-3)
-        assert axis(by_rung, "ytick")(place(by_rung, f"rungs-{key}")[1]) == pytest.approx(run.loss, abs=1e-3)
-
-
-def test_a_plan_that_stopped_has_another_mark_than_one_that_went_on(charts):
-    root = tree(charts.rungs)
-
-    def mark(key):
-        (group,) = (g for g in root.iter(f"{SVG}g") if g.get("id") == key)
-        return group.find(f".//{SVG}use").get(LINK)
-
-    stopped, went_on = (mark(f"rungs-{plan.digest}-30") for plan in (HEAD, BEST))
-    assert stopped != went_on == mark(f"rungs-{BEST.digest}-75")
-
-
-def test_the_difference_has_its_interval_and_margin_on_a_labelled_axis(charts):
-    root = tree(charts.difference)
+def test_the_difference_has_its_interval_and_margin(result):
+    root = tree(difference_chart(result, is_share=True))
     x = axis(root, "xtick")
-    assert x(place(root, "difference-mean")[0]) == pytest.approx(1.4, abs=0.01)
-    # The interval, the only solid line in the ink of the page, goes from 0.6 to 2.2 points.
-    lines = [
-        p.get("d")
-        for p in root.iter(f"{SVG}path")
-        if "stroke: currentColor; stroke-width: 2.2" in p.get("style", "")
-    ]
-    ends = [float(left) for left in re.findall(r"([\d.]+) [\d.]+", lines[0])]
-    assert [x(end) for end in ends] == pytest.approx([0.6, 2.2], abs=0.01)
-    band = next(p for p in root.iter(f"{SVG}path") if "--band" in p.get("style", "")).get("d")
-    sides = [x(left) for left in re.findall(r"([\d.]+) [\d.]+", band)]
-    assert (min(sides), max(sides)) == pytest.approx((-1, 1), abs=0.01)
+    (mean,) = (float(circle.get("cx")) for circle in root.iter("circle"))
+    assert x(mean) == pytest.approx(1.4, abs=0.02)
+    ((low, _, high, *_),) = bars(root)
+    assert (x(low), x(high)) == (pytest.approx(0.6, abs=0.02), pytest.approx(2.2, abs=0.02))
+    (band,) = (p.get("d") for p in root.iter("path") if p.get("class") == "band")
+    left, _, right = map(float, re.findall(r"[\d.]+", band)[:3])
+    assert (x(left), x(right)) == (pytest.approx(-1, abs=0.02), pytest.approx(1, abs=0.02))
+    verdict = replace(result.verdict, mean_difference=None, interval_95=None)
+    assert difference_chart(replace(result, verdict=verdict), is_share=True) is None
 
 
-def test_charts_take_every_colour_and_the_font_from_the_page(charts):
-    for svg in (charts.score, charts.seeds, charts.difference, charts.rates, charts.rungs):
-        assert not re.search(r"#[0-9a-fA-F]{6}|DejaVu|font:", svg)
+def test_an_interval_of_shares_ends_at_100_points(result):
+    wide = replace(result.verdict, mean_difference=0.25, interval_95=(-0.749, 1.245))
+    svg = difference_chart(replace(result, verdict=wide), is_share=True)
+    assert "95 % interval −74.9 to +100.0" in svg
+
+
+def test_smaller_budgets_stand_at_their_difference(result):
+    root = tree(size_chart(result, is_share=True).svg())
+    x, y = axis(root, "xtick", log=True), axis(root, "ytick")
+    best, fifth = (places(root)[words] for words in ("7,296 parameters", "−1.1 points, 1,024 parameters"))
+    assert (x(best[0]), y(best[1])) == (pytest.approx(7_296, rel=5e-3), pytest.approx(0, abs=0.02))
+    assert (x(fifth[0]), y(fifth[1])) == (pytest.approx(1_024, rel=5e-3), pytest.approx(-1.1, abs=0.02))
+    ((_, low, high, *_),) = bars(root)
+    assert (y(low), y(high)) == (pytest.approx(-2, abs=0.02), pytest.approx(-0.2, abs=0.02))
+    assert size_chart(toy_result(), is_share=True) is None
+
+
+def test_charts_take_colours_and_font_from_the_page_and_say_what_they_show(result):
+    charts = (short_runs(result).svg(), size_chart(result, is_share=True).svg())
+    for svg in (*charts, difference_chart(result, is_share=True)):
+        assert not re.search(r"#[0-9a-fA-F]{6}|font", svg)
         assert 'role="img"' in svg and "aria-label=" in svg and "<title>" in svg
 
 
 def test_the_page_is_the_same_to_the_byte_and_its_ids_are_unique(result):
     page = report.report_html(result, words=WORDS)
-    assert page == report.report_html(with_head(toy_result()), words=WORDS)
-    assert len(page.encode()) < 1_000_000
+    assert page == report.report_html(with_sizes(toy_result()), words=WORDS)
+    assert len(page.encode()) < 100_000
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
-    for target in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page):
-        assert (target[0] or target[1]) in ids
-
-
-def test_without_a_confirmation_the_first_chart_shows_short_runs(result):
-    empty = {"label": "none", "mean_difference": None, "interval_95": None, "fidelity": "none"}
-    unconfirmed = replace(result, confirmations=(), test=(), verdict=replace(result.verdict, **empty))
-    charts = drawn(unconfirmed, WORDS)
-    assert (charts.seeds, charts.difference) == (None, None)
-    root = tree(charts.score)
-    for plan, loss in zip(PLANS, (0.9, 0.8, 0.85), strict=True):
-        _, top = place(root, f"score-{plan.digest}")
-        assert axis(root, "ytick")(top) == pytest.approx(loss, abs=1e-3)
-
-
-def test_the_key_has_the_groups_that_are_drawn(result):
-    """The head has points in the charts of the trial runs; the untrained model has none, and no key."""
-    keys = [group.label for group in drawn(result, WORDS).legend]
-    assert keys == ["default LoRA", "head alone", "searched LoRA", "IA³"]
-    bare = replace(result, confirmations=result.confirmations[:3])
-    bare = replace(bare, setting=replace(result.setting, head_params=0))
-    charts = drawn(bare, WORDS)
-    assert "untrained model" not in [group.label for group in charts.legend]
-    assert {group.label for group in charts.score_legend} == {"default LoRA", "IA³", "searched LoRA"}
-
-
-@pytest.mark.parametrize(("mean", "ends"), [(0.01, (0, 3.94)), (0.99, (96.06, 100)), (0.5, (47.06, 52.94))])
-def test_intervals_of_shares_end_at_0_and_100_percent(result, mean, ends):
-    records = [replace(r, metric_mean=mean, metric_std_error=0.015) for r in result.confirmations[:3]]
-    figure = Drawing(replace(result, confirmations=tuple(records)), WORDS).score().picture()
-    (axes,) = figure.axes
-    bars = [c for c in axes.collections if hasattr(c, "get_segments")]
-    for bar in bars:
-        ((_, low), (_, high)) = bar.get_segments()[0]
-        assert (100 * low, 100 * high) == pytest.approx(ends)
-    figure.draw_without_rendering()
-    numbers = [float(text.get_text()) for text in axes.get_yticklabels() if text.get_text()]
-    assert len(bars) == 3 and numbers and min(numbers) >= 0 and max(numbers) <= 100
-
-
-def test_a_run_of_one_plan_draws_nothing_and_says_so(result):
-    alone = replace(result, measurements=result.measurements[3:4], confirmations=(), test=(), proposals=())
-    charts = drawn(alone, WORDS)
-    assert [charts.score, charts.seeds, charts.rates, charts.rungs] == [None] * 4
-    assert "nothing to draw" in report.report_html(alone, words=WORDS)
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(ids)
 
 
 @pytest.mark.parametrize("seed", range(5))

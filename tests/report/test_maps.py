@@ -64,7 +64,9 @@ def test_the_report_of_a_deep_model_is_short(ranks):
         learning_rate=1e-3,
         trainable_params=1,
     )
-    result = replace(roles, sites=sites, best=plan, scores=())
+    first, *others = roles.full_runs
+    records = (replace(first, plan=plan), *others)
+    result = replace(roles, sites=sites, best=plan, rival=plan, scores=(), full_runs=records, test=())
     page, text = (render(result, words=WORDS) for render in (report.report_html, report.report_md))
     is_long = len(merged(shown).rows) > MAX_ROWS
     assert is_long == (len(set(ranks)) > 1)

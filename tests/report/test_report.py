@@ -10,74 +10,171 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 from toys.pages import Page
-from toys.results import BASELINE, EVIL, RANKS, SMALLEST, WORDS, toy_result
+from toys.results import (
+    BASELINE,
+    BEST,
+    EVIL,
+    FIFTH,
+    RANKS,
+    SLOW,
+    WORDS,
+    kept_default,
+    of_language_model,
+    toy_result,
+    with_sizes,
+)
 
 from autopeft import report
 from autopeft.extension import discover
-from autopeft.report import PartWords
-from autopeft.report.words import metric
+from autopeft.report import PartWords, WeightFolders
+from autopeft.report.words import difference, metric, plus_minus
 from autopeft.tasks.parts.token_metrics import TOKEN_METRICS
+
+LOSSES = replace(WORDS, metric_is_share=False)
+BOTH = (report.report_md, report.report_html)
 
 
 @pytest.fixture
 def result():
-    return toy_result()
+    return with_sizes(toy_result())
 
 
-def _unconfirmed(result):
-    empty = {"label": "none", "mean_difference": None, "interval_95": None, "fidelity": "none"}
-    verdict = replace(result.verdict, sentence="No verdict.", **empty)
-    return replace(result, confirmations=(), test=(), verdict=verdict)
+@pytest.fixture
+def page(result):
+    return Page(report.report_html(result, words=WORDS))
 
 
-def _one_plan(result):
-    only = (replace(result.confirmations[0], name="baseline"),)
-    return replace(result, best=BASELINE, smallest=BASELINE, confirmations=only, test=only)
+def rows_of(markdown, column):
+    """The table of a Markdown text that has a column of that name: heading -> texts."""
+    for table in re.findall(r"(?:^\|.*\n)+", markdown, flags=re.MULTILINE):
+        first, _, *rows = ([cell.strip() for cell in line.split(" | ")] for line in table.splitlines())
+        first, *rows = ([cell.strip("| ") for cell in row] for row in (first, *rows))
+        if column in first:
+            return dict(zip(first, zip(*rows, strict=True), strict=True))
+    raise AssertionError(column)
+
+
+def texts(cells):
+    return [" ".join(cell.split()) for cell in cells]
+
+
+def test_the_table_of_full_runs_has_the_numbers_of_the_record(result, page):
+    table = page.columns("difference to the default")
+    plans = ("LoRA of rank 2–13 on 7 modules", "LoRA of rank 4 on all linear maps", "IA³ on k")
+    assert table["plan"] == tuple(map("".join, zip(("best", "baseline", "finalist"), plans, strict=True)))
+    assert texts(table["accuracy on test"]) == ["94.8 % ± 0.2", "93.6 % ± 0.2", "–"]
+    assert texts(table["accuracy on confirm"]) == ["95.4 % ± 0.2", "94.0 % ± 0.2", "95.1 % ± 0.2"]
+    assert texts(table["difference to the default"]) == ["+1.4 points +0.6 to +2.2", "–", "–"]
+    assert table["adapter parameters"] == ("7,296", "9,900", "128")
+    assert texts(table["training"]) == ["2.5 min"] * 3  # 150 s
+    text = rows_of(report.report_md(result, words=WORDS), "difference to the default")
+    assert text["adapter parameters"] == table["adapter parameters"]
+    assert text["difference to the default"] == ("+1.4 points (+0.6 to +2.2)", "–", "–")
+
+
+def test_the_difference_stands_in_the_row_of_the_rival():
+    table = Page(report.report_html(kept_default(), words=WORDS)).columns("difference to the default")
+    assert texts(table["difference to the default"]) == ["–", "−0.7 points −2.8 to +1.4", "–"]
+    assert [cell[:5] for cell in table["plan"]] == ["best ", "rival", "final"]
+
+
+def test_the_table_of_smaller_budgets_has_the_numbers_of_the_record(result, page):
+    table = page.columns("difference to the best plan")
+    assert [texts(cells) for cells in table.values()] == [
+        ["LoRA of rank 4 on q and v in layer 1 of 2"],
+        ["1/5"],
+        ["1,024"],
+        ["94.3 %"],
+        ["−1.1 points −2.0 to −0.2"],
+        ["61 s"],
+    ]
+    assert "How small can it be" not in report.report_html(toy_result(), words=WORDS)
+    assert "How small can it be" not in report.report_md(toy_result(), words=WORDS)
+
+
+def test_the_short_runs_are_ordered_by_their_loss(result, page):
+    table = page.columns("proposed by")
+    assert texts(table["loss"]) == ["0.300", "0.350", "0.410", "0.500"]
+    assert texts(table["accuracy"]) == ["93.0 %", "92.0 %", "90.0 %", "88.0 %"]
+    assert table["proposed by"] == ("list", "list", "list", "smaller budget")
+    assert texts(table["rate"]) == ["4e-3", "2.5e-2", "1.5e-3", "2e-3"]
+    assert "best" in table["plan"][0] and "baseline" in table["plan"][2]
+    assert rows_of(report.report_md(result, words=WORDS), "proposed by")["loss"] == table["loss"]
+
+
+def test_a_run_without_short_runs_says_so(result):
+    full = tuple(run for run in result.measurements if run.fidelity.split != "search")
+    text = report.report_html(replace(result, measurements=full, proposals=(), front=()), words=WORDS)
+    assert "There was no short run." in text
+
+
+def test_the_stages_of_the_cost_add_up_to_the_whole(page):
+    table = page.columns("in R")
+    seconds = dict(zip(table["stage"], table["in R"], strict=True))
+    assert seconds == {
+        "sensitivity scores": "0.04",  # 1.9 / 50
+        "short runs": "0.62",
+        "full runs": "3.00",
+        "test split": "0.04",
+        "in all": "3.70",
+        "of this, smaller budgets": "1.22",
+    }
+    bare = Page(report.report_html(toy_result(), words=WORDS)).columns("in R")
+    assert "of this, smaller budgets" not in bare["stage"]
 
 
 def test_result_json_has_the_documented_keys(result):
     answer = report.result_json(result, "complete")
-    keys = "schema_version status base_model task metric greater_is_better budget best baseline verdict test"
-    assert {*keys.split(), "proxy", "sensitivity", "cost", "environment"} <= answer.keys()
-    assert answer["schema_version"] == 2 and answer["sensitivity"]["score"] == "gradient"
-    assert {"plan", "trainable_params", "head_params", "share_of_base", "seeds"} <= answer["best"].keys()
+    assert answer["schema_version"] == 3 and answer["status"] == "complete"
+    assert answer["best"]["trainable_params"] == 7_296 and answer["best"]["metric_mean"] == 0.954
     assert answer["best"]["share_of_base"] == pytest.approx(7_296 / 1_234_567)
     assert len(answer["best"]["plan"]["adapters"]) == len(RANKS)
-    assert (answer["baseline"]["name"], answer["baseline"]["metric_mean"]) == ("baseline", 0.940)
-    assert answer["verdict"]["interval_95"] == [0.006, 0.022]
-    assert answer["test"]["smallest"]["metric_mean"] == 0.9476
+    assert answer["budget"]["max_trainable_params"] == 10_000
+    assert answer["baseline"]["name"] == "baseline: LoRA on all linear maps"
+    verdict = answer["verdict"]
+    assert (verdict["label"], verdict["mean_difference"]) == ("better", 0.014)
+    assert verdict["interval_95"] == [0.006, 0.022]
+    assert answer["cost"]["total_full_runs"] == 184.9 / 50
+    assert (answer["test"]["best"]["metric_mean"], answer["test"]["baseline"]["metric_mean"]) == (
+        0.948,
+        0.936,
+    )
+    assert [run["name"] for run in answer["full_runs"]] == ["best", "baseline", "ia3/k"]
+    assert answer["longer"] == {"steps": 600, "metric": 0.966, "gain": 0.012}
+    (size,) = answer["sizes"]
+    assert (size["plan_id"], size["mean_difference"]) == (FIFTH.digest, -0.011)
+    assert answer["short_steps"] == 75
+    assert not {"smallest", "incumbent", "proxy", "head"} & set(answer)
+
+
+def test_the_rival_is_in_the_result_whether_or_not_it_is_handed_over():
+    won, lost = (report.result_json(r, "complete") for r in (toy_result(), kept_default()))
+    assert won["rival"]["plan_id"] == won["best"]["plan_id"] == BEST.digest
+    assert lost["rival"]["plan_id"] == BEST.digest and lost["best"]["plan_id"] == BASELINE.digest
+    alone = replace(
+        kept_default(),
+        rival=None,
+        full_runs=kept_default().full_runs[:1],
+        verdict=replace(kept_default().verdict, mean_difference=None, interval_95=None),
+    )
+    assert report.result_json(alone, "complete")["rival"] is None
+    assert "Against the default" not in report.report_html(alone, words=WORDS)
+    assert report.report_md(alone, words=WORDS)
 
 
 def test_result_json_never_says_nan(result):
-    broken = replace(result, proxy=replace(result.proxy, rank_correlation=float("nan")))
+    broken = replace(
+        result, full_runs=(replace(result.full_runs[0], mean_loss=float("nan")), *result.full_runs[1:])
+    )
     answer = report.result_json(broken, "complete")
     assert json.loads(json.dumps(answer, allow_nan=False)) == answer
-    assert answer["proxy"]["rank_correlation"] is None
-
-
-@pytest.mark.parametrize("is_best", [False, True])
-def test_without_confirmation_a_report_names_no_smallest_plan(result, is_best):
-    """Also in a result of an earlier version, which has an unproven plan beside the best."""
-    unconfirmed = _unconfirmed(result)
-    unconfirmed = replace(unconfirmed, smallest=unconfirmed.best) if is_best else unconfirmed
-    for render in (report.report_md, report.report_html):
-        assert "smallest" not in render(unconfirmed, words=WORDS).replace("no smaller", "")
-        assert "smallest" in render(result, words=WORDS)
-    assert Page(report.report_html(unconfirmed, words=WORDS)).columns("memory")["plan"][:2] == (
-        "baselinedefault LoRA",
-        "bestsearched LoRA",
-    )
-
-
-def test_a_result_without_confirmation_has_no_numbers_to_quote(result):
-    answer = report.result_json(_unconfirmed(result), "stopped")
-    assert (answer["best"]["metric_mean"], answer["best"]["seeds"], answer["test"]) == (None, [], None)
+    assert answer["full_runs"][0]["mean_loss"] is None
 
 
 def test_trials_csv_equals_the_measurements(result):
     table = pd.read_csv(io.StringIO(report.trials_csv(result)), dtype=str)
     assert ",".join(table.columns) == (
-        "trial,arm,plan_id,methods,ranks,n_sites,trainable_params,learning_rate,rung,seed,status,split,"
+        "trial,arm,plan_id,methods,ranks,n_sites,trainable_params,learning_rate,seed,status,split,"
         "metric,loss,train_steps,train_examples,train_seconds,eval_examples,eval_seconds,peak_bytes,"
         "learning_rate_position,overhead_seconds,trained_steps"
     )
@@ -86,21 +183,13 @@ def test_trials_csv_equals_the_measurements(result):
         seen = run.fidelity
         assert (row.split, row.status, int(row.seed)) == (seen.split, run.status.value, seen.seed)
         assert run.loss is None if pd.isna(row.loss) else float(row.loss) == run.loss
-        assert (float(row.train_seconds), int(row.trained_steps)) == (run.train_seconds, run.trained_steps)
-    assert list(table.rung.fillna("")) == ["0"] * 5 + ["1"] * 3 + [""] * 7
-    assert list(table.arm[:3]) == ["baseline", "lora/top", "ia3/all"]
+        assert (float(row.train_seconds), int(row.train_steps)) == (run.train_seconds, seen.train_steps)
+    assert list(table.arm[:4]) == ["baseline: LoRA on all linear maps", "lora/top", "ia3/k", "lora/all"]
+    assert set(table.arm[-2:]) == {"lora/q+v of the last layers"} and table.trial[-2:].isna().all()
     unproposed = pd.read_csv(io.StringIO(report.trials_csv(replace(result, proposals=()))))
-    assert set(unproposed.arm) == {"confirm"} and unproposed.trial.isna().all()
-
-
-def test_the_table_of_costs_has_a_total_where_the_result_has_one(result):
-    older = replace(result, cost=replace(result.cost, total_seconds=None, total_full_runs=None))
-    for seen, expected in ((result, ("12.1 min", "14.50")), (older, None)):
-        html = Page(report.report_html(seen, words=WORDS)).columns("in R")
-        rows = dict(zip(html["stage"], zip(html["time"], html["in R"], strict=True), strict=True))
-        assert rows.get("in all, test included") == expected
-        line = f"| in all, test included | {' | '.join(expected or ('12.1 min', '14.50'))} |"
-        assert (line in report.report_md(seen, words=WORDS)) == (expected is not None)
+    assert set(unproposed.arm) == {
+        *("best", "baseline", "ia3/k", "smaller budget", "lora/q+v of the last layers")
+    }
 
 
 def test_sensitivity_csv_has_one_column_per_score(result):
@@ -110,44 +199,27 @@ def test_sensitivity_csv_has_one_column_per_score(result):
     assert table.layer.isna().sum() == 1
 
 
-def test_the_page_loads_nothing_and_escapes_every_name(result):
+def test_names_of_others_stay_text_and_the_page_loads_nothing(result):
     html = report.report_html(result, words=WORDS)
     page = Page(html)
-    assert all(link[0] == "#" for link in page.links)
-    assert page.tags.count("script") == 1 and not {"img", "link", "iframe", "object"} & set(page.tags)
-    own = html.replace("http://www.w3.org/", "")  # names of namespaces
-    assert not re.search(r"url\((?!#)|@import|https?:", own)
-    assert "default-src 'none'" in html
-    assert any(EVIL in text for text in page.texts)
+    assert EVIL not in html and page.tags.count("script") == 1
+    assert all(link.startswith("#") for link in page.links)
+    assert not re.search(r"https?://(?!www\.w3\.org)", html)
+    assert EVIL.replace("<", "&lt;") in report.report_md(result, words=WORDS).replace("\\", "")
 
 
-def test_every_rank_of_the_best_plan_is_in_its_cell(result):
-    cells = Page(report.report_html(result, words=WORDS)).cells
+def test_the_rank_map_has_every_adapter(page):
     for site, rank in RANKS.items():
-        [shown] = [text for title, text in cells.items() if f"{site}: {rank}" in title]
-        assert str(rank) in shown.split(", ")
-    assert cells["h.1.o: 13; h.1.extra.o: 7"] == "13, 7"
+        shown = next(text for title, text in page.cells.items() if f"{site}: {rank}" in title)
+        assert str(rank) in shown
+    assert page.cells["h.0.k: ·"] == "·"
 
 
-def test_a_method_without_rank_shows_its_name(result):
-    cells = Page(report.report_html(replace(result, best=SMALLEST), words=WORDS)).cells
-    # Both layers are the same and share a row.
-    assert (cells["h.0.k: IA³ … h.1.k: IA³"], cells["h.0.q: · … h.1.q: ·"]) == ("IA³", "·")
-
-
-def test_the_shares_of_a_score_add_up_to_a_hundred(result):
-    columns = Page(report.report_html(result, words=WORDS)).columns("norm")
+def test_the_shares_of_a_score_add_up_to_a_hundred(page):
+    columns = page.columns("norm")
     assert columns.pop("layer") == ("1", "0", "outside")
-    shares = [float(text) for texts in columns.values() for text in texts if text]
+    shares = [float(text) for cells in columns.values() for text in cells if text]
     assert sum(shares) == pytest.approx(100, abs=0.5)
-
-
-@pytest.mark.parametrize("greater", [True, False])
-def test_the_leaderboard_is_ordered_by_the_metric(result, greater):
-    turned = replace(result, setting=replace(result.setting, greater_is_better=greater))
-    shown = Page(report.report_html(turned, words=WORDS)).columns("worst seed")["accuracy"]
-    expected = ["95.4 % ± 0.2", "95.1 % ± 0.2", "94.0 % ± 0.2"]
-    assert list(shown) == (expected if greater else expected[::-1])
 
 
 def test_every_metric_but_losses_errors_and_correlations_is_shown_in_percent():
@@ -158,27 +230,41 @@ def test_every_metric_but_losses_errors_and_correlations_is_shown_in_percent():
     no_shares |= {"mean-absolute-error", "mean-squared-error"}
     shown = {name: metric(0.532, is_share[name]) for name in is_share}
     assert shown == {name: "0.532" if name in no_shares else "53.2 %" for name in is_share}
-    assert "exact-match" in is_share
 
 
-@pytest.mark.parametrize(
-    ("is_share", "greater", "shown"),
-    [
-        (True, True, "+1.4 points, 95 % interval +0.6 points to +2.2 points"),
-        (False, True, "+0.014, 95 % interval +0.006 to +0.022"),
-        (False, False, "+0.014, 95 % interval +0.006 to +0.022 (plus: the best plan has the lower accuracy)"),
-    ],
-)
-def test_difference_has_the_unit_of_the_metric_and_says_what_plus_means(result, is_share, greater, shown):
-    turned = replace(result, setting=replace(result.setting, greater_is_better=greater))
-    words = replace(WORDS, metric_is_share=is_share)
-    assert f"Difference {shown}, at full" in report.report_html(turned, words=words)
-    assert f"difference {shown}, margin" in report.report_md(turned, words=words)
+def test_a_loss_is_shown_in_its_own_unit_and_plus_is_explained():
+    result = of_language_model()
+    table = Page(report.report_html(result, words=LOSSES)).columns("difference to the default")
+    assert texts(table["loss on confirm"]) == ["1.500 ± 0.002", "2.500 ± 0.002"]
+    assert texts(table["difference to the default"]) == ["+0.014 +0.006 to +0.022", "–"]
+    for render in BOTH:
+        assert "plus is better" in render(result, words=LOSSES)
+        assert "plus is better" not in render(toy_result(), words=WORDS)
+
+
+def test_the_untrained_model_has_neither_rate_nor_training():
+    result = of_language_model()
+    page = Page(report.report_html(result, words=LOSSES))
+    full, short = page.columns("difference to the default"), page.columns("proposed by")
+    assert (full["plan"][1], full["training"][1]) == ("baselineuntrained model", "–")
+    assert "untrained model" in short["plan"][-1] and short["rate"][-1] == "–"
+    rows = {row["plan_id"]: row for row in report.leaderboard(result, WORDS.labels)}
+    assert rows[result.baseline.digest]["learning_rate"] is None
+    assert rows[BEST.digest]["learning_rate"] == BEST.learning_rate
+
+
+def test_the_leaderboard_has_full_runs_first_and_each_plan_once(result):
+    rows = report.leaderboard(result, WORDS.labels)
+    plans = [BEST, SLOW, BASELINE, FIFTH]
+    assert [row["plan_id"] for row in rows] == [plan.digest for plan in plans]
+    assert [row["split"] for row in rows] == ["confirm"] * 3 + ["search"]
+    assert [row["metric"] for row in rows] == [0.954, 0.951, 0.94, 0.88]
+    assert [row["answers"] for row in rows] == ["best", "", "baseline", ""]
 
 
 def test_method_that_is_not_installed_keeps_its_name(result):
     text = report.report_md(result, words=PartWords())
-    assert "| lora r 2–13 on 7 modules **best** |" in text and "LoRA r" not in text
+    assert "lora of rank 2–13 on 7 modules" in text and "LoRA of" not in text
 
 
 def test_a_failure_is_listed_with_one_line(result):
@@ -187,21 +273,31 @@ def test_a_failure_is_listed_with_one_line(result):
     assert "Traceback" not in text + report.report_html(result, words=WORDS)
 
 
-@pytest.mark.parametrize("change", [_unconfirmed, _one_plan, lambda r: replace(r, test=())])
-def test_an_unusual_result_renders_and_a_stopped_run_says_so(result, change):
-    changed = change(result)
-    page, text = (
-        report.report_html(changed, words=WORDS, status="stopped"),
-        report.report_md(changed, words=WORDS, status="stopped"),
-    )
-    for part in (changed.verdict.sentence.replace("'", "&#39;"), "This run is not complete: stopped"):
-        assert part in page and part in text
-    assert ("The test split was read once" in page) == bool(changed.test)
+@pytest.mark.parametrize("render", BOTH)
+def test_a_stopped_run_says_so(result, render):
+    assert "This run is not complete: stopped" in render(result, words=WORDS, status="stopped")
+    assert "not complete" not in render(result, words=WORDS)
+
+
+def test_what_the_base_model_lacks_comes_first_among_the_notes(result):
+    told = "The base model lacks weights for bert.pooler.dense; all plans train them."
+    lacking = replace(result, setting=replace(result.setting, lacking=told), sentences=("Later.",))
+    assert report.result_json(lacking, "complete")["sentences"] == [told, "Later."]
+    for render in BOTH:
+        assert render(lacking, words=WORDS).index(told) < render(lacking, words=WORDS).index("Later.")
+
+
+def test_groups_are_told_with_the_sizes_and_the_errors(result):
+    splits = replace(result.setting.splits, confirm_groups=1200)
+    grouped = replace(result, setting=replace(result.setting, splits=splits))
+    for render in BOTH:
+        assert "500 of 1,500 in 1,200 groups" in render(grouped, words=WORDS)
+        assert "over the groups of examples, of one seed" in render(grouped, words=WORDS)
+        assert "over the examples, of one seed" in render(result, words=WORDS)
 
 
 def test_markdown_tables_are_rectangular(result):
-    text = report.report_md(result, words=WORDS)
-    tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+    tables = re.findall(r"(?:^\|.*\n)+", report.report_md(result, words=WORDS), flags=re.MULTILINE)
     assert len(tables) >= 8
     for table in tables:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
@@ -215,9 +311,63 @@ def test_write_leaves_five_files_that_agree(result, tmp_path):
     assert answer == report.result_json(result, "complete")
 
 
+@pytest.mark.parametrize(
+    ("weights", "packages"),
+    [
+        (WeightFolders(), "transformers and peft alone"),
+        (WeightFolders(imports=("autopeft.methods.bitfit",)), "transformers, peft and autopeft"),
+        (WeightFolders(order=("a", "b"), n_unmerged=2), "transformers, peft and autopeft"),
+    ],
+)
+def test_what_loads_the_adapter_is_what_the_lines_import(result, weights, packages):
+    for render in BOTH:
+        assert f"head included, with {packages}:" in render(result, words=replace(WORDS, weights=weights))
+        bare = render(of_language_model(), words=replace(WORDS, weights=weights))
+        assert f"the trained adapter, with {packages}:" in bare
+
+
 def test_the_lines_that_load_a_gguf_file_name_its_folder_and_the_file(result):
     """As `transformers` takes it: the path of the file itself is no model to it."""
     setting = replace(result.setting, base_model_source="/models/small/model.Q4_1.gguf")
     text = report.report_md(replace(result, setting=setting), words=WORDS)
     assert 'name = "/models/small"' in text
     assert '.from_pretrained(name, gguf_file="model.Q4_1.gguf"' in text
+
+
+def test_markdown_shows_names_as_they_are(result):
+    setting = replace(result.setting, data="_data_ of $a$ and b_c", base_model="__base__")
+    text = report.report_md(replace(result, setting=setting), words=WORDS)
+    assert text.startswith(r"# \_\_base\_\_ × \_data\_ of \$a\$ and b_c × 10k")
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "shown"),
+    [
+        (0.000123, 0.0000045, "0.000123 ± 0.0000045"),
+        (0.0004, 0.0002, "0.0004 ± 0.0002"),
+        (0.0123, 0.0021, "0.012 ± 0.002"),
+        (3.2e-9, 4e-10, "3.2e-9 ± 4e-10"),
+    ],
+)
+def test_a_small_loss_keeps_its_digits(value, error, shown):
+    """Each number reads back within the rounding of its digits."""
+    assert f"{metric(value, False)} {plus_minus(error, False)}" == shown
+    assert float(metric(value, False)) == pytest.approx(value, rel=0.05)
+
+
+@pytest.mark.parametrize("gain", [0.0001, 0.0004, 0.00049, 0.0006, 0.01])
+def test_a_difference_is_not_written_as_zero(gain):
+    text = difference(gain, True, signed=False)
+    assert float(text.removesuffix(" points")) == pytest.approx(100 * gain, abs=0.05 if gain > 5e-4 else 5e-3)
+
+
+def test_several_runs_share_a_page_with_ids_of_their_own(result):
+    html = report.several_html([("first", result, WORDS), ("second", kept_default(), WORDS)])
+    assert 'href="#run-2"' in html and html.count('id="run-2"') == 1
+    table = Page(html).columns("verdict")
+    assert table["verdict"] == ("better than the default", "default kept")
+    assert texts(table["best"]) == ["95.4 % ± 0.2", "94.0 % ± 0.2"]
+    assert texts(table["difference to the default"]) == [
+        "+1.4 points +0.6 to +2.2",
+        "−0.7 points −2.8 to +1.4",
+    ]

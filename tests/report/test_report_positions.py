@@ -11,7 +11,8 @@ import pytest
 from toys.results import toy_result
 
 from autopeft.records import Arm
-from autopeft.report import PartWords, edge_sentence, report_html, report_md, trials_csv
+from autopeft.report import PartWords, report_html, report_md, trials_csv
+from autopeft.report.measured import edge_sentence
 
 RANGES = {"": (2e-3, 2e-3), "lora": (5e-4, 1.6e-2), "ia3": (1e-3, 1e-1)}
 
@@ -19,19 +20,19 @@ RANGES = {"": (2e-3, 2e-3), "lora": (5e-4, 1.6e-2), "ia3": (1e-3, 1e-1)}
 def result_with(ranges, rate=4e-3):
     result = toy_result()
     setting = replace(result.setting, learning_rate_ranges=ranges)
-    return replace(result, setting=setting, best=replace(result.best, learning_rate=rate))
+    best = replace(result.best, learning_rate=rate)
+    first, *others = result.full_runs
+    records = (replace(first, plan=best), *others)
+    return replace(result, setting=setting, best=best, rival=best, full_runs=records, test=())
 
 
 def test_every_row_of_trials_has_its_position():
     rows = list(csv.DictReader(io.StringIO(trials_csv(result_with(RANGES)))))
     for row in rows:
         rate, found = float(row["learning_rate"]), row["learning_rate_position"]
-        if row["arm"] == "head":
-            assert found == ""  # a range of one rate has no positions
-        else:
-            low, high = RANGES["ia3" if row["arm"] == "ia3/all" else "lora"]
-            assert low * (high / low) ** float(found) == pytest.approx(rate)
-    assert {row["arm"] for row in rows} == {"baseline", "lora/top", "ia3/all", "head", "lora/all"}
+        low, high = RANGES["ia3" if row["arm"] == "ia3/k" else "lora"]
+        assert low * (high / low) ** float(found) == pytest.approx(rate)
+    assert len(rows) == len(toy_result().measurements)
 
 
 def test_a_plan_of_the_user_has_no_position_since_its_scale_may_be_another():

@@ -10,9 +10,9 @@ from dataclasses import replace
 import jsonschema
 import pytest
 from pydantic import ValidationError
-from toys.results import BASELINE, BEST, HEAD, SMALLEST, toy_confirmations, toy_result
+from toys.results import BASELINE, BEST, SLOW, kept_default, of_language_model, toy_result, with_sizes
 
-from autopeft.records import Confirmation, Measurement, Status
+from autopeft.records import Measurement, Status
 from autopeft.report import ResultFile, TrialRow, result_json, trials_csv
 from scripts.result_schema import PAGES, schema_text
 
@@ -30,38 +30,25 @@ def answer_of(result):
     return json.loads(json.dumps(result_json(result, "complete")))
 
 
-def test_result_of_a_search_follows_the_schema():
-    answer = answer_of(toy_result())
+@pytest.mark.parametrize(
+    "result", [toy_result(), with_sizes(toy_result()), kept_default(), of_language_model()]
+)
+def test_result_of_a_search_follows_the_schema(result):
+    answer = answer_of(result)
     jsonschema.validate(answer, SCHEMA)
     ResultFile.model_validate(answer)
     assert set(SCHEMA["properties"]) == set(answer)
 
 
-def test_scores_of_each_seed_and_the_head_alone_are_in_the_result():
+def test_scores_of_each_seed_are_in_the_result():
     result = toy_result()
-    numbers = {"metric_mean": 0.8, "metric_std_error": 0.01, "mean_loss": 0.5, "train_seconds": 1.0}
-    head = Confirmation(
-        name="head", plan=HEAD, split="confirm", seeds=(1, 2), metrics=(0.79, 0.81), **numbers
-    )
-    answer = answer_of(replace(result, confirmations=(*result.confirmations, head)))
+    first, *others = result.full_runs
+    three = replace(first, seeds=(0, 1, 2), metrics=(0.95, 0.954, 0.958))
+    answer = answer_of(replace(result, full_runs=(three, *others)))
     jsonschema.validate(answer, SCHEMA)
-    assert (answer["head"]["metrics"], answer["head"]["trainable_params"]) == ([0.79, 0.81], 0)
-    (best,) = [c for c in toy_confirmations("confirm", 0.94, 0.954, 0.951) if c.name == "best"]
-    assert answer["best"]["metrics"] == list(best.metrics)
-    assert answer["best"]["plan_id"] == result.best.digest
-    assert answer_of(result)["head"] is None
-
-
-def test_the_plan_that_lost_to_the_default_stands_beside_it():
-    result = toy_result()
-    tried = next(c for c in result.confirmations if c.name == "best")
-    confirmations = (*result.confirmations[1:], replace(tried, name="incumbent"))
-    answer = answer_of(replace(result, best=BASELINE, confirmations=confirmations))
-    jsonschema.validate(answer, SCHEMA)
-    assert answer["best"]["plan_id"] == BASELINE.digest
-    assert answer["incumbent"]["plan_id"] == BEST.digest
-    assert answer["incumbent"]["metrics"] == list(tried.metrics)
-    assert answer_of(result)["incumbent"] is None
+    for run in (answer["best"], answer["rival"], answer["full_runs"][0]):
+        assert (run["seeds"], run["metrics"]) == ([0, 1, 2], [0.95, 0.954, 0.958])
+        assert run["plan_id"] == BEST.digest
 
 
 @pytest.mark.parametrize("change", [{"verdict": {"label": "better"}}, {"surprise": 1}, {"budget": "0.5%"}])
@@ -97,13 +84,11 @@ def test_rows_of_trials_follow_their_schema():
     for row, run in zip(rows, result.measurements, strict=True):
         jsonschema.validate(row, ROW_SCHEMA)
         TrialRow.model_validate(row)
-        steps = result.proxy.rung_steps
-        is_rung = run.fidelity.split == "search"
-        assert row["rung"] == (steps.index(run.fidelity.train_steps) if is_rung else None)
+        assert (row["split"], row["train_steps"]) == (run.fidelity.split, run.fidelity.train_steps)
     by_plan = {row["plan_id"]: (row["methods"], row["ranks"], row["n_sites"]) for row in rows}
     assert by_plan[BEST.digest] == ("lora", "2-13", 7)
     assert by_plan[BASELINE.digest] == ("lora", "4", 14)
-    assert by_plan[SMALLEST.digest] == ("ia3", None, 2)
+    assert by_plan[SLOW.digest] == ("ia3", None, 2)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,115 @@
+"""The verdict on a rival and its baseline: a label, and one sentence for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autopeft.evidence.intervals import Difference
+from autopeft.records import MetricFacts, Verdict
+
+KEPT = "default kept"  # the only label with which the baseline is handed over
+_SMALLER = 0.5  # share of the baseline's parameters, at most, that counts as smaller; chosen by hand
+_ROUNDING = 1e-6  # share of the largest number below which another is taken for 0; chosen by hand
+_SENTENCES = {
+    "better": "{rival} {scores} than {baseline} on {rows} ({interval}).",
+    "as good and smaller": "{rival} has {share} of the parameters of {baseline} and {scores} on {rows} "
+    "({interval}).",
+    "inconclusive": "{rival} {scores} than {baseline} on {rows}, which may be chance ({interval}).",
+    KEPT: "{baseline} is kept, since {rival} is not clearly better: it {scores} on {rows} ({interval}).",
+}
+_ALONE = "{baseline} is handed over without a comparison: no other plan was trained in full."
+
+
+def verdict(
+    difference: Difference | None,
+    *,
+    names: tuple[str, str],
+    params: tuple[int, int],
+    margin: float,
+    metric: MetricFacts,
+) -> Verdict:
+    """Label the difference of a rival from its baseline, and say it in a sentence.
+
+    The first label that fits is given:
+
+    1. `better`: the 95 % interval lies above 0.
+    2. `as good and smaller`: at most half of the parameters, and the interval does not reach below -margin.
+    3. `inconclusive`: ahead by a standard error or more. The rival is handed over all the same.
+    4. `default kept`: the baseline is handed over.
+
+    Args:
+        difference: Rival less baseline; None where one plan alone was trained in full.
+        names: What people call the rival and the baseline. Without a difference the second one is that plan.
+        params: Trainable parameters of both.
+        margin: Largest loss that does not matter, >= 0, in units of the scores.
+        metric: Decides the unit of the sentence: points for a share, else the metric's own.
+
+    Example:
+        >>> accuracy = MetricFacts(name="accuracy", greater_is_better=True, is_share=True)
+        >>> gain = Difference(mean=0.021, std_error=0.009, low=0.003, high=0.039, n_examples=500, n_seeds=1)
+        >>> said = verdict(gain, names=("HiRA", "LoRA"), params=(8, 8), margin=0.01, metric=accuracy)
+        >>> said.sentence
+        'HiRA scores 2.1 points more than LoRA on 500 unseen rows (95 % interval +0.3 to +3.9).'
+    """
+    rival, baseline = names
+    if difference is None:
+        sentence = _ALONE.format(baseline=baseline)
+        return Verdict(
+            label=KEPT, mean_difference=None, interval_95=None, margin=margin, sentence=_started(sentence)
+        )
+    is_smaller = params[0] <= _SMALLER * params[1]
+    label = KEPT
+    if difference.low > 0:
+        label = "better"
+    elif is_smaller and difference.low >= -margin:
+        label = "as good and smaller"
+    elif difference.mean >= difference.std_error:
+        label = "inconclusive"
+    scores, interval = _in_words(difference, metric)
+    seeds = f" and {difference.n_seeds} seeds" if difference.n_seeds > 1 else ""
+    sentence = _SENTENCES[label].format(
+        rival=rival,
+        baseline=baseline,
+        scores=scores,
+        interval=interval,
+        rows=f"{difference.n_examples:,} unseen rows{seeds}",
+        share=f"{100 * params[0] / params[1]:.0f} %" if is_smaller and params[1] else "",
+    )
+    return Verdict(
+        label=label,
+        mean_difference=difference.mean,
+        interval_95=(difference.low, difference.high),
+        margin=margin,
+        sentence=_started(sentence),
+        n_examples=difference.n_examples,
+        n_seeds=difference.n_seeds,
+    )
+
+
+def _started(sentence: str) -> str:
+    """The sentence with a capital letter, where it begins with a name without one."""
+    return sentence[0].upper() + sentence[1:]
+
+
+def _in_words(difference: Difference, metric: MetricFacts) -> tuple[str, str]:
+    """What the rival does compared with the baseline, and the interval; both in the metric's direction."""
+    ends = [difference.mean, difference.low, difference.high]
+    if not metric.greater_is_better:
+        ends = [-difference.mean, -difference.high, -difference.low]
+    most = 1.0 if metric.is_share else float("inf")  # few rows of an F1 can give an interval beyond it
+    factor, least, unit = (100.0, 1, " points") if metric.is_share else (1.0, 3, "")
+    ends = [factor * min(max(end, -most), most) for end in ends]
+    places = _decimals(ends, least=least)
+    mean, low, high = (round(end, places) + 0.0 for end in ends)  # adding 0.0 turns -0.0 into 0.0
+    interval = f"95 % interval {low:+.{places}f} to {high:+.{places}f}"
+    amount = f"{abs(mean):.{places}f}{unit}"
+    if metric.greater_is_better:
+        return f"scores {amount} {'less' if mean < 0 else 'more'}", interval
+    return f"is {amount} {'lower' if mean < 0 else 'higher'} in {metric.words}", interval
+
+
+def _decimals(values: Sequence[float], *, least: int) -> int:
+    """Decimals, `least` to 12, with which no value reads as 0 but 0 and the rounding error of others."""
+    largest = max(map(abs, values))
+    shown = [value for value in values if abs(value) > _ROUNDING * largest]
+    return next((n for n in range(least, 12) if all(round(value, n) for value in shown)), 12)

@@ -1,0 +1,126 @@
+"""The finished adapter of a search against sweeps of LoRA, both in autopeft's trainer, on test files.
+
+    python reports/studies/race_gains.py OUT.csv --data FOLDER [--sets …] [--budgets 0.1% 0.5%] [--steps 300]
+
+A search at its default settings (MiniLM-L6; steps and batch size are given) hands over weights, and its
+result has their score on the test split and their cost by the clock. Beside it stand LoRA on all linear maps
+and on q and v at two positions of their rates, trained in full with the seed of the search: the best of all
+four on the confirm split (a sweep of four), and of the two at 0.38 (a sweep of two). Rows that OUT.csv has
+are not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from autopeft import pipeline
+from autopeft.cli.progress import Silent
+from autopeft.pipeline.prepare import prepare
+from autopeft.pipeline.problem import fit_to_budget, requested_space, search_problem
+from autopeft.records import BudgetSpec, DataSpec, OutputSpec, RunSpec, SearchSpec, TaskSpec
+from autopeft.space import FirstPlan, first_policies, plan_of
+
+BATCH_SIZE = 16
+TAGS = ("snips_slots", "wnut17")
+SETS = ("snips_slots", "banking77", "stsb", "med", "snips_intent", "wnut17")
+RATES = (0.38, 0.62)
+FIELDS = "data budget steps seed what plan params confirm test r seconds verdict".split()
+
+
+def spec_of(source: Path, budget: str, *, n_steps: int, seed: int, out: Path) -> RunSpec:
+    """The settings of a cell."""
+    name = "token-classification" if source.name in TAGS else "text-classification"
+    return RunSpec(
+        data=DataSpec(source=str(source)),
+        task=TaskSpec(name=name, max_steps=n_steps, batch_size=BATCH_SIZE),
+        budget=BudgetSpec(requested=budget),
+        search=SearchSpec(seed=seed),
+        output=OutputSpec(out=str(out)),
+    )
+
+
+def searched(spec: RunSpec) -> list[object]:
+    """What the search hands over: plan, parameters, scores, cost and verdict."""
+    result, _ = pipeline.search(spec, progress=Silent())
+    full = {run.plan: run for run in result.full_runs}[result.best]
+    test = {run.plan: run for run in result.test}[result.best]
+    arm = next((p.arm for p in result.proposals if p.plan == result.best), "")
+    cost = result.cost
+    return [
+        *("search", arm, result.best.trainable_params, full.metric_mean, test.metric_mean),
+        *(cost.total_full_runs, cost.total_seconds, result.verdict.label),
+    ]
+
+
+def swept(spec: RunSpec, folder: Path) -> Iterator[list[object]]:
+    """A row for each run of the sweep of four."""
+    prepared = prepare(spec)
+    feasible, context = fit_to_budget(prepared, requested_space(spec))
+    lengths = search_problem(prepared, feasible, context).lengths
+    bench = replace(prepared.bench, keep_weights=lambda plan, seed: folder / plan.digest)
+    entries = [
+        FirstPlan(method="lora", placement=placement, rate=rate, baseline=True)
+        for placement in ("q+v", "all")
+        for rate in RATES
+    ]
+    family = prepared.task.defaults.family
+    space = feasible.model_copy(update={"first": {family: tuple(entries)}})
+    for (arm, policy), entry in zip(first_policies(space, family, context), entries, strict=True):
+        plan = plan_of(policy, context)
+        if arm.kind != "baseline":
+            continue
+        seed = spec.search.seed
+        full, test = (bench.measure(plan, at) for at in (lengths.full(seed=seed), lengths.test(seed=seed)))
+        seconds = full.total_seconds + test.total_seconds
+        yield [
+            "sweep",
+            f"{arm} at {entry.rate}",
+            plan.trainable_params,
+            full.metric,
+            test.metric,
+            1,
+            seconds,
+            "",
+        ]
+
+
+def main() -> None:
+    """Measure what the table lacks."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--sets", nargs="+", default=SETS)
+    parser.add_argument("--budgets", nargs="+", default=["0.1%", "0.5%"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--steps", type=int, default=300)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    done = set()
+    if given.out.exists():
+        with given.out.open(encoding="utf-8") as file:
+            done = {(r["data"], r["budget"], r["steps"], r["seed"], r["what"]) for r in csv.DictReader(file)}
+    cells = [(seed, budget, name) for seed in given.seeds for budget in given.budgets for name in given.sets]
+    for seed, budget, name in cells:
+        for what in ("search", "sweep"):
+            key = (name, budget, str(given.steps), str(seed))
+            if (*key, what) in done:
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                spec = spec_of(
+                    given.data / name, budget, n_steps=given.steps, seed=seed, out=Path(folder) / "run"
+                )
+                rows = [searched(spec)] if what == "search" else list(swept(spec, Path(folder)))
+            is_new = not given.out.exists()
+            with given.out.open("a", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([FIELDS] * is_new + [[*key, *row] for row in rows])
+
+
+if __name__ == "__main__":
+    main()

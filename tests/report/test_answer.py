@@ -1,0 +1,136 @@
+"""The answer: the label of the verdict decides the headline, and its numbers are those of the record."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from toys.pages import Page
+from toys.results import BEST, WORDS, kept_default, of_language_model, toy_result, with_sizes
+
+from autopeft import report
+from autopeft.records import IN_MEMORY
+from autopeft.report.answer import _HEADLINES
+
+LOSSES = replace(WORDS, metric_is_share=False)
+# Words of earlier versions or of the code, which a stranger does not know.
+PRIVATE = re.compile(r"\b(incumbent|rungs?|confirmations?|confirmed|proxy|proxies|smallest|fidelity)\b", re.I)
+
+
+def labelled(label):
+    result = kept_default() if label == "default kept" else toy_result()
+    return replace(result, verdict=replace(result.verdict, label=label))
+
+
+@pytest.mark.parametrize(
+    ("label", "start"),
+    [
+        ("better", "Use LoRA of rank 2–13 on 7 modules: accuracy 94.8 % on the test split, with 7,296 "),
+        ("as good and smaller", "Use LoRA of rank 2–13 on 7 modules: as good as the default with 7,296 "),
+        (
+            "inconclusive",
+            "Try LoRA of rank 2–13 on 7 modules: accuracy 94.8 % on the test split, with 7,296 ",
+        ),
+        ("default kept", "Keep the default, LoRA of rank 4 on all linear maps: accuracy 93.6 % on the test "),
+    ],
+)
+def test_the_label_decides_the_headline(label, start):
+    result = labelled(label)
+    assert report.answer_of(result, WORDS).headline.startswith(start)
+    for render in (report.report_html, report.report_md):
+        assert start in render(result, words=WORDS)
+
+
+def test_there_is_one_headline_for_each_label_and_one_where_nothing_was_learned():
+    assert set(_HEADLINES) == {
+        "better",
+        "as good and smaller",
+        "inconclusive",
+        "default kept",
+        "nothing learned",
+    }
+
+
+def test_where_no_plan_is_surely_above_chance_nothing_was_learned():
+    """The best plan has 95.4 % with a standard error of 0.23: 1.96 of them below are 94.95 %."""
+    result = toy_result()
+
+    def answer_beside(chance):
+        return report.answer_of(replace(result, setting=replace(result.setting, chance=chance)), WORDS)
+
+    assert answer_beside(0.949).mark == "better than the default"
+    assert answer_beside(0.95).mark == "nothing learned"
+    assert answer_beside(0.95).headline.startswith("Nothing was learned for certain")
+    assert answer_beside(None).mark == "better than the default"
+
+
+def test_without_a_test_split_the_headline_has_the_score_on_confirm():
+    headline = report.answer_of(replace(toy_result(), test=()), WORDS).headline
+    assert "accuracy 95.4 % on the confirm split" in headline and "94.8" not in headline
+
+
+def test_no_number_of_a_short_run_is_in_the_answer():
+    """The short runs have 88 to 93 %, and losses from 0.3 to 0.5."""
+    answer = report.answer_of(with_sizes(toy_result()), WORDS)
+    said = f"{answer.headline} {answer.verdict} {answer.longer} {answer.groups}"
+    assert not re.search(r"\b(88|9[0123])\.\d %|\b0\.(300|350|41|50)", said)
+
+
+def test_the_verdict_and_the_gain_of_more_steps_stand_below_the_headline():
+    answer = report.answer_of(toy_result(), WORDS)
+    assert answer.verdict == toy_result().verdict.sentence
+    assert answer.longer == (
+        "Twice the steps promise about +1.2 points; the best plan brings +1.4 points over the default."
+    )
+    assert report.answer_of(kept_default(), WORDS).longer == "Twice the steps promise about +1.2 points."
+    assert report.answer_of(replace(toy_result(), longer=None), WORDS).longer == ""
+
+
+def test_the_facts_are_those_of_the_record():
+    facts = dict(pair for _, group in report.answer_of(toy_result(), WORDS).groups for pair in group)
+    assert facts["of the base model"] == f"{100 * 7_296 / 1_234_567:.2f} %"
+    assert facts["adapter file"] == f"{4 * (7_296 + 390) / 1e6:.2g} MB"
+    assert (facts["budget"], facts["task head"]) == ("10,000 parameters", "390 more")
+    assert (facts["in full runs of the default"], facts["one full run (R)"]) == (
+        f"{184.9 / 50:.1f} R",
+        "50 s",
+    )
+    assert (facts["judged on"], facts["seeds"]) == ("500 of 1,500 rows", "1")
+    assert facts["test split"] == "read at the end"
+    bare = report.answer_of(of_language_model(), LOSSES)
+    assert "task head" not in dict(bare.groups[0][1]) and ("test split", "not read") in bare.groups[2][1]
+
+
+@pytest.mark.parametrize("result", [with_sizes(toy_result()), kept_default(), of_language_model()])
+def test_what_people_read_has_no_private_words(result):
+    texts = [render(result, words=WORDS) for render in (report.report_html, report.report_md)]
+    texts += [report.short_html(result, "runs/a", WORDS), report.short_text(result, "runs/a")]
+    texts += [report.several_html([("a", result, WORDS), ("b", result, WORDS)])]
+    for text in texts:
+        read = " ".join(Page(text).texts)
+        assert PRIVATE.findall(read) == []
+
+
+def test_a_run_on_objects_in_memory_is_told_of_arguments():
+    result = toy_result()
+    model = result.spec.model.model_copy(update={"id": IN_MEMORY})
+    sentence = "A larger --max-cost or --seeds 3 would help."
+    result = replace(
+        result,
+        spec=result.spec.model_copy(update={"model": model}),
+        sentences=(sentence,),
+        verdict=replace(result.verdict, sentence=sentence),
+    )
+    for render in (report.report_html, report.report_md):
+        text = render(result, words=WORDS)
+        assert text.count("A larger max_cost or seeds 3 would help.") == 2 and "--max-cost" not in text
+        assert "autopeft.apply(autopeft.load_plan(" in text
+
+
+def test_a_plan_is_named_as_best_once():
+    by_name = {row.plan: row.mark for row in report.full_rows(toy_result())}
+    assert list(by_name.values()) == ["best", "baseline", "finalist"]
+    assert [row.mark for row in report.full_rows(kept_default())] == ["best = baseline", "rival", "finalist"]
+    (row,) = (row for row in report.full_rows(kept_default()) if row.plan == BEST)
+    assert row.difference == (-0.007, -0.028, 0.014)

@@ -1,0 +1,62 @@
+"""Plans in words, against plans made by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from toys.results import BASELINE, BEST, HEAD, SLOW, WORDS, toy_result, toy_run
+from toys.space import linear
+
+from autopeft.records import Adapter, Plan
+from autopeft.report import plan_words
+from autopeft.report.naming import groups, module_words
+
+ROLES = ("q", "k", "v", "o", "up", "down")
+SITES = tuple(
+    linear(f"h.{layer}.{role}", layer=layer, role=role, widths=(8, 8)) for layer in range(4) for role in ROLES
+)
+POOLER = linear("pooler", layer=None, role="dense", widths=(8, 8))
+
+
+def names(layers, roles):
+    return [f"h.{layer}.{role}" for layer in layers for role in roles]
+
+
+@pytest.mark.parametrize(
+    ("sites", "words"),
+    [
+        (names(range(4), "qv"), "q and v"),
+        (names(range(4), ROLES), "all linear maps"),
+        (names([0], ROLES), "all linear maps in layer 0 of 4"),
+        (names([2, 3], "q"), "q in layers 2 to 3 of 4"),
+        (names([0, 2], "q"), "q in layers 0 and 2 of 4"),
+        (["h.1.q", "h.2.v"], "2 modules in layers 1 to 2 of 4"),
+        ([*names([3], "q"), "pooler"], "q in layer 3 of 4 and 1 module outside the layers"),
+        (["pooler"], "1 module"),
+    ],
+)
+def test_modules_are_told_by_role_and_layer(sites, words):
+    assert module_words(set(sites), (*SITES, POOLER)) == words
+
+
+def test_a_plan_is_told_by_method_rank_and_modules():
+    lora = [Adapter(method="lora", site=name, rank=2 + (name[2] == "3")) for name in names(range(4), "qv")]
+    ia3 = [Adapter(method="ia3", site=name) for name in names(range(4), ("down",))]
+    plan = Plan(adapters=(*lora, *ia3), learning_rate=1e-3, trainable_params=1)
+    assert plan_words(plan, SITES, WORDS.labels) == "LoRA of rank 2–3 on q and v + IA³ on down"
+    assert plan_words(plan, SITES, {}) == "lora of rank 2–3 on q and v + ia3 on down"
+    assert plan_words(HEAD, SITES, {}, head="untrained model") == "untrained model"
+
+
+def test_every_method_has_a_colour_of_its_own_until_colours_run_out():
+    result = toy_result()
+    found = groups(result, WORDS)
+    assert (found[BASELINE], found[BASELINE].label) == (found[BEST], "LoRA")
+    assert found[SLOW].label == "IA³" and found[SLOW].colour != found[BEST].colour
+    many = [replace(BEST, adapters=(Adapter(method=f"m{number}", site="h.0.q"),)) for number in range(12)]
+    runs = tuple(toy_run(plan, "search", 75, 0, 0.5, 0.5) for plan in many)
+    labels = {
+        group.colour: group.label for group in groups(replace(result, measurements=runs), WORDS).values()
+    }
+    assert labels == {**{n: f"m{n}" for n in range(8)}, 8: "other methods"}
