@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from toys.space import DORA, METHODS, context, policies, prices, recount, sites
 
 from autopeft.records import Site
-from autopeft.space import Policy, plan_of, select_sites, widened
+from autopeft.space import Policy, plan_of, select_sites
 
 
 @given(policies(), st.integers(24, 6000))
@@ -85,14 +85,6 @@ def test_a_policy_with_nothing_affordable_is_widened_to_what_is() -> None:
     all_roles, no_dora = plan_of(policy, context(30)), plan_of(policy, context(20))
     assert [(dict(a.options), a.rank) for a in all_roles.adapters] == [({"dora": True}, 1)]
     assert [(dict(a.options), a.rank) for a in no_dora.adapters] == [({}, 1)]
-
-
-def test_a_policy_that_was_widened_is_named_by_what_it_is() -> None:
-    """Rank 1 costs 16 at the cheapest site of all, and 40 at each of the feed-forward maps."""
-    policy = Policy(method="lora", placement="mlp", learning_rate=1e-3)
-    assert widened(policy, context(40)).arm.label == "lora/mlp"
-    assert widened(policy, context(39)).arm.label == "lora/all"
-    assert plan_of(policy, context(39)) == plan_of(widened(policy, context(39)), context(39))
 
 
 def test_exponent_zero_ignores_the_scores() -> None:
