@@ -17,7 +17,7 @@ def baseline_policies(
     """The LoRAs that people write under this budget, by name.
 
     On all linear maps, and on q and v, the default of `peft` for many models: each in every layer where rank
-    1 fits there, else in as many last layers as it fits. They spend the whole budget on higher ranks. Where
+    1 fits there, else in as many last layers as it fits. They spend the budget on higher ranks. Where
     rank 1 fits in no whole layer, all linear maps share what there is. The second is named after the maps
     that it adapts, which may be fused, and is left out where no map makes queries or none makes values.
     """
