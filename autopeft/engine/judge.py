@@ -15,6 +15,7 @@ from autopeft.errors import TrainingError
 from autopeft.records import FullRun, LongerRun, Measurement, Plan, Status, Verdict
 
 _DAMPED = 0.5
+_BEYOND = "{0} is handed over, since {1} trains more parameters than the budget allows."
 _MARGIN = 0.01  # one point, or one percent of a loss
 
 Finished = Mapping[Plan, Sequence[Measurement]]
@@ -90,9 +91,10 @@ def judge(problem: SearchProblem, runs: Runs, baseline: Plan, finished: Finished
             examples=problem.examples("confirm"),
             n_rivals=len(rivals),
         )
+    names = _name(runs, rival or baseline), _name(runs, baseline)
     verdict = evidence.verdict(
         difference,
-        names=(_name(runs, rival or baseline), _name(runs, baseline)),
+        names=names,
         params=((rival or baseline).trainable_params, baseline.trainable_params),
         margin=margin_of(problem, finished[baseline]),
         metric=problem.metric,
@@ -104,7 +106,7 @@ def judge(problem: SearchProblem, runs: Runs, baseline: Plan, finished: Finished
                 "Your baseline exceeds the budget, and no plan within the budget finished a full run. Raise "
                 "--budget, or search with --effort normal."
             )
-        best, verdict = rival, replace(verdict, label="inconclusive")
+        best, verdict = rival, replace(verdict, label="inconclusive", sentence=_BEYOND.format(*names))
     return Judgement(best=best, baseline=baseline, rival=rival, verdict=verdict, finished=finished)
 
 

@@ -37,7 +37,9 @@ _SMALL = (
     FirstPlan(method="lora", rate=0.38),
     FirstPlan(method="lora", layers_by="score", rate=0.38),
     FirstPlan(method="road", rate=0.5),
+    FirstPlan(method="road", placement="attention", rate=0.5),
     FirstPlan(method="ia3", rate=0.5),
+    FirstPlan(method="ia3", placement="attention", rate=0.5),
     FirstPlan(method="hira", rate=0.5),
 )
 
