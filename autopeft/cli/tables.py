@@ -108,9 +108,7 @@ def _print_files(result: SearchResult, out: Console, path: Path) -> None:
     lines = [f"report  {path / 'report.html'}"]
     if plan.is_file():
         lines += [f"weights {weights}"] if weights.is_dir() else []
-        # For a model in memory the command attaches the plan and trains nothing.
-        verb = "attach" if result.spec.is_in_memory else "again"
-        lines += [f"plan    {plan}", f"{verb:<7} {train_command(plan, result.spec.model, result.spec.data)}"]
+        lines.append(f"plan    {plan}")
     else:
         lines.append(f"plan    deleted; written again by {resume_command(result.spec, path)}")
     out.print("\n".join(lines), markup=False, soft_wrap=True)

@@ -37,10 +37,13 @@ def choose_finalists(problem: SearchProblem, study: Study) -> tuple[list[Plan], 
         raise TrainingError(f"No learning rate of the baseline could be trained: {errors[0]}")
     rivals = [m for m in ranked if not is_baseline[m.plan] and problem.is_allowed(m.plan)]
     slow = [m for m in rivals if problem.starts_slowly(m.plan) and _ahead(problem, rivals[0], m) <= _CLEAR]
-    chosen = [*(m.plan for m in (*slow, *rivals)), *(plan for plan in untried if plan not in baselines)][:1]
+    others = [plan for plan in untried if plan not in baselines]
+    # If the space has LoRA alone, the best of the other baselines is the rival.
+    others += [plan for plan in baselines[1:] if plan.adapters != baselines[0].adapters]
+    chosen = [*(m.plan for m in (*slow, *rivals)), *others][:1]
     if problem.effort == "thorough" and problem.has_head:
         chosen.append(problem.head[1])
-    return baselines, [plan for plan in dict.fromkeys(chosen) if plan not in baselines]
+    return [plan for plan in baselines if plan not in chosen], chosen
 
 
 def rank(problem: SearchProblem, measurements: Iterable[Measurement]) -> list[Measurement]:

@@ -15,6 +15,7 @@ from autopeft.errors import TrainingError
 from autopeft.records import FullRun, LongerRun, Measurement, Plan, Status, Verdict
 
 _DAMPED = 0.5
+_BEYOND = "{0} is handed over, since {1} trains more parameters than the budget allows."
 _MARGIN = 0.01  # one point, or one percent of a loss
 
 Finished = Mapping[Plan, Sequence[Measurement]]
@@ -38,12 +39,14 @@ def train_in_full(
 ) -> tuple[Plan, Finished]:
     """Train the best baseline and the rivals that the limits pay, from the start.
 
-    A baseline that diverges gives way to the next one.
+    A baseline that diverges gives way to the next one. If it exceeds the budget, a rival is trained whatever
+    the limits are: it is handed over.
 
     Raises:
         TrainingError: The machine broke off a run of the baseline, or all baselines diverged.
     """
     n_paid = next((n for n in range(len(rivals), 0, -1) if _has_room(problem, runs, n)), 0)
+    n_paid = max(n_paid, 0 if problem.is_allowed(baselines[0]) else 1)
     if n_paid < len(rivals):
         log.warning("The limits pay %d of %d rivals in full.", n_paid, len(rivals))
     rivals = rivals[:n_paid]
@@ -88,16 +91,22 @@ def judge(problem: SearchProblem, runs: Runs, baseline: Plan, finished: Finished
             examples=problem.examples("confirm"),
             n_rivals=len(rivals),
         )
+    names = _name(runs, rival or baseline), _name(runs, baseline)
     verdict = evidence.verdict(
         difference,
-        names=(_name(runs, rival or baseline), _name(runs, baseline)),
+        names=names,
         params=((rival or baseline).trainable_params, baseline.trainable_params),
         margin=margin_of(problem, finished[baseline]),
         metric=problem.metric,
     )
     best = baseline if rival is None or verdict.label == "default kept" else rival
-    if rival is not None and not problem.is_allowed(best):  # the user's plan is beyond the budget
-        best, verdict = rival, replace(verdict, label="inconclusive")
+    if not problem.is_allowed(best):  # the user's plan is beyond the budget
+        if rival is None:
+            raise TrainingError(
+                "Your baseline exceeds the budget, and no plan within the budget finished a full run. Raise "
+                "--budget, or search with --effort normal."
+            )
+        best, verdict = rival, replace(verdict, label="inconclusive", sentence=_BEYOND.format(*names))
     return Judgement(best=best, baseline=baseline, rival=rival, verdict=verdict, finished=finished)
 
 

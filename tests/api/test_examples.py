@@ -104,7 +104,7 @@ def execute(notebook, parameters):
 @pytest.mark.nightly
 def test_notebooks_search_and_read_the_result(model_dir, data_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    settings = {"budget": "5%", "trials": 6, "max_steps": 8, "batch_size": 8, "confirm_seeds": 2}
+    settings = {"budget": "5%", "trials": 6, "max_steps": 8, "batch_size": 8}
     settings |= {"out": tmp_path / "run"}
     searched, shown = execute(
         "quickstart.ipynb", {"MODEL": str(model_dir), "DATA": str(data_dir), "SETTINGS": settings}

@@ -38,7 +38,7 @@ GIVEN = frozenset({"search.trials", "confirm.seeds"})
 
 
 def spec_for(model_dir: Path, data_dir: Path, out: Path, **settings: object) -> RunSpec:
-    usual = {"max_steps": 8, "batch_size": 8, "budget": "5%", "trials": 18, "seed": 3, "confirm_seeds": 2}
+    usual = {"max_steps": 8, "batch_size": 8, "budget": "5%", "trials": 18, "seed": 3}
     return run_spec(model_dir, data_dir, out=out, **(usual | settings))
 
 

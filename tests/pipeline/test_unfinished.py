@@ -158,7 +158,7 @@ def test_the_command_that_was_killed_goes_on(plan_file, tmp_path):
 def test_a_search_that_was_stopped_within_a_run_goes_on_within_it(
     split, model_dir, data_dir, tmp_path, step_by_step
 ):
-    usual = {"max_steps": 12, "batch_size": 8, "budget": "5%", "trials": 4, "seed": 3, "confirm_seeds": 2}
+    usual = {"max_steps": 12, "batch_size": 8, "budget": "5%", "trials": 4, "seed": 3}
     usual |= {"methods": ("lora", "ia3"), "confirm": "full"}
     given = frozenset({"search.trials", "confirm.seeds", "confirm.fidelity"})
     state_folder, stops = tmp_path / "stopped" / "state", []

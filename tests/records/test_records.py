@@ -197,16 +197,16 @@ def test_unknown_fields_of_topics_are_refused() -> None:
         ("task", "batch_size", 0),
         ("search", "trials", 0),
         ("search", "seed", -1),
-        ("search", "sampler", "cmaes"),
+        ("search", "effort", "high"),
         ("search", "max_cost", 0),
         ("search", "baseline", ""),
         ("limits", "max_rank", 0),
         ("limits", "max_adapter_bytes", 0),
         ("search", "max_time_seconds", 0),
-        ("confirm", "seeds", 1),
-        ("confirm", "seeds", 11),
-        ("confirm", "margin", 0),
-        ("confirm", "fidelity", "quarter"),
+        ("search", "seeds", 0),
+        ("search", "seeds", 11),
+        ("search", "sizes", 0),
+        ("search", "margin", 0),
         ("execution", "workers", 0),
     ],
 )
@@ -232,9 +232,8 @@ def test_every_setting_has_a_help_a_group_and_a_name_of_its_own() -> None:
 
 
 def test_help_names_choices_and_default() -> None:
-    assert SHORT_NAMES["sampler"].text.endswith(": auto, gp, tpe or random. Default auto.")
-    trials = SHORT_NAMES["trials"].text
-    assert trials.startswith("Proposals to measure, at most") and trials.endswith("Default 24 (demo: 12).")
+    assert SHORT_NAMES["effort"].text.endswith(": quick, normal or thorough. Default normal.")
+    assert SHORT_NAMES["max_time"].text.endswith(", never the full runs. Default none (demo: 450 s).")
     assert SHORT_NAMES["max_rank"].text == "Largest rank of a low-rank adapter."
 
 

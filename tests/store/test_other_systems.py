@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from autopeft import space
-from autopeft.engine.ledger import wait_for_first
+from autopeft.engine.runs import wait_for_any
 from autopeft.errors import RunDirError
 from autopeft.pipeline import best
 from autopeft.records import RunSpec, commands, python_words
@@ -129,7 +129,7 @@ def test_signals_are_heard_while_a_search_waits(monkeypatch):
     try:
         threading.Timer(0.1, signal.raise_signal, [signal.SIGINT]).start()
         threading.Timer(1.2, future.set_result, [1]).start()
-        wait_for_first([future])
+        wait_for_any([future])
         done = time.monotonic()
     finally:
         signal.signal(signal.SIGINT, before)

@@ -28,12 +28,12 @@ def test_nothing_given_is_the_defaults():
 
 
 def test_each_source_wins_over_the_one_before(tmp_path):
-    file = "search: {trials: 1, seed: 1, score: a, space: a}\nconfirm: {seeds: 2}"
+    file = "search: {trials: 1, seed: 1, score: a, space: a, seeds: 2}"
     env = {"AUTOPEFT_SEARCH_SEED": "2", "AUTOPEFT_SEARCH_SCORE": "b", "AUTOPEFT_SEARCH_SPACE": "b"}
     assign = ["search.score=c", "search.space=c"]
     spec, given_names = settings(file, env=env, assign=assign, flags={"search.space": "d"}, folder=tmp_path)
     assert (spec.search.trials, spec.search.seed, spec.search.score, spec.search.space) == (1, 2, "c", "d")
-    named = {"search.trials", "search.seed", "search.score", "search.space", "confirm.seeds"}
+    named = {"search.trials", "search.seed", "search.score", "search.space", "search.seeds"}
     assert given_names == named
 
 
@@ -123,7 +123,7 @@ def test_all_bad_values_are_named_at_once_with_their_place(tmp_path):
         settings(
             "search: {trials: true, max_time_seconds: soon}\ndata: {text_columns: [5]}",
             env={"AUTOPEFT_TASK_EPOCHS": "-1"},
-            assign=["confirm.fidelity=quarter", "confirm.margin=.inf"],
+            assign=["search.effort=high", "search.margin=.inf"],
             folder=tmp_path,
         )
     message = str(caught.value)
@@ -131,8 +131,8 @@ def test_all_bad_values_are_named_at_once_with_their_place(tmp_path):
     assert "'soon' is not a duration" in message
     assert "data.text_columns.0" in message
     assert "task.epochs (AUTOPEFT_TASK_EPOCHS) is -1" in message and "greater than 0" in message
-    assert "confirm.fidelity (--set) is 'quarter'; it should be 'auto', 'full', 'half' or 'none'" in message
-    assert "confirm.margin (--set): inf is not finite" in message
+    assert "search.effort (--set) is 'high'; it should be 'quick', 'normal' or 'thorough'" in message
+    assert "search.margin (--set): inf is not finite" in message
     assert "\n" not in message
 
 

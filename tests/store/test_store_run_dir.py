@@ -19,7 +19,6 @@ from autopeft.records import (
     Fidelity,
     Measurement,
     Plan,
-    Proxy,
     RunSpec,
     SearchFacts,
     SearchResult,
@@ -236,19 +235,23 @@ def result() -> SearchResult:
         splits=SplitSizes(train=8, search=4, confirm=4, test=0),
         full_run_steps=10,
     )
-    verdict = dict.fromkeys(("label", "fidelity", "smallest_equivalent", "sentence"), "none")
-    cost = dict.fromkeys(
-        ("sensitivity_seconds", "search_seconds", "confirm_seconds", "full_run_seconds"), 1.0
+    seconds = (
+        "sensitivity_seconds search_seconds full_seconds sizes_seconds test_seconds full_run_seconds "
+        "load_seconds train_seconds eval_seconds total_seconds total_full_runs"
+    )
+    verdict = Verdict(
+        label="default kept", mean_difference=None, interval_95=None, margin=0.01, sentence="Kept."
     )
     return SearchResult(
-        **dict.fromkeys(("sites", "scores", "proposals", "confirmations", "test"), ()),
-        **dict.fromkeys(("best", "smallest", "baseline"), PLAN),
+        **dict.fromkeys(("sites", "scores", "proposals", "full_runs", "test"), ()),
+        **dict.fromkeys(("best", "baseline"), PLAN),
+        rival=None,
+        short_steps=30,
         spec=RunSpec(),
         setting=setting,
         measurements=(measured(1, example_scores=()),),
-        verdict=Verdict(mean_difference=None, interval_95=(-0.1, 0.1), margin=0.01, **verdict),
-        proxy=Proxy(rank_correlation=None, n_plans=0, rung_steps=(30, 75)),
-        cost=Cost(full_runs=1.0, examples_seen=0, **cost),
+        verdict=verdict,
+        cost=Cost(**dict.fromkeys(seconds.split(), 1.0)),
         environment={"python": "3"},
     )
 
@@ -292,7 +295,7 @@ def test_files_of_killed_writers_are_swept_on_open_and_others_are_not(run):
     kept = [run.path / "notes.tmp", run.state / "weights" / ".hidden.tmp"]
     swept = [
         run.path / ".report.md.01ab23cd.tmp",
-        run.state / "paused" / "0123456789-3" / ".paused.safetensors.01ab23cd.tmp",
+        run.state / "under_way" / "0123456789-3" / ".paused.safetensors.01ab23cd.tmp",
         run.path / "best.new" / "plan.yaml",
     ]
     for path in (*kept, *swept):
