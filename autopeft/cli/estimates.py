@@ -112,7 +112,7 @@ def _times(estimate: StepEstimate) -> Iterator[str]:
         return
     yield f"A full run of {run.n_steps:,} steps takes {_spent(run.seconds, run.price)}, without evaluation."
     whole = run.search_runs * run.seconds
-    yield f"A search may take {run.search_runs:.2g} times as long: {_spent(whole, run.price)}."
+    yield f"A search may take {run.search_runs:g} times as long: {_spent(whole, run.price)}."
 
 
 def _spent(seconds: float, price: float | None) -> str:
