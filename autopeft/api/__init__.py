@@ -152,11 +152,10 @@ def suggest(
     tokenizer: Any = None,
     **settings: Any,
 ) -> Suggestion:
-    """A `peft` config for a model and budget at once: the LoRA that a search would call its baseline.
+    """A `peft` config for a model and budget at once: the first baseline of a search.
 
-    LoRA on all linear maps, of even ranks that spend the budget, at the middle of the learning rates for a
-    model of this width. Nothing is trained and nothing is compared: it takes as long as reading the data, of
-    which a sample is tokenised.
+    LoRA of even ranks that spend the budget, at its learning rate in the list of first plans. Nothing is
+    trained and nothing is compared: it takes as long as reading the data, of which a sample is tokenised.
 
     Args:
         model: As for `search`.

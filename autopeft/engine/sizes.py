@@ -49,7 +49,7 @@ def _best_of(problem: SearchProblem, runs: Runs, judged: Judgement, small: Searc
         return None
     plan = ranked[0].plan
     runs.begin(f"full run, {words}", full)
-    (run,) = runs.measure([(plan, *full)])
+    (run,) = runs.measure([(plan, lengths.full(seed=seed))])
     if run.status is not Status.COMPLETE or run.metric is None:
         return None
     difference = evidence.paired_difference(
