@@ -66,7 +66,7 @@ class Phase:
 
     @property
     def count(self) -> str:
-        """`rung 1, 3 of 8`; the name alone where nothing is counted."""
+        """`short runs, 3 of 8`; the name alone where nothing is counted."""
         return f"{self.name}, {self.done} of {self.total}" if self.total else self.name
 
     @property

@@ -20,20 +20,6 @@ def test_names_of_runs_and_of_labels_are_printed_as_they_are(capsys):
     assert capsys.readouterr().out.count(f"{FOLDER}: ") == 2
 
 
-def test_below_the_table_stands_what_its_numbers_are(capsys):
-    print_result(toy_result(), FOLDER)
-    shown = capsys.readouterr().out
-    assert "± is one standard error over 3 seeds and the examples; time is that of 300 steps." in shown
-    assert "Parameters are those of the adapters; every plan trains the head's 390 too." in shown
-
-
-def test_a_run_without_a_confirmation_prints_the_command_of_one(capsys):
-    result = toy_result()
-    empty = {"label": "none", "mean_difference": None, "interval_95": None, "fidelity": "none"}
-    print_result(replace(result, verdict=replace(result.verdict, **empty)), Path("runs/a"))
-    assert "confirm autopeft search --config runs/a/run.yaml --confirm half\n" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(("has_plan", "has_weights"), [(True, True), (True, False), (False, False)])
 def test_only_files_that_are_there_are_named(capsys, tmp_path, has_plan, has_weights):
     plan, weights = tmp_path / "best" / "plan.yaml", tmp_path / "best" / "weights"
