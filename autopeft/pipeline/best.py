@@ -49,7 +49,7 @@ def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
 
 
 def write_plans(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
-    """Write the plans that were trained in full, by what they are: `plans/rival.yaml`, `plans/1-of-5.yaml`."""
+    """Write the plans that were trained in full by their part: `plans/rival.yaml`, `plans/1-of-5.yaml`."""
     plans = {"best": result.best, "baseline": result.baseline}
     plans |= {"rival": result.rival} if result.rival is not None else {}
     plans |= {"head": each.plan for each in result.full_runs if not each.plan.adapters}
