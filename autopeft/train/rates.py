@@ -81,6 +81,7 @@ def short_schedule(n_steps: int, *, n_full: int) -> RateSchedule:
     Plans rank far better after a decay than at a constant rate or in the middle of a long decay
     (reports/LOG.md, 2026-11-25).
     """
+    assert n_steps <= n_full, f"a short run of {n_steps} steps, a full one of {n_full}"
     return RateSchedule(n_steps=n_steps, n_full=n_full, branch=branch_step(n_steps))
 
 

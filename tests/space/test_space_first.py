@@ -85,7 +85,7 @@ def test_lora_in_the_layers_of_the_highest_score_is_tried_where_these_are_not_th
     budget: int, by_layer: dict[int, float], layers: set[int] | None
 ) -> None:
     found = listed(LORA, BY_SCORE, IA3, budget=budget, scores=scores(by_layer))
-    scored = [policy for arm, policy in found if arm.label == "lora/all by score"]
+    scored = [policy for arm, policy in found if policy.layers_by == "score"]
     assert len(scored) == (layers is not None)
     for policy in scored:
         selected = select_sites(policy, context(budget, scores=scores(by_layer)), METHODS["lora"])
@@ -111,7 +111,7 @@ def test_equal_plans_are_listed_once_and_baselines_first() -> None:
 )
 def test_a_rival_that_the_space_does_not_have_is_left_out(entry: FirstPlan) -> None:
     found = listed(LORA, IA3, entry)
-    assert [arm.label for arm, _ in found] == ["LoRA on all linear maps", "ia3/all"]
+    assert [(policy.method, policy.options) for _, policy in found] == [("lora", ()), ("ia3", ())]
 
 
 def test_without_a_rival_the_methods_of_the_space_stand_in() -> None:
