@@ -62,7 +62,6 @@ class Runs:
         max_seconds: Time that shortens the search.
         max_cost: Cost in R that shortens the search.
         arms: Plan -> the arm under which it was first proposed, and whether that is a baseline.
-        expected: How many measurements of each fidelity are still to come, for the time that is left.
     """
 
     executor: Executor
@@ -77,13 +76,17 @@ class Runs:
     max_cost: float = math.inf
     measured: dict[Key, Measurement] = field(default_factory=dict)
     arms: dict[Plan, tuple[Arm, bool]] = field(default_factory=dict)
-    expected: Counter[Fidelity] = field(default_factory=Counter)
+    _expected: Counter[Fidelity] = field(default_factory=Counter)  # runs of each fidelity still to come
     _n_failed: int = 0  # measurements that broke off since the last that did not
+
+    def expect(self, n_runs: Mapping[Fidelity, int]) -> None:
+        """Correct how many runs of some fidelities are still to come, for the time that is left."""
+        for fidelity, n in n_runs.items():
+            self._expected[fidelity] = n
 
     def begin(self, phase: str, fidelities: Sequence[Fidelity]) -> None:
         """Show a phase, and correct how many runs of its fidelities are still to come."""
-        for fidelity, n_runs in Counter(fidelities).items():
-            self.expected[fidelity] = n_runs
+        self.expect(Counter(fidelities))
         self.progress.phase(phase, len(fidelities))
 
     def measure(self, keys: Iterable[Key]) -> list[Measurement]:
@@ -124,14 +127,14 @@ class Runs:
                 "measured before is kept; mend the cause and continue with --resume."
             )
         plan, fidelity = key
-        self.expected[fidelity] = max(0, self.expected[fidelity] - 1)
+        self._expected[fidelity] = max(0, self._expected[fidelity] - 1)
         arm, is_baseline = self.arms.get(plan, ("", False))
         self.progress.measured(
             measurement, arm=str(arm), is_baseline=is_baseline, seconds_left=self._seconds_left()
         )
 
     def _seconds_left(self) -> float | None:
-        estimates = [(self.seconds(fidelity), n_runs) for fidelity, n_runs in self.expected.items()]
+        estimates = [(self.seconds(fidelity), n_runs) for fidelity, n_runs in self._expected.items()]
         if any(seconds is None for seconds, _ in estimates):
             return None
         return math.fsum(n_runs * (seconds or 0.0) for seconds, n_runs in estimates) / self.executor.n_workers

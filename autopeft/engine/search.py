@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from optuna.storages import BaseStorage, InMemoryStorage
@@ -29,7 +30,7 @@ def search(
     Raises:
         TrainingError: No baseline could be trained, or the machine broke off a run that is needed.
     """
-    runs.expected.update(planned_runs(problem))  # for the time that is left
+    runs.expect(Counter(planned_runs(problem)))
     study = Study(problem=problem, runs=runs)
     study.measure_first_plans()  # short runs with one shared seed: the same rows in the same order
     study.propose_and_measure()  # further plans by Optuna, if the effort asks for more than the list has

@@ -143,20 +143,18 @@ def _search_in(
     names = score_names(spec)
     scores, scoring_seconds = keep_scores(run, lambda: logged_scores(prepared, names, clock=clock))
     problem = search_problem(prepared, feasible, context, scores, user_plan=brought)
-    known = logged_measurements(run)
-    bench = prepared.bench
-    encode_ahead(bench, list(dict.fromkeys(engine.planned_runs(problem))))
+    encode_ahead(prepared.bench, list(dict.fromkeys(engine.planned_runs(problem))))
     machine = environment(prepared.base, spec.execution)  # before the GPU is left to workers
     executor = EXECUTORS[spec.execution.executor]
     try:
         runs = Runs(
             executor=executor,
-            measure_one=start_workers(executor, run, prepared, bench),
+            measure_one=start_workers(executor, run, prepared),
             progress=progress,
             lengths=problem.lengths,
-            known=known,
+            known=logged_measurements(run),
             record=lambda measurement: record(run, measurement),
-            interrupt=bench.interrupt,
+            interrupt=prepared.bench.interrupt,
             clock=clock,
             max_seconds=spec.search.max_time_seconds or math.inf,
             max_cost=spec.search.max_cost or math.inf,
@@ -165,7 +163,6 @@ def _search_in(
             outcome = engine.search(problem, runs, storage=storage)
     finally:
         executor.shutdown()
-    outcome = beside_chance(prepared, outcome)
     run.forget_under_way()
     check_base(run, prepared)
     result = SearchResult(
@@ -179,6 +176,7 @@ def _search_in(
             scoring_seconds=scoring_seconds,
             load_seconds=load_seconds,
         ),
+        sentences=beside_chance(prepared, outcome.full_runs),
         environment=machine,
         **vars(outcome),
     )
@@ -186,5 +184,5 @@ def _search_in(
     write_plans(run, prepared, result)
     run.save_result(result)
     report.write(result, run.path, words=part_words(result))
-    log_plans(run, result, interrupt=bench.interrupt)
+    log_plans(run, result, interrupt=prepared.bench.interrupt)
     return result

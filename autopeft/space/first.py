@@ -10,9 +10,8 @@ from typing import cast
 from autopeft.records import ROLE_GROUPS, Arm, Plan, Site
 from autopeft.space.layout import AllocationContext, place_at, plan_of, select_sites
 from autopeft.space.sampling import learning_rates, suggested
-from autopeft.space.spaces import Family, FirstPlan, Policy, Space
+from autopeft.space.spaces import BASELINE_METHOD, Family, FirstPlan, Policy, Space
 
-BASELINE_METHOD = "lora"
 _MIDDLE = 0.5  # position of the rate of a method that is not in the list
 
 
