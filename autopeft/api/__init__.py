@@ -64,8 +64,8 @@ def search(
             `out="folder"`. None stands for a setting that is not given. `quiet=True` shows no bars.
 
     Returns:
-        All plans with their measurements, the best plan with its finished weights, and the verdict against
-        the baseline. `result.path` is the folder of the run.
+        All plans with their measurements, the best plan, the full runs and the verdict against the
+        baseline. `result.path` is the folder of the run.
 
     Raises:
         UnknownNameError: No setting, method, task or other part has this name.

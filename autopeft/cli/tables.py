@@ -92,7 +92,8 @@ def _full_runs(result: SearchResult, words: PartWords) -> tuple[Sequence[str], S
         gap = NOTHING
         if row.difference is not None:
             mean, low, high = row.difference
-            gap = f"{difference(mean, is_share)} ({interval(low, high, is_share)})"
+            gain = difference(mean, is_share).removesuffix(" points")  # as the verdict above says
+            gap = f"{gain} ({interval(low, high, is_share)})"
         size_of_plan = f"{row.plan.trainable_params:,}"
         rows.append(
             (f"{row.mark}\n[dim]{name}[/dim]", score(row.test), score(row.confirm), gap, size_of_plan)

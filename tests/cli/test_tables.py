@@ -9,7 +9,7 @@ import pytest
 from toys.results import kept_default, toy_result
 
 from autopeft.cli.tables import print_result, print_several
-from autopeft.report.words import difference, interval
+from autopeft.report.words import interval
 
 FOLDER = Path("runs [/old]") / ("long-" * 20) / "[a]"
 
@@ -24,7 +24,7 @@ def test_the_answer_comes_first_and_the_cost_below_the_table(capsys):
     result = toy_result()
     print_result(result, FOLDER)
     first, second, third, *others = capsys.readouterr().out.splitlines()
-    assert first.startswith("Use LoRA of rank 2–13 on 7 modules: accuracy ")
+    assert first.startswith("Use LoRA of rank 2 to 13 on 7 modules: accuracy ")
     assert second == result.verdict.sentence.replace("-", "−") and third.startswith("Twice the steps promise")
     assert f"cost    3.1 min, {184.9 / 50:.1f} full runs of the default" in others
     assert f"report  {FOLDER / 'report.html'}" in others
@@ -33,7 +33,7 @@ def test_the_answer_comes_first_and_the_cost_below_the_table(capsys):
 def test_the_difference_stands_beside_the_rival(capsys):
     print_result(kept_default(), FOLDER)
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("rival"))
-    assert re.split(r" {2,}", line)[3] == f"{difference(-0.007, True)} ({interval(-0.028, 0.014, True)})"
+    assert re.split(r" {2,}", line)[3] == f"−0.7 ({interval(-0.028, 0.014, True)})"
 
 
 @pytest.mark.parametrize(("has_plan", "has_weights"), [(True, True), (True, False), (False, False)])
