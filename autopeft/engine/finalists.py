@@ -41,9 +41,9 @@ def choose_finalists(problem: SearchProblem, study: Study) -> tuple[list[Plan], 
     # If the space has LoRA alone, the best of the other baselines is the rival.
     others += [plan for plan in baselines[1:] if plan.adapters != baselines[0].adapters]
     chosen = [*(m.plan for m in (*slow, *rivals)), *others][:1]
-    if problem.effort == "thorough" and problem.has_head:
+    if problem.effort == "thorough" and problem.has_head and problem.head[1] not in baselines:
         chosen.append(problem.head[1])
-    return [plan for plan in baselines if plan not in chosen], chosen
+    return baselines, chosen
 
 
 def rank(problem: SearchProblem, measurements: Iterable[Measurement]) -> list[Measurement]:
