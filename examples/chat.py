@@ -35,7 +35,6 @@ def main() -> None:
         budget=asked.budget,
         quantize=asked.quantize,
         max_steps=asked.max_steps,
-        trials=9,
         out=asked.out,
     )
     print(result.verdict.sentence)

@@ -1,4 +1,4 @@
-"""Search on a CSV file, look at the leaderboard, and classify texts with the adapter that was confirmed.
+"""Search on a CSV file, look at the leaderboard, and classify texts with the finished adapter.
 
 python examples/text_classification.py
 python examples/text_classification.py --model bert-base-uncased --data reviews.csv --budget 300k
@@ -28,7 +28,7 @@ def main() -> None:
     asked = parser.parse_args()
 
     result = autopeft.search(
-        asked.model, asked.data, budget=asked.budget, max_steps=asked.max_steps, trials=9, out=asked.out
+        asked.model, asked.data, budget=asked.budget, max_steps=asked.max_steps, out=asked.out
     )
     print(result.verdict.sentence)
     print(result.leaderboard()[["answers", "plan", "trainable_params", "metric", "test_metric"]].to_string())
