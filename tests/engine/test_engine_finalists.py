@@ -86,6 +86,11 @@ def test_a_slow_starter_is_the_rival_unless_another_is_clearly_ahead(short: floa
     assert search.kinds("confirm") == {"q+v": 1, "hira" if is_rival else "ia3": 1}
 
 
+def test_in_a_thorough_search_a_slow_starter_takes_no_other_rivals_place() -> None:
+    search = run(levels(hira=0.69), effort="thorough", trials=4, seeds=1)
+    assert search.kinds("confirm") == {"q+v": 1, "hira": 1, "ia3": 1, "head": 1}
+
+
 def test_a_plan_that_does_not_start_slowly_gets_no_second_chance() -> None:
     search = run(levels({"ia3": 0.95}, ia3=0.70, hira=0.69), max_params=ROOMY)
     assert search.kinds("confirm") == {"q+v": 1, "hira": 1}
