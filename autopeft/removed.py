@@ -16,7 +16,7 @@ SETTINGS = {
     "leave it out; --effort says how much a search tries": "strategy",
     "leave it out, since Optuna proposes four plans at once": "wave",
     "leave it out; --effort thorough lets Optuna's TPESampler propose plans": "sampler",
-    "leave it out, since the finalists are always trained in full, with as many seeds as --seeds says": (
+    "leave it out, since the finalists are always trained in full; --seeds sets the number of seeds": (
         "confirm fidelity confirm_seeds confirm_fidelity"
     ),
     "name it search.margin; the flag --margin stays": "confirm_margin",

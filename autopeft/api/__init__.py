@@ -64,8 +64,8 @@ def search(
             `out="folder"`. None stands for a setting that is not given. `quiet=True` shows no bars.
 
     Returns:
-        All plans with their measurements, the best plan with its finished weights, and the verdict against
-        the baseline. `result.path` is the folder of the run.
+        All plans with their measurements, the best plan, the full runs and the verdict against the
+        baseline. `result.path` is the folder of the run.
 
     Raises:
         UnknownNameError: No setting, method, task or other part has this name.
@@ -152,10 +152,11 @@ def suggest(
     tokenizer: Any = None,
     **settings: Any,
 ) -> Suggestion:
-    """A `peft` config for a model and budget at once: the first baseline of a search.
+    """A `peft` config for a model and budget at once: the LoRA that a search would call its baseline.
 
-    LoRA of even ranks that spend the budget, at its learning rate in the list of first plans. Nothing is
-    trained and nothing is compared: it takes as long as reading the data, of which a sample is tokenised.
+    LoRA on all linear maps, of even ranks that spend the budget, at the middle of the learning rates for a
+    model of this width. Nothing is trained and nothing is compared: it takes as long as reading the data, of
+    which a sample is tokenised.
 
     Args:
         model: As for `search`.

@@ -34,9 +34,10 @@ class Result(SearchResult):
         return Path(str(self.spec.output.out))
 
     def leaderboard(self) -> pd.DataFrame:
-        """One row per plan: those with a full run first, best metric first, then all others.
+        """One row per plan: the plans trained in full first, best metric first, then all others.
 
-        The metric of the others is that of a short run on the search split, and no result.
+        The metric of any other plan is that of a short run on the split that steered the
+        search, and no result.
         """
         import pandas as pd
 
@@ -44,7 +45,7 @@ class Result(SearchResult):
 
     @one_at_a_time()
     def load(self, model: nn.Module | None = None) -> PeftModel:
-        """The base model with the trained adapter and head on it, in eval mode.
+        """The base model with the finished adapter and head on it, in eval mode.
 
         It lies on the device of the run, or on the CPU where that has too little memory or is not here. A
         language model that the run held in bfloat16 is in bfloat16, with adapters in float32, unless a norm
@@ -57,15 +58,15 @@ class Result(SearchResult):
 
         Raises:
             ModelError: The base model cannot be loaded, or was in memory and is not passed.
-            RunDirError: The folder is gone, or its weights were deleted.
+            RunDirError: The folder is gone, or the run has no finished weights.
         """
         with in_python_words():
-            return pipeline.load_confirmed(self, self.path, module=model)
+            return pipeline.load_finished(self, self.path, module=model)
 
     def push_to_hub(
         self, repo: str, *, private: bool = False, overwrite: bool = False, base_model: str | None = None
     ) -> Pushed:
-        """Upload the trained adapter with its model card and tokenizer.
+        """Upload the finished adapter with its model card and tokenizer.
 
         Args:
             repo: `user/name` on the hub.

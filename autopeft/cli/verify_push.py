@@ -67,7 +67,7 @@ def verify(
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Check that an adapter or export gives the outputs of the trained plan; exit 1 if it does not."""
+    """Check that an adapter or export gives the outputs of the finished plan; exit 1 if it does not."""
     with exit_codes(quiet=quiet or as_json):
         with heavy_imports():
             from autopeft import pipeline
@@ -156,7 +156,7 @@ def verification_text(verification: Verification) -> str:
     lines += ["", *(_line(reading) for reading in verification.readings)]
     for fault in dict.fromkeys(fault for reading in verification.readings for fault in reading.faults):
         lines += _broken(f"- {fault}")
-    answer = "the same outputs" if verification.is_same else "other outputs than the trained plan"
+    answer = "the same outputs" if verification.is_same else "other outputs than the finished plan"
     return "\n".join([*lines, "", *_broken(f"{answer}, within {rate(verification.tolerance)}")])
 
 

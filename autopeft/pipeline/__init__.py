@@ -9,7 +9,7 @@ training → verifying → pushing.
 from __future__ import annotations
 
 from autopeft.pipeline.analyzing import Analysis, Suggestion, analyze, suggest
-from autopeft.pipeline.applying import apply, load_confirmed, save
+from autopeft.pipeline.applying import apply, load_finished, save
 from autopeft.pipeline.counting import (
     Count,
     Counted,

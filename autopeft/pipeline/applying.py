@@ -16,11 +16,11 @@ from autopeft.adapters import check_plan, compile_plan, other_base_note
 from autopeft.errors import ModelError, RunDirError, SpecError
 from autopeft.extension import Method, discover
 from autopeft.model import BaseModel
-from autopeft.pipeline.best import require_body, require_same_base
+from autopeft.pipeline.best import finished_weights, require_body, require_same_base
 from autopeft.pipeline.computing import NO_GPU, loading_place, memory_needed
 from autopeft.pipeline.turns import one_at_a_time
 from autopeft.records import IN_MEMORY, Plan, PlanDocument, SearchResult
-from autopeft.store import fresh_folder
+from autopeft.store import RunDir, fresh_folder
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +81,8 @@ def apply(
     return attached.train(is_training)
 
 
-def load_confirmed(result: SearchResult, folder: Path, *, module: nn.Module | None = None) -> PeftModel:
-    """The base model of a run with its confirmed adapter and head, in eval mode.
+def load_finished(result: SearchResult, folder: Path, *, module: nn.Module | None = None) -> PeftModel:
+    """The base model of a run with its finished adapter and head, in eval mode.
 
     It lies on the run's device if that is here and holds it, else on the CPU. It is in float32; a language
     model without a head is in bfloat16 if the run was, since it can be called without autocast then.
@@ -94,17 +94,15 @@ def load_confirmed(result: SearchResult, folder: Path, *, module: nn.Module | No
             trained head. None loads the one that the run names.
 
     Raises:
-        RunDirError: The folder is gone, or the run has no confirmed weights.
+        RunDirError: The folder is gone, or the run has no finished weights.
         ModelError: The base model cannot be loaded, or was in memory and is not passed, or another one is.
     """
-    weights, setting = folder / "best" / "weights", result.setting
     if not folder.is_dir():
         raise RunDirError(
             f"{folder}, the folder of this run, does not exist; if it was moved, load the result from "
             "its new place with autopeft.load_result(folder)."
         )
-    if not weights.is_dir():
-        raise RunDirError(f"{folder} has no confirmed weights; confirm its plan first.")
+    weights, setting = finished_weights(RunDir.open(folder)), result.setting
     if module is not None:
         model.require_plain(module)
         require_body(weights, lambda: _digest_of_body(module, weights))

@@ -14,7 +14,7 @@ from torch import nn
 
 from autopeft import model, train
 from autopeft.adapters import compile_plan
-from autopeft.errors import ModelError
+from autopeft.errors import ModelError, RunDirError
 from autopeft.exports import write_adapter
 from autopeft.extension import Checkpoint, ExportSource
 from autopeft.pipeline.hub_folder import hub_base, write_card, write_loading_files
@@ -27,7 +27,6 @@ from autopeft.records import (
     Plan,
     PlanDocument,
     SearchResult,
-    Status,
     resume_command,
     to_json,
 )
@@ -50,7 +49,7 @@ def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
 
 
 def write_plans(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
-    """Write the plans that were trained in full, by what they are: `plans/rival.yaml`, `plans/1-of-5.yaml`."""
+    """Write the plans that were trained in full by their part: `plans/rival.yaml`, `plans/1-of-5.yaml`."""
     plans = {"best": result.best, "baseline": result.baseline}
     plans |= {"rival": result.rival} if result.rival is not None else {}
     plans |= {"head": each.plan for each in result.full_runs if not each.plan.adapters}
@@ -84,21 +83,16 @@ def _fill(fresh: Path, run: RunDir, prepared: Prepared, result: SearchResult) ->
         base=prepared.base.module,
     )
     write_adapter(source, fresh / "adapters")
-    confirmed = [
-        m
-        for m in result.measurements
-        if m.plan == result.best and m.fidelity.split == "confirm" and m.status is Status.COMPLETE
-    ]
-    if confirmed:
-        copy_weights(run, confirmed[0], fresh / "weights")
-        body = prepared.base.body_sha256() if prepared.base.is_in_memory else None
-        known = training_json(confirmed[0], body_sha256=body, base_sample=base_sample(prepared))
-        write_text(fresh / "weights" / "training.json", known)
-        # The folder may be passed on alone, so that it says how to train again; it names no path of the data.
-        document = replace(plan_document(prepared, result.best), data=DataSpec())
-        write_plan(fresh / "weights" / "plan.yaml", document)
-        write_loading_files(fresh / "weights", prepared)
-        write_card(fresh / "weights", result, seed=confirmed[0].fidelity.seed)
+    full_run = next(m for m in result.measurements if m.plan == result.best and m.fidelity.split == "confirm")
+    copy_weights(run, full_run, fresh / "weights")
+    body = prepared.base.body_sha256() if prepared.base.is_in_memory else None
+    known = training_json(full_run, body_sha256=body, base_sample=base_sample(prepared))
+    write_text(fresh / "weights" / "training.json", known)
+    # The folder may be passed on alone, so that it says how to train again; it names no path of the data.
+    document = replace(plan_document(prepared, result.best), data=DataSpec())
+    write_plan(fresh / "weights" / "plan.yaml", document)
+    write_loading_files(fresh / "weights", prepared)
+    write_card(fresh / "weights", result, seed=full_run.fidelity.seed)
 
 
 def plan_document(prepared: Prepared, plan: Plan) -> PlanDocument:
@@ -139,7 +133,18 @@ def training_json(
     return json.dumps(content, indent=2) + "\n"
 
 
-def confirmed_seed(run: RunDir) -> int:
+def finished_weights(run: RunDir) -> Path:
+    """The folder of the weights of the best plan; RunDirError where they were deleted."""
+    weights = run.best / "weights"
+    if not weights.is_dir():
+        raise RunDirError(
+            f"{run.path} has no best/weights; write them again with: "
+            f"{resume_command(run.read_spec(), run.path)}"
+        )
+    return weights
+
+
+def finished_seed(run: RunDir) -> int:
     """The seed of the weights in `best/weights`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""`push`: upload the confirmed adapter of a run, or that of `train`, to the hub."""
+"""`push`: upload the finished adapter of a run, or that of `train`, to the hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, O
 from huggingface_hub.utils import validate_repo_id
 
 from autopeft.errors import HubError, RunDirError, SpecError, reason_of
-from autopeft.pipeline.best import confirmed_seed
+from autopeft.pipeline.best import finished_seed, finished_weights
 from autopeft.pipeline.hub_folder import TRAINED, hub_base, name_base, write_card, write_trained_card
 from autopeft.pipeline.verifying import is_run
 from autopeft.records import (
@@ -24,7 +24,6 @@ from autopeft.records import (
     SearchResult,
     TrainedPlan,
     from_json,
-    resume_command,
 )
 from autopeft.store import RunDir, damaged, read_plan, require_unchanged, write_plan
 
@@ -68,7 +67,7 @@ def push(request: PushRequest) -> Pushed:
     Raises:
         SpecError: The name is none of the hub, the repository exists, or the base model is not on the hub.
             Also where weights or configs differ from their checksums.
-        RunDirError: The run has no confirmed weights.
+        RunDirError: The run has no finished weights.
         HubError: The hub cannot be reached, or refuses.
     """
     try:
@@ -77,7 +76,7 @@ def push(request: PushRequest) -> Pushed:
         raise SpecError(f"{request.repo!r} is no name of a repository; pass user/name.") from error
     if "/" not in request.repo:
         raise SpecError(f"{request.repo!r} names a repository without its user; pass user/name.")
-    weights, result, write = _trained(request) or _confirmed(request)
+    weights, result, write = _trained(request) or _of_run(request)
     base_model = request.base_model or hub_base(result.setting)
     if base_model is None:
         if result.setting.base_model_source == IN_MEMORY:
@@ -111,19 +110,15 @@ def push(request: PushRequest) -> Pushed:
     return Pushed(repo=request.repo, base_model=base_model, files=files, url=url)
 
 
-def _confirmed(request: PushRequest) -> _Source:
+def _of_run(request: PushRequest) -> _Source:
     if not is_run(request.run):
         raise RunDirError(
             f"{request.run} is the folder of no search, which has a run.yaml, and of no `train`, which has a "
             f"{TRAINED} from version 0.3 on. Pass one of these folders, or train the plan again."
         )
     run = RunDir.open(request.run)
-    weights = run.best / "weights"
-    if not weights.is_dir():
-        spec = run.read_spec()
-        words = resume_command(spec, run.path)
-        raise RunDirError(f"{request.run} has no finished weights; write them again with: {words}")
-    result, seed = run.load_result(), confirmed_seed(run)
+    weights = finished_weights(run)
+    result, seed = run.load_result(), finished_seed(run)
 
     def write(folder: Path, base_model: str) -> None:
         write_card(folder, result, seed=seed, repo=request.repo, base_model=base_model)

@@ -205,7 +205,7 @@ def _read_or_warn(kind: type[Record], path: Path) -> Record | None:
 
 
 def logged_measurements(run: RunDir) -> dict[tuple[Plan, Fidelity], Measurement]:
-    """Measurements of a stopped run; a confirmation only where its weights are as it left them."""
+    """Measurements of a stopped run; a full run only if its weights are as it left them."""
     known = {}
     for measurement, seal in run.measurements.entries():  # which warns of damaged lines
         plan, fidelity = measurement.plan, measurement.fidelity
@@ -234,7 +234,7 @@ def unused_measurements(run: RunDir, outcome: Outcome) -> list[Measurement]:
 
 
 def copy_weights(run: RunDir, measurement: Measurement, folder: Path) -> None:
-    """Copy the weights that a confirmation kept; TrainingError where the copy is not what it left."""
+    """Copy the weights that a full run kept; TrainingError where the copy is not what it left."""
     plan, seed = measurement.plan, measurement.fidelity.seed
     seals = {(m.plan, m.fidelity): seal for m, seal in run.measurements.entries()}
     seal = seals.get((plan, measurement.fidelity))

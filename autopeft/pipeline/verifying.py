@@ -1,4 +1,4 @@
-"""`verify`: whether an adapter or an export gives the outputs of the plan that was confirmed."""
+"""`verify`: whether an adapter or an export gives the outputs of the plan that was trained in full."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import nn
 
 from autopeft import adapters, exports, model
 from autopeft.adapters import ConfigFile, TargetMatch, compile_plan
-from autopeft.errors import RunDirError, SpecError
+from autopeft.errors import SpecError
 from autopeft.extension import Batch, discover
 from autopeft.model import BaseModel
 from autopeft.pipeline.applying import apply
-from autopeft.pipeline.best import confirmed_seed, require_body, require_same_base
+from autopeft.pipeline.best import finished_seed, finished_weights, require_body, require_same_base
 from autopeft.pipeline.computing import NO_GPU, device_in_float32, memory_needed
 from autopeft.pipeline.plan_settings import spec_of_plan, with_source
 from autopeft.pipeline.prepare import Prepared, prepare
-from autopeft.records import ExecutionSpec, ModelSpec, Plan, RunSpec, resume_command, with_setting
+from autopeft.records import ExecutionSpec, ModelSpec, Plan, RunSpec, with_setting
 from autopeft.store import RunDir, read_plan
 
 MERGED = "transformers"  # the reader of a whole model
@@ -55,7 +55,7 @@ class VerifyRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """The outputs of one reader beside those of the confirmed plan.
+    """The outputs of one reader beside those of the finished plan.
 
     `largest_difference` is the largest of all outputs (logits), divided by the largest output where that is
     above 1; infinite where the outputs differ in shape. `faults` are phrases on tensors and names that match
@@ -83,12 +83,12 @@ class Verification:
 
     @property
     def is_same(self) -> bool:
-        """Whether every reader gives the outputs of the confirmed plan."""
+        """Whether every reader gives the outputs of the finished plan."""
         return all(reading.is_same for reading in self.readings)
 
 
 def verify(request: VerifyRequest) -> Verification:
-    """Compare the outputs of an adapter or export with those of the confirmed plan, in float32.
+    """Compare the outputs of an adapter or export with those of the finished plan, in float32.
 
     Raises:
         SpecError: The folder holds nothing to verify, or no run to compare it with is known.
@@ -96,7 +96,7 @@ def verify(request: VerifyRequest) -> Verification:
             and another one is named.
     """
     discover("autopeft.methods")  # a method may register its own type with `peft`
-    path = confirmed_weights(RunDir.open(request.path)) if is_run(request.path) else request.path
+    path = finished_weights(RunDir.open(request.path)) if is_run(request.path) else request.path
     files, readers = _contents(path, request.readers)
     tolerance = tolerance_of(path if MERGED in readers else None, request.tolerance)
     reference = reference_of(path, request.run)
@@ -203,15 +203,15 @@ def _load_base(spec: ModelSpec, expected: Expected, auto_class: str | None = Non
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """The confirmed plan: the settings that it was trained with, and the folder of its weights.
+    """The finished plan: the settings that it was trained with, and the folder of its weights.
 
-    `confirmed` holds what is known of these weights beside themselves.
+    `facts` is the folder that says on which base model they were trained.
     """
 
     spec: RunSpec
     plan: Plan
     weights: Path
-    confirmed: Path
+    facts: Path
 
 
 def is_run(path: Path) -> bool:
@@ -219,19 +219,8 @@ def is_run(path: Path) -> bool:
     return (path / "run.yaml").is_file()
 
 
-def confirmed_weights(run: RunDir) -> Path:
-    """The folder of the confirmed weights of a run; RunDirError where it has none."""
-    weights = run.best / "weights"
-    if not weights.is_dir():
-        raise RunDirError(
-            f"{run.path} has no confirmed weights in best/weights; if they were deleted, write them again "
-            f"with `{resume_command(run.read_spec(), run.path)}`, else confirm its plan first."
-        )
-    return weights
-
-
 def reference_of(path: Path, run: Path | None) -> Reference:
-    """The confirmed plan that a folder is compared with.
+    """The finished plan that a folder is compared with.
 
     Args:
         path: The folder to verify.
@@ -239,21 +228,21 @@ def reference_of(path: Path, run: Path | None) -> Reference:
 
     Raises:
         SpecError: No run is known.
-        RunDirError: The run has confirmed nothing.
+        RunDirError: The run has no finished weights.
     """
     folder = run or next((parent for parent in path.absolute().parents if is_run(parent)), path)
     if is_run(folder):
         opened = RunDir.open(folder)
-        confirmed = confirmed_weights(opened)
+        facts = finished_weights(opened)
         plan = read_plan(opened.best).plan
-        kept = opened.weights(plan, confirmed_seed(opened))  # of which best/weights is a copy
-        weights = kept if kept.is_dir() else confirmed
-        return Reference(spec=opened.read_spec(), plan=plan, weights=weights, confirmed=confirmed)
+        kept = opened.weights(plan, finished_seed(opened))  # of which best/weights is a copy
+        weights = kept if kept.is_dir() else facts
+        return Reference(spec=opened.read_spec(), plan=plan, weights=weights, facts=facts)
     if not (folder / "plan.yaml").is_file():
         raise SpecError(f"{folder} does not say which run it is of; pass the folder of the run with --run.")
     document = read_plan(folder)
     spec = spec_of_plan(document, None, None, {})
-    return Reference(spec=spec, plan=document.plan, weights=folder, confirmed=folder)
+    return Reference(spec=spec, plan=document.plan, weights=folder, facts=folder)
 
 
 def in_float32(spec: RunSpec, *, model_id: str | None, data_source: str | None) -> RunSpec:
@@ -271,7 +260,7 @@ def in_float32(spec: RunSpec, *, model_id: str | None, data_source: str | None) 
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """The outputs of the confirmed plan, and all that is needed to compute those of another model.
+    """The outputs of the finished plan, and all that is needed to compute those of another model.
 
     The model that gave them is not kept. `outputs` has one tensor for each of the batches of one row.
     """
@@ -286,13 +275,13 @@ class Expected:
 
 
 def expected_of(spec: RunSpec, reference: Reference, *, n_examples: int) -> Expected:
-    """The outputs of the confirmed plan for the first rows of the confirm split; raises as `prepare`.
+    """The outputs of the finished plan for the first rows of the confirm split; raises as `prepare`.
 
     They are as many as memory is kept for. Raises a ModelError where the weights belong to another model.
     """
     prepared = prepare(spec)
-    require_body(reference.confirmed, prepared.base.body_sha256)
-    require_same_base(reference.confirmed, prepared.base.module)
+    require_body(reference.facts, prepared.base.body_sha256)
+    require_same_base(reference.facts, prepared.base.module)
     base, stack = prepared.base, compile_plan(reference.plan, prepared.methods)
     batches, kept, n_numbers = list(_batches_of(prepared, n_examples)), [], 0
     task_type, auto_class = prepared.task.peft_task_type, prepared.task.auto_class

@@ -14,9 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field
 
 # The groups of `autopeft search --help`, in their order.
-Group = Literal[
-    "Options", "Data", "Full run", "Search", "Limits beside the budget", "Confirmation", "Machine", "Run"
-]
+Group = Literal["Options", "Data", "Full run", "Search", "Limits beside the budget", "Machine", "Run"]
 # How the flag is typed: once, once per item of a list, as a path, or as a number for which `auto` may stand,
 # the word for None. Lists are typed by comma otherwise.
 Form = Literal["single", "repeated", "path", "auto"]

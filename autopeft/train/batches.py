@@ -15,8 +15,8 @@ from autopeft.train.encoding import EncodedSplit
 
 _MASK = "attention_mask"  # the feature that is 0 at padding
 
-# Measurements after which a batch that none of them used makes room. A confirmation goes through its seeds,
-# five by default, for one plan after the other; chosen by hand.
+# Measurements after which a batch that none of them used makes room: a full run of every seed, for two
+# plans or more; chosen by hand.
 _IDLE_MEASUREMENTS = 8
 
 

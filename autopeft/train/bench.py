@@ -71,7 +71,7 @@ log = logging.getLogger(__name__)
 class Bench:
     """Measures plans on one base model, one task and one set of encoded splits.
 
-    `keep_weights` gives the folder for the weights of a plan and seed, written by a confirmation and read for
+    `keep_weights` gives the folder for the weights of a plan and seed, written by a full run and read for
     the test split; None keeps none. `under_way` gives the folder for the state of a run that something may
     stop; None keeps none. `head_learning_rate` is that of the last layer of the head, None for what suits the
     size of its inputs. `full_steps` are those of a full run, from which a short run branches off; without
@@ -94,7 +94,7 @@ class Bench:
     def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
         """Train a plan on the train split and evaluate it on the fidelity's split; a failure is a value.
 
-        For the test split nothing is trained: the weights that the confirmation kept for the same plan and
+        For the test split nothing is trained: the weights that the full run kept for the same plan and
         seed are loaded. Raises TrainingError if the base model was changed, so that no later measurement
         could be trusted.
         """

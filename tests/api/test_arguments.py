@@ -72,7 +72,7 @@ def test_numbers_of_numpy_are_numbers():
     }
     spec, _, _ = api._resolve(None, settings, model=None, data=None, tokenizer=None)
     assert (spec.search.trials, spec.budget.requested) == (3, "300")
-    assert spec.confirm.margin == 0.5 and spec.limits.mergeable is True
+    assert spec.search.margin == 0.5 and spec.limits.mergeable is True
 
 
 def test_a_set_is_refused_since_it_has_no_order():

@@ -50,7 +50,7 @@ def test_a_result_from_a_relative_folder_is_found_from_another_one(run, make_bas
     with pytest.raises(RunDirError, match=r"runs.a, the folder of this run, does not exist; if it was moved"):
         result.load(make_base("bert").module)
     shutil.rmtree(tmp_path / "moved" / BEST_WEIGHTS)
-    with pytest.raises(RunDirError, match="moved has no confirmed weights; confirm its plan first"):
+    with pytest.raises(RunDirError, match="moved has no best/weights; write them again with"):
         autopeft.load_result(tmp_path / "moved").load(make_base("bert").module)
 
 

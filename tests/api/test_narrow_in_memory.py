@@ -15,7 +15,7 @@ from autopeft.errors import ModelError
 from autopeft.pipeline import computing
 
 CLASSIFIER = "AutoModelForSequenceClassification"
-FEW = {**SMALL, "trials": 2, "max_steps": 4, "confirm": "full"}
+FEW = {**SMALL, "trials": 2, "max_steps": 4}
 
 
 def completions():

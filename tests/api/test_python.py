@@ -53,16 +53,16 @@ def test_a_plan_is_one_line_with_the_id_that_the_leaderboard_has(named_run):
     assert repr(replace(best, adapters=())).startswith("Plan(no adapters, ")
 
 
-def test_leaderboard_has_every_plan_once_with_confirmed_plans_first(named_run):
+def test_leaderboard_has_every_plan_once_with_finished_plans_first(named_run):
     table = named_run.leaderboard()
     measured = {m.plan.digest for m in named_run.measurements if m.status is Status.COMPLETE}
     assert isinstance(table, pd.DataFrame) and set(table["plan_id"]) == measured
     assert table["plan_id"].is_unique
-    confirmed = table[table["split"] == "confirm"]
-    assert list(confirmed.index) == list(range(len(confirmed)))
-    assert confirmed["metric"].is_monotonic_decreasing
+    finished = table[table["split"] == "confirm"]
+    assert list(finished.index) == list(range(len(finished)))
+    assert finished["metric"].is_monotonic_decreasing
     (best,) = table[table["answers"].str.contains("best")].to_dict("records")
-    expected = next(c for c in named_run.confirmations if c.plan == named_run.best)
+    expected = next(run for run in named_run.full_runs if run.plan == named_run.best)
     assert best["metric"] == expected.metric_mean
 
 
@@ -163,11 +163,11 @@ def test_bars_count_the_measurements_of_a_phase(capsys):
     plan = Plan(adapters=(), learning_rate=0.1, trainable_params=0)
     for shows in (True, False):
         progress = BarProgress(shows=shows)
-        progress.phase("rung 1", 2)
+        progress.phase("short runs", 2)
         for loss in (0.5, 0.25):
             measurement = Measurement(plan=plan, fidelity=fidelity, status=Status.COMPLETE, loss=loss)
             progress.measured(measurement, arm="head", is_baseline=False, seconds_left=3.0)
         progress.close()
         shown = capsys.readouterr().err
-        assert ("rung 1: 100%" in shown and "2/2" in shown and "best loss 0.2500" in shown) == shows
+        assert ("short runs: 100%" in shown and "2/2" in shown and "best loss 0.2500" in shown) == shows
         assert shows or "2/2" not in shown

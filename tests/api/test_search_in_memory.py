@@ -85,7 +85,7 @@ def test_stream_in_memory_is_read_as_far_as_it_is_needed(module, tokenizer, tmp_
         DataError, match=r"is a stream of unknown length; limit the rows to read by max_examples"
     ):
         autopeft.search(model=module, data=stream, tokenizer=tokenizer, out=tmp_path / "no", **SMALL)
-    bounded = {**SMALL, "max_examples": 60, "confirm": "none", "trials": 2, "max_steps": 2}
+    bounded = {**SMALL, "max_examples": 60, "max_steps": 2, "effort": "quick"}
     result = autopeft.search(model=module, data=stream, tokenizer=tokenizer, out=tmp_path / "run", **bounded)
     assert result.setting.splits.train + result.setting.splits.search == 60
 
@@ -122,7 +122,7 @@ def trained_run(model_dir, tokenizer, tmp_path_factory):
     with torch.no_grad():
         module.bert.encoder.layer[0].output.dense.weight.mul_(1.5)
     data = {"train": toy_dataset(), "validation": toy_dataset(40, 1)}
-    search = {**SMALL, "trials": 3}
+    search = {**SMALL, "effort": "quick"}
     result = autopeft.search(model=module, data=data, tokenizer=tokenizer, out=folder / "run", **search)
     return module, folder, result
 

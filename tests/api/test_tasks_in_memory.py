@@ -62,11 +62,9 @@ def test_search_of_a_task_in_memory_leaves_the_model_and_its_plan_applies(name, 
         task=name,
         budget="5%",
         methods=["lora"],
-        trials=2,
         max_steps=4,
         batch_size=8,
-        confirm="full",
-        confirm_seeds=2,
+        effort="quick",
         out=tmp_path / "run",
     )
     assert (tmp_path / "run/best/weights/README.md").is_file()

@@ -15,7 +15,7 @@ from toys.memory import SMALL, same_weights, toy_dataset, weights_of
 import autopeft
 from autopeft.pipeline import one_at_a_time
 
-SHORT = {**SMALL, "trials": 3, "max_steps": 4, "confirm": "none"}
+SHORT = {**SMALL, "max_steps": 4, "effort": "quick"}
 
 
 class OnWaiting(logging.Handler):

@@ -116,9 +116,9 @@ def test_card_brings_its_memory_and_time_and_a_price_of_an_hour_that_of_a_run(fo
     assert 0 < step["low"] < step["expected"] < step["high"]
     assert whole["expected"] == pytest.approx(250 * step["expected"])
     assert content["price_per_hour"] == 0.5
-    assert estimated(*wish, "--max-steps", 600)["search_full_runs"] == 4
     n_runs = content["search_full_runs"]
-    assert 4 < n_runs < 7, "a part of a short run ranks less"
+    longer = estimated(*wish, "--max-steps", 3000)["search_full_runs"]
+    assert 2 < longer < n_runs, "two full runs, and short ones that are a smaller part of long ones"
     faster = estimated(*wish[:-1], "h200", "--max-steps", 250)
     assert faster["step_seconds"]["expected"] <= step["expected"]
     text = run(*wish, "--max-steps", 250, "--gpu-price", 0.5).stdout

@@ -50,7 +50,7 @@ def lines_of(display):
 
 def test_an_error_with_brackets_is_shown_as_it_is():
     with display() as (live, shown):
-        live.phase("rung 1", 1)
+        live.phase("short runs", 1)
         live.measured(run(error="bad [/close] tag"), arm="head", is_baseline=False, seconds_left=None)
         assert "bad [/close] tag" in " ".join(shown.getvalue().split())
 
@@ -58,24 +58,24 @@ def test_an_error_with_brackets_is_shown_as_it_is():
 def test_the_bar_covers_the_whole_search_and_counts_down_between_runs():
     with display() as (live, _):
         live.phase("sensitivity", 0)
-        live.phase("rung 1", 2)
+        live.phase("short runs", 2)
         live.clock.seconds = 30.0
         live.measured(run(0.5), arm="head", is_baseline=False, seconds_left=90.0)
         bar, phase = lines_of(live)
-        assert "0:30 spent, about 1:30 left" in bar and phase.startswith("rung 1, 1 of 2")
+        assert "0:30 spent, about 1:30 left" in bar and phase.startswith("short runs, 1 of 2")
         live.clock.seconds = 50.0
         assert "0:50 spent, about 1:10 left" in lines_of(live)[0]
         live.clock.seconds = 500.0  # later than expected: no negative time
         assert "about 0:00 left" in lines_of(live)[0]
 
 
-def test_the_incumbent_is_told_beside_the_baseline():
-    phase = Phase(name="rung 1", total=3)
+def test_the_best_plan_is_told_beside_the_baseline():
+    phase = Phase(name="short runs", total=3)
     phase.add(run(0.4), "baseline: LoRA on q and v", is_baseline=True)
     assert phase.standing == "best is the baseline, 0.4000"
     phase.add(run(error="diverged"), "bitfit/all", is_baseline=False)
     phase.add(run(0.3), "ia3/all", is_baseline=False)
-    assert (phase.count, phase.standing) == ("rung 1, 3 of 3", "best ia3/all 0.3000, baseline 0.4000")
+    assert (phase.count, phase.standing) == ("short runs, 3 of 3", "best ia3/all 0.3000, baseline 0.4000")
 
 
 @pytest.mark.parametrize("arm", ["head", "baseline: LoRA on all linear maps of the last layers", "m" * 99])
@@ -90,13 +90,13 @@ def test_a_row_stands_below_its_headings_within_80_columns(arm):
 def test_a_file_gets_one_line_per_run_and_headings_above_the_first_of_a_phase(capsys):
     lines = Lines()
     lines.phase("sensitivity", 0)
-    lines.phase("rung 1", 2)
+    lines.phase("short runs", 2)
     lines.measured(run(0.5), arm="head", is_baseline=False, seconds_left=65.0)
-    lines.phase("rates", 1)
+    lines.phase("full runs", 1)
     first, second, heads, row, last = capsys.readouterr().err.splitlines()
-    assert (first, second, heads) == ("sensitivity", "rung 1: up to 2 runs", headings())
+    assert (first, second, heads) == ("sensitivity", "short runs: up to 2 runs", headings())
     assert row.endswith("0.5000  1:05 left")
-    assert last == "rates: 1 run"
+    assert last == "full runs: 1 run"
 
 
 @pytest.mark.parametrize(

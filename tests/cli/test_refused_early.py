@@ -96,7 +96,7 @@ def test_train_and_analyze_read_the_environment(model_dir, data_dir, tmp_path):
     env = {"AUTOPEFT_OUTPUT_OUT": str(scored)}
     assert run("analyze", *flags, "--max-examples", 8, "--scores", "gradient", env=env).exit_code == 0
     assert (scored / "suggestion.yaml").is_file()
-    search = ("--trials", 1, "--confirm", "none", "--max-steps", 4, "--out", tmp_path / "run")
+    search = ("--effort", "quick", "--max-steps", 4, "--out", tmp_path / "run")
     assert run("search", *flags, *search).exit_code == 0
     train = ("train", "--plan", tmp_path / "run", "--json")
     env = {"AUTOPEFT_OUTPUT_OUT": str(tmp_path / "adapter"), "AUTOPEFT_SEARCH_SEED": "7"}

@@ -15,7 +15,7 @@ from autopeft.store import RunDir
 
 def test_verify_says_how_deleted_weights_of_a_run_are_written_again(run_copy):
     shutil.rmtree(run_copy / "best" / "weights")
-    with pytest.raises(RunDirError, match="no confirmed weights") as caught:
+    with pytest.raises(RunDirError, match="no best/weights") as caught:
         pipeline.verify(pipeline.VerifyRequest(path=run_copy))
     assert f"`autopeft search --resume --out {run_copy}`" in str(caught.value)
 

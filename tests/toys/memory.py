@@ -9,7 +9,7 @@ import torch
 
 from toys.words import LABEL_NAMES, toy_rows
 
-SMALL = {"budget": "5%", "max_steps": 8, "batch_size": 8, "trials": 6, "seed": 3}
+SMALL = {"budget": "5%", "max_steps": 8, "batch_size": 8, "seed": 3}
 # Stands for the package where a printed line of Python is evaluated: gives the arguments of the search.
 RECORDING = {"autopeft": SimpleNamespace(search=lambda **arguments: arguments)}
 

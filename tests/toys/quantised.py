@@ -49,6 +49,6 @@ def load_toy(folder, bits, *, architecture="bert", with_tokenizer=False, **setti
 
 def search_spec(bits, model_dir, data_dir, out, **settings):
     """Settings of a small search; its best plan is one config, as one method is all there is."""
-    usual = {"trials": 4, "methods": ["lora"], "budget": "5%", "max_steps": 8, "batch_size": 8}
-    usual |= {"confirm": "full", "confirm_seeds": 2, "quantize": bits, "out": str(out)}
+    usual = {"methods": ["lora"], "budget": "5%", "max_steps": 8, "batch_size": 8}
+    usual |= {"quantize": bits, "out": str(out)}
     return run_spec(model_dir, data_dir, **{**usual, **settings})
