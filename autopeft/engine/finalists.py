@@ -47,7 +47,7 @@ def choose_finalists(problem: SearchProblem, study: Study) -> tuple[list[Plan], 
     elif problem.has_head and problem.head[1] not in baselines:
         chosen.append(problem.head[1])
     chosen = list(dict.fromkeys(chosen))
-    return [plan for plan in baselines if plan not in chosen], chosen
+    return baselines, chosen
 
 
 def rank(problem: SearchProblem, measurements: Iterable[Measurement]) -> list[Measurement]:
