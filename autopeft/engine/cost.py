@@ -16,7 +16,8 @@ def planned_runs(problem: SearchProblem) -> list[Fidelity]:
     """The runs of a search at most: short ones, full runs of the finalists, and the test split."""
     seed, lengths = problem.seeds[0], problem.lengths
     n_short = problem.n_trials(len(problem.first_plans))
-    n_full = (USUAL_FINALISTS + (problem.effort == "thorough" and problem.has_head)) * len(problem.seeds)
+    n_more = 1 + problem.has_head if problem.effort == "thorough" else 0
+    n_full = (USUAL_FINALISTS + n_more) * len(problem.seeds)
     planned = [lengths.short(seed=seed)] * n_short + [lengths.full(seed=seed)] * n_full
     planned += [lengths.test(seed=seed)] * (2 * len(problem.seeds) if lengths.n_test else 0)
     for power in range(1, problem.spec.search.sizes):

@@ -20,7 +20,8 @@ def choose_finalists(problem: SearchProblem, study: Study) -> tuple[list[Plan], 
     1. Of the baselines the first is trained; the others stand in if it diverges.
     2. The rival is the best plan of a method that starts slowly, unless another within the budget is clearly
        ahead; short runs judge such a method too low.
-    3. With `--effort thorough` the head alone is trained too.
+    3. With `--effort thorough` such a method takes no place: the best other rival is trained too, and so is
+       the head alone.
 
     Plans of the list without a short run (`--effort quick`, or limits that pay few) come last.
 
@@ -40,9 +41,12 @@ def choose_finalists(problem: SearchProblem, study: Study) -> tuple[list[Plan], 
     others = [plan for plan in untried if plan not in baselines]
     # If the space has LoRA alone, the best of the other baselines is the rival.
     others += [plan for plan in baselines[1:] if plan.adapters != baselines[0].adapters]
-    chosen = [*(m.plan for m in (*slow, *rivals)), *others][:1]
-    if problem.effort == "thorough" and problem.has_head:
+    chosen = [m.plan for m in (*slow[:1], *rivals[:1])] or others[:1]
+    if problem.effort != "thorough":
+        chosen = chosen[:1]
+    elif problem.has_head and problem.head[1] not in baselines:
         chosen.append(problem.head[1])
+    chosen = list(dict.fromkeys(chosen))
     return [plan for plan in baselines if plan not in chosen], chosen
 
 
