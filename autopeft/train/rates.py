@@ -37,8 +37,8 @@ _LEAST_RMS = 0.01  # a head behind a batch norm has far smaller inputs in evalua
 
 
 SCHEDULE = (
-    "linear decay to 0 after a warm-up of 6 %, at most 50 steps; AdamW, no weight decay, gradient norm clipped "
-    "at 1; the last layer of the task head at head_learning_rate, linear maps below it at "
+    "linear decay to 0 after a warm-up of 6 %, at most 50 steps; AdamW, no weight decay, gradient norm "
+    "clipped at 1; the last layer of the task head at head_learning_rate, linear maps below it at "
     f"{_MOVE_BELOW} / (inputs × their root mean square)"
 )
 
