@@ -62,7 +62,9 @@ def answer(run: Path) -> dict:
 
 def rows_of(run: Path) -> list[dict[str, str]]:
     with (run / "trials.csv").open(encoding="utf-8", newline="") as stream:
-        return [{k: v for k, v in row.items() if not k.endswith("_seconds")} for row in csv.DictReader(stream)]
+        return [
+            {k: v for k, v in row.items() if not k.endswith("_seconds")} for row in csv.DictReader(stream)
+        ]
 
 
 def test_every_file_of_a_run_is_there_and_not_empty(run: Path) -> None:
@@ -145,7 +147,11 @@ def test_training_the_plan_gives_the_bytes_of_the_finished_weights(
 def without_seconds(content: Any) -> Any:
     """A part of result.json without what clocks said, and without the folder; R is seconds, too."""
     if isinstance(content, dict):
-        told = {name: part for name, part in content.items() if "seconds" not in name and name not in ("cost", "out")}
+        told = {
+            name: part
+            for name, part in content.items()
+            if "seconds" not in name and name not in ("cost", "out")
+        }
         return {name: without_seconds(part) for name, part in told.items()}
     return [without_seconds(part) for part in content] if isinstance(content, list) else content
 
