@@ -127,8 +127,8 @@ def _costs(forecast: Forecast | None) -> Iterator[tuple[str, str]]:
         return
     seconds = forecast.seconds
     low, expected, high = map(duration, (seconds.low, seconds.expected, seconds.high))
-    is_limited = seconds.low == seconds.high  # by --max-time
-    span = f"{expected}, the limit" if is_limited else f"{expected} ({low} to {high})"
+    is_limited = seconds.low == seconds.high
+    span = f"{expected}, as limits shorten the search" if is_limited else f"{expected} ({low} to {high})"
     yield "time", f"{span}; R is {duration(forecast.full_run_seconds)}"
     if forecast.price is not None:
         price = forecast.price

@@ -44,10 +44,10 @@ def choose_finalists(problem: SearchProblem, study: Study) -> tuple[list[Plan], 
     chosen = [m.plan for m in (*slow[:1], *rivals[:1])] or others[:1]
     if problem.effort != "thorough":
         chosen = chosen[:1]
-    elif problem.has_head:
+    elif problem.has_head and problem.head[1] not in baselines:
         chosen.append(problem.head[1])
     chosen = list(dict.fromkeys(chosen))
-    return [plan for plan in baselines if plan not in chosen], chosen
+    return baselines, chosen
 
 
 def rank(problem: SearchProblem, measurements: Iterable[Measurement]) -> list[Measurement]:

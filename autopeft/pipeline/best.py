@@ -52,7 +52,8 @@ def write_plans(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
     """Write the plans that were trained in full by their part: `plans/rival.yaml`, `plans/1-of-5.yaml`."""
     plans = {"best": result.best, "baseline": result.baseline}
     plans |= {"rival": result.rival} if result.rival is not None else {}
-    plans.update(("head", full.plan) for full in result.full_runs if not full.plan.adapters)
+    heads = [each.plan for each in result.full_runs if not each.plan.adapters]
+    plans |= {"head": heads[0]} if heads else {}
     plans |= {f"1-of-{round(1 / size.share)}": size.plan for size in result.sizes}
     for name, plan in plans.items():
         if plan.learning_rate > 0:  # the base model untrained is no plan to train

@@ -53,7 +53,7 @@ class Forecast:
 def forecast(prepared: Prepared, problem: SearchProblem, pace: Pace, *, seconds_so_far: float) -> Forecast:
     """What a prepared search takes at the pace of the baseline; `seconds_so_far` is what loading took.
 
-    A limit shortens the short runs alone: two full runs are made in any case.
+    Limits shorten the search alone: the default is trained in full with every seed in any case.
     """
     lengths = problem.lengths
     full_run = _seconds(lengths.full(seed=0), pace)
@@ -62,7 +62,8 @@ def forecast(prepared: Prepared, problem: SearchProblem, pace: Pace, *, seconds_
     most = math.fsum(_seconds(fidelity, pace) for fidelity in planned) + _PASS_SHARE * full_run
     most -= repeated_steps(problem, planned) * pace.step_seconds
     limits = (prepared.spec.search.max_time_seconds, (prepared.spec.search.max_cost or math.inf) * full_run)
-    limit = max(min(limits[0] or math.inf, limits[1]), before + 2 * full_run + after)
+    least = before + len(problem.seeds) * full_run + after
+    limit = max(min(limits[0] or math.inf, limits[1]), least)
     low, expected, high = (min(limit, before + share * most + after) for share in (_LOW, _EXPECTED, _HIGH))
     hourly = prepared.spec.execution.gpu_price
     price = None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toys.engine import ROOMY, kind_of, levels, problem, run
+from toys.engine import LIST, ROOMY, SPACE, kind_of, levels, problem, run
 from toys.metrics import ACCURACY, ERROR_RATE
 
 from autopeft.engine.finalists import front, rank
@@ -102,3 +102,15 @@ def test_a_plan_that_does_not_start_slowly_gets_no_second_chance() -> None:
 def test_the_best_baseline_is_trained_in_full(kind: str) -> None:
     search = run(levels(**{"q+v": 0.5, "lora": 0.5, kind: 0.6}))
     assert search.kinds("confirm") == {kind: 1, "ia3": 1}
+
+
+def test_in_a_space_of_the_baselines_alone_another_of_them_is_the_rival() -> None:
+    lora = {
+        "lora": SPACE.methods["lora"].model_copy(update={"placement": ("all",), "layer_share": (1.0, 1.0)})
+    }
+    first = {"classification": tuple(entry for entry in LIST if entry.baseline)}
+    space = SPACE.model_copy(update={"methods": lora, "first": first})
+    search = run(levels(lora=0.8, ia3=0.1), space=space, trials=2)
+    assert (kind_of(search.outcome.baseline), kind_of(search.outcome.rival)) == ("lora", "q+v")
+    other = run(levels({"lora": Status.DIVERGED}, lora=0.8), space=space, trials=2).outcome
+    assert kind_of(other.baseline) == kind_of(other.best) == "q+v"

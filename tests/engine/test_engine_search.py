@@ -93,8 +93,9 @@ def test_a_metric_of_which_less_is_better_gives_the_mirrored_outcome() -> None:
 # Without LoRA, without a head, with a plan of the user.
 
 
-def test_where_no_lora_fits_the_head_alone_is_the_default() -> None:
-    search = run(levels(ia3=0.35), max_params=NO_LORA)
+@pytest.mark.parametrize("effort", ["quick", "normal", "thorough"])
+def test_where_no_lora_fits_the_head_alone_is_the_default(effort: str) -> None:
+    search = run(levels(ia3=0.35), max_params=NO_LORA, effort=effort, trials=4, seeds=1)
     assert kind_of(search.outcome.baseline) == "head"
     assert search.kinds("confirm") == {"head": 1, "ia3": 1}
     assert search.display.baselines == {"head"}

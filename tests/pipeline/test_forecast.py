@@ -58,10 +58,19 @@ def test_memory_holds_weights_in_float32_and_what_the_dearest_method_trains(prev
     assert forecast["peak_bytes"] > 4 * (preview["base_params"] + preview["head_params"])
 
 
-def test_text_names_data_columns_folder_and_rungs(model_dir, data_dir):
+def test_text_names_data_columns_folder_and_runs(model_dir, data_dir):
     result = dry_run(model_dir, data_dir, "--max-steps", 20, "--out", "first")
     assert result.exit_code == 0, result.output
-    words = ("columns text, label", "first", "tiny-bert", "baselines", "time", "memory", "20 steps")
+    words = (
+        "columns text, label",
+        "first",
+        "tiny-bert",
+        "first plans",
+        "time",
+        "memory",
+        "20 steps",
+        "8 steps",
+    )
     assert [word for word in words if word not in result.stdout] == []
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "price" not in result.stdout
@@ -164,5 +173,13 @@ def test_text_says_from_which_difference_on_a_verdict_can_tell_plans_apart(model
     assert np.quantile(np.abs(draws.mean(1)), 0.95) == pytest.approx(high, rel=0.15)
     assert low == pytest.approx(high * math.sqrt(0.02 / 0.1))
     assert f"differ by {100 * low:.1f} to {100 * high:.1f} points" in " ".join(preview_text(preview).split())
-    unconfirmed = replace(preview, least_differences=None)
-    assert "tell plans apart" not in preview_text(unconfirmed)
+    assert "tell plans apart" not in preview_text(replace(preview, least_differences=None))
+
+
+@pytest.mark.parametrize("limit", [{"max_time": 0.01}, {"max_cost": 0.01}])
+def test_no_limit_shortens_the_time_below_that_of_the_full_runs(limit, model_dir, data_dir):
+    spec = run_spec(model_dir, data_dir, budget="20%", max_steps=40, seeds=3, **limit)
+    preview = pipeline.preview(spec)
+    seconds, full_run = preview.forecast.seconds, preview.forecast.full_run_seconds
+    assert seconds.low == seconds.high > 3 * full_run and preview.full_run_steps == 40
+    assert "as limits shorten the search" in " ".join(preview_text(preview).split())
