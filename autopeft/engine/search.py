@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 from optuna.storages import BaseStorage, InMemoryStorage
@@ -30,7 +29,7 @@ def search(
     Raises:
         TrainingError: No baseline could be trained, or the machine broke off a run that is needed.
     """
-    runs.expect(Counter(planned_runs(problem)))
+    runs.expected.update(planned_runs(problem))  # for the time that is left
     study = Study(problem=problem, runs=runs)
     study.measure_first_plans()  # short runs with one shared seed: the same rows in the same order
     study.propose_and_measure()  # further plans by Optuna, if the effort asks for more than the list has
@@ -49,7 +48,6 @@ def search(
         full_runs=full_runs(problem, runs, judged, finished),
         test=full_runs(problem, runs, judged, tested),
         verdict=judged.verdict,
-        short_steps=problem.lengths.short_steps,
         front=tuple(front(m for m in study.short.values() if problem.is_allowed(m.plan))),
         longer=longer_run(problem, runs, judged),
         sizes=sizes,

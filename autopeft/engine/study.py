@@ -101,7 +101,7 @@ class Study:
                     len(self.short),
                     len(self.short) + len(proposals) - n_done,
                 )
-                self.runs.expect({self._fidelity: 0})
+                self.runs.expected[self._fidelity] = 0
                 break
             results = self.runs.measure((proposal.plan, self._fidelity) for proposal in batch)
             self.short |= {proposal.plan: result for proposal, result in zip(batch, results, strict=True)}

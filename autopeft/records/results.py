@@ -279,10 +279,16 @@ class Outcome:
     full_runs: tuple[FullRun, ...]
     test: tuple[FullRun, ...]
     verdict: Verdict
-    short_steps: int
     front: tuple[Measurement, ...] = ()
     longer: LongerRun | None = None
     sizes: tuple[SizeStep, ...] = ()
+
+    @property
+    def short_steps(self) -> int:
+        """Steps of a short run; 0 without short runs."""
+        return max(
+            (m.fidelity.train_steps for m in self.measurements if m.fidelity.split == "search"), default=0
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import optuna
 from optuna.storages import BaseStorage, InMemoryStorage
 
 from autopeft import engine
-from autopeft.engine import Key, Lengths, Runs, SearchProblem
+from autopeft.engine import Key, Lengths, Limits, Runs, SearchProblem
 from autopeft.executors import Serial
 from autopeft.extension import discover
 from autopeft.records import (
@@ -253,8 +253,7 @@ def run(
         record=records.append,
         interrupt=interrupt,
         clock=lambda: world.seconds,
-        max_seconds=max_seconds,
-        max_cost=max_cost,
+        limits=Limits(seconds=max_seconds, cost=max_cost),
     )
     outcome = engine.search(asked, runs, storage=lambda: storage or InMemoryStorage())
     return Run(asked, outcome, world, display, records)
