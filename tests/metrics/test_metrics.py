@@ -91,21 +91,14 @@ def test_jackknife_of_a_mean_gives_its_rows():
 def test_equal_predictions_on_a_small_split_prove_nothing(name, n, is_proof):
     """A plan that is wrong on 3 % of the rows that the other has right differs on none of 20 in 54 %."""
     metric = METRICS[name]
-    facts = {
-        field: getattr(metric, field) for field in ("name", "greater_is_better", "is_share", "score_span")
-    }
-    facts = MetricFacts(**facts)
-    truth, guesses = drawn(metric.kinds[0], np.random.default_rng(0), n)
-    _, scores = metric.score(truth, guesses)
-    sign = 1.0 if facts.greater_is_better else -1.0
-    table = [[sign * score for score in scores]] * 2
-    examples = evidence.Examples(step=facts.score_step)
-    how = {"margin": 0.01, "span": facts.score_span, "examples": examples}
-    seen = evidence.look(table, table, planned_seeds=2, **how)
-    (standing,) = evidence.plans_within_margin({"best": table, "small": table}, best="best", **how)
+    fields = ("name", "greater_is_better", "is_share", "score_span")
+    facts = MetricFacts(**{field: getattr(metric, field) for field in fields})
     if not facts.greater_is_better:  # no two plans have the same errors but by being the same
         return
-    assert (seen.label == "equivalent", standing.is_within) == (is_proof, is_proof)
+    truth, guesses = drawn(metric.kinds[0], np.random.default_rng(0), n)
+    _, scores = metric.score(truth, guesses)
     examples = evidence.Examples(step=facts.score_step)
-    interval = evidence.paired_interval(table, table, span=facts.score_span, examples=examples)
-    assert interval.std_error == pytest.approx(1 / np.sqrt(n * (n - 1)))  # two halves of an example each way
+    equal = evidence.paired_difference([scores], [scores], span=facts.score_span, examples=examples)
+    # Two halves of an example each way, over rows and over seeds.
+    assert equal.std_error == pytest.approx(np.sqrt((1 / n + 1 / evidence.SEED_ROWS) / (n - 1)))
+    assert (equal.mean, equal.low > -0.01) == (0.0, is_proof)
