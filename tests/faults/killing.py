@@ -20,7 +20,7 @@ from toys.reading import rows_of
 from autopeft.cli.app import app
 from autopeft.store import RunDir
 
-SETTINGS = "--max-steps 4 --batch-size 8 --budget 5% --trials 4 --confirm-seeds 2 --confirm full".split()
+SETTINGS = "--max-steps 4 --batch-size 8 --budget 5% --trials 4 --seeds 2".split()
 SETTINGS += ["--methods", "ia3,lora", "--max-eval-examples", "20", "--quiet"]
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
 CODES = {"SIGKILL": -9, "SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}

@@ -22,7 +22,7 @@ from autopeft.cli.progress import Silent
 from autopeft.errors import AutopeftError
 
 resource = pytest.importorskip("resource")
-GIVEN = frozenset({"search.trials", "confirm.seeds"})
+GIVEN = frozenset({"search.trials"})
 
 
 def at_night(*values):

@@ -24,7 +24,7 @@ from autopeft.pipeline.working import WorkerBench
 from autopeft.records import IN_MEMORY
 from autopeft.store import RunDir
 
-GIVEN = frozenset({"search.trials", "confirm.seeds"})
+GIVEN = frozenset({"search.trials"})
 
 
 class Kills(Silent):
@@ -64,7 +64,7 @@ def test_two_workers_measure_the_same_as_one_process_even_if_one_is_killed(
     assert display.n_measured >= 3
     assert rows_of(path) == rows_of(finished)
     assert running_workers() == []
-    assert not list((path / "state/paused").glob("*"))
+    assert not list((path / "state/under_way").glob("*"))
     assert list((path / "best/weights").glob("*.safetensors"))
     assert result.environment["device"] == "cpu"
     # A resumed run may spread its measurements otherwise; here nothing is left to measure.
@@ -80,7 +80,6 @@ def worker_bench(small_spec, finished, caplog):
     return WorkerBench(
         spec=spec,
         run=finished,
-        rung_steps=(2, 4),
         facts=loaded_facts(prepare(spec)),
         start_sha256=start_sha256(RunDir.open(finished)),
         devices=("cpu",),
