@@ -6,10 +6,13 @@ Pure arithmetic: the cost of a method at a site is passed in as a function of th
 from __future__ import annotations
 
 import heapq
+import math
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from statistics import mode
 
 from autopeft.errors import BudgetError, SpecError
 from autopeft.records import Budget
@@ -161,6 +164,43 @@ def _upgrade(claim: Claim, index: int, *, taken: int) -> tuple[float, int, int, 
     rank, rank_before = claim.ranks[taken], claim.ranks[taken - 1] if taken else 0
     price = claim.cost(rank) - (claim.cost(rank_before) if taken else 0)
     return (-claim.weight * claim.ranks[0] / rank, rank, price, index)
+
+
+def at_one_rank(claims: Sequence[Claim], *, max_params: int, may_differ: bool) -> Sequence[Claim]:
+    """The claims with one rank alone, the largest that the budget pays at all of their sites, and paid first.
+
+    1. If ranks may differ, a site whose ranks end below takes its last one. The claims stay as they are if
+       the next rank is more than an eighth larger, since one rank would leave much of the budget: up to half
+       at rank 1.
+    2. If they may not, sites without the commonest lowest rank are left out, such as those of OFT whose
+       inputs no power of two divides.
+    3. If the budget pays no rank at all of these sites, each claims the lowest one if ranks may not differ.
+
+    Example:
+        >>> a, b = (Claim(site=s, weight=1.0, ranks=range(1, 99), cost=lambda rank: 10 * rank) for s in "ab")
+        >>> [claim.ranks for claim in at_one_rank([a, b], max_params=170, may_differ=True)]
+        [(8,), (8,)]
+    """
+    if not claims:
+        return claims
+    ladder, kept = max((claim.ranks for claim in claims), key=lambda ranks: ranks[-1]), claims
+    if not may_differ:
+        lowest = mode(claim.ranks[0] for claim in claims)
+        kept = [claim for claim in claims if claim.ranks[0] == lowest]
+        ladder = min((claim.ranks for claim in kept), key=len)
+
+    def at(rank: int) -> list[Claim]:
+        granted = [(claim, rank) for claim in kept if rank in claim.ranks]
+        if may_differ:
+            granted = [(c, c.ranks[max(1, bisect_right(c.ranks, rank)) - 1]) for c in kept]
+        return [replace(claim, ranks=(own,), weight=math.inf) for claim, own in granted]
+
+    n_paid = bisect_right(ladder, max_params, key=lambda r: sum(c.cost(c.ranks[0]) for c in at(r)))
+    if not n_paid:
+        return claims if may_differ else [replace(claim, ranks=ladder[:1]) for claim in kept]
+    rank = ladder[n_paid - 1]
+    is_coarse = may_differ and n_paid < len(ladder) and 8 * (ladder[n_paid] - rank) > rank
+    return claims if is_coarse else at(rank)
 
 
 def require_affordable(cheapest: dict[str, int], *, budget: Budget, available: int) -> None:

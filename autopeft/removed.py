@@ -49,6 +49,10 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     "attribute": {
         "autopeft.analyze scores every module before a training": "sensitivitycallback",
         "report.html has the pictures, and report.md and trials.csv the numbers": "plot plots",
+        "full_runs has every plan that was trained in full": "confirmations",
+        "rival is the plan that the verdict compares with the baseline": "incumbent",
+        "sizes has the best plan of each smaller budget, with --sizes": "smallest",
+        "short runs have one length, short_steps": "proxy",
     },
     "executor": {"--executor ray has workers on several machines": "postgresql"},
     "score": {"the scores gradient, fisher and parameters remain, and an entry point adds your own": _SCORES},

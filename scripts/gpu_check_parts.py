@@ -110,13 +110,17 @@ def bench_of(base: BaseModel, place: Place, *, n_tokens: int = 32, **settings: A
     examples = tuple({"input_ids": row, "attention_mask": [1] * n_tokens} for row in rows)
     splits = {
         name: EncodedSplit(examples=examples[part], labels=tuple(rows[part]))
-        for name, part in {"train": slice(0, 48), "search": slice(48, 64)}.items()
+        for name, part in {
+            "train": slice(0, 48),
+            "search": slice(48, 64),
+            "confirm": slice(48, 64),
+        }.items()
     }
     return Bench(base=base, task=settings.pop("task", TASK), methods=METHODS, splits=splits, **settings)
 
 
 def rung(n_steps: int, batch_size: int) -> Fidelity:
-    """A rung of some steps, judged on 8 rows."""
+    """A short run of some steps, evaluated on 8 rows."""
     return Fidelity(
         split="search", train_steps=n_steps, train_examples=n_steps * batch_size, eval_examples=8, seed=0
     )

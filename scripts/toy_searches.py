@@ -25,7 +25,7 @@ from typing import Any
 
 WORDS = "awful bad dull poor fine good great lovely a an and at day film food for in is it of on one".split()
 BAD, GOOD = WORDS[:4], WORDS[4:8]
-LENGTH = "--max-steps 40 --batch-size 8 --trials 12 --confirm-seeds 2 --max-length 24 --dtype float32".split()
+LENGTH = "--max-steps 40 --batch-size 8 --trials 8 --seeds 2 --max-length 24 --dtype float32".split()
 SEARCHES = {
     "mix": ["bert", "--budget", "6%", "--space", "mix.yaml"],
     "language_model": ["llama", "--budget", "6%", "--task", "text-generation"],
@@ -41,7 +41,6 @@ MIX = """schema_version: 1
 about: one budget for two methods
 methods: {lora: {placement: [all, attention], options: {dora: [false, true]}}, ia3: {placement: [mlp, all]}}
 mixes: {both: [{method: lora, placement: [attention, q+v]}, {method: ia3, placement: [mlp]}]}
-random_share: 0.25
 """
 # What two runs of the same code do not share.
 UNSTABLE = ("seconds", "full_runs", "environment", "command", "run")

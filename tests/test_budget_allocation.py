@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopeft.budget import Claim, allocate, natural_key
+from autopeft.budget import Claim, allocate, at_one_rank, natural_key
 
 
 def claim(site: str, *, weight: float = 1.0, per_rank: int = 10, offset: int = 0, max_rank: int = 8) -> Claim:
@@ -221,6 +221,39 @@ def test_a_dear_site_does_not_keep_cheap_ones_from_being_served() -> None:
 def test_a_tie_goes_to_the_later_layer(weights: tuple[float, float], ranks: dict[str, int]) -> None:
     claims = [claim("h.9", weight=weights[0]), claim("h.10", weight=weights[1])]
     assert allocate(claims, max_params=10) == ranks
+
+
+@given(claim_lists(max_size=5), st.integers(0, 3000), st.booleans())
+def test_one_rank_is_the_largest_that_the_budget_pays_at_all_sites(
+    drawn: list[Claim], budget: int, may_differ: bool
+) -> None:
+    claims = [site_claim for site_claim in drawn if site_claim.ranks and site_claim.ranks[0] == 1]
+
+    def cost(rank: int) -> int:  # a site that ends below has its last rank
+        return sum(c.cost(min(rank, c.ranks[-1])) for c in claims)
+
+    limited = at_one_rank(claims, max_params=budget, may_differ=may_differ)
+    granted = allocate(limited, max_params=budget)
+    tops = [site_claim.ranks[-1] for site_claim in claims]
+    highest = (max if may_differ else min)(tops, default=0)
+    paid = max((rank for rank in range(1, highest + 1) if cost(rank) <= budget), default=0)
+    if may_differ and paid < min(8, highest):
+        assert limited == claims
+    elif paid:
+        assert granted == {c.site: min(paid, c.ranks[-1]) for c in claims}
+    else:
+        assert set(granted.values()) <= {1}
+    assert spent(claims, granted) <= budget
+
+
+def test_sites_that_share_no_rank_with_most_are_left_out_and_the_others_are_paid_first() -> None:
+    thirds = [replace(claim(name, weight=0.1), ranks=(3, 9)) for name in "ab"]
+    twos = [replace(claim(name, weight=0.1), ranks=(2, 4, 8)) for name in "cde"]
+    fixed = at_one_rank([*thirds, *twos], max_params=130, may_differ=False)
+    other = claim("f", weight=100.0, max_rank=99)
+    assert allocate([*fixed, other], max_params=160) == {"c": 4, "d": 4, "e": 4, "f": 4}
+    poor = at_one_rank([*thirds, *twos], max_params=50, may_differ=False)
+    assert allocate(poor, max_params=50) == {"d": 2, "e": 2}
 
 
 def test_sites_come_back_in_natural_order() -> None:

@@ -22,7 +22,7 @@ from autopeft.errors import AutopeftError, SpecError
 
 # Control characters but for line ends and tabs, which a terminal would obey: a name may hold any.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10, 13)}
-_LIBRARIES = "peft transformers datasets huggingface_hub httpx alembic bitsandbytes matplotlib".split()
+_LIBRARIES = "peft transformers datasets huggingface_hub httpx alembic bitsandbytes".split()
 # Those that ask a process to end, as far as this system has them: Ctrl-C, `kill`, a closed terminal;
 # Ctrl-Break or a closed window on Windows; and what Slurm (`--signal`), Grid Engine (`-notify`) and LSF send
 # before the end of a job, which would end a process without a word.

@@ -46,7 +46,7 @@ SEARCH_FLAGS: Mapping[str, str | None] = dict.fromkeys(
 # The settings that `search --help` shows; `--help-all` shows the others too. Chosen by hand: what one must
 # know to run a search, to bound it, and to repeat it.
 ESSENTIAL = frozenset(
-    "model data task budget effort methods baseline sizes max_time quantize seed out".split()
+    "model data task budget effort methods baseline trials sizes max_time quantize seed out".split()
 )
 
 

@@ -92,7 +92,8 @@ def _full_runs(result: SearchResult, words: PartWords) -> tuple[Sequence[str], S
         gap = NOTHING
         if row.difference is not None:
             mean, low, high = row.difference
-            gap = f"{difference(mean, is_share)} ({interval(low, high, is_share)})"
+            gain = difference(mean, is_share).removesuffix(" points")  # as the verdict above says
+            gap = f"{gain} ({interval(low, high, is_share)})"
         size_of_plan = f"{row.plan.trainable_params:,}"
         rows.append(
             (f"{row.mark}\n[dim]{name}[/dim]", score(row.test), score(row.confirm), gap, size_of_plan)
@@ -108,9 +109,7 @@ def _print_files(result: SearchResult, out: Console, path: Path) -> None:
     lines = [f"report  {path / 'report.html'}"]
     if plan.is_file():
         lines += [f"weights {weights}"] if weights.is_dir() else []
-        # For a model in memory the command attaches the plan and trains nothing.
-        verb = "attach" if result.spec.is_in_memory else "again"
-        lines += [f"plan    {plan}", f"{verb:<7} {train_command(plan, result.spec.model, result.spec.data)}"]
+        lines.append(f"plan    {plan}")
     else:
         lines.append(f"plan    deleted; written again by {resume_command(result.spec, path)}")
     out.print("\n".join(lines), markup=False, soft_wrap=True)

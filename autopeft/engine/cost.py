@@ -16,11 +16,13 @@ def planned_runs(problem: SearchProblem) -> list[Fidelity]:
     """The runs of a search at most: short ones, full runs of the finalists, and the test split."""
     seed, lengths = problem.seeds[0], problem.lengths
     n_short = problem.n_trials(len(problem.first_plans))
-    n_full = (USUAL_FINALISTS + (problem.effort == "thorough" and problem.has_head)) * len(problem.seeds)
+    n_more = 1 + problem.has_head if problem.effort == "thorough" else 0
+    n_full = (USUAL_FINALISTS + n_more) * len(problem.seeds)
     planned = [lengths.short(seed=seed)] * n_short + [lengths.full(seed=seed)] * n_full
     planned += [lengths.test(seed=seed)] * (2 * len(problem.seeds) if lengths.n_test else 0)
-    for _ in range(1, problem.spec.search.sizes):
-        planned += [lengths.short(seed=seed)] * n_short + [lengths.full(seed=seed)]
+    for power in range(1, problem.spec.search.sizes):
+        n_small = len(problem.smaller(power).small_plans)
+        planned += [lengths.short(seed=seed)] * n_small + [lengths.full(seed=seed)] * min(1, n_small)
     return planned
 
 
@@ -48,7 +50,7 @@ def usual_cost(full_steps: int, *, n_first: int = 5) -> float:
     )
     runs = [lengths.short(seed=0)] * n_first + [lengths.full(seed=0)] * USUAL_FINALISTS
     cost = math.fsum(map(lengths.cost, [*runs, lengths.test(seed=0), lengths.test(seed=0)]))
-    return cost - USUAL_FINALISTS * lengths.kept_steps / full_steps
+    return cost - USUAL_FINALISTS * lengths.kept_steps * lengths.step_cost
 
 
 def search_cost(

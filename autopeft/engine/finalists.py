@@ -20,7 +20,8 @@ def choose_finalists(problem: SearchProblem, study: Study) -> tuple[list[Plan], 
     1. Of the baselines the first is trained; the others stand in if it diverges.
     2. The rival is the best plan of a method that starts slowly, unless another within the budget is clearly
        ahead; short runs judge such a method too low.
-    3. With `--effort thorough` the head alone is trained too.
+    3. With `--effort thorough` such a method takes no place: the best other rival is trained too, and so is
+       the head alone.
 
     Plans of the list without a short run (`--effort quick`, or limits that pay few) come last.
 
@@ -37,10 +38,16 @@ def choose_finalists(problem: SearchProblem, study: Study) -> tuple[list[Plan], 
         raise TrainingError(f"No learning rate of the baseline could be trained: {errors[0]}")
     rivals = [m for m in ranked if not is_baseline[m.plan] and problem.is_allowed(m.plan)]
     slow = [m for m in rivals if problem.starts_slowly(m.plan) and _ahead(problem, rivals[0], m) <= _CLEAR]
-    chosen = [*(m.plan for m in (*slow, *rivals)), *(plan for plan in untried if plan not in baselines)][:1]
-    if problem.effort == "thorough" and problem.has_head:
+    others = [plan for plan in untried if plan not in baselines]
+    # If the space has LoRA alone, the best of the other baselines is the rival.
+    others += [plan for plan in baselines[1:] if plan.adapters != baselines[0].adapters]
+    chosen = [m.plan for m in (*slow[:1], *rivals[:1])] or others[:1]
+    if problem.effort != "thorough":
+        chosen = chosen[:1]
+    elif problem.has_head and problem.head[1] not in baselines:
         chosen.append(problem.head[1])
-    return baselines, [plan for plan in dict.fromkeys(chosen) if plan not in baselines]
+    chosen = list(dict.fromkeys(chosen))
+    return baselines, chosen
 
 
 def rank(problem: SearchProblem, measurements: Iterable[Measurement]) -> list[Measurement]:

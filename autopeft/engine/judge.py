@@ -15,6 +15,7 @@ from autopeft.errors import TrainingError
 from autopeft.records import FullRun, LongerRun, Measurement, Plan, Status, Verdict
 
 _DAMPED = 0.5
+_BEYOND = "{0} is handed over, since {1} trains more parameters than the budget allows."
 _MARGIN = 0.01  # one point, or one percent of a loss
 
 Finished = Mapping[Plan, Sequence[Measurement]]
@@ -38,12 +39,14 @@ def train_in_full(
 ) -> tuple[Plan, Finished]:
     """Train the best baseline and the rivals that the limits pay, from the start.
 
-    A baseline that diverges gives way to the next one.
+    A baseline that diverges gives way to the next one. If it exceeds the budget, a rival is trained whatever
+    the limits are: it is handed over.
 
     Raises:
         TrainingError: The machine broke off a run of the baseline, or all baselines diverged.
     """
     n_paid = next((n for n in range(len(rivals), 0, -1) if _has_room(problem, runs, n)), 0)
+    n_paid = max(n_paid, 0 if problem.is_allowed(baselines[0]) else 1)
     if n_paid < len(rivals):
         log.warning("The limits pay %d of %d rivals in full.", n_paid, len(rivals))
     rivals = rivals[:n_paid]
@@ -68,7 +71,7 @@ def train_in_full(
             return baseline, finished
     raise TrainingError(
         "No learning rate of the baseline finished a full run: all of them diverged. Check the data, or "
-        " set lower rates with learning_rate in a search space."
+        "set lower rates with learning_rate in a search space."
     )
 
 
@@ -88,16 +91,22 @@ def judge(problem: SearchProblem, runs: Runs, baseline: Plan, finished: Finished
             examples=problem.examples("confirm"),
             n_rivals=len(rivals),
         )
+    names = _name(runs, rival or baseline), _name(runs, baseline)
     verdict = evidence.verdict(
         difference,
-        names=(_name(runs, rival or baseline), _name(runs, baseline)),
+        names=names,
         params=((rival or baseline).trainable_params, baseline.trainable_params),
         margin=margin_of(problem, finished[baseline]),
         metric=problem.metric,
     )
     best = baseline if rival is None or verdict.label == "default kept" else rival
-    if rival is not None and not problem.is_allowed(best):  # the user's plan is beyond the budget
-        best, verdict = rival, replace(verdict, label="inconclusive")
+    if not problem.is_allowed(best):  # the user's plan is beyond the budget
+        if rival is None:
+            raise TrainingError(
+                "Your baseline exceeds the budget, and no plan within the budget finished a full run. Raise "
+                "--budget, or search with --effort normal."
+            )
+        best, verdict = rival, replace(verdict, label="inconclusive", sentence=_BEYOND.format(*names))
     return Judgement(best=best, baseline=baseline, rival=rival, verdict=verdict, finished=finished)
 
 
@@ -184,7 +193,7 @@ def longer_run(problem: SearchProblem, runs: Runs, judged: Judgement) -> LongerR
     The error, or a loss, falls as a power of the steps, and by half of what the two runs tell, since the
     first steps bring most: e(2n) = e(n) (e(n) / e(s)) ** (log 2 / log(n / s) / 2). On recorded runs it is off
     by 3.8 points on average and 2.3 too high (reports/LOG.md, 2026-11-29).
-    None without a short run with a metric, or of a metric without a best value.
+    None without a short run with a metric, for a metric without a best value, or if nothing fell.
     """
     seed, lengths = problem.seeds[0], problem.lengths
     short = runs.measured.get((judged.best, lengths.short(seed=seed)))
@@ -196,7 +205,7 @@ def longer_run(problem: SearchProblem, runs: Runs, judged: Judgement) -> LongerR
         return None
     before, after = (value if is_error else 1.0 - value for value in (short.metric, full))
     if not 0 < after < before:
-        return LongerRun(steps=2 * lengths.full_steps, metric=full, gain=0.0)
+        return None
     ratio = (after / before) ** (_DAMPED * math.log(2) / math.log(lengths.full_steps / lengths.short_steps))
     gain = after * (1 - ratio)
     return LongerRun(steps=2 * lengths.full_steps, metric=full + (-gain if is_error else gain), gain=gain)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from autopeft.evidence import Examples
 from autopeft.extension import slow_starters
@@ -11,6 +11,7 @@ from autopeft.records import Arm, EvaluatedSplit, Fidelity, MetricFacts, Plan, R
 from autopeft.space import (
     BASELINE_METHOD,
     AllocationContext,
+    FirstPlan,
     Space,
     first_policies,
     head_alone,
@@ -27,6 +28,20 @@ _THOROUGH_TRIALS, _THOROUGH_SEEDS = 24, 3
 # as much as the forward pass, since most weights are frozen. It stands for the price before runs are timed.
 EVAL_COST = 0.5
 USUAL_FINALISTS = 2  # the best baseline and one rival
+_FACTOR = 5  # between two budgets of `--sizes`
+
+# Where a budget pays only some of the maps, placement decides: methods with few numbers a map at every map,
+# and LoRA in few layers, the last and those of the highest score.
+_SMALL = (
+    FirstPlan(method="lora", placement="q+v", rate=0.38),
+    FirstPlan(method="lora", rate=0.38),
+    FirstPlan(method="lora", layers_by="score", rate=0.38),
+    FirstPlan(method="road", rate=0.5),
+    FirstPlan(method="road", placement="attention", rate=0.5),
+    FirstPlan(method="ia3", rate=0.5),
+    FirstPlan(method="ia3", placement="attention", rate=0.5),
+    FirstPlan(method="hira", rate=0.5),
+)
 
 
 def short_steps(full_steps: int) -> int:
@@ -72,11 +87,15 @@ class Lengths:
         """Steps of a short run that its full run need not repeat."""
         return branch_step(self.short_steps)
 
+    @property
+    def step_cost(self) -> float:
+        """Cost of a training step in R."""
+        return 1 / (self.full_steps + EVAL_COST * self.n_confirm / self.batch_size)
+
     def cost(self, fidelity: Fidelity) -> float:
         """Cost of a run in R, counted in steps and examples."""
         steps = 0 if fidelity.split == "test" else fidelity.train_steps
-        full = self.full_steps + EVAL_COST * self.n_confirm / self.batch_size
-        return (steps + EVAL_COST * fidelity.eval_examples / self.batch_size) / full
+        return (steps + EVAL_COST * fidelity.eval_examples / self.batch_size) * self.step_cost
 
     def _fidelity(self, split: EvaluatedSplit, steps: int, eval_examples: int, seed: int) -> Fidelity:
         return Fidelity(
@@ -159,6 +178,17 @@ class SearchProblem:
         if default is None:
             return tuple(plans)
         return (default, *((arm, plan) for arm, plan in plans if plan != default[1]))
+
+    def smaller(self, power: int) -> SearchProblem:
+        """The problem with a fifth of the budget to a power, its list that of small plans."""
+        space = self.space.model_copy(update={"first": dict.fromkeys(self.space.first, _SMALL)})
+        context = replace(self.context, max_params=self.context.max_params // _FACTOR**power)
+        return replace(self, space=space, context=context, user_plan=None)
+
+    @property
+    def small_plans(self) -> tuple[tuple[Arm, Plan], ...]:
+        """The plans of the list that have adapters and are no baseline."""
+        return tuple((arm, plan) for arm, plan in self.first_plans if arm.kind == "usual" and plan.adapters)
 
     @property
     def has_lora(self) -> bool:

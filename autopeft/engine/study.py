@@ -57,7 +57,7 @@ class Study:
         """Let Optuna propose as many plans as the effort asks for beyond the list, and the limits pay."""
         problem = self.problem
         n_left = problem.n_trials(len(self.proposals)) - len(self.proposals)
-        if n_left <= 0 or not self.short:
+        if n_left <= 0 or len(self.proposals) < len(problem.first_plans):  # the limits cut the list
             return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of group=True
@@ -101,6 +101,7 @@ class Study:
                     len(self.short),
                     len(self.short) + len(proposals) - n_done,
                 )
+                self.runs.expected[self._fidelity] = 0
                 break
             results = self.runs.measure((proposal.plan, self._fidelity) for proposal in batch)
             self.short |= {proposal.plan: result for proposal, result in zip(batch, results, strict=True)}

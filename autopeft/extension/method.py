@@ -21,10 +21,11 @@ class Method(Protocol):
     """A PEFT method: where it fits, what it costs, and its `peft` configs.
 
     `autopeft.methods.parts.PeftMethod` is a record that meets this protocol with defaults for most members.
-    A method may have three members more. `choice_labels` is `option=value` -> the choice in people's words,
-    such as "DoRA". `starts_slowly` says whether short runs judge it too low, so that a search gives it longer
-    ones. `rank_exponent`: the best learning rate falls with the rank to this power; 0 for a method without
-    it, whose scale makes up for the rank.
+    A method may have four members more. `takes_rank_pattern` says whether one `peft` config holds different
+    ranks: without it, a search gives all sites of a plan one rank. `choice_labels` is `option=value` -> the
+    choice in people's words, such as "DoRA". `starts_slowly` says whether short runs judge it too low, so
+    that a search gives it longer ones. `rank_exponent`: the best learning rate falls with the rank to this
+    power; 0 for a method without it, whose scale makes up for the rank.
     """
 
     name: str  # what specifications and plans call it, such as `ln_tuning`

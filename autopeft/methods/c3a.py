@@ -41,5 +41,6 @@ PART = PeftMethod(
     low_rank=False,
     ranks=lambda site, options: [rank for rank in range(1, _gcd(site) + 1) if _gcd(site) % rank == 0],
     cost=lambda site, rank, options: rank * site.in_features * site.out_features // _gcd(site),
+    takes_rank_pattern=True,
     configs=_configs,
 )

@@ -44,5 +44,6 @@ PART = PeftMethod(
     refusal=only_plain_linear,
     ranks=lambda site, options: range(1, min(site.in_features, site.out_features) + 1),
     cost=lambda site, rank, options: rank * (site.in_features + site.out_features) + 1 if rank else 0,
+    takes_rank_pattern=True,
     configs=_configs,
 )

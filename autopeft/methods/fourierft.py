@@ -49,5 +49,6 @@ PART = PeftMethod(
     low_rank=False,
     ranks=_ranks,
     cost=lambda site, rank, options: rank,
+    takes_rank_pattern=True,
     configs=_configs,
 )

@@ -1,14 +1,14 @@
 """HiRA: a low-rank factor on the frozen weight itself, so that the update W * (B A) has full rank.
 
-Huang et al. 2025, ICLR. `peft` 0.21.2 reads a `rank_pattern` here and ignores it, so each rank in use gets a
-config of its own.
+Huang et al. 2025, ICLR. `peft` 0.21.2 reads a `rank_pattern` here and ignores it, so a search gives all sites
+one rank; each rank of a user's own plan gets a config of its own.
 """
 
 from __future__ import annotations
 
 from peft import HiraConfig
 
-from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, doublings, one_config_per_rank, only_maps
+from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, one_config_per_rank, only_maps
 
 PART = PeftMethod(
     name="hira",
@@ -23,7 +23,7 @@ PART = PeftMethod(
     step_time=1.37,
     starts_slowly=True,  # 48th of 84 after 30 steps, first after 200 (reports/benchmark, clinc-0.1)
     refusal=only_maps,
-    ranks=lambda site, options: doublings(min(site.in_features, site.out_features)),
+    ranks=lambda site, options: range(1, min(site.in_features, site.out_features) + 1),
     cost=lambda site, rank, options: rank * (site.in_features + site.out_features),
     configs=one_config_per_rank(lambda rank, sites: HiraConfig(r=rank, target_modules=sites)),
     readable_type="HIRA",

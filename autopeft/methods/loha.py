@@ -25,6 +25,7 @@ PART = PeftMethod(
     ranks=lambda site, options: range(1, max(1, min(site.in_features, site.out_features) // 2) + 1),
     scale=lambda rank, **choices: 2.0,  # alpha = 2 r, the habit of the LoRA community
     cost=lambda site, rank, options: 2 * rank * (site.in_features + site.out_features),
+    takes_rank_pattern=True,
     configs=lycoris_config(LoHaConfig),
     readable_type="LOHA",
 )

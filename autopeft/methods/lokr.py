@@ -45,5 +45,6 @@ PART = PeftMethod(
     ranks=_ranks,
     scale=lambda rank, **choices: 2.0,  # alpha = 2 r, the habit of the LoRA community
     cost=_cost,
+    takes_rank_pattern=True,
     configs=lycoris_config(LoKrConfig),
 )

@@ -152,6 +152,7 @@ PART = PeftMethod(
     ranks=_ranks,
     scale=_scale,
     cost=_cost,
+    takes_rank_pattern=True,
     configs=_configs,
     # By the export `uniform-lora`; DoRA and experts in one parameter are read by none of them.
     servers=lambda options: (

@@ -8,13 +8,7 @@ from __future__ import annotations
 
 from peft import ShiraConfig
 
-from autopeft.methods.parts import (
-    WIDTH_EXPONENT,
-    PeftMethod,
-    doublings,
-    one_config_per_rank,
-    only_plain_linear,
-)
+from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, one_config_per_rank, only_plain_linear
 from autopeft.records import Site
 
 
@@ -41,7 +35,7 @@ PART = PeftMethod(
     step_time=1.06,
     refusal=_refusal,
     low_rank=False,
-    ranks=lambda site, options: doublings(_largest_rank(site)),
+    ranks=lambda site, options: range(1, _largest_rank(site) + 1),
     cost=lambda site, rank, options: rank * (site.in_features + site.out_features),
     configs=one_config_per_rank(lambda rank, sites: ShiraConfig(r=rank, random_seed=0, target_modules=sites)),
 )

@@ -85,6 +85,7 @@ class BaseModel:
         fitting = [name for name, n_outputs in maps.items() if n_outputs == n_labels]
         self.output_layer = next(reversed(fitting or list(maps)), None)
         self.output_scale, self.output_shift = 1.0, 0.0
+        self.predicts_numbers = False
         self.max_tokens = _n_positions(module)
         remarks = []
         if taken := folded_names(site.name for site in self.sites if site.taken_for_expert):
@@ -289,6 +290,7 @@ class BaseModel:
         measured through it.
         """
         self.output_scale, self.output_shift = std, mean
+        self.predicts_numbers = True
         if self.output_layer is not None and f"{self.output_layer}.weight" in self.untrained:
             layer = cast(nn.Linear, self.module.get_submodule(self.output_layer))
             layer.weight.data.mul_(std)

@@ -48,6 +48,18 @@ def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
     _put_in_place(fresh, run.best)
 
 
+def write_plans(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
+    """Write the plans that were trained in full by their part: `plans/rival.yaml`, `plans/1-of-5.yaml`."""
+    plans = {"best": result.best, "baseline": result.baseline}
+    plans |= {"rival": result.rival} if result.rival is not None else {}
+    heads = [each.plan for each in result.full_runs if not each.plan.adapters]
+    plans |= {"head": heads[0]} if heads else {}
+    plans |= {f"1-of-{round(1 / size.share)}": size.plan for size in result.sizes}
+    for name, plan in plans.items():
+        if plan.learning_rate > 0:  # the base model untrained is no plan to train
+            write_plan(run.path / "plans" / f"{name}.yaml", plan_document(prepared, plan))
+
+
 def _put_in_place(fresh: Path, folder: Path) -> None:
     """Let a folder take the place of another, which stays whole where Windows keeps it, since it is open."""
     old = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")

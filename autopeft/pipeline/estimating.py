@@ -273,7 +273,7 @@ def _run(answer: StepAnswer, n_steps: int | None, *, price: float | None) -> Run
     return RunEstimate(
         n_steps=n_steps,
         seconds=n_steps * answer.typical.seconds,
-        search_runs=usual_cost(n_steps),
+        search_runs=round(usual_cost(n_steps), 1),
         price=price,
     )
 

@@ -82,7 +82,11 @@ def forecast(prepared: Prepared, problem: SearchProblem, pace: Pace, *, seconds_
 
 def _seconds(fidelity: Fidelity, pace: Pace) -> float:
     steps = 0 if fidelity.split == "test" else fidelity.train_steps
-    return steps * pace.step_seconds + fidelity.eval_examples * pace.example_seconds + pace.run_seconds
+    example = pace.example_seconds
+    if fidelity.split == "search":  # short runs make no texts, which may take most of an evaluation
+        rows = fidelity.train_examples / fidelity.train_steps
+        example = min(example, pace.step_seconds / rows)
+    return steps * pace.step_seconds + fidelity.eval_examples * example + pace.run_seconds
 
 
 def probe_plan(feasible: Space, context: AllocationContext) -> Plan:

@@ -124,7 +124,7 @@ def preview(
         full_run_steps=lengths.full_steps,
         seeds=len(problem.seeds),
         search_cost=math.fsum(map(lengths.cost, planned))
-        - engine.repeated_steps(problem, planned) / lengths.full_steps,
+        - engine.repeated_steps(problem, planned) * lengths.step_cost,
         n_confirm=lengths.n_confirm,
         n_confirm_groups=len(set(problem.groups.get("confirm", ()))),
         least_differences=_least_differences(prepared, lengths.n_confirm),

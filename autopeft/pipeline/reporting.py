@@ -165,7 +165,6 @@ def beside_chance(prepared: Prepared, outcome: Outcome) -> Outcome:
         f"Nothing was learned for certain: the best {name} is {reached}, and {guesses}; check "
         "--label-column, train longer (--epochs or --max-steps), or hold out more rows."
     )
-    log.warning("%s", sentence)
     return replace(outcome, sentences=(sentence, *outcome.sentences))
 
 

@@ -16,7 +16,7 @@ from autopeft.engine import Progress, Runs
 from autopeft.errors import AutopeftError
 from autopeft.executors import EXECUTORS
 from autopeft.pipeline.allowance import with_evaluated_examples
-from autopeft.pipeline.best import write_best
+from autopeft.pipeline.best import write_best, write_plans
 from autopeft.pipeline.fingerprint import check_base, note_start
 from autopeft.pipeline.in_memory import NAMED, InMemory
 from autopeft.pipeline.prepare import Prepared, prepare, with_demo_settings
@@ -183,6 +183,7 @@ def _search_in(
         **vars(outcome),
     )
     write_best(run, prepared, result)
+    write_plans(run, prepared, result)
     run.save_result(result)
     report.write(result, run.path, words=part_words(result))
     log_plans(run, result, interrupt=bench.interrupt)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from autopeft.records import SearchResult, in_words_of
+from autopeft.records import SearchResult, in_words_of, rate
 from autopeft.report.measured import (
     adapter_megabytes,
     examples,
     is_by_chance,
     n_seeds,
-    rate_words,
     record_of,
 )
-from autopeft.report.naming import no_adapters, plan_words
-from autopeft.report.words import PartWords, count, difference, duration, megabytes, metric, percent
+from autopeft.report.naming import is_untrained, no_adapters, plan_words
+from autopeft.report.words import NOTHING, PartWords, count, difference, duration, megabytes, metric, percent
 
 NO_LEARNING = "nothing learned"
 # Label of the verdict, or what overrules it -> words and tone of the mark, and the headline.
@@ -97,8 +96,9 @@ def answer_of(result: SearchResult, words: PartWords) -> Answer:
 
 def _use(result: SearchResult) -> Facts:
     budget, head = result.setting.budget, result.setting.head_params
+    has_rate = not is_untrained(result, result.best)
     facts = (
-        ("learning rate", rate_words(result.best, result)),
+        ("learning rate", rate(result.best.learning_rate) if has_rate else NOTHING),
         ("of the base model", percent(100 * result.best.trainable_params / budget.base_params)),
         ("budget", f"{count(budget.max_trainable_params)} parameters"),
     )

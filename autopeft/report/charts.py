@@ -49,12 +49,9 @@ class Axis:
 
     def at(self, value: float) -> float:
         """The pixel of a value."""
-        low, high, value = (
-            (math.log(v) for v in (self.low, self.high, value))
-            if self.is_log
-            else (self.low, self.high, value)
-        )
-        return self.start + (self.end - self.start) * (value - low) / (high - low)
+        scale = math.log if self.is_log else float
+        low, high = scale(self.low), scale(self.high)
+        return self.start + (self.end - self.start) * (scale(value) - low) / (high - low)
 
     @property
     def ticks(self) -> list[tuple[float, str]]:

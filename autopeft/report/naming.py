@@ -60,7 +60,7 @@ def method_words(adapter: Adapter, labels: Mapping[str, str]) -> str:
 
 def _rank_words(adapters: Sequence[Adapter]) -> str:
     ranks = sorted({adapter.rank for adapter in adapters if adapter.rank})
-    return f" of rank {'–'.join(map(str, dict.fromkeys((ranks[0], ranks[-1]))))}" if ranks else ""
+    return f" of rank {' to '.join(map(str, dict.fromkeys((ranks[0], ranks[-1]))))}" if ranks else ""
 
 
 def module_words(names: Collection[str], sites: Sequence[Site]) -> str:

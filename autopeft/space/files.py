@@ -10,7 +10,7 @@ from typing import get_args
 
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.extension import Method
-from autopeft.records import ROLE_GROUPS, path_at_home
+from autopeft.records import ROLE_GROUPS, OptionValue, path_at_home
 from autopeft.space.spaces import Family, MethodSpace, Space
 from autopeft.store import is_path_of_space, read_yaml, validate, yaml_text
 
@@ -107,24 +107,29 @@ def _check(space: Space, known: Mapping[str, Method], *, source: str) -> None:
             raise SpecError(f"The {source} calls a mix {arm!r}, which is the name of a method; rename it.")
     if missing := {*get_args(Family)} - {*space.first}:
         raise SpecError(f"The {source} has no list for {', '.join(sorted(missing))} under first; add it.")
+    roles = {"all", "dense", "norm", *ROLE_GROUPS, *chain.from_iterable(ROLE_GROUPS.values())}
+
+    def check_choices(
+        method: str, placement: Sequence[str], options: Mapping[str, Sequence[OptionValue]]
+    ) -> None:
+        for role in "+".join(placement).split("+"):
+            if role not in roles:
+                raise UnknownNameError(f"role or role group ({source})", role, roles)
+        choices, of_method = known[method].choices, f"of {known[method].name} ({source})"
+        for option, values in options.items():
+            if option not in choices:
+                raise UnknownNameError(f"option {of_method}", option, choices)
+            for value in values:
+                if value not in choices[option]:
+                    raise UnknownNameError(f"{option} {of_method}", str(value), map(str, choices[option]))
+
     for entry in chain.from_iterable(space.first.values()):
+        check_choices(entry.method, [entry.placement], {name: [v] for name, v in entry.options.items()})
         if entry.baseline and entry.method != "lora":
             raise SpecError(f"The {source} calls {entry.method} a baseline; only lora is one.")
-        _ = known[entry.method]  # raises UnknownNameError
-    roles = {"all", "dense", "norm", *ROLE_GROUPS, *chain.from_iterable(ROLE_GROUPS.values())}
     for arm in space.arms:
         for name, part in space.parts(arm):
-            for role in "+".join(part.placement).split("+"):
-                if role not in roles:
-                    raise UnknownNameError(f"role or role group ({source})", role, roles)
-            choices = known[name].choices
-            for option, values in part.options.items():
-                of_method = f"of {known[name].name} ({source})"
-                if option not in choices:
-                    raise UnknownNameError(f"option {of_method}", option, choices)
-                for value in values:
-                    if value not in choices[option]:
-                        raise UnknownNameError(f"{option} {of_method}", str(value), map(str, choices[option]))
+            check_choices(name, part.placement, part.options)
             if part.max_rank is not None and not known[name].ranked:
                 raise SpecError(f"The {source} gives max_rank to {name}, which has no ranks; leave it out.")
         parts = space.parts(arm)

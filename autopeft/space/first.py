@@ -23,7 +23,8 @@ def first_policies(space: Space, family: str, context: AllocationContext) -> tup
     of the space alone.
 
     1. If the budget pays no layer of any baseline, LoRA wherever it fits is the baseline.
-    2. If no rival of the list is left, the first choices of each arm of the space take their place.
+    2. If no rival of the list is left, the first choices of each other method of the space take their place,
+       or those of its mixes if it has nothing else.
     """
     entries = space.first[cast(Family, family)]
     baselines = _listed(space, [entry for entry in entries if entry.baseline], context)
@@ -42,7 +43,7 @@ def _listed(
 ) -> list[tuple[Arm, Policy]]:
     fitted = [(entry, _fitted(_policy(space, entry), context)) for entry in entries]
     return [
-        (_arm(policy, context, entry), _at_rate(policy, space, entry.rate, context))
+        (_arm(policy, context, is_baseline=entry.baseline), _at_rate(policy, space, entry.rate, context))
         for entry, policy in fitted
         if policy is not None
     ]
@@ -106,7 +107,7 @@ def _sites(policy: Policy, context: AllocationContext) -> list[Site]:
     return select_sites(policy, context, context.methods[policy.method])
 
 
-def _arm(policy: Policy, context: AllocationContext, entry: FirstPlan) -> Arm:
+def _arm(policy: Policy, context: AllocationContext, *, is_baseline: bool) -> Arm:
     """The words for a plan of the list: a baseline is named after the maps that it adapts."""
     n_layers = len({site.layer for site in context.sites if site.layer is not None}) or 1
     is_part = policy.layer_share * n_layers < n_layers - 0.5
@@ -117,7 +118,7 @@ def _arm(policy: Policy, context: AllocationContext, entry: FirstPlan) -> Arm:
         made = [role for role in ROLE_GROUPS["attention"] if role in adapted]
         maps = " and ".join(made) or policy.placement
     label = f"{context.methods[policy.method].label} on {maps}{where}"
-    if entry.baseline:
+    if is_baseline:
         return Arm(kind="baseline", label=label)
     return Arm(kind="usual", label=label, methods=(policy.method,))
 
@@ -137,9 +138,11 @@ def _at_rate(policy: Policy, space: Space, position: float, context: AllocationC
 
 
 def _first_choices(space: Space, context: AllocationContext) -> Iterator[tuple[Arm, Policy]]:
-    for name in space.arms:
+    names = [name for name in space.methods if name != BASELINE_METHOD]
+    for name in names or (() if space.methods else space.mixes):
         policy = suggested({"method": name, "rate_position": _MIDDLE}, space, context.methods)
-        yield replace(policy.arm, kind="usual"), policy
+        arm = policy.arm if policy.beside else _arm(policy, context, is_baseline=False)
+        yield replace(arm, kind="usual"), policy
 
 
 def head_alone(learning_rate: float) -> Plan:

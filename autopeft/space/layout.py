@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from autopeft.budget import Claim, allocate, natural_key
+from autopeft.budget import Claim, allocate, at_one_rank, natural_key
 from autopeft.extension import Method, rate_factor
 from autopeft.records import (
     FUSED_ROLES,
@@ -78,8 +78,10 @@ def cheapest(space: Space, context: AllocationContext) -> dict[str, int]:
 
 
 def plan_of(policy: Policy, context: AllocationContext) -> Plan:
-    """The plan that a policy means here: never over the budget, no affordable upgrade left.
+    """The plan that a policy means here, never over the budget.
 
+    A method whose `peft` config holds one rank has one rank, the largest that the budget pays at all sites.
+    Even ranks from 8 on are one rank too, as people write LoRA. Other ranks leave no affordable upgrade.
     A policy whose sites are all too dear is widened, first to all layers and roles, then to plain options, so
     that no proposal is rejected for its size.
     """
@@ -150,6 +152,15 @@ def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]
         weight = float((context.scores[name] / place.cost(place.ranks[0])) ** exponent)
         claims.append(Claim(site=name, weight=weight, ranks=place.ranks, cost=place.cost))
     ranks = allocate(claims, max_params=context.max_params)
+    for part in (policy, *policy.beside):
+        may_differ = getattr(context.methods[part.method], "takes_rank_pattern", False)
+        if may_differ and part.ranks_by == "score" and part.exponent:
+            continue
+        own = [claim for claim in claims if places[claim.site][1] is part]
+        others = [claim for claim in claims if places[claim.site][1] is not part]
+        room = context.max_params - sum(c.cost(ranks[c.site]) for c in others if c.site in ranks)
+        claims = [*others, *at_one_rank(own, max_params=room, may_differ=may_differ)]
+        ranks = allocate(claims, max_params=context.max_params)
     return tuple(
         Adapter(
             method=part.method,

@@ -66,8 +66,9 @@ class MethodSpace(BaseModel):
 
     `placement` is `all`, a role group (`attention`, `mlp`), or roles joined by + (`q+v`). A `layer_share`
     keeps the last or the best-scored layers, as `layers_by` says. Ranks are even (`uniform`) or follow the
-    score to the power of the exponent (`score`; 0 gives even ranks). `learning_rate` is the same range on
-    every base model; without it, the method's range moves with the width of the model.
+    score to the power of the exponent (`score`; 0 gives even ranks); a method whose config holds one rank has
+    even ones. `learning_rate` is the same range on every base model; without it, the method's range moves
+    with the width of the model.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

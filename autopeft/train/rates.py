@@ -15,6 +15,7 @@ from autopeft.model import BaseModel
 from autopeft.records import Plan
 
 _BEFORE_DECAY = 0.8  # of a short run, which a full run need not repeat; chosen by hand
+_MOST_WARMUP = 50  # steps, so that short runs of long ones train at the peak rate; chosen by hand
 WARMUP_SHARE = 0.06  # as in RoBERTa, Liu et al. 2019, arXiv:1907.11692
 
 # One rate for adapters and head confounds methods with rates: on clinc_domain10, 53 steps, LoRA at 4e-3 gets
@@ -27,6 +28,8 @@ WARMUP_SHARE = 0.06  # as in RoBERTa, Liu et al. 2019, arXiv:1907.11692
 # In full runs of 300 steps on six sets, LoRA has 0 to 4 points more at a move of 2 than at 0.66, and no more
 # at 4 (reports/LOG.md, 2026-11-29, by `reports/studies/head_rates.py`).
 _MOVE = 2.0
+# Numbers are learned in units of their spread: outputs need not move as far (lower losses on stsb and a toy).
+_MOVE_OF_NUMBERS = 0.66
 _MOVE_BELOW = 0.4
 # The range of moves to try where the head alone is trained: on five datasets 3.4 was best of 0.17 to 16.
 _MOVES_ALONE = (0.9, 14.0)
@@ -34,20 +37,20 @@ _LEAST_RMS = 0.01  # a head behind a batch norm has far smaller inputs in evalua
 
 
 SCHEDULE = (
-    "linear decay to 0 after 6 % warm-up; AdamW, no weight decay, gradient norm clipped at 1; "
-    f"output layer of the task head at {_MOVE} / (inputs × their root mean square), linear maps below it "
-    f"at {_MOVE_BELOW}, or in proportion, the output layer at the plan's rate, where nothing else is trained"
+    "linear decay to 0 after a warm-up of 6 %, at most 50 steps; AdamW, no weight decay, gradient norm "
+    "clipped at 1; the last layer of the task head at head_learning_rate, linear maps below it at "
+    f"{_MOVE_BELOW} / (inputs × their root mean square)"
 )
 
 
 def rate_share(step: int, n_steps: int) -> float:
-    """Share of the peak learning rate at a step, in (0, 1]: 6 % linear warm-up, then linear decay.
+    """Share of the peak learning rate at a step, in (0, 1]: linear warm-up, then linear decay.
 
     Example:
         >>> [round(rate_share(step, 100), 2) for step in (0, 5, 6, 99)]
         [0.17, 1.0, 0.99, 0.01]
     """
-    warmup = max(1, round(WARMUP_SHARE * n_steps))
+    warmup = max(1, min(_MOST_WARMUP, round(WARMUP_SHARE * n_steps)))
     return min((step + 1) / warmup, (n_steps - step) / max(1, n_steps - warmup + 1))
 
 
@@ -81,6 +84,7 @@ def short_schedule(n_steps: int, *, n_full: int) -> RateSchedule:
     Plans rank far better after a decay than at a constant rate or in the middle of a long decay
     (reports/LOG.md, 2026-11-25).
     """
+    assert n_steps <= n_full, f"a short run of {n_steps} steps, a full one of {n_full}"
     return RateSchedule(n_steps=n_steps, n_full=n_full, branch=branch_step(n_steps))
 
 
@@ -97,22 +101,25 @@ def full_run_steps(*, n_train: int, batch_size: int, epochs: float | None, max_s
 class HeadRates:
     """Learning rates of the task head, by the names of its parameters in the base model.
 
-    `output` is the rate of its last layer, 1 for a model without a head.
+    `output` is the rate of its last layer, 1 for a model without a head, and `move` what it moves an output.
     """
 
     by_name: Mapping[str, float]
     output: float = 1.0
+    move: float = _MOVE
 
     def at(self, output: float) -> HeadRates:
         """The same rates in proportion to another one of the last layer."""
         factor = output / self.output
-        return HeadRates(by_name={name: rate * factor for name, rate in self.by_name.items()}, output=output)
+        by_name = {name: rate * factor for name, rate in self.by_name.items()}
+        return HeadRates(by_name=by_name, output=output, move=self.move * factor)
 
     def alone(self) -> tuple[float, float]:
         """The range of rates of the last layer to try where the head alone is trained; 1 without one."""
         if not self.by_name:
             return 1.0, 1.0
-        return self.output * _MOVES_ALONE[0] / _MOVE, self.output * _MOVES_ALONE[1] / _MOVE
+        low, high = (self.output * move / self.move for move in _MOVES_ALONE)
+        return low, high
 
 
 def head_maps(base: BaseModel) -> list[str]:
@@ -128,9 +135,10 @@ def head_rates(base: BaseModel, rms: Mapping[str, float]) -> HeadRates:
     such as those of norms, get 1 / their last size.
     """
     rates = {}
+    output_move = _MOVE_OF_NUMBERS if base.predicts_numbers else _MOVE
     for name, module in _head_modules(base):
         is_output = name == base.output_layer
-        move, scale = (_MOVE, base.output_scale) if is_output else (_MOVE_BELOW, 1.0)
+        move, scale = (output_move, base.output_scale) if is_output else (_MOVE_BELOW, 1.0)
         size = rms.get(name, 1.0)
         size = max(_LEAST_RMS, size) if math.isfinite(size) else 1.0
         for parameter_name, parameter in module.named_parameters(recurse=False):
@@ -141,7 +149,7 @@ def head_rates(base: BaseModel, rms: Mapping[str, float]) -> HeadRates:
                 rate = 1.0 / max(1, parameter.shape[-1] if parameter.ndim else 1)
             rates[f"{name}.{parameter_name}"] = rate
     output = rates.get(f"{base.output_layer}.weight", max(rates.values(), default=1.0))
-    return HeadRates(by_name=rates, output=output)
+    return HeadRates(by_name=rates, output=output, move=output_move)
 
 
 def _head_modules(base: BaseModel) -> list[tuple[str, nn.Module]]:

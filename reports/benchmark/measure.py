@@ -3,19 +3,19 @@
     python reports/benchmark/measure.py --data FOLDER --models FOLDER [--cells NAME …] [--workers 2]
                                         [--positions P …] [--minutes M] [--out FOLDER] [--list | --describe]
 
-A plan is trained once with seed 0 through the rungs, measured on the search split at each, and once in full
-with seed 101, measured on confirm and test; the better half of a cell's plans, by their loss on confirm, in
-full with seed 102 too. Each worker has one thread. Rows that OUT holds are not measured again, so that a
-stopped run goes on; `--minutes` ends it after the plans under way, and `--positions` measures only the plans
-at these positions of the learning rate (0.38 0.62 0.5 are about half of a cell). `--describe` measures
-nothing and writes `cell.json`, what `replay.py` has to know of a cell beside its rows.
+A plan is trained with seed 0 for each rung, as a short run of the search, and measured on the search split. A
+rung goes on from where the one before it began to decay. It is trained once in full with seed 101, measured
+on confirm and test; the better half of a cell's plans, by their loss on confirm, in full with seed 102 too.
+Each worker has one thread. Rows that OUT holds are not measured again, so that a stopped run goes on;
+`--minutes` ends it after the plans under way, and `--positions` measures only the plans at these positions of
+the learning rate (0.38 0.62 0.5 are about half of a cell). `--describe` measures nothing and writes
+`cell.json`, what `replay.py` has to know of a cell beside its rows.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import dataclasses
 import os
 import sys
 import tempfile
@@ -69,8 +69,7 @@ def prepared_cell(cell: Cell, data: Path, models: Path) -> tuple[Bench, list[Can
     from cells import candidates
 
     prepared, context = prepare_cell(cell, data, models)
-    bench = dataclasses.replace(prepared.bench, rung_steps=cell.rungs)
-    return bench, list(candidates(context, head_rates=bench.head_rates.alone()))
+    return prepared.bench, list(candidates(context, head_rates=prepared.bench.head_rates.alone()))
 
 
 def prepare_cell(cell: Cell, data: Path, models: Path) -> tuple[Prepared, AllocationContext]:
@@ -80,7 +79,6 @@ def prepare_cell(cell: Cell, data: Path, models: Path) -> tuple[Prepared, Alloca
     from autopeft.pipeline.scoring import sensitivity
     from autopeft.records import RunSpec
     from autopeft.space import AllocationContext
-    from autopeft.train import StateFolders
 
     spec = RunSpec()
     topics = {
@@ -101,7 +99,7 @@ def prepare_cell(cell: Cell, data: Path, models: Path) -> tuple[Prepared, Alloca
     prepared = prepare(
         spec,
         keep_weights=lambda plan, seed: folder / f"weights-{plan.digest}-{seed}",
-        state_folders=StateFolders(paused=lambda plan, seed: folder / f"paused-{plan.digest}-{seed}"),
+        under_way=lambda plan, fidelity: folder / f"state-{plan.digest}-{fidelity.seed}",
     )
     names = [site.name for site in prepared.base.sites]
     (score,) = sensitivity(prepared, ["gradient"]).scores
@@ -179,8 +177,7 @@ def measure(job: Job) -> Rows:
         rows.append((row, seen.example_scores))
         if seen.error:
             break  # a run that diverged has no later rung and no weights
-    if bench.states is not None:
-        bench.states.forget([candidate.plan])
+    shutil.rmtree(bench.under_way(candidate.plan, fidelities[0]), ignore_errors=True)
     if what != "rungs":
         shutil.rmtree(bench.keep_weights(candidate.plan, int(what)), ignore_errors=True)
     return rows

@@ -121,7 +121,7 @@ class Track:
     def full(self, plan: Plan) -> Point:
         """The full run of a plan, on the confirm rows."""
         self.cost += 1 + JUDGED_ROWS
-        return _point(self.surrogate, plan, "confirm", self.length, 1 + self.seed)
+        return _point(self.surrogate, plan, "confirm", self.length, self.seed)
 
     def score(self, point: Point) -> float:
         """The metric, larger is better; the worst there is of a run that diverged."""
@@ -141,10 +141,8 @@ class Track:
 
     def handed(self, plan: Plan, *, n_tests: int = 1) -> Handed:
         """A plan as it is handed over, after the test rows were read so many times."""
-        point = _point(self.surrogate, plan, "test", self.length, 1 + self.seed)
         self.cost += n_tests * JUDGED_ROWS
-        worst = self.surrogate.worst("test")
-        return Handed(plan, worst if point.loss is None else float(point.scores.mean()), self.cost)
+        return Handed(plan, self.surrogate.metric_of_weights(plan, "test", seed=self.seed), self.cost)
 
 
 Policy = Callable[[Surrogate, int], Handed]

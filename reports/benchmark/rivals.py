@@ -1,24 +1,26 @@
 """Searches as people write them with Optuna, over the same space and at a given cost.
 
 All proposals are measured on the search split; lengths are the rungs of the cell and a full run. What is
-handed over is the plan with the lowest loss at the greatest length that any plan reached.
+handed over is the plan with the lowest loss at the greatest length that any plan reached; if that is not a
+full run, the plan is trained in full beyond the cost.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import optuna
 from optuna.pruners import HyperbandPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
-from policies import Finder, Found, errors_alone, on_search_split, problem_of
+from policies import Finder, Found, errors_alone, handed_over, problem_of
 from surrogate import Surrogate, TableBench
-from table import TableError
+from table import SEARCH_SEED, TableError
 
 from autopeft.engine import SearchProblem
-from autopeft.records import Measurement, Plan, RunSpec
+from autopeft.records import Fidelity, Measurement, Plan, RunSpec
 from autopeft.space import plan_of, suggest
 
 COSTS = (1, 2, 4, 7)  # in R
@@ -35,7 +37,6 @@ class _PaidPlans:
         self.bench = TableBench(surrogate, seed=seed)
         self.lengths: Sequence[int] = (*cell.rungs, cell.full)
         self.max_cost = max_cost
-        self._n_examples = surrogate.description.examples["search"]
 
     def propose(self, study: optuna.Study) -> tuple[optuna.Trial, Plan]:
         """A trial of the study, and its plan."""
@@ -46,15 +47,20 @@ class _PaidPlans:
         """Cost in R of going on to a length from the one before it."""
         before = self.lengths[index - 1] if index else 0
         steps = self.lengths[index] - before
-        return self.problem.schedule.cost(steps=steps, eval_examples=self._n_examples)
+        return self.bench.lengths.cost(self._fidelity(steps))
 
     def pays(self, index: int, *, n_plans: int = 1) -> bool:
         """Whether plans can go on to a length."""
-        return self.bench.cost("search") + n_plans * self.step_cost(index) <= self.max_cost
+        return self.bench.cost() + n_plans * self.step_cost(index) <= self.max_cost
 
     def measure(self, plan: Plan, index: int) -> Measurement:
         """A plan at a length."""
-        return self.bench.measure(plan, on_search_split(self.bench.surrogate, self.lengths[index]))
+        return self.bench.measure(plan, self._fidelity(self.lengths[index]))
+
+    def _fidelity(self, steps: int) -> Fidelity:
+        """A run of so many steps, evaluated on the whole search split."""
+        lengths = self.bench.lengths
+        return replace(lengths.short(seed=SEARCH_SEED), train_steps=steps, eval_examples=lengths.n_search)
 
     def best(self) -> Found:
         """The best of the longest runs; raises TableError where none finished."""
@@ -62,6 +68,9 @@ class _PaidPlans:
         if not finished:
             raise TableError(f"None of the {len(self.bench.measured)} runs finished that the cost pays.")
         best = min(finished, key=lambda m: (-m.fidelity.train_steps, m.loss))
+        if best.fidelity.train_steps < self.lengths[-1]:
+            return handed_over([best.plan], self.bench)
+        self.bench.measure(best.plan, self.bench.lengths.test(seed=self.bench.seed))
         return Found(plan=best.plan, bench=self.bench)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from description import Description
 from table import COMPLETE, DIVERGED, FULL_SEEDS, SEARCH_SEED, Results, Row, TableError
 
-from autopeft.engine import Schedule
+from autopeft.engine import Lengths
 from autopeft.records import Adapter, Fidelity, Measurement, Plan, Status
 
 # How unlike two adapters of one method at one site are (a site that only one plan has counts 1), and what a
@@ -92,7 +92,7 @@ class Curve:
     full: Mapping[str, tuple[Point, ...]]
 
     def point(self, split: str, steps: int, *, seed: int, first_seed: int) -> Point:
-        """A run of the plan at its own rate; `first_seed` is that of the first confirmation."""
+        """A run of the plan at its own rate; `first_seed` is that of the first full run."""
         if split == "search":
             return along(self.lengths, math.log(steps), kind=_BY_LENGTH)
         return fresh_seed(self.full[split], seed=seed, first_seed=first_seed)
@@ -101,15 +101,15 @@ class Curve:
 def fresh_seed(measured: Sequence[Point], *, seed: int, first_seed: int) -> Point:
     """A run with a new seed, from the runs of the measured seeds.
 
-    The first two seeds of a search are the measured ones, the first of them first where `first_seed` is odd.
-    A further one takes each example's score from one of them by chance, from the same for every plan; where
-    one of them diverged, all scores come from one.
+    The first two seeds of a search are the measured ones, the first of them first if `first_seed` is even.
+    A further seed takes each example's score from one of them by chance, from the same for every plan. If one
+    of them diverged, all scores come from one.
     """
     index = seed - first_seed
     if len(measured) == 1:
         return measured[0]
     if index in (0, 1):
-        return measured[(index + first_seed + 1) % 2]
+        return measured[(index + first_seed) % 2]
     rng = np.random.default_rng([_BY_SEED, seed])
     first, second = measured
     if first.loss is None or second.loss is None:
@@ -209,10 +209,18 @@ class Surrogate:
         A run that diverged counts as the worst of the cell.
         """
         arm, full = self.arm_of(plan), self.description.cell.full
-        seeds = range(1, 1 + len(FULL_SEEDS))
-        points = [arm.point(plan.learning_rate, split, full, seed=seed, first_seed=1) for seed in seeds]
-        metrics = [self.worst(split) if p.loss is None else float(p.scores.mean()) for p in points]
-        return math.fsum(metrics) / len(metrics)
+        seeds = range(len(FULL_SEEDS))
+        points = [arm.point(plan.learning_rate, split, full, seed=seed, first_seed=0) for seed in seeds]
+        return math.fsum(self._metric(point, split) for point in points) / len(points)
+
+    def metric_of_weights(self, plan: Plan, split: str, *, seed: int) -> float:
+        """The metric in full of the weights that one seed gives, the first seed of a search."""
+        full = self.description.cell.full
+        point = self.arm_of(plan).point(plan.learning_rate, split, full, seed=seed, first_seed=seed)
+        return self._metric(point, split)
+
+    def _metric(self, point: Point, split: str) -> float:
+        return self.worst(split) if point.loss is None else float(point.scores.mean())
 
     def worst(self, split: str) -> float:
         """The worst metric of any full run on a split."""
@@ -311,30 +319,26 @@ class TableBench:
         """Nothing is measured yet; `seed` is that of the search."""
         self.surrogate, self.seed, self.seconds = surrogate, seed, 0.0
         self.measured: list[Measurement] = []
-        self._trained: dict[Plan, int] = {}  # steps of the search's runs, which a later rung continues
+        self._trained: dict[Plan, int] = {}  # steps on the search split, which a later rung continues
         cell, examples = surrogate.description.cell, surrogate.description.examples
-        self._schedule = Schedule(
-            rung_steps=cell.rungs,
+        self.lengths = Lengths(
             full_steps=cell.full,
-            confirm_steps=cell.full,
             batch_size=cell.batch_size,
             n_search=examples["search"],
             n_confirm=examples["confirm"],
             n_test=examples.get("test", 0),
-            has_head=cell.task != "text-generation",
         )
 
     def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
-        """The measurement of a plan; a confirmation at half length has the scores of a full one.
+        """The measurement of a plan.
 
         Raises:
             TableError: The table has no full runs of that length, no such split, or no arm of the method.
         """
         self._check(fidelity)
         arm, split = self.surrogate.arm_of(plan), fidelity.split
-        steps = fidelity.train_steps if split == "search" else self.surrogate.description.cell.full
-        seeds = {"seed": fidelity.seed, "first_seed": self.seed + 1}
-        point = arm.point(plan.learning_rate, split, steps, **seeds)
+        seeds = {"seed": fidelity.seed, "first_seed": self.seed}
+        point = arm.point(plan.learning_rate, split, fidelity.train_steps, **seeds)
         scores = _subset(point.scores, fidelity.eval_examples)
         is_complete = point.loss is not None
         n_new = self._new_steps(plan, fidelity)
@@ -356,28 +360,37 @@ class TableBench:
         return measurement
 
     def _check(self, fidelity: Fidelity) -> None:
-        description, name = self.surrogate.description, self.surrogate.results.name
+        full, name = self.lengths.full_steps, self.surrogate.results.name
         if fidelity.split not in ("search", "confirm", "test"):
             raise TableError(f"The split is {fidelity.split}; cell {name} has search, confirm and test.")
-        full = description.cell.full
-        if fidelity.split != "search" and fidelity.train_steps not in (full, max(1, round(full / 2))):
+        if fidelity.split != "search" and fidelity.train_steps != full:
             raise TableError(
                 f"A run of {fidelity.train_steps} steps on {fidelity.split} is not in the table of {name}; "
-                f"its full runs have {full} steps. Confirm at that length or at half of it."
+                f"its full runs have {full} steps."
             )
 
     def _new_steps(self, plan: Plan, fidelity: Fidelity) -> int:
         if fidelity.split == "test":
             return 0
         if fidelity.split == "confirm":
-            return fidelity.train_steps
+            short = (plan, self.lengths.short(seed=fidelity.seed))
+            is_begun = short in [(m.plan, m.fidelity) for m in self.measured]
+            return fidelity.train_steps - is_begun * self.lengths.kept_steps
         before = self._trained.get(plan, 0)
         self._trained[plan] = fidelity.train_steps
         return fidelity.train_steps - (before if before < fidelity.train_steps else 0)
 
-    def cost(self, split: str) -> float:
-        """Cost of all measurements on a split in R, counted in steps and examples as the engine does."""
-        return math.fsum(self._schedule.cost_of(m) for m in self.measured if m.fidelity.split == split)
+    def cost(self, *, full_steps: int | None = None) -> float:
+        """Cost of all measurements in R, counted in steps and examples as the engine does.
+
+        With `full_steps`, as if full runs had so many steps, and short runs as many as they have.
+        """
+        lengths = replace(self.lengths, full_steps=full_steps or self.lengths.full_steps)
+        longer = lengths.full_steps - self.lengths.full_steps
+        paid = [
+            (m.fidelity, m.trained_steps + longer * (m.fidelity.split == "confirm")) for m in self.measured
+        ]
+        return math.fsum(lengths.cost(replace(fidelity, train_steps=steps)) for fidelity, steps in paid)
 
 
 def _subset(scores: np.ndarray, n: int) -> np.ndarray:

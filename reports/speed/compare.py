@@ -3,8 +3,8 @@
     python reports/speed/compare.py [--data FOLDER] [--trials N] [--steps S] [--quick] [--out FILE.csv]
 
 All three search plain LoRA on the demo's MiniLM-L6, with batches of 32 and S steps in full for N proposals.
-autopeft stops most of them early, and measures baselines and the head alone among them: each time is divided
-by the training examples that adapters saw. A time is that of the whole process: imports, loading, training,
+autopeft trains two of them in full, and the others in short runs: each time is divided by the training
+examples that adapters saw. A time is that of the whole process: imports, loading, training,
 evaluation and report. Nothing is warmed up before.
 """
 
@@ -63,7 +63,7 @@ def ours(data: Path, *, trials: int, steps: int) -> tuple[Timed, int, dict[str, 
         run = Path(folder) / "run"
         command = [sys.executable, "-m", "autopeft", "search", "--data", str(data), "--space", "lora_only"]
         command += ["--trials", str(trials), "--max-steps", str(steps), "--batch-size", str(_BATCH_SIZE)]
-        command += ["--confirm", "none", "--out", str(run), "--quiet"]
+        command += ["--out", str(run), "--quiet"]
         result = timed(command)
         cost = json.loads((run / "result.json").read_text(encoding="utf-8"))["cost"]
         parts = {

@@ -72,10 +72,9 @@ def swept(spec: RunSpec, folder: Path) -> Iterator[list[object]]:
     ]
     family = prepared.task.defaults.family
     space = feasible.model_copy(update={"first": {family: tuple(entries)}})
-    for (arm, policy), entry in zip(first_policies(space, family, context), entries, strict=True):
+    baselines = [each for each in first_policies(space, family, context) if each[0].kind == "baseline"]
+    for (arm, policy), entry in zip(baselines, entries, strict=True):
         plan = plan_of(policy, context)
-        if arm.kind != "baseline":
-            continue
         seed = spec.search.seed
         full, test = (bench.measure(plan, at) for at in (lengths.full(seed=seed), lengths.test(seed=seed)))
         seconds = full.total_seconds + test.total_seconds

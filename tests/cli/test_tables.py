@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from toys.results import toy_result
+from toys.results import kept_default, toy_result
 
 from autopeft.cli.tables import print_result, print_several
+from autopeft.report.words import interval
 
 FOLDER = Path("runs [/old]") / ("long-" * 20) / "[a]"
 
@@ -18,6 +18,22 @@ def test_names_of_runs_and_of_labels_are_printed_as_they_are(capsys):
     result = toy_result()
     print_several([FOLDER, FOLDER], [result, result], Path("page.html"))
     assert capsys.readouterr().out.count(f"{FOLDER}: ") == 2
+
+
+def test_the_answer_comes_first_and_the_cost_below_the_table(capsys):
+    result = toy_result()
+    print_result(result, FOLDER)
+    first, second, third, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("Use LoRA of rank 2 to 13 on 7 modules: accuracy ")
+    assert second == result.verdict.sentence.replace("-", "−") and third.startswith("Twice the steps promise")
+    assert f"cost    3.1 min, {184.9 / 50:.1f} full runs of the default" in others
+    assert f"report  {FOLDER / 'report.html'}" in others
+
+
+def test_the_difference_stands_beside_the_rival(capsys):
+    print_result(kept_default(), FOLDER)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("rival"))
+    assert re.split(r" {2,}", line)[3] == f"−0.7 ({interval(-0.028, 0.014, True)})"
 
 
 @pytest.mark.parametrize(("has_plan", "has_weights"), [(True, True), (True, False), (False, False)])
@@ -35,21 +51,22 @@ def test_only_files_that_are_there_are_named(capsys, tmp_path, has_plan, has_wei
     assert (again in shown) == (not has_plan)
 
 
-def table_of(capsys, monkeypatch, columns, **changes):
+def table_of(capsys, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
-    print_result(replace(toy_result(), **changes), Path("runs/a"))
+    print_result(toy_result(), Path("runs/a"))
     lines = capsys.readouterr().out.splitlines()
     first = next(index for index, line in enumerate(lines) if line.startswith("plan "))
     return [line.rstrip() for line in lines[first : lines.index("", first)]]
 
 
-@pytest.mark.parametrize("columns", [20, 40, 60, 80])
+@pytest.mark.parametrize("columns", [30, 40, 60, 80])
 def test_columns_of_numbers_are_whole_or_left_out(capsys, monkeypatch, columns):
     whole, narrow = (table_of(capsys, monkeypatch, width) for width in (200, columns))
     numbers = r"\d[\d.,]*"
     known = {number for line in whole for number in re.findall(numbers, line)}
-    end = next(index for index, line in enumerate(narrow) if line.startswith(("±", "No room")))
+    end = next((index for index, line in enumerate(narrow) if line.startswith("No room")), len(narrow))
     table = narrow[:end]
     assert {number for line in table for number in re.findall(numbers, line)} <= known
     assert "…" not in "".join(table) and max(map(len, table)) <= columns
     assert set(table[0].split()) <= set(whole[0].split()) and len(table[0].split()) >= columns // 20
+    assert (end == len(narrow)) == (table[0].split() == whole[0].split())

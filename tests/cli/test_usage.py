@@ -143,10 +143,10 @@ def test_an_unreadable_budget_is_refused_without_torch():
     code = (
         "import sys\nfrom autopeft.cli.app import app\n"
         "try: app(['search', '--budget', 'banana'])\n"
-        "except SystemExit as end: print(end.code, 'torch' in sys.modules, 'matplotlib' in sys.modules)"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["2", "False", "False"]
+    assert done.stdout.split() == ["2", "False"]
 
 
 @pytest.mark.parametrize("command", [(), ("search",), ("push",), ("count",), ("train",), ("export",)])

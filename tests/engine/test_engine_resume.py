@@ -10,7 +10,7 @@ from toys.engine import Run, Threads, World, levels, run
 from autopeft.records import Measurement, Status
 
 SETTINGS = {"trials": 8, "seeds": 2, "sizes": 2}
-TRUTH = levels({"ia3": 0.58}, hira=0.66)
+TRUTH = levels({"ia3": 0.58}, hira=0.3)
 
 
 @cache
@@ -31,7 +31,7 @@ def test_another_seed_proposes_other_plans() -> None:
     assert plans[0] == plans[1] != plans[2]
 
 
-@pytest.mark.parametrize("n_done", range(0, 23, 3))
+@pytest.mark.parametrize("n_done", range(0, 21, 3))
 def test_a_search_that_was_stopped_resumes_to_the_same_outcome_and_repeats_nothing(n_done: int) -> None:
     def interrupt() -> None:
         if len(records) == n_done:

@@ -10,7 +10,8 @@ import pytest
 from toys.engine import LIST, NO_LORA, SPACE, TIGHT, World, kind_of, levels, problem, run
 from toys.metrics import ACCURACY, ERROR_RATE
 
-from autopeft.records import Arm, FullRun, LimitSpec, Plan
+from autopeft.errors import TrainingError
+from autopeft.records import Arm, Fidelity, FullRun, LimitSpec, Plan, Status
 from autopeft.space import MethodSpace, limited
 
 YOURS = Arm(kind="given", label="your baseline")
@@ -28,7 +29,7 @@ def test_every_plan_of_the_list_has_a_short_run_and_the_finalists_are_trained_fr
 
 
 def test_all_plans_are_compared_on_the_same_seed_and_the_same_rows() -> None:
-    search = run(levels(hira=0.65), seed=7, effort="thorough", seeds=2)
+    search = run(levels(), seed=7, effort="thorough", trials=6, seeds=2)
     seen = {split: {m.fidelity for m in search.at(split)} for split in ("search", "confirm", "test")}
     assert [len(seen[split]) for split in ("search", "confirm", "test")] == [1, 2, 2]
     assert {fidelity.seed for fidelity in seen["search"]} == {7}
@@ -60,10 +61,12 @@ def test_full_runs_decide_and_not_the_short_ones() -> None:
 
 
 def test_the_best_of_several_rivals_is_compared() -> None:
-    search = run(levels({"hira": 0.95}, hira=0.65))
-    assert search.kinds("confirm") == {"q+v": 1, "ia3": 1, "hira": 1}
-    assert kind_of(search.outcome.best) == "hira"
-    assert [full.name for full in search.outcome.full_runs] == ["best", "baseline", "ia3/all"]
+    search = run(levels({"head": 0.95}, hira=0.1), effort="thorough", trials=4)
+    assert search.kinds("confirm") == {"q+v": 3, "ia3": 3, "head": 3}
+    assert kind_of(search.outcome.best) == "head"
+    named = {full.name: kind_of(full.plan) for full in search.outcome.full_runs}
+    arms = {kind_of(p.plan): str(p.arm) for p in search.outcome.proposals}
+    assert named == {"best": "head", "baseline": "q+v", arms["ia3"]: "ia3"}
 
 
 def test_the_test_split_is_read_once_and_says_nothing_of_the_choice() -> None:
@@ -90,8 +93,9 @@ def test_a_metric_of_which_less_is_better_gives_the_mirrored_outcome() -> None:
 # Without LoRA, without a head, with a plan of the user.
 
 
-def test_where_no_lora_fits_the_head_alone_is_the_default() -> None:
-    search = run(levels(ia3=0.35), max_params=NO_LORA)
+@pytest.mark.parametrize("effort", ["quick", "normal", "thorough"])
+def test_where_no_lora_fits_the_head_alone_is_the_default(effort: str) -> None:
+    search = run(levels(ia3=0.35), max_params=NO_LORA, effort=effort, trials=4, seeds=1)
     assert kind_of(search.outcome.baseline) == "head"
     assert search.kinds("confirm") == {"head": 1, "ia3": 1}
     assert search.display.baselines == {"head"}
@@ -112,7 +116,7 @@ def test_a_model_without_a_head_is_compared_untrained_where_no_lora_fits() -> No
 
 @pytest.mark.parametrize(("has_head", "n_heads"), [(True, 3), (False, 0)])
 def test_a_thorough_search_tells_what_the_head_alone_brings(has_head: bool, n_heads: int) -> None:
-    search = run(levels(), effort="thorough", has_head=has_head)
+    search = run(levels(), effort="thorough", trials=4, has_head=has_head)
     assert search.kinds("confirm")["head"] == n_heads
     assert ("head" in {full.name for full in search.outcome.full_runs}) == has_head
 
@@ -142,6 +146,17 @@ def test_the_plan_of_the_user_is_not_handed_over_beyond_the_budget(
     assert outcome.baseline == big
     assert outcome.best.trainable_params <= TIGHT and outcome.rival == outcome.best
     assert big not in {m.plan for m in outcome.front}
+
+
+@pytest.mark.parametrize("effort", ["quick", "normal"])
+def test_without_a_plan_within_the_budget_the_plan_of_the_user_ends_the_search(effort: str) -> None:
+    big = problem().first_plans[0][1]
+
+    def truth(plan: Plan, fidelity: Fidelity) -> float | Status:
+        return 0.5 if plan == big else Status.DIVERGED
+
+    with pytest.raises(TrainingError, match="Your baseline exceeds the budget, and no plan within"):
+        run(truth, max_params=TIGHT, user_plan=(YOURS, big), effort=effort)
 
 
 # Groups of examples.

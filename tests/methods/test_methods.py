@@ -77,6 +77,24 @@ def test_ranks_ascend_and_cost_more_and_more(name):
 
 
 @by_method
+def test_one_config_holds_different_ranks_if_the_method_says_so(name):
+    method = METHODS[name]
+    widest = [site for site in fitting(method, ["bert"]) if len(method.ranks(site, method.options(site))) > 1]
+    adapters = [
+        Adapter(
+            method=name,
+            site=site.name,
+            rank=method.ranks(site, method.options(site))[i % 2],
+            scale=1.0,
+            options=tuple(method.options(site).items()),
+        )
+        for i, site in enumerate(widest)
+    ]
+    if method.ranked:
+        assert len(method.configs(adapters)) == (1 if method.takes_rank_pattern else 2)
+
+
+@by_method
 def test_method_leaves_alone_what_it_does_not_know(name):
     odd = Site(
         name="x", layer=None, role="dense", kind="embedding", in_features=8, out_features=8, has_bias=False

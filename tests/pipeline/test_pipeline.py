@@ -34,7 +34,7 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 def spec_for(model_dir: Path, data_dir: Path, out: Path, **settings: object) -> RunSpec:
-    """The list of the default space, four plans here, and four by Optuna; full runs of 30 steps, short ones of 12."""
+    """The list of the default space, four plans here, and four by Optuna; full runs of 30 steps."""
     usual = {"max_steps": 30, "batch_size": 8, "budget": "5%", "trials": 8, "sizes": 2, "seed": 3}
     return run_spec(model_dir, data_dir, out=out, **(usual | settings))
 
@@ -262,7 +262,7 @@ def test_preview_trains_and_writes_nothing_and_bounds_what_the_search_measures(
     result = RunDir.open(run).load_result()
     assert (preview.trials, preview.short_steps, preview.full_run_steps) == (8, 12, 30)
     assert list(preview.first_plans) == [str(p.arm) for p in result.proposals if p.source == "list"]
-    # A step is a unit, an evaluated example half a trained one; in these units a full run of 8 rows a step is R.
+    # A step is a unit, an evaluated example half a trained one; R is a full run of 8 rows a step.
     steps = sum(m.trained_steps for m in result.measurements)
     examples = sum(m.fidelity.eval_examples for m in result.measurements)
     full_run = 30 + 0.5 * 40 / 8

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from toys.results import BEST, SETTING, WORDS, toy_result
+from toys.results import BEST, SETTING, SITES, WORDS, toy_result
 
 from autopeft import report
 from autopeft.extension import discover, metric_facts
 from autopeft.pipeline.reporting import part_words
-from autopeft.report.naming import Naming
-from autopeft.report.words import plan_words
 
 
 @pytest.mark.parametrize("name", discover("autopeft.tasks"))
@@ -36,14 +34,10 @@ def test_every_task_gives_its_own_model_class_and_every_method_its_label(name):
     ],
 )
 def test_a_plan_is_called_by_its_method_and_its_unusual_choices(method, options, name):
-    words = part_words(toy_result())
     adapters = tuple(replace(a, method=method, options=options) for a in BEST.adapters)
     plan = replace(BEST, adapters=adapters)
-    first = {proposal.plan: proposal for proposal in toy_result().proposals}
-    naming = Naming(result=toy_result(), words=words, first=first)
-    assert naming.approach(plan) == name
-    assert naming.short(plan) == ("searched LoRA" if name == "LoRA" else name)
-    assert plan_words(plan, words.labels).startswith(f"{name} r 2–13 on 7 modules")
+    words = report.plan_words(plan, SITES, part_words(toy_result()).labels)
+    assert words == f"{name} of rank 2 to 13 on 7 modules"
 
 
 @pytest.mark.parametrize(
@@ -63,19 +57,10 @@ def test_a_metric_is_called_by_its_words_in_texts_and_by_its_name_in_json(task, 
     setting = replace(result.setting, metric=facts.name, metric_label=facts.label)
     result = replace(result, setting=setting)
     text = report.report_md(result, words=WORDS)
-    assert f"| plan | {words} on test |" in text and f"It reaches {words} " in text
+    assert f"| {words} on test |" in text and f": {words} 94.8 % on the test split" in text
     assert words == metric or metric not in text
     assert report.result_json(result, "complete")["metric"] == metric
 
 
 def replace_metric(spec, metric):
     return spec.model_copy(update={"metric": metric})
-
-
-@pytest.mark.parametrize(
-    ("metric", "stored", "is_share"),
-    [("accuracy", None, True), ("pearson", None, False), ("gone", None, False), ("gone", True, True)],
-)
-def test_stored_fact_about_the_metric_comes_before_that_of_the_part(metric, stored, is_share):
-    setting = replace(SETTING, metric=metric, metric_is_share=stored)
-    assert part_words(replace(toy_result(), setting=setting)).metric_is_share is is_share

@@ -26,11 +26,11 @@ def labelled(label):
 @pytest.mark.parametrize(
     ("label", "start"),
     [
-        ("better", "Use LoRA of rank 2–13 on 7 modules: accuracy 94.8 % on the test split, with 7,296 "),
-        ("as good and smaller", "Use LoRA of rank 2–13 on 7 modules: as good as the default with 7,296 "),
+        ("better", "Use LoRA of rank 2 to 13 on 7 modules: accuracy 94.8 % on the test split, with 7,296 "),
+        ("as good and smaller", "Use LoRA of rank 2 to 13 on 7 modules: as good as the default with 7,296 "),
         (
             "inconclusive",
-            "Try LoRA of rank 2–13 on 7 modules: accuracy 94.8 % on the test split, with 7,296 ",
+            "Try LoRA of rank 2 to 13 on 7 modules: accuracy 94.8 % on the test split, with 7,296 ",
         ),
         ("default kept", "Keep the default, LoRA of rank 4 on all linear maps: accuracy 93.6 % on the test "),
     ],

@@ -54,12 +54,10 @@ def test_the_hub_is_told_which_part_of_a_split_gave_the_score():
 
 def test_the_card_has_the_full_runs_with_their_numbers():
     text = card(toy_result(), seed=0).text
-    start = "| best | LoRA of rank 2–13 on 7 modules | 7,296 | 4e-3 |"
+    start = "| best | LoRA of rank 2 to 13 on 7 modules | 7,296 | 4e-3 |"
     assert f"{start} 95.4 % ± 0.2 | 94.8 % ± 0.2 |" in text
     assert "| finalist | IA³ on k | 128 | 2.5e-2 | 95.1 % ± 0.2 | – |" in text
-    assert (
-        "Each plan was trained in full, 300 steps. ± is one standard error over the examples" in text
-    )
+    assert "Each plan was trained in full, 300 steps. ± is one standard error over the examples" in text
     bare = card(of_language_model(), seed=0).text
     assert "| baseline | untrained model | 0 | – | 250.0 % ± 0.2 |" in bare and "(test" not in bare
 

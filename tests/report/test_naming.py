@@ -44,8 +44,8 @@ def test_a_plan_is_told_by_method_rank_and_modules():
     lora = [Adapter(method="lora", site=name, rank=2 + (name[2] == "3")) for name in names(range(4), "qv")]
     ia3 = [Adapter(method="ia3", site=name) for name in names(range(4), ("down",))]
     plan = Plan(adapters=(*lora, *ia3), learning_rate=1e-3, trainable_params=1)
-    assert plan_words(plan, SITES, WORDS.labels) == "LoRA of rank 2–3 on q and v + IA³ on down"
-    assert plan_words(plan, SITES, {}) == "lora of rank 2–3 on q and v + ia3 on down"
+    assert plan_words(plan, SITES, WORDS.labels) == "LoRA of rank 2 to 3 on q and v + IA³ on down"
+    assert plan_words(plan, SITES, {}) == "lora of rank 2 to 3 on q and v + ia3 on down"
     assert plan_words(HEAD, SITES, {}, head="untrained model") == "untrained model"
 
 

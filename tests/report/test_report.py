@@ -60,7 +60,7 @@ def texts(cells):
 
 def test_the_table_of_full_runs_has_the_numbers_of_the_record(result, page):
     table = page.columns("difference to the default")
-    plans = ("LoRA of rank 2–13 on 7 modules", "LoRA of rank 4 on all linear maps", "IA³ on k")
+    plans = ("LoRA of rank 2 to 13 on 7 modules", "LoRA of rank 4 on all linear maps", "IA³ on k")
     assert table["plan"] == tuple(map("".join, zip(("best", "baseline", "finalist"), plans, strict=True)))
     assert texts(table["accuracy on test"]) == ["94.8 % ± 0.2", "93.6 % ± 0.2", "–"]
     assert texts(table["accuracy on confirm"]) == ["95.4 % ± 0.2", "94.0 % ± 0.2", "95.1 % ± 0.2"]
@@ -264,7 +264,7 @@ def test_the_leaderboard_has_full_runs_first_and_each_plan_once(result):
 
 def test_method_that_is_not_installed_keeps_its_name(result):
     text = report.report_md(result, words=PartWords())
-    assert "lora of rank 2–13 on 7 modules" in text and "LoRA of" not in text
+    assert "lora of rank 2 to 13 on 7 modules" in text and "LoRA of" not in text
 
 
 def test_a_failure_is_listed_with_one_line(result):

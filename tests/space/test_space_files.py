@@ -117,6 +117,51 @@ def test_a_faulty_mix_is_refused_with_the_fault(tmp_path: Path, mixes: str, comp
         read(tmp_path, "  lora: {}\n", more=f"mixes:\n{mixes}")
 
 
+LISTS = "  tagging: []\n  language: []\n  images: []\n"
+
+
+@pytest.mark.parametrize(
+    ("entry", "complaint"),
+    [
+        ("{method: lara, rate: 0.5}", "no method named 'lara'; .*Did you mean 'lora'"),
+        ("{method: lora}", "first.classification.0.rate"),
+        ("{method: lora, rate: 1.5}", r"rate is 1\.5; it should be less than or equal to 1"),
+        ("{method: lora, rates: 0.5}", "first.classification.0.rates.*Did you mean"),
+        ("{method: lora, rate: 0.5, layers_by: top}", "layers_by is 'top'; it should be 'last' or 'score'"),
+        ("{method: lora, rate: 0.5, layer_share: 0}", "layer_share is 0"),
+        ("{method: lora, rate: 0.5, placement: q+w}", "role or role group .*named 'w'"),
+        ("{method: lora, rate: 0.5, options: {dorra: true}}", "no option of lora .*Did you mean 'dora'"),
+        ("{method: lora, rate: 0.5, options: {init: orthogonl}}", "no init of lora .*Did you mean 'orthog"),
+        ("{method: ia3, rate: 0.5, baseline: true}", "calls ia3 a baseline; only lora is one"),
+    ],
+)
+def test_a_faulty_first_plan_is_refused_with_the_fault(tmp_path: Path, entry: str, complaint: str) -> None:
+    with pytest.raises(SpecError, match=complaint):
+        read(tmp_path, "  lora: {}\n", more=f"first:\n  classification:\n  - {entry}\n{LISTS}")
+
+
+@pytest.mark.parametrize(
+    ("first", "complaint"),
+    [
+        ("  classification: []\n", "no list for images, language, tagging under first; add it"),
+        (f"  classification: []\n{LISTS}  texts: []\n", "first.texts"),
+    ],
+)
+def test_first_has_one_list_for_each_family(tmp_path: Path, first: str, complaint: str) -> None:
+    with pytest.raises(SpecError, match=complaint):
+        read(tmp_path, "  lora: {}\n", more=f"first:\n{first}")
+
+
+def test_a_space_without_first_plans_takes_the_list_of_the_default_space(tmp_path: Path) -> None:
+    assert read(tmp_path, "  ia3: {}\n").first == load("default", known_methods=METHODS).first
+
+
+def test_every_first_plan_of_the_default_space_has_evidence() -> None:
+    lists = load("default", known_methods=METHODS).first
+    assert all(entry.evidence for entries in lists.values() for entry in entries)
+    assert all(any(entry.baseline for entry in entries) for entries in lists.values())
+
+
 def test_a_space_without_methods_and_mixes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "empty.yaml"
     path.write_text("about: nothing\n", encoding="utf-8")

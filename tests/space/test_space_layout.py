@@ -9,10 +9,12 @@ from dataclasses import replace
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from toys.space import DORA, METHODS, context, policies, prices, recount, sites
+from toys.space import DORA, METHODS, N_LAYERS, context, policies, prices, recount, sites
 
 from autopeft.records import Site
-from autopeft.space import Policy, plan_of, select_sites, widened
+from autopeft.space import Policy, plan_of, select_sites
+
+ONE_RANK = ("hira", "miss", "oft")  # of those that are drawn, the ranked ones whose config holds one rank
 
 
 @given(policies(), st.integers(24, 6000))
@@ -23,8 +25,11 @@ def test_a_plan_is_within_the_budget_and_never_empty(policy: Policy, budget: int
     assert len({adapter.site for adapter in plan.adapters}) == len(plan.adapters)
 
 
-@given(policies(), st.integers(24, 6000))
-def test_no_upgrade_of_a_selected_site_is_affordable(policy: Policy, budget: int) -> None:
+@given(policies(("lora", "ia3", "bitfit", "ln_tuning")), st.integers(24, 6000))
+def test_no_upgrade_of_a_selected_site_is_affordable_where_ranks_follow_the_scores(
+    policy: Policy, budget: int
+) -> None:
+    assume(policy.exponent and all(part.exponent for part in policy.beside))
     allocation, plan = context(budget), plan_of(policy, context(budget))
     left = budget - plan.trainable_params
     granted = {adapter.site: adapter for adapter in plan.adapters}
@@ -41,9 +46,41 @@ def test_no_upgrade_of_a_selected_site_is_affordable(policy: Policy, budget: int
         assert not dearer or dearer[0] - prices(part, site).get(rank, 0) > left
 
 
+@given(policies(), st.integers(24, 6000))
+def test_methods_without_rank_patterns_have_the_largest_rank_that_the_budget_pays(
+    policy: Policy, budget: int
+) -> None:
+    allocation, plan = context(budget), plan_of(policy, context(budget))
+    for method in ONE_RANK:
+        assert len({adapter.rank for adapter in plan.adapters if adapter.method == method}) <= 1
+    if policy.method in ONE_RANK and not policy.beside:
+        costs = [prices(policy, site) for site in select_sites(policy, allocation, METHODS[policy.method])]
+        common = set.intersection(*map(set, costs)) if all(costs) and costs else set()
+        paid = [rank for rank in common if sum(cost[rank] for cost in costs) <= budget]
+        assert not paid or [a.rank for a in plan.adapters] == [max(paid)] * len(costs)
+
+
+@pytest.mark.parametrize("ranks_by", ["uniform", "score"])
+@given(budget=st.integers(100, 6000))
+def test_even_ranks_of_lora_are_one_rank_from_eight_on_and_spend_the_budget_below(
+    ranks_by: str, budget: int
+) -> None:
+    """Of four maps of 40 inputs and outputs together."""
+    policy = Policy(method="lora", placement="up", ranks_by=ranks_by, learning_rate=1e-3)
+    wide = tuple(replace(site, in_features=20, out_features=20) for site in sites())
+    plan = plan_of(policy, replace(context(budget), sites=wide))
+    even = min(budget // (N_LAYERS * 40), 20)
+    if even >= 8:
+        assert [adapter.rank for adapter in plan.adapters] == [even] * N_LAYERS
+        assert even == 20 or budget - plan.trainable_params <= budget / 8
+    else:
+        assert budget - plan.trainable_params < 40
+
+
 @given(policies(), st.integers(24, 4000), st.integers(0, 600))
 def test_the_cost_of_a_plan_never_falls_when_the_budget_rises(policy: Policy, budget: int, more: int) -> None:
-    poor, rich = (plan_of(policy, context(size)) for size in (budget, budget + more))
+    alone = replace(policy, beside=())  # in a mix, a part of one rank may leave another part less
+    poor, rich = (plan_of(alone, context(size)) for size in (budget, budget + more))
     assert recount(poor) <= recount(rich)
 
 
@@ -85,14 +122,6 @@ def test_a_policy_with_nothing_affordable_is_widened_to_what_is() -> None:
     all_roles, no_dora = plan_of(policy, context(30)), plan_of(policy, context(20))
     assert [(dict(a.options), a.rank) for a in all_roles.adapters] == [({"dora": True}, 1)]
     assert [(dict(a.options), a.rank) for a in no_dora.adapters] == [({}, 1)]
-
-
-def test_a_policy_that_was_widened_is_named_by_what_it_is() -> None:
-    """Rank 1 costs 16 at the cheapest site of all, and 40 at each of the feed-forward maps."""
-    policy = Policy(method="lora", placement="mlp", learning_rate=1e-3)
-    assert widened(policy, context(40)).arm.label == "lora/mlp"
-    assert widened(policy, context(39)).arm.label == "lora/all"
-    assert plan_of(policy, context(39)) == plan_of(widened(policy, context(39)), context(39))
 
 
 def test_exponent_zero_ignores_the_scores() -> None:

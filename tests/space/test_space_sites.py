@@ -1,4 +1,4 @@
-"""Which sites a policy selects, the baselines, and the methods that fit a budget."""
+"""Which sites a policy selects, in models of several kinds, and the methods that fit a budget."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
-from toys.space import DEFAULT, METHODS, RANK_ONE, WIDTHS, context, linear, sites
+from toys.space import DEFAULT, METHODS, WIDTHS, context, linear, sites
 
 from autopeft.records import Site
 from autopeft.space import (
@@ -14,11 +14,10 @@ from autopeft.space import (
     MethodSpace,
     Policy,
     Space,
-    baseline_policies,
     cheapest,
     feasible,
+    first_policies,
     plan_of,
-    scored_policy,
     select_sites,
 )
 
@@ -57,51 +56,6 @@ def test_a_placement_keeps_its_roles(method: str, placement: str, roles: set[str
     assert {site.role for site in select_sites(policy, context(), METHODS[method])} == roles
 
 
-@pytest.mark.parametrize(
-    ("budget", "shares"),
-    [
-        (RANK_ONE, {"all linear maps": 1.0, "q and v": 1.0}),
-        (RANK_ONE - 1, {"all linear maps of the last layers": 0.75, "q and v": 1.0}),
-        (160, {"all linear maps of the last layers": 0.25, "q and v": 1.0}),
-        (159, {"q and v": 1.0}),
-        (127, {"q and v of the last layers": 0.75}),
-        (32, {"q and v of the last layers": 0.25}),
-        (31, {"what fits": 1.0}),
-    ],
-)
-def test_baselines_narrow_as_the_budget_does(budget: int, shares: dict[str, float]) -> None:
-    baselines = baseline_policies(context(budget), learning_rate=1e-3)
-    assert {name.removeprefix("LoRA on "): policy.layer_share for name, policy in baselines.items()} == shares
-    for name, policy in baselines.items():
-        assert policy.placement == ("q+v" if "q and v" in name else "all")
-        n_sites = len(select_sites(policy, context(budget), METHODS["lora"])) if budget >= 32 else 1
-        assert len(plan_of(policy, context(budget)).adapters) == n_sites
-
-
-@pytest.mark.parametrize(
-    ("budget", "by_layer", "layers"),
-    [
-        (160, {0: 3.0, 1: 1.0, 2: 9.0, 3: 2.0}, {2}),  # rank 1 fits in one layer
-        (RANK_ONE - 1, {0: 3.0, 1: 1.0, 2: 9.0, 3: 2.0}, {0, 2, 3}),  # in three
-        (160, {0: 0.0, 1: 1.0, 2: 2.0, 3: 3.0}, None),  # the layer of the baseline
-        (RANK_ONE, {0: 3.0, 1: 1.0, 2: 9.0, 3: 2.0}, None),  # in all
-        (31, {0: 3.0, 1: 1.0, 2: 9.0, 3: 2.0}, None),  # in none
-    ],
-)
-def test_lora_in_scored_layers_has_the_layers_of_the_highest_score_where_few_are_paid(
-    budget: int, by_layer: dict[int, float], layers: set[int] | None
-) -> None:
-    allocation = context(budget, scores={site.name: by_layer.get(site.layer, 0.0) for site in sites()})
-    policy = scored_policy(allocation, learning_rate=1e-3)
-    if layers is None:
-        assert policy is None
-        return
-    plan = plan_of(policy, allocation)
-    assert plan.trainable_params <= budget
-    of = {site.name: site.layer for site in sites()}
-    assert {of[adapter.site] for adapter in plan.adapters} - {None} == layers
-
-
 # Name of a map -> role and widths in one layer; which of them "q and v" adapts, and what it is called.
 FUSED = {
     "gpt2": ({"c_attn": ("qkv", (8, 24)), "c_fc": ("up", (8, 32))}, {"c_attn"}, "qkv"),
@@ -122,7 +76,7 @@ FUSED = {
         "q and kv",
     ),
     "mamba": ({"in_proj": ("dense", (8, 32)), "out_proj": ("o", (16, 8))}, set(), None),
-    "rwkv": ({"key": ("k", (8, 8)), "value": ("v", (8, 8)), "output": ("o", (8, 8))}, {"value"}, None),
+    "rwkv": ({"key": ("k", (8, 8)), "value": ("v", (8, 8)), "output": ("o", (8, 8))}, {"value"}, "v"),
 }
 
 
@@ -134,10 +88,12 @@ def of_layers(maps: Mapping[str, tuple[str, tuple[int, int]]], prefix: str = "h"
     ]
 
 
-def baselines_at(found: Sequence[Site]) -> tuple[AllocationContext, dict[str, Policy]]:
+def baselines_at(found: Sequence[Site], max_params: int = 500) -> tuple[AllocationContext, dict[str, Policy]]:
+    """The allocation, and label -> policy of the baselines of texts."""
     scores = {site.name: 1.0 for site in found}
-    allocation = AllocationContext(sites=tuple(found), scores=scores, methods=METHODS, max_params=500)
-    return allocation, baseline_policies(allocation, learning_rate=1e-3)
+    allocation = AllocationContext(sites=tuple(found), scores=scores, methods=METHODS, max_params=max_params)
+    listed = first_policies(DEFAULT, "classification", allocation)
+    return allocation, {arm.label: policy for arm, policy in listed if arm.kind == "baseline"}
 
 
 @pytest.mark.parametrize("architecture", FUSED)
@@ -165,12 +121,9 @@ def test_layers_of_two_kinds_count_each_by_itself() -> None:
 
 
 def test_placements_with_the_same_sites_are_one_baseline() -> None:
-    fused = tuple(linear(f"h.{i}.c_attn", layer=i, role="qkv", widths=(8, 24)) for i in range(3))
-    scores = {site.name: 1.0 for site in fused}
-    allocation = AllocationContext(sites=fused, scores=scores, methods=METHODS, max_params=70)
-    assert [*baseline_policies(allocation, learning_rate=1e-3)] == [
-        "LoRA on all linear maps of the last layers"
-    ]
+    fused = [linear(f"h.{i}.c_attn", layer=i, role="qkv", widths=(8, 24)) for i in range(3)]
+    _, baselines = baselines_at(fused, max_params=70)
+    assert [policy.layer_share for policy in baselines.values()] == [pytest.approx(2 / 3)]
 
 
 def test_the_cheapest_plan_of_each_method_is_its_cheapest_site() -> None:

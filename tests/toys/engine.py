@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -30,6 +31,7 @@ from autopeft.records import (
     Status,
 )
 from autopeft.space import AllocationContext, FirstPlan, MethodSpace, Space, feasible
+from autopeft.train import branch_step
 from toys.metrics import ACCURACY
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -97,13 +99,15 @@ class World:
     """Measures by a truth; examples are right in order, so that plans differ on as few as they can.
 
     Without `greater_is_better` the scores count errors. The loss is 2 - quality + 1 / steps. A step takes a
-    second of the world's own clock, an evaluated example and the rest of a run take what is set.
+    second of the world's own clock, an evaluated example and the rest of a run take what is set. With
+    `goes_on` a full run goes on from the branch of its short run.
     """
 
     truth: Truth
     greater_is_better: bool = True
     example_seconds: float = 0.0
     overhead_seconds: float = 0.0
+    goes_on: bool = False
     first_waits: bool = False  # for others to overtake it
     calls: list[Key] = field(default_factory=list)
     seconds: float = 0.0
@@ -114,13 +118,16 @@ class World:
             time.sleep(0.02)
         quality, n = self.truth(plan, fidelity), fidelity.eval_examples
         n_steps = 0 if fidelity.split == "test" else fidelity.train_steps
+        if self.goes_on and fidelity.split == "confirm":
+            done = [at.train_steps for of, at in self.calls if of == plan and at.seed == fidelity.seed]
+            n_steps -= branch_step(min(done)) if min(done) < n_steps else 0
         taken: dict[str, Any] = {
             "train_seconds": float(n_steps),
             "trained_steps": n_steps,
             "eval_seconds": self.example_seconds * n,
             "overhead_seconds": self.overhead_seconds,
         }
-        self.seconds += sum(taken.values()) - n_steps
+        self.seconds += math.fsum(taken[name] for name in taken if name != "trained_steps")
         if isinstance(quality, Status):
             return Measurement(plan=plan, fidelity=fidelity, status=quality, error="It broke.", **taken)
         scores = tuple(float((i < round(quality * n)) == self.greater_is_better) for i in range(n))
@@ -169,6 +176,7 @@ def problem(
     max_params: int = ROOMY,
     space: Space = SPACE,
     full_steps: int = 200,
+    batch_size: int = 4,
     n_examples: tuple[int, int, int] = (100, 100, 50),
     metric: MetricFacts = ACCURACY,
     has_head: bool = True,
@@ -184,7 +192,11 @@ def problem(
         context=context(max_params),
         family="classification",
         lengths=Lengths(
-            full_steps=full_steps, batch_size=4, n_search=n_search, n_confirm=n_confirm, n_test=n_test
+            full_steps=full_steps,
+            batch_size=batch_size,
+            n_search=n_search,
+            n_confirm=n_confirm,
+            n_test=n_test,
         ),
         metric=metric,
         head_rates=(3e-3, 3e-1) if has_head else (1.0, 1.0),

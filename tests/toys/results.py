@@ -66,7 +66,7 @@ ARMS = {
 }
 SETTING = rec.SearchFacts(
     base_model=f"tiny/{EVIL}", base_model_source=f"tiny/{EVIL}", model_type="bert",
-    data="trec|6", task="text-classification",
+    data="trec|6", task="text-classification", metric_is_share=True,
     metric="accuracy", greater_is_better=True, head_params=390, full_run_steps=300, label_names=("A", "B"),
     budget=rec.Budget(max_trainable_params=10_000, base_params=1_234_567, requested="10k"),
     splits=rec.SplitSizes(train=4_000, search=500, confirm=1_500, test=500, duplicates_removed=12),

@@ -74,7 +74,7 @@ def recount(plan: Plan) -> int:
 
 
 @st.composite
-def policies(draw: st.DrawFn) -> Policy:
+def policies(draw: st.DrawFn, names: tuple[str, ...] = CLOSED_FORMS) -> Policy:
     """Any policy of the default space and some outside it; half of them with parts beside the first."""
 
     def part(name: str) -> Policy:
@@ -90,7 +90,7 @@ def policies(draw: st.DrawFn) -> Policy:
             learning_rate=1e-3,
         )
 
-    first, *others = draw(st.lists(st.sampled_from(CLOSED_FORMS), min_size=1, max_size=3, unique=True))
+    first, *others = draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True))
     return replace(part(first), beside=tuple(part(name) for name in others))
 
 

@@ -155,7 +155,7 @@ def test_counting_leaves_the_base_model_as_it_was(make_bench, make_plan):
 
 
 def test_run_keeps_and_says_what_it_has_chosen(model_dir, data_dir, tmp_path, caplog):
-    short = {"max_steps": 4, "batch_size": 8, "budget": "5%", "trials": 2, "confirm": "none"}
+    short = {"max_steps": 4, "batch_size": 8, "budget": "5%", "effort": "quick"}
     spec = run_spec(model_dir, data_dir, out=str(tmp_path / "run"), **short)
     with caplog.at_level(logging.INFO):
         result, path = pipeline.search(spec, progress=Silent())

@@ -85,7 +85,7 @@ def test_model_of_the_hub_is_pinned_to_its_commit(model_dir, data_dir, tmp_path,
     (cached / "refs" / "main").write_text(COMMIT, encoding="utf-8")
     monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))  # read from the environment at import
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
-    settings = {"budget": "5%", "max_steps": 4, "batch_size": 8, "trials": 2, "confirm": "none"}
+    settings = {"budget": "5%", "max_steps": 4, "batch_size": 8, "effort": "quick"}
     spec = run_spec("toys/tiny", data_dir, revision="main", out=str(tmp_path / "run"), **settings)
     _, run = pipeline.search(spec, progress=Silent())
     spec = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))

@@ -28,9 +28,9 @@ TINY = {
 
 @pytest.fixture
 def measured(model_dir, tmp_path, make_plan, fidelity):
-    """A function: factor and offset of numbers -> LoRA of rank 2, measured on them after 24 steps."""
+    """A function: factor and offset of numbers, and steps -> LoRA of rank 2, measured on them."""
 
-    def measured(factor, offset):
+    def measured(factor, offset, n_steps):
         texts, labels = toy_rows(120, seed=3)
         noise = np.random.default_rng(0).normal(size=len(labels))
         numbers = factor * (np.array(labels) + 0.3 * noise) + offset
@@ -40,18 +40,19 @@ def measured(model_dir, tmp_path, make_plan, fidelity):
         kind = {"data.label_column": "score", "data.label_kind": "number"}
         spec = run_spec(model_dir, table, batch_size=16, **kind)
         bench = prepare(spec).bench
-        return bench.measure(make_plan(bench.base, "lora"), fidelity(train_steps=24, eval_examples=20))
+        full = fidelity(split="confirm", train_steps=n_steps, eval_examples=20)
+        return bench.measure(make_plan(bench.base, "lora"), full)
 
     return measured
 
 
 def test_numbers_are_learned_alike_whatever_they_are_measured_in(measured):
-    """y and 40 y + 900 are the same task; only the clipping of gradients makes a small difference."""
-    plain, scaled = measured(1.0, 0.0), measured(40.0, 900.0)
+    """y and 40 y + 900 are the same task; the clipping of gradients makes a difference that grows."""
+    plain, scaled = measured(1.0, 0.0, 4), measured(40.0, 900.0, 4)
     assert plain.status is scaled.status is Status.COMPLETE
-    assert scaled.loss == pytest.approx(plain.loss, rel=0.1)
-    assert scaled.metric == pytest.approx(plain.metric, abs=0.05)
-    assert scaled.metric > 0.5  # and they are learned
+    assert scaled.loss == pytest.approx(plain.loss, rel=0.02)
+    assert scaled.metric == pytest.approx(plain.metric, abs=0.02)
+    assert measured(40.0, 900.0, 100).metric > 0.5  # and they are learned
 
 
 def test_head_starts_at_the_mean_of_the_numbers(bert, attach, make_plan):
@@ -125,8 +126,8 @@ def test_rates_follow_the_size_of_the_inputs_and_have_bounds(bert):
     assert usual.alone() == pytest.approx(tuple(4 * rate for rate in larger.alone()))
     for odd in (0.0, float("nan"), float("inf")):
         rates = head_rates(bert, dict.fromkeys(rms, odd))
-        assert 0 < rates.by_name["classifier.bias"] <= 0.66
-        assert rates.output <= 0.66 / (16 * 0.01)
+        assert 0 < rates.by_name["classifier.bias"] <= 2.0
+        assert rates.output <= 2.0 / (16 * 0.01)
 
 
 @pytest.mark.parametrize(

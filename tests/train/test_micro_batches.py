@@ -11,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from toys.tasks import TOYS, make_toy
 
 from autopeft.extension import discover
-from autopeft.train import Compute, rate_schedule
+from autopeft.train import Compute, RateSchedule
 from autopeft.train.compute import micro_batches
 from autopeft.train.loop import TrainingRun, train
 
@@ -51,7 +51,7 @@ def trained_gradients(toy, parts, examples, labels):
         sizes=np.array([len(example.get("input_ids", "x")) for example in examples]),
         batch=batch,
         loss=toy.task.loss,
-        schedule=rate_schedule(1),
+        schedule=RateSchedule(n_steps=1, n_full=1),
         seed=0,
     )
     groups = [{"params": list(toy.module.parameters()), "lr": 0.0}]

@@ -73,7 +73,7 @@ def test_run_that_does_not_fit_starts_anew_in_half_micro_batches_as_later_ones(s
     assert (seen.status, seen.trained_steps) == (Status.COMPLETE, 6)
     assert seen.loss == pytest.approx(unbroken.loss, abs=1e-5)
     assert bench.task.n_refused == 1
-    again = replace(bench, rung_steps=(6,)).measure(plan, fidelity(seed=3))
+    again = replace(bench).measure(plan, fidelity(seed=3))
     assert (again.status, bench.task.n_refused) == (Status.COMPLETE, 1)
 
 

@@ -16,8 +16,8 @@ from toys.bases import state_of
 from autopeft.adapters import compile_plan
 from autopeft.errors import TrainingError
 from autopeft.records import Status
-from autopeft.train import Compute, full_run_steps, rate_schedule
-from autopeft.train.rates import parameter_groups
+from autopeft.train import Compute, RateSchedule, full_run_steps
+from autopeft.train.rates import parameter_groups, short_schedule
 
 
 def faked(task, loss):
@@ -96,16 +96,29 @@ def test_full_run_is_its_epochs_of_full_batches(n_train, epochs, max_steps, step
 
 
 def test_learning_rate_warms_up_over_6_percent_and_falls_in_a_line():
-    rates = [rate_schedule(100).multiplier(step) for step in range(100)]
+    schedule = RateSchedule(n_steps=100, n_full=100)
+    rates = [schedule.share(step) for step in range(100)]
     assert rates[:6] == pytest.approx([(step + 1) / 6 for step in range(6)])
     assert rates[5:] == pytest.approx([(100 - step) / 95 for step in range(5, 100)])
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 7, 30, 1000])
 def test_learning_rate_peaks_at_the_plans_own_and_ends_near_0(n_steps):
-    rates = [rate_schedule(n_steps).multiplier(step) for step in range(n_steps)]
+    rates = [RateSchedule(n_steps=n_steps, n_full=n_steps).share(step) for step in range(n_steps)]
     assert max(rates) == pytest.approx(1.0)
     assert 0 < rates[-1] <= 2 / max(2, n_steps)
+
+
+@pytest.mark.parametrize(("n_short", "n_full", "branch"), [(75, 300, 60), (10, 25, 8), (1, 2, 0), (1, 1, 0)])
+def test_short_run_begins_like_its_full_run_and_decays_in_a_line_from_the_branch(n_short, n_full, branch):
+    short, full = short_schedule(n_short, n_full=n_full), RateSchedule(n_steps=n_full, n_full=n_full)
+    assert short.branch == branch
+    shares = [short.share(step) for step in range(n_short)]
+    assert shares[:branch] == [full.share(step) for step in range(branch)]
+    n_decay = n_short - branch
+    assert shares[branch:] == pytest.approx(
+        [full.share(branch) * (n_decay - step) / n_decay for step in range(n_decay)]
+    )
 
 
 @pytest.mark.parametrize("method", ["lora", ()], ids=["adapters", "head"])
@@ -121,7 +134,7 @@ def test_first_step_moves_the_head_by_its_own_rate(
             for batch in batches
         ]
     rms = np.sqrt(np.mean(torch.cat(inputs).double().numpy() ** 2))
-    head_rate = 0.66 / (16 * rms) if method else 0.01
+    head_rate = 2.0 / (16 * rms) if method else 0.01
     bench.measure(plan, fidelity(split="confirm", train_steps=1))
     with attach(bert, plan, seed=0) as model:
         start = model.base_model.model.classifier.modules_to_save["default"].weight.detach().clone()

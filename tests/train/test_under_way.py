@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from autopeft.records import Status
-from autopeft.train import StateFolders, kept_step, states, watched
+from autopeft.train import kept_step, states, watched
 from autopeft.train.pausing import Position, State, read
 from autopeft.train.states import UnderWay
 
-RUNGS, N_STEPS = (4, 9, 20), 20
+N_STEPS = 20
 
 
 def timeless(measurement):
@@ -68,7 +68,7 @@ def test_full_run_that_was_stopped_goes_on_to_the_same_bits(
     plan, full = make_plan(bench.base, method, **choices), fidelity(split="confirm", train_steps=N_STEPS)
     with pytest.raises(KeyboardInterrupt):
         bench.measure(plan, full)
-    assert kept_step(bench.state_folders.under_way(plan, full)) == before - 1
+    assert kept_step(bench.under_way(plan, full)) == before - 1
     resumed, steps = steps_of(bench, plan, full)
     assert resumed.status is Status.COMPLETE and steps == list(range(before, N_STEPS + 1))
     weights = (tmp_path / "weights" / "adapter_model.safetensors").read_bytes() if method else b""
@@ -77,25 +77,23 @@ def test_full_run_that_was_stopped_goes_on_to_the_same_bits(
     assert not method or (tmp_path / "weights" / "adapter_model.safetensors").read_bytes() == weights
 
 
-@pytest.mark.parametrize("before", [3, 4, 5, 8, 15])
-def test_rungs_that_were_stopped_go_on_too(before, make_stopped, make_bench, make_plan, fidelity, tmp_path):
-    """`before` counts the steps of all rungs, each of which takes up the one before it."""
-    paused = {"paused": lambda plan, seed: tmp_path / "paused", "rung_steps": RUNGS}
-    bench, plain = make_stopped(before, **paused), make_bench(rung_steps=RUNGS)
-    plan, stops, all_steps = make_plan(bench.base, "lora"), 0, []
-    for n_steps in RUNGS:
-        rung = fidelity(train_steps=n_steps)
-        try:
-            measured, steps = steps_of(bench, plan, rung)
-        except KeyboardInterrupt:
-            stops += 1
-            measured, steps = steps_of(bench, plan, rung)
-        all_steps += steps
-        first = max((n for n in RUNGS if n < n_steps), default=0)
-        expected = replace(plain.measure(plan, rung), trained_steps=n_steps - first)
-        assert timeless(measured) == timeless(expected)
-    assert stops == 1 and all_steps == [step for step in all_steps if step >= all_steps[0]]
-    assert all_steps[-1] == N_STEPS and len(all_steps) == len(set(all_steps))
+@pytest.mark.parametrize(("before", "kept"), [(3, 2), (8, 7), (9, 7), (10, 8)])
+def test_short_run_that_was_stopped_goes_on_too(before, kept, make_stopped, make_bench, make_plan, fidelity):
+    """Its full run goes on from step 8. States are kept up to it, and none of the two steps after it."""
+    bench, plain = make_stopped(before, full_steps=25), make_bench(full_steps=25)
+    plan, short, full = (
+        make_plan(bench.base, "lora"),
+        fidelity(train_steps=10),
+        fidelity(split="confirm", train_steps=25),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        bench.measure(plan, short)
+    resumed, steps = steps_of(bench, plan, short)
+    assert steps[-1] == 10 and steps[0] == kept + 1
+    assert replace(timeless(resumed), trained_steps=10) == timeless(plain.measure(plan, short))
+    assert replace(timeless(bench.measure(plan, full)), trained_steps=25) == timeless(
+        plain.measure(plan, full)
+    )
 
 
 def test_run_that_was_stopped_while_it_was_evaluated_trains_no_step_again(
@@ -115,7 +113,7 @@ def test_seconds_of_both_lives_count(make_stopped, make_plan, fidelity):
     plan, full = make_plan(bench.base, "lora"), fidelity(split="confirm", train_steps=N_STEPS)
     with pytest.raises(KeyboardInterrupt):
         bench.measure(plan, full)
-    first_life = read(bench.state_folders.under_way(plan, full)).position.seconds
+    first_life = read(bench.under_way(plan, full)).position.seconds
     assert 0 < first_life < bench.measure(plan, full).train_seconds < 2 * first_life
 
 
@@ -125,8 +123,8 @@ def test_state_of_another_run_is_passed_over(make_stopped, make_bench, make_plan
     with pytest.raises(KeyboardInterrupt):
         bench.measure(plan, full)
     longer = fidelity(split="confirm", train_steps=N_STEPS + 2)
-    folder = bench.state_folders.under_way(plan, full)
-    bench = replace(bench, state_folders=StateFolders(under_way=lambda *_: folder))
+    folder = bench.under_way(plan, full)
+    bench = replace(bench, under_way=lambda *_: folder)
     assert timeless(bench.measure(plan, longer)) == timeless(make_bench().measure(plan, longer))
 
 
@@ -140,8 +138,7 @@ def test_state_that_cannot_be_written_costs_the_run_nothing(
     make_stopped, make_bench, make_plan, fidelity, tmp_path, caplog
 ):
     (tmp_path / "file").touch()  # as a full disk: an OSError when the state is written
-    folders = StateFolders(under_way=lambda *_: tmp_path / "file" / "state")
-    bench = replace(make_stopped(0), state_folders=folders)
+    bench = replace(make_stopped(0), under_way=lambda *_: tmp_path / "file" / "state")
     plan, full = make_plan(bench.base, "lora"), fidelity(split="confirm")
     assert timeless(bench.measure(plan, full)) == timeless(make_bench().measure(plan, full))
     assert caplog.messages[0].startswith("The state of the training was not kept: ")

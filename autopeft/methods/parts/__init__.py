@@ -41,7 +41,8 @@ class PeftMethod:
 
     By default a method starts as the identity, merges, shares no state among sites, learns from the first
     step, and has no options, no scale and no servers that read it. `ranks` makes it a ranked one, of low-rank
-    matrices unless `low_rank` is False. `short` is the word for narrow cells where `label` is too long.
+    matrices unless `low_rank` is False, and with one rank a plan unless `takes_rank_pattern`. `short` is the
+    word for narrow cells where `label` is too long.
     `learning_rate_range` is for base models of `REFERENCE_WIDTH`; elsewhere it is divided by the ratio of the
     widths to the power of `width_exponent`, 0 for the same range everywhere. Narrower models keep it too, as
     nothing was measured there. The first rate tried is divided by the rank to the power of `rank_exponent`.
@@ -60,6 +61,7 @@ class PeftMethod:
     step_time: float
     step_time_source: str = COMPARISON
     low_rank: bool = True
+    takes_rank_pattern: bool = False
     shared: bool = False
     identity_at_start: bool = True
     merges: bool = True
@@ -230,7 +232,7 @@ def alphas_of(adapters: Iterable[Adapter]) -> tuple[float, dict[str, float]]:
 
 
 def doublings(limit: int) -> tuple[int, ...]:
-    """1, 2, 4, … up to a limit: few ranks, where each rank in use needs a config of its own.
+    """1, 2, 4, … up to a limit, for ranks that divide a width.
 
     Example:
         >>> doublings(12)

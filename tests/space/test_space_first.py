@@ -1,0 +1,170 @@
+"""The first plans of a search: what becomes of the list under a budget, in a space."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from toys.space import DEFAULT, METHODS, N_LAYERS, RANK_ONE, context, sites
+
+from autopeft.records import Arm
+from autopeft.space import FirstPlan, MethodSpace, Policy, Space, first_policies, plan_of, select_sites
+
+LORA = FirstPlan(method="lora", rate=0.4, baseline=True)
+AT_Q_AND_V = LORA.model_copy(update={"placement": "q+v"})
+BY_SCORE = FirstPlan(method="lora", layers_by="score", rate=0.4)
+IA3 = FirstPlan(method="ia3", rate=0.5)
+SPACE = Space(
+    about="toy",
+    methods={
+        "lora": MethodSpace(placement=("all", "q+v"), layer_share=(0.25, 1.0), layers_by=("last", "score")),
+        "ia3": MethodSpace(),
+    },
+)
+Listed = list[tuple[Arm, Policy]]
+
+
+def listed(*entries: FirstPlan, space: Space = SPACE, budget: int = RANK_ONE, **more: Any) -> Listed:
+    with_list = space.model_copy(update={"first": {"classification": entries}})
+    return list(first_policies(with_list, "classification", context(budget, **more)))
+
+
+def scores(by_layer: Mapping[int, float]) -> dict[str, float]:
+    return {site.name: by_layer.get(site.layer, 0.0) for site in sites()}
+
+
+@pytest.mark.parametrize(
+    ("budget", "shares"),
+    [
+        # Rank 1 costs 144 in a layer and 16 at the pooler; at q and v 32 in a layer.
+        (RANK_ONE, {"all linear maps": 4, "q and v": 4}),
+        (RANK_ONE - 1, {"all linear maps of the last layers": 3, "q and v": 4}),
+        (160, {"all linear maps of the last layers": 1, "q and v": 4}),
+        (159, {"q and v": 4}),
+        (127, {"q and v of the last layers": 3}),
+        (32, {"q and v of the last layers": 1}),
+    ],
+)
+def test_baselines_have_as_many_of_the_last_layers_as_the_budget_pays(
+    budget: int, shares: dict[str, int]
+) -> None:
+    allocation, found = context(budget), listed(LORA, AT_Q_AND_V, budget=budget)
+    baselines = {arm.label: policy for arm, policy in found if arm.kind == "baseline"}
+    assert {label: policy.layer_share * N_LAYERS for label, policy in baselines.items()} == {
+        f"LoRA on {label}": pytest.approx(n_layers) for label, n_layers in shares.items()
+    }
+    for policy in baselines.values():
+        plan, selected = plan_of(policy, allocation), select_sites(policy, allocation, METHODS["lora"])
+        assert {adapter.site for adapter in plan.adapters} == {site.name for site in selected}
+        assert plan.trainable_params <= budget
+
+
+@pytest.mark.parametrize(("budget", "n_baselines"), [(31, 1), (16, 1), (15, 0)])
+def test_where_no_layer_fits_lora_is_the_baseline_wherever_it_fits(budget: int, n_baselines: int) -> None:
+    """Rank 1 costs 16 at the cheapest site."""
+    found = listed(LORA, AT_Q_AND_V, IA3, budget=budget)
+    baselines = [policy for arm, policy in found if arm.kind == "baseline"]
+    assert len(baselines) == n_baselines
+    assert all(len(plan_of(policy, context(budget)).adapters) == 1 for policy in baselines)
+
+
+@pytest.mark.parametrize(
+    ("budget", "by_layer", "layers"),
+    [
+        (160, {0: 3.0, 1: 1.0, 2: 9.0, 3: 2.0}, {2}),  # rank 1 fits in one layer
+        (RANK_ONE - 1, {0: 3.0, 1: 1.0, 2: 9.0, 3: 2.0}, {0, 2, 3}),  # in three
+        (160, {0: 0.0, 1: 1.0, 2: 2.0, 3: 3.0}, None),  # the layer of the baseline
+        (RANK_ONE, {0: 3.0, 1: 1.0, 2: 9.0, 3: 2.0}, None),  # in all
+        (31, {0: 3.0, 1: 1.0, 2: 9.0, 3: 2.0}, None),  # in none
+    ],
+)
+def test_lora_in_the_layers_of_the_highest_score_is_tried_where_these_are_not_the_last(
+    budget: int, by_layer: dict[int, float], layers: set[int] | None
+) -> None:
+    found = listed(LORA, BY_SCORE, IA3, budget=budget, scores=scores(by_layer))
+    scored = [policy for arm, policy in found if policy.layers_by == "score"]
+    assert len(scored) == (layers is not None)
+    for policy in scored:
+        selected = select_sites(policy, context(budget, scores=scores(by_layer)), METHODS["lora"])
+        assert {site.layer for site in selected} - {None} == layers
+
+
+def test_equal_plans_are_listed_once_and_baselines_first() -> None:
+    dora = LORA.model_copy(update={"options": {"dora": True}})
+    low = LORA.model_copy(update={"rate": 0.1})
+    kinds = [arm.kind for arm, _ in listed(IA3, LORA, LORA, dora, low)]
+    assert kinds == ["baseline", "baseline", "baseline", "usual"]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        FirstPlan(method="hira", rate=0.5),
+        FirstPlan(method="ia3", placement="q+v", rate=0.5),
+        FirstPlan(method="ia3", layers_by="score", layer_share=0.5, rate=0.5),
+        FirstPlan(method="lora", options={"dora": True}, rate=0.5),
+    ],
+    ids=["method", "placement", "layers", "option"],
+)
+def test_a_rival_that_the_space_does_not_have_is_left_out(entry: FirstPlan) -> None:
+    found = listed(LORA, IA3, entry)
+    assert [(policy.method, policy.options) for _, policy in found] == [("lora", ()), ("ia3", ())]
+
+
+def test_without_a_rival_the_methods_of_the_space_stand_in() -> None:
+    space = SPACE.only(["ia3"])
+    found = listed(LORA, BY_SCORE, FirstPlan(method="hira", rate=0.5), space=space)
+    assert [(arm.kind, policy.method) for arm, policy in found] == [("baseline", "lora"), ("usual", "ia3")]
+
+
+@pytest.mark.parametrize("family", ["classification", "tagging", "language", "images"])
+@pytest.mark.parametrize("budget", [16, 100, 600, 5000])
+def test_no_plan_of_the_default_list_exceeds_the_budget_and_none_is_empty(family: str, budget: int) -> None:
+    allocation = context(budget)
+    plans = [plan_of(policy, allocation) for _, policy in first_policies(DEFAULT, family, allocation)]
+    assert len(set(plans)) == len(plans) > 1
+    assert all(0 < plan.trainable_params <= budget for plan in plans)
+
+
+def test_a_rate_is_a_position_in_the_range_of_the_method_or_of_the_space() -> None:
+    fixed = SPACE.methods["ia3"].model_copy(update={"learning_rate": (1e-3, 1e-1)})
+    space = SPACE.model_copy(update={"methods": {**SPACE.methods, "ia3": fixed}})
+    (_, lora), (_, ia3) = listed(LORA, IA3, space=space)
+    low, high = METHODS["lora"].learning_rate_range
+    assert math.log(lora.learning_rate / low) == pytest.approx(0.4 * math.log(high / low))
+    assert ia3.learning_rate == pytest.approx(1e-2)
+
+
+def test_the_rate_of_hira_falls_with_the_root_of_its_rank() -> None:
+    """LoRA's scale makes up for the rank; HiRA has none."""
+    space = SPACE.model_copy(update={"methods": {**SPACE.methods, "hira": MethodSpace()}})
+    entry = FirstPlan(method="hira", rate=0.9)
+    rates = {}
+    for rank in (1, 4):
+        policy = next(p for a, p in listed(LORA, entry, space=space, budget=rank * RANK_ONE) if a.methods)
+        assert {a.rank for a in plan_of(policy, context(rank * RANK_ONE)).adapters} == {rank}
+        rates[rank] = policy.learning_rate
+    assert rates[1] / rates[4] == pytest.approx(2.0)
+
+
+def test_rivals_and_baseline_keep_to_the_largest_rank_of_the_space() -> None:
+    capped = {name: part.model_copy(update={"max_rank": 2}) for name, part in SPACE.methods.items()}
+    space = replace_methods(SPACE, {"lora": capped["lora"], "ia3": SPACE.methods["ia3"]})
+    for arm, policy in listed(LORA, AT_Q_AND_V, IA3, space=space, budget=20 * RANK_ONE):
+        ranks = {adapter.rank for adapter in plan_of(policy, context(20 * RANK_ONE)).adapters}
+        assert ranks == ({0} if arm.kind == "usual" else {2})
+
+
+def replace_methods(space: Space, methods: Mapping[str, MethodSpace]) -> Space:
+    return space.model_copy(update={"methods": dict(methods)})
+
+
+def test_the_order_of_sites_does_not_matter() -> None:
+    allocation = context(RANK_ONE)
+    turned = replace(allocation, sites=allocation.sites[::-1])
+    assert first_policies(DEFAULT, "classification", allocation) == first_policies(
+        DEFAULT, "classification", turned
+    )
