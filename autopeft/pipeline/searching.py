@@ -150,7 +150,7 @@ def _search_in(
     try:
         runs = Runs(
             executor=executor,
-            measure_one=start_workers(executor, run, prepared, prepared.bench),
+            measure_one=start_workers(executor, run, prepared),
             progress=progress,
             lengths=problem.lengths,
             known=logged_measurements(run),
@@ -176,6 +176,7 @@ def _search_in(
         cost=engine.search_cost(
             outcome, earlier=earlier, scoring_seconds=scoring_seconds, load_seconds=load_seconds
         ),
+        sentences=beside_chance(prepared, outcome.full_runs),
         environment=machine,
         **vars(outcome),
     )

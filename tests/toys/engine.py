@@ -30,7 +30,7 @@ from autopeft.records import (
     Site,
     Status,
 )
-from autopeft.space import AllocationContext, FirstPlan, MethodSpace, Space, feasible
+from autopeft.space import AllocationContext, FirstPlan, MethodSpace, Space, feasible, load
 from autopeft.train import branch_step
 from toys.metrics import ACCURACY
 
@@ -65,7 +65,7 @@ SPACE = Space(
         "ia3": MethodSpace(placement=("all", "q+v"), layer_share=(0.5, 1.0)),
         "hira": MethodSpace(),
     },
-    first={"classification": LIST},
+    first={"classification": LIST, "small": load("default", known_methods=METHODS).first["small"]},
 )
 # A truth: the share of examples that a plan gets right, or how its run ends.
 Truth = Callable[[Plan, Fidelity], float | Status]
