@@ -11,7 +11,6 @@ from autopeft.records import Arm, EvaluatedSplit, Fidelity, MetricFacts, Plan, R
 from autopeft.space import (
     BASELINE_METHOD,
     AllocationContext,
-    FirstPlan,
     Space,
     first_policies,
     head_alone,
@@ -29,19 +28,6 @@ _THOROUGH_TRIALS, _THOROUGH_SEEDS = 24, 3
 EVAL_COST = 0.5
 USUAL_FINALISTS = 2  # the best baseline and one rival
 _FACTOR = 5  # between two budgets of `--sizes`
-
-# Where a budget pays only some of the maps, placement decides: methods with few numbers a map at every map,
-# and LoRA in few layers, the last and those of the highest score.
-_SMALL = (
-    FirstPlan(method="lora", placement="q+v", rate=0.38),
-    FirstPlan(method="lora", rate=0.38),
-    FirstPlan(method="lora", layers_by="score", rate=0.38),
-    FirstPlan(method="road", rate=0.5),
-    FirstPlan(method="road", placement="attention", rate=0.5),
-    FirstPlan(method="ia3", rate=0.5),
-    FirstPlan(method="ia3", placement="attention", rate=0.5),
-    FirstPlan(method="hira", rate=0.5),
-)
 
 
 def short_steps(full_steps: int) -> int:
@@ -181,9 +167,8 @@ class SearchProblem:
 
     def smaller(self, power: int) -> SearchProblem:
         """The problem with a fifth of the budget to a power, its list that of small plans."""
-        space = self.space.model_copy(update={"first": dict.fromkeys(self.space.first, _SMALL)})
         context = replace(self.context, max_params=self.context.max_params // _FACTOR**power)
-        return replace(self, space=space, context=context, user_plan=None)
+        return replace(self, family="small", context=context, user_plan=None)
 
     @property
     def small_plans(self) -> tuple[tuple[Arm, Plan], ...]:

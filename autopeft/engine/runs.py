@@ -49,6 +49,14 @@ def wait_for_any(futures: Collection[Future[Any]]) -> None:
         pass
 
 
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Time and cost in R that shorten a search, never a full run."""
+
+    seconds: float = math.inf
+    cost: float = math.inf
+
+
 @dataclass(kw_only=True)
 class Runs:
     """Measures through an executor; `measured` has every measurement of this run in order of the requests.
@@ -59,8 +67,7 @@ class Runs:
         record: Stores a new measurement; called before the search goes on.
         interrupt: Called before each new measurement; what it raises stops the search.
         clock: Seconds since the run began.
-        max_seconds: Time that shortens the search.
-        max_cost: Cost in R that shortens the search.
+        limits: Of time and cost.
         arms: Plan -> the arm under which it was first proposed, and whether that is a baseline.
         expected: How many measurements of each fidelity are still to come, for the time that is left.
     """
@@ -73,12 +80,10 @@ class Runs:
     record: Callable[[Measurement], None] = lambda measurement: None
     interrupt: Callable[[], None] = lambda: None
     clock: Callable[[], float] = lambda: 0.0
-    max_seconds: float = math.inf
-    max_cost: float = math.inf
+    limits: Limits = Limits()
     measured: dict[Key, Measurement] = field(default_factory=dict)
     arms: dict[Plan, tuple[Arm, bool]] = field(default_factory=dict)
     expected: Counter[Fidelity] = field(default_factory=Counter)
-    _n_failed: int = 0  # measurements that broke off since the last that did not
 
     def begin(self, phase: str, fidelities: Sequence[Fidelity]) -> None:
         """Show a phase, and correct how many runs of its fidelities are still to come."""
@@ -117,10 +122,10 @@ class Runs:
     def _take(self, key: Key, measurement: Measurement) -> None:
         """Keep and show a measurement."""
         self.measured[key] = measurement
-        self._n_failed = self._n_failed + 1 if measurement.status.is_of_machine else 0
-        if self._n_failed >= _MOST_FAILED:  # so many in a row that the machine is to blame
+        latest = list(self.measured.values())[-_MOST_FAILED:]
+        if len(latest) == _MOST_FAILED and all(m.status.is_of_machine for m in latest):
             raise TrainingError(
-                f"The last {self._n_failed} runs failed: {measurement.reason}. What was "
+                f"The last {_MOST_FAILED} runs failed: {measurement.reason}. What was "
                 "measured before is kept; mend the cause and continue with --resume."
             )
         plan, fidelity = key
@@ -157,11 +162,11 @@ class Runs:
         full_run = self.seconds(self.lengths.full(seed=0))
         needed = [self.seconds(fidelity) for fidelity in fidelities]
         if full_run is None:
-            return math.fsum(map(self.lengths.cost, fidelities)) <= self.max_cost
+            return math.fsum(map(self.lengths.cost, fidelities)) <= self.limits.cost
         seconds = math.fsum(each or 0.0 for each in needed)
         spent = math.fsum(m.total_seconds for m in self.measured.values())
-        has_time = self.clock() + seconds / self.executor.n_workers <= self.max_seconds
-        return has_time and spent + seconds <= self.max_cost * full_run
+        has_time = self.clock() + seconds / self.executor.n_workers <= self.limits.seconds
+        return has_time and spent + seconds <= self.limits.cost * full_run
 
     def at(self, fidelity: Fidelity) -> dict[Plan, Measurement]:
         """The measurements at one fidelity."""

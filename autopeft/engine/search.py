@@ -48,7 +48,6 @@ def search(
         full_runs=full_runs(problem, runs, judged, finished),
         test=full_runs(problem, runs, judged, tested),
         verdict=judged.verdict,
-        short_steps=problem.lengths.short_steps,
         front=tuple(front(m for m in study.short.values() if problem.is_allowed(m.plan))),
         longer=longer_run(problem, runs, judged),
         sizes=sizes,

@@ -7,7 +7,6 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from autopeft.records import (
     IN_MEMORY,
     VERSION,
     ExecutionSpec,
-    Outcome,
+    FullRun,
     Plan,
     SearchFacts,
     SearchResult,
@@ -149,11 +148,11 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
     )
 
 
-def beside_chance(prepared: Prepared, outcome: Outcome) -> Outcome:
-    """The outcome, with a first sentence and a warning where nothing was surely learned."""
-    chance, full_runs = chance_of(prepared), outcome.full_runs
+def beside_chance(prepared: Prepared, full_runs: Sequence[FullRun]) -> tuple[str, ...]:
+    """A sentence if no full run was surely better than guesses."""
+    chance = chance_of(prepared)
     if chance is None or any(each.is_surely_above(chance) for each in full_runs):
-        return outcome
+        return ()
     best = max(each.metric_mean for each in full_runs)
     reached, guesses = f"{best:.3f}", f"guesses have {chance:g}"
     if prepared.task.is_share:
@@ -161,11 +160,10 @@ def beside_chance(prepared: Prepared, outcome: Outcome) -> Outcome:
         frequent = f"always giving the most frequent label has {100 * chance:.1f} %"
         guesses = frequent if chance else "no share is below 0 %"
     name = metric_facts(prepared.task).words
-    sentence = (
+    return (
         f"Nothing was learned for certain: the best {name} is {reached}, and {guesses}; check "
-        "--label-column, train longer (--epochs or --max-steps), or hold out more rows."
+        "--label-column, train longer (--epochs or --max-steps), or hold out more rows.",
     )
-    return replace(outcome, sentences=(sentence, *outcome.sentences))
 
 
 def chance_of(prepared: Prepared) -> float | None:

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from autopeft import engine, report, space
-from autopeft.engine import Progress, Runs
+from autopeft.engine import Limits, Progress, Runs
 from autopeft.errors import AutopeftError
 from autopeft.executors import EXECUTORS
 from autopeft.pipeline.allowance import with_evaluated_examples
@@ -140,45 +140,43 @@ def _search_in(
     run.write_spec(spec)
     load_seconds = clock()
     progress.phase("sensitivity", 0)
-    names = score_names(spec)
-    scores, scoring_seconds = keep_scores(run, lambda: logged_scores(prepared, names, clock=clock))
+    scores, scoring_seconds = keep_scores(
+        run, lambda: logged_scores(prepared, score_names(spec), clock=clock)
+    )
     problem = search_problem(prepared, feasible, context, scores, user_plan=brought)
-    known = logged_measurements(run)
-    bench = prepared.bench
-    encode_ahead(bench, list(dict.fromkeys(engine.planned_runs(problem))))
+    encode_ahead(prepared.bench, list(dict.fromkeys(engine.planned_runs(problem))))
     machine = environment(prepared.base, spec.execution)  # before the GPU is left to workers
     executor = EXECUTORS[spec.execution.executor]
     try:
         runs = Runs(
             executor=executor,
-            measure_one=start_workers(executor, run, prepared, bench),
+            measure_one=start_workers(executor, run, prepared),
             progress=progress,
             lengths=problem.lengths,
-            known=known,
+            known=logged_measurements(run),
             record=lambda measurement: record(run, measurement),
-            interrupt=bench.interrupt,
+            interrupt=prepared.bench.interrupt,
             clock=clock,
-            max_seconds=spec.search.max_time_seconds or math.inf,
-            max_cost=spec.search.max_cost or math.inf,
+            limits=Limits(
+                seconds=spec.search.max_time_seconds or math.inf, cost=spec.search.max_cost or math.inf
+            ),
         )
         with run.writing_study() as storage:
-            outcome = engine.search(problem, runs, storage=storage)
+            outcome = beside_chance(prepared, engine.search(problem, runs, storage=storage))
     finally:
         executor.shutdown()
-    outcome = beside_chance(prepared, outcome)
     run.forget_under_way()
     check_base(run, prepared)
+    earlier = unused_measurements(run, outcome)
     result = SearchResult(
         spec=spec,
         setting=setting_of(prepared, rate_ranges(problem)),
         sites=prepared.base.sites,
         scores=scores,
         cost=engine.search_cost(
-            outcome,
-            earlier=unused_measurements(run, outcome),
-            scoring_seconds=scoring_seconds,
-            load_seconds=load_seconds,
+            outcome, earlier=earlier, scoring_seconds=scoring_seconds, load_seconds=load_seconds
         ),
+        sentences=beside_chance(prepared, outcome.full_runs),
         environment=machine,
         **vars(outcome),
     )
@@ -186,5 +184,5 @@ def _search_in(
     write_plans(run, prepared, result)
     run.save_result(result)
     report.write(result, run.path, words=part_words(result))
-    log_plans(run, result, interrupt=bench.interrupt)
+    log_plans(run, result, interrupt=prepared.bench.interrupt)
     return result

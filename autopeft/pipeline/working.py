@@ -20,7 +20,6 @@ from autopeft.pipeline.fingerprint import differences, facts_for_workers, loaded
 from autopeft.pipeline.prepare import Prepared, prepare
 from autopeft.records import IN_MEMORY, Fidelity, Measurement, Plan, RunSpec, with_setting
 from autopeft.store import SOURCES, RunDir, whole_path
-from autopeft.train import Bench
 
 Measure = Callable[[Plan, Fidelity], Measurement]
 
@@ -59,7 +58,7 @@ def check_executor(spec: RunSpec) -> None:
     tell_spread(spec)
 
 
-def start_workers(executor: Executor, run: RunDir, prepared: Prepared, bench: Bench) -> Measure:
+def start_workers(executor: Executor, run: RunDir, prepared: Prepared) -> Measure:
     """The function to submit to an executor: the bench's own, or that of the workers started here.
 
     Worker `i` takes the device `i` of `worker_devices`, round by round, and its share of the processor's
@@ -74,7 +73,7 @@ def start_workers(executor: Executor, run: RunDir, prepared: Prepared, bench: Be
         if (source := attrgetter(name)(spec)) is not None:
             spec = with_setting(spec, name, whole_path(source))
     make = WorkerBench(
-        spec=with_setting(spec, "execution.memory_bytes", bench.compute.memory_bytes),
+        spec=with_setting(spec, "execution.memory_bytes", prepared.bench.compute.memory_bytes),
         run=run.path.resolve(),
         facts=facts_for_workers(run, prepared),
         start_sha256=start_sha256(run),
@@ -87,7 +86,7 @@ def start_workers(executor: Executor, run: RunDir, prepared: Prepared, bench: Be
         prepared.bench.make_room()
         prepared.base.to_cpu()
         model.release_memory(device)
-    return executor.start(make, local=bench.measure, n_workers=n_parts, uses_gpu=kind == "cuda")
+    return executor.start(make, local=prepared.bench.measure, n_workers=n_parts, uses_gpu=kind == "cuda")
 
 
 @dataclass(frozen=True, kw_only=True)

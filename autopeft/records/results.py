@@ -268,7 +268,7 @@ class Outcome:
     `best` is handed over; `rival` is what the verdict compares with the baseline, None where nothing is.
     `full_runs` has one record for each plan that was trained in full, on the confirm split; `test` has those
     of best and baseline on the test split, where there is one. `front` holds the short runs that no other
-    beats on both loss and parameters; `sentences` are findings beside the verdict.
+    beats on both loss and parameters.
     """
 
     proposals: tuple[Proposal, ...]
@@ -279,22 +279,28 @@ class Outcome:
     full_runs: tuple[FullRun, ...]
     test: tuple[FullRun, ...]
     verdict: Verdict
-    short_steps: int
     front: tuple[Measurement, ...] = ()
     longer: LongerRun | None = None
     sizes: tuple[SizeStep, ...] = ()
-    sentences: tuple[str, ...] = ()
+
+    @property
+    def short_steps(self) -> int:
+        """Steps of a short run; 0 without short runs."""
+        return max(
+            (m.fidelity.train_steps for m in self.measurements if m.fidelity.split == "search"), default=0
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult(Outcome):
-    """All that the report needs."""
+    """All that the report needs; `sentences` are findings beside the verdict."""
 
     spec: RunSpec
     setting: SearchFacts
     sites: tuple[Site, ...]
     scores: tuple[SiteScores, ...]
     cost: Cost
+    sentences: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
 
 

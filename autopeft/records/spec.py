@@ -137,9 +137,9 @@ class Extent(Topic):
     )
     effort: Literal["quick", "normal", "thorough"] = setting(
         "normal",
-        "How much to try. quick trains the default and one rival in full; normal tries the first plans of "
-        "the space in short runs before; thorough tries 24, most of them proposed by Optuna, and trains "
-        "three seeds and the head alone",
+        "How much to try. quick trains the default and one rival in full; normal tries the space's first "
+        "plans in short runs before; thorough tries 24, most of them proposed by Optuna, and trains three "
+        "seeds and the head alone",
         "Options",
     )
     trials: int | None = setting(

@@ -7,7 +7,7 @@ spaces → files, limits, sampling → layout → first.
 from __future__ import annotations
 
 from autopeft.space.files import load, names, text_of
-from autopeft.space.first import BASELINE_METHOD, default_lora, first_policies, head_alone
+from autopeft.space.first import default_lora, first_policies, head_alone
 from autopeft.space.layout import (
     AllocationContext,
     cheapest,
@@ -18,4 +18,4 @@ from autopeft.space.layout import (
 )
 from autopeft.space.limits import SERVERS, limited, servable
 from autopeft.space.sampling import learning_rates, suggest
-from autopeft.space.spaces import Family, FirstPlan, MethodSpace, MixPart, Policy, Space
+from autopeft.space.spaces import BASELINE_METHOD, Family, FirstPlan, MethodSpace, MixPart, Policy, Space

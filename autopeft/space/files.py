@@ -11,7 +11,7 @@ from typing import get_args
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.extension import Method
 from autopeft.records import ROLE_GROUPS, OptionValue, path_at_home
-from autopeft.space.spaces import Family, MethodSpace, Space
+from autopeft.space.spaces import BASELINE_METHOD, Family, MethodSpace, Space
 from autopeft.store import is_path_of_space, read_yaml, validate, yaml_text
 
 
@@ -125,8 +125,8 @@ def _check(space: Space, known: Mapping[str, Method], *, source: str) -> None:
 
     for entry in chain.from_iterable(space.first.values()):
         check_choices(entry.method, [entry.placement], {name: [v] for name, v in entry.options.items()})
-        if entry.baseline and entry.method != "lora":
-            raise SpecError(f"The {source} calls {entry.method} a baseline; only lora is one.")
+        if entry.baseline and entry.method != BASELINE_METHOD:
+            raise SpecError(f"The {source} calls {entry.method} a baseline; only {BASELINE_METHOD} is one.")
     for arm in space.arms:
         for name, part in space.parts(arm):
             check_choices(name, part.placement, part.options)

@@ -10,9 +10,8 @@ from typing import cast
 from autopeft.records import ROLE_GROUPS, Arm, Plan, Site
 from autopeft.space.layout import AllocationContext, place_at, plan_of, select_sites
 from autopeft.space.sampling import learning_rates, suggested
-from autopeft.space.spaces import Family, FirstPlan, Policy, Space
+from autopeft.space.spaces import BASELINE_METHOD, Family, FirstPlan, Policy, Space
 
-BASELINE_METHOD = "lora"
 _MIDDLE = 0.5  # position of the rate of a method that is not in the list
 
 
@@ -108,16 +107,17 @@ def _sites(policy: Policy, context: AllocationContext) -> list[Site]:
 
 
 def _arm(policy: Policy, context: AllocationContext, *, is_baseline: bool) -> Arm:
-    """The words for a plan of the list: a baseline is named after the maps that it adapts."""
+    """The words for a plan of the list, with the maps that it adapts: `query LoRA on q`."""
     n_layers = len({site.layer for site in context.sites if site.layer is not None}) or 1
     is_part = policy.layer_share * n_layers < n_layers - 0.5
     where = (" by score" if policy.layers_by == "score" else " of the last layers") if is_part else ""
-    maps = "all linear maps"
-    if policy.placement != "all":
-        adapted = {site.role for site in _sites(policy, context)}
-        made = [role for role in ROLE_GROUPS["attention"] if role in adapted]
-        maps = " and ".join(made) or policy.placement
-    label = f"{context.methods[policy.method].label} on {maps}{where}"
+    adapted = {site.role for site in _sites(policy, context)} - {"norm"}
+    made = [role for role in ROLE_GROUPS["attention"] if role in adapted]
+    maps = " and ".join(made) if len(made) < 3 else "attention"
+    if policy.placement == "all" and not adapted <= {*ROLE_GROUPS["attention"]}:
+        maps = "all linear maps"
+    on_maps = f" on {maps or policy.placement}" if adapted else ""
+    label = f"{context.methods[policy.method].label}{on_maps}{where}"
     if is_baseline:
         return Arm(kind="baseline", label=label)
     return Arm(kind="usual", label=label, methods=(policy.method,))

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from autopeft.records import Arm, OptionPairs, OptionValue
 
+BASELINE_METHOD = "lora"  # what people write without a search
 _MOST_EXPONENT = 16  # beyond it weights of sites overflow; chosen by hand
 
 
@@ -87,7 +88,8 @@ class MethodSpace(BaseModel):
     learning_rate: Rates | None = None
 
 
-Family = Literal["classification", "tagging", "language", "images"]
+# Kinds of tasks, and the smaller budgets of `--sizes`.
+Family = Literal["classification", "tagging", "language", "images", "small"]
 
 
 class FirstPlan(BaseModel):

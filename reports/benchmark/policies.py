@@ -19,7 +19,7 @@ from table import TableError
 
 from autopeft import engine, space
 from autopeft.cli.progress import Silent
-from autopeft.engine import Runs, SearchProblem
+from autopeft.engine import Limits, Runs, SearchProblem
 from autopeft.executors import EXECUTORS
 from autopeft.extension import discover
 from autopeft.pipeline.prepare import Prepared
@@ -73,8 +73,9 @@ def searched(settings: Mapping[str, Any]) -> Finder:
             progress=Silent(),
             lengths=problem.lengths,
             clock=lambda: bench.seconds,
-            max_seconds=spec.search.max_time_seconds or math.inf,
-            max_cost=spec.search.max_cost or math.inf,
+            limits=Limits(
+                seconds=spec.search.max_time_seconds or math.inf, cost=spec.search.max_cost or math.inf
+            ),
         )
         with errors_alone("autopeft"), errors_alone("optuna"):
             outcome = engine.search(problem, runs)

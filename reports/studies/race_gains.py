@@ -24,7 +24,7 @@ from autopeft import pipeline
 from autopeft.cli.progress import Silent
 from autopeft.pipeline.prepare import prepare
 from autopeft.pipeline.problem import fit_to_budget, requested_space, search_problem
-from autopeft.records import BudgetSpec, DataSpec, OutputSpec, RunSpec, SearchSpec, TaskSpec
+from autopeft.records import BudgetSpec, DataSpec, Fidelity, OutputSpec, RunSpec, SearchSpec, TaskSpec
 from autopeft.space import FirstPlan, first_policies, plan_of
 
 BATCH_SIZE = 16
@@ -48,13 +48,19 @@ def spec_of(source: Path, budget: str, *, n_steps: int, seed: int, out: Path) ->
 
 def searched(spec: RunSpec) -> list[object]:
     """What the search hands over: plan, parameters, scores, cost and verdict."""
-    result, _ = pipeline.search(spec, progress=Silent())
+    result, path = pipeline.search(spec, progress=Silent())
     full = {run.plan: run for run in result.full_runs}[result.best]
-    test = {run.plan: run for run in result.test}[result.best]
+    # The search reads as many test rows as a tenth of a full run pays, a sweep reads all.
+    bench = replace(prepare(spec).bench, keep_weights=lambda plan, seed: path / "best" / "weights")
+    n_rows = len(bench.splits["test"].labels)
+    fidelity = Fidelity(
+        split="test", train_steps=1, train_examples=1, eval_examples=n_rows, seed=spec.search.seed
+    )
+    test = bench.measure(result.best, fidelity)
     arm = next((p.arm for p in result.proposals if p.plan == result.best), "")
     cost = result.cost
     return [
-        *("search", arm, result.best.trainable_params, full.metric_mean, test.metric_mean),
+        *("search", arm, result.best.trainable_params, full.metric_mean, test.metric),
         *(cost.total_full_runs, cost.total_seconds, result.verdict.label),
     ]
 

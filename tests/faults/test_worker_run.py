@@ -43,8 +43,8 @@ def loses_weights(monkeypatch):
     """The search loses its own weights when its workers start, as if it had moved them off a GPU."""
     start = searching.start_workers
 
-    def start_workers(executor, run, prepared, bench):
-        measure = start(executor, run, prepared, bench)
+    def start_workers(executor, run, prepared):
+        measure = start(executor, run, prepared)
         prepared.base.module.to("meta")
         return measure
 

@@ -31,7 +31,7 @@ def with_scores(*means):
 def test_a_plan_must_surely_beat_the_most_frequent_label(best, is_told):
     """Three of four labels are 0; the standard error of each plan is 0.0023, of which 1.96 are 0.0045."""
     outcome = with_scores(best, 0.6, 0.65)
-    sentences = beside_chance(prepared(), outcome).sentences
+    sentences = beside_chance(prepared(), outcome.full_runs)
     assert len(sentences) == is_told
     if is_told:
         told = f"accuracy is {100 * best:.1f} %, and always giving the most frequent label has 75.0 %"
@@ -53,16 +53,8 @@ def test_a_share_that_is_no_rate_of_hits_must_surely_be_above_0(labels, best, is
     of_entities = prepared(labels=labels, score_span=None)
     assert chance_of(of_entities) == 0.0
     outcome = with_scores(best, 0.0, 0.0)
-    sentences = beside_chance(of_entities, outcome).sentences
+    sentences = beside_chance(of_entities, outcome.full_runs)
     told = f"is {100 * best:.1f} %, and no share is below 0 %;"
     assert [told in sentence for sentence in sentences] == [True] * is_told
     shown = answer_of(replace(outcome, setting=replace(outcome.setting, chance=0.0)), WORDS)
     assert (shown.mark == "nothing learned") == is_told
-
-
-def test_the_sentence_comes_first():
-    outcome = replace(with_scores(0.7, 0.7, 0.7), sentences=("x",))
-    first, *others = beside_chance(prepared(), outcome).sentences
-    assert first.startswith("Nothing was learned for certain")
-    assert others == ["x"]
-    assert beside_chance(prepared((0, 1)), outcome) is outcome

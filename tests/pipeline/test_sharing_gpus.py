@@ -150,7 +150,7 @@ def test_the_gpu_is_left_to_workers_that_load_models_of_their_own(
     monkeypatch.setattr(BaseModel, "device", property(lambda base: torch.device(kind)))  # as if it lay there
     executor = Starting(prepared.bench, shares_memory=shares_memory)
     with RunDir.create(tmp_path / "run", resume=False) as run:
-        start_workers(executor, run, prepared, prepared.bench)
+        start_workers(executor, run, prepared)
     is_left = kind == "cuda" and not shares_memory
     assert (executor.kept_bytes == 0) == is_left
     assert released[-2:] == (["weights", "cache"] if is_left else [])

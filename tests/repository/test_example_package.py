@@ -82,11 +82,11 @@ def outputs(site: Path, model_dir: Path, data_dir: Path, folder: Path) -> dict[s
     """Stdout of command lines that use parts of the example, and the names of all known parts as `known`."""
     data = ("--model", model_dir, "--data", data_dir)
     parts = ("--task", "confident-classification", "--score", "weight_norm")
-    small = ("--batch-size", 8, "--confirm-seeds", 2)
+    small = ("--batch-size", 8)
     commands = {
         "analyze": (*data, "--budget", "5%", "--scores", "weight_norm", "--max-examples", 32),
-        "search": (*data, *parts, *small, "--budget", "3%", "--max-steps", 8, "--trials", 8),
-        "kappa": (*data, *small, "--budget", "5%", "--max-steps", 30, "--trials", 6, "--metric", "kappa"),
+        "search": (*data, *parts, *small, "--budget", "3%", "--max-steps", 8, "--trials", 5),
+        "kappa": (*data, *small, "--budget", "5%", "--max-steps", 30, "--metric", "kappa"),
         "export": ("--run", folder / "search", "--to", "native"),
     }
     commands["search"] += ("--space", EXAMPLE / "space.yaml")
@@ -145,7 +145,7 @@ def test_search_uses_method_score_and_metric_from_outside(run: Path) -> None:
 
 def test_report_has_the_labels_and_the_model_class_that_parts_from_outside_give(run: Path) -> None:
     text = (run / "report.md").read_text(encoding="utf-8")
-    assert "query LoRA r " in text and "query_lora r " not in text
+    assert "query LoRA on q " in text and "query_lora" not in text
     assert "base_model = AutoModelForSequenceClassification.from_pretrained(" in text
 
 

@@ -24,13 +24,13 @@ GONE = (
 )
 PLANTED = """\
 from autopeft.absent import anything
-from autopeft.engine import Schedule, absent
+from autopeft.engine import Lengths, absent
 
-def planted(schedule: Schedule) -> None:
-    schedule.absent()
-    schedule.rung(0, 1)
-    schedule.rung(0, seed=1, absent=2)
-    schedule.rung("0", seed=1)
+def planted(lengths: Lengths) -> None:
+    lengths.absent()
+    lengths.short()
+    lengths.short(seed=1, absent=2)
+    lengths.short(seed="1")
 """
 
 

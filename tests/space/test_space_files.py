@@ -117,7 +117,7 @@ def test_a_faulty_mix_is_refused_with_the_fault(tmp_path: Path, mixes: str, comp
         read(tmp_path, "  lora: {}\n", more=f"mixes:\n{mixes}")
 
 
-LISTS = "  tagging: []\n  language: []\n  images: []\n"
+LISTS = "  tagging: []\n  language: []\n  images: []\n  small: []\n"
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_faulty_first_plan_is_refused_with_the_fault(tmp_path: Path, entry: st
 @pytest.mark.parametrize(
     ("first", "complaint"),
     [
-        ("  classification: []\n", "no list for images, language, tagging under first; add it"),
+        ("  classification: []\n", "no list for images, language, small, tagging under first; add it"),
         (f"  classification: []\n{LISTS}  texts: []\n", "first.texts"),
     ],
 )
@@ -159,7 +159,8 @@ def test_a_space_without_first_plans_takes_the_list_of_the_default_space(tmp_pat
 def test_every_first_plan_of_the_default_space_has_evidence() -> None:
     lists = load("default", known_methods=METHODS).first
     assert all(entry.evidence for entries in lists.values() for entry in entries)
-    assert all(any(entry.baseline for entry in entries) for entries in lists.values())
+    with_baseline = {family for family, entries in lists.items() if any(e.baseline for e in entries)}
+    assert with_baseline == {*lists} - {"small"}
 
 
 def test_a_space_without_methods_and_mixes_is_refused(tmp_path: Path) -> None:

@@ -99,6 +99,13 @@ def test_equal_plans_are_listed_once_and_baselines_first() -> None:
     assert kinds == ["baseline", "baseline", "baseline", "usual"]
 
 
+def test_a_plan_is_named_after_the_maps_that_it_adapts() -> None:
+    entries = [("ia3", "all"), ("bitfit", "mlp"), ("ia3", "attention"), ("ln_tuning", "all")]
+    rivals = [FirstPlan(method=method, placement=where, rate=0.5) for method, where in entries]
+    names = [arm.label for arm, _ in listed(LORA, *rivals, space=DEFAULT, budget=5000)]
+    assert names[1:] == ["IA³ on all linear maps", "BitFit on mlp", "IA³ on attention", "norm tuning"]
+
+
 @pytest.mark.parametrize(
     "entry",
     [

@@ -246,7 +246,6 @@ def result() -> SearchResult:
         **dict.fromkeys(("sites", "scores", "proposals", "full_runs", "test"), ()),
         **dict.fromkeys(("best", "baseline"), PLAN),
         rival=None,
-        short_steps=30,
         spec=RunSpec(),
         setting=setting,
         measurements=(measured(1, example_scores=()),),

@@ -14,7 +14,7 @@ import optuna
 from optuna.storages import BaseStorage, InMemoryStorage
 
 from autopeft import engine
-from autopeft.engine import Key, Lengths, Runs, SearchProblem
+from autopeft.engine import Key, Lengths, Limits, Runs, SearchProblem
 from autopeft.executors import Serial
 from autopeft.extension import discover
 from autopeft.records import (
@@ -30,7 +30,7 @@ from autopeft.records import (
     Site,
     Status,
 )
-from autopeft.space import AllocationContext, FirstPlan, MethodSpace, Space, feasible
+from autopeft.space import AllocationContext, FirstPlan, MethodSpace, Space, feasible, load
 from autopeft.train import branch_step
 from toys.metrics import ACCURACY
 
@@ -65,7 +65,7 @@ SPACE = Space(
         "ia3": MethodSpace(placement=("all", "q+v"), layer_share=(0.5, 1.0)),
         "hira": MethodSpace(),
     },
-    first={"classification": LIST},
+    first={"classification": LIST, "small": load("default", known_methods=METHODS).first["small"]},
 )
 # A truth: the share of examples that a plan gets right, or how its run ends.
 Truth = Callable[[Plan, Fidelity], float | Status]
@@ -253,8 +253,7 @@ def run(
         record=records.append,
         interrupt=interrupt,
         clock=lambda: world.seconds,
-        max_seconds=max_seconds,
-        max_cost=max_cost,
+        limits=Limits(seconds=max_seconds, cost=max_cost),
     )
     outcome = engine.search(asked, runs, storage=lambda: storage or InMemoryStorage())
     return Run(asked, outcome, world, display, records)

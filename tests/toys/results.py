@@ -101,7 +101,7 @@ def toy_result():
     full = {"best": (BEST, 0.954), "baseline": (BASELINE, 0.94), "ia3/k": (SLOW, 0.951)}
     return rec.SearchResult(
         spec=rec.RunSpec(), setting=SETTING, sites=SITES, measurements=MEASUREMENTS,
-        best=BEST, baseline=BASELINE, rival=BEST, short_steps=75,
+        best=BEST, baseline=BASELINE, rival=BEST,
         scores=(rec.SiteScores(name="gradient", values=gradient), uniform),
         proposals=tuple(proposals), verdict=VERDICT, cost=COST, front=MEASUREMENTS[1:3][::-1],
         full_runs=tuple(toy_full_run(name, plan, "confirm", mean) for name, (plan, mean) in full.items()),
