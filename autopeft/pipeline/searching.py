@@ -162,7 +162,7 @@ def _search_in(
             ),
         )
         with run.writing_study() as storage:
-            outcome = beside_chance(prepared, engine.search(problem, runs, storage=storage))
+            outcome = engine.search(problem, runs, storage=storage)
     finally:
         executor.shutdown()
     run.forget_under_way()
