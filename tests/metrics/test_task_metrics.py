@@ -76,10 +76,9 @@ def test_macro_f1_of_many_classes_is_that_of_scikit_learn_without_each_row():
     rng = np.random.default_rng(4)
     truth, guesses = rng.integers(0, 12, (2, 60))
     truth[:2], guesses[1:3] = (20, 21), (21, 22)
-    names = np.union1d(truth, guesses)
 
     def brute(t, g):
-        return metrics.f1_score(t, g, average="macro", labels=names, zero_division=0)
+        return metrics.f1_score(t, g, average="macro", labels=np.unique(t), zero_division=0)
 
     value, scores = discover("autopeft.metrics")["macro-f1"].score(truth.astype(float), guesses.astype(float))
     assert value == pytest.approx(brute(truth, guesses), abs=1e-12)
