@@ -72,9 +72,8 @@ def test_run_on_texts_is_counted_and_exported_and_its_card_loads_it(name, folder
     folder, run = folder_of(name), tmp_path / "run"
     rows = [{"prompt": f"film {i}", "completion": f"bad {i % 5}"} for i in range(80)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    flags = "--task text-generation --budget 5% --max-steps 4 --trials 2 --methods lora --quiet"
+    flags = "--task text-generation --budget 5% --max-steps 4 --effort quick --methods lora --quiet"
     paths = ["--model", str(folder), "--data", str(tmp_path / "rows.jsonl"), "--out", str(run)]
-    flags += " --confirm full --confirm-seeds 2"
     done = CliRunner().invoke(app, ["search", *flags.split(), *paths])
     assert done.exit_code == 0, done.output
     assert pipeline.count(run).trainable_params > 0

@@ -118,7 +118,7 @@ def test_train_takes_bits_device_and_dtype_over_the_plan_s(run, tmp_path):
 
 def test_command_line_passes_4bit_to_search_analyze_and_train(model_dir, data_dir, tmp_path):
     common = ["--model", model_dir, "--data", data_dir, "--quantize", "4bit", "--json"]
-    few = ["--budget", "5%", "--max-steps", 4, "--batch-size", 8, "--trials", 2, "--confirm", "none"]
+    few = ["--budget", "5%", "--max-steps", 4, "--batch-size", 8, "--effort", "quick"]
     out = tmp_path / "run"
 
     def answer_of(*words):
@@ -152,8 +152,7 @@ def test_quantised_model_in_memory_comes_back_as_it_was(saved, data_dir, tmp_pat
         budget="5%",
         max_steps=4,
         batch_size=8,
-        trials=2,
-        confirm="none",
+        effort="quick",
         out=tmp_path / "run",
     )
     assert all(site.quantised for site in result.sites if site.kind == "linear")
