@@ -137,8 +137,9 @@ class Extent(Topic):
     )
     effort: Literal["quick", "normal", "thorough"] = setting(
         "normal",
-        "quick trains the default and one rival in full; normal races the first plans of the space; thorough "
-        "lets Optuna propose more (24 in all), and trains three seeds and the head alone",
+        "How much to try. quick trains the default and one rival in full; normal tries the space's first "
+        "plans in short runs before; thorough tries 24, most of them proposed by Optuna, and trains three "
+        "seeds and the head alone",
         "Options",
     )
     trials: int | None = setting(
@@ -152,7 +153,7 @@ class Extent(Topic):
     )
     sizes: int = setting(
         1,
-        "How small can it be: budgets to find the best plan for, each a fifth of the one before",
+        "How small can it be: so many budgets to find the best plan for, each a fifth of the one before",
         "Options",
         ge=1,
         le=4,
@@ -218,7 +219,8 @@ class ExecutionSpec(Topic):
     """Where measurements run, and in which number format.
 
     The base model is held in `dtype`, but for quantised maps, which are multiplied in it. What is trained is
-    float32. `auto` measures what is fastest on this machine.
+    float32. `auto` is bfloat16 if the processor or GPU has
+    instructions for it.
     """
 
     executor: str = setting("serial", "Way to run measurements", "Machine")

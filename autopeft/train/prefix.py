@@ -21,7 +21,7 @@ from autopeft.model import (
     skips_exactly,
 )
 
-# Measurements after which an output that none of them used makes room: two waves of plans; chosen by hand.
+# Measurements after which an output that none of them used makes room: two rounds of proposals; by hand.
 _IDLE_MEASUREMENTS = 8
 
 Loss = Callable[[nn.Module, Batch], Tensor]

@@ -19,7 +19,7 @@ from autopeft.records import ModelSpec
 from autopeft.store import read_plan
 
 COMMIT = "a" * 40
-SEARCH = "--budget 5% --max-steps 3 --trials 2 --confirm full --confirm-seeds 2 --quiet --space everything"
+SEARCH = "--budget 5% --max-steps 3 --effort quick --quiet --space everything"
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from autopeft.pipeline import preview, search
 from autopeft.pipeline.defaults import answer_length, batch_size, block_length, epochs, example_length
 from autopeft.records import (
     BudgetSpec,
-    ConfirmSpec,
     DataSpec,
     ModelSpec,
     OutputSpec,
@@ -123,8 +122,7 @@ def spec(model_dir, data_dir, tmp_path):
         data=DataSpec(source=str(data_dir)),
         budget=BudgetSpec(requested="20%"),
         task=TaskSpec(max_steps=2),
-        search=SearchSpec(trials=2, methods=("lora",)),
-        confirm=ConfirmSpec(fidelity="none"),
+        search=SearchSpec(effort="quick", methods=("lora",)),
         output=OutputSpec(out=str(tmp_path / "run")),
     )
 
@@ -133,9 +131,9 @@ def test_preview_tells_what_was_derived_and_only_that(spec):
     given = TaskSpec(max_steps=2, batch_size=7)
     derived = [decision.setting for decision in preview(spec).decisions]
     computing = ["execution.micro_batch_tokens", "execution.checkpointing"]
-    assert derived == ["task.max_length", "task.batch_size", *computing, "search.max_cost"]
+    assert derived == ["task.max_length", "task.batch_size", *computing]
     fewer = preview(spec.model_copy(update={"task": given})).decisions
-    assert [decision.setting for decision in fewer] == ["task.max_length", *computing, "search.max_cost"]
+    assert [decision.setting for decision in fewer] == ["task.max_length", *computing]
 
 
 def test_run_keeps_derived_settings_and_a_resumed_run_still_tells_their_rules(spec):

@@ -17,7 +17,7 @@ def test_verify_says_how_deleted_weights_of_a_run_are_written_again(run_copy):
     shutil.rmtree(run_copy / "best" / "weights")
     with pytest.raises(RunDirError, match="no best/weights") as caught:
         pipeline.verify(pipeline.VerifyRequest(path=run_copy))
-    assert f"`autopeft search --resume --out {run_copy}`" in str(caught.value)
+    assert f"write them again with: autopeft search --resume --out {run_copy}" in str(caught.value)
 
 
 def test_an_export_without_weights_does_not_say_that_the_plan_was_never_trained(run_copy, tmp_path):

@@ -14,7 +14,7 @@ from autopeft.store import read_plan
 
 def test_demo_finds_a_plan_that_spends_the_budget(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    short = "--max-steps 6 --trials 3 --confirm-seeds 2 --methods lora --max-eval-examples 40".split()
+    short = "--max-steps 6 --effort quick --max-eval-examples 40".split()
     done = CliRunner().invoke(app, ["search", "--budget", "0.5%", *short, "--out", str(out), "--json"])
     assert done.exit_code == 0, done.output
     answer = json.loads((out / "result.json").read_text(encoding="utf-8"))
@@ -24,8 +24,9 @@ def test_demo_finds_a_plan_that_spends_the_budget(tmp_path: Path) -> None:
         "max_trainable_params": 113_566,
         "base_params": 22_713_216,
     }
-    left = 113_566 - answer["baseline"]["trainable_params"]
-    assert 0 <= left < 384 + 384  # the cheapest upgrade: one more rank at a 384 × 384 map
+    baseline = answer["baseline"]
+    (rank,) = {adapter["rank"] for adapter in baseline["plan"]["adapters"]}
+    assert 0 <= 113_566 - baseline["trainable_params"] < baseline["trainable_params"] / rank  # one rank more
     plan = read_plan(out).plan
     methods = discover("autopeft.methods")
     assert {adapter.method for adapter in plan.adapters} <= set(methods)

@@ -68,8 +68,8 @@ def test_pieces_of_a_step_may_change_and_follow_the_memory_where_the_run_chose_t
     [
         ("search.trials", 40),
         ("search.max_cost", 5.0),
-        ("confirm.seeds", 3),
-        ("search.sampler", "random"),
+        ("search.seeds", 3),
+        ("search.effort", "quick"),
         ("search.baseline", "mine"),
         ("limits.max_rank", 16),
         ("limits.mergeable", True),

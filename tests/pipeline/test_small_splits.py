@@ -25,14 +25,9 @@ def one_row(model_dir: Path, data_dir: Path, tmp_path: Path) -> RunSpec:
 
 
 def test_a_validation_file_of_one_row_is_refused_before_training(one_row: RunSpec) -> None:
-    words = r"^The confirm split has 1 example, and comparing plans needs at least 2; .* --confirm none\.$"
+    words = r"^The confirm split has 1 example, and comparing plans needs at least 2; .* cut from train\.$"
     with pytest.raises(DataError, match=words):
         pipeline.preview(one_row)
     with pytest.raises(DataError, match=words):
         pipeline.search(one_row, progress=Silent())
     assert not Path(str(one_row.output.out)).exists(), "nothing was measured"
-
-
-def test_without_a_confirmation_the_validation_file_does_not_matter(one_row: RunSpec) -> None:
-    confirm = one_row.confirm.model_copy(update={"fidelity": "none"})
-    assert pipeline.preview(one_row.model_copy(update={"confirm": confirm})).split_sizes["confirm"] == 1

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from autopeft.pipeline.training import logged_steps
-from autopeft.train import rate_schedule, watched
+from autopeft.train import watched
 from autopeft.train.loop import TrainingRun, train
+from autopeft.train.rates import RateSchedule
 
 N_STEPS = 12
 
@@ -29,7 +30,7 @@ def trained():
         sizes=np.ones(2, dtype=np.int64),
         batch=lambda rows: ({}, len(rows)),
         loss=loss,
-        schedule=rate_schedule(N_STEPS),
+        schedule=RateSchedule(n_steps=N_STEPS, n_full=N_STEPS),
         seed=0,
     )
     train(module, [{"params": list(module.parameters()), "lr": 0.0}], run, device=torch.device("cpu"))

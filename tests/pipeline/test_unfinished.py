@@ -11,7 +11,6 @@ import time
 
 import pytest
 from toys.bases import plan_of_queries
-from toys.reading import rows_of
 from toys.specs import run_spec
 from typer.testing import CliRunner
 
@@ -154,31 +153,20 @@ def test_the_command_that_was_killed_goes_on(plan_file, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "plan.yaml", "unbroken"]
 
 
-@pytest.mark.parametrize("split", ["search", "confirm"])
+@pytest.mark.parametrize("where", [(3, 5), (9, 12)], ids=["short run", "full run"])
 def test_a_search_that_was_stopped_within_a_run_goes_on_within_it(
-    split, model_dir, data_dir, tmp_path, step_by_step
+    where, model_dir, data_dir, tmp_path, step_by_step
 ):
-    usual = {"max_steps": 12, "batch_size": 8, "budget": "5%", "trials": 4, "seed": 3}
-    usual |= {"methods": ("lora", "ia3"), "confirm": "full"}
-    given = frozenset({"search.trials", "confirm.seeds", "confirm.fidelity"})
-    state_folder, stops = tmp_path / "stopped" / "state", []
-    under_way_folder = state_folder / "under_way"
+    """The state after the step before `where`, a step and how many there are, was the last to be kept."""
+    log, seen = tmp_path / "run/state/measurements.jsonl", []
+    spec = run_spec(model_dir, data_dir, out=tmp_path / "run", max_steps=12, batch_size=8, budget="5%")
 
-    def interrupt():
-        is_begun = (state_folder / "measurements.jsonl").is_file()  # before it, a run leaves nothing
-        if is_begun and not stops and list(under_way_folder.glob(f"*-{split}-*/*")):
-            stops.append(None)
+    def stop(step, n_steps, _):
+        if (step, n_steps) == where and log.is_file():  # before it, a run leaves nothing
             raise KeyboardInterrupt
 
-    spec = run_spec(model_dir, data_dir, out=tmp_path / "stopped", **usual)
-    with pytest.raises(KeyboardInterrupt):
-        pipeline.search(spec, given=given, progress=Silent(), interrupt=interrupt)
-    (state,) = under_way_folder.iterdir()
-    n_steps, seen = int(state.name.split("-")[-2]), []
+    with watched(stop), pytest.raises(KeyboardInterrupt):
+        pipeline.search(spec, progress=Silent())
     with watched(lambda *step: seen.append(step[:2])):
         pipeline.search(run_spec(out=spec.output.out), resume=True, progress=Silent())
-    assert seen[0] == (2, n_steps)  # the first step was not made again
-    assert not under_way_folder.exists()
-    unbroken = run_spec(model_dir, data_dir, out=tmp_path / "unbroken", **usual)
-    pipeline.search(unbroken, given=given, progress=Silent())
-    assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "unbroken")
+    assert seen[0] == where
