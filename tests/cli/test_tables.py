@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from toys.results import kept_default, toy_result
+from toys.results import kept_default, toy_result, with_sizes
 
 from autopeft.cli.tables import print_result, print_several
 from autopeft.report.words import interval
@@ -34,6 +34,15 @@ def test_the_difference_stands_beside_the_rival(capsys):
     print_result(kept_default(), FOLDER)
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("rival"))
     assert re.split(r" {2,}", line)[3] == f"−0.7 ({interval(-0.028, 0.014, True)})"
+
+
+def test_the_plan_of_a_smaller_budget_is_told_with_what_it_loses(capsys):
+    print_result(with_sizes(toy_result()), FOLDER)
+    (line,) = (
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("1/5 of the budget: ")
+    )
+    gap = f"−1.1 ({interval(-0.02, -0.002, True)}) against the best plan"
+    assert line.endswith(f", 1,024 parameters, accuracy 94.3 % on confirm, {gap}")
 
 
 @pytest.mark.parametrize(("has_plan", "has_weights"), [(True, True), (True, False), (False, False)])

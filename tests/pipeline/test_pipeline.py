@@ -23,7 +23,7 @@ from autopeft.model.unchanged import digest_of
 from autopeft.pipeline.fingerprint import facts_for_workers, loaded_facts
 from autopeft.pipeline.prepare import prepare
 from autopeft.records import RunSpec
-from autopeft.store import RunDir
+from autopeft.store import RunDir, read_plan
 from autopeft.train import states
 
 FILES = (
@@ -131,17 +131,31 @@ def test_plain_peft_loads_the_weights_and_scores_what_the_report_says(
     assert (training["plan_id"], training["metric"]) == (best["plan_id"], best["metric_mean"])
 
 
-@pytest.mark.parametrize("plan", ["best/plan.yaml", "best/weights/plan.yaml"])
-def test_training_the_plan_gives_the_bytes_of_the_finished_weights(
-    plan: str, run: Path, answer: dict, data_dir: Path, tmp_path: Path
+PLANS = ("best/plan.yaml", "plans/baseline.yaml", "plans/rival.yaml", "plans/1-of-5.yaml")
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_training_a_plan_gives_the_bytes_of_its_finished_weights(
+    name: str, run: Path, tmp_path: Path
 ) -> None:
     """The search went on from a short run; `train` makes every step."""
-    out, data = tmp_path / "adapter", None if plan == "best/plan.yaml" else str(data_dir)
-    trained = pipeline.train_plan(run / plan, out=out, data_source=data)
-    assert (out / WEIGHTS).read_bytes() == (run / "best/weights" / WEIGHTS).read_bytes()
-    assert trained.measurement.metric == answer["best"]["metric_mean"]
+    plan = read_plan(run / name).plan
+    trained = pipeline.train_plan(run / name, out=tmp_path / "adapter").measurement
+    kept = run / "best/weights" if name == "best/plan.yaml" else RunDir.open(run).weights(plan, 3)
+    assert (tmp_path / "adapter" / WEIGHTS).read_bytes() == (kept / WEIGHTS).read_bytes()
+    (row,) = [r for r in rows_of(run) if r["plan_id"] == plan.digest and r["split"] == "confirm"]
+    assert float(row["metric"]) == trained.metric and trained.trained_steps == 30
+    assert row["trained_steps"] == "20"  # four fifths of the 12 steps of the short run were not made again
+
+
+def test_weights_that_are_passed_on_alone_can_be_trained_again(
+    run: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    alone = shutil.copytree(run / "best/weights", tmp_path / "weights")
+    pipeline.train_plan(alone / "plan.yaml", out=tmp_path / "adapter", data_source=str(data_dir))
+    assert (tmp_path / "adapter" / WEIGHTS).read_bytes() == (alone / WEIGHTS).read_bytes()
     with pytest.raises(RunDirError, match="not empty"):
-        pipeline.train_plan(run, out=out)
+        pipeline.train_plan(run, out=tmp_path / "adapter")
 
 
 def without_seconds(content: Any) -> Any:

@@ -21,6 +21,8 @@ from autopeft.records import (
     TaskSpec,
 )
 
+WEIGHTS = "adapter_model.safetensors"
+
 
 def completions(texts):
     return [{"prompt": text, "completion": " ".join(reversed(text.split()))} for text in texts]
@@ -64,4 +66,5 @@ def test_search_reaches_a_verdict_by_the_task_s_own_metric(name, tmp_path, token
     assert best.metric_std_error > 0 and tested.metric_std_error > 0
     means = [m.metric for m in result.measurements if m.plan == best.plan and m.fidelity.split == "confirm"]
     assert best.metrics == pytest.approx(tuple(means), abs=1e-6)
-    assert (path / "best" / "weights" / "adapter_model.safetensors").is_file()
+    again = pipeline.train_plan(path, out=tmp_path / "again").folder / WEIGHTS
+    assert again.read_bytes() == (path / "best" / "weights" / WEIGHTS).read_bytes()
