@@ -163,10 +163,10 @@ class Measurement:
 
     `example_scores` holds one number for each evaluated example in dataset order (for accuracy 0 or 1), whose
     mean is the metric, so that plans can be compared in pairs; a stored result lacks them, so that equality
-    leaves them out. `peak_bytes` counts tensors saved for
-    backward, gradients and optimizer state. `trained_steps` counts the steps of this run alone: a rung that
-    continues a paused run has fewer than its fidelity says. `overhead_seconds` are those beside training and
-    evaluation: compiling and attaching the plan, keeping weights, comparing the base model.
+    leaves them out. `peak_bytes` counts tensors saved for backward, gradients and optimizer state.
+    `trained_steps` counts the steps of this run alone: a full run that goes on from a short one has fewer
+    than its fidelity says. `overhead_seconds` are those beside training and evaluation: compiling and
+    attaching the plan, keeping weights, comparing the base model.
     """
 
     plan: Plan

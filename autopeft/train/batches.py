@@ -32,7 +32,7 @@ class Batches:
     """The batches of some splits by their rows; nothing may change the tensors of a batch in place.
 
     Batches stay on the device up to `max_bytes`. A new one takes the place of those that some measurements
-    have not used, the least recently used first. Where there are none it is not kept: the plans of a rung go
+    have not used, the least recently used first. Where there are none it is not kept: all plans go
     through the same batches in a circle, and would lose each just before its use.
 
     Attributes:

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 NO_CUT = 10**9  # tokens, more than any row has
 _SORTED_BATCHES = 16  # batches whose rows are sorted by length together, to save padding; chosen by hand
-_SUBSET_SEED = 20  # of the part of a split that a short rung is judged on; any fixed number
+_SUBSET_SEED = 20  # of the part of a split that short runs are ranked on; any fixed number
 MOST_AT_START = 10_000  # rows of a split that are all encoded before a run; chosen by hand
 _MANY_CHARACTERS = 20_000_000  # that take some ten seconds, of which the user is told; chosen by hand
 _TOKEN_CHARACTERS = 16  # of a token at most, but for rare texts; chosen by hand

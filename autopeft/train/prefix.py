@@ -1,4 +1,4 @@
-"""What the frozen layers give for the batches of a rung: kept for all plans that train above them alone."""
+"""What frozen layers give for the batches of short runs: kept for all plans that train above them alone."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Entry:
 class FrozenOutputs:
     """Outputs of frozen layers by batch, kept in at most `max_bytes` for all plans of one base model.
 
-    Rows are seen by every plan of a rung, in the same batches. A plan whose lowest adapter lies in layer k
+    Every short run sees the same rows, in the same batches. A plan whose lowest adapter lies in layer k
     starts from the highest layer up to k whose output is kept. For a new kind of plan a few rows are
     run twice, with all layers and without those: unless loss and gradients are equal to the bit, nothing is
     skipped for plans of that kind (dropout below the adapters, trained embeddings). Where memory runs out in
