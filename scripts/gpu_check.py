@@ -45,8 +45,8 @@ from gpu_check_parts import (
     memory_finding,
     plan_of,
     planned,
-    rung,
     saved_base,
+    short_run,
     skeleton_of,
     wait,
 )
@@ -72,7 +72,7 @@ def check_methods(place: Place) -> Finding:
         if plan is None:
             faults[name] = "fits no site"
             continue
-        measurement = bench.measure(plan, rung(2, 8))  # which compares the count with peft's
+        measurement = bench.measure(plan, short_run(2, 8))  # which compares the count with peft's
         if measurement.status is not Status.COMPLETE:
             faults[name] = str(measurement.error)
         elif base.sha256() != before:
@@ -86,7 +86,7 @@ def check_eva(place: Place) -> Finding:
     """LoRA that starts from data trains two steps; its first values come from the inputs of the maps."""
     base = base_of(TINY, place)
     before, plan = base.sha256(), planned(base, init="eva")
-    measurement = bench_of(base, place, batch_size=8).measure(plan, rung(2, 8))
+    measurement = bench_of(base, place, batch_size=8).measure(plan, short_run(2, 8))
     numbers = {"status": measurement.status.value, "unchanged": base.sha256() == before}
     is_good = measurement.status is Status.COMPLETE and numbers["unchanged"]
     return Finding(name="EVA", status="PASS" if is_good else "FAIL", numbers=numbers)
@@ -104,7 +104,7 @@ def check_waits(place: Place) -> Finding:
 
     try:
         bench = bench_of(base, place, batch_size=8, interrupt=begin)
-        measurement = bench.measure(planned(base), rung(4, 8))
+        measurement = bench.measure(planned(base), short_run(4, 8))
     finally:
         if not place.tiny:
             torch.cuda.set_sync_debug_mode("default")
@@ -121,7 +121,7 @@ def check_second_gpu(place: Place) -> Finding:
     before = torch.cuda.memory_allocated(first)
     torch.cuda.reset_peak_memory_stats(first)
     base = base_of(TINY, second)
-    measurement = bench_of(base, second, batch_size=8).measure(planned(base), rung(2, 8))
+    measurement = bench_of(base, second, batch_size=8).measure(planned(base), short_run(2, 8))
     more = torch.cuda.max_memory_allocated(first) - before
     numbers = {"status": measurement.status.value, "bytes_on_the_first": more}
     is_good = measurement.status is Status.COMPLETE and not more
@@ -201,7 +201,7 @@ def check_bits(place: Place, *, bits: str) -> Finding:
             precision=Precision(dtype="bfloat16"),
         )
     before = base.sha256()
-    measurement = bench_of(base, place, batch_size=8).measure(planned(base), rung(2, 8))
+    measurement = bench_of(base, place, batch_size=8).measure(planned(base), short_run(2, 8))
     numbers: dict[str, Any] = {"status": measurement.status.value, "unchanged": base.sha256() == before}
     is_good = measurement.status is Status.COMPLETE and numbers["unchanged"]
     if place.tiny:  # on a CPU bitsandbytes unpacks into buffers of its own
@@ -243,9 +243,9 @@ def check_out_of_memory(place: Place) -> Finding:
         ballast = torch.empty(max(0, free - 3 * 2**30), dtype=torch.uint8, device=place.device)
     task = _FullDevice() if place.tiny else TASK
     short = bench_of(base, place, n_tokens=n_tokens, batch_size=8, task=task, compute=compute)
-    starved = short.measure(plan, rung(1, 8))
+    starved = short.measure(plan, short_run(1, 8))
     del ballast
-    after = bench_of(base, place, batch_size=8).measure(plan, rung(1, 8))
+    after = bench_of(base, place, batch_size=8).measure(plan, short_run(1, 8))
     numbers = {
         "without_memory": starved.status.value,
         "afterwards": after.status.value,
@@ -276,7 +276,7 @@ def check_long_row(place: Place) -> Finding:
     models.release_memory(place.device)
     ballast_bytes = models.free_bytes(place.device) - sum(kept) // 2
     ballast = torch.empty(max(0, ballast_bytes), dtype=torch.uint8, device=place.device)
-    answers = [bench.measure(plan, rung(1, 1)).status for bench in benches]
+    answers = [bench.measure(plan, short_run(1, 1)).status for bench in benches]
     del ballast
     numbers |= {"plain": answers[0].value, "checkpointed": answers[1].value}
     is_good = answers == [Status.OUT_OF_MEMORY, Status.COMPLETE]
@@ -286,13 +286,13 @@ def check_long_row(place: Place) -> Finding:
 def check_resumed(place: Place) -> Finding:
     """A full run that goes on from its short run ends where one from the start ends."""
     base, runs = base_of(TINY, place), []
-    plan, full = planned(base), dataclasses.replace(rung(6, 8), split="confirm")
+    plan, full = planned(base), dataclasses.replace(short_run(6, 8), split="confirm")
     for first in (True, False):
         with tempfile.TemporaryDirectory() as folder:
             at = Path(folder)
             bench = bench_of(base, place, batch_size=8, full_steps=6, under_way=lambda *_, at=at: at)
             if first:
-                bench.measure(plan, rung(4, 8))
+                bench.measure(plan, short_run(4, 8))
             runs.append(bench.measure(plan, full))
     losses = [run.loss for run in runs]
     gap = abs(losses[0] - losses[1]) if None not in losses else float("inf")

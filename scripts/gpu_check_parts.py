@@ -119,7 +119,7 @@ def bench_of(base: BaseModel, place: Place, *, n_tokens: int = 32, **settings: A
     return Bench(base=base, task=settings.pop("task", TASK), methods=METHODS, splits=splits, **settings)
 
 
-def rung(n_steps: int, batch_size: int) -> Fidelity:
+def short_run(n_steps: int, batch_size: int) -> Fidelity:
     """A short run of some steps, evaluated on 8 rows."""
     return Fidelity(
         split="search", train_steps=n_steps, train_examples=n_steps * batch_size, eval_examples=8, seed=0

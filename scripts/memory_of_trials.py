@@ -2,7 +2,7 @@
 
     python scripts/memory_of_trials.py [N_TRIALS]
 
-Trials alternate between methods and learning rates. They train two steps on the same rows, as in a rung:
+Trials alternate between methods and learning rates. They train two steps on the same rows, as short runs do:
 other rows may be wider and have a higher peak. Each is evaluated on 32 rows.
 Prints the peak resident memory of the process after a tenth of the trials and after all of them.
 """

@@ -92,7 +92,7 @@ class SettingField:
 
     @property
     def choices_text(self) -> str:
-        """The choices after a colon, `: halving or random`; empty where any value may be tried."""
+        """The choices after a colon, `: serial or ray`; empty where any value may be tried."""
         *first, last = self.choices or ("",)
         return f": {', '.join(first)} or {last}" if first else ""
 

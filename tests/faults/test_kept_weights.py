@@ -1,4 +1,4 @@
-"""Weights that a confirmation kept: damage is noticed, and the damaged ones are trained again."""
+"""Weights that a full run kept: damage is noticed, and the damaged ones are trained again."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ DAMAGES = [
 
 
 def kept_of_best(run):
-    """The file of weights that the first confirming run of the best plan kept."""
+    """The file of weights that the first full run of the best plan kept."""
     training = json.loads((run / "best/weights/training.json").read_text())
     return run / "state/weights" / f"{training['plan_id']}-{training['seed']}" / "adapter_model.safetensors"
 
