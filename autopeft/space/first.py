@@ -113,8 +113,8 @@ def _arm(policy: Policy, context: AllocationContext, *, is_baseline: bool) -> Ar
     where = (" by score" if policy.layers_by == "score" else " of the last layers") if is_part else ""
     adapted = {site.role for site in _sites(policy, context)} - {"norm"}
     made = [role for role in ROLE_GROUPS["attention"] if role in adapted]
-    maps = " and ".join(made) if len(made) < 3 else "attention"
-    if policy.placement == "all" and not adapted <= {*ROLE_GROUPS["attention"]}:
+    maps = " and ".join(made) if is_baseline or len(made) < 3 else "attention"
+    if policy.placement == "all" and (is_baseline or not adapted <= {*ROLE_GROUPS["attention"]}):
         maps = "all linear maps"
     on_maps = f" on {maps or policy.placement}" if adapted else ""
     label = f"{context.methods[policy.method].label}{on_maps}{where}"
