@@ -76,8 +76,8 @@ def print_result(result: SearchResult, path: Path) -> None:
         plan, is_share = plan_words(step.plan, result.sites, words.labels), words.metric_is_share
         budget = f"{share_words(step.share)} of the budget: {plan}, {step.plan.trainable_params:,} parameters"
         score = f"{result.setting.metric_words} {metric(step.metric_mean, is_share)} on confirm"
-        gap = f"{difference(step.mean_difference, is_share)} ({interval(*step.interval_95, is_share)})"
-        out.print(escape(f"\n{budget}, {score}, {gap} against the best plan"))
+        loss = f"{difference(step.mean_difference, is_share)} ({interval(*step.interval_95, is_share)})"
+        out.print(escape(f"\n{budget}, {score}, {loss} against the best plan"))
     cost = result.cost
     in_r = "" if cost.total_full_runs is None else f", {cost.total_full_runs:.1f} full runs of the default"
     out.print(f"\ncost    {duration(cost.total_seconds)}{in_r}")
