@@ -100,15 +100,13 @@ def _work(preview: Preview) -> Iterator[tuple[str, str]]:
     tried = ", ".join(dict.fromkeys(preview.first_plans))
     n_sampled = max(0, preview.trials - len(preview.first_plans))
     yield "first plans", tried
-    yield (
-        "search",
-        f"{_n(preview.trials, 'short run')} of {_n(preview.short_steps, 'step')}"
-        + (f", {n_sampled} proposed by Optuna" if n_sampled else ""),
-    )
+    short = f"{_n(preview.trials, 'short run')} of {_n(preview.short_steps, 'step')}"
+    sampled = f", {n_sampled} proposed by Optuna" if n_sampled else ""
+    yield "search", f"{short}{sampled}" if preview.trials else "no short runs"
     yield (
         "full runs",
-        f"the best of them, {_n(preview.full_run_steps, 'step')}, {_n(preview.seeds, 'seed')}; at most "
-        f"{preview.search_cost:.1f} R in all, finished weights included",
+        f"the best default and the best rival, {_n(preview.full_run_steps, 'step')}, "
+        f"{_n(preview.seeds, 'seed')}; at most {preview.search_cost:.1f} R in all, finished weights included",
     )
     if preview.least_differences is not None:
         low, high = (f"{100 * difference:.1f}" for difference in preview.least_differences)

@@ -101,6 +101,10 @@ def preview(
     spec, base, lengths = prepared.spec, prepared.base, problem.lengths
     first = problem.first_plans
     planned = engine.planned_runs(problem)
+    all_runs = math.fsum(map(lengths.cost, planned))
+    all_runs -= engine.repeated_steps(problem, planned) * lengths.step_cost
+    # Limits shorten the search alone: the default is trained in full with every seed.
+    least = len(problem.seeds) * (lengths.cost(lengths.full(seed=0)) + lengths.cost(lengths.test(seed=0)))
     n_sites, matched_sites = _site_counts(feasible, context)
     return Preview(
         base_model=base.name,
@@ -123,8 +127,7 @@ def preview(
         short_steps=lengths.short_steps,
         full_run_steps=lengths.full_steps,
         seeds=len(problem.seeds),
-        search_cost=math.fsum(map(lengths.cost, planned))
-        - engine.repeated_steps(problem, planned) * lengths.step_cost,
+        search_cost=min(all_runs, max(spec.search.max_cost or math.inf, least)),
         n_confirm=lengths.n_confirm,
         n_confirm_groups=len(set(problem.groups.get("confirm", ()))),
         least_differences=_least_differences(prepared, lengths.n_confirm),

@@ -41,7 +41,7 @@ def test_the_plan_of_a_smaller_budget_is_told_with_what_it_loses(capsys):
     (line,) = (
         line for line in capsys.readouterr().out.splitlines() if line.startswith("1/5 of the budget: ")
     )
-    gap = f"−1.1 ({interval(-0.02, -0.002, True)}) against the best plan"
+    gap = f"−1.1 points ({interval(-0.02, -0.002, True)}) against the best plan"
     assert line.endswith(f", 1,024 parameters, accuracy 94.3 % on confirm, {gap}")
 
 

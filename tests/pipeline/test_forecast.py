@@ -176,6 +176,20 @@ def test_text_says_from_which_difference_on_a_verdict_can_tell_plans_apart(model
     assert "tell plans apart" not in preview_text(replace(preview, least_differences=None))
 
 
+# A full run trains 40 steps of 8 rows and evaluates 40, each for half of a trained one; so does the test.
+ROWS, EVALUATED = 40 * 8 + 20, 20
+
+
+@pytest.mark.parametrize(("max_cost", "told"), [(0.01, 2 + 2 * EVALUATED / ROWS), (2.6, 2.6)])
+def test_a_limit_of_cost_bounds_what_is_told_but_for_two_seeds_of_the_default(
+    max_cost, told, model_dir, data_dir
+):
+    settings = {"budget": "20%", "max_steps": 40, "batch_size": 8, "seeds": 2}
+    limited = pipeline.preview(run_spec(model_dir, data_dir, max_cost=max_cost, **settings))
+    assert limited.search_cost == pytest.approx(told)
+    assert pipeline.preview(run_spec(model_dir, data_dir, **settings)).search_cost > 4
+
+
 @pytest.mark.parametrize("limit", [{"max_time": 0.01}, {"max_cost": 0.01}])
 def test_no_limit_shortens_the_time_below_that_of_the_full_runs(limit, model_dir, data_dir):
     spec = run_spec(model_dir, data_dir, budget="20%", max_steps=40, seeds=3, **limit)
