@@ -76,7 +76,8 @@ def search_cost(
     in_full = [m for m in outcome.measurements if m.fidelity.split == "confirm"]
     trained = [m for m in in_full if m.status is Status.COMPLETE and m.trained_steps]
     trained = [m for m in trained if m.plan == outcome.baseline] or trained
-    full_run_seconds = fmean(map(seconds_from_start, trained)) if trained else None
+    of_full_runs = [m.train_seconds_from_start + m.eval_seconds + m.overhead_seconds for m in trained]
+    full_run_seconds = fmean(of_full_runs) if trained else None
     seconds = {"search": 0.0, "confirm": 0.0, "test": 0.0}
     for measurement in paid:
         seconds[measurement.fidelity.split] += measurement.total_seconds
@@ -95,9 +96,3 @@ def search_cost(
         total_seconds=total_seconds,
         total_full_runs=total_seconds / full_run_seconds if full_run_seconds else None,
     )
-
-
-def seconds_from_start(run: Measurement) -> float:
-    """Seconds of a full run with the steps that its short run made."""
-    steps = run.fidelity.train_steps / run.trained_steps if run.trained_steps else 1.0
-    return run.train_seconds * steps + run.eval_seconds + run.overhead_seconds

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from autopeft import evidence
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.runs import Runs, broken_off
-from autopeft.engine.study import full_runs_of
 from autopeft.errors import TrainingError
 from autopeft.records import FullRun, LongerRun, Measurement, Plan, Status, Verdict
 
@@ -37,7 +36,7 @@ class Judgement:
 def train_in_full(
     problem: SearchProblem, runs: Runs, baselines: Sequence[Plan], rivals: Sequence[Plan]
 ) -> tuple[Plan, Finished]:
-    """Train the best baseline and the rivals that the limits pay, from the start.
+    """Train the best baseline and the rivals that the limits pay, each from where its short run branched off.
 
     A baseline that diverges gives way to the next one. If it exceeds the budget, a rival is trained whatever
     the limits are: it is handed over.
@@ -48,7 +47,11 @@ def train_in_full(
     n_paid = next((n for n in range(len(rivals), 0, -1) if _has_room(problem, runs, n)), 0)
     n_paid = max(n_paid, 0 if problem.is_allowed(baselines[0]) else 1)
     if n_paid < len(rivals):
-        log.warning("The limits pay %d of %d rivals in full.", n_paid, len(rivals))
+        log.warning(
+            "The limits pay %d of %d rivals in full; raise --max-time or --max-cost for more.",
+            n_paid,
+            len(rivals),
+        )
     rivals = rivals[:n_paid]
     for plan in [plan for plan in rivals if not plan.adapters]:
         runs.arms.setdefault(plan, (problem.head[0], False))
@@ -76,7 +79,7 @@ def train_in_full(
 
 
 def _has_room(problem: SearchProblem, runs: Runs, n_rivals: int) -> bool:
-    return runs.has_room(full_runs_of(problem, runs, n_plans=1 + n_rivals))
+    return runs.has_room(problem.full_runs(n_plans=1 + n_rivals))
 
 
 def judge(problem: SearchProblem, runs: Runs, baseline: Plan, finished: Finished) -> Judgement:
@@ -176,15 +179,10 @@ def full_runs(
                 seeds=tuple(run.fidelity.seed for run in of_plan),
                 metrics=tuple(math.fsum(scores) / len(scores) for scores in table),
                 mean_loss=math.fsum(run.loss or 0.0 for run in of_plan) / len(of_plan),
-                train_seconds=math.fsum(map(_train_seconds, of_plan)) / len(of_plan),
+                train_seconds=math.fsum(run.train_seconds_from_start for run in of_plan) / len(of_plan),
             )
         )
     return tuple(records)
-
-
-def _train_seconds(run: Measurement) -> float:
-    """Seconds of training with the steps that a short run made; 0 of a run that trained nothing."""
-    return run.train_seconds * run.fidelity.train_steps / run.trained_steps if run.trained_steps else 0.0
 
 
 def longer_run(problem: SearchProblem, runs: Runs, judged: Judgement) -> LongerRun | None:
@@ -193,6 +191,7 @@ def longer_run(problem: SearchProblem, runs: Runs, judged: Judgement) -> LongerR
     The error, or a loss, falls as a power of the steps, and by half of what the two runs tell, since the
     first steps bring most: e(2n) = e(n) (e(n) / e(s)) ** (log 2 / log(n / s) / 2). On recorded runs it is off
     by 3.8 points on average and 2.3 too high (reports/LOG.md, 2026-11-29).
+    The short run was scored on the search split and the full one on confirm, which adds the error of both.
     None without a short run with a metric, for a metric without a best value, or if nothing fell.
     """
     seed, lengths = problem.seeds[0], problem.lengths

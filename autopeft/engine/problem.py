@@ -138,6 +138,12 @@ class SearchProblem:
         usual = _THOROUGH_SEEDS if self.effort == "thorough" else 1
         return tuple(range(search.seed, search.seed + (search.seeds or usual)))
 
+    def full_runs(self, *, n_plans: int) -> list[Fidelity]:
+        """The runs of so many finalists: their seeds in full, and the test split of two of them."""
+        n_tested = min(2, n_plans) if self.lengths.n_test else 0
+        full = [self.lengths.full(seed=seed) for seed in self.seeds]
+        return full * n_plans + [self.lengths.test(seed=seed) for seed in self.seeds] * n_tested
+
     def n_trials(self, n_first: int) -> int:
         """Short runs that the effort asks for, where the list has so many plans."""
         usual = {"quick": 0, "normal": n_first, "thorough": max(n_first, _THOROUGH_TRIALS)}

@@ -34,7 +34,9 @@ def search(
     study.measure_first_plans()  # short runs with one shared seed: the same rows in the same order
     study.propose_and_measure()  # further plans by Optuna, if the effort asks for more than the list has
     baselines, rivals = choose_finalists(problem, study)
-    baseline, finished = train_in_full(problem, runs, baselines, rivals)  # from the start; weights are kept
+    baseline, finished = train_in_full(
+        problem, runs, baselines, rivals
+    )  # on from their short runs; weights are kept
     judged = judge(problem, runs, baseline, finished)  # in pairs, on all confirm rows
     tested = read_test(problem, runs, judged)
     sizes = smaller_budgets(problem, runs, judged)

@@ -47,11 +47,8 @@ class Study:
             self.runs.arms.setdefault(plan, (arm, self.problem.is_baseline(arm)))
         n_trials = self.problem.n_trials(len(first))
         self.runs.begin("short runs", [self._fidelity] * n_trials)
-        self._measure(
-            [Proposal(trial=i, arm=arm, source="list", plan=plan) for i, (arm, plan) in enumerate(first)][
-                :n_trials
-            ]
-        )
+        listed = enumerate(first[:n_trials])
+        self._measure([Proposal(trial=i, arm=arm, source="list", plan=plan) for i, (arm, plan) in listed])
 
     def propose_and_measure(self) -> None:
         """Let Optuna propose as many plans as the effort asks for beyond the list, and the limits pay."""
@@ -91,13 +88,13 @@ class Study:
 
     def _measure(self, proposals: Sequence[Proposal]) -> int:
         """Measure proposals in order, as many as the limits pay beside the full runs; returns how many."""
-        reserve = full_runs_of(self.problem, self.runs, n_plans=2)
+        reserve = self.problem.full_runs(n_plans=2)
         n_workers, n_done = self.runs.executor.n_workers, 0
         rest = iter(proposals)
         while batch := list(islice(rest, n_workers)):
             if not self.runs.has_room([*(self._fidelity for _ in batch), *reserve]):
                 log.warning(
-                    "The limits pay %d of %d short runs.",
+                    "The limits pay %d of %d short runs; raise --max-time or --max-cost for more.",
                     len(self.short),
                     len(self.short) + len(proposals) - n_done,
                 )
@@ -129,9 +126,9 @@ class Study:
     def _finished(self, proposal: Proposal, losses: Mapping[int, float]) -> FrozenTrial:
         plan, trial = proposal.plan, self._sampled.get(proposal.trial)
         is_full = self.problem.lengths.full_steps in losses
-        states = (TrialState.COMPLETE if is_full else TrialState.PRUNED) if losses else TrialState.FAIL
+        state = (TrialState.COMPLETE if is_full else TrialState.PRUNED) if losses else TrialState.FAIL
         return create_trial(
-            state=states,
+            state=state,
             value=losses[max(losses)] if losses else None,
             params={} if trial is None else trial.params,
             distributions={} if trial is None else trial.distributions,
@@ -143,10 +140,3 @@ class Study:
             },
             intermediate_values=dict(losses),
         )
-
-
-def full_runs_of(problem: SearchProblem, runs: Runs, *, n_plans: int) -> list[Fidelity]:
-    """The fidelities of so many finalists: their seeds in full, and the test split of two of them."""
-    full = [problem.lengths.full(seed=seed) for seed in problem.seeds] * n_plans
-    n_tested = min(2, n_plans) if problem.lengths.n_test else 0
-    return full + [problem.lengths.test(seed=seed) for seed in problem.seeds] * n_tested

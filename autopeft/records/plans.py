@@ -188,6 +188,11 @@ class Measurement:
         return (self.error or "").rstrip(".")
 
     @property
+    def train_seconds_from_start(self) -> float:
+        """Seconds of training, with the steps that its short run made at the same pace."""
+        return self.train_seconds * self.fidelity.train_steps / max(1, self.trained_steps)
+
+    @property
     def total_seconds(self) -> float:
         """Seconds of the whole run."""
         return self.train_seconds + self.eval_seconds + self.overhead_seconds
