@@ -13,8 +13,8 @@ import resource
 import sys
 from dataclasses import replace
 
-from autopeft.pipeline.prepare import prepare
 from autopeft.records import Fidelity, RunSpec, Status
+from autopeft.run.prepare import prepare
 from autopeft.space import AllocationContext, Policy, plan_of
 
 

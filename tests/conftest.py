@@ -24,7 +24,7 @@ from toys.folders import word_tokenizer, write_data, write_model
 from toys.specs import run_spec
 from toys.words import CONTEXT, toy_rows
 
-from autopeft import pipeline
+from autopeft import commands
 from autopeft.adapters import compile_plan
 from autopeft.cli.progress import Silent
 from autopeft.exports import write_adapter
@@ -45,7 +45,7 @@ hypothesis.settings.register_profile("gate", deadline=None, max_examples=25)
 hypothesis.settings.register_profile("nightly", deadline=None, max_examples=500)
 
 # The folders with the longest tests. A worker that begins one of them last would end long after the other.
-SLOW_FOLDERS = ("repository", "faults", "pipeline")
+SLOW_FOLDERS = ("repository", "faults", "run", "commands")
 
 
 def is_nightly(config):
@@ -257,7 +257,7 @@ def finished(small_spec, shared_folder):
 
     def fill(folder):
         given = frozenset({"search.trials"})
-        pipeline.search(small_spec(folder, methods="ia3,lora"), given=given, progress=Silent())
+        commands.search(small_spec(folder, methods="ia3,lora"), given=given, progress=Silent())
 
     return shared_folder("finished", fill)
 

@@ -21,11 +21,11 @@ from torch import nn
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from autopeft import pipeline
+from autopeft import commands
 from autopeft.api.result import Result, in_python_words, with_path
+from autopeft.commands import Analysis, InMemory, Suggestion, apply, one_at_a_time, save
 from autopeft.errors import ModelError, SpecError
 from autopeft.model import require_plain, restoring
-from autopeft.pipeline import Analysis, InMemory, Suggestion, apply, one_at_a_time, save
 from autopeft.records import IN_MEMORY, Measurement, RunSpec
 from autopeft.store import RunDir, by_dotted_name, resolve_settings
 from autopeft.store import read_plan as load_plan
@@ -83,7 +83,7 @@ def search(
         request, given, memory = _resolve(spec, settings, model=model, data=data, tokenizer=tokenizer)
         try:
             with _lent(memory):
-                result, path = pipeline.search(
+                result, path = commands.search(
                     request, given=given, resume=resume, progress=progress, memory=memory
                 )
         finally:
@@ -133,7 +133,7 @@ def analyze(
         spec, model, data = _positional(first, second, model=model, data=data)
         request, given, memory = _resolve(spec, settings, model=model, data=data, tokenizer=tokenizer)
         with _lent(memory):
-            return pipeline.analyze(
+            return commands.analyze(
                 request,
                 scores=[scores] if isinstance(scores, str) else list(scores or ()),
                 given=given,
@@ -178,7 +178,7 @@ def suggest(
         settings |= {} if budget is None else {"budget": budget}
         request, given, memory = _resolve(None, settings, model=model, data=data, tokenizer=tokenizer)
         with _lent(memory):
-            return pipeline.suggest(request, given=given, memory=memory)
+            return commands.suggest(request, given=given, memory=memory)
 
 
 def load_result(folder: str | Path) -> Result:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from autopeft import pipeline, report
-from autopeft.pipeline import Pushed, PushRequest, one_at_a_time
+from autopeft import commands, report
+from autopeft.commands import Pushed, PushRequest, one_at_a_time
 from autopeft.records import SearchResult
 from autopeft.removed import instead_of
 
@@ -41,7 +41,7 @@ class Result(SearchResult):
         """
         import pandas as pd
 
-        return pd.DataFrame(report.leaderboard(self, pipeline.part_words(self).labels))
+        return pd.DataFrame(report.leaderboard(self, commands.part_words(self).labels))
 
     @one_at_a_time()
     def load(self, model: nn.Module | None = None) -> PeftModel:
@@ -61,7 +61,7 @@ class Result(SearchResult):
             RunDirError: The folder is gone, or the run has no finished weights.
         """
         with in_python_words():
-            return pipeline.load_finished(self, self.path, module=model)
+            return commands.load_finished(self, self.path, module=model)
 
     def push_to_hub(
         self, repo: str, *, private: bool = False, overwrite: bool = False, base_model: str | None = None
@@ -82,7 +82,7 @@ class Result(SearchResult):
             run=self.path, repo=repo, private=private, overwrite=overwrite, base_model=base_model
         )
         with in_python_words():
-            return pipeline.push(request)
+            return commands.push(request)
 
     if not TYPE_CHECKING:
 
@@ -98,7 +98,7 @@ class Result(SearchResult):
         return report.short_text(self, _shown(self.path))
 
     def _repr_html_(self) -> str:
-        return report.short_html(self, _shown(self.path), pipeline.part_words(self))
+        return report.short_html(self, _shown(self.path), commands.part_words(self))
 
 
 def _shown(path: Path) -> str:

@@ -95,12 +95,12 @@ def search(
             config=config, env=os.environ, flags=settings, assignments=assignments or ()
         )
         with heavy_imports():
-            from autopeft import pipeline, report
+            from autopeft import commands, report
             from autopeft.cli import previews, tables
             from autopeft.cli.progress import progress_display
 
         if dry_run:
-            preview = pipeline.preview(spec, given=given, resume=resume, started=started)
+            preview = commands.preview(spec, given=given, resume=resume, started=started)
             if as_json:
                 print_json(dataclasses.asdict(preview))
             else:
@@ -108,7 +108,7 @@ def search(
             return
         progress = progress_display(quiet=quiet or as_json)
         try:
-            result, path = pipeline.search(
+            result, path = commands.search(
                 spec,
                 given=given,
                 resume=resume,
@@ -153,12 +153,12 @@ def analyze(
 
         spec, given = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
         with heavy_imports():
-            from autopeft import pipeline
+            from autopeft import commands
             from autopeft.cli import tables
 
         names = [name.strip() for name in scores.split(",")]
         out = out or (None if spec.output.out is None else Path(spec.output.out))
-        analysis = pipeline.analyze(spec, scores=names, given=given, max_examples=max_examples, out=out)
+        analysis = commands.analyze(spec, scores=names, given=given, max_examples=max_examples, out=out)
         if as_json:
             print_json(tables.analysis_json(analysis))
         else:
@@ -199,14 +199,14 @@ def train(
 
         spec, given = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
         with heavy_imports():
-            from autopeft import pipeline
+            from autopeft import commands
             from autopeft.report.words import metric as metric_words
 
         settings = setting_values(spec, given)
         out = settings.get("output.out")
         execution = ("device", "dtype", "memory_bytes", "micro_batch_tokens", "checkpointing")
         overridden = ("model.quantize", *(f"execution.{name}" for name in execution))
-        trained = pipeline.train_plan(
+        trained = commands.train_plan(
             plan,
             out=None if out is None else Path(out),
             seed=settings.get("search.seed"),
@@ -264,9 +264,9 @@ def export(
     """Write a plan or a trained adapter in a format that other tools read, or say why it does not fit."""
     with exit_codes(quiet=quiet or as_json):
         with heavy_imports():
-            from autopeft import pipeline
+            from autopeft import commands
 
-        request = pipeline.ExportRequest(
+        request = commands.ExportRequest(
             to=to,
             out=out,
             run=run,
@@ -275,7 +275,7 @@ def export(
             allow_pickle=allow_pickle,
             dtype=dtype,
         )
-        written = pipeline.export(request)
+        written = commands.export(request)
         if as_json:
             print_json(dataclasses.asdict(written))
             return
@@ -298,14 +298,14 @@ def report(
     """Render the report of a finished run again, or put several runs on one page."""
     with exit_codes(quiet=as_json):
         with heavy_imports():
-            from autopeft import pipeline
+            from autopeft import commands
             from autopeft import report as reports
             from autopeft.cli import tables
 
         runs = list({run.resolve(): run for run in runs}.values())  # a folder that is named twice counts once
         if len(runs) > 1 or out is not None:
             page = out or Path("autopeft-runs.html")
-            results = pipeline.render_several(runs, page)
+            results = commands.render_several(runs, page)
             if as_json:
                 answers = [reports.result_json(result, "complete") for result in results]
                 print_json({"page": str(page), "runs": answers})
@@ -313,7 +313,7 @@ def report(
                 tables.print_several(runs, results, page)
             return
         (run,) = runs
-        result = pipeline.render(run)
+        result = commands.render(run)
         if as_json:
             print_json({**reports.result_json(result, "complete"), "run": str(run)})
         else:

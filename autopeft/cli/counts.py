@@ -11,7 +11,7 @@ from autopeft.cli.printing import columns, room
 from autopeft.report.words import percent
 
 if TYPE_CHECKING:
-    from autopeft.pipeline import Count, Counted, StepEstimate
+    from autopeft.commands import Count, Counted, StepEstimate
 
 _STEP = "step ms"
 _ROLE = ("role", "sites", "rank", "parameters", "share")

@@ -11,8 +11,8 @@ from autopeft.cli.printing import columns
 from autopeft.report.words import duration, percent
 
 if TYPE_CHECKING:
+    from autopeft.commands import StepEstimate
     from autopeft.estimate import Limits, Memory, Step
-    from autopeft.pipeline import StepEstimate
 
 _NAME, _CELL = 34, 12  # columns of the names of parts, and of each number
 _LEAST_NAME, _LEAST_CELL = 12, 10  # as few as they can be: the longest word, and "expected" with a gap

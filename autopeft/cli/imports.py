@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from autopeft.containers import allowed_cores
 
-_HEAVY = "autopeft.pipeline"
+_HEAVY = "autopeft.commands"
 # torch reads them in this order. The last one is the new name, of which torch 2.9 to 2.11 take no segments;
 # the first one is always taken, though torch before 2.12 calls it deprecated in a warning.
 _NAMES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF")

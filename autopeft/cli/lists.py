@@ -97,9 +97,9 @@ def spaces(name: _SpaceName = None, as_json: opt.Json = False) -> None:
 def _print_methods_on(model: str, name: str | None, *, as_json: bool) -> None:
     """Print the methods, or one of them, as they are on a base model."""
     with heavy_imports():
-        from autopeft import pipeline
+        from autopeft import commands
 
-    on_model = pipeline.methods_on(model)
+    on_model = commands.methods_on(model)
     methods = list(on_model.methods.values()) if name is None else [on_model.methods[name]]
     shown = [method_facts(method) for method in methods]
     if as_json:

@@ -11,7 +11,7 @@ from autopeft.records import shortened
 from autopeft.report.words import duration, memory
 
 if TYPE_CHECKING:
-    from autopeft.pipeline import Forecast, Preview, TaskFacts
+    from autopeft.commands import Forecast, Preview, TaskFacts
 
 _NAME = 14
 _SHOWN_LABELS, _LABEL_LENGTH = 5, 24  # labels, and characters of each; chosen by hand
@@ -78,7 +78,7 @@ def _task(task: TaskFacts) -> str:
     """The task, its labels and its metric.
 
     Example:
-        >>> from autopeft.pipeline import TaskFacts
+        >>> from autopeft.commands import TaskFacts
         >>> _task(TaskFacts(name="a-task", kind="class", label_names=tuple("abcdefg"), label_range=None,
         ...                 metric="accuracy"))
         'a task, 7 classes: a, b, c, d, e and 2 more; accuracy'

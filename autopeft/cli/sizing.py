@@ -48,17 +48,17 @@ def count(
     """Count the trainable parameters of a plan, an adapter config or a method, from the model's config."""
     with exit_codes(quiet=as_json):
         with heavy_imports():
-            from autopeft import pipeline
+            from autopeft import commands
             from autopeft.cli import counts
 
         if compare:
-            compared = pipeline.count_steps([trained, *compare], model_id=model, revision=revision)
+            compared = commands.count_steps([trained, *compare], model_id=model, revision=revision)
             if as_json:
                 print_json({word: counts.comparison_json(each) for word, each in compared.items()})
             else:
                 print(counts.comparison_text(compared, markdown=markdown))
             return
-        counted = pipeline.count_step(trained, model_id=model, revision=revision)
+        counted = commands.count_step(trained, model_id=model, revision=revision)
         if as_json:
             share, peak = counted.count.share_of_base, counts.comparison_json(counted)["peak_bytes"]
             print_json({**dataclasses.asdict(counted.count), "share_of_base": share, "peak_bytes": peak})
@@ -111,10 +111,10 @@ def estimate(
     """Estimate memory, time and price of training from the model's config: no weights, no GPU."""
     with exit_codes(quiet=as_json):
         with heavy_imports():
-            from autopeft import pipeline
+            from autopeft import commands
             from autopeft.cli.estimates import estimate_json, estimate_text
 
-        request = pipeline.EstimateRequest(
+        request = commands.EstimateRequest(
             trained=trained,
             model_id=model,
             revision=revision,
@@ -126,11 +126,11 @@ def estimate(
             like=like,
             device=device,
             memory=memory,
-            run=pipeline.RunRequest(
+            run=commands.RunRequest(
                 task=task, data=data, epochs=epochs, max_steps=max_steps, price=gpu_price
             ),
         )
-        estimated = pipeline.estimate_step(request)
+        estimated = commands.estimate_step(request)
         if as_json:
             print_json(estimate_json(estimated))
         else:

@@ -41,7 +41,7 @@ from autopeft.report.words import (
 )
 
 if TYPE_CHECKING:
-    from autopeft.pipeline import Analysis
+    from autopeft.commands import Analysis
     from autopeft.records import FullRun, SearchResult
 
 _LEAST_NAME = 12  # columns for the names of plans, in which most of their words fit; chosen by hand
@@ -57,7 +57,7 @@ def console() -> Console:
 
 def print_result(result: SearchResult, path: Path) -> None:
     """Print the answer, the plans that were trained in full, what it cost, and where the files are."""
-    from autopeft.pipeline import part_words  # heavy: it loads torch
+    from autopeft.commands import part_words  # heavy: it loads torch
 
     out, words = console(), part_words(result)
     answer = answer_of(result, words)
@@ -124,7 +124,7 @@ def _print_files(result: SearchResult, out: Console, path: Path) -> None:
 
 def print_several(paths: Sequence[Path], results: Sequence[SearchResult], page: Path) -> None:
     """Print the answer of each run in one sentence, and where the page is."""
-    from autopeft.pipeline import part_words
+    from autopeft.commands import part_words
 
     out = console()
     for path, result in zip(paths, results, strict=True):

@@ -19,7 +19,7 @@ from autopeft.cli.usage import at_home
 from autopeft.records import rate, shortened
 
 if TYPE_CHECKING:
-    from autopeft.pipeline import Reading, Verification
+    from autopeft.commands import Reading, Verification
 
 app = typer.Typer()
 
@@ -70,9 +70,9 @@ def verify(
     """Check that an adapter or export gives the outputs of the finished plan; exit 1 if it does not."""
     with exit_codes(quiet=quiet or as_json):
         with heavy_imports():
-            from autopeft import pipeline
+            from autopeft import commands
 
-        request = pipeline.VerifyRequest(
+        request = commands.VerifyRequest(
             path=path,
             run=run,
             model_id=model,
@@ -81,7 +81,7 @@ def verify(
             max_examples=max_examples,
             tolerance=tolerance,
         )
-        verification = pipeline.verify(request)
+        verification = commands.verify(request)
         if as_json:
             print_json(verification_json(verification))
         else:
@@ -111,10 +111,10 @@ def push(
     """Upload a trained adapter to the hub, of a run or of `train`, with its model card and tokenizer."""
     with exit_codes(quiet=quiet or as_json):
         with heavy_imports():
-            from autopeft import pipeline
+            from autopeft import commands
             from autopeft.cli.counts import size
 
-        request = pipeline.PushRequest(
+        request = commands.PushRequest(
             run=run,
             repo=repo,
             private=private,
@@ -122,7 +122,7 @@ def push(
             dry_run=dry_run,
             base_model=base_model,
         )
-        pushed = pipeline.push(request)
+        pushed = commands.push(request)
         if as_json:
             print_json(dataclasses.asdict(pushed))
             return

@@ -75,7 +75,7 @@ class DataSpec(Topic):
 class TaskSpec(Topic):
     """The task, and the length of one full training run.
 
-    `epochs`, `batch_size` and `max_length` are derived by `pipeline.defaults` where
+    `epochs`, `batch_size` and `max_length` are derived by `commands.defaults` where
     they are None; `run.yaml` holds the values.
     """
 

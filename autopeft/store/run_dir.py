@@ -44,7 +44,7 @@ _EARLY_FILES = ("run.yaml", "sensitivity.csv", "state", "best", ".lock")
 _HALF_BEST = "best.new"  # `best/` while it is written
 # The names that `files.write_text` and `train.pausing.write` give to what they are writing.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
-# In the state: what a run depends on, with the version of autopeft (see `pipeline.fingerprint`).
+# In the state: what a run depends on, with the version of autopeft (see `commands.fingerprint`).
 START = "start.json"
 # What a run writes to its state before run.yaml, which makes a folder a run.
 _UNBORN_STATE = frozenset({START, "decisions.json"})

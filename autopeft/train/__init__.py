@@ -3,7 +3,7 @@
 From the command line to one step:
 
     cli/app.py             search        settings from flags, environment and file
-    pipeline/searching.py  search        loads data and model, makes the bench and the runs
+    commands/search.py     search        loads data and model, makes the bench and the runs
     engine/search.py       search        decides which plan is measured at which fidelity
     engine/runs.py         measure       passes on what the run has not measured yet, and records it
     executors/serial.py    submit        calls the function that it gets, which is

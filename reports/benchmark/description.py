@@ -30,7 +30,7 @@ from autopeft.records import (
 from autopeft.space import AllocationContext
 
 if TYPE_CHECKING:
-    from autopeft.pipeline.prepare import Prepared
+    from autopeft.run.prepare import Prepared
 
 FILE = "cell.json"
 
@@ -93,7 +93,7 @@ def describe(
 ) -> Description:
     """The description of a cell whose model is loaded; `context` holds the scores by gradient."""
     from autopeft.extension import metric_facts
-    from autopeft.pipeline.problem import parse_budget
+    from autopeft.run.formulate import parse_budget
 
     sizes = {split: len(encoded.labels) for split, encoded in prepared.bench.splits.items()}
     most = {"search": cell.search_examples, "confirm": cell.confirm_examples, "test": cell.test_examples}

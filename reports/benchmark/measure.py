@@ -32,7 +32,7 @@ from table import EXAMPLE_FIELDS, FIELDS, FULL_SEEDS, SEARCH_SEED, packed
 if TYPE_CHECKING:
     from cells import Candidate, Cell
 
-    from autopeft.pipeline.prepare import Prepared
+    from autopeft.run.prepare import Prepared
     from autopeft.space import AllocationContext
     from autopeft.train import Bench
 
@@ -74,10 +74,10 @@ def prepared_cell(cell: Cell, data: Path, models: Path) -> tuple[Bench, list[Can
 
 def prepare_cell(cell: Cell, data: Path, models: Path) -> tuple[Prepared, AllocationContext]:
     """Model and data of a cell, and what its plans are allocated by."""
-    from autopeft.pipeline.prepare import prepare
-    from autopeft.pipeline.problem import parse_budget
-    from autopeft.pipeline.scoring import sensitivity
     from autopeft.records import RunSpec
+    from autopeft.run.formulate import parse_budget
+    from autopeft.run.prepare import prepare
+    from autopeft.run.scoring import sensitivity
     from autopeft.space import AllocationContext
 
     spec = RunSpec()

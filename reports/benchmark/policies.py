@@ -22,9 +22,9 @@ from autopeft.cli.progress import Silent
 from autopeft.engine import Limits, Runs, SearchProblem
 from autopeft.executors import EXECUTORS
 from autopeft.extension import discover
-from autopeft.pipeline.prepare import Prepared
-from autopeft.pipeline.problem import requested_space, search_problem
 from autopeft.records import SHORT_NAMES, Measurement, Plan, RunSpec, SiteScores
+from autopeft.run.formulate import requested_space, search_problem
+from autopeft.run.prepare import Prepared
 from autopeft.space import AllocationContext
 
 BASELINES = ("lora/all", "lora/q+v")

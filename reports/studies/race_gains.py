@@ -20,11 +20,11 @@ from pathlib import Path
 
 import torch
 
-from autopeft import pipeline
+from autopeft import commands
 from autopeft.cli.progress import Silent
-from autopeft.pipeline.prepare import prepare
-from autopeft.pipeline.problem import fit_to_budget, requested_space, search_problem
 from autopeft.records import BudgetSpec, DataSpec, Fidelity, OutputSpec, RunSpec, SearchSpec, TaskSpec
+from autopeft.run.formulate import fit_to_budget, requested_space, search_problem
+from autopeft.run.prepare import prepare
 from autopeft.space import FirstPlan, first_policies, plan_of
 
 BATCH_SIZE = 16
@@ -48,7 +48,7 @@ def spec_of(source: Path, budget: str, *, n_steps: int, seed: int, out: Path) ->
 
 def searched(spec: RunSpec) -> list[object]:
     """What the search hands over: plan, parameters, scores, cost and verdict."""
-    result, path = pipeline.search(spec, progress=Silent())
+    result, path = commands.search(spec, progress=Silent())
     full = {run.plan: run for run in result.full_runs}[result.best]
     # The search reads as many test rows as a tenth of a full run pays, a sweep reads all.
     bench = replace(prepare(spec).bench, keep_weights=lambda plan, seed: path / "best" / "weights")

@@ -15,9 +15,9 @@ from toys.counting import LORA, n_trained, tensor_bytes, tiny_config, write_conf
 
 from autopeft import model
 from autopeft.adapters import compile_plan
+from autopeft.commands import count
 from autopeft.errors import SiteError
 from autopeft.extension import discover
-from autopeft.pipeline import count
 from autopeft.records import DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
 from autopeft.store import write_plan
 

@@ -11,7 +11,7 @@ from toys.counting import LORA, tiny_config, write_config
 from typer.testing import CliRunner
 
 from autopeft.cli.app import app
-from autopeft.pipeline import count
+from autopeft.commands import count
 from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
 from autopeft.store import write_plan
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from autopeft import model
 from autopeft.cli.app import app
-from autopeft.pipeline import Count, count
+from autopeft.commands import Count, count
 from autopeft.records import ModelSpec
 
 PUBLISHED = [

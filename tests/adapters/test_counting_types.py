@@ -12,8 +12,8 @@ from peft import PeftType
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from toys.counting import SHORT, n_trained, tensor_bytes, tiny_config, write_config
 
+from autopeft.commands import count
 from autopeft.errors import SpecError
-from autopeft.pipeline import count
 
 # Every type that peft has, in the forms whose parameters or files differ.
 FORMS = {

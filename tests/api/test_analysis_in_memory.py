@@ -13,7 +13,7 @@ from toys.specs import run_spec
 from toys.words import LABEL_NAMES
 
 import autopeft
-from autopeft import pipeline
+from autopeft import commands
 from autopeft.errors import SpecError
 from autopeft.records import IN_MEMORY
 
@@ -39,7 +39,7 @@ def test_analysis_in_memory_gives_what_that_of_the_directory_gives(model_dir, to
     module.config.id2label = dict(enumerate(LABEL_NAMES))
     for part in (module, tokenizer):  # with its head, which the checkpoint lacks
         part.save_pretrained(tmp_path)
-    read = pipeline.analyze(run_spec(tmp_path, data_dir), scores=["fisher"], max_examples=32)
+    read = commands.analyze(run_spec(tmp_path, data_dir), scores=["fisher"], max_examples=32)
     data = datasets.DatasetDict(
         {
             name: datasets.Dataset.from_csv(str(data_dir / f"{name}.csv"))

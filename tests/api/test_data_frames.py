@@ -12,8 +12,8 @@ from toys.memory import toy_dataset
 import autopeft
 from autopeft.errors import DataError
 from autopeft.extension import discover
-from autopeft.pipeline.in_memory import InMemory, dataset_of, load_data
 from autopeft.records import RunSpec
+from autopeft.run.objects import InMemory, dataset_of, load_data
 
 N = 120
 TWO = [0, 1] * (N // 2)

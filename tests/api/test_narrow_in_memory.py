@@ -12,7 +12,7 @@ from toys.words import toy_rows
 
 import autopeft
 from autopeft.errors import ModelError
-from autopeft.pipeline import computing
+from autopeft.run import computing
 
 CLASSIFIER = "AutoModelForSequenceClassification"
 FEW = {**SMALL, "trials": 2, "max_steps": 4}

@@ -12,7 +12,7 @@ from toys.architectures import logits, train
 from toys.bases import adapters_of, state_of, toy_config
 
 import autopeft
-from autopeft import pipeline
+from autopeft import commands
 from autopeft.errors import ModelError, RunDirError, SpecError
 from autopeft.model import BaseModel
 from autopeft.records import DataSpec, ModelSpec, PlanDocument, TaskSpec
@@ -99,7 +99,7 @@ def test_the_weights_of_a_run_are_applied_with_what_the_checkpoint_lacked(
     tokenizer.save_pretrained(model_dir)
     analysis = autopeft.analyze(model=model_dir, data=data_dir, scores="parameters", budget="5%", max_steps=4)
     write_plan(tmp_path / "plan.yaml", analysis.suggestion)
-    folder = pipeline.train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter").folder
+    folder = commands.train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter").folder
     kept = json.loads((folder / "adapter_config.json").read_text())["modules_to_save"]
     assert "bert.pooler.dense" in kept
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
 import autopeft
-from autopeft import pipeline
+from autopeft import commands
 from autopeft.cli.app import app
 from autopeft.cli.progress import Silent
 from autopeft.errors import (
@@ -103,11 +103,11 @@ def test_what_was_in_memory_is_asked_for_in_one_sentence_and_not_guessed(run, to
     before = (out / "result.json").read_bytes()
     missing_model = r"model of this run was in memory .* --model"
     with pytest.raises(ModelError, match=missing_model):
-        pipeline.search(run_spec(out=out), resume=True, progress=Silent())
+        commands.search(run_spec(out=out), resume=True, progress=Silent())
     with pytest.raises(ModelError, match=missing_model):
-        pipeline.train_plan(out)
+        commands.train_plan(out)
     with pytest.raises(ModelError, match=missing_model):
-        pipeline.count(out / "best" / "plan.yaml")
+        commands.count(out / "best" / "plan.yaml")
     with pytest.raises(DataError, match=r"dataset of this run was an object in memory .* data\."):
         autopeft.search(model=module, tokenizer=tokenizer, out=out, resume=True)
     assert (out / "result.json").read_bytes() == before

@@ -25,9 +25,9 @@ from toys.benchmark import (
 )
 from toys.metrics import ERROR_RATE
 
-from autopeft.pipeline.problem import fit_to_budget, requested_space, search_problem
-from autopeft.pipeline.scoring import logged_scores
 from autopeft.records import RunSpec
+from autopeft.run.formulate import fit_to_budget, requested_space, search_problem
+from autopeft.run.scoring import logged_scores
 
 
 def ia3_leads(candidate, split, steps, seed):

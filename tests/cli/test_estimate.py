@@ -10,17 +10,17 @@ import pytest
 import transformers
 from typer.testing import CliRunner, Result
 
-from autopeft import pipeline
+from autopeft import commands
 from autopeft.cli.app import app
 
 N_LAYERS = 3
-ESTIMATED = cache(pipeline.estimate_step)
+ESTIMATED = cache(commands.estimate_step)
 
 
 @pytest.fixture(autouse=True)
 def computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same wish, asked for as JSON and as text, is computed once."""
-    monkeypatch.setattr(pipeline, "estimate_step", ESTIMATED)
+    monkeypatch.setattr(commands, "estimate_step", ESTIMATED)
 
 
 def run(*arguments: object) -> Result:

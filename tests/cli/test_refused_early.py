@@ -10,8 +10,8 @@ import transformers
 from typer.testing import CliRunner
 
 from autopeft.cli.app import app
+from autopeft.commands.verify import tolerance_of
 from autopeft.errors import SpecError
-from autopeft.pipeline.verifying import tolerance_of
 
 
 def run(*arguments, env=None):

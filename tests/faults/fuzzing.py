@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 from toys.counting import tiny_config
 
-from autopeft import budget, pipeline, space
+from autopeft import budget, commands, space
 from autopeft.data import load
 from autopeft.errors import AutopeftError
 from autopeft.extension import discover
@@ -174,12 +174,12 @@ class Readers:
         content = json.dumps({**good, "peft_type": rng.choice(["LORA", "IA3", "LOHA", "VERA", "OFT", "X"])})
         made = damaged(content.encode(), rng, load=json.loads, dump=json.dumps)
         path = self.written("adapter_config.json", made)
-        return pipeline.count(path, model_id=str(self.llama))
+        return commands.count(path, model_id=str(self.llama))
 
     def plan(self, rng: random.Random) -> object:
         """`count plan.yaml`."""
         path = self.written("plan.yaml", self.yaml_of((self.run / "best/plan.yaml").read_bytes(), rng))
-        return pipeline.count(path)
+        return commands.count(path)
 
     def table(self, rng: random.Random) -> object:
         """`--data train.csv`."""
@@ -207,7 +207,7 @@ class Readers:
         names = ("state/search_result.json", "state/measurements.jsonl", "run.yaml", "state/scores.json")
         path = run / rng.choice(names)
         path.write_bytes(mangled(path.read_bytes(), rng))
-        return pipeline.render(run)
+        return commands.render(run)
 
     def kinds(self) -> dict[str, Read]:
         """The readers by name."""

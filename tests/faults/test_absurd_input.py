@@ -7,7 +7,7 @@ import json
 import pytest
 from toys.hub import Hub, hub_on_this_machine
 
-from autopeft import budget, pipeline, space
+from autopeft import budget, commands, space
 from autopeft.data import load
 from autopeft.errors import AutopeftError, DataError, ModelError, SiteError, SpecError
 from autopeft.extension import discover
@@ -59,7 +59,7 @@ def test_a_label_whose_square_overflows_is_refused(tmp_path, label):
 def count(folder, model, content):
     text = content if isinstance(content, str) else json.dumps({"peft_type": "LORA", **content})
     (folder / "adapter_config.json").write_text(text)
-    return pipeline.count(folder, model_id=str(model))
+    return commands.count(folder, model_id=str(model))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from toys.specs import run_spec
 
-from autopeft import pipeline
+from autopeft import commands
 from autopeft.cli.progress import Silent
 from autopeft.errors import RunDirError
 from autopeft.records import with_setting
@@ -31,13 +31,13 @@ def stopped(small_spec, model_dir, tmp_path_factory):
     )
     spec = small_spec(folder / "run", model=str(folder / "model"), space=str(folder / "space.yaml"))
     with pytest.raises(KeyboardInterrupt):
-        pipeline.search(spec, given=frozenset({"search.trials"}), progress=StopsAfterOne())
+        commands.search(spec, given=frozenset({"search.trials"}), progress=StopsAfterOne())
     return folder
 
 
 def resume(folder, **settings):
     spec = run_spec(out=folder / "run", **settings)
-    pipeline.search(spec, given=frozenset(settings), resume=True, progress=StopsAfterOne())
+    commands.search(spec, given=frozenset(settings), resume=True, progress=StopsAfterOne())
 
 
 def edit_json(path, **values):
@@ -111,7 +111,7 @@ def test_a_run_goes_on_with_data_and_model_at_another_place_where_they_are_the_s
     error, sentence = (KeyboardInterrupt, "") if is_same else (RunDirError, "data_fingerprint .*, now it is")
     with pytest.raises(error, match=sentence):
         given = frozenset({"model.id", "data.source"})
-        pipeline.search(spec, given=given, resume=True, progress=StopsAfterOne())
+        commands.search(spec, given=given, resume=True, progress=StopsAfterOne())
     if is_same:
         assert yaml.safe_load((run / "run.yaml").read_text())["data"]["source"] == str(data)
 

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from toys.specs import run_spec
 
-from autopeft import pipeline
+from autopeft import commands
 from autopeft.cli.progress import Silent
 from autopeft.errors import SpecError
 
@@ -69,7 +69,7 @@ def test_damaged_weights_are_trained_again_on_resume(run_copy, finished, damage,
     log.write_text("".join(line for line in lines if '"split": "test"' not in line))
     shutil.rmtree(run_copy / "best")
     damage(weights)
-    pipeline.search(run_spec(out=run_copy), resume=True, progress=Silent())
+    commands.search(run_spec(out=run_copy), resume=True, progress=Silent())
     assert "are missing or damaged; they are trained again" in caplog.text
     assert weights.read_bytes() == before
     assert (run_copy / "best/weights/adapter_model.safetensors").read_bytes() == before
@@ -80,4 +80,4 @@ def test_damaged_weights_are_trained_again_on_resume(run_copy, finished, damage,
 def test_an_order_cannot_name_a_folder_elsewhere(tmp_path, order):
     (tmp_path / "order.json").write_text(order)
     with pytest.raises(SpecError, match="should list the names of the folders beside it"):
-        pipeline.count(tmp_path, model_id="none")
+        commands.count(tmp_path, model_id="none")

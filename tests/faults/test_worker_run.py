@@ -13,15 +13,15 @@ from toys.processes import running_workers
 from toys.reading import rows_of
 from toys.specs import run_spec
 
-from autopeft import pipeline
+from autopeft import commands
 from autopeft.cli.progress import Silent
+from autopeft.commands import best, searching
 from autopeft.errors import RunDirError, SpecError
-from autopeft.pipeline import best, searching
-from autopeft.pipeline.fingerprint import loaded_facts, start_sha256
-from autopeft.pipeline.in_memory import InMemory
-from autopeft.pipeline.prepare import prepare
-from autopeft.pipeline.working import WorkerBench
 from autopeft.records import IN_MEMORY
+from autopeft.run.objects import InMemory
+from autopeft.run.prepare import prepare
+from autopeft.run.state import loaded_facts, start_sha256
+from autopeft.run.workers import WorkerBench
 from autopeft.store import RunDir
 
 GIVEN = frozenset({"search.trials"})
@@ -60,7 +60,7 @@ def test_two_workers_measure_the_same_as_one_process_even_if_one_is_killed(
 ):
     spec = small_spec(tmp_path / "run", methods="ia3,lora", executor=executor, workers=2)
     display = Kills()
-    result, path = pipeline.search(spec, given=GIVEN, progress=display)
+    result, path = commands.search(spec, given=GIVEN, progress=display)
     assert display.n_measured >= 3
     assert rows_of(path) == rows_of(finished)
     assert running_workers() == []
@@ -68,7 +68,7 @@ def test_two_workers_measure_the_same_as_one_process_even_if_one_is_killed(
     assert list((path / "best/weights").glob("*.safetensors"))
     assert result.environment["device"] == "cpu"
     # A resumed run may spread its measurements otherwise; here nothing is left to measure.
-    again = pipeline.search(run_spec(out=path), resume=True, progress=Silent())[0]
+    again = commands.search(run_spec(out=path), resume=True, progress=Silent())[0]
     assert again.verdict == result.verdict
 
 
@@ -104,7 +104,7 @@ def test_objects_in_memory_are_refused(small_spec, tmp_path, model_dir):
     spec = spec.model_copy(update={"data": spec.data.model_copy(update={"source": IN_MEMORY})})
     table = datasets.Dataset.from_dict({"text": ["good"], "label": ["a"]})
     with pytest.raises(SpecError, match="loads model and data in other processes, and here they are objects"):
-        pipeline.search(spec, given=GIVEN, progress=Silent(), memory=replace(InMemory(), data=table))
+        commands.search(spec, given=GIVEN, progress=Silent(), memory=replace(InMemory(), data=table))
 
 
 def test_numbers_of_gpus_are_left_to_ray(small_spec, tmp_path):
@@ -112,7 +112,7 @@ def test_numbers_of_gpus_are_left_to_ray(small_spec, tmp_path):
     with pytest.raises(
         SpecError, match="gives each worker a GPU by itself; set --device to cuda and --workers"
     ):
-        pipeline.search(spec, given=GIVEN, progress=Silent())
+        commands.search(spec, given=GIVEN, progress=Silent())
 
 
 def test_an_executor_without_its_package_is_refused(small_spec, tmp_path, monkeypatch):
@@ -121,4 +121,4 @@ def test_an_executor_without_its_package_is_refused(small_spec, tmp_path, monkey
     with pytest.raises(
         SpecError, match=r'needs the package ray; install it with: pip install "autopeft\[ray\]"'
     ):
-        pipeline.search(spec, given=GIVEN, progress=Silent())
+        commands.search(spec, given=GIVEN, progress=Silent())

@@ -10,7 +10,7 @@ import transformers
 from toys.families import BART, GROUPED, HEADED, IDS, VISION_TOWER, D
 from typer.testing import CliRunner
 
-from autopeft import model, pipeline
+from autopeft import commands, model
 from autopeft.cli.app import app
 from autopeft.errors import ModelError
 from autopeft.model.checks import require_causal
@@ -76,7 +76,7 @@ def test_run_on_texts_is_counted_and_exported_and_its_card_loads_it(name, folder
     paths = ["--model", str(folder), "--data", str(tmp_path / "rows.jsonl"), "--out", str(run)]
     done = CliRunner().invoke(app, ["search", *flags.split(), *paths])
     assert done.exit_code == 0, done.output
-    assert pipeline.count(run).trainable_params > 0
+    assert commands.count(run).trainable_params > 0
     exported = ["export", "--run", str(run), "--to", "uniform-lora", "--out", str(tmp_path / "lora")]
     done = CliRunner().invoke(app, exported)
     assert done.exit_code == 0, done.output

@@ -13,14 +13,14 @@ from toys.bases import toy_config
 from toys.quantised import LLM, QUANTISED_MARKS, bitsandbytes, by_bits, load_toy, search_spec
 from toys.specs import run_spec
 
-from autopeft import model, pipeline
+from autopeft import commands, model
 from autopeft.cli.progress import Silent
 from autopeft.errors import ModelError
 from autopeft.model.quantising import require_working_kernels
 from autopeft.model.shapes import n_bits
-from autopeft.pipeline.best import plan_document
-from autopeft.pipeline.prepare import prepare
-from autopeft.pipeline.problem import parse_budget
+from autopeft.run.best import plan_document
+from autopeft.run.formulate import parse_budget
+from autopeft.run.prepare import prepare
 from autopeft.store import read_plan, write_plan
 
 pytestmark = QUANTISED_MARKS
@@ -67,7 +67,7 @@ def test_plan_of_a_quantised_model_is_counted_from_its_config(
     written = tmp_path / "plan.yaml"
     write_plan(written, document)
     assert read_plan(written) == document
-    assert pipeline.count(written).trainable_params == plan.trainable_params
+    assert commands.count(written).trainable_params == plan.trainable_params
 
 
 @by_bits
@@ -168,9 +168,9 @@ def test_maps_that_bitsandbytes_cannot_compute_are_refused(kind, reason):
 def test_model_in_memory_is_not_quantised(make_base, data_dir):
     base = make_base("bert")
     spec = run_spec(data=data_dir, quantize="4bit", **{"model.id": "<in memory>"})
-    memory = pipeline.InMemory(model=base.module, tokenizer=base.tokenizer)
+    memory = commands.InMemory(model=base.module, tokenizer=base.tokenizer)
     with pytest.raises(ModelError, match="load it quantised and leave quantize out"):
-        pipeline.search(spec, progress=Silent(), memory=memory)
+        commands.search(spec, progress=Silent(), memory=memory)
 
 
 @by_bits

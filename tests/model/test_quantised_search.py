@@ -15,15 +15,15 @@ from toys.quantised import QUANTISED_MARKS, bitsandbytes, search_spec
 from typer.testing import CliRunner
 
 import autopeft
-from autopeft import model, pipeline
+from autopeft import commands, model
 from autopeft.cli.app import app
 from autopeft.cli.progress import Silent
 from autopeft.errors import ModelError, SpecError
 from autopeft.model.quantising import quantisation_config
 from autopeft.model.shapes import n_bits
-from autopeft.pipeline.prepare import prepare
-from autopeft.pipeline.reporting import part_words
 from autopeft.report.card import python_lines
+from autopeft.run.facts import part_words
+from autopeft.run.prepare import prepare
 
 pytestmark = QUANTISED_MARKS
 
@@ -32,7 +32,7 @@ pytestmark = QUANTISED_MARKS
 def run(request, model_dir, data_dir, tmp_path_factory):
     """A finished search: the bits, its result and its folder."""
     out = tmp_path_factory.mktemp("runs") / request.param
-    result, path = pipeline.search(search_spec(request.param, model_dir, data_dir, out), progress=Silent())
+    result, path = commands.search(search_spec(request.param, model_dir, data_dir, out), progress=Silent())
     return request.param, result, path
 
 
@@ -44,7 +44,7 @@ def test_search_writes_down_how_the_base_model_is_quantised(run, data_dir):
     assert result.setting.unquantised == ("classifier",)
     assert result.environment["bitsandbytes"] == bitsandbytes.__version__
     assert f"| quantised | {bits} by bitsandbytes |" in (path / "report.md").read_text(encoding="utf-8")
-    assert pipeline.render(path).setting == result.setting
+    assert commands.render(path).setting == result.setting
 
 
 def test_search_resumes_from_its_measurements(run, model_dir, data_dir, tmp_path):
@@ -54,7 +54,7 @@ def test_search_resumes_from_its_measurements(run, model_dir, data_dir, tmp_path
     log = path / "state" / "measurements.jsonl"
     log.write_text("".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[:-2]), encoding="utf-8")
     spec = search_spec(bits, model_dir, data_dir, path)
-    again, _ = pipeline.search(spec, given=frozenset({"search.trials"}), resume=True, progress=Silent())
+    again, _ = commands.search(spec, given=frozenset({"search.trials"}), resume=True, progress=Silent())
     before, after = (
         {(m.plan, m.fidelity): m.loss for m in search.measurements} for search in (result, again)
     )
@@ -62,7 +62,7 @@ def test_search_resumes_from_its_measurements(run, model_dir, data_dir, tmp_path
     assert before == after
     with pytest.raises(SpecError, match=r"model.quantize was .bit and cannot become none"):
         changed = search_spec("none", model_dir, data_dir, path)
-        pipeline.search(changed, given=frozenset({"model.quantize"}), resume=True, progress=Silent())
+        commands.search(changed, given=frozenset({"model.quantize"}), resume=True, progress=Silent())
 
 
 def test_peft_alone_loads_the_adapter_onto_the_quantised_model(run, make_batch, monkeypatch):
@@ -88,7 +88,7 @@ def test_peft_alone_loads_the_adapter_onto_the_quantised_model(run, make_batch, 
 
 def test_merged_model_computes_what_was_trained(run, make_batch, tmp_path):
     _, result, path = run
-    pipeline.export(pipeline.ExportRequest(to="merged", out=tmp_path / "merged", run=path))
+    commands.export(commands.ExportRequest(to="merged", out=tmp_path / "merged", run=path))
     merged = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
     assert not any(n_bits(child) for child in merged.modules())
     prepared = prepare(result.spec)
@@ -103,9 +103,9 @@ def test_merged_model_computes_what_was_trained(run, make_batch, tmp_path):
 def test_train_takes_bits_device_and_dtype_over_the_plan_s(run, tmp_path):
     _, _, path = run
     overrides = {"model.quantize": "none", "execution.device": "cpu", "execution.dtype": "bfloat16"}
-    folder = pipeline.train_plan(path, out=tmp_path / "plain", overrides=overrides).folder
+    folder = commands.train_plan(path, out=tmp_path / "plain", overrides=overrides).folder
     assert "quantize" not in (folder / "plan.yaml").read_text(encoding="utf-8")
-    folder = pipeline.train_plan(path, out=tmp_path / "as it was").folder
+    folder = commands.train_plan(path, out=tmp_path / "as it was").folder
     assert f"quantize: {run[0]}" in (folder / "plan.yaml").read_text(encoding="utf-8")
     for name, word in (
         ("model.quantize", "3bit"),
@@ -113,7 +113,7 @@ def test_train_takes_bits_device_and_dtype_over_the_plan_s(run, tmp_path):
         ("execution.device", "gpu"),
     ):
         with pytest.raises((SpecError, ModelError), match=word):
-            pipeline.train_plan(path, out=tmp_path / "no", overrides={name: word})
+            commands.train_plan(path, out=tmp_path / "no", overrides={name: word})
 
 
 def test_command_line_passes_4bit_to_search_analyze_and_train(model_dir, data_dir, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 MAX_FILE_LINES, MAX_BODY_LINES, MAX_PARAMETERS, MAX_FIELDS = 400, 60, 7, 12
 # `SearchFacts` gathers all that the report says of the run; it is only read, never built by hand outside the
-# pipeline. `RunSpec` nests its topics and needs no exemption.
+# commands. `RunSpec` nests its topics and needs no exemption.
 # A PEFT method is all that is true of it: `PeftMethod` holds it and `Method` asks for it, name by name.
 # `Preview` is the JSON object of a dry run, one key for each fact.
 # `ResultFile` names the keys of result.json, as `Preview` does, and `TrialRow` the columns of trials.csv.
@@ -18,7 +18,7 @@ WIDE_RECORDS = ("SearchFacts", "Method", "PeftMethod", "Preview", "ResultFile", 
 BROAD_EXCEPTS = {
     ("train/bench.py", "Exception"),
     ("executors/serial.py", "BaseException"),
-    ("pipeline/tracking.py", "Exception"),
+    ("run/tracking.py", "Exception"),
     ("extension/discovery.py", "Exception"),
 }
 

@@ -27,7 +27,7 @@ ALLOWED = (
     ("cli/", "parameters", "the heading of a column"),
     ("templates/", "parameters", "the heading of a column"),
     ("space/spaces.py", "lora", "what people write without a search"),
-    ("pipeline/problem.py", "gradient fisher", "scores that every report shows beside the chosen one"),
+    ("run/formulate.py", "gradient fisher", "scores that every report shows beside the chosen one"),
     ("templates/", "lora", "a word of axolotl's and LLaMA-Factory's files"),
     ("tasks/", "exact-match", "a metric of written answers, which their tasks compute themselves"),
 )

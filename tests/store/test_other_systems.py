@@ -19,8 +19,8 @@ import pytest
 from autopeft import space
 from autopeft.engine.runs import wait_for_any
 from autopeft.errors import RunDirError
-from autopeft.pipeline import best
 from autopeft.records import RunSpec, commands, python_words
+from autopeft.run import best
 from autopeft.store import (
     checksums,
     files,

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from autopeft import pipeline
+from autopeft import commands
 from autopeft.cli.progress import Silent
+from autopeft.commands.export import ExportRequest
 from autopeft.errors import RunDirError, SpecError
-from autopeft.pipeline.exporting import ExportRequest
 from autopeft.records import VERSION, RunSpec
 from autopeft.store import RunDir, read_checked, read_plan, write_checked
 
@@ -75,7 +75,7 @@ def test_a_run_of_another_version_is_not_resumed_and_stays_as_it_was(folder):
     before = files_of(folder)
     spec = RunSpec().model_copy(update={"output": RunSpec().output.model_copy(update={"out": str(folder)})})
     with pytest.raises(RunDirError, match=rf"measured by autopeft 0\.1\.0, and this is {re.escape(VERSION)}"):
-        pipeline.search(spec, given=frozenset({"output.out"}), resume=True, progress=Silent())
+        commands.search(spec, given=frozenset({"output.out"}), resume=True, progress=Silent())
     assert files_of(folder) == before
 
 
@@ -84,7 +84,7 @@ def test_a_newer_run_is_not_rendered_with_what_this_version_knows_of_it(folder):
     edit_result(folder, lambda content: content.update(grams=3.0))
     before = files_of(folder)
     with pytest.raises(RunDirError, match=r"a run of autopeft 999\.1, which .* cannot read: .* newer"):
-        pipeline.render(folder)
+        commands.render(folder)
     assert files_of(folder) == before
 
 
@@ -111,7 +111,7 @@ def test_weights_are_exported_whatever_the_settings_of_their_run(folder, tmp_pat
     set_version(folder, "0.1.0")
     replace_in_settings(folder, "dtype: float32", "dtype: float16")
     weights = folder / "best/weights"
-    written = pipeline.export(ExportRequest(to="native", out=tmp_path / "out", adapter=weights))
+    written = commands.export(ExportRequest(to="native", out=tmp_path / "out", adapter=weights))
     assert "adapter_model.safetensors" in written.files
 
 

@@ -9,7 +9,7 @@ import transformers
 from toys.bases import toy_config
 from toys.words import toy_rows
 
-from autopeft import pipeline
+from autopeft import commands
 from autopeft.cli.progress import Silent
 from autopeft.records import (
     BudgetSpec,
@@ -58,7 +58,7 @@ def test_search_reaches_a_verdict_by_the_task_s_own_metric(name, tmp_path, token
         search=SearchSpec(methods=("lora", "hira"), seeds=2),
         output=OutputSpec(out=str(tmp_path / "run")),
     )
-    result, path = pipeline.search(spec, progress=Silent())
+    result, path = commands.search(spec, progress=Silent())
     assert result.setting.greater_is_better is greater_is_better
     assert result.verdict.label in ("better", "as good and smaller", "inconclusive", "default kept")
     assert greater_is_better or "points" not in " ".join((result.verdict.sentence, *result.sentences))
@@ -66,5 +66,5 @@ def test_search_reaches_a_verdict_by_the_task_s_own_metric(name, tmp_path, token
     assert best.metric_std_error > 0 and tested.metric_std_error > 0
     means = [m.metric for m in result.measurements if m.plan == best.plan and m.fidelity.split == "confirm"]
     assert best.metrics == pytest.approx(tuple(means), abs=1e-6)
-    again = pipeline.train_plan(path, out=tmp_path / "again").folder / WEIGHTS
+    again = commands.train_plan(path, out=tmp_path / "again").folder / WEIGHTS
     assert again.read_bytes() == (path / "best" / "weights" / WEIGHTS).read_bytes()

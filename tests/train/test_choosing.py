@@ -10,14 +10,14 @@ import torch
 import transformers
 from toys.specs import run_spec
 
-from autopeft import pipeline
+from autopeft import commands
 from autopeft.cli.progress import Silent
 from autopeft.errors import ModelError
 from autopeft.extension import discover
 from autopeft.model import BaseModel
-from autopeft.pipeline.computing import memory_needed
-from autopeft.pipeline.resuming import resumed
 from autopeft.records import ExecutionSpec
+from autopeft.run.computing import memory_needed
+from autopeft.run.resume import resumed
 from autopeft.store import RunDir
 from autopeft.train import Bench, Compute, EncodedSplit, choose_compute, choosing
 from autopeft.train.choosing import most_tokens
@@ -158,7 +158,7 @@ def test_run_keeps_and_says_what_it_has_chosen(model_dir, data_dir, tmp_path, ca
     short = {"max_steps": 4, "batch_size": 8, "budget": "5%", "effort": "quick"}
     spec = run_spec(model_dir, data_dir, out=str(tmp_path / "run"), **short)
     with caplog.at_level(logging.INFO):
-        result, path = pipeline.search(spec, progress=Silent())
+        result, path = commands.search(spec, progress=Silent())
     assert "--micro-batch-tokens 2048: a token keeps" in caplog.text
     assert result.environment["micro_batch_tokens"] == "2048"
     stored = RunDir.open(path).read_spec()

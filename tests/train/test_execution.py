@@ -11,12 +11,12 @@ import yaml
 from huggingface_hub import constants as hub
 from toys.specs import run_spec
 
-from autopeft import model, pipeline
+from autopeft import commands, model
 from autopeft.cli.progress import Silent
 from autopeft.errors import ModelError
 from autopeft.model import loading
-from autopeft.pipeline.resuming import resumed
 from autopeft.records import ModelSpec, OutputSpec, RunSpec
+from autopeft.run.resume import resumed
 from autopeft.store import RunDir
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -87,7 +87,7 @@ def test_model_of_the_hub_is_pinned_to_its_commit(model_dir, data_dir, tmp_path,
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
     settings = {"budget": "5%", "max_steps": 4, "batch_size": 8, "effort": "quick"}
     spec = run_spec("toys/tiny", data_dir, revision="main", out=str(tmp_path / "run"), **settings)
-    _, run = pipeline.search(spec, progress=Silent())
+    _, run = commands.search(spec, progress=Silent())
     spec = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
     plan = yaml.safe_load((run / "best" / "plan.yaml").read_text(encoding="utf-8"))
     assert spec["model"]["revision"] == plan["base_model"]["revision"] == COMMIT
@@ -104,7 +104,7 @@ def test_run_pinned_to_a_commit_resumes_under_the_branch_of_its_flags(tmp_path):
 
 def test_local_model_has_no_commit(model_dir, data_dir):
     spec = run_spec(model_dir, data_dir, max_steps=4, batch_size=8, device="cpu")
-    assert pipeline.analyze(spec, scores=["parameters"]).suggestion.model.revision is None
+    assert commands.analyze(spec, scores=["parameters"]).suggestion.model.revision is None
 
 
 @pytest.mark.parametrize(

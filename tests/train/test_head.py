@@ -13,8 +13,8 @@ from autopeft.adapters import compile_plan
 from autopeft.errors import SiteError
 from autopeft.model import BaseModel
 from autopeft.model.checks import require_sites
-from autopeft.pipeline.prepare import prepare
 from autopeft.records import Status
+from autopeft.run.prepare import prepare
 from autopeft.train.rates import head_maps, head_rates
 
 TINY = {

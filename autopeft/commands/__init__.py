@@ -1,0 +1,30 @@
+"""One file for each thing that a user asks for, readable from top to bottom.
+
+Inside the folder each file imports only from those before it: estimate, plan_settings, preview →
+analyze, count, export, load, search, train → verify → push.
+"""
+
+from __future__ import annotations
+
+from autopeft.commands.analyze import Analysis, Suggestion, analyze, suggest
+from autopeft.commands.count import (
+    Count,
+    Counted,
+    MethodsOnModel,
+    count,
+    count_step,
+    count_steps,
+    methods_on,
+)
+from autopeft.commands.estimate import EstimateRequest, RunEstimate, RunRequest, StepEstimate, estimate_step
+from autopeft.commands.export import Export, ExportRequest, export
+from autopeft.commands.load import apply, load_finished, save
+from autopeft.commands.preview import Preview, TaskFacts, preview
+from autopeft.commands.push import Pushed, PushRequest, push
+from autopeft.commands.search import search
+from autopeft.commands.train import train_plan
+from autopeft.commands.verify import Reading, Verification, VerifyRequest, verify
+from autopeft.run.facts import part_words, render, render_several
+from autopeft.run.forecast import Forecast, Span
+from autopeft.run.objects import InMemory
+from autopeft.run.turns import one_at_a_time

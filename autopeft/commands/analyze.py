@@ -1,0 +1,222 @@
+"""`analyze` and `suggest`: score the sensitivity of every site and suggest a plan, without training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from peft import PeftConfig
+
+from autopeft import model, report, space
+from autopeft.adapters import compile_plan
+from autopeft.errors import SpecError
+from autopeft.extension import Method, discover
+from autopeft.records import (
+    Budget,
+    PlanDocument,
+    RunSpec,
+    Sensitivity,
+    Site,
+    SiteScores,
+    search_command,
+    train_command,
+)
+from autopeft.run.best import plan_document
+from autopeft.run.formulate import fit_to_budget, parse_budget
+from autopeft.run.objects import NAMED, InMemory
+from autopeft.run.prepare import Prepared, prepare, with_demo_settings
+from autopeft.run.scoring import require_some, sensitivity
+from autopeft.space import BASELINE_METHOD, Policy
+from autopeft.store import refuse_files, write_plan, write_text
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Analysis:
+    """Scores of a base model's sites on a dataset, and the untested plan that the first score suggests.
+
+    `n_train` counts the examples of the train split. `files` is empty where nothing was written.
+    """
+
+    spec: RunSpec
+    base_model: str
+    data: str
+    n_train: int
+    sites: tuple[Site, ...]
+    sensitivity: Sensitivity
+    budget: Budget
+    suggestion: PlanDocument
+    files: tuple[str, ...] = ()
+
+    @property
+    def scores(self) -> tuple[SiteScores, ...]:
+        """The scores in the order in which they were requested."""
+        return self.sensitivity.scores
+
+    @property
+    def search_command(self) -> str:
+        """A command (or Python code, for objects in memory) that starts a search with the same settings."""
+        return search_command(self.spec)
+
+    def __repr__(self) -> str:
+        scores = ", ".join(score.name for score in self.scores)
+        plan = self.suggestion.plan
+        return (
+            f"Analysis({scores} of {len(self.sites)} sites of {self.base_model} · suggests "
+            f"{plan.trainable_params:,} params on {len(plan.adapters)} sites)"
+        )
+
+
+def analyze(
+    spec: RunSpec,
+    *,
+    scores: Sequence[str],
+    given: frozenset[str] = frozenset(),
+    max_examples: int | None = None,
+    out: Path | None = None,
+    memory: InMemory = NAMED,
+) -> Analysis:
+    """Score every site on a seeded sample of the train split, and allocate the budget by the first score.
+
+    Args:
+        spec: The settings of the run.
+        scores: Names of scores, at least one; the first one decides the suggested plan.
+        given: Dotted names of the settings that the user gave, as for a search.
+        max_examples: Upper limit on the examples to score; None allows 5 % of the cost of a full run.
+        out: Folder for sensitivity.csv, heat.svg and suggestion.yaml, empty or absent; None writes nothing.
+        memory: Model and dataset that were passed as objects, as for a search.
+
+    Raises:
+        SpecError: No score is named, or `max_examples` is no whole number or below 1.
+        UnknownNameError: A score does not exist.
+        RunDirError: `out` holds files already.
+        BudgetError: The budget does not even pay for rank 1 at one site.
+        AutopeftError: Data or model cannot be used, as for a search.
+    """
+    known = discover("autopeft.sensitivity")
+    names = [known[name].name for name in dict.fromkeys(scores)]
+    if not names:
+        raise SpecError(f"No score is named; pass one or more of {', '.join(sorted(known))}.")
+    require_some(max_examples)
+    if out is not None:
+        refuse_files(out)
+    prepared = prepare(with_demo_settings(spec, given), memory=memory)
+    sites = prepared.base.sites
+    site_names = [site.name for site in sites]
+    suggest_plan(prepared, dict.fromkeys(site_names, 1.0))  # raises on an impossible budget before any work
+    scored = sensitivity(prepared, names, max_examples=max_examples)
+    first = scored.scores[0]
+    by_site = dict(zip(site_names, first.values, strict=True))
+    analysis = Analysis(
+        spec=spec,
+        base_model=prepared.base.name,
+        data=prepared.data.name,
+        n_train=len(prepared.bench.splits["train"].labels),
+        sites=sites,
+        sensitivity=scored,
+        budget=parse_budget(prepared),
+        suggestion=suggest_plan(prepared, by_site),
+    )
+    if out is None:
+        return analysis
+    title = f"{analysis.base_model} on {analysis.data}"
+    write_text(out / "sensitivity.csv", report.sensitivity_csv(sites, analysis.scores))
+    write_text(out / "heat.svg", report.heat_svg(sites, analysis.scores, title=title))
+    write_plan(out / "suggestion.yaml", analysis.suggestion, header=_header(analysis))
+    files = ("sensitivity.csv", "heat.svg", "suggestion.yaml")
+    return replace(analysis, files=tuple(str(out / name) for name in files))
+
+
+def suggest_plan(prepared: Prepared, scores: dict[str, float]) -> PlanDocument:
+    """LoRA ranks by score per parameter, at the middle of LoRA's learning rates."""
+    spec = prepared.spec
+    lora_space = space.load(spec.search.space, known_methods=prepared.methods, only=(BASELINE_METHOD,))
+    feasible, context = fit_to_budget(prepared, lora_space)
+    low, high = space.learning_rates(feasible, BASELINE_METHOD, prepared.methods)
+    policy = Policy(
+        method=BASELINE_METHOD,
+        exponent=1.0,
+        max_rank=feasible.methods[BASELINE_METHOD].max_rank,
+        learning_rate=math.sqrt(low * high),
+    )
+    return plan_document(prepared, space.plan_of(policy, replace(context, scores=scores)))
+
+
+def _header(analysis: Analysis) -> str:
+    command = " ".join(analysis.search_command.split())  # a name may hold a line break
+    test = train_command(Path("suggestion.yaml"), analysis.spec.model, analysis.spec.data)
+    first = analysis.scores[0]
+    basis = f"without a score, as {first.name} is 0 at every site" if first.is_zero else ""
+    return (
+        f"# UNTESTED: laid out {basis or f'by the score {first.name} alone'}; nothing was trained.\n"
+        f"# LoRA, ranks by score per parameter, the middle of LoRA's learning rates.\n"
+        f"# Test it:       {test}\n"
+        f"# Look for more: {command}\n"
+        "# scale is alpha / r; the counts are in parameters.\n"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Suggestion:
+    """A `peft` config to start from, the learning rate that goes with it, and the plan that both say.
+
+    The config names task and head, so that `peft.get_peft_model(model, config)` trains exactly
+    `trainable_params` parameters beside the head.
+    """
+
+    config: PeftConfig
+    learning_rate: float
+    document: PlanDocument
+
+    @property
+    def trainable_params(self) -> int:
+        """Parameters of the adapters, without the head."""
+        return self.document.plan.trainable_params
+
+    def __repr__(self) -> str:
+        kind, n_sites = type(self.config).__name__, len(self.document.plan.adapters)
+        return (
+            f"Suggestion({kind} on {n_sites} sites · {self.trainable_params:,} params · "
+            f"learning_rate {self.learning_rate:.2g})"
+        )
+
+
+def suggest(spec: RunSpec, *, given: frozenset[str] = frozenset(), memory: InMemory = NAMED) -> Suggestion:
+    """LoRA of even ranks that spend the budget: the first plan of a search.
+
+    Raises:
+        SpecError: The settings name methods without LoRA, or a folder to write to.
+        UnknownNameError: A method does not exist.
+        BudgetError: The budget does not pay for rank 1 at one site.
+        AutopeftError: Data or model cannot be used, as for a search.
+    """
+    _require_lora_alone(spec, given)
+    prepared = prepare(with_demo_settings(spec, given), memory=memory)
+    lora_space = space.load(spec.search.space, known_methods=prepared.methods, only=(BASELINE_METHOD,))
+    feasible, context = fit_to_budget(prepared, lora_space)
+    (_, policy), *_ = space.first_policies(feasible, prepared.task.defaults.family, context)
+    document = plan_document(prepared, space.plan_of(policy, context))
+    (config,) = model.for_task(
+        compile_plan(document.plan, prepared.methods).configs,
+        prepared.base.module,
+        task_type=prepared.task.peft_task_type,
+        head_names=prepared.base.head_names,
+    )
+    return Suggestion(config=config, learning_rate=document.plan.learning_rate, document=document)
+
+
+def _require_lora_alone(spec: RunSpec, given: frozenset[str]) -> None:
+    """Raise an error for settings that a suggestion would ignore: methods without LoRA, a folder."""
+    known: Mapping[str, Method] = discover("autopeft.methods")
+    names = [known[name].name for name in spec.search.methods]
+    if names and BASELINE_METHOD not in names:
+        raise SpecError(
+            f"--methods is {', '.join(names)}, and a suggestion is always {known[BASELINE_METHOD].label}; "
+            "leave methods out, or let autopeft.search compare them."
+        )
+    if "output.out" in given:
+        raise SpecError(
+            f"--out is {spec.output.out}, and a suggestion writes no files; leave it out, and write its "
+            "config with suggestion.config.save_pretrained(folder)."
+        )

@@ -1,0 +1,352 @@
+"""`estimate`: the memory and time of a training step and of a run, from the base model's config alone."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import warnings
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from autopeft import adapters, estimate, model, train
+from autopeft.adapters import Count
+from autopeft.engine import usual_cost
+from autopeft.errors import SpecError, UnknownNameError
+from autopeft.estimate import Rates, StepAnswer, StepRequest, Trainee, TraineeOnModel
+from autopeft.extension import discover
+from autopeft.model import Precision
+from autopeft.records import DataSpec, ModelSpec, RunSpec, TaskSpec
+from autopeft.run.derived import with_full_run, with_max_length
+from autopeft.run.objects import NAMED, load_data
+from autopeft.store import parse_bytes, read_plan
+
+DTYPES: dict[str, Literal["bfloat16", "float32"]] = {
+    "auto": "bfloat16",
+    "bfloat16": "bfloat16",
+    "float32": "float32",
+}
+SWITCH = {"auto": None, "on": True, "off": False}
+_LOOPS = ("autopeft", "trainer")
+_BITS = ("none", "4bit", "8bit")
+_DEVICES = ("cuda", "cpu")
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """The run whose time is predicted: its task, data and length; `price` is per hour, in any currency.
+
+    Without a `task` it is that of the plan, or of the class that the model's config names.
+    """
+
+    task: str | None = None
+    data: str | None = None
+    epochs: float | None = None
+    max_steps: int | None = None
+    price: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimateRequest:
+    """What to estimate: the argument and flags of the command, as the user typed them.
+
+    `trained` is a plan, a run, an adapter config, its folder, a method such as `lora_r16`, or `full`.
+    `device` is the name of a card, `cuda` or `cpu`.
+    """
+
+    trained: str
+    model_id: str | None = None
+    revision: str | None = None
+    batch_size: int | None = None
+    max_length: int | None = None
+    dtype: str = "auto"
+    quantize: str | None = None
+    checkpointing: str = "auto"
+    like: str = "autopeft"
+    device: str = "cuda"
+    memory: str | None = None
+    run: RunRequest = RunRequest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEstimate:
+    """A full run of `n_steps` and a search at its default limit of cost, which is `search_runs` full runs.
+
+    `price` is that of an hour, in any currency; None if it is unknown.
+    """
+
+    n_steps: int
+    seconds: float
+    search_runs: float
+    price: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepEstimate:
+    """What is trained, how, and what it takes.
+
+    `dtype` is bfloat16 or float32, `like` names the loop. `rates` are None where the device is not known;
+    then no time is predicted. `run` is None where the number of steps is not known.
+    """
+
+    trainee: Trainee
+    dtype: str
+    like: str
+    on_gpu: bool
+    answer: StepAnswer
+    rates: Rates | None = None
+    run: RunEstimate | None = None
+
+
+def check_request(request: EstimateRequest) -> None:
+    """Refuse words and numbers that a flag does not take."""
+    words = {
+        "--dtype": (request.dtype, tuple(DTYPES)),
+        "--quantize": ("none" if request.quantize is None else request.quantize, _BITS),
+        "--checkpointing": (request.checkpointing, tuple(SWITCH)),
+        "--like": (request.like, _LOOPS),
+    }
+    faults = [
+        f"{flag} is {value!r}, it should be {' or '.join(known)}"
+        for flag, (value, known) in words.items()
+        if value not in known
+    ]
+    device = request.device.lower()
+    if device not in estimate.CARDS and not _DEVICE.fullmatch(device):
+        hint = "Did you mean 'cuda'?" if device == "gpu" else ""  # and not cpu, which is as near
+        raise UnknownNameError("device", device, [*_DEVICES, *estimate.CARDS], hint=hint)
+    numbers: dict[str, tuple[float | None, int]] = {
+        "--batch-size": (request.batch_size, 1),
+        "--max-length": (request.max_length, 2),
+        "--max-steps": (request.run.max_steps, 1),
+        "--gpu-price": (request.run.price, 0),
+    }
+    faults += [
+        f"{flag} is {value}, it should be a number of at least {least}"
+        for flag, (value, least) in numbers.items()
+        if value is not None and not least <= value < math.inf
+    ]
+    epochs = request.run.epochs
+    if epochs is not None and not 0 < epochs < math.inf:
+        faults.append(f"--epochs is {epochs:g}, it should be a number above 0")
+    elif epochs is not None and request.run.data is None:
+        faults.append(f"--epochs is {epochs:g} and counts the rows of --data, which is missing; pass it too")
+    if faults:
+        raise SpecError(f"{'; '.join(faults)}.")
+
+
+def estimate_step(
+    request: EstimateRequest,
+    *,
+    rates: Rates | None = None,
+    max_kernels: int | None = None,
+    counted: Count | None = None,
+) -> StepEstimate:
+    """The memory and time of a training step, and the settings that a device's memory allows.
+
+    `rates` stand in for those of the device. `max_kernels` limits each replay of a step. `counted` is the
+    count of what is trained, where it is known.
+
+    Raises:
+        UntoldStepError: A step cannot be replayed, or not within `max_kernels`.
+        SpecError: A setting out of range, a file that cannot be read, or no base model.
+        DataError, ModelError: The data, the tokenizer or the device cannot be used.
+        SiteError: The configs do not fit the model.
+    """
+    check_request(request)
+    request = replace(request, device=request.device.lower())
+    on_gpu = not request.device.startswith("cpu")
+    card = estimate.CARDS.get(request.device)
+    max_bytes = None if card is None else int(card.gib * 2**30)
+    max_bytes = max_bytes if request.memory is None else parse_bytes(request.memory)
+    methods, tasks = discover("autopeft.methods"), discover("autopeft.tasks")
+    with model.quiet_libraries(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainee, spec = read_trainee(request.trained, model_id=request.model_id, revision=request.revision)
+        trainee = _with_task(trainee, request.run.task, known=tasks)
+        precision = _precision(request, spec)
+        dtype = precision.dtype
+        rates = rates or _rates(request.device, precision)
+
+        @cache
+        def describe(quantize: str) -> TraineeOnModel:
+            setup = estimate.Setup(
+                model=spec.model_copy(update={"quantize": quantize}),
+                dtype=getattr(torch, dtype),
+                plain_loop=request.like == "trainer",
+                on_gpu=on_gpu,
+                rates=rates,
+                max_kernels=max_kernels,
+            )
+            return estimate.describe(trainee, setup, methods=methods, tasks=tasks, counted=counted)
+
+        quantize = request.quantize or spec.quantize
+        rows = _rows(request, spec, task=describe(quantize).task)
+        step_request = StepRequest(
+            n_rows=rows.n_rows if rows else request.batch_size,
+            n_tokens=rows.longest if rows else request.max_length,
+            typical_tokens=rows.typical_tokens if rows else None,
+            quantize=quantize,
+            checkpointing=SWITCH[request.checkpointing],
+            max_bytes=max_bytes,
+        )
+        answer = estimate.answer(step_request, describe)
+    n_steps = rows.n_steps if rows else request.run.max_steps
+    return StepEstimate(
+        trainee=trainee,
+        dtype=dtype,
+        like=request.like,
+        on_gpu=on_gpu,
+        answer=answer,
+        rates=rates,
+        run=_run(answer, n_steps, price=request.run.price),
+    )
+
+
+def _with_task(trainee: Trainee, task: str | None, *, known: Collection[str]) -> Trainee:
+    """The trainee with the task that the user named, which a plan must have too."""
+    if task is None:
+        return trainee
+    if task not in known:
+        raise UnknownNameError("task", task, sorted(known))
+    if trainee.task not in (None, task):
+        raise SpecError(f"--task is {task}, but the plan is for {trainee.task}; leave --task out.")
+    return replace(trainee, task=task)
+
+
+def _precision(request: EstimateRequest, spec: ModelSpec) -> Precision:
+    """How the model would compute: as a search does on the card or on this machine, else in bfloat16."""
+    card = estimate.CARDS.get(request.device)
+    if request.dtype != "auto" or (card is None and _is_elsewhere(request.device)):
+        return Precision(dtype=DTYPES[request.dtype])
+    if card is not None:
+        return Precision(dtype=card.dtype)
+    return model.choose_precision(model.config_of(spec), model.find_device(request.device))
+
+
+def _is_elsewhere(device: str) -> bool:
+    """Whether a device is a GPU, and this machine has none."""
+    return device.startswith("cuda") and not torch.cuda.is_available()
+
+
+def _rates(device: str, precision: Precision) -> Rates | None:
+    """The rates of a card, or of this machine's device, measured; None for a GPU that is not here."""
+    if device in estimate.CARDS:
+        return estimate.rates_of(device)
+    if _is_elsewhere(device):
+        return None
+    place = model.find_device(device)
+    with precision.multiplying():
+        return estimate.probe(place, precision.torch_dtype)
+
+
+def _rows(request: EstimateRequest, spec: ModelSpec, *, task: str) -> RowLengths | None:
+    run = request.run
+    if run.data is None:
+        return None
+    return row_lengths(
+        spec,
+        run.data,
+        task=TaskSpec(
+            name=task,
+            batch_size=request.batch_size,
+            max_length=request.max_length,
+            epochs=run.epochs,
+            max_steps=run.max_steps,
+        ),
+        device="cpu" if request.device.startswith("cpu") else "cuda",
+    )
+
+
+def _run(answer: StepAnswer, n_steps: int | None, *, price: float | None) -> RunEstimate | None:
+    if n_steps is None or answer.typical.seconds is None:
+        return None
+    return RunEstimate(
+        n_steps=n_steps,
+        seconds=n_steps * answer.typical.seconds,
+        search_runs=round(usual_cost(n_steps), 1),
+        price=price,
+    )
+
+
+def read_trainee(trained: str, *, model_id: str | None, revision: str | None) -> tuple[Trainee, ModelSpec]:
+    """What a path or a word names, and the base model, which a plan or a config may name.
+
+    Raises SpecError for a file that cannot be read, an unknown word, or no base model.
+    """
+    path, spec = Path(trained), ModelSpec(id=model_id, revision=revision)
+    if not path.exists():
+        trainee = estimate.by_name(trained, discover("autopeft.methods"))
+        if model_id is None:
+            raise SpecError(
+                f"{trained} says nothing of a base model; pass --model with its id or config.json."
+            )
+        return trainee, spec
+    if adapters.is_adapter(path):
+        files = tuple(adapters.read_configs(path))
+        configs = [file.config for file in files]
+        named = spec if model_id else adapters.base_model_of(configs, path=path)
+        label = " and ".join(dict.fromkeys(map(adapters.type_name, configs)))
+        return Trainee(label=f"{label} of {path}", files=files, path=path), named
+    document = read_plan(path)
+    label = " and ".join(dict.fromkeys(adapter.method for adapter in document.plan.adapters)) or "the head"
+    named = (
+        document.model if model_id is None else spec.model_copy(update={"quantize": document.model.quantize})
+    )
+    return Trainee(label=f"{label} of {path}", plan=document.plan, task=document.task.name), named
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowLengths:
+    """What a full run reads: `n_rows` a step, padded to `typical_tokens` in the mean, `longest` at most."""
+
+    n_rows: int
+    longest: int
+    typical_tokens: int
+    n_steps: int
+
+
+def row_lengths(spec: ModelSpec, source: str, *, task: TaskSpec, device: str) -> RowLengths:
+    """The rows of a full run as a search would train them, without weights; batches are padded.
+
+    Args:
+        spec: The base model, of which the config and the tokenizer are read.
+        source: The dataset.
+        task: The task, and what the user has set of batch size, length, epochs and steps.
+        device: The type of the device that trains, such as cpu, on which what is left open depends.
+
+    Raises:
+        DataError, ModelError: The data cannot be read, or the model has no tokenizer.
+    """
+    run = RunSpec(model=spec.model_copy(update={"quantize": "none"}), data=DataSpec(source=source), task=task)
+    part = discover("autopeft.tasks")[task.name]
+    loaded = load_data(run, part.read_rows, NAMED)
+    base = model.load_skeleton(spec, auto_class=part.auto_class)
+    base.tokenizer = model.load_processor(spec)
+    fitted = part.fitted(run.task, loaded.target, base.tokenizer)
+    run, length = with_max_length(run, loaded, base, fitted, device)
+    encoded = train.encode_split(loaded.train, base=base, task=fitted, max_length=run.task.max_length)
+    run, full_run = with_full_run(run, encoded, fitted, device)
+    for decision in (*length, *full_run):
+        log.info("%s", decision)
+    n_train = len(encoded.labels)
+    n_rows = min(run.task.batch_size or n_train, n_train)
+    steps = train.train_rows(encoded.lengths, n_steps=train.TYPICAL_STEPS, batch_size=n_rows, seed=0)
+    padded = [train.padded_tokens(step, encoded.lengths) for step in steps]
+    return RowLengths(
+        n_rows=n_rows,
+        longest=encoded.longest,
+        typical_tokens=round(float(np.mean(padded)) / n_rows),
+        n_steps=train.full_run_steps(
+            n_train=n_train, batch_size=n_rows, epochs=run.task.epochs, max_steps=run.task.max_steps
+        ),
+    )

@@ -1,0 +1,331 @@
+"""`export`: write a plan or a trained adapter in a format that other tools read."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from peft import PeftConfig
+from torch import nn
+
+from autopeft import adapters, exports, model
+from autopeft.adapters import ConfigFile
+from autopeft.errors import ModelError, RunDirError, SpecError
+from autopeft.extension import Checkpoint, Exporter, ExportSource, TrainingFacts, discover
+from autopeft.records import (
+    ModelSpec,
+    PlanDocument,
+    SearchResult,
+    TaskSpec,
+    TrainedPlan,
+    from_json,
+    resume_command,
+)
+from autopeft.run.best import has_other_weights
+from autopeft.run.hub_folder import TRAINED
+from autopeft.store import RunDir, read_plan, refuse_files
+
+DTYPES = ("float32", "bfloat16", "float16")
+_LANGUAGE_TASKS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")  # as `peft` calls them
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest:
+    """What to export: exactly one of `run` and `adapter`, in the format `to`, into the folder `out`.
+
+    `model_id` replaces the base model that the run or the adapter names. `dtype` is the number format of a
+    whole model; None is that of the base model's checkpoint.
+    """
+
+    to: str
+    out: Path
+    run: Path | None = None
+    adapter: Path | None = None
+    model_id: str | None = None
+    allow_pickle: bool = False
+    dtype: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """A written export: format, folder, files, and notes for whoever loads them."""
+
+    format: str
+    out: str
+    files: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def export(request: ExportRequest) -> Export:
+    """Write a plan or a trained adapter in a format that other tools read, whole or not at all.
+
+    Raises:
+        UnknownNameError: The format does not exist.
+        SpecError: The adapter cannot be read, or the format cannot hold it.
+        RunDirError: The folder to write to holds files, or the run has not finished.
+        ModelError: The base model cannot be loaded.
+    """
+    exporter: Exporter = discover("autopeft.exports")[request.to]
+    if (request.run is None) == (request.adapter is None):
+        given = "Neither --run nor --adapter is" if request.run is None else "Both --run and --adapter are"
+        raise SpecError(f"{given} given; pass one of them.")
+    if request.dtype is not None and exporter.needs_base != "weights":
+        raise SpecError(f"--dtype is for formats of a whole model, not for {request.to}; leave it out.")
+    if request.dtype is not None and request.dtype not in DTYPES:
+        raise SpecError(f"--dtype is {request.dtype}; use {', '.join(DTYPES)}.")
+    refuse_files(request.out)
+    discover("autopeft.methods")  # a method may register its own type with `peft`
+    with model.quiet_libraries():
+        folder, document = _locate(request)
+        files = adapters.read_configs(folder)
+        source, spec = _read(files, document, request, needs_base=exporter.needs_base)
+        notes: list[str] = []
+        if not exporter.problems(source):
+            needs_base = exporter.needs_base
+            notes += _check_fit(files, source, spec, document, folder=folder, needs_base=needs_base)
+            if exporter.needs_base != "none":
+                source = with_base(source, spec, exporter=exporter, folder=folder, run=request.run)
+            if exporter.needs_base == "weights" and has_other_weights(folder, cast("nn.Module", source.base)):
+                notes.append(f"{source.base_model} has other weights than the one that this was trained on")
+        notes = [*exporter.export(source, request.out), *notes]  # raises where there are problems
+    paths = (path for path in request.out.rglob("*") if path.is_file())
+    written = tuple(sorted(path.relative_to(request.out).as_posix() for path in paths))
+    return Export(format=exporter.name, out=str(request.out), files=written, notes=tuple(notes))
+
+
+def _locate(request: ExportRequest) -> tuple[Path, PlanDocument | None]:
+    """The folder to export (trained weights, else configs alone), and the plan beside it, if there is one."""
+    if request.adapter is not None:
+        known = ("adapter_config.json", "order.json")
+        if not any((request.adapter / name).is_file() for name in known):
+            several = any(request.adapter.glob("*/adapter_config.json"))
+            remedy = (
+                "write several adapters with autopeft.save" if several else "pass a folder that peft wrote"
+            )
+            raise SpecError(f"{request.adapter} holds neither {' nor '.join(known)}; {remedy}.")
+        return request.adapter, plan_of(request.adapter)
+    run = RunDir.open(cast("Path", request.run))
+    if not (run.best / "plan.yaml").is_file():
+        words = resume_command(run.read_spec(), run.path)
+        raise RunDirError(f"{request.run} has no best plan yet; go on with: {words}")
+    weights = run.best / "weights"
+    return weights if weights.is_dir() else run.best / "adapters", read_plan(run.best)
+
+
+def _read(
+    files: Sequence[ConfigFile], document: PlanDocument | None, request: ExportRequest, *, needs_base: str
+) -> tuple[ExportSource, ModelSpec]:
+    """The configs with their weights, and the base model that they adapt."""
+    for note in dict.fromkeys(note for file in files for note in adapters.unknown_keys(file)):
+        log.warning("%s", note)
+    configs = tuple(file.config for file in files)
+    weights = exports.read_all_weights(files, allow_pickle=request.allow_pickle)
+    if request.model_id is not None:
+        spec = ModelSpec(id=request.model_id, quantize=document.model.quantize if document else "none")
+    elif document is not None:
+        spec = document.model
+    else:
+        spec = adapters.base_model_of(configs, path=cast("Path", request.adapter))
+    model.resolve(spec)  # which raises for a model that was in memory
+    first = configs[0]
+    source = ExportSource(
+        configs=configs,
+        base_model=spec.id or model.DEMO_HUB_ID,
+        checkpoint=checkpoint_of(spec, configs, needs_base=needs_base),
+        task_type=adapters.task_name(first),
+        head=tuple(dict.fromkeys(getattr(first, "modules_to_save", None) or ())),
+        weights=weights,
+        training=training_facts(document, spec, request.run or request.adapter),
+        dtype=request.dtype,
+    )
+    return source, spec
+
+
+def _check_fit(
+    files: Sequence[ConfigFile],
+    source: ExportSource,
+    spec: ModelSpec,
+    document: PlanDocument | None,
+    *,
+    folder: Path,
+    needs_base: str,
+) -> list[str]:
+    """Raise where configs or weights do not fit the base model; notes where its size or config is another.
+
+    The config is downloaded only for formats that need the base model.
+    """
+    here_only = needs_base == "none"
+    try:
+        auto_class = adapters.auto_class_of(source.configs)
+        base = model.load_skeleton(spec, auto_class=auto_class, here_only=here_only)
+    except ModelError:
+        if not here_only or os.path.isdir(source.base_model):  # noqa: PTH112 - see model.locating
+            raise
+        return [f"not checked against {source.base_model}, whose config is not at hand"]
+    if any(map(adapters.reads_weights, source.configs)):
+        return [f"not checked against {source.base_model}, since peft needs weights to attach it"]
+    note = None if document is None else adapters.other_base_note(document, base)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `peft` warns of things that matter for training only
+        attached = adapters.attach_fitting(files, base, path=folder)
+        adapters.refuse_weights(attached, source.weights, path=folder)
+    return [note] if note else []
+
+
+def plan_of(adapter: Path) -> PlanDocument | None:
+    """The plan beside trained weights, or beside the folder `best/weights` of a run; None without one."""
+    run = _run_of(adapter)
+    path = adapter / "plan.yaml" if run is None else run / "best" / "plan.yaml"
+    return read_plan(path) if path.is_file() else None
+
+
+def training_facts(document: PlanDocument | None, spec: ModelSpec, folder: Path | None) -> TrainingFacts:
+    """What a plan says of a full training run, and the result of its run, or of `train`, of how it computed.
+
+    `folder` is a run or an adapter.
+    """
+    if document is None:
+        return TrainingFacts()
+    task, made = document.task, None if folder is None else _result(folder)
+    environment = {} if made is None else made.environment
+    parts = _accumulation_steps(task, environment.get("micro_batch_tokens", ""))
+    return TrainingFacts(
+        learning_rate=adapters.common_learning_rate(document.plan),
+        micro_batch_size=None if task.batch_size is None else task.batch_size // parts,
+        accumulation_steps=None if task.batch_size is None else parts,
+        epochs=task.epochs,
+        max_steps=task.max_steps,
+        max_length=task.max_length,
+        seed=document.seed,
+        quantize=spec.quantize,
+        bf16=environment["dtype"] == "bfloat16" if "dtype" in environment else None,
+        checkpointing=environment["checkpointing"] == "on" if "checkpointing" in environment else None,
+        text_form="" if made is None else made.setting.text_form,
+    )
+
+
+def _accumulation_steps(task: TaskSpec, tokens: str) -> int:
+    """The fewest equal parts of a batch of which each, of the longest rows, has at most so many tokens."""
+    if not (tokens.isdigit() and task.batch_size and task.max_length):
+        return 1
+    rows = max(1, int(tokens) // task.max_length)
+    return next(
+        n for n in range(1, task.batch_size + 1) if task.batch_size % n == 0 and task.batch_size // n <= rows
+    )
+
+
+def _result(folder: Path) -> SearchResult | TrainedPlan | None:
+    run = _run_of(folder) or folder
+    if (run / "run.yaml").is_file():
+        with contextlib.suppress(SpecError):  # a run that has not finished, or that another version wrote
+            return RunDir.open(run).load_result()
+    with contextlib.suppress(OSError, ValueError):  # of JSON, or of the record
+        return from_json(TrainedPlan, json.loads((folder / TRAINED).read_bytes()))
+    return None
+
+
+def _run_of(adapter: Path) -> Path | None:
+    """The run of which a folder is `best/weights`; None for another folder."""
+    whole = adapter.absolute()
+    is_best = (whole.parent.name, whole.name) == ("best", "weights")
+    run = whole.parent.parent
+    return run if is_best and (run / "run.yaml").is_file() else None
+
+
+def with_base(
+    source: ExportSource, spec: ModelSpec, *, exporter: Exporter, folder: Path, run: Path | None
+) -> ExportSource:
+    """The source with as much of its base model as the exporter needs.
+
+    A quantised base model is dequantised, since the adapter was trained on exactly those weights. Plain
+    weights are never on a GPU, which may not hold them. A format that writes a whole model gets it in the
+    number format of its checkpoint, which takes no more memory than the checkpoint itself.
+
+    Args:
+        source: The adapter, which was read from `folder`.
+        spec: Its base model.
+        exporter: The format.
+        folder: The folder of the adapter, whose config.json may hold the labels.
+        run: The run that the adapter is of; None where none is known.
+    """
+    skeleton = model.load_skeleton(spec, auto_class=adapters.auto_class_of(source.configs)).module
+    if source.checkpoint.own_class:
+        own = model.load_skeleton(spec, auto_class=source.checkpoint.own_class).module
+        source = replace(source, checkpoint=replace(source.checkpoint, own=own))
+    if exporter.needs_base == "shapes":
+        return replace(source, base=skeleton)
+    beside = _config_beside(folder)
+    names, auto_class = _label_names(skeleton, source, beside, run), type(skeleton).__name__
+    # The number format of the checkpoint by its config; float32 where that names none, as of a GGUF file.
+    configs = model.text_configs(cast(Any, skeleton).config)
+    formats = (str(getattr(config, "dtype", None)).removeprefix("torch.") for config in configs)
+    stored = next((name for name in formats if name in DTYPES), "float32")
+    # A head that gives prices holds numbers that 16 bits round by whole units.
+    is_number = beside.get("problem_type") == "regression"
+    written = source.dtype or ("float32" if is_number else stored)
+    held = model.Precision(dtype="float32" if written == "float32" else stored)
+    base = model.load(
+        spec,
+        auto_class=auto_class,
+        label_names=names,
+        needs_tokenizer=False,
+        needs_padding=source.task_type not in _LANGUAGE_TASKS,  # such a model stays as its checkpoint is
+        device="cpu" if spec.quantize == "none" else None,
+        precision=held,
+    )
+    lacking = exports.lacking_weights(base.untrained, source)
+    if lacking:
+        raise SpecError(
+            f"Neither {base.name} nor the adapter has weights for {', '.join(lacking[:3])}, which would be "
+            "random; pass --model with the base model that the adapter was trained on."
+        )
+    if (problem := beside.get("problem_type")) is not None:
+        cast("Any", base.module).config.problem_type = problem
+    model.dequantise(base.module, device="cpu", dtype=held.torch_dtype)
+    return replace(source, base=base.module.cpu(), tokenizer=base.tokenizer, dtype=written)
+
+
+def checkpoint_of(spec: ModelSpec, configs: Sequence[PeftConfig], *, needs_base: str) -> Checkpoint:
+    """Commit and class of a base model's checkpoint; the class is unknown where its config is not at hand.
+
+    The config is downloaded only for formats that need the base model.
+    """
+    own_class = None
+    with contextlib.suppress(ModelError):
+        config = model.config_of(spec, here_only=needs_base == "none")
+        own_class = model.own_class(config, adapters.auto_class_of(configs) or "AutoModelForCausalLM")
+    return Checkpoint(revision=spec.revision, own_class=own_class or "")
+
+
+def _config_beside(folder: Path) -> Mapping[str, Any]:
+    """The config.json beside an adapter, with the labels of its head; empty where none can be read."""
+    try:
+        content = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _label_names(
+    skeleton: nn.Module, source: ExportSource, beside: Mapping[str, Any], run: Path | None
+) -> tuple[str, ...]:
+    """Labels beside the adapter or of the run; else numbers for those of its head; else none."""
+    n_labels = exports.n_trained_labels(source, skeleton)
+    named = beside.get("id2label")
+    if isinstance(named, dict) and (n_labels is None or len(named) == n_labels):
+        return tuple(str(named[key]) for key in sorted(named, key=int))
+    if run is not None:
+        with contextlib.suppress(RunDirError):  # an unfinished run stores no labels
+            names = RunDir.open(run).load_result().setting.label_names
+            if names:
+                return tuple(names)
+    return () if n_labels is None else tuple(f"LABEL_{index}" for index in range(n_labels))

@@ -1,0 +1,177 @@
+"""`apply` attaches a plan to a model in memory; `save` writes its adapters to disk."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import transformers
+from peft import PeftModel
+from torch import nn
+
+from autopeft import model
+from autopeft.adapters import check_plan, compile_plan, other_base_note
+from autopeft.errors import ModelError, RunDirError, SpecError
+from autopeft.extension import Method, discover
+from autopeft.model import BaseModel
+from autopeft.records import IN_MEMORY, Plan, PlanDocument, SearchResult
+from autopeft.run.best import finished_weights, require_body, require_same_base
+from autopeft.run.computing import NO_GPU, loading_place, memory_needed
+from autopeft.run.turns import one_at_a_time
+from autopeft.store import RunDir, fresh_folder
+
+log = logging.getLogger(__name__)
+
+
+@one_at_a_time()
+def apply(
+    plan: Plan | PlanDocument, module: nn.Module, *, seed: int = 0, weights: str | Path | None = None
+) -> PeftModel:
+    """The model with a plan's adapters attached, ready for the user's training loop or with trained weights.
+
+    Only the adapters and the task head require gradients. The plan's learning rate is for the adapters (in
+    a mix of methods, times each adapter's `rate_factor`). `module` is changed in place, as `peft` does, and
+    is restored where this function raises. What requires gradients is float32: train and call a
+    model in bfloat16 under `torch.autocast` (`bf16=True` of a Trainer). `save` writes every adapter.
+
+    Args:
+        plan: A plan, or a plan document read from a file.
+        module: A transformers model: the plan's base model, or one of the same shape.
+        seed: Decides the adapters' initial values.
+        weights: Folder of trained weights: a run's `best/weights`, or a folder that `save` wrote.
+
+    Raises:
+        ModelError: The module is no transformers model in float32 or bfloat16, or has adapters already.
+        SiteError: An adapter does not fit the model, or `peft` attached another number of parameters.
+        SpecError: `plan` is not a plan, a rank or option is out of range, the plan's parameter count is
+            wrong, or the weights belong to another plan.
+    """
+    chosen = plan.plan if isinstance(plan, PlanDocument) else plan
+    if not isinstance(chosen, Plan):
+        raise SpecError(f"The plan is a {type(chosen).__name__}; pass a Plan, or what load_plan reads.")
+    model.require_plain(module)
+    methods: Mapping[str, Method] = discover("autopeft.methods")
+    folder = None if weights is None else Path(weights)
+    put_back, is_training = model.note_flags(module), module.training
+    try:
+        # Modules that the checkpoint lacked were trained with the head: their weights are in the folder.
+        whole = () if folder is None else tuple(f"{name}." for name in model.modules_kept_whole(folder))
+        untrained = frozenset(name for name, _ in module.named_parameters() if name.startswith(whole))
+        name = model.loaded_from(module) or type(module).__name__
+        base = BaseModel(module, None, name=name, untrained=untrained)
+        check_plan(chosen, base, methods)
+        if isinstance(plan, PlanDocument) and (note := other_base_note(plan, base)):
+            log.warning("%s", note)
+        attached = base.attach_for_good(
+            compile_plan(chosen, methods).configs,
+            plan=chosen,
+            task_type=task_type_of(module),
+            seed=seed,
+            weights=folder,
+        )
+    except BaseException:
+        put_back()
+        raise
+    if folder is None and any(dict(adapter.options).get("init") == "eva" for adapter in chosen.adapters):
+        log.warning(
+            "The plan initialises its adapters from data (EVA); `apply` has no data and uses random values."
+        )
+    return attached.train(is_training)
+
+
+def load_finished(result: SearchResult, folder: Path, *, module: nn.Module | None = None) -> PeftModel:
+    """The base model of a run with its finished adapter and head, in eval mode.
+
+    It lies on the run's device if that is here and holds it, else on the CPU. It is in float32; a language
+    model without a head is in bfloat16 if the run was, since it can be called without autocast then.
+
+    Args:
+        result: The result of the run.
+        folder: The folder of the run.
+        module: The base model, changed in place; its outputs get the run's labels, in the order of the
+            trained head. None loads the one that the run names.
+
+    Raises:
+        RunDirError: The folder is gone, or the run has no finished weights.
+        ModelError: The base model cannot be loaded, or was in memory and is not passed, or another one is.
+    """
+    if not folder.is_dir():
+        raise RunDirError(
+            f"{folder}, the folder of this run, does not exist; if it was moved, load the result from "
+            "its new place with autopeft.load_result(folder)."
+        )
+    weights, setting = finished_weights(RunDir.open(folder)), result.setting
+    if module is not None:
+        model.require_plain(module)
+        require_body(weights, lambda: _digest_of_body(module, weights))
+        require_same_base(weights, module)
+        attached = apply(result.best, module, weights=weights)
+        config, names = cast(Any, module).config, setting.label_names
+        if names and config.num_labels == len(names):  # the trained head may have another order of labels
+            config.id2label = dict(enumerate(names))
+            config.label2id = {label: index for index, label in enumerate(names)}
+        return attached.eval()
+    if result.spec.model.id == IN_MEMORY:
+        raise ModelError("The base model of this run was in memory; pass it: result.load(model).")
+    task = discover("autopeft.tasks")[setting.task]
+    with model.quiet_libraries(), memory_needed("loading the base model", NO_GPU):
+        device, precision = loading_place(result.spec, result.best, auto_class=task.auto_class)
+        base = model.load(
+            result.spec.model,
+            device=device,
+            precision=precision,
+            auto_class=task.auto_class,
+            label_names=setting.label_names,
+            needs_tokenizer=False,
+        )
+    require_same_base(weights, base.module)
+    attached = base.attach_for_good(
+        compile_plan(result.best, discover("autopeft.methods")).configs,
+        plan=result.best,
+        task_type=task.peft_task_type,
+        seed=0,
+        weights=weights,
+    )
+    return attached.eval()
+
+
+def _digest_of_body(module: nn.Module, weights: Path) -> str:
+    """Digest of a model in memory, in the formats of a search, without what was trained whole."""
+    with model.restoring(module):
+        apart = (*model.head_names(module), *model.modules_kept_whole(weights))
+        return model.digest_of(module, exclude=apart)
+
+
+def save(adapted: PeftModel, folder: str | Path) -> None:
+    """Write the adapters and head of a model that `apply` returned, in `peft`'s file format.
+
+    A single adapter goes into the folder itself. Several adapters get a sub-folder each, and `order.json`
+    lists the order in which they are attached.
+
+    Args:
+        adapted: A model that `apply` returned.
+        folder: Absent or empty; written whole or not at all.
+
+    Raises:
+        ModelError: `adapted` is not a `PeftModel`.
+        RunDirError: The folder holds files already, or cannot be written.
+    """
+    if not isinstance(adapted, PeftModel):
+        raise ModelError(
+            f"The model is a {type(adapted).__name__}; pass a model that autopeft.apply returned."
+        )
+    with fresh_folder(Path(folder)) as fresh:
+        model.save_weights(adapted, tuple(adapted.peft_config), fresh)
+
+
+def task_type_of(module: nn.Module) -> str | None:
+    """`peft`'s task type of a model's class; None where `peft` has no task type for it."""
+    for task in discover("autopeft.tasks").values():
+        config = getattr(module, "config", None)
+        wanted = model.loading_class(config, task.auto_class)
+        mapping = getattr(getattr(transformers, wanted), "_model_mapping", {})
+        if type(config) in mapping and isinstance(module, mapping[type(config)]):
+            return None if task.peft_task_type is None else str(task.peft_task_type)
+    return None

@@ -1,0 +1,198 @@
+"""`search --dry-run`: everything that a search needs is checked; its size, time and memory are predicted."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from autopeft import engine, evidence, space
+from autopeft.records import Decision, RunSpec
+from autopeft.run.allowance import with_evaluated_examples
+from autopeft.run.forecast import Forecast, forecast, measured_pace
+from autopeft.run.formulate import (
+    check_comparison,
+    check_user_files,
+    fit_to_budget,
+    parse_budget,
+    requested_space,
+    search_problem,
+    user_plan,
+)
+from autopeft.run.prepare import Prepared, prepare, with_demo_settings
+from autopeft.run.resume import resumed
+from autopeft.run.tracking import check_trackers
+from autopeft.run.workers import check_executor
+from autopeft.store import RunDir
+
+# Shares of the confirm split that two good plans judge differently: 0.02 where accuracy is 98 %, 0.1 at 78 %.
+_DISAGREEMENTS = (0.02, 0.1)
+_NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?")
+_AS_NUMBERS = "pass --set data.label_kind=number to learn their values"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """The size of a search that has not started: the answer to `--dry-run`.
+
+    `inputs` and `label` are columns of the data, `task` says what the labels are taken for, `split_sizes`
+    gives rows by split. `out` is the run's folder, None for a new one. `matched_sites` says at how many
+    of `n_sites`, those that a search may use, each method of the space fits. `first_plans` are tried first,
+    as far as `trials`, the number of short runs, goes; further ones are sampled. `search_cost` is a bound in
+    R, finished weights included. `forecast` is None if the baseline cannot be trained.
+    `decisions` are the settings that would be derived. `least_differences` are the smallest and the
+    largest difference from which on a verdict may tell two plans apart, in [0, 1]; None for losses.
+    `n_confirm_groups` are the groups of the confirm examples that the verdict counts
+    in their place; 0 where each example counts.
+    """
+
+    base_model: str
+    data: str
+    inputs: tuple[str, ...]
+    label: str
+    task: TaskFacts
+    split_sizes: Mapping[str, int]
+    device: str
+    dtype: str
+    out: str | None
+    max_trainable_params: int
+    base_params: int
+    head_params: int
+    n_sites: int
+    methods: tuple[str, ...]
+    matched_sites: Mapping[str, int]
+    first_plans: tuple[str, ...]
+    trials: int
+    short_steps: int
+    full_run_steps: int
+    seeds: int
+    search_cost: float
+    n_confirm: int
+    n_confirm_groups: int
+    least_differences: tuple[float, float] | None
+    forecast: Forecast | None
+    decisions: tuple[Decision, ...] = ()
+
+
+def preview(
+    spec: RunSpec, *, given: frozenset[str] = frozenset(), resume: bool = False, started: float | None = None
+) -> Preview:
+    """Check everything that a search needs, and report its size without starting it.
+
+    `started` is when the command began, in seconds of `time.monotonic`; None stands for now.
+    """
+    started = time.monotonic() if started is None else started
+    if spec.output.out is not None and not resume:
+        RunDir.check(spec.output.out)
+    spec = resumed(spec, given) if resume else with_demo_settings(spec, given)
+    check_executor(spec)
+    check_trackers(spec)
+    requested = requested_space(spec)
+    check_user_files(spec)
+    check_comparison(prepared := prepare(spec))
+    loaded_seconds = time.monotonic() - started
+    feasible, context = fit_to_budget(prepared, requested)
+    brought = user_plan(prepared, context)  # raises where a plan of the user cannot be used
+    prepared = with_evaluated_examples(prepared)
+    pace = measured_pace(prepared, feasible, context)
+    problem = search_problem(prepared, feasible, context, user_plan=brought)
+    spec, base, lengths = prepared.spec, prepared.base, problem.lengths
+    first = problem.first_plans
+    planned = engine.planned_runs(problem)
+    all_runs = math.fsum(map(lengths.cost, planned))
+    all_runs -= engine.repeated_steps(problem, planned) * lengths.step_cost
+    # Limits shorten the search alone: the default is trained in full with every seed.
+    least = len(problem.seeds) * (lengths.cost(lengths.full(seed=0)) + lengths.cost(lengths.test(seed=0)))
+    n_sites, matched_sites = _site_counts(feasible, context)
+    return Preview(
+        base_model=base.name,
+        data=prepared.data.name,
+        inputs=prepared.data.text_columns,
+        label=prepared.data.label_column,
+        task=task_facts(prepared),
+        split_sizes={name: len(split.labels) for name, split in prepared.bench.splits.items()},
+        device=base.device.type,
+        dtype=base.precision.dtype,
+        out=spec.output.out,
+        max_trainable_params=parse_budget(prepared).max_trainable_params,
+        base_params=base.base_params,
+        head_params=base.head_params,
+        n_sites=n_sites,
+        methods=feasible.arms,
+        matched_sites=matched_sites,
+        first_plans=tuple(str(arm) for arm, _ in first),
+        trials=problem.n_trials(len(first)),
+        short_steps=lengths.short_steps,
+        full_run_steps=lengths.full_steps,
+        seeds=len(problem.seeds),
+        search_cost=min(all_runs, max(spec.search.max_cost or math.inf, least)),
+        n_confirm=lengths.n_confirm,
+        n_confirm_groups=len(set(problem.groups.get("confirm", ()))),
+        least_differences=_least_differences(prepared, lengths.n_confirm),
+        forecast=None if pace is None else forecast(prepared, problem, pace, seconds_so_far=loaded_seconds),
+        decisions=prepared.decisions,
+    )
+
+
+def _site_counts(feasible: space.Space, context: space.AllocationContext) -> tuple[int, Mapping[str, int]]:
+    """The number of sites that a search may use, and of those that each method of its space fits."""
+    names = dict.fromkeys(name for arm in feasible.arms for name, _ in feasible.parts(arm))
+    refusals = {name: map(context.methods[name].refusal, context.sites) for name in names}
+    return len(context.sites), {name: sum(r is None for r in found) for name, found in refusals.items()}
+
+
+def _least_differences(prepared: Prepared, n_examples: int) -> tuple[float, float] | None:
+    if not prepared.task.is_share:
+        return None
+    low, high = (evidence.least_difference(n_examples, disagreement=share) for share in _DISAGREEMENTS)
+    return low, high
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFacts:
+    """The task, the kind of its labels as `Target.kind` has it, and the metric.
+
+    `label_names` are in the order of the model's outputs; () where labels are numbers or texts.
+    `label_range` is the lowest and the highest number in the train split, None for other kinds. `note` says
+    how to learn the values of labels that look like numbers and are taken as classes; empty for others.
+    """
+
+    name: str
+    kind: str
+    label_names: tuple[str, ...]
+    label_range: tuple[float, float] | None
+    metric: str
+    note: str = ""
+
+
+def task_facts(prepared: Prepared) -> TaskFacts:
+    """The facts of the prepared task and data."""
+    target, task = prepared.data.target, prepared.task
+    is_number = target.kind == "number"
+    labels = prepared.data.train.labels
+    names = () if is_number else target.names
+    may_mislead = target.kind == "class" and prepared.spec.data.label_kind is None
+    return TaskFacts(
+        name=task.name,
+        kind=target.kind,
+        label_names=names,
+        label_range=(min(labels), max(labels)) if is_number else None,
+        metric=task.metric,
+        note=_note(names) if may_mislead else "",
+    )
+
+
+def _note(names: tuple[str, ...]) -> str:
+    """What to do where classes look like numbers, if their numbers may be values."""
+    if not all(_NUMBER.fullmatch(name) for name in names):
+        return ""
+    if any("," in name for name in names):
+        return f"the labels look like numbers with a comma: write them with a point and {_AS_NUMBERS}"
+    values = sorted(map(float, names))
+    n_names = len(names)
+    # Two whole numbers are yes and no, in whatever code; from 0 without gaps they are the places in a list.
+    if all(map(float.is_integer, values)) and (n_names == 2 or values == [*map(float, range(n_names))]):
+        return ""
+    return f"the labels look like numbers and are taken as classes; {_AS_NUMBERS}"

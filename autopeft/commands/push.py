@@ -1,0 +1,162 @@
+"""`push`: upload the finished adapter of a run, or that of `train`, to the hub."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+from huggingface_hub import HfApi, errors
+from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id
+
+from autopeft.commands.verify import is_run
+from autopeft.errors import HubError, RunDirError, SpecError, reason_of
+from autopeft.records import (
+    IN_MEMORY,
+    DataSpec,
+    SearchResult,
+    TrainedPlan,
+    from_json,
+)
+from autopeft.run.best import finished_seed, finished_weights
+from autopeft.run.hub_folder import TRAINED, hub_base, name_base, write_card, write_trained_card
+from autopeft.store import RunDir, damaged, read_plan, require_unchanged, write_plan
+
+# Of the client beneath huggingface_hub; what the hub answers and a failed connection are both of this type.
+_HTTP_ERROR: type[Exception] = errors.HTTPError
+
+
+# The folder of the weights, what is known of them, and what writes their card for a base model into a folder.
+_Source: TypeAlias = tuple[Path, SearchResult | TrainedPlan, Callable[[Path, str], None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushRequest:
+    """Which run, or folder that `train` wrote, to push to which repository of the hub.
+
+    `base_model` is the base model's id on the hub, for a run that loaded it from a folder. A `dry_run`
+    uploads nothing. `overwrite` allows a repository that exists.
+    """
+
+    run: Path
+    repo: str
+    private: bool = False
+    overwrite: bool = False
+    dry_run: bool = False
+    base_model: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pushed:
+    """The files of a push by name with their bytes; `url` is None where nothing was uploaded."""
+
+    repo: str
+    base_model: str
+    files: dict[str, int]
+    url: str | None
+
+
+def push(request: PushRequest) -> Pushed:
+    """Upload trained weights with their model card; a repository that exists is kept unless told otherwise.
+
+    Raises:
+        SpecError: The name is none of the hub, the repository exists, or the base model is not on the hub.
+            Also where weights or configs differ from their checksums.
+        RunDirError: The run has no finished weights.
+        HubError: The hub cannot be reached, or refuses.
+    """
+    try:
+        validate_repo_id(request.repo)
+    except HFValidationError as error:
+        raise SpecError(f"{request.repo!r} is no name of a repository; pass user/name.") from error
+    if "/" not in request.repo:
+        raise SpecError(f"{request.repo!r} names a repository without its user; pass user/name.")
+    weights, result, write = _trained(request) or _of_run(request)
+    base_model = request.base_model or hub_base(result.setting)
+    if base_model is None:
+        if result.setting.base_model_source == IN_MEMORY:
+            raise SpecError(
+                f"The base model {result.setting.base_model} of this run was an object in memory, and no "
+                "model on the hub is known to have its weights; pass the id of one that has them with "
+                "--base-model."
+            )
+        raise SpecError(
+            f"The base model {result.setting.base_model} lies in a folder that others do not have; pass its "
+            "id on the hub with --base-model."
+        )
+    require_unchanged(weights)
+    with tempfile.TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as parent:
+        folder = Path(shutil.copytree(weights, Path(parent) / "adapter"))
+        (folder / TRAINED).unlink(missing_ok=True)  # it has paths of this machine
+        write(folder, base_model)
+        is_known = hub_base(result.setting) == base_model
+        revision = result.spec.model.revision if is_known else None
+        name_base(folder, base_model, revision=revision)
+        # Older weights lie in best/ without their plan.
+        document = read_plan(folder if (folder / "plan.yaml").is_file() else request.run)
+        named = document.model.model_copy(update={"id": base_model, "revision": revision})
+        write_plan(folder / "plan.yaml", replace(document, model=named, data=DataSpec()))
+        files = {
+            p.relative_to(folder).as_posix(): p.stat().st_size
+            for p in sorted(folder.rglob("*"))
+            if p.is_file()
+        }
+        url = None if request.dry_run else _upload(folder, request)
+    return Pushed(repo=request.repo, base_model=base_model, files=files, url=url)
+
+
+def _of_run(request: PushRequest) -> _Source:
+    if not is_run(request.run):
+        raise RunDirError(
+            f"{request.run} is the folder of no search, which has a run.yaml, and of no `train`, which has a "
+            f"{TRAINED} from version 0.3 on. Pass one of these folders, or train the plan again."
+        )
+    run = RunDir.open(request.run)
+    weights = finished_weights(run)
+    result, seed = run.load_result(), finished_seed(run)
+
+    def write(folder: Path, base_model: str) -> None:
+        write_card(folder, result, seed=seed, repo=request.repo, base_model=base_model)
+
+    return weights, result, write
+
+
+def _trained(request: PushRequest) -> _Source | None:
+    """The folder that `train` wrote; None for a run."""
+    path = request.run / TRAINED
+    if not path.is_file():
+        return None
+    try:
+        trained = from_json(TrainedPlan, json.loads(path.read_bytes()))
+    except ValueError as error:  # of JSON, or of the record
+        raise damaged(path, remedy="train the plan again") from error
+
+    def write(folder: Path, base_model: str) -> None:
+        write_trained_card(folder, trained, at=request.repo, base_model=base_model)
+
+    return request.run, trained, write
+
+
+def _upload(folder: Path, request: PushRequest) -> str:
+    """The address of the repository after the upload."""
+    api = HfApi()
+    try:
+        if not request.overwrite and api.repo_exists(request.repo):
+            raise SpecError(f"{request.repo} exists on the hub; pass --overwrite, or another name.")
+        url = api.create_repo(request.repo, private=request.private, exist_ok=True)
+        api.upload_folder(
+            repo_id=request.repo, folder_path=folder, commit_message="Upload adapter with autopeft"
+        )
+    except OfflineModeIsEnabled as error:
+        raise HubError("The hub cannot be reached, as HF_HUB_OFFLINE is set; unset it.") from error
+    except (_HTTP_ERROR, LocalTokenNotFoundError, ImportError) as error:  # the last of a proxy
+        raise HubError(
+            f"{request.repo} cannot be pushed ({reason_of(error)}); check the name, the "
+            "network, and that `hf auth login` was run with a token that may write."
+        ) from error
+    return str(url)

@@ -1,0 +1,188 @@
+"""`search`: from settings to a run directory with its report."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from autopeft import engine, report, space
+from autopeft.engine import Limits, Progress, Runs
+from autopeft.errors import AutopeftError
+from autopeft.executors import EXECUTORS
+from autopeft.records import RunSpec, SearchResult, resume_command
+from autopeft.run.allowance import with_evaluated_examples
+from autopeft.run.best import write_best, write_plans
+from autopeft.run.facts import beside_chance, environment, part_words, setting_of
+from autopeft.run.formulate import (
+    check_comparison,
+    check_user_files,
+    fit_to_budget,
+    rate_ranges,
+    requested_space,
+    score_names,
+    search_problem,
+    user_plan,
+)
+from autopeft.run.objects import NAMED, InMemory
+from autopeft.run.prepare import Prepared, prepare, with_demo_settings
+from autopeft.run.resume import (
+    keep_decisions,
+    keep_scores,
+    logged_measurements,
+    record,
+    resumed,
+    unused_measurements,
+)
+from autopeft.run.scoring import logged_scores
+from autopeft.run.state import check_base, note_start
+from autopeft.run.tracking import check_trackers, log_plans
+from autopeft.run.workers import check_executor, start_workers
+from autopeft.store import RunDir, claimed_folder
+from autopeft.train import encode_ahead
+
+_NAME_LENGTH = 50  # characters of a dataset in the name of a folder, at most; chosen by hand
+
+log = logging.getLogger(__name__)
+
+
+def search(
+    spec: RunSpec,
+    *,
+    given: frozenset[str] = frozenset(),
+    resume: bool = False,
+    progress: Progress,
+    memory: InMemory = NAMED,
+    interrupt: Callable[[], None] = lambda: None,
+    started: float | None = None,
+) -> tuple[SearchResult, Path]:
+    """Search and write the run directory; returns the result and the directory's path.
+
+    Args:
+        spec: The settings of the run.
+        given: Dotted names of the settings that the user gave. Where neither model nor data is named, the
+            demo's settings replace the others.
+        resume: Continue the run in `spec.output.out`, whose settings are kept (see `resumed`).
+        progress: Display of phases and measurements.
+        memory: Model and dataset that were passed as objects; the caller wraps a model in
+            `model.restoring`.
+        interrupt: Called before each measurement and each training step; what it raises stops the run, which
+            can be resumed then.
+        started: When the command began, in seconds of `time.monotonic`, so that its imports count too;
+            None stands for now.
+
+    Raises:
+        AutopeftError: See `errors`. An error before the first measurement leaves no run directory.
+    """
+    started = time.monotonic() if started is None else started
+    with _folder(spec) as out, _telling_how_to_resume(spec, out):
+        spec = resumed(spec, given) if resume else with_demo_settings(spec, given)
+        check_executor(spec)
+        check_trackers(spec)
+        requested = requested_space(spec)
+        check_user_files(spec)
+        with RunDir.create(out, resume=resume) as run:
+            try:
+                prepared = prepare(
+                    spec,
+                    keep_weights=run.weights,
+                    under_way=run.under_way,
+                    memory=memory,
+                    interrupt=interrupt,
+                )
+                check_comparison(prepared)
+                log.info("The run's folder is %s", run.path)  # now that data and model can be used
+                return _search_in(run, prepared, requested, progress=progress, started=started), run.path
+            except BaseException:
+                run.discard()  # does nothing once there is a measurement
+                raise
+
+
+def _folder(spec: RunSpec) -> AbstractContextManager[Path]:
+    """The folder that the user named, or a new one named after data and time."""
+    if spec.output.out is not None:
+        return nullcontext(Path(spec.output.out))
+    data_name = Path(spec.data.source or "uci_sentiment").stem.strip("<>").replace(" ", "-")
+    return claimed_folder(Path("reports") / f"{data_name[:_NAME_LENGTH]}-{datetime.now():%Y%m%d-%H%M%S}")
+
+
+@contextmanager
+def _telling_how_to_resume(spec: RunSpec, out: Path) -> Iterator[None]:
+    """A context that a signal may end; the command that continues is logged if the run has measurements."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        with suppress(AutopeftError):  # there is no run in the folder yet
+            if RunDir.open(out).measurements.load():
+                log.warning("Stopped; continue with: %s", resume_command(spec, out))
+        raise
+
+
+def _search_in(
+    run: RunDir, prepared: Prepared, requested: space.Space, *, progress: Progress, started: float
+) -> SearchResult:
+    def clock() -> float:
+        return time.monotonic() - started
+
+    feasible, context = fit_to_budget(prepared, requested)
+    brought = user_plan(prepared, context)  # a plan that cannot be used is refused before any work
+    prepared = with_evaluated_examples(prepared)
+    spec = prepared.spec
+    note_start(run, prepared, requested=requested, user_plan=brought)
+    prepared = replace(prepared, decisions=keep_decisions(run, spec, prepared.decisions))
+    for decision in prepared.decisions:
+        log.info("%s", decision)
+    run.write_spec(spec)
+    load_seconds = clock()
+    progress.phase("sensitivity", 0)
+    scores, scoring_seconds = keep_scores(
+        run, lambda: logged_scores(prepared, score_names(spec), clock=clock)
+    )
+    problem = search_problem(prepared, feasible, context, scores, user_plan=brought)
+    encode_ahead(prepared.bench, list(dict.fromkeys(engine.planned_runs(problem))))
+    machine = environment(prepared.base, spec.execution)  # before the GPU is left to workers
+    executor = EXECUTORS[spec.execution.executor]
+    try:
+        runs = Runs(
+            executor=executor,
+            measure_one=start_workers(executor, run, prepared),
+            progress=progress,
+            lengths=problem.lengths,
+            known=logged_measurements(run),
+            record=lambda measurement: record(run, measurement),
+            interrupt=prepared.bench.interrupt,
+            clock=clock,
+            limits=Limits(
+                seconds=spec.search.max_time_seconds or math.inf, cost=spec.search.max_cost or math.inf
+            ),
+        )
+        with run.writing_study() as storage:
+            outcome = engine.search(problem, runs, storage=storage)
+    finally:
+        executor.shutdown()
+    run.forget_under_way()
+    check_base(run, prepared)
+    earlier = unused_measurements(run, outcome)
+    result = SearchResult(
+        spec=spec,
+        setting=setting_of(prepared, rate_ranges(problem)),
+        sites=prepared.base.sites,
+        scores=scores,
+        cost=engine.search_cost(
+            outcome, earlier=earlier, scoring_seconds=scoring_seconds, load_seconds=load_seconds
+        ),
+        sentences=beside_chance(prepared, outcome.full_runs),
+        environment=machine,
+        **vars(outcome),
+    )
+    write_best(run, prepared, result)
+    write_plans(run, prepared, result)
+    run.save_result(result)
+    report.write(result, run.path, words=part_words(result))
+    log_plans(run, result, interrupt=prepared.bench.interrupt)
+    return result

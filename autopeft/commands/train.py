@@ -1,0 +1,295 @@
+"""`train`: train a plan at full length and save the adapter; what it keeps while it is not finished."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from autopeft import train
+from autopeft.adapters import check_plan, other_base_note
+from autopeft.commands.plan_settings import note_schedule, require_data, spec_of_plan
+from autopeft.errors import RunDirError, SpecError, TrainingError
+from autopeft.records import (
+    MAX_SEED,
+    Fidelity,
+    Measurement,
+    Plan,
+    Status,
+    TrainedPlan,
+    to_json,
+)
+from autopeft.report.words import duration
+from autopeft.run.best import base_sample, plan_document, training_json
+from autopeft.run.facts import environment, setting_of
+from autopeft.run.hub_folder import TRAINED, write_loading_files, write_trained_card
+from autopeft.run.prepare import Prepared, prepare
+from autopeft.run.state import differences, loaded_facts
+from autopeft.store import (
+    fresh_folder,
+    read_checked,
+    read_plan,
+    refuse_files,
+    sweep_fresh_folders,
+    without_empty_parents,
+    write_checked,
+    write_plan,
+    write_text,
+)
+from autopeft.train import encode_ahead, kept_step
+
+_START, _STATE = "start.json", "state"
+_SECONDS = 10.0  # between two lines; chosen by hand
+_NOTHING = "nothing was kept"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A trained plan: its measurement on the confirm split, and the folder of its adapter.
+
+    `metric` is the name of the task's metric, and `is_share` whether it lies in [0, 1].
+    """
+
+    measurement: Measurement
+    metric: str
+    is_share: bool
+    folder: Path
+
+
+def train_plan(
+    path: Path,
+    *,
+    out: Path | None = None,
+    seed: int | None = None,
+    model_id: str | None = None,
+    data_source: str | None = None,
+    overrides: Mapping[str, object] | None = None,
+    resume: bool = False,
+) -> Trained:
+    """Train a plan at full length and save the adapter in `peft`'s format, head included.
+
+    Steps are logged now and then. A run that is stopped leaves nothing in `out`; the state of one that took
+    more than a minute lies beside it, in `<out>.unfinished`, from which `resume` goes on to the same bits.
+
+    Args:
+        path: plan.yaml or a run directory.
+        out: Folder for the adapter; must be empty or absent. None is `reports/adapter-<plan>-<seed>`.
+        seed: None takes the plan's seed.
+        model_id: Base model to use instead of the plan's.
+        data_source: Dataset to use instead of the plan's; it must have the columns that the plan names.
+        overrides: Values of `model.quantize` and the settings of `execution`; None stands for the plan's
+            quantisation, and for the defaults.
+        resume: Go on with a training that was stopped; it has the same plan, seed, model and data.
+
+    Raises:
+        SpecError: The seed is out of range, or no dataset is named.
+        RunDirError: `out` is not empty, or cannot be written; there is nothing to resume, or a training that
+            was stopped and is not to be resumed.
+        TrainingError: The run failed or diverged; nothing is left in `out`.
+    """
+    document = read_plan(path)
+    seed = document.seed if seed is None else seed
+    if not 0 <= seed <= MAX_SEED:
+        raise SpecError(f"The seed is {seed}; pass --seed from 0 to {MAX_SEED:,}.")
+    target = out or Path("reports") / f"adapter-{document.plan.digest}-{seed}"
+    unfinished = Unfinished(out=target)
+    refuse_files(target)  # before any work
+    unfinished.check(resume=resume)
+    require_data(path, document, data_source)
+    note_schedule(path, document)
+    spec = spec_of_plan(document, model_id, data_source, overrides or {})
+    prepared = prepare(spec)
+    rate = document.head_learning_rate
+    prepared = replace(prepared, bench=replace(prepared.bench, head_learning_rate=rate))
+    check_plan(document.plan, prepared.base, prepared.methods)
+    if note := other_base_note(document, prepared.base):
+        log.warning("%s", note)
+    fidelity = Fidelity(
+        split="confirm",
+        train_steps=prepared.full_steps,
+        train_examples=prepared.full_steps * prepared.bench.batch_size,
+        eval_examples=prepared.n_evaluated("confirm"),
+        seed=seed,
+    )
+    encode_ahead(prepared.bench, [fidelity])
+    with (
+        logged_steps(kept=lambda: unfinished.words),
+        unfinished.kept(training_facts(prepared, document.plan, fidelity), resume=resume),
+        fresh_folder(target) as fresh,
+    ):
+        bench = replace(
+            prepared.bench,
+            keep_weights=lambda plan, seed: fresh,
+            under_way=lambda *_: unfinished.state,
+        )
+        measurement = bench.measure(document.plan, fidelity)
+        if measurement.status is not Status.COMPLETE:
+            if not measurement.status.is_of_machine:
+                unfinished.forget()  # it would fail in the same way again
+            raise TrainingError(f"Training plan {document.plan.digest} failed: {measurement.reason}.")
+        _write_files(fresh, prepared, measurement, at=f"./{target.name}")
+    return Trained(
+        measurement=measurement,
+        metric=prepared.task.metric,
+        is_share=prepared.task.is_share,
+        folder=target,
+    )
+
+
+def _write_files(folder: Path, prepared: Prepared, measurement: Measurement, *, at: str) -> None:
+    """Write all that lies beside the weights of a trained plan; `at` is the place that its card names."""
+    plan, seed = measurement.plan, measurement.fidelity.seed
+    write_plan(folder / "plan.yaml", replace(plan_document(prepared, plan), seed=seed))
+    known = training_json(measurement, base_sample=base_sample(prepared))
+    write_text(folder / "training.json", known)
+    write_loading_files(folder, prepared)
+    trained = TrainedPlan(
+        spec=prepared.spec,
+        setting=setting_of(prepared, {}),
+        best=plan,
+        measurement=replace(measurement, example_scores=()),
+        environment=environment(prepared.base, prepared.spec.execution),
+    )
+    write_text(folder / TRAINED, json.dumps(to_json(trained), indent=2) + "\n")
+    write_trained_card(folder, trained, at=at)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unfinished:
+    """The state of a training whose adapter goes to the folder `out`, in a folder beside it."""
+
+    out: Path
+
+    @property
+    def folder(self) -> Path:
+        """`<out>.unfinished`."""
+        return self.out.absolute().with_name(f"{self.out.absolute().name}.unfinished")
+
+    @property
+    def state(self) -> Path:
+        """Where the training keeps its state."""
+        return self.folder / _STATE
+
+    @property
+    def step(self) -> int | None:
+        """How many steps are done; None where nothing is kept."""
+        return kept_step(self.state)
+
+    @property
+    def words(self) -> str:
+        """What is kept of the training, as the end of a sentence."""
+        if self.step is None:
+            return "nothing was kept"
+        return f"the state after step {self.step:,} is kept; the same command with --resume goes on from it"
+
+    def check(self, *, resume: bool) -> None:
+        """Raise RunDirError where there is nothing to resume, or something that the user did not ask for."""
+        if resume and self.step is None:
+            raise RunDirError(f"{self.folder} holds no unfinished training; start it without --resume.")
+        if not resume and self.step is not None:
+            raise RunDirError(
+                f"{self.folder} holds a training that was stopped after step {self.step:,}; pass --resume to "
+                "go on with it, another --out, or remove that folder."
+            )
+
+    @contextlib.contextmanager
+    def kept(self, facts: Mapping[str, Any], *, resume: bool) -> Iterator[None]:
+        """A context of the training: what it kept stays if something stops it, and is removed at its end.
+
+        Raises:
+            RunDirError: What is to be resumed was trained with other `facts`, or nothing can be written.
+        """
+        with without_empty_parents(self.folder):
+            if resume:
+                self._compare(facts)
+                sweep_fresh_folders(self.out)
+                log.info("The training goes on after step %s.", f"{self.step:,}")
+            else:
+                self.forget()
+                write_checked(self.folder / _START, facts)
+            try:
+                yield
+            except BaseException as error:
+                if self.step is None:
+                    self.forget()
+                elif isinstance(error, Exception):  # a signal is told with the step that was reached
+                    log.warning("No adapter was written, but %s.", self.words)
+                raise
+            self.forget()
+
+    def forget(self) -> None:
+        """Remove what is kept."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _compare(self, facts: Mapping[str, Any]) -> None:
+        remedy = f"remove {self.folder} and start anew"
+        try:
+            before = read_checked(self.folder / _START, remedy=remedy)
+        except FileNotFoundError as error:
+            raise RunDirError(f"{self.folder / _START} is missing; {remedy}.") from error
+        if differing := differences(before, facts, whose="now it is"):
+            raise RunDirError(
+                f"{self.folder} was trained with {differing}; put it back as it was, or {remedy}."
+            )
+
+
+def training_facts(prepared: Prepared, plan: Plan, fidelity: Fidelity) -> dict[str, Any]:
+    """What the bits of a training depend on, by name."""
+    return {
+        **loaded_facts(prepared),
+        "plan": plan.digest,
+        "seed": fidelity.seed,
+        "steps": fidelity.train_steps,
+        "batch size": prepared.bench.batch_size,
+        "number format": prepared.spec.execution.dtype,
+        "quantisation": prepared.spec.model.quantize,
+    }
+
+
+@contextlib.contextmanager
+def logged_steps(
+    clock: Callable[[], float] = time.monotonic, *, kept: Callable[[], str] = lambda: _NOTHING
+) -> Iterator[None]:
+    """A context in which training logs its step, its loss and the time left, every ten seconds or so.
+
+    A signal that ends the context is logged with the last step and with what `kept` says of what is left.
+    """
+    steps = _Steps(clock)
+    try:
+        with train.watched(steps.add):
+            yield
+    except (KeyboardInterrupt, SystemExit):
+        where = f"at step {steps.step:,} of {steps.n_steps:,}" if steps.n_steps else "before the first step"
+        log.warning("Stopped %s; %s.", where, kept())
+        raise
+
+
+class _Steps:
+    """The last step that was seen, and what is logged of it."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.step, self.n_steps = 0, 0
+        self._clock = clock
+        self._first = (0, 0.0)  # step and time of the first look, from which on time is measured
+        self._last_logged = 0.0
+
+    def add(self, step: int, n_steps: int, loss: Callable[[], float]) -> None:
+        """Note a step, and log it if the last line is some seconds ago."""
+        now = self._clock()
+        if not self.n_steps or step <= self.step:  # training began, maybe anew in less memory
+            self._first, self._last_logged = (step, now), now
+        self.step, self.n_steps = step, n_steps
+        if now - self._last_logged < _SECONDS:
+            return
+        self._last_logged = now
+        first_step, started = self._first
+        left = (now - started) / (step - first_step) * (n_steps - step)
+        log.info("step %s of %s: loss %.4f, %s left", f"{step:,}", f"{n_steps:,}", loss(), duration(left))

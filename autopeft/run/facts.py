@@ -1,0 +1,202 @@
+"""What a report needs beside the search's outcome: model, data and budget of the run, names of parts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import datasets
+import optuna
+import peft
+import torch
+import transformers
+
+from autopeft import adapters, model, report
+from autopeft.errors import AutopeftError
+from autopeft.extension import Method, chance_of_guesses, discover, metric_facts, text_form
+from autopeft.model import BaseModel
+from autopeft.records import (
+    IN_MEMORY,
+    VERSION,
+    ExecutionSpec,
+    FullRun,
+    Plan,
+    SearchFacts,
+    SearchResult,
+    SplitSizes,
+    TrainedPlan,
+)
+from autopeft.report import PartWords, WeightFolders
+from autopeft.run.computing import n_workers
+from autopeft.run.formulate import groups_of, parse_budget
+from autopeft.run.prepare import Prepared
+from autopeft.store import RunDir, write_text
+
+log = logging.getLogger(__name__)
+
+
+def render(path: Path) -> SearchResult:
+    """Render the report of a finished run again."""
+    run = RunDir.open(path)
+    result = run.load_result()
+    report.write(result, run.path, words=part_words(result))
+    return result
+
+
+def render_several(paths: Sequence[Path], out: Path) -> tuple[SearchResult, ...]:
+    """Write one page about several finished runs to `out`; the runs stay as they are.
+
+    A run is named by the last part of its path that tells it from the others.
+    """
+    results = tuple(RunDir.open(path).load_result() for path in paths)
+    ends = [path.resolve().parts[-2:] for path in paths]
+    last = [parts[-1] for parts in ends]
+    names = [parts[-1] if last.count(parts[-1]) == 1 else "/".join(parts) for parts in ends]
+    pages = [(name, result, part_words(result)) for name, result in zip(names, results, strict=True)]
+    write_text(out, report.several_html(pages))
+    return results
+
+
+def part_words(result: SearchResult | TrainedPlan) -> PartWords:
+    """Names of the installed methods, the class of the base model, how the best plan's weights load."""
+    setting, methods = result.setting, discover("autopeft.methods").values()
+    # A run may be rendered where a part of it is no longer installed.
+    task = dict(discover("autopeft.tasks")).get(setting.task)
+    return PartWords(
+        labels={method.name: method.label for method in methods} | _choice_labels(methods),
+        short_labels={method.name: method.short_label for method in methods},
+        auto_class=model.loading_class_of_type(setting.model_type, task.auto_class) if task else "AutoModel",
+        metric_is_share=bool(setting.metric_is_share),
+        weights=_weight_folders(result.best),
+    )
+
+
+def _choice_labels(methods: Iterable[Method]) -> dict[str, str]:
+    """The words for each choice of a method but its first, which is the usual one."""
+    labels = {}
+    for method in methods:
+        known: Mapping[str, str] = getattr(method, "choice_labels", {})  # methods of others may lack it
+        for option, values in method.choices.items():
+            for value in values[1:]:
+                words = known.get(f"{option}={value}", f"{option.replace('_', ' ')} {value}")
+                labels[report.choice_key(method.name, option, value)] = words
+    return labels
+
+
+def _weight_folders(plan: Plan) -> WeightFolders:
+    """How trained weights of a plan are loaded; as those of one config where a method is gone."""
+    try:
+        stack = adapters.compile_plan(plan, discover("autopeft.methods"))
+    except AutopeftError:
+        return WeightFolders()
+    configs = dict(zip(stack.names, stack.configs, strict=False))  # the head alone has a name and no config
+    beside = {name: adapters.stays_beside_weights(config) for name, config in configs.items()}
+    modules = dict.fromkeys(type(config).__module__ for config in stack.configs)
+    return WeightFolders(
+        order=tuple(sorted(configs, key=beside.__getitem__)) if len(configs) > 1 else (),
+        n_unmerged=sum(beside.values()),
+        imports=tuple(name for name in modules if not name.startswith("peft.")),
+    )
+
+
+def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, float]]) -> SearchFacts:
+    """Model, data, task, budget and splits of the run, for its report."""
+    metric = metric_facts(prepared.task)
+    loaded, module = prepared.data, prepared.base.module
+    if prepared.spec.model.id != IN_MEMORY:
+        source = model.resolve(prepared.spec.model)[0]
+    else:
+        source = "" if prepared.base.differs_from_checkpoint else model.loaded_from(module)
+        source = source or IN_MEMORY
+    sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items()}
+    n_groups = {name: len(set(groups)) for name, groups in groups_of(prepared).items()}
+    return SearchFacts(
+        base_model=prepared.base.name,
+        base_model_source=source,
+        model_type=prepared.base.model_type,
+        data=loaded.name,
+        task=prepared.task.name,
+        metric=metric.name,
+        greater_is_better=metric.greater_is_better,
+        metric_is_share=metric.is_share,
+        metric_label=metric.label,
+        budget=parse_budget(prepared),
+        head_params=prepared.base.head_params,
+        splits=SplitSizes(
+            train=sizes["train"],
+            search=sizes["search"],
+            confirm=sizes["confirm"],
+            test=sizes.get("test", 0),
+            duplicates_removed=loaded.duplicates_removed,
+            confirm_groups=n_groups.get("confirm", 0),
+            test_groups=n_groups.get("test", 0),
+        ),
+        full_run_steps=prepared.full_steps,
+        label_names=loaded.label_names,
+        data_fingerprint=loaded.fingerprint,
+        learning_rate_ranges=learning_rate_ranges,
+        unquantised=model.unquantised_modules(module),
+        decisions=prepared.decisions,
+        chance=chance_of(prepared),
+        lacking=prepared.base.lacking,
+        text_form=text_form(prepared.task) or prepared.bench.splits["train"].text_form,
+    )
+
+
+def beside_chance(prepared: Prepared, full_runs: Sequence[FullRun]) -> tuple[str, ...]:
+    """A sentence if no full run was surely better than guesses."""
+    chance = chance_of(prepared)
+    if chance is None or any(each.is_surely_above(chance) for each in full_runs):
+        return ()
+    best = max(each.metric_mean for each in full_runs)
+    reached, guesses = f"{best:.3f}", f"guesses have {chance:g}"
+    if prepared.task.is_share:
+        reached = f"{100 * best:.1f} %"
+        frequent = f"always giving the most frequent label has {100 * chance:.1f} %"
+        guesses = frequent if chance else "no share is below 0 %"
+    name = metric_facts(prepared.task).words
+    return (
+        f"Nothing was learned for certain: the best {name} is {reached}, and {guesses}; check "
+        "--label-column, train longer (--epochs or --max-steps), or hold out more rows.",
+    )
+
+
+def chance_of(prepared: Prepared) -> float | None:
+    """The metric of always giving the most frequent label of the confirm split, or of guesses.
+
+    The first is for metrics that are a mean over examples that are right or wrong, the second for those that
+    know it, such as correlations. Other shares have 0 at least: the F1 of entities where none is found. None
+    for the rest.
+    """
+    labels = prepared.bench.splits["confirm"].labels
+    is_hit_rate = prepared.task.is_share and prepared.task.score_span == 1
+    if not is_hit_rate or not isinstance(labels[0], int | str):
+        chance = chance_of_guesses(prepared.task)
+        return 0.0 if chance is None and prepared.task.is_share else chance
+    (_, n_most), *_ = Counter(labels).most_common(1)
+    return n_most / len(labels)
+
+
+def environment(base: BaseModel, execution: ExecutionSpec) -> dict[str, str]:
+    """Versions of the libraries, the machine, and how the run computed on it, by name."""
+    libraries = (torch, transformers, peft, optuna, datasets)
+    return {
+        "autopeft": VERSION,
+        "python": platform.python_version(),
+        **{library.__name__: str(library.__version__) for library in libraries},
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cpu_count": str(os.cpu_count()),
+        "workers": str(n_workers(execution)),
+        "threads": str(torch.get_num_threads()),
+        "device": torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else base.device.type,
+        "dtype": base.precision.dtype,
+        "micro_batch_tokens": str(execution.micro_batch_tokens),
+        "checkpointing": execution.checkpointing,
+        **({"bitsandbytes": metadata.version("bitsandbytes")} if base.n_bits else {}),
+    }

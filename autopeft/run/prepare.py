@@ -1,0 +1,160 @@
+"""What every command needs before it can measure: data, base model, budget, bench."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from autopeft import model, train
+from autopeft.data import LabelledData
+from autopeft.errors import UnknownNameError
+from autopeft.extension import Catalogue, Method, Task, discover, text_form
+from autopeft.model import BaseModel
+from autopeft.records import (
+    SETTINGS,
+    Decision,
+    Fidelity,
+    Plan,
+    RunSpec,
+    with_setting,
+)
+from autopeft.run.computing import in_memory_of_run, with_compute
+from autopeft.run.derived import with_full_run, with_max_length, with_max_new_tokens
+from autopeft.run.objects import NAMED, InMemory, load_base, load_data, with_precision
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Everything that stays the same during a run, the loaded base model included.
+
+    `decisions` are the settings that were derived, which `spec` holds too.
+    """
+
+    spec: RunSpec
+    data: LabelledData
+    base: BaseModel
+    task: Task
+    methods: Mapping[str, Method]
+    bench: train.Bench
+    full_steps: int
+    decisions: tuple[Decision, ...] = ()
+
+    def n_evaluated(self, split: str) -> int:
+        """Examples of a split that are evaluated: all of it, or as many as `--max-eval-examples`."""
+        n_examples = len(self.bench.splits[split].labels) if split in self.bench.splits else 0
+        return min(n_examples, self.spec.data.max_eval_examples or n_examples)
+
+
+def with_demo_settings(spec: RunSpec, given: frozenset[str]) -> RunSpec:
+    """The settings; where neither model nor data is named, the demo's values replace those not given."""
+    if spec.model.id is not None or spec.data.source is not None:
+        return spec
+    for field in SETTINGS.values():
+        if field.demo is None or field.name in given:
+            continue
+        if field.name == "task.epochs" and "task.max_steps" in given:
+            continue
+        spec = with_setting(spec, field.name, field.demo)
+    return spec
+
+
+@in_memory_of_run("preparing the base model and its data")
+def prepare(
+    spec: RunSpec,
+    *,
+    keep_weights: Callable[[Plan, int], Path] | None = None,
+    under_way: Callable[[Plan, Fidelity], Path] | None = None,
+    memory: InMemory = NAMED,
+    interrupt: Callable[[], None] = lambda: None,
+) -> Prepared:
+    """Load data and base model, and encode the splits.
+
+    Args:
+        spec: The settings of the run.
+        keep_weights: Gives the folder for trained weights of a plan and seed; None keeps no weights.
+        under_way: Gives the folder for the state of a run that something may stop; None keeps none.
+        memory: Model and dataset that were passed as objects.
+        interrupt: Called before each training step; what it raises stops the run.
+
+    Raises:
+        DataError, ModelError, SiteError, UnknownNameError: As for `load_data` and `load_base`; a ModelError
+            also where memory runs out.
+    """
+    part: Task = discover("autopeft.tasks")[spec.task.name]
+    discover("autopeft.sensitivity")[spec.search.score]  # an unknown name is refused before any work
+    require_known_metric(part, spec.task.metric)
+    if memory.model is None:  # before the data are read, which takes long
+        model.find_device(spec.execution.device)
+        with model.quiet_libraries():
+            model.require_packages(spec.model)
+    loaded = load_data(spec, part.read_rows, memory)
+    for note in loaded.notes:
+        log.info("%s", note)
+    task = part.fitted(spec.task, loaded.target)  # which refuses an unknown metric before any work
+    for note in task.notes:
+        log.warning("%s", note)
+    with model.quiet_libraries():
+        spec = with_precision(spec, memory)
+        base = load_base(spec, task, loaded, memory)
+    if loaded.target.kind == "number":
+        base.scale_output_to(mean=loaded.target.mean, std=loaded.target.std)
+    if (commit := model.commit_of(spec.model)) is not None:  # a repeated run loads the same weights
+        spec = with_setting(spec, "model.revision", commit)
+    methods = methods_for(base)
+    log.info("Learning rates are those for a hidden size of %s.", f"{base.hidden_size:,}")
+    task = task.fitted(spec.task, loaded.target, base.tokenizer)
+    spec, length = with_max_length(spec, loaded, base, task, base.device.type)
+    splits = train.encode_splits(loaded, base=base, task=task, max_length=spec.task.max_length)
+    if form := text_form(task):
+        log.info("%s", form)
+    spec, full_run = with_full_run(spec, splits["train"], task, base.device.type)
+    task, answers = with_max_new_tokens(task, splits["train"])
+    n_train = len(splits["train"].labels)
+    batch_size = min(spec.task.batch_size or n_train, n_train)
+    full_steps = train.full_run_steps(
+        n_train=n_train,
+        batch_size=batch_size,
+        epochs=spec.task.epochs,
+        max_steps=spec.task.max_steps,
+    )
+    bench = train.Bench(
+        base=base,
+        task=task,
+        methods=methods,
+        splits=splits,
+        batch_size=batch_size,
+        keep_weights=keep_weights,
+        under_way=under_way,
+        full_steps=full_steps,
+        interrupt=interrupt,
+    )
+    spec, bench, computing = with_compute(spec, bench)
+    return Prepared(
+        spec=spec,
+        data=loaded,
+        base=base,
+        task=task,
+        methods=methods,
+        bench=bench,
+        full_steps=full_steps,
+        decisions=(*length, *full_run, *answers, *computing),
+    )
+
+
+def require_known_metric(task: Task, metric: str | None) -> None:
+    """Raise UnknownNameError for a metric that the task measures on no data; None is the task's choice."""
+    kinds = getattr(task, "kinds", ())
+    of_labels = [each.name for each in discover("autopeft.metrics").values() if {*kinds} & {*each.kinds}]
+    known = {*task.metrics, *of_labels}
+    if metric is not None and metric not in known:
+        raise UnknownNameError(f"metric of {task.name}", metric, known)
+
+
+def methods_for(base: BaseModel) -> Mapping[str, Method]:
+    """The installed methods with their learning rates for the width of a base model."""
+    known: Catalogue[Method] = discover("autopeft.methods")
+    return known.changed(lambda method: method.at_width(base.hidden_size))

@@ -1,0 +1,128 @@
+"""The workers of an executor: each prepares the bench of a run for itself, from its settings."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autopeft import model
+from autopeft.errors import RunDirError, SpecError
+from autopeft.executors import EXECUTORS, Executor
+from autopeft.records import IN_MEMORY, Fidelity, Measurement, Plan, RunSpec, with_setting
+from autopeft.run.computing import n_workers, tell_spread, worker_devices
+from autopeft.run.prepare import Prepared, prepare
+from autopeft.run.state import differences, facts_for_workers, loaded_facts, start_sha256
+from autopeft.store import SOURCES, RunDir, whole_path
+
+Measure = Callable[[Plan, Fidelity], Measurement]
+
+
+def check_executor(spec: RunSpec) -> None:
+    """Raise SpecError where the executor of a run cannot do its measurements; log how it spreads them.
+
+    The executor lacks a package, it has fewer workers than were asked for, it chooses the GPUs itself, or its
+    workers cannot load objects in memory.
+    """
+    executor = EXECUTORS[spec.execution.executor]
+    for package in executor.packages:
+        if importlib.util.find_spec(package) is None:
+            raise SpecError(
+                f"The executor {executor.name} needs the package {package}; install it with: "
+                f'pip install "autopeft[{executor.name}]".'
+            )
+    if executor.assigns_gpus and ":" in (spec.execution.device or ""):
+        raise SpecError(
+            f"--device is {spec.execution.device}, and the executor {executor.name} gives each worker a GPU "
+            "by itself; set --device to cuda and --workers to the number of GPUs."
+        )
+    if executor.max_workers is not None and n_workers(spec.execution) > executor.max_workers:
+        devices = f" and --device {spec.execution.device}" if spec.execution.device else ""
+        raise SpecError(
+            f"--workers is {spec.execution.workers or 'auto'}{devices}; the executor {executor.name} takes "
+            f"at most {executor.max_workers} worker on one device. Lower --workers, or choose another "
+            "--executor."
+        )
+    if not executor.shares_memory and IN_MEMORY in (spec.model.id, spec.data.source):
+        raise SpecError(
+            f"The executor {executor.name} loads model and data in other processes, and here they are "
+            "objects in memory; save them and pass their paths, or leave the executor out."
+        )
+    executor.check()
+    tell_spread(spec)
+
+
+def start_workers(executor: Executor, run: RunDir, prepared: Prepared) -> Measure:
+    """The function to submit to an executor: the bench's own, or that of the workers started here.
+
+    Worker `i` takes the device `i` of `worker_devices`, round by round, and its share of the processor's
+    threads. Where the executor assigns GPUs, it takes a device of the kind that the main process has. That
+    process leaves its GPU to them.
+    """
+    spec = prepared.spec
+    kind = prepared.base.device.type
+    devices = (kind,) if executor.assigns_gpus else worker_devices(spec.execution)
+    n_parts = n_workers(spec.execution)
+    for name in SOURCES:  # with whole paths, since a worker may run in another folder
+        if (source := attrgetter(name)(spec)) is not None:
+            spec = with_setting(spec, name, whole_path(source))
+    make = WorkerBench(
+        spec=with_setting(spec, "execution.memory_bytes", prepared.bench.compute.memory_bytes),
+        run=run.path.resolve(),
+        facts=facts_for_workers(run, prepared),
+        start_sha256=start_sha256(run),
+        devices=devices,
+        n_threads=max(1, torch.get_num_threads() // n_parts),
+    )
+    if kind == "cuda" and not executor.shares_memory:
+        # A worker loads the model there again; from here on names, shapes and a digest do.
+        device = prepared.base.device
+        prepared.bench.make_room()
+        prepared.base.to_cpu()
+        model.release_memory(device)
+    return executor.start(make, local=prepared.bench.measure, n_workers=n_parts, uses_gpu=kind == "cuda")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerBench:
+    """Makes the measuring function of a worker, in its process; everything in it can be pickled."""
+
+    spec: RunSpec
+    run: Path
+    facts: Mapping[str, Any]
+    start_sha256: str | None
+    devices: tuple[str | None, ...]
+    n_threads: int
+
+    def __call__(self, index: int) -> Measure:
+        """The measuring function of a bench like that of the main process.
+
+        Raises:
+            RunDirError: The run directory of the main process is not there, or cannot be written.
+            SpecError: The worker loaded other weights or data than the main process, or by another version.
+        """
+        logging.getLogger("autopeft").setLevel(logging.ERROR)  # the main process logs all of it
+        torch.set_num_threads(self.n_threads)
+        device = self.devices[index % len(self.devices)]
+        alone = {"device": device, "workers": 1}  # the memory is that of one worker already
+        execution = self.spec.execution.model_copy(update=alone)
+        run = RunDir(self.run)
+        if start_sha256(run) != self.start_sha256:
+            raise RunDirError(
+                f"{self.run} is not the run directory of the search; mount it there under the same path."
+            )
+        run.require_writable()
+        prepared = prepare(
+            self.spec.model_copy(update={"execution": execution}),
+            keep_weights=run.weights,
+            under_way=run.under_way,
+        )
+        if differing := differences(self.facts, loaded_facts(prepared), whose="this worker"):
+            raise SpecError(f"The search has {differing}; make them the same.")
+        return prepared.bench.measure

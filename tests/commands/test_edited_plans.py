@@ -1,0 +1,47 @@
+"""`train` follows what a person wrote into plan.yaml, or says that it does not."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from toys.bases import plan_of_queries
+
+from autopeft.commands import train_plan
+from autopeft.errors import SpecError
+from autopeft.records import DataSpec
+from autopeft.store import read_plan, write_plan
+from autopeft.train import SCHEDULE
+
+
+@pytest.fixture
+def document(model_dir, data_dir):
+    return plan_of_queries(model_dir, data_dir, max_steps=2)
+
+
+def test_a_plan_without_its_dataset_is_not_trained_on_the_sample(document, data_dir, tmp_path):
+    write_plan(tmp_path / "plan.yaml", replace(document, data=DataSpec()))
+    with pytest.raises(SpecError, match=r"plan\.yaml names no dataset to train on; pass one with --data"):
+        train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter")
+    assert train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter", data_source=str(data_dir))
+
+
+def test_a_schedule_of_the_user_is_said_not_to_be_followed(document, tmp_path, caplog):
+    write_plan(tmp_path / "plan.yaml", replace(document, schedule="constant"))
+    train_plan(tmp_path / "plan.yaml", out=tmp_path / "other")
+    assert re.search(r"does not follow the schedule in .*plan\.yaml", caplog.text)
+    caplog.clear()
+    write_plan(tmp_path / "plan.yaml", replace(document, schedule=SCHEDULE))
+    train_plan(tmp_path / "plan.yaml", out=tmp_path / "own")
+    assert "not followed" not in caplog.text
+
+
+def test_a_base_model_named_by_its_relative_folder_is_found_from_elsewhere(
+    document, model_dir, tmp_path, monkeypatch
+):
+    relative = document.model.model_copy(update={"id": model_dir.name})
+    write_plan(tmp_path / "plan.yaml", replace(document, model=relative))
+    monkeypatch.chdir(model_dir.parent)
+    train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter")
+    assert read_plan(tmp_path / "adapter").model.id == str(model_dir)

@@ -1,0 +1,77 @@
+"""Trained weights that meet another base model than their own are refused, or at least said to."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+import transformers
+from toys.bases import plan_of_queries
+from toys.exports import answer, refused
+from typer.testing import CliRunner
+
+from autopeft import apply
+from autopeft.cli.app import app
+from autopeft.commands import train_plan
+from autopeft.model import sample_digest
+from autopeft.store import read_plan, write_plan
+
+
+@pytest.fixture
+def own_base(model_dir, tmp_path):
+    return shutil.copytree(model_dir, tmp_path / "base")
+
+
+@pytest.fixture
+def trained(own_base, data_dir, tmp_path):
+    write_plan(tmp_path / "plan.yaml", plan_of_queries(own_base, data_dir, max_steps=2))
+    return train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter").folder
+
+
+def put_another(folder, *, n_layers=2, seed=1):
+    """Replace a base model in its place by a random one of its shape, or deeper."""
+    config = transformers.AutoConfig.from_pretrained(folder)
+    config.num_hidden_layers = n_layers
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformers.AutoModel.from_config(config).save_pretrained(folder)
+
+
+def verify(*arguments):
+    return CliRunner().invoke(app, ["verify", *map(str, arguments)])
+
+
+def merged_notes(trained, out):
+    return " ".join(answer("--adapter", trained, "--to", "merged", "--out", out)["notes"])
+
+
+def test_other_weights_in_the_place_of_the_base_model_are_noticed(trained, own_base, tmp_path):
+    assert verify(trained).exit_code == 0
+    assert "other weights" not in merged_notes(trained, tmp_path / "own")
+    put_another(own_base)
+    refused(verify(trained), 2, "other weights", str(trained))
+    assert "other weights" in merged_notes(trained, tmp_path / "other")
+
+
+def test_a_deeper_base_model_is_said_to_get_no_adapters_in_its_upper_layers(
+    trained, own_base, tmp_path, caplog
+):
+    put_another(own_base, n_layers=4)
+    train_plan(trained, out=tmp_path / "again")
+    assert "no adapters in layers 2, 3." in caplog.text
+    caplog.clear()
+    base = transformers.AutoModelForSequenceClassification.from_pretrained(own_base, num_labels=2)
+    apply(read_plan(trained), base)
+    assert "no adapters in layers 2, 3." in caplog.text
+    assert "no adapters in layers 2, 3." in merged_notes(trained, tmp_path / "merged")
+
+
+def test_a_sample_is_the_same_in_half_the_bits_and_another_after_a_small_training(model_dir):
+    module = transformers.AutoModel.from_pretrained(model_dir)
+    whole, without = sample_digest(module), sample_digest(module, exclude=["pooler"])
+    assert sample_digest(module.bfloat16()) == whole != without
+    moved = transformers.AutoModel.from_pretrained(model_dir)
+    with torch.no_grad():
+        moved.pooler.dense.weight.mul_(1.01)
+    assert sample_digest(moved) != whole and sample_digest(moved, exclude=["pooler"]) == without

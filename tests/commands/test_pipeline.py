@@ -1,0 +1,283 @@
+"""A whole search on a tiny model and tiny data: its files, counts, and a fresh process that reads them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from toys.specs import run_spec
+
+from autopeft import commands
+from autopeft.cli.progress import Silent
+from autopeft.errors import RunDirError, SpecError
+from autopeft.model import BaseModel
+from autopeft.model.unchanged import digest_of
+from autopeft.records import RunSpec
+from autopeft.run.prepare import prepare
+from autopeft.run.state import facts_for_workers, loaded_facts
+from autopeft.store import RunDir, read_plan
+from autopeft.train import states
+
+FILES = (
+    "run.yaml study.sqlite sensitivity.csv trials.csv result.json report.md report.html "
+    "best/plan.yaml best/weights/adapter_model.safetensors best/weights/adapter_config.json"
+).split()
+WEIGHTS = "adapter_model.safetensors"
+
+
+def spec_for(model_dir: Path, data_dir: Path, out: Path, **settings: object) -> RunSpec:
+    """The list of the default space, four plans here, and four by Optuna; full runs of 30 steps."""
+    usual = {"max_steps": 30, "batch_size": 8, "budget": "5%", "trials": 8, "sizes": 2, "seed": 3}
+    return run_spec(model_dir, data_dir, out=out, **(usual | settings))
+
+
+class WithoutStudy(Silent):
+    """Fails where a study lies in a run's folder while the run still measures."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def measured(self, *_: object, **__: object) -> None:
+        assert not list(self.out.glob("study*")), "the study is written once, at the end"
+
+
+@pytest.fixture(scope="module")
+def run(model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "first"
+    return commands.search(spec_for(model_dir, data_dir, out), progress=WithoutStudy(out))[1]
+
+
+@pytest.fixture(scope="module")
+def answer(run: Path) -> dict:
+    return json.loads((run / "result.json").read_text(encoding="utf-8"))
+
+
+def rows_of(run: Path) -> list[dict[str, str]]:
+    with (run / "trials.csv").open(encoding="utf-8", newline="") as stream:
+        return [
+            {k: v for k, v in row.items() if not k.endswith("_seconds")} for row in csv.DictReader(stream)
+        ]
+
+
+def test_every_file_of_a_run_is_there_and_not_empty(run: Path) -> None:
+    assert [name for name in FILES if not (run / name).is_file() or not (run / name).stat().st_size] == []
+
+
+def test_plan_is_within_the_budget_and_three_counts_are_one_integer(run: Path, answer: dict) -> None:
+    of_plan = commands.count(run / "best" / "plan.yaml").trainable_params
+    of_configs = commands.count(run / "best" / "adapters").trainable_params
+    assert of_plan == of_configs == answer["best"]["trainable_params"]
+    assert of_plan <= answer["budget"]["max_trainable_params"]
+    (smaller,) = answer["sizes"]
+    assert smaller["trainable_params"] <= answer["budget"]["max_trainable_params"] // 5
+
+
+def test_study_opens_and_holds_one_finished_trial_per_proposal(run: Path) -> None:
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{run / 'study.sqlite'}")
+    assert [trial.user_attrs["source"] for trial in study.trials] == ["list"] * 4 + ["sampler"] * 4
+    assert all(trial.state.is_finished() for trial in study.trials)
+
+
+def test_trials_csv_has_every_measurement_and_names_its_split(run: Path, answer: dict) -> None:
+    rows = rows_of(run)
+    splits = [row["split"] for row in rows]
+    assert len(rows) == len(RunDir.open(run).measurements.load())
+    assert set(splits) == {"search", "confirm", "test"} and splits.count("search") >= 8
+    assert {row["train_steps"] for row in rows} == {"12", "30"} and {row["seed"] for row in rows} == {"3"}
+    judged = {row["plan_id"]: float(row["metric"]) for row in rows if row["split"] == "confirm"}
+    assert judged[answer["best"]["plan_id"]] == answer["best"]["metric_mean"]
+    assert judged[answer["sizes"][0]["plan_id"]] == answer["sizes"][0]["metric_mean"]
+
+
+FRESH = """
+import json, sys
+from peft import PeftConfig, PeftModel, get_peft_model
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+import csv, torch
+run, data = sys.argv[1:]
+config = PeftConfig.from_pretrained(f"{run}/best/adapters")
+def base():
+    return AutoModelForSequenceClassification.from_pretrained(config.base_model_name_or_path, num_labels=2)
+attached = sum(p.numel() for p in get_peft_model(base(), config).parameters() if p.requires_grad)
+tokenizer = AutoTokenizer.from_pretrained(f"{run}/best/weights")
+model = PeftModel.from_pretrained(base(), f"{run}/best/weights").eval()
+@torch.no_grad()
+def accuracy(split):
+    rows = list(csv.DictReader(open(f"{data}/{split}.csv")))
+    names = sorted({row["label"] for row in rows})
+    guesses = [names[model(**tokenizer(row["text"], return_tensors="pt")).logits.argmax()] for row in rows]
+    return sum(guess == row["label"] for guess, row in zip(guesses, rows)) / len(rows)
+print(json.dumps({"attached": attached, "confirm": accuracy("validation"), "test": accuracy("test")}))
+"""
+
+
+def test_plain_peft_loads_the_weights_and_scores_what_the_report_says(
+    run: Path, answer: dict, data_dir: Path
+) -> None:
+    command = [sys.executable, "-c", FRESH, str(run), str(data_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    fresh, best = json.loads(done.stdout.strip().splitlines()[-1]), answer["best"]
+    assert fresh["attached"] - best["head_params"] == best["trainable_params"]
+    assert (fresh["confirm"], fresh["test"]) == (best["metric_mean"], answer["test"]["best"]["metric_mean"])
+    training = json.loads((run / "best/weights/training.json").read_text(encoding="utf-8"))
+    assert (training["plan_id"], training["metric"]) == (best["plan_id"], best["metric_mean"])
+
+
+PLANS = ("best/plan.yaml", "plans/baseline.yaml", "plans/rival.yaml", "plans/1-of-5.yaml")
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_training_a_plan_gives_the_bytes_of_its_finished_weights(
+    name: str, run: Path, tmp_path: Path
+) -> None:
+    """The search went on from a short run; `train` makes every step."""
+    plan = read_plan(run / name).plan
+    trained = commands.train_plan(run / name, out=tmp_path / "adapter").measurement
+    kept = run / "best/weights" if name == "best/plan.yaml" else RunDir.open(run).weights(plan, 3)
+    assert (tmp_path / "adapter" / WEIGHTS).read_bytes() == (kept / WEIGHTS).read_bytes()
+    (row,) = [r for r in rows_of(run) if r["plan_id"] == plan.digest and r["split"] == "confirm"]
+    assert float(row["metric"]) == trained.metric and trained.trained_steps == 30
+    assert row["trained_steps"] == "20"  # four fifths of the 12 steps of the short run were not made again
+
+
+def test_weights_that_are_passed_on_alone_can_be_trained_again(
+    run: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    alone = shutil.copytree(run / "best/weights", tmp_path / "weights")
+    commands.train_plan(alone / "plan.yaml", out=tmp_path / "adapter", data_source=str(data_dir))
+    assert (tmp_path / "adapter" / WEIGHTS).read_bytes() == (alone / WEIGHTS).read_bytes()
+    with pytest.raises(RunDirError, match="not empty"):
+        commands.train_plan(run, out=tmp_path / "adapter")
+
+
+def without_seconds(content: Any) -> Any:
+    """A part of result.json without what clocks said, and without the folder; R is seconds, too."""
+    if isinstance(content, dict):
+        told = {
+            name: part
+            for name, part in content.items()
+            if "seconds" not in name and name not in ("cost", "out")
+        }
+        return {name: without_seconds(part) for name, part in told.items()}
+    return [without_seconds(part) for part in content] if isinstance(content, list) else content
+
+
+def test_same_seed_gives_the_same_answer_but_for_the_seconds(
+    run: Path, answer: dict, model_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    _, again = commands.search(spec_for(model_dir, data_dir, tmp_path / "again"), progress=Silent())
+    assert rows_of(again) == rows_of(run)
+    assert without_seconds(json.loads((again / "result.json").read_text())) == without_seconds(answer)
+
+
+def test_a_search_that_is_stopped_again_and_again_gives_the_same_answer(
+    run: Path, answer: dict, model_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after every 31 steps or measurements, within runs too, whose state is kept at every step."""
+    monkeypatch.setattr(states, "_SECONDS", 0.0)
+    monkeypatch.setattr(states, "_SHARE", 1e9)
+    spec, n_stops, left = spec_for(model_dir, data_dir, tmp_path / "stopped"), 0, 0
+
+    def interrupt() -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+
+    while True:
+        left = 31
+        try:
+            _, path = commands.search(spec, resume=n_stops > 0, progress=Silent(), interrupt=interrupt)
+            break
+        except KeyboardInterrupt:
+            n_stops += 1
+    assert n_stops > 5
+    assert rows_of(path) == rows_of(run)
+    assert without_seconds(json.loads((path / "result.json").read_text())) == without_seconds(answer)
+    assert (path / "best/weights" / WEIGHTS).read_bytes() == (run / "best/weights" / WEIGHTS).read_bytes()
+    assert not (path / "state/under_way").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "words"),
+    [
+        ({"trials": 99}, "search.trials", "was 8 and cannot become 99"),
+        ({"budget": "1%"}, "budget.requested", "was 5% and cannot become 1%"),
+        ({"max_time": 60.0}, "search.max_time_seconds", "was not set and cannot become 60"),
+    ],
+)
+def test_a_finished_run_refuses_other_settings(run: Path, settings: Any, name: str, words: str) -> None:
+    spec = run_spec(out=run, **settings)
+    with pytest.raises(SpecError, match=f"{name} {words}.* Leave it out, or pass another --out"):
+        commands.search(spec, given=frozenset({name}), resume=True, progress=Silent())
+
+
+def test_a_finished_run_says_that_it_is_and_gives_its_result(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = shutil.copytree(run, tmp_path / "run")
+    with caplog.at_level(logging.INFO):
+        result, _ = commands.search(run_spec(out=out), resume=True, progress=Silent())
+    assert f"{out} is finished; for other settings start a new one" in caplog.text
+    assert result.verdict == RunDir.open(run).load_result().verdict
+    assert rows_of(out) == rows_of(run)
+
+
+def test_serial_search_reads_all_weights_at_its_start_and_at_its_end_alone(
+    model_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests: list[str] = []
+
+    def sha256(base: BaseModel) -> str:
+        digests.append(digest_of(base.module))
+        return digests[-1]
+
+    monkeypatch.setattr(BaseModel, "sha256", sha256)
+    spec = spec_for(model_dir, data_dir, tmp_path / "run", effort="quick", max_steps=4)
+    _, path = commands.search(spec, progress=Silent())
+    assert len(digests) == 2
+    assert len(set(digests)) == 1
+    assert facts_for_workers(RunDir.open(path), prepare(spec)) == loaded_facts(prepare(spec))
+    assert len(digests) == 3  # the facts of workers need none
+
+
+def test_report_renders_again_to_the_same_text(run: Path) -> None:
+    names = ("report.html", "trials.csv", "result.json")
+    before = [(run / name).read_text(encoding="utf-8") for name in names]
+    commands.render(run)
+    assert [(run / name).read_text(encoding="utf-8") for name in names] == before
+
+
+def test_budget_below_lora_is_searched_with_the_head_as_baseline(
+    model_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    one_map = 2 * json.loads((model_dir / "config.json").read_text(encoding="utf-8"))["hidden_size"]
+    spec = spec_for(model_dir, data_dir, tmp_path / "tiny", budget=str(one_map - 1))
+    result, _ = commands.search(spec, progress=Silent())
+    assert result.baseline.adapters == ()
+    assert 0 <= result.best.trainable_params < one_map
+    fitting = {"ia3", "road", "bitfit", "ln_tuning"}
+    assert {a.method for p in result.proposals for a in p.plan.adapters} <= fitting
+
+
+def test_preview_trains_and_writes_nothing_and_bounds_what_the_search_measures(
+    run: Path, model_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    preview = commands.preview(spec_for(model_dir, data_dir, tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+    result = RunDir.open(run).load_result()
+    assert (preview.trials, preview.short_steps, preview.full_run_steps) == (8, 12, 30)
+    assert list(preview.first_plans) == [str(p.arm) for p in result.proposals if p.source == "list"]
+    # A step is a unit, an evaluated example half a trained one; R is a full run of 8 rows a step.
+    steps = sum(m.trained_steps for m in result.measurements)
+    examples = sum(m.fidelity.eval_examples for m in result.measurements)
+    full_run = 30 + 0.5 * 40 / 8
+    assert 2 < (steps + 0.5 * examples / 8) / full_run <= preview.search_cost

@@ -1,0 +1,61 @@
+"""What can be known wrong by its words or files alone is refused before data and model are read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from toys.specs import run_spec
+
+from autopeft import commands
+from autopeft.errors import DataError, ModelError, SpecError, UnknownNameError
+from autopeft.extension import Target, discover
+from autopeft.run.prepare import prepare, require_known_metric
+
+TASKS = discover("autopeft.tasks")
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"metric": "foo"}, UnknownNameError, "no metric of text-classification named 'foo'"),
+        ({"metric": "Accuracy"}, UnknownNameError, "Did you mean 'accuracy'"),
+        ({"device": "gpu"}, ModelError, "no device 'gpu'"),
+        ({"device": "cuda:99"}, ModelError, "'cuda:99' cannot be used here"),
+        ({"model": ""}, SpecError, r"\(--model\): '' names nothing"),
+        ({"model": " "}, SpecError, r"\(--model\): ' ' names nothing"),
+        ({"revision": "v1"}, ModelError, "revision is 'v1', but .* is not of the hub and has none; leave"),
+        ({"revision": "v1", "model": None}, ModelError, "but the demo model is not of the hub"),
+        ({"model": "./gone"}, ModelError, "no directory './gone'"),
+        ({}, DataError, "absent.csv"),  # the check of this test itself
+    ],
+)
+def test_words_are_refused_before_the_data_are_read(settings, error, words, model_dir, tmp_path):
+    with pytest.raises(error, match=words):
+        prepare(run_spec(**{"model": model_dir, "data": tmp_path / "absent.csv", **settings}))
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "rank: 8"])
+def test_a_file_of_the_user_is_refused_before_the_data_are_read(content, model_dir, tmp_path):
+    path = tmp_path / "mine.yaml"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    spec = run_spec(model_dir, tmp_path / "absent.csv", baseline=path)
+    with pytest.raises(SpecError, match=r"mine\.yaml"):
+        commands.preview(spec)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_metric_is_refused_beforehand_only_where_no_labels_allow_it(name):
+    """Against the metrics that the task has for each kind of labels."""
+    task = TASKS[name]
+    kinds = getattr(task, "kinds", (task.target.kind,))
+    allowed = {metric for kind in kinds for metric in replace(task, target=Target(kind=kind)).metrics}
+    every = {*discover("autopeft.metrics"), *(metric for each in TASKS.values() for metric in each.metrics)}
+    for metric in sorted(every | {"foo"}):
+        if metric in allowed:
+            require_known_metric(task, metric)
+        else:
+            with pytest.raises(UnknownNameError, match=f"no metric of {name} named"):
+                require_known_metric(task, metric)
+    require_known_metric(task, None)

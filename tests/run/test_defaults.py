@@ -1,0 +1,148 @@
+"""The length of examples, the batch size and the epochs that a run derives where the user sets none."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from toys.words import CONTEXT
+
+from autopeft.cli.progress import Silent
+from autopeft.commands import preview, search
+from autopeft.extension import TaskDefaults
+from autopeft.records import (
+    BudgetSpec,
+    DataSpec,
+    ModelSpec,
+    OutputSpec,
+    RunSpec,
+    SearchSpec,
+    TaskSpec,
+)
+from autopeft.run.derived import answer_length, batch_size, block_length, epochs, example_length
+from autopeft.store import RunDir
+from autopeft.train import limited_by, max_length_of
+
+TEXT = TaskDefaults(
+    max_length=(128, 2048), batch_size=(4, 16), epochs=(1, 3), step_tokens=4096, seen_examples=20_000
+)
+LABELLED = TaskDefaults(max_length=(128, 512), batch_size=(1, 32), epochs=(3, 3))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "room", "expected"),
+    [
+        ([60, 90], None, 128),  # short rows are allowed what they always were
+        ([200] * 99 + [2000], None, 200),  # one row in a hundred is cut
+        ([201] * 99 + [2000], None, 208),  # a multiple of eight
+        ([3000] * 49 + [100] * 51, None, 512),  # the task's limit
+        ([1500] * 100, None, 1504),  # which gives way where it would cut more than half of the rows
+        ([3000] * 100, None, 2048),  # up to four times the limit
+        ([3000] * 100, 300, 300),  # the model's limit
+        ([60, 90], 64, 64),
+    ],
+)
+def test_length_of_examples_is_a_high_percentile_within_limits(lengths, room, expected):
+    value, rule = example_length(lengths, n_rows=len(lengths), limits=(128, 512), room=room)
+    n_cut = sum(length > expected for length in lengths)
+    assert value == expected
+    assert (f"{n_cut} of {len(lengths)} train rows are cut" in rule) == (n_cut > 0)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer_limit", "words"),
+    [
+        (CONTEXT - 1, "the tokenizer's model_max_length"),
+        (CONTEXT, "the model's context"),
+        (10**30, "the model's context"),
+    ],
+)
+def test_rule_names_what_limits_the_length(make_base, tokenizer_limit, words):
+    base = make_base("bert")
+    base.tokenizer = SimpleNamespace(model_max_length=tokenizer_limit)
+    room = max_length_of(base)
+    value, rule = example_length([99], n_rows=1, limits=(64, 128), room=room, limited_by=limited_by(base))
+    assert value == min(tokenizer_limit, CONTEXT)
+    assert rule.startswith(f"{words}; 1 of 1 train rows are cut")
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([3] * 50, 16),  # the least
+        ([64] * 99 + [500], 80),  # a quarter more than the 99th percentile; one in a hundred is longer
+        ([65] * 100, 88),  # 81.25 in steps of eight
+        ([2000] * 9, 1024),  # the most
+    ],
+)
+def test_answers_are_generated_to_a_quarter_more_than_the_true_ones(lengths, expected):
+    value, rule = answer_length(lengths, limits=(16, 1024))
+    assert value == expected
+    assert f"longest completion has {max(lengths):,}" in rule or f"longest has {max(lengths):,}" in rule
+
+
+@pytest.mark.parametrize("n_tokens", [100, 12_000, 13_000, 60_000, 110_000, 10**7])
+def test_blocks_are_as_long_as_leaves_200_of_them(n_tokens):
+    value, _ = block_length(n_tokens, limits=(64, 1024))
+    assert value in (64, 128, 256, 512, 1024)
+    assert n_tokens // value >= 200 or value == 64
+    assert n_tokens // (2 * value) < 200 or value == 1024
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "tokens", "share", "expected"),
+    [
+        (2000, 100, 1.0, 16),  # 4,096 tokens would be 40 rows
+        (2000, 300, 1.0, 8),
+        (2000, 300, 0.5, 4),
+        (2000, 2048, 1.0, 4),
+        (20, 100, 1.0, 2),  # an epoch has at least eight steps
+    ],
+)
+def test_batch_of_a_language_model_counts_tokens(n_rows, tokens, share, expected):
+    assert batch_size([tokens] * n_rows, n_train=n_rows, defaults=TEXT, share=share)[0] == expected
+
+
+@pytest.mark.parametrize(("n_rows", "expected"), [(5000, 32), (256, 32), (255, 16), (20, 2), (3, 1)])
+def test_batch_of_labelled_rows_is_32_but_for_a_tiny_dataset(n_rows, expected):
+    assert batch_size([50] * n_rows, n_train=n_rows, defaults=LABELLED, share=0.5)[0] == expected
+
+
+def test_epochs_fall_with_the_size_of_the_data():
+    values = [epochs(n, defaults=TEXT)[0] for n in (10, 6_666, 6_667, 10_000, 10_001, 10**6)]
+    assert values == [3, 3, 2, 2, 1, 1]
+    assert epochs(10**6, defaults=LABELLED)[0] == 3
+
+
+@pytest.fixture
+def spec(model_dir, data_dir, tmp_path):
+    return RunSpec(
+        model=ModelSpec(id=str(model_dir)),
+        data=DataSpec(source=str(data_dir)),
+        budget=BudgetSpec(requested="20%"),
+        task=TaskSpec(max_steps=2),
+        search=SearchSpec(effort="quick", methods=("lora",)),
+        output=OutputSpec(out=str(tmp_path / "run")),
+    )
+
+
+def test_preview_tells_what_was_derived_and_only_that(spec):
+    given = TaskSpec(max_steps=2, batch_size=7)
+    derived = [decision.setting for decision in preview(spec).decisions]
+    computing = ["execution.micro_batch_tokens", "execution.checkpointing"]
+    assert derived == ["task.max_length", "task.batch_size", *computing]
+    fewer = preview(spec.model_copy(update={"task": given})).decisions
+    assert [decision.setting for decision in fewer] == ["task.max_length", *computing]
+
+
+def test_run_keeps_derived_settings_and_a_resumed_run_still_tells_their_rules(spec):
+    result, path = search(spec, progress=Silent())
+    written = RunDir.open(path).read_spec().task
+    assert (written.max_length, written.batch_size, written.epochs) == (CONTEXT, 8, None)
+    assert written == result.spec.task
+    resumed, _ = search(RunSpec(output=spec.output), resume=True, progress=Silent())
+    assert resumed.setting.decisions == result.setting.decisions != ()
+    report = (path / "report.md").read_text(encoding="utf-8")
+    assert f"--max-length, derived | {CONTEXT}: all of" in report
+    assert json.loads((path / "result.json").read_text())["settings"]["task"]["batch_size"] == 8

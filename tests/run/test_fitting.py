@@ -1,0 +1,57 @@
+"""The part of a space that fits a model and a budget, and why the rest is left out."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from toys import architectures as model_toys
+from toys.specs import run_spec
+
+from autopeft.errors import SiteError
+from autopeft.extension import discover
+from autopeft.run.formulate import fit_to_budget
+from autopeft.space import MethodSpace, Space, limited
+
+ORTHOGONAL = MethodSpace(options={"init": ("orthogonal",)}, max_rank=1)  # has even ranks alone
+
+
+def prepared(**spec: Any) -> Any:
+    splits = {"train": SimpleNamespace(longest=3)}
+    return SimpleNamespace(
+        spec=run_spec(**spec),
+        base=model_toys.skeleton("bert", "SEQ_CLS"),
+        methods=discover("autopeft.methods"),
+        bench=SimpleNamespace(splits=splits),
+    )
+
+
+def space(**methods: MethodSpace) -> Space:
+    return Space(about="", methods=cast("dict[str, MethodSpace]", methods))
+
+
+@pytest.mark.parametrize("name", ["fourierft", "oft"])
+def test_a_cap_on_ranks_leaves_a_method_that_counts_something_else(name: str) -> None:
+    run = prepared(max_rank=1, budget="5000")
+    feasible, _ = fit_to_budget(run, limited(space(**{name: MethodSpace()}), run.spec.limits, run.methods))
+    assert feasible.arms == (name,)
+
+
+def test_the_placement_of_a_space_is_named_where_no_method_fits_for_it() -> None:
+    with pytest.raises(SiteError, match=r"lora fits a site .* search space sets \(placement norm\); ask"):
+        fit_to_budget(prepared(budget="5000"), space(lora=MethodSpace(placement=("norm",))))
+
+
+def test_a_placement_without_a_fitting_site_is_left_out_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    placed = MethodSpace(placement=("norm", "q+v"))
+    with caplog.at_level(logging.INFO, logger="autopeft"):
+        feasible, _ = fit_to_budget(prepared(budget="5000"), space(lora=placed))
+    assert feasible.methods["lora"].placement == ("q+v",)
+    assert "lora at norm is left out: the model has no site for it there." in caplog.text
+
+
+def test_a_cap_that_leaves_no_method_is_named() -> None:
+    with pytest.raises(SiteError, match=r"lora fits a site of .* under --max-rank 1; ask for others"):
+        fit_to_budget(prepared(max_rank=1, budget="5000"), space(lora=ORTHOGONAL))

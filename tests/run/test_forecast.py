@@ -1,0 +1,199 @@
+"""What a dry run tells of a search: its size, the modules that match, time, memory and price."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from toys.specs import run_spec
+from toys.words import CONTEXT
+from typer.testing import CliRunner
+
+from autopeft import commands, model
+from autopeft.cli.app import app
+from autopeft.cli.previews import preview_text
+from autopeft.commands.estimate import row_lengths
+from autopeft.extension import discover
+from autopeft.records import ModelSpec, TaskSpec
+from autopeft.run.prepare import prepare
+
+
+def dry_run(model_dir, data_dir, *flags):
+    arguments = ("search", "--model", model_dir, "--data", data_dir, "--budget", "20%", "--dry-run", *flags)
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+@pytest.fixture(scope="module")
+def preview(model_dir, data_dir):
+    flags = ("--max-steps", 20, "--gpu-price", 3.6, "--methods", "lora,ia3", "--device", "cpu", "--json")
+    result = dry_run(model_dir, data_dir, *flags)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_matched_sites_are_those_that_a_method_takes(preview, model_dir):
+    base = model.load_skeleton(ModelSpec(id=str(model_dir)), auto_class="AutoModelForSequenceClassification")
+    methods = discover("autopeft.methods")
+    assert preview["n_sites"] == len(base.sites)
+    for name in ("lora", "ia3"):
+        assert preview["matched_sites"][name] == sum(methods[name].refusal(s) is None for s in base.sites)
+
+
+def test_time_spans_the_expected_one_and_the_price_is_that_of_its_hours(preview):
+    forecast = preview["forecast"]
+    seconds, price = forecast["seconds"], forecast["price"]
+    assert 0 < seconds["low"] < seconds["expected"] < seconds["high"]
+    for end in ("low", "expected", "high"):
+        assert price[end] == pytest.approx(seconds[end] * 3.6 / 3600)
+    assert seconds["expected"] > forecast["full_run_seconds"]
+
+
+def test_memory_holds_weights_in_float32_and_what_the_dearest_method_trains(preview):
+    forecast = preview["forecast"]
+    assert forecast["dearest"] in ("lora", "ia3")
+    assert forecast["peak_bytes"] > 4 * (preview["base_params"] + preview["head_params"])
+
+
+def test_text_names_data_columns_folder_and_runs(model_dir, data_dir):
+    result = dry_run(model_dir, data_dir, "--max-steps", 20, "--out", "first")
+    assert result.exit_code == 0, result.output
+    words = (
+        "columns text, label",
+        "first",
+        "tiny-bert",
+        "first plans",
+        "time",
+        "memory",
+        "20 steps",
+        "8 steps",
+    )
+    assert [word for word in words if word not in result.stdout] == []
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "price" not in result.stdout
+
+
+def test_memory_limit_below_what_the_process_takes_is_refused_with_both_numbers(model_dir, data_dir):
+    result = dry_run(model_dir, data_dir, "--max-steps", 20, "--memory", "9MiB", "--device", "cpu")
+    assert result.exit_code == 2, result.output
+    (error,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    _, seen, least = (float(size) for size in re.findall(r"([\d.]+) [MG]iB", error))
+    assert "--memory is 9.0 MiB" in error and 0 < seen <= least
+
+
+@pytest.mark.parametrize(("requested", "used"), [(4096, CONTEXT), (CONTEXT - 1, CONTEXT - 1)])
+def test_the_length_that_is_used_is_the_one_that_is_written(model_dir, data_dir, requested, used):
+    prepared = prepare(run_spec(model_dir, data_dir, max_steps=4, budget="5%", max_length=requested))
+    assert prepared.spec.task.max_length == used
+    decided = {each.setting: each for each in prepared.decisions}
+    assert ("task.max_length" in decided) == (used < requested)
+    if used < requested:
+        assert decided["task.max_length"].value == f"{used:,}"
+        assert "--max-length 4,096" in decided["task.max_length"].rule
+
+
+def test_row_lengths_are_those_of_the_tokenizer_and_steps_those_of_the_epochs(model_dir, data_dir):
+    rows = row_lengths(
+        ModelSpec(id=str(model_dir)),
+        str(data_dir),
+        task=TaskSpec(name="text-classification", batch_size=8, epochs=2),
+        device="cuda",
+    )
+    tokenizer = model.load_processor(ModelSpec(id=str(model_dir)))
+    texts = [line.rsplit(",", 1)[0] for line in (data_dir / "train.csv").read_text().splitlines()[1:]]
+    lengths = np.array([len(tokenizer(text)["input_ids"]) for text in texts])
+    assert rows.longest <= lengths.max()
+    assert lengths.mean() <= rows.typical_tokens <= lengths.max()
+    n_train = rows.n_steps // 2 * 8
+    assert 0 < n_train < len(texts)  # a part of train is kept for the search split
+    assert rows.n_rows == 8
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """A function that writes a table of texts with the labels given, over and over, and returns its path."""
+
+    def write(*labels):
+        rows = [f'text number {i} is here,"{labels[i % len(labels)]}"' for i in range(60)]
+        path = tmp_path / "table.csv"
+        path.write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("labels", "flags", "line"),
+    [
+        (("bad", "good"), (), "text classification, 2 classes: bad, good; accuracy"),
+        (("0", "1", "2"), (), "text classification, 3 classes: 0, 1, 2; accuracy"),
+        (tuple("fedcba"), (), "text classification, 6 classes: a, b, c, d, e and 1 more; accuracy"),
+        (
+            ("1.5", "2", "-4"),
+            ("--set", "data.label_kind=number"),
+            "text classification, numbers from -4 to 2;",
+        ),
+    ],
+)
+def test_text_says_what_the_labels_are_taken_for(model_dir, labelled, labels, flags, line):
+    result = dry_run(model_dir, labelled(*labels), *flags)
+    assert result.exit_code == 0, result.output
+    (row,) = [row for row in result.stdout.splitlines() if row.startswith("task ")]
+    assert line in row
+    assert "note: the labels look like numbers" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("labels", "remedy"),
+    [
+        (("0.5", "1.25", "1.5"), "pass --set data.label_kind=number"),
+        (("1", "2", "3", "4", "5"), "pass --set data.label_kind=number"),
+        (("1,5", "2,5"), "write them with a point and pass --set data.label_kind=number"),
+    ],
+)
+def test_labels_that_look_like_numbers_are_noted_with_the_flag(model_dir, labelled, labels, remedy):
+    result = dry_run(model_dir, labelled(*labels), "--json")
+    task = json.loads(result.stdout)["task"]
+    assert (task["kind"], task["label_names"]) == ("class", list(labels))
+    assert remedy in task["note"]
+    text = " ".join(dry_run(model_dir, labelled(*labels)).stdout.split())
+    assert f"note: {task['note']}" in text
+
+
+def test_text_says_from_which_difference_on_a_verdict_can_tell_plans_apart(model_dir, data_dir):
+    preview = commands.preview(run_spec(model_dir, data_dir, budget="20%", max_steps=8))
+    n_rows = preview.split_sizes["confirm"]
+    assert preview.n_confirm == n_rows and preview.least_differences is not None
+    low, high = preview.least_differences
+    # Of n pairs of which a share d differs, either plan being right as often, the mean has variance d / n.
+    draws = np.random.default_rng(0).choice([-1, 0, 1], p=[0.05, 0.9, 0.05], size=(20_000, n_rows))
+    assert np.quantile(np.abs(draws.mean(1)), 0.95) == pytest.approx(high, rel=0.15)
+    assert low == pytest.approx(high * math.sqrt(0.02 / 0.1))
+    assert f"differ by {100 * low:.1f} to {100 * high:.1f} points" in " ".join(preview_text(preview).split())
+    assert "tell plans apart" not in preview_text(replace(preview, least_differences=None))
+
+
+# A full run trains 40 steps of 8 rows and evaluates 40, each for half of a trained one; so does the test.
+ROWS, EVALUATED = 40 * 8 + 20, 20
+
+
+@pytest.mark.parametrize(("max_cost", "told"), [(0.01, 2 + 2 * EVALUATED / ROWS), (2.6, 2.6)])
+def test_a_limit_of_cost_bounds_what_is_told_but_for_two_seeds_of_the_default(
+    max_cost, told, model_dir, data_dir
+):
+    settings = {"budget": "20%", "max_steps": 40, "batch_size": 8, "seeds": 2}
+    limited = commands.preview(run_spec(model_dir, data_dir, max_cost=max_cost, **settings))
+    assert limited.search_cost == pytest.approx(told)
+    assert commands.preview(run_spec(model_dir, data_dir, **settings)).search_cost > 4
+
+
+@pytest.mark.parametrize("limit", [{"max_time": 0.01}, {"max_cost": 0.01}])
+def test_no_limit_shortens_the_time_below_that_of_the_full_runs(limit, model_dir, data_dir):
+    spec = run_spec(model_dir, data_dir, budget="20%", max_steps=40, seeds=3, **limit)
+    preview = commands.preview(spec)
+    seconds, full_run = preview.forecast.seconds, preview.forecast.full_run_seconds
+    assert seconds.low == seconds.high > 3 * full_run and preview.full_run_steps == 40
+    assert "as limits shorten the search" in " ".join(preview_text(preview).split())

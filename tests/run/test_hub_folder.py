@@ -1,0 +1,231 @@
+"""`best/weights` can be pushed as it is: its card is valid, and `peft` alone loads it with named labels."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+import shutil
+from dataclasses import replace
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from toys.bases import adapters_of
+from toys.exports import refused
+from toys.hub import Hub, hub_on_this_machine
+from toys.results import toy_result
+from toys.words import LABEL_NAMES
+from transformers import AutoModelForSequenceClassification
+from typer.testing import CliRunner
+
+import autopeft
+from autopeft.cli.app import app
+from autopeft.commands import apply, part_words, train_plan
+from autopeft.errors import ModelError
+from autopeft.extension import discover
+from autopeft.records import Plan
+from autopeft.report.card import python_lines
+from autopeft.run.hub_folder import write_card, write_loading_files
+from autopeft.run.prepare import prepare
+from autopeft.store import RunDir, read_plan, write_plan
+
+
+@pytest.fixture
+def run(finished):
+    """The finished search of texts."""
+    return finished
+
+
+def lines_of(card):
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    return code
+
+
+def test_card_has_what_the_hub_reads_and_the_numbers_of_the_run(run):
+    card = ModelCard.load(run / "best/weights/README.md")
+    answer = json.loads((run / "result.json").read_text())
+    data = card.data
+    assert (data.library_name, data.pipeline_tag) == ("peft", "text-classification")
+    assert {"autopeft", "lora", "transformers"} <= set(data.tags)
+    (result,) = data.eval_results
+    assert (result.dataset_split, result.metric_type) == ("test", "accuracy")
+    (seed,) = re.findall(r"The weights are those of seed (\d+)\.", card.text)
+    with (run / "trials.csv").open(encoding="utf-8", newline="") as stream:
+        tested = [row for row in csv.DictReader(stream) if (row["split"], row["seed"]) == ("test", seed)]
+    seen = {row["plan_id"]: float(row["metric"]) for row in tested}
+    assert result.metric_value == pytest.approx(seen[answer["best"]["plan_id"]])
+    assert answer["verdict"]["sentence"].replace(" -", " \N{MINUS SIGN}") in card.text
+    assert card.text.count(f"{answer['best']['trainable_params']:,}") >= 2
+    assert "\n### Framework versions\n\n- PEFT " in card.text
+
+
+def test_base_model_of_the_hub_is_named_with_its_relation_and_a_folder_is_not(run, tmp_path):
+    result = toy_result()
+    named = replace(result, setting=replace(result.setting, base_model="a/b", base_model_source="a/b"))
+    write_card(tmp_path, named, seed=0)
+    data = ModelCard.load(tmp_path / "README.md").data.to_dict()
+    assert (data["base_model"], data["base_model_relation"]) == ("a/b", "adapter")
+    assert "base_model:adapter:a/b" in data["tags"]
+    local = ModelCard.load(run / "best/weights/README.md").data.to_dict()
+    assert "base_model" not in local and "base_model_relation" not in local
+
+
+def test_peft_loads_the_folder_by_the_lines_of_the_card_and_labels_have_names(run, monkeypatch):
+    monkeypatch.chdir(run)
+    lines: dict = {}
+    exec(lines_of((run / "best/weights/README.md").read_text(encoding="utf-8")), lines)
+    model, tokenizer = lines["model"], lines["tokenizer"]
+    logits = model(**tokenizer(["a film"], return_tensors="pt")).logits
+    assert model.config.id2label[int(logits.argmax())] in LABEL_NAMES
+    assert set(model.config.label2id) == set(LABEL_NAMES)
+
+
+def test_a_plan_of_one_method_in_several_configs_loads_by_the_lines_of_report_and_card(
+    run, model_dir, tmp_path, monkeypatch
+):
+    """BitFit has a config for maps and one for norms."""
+    result, bitfit = RunDir.open(run).load_result(), discover("autopeft.methods")["bitfit"]
+    sites = [site for site in result.sites if site.role in ("q", "norm", "up", "down")]
+    adapters = tuple(adapters_of(bitfit, sites, rank=2))
+    n_params = sum(
+        bitfit.cost(site, adapter.rank, dict(adapter.options))
+        for adapter in adapters
+        for site in sites
+        if site.name == adapter.site
+    )
+    document = read_plan(run / "best")
+    plan = Plan(adapters=adapters, learning_rate=0.05, trainable_params=n_params)
+    write_plan(tmp_path / "plan.yaml", replace(document, plan=plan))
+    train_plan(tmp_path / "plan.yaml", out=tmp_path / "best" / "weights")
+    first, *others = result.full_runs
+    result = replace(result, best=plan, full_runs=(replace(first, plan=plan), *others), test=())
+    write_loading_files(tmp_path / "best" / "weights", prepare(result.spec))
+    write_card(tmp_path / "best" / "weights", result, seed=0)
+    base = AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
+    expected = apply(plan, base, weights=tmp_path / "best" / "weights").eval()
+    monkeypatch.chdir(tmp_path)
+    card = (tmp_path / "best" / "weights" / "README.md").read_text(encoding="utf-8")
+    for code in (python_lines(result, part_words(result)), lines_of(card)):
+        lines: dict = {}
+        exec(code, lines)
+        inputs = lines["tokenizer"](["a film", "bad"], return_tensors="pt", padding=True)
+        with torch.no_grad():
+            torch.testing.assert_close(lines["model"](**inputs).logits, expected(**inputs).logits)
+
+
+def test_a_run_is_loaded_into_its_own_base_model_alone(run, model_dir):
+    result = autopeft.load_result(run)
+    own = AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        other = AutoModelForSequenceClassification.from_config(own.config)
+    with pytest.raises(ModelError, match=r"other weights than the one that .*weights was trained on"):
+        result.load(other)
+    assert result.load(own.bfloat16().float()) is not None  # as a checkpoint in half the bits is
+
+
+def push(*arguments):
+    return CliRunner().invoke(app, ["push", *(str(argument) for argument in arguments)])
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A function: the hub's repositories -> its state, which `push` then talks to."""
+    with hub_on_this_machine(state := Hub(["me/taken"])) as address:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", "hf_standin")
+        yield state
+
+
+def test_dry_run_lists_the_files_and_calls_nobody(run, hub):
+    result = push(run, "me/new", "--base-model", "org/tiny-bert", "--dry-run", "--json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    here = {path.name for path in (run / "best/weights").iterdir()}
+    assert set(answer["files"]) == here >= {"README.md", "adapter_model.safetensors", "config.json"}
+    assert answer["url"] is None and hub.calls == []
+
+
+def test_push_uploads_the_folder_with_a_base_model_that_others_have(run, hub):
+    result = push(run, "me/new", "--base-model", "org/tiny-bert", "--private")
+    assert result.exit_code == 0, result.output
+    files = hub.repositories["me/new"]
+    weights = run / "best/weights"
+    assert set(files) >= {path.name for path in weights.iterdir()}
+    assert files["adapter_model.safetensors"] == (weights / "adapter_model.safetensors").read_bytes()
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "org/tiny-bert"
+    card = files["README.md"].decode()
+    assert 'from_pretrained(base_model, "me/new")' in card and "base_model: org/tiny-bert" in card
+    assert str(run.parent) not in card
+    assert hub.private["me/new"] is True
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_push_refuses_edited_files_and_renews_the_checksum_of_its_config_alone(run, hub, tmp_path, name):
+    flags = ("me/new", "--base-model", "org/tiny-bert")
+    assert push(run, *flags).exit_code == 0
+    before = json.loads((run / "best/weights/checksums.json").read_text())
+    pushed = json.loads(hub.repositories["me/new"]["checksums.json"])
+    assert [key for key in before if before[key] != pushed[key]] == ["adapter_config.json"]
+    for key, digest in pushed.items():
+        assert hashlib.sha256(hub.repositories["me/new"][key]).hexdigest() == digest
+    copy = shutil.copytree(run, tmp_path / "run")
+    path = copy / "best/weights" / name
+    path.write_bytes(path.read_bytes() + b" ")
+    refused(push(copy, *flags, "--dry-run"), 2, name, "is damaged or was edited", "save elsewhere")
+
+
+def test_repository_that_exists_is_overwritten_only_on_request(run, hub):
+    flags = (run, "me/taken", "--base-model", "org/tiny-bert")
+    refused(push(*flags), 2, "me/taken exists", "--overwrite")
+    assert hub.repositories["me/taken"] == {}
+    assert push(*flags, "--overwrite").exit_code == 0
+    assert "README.md" in hub.repositories["me/taken"]
+
+
+def test_push_refuses_what_would_be_of_no_use_to_others(run, hub, monkeypatch):
+    refused(push(run, "me/new"), 2, "--base-model")
+    refused(push(run, "no name"), 2, "user/name")
+    refused(push(run, "name", "--base-model", "org/tiny-bert", "--dry-run"), 2, "user/name")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    refused(push(run, "me/new", "--base-model", "org/tiny-bert"), 1, "HF_HUB_OFFLINE")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    refused(push(run, "me/new", "--base-model", "org/tiny-bert"), 1, "me/new cannot be pushed")
+
+
+@pytest.fixture(scope="module")
+def trained(finished, tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained") / "adapter"
+    train_plan(finished / "best", out=out)
+    return out
+
+
+def test_card_of_train_has_its_score_and_lines_that_load_it(trained, monkeypatch):
+    card = ModelCard.load(trained / "README.md")
+    (result,) = card.data.eval_results
+    measured = json.loads((trained / "training.json").read_text())
+    assert (result.dataset_split, result.metric_value) == ("confirm", measured["metric"])
+    assert card.data.library_name == "peft"
+    monkeypatch.chdir(trained.parent)
+    lines: dict = {}
+    exec(lines_of(card.content), lines)
+    model, tokenizer = lines["model"], lines["tokenizer"]
+    logits = model(**tokenizer(["a film"], return_tensors="pt")).logits
+    assert model.config.id2label[int(logits.argmax())] in LABEL_NAMES
+
+
+def test_folder_of_train_is_pushed_without_paths_of_this_machine(trained, run, hub):
+    refused(push(trained, "me/other"), 2, "--base-model")
+    result = push(trained, "me/other", "--base-model", "org/tiny-bert")
+    assert result.exit_code == 0, result.output
+    files = hub.repositories["me/other"]
+    assert {"README.md", "adapter_model.safetensors", "config.json", "plan.yaml"} <= set(files)
+    assert [name for name, content in files.items() if b"/pytest-" in content] == []
+    assert 'from_pretrained(base_model, "me/other")' in files["README.md"].decode()
+    assert b"--data YOURS" in files["plan.yaml"]
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "org/tiny-bert"

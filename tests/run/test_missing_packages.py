@@ -1,0 +1,58 @@
+"""A package that the settings, the model's file or its config ask for is missed before the data are read."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers.quantizers import quantizer_gptq
+
+from autopeft.errors import DataError, ModelError
+from autopeft.records import DataSpec, ModelSpec, RunSpec
+from autopeft.run.prepare import prepare
+
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+
+
+def spec_of(folder: Path, **model: Any) -> RunSpec:
+    return RunSpec(model=ModelSpec(**model), data=DataSpec(source=str(folder / "absent.csv")))
+
+
+@pytest.mark.parametrize(
+    ("package", "model", "extra"),
+    [("bitsandbytes", {"quantize": "4bit"}, "quantize"), ("gguf", {"id": "models/tiny.gguf"}, "gguf")],
+)
+def test_missing_packages_are_told_before_the_data_are_read(
+    package: str,
+    model: dict[str, str],
+    extra: str,
+    model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = spec_of(tmp_path, **{"id": str(model_dir), **model})
+    with pytest.raises(DataError, match="absent"):
+        prepare(spec)
+    monkeypatch.setitem(sys.modules, package, None)  # as where it is not installed
+    with pytest.raises(ModelError, match=rf'pip install "autopeft\[{extra}\]"'):
+        prepare(spec)
+
+
+def with_quantisation(tiny_llama: Path, folder: Path, settings: object) -> Path:
+    content = json.loads((tiny_llama / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**content, "quantization_config": settings}))
+    return folder
+
+
+def test_what_reads_a_quantised_checkpoint_is_missed_before_the_data_are_read(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantizer_gptq, "is_optimum_available", lambda: False)
+    folder = with_quantisation(tiny_llama, tmp_path, GPTQ)
+    with pytest.raises(ModelError, match=r"needs a missing package: Loading a GPTQ .* requires optimum"):
+        prepare(spec_of(tmp_path, id=str(folder)))
+    with pytest.raises(ModelError, match=r"is quantised already \(gptq\); leave --quantize out"):
+        prepare(spec_of(tmp_path, id=str(folder), quantize="4bit"))

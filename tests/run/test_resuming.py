@@ -1,0 +1,138 @@
+"""What `--resume` lets a user change: the deadline, places, how it computes, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from toys.specs import run_spec
+
+from autopeft.errors import SpecError, TrainingError
+from autopeft.records import Decision, with_setting
+from autopeft.run.resume import keep_decisions, resumed
+from autopeft.run.state import check_base
+from autopeft.run.workers import check_executor
+from autopeft.store import RunDir
+
+PLACES = {
+    "model": ("model", "id"),
+    "data": ("data", "source"),
+    "space": ("search", "space"),
+    "baseline": ("search", "baseline"),
+}
+STORED = run_spec(trials=10, max_cost=3.0, max_rank=8)
+
+
+@pytest.fixture
+def out(tmp_path):
+    with RunDir.create(tmp_path / "run", resume=False) as run:
+        run.write_spec(STORED)
+    return tmp_path / "run"
+
+
+PIECES = {"execution.micro_batch_tokens": "4096", "execution.checkpointing": "off"}
+
+
+def decided(values, rule=""):
+    return tuple(Decision(setting=name, value=value, rule=rule) for name, value in values.items())
+
+
+@pytest.mark.parametrize(
+    ("given", "pieces"),
+    [
+        ({}, (4096, "off")),
+        ({"memory": 2**30}, (None, "auto")),
+        ({"micro_batch_tokens": 512}, (512, "off")),
+        ({"checkpointing": "on"}, (4096, "on")),
+        ({"memory": 2**30, "micro_batch_tokens": 512}, (512, "auto")),
+    ],
+)
+@pytest.mark.parametrize("is_derived", [False, True])
+def test_pieces_of_a_step_may_change_and_follow_the_memory_where_the_run_chose_them(
+    tmp_path, is_derived, given, pieces
+):
+    out, stored = tmp_path / "run", {"micro_batch_tokens": 4096, "checkpointing": "off"}
+    with RunDir.create(out, resume=False) as run:
+        run.write_spec(run_spec(**stored))
+        keep_decisions(run, run_spec(**stored), decided(PIECES if is_derived else {}))
+    names = {"memory": "execution.memory_bytes"} | {name.split(".")[1]: name for name in PIECES}
+    spec = resumed(run_spec(out=out, **given), frozenset(names[name] for name in given)).execution
+    expected = pieces if is_derived else tuple((stored | given)[name] for name in stored)
+    assert (spec.micro_batch_tokens, spec.checkpointing) == expected
+    assert spec.memory_bytes == given.get("memory")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("search.trials", 40),
+        ("search.max_cost", 5.0),
+        ("search.seeds", 3),
+        ("search.effort", "quick"),
+        ("search.baseline", "mine"),
+        ("limits.max_rank", 16),
+        ("limits.mergeable", True),
+        ("limits.max_adapter_bytes", 10**6),
+    ],
+)
+def test_what_is_searched_and_its_limits_cannot_change(out, name, value):
+    with pytest.raises(SpecError, match=f"{name} was .* and cannot become .*Leave it out, or"):
+        resumed(run_spec(out=out, **{name: value}), frozenset({name}))
+
+
+@pytest.mark.parametrize(("name", "value"), [("execution.gpu_price", 2.5), ("search.max_time_seconds", 60.0)])
+def test_the_price_of_the_machine_and_the_deadline_may_change(out, name, value):
+    spec = resumed(with_setting(run_spec(out=out), name, value), frozenset({name}))
+    assert spec == with_setting(with_setting(STORED, "output.out", str(out)), name, value)
+
+
+def test_the_same_settings_may_be_given_again(out):
+    again = with_setting(STORED, "output.out", str(out))
+    assert resumed(again, frozenset({"search.trials", "search.max_cost", "limits.max_rank"})) == again
+
+
+def test_base_model_that_changed_during_a_run_is_refused_at_its_end(bert, tmp_path):
+    run, prepared = SimpleNamespace(state=tmp_path), SimpleNamespace(base=bert)
+    (tmp_path / "start.json").write_text(json.dumps({"base_sha256": bert.sha256()}))
+    check_base(run, prepared)
+    bert.module.classifier.bias.data[0] += 1.0
+    with pytest.raises(TrainingError, match="The weights of toy bert changed during the run"):
+        check_base(run, prepared)
+
+
+@pytest.mark.parametrize(("name", "flag"), [(name, f"--{name}") for name in PLACES])
+def test_model_and_data_may_lie_at_another_place_which_exists(tmp_path, name, flag):
+    topic, field = PLACES[name]
+    before, after = tmp_path / "before", tmp_path / "after"
+    after.mkdir()
+    stored = with_setting(run_spec(), f"{topic}.{field}", str(before))
+    with RunDir.create(tmp_path / "run", resume=False) as run:
+        run.write_spec(stored)
+    unnamed = run_spec(out=tmp_path / "run")
+    with pytest.raises(SpecError, match=f"The run needs {before}, which does not exist; .* pass {flag}"):
+        resumed(unnamed, frozenset())
+    moved = with_setting(unnamed, f"{topic}.{field}", str(after))
+    spec = resumed(moved, frozenset({f"{topic}.{field}"}))
+    assert getattr(getattr(spec, topic), field) == str(after)
+
+
+@pytest.mark.parametrize(
+    ("stored", "given", "spread"),
+    [
+        ({"workers": 2}, {"executor": "serial"}, ("serial", None, None)),
+        ({"device": "cpu,cpu", "workers": 4}, {"executor": "serial"}, ("serial", None, "cpu")),
+        ({"workers": 2}, {"executor": "process"}, ("process", 2, None)),
+        ({"workers": 2}, {}, ("process", 2, None)),
+        ({"workers": 2}, {"executor": "serial", "workers": 1}, ("serial", 1, None)),
+    ],
+)
+def test_workers_of_another_executor_are_counted_anew_where_the_user_gives_none(
+    tmp_path, stored, given, spread
+):
+    with RunDir.create(tmp_path / "run", resume=False) as run:
+        run.write_spec(run_spec(executor="process", **stored))
+    names = frozenset(f"execution.{name}" for name in given)
+    spec = resumed(run_spec(out=tmp_path / "run", **given), names)
+    assert (spec.execution.executor, spec.execution.workers, spec.execution.device) == spread
+    check_executor(spec)
