@@ -22,7 +22,8 @@ from packaging.requirements import Requirement
 from autopeft.containers import allowed_cores
 from autopeft.errors import ModelError, first_line_of, reason_of
 from autopeft.extension import PROTOCOLS, Catalogue, discover
-from autopeft.model import computes_in_bfloat16, find_device, free_bytes, like_gpus, resolve
+from autopeft.model import find_device, free_bytes, resolve
+from autopeft.model.devices import computes_in_bfloat16, like_gpus
 from autopeft.records import VERSION, ModelSpec
 
 CheckStatus = Literal["ok", "note", "fail"]

@@ -19,7 +19,8 @@ from torch import nn
 from autopeft.adapters import compile_plan
 from autopeft.estimate import TrainingStep, measure, replay, without_weights
 from autopeft.extension import Method, discover
-from autopeft.model import BaseModel, Precision, can_checkpoint, checkpointed
+from autopeft.model import BaseModel, Precision
+from autopeft.model.training_pass import can_checkpoint, checkpointed
 from autopeft.records import Adapter, Fidelity, Plan
 from autopeft.tasks.parts.token_losses import pieces_of_a_gpu
 from autopeft.train import Bench, EncodedSplit

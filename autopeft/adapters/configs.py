@@ -1,19 +1,25 @@
-"""Facts of `peft` configs: type, task, base model, what differs from the defaults, what cannot be merged."""
+"""Adapter configs of `peft`: read from files, and what their fields say."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
+import typing
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import peft
 import transformers
-from peft import PeftConfig
+from peft import PeftConfig, PeftType, PromptLearningConfig
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-from autopeft.errors import SpecError
-from autopeft.model import head_only_config
+from autopeft.errors import SpecError, UnknownNameError, reason_of
+from autopeft.model.attaching import head_only_config
 from autopeft.records import ModelSpec
+from autopeft.store import require_unchanged
 
 # Fields that say where a config comes from and which state it is in, not what is trained.
 _NOT_TRAINING = frozenset(
@@ -32,6 +38,8 @@ _AUTO_CLASSES = {
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
     "FEATURE_EXTRACTION": "AutoModel",
 }
+_CONFIG, _ORDER = "adapter_config.json", "order.json"
+_WRITTEN_BY_PEFT = f"it must be the {_CONFIG} that peft wrote"
 
 
 def type_name(config: PeftConfig) -> str:
@@ -97,3 +105,149 @@ def base_model_of(configs: Sequence[PeftConfig], *, path: Path) -> ModelSpec:
         if config.base_model_name_or_path and isinstance(config.base_model_name_or_path, str):
             return ModelSpec(id=config.base_model_name_or_path, revision=config.revision)
     raise SpecError(f"{path} does not say which base model it is for; pass --model.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConfigFile:
+    """A config as `peft` reads it, its folder, and the content of its file."""
+
+    folder: Path
+    config: PeftConfig
+    content: dict[str, Any]
+
+
+def holds_plan(path: Path) -> bool:
+    """Whether a folder holds a plan, by itself or as a run's best."""
+    return (path / "plan.yaml").is_file() or (path / "best/plan.yaml").is_file()
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether a path is an adapter config rather than a plan.
+
+    Raises:
+        SpecError: A folder without a plan, a config or an order.
+    """
+    if not path.is_dir():
+        return path.suffix == ".json"
+    if (path / _CONFIG).is_file() or (path / _ORDER).is_file():
+        return True
+    if not holds_plan(path):
+        raise SpecError(
+            f"{path} holds no plan.yaml, best/plan.yaml, adapter_config.json or order.json; "
+            "pass a plan, the folder of a finished run, or the folder of an adapter."
+        )
+    return False
+
+
+def read_configs(path: Path) -> list[ConfigFile]:
+    """The configs of an adapter, in the order in which they are attached.
+
+    Args:
+        path: An adapter_config.json, its folder, or a folder with an order.json of several.
+
+    Raises:
+        UnknownNameError: A type that this `peft` does not know.
+        SpecError: A file of another name, an order that lists no folders beside it, an unreadable config,
+            a file that differs from its checksum, a type that trains virtual tokens, or values that `peft`
+            refuses.
+    """
+    if path.is_dir():
+        require_unchanged(path)
+    elif path.name != _CONFIG:
+        raise SpecError(f"{path} is no adapter config; peft calls that file {_CONFIG}.")
+    else:
+        return [_read_config(path.parent)]
+    if not (path / _ORDER).is_file():
+        return [_read_config(path)]
+    order = _read_json(path / _ORDER)
+    # The name of a folder right here: no path, and no link that leads elsewhere.
+    is_list = isinstance(order, list) and all(
+        isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name for name in order
+    )
+    if not is_list or not order or len(set(order)) < len(order):
+        expected = "each folder once" if is_list and order else "the names of the folders beside it"
+        raise SpecError(f"{path / _ORDER} holds {order!r}; it should list {expected}.")
+    return [_read_config(path / name) for name in order]
+
+
+def unknown_keys(file: ConfigFile) -> list[str]:
+    """A note where a config's file has keys that this `peft` leaves out."""
+    kind = PEFT_TYPE_TO_CONFIG_MAPPING[file.config.peft_type]
+    extra = set(file.content) - {field.name for field in dataclasses.fields(kind)}
+    if not extra:
+        return []
+    written = file.content.get("peft_version")
+    by = f", which peft {written} wrote," if written and written != peft.__version__ else ""
+    return [
+        f"peft {peft.__version__} does not know {', '.join(sorted(extra))} of {type_name(file.config)}{by} "
+        "and leaves it out; what reads it may train more or less."
+    ]
+
+
+def _read_config(folder: Path) -> ConfigFile:
+    file = folder / _CONFIG
+    content = _read_json(file)
+    if not isinstance(content, dict) or "peft_type" not in content:
+        held = "no peft_type" if isinstance(content, dict) else f"a {type(content).__name__}, no object"
+        raise SpecError(f"{file} holds {held}; {_WRITTEN_BY_PEFT}.")
+    kind, known = content["peft_type"], [member.value for member in PeftType]
+    if kind not in known:
+        if str(kind).upper() in known:
+            raise SpecError(f"{file} has the peft_type {kind!r}; peft writes it in capitals.")
+        raise UnknownNameError(f"peft_type (in {file})", str(kind), known)
+    if kind == PeftType.XLORA:
+        raise SpecError(f"{file} is X-LoRA, which mixes other adapters by a gate; count those one by one.")
+    if issubclass(PEFT_TYPE_TO_CONFIG_MAPPING[kind], PromptLearningConfig):
+        raise SpecError(
+            f"{file} is {kind}, which trains virtual tokens; autopeft takes adapters of modules alone: use "
+            "peft itself for this one."
+        )
+    odd = _misread(content, PEFT_TYPE_TO_CONFIG_MAPPING[kind])
+    if odd:
+        raise SpecError(f"{file} has values that peft cannot use: {'; '.join(odd)}; correct them.")
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        reason = reason_of(error)
+        raise SpecError(f"{file} is no config that peft {peft.__version__} reads: {reason}.") from error
+    config.inference_mode = False
+    return ConfigFile(folder=folder, config=config, content=content)
+
+
+def _misread(content: Mapping[str, Any], config_class: type[PeftConfig]) -> list[str]:
+    """Phrases for the values that `peft` would misread without a word, or fail at in words of Python's.
+
+    The string `lm_head` as `modules_to_save` means every module whose name ends in one of its letters.
+    """
+    phrases = []
+    for name, hint in typing.get_type_hints(config_class).items():
+        value, expected = content.get(name), ""
+        if hint is int and name in content:  # of alphas `peft` declares whole numbers and computes with any
+            is_number = (
+                isinstance(value, int | float) if "alpha" in name or "lambda" in name else type(value) is int
+            )
+            expected = "" if is_number else "a number" if "alpha" in name else "a whole number"
+        elif hint is bool and not isinstance(value, bool | None):
+            expected = "true or false"
+        elif name == "modules_to_save" and not isinstance(value, list | None):
+            expected = "a list"
+        elif name.endswith(("_modules", "_parameters")) and not isinstance(value, str | list | None):
+            expected = "a string or a list"
+        elif isinstance(value, list) and name.endswith("_modules"):
+            expected = "" if all(isinstance(entry, str) for entry in value) else "a list of strings"
+        if expected:
+            phrases.append(f"{name} is {value!r}, it should be {expected}")
+    return phrases
+
+
+def _read_json(path: Path) -> Any:
+    def finite(text: str) -> float:
+        """Python reads 1e999 and NaN as numbers without a word."""
+        if not math.isfinite(number := float(text)):
+            raise ValueError(f"{text} is no finite number")
+        return number
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_float=finite, parse_constant=finite)
+    except (OSError, ValueError, RecursionError) as error:
+        raise SpecError(f"{path} cannot be read ({error}); {_WRITTEN_BY_PEFT}.") from error

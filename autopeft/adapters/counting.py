@@ -9,15 +9,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autopeft.adapters.configs import reads_weights, type_name
-from autopeft.adapters.fitting import attach_fitting, in_a_sentence, wasteful_ranks
+from autopeft.adapters.compiling import compile_plan
+from autopeft.adapters.configs import ConfigFile, reads_weights, type_name, unknown_keys
 from autopeft.adapters.matching import in_head, unmatched
-from autopeft.adapters.reading import ConfigFile, unknown_keys
-from autopeft.adapters.skeleton import Attached, attach_without_weights, held_names, remarks
-from autopeft.adapters.stack import compile_plan
+from autopeft.adapters.skeleton import (
+    Attached,
+    attach_fitting,
+    attach_without_weights,
+    held_names,
+    in_a_sentence,
+    remarks,
+    wasteful_ranks,
+)
 from autopeft.errors import SiteError, SpecError
 from autopeft.extension import Method
-from autopeft.model import BaseModel, adapter_names, for_task, known_role
+from autopeft.model import BaseModel, adapter_names, for_task
+from autopeft.model.linear_maps import known_role
 from autopeft.records import Plan, Site
 
 _DEPTH = re.compile(r"\.(\d+)\.")

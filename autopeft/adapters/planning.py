@@ -21,15 +21,23 @@ from peft.tuners.lora.layer import ParamWrapper
 from peft.utils.constants import SEQ_CLS_HEAD_NAMES
 from torch import nn
 
-from autopeft.adapters.checking import check_plan, other_base_note
-from autopeft.adapters.configs import changed_fields, type_name
-from autopeft.adapters.fitting import attach_one_each
+from autopeft.adapters.compiling import check_plan, other_base_note
+from autopeft.adapters.configs import (
+    ConfigFile,
+    changed_fields,
+    holds_plan,
+    is_adapter,
+    read_configs,
+    type_name,
+    unknown_keys,
+)
 from autopeft.adapters.matching import in_head, require_match, unmatched
-from autopeft.adapters.reading import ConfigFile, holds_plan, is_adapter, read_configs, unknown_keys
-from autopeft.adapters.skeleton import Attached
+from autopeft.adapters.skeleton import Attached, attach_one_each
 from autopeft.errors import SiteError, SpecError
 from autopeft.extension import Method, rate_factor
-from autopeft.model import DEMO_NAME, BaseModel, conv1d_to_linear, known_role
+from autopeft.model import DEMO_NAME, BaseModel
+from autopeft.model.linear_maps import known_role
+from autopeft.model.quantisation import conv1d_to_linear
 from autopeft.records import Adapter, Plan
 from autopeft.store import read_plan
 

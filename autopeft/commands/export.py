@@ -19,6 +19,8 @@ from autopeft import adapters, exports, model
 from autopeft.adapters import ConfigFile
 from autopeft.errors import ModelError, RunDirError, SpecError
 from autopeft.extension import Checkpoint, Exporter, ExportSource, TrainingFacts, discover
+from autopeft.model.checkpoint_source import own_class
+from autopeft.model.checks import text_configs
 from autopeft.records import (
     ModelSpec,
     PlanDocument,
@@ -168,7 +170,7 @@ def _check_fit(
         auto_class = adapters.auto_class_of(source.configs)
         base = model.load_skeleton(spec, auto_class=auto_class, here_only=here_only)
     except ModelError:
-        if not here_only or os.path.isdir(source.base_model):  # noqa: PTH112 - see model.locating
+        if not here_only or os.path.isdir(source.base_model):  # noqa: PTH112 - see model.checkpoint_source
             raise
         return [f"not checked against {source.base_model}, whose config is not at hand"]
     if any(map(adapters.reads_weights, source.configs)):
@@ -266,7 +268,7 @@ def with_base(
     beside = _config_beside(folder)
     names, auto_class = _label_names(skeleton, source, beside, run), type(skeleton).__name__
     # The number format of the checkpoint by its config; float32 where that names none, as of a GGUF file.
-    configs = model.text_configs(cast(Any, skeleton).config)
+    configs = text_configs(cast(Any, skeleton).config)
     formats = (str(getattr(config, "dtype", None)).removeprefix("torch.") for config in configs)
     stored = next((name for name in formats if name in DTYPES), "float32")
     # A head that gives prices holds numbers that 16 bits round by whole units.
@@ -299,11 +301,11 @@ def checkpoint_of(spec: ModelSpec, configs: Sequence[PeftConfig], *, needs_base:
 
     The config is downloaded only for formats that need the base model.
     """
-    own_class = None
+    architecture = None
     with contextlib.suppress(ModelError):
         config = model.config_of(spec, here_only=needs_base == "none")
-        own_class = model.own_class(config, adapters.auto_class_of(configs) or "AutoModelForCausalLM")
-    return Checkpoint(revision=spec.revision, own_class=own_class or "")
+        architecture = own_class(config, adapters.auto_class_of(configs) or "AutoModelForCausalLM")
+    return Checkpoint(revision=spec.revision, own_class=architecture or "")
 
 
 def _config_beside(folder: Path) -> Mapping[str, Any]:

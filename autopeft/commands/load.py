@@ -16,6 +16,10 @@ from autopeft.adapters import check_plan, compile_plan, other_base_note
 from autopeft.errors import ModelError, RunDirError, SpecError
 from autopeft.extension import Method, discover
 from autopeft.model import BaseModel
+from autopeft.model.attaching import modules_kept_whole
+from autopeft.model.checkpoint_source import loading_class
+from autopeft.model.user_model import loaded_from, note_flags
+from autopeft.model.weight_comparison import digest_of
 from autopeft.records import IN_MEMORY, Plan, PlanDocument, SearchResult
 from autopeft.run.best import finished_weights, require_body, require_same_base
 from autopeft.run.computing import NO_GPU, loading_place, memory_needed
@@ -54,12 +58,12 @@ def apply(
     model.require_plain(module)
     methods: Mapping[str, Method] = discover("autopeft.methods")
     folder = None if weights is None else Path(weights)
-    put_back, is_training = model.note_flags(module), module.training
+    put_back, is_training = note_flags(module), module.training
     try:
         # Modules that the checkpoint lacked were trained with the head: their weights are in the folder.
-        whole = () if folder is None else tuple(f"{name}." for name in model.modules_kept_whole(folder))
+        whole = () if folder is None else tuple(f"{name}." for name in modules_kept_whole(folder))
         untrained = frozenset(name for name, _ in module.named_parameters() if name.startswith(whole))
-        name = model.loaded_from(module) or type(module).__name__
+        name = loaded_from(module) or type(module).__name__
         base = BaseModel(module, None, name=name, untrained=untrained)
         check_plan(chosen, base, methods)
         if isinstance(plan, PlanDocument) and (note := other_base_note(plan, base)):
@@ -140,8 +144,8 @@ def load_finished(result: SearchResult, folder: Path, *, module: nn.Module | Non
 def _digest_of_body(module: nn.Module, weights: Path) -> str:
     """Digest of a model in memory, in the formats of a search, without what was trained whole."""
     with model.restoring(module):
-        apart = (*model.head_names(module), *model.modules_kept_whole(weights))
-        return model.digest_of(module, exclude=apart)
+        apart = (*model.head_names(module), *modules_kept_whole(weights))
+        return digest_of(module, exclude=apart)
 
 
 def save(adapted: PeftModel, folder: str | Path) -> None:
@@ -170,7 +174,7 @@ def task_type_of(module: nn.Module) -> str | None:
     """`peft`'s task type of a model's class; None where `peft` has no task type for it."""
     for task in discover("autopeft.tasks").values():
         config = getattr(module, "config", None)
-        wanted = model.loading_class(config, task.auto_class)
+        wanted = loading_class(config, task.auto_class)
         mapping = getattr(getattr(transformers, wanted), "_model_mapping", {})
         if type(config) in mapping and isinstance(module, mapping[type(config)]):
             return None if task.peft_task_type is None else str(task.peft_task_type)

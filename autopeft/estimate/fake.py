@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autopeft.estimate.known_results import KnownResults
-from autopeft.model import BYTES_PER_WEIGHT
+from autopeft.model.quantisation import BYTES_PER_WEIGHT
 
 _DEVICE = torch.device("cpu")  # autocast and fused attention know it, and do not know the meta device
 _IS_FALSE = "_autopeft_is_false"  # marks an answer about many values

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.optim import AdamW
 
-from autopeft.adapters import add_shira_indices, forgo_initial_values
+from autopeft.adapters.skeleton import add_shira_indices, forgo_initial_values
 from autopeft.errors import SpecError, reason_of
 from autopeft.estimate.fake import StandInArrays, StandInValues, make_fake
 from autopeft.estimate.known_results import KnownResults
@@ -31,15 +31,10 @@ from autopeft.estimate.living_bytes import (
 )
 from autopeft.estimate.rates import Rates
 from autopeft.extension import Batch
-from autopeft.model import (
-    BaseModel,
-    adapter_names,
-    attach,
-    can_checkpoint,
-    checkpointed,
-    lighten,
-    put_on,
-)
+from autopeft.model import BaseModel, adapter_names, attach
+from autopeft.model.attaching import put_on
+from autopeft.model.light_layers import lighten
+from autopeft.model.training_pass import can_checkpoint, checkpointed
 
 # What torch and `peft` raise where code needs a value that a tensor without memory lacks.
 _LACKS_VALUES = (

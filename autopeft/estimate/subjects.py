@@ -11,13 +11,7 @@ import torch
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
-from autopeft.adapters import (
-    Count,
-    auto_class_of,
-    compile_plan,
-    count_configs,
-    count_plan,
-)
+from autopeft.adapters import Count, auto_class_of, compile_plan, count_configs, count_plan
 from autopeft.errors import SiteError, SpecError
 from autopeft.estimate.fake import quantise_maps
 from autopeft.estimate.living_bytes import repeated_layers
@@ -25,17 +19,16 @@ from autopeft.estimate.replay import base_in, with_configs, without_weights
 from autopeft.estimate.scaling import DEPTHS, Subject
 from autopeft.estimate.trainees import Setup, Trainee, refusal_in_few_bits, require_trainable
 from autopeft.extension import Batch, Method, Task
-from autopeft.model import (
-    BaseModel,
+from autopeft.model import BaseModel, load_skeleton
+from autopeft.model.checkpoint_source import is_built_by
+from autopeft.model.quantisation import (
     StoredWeights,
     expert_weights,
-    is_built_by,
     left_by_bitsandbytes,
-    load_skeleton,
     output_layer_names,
     stored_weights,
-    without_cache,
 )
+from autopeft.model.training_pass import without_cache
 from autopeft.records import Plan
 from autopeft.tasks.parts.token_losses import piece_logits, pieces_of_a_gpu
 

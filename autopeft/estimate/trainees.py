@@ -14,7 +14,8 @@ from autopeft.adapters import ConfigFile, type_name
 from autopeft.errors import SiteError, SpecError, UnknownNameError, nearest
 from autopeft.estimate.rates import Rates
 from autopeft.extension import Method, hint_for
-from autopeft.model import BaseModel, StoredWeights, output_layer_names, require_plain_weights
+from autopeft.model import BaseModel
+from autopeft.model.quantisation import StoredWeights, output_layer_names, require_plain_weights
 from autopeft.records import ModelSpec, Plan
 from autopeft.space import AllocationContext, Policy, plan_of
 

@@ -11,7 +11,7 @@ import peft
 from jinja2 import Environment, PackageLoader
 from peft.tuners.tuners_utils import check_target_module_exists
 
-from autopeft.adapters import changed_fields
+from autopeft.adapters.configs import changed_fields
 from autopeft.exports.parts.adapter import configs_of
 from autopeft.exports.parts.problems import adapts_nothing, lora_problems, not_lora, refuse
 from autopeft.exports.parts.uniform import plain_names

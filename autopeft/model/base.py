@@ -18,15 +18,12 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from autopeft.errors import SiteError
-from autopeft.model.attaching import attach, note_modules
-from autopeft.model.devices import forked_rng
-from autopeft.model.lightening import keep_format, leave_casts_to_autocast
-from autopeft.model.origin import difference_from_checkpoint
-from autopeft.model.precision import Precision
-from autopeft.model.shapes import hidden_size, n_bits, n_params
+from autopeft.model.attaching import attach, load_weights, note_modules, require_weights
+from autopeft.model.devices import Precision, forked_rng
+from autopeft.model.light_layers import keep_format, leave_casts_to_autocast
+from autopeft.model.linear_maps import hidden_size, n_bits, n_params
 from autopeft.model.sites import folded_names, head_names, list_sites, unreachable_weights, untrained_modules
-from autopeft.model.unchanged import TensorWatch, digest_of
-from autopeft.model.weights import load_weights, require_weights
+from autopeft.model.weight_comparison import TensorWatch, difference_from_checkpoint, digest_of
 from autopeft.records import Adapter, Plan
 
 log = logging.getLogger(__name__)

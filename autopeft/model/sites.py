@@ -14,8 +14,7 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from autopeft.model.attaching import rewrites_targets
-from autopeft.model.roles import known_role, role_of
-from autopeft.model.shapes import is_quantised, map_shape
+from autopeft.model.linear_maps import is_quantised, known_role, map_shape, role_of
 from autopeft.records import ROLE_GROUPS, Site, layer_name
 from autopeft.records.roles import LAYER
 

@@ -17,6 +17,8 @@ from autopeft.adapters import compile_plan
 from autopeft.errors import ModelError, RunDirError
 from autopeft.exports import write_adapter
 from autopeft.extension import Checkpoint, ExportSource
+from autopeft.model.attaching import modules_kept_whole
+from autopeft.model.weight_comparison import sample_digest
 from autopeft.records import (
     IN_MEMORY,
     DataSpec,
@@ -176,7 +178,7 @@ def require_body(weights: Path, body_sha256: Callable[[], str]) -> None:
 
 def base_sample(prepared: Prepared) -> str | None:
     """A digest over a sample of the base model's weights without its head; None of a quantised one."""
-    return model.sample_digest(prepared.base.module, exclude=prepared.base.head_names)
+    return sample_digest(prepared.base.module, exclude=prepared.base.head_names)
 
 
 def has_other_weights(weights: Path, module: nn.Module) -> bool:
@@ -187,8 +189,8 @@ def has_other_weights(weights: Path, module: nn.Module) -> bool:
     wanted = trained_facts(weights / "training.json").get(BASE_SAMPLE)
     if not isinstance(wanted, str):
         return False
-    apart = (*model.head_names(module), *model.modules_kept_whole(weights))
-    seen = model.sample_digest(module, exclude=apart)
+    apart = (*model.head_names(module), *modules_kept_whole(weights))
+    seen = sample_digest(module, exclude=apart)
     return seen is not None and seen != wanted
 
 

@@ -17,17 +17,14 @@ from autopeft.executors import EXECUTORS, Executor
 from autopeft.model import (
     BaseModel,
     Precision,
-    computes_in_bfloat16,
     config_of,
-    device_names,
     find_device,
     free_bytes,
     is_out_of_memory,
-    like_gpus,
-    limit_memory,
     load_skeleton,
-    stored_weights,
 )
+from autopeft.model.devices import computes_in_bfloat16, device_names, like_gpus, limit_memory
+from autopeft.model.quantisation import stored_weights
 from autopeft.records import FLOAT32_BYTES, IN_MEMORY, Decision, ExecutionSpec, ModelSpec, Plan, RunSpec
 
 NO_GPU = "Free memory, or set CUDA_VISIBLE_DEVICES to nothing, so that the CPU computes."

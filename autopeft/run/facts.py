@@ -20,6 +20,9 @@ from autopeft import adapters, model, report
 from autopeft.errors import AutopeftError
 from autopeft.extension import Method, chance_of_guesses, discover, metric_facts, text_form
 from autopeft.model import BaseModel
+from autopeft.model.checkpoint_source import loading_class_of_type
+from autopeft.model.quantisation import unquantised_modules
+from autopeft.model.user_model import loaded_from
 from autopeft.records import (
     IN_MEMORY,
     VERSION,
@@ -70,7 +73,7 @@ def part_words(result: SearchResult | TrainedPlan) -> PartWords:
     return PartWords(
         labels={method.name: method.label for method in methods} | _choice_labels(methods),
         short_labels={method.name: method.short_label for method in methods},
-        auto_class=model.loading_class_of_type(setting.model_type, task.auto_class) if task else "AutoModel",
+        auto_class=loading_class_of_type(setting.model_type, task.auto_class) if task else "AutoModel",
         metric_is_share=bool(setting.metric_is_share),
         weights=_weight_folders(result.best),
     )
@@ -111,7 +114,7 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
     if prepared.spec.model.id != IN_MEMORY:
         source = model.resolve(prepared.spec.model)[0]
     else:
-        source = "" if prepared.base.differs_from_checkpoint else model.loaded_from(module)
+        source = "" if prepared.base.differs_from_checkpoint else loaded_from(module)
         source = source or IN_MEMORY
     sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items()}
     n_groups = {name: len(set(groups)) for name, groups in groups_of(prepared).items()}
@@ -140,7 +143,7 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
         label_names=loaded.label_names,
         data_fingerprint=loaded.fingerprint,
         learning_rate_ranges=learning_rate_ranges,
-        unquantised=model.unquantised_modules(module),
+        unquantised=unquantised_modules(module),
         decisions=prepared.decisions,
         chance=chance_of(prepared),
         lacking=prepared.base.lacking,

@@ -13,6 +13,9 @@ from autopeft import adapters, model, report, train
 from autopeft.adapters import compile_plan
 from autopeft.errors import ModelError
 from autopeft.extension import discover
+from autopeft.model.attaching import head_only_config
+from autopeft.model.checkpoint_source import own_class
+from autopeft.model.checks import pad_with
 from autopeft.records import IN_MEMORY, SearchFacts, SearchResult, TrainedPlan
 from autopeft.report import CardFacts, hub_id
 from autopeft.run.facts import part_words
@@ -57,7 +60,7 @@ def write_loading_files(folder: Path, prepared: Prepared) -> None:
     config.label2id = {label: index for index, label in enumerate(labels)}
     config.problem_type = _PROBLEM_TYPES.get(prepared.data.target.kind)
     if getattr(module.config, "pad_token_id", None) is not None:  # a model of images has none
-        model.pad_with(config, module.config.pad_token_id)
+        pad_with(config, module.config.pad_token_id)
     config.save_pretrained(str(folder))
 
 
@@ -83,7 +86,7 @@ def write_card(
     """
     setting, words = result.setting, part_words(result)
     stack = compile_plan(result.best, discover("autopeft.methods"))
-    written = stack.configs or (model.head_only_config(),)
+    written = stack.configs or (head_only_config(),)
     facts = CardFacts(
         base_model=base_model or hub_base(setting),
         dataset=_not_here(result.spec.data.source),
@@ -99,7 +102,7 @@ def write_card(
 def write_trained_card(folder: Path, trained: TrainedPlan, *, at: str, base_model: str | None = None) -> None:
     """Write the model card of an adapter that `train` wrote; it lies `at` a folder, or a name on the hub."""
     words = part_words(trained)
-    configs = compile_plan(trained.best, discover("autopeft.methods")).configs or (model.head_only_config(),)
+    configs = compile_plan(trained.best, discover("autopeft.methods")).configs or (head_only_config(),)
     facts = CardFacts(
         base_model=base_model or hub_base(trained.setting),
         dataset=_not_here(trained.spec.data.source),
@@ -116,7 +119,7 @@ def _own_class(result: SearchResult | TrainedPlan, auto_class: str) -> str:
     """The class that the base model's config names if the adapter does not fit it; empty if it does."""
     spec = result.spec.model
     try:
-        return "" if spec.id == IN_MEMORY else model.own_class(model.config_of(spec), auto_class) or ""
+        return "" if spec.id == IN_MEMORY else own_class(model.config_of(spec), auto_class) or ""
     except ModelError as error:  # the base model may lie there no more when a run is pushed
         log.debug("The card names no class of the base model: %s", error)
         return ""
@@ -131,4 +134,4 @@ def hub_base(setting: SearchFacts) -> str | None:
 
 def _not_here(name: str | None) -> str | None:
     """An id on the hub; None where a file or folder of that name is here."""
-    return None if name is None or os.path.exists(name) else hub_id(name)  # noqa: PTH110 - see model.locating
+    return None if name is None or os.path.exists(name) else hub_id(name)  # noqa: PTH110 - see model.checkpoint_source

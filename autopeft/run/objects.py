@@ -18,6 +18,7 @@ from autopeft.data import LabelledData
 from autopeft.errors import DataError, ModelError, reason_of
 from autopeft.extension import Task, discover
 from autopeft.model import BaseModel
+from autopeft.model.user_model import is_narrow
 from autopeft.records import IN_MEMORY, RunSpec, shortened, with_setting
 
 _NAME = "dataset in memory"
@@ -71,15 +72,15 @@ def with_precision(spec: RunSpec, memory: InMemory) -> RunSpec:
     Raises a ModelError for float32 where a model in memory is in bfloat16, which nobody can undo.
     """
     execution = spec.execution
-    is_narrow = memory.model is not None and model.is_narrow(memory.model)
-    if is_narrow and execution.dtype == "float32":
+    is_in_bfloat16 = memory.model is not None and is_narrow(memory.model)
+    if is_in_bfloat16 and execution.dtype == "float32":
         raise ModelError(
             "dtype is 'float32', but the model in memory has weights in bfloat16; leave dtype out, or pass "
             "model.float()."
         )
     if execution.dtype != "auto":
         return spec
-    if is_narrow:
+    if is_in_bfloat16:
         return with_setting(spec, "execution.dtype", "bfloat16")
     if memory.model is None:
         device, config = model.find_device(execution.device), model.config_of(spec.model)

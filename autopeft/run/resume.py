@@ -17,7 +17,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from autopeft.errors import RunDirError, SpecError, TrainingError
-from autopeft.model import device_names
+from autopeft.model.devices import device_names
 from autopeft.records import (
     Decision,
     Fidelity,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import torch
 
-from autopeft.model import has_used_gpus
+from autopeft.model.devices import has_used_gpus
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from autopeft.model import plain_weight
+from autopeft.model.linear_maps import plain_weight
 from autopeft.records import Site
 from autopeft.sensitivity.parts.score import SiteScore, Sums, normalise
 

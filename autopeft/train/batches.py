@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from autopeft.extension import Batch, PlacesBatches, Task
-from autopeft.model import known_mask
+from autopeft.model.training_pass import known_mask
 from autopeft.train.encoding import EncodedSplit
 
 _MASK = "attention_mask"  # the feature that is 0 at padding

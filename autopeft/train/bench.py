@@ -18,21 +18,14 @@ from torch import nn
 from autopeft.adapters import compile_plan
 from autopeft.errors import TrainingError
 from autopeft.extension import Batch, Evaluation, Method, Task
-from autopeft.model import (
-    BaseModel,
-    SavedBytes,
+from autopeft.model import BaseModel, free_bytes, load_weights, release_memory, save_weights
+from autopeft.model.devices import SavedBytes, forked_rng
+from autopeft.model.input_statistics import input_directions, input_rms, set_initial_directions
+from autopeft.model.training_pass import (
     can_checkpoint,
     checkpointed,
-    forked_rng,
-    free_bytes,
     heeding_known_masks,
     heeds_known_masks,
-    input_directions,
-    input_rms,
-    load_weights,
-    release_memory,
-    save_weights,
-    set_initial_directions,
     without_cache,
 )
 from autopeft.records import Fidelity, Measurement, Plan, Status

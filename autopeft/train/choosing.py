@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from autopeft.errors import SpecError
-from autopeft.model import free_bytes, is_out_of_memory, release_memory, taken_bytes
+from autopeft.model import free_bytes, is_out_of_memory, release_memory
+from autopeft.model.devices import taken_bytes
 from autopeft.records import Decision, ExecutionSpec, Plan
 from autopeft.space import BASELINE_METHOD, AllocationContext, Policy, plan_of
 from autopeft.tasks.parts.token_losses import piece_logits

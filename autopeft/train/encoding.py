@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from autopeft.data import LabelledData, Split
 from autopeft.errors import DataError, ModelError, reason_of
 from autopeft.extension import Encoded, Example, Task
-from autopeft.model import PASS_ERRORS, BaseModel, forked_rng, is_out_of_memory
+from autopeft.model import BaseModel, is_out_of_memory
+from autopeft.model.checks import PASS_ERRORS
+from autopeft.model.devices import forked_rng
 from autopeft.train.rows import Counts, LazyRows, length_of, rows_of_tokens, size_of
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from torch.library import Library
 from torch.optim import AdamW, Optimizer
 
 from autopeft.extension import Batch
-from autopeft.model import FreedMemory, SavedBytes, forked_rng
+from autopeft.model.devices import FreedMemory, SavedBytes, forked_rng
 from autopeft.train.compute import padded_tokens
 from autopeft.train.pausing import Position, pause, resume
 from autopeft.train.rates import RateSchedule

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.optim import Optimizer
 
-from autopeft.model import has_own_generator, random_state, set_random_state
+from autopeft.model.devices import has_own_generator, random_state, set_random_state
 from autopeft.store import put_in_place
 
 _FILE = "paused.safetensors"

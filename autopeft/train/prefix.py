@@ -12,14 +12,8 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from autopeft.extension import Batch
-from autopeft.model import (
-    FrozenPrefix,
-    KnownOutput,
-    frozen_prefix,
-    is_out_of_memory,
-    release_memory,
-    skips_exactly,
-)
+from autopeft.model import is_out_of_memory, release_memory
+from autopeft.model.training_pass import FrozenPrefix, KnownOutput, frozen_prefix, skips_exactly
 
 # Measurements after which an output that none of them used makes room: two rounds of proposals; by hand.
 _IDLE_MEASUREMENTS = 8

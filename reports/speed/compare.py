@@ -22,7 +22,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from autopeft.model.locating import resolve
+from autopeft.model import resolve
 from autopeft.records import ModelSpec
 
 HERE = Path(__file__).parent

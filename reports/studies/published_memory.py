@@ -32,7 +32,7 @@ import transformers
 from peft import PeftConfig, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-from autopeft.adapters import add_shira_indices, forgo_initial_values
+from autopeft.adapters.skeleton import add_shira_indices, forgo_initial_values
 from autopeft.estimate import StandInArrays, StandInValues, TrainingStep, replay
 from autopeft.extension import Batch
 

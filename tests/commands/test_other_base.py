@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from autopeft import apply
 from autopeft.cli.app import app
 from autopeft.commands import train_plan
-from autopeft.model import sample_digest
+from autopeft.model.weight_comparison import sample_digest
 from autopeft.store import read_plan, write_plan
 
 

@@ -19,7 +19,7 @@ from autopeft import commands
 from autopeft.cli.progress import Silent
 from autopeft.errors import RunDirError, SpecError
 from autopeft.model import BaseModel
-from autopeft.model.unchanged import digest_of
+from autopeft.model.weight_comparison import digest_of
 from autopeft.records import RunSpec
 from autopeft.run.prepare import prepare
 from autopeft.run.state import facts_for_workers, loaded_facts

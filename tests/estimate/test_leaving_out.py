@@ -18,7 +18,8 @@ from autopeft.commands import EstimateRequest, count_step, estimate_step
 from autopeft.estimate import MemoryModel, Setup, UntoldStepError, by_name, describe
 from autopeft.estimate.known_results import SlowReplayError
 from autopeft.extension import discover
-from autopeft.model import is_built_by, load_skeleton
+from autopeft.model import load_skeleton
+from autopeft.model.checkpoint_source import is_built_by
 from autopeft.records import ModelSpec
 
 METHODS, TASKS = discover("autopeft.methods"), discover("autopeft.tasks")

@@ -11,7 +11,7 @@ from autopeft import budget, commands, space
 from autopeft.data import load
 from autopeft.errors import AutopeftError, DataError, ModelError, SiteError, SpecError
 from autopeft.extension import discover
-from autopeft.model.locating import pretrained_arguments, require_reachable
+from autopeft.model.checkpoint_source import pretrained_arguments, require_reachable
 from autopeft.records import DataSpec, ModelSpec
 from autopeft.store import resolve_settings
 

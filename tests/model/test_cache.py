@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from autopeft.model import without_cache
+from autopeft.model.training_pass import without_cache
 
 
 def lengths_of_calls(model, ids):

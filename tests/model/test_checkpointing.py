@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autopeft.model import SavedBytes, can_checkpoint, checkpointed
+from autopeft.model.devices import SavedBytes
+from autopeft.model.training_pass import can_checkpoint, checkpointed
 
 
 def flags_of(module):

@@ -10,13 +10,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from autopeft.model import (
-    forked_rng,
-    free_bytes,
-    random_state,
-    set_random_state,
-    to_float64,
-)
+from autopeft.model import free_bytes
+from autopeft.model.devices import forked_rng, random_state, set_random_state, to_float64
 
 MPS = torch.device("mps")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from autopeft.model import input_directions, input_rms, input_statistics
-from autopeft.model.input_statistics import leading_eigenvectors
+from autopeft.model import input_statistics
+from autopeft.model.input_statistics import input_directions, input_rms, leading_eigenvectors
 from autopeft.records import Fidelity, Status
 
 RANK = 3

@@ -11,8 +11,7 @@ from transformers.masking_utils import (
     create_sliding_window_causal_mask,
 )
 
-from autopeft.model import heeding_known_masks, known_mask
-from autopeft.model.known_masks import KnownMask
+from autopeft.model.training_pass import KnownMask, heeding_known_masks, known_mask
 
 WHOLE = torch.ones(2, 5, dtype=torch.int64)
 PADDED = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]])

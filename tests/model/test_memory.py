@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from autopeft.errors import ModelError
-from autopeft.model import FreedMemory, find_device, free_bytes, is_out_of_memory, limit_memory
+from autopeft.model import find_device, free_bytes, is_out_of_memory
+from autopeft.model.devices import FreedMemory, limit_memory
 
 
 def test_free_memory_of_the_machine_is_part_of_it_and_in_bytes():

@@ -14,7 +14,9 @@ from toys.bases import state_of
 from toys.words import VOCABULARY
 
 from autopeft.errors import ModelError, SiteError
-from autopeft.model import BaseModel, check_sites, list_sites, load, load_skeleton, resolve
+from autopeft.model import BaseModel, load, load_skeleton, resolve
+from autopeft.model.base import check_sites
+from autopeft.model.sites import list_sites
 from autopeft.records import Adapter, ModelSpec, Plan
 
 AUTO = "AutoModelForSequenceClassification"

@@ -8,7 +8,7 @@ from torch import nn
 from toys.bases import state_of
 
 from autopeft.extension import discover
-from autopeft.model.prefix import frozen_prefix, skips_exactly
+from autopeft.model.training_pass import frozen_prefix, skips_exactly
 
 METHODS = discover("autopeft.methods")
 SKIPPING = ("bert", "gpt2", "llama", "vit", "gpt2-lm", "llama-lm", "moe-lm")

@@ -13,8 +13,8 @@ from transformers.pytorch_utils import Conv1D
 
 from autopeft import model
 from autopeft.extension import discover
-from autopeft.model.quantising import stop_mutation
-from autopeft.model.shapes import n_bits, plain_weight
+from autopeft.model.linear_maps import n_bits, plain_weight
+from autopeft.model.quantisation import stop_mutation
 from autopeft.sensitivity import ScoredModel, measure
 
 pytestmark = QUANTISED_MARKS

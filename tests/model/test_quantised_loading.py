@@ -16,8 +16,8 @@ from toys.specs import run_spec
 from autopeft import commands, model
 from autopeft.cli.progress import Silent
 from autopeft.errors import ModelError
-from autopeft.model.quantising import require_working_kernels
-from autopeft.model.shapes import n_bits
+from autopeft.model.linear_maps import n_bits
+from autopeft.model.quantisation import require_working_kernels
 from autopeft.run.best import plan_document
 from autopeft.run.formulate import parse_budget
 from autopeft.run.prepare import prepare

@@ -19,8 +19,8 @@ from autopeft import commands, model
 from autopeft.cli.app import app
 from autopeft.cli.progress import Silent
 from autopeft.errors import ModelError, SpecError
-from autopeft.model.quantising import quantisation_config
-from autopeft.model.shapes import n_bits
+from autopeft.model.linear_maps import n_bits
+from autopeft.model.quantisation import quantisation_config
 from autopeft.report.card import python_lines
 from autopeft.run.facts import part_words
 from autopeft.run.prepare import prepare

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autopeft.model.roles import known_role, role_of
+from autopeft.model.linear_maps import known_role, role_of
 
 LAYER = "model.layers.0."
 ATTENTION = {

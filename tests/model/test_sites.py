@@ -13,7 +13,8 @@ from torch import nn
 from toys.architectures import CONTEXT, D, F, build, logits, make_inputs, skeleton, train
 
 from autopeft.extension import discover
-from autopeft.model import BaseModel, list_sites, load_weights, save_weights
+from autopeft.model import BaseModel, load_weights, save_weights
+from autopeft.model.sites import list_sites
 from autopeft.records import Plan
 
 # peft warns that rank patterns of parameters match no module; that they work is what is tested here.

@@ -8,7 +8,8 @@ import pytest
 import torch
 from toys.families import FAMILIES, D, build
 
-from autopeft.model import BaseModel, hidden_size
+from autopeft.model import BaseModel
+from autopeft.model.linear_maps import hidden_size
 from autopeft.records import Site
 
 

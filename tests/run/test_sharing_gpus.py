@@ -11,7 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from toys.specs import run_spec
 
 from autopeft.errors import ModelError
-from autopeft.model import BaseModel, Precision, from_memory, like_gpus
+from autopeft.model import BaseModel, Precision, from_memory
+from autopeft.model.devices import like_gpus
 from autopeft.run import computing
 from autopeft.run.prepare import prepare
 from autopeft.run.resume import resumed

@@ -7,7 +7,7 @@ import torch
 from transformers import OPTConfig, OPTForSequenceClassification
 
 from autopeft.extension import discover
-from autopeft.model import list_sites
+from autopeft.model.sites import list_sites
 from autopeft.sensitivity import ScoredModel, measure
 
 

@@ -14,7 +14,7 @@ from toys.specs import run_spec
 from autopeft import commands, model
 from autopeft.cli.progress import Silent
 from autopeft.errors import ModelError
-from autopeft.model import loading
+from autopeft.model import pretrained
 from autopeft.records import ModelSpec, OutputSpec, RunSpec
 from autopeft.run.resume import resumed
 from autopeft.store import RunDir
@@ -113,7 +113,7 @@ def test_local_model_has_no_commit(model_dir, data_dir):
 def test_gpu_with_a_number_becomes_the_current_one(device, current, model_dir, monkeypatch):
     chosen = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    monkeypatch.setattr(loading, "find_device", torch.device)
+    monkeypatch.setattr(pretrained, "find_device", torch.device)
     monkeypatch.setattr(transformers.PreTrainedModel, "to", lambda module, place: module)  # no GPU is here
     spec, labels = ModelSpec(id=str(model_dir)), ("a", "b")
     model.load(spec, auto_class="AutoModelForSequenceClassification", label_names=labels, device=device)

@@ -10,11 +10,12 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from autopeft.adapters import type_counts
+from autopeft.adapters.configs import type_counts
 from autopeft.errors import SpecError, reason_of
 from autopeft.extension import ExportSource
-from autopeft.model import PASS_ERRORS, attach, is_out_of_memory
+from autopeft.model import attach, is_out_of_memory
 from autopeft.model import merge as merge_adapters
+from autopeft.model.checks import PASS_ERRORS
 
 _PROBE_TOKENS = 8  # enough for attention to mix; chosen by hand
 MERGE_ERRORS = (NotImplementedError, ValueError, TypeError, AttributeError, RuntimeError)  # of `peft`

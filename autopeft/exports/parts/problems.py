@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from peft import PeftConfig, PeftType
 
-from autopeft.adapters import adapts_modules, changed_fields, stays_beside_weights, type_counts, type_name
+from autopeft.adapters import stays_beside_weights, type_name
+from autopeft.adapters.configs import adapts_modules, changed_fields, type_counts
 from autopeft.errors import SpecError
 from autopeft.extension import ExportSource
 from autopeft.records import shortened

@@ -18,13 +18,15 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from autopeft.adapters import ConfigFile, changed_fields, stays_beside_weights
+from autopeft.adapters import ConfigFile, stays_beside_weights
+from autopeft.adapters.configs import changed_fields
 from autopeft.errors import SpecError, reason_of
 from autopeft.exports.parts.adapter import PREFIX, in_head
 from autopeft.exports.parts.merging import MERGE_ERRORS
 from autopeft.exports.parts.uniform import lora_halves
 from autopeft.exports.parts.weights import read_weights
-from autopeft.model import map_shape, merge
+from autopeft.model import merge
+from autopeft.model.linear_maps import map_shape
 
 PEFT = "peft"
 _SERVERS: Mapping[str, Callable[[LoraConfig, int], float]] = {

@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from autopeft.errors import SpecError
 from autopeft.exports.parts.adapter import PREFIX, in_head, save_tensors, trained_tensors
 from autopeft.extension import ExportSource
-from autopeft.model import map_shape
+from autopeft.model.linear_maps import map_shape
 
 Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]  # site -> A (R, in) and B (out, R), scale within B
 

@@ -13,7 +13,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from autopeft.adapters import ConfigFile, adapts_modules
+from autopeft.adapters import ConfigFile
+from autopeft.adapters.configs import adapts_modules
 from autopeft.errors import SpecError
 
 _SAFE = "adapter_model.safetensors"

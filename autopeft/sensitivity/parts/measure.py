@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from autopeft.errors import DataError, SpecError, reason_of
 from autopeft.extension import Batch, Score
-from autopeft.model import SavedBytes, is_out_of_memory, note_flags, release_memory
+from autopeft.model import is_out_of_memory, release_memory
+from autopeft.model.devices import SavedBytes
+from autopeft.model.user_model import note_flags
 from autopeft.records import SEEN_ENOUGH, Sensitivity
 from autopeft.sensitivity.parts.halves import SplitHalves
 from autopeft.sensitivity.parts.layout import AmbiguousShapeError, half_of_row, shortened, split_in_half

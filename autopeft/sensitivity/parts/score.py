@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autopeft.extension import Reducer
-from autopeft.model import to_float64
+from autopeft.model.devices import to_float64
 from autopeft.records import Site
 
 

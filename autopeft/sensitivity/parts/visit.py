@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from autopeft.extension import Batch, Reducer, Task
-from autopeft.model import Precision, SavedBytes
+from autopeft.model import Precision
+from autopeft.model.devices import SavedBytes
 from autopeft.records import Site
 from autopeft.sensitivity.parts.layout import Layout, example_weights, n_rows, split_in_half
 

@@ -13,7 +13,7 @@ from transformers.quantizers.auto import AutoHfQuantizer
 
 from autopeft import model
 from autopeft.errors import ModelError
-from autopeft.model.stored import dequantising, require_trainable
+from autopeft.model.quantisation import dequantising, require_trainable
 from autopeft.records import ModelSpec
 
 CLASSIFIER = "AutoModelForSequenceClassification"

@@ -16,7 +16,23 @@ import transformers
 
 from autopeft.errors import ModelError
 from autopeft.model.base import BaseModel
+from autopeft.model.checkpoint_source import (
+    LOAD_ERRORS,
+    adapter_error,
+    config_of,
+    counting_class,
+    load_error,
+    loading_class,
+    name_first_token,
+    pretrained_arguments,
+    reads_images,
+    refuse_kernels,
+    require_class,
+    require_reachable,
+    resolve,
+)
 from autopeft.model.checks import (
+    keep_reached_sites,
     pad_with,
     require_causal,
     require_head,
@@ -24,42 +40,26 @@ from autopeft.model.checks import (
     require_sites,
     usable_tokenizer,
 )
-from autopeft.model.classes import counting_class, loading_class, reads_images, require_class
-from autopeft.model.devices import has_used_gpus
-from autopeft.model.locating import (
-    LOAD_ERRORS,
-    adapter_error,
-    config_of,
-    load_error,
-    name_first_token,
-    pretrained_arguments,
-    refuse_kernels,
-    require_reachable,
-    resolve,
-)
-from autopeft.model.precision import Precision, find_device, make_current
-from autopeft.model.quantising import (
+from autopeft.model.devices import Precision, find_device, has_used_gpus, make_current
+from autopeft.model.linear_maps import n_params
+from autopeft.model.quantisation import (
     conv1d_to_linear,
+    dequantising,
     left_by_bitsandbytes,
     output_layer_names,
     quantisation_config,
     quantised_owners,
     require_bitsandbytes,
-    require_quantiser,
-    require_working_kernels,
-    stop_mutation,
-    widen_norms,
-)
-from autopeft.model.reaching import keep_reached_sites
-from autopeft.model.shapes import n_params
-from autopeft.model.sites import head_names
-from autopeft.model.stored import (
-    dequantising,
     require_plain_weights,
+    require_quantiser,
     require_reader,
     require_trainable,
+    require_working_kernels,
+    stop_mutation,
     stored_weights,
+    widen_norms,
 )
+from autopeft.model.sites import head_names
 from autopeft.records import ModelSpec
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from autopeft.model.shapes import is_quantised, n_bits, plain_weight
+from autopeft.model.linear_maps import is_quantised, n_bits, plain_weight
 
 
 def lighten(model: nn.Module) -> None:

@@ -1,8 +1,4 @@
-"""The frozen layers below everything that a plan trains: skipped where their output is known.
-
-Embeddings, masks and rotary angles are still computed by the model. So every layout of layers is served by
-the same few lines, and `skips_exactly` tries on a batch whether a model may be run so.
-"""
+"""Forward passes that keep and compute less: no cache, checkpoints, known masks, skipped frozen layers."""
 
 from __future__ import annotations
 
@@ -11,24 +7,158 @@ import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from autopeft.model.devices import forked_rng, is_out_of_memory, random_state
 
+# What transformers' layers look at in training mode. They are set here, since the methods of the model that
+# set them were renamed in transformers 5.
+_SWITCH, _FUNCTION = "gradient_checkpointing", "_gradient_checkpointing_func"
+_FUSED = "sdpa"  # the attention that transformers chooses by default, and the only one that is looked after
 # Inputs of a call whose layers must all run: they read and fill a cache, or give what lies between them.
 _WHOLE_CALL = ("cache", "past_key_values", "output_hidden_states", "output_attentions")
-
 _TRIED_ROWS = 2  # of a batch; a few say as much as all, and take no more memory than a step; by hand
-
 Batch = dict[str, Any]
 Loss = Callable[[nn.Module, Batch], Tensor]
 Output = Tensor | tuple[Any, ...]  # of a layer
 
 log = logging.getLogger(__name__)
+
+
+def can_checkpoint(model: nn.Module) -> bool:
+    """Whether the layers of a base model, or of one with adapters, may be checkpointed."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return bool(getattr(base, "supports_gradient_checkpointing", False)) and bool(_switches(base))
+
+
+@contextlib.contextmanager
+def checkpointed(model: nn.Module) -> Iterator[None]:
+    """A context in which the layers of a model in training mode are checkpointed; dropout draws repeat."""
+    names = (_SWITCH, _FUNCTION)
+    before = [
+        (module, {name: vars(module)[name] for name in names if name in vars(module)})
+        for module in _switches(model)
+    ]
+    try:
+        for module, _ in before:
+            setattr(module, _SWITCH, True)
+            setattr(module, _FUNCTION, partial(checkpoint, use_reentrant=False))
+        with without_cache(model):  # of which transformers would warn
+            yield
+    finally:
+        for module, attributes in before:
+            for name in names:
+                vars(module).pop(name, None)
+            vars(module).update(attributes)
+
+
+def _switches(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if hasattr(module, _SWITCH)]
+
+
+@contextlib.contextmanager
+def without_cache(model: nn.Module) -> Iterator[None]:
+    """A context in which forward passes fill no cache unless they are asked to, as `generate` does.
+
+    Language models fill it by default, also where no token follows. It costs a copy of all keys and values,
+    and layers that fill it cannot be skipped or checkpointed.
+    """
+    config = getattr(model.get_base_model() if isinstance(model, PeftModel) else model, "config", None)
+    before = getattr(config, "use_cache", None)
+    if not before:
+        yield
+        return
+    config.use_cache = False  # type: ignore[union-attr]
+    try:
+        yield
+    finally:
+        config.use_cache = before  # type: ignore[union-attr]
+
+
+class KnownMask(Tensor):
+    """An attention mask (B, …, T) of which it is known whether and where it has padding, which is any 0.
+
+    A cast of it, a copy on another device and its numbers in another shape are known too. All else that is
+    made of it is a plain tensor: its padding is not known. `is_right_padded` says that no token comes after
+    padding in its row.
+    """
+
+    has_padding: bool
+    is_right_padded: bool
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run a function of torch on the mask as on a plain tensor."""
+        with torch._C.DisableTorchFunctionSubclass():
+            made = func(*args, **(kwargs or {}))
+        if func not in (Tensor.to, Tensor.view) or not isinstance(args[0], cls) or made is args[0]:
+            return made
+        has_other_bytes = func is Tensor.view and made.dtype != args[0].dtype
+        if has_other_bytes:
+            return made
+        # Rows in another shape may begin within those of before.
+        is_right_padded = args[0].is_right_padded and made.shape[-1] == args[0].shape[-1]
+        return _noted(made, has_padding=args[0].has_padding, is_right_padded=is_right_padded)
+
+
+def known_mask(mask: Tensor, *, seen_as: Tensor) -> KnownMask:
+    """The mask itself, with what is known of it; `seen_as` has the same numbers, on the CPU."""
+    has_padding = bool((seen_as == 0).any())
+    is_right_padded = not bool((seen_as[..., 1:] > seen_as[..., :-1]).any())
+    return _noted(mask, has_padding=has_padding, is_right_padded=is_right_padded)
+
+
+def _noted(mask: Tensor, *, has_padding: bool, is_right_padded: bool) -> KnownMask:
+    known = mask.as_subclass(KnownMask)
+    known.has_padding, known.is_right_padded = has_padding, is_right_padded
+    return known
+
+
+def heeds_known_masks(model: nn.Module) -> bool:
+    """Whether a model asks for its masks where `heeding_known_masks` can answer."""
+    return getattr(getattr(model, "config", None), "_attn_implementation", None) == _FUSED
+
+
+@contextlib.contextmanager
+def heeding_known_masks() -> Iterator[None]:
+    """A context in which models of transformers make their masks of a `KnownMask` without a look at it.
+
+    They make what they would make otherwise: nothing where there is no padding, since the attention is then
+    plain or causal. Nor where all padding comes last and the attention is causal: no token attends to what
+    comes after it, and what padding computes is not used. Fast kernels take no masks, at least on GPUs.
+    """
+    before: Callable[..., Tensor | None] = ALL_MASK_ATTENTION_FUNCTIONS[_FUSED]
+
+    def make(*, attention_mask: Tensor | None = None, **arguments: Any) -> Tensor | None:
+        if not isinstance(attention_mask, KnownMask):
+            return before(attention_mask=attention_mask, **arguments)
+        n_keys = attention_mask.shape[-1]
+        is_square = arguments.get("q_length") == n_keys or arguments.get("allow_is_causal_skip") is False
+        if arguments.get("kv_length") != n_keys or arguments.get("kv_offset", 0) != 0 or not is_square:
+            return before(attention_mask=attention_mask.as_subclass(Tensor), **arguments)
+        is_causal = arguments.get("allow_is_causal_skip") is True  # and nothing else is masked
+        if not attention_mask.has_padding or (attention_mask.is_right_padded and is_causal):
+            return before(attention_mask=None, **arguments)
+        never = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+        return before(attention_mask=attention_mask.as_subclass(Tensor), **{**arguments, **never})
+
+    ALL_MASK_ATTENTION_FUNCTIONS[_FUSED] = make
+    try:
+        yield
+    finally:
+        del ALL_MASK_ATTENTION_FUNCTIONS[_FUSED]
+        if ALL_MASK_ATTENTION_FUNCTIONS[_FUSED] is not before:  # within another such context
+            ALL_MASK_ATTENTION_FUNCTIONS[_FUSED] = before
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from peft import HiraConfig, LoraConfig
 
 from autopeft.model import attach
 from autopeft.model.devices import SavedBytes
-from autopeft.model.lightening import LightHira
+from autopeft.model.light_layers import LightHira
 
 WORDS = torch.arange(4, 18).reshape(2, 7)
 INPUTS = {"input_ids": WORDS, "attention_mask": torch.ones_like(WORDS)}

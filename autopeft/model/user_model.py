@@ -15,7 +15,9 @@ from torch import nn
 from autopeft.errors import ModelError
 from autopeft.model.attaching import note_modules
 from autopeft.model.base import BaseModel
+from autopeft.model.checkpoint_source import loading_class, reads_images
 from autopeft.model.checks import (
+    keep_reached_sites,
     pad_with,
     require_causal,
     require_pooling,
@@ -23,13 +25,11 @@ from autopeft.model.checks import (
     text_configs,
     usable_tokenizer,
 )
-from autopeft.model.classes import loading_class, reads_images
-from autopeft.model.origin import lacking_in_checkpoint
-from autopeft.model.precision import Precision, make_current
-from autopeft.model.quantising import stop_mutation, widen_norms
-from autopeft.model.reaching import keep_reached_sites
-from autopeft.model.shapes import n_bits
+from autopeft.model.devices import Precision, make_current
+from autopeft.model.linear_maps import n_bits
+from autopeft.model.quantisation import stop_mutation, widen_norms
 from autopeft.model.sites import head_names
+from autopeft.model.weight_comparison import lacking_in_checkpoint
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, BertModel
 
-from autopeft.model.origin import difference_from_checkpoint, lacking_in_checkpoint
+from autopeft.model.weight_comparison import difference_from_checkpoint, lacking_in_checkpoint
 
 HEAD = ("classifier",)
 

@@ -10,7 +10,7 @@ import transformers
 from torch import nn
 from toys.bases import toy_base
 
-from autopeft.model.unchanged import TensorWatch, digest_of
+from autopeft.model.weight_comparison import TensorWatch, digest_of
 
 # The weight has 100,000 numbers. The quick look reads every 25th: 100,000 // 4,096 is 24, made odd.
 
