@@ -16,6 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from autopeft.commands.verify import is_run
 from autopeft.errors import HubError, RunDirError, SpecError, reason_of
+from autopeft.exports import name_base
 from autopeft.records import (
     IN_MEMORY,
     DataSpec,
@@ -24,7 +25,7 @@ from autopeft.records import (
     from_json,
 )
 from autopeft.run.best import finished_seed, finished_weights
-from autopeft.run.hub_folder import TRAINED, hub_base, name_base, write_card, write_trained_card
+from autopeft.run.facts import TRAINED, hub_base, write_card, write_trained_card
 from autopeft.store import RunDir, damaged, read_plan, require_unchanged, write_plan
 
 # Of the client beneath huggingface_hub; what the hub answers and a failed connection are both of this type.

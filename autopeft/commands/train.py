@@ -16,6 +16,7 @@ from autopeft import train
 from autopeft.adapters import check_plan, other_base_note
 from autopeft.commands.plan_settings import note_schedule, require_data, spec_of_plan
 from autopeft.errors import RunDirError, SpecError, TrainingError
+from autopeft.exports import write_loading_files
 from autopeft.records import (
     MAX_SEED,
     Fidelity,
@@ -27,8 +28,7 @@ from autopeft.records import (
 )
 from autopeft.report.words import duration
 from autopeft.run.best import base_sample, plan_document, training_json
-from autopeft.run.facts import environment, setting_of
-from autopeft.run.hub_folder import TRAINED, write_loading_files, write_trained_card
+from autopeft.run.facts import TRAINED, environment, setting_of, write_trained_card
 from autopeft.run.prepare import Prepared, prepare
 from autopeft.run.state import differences, loaded_facts
 from autopeft.store import (
@@ -150,7 +150,7 @@ def _write_files(folder: Path, prepared: Prepared, measurement: Measurement, *, 
     write_plan(folder / "plan.yaml", replace(plan_document(prepared, plan), seed=seed))
     known = training_json(measurement, base_sample=base_sample(prepared))
     write_text(folder / "training.json", known)
-    write_loading_files(folder, prepared)
+    write_loading_files(folder, prepared.spec.model, prepared.base, prepared.data)
     trained = TrainedPlan(
         spec=prepared.spec,
         setting=setting_of(prepared, {}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autopeft.exports.parts.adapter import lacking_weights, n_trained_labels, write_adapter
+from autopeft.exports.parts.hub import name_base, write_loading_files
 from autopeft.exports.parts.reading_back import (
     PEFT,
     READERS,

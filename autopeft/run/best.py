@@ -15,7 +15,7 @@ from torch import nn
 from autopeft import model, train
 from autopeft.adapters import compile_plan
 from autopeft.errors import ModelError, RunDirError
-from autopeft.exports import write_adapter
+from autopeft.exports import write_adapter, write_loading_files
 from autopeft.extension import Checkpoint, ExportSource
 from autopeft.model.attaching import modules_kept_whole
 from autopeft.model.weight_comparison import sample_digest
@@ -29,7 +29,7 @@ from autopeft.records import (
     resume_command,
     to_json,
 )
-from autopeft.run.hub_folder import hub_base, write_card, write_loading_files
+from autopeft.run.facts import hub_base, write_card
 from autopeft.run.prepare import Prepared
 from autopeft.run.resume import copy_weights
 from autopeft.store import RunDir, cannot_write, damaged, put_in_place, write_plan, write_text
@@ -94,7 +94,7 @@ def _fill(fresh: Path, run: RunDir, prepared: Prepared, result: SearchResult) ->
     # The folder may be passed on alone, so that it says how to train again; it names no path of the data.
     document = replace(plan_document(prepared, result.best), data=DataSpec())
     write_plan(fresh / "weights" / "plan.yaml", document)
-    write_loading_files(fresh / "weights", prepared)
+    write_loading_files(fresh / "weights", prepared.spec.model, prepared.base, prepared.data)
     write_card(fresh / "weights", result, seed=full_run.fidelity.seed)
 
 

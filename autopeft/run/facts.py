@@ -16,11 +16,12 @@ import peft
 import torch
 import transformers
 
-from autopeft import adapters, model, report
-from autopeft.errors import AutopeftError
+from autopeft import adapters, model, report, train
+from autopeft.errors import AutopeftError, ModelError
 from autopeft.extension import Method, chance_of_guesses, discover, metric_facts, text_form
 from autopeft.model import BaseModel
-from autopeft.model.checkpoint_source import loading_class_of_type
+from autopeft.model.attaching import head_only_config
+from autopeft.model.checkpoint_source import loading_class_of_type, own_class
 from autopeft.model.quantisation import unquantised_modules
 from autopeft.model.user_model import loaded_from
 from autopeft.records import (
@@ -34,11 +35,13 @@ from autopeft.records import (
     SplitSizes,
     TrainedPlan,
 )
-from autopeft.report import PartWords, WeightFolders
+from autopeft.report import CardFacts, PartWords, WeightFolders, hub_id
 from autopeft.run.computing import n_workers
 from autopeft.run.formulate import groups_of, parse_budget
 from autopeft.run.prepare import Prepared
 from autopeft.store import RunDir, write_text
+
+TRAINED = "trained.json"  # what the card of an adapter of `train` says, beside it; not for the hub
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +108,65 @@ def _weight_folders(plan: Plan) -> WeightFolders:
         n_unmerged=sum(beside.values()),
         imports=tuple(name for name in modules if not name.startswith("peft.")),
     )
+
+
+def write_card(
+    folder: Path, result: SearchResult, *, seed: int, repo: str | None = None, base_model: str | None = None
+) -> None:
+    """Write the model card of the weights of a seed.
+
+    Args:
+        folder: Where the weights lie.
+        result: The search that found them.
+        seed: That of the weights.
+        repo: The repository on the hub that the folder is pushed to; None if it stays in the run.
+        base_model: Id of the base model on the hub; None is what the run knows.
+    """
+    words = part_words(result)
+    facts = _card_facts(result, words, seed=seed, folder=repo or report.BEST_WEIGHTS, base_model=base_model)
+    write_text(folder / "README.md", report.model_card(result, facts, words))
+
+
+def write_trained_card(folder: Path, trained: TrainedPlan, *, at: str, base_model: str | None = None) -> None:
+    """Write the model card of an adapter that `train` wrote; it lies `at` a folder, or a name on the hub."""
+    words, seed = part_words(trained), trained.measurement.fidelity.seed
+    facts = _card_facts(trained, words, seed=seed, folder=at, base_model=base_model)
+    write_text(folder / "README.md", report.trained_card(trained, facts, words))
+
+
+def _card_facts(
+    result: SearchResult | TrainedPlan, words: PartWords, *, seed: int, folder: str, base_model: str | None
+) -> CardFacts:
+    configs = adapters.compile_plan(result.best, discover("autopeft.methods")).configs
+    spec, loading_class = result.spec.model, ""
+    if spec.id != IN_MEMORY:
+        try:
+            loading_class = own_class(model.config_of(spec), words.auto_class) or ""
+        except ModelError as error:  # the base model may lie there no more when a run is pushed
+            log.debug("The card names no class of the base model: %s", error)
+    return CardFacts(
+        base_model=base_model or hub_base(result.setting),
+        dataset=_hub_id_unless_here(result.spec.data.source),
+        peft_types=tuple(
+            dict.fromkeys(adapters.type_name(config).lower() for config in configs or (head_only_config(),))
+        ),
+        seed=seed,
+        folder=folder,
+        own_class=loading_class,
+        schedule=train.SCHEDULE.partition(";")[0],  # of the learning rate; the rest is in plan.yaml
+    )
+
+
+def hub_base(setting: SearchFacts) -> str | None:
+    """The base model's id on the hub; None for a model that lies in a folder or was in memory alone."""
+    if setting.base_model == model.DEMO_NAME:
+        return model.DEMO_HUB_ID
+    return _hub_id_unless_here(setting.base_model_source)
+
+
+def _hub_id_unless_here(name: str | None) -> str | None:
+    """A name as an id on the hub; None where a file or folder of that name is here."""
+    return None if name is None or os.path.exists(name) else hub_id(name)  # noqa: PTH110 - see model.checkpoint_source
 
 
 def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, float]]) -> SearchFacts:

@@ -1,5 +1,5 @@
 """What several formats share: weights, adapters, problems, merging, reading back.
 
 Inside the folder each file imports only from those before it:
-weights, problems → adapter, merging → uniform → reading_back.
+hub, weights, problems → adapter, merging → uniform → reading_back.
 """

@@ -25,10 +25,11 @@ import autopeft
 from autopeft.cli.app import app
 from autopeft.commands import apply, part_words, train_plan
 from autopeft.errors import ModelError
+from autopeft.exports import write_loading_files
 from autopeft.extension import discover
 from autopeft.records import Plan
 from autopeft.report.card import python_lines
-from autopeft.run.hub_folder import write_card, write_loading_files
+from autopeft.run.facts import write_card
 from autopeft.run.prepare import prepare
 from autopeft.store import RunDir, read_plan, write_plan
 
@@ -102,7 +103,8 @@ def test_a_plan_of_one_method_in_several_configs_loads_by_the_lines_of_report_an
     train_plan(tmp_path / "plan.yaml", out=tmp_path / "best" / "weights")
     first, *others = result.full_runs
     result = replace(result, best=plan, full_runs=(replace(first, plan=plan), *others), test=())
-    write_loading_files(tmp_path / "best" / "weights", prepare(result.spec))
+    prepared = prepare(result.spec)
+    write_loading_files(tmp_path / "best" / "weights", prepared.spec.model, prepared.base, prepared.data)
     write_card(tmp_path / "best" / "weights", result, seed=0)
     base = AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
     expected = apply(plan, base, weights=tmp_path / "best" / "weights").eval()

@@ -1,0 +1,62 @@
+"""Files that make a folder of trained weights ready for the hub: base model, tokenizer, label names."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from autopeft import model
+from autopeft.data import LabelledData
+from autopeft.model import BaseModel
+from autopeft.model.checks import pad_with
+from autopeft.records import IN_MEMORY, ModelSpec
+from autopeft.store import cannot_write, reseal, save_processor, write_text
+
+# How transformers reads the outputs of a classifier: one label, several at once, or a number.
+_PROBLEM_TYPES = {
+    "class": "single_label_classification",
+    "classes": "multi_label_classification",
+    "number": "regression",
+}
+
+
+def write_loading_files(folder: Path, spec: ModelSpec, base: BaseModel, data: LabelledData) -> None:
+    """Name the base model in an adapter, and write its tokenizer and a config with the labels of the task.
+
+    Pass that config to `from_pretrained` of the base model: its outputs then have names, and `pipeline` of
+    transformers turns them into scores as the task means them. A language model has no labels and no config.
+    """
+    labels = data.label_names
+    if spec.id != IN_MEMORY:
+        name_base(folder, spec.id or model.DEMO_HUB_ID, revision=spec.revision)
+    if hasattr(base.tokenizer, "save_pretrained"):
+        try:
+            save_processor(base.tokenizer, folder)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+    if not labels:
+        return
+    module = cast(Any, base.module)
+    config = model.config_of(spec) if spec.id != IN_MEMORY else copy.deepcopy(module.config)
+    config.architectures = [type(module).__name__]
+    config.num_labels = len(labels)  # a field of its own in PVT's config, elsewhere the number of names
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    config.problem_type = _PROBLEM_TYPES.get(data.target.kind)
+    if getattr(module.config, "pad_token_id", None) is not None:  # a model of images has none
+        pad_with(config, module.config.pad_token_id)
+    config.save_pretrained(str(folder))
+
+
+def name_base(folder: Path, name: str, *, revision: str | None) -> None:
+    """Write which base model the adapters in a folder are for, and its commit; renews their checksums.
+
+    `peft` guesses it from the loaded model: of a GGUF file it names the folder, and of no model the commit.
+    """
+    configs = sorted(folder.rglob("adapter_config.json"))
+    for path in configs:
+        content = json.loads(path.read_bytes()) | {"base_model_name_or_path": name, "revision": revision}
+        write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+    reseal(folder, configs)
