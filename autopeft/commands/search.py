@@ -144,7 +144,11 @@ def _search_in(
         run, lambda: logged_scores(prepared, score_names(spec), clock=clock)
     )
     problem = search_problem(prepared, feasible, context, scores, user_plan=brought)
-    encode_ahead(prepared.bench, list(dict.fromkeys(engine.planned_runs(problem))))
+    encode_ahead(
+        prepared.bench.splits,
+        list(dict.fromkeys(engine.planned_runs(problem))),
+        batch_size=prepared.bench.batch_size,
+    )
     machine = environment(prepared.base, spec.execution)  # before the GPU is left to workers
     executor = EXECUTORS[spec.execution.executor]
     try:

@@ -119,7 +119,7 @@ def train_plan(
         eval_examples=prepared.n_evaluated("confirm"),
         seed=seed,
     )
-    encode_ahead(prepared.bench, [fidelity])
+    encode_ahead(prepared.bench.splits, [fidelity], batch_size=prepared.bench.batch_size)
     with (
         logged_steps(kept=lambda: unfinished.words),
         unfinished.kept(training_facts(prepared, document.plan, fidelity), resume=resume),

@@ -2,29 +2,29 @@
 
 From the command line to one step:
 
-    cli/app.py             search        settings from flags, environment and file
-    commands/search.py     search        loads data and model, makes the bench and the runs
-    engine/search.py       search        decides which plan is measured at which fidelity
+    cli/app.py             search              settings from flags, environment and file
+    commands/search.py     search              loads data and model, makes the bench and the runs
+    engine/search.py       search              decides which plan is measured at which fidelity
     engine/runs.py         measure       passes on what the run has not measured yet, and records it
-    executors/serial.py    submit        calls the function that it gets, which is
-    train/bench.py         measure       attaches the plan, trains, evaluates, detaches
-    train/loop.py          train         all steps of a run; pauses, resumes (pausing, states)
-    train/loop.py          _step         forward, backward, optimizer
+    executors/serial.py    submit              calls the function that it gets, which is
+    train/bench.py         measure             starts anew in less memory where memory runs out
+    train/bench.py         _measure_in_memory  attaches the plan, trains, evaluates, detaches
+    train/loop.py          train               all steps of a run; pauses and resumes (pausing)
+    train/loop.py          optimizer_step      forward, backward, AdamW
 
 Inside the folder each file imports only from those before it:
-prefix, rates, rows → encoding → compute → batches, pausing → states → loop → failures → bench →
-ahead, choosing, pace.
+rates, rows → encoding → caches → compute → pausing → loop → bench → choosing, pace.
 """
 
 from __future__ import annotations
 
-from autopeft.train.ahead import encode_ahead
 from autopeft.train.bench import Bench
-from autopeft.train.choosing import check_limit, choose_compute, kept_bytes
+from autopeft.train.choosing import check_limit, choose_compute, kept_bytes, less_memory
 from autopeft.train.compute import Compute, padded_tokens
 from autopeft.train.encoding import (
     EncodedSplit,
     count_tokens,
+    encode_ahead,
     encode_split,
     encode_splits,
     limited_by,
@@ -32,7 +32,6 @@ from autopeft.train.encoding import (
     train_rows,
     uncut_lengths,
 )
-from autopeft.train.failures import less_memory
 from autopeft.train.loop import watched
 from autopeft.train.pace import TYPICAL_STEPS, Pace, pace_of
 from autopeft.train.pausing import kept_step

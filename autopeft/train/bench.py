@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from autopeft.adapters import compile_plan
-from autopeft.errors import TrainingError
+from autopeft.errors import TrainingError, first_line_of
 from autopeft.extension import Batch, Evaluation, Method, Task
-from autopeft.model import BaseModel, free_bytes, load_weights, release_memory, save_weights
+from autopeft.model import BaseModel, free_bytes, is_out_of_memory, load_weights, release_memory, save_weights
 from autopeft.model.devices import SavedBytes, forked_rng
 from autopeft.model.input_statistics import input_directions, input_rms, set_initial_directions
 from autopeft.model.training_pass import (
@@ -29,7 +29,7 @@ from autopeft.model.training_pass import (
     without_cache,
 )
 from autopeft.records import Fidelity, Measurement, Plan, Status
-from autopeft.train.batches import Batches, Collated
+from autopeft.train.caches import Batches, Collated, DeviceCache, FrozenOutputs
 from autopeft.train.compute import (
     BATCHES_SHARE,
     FROZEN_SHARE,
@@ -41,9 +41,8 @@ from autopeft.train.compute import (
     padded_tokens,
 )
 from autopeft.train.encoding import EncodedSplit, train_rows
-from autopeft.train.failures import error_text, require_finite, status_of
-from autopeft.train.loop import TrainingCost, TrainingRun, quick_masks, train
-from autopeft.train.prefix import FrozenOutputs
+from autopeft.train.loop import DivergedError, TrainingCost, TrainingRun, quick_masks, train
+from autopeft.train.pausing import UnderWay
 from autopeft.train.rates import (
     HeadRates,
     RateSchedule,
@@ -52,7 +51,6 @@ from autopeft.train.rates import (
     parameter_groups,
     short_schedule,
 )
-from autopeft.train.states import UnderWay
 
 _EVA_EXAMPLES = 128  # of the train split, for directions of inputs; chosen by hand
 _RMS_EXAMPLES = 32  # of the train split, for the size of the head's inputs; chosen by hand
@@ -88,34 +86,12 @@ class Bench:
         """Train a plan on the train split and evaluate it on the fidelity's split; a failure is a value.
 
         For the test split nothing is trained: the weights that the full run kept for the same plan and
-        seed are loaded. Raises TrainingError if the base model was changed, so that no later measurement
-        could be trusted.
+        seed are loaded. If memory runs out in training, the run starts anew in less of it.
+
+        Raises TrainingError if the base model was changed, so that no later measurement could be trusted.
         """
         started, watch = time.perf_counter(), self.base.watch
-        self.batches.next_measurement()
-        try:
-            with self.base.precision.multiplying():
-                measurement = self._measure_in_memory(plan, fidelity)
-        except Exception as error:  # a failed trial is a value
-            log.debug("Trial failed", exc_info=True)
-            measurement = Measurement(
-                plan=plan,
-                fidelity=fidelity,
-                status=status_of(error),
-                error=error_text(error, is_quantised=self.base.n_bits > 0),
-                train_seconds=time.perf_counter() - started,
-            )
-        if measurement.status is Status.OUT_OF_MEMORY:
-            self.make_room()  # after the handler, whose error holds on to the tensors
-        if changed := watch.first_change(self.base.module):
-            raise TrainingError(
-                f"Plan {plan.digest} changed {changed} of the base model; this is a bug, please report it."
-            )
-        beside = time.perf_counter() - started - measurement.total_seconds
-        return replace(measurement, overhead_seconds=max(0.0, beside))
-
-    def _measure_in_memory(self, plan: Plan, fidelity: Fidelity) -> Measurement:
-        """One measurement; if memory runs out in training it starts anew, in less and less of it."""
+        self.batches.cache.n_measurements += 1
         compute = self.compute.of(plan)
         recovery = Recovery(
             compute=compute,
@@ -125,39 +101,62 @@ class Bench:
             is_trained=fidelity.split != "test",
             may_checkpoint=can_checkpoint(self.base.module),
         )
-        return recovery.run(lambda: self._measure(plan, fidelity, compute), plan, make_room=self.make_room)
+        measurement = None
+        while measurement is None:
+            try:
+                with self.base.precision.multiplying():
+                    measurement = self._measure_in_memory(plan, fidelity, compute)
+            except Exception as error:  # a failed trial is a value
+                if not recovery.lower_memory(error, plan):
+                    log.debug("Trial failed", exc_info=True)
+                    measurement = Measurement(
+                        plan=plan,
+                        fidelity=fidelity,
+                        status=_status_of(error),
+                        error=_error_text(error, is_quantised=self.base.n_bits > 0),
+                        train_seconds=time.perf_counter() - started,
+                    )
+            if measurement is None or measurement.status is Status.OUT_OF_MEMORY:
+                self.make_room()  # after the handler, whose error holds on to the tensors
+        if changed := watch.first_change(self.base.module):
+            raise TrainingError(
+                f"Plan {plan.digest} changed {changed} of the base model; this is a bug, please report it."
+            )
+        overhead = time.perf_counter() - started - measurement.total_seconds
+        return replace(measurement, overhead_seconds=max(0.0, overhead))
 
     def make_room(self) -> None:
         """Free what is kept on the device for later plans."""
-        self.frozen_outputs.clear()
-        self.batches.clear()
+        self.frozen_outputs.cache.clear()
+        self.batches.cache.clear()
         release_memory(self.base.device)
 
-    def _measure(self, plan: Plan, fidelity: Fidelity, compute: Compute) -> Measurement:
+    def _measure_in_memory(self, plan: Plan, fidelity: Fidelity, compute: Compute) -> Measurement:
+        """Attach a plan, train it or load its weights, evaluate it, and detach it."""
         is_trained = fidelity.split != "test"
-        # Both are measured on the base model, before adapters are on it.
-        directions, heads = (
-            (self._eva_directions(plan, compute), self.head_rates) if is_trained else ({}, None)
-        )
-        stack = compile_plan(plan, self.methods)
-        task_type, cost = self.task.peft_task_type, TrainingCost()
+        if is_trained:  # measured on the base model, before adapters are on it
+            directions, heads = self._eva_directions(plan, compute), self.head_rates
         if not compute.shares_outputs:
-            self.frozen_outputs.clear()
+            self.frozen_outputs.cache.clear()
         # Frozen layers are skipped in short runs, whose rows many plans see.
         is_shared = compute.shares_outputs and fidelity.split == "search"
         with (
-            self.base.attached(stack.configs, plan=plan, task_type=task_type, seed=fidelity.seed) as model,
-            without_cache(model),
+            self._attached(plan, seed=fidelity.seed) as (model, names),
             self.frozen_outputs.used_by(model) if is_shared else contextlib.nullcontext(),
         ):
-            if heads is not None:
+            cost = TrainingCost()
+            if is_trained:
                 set_initial_directions(model, directions)
-                cost = self._train(model, plan, fidelity, heads=heads, compute=compute)
+                if groups := parameter_groups(model, plan, heads=heads, methods=self.methods):
+                    self._to_train(model, plan)
+                    run = self._training_run(plan, fidelity, compute)
+                    with self._checkpointing(model, compute), quick_masks(self.base.device):
+                        cost = train(model, groups, run, device=self.base.device)
                 if fidelity.split == "confirm" and self.keep_weights is not None:
-                    save_weights(model, stack.names, self.keep_weights(plan, fidelity.seed))
+                    save_weights(model, names, self.keep_weights(plan, fidelity.seed))
             else:
                 assert self.keep_weights is not None, "weights are kept for a later test"
-                load_weights(model, stack.names, self.keep_weights(plan, fidelity.seed))
+                load_weights(model, names, self.keep_weights(plan, fidelity.seed))
             started = time.perf_counter()
             # Short runs rank by the loss; what only generated text can tell is worth its time in full runs.
             evaluation = self.evaluate(
@@ -181,6 +180,16 @@ class Bench:
             example_scores=evaluation.example_scores if is_finite else (),
             error=None if is_finite else "diverged: the loss after training is not finite",
         )
+
+    @contextlib.contextmanager
+    def _attached(self, plan: Plan, *, seed: int) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
+        """A context in which a plan is on the base model; gives the model and the names of its adapters."""
+        stack, task_type = compile_plan(plan, self.methods), self.task.peft_task_type
+        with (
+            self.base.attached(stack.configs, plan=plan, task_type=task_type, seed=seed) as model,
+            without_cache(model),
+        ):
+            yield model, stack.names
 
     def _eva_directions(self, plan: Plan, compute: Compute) -> dict[str, torch.Tensor]:
         """Site -> initial rows of LoRA's A, for the adapters of a plan that start from data (EVA)."""
@@ -206,32 +215,27 @@ class Bench:
     @cached_property
     def frozen_outputs(self) -> FrozenOutputs:
         """What frozen layers give for the rows of short runs, shared by their plans."""
-        return FrozenOutputs(max_bytes=int(FROZEN_SHARE * self._free_bytes()))
+        return FrozenOutputs(cache=DeviceCache(max_bytes=int(FROZEN_SHARE * self._free_bytes())))
 
     def _free_bytes(self) -> int:
         return free_bytes(self.base.device, limit_bytes=self.compute.memory_bytes)
 
-    def _train(
-        self, model: nn.Module, plan: Plan, fidelity: Fidelity, *, heads: HeadRates, compute: Compute
-    ) -> TrainingCost:
-        """Train for the steps of the fidelity.
+    def _to_train(self, model: nn.Module, plan: Plan) -> None:
+        """Put a model into train mode; if only the head is trained, the frozen body stays without dropout.
 
-        Where the head alone is trained, the frozen body runs as in evaluation, without dropout: what it gives
-        for a row is then the same in every epoch and for every learning rate.
+        What the body gives for a row is then the same in every epoch and for every learning rate.
         """
-        groups = parameter_groups(model, plan, heads=heads, methods=self.methods)
-        if not groups:  # the base model itself
-            return TrainingCost()
         self.base.to_train(model)
         if not plan.adapters:
             self.base.body_to_eval()
+
+    def _training_run(self, plan: Plan, fidelity: Fidelity, compute: Compute) -> TrainingRun:
         n_steps = fidelity.train_steps
         schedule, in_full = RateSchedule(n_steps=n_steps, n_full=n_steps), fidelity
         if fidelity.split == "search" and self.full_steps is not None:
             schedule = short_schedule(n_steps, n_full=self.full_steps)
             in_full = replace(fidelity, split="confirm", train_steps=self.full_steps)
-        under_way = None if self.under_way is None else UnderWay(folder=self.under_way(plan, in_full))
-        run = TrainingRun(
+        return TrainingRun(
             steps=self._steps(fidelity, compute),
             sizes=self.splits["train"].sizes,
             batch=partial(self._collated, "train"),
@@ -239,21 +243,17 @@ class Bench:
             schedule=schedule,
             seed=fidelity.seed,
             interrupt=self.interrupt,
-            under_way=under_way,
+            under_way=None if self.under_way is None else UnderWay(folder=self.under_way(plan, in_full)),
         )
-        with self._checkpointing(model, compute), quick_masks(self.base.device):
-            return train(model, groups, run, device=self.base.device)
 
     def saved_bytes(self, plan: Plan, rows: Sequence[int]) -> int:
         """Bytes that rows of the train split, as one micro-batch, keep for the backward pass of a plan."""
-        stack, counter = compile_plan(plan, self.methods), SavedBytes()
-        task_type, device = self.task.peft_task_type, self.base.device
+        counter = SavedBytes()
         with (
             self.base.precision.multiplying(),
-            self.base.attached(stack.configs, plan=plan, task_type=task_type, seed=0) as model,
-            without_cache(model),
+            self._attached(plan, seed=0) as (model, _),
             self._checkpointing(self.base.to_train(model), self.compute),
-            forked_rng(device),
+            forked_rng(self.base.device),
             counter.counting(),
         ):
             loss = self._plain_loss(model, self._batch("train", rows))
@@ -297,29 +297,29 @@ class Bench:
         """
         compute = compute or self.compute
         sizes = self.splits[split].sizes
-        chosen = self.splits[split].subset(len(sizes) if n_examples is None else n_examples)
-        order = [chosen[i] for i in sizes[chosen].argsort(kind="stable")]
+        rows = self.splits[split].subset(len(sizes) if n_examples is None else n_examples)
+        by_size = [rows[i] for i in sizes[rows].argsort(kind="stable")]
         model.eval()
-        wanted = min(compute.eval_tokens(self.base.device.type), padded_tokens(order, sizes))
+        most_tokens = min(compute.eval_tokens(self.base.device.type), padded_tokens(by_size, sizes))
 
         def attempt(max_tokens: int) -> Evaluation:
-            if max_tokens < wanted:
+            if max_tokens < most_tokens:
                 compute.max_eval_tokens = max_tokens
-            chunks = micro_batches(order, sizes, max_tokens=max_tokens)
+            chunks = micro_batches(by_size, sizes, max_tokens=max_tokens)
             with self.base.autocast(), heeding_known_masks():
                 return self.task.evaluate(model, self._announced(split, chunks), generates=generates)
 
-        largest, before = int(sizes[order].max(initial=0)), compute.max_eval_tokens
+        largest, configured_tokens = int(sizes[by_size].max(initial=0)), compute.max_eval_tokens
         try:
-            evaluation = in_smaller_batches(attempt, wanted, smallest=largest, device=self.base.device)
+            evaluation = in_smaller_batches(attempt, most_tokens, smallest=largest, device=self.base.device)
         except NothingToCutError:  # smaller batches were no help, and would slow all later plans
-            compute.max_eval_tokens = before
+            compute.max_eval_tokens = configured_tokens
             raise
         if evaluation.metric is None:
             return evaluation
-        require_finite(evaluation, metric=self.task.metric)
-        scores = dict(zip(order, evaluation.example_scores, strict=True))
-        return replace(evaluation, example_scores=tuple(scores[i] for i in chosen))
+        _require_finite(evaluation, metric=self.task.metric)
+        scores = dict(zip(by_size, evaluation.example_scores, strict=True))
+        return replace(evaluation, example_scores=tuple(scores[row] for row in rows))
 
     def _announced(self, split: str, chunks: Iterable[Sequence[int]]) -> Iterator[Batch]:
         for chunk in chunks:
@@ -332,10 +332,12 @@ class Bench:
     ) -> list[Batch]:
         """A seeded random sample of the train split, in batches sorted by length, cut as those of a step."""
         split, max_tokens = self.splits["train"], (compute or self.compute).micro_batch_tokens
-        chosen = np.random.default_rng(seed).permutation(len(split.lengths))[:n_examples].tolist()
-        chosen.sort(key=lambda i: split.lengths[i])
-        batches = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
-        parts = [part for rows in batches for part in micro_batches(rows, split.sizes, max_tokens=max_tokens)]
+        sample = np.random.default_rng(seed).permutation(len(split.lengths))[:n_examples].tolist()
+        sample.sort(key=lambda i: split.lengths[i])
+        batches = [sample[i : i + batch_size] for i in range(0, len(sample), batch_size)]
+        parts = [
+            part for batch in batches for part in micro_batches(batch, split.sizes, max_tokens=max_tokens)
+        ]
         return [self._batch("train", part) for part in parts]
 
     @cached_property
@@ -346,8 +348,8 @@ class Bench:
             task=self.task,
             pad_token_id=self.base.pad_token_id,
             device=self.base.device,
-            max_bytes=int(BATCHES_SHARE * self._free_bytes()),
-            knows_masks=heeds_known_masks(self.base.module),
+            cache=DeviceCache(max_bytes=int(BATCHES_SHARE * self._free_bytes())),
+            marks_masks=heeds_known_masks(self.base.module),
         )
 
     def _batch(self, split: str, rows: Sequence[int]) -> Batch:
@@ -357,3 +359,32 @@ class Bench:
         collated = self.batches.get(split, rows)
         self.frozen_outputs.note(collated.batch, split, rows)
         return collated
+
+
+def _error_text(error: Exception, *, is_quantised: bool) -> str:
+    """What broke a run off, in the user's words where memory ran out."""
+    if isinstance(error, NothingToCutError):
+        further = "take a smaller model" if is_quantised else "pass --quantize 4bit"
+        return f"out of memory at a single row: lower --max-length, or {further}"
+    if is_out_of_memory(error):
+        return "out of memory: lower --micro-batch-tokens, --max-length or --batch-size"
+    if isinstance(error, DivergedError):
+        return first_line_of(error)
+    return f"{type(error).__name__}: {first_line_of(error)}"
+
+
+def _status_of(error: Exception) -> Status:
+    """The status of a run that an error broke off."""
+    if isinstance(error, DivergedError):
+        return Status.DIVERGED
+    return Status.OUT_OF_MEMORY if is_out_of_memory(error) else Status.FAIL
+
+
+def _require_finite(evaluation: Evaluation, *, metric: str) -> None:
+    """Raise ValueError where a metric, or the score of an example, is not finite and the loss is.
+
+    Those of autopeft are finite then; a task or a metric of another package may not be.
+    """
+    values = (evaluation.metric or 0.0, *evaluation.example_scores)
+    if math.isfinite(evaluation.loss) and not all(map(math.isfinite, values)):
+        raise ValueError(f"the metric {metric} has a value that is not finite, and the loss is finite")

@@ -16,7 +16,6 @@ from autopeft.space import BASELINE_METHOD, AllocationContext, Policy, plan_of
 from autopeft.tasks.parts.token_losses import piece_logits
 from autopeft.train.bench import Bench
 from autopeft.train.compute import BATCHES_SHARE, FROZEN_SHARE, Compute
-from autopeft.train.failures import less_memory
 
 # Processor seconds per 1,000 tokens of SmolLM2-135M, LoRA everywhere, bf16, one core, in parts of 128 … 2,048
 # tokens: 5.3, 4.7, 4.3, 4.1, 3.9. On a GPU more than these tokens bring nothing either; chosen by hand.
@@ -84,6 +83,24 @@ def choose_compute(
         value = "on" if row.is_checkpointed else "off"
         decisions.append(Decision(setting="execution.checkpointing", value=value, rule=facts))
     return _compute(execution, tokens, row), tuple(decisions)
+
+
+def less_memory(*, checkpointing: str, is_quantised: bool) -> str:
+    """What to do for less memory, beyond what is on already.
+
+    Args:
+        checkpointing: `on`, `off` or `auto`, as `--checkpointing` takes it.
+        is_quantised: Whether the base model is, on request or by its checkpoint.
+
+    Example:
+        >>> less_memory(checkpointing="on", is_quantised=True)
+        'Lower --max-length, or take a smaller model.'
+    """
+    steps = ["lower --max-length"]
+    steps += [] if checkpointing == "on" else ["set --checkpointing on"]
+    steps += [] if is_quantised else ["pass --quantize 4bit"]
+    text = f"{', '.join(steps)}, or take a smaller model."
+    return text[0].upper() + text[1:]
 
 
 def check_limit(bench: Bench, execution: ExecutionSpec, *, trained_params: int = 0) -> None:

@@ -12,8 +12,8 @@ import torch
 from autopeft.errors import first_line_of, reason_of
 from autopeft.model import is_out_of_memory, release_memory
 from autopeft.records import OptionPairs, Plan
+from autopeft.train.caches import FrozenOutputs
 from autopeft.train.encoding import EncodedSplit
-from autopeft.train.prefix import FrozenOutputs
 from autopeft.train.rows import Counts
 
 Result = TypeVar("Result")
@@ -148,27 +148,20 @@ class Recovery:
         """Note what is restored where nothing helps."""
         self._before, self._n_halved = replace(self.compute), 0
 
-    def run(self, attempt: Callable[[], Result], plan: Plan, *, make_room: Callable[[], None]) -> Result:
-        """What an attempt returns; it is made again while memory runs out and less can be taken."""
-        while True:
-            try:
-                return attempt()
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                how = self._next_try(error)
-                if how is None:
-                    raise
-                text = (
-                    "Memory ran out (%s): plan %s starts anew, %s; later plans with the same methods and "
-                    "options begin in this way."
-                )
-                log.warning(text, reason_of(error), plan.digest, how)
-            make_room()  # after the handler, whose error holds on to the tensors
+    def lower_memory(self, error: Exception, plan: Plan) -> bool:
+        """Leave less memory to the next try of a plan; False where that would not mend an error."""
+        how = self._next_try(error) if is_out_of_memory(error) else None
+        if how is not None:
+            text = (
+                "Memory ran out (%s): plan %s starts anew, %s; later plans with the same methods and "
+                "options begin in this way."
+            )
+            log.warning(text, reason_of(error), plan.digest, how)
+        return how is not None
 
     def _next_try(self, error: Exception) -> str | None:
         """Leave less to the next try, and say how; None, and all as before, where nothing is left to cut."""
-        if self.frozen_outputs.n_bytes and self.compute.shares_outputs:
+        if self.frozen_outputs.cache.n_bytes and self.compute.shares_outputs:
             self.compute.shares_outputs = False
             return "without outputs of frozen layers in memory"
         if self.is_trained and not isinstance(error, NothingToCutError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -20,6 +20,7 @@ from autopeft.extension import Encoded, Example, Task
 from autopeft.model import BaseModel, is_out_of_memory
 from autopeft.model.checks import PASS_ERRORS
 from autopeft.model.devices import forked_rng
+from autopeft.records import Fidelity
 from autopeft.train.rows import Counts, LazyRows, length_of, rows_of_tokens, size_of
 
 log = logging.getLogger(__name__)
@@ -293,3 +294,41 @@ def count_tokens(split: Split, base: BaseModel, task: Task, *, block_length: int
     encoded = task.encode(first, split.labels[: len(first)], base.tokenizer, block_length)
     counted = sum(map(length_of, encoded.examples))
     return counted * n_characters // max(1, sum(len(cell) for row in first for cell in row))
+
+
+def encode_ahead(
+    splits: Mapping[str, EncodedSplit], fidelities: Sequence[Fidelity], *, batch_size: int
+) -> None:
+    """Encode the rows of large splits that measurements at some fidelities will read.
+
+    The time that this takes then counts to no measurement, and a row that cannot be encoded is refused before
+    the first one.
+
+    Raises:
+        DataError: A row cannot be encoded.
+        ModelError: The tokenizer gives tokens that the model lacks.
+    """
+    if all(split.lazy is None for split in splits.values()):
+        return
+    needed = {name: _ReadRows(len(split.labels)) for name, split in splits.items()}
+    for at in fidelities:
+        train_rows(needed["train"], n_steps=at.train_steps, batch_size=batch_size, seed=at.seed)
+        needed[at.split].is_read[splits[at.split].subset(at.eval_examples)] = True
+    n_rows = sum(rows.is_read.sum() for rows in needed.values())
+    log.info("The run may read %s rows, which are tokenised now.", f"{n_rows:,}")
+    for name, rows in needed.items():
+        splits[name].lengths[rows.is_read.nonzero()[0]]  # all at once: a call has its price
+
+
+class _ReadRows:
+    """Stands in for the lengths of rows, which may have any value, and notes whose length is read."""
+
+    def __init__(self, n_rows: int) -> None:
+        self.is_read = np.zeros(n_rows, dtype=bool)
+
+    def __len__(self) -> int:
+        return len(self.is_read)
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        self.is_read[rows] = True
+        return np.zeros(len(rows), dtype=np.int64)

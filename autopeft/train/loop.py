@@ -1,4 +1,4 @@
-"""The training loop: micro-batches, steps of AdamW, states from which it resumes; quick dropout on a CPU."""
+"""The training loop: steps of AdamW over micro-batches, and quick dropout on a CPU."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from torch.optim import AdamW, Optimizer
 from autopeft.extension import Batch
 from autopeft.model.devices import FreedMemory, SavedBytes, forked_rng
 from autopeft.train.compute import padded_tokens
-from autopeft.train.pausing import Position, pause, resume
+from autopeft.train.pausing import Position, UnderWay, pause, resume
 from autopeft.train.rates import RateSchedule
 from autopeft.train.rows import Counts
-from autopeft.train.states import UnderWay
 
 _CLIP_NORM = 1.0  # of the gradients of all parameters together; usual for transformers
 _FUSED_ON = ("cpu", "cuda")  # devices with one kernel of AdamW, and one of the norm, for all parameters
@@ -86,9 +85,10 @@ class TrainingCost:
 def train(
     model: nn.Module, groups: list[dict[str, Any]], run: TrainingRun, *, device: torch.device
 ) -> TrainingCost:
-    """Train parameter groups, whose `lr` is their peak, from the start or from where the run was stopped.
+    """Train the parameter groups of a model, from the start or from where the run was stopped.
 
-    The model is in the mode for training already. Raises DivergedError for a loss that is not finite.
+    The `lr` of a group is its peak. The model is in train mode already. Raises DivergedError for a loss that
+    is not finite.
     """
     started, schedule = time.perf_counter(), run.schedule
     n_steps = schedule.n_steps
@@ -116,7 +116,7 @@ def train(
                 run.under_way.keep(pause(branch, model, optimizer, device=device))
             for group, peak_rate in zip(optimizer.param_groups, peak_rates, strict=True):
                 group["lr"] = peak_rate * schedule.share(step)
-            of_step = _step(model, optimizer, run.steps[step], counted, freed)
+            of_step = optimizer_step(model, optimizer, run.steps[step], counted, freed)
             losses += [(step, loss) for loss in of_step]
             if (watcher := _watcher.get()) is not None:
                 watcher(step + 1, n_steps, partial(_mean, of_step))
@@ -137,16 +137,17 @@ def train(
     )
 
 
-def _step(
+def optimizer_step(
     model: nn.Module,
     optimizer: Optimizer,
     parts: Sequence[Sequence[int]],
     counted: _CountedLoss,
     freed: FreedMemory,
 ) -> list[torch.Tensor]:
-    """The losses of the micro-batches of one optimizer step, on the device.
+    """Take one optimizer step; returns the losses of its micro-batches, on the device.
 
-    The gradient of a step is the sum over its terms, divided once by their number, however it is cut.
+    The gradient is the sum over the terms of all micro-batches, divided once by their number. So it is the
+    same however a step is cut.
     """
     batches = [counted.run.batch(rows) for rows in parts]
     n_terms = sum(n for _, n in batches)
@@ -182,20 +183,17 @@ def _require_finite(losses: Sequence[tuple[int, torch.Tensor]], *, n_steps: int)
 
 
 class _CountedLoss:
-    """The loss of a run, which counts the bytes that its widest micro-batch saves for backward.
+    """Computes the loss of a run, and counts once the bytes that its widest micro-batch saves for backward.
 
-    Counting takes time, so that it is done once. `position` has the count, of a paused run where that had a
-    micro-batch as wide.
+    A resumed run keeps the count in its `position` unless a wider micro-batch follows.
     """
 
     def __init__(self, run: TrainingRun, position: Position) -> None:
         self.run, self.position = run, position
         parts = [rows for step in run.steps[position.step :] for rows in step]
-        self._widest = max(
-            parts, key=self._n_tokens, default=()
-        )  # the first of equals, as in an unbroken run
-        if self._n_tokens(self._widest) <= position.widest_tokens:
-            self._widest = ()
+        # The first of equally wide ones, as in a run that was not stopped.
+        widest = max(parts, key=self._n_tokens, default=())
+        self._widest = widest if self._n_tokens(widest) > position.widest_tokens else ()
 
     def loss(self, model: nn.Module, rows: Sequence[int], batch: Batch) -> torch.Tensor:
         """The mean loss of a micro-batch of rows."""

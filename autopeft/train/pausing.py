@@ -6,8 +6,10 @@ The position in the data is not stored, since the rows of a step follow from the
 from __future__ import annotations
 
 import json
+import logging
 import secrets
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +24,10 @@ from autopeft.store import put_in_place
 
 _FILE = "paused.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+_SECONDS = 60.0  # between two states of a run at least; chosen by hand
+_SHARE = 0.01  # of the time, at most, that keeping the states of a run takes; chosen by hand
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +90,7 @@ def read(folder: Path) -> State | None:
     """The state in a folder; None if it is missing or damaged."""
     try:
         with safe_open(folder / _FILE, framework="pt") as file:
-            position = _position(file.metadata())
+            position = Position(**json.loads(file.metadata()["position"]))
             # Copies, since tensors that lie in the file would keep Windows from replacing it.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118, no mapping
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
@@ -94,15 +100,8 @@ def read(folder: Path) -> State | None:
 
 def kept_step(folder: Path) -> int | None:
     """The step of the state in a folder; None if it is missing or damaged."""
-    try:
-        with safe_open(folder / _FILE, framework="pt") as file:
-            return _position(file.metadata()).step
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        return None
-
-
-def _position(metadata: Mapping[str, str]) -> Position:
-    return Position(**json.loads(metadata["position"]))
+    state = read(folder)
+    return None if state is None else state.position.step
 
 
 def resume(
@@ -142,3 +141,39 @@ def resume(
 
 def _trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@dataclass(kw_only=True)
+class UnderWay:
+    """Keeps the latest state of one training run in a folder, a minute or more apart.
+
+    A run of less than a minute writes nothing. Where writing is slow, states are further apart, so that it
+    takes a hundredth of the time; one that cannot be written is told and costs the run nothing.
+    """
+
+    folder: Path
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        """Time runs from now on."""
+        self._last, self._apart, self._is_long = self.clock(), _SECONDS, False
+
+    def load(self) -> State | None:
+        """The state that an earlier process kept; None if there is none."""
+        state = read(self.folder)
+        self._is_long = state is not None
+        return state
+
+    def is_due(self, *, is_last: bool) -> bool:
+        """Whether a state is to be kept now; after the last step of a long run it always is."""
+        return self.clock() - self._last >= self._apart or (is_last and self._is_long)
+
+    def keep(self, state: State) -> None:
+        """Write a state instead of the one before it."""
+        began = self.clock()
+        try:
+            write(state, self.folder)
+        except (OSError, SafetensorError) as error:
+            log.warning("The state of the training was not kept: %s", error)
+        self._last, self._is_long = self.clock(), True
+        self._apart = max(_SECONDS, (self._last - began) / _SHARE)

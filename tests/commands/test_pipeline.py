@@ -24,7 +24,7 @@ from autopeft.records import RunSpec
 from autopeft.run.prepare import prepare
 from autopeft.run.state import facts_for_workers, loaded_facts
 from autopeft.store import RunDir, read_plan
-from autopeft.train import states
+from autopeft.train import pausing
 
 FILES = (
     "run.yaml study.sqlite sensitivity.csv trials.csv result.json report.md report.html "
@@ -182,8 +182,8 @@ def test_a_search_that_is_stopped_again_and_again_gives_the_same_answer(
     run: Path, answer: dict, model_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped after every 31 steps or measurements, within runs too, whose state is kept at every step."""
-    monkeypatch.setattr(states, "_SECONDS", 0.0)
-    monkeypatch.setattr(states, "_SHARE", 1e9)
+    monkeypatch.setattr(pausing, "_SECONDS", 0.0)
+    monkeypatch.setattr(pausing, "_SHARE", 1e9)
     spec, n_stops, left = spec_for(model_dir, data_dir, tmp_path / "stopped"), 0, 0
 
     def interrupt() -> None:

@@ -131,7 +131,7 @@ class Starting:
         self.bench, self.shares_memory = bench, shares_memory
 
     def start(self, make, *, local, n_workers, uses_gpu):
-        self.kept_bytes, self.make, self.uses_gpu = self.bench.batches.n_bytes, make, uses_gpu
+        self.kept_bytes, self.make, self.uses_gpu = self.bench.batches.cache.n_bytes, make, uses_gpu
         return local
 
 
@@ -142,9 +142,9 @@ def test_the_gpu_is_left_to_workers_that_load_models_of_their_own(
 ):
     prepared = prepare(run_spec(model_dir, data_dir, max_steps=4, batch_size=8, budget="5%"))
     prepared = replace(prepared, bench=replace(prepared.bench, compute=Compute(memory_bytes=7 * GIB)))
-    before, n_kept = prepared.base.sha256(), prepared.bench.batches.n_bytes
+    before, n_kept = prepared.base.sha256(), prepared.bench.batches.cache.n_bytes
     prepared.bench.sample_batches(n_examples=4, batch_size=2, seed=0)
-    assert prepared.bench.batches.n_bytes > n_kept
+    assert prepared.bench.batches.cache.n_bytes > n_kept
     released = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: released.append("cache"))
     monkeypatch.setattr(prepared.base.module, "cpu", lambda: released.append("weights"))

@@ -20,15 +20,15 @@ from autopeft.cli.progress import Silent
 from autopeft.commands.train import _Steps
 from autopeft.errors import RunDirError
 from autopeft.store import write_plan
-from autopeft.train import kept_step, states, watched
+from autopeft.train import kept_step, pausing, watched
 
 N_STEPS = 12
 WEIGHTS = "adapter_model.safetensors"
 # A command whose states are a step apart instead of a minute; prints nothing of its own.
 STEP_BY_STEP = """
 import sys
-from autopeft.train import states
-states._SECONDS, states._SHARE = 0.0, 1e9
+from autopeft.train import pausing
+pausing._SECONDS, pausing._SHARE = 0.0, 1e9
 from autopeft.cli.app import app
 app(sys.argv[1:])
 """
@@ -45,8 +45,8 @@ def plan_file(model_dir, data_dir, tmp_path):
 @pytest.fixture
 def step_by_step(monkeypatch):
     """States are kept after every step, not a minute apart."""
-    monkeypatch.setattr(states, "_SECONDS", 0.0)
-    monkeypatch.setattr(states, "_SHARE", 1e9)
+    monkeypatch.setattr(pausing, "_SECONDS", 0.0)
+    monkeypatch.setattr(pausing, "_SHARE", 1e9)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from autopeft.train import Compute, EncodedSplit
-from autopeft.train.batches import Batches
+from autopeft.train.caches import Batches, DeviceCache
 
 
 class CountingTask:
@@ -35,7 +35,7 @@ def make_batches(max_bytes, task=None):
         task=task or CountingTask(),
         pad_token_id=0,
         device=torch.device("cpu"),
-        max_bytes=max_bytes,
+        cache=DeviceCache(max_bytes=max_bytes),
     )
 
 
@@ -60,14 +60,14 @@ def test_what_a_caller_takes_out_of_a_batch_is_there_for_the_next():
 
 def test_kept_batches_change_no_number(make_bench, make_plan, fidelity):
     keeping, fresh = make_bench(), make_bench()
-    fresh.batches.max_bytes = 0
+    fresh.batches.cache.max_bytes = 0
     for method in ("lora", "ia3", "lora"):
         plan = make_plan(keeping.base, method)
         first, second = (bench.measure(plan, fidelity()) for bench in (keeping, fresh))
         assert replace(first, train_seconds=0.0, eval_seconds=0.0, overhead_seconds=0.0) == replace(
             second, train_seconds=0.0, eval_seconds=0.0, overhead_seconds=0.0
         )
-    assert keeping.batches.n_bytes > 0 == fresh.batches.n_bytes
+    assert keeping.batches.cache.n_bytes > 0 == fresh.batches.cache.n_bytes
 
 
 @pytest.mark.parametrize(
@@ -122,5 +122,5 @@ def spied(batches, seen):
 
 def test_nothing_is_kept_where_the_device_may_use_no_more(make_bench):
     bench = make_bench(compute=Compute(memory_bytes=1))
-    assert (bench.batches.max_bytes, bench.frozen_outputs.max_bytes) == (0, 0)
-    assert make_bench().batches.max_bytes > 0
+    assert (bench.batches.cache.max_bytes, bench.frozen_outputs.cache.max_bytes) == (0, 0)
+    assert make_bench().batches.cache.max_bytes > 0

@@ -112,7 +112,7 @@ def test_every_task_is_measured_the_same_with_and_without_skipping(
     plans = [plan for plan in plans_of(base, make_plan) if plan.adapters or base.head_names]
     seen = [measured(bench, plans, fidelity, eval_examples=20) for bench in (skipping, plain)]
     assert seen[0] == seen[1]
-    assert skipping.frozen_outputs.n_bytes > 0
+    assert skipping.frozen_outputs.cache.n_bytes > 0
 
 
 def test_lower_layer_runs_once_for_a_batch_of_all_plans(make_pair, make_plan, fidelity):
@@ -143,7 +143,7 @@ def test_dropout_below_leaves_the_skipping_to_evaluation(make_pair, make_plan, f
 def test_confirmation_keeps_nothing(make_pair, make_plan, fidelity):
     bench, _ = make_pair("bert")
     measured(bench, heads(bench.base, make_plan), fidelity, split="confirm")
-    assert bench.frozen_outputs.n_bytes == 0
+    assert bench.frozen_outputs.cache.n_bytes == 0
 
 
 def test_head_alone_trains_on_constant_features_with_its_own_dropout(task, make_pair, make_plan, fidelity):

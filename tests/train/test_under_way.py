@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from autopeft.records import Status
-from autopeft.train import kept_step, states, watched
-from autopeft.train.pausing import Position, State, read
-from autopeft.train.states import UnderWay
+from autopeft.train import kept_step, pausing, watched
+from autopeft.train.pausing import Position, State, UnderWay, read
 
 N_STEPS = 20
 
@@ -34,8 +33,8 @@ class Stops:
 @pytest.fixture
 def make_stopped(make_bench, tmp_path, monkeypatch):
     """A function: the step before which a signal comes -> a bench that it stops, with a state every step."""
-    monkeypatch.setattr(states, "_SECONDS", 0.0)
-    monkeypatch.setattr(states, "_SHARE", 1e9)
+    monkeypatch.setattr(pausing, "_SECONDS", 0.0)
+    monkeypatch.setattr(pausing, "_SHARE", 1e9)
 
     def make(before, **settings):
         return make_bench(
@@ -164,7 +163,7 @@ def test_states_are_a_minute_apart_or_take_a_hundredth_of_the_time(
     def write(state, folder):
         clock.now += write_seconds
 
-    monkeypatch.setattr(states, "write", write)
+    monkeypatch.setattr(pausing, "write", write)
     run = UnderWay(folder=tmp_path, clock=clock)
     clock.now = 59.0
     assert not run.is_due(is_last=False) and not run.is_due(is_last=True)  # a short run keeps nothing

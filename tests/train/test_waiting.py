@@ -111,7 +111,7 @@ def test_what_is_known_of_batches_changes_rounding_at_most(
     for is_known in (True, False):
         given = task if is_known else cast(task, Unlisted)
         bench = bench_of(given, split, methods, architecture=architecture)
-        bench.batches.knows_masks &= is_known
+        bench.batches.marks_masks &= is_known
         plan = make_plan(bench.base, "lora")
         measurement = bench.measure(plan, fidelity(split="confirm", train_steps=3))
         assert measurement.status is Status.COMPLETE, measurement.error
