@@ -19,12 +19,11 @@ from autopeft.commands.count import (
 from autopeft.commands.estimate import EstimateRequest, RunEstimate, RunRequest, StepEstimate, estimate_step
 from autopeft.commands.export import Export, ExportRequest, export
 from autopeft.commands.load import apply, load_finished, save
-from autopeft.commands.preview import Preview, TaskFacts, preview
+from autopeft.commands.preview import Forecast, Preview, Span, TaskFacts, preview
 from autopeft.commands.push import Pushed, PushRequest, push
 from autopeft.commands.search import search
 from autopeft.commands.train import train_plan
 from autopeft.commands.verify import Reading, Verification, VerifyRequest, verify
-from autopeft.run.facts import part_words, render, render_several
-from autopeft.run.forecast import Forecast, Span
-from autopeft.run.objects import InMemory
-from autopeft.run.turns import one_at_a_time
+from autopeft.run.prepare import InMemory
+from autopeft.run.reporting import part_words, render, render_several
+from autopeft.run.resources import one_at_a_time

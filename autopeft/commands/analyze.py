@@ -24,10 +24,9 @@ from autopeft.records import (
     train_command,
 )
 from autopeft.run.best import plan_document
-from autopeft.run.formulate import fit_to_budget, parse_budget
-from autopeft.run.objects import NAMED, InMemory
-from autopeft.run.prepare import Prepared, prepare, with_demo_settings
+from autopeft.run.prepare import NAMED, InMemory, Prepared, prepare, with_demo_settings
 from autopeft.run.scoring import require_some, sensitivity
+from autopeft.run.search_problem import fit_to_budget
 from autopeft.space import BASELINE_METHOD, Policy
 from autopeft.store import refuse_files, write_plan, write_text
 
@@ -115,7 +114,7 @@ def analyze(
         n_train=len(prepared.bench.splits["train"].labels),
         sites=sites,
         sensitivity=scored,
-        budget=parse_budget(prepared),
+        budget=prepared.budget,
         suggestion=suggest_plan(prepared, by_site),
     )
     if out is None:

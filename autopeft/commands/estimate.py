@@ -23,8 +23,8 @@ from autopeft.estimate import Rates, StepAnswer, StepRequest, Trainee, TraineeOn
 from autopeft.extension import discover
 from autopeft.model import Precision
 from autopeft.records import DataSpec, ModelSpec, RunSpec, TaskSpec
-from autopeft.run.derived import with_full_run, with_max_length
-from autopeft.run.objects import NAMED, load_data
+from autopeft.run.defaults import with_full_run, with_max_length
+from autopeft.run.prepare import NAMED, load_data
 from autopeft.store import parse_bytes, read_plan
 
 DTYPES: dict[str, Literal["bfloat16", "float32"]] = {

@@ -31,7 +31,7 @@ from autopeft.records import (
     resume_command,
 )
 from autopeft.run.best import has_other_weights
-from autopeft.run.facts import TRAINED
+from autopeft.run.reporting import TRAINED
 from autopeft.store import RunDir, read_plan, refuse_files
 
 DTYPES = ("float32", "bfloat16", "float16")

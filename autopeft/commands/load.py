@@ -22,8 +22,7 @@ from autopeft.model.user_model import loaded_from, note_flags
 from autopeft.model.weight_comparison import digest_of
 from autopeft.records import IN_MEMORY, Plan, PlanDocument, SearchResult
 from autopeft.run.best import finished_weights, require_body, require_same_base
-from autopeft.run.computing import NO_GPU, loading_place, memory_needed
-from autopeft.run.turns import one_at_a_time
+from autopeft.run.resources import NO_GPU, loading_place, memory_needed, one_at_a_time
 from autopeft.store import RunDir, fresh_folder
 
 log = logging.getLogger(__name__)

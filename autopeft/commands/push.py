@@ -25,7 +25,7 @@ from autopeft.records import (
     from_json,
 )
 from autopeft.run.best import finished_seed, finished_weights
-from autopeft.run.facts import TRAINED, hub_base, write_card, write_trained_card
+from autopeft.run.reporting import TRAINED, hub_base, write_card, write_trained_card
 from autopeft.store import RunDir, damaged, read_plan, require_unchanged, write_plan
 
 # Of the client beneath huggingface_hub; what the hub answers and a failed connection are both of this type.

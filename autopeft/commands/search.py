@@ -16,10 +16,11 @@ from autopeft.engine import Limits, Progress, Runs
 from autopeft.errors import AutopeftError
 from autopeft.executors import EXECUTORS
 from autopeft.records import RunSpec, SearchResult, resume_command
-from autopeft.run.allowance import with_evaluated_examples
 from autopeft.run.best import write_best, write_plans
-from autopeft.run.facts import beside_chance, environment, part_words, setting_of
-from autopeft.run.formulate import (
+from autopeft.run.prepare import NAMED, InMemory, Prepared, prepare, with_demo_settings
+from autopeft.run.reporting import beside_chance, environment, part_words, setting_of
+from autopeft.run.scoring import logged_scores
+from autopeft.run.search_problem import (
     check_comparison,
     check_user_files,
     fit_to_budget,
@@ -28,20 +29,19 @@ from autopeft.run.formulate import (
     score_names,
     search_problem,
     user_plan,
+    with_evaluated_examples,
 )
-from autopeft.run.objects import NAMED, InMemory
-from autopeft.run.prepare import Prepared, prepare, with_demo_settings
-from autopeft.run.resume import (
+from autopeft.run.state import (
+    check_base,
     keep_decisions,
     keep_scores,
     logged_measurements,
+    note_start,
     record,
     resumed,
     unused_measurements,
 )
-from autopeft.run.scoring import logged_scores
-from autopeft.run.state import check_base, note_start
-from autopeft.run.tracking import check_trackers, log_plans
+from autopeft.run.trackers import check_trackers, log_plans
 from autopeft.run.workers import check_executor, start_workers
 from autopeft.store import RunDir, claimed_folder
 from autopeft.train import encode_ahead

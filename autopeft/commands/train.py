@@ -28,8 +28,8 @@ from autopeft.records import (
 )
 from autopeft.report.words import duration
 from autopeft.run.best import base_sample, plan_document, training_json
-from autopeft.run.facts import TRAINED, environment, setting_of, write_trained_card
 from autopeft.run.prepare import Prepared, prepare
+from autopeft.run.reporting import TRAINED, environment, setting_of, write_trained_card
 from autopeft.run.state import differences, loaded_facts
 from autopeft.store import (
     fresh_folder,

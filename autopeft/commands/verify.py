@@ -21,8 +21,8 @@ from autopeft.extension import Batch, discover
 from autopeft.model import BaseModel
 from autopeft.records import ExecutionSpec, ModelSpec, Plan, RunSpec, with_setting
 from autopeft.run.best import finished_seed, finished_weights, require_body, require_same_base
-from autopeft.run.computing import NO_GPU, device_in_float32, memory_needed
 from autopeft.run.prepare import Prepared, prepare
+from autopeft.run.resources import NO_GPU, device_in_float32, memory_needed
 from autopeft.store import RunDir, read_plan
 
 MERGED = "transformers"  # the reader of a whole model

@@ -2,17 +2,17 @@
 
 Inside the folder each file imports only from those before it:
 rows → files, chats, cells → sources → columns → labels →
-tokens, language, images, choices, cutting → loading.
+tokens, language, images, choices, cutting → loading → frames.
 """
 
 from __future__ import annotations
 
 from autopeft.data.chats import chat_of
 from autopeft.data.choices import read_choices
+from autopeft.data.frames import load_in_memory
 from autopeft.data.images import ImageFile, read_images
 from autopeft.data.labels import NoLabelColumnError, read_texts
 from autopeft.data.language import read_language
 from autopeft.data.loading import load, other_rows_of
 from autopeft.data.rows import LabelledData, ReadRows, Split, UncutRows
-from autopeft.data.sources import first_rows
 from autopeft.data.tokens import read_tokens

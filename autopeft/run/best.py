@@ -1,4 +1,4 @@
-"""The folder `best/` of a run: the plan, the configs that `peft` reads, and trained weights."""
+"""Folders of finished adapters such as `best/`: plan, configs, weights, tokenizer, labels, model card."""
 
 from __future__ import annotations
 
@@ -29,10 +29,17 @@ from autopeft.records import (
     resume_command,
     to_json,
 )
-from autopeft.run.facts import hub_base, write_card
 from autopeft.run.prepare import Prepared
-from autopeft.run.resume import copy_weights
-from autopeft.store import RunDir, cannot_write, damaged, put_in_place, write_plan, write_text
+from autopeft.run.reporting import hub_base, write_card
+from autopeft.run.state import copy_weights
+from autopeft.store import (
+    RunDir,
+    cannot_write,
+    damaged,
+    put_in_place,
+    write_plan,
+    write_text,
+)
 
 _BODY = "body_sha256"
 BASE_SAMPLE = "base_sample"

@@ -6,25 +6,45 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
-from autopeft import model, train
+from torch import nn
+
+from autopeft import budget, data, model, train
 from autopeft.data import LabelledData
-from autopeft.errors import UnknownNameError
+from autopeft.errors import DataError, ModelError, UnknownNameError
 from autopeft.extension import Catalogue, Method, Task, discover, text_form
 from autopeft.model import BaseModel
+from autopeft.model.user_model import is_narrow
 from autopeft.records import (
+    IN_MEMORY,
     SETTINGS,
+    Budget,
     Decision,
     Fidelity,
     Plan,
     RunSpec,
     with_setting,
 )
-from autopeft.run.computing import in_memory_of_run, with_compute
-from autopeft.run.derived import with_full_run, with_max_length, with_max_new_tokens
-from autopeft.run.objects import NAMED, InMemory, load_base, load_data, with_precision
+from autopeft.run.defaults import with_full_run, with_max_length, with_max_new_tokens
+from autopeft.run.resources import in_memory_of_run, with_compute
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class InMemory:
+    """A model, its tokenizer, and a dataset; None where a setting names the object.
+
+    The dataset is a `Dataset`, a `DataFrame` of pandas or Polars, or a dictionary of these by split.
+    """
+
+    model: nn.Module | None = None
+    tokenizer: Any = None
+    data: Any = None
+
+
+NAMED = InMemory()  # the settings name both model and dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +67,27 @@ class Prepared:
         """Examples of a split that are evaluated: all of it, or as many as `--max-eval-examples`."""
         n_examples = len(self.bench.splits[split].labels) if split in self.bench.splits else 0
         return min(n_examples, self.spec.data.max_eval_examples or n_examples)
+
+    @property
+    def budget(self) -> Budget:
+        """The requested budget in parameters."""
+        return budget.parse(self.spec.budget.requested, base_params=self.base.base_params)
+
+    @property
+    def groups(self) -> dict[str, tuple[int, ...]]:
+        """Split -> the group of each evaluated example, for splits whose examples belong together.
+
+        A split is left out if each example is its own group, or if all are in one: nothing tells then how
+        much groups differ.
+        """
+        by_split = dict[str, tuple[int, ...]]()
+        for split in (self.data.confirm, self.data.test):
+            n_most = self.spec.data.max_eval_examples or len(split.groups)
+            rows = self.bench.splits[split.name].subset(n_most) if split.groups else []
+            groups = tuple(split.groups[row] for row in rows)
+            if 1 < len(set(groups)) < len(groups):
+                by_split[split.name] = groups
+        return by_split
 
 
 def with_demo_settings(spec: RunSpec, given: frozenset[str]) -> RunSpec:
@@ -142,6 +183,85 @@ def prepare(
         bench=bench,
         full_steps=full_steps,
         decisions=(*length, *full_run, *answers, *computing),
+    )
+
+
+def load_data(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> LabelledData:
+    """The splits of the dataset that the settings name, or of the dataset in memory; raises DataError.
+
+    The error names the tasks that read such columns, where these are usual for another task.
+    """
+    if memory.data is None and spec.data.source == IN_MEMORY:
+        raise DataError(
+            "The dataset of this run was an object in memory and cannot be read from settings; pass it in "
+            "Python (autopeft.search(…, data=…)), or name a file with --data."
+        )
+    try:
+        if memory.data is not None:
+            return data.load_in_memory(spec.data, memory.data, seed=spec.search.seed, read_rows=read_rows)
+        return data.load(spec.data, seed=spec.search.seed, read_rows=read_rows)
+    except data.NoLabelColumnError as error:
+        other = data.other_rows_of(error.names)
+        if other is None or other.read_rows is read_rows:
+            raise
+        tasks = discover("autopeft.tasks").values()
+        names = " or ".join(task.name for task in tasks if task.read_rows is other.read_rows)
+        remedy = f"for {other.words} set --task {names}, else name it"
+        raise data.NoLabelColumnError(error.names, remedy=remedy) from error
+
+
+def with_precision(spec: RunSpec, memory: InMemory) -> RunSpec:
+    """The settings with the precision that `auto` comes to for this model and machine.
+
+    Raises a ModelError for float32 where a model in memory is in bfloat16, which nobody can undo.
+    """
+    execution = spec.execution
+    is_in_bfloat16 = memory.model is not None and is_narrow(memory.model)
+    if is_in_bfloat16 and execution.dtype == "float32":
+        raise ModelError(
+            "dtype is 'float32', but the model in memory has weights in bfloat16; leave dtype out, or pass "
+            "model.float()."
+        )
+    if execution.dtype != "auto":
+        return spec
+    if is_in_bfloat16:
+        return with_setting(spec, "execution.dtype", "bfloat16")
+    if memory.model is None:
+        device, config = model.find_device(execution.device), model.config_of(spec.model)
+    else:
+        device, config = next(memory.model.parameters()).device, cast("Any", memory.model).config
+    chosen = model.choose_precision(config, device)
+    return with_setting(spec, "execution.dtype", chosen.dtype)
+
+
+def load_base(spec: RunSpec, task: Task, loaded: LabelledData, memory: InMemory) -> BaseModel:
+    """The base model that the settings name, or the model in memory; raises ModelError or SiteError."""
+    names, execution = loaded.label_names, spec.execution
+    precision = model.Precision(dtype=execution.dtype)
+    if memory.model is None:
+        return model.load(
+            spec.model,
+            auto_class=task.auto_class,
+            label_names=names,
+            device=execution.device,
+            precision=precision,
+        )
+    if spec.execution.device is not None:
+        raise ModelError(
+            f"device is {spec.execution.device!r}, but a model in memory stays on its device; "
+            "move the model with model.to(…) and leave device out."
+        )
+    if spec.model.quantize != "none":
+        raise ModelError(
+            f"quantize is {spec.model.quantize!r}, but a model in memory is used unchanged; "
+            "load it quantised and leave quantize out."
+        )
+    return model.from_memory(
+        memory.model,
+        memory.tokenizer,
+        auto_class=task.auto_class,
+        label_names=names,
+        precision=precision,
     )
 
 

@@ -13,8 +13,8 @@ from autopeft.errors import SpecError
 from autopeft.extension import Batch, Score, discover
 from autopeft.model import is_out_of_memory, release_memory
 from autopeft.records import SEEN_ENOUGH, SIZE_SCORE, Sensitivity, SiteScores
-from autopeft.run.computing import in_memory_of_run
 from autopeft.run.prepare import Prepared
+from autopeft.run.resources import in_memory_of_run
 from autopeft.sensitivity import ScoredModel, measure
 
 MAX_EXAMPLES = 512

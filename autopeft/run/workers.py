@@ -16,8 +16,8 @@ from autopeft import model
 from autopeft.errors import RunDirError, SpecError
 from autopeft.executors import EXECUTORS, Executor
 from autopeft.records import IN_MEMORY, Fidelity, Measurement, Plan, RunSpec, with_setting
-from autopeft.run.computing import n_workers, tell_spread, worker_devices
 from autopeft.run.prepare import Prepared, prepare
+from autopeft.run.resources import n_workers, tell_spread, worker_devices
 from autopeft.run.state import differences, facts_for_workers, loaded_facts, start_sha256
 from autopeft.store import SOURCES, RunDir, whole_path
 

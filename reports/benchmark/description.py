@@ -93,13 +93,12 @@ def describe(
 ) -> Description:
     """The description of a cell whose model is loaded; `context` holds the scores by gradient."""
     from autopeft.extension import metric_facts
-    from autopeft.run.formulate import parse_budget
 
     sizes = {split: len(encoded.labels) for split, encoded in prepared.bench.splits.items()}
     most = {"search": cell.search_examples, "confirm": cell.confirm_examples, "test": cell.test_examples}
     return Description(
         cell=cell,
-        budget=parse_budget(prepared),
+        budget=prepared.budget,
         hidden_size=prepared.base.hidden_size,
         metric=metric_facts(prepared.task),
         head_rates=prepared.bench.head_rates.alone(),

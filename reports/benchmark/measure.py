@@ -75,7 +75,6 @@ def prepared_cell(cell: Cell, data: Path, models: Path) -> tuple[Bench, list[Can
 def prepare_cell(cell: Cell, data: Path, models: Path) -> tuple[Prepared, AllocationContext]:
     """Model and data of a cell, and what its plans are allocated by."""
     from autopeft.records import RunSpec
-    from autopeft.run.formulate import parse_budget
     from autopeft.run.prepare import prepare
     from autopeft.run.scoring import sensitivity
     from autopeft.space import AllocationContext
@@ -107,7 +106,7 @@ def prepare_cell(cell: Cell, data: Path, models: Path) -> tuple[Prepared, Alloca
         sites=prepared.base.sites,
         scores=dict(zip(names, score.values, strict=True)),
         methods=prepared.methods,
-        max_params=parse_budget(prepared).max_trainable_params,
+        max_params=prepared.budget.max_trainable_params,
     )
     return prepared, context
 

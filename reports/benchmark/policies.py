@@ -23,8 +23,8 @@ from autopeft.engine import Limits, Runs, SearchProblem
 from autopeft.executors import EXECUTORS
 from autopeft.extension import discover
 from autopeft.records import SHORT_NAMES, Measurement, Plan, RunSpec, SiteScores
-from autopeft.run.formulate import requested_space, search_problem
 from autopeft.run.prepare import Prepared
+from autopeft.run.search_problem import requested_space, search_problem
 from autopeft.space import AllocationContext
 
 BASELINES = ("lora/all", "lora/q+v")

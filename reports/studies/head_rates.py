@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 from autopeft.records import BudgetSpec, DataSpec, Fidelity, OutputSpec, Plan, RunSpec, TaskSpec
-from autopeft.run.formulate import fit_to_budget, requested_space
 from autopeft.run.prepare import prepare
+from autopeft.run.search_problem import fit_to_budget, requested_space
 from autopeft.space import Policy, plan_of
 from autopeft.train import Bench
 from autopeft.train.rates import HeadRates

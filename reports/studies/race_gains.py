@@ -23,8 +23,8 @@ import torch
 from autopeft import commands
 from autopeft.cli.progress import Silent
 from autopeft.records import BudgetSpec, DataSpec, Fidelity, OutputSpec, RunSpec, SearchSpec, TaskSpec
-from autopeft.run.formulate import fit_to_budget, requested_space, search_problem
 from autopeft.run.prepare import prepare
+from autopeft.run.search_problem import fit_to_budget, requested_space, search_problem
 from autopeft.space import FirstPlan, first_policies, plan_of
 
 BATCH_SIZE = 16

@@ -10,10 +10,11 @@ import pytest
 from toys.memory import toy_dataset
 
 import autopeft
+from autopeft.data.frames import dataset_of
 from autopeft.errors import DataError
 from autopeft.extension import discover
 from autopeft.records import RunSpec
-from autopeft.run.objects import InMemory, dataset_of, load_data
+from autopeft.run.prepare import InMemory, load_data
 
 N = 120
 TWO = [0, 1] * (N // 2)

@@ -12,7 +12,7 @@ from toys.words import toy_rows
 
 import autopeft
 from autopeft.errors import ModelError
-from autopeft.run import computing
+from autopeft.run import resources
 
 CLASSIFIER = "AutoModelForSequenceClassification"
 FEW = {**SMALL, "trials": 2, "max_steps": 4}
@@ -71,7 +71,7 @@ def test_search_in_memory_is_that_of_the_checkpoint_in_bfloat16(name, tokenizer,
     adapted = held.load(module)
     assert {p.dtype for p in adapted.parameters() if p.requires_grad} == {torch.float32}
     if name == "llama-lm":
-        monkeypatch.setattr(computing, "computes_in_bfloat16", lambda device: True)
+        monkeypatch.setattr(resources, "computes_in_bfloat16", lambda device: True)
         loaded_again = named.load()
         frozen = {p.dtype for p in loaded_again.parameters() if not p.requires_grad}
         assert (frozen, loaded_again.training) == ({torch.bfloat16}, False)

@@ -33,7 +33,7 @@ class OnWaiting(logging.Handler):
 @pytest.fixture
 def on_waiting():
     """A function: what to call where a thread begins to wait."""
-    log = logging.getLogger("autopeft.run.turns")
+    log = logging.getLogger("autopeft.run.resources")
     handlers = []
 
     def add(act):

@@ -26,8 +26,8 @@ from toys.benchmark import (
 from toys.metrics import ERROR_RATE
 
 from autopeft.records import RunSpec
-from autopeft.run.formulate import fit_to_budget, requested_space, search_problem
 from autopeft.run.scoring import logged_scores
+from autopeft.run.search_problem import fit_to_budget, requested_space, search_problem
 
 
 def ia3_leads(candidate, split, steps, seed):

@@ -29,8 +29,8 @@ from autopeft.exports import write_loading_files
 from autopeft.extension import discover
 from autopeft.records import Plan
 from autopeft.report.card import python_lines
-from autopeft.run.facts import write_card
 from autopeft.run.prepare import prepare
+from autopeft.run.reporting import write_card
 from autopeft.store import RunDir, read_plan, write_plan
 
 

@@ -18,8 +18,7 @@ from autopeft.cli.progress import Silent
 from autopeft.commands import best, searching
 from autopeft.errors import RunDirError, SpecError
 from autopeft.records import IN_MEMORY
-from autopeft.run.objects import InMemory
-from autopeft.run.prepare import prepare
+from autopeft.run.prepare import InMemory, prepare
 from autopeft.run.state import loaded_facts, start_sha256
 from autopeft.run.workers import WorkerBench
 from autopeft.store import RunDir

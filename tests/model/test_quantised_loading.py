@@ -19,7 +19,6 @@ from autopeft.errors import ModelError
 from autopeft.model.linear_maps import n_bits
 from autopeft.model.quantisation import require_working_kernels
 from autopeft.run.best import plan_document
-from autopeft.run.formulate import parse_budget
 from autopeft.run.prepare import prepare
 from autopeft.store import read_plan, write_plan
 
@@ -46,8 +45,7 @@ def test_counts_and_sites_are_those_of_the_model_before(architecture, bits, save
 @by_bits
 def test_budget_is_a_share_of_the_model_before(bits, model_dir, data_dir, tmp_path):
     budgets = [
-        parse_budget(prepare(search_spec(word, model_dir, data_dir, tmp_path / word)))
-        for word in ("none", bits)
+        prepare(search_spec(word, model_dir, data_dir, tmp_path / word)).budget for word in ("none", bits)
     ]
     assert budgets[0] == budgets[1]
     parameters = sum(p.numel() for p in transformers.AutoModel.from_pretrained(model_dir).parameters())

@@ -22,8 +22,8 @@ from autopeft.errors import ModelError, SpecError
 from autopeft.model.linear_maps import n_bits
 from autopeft.model.quantisation import quantisation_config
 from autopeft.report.card import python_lines
-from autopeft.run.facts import part_words
 from autopeft.run.prepare import prepare
+from autopeft.run.reporting import part_words
 
 pytestmark = QUANTISED_MARKS
 

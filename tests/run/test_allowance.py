@@ -11,8 +11,8 @@ from toys.specs import run_spec
 from autopeft import commands
 from autopeft.cli.progress import Silent
 from autopeft.records import with_setting
-from autopeft.run.allowance import with_evaluated_examples
 from autopeft.run.prepare import prepare
+from autopeft.run.search_problem import with_evaluated_examples
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from toys.results import WORDS, toy_result
 
 from autopeft.report import answer_of
-from autopeft.run.facts import beside_chance, chance_of
+from autopeft.run.reporting import beside_chance, chance_of
 
 
 def prepared(labels=(0, 0, 0, 1), score_span=1.0, is_share=True):

@@ -20,7 +20,7 @@ from autopeft.records import (
     SearchSpec,
     TaskSpec,
 )
-from autopeft.run.derived import answer_length, batch_size, block_length, epochs, example_length
+from autopeft.run.defaults import answer_length, batch_size, block_length, epochs, example_length
 from autopeft.store import RunDir
 from autopeft.train import limited_by, max_length_of
 

@@ -12,7 +12,7 @@ from toys.specs import run_spec
 
 from autopeft.errors import SiteError
 from autopeft.extension import discover
-from autopeft.run.formulate import fit_to_budget
+from autopeft.run.search_problem import fit_to_budget
 from autopeft.space import MethodSpace, Space, limited
 
 ORTHOGONAL = MethodSpace(options={"init": ("orthogonal",)}, max_rank=1)  # has even ranks alone

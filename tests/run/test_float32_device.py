@@ -11,8 +11,8 @@ from toys.specs import run_spec
 from autopeft.errors import ModelError
 from autopeft.model import load_skeleton
 from autopeft.records import Adapter, ModelSpec, Plan
-from autopeft.run import computing
-from autopeft.run.computing import device_in_float32, loading_place
+from autopeft.run import resources
+from autopeft.run.resources import device_in_float32, loading_place
 
 AUTO_CLASS = "AutoModelForSequenceClassification"
 LANGUAGE = "AutoModelForCausalLM"
@@ -32,9 +32,9 @@ def gpu(monkeypatch, model_dir):
         return torch.device(name or "cuda")
 
     def with_free_copies(n_copies):
-        monkeypatch.setattr(computing, "free_bytes", lambda device: int(n_copies * 4 * n_params))
+        monkeypatch.setattr(resources, "free_bytes", lambda device: int(n_copies * 4 * n_params))
 
-    monkeypatch.setattr(computing, "find_device", find_device)
+    monkeypatch.setattr(resources, "find_device", find_device)
     with_free_copies(10)
     return with_free_copies
 
@@ -92,7 +92,7 @@ def test_a_language_model_without_trained_norms_is_loaded_as_its_run_held_it(
     spec = ModelSpec(id=str(tiny_llama))
     skeleton = load_skeleton(spec, auto_class=auto_class)
     n_bytes = 4 * (skeleton.base_params + skeleton.head_params)
-    monkeypatch.setattr(computing, "free_bytes", lambda device: int(free * n_bytes))
+    monkeypatch.setattr(resources, "free_bytes", lambda device: int(free * n_bytes))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)  # a CPU without bfloat16
     place, precision = loading_place(run_spec(tiny_llama, dtype=dtype), lora_at(site), auto_class=auto_class)

@@ -14,8 +14,8 @@ from autopeft.cli.progress import Silent
 from autopeft.errors import DataError
 from autopeft.evidence import Examples, mean_and_std_error
 from autopeft.records import RunSpec
-from autopeft.run.formulate import check_comparison, groups_of
 from autopeft.run.prepare import prepare
+from autopeft.run.search_problem import check_comparison
 
 SIZES = {"train": 3, "validation": 5, "test": 4}  # rows of a speaker
 
@@ -64,7 +64,7 @@ def test_the_groups_are_those_of_the_evaluated_rows(spoken: RunSpec) -> None:
     some = spoken.model_copy(update={"data": spoken.data.model_copy(update={"max_eval_examples": 12})})
     prepared = prepare(some)
     rows = prepared.bench.splits["confirm"].subset(12)
-    groups, speakers = groups_of(prepared)["confirm"], [row % 8 for row in rows]
+    groups, speakers = prepared.groups["confirm"], [row % 8 for row in rows]
     assert len(groups) == 12
     assert len(set(zip(groups, speakers, strict=True))) == len(set(speakers)) == len(set(groups))
 

@@ -9,7 +9,7 @@ from toys.results import BEST, SETTING, SITES, WORDS, toy_result
 
 from autopeft import report
 from autopeft.extension import discover, metric_facts
-from autopeft.run.facts import part_words
+from autopeft.run.reporting import part_words
 
 
 @pytest.mark.parametrize("name", discover("autopeft.tasks"))

@@ -10,8 +10,7 @@ from toys.specs import run_spec
 
 from autopeft.errors import SpecError, TrainingError
 from autopeft.records import Decision, with_setting
-from autopeft.run.resume import keep_decisions, resumed
-from autopeft.run.state import check_base
+from autopeft.run.state import check_base, keep_decisions, resumed
 from autopeft.run.workers import check_executor
 from autopeft.store import RunDir
 

@@ -13,10 +13,10 @@ from toys.specs import run_spec
 from autopeft.errors import ModelError
 from autopeft.model import BaseModel, Precision, from_memory
 from autopeft.model.devices import like_gpus
-from autopeft.run import computing
+from autopeft.run import resources
 from autopeft.run.prepare import prepare
-from autopeft.run.resume import resumed
-from autopeft.run.turns import one_at_a_time
+from autopeft.run.resources import one_at_a_time
+from autopeft.run.state import resumed
 from autopeft.run.workers import start_workers
 from autopeft.store import RunDir
 from autopeft.train import Compute
@@ -59,7 +59,7 @@ def named(*numbers):
 def test_processes_are_spread_over_all_gpus(settings, devices, n_workers, see_gpus):
     see_gpus(CARD, CARD, CARD, CARD)
     execution = run_spec(**settings).execution
-    assert (computing.worker_devices(execution), computing.n_workers(execution)) == (devices, n_workers)
+    assert (resources.worker_devices(execution), resources.n_workers(execution)) == (devices, n_workers)
 
 
 def test_gpus_unlike_the_first_are_left_out(see_gpus):
@@ -73,8 +73,8 @@ def test_gpus_unlike_the_first_are_left_out(see_gpus):
 @pytest.mark.parametrize("device", [None, "cpu"])
 def test_processes_on_a_cpu_get_two_threads_each_at_least(device, n_threads, n_workers, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
-    assert computing.n_workers(run_spec(executor="process", device=device).execution) == n_workers
-    assert computing.n_workers(run_spec(device=device).execution) == 1
+    assert resources.n_workers(run_spec(executor="process", device=device).execution) == n_workers
+    assert resources.n_workers(run_spec(device=device).execution) == 1
 
 
 @pytest.mark.parametrize(("given", "n_workers"), [({}, 2), ({"workers": "auto"}, 2), ({"workers": 6}, 6)])
@@ -86,8 +86,8 @@ def test_a_resumed_run_is_spread_over_the_gpus_of_its_new_machine(given, n_worke
     see_gpus(CARD, CARD)
     requested = run_spec(out=tmp_path / "run", **given)
     again = resumed(requested, frozenset(f"execution.{name}" for name in given)).execution
-    assert computing.n_workers(again) == n_workers
-    assert computing.worker_devices(again) == named(0, 1)
+    assert resources.n_workers(again) == n_workers
+    assert resources.worker_devices(again) == named(0, 1)
 
 
 @pytest.mark.parametrize(
@@ -116,9 +116,9 @@ def test_workers_on_one_gpu_share_its_memory(settings, n_bits, gib, see_gpus, mo
     def free_bytes(device, *, limit_bytes):
         return min(52 * GIB, (limit_bytes or 60 * GIB) - 8 * GIB)
 
-    monkeypatch.setattr(computing, "free_bytes", free_bytes)
+    monkeypatch.setattr(resources, "free_bytes", free_bytes)
     base = SimpleNamespace(device=torch.device("cuda:0"), n_bits=n_bits, weight_bytes=8 * GIB)
-    allowed = computing.memory_of_one(run_spec(**settings).execution, base)
+    allowed = resources.memory_of_one(run_spec(**settings).execution, base)
     assert allowed == (None if gib is None else gib * GIB)
 
 
@@ -188,7 +188,7 @@ def test_a_call_leaves_the_memory_of_gpus_to_the_process_that_made_it(monkeypatc
 
 def test_the_limit_of_the_settings_is_enforced_before_anything_is_measured(monkeypatch, model_dir, data_dir):
     limits = []
-    monkeypatch.setattr(computing, "limit_memory", lambda device, n_bytes: limits.append((device, n_bytes)))
+    monkeypatch.setattr(resources, "limit_memory", lambda device, n_bytes: limits.append((device, n_bytes)))
     settings = {"max_steps": 4, "batch_size": 8, "budget": "5%"}
     prepare(run_spec(model_dir, data_dir, **settings))
     assert limits == []

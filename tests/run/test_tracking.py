@@ -16,7 +16,7 @@ from toys.specs import run_spec
 import autopeft
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.records import OutputSpec
-from autopeft.run.tracking import check_trackers, log_plans
+from autopeft.run.trackers import check_trackers, log_plans
 from autopeft.store import RunDir
 
 

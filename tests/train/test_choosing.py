@@ -16,8 +16,8 @@ from autopeft.errors import ModelError
 from autopeft.extension import discover
 from autopeft.model import BaseModel
 from autopeft.records import ExecutionSpec
-from autopeft.run.computing import memory_needed
-from autopeft.run.resume import resumed
+from autopeft.run.resources import memory_needed
+from autopeft.run.state import resumed
 from autopeft.store import RunDir
 from autopeft.train import Bench, Compute, EncodedSplit, choose_compute, choosing
 from autopeft.train.choosing import most_tokens

@@ -16,7 +16,7 @@ from autopeft.cli.progress import Silent
 from autopeft.errors import ModelError
 from autopeft.model import pretrained
 from autopeft.records import ModelSpec, OutputSpec, RunSpec
-from autopeft.run.resume import resumed
+from autopeft.run.state import resumed
 from autopeft.store import RunDir
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

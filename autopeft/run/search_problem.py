@@ -9,28 +9,30 @@ from pathlib import Path
 from statistics import geometric_mean
 
 from autopeft import adapters, budget, model, space
-from autopeft.engine import Lengths, SearchProblem
+from autopeft.engine import EVAL_COST, Lengths, SearchProblem
 from autopeft.errors import DataError, SiteError, SpecError
 from autopeft.extension import discover, metric_facts
 from autopeft.records import (
     FLOAT32_BYTES,
     SIZE_SCORE,
     Arm,
-    Budget,
+    Decision,
     Plan,
     RunSpec,
     SiteScores,
     with_setting,
 )
-from autopeft.run.computing import in_memory_of_run
 from autopeft.run.prepare import Prepared
+from autopeft.run.resources import in_memory_of_run
 from autopeft.space import AllocationContext, Space
 
 _SHOWN_SCORES = ("gradient", "fisher")  # which the report shows beside the score that orders sites
 USER_BASELINE = Arm(kind="given", label="your baseline")
 _LARGEST_MARGIN = 0.5  # of a share; within it a coin is as good as a perfect plan; chosen by hand
 _MIDDLE = 0.38  # position of a rate in its range; two runs there lose half a point to a sweep of eight
-_LEAST_EXAMPLES = 2  # from which the standard error of a difference is computed
+_LEAST_COMPARED = 2  # from which the standard error of a difference is computed
+_EVAL_SHARE = 0.1  # of a full run, that the evaluation of a split may cost; chosen by hand
+_LEAST_EXAMPLES = 128  # to evaluate, where the task names no number; chosen by hand
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +91,7 @@ def search_problem(
         metric=metric_facts(prepared.task),
         head_rates=prepared.bench.head_rates.alone() if scores else (1.0, 2.0 if has_head else 1.0),
         user_plan=user_plan,
-        groups=groups_of(prepared),
+        groups=prepared.groups,
     )
 
 
@@ -137,11 +139,6 @@ def user_plan(prepared: Prepared, context: AllocationContext) -> tuple[Arm, Plan
     return USER_BASELINE, plan
 
 
-def parse_budget(prepared: Prepared) -> Budget:
-    """The requested budget in parameters."""
-    return budget.parse(prepared.spec.budget.requested, base_params=prepared.base.base_params)
-
-
 def fit_to_budget(prepared: Prepared, requested: Space) -> tuple[Space, AllocationContext]:
     """The part of a space that fits model and budget, and what an allocation needs; all scores are 1.
 
@@ -152,7 +149,7 @@ def fit_to_budget(prepared: Prepared, requested: Space) -> tuple[Space, Allocati
         SiteError: No method of the space fits any site.
         BudgetError: No plan of the space fits the budget.
     """
-    parsed = parse_budget(prepared)
+    parsed = prepared.budget
     head_params = prepared.base.head_params if prepared.spec.budget.count_head else 0
     available = parsed.max_trainable_params - head_params
     limit, head = prepared.spec.limits.max_adapter_bytes, FLOAT32_BYTES * prepared.base.head_params
@@ -226,30 +223,37 @@ def check_comparison(prepared: Prepared) -> None:
     }
     for name, remedy in remedies.items():
         n_examples = len(prepared.bench.splits[name].labels)
-        if n_examples < _LEAST_EXAMPLES:
+        if n_examples < _LEAST_COMPARED:
             raise DataError(
                 f"The {name} split has {n_examples} example, and comparing plans needs at least "
-                f"{_LEAST_EXAMPLES}; {remedy}."
+                f"{_LEAST_COMPARED}; {remedy}."
             )
     groups = prepared.data.confirm.groups
     if groups and len(set(groups)) == 1:
         raise DataError(
             f"The {len(groups)} examples of the confirm split are of 1 group, and comparing plans needs at "
-            f"least {_LEAST_EXAMPLES}; name a finer data.group_column, or give a validation file with more "
+            f"least {_LEAST_COMPARED}; name a finer data.group_column, or give a validation file with more "
             "groups."
         )
 
 
-def groups_of(prepared: Prepared) -> dict[str, tuple[int, ...]]:
-    """Split -> the group of each example that is evaluated; without splits whose examples count each.
-
-    Those of one group do, too: nothing tells how much groups differ.
-    """
-    found = dict[str, tuple[int, ...]]()
-    for split in (prepared.data.confirm, prepared.data.test):
-        n_most = prepared.spec.data.max_eval_examples or len(split.groups)
-        rows = prepared.bench.splits[split.name].subset(n_most) if split.groups else []
-        groups = tuple(split.groups[row] for row in rows)
-        if 1 < len(set(groups)) < len(groups):
-            found[split.name] = groups
-    return found
+def with_evaluated_examples(prepared: Prepared) -> Prepared:
+    """The run with as many evaluated examples as a tenth of a full run pays, recorded where it is not all."""
+    if prepared.spec.data.max_eval_examples is not None:
+        return prepared
+    paid = int(_EVAL_SHARE * prepared.full_steps * prepared.bench.batch_size / EVAL_COST)
+    n_examples = max(paid, prepared.task.defaults.eval_examples or _LEAST_EXAMPLES)
+    largest = max(prepared.n_evaluated(name) for name in ("search", "confirm", "test"))
+    if n_examples >= largest:
+        return prepared
+    reasons = ("more would cost over a tenth of a full run", "fewer hardly tell plans apart")
+    decision = Decision(
+        setting="data.max_eval_examples",
+        value=f"{n_examples:,}",
+        rule=f"of {largest:,} in the largest split; {reasons[n_examples > paid]}",
+    )
+    return replace(
+        prepared,
+        spec=with_setting(prepared.spec, "data.max_eval_examples", n_examples),
+        decisions=(*prepared.decisions, decision),
+    )

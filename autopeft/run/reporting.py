@@ -36,9 +36,8 @@ from autopeft.records import (
     TrainedPlan,
 )
 from autopeft.report import CardFacts, PartWords, WeightFolders, hub_id
-from autopeft.run.computing import n_workers
-from autopeft.run.formulate import groups_of, parse_budget
 from autopeft.run.prepare import Prepared
+from autopeft.run.resources import n_workers
 from autopeft.store import RunDir, write_text
 
 TRAINED = "trained.json"  # what the card of an adapter of `train` says, beside it; not for the hub
@@ -179,7 +178,7 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
         source = "" if prepared.base.differs_from_checkpoint else loaded_from(module)
         source = source or IN_MEMORY
     sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items()}
-    n_groups = {name: len(set(groups)) for name, groups in groups_of(prepared).items()}
+    n_groups = {name: len(set(groups)) for name, groups in prepared.groups.items()}
     return SearchFacts(
         base_model=prepared.base.name,
         base_model_source=source,
@@ -190,7 +189,7 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
         greater_is_better=metric.greater_is_better,
         metric_is_share=metric.is_share,
         metric_label=metric.label,
-        budget=parse_budget(prepared),
+        budget=prepared.budget,
         head_params=prepared.base.head_params,
         splits=SplitSizes(
             train=sizes["train"],

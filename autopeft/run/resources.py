@@ -1,10 +1,11 @@
-"""How a run computes: its workers, devices and memory, and what to say where memory runs out."""
+"""What a run computes on: devices, memory and workers; calls from several threads take turns."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
@@ -20,6 +21,7 @@ from autopeft.model import (
     config_of,
     find_device,
     free_bytes,
+    has_used_gpus,
     is_out_of_memory,
     load_skeleton,
 )
@@ -31,6 +33,11 @@ NO_GPU = "Free memory, or set CUDA_VISIBLE_DEVICES to nothing, so that the CPU c
 _WEIGHTS_SHARE = 0.8  # of a GPU's free memory; the rest is for what it computes; chosen by hand
 _THREADS = 2  # of a worker on a CPU, at least; chosen by hand
 _MOST_ON_CPU = 4  # each may hold weights of its own; chosen by hand
+
+# torch has one random number generator for all threads, transformers one verbosity and one table of attention
+# functions, and peft changes modules in place: a second search would change the numbers of the first.
+_LOCK = threading.RLock()
+_SLICE_SECONDS = 0.5  # chosen by hand
 
 log = logging.getLogger(__name__)
 
@@ -245,3 +252,42 @@ def _places_workers(execution: ExecutionSpec) -> bool:
 
 def _executor(execution: ExecutionSpec) -> Executor:
     return EXECUTORS[execution.executor]
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """A context, or decorator, that one thread of the process enters at a time; the others wait.
+
+    A thread that is inside may enter again. A signal ends the waiting of the main thread: the wait is cut
+    into slices, since a signal that arrives just before it, and on Windows any, is heard only between them.
+    """
+    if not _LOCK.acquire(blocking=False):
+        log.warning("Another thread of this process is in a call of autopeft; this call waits for its end.")
+        while not _LOCK.acquire(timeout=_SLICE_SECONDS):
+            pass
+    try:
+        with _gpus_as_before():
+            yield
+    finally:
+        _LOCK.release()
+
+
+@contextlib.contextmanager
+def _gpus_as_before() -> Iterator[None]:
+    """A context after which the process has the current GPU of before, and may use as much of each GPU."""
+    before = torch.cuda.current_device() if has_used_gpus() else 0
+    shares = _memory_shares()
+    try:
+        yield
+    finally:
+        if has_used_gpus() and torch.cuda.current_device() != before:
+            torch.cuda.set_device(before)
+        for index, share in _memory_shares().items():
+            if share != shares.get(index, 1.0):
+                torch.cuda.set_per_process_memory_fraction(shares.get(index, 1.0), index)
+
+
+def _memory_shares() -> dict[int, float]:
+    """The share of each GPU's memory that torch lets this process have; empty where none was used yet."""
+    n_gpus = torch.cuda.device_count() if has_used_gpus() else 0
+    return {index: torch.cuda.get_per_process_memory_fraction(index) for index in range(n_gpus)}

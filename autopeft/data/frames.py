@@ -1,0 +1,137 @@
+"""A dataset that a Python user passes as an object: a `Dataset`, a data frame, or these by split."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pandas as pd
+
+from autopeft.data.loading import load
+from autopeft.data.rows import LabelledData, ReadRows
+from autopeft.data.sources import first_rows
+from autopeft.errors import DataError, reason_of
+from autopeft.records import DataSpec, shortened
+
+_NAME = "dataset in memory"
+# What pandas, pyarrow and datasets raise for a column that they have no type for.
+_UNREADABLE = (NotImplementedError, OverflowError, TypeError, ValueError)
+_MOST_LETTERS = 120  # of a reason, which may print a whole cell; chosen by hand
+
+
+def load_in_memory(spec: DataSpec, data: Any, *, seed: int, read_rows: ReadRows) -> LabelledData:
+    """Split a dataset in memory as `load` splits a file, by way of temporary Parquet files.
+
+    Args:
+        spec: Which columns to use; its source is not read.
+        data: A `Dataset`, a `DataFrame` of pandas or Polars, or a dictionary of these by split.
+        seed: Of the cuts.
+        read_rows: Reads the rows of the task's kind.
+
+    Raises:
+        DataError: The object is of another kind, has no rows, or cannot be used.
+    """
+    tables = dict(data) if isinstance(data, dict) else {"train": data}
+    for split, table in [*tables.items()]:
+        if isinstance(table, pd.DataFrame):
+            tables[split] = dataset_of(table)
+        elif hasattr(table, "to_arrow"):  # a frame of Polars
+            tables[split] = datasets.Dataset(table.to_arrow())
+    tables = {str(split): table for split, table in tables.items()}
+    notes: list[str] = []
+    if streams := {split: t for split, t in tables.items() if isinstance(t, datasets.IterableDataset)}:
+        if spec.max_examples is None:
+            raise DataError(
+                "The data in memory is a stream of unknown length; limit the rows to read by max_examples."
+            )
+        tables |= first_rows(streams, spec.max_examples, notes)
+    odd = [table for table in tables.values() if not isinstance(table, datasets.Dataset)]
+    if odd or not tables:
+        kind = type(odd[0]).__name__ if odd else "DatasetDict without splits"
+        raise DataError(
+            f"The data in memory is a {kind}; pass a datasets.Dataset, a pandas.DataFrame, a dictionary "
+            "of these by split, or the name of a file."
+        )
+    for split in [split for split, table in tables.items() if not len(table)]:
+        if len(tables) == 1 or "train" in split.lower():
+            raise DataError(f"The data in memory has no rows in {split}; add rows.")
+        del tables[split]
+        notes.append(f"Left out {split} of the data in memory, which has no rows.")
+    with tempfile.TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as parent, _no_bars():
+        folder = Path(parent) / _NAME
+        folder.mkdir()
+        for split, table in tables.items():
+            try:
+                table.to_parquet(folder / f"{split}.parquet")
+            except FileNotFoundError as error:  # a cell holds the path of a missing file
+                raise DataError(
+                    f"The data in memory names the file {error.filename}, which does not exist; correct the "
+                    "path or drop the row."
+                ) from error
+            except _UNREADABLE as error:
+                raise DataError(
+                    f"The data in memory cannot be written as Parquet ({reason_of(error)}); drop that column "
+                    "or change it."
+                ) from error
+        named = spec.model_copy(update={"source": str(folder)})
+        try:
+            loaded = load(named, seed=seed, read_rows=read_rows)
+        except DataError as error:
+            error.args = (str(error).replace(str(folder), f"the {_NAME}"),)
+            raise
+    return replace(loaded, name=_NAME, notes=(*notes, *loaded.notes))
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    had_bars = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if had_bars:
+            datasets.enable_progress_bars()
+
+
+def dataset_of(frame: pd.DataFrame) -> datasets.Dataset:
+    """A data frame as a dataset without its index; periods and intervals become text.
+
+    Raises:
+        DataError: Two columns have one name, or a column holds values of several types or of an unknown one.
+    """
+    names = [str(name) for name in frame.columns]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(
+            f"The data in memory has several columns with the name {', '.join(twice)}; rename them, or drop "
+            "all but one."
+        )
+    frame = frame.copy(deep=False)  # the columns of the user's frame stay as they are
+    for name in frame.columns:
+        dtype = frame[name].dtype
+        dtype = dtype.categories.dtype if isinstance(dtype, pd.CategoricalDtype) else dtype  # by `pandas.cut`
+        if isinstance(dtype, pd.PeriodDtype | pd.IntervalDtype):
+            frame[name] = frame[name].astype(object).map(str, na_action="ignore")
+    try:
+        return datasets.Dataset.from_pandas(frame, preserve_index=False)
+    except _UNREADABLE as error:
+        raise DataError(next(_faults(frame), reason_of(error))) from error
+
+
+def _faults(frame: pd.DataFrame) -> Iterator[str]:
+    """A sentence for each column that cannot be read."""
+    for name in frame.columns:
+        try:
+            datasets.Dataset.from_pandas(frame[[name]], preserve_index=False)
+        except _UNREADABLE as error:
+            # pyarrow's second argument repeats the column; that of Unicode is the whole cell.
+            words = error.reason if isinstance(error, UnicodeEncodeError) else str(error.args[0])
+            reason = shortened(words.partition("\n")[0].rstrip("."), _MOST_LETTERS)
+            yield (
+                f"Column {name} of the data in memory cannot be read ({reason}); give its values one simple "
+                "type, such as text with .astype(str), or drop it."
+            )
