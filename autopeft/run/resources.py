@@ -21,11 +21,10 @@ from autopeft.model import (
     config_of,
     find_device,
     free_bytes,
-    has_used_gpus,
     is_out_of_memory,
     load_skeleton,
 )
-from autopeft.model.devices import computes_in_bfloat16, device_names, like_gpus, limit_memory
+from autopeft.model.devices import computes_in_bfloat16, device_names, has_used_gpus, like_gpus, limit_memory
 from autopeft.model.quantisation import stored_weights
 from autopeft.records import FLOAT32_BYTES, IN_MEMORY, Decision, ExecutionSpec, ModelSpec, Plan, RunSpec
 

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from importlib import import_module
 
 import datasets
 import pytest
@@ -15,14 +16,15 @@ from toys.specs import run_spec
 
 from autopeft import commands
 from autopeft.cli.progress import Silent
-from autopeft.commands import best, searching
 from autopeft.errors import RunDirError, SpecError
 from autopeft.records import IN_MEMORY
+from autopeft.run import best
 from autopeft.run.prepare import InMemory, prepare
 from autopeft.run.state import loaded_facts, start_sha256
 from autopeft.run.workers import WorkerBench
 from autopeft.store import RunDir
 
+searching = import_module("autopeft.commands.search")  # `commands.search` is its function
 GIVEN = frozenset({"search.trials"})
 
 
