@@ -23,10 +23,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from autopeft import commands
 from autopeft.api.result import Result, in_python_words, with_path
-from autopeft.commands import Analysis, InMemory, Suggestion, apply, one_at_a_time, save
+from autopeft.commands import Analysis, Suggestion, apply, save
 from autopeft.errors import ModelError, SpecError
 from autopeft.model import require_plain, restoring
 from autopeft.records import IN_MEMORY, Measurement, RunSpec
+from autopeft.run.prepare import InMemory
+from autopeft.run.resources import one_at_a_time
 from autopeft.store import RunDir, by_dotted_name, resolve_settings
 from autopeft.store import read_plan as load_plan
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,19 +12,16 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from autopeft import commands, report
-from autopeft.commands import Pushed, PushRequest, one_at_a_time
-from autopeft.records import SearchResult
+from autopeft.commands import Pushed, PushRequest
+from autopeft.errors import AutopeftError
+from autopeft.records import SearchResult, python_words
 from autopeft.removed import instead_of
+from autopeft.run.reporting import part_words
+from autopeft.run.resources import one_at_a_time
 
 if TYPE_CHECKING:
     import pandas as pd
     from peft import PeftModel
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from autopeft.errors import AutopeftError
-from autopeft.records import python_words
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -41,7 +41,7 @@ class Result(SearchResult):
         """
         import pandas as pd
 
-        return pd.DataFrame(report.leaderboard(self, commands.part_words(self).labels))
+        return pd.DataFrame(report.leaderboard(self, part_words(self).labels))
 
     @one_at_a_time()
     def load(self, model: nn.Module | None = None) -> PeftModel:
@@ -98,7 +98,7 @@ class Result(SearchResult):
         return report.short_text(self, _shown(self.path))
 
     def _repr_html_(self) -> str:
-        return report.short_html(self, _shown(self.path), commands.part_words(self))
+        return report.short_html(self, _shown(self.path), part_words(self))
 
 
 def _shown(path: Path) -> str:

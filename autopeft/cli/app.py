@@ -5,23 +5,26 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from textwrap import wrap
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from autopeft.cli import lists, sizing, verify_push
+from autopeft.cli import files, lists
 from autopeft.cli import options as opt
-from autopeft.cli.exit_codes import exit_codes, reader_may_leave
-from autopeft.cli.imports import expand_segments, fit_threads, heavy_imports
-from autopeft.cli.printing import columns, print_json
-from autopeft.cli.usage import PlainErrors, at_home, open_missing_streams, require_docstrings
+from autopeft.cli.environment import (
+    expand_segments,
+    fit_threads,
+    heavy_imports,
+    open_missing_streams,
+    require_docstrings,
+)
+from autopeft.cli.exit_codes import PlainErrors, exit_codes, reader_may_leave
+from autopeft.cli.options import at_home
+from autopeft.cli.printing import print_json
+from autopeft.errors import SiteError
 from autopeft.records import VERSION, setting_values
-
-if TYPE_CHECKING:
-    from autopeft.doctor import Check
 
 # Paragraphs, since rich joins lines.
 _EXAMPLES = """Examples:
@@ -36,7 +39,18 @@ autopeft search --resume --out first  (go on where it was stopped)
 
 --help-all shows every option."""
 
-_MARKS = {"ok": "ok", "note": "note", "fail": "FAIL"}  # of the checks of `doctor`
+_Trained = Annotated[
+    str,
+    typer.Argument(
+        metavar="PATH",
+        help="Plan, run, adapter_config.json or its folder, a method such as lora_r16, or full.",
+        callback=at_home,
+    ),
+]
+_Model = Annotated[
+    str | None, typer.Option(help="Hub id, or directory with a config.json.", callback=at_home)
+]
+_Revision = Annotated[str | None, typer.Option(help="Revision of the hub model.")]
 
 app = typer.Typer(
     name="autopeft",
@@ -58,8 +72,8 @@ def main() -> None:
     app()
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
         print(VERSION)
         raise typer.Exit
 
@@ -67,7 +81,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass
@@ -95,16 +109,17 @@ def search(
             config=config, env=os.environ, flags=settings, assignments=assignments or ()
         )
         with heavy_imports():
-            from autopeft import commands, report
-            from autopeft.cli import previews, tables
+            from autopeft import commands
+            from autopeft.cli import results
             from autopeft.cli.progress import progress_display
+            from autopeft.report import result_json
 
         if dry_run:
             preview = commands.preview(spec, given=given, resume=resume, started=started)
             if as_json:
                 print_json(dataclasses.asdict(preview))
             else:
-                print(previews.preview_text(preview))
+                print(results.preview_text(preview))
             return
         progress = progress_display(quiet=quiet or as_json)
         try:
@@ -120,9 +135,9 @@ def search(
             progress.close()
         with reader_may_leave():
             if as_json:
-                print_json({**report.result_json(result, "complete"), "run": str(path)})
+                print_json({**result_json(result, "complete"), "run": str(path)})
             else:
-                tables.print_result(result, path)
+                results.print_result(result, path)
 
 
 @app.command()
@@ -154,18 +169,124 @@ def analyze(
         spec, given = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
         with heavy_imports():
             from autopeft import commands
-            from autopeft.cli import tables
+            from autopeft.cli import results
 
         names = [name.strip() for name in scores.split(",")]
         out = out or (None if spec.output.out is None else Path(spec.output.out))
         analysis = commands.analyze(spec, scores=names, given=given, max_examples=max_examples, out=out)
         if as_json:
-            print_json(tables.analysis_json(analysis))
+            print_json(results.analysis_json(analysis))
         else:
-            tables.print_analysis(analysis)
+            print(results.analysis_text(analysis))
 
 
-app.add_typer(sizing.app)
+@app.command()
+def count(
+    trained: _Trained,
+    model: _Model = None,
+    revision: _Revision = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Set beside PATH: another path, a method such as ia3, or full. May be repeated.",
+            callback=at_home,
+        ),
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Tables to paste into Markdown.")] = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Count the trainable parameters of a plan, an adapter config or a method, from the model's config."""
+    with exit_codes(quiet=as_json):
+        with heavy_imports():
+            from autopeft import commands
+            from autopeft.cli import sizes
+
+        if compare:
+            compared = commands.count_steps([trained, *compare], model_id=model, revision=revision)
+            if as_json:
+                print_json({word: sizes.comparison_json(each) for word, each in compared.items()})
+            else:
+                print(sizes.comparison_text(compared, markdown=markdown))
+            return
+        counted = commands.count_step(trained, model_id=model, revision=revision)
+        if as_json:
+            share, peak = counted.count.share_of_base, sizes.comparison_json(counted)["peak_bytes"]
+            print_json({**dataclasses.asdict(counted.count), "share_of_base": share, "peak_bytes": peak})
+        else:
+            print(sizes.count_text(counted.count, counted.step, markdown=markdown))
+
+
+@app.command()
+def estimate(
+    trained: _Trained,
+    model: _Model = None,
+    revision: _Revision = None,
+    batch_size: Annotated[int | None, opt.whole("Rows that go through the model at once. Default 4.")] = None,
+    max_length: Annotated[
+        int | None, opt.whole("Tokens of each row. Default 1024, or what the model takes.")
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="bfloat16 or float32; auto is bfloat16 if the device computes in it.")
+    ] = "auto",
+    quantize: Annotated[
+        str | None, typer.Option(help="none, 4bit or 8bit. Default: what the plan says, or none.")
+    ] = None,
+    checkpointing: Annotated[
+        str, typer.Option(help="auto, on or off; auto is on where --memory asks for it.")
+    ] = "auto",
+    like: Annotated[
+        str,
+        typer.Option(help="Loop: autopeft, or trainer for that of transformers, with all logits at once."),
+    ] = "autopeft",
+    device: Annotated[
+        str, typer.Option(help="cuda or cpu of this machine, or a card: l4, a100-80gb, h100, rtx4090, …")
+    ] = "cuda",
+    memory: Annotated[
+        str | None, typer.Option(help="Memory of the device, such as 24GiB. Default: what the card has.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Default: that of the plan, or of the class that the config names.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Dataset, whose rows decide lengths and steps; needs the tokenizer.", callback=at_home
+        ),
+    ] = None,
+    epochs: Annotated[float | None, typer.Option(help="Length of a full run on --data.")] = None,
+    max_steps: Annotated[int | None, opt.whole("Steps of a full run, for its time.")] = None,
+    gpu_price: Annotated[float | None, typer.Option(help="Price of an hour, in any currency.")] = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Estimate memory, time and price of training from the model's config: no weights, no GPU."""
+    with exit_codes(quiet=as_json):
+        with heavy_imports():
+            from autopeft import commands
+            from autopeft.cli.sizes import estimate_json, estimate_text
+
+        request = commands.EstimateRequest(
+            trained=trained,
+            model_id=model,
+            revision=revision,
+            batch_size=batch_size,
+            max_length=max_length,
+            dtype=dtype,
+            quantize=quantize,
+            checkpointing=checkpointing,
+            like=like,
+            device=device,
+            memory=memory,
+            run=commands.RunRequest(
+                task=task, data=data, epochs=epochs, max_steps=max_steps, price=gpu_price
+            ),
+        )
+        estimated = commands.estimate_step(request)
+        if as_json:
+            print_json(estimate_json(estimated))
+        else:
+            print(estimate_text(estimated))
+        if estimated.answer.limits is not None and not estimated.answer.limits.fits:
+            raise typer.Exit(SiteError.exit_code)
 
 
 @app.command()
@@ -233,58 +354,6 @@ def train(
 
 
 @app.command()
-def export(
-    to: Annotated[str, typer.Option(help="Name of the format; `autopeft formats` lists them.")],
-    out: Annotated[Path, typer.Option(help="Folder to write to; must be empty or absent.", callback=at_home)],
-    run: Annotated[
-        Path | None,
-        typer.Option(help="Run directory; its best plan is exported, trained or not.", callback=at_home),
-    ] = None,
-    adapter: Annotated[
-        Path | None,
-        typer.Option(help="Folder that peft, `train` or a run's best/weights wrote.", callback=at_home),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Base model in place of the one that the run or adapter names.", callback=at_home),
-    ] = None,
-    allow_pickle: Annotated[
-        bool,
-        typer.Option("--allow-pickle", help="Read an adapter_model.bin too; only its tensors are loaded."),
-    ] = False,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            help="Number format of a whole model: float32, bfloat16 or float16. Default: its checkpoint's."
-        ),
-    ] = None,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-) -> None:
-    """Write a plan or a trained adapter in a format that other tools read, or say why it does not fit."""
-    with exit_codes(quiet=quiet or as_json):
-        with heavy_imports():
-            from autopeft import commands
-
-        request = commands.ExportRequest(
-            to=to,
-            out=out,
-            run=run,
-            adapter=adapter,
-            model_id=model,
-            allow_pickle=allow_pickle,
-            dtype=dtype,
-        )
-        written = commands.export(request)
-        if as_json:
-            print_json(dataclasses.asdict(written))
-            return
-        print(f"{written.format} {written.out}: {', '.join(written.files)}")
-        for note in written.notes:
-            print(f"- {note}")
-
-
-@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.", callback=at_home)],
     out: Annotated[
@@ -298,65 +367,26 @@ def report(
     """Render the report of a finished run again, or put several runs on one page."""
     with exit_codes(quiet=as_json):
         with heavy_imports():
-            from autopeft import commands
-            from autopeft import report as reports
-            from autopeft.cli import tables
+            from autopeft.cli import results
+            from autopeft.report import result_json
+            from autopeft.run.reporting import render, render_several
 
         runs = list({run.resolve(): run for run in runs}.values())  # a folder that is named twice counts once
         if len(runs) > 1 or out is not None:
             page = out or Path("autopeft-runs.html")
-            results = commands.render_several(runs, page)
+            finished = render_several(runs, page)
             if as_json:
-                answers = [reports.result_json(result, "complete") for result in results]
-                print_json({"page": str(page), "runs": answers})
+                print_json({"page": str(page), "runs": [result_json(each, "complete") for each in finished]})
             else:
-                tables.print_several(runs, results, page)
+                results.print_several(runs, finished, page)
             return
         (run,) = runs
-        result = commands.render(run)
+        result = render(run)
         if as_json:
-            print_json({**reports.result_json(result, "complete"), "run": str(run)})
+            print_json({**result_json(result, "complete"), "run": str(run)})
         else:
-            tables.print_result(result, run)
+            results.print_result(result, run)
 
 
-app.add_typer(verify_push.app)
-
-
-@app.command()
-def doctor(
-    out: Annotated[Path, typer.Option(help="Folder for runs, whose disk is timed.", callback=at_home)] = Path(
-        "reports"
-    ),
-    as_json: opt.Json = False,
-) -> None:
-    """Check what this machine can do: versions, device, memory, threads, disk, hub, extras."""
-    with exit_codes(quiet=True):
-        from autopeft.doctor import diagnose
-
-        checks = diagnose(out)
-        is_well = all(check.status != "fail" for check in checks)
-        if as_json:
-            print_json({"ok": is_well, "checks": [dataclasses.asdict(check) for check in checks]})
-        else:
-            print(checks_text(checks))
-        if not is_well:
-            raise typer.Exit(1)
-
-
-def checks_text(checks: Sequence[Check]) -> str:
-    """The checks of a machine in columns, and how many failed."""
-    width = max(len(check.name) for check in checks)
-    indent = " " * (width + 8)
-    lines = []
-    for check in checks:
-        head = f"{_MARKS[check.status]:<6}{check.name:<{width}}  "
-        for start, text in ((head, check.value), (indent, check.remedy)):
-            lines += wrap(text, columns(), initial_indent=start, subsequent_indent=indent)
-    n_failed = sum(check.status == "fail" for check in checks)
-    end = f"{n_failed} of {len(checks)} checks failed." if n_failed else "Nothing fails here."
-    return "\n".join([*lines, "", end])
-
-
-for _command in (lists.methods, lists.formats, lists.spaces):
-    app.command()(_command)
+app.add_typer(files.app)
+app.add_typer(lists.app)

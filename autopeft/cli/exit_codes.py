@@ -1,4 +1,4 @@
-"""Errors and signals become one sentence on stderr and an exit code, without a traceback."""
+"""Errors, wrong usage and signals become one sentence on stderr and an exit code, without a traceback."""
 
 from __future__ import annotations
 
@@ -7,18 +7,25 @@ import errno
 import io
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from textwrap import wrap
 from types import FrameType
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from autopeft.errors import AutopeftError, SpecError
+from autopeft.removed import instead_of
+
+# What typer raises on wrong usage. It has a copy of click in newer versions, so that the class is found by
+# one of its children: BadParameter → UsageError → ClickException.
+_UsageError: Any = typer.BadParameter.__bases__[0]
 
 # Control characters but for line ends and tabs, which a terminal would obey: a name may hold any.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10, 13)}
@@ -180,3 +187,62 @@ def stopping_signals() -> Iterator[Callable[[], None]]:
         for number, handler in before.items():
             if handler is not None:  # one that was not installed from Python cannot be put back
                 signal.signal(number, handler)
+
+
+class PlainErrors(TyperGroup):
+    """A group of commands whose usage errors read as all others do: `error: …`, without a box."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command; in standalone mode its end is the end of the process."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal gets ? for a dash, in help too
+                stream.reconfigure(errors="replace")
+        if not extra.pop("standalone_mode", True):
+            return super().main(*args, standalone_mode=False, **extra)  # type: ignore[misc]
+        try:
+            code = super().main(*args, standalone_mode=False, **extra)  # type: ignore[misc]
+        except typer.Abort:
+            sys.exit(1)
+        except _UsageError as error:
+            if type(error).__name__ == "NoArgsIsHelpError":  # the help is printed already
+                sys.exit(2)
+            typed = extra.get("args") or (args[0] if args else sys.argv[1:])
+            print(self._sentence(error, typed), file=sys.stderr)
+            sys.exit(2)
+        sys.exit(code if isinstance(code, int) else 0)
+
+    def get_params(self, ctx: Any) -> Any:
+        """The parameters of the group; its switches show no type in the help."""
+        return _plain_switches(super().get_params(ctx))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command, whose switches show no type either."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            _plain_switches(command.get_params(ctx))  # `--help` among them, which the command keeps
+        return command
+
+    def _sentence(self, error: Any, typed: Sequence[str]) -> str:
+        """What was wrong, and which command explains itself."""
+        words = " ".join(error.format_message().split())
+        if hasattr(error.__cause__, "errors"):  # of pydantic, which newer typers read values with
+            from autopeft.store import faults_of
+
+            words = f"{error.param.opts[0]} {faults_of(error.__cause__)[0][1]}"
+        unknown = re.search(r"^No such (option|command):? '?([^\s']+?)'?[.:]?(\s|$)", words)
+        kind = f"{unknown[1]} of autopeft {error.ctx.info_name}" if unknown and error.ctx else ""
+        if unknown and (instead := instead_of(kind, unknown[2])):
+            return f"error: {unknown[2]} was removed; {instead}."
+        end = "" if words.endswith((".", "?")) else "."
+        if error.ctx is not None:
+            command = error.ctx.command_path
+        else:  # as where an option lacks its argument
+            command = " ".join(["autopeft", *(word for word in typed[:1] if word in self.commands)])
+        return f"error: {words}{end} See `{command} --help`."
+
+
+def _plain_switches(parameters: Sequence[Any]) -> Sequence[Any]:
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters

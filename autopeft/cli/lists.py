@@ -1,40 +1,41 @@
-"""The commands that list methods, formats and search spaces, each described by its own file."""
+"""The commands that say what there is: methods, formats, search spaces, and what this machine can do."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from textwrap import wrap
 from types import SimpleNamespace
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
 
 from autopeft.cli import options as opt
+from autopeft.cli.environment import heavy_imports
 from autopeft.cli.exit_codes import exit_codes
-from autopeft.cli.imports import heavy_imports
-from autopeft.cli.printing import columns, print_json
-from autopeft.cli.usage import at_home
+from autopeft.cli.printing import columns, lines_of, print_json, table
 from autopeft.extension import REFERENCE_WIDTH, Catalogue, Method, discover
 from autopeft.records import rate
 
-_INDENT = 18
-_GAP = 2  # columns between two columns of a table
+if TYPE_CHECKING:
+    from autopeft.commands.doctor import Check
+
+app = typer.Typer()
+
+_MARKS = {"ok": "ok", "note": "note", "fail": "FAIL"}  # of the checks of `doctor`
 
 _Name = Annotated[str | None, typer.Argument(help="Describe this method in full, with its sources.")]
-
 _SpaceName = Annotated[
     str | None, typer.Argument(help="Print the file of this space, or check and print a file of your own.")
 ]
 _Model = Annotated[
     str | None,
     typer.Option(
-        "--model", help="Show learning rates and sites on this model: hub id, or directory.", callback=at_home
+        "--model",
+        help="Show learning rates and sites on this model: hub id, or directory.",
+        callback=opt.at_home,
     ),
 ]
 # What the parts say about themselves, since importing them takes seconds; `scripts/part_facts.py` writes it.
@@ -42,6 +43,7 @@ _Model = Annotated[
 TABLE = Path(__file__).with_name("parts.json")
 
 
+@app.command()
 def methods(name: _Name = None, model: _Model = None, as_json: opt.Json = False) -> None:
     """List the PEFT methods, or describe one.
 
@@ -51,35 +53,37 @@ def methods(name: _Name = None, model: _Model = None, as_json: opt.Json = False)
         if model is not None:
             _print_methods_on(model, name, as_json=as_json)
             return
-        all_methods = known("method")
+        all_methods = part_facts("method")
         shown = list(all_methods.values()) if name is None else [all_methods[name]]
         if as_json:
             print_json({facts["name"]: facts for facts in shown})
         elif name is None:
             rows = [(m["name"], m["label"], m["summary"], _yes_or_no(m["merges"]), _range(m)) for m in shown]
-            print_rows(("name", "method", "what is trained", "merges", "learning rate"), rows)
+            _print_table(("name", "method", "what is trained", "merges", "learning rate"), rows)
             note = f"The learning rates are for a hidden size of {REFERENCE_WIDTH}; --model shows others."
-            print("", *wrap(note, columns()), sep="\n")
+            print("", *lines_of([note]), sep="\n")
         else:
-            print(_method_text(shown[0], hidden_size=REFERENCE_WIDTH))
+            _print_method(shown[0], hidden_size=REFERENCE_WIDTH)
 
 
+@app.command()
 def formats(as_json: opt.Json = False) -> None:
     """List the formats that `export` writes."""
     with exit_codes(quiet=as_json):
-        rows = [(name, facts["summary"]) for name, facts in known("export").items()]
+        rows = [(name, facts["summary"]) for name, facts in part_facts("export").items()]
         if as_json:
             print_json(dict(rows))
         else:
-            print_rows(("format", "what it is"), rows)
+            _print_table(("format", "what it is"), rows)
 
 
+@app.command()
 def spaces(name: _SpaceName = None, as_json: opt.Json = False) -> None:
     """List the search spaces that come with autopeft, or print the file of one, to copy and change."""
     with exit_codes(quiet=as_json):
         from autopeft import space as search_space
 
-        all_methods = known("method").changed(lambda facts: SimpleNamespace(**facts))
+        all_methods = part_facts("method").changed(lambda facts: SimpleNamespace(**facts))
         shown = search_space.names() if name is None else (name,)
         loaded = {
             name: search_space.load(name, known_methods=cast(Mapping[str, Method], all_methods))
@@ -91,7 +95,42 @@ def spaces(name: _SpaceName = None, as_json: opt.Json = False) -> None:
             print_json({name: space.model_dump(mode="json") for name, space in loaded.items()})
         else:
             rows = [(name, space.about, ", ".join(space.arms)) for name, space in loaded.items()]
-            print_rows(("space", "about", "methods and mixes"), rows)
+            _print_table(("space", "about", "methods and mixes"), rows)
+
+
+@app.command()
+def doctor(
+    out: Annotated[
+        Path, typer.Option(help="Folder for runs, whose disk is timed.", callback=opt.at_home)
+    ] = Path("reports"),
+    as_json: opt.Json = False,
+) -> None:
+    """Check what this machine can do: versions, device, memory, threads, disk, hub, extras."""
+    with exit_codes(quiet=True):
+        from autopeft.commands.doctor import diagnose
+
+        checks = diagnose(out)
+        is_well = all(check.status != "fail" for check in checks)
+        if as_json:
+            print_json({"ok": is_well, "checks": [dataclasses.asdict(check) for check in checks]})
+        else:
+            print(checks_text(checks))
+        if not is_well:
+            raise typer.Exit(1)
+
+
+def checks_text(checks: Sequence[Check]) -> str:
+    """The checks of a machine in columns, each with its remedy below, and how many failed."""
+    rows = [
+        (mark, name, text)
+        for check in checks
+        for mark, name, text in ((_MARKS[check.status], check.name, check.value), ("", "", check.remedy))
+        if text
+    ]
+    lines, _ = table((), rows, n_texts=3, width=columns())
+    n_failed = sum(check.status == "fail" for check in checks)
+    end = f"{n_failed} of {len(checks)} checks failed." if n_failed else "Nothing fails here."
+    return "\n".join([*lines, "", end])
 
 
 def _print_methods_on(model: str, name: str | None, *, as_json: bool) -> None:
@@ -108,15 +147,19 @@ def _print_methods_on(model: str, name: str | None, *, as_json: bool) -> None:
     elif name is None:
         rows = [(m["name"], m["label"], f"{on_model.n_sites[m['name']]:,}", _range(m)) for m in shown]
         print(f"{on_model.base_model}, hidden size {on_model.hidden_size:,}\n")
-        print_rows(("name", "method", "sites", "learning rate"), rows)
+        _print_table(("name", "method", "sites", "learning rate"), rows)
     else:
-        print(_method_text(shown[0], hidden_size=on_model.hidden_size))
+        _print_method(shown[0], hidden_size=on_model.hidden_size)
 
 
-def _method_text(method: Mapping[str, Any], *, hidden_size: int) -> str:
-    """Everything about one method, at most 80 columns wide."""
+def _print_method(method: Mapping[str, Any], *, hidden_size: int) -> None:
+    """Print everything about one method, at most 80 columns wide."""
+    choices = {
+        option: (str(value).lower() if isinstance(value, bool) else str(value) for value in values)
+        for option, values in method["choices"].items()
+    }
+    options = (f"{option} {', '.join(values)}" for option, values in choices.items())
     servers = ", ".join(method["servers"])
-    options = "; ".join(f"{name} {_values(values)}" for name, values in method["choices"].items())
     facts = {
         "trains": method["summary"],
         "parameters": f"{method['formula']}, for a map of n inputs and m outputs",
@@ -126,51 +169,19 @@ def _method_text(method: Mapping[str, Any], *, hidden_size: int) -> str:
         "read by": servers or ("peft alone; merge it to serve it" if method["merges"] else "peft alone"),
         "learning rates": f"{_range(method)} at hidden size {hidden_size}: {method['learning_rate_source']}",
         "step time": f"{method['step_time']:.2f}: {method['step_time_source']}",
-        "options": options or "none",
+        "options": "; ".join(options) or "none",
     }
-    lines = [f"{name:<{_INDENT}}{text}" for name, text in facts.items()]
-    wrapped = [wrap(line, columns(), subsequent_indent=" " * _INDENT) for line in lines]
-    title = f"{method['name']}: {method['label']}"
-    return "\n".join([title, "", *(line for lines in wrapped for line in lines)])
+    lines, _ = table((), facts.items(), n_texts=2, width=columns())
+    print(f"{method['name']}: {method['label']}", "", *lines, sep="\n")
 
 
-def _values(values: Iterable[object]) -> str:
-    return ", ".join(str(value).lower() if isinstance(value, bool) else str(value) for value in values)
+def _print_table(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    lines, _ = table(headers, rows, n_texts=len(headers))
+    print(*lines, sep="\n")
 
 
 def _range(method: Mapping[str, Any]) -> str:
     return " … ".join(map(rate, method["learning_rate_range"]))
-
-
-def print_rows(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a plain table, with lines broken between words where the terminal is wide enough for these."""
-    rows, out = list(rows), Console(highlight=False)
-    widths = _widths([headers, *rows], out.width - _GAP * (len(headers) - 1))
-    named = zip(headers, widths, strict=True)
-    table = Table(
-        *(Column(header, overflow="fold", width=width) for header, width in named), box=None, pad_edge=False
-    )
-    for row in rows:
-        table.add_row(*map(escape, row))  # text of a part may hold brackets
-    out.print(table)
-
-
-def _widths(rows: Sequence[Sequence[str]], room: int) -> list[int]:
-    """Widths of columns in so much room: those are narrowed that have most beyond their longest word.
-
-    Example:
-        >>> _widths([("ab", "two words"), ("abc def", "-")], room=11)
-        [4, 7]
-    """
-    cells = list(zip(*rows, strict=True))
-    widths = [max(map(len, column)) for column in cells]
-    least = [max(len(word) for cell in column for word in (cell.split() or [""])) for column in cells]
-    while sum(widths) > max(room, len(widths)):
-        slack = [width - word for width, word in zip(widths, least, strict=True)]
-        # Where no column has a longest word to spare, the widest gives.
-        chosen = slack.index(max(slack)) if max(slack) > 0 else widths.index(max(widths))
-        widths[chosen] -= 1
-    return widths
 
 
 def _yes_or_no(fact: bool) -> str:
@@ -189,7 +200,7 @@ FACTS: Mapping[str, Callable[[Any], Mapping[str, Any]]] = {
 }
 
 
-def known(kind: str) -> Catalogue[Mapping[str, Any]]:
+def part_facts(kind: str) -> Catalogue[Mapping[str, Any]]:
     """The facts about every part of a kind, by its name; an unknown name raises UnknownNameError."""
     group = f"autopeft.{kind}s"
     if metadata.entry_points(group=group):

@@ -13,11 +13,34 @@ from typing import Annotated, Any, get_args
 import typer
 from pydantic import Field, TypeAdapter, ValidationError
 
-from autopeft.cli.usage import at_home, show_all
 from autopeft.errors import SpecError
 from autopeft.records import SHORT_NAMES
 from autopeft.records.settings import Group, SettingField
 from autopeft.store import number_in
+
+
+def at_home(value: Any) -> Any:
+    """A path, a text or a list of these with the home folder in place of `~`, which no shell expands after =.
+
+    Example:
+        >>> at_home(Path("reports")), at_home(None)
+        (PosixPath('reports'), None)
+    """
+    if isinstance(value, list | tuple):
+        return [at_home(each) for each in value]
+    if not isinstance(value, str | Path):
+        return value
+    text = os.path.expanduser(value)  # noqa: PTH111 - the other one raises where there is no such user
+    return Path(text) if isinstance(value, Path) else text
+
+
+def show_all(context: typer.Context, wanted: bool) -> None:
+    """The help with every option of a command, also those that its short help leaves out."""
+    if wanted:
+        for parameter in context.command.params:
+            parameter.hidden = False  # type: ignore[attr-defined]
+        typer.echo(context.get_help())
+        raise typer.Exit
 
 
 def _option(text: str, *names: str, **more: Any) -> Any:

@@ -1,12 +1,17 @@
-"""What all commands print alike: lines of one width, and JSON."""
+"""What all commands print alike: lines of one width, tables, sizes, and JSON."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+from textwrap import wrap
 from typing import Any
 
 COLUMNS = 80  # the width of a usual terminal
+_GAP = 2  # columns between two columns of a table
+_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def columns() -> int:
@@ -22,3 +27,99 @@ def room() -> int:
 def print_json(content: Any) -> None:
     """Print one JSON object; infinite numbers and NaN, which JSON has not, raise ValueError."""
     print(json.dumps(content, indent=2, allow_nan=False))
+
+
+def lines_of(paragraphs: Iterable[str]) -> list[str]:
+    """Break paragraphs into lines of at most 80 columns; a longer word, such as a path, is not broken."""
+    lines: list[str] = []
+    for paragraph in paragraphs:
+        together = paragraph.replace(" %", "\N{NO-BREAK SPACE}%")
+        broken = wrap(together, columns(), break_long_words=False, break_on_hyphens=False)
+        lines += [line.replace("\N{NO-BREAK SPACE}", " ") for line in broken or [""]]
+    return lines
+
+
+def table(
+    headers: Sequence[str], rows: Iterable[Sequence[str]], *, n_texts: int = 1, width: int | None = None
+) -> tuple[list[str], tuple[str, ...]]:
+    """Lay out a table that fits the terminal: words are broken between lines, numbers are whole or left out.
+
+    Args:
+        headers: One for each column; none for a table without headings.
+        rows: The cells of each row; those of words may hold line breaks.
+        n_texts: How many of the columns, the first ones, hold words. They stand to the left, numbers to the
+            right.
+        width: How wide the table may be; None for the whole terminal.
+
+    Returns:
+        The text of each row, which may have several lines, headings first; and the headings of the last
+        columns that found no room.
+
+    Example:
+        >>> texts, left_out = table(("name", "n", "share"), [("two words", "10", "76.9 %")], width=11)
+        >>> print(*texts, left_out, sep=chr(10))
+        name    n
+        two    10
+        words
+        ('share',)
+    """
+    cells = [*([headers] if headers else []), *rows]
+    width = width or room()
+    lines = [[line for cell in column for line in cell.split("\n")] for column in zip(*cells, strict=True)]
+    widths = [max(map(len, column)) for column in lines]
+    words = [max(len(word) for line in column for word in (line.split() or [""])) for column in lines]
+    least = [*words[:n_texts], *widths[n_texts:]]
+    n_shown = len(widths)
+    while n_shown > n_texts and sum(least[:n_shown]) + _GAP * (n_shown - 1) > width:
+        n_shown -= 1
+    widths = _narrowed(widths[:n_shown], least[:n_shown], width - _GAP * (n_shown - 1))
+    texts = []
+    for row in cells:
+        broken = [
+            [part for line in cell.split("\n") for part in wrap(line, n, break_on_hyphens=False) or [""]]
+            for cell, n in zip(row, widths, strict=False)
+        ]
+        parts = [
+            [
+                f"{part:{'<' if place < n_texts else '>'}{n}}"
+                for place, (part, n) in enumerate(zip(line, widths, strict=True))
+            ]
+            for line in zip_longest(*broken, fillvalue="")
+        ]
+        texts.append("\n".join((" " * _GAP).join(line).rstrip() for line in parts))
+    return texts, tuple(headers[n_shown:])
+
+
+def _narrowed(widths: Sequence[int], least: Sequence[int], width: int) -> list[int]:
+    """Widths of columns in so much room: those are narrowed that have most beyond their longest word.
+
+    Example:
+        >>> _narrowed([7, 9], [3, 5], 11)
+        [4, 7]
+    """
+    widths = list(widths)
+    while sum(widths) > max(width, len(widths)):
+        slack = [whole - word for whole, word in zip(widths, least, strict=True)]
+        # Where no column has a longest word to spare, the widest gives.
+        place = slack.index(max(slack)) if max(slack) > 0 else widths.index(max(widths))
+        widths[place] -= 1
+    return widths
+
+
+def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The rows of a table in Markdown: the first column to the left, the others to the right."""
+    rule = ["---", *("---:" for _ in headers[1:])]
+    return [f"| {' | '.join(row)} |" for row in (headers, rule, *rows)]
+
+
+def size(n_bytes: int) -> str:
+    """Bytes in the decimal unit that leaves one to three digits before the point.
+
+    Example:
+        >>> size(36_715_216), size(900)
+        ('36.7 MB', '900 B')
+    """
+    value, unit = float(n_bytes), 0
+    while value >= 999.95 and unit < len(_UNITS) - 1:  # 999.95 would be printed as 1000.0
+        value, unit = value / 1000, unit + 1
+    return f"{value:.1f} {_UNITS[unit]}" if unit else f"{n_bytes} B"

@@ -15,7 +15,7 @@ from torch import nn
 from autopeft import adapters, exports, model
 from autopeft.adapters import ConfigFile, TargetMatch, compile_plan
 from autopeft.commands.load import apply
-from autopeft.commands.plan_settings import spec_of_plan, with_source
+from autopeft.commands.train import spec_of_plan, with_source
 from autopeft.errors import SpecError
 from autopeft.extension import Batch, discover
 from autopeft.model import BaseModel

@@ -13,7 +13,7 @@ from toys.bases import state_of
 from toys.memory import SMALL, same_weights, toy_dataset, weights_of
 
 import autopeft
-from autopeft.commands import one_at_a_time
+from autopeft.run.resources import one_at_a_time
 
 SHORT = {**SMALL, "max_steps": 4, "effort": "quick"}
 

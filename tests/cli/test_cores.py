@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from autopeft.cli import imports
+from autopeft.cli import environment
 
 
 @pytest.mark.parametrize(
@@ -20,10 +20,10 @@ from autopeft.cli import imports
     ],
 )
 def test_threads_follow_the_limit_unless_the_user_chose(cores, n_seen, given, n_threads, monkeypatch):
-    monkeypatch.setattr(imports, "allowed_cores", lambda: cores)
+    monkeypatch.setattr(environment, "allowed_cores", lambda: cores)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(n_seen)))
     monkeypatch.setattr(os, "environ", {} if given is None else {"OMP_NUM_THREADS": given})
-    imports.fit_threads()
+    environment.fit_threads()
     assert os.environ.get("OMP_NUM_THREADS") == n_threads
 
 
@@ -42,8 +42,8 @@ def test_threads_follow_the_limit_unless_the_user_chose(cores, n_seen, given, n_
 def test_threads_are_those_of_a_slurm_task(by_slurm, cores, given, n_threads, monkeypatch):
     """As on a cluster whose Slurm binds no tasks to cores, so that all 64 are seen."""
     own = {} if given is None else {"OMP_NUM_THREADS": given}
-    monkeypatch.setattr(imports, "allowed_cores", lambda: cores)
+    monkeypatch.setattr(environment, "allowed_cores", lambda: cores)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
     monkeypatch.setattr(os, "environ", {"SLURM_CPUS_PER_TASK": by_slurm, **own})
-    imports.fit_threads()
+    environment.fit_threads()
     assert os.environ.get("OMP_NUM_THREADS") == n_threads

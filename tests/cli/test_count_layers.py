@@ -7,7 +7,7 @@ import re
 import pytest
 
 from autopeft.adapters import Count
-from autopeft.cli.counts import count_text
+from autopeft.cli.sizes import count_text
 
 
 def rows_of(values: list[int]) -> list[list[str]]:

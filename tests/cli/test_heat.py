@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from autopeft.cli import tables
+from autopeft.cli import results
 from autopeft.records import Site, SiteScores
 from autopeft.report import heat_svg, seen_enough
 
@@ -63,7 +63,7 @@ def score_of(sites, *, name="fisher", **fields):
 )
 def test_one_sentence_says_whether_enough_was_seen(rho, n, sentence):
     score = SiteScores(name="fisher", values=(), split_half=rho, n_examples=n)
-    assert tables._enough(score, n_train=1000) == sentence
+    assert results._enough(score, n_train=1000) == sentence
     assert sentence.startswith(seen_enough(score))
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from autopeft.cli.lists import TABLE, known
+from autopeft.cli.lists import TABLE, part_facts
 from autopeft.extension import discover
 from autopeft.space import load, names
 from scripts.part_facts import table
@@ -18,17 +18,17 @@ from scripts.part_facts import table
 def test_the_table_says_what_the_parts_say():
     assert TABLE.read_text(encoding="utf-8") == table(), "run: python scripts/part_facts.py"
     methods = discover("autopeft.methods")
-    assert list(known("method")) == list(methods)
+    assert list(part_facts("method")) == list(methods)
     for name, method in methods.items():
-        assert known("method")[name]["summary"] == method.summary
-        assert tuple(known("method")[name]["learning_rate_range"]) == method.learning_rate_range
+        assert part_facts("method")[name]["summary"] == method.summary
+        assert tuple(part_facts("method")[name]["learning_rate_range"]) == method.learning_rate_range
     summaries = {part.name: part.summary for part in discover("autopeft.exports").values()}
-    assert {name: facts["summary"] for name, facts in known("export").items()} == summaries
+    assert {name: facts["summary"] for name, facts in part_facts("export").items()} == summaries
 
 
 def test_parts_of_another_package_are_listed_too(monkeypatch):
     monkeypatch.setattr("autopeft.cli.lists.metadata.entry_points", lambda group: ["one"])
-    assert set(known("method")) == set(discover("autopeft.methods"))
+    assert set(part_facts("method")) == set(discover("autopeft.methods"))
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,6 @@ def test_lists_load_neither_torch_nor_peft(words, name):
 
 
 def test_a_space_is_checked_by_the_table_as_by_the_methods_themselves():
-    facts = known("method").changed(lambda each: SimpleNamespace(**each))
+    facts = part_facts("method").changed(lambda each: SimpleNamespace(**each))
     for name in names():
         assert load(name, known_methods=facts) == load(name, known_methods=discover("autopeft.methods"))

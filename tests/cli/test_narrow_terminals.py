@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from typer.testing import CliRunner
 
 from autopeft.cli.app import app
-from autopeft.cli.counts import _narrowed
+from autopeft.cli.sizes import comparison_table
 
 
 def lines_of(*arguments, columns):
@@ -45,9 +47,10 @@ ROWS = [
 @pytest.mark.parametrize(("columns", "left_out"), [(60, ("file",)), (80, ()), (120, None)])
 def test_a_comparison_names_below_what_has_no_room(monkeypatch, columns, left_out):
     monkeypatch.setenv("COLUMNS", str(columns))
-    headers, rows, notes = _narrowed(HEADERS, ROWS)
-    assert tuple(headers) == tuple(h for h in HEADERS if left_out is None or h not in (*left_out, "read by"))
-    assert [len(row) for row in rows] == [len(headers)] * 3
+    (heading, *rows), notes = comparison_table(HEADERS, ROWS)
+    shown = [h for h in HEADERS if left_out is None or h not in (*left_out, "read by")]
+    assert re.split(r" {2,}", heading) == shown
+    assert [len(re.split(r" {2,}", row)) for row in rows] == [len(shown)] * 3
     read_by = ["read by: vllm, tgi, llama.cpp (…/best/plan.yaml, lora_r16); any (full)"]
     missing = [f"no room for: {', '.join(left_out)}; --json has all"] if left_out else []
     assert notes == ([] if left_out is None else [*read_by, *missing])

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from autopeft.cli import imports
+from autopeft.cli import environment
 
 SETTING = "expandable_segments:True"
 
@@ -20,10 +20,10 @@ def start(monkeypatch):
     def started(*, system="linux", kernel="6.8.0-generic", torch="2.9.1", given=()):
         monkeypatch.setattr(sys, "platform", system)
         monkeypatch.setattr(platform, "release", lambda: kernel)
-        monkeypatch.setattr(imports, "version", lambda name: torch)
+        monkeypatch.setattr(environment, "version", lambda name: torch)
         variables = dict.fromkeys(given, "max_split_size_mb:64")
         monkeypatch.setattr(os, "environ", dict(variables))
-        imports.expand_segments()
+        environment.expand_segments()
         return {name: value for name, value in os.environ.items() if name not in variables}
 
     return started

@@ -33,7 +33,7 @@ def test_an_error_keeps_its_exit_code_where_nobody_can_read_it(tmp_path):
 PRINTS_LONG = """
 import sys
 from autopeft.cli.exit_codes import exit_codes, reader_may_leave
-from autopeft.cli.tables import console
+from autopeft.cli.results import console
 with exit_codes(), reader_may_leave():
     for number in range(3_000):
         console().print(f"line {number}")

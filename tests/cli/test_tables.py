@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from toys.results import kept_default, toy_result, with_sizes
 
-from autopeft.cli.tables import print_result, print_several
+from autopeft.cli.results import print_result, print_several
 from autopeft.report.words import interval
 
 FOLDER = Path("runs [/old]") / ("long-" * 20) / "[a]"

@@ -22,6 +22,7 @@ from autopeft.model import BaseModel
 from autopeft.model.weight_comparison import digest_of
 from autopeft.records import RunSpec
 from autopeft.run.prepare import prepare
+from autopeft.run.reporting import render
 from autopeft.run.state import facts_for_workers, loaded_facts
 from autopeft.store import RunDir, read_plan
 from autopeft.train import pausing
@@ -252,7 +253,7 @@ def test_serial_search_reads_all_weights_at_its_start_and_at_its_end_alone(
 def test_report_renders_again_to_the_same_text(run: Path) -> None:
     names = ("report.html", "trials.csv", "result.json")
     before = [(run / name).read_text(encoding="utf-8") for name in names]
-    commands.render(run)
+    render(run)
     assert [(run / name).read_text(encoding="utf-8") for name in names] == before
 
 

@@ -23,14 +23,14 @@ from typer.testing import CliRunner
 
 import autopeft
 from autopeft.cli.app import app
-from autopeft.commands import apply, part_words, train_plan
+from autopeft.commands import apply, train_plan
 from autopeft.errors import ModelError
 from autopeft.exports import write_loading_files
 from autopeft.extension import discover
 from autopeft.records import Plan
 from autopeft.report.card import python_lines
 from autopeft.run.prepare import prepare
-from autopeft.run.reporting import write_card
+from autopeft.run.reporting import part_words, write_card
 from autopeft.store import RunDir, read_plan, write_plan
 
 

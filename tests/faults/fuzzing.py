@@ -26,6 +26,7 @@ from autopeft.errors import AutopeftError
 from autopeft.extension import discover
 from autopeft.records import SETTINGS as SETTING_NAMES
 from autopeft.records import DataSpec
+from autopeft.run.reporting import render
 from autopeft.store import resolve_settings
 
 _MOST_SECONDS = 5.0
@@ -207,7 +208,7 @@ class Readers:
         names = ("state/search_result.json", "state/measurements.jsonl", "run.yaml", "state/scores.json")
         path = run / rng.choice(names)
         path.write_bytes(mangled(path.read_bytes(), rng))
-        return commands.render(run)
+        return render(run)
 
     def kinds(self) -> dict[str, Read]:
         """The readers by name."""

@@ -19,7 +19,7 @@ from autopeft.errors import ModelError
 from autopeft.model.linear_maps import n_bits
 from autopeft.model.quantisation import require_working_kernels
 from autopeft.run.best import plan_document
-from autopeft.run.prepare import prepare
+from autopeft.run.prepare import InMemory, prepare
 from autopeft.store import read_plan, write_plan
 
 pytestmark = QUANTISED_MARKS
@@ -166,7 +166,7 @@ def test_maps_that_bitsandbytes_cannot_compute_are_refused(kind, reason):
 def test_model_in_memory_is_not_quantised(make_base, data_dir):
     base = make_base("bert")
     spec = run_spec(data=data_dir, quantize="4bit", **{"model.id": "<in memory>"})
-    memory = commands.InMemory(model=base.module, tokenizer=base.tokenizer)
+    memory = InMemory(model=base.module, tokenizer=base.tokenizer)
     with pytest.raises(ModelError, match="load it quantised and leave quantize out"):
         commands.search(spec, progress=Silent(), memory=memory)
 

@@ -23,7 +23,7 @@ from autopeft.model.linear_maps import n_bits
 from autopeft.model.quantisation import quantisation_config
 from autopeft.report.card import python_lines
 from autopeft.run.prepare import prepare
-from autopeft.run.reporting import part_words
+from autopeft.run.reporting import part_words, render
 
 pytestmark = QUANTISED_MARKS
 
@@ -44,7 +44,7 @@ def test_search_writes_down_how_the_base_model_is_quantised(run, data_dir):
     assert result.setting.unquantised == ("classifier",)
     assert result.environment["bitsandbytes"] == bitsandbytes.__version__
     assert f"| quantised | {bits} by bitsandbytes |" in (path / "report.md").read_text(encoding="utf-8")
-    assert commands.render(path).setting == result.setting
+    assert render(path).setting == result.setting
 
 
 def test_search_resumes_from_its_measurements(run, model_dir, data_dir, tmp_path):

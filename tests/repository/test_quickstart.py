@@ -9,7 +9,7 @@ from pathlib import Path
 from toys.results import toy_plan, toy_result, toy_site
 
 from autopeft import records as rec
-from autopeft.cli.tables import print_result
+from autopeft.cli.results import print_result
 
 PAGE = Path(__file__).parents[2] / "docs" / "quickstart.md"
 ROLES = ("q", "k", "v", "o", "up", "down")

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from autopeft import commands, model
 from autopeft.cli.app import app
-from autopeft.cli.previews import preview_text
+from autopeft.cli.results import preview_text
 from autopeft.commands.estimate import row_lengths
 from autopeft.extension import discover
 from autopeft.records import ModelSpec, TaskSpec

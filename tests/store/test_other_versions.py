@@ -15,6 +15,7 @@ from autopeft.cli.progress import Silent
 from autopeft.commands.export import ExportRequest
 from autopeft.errors import RunDirError, SpecError
 from autopeft.records import VERSION, RunSpec
+from autopeft.run.reporting import render
 from autopeft.store import RunDir, read_checked, read_plan, write_checked
 
 KEPT = Path(__file__).parent / "kept" / "run-0.2.0.tar.gz"
@@ -84,7 +85,7 @@ def test_a_newer_run_is_not_rendered_with_what_this_version_knows_of_it(folder):
     edit_result(folder, lambda content: content.update(grams=3.0))
     before = files_of(folder)
     with pytest.raises(RunDirError, match=r"a run of autopeft 999\.1, which .* cannot read: .* newer"):
-        commands.render(folder)
+        render(folder)
     assert files_of(folder) == before
 
 

@@ -1,4 +1,4 @@
-"""The commands that check a plan's files before others get them, and pass them on."""
+"""The commands that pass an adapter on: `export` writes it, `verify` checks it, `push` uploads it."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import dataclasses
 import math
 import re
 from pathlib import Path
-from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autopeft.cli import options as opt
+from autopeft.cli.environment import heavy_imports
 from autopeft.cli.exit_codes import exit_codes
-from autopeft.cli.imports import heavy_imports
-from autopeft.cli.printing import columns, print_json
-from autopeft.cli.usage import at_home
+from autopeft.cli.options import at_home
+from autopeft.cli.printing import lines_of, print_json, size, table
 from autopeft.records import rate, shortened
 
 if TYPE_CHECKING:
-    from autopeft.commands import Reading, Verification
+    from autopeft.commands import Verification
 
 app = typer.Typer()
 
@@ -48,6 +47,58 @@ _Reader = Annotated[
     list[str] | None,
     typer.Option(help="peft, vllm or llama.cpp; may be repeated. Default: those that PATH is made for."),
 ]
+
+
+@app.command()
+def export(
+    to: Annotated[str, typer.Option(help="Name of the format; `autopeft formats` lists them.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to; must be empty or absent.", callback=at_home)],
+    run: Annotated[
+        Path | None,
+        typer.Option(help="Run directory; its best plan is exported, trained or not.", callback=at_home),
+    ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(help="Folder that peft, `train` or a run's best/weights wrote.", callback=at_home),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Base model in place of the one that the run or adapter names.", callback=at_home),
+    ] = None,
+    allow_pickle: Annotated[
+        bool,
+        typer.Option("--allow-pickle", help="Read an adapter_model.bin too; only its tensors are loaded."),
+    ] = False,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Number format of a whole model: float32, bfloat16 or float16. Default: its checkpoint's."
+        ),
+    ] = None,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Write a plan or a trained adapter in a format that other tools read, or say why it does not fit."""
+    with exit_codes(quiet=quiet or as_json):
+        with heavy_imports():
+            from autopeft import commands
+
+        request = commands.ExportRequest(
+            to=to,
+            out=out,
+            run=run,
+            adapter=adapter,
+            model_id=model,
+            allow_pickle=allow_pickle,
+            dtype=dtype,
+        )
+        written = commands.export(request)
+        if as_json:
+            print_json(dataclasses.asdict(written))
+            return
+        print(f"{written.format} {written.out}: {', '.join(written.files)}")
+        for note in written.notes:
+            print(f"- {note}")
 
 
 @app.command()
@@ -112,7 +163,6 @@ def push(
     with exit_codes(quiet=quiet or as_json):
         with heavy_imports():
             from autopeft import commands
-            from autopeft.cli.counts import size
 
         request = commands.PushRequest(
             run=run,
@@ -143,35 +193,26 @@ def verification_json(verification: Verification) -> dict[str, object]:
 
 def verification_text(verification: Verification) -> str:
     """The comparison in lines: against what, the modules of each entry, each reader, and the answer."""
-    lines = [
-        *_broken(f"{verification.path} on {verification.base_model}"),
-        *_broken(
-            f"compared with {verification.reference} on {verification.n_examples} rows of the "
-            f"{verification.split} split, in float32"
-        ),
+    subject = [
+        f"{verification.path} on {verification.base_model}",
+        f"compared with {verification.reference} on {verification.n_examples} rows of the "
+        f"{verification.split} split, in float32",
     ]
     for match in verification.targets:
         n_modules = len(match.modules)
-        lines.append(f"{_short(match.entry)}: {n_modules} {'module' if n_modules == 1 else 'modules'}")
-    lines += ["", *(_line(reading) for reading in verification.readings)]
-    for fault in dict.fromkeys(fault for reading in verification.readings for fault in reading.faults):
-        lines += _broken(f"- {fault}")
+        entry = shortened(re.sub(r"\\(.)", r"\1", match.entry), _MAX_ENTRY)  # without escapes
+        subject.append(f"{entry}: {n_modules} {'module' if n_modules == 1 else 'modules'}")
+    rows = []
+    for reading in verification.readings:
+        largest = reading.largest_difference
+        shown = rate(largest) if math.isfinite(largest) else "infinite"
+        answer = "same" if reading.is_same else "DIFFERS"
+        rows.append((reading.reader, answer, f"largest difference of an output {shown}"))
+    faults = dict.fromkeys(fault for reading in verification.readings for fault in reading.faults)
     answer = "the same outputs" if verification.is_same else "other outputs than the finished plan"
-    return "\n".join([*lines, "", *_broken(f"{answer}, within {rate(verification.tolerance)}")])
-
-
-def _broken(text: str) -> list[str]:
-    """A sentence in lines that fit; a longer word, such as a path, is not broken."""
-    return wrap(text, columns(), break_long_words=False, break_on_hyphens=False)
-
-
-def _line(reading: Reading) -> str:
-    answer = "same" if reading.is_same else "DIFFERS"
-    largest = reading.largest_difference
-    shown = rate(largest) if math.isfinite(largest) else "infinite"
-    return f"{reading.reader:<13}{answer:<9}largest difference of an output {shown}"
-
-
-def _short(entry: str) -> str:
-    """A pattern without its escapes, cut where it is long."""
-    return shortened(re.sub(r"\\(.)", r"\1", entry), _MAX_ENTRY)
+    blocks = [
+        lines_of(subject),
+        [*table((), rows, n_texts=3)[0], *lines_of(f"- {fault}" for fault in faults)],
+        lines_of([f"{answer}, within {rate(verification.tolerance)}"]),
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from autopeft import doctor
 from autopeft.cli.app import app
+from autopeft.commands import doctor
 from autopeft.extension import Catalogue
 
 REQUIREMENTS = [

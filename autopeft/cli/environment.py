@@ -1,4 +1,4 @@
-"""The import of the heavy libraries, and how torch is to take memory and threads, set before it."""
+"""What is set before torch is imported: streams, memory and threads; and the import itself."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from autopeft.containers import allowed_cores
 
@@ -20,6 +21,24 @@ _HEAVY = "autopeft.commands"
 _NAMES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 # In the names of kernels where GPUs lack them or fail: of Windows' Linux, and of Jetson boards.
 _WITHOUT = ("microsoft", "tegra")
+
+
+def open_missing_streams() -> None:
+    """Drop what goes to a stream that the caller has closed (`2>&-`), for which Python has None."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - kept open
+
+
+def require_docstrings() -> None:
+    """End the process with a sentence where Python has dropped all docstrings, as `-OO` makes it do."""
+    if sys.flags.optimize > 1:
+        print(
+            "error: Python runs without docstrings (-OO, PYTHONOPTIMIZE=2), and transformers reads those of "
+            "its models; use -O (PYTHONOPTIMIZE=1) at most.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
 
 
 @contextlib.contextmanager

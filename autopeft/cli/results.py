@@ -1,0 +1,337 @@
+"""What `search`, `report` and `analyze` print on stdout, and what `search --dry-run` says of a search."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from autopeft.cli.printing import columns, lines_of, size, table
+from autopeft.extension import discover
+from autopeft.records import (
+    SEEN_ENOUGH,
+    SiteScores,
+    in_words_of,
+    rate,
+    resume_command,
+    shortened,
+    to_json,
+    train_command,
+)
+from autopeft.report import PartWords, answer_of, full_rows, no_adapters, plan_words, seen_enough
+from autopeft.report.words import (
+    NOTHING,
+    difference,
+    duration,
+    interval,
+    memory,
+    metric,
+    minuses,
+    percent,
+    plus_minus,
+    share_words,
+)
+
+if TYPE_CHECKING:
+    from autopeft.commands import Analysis, Preview
+    from autopeft.commands.preview import TaskFacts
+    from autopeft.records import FullRun, SearchResult
+
+_MAX_NAMES = 5  # sites that are named, chosen by hand
+_MAX_FACTOR = 16.0  # chosen by hand: the most by which the number of examples is raised
+_SHOWN_LABELS, _LABEL_LENGTH = 5, 24  # labels, and characters of each; chosen by hand
+# What the labels of each kind of target are; {n} counts them.
+_LABELS = {
+    "class": "{n} classes",
+    "classes": "any of {n} labels",
+    "tags": "{n} tags",
+    "choice": "one of {n} answers",
+    "completion": "texts to write",
+    "chat": "the last answers of chats",
+    "documents": "all of the text",
+    "stream": "all of the text, without a break",
+}
+_SPLITS = ("train", "search", "confirm", "test")
+
+
+def console() -> Console:
+    """Standard output: colours and lines broken between words on a terminal, neither elsewhere."""
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def print_result(result: SearchResult, path: Path) -> None:
+    """Print the answer, the plans that were trained in full, what it cost, and where the files are."""
+    from autopeft.run.reporting import part_words  # heavy: it loads torch
+
+    out, words = console(), part_words(result)
+    answer = answer_of(result, words)
+    if out.is_terminal:
+        out.print()  # apart from the lines of the progress
+    out.print(f"[bold]{escape(answer.headline)}[/bold]")
+    for sentence in filter(None, (answer.verdict, answer.longer, *result.sentences)):
+        out.print(escape(minuses(in_words_of(result.spec, sentence))))
+    out.print()
+    headers, rows = _full_runs(result, words)
+    lines, left_out = table(headers, rows)
+    for place, line in enumerate(lines):  # a row of numbers, then the words of its plan
+        out.print(line, style="dim" if place and place % 2 == 0 else None, markup=False, soft_wrap=True)
+    if left_out:
+        out.print(f"[dim]No room for {' and '.join(left_out)}: see the report.[/dim]")
+    for step in result.sizes:
+        plan, is_share = plan_words(step.plan, result.sites, words.labels), words.metric_is_share
+        budget = f"{share_words(step.share)} of the budget: {plan}, {step.plan.trainable_params:,} parameters"
+        score = f"{result.setting.metric_words} {metric(step.metric_mean, is_share)} on confirm"
+        lost = f"{difference(step.mean_difference, is_share)} ({interval(*step.interval_95, is_share)})"
+        out.print(escape(f"\n{budget}, {score}, {lost} against the best plan"))
+    cost = result.cost
+    in_r = "" if cost.total_full_runs is None else f", {cost.total_full_runs:.1f} full runs of the default"
+    out.print(f"\ncost    {duration(cost.total_seconds)}{in_r}")
+    best = path / "best"
+    files = [f"report  {path / 'report.html'}"]
+    if (best / "plan.yaml").is_file():
+        files += [f"weights {best / 'weights'}"] if (best / "weights").is_dir() else []
+        files.append(f"plan    {best / 'plan.yaml'}")
+    else:
+        files.append(f"plan    deleted; written again by {resume_command(result.spec, path)}")
+    out.print("\n".join(files), markup=False, soft_wrap=True)  # each on one line to copy, however long
+
+
+def _full_runs(result: SearchResult, words: PartWords) -> tuple[Sequence[str], list[Sequence[str]]]:
+    """Headings, and two rows for each plan: its mark with the numbers, and its words; no empty columns."""
+    is_share, head = words.metric_is_share, no_adapters(result)
+
+    def score(record: FullRun | None) -> str:
+        if record is None:
+            return NOTHING
+        return f"{metric(record.metric_mean, is_share)} {plus_minus(record.metric_std_error, is_share)}"
+
+    rows, names = [], []
+    for row in full_rows(result):
+        gap = NOTHING
+        if row.difference is not None:
+            mean, low, high = row.difference
+            gain = difference(mean, is_share).removesuffix(" points")  # as the verdict above says
+            gap = f"{gain} ({interval(low, high, is_share)})"
+        rows.append((row.mark, score(row.test), score(row.confirm), gap, f"{row.plan.trainable_params:,}"))
+        names.append(plan_words(row.plan, result.sites, words.labels, head=head))
+    by_column = zip(("plan", "test", "confirm", "difference", "parameters"), *rows, strict=True)
+    headers, *filled = zip(*(each for each in by_column if set(each[1:]) != {NOTHING}), strict=True)
+    empty = [""] * (len(headers) - 1)
+    return headers, [
+        cells for row, name in zip(filled, names, strict=True) for cells in (row, (name, *empty))
+    ]
+
+
+def print_several(paths: Sequence[Path], results: Sequence[SearchResult], page: Path) -> None:
+    """Print the answer of each run in one sentence, and where the page is."""
+    from autopeft.run.reporting import part_words
+
+    out = console()
+    for path, result in zip(paths, results, strict=True):
+        headline = answer_of(result, part_words(result)).headline
+        out.print(f"[bold]{escape(str(path))}[/bold]: {escape(headline)}")
+    out.print(f"\nreport  {page}", markup=False, soft_wrap=True)
+
+
+def analysis_text(analysis: Analysis) -> str:
+    """Write the chief modules of every score, whether it saw enough examples, the cost, and the plan."""
+    blocks = [[f"{analysis.base_model} on {analysis.data}: {len(analysis.sites)} sites"]]
+    for score in analysis.scores:
+        sentences = [f"{score.name}: {_enough(score, n_train=analysis.n_train)}"]
+        if not score.is_zero:
+            total = math.fsum(score.values)
+            by_value = sorted(zip(score.values, analysis.sites, strict=True), key=lambda pair: -pair[0])
+            highest = [(value, site) for value, site in by_value[:_MAX_NAMES] if value]
+            shares = [f"{site.name} {percent(100 * value / total)}" for value, site in highest]
+            sentences.insert(0, f"{score.name}, highest: {', '.join(shares)}")
+        blocks.append(lines_of(sentences))
+    blocks.append([*lines_of(_cost_and_notes(analysis)), *_suggestion(analysis), *analysis.files])
+    return "\n\n".join("\n".join(block) for block in blocks)
+
+
+def _enough(score: SiteScores, *, n_train: int) -> str:
+    """Whether the score saw enough examples, else how many to ask for.
+
+    Two halves should agree by 0.95. The advice is a power of two, 2 to 16 times as many examples as now.
+
+    Source:
+        Spearman 1910 and Brown 1910, British Journal of Psychology 3: a test k times as long has the
+        reliability k r / (1 + (k - 1) r). It is derived for Pearson's correlation, so a rough guide here.
+    """
+    verdict = "0 at every site, so that it tells none apart" if score.is_zero else seen_enough(score)
+    rho = score.split_half
+    if score.is_zero or not score.n_examples or rho is None or not rho < SEEN_ENOUGH:
+        return verdict
+    if score.n_examples >= n_train:
+        return f"{verdict}, and the train split has no more"
+    factor = _MAX_FACTOR if rho <= 0 else SEEN_ENOUGH * (1 - rho) / ((1 - SEEN_ENOUGH) * rho)
+    n_needed = 2 ** math.ceil(math.log2(score.n_examples * min(_MAX_FACTOR, max(2.0, factor))))
+    return f"{verdict}; pass --max-examples {min(n_train, n_needed)}"
+
+
+def _cost_and_notes(analysis: Analysis) -> Iterator[str]:
+    sensitivity = analysis.sensitivity
+    yield (
+        f"{sensitivity.n_examples:,} of {sensitivity.n_asked:,} examples, {duration(sensitivity.seconds)}, "
+        f"{size(sensitivity.peak_bytes)} at the peak"
+    )
+    if sensitivity.unreachable:
+        n_sites = len(sensitivity.unreachable)
+        names = ", ".join(sensitivity.unreachable[:_MAX_NAMES])
+        more = f" and {n_sites - _MAX_NAMES} more" if n_sites > _MAX_NAMES else ""
+        yield f"no gradient reaches {n_sites} sites, which have the score 0: {names}{more}"
+    for note in sensitivity.notes:
+        yield f"note: {note}"
+
+
+def _suggestion(analysis: Analysis) -> Iterator[str]:
+    """Lines about the suggested plan; each command stands on one line, to copy."""
+    plan, score = analysis.suggestion.plan, analysis.scores[0]
+    labels = {method.name: method.label for method in discover("autopeft.methods").values()}
+    basis = f"without a score ({score.name} tells nothing)" if score.is_zero else f"by {score.name}"
+    share = percent(100 * plan.trainable_params / analysis.budget.base_params)
+    yield from lines_of(
+        [
+            f"suggestion {basis}, untested: {plan_words(plan, analysis.sites, labels)}, "
+            f"{plan.trainable_params:,} parameters ({share}), learning rate {rate(plan.learning_rate)}"
+        ]
+    )
+    if analysis.files:
+        command = train_command(Path(analysis.files[-1]), analysis.spec.model, analysis.spec.data)
+        yield f"test it: {command}"
+    yield f"look for more: {analysis.search_command}"
+
+
+def analysis_json(analysis: Analysis) -> dict[str, Any]:
+    """The whole analysis as plain values, as `analyze --json` prints it."""
+    plan = analysis.suggestion.plan
+    budget = analysis.budget
+    return {
+        "base_model": analysis.base_model,
+        "data": analysis.data,
+        "task": analysis.spec.task.name,
+        "n_train_examples": analysis.n_train,
+        "sites": [to_json(site) for site in analysis.sites],
+        **to_json(analysis.sensitivity),
+        "budget": to_json(budget),
+        "suggestion": {
+            "tested": False,
+            "score": analysis.scores[0].name,
+            "plan": to_json(plan),
+            "plan_id": plan.digest,
+            "trainable_params": plan.trainable_params,
+            "head_params": analysis.suggestion.head_params,
+            "share_of_base": plan.trainable_params / budget.base_params,
+            "search": analysis.search_command,
+        },
+        "files": list(analysis.files),
+    }
+
+
+def preview_text(preview: Preview) -> str:
+    """Write a preview for people, at most 80 columns wide: a word and what it says, line by line."""
+    rows = [*_subject(preview), *_work(preview), *_costs(preview)]
+    rows += [("" if place else "derived", str(each)) for place, each in enumerate(preview.decisions)]
+    lines, _ = table((), rows, n_texts=2, width=columns())
+    return "\n".join([*lines, "Nothing was trained and nothing was written."])
+
+
+def _subject(preview: Preview) -> Iterator[tuple[str, str]]:
+    """Model, data and budget."""
+    yield "model", f"{preview.base_model} on {preview.device} in {preview.dtype}"
+    names = ", ".join(dict.fromkeys(filter(None, (*preview.inputs, preview.label))))
+    sizes = ", ".join(
+        f"{preview.split_sizes[split]:,} {split}" for split in _SPLITS if split in preview.split_sizes
+    )
+    yield "data", f"{preview.data}, columns {names}; rows: {sizes}"
+    yield "task", _task(preview.task)
+    if preview.task.note:
+        yield "", f"note: {preview.task.note}"
+    yield "folder", preview.out or "a new one in reports/"
+    yield (
+        "budget",
+        f"{preview.max_trainable_params:,} of {preview.base_params:,} parameters, head "
+        f"{preview.head_params:,} beside it",
+    )
+    matched = ", ".join(f"{name} {n_sites}" for name, n_sites in preview.matched_sites.items())
+    yield "sites", f"{preview.n_sites}; of these each method fits: {matched}"
+    yield "methods", ", ".join(preview.methods)
+
+
+def _task(task: TaskFacts) -> str:
+    """The task, its labels and its metric.
+
+    Example:
+        >>> from autopeft.commands.preview import TaskFacts
+        >>> _task(TaskFacts(name="a-task", kind="class", label_names=tuple("abcdefg"), label_range=None,
+        ...                 metric="accuracy"))
+        'a task, 7 classes: a, b, c, d, e and 2 more; accuracy'
+    """
+    if task.label_range is not None:
+        low, high = task.label_range
+        labels = f"numbers from {low:g} to {high:g}"
+    else:
+        labels = _LABELS.get(task.kind, task.kind).format(n=len(task.label_names))
+        shown = [shortened(name, _LABEL_LENGTH) for name in task.label_names[:_SHOWN_LABELS]]
+        n_more = len(task.label_names) - len(shown)
+        labels += f": {', '.join(shown)}" if shown else ""
+        labels += f" and {n_more} more" if n_more else ""
+    return f"{task.name.replace('-', ' ')}, {labels}; {task.metric}"
+
+
+def _work(preview: Preview) -> Iterator[tuple[str, str]]:
+    """Short and full runs, and what the verdict can tell."""
+    yield "first plans", ", ".join(dict.fromkeys(preview.first_plans))
+    n_sampled = max(0, preview.trials - len(preview.first_plans))
+    short = f"{_n(preview.trials, 'short run')} of {_n(preview.short_steps, 'step')}"
+    sampled = f", {n_sampled} proposed by Optuna" if n_sampled else ""
+    yield "search", f"{short}{sampled}" if preview.trials else "no short runs"
+    yield (
+        "full runs",
+        f"the best default and the best rival, {_n(preview.full_run_steps, 'step')}, "
+        f"{_n(preview.seeds, 'seed')}; at most {preview.search_cost:.1f} R in all, finished weights included",
+    )
+    if preview.least_differences is not None:
+        low, high = (f"{100 * share:.1f}" for share in preview.least_differences)
+        groups = f" in {preview.n_confirm_groups:,} groups" if preview.n_confirm_groups else ""
+        yield (
+            "verdict",
+            f"can tell plans apart that differ by {low} to {high} points or more, from "
+            f"{preview.n_confirm:,} confirm examples{groups}",
+        )
+
+
+def _n(number: int, noun: str) -> str:
+    """A number with its noun in the singular or plural.
+
+    Example:
+        >>> _n(1, "step"), _n(2, "step")
+        ('1 step', '2 steps')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _costs(preview: Preview) -> Iterator[tuple[str, str]]:
+    """Time, memory and price."""
+    forecast = preview.forecast
+    if forecast is None:
+        yield "time", "unknown: the baseline could not be trained for a few steps"
+        return
+    seconds = forecast.seconds
+    low, expected, high = map(duration, (seconds.low, seconds.expected, seconds.high))
+    is_limited = seconds.low == seconds.high
+    span = f"{expected}, as limits shorten the search" if is_limited else f"{expected} ({low} to {high})"
+    yield "time", f"{span}; R is {duration(forecast.full_run_seconds)}"
+    if forecast.price is not None:
+        price = forecast.price
+        yield "price", f"{price.expected:,.2f} ({price.low:,.2f} to {price.high:,.2f})"
+    yield (
+        "memory",
+        f"{memory(forecast.peak_bytes)} for a training step with {forecast.dearest}, the dearest method, "
+        "weights included",
+    )

@@ -1,0 +1,356 @@
+"""What `count` and `estimate` print: parameters, memory, what fits, time and price."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, Any
+
+from autopeft.cli.printing import lines_of, markdown_table, size, table
+from autopeft.report.words import NOTHING, duration, percent
+
+if TYPE_CHECKING:
+    from autopeft.adapters import Count
+    from autopeft.commands import Counted, StepEstimate
+    from autopeft.estimate import Limits, Memory, Step
+
+_ROLE = ("role", "sites", "rank", "parameters", "share")
+_LAYER = ("layer", "each", "parameters", "share")
+_COMPARED = ("trained", "parameters", "share", "peak GiB", "step ms", "file", "read by")
+_WORD = 16  # characters of a name in a comparison
+_ENDS = ("low", "expected", "high")
+TIME_SPAN = (0.75, 1.0, 1.35)  # of published steps (reports/studies/published_times.md)
+_LOOPS = {"autopeft": "autopeft's trainer", "trainer": "the Trainer of transformers"}
+
+
+def count_text(count: Count, estimate: StepEstimate | None = None, *, markdown: bool = False) -> str:
+    """Write a count in tables, as wide as the terminal at most, or in Markdown.
+
+    `estimate` is that of a training step; None where its memory cannot be told.
+    """
+    title = (
+        f"{count.base_model}: {', '.join(count.methods)}, {count.trainable_params:,} trainable parameters "
+        f"({percent(100 * count.share_of_base)})"
+    )
+    head = f"task head {count.head_params:,} beside it" if count.head_params else "no task head"
+    totals = [f"base model {count.base_params:,}; {head}; saved tensors {size(count.adapter_bytes)}"]
+    if estimate is not None:
+        step = estimate.answer.step
+        n_bytes = step.memory.expected
+        memory = f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 0.1 * 2**30 else f"{n_bytes / 2**20:.1f} MiB"
+        totals.append(
+            f"training takes about {memory} for {step.n_rows} rows of {step.n_tokens:,} tokens in "
+            f"{estimate.dtype}; `autopeft estimate` says more"
+        )
+    tables = ((_ROLE, _roles(count)), (_LAYER, _layers(count))) if count.by_role else ()
+    notes = [f"note: {note}" for note in count.notes]
+    if markdown:
+        blocks = [[f"**{title}**"], totals, *(markdown_table(*each) for each in tables)]
+        notes = [f"- {note}" for note in notes]
+    else:
+        blocks = [lines_of([title]), lines_of(totals), *(table(*each)[0] for each in tables)]
+        notes = lines_of(notes)
+    return "\n\n".join("\n".join(block) for block in [*blocks, notes] if block)
+
+
+def _roles(count: Count) -> Sequence[tuple[str, ...]]:
+    rows = []
+    for role, params in count.by_role.items():
+        low, high = count.ranks.get(role, (0, 0))
+        rank = "" if high == 0 else f"{low}" if low == high else f"{low}-{high}"
+        rows.append((role, f"{count.sites[role]}", rank, f"{params:,}", _share(params, count)))
+    return rows
+
+
+def _layers(count: Count) -> Sequence[tuple[str, ...]]:
+    """Rows of layers; those with equally many parameters share one where they are neighbours or alternate."""
+    layers_by_params: dict[int, list[int]] = {}
+    for layer, params in count.by_layer.items():
+        if layer.isdigit():
+            layers_by_params.setdefault(params, []).append(int(layer))
+    rows = sorted(
+        (layers, each)
+        for each, same in layers_by_params.items()
+        for layers in ([same] if _alternates(_runs(same)) else _runs(same))
+    )
+    numbered = [(_layer_words(layers), f"{each:,}", each * len(layers)) for layers, each in rows]
+    named = [(layer, "", params) for layer, params in count.by_layer.items() if not layer.isdigit()]
+    return [(*words, f"{params:,}", _share(params, count)) for *words, params in (*numbered, *named)]
+
+
+def _runs(layers: Sequence[int]) -> list[list[int]]:
+    """Rising numbers, cut into runs without gaps."""
+    groups = groupby(enumerate(layers), key=lambda item: item[1] - item[0])
+    return [[layer for _, layer in group] for _, group in groups]
+
+
+def _alternates(runs: Sequence[Sequence[int]]) -> bool:
+    """Whether three runs or more are of one length and equally far apart; the last may be shorter."""
+    lengths = {len(run) for run in runs[:-1]}
+    gaps = {run[0] - previous[0] for previous, run in pairwise(runs)}
+    return len(runs) > 2 and len(lengths) == len(gaps) == 1 and len(runs[-1]) <= len(runs[0])
+
+
+def _layer_words(layers: Sequence[int]) -> str:
+    """Layers in one run, or in runs that alternate.
+
+    Example:
+        >>> _layer_words([3]), _layer_words([0, 1, 2]), _layer_words([0, 2, 4, 6])
+        ('3', '0-2', '0, 2, …, 6')
+    """
+    words = [f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in _runs(layers)]
+    return ", ".join(words if len(words) < 4 else [*words[:2], "…", words[-1]])
+
+
+def _share(params: int, count: Count) -> str:
+    return f"{100 * params / max(1, count.trainable_params):.1f} %"
+
+
+def comparison_text(compared: Mapping[str, Counted], *, markdown: bool = False) -> str:
+    """Set several trainees side by side, by the words that the user typed."""
+    rows, title = [], ""
+    for word, counted in compared.items():
+        facts = comparison_json(counted)
+        seconds, peak, servers = facts["step_seconds"], facts["peak_bytes"], facts["read_by"]
+        read_by = "peft alone" if servers is None else ", ".join(servers) or "after a merge"
+        row = (
+            word if len(word) <= _WORD else f"…{word[1 - _WORD :]}",
+            f"{facts['trainable_params']:,}",
+            percent(100 * facts["trainable_params"] / facts["base_params"]),
+            NOTHING if peak is None else f"{peak['expected'] / 2**30:.1f}",
+            NOTHING if seconds is None else f"{1e3 * seconds:,.0f}",
+            size(facts["file_bytes"]),
+            "any" if counted.is_full else read_by,
+        )
+        rows.append(row)
+        title = title or counted.count.base_model
+    lines, notes = (markdown_table(_COMPARED, rows), []) if markdown else comparison_table(_COMPARED, rows)
+    estimate = next((counted.step for counted in compared.values() if counted.step is not None), None)
+    if estimate is not None:
+        step = estimate.answer.step
+        title += f", {step.n_rows} rows of {step.n_tokens:,} tokens, {estimate.dtype}"
+        if estimate.rates is not None:
+            notes.insert(0, f"step ms: expected time of a step on {estimate.rates.name}.")
+    reasons = dict.fromkeys(counted.reason for counted in compared.values() if counted.reason)
+    notes += [f"{NOTHING}: {reason}" for reason in reasons]
+    return "\n".join([*lines_of([title]), "", *lines, "", *lines_of(notes)])
+
+
+def comparison_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[str]]:
+    """Lay out a comparison that fits the terminal, with notes on the columns that found no room."""
+    lines, left_out = table(headers, rows)
+    if not left_out:
+        return lines, []
+    readers: dict[str, list[str]] = {}
+    for word, *_, servers in rows:
+        readers.setdefault(servers, []).append(word)
+    listed = "; ".join(f"{servers} ({', '.join(words)})" for servers, words in readers.items())
+    notes = [f"{headers[-1]}: {listed}"]
+    lines, left_out = table(headers[:-1], [row[:-1] for row in rows])
+    if left_out:
+        notes.append(f"no room for: {', '.join(left_out)}; --json has all")
+    return lines, notes
+
+
+def comparison_json(counted: Counted) -> dict[str, Any]:
+    """One row of a comparison, for scripts.
+
+    `read_by` is null where plain peft alone reads it. Memory, operations and time are null where they cannot
+    be told.
+    """
+    count, step = counted.count, None if counted.step is None else counted.step.answer.step
+    return {
+        "trainable_params": count.trainable_params,
+        "base_params": count.base_params,
+        "peak_bytes": step and _peak_json(step.memory),
+        "flops": step and step.flops,
+        "step_seconds": step and step.seconds,
+        "file_bytes": count.adapter_bytes,
+        "read_by": None if counted.servers is None else list(counted.servers),
+    }
+
+
+def estimate_text(estimate: StepEstimate) -> str:
+    """Write an estimate for people, as wide as the terminal at most."""
+    described, step, limits = estimate.answer.described, estimate.answer.step, estimate.answer.limits
+    count, device = described.count, "a GPU" if estimate.on_gpu else "a CPU"
+    if estimate.rates is not None:
+        device = estimate.rates.name
+    trained = described.base_params if count is None else count.trainable_params
+    quantised = _bits_of(estimate)
+    bits = "" if quantised == "none" else f", maps in {quantised}"
+    subject = [
+        f"{estimate.trainee.label} on {described.base_model}",
+        f"{trained:,} trainable parameters of {described.base_params:,} "
+        f"({percent(100 * trained / described.base_params)})",
+        f"{_rows(step.n_rows)} of {step.n_tokens:,} tokens, {estimate.dtype}{bits}, checkpointing "
+        f"{_switch(step)}, {_LOOPS[estimate.like]} on {device}",
+    ]
+    memory = step.memory
+    parts = {
+        "weights": [memory.weights] * 3,
+        "adapters, gradients, optimizer": [memory.trained] * 3,
+        "activations": [memory.activations] * 3,
+        "logits and loss": [memory.logits] * 3,
+        f"allocator's reserve{'' if estimate.on_gpu else ', libraries'}": memory.reserve,
+        "total": [memory.low, memory.expected, memory.high],
+    }
+    rows = [(part, *map(gib, sizes)) for part, sizes in parts.items()]
+    blocks = [
+        lines_of(subject),
+        table(("peak memory, GiB", *_ENDS), rows)[0],
+        lines_of([f"Memory is highest in this part of a step: {memory.phase}."]),
+        lines_of(_times(estimate)),
+        lines_of(() if limits is None else _limits(limits, step)),
+        lines_of(f"note: {note}" for note in _notes(estimate)),
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def gib(n_bytes: float) -> str:
+    """Bytes in GiB, as cards and --memory count them.
+
+    Example:
+        >>> gib(25_769_803_776)
+        '24.00'
+    """
+    return f"{n_bytes / 2**30:,.2f}"
+
+
+def _bits_of(estimate: StepEstimate) -> str:
+    """How bitsandbytes holds the maps, on request or in the checkpoint: `4bit`, `8bit` or `none`."""
+    stored = estimate.answer.described.stored
+    return estimate.answer.step.quantize if stored is None else stored.quantize
+
+
+def _notes(estimate: StepEstimate) -> list[str]:
+    described = estimate.answer.described
+    return [*described.notes, *(described.count.notes if described.count else ())]
+
+
+def _rows(n_rows: int) -> str:
+    return "1 row" if n_rows == 1 else f"{n_rows:,} rows"
+
+
+def _switch(step: Step) -> str:
+    return "on" if step.checkpointing else "off"
+
+
+def _times(estimate: StepEstimate) -> Iterator[str]:
+    """Sentences about the time of a step, of a run and of a search."""
+    step, run = estimate.answer.typical, estimate.run
+    if step.seconds is None:
+        yield "No time is told for a GPU that is not here; name a card, such as --device l4."
+        return
+    low, expected, high = (duration(share * step.seconds) for share in TIME_SPAN)
+    n_tokens = step.n_rows * step.n_tokens
+    yield (
+        f"A step of {_rows(step.n_rows)} of {step.n_tokens:,} tokens takes {expected} ({low} to {high}); "
+        f"{n_tokens / step.seconds:,.0f} tokens a second."
+    )
+    if run is None:
+        yield "Pass --data or --max-steps for the time of a run."
+        return
+    yield f"A full run of {run.n_steps:,} steps takes {_spent(run.seconds, run.price)}, without evaluation."
+    whole = run.search_runs * run.seconds
+    yield f"A search may take {run.search_runs:g} times as long: {_spent(whole, run.price)}."
+
+
+def _spent(seconds: float, price: float | None) -> str:
+    """Time as low to high, and what it costs."""
+    low, _, high = (share * seconds for share in TIME_SPAN)
+    words = f"{duration(low)} to {duration(high)}"
+    if price is None:
+        return words
+    return f"{words} (price {price * low / 3600:,.2f} to {price * high / 3600:,.2f})"
+
+
+def _limits(limits: Limits, step: Step) -> Iterator[str]:
+    """Sentences about what fits."""
+    whole = f"{gib(limits.max_bytes)} GiB"
+    if limits.fits:
+        yield f"This fits into {whole}."
+        yield f"Largest batch of rows of {step.n_tokens:,} tokens: {limits.most_rows:,}."
+        yield f"Longest row in a batch of {step.n_rows:,}: {limits.longest_row:,} tokens."
+        return
+    yield f"This does not fit into {whole}: {gib(step.memory.high)} GiB may be needed."
+    if limits.nearest is not None:
+        yield f"The nearest settings that fit take {gib(limits.nearest.memory.high)} GiB at most:"
+        yield flags(limits.nearest)
+    elif limits.least is not None:
+        high = gib(limits.least.memory.high)
+        yield f"No settings of this model fit; the smallest step takes {high} GiB at most:"
+        yield flags(limits.least)
+        yield "Take a smaller model, or a device with more memory."
+
+
+def flags(step: Step) -> str:
+    """The flags that give the settings of a step."""
+    bits = "" if step.quantize == "none" else f"--quantize {step.quantize} "
+    return f"{bits}--checkpointing {_switch(step)} --batch-size {step.n_rows} --max-length {step.n_tokens}"
+
+
+def estimate_json(estimate: StepEstimate) -> dict[str, Any]:
+    """An estimate for scripts; `peak_bytes` and `parts` are in bytes, what is not known is null."""
+    described, step, limits = estimate.answer.described, estimate.answer.step, estimate.answer.limits
+    count, typical, run = described.count, estimate.answer.typical, estimate.run
+    content = {
+        "base_model": described.base_model,
+        "trained": estimate.trainee.label,
+        "trainable_params": described.base_params if count is None else count.trainable_params,
+        "head_params": 0 if count is None else count.head_params,
+        "base_params": described.base_params,
+        "dtype": estimate.dtype,
+        "like": estimate.like,
+        "device": "gpu" if estimate.on_gpu else "cpu",
+        **_step_json(step),
+        "quantize": _bits_of(estimate),
+        "phase": step.memory.phase,
+        "typical_length": typical.n_tokens,
+        "step_seconds": _seconds_json(typical.seconds),
+        "full_run_steps": run and run.n_steps,
+        "full_run_seconds": run and _seconds_json(run.seconds),
+        "search_full_runs": run and run.search_runs,
+        "price_per_hour": run and run.price,
+        "notes": _notes(estimate),
+    }
+    if limits is None:
+        return content
+    return {
+        **content,
+        "memory_bytes": limits.max_bytes,
+        "fits": limits.fits,
+        "most_rows": limits.most_rows,
+        "longest_row": limits.longest_row,
+        "nearest": limits.nearest and _step_json(limits.nearest),
+        "least": limits.least and _step_json(limits.least),
+    }
+
+
+def _seconds_json(seconds: float | None) -> dict[str, float] | None:
+    if seconds is None:
+        return None
+    return {end: share * seconds for end, share in zip(_ENDS, TIME_SPAN, strict=True)}
+
+
+def _peak_json(memory: Memory) -> dict[str, int]:
+    return {"low": memory.low, "expected": memory.expected, "high": memory.high}
+
+
+def _step_json(step: Step) -> dict[str, Any]:
+    memory = step.memory
+    return {
+        "batch_size": step.n_rows,
+        "max_length": step.n_tokens,
+        "quantize": step.quantize,
+        "checkpointing": step.checkpointing,
+        "flops": step.flops,
+        "peak_bytes": _peak_json(memory),
+        "parts": {
+            "weights": memory.weights,
+            "trained": memory.trained,
+            "activations": memory.activations,
+            "logits_and_loss": memory.logits,
+            "reserve": dict(zip(_ENDS, memory.reserve, strict=True)),
+        },
+    }
