@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -175,7 +175,7 @@ def _print_method(method: Mapping[str, Any], *, hidden_size: int) -> None:
     print(f"{method['name']}: {method['label']}", "", *lines, sep="\n")
 
 
-def _print_table(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     lines, _ = table(headers, rows, n_texts=len(headers))
     print(*lines, sep="\n")
 
