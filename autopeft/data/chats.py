@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autopeft.data.rows import Row
+from autopeft.data.dataset import Row
 from autopeft.errors import DataError
 from autopeft.records import shortened
 
@@ -20,8 +20,8 @@ _TEXT = "text"  # the type of a part of a message that is text
 
 def holds_messages(cells: Any) -> bool:
     """Whether the first cell that is not blank is a list of messages."""
-    first = next((cell for cell in cells if cell), None)
-    return isinstance(first, list) and all(isinstance(turn, dict) for turn in first)
+    chat = next((cell for cell in cells if cell), None)
+    return isinstance(chat, list) and all(isinstance(turn, dict) for turn in chat)
 
 
 def holds_tools(cells: Sequence[Any]) -> bool:

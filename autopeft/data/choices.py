@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from string import ascii_uppercase as LETTERS
 from typing import Any, NamedTuple
 
-from autopeft.data.cells import as_label, as_string
+from autopeft.data.cells import as_label, as_string, is_missing
 from autopeft.data.columns import (
     Columns,
     cells_of,
@@ -17,8 +17,8 @@ from autopeft.data.columns import (
     head_of,
     holds_texts,
 )
+from autopeft.data.dataset import Row, UncutRows
 from autopeft.data.labels import WITHOUT_LABEL, label_column, with_labels
-from autopeft.data.rows import Row, UncutRows
 from autopeft.data.sources import read
 from autopeft.errors import DataError
 from autopeft.extension import Target
@@ -60,69 +60,66 @@ _READINGS: Mapping[str, Callable[[_Question], Sequence[str]]] = {
 }
 
 
-def read_choices(spec: DataSpec, notes: list[str]) -> UncutRows:
-    """Rows of a question and its choices, labelled with the right choice.
+def read_choices(spec: DataSpec) -> UncutRows:
+    """Read rows of a question and its choices, labelled with the right choice.
 
     The data may name the right choice by its number from 0, its letter, its own name or its text.
     `data.text_columns` may name the question and the choices, or the question and one column per choice.
     Raises a DataError if columns are missing, rows differ in their number of choices, or a label names none.
     """
-    name, tables = read(spec, notes)
+    source = read(spec)
+    tables = source.tables
     names = tables["train"][0].column_names
     check_named(spec, names)
-    asked = spec.text_columns[0] if spec.text_columns else first_usual_column(names, QUESTION_NAMES)
+    question = spec.text_columns[0] if spec.text_columns else first_usual_column(names, QUESTION_NAMES)
     choices = spec.text_columns[1:] or tuple(filter(None, [first_usual_column(names, CHOICES_NAMES)]))
-    if not asked or not choices:
+    if not question or not choices:
         raise DataError(
             f"A column of questions and one of choices are needed among {column_list(names)}; name them with "
             "--text-column, the question first."
         )
-    label = label_column(spec, names, inputs=[asked, *choices], usual_names=LABEL_NAMES)
-    notes.append(f"The question is column {asked}, the choices {', '.join(choices)}, the label {label}.")
-    columns = Columns(inputs=(asked, *choices), label=label, group=spec.group_column, time=spec.time_column)
-    if not spec.text_columns:
-        tables = _with_contexts(tables, columns.inputs[0], notes)
+    label = label_column(spec, names, inputs=[question, *choices], usual_names=LABEL_NAMES)
+    notes = [f"The question is column {question}, the choices {', '.join(choices)}, the label {label}."]
+    columns = Columns(
+        inputs=(question, *choices), label=label, group=spec.group_column, time=spec.time_column
+    )
+    context = first_usual_column([name for name in names if name != question], CONTEXT_NAMES)
+    if not spec.text_columns and context and holds_texts(head_of(tables["train"][0]), context):
+        notes.append(f"The text of column {context} stands behind the question.")
+        tables = {
+            part: [_with_context(part, table, question, context) for table in part_tables]
+            for part, part_tables in tables.items()
+        }
     raw = {
-        part: [question for table in part_tables for question in _questions(part, table, columns)]
+        part: [row for table in part_tables for row in _questions(part, table, columns)]
         for part, part_tables in tables.items()
     }
-    known = {question.label for question in raw["train"]}
-    usable = {
-        part: with_labels(part, questions, columns.label, known=known, kind="choice", notes=notes)
-        for part, questions in raw.items()
-    }
-    every = [question for questions in usable.values() for question in questions]
+    train_labels = {row.label for row in raw["train"]}
+    usable: dict[str, list[_Question]] = {}
+    for part, questions in raw.items():
+        usable[part], label_notes = with_labels(part, questions, label, train_labels=train_labels)
+        notes += label_notes
+    every = [row for questions in usable.values() for row in questions]
     choice_names = _choice_names(every)
-    right = iter(_right_choices(every, columns.label, notes))
+    indices, reading_notes = _right_choices(every, label)
+    right = iter(indices)
     parts = {
-        part: [question.row._replace(label=choice_names[next(right)]) for question in questions]
+        part: [row.row._replace(label=choice_names[next(right)]) for row in questions]
         for part, questions in usable.items()
     }
     left_out = {WITHOUT_LABEL: len(raw["train"]) - len(parts["train"])}
-    return columns.uncut(name, parts, Target(kind="choice", names=choice_names), left_out=left_out)
+    target = Target(kind="choice", names=choice_names)
+    return columns.uncut(source, parts, target, left_out=left_out, notes=notes + reading_notes)
 
 
-def _with_contexts(tables: dict[str, list[Any]], question: str, notes: list[str]) -> dict[str, list[Any]]:
-    """The tables with the text that a question is about behind it, where a column holds one (RACE)."""
-    names = [name for name in tables["train"][0].column_names if name != question]
-    context = first_usual_column(names, CONTEXT_NAMES)
-    if context is None or not holds_texts(head_of(tables["train"][0]), context):
-        return tables
-    notes.append(f"The text of column {context} stands behind the question.")
-
-    def joined(part: str, table: Any) -> Any:
-        pairs = zip(cells_of(part, table, question), cells_of(part, table, context), strict=True)
-        texts = [
-            "\n\n".join(
-                text
-                for cell, name in ((asked, question), (about, context))
-                if (text := as_string(cell, name))
-            )
-            for asked, about in pairs
-        ]
-        return table.remove_columns(question).add_column(question, texts)
-
-    return {part: [joined(part, table) for table in part_tables] for part, part_tables in tables.items()}
+def _with_context(part: str, table: Any, question: str, context: str) -> Any:
+    """Put the text that a question is about behind the question (RACE)."""
+    pairs = zip(cells_of(part, table, question), cells_of(part, table, context), strict=True)
+    texts = [
+        "\n\n".join(filter(None, (as_string(cell, question), as_string(text, context))))
+        for cell, text in pairs
+    ]
+    return table.remove_columns(question).add_column(question, texts)
 
 
 def _questions(part: str, table: Any, columns: Columns) -> list[_Question]:
@@ -140,9 +137,7 @@ def _questions(part: str, table: Any, columns: Columns) -> list[_Question]:
             texts = texts if isinstance(texts, list) else []
             has_names = isinstance(names, list) and len(names) == len(texts)
             names = [str(name).strip() for name in names] if has_names else ()
-        choices_as_text = (
-            None if cell is None or cell != cell else str(cell) for cell in texts
-        )  # blank ones too
+        choices_as_text = (None if is_missing(cell) else str(cell) for cell in texts)  # blank ones too
         text = as_string(question, columns.inputs[0])
         row = Row((text, *choices_as_text), as_label(label, columns.label), group, time, index + 1)
         rows.append(_Question(row, f"row {index + 1} of {part}", tuple(names)))
@@ -163,8 +158,8 @@ def _choice_names(questions: Sequence[_Question]) -> tuple[str, ...]:
     return tuple(LETTERS[:n_choices] if n_choices <= len(LETTERS) else map(str, range(1, n_choices + 1)))
 
 
-def _right_choices(questions: Sequence[_Question], column: str, notes: list[str]) -> list[int]:
-    """The index of the right choice in each row, by the first reading of the labels that fits every row."""
+def _right_choices(questions: Sequence[_Question], column: str) -> tuple[list[int], list[str]]:
+    """Find the right choice of each row by the first reading that fits the labels of all; with notes."""
     indices: dict[str, list[int | None]] = {}
     for reading, names_of in _READINGS.items():
         named = [
@@ -180,8 +175,6 @@ def _right_choices(questions: Sequence[_Question], column: str, notes: list[str]
             f"{len(question.choices)} choices, read as {best}; write numbers from 0, letters from A, or the "
             "choices themselves, alike in every row."
         )
-    if None not in indices[_TEXTS] and indices[_TEXTS] != right:
-        notes.append(
-            f"The labels in column {column} are read as {best}, but are also texts of other choices."
-        )
-    return right
+    is_ambiguous = None not in indices[_TEXTS] and indices[_TEXTS] != right
+    note = f"The labels in column {column} are read as {best}, but are also texts of other choices."
+    return right, [note] if is_ambiguous else []

@@ -15,8 +15,8 @@ import pandas as pd
 import pyarrow as pa
 
 from autopeft.data.cells import as_group, as_label, as_read, as_string, is_numeric
-from autopeft.data.rows import USUAL_NAMES, Parts, Row, UncutRows
-from autopeft.data.sources import listed
+from autopeft.data.dataset import USUAL_NAMES, Parts, Row, UncutRows
+from autopeft.data.sources import Source, listed
 from autopeft.errors import DataError, UnknownNameError, reason_of
 from autopeft.extension import Target
 from autopeft.records import DataSpec, shortened
@@ -41,16 +41,19 @@ class Columns:
     time: str | None = None
     other_labels: tuple[str, ...] = ()  # columns that have a usual name of labels too
 
-    def uncut(self, name: str, parts: Parts, target: Target, *, left_out: Mapping[str, int]) -> UncutRows:
-        """The rows of a dataset of this name, read from these columns; train is sorted by time."""
+    def uncut(
+        self, source: Source, parts: Parts, target: Target, *, left_out: Mapping[str, int], notes: list[str]
+    ) -> UncutRows:
+        """Gather the rows that were read from these columns; train is sorted by time."""
         return UncutRows(
-            name=name,
+            name=source.name,
             parts={part: _in_order(part, rows, self.time) for part, rows in parts.items()},
             target=target,
             input_columns=self.inputs,
             label_column=self.label,
             in_order=self.time is not None,
-            left_out=dict(left_out),
+            left_out=left_out,
+            notes=(*source.notes, *notes),
         )
 
 
@@ -170,15 +173,14 @@ def declared_names(table: Any, column: str) -> Sequence[str]:
     return getattr(getattr(feature, "feature", feature), "names", None) or ()
 
 
-def note_unread_texts(table: Any, read_columns: Collection[str | None], notes: list[str]) -> None:
-    """Note columns that hold texts of several words, as those that are read do."""
+def notes_on_unread_texts(table: Any, read_columns: Collection[str | None]) -> list[str]:
+    """Name the columns that hold texts of several words and are not read."""
     head = head_of(table)
     unread = [name for name in head.column_names if name not in read_columns and holds_texts(head, name)]
-    if unread:
-        what = f"Columns {listed(unread)} hold" if len(unread) > 1 else f"Column {unread[0]} holds"
-        notes.append(
-            f"{what} texts too, which are not read: name all columns of the input with --text-column."
-        )
+    if not unread:
+        return []
+    what = f"Columns {listed(unread)} hold" if len(unread) > 1 else f"Column {unread[0]} holds"
+    return [f"{what} texts too, which are not read: name all columns of the input with --text-column."]
 
 
 def holds_texts(head: pa.Table, name: str) -> bool:
@@ -203,9 +205,9 @@ def n_places_of(tables: Sequence[Any], column: str) -> int:
     """
     if any(declared_names(table, column) for table in tables):
         return 0
-    first = [_may_be_binary(cell) for cell in first_cells(tables, column) if cell is not None]
-    if 2 * sum(first) <= len(first):
-        return 0  # without a look at whole columns
+    may_be = [_may_be_binary(cell) for cell in first_cells(tables, column) if cell is not None]
+    if 2 * sum(may_be) <= len(may_be):
+        return 0  # whole columns of text take long to read
     cells = [cell for table in tables for cell in cells_of("train", table, column) if cell is not None]
     lengths = Counter(len(cell) for cell in cells if _is_binary(cell) and cell)
     if not lengths:

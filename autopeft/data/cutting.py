@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,17 +10,16 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from autopeft.data.cells import is_numeric
+from autopeft.data.dataset import Parts, Row, UncutRows
 from autopeft.data.labels import names_in
-from autopeft.data.rows import Parts, Row, UncutRows
 from autopeft.errors import DataError
 from autopeft.records import counted
 
 _FAR = 0.25  # a cut of whole groups is noted if its size is off by this share or more; chosen by hand
 _FEWEST_GROUPS = 2  # that `max_examples` leaves: one for train and one for search
-MIN_ROWS = 30  # for train and search together, so that train keeps 20; chosen by hand
+_MIN_ROWS = 30  # for train and search together, so that train keeps 20; chosen by hand
 # A cut takes this share of train, within these limits, and never more than a third; chosen by hand.
-_CUT_PERCENT, _CUT_AT_LEAST, CUT_AT_MOST = 15, 50, 2000
+_CUT_PERCENT, _CUT_AT_LEAST, _CUT_AT_MOST = 15, 50, 2000
 _FEW_ROWS = 20  # of a validation file; with fewer a verdict tells large differences alone; chosen by hand
 _SPREAD = 3  # rows of a label from which on it is in train, search and confirm
 
@@ -39,15 +37,14 @@ class Cutter:
         rows: list[Row],
         n_out: int,
         name: str,
-        notes: list[str],
         *,
         spread: frozenset[str] = frozenset(),
-    ) -> tuple[list[Row], list[Row]]:
-        """The rows that stay and those that are cut out, about `n_out`, in the order of `rows`.
+    ) -> tuple[list[Row], list[Row], str]:
+        """Cut about `n_out` rows out; give the rows that stay, those that are cut out, and a note.
 
-        Single rows that are cut out hold each label of `spread`, as far as a row of it stays.
-
-        Raises a DataError if no group can be cut out, or a label is missing among the rows that stay.
+        Both keep the order of `rows`. Single rows that are cut out hold each label of `spread`, as far as a
+        row of it stays. Raises a DataError if no group can be cut out, or a label is missing among the rows
+        that stay.
         """
         has_groups = any(row.group is not None for row in rows)
         if self.in_order and has_groups:
@@ -60,10 +57,7 @@ class Cutter:
             out, how = set(range(len(rows) - n_out, len(rows))), "its last rows"
         elif has_groups:
             out, too_large = self._fitting_groups(rows, n_out, n_stay=1)
-            if not out and too_large:
-                smallest = min(too_large, key=len)
-                out = set(smallest)
-            how = "whole groups"
+            out, how = out or set(min(too_large, key=len, default=())), "whole groups"
         else:
             out, how = self._rows(rows, n_out)
             out = self._with_labels(rows, out, spread)
@@ -73,41 +67,41 @@ class Cutter:
                 "cut out; name a finer data.group_column, or give the split as a file of its own."
             )
         far = f" ({n_out} were wanted)" if has_groups and abs(len(out) - n_out) > _FAR * n_out else ""
-        notes.append(f"Cut {len(out)} of {len(rows)} train rows as {name}, {how}{far}.")
         stays = [row for i, row in enumerate(rows) if i not in out]
-        if lost := self._names(rows) - self._names(stays):
+        if lost := self._distinct(rows) - self._distinct(stays):
             raise DataError(
                 f"With the last rows cut out as {name}, no train row has label {min(lost)!r}; "
                 "leave out data.time_column, or give the split as a file of its own."
             )
-        return stays, [row for i, row in enumerate(rows) if i in out]
+        note = f"Cut {len(out)} of {len(rows)} train rows as {name}, {how}{far}."
+        return stays, [row for i, row in enumerate(rows) if i in out], note
 
     def _rows(self, rows: Sequence[Row], n_out: int) -> tuple[set[int], str]:
-        """Indices of single rows to cut out, and how they were chosen; stratified by label if possible."""
+        """Draw indices of single rows to cut out, stratified by label if possible, and say how in words."""
         labels = [self._labels(row) for row in rows]
         counts, order = Counter(name for names in labels for name in names), range(len(rows))
         if not self.has_classes:
             return set(np.random.default_rng(self.seed).permutation(len(rows))[:n_out].tolist()), "at random"
         is_single = all(len(names) == 1 for names in labels)
         common = [i for i in order if is_single and counts[labels[i][0]] >= 2]  # a label's only row stays
-        places = {name: at for at, name in enumerate(sorted(counts))}  # in an array, texts would be as long
-        strata = np.array([places[labels[i][0]] for i in common])  # as the longest
+        # Numbers of labels: in an array, each text would be as long as the longest.
+        places = {name: at for at, name in enumerate(sorted(counts))}
+        strata = np.array([places[labels[i][0]] for i in common])
         if common and len(set(strata.tolist())) <= min(n_out, len(common) - n_out):
-            drawn = train_test_split(
+            _, cut = train_test_split(
                 np.array(common), test_size=n_out, stratify=strata, random_state=self.seed
-            )[1]
-            out = set(drawn.tolist())
+            )
+            out = set(cut.tolist())
             if len({labels[i][0] for i in order if i not in out}) == len(counts):
                 return out, "stratified by label"
-        first = {name: i for i in reversed(order) for name in labels[i]}
-        free = sorted(set(order) - set(first.values()))  # the first row of each label stays in train
+        kept_row = {name: i for i in reversed(order) for name in labels[i]}  # the first of each label
+        free = sorted(set(order) - set(kept_row.values()))
         how = "as labels are too rare or too many" if is_single else "every label stays in train"
-        return set(
-            np.random.default_rng(self.seed).permutation(free)[:n_out].tolist()
-        ), f"not stratified, {how}"
+        drawn = np.random.default_rng(self.seed).permutation(free)[:n_out].tolist()
+        return set(drawn), f"not stratified, {how}"
 
     def _with_labels(self, rows: Sequence[Row], out: set[int], spread: frozenset[str]) -> set[int]:
-        """The cut with a row of each label of `spread`, in place of rows whose labels it has more often."""
+        """Swap rows so that the cut has each label of `spread`, for rows whose labels it has more often."""
         inside = Counter(name for i in out for name in self._labels(rows[i]))
         missing = sorted(spread - inside.keys())
         if not missing:
@@ -141,8 +135,8 @@ class Cutter:
                 counts.subtract(labels[lost])
         return out
 
-    def without_surplus(self, rows: list[Row], n_most: int, notes: list[str]) -> list[Row]:
-        """`n_most` of the rows: whole groups are left out while they fit, then single rows."""
+    def without_surplus(self, rows: list[Row], n_most: int) -> tuple[list[Row], str]:
+        """Keep `n_most` rows: whole groups are left out while they fit, then single rows. Adds a note."""
         n_out = len(rows) - n_most
         has_groups = any(row.group is not None for row in rows)
         out = self._fitting_groups(rows, n_out, n_stay=_FEWEST_GROUPS)[0] if has_groups else set()
@@ -152,28 +146,28 @@ class Cutter:
             singles, how = self._rows([rows[i] for i in stays], n_singles)
             stays = [i for at, i in enumerate(stays) if at not in singles]
             how = f"whole groups and {counted(n_singles, 'single row')}" if has_groups else how
-        notes.append(f"Cut {n_out} of {len(rows)} train rows as surplus to max_examples {n_most}, {how}.")
-        return [rows[i] for i in stays]
+        note = f"Cut {n_out} of {len(rows)} train rows as surplus to max_examples {n_most}, {how}."
+        return [rows[i] for i in stays], note
 
     def _fitting_groups(
         self, rows: Sequence[Row], n_out: int, *, n_stay: int
     ) -> tuple[set[int], list[list[int]]]:
-        """Indices of the rows of whole groups, drawn at random while they fit, and the groups that do not.
+        """Draw whole groups at random while they fit; give their row indices, and the groups that do not.
 
         Every label and `n_stay` groups stay in train.
         """
         groups = groups_of(rows)
-        left = Counter(name for row in rows for name in self._labels(row))
-        out, too_large, n_left = set[int](), list[list[int]](), len(groups)
+        n_rows_with = Counter(name for row in rows for name in self._labels(row))
+        out, too_large, n_groups = set[int](), list[list[int]](), len(groups)
         order: list[int] = np.random.default_rng(self.seed).permutation(len(groups)).tolist()
         for group in (groups[at] for at in order):
             lost = Counter(name for i in group for name in self._labels(rows[i]))
-            if n_left <= n_stay or any(left[name] <= n for name, n in lost.items()):
+            if n_groups <= n_stay or any(n_rows_with[name] <= n for name, n in lost.items()):
                 continue
             if len(out) + len(group) <= n_out:
                 out.update(group)
-                left.subtract(lost)
-                n_left -= 1
+                n_rows_with.subtract(lost)
+                n_groups -= 1
             else:
                 too_large.append(group)
         return out, too_large
@@ -182,9 +176,8 @@ class Cutter:
         names = names_in(row.label) if self.has_classes else ()
         return tuple(dict.fromkeys(names)) if len(names) > 1 else names
 
-    def _names(self, rows: Sequence[Row]) -> set[str]:
-        labels = {row.label for row in rows} if self.has_classes else set()
-        return {name for label in labels for name in names_in(label)}
+    def _distinct(self, rows: Sequence[Row]) -> set[str]:
+        return {name for label in {row.label for row in rows if self.has_classes} for name in names_in(label)}
 
 
 def groups_of(rows: Sequence[Row]) -> list[list[int]]:
@@ -195,51 +188,56 @@ def groups_of(rows: Sequence[Row]) -> list[list[int]]:
     return list(groups.values())
 
 
-def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int, notes: list[str]) -> Parts:
-    """Train, search, confirm and test; `max_examples` limits train and search together."""
+def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int) -> tuple[Parts, list[str]]:
+    """Cut train into train, search and confirm, unless the user has confirm; adds notes on each cut.
+
+    `max_examples` limits train and search together.
+
+    Raises:
+        DataError: Too few rows remain to learn from.
+    """
     has_classes = bool(uncut.target.names) and uncut.target.kind not in ("number", "choice")
     cutter = Cutter(has_classes=has_classes, in_order=uncut.in_order, seed=seed % 2**32)
-    train, confirm = uncut.parts["train"], uncut.parts.get("confirm", [])
+    train, confirm, notes = uncut.parts["train"], uncut.parts.get("confirm", []), list[str]()
     counts = Counter(name for row in train for name in names_in(row.label)) if has_classes else Counter()
     spread = frozenset(name for name, n in counts.items() if n >= _SPREAD and uncut.target.kind != "tags")
-    is_cut = not confirm
-    if is_cut:
-        train, confirm = cutter.cut(train, _cut_size(len(train)), "confirm", notes, spread=spread)
+    n_given = len(confirm)
+    if not confirm:
+        train, confirm, note = cutter.cut(train, _cut_size(len(train)), "confirm", spread=spread)
+        notes.append(note)
     elif len(confirm) < _FEW_ROWS and uncut.target.kind != "stream":
         notes.append(
             f"The validation part has {counted(len(confirm), 'row')}, of which the verdict tells large "
             "differences alone; give more, or leave it out so that they are cut from train."
         )
     n_labels = len({name for row in train for name in names_in(row.label)}) if has_classes else 0
-    n_needed = max(MIN_ROWS, 2 * n_labels if uncut.target.kind == "class" else 0)
+    n_needed = max(_MIN_ROWS, 2 * n_labels if uncut.target.kind == "class" else 0)
     if min(len(train), max_examples or len(train)) < n_needed:
-        limit = f" and data.max_examples is {max_examples}" if max_examples else ""
-        cut = f" beside {len(confirm)} for confirm" if is_cut and confirm else ""
-        rows = "is 1 row" if len(train) == 1 else f"are {len(train)} rows"
-        per_label = f", 2 for each of {n_labels} labels" if n_needed > MIN_ROWS else ""
-        numbers = is_numeric(uncut.target.names) * ", or set data.label_kind=number to learn numbers"
-        remedy = f", check the label column{numbers}" if per_label else ""
-        is_limited = max_examples is not None and len(train) >= n_needed
-        left_out = []
-        for what, n in uncut.left_out.items():  # such as "duplicates" or "rows without text"
-            rows_left_out = re.sub(r"s\b", "", what, count=1) if n == 1 else what
-            left_out += [f"{n} {rows_left_out}"] if n else []
-        removed = f", after removing {' and '.join(left_out)}" if left_out else ""
-        mend = f"Raise --max-examples to {n_needed} at least" if is_limited else "Add rows"
+        removed = [f"{fault} ({n})" for fault, n in uncut.left_out.items() if n]
+        reasons = [
+            f" beside {len(confirm)} for confirm" if len(confirm) > n_given else "",
+            f" and data.max_examples is {max_examples}" if max_examples else "",
+            f", after removing {', '.join(removed)}" if removed else "",
+        ]
+        needed = f"{n_needed} are needed"
+        if n_needed > _MIN_ROWS:
+            needed += f", 2 for each of {n_labels} labels; check that the label column holds classes"
         raise DataError(
-            f"There {rows} to learn from{cut}{limit}{removed}; {n_needed} are "
-            f"needed{per_label}. {mend}{remedy}."
+            f"Train has {counted(len(train), 'row')} to learn from{''.join(reasons)}; {needed}. Add rows, or "
+            "raise --max-examples."
         )
     if max_examples and max_examples < len(train):
         if uncut.in_order:
-            notes.append(f"Kept the last {max_examples} of {len(train)} train rows, as max_examples says.")
+            note = f"Kept the last {max_examples} of {len(train)} train rows, as max_examples says."
             train = train[-max_examples:]
         else:
-            train = cutter.without_surplus(train, max_examples, notes)
-    train, search = cutter.cut(train, _cut_size(len(train)), "search", notes, spread=spread)
-    return {"train": train, "search": search, "confirm": confirm, "test": uncut.parts.get("test", [])}
+            train, note = cutter.without_surplus(train, max_examples)
+        notes.append(note)
+    train, search, note = cutter.cut(train, _cut_size(len(train)), "search", spread=spread)
+    parts = {"train": train, "search": search, "confirm": confirm, "test": uncut.parts.get("test", [])}
+    return parts, [*notes, note]
 
 
 def _cut_size(n_rows: int) -> int:
     share = -(-_CUT_PERCENT * n_rows // 100)  # rounded up
-    return min(max(share, _CUT_AT_LEAST), CUT_AT_MOST, n_rows // 3)
+    return min(max(share, _CUT_AT_LEAST), _CUT_AT_MOST, n_rows // 3)

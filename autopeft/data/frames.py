@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,9 +11,10 @@ from typing import Any
 import datasets
 import pandas as pd
 
-from autopeft.data.loading import load
-from autopeft.data.rows import LabelledData, ReadRows
+from autopeft.data.dataset import LabelledData, ReadRows
+from autopeft.data.formats import quiet
 from autopeft.data.sources import first_rows
+from autopeft.data.splits import load
 from autopeft.errors import DataError, reason_of
 from autopeft.records import DataSpec, shortened
 
@@ -36,20 +36,21 @@ def load_in_memory(spec: DataSpec, data: Any, *, seed: int, read_rows: ReadRows)
     Raises:
         DataError: The object is of another kind, has no rows, or cannot be used.
     """
-    tables = dict(data) if isinstance(data, dict) else {"train": data}
-    for split, table in [*tables.items()]:
+    tables = {}
+    for split, table in (data if isinstance(data, dict) else {"train": data}).items():
         if isinstance(table, pd.DataFrame):
-            tables[split] = dataset_of(table)
+            table = dataset_of(table)
         elif hasattr(table, "to_arrow"):  # a frame of Polars
-            tables[split] = datasets.Dataset(table.to_arrow())
-    tables = {str(split): table for split, table in tables.items()}
-    notes: list[str] = []
+            table = datasets.Dataset(table.to_arrow())
+        tables[str(split)] = table
+    notes: tuple[str, ...] = ()
     if streams := {split: t for split, t in tables.items() if isinstance(t, datasets.IterableDataset)}:
         if spec.max_examples is None:
             raise DataError(
                 "The data in memory is a stream of unknown length; limit the rows to read by max_examples."
             )
-        tables |= first_rows(streams, spec.max_examples, notes)
+        of_streams, notes = first_rows(streams, spec.max_examples)
+        tables |= of_streams
     odd = [table for table in tables.values() if not isinstance(table, datasets.Dataset)]
     if odd or not tables:
         kind = type(odd[0]).__name__ if odd else "DatasetDict without splits"
@@ -61,8 +62,8 @@ def load_in_memory(spec: DataSpec, data: Any, *, seed: int, read_rows: ReadRows)
         if len(tables) == 1 or "train" in split.lower():
             raise DataError(f"The data in memory has no rows in {split}; add rows.")
         del tables[split]
-        notes.append(f"Left out {split} of the data in memory, which has no rows.")
-    with tempfile.TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as parent, _no_bars():
+        notes += (f"Left out {split} of the data in memory, which has no rows.",)
+    with tempfile.TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as parent, quiet():
         folder = Path(parent) / _NAME
         folder.mkdir()
         for split, table in tables.items():
@@ -84,18 +85,7 @@ def load_in_memory(spec: DataSpec, data: Any, *, seed: int, read_rows: ReadRows)
         except DataError as error:
             error.args = (str(error).replace(str(folder), f"the {_NAME}"),)
             raise
-    return replace(loaded, name=_NAME, notes=(*notes, *loaded.notes))
-
-
-@contextlib.contextmanager
-def _no_bars() -> Iterator[None]:
-    had_bars = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if had_bars:
-            datasets.enable_progress_bars()
+    return replace(loaded, name=_NAME, notes=notes + loaded.notes)
 
 
 def dataset_of(frame: pd.DataFrame) -> datasets.Dataset:

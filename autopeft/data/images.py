@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from lzma import LZMAError
 from pathlib import Path
@@ -19,10 +19,10 @@ from typing import Any
 import datasets
 
 from autopeft.data.columns import Columns, only_input
-from autopeft.data.files import IMAGES, TABLES, read_table, suffix_of
+from autopeft.data.dataset import UncutRows
+from autopeft.data.formats import IMAGES, TABLES, read_table, suffix_of
 from autopeft.data.labels import LABEL_NAMES, label_column, labelled
-from autopeft.data.rows import UncutRows
-from autopeft.data.sources import SPLIT_WORD, by_part, is_list, listed_by_part, read
+from autopeft.data.sources import SPLIT_WORD, Source, by_part, is_list, listed_by_part, read
 from autopeft.errors import DataError, reason_of
 from autopeft.records import DataSpec, counted, path_at_home
 
@@ -30,8 +30,7 @@ _ORIENTATION = 0x0112  # the EXIF tag; the turns that undo its values are those 
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 # Pillow knows the suffixes of these formats, but has no decoder of its own for them.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-# What a file, a damaged or encrypted member of a zip file, and the decoder of an image raise.
-# What the decoders of Pillow raise, beside its `DecompressionBombError`.
+# What the decoders of Pillow raise beside its `DecompressionBombError`, and damaged or encrypted zip files.
 _DECODER_ERRORS = (OSError, EOFError, RuntimeError, SyntaxError, ValueError)
 _UNREADABLE = (*_DECODER_ERRORS, zipfile.BadZipFile, zlib.error, LZMAError)
 _OF_MACS = "__MACOSX"  # a folder that the archiver of macOS adds
@@ -93,65 +92,96 @@ def pillow() -> Any:
     return Image
 
 
-def read_images(spec: DataSpec, notes: list[str]) -> UncutRows:
-    """Rows of one image with a label; raises DataError without images or labels, or if a file is missing."""
+def read_images(spec: DataSpec) -> UncutRows:
+    """Read rows of one image with a label; raises DataError without images or labels.
+
+    Raises the same error if the file of an image is missing.
+    """
     if not spec.source:
         raise DataError("The sample dataset has texts; name a folder of images with --data.")
-    name, tables = _tables(spec, spec.source, notes)
-    names = tables["train"][0][0].column_names
+    source = _read(spec, spec.source)
+    names = source.tables["train"][0][0].column_names
     files = only_input(spec, names, FILE_NAMES, content="image files")
     label = label_column(spec, names, inputs=[files], usual_names=LABEL_NAMES)
     columns = Columns(inputs=(files,), label=label, group=spec.group_column, time=spec.time_column)
-    notes.append(f"The images are in column {files}, the label is in column {label}.")
+    note = f"The images are in column {files}, the label is in column {label}."
     images: dict[str, ImageFile] = {}
-    keyed = {
-        part: [_with_keys(table, files, images, folder=folder, part=part) for table, folder in part_tables]
-        for part, part_tables in tables.items()
+    keyed: dict[str, list[Any]] = {part: [] for part in source.tables}
+    for part, tables in source.tables.items():
+        for table, folder in tables:
+            with_keys, of_table = _with_keys(table, files, folder=folder, part=part)
+            keyed[part].append(with_keys)
+            images |= of_table
+    uncut = labelled(spec, Source(source.name, keyed, (*source.notes, note)), columns=columns)
+    parts = {
+        part: [row._replace(inputs=(images[row.inputs[0]],)) for row in rows]
+        for part, rows in uncut.parts.items()
     }
-    uncut = labelled(spec, name, keyed, columns=columns, notes=notes)
-    for part, rows in uncut.parts.items():
-        uncut.parts[part] = [row._replace(inputs=(images[row.inputs[0]],)) for row in rows]
-    return uncut
+    return replace(uncut, parts=parts)
 
 
-def _tables(spec: DataSpec, source: str, notes: list[str]) -> tuple[str, dict[str, list[tuple[Any, Path]]]]:
-    """The dataset's name, and the tables of each part with the folder that image paths start from."""
-    if is_list(source):
-        name, listed = listed_by_part(source, notes)
-        pairs = {part: [(read_table(file, notes), file.parent) for file in listed[part]] for part in listed}
-        return name, pairs
-    path = path_at_home(source)
-    if path.is_dir() and not any(suffix_of(file) in TABLES for file in path.glob("[!._]*")):
+def _read(spec: DataSpec, place: str) -> Source:
+    """Read the tables of each part, each with the folder that its image paths start from."""
+    path = path_at_home(place)
+    files: Source | None = None
+    if is_list(place):
+        files = listed_by_part(place)
+    elif path.is_dir() and not any(suffix_of(file) in TABLES for file in path.glob("[!._]*")):
         name = path.resolve().name
-        files = sorted(file for file in path.glob("[!._]*/metadata.*") if suffix_of(file) in TABLES)
-        if files:  # a table in each folder
-            parts = by_part({file.parent.name: file for file in files}, name, notes)
-            return name, {
-                part: [(read_table(file, notes), file.parent) for file in files]
-                for part, files in parts.items()
-            }
-        tables = _class_folders(path, notes)
+        metadata = sorted(file for file in path.glob("[!._]*/metadata.*") if suffix_of(file) in TABLES)
+        if not metadata:
+            source = _read_class_folders(path)
+        else:  # a table in each folder
+            files = Source(name, *by_part({file.parent.name: file for file in metadata}, name))
     else:
-        name, tables = read(spec, notes)
+        source = read(spec)
+    if files is not None:
+        tables = {part: [(read_table(f), f.parent) for f in paths] for part, paths in files.tables.items()}
+        return files._replace(tables=tables)
     folder = path if path.is_dir() else path.parent
-    return name, {part: [(table, folder) for table in part_tables] for part, part_tables in tables.items()}
+    return source._replace(
+        tables={part: [(table, folder) for table in tables] for part, tables in source.tables.items()}
+    )
 
 
-def _class_folders(path: Path, notes: list[str]) -> dict[str, list[Any]]:
-    """A table per part from `train/cat/1.png`, or from `cat/1.png` if no folder is named after a split.
+def _read_class_folders(path: Path) -> Source:
+    """List the images of `train/cat/1.png`, or of `cat/1.png` if no folder is named after a split.
 
     A class with the name of a split beside others is refused, since its folders of classes are looked for.
     """
     children = sorted(child for child in path.iterdir() if child.is_dir() and not _is_hidden(child, path))
-    folders = {child.name: child for child in children}
-    if not folders:
+    if not children:
         raise DataError(
             f"The folder {path} holds neither a table ({', '.join(TABLES)}) nor folders of classes; put "
             "images into one folder per class, or a table with columns file and label beside them."
         )
-    has_splits = any(SPLIT_WORD.search(name.lower()) for name in folders)
-    parts = by_part(folders, path.name, notes) if has_splits else {"train": [path]}
-    return {part: [_table_of(folder, path, notes) for folder in chosen] for part, chosen in parts.items()}
+    parts, notes = {"train": [path]}, list[str]()
+    if any(SPLIT_WORD.search(child.name.lower()) for child in children):
+        parts, part_notes = by_part({child.name: child for child in children}, path.name)
+        notes += part_notes
+    readable = set(pillow().OPEN) - _NOT_DECODED
+    suffixes = {suffix for suffix, kind in pillow().registered_extensions().items() if kind in readable}
+    tables: dict[str, list[Any]] = {part: [] for part in parts}
+    for part, folders in parts.items():
+        for folder in folders:
+            files = sorted(f for f in folder.glob("*/**/*") if f.is_file() and not _is_hidden(f, folder))
+            images = [file for file in files if file.suffix.lower() in suffixes]
+            if not images:
+                raise DataError(
+                    f"{folder} holds no image in a folder of its class ({', '.join(IMAGES)}); put images "
+                    "into one folder per class. A folder with the name of a split holds such folders."
+                )
+            skipped = Counter(f.suffix.lower() for f in files if f.suffix.lower() not in suffixes)
+            if skipped:
+                kinds = ", ".join(
+                    f"{suffix or 'none'} {n}" for suffix, n in skipped.most_common(_MOST_SUFFIXES)
+                )
+                n_files = counted(skipped.total(), "file")
+                notes.append(f"Left out {n_files} in {folder.name}, no images by their suffix ({kinds}).")
+            labels = [file.relative_to(folder).parts[0] for file in images]
+            content = {"file": [str(file.resolve()) for file in images], "label": labels}
+            tables[part].append(datasets.Dataset.from_dict(content))
+    return Source(path.resolve().name, tables, tuple(notes))
 
 
 def _is_hidden(file: Path, root: Path) -> bool:
@@ -159,63 +189,40 @@ def _is_hidden(file: Path, root: Path) -> bool:
     return any(name.startswith(".") or name == _OF_MACS for name in file.relative_to(root).parts)
 
 
-def _table_of(folder: Path, root: Path, notes: list[str]) -> Any:
-    """The images of a folder with the names of their class folders; other files are noted by suffix."""
-    known, readable = pillow().registered_extensions(), set(pillow().OPEN) - _NOT_DECODED
-    suffixes = {suffix for suffix, kind in known.items() if kind in readable}  # in lower case
-    found = sorted(file for file in folder.glob("*/**/*") if file.is_file() and not _is_hidden(file, folder))
-    others = Counter(file.suffix.lower() for file in found if file.suffix.lower() not in suffixes)
-    files = [file for file in found if file.suffix.lower() in suffixes]
-    if not files:
-        taken = " its name was taken for a split's, so that classes are expected inside;"
-        raise DataError(
-            f"{folder} holds no image in a folder of its class ({', '.join(IMAGES)});"
-            f"{taken if folder != root else ''} put images into one folder per class."
-        )
-    if others:
-        listed = ", ".join(f"{suffix or 'none'} {n}" for suffix, n in others.most_common(_MOST_SUFFIXES))
-        files_left = counted(others.total(), "file")
-        notes.append(f"Left out {files_left} in {folder.name}, no images by their suffix ({listed}).")
-    labels = [file.relative_to(folder).parts[0] for file in files]
-    return datasets.Dataset.from_dict({"file": [str(file.resolve()) for file in files], "label": labels})
-
-
-def _with_keys(table: Any, column: str, images: dict[str, ImageFile], *, folder: Path, part: str) -> Any:
-    """The table with a key in place of each image (None if missing); adds key -> image to `images`."""
+def _with_keys(table: Any, column: str, *, folder: Path, part: str) -> tuple[Any, dict[str, ImageFile]]:
+    """Put a key in place of each image of a table (None if missing), and map the keys to the images."""
     if column not in table.column_names:
-        return table  # `labelled` names the missing column
+        return table, {}  # `labelled` names the missing column
     if isinstance(table.features[column], datasets.Image):
         table = table.cast_column(column, datasets.Image(decode=False))
     keys: list[str | None] = []
+    images: dict[str, ImageFile] = {}
     for index, cell in enumerate(table[column]):
-        if cell is None or cell == "":
-            keys.append(None)
-            continue
-        where = f"row {index + 1} of {part}"
-        image = _image_of(cell, folder, where)
-        keys.append(f"{image.digest} {image.name}")
-        images[f"{image.digest} {image.name}"] = image
-    return table.remove_columns(column).add_column(column, keys)
+        key = None
+        if cell is not None and cell != "":
+            image = _image_of(cell, folder, f"row {index + 1} of {part}")
+            key = f"{image.digest} {image.name}"
+            images[key] = image
+        keys.append(key)
+    return table.remove_columns(column).add_column(column, keys), images
 
 
 def _image_of(cell: Any, folder: Path, where: str) -> ImageFile:
-    """The image of a record with bytes or a path, of bytes, or of a file's name."""
+    """Find the image of a record with bytes or a path, of bytes, or of a file's name.
+
+    The name is that of a file in the folder, or else of a member of a zip file there.
+    """
     if isinstance(cell, Mapping):
         if cell.get("bytes") is None and cell.get("path") is None:
             raise DataError(f"The image in {where} holds neither bytes nor a path; complete or drop the row.")
         return _image(str(cell.get("path") or where), content=cell.get("bytes"))
     if isinstance(cell, bytes):
         return _image(where, content=cell)
-    if isinstance(cell, str):
-        return _of_name(cell, folder, where)
-    raise DataError(
-        f"The image in {where} is a {type(cell).__name__}; allowed are image files, their bytes or paths."
-    )
-
-
-def _of_name(name: str, folder: Path, where: str) -> ImageFile:
-    """The image of a file in the folder, or else of a member of a zip file there."""
-    spellings = dict.fromkeys((name, name.replace("\\", "/")))  # of a table that was made on Windows
+    if not isinstance(cell, str):
+        raise DataError(
+            f"The image in {where} is a {type(cell).__name__}; allowed are image files, their bytes or paths."
+        )
+    spellings = dict.fromkeys((cell, cell.replace("\\", "/")))  # of a table that was made on Windows
     for spelling in spellings:
         if (folder / spelling).is_file():
             return _image(str(folder / spelling))
@@ -224,8 +231,8 @@ def _of_name(name: str, folder: Path, where: str) -> ImageFile:
         for spelling in spellings:
             if spelling in _archive(archive).NameToInfo:
                 return _image(archive, member=spelling)
-    beside = f" or {', '.join(Path(archive).name for archive in archives)}" if archives else ""
-    raise DataError(f"The image {name} of {where} is not in {folder}{beside}; correct the path.")
+    places = " or ".join([str(folder), *(Path(archive).name for archive in archives)])
+    raise DataError(f"The image {cell} of {where} is not in {places}; correct the path.")
 
 
 def _image(path: str, *, member: str | None = None, content: bytes | None = None) -> ImageFile:
@@ -235,26 +242,18 @@ def _image(path: str, *, member: str | None = None, content: bytes | None = None
         reason = getattr(error, "strerror", None) or reason_of(error)
         text = f"The image {_name(path, member)} cannot be read ({reason}); replace it or leave it out."
         raise DataError(text) from error
-    _refuse_deep(read_bytes, _name(path, member))
+    module = pillow()
+    with (  # an image that does not open passes: `ImageFile.load` tells why
+        contextlib.suppress(*_DECODER_ERRORS, module.DecompressionBombError),
+        module.open(io.BytesIO(read_bytes)) as image,
+    ):
+        if image.mode[0] in "FI":  # which Pillow would cut at 255
+            raise DataError(
+                f"The image {_name(path, member)} has more than 8 bits a value (Pillow's mode {image.mode}); "
+                "write all images with 8 bits, scaled alike."
+            )
     digest = hashlib.sha256(read_bytes).hexdigest()[:16]
     return ImageFile(digest=digest, path=path, member=member, content=content)
-
-
-def _refuse_deep(content: bytes, name: str) -> None:
-    """Refuse an image of more than 8 bits a value, which Pillow would cut at 255.
-
-    One that does not open passes: `ImageFile.load` tells why.
-    """
-    module = pillow()
-    with (
-        contextlib.suppress(*_DECODER_ERRORS, module.DecompressionBombError),
-        module.open(io.BytesIO(content)) as image,
-    ):
-        if image.mode[0] in "FI":
-            raise DataError(
-                f"The image {name} has more than 8 bits a value (Pillow's mode {image.mode}); write all "
-                "images with 8 bits, scaled alike."
-            )
 
 
 def _name(path: str, member: str | None) -> str:

@@ -6,7 +6,7 @@ import math
 import re
 import statistics
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -23,11 +23,11 @@ from autopeft.data.columns import (
     head_of,
     holds_strings,
     n_places_of,
-    note_unread_texts,
+    notes_on_unread_texts,
     rows_of,
 )
-from autopeft.data.rows import USUAL_NAMES, Parts, Row, UncutRows
-from autopeft.data.sources import listed, read
+from autopeft.data.dataset import USUAL_NAMES, Parts, Row, UncutRows
+from autopeft.data.sources import Source, listed, read
 from autopeft.errors import DataError
 from autopeft.extension import Target, TargetKind
 from autopeft.records import DataSpec, counted, shortened
@@ -52,27 +52,43 @@ _WITH_COMMA = re.compile(r"[-+]?\d+,\d+")
 _LARGEST = 1e18  # size of a number to learn, whose square float32 still holds; chosen by hand
 
 
-def read_texts(spec: DataSpec, notes: list[str]) -> UncutRows:
-    """Labelled texts or pairs of texts; the labels decide the kind of the target."""
-    name, tables = read(spec, notes)
-    columns = _choose_columns(spec, tables["train"][0], notes)
-    return labelled(spec, name, tables, columns=columns, notes=notes)
+def read_texts(spec: DataSpec) -> UncutRows:
+    """Read labelled texts or pairs of texts; the labels decide the kind of the target."""
+    source = read(spec)
+    columns, notes = _choose_columns(spec, source.tables["train"][0])
+    return labelled(spec, source._replace(notes=(*source.notes, *notes)), columns=columns)
 
 
-def labelled(
-    spec: DataSpec, name: str, tables: Mapping[str, list[Any]], *, columns: Columns, notes: list[str]
-) -> UncutRows:
-    """Rows of some input columns and a label column, with their target.
+def labelled(spec: DataSpec, source: Source, *, columns: Columns) -> UncutRows:
+    """Read the rows of some input columns and a label column, and find their target.
 
     Raises a DataError if the labels cannot be learned from.
     """
-    raw = _rows(spec, tables, columns, notes)
+    notes = []
+    may_be_several = spec.label_kind in (None, "classes")
+    n_places = n_places_of(source.tables["train"], columns.label) if may_be_several else 0
+    if n_places:
+        notes.append(
+            f"Column {columns.label} holds {n_places} zeros and ones in each row, one for each label; the "
+            f"labels are named 0 to {n_places - 1} by their places."
+        )
+    raw = {
+        part: [
+            row
+            for table in tables
+            for row in rows_of(part, table, columns, kind=spec.label_kind, n_places=n_places)
+        ]
+        for part, tables in source.tables.items()
+    }
     kind = spec.label_kind or _kind([row.label for row in raw["train"]], columns.label)
-    known = {label for row in raw["train"] for label in names_in(row.label)}
+    train_labels = {label for row in raw["train"] for label in names_in(row.label)}
     parts: Parts = {}
     left_out = {}
     for part, rows in raw.items():
-        with_label = with_labels(part, rows, columns.label, known=known, kind=kind, notes=notes)
+        with_label, label_notes = with_labels(
+            part, rows, columns.label, train_labels=train_labels, are_numbers=kind == "number"
+        )
+        notes += label_notes
         parts[part] = [row for row in with_label if None not in row.inputs]
         n_blank = len(with_label) - len(parts[part])
         if 2 * n_blank > len(with_label):
@@ -83,8 +99,7 @@ def labelled(
         if n_blank:
             notes.append(f"Dropped {counted(n_blank, f'{part} row')} without text.")
         if part == "train":
-            left_out[WITHOUT_LABEL] = len(rows) - len(with_label)
-            left_out[WITHOUT_TEXT] = n_blank
+            left_out = {WITHOUT_LABEL: len(rows) - len(with_label), WITHOUT_TEXT: n_blank}
     if kind == "number":
         parts = {part: _numbers(part, rows, columns.label) for part, rows in parts.items()}
         numbers = [float(row.label) for row in parts["train"]]
@@ -101,29 +116,11 @@ def labelled(
                 part: [row._replace(label=names_in(row.label)) for row in rows]
                 for part, rows in parts.items()
             }
-        declared = declared_names(tables["train"][0], columns.label)
-        target = _classes(parts, kind, columns, declared=declared, notes=notes)
-    return columns.uncut(name, parts, target, left_out=left_out)
-
-
-def _rows(
-    spec: DataSpec, tables: Mapping[str, list[Any]], columns: Columns, notes: list[str]
-) -> dict[str, list[Row]]:
-    """All rows of each part, with labels as text; lists of 0 and 1 are labels by their places."""
-    n_places = n_places_of(tables["train"], columns.label) if spec.label_kind in (None, "classes") else 0
-    if n_places:
-        notes.append(
-            f"Column {columns.label} holds {n_places} zeros and ones in each row, one for each label; the "
-            f"labels are named 0 to {n_places - 1} by their places."
-        )
-    return {
-        part: [
-            row
-            for table in part_tables
-            for row in rows_of(part, table, columns, kind=spec.label_kind, n_places=n_places)
-        ]
-        for part, part_tables in tables.items()
-    }
+        declared = declared_names(source.tables["train"][0], columns.label)
+        target = _classes(parts, kind, columns, declared=declared)
+        if absent := [name for name in declared if name not in target.names]:
+            notes.append(f"Left out labels that no train row has: {listed(absent)}.")
+    return columns.uncut(source, parts, target, left_out=left_out, notes=notes)
 
 
 def names_in(label: Any) -> tuple[str, ...]:
@@ -143,60 +140,59 @@ class NoLabelColumnError(DataError):
         self.names = tuple(names)
 
 
-def label_column(
-    spec: DataSpec,
-    names: Sequence[str],
-    *,
-    inputs: Sequence[str],
-    usual_names: str,
-) -> str:
+def label_column(spec: DataSpec, names: Sequence[str], *, inputs: Sequence[str], usual_names: str) -> str:
     """The label column that the spec names, or the one with a usual name; raises DataError without one."""
-    label = spec.label_column or first_usual_column(
-        [name for name in names if name not in inputs], usual_names
-    )
+    candidates = [name for name in names if name not in inputs]
+    label = spec.label_column or first_usual_column(candidates, usual_names)
     if not label:
         raise NoLabelColumnError(names)
     return label
 
 
-def _choose_columns(spec: DataSpec, table: Any, notes: list[str]) -> Columns:
+def _choose_columns(spec: DataSpec, table: Any) -> tuple[Columns, list[str]]:
+    """Choose the columns of the texts and of the label, and say which in notes."""
     names, texts = table.column_names, list(spec.text_columns)
     check_named(spec, names)
-    head = head_of(table)
     label = label_column(spec, names, inputs=texts, usual_names=LABEL_NAMES)
-    texts = texts or _find_texts(head, (label, spec.group_column, spec.time_column))
+    not_texts = {label, spec.group_column, spec.time_column}
+    texts = texts or _find_texts(head_of(table), not_texts)
     if not texts:
         raise DataError(f"There is no text column among {column_list(names)}; name it with --text-column.")
     if label in texts or len(texts) > 2 or len(set(texts)) < len(texts):
         raise DataError(f"--text-column is {', '.join(texts)}; give 1 or 2 other than the label {label}.")
-    of_texts = (
-        f"texts are in the columns {' and '.join(texts)}" if texts[1:] else f"text is in column {texts[0]}"
-    )
-    notes.append(f"The {of_texts}, the label is in column {label}.")
-    taken = {*texts, label, spec.group_column, spec.time_column}
-    usual = [name for name in names if name.strip().lower() in LABEL_NAMES.split() and name not in taken]
-    others = () if spec.label_column else tuple(usual)
-    if others:
-        have = "have" if len(others) > 1 else "has"
+    of_texts = "texts are in the columns" if texts[1:] else "text is in column"
+    notes = [f"The {of_texts} {' and '.join(texts)}, the label is in column {label}."]
+    other_labels: list[str] = []
+    if spec.label_column is None:
+        unused = [name for name in names if name not in (*texts, *not_texts)]
+        other_labels = [name for name in unused if name.strip().lower() in LABEL_NAMES.split()]
+    if other_labels:
+        have = "have" if len(other_labels) > 1 else "has"
         notes.append(
-            f"{listed(others)} {have} a usual name of labels too; name the label with --label-column."
+            f"{listed(other_labels)} {have} a usual name of labels too; name the label with --label-column."
         )
     if not spec.text_columns:
-        note_unread_texts(table, (*texts, label, spec.group_column, spec.time_column), notes)
-    return Columns(
-        inputs=tuple(texts), label=label, group=spec.group_column, time=spec.time_column, other_labels=others
+        notes += notes_on_unread_texts(table, {*texts, *not_texts})
+    columns = Columns(
+        inputs=tuple(texts),
+        label=label,
+        group=spec.group_column,
+        time=spec.time_column,
+        other_labels=tuple(other_labels),
     )
+    return columns, notes
 
 
-def _find_texts(head: pa.Table, taken: Sequence[str | None]) -> list[str]:
-    """The columns with the most telling names, or else the only column of strings; empty without either."""
-    by_lower = {name.strip().lower(): name for name in head.column_names if name not in taken}
+def _find_texts(head: pa.Table, not_texts: Collection[str | None]) -> list[str]:
+    """Find the columns with the most telling names, or else the only column of strings; empty without."""
+    by_lower = {name.strip().lower(): name for name in head.column_names if name not in not_texts}
     for names in TEXT_NAMES.split():
         if not all(name in by_lower for name in names.split("+")):
             continue
-        first, *more = [by_lower[name] for name in names.split("+")]
-        if not more or first.lower() not in _OPTIONAL or all(cells_in(head, first)):
-            return [first, *more]
+        columns = [by_lower[name] for name in names.split("+")]
+        is_optional = len(columns) > 1 and columns[0].lower() in _OPTIONAL
+        if not is_optional or all(cells_in(head, columns[0])):
+            return columns
     strings = [name for name in by_lower.values() if holds_strings(head, name)]
     # All cells of a csv file are strings; a column of numbers is an id or a count.
     texts = [name for name in strings if not is_numeric(cells_in(head, name))]
@@ -204,15 +200,20 @@ def _find_texts(head: pa.Table, taken: Sequence[str | None]) -> list[str]:
 
 
 def with_labels(
-    part: str, rows: Sequence[Any], column: str, *, known: Collection[str], kind: str, notes: list[str]
-) -> list[Any]:
-    """The rows that have a label; raises DataError if no row of train has one.
+    part: str,
+    rows: Sequence[Any],
+    column: str,
+    *,
+    train_labels: Collection[str],
+    are_numbers: bool = False,
+) -> tuple[list[Any], list[str]]:
+    """Keep the rows, of any type with a `label`, that have one; with a note if some have none.
 
-    `rows` are of any type with a label; `known` are the labels of train, `kind` is the target's.
+    Raises DataError if no row of train has a label.
     """
     labels = {row.label for row in rows}
     # Test splits on the hub often hide their labels by writing -1 throughout.
-    hides_labels = part != "train" and HIDDEN not in known and (kind != "number" or labels == {HIDDEN})
+    hides_labels = part != "train" and HIDDEN not in train_labels and (not are_numbers or labels == {HIDDEN})
     missing = {None, HIDDEN} if hides_labels else {None}
     kept = [row for row in rows if row.label not in missing]
     if not kept and part == "train":
@@ -220,10 +221,10 @@ def with_labels(
             f"No {part} row of {len(rows)} has a label in column {column}; training needs labels."
         )
     if not kept:
-        notes.append(f"Left out the {part} part: no row of {len(rows)} has a label.")
-    elif len(kept) < len(rows):
-        notes.append(f"Dropped {counted(len(rows) - len(kept), f'{part} row')} without a label.")
-    return kept
+        return kept, [f"Left out the {part} part: no row of {len(rows)} has a label."]
+    n_dropped = len(rows) - len(kept)
+    note = f"Dropped {counted(n_dropped, f'{part} row')} without a label."
+    return kept, [note] if n_dropped else []
 
 
 def _kind(labels: Sequence[Any], column: str) -> TargetKind:
@@ -251,32 +252,24 @@ def _numbers(part: str, rows: Sequence[Row], column: str) -> list[Row]:
     """Rows with labels as finite floats; raises DataError with the row of a label that is no number."""
     values = [float(row.label) if NUMBER.fullmatch(row.label) else math.nan for row in rows]
     faulty = [row for row, value in zip(rows, values, strict=True) if not abs(value) <= _LARGEST]
-    if len(faulty) > 1:
-        raise DataError(
-            f"Label column {column} holds {shortened(faulty[0].label, 40)!r} in row {faulty[0].number} of "
-            f"{part}, and {len(faulty)} of {len(rows)} labels are no numbers from -{_LARGEST:g} to "
-            f"{_LARGEST:g}; write plain numbers such as 1234.5, or leave the cells empty."
-        )
     if faulty:
         raise DataError(
             f"Label column {column} holds {shortened(faulty[0].label, 40)!r} in row {faulty[0].number} of "
-            f"{part}, the others are numbers; write a number from -{_LARGEST:g} to {_LARGEST:g} there, or "
-            "leave it empty."
+            f"{part}: {len(faulty)} of {len(rows)} labels are no numbers from -{_LARGEST:g} to {_LARGEST:g}. "
+            "Write plain numbers such as 1234.5, or leave the cells empty."
         )
     return [row._replace(label=value) for row, value in zip(rows, values, strict=True)]
 
 
-def _classes(
-    parts: Parts, kind: TargetKind, columns: Columns, *, declared: Sequence[str], notes: list[str]
-) -> Target:
+def _classes(parts: Parts, kind: TargetKind, columns: Columns, *, declared: Sequence[str]) -> Target:
     """The target of one or several classes; raises DataError if confirm or test have labels new to train."""
     counts = Counter(name for row in parts["train"] for name in names_in(row.label))
     names = order_of(counts, declared)
     if len(names) < 2:
-        others = f"; is it {' or '.join(columns.other_labels)}? Name it with --label-column"
+        guess = f" (it may be {' or '.join(columns.other_labels)})" if columns.other_labels else ""
         raise DataError(
-            f"Label column {columns.label} has only {list(names)} in train; at least 2 are needed"
-            f"{others if columns.other_labels else ''}."
+            f"Label column {columns.label} has only {list(names)} in train; at least 2 are needed. Name the "
+            f"label column with --label-column{guess}."
         )
     for part, rows in parts.items():
         if unknown := sorted({name for row in rows for name in names_in(row.label)} - set(counts)):
@@ -289,8 +282,6 @@ def _classes(
                 f"The {USUAL_NAMES.get(part, part)} part has label {label!r} in row {numbers[0]}{more}, "
                 f"which train lacks{near}; correct it there, drop such rows, or add some to train."
             )
-    if absent := [name for name in declared if name not in counts]:
-        notes.append(f"Left out labels that no train row has: {listed(absent)}.")
     return Target(kind=kind, names=names, counts=tuple(counts[name] for name in names))
 
 

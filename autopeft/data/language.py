@@ -9,10 +9,16 @@ from typing import Any
 
 from autopeft.data.cells import as_group, as_string
 from autopeft.data.chats import chat_row, has_no_weight, has_thoughts, holds_messages, holds_tools
-from autopeft.data.columns import cells_of, check_named, column_list, first_usual_column, note_unread_texts
-from autopeft.data.files import PARAGRAPH, PARAGRAPHS
+from autopeft.data.columns import (
+    cells_of,
+    check_named,
+    column_list,
+    first_usual_column,
+    notes_on_unread_texts,
+)
+from autopeft.data.dataset import Parts, Row, UncutRows
+from autopeft.data.formats import PARAGRAPH, PARAGRAPHS
 from autopeft.data.labels import WITHOUT_TEXT
-from autopeft.data.rows import Parts, Row, UncutRows
 from autopeft.data.sources import read
 from autopeft.errors import DataError
 from autopeft.extension import Target, TargetKind
@@ -62,39 +68,34 @@ class _Layout:
             return "Text files are read as one text, paragraph by paragraph; repeated paragraphs are kept."
         if self.kind == "documents":
             return f"All of column {self.inputs[0]} is learned."
-        before = filter(None, (self.tools, self.system, *self.inputs))
-        return f"The model learns to write {self.label} after {' and '.join(before)}."
+        prompt = filter(None, (self.tools, self.system, *self.inputs))
+        return f"The model learns to write {self.label} after {' and '.join(prompt)}."
 
 
-def read_language(spec: DataSpec, notes: list[str]) -> UncutRows:
-    """Rows of text; rows with the same prompt form a group, so that no two splits share a prompt.
+def read_language(spec: DataSpec) -> UncutRows:
+    """Read rows of text; rows with the same prompt form a group, so that no two splits share a prompt.
 
     Raises a DataError without a column to learn from, or if rows do not hold what their column says.
     """
     if spec.time_column is not None:
         raise DataError("data.time_column is for labelled rows; sort texts into files train and validation.")
-    name, tables_read = read(spec, notes, text=PARAGRAPHS)
+    source = read(spec, text=PARAGRAPHS)
     tables = {  # with one column for each language of translations: `translation.de`, `translation.en`
         part: [table.flatten() if TRANSLATION in table.column_names else table for table in part_tables]
-        for part, part_tables in tables_read.items()
+        for part, part_tables in source.tables.items()
     }
     layout = _layout(spec, tables["train"][0])
     if layout.tools and not holds_tools(_train_cells(tables["train"], layout.tools)):
         layout = replace(layout, tools=None)
-    if layout.label:
-        _note_unread(tables["train"], layout, notes)
-    if layout.kind != "stream" and not spec.text_columns:
-        known = (SYSTEM, TOOLS, HISTORY)
-        beside = [name for name in tables["train"][0].column_names if name.strip().lower() in known]
-        note_unread_texts(tables["train"][0], (*layout.columns, spec.group_column, *beside), notes)
+    notes = [*source.notes, *_notes_on_unread(spec, tables["train"], layout)]
     parts: Parts = {}
     left_out: dict[str, int] = {}
     for part, part_tables in tables.items():
-        rows = [
-            row
-            for table in part_tables
-            for row in _rows(part, table, layout, group=spec.group_column, notes=notes)
-        ]
+        rows: list[Row | None] = []
+        for table in part_tables:
+            of_table, row_notes = _rows(part, table, layout, group=spec.group_column)
+            rows += of_table
+            notes += row_notes
         parts[part] = [row for row in rows if row is not None]
         if n_dropped := len(rows) - len(parts[part]):
             left_out |= {WITHOUT_TEXT: n_dropped} if part == "train" else {}
@@ -105,18 +106,26 @@ def read_language(spec: DataSpec, notes: list[str]) -> UncutRows:
                 f"No train chat of {len(rows)} ends with the assistant's answer to something, of a "
                 "weight other than 0; add the answers, since they are what is learned."
             )
-    shared = _fixed_prompts(parts["train"], notes) if layout.label else frozenset()
-    if layout.label and spec.group_column is None:
-        n_rows = Counter(row.inputs for row in parts["train"])
-        parts["train"] = [
-            row._replace(group=" ".join(row.inputs))
-            if n_rows[row.inputs] > 1 and row.inputs not in shared
-            else row
-            for row in parts["train"]
-        ]
-    notes.append(layout.note)
+    train, shared = parts["train"], frozenset[tuple[Any, ...]]()
+    if layout.label:
+        n_rows = Counter(row.inputs for row in train)
+        limit = max(_FIXED_AT_LEAST, len(train) // _FIXED_SHARE)
+        shared = frozenset(inputs for inputs, n in n_rows.items() if n > limit)
+        if shared:
+            prompts = f"{counted(len(shared), 'prompt')} {'stands' if len(shared) == 1 else 'stand'}"
+            notes.append(
+                f"{prompts} in {sum(n_rows[inputs] for inputs in shared)} of {len(train)} train rows: splits "
+                "share such instructions; rows are duplicates only where the completion is the same too."
+            )
+        if spec.group_column is None:
+            parts["train"] = [
+                row._replace(group=" ".join(row.inputs))
+                if n_rows[row.inputs] > 1 and row.inputs not in shared
+                else row
+                for row in train
+            ]
     return UncutRows(
-        name=name,
+        name=source.name,
         parts=parts,
         target=Target(kind=layout.kind),
         input_columns=layout.inputs,
@@ -125,28 +134,19 @@ def read_language(spec: DataSpec, notes: list[str]) -> UncutRows:
         may_repeat=bool(layout.label),
         shared_inputs=shared,
         left_out=left_out,
+        notes=(*notes, layout.note),
     )
 
 
-def _fixed_prompts(rows: list[Row], notes: list[str]) -> frozenset[tuple[Any, ...]]:
-    """The prompts in so many rows that they are instructions, which splits may share; notes them."""
-    n_rows = Counter(row.inputs for row in rows)
-    limit = max(_FIXED_AT_LEAST, len(rows) // _FIXED_SHARE)
-    fixed = {inputs: n for inputs, n in n_rows.items() if n > limit}
-    if fixed:
-        prompts = f"{counted(len(fixed), 'prompt')} {'stands' if len(fixed) == 1 else 'stand'}"
-        notes.append(
-            f"{prompts} in {sum(fixed.values())} of {len(rows)} train rows: splits share such instructions, "
-            "whose rows are duplicates only where the completion is the same too."
-        )
-    return frozenset(fixed)
-
-
-def _note_unread(tables: list[Any], layout: _Layout, notes: list[str]) -> None:
-    """Note the columns beside prompts whose names say that they belong to them, and that are not read."""
-    read_columns = (layout.system, layout.tools, *layout.columns)
-    for name in tables[0].column_names:
-        if name in read_columns or name.strip().lower() not in (SYSTEM, TOOLS, HISTORY):
+def _notes_on_unread(spec: DataSpec, tables: list[Any], layout: _Layout) -> list[str]:
+    """Name the columns that are not read, though they hold texts, or something that belongs to prompts."""
+    if layout.kind == "stream":
+        return []
+    names = tables[0].column_names
+    of_prompts = [name for name in names if name.strip().lower() in (SYSTEM, TOOLS, HISTORY)]
+    notes = []
+    for name in of_prompts:
+        if not layout.label or name in (layout.system, layout.tools, *layout.columns):
             continue
         cells = _train_cells(tables, name)
         if n_filled := sum(bool(cell) for cell in cells):
@@ -154,6 +154,9 @@ def _note_unread(tables: list[Any], layout: _Layout, notes: list[str]) -> None:
                 f"Column {name} is not read, though {n_filled} of {len(cells)} train rows have something in "
                 "it; what the model should see of it belongs into the prompt."
             )
+    if not spec.text_columns:
+        notes += notes_on_unread_texts(tables[0], (*layout.columns, spec.group_column, *of_prompts))
+    return notes
 
 
 def _train_cells(tables: list[Any], name: str) -> list[Any]:
@@ -212,24 +215,22 @@ def _layout(spec: DataSpec, table: Any) -> _Layout:
 
 def _refuse_preferences(spec: DataSpec, table: Any, by_lower: Mapping[str, str]) -> None:
     """Raise DataError where rows say which completions people prefer, unless the completion is named."""
-    if spec.label_column is not None:
-        return
-    if {"chosen", "rejected"} <= by_lower.keys():
+    label = by_lower.get("label", "")
+    is_bool = getattr(table.features.get(label), "dtype", "") == "bool"
+    if spec.label_column is None and {"chosen", "rejected"} <= by_lower.keys():
         raise DataError(
             "Columns chosen and rejected hold preferences, which no task learns from; to learn the chosen "
             "texts alone set --text-column chosen, or --text-column and --label-column chosen beside prompts."
         )
-    label = by_lower.get("label", "")
-    is_bool = getattr(table.features.get(label), "dtype", "") == "bool"
-    if is_bool and {"prompt", "completion"} <= by_lower.keys():
+    if spec.label_column is None and is_bool and {"prompt", "completion"} <= by_lower.keys():
         raise DataError(
             f"Column {label} says which completions are wanted, and no task learns from that; give the rows "
             "where it is true, without the column."
         )
 
 
-def _rows(part: str, table: Any, layout: _Layout, *, group: str | None, notes: list[str]) -> list[Row | None]:
-    """The rows of a table; None for a row without text."""
+def _rows(part: str, table: Any, layout: _Layout, *, group: str | None) -> tuple[list[Row | None], list[str]]:
+    """Read the rows of a table, None for a row without text; notes say what of chats is not learned."""
 
     def cells_or_none(name: str | None) -> Sequence[Any]:
         return [None] * len(table) if name is None else cells_of(part, table, name, is_needed=False)
@@ -238,34 +239,36 @@ def _rows(part: str, table: Any, layout: _Layout, *, group: str | None, notes: l
     is_chat = layout.kind == "chat"
     columns = [cells_of(part, table, name, reads_lists=is_chat) for name in layout.columns]
     if layout.kind == "stream":
-        return [Row((cell,), "", None) for cell in columns[0]]
+        return [Row((cell,), "", None) for cell in columns[0]], []
     groups = [as_group(cell, str(group)) for cell in cells_or_none(group)]
+    rows: list[Row | None] = []
+    notes: list[str] = []
     if is_chat:
-        if n := sum(map(has_no_weight, zip(*columns, strict=True))):
+        chats = list(zip(*columns, strict=True))
+        if n := sum(map(has_no_weight, chats)):
             notes.append(
                 f"The last answer of {counted(n, f'{part} chat')} has weight 0 and is not to be learned."
             )
-        if n := sum(map(has_thoughts, zip(*columns, strict=True))):
+        if n := sum(map(has_thoughts, chats)):
             notes.append(
                 f"The thoughts beside the answer of {counted(n, f'{part} chat')} are not learned; write "
                 "them into it."
             )
         systems = [as_string(cell, str(layout.system)) for cell in cells_or_none(layout.system)]
-        beside = zip(groups, systems, cells_or_none(layout.tools), strict=True)
-        chats = enumerate(zip(zip(*columns, strict=True), beside, strict=True), start=1)
-        return [
-            chat_row(f"Row {n} of {part}", cells, row_group, system=system, tools=tools)
-            for n, (cells, (row_group, system, tools)) in chats
-        ]
+        tools_of = cells_or_none(layout.tools)
+        for i, (cells, row_group) in enumerate(zip(chats, groups, strict=True)):
+            where = f"Row {i + 1} of {part}"
+            rows.append(chat_row(where, cells, row_group, system=systems[i], tools=tools_of[i]))
+        return rows, notes
     texts = [
         [as_string(cell, name) for cell in cells] for name, cells in zip(layout.columns, columns, strict=True)
     ]
-    rows: list[Row | None] = []
-    for *cells, row_group in zip(*texts, groups, strict=True):
-        completion = cells.pop() if layout.kind == "completion" else ""
-        first, *more = cells
+    for cells, row_group in zip(zip(*texts, strict=True), groups, strict=True):
+        *inputs, completion = cells if layout.kind == "completion" else (*cells, "")
+        prompt, *more = inputs
+        if prompt is None or completion is None:
+            rows.append(None)
+            continue
         # Columns after the first may be blank, as the inputs of Alpaca are in three of five rows.
-        prompt = "\n\n".join([first or "", *(cell for cell in more if cell is not None)])
-        is_whole = first is not None and completion is not None
-        rows.append(Row((prompt,), completion, row_group) if is_whole else None)
-    return rows
+        rows.append(Row(("\n\n".join([prompt, *filter(None, more)]),), completion, row_group))
+    return rows, notes

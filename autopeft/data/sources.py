@@ -10,14 +10,14 @@ import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 from datasets.naming import camelcase_to_snakecase
 from huggingface_hub import HfApi
 from huggingface_hub import errors as hub_errors
 
-from autopeft.data.files import (
+from autopeft.data.formats import (
     FILE_ERRORS,
     PARAGRAPHS,
     SENTENCES,
@@ -55,25 +55,28 @@ _MOST_NAMES = 4  # of files that a note lists
 _HUB_ERRORS = (*FILE_ERRORS, ImportError, hub_errors.HTTPError)
 
 
-def read(
-    spec: DataSpec, notes: list[str], *, text: TextFormat | None = None
-) -> tuple[str, dict[str, list[Any]]]:
-    """The name of a source, and its tables by part: train, confirm, test; raises DataError without them.
+class Source(NamedTuple):
+    """A dataset as it was found: its tables by part (train, confirm, test), with a note on each decision."""
 
-    The spec names a file, several files by comma, a folder of files, a saved dataset, or a hub id. Tables
-    are read, and texts where the task has a format for them.
+    name: str
+    tables: dict[str, list[Any]]
+    notes: tuple[str, ...] = ()
+
+
+def read(spec: DataSpec, *, text: TextFormat | None = None) -> Source:
+    """Read the tables of a file, several files by comma, a folder of files, a saved dataset, or a hub id.
+
+    Plain texts are read if the task has a format for them. Raises DataError without a train part.
     """
     path = SAMPLE if spec.source is None else path_at_home(spec.source)
     if is_list(spec.source):
-        name, listed = listed_by_part(str(spec.source), notes)
-        return name, {
-            part: [read_table(file, notes, text) for file in files] for part, files in listed.items()
-        }
+        return _read_files(listed_by_part(str(spec.source)), text)
     if spec.source and not _is_there(path) and not _looks_like_path(spec.source):
         name = "/".join(filter(None, [spec.source, spec.config_name]))
-        splits = dict(_read_hub(spec, spec.source, notes))
+        splits, stream_notes = _read_hub(spec, spec.source)
         remedy = "save the one to learn from as a file (to_parquet of datasets), and pass that file"
-        return name, by_part(splits, name, notes, remedy=remedy)
+        parts, notes = by_part(dict(splits), name, remedy=remedy)
+        return Source(name, parts, (*stream_notes, *notes))
     if spec.streaming:
         raise DataError(f"data.streaming is for hub ids, {path} is local and read at once; leave it out.")
     if not _is_there(path):
@@ -81,51 +84,54 @@ def read(
     if spec.config_name:
         raise DataError(f"data.config_name {spec.config_name!r} is for hub ids, {path} is local; remove it.")
     if path.is_file():
-        return unpacked_name(path).stem, {"train": [read_table(path, notes, text)]}
+        return Source(unpacked_name(path).stem, {"train": [read_table(path, text)]})
     name = path.resolve().name
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        saved = read_table(path, notes, text)
+        saved = read_table(path, text)
         tables = dict(saved) if isinstance(saved, dict) else {"train": saved}
-        return name, by_part(tables, name, notes)
-    files = _data_files(path, text, notes)
-    parts = by_part(files, name, notes)
-    return name, {part: [read_table(file, notes, text) for file in chosen] for part, chosen in parts.items()}
+        return Source(name, *by_part(tables, name))
+    files, description_notes = _data_files(path, text)
+    parts, notes = by_part(files, name)
+    return _read_files(Source(name, parts, (*description_notes, *notes)), text)
 
 
-def _data_files(folder: Path, text: TextFormat | None, notes: list[str]) -> dict[str, Path]:
-    """The data files of a folder by name, or of the only folder in it that has some; raises DataError."""
+def _read_files(files: Source, text: TextFormat | None) -> Source:
+    """Read the tables of files by part."""
+    tables = {part: [read_table(file, text) for file in paths] for part, paths in files.tables.items()}
+    return files._replace(tables=tables)
+
+
+def _data_files(folder: Path, text: TextFormat | None) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """Find the data files of a folder by name, or of the only folder in it that has some; with notes.
+
+    Files about the data are left out: a readme or licence, and .md beside tables. Raises DataError if there
+    is no file.
+    """
     suffixes = suffixes_of(text)
 
     def files_of(place: Path) -> dict[str, Path]:
         return {file.name: file for file in sorted(place.glob("[!._]*")) if suffix_of(file) in suffixes}
 
-    if files := files_of(folder):
-        return _without_descriptions(files, notes)
+    files = files_of(folder)
     inside = [place for place in sorted(folder.glob("[!._]*")) if place.is_dir() and files_of(place)]
-    if len(inside) == 1:  # a clone of a hub dataset has its files in `data`
-        return _without_descriptions(files_of(inside[0]), notes)
-    remedy = (
-        f"put {', '.join(suffixes)} files there, or set --task image-classification for folders of images"
-    )
-    if inside:
-        remedy = f"name one of its folders that do: {', '.join(place.name for place in inside)}"
-    raise DataError(f"The folder {folder} holds no data file; {remedy}.")
-
-
-def _without_descriptions(files: dict[str, Path], notes: list[str]) -> dict[str, Path]:
-    """The files without those about the data: a readme or licence, and .md beside tables."""
+    if not files and len(inside) == 1:  # a clone of a hub dataset has its files in `data`
+        files = files_of(inside[0])
+    if not files:
+        remedy = f"put {', '.join(suffixes)} files there, or set --task image-classification for images"
+        if inside:
+            remedy = f"name one of its folders that do: {', '.join(place.name for place in inside)}"
+        raise DataError(f"The folder {folder} holds no data file; {remedy}.")
     has_tables = any(suffix_of(file) in TABLES for file in files.values())
-
-    def is_about(file: Path) -> bool:
-        suffix = suffix_of(file)
-        is_named_so = suffix not in TABLES and bool(_ABOUT.fullmatch(file.stem))
-        return is_named_so or (suffix == ".md" and has_tables)
-
-    about = [name for name, file in files.items() if is_about(file)]
+    about = [
+        name
+        for name, file in files.items()
+        if (suffix_of(file) not in TABLES and _ABOUT.fullmatch(file.stem))
+        or (has_tables and suffix_of(file) == ".md")
+    ]
     if not about or len(about) == len(files):
-        return files
-    notes.append(f"Left out {listed(about)}, taken for descriptions of the data.")
-    return {name: file for name, file in files.items() if name not in about}
+        return files, ()
+    note = f"Left out {listed(about)}, taken for descriptions of the data."
+    return {name: file for name, file in files.items() if name not in about}, (note,)
 
 
 def _is_there(path: Path) -> bool:
@@ -137,8 +143,8 @@ def is_list(source: str | None) -> bool:
     return bool(source) and "," in str(source) and not _is_there(path_at_home(str(source)))
 
 
-def listed_by_part(source: str, notes: list[str]) -> tuple[str, dict[str, list[Path]]]:
-    """The name of the files' folder, and the files of each part by the split word in their names."""
+def listed_by_part(source: str) -> Source:
+    """Sort files, separated by commas, into parts by the split word in their names; no file is read."""
     paths = [path_at_home(word.strip()) for word in source.split(",") if word.strip()]
     if not paths:
         raise DataError(f"The data source {source!r} names no file; give paths, separated by commas.")
@@ -153,7 +159,7 @@ def listed_by_part(source: str, notes: list[str]) -> tuple[str, dict[str, list[P
     files = {
         f"{word}{' ' * index}": path for index, (word, path) in enumerate(zip(names, paths, strict=True))
     }
-    return name, by_part(files, name, notes)
+    return Source(name, *by_part(files, name))
 
 
 def _looks_like_path(source: str) -> bool:
@@ -173,43 +179,39 @@ def _near(path: Path) -> str:
 
 
 def by_part(
-    sources: dict[str, Any],
-    name: str,
-    notes: list[str],
-    *,
-    remedy: str = "name one of them train",
-) -> dict[str, list[Any]]:
-    """Sources by the split word in their names; all are train if no name has one.
+    sources: Mapping[str, Any], name: str, *, remedy: str = "name one of them train"
+) -> tuple[dict[str, list[Any]], tuple[str, ...]]:
+    """Sort sources into parts by the split word in their names, with notes; all are train if no name has one.
 
-    A name with the words of several splits is left out, with a note. Raises DataError without train;
-    the `remedy` says what to do then.
+    A name with the words of several splits is left out. Raises DataError without train; the `remedy` says
+    what to do then.
     """
-    found = {key: sorted(_splits_in(key)) for key in sources}
-    if not any("train" in splits for splits in found.values()):  # course_evaluation.csv may be all there is
-        found = {key: sorted(_splits_in(key, without=_RARE)) for key in sources}
+    splits_of = {key: sorted(_splits_in(key)) for key in sources}
+    if not any("train" in splits for splits in splits_of.values()):  # course_evaluation.csv may be alone
+        splits_of = {key: sorted(_splits_in(key, without=_RARE)) for key in sources}
     keys: dict[str, list[str]] = {}
-    for key, splits in found.items():
+    for key, splits in splits_of.items():
         if len(splits) == 1:
             keys.setdefault(splits[0], []).append(key)
-    unclear = [key.strip() for key, splits in found.items() if len(splits) > 1]
+    unclear = [key.strip() for key, splits in splits_of.items() if len(splits) > 1]
     several = f"words of several splits are in {listed(unclear)}; keep one of them" if unclear else ""
     if not keys and (len(sources) == 1 or not unclear):
-        if len(sources) > 1:
-            notes.append(
-                "No file name has a split word (train, validation, test): "
-                f"{listed([key.strip() for key in sources])} are all train rows."
-            )
-        return {"train": list(sources.values())}
+        note = (
+            "No file name has a split word (train, validation, test): "
+            f"{listed([key.strip() for key in sources])} are all train rows."
+        )
+        return {"train": list(sources.values())}, (note,) if len(sources) > 1 else ()
     if "train" not in keys:
         raise DataError(f"{name} has no train part, only {', '.join(sources)}; {several or remedy}.")
-    if several:
-        notes.append(f"Left out, as {several}.")
-    if ignored := [key for key, splits in found.items() if not splits]:
+    notes = [f"Left out, as {several}."] if several else []
+    if ignored := [key for key, splits in splits_of.items() if not splits]:
         notes.append(f"Left out, as no split is in the name: {', '.join(ignored)}.")
-    for part, chosen in keys.items():
-        if len(chosen) > 1:
-            notes.append(f"The {part} part is {listed([key.strip() for key in chosen])}.")
-    return {part: [sources[key] for key in chosen] for part, chosen in keys.items()}
+    notes += [
+        f"The {part} part is {listed([key.strip() for key in members])}."
+        for part, members in keys.items()
+        if len(members) > 1
+    ]
+    return {part: [sources[key] for key in members] for part, members in keys.items()}, tuple(notes)
 
 
 def _splits_in(name: str, *, without: Collection[str] = ()) -> set[str]:
@@ -222,12 +224,12 @@ def listed(names: Sequence[str]) -> str:
     if len(names) == 1:
         return names[0]
     n_more = len(names) - _MOST_NAMES
-    first, last = (names[:_MOST_NAMES], f"{n_more} more") if n_more > 1 else (names[:-1], names[-1])
-    return f"{', '.join(first)} and {last}"
+    *most, last = names if n_more <= 1 else [*names[:_MOST_NAMES], f"{n_more} more"]
+    return f"{', '.join(most)} and {last}"
 
 
-def _read_hub(spec: DataSpec, source: str, notes: list[str]) -> Any:
-    """The splits of a hub dataset."""
+def _read_hub(spec: DataSpec, source: str) -> tuple[Any, tuple[str, ...]]:
+    """Load the splits of a hub dataset, with notes."""
     if spec.streaming and spec.max_examples is None:
         text = f"The stream of {source} has no known end; limit the rows to read with --max-examples."
         raise DataError(text)
@@ -237,9 +239,8 @@ def _read_hub(spec: DataSpec, source: str, notes: list[str]) -> Any:
         *owner, last = source.split("/")
         cached = "___".join([*owner, camelcase_to_snakecase(last)])
         if not any(Path(datasets.config.HF_DATASETS_CACHE).glob(f"{cached}/*/*/*")):
-            reason = (
-                reason_of(error) if isinstance(error, ImportError) else type(error).__name__
-            )  # of a proxy
+            is_named = isinstance(error, ImportError)  # the errors of a proxy are pages of HTML
+            reason = reason_of(error) if is_named else type(error).__name__
             raise DataError(
                 f"Neither the hub ({reason}) nor a local file has dataset {source!r}."
                 f"{_near(Path(source))} Check spelling, network and access."
@@ -247,7 +248,7 @@ def _read_hub(spec: DataSpec, source: str, notes: list[str]) -> Any:
     with quiet():
         try:
             splits = datasets.load_dataset(source, name=spec.config_name, streaming=spec.streaming)
-            return first_rows(splits, spec.max_examples, notes) if spec.streaming else splits
+            return first_rows(splits, spec.max_examples) if spec.streaming else (splits, ())
         except _HUB_ERRORS as error:
             reason = " ".join(str(error).partition("\nExample of usage")[0].split()).rstrip(".")
             raise DataError(
@@ -256,8 +257,10 @@ def _read_hub(spec: DataSpec, source: str, notes: list[str]) -> Any:
             ) from error
 
 
-def first_rows(streams: Mapping[str, Any], max_examples: int | None, notes: list[str]) -> dict[str, Any]:
-    """Tables of the first rows of streams by split, enough for `max_examples` rows of train and the cuts."""
+def first_rows(
+    streams: Mapping[str, Any], max_examples: int | None
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Read the first rows of streams, enough for `max_examples` rows of train and the cuts; with a note."""
     n_rows = max(_STREAMED_AT_LEAST, _STREAMED_SHARE * (max_examples or 0))
     tables = {
         # Undecoded, so that images keep their bytes; the table decodes them where they are read.
@@ -267,5 +270,5 @@ def first_rows(streams: Mapping[str, Any], max_examples: int | None, notes: list
         for split, stream in streams.items()
     }
     sizes = ", ".join(f"{len(table)} of {split}" for split, table in tables.items())
-    notes.append(f"Read the first rows of each stream ({sizes}): where they are sorted, load all of them.")
-    return tables
+    note = f"Read the first rows of each stream ({sizes}): where they are sorted, load all of them."
+    return tables, (note,)

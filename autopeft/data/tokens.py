@@ -16,9 +16,9 @@ from autopeft.data.columns import (
     name_of,
     only_input,
 )
-from autopeft.data.files import SENTENCES
+from autopeft.data.dataset import Parts, Row, UncutRows
+from autopeft.data.formats import SENTENCES
 from autopeft.data.labels import WITHOUT_LABEL, label_column, names_in, order_of, with_labels
-from autopeft.data.rows import Parts, Row, UncutRows
 from autopeft.data.sources import listed, read
 from autopeft.errors import DataError
 from autopeft.extension import IGNORED, Target
@@ -29,36 +29,39 @@ TAG_NAMES = "tags ner_tags labels label ner pos_tags tag pos slots upos"
 _NO_TAG = str(IGNORED)  # of pieces that tokenised data have no tag for
 
 
-def read_tokens(spec: DataSpec, notes: list[str]) -> UncutRows:
-    """Rows whose input is one tuple of tokens and whose label has one tag per token, None where it is -100.
+def read_tokens(spec: DataSpec) -> UncutRows:
+    """Read rows of tokens with one tag per token, None where the tag is -100.
 
-    Tokens and tags may be two lists, or two texts with blanks between. Raises a DataError if they differ in
-    number, a tag is missing, or each row of a table holds a single token of a sentence.
+    The input is one tuple of tokens. Tokens and tags may be two lists, or two texts with blanks between.
+    Raises a DataError if they differ in number, a tag is missing, or each row of a table holds a single token
+    of a sentence.
     """
-    name, tables = read(spec, notes, text=SENTENCES)
-    table = tables["train"][0]
+    source = read(spec, text=SENTENCES)
+    table = source.tables["train"][0]
     tokens = only_input(spec, table.column_names, TOKEN_NAMES, content="tokens")
     tags = label_column(spec, table.column_names, inputs=[tokens], usual_names=TAG_NAMES)
     columns = Columns(inputs=(tokens,), label=tags, group=spec.group_column, time=spec.time_column)
-    notes.append(f"Tokens are column {tokens}; the tags are column {tags}.")
-    _refuse_single_tokens(tables["train"], columns)
+    notes = [f"Tokens are column {tokens}; the tags are column {tags}."]
+    _refuse_single_tokens(source.tables["train"], columns)
     raw = {
-        part: [row for part_table in part_tables for row in _rows(part, part_table, columns)]
-        for part, part_tables in tables.items()
+        part: [row for part_table in tables for row in _rows(part, part_table, columns)]
+        for part, tables in source.tables.items()
     }
-    known = {tag for row in raw["train"] for tag in names_in(row.label)}
+    train_tags = {tag for row in raw["train"] for tag in names_in(row.label)}
     parts: Parts = {}
     left_out: dict[str, int] = {}
     for part, rows in raw.items():
         with_tokens = [row for row in rows if row.inputs[0]]
-        if n_dropped := len(rows) - len(with_tokens):
-            left_out |= {"rows without tokens": n_dropped} if part == "train" else {}
+        n_dropped = len(rows) - len(with_tokens)
+        if n_dropped:
             notes.append(f"Dropped {counted(n_dropped, f'{part} row')} without tokens.")
-        if part != "train" and HIDDEN not in known:
+        if part != "train" and HIDDEN not in train_tags:
             with_tokens = [row._replace(label=None) if _hides_tags(row) else row for row in with_tokens]
-        parts[part] = with_labels(part, with_tokens, tags, known=known, kind="tags", notes=notes)
+        parts[part], label_notes = with_labels(part, with_tokens, tags, train_labels=train_tags)
+        notes += label_notes
         if part == "train":
-            left_out[WITHOUT_LABEL] = len(with_tokens) - len(parts[part])
+            n_untagged = len(with_tokens) - len(parts[part])
+            left_out = {"rows without tokens": n_dropped, WITHOUT_LABEL: n_untagged}
         if n_ignored := sum(tag is None for row in parts[part] for tag in row.label):
             notes.append(
                 f"The tag {_NO_TAG} of {counted(n_ignored, f'{part} token')} stands for none: such tokens "
@@ -70,9 +73,9 @@ def read_tokens(spec: DataSpec, notes: list[str]) -> UncutRows:
     everywhere = {tag for rows in parts.values() for row in rows for tag in names_in(row.label)}
     if unknown := everywhere - set(counts):
         notes.append(f"No train row has the tags {listed(sorted(unknown))}; elsewhere they count as missed.")
-    names = order_of({*counts, *unknown}, declared_names(table, tags))
+    names = order_of(everywhere, declared_names(table, tags))
     target = Target(kind="tags", names=names, counts=tuple(counts[tag] for tag in names))
-    return columns.uncut(name, parts, target, left_out=left_out)
+    return columns.uncut(source, parts, target, left_out=left_out, notes=notes)
 
 
 def _rows(part: str, table: Any, columns: Columns) -> list[Row]:
@@ -114,9 +117,9 @@ def _hides_tags(row: Row) -> bool:
 def _refuse_single_tokens(tables: Sequence[Any], columns: Columns) -> None:
     """Refuse tables of words with a word and its tag in each row, whose sentences are unknown."""
     names = (*columns.inputs, columns.label)
-    first = [cell for name in names for cell in first_cells(tables, name)]
-    if any(isinstance(cell, list) or (isinstance(cell, str) and len(cell.split()) > 1) for cell in first):
-        return  # without a look at whole columns
+    some_cells = [cell for name in names for cell in first_cells(tables, name)]
+    if any(isinstance(c, list) or (isinstance(c, str) and len(c.split()) > 1) for c in some_cells):
+        return  # whole columns of lists take long to read
     cells = [cell for table in tables for name in names for cell in cells_of("train", table, name) if cell]
     if len(cells) > 2 and all(isinstance(cell, str) and len(cell.split()) == 1 for cell in cells):
         raise DataError(

@@ -99,8 +99,8 @@ class Task(Protocol):
 
     name: str  # what specifications call it, such as `text-classification`
     # A reader of `autopeft.data`, such as `read_texts`, or another function that makes an
-    # `autopeft.data.UncutRows` of the data settings, and adds notes for the user to a list.
-    read_rows: Callable[[DataSpec, list[str]], Any]
+    # `autopeft.data.UncutRows` of the data settings.
+    read_rows: Callable[[DataSpec], Any]
     metric: str  # the metric that is measured
     metrics: tuple[str, ...]  # names of the metrics to choose from
     greater_is_better: bool  # true for accuracies, false for errors and losses

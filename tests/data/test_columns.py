@@ -86,7 +86,7 @@ def test_rows_without_a_label_do_not_shift_the_row_that_an_error_names(tmp_path)
     pd.DataFrame(rows).to_csv(tmp_path / "data" / "train.csv", index=False)
     rows[9]["label"] = "many"
     pd.DataFrame(rows).to_csv(tmp_path / "data" / "test.csv", index=False)
-    with pytest.raises(DataError, match="label holds 'many' in row 10 of test, the others are numbers"):
+    with pytest.raises(DataError, match="label holds 'many' in row 10 of test: 1 of "):
         load(DataSpec(source=str(tmp_path / "data")), seed=0)
 
 

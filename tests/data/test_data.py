@@ -246,12 +246,12 @@ def test_unreadable_file_is_refused(tmp_path, name, content, message):
 @pytest.mark.parametrize(
     ("rows", "spec", "message"),
     [
-        (make_rows(29), {}, "There are 20 rows to learn from beside 9 for confirm; 30 are needed"),
+        (make_rows(29), {}, "Train has 20 rows to learn from beside 9 for confirm; 30 are needed"),
         (make_rows(), {"max_examples": 10}, "data.max_examples is 10; 30 are needed"),
         (
             make_rows(labels=tuple(f"id {i}" for i in range(120))),
             {},
-            "are needed, 2 for each of 120 labels. Add rows, check the label column",
+            "are needed, 2 for each of 120 labels; check that the label column holds classes",
         ),
         (make_rows(labels=("pos",)), {}, r"only \['pos'\] in train; at least 2"),
         (make_rows(labels=(None,)), {}, "No train row of 120 has a label in column label"),
@@ -364,7 +364,7 @@ def test_numbers_become_a_regression_target_and_lists_several_classes(tmp_path):
 def test_target_that_is_no_number_is_refused_with_its_row(tmp_path, bad):
     rows = make_rows(labels=tuple(f"{0.07 * i:.2f}" for i in range(100)))
     rows[17]["label"] = bad
-    with pytest.raises(DataError, match=f"label holds '{bad}' in row 18 of train, the others are numbers"):
+    with pytest.raises(DataError, match=f"label holds '{bad}' in row 18 of train: 1 of 120 labels "):
         read(write(tmp_path / "rows.csv", rows))
 
 

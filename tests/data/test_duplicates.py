@@ -30,8 +30,8 @@ def read(folder, *, group_column=None, **parts):
 def test_train_whose_rows_all_stand_in_test_is_refused(tmp_path):
     with pytest.raises(
         DataError,
-        match=r"^All 120 train rows also stand in test and were removed as duplicates; give other train "
-        r"rows, or a test file without them\.$",
+        match=r"^All 120 train rows, or their groups, also stand in test and were removed as duplicates; "
+        r"give other train rows, or another file there\.$",
     ):
         read(tmp_path, train=make_rows(), test=make_rows())
 
@@ -47,13 +47,13 @@ def test_too_few_rows_are_told_with_the_rows_that_were_removed(tmp_path):
     one_text = make_rows(text="the same")
     with pytest.raises(
         DataError,
-        match=r"^There is 1 row to learn from, after removing 119 duplicates; 30 are needed\. Add rows\.$",
+        match=r"^Train has 1 row to learn from, after removing duplicates \(119\); 30 are needed\. Add ",
     ):
         read(tmp_path, train=one_text)
     blanks = [*make_rows(20), *make_rows(8, start=50, labels=[None]), *make_rows(2, text="  ")]
     with pytest.raises(
         DataError,
-        match=r"14 rows to learn from beside 6 for confirm, after removing 8 rows without a label and 2 rows "
-        r"without text and 10 duplicates; 30 are needed",
+        match=r"14 rows to learn from beside 6 for confirm, after removing rows without a label \(8\), rows "
+        r"without text \(2\), duplicates \(10\); 30 are needed",
     ):
         read(tmp_path, train=[*blanks, *make_rows(10)])

@@ -92,7 +92,7 @@ def test_every_suffix_of_pillow_is_read_and_other_files_are_counted(tmp_path):
 def test_a_folder_that_was_taken_for_a_split_is_told(tmp_path, names):
     save_classes(tmp_path, *names)
     with pytest.raises(
-        DataError, match=r"holds no image in a folder .*; its name was taken for a split's, so"
+        DataError, match=r"holds no image in a folder .*A folder with the name of a split holds such"
     ):
         read(tmp_path)
 

@@ -40,8 +40,8 @@ def n_calls(act):
 
 def test_a_column_of_numbers_costs_less_than_a_call_for_each_of_its_cells(tmp_path):
     few, many = (write(tmp_path / f"{n}.parquet", n) for n in (20, 120))
-    read_texts(few, [])  # what is called once alone is called here
-    calls = [n_calls(lambda spec=spec: read_texts(spec, [])) for spec in (few, many)]
+    read_texts(few)  # what is called once alone is called here
+    calls = [n_calls(lambda spec=spec: read_texts(spec)) for spec in (few, many)]
     assert calls[1] - calls[0] < 100 * N
 
 
@@ -49,7 +49,7 @@ def test_a_column_of_numbers_costs_less_than_a_call_for_each_of_its_cells(tmp_pa
 def test_an_error_lists_the_first_of_many_columns(tmp_path, read):
     pd.DataFrame({f"f{i}": [1, 2] for i in range(500)}).to_parquet(tmp_path / "rows.parquet")
     with pytest.raises(DataError, match=r"f0, f1, .*f24 and 475 more[;.]"):
-        read(DataSpec(source=str(tmp_path / "rows.parquet")), [])
+        read(DataSpec(source=str(tmp_path / "rows.parquet")))
 
 
 def test_a_row_beyond_max_examples_costs_few_calls(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from autopeft.data.cutting import Cutter
-from autopeft.data.rows import Row
+from autopeft.data.dataset import Row
 
 
 def rows_of(labels):

@@ -50,7 +50,7 @@ def test_json_lines_that_begin_with_null_are_refused(tmp_path, content):
 def test_a_label_whose_square_overflows_is_refused(tmp_path, label):
     with pytest.raises(
         DataError,
-        match=r"holds '-?1e\+\d+' in row 1 of train, and 30 of 60 labels are no numbers from "
+        match=r"holds '-?1e\+\d+' in row 1 of train: 30 of 60 labels are no numbers from "
         r"-1e\+18 to 1e\+18",
     ):
         read(tmp_path / "d.jsonl", rows(text="x", label=[label, 0.5]), label_kind="number")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -29,16 +29,15 @@ USUAL_NAMES = {"test": "test", "confirm": "validation"}
 Parts = dict[str, list[Row]]  # train, and where the user has them confirm and test -> rows
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class UncutRows:
     """The rows of train, confirm and test as a task reads them, before any cut.
 
-    Reading images and removing duplicates change `parts` and `left_out` in place.
-
-    `in_order` is True where neighbouring rows belong together (a text, a time series); its end is cut out of
-    train then. `may_repeat` is True where one part may hold the same inputs twice; several parts may hold
-    those of `shared_inputs`. `left_out` counts the rows of train that were read and are not in `parts`, by
-    what they are ("rows without a label").
+    - `in_order`: neighbouring rows belong together (a text, a time series), so cuts are made at the end.
+    - `may_repeat`: one part may hold the same inputs twice.
+    - `shared_inputs`: inputs that several parts may hold.
+    - `left_out`: the number of train rows that were not kept, by their fault ("rows without a label").
+    - `notes`: one sentence for the user on each decision of the reader.
     """
 
     name: str
@@ -49,11 +48,11 @@ class UncutRows:
     in_order: bool = False
     may_repeat: bool = False
     shared_inputs: frozenset[tuple[Any, ...]] = frozenset()
-    left_out: dict[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
-# Reads the rows of a dataset, and appends a note in plain words on each decision to the list.
-ReadRows = Callable[[DataSpec, list[str]], UncutRows]
+ReadRows = Callable[[DataSpec], UncutRows]
 
 
 @dataclass(frozen=True, kw_only=True)

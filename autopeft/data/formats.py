@@ -87,10 +87,8 @@ def quiet() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def read_table(path: Path, notes: list[str], text: TextFormat | None = None) -> Any:
-    """The table of one file, or the dataset in a folder that `save_to_disk` wrote.
-
-    A note tells where the quotes of a file are read as text.
+def read_table(path: Path, text: TextFormat | None = None) -> Any:
+    """Read the table of one file, or the dataset in a folder that `save_to_disk` wrote.
 
     Raises:
         DataError: The file is of another format, damaged or blank.
@@ -111,7 +109,7 @@ def read_table(path: Path, notes: list[str], text: TextFormat | None = None) -> 
                     raise ValueError(
                         f"one of its splits has no rows, or a file is missing ({fault})"
                     ) from None
-            table = _table_of(path, notes, text)
+            table = _read_file(path, text)
             table.info.dataset_name = path.name  # for messages
             return table
         except _FaultyRowError as error:
@@ -120,20 +118,16 @@ def read_table(path: Path, notes: list[str], text: TextFormat | None = None) -> 
             lines = [line for line in map(str.strip, str(error.__cause__ or error).splitlines()) if line]
             reason = ": ".join(lines[:_MOST_LINES]).rstrip(".!") or type(error).__name__
             kind = f"UTF-8 {suffix[1:]} file" if path.is_file() else "saved dataset"
-            remedy = "Save it as UTF-8." if _is_of_encoding(path, error) else "Repair or replace it."
+            is_of_encoding = isinstance(error, UnicodeError) or _begins_as_utf16(path)
+            remedy = "Save it as UTF-8." if is_of_encoding else "Repair or replace it."
             raise DataError(f"{path} holds no rows or is no {kind}: {reason}. {remedy}") from error
 
 
-def _is_of_encoding(path: Path, error: BaseException) -> bool:
-    """Whether a file cannot be read as UTF-8 alone: it begins as UTF-16 does, or its bytes are others."""
-    if path.is_file():
-        with path.open("rb") as file:
-            if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-                return True
-    return isinstance(error, UnicodeError)
+def _begins_as_utf16(path: Path) -> bool:
+    return path.is_file() and path.read_bytes()[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def _table_of(path: Path, notes: list[str], text: TextFormat | None) -> Any:
+def _read_file(path: Path, text: TextFormat | None) -> Any:
     suffix = suffix_of(path)
     if text and suffix in text.suffixes:
         with _opened(path) as file:
@@ -143,7 +137,7 @@ def _table_of(path: Path, notes: list[str], text: TextFormat | None) -> Any:
             table = pq.ParquetFile(file).read(use_threads=False)
             return datasets.Dataset(table, fingerprint=path.name)
     if suffix in (".csv", ".tsv"):
-        return _read_delimited(path, "\t" if suffix == ".tsv" else None, notes)
+        return _read_delimited(path, "\t" if suffix == ".tsv" else None)
     return _read_json(path)
 
 
@@ -158,10 +152,8 @@ def _opened(path: Path, *, newline: str | None = None) -> TextIO:
     return path.open(encoding="utf-8-sig", newline=newline)
 
 
-def _read_delimited(path: Path, sign: str | None, notes: list[str]) -> Any:
-    """The table of a CSV or TSV file whose cells are separated by `sign`; None to find it.
-
-    A note tells where the quotes of a file with tabs are read as text.
+def _read_delimited(path: Path, sign: str | None) -> Any:
+    """Read a CSV or TSV file whose cells are separated by `sign`; None finds the sign.
 
     Raises:
         _FaultyRowError: A row does not fit the header, or a quote does not enclose a cell.
@@ -184,8 +176,6 @@ def _read_delimited(path: Path, sign: str | None, notes: list[str]) -> Any:
             raise ValueError("it has a header alone" if names else "it is blank")
     finally:
         csv.field_size_limit(limit)
-    if is_bare:
-        notes.append(f"Quotes in {path.name} are read as part of its texts, since they do not enclose cells.")
     table = pa.csv.read_csv(
         path,
         pa.csv.ReadOptions(use_threads=False, block_size=_LONGEST_ROW),
