@@ -321,7 +321,7 @@ def train(
         spec, given = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
         with heavy_imports():
             from autopeft import commands
-            from autopeft.report.words import metric as metric_words
+            from autopeft.report.formatting import metric as metric_words
 
         settings = setting_values(spec, given)
         out = settings.get("output.out")

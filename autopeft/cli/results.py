@@ -24,7 +24,7 @@ from autopeft.records import (
     train_command,
 )
 from autopeft.report import PartWords, answer_of, full_rows, no_adapters, plan_words, seen_enough
-from autopeft.report.words import (
+from autopeft.report.formatting import (
     NOTHING,
     difference,
     duration,

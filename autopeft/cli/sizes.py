@@ -7,7 +7,7 @@ from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
 from autopeft.cli.printing import lines_of, markdown_table, size, table
-from autopeft.report.words import NOTHING, duration, percent
+from autopeft.report.formatting import NOTHING, duration, percent
 
 if TYPE_CHECKING:
     from autopeft.adapters import Count

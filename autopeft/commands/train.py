@@ -30,7 +30,7 @@ from autopeft.records import (
     TrainedPlan,
     to_json,
 )
-from autopeft.report.words import duration
+from autopeft.report.formatting import duration
 from autopeft.run.best import base_sample, plan_document, training_json
 from autopeft.run.prepare import Prepared, prepare
 from autopeft.run.reporting import TRAINED, environment, setting_of, write_trained_card

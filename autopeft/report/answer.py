@@ -5,15 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autopeft.records import SearchResult, in_words_of, rate
-from autopeft.report.measured import (
+from autopeft.report.formatting import (
+    NOTHING,
+    PartWords,
+    count,
+    difference,
+    duration,
+    megabytes,
+    metric,
+    percent,
+)
+from autopeft.report.plan_names import is_untrained, no_adapters, plan_words
+from autopeft.report.rows import (
     adapter_megabytes,
     examples,
     is_by_chance,
     n_seeds,
     record_of,
 )
-from autopeft.report.naming import is_untrained, no_adapters, plan_words
-from autopeft.report.words import NOTHING, PartWords, count, difference, duration, megabytes, metric, percent
 
 NO_LEARNING = "nothing learned"
 # Label of the verdict, or what overrules it -> words and tone of the mark, and the headline.

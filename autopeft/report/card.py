@@ -21,10 +21,10 @@ from autopeft.records import (
     TrainedPlan,
     shortened,
 )
-from autopeft.report.measured import error_over, examples, full_rows, record_of
-from autopeft.report.naming import is_untrained, no_adapters, plan_words
+from autopeft.report.formatting import PartWords
+from autopeft.report.plan_names import is_untrained, no_adapters, plan_words
 from autopeft.report.rendering import render
-from autopeft.report.words import PartWords
+from autopeft.report.rows import error_over, examples, full_rows, record_of
 
 # In the order of `peft`'s own cards, which end with these lines.
 _LIBRARIES = {"PEFT": "peft", "Transformers": "transformers", "Pytorch": "torch", "Datasets": "datasets"}

@@ -9,10 +9,18 @@ from dataclasses import dataclass, replace
 from markupsafe import Markup
 
 from autopeft.records import Plan, SearchResult, minus
-from autopeft.report.measured import short_runs
-from autopeft.report.naming import Group, marks_of
+from autopeft.report.formatting import (
+    count,
+    difference,
+    interval,
+    loss,
+    share_words,
+    significant,
+    within_share,
+)
+from autopeft.report.plan_names import Group, marks_of
 from autopeft.report.rendering import render
-from autopeft.report.words import count, difference, interval, loss, share_words, significant, within_share
+from autopeft.report.rows import short_runs
 
 # Sizes in units of the picture, chosen by hand: as narrow as the text allows on a phone.
 _WIDTH, _HEIGHT = 400.0, 270.0

@@ -8,12 +8,12 @@ from pathlib import PurePath
 from typing import Any
 
 from autopeft.records import SearchResult, in_words_of, repeat_command, train_command
-from autopeft.report import card, charts, maps, measured
+from autopeft.report import card, charts, layer_maps, rows
 from autopeft.report.answer import answer_of
-from autopeft.report.naming import groups, is_untrained, marks_of, no_adapters, plan_words
+from autopeft.report.formatting import PartWords
+from autopeft.report.plan_names import groups, is_untrained, marks_of, no_adapters, plan_words
 from autopeft.report.rendering import render
-from autopeft.report.tables import sentences_of
-from autopeft.report.words import PartWords
+from autopeft.report.result_files import sentences_of
 
 _MAX_ROWS = 40  # of a table; chosen by hand: as many as a reader scrolls through; trials.csv has the rest
 
@@ -59,7 +59,7 @@ def several_html(runs: Sequence[tuple[str, SearchResult, PartWords]]) -> str:
 
 def _contents(result: SearchResult, words: PartWords, status: str) -> dict[str, Any]:
     in_words = partial(in_words_of, result.spec)
-    runs = measured.short_runs(result)
+    runs = rows.short_runs(result)
     return {
         "result": result,
         "setting": result.setting,
@@ -68,23 +68,23 @@ def _contents(result: SearchResult, words: PartWords, status: str) -> dict[str, 
         "status": status,
         "answer": answer_of(result, words),
         "sentences": [in_words(sentence) for sentence in sentences_of(result)],
-        "rows": measured.full_rows(result),
+        "rows": rows.full_rows(result),
         "plan_words": partial(plan_words, sites=result.sites, labels=words.labels, head=no_adapters(result)),
         "is_untrained": partial(is_untrained, result),
         "short_runs": runs[:_MAX_ROWS],
         "n_more": max(0, len(runs) - _MAX_ROWS),
-        "failures": measured.failures(result)[:_MAX_ROWS],
-        "sources": measured.sources(result),
+        "failures": rows.failures(result)[:_MAX_ROWS],
+        "sources": rows.sources(result),
         "marks_of": partial(marks_of, result),
-        "error_over": measured.error_over(result),
-        "examples": partial(measured.examples, result),
-        "costs": measured.costs(result),
-        "best_rate": measured.rate_words(result.best, result),
-        "edge_sentence": measured.edge_sentence(result),
-        "rank_map": maps.merged(maps.rank_map(result.sites, result.best, words.short_labels)),
-        "score_maps": [maps.merged(shown) for shown in maps.score_maps(result)],
-        "max_layers": maps.MAX_ROWS,
-        "seen": {score.name: maps.seen_enough(score) for score in result.scores},
+        "error_over": rows.error_over(result),
+        "examples": partial(rows.examples, result),
+        "costs": rows.costs(result),
+        "best_rate": rows.rate_words(result.best, result),
+        "edge_sentence": rows.edge_sentence(result),
+        "rank_map": layer_maps.merged(layer_maps.rank_map(result.sites, result.best, words.short_labels)),
+        "score_maps": [layer_maps.merged(shown) for shown in layer_maps.score_maps(result)],
+        "max_layers": layer_maps.MAX_ROWS,
+        "seen": {score.name: layer_maps.seen_enough(score) for score in result.scores},
         "is_command": not result.spec.is_in_memory,
         "train": train_command(PurePath("best/plan.yaml"), result.spec.model, result.spec.data),
         "repeat": repeat_command(result.spec),

@@ -8,10 +8,10 @@ from typing import Any
 
 from autopeft.records import Plan, SearchResult
 from autopeft.report.answer import answer_of
-from autopeft.report.measured import arms, full_rows, record_of, short_runs
-from autopeft.report.naming import is_untrained, marks_of, no_adapters, plan_words
+from autopeft.report.formatting import PartWords
+from autopeft.report.plan_names import is_untrained, marks_of, no_adapters, plan_words
 from autopeft.report.rendering import render
-from autopeft.report.words import PartWords
+from autopeft.report.rows import arms, full_rows, record_of, short_runs
 
 
 def short_text(result: SearchResult, path: str) -> str:

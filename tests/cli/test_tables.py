@@ -9,7 +9,7 @@ import pytest
 from toys.results import kept_default, toy_result, with_sizes
 
 from autopeft.cli.results import print_result, print_several
-from autopeft.report.words import interval
+from autopeft.report.formatting import interval
 
 FOLDER = Path("runs [/old]") / ("long-" * 20) / "[a]"
 

@@ -14,7 +14,7 @@ from toys.results import BEST, WORDS, of_language_model, toy_result, toy_run, wi
 
 from autopeft import report
 from autopeft.report.charts import difference_chart, short_run_chart, size_chart, spread
-from autopeft.report.naming import groups
+from autopeft.report.plan_names import groups
 
 UNITS = {"": 1, "k": 1e3, "M": 1e6}
 

@@ -27,7 +27,7 @@ from toys.results import (
 from autopeft import report
 from autopeft.extension import discover
 from autopeft.report import PartWords, WeightFolders
-from autopeft.report.words import difference, metric, plus_minus
+from autopeft.report.formatting import difference, metric, plus_minus
 from autopeft.tasks.parts.token_metrics import TOKEN_METRICS
 
 LOSSES = replace(WORDS, metric_is_share=False)

@@ -10,7 +10,7 @@ from toys.space import linear
 
 from autopeft.records import Adapter, Plan
 from autopeft.report import plan_words
-from autopeft.report.naming import groups, module_words
+from autopeft.report.plan_names import groups, module_words
 
 ROLES = ("q", "k", "v", "o", "up", "down")
 SITES = tuple(

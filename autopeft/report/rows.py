@@ -15,8 +15,8 @@ from autopeft.records import (
     rate,
     rate_position,
 )
-from autopeft.report.naming import is_untrained, marks_of
-from autopeft.report.words import NOTHING
+from autopeft.report.formatting import NOTHING
+from autopeft.report.plan_names import is_untrained, marks_of
 
 _EDGE = 0.1  # of a range, to each side; chosen by hand
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from autopeft.records import Adapter, Plan, SearchResult, Site, counted
-from autopeft.report.words import PartWords, choice_key
+from autopeft.report.formatting import PartWords, choice_key
 
 ANSWERS = ("best", "baseline", "rival")  # the plans that a result names
 HEAD_ALONE, UNTRAINED = "head alone", "untrained model"  # a plan without adapters

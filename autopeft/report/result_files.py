@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from autopeft.records import FullRun, Measurement, Plan, SearchResult, Site, SiteScores, Status
-from autopeft.report.measured import arms, position_of, record_of
+from autopeft.report.rows import arms, position_of, record_of
 from autopeft.report.schema import (
     BaselineAnswer,
     BestAnswer,

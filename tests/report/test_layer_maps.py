@@ -10,7 +10,7 @@ from toys.space import linear
 
 from autopeft import report
 from autopeft.records import Adapter, Plan, SiteScores
-from autopeft.report.maps import MAX_ROWS, merged, rank_map, score_map
+from autopeft.report.layer_maps import MAX_ROWS, merged, rank_map, score_map
 
 
 def shown_map(values):

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
 from autopeft.records import SEEN_ENOUGH, Adapter, Plan, SearchResult, Site, SiteScores, minus, shortened
+from autopeft.report.formatting import significant
 from autopeft.report.rendering import render
-from autopeft.report.words import significant
 
 OUTSIDE = "outside"  # row of the sites that are in no layer
 MAX_ROWS = 24  # of a map that is not folded away; chosen by hand
