@@ -7,7 +7,7 @@ jackknife pseudo-values (`metrics`). `Examples` says which rows belong together.
     difference = paired_difference(rival, baseline, span=1.0, n_rivals=2)
     verdict(difference, names=("HiRA", "LoRA"), params=(9_000, 9_000), margin=0.01, metric=accuracy)
 
-Inside the folder each file imports only from those before it: rank_correlations, intervals → verdicts.
+Inside the folder each file imports only from those before it: intervals → verdicts.
 """
 
 from autopeft.evidence.intervals import (
@@ -18,5 +18,4 @@ from autopeft.evidence.intervals import (
     mean_and_std_error,
     paired_difference,
 )
-from autopeft.evidence.rank_correlations import rank_correlation
 from autopeft.evidence.verdicts import KEPT, verdict

@@ -38,12 +38,12 @@ _FLOAT32_ROUNDING = float(np.finfo(np.float32).eps)  # scores are measured in fl
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """What is known of the rows of a split beside their scores.
+    """How much one row can change a score, and which rows of a split belong together.
 
-    `step`, > 0, is by how much a row's scores differ that one plan alone has right; None stands for the span
-    of the scores. Without a span None adds no pseudo-rows, for scores that no two plans share (losses).
-    `groups` has one number for each row, equal for rows that belong together; empty if all are independent.
-    Rows that are all of one group count as independent: nothing tells then how much groups differ.
+    `step`, > 0, is the difference of two plans' scores on a row that one of them has right and the other
+    wrong; None takes the span of the scores. With neither (losses) no pseudo-rows are added. `groups` has one
+    number for each row, equal for rows that belong together; empty if all are independent. If all rows are
+    of one group they count as independent, since nothing says how much groups differ.
     """
 
     step: float | None = None
@@ -108,15 +108,15 @@ def paired_difference(
         >>> equal.mean, equal.low < 0 < equal.high
         (0.0, True)
     """
-    first, second = _checked(rival), _checked(baseline)
-    assert first.shape == second.shape, f"shapes {first.shape} and {second.shape} differ"
+    rivals, defaults = _checked(rival), _checked(baseline)
+    assert rivals.shape == defaults.shape, f"shapes {rivals.shape} and {defaults.shape} differ"
     assert n_rivals >= 1, n_rivals
-    table = first - second
+    table = rivals - defaults
     _check_span(float(np.abs(table).max()), span)
     step = examples.step or span
     pseudo = () if step is None else (0.0, step, -step, 0.0)
     variance, freedom = _variance(table, examples.groups, pseudo=pseudo, seed_rows=SEED_ROWS)
-    scale = max(float(np.abs(first).max()), float(np.abs(second).max()))
+    scale = max(float(np.abs(rivals).max()), float(np.abs(defaults).max()))
     mean, std_error = float(table.mean()), _std_error(variance, scale)
     half = float(stats.t.isf(_TAIL / n_rivals, freedom)) * std_error
     bound = math.inf if span is None else span  # few groups can give a half width beyond it
@@ -211,8 +211,8 @@ def _variance(
     seed_square = residual_square = 0.0
     if n_seeds > 1:
         seed_square = n_units * float(by_seed.var(ddof=1))
-        rest = ((units - by_seed - by_unit + mean) ** 2).sum()
-        residual_square = float(rest) / ((n_seeds - 1) * (n_units - 1))
+        residuals = units - by_seed - by_unit + mean
+        residual_square = float((residuals**2).sum()) / ((n_seeds - 1) * (n_units - 1))
     within = ((table - table.mean(axis=1, keepdims=True)) ** 2).sum(axis=1).mean()
     recorded = float(within + extra) / (n_rows - 1) / seed_rows
     of_seeds = max(seed_square / n_units, recorded + residual_square / n_units)

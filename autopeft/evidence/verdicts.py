@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from autopeft.evidence.intervals import Difference
 from autopeft.records import MetricFacts, Verdict
 
@@ -11,12 +9,13 @@ KEPT = "default kept"  # the only label with which the baseline is handed over
 _SMALLER = 0.5  # share of the baseline's parameters, at most, that counts as smaller; chosen by hand
 _ROUNDING = 1e-6  # share of the largest number below which another is taken for 0; chosen by hand
 _SENTENCES = {
-    "better": "{rival} {scores} than {baseline} on {rows} ({interval}).",
-    "as good and smaller": "{rival} has {share} of the parameters of {baseline} and {scores} on {rows} "
-    "({interval}).",
-    "inconclusive": "{rival} {scores} than {baseline} on {rows}, which may be chance ({interval}).",
-    KEPT: "{baseline} is kept, since {rival} is not clearly better: it {scores} on {rows} ({interval}).",
+    "better": "{rival} {scores} than {baseline} on {rows}; {interval}.",
+    "as good and smaller": "{rival} has {share} of the parameters of {baseline} and {scores} on {rows}; "
+    "{interval}.",
+    "inconclusive": "{rival} {scores} than {baseline} on {rows}, which may be chance; {interval}.",
+    KEPT: "{baseline} is kept, since {rival} is not clearly better: it {scores} on {rows}; {interval}.",
 }
+_INTERVAL = "expect {low} to {high} on new rows and with another seed (95 % interval)"
 _ALONE = "{baseline} is handed over without a comparison: no other plan was trained in full."
 
 
@@ -47,9 +46,9 @@ def verdict(
     Example:
         >>> accuracy = MetricFacts(name="accuracy", greater_is_better=True, is_share=True)
         >>> gain = Difference(mean=0.021, std_error=0.009, low=0.003, high=0.039, n_examples=500, n_seeds=1)
-        >>> said = verdict(gain, names=("HiRA", "LoRA"), params=(8, 8), margin=0.01, metric=accuracy)
-        >>> said.sentence
-        'HiRA scores 2.1 points more than LoRA on 500 unseen rows (95 % interval +0.3 to +3.9).'
+        >>> better = verdict(gain, names=("HiRA", "LoRA"), params=(8, 8), margin=0.01, metric=accuracy)
+        >>> better.sentence.partition("; ")[0]
+        'HiRA scores 2.1 points more than LoRA on 500 unseen rows'
     """
     rival, baseline = names
     if difference is None:
@@ -87,7 +86,7 @@ def verdict(
 
 
 def _started(sentence: str) -> str:
-    """The sentence with a capital letter, where it begins with a name without one."""
+    """The sentence with a capital letter; names of plans may begin with a small one."""
     return sentence[0].upper() + sentence[1:]
 
 
@@ -99,17 +98,12 @@ def _in_words(difference: Difference, metric: MetricFacts) -> tuple[str, str]:
     most = 1.0 if metric.is_share else float("inf")  # few rows of an F1 can give an interval beyond it
     factor, least, unit = (100.0, 1, " points") if metric.is_share else (1.0, 3, "")
     ends = [factor * min(max(end, -most), most) for end in ends]
-    places = _decimals(ends, least=least)
+    largest = max(map(abs, ends))
+    shown = [end for end in ends if abs(end) > _ROUNDING * largest]
+    places = next((n for n in range(least, 12) if all(round(end, n) for end in shown)), 12)
     mean, low, high = (round(end, places) + 0.0 for end in ends)  # adding 0.0 turns -0.0 into 0.0
-    interval = f"95 % interval {low:+.{places}f} to {high:+.{places}f}"
+    interval = _INTERVAL.format(low=f"{low:+.{places}f}", high=f"{high:+.{places}f}")
     amount = f"{abs(mean):.{places}f}{unit}"
     if metric.greater_is_better:
         return f"scores {amount} {'less' if mean < 0 else 'more'}", interval
     return f"is {amount} {'lower' if mean < 0 else 'higher'} in {metric.words}", interval
-
-
-def _decimals(values: Sequence[float], *, least: int) -> int:
-    """Decimals, `least` to 12, with which no value reads as 0 but 0 and the rounding error of others."""
-    largest = max(map(abs, values))
-    shown = [value for value in values if abs(value) > _ROUNDING * largest]
-    return next((n for n in range(least, 12) if all(round(value, n) for value in shown)), 12)

@@ -1,4 +1,4 @@
-"""The paired interval: closed forms, exact tests, simulation, properties; rank correlation; refusals."""
+"""The paired interval: closed forms, exact tests, simulation, properties; refusals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from autopeft.evidence import (
     least_difference,
     mean_and_std_error,
     paired_difference,
-    rank_correlation,
 )
 
 Floats = npt.NDArray[np.float64]
@@ -246,32 +245,6 @@ def test_equal_pseudo_values_have_a_step_in_place_of_a_span() -> None:
 def test_equal_losses_are_known_to_one_rounding_of_float32() -> None:
     losses = np.full((3, 10), 50.0)
     assert paired_difference(losses, losses, span=None).std_error == pytest.approx(50 * 2.0**-23)
-
-
-# Rank correlation, and refusals.
-
-
-def test_rank_correlation_is_scipys_on_the_finite_pairs() -> None:
-    rng = np.random.default_rng(2)
-    a = rng.normal(size=20)
-    b = a + rng.normal(size=20)
-    expected = stats.spearmanr(a, b).statistic
-    rho = rank_correlation([*a, math.nan, 5.0, None], [*b, 0.0, math.inf, 1.0])
-    assert rho == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("a", "b"),
-    [
-        ([], []),
-        ([1, 2], [1, 2]),
-        ([1, 1, 1], [1, 2, 3]),
-        ([1, 2, 3], [4, 4, 4]),
-        ([1, 2, math.nan], [1, 2, 3]),
-    ],
-)
-def test_rank_correlation_is_none_where_there_is_no_order(a: list[float], b: list[float]) -> None:
-    assert rank_correlation(a, b) is None
 
 
 def test_scores_that_allow_no_interval_are_refused() -> None:

@@ -21,7 +21,7 @@ CONFIRM = {"best": (DEFAULT, 0.90604, 0.017205), "rival": (HIRA, 0.902685, 0.017
 TEST = {"best": (DEFAULT, 0.910924, 0.011789)}
 SENTENCE = (
     "LoRA on q and v is kept, since HiRA on all linear maps is not clearly better: it scores 0.3 points less "
-    "on 298 unseen rows (95 % interval -3.1 to +2.4)."
+    "on 298 unseen rows; expect -3.1 to +2.4 on new rows and with another seed (95 % interval)."
 )
 
 

@@ -17,9 +17,9 @@ from toys.sensitivity import (
     weights_of,
 )
 
-from autopeft.evidence import rank_correlation
 from autopeft.extension import Score
 from autopeft.sensitivity import MEASURED_KINDS
+from autopeft.sensitivity.parts.halves import rank_correlation
 
 by_score = pytest.mark.parametrize("name", SCORES)
 # Filler words per text: with some tokens more, T is on either side of where `fisher` changes its way

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 from scipy import stats
 from toys.sensitivity import run_scores, score_by_site
+
+from autopeft.sensitivity.parts.halves import rank_correlation
 
 
 def test_halves_are_ranked_against_each_other(bert, task, make_batch):
@@ -22,3 +27,26 @@ def test_it_stops_by_itself_where_the_halves_agree(bert, task, make_batch):
     assert seen.n_examples == 64
     assert [score.n_examples for score in seen.scores] == [64, 0]
     assert len(taken) == 4
+
+
+def test_rank_correlation_is_scipys_on_the_finite_pairs() -> None:
+    rng = np.random.default_rng(2)
+    a = rng.normal(size=20)
+    b = a + rng.normal(size=20)
+    expected = stats.spearmanr(a, b).statistic
+    rho = rank_correlation([*a, math.nan, 5.0, None], [*b, 0.0, math.inf, 1.0])
+    assert rho == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ([], []),
+        ([1, 2], [1, 2]),
+        ([1, 1, 1], [1, 2, 3]),
+        ([1, 2, 3], [4, 4, 4]),
+        ([1, 2, math.nan], [1, 2, 3]),
+    ],
+)
+def test_rank_correlation_is_none_where_there_is_no_order(a: list[float], b: list[float]) -> None:
+    assert rank_correlation(a, b) is None

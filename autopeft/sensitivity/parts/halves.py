@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+from scipy import stats
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from autopeft.errors import SpecError
-from autopeft.evidence import rank_correlation
 from autopeft.extension import Reducer, Score
 from autopeft.records import Site, SiteScores
 
@@ -94,3 +95,23 @@ class SplitHalves:
                 )
             )
         return tuple(results)
+
+
+def rank_correlation(a: Sequence[float | None], b: Sequence[float | None]) -> float | None:
+    """Compare the order of two lists of equal length: Spearman's rho in [-1, 1]; ties share their mean rank.
+
+    Pairs where either side is None or not finite (a diverged run) are left out. None is returned where fewer
+    than 3 pairs remain, or one side is constant and so has no order to compare. Below 10 pairs it is a hint.
+
+    Example:
+        >>> rank_correlation([0.1, 0.2, 0.3, float("nan")], [1.0, 2.0, 3.0, 0.0])
+        1.0
+    """
+    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    assert x.shape == y.shape and x.ndim == 1, f"{x.shape} against {y.shape}"
+    is_finite = np.isfinite(x) & np.isfinite(y)
+    x, y = x[is_finite], y[is_finite]
+    if x.size < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    # Rounding can leave the coefficient a hair outside its range.
+    return float(np.clip(stats.spearmanr(x, y).statistic, -1.0, 1.0))
