@@ -107,7 +107,7 @@ def _share(params: int, count: Count) -> str:
 
 
 def comparison_text(compared: Mapping[str, Counted], *, markdown: bool = False) -> str:
-    """Set several trainees side by side, by the words that the user typed."""
+    """Set several trained parts side by side, by the words that the user typed."""
     rows, title = [], ""
     for word, counted in compared.items():
         facts = comparison_json(counted)
@@ -180,7 +180,7 @@ def estimate_text(estimate: StepEstimate) -> str:
     quantised = _bits_of(estimate)
     bits = "" if quantised == "none" else f", maps in {quantised}"
     subject = [
-        f"{estimate.trainee.label} on {described.base_model}",
+        f"{estimate.part.label} on {described.base_model}",
         f"{trained:,} trainable parameters of {described.base_params:,} "
         f"({percent(100 * trained / described.base_params)})",
         f"{_rows(step.n_rows)} of {step.n_tokens:,} tokens, {estimate.dtype}{bits}, checkpointing "
@@ -296,7 +296,7 @@ def estimate_json(estimate: StepEstimate) -> dict[str, Any]:
     count, typical, run = described.count, estimate.answer.typical, estimate.run
     content = {
         "base_model": described.base_model,
-        "trained": estimate.trainee.label,
+        "trained": estimate.part.label,
         "trainable_params": described.base_params if count is None else count.trainable_params,
         "head_params": 0 if count is None else count.head_params,
         "base_params": described.base_params,

@@ -11,9 +11,9 @@ import torch
 
 from autopeft import adapters, estimate, model
 from autopeft.adapters import Count
-from autopeft.commands.estimate import EstimateRequest, StepEstimate, estimate_step, read_trainee
+from autopeft.commands.estimate import EstimateRequest, StepEstimate, estimate_step, read_trained_part
 from autopeft.errors import SpecError
-from autopeft.estimate import Rates, Trainee, TraineeOnModel
+from autopeft.estimate import Description, Rates, TrainedPart
 from autopeft.extension import Method, discover
 from autopeft.model import BaseModel
 from autopeft.records import ModelSpec
@@ -90,10 +90,10 @@ def _model_spec(named: ModelSpec, *, model_id: str | None, revision: str | None)
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """The trainable parameters of a trainee, and its usual training step.
+    """The trainable parameters of a trained part, and its usual training step.
 
-    `step` is None where its memory cannot be told, and `reason` says why. `servers` are as `Trainee.servers`
-    gives them.
+    `step` is None where its memory cannot be told, and `reason` says why. `servers` are as
+    `TrainedPart.servers` gives them.
     """
 
     count: Count
@@ -104,16 +104,16 @@ class Counted:
 
 
 def count_steps(words: Sequence[str], *, model_id: str | None, revision: str | None) -> dict[str, Counted]:
-    """Several trainees on one base model, which the first may name, by their words; timed on one card.
+    """Several trained parts on one base model, which the first may name, by their words; timed on one card.
 
     Raises what `count_step` raises.
     """
     rates, (first, *others) = estimate.rates_of(COMPARED_ON), words
-    _, named = read_trainee(first, model_id=model_id, revision=revision)
+    _, named = read_trained_part(first, model_id=model_id, revision=revision)
     # A plan of the demo model names none.
     other_id = named.id or model.DEMO_HUB_ID
     for word in others:  # an unknown one is refused before a model is built
-        read_trainee(word, model_id=other_id, revision=named.revision)
+        read_trained_part(word, model_id=other_id, revision=named.revision)
     compared = {first: count_step(first, model_id=model_id, revision=revision, rates=rates)}
     for word in others:
         compared[word] = count_step(word, model_id=other_id, revision=named.revision, rates=rates)
@@ -134,52 +134,52 @@ def count_step(
 
     Raises:
         SpecError: A file that cannot be read, an unknown word, or no base model.
-        SiteError: The trainee does not fit the model.
+        SiteError: What is trained does not fit the model.
     """
-    trainee, spec = read_trainee(word, model_id=model_id, revision=revision)
+    part, spec = read_trained_part(word, model_id=model_id, revision=revision)
     counted = None
-    if trainee.method is None and not trainee.is_full:  # first, since it checks the plan
+    if part.method is None and not part.is_full:  # first, since it checks the plan
         counted = count(Path(word), model_id=model_id, revision=revision)
-        servers = trainee.servers(trainee.plan, discover("autopeft.methods"))
+        servers = part.servers(part.plan, discover("autopeft.methods"))
     step, described, reason = None, None, ""
     notes: tuple[str, ...] = ()
     request = EstimateRequest(trained=word, model_id=model_id, revision=revision)
     try:
         step = estimate_step(request, rates=rates, max_kernels=max_kernels, counted=counted)
         described = step.answer.described
-    except estimate.UntoldStepError as error:
+    except estimate.UnknownStepError as error:
         described, reason = error.described, str(error)
         notes = (reason,) if error.is_slow else ()
-    except SpecError as error:  # a fault of the trainee or the model is raised again below
+    except SpecError as error:  # a fault of what is trained or of the model is raised again below
         reason = str(error)
     if counted is None:
-        counted, servers = _count_word(trainee, spec, described)
+        counted, servers = _count_word(part, spec, described)
     counted = replace(counted, notes=(*counted.notes, *notes))
-    return Counted(count=counted, servers=servers, is_full=trainee.is_full, step=step, reason=reason)
+    return Counted(count=counted, servers=servers, is_full=part.is_full, step=step, reason=reason)
 
 
 def _count_word(
-    trainee: Trainee, spec: ModelSpec, described: TraineeOnModel | None
+    part: TrainedPart, spec: ModelSpec, described: Description | None
 ) -> tuple[Count, tuple[str, ...] | None]:
     """The count of the whole model, or of a method at all sites; its servers."""
     if described is not None:
-        whole = _whole(described.base_model, described, trainee)
+        whole = _whole(described.base_model, described, part)
         return described.count or whole, described.servers
     methods = discover("autopeft.methods")
     with model.quiet_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         base = model.load_skeleton(spec, auto_class=None)  # its batches are not known, it has no task here
-        if trainee.is_full:
-            return _whole(base.name, base, trainee), trainee.servers(None, methods)
-        plan = trainee.on(base, methods)
+        if part.is_full:
+            return _whole(base.name, base, part), part.servers(None, methods)
+        plan = part.on(base, methods)
         counted = adapters.count_plan(plan, base, methods, task_type=None)
-        return replace(counted, notes=(*counted.notes, *base.remarks)), trainee.servers(plan, methods)
+        return replace(counted, notes=(*counted.notes, *base.remarks)), part.servers(plan, methods)
 
 
-def _whole(name: str, base: BaseModel | TraineeOnModel, trainee: Trainee) -> Count:
+def _whole(name: str, base: BaseModel | Description, part: TrainedPart) -> Count:
     return Count(
         base_model=name,
-        methods=(trainee.label,),
+        methods=(part.label,),
         trainable_params=base.base_params,
         head_params=base.head_params,
         base_params=base.base_params,

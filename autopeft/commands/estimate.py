@@ -19,7 +19,7 @@ from autopeft import adapters, estimate, model, train
 from autopeft.adapters import Count
 from autopeft.engine import usual_cost
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.estimate import Rates, StepAnswer, StepRequest, Trainee, TraineeOnModel
+from autopeft.estimate import Description, Rates, StepAnswer, StepRequest, TrainedPart
 from autopeft.extension import discover
 from autopeft.model import Precision
 from autopeft.records import DataSpec, ModelSpec, RunSpec, TaskSpec
@@ -98,7 +98,7 @@ class StepEstimate:
     then no time is predicted. `run` is None where the number of steps is not known.
     """
 
-    trainee: Trainee
+    part: TrainedPart
     dtype: str
     like: str
     on_gpu: bool
@@ -157,7 +157,7 @@ def estimate_step(
     count of what is trained, where it is known.
 
     Raises:
-        UntoldStepError: A step cannot be replayed, or not within `max_kernels`.
+        UnknownStepError: A step cannot be replayed, or not within `max_kernels`.
         SpecError: A setting out of range, a file that cannot be read, or no base model.
         DataError, ModelError: The data, the tokenizer or the device cannot be used.
         SiteError: The configs do not fit the model.
@@ -171,14 +171,14 @@ def estimate_step(
     methods, tasks = discover("autopeft.methods"), discover("autopeft.tasks")
     with model.quiet_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainee, spec = read_trainee(request.trained, model_id=request.model_id, revision=request.revision)
-        trainee = _with_task(trainee, request.run.task, known=tasks)
+        part, spec = read_trained_part(request.trained, model_id=request.model_id, revision=request.revision)
+        part = _with_task(part, request.run.task, known=tasks)
         precision = _precision(request, spec)
         dtype = precision.dtype
         rates = rates or _rates(request.device, precision)
 
         @cache
-        def describe(quantize: str) -> TraineeOnModel:
+        def describe(quantize: str) -> Description:
             setup = estimate.Setup(
                 model=spec.model_copy(update={"quantize": quantize}),
                 dtype=getattr(torch, dtype),
@@ -187,7 +187,7 @@ def estimate_step(
                 rates=rates,
                 max_kernels=max_kernels,
             )
-            return estimate.describe(trainee, setup, methods=methods, tasks=tasks, counted=counted)
+            return estimate.describe(part, setup, methods=methods, tasks=tasks, counted=counted)
 
         quantize = request.quantize or spec.quantize
         rows = _rows(request, spec, task=describe(quantize).task)
@@ -202,7 +202,7 @@ def estimate_step(
         answer = estimate.answer(step_request, describe)
     n_steps = rows.n_steps if rows else request.run.max_steps
     return StepEstimate(
-        trainee=trainee,
+        part=part,
         dtype=dtype,
         like=request.like,
         on_gpu=on_gpu,
@@ -212,15 +212,15 @@ def estimate_step(
     )
 
 
-def _with_task(trainee: Trainee, task: str | None, *, known: Collection[str]) -> Trainee:
-    """The trainee with the task that the user named, which a plan must have too."""
+def _with_task(part: TrainedPart, task: str | None, *, known: Collection[str]) -> TrainedPart:
+    """Set the task that the user named, which a plan must have too."""
     if task is None:
-        return trainee
+        return part
     if task not in known:
         raise UnknownNameError("task", task, sorted(known))
-    if trainee.task not in (None, task):
-        raise SpecError(f"--task is {task}, but the plan is for {trainee.task}; leave --task out.")
-    return replace(trainee, task=task)
+    if part.task not in (None, task):
+        raise SpecError(f"--task is {task}, but the plan is for {part.task}; leave --task out.")
+    return replace(part, task=task)
 
 
 def _precision(request: EstimateRequest, spec: ModelSpec) -> Precision:
@@ -246,7 +246,7 @@ def _rates(device: str, precision: Precision) -> Rates | None:
         return None
     place = model.find_device(device)
     with precision.multiplying():
-        return estimate.probe(place, precision.torch_dtype)
+        return estimate.measure_rates(place, precision.torch_dtype)
 
 
 def _rows(request: EstimateRequest, spec: ModelSpec, *, task: str) -> RowLengths | None:
@@ -278,31 +278,33 @@ def _run(answer: StepAnswer, n_steps: int | None, *, price: float | None) -> Run
     )
 
 
-def read_trainee(trained: str, *, model_id: str | None, revision: str | None) -> tuple[Trainee, ModelSpec]:
+def read_trained_part(
+    trained: str, *, model_id: str | None, revision: str | None
+) -> tuple[TrainedPart, ModelSpec]:
     """What a path or a word names, and the base model, which a plan or a config may name.
 
     Raises SpecError for a file that cannot be read, an unknown word, or no base model.
     """
     path, spec = Path(trained), ModelSpec(id=model_id, revision=revision)
     if not path.exists():
-        trainee = estimate.by_name(trained, discover("autopeft.methods"))
+        part = estimate.by_name(trained, discover("autopeft.methods"))
         if model_id is None:
             raise SpecError(
                 f"{trained} says nothing of a base model; pass --model with its id or config.json."
             )
-        return trainee, spec
+        return part, spec
     if adapters.is_adapter(path):
         files = tuple(adapters.read_configs(path))
         configs = [file.config for file in files]
         named = spec if model_id else adapters.base_model_of(configs, path=path)
         label = " and ".join(dict.fromkeys(map(adapters.type_name, configs)))
-        return Trainee(label=f"{label} of {path}", files=files, path=path), named
+        return TrainedPart(label=f"{label} of {path}", files=files, path=path), named
     document = read_plan(path)
     label = " and ".join(dict.fromkeys(adapter.method for adapter in document.plan.adapters)) or "the head"
     named = (
         document.model if model_id is None else spec.model_copy(update={"quantize": document.model.quantize})
     )
-    return Trainee(label=f"{label} of {path}", plan=document.plan, task=document.task.name), named
+    return TrainedPart(label=f"{label} of {path}", plan=document.plan, task=document.task.name), named
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,14 +18,13 @@ from torch.optim import AdamW
 
 from autopeft.adapters.skeleton import add_shira_indices, forgo_initial_values
 from autopeft.errors import SpecError, reason_of
-from autopeft.estimate.fake import StandInArrays, StandInValues, make_fake
-from autopeft.estimate.known_results import KnownResults
-from autopeft.estimate.living_bytes import (
+from autopeft.estimate.fake_tensors import KernelResults, StandInArrays, StandInValues, make_fake
+from autopeft.estimate.memory_tracker import (
     BACKWARD,
     FORWARD,
     HEAD,
     OPTIMIZER,
-    LivingBytes,
+    MemoryTracker,
     Work,
     tracking_phases,
 )
@@ -199,7 +198,7 @@ class Replay:
         self._model = model
         self._fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
         make_fake(model, self._fake_mode)
-        self._known = KnownResults(mode=self._fake_mode, max_kernels=max_kernels)
+        self._known = KernelResults(mode=self._fake_mode, max_kernels=max_kernels)
         self._optimizers: dict[tuple[bool, Rates | None], _Optimizer] = {}
 
     def memory(self, step: TrainingStep) -> StepMemory:
@@ -241,9 +240,9 @@ class _Optimizer:
         for state in self.adamw.state.values():
             yield from (value for value in state.values() if isinstance(value, torch.Tensor))
 
-    def step(self, living: LivingBytes) -> None:
+    def step(self, tracker: MemoryTracker) -> None:
         """Take a step, or count it once more, and forget the gradients."""
-        with living.known_phase(OPTIMIZER, self.work) as is_new:
+        with tracker.known_phase(OPTIMIZER, self.work) as is_new:
             if is_new:
                 nn.utils.clip_grad_norm_(self.trained, 1.0)
                 self.adamw.step()
@@ -263,19 +262,19 @@ def _measured(model: nn.Module, step: TrainingStep, optimizer: _Optimizer) -> St
         for name, tensor in named
         if not tensor.requires_grad and not (step.on_gpu and name.endswith(_LEFT_ON_CPU))
     ]
-    with LivingBytes(step.rates) as living:
-        weights_bytes, trained_bytes = living.watch(frozen), living.watch(trained)
-        optimizer_bytes = living.watch(optimizer.moments())
-        living.peaks.clear()
+    with MemoryTracker(step.rates) as tracker:
+        weights_bytes, trained_bytes = tracker.watch(frozen), tracker.watch(trained)
+        optimizer_bytes = tracker.watch(optimizer.moments())
+        tracker.peaks.clear()
         model.train()
         checkpointing = step.checkpointing and can_checkpoint(model)
         with (
             checkpointed(model) if checkpointing else contextlib.nullcontext(),
             gpu_autocast() if step.on_gpu else contextlib.nullcontext(),
-            tracking_phases(model, living),
-            _counting_gradients(trained, living),
+            tracking_phases(model, tracker),
+            _counting_gradients(trained, tracker),
         ):
-            forward_bytes, body_bytes = _train(model, optimizer, step, living)
+            forward_bytes, body_bytes = _train(model, optimizer, step, tracker)
         return StepMemory(
             weights_bytes=weights_bytes,
             trained_bytes=trained_bytes,
@@ -283,45 +282,45 @@ def _measured(model: nn.Module, step: TrainingStep, optimizer: _Optimizer) -> St
             optimizer_bytes=optimizer_bytes,
             body_bytes=body_bytes,
             forward_bytes=forward_bytes,
-            peaks=dict(living.peaks),
-            gradients_at_peak=dict(living.gradients_at_peak),
-            flops=living.flops,
-            n_calls=living.n_calls,
-            busy_seconds=living.busy_seconds,
+            peaks=dict(tracker.peaks),
+            gradients_at_peak=dict(tracker.gradients_at_peak),
+            flops=tracker.flops,
+            n_calls=tracker.n_calls,
+            busy_seconds=tracker.busy_seconds,
         )
 
 
 def _train(
-    model: nn.Module, optimizer: _Optimizer, step: TrainingStep, living: LivingBytes
+    model: nn.Module, optimizer: _Optimizer, step: TrainingStep, tracker: MemoryTracker
 ) -> tuple[int, int]:
     """One optimizer step; returns the most that a forward pass left, and the most where its layers ended."""
     largest, in_body, device = 0, 0, next(model.parameters()).device
     counts = [step.n_terms(batch) if step.n_terms else 1 for batch in step.micro_batches]
     for batch, n_terms in zip(step.micro_batches, counts, strict=True):
-        living.enter(FORWARD)
-        before = living.now
+        tracker.enter(FORWARD)
+        before = tracker.now
         features = {name: tensor.to(device, copy=True) for name, tensor in batch.items()}
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=step.autocast):
             loss = step.loss(model, features)
-        in_body = max(in_body, living.at_start.get(HEAD, living.now) - before)
-        largest = max(largest, living.now - before)
-        if living.phase == FORWARD:  # no layers are known
-            living.enter(BACKWARD)
+        in_body = max(in_body, tracker.at_start.get(HEAD, tracker.now) - before)
+        largest = max(largest, tracker.now - before)
+        if tracker.phase == FORWARD:  # no layers are known
+            tracker.enter(BACKWARD)
         (loss * (n_terms / sum(counts))).backward()  # type: ignore[no-untyped-call]
         del loss, features
-    optimizer.step(living)
+    optimizer.step(tracker)
     return largest, in_body
 
 
 @contextlib.contextmanager
-def _counting_gradients(trained: Sequence[nn.Parameter], living: LivingBytes) -> Iterator[None]:
+def _counting_gradients(trained: Sequence[nn.Parameter], tracker: MemoryTracker) -> Iterator[None]:
     """A context in which the bytes of gradients are added up, those of each parameter once."""
     seen: set[int] = set()
 
     def note(parameter: torch.Tensor) -> None:
         if id(parameter) not in seen:
             seen.add(id(parameter))
-            living.gradient_bytes += parameter.numel() * parameter.element_size()
+            tracker.gradient_bytes += parameter.numel() * parameter.element_size()
 
     handles = [
         parameter.register_post_accumulate_grad_hook(note)  # type: ignore[no-untyped-call]

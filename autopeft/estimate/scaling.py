@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autopeft.estimate.known_results import SlowReplayError
+from autopeft.estimate.fake_tensors import SlowReplayError
 from autopeft.estimate.rates import Rates
 from autopeft.estimate.replay import Replay, StepMemory, TrainingStep
 from autopeft.extension import Batch
@@ -27,7 +27,7 @@ _N_ROWS = (1, 2, 3)  # in units of the shortest row: enough for a square
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class TracedModel:
     """What is trained on which model: what a replay needs.
 
     `build` makes it without weights, with a number of layers or with all of them (None). `n_layers` is None
@@ -53,12 +53,12 @@ class Subject:
 
 @dataclass(kw_only=True)
 class MemoryModel:
-    """The memory of steps of a subject, with or without checkpointing.
+    """The memory of steps of a traced, with or without checkpointing.
 
-    `replays` holds the models of the subject by their layers; two models of memory can share it.
+    `replays` holds the models of the traced by their layers; two models of memory can share it.
     """
 
-    subject: Subject
+    traced: TracedModel
     checkpointing: bool = False
     replays: dict[int | None, Replay] = field(default_factory=dict)
     _known: dict[tuple[int, int], StepMemory] = field(default_factory=dict)
@@ -90,35 +90,35 @@ class MemoryModel:
         It has two pieces of a loss; or, for a step within one piece, so few tokens that three such steps are
         less than a piece, if that is enough of them.
         """
-        piece, limit = self.subject.piece_tokens, self.subject.max_tokens
+        piece, limit = self.traced.piece_tokens, self.traced.max_tokens
         is_within = max(n, _N_ROWS[-1] * _LEAST_TOKENS) <= piece
         least = _LEAST_TOKENS if is_within else max(_LEAST_TOKENS, 2 * piece)
         tokens = least if limit is None else min(least, max(1, limit // _N_ROWS[-1]))
         return least // tokens if is_within else -(-least // tokens), tokens
 
     def _at_all_layers(self, n_rows: int, n_tokens: int) -> StepMemory:
-        if self.subject.n_layers is None or self.subject.n_layers <= DEPTHS[-1]:
+        if self.traced.n_layers is None or self.traced.n_layers <= DEPTHS[-1]:
             return self._replayed(None, n_rows, n_tokens)
         few = [self._replayed(depth, n_rows, n_tokens) for depth in DEPTHS]
-        beyond = self.subject.n_layers - DEPTHS[0]
+        beyond = self.traced.n_layers - DEPTHS[0]
         return combined(few, (1 - beyond, beyond))
 
     def _replayed(self, depth: int | None, n_rows: int, n_tokens: int) -> StepMemory:
         if depth not in self.replays:
-            max_kernels, n_layers = self.subject.max_kernels, self.subject.n_layers
+            max_kernels, n_layers = self.traced.max_kernels, self.traced.n_layers
             share = 1.0 if depth is None or n_layers is None else depth / n_layers
-            least_kernels = _KERNELS_PER_TENSOR * self.subject.n_tensors * share
+            least_kernels = _KERNELS_PER_TENSOR * self.traced.n_tensors * share
             if max_kernels is not None and least_kernels > max_kernels:
                 raise SlowReplayError(max_kernels)  # before the model is built, which takes as long
-            self.replays[depth] = Replay(self.subject.build(depth), max_kernels=max_kernels)
+            self.replays[depth] = Replay(self.traced.build(depth), max_kernels=max_kernels)
         step = TrainingStep(
-            micro_batches=[self.subject.batch(n_rows, n_tokens)],
-            loss=self.subject.loss,
-            n_terms=self.subject.n_terms,
-            autocast=self.subject.autocast,
+            micro_batches=[self.traced.batch(n_rows, n_tokens)],
+            loss=self.traced.loss,
+            n_terms=self.traced.n_terms,
+            autocast=self.traced.autocast,
             checkpointing=self.checkpointing,
-            on_gpu=self.subject.on_gpu,
-            rates=self.subject.rates,
+            on_gpu=self.traced.on_gpu,
+            rates=self.traced.rates,
         )
         return self.replays[depth].memory(step)
 

@@ -15,8 +15,8 @@ from peft import LoraConfig
 
 from autopeft import model
 from autopeft.commands import EstimateRequest, count_step, estimate_step
-from autopeft.estimate import MemoryModel, Setup, UntoldStepError, by_name, describe
-from autopeft.estimate.known_results import SlowReplayError
+from autopeft.estimate import MemoryModel, Setup, UnknownStepError, by_name, describe
+from autopeft.estimate.fake_tensors import SlowReplayError
 from autopeft.extension import discover
 from autopeft.model import load_skeleton
 from autopeft.model.checkpoint_source import is_built_by
@@ -90,13 +90,13 @@ def test_a_config_is_attached_once_to_be_counted_and_once_for_each_replay(
 @pytest.mark.parametrize("word", ["lora_r4", "full", "ia3"])
 def test_the_bound_is_that_of_the_kernels_and_the_forecast_is_below_it(llama: Path, word: str) -> None:
     setup = Setup(model=ModelSpec(id=str(llama)), dtype=torch.bfloat16)
-    subject = describe(by_name(word, METHODS), setup, methods=METHODS, tasks=TASKS).subject
-    free = MemoryModel(subject=subject)
+    traced = describe(by_name(word, METHODS), setup, methods=METHODS, tasks=TASKS).traced
+    free = MemoryModel(traced=traced)
     free.at(2, 16)
     n_kernels = max(each._known._n_calls for each in free.replays.values())
-    assert MemoryModel(subject=replace(subject, max_kernels=n_kernels)).at(2, 16) == free.at(2, 16)
+    assert MemoryModel(traced=replace(traced, max_kernels=n_kernels)).at(2, 16) == free.at(2, 16)
     with pytest.raises(SlowReplayError, match=f"more than {n_kernels - 1:,} kernels"):
-        MemoryModel(subject=replace(subject, max_kernels=n_kernels - 1)).at(2, 16)
+        MemoryModel(traced=replace(traced, max_kernels=n_kernels - 1)).at(2, 16)
 
 
 def test_what_lora_cannot_adapt_is_one_note_of_a_method_and_none_of_a_config(
@@ -121,7 +121,7 @@ def test_what_lora_cannot_adapt_is_one_note_of_a_method_and_none_of_a_config(
 
 def test_a_step_that_cannot_be_told_comes_with_what_is_trained(llama: Path) -> None:
     request = EstimateRequest(trained="lora_r4", model_id=str(llama), max_length=10**6)
-    with pytest.raises(UntoldStepError, match="takes 2,048 at most") as caught:
+    with pytest.raises(UnknownStepError, match="takes 2,048 at most") as caught:
         estimate_step(request)
     assert not caught.value.is_slow
     assert caught.value.described.count.trainable_params == 6 * 4 * (8 * 32 + 3 * (32 + 64))

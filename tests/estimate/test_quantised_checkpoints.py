@@ -34,7 +34,7 @@ def described(folder, stored, *, word="lora_r4", quantize="none", kind=transform
 
 def frozen_bytes(found):
     """The bytes of what is replayed with all layers, adapters apart."""
-    parameters = found.subject.build(None).parameters()
+    parameters = found.traced.build(None).parameters()
     return sum(p.numel() * p.element_size() for p in parameters if not p.requires_grad)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from autopeft.errors import UnknownNameError
-from autopeft.estimate import CARDS, LivingBytes, Rates, probe, probing, rates_of
+from autopeft.estimate import CARDS, MemoryTracker, Rates, measure_rates, measured_rates, rates_of
 
 N = 64
 SLOW = Rates(name="slow", flops=1e6, bytes=1e12, call_seconds=1e-3, runs_ahead=False)
@@ -14,9 +14,9 @@ NARROW = Rates(name="narrow", flops=1e12, bytes=1e6, call_seconds=1e-3, runs_ahe
 
 
 def work_of(compute, rates):
-    with LivingBytes(rates) as living:
+    with MemoryTracker(rates) as tracker:
         compute()
-    return living.n_calls, living.busy_seconds
+    return tracker.n_calls, tracker.busy_seconds
 
 
 def test_product_takes_its_operations_or_its_bytes_whichever_is_longer():
@@ -58,7 +58,7 @@ def test_cards_are_faster_by_their_data_sheets_and_unknown_ones_are_refused():
 
 
 def test_probe_of_this_machine_has_rates_that_a_machine_can_have():
-    rates = probe(torch.device("cpu"), torch.float32)
+    rates = measure_rates(torch.device("cpu"), torch.float32)
     assert 1e8 < rates.flops < 1e14
     assert 1e8 < rates.bytes < 1e13
     assert 1e-8 < rates.call_seconds < 1e-2
@@ -69,7 +69,7 @@ def test_probe_of_this_machine_has_rates_that_a_machine_can_have():
 def test_probe_waits_for_a_gpu_once_for_many_products(kind, monkeypatch):
     calls = []
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: calls.append(device.type))
-    probing._seconds(lambda: calls.append("work"), torch.device(kind), 3)
+    measured_rates._seconds(lambda: calls.append("work"), torch.device(kind), 3)
     together = ["work", "work", "work", kind]
     assert calls[:4] == together
     assert calls == together * (len(calls) // 4)

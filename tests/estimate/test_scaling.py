@@ -13,7 +13,7 @@ from autopeft.estimate import (
     MemoryModel,
     Rates,
     Setup,
-    Trainee,
+    TrainedPart,
     TrainingStep,
     by_name,
     describe,
@@ -57,27 +57,27 @@ def described(folder, word, **setup):
     return describe(by_name(word, METHODS), Setup(model=model, **choices), methods=METHODS, tasks=TASKS)
 
 
-def whole(subject, n_rows, n_tokens, *, checkpointing):
+def whole(traced, n_rows, n_tokens, *, checkpointing):
     """The step as it is, with all layers."""
     step = TrainingStep(
-        micro_batches=[subject.batch(n_rows, n_tokens)],
-        loss=subject.loss,
-        n_terms=subject.n_terms,
-        autocast=subject.autocast,
+        micro_batches=[traced.batch(n_rows, n_tokens)],
+        loss=traced.loss,
+        n_terms=traced.n_terms,
+        autocast=traced.autocast,
         checkpointing=checkpointing,
-        on_gpu=subject.on_gpu,
-        rates=subject.rates,
+        on_gpu=traced.on_gpu,
+        rates=traced.rates,
     )
-    return replay(subject.build(None), step)
+    return replay(traced.build(None), step)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("word", ["lora_r4", "full", "ia3", "hira_r4"])
 def test_few_layers_scaled_up_have_the_bytes_of_all_layers(folder, word, checkpointing):
-    subject = described(folder, word, rates=RATES).subject
-    assert subject.n_layers == N_LAYERS
-    scaled = MemoryModel(subject=subject, checkpointing=checkpointing).at(3, 100)
-    replayed = whole(subject, 3, 100, checkpointing=checkpointing)
+    traced = described(folder, word, rates=RATES).traced
+    assert traced.n_layers == N_LAYERS
+    scaled = MemoryModel(traced=traced, checkpointing=checkpointing).at(3, 100)
+    replayed = whole(traced, 3, 100, checkpointing=checkpointing)
     assert scaled.peaks.keys() == replayed.peaks.keys()
     assert scaled.peak_bytes == replayed.peak_bytes
     assert scaled.weights_bytes == replayed.weights_bytes
@@ -90,31 +90,31 @@ def test_few_layers_scaled_up_have_the_bytes_of_all_layers(folder, word, checkpo
 @pytest.mark.parametrize("plain_loop", [False, True])
 @pytest.mark.parametrize(("n_rows", "n_tokens"), [(2, 1600), (5, 700), (1, 4000)])
 def test_small_steps_scaled_up_have_the_bytes_of_large_ones(folder, n_rows, n_tokens, plain_loop):
-    subject = described(folder, "lora_r4", plain_loop=plain_loop).subject
-    scaled = MemoryModel(subject=subject).scaled(n_rows, n_tokens)
-    replayed = whole(subject, n_rows, n_tokens, checkpointing=False)
+    traced = described(folder, "lora_r4", plain_loop=plain_loop).traced
+    scaled = MemoryModel(traced=traced).scaled(n_rows, n_tokens)
+    replayed = whole(traced, n_rows, n_tokens, checkpointing=False)
     assert scaled.peak_bytes == pytest.approx(replayed.peak_bytes, rel=0.005)
 
 
 def test_hira_in_another_loop_keeps_its_update_of_each_map(folder):
-    subjects = (described(folder, "hira_r2", plain_loop=plain).subject for plain in (False, True))
-    ours, theirs = (in_parts(MemoryModel(subject=each).at(2, 64), on_gpu=True) for each in subjects)
+    traced = (described(folder, "hira_r2", plain_loop=plain).traced for plain in (False, True))
+    ours, theirs = (in_parts(MemoryModel(traced=each).at(2, 64), on_gpu=True) for each in traced)
     maps = 4 * HIDDEN**2 + 3 * HIDDEN * 80
     assert theirs.activations - ours.activations >= 2 * (N_LAYERS - 1) * maps
 
 
 def test_hira_of_a_config_file_takes_what_hira_by_name_does(folder, tmp_path):
     HiraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM").save_pretrained(tmp_path)
-    trainee = Trainee(label="file", files=tuple(read_configs(tmp_path)), path=tmp_path)
+    part = TrainedPart(label="file", files=tuple(read_configs(tmp_path)), path=tmp_path)
     for plain_loop in (False, True):
         by_file = describe(
-            trainee,
+            part,
             Setup(model=ModelSpec(id=str(folder)), dtype=torch.bfloat16, plain_loop=plain_loop),
             methods=METHODS,
             tasks=TASKS,
-        ).subject
-        named = described(folder, "hira_r2", plain_loop=plain_loop).subject
-        expected, seen = (MemoryModel(subject=each).at(2, 64).peak_bytes for each in (named, by_file))
+        ).traced
+        named = described(folder, "hira_r2", plain_loop=plain_loop).traced
+        expected, seen = (MemoryModel(traced=each).at(2, 64).peak_bytes for each in (named, by_file))
         assert seen == pytest.approx(expected, rel=0.01)
 
 
@@ -122,8 +122,8 @@ def test_hira_of_a_config_file_takes_what_hira_by_name_does(folder, tmp_path):
 def test_hira_keeps_as_much_on_maps_in_few_bits_as_on_others(folder, bits):
     kept = []
     for quantize in ("none", bits):
-        subject = described(folder, "hira_r2", quantize=quantize).subject
-        kept.append(in_parts(MemoryModel(subject=subject).at(2, 64), on_gpu=True).activations)
+        traced = described(folder, "hira_r2", quantize=quantize).traced
+        kept.append(in_parts(MemoryModel(traced=traced).at(2, 64), on_gpu=True).activations)
     assert kept[1] == pytest.approx(kept[0], rel=0.02)
 
 
@@ -137,25 +137,25 @@ def test_methods_that_need_the_weights_are_refused_in_few_bits(folder, word):
 
 @pytest.mark.parametrize("n_rows", [1, 2, 7])
 def test_steps_within_one_piece_of_a_loss_and_beyond_are_scaled_up_each_by_its_own(n_rows, tmp_path):
-    subject = described(saved_config(tmp_path, n_words=20_000, n_positions=2048), "lora_r4").subject
-    assert 2048 < subject.piece_tokens < 2 * 2048  # on a GPU
-    scaled = MemoryModel(subject=subject).scaled(n_rows, 2048)
-    replayed = whole(subject, n_rows, 2048, checkpointing=False)
+    traced = described(saved_config(tmp_path, n_words=20_000, n_positions=2048), "lora_r4").traced
+    assert 2048 < traced.piece_tokens < 2 * 2048  # on a GPU
+    scaled = MemoryModel(traced=traced).scaled(n_rows, 2048)
+    replayed = whole(traced, n_rows, 2048, checkpointing=False)
     assert scaled.peak_bytes == pytest.approx(replayed.peak_bytes, rel=0.005)
 
 
 def test_layers_that_train_unevenly_are_all_replayed(folder, tmp_path):
     LoraConfig(target_modules=["q_proj"], layers_to_transform=[5, 6]).save_pretrained(tmp_path)
-    trainee = Trainee(label="last", files=tuple(read_configs(tmp_path)), path=tmp_path)
+    part = TrainedPart(label="last", files=tuple(read_configs(tmp_path)), path=tmp_path)
     setup = Setup(model=ModelSpec(id=str(folder)), dtype=torch.bfloat16)
-    uneven = describe(trainee, setup, methods=METHODS, tasks=TASKS)
-    assert uneven.subject.n_layers is None
+    uneven = describe(part, setup, methods=METHODS, tasks=TASKS)
+    assert uneven.traced.n_layers is None
     assert uneven.count.trainable_params == 2 * 8 * (HIDDEN + HIDDEN)
 
 
 def test_parts_of_a_step_are_what_the_shapes_say(folder):
-    subject = described(folder, "lora_r4", plain_loop=True).subject
-    memory = in_parts(MemoryModel(subject=subject).at(2, 64), on_gpu=True)
+    traced = described(folder, "lora_r4", plain_loop=True).traced
+    memory = in_parts(MemoryModel(traced=traced).at(2, 64), on_gpu=True)
     maps = 4 * HIDDEN**2 + 3 * HIDDEN * 80
     n_frozen = N_LAYERS * (maps + 2 * HIDDEN) + 2 * WORDS * HIDDEN + HIDDEN
     assert memory.weights == pytest.approx(2 * n_frozen, rel=0.001)  # beside a few numbers of the rotation
@@ -169,11 +169,11 @@ def test_parts_of_a_step_are_what_the_shapes_say(folder):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_most_rows_fit_and_one_more_does_not(folder, checkpointing):
-    model = MemoryModel(subject=described(folder, "lora_r4").subject, checkpointing=checkpointing)
+    model = MemoryModel(traced=described(folder, "lora_r4").traced, checkpointing=checkpointing)
     max_bytes = 2**29 + 150 * 10**6
 
     def high(n_rows, n_tokens):
-        memory = whole(model.subject, n_rows, n_tokens, checkpointing=checkpointing)
+        memory = whole(model.traced, n_rows, n_tokens, checkpointing=checkpointing)
         return in_parts(memory, on_gpu=True).high
 
     n_rows = most_rows(model, n_tokens=1024, max_bytes=max_bytes)
@@ -186,7 +186,7 @@ def test_most_rows_fit_and_one_more_does_not(folder, checkpointing):
 
 def test_few_bits_and_float32_change_the_weights_alone_as_they_should(folder):
     def weights(**setup):
-        return MemoryModel(subject=described(folder, "lora_r4", **setup).subject).at(1, 32).weights_bytes
+        return MemoryModel(traced=described(folder, "lora_r4", **setup).traced).at(1, 32).weights_bytes
 
     n_maps = N_LAYERS * (4 * HIDDEN**2 + 3 * HIDDEN * 80)
     plain = weights()
@@ -208,9 +208,9 @@ def test_families_are_scaled_too(kind, task, tmp_path):
     if kind is not transformers.GPT2Config:
         shape |= {"intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 16}
     kind(**shape, architectures=[task]).save_pretrained(tmp_path)
-    subject = described(tmp_path, "lora_r2").subject
-    assert subject.n_layers == 6
-    scaled = MemoryModel(subject=subject).at(2, 50)
-    replayed = whole(subject, 2, 50, checkpointing=False)
+    traced = described(tmp_path, "lora_r2").traced
+    assert traced.n_layers == 6
+    scaled = MemoryModel(traced=traced).at(2, 50)
+    replayed = whole(traced, 2, 50, checkpointing=False)
     # Of six layers of a Gemma 3 one attends to all tokens, with a mask that the first few lack.
     assert scaled.peak_bytes == pytest.approx(replayed.peak_bytes, rel=0.005)

@@ -47,7 +47,7 @@ class Work:
     busy_seconds: float
 
 
-class LivingBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A context that counts the bytes of every storage from its first use until it is freed.
 
     What a kernel takes for itself and gives back before it returns is not seen. On a GPU the allocator rounds
@@ -192,16 +192,16 @@ def repeated_layers(model: nn.Module) -> nn.ModuleList | None:
 
 
 @contextlib.contextmanager
-def tracking_phases(model: nn.Module, living: LivingBytes) -> Iterator[None]:
+def tracking_phases(model: nn.Module, tracker: MemoryTracker) -> Iterator[None]:
     """A context in which hooks on the layers of a model note when one phase ends and the next begins."""
     layers = repeated_layers(model)
     if layers is None:
         yield
         return
     handles = [
-        layers[-1].register_forward_hook(partial(_leaves_body, living)),
-        layers[0].register_forward_hook(partial(_expects, living, FIRST_LAYER)),
-        layers[-2].register_forward_hook(partial(_expects, living, UPPER_LAYERS)),
+        layers[-1].register_forward_hook(partial(_leaves_body, tracker)),
+        layers[0].register_forward_hook(partial(_expects, tracker, FIRST_LAYER)),
+        layers[-2].register_forward_hook(partial(_expects, tracker, UPPER_LAYERS)),
     ]
     try:
         yield
@@ -210,14 +210,14 @@ def tracking_phases(model: nn.Module, living: LivingBytes) -> Iterator[None]:
             handle.remove()
 
 
-def _leaves_body(living: LivingBytes, layer: nn.Module, inputs: Any, outputs: Any) -> None:
-    if living.phase == FORWARD:  # not where a checkpointed layer is computed again
-        _expects(living, LAST_LAYER, layer, inputs, outputs)
-        living.enter(HEAD)
+def _leaves_body(tracker: MemoryTracker, layer: nn.Module, inputs: Any, outputs: Any) -> None:
+    if tracker.phase == FORWARD:  # not where a checkpointed layer is computed again
+        _expects(tracker, LAST_LAYER, layer, inputs, outputs)
+        tracker.enter(HEAD)
 
 
-def _expects(living: LivingBytes, phase: str, layer: nn.Module, inputs: Any, outputs: Any) -> None:
+def _expects(tracker: MemoryTracker, phase: str, layer: nn.Module, inputs: Any, outputs: Any) -> None:
     """Begin a phase once the gradient of a layer's outputs is there, where they have one."""
     hidden = outputs[0] if isinstance(outputs, tuple) else outputs
-    if living.phase == FORWARD and isinstance(hidden, torch.Tensor) and hidden.requires_grad:
-        hidden.register_hook(lambda gradient: living.enter(phase))  # type: ignore[no-untyped-call]
+    if tracker.phase == FORWARD and isinstance(hidden, torch.Tensor) and hidden.requires_grad:
+        hidden.register_hook(lambda gradient: tracker.enter(phase))  # type: ignore[no-untyped-call]

@@ -8,7 +8,7 @@ from test_replay import llama_skeleton, lora_of, step_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autopeft.estimate import Replay, StandInValues, without_weights
-from autopeft.estimate.known_results import KnownResults
+from autopeft.estimate.fake_tensors import KernelResults
 
 CALLS = {
     "own storage": lambda x: [x @ x.t(), torch.nn.functional.layer_norm(x, (3,)), x.new_zeros(2)],
@@ -42,7 +42,7 @@ def test_known_results_look_as_those_of_torch(name):
     with FakeTensorMode() as mode:
         inputs = [torch.empty(4, 3), torch.empty(3, 4).t(), torch.empty(8, 3)[::2]] * 2
         expected = [looks(x, CALLS[name](x)) for x in inputs]
-        with StandInValues(KnownResults(mode=mode)):
+        with StandInValues(KernelResults(mode=mode)):
             results = [CALLS[name](x) for x in inputs]
         assert [looks(x, each) for x, each in zip(inputs, results, strict=True)] == expected
 
@@ -61,7 +61,7 @@ def test_a_model_that_was_replayed_before_takes_what_a_new_one_takes():
 
 def test_a_slow_replay_says_once_what_takes_long(caplog):
     mode = FakeTensorMode()
-    known = KnownResults(mode=mode, slow_kernels=1)
+    known = KernelResults(mode=mode, slow_kernels=1)
     with caplog.at_level("INFO", logger="autopeft"), mode:
         numbers = torch.ones(3)
         for _ in range(3):

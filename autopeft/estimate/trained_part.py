@@ -25,7 +25,7 @@ _RANK = 16  # of a method that is named without one; chosen by hand
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trainee:
+class TrainedPart:
     """What is trained: a plan, files of configs, a method with a rank; the whole model if none of them.
 
     `path` is where the configs were read, for messages.
@@ -89,10 +89,10 @@ class Setup:
     max_kernels: int | None = None
 
 
-def by_name(word: str, methods: Mapping[str, Method]) -> Trainee:
+def by_name(word: str, methods: Mapping[str, Method]) -> TrainedPart:
     """A method at every site that it fits, named like `lora_r16`, or `full`; others raise."""
     if word.casefold() == FULL:
-        return Trainee(label="full fine-tuning")
+        return TrainedPart(label="full fine-tuning")
     match = _SHORTHAND.fullmatch(word.casefold())
     name, rank = (match[1], match[2]) if match else (word, None)
     if name == FULL:
@@ -110,7 +110,7 @@ def by_name(word: str, methods: Mapping[str, Method]) -> Trainee:
         raise SpecError(f"{word} has the rank 0; a rank is 1 or more, as in {name}_r{_RANK}.")
     rank = int(rank or _RANK) if method.ranked else 0
     shown = f"{method.label} of rank {rank}" if rank else method.label
-    return Trainee(label=f"{shown} at all sites", method=method, rank=rank)
+    return TrainedPart(label=f"{shown} at all sites", method=method, rank=rank)
 
 
 def _everywhere(method: Method, rank: int, base: BaseModel, methods: Mapping[str, Method]) -> Plan:
@@ -134,15 +134,15 @@ def _everywhere(method: Method, rank: int, base: BaseModel, methods: Mapping[str
     return plan
 
 
-def require_trainable(trainee: Trainee, setup: Setup, base: BaseModel, stored: StoredWeights | None) -> None:
+def require_trainable(part: TrainedPart, setup: Setup, base: BaseModel, stored: StoredWeights | None) -> None:
     """Refuse full fine-tuning in few bits, and `--quantize` on what is quantised already."""
-    if trainee.is_full and setup.model.quantize != "none":
+    if part.is_full and setup.model.quantize != "none":
         raise SpecError(
             f"Full fine-tuning cannot train weights in {setup.model.quantize}; leave --quantize out."
         )
     if setup.model.quantize != "none":
         require_plain_weights(base.module.config, base.name)
-    if trainee.is_full and stored is not None and not stored.is_loaded_plain:
+    if part.is_full and stored is not None and not stored.is_loaded_plain:
         raise SpecError(
             f"Full fine-tuning cannot train the weights of {base.name}, which is quantised already "
             f"({stored.method}); pass --model with the plain checkpoint."

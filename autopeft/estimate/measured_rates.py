@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from autopeft.estimate.living_bytes import LivingBytes
+from autopeft.estimate.memory_tracker import MemoryTracker
 from autopeft.estimate.rates import Rates
 
 # Rows and columns of the products, and how many are timed together. On a CPU the side is about that of a
@@ -22,7 +22,7 @@ _SMALL, _DEPTH = 64, 4  # of the steps that take no time but that to start their
 _REPEATS = 9
 
 
-def probe(device: torch.device, dtype: torch.dtype) -> Rates:
+def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
     """The rates of a device of this machine in a number format, from products, copies and small steps."""
     is_cpu = device.type == "cpu"
     side, n_together = (_CPU_SIDE, _CPU_TOGETHER) if is_cpu else (_GPU_SIDE, _GPU_TOGETHER)
@@ -68,9 +68,9 @@ def _call_seconds(device: torch.device, dtype: torch.dtype) -> float:
         model.zero_grad()
 
     step()
-    with LivingBytes() as living:
+    with MemoryTracker() as tracker:
         step()
-    return float(_seconds(step, device) / living.n_calls)
+    return float(_seconds(step, device) / tracker.n_calls)
 
 
 def _seconds(work: Callable[[], object], device: torch.device, n_together: int = 1) -> float:

@@ -1,4 +1,4 @@
-"""A trainee on its base model, from the config alone: what a replay needs, and what is counted."""
+"""A model with what is trained on it, built from the config alone."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPIN
 
 from autopeft.adapters import Count, auto_class_of, compile_plan, count_configs, count_plan
 from autopeft.errors import SiteError, SpecError
-from autopeft.estimate.fake import quantise_maps
-from autopeft.estimate.living_bytes import repeated_layers
+from autopeft.estimate.fake_tensors import quantise_maps
+from autopeft.estimate.memory_tracker import repeated_layers
 from autopeft.estimate.replay import base_in, with_configs, without_weights
-from autopeft.estimate.scaling import DEPTHS, Subject
-from autopeft.estimate.trainees import Setup, Trainee, refusal_in_few_bits, require_trainable
+from autopeft.estimate.scaling import DEPTHS, TracedModel
+from autopeft.estimate.trained_part import Setup, TrainedPart, refusal_in_few_bits, require_trainable
 from autopeft.extension import Batch, Method, Task
 from autopeft.model import BaseModel, load_skeleton
 from autopeft.model.checkpoint_source import is_built_by
@@ -47,15 +47,15 @@ _AUTO_CLASSES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class TraineeOnModel:
-    """A trainee on its base model: what a replay needs, and what is counted; no count of the whole model.
+class Description:
+    """What is trained on which base model: how to replay it, and what is counted.
 
-    `task` is the name of the task that such a model is trained for. `head_params` are those of the task head.
-    `servers` are as `Trainee.servers` gives them. `stored` is set where the checkpoint is quantised already.
-    `takes_few_bits` says whether `--quantize` is taken and would save memory.
+    `task` names the task that such a model is trained for. `head_params` are those of the task head.
+    `servers` are those of `TrainedPart.servers`. `stored` is set if the checkpoint is quantised already.
+    `takes_few_bits` says whether `--quantize` is allowed and would save memory.
     """
 
-    subject: Subject
+    traced: TracedModel
     base_model: str
     task: str
     base_params: int
@@ -68,49 +68,49 @@ class TraineeOnModel:
 
 
 def describe(
-    trainee: Trainee,
+    part: TrainedPart,
     setup: Setup,
     *,
     methods: Mapping[str, Method],
     tasks: Mapping[str, Task],
     counted: Count | None = None,
-) -> TraineeOnModel:
+) -> Description:
     """What is trained on which model, from the model's config alone; `counted` if it was counted before.
 
     Raises:
         SpecError: The class of the model is none whose batches are known here, or a whole model in few bits.
         ModelError: A model that is quantised already, and shall be quantised.
-        SiteError: The trainee does not fit the model.
+        SiteError: What is trained does not fit the model.
     """
-    auto_class = auto_class_of([file.config for file in trainee.files])
-    if trainee.task is not None:  # as of a plan; its checkpoint may name the class of a pretraining
-        auto_class = tasks[trainee.task].auto_class
+    auto_class = auto_class_of([file.config for file in part.files])
+    if part.task is not None:  # as of a plan; its checkpoint may name the class of a pretraining
+        auto_class = tasks[part.task].auto_class
     base = load_skeleton(setup.model, auto_class=auto_class)
     stored = stored_weights(base.module.config)
-    require_trainable(trainee, setup, base, stored)
-    task = _task_of(trainee, base, auto_class, tasks)
+    require_trainable(part, setup, base, stored)
+    task = _task_of(part, base, auto_class, tasks)
     if auto_class is None and not is_built_by(base.module, task.auto_class):
         base = load_skeleton(setup.model, auto_class=task.auto_class)
     config: Any = base.module.config
     n_layers = _n_alike(base.module, stored.kept_modules(base.module) if stored else ())
     max_tokens, experts = base.max_tokens, expert_weights(base.module)
     notes = _notes(setup, base, stored)  # before adapters are counted on it
-    plan = None if trainee.is_full or trainee.files else trainee.on(base, methods)
+    plan = None if part.is_full or part.files else part.on(base, methods)
     refusal = None if plan is None else refusal_in_few_bits(plan, base, methods)
     if refusal and setup.model.quantize != "none":
         raise SiteError(
             f"In {setup.model.quantize} {refusal}; leave --quantize out, or choose another method."
         )
     n_tensors = sum(1 for _ in base.module.parameters())
-    count = counted or _count(trainee, plan, base, task, methods)
+    count = counted or _count(part, plan, base, task, methods)
     if count is not None and n_layers is not None and not _is_even(count, n_layers):
         n_layers = None
     if count is not None:  # the fewest: one at each site, two where a site has a rank
         n_tensors = sum(n * (1 + (role in count.ranks)) for role, n in count.sites.items())
-    builder = _Builder(trainee=trainee, setup=setup, task=task, methods=methods, auto_class=auto_class)
+    builder = _Builder(part=part, setup=setup, task=task, methods=methods, auto_class=auto_class)
     n_words = int(getattr(config.get_text_config(), "vocab_size", 0) or 0)
     in_pieces = not setup.plain_loop and task.auto_class in (_CAUSAL, _SEQ2SEQ) and n_words
-    subject = Subject(
+    traced = TracedModel(
         build=builder.build,
         n_layers=n_layers,
         batch=builder.batch,
@@ -124,17 +124,17 @@ def describe(
         n_tensors=n_tensors,
         max_kernels=setup.max_kernels,
     )
-    return TraineeOnModel(
-        subject=subject,
+    return Description(
+        traced=traced,
         base_model=base.name,
         task=task.name,
         base_params=base.base_params,
         head_params=base.head_params,
         count=count,
-        servers=trainee.servers(plan, methods),
+        servers=part.servers(plan, methods),
         stored=stored,
         takes_few_bits=stored is None
-        and not trainee.is_full
+        and not part.is_full
         and refusal is None
         and experts < _MOST_EXPERTS * base.base_params,
         notes=notes,
@@ -160,9 +160,9 @@ def _notes(setup: Setup, base: BaseModel, stored: StoredWeights | None) -> tuple
 
 @dataclass(frozen=True, kw_only=True)
 class _Builder:
-    """Makes models without weights, batches and losses for a trainee."""
+    """Makes models without weights, batches and losses for a part."""
 
-    trainee: Trainee
+    part: TrainedPart
     setup: Setup
     task: Task
     methods: Mapping[str, Method]
@@ -170,11 +170,11 @@ class _Builder:
 
     def build(self, n_layers: int | None) -> nn.Module:
         """The model with its adapters, with a number of layers or all of them."""
-        trainee, setup = self.trainee, self.setup
+        part, setup = self.part, self.setup
         base = load_skeleton(
             setup.model, auto_class=self.auto_class or self.task.auto_class, n_layers=n_layers
         )
-        if trainee.is_full:
+        if part.is_full:
             base_in(base, setup.dtype)
             return base.module.requires_grad_(True)
         if setup.model.quantize != "none":
@@ -185,10 +185,10 @@ class _Builder:
             kept = (*base.head_names, *stored.kept_modules(base.module))
             quantise_maps(base.module, stored.weight_bytes, skipped=kept, dtype=setup.dtype)
         lightened = not setup.plain_loop
-        if trainee.files:
-            configs = [file.config for file in trainee.files]
+        if part.files:
+            configs = [file.config for file in part.files]
             return cast(nn.Module, with_configs(base, configs, dtype=setup.dtype, lightened=lightened))
-        configs = list(compile_plan(trainee.on(base, self.methods), self.methods).configs)
+        configs = list(compile_plan(part.on(base, self.methods), self.methods).configs)
         task_type = self.task.peft_task_type
         adapted = without_weights(base, configs, task_type=task_type, dtype=setup.dtype, lightened=lightened)
         return cast(nn.Module, adapted)
@@ -206,10 +206,10 @@ class _Builder:
             return self.task.loss(model, batch)
 
 
-def _task_of(trainee: Trainee, base: BaseModel, auto_class: str | None, tasks: Mapping[str, Task]) -> Task:
+def _task_of(part: TrainedPart, base: BaseModel, auto_class: str | None, tasks: Mapping[str, Task]) -> Task:
     """The task of a plan, or of a class of transformers; an encoder without a head classifies texts."""
     kind = auto_class or type(base.module).__name__
-    task = tasks[trainee.task] if trainee.task else None
+    task = tasks[part.task] if part.task else None
     if task is None:
         is_pair = getattr(base.module.config, "is_encoder_decoder", False)
         wanted = next((auto for ending, auto in _AUTO_CLASSES.items() if kind.endswith(ending)), None)
@@ -235,22 +235,22 @@ def _writes(config: Any) -> bool:
 
 
 def _count(
-    trainee: Trainee, plan: Plan | None, base: BaseModel, task: Task, methods: Mapping[str, Method]
+    part: TrainedPart, plan: Plan | None, base: BaseModel, task: Task, methods: Mapping[str, Method]
 ) -> Count | None:
     if plan is not None:
         counted = count_plan(plan, base, methods, task_type=task.peft_task_type)
-        everywhere = base.remarks if trainee.method else ()
+        everywhere = base.remarks if part.method else ()
         notes = [*counted.notes, *everywhere]
-        lower = [adapter.rank for adapter in plan.adapters if adapter.rank < trainee.rank]
-        if trainee.method is not None and lower:  # sites that are narrower than the rank
+        lower = [adapter.rank for adapter in plan.adapters if adapter.rank < part.rank]
+        if part.method is not None and lower:  # sites that are narrower than the rank
             ranks = str(min(lower)) if min(lower) == max(lower) else f"{min(lower)} to {max(lower)}"
             notes.append(
-                f"{len(lower)} of {len(plan.adapters)} sites get rank {ranks} in place of {trainee.rank}, "
-                f"the highest that they can use; a peft config of r={trainee.rank} attaches that rank there "
+                f"{len(lower)} of {len(plan.adapters)} sites get rank {ranks} in place of {part.rank}, "
+                f"the highest that they can use; a peft config of r={part.rank} attaches that rank there "
                 "too, with more parameters."
             )
         return replace(counted, notes=tuple(notes))
-    return count_configs(trainee.files, base, path=trainee.path) if trainee.files else None
+    return count_configs(part.files, base, path=part.path) if part.files else None
 
 
 def _n_alike(module: nn.Module, kept: Sequence[str]) -> int | None:
