@@ -40,9 +40,9 @@ def _features(model: nn.Module, batch: Batch) -> Batch:
         shifted = prepare(labels=labels)
     else:  # M2M100 and Blenderbot have no such method
         config = cast(Any, model).config
-        before = labels[:, :-1].masked_fill(labels[:, :-1] == IGNORED, config.pad_token_id)
+        previous = labels[:, :-1].masked_fill(labels[:, :-1] == IGNORED, config.pad_token_id)
         start = labels.new_full((len(labels), 1), config.decoder_start_token_id)
-        shifted = torch.cat([start, before], dim=1)
+        shifted = torch.cat([start, previous], dim=1)
     return {**without_labels(batch), "decoder_input_ids": shifted}
 
 

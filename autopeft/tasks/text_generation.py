@@ -100,49 +100,45 @@ def _encode_completions(
     n_rows, n_prompts, n_completions, longest = len(prompts), 0, 0, 0
     for part in chunks(prompts, completions):
         for prompt, completion in encode_pairs(prompts[part], completions[part], tokenizer, max_length):
-            before, after = _cut_pair(prompt, completion, max_length, start=start)
-            n_prompts += len(before) < len(prompt)
-            n_completions += len(after) < len(completion)
             longest = max(longest, len(prompt) + len(completion))
-            examples.append(_example(as_row([*before, *after])))
-            labels.append(as_row([*[IGNORED] * len(before), *after]))
-    counted = tokens_in_words(longest, (prompts, completions), max_length=max_length)
+            n_completion = min(len(completion), max(max_length - len(prompt), max_length // 2))
+            n_prompt = min(len(prompt), max_length - n_completion)
+            if n_prompt < len(prompt):
+                n_prompts += 1
+                begins = n_prompt > len(start) and prompt[: len(start)] == start
+                kept = start if begins else []
+                prompt = [*kept, *prompt[len(prompt) - n_prompt + len(kept) :]]
+            n_completions += n_completion < len(completion)
+            completion = completion[:n_completion]
+            examples.append(_example(as_row([*prompt, *completion])))
+            labels.append(as_row([*[IGNORED] * n_prompt, *completion]))
+    n_longest = tokens_in_words(longest, (prompts, completions), max_length=max_length)
     refusal = (
         f"{n_prompts} of {n_rows} prompts do not fit into {max_length} tokens with their completions; "
-        f"the longest example has {counted}: raise --max-length if the model's context allows it, or "
+        f"the longest example has {n_longest}: raise --max-length if the model's context allows it, or "
         "shorten the prompts."
     )
     cuts = {"prompts lost their beginning": n_prompts, "completions lost their end": n_completions}
     phrases = [f"{n} of {n_rows} {phrase}" for phrase, n in cuts.items() if n]
-    note = f"{' and '.join(phrases)}: an example has at most {max_length} tokens, the longest {counted}."
-    notes = ((note,) if phrases else ()) + (_note_on_tools(prompts, tokenizer) if is_chat else ())
-    notes += _notes_on_end(tokenizer)
+    note = f"{' and '.join(phrases)}: an example has at most {max_length} tokens, the longest {n_longest}."
+    notes = [note] if phrases else []
+    if is_chat and "tools" not in str(tokenizer.chat_template):
+        n_chats = sum(chat_of(chat)[1] is not None for chat in prompts)
+        template_note = (
+            f"The chat template of the base model writes no tools; {n_chats} of {n_rows} chats have some."
+        )
+        notes += [template_note] if n_chats else []
+    if tokenizer.chat_template and _added_end(tokenizer) == [tokenizer.eos_token_id]:
+        notes.append(
+            "The chat template of the base model writes nothing behind an answer; "
+            f"{tokenizer.eos_token} is learned as its end."
+        )
     return Encoded(
         examples=tuple(examples),
         labels=tuple(labels),
-        notes=notes,
+        notes=tuple(notes),
         refusal=refusal if 2 * n_prompts > n_rows else "",
     )
-
-
-def _note_on_tools(chats: Sequence[str], tokenizer: Any) -> tuple[str, ...]:
-    """A note where the chat template leaves out the tools of the chats."""
-    if "tools" in str(tokenizer.chat_template):
-        return ()
-    n_chats = sum(chat_of(chat)[1] is not None for chat in chats)
-    note = f"The chat template of the base model writes no tools; {n_chats} of {len(chats)} chats have some."
-    return (note,) if n_chats else ()
-
-
-def _cut_pair(prompt: list[int], completion: list[int], max_length: int, *, start: list[int]) -> Pair:
-    """The prompt's end and the completion's start, `max_length` tokens at most; half is the completion's.
-
-    A prompt that begins with `start` still does.
-    """
-    n_completion = min(len(completion), max(max_length - len(prompt), max_length // 2))
-    n_prompt = min(len(prompt), max_length - n_completion)
-    kept = start if n_prompt < len(prompt) and n_prompt > len(start) and prompt[: len(start)] == start else []
-    return [*kept, *prompt[len(prompt) - n_prompt + len(kept) :]], completion[:n_completion]
 
 
 def _start_of(tokenizer: Any) -> list[int]:
@@ -183,10 +179,13 @@ def _encode_chats(
         pairs.append(pair)
     texts, answers = zip(*pairs, strict=True)
     end = _added_end(tokenizer)
-    befores = endings(tokenizer, texts, max_length=max_length)
-    afters = beginnings(tokenizer, answers, max_length=max_length)
-    ids = token_pairs(tokenizer, befores, afters, add_special_tokens=False)
-    return [(before, [*after, *end]) for before, after in ids]
+    ids = token_pairs(
+        tokenizer,
+        endings(tokenizer, texts, max_length=max_length),
+        beginnings(tokenizer, answers, max_length=max_length),
+        add_special_tokens=False,
+    )
+    return [(prompt, [*completion, *end]) for prompt, completion in ids]
 
 
 def _encode_plain(
@@ -200,8 +199,8 @@ def _encode_plain(
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     starts = endings(tokenizer, starts, max_length=max_length)
     completions = beginnings(tokenizer, completions, max_length=max_length)
-    ids = token_pairs(tokenizer, starts, completions, add_special_tokens=True)
-    return [(before, [*after, *end]) for before, after in ids]
+    pairs = token_pairs(tokenizer, starts, completions, add_special_tokens=True)
+    return [(prompt, [*completion, *end]) for prompt, completion in pairs]
 
 
 def _added_end(tokenizer: Any) -> list[int]:
@@ -214,16 +213,6 @@ def _added_end(tokenizer: Any) -> list[int]:
         return []
     end = min(_ends_of_turns(tokenizer), default=tokenizer.eos_token_id)
     return [] if end is None else [end]
-
-
-def _notes_on_end(tokenizer: Any) -> tuple[str, ...]:
-    """A note where the end of texts stands for an end that the chat template does not write."""
-    if not tokenizer.chat_template or _added_end(tokenizer) != [tokenizer.eos_token_id]:
-        return ()
-    return (
-        "The chat template of the base model writes nothing behind an answer; "
-        f"{tokenizer.eos_token} is learned as its end.",
-    )
 
 
 def _text_form(kind: TargetKind, tokenizer: Any) -> str:
@@ -249,7 +238,7 @@ def _generate(model: nn.Module, batch: Batch, tokenizer: Any, max_new_tokens: in
         ids[: int((labels != IGNORED).int().argmax())].tolist()
         for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True)
     ]
-    pad_id, ends = int(tokenizer.pad_token_id or 0), _end_ids(model, tokenizer)
+    pad_id = int(tokenizer.pad_token_id or 0)
     device, longest = batch["input_ids"].device, max(map(len, prompts))
     n_positions = getattr(cast(Any, model).config.get_text_config(), "max_position_embeddings", None)
     n_free = n_positions - longest if isinstance(n_positions, int) else max_new_tokens
@@ -263,7 +252,7 @@ def _generate(model: nn.Module, batch: Batch, tokenizer: Any, max_new_tokens: in
         n_skipped=longest,
         max_new_tokens=max(1, min(max_new_tokens, n_free)),
         pad_token_id=pad_id,
-        eos_token_id=ends,
+        eos_token_id=_end_ids(model, tokenizer),
     )
 
 
@@ -272,19 +261,19 @@ def _end_ids(model: nn.Module, tokenizer: Any) -> list[int] | None:
 
     The template of Qwen's base models ends turns with another token than the one that ends their texts.
     """
-    known = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    ends = {tokenizer.eos_token_id, *(known if isinstance(known, list | tuple) else [known])} - {None}
-    return sorted(ends | _ends_of_turns(tokenizer)) or None
+    of_model = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ends = {tokenizer.eos_token_id, *(of_model if isinstance(of_model, list | tuple) else [of_model])}
+    return sorted((ends | _ends_of_turns(tokenizer)) - {None}) or None
 
 
 def _ends_of_turns(tokenizer: Any) -> set[int]:
     """The special token right behind an answer, or else at the start of the next turn; empty without one."""
     text = end_of_answer(tokenizer) or start_of_next_turn(tokenizer)
-    first = tokenizer(text, add_special_tokens=False)["input_ids"][:1]
+    end = tokenizer(text, add_special_tokens=False)["input_ids"][:1]
     added = getattr(tokenizer, "added_tokens_decoder", {})
     special = {index for index, token in added.items() if token.special}
     # A turn that begins as texts do is no end of the turn before it.
-    return set(first) & (special | set(tokenizer.all_special_ids)) - {tokenizer.bos_token_id}
+    return set(end) & (special | set(tokenizer.all_special_ids)) - {tokenizer.bos_token_id}
 
 
 PART = WritingTask(

@@ -29,9 +29,8 @@ _PARTS_IN_TEXT = re.compile(r"""(['"])type\1: ?(['"])text\2""")  # a list of par
 Turn = dict[str, Any]
 
 # What a template raises that adds a text to a number, looks for what is not there, or divides by zero.
-TEMPLATE_FAULTS = (
-    *(TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError),
-)
+_PYTHON_FAULTS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
+TEMPLATE_FAULTS = (TemplateError, *_PYTHON_FAULTS)
 
 
 def rendered(
@@ -56,11 +55,11 @@ def rendered(
 def divided(
     tokenizer: Any, turns: Sequence[Turn], answer: Turn, *, tools: Any = None
 ) -> tuple[str, str] | None:
-    """The text up to where the assistant begins to answer, and the text from there on; None: not to be told.
+    """Render a chat as two texts, cut where the assistant begins to answer; None where nobody can tell.
 
     Some templates want the arguments of calls as JSON text, or each content as a list of parts; of such a
-    list SmolVLM's writes the texts, and of a plain text nothing. What a template refuses, or whose texts it
-    leaves out, it is given in those forms too.
+    list SmolVLM's writes the texts, and of a plain text nothing. A chat that a template refuses, or whose
+    texts it leaves out, is given to it in those forms too.
 
     Raises:
         TemplateError, TypeError, ValueError: The template refuses all forms, or writes the texts of none.
@@ -74,8 +73,13 @@ def divided(
             pair = _divided(tokenizer, turns, answer, form=form, tools=tools)
             if pair is None or _holds_texts(pair, turns, answer, form=form):
                 return pair
-            if not i and _writes_texts(tokenizer, turns, answer, tools=tools):
-                return pair
+            if not i:
+                # If a chat of these roles with contents of our own is written whole, the template's rules
+                # changed this one's texts, such as by trimming.
+                *marked, last = [{**turn, "content": f"content {n} 5f2a"} for n, turn in enumerate(chat)]
+                marked_pair = _divided(tokenizer, marked, last, form=list, tools=tools)
+                if marked_pair is not None and _holds_texts(marked_pair, marked, last, form=list):
+                    return pair
             faults.append(TemplateError("it leaves out the texts of question and answer"))
         except TEMPLATE_FAULTS as error:
             faults.append(error)
@@ -85,24 +89,24 @@ def divided(
 def _divided(
     tokenizer: Any, turns: Sequence[Turn], answer: Turn, *, form: Form, tools: Any
 ) -> tuple[str, str] | None:
-    """The two texts of a chat in one form.
+    """Render a chat in one form, and cut it where the answer begins.
 
-    Mistral's template writes the system's text into the last turn, which is another one once there is an
-    answer. There it is put into the user's last turn, if that changes nothing of what is answered. DeepSeek's
-    ends a prompt with an opening tag for thoughts, without which it writes the answer. Others end it with
-    both tags and nothing between them.
+    1. Mistral's template writes the system's text into the last turn, which is another one once there is an
+       answer. The text is put into the user's last turn, if that changes nothing of the prompt.
+    2. DeepSeek's ends a prompt with an opening tag for thoughts, without which it writes the answer.
+    3. Others end a prompt with both tags and nothing between them.
     """
-    before = rendered(tokenizer, form(turns), tools=tools, add_generation_prompt=True)
-    opening, empty = _OPENING_TAG.search(before), _NO_THOUGHTS.search(before)
+    prompt = rendered(tokenizer, form(turns), tools=tools, add_generation_prompt=True)
+    opening, empty = _OPENING_TAG.search(prompt), _NO_THOUGHTS.search(prompt)
     for same in (turns, _with_system_in_last(turns)):
         text = rendered(tokenizer, form([*same, answer]), tools=tools)
-        if text.startswith(before):
-            return before, text[len(before) :]
-        if opening and text.startswith(before[: opening.start()]):
-            return before, _after_opening(text[opening.start() :], answer["content"], tag=opening[1])
-        if empty and text.startswith(before[: empty.start()]):
-            rest = text[empty.start() :]
-            return None if rest.startswith(f"<{empty[1]}>") else (before, rest)
+        if text.startswith(prompt):
+            return prompt, text[len(prompt) :]
+        if opening and text.startswith(prompt[: opening.start()]):
+            return prompt, _after_opening(text[opening.start() :], answer["content"], tag=opening[1])
+        if empty and text.startswith(prompt[: empty.start()]):
+            completion = text[empty.start() :]
+            return None if completion.startswith(f"<{empty[1]}>") else (prompt, completion)
     return None
 
 
@@ -142,18 +146,6 @@ def _holds_texts(pair: tuple[str, str], turns: Sequence[Turn], answer: Turn, *, 
     return is_whole and not any(part in text for part in parts for text in pair)
 
 
-def _writes_texts(tokenizer: Any, turns: Sequence[Turn], answer: Turn, *, tools: Any) -> bool:
-    """Whether the template writes the contents of a chat of these roles, when they are words of our own.
-
-    Then what the row's own texts lack was changed by the template's rules, such as trimming.
-    """
-    *marked_turns, marked_answer = [
-        {**turn, "content": f"content {i} 5f2a"} for i, turn in enumerate([*turns, answer], start=1)
-    ]
-    pair = _divided(tokenizer, marked_turns, marked_answer, form=list, tools=tools)
-    return pair is not None and _holds_texts(pair, marked_turns, marked_answer, form=list)
-
-
 def _without_blanks(text: str) -> str:
     return "".join(text.split())
 
@@ -187,14 +179,14 @@ _FORMS: tuple[Form, ...] = (list, _with_text_arguments, _with_parts)
 
 
 def _with_system_in_last(turns: Sequence[Turn]) -> list[Turn]:
-    """The turns without those of the system, whose texts begin the user's last one."""
+    """Move the texts of the system's turns to the beginning of the user's last turn."""
     system = [str(turn["content"]) for turn in turns if turn["role"] == "system"]
-    others = [dict(turn) for turn in turns if turn["role"] != "system"]
-    questions = [turn for turn in others if turn["role"] == "user"]
+    merged = [dict(turn) for turn in turns if turn["role"] != "system"]
+    questions = [turn for turn in merged if turn["role"] == "user"]
     if not system or not questions:
         return list(turns)
     questions[-1]["content"] = "\n\n".join([*system, str(questions[-1]["content"])])
-    return others
+    return merged
 
 
 def end_of_answer(tokenizer: Any) -> str | None:

@@ -45,9 +45,9 @@ class LabelledTask:
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the metrics that judge the target's kind, its default first."""
-        known = discover("autopeft.metrics")
-        names = [name for name, metric in known.items() if self.target.kind in metric.kinds]
-        return tuple(sorted(names, key=lambda name: self.target.kind not in known[name].default_for))
+        kind = self.target.kind
+        metrics = [metric for metric in discover("autopeft.metrics").values() if kind in metric.kinds]
+        return tuple(m.name for m in sorted(metrics, key=lambda metric: kind not in metric.default_for))
 
     @property
     def metric(self) -> str:
@@ -71,10 +71,17 @@ class LabelledTask:
         if spec.metric is not None:
             require_metric(f"{self.name} ({target.kind})", spec.metric, task.metrics)
             return task
+        counts = target.counts
+        if target.kind != "class" or not counts or max(counts) < _UNEVEN * max(1, min(counts)):
+            return task
         metrics = discover("autopeft.metrics").values()
         for_uneven = next(metric.name for metric in metrics if "uneven" in metric.default_for)
-        note = _uneven_note(target, for_uneven, instead_of=task.metric)
-        return replace(task, chosen_metric=for_uneven, notes=(note,)) if note else task
+        extremes = [f"{target.names[counts.index(n)]} {n}" for n in (max(counts), min(counts))]
+        note = (
+            f"The labels are uneven ({', '.join(extremes)} in train), so the metric is {for_uneven}; set "
+            f"--metric {task.metric} to have {task.metric}."
+        )
+        return replace(task, chosen_metric=for_uneven, notes=(note,))
 
     def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
         """One batch: features, and `labels` (B,), or (B, C) for several labels per example."""
@@ -108,20 +115,6 @@ class LabelledTask:
             return Evaluation(metric=math.nan, loss=loss, example_scores=(math.nan,) * len(guesses))
         value, scores = self._metric.score(truth.cpu().double().numpy(), guesses.cpu().double().numpy())
         return Evaluation(metric=value, loss=loss, example_scores=scores)
-
-
-def _uneven_note(target: Target, metric: str, *, instead_of: str) -> str | None:
-    """Why the metric was chosen for uneven classes; None where the target is not uneven."""
-    if target.kind != "class" or not target.counts:
-        return None
-    most, least = max(target.counts), min(target.counts)
-    if most < _UNEVEN * max(1, least):
-        return None
-    names = [target.names[target.counts.index(count)] for count in (most, least)]
-    return (
-        f"The labels are uneven ({names[0]} {most}, {names[1]} {least} in train), so the metric is {metric}; "
-        f"set --metric {instead_of} to have {instead_of}."
-    )
 
 
 def _losses(target: Target, logits: Tensor, labels: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from autopeft.extension import IGNORED, Batch
 
 
 @dataclass(frozen=True, kw_only=True)
-class BeforeOutput:
+class HeadInputs:
     """The inputs of a model's output layer where a label counts, and what makes logits of them.
 
     `to_logits` runs the model's forward pass with all that comes before the output layer replaced by what it
@@ -46,7 +46,7 @@ def positions_of(targets: Tensor) -> Tensor:
 
 def run_to_output(
     model: nn.Module, features: Batch, targets: Tensor, positions: Tensor | None = None
-) -> BeforeOutput:
+) -> HeadInputs:
     """Run a model up to its output layer, at the positions (2, N) whose target (B, T) is not -100.
 
     None lists the positions here.
@@ -61,8 +61,8 @@ def run_to_output(
     if "use_cache" in inspect.signature(inner.forward).parameters:
         features = {**features, "use_cache": False}  # no token follows; kept keys and values are copies
     output_layer: Any = getattr(inner, "get_output_embeddings", lambda: None)()
-    before = {name: child for name, child in inner.named_children() if child is not output_layer}
-    if len(before) == len(list(inner.named_children())):  # the output layer is none of them
+    body = {name: child for name, child in inner.named_children() if child is not output_layer}
+    if len(body) == len(list(inner.named_children())):  # the output layer is none of them
         return _from_logits(choose(model(**features).logits), labels)
     outputs: dict[str, list[Any]] = defaultdict(list)
     states: list[Tensor] = []
@@ -79,7 +79,7 @@ def run_to_output(
         return args[0][:, :0], *args[1:]
 
     with contextlib.ExitStack() as hooks:
-        for name, child in before.items():
+        for name, child in body.items():
             hooks.callback(child.register_forward_hook(partial(record, name=name)).remove)
         hooks.callback(output_layer.register_forward_pre_hook(stop).remove)
         logits: Tensor = model(**features).logits
@@ -90,7 +90,7 @@ def run_to_output(
         with _replaying(inner, outputs), _fed(output_layer, piece):
             return cast(Tensor, inner.forward(**features).logits[0])
 
-    return BeforeOutput(
+    return HeadInputs(
         states=choose(states[0]),
         labels=labels,
         to_logits=to_logits,
@@ -99,9 +99,9 @@ def run_to_output(
     )
 
 
-def _from_logits(logits: Tensor, labels: Tensor) -> BeforeOutput:
+def _from_logits(logits: Tensor, labels: Tensor) -> HeadInputs:
     """The logits (N, V) stand for the states."""
-    return BeforeOutput(
+    return HeadInputs(
         states=logits, labels=labels, to_logits=lambda piece: piece, n_words=logits.shape[-1], parameters=()
     )
 
@@ -125,7 +125,7 @@ class _Replay(nn.Module):
 
 @contextlib.contextmanager
 def _replaying(inner: nn.Module, outputs: Mapping[str, Sequence[Any]]) -> Iterator[None]:
-    """Children of a model give what they gave before; hooks on them and in them are not called."""
+    """Let children of a model give recorded outputs; hooks on them and in them are not called."""
     originals = {name: inner.get_submodule(name) for name in outputs}
     try:
         for name, original in originals.items():
@@ -138,7 +138,7 @@ def _replaying(inner: nn.Module, outputs: Mapping[str, Sequence[Any]]) -> Iterat
 
 @contextlib.contextmanager
 def _fed(output_layer: nn.Module, states: Tensor) -> Iterator[None]:
-    """The output layer gets these states (n, D), as one row of n positions, whatever it is called with."""
+    """Give the output layer these states (n, D), as one row of n positions, whatever it is called with."""
     hook = output_layer.register_forward_pre_hook(lambda _, args: (states[None], *args[1:]))
     try:
         yield

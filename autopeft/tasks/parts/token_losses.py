@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from autopeft.tasks.parts.output_layer import BeforeOutput
+from autopeft.tasks.parts.output_layer import HeadInputs
 
 # Most logits of a piece: 64 MiB in float32, 32 MiB in bfloat16, and both again for the gradient. By hand:
 # 2**23 and 2**24 were fastest (49,152 words). Each piece reads the whole output layer, 1 GB of 128,256 words
@@ -37,18 +37,18 @@ def pieces_of_a_gpu() -> Iterator[None]:
         _as_on_gpu.reset(token)
 
 
-def mean_loss(before: BeforeOutput) -> Tensor:
+def mean_loss(head: HeadInputs) -> Tensor:
     """Mean cross-entropy in nats over the labels, shape (), 0 if there are none; differentiable."""
-    n_labels = max(1, len(before.labels))
+    n_labels = max(1, len(head.labels))
     if not torch.is_grad_enabled():
-        return over_pieces(before, cross_entropies).sum() / n_labels
-    total: Tensor = _SummedLoss.apply(before, before.states, *before.parameters)  # type: ignore[no-untyped-call, unused-ignore]
+        return over_pieces(head, cross_entropies).sum() / n_labels
+    total: Tensor = _SummedLoss.apply(head, head.states, *head.parameters)  # type: ignore[no-untyped-call, unused-ignore]
     return total / n_labels
 
 
-def over_pieces(before: BeforeOutput, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def over_pieces(head: HeadInputs, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """One row per label (N, …), which `function` makes of logits (n, V) in fp32 and labels (n,)."""
-    return torch.cat([function(before.to_logits(x).float(), labels) for x, labels in _pieces(before)])
+    return torch.cat([function(head.to_logits(x).float(), labels) for x, labels in _pieces(head)])
 
 
 def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
@@ -61,10 +61,10 @@ def losses_and_hits(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([cross_entropies(logits, labels), (logits.argmax(dim=-1) == labels).float()], dim=1)
 
 
-def _pieces(before: BeforeOutput) -> list[tuple[Tensor, Tensor]]:
-    on_gpu = _as_on_gpu.get() or before.states.device.type != "cpu"
-    n_tokens = max(1, piece_logits(on_gpu=on_gpu) // before.n_words)
-    return list(zip(torch.split(before.states, n_tokens), torch.split(before.labels, n_tokens), strict=True))
+def _pieces(head: HeadInputs) -> list[tuple[Tensor, Tensor]]:
+    on_gpu = _as_on_gpu.get() or head.states.device.type != "cpu"
+    n_tokens = max(1, piece_logits(on_gpu=on_gpu) // head.n_words)
+    return list(zip(torch.split(head.states, n_tokens), torch.split(head.labels, n_tokens), strict=True))
 
 
 class _SummedLoss(torch.autograd.Function):
@@ -75,22 +75,25 @@ class _SummedLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, before: BeforeOutput, *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, head: HeadInputs, *inputs: Tensor) -> Tensor:
         states, *parameters = inputs
         needs = ctx.needs_input_grad[1:]
         total = torch.zeros((), device=states.device)
         of_states: list[Tensor] = []
         of_parameters: list[Tensor | None] = [None] * len(parameters)
-        for piece, labels in _pieces(before):
+        for piece, labels in _pieces(head):
             with torch.set_grad_enabled(any(needs)):
                 x = piece.detach().requires_grad_(needs[0])
-                loss = cross_entropies(before.to_logits(x).float(), labels).sum()
+                loss = cross_entropies(head.to_logits(x).float(), labels).sum()
             total += loss.detach()
             if any(needs):
-                wanted = [*([x] if needs[0] else []), *parameters]
-                gradients = list(torch.autograd.grad(loss, wanted, allow_unused=True))
+                leaves = [*([x] if needs[0] else []), *parameters]
+                gradients = list(torch.autograd.grad(loss, leaves, allow_unused=True))
                 of_states += [gradients.pop(0)] if needs[0] else []
-                of_parameters = [_add(*pair) for pair in zip(of_parameters, gradients, strict=True)]
+                for i, gradient in enumerate(gradients):
+                    if gradient is not None:
+                        so_far = of_parameters[i]
+                        of_parameters[i] = gradient if so_far is None else so_far + gradient
         ctx.gradients = (torch.cat(of_states) if needs[0] else None, *of_parameters)
         return total
 
@@ -98,7 +101,3 @@ class _SummedLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         return None, *(None if g is None else g * gradient.to(g.dtype) for g in ctx.gradients)
-
-
-def _add(total: Tensor | None, gradient: Tensor | None) -> Tensor | None:
-    return gradient if total is None else total if gradient is None else total + gradient

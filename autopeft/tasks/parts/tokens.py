@@ -73,25 +73,25 @@ def tokens_in_words(n_tokens: int, columns: Sequence[Sequence[str]], *, max_leng
 def _shortened(
     tokenizer: Any, texts: Sequence[str], cut: Callable[[str, int], str], n_tokens: int, n_characters: int
 ) -> list[str]:
-    """The texts, long ones cut to so many characters, or a power of two times as many, as have the tokens."""
+    """Cut long texts to so many characters, or a power of two times as many, as have the tokens."""
     shortened = list(texts)
-    left = [i for i, text in enumerate(texts) if len(text) > n_characters]
-    while left:
-        tried = {i: cut(texts[i], n_characters) for i in left}
+    too_long = [i for i, text in enumerate(texts) if len(text) > n_characters]
+    while too_long:
+        tried = {i: cut(texts[i], n_characters) for i in too_long}
         rows = tokenizer([*tried.values()], truncation=True, max_length=n_tokens, verbose=False)["input_ids"]
-        have_few = [i for i, row in zip(left, rows, strict=True) if len(row) < n_tokens]
+        have_few = [i for i, row in zip(too_long, rows, strict=True) if len(row) < n_tokens]
         for i in tried.keys() - have_few:
             shortened[i] = tried[i]
         n_characters *= 2
-        left = [i for i in have_few if len(texts[i]) > n_characters]
+        too_long = [i for i in have_few if len(texts[i]) > n_characters]
     return shortened
 
 
 def as_row(values: Sequence[int]) -> Row:
     """The values as a read-only array (T,); rows of ones, or of zeros, of the same length are one array."""
-    first = values[0] if len(values) else None
-    if (first == 0 or first == 1) and list(values).count(first) == len(values):
-        return filled(int(first), len(values))
+    for value in (0, 1):
+        if len(values) and values[0] == value and list(values).count(value) == len(values):
+            return filled(value, len(values))
     return read_only(np.array(values, dtype=np.int32))
 
 
@@ -114,20 +114,20 @@ def split_rows(encoded: Mapping[str, Sequence[Any]]) -> list[Example]:
 
 
 def token_pairs(
-    tokenizer: Any, befores: Sequence[str], afters: Sequence[str], *, add_special_tokens: bool
+    tokenizer: Any, texts: Sequence[str], continuations: Sequence[str], *, add_special_tokens: bool
 ) -> list[Pair]:
-    """The tokens of each text, and of the text that follows it.
+    """Tokenise each text, and the text that follows it.
 
     Both are tokenised apart, but by a tokenizer that begins every text with a space, as Llama 2's does:
-    there would be a space before each second text. Such pairs are tokenised as one text too, whose tokens
-    behind those of the first are the second's; apart again where the first ends within a token.
+    there would be a space before each continuation. Such pairs are tokenised as one text too, whose tokens
+    behind those of the text are the continuation's; apart again where the text ends within a token.
 
     Args:
         tokenizer: Of the base model.
-        befores: The first texts.
-        afters: The second texts, as many.
-        add_special_tokens: Whether the first text begins as the tokenizer begins texts. A token that it puts
-            at their end is left out.
+        texts: The first texts.
+        continuations: The texts that follow, as many.
+        add_special_tokens: Whether a text begins as the tokenizer begins texts. A token that it puts at the
+            end is left out.
     """
     ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} if add_special_tokens else set()
 
@@ -135,19 +135,21 @@ def token_pairs(
         ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"]
         return ids
 
-    firsts = [_without_ends(ids, ends) for ids in tokens(befores, special=add_special_tokens)]
-    seconds: dict[int, list[int]] = {}
-    if _begins_texts_with_space(tokenizer):
-        texts = [before + after for before, after in zip(befores, afters, strict=True)]
+    prompts = [_without_ends(ids, ends) for ids in tokens(texts, special=add_special_tokens)]
+    completions: dict[int, list[int]] = {}
+    line, word, spaced, *joined = tokens(["\n", "a", " a", "\na", "\n a"], special=False)
+    if [[*line, *word], [*line, *spaced]] != joined:  # a word has other tokens at the beginning of a text
+        wholes = [text + continuation for text, continuation in zip(texts, continuations, strict=True)]
         (mark,) = tokens(["a"], special=add_special_tokens)
         n_ends = len(mark) - len(_without_ends(mark, ends))
-        for i, whole in enumerate(tokens(texts, special=add_special_tokens)):
-            if whole[: len(firsts[i])] == firsts[i]:
-                seconds[i] = whole[len(firsts[i]) : len(whole) - n_ends]
-    apart = [i for i in range(len(afters)) if i not in seconds]
+        for i, whole in enumerate(tokens(wholes, special=add_special_tokens)):
+            if whole[: len(prompts[i])] == prompts[i]:
+                completions[i] = whole[len(prompts[i]) : len(whole) - n_ends]
+    apart = [i for i in range(len(continuations)) if i not in completions]
     if apart:
-        seconds.update(zip(apart, tokens([afters[i] for i in apart], special=False), strict=True))
-    return [(first, seconds[i]) for i, first in enumerate(firsts)]
+        ids_apart = tokens([continuations[i] for i in apart], special=False)
+        completions.update(zip(apart, ids_apart, strict=True))
+    return [(prompt, completions[i]) for i, prompt in enumerate(prompts)]
 
 
 def _without_ends(ids: list[int], ends: Collection[int | None]) -> list[int]:
@@ -155,14 +157,6 @@ def _without_ends(ids: list[int], ends: Collection[int | None]) -> list[int]:
     while n and ids[n - 1] in ends:
         n -= 1
     return ids[:n]
-
-
-def _begins_texts_with_space(tokenizer: Any) -> bool:
-    """Whether a word has other tokens at the beginning of a text than behind a line break."""
-    texts = ["\n", "a", " a", "\na", "\n a"]
-    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    line, word, spaced, *joined = ids
-    return [[*line, *word], [*line, *spaced]] != joined
 
 
 def pair_start(tokenizer: Any) -> str:

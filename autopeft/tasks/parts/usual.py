@@ -37,14 +37,13 @@ GENERATED = replace(COMPLETIONS, max_new_tokens=(16, 1024))
 def require_kind(task: str, target: Target, kinds: Sequence[str]) -> None:
     """Raise DataError where the target is none of the kinds that the task learns."""
     if target.kind not in kinds:
-        *others, last = kinds
-        known = f"{', '.join(others)} or {last}" if others else last
         raise DataError(
-            f"{task} learns {known}, but the target of these rows is {target.kind}; choose another --task."
+            f"{task} learns {' or '.join(kinds)}, but the target of these rows is {target.kind}; choose "
+            "another --task."
         )
 
 
-def require_metric(task: str, metric: str, known: Sequence[str]) -> None:
+def require_metric(task: str, metric: str, metrics: Sequence[str]) -> None:
     """Raise UnknownNameError where the task cannot be judged by the metric."""
-    if metric not in known:
-        raise UnknownNameError(f"metric of {task}", metric, known)
+    if metric not in metrics:
+        raise UnknownNameError(f"metric of {task}", metric, metrics)

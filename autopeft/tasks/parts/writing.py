@@ -19,7 +19,7 @@ from autopeft.extension import IGNORED, Batch, Encoded, Evaluation, Example, Tar
 from autopeft.records import TaskSpec
 from autopeft.tasks.parts.batches import Rows, n_labelled, pad, pad_features
 from autopeft.tasks.parts.chat_templates import THOUGHTS
-from autopeft.tasks.parts.output_layer import BeforeOutput, positions_of, run_to_output
+from autopeft.tasks.parts.output_layer import HeadInputs, positions_of, run_to_output
 from autopeft.tasks.parts.token_losses import losses_and_hits, mean_loss, over_pieces
 from autopeft.tasks.parts.token_metrics import EXACT_MATCH, TOKEN_METRICS, TokenCounts
 from autopeft.tasks.parts.usual import BLOCKS, COMPLETIONS, GENERATED, require_kind, require_metric
@@ -156,7 +156,7 @@ class WritingTask:
             return Evaluation(metric=None, loss=counts.mean_loss, example_scores=())
         return counts.evaluation(self.metric)
 
-    def _run(self, model: nn.Module, batch: Batch) -> BeforeOutput:
+    def _run(self, model: nn.Module, batch: Batch) -> HeadInputs:
         """The model up to its output layer, at the positions whose label counts."""
         features, labels = self.model_type.features(model, batch), batch["labels"]
         positions = self._positions.get(labels, None)  # type: ignore[no-untyped-call]
