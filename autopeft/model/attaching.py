@@ -37,17 +37,17 @@ def attach(
     head_names: Sequence[str],
     lightened: bool = True,
 ) -> PeftModel:
-    """A model with the adapters of a plan and its trainable task head.
+    """Attach the adapters of a plan, in order, and let the task head train.
 
     Args:
         module: The base model; changed in place.
-        configs: In the order in which they are attached; left as they are. Empty for the head alone.
-        task_type: `peft`'s word for the task; None where it has none.
+        configs: Left as they are. Empty for the head alone.
+        task_type: `peft`'s word for the task; None if it has none.
         head_names: The modules that are trained whole.
-        lightened: Whether some layers compute what `peft`'s do with less memory, or are `peft`'s.
+        lightened: Whether to replace layers of `peft` by those of `light_layers`, which take less memory.
     """
-    chosen = for_task(configs, module, task_type=task_type, head_names=head_names)
-    adapted = put_on(module, chosen, names=adapter_names(chosen))
+    stack = for_task(configs, module, task_type=task_type, head_names=head_names)
+    adapted = put_on(module, stack, names=adapter_names(stack))
     for parameter in adapted.parameters():
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
             parameter.data = parameter.data.float()  # made like a bias of a map in 4 bits
@@ -72,11 +72,10 @@ def put_on(
     names: Sequence[str],
     making: Callable[[PeftConfig], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> PeftModel:
-    """A model with one or more configs on it, which name their task and head themselves.
+    """Attach one or more configs that name their task and head: the first as a `PeftModel`, others injected.
 
-    The first config goes through `get_peft_model`, others are injected.
-    Arguments are those of `attach`; `names` are the adapters' names inside the model, and `making`
-    gives the context in which a config's tensors are made.
+    `names` are the adapters' names inside the model. `making` gives the context in which `peft` makes the
+    tensors of a config.
     """
     adapted: PeftModel | None = None
     for config, name in zip(configs, names, strict=True):
@@ -99,25 +98,26 @@ def for_task(
     task_type: str | None,
     head_names: Sequence[str],
 ) -> list[PeftConfig]:
-    """Copies of configs, as `attach` takes them, with the task and its head in the first.
+    """Copy configs and put the task and its head into the first; no configs become one for the head alone.
 
-    No configs become one that adapts no module, for the head alone. Patterns that `peft` would widen are
-    spelled out on the base model, where it is known.
+    With the base model at hand, the pattern of a LoRA config that `peft` would widen becomes the list of
+    names that it matches.
     """
-    copies = [copy.deepcopy(config) for config in configs] or [head_only_config()]
-    if module is not None:
-        for config in copies:
-            _spell_out(config, module)
-    first: Any = copies[0]
-    first.task_type, first.modules_to_save = task_type, list(head_names) or None
+    copies: list[Any] = [copy.deepcopy(config) for config in configs] or [head_only_config()]
+    for config in copies if module is not None else ():
+        pattern = getattr(config, "target_modules", None)
+        if isinstance(config, LoraConfig) and isinstance(pattern, str) and rewrites_targets(pattern, module):
+            names = [name for name, _ in module.named_modules() if re.fullmatch(pattern, name)]
+            config.target_modules = set(names) or pattern  # "all-linear" matches no name
+    copies[0].task_type, copies[0].modules_to_save = task_type, list(head_names) or None
     return copies
 
 
 def adapter_names(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
-    """What a plan's configs are called inside the model: `default` alone, else `ia3_0`, `lora_1` and so on.
+    """Name a plan's configs inside the model: `default` for a single one, else `ia3_0`, `lora_1` and so on.
 
-    `peft` saves `default` in the folder itself and any other name in a folder of that name. The number is
-    there as `peft` warns of a name that is contained in a tuner's prefix.
+    `peft` saves `default` in the folder itself and any other name in a folder of that name. Without the
+    number `peft` would warn, since the name is part of a tuner's prefix.
     """
     if len(configs) <= 1:
         return ("default",)
@@ -125,16 +125,17 @@ def adapter_names(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
 
 
 def head_only_config() -> LoraConfig:
-    """A config that adapts no module, for a plan that trains the task head alone."""
+    """Make a config that adapts no module, for a plan that trains the task head alone."""
     return LoraConfig(r=1, target_modules=DUMMY_TARGET_MODULES)
 
 
 def rewrites_targets(targets: str | set[str], module: nn.Module) -> bool:
     """Whether `peft` rewrites the targets of LoRA, names of modules or a pattern, for the model type.
 
-    It takes LoRA configs for those of older transformers versions, whose experts were separate maps, by the
-    last name alone: `shared_expert.up_proj`, which is no expert's map, becomes all `gate_up_proj`
-    (peft 0.21.2).
+    Mixtral, Qwen-MoE, OLMoE and others once had a module for each expert and now have one parameter for all.
+    For these model types `peft` 0.21.2 takes every config for one of an older checkpoint and keeps the last
+    part of each name: one layer's q_proj becomes the q_proj of all layers, and `shared_expert.up_proj`, which
+    is no expert's map, becomes all `gate_up_proj`. A model of such a type without experts is treated alike.
     """
     config = LoraConfig(target_modules=targets)
     try:
@@ -144,24 +145,8 @@ def rewrites_targets(targets: str | set[str], module: nn.Module) -> bool:
     return bool(config.target_modules != targets)
 
 
-def _spell_out(config: PeftConfig, module: nn.Module) -> None:
-    """Replace the pattern of a LoRA config by the names that it matches where `peft` would widen it.
-
-    Mixtral, Qwen-MoE, OLMoE and others once had a module for each expert and now have one parameter for all.
-    For such models `peft` 0.21.2 rewrites every pattern as if it came from an older checkpoint: it keeps the
-    last part of each name, so that one layer's q_proj becomes the q_proj of all layers. It asks for the model
-    type alone, so that it does this to a model of such a type without experts too.
-    """
-    pattern = getattr(config, "target_modules", None)
-    if not isinstance(config, LoraConfig) or not isinstance(pattern, str):
-        return
-    if rewrites_targets(pattern, module):
-        names = [name for name, _ in module.named_modules() if re.fullmatch(pattern, name)]
-        config.target_modules = set(names) or pattern  # "all-linear" matches no name
-
-
 def note_modules(root: nn.Module) -> Callable[[], None]:
-    """A function that puts back the module objects and flags that a model has now, frozen, without gradients.
+    """Note the module objects and flags of a model; the returned function puts them back, frozen.
 
     `peft`'s `unload()` leaves trained copies of `modules_to_save` in the base model (peft 0.21.2); putting
     the original objects back cannot. Parameters are put back in their order too: LoRA on a parameter takes
@@ -177,9 +162,9 @@ def note_modules(root: nn.Module) -> Callable[[], None]:
     attributes = set(vars(root))
 
     def restore() -> None:
-        for content, before in copies:
+        for content, original in copies:
             content.clear()
-            content.update(before)
+            content.update(original)
         for module, is_training in modes:
             module.training = is_training
         for parameter, tensor in tensors:
@@ -216,7 +201,7 @@ def save_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
 def load_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
     """Load what `save_weights` wrote into a model with the same plan.
 
-    Raises TrainingError where a file is missing, and SpecError where a file differs from its checksum.
+    Raises TrainingError if a file is missing, and SpecError if a file differs from its checksum.
     """
     require_unchanged(folder)
     for name in names:
@@ -250,14 +235,14 @@ def _weights_path(folder: Path, name: str, names: Sequence[str]) -> Path:
 
 
 def modules_kept_whole(folder: Path) -> frozenset[str]:
-    """Names of the modules that were trained whole (`modules_to_save`), by the configs in a folder."""
+    """Read which modules were trained whole (`modules_to_save`) from the configs in a folder."""
     files = [file for pattern in ("", "*/") for file in folder.glob(f"{pattern}adapter_config.json")]
     configs = [json.loads(file.read_bytes()) for file in files]
     return frozenset(name for config in configs for name in config.get("modules_to_save") or ())
 
 
 def merge(model: PeftModel) -> nn.Module:
-    """The base model with its adapters merged into it and the trained head; `model` is used up.
+    """Merge adapters and trained head into the base model, which is returned; `model` is used up.
 
     Layers with an unloading method of their own are merged first. For heads of several layers and for
     experts in one parameter, another tuner of `peft` 0.21.2 would ask for a `weight` that they lack.
@@ -283,16 +268,15 @@ def merge(model: PeftModel) -> nn.Module:
 
 
 def _is_tied(module: nn.Module) -> bool:
-    """Whether the config says that the output layer is the embeddings, so that a file has them once."""
     return bool(getattr(getattr(module, "config", None), "tie_word_embeddings", False))
 
 
 def _correct_ties(module: Any) -> None:
-    """Make a model that `peft` declared untied agree with its config again: a reader draws what a file lacks.
+    """Make a model that `peft` declared untied agree with its config: a saved file holds tied weights once.
 
     `peft` 0.21.2 compares the output layer with the input embeddings. Those of T5Gemma belong to its encoder,
-    and the output layer has the weight of the decoder's, which is still tied. Where one weight is free
-    indeed, the others get memory of their own, since the config ties either all or none.
+    and the output layer has the weight of the decoder's, which is still tied. The config ties either all or
+    none: if one weight is no longer tied, the others get memory of their own.
     """
     pairs = [tuple(map(module.get_parameter, pair)) for pair in module.all_tied_weights_keys.items()]
     tied = [target.data_ptr() == source.data_ptr() for target, source in pairs]
@@ -308,7 +292,7 @@ def _correct_ties(module: Any) -> None:
 
 
 def _merge_in_float32(layer: BaseTunerLayer, merge: Callable[..., None], *args: Any, **settings: Any) -> None:
-    """Merge a layer of which the weights in 16 bits are float32 meanwhile, so that it rounds them once."""
+    """Merge a layer in float32, so that weights in 16 bits are rounded once."""
     narrow = {
         name: parameter.dtype
         for name, parameter in layer.get_base_layer().named_parameters()

@@ -35,11 +35,14 @@ _SHOWN = 3  # names of weights that stay random
 class BaseModel:
     """One frozen base model in memory, with adapters for one plan at a time.
 
-    `module` is the model with a task head, on `device`, in the `precision` that it computes in, with
-    quantised maps on request; `head_names` are the modules that are trained as the head, of which the
-    checkpoint lacks those in `missing`; `base_params` counts the rest, tied weights once. `output_layer`
-    names the head's last linear map; None where there is none. A text may have at most `max_tokens`; None
-    without a limit. `remarks` say what cannot be adapted.
+    Attributes:
+        module: The model with its task head, on `device`, in the `precision` that it computes in.
+        head_names: The modules that are trained as the head.
+        missing: Those of `head_names` that the checkpoint lacks.
+        base_params: Parameters outside the head; tied weights count once.
+        output_layer: The name of the head's last linear map; None without one.
+        max_tokens: The longest text; None without a limit.
+        remarks: Sentences on what cannot be adapted.
     """
 
     def __init__(
@@ -58,8 +61,8 @@ class BaseModel:
             module: A transformers model with a task head.
             tokenizer: Its tokenizer or image processor, or None for a model that is only counted.
             name: What to call the model in reports.
-            untrained: Names of the parameters that the checkpoint lacks. Linear maps and norms among them are
-                trained and kept with the head, as their values are random.
+            untrained: Names of the parameters that the checkpoint lacks. Their values are random, so linear
+                maps and norms among them are trained and kept with the head.
             precision: What forward passes compute in, whatever format the weights have; None is float32.
             is_in_memory: Whether the user passed the module, which may have been trained since it was loaded.
         """
@@ -99,16 +102,17 @@ class BaseModel:
 
     @cached_property
     def differs_from_checkpoint(self) -> bool:
-        """Whether a model in memory is known to have other weights, beside its head, than what it names."""
+        """Whether a model in memory has other weights outside its head than the checkpoint that it names."""
         if not self.is_in_memory:
             return False
         name = difference_from_checkpoint(self.module, self.name, exclude=self.head_names)
         if name is not None:
-            text = (
+            log.warning(
                 "The model in memory has a %s that %s does not load: adapters for it fit this model alone; "
-                "to pass them on, write it with save_pretrained and search that folder."
+                "to pass them on, write it with save_pretrained and search that folder.",
+                name,
+                self.name,
             )
-            log.warning(text, name, self.name)
         return name is not None
 
     @property
@@ -123,7 +127,7 @@ class BaseModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """The device of the weights."""
         return next(self.module.parameters()).device
 
     @property
@@ -135,14 +139,14 @@ class BaseModel:
         """Move the weights to the CPU for good; quantised ones stay, as bitsandbytes packs them by device."""
         if not self.n_bits:
             self.module.cpu()
-            self.__dict__.pop("watch", None)  # it notes where tensors lie
+            self.__dict__.pop("watch", None)  # it notes addresses of tensors
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
-        """A context for one forward pass, in which float32 adapters and other weights may meet."""
+        """A context for one forward pass, in which float32 adapters meet weights in `precision`."""
         return self.precision.autocast(self.device)
 
     def widen_head(self) -> None:
-        """Hold the modules that are trained as the head in float32, since their copies start from them."""
+        """Convert the head to float32, from which its trained copy starts."""
         for name in self.head_names:
             self.module.get_submodule(name).float()
 
@@ -157,7 +161,7 @@ class BaseModel:
 
     @property
     def lacking(self) -> str:
-        """What the checkpoint has no weights for, beside the head, in sentences; empty where it has all."""
+        """Sentences on the weights outside the head that the checkpoint lacks; empty if it has all."""
         return " ".join(filter(None, (self._trained_with_head(), self._random())))
 
     def _trained_with_head(self) -> str:
@@ -186,24 +190,29 @@ class BaseModel:
         return digest_of(self.module)
 
     def body_sha256(self) -> str:
-        """The same of all but the head, which another load of the model draws anew."""
+        """Digest of all but the head, which another load of the model draws anew."""
         return digest_of(self.module, exclude=self.head_names)
 
     @cached_property
     def watch(self) -> TensorWatch:
-        """Tells in a short time whether tensors are as they were when this was first read."""
+        """A quick check that no tensor has changed since this was first read."""
         return TensorWatch(self.module)
 
     @contextlib.contextmanager
     def attached(
         self, configs: Sequence[PeftConfig], *, plan: Plan, task_type: str | None, seed: int
     ) -> Iterator[PeftModel]:
-        """A context with a plan's adapters on the base model, which is as before afterwards.
+        """Attach a plan's adapters inside a context; afterwards the base model is as it was.
 
-        `configs` are the plan's adapters, empty for the head alone. `task_type` is `peft`'s task type,
-        such as `SEQ_CLS`, if it has one. The seed decides the first values of adapters and head; those of the
-        head depend on nothing else, so that all plans of one seed start from the same head. Raises a
-        SiteError if `peft` attached another number of parameters than the plan has.
+        Args:
+            configs: The plan's adapters; empty for the head alone.
+            plan: Its number of trainable parameters is checked.
+            task_type: `peft`'s task type, such as `SEQ_CLS`; None if it has none.
+            seed: Decides the initial values. Those of the head depend on nothing else, so that all plans of
+                one seed start from the same head.
+
+        Raises:
+            SiteError: `peft` attached another number of parameters than the plan has.
         """
         restore = note_modules(self.module)
         try:
@@ -225,11 +234,11 @@ class BaseModel:
         seed: int,
         weights: Path | None = None,
     ) -> PeftModel:
-        """The base model with a plan's adapters, to keep; its head has the values of the base model.
+        """Attach a plan's adapters to stay; the head keeps the values of the base model.
 
-        Adapters and head are read from the folder `weights`, if it is set; other arguments are as for
-        `attached`. Raises a SiteError as `attached` does, and a SpecError if the weights are not those of the
-        plan. After either error the base model is as before.
+        If `weights` names a folder, adapters and head are read from it. Other arguments are those of
+        `attached`. Raises SiteError as `attached` does, and SpecError if the weights are not those of the
+        plan. After an error the base model is as it was.
         """
         restore = note_modules(self.module)
         try:
@@ -264,7 +273,7 @@ class BaseModel:
         return model
 
     def to_train(self, model: nn.Module) -> nn.Module:
-        """The model with adapters in train mode, but for batch norms, whose statistics are frozen as well."""
+        """Put the model with adapters into train mode; batch norms stay in eval mode, as they are frozen."""
         model.train()
         for child in self.module.modules():
             if hasattr(child, "running_mean"):
@@ -272,19 +281,17 @@ class BaseModel:
         return model
 
     def body_to_eval(self) -> None:
-        """Put all that lies beneath the task head into eval mode; the dropout before the head stays as it is.
-
-        That dropout is a child of the task model that has no weights.
-        """
+        """Put all that lies below the task head into eval mode."""
         for name, child in self.module.named_children():
+            # The dropout before the head, a child without weights, keeps its mode.
             if name not in self.head_names and any(True for _ in child.parameters()):
                 child.eval()
 
     def scale_output_to(self, *, mean: float, std: float) -> None:
         """Let a head that predicts numbers start at their mean, with weights multiplied by their spread.
 
-        An output layer that the checkpoint lacks is scaled in the base model too, since the sensitivity is
-        measured through it.
+        An output layer that the checkpoint lacks is scaled in the base model too: sensitivity is measured
+        through it.
         """
         self.output_scale, self.output_shift = std, mean
         self.predicts_numbers = True
@@ -295,9 +302,9 @@ class BaseModel:
                 layer.bias.data.fill_(mean)
 
     def _initialise_head(self, model: PeftModel, *, seed: int) -> None:
-        """Draw the output layer of the head's trained copy, and those layers that the checkpoint lacks.
+        """Draw the output layer of the head's trained copy, and the layers that the checkpoint lacks.
 
-        The generator is apart from that of the adapters, which take more or fewer numbers from it by plan.
+        The head has a generator of its own, since each plan's adapters draw a different count of numbers.
         """
         generator = torch.Generator().manual_seed(zlib.crc32(f"task head {seed}".encode()))
         for name, wrapper in model.get_base_model().named_modules():
@@ -328,8 +335,8 @@ def check_sites(adapters: Sequence[Adapter], base: BaseModel) -> None:
     for adapter in adapters:
         if adapter.site not in known_sites:
             near = difflib.get_close_matches(adapter.site, sorted(known_sites), n=3)
-            last = adapter.site.rpartition(".")[2]
-            near = near or sorted(name for name in known_sites if name.rpartition(".")[2] == last)[:3]
+            ending = adapter.site.rpartition(".")[2]
+            near = near or sorted(name for name in known_sites if name.rpartition(".")[2] == ending)[:3]
             hint = f"; nearest: {', '.join(near)}" if near else ""
             raise SiteError(
                 f"{base.name} has no site {adapter.site!r}{hint}. Use the base model of the plan."
@@ -340,7 +347,7 @@ def check_sites(adapters: Sequence[Adapter], base: BaseModel) -> None:
 
 
 def _n_positions(module: nn.Module) -> int | None:
-    """How many tokens a model has positions for; None where there is no limit (T5, ALiBi)."""
+    """How many tokens a model has positions for; None if there is no limit (T5, ALiBi)."""
     config = cast(Any, module.config).get_text_config()
     names = ("max_position_embeddings", "max_encoder_position_embeddings")  # the second is LED's
     limits = (getattr(config, name, None) for name in names)

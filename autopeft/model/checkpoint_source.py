@@ -41,11 +41,10 @@ _WHOLE = "ForConditionalGeneration"  # the end of the names of pairs, and of mod
 
 
 def resolve(spec: ModelSpec) -> tuple[str, str]:
-    """Where to load a base model from, and its name for reports; without an id the demo model.
+    """Find where to load a base model from, and its name for reports; without an id the demo model.
 
-    An adapter of the demo names its id on the hub, for which the demo stands where the hub's cache lacks it.
-
-    Raises a ModelError if the id is empty, the model was in memory, a model that is not of the hub has a
+    The demo also stands for its own id on the hub, which its adapters name, if the hub's cache lacks it.
+    Raises ModelError if the id is empty, the model was in memory, a model that is not of the hub has a
     revision, or the demo is missing or not the published file.
     """
     if spec.id is not None and not spec.id.strip():
@@ -85,7 +84,7 @@ def resolve(spec: ModelSpec) -> tuple[str, str]:
 
 
 def commit_of(spec: ModelSpec) -> str | None:
-    """The hub commit of a model in the local cache; None where the model is not from the hub."""
+    """The hub commit of a model in the local cache; None if the model is not from the hub."""
     if spec.id is None or spec.id == IN_MEMORY or os.path.exists(spec.id):  # noqa: PTH110 - see load_error
         return None
     try:
@@ -110,10 +109,10 @@ def pretrained_arguments(source: str, spec: ModelSpec, *, here_only: bool = Fals
 
 
 def require_reachable(source: str, spec: ModelSpec) -> None:
-    """Raise ModelError where a hub model is not in the cache and the hub does not answer, or for an adapter.
+    """Raise ModelError for an adapter, and for an uncached hub model if the hub does not answer.
 
-    One short question beforehand: transformers retries for half a minute, once for every file. It would load
-    the adapter in a folder with the model, and take the adapter's layers for the model's.
+    One short question beforehand saves time: transformers retries for half a minute at every file. It would
+    load an adapter together with its base model and take the adapter's layers for the model's.
     """
     adapter = Path(source) / "adapter_config.json"
     if os.path.exists(adapter):  # noqa: PTH110 - see load_error
@@ -137,7 +136,7 @@ def require_reachable(source: str, spec: ModelSpec) -> None:
 
 
 def _hub_error(source: str, spec: ModelSpec) -> Exception | None:
-    """What keeps the hub from answering; None where it answers, be it that it refuses the model."""
+    """What keeps the hub from answering; None if it answers, even by refusing the model."""
     try:
         HfApi().model_info(source, revision=spec.revision, timeout=_HUB_SECONDS)
     except (OSError, ValueError, ImportError, hub_errors.HTTPError) as error:
@@ -147,7 +146,7 @@ def _hub_error(source: str, spec: ModelSpec) -> Exception | None:
 
 
 def config_of(spec: ModelSpec, *, here_only: bool = False) -> Any:
-    """The transformers config of a base model; raises ModelError where it cannot be read.
+    """Read the transformers config of a base model; raises ModelError if it cannot be read.
 
     With `here_only` only a directory or the hub's cache is read.
     """
@@ -175,9 +174,9 @@ def refuse_kernels(config: Any, source: str) -> None:
 
 
 def name_first_token(config: Any, generation_config: Any = None) -> None:
-    """Name what the decoder of a pair begins with, where the config does not, as a T5 one may not.
+    """Set the token that a decoder begins with if the config of an encoder-decoder lacks it, as T5's may.
 
-    It is what the settings of generation name, else the token that begins a text, else padding.
+    It is what the generation config names, else the token that begins a text, else padding.
     """
     if not getattr(config, "is_encoder_decoder", False):
         return
@@ -202,9 +201,9 @@ def load_error(source: str, error: Exception) -> ModelError:
     """
     os.fsencode(source)
     is_there = os.path.exists(source)  # noqa: PTH110 - Path.exists raises where the name is too long
-    is_of_windows = "\\" in source or source[1:2] == ":"
-    is_of_others = source.startswith(("/", "./", "../", "~")) or source.count("/") > 1 or source.endswith("/")
-    if (is_of_windows or is_of_others) and not is_there:  # an id on the hub is an owner and a name, or a name
+    is_windows_path = "\\" in source or source[1:2] == ":"
+    is_posix_path = source.startswith(("/", "./", "../", "~")) or source.count("/") > 1 or source[-1:] == "/"
+    if (is_windows_path or is_posix_path) and not is_there:  # a hub id is an owner and a name, or a name
         kind = "file" if source.endswith(".gguf") else "directory"
         return ModelError(f"There is no {kind} {source!r}; check the spelling, or pass the id of a model.")
     if _OWN_CODE in str(error):
@@ -241,7 +240,7 @@ def load_error(source: str, error: Exception) -> ModelError:
 
 
 def _locked_file(source: str) -> str | None:
-    """The name of a file of a local model that this user may not read: some are saved for the owner."""
+    """The name of a file of a local model that this user may not read; None if all can be read."""
     try:
         files = sorted(Path(source).iterdir()) if Path(source).is_dir() else [Path(source)]  # a GGUF file
         for path in files:
@@ -253,7 +252,7 @@ def _locked_file(source: str) -> str | None:
 
 
 def loading_class(config: Any, auto_class: str) -> str:
-    """The class that loads a model for a task: `auto_class`, or that of models which read images as well.
+    """Name the class that loads a model for a task: `auto_class`, or that of models which read images too.
 
     `AutoModelForCausalLM` lacks LLaVA and Qwen2-VL; of Qwen3.5 and Llama 4 it loads the text model alone.
     """
@@ -262,7 +261,7 @@ def loading_class(config: Any, auto_class: str) -> str:
 
 
 def loading_class_of_type(model_type: str, auto_class: str) -> str:
-    """As `loading_class`, of a loaded model whose `model_type` alone is known.
+    """As `loading_class`, by the `model_type` of a loaded model.
 
     Example:
         >>> loading_class_of_type("llava", "AutoModelForCausalLM")
@@ -270,16 +269,16 @@ def loading_class_of_type(model_type: str, auto_class: str) -> str:
         >>> loading_class_of_type("qwen3_5_text", "AutoModelForCausalLM")
         'AutoModelForCausalLM'
     """
-    known = transformers.CONFIG_MAPPING
-    return loading_class(known[model_type], auto_class) if model_type in known else auto_class
+    configs = transformers.CONFIG_MAPPING
+    return loading_class(configs[model_type], auto_class) if model_type in configs else auto_class
 
 
 def counting_class(config: Any, auto_class: str | None) -> str:
-    """The class that builds a model for counting; it is the one that loads it, but for pairs.
+    """Name the class that builds a model for counting: the one that loads it, or an encoder with its decoder.
 
-    `auto_class` None takes what a search of texts would load, else the architecture that the config names.
-    Encoders with a decoder are built whole: `AutoModelForCausalLM` knows BART and Whisper by their decoders
-    alone, `AutoModelForSeq2SeqLM` does not know Whisper at all.
+    1. `auto_class` None takes what a search of texts would load, else the architecture in the config.
+    2. Encoders with a decoder are built whole: `AutoModelForCausalLM` knows BART and Whisper by their
+       decoders alone, `AutoModelForSeq2SeqLM` does not know Whisper at all.
     """
     architecture = str(next(iter(config.architectures or ()), ""))
     is_whole = architecture.endswith(_WHOLE) and hasattr(transformers, architecture)
@@ -287,25 +286,24 @@ def counting_class(config: Any, auto_class: str | None) -> str:
         return _CAUSAL
     if auto_class is None:
         return architecture if architecture and hasattr(transformers, architecture) else "AutoModel"
-    wanted = loading_class(config, auto_class)
-    if is_whole and wanted in (_CAUSAL, _SEQ2SEQ) and (_is_pair(config) or not _maps(wanted, config)):
+    loading = loading_class(config, auto_class)
+    if is_whole and loading in (_CAUSAL, _SEQ2SEQ) and (_is_pair(config) or not _maps(loading, config)):
         return architecture
-    return wanted
+    return loading
 
 
 def is_built_by(module: Any, auto_class: str) -> bool:
     """Whether a model is of the class that is built for counting with an auto class."""
     config: Any = module.config
-    wanted = counting_class(config, auto_class)
-    kind = getattr(transformers, wanted)
+    kind = getattr(transformers, counting_class(config, auto_class))
     mapping = getattr(kind, "_model_mapping", {type(config): kind})
     return type(module) is mapping.get(type(config), None)
 
 
 def own_class(config: Any, auto_class: str) -> str | None:
-    """The class of a checkpoint with images, where a search of texts loads the text model alone; else None.
+    """Name the whole class of a checkpoint with images of which a search of texts loads the text model alone.
 
-    Adapters of the text model do not fit it, since its modules have longer names.
+    Adapters of the text model do not fit it, since its modules have longer names. None for other checkpoints.
     """
     architecture = str(next(iter(config.architectures or ()), ""))
     if auto_class != _CAUSAL or _is_pair(config) or not architecture.endswith(_WHOLE):
@@ -344,7 +342,7 @@ def require_no_speech(config: Any, *, name: str) -> None:
 
 
 def _maps(auto_class: str, config: Any) -> bool:
-    """Whether an auto class has a model of a config or of a class of configs; all other classes have."""
+    """Whether an auto class has a model of a config or of a class of configs; True for any other class."""
     mapping = getattr(getattr(transformers, auto_class), "_model_mapping", None)
     return mapping is None or (config if isinstance(config, type) else type(config)) in mapping
 

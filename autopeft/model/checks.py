@@ -38,10 +38,10 @@ log = logging.getLogger(__name__)
 
 
 def usable_tokenizer(tokenizer: Any, name: str) -> Any:
-    """The tokenizer, or a copy that pads with the end-of-text token if it has no padding token.
+    """Return the tokenizer, or a copy that pads with the end-of-text token if it has no padding token.
 
-    Raises a ModelError if no token can pad, or if the tokenizer knows no words: transformers makes such a
-    tokenizer where the tokenizer's files are missing.
+    Raises ModelError if no token can pad, or if the tokenizer knows no words: transformers makes such a
+    tokenizer if the tokenizer's files are missing.
     """
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise ModelError(
@@ -61,13 +61,13 @@ def usable_tokenizer(tokenizer: Any, name: str) -> Any:
 
 
 def pad_with(config: Any, pad_token_id: int) -> None:
-    """Name the padding token in a model's config, and in that of its text model, where classifiers look."""
+    """Set the padding token in a model's config and in that of its text model, which classifiers read."""
     for part in text_configs(config):
         part.pad_token_id = pad_token_id
 
 
 def text_configs(config: Any) -> tuple[Any, ...]:
-    """A model's config and that of its text model, which is the same for most."""
+    """Return a model's config and that of its text model; for most models the two are one."""
     try:
         return config, config.get_text_config()
     except ValueError:  # there are several
@@ -75,7 +75,7 @@ def text_configs(config: Any) -> tuple[Any, ...]:
 
 
 def require_pooling(module: Any, name: str) -> None:
-    """Refuse a classifier that reads its last position, which is padding in every row but the longest."""
+    """Refuse a classifier that reads the last position, which is padding in every row but the longest."""
     if getattr(module.config, "model_type", "") == "xlnet" and hasattr(module, "logits_proj"):
         raise ModelError(
             f"{name} is an XLNet, whose {type(module).__name__} reads the last position of a batch, which is "
@@ -84,9 +84,9 @@ def require_pooling(module: Any, name: str) -> None:
 
 
 def require_causal(module: Any, name: str) -> None:
-    """Refuse a model that sees the token which it should predict: its loss would be meaningless.
+    """Refuse a model that sees the token which it should predict, and a decoder without its encoder.
 
-    So would be that of a decoder without its encoder, which transformers makes of BART, ProphetNet and TrOCR.
+    Their loss would be meaningless. Transformers makes such decoders of BART, ProphetNet and TrOCR.
     """
     require_no_speech(module.config, name=name)
     config = module.config
@@ -101,19 +101,18 @@ def require_causal(module: Any, name: str) -> None:
             "use a decoder such as GPT-2, Llama or Qwen."
         )
     device = next(module.parameters()).device
-    first = torch.tensor([[1, 2, 3, 4]], device=device)
-    second = torch.tensor([[1, 2, 3, 5]], device=device)
+    texts = [torch.tensor([[1, 2, 3, last]], device=device) for last in (4, 5)]
     try:
         with torch.no_grad(), rows_independent(module), keeping_attention(module):
-            before, after = (module.eval()(input_ids=ids).logits[:, :3] for ids in (first, second))
+            logits, changed = (module.eval()(input_ids=ids).logits[:, :3] for ids in texts)
     except PASS_ERRORS as error:
         if is_out_of_memory(error):
             raise
         raise ModelError(
             f"{name} does not run four tokens: {reason_of(error)}; use another base model."
         ) from error
-    rounding = 4 * torch.finfo(before.dtype).eps * float(before.abs().max())  # a few roundings in bfloat16
-    if not torch.allclose(before, after, atol=max(1e-4, rounding), rtol=1e-3):
+    rounding = 4 * torch.finfo(logits.dtype).eps * float(logits.abs().max())  # a few roundings in bfloat16
+    if not torch.allclose(logits, changed, atol=max(1e-4, rounding), rtol=1e-3):
         raise ModelError(
             f"{name} is no causal language model: what it predicts depends on the tokens that come after; "
             "use a decoder such as GPT-2, Llama or Qwen."
@@ -121,7 +120,7 @@ def require_causal(module: Any, name: str) -> None:
 
 
 def require_head(module: Any, name: str, *, head: Sequence[str]) -> None:
-    """Raise a SiteError for a task model whose `head`, the names of its modules, is empty."""
+    """Raise SiteError for a task model of which no module is known as its head."""
     if is_task_model(module) and not head:
         raise SiteError(
             f"{name} ({type(module).__name__}) has its task head under a name that autopeft does not know, "
@@ -130,9 +129,9 @@ def require_head(module: Any, name: str, *, head: Sequence[str]) -> None:
 
 
 def require_sites(base: BaseModel) -> None:
-    """Raise a ModelError or SiteError for a model without sites, or with an unsafe head.
+    """Raise ModelError or SiteError for a model without sites, or with an unsafe head.
 
-    `peft` finds the modules to save by the end of their names, so that it may take other modules for a head.
+    `peft` finds the modules to save by the end of their names, so it may take other modules for a head.
     """
     if not base.sites and base.missing:
         raise ModelError(
@@ -157,63 +156,59 @@ def require_sites(base: BaseModel) -> None:
     inside = tuple(f"{head}." for head in base.head_names)
     outside = [name for name, _ in base.module.named_modules() if not f"{name}.".startswith(inside)]
     for head in base.head_names:
-        twins = [name for name in outside if name.endswith(head)]
-        if twins:
+        if namesakes := [name for name in outside if name.endswith(head)]:
             raise SiteError(
-                f"{base.name} calls its task head {head}, and peft would train {len(twins)} other modules "
-                f"whose names end like that (such as {twins[0]}); use another model."
+                f"{base.name} calls its task head {head}, and peft would train {len(namesakes)} other "
+                f"modules whose names end like that (such as {namesakes[0]}); use another model."
             )
 
 
 @contextlib.contextmanager
 def keeping_attention(module: nn.Module) -> Iterator[None]:
-    """A context after which a model attends as before, whatever short texts it has read meanwhile.
-
-    BigBird gives up sparse attention for good at the first text that is too short for its blocks.
-    """
-    choosing = [cast(Any, child) for child in module.modules() if hasattr(child, "set_attention_type")]
-    before = [(child, child.attention_type) for child in choosing if hasattr(child, "attention_type")]
+    """Let BigBird read a short text, at which it would give up sparse attention for good."""
+    sparse = [cast(Any, child) for child in module.modules() if hasattr(child, "set_attention_type")]
+    types = [(child, child.attention_type) for child in sparse if hasattr(child, "attention_type")]
     try:
         yield
     finally:
-        for child, attention_type in before:
+        for child, attention_type in types:
             child.set_attention_type(attention_type)
 
 
-def keep_reached_sites(base: BaseModel, *, auto_class: str) -> None:
-    """Drop the sites of a base model that a forward pass does not reach, or where no adapter fits.
+def reachable_sites(base: BaseModel, *, auto_class: str) -> tuple[Site, ...]:
+    """Run two short passes, in eval and in train mode, and return the sites that both reach.
 
-    A site is reached if its module is called with one tensor and gives another one of as many numbers as the
-    site has outputs, on which the logits depend. All experts of a layer are kept if one of them is reached:
-    which of them a token visits is chance. Evaluation and training must both reach a site. Where the short
-    pass fails, all sites are kept.
-    Sites with inputs of four dimensions are noted. `auto_class` names the transformers class of the task.
+    An adapter elsewhere would spend the budget on nothing: a task may leave out parts of a model, and some
+    modules are never called because another one reads their weight. A site is reached if
+
+    1. its module is called with one tensor and returns one with as many channels as the site has outputs (a
+       router returns a tuple, some norms take a gate too),
+    2. the logits depend on what it returns.
+
+    If one expert of a layer is reached, all are: chance decides which of them a token visits. If the first
+    pass fails, all sites are returned. Sites with inputs of four dimensions are marked. `auto_class` names the
+    transformers class of the task.
     """
-    modules = base.sites
     try:
         with rows_independent(base.module), keeping_attention(base.module), base.autocast():
             features = _features(base, auto_class)
-            reached, with_4d_inputs = _reached(base.module, modules, features)
-            reached = _trained(base, modules, features, reached=reached)
+            reached, with_4d_inputs = _reached(base, features)
+            reached = _trained(base, features, reached=reached)
     except PASS_ERRORS as error:
         log.debug("%s: all sites are kept, as a short forward pass failed: %s", base.name, error)
-        return
-    base.sites = tuple(
-        replace(site, has_4d_inputs=True) if site.name in with_4d_inputs else site for site in base.sites
-    )
-    dropped = [site.name for site in modules if _without_expert(site.name) not in reached]
+        return base.sites
+    sites = [replace(site, has_4d_inputs=site.name in with_4d_inputs) for site in base.sites]
+    dropped = [site.name for site in sites if _without_expert(site.name) not in reached]
     if dropped:
-        base.sites = tuple(site for site in base.sites if site.name not in dropped)
         names = list(dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in dropped))
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         text = "%s: %d modules take no part in this task, or no adapter fits there (%s%s)."
         log.info(text, base.name, len(dropped), ", ".join(names[:_SHOWN]), more)
+    return tuple(site for site in sites if site.name not in dropped)
 
 
-def _reached(
-    module: nn.Module, sites: Sequence[Site], features: Mapping[str, Tensor]
-) -> tuple[set[str], set[str]]:
-    """The names of reached sites, without the numbers of experts, and of those with inputs of 4 dimensions.
+def _reached(base: BaseModel, features: Mapping[str, Tensor]) -> tuple[set[str], set[str]]:
+    """Run the model; return the names of reached sites, without numbers of experts, and of 4-D inputs.
 
     A zero is added to each output; the logits depend on those outputs whose zero has a gradient.
     """
@@ -232,31 +227,32 @@ def _reached(
         return output + zero
 
     with contextlib.ExitStack() as hooks, torch.enable_grad():
-        for site in sites:
-            owner = module.get_submodule(
-                site.name.rpartition(".")[0] if site.kind == "parameter" else site.name
+        for site in base.sites:
+            owner = site.name.rpartition(".")[0] if site.kind == "parameter" else site.name
+            hook = base.module.get_submodule(owner).register_forward_hook(
+                partial(add_zero, site=site), with_kwargs=True
             )
-            hook = owner.register_forward_hook(partial(add_zero, site=site), with_kwargs=True)
             hooks.callback(hook.remove)
-        logits: Tensor = module(**features).logits
-    every = [(name, zero) for name, several in zeros.items() for zero in several]
-    if not every:  # which torch.autograd refuses
+        logits: Tensor = base.module(**features).logits
+    named_zeros = [(name, zero) for name, calls in zeros.items() for zero in calls]
+    if not named_zeros:  # which torch.autograd refuses
         return set(), with_4d_inputs
-    gradients = torch.autograd.grad(logits.float().sum(), [zero for _, zero in every], allow_unused=True)
-    reached = {name for (name, _), gradient in zip(every, gradients, strict=True) if gradient is not None}
-    return reached, with_4d_inputs
+    gradients = torch.autograd.grad(
+        logits.float().sum(), [zero for _, zero in named_zeros], allow_unused=True
+    )
+    pairs = zip(named_zeros, gradients, strict=True)
+    return {name for (name, _), gradient in pairs if gradient is not None}, with_4d_inputs
 
 
-def _trained(
-    base: BaseModel, sites: Sequence[Site], features: Mapping[str, Tensor], *, reached: set[str]
-) -> set[str]:
-    """The reached names that a pass in train mode reaches too; all of them where that pass fails.
+def _trained(base: BaseModel, features: Mapping[str, Tensor], *, reached: set[str]) -> set[str]:
+    """Keep the reached names that a pass in train mode reaches too; all of them if that pass fails.
 
-    A layer without any reached site was skipped by chance (LayerDrop), and keeps its sites.
+    A layer without any reached site was skipped by chance (LayerDrop) and keeps its sites.
     """
     try:
         with forked_rng(base.device):
-            in_training, _ = _reached(base.to_train(base.module), sites, features)
+            base.to_train(base.module)
+            in_training, _ = _reached(base, features)
     except PASS_ERRORS as error:
         log.debug("%s: a short pass in train mode failed: %s", base.name, error)
         return reached
@@ -267,19 +263,18 @@ def _trained(
 
 
 def _without_expert(name: str) -> str:
-    """The name without the number of an expert: `mlp.experts.3.up_proj`, `experts.expert_3.wi`."""
+    """Drop the number of an expert from a name: `mlp.experts.3.up_proj`, `experts.expert_3.wi`."""
     return re.sub(r"(\bexperts?[._])\d+", r"\1", name)
 
 
 def _features(base: BaseModel, auto_class: str) -> dict[str, Tensor]:
-    """The features of one example, as the task makes them: a grey image, or a text."""
+    """Make the features of one example: a grey image, or a text."""
     if reads_images(auto_class):
         image = torch.full((3, _SIDE, _SIDE), 127, dtype=torch.uint8)
-        made = dict(base.tokenizer(images=[image], return_tensors="pt"))
-        made["pixel_values"] = made["pixel_values"].float()
-        return {name: tensor.to(base.device) for name, tensor in made.items()}
-    limit = base.max_tokens
-    cut = {} if limit is None else {"truncation": True, "max_length": limit}
+        pixels = dict(base.tokenizer(images=[image], return_tensors="pt"))
+        pixels["pixel_values"] = pixels["pixel_values"].float()
+        return {name: tensor.to(base.device) for name, tensor in pixels.items()}
+    cut = {} if base.max_tokens is None else {"truncation": True, "max_length": base.max_tokens}
     encoded = base.tokenizer(_TEXT, return_tensors="pt", **cut)
     features = {name: encoded[name].to(base.device) for name in ("input_ids", "attention_mask")}
     if auto_class == "AutoModelForMultipleChoice":

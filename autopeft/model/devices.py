@@ -11,9 +11,8 @@ import sys
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, cast
 
 import psutil
@@ -25,7 +24,7 @@ from autopeft.errors import ModelError, reason_of
 
 _LEAST_WIDTH = 128  # on a CPU; in narrower models other work takes longer than products; chosen by hand
 _BFLOAT16_SINCE = (8, 0)  # compute capability of GPUs of NVIDIA; older ones only emulate it, slowly
-# Devices whose free memory and random numbers `memory` and `devices` know.
+# Devices whose free memory and random numbers are implemented here.
 _DEVICE = re.compile(r"(?:cpu|cuda|mps)(?::\d+)?", re.ASCII)
 _WITH_GENERATOR = ("cuda", "mps")  # devices that draw by a generator of their own, not by the CPU's
 _MESSAGE = re.compile(
@@ -58,46 +57,38 @@ class Precision:
         return cast(torch.dtype, getattr(torch, self.dtype))
 
     def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
-        """A context for one forward pass; in a longer one, autocast's cache would keep old adapters."""
+        """A context for one forward pass; a longer one would keep old adapters in autocast's cache."""
         if self.dtype == "float32":
             return contextlib.nullcontext()
         return torch.autocast(device.type, dtype=self.torch_dtype)
 
     def of_copies(self, device: torch.device) -> Precision:
-        """How float32 copies of what this precision computes are multiplied: TF32 holds bfloat16 exactly."""
+        """The precision for float32 copies of computed values: TF32 holds copies of bfloat16 exactly."""
         is_exact = device.type == "cuda" and self.dtype == "bfloat16"
         return replace(self, matmul="high") if is_exact else self
 
     @contextlib.contextmanager
     def multiplying(self) -> Iterator[None]:
-        """A context in which torch multiplies float32 matrices as `matmul` says; for backward passes too."""
-        put_back = _note_matmul()
+        """Let torch multiply float32 matrices as `matmul` says, in forward and backward passes."""
+        backends = [torch.backends.cuda.matmul, cast(Any, torch.backends.mkldnn).matmul]
+        by_backend = [backend.fp32_precision for backend in backends]
+        try:
+            for_all = torch.get_float32_matmul_precision()
+        except RuntimeError:  # it was set for each backend, as transformers does for `tf32=True`
+            for_all = None
         torch.set_float32_matmul_precision(self.matmul)
         try:
             yield
         finally:
-            put_back()
-
-
-def _note_matmul() -> Callable[[], None]:
-    """A function that puts back how float32 matrices are multiplied, whichever of torch's two ways set it."""
-    try:
-        return partial(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
-    except (
-        RuntimeError
-    ):  # set for each backend, as transformers does for `tf32=True`, where one word says nothing
-        backends = [torch.backends.cuda.matmul, cast(Any, torch.backends.mkldnn).matmul]
-        before = [backend.fp32_precision for backend in backends]
-
-        def put_back() -> None:
-            for backend, precision in zip(backends, before, strict=True):
-                backend.fp32_precision = precision
-
-        return put_back
+            if for_all is not None:
+                torch.set_float32_matmul_precision(for_all)
+            else:
+                for backend, precision in zip(backends, by_backend, strict=True):
+                    backend.fp32_precision = precision
 
 
 def device_names(names: str | None) -> tuple[str | None, ...]:
-    """The devices of `--device` in lower case, at least one; None is the default device.
+    """Read `--device`: at least one name, in lower case; None is the default device.
 
     Example:
         >>> device_names("cuda:0,1"), device_names("CPU"), device_names(None)
@@ -105,17 +96,17 @@ def device_names(names: str | None) -> tuple[str | None, ...]:
     """
     if names is None:
         return (None,)
-    first, *others = (name.strip() for name in names.lower().split(","))
-    kind = first.partition(":")[0]
-    return (first, *(f"{kind}:{name}" if name.isdecimal() else name for name in others))
+    devices = [name.strip() for name in names.lower().split(",")]
+    kind = devices[0].partition(":")[0]
+    return (devices[0], *(f"{kind}:{name}" if name.isdecimal() else name for name in devices[1:]))
 
 
 def like_gpus() -> tuple[str, ...]:
-    """The first GPU that torch can use, and all others of its kind; empty without one.
+    """List the first GPU that torch can use and all others like it; empty without a GPU.
 
-    On a GPU with less memory, such as one for the screen, plans would run out of memory that fit elsewhere.
+    On a GPU with less memory, such as one for the screen, plans that fit elsewhere would run out of memory.
     """
-    if not torch.cuda.is_available():  # GPUs are counted where their driver is too old for torch
+    if not torch.cuda.is_available():  # torch counts GPUs even if their driver is too old for it
         return ()
     properties = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
     kinds = [(each.name, round(each.total_memory / 2**30)) for each in properties]
@@ -123,14 +114,15 @@ def like_gpus() -> tuple[str, ...]:
 
 
 def find_device(names: str | None) -> torch.device:
-    """The first named device, or by default a GPU where there is one.
+    """Return the first device of `--device`; by default a GPU if there is one.
 
-    Raises ModelError for a word that names no device, and where the first one is not here.
+    Raises ModelError for a word that names no device, and if the first device cannot be used.
     """
-    name, *others = device_names(names)
+    devices = device_names(names)
+    name = devices[0]
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if odd := [each for each in (name, *others) if not _DEVICE.fullmatch(str(each))]:
+    if odd := [device for device in devices if not _DEVICE.fullmatch(str(device))]:
         raise ModelError(
             f"There is no device {odd[0]!r}; --device takes cpu, cuda, cuda:1 or mps, or several of a kind, "
             "such as cuda:0,1."
@@ -146,7 +138,7 @@ def find_device(names: str | None) -> torch.device:
 
 
 def _absence(device: torch.device) -> str:
-    """Why a device is not here, in words; empty where it is here."""
+    """Why torch lacks a device, in words; empty if it has the device."""
     if device.type == "mps":
         return "" if torch.backends.mps.is_available() else "torch finds no GPU of a Mac"
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -157,20 +149,17 @@ def _absence(device: torch.device) -> str:
 
 
 def make_current(device: torch.device) -> None:
-    """Let what names no GPU use this one, where it has a number: kernels of other libraries, and torch's own.
-
-    Otherwise they would take memory of the first GPU too.
-    """
+    """Make a GPU with a number the default one, else kernels would take memory of the first GPU too."""
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether a device has instructions for products in bfloat16; others emulate it, 40 to 500 times slower.
+    """Whether a device multiplies bfloat16 in hardware; emulation is 40 to 500 times slower.
 
-    1. GPUs of NVIDIA have them from Ampere on: not Volta and Turing (V100, T4, RTX 20).
-    2. x86 processors have them with AVX512_BF16 or AMX.
-    3. ARM processors have them with the flag `bf16`. Torch uses them through the Arm Compute Library alone.
+    1. GPUs of NVIDIA do from Ampere on: not Volta and Turing (V100, T4, RTX 20).
+    2. x86 processors do with AVX512_BF16 or AMX.
+    3. ARM processors do with the flag `bf16`; torch uses it through the Arm Compute Library alone.
     4. On other devices bfloat16 is not tried.
     """
     if device.type == "cuda":
@@ -183,9 +172,9 @@ def computes_in_bfloat16(device: torch.device) -> bool:
 
 
 def choose_precision(config: Any, device: torch.device) -> Precision:
-    """bfloat16 if the device computes in it, else float32; float32 for narrow models on a CPU.
+    """Choose bfloat16 if the device multiplies it in hardware; else, and for narrow models on a CPU, float32.
 
-    One machine always gives the same answer. The choice and its reason are logged in one sentence.
+    One machine always gives the same answer. The choice and its reason are logged.
     """
     text = config.get_text_config()
     width = getattr(text, "hidden_size", None) or getattr(text, "num_features", None)  # of timm models
@@ -199,14 +188,9 @@ def choose_precision(config: Any, device: torch.device) -> Precision:
     return Precision(dtype=dtype)
 
 
-def on_float64_device(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor, or its copy on the CPU where the device has no float64, as Apple's GPUs."""
-    return tensor.cpu() if tensor.device.type == "mps" else tensor
-
-
 def to_float64(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor in float64, on the CPU where its device has none."""
-    return on_float64_device(tensor).double()
+    """Convert a tensor to float64; on the CPU if its device lacks the format, as Apple's GPUs do."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
 def has_used_gpus() -> bool:
@@ -215,14 +199,14 @@ def has_used_gpus() -> bool:
 
 
 def forked_rng(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """A context after which the generators of the CPU and of a device are in the state of before."""
+    """A context that leaves the random generators of the CPU and of a device as they were."""
     if device.type in _WITH_GENERATOR:
         return torch.random.fork_rng(devices=[device], device_type=device.type)
     return torch.random.fork_rng(devices=[])
 
 
 def has_own_generator(device: torch.device) -> bool:
-    """Whether random numbers on a device are drawn by a generator of its own."""
+    """Whether random numbers on a device come from another generator than the CPU's."""
     return device.type in _WITH_GENERATOR
 
 
@@ -244,14 +228,14 @@ def set_random_state(device: torch.device, state: torch.Tensor) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory of a device ran out; torch has no type of its own for a CPU."""
+    """Whether an error says that a device ran out of memory; torch has no error type for a CPU's."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and _MESSAGE.search(str(error)) is not None
 
 
 def release_memory(device: torch.device) -> None:
-    """Give back what a failed run has left behind; its error must be gone, since it holds the tensors."""
+    """Free the tensors of a failed run; drop its error first, since that holds them."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -261,20 +245,20 @@ def release_memory(device: torch.device) -> None:
 
 @dataclass
 class FreedMemory:
-    """Memory that training has freed, and that the C library would keep for the process; on a CPU only."""
+    """On a CPU, returns memory that training has freed and the C library would keep for the process."""
 
     device: torch.device
     _next: float = 0.0
 
     def give_back(self) -> None:
-        """Give the freed memory to the system, every five seconds at most."""
+        """Return the freed memory to the system, at most every five seconds."""
         if self.device.type == "cpu" and _TRIM is not None and time.monotonic() >= self._next:
             _TRIM(0)
             self._next = time.monotonic() + _TRIM_SECONDS
 
 
 def taken_bytes(device: torch.device) -> int:
-    """Bytes of a device that this process has taken; on a CPU its libraries count too."""
+    """Bytes of a device that this process uses; on a CPU its libraries count too."""
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
     if device.type == "mps":
@@ -283,43 +267,35 @@ def taken_bytes(device: torch.device) -> int:
 
 
 def limit_memory(device: torch.device, limit_bytes: int) -> None:
-    """Let torch refuse this process more than `limit_bytes` of a GPU; a lower limit of before stays.
-
-    On other devices nothing refuses it, and the limit is for plans alone.
-    """
+    """Let torch refuse this process more than `limit_bytes` of a GPU, unless a lower limit holds already."""
     if device.type == "cuda":
         share = limit_bytes / torch.cuda.get_device_properties(device).total_memory
-        before = torch.cuda.get_per_process_memory_fraction(device)
-        torch.cuda.set_per_process_memory_fraction(min(share, before), device)
+        old_share = torch.cuda.get_per_process_memory_fraction(device)
+        torch.cuda.set_per_process_memory_fraction(min(share, old_share), device)
 
 
 def free_bytes(device: torch.device, *, limit_bytes: int | None = None) -> int:
-    """Bytes that can still be taken on a device, of `limit_bytes` in all where there is a limit; >= 0.
+    """Bytes that this process can still take on a device, >= 0; `limit_bytes` bounds what it takes in all.
 
-    On a GPU the limit of `limit_memory` counts in any case.
+    On a GPU the limit of `limit_memory` holds too.
     """
     taken = taken_bytes(device)
+    available = int(psutil.virtual_memory().available)  # the kernel gives up file caches for new tensors
     if device.type == "cuda":
-        available, total = torch.cuda.mem_get_info(device)
+        # What torch has reserved and does not use counts as free, here and below.
+        unused, total = torch.cuda.mem_get_info(device)
         allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total)
-        # What torch has reserved and does not use counts as free.
-        free = min(available + torch.cuda.memory_reserved(device), allowed) - taken
+        free = min(unused + torch.cuda.memory_reserved(device), allowed) - taken
     elif device.type == "mps":
-        # Of the memory that all programs share; what torch has reserved and does not use counts as free.
-        available = _available_bytes() + torch.mps.driver_allocated_memory() - taken
-        free = min(available, torch.mps.recommended_max_memory() - taken)
+        reserved = torch.mps.driver_allocated_memory()
+        free = min(available + reserved, torch.mps.recommended_max_memory()) - taken
     else:
-        free = min(_available_bytes(), left_bytes())
+        free = min(available, left_bytes())
     return max(0, free if limit_bytes is None else min(free, limit_bytes - taken))
 
 
-def _available_bytes() -> int:
-    """What the machine can give to new tensors; the kernel gives up file caches for them."""
-    return int(psutil.virtual_memory().available)
-
-
 class _Holder:
-    """Wraps a saved tensor, since the end of a tensor itself cannot be watched by a weak reference."""
+    """Wraps a saved tensor; a weak reference to the tensor itself does not tell when autograd drops it."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor

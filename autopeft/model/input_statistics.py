@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from autopeft.model.devices import forked_rng, free_bytes, on_float64_device
+from autopeft.model.devices import forked_rng, free_bytes
 
 _EXACT_INPUTS = 1024  # inputs up to which all eigenvectors are computed; chosen by hand
 _OVERSAMPLING = 16  # for wider inputs: directions beyond the rank, and iterations; chosen by hand so that
@@ -19,18 +19,16 @@ _ITERATIONS = 8  # the inputs' share in them is right to 0.1 % (tests/model/test
 _SQUARES_SHARE = 0.5  # of the device's free memory, for sums of squares; chosen by hand
 
 Batch = Mapping[str, torch.Tensor]
-
-
 Call = Callable[[nn.Module, Any], object]
 
 
 def input_directions(
     module: nn.Module, batches: Sequence[Batch], ranks: Mapping[str, int], *, call: Call
 ) -> dict[str, torch.Tensor]:
-    """The directions in which the inputs of linear maps are largest, padding left out.
+    """Find the directions in which the inputs of linear maps are largest, without padding.
 
-    Sums are in float32, also under autocast. Where those of all maps do not fit into memory (39 GB for 8
-    billion weights), the batches go through the model several times, for some maps each.
+    Sums are in float32, also under autocast. If those of all maps do not fit into memory (39 GB for 8 billion
+    weights), the batches go through the model several times, each time for some of the maps.
 
     Args:
         module: The base model, in eval mode.
@@ -48,18 +46,18 @@ def input_directions(
         which would change what a plan costs.
     """
     directions: dict[str, torch.Tensor] = {}
-    left = dict(ranks)
-    while left and (squares := _squares(module, batches, left, call=call)):
-        while squares:
+    open_ranks = dict(ranks)
+    while open_ranks and (squares := _squares(module, batches, open_ranks, call=call)):
+        while squares:  # each is freed before the next one is decomposed
             name, square = squares.popitem()
-            directions[name] = leading_eigenvectors(square, left.pop(name))
+            directions[name] = leading_eigenvectors(square, open_ranks.pop(name))
     return directions
 
 
 def _squares(
     module: nn.Module, batches: Sequence[Batch], names: Iterable[str], *, call: Call
 ) -> dict[str, torch.Tensor]:
-    """Σ x xᵀ over the inputs of those maps for which there is room, one at least, in float32."""
+    """Sum x xᵀ over the inputs of as many maps as fit into memory, at least one, in float32."""
     squares: dict[str, torch.Tensor] = {}
     room: float | None = None
 
@@ -86,10 +84,9 @@ def input_rms(
     *,
     call: Call,
 ) -> dict[str, float]:
-    """Name -> root mean square of the inputs of a linear map, padding left out.
+    """Measure the root mean square of the inputs of linear maps, by name; arguments as in `input_directions`.
 
-    A map that no batch reaches is missing in the result. `call` runs the model on a batch, such as the task's
-    loss; `attention_mask` (B, T) marks padding.
+    A map that no batch reaches is missing in the result.
     """
     sums: dict[str, tuple[float, int]] = {}
 
@@ -132,8 +129,9 @@ def _watch(
 
 def leading_eigenvectors(square: torch.Tensor, rank: int) -> torch.Tensor:
     """The leading eigenvectors of a symmetric matrix as rows, shape (rank, n); largest entry positive."""
-    square = on_float64_device(square)
     n_inputs = len(square)
+    if square.device.type == "mps":  # where torch decomposes nothing
+        square = square.cpu()
     if n_inputs <= _EXACT_INPUTS:
         rows = torch.linalg.eigh(square.double()).eigenvectors.flip(-1).T[:rank].float()
     else:

@@ -32,8 +32,8 @@ from autopeft.model.checkpoint_source import (
     resolve,
 )
 from autopeft.model.checks import (
-    keep_reached_sites,
     pad_with,
+    reachable_sites,
     require_causal,
     require_head,
     require_pooling,
@@ -132,7 +132,7 @@ def load(
     base = BaseModel(module, tokenizer, name=name, untrained=_lacking(checkpoint), precision=precision)
     base.widen_head()
     if tokenizer is not None:
-        keep_reached_sites(base, auto_class=auto_class)
+        base.sites = reachable_sites(base, auto_class=auto_class)
     require_sites(base)
     base.log_remarks()
     return base

@@ -17,8 +17,8 @@ from autopeft.model.attaching import note_modules
 from autopeft.model.base import BaseModel
 from autopeft.model.checkpoint_source import loading_class, reads_images
 from autopeft.model.checks import (
-    keep_reached_sites,
     pad_with,
+    reachable_sites,
     require_causal,
     require_pooling,
     require_sites,
@@ -80,7 +80,7 @@ def from_memory(
     if auto_class == "AutoModelForCausalLM":
         with base.autocast():
             require_causal(module, name)
-    keep_reached_sites(base, auto_class=auto_class)
+    base.sites = reachable_sites(base, auto_class=auto_class)
     require_sites(base)
     base.log_remarks()
     return base
