@@ -186,8 +186,8 @@ def reachable_sites(base: BaseModel, *, auto_class: str) -> tuple[Site, ...]:
     2. the logits depend on what it returns.
 
     If one expert of a layer is reached, all are: chance decides which of them a token visits. If the first
-    pass fails, all sites are returned. Sites with inputs of four dimensions are marked. `auto_class` names the
-    transformers class of the task.
+    pass fails, all sites are returned. Sites with inputs of four dimensions are marked. `auto_class` names
+    the transformers class of the task.
     """
     try:
         with rows_independent(base.module), keeping_attention(base.module), base.autocast():

@@ -46,11 +46,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class StoredWeights:
-    """How a checkpoint holds its linear maps that is quantised already.
+    """How a quantised checkpoint holds its linear maps.
 
-    `method` is the quantisation, as transformers names it. `quantize` is `4bit` or `8bit` by bitsandbytes,
-    else `none`. `weight_bytes` are those of one weight of a map; None where the maps are loaded, or counted,
-    as plain ones. `skipped` are the modules that stay plain; None are those that transformers leaves out.
+    Attributes:
+        method: The quantisation, as transformers names it.
+        quantize: `4bit` or `8bit` by bitsandbytes, else `none`.
+        weight_bytes: Bytes of one weight of a map; None if the maps are loaded, or counted, as plain ones.
+        skipped: Modules that stay plain; None for those that transformers leaves out.
     """
 
     method: str
@@ -64,7 +66,7 @@ class StoredWeights:
         return self.method == _LOADED_PLAIN
 
     def kept_modules(self, module: nn.Module) -> tuple[str, ...]:
-        """Names of the linear maps of a model that are not quantised."""
+        """List the linear maps of a model that are not quantised."""
         patterns = HfQuantizer.get_modules_to_not_convert(
             module,
             None if self.skipped is None else list(self.skipped),
@@ -76,7 +78,7 @@ class StoredWeights:
 
 
 def stored_weights(config: Any) -> StoredWeights | None:
-    """How the weights are stored that go with a transformers config; None where they are plain.
+    """Read from a transformers config how a quantised checkpoint is stored; None for plain weights.
 
     Example:
         >>> from transformers import LlamaConfig
@@ -84,10 +86,10 @@ def stored_weights(config: Any) -> StoredWeights | None:
         >>> stored_weights(config).weight_bytes
         0.51953125
     """
-    given = getattr(config, "quantization_config", None)
-    if given is None:
+    settings = getattr(config, "quantization_config", None)
+    if settings is None:
         return None
-    settings = given if isinstance(given, dict) else given.to_dict()
+    settings = settings if isinstance(settings, dict) else settings.to_dict()
     named = settings.get("quant_method")
     method = str(getattr(named, "value", named))
     skipped = settings.get("llm_int8_skip_modules") or settings.get("modules_to_not_convert")
@@ -105,25 +107,24 @@ def stored_weights(config: Any) -> StoredWeights | None:
 
 
 def require_plain_weights(config: Any, name: str) -> None:
-    """Raise a ModelError for a model that `--quantize` cannot quantise, since it is quantised already."""
+    """Raise ModelError for a model that `--quantize` cannot quantise, since it is quantised already."""
     stored = stored_weights(config)
     if stored is not None:
         raise ModelError(f"{name} is quantised already ({stored.method}); leave --quantize out.")
 
 
 def require_reader(config: Any) -> None:
-    """Raise what transformers does where it could not load weights in few bits: a package is missing, say."""
-    given = getattr(config, "quantization_config", None) or getattr(
-        config.get_text_config(decoder=True), "quantization_config", None
-    )
-    settings = given if given is None or isinstance(given, dict) else given.to_dict()
+    """Raise what transformers would raise as it loads quantised weights, such as for a missing package."""
+    configs = (config, config.get_text_config(decoder=True))
+    settings = next(filter(None, (getattr(each, "quantization_config", None) for each in configs)), None)
+    settings = settings if settings is None or isinstance(settings, dict) else settings.to_dict()
     if settings is None or dequantising(config) or not AutoHfQuantizer.supports_quant_method(settings):
         return
     AutoHfQuantizer.from_config(copy.deepcopy(settings), pre_quantized=True).validate_environment()
 
 
 def dequantising(config: Any) -> dict[str, Any]:
-    """The arguments of `from_pretrained` that make plain weights where no gradient would pass else."""
+    """The arguments of `from_pretrained` that dequantise weights through which no gradient would pass."""
     stored = stored_weights(config)
     if stored is None or not stored.is_loaded_plain:
         return {}
@@ -131,7 +132,7 @@ def dequantising(config: Any) -> dict[str, Any]:
 
 
 def require_trainable(module: nn.Module, name: str) -> None:
-    """Raise a ModelError for a loaded model whose quantised maps pass no gradient to adapters."""
+    """Raise ModelError for a loaded model whose quantised maps pass no gradient to adapters."""
     quantiser = cast(Any, getattr(module, "hf_quantizer", None))
     if quantiser is None:
         return
@@ -146,7 +147,7 @@ def require_trainable(module: nn.Module, name: str) -> None:
 
 
 def require_bitsandbytes(bits: str) -> None:
-    """Raise a ModelError if bitsandbytes is missing."""
+    """Raise ModelError if bitsandbytes is missing."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(
             f'--quantize {bits} needs bitsandbytes; install it with: pip install "autopeft[quantize]".'
@@ -154,7 +155,7 @@ def require_bitsandbytes(bits: str) -> None:
 
 
 def require_quantiser(bits: str, device: torch.device) -> None:
-    """Raise a ModelError if bitsandbytes is missing, or has no kernels for the device."""
+    """Raise ModelError if bitsandbytes is missing, or has no kernels for the device."""
     require_bitsandbytes(bits)
     import bitsandbytes
 
@@ -169,11 +170,11 @@ def require_quantiser(bits: str, device: torch.device) -> None:
 
 
 def quantisation_config(bits: str, skipped: Iterable[str], *, dtype: str) -> Any:
-    """The `transformers` config that quantises all linear maps except the skipped modules.
+    """Make the `transformers` config that quantises all linear maps except the skipped modules.
 
-    Without skipped modules `transformers` 5.24 would quantise a new task head too, and leave it without
-    weights, as the checkpoint has none for it. `bits` are `4bit` (NF4, scales quantised once more) or `8bit`
-    (LLM.int8); 4-bit maps are multiplied in `dtype`.
+    Skip the task head: `transformers` 5.24 would quantise a new one too, and leave it without weights, as the
+    checkpoint has none for it. `bits` are `4bit` (NF4, scales quantised once more) or `8bit` (LLM.int8);
+    4-bit maps are multiplied in `dtype`.
     """
     compute_dtype = {"bnb_4bit_compute_dtype": dtype} if bits == "4bit" else {}
     return transformers.BitsAndBytesConfig(
@@ -182,21 +183,16 @@ def quantisation_config(bits: str, skipped: Iterable[str], *, dtype: str) -> Any
 
 
 def output_layer_names(module: nn.Module) -> tuple[str, ...]:
-    """The name of a language model's output layer, which is not quantised, as in QLoRA; else none."""
+    """Name a language model's output layer, which is not quantised, as in QLoRA; other models have none."""
     output = cast(Any, getattr(module, "get_output_embeddings", lambda: None))()
     return tuple(name for name, child in module.named_modules() if output is not None and child is output)
 
 
 def left_by_bitsandbytes(module: nn.Module, bits: str, *, n_weights: int, dtype: str) -> str | None:
-    """A sentence about the experts of a mixture that stay plain; None where they are a small share.
+    """Say how many weights stay plain as experts in one parameter; None if they are a small share.
 
     `transformers` 5 holds all experts of a layer in one parameter; bitsandbytes replaces linear maps only.
-
-    Args:
-        module: The model, or its skeleton.
-        bits: The value of `--quantize`.
-        n_weights: Of the whole model.
-        dtype: What they stay in.
+    `module` may be a skeleton; `n_weights` counts the whole model, and plain weights have the format `dtype`.
     """
     n_left = expert_weights(module)
     if n_left < _FEW_EXPERTS * n_weights:
@@ -207,47 +203,45 @@ def left_by_bitsandbytes(module: nn.Module, bits: str, *, n_weights: int, dtype:
 
 
 def expert_weights(module: nn.Module) -> int:
-    """The number of weights in parameters that hold several matrices, one for each expert."""
+    """Count the weights in parameters that hold several matrices, one for each expert."""
     parts = [part for part in module.modules() if not isinstance(part, nn.modules.conv._ConvNd)]
     stacks = {id(p): p.numel() for part in parts for p in part.parameters(recurse=False) if p.ndim == 3}
     return sum(stacks.values())
 
 
 def quantised_owners(module: nn.Module, parameter_names: Iterable[str]) -> tuple[str, ...]:
-    """The bitsandbytes maps that parameters of these names belong to."""
+    """List the bitsandbytes maps that parameters of these names belong to."""
     owners = dict.fromkeys(name.rpartition(".")[0] for name in sorted(parameter_names))
     types = {name: type(module.get_submodule(name)) for name in owners}
     return tuple(name for name, kind in types.items() if kind.__module__.startswith("bitsandbytes."))
 
 
 def widen_norms(module: nn.Module) -> None:
-    """Hold the norms of torch in float32, as they refuse inputs of a wider format than theirs on a CPU."""
+    """Convert torch's norms to float32; on a CPU they refuse inputs of a wider format than theirs."""
     for part in module.modules():
         if isinstance(part, _NORMS):
             part.float()
 
 
 def unquantised_modules(module: nn.Module) -> tuple[str, ...]:
-    """The modules that were skipped when bitsandbytes quantised the model."""
+    """List the modules that were skipped when bitsandbytes quantised the model."""
     config = getattr(getattr(module, "config", None), "quantization_config", None)
     return tuple(getattr(config, "llm_int8_skip_modules", None) or ())
 
 
 def stop_mutation(module: nn.Module) -> Callable[[], None]:
-    """Stop bitsandbytes layers mutating; returns an undo function.
-
-    Six faults of bitsandbytes 0.50.2 and `peft` 0.21.2 are prevented:
+    """Work around six faults of bitsandbytes 0.50.2 and `peft` 0.21.2; returns a function that undoes it.
 
     - On CPUs with AVX-512 for bfloat16, a 4-bit map repacks its weight, rounded, when it is first evaluated,
       and no gradient passes through it any more. Its flag is turned off.
-    - A 4-bit map that was made to compute in float16 passes gradients on in it, where those below 6e-8 are 0,
-      as nothing here scales them up. It computes in float32.
+    - A 4-bit map that computes in float16 loses gradients below 6e-8, as nothing here scales them up. It is
+      made to compute in float32.
     - The bias of a 4-bit map takes on the compute dtype at the first call. It is cast beforehand.
     - The bias of an 8-bit map takes on the type of its inputs at each call. A hook puts it back.
     - On a CPU `peft` loses the scales of an 8-bit map when it dequantises it, as DoRA does at each step. A
       hook restores them.
-    - A training 8-bit map keeps its input for the gradient of its weight, which is frozen, where neither
-      checkpointing frees it nor a hook of saved tensors sees it. A hook lets go of it.
+    - A training 8-bit map keeps its input for the gradient of its weight, which is frozen; checkpointing does
+      not free it. A hook lets go of it.
     """
     maps = [cast(Any, child) for child in module.modules() if n_bits(child)]
     halved = [layer for layer in maps if getattr(layer, "compute_dtype", None) is torch.float16]
@@ -265,9 +259,17 @@ def stop_mutation(module: nn.Module) -> Callable[[], None]:
         if bias is not None and layer.bias is not None:
             layer.bias.data = bias
 
+    def drop_input(layer: Any, inputs: Any, output: Any) -> None:
+        node = cast(Any, getattr(output, "grad_fn", None))
+        name = type(node).__name__
+        if name == "MatMul8bitLtBackward" and not node.is_empty:
+            node.tensors = (None, None, None)
+        elif name == "MatMul8bitFpBackward":
+            node.A = None
+
     hooks = [layer.register_forward_pre_hook(restore_scales) for layer, _ in in_8_bits]
     hooks += [layer.register_forward_hook(partial(restore_bias, bias)) for layer, bias in in_8_bits]
-    hooks += [layer.register_forward_hook(_drop_input) for layer, _ in in_8_bits]
+    hooks += [layer.register_forward_hook(drop_input) for layer, _ in in_8_bits]
     for layer, repacks, bias in states:
         if repacks is not None:
             setattr(layer, _REPACKS, False)
@@ -288,21 +290,12 @@ def stop_mutation(module: nn.Module) -> Callable[[], None]:
     return undo
 
 
-def _drop_input(layer: Any, inputs: Any, output: Any) -> None:
-    node = cast(Any, getattr(output, "grad_fn", None))
-    name = type(node).__name__
-    if name == "MatMul8bitLtBackward" and not node.is_empty:
-        node.tensors = (None, None, None)
-    elif name == "MatMul8bitFpBackward":
-        node.A = None
-
-
 @contextlib.contextmanager
 def rows_independent(module: nn.Module) -> Iterator[None]:
-    """A context in which 8-bit maps round each row by itself, whatever outliers other rows have."""
-    maps = [cast(Any, child) for child in module.modules() if n_bits(child) == 8]
-    thresholds = [(layer.state, layer.state.threshold) for layer in maps]
-    for state, _ in thresholds:
+    """Let 8-bit maps round each row by itself inside a context, whatever outliers other rows have."""
+    states = [cast(Any, child).state for child in module.modules() if n_bits(child) == 8]
+    thresholds = [(state, state.threshold) for state in states]
+    for state in states:
         state.threshold = 0.0
     try:
         yield
@@ -312,7 +305,7 @@ def rows_independent(module: nn.Module) -> Iterator[None]:
 
 
 def require_working_kernels(module: nn.Module, name: str) -> None:
-    """Raise a ModelError if bitsandbytes computes a map wrong or not at all; tries one map of each shape."""
+    """Raise ModelError if bitsandbytes computes a map wrong or not at all; tries one map of each shape."""
     maps = [(shape, child) for child in module.modules() if n_bits(child) and (shape := map_shape(child))]
     if not maps:
         raise ModelError(f"{name} has no linear map that bitsandbytes quantises; leave --quantize out.")
@@ -328,7 +321,7 @@ def require_working_kernels(module: nn.Module, name: str) -> None:
 
 
 def _find_fault(layer: nn.Module, n_in: int) -> str | None:
-    """Why a map is unusable: it raises, or its outputs differ from those of its dequantised weight."""
+    """Say why a map is unusable: it raises, or its outputs differ from those of its dequantised weight."""
     weight = cast(torch.Tensor, plain_weight(layer)).float()
     rows = torch.randn(1, _PROBE_ROWS, n_in, generator=torch.Generator().manual_seed(0)).to(weight.device)
     bias = cast("torch.Tensor | None", layer.bias)
@@ -353,7 +346,7 @@ def _find_fault(layer: nn.Module, n_in: int) -> str | None:
 
 
 def conv1d_to_linear(module: nn.Module) -> None:
-    """Replace GPT-2's Conv1D by linear maps, in place, as bitsandbytes does; for a model without weights."""
+    """Replace GPT-2's Conv1D by linear maps, as bitsandbytes does, in a model without weights."""
     for name, child in list(module.named_modules()):
         if isinstance(child, Conv1D):
             n_in, n_out = child.weight.shape
@@ -362,9 +355,9 @@ def conv1d_to_linear(module: nn.Module) -> None:
 
 
 def dequantise(module: nn.Module, *, device: str | None = None, dtype: torch.dtype = torch.float32) -> None:
-    """Replace bitsandbytes maps by plain ones with the weights that they computed with, in place.
+    """Replace bitsandbytes maps in place by plain ones with the same weights, in the format `dtype`.
 
-    The plain weights, in the number format `dtype`, go to the device; None leaves them where they are.
+    The plain weights go to the device; None leaves them on theirs.
     """
     for name, child in list(module.named_modules()):
         if not n_bits(child):
@@ -378,9 +371,8 @@ def dequantise(module: nn.Module, *, device: str | None = None, dtype: torch.dty
             plain = nn.Linear(n_in, n_out, bias=child.bias is not None)
         plain.weight = nn.Parameter(weight, requires_grad=False)
         if child.bias is not None:
-            plain.bias = nn.Parameter(
-                cast(torch.Tensor, child.bias).to(device).to(dtype), requires_grad=False
-            )
+            bias = cast(torch.Tensor, child.bias).to(device).to(dtype)
+            plain.bias = nn.Parameter(bias, requires_grad=False)
         module.set_submodule(name, plain.train(child.training))
     quantiser = cast(Any, getattr(module, "hf_quantizer", None))
     if quantiser is not None and not any(map(is_quantised, module.modules())):  # GGUF has one too

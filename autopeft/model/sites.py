@@ -33,74 +33,68 @@ _BEHIND = 10**6  # the blocks of a stage: a map between two stages
 
 
 def head_names(module: nn.Module) -> tuple[str, ...]:
-    """The modules with parameters that stand beside the base model inside a task model.
+    """List the modules of a task model that make up its head.
 
-    A language model's output layer was pretrained with the base model and belongs to it. CLIP's and
-    SigLIP's image classifiers hold their tower under another name than `base_model_prefix`. A timm model
-    inside its wrapper of transformers holds its head itself, and names it.
+    1. A language model has none: its output layer was pretrained with the base model and belongs to it.
+    2. A timm model inside its wrapper of transformers names its head itself.
+    3. Otherwise the head is what stands beside the base model and has parameters. CLIP's and SigLIP's image
+       classifiers hold the base model under another name than `base_model_prefix`.
     """
     prefix = getattr(module, "base_model_prefix", "")
-    kind = type(module).__name__
-    if kind.endswith(_LANGUAGE_MODELS):
+    if type(module).__name__.endswith(_LANGUAGE_MODELS):
         return ()
     if is_task_model(module) and hasattr(getattr(module, prefix, None), "get_classifier"):
         classifiers = cast(Any, module.get_submodule(prefix)).get_classifier()
-        if not isinstance(classifiers, list | tuple):  # as a distilled one gives, which has two
+        if not isinstance(classifiers, list | tuple):  # a distilled model returns two
             classifiers = [classifiers]
-        named = (
-            (name, child) for name, child in module.named_modules() if any(child is c for c in classifiers)
-        )
-        return tuple(name for name, child in named if any(True for _ in child.parameters()))
-    children = dict(module.named_children())
-    if prefix not in children:
-        return tuple(name for name in _HEADS if name in children and is_task_model(module))
-    return tuple(
-        name for name, child in children.items() if name != prefix and any(True for _ in child.parameters())
-    )
+        named = [entry for entry in module.named_modules() if any(entry[1] is c for c in classifiers)]
+    else:
+        named = [(name, child) for name, child in module.named_children() if name != prefix]
+        if prefix not in dict(module.named_children()):
+            return tuple(name for name, _ in named if name in _HEADS and is_task_model(module))
+    return tuple(name for name, child in named if any(True for _ in child.parameters()))
 
 
 def is_task_model(module: nn.Module) -> bool:
-    """Whether a model has a head for a task, which its class is named after."""
+    """Whether a model has a head for a task, by the name of its class."""
     return any(task in type(module).__name__ for task in _TASK_MODELS)
 
 
 def untrained_modules(module: nn.Module, untrained: Iterable[str], *, head: Sequence[str]) -> tuple[str, ...]:
-    """Linear maps and norms outside the head for which the checkpoint has no weights, such as a pooler."""
+    """List linear maps and norms outside the head of which the checkpoint lacks weights, such as a pooler."""
     parents = dict.fromkeys(name.rpartition(".")[0] for name in sorted(untrained))
     outside = [name for name in parents if not f"{name}.".startswith(tuple(f"{part}." for part in head))]
     return tuple(name for name in outside if _site(name, module.get_submodule(name)) is not None)
 
 
 def list_sites(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Site, ...]:
-    """Every linear map, norm and expert parameter of a model with its role and depth, in the model's order.
+    """List every linear map, norm and expert parameter of a model with its role and depth, in model order.
 
-    The output layer of a language model is no site, nor is a router, or a map that `peft` refuses. The layers
-    of a decoder are numbered on from those of its encoder, as are those of stacks of one class.
-
-    Modules in `exclude`, such as the task head, are no sites, with all modules inside them. Meta tensors are
-    fine.
+    Not listed are the output layer of a language model, routers, maps that `peft` refuses, and what lies in
+    modules of `exclude`, such as the task head. The layers of a decoder are numbered on from those of its
+    encoder, as are those of stacks of one class. Meta tensors are fine.
     """
     sites: list[Site] = []
-    family = str(getattr(getattr(module, "config", None), "model_type", ""))
     for name, child in _base_modules(module, exclude):
-        site = _site(name, child, family=family)
+        site = _site(name, child)
         sites += [site] if site is not None else _expert_sites(name, child, module)
     ends = {_last_part(site.name) for site in sites if site.kind == "linear"}
-    taken = {end for end in ends if rewrites_targets({end}, module)}
+    rewritten = {end for end in ends if rewrites_targets({end}, module)}
+    refused = {site.name for site in sites if site.kind == "linear" and _is_refused(site.name, module)}
     sites = [
-        replace(site, taken_for_expert=site.kind == "linear" and _last_part(site.name) in taken)
+        replace(site, taken_for_expert=site.kind == "linear" and _last_part(site.name) in rewritten)
         for site in sites
+        if site.name not in refused
     ]
-    sites = [site for site in sites if not (site.kind == "linear" and _is_refused(site, module))]
     return _with_depths(sites, module)
 
 
 def unreachable_weights(
     module: nn.Module, sites: Iterable[Site], *, exclude: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """Names of weight matrices at which no adapter fits: no sites, embeddings, convolutions, head or output.
+    """Name the weight matrices at which no adapter fits, with layer numbers folded: `h.*.router.weight`.
 
-    Layer numbers are folded: `h.*.router.weight`.
+    Left out are sites, embeddings, convolutions, the head and the output layer.
     """
     known_sites = {site.name for site in sites}
     names = []
@@ -110,18 +104,14 @@ def unreachable_weights(
         for parameter_name, parameter in child.named_parameters(recurse=False):
             full_name = f"{name}.{parameter_name}" if name else parameter_name
             is_vector = "bias" in parameter_name.split("_") or parameter_name.endswith(_VECTORS)
-            is_matrix = (
-                sum(size > 1 for size in parameter.shape) >= 2
-                and parameter.is_floating_point()
-                and not is_vector
-            )
-            if is_matrix and full_name not in known_sites:
+            has_sides = sum(size > 1 for size in parameter.shape) >= 2 and parameter.is_floating_point()
+            if has_sides and not is_vector and full_name not in known_sites:
                 names.append(full_name)
     return folded_names(names)
 
 
 def folded_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Names without the number of the layer, each once.
+    """Replace layer numbers in names by a star, and drop repeated names.
 
     Example:
         >>> folded_names(["h.0.router", "h.1.router"])
@@ -131,10 +121,10 @@ def folded_names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _base_modules(module: nn.Module, exclude: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
-    """The modules by name, but for the excluded ones with their insides and a language model's output layer.
+    """Walk through the modules but for excluded ones, their insides and a language model's output layer.
 
     The output map of torch's MultiheadAttention is left out too: the attention reads its weight directly, so
-    that an adapter there would do nothing.
+    an adapter there would do nothing.
     """
     attentions = [name for name, child in module.named_modules() if isinstance(child, nn.MultiheadAttention)]
     exclude = (*exclude, *(f"{name}.out_proj" for name in attentions))
@@ -145,20 +135,20 @@ def _base_modules(module: nn.Module, exclude: Sequence[str]) -> Iterator[tuple[s
             yield name, child
 
 
-def _site(name: str, module: nn.Module, *, family: str = "") -> Site | None:
-    """The site of a linear map or norm; None for any other module."""
+def _site(name: str, module: nn.Module) -> Site | None:
+    """Make the site of a linear map or norm, without its depth; None for any other module."""
     shape, weight = map_shape(module), getattr(module, "weight", None)
     if shape is None and isinstance(weight, nn.Parameter) and _is_norm(module) and weight.ndim == 1:
         shape = "norm", weight.numel(), weight.numel()
     if shape is None:
         return None
     kind, n_in, n_out = shape
-    role = "norm" if kind == "norm" else role_of(name, n_in, n_out, family=family)
+    role = "norm" if kind == "norm" else role_of(name, n_in, n_out)
     if role == "router":
-        return None  # most give the chosen experts beside their scores, which no adapter takes
+        return None  # most return the indices of experts too, which no adapter takes
     return Site(
         name=name,
-        layer=None,  # `_with_depths` tells it
+        layer=None,
         role=role,
         kind=kind,
         in_features=n_in,
@@ -182,7 +172,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _expert_sites(name: str, module: nn.Module, model: nn.Module) -> list[Site]:
-    """The sites of experts whose weights of one role are stacked in one parameter.
+    """Make the sites of experts whose weights of one role are stacked in one parameter.
 
     The shape is (experts, out, in), or (experts, in, out) by the module's flag `is_transposed`. Llama 4 uses
     the latter without a flag; there the hidden size decides.
@@ -219,20 +209,20 @@ def _last_part(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _is_refused(site: Site, model: nn.Module) -> bool:
+def _is_refused(name: str, model: nn.Module) -> bool:
     """Whether `peft` refuses LoRA at a map: fast kernels of Mamba read the weight of `out_proj` directly."""
-    config = LoraConfig(target_modules=[site.name])
+    config = LoraConfig(target_modules=[name])
     try:
-        LoraModel._check_target_module_compatiblity(None, config, model, _last_part(site.name))
+        LoraModel._check_target_module_compatiblity(None, config, model, _last_part(name))
     except ValueError:
         return True
     return False
 
 
 def _with_depths(sites: Sequence[Site], module: nn.Module) -> tuple[Site, ...]:
-    """Sites with their layers; those of a further stack are numbered on from the stack before it.
+    """Number the layers of sites; a decoder follows its encoder, and a stack one of the same class.
 
-    A decoder follows the encoder beside it, and a stack one of the same class: CANINE has three encoders.
+    CANINE has three encoders, whose layers are counted through.
     """
     numbers = layer_numbers([site.name for site in sites])
     n_layers: dict[str, int] = {}
@@ -243,9 +233,9 @@ def _with_depths(sites: Sequence[Site], module: nn.Module) -> tuple[Site, ...]:
     for stack in n_layers:
         is_decoder, kind = "decoder" in stack.split("."), type(module.get_submodule(stack))
         ends = [
-            start + n_layers[other]
-            for other, start in starts.items()
-            if type(module.get_submodule(other)) is kind or (is_decoder and "encoder" in other.split("."))
+            start + n_layers[lower]
+            for lower, start in starts.items()
+            if type(module.get_submodule(lower)) is kind or (is_decoder and "encoder" in lower.split("."))
         ]
         starts[stack] = max(ends, default=0)
     return tuple(
@@ -257,7 +247,7 @@ def _with_depths(sites: Sequence[Site], module: nn.Module) -> tuple[Site, ...]:
 
 
 def stack_name(site_name: str) -> str:
-    """Name of the module that holds the lists of layers of a site in a layer; empty for the model itself.
+    """Name the module that holds the list of layers in which a site lies; empty for the model itself.
 
     Example:
         >>> stack_name("bert.encoder.layer.3.attention.self.query"), stack_name("layers.3.q")
@@ -267,9 +257,9 @@ def stack_name(site_name: str) -> str:
 
 
 def layer_numbers(names: Iterable[str]) -> dict[str, int]:
-    """Module -> number of its layer, for those in the stack; blocks of several stages are counted on.
+    """Number the layers of modules by name; blocks of several stages are counted through.
 
-    A map between two stages belongs to the last block before it.
+    A map between two stages belongs to the last block before it; modules outside the layers are left out.
 
     Example:
         >>> layer_numbers(["bert.layer.0.q", "bert.layer.1.q", "pooler"])
