@@ -16,7 +16,7 @@ _MEMORY = (
 
 
 def left_bytes(*, root: Path = _ROOT, groups: Path = _GROUPS) -> int:
-    """Bytes of memory that the limits of all its groups leave this process; 2**62 without a limit.
+    """Read how many bytes of memory the limits of its groups leave to this process; 2**62 without a limit.
 
     A container sees its own group as the root. A job of Slurm or systemd lies deeper, with groups around it.
 
@@ -24,15 +24,15 @@ def left_bytes(*, root: Path = _ROOT, groups: Path = _GROUPS) -> int:
         root: Where the groups are mounted.
         groups: The file that names those of this process.
     """
-    left = [2**62]
+    free = [2**62]
     for folder in _folders("memory", root, groups):
         for limit, used, statistics in _MEMORY:
             if (text := _read(folder / limit)).isdigit():
                 cached = re.search(
                     r"^(?:total_)?inactive_file (\d+)", _read(folder / statistics), re.MULTILINE
                 )
-                left.append(int(text) - int(_read(folder / used) or 0) + (int(cached[1]) if cached else 0))
-    return min(left)
+                free.append(int(text) - int(_read(folder / used) or 0) + (int(cached[1]) if cached else 0))
+    return min(free)
 
 
 def allowed_cores(*, root: Path = _ROOT, groups: Path = _GROUPS) -> float | None:

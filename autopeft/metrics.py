@@ -91,9 +91,9 @@ def jackknife(function: Callable[[Floats, Floats], float], truth: Floats, guesse
     if len(truth) == 1:
         return value, (value,)
     pairs = np.concatenate([truth.reshape(len(truth), -1), guesses.reshape(len(truth), -1)], axis=1)
-    _, first, group = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
+    _, distinct, group = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
     rows = np.arange(len(truth))
-    without = np.array([function(truth[rows != i], guesses[rows != i]) for i in first])
+    without = np.array([function(truth[rows != i], guesses[rows != i]) for i in distinct])
     return value, pseudo_values(value, without[group.reshape(-1)])
 
 
@@ -140,9 +140,9 @@ def _balanced_accuracy(truth: Floats, guesses: Floats) -> Scored:
     value = float(shares.sum() / n_known)
     if len(truth) == 1:
         return value, (value,)
-    others = counts[true] - 1  # of the class of each example
-    left = np.divide(hits[true] - is_hit, others, out=np.zeros(len(true)), where=others > 0)
-    without = (shares.sum() - shares[true] + left) / (n_known - (others == 0))
+    n_others = counts[true] - 1  # in the class of each example
+    share = np.divide(hits[true] - is_hit, n_others, out=np.zeros(len(true)), where=n_others > 0)
+    without = (shares.sum() - shares[true] + share) / (n_known - (n_others == 0))
     return value, pseudo_values(value, without)
 
 

@@ -67,9 +67,8 @@ class Process(Executor):
 
     def _new_pool(self) -> ProcessPoolExecutor:
         self._n_begun = _SPAWNED.Value("i", 0)
-        return ProcessPoolExecutor(
-            self.n_workers, _SPAWNED, initializer=_begin, initargs=(self._make, self._n_begun)
-        )
+        arguments = (self._make, self._n_begun)
+        return ProcessPoolExecutor(self.n_workers, _SPAWNED, initializer=_begin, initargs=arguments)
 
     def _replace(self, pool: ProcessPoolExecutor) -> None:
         """Put a new pool in place of a broken one, or say why there is none."""
@@ -99,10 +98,8 @@ def _end(pool: ProcessPoolExecutor) -> list[int | None]:
         process.join(max(0.0, deadline - time.monotonic()))
         process.kill()
         process.join()
-        while (
-            process.exitcode is None and time.monotonic() < deadline
-        ):  # the pool's own thread waits for it too
-            time.sleep(0.01)
+        while process.exitcode is None and time.monotonic() < deadline:
+            time.sleep(0.01)  # the pool's own thread waits for it too
     return [process.exitcode for process in processes.values()]
 
 

@@ -68,7 +68,7 @@ class Ray(Executor):
 
     def _open(self, make: Callable[[int], Function], *, uses_gpu: bool) -> None:
         """Start actors; SpecError where the cluster has fewer cores or GPUs than they need."""
-        with _as_before():
+        with _environment_restored():
             import ray
 
             if not ray.is_initialized():
@@ -140,20 +140,20 @@ class Ray(Executor):
 
 
 @contextlib.contextmanager
-def _as_before() -> Iterator[None]:
-    """A context for importing Ray and starting a cluster; environment and SIGTERM are as before after it.
+def _environment_restored() -> Iterator[None]:
+    """A context for importing Ray and starting a cluster; restores environment and SIGTERM at its end.
 
     Actors of a cluster of this machine import what this process can import. Ray would print the death of a
     worker on stdout, where results belong, and its workers would give way to every other program (niceness
     15), though the search waits for them.
     """
-    before, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)
+    environment, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)
     defaults = {"RAY_DEDUP_LOGS_SKIP_REGEX": ".*", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
-    os.environ.update({**defaults, **before, "PYTHONPATH": os.pathsep.join(sys.path)})
+    os.environ.update({**defaults, **environment, "PYTHONPATH": os.pathsep.join(sys.path)})
     try:
         yield
     finally:
         os.environ.clear()
-        os.environ.update(before)
+        os.environ.update(environment)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)

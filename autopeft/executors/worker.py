@@ -16,7 +16,8 @@ from autopeft.errors import AutopeftError, TrainingError, first_line_of
 Result = TypeVar("Result")
 Function = Callable[..., Any]
 
-_RESIDENT: list[Function] = []  # in a worker: the function that its `make` gave
+# In a worker: the function that its `make` gave. A pool of processes has no other place for it.
+_RESIDENT: list[Function] = []
 
 log = logging.getLogger(__name__)
 

@@ -67,8 +67,8 @@ def _gram(rows: Tensor) -> Tensor:
     return torch.bmm(rows, rows.transpose(1, 2))
 
 
-def _dots(first: Tensor, second: Tensor) -> Tensor:
-    dots: Tensor = torch.linalg.vecdot(first.flatten(1), second.flatten(1))
+def _dots(a: Tensor, b: Tensor) -> Tensor:
+    dots: Tensor = torch.linalg.vecdot(a.flatten(1), b.flatten(1))
     return dots
 
 

@@ -27,8 +27,8 @@ def _term(site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> Te
     if site.kind == "norm":
         of_weight = (normalise(module, inputs) * gradient).sum(dim=(0, 1))
     else:
-        first, second = (inputs, gradient) if isinstance(module, Conv1D) else (gradient, inputs)
-        of_weight = first.flatten(0, 1).T @ second.flatten(0, 1)
+        rows, columns = (inputs, gradient) if isinstance(module, Conv1D) else (gradient, inputs)
+        of_weight = rows.flatten(0, 1).T @ columns.flatten(0, 1)
     return of_weight.mul_(weight.detach()).abs_().sum()
 
 

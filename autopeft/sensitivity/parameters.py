@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,10 +29,14 @@ class _Counts:
         return self.value_by_site
 
 
-def _n_weights(site: Site) -> int:
-    if site.kind == "norm":
-        return site.out_features * (2 if site.has_bias else 1)
-    return site.in_features * site.out_features * site.copies  # without the bias
+def _counts(sites: Sequence[Site]) -> _Counts:
+    counts = {}
+    for site in sites:
+        n_weights = site.in_features * site.out_features * site.copies  # without the bias
+        if site.kind == "norm":
+            n_weights = site.out_features * (2 if site.has_bias else 1)
+        counts[site.name] = float(n_weights)
+    return _Counts(counts)
 
 
 PART = SiteScore(
@@ -39,5 +44,5 @@ PART = SiteScore(
     summary="the number of weights",
     unit="weights",
     reads_examples=False,
-    reducer=lambda sites: _Counts({site.name: float(_n_weights(site)) for site in sites}),
+    reducer=_counts,
 )

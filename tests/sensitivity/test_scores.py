@@ -19,7 +19,7 @@ from toys.sensitivity import (
 
 from autopeft.extension import Score
 from autopeft.sensitivity import MEASURED_KINDS
-from autopeft.sensitivity.parts.halves import rank_correlation
+from autopeft.sensitivity.parts.measure import rank_correlation
 
 by_score = pytest.mark.parametrize("name", SCORES)
 # Filler words per text: with some tokens more, T is on either side of where `fisher` changes its way

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from toys.sensitivity import run_scores, score_by_site
 
-from autopeft.sensitivity.parts.halves import rank_correlation
+from autopeft.sensitivity.parts.measure import rank_correlation
 
 
 def test_halves_are_ranked_against_each_other(bert, task, make_batch):

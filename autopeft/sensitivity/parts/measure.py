@@ -5,19 +5,21 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from autopeft.errors import DataError, SpecError, reason_of
 from autopeft.extension import Batch, Score
 from autopeft.model import is_out_of_memory, release_memory
 from autopeft.model.devices import SavedBytes
 from autopeft.model.user_model import note_flags
-from autopeft.records import SEEN_ENOUGH, Sensitivity
-from autopeft.sensitivity.parts.halves import SplitHalves
+from autopeft.records import SEEN_ENOUGH, Sensitivity, Site, SiteScores
 from autopeft.sensitivity.parts.layout import AmbiguousShapeError, half_of_row, shortened, split_in_half
 from autopeft.sensitivity.parts.visit import ScoredModel, Seen, Visit, find_time_first_sites
 
@@ -57,7 +59,7 @@ def measure(
     model, sites = scored.model, scored.sites
     measured = tuple(site for site in sites if site.kind in MEASURED_KINDS)
     scored = replace(scored, sites=measured)
-    halves = SplitHalves(scores, measured)
+    halves = _Halves(scores, measured)
     runner = _BatchRunner(scored, halves)
     peak_bytes = 0
     needs_examples = any(score.reads_examples for score in scores)
@@ -69,39 +71,130 @@ def measure(
         finally:
             put_back()
     reached = runner.reached - runner.dropped
-    results = halves.result(sites, dropped=runner.dropped, reached=reached, notes=runner.notes)
+    results, notes = halves.result(sites, dropped=runner.dropped, reached=reached)
     names = [site.name for site in measured] if needs_examples else []
     return Sensitivity(
         scores=results,
-        n_examples=halves.n_seen,
-        n_asked=halves.n_seen,
+        n_examples=sum(halves.n_examples),
+        n_asked=sum(halves.n_examples),
         seconds=time.perf_counter() - started,
         peak_bytes=peak_bytes,
         unreachable=tuple(name for name in names if name not in reached),
-        notes=tuple(runner.notes),
+        notes=(*runner.notes, *notes),
     )
 
 
 def _run_until_agreement(
-    runner: _BatchRunner, halves: SplitHalves, batches: Iterable[Batch], model: nn.Module, *, enough: float
+    runner: _BatchRunner, halves: _Halves, batches: Iterable[Batch], model: nn.Module, *, enough: float
 ) -> int:
-    """Run batch after batch until the halves agree; gives the peak of memory in bytes."""
+    """Run batch after batch until the halves agree; returns the peak of memory in bytes."""
     device = next(model.parameters()).device  # which need not be the current one
     is_on_gpu = device.type == "cuda"
     if is_on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
     next_look = _FIRST_LOOK
     stream = iter(batches)
-    first = list(itertools.islice(stream, 2))
-    if len(first) == 1 and len(first[0]["labels"]) > 1:  # a single batch comes in two halves
-        first = [*split_in_half(first[0])]
-    for index, batch in enumerate(itertools.chain(first, stream)):
+    two = list(itertools.islice(stream, 2))
+    if len(two) == 1 and len(two[0]["labels"]) > 1:  # a single batch comes in two halves
+        two = [*split_in_half(two[0])]
+    for index, batch in enumerate(itertools.chain(two, stream)):
         runner.run(batch, index=index)
-        if index % 2 and halves.n_seen >= next_look:
-            next_look = 2 * halves.n_seen
+        if index % 2 and sum(halves.n_examples) >= next_look:
+            next_look = 2 * sum(halves.n_examples)
             if all((rho or 0.0) >= enough for rho in halves.agreements().values()):
                 break
     return torch.cuda.max_memory_allocated(device) if is_on_gpu else runner.peak_bytes + halves.kept_bytes
+
+
+class _Halves:
+    """The reducers of all scores, twice: batches go to the first and to the second half in turn."""
+
+    def __init__(self, scores: Sequence[Score], sites: Sequence[Site]) -> None:
+        self.scores = scores
+        self.reducers = [[score.reducer(sites) for score in scores] for _ in range(2)]
+        self.n_examples = [0, 0]  # that each half has seen
+        self._site_names = [site.name for site in sites]
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the tensors that the reducers have kept."""
+        states = [vars(reducer) for half in self.reducers for reducer in half if hasattr(reducer, "__dict__")]
+        return sum(leaf.nbytes for leaf in tree_leaves(states) if isinstance(leaf, Tensor))
+
+    def agreements(self) -> dict[str, float | None]:
+        """Score name -> Spearman's rho between the halves' values, of the scores that look at examples."""
+        agreements = {}
+        for score, *reducers in zip(self.scores, *self.reducers, strict=True):
+            if score.reads_examples:
+                halves = zip(reducers, self.n_examples, strict=True)
+                values = [reducer.values(max(1, n_examples)) for reducer, n_examples in halves]
+                names = [name for name in self._site_names if name in values[0] or name in values[1]]
+                ranked = ([half.get(name, 0.0) for name in names] for half in values)
+                agreements[score.name] = rank_correlation(*ranked)
+        return agreements
+
+    def result(
+        self, sites: Sequence[Site], *, dropped: frozenset[str], reached: set[str]
+    ) -> tuple[tuple[SiteScores, ...], list[str]]:
+        """The scores of both halves together, and notes on sites that they miss; call it once, at the end.
+
+        Scores are in the order of `sites`. Sites that were `dropped`, since they do not fit into memory, and
+        sites without a value score 0. A score is expected to have a value for all `reached` sites, or for
+        all sites if it reads no examples.
+        """
+        agreements, n_examples = self.agreements(), sum(self.n_examples)
+        results, notes = [], []
+        for score, reducer, other in zip(self.scores, *self.reducers, strict=True):
+            if score.reads_examples:
+                reducer.add(other)
+            values = reducer.values(max(1, n_examples))
+            if score.reads_examples:
+                values = {name: value for name, value in values.items() if name not in dropped}
+            n_missing = len((reached if score.reads_examples else set(self._site_names)) - values.keys())
+            if n_missing:
+                notes.append(f"{score.name} does not measure {n_missing} of the sites; they score 0.")
+            _require_scores(score.name, values)
+            results.append(
+                SiteScores(
+                    name=score.name,
+                    values=tuple(values.get(site.name, 0.0) for site in sites),
+                    split_half=agreements.get(score.name),
+                    n_examples=n_examples if score.reads_examples else 0,
+                )
+            )
+        return tuple(results), notes
+
+
+def _require_scores(score: str, values: Mapping[str, float]) -> None:
+    """Raise SpecError for a value of a score that is not finite, or below 0."""
+    for name, value in values.items():
+        remedy = None
+        if not math.isfinite(value):
+            remedy = "it should be finite and at least 0. Load the model in fp32, or check its weights."
+        elif value < 0:
+            remedy = "a score gives at least 0. Choose another score, or mend this one."
+        if remedy is not None:
+            raise SpecError(f"The score {score} is {value} at {name}; {remedy}")
+
+
+def rank_correlation(a: Sequence[float | None], b: Sequence[float | None]) -> float | None:
+    """Compare the order of two lists of equal length: Spearman's rho in [-1, 1]; ties share their mean rank.
+
+    Pairs where either side is None or not finite (a diverged run) are left out. None is returned where fewer
+    than 3 pairs remain, or one side is constant and so has no order to compare. Below 10 pairs it is a hint.
+
+    Example:
+        >>> rank_correlation([0.1, 0.2, 0.3, float("nan")], [1.0, 2.0, 3.0, 0.0])
+        1.0
+    """
+    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    assert x.shape == y.shape and x.ndim == 1, f"{x.shape} against {y.shape}"
+    is_finite = np.isfinite(x) & np.isfinite(y)
+    x, y = x[is_finite], y[is_finite]
+    if x.size < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    # Rounding can leave the coefficient a hair outside its range.
+    return float(np.clip(stats.spearmanr(x, y).statistic, -1.0, 1.0))
 
 
 class _BatchRunner:
@@ -113,7 +206,7 @@ class _BatchRunner:
     most that autograd held on the CPU.
     """
 
-    def __init__(self, scored: ScoredModel, halves: SplitHalves) -> None:
+    def __init__(self, scored: ScoredModel, halves: _Halves) -> None:
         self._scored, self._halves = scored, halves
         self._largest = 0  # numbers in the largest part whose memory was counted
         self._max_examples: int | None = None  # that fit into memory at once; None: no limit was met
@@ -141,7 +234,7 @@ class _BatchRunner:
                 self.reached |= visit.reached
             else:
                 to_do.append((part, frozenset(visit.seen)))
-        self._halves.count(index % 2, len(batch["labels"]))
+        self._halves.n_examples[index % 2] += len(batch["labels"])
 
     def _is_too_large(self, part: Batch) -> bool:
         """Whether a part has more examples, or more tokens, than go through the model at once."""
