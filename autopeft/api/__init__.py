@@ -138,7 +138,7 @@ def analyze(
             return commands.analyze(
                 request,
                 scores=[scores] if isinstance(scores, str) else list(scores or ()),
-                given=given,
+                explicit=given,
                 max_examples=max_examples,
                 out=None if out is None else Path(out),
                 memory=memory,
@@ -180,7 +180,7 @@ def suggest(
         settings |= {} if budget is None else {"budget": budget}
         request, given, memory = _resolve(None, settings, model=model, data=data, tokenizer=tokenizer)
         with _lent(memory):
-            return commands.suggest(request, given=given, memory=memory)
+            return commands.suggest(request, explicit=given, memory=memory)
 
 
 def load_result(folder: str | Path) -> Result:

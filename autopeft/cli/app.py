@@ -173,7 +173,7 @@ def analyze(
 
         names = [name.strip() for name in scores.split(",")]
         out = out or (None if spec.output.out is None else Path(spec.output.out))
-        analysis = commands.analyze(spec, scores=names, given=given, max_examples=max_examples, out=out)
+        analysis = commands.analyze(spec, scores=names, explicit=given, max_examples=max_examples, out=out)
         if as_json:
             print_json(results.analysis_json(analysis))
         else:

@@ -71,7 +71,7 @@ def analyze(
     spec: RunSpec,
     *,
     scores: Sequence[str],
-    given: frozenset[str] = frozenset(),
+    explicit: frozenset[str] = frozenset(),
     max_examples: int | None = None,
     out: Path | None = None,
     memory: InMemory = NAMED,
@@ -81,7 +81,7 @@ def analyze(
     Args:
         spec: The settings of the run.
         scores: Names of scores, at least one; the first one decides the suggested plan.
-        given: Dotted names of the settings that the user gave, as for a search.
+        explicit: Dotted names of the settings that the user set, as for a search.
         max_examples: Upper limit on the examples to score; None allows 5 % of the cost of a full run.
         out: Folder for sensitivity.csv, heat.svg and suggestion.yaml, empty or absent; None writes nothing.
         memory: Model and dataset that were passed as objects, as for a search.
@@ -93,20 +93,19 @@ def analyze(
         BudgetError: The budget does not even pay for rank 1 at one site.
         AutopeftError: Data or model cannot be used, as for a search.
     """
-    known = discover("autopeft.sensitivity")
-    names = [known[name].name for name in dict.fromkeys(scores)]
+    installed = discover("autopeft.sensitivity")
+    names = [installed[name].name for name in dict.fromkeys(scores)]
     if not names:
-        raise SpecError(f"No score is named; pass one or more of {', '.join(sorted(known))}.")
+        raise SpecError(f"No score is named; pass one or more of {', '.join(sorted(installed))}.")
     require_some(max_examples)
     if out is not None:
         refuse_files(out)
-    prepared = prepare(with_demo_settings(spec, given), memory=memory)
+    prepared = prepare(with_demo_settings(spec, explicit), memory=memory)
     sites = prepared.base.sites
     site_names = [site.name for site in sites]
-    suggest_plan(prepared, dict.fromkeys(site_names, 1.0))  # raises on an impossible budget before any work
+    plan_by_score(prepared, dict.fromkeys(site_names, 1.0))  # raises on an impossible budget before any work
     scored = sensitivity(prepared, names, max_examples=max_examples)
-    first = scored.scores[0]
-    by_site = dict(zip(site_names, first.values, strict=True))
+    by_site = dict(zip(site_names, scored.scores[0].values, strict=True))
     analysis = Analysis(
         spec=spec,
         base_model=prepared.base.name,
@@ -115,23 +114,21 @@ def analyze(
         sites=sites,
         sensitivity=scored,
         budget=prepared.budget,
-        suggestion=suggest_plan(prepared, by_site),
+        suggestion=plan_by_score(prepared, by_site),
     )
     if out is None:
         return analysis
+    files = [out / name for name in ("sensitivity.csv", "heat.svg", "suggestion.yaml")]
     title = f"{analysis.base_model} on {analysis.data}"
-    write_text(out / "sensitivity.csv", report.sensitivity_csv(sites, analysis.scores))
-    write_text(out / "heat.svg", report.heat_svg(sites, analysis.scores, title=title))
-    write_plan(out / "suggestion.yaml", analysis.suggestion, header=_header(analysis))
-    files = ("sensitivity.csv", "heat.svg", "suggestion.yaml")
-    return replace(analysis, files=tuple(str(out / name) for name in files))
+    write_text(files[0], report.sensitivity_csv(sites, analysis.scores))
+    write_text(files[1], report.heat_svg(sites, analysis.scores, title=title))
+    write_plan(files[2], analysis.suggestion, header=_header(analysis))
+    return replace(analysis, files=tuple(map(str, files)))
 
 
-def suggest_plan(prepared: Prepared, scores: dict[str, float]) -> PlanDocument:
-    """LoRA ranks by score per parameter, at the middle of LoRA's learning rates."""
-    spec = prepared.spec
-    lora_space = space.load(spec.search.space, known_methods=prepared.methods, only=(BASELINE_METHOD,))
-    feasible, context = fit_to_budget(prepared, lora_space)
+def plan_by_score(prepared: Prepared, scores: dict[str, float]) -> PlanDocument:
+    """Allocate LoRA ranks by score per parameter, at the middle of LoRA's learning rates."""
+    feasible, context = _lora_space(prepared)
     low, high = space.learning_rates(feasible, BASELINE_METHOD, prepared.methods)
     policy = Policy(
         method=BASELINE_METHOD,
@@ -142,13 +139,22 @@ def suggest_plan(prepared: Prepared, scores: dict[str, float]) -> PlanDocument:
     return plan_document(prepared, space.plan_of(policy, replace(context, scores=scores)))
 
 
+def _lora_space(prepared: Prepared) -> tuple[space.Space, space.AllocationContext]:
+    """The part of the search space that has LoRA, fitted to the budget."""
+    lora = space.load(prepared.spec.search.space, known_methods=prepared.methods, only=(BASELINE_METHOD,))
+    return fit_to_budget(prepared, lora)
+
+
 def _header(analysis: Analysis) -> str:
+    """The comment above the suggested plan: it was not tested, and the commands that would test it."""
     command = " ".join(analysis.search_command.split())  # a name may hold a line break
     test = train_command(Path("suggestion.yaml"), analysis.spec.model, analysis.spec.data)
-    first = analysis.scores[0]
-    basis = f"without a score, as {first.name} is 0 at every site" if first.is_zero else ""
+    score = analysis.scores[0]
+    basis = f"by the score {score.name} alone"
+    if score.is_zero:
+        basis = f"without a score, as {score.name} is 0 at every site"
     return (
-        f"# UNTESTED: laid out {basis or f'by the score {first.name} alone'}; nothing was trained.\n"
+        f"# UNTESTED: laid out {basis}; nothing was trained.\n"
         f"# LoRA, ranks by score per parameter, the middle of LoRA's learning rates.\n"
         f"# Test it:       {test}\n"
         f"# Look for more: {command}\n"
@@ -181,8 +187,8 @@ class Suggestion:
         )
 
 
-def suggest(spec: RunSpec, *, given: frozenset[str] = frozenset(), memory: InMemory = NAMED) -> Suggestion:
-    """LoRA of even ranks that spend the budget: the first plan of a search.
+def suggest(spec: RunSpec, *, explicit: frozenset[str] = frozenset(), memory: InMemory = NAMED) -> Suggestion:
+    """Spend the budget on LoRA of even ranks, which is the first plan of a search.
 
     Raises:
         SpecError: The settings name methods without LoRA, or a folder to write to.
@@ -190,10 +196,20 @@ def suggest(spec: RunSpec, *, given: frozenset[str] = frozenset(), memory: InMem
         BudgetError: The budget does not pay for rank 1 at one site.
         AutopeftError: Data or model cannot be used, as for a search.
     """
-    _require_lora_alone(spec, given)
-    prepared = prepare(with_demo_settings(spec, given), memory=memory)
-    lora_space = space.load(spec.search.space, known_methods=prepared.methods, only=(BASELINE_METHOD,))
-    feasible, context = fit_to_budget(prepared, lora_space)
+    installed: Mapping[str, Method] = discover("autopeft.methods")
+    names = [installed[name].name for name in spec.search.methods]
+    if names and BASELINE_METHOD not in names:
+        raise SpecError(
+            f"--methods is {', '.join(names)}, and a suggestion is always "
+            f"{installed[BASELINE_METHOD].label}; leave methods out, or let autopeft.search compare them."
+        )
+    if "output.out" in explicit:
+        raise SpecError(
+            f"--out is {spec.output.out}, and a suggestion writes no files; leave it out, and write its "
+            "config with suggestion.config.save_pretrained(folder)."
+        )
+    prepared = prepare(with_demo_settings(spec, explicit), memory=memory)
+    feasible, context = _lora_space(prepared)
     (_, policy), *_ = space.first_policies(feasible, prepared.task.defaults.family, context)
     document = plan_document(prepared, space.plan_of(policy, context))
     (config,) = model.for_task(
@@ -203,19 +219,3 @@ def suggest(spec: RunSpec, *, given: frozenset[str] = frozenset(), memory: InMem
         head_names=prepared.base.head_names,
     )
     return Suggestion(config=config, learning_rate=document.plan.learning_rate, document=document)
-
-
-def _require_lora_alone(spec: RunSpec, given: frozenset[str]) -> None:
-    """Raise an error for settings that a suggestion would ignore: methods without LoRA, a folder."""
-    known: Mapping[str, Method] = discover("autopeft.methods")
-    names = [known[name].name for name in spec.search.methods]
-    if names and BASELINE_METHOD not in names:
-        raise SpecError(
-            f"--methods is {', '.join(names)}, and a suggestion is always {known[BASELINE_METHOD].label}; "
-            "leave methods out, or let autopeft.search compare them."
-        )
-    if "output.out" in given:
-        raise SpecError(
-            f"--out is {spec.output.out}, and a suggestion writes no files; leave it out, and write its "
-            "config with suggestion.config.save_pretrained(folder)."
-        )

@@ -20,7 +20,6 @@ from autopeft.records import ModelSpec
 from autopeft.run.prepare import methods_for
 from autopeft.store import read_plan
 
-__all__ = ["Count", "count"]
 COMPARED_ON = "a100-80gb"  # the card whose step times are compared; chosen by hand
 _FULL_BYTES = 2  # of a weight in bfloat16, in which full fine-tuning is estimated
 
@@ -37,21 +36,17 @@ def count(path: Path, *, model_id: str | None = None, revision: str | None = Non
         SpecError: `path` cannot be read, or no base model is named.
         SiteError: The config does not fit the model.
     """
-    discover("autopeft.methods")  # a method may register its own type with `peft`
+    methods = discover("autopeft.methods")  # one of them may register its own type with `peft`
     with model.quiet_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the notes say what `peft` warns of while it attaches
-        if adapters.is_adapter(path):
-            files = adapters.read_configs(path)
-            configs = [file.config for file in files]
-            named = ModelSpec() if model_id else adapters.base_model_of(configs, path=path)
-            spec = _model_spec(named, model_id=model_id, revision=revision)
-            base = model.load_skeleton(spec, auto_class=adapters.auto_class_of(configs))
-            dtype = getattr(base.module.config, "dtype", None) or torch.float32
-            base.module.to(dtype)  # as transformers loads it
-            return adapters.count_configs(files, base, path=path)
+        part, spec = read_trained_part(str(path), model_id=model_id, revision=revision)
+        if part.files:
+            auto_class = adapters.auto_class_of([file.config for file in part.files])
+            base = model.load_skeleton(spec, auto_class=auto_class)
+            base.module.to(getattr(base.module.config, "dtype", None) or torch.float32)  # as it is loaded
+            return adapters.count_configs(part.files, base, path=path)
         document = read_plan(path)
-        spec = _model_spec(document.model, model_id=model_id, revision=revision)
-        task, methods = discover("autopeft.tasks")[document.task.name], discover("autopeft.methods")
+        task = discover("autopeft.tasks")[document.task.name]
         base = _with_head(spec, auto_class=task.auto_class, head_params=document.head_params)
         base.module.float()  # as plans are trained
         adapters.check_plan(document.plan, base, methods)
@@ -65,9 +60,9 @@ def count(path: Path, *, model_id: str | None = None, revision: str | None = Non
 
 
 def _with_head(spec: ModelSpec, *, auto_class: str, head_params: int) -> BaseModel:
-    """The skeleton whose head has so many parameters; a plan does not say for how many labels it is.
+    """Load the skeleton whose head has so many parameters; a plan does not say for how many labels it is.
 
-    Heads grow by the same number with every label. The usual head where no number of labels fits.
+    Heads grow by the same number with every label. If no number of labels fits, the head is the usual one.
     """
     base = model.load_skeleton(spec, auto_class=auto_class)
     n_labels = getattr(base.module.config, "num_labels", None)
@@ -75,17 +70,10 @@ def _with_head(spec: ModelSpec, *, auto_class: str, head_params: int) -> BaseMod
         return base
     larger = model.load_skeleton(spec, auto_class=auto_class, n_labels=n_labels + 1)
     label_params = larger.head_params - base.head_params
-    n_more, rest = divmod(head_params - base.head_params, label_params) if label_params else (0, 1)
-    if rest or n_labels + n_more < 1:
+    n_more, remainder = divmod(head_params - base.head_params, label_params) if label_params else (0, 1)
+    if remainder or n_labels + n_more < 1:
         return base
     return model.load_skeleton(spec, auto_class=auto_class, n_labels=n_labels + n_more)
-
-
-def _model_spec(named: ModelSpec, *, model_id: str | None, revision: str | None) -> ModelSpec:
-    """The named base model; `model_id` and `revision` replace its id and revision, not its quantisation."""
-    if model_id is None:
-        return named.model_copy(update={"revision": revision or named.revision})
-    return named.model_copy(update={"id": model_id, "revision": revision})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,20 +92,18 @@ class Counted:
 
 
 def count_steps(words: Sequence[str], *, model_id: str | None, revision: str | None) -> dict[str, Counted]:
-    """Several trained parts on one base model, which the first may name, by their words; timed on one card.
+    """Count several trained parts on one base model, which the first may name; their steps are timed on one card.
 
     Raises what `count_step` raises.
     """
-    rates, (first, *others) = estimate.rates_of(COMPARED_ON), words
-    _, named = read_trained_part(first, model_id=model_id, revision=revision)
+    rates = estimate.rates_of(COMPARED_ON)
+    _, spec = read_trained_part(words[0], model_id=model_id, revision=revision)
     # A plan of the demo model names none.
-    other_id = named.id or model.DEMO_HUB_ID
-    for word in others:  # an unknown one is refused before a model is built
-        read_trained_part(word, model_id=other_id, revision=named.revision)
-    compared = {first: count_step(first, model_id=model_id, revision=revision, rates=rates)}
-    for word in others:
-        compared[word] = count_step(word, model_id=other_id, revision=named.revision, rates=rates)
-    return compared
+    base = {"model_id": spec.id or model.DEMO_HUB_ID, "revision": spec.revision}
+    for word in words[1:]:  # an unknown one is refused before a model is built
+        read_trained_part(word, **base)
+    compared = {words[0]: count_step(words[0], model_id=model_id, revision=revision, rates=rates)}
+    return compared | {word: count_step(word, **base, rates=rates) for word in words[1:]}
 
 
 def count_step(
@@ -128,7 +114,7 @@ def count_step(
     rates: Rates | None = None,
     max_kernels: int = estimate.SLOW_KERNELS,
 ) -> Counted:
-    """What a plan, a run, configs or a word such as `lora_r16` or `full` trains; `rates` time its step.
+    """Count what a plan, a run, configs or a word such as `lora_r16` or `full` trains; `rates` time its step.
 
     A step whose replay takes more than `max_kernels` is left out, with a note.
 
@@ -138,7 +124,7 @@ def count_step(
     """
     part, spec = read_trained_part(word, model_id=model_id, revision=revision)
     counted = None
-    if part.method is None and not part.is_full:  # first, since it checks the plan
+    if part.method is None and not part.is_full:  # before the estimate, since it checks the plan
         counted = count(Path(word), model_id=model_id, revision=revision)
         servers = part.servers(part.plan, discover("autopeft.methods"))
     step, described, reason = None, None, ""
@@ -152,33 +138,30 @@ def count_step(
         notes = (reason,) if error.is_slow else ()
     except SpecError as error:  # a fault of what is trained or of the model is raised again below
         reason = str(error)
-    if counted is None:
-        counted, servers = _count_word(part, spec, described)
+    if counted is None and described is not None:
+        counted, servers = described.count or _whole(described, part), described.servers
+    elif counted is None:
+        counted, servers = _count_word(part, spec)
     counted = replace(counted, notes=(*counted.notes, *notes))
     return Counted(count=counted, servers=servers, is_full=part.is_full, step=step, reason=reason)
 
 
-def _count_word(
-    part: TrainedPart, spec: ModelSpec, described: Description | None
-) -> tuple[Count, tuple[str, ...] | None]:
+def _count_word(part: TrainedPart, spec: ModelSpec) -> tuple[Count, tuple[str, ...] | None]:
     """The count of the whole model, or of a method at all sites; its servers."""
-    if described is not None:
-        whole = _whole(described.base_model, described, part)
-        return described.count or whole, described.servers
     methods = discover("autopeft.methods")
     with model.quiet_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         base = model.load_skeleton(spec, auto_class=None)  # its batches are not known, it has no task here
         if part.is_full:
-            return _whole(base.name, base, part), part.servers(None, methods)
+            return _whole(base, part), part.servers(None, methods)
         plan = part.on(base, methods)
         counted = adapters.count_plan(plan, base, methods, task_type=None)
         return replace(counted, notes=(*counted.notes, *base.remarks)), part.servers(plan, methods)
 
 
-def _whole(name: str, base: BaseModel | Description, part: TrainedPart) -> Count:
+def _whole(base: BaseModel | Description, part: TrainedPart) -> Count:
     return Count(
-        base_model=name,
+        base_model=base.name if isinstance(base, BaseModel) else base.base_model,
         methods=(part.label,),
         trainable_params=base.base_params,
         head_params=base.head_params,

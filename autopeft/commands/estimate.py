@@ -6,11 +6,9 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -27,15 +25,15 @@ from autopeft.run.defaults import with_full_run, with_max_length
 from autopeft.run.prepare import NAMED, load_data
 from autopeft.store import parse_bytes, read_plan
 
-DTYPES: dict[str, Literal["bfloat16", "float32"]] = {
-    "auto": "bfloat16",
-    "bfloat16": "bfloat16",
-    "float32": "float32",
+# The precision that a user can ask for; auto is that of the device.
+_PRECISIONS = {
+    "auto": None,
+    "bfloat16": Precision(dtype="bfloat16"),
+    "float32": Precision(dtype="float32"),
 }
-SWITCH = {"auto": None, "on": True, "off": False}
+_SWITCH = {"auto": None, "on": True, "off": False}
 _LOOPS = ("autopeft", "trainer")
 _BITS = ("none", "4bit", "8bit")
-_DEVICES = ("cuda", "cpu")
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 log = logging.getLogger(__name__)
@@ -107,23 +105,104 @@ class StepEstimate:
     run: RunEstimate | None = None
 
 
-def check_request(request: EstimateRequest) -> None:
+def estimate_step(
+    request: EstimateRequest,
+    *,
+    rates: Rates | None = None,
+    max_kernels: int | None = None,
+    counted: Count | None = None,
+) -> StepEstimate:
+    """Predict memory and time of a training step, and find the settings that a device's memory allows.
+
+    `rates` stand in for those of the device. `max_kernels` limits each replay of a step. `counted` is the
+    count of what is trained, where it is known.
+
+    Raises:
+        UnknownStepError: A step cannot be replayed, or not within `max_kernels`.
+        SpecError: A setting out of range, a file that cannot be read, or no base model.
+        DataError, ModelError: The data, the tokenizer or the device cannot be used.
+        SiteError: The configs do not fit the model.
+    """
+    _check_request(request)
+    device, run = request.device.lower(), request.run
+    on_gpu = not device.startswith("cpu")
+    card = estimate.CARDS.get(device)
+    max_bytes = None if card is None else int(card.gib * 2**30)
+    max_bytes = max_bytes if request.memory is None else parse_bytes(request.memory)
+    methods, tasks = discover("autopeft.methods"), discover("autopeft.tasks")
+    with model.quiet_libraries(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        part, spec = read_trained_part(request.trained, model_id=request.model_id, revision=request.revision)
+        if run.task is not None:
+            if part.task not in (None, run.task):
+                raise SpecError(f"--task is {run.task}, but the plan is for {part.task}; leave --task out.")
+            part = replace(part, task=run.task)
+        precision = _PRECISIONS[request.dtype] or _usual_precision(device, spec)
+        if rates is None:
+            rates = _rates(device, precision)
+
+        @cache
+        def describe(quantize: str) -> Description:
+            setup = estimate.Setup(
+                model=spec.model_copy(update={"quantize": quantize}),
+                dtype=precision.torch_dtype,
+                plain_loop=request.like == "trainer",
+                on_gpu=on_gpu,
+                rates=rates,
+                max_kernels=max_kernels,
+            )
+            return estimate.describe(part, setup, methods=methods, tasks=tasks, counted=counted)
+
+        quantize = request.quantize or spec.quantize
+        rows = None
+        if run.data is not None:
+            task = TaskSpec(
+                name=describe(quantize).task,
+                batch_size=request.batch_size,
+                max_length=request.max_length,
+                epochs=run.epochs,
+                max_steps=run.max_steps,
+            )
+            rows = row_lengths(spec, run.data, task=task, device="cuda" if on_gpu else "cpu")
+        step_request = StepRequest(
+            n_rows=rows.n_rows if rows else request.batch_size,
+            n_tokens=rows.longest if rows else request.max_length,
+            typical_tokens=rows.typical_tokens if rows else None,
+            quantize=quantize,
+            checkpointing=_SWITCH[request.checkpointing],
+            max_bytes=max_bytes,
+        )
+        answer = estimate.answer(step_request, describe)
+    return StepEstimate(
+        part=part,
+        dtype=precision.dtype,
+        like=request.like,
+        on_gpu=on_gpu,
+        answer=answer,
+        rates=rates,
+        run=_run(answer, rows.n_steps if rows else run.max_steps, price=run.price),
+    )
+
+
+def _check_request(request: EstimateRequest) -> None:
     """Refuse words and numbers that a flag does not take."""
     words = {
-        "--dtype": (request.dtype, tuple(DTYPES)),
+        "--dtype": (request.dtype, tuple(_PRECISIONS)),
         "--quantize": ("none" if request.quantize is None else request.quantize, _BITS),
-        "--checkpointing": (request.checkpointing, tuple(SWITCH)),
+        "--checkpointing": (request.checkpointing, tuple(_SWITCH)),
         "--like": (request.like, _LOOPS),
     }
     faults = [
-        f"{flag} is {value!r}, it should be {' or '.join(known)}"
-        for flag, (value, known) in words.items()
-        if value not in known
+        f"{flag} is {value!r}, it should be {' or '.join(allowed)}"
+        for flag, (value, allowed) in words.items()
+        if value not in allowed
     ]
-    device = request.device.lower()
+    device, task, tasks = request.device.lower(), request.run.task, discover("autopeft.tasks")
     if device not in estimate.CARDS and not _DEVICE.fullmatch(device):
         hint = "Did you mean 'cuda'?" if device == "gpu" else ""  # and not cpu, which is as near
-        raise UnknownNameError("device", device, [*_DEVICES, *estimate.CARDS], hint=hint)
+        raise UnknownNameError("device", device, ["cuda", "cpu", *estimate.CARDS], hint=hint)
+    if task is not None and task not in tasks:
+        raise UnknownNameError("task", task, sorted(tasks))
     numbers: dict[str, tuple[float | None, int]] = {
         "--batch-size": (request.batch_size, 1),
         "--max-length": (request.max_length, 2),
@@ -144,127 +223,29 @@ def check_request(request: EstimateRequest) -> None:
         raise SpecError(f"{'; '.join(faults)}.")
 
 
-def estimate_step(
-    request: EstimateRequest,
-    *,
-    rates: Rates | None = None,
-    max_kernels: int | None = None,
-    counted: Count | None = None,
-) -> StepEstimate:
-    """The memory and time of a training step, and the settings that a device's memory allows.
-
-    `rates` stand in for those of the device. `max_kernels` limits each replay of a step. `counted` is the
-    count of what is trained, where it is known.
-
-    Raises:
-        UnknownStepError: A step cannot be replayed, or not within `max_kernels`.
-        SpecError: A setting out of range, a file that cannot be read, or no base model.
-        DataError, ModelError: The data, the tokenizer or the device cannot be used.
-        SiteError: The configs do not fit the model.
-    """
-    check_request(request)
-    request = replace(request, device=request.device.lower())
-    on_gpu = not request.device.startswith("cpu")
-    card = estimate.CARDS.get(request.device)
-    max_bytes = None if card is None else int(card.gib * 2**30)
-    max_bytes = max_bytes if request.memory is None else parse_bytes(request.memory)
-    methods, tasks = discover("autopeft.methods"), discover("autopeft.tasks")
-    with model.quiet_libraries(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        part, spec = read_trained_part(request.trained, model_id=request.model_id, revision=request.revision)
-        part = _with_task(part, request.run.task, known=tasks)
-        precision = _precision(request, spec)
-        dtype = precision.dtype
-        rates = rates or _rates(request.device, precision)
-
-        @cache
-        def describe(quantize: str) -> Description:
-            setup = estimate.Setup(
-                model=spec.model_copy(update={"quantize": quantize}),
-                dtype=getattr(torch, dtype),
-                plain_loop=request.like == "trainer",
-                on_gpu=on_gpu,
-                rates=rates,
-                max_kernels=max_kernels,
-            )
-            return estimate.describe(part, setup, methods=methods, tasks=tasks, counted=counted)
-
-        quantize = request.quantize or spec.quantize
-        rows = _rows(request, spec, task=describe(quantize).task)
-        step_request = StepRequest(
-            n_rows=rows.n_rows if rows else request.batch_size,
-            n_tokens=rows.longest if rows else request.max_length,
-            typical_tokens=rows.typical_tokens if rows else None,
-            quantize=quantize,
-            checkpointing=SWITCH[request.checkpointing],
-            max_bytes=max_bytes,
-        )
-        answer = estimate.answer(step_request, describe)
-    n_steps = rows.n_steps if rows else request.run.max_steps
-    return StepEstimate(
-        part=part,
-        dtype=dtype,
-        like=request.like,
-        on_gpu=on_gpu,
-        answer=answer,
-        rates=rates,
-        run=_run(answer, n_steps, price=request.run.price),
-    )
-
-
-def _with_task(part: TrainedPart, task: str | None, *, known: Collection[str]) -> TrainedPart:
-    """Set the task that the user named, which a plan must have too."""
-    if task is None:
-        return part
-    if task not in known:
-        raise UnknownNameError("task", task, sorted(known))
-    if part.task not in (None, task):
-        raise SpecError(f"--task is {task}, but the plan is for {part.task}; leave --task out.")
-    return replace(part, task=task)
-
-
-def _precision(request: EstimateRequest, spec: ModelSpec) -> Precision:
-    """How the model would compute: as a search does on the card or on this machine, else in bfloat16."""
-    card = estimate.CARDS.get(request.device)
-    if request.dtype != "auto" or (card is None and _is_elsewhere(request.device)):
-        return Precision(dtype=DTYPES[request.dtype])
-    if card is not None:
-        return Precision(dtype=card.dtype)
-    return model.choose_precision(model.config_of(spec), model.find_device(request.device))
-
-
-def _is_elsewhere(device: str) -> bool:
-    """Whether a device is a GPU, and this machine has none."""
-    return device.startswith("cuda") and not torch.cuda.is_available()
+def _usual_precision(device: str, spec: ModelSpec) -> Precision:
+    """How a search computes on the card or on this machine; bfloat16 on a GPU that is neither."""
+    if device in estimate.CARDS:
+        return Precision(dtype=estimate.CARDS[device].dtype)
+    if _is_absent(device):
+        return Precision(dtype="bfloat16")
+    return model.choose_precision(model.config_of(spec), model.find_device(device))
 
 
 def _rates(device: str, precision: Precision) -> Rates | None:
-    """The rates of a card, or of this machine's device, measured; None for a GPU that is not here."""
+    """The rates of a card, or of this machine's device, measured; None for a GPU that is neither."""
     if device in estimate.CARDS:
         return estimate.rates_of(device)
-    if _is_elsewhere(device):
+    if _is_absent(device):
         return None
     place = model.find_device(device)
     with precision.multiplying():
         return estimate.measure_rates(place, precision.torch_dtype)
 
 
-def _rows(request: EstimateRequest, spec: ModelSpec, *, task: str) -> RowLengths | None:
-    run = request.run
-    if run.data is None:
-        return None
-    return row_lengths(
-        spec,
-        run.data,
-        task=TaskSpec(
-            name=task,
-            batch_size=request.batch_size,
-            max_length=request.max_length,
-            epochs=run.epochs,
-            max_steps=run.max_steps,
-        ),
-        device="cpu" if request.device.startswith("cpu") else "cuda",
-    )
+def _is_absent(device: str) -> bool:
+    """Whether a device is a GPU, and this machine has none."""
+    return device.startswith("cuda") and not torch.cuda.is_available()
 
 
 def _run(answer: StepAnswer, n_steps: int | None, *, price: float | None) -> RunEstimate | None:
@@ -281,30 +262,35 @@ def _run(answer: StepAnswer, n_steps: int | None, *, price: float | None) -> Run
 def read_trained_part(
     trained: str, *, model_id: str | None, revision: str | None
 ) -> tuple[TrainedPart, ModelSpec]:
-    """What a path or a word names, and the base model, which a plan or a config may name.
+    """Read what a path or a word names, and the base model, which a plan or a config may name.
 
-    Raises SpecError for a file that cannot be read, an unknown word, or no base model.
+    `model_id` and `revision` replace those that a file names, but not the quantisation of a plan.
+
+    Raises:
+        SpecError: The file cannot be read, the word is not known, or no base model is named.
     """
-    path, spec = Path(trained), ModelSpec(id=model_id, revision=revision)
+    path = Path(trained)
     if not path.exists():
         part = estimate.by_name(trained, discover("autopeft.methods"))
         if model_id is None:
             raise SpecError(
                 f"{trained} says nothing of a base model; pass --model with its id or config.json."
             )
-        return part, spec
+        return part, ModelSpec(id=model_id, revision=revision)
     if adapters.is_adapter(path):
         files = tuple(adapters.read_configs(path))
         configs = [file.config for file in files]
-        named = spec if model_id else adapters.base_model_of(configs, path=path)
+        base = ModelSpec() if model_id else adapters.base_model_of(configs, path=path)
         label = " and ".join(dict.fromkeys(map(adapters.type_name, configs)))
-        return TrainedPart(label=f"{label} of {path}", files=files, path=path), named
-    document = read_plan(path)
-    label = " and ".join(dict.fromkeys(adapter.method for adapter in document.plan.adapters)) or "the head"
-    named = (
-        document.model if model_id is None else spec.model_copy(update={"quantize": document.model.quantize})
-    )
-    return TrainedPart(label=f"{label} of {path}", plan=document.plan, task=document.task.name), named
+        part = TrainedPart(label=f"{label} of {path}", files=files, path=path)
+    else:
+        document = read_plan(path)
+        base, methods = document.model, dict.fromkeys(each.method for each in document.plan.adapters)
+        label = " and ".join(methods) or "the head"
+        part = TrainedPart(label=f"{label} of {path}", plan=document.plan, task=document.task.name)
+    if model_id is None:
+        return part, base.model_copy(update={"revision": revision or base.revision})
+    return part, base.model_copy(update={"id": model_id, "revision": revision})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,9 @@ from toys.counting import write_config
 from typer.testing import CliRunner
 
 from autopeft import model
+from autopeft.adapters import Count
 from autopeft.cli.app import app
-from autopeft.commands import Count, count
+from autopeft.commands import count
 from autopeft.records import ModelSpec
 
 PUBLISHED = [
