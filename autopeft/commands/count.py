@@ -92,18 +92,19 @@ class Counted:
 
 
 def count_steps(words: Sequence[str], *, model_id: str | None, revision: str | None) -> dict[str, Counted]:
-    """Count several trained parts on one base model, which the first may name; their steps are timed on one card.
+    """Count several trained parts on one base model, which the first may name, and time them on one card.
 
     Raises what `count_step` raises.
     """
     rates = estimate.rates_of(COMPARED_ON)
-    _, spec = read_trained_part(words[0], model_id=model_id, revision=revision)
-    # A plan of the demo model names none.
-    base = {"model_id": spec.id or model.DEMO_HUB_ID, "revision": spec.revision}
+    _, base = read_trained_part(words[0], model_id=model_id, revision=revision)
+    base_id = base.id or model.DEMO_HUB_ID  # a plan of the demo model names none
     for word in words[1:]:  # an unknown one is refused before a model is built
-        read_trained_part(word, **base)
+        read_trained_part(word, model_id=base_id, revision=base.revision)
     compared = {words[0]: count_step(words[0], model_id=model_id, revision=revision, rates=rates)}
-    return compared | {word: count_step(word, **base, rates=rates) for word in words[1:]}
+    for word in words[1:]:
+        compared[word] = count_step(word, model_id=base_id, revision=base.revision, rates=rates)
+    return compared
 
 
 def count_step(
