@@ -1,12 +1,11 @@
 """The search space: a YAML file says which policies there are, and a policy becomes a plan.
 
 Inside the folder each file imports only from those before it:
-spaces → files, limits, sampling → layout → first.
+spaces → limits, sampling → layout → first.
 """
 
 from __future__ import annotations
 
-from autopeft.space.files import load, names, text_of
 from autopeft.space.first import default_lora, first_policies, head_alone
 from autopeft.space.layout import (
     AllocationContext,
@@ -18,4 +17,15 @@ from autopeft.space.layout import (
 )
 from autopeft.space.limits import SERVERS, limited, servable
 from autopeft.space.sampling import learning_rates, suggest
-from autopeft.space.spaces import BASELINE_METHOD, Family, FirstPlan, MethodSpace, MixPart, Policy, Space
+from autopeft.space.spaces import (
+    BASELINE_METHOD,
+    Family,
+    FirstPlan,
+    MethodSpace,
+    MixPart,
+    Policy,
+    Space,
+    load,
+    names,
+    text_of,
+)

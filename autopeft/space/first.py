@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import geometric_mean
 from typing import cast
 
-from autopeft.records import ROLE_GROUPS, Arm, Plan, Site
+from autopeft.records import ROLE_GROUPS, Arm, Plan
 from autopeft.space.layout import AllocationContext, place_at, plan_of, select_sites
 from autopeft.space.sampling import learning_rates, suggested
 from autopeft.space.spaces import BASELINE_METHOD, Family, FirstPlan, Policy, Space
@@ -16,7 +16,7 @@ _MIDDLE = 0.5  # position of the rate of a method that is not in the list
 
 
 def first_policies(space: Space, family: str, context: AllocationContext) -> tuple[tuple[Arm, Policy], ...]:
-    """The list of a family of tasks as arms and policies, baselines first, equal ones once.
+    """Turn the list of a family of tasks into arms and policies, baselines first, equal ones once.
 
     Each plan takes as many of its layers as the budget pays at rank 1. Rivals have the methods and placements
     of the space alone.
@@ -30,11 +30,17 @@ def first_policies(space: Space, family: str, context: AllocationContext) -> tup
     anywhere = default_lora(space, context)
     if not baselines and plan_of(anywhere, context).adapters:
         baselines = [(Arm(kind="baseline", label="LoRA on what fits"), anywhere)]
-    rivals = _listed(space, [e for e in entries if not e.baseline and _is_in(space, e)], context)
-    first: dict[Plan, tuple[Arm, Policy]] = {}
-    for arm, policy in [*baselines, *(rivals or _first_choices(space, context))]:
-        first.setdefault(plan_of(policy, context), (arm, policy))
-    return tuple(first.values())
+    rivals = _listed(space, [entry for entry in entries if _is_rival_in(space, entry)], context)
+    if not rivals:
+        methods = [name for name in space.methods if name != BASELINE_METHOD]
+        for name in methods or (() if space.methods else space.mixes):
+            policy = suggested({"method": name, "rate_position": _MIDDLE}, space, context.methods)
+            arm = policy.arm if policy.other_parts else _arm(policy, context, is_baseline=False)
+            rivals.append((replace(arm, kind="usual"), policy))
+    by_plan: dict[Plan, tuple[Arm, Policy]] = {}
+    for arm, policy in [*baselines, *rivals]:
+        by_plan.setdefault(plan_of(policy, context), (arm, policy))
+    return tuple(by_plan.values())
 
 
 def _listed(
@@ -55,10 +61,12 @@ def default_lora(space: Space, context: AllocationContext) -> Policy:
     return _at_rate(_fitted(policy, context) or policy, space, entry.rate, context)
 
 
-def _is_in(space: Space, entry: FirstPlan) -> bool:
+def _is_rival_in(space: Space, entry: FirstPlan) -> bool:
+    """Whether an entry is no baseline, and the space has its method with these choices."""
     part = space.methods.get(entry.method)
     return (
-        part is not None
+        not entry.baseline
+        and part is not None
         and entry.placement in part.placement
         and (entry.layer_share == 1 or entry.layers_by in part.layers_by)
         and all(value in part.options.get(option, ()) for option, value in entry.options.items())
@@ -79,52 +87,44 @@ def _policy(space: Space, entry: FirstPlan) -> Policy:
 
 
 def _fitted(policy: Policy, context: AllocationContext) -> Policy | None:
-    """The policy on as many of its layers as the lowest rank fits; None if it fits in none.
+    """Keep as many layers of a policy as the budget pays at the lowest rank; None if it pays none.
 
     A policy in the layers of the highest score is None if these are those that it would have without a score.
     """
+    method = context.methods[policy.method]
     n_layers = len({site.layer for site in context.sites if site.layer is not None}) or 1
     most = max(1, round(policy.layer_share * n_layers))
     for n_kept in range(most, 0, -1):
         candidate = replace(policy, layer_share=n_kept / n_layers)
-        if 0 < _least_cost(candidate, context) <= context.max_params:
-            by_place = replace(candidate, layers_by="last")
-            is_same = _sites(candidate, context) == _sites(by_place, context)
+        sites = select_sites(candidate, context, method)
+        places = (place_at(site, method, dict(policy.options), policy.max_rank) for site in sites)
+        if 0 < sum(place.cost(place.ranks[0]) for place in places if place) <= context.max_params:
+            last_layers = replace(candidate, layers_by="last")
+            is_same = sites == select_sites(last_layers, context, method)
             return None if policy.layers_by == "score" and is_same else candidate
     return None
 
 
-def _least_cost(policy: Policy, context: AllocationContext) -> int:
-    """Parameters of an adapter of the lowest rank at every site of a policy."""
-    method = context.methods[policy.method]
-    sites = select_sites(policy, context, method)
-    places = (place_at(site, method, dict(policy.options), policy.max_rank) for site in sites)
-    return sum(place.cost(place.ranks[0]) for place in places if place)
-
-
-def _sites(policy: Policy, context: AllocationContext) -> list[Site]:
-    return select_sites(policy, context, context.methods[policy.method])
-
-
 def _arm(policy: Policy, context: AllocationContext, *, is_baseline: bool) -> Arm:
-    """The words for a plan of the list, with the maps that it adapts: `query LoRA on q`."""
+    """Name a plan of the list by its method and the maps that it adapts: `query LoRA on q`."""
     n_layers = len({site.layer for site in context.sites if site.layer is not None}) or 1
     is_part = policy.layer_share * n_layers < n_layers - 0.5
     where = (" by score" if policy.layers_by == "score" else " of the last layers") if is_part else ""
-    adapted = {site.role for site in _sites(policy, context)} - {"norm"}
+    method = context.methods[policy.method]
+    adapted = {site.role for site in select_sites(policy, context, method)} - {"norm"}
     made = [role for role in ROLE_GROUPS["attention"] if role in adapted]
     maps = " and ".join(made) if is_baseline or len(made) < 3 else "attention"
     if policy.placement == "all" and (is_baseline or not adapted <= {*ROLE_GROUPS["attention"]}):
         maps = "all linear maps"
     on_maps = f" on {maps or policy.placement}" if adapted else ""
-    label = f"{context.methods[policy.method].label}{on_maps}{where}"
+    label = f"{method.label}{on_maps}{where}"
     if is_baseline:
         return Arm(kind="baseline", label=label)
     return Arm(kind="usual", label=label, methods=(policy.method,))
 
 
 def _at_rate(policy: Policy, space: Space, position: float, context: AllocationContext) -> Policy:
-    """The policy at a position of its range of rates; a method without a scale gets less at higher ranks."""
+    """Give a policy a rate of its range; a method without a scale gets less at higher ranks."""
     method = context.methods[policy.method]
     low, high = learning_rates(space, policy.method, context.methods)
     worded = replace(policy, learning_rate=low * (high / low) ** position)
@@ -135,14 +135,6 @@ def _at_rate(policy: Policy, space: Space, position: float, context: AllocationC
     ranks = [adapter.rank for adapter in plan_of(worded, context).adapters]
     lower = worded.learning_rate / geometric_mean(ranks or [1]) ** exponent
     return replace(worded, learning_rate=max(lower, low))
-
-
-def _first_choices(space: Space, context: AllocationContext) -> Iterator[tuple[Arm, Policy]]:
-    names = [name for name in space.methods if name != BASELINE_METHOD]
-    for name in names or (() if space.methods else space.mixes):
-        policy = suggested({"method": name, "rate_position": _MIDDLE}, space, context.methods)
-        arm = policy.arm if policy.beside else _arm(policy, context, is_baseline=False)
-        yield replace(arm, kind="usual"), policy
 
 
 def head_alone(learning_rate: float) -> Plan:

@@ -37,7 +37,7 @@ class AllocationContext:
 
 
 def feasible(space: Space, context: AllocationContext) -> Space:
-    """The space without placements that hold no fitting site, and methods and mixes that are too dear."""
+    """Drop the methods and mixes that the budget cannot pay, and the placements that hold no fitting site."""
     costs = cheapest(space, context)
 
     def placed(name: str, part: MethodSpace) -> MethodSpace:
@@ -66,11 +66,11 @@ def cheapest(space: Space, context: AllocationContext) -> dict[str, int]:
         costs: list[int | None] = []
         for name, part in space.parts(arm):
             method = context.methods[name]
-            chosen = {option: values[0] for option, values in part.options.items()}
+            options = {option: values[0] for option, values in part.options.items()}
             # `plan_of` widens a placement that is too dear to all sites, so that all of them count.
             fits = bool(_fitting_placements(method, part, context))
             fitting = [site for site in context.sites if fits and method.refusal(site) is None]
-            places = [place_at(site, method, chosen, part.max_rank) for site in fitting]
+            places = [place_at(site, method, options, part.max_rank) for site in fitting]
             costs.append(min((place.cost(place.ranks[0]) for place in places if place), default=None))
         if None not in costs:
             smallest[arm] = sum(cost or 0 for cost in costs)
@@ -78,25 +78,19 @@ def cheapest(space: Space, context: AllocationContext) -> dict[str, int]:
 
 
 def plan_of(policy: Policy, context: AllocationContext) -> Plan:
-    """The plan that a policy means here, never over the budget.
+    """Allocate the budget to the sites of a policy; the plan never exceeds the budget.
 
-    A method whose `peft` config holds one rank has one rank, the largest that the budget pays at all sites.
-    Even ranks from 8 on are one rank too, as people write LoRA. Other ranks leave no affordable upgrade.
-    A policy whose sites are all too dear is widened, first to all layers and roles, then to plain options, so
-    that no proposal is rejected for its size.
+    1. A method whose `peft` config holds one rank has one rank, the largest that the budget pays at all
+       sites.
+    2. Even ranks from 8 on are one rank too, as people write LoRA. Other ranks leave no affordable upgrade.
+    3. A policy whose sites are all too dear is widened, first to all layers and roles, then to plain options,
+       so that no proposal is rejected for its size.
     """
-    _, adapters = _paid(policy, context)
+    wider = _with_parts(policy, placement="all", layer_share=1.0, layers_by="last")
+    attempts = (policy, wider, _with_parts(wider, options=()))
+    adapters = next(filter(None, (_allocate(attempt, context) for attempt in attempts)), ())
     n_params = params_of(adapters, context)
     return Plan(adapters=adapters, learning_rate=policy.learning_rate, trainable_params=n_params)
-
-
-def _paid(policy: Policy, context: AllocationContext) -> tuple[Policy, tuple[Adapter, ...]]:
-    """The policy, or the first wider one that has adapters, with these; the policy where none has."""
-    wider = _with_parts(policy, placement="all", layer_share=1.0, layers_by="last")
-    for attempt in (policy, wider, _with_parts(wider, options=())):
-        if adapters := _allocate(attempt, context):
-            return attempt, adapters
-    return policy, ()
 
 
 def params_of(adapters: Sequence[Adapter], context: AllocationContext) -> int:
@@ -106,8 +100,8 @@ def params_of(adapters: Sequence[Adapter], context: AllocationContext) -> int:
 
 
 def _with_parts(policy: Policy, **changes: object) -> Policy:
-    beside = tuple(replace(part, **changes) for part in policy.beside)  # type: ignore[arg-type]
-    return replace(policy, beside=beside, **changes)  # type: ignore[arg-type]
+    parts = tuple(replace(part, **changes) for part in policy.other_parts)  # type: ignore[arg-type]
+    return replace(policy, other_parts=parts, **changes)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,13 +119,13 @@ class Place:
 
 
 def place_at(
-    site: Site, method: Method, chosen: Mapping[str, OptionValue], highest: int | None
+    site: Site, method: Method, choices: Mapping[str, OptionValue], max_rank: int | None
 ) -> Place | None:
-    """The place of a method at a site, its ranks up to the highest; None where no rank is left."""
-    options = method.options(site, **chosen)
+    """Put a method at a site with its ranks up to the highest; None where no rank is left."""
+    options = method.options(site, **choices)
     ranks = method.ranks(site, options)
-    if method.ranked and highest is not None:
-        ranks = ranks[: bisect_right(ranks, highest)]
+    if method.ranked and max_rank is not None:
+        ranks = ranks[: bisect_right(ranks, max_rank)]
     if not ranks:
         return None
     return Place(site=site, method=method, options=tuple(sorted(options.items())), ranks=ranks)
@@ -139,7 +133,7 @@ def place_at(
 
 def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]:
     places: dict[str, tuple[Place, Policy]] = {}  # of several parts, the first has the site
-    for part in (policy, *policy.beside):
+    for part in (policy, *policy.other_parts):
         method = context.methods[part.method]
         for site in select_sites(part, context, method):
             place = place_at(site, method, dict(part.options), part.max_rank)
@@ -152,14 +146,14 @@ def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]
         weight = float((context.scores[name] / place.cost(place.ranks[0])) ** exponent)
         claims.append(Claim(site=name, weight=weight, ranks=place.ranks, cost=place.cost))
     ranks = allocate(claims, max_params=context.max_params)
-    for part in (policy, *policy.beside):
+    for part in (policy, *policy.other_parts):
         may_differ = getattr(context.methods[part.method], "takes_rank_pattern", False)
         if may_differ and part.ranks_by == "score" and part.exponent:
             continue
-        own = [claim for claim in claims if places[claim.site][1] is part]
-        others = [claim for claim in claims if places[claim.site][1] is not part]
-        room = context.max_params - sum(c.cost(ranks[c.site]) for c in others if c.site in ranks)
-        claims = [*others, *at_one_rank(own, max_params=room, may_differ=may_differ)]
+        of_part = [claim for claim in claims if places[claim.site][1] is part]
+        of_rest = [claim for claim in claims if places[claim.site][1] is not part]
+        room = context.max_params - sum(c.cost(ranks[c.site]) for c in of_rest if c.site in ranks)
+        claims = [*of_rest, *at_one_rank(of_part, max_params=room, may_differ=may_differ)]
         ranks = allocate(claims, max_params=context.max_params)
     return tuple(
         Adapter(
@@ -177,7 +171,7 @@ def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]
 
 
 def select_sites(policy: Policy, context: AllocationContext, method: Method) -> list[Site]:
-    """The sites that a policy's roles and depth leave, in natural order of names.
+    """Select the sites of a policy's roles and layers, in natural order of names.
 
     Where a layer has no map of a role alone, the fused one that makes it counts: GPT-2's c_attn for `q+v`.
     Sites outside the stack (a pooler, say) belong to the placement `all`. A share keeps the last

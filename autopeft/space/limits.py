@@ -1,4 +1,4 @@
-"""What a space loses to the user's limits and servers."""
+"""Narrows a search space to what the user's limits allow and servers read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SERVERS = ("vllm", "tgi", "llama.cpp")
 
 
 def limited(space: Space, limits: LimitSpec, methods: Mapping[str, Method]) -> Space:
-    """The part of a space that keeps to the limits.
+    """Narrow a space to the limits.
 
     Ranks of low-rank matrices are capped, and no other numbers, such as those of frequencies. Methods
     that do not merge are dropped with the mixes of them.
@@ -43,10 +43,9 @@ def limited(space: Space, limits: LimitSpec, methods: Mapping[str, Method]) -> S
 
 
 def servable(space: Space, servers: Sequence[str], methods: Mapping[str, Method]) -> Space:
-    """The part of a space that some servers read, by an exact export of the trained adapter.
+    """Narrow a space to what each of some servers reads, by an exact export of the trained adapter.
 
-    A method loses the options that some of the `SERVERS` given do not read. A mix with such an option is
-    dropped.
+    A method loses the options that one of the servers does not read. A mix with such an option is dropped.
 
     Raises:
         SpecError: Nothing of the space is read by all servers.

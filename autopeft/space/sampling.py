@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -60,7 +61,7 @@ def _prefix(index: int) -> str:
 
 
 def _union(values: Iterable[Iterable[Any]]) -> list[Any]:
-    return list(dict.fromkeys(value for some in values for value in some))
+    return list(dict.fromkeys(chain.from_iterable(values)))
 
 
 def suggest(trial: BaseTrial, space: Space, methods: Mapping[str, Method]) -> Policy:
@@ -76,15 +77,15 @@ def suggest(trial: BaseTrial, space: Space, methods: Mapping[str, Method]) -> Po
 
 
 def suggested(drawn: Parameters, space: Space, methods: Mapping[str, Method]) -> Policy:
-    """The policy of some parameters; an arm takes its first choice of those that are missing."""
+    """Make the policy of drawn parameters; an arm takes its first choice for a missing one."""
     arm = drawn.get(ARM, space.arms[0])
     low, high = learning_rates(space, arm, methods)
     rate = low * (high / low) ** drawn.get(RATE, 0.0) if low < high else low
-    lead, *beside = (
+    lead, *other_parts = (
         _policy_of_part(drawn, methods[method], part, index=index, rate=rate)
         for index, (method, part) in enumerate(space.parts(arm))
     )
-    return replace(lead, beside=tuple(beside))
+    return replace(lead, other_parts=tuple(other_parts))
 
 
 def _policy_of_part(
@@ -92,7 +93,7 @@ def _policy_of_part(
 ) -> Policy:
     """One part of an arm's policy; all parts have the learning rate of the first."""
 
-    def chosen(name: str, choices: Sequence[Any]) -> Any:
+    def choice(name: str, choices: Sequence[Any]) -> Any:
         value = drawn.get(_prefix(index) + name, choices[0])
         return value if value in choices else choices[0]
 
@@ -100,14 +101,14 @@ def _policy_of_part(
         value: float = drawn.get(_prefix(index) + name, bounds[0])
         return min(max(value, bounds[0]), bounds[1])
 
-    options = {option: chosen(option, values) for option, values in part.options.items()}
+    options = {option: choice(option, values) for option, values in part.options.items()}
     return Policy(
         method=method.name,
-        placement=chosen("placement", part.placement),
+        placement=choice("placement", part.placement),
         layer_share=number("layer_share", part.layer_share),
-        layers_by=chosen("layers_by", part.layers_by),
+        layers_by=choice("layers_by", part.layers_by),
         exponent=number("exponent", part.exponent),
-        ranks_by=chosen("ranks_by", part.ranks_by),
+        ranks_by=choice("ranks_by", part.ranks_by),
         options=tuple((o, value) for o, value in options.items() if value != method.choices[o][0]),
         max_rank=part.max_rank,
         learning_rate=rate,

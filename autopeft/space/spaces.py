@@ -1,35 +1,29 @@
-"""A search space: what may be chosen for each method and each mix of methods; and a policy, a point of it."""
+"""A search space: its YAML file, the choices for each method and mix, and a policy, one point of it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from importlib import resources
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from autopeft.records import Arm, OptionPairs, OptionValue
+from autopeft.errors import SpecError, UnknownNameError
+from autopeft.extension import Method
+from autopeft.records import ROLE_GROUPS, Arm, OptionPairs, OptionValue, path_at_home
+from autopeft.store import is_path_of_space, read_yaml, validate, yaml_text
 
 BASELINE_METHOD = "lora"  # what people write without a search
 _MOST_EXPONENT = 16  # beyond it weights of sites overflow; chosen by hand
+_MOST_RANK = 2**20  # far above the width of any model; chosen by hand
 
 
 def _ascending(values: tuple[float, float]) -> tuple[float, float]:
-    if not 0 <= values[0] <= values[1] < math.inf:
-        raise ValueError("be a range [low, high] with 0 <= low <= high, both finite")
-    return values
-
-
-def _low_exponents(values: tuple[float, float]) -> tuple[float, float]:
-    if values[1] > _MOST_EXPONENT:
-        raise ValueError(f"be at most {_MOST_EXPONENT}")
-    return values
-
-
-def _above_zero(values: tuple[float, float]) -> tuple[float, float]:
-    if not 0 < values[0] <= values[1] < math.inf:
-        raise ValueError("be a range [low, high] with 0 < low <= high, both finite")
+    if not values[0] <= values[1]:
+        raise ValueError("be a range [low, high] with low <= high")
     return values
 
 
@@ -53,13 +47,11 @@ def _placements(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
-Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
-Rates = Annotated[tuple[float, float], AfterValidator(_above_zero)]
 Share = Annotated[float, Field(gt=0, le=1)]
-ShareRange = Annotated[tuple[Share, Share], AfterValidator(_ascending)]
-Choices = dict[str, Annotated[tuple[OptionValue, ...], Field(min_length=1), AfterValidator(_not_twice)]]
-_MOST_RANK = 2**20  # far above the width of any model; chosen by hand
+Exponent = Annotated[float, Field(ge=0, le=_MOST_EXPONENT)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rank = Annotated[int, Field(ge=1, le=_MOST_RANK)]
+Choices = dict[str, Annotated[tuple[OptionValue, ...], Field(min_length=1), AfterValidator(_not_twice)]]
 
 
 class MethodSpace(BaseModel):
@@ -75,17 +67,17 @@ class MethodSpace(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     placement: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_placements)] = ("all",)
-    layer_share: ShareRange = (1.0, 1.0)
+    layer_share: Annotated[tuple[Share, Share], AfterValidator(_ascending)] = (1.0, 1.0)
     layers_by: Annotated[
         tuple[Literal["last", "score"], ...], Field(min_length=1), AfterValidator(_not_twice)
     ] = ("last",)
-    exponent: Annotated[Range, AfterValidator(_low_exponents)] = (0.0, 0.0)
+    exponent: Annotated[tuple[Exponent, Exponent], AfterValidator(_ascending)] = (0.0, 0.0)
     ranks_by: Annotated[
         tuple[Literal["uniform", "score"], ...], Field(min_length=1), AfterValidator(_not_twice)
     ] = ("score",)
     options: Choices = {}
     max_rank: Rank | None = None
-    learning_rate: Rates | None = None
+    learning_rate: Annotated[tuple[Rate, Rate], AfterValidator(_ascending)] | None = None
 
 
 # Kinds of tasks, and the smaller budgets of `--sizes`.
@@ -168,9 +160,8 @@ class Policy:
     """One point of a search space, from which an allocation makes a plan.
 
     Its choices are those of `MethodSpace`. `exponent` counts only where `ranks_by` is score. `options` leaves
-    defaults out. `learning_rate` is the peak rate of the first part; the others train at a multiple of it.
-    `beside` holds the other parts of a mix: each takes those of its sites that are left, and all share one
-    budget.
+    defaults out. `learning_rate` is the peak rate of the first part of a mix; its `other_parts` train at a
+    multiple of it. Each of these takes the sites that the parts before do not have; all share one budget.
     """
 
     method: str
@@ -182,16 +173,148 @@ class Policy:
     options: OptionPairs = ()
     max_rank: int | None = None
     learning_rate: float
-    beside: tuple[Policy, ...] = ()
+    other_parts: tuple[Policy, ...] = ()
 
     @property
     def arm(self) -> Arm:
         """Method × placement family, such as `lora/attention`, the parts of a mix joined by &."""
         families = []
-        for part in (self, *self.beside):
+        for part in (self, *self.other_parts):
             # The scale rule is left out: it is a tuned number of the method.
             shown = [(n, value) for n, value in part.options if n != "scale_rule" and value is not False]
             options = [name if value is True else str(value) for name, value in shown]
             families.append(f"{'+'.join([part.method, *options])}/{part.placement}")
-        methods = tuple(part.method for part in (self, *self.beside))
+        methods = tuple(part.method for part in (self, *self.other_parts))
         return Arm(kind="sampled", label=" & ".join(families), methods=methods)
+
+
+def _folder() -> Path:
+    """The folder of YAML files inside an installed package, or beside it in a checkout."""
+    packaged = Path(str(resources.files("autopeft"))) / "search_spaces"
+    return packaged if packaged.is_dir() else packaged.parent.parent / "search_spaces"
+
+
+def names() -> tuple[str, ...]:
+    """The search spaces that come with autopeft."""
+    return tuple(sorted(path.stem for path in _folder().glob("*.yaml")))
+
+
+def text_of(name: str) -> str:
+    """The YAML text of a search space, by its name or its file, to copy and change.
+
+    Raises:
+        UnknownNameError: No such space.
+    """
+    if is_path_of_space(name):
+        return yaml_text(path_at_home(name))
+    if name not in names():
+        raise UnknownNameError("search space", name, names())
+    return (_folder() / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] = ()) -> Space:
+    """Read a search space by its name or its file.
+
+    Args:
+        name: One of `names()`, or the path of a YAML file.
+        known_methods: Every method there is; a lookup of another name raises `UnknownNameError`.
+        only: Methods to keep, with the mixes of these alone; empty keeps all of the space.
+
+    Raises:
+        UnknownNameError: No such space, method, option or key.
+        SpecError: The file cannot be read, or `only` leaves nothing of the space.
+    """
+    is_path = is_path_of_space(name)
+    if not is_path and name not in names():
+        raise UnknownNameError("search space", name, names())
+    source = name if is_path else f"search space {name}"
+    content = read_yaml(path_at_home(name) if is_path else _folder() / f"{name}.yaml")
+    if isinstance(methods := content.get("methods"), dict):
+        # A method with nothing below it has the defaults.
+        filled = {method: {} if part is None else part for method, part in methods.items()}
+        content = {**content, "methods": filled}
+    if "first" not in content:  # a space without a list takes what its methods allow of the default one
+        content = {**content, "first": read_yaml(_folder() / "default.yaml")["first"]}
+    space = validate(Space, dict(content), source=source)
+    _check(space, known_methods, source=source)
+
+    def with_typed_options(method: str, part: MethodSpace) -> MethodSpace:
+        # In place of YAML's 1 and 64.0 the values that the method has, which equal them: true and 64.
+        choices = known_methods[method].choices
+        options = {
+            option: tuple(choices[option][choices[option].index(value)] for value in values)
+            for option, values in part.options.items()
+        }
+        return part.model_copy(update={"options": options})
+
+    space = space.narrowed(with_typed_options)
+    methods_of = {arm: {method for method, _ in space.parts(arm)} for arm in space.arms}
+    in_space = set().union(*methods_of.values())
+    for method in only:
+        if known_methods[method].name not in in_space:
+            listed = ", ".join(sorted(in_space))
+            raise SpecError(
+                f"The search space {name!r} has no method {method!r}; it holds {listed}. "
+                "Choose from these, or another --space (`autopeft spaces` lists them)."
+            )
+    kept = [arm for arm in space.arms if not only or methods_of[arm] <= set(only)]
+    if not kept:
+        mixes = "; ".join(" + ".join(sorted(methods)) for methods in methods_of.values())
+        raise SpecError(
+            f"The search space {name!r} has no plan of {', '.join(only)} alone; it mixes {mixes}. "
+            "Name all methods of a mix, or choose another --space."
+        )
+    return space.only(kept)
+
+
+def _check(space: Space, methods: Mapping[str, Method], *, source: str) -> None:
+    """Raise where the file names what no method has, or mixes methods that cannot be mixed."""
+    if not space.arms:
+        raise SpecError(f"The {source} names no method and no mix; give one under methods or mixes.")
+    for arm in space.mixes:
+        if not arm.strip() or not arm.isprintable() or arm == "head" or arm.startswith("baseline"):
+            raise SpecError(
+                f"The {source} calls a mix {arm!r}; a name is not empty, has no control characters, and is "
+                "neither head nor one that begins with baseline. Rename it."
+            )
+        if arm in methods:
+            raise SpecError(f"The {source} calls a mix {arm!r}, which is the name of a method; rename it.")
+    if missing := {*get_args(Family)} - {*space.first}:
+        raise SpecError(f"The {source} has no list for {', '.join(sorted(missing))} under first; add it.")
+    roles = {"all", "dense", "norm", *ROLE_GROUPS, *chain.from_iterable(ROLE_GROUPS.values())}
+
+    def check_choices(
+        method: str, placement: Sequence[str], options: Mapping[str, Sequence[OptionValue]]
+    ) -> None:
+        for role in "+".join(placement).split("+"):
+            if role not in roles:
+                raise UnknownNameError(f"role or role group ({source})", role, roles)
+        choices, of_method = methods[method].choices, f"of {methods[method].name} ({source})"
+        for option, values in options.items():
+            if option not in choices:
+                raise UnknownNameError(f"option {of_method}", option, choices)
+            for value in values:
+                if value not in choices[option]:
+                    raise UnknownNameError(f"{option} {of_method}", str(value), map(str, choices[option]))
+
+    for entry in chain.from_iterable(space.first.values()):
+        check_choices(entry.method, [entry.placement], {name: [v] for name, v in entry.options.items()})
+        if entry.baseline and entry.method != BASELINE_METHOD:
+            raise SpecError(f"The {source} calls {entry.method} a baseline; only {BASELINE_METHOD} is one.")
+    for arm in space.arms:
+        for name, part in space.parts(arm):
+            check_choices(name, part.placement, part.options)
+            if part.max_rank is not None and not methods[name].ranked:
+                raise SpecError(f"The {source} gives max_rank to {name}, which has no ranks; leave it out.")
+        parts = space.parts(arm)
+        if any(part.learning_rate is not None for _, part in parts[1:]):
+            raise SpecError(
+                f"The {source} has a learning_rate in a later part of {arm!r}; each later part trains at a "
+                "multiple of the first part's rate, so give it to the first part."
+            )
+        shared = [name for name, _ in parts if methods[name].shared]
+        if len(shared) > 1:
+            raise SpecError(
+                f"The mix {arm!r} has {' and '.join(shared)}, which share one state among their sites; "
+                "a plan takes one such method, once."
+            )

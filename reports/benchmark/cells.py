@@ -77,7 +77,7 @@ def _of(method: str, placement: str = "all", **choices: Any) -> Policy:
 
 
 def _mix(lead: Policy) -> Policy:
-    return replace(lead, beside=(_of("ia3", "mlp"), _of("ln_tuning")))
+    return replace(lead, other_parts=(_of("ia3", "mlp"), _of("ln_tuning")))
 
 
 # Arms at every position of the rate, then arms at the middle alone.
@@ -177,5 +177,5 @@ def _least_cost(policy: Policy, context: AllocationContext) -> int | None:
 
 
 def _at(policy: Policy, rate: float) -> Policy:
-    beside = tuple(replace(part, learning_rate=rate) for part in policy.beside)
-    return replace(policy, learning_rate=rate, beside=beside)
+    other_parts = tuple(replace(part, learning_rate=rate) for part in policy.other_parts)
+    return replace(policy, learning_rate=rate, other_parts=other_parts)

@@ -29,12 +29,12 @@ def test_a_plan_is_within_the_budget_and_never_empty(policy: Policy, budget: int
 def test_no_upgrade_of_a_selected_site_is_affordable_where_ranks_follow_the_scores(
     policy: Policy, budget: int
 ) -> None:
-    assume(policy.exponent and all(part.exponent for part in policy.beside))
+    assume(policy.exponent and all(part.exponent for part in policy.other_parts))
     allocation, plan = context(budget), plan_of(policy, context(budget))
     left = budget - plan.trainable_params
     granted = {adapter.site: adapter for adapter in plan.adapters}
     claimed: dict[str, tuple[Policy, Site]] = {}
-    for part in (policy, *policy.beside):
+    for part in (policy, *policy.other_parts):
         for site in select_sites(part, allocation, METHODS[part.method]):
             if prices(part, site):
                 claimed.setdefault(site.name, (part, site))
@@ -53,7 +53,7 @@ def test_methods_without_rank_patterns_have_the_largest_rank_that_the_budget_pay
     allocation, plan = context(budget), plan_of(policy, context(budget))
     for method in ONE_RANK:
         assert len({adapter.rank for adapter in plan.adapters if adapter.method == method}) <= 1
-    if policy.method in ONE_RANK and not policy.beside:
+    if policy.method in ONE_RANK and not policy.other_parts:
         costs = [prices(policy, site) for site in select_sites(policy, allocation, METHODS[policy.method])]
         common = set.intersection(*map(set, costs)) if all(costs) and costs else set()
         paid = [rank for rank in common if sum(cost[rank] for cost in costs) <= budget]
@@ -79,7 +79,7 @@ def test_even_ranks_of_lora_are_one_rank_from_eight_on_and_spend_the_budget_belo
 
 @given(policies(), st.integers(24, 4000), st.integers(0, 600))
 def test_the_cost_of_a_plan_never_falls_when_the_budget_rises(policy: Policy, budget: int, more: int) -> None:
-    alone = replace(policy, beside=())  # in a mix, a part of one rank may leave another part less
+    alone = replace(policy, other_parts=())  # in a mix, a part of one rank may leave another part less
     poor, rich = (plan_of(alone, context(size)) for size in (budget, budget + more))
     assert recount(poor) <= recount(rich)
 
@@ -100,7 +100,10 @@ def test_parts_of_a_mix_take_what_is_left_and_keep_their_own_learning_rates(widt
         method="lora",
         placement="attention",
         learning_rate=2e-3,
-        beside=(Policy(method="c3a", learning_rate=2e-3), Policy(method="ln_tuning", learning_rate=2e-3)),
+        other_parts=(
+            Policy(method="c3a", learning_rate=2e-3),
+            Policy(method="ln_tuning", learning_rate=2e-3),
+        ),
     )
     plan = plan_of(mix, replace(context(), methods=at_width))
     methods = {site.role: {a.method for a in plan.adapters if a.site.endswith(site.role)} for site in sites()}

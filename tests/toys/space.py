@@ -91,7 +91,7 @@ def policies(draw: st.DrawFn, names: tuple[str, ...] = CLOSED_FORMS) -> Policy:
         )
 
     first, *others = draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True))
-    return replace(part(first), beside=tuple(part(name) for name in others))
+    return replace(part(first), other_parts=tuple(part(name) for name in others))
 
 
 def prices(part: Policy, site: Site) -> dict[int, int]:
