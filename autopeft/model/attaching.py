@@ -104,9 +104,9 @@ def for_task(
     names that it matches.
     """
     copies: list[Any] = [copy.deepcopy(config) for config in configs] or [head_only_config()]
-    for config in copies if module is not None else ():
-        pattern = getattr(config, "target_modules", None)
-        if isinstance(config, LoraConfig) and isinstance(pattern, str) and rewrites_targets(pattern, module):
+    for config in copies:
+        pattern = config.target_modules if isinstance(config, LoraConfig) else None
+        if module is not None and isinstance(pattern, str) and rewrites_targets(pattern, module):
             names = [name for name, _ in module.named_modules() if re.fullmatch(pattern, name)]
             config.target_modules = set(names) or pattern  # "all-linear" matches no name
     copies[0].task_type, copies[0].modules_to_save = task_type, list(head_names) or None

@@ -20,7 +20,7 @@ from autopeft.model.linear_maps import is_quantised, n_bits, plain_weight
 
 
 def lighten(model: nn.Module) -> None:
-    """Let DoRA, FourierFT and HiRA keep less for the backward pass, and copy less."""
+    """Let DoRA, FourierFT and HiRA copy less, and keep less for the backward pass."""
     for module in model.modules():
         if isinstance(module, FourierFTLayer):
             # peft 0.21.2 copies the frequencies to a GPU at every call.
@@ -36,10 +36,10 @@ def lighten(model: nn.Module) -> None:
 
 
 def leave_casts_to_autocast(model: nn.Module) -> None:
-    """Let LoRA take its inputs in the format of the base model, for a model that runs under autocast.
+    """Stop `peft` from casting LoRA's inputs to float32, in a model that runs under autocast.
 
-    `peft` casts them to float32, and autocast casts them back before the product: two copies for the same
-    bits, an eighth of a step of MiniLM-L6 on a CPU.
+    Autocast would cast them back before the product: two copies for the same bits, an eighth of a step of
+    MiniLM-L6 on a CPU.
     """
     for module in model.modules():
         if isinstance(module, LoraLayer):
@@ -47,10 +47,10 @@ def leave_casts_to_autocast(model: nn.Module) -> None:
 
 
 def keep_format(model: nn.Module, dtype: torch.dtype) -> None:
-    """Let adapters on maps in few bits return the format that the base model computes in.
+    """Let adapters return the format that the base model, with maps in few bits, computes in.
 
-    On a GPU under autocast `peft` 0.21.2 leaves what IA3, RoAd and tuned norms return in float32. Those maps
-    return the format of their inputs, so that all later layers would keep twice as much.
+    On a GPU under autocast IA3, RoAd and tuned norms of `peft` 0.21.2 return float32. Maps in few bits return
+    the format of their inputs, so all later layers would keep twice as much.
     """
 
     def narrowed(module: nn.Module, inputs: Any, output: Any) -> Any:
@@ -65,19 +65,23 @@ def keep_format(model: nn.Module, dtype: torch.dtype) -> None:
 class _LightHira:
     """HiRA that makes its update W * (B A) anew for the backward pass instead of keeping it for every map.
 
-    `peft` 0.21.2 keeps W * (B A), which is as large as the frozen weight in the format that computes, and the
-    unpacked weight too where it is in few bits. It multiplies by the map and by its update one after the
-    other, forwards and backwards. Without gradients all is left to `peft`, so that predictions are the same
-    to the last bit wherever the adapter is loaded.
+    `peft` 0.21.2 keeps W * (B A), which is as large as the frozen weight, and of a map in few bits the
+    unpacked weight too. It multiplies by the map and by its update one after the other. Without gradients
+    `peft`'s own forward runs: predictions are the same to the last bit wherever the adapter is loaded.
     """
 
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """What `peft` computes; all but one adapter on a frozen map is left to `peft`'s own forward."""
+        """Compute what `peft` does; any case but one adapter on a frozen map is left to `peft`."""
         name = _only_adapter(self) if torch.is_grad_enabled() and not (args or kwargs) else None
         if name is None:
             return cast(Tensor, super().forward(x, *args, **kwargs))  # type: ignore[misc]
         base, a, b = self.get_base_layer(), self.hira_A[name], self.hira_B[name]
-        frozen = partial(_weight_of, base, self.fan_in_fan_out)
+
+        def frozen() -> Tensor:
+            """The weight (out, in); one in few bits is unpacked, as a stand-in for one says itself."""
+            weight = cast(Tensor, getattr(base, "unpacked", partial(plain_weight, base))())
+            return weight.T if self.fan_in_fan_out else weight
+
         hooks = (base._forward_pre_hooks, base._forward_hooks, base._backward_pre_hooks, base._backward_hooks)
         # A product with the weight and nothing else, before, after or instead of it.
         is_plain = type(base) in (nn.Linear, Conv1D) and not any(hooks) and "forward" not in vars(base)
@@ -86,8 +90,8 @@ class _LightHira:
         elif not (is_plain and x.dtype == base.weight.dtype == a.dtype == torch.float32):
             return cast(Tensor, super().forward(x))  # type: ignore[misc]
         if is_plain:
-            return _adapted(x, a, b, base.bias, frozen, True)
-        return cast(Tensor, base(x)) + _adapted(x, a, b, None, frozen, False)
+            return cast(Tensor, _Hira.apply(x, a, b, base.bias, frozen, True))  # type: ignore[no-untyped-call]
+        return cast(Tensor, base(x) + _Hira.apply(x, a, b, None, frozen, False))  # type: ignore[no-untyped-call]
 
 
 class LightHira(_LightHira, hira.Linear):  # type: ignore[misc]
@@ -96,12 +100,12 @@ class LightHira(_LightHira, hira.Linear):  # type: ignore[misc]
 
 @cache
 def _light(kind: type[nn.Module]) -> type[nn.Module]:
-    """HiRA on maps of bitsandbytes, whose classes are there only if it is; itself if it is light already."""
+    """The light class of HiRA on a map of bitsandbytes, made here since bitsandbytes is optional."""
     return kind if issubclass(kind, _LightHira) else type(f"Light{kind.__name__}", (_LightHira, kind), {})
 
 
 def _only_adapter(layer: Any) -> str | None:
-    """The adapter in use, if it is one without dropout on a frozen map whose weight can be had."""
+    """Name the adapter in use if it is a single one without dropout on a frozen map of readable weight."""
     held, base = [name for name in layer.active_adapters if name in layer.hira_A], layer.get_base_layer()
     is_around_another = layer.base_layer is not base
     if layer.disable_adapters or layer.merged or len(held) != 1 or is_around_another:
@@ -111,26 +115,14 @@ def _only_adapter(layer: Any) -> str | None:
     return held[0] if has_weight and is_alone else None
 
 
-def _weight_of(base: nn.Module, is_turned: bool) -> Tensor:
-    """The weight (out, in) of a map; one in few bits is unpacked, as a stand-in for one says itself."""
-    unpacked: Callable[[], Tensor | None] = getattr(base, "unpacked", partial(plain_weight, base))
-    weight = cast(Tensor, unpacked())
-    return weight.T if is_turned else weight
-
-
-def _adapted(*given: Any) -> Tensor:
-    """`_Hira`, with a type for mypy."""
-    return cast(Tensor, _Hira.apply(*given))  # type: ignore[no-untyped-call]
-
-
 class _Hira(torch.autograd.Function):
-    """x (..., in) by W * (B A), or by W * (1 + B A) with the map's bias (out), in the format of x.
+    """Multiplies x (..., in) by W * (B A), or by W * (1 + B A) with the map's bias, in the format of x.
 
     `a` A is (rank, in) and `b` B (out, rank); a call of `frozen` gives W (out, in); `has_map` adds the one.
-    In 16 bits W + W * (B A) loses updates below the last bit of W, so that the outputs are the sum of two
-    products there. The gradient of x, which 16 bits round as much in any case, is one product with W +
-    W * (B A): with 1 + B A in 16 bits it would be 0.3 % too small where B A is 0.003 or -0.003, since
-    numbers below one lie closer than those above. Only x, A and B are kept.
+    Only x, A and B are kept. In 16 bits W + W * (B A) loses updates below the last bit of W, so the outputs
+    are the sum of two products there. The gradient of x is one product with W + W * (B A), never with
+    1 + B A: in 16 bits that would make it 0.3 % too small if B A is 0.003 or -0.003, since numbers below one
+    lie closer than those above.
     """
 
     @staticmethod
@@ -150,7 +142,11 @@ class _Hira(torch.autograd.Function):
             weight = frozen()
             update = (b.to(x.dtype) @ a.to(x.dtype)).mul_(weight)
             bias = None if bias is None else bias.to(x.dtype)
-            if has_map and x.dtype == torch.float32 and _multiplies_in_float32():
+            try:
+                keeps_all_bits = torch.get_float32_matmul_precision() == "highest"  # no TF32, no bfloat16
+            except RuntimeError:  # set for each backend, where one word says nothing
+                keeps_all_bits = False
+            if has_map and x.dtype == torch.float32 and keeps_all_bits:
                 return F.linear(x, update.add_(weight), bias)
             outputs = F.linear(x, update)
             return outputs.add_(F.linear(x, weight.to(x.dtype), bias)) if has_map else outputs
@@ -174,21 +170,13 @@ class _Hira(torch.autograd.Function):
         return to_x, to_a, to_b, to_bias, None, None
 
 
-def _multiplies_in_float32() -> bool:
-    """Whether products of float32 matrices keep all their bits: no TF32, no bfloat16."""
-    try:
-        return torch.get_float32_matmul_precision() == "highest"
-    except RuntimeError:  # set for each backend, where one word says nothing
-        return False
-
-
 @torch.no_grad()
 def _product_of_dora(*, adapter_name: str | None = None, **maps: nn.Linear) -> Tensor:
-    """B A for the norms of DoRA's weights, of which nothing is kept.
+    """Multiply B by A for the norms of DoRA's weights, keeping nothing.
 
-    `peft` 0.21.2 sends an identity matrix through both, to suit FSDP: at every call, 0.8 GB for a map of
-    14,336 inputs, and kept for a backward pass that the norms do not have. The weights are detached: until
-    2.10 torch takes casts that were made without a graph for the layer's own ones too, and nothing would
-    learn (pytorch issue 158232).
+    `peft` 0.21.2 sends an identity matrix through both, to suit FSDP: 0.8 GB at every call for a map of
+    14,336 inputs, kept for a backward pass that the norms do not have. The weights are detached: torch before
+    2.10 would reuse casts made without a graph for the layer itself, and nothing would learn (pytorch issue
+    158232).
     """
     return maps["lora_B"].weight.detach() @ maps["lora_A"].weight.detach()

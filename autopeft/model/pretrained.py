@@ -1,7 +1,4 @@
-"""Load a base model with its task head and tokenizer from the hub, a directory or the demo package.
-
-For counting, its skeleton is built on torch's meta device from its `config.json` alone.
-"""
+"""Loads a base model with task head and tokenizer, or builds its skeleton without weights for counting."""
 
 from __future__ import annotations
 
@@ -77,7 +74,7 @@ def load(
     device: str | None = None,
     precision: Precision | None = None,
 ) -> BaseModel:
-    """A base model with a task head of the right size, and its tokenizer.
+    """Load a base model with a task head of the right size, and its tokenizer.
 
     Args:
         spec: A hub id or local directory, and whether to quantise; no id means the demo model.
@@ -85,9 +82,9 @@ def load(
         label_names: The labels of the task, in order; empty for a language model.
         needs_tokenizer: Whether a missing tokenizer is an error.
         needs_padding: Whether a tokenizer without a padding token is given one, and the model's config too.
-        device: Where to put the model, as torch names devices; None takes a GPU where there is one.
-        precision: The format to hold the weights in, but for the task head, which is float32; 4-bit maps
-            are multiplied in it. None is float32.
+        device: Where to put the model, as torch names devices; None takes a GPU if there is one.
+        precision: The format of the weights, and of products of 4-bit maps; the task head is float32. None
+            is float32.
 
     Raises:
         ModelError: The model is missing, unreadable or not the published demo, or cannot be quantised here.
@@ -146,11 +143,18 @@ def load_skeleton(
     n_layers: int | None = None,
     n_labels: int | None = None,
 ) -> BaseModel:
-    """A base model with all modules and no weights; raises ModelError without a config that can be read.
+    """Build a base model on the meta device from its config: all modules, no weights.
 
-    `auto_class` names the transformers class; None takes what a search of texts would load, else the
-    architecture that the config names. With `here_only` only a directory or the hub's cache is read.
-    `n_layers` builds the first layers alone, `n_labels` a head of so many outputs.
+    Args:
+        spec: As for `load`.
+        auto_class: Name of the transformers class; None takes what a search of texts would load, else the
+            architecture that the config names.
+        here_only: Whether to read only a directory or the hub's cache.
+        n_layers: Builds the first layers alone.
+        n_labels: Outputs of the head, instead of the config's.
+
+    Raises:
+        ModelError: The config cannot be read.
     """
     source, name = resolve(spec)
     if not here_only:
@@ -169,9 +173,9 @@ def load_skeleton(
         if n_labels is not None:
             config.num_labels = n_labels
         name_first_token(config)
-        wanted = counting_class(config, auto_class)
-        require_class(config, wanted, name=name)
-        builder = getattr(transformers, wanted)
+        class_name = counting_class(config, auto_class)
+        require_class(config, class_name, name=name)
+        builder = getattr(transformers, class_name)
         with torch.device("meta"):
             module = getattr(builder, "from_config", builder)(config)
     except LOAD_ERRORS as error:
@@ -185,10 +189,7 @@ def load_skeleton(
 
 
 def require_packages(spec: ModelSpec) -> None:
-    """Raise ModelError where the settings or the model ask for a package that is not installed.
-
-    Of the model only the config is read. It is an error too where that cannot be read.
-    """
+    """Raise ModelError if settings or model need a missing package, or if the config cannot be read."""
     if spec.quantize != "none":
         require_bitsandbytes(spec.quantize)
     if spec.id is not None and spec.id.endswith(".gguf"):
@@ -205,7 +206,7 @@ def require_packages(spec: ModelSpec) -> None:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Silence the progress bars and load reports of transformers; its errors are still printed."""
+    """Silence progress bars and load reports of transformers inside a context; errors are still printed."""
     verbosity, had_bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -220,7 +221,7 @@ def quiet_libraries() -> Iterator[None]:
 def _read(
     source: str, spec: ModelSpec, auto_class: str, label_names: Sequence[str], **settings: Any
 ) -> tuple[Any, Mapping[str, Any]]:
-    """The model, and what `transformers` reports of its checkpoint."""
+    """Read a model, and return it with what `transformers` reports of its checkpoint."""
     labels = dict(enumerate(label_names))
     head = {"id2label": labels, "label2id": {label: i for i, label in labels.items()}} if labels else {}
     try:
@@ -236,8 +237,8 @@ def _read(
             )
     except LOAD_ERRORS as error:
         config = config_of(spec)
-        if (wanted := loading_class(config, auto_class)) != auto_class:
-            return _read(source, spec, wanted, label_names, **settings)
+        if (class_name := loading_class(config, auto_class)) != auto_class:
+            return _read(source, spec, class_name, label_names, **settings)
         require_class(config, auto_class, name=source)
         raise load_error(source, error) from error
     if adapters := getattr(module, "peft_config", None):  # of a hub model, whose adapter is loaded with it
@@ -257,11 +258,10 @@ def _read_quantised(
     place: torch.device,
     dtype: str,
 ) -> tuple[Any, Mapping[str, Any]]:
-    """As `_read`, quantised but for the head, the output layer and the maps that the checkpoint lacks.
+    """Read a model quantised, except for head, output layer and maps that the checkpoint lacks.
 
-    Those maps are known once the checkpoint is read: a model without a pooler, say, is read twice. All
-    is read in the number format that the model computes in: what is not quantised takes no more memory
-    meanwhile, and 4-bit maps unpack into this format.
+    Only the read checkpoint tells what it lacks: a model without a pooler, say, is read twice. All is read
+    in the number format that the model computes in, which takes less memory and is what 4-bit maps unpack to.
     """
     require_quantiser(spec.quantize, place)
     if source.endswith(".gguf"):
@@ -296,12 +296,12 @@ def _read_quantised(
 
 
 def _lacking(checkpoint: Mapping[str, Any]) -> frozenset[str]:
-    """Names of the parameters that a checkpoint lacks, or has in another shape."""
+    """List the parameters that a checkpoint lacks, or has in another shape."""
     return frozenset(checkpoint["missing_keys"]) | frozenset(key[0] for key in checkpoint["mismatched_keys"])
 
 
 def load_processor(spec: ModelSpec) -> Any:
-    """The tokenizer of a model alone; raises ModelError."""
+    """Load the tokenizer of a model alone; raises ModelError."""
     source, name = resolve(spec)
     return _processor(spec, source, name, needs_images=False, is_needed=True, needs_padding=True)
 
@@ -309,7 +309,7 @@ def load_processor(spec: ModelSpec) -> Any:
 def _processor(
     spec: ModelSpec, source: str, name: str, *, needs_images: bool, is_needed: bool, needs_padding: bool
 ) -> Any:
-    """The tokenizer of a model, if asked for with a padding token, or its image processor."""
+    """Load the tokenizer of a model, with a padding token if needed, or its image processor."""
     auto = transformers.AutoImageProcessor if needs_images else transformers.AutoTokenizer
     try:
         try:
@@ -325,10 +325,7 @@ def _processor(
 
 
 def _require_shapes(module: Any, name: str, mismatched: Sequence[tuple[str, Any, Any]]) -> None:
-    """Warn that a head of another size is replaced; refuse weights of other shapes anywhere else.
-
-    Each mismatch is a parameter's name, its shape in the checkpoint and its shape in the model.
-    """
+    """Warn of a replaced head of another size; refuse other mismatches: name, stored shape, built shape."""
     head = tuple(f"{child}." for child in head_names(module))
     for key, stored, built in sorted(mismatched):
         if not key.startswith(head):
@@ -344,7 +341,7 @@ def _require_shapes(module: Any, name: str, mismatched: Sequence[tuple[str, Any,
 
 
 def _require_layers(module: Any, name: str, lacking: Collection[str]) -> None:
-    """Refuse a checkpoint that has some layers of a stack and nothing at all of others."""
+    """Refuse a checkpoint that has some layers of a stack and nothing of others."""
     head = tuple(f"{child}." for child in head_names(module))
     by_stack: dict[str, dict[str, bool]] = {}  # whether the checkpoint has weights of a layer, by its number
     for key, _ in module.named_parameters():

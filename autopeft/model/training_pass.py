@@ -23,7 +23,7 @@ from autopeft.model.devices import forked_rng, is_out_of_memory, random_state
 # set them were renamed in transformers 5.
 _SWITCH, _FUNCTION = "gradient_checkpointing", "_gradient_checkpointing_func"
 _FUSED = "sdpa"  # the attention that transformers chooses by default, and the only one that is looked after
-# Inputs of a call whose layers must all run: they read and fill a cache, or give what lies between them.
+# Inputs of a call whose layers must all run: they use a cache, or return what lies between layers.
 _WHOLE_CALL = ("cache", "past_key_values", "output_hidden_states", "output_attentions")
 _TRIED_ROWS = 2  # of a batch; a few say as much as all, and take no more memory than a step; by hand
 Batch = dict[str, Any]
@@ -34,27 +34,24 @@ log = logging.getLogger(__name__)
 
 
 def can_checkpoint(model: nn.Module) -> bool:
-    """Whether the layers of a base model, or of one with adapters, may be checkpointed."""
+    """Whether the layers of a model, with or without adapters, can be checkpointed."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     return bool(getattr(base, "supports_gradient_checkpointing", False)) and bool(_switches(base))
 
 
 @contextlib.contextmanager
 def checkpointed(model: nn.Module) -> Iterator[None]:
-    """A context in which the layers of a model in training mode are checkpointed; dropout draws repeat."""
+    """Checkpoint the layers of a model in training mode inside a context; dropout draws repeat."""
     names = (_SWITCH, _FUNCTION)
-    before = [
-        (module, {name: vars(module)[name] for name in names if name in vars(module)})
-        for module in _switches(model)
-    ]
+    old = [(module, {n: vars(module)[n] for n in names if n in vars(module)}) for module in _switches(model)]
     try:
-        for module, _ in before:
+        for module, _ in old:
             setattr(module, _SWITCH, True)
             setattr(module, _FUNCTION, partial(checkpoint, use_reentrant=False))
-        with without_cache(model):  # of which transformers would warn
+        with without_cache(model):  # transformers would warn of one
             yield
     finally:
-        for module, attributes in before:
+        for module, attributes in old:
             for name in names:
                 vars(module).pop(name, None)
             vars(module).update(attributes)
@@ -66,29 +63,28 @@ def _switches(model: nn.Module) -> list[nn.Module]:
 
 @contextlib.contextmanager
 def without_cache(model: nn.Module) -> Iterator[None]:
-    """A context in which forward passes fill no cache unless they are asked to, as `generate` does.
+    """Let forward passes fill no cache inside a context, unless they are asked to, as by `generate`.
 
-    Language models fill it by default, also where no token follows. It costs a copy of all keys and values,
-    and layers that fill it cannot be skipped or checkpointed.
+    Language models fill one by default. It costs a copy of all keys and values, and layers that fill it
+    cannot be skipped or checkpointed.
     """
     config = getattr(model.get_base_model() if isinstance(model, PeftModel) else model, "config", None)
-    before = getattr(config, "use_cache", None)
-    if not before:
+    old = getattr(config, "use_cache", None)
+    if not old:
         yield
         return
     config.use_cache = False  # type: ignore[union-attr]
     try:
         yield
     finally:
-        config.use_cache = before  # type: ignore[union-attr]
+        config.use_cache = old  # type: ignore[union-attr]
 
 
 class KnownMask(Tensor):
-    """An attention mask (B, …, T) of which it is known whether and where it has padding, which is any 0.
+    """An attention mask (B, …, T) that remembers its padding, so that no pass must ask the device for it.
 
-    A cast of it, a copy on another device and its numbers in another shape are known too. All else that is
-    made of it is a plain tensor: its padding is not known. `is_right_padded` says that no token comes after
-    padding in its row.
+    Padding is any 0. `is_right_padded` says that no token comes after padding in its row. A cast, a copy on
+    another device and a view remember too; anything else that is made of the mask is a plain tensor.
     """
 
     has_padding: bool
@@ -106,64 +102,66 @@ class KnownMask(Tensor):
         has_other_bytes = func is Tensor.view and made.dtype != args[0].dtype
         if has_other_bytes:
             return made
-        # Rows in another shape may begin within those of before.
+        # Rows of another length may begin within the old ones.
         is_right_padded = args[0].is_right_padded and made.shape[-1] == args[0].shape[-1]
         return _noted(made, has_padding=args[0].has_padding, is_right_padded=is_right_padded)
 
 
 def known_mask(mask: Tensor, *, seen_as: Tensor) -> KnownMask:
-    """The mask itself, with what is known of it; `seen_as` has the same numbers, on the CPU."""
+    """Make a mask remember its padding, which is read from `seen_as`, the same mask on the CPU."""
     has_padding = bool((seen_as == 0).any())
     is_right_padded = not bool((seen_as[..., 1:] > seen_as[..., :-1]).any())
     return _noted(mask, has_padding=has_padding, is_right_padded=is_right_padded)
 
 
 def _noted(mask: Tensor, *, has_padding: bool, is_right_padded: bool) -> KnownMask:
-    known = mask.as_subclass(KnownMask)
-    known.has_padding, known.is_right_padded = has_padding, is_right_padded
-    return known
+    noted = mask.as_subclass(KnownMask)
+    noted.has_padding, noted.is_right_padded = has_padding, is_right_padded
+    return noted
 
 
 def heeds_known_masks(model: nn.Module) -> bool:
-    """Whether a model asks for its masks where `heeding_known_masks` can answer."""
+    """Whether a model makes its masks by the function that `heeding_known_masks` replaces."""
     return getattr(getattr(model, "config", None), "_attn_implementation", None) == _FUSED
 
 
 @contextlib.contextmanager
 def heeding_known_masks() -> Iterator[None]:
-    """A context in which models of transformers make their masks of a `KnownMask` without a look at it.
+    """Let models of transformers make their masks of a `KnownMask` without reading it from the device.
 
-    They make what they would make otherwise: nothing where there is no padding, since the attention is then
-    plain or causal. Nor where all padding comes last and the attention is causal: no token attends to what
-    comes after it, and what padding computes is not used. Fast kernels take no masks, at least on GPUs.
+    They make the mask that they would make otherwise, and none, since fast kernels take none, if
+
+    1. there is no padding: the attention is then plain or causal;
+    2. all padding comes last and the attention is causal: no token attends to what comes after it, and the
+       outputs at padding are not used.
     """
-    before: Callable[..., Tensor | None] = ALL_MASK_ATTENTION_FUNCTIONS[_FUSED]
+    make_mask: Callable[..., Tensor | None] = ALL_MASK_ATTENTION_FUNCTIONS[_FUSED]
 
     def make(*, attention_mask: Tensor | None = None, **arguments: Any) -> Tensor | None:
         if not isinstance(attention_mask, KnownMask):
-            return before(attention_mask=attention_mask, **arguments)
+            return make_mask(attention_mask=attention_mask, **arguments)
         n_keys = attention_mask.shape[-1]
         is_square = arguments.get("q_length") == n_keys or arguments.get("allow_is_causal_skip") is False
         if arguments.get("kv_length") != n_keys or arguments.get("kv_offset", 0) != 0 or not is_square:
-            return before(attention_mask=attention_mask.as_subclass(Tensor), **arguments)
+            return make_mask(attention_mask=attention_mask.as_subclass(Tensor), **arguments)
         is_causal = arguments.get("allow_is_causal_skip") is True  # and nothing else is masked
         if not attention_mask.has_padding or (attention_mask.is_right_padded and is_causal):
-            return before(attention_mask=None, **arguments)
+            return make_mask(attention_mask=None, **arguments)
         never = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
-        return before(attention_mask=attention_mask.as_subclass(Tensor), **{**arguments, **never})
+        return make_mask(attention_mask=attention_mask.as_subclass(Tensor), **{**arguments, **never})
 
     ALL_MASK_ATTENTION_FUNCTIONS[_FUSED] = make
     try:
         yield
     finally:
         del ALL_MASK_ATTENTION_FUNCTIONS[_FUSED]
-        if ALL_MASK_ATTENTION_FUNCTIONS[_FUSED] is not before:  # within another such context
-            ALL_MASK_ATTENTION_FUNCTIONS[_FUSED] = before
+        if ALL_MASK_ATTENTION_FUNCTIONS[_FUSED] is not make_mask:  # inside another such context
+            ALL_MASK_ATTENTION_FUNCTIONS[_FUSED] = make_mask
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnownOutput:
-    """What the lowest `n_layers` layers give for a batch, as the last of them returned it."""
+    """The output of the lowest `n_layers` layers for a batch, as the last of them returned it."""
 
     n_layers: int
     output: Output
@@ -176,12 +174,12 @@ class KnownOutput:
 
     @property
     def n_bytes(self) -> int:
-        """Memory that it takes."""
+        """Bytes that the output takes."""
         return sum(tensor.untyped_storage().nbytes() for tensor in self.tensors)
 
     @property
     def is_constant(self) -> bool:
-        """Whether nothing that trains decides it."""
+        """Whether the output depends on nothing that trains."""
         return not any(tensor.requires_grad for tensor in self.tensors)
 
 
@@ -189,8 +187,10 @@ class KnownOutput:
 class FrozenPrefix:
     """The layers of an attached model below everything that trains, from the first one up.
 
-    Inside `installed`, layers whose output is known are skipped in calls with the tensors of the batch that
-    was announced last by `expect`. All other calls, such as those of `generate`, run as always.
+    Embeddings, masks and rotary angles are still computed by the model, so that the same few lines serve
+    every layout of layers. Inside `installed`, layers whose output is known are skipped in calls with the
+    tensors of the batch that `expect` announced last. All other calls, such as those of `generate`, run as
+    always.
 
     Attributes:
         model: The model with its adapters.
@@ -204,13 +204,13 @@ class FrozenPrefix:
     callers: Sequence[nn.Module]
     trained_outside: tuple[str, ...]
     _inputs: tuple[Tensor, ...] = ()
-    _known: KnownOutput | None = None
+    _output: KnownOutput | None = None
     _keep: Callable[[KnownOutput], None] | None = None
     _is_called: bool = False
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """A context in which the model can skip its frozen layers."""
+        """Let the model skip its frozen layers inside a context."""
         with contextlib.ExitStack() as stack:
             for module in self.callers:
                 stack.enter_context(_replaced(module, functools.partial(self._call, module.forward)))
@@ -219,16 +219,16 @@ class FrozenPrefix:
             yield
 
     def expect(
-        self, batch: Mapping[str, Any], known: KnownOutput | None, keep: Callable[[KnownOutput], None] | None
+        self, batch: Mapping[str, Any], output: KnownOutput | None, keep: Callable[[KnownOutput], None] | None
     ) -> None:
-        """Announce the batch of the next calls, what is known of it, and who keeps what is new."""
+        """Announce the batch of the next calls, the known output for it, and who keeps a new output."""
         self._inputs = tuple(value for value in batch.values() if isinstance(value, Tensor))
-        self._known, self._keep = known, keep
+        self._output, self._keep = output, keep
 
     def _call(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """A caller's forward; notes whether it got the tensors of the expected batch, and no others."""
+        """Run a caller's forward; note whether it got the tensors of the expected batch, and no others."""
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        is_expected = bool(tensors) and all(any(t is known for known in self._inputs) for t in tensors)
+        is_expected = bool(tensors) and all(any(t is value for value in self._inputs) for t in tensors)
         is_whole = any(kwargs.get(name) for name in _WHOLE_CALL)
         if self._is_called or not is_expected or is_whole:
             return forward(*args, **kwargs)
@@ -239,11 +239,11 @@ class FrozenPrefix:
             self._is_called = False
 
     def _run(self, forward: Callable[..., Any], index: int, *args: Any, **kwargs: Any) -> Any:
-        """A layer's forward; a skipped layer returns what the last skipped one does, in the form of all."""
+        """Run a layer's forward; a skipped layer returns the known output of the last skipped one."""
         if not self._is_called:
             return forward(*args, **kwargs)
-        if self._known is not None and index < self._known.n_layers:
-            return self._known.output
+        if self._output is not None and index < self._output.n_layers:
+            return self._output.output
         output = forward(*args, **kwargs)
         if index == len(self.layers) - 1 and self._keep is not None:
             self._keep(KnownOutput(n_layers=len(self.layers), output=output))
@@ -251,7 +251,7 @@ class FrozenPrefix:
 
 
 def frozen_prefix(model: nn.Module) -> FrozenPrefix | None:
-    """The layers of a model below everything that trains; None if there are none, or nothing trains."""
+    """Find the layers of a model below everything that trains; None if there are none, or nothing trains."""
     lists: dict[str, nn.ModuleList] = {}  # those that lie in no other
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{outer}.") for outer in lists):
@@ -273,10 +273,10 @@ def frozen_prefix(model: nn.Module) -> FrozenPrefix | None:
 
 
 def skips_exactly(prefix: FrozenPrefix, loss: Loss, batch: Batch) -> bool:
-    """Whether loss and gradients of some rows are the same bits where the frozen layers are skipped.
+    """Whether skipping the frozen layers leaves loss and gradients of a few rows the same to the bit.
 
-    They are not where something that trains lies below the layers (the embeddings), where layers draw
-    random numbers (dropout), pass on more than their output, run twice, or write into their input.
+    It does not if something that trains lies below the layers (the embeddings), or if layers draw random
+    numbers (dropout), pass on more than their output, run twice, or write into their input.
 
     The loss alone is compared in an evaluation, which has no gradients, and on a GPU, some of whose backward
     kernels add in any order. Nothing is kept for a backward pass then: there may be no room for it.
@@ -286,14 +286,14 @@ def skips_exactly(prefix: FrozenPrefix, loss: Loss, batch: Batch) -> bool:
     device = next(prefix.model.parameters()).device
     has_gradients = prefix.model.training and device.type != "cuda"
 
-    def keep(known: KnownOutput) -> None:
-        kept.append(known)
+    def keep(output: KnownOutput) -> None:
+        kept.append(output)
         states.append(random_state(device))
         torch.set_grad_enabled(has_gradients)  # in the layers above, and from now on
 
-    def attempt(known: KnownOutput | None) -> list[Tensor]:
+    def attempt(output: KnownOutput | None) -> list[Tensor]:
         with forked_rng(device):
-            prefix.expect(batch, known, keep)
+            prefix.expect(batch, output, keep)
             trained = [parameter for parameter in prefix.model.parameters() if parameter.requires_grad]
             value = loss(prefix.model, batch)
             if not torch.is_grad_enabled():
@@ -326,12 +326,12 @@ def skips_exactly(prefix: FrozenPrefix, loss: Loss, batch: Batch) -> bool:
 
 @contextlib.contextmanager
 def _replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """A context in which a module has another forward, with the signature of its own."""
-    before = vars(module).get("forward")
+    """Give a module another forward inside a context, with the signature of its own."""
+    old = vars(module).get("forward")
     module.forward = functools.update_wrapper(forward, module.forward)
     try:
         yield
     finally:
         del module.forward
-        if before is not None:
-            module.forward = before
+        if old is not None:
+            module.forward = old

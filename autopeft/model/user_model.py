@@ -1,4 +1,4 @@
-"""A base model that the user holds in memory: checked, and afterwards in the state that it was in."""
+"""A model that the user passes in memory: checked, used as a base model, and left as it was."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def from_memory(
     label_names: Sequence[str],
     precision: Precision,
 ) -> BaseModel:
-    """The user's module as a base model, on its device; frozen until `restoring` ends.
+    """Make a base model of the user's module, on its device; it stays frozen until `restoring` ends.
 
     Args:
         module: A transformers model with the task's head, of as many outputs as there are labels.
@@ -88,11 +88,11 @@ def from_memory(
 
 @contextlib.contextmanager
 def restoring(module: nn.Module) -> Iterator[None]:
-    """A context after which modules, flags, gradients and padding token of a module are as before.
+    """Restore modules, flags, gradients and padding token of a module when the context ends.
 
-    Weights are not copied, since `BaseModel.attached` leaves them unchanged. Modules are put back there too,
-    but a signal may end that half-way. Meanwhile a model in few bits has norms and biases in the formats that
-    they have where it is loaded by its name.
+    Weights are not copied, since `BaseModel.attached` leaves them unchanged. It puts modules back too, but a
+    signal may interrupt it. Inside the context a model in few bits has the formats of norms and biases that
+    it has when it is loaded by name.
     """
     restore_modules, restore_flags = note_modules(module), note_flags(module)
     undo = stop_mutation(module)
@@ -107,7 +107,7 @@ def restoring(module: nn.Module) -> Iterator[None]:
 
 
 def note_flags(module: nn.Module) -> Callable[[], None]:
-    """A function that puts back the flags, gradients and padding token that a module has now."""
+    """Note flags, gradients and padding token of a module; the returned function puts them back."""
     flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in module.parameters()]
     modes = [(child, child.training) for child in module.modules()]
     configs = [vars(part) for part in text_configs(cast(Any, module).config)]
@@ -119,28 +119,28 @@ def note_flags(module: nn.Module) -> Callable[[], None]:
         for parameter, requires_grad, gradient in flags:
             parameter.requires_grad = requires_grad
             parameter.grad = gradient
-        for part, before in zip(configs, padding, strict=True):
+        for part, original in zip(configs, padding, strict=True):
             part.pop("pad_token_id", None)
-            part.update(before)
+            part.update(original)
 
     return restore
 
 
 def loaded_from(module: nn.Module) -> str:
-    """The hub id or path that a module was loaded from; blank if it was not loaded."""
+    """Return the hub id or path that a module was loaded from; blank if it was not loaded."""
     return str(getattr(getattr(module, "config", None), "_name_or_path", "") or "")
 
 
 def is_narrow(module: nn.Module) -> bool:
-    """Whether any weights outside bitsandbytes maps are in bfloat16, so that the model must compute in it."""
+    """Whether weights outside bitsandbytes maps are in bfloat16, in which the model must then compute."""
     return torch.bfloat16 in _formats(module)
 
 
 def require_plain(module: nn.Module) -> None:
-    """Raise a ModelError for a module that cannot be adapted as it is.
+    """Raise ModelError for a module that is no transformers model, or cannot be adapted as it is.
 
-    It is no transformers model, is compiled or wrapped for several devices, holds adapters already,
-    has floats other than float32 and bfloat16 outside bitsandbytes maps, or has no weights.
+    That is one that is compiled, wrapped for several devices, or without weights, that holds adapters, or
+    that has floats other than float32 and bfloat16 outside bitsandbytes maps.
     """
     kind = type(module).__name__
     if isinstance(getattr(module, "_orig_mod", None), nn.Module):
@@ -161,10 +161,10 @@ def require_plain(module: nn.Module) -> None:
         raise ModelError(
             f"The {kind} holds adapters of peft already; pass the base model without them (model.unload())."
         )
-    if others := _formats(module) - {torch.float32, torch.bfloat16}:
-        other = str(min(others, key=str)).removeprefix("torch.")
+    if refused := _formats(module) - {torch.float32, torch.bfloat16}:
+        dtype = str(min(refused, key=str)).removeprefix("torch.")
         raise ModelError(
-            f"The {kind} in memory has weights in {other}; training here is in float32 or bfloat16, pass "
+            f"The {kind} in memory has weights in {dtype}; training here is in float32 or bfloat16, pass "
             "model.float() or model.bfloat16(), or load a quantised one with dtype=torch.float32."
         )
     if any(parameter.is_meta for parameter in module.parameters()):
@@ -172,7 +172,7 @@ def require_plain(module: nn.Module) -> None:
 
 
 def _formats(module: nn.Module) -> set[torch.dtype]:
-    """The number formats of all floating weights outside bitsandbytes maps."""
+    """List the number formats of all floating weights outside bitsandbytes maps."""
     plain = [child for child in module.modules() if not n_bits(child)]
     parameters = [parameter for child in plain for parameter in child.parameters(recurse=False)]
     return {parameter.dtype for parameter in parameters if parameter.is_floating_point()}

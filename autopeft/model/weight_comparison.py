@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -30,8 +31,8 @@ _UNREADABLE = (OSError, ValueError, LookupError, RuntimeError, SafetensorError, 
 log = logging.getLogger(__name__)
 
 
-class _Seen(NamedTuple):
-    """What is known of a tensor without reading it; `version` counts its changes in place."""
+class _Identity(NamedTuple):
+    """What tells a tensor from others without reading it; `version` counts its changes in place."""
 
     name: str
     pointer: int
@@ -43,46 +44,43 @@ class _Seen(NamedTuple):
 class TensorWatch:
     """Tells whether a module still has the tensors that it had, reading a small part of them.
 
-    A change is found if torch counted it (in place, by any operation), if it replaced a tensor, or if it
-    touched one of about 4,096 numbers of each tensor, evenly spaced. A change through `.data` of other
-    numbers is left to `digest_of`. LoRA on experts makes torch count changes that are none, so a tensor with
-    a new count is summed in full.
+    A change is found if it replaced a tensor, if torch counted it (in place, by any operation), or if it
+    touched one of about 4,096 evenly spaced numbers of a tensor. Only `digest_of` finds a change of other
+    numbers through `.data`. LoRA on experts makes torch count changes that are none, so a tensor with a new
+    count is summed in full.
     """
 
     def __init__(self, module: nn.Module) -> None:
         """Read every tensor once."""
         tensors = _tensors_of(module)
-        self._seen = [_seen(name, tensor) for name, tensor in tensors]
+        self._identities = [_identity(name, tensor) for name, tensor in tensors]
         self._sums = _stacked([_sum(tensor) for _, tensor in tensors])
         self._samples = _stacked([_sum(tensor, _SAMPLE) for _, tensor in tensors])
 
     def first_change(self, module: nn.Module) -> str | None:
-        """Name of a parameter or buffer that is not as it was; None if none was found."""
+        """Name a parameter or buffer that is not as it was; None if none was found."""
         tensors = _tensors_of(module)
-        now = [_seen(name, tensor) for name, tensor in tensors]
-        if len(now) != len(self._seen):
-            return min({seen.name for seen in now} ^ {seen.name for seen in self._seen})
-        for before, after in zip(self._seen, now, strict=True):
-            if before[:-1] != after[:-1]:  # another tensor has taken the place
-                return before.name
-        counted = [i for i, seen in enumerate(now) if seen.version != self._seen[i].version]
+        now = [_identity(name, tensor) for name, tensor in tensors]
+        if len(now) != len(self._identities):
+            return min({new.name for new in now} ^ {old.name for old in self._identities})
+        for old, new in zip(self._identities, now, strict=True):
+            if old[:-1] != new[:-1]:  # another tensor has taken the place
+                return old.name
+        counted = [i for i, new in enumerate(now) if new.version != self._identities[i].version]
         samples = _stacked([_sum(tensor, _SAMPLE) for _, tensor in tensors])
         sums = self._sums.clone()
         for i in counted:
             sums[i] = _sum(tensors[i][1])
         odd = ((samples != self._samples) | (sums != self._sums)).nonzero().flatten().tolist()
-        self._seen = now
+        self._identities = now
         return now[odd[0]].name if odd else None
 
 
 def digest_of(module: nn.Module, *, exclude: Collection[str] = ()) -> str:
-    """SHA-256 of the name and value of every parameter and buffer, read a chunk at a time.
-
-    `exclude` names modules that are left out.
-    """
-    digest, left_out = hashlib.sha256(), tuple(f"{name}." for name in exclude)
+    """Digest the name and value of every parameter and buffer outside the modules of `exclude` (SHA-256)."""
+    digest, excluded = hashlib.sha256(), tuple(f"{name}." for name in exclude)
     for name, tensor in sorted(module.state_dict().items()):
-        if name.startswith(left_out):
+        if name.startswith(excluded):
             continue
         digest.update(name.encode())
         content = _flat(tensor).view(torch.uint8)
@@ -92,14 +90,14 @@ def digest_of(module: nn.Module, *, exclude: Collection[str] = ()) -> str:
 
 
 def sample_digest(module: nn.Module, *, exclude: Collection[str] = ()) -> str | None:
-    """SHA-256 of about 4,096 numbers of every parameter, rounded to bfloat16; None for a quantised model.
+    """Digest about 4,096 numbers of every parameter, rounded to bfloat16; None for a quantised model.
 
-    It is the same in whichever plain format a checkpoint is held, and takes no time. `exclude` names modules
-    that are left out.
+    It takes no time and is the same for every plain format in which a checkpoint is held. Modules of
+    `exclude` are left out.
     """
-    digest, left_out = hashlib.sha256(), tuple(f"{name}." for name in exclude)
+    digest, excluded = hashlib.sha256(), tuple(f"{name}." for name in exclude)
     for name, parameter in sorted(module.named_parameters()):
-        if name.startswith(left_out):
+        if name.startswith(excluded):
             continue
         if not parameter.is_floating_point() or n_bits(module.get_submodule(name.rpartition(".")[0])):
             return None
@@ -111,9 +109,9 @@ def sample_digest(module: nn.Module, *, exclude: Collection[str] = ()) -> str | 
 
 
 def _tensors_of(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters and buffers but those that no checkpoint holds, which a model may compute as it runs.
+    """List parameters and those buffers that a checkpoint holds.
 
-    LongRoPE writes the frequencies for short or long texts into such a buffer.
+    Others a model may compute as it runs: LongRoPE writes frequencies for short or long texts into one.
     """
     computed = {
         f"{prefix}.{name}".lstrip(".")
@@ -125,12 +123,12 @@ def _tensors_of(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [(name, tensor.detach()) for name, tensor in tensors]
 
 
-def _seen(name: str, tensor: Tensor) -> _Seen:
-    return _Seen(name, tensor.data_ptr(), tensor.shape, tensor.dtype, tensor._version)
+def _identity(name: str, tensor: Tensor) -> _Identity:
+    return _Identity(name, tensor.data_ptr(), tensor.shape, tensor.dtype, tensor._version)
 
 
 def _sum(tensor: Tensor, n_numbers: int | None = None) -> Tensor:
-    """Sum of the bits of a tensor as whole numbers, exact; of about `n_numbers` evenly spaced ones."""
+    """Sum the bits of a tensor, or of about `n_numbers` evenly spaced numbers, as integers."""
     flat = _flat(tensor)
     if n_numbers is not None:
         # An odd step: an even one would stay in few columns of a matrix.
@@ -148,27 +146,27 @@ def _flat(tensor: Tensor) -> Tensor:
 
 
 def _stacked(sums: list[Tensor]) -> Tensor:
-    """Sums of tensors on one or more devices, on the first one's; no number is copied to the CPU."""
+    """Gather sums on the device of the first one, so that no number is copied to the CPU."""
     return torch.stack([total.to(sums[0].device) for total in sums]) if sums else torch.zeros(0)
 
 
 def difference_from_checkpoint(module: nn.Module, source: str, *, exclude: Collection[str]) -> str | None:
-    """The first parameter outside the head that is another than in a checkpoint; None where none is known.
+    """Name a parameter outside the head that differs from the checkpoint; None if no difference is found.
 
     Files are read one tensor at a time, and nothing is downloaded. What cannot be compared is no difference:
-    a checkpoint that is not here or is damaged, maps in few bits, layers whose tensors it names otherwise.
+    a missing or damaged checkpoint, maps in few bits, layers whose tensors it names otherwise.
 
     Args:
         module: A transformers model.
         source: The folder or hub id that it was loaded from.
         exclude: Modules of the head.
     """
-    wanted = _parameters(module, exclude)
-    missing = dict.fromkeys(wanted)
+    parameters = _parameters(module, exclude)
+    missing = dict.fromkeys(parameters)
     try:
-        for name, read in _stored(module, source, wanted):
+        for name, read in _stored_tensors(module, source, parameters):
             missing.pop(name, None)
-            held, stored = wanted[name], read()
+            held, stored = parameters[name], read()
             if held.shape != stored.shape or not torch.equal(held.cpu(), stored.to(held.dtype)):
                 return name
     except _UNREADABLE as error:
@@ -178,15 +176,15 @@ def difference_from_checkpoint(module: nn.Module, source: str, *, exclude: Colle
 
 
 def lacking_in_checkpoint(module: nn.Module, source: str, *, exclude: Collection[str]) -> frozenset[str]:
-    """Parameters outside the head that a checkpoint lacks, such as a pooler's, which each load draws anew.
+    """List parameters outside the head that the checkpoint lacks, which each load draws anew: a pooler's, say.
 
-    None where the checkpoint is not here or names the tensors of a layer otherwise, or where the module has
-    another difference: it may have been trained since, and its values are no random ones then. Values are
-    read only where a name is missing. The arguments are those of `difference_from_checkpoint`.
+    The list is empty if the checkpoint cannot be read, if it names the tensors of a layer otherwise, or if
+    another parameter differs: the module may have been trained since, and its values are not random then.
+    The arguments are those of `difference_from_checkpoint`.
     """
-    wanted = _parameters(module, exclude)
+    parameters = _parameters(module, exclude)
     try:
-        missing = wanted.keys() - {name for name, _ in _stored(module, source, wanted)}
+        missing = parameters.keys() - {name for name, _ in _stored_tensors(module, source, parameters)}
     except _UNREADABLE as error:
         log.debug("The checkpoint %s cannot be read: %s", source, error)
         return frozenset()
@@ -198,63 +196,52 @@ def lacking_in_checkpoint(module: nn.Module, source: str, *, exclude: Collection
 
 
 def _parameters(module: nn.Module, exclude: Collection[str]) -> dict[str, torch.Tensor]:
-    """The parameters outside some modules and outside maps in few bits."""
     packed = {name for name, child in module.named_modules() if n_bits(child)}
-    left_out = tuple(f"{name}." for name in (*exclude, *packed))
-    return {name: p.detach() for name, p in module.named_parameters() if not name.startswith(left_out)}
+    excluded = tuple(f"{name}." for name in (*exclude, *packed))
+    return {name: p.detach() for name, p in module.named_parameters() if not name.startswith(excluded)}
 
 
-def _stored(
-    module: nn.Module, source: str, wanted: Collection[str]
+def _stored_tensors(
+    module: nn.Module, source: str, names: Collection[str]
 ) -> Iterator[tuple[str, Callable[[], torch.Tensor]]]:
-    """The tensors of a checkpoint that a model wants: their names in the model, and how to read them."""
+    """Yield the tensors of a checkpoint that a model has: the name in the model, and how to read it."""
     prefix = f"{getattr(module, 'base_model_prefix', '')}."
-    for file in _files(source, revision=getattr(getattr(module, "config", None), "_commit_hash", None)):
-        yield from _tensors(file, wanted, prefix=prefix)
-
-
-def _files(source: str, *, revision: str | None) -> Iterator[Path]:
-    """The files of a checkpoint, from its folder or from the cache of the hub."""
-    for whole, index in ((_WHOLE, _INDEX), (_WHOLE_BIN, _INDEX_BIN)):
-        if (path := _file_of(source, whole, revision)) is not None:
-            yield path
-            return
-        if (path := _file_of(source, index, revision)) is not None:
-            for name in sorted(set(json.loads(path.read_bytes())["weight_map"].values())):
-                if (part := _file_of(source, name, revision)) is None:
-                    raise FileNotFoundError(name)
-                yield part
-            return
-    raise FileNotFoundError(source)
-
-
-def _file_of(source: str, name: str, revision: str | None) -> Path | None:
-    path = Path(source) / name
-    if path.is_file():
-        return path
-    if Path(source).is_dir():
-        return None
-    cached = try_to_load_from_cache(source, name, revision=revision)
-    return Path(cached) if isinstance(cached, str) else None
-
-
-def _tensors(
-    file: Path, wanted: Collection[str], *, prefix: str
-) -> Iterator[tuple[str, Callable[[], torch.Tensor]]]:
-    """The tensors of a file that a model has, under the model's names, each as a function that reads it."""
 
     def name_of(key: str) -> str | None:
         stem, dot, end = key.rpartition(".")
         name = f"{stem}{dot}{_OLD_ENDS.get(end, end)}"
-        return next((n for n in (name, prefix + name, name.removeprefix(prefix)) if n in wanted), None)
+        return next((n for n in (name, prefix + name, name.removeprefix(prefix)) if n in names), None)
 
-    if file.suffix == ".bin":
-        tensors: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        for key in tensors:
-            if (name := name_of(key)) is not None:
-                yield name, partial(tensors.__getitem__, key)
-        return
-    with safe_open(file, framework="pt") as opened:
-        for key in opened.keys():  # noqa: SIM118 - no dictionary
-            if (name := name_of(key)) is not None:
-                yield name, partial(opened.get_tensor, key)
+    for file in _checkpoint_files(source, revision=getattr(module.config, "_commit_hash", None)):
+        with contextlib.ExitStack() as stack:
+            if file.suffix == ".bin":
+                tensors: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+                keys, read = list(tensors), tensors.__getitem__
+            else:
+                opened = stack.enter_context(safe_open(file, framework="pt"))
+                keys, read = opened.keys(), opened.get_tensor
+            for key in keys:
+                if (name := name_of(key)) is not None:
+                    yield name, partial(read, key)
+
+
+def _checkpoint_files(source: str, *, revision: str | None) -> Iterator[Path]:
+    """Yield the files of a checkpoint, from its folder or from the cache of the hub."""
+
+    def find(name: str) -> Path | None:
+        if Path(source).is_dir():
+            return path if (path := Path(source) / name).is_file() else None
+        cached = try_to_load_from_cache(source, name, revision=revision)
+        return Path(cached) if isinstance(cached, str) else None
+
+    for whole, index in ((_WHOLE, _INDEX), (_WHOLE_BIN, _INDEX_BIN)):
+        if (path := find(whole)) is not None:
+            yield path
+            return
+        if (path := find(index)) is not None:
+            for name in sorted(set(json.loads(path.read_bytes())["weight_map"].values())):
+                if (part := find(name)) is None:
+                    raise FileNotFoundError(name)
+                yield part
+            return
+    raise FileNotFoundError(source)
