@@ -176,7 +176,7 @@ def difference_from_checkpoint(module: nn.Module, source: str, *, exclude: Colle
 
 
 def lacking_in_checkpoint(module: nn.Module, source: str, *, exclude: Collection[str]) -> frozenset[str]:
-    """List parameters outside the head that the checkpoint lacks, which each load draws anew: a pooler's, say.
+    """List parameters outside the head that the checkpoint lacks, each load draws them anew.
 
     The list is empty if the checkpoint cannot be read, if it names the tensors of a layer otherwise, or if
     another parameter differs: the module may have been trained since, and its values are not random then.
