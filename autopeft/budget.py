@@ -22,30 +22,38 @@ _AMOUNT = re.compile(
     r"((?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d{0,2}(?:_\d{3})+|\d+)(?:\.\d+)?|\.\d+)\s*([kKmMbB%]?)", re.ASCII
 )
 _POWER = re.compile(r"(\d+(?:\.\d+)?)[eE]\+?(\d{1,2})", re.ASCII)
+_RANK = re.compile(r"[rR]([1-9]\d{0,3})")
 _DECIMAL_COMMA = re.compile(r"(\d+),(\d+)\s*([kKmMbB%]?)", re.ASCII)
 _LEAST_PERCENT = Fraction(1, 10)  # a smaller number without a unit is a fraction of 1; chosen by hand
 _LONGEST = 60  # characters of a budget; chosen by hand
 _FACTOR = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
-_ALLOWED = "write a share of the base model such as 0.5%, or a number such as 300k, 1.2M or 113000"
+_ALLOWED = "write a share of the base model such as 0.5%, a rank such as r16, or a number such as 300k"
 
 
-def parse(requested: str, *, base_params: int) -> Budget:
+def parse(requested: str, *, base_params: int, rank_params: int = 0) -> Budget:
     """The largest whole number of trainable parameters, in [1, base_params], within a user's `--budget`.
 
     Args:
-        requested: `0.5%`, `300k`, `1.2M`, `2B` or `113000`; thousands may be separated by , or _.
+        requested: `0.5%`, `300k`, `1.2M`, `2B` or `113000`; thousands may be separated by , or _. `r16` is
+            what LoRA of rank 16 on all linear maps trains.
         base_params: Parameters of the base model, tied weights once, no task head.
+        rank_params: Parameters of LoRA of rank 1 on all linear maps.
 
     Raises:
         SpecError: Not a number, zero, negative, or over 100 %.
         BudgetError: A share that is less than one parameter of this base model.
 
     Example:
-        >>> parse("0.5%", base_params=22_713_216).max_trainable_params
+        >>> parse("0.5%", base_params=22_713_216, rank_params=41_472).max_trainable_params
         113566
+        >>> parse("r2", base_params=22_713_216, rank_params=41_472).max_trainable_params
+        82944
     """
-    amount, is_share = _amount(requested)
-    exact = amount * base_params if is_share else amount
+    if rank := _RANK.fullmatch(requested.strip()):
+        exact = Fraction(int(rank[1]) * rank_params)
+    else:
+        amount, is_share = _amount(requested)
+        exact = amount * base_params if is_share else amount
     if exact > base_params:
         raise SpecError(
             f"The budget {requested!r} is more than the whole base model ({base_params:,} parameters); "
@@ -64,6 +72,8 @@ def check(requested: str) -> None:
     Example:
         >>> check("0.5%")
     """
+    if _RANK.fullmatch(requested.strip()):
+        return
     amount, is_share = _amount(requested)
     if is_share and amount > 1:
         raise SpecError(

@@ -1,7 +1,7 @@
 """One file for each thing that a user asks for, readable from top to bottom.
 
 Inside the folder each file imports only from those before it: doctor, estimate, load,
-preview, train → analyze, count, export, search, verify → push.
+preview, train → analyze, count, export, search, tune, verify → push.
 """
 
 from __future__ import annotations

@@ -43,13 +43,17 @@ def short_steps(full_steps: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
-    """Steps of a full run, examples of a step and of each split; `n_test` is 0 without a test split."""
+    """Steps of a full run, examples of a step and of each split; `n_test` is 0 without a test split.
+
+    `goes_on` says whether a full run goes on from its short run.
+    """
 
     full_steps: int
     batch_size: int
     n_search: int
     n_confirm: int
     n_test: int
+    goes_on: bool = True
 
     @property
     def short_steps(self) -> int:
@@ -71,7 +75,7 @@ class Lengths:
     @property
     def kept_steps(self) -> int:
         """Steps of a short run that its full run need not repeat."""
-        return branch_step(self.short_steps)
+        return branch_step(self.short_steps) if self.goes_on else 0
 
     @property
     def step_cost(self) -> float:

@@ -84,7 +84,8 @@ def paired_difference(
     and 0.
 
     Args:
-        rival: Scores of shape (S, N), S >= 1, N >= 2; larger is better.
+        rival: Scores of shape (S, N), S >= 1, N >= 2; larger is better. With one number per run (N = 1) the
+            S >= 2 seeds stand for the rows, and tell nothing of other rows.
         baseline: Scores of the same shape, seeds and rows.
         span: Width of the range of the scores, > 0 (1 for accuracy); None where they have no bounds.
         examples: By how much rows differ that one plan alone has right, and which of them belong together.
@@ -109,18 +110,19 @@ def paired_difference(
         (0.0, True)
     """
     rivals, defaults = _checked(rival), _checked(baseline)
+    is_by_seeds = np.shape(rival) != rivals.shape  # one number per run: seeds stand for rows
     assert rivals.shape == defaults.shape, f"shapes {rivals.shape} and {defaults.shape} differ"
     assert n_rivals >= 1, n_rivals
     table = rivals - defaults
     _check_span(float(np.abs(table).max()), span)
-    step = examples.step or span
+    step = None if is_by_seeds else examples.step or span
     pseudo = () if step is None else (0.0, step, -step, 0.0)
     variance, freedom = _variance(table, examples.groups, pseudo=pseudo, seed_rows=SEED_ROWS)
     scale = max(float(np.abs(rivals).max()), float(np.abs(defaults).max()))
     mean, std_error = float(table.mean()), _std_error(variance, scale)
     half = float(stats.t.isf(_TAIL / n_rivals, freedom)) * std_error
     bound = math.inf if span is None else span  # few groups can give a half width beyond it
-    n_seeds, n_examples = table.shape
+    n_seeds, n_examples = table.shape[::-1] if is_by_seeds else table.shape
     return Difference(
         mean=mean,
         std_error=std_error,
@@ -147,7 +149,7 @@ def mean_and_std_error(
     """
     table = _checked(scores)
     _check_span(float(np.ptp(table)), span)
-    most = examples.step or span
+    most = None if np.shape(scores) != table.shape else examples.step or span
     pseudo = () if most is None else (0.0, 0.0, most, most)
     variance, _ = _variance(table, examples.groups, pseudo=pseudo, seed_rows=math.inf)
     return float(table.mean()), _std_error(variance, float(np.abs(table).max()))
@@ -170,9 +172,10 @@ def least_difference(n_examples: int, disagreement: float) -> float:
 
 
 def _checked(scores: npt.ArrayLike) -> Floats:
-    """The scores as a finite array of shape (S, N); raises `SpecError` for fewer than 2 rows."""
+    """The scores as a finite array of shape (S, N), (1, S) if N is 1; `SpecError` for fewer than 2 scores."""
     table = np.asarray(scores, dtype=np.float64)
     assert table.ndim == 2 and table.shape[0] >= 1, f"scores of shape {table.shape}, not (S, N)"
+    table = table.T if table.shape[1] == 1 else table
     assert np.isfinite(table).all(), "scores must be finite"
     if (n_examples := table.shape[1]) < 2:
         raise SpecError(

@@ -65,13 +65,14 @@ def verdict(
     elif difference.mean >= difference.std_error:
         label = "inconclusive"
     scores, interval = _in_words(difference, metric)
-    seeds = f" and {difference.n_seeds} seeds" if difference.n_seeds > 1 else ""
+    rows = [f"{difference.n_examples:,} unseen rows"] if difference.n_examples > 1 else []
+    rows += [f"{difference.n_seeds} seeds"] if difference.n_seeds > 1 else []
     sentence = _SENTENCES[label].format(
         rival=rival,
         baseline=baseline,
         scores=scores,
         interval=interval,
-        rows=f"{difference.n_examples:,} unseen rows{seeds}",
+        rows=" and ".join(rows),
         share=f"{100 * params[0] / params[1]:.0f} %" if is_smaller and params[1] else "",
     )
     return Verdict(

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from autopeft import budget, data, model, train
+from autopeft import data, model, train
 from autopeft.data import LabelledData
 from autopeft.errors import DataError, ModelError, UnknownNameError
 from autopeft.extension import Catalogue, Method, Task, discover, text_form
@@ -27,7 +27,7 @@ from autopeft.records import (
     with_setting,
 )
 from autopeft.run.defaults import with_full_run, with_max_length, with_max_new_tokens
-from autopeft.run.resources import in_memory_of_run, with_compute
+from autopeft.run.resources import budget_of, in_memory_of_run, with_compute
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Prepared:
     @property
     def budget(self) -> Budget:
         """The requested budget in parameters."""
-        return budget.parse(self.spec.budget.requested, base_params=self.base.base_params)
+        return budget_of(self.spec, self.base)
 
     @property
     def groups(self) -> dict[str, tuple[int, ...]]:

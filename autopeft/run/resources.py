@@ -15,6 +15,7 @@ import torch
 from autopeft import budget, train
 from autopeft.errors import ModelError, reason_of
 from autopeft.executors import EXECUTORS, Executor
+from autopeft.extension import discover
 from autopeft.model import (
     BaseModel,
     Precision,
@@ -26,7 +27,17 @@ from autopeft.model import (
 )
 from autopeft.model.devices import computes_in_bfloat16, device_names, has_used_gpus, like_gpus, limit_memory
 from autopeft.model.quantisation import stored_weights
-from autopeft.records import FLOAT32_BYTES, IN_MEMORY, Decision, ExecutionSpec, ModelSpec, Plan, RunSpec
+from autopeft.records import (
+    FLOAT32_BYTES,
+    IN_MEMORY,
+    Budget,
+    Decision,
+    ExecutionSpec,
+    ModelSpec,
+    Plan,
+    RunSpec,
+)
+from autopeft.space import BASELINE_METHOD
 
 NO_GPU = "Free memory, or set CUDA_VISIBLE_DEVICES to nothing, so that the CPU computes."
 _WEIGHTS_SHARE = 0.8  # of a GPU's free memory; the rest is for what it computes; chosen by hand
@@ -54,6 +65,13 @@ Given = TypeVar("Given")
 _Step = Callable[Concatenate[Subject, Rest], Given]
 
 
+def budget_of(spec: RunSpec, base: BaseModel) -> Budget:
+    """The requested budget in parameters; a rank is what LoRA of that rank on all linear maps trains."""
+    lora = discover("autopeft.methods")[BASELINE_METHOD]
+    per_rank = sum(lora.cost(site, 1, {}) for site in base.sites if lora.refusal(site) is None)
+    return budget.parse(spec.budget.requested, base_params=base.base_params, rank_params=per_rank)
+
+
 def with_compute(spec: RunSpec, bench: train.Bench) -> tuple[RunSpec, train.Bench, tuple[Decision, ...]]:
     """Settings and bench with micro-batches and checkpointing, and the decisions about what was left open.
 
@@ -61,8 +79,7 @@ def with_compute(spec: RunSpec, bench: train.Bench) -> tuple[RunSpec, train.Benc
     is taken already, or for an impossible budget.
     """
     base = bench.base
-    most = budget.parse(spec.budget.requested, base_params=base.base_params).max_trainable_params
-    trained_params = most + base.head_params
+    trained_params = budget_of(spec, base).max_trainable_params + base.head_params
     train.check_limit(bench, spec.execution, trained_params=trained_params)
     if spec.execution.memory_bytes is not None:
         limit_memory(base.device, spec.execution.memory_bytes)

@@ -43,6 +43,11 @@ SCHEDULE = (
 )
 
 
+def warmup_steps(n_steps: int) -> int:
+    """Steps of the warm-up of a run of so many."""
+    return min(_MOST_WARMUP, round(WARMUP_SHARE * n_steps))
+
+
 def rate_share(step: int, n_steps: int) -> float:
     """Share of the peak learning rate at a step, in (0, 1]: linear warm-up, then linear decay.
 
@@ -50,7 +55,7 @@ def rate_share(step: int, n_steps: int) -> float:
         >>> [round(rate_share(step, 100), 2) for step in (0, 5, 6, 99)]
         [0.17, 1.0, 0.99, 0.01]
     """
-    warmup = max(1, min(_MOST_WARMUP, round(WARMUP_SHARE * n_steps)))
+    warmup = max(1, warmup_steps(n_steps))
     return min((step + 1) / warmup, (n_steps - step) / max(1, n_steps - warmup + 1))
 
 

@@ -1,0 +1,539 @@
+"""Ask and tell: a search whose trials somebody else trains.
+
+The folder holds everything: the settings, the trials that were given out, and the log of what was told. Each
+`ask` replays the search over the log; the first measurement that it lacks is the next trial. So a process may
+end at any moment, and several may share one folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import filelock
+import psutil
+from optuna.storages import BaseStorage, InMemoryStorage
+
+from autopeft import engine, model, report, space
+from autopeft.adapters import compile_plan
+from autopeft.engine import Key, Lengths, Runs, SearchProblem
+from autopeft.errors import RunDirError, TrainingError
+from autopeft.extension import discover
+from autopeft.model import BaseModel
+from autopeft.records import (
+    IN_MEMORY,
+    VERSION,
+    Budget,
+    DataSpec,
+    Fidelity,
+    Measurement,
+    MetricFacts,
+    Outcome,
+    Plan,
+    PlanDocument,
+    RunSpec,
+    SearchFacts,
+    SearchResult,
+    SplitSizes,
+    Status,
+    digest_of,
+    from_json,
+    to_json,
+    with_setting,
+)
+from autopeft.run.prepare import methods_for
+from autopeft.run.reporting import part_words
+from autopeft.run.resources import budget_of
+from autopeft.run.search_problem import fit_to_budget, rate_ranges, requested_space
+from autopeft.run.trials import Score, Trial, TrialFile, check_adapter
+from autopeft.store import (
+    RunDir,
+    by_dotted_name,
+    claimed_folder,
+    put_in_place,
+    read_checked,
+    resolve_settings,
+    write_checked,
+    write_plan,
+    write_text,
+)
+from autopeft.train import SCHEDULE, warmup_steps
+
+_SEEDS_WITHOUT_ROWS = 3  # full runs of a trainer that gives one number a run
+_MOST_AT_ONCE = 64  # trials that may be out; the list of first plans is shorter
+_CLAIM = "claim.json"
+_TASK_TYPES = {  # by the ending of a class of transformers
+    "ForCausalLM": "CAUSAL_LM",
+    "LMHeadModel": "CAUSAL_LM",
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForTokenClassification": "TOKEN_CLS",
+    "ForQuestionAnswering": "QUESTION_ANS",
+}
+
+log = logging.getLogger(__name__)
+
+
+def _metric_facts(name: str, *, greater_is_better: bool) -> MetricFacts:
+    """The facts of a metric by its name; of one that autopeft does not know, only its direction is known."""
+    metrics = discover("autopeft.metrics")
+    if name not in metrics:
+        return MetricFacts(name=name, greater_is_better=greater_is_better, is_share=False)
+    known = metrics[name]
+    return MetricFacts(
+        name=name,
+        greater_is_better=known.greater_is_better,
+        is_share=known.is_share,
+        score_span=known.score_span,
+        label=known.label,
+    )
+
+
+class _MissingError(Exception):
+    """The search needs measurements that nobody has made."""
+
+    def __init__(self, keys: Iterable[Key]) -> None:
+        self.keys = tuple(keys)
+        super().__init__(f"{len(self.keys)} measurements are missing")
+
+
+class _Replayed(Runs):
+    """Runs that are known, or else missing."""
+
+    def measure(self, keys: Iterable[Key]) -> list[Measurement]:
+        """The known measurements in order; raises _MissingError if one is not known."""
+        wanted = list(keys)
+        if missing := [key for key in dict.fromkeys(wanted) if key not in self.known]:
+            raise _MissingError(missing)
+        for key in wanted:
+            if key not in self.measured:
+                self._take(key, self.known[key])
+        return [self.measured[key] for key in wanted]
+
+
+class _Silent:
+    def phase(self, name: str, n_measurements: int) -> None:
+        pass
+
+    def measured(self, measurement: Measurement, **_: Any) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class _Many:
+    """An executor of as many workers as there may be trials."""
+
+    n_workers: int = _MOST_AT_ONCE
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Base:
+    """What fitting a space to a budget reads of a prepared run."""
+
+    spec: RunSpec
+    base: BaseModel
+    methods: Mapping[str, Any]
+    budget: Budget
+
+
+class Study:
+    """A search over trials that somebody else trains, in a folder that processes may share.
+
+    Attributes:
+        path: The folder.
+        spec: The settings.
+    """
+
+    def __init__(
+        self,
+        *,
+        full_steps: int,
+        out: str | Path | None = None,
+        metric: str = "score",
+        greater_is_better: bool = True,
+        test: bool = False,
+        auto_class: str | None = None,
+        deadline_seconds: float = math.inf,
+        **settings: Any,
+    ) -> None:
+        """Begin a study in a folder, or go on with the one that is there.
+
+        Args:
+            full_steps: Optimizer steps of a full run.
+            out: The folder; None makes a new one under `reports/`.
+            metric: What the scores are. Of a metric that autopeft knows (accuracy, spearman …) the range is
+                known too, and values are read as percent.
+            greater_is_better: Of a metric that autopeft does not know.
+            test: Whether to ask for one evaluation on rows of a test split at the end.
+            auto_class: The class of transformers whose modules the trainer adapts, such as
+                `AutoModelForCausalLM`; None takes the one that the model's config names.
+            deadline_seconds: After which a trial that was given out is given out again. One whose process is
+                gone from this machine comes back at once.
+            **settings: Settings of a search by the names of their flags: model, budget (such as `r16`),
+                effort, methods, seeds, trials, seed, margin, space …
+
+        Raises:
+            RunDirError: The folder holds other files, or a study with other settings.
+            SpecError, ModelError, BudgetError, SiteError: As for a search.
+        """
+        flags = by_dotted_name(settings) | {"task.max_steps": full_steps, "data.source": IN_MEMORY}
+        self.spec, _ = resolve_settings(config=None, env={}, flags=flags, assignments=(), origin="argument")
+        self._metric = _metric_facts(metric, greater_is_better=greater_is_better)
+        self._auto_class, self._is_tested = auto_class, test
+        self._deadline_seconds = deadline_seconds
+        requested = _of_one_config(requested_space(self.spec))
+        with model.quiet_libraries():
+            self._base = model.load_skeleton(self.spec.model, auto_class=auto_class)
+        self._methods = methods_for(self._base)
+        self._budget = budget_of(self.spec, self._base)
+        parts = _Base(spec=self.spec, base=self._base, methods=self._methods, budget=self._budget)
+        self._space, self._context = fit_to_budget(parts, requested)  # type: ignore[arg-type]
+        if out is None:
+            with claimed_folder(Path("reports") / f"tune-{datetime.now():%Y%m%d-%H%M%S}") as folder:
+                self._open(folder)
+        else:
+            self._open(Path(out))
+        self._retried = {m for m in self._run.measurements.load() if m.status.is_of_machine}
+
+    def _open(self, path: Path) -> None:
+        """Keep the facts of a new study, or compare them with those of the study in the folder."""
+        self.path, self._run = path, RunDir(path)
+        facts = {
+            "autopeft": VERSION,
+            "metric": to_json(self._metric),
+            "auto_class": self._auto_class,
+            "is_tested": self._is_tested,
+            "sites": digest_of([site.name for site in self._base.sites]),
+            **{topic: value for topic, value in to_json(self.spec).items() if topic != "output"},
+        }
+        kept = self._run.state / "study.json"
+        if not kept.is_file():
+            RunDir.check(path)
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock = filelock.FileLock(path / ".lock")
+        with self._lock:
+            if not kept.is_file():  # no other process was quicker
+                self._run.write_spec(self.spec)
+                write_checked(kept, facts)
+            before = read_checked(kept, remedy="pass another --out")
+        if differing := sorted(name for name, value in facts.items() if before.get(name) != value):
+            raise RunDirError(
+                f"{path} holds a study with another {' and '.join(differing)}; pass what it was begun "
+                "with, or another --out."
+            )
+
+    def _known(self) -> dict[Key, Measurement]:
+        told = self._run.measurements.load()
+        return {(m.plan, m.fidelity): m for m in told if m not in self._retried}
+
+    def _problem(self, known: Mapping[Key, Measurement]) -> SearchProblem:
+        """The problem of the engine: one seed if the trainer scores rows, three if it does not."""
+        spec = self.spec
+        has_rows = all(len(m.example_scores) > 1 for m in known.values() if m.status is Status.COMPLETE)
+        if spec.search.seeds is None and not has_rows:
+            spec = with_setting(spec, "search.seeds", _SEEDS_WITHOUT_ROWS)
+        writes_text = _task_type(self._base) in ("CAUSAL_LM", "SEQ_2_SEQ_LM")
+        return SearchProblem(
+            spec=spec,
+            space=self._space,
+            context=self._context,
+            family="language" if writes_text else "classification",
+            lengths=Lengths(
+                full_steps=spec.task.max_steps or 1,
+                batch_size=1,
+                n_search=1,
+                n_confirm=1,
+                n_test=int(self._is_tested),
+                goes_on=False,
+            ),
+            metric=self._metric,
+            head_rates=(1.0, 1.0),
+        )
+
+    def _replay(
+        self, storage: Callable[[], BaseStorage] = InMemoryStorage
+    ) -> tuple[SearchProblem, Runs, Outcome | None, tuple[Key, ...]]:
+        """The search over what was told: its outcome, or else the measurements that it needs next."""
+        known = self._known()
+        problem = self._problem(known)
+        runs = _Replayed(
+            executor=_Many(),  # type: ignore[arg-type]
+            measure_one=lambda plan, fidelity: known[plan, fidelity],
+            progress=_Silent(),
+            lengths=problem.lengths,
+            known=known,
+        )
+        loggers = {name: logging.getLogger(name) for name in ("autopeft.engine", "optuna")}
+        levels = {name: logger.level for name, logger in loggers.items()}
+        for logger in loggers.values():  # every replay would say it again
+            logger.setLevel(logging.ERROR)
+        try:
+            return problem, runs, engine.search(problem, runs, storage=storage), ()
+        except _MissingError as missing:
+            return problem, runs, None, missing.keys
+        finally:
+            for name, logger in loggers.items():
+                logger.setLevel(levels[name])
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the search has its answer.
+
+        Raises:
+            TrainingError: It can have none, since no baseline could be trained.
+        """
+        return self._replay()[2] is not None
+
+    def ask(self) -> Trial | None:
+        """The next trial; None if all that the search needs now are out, or it is finished.
+
+        Raises:
+            TrainingError: No baseline could be trained.
+        """
+        with self._lock:
+            _, runs, _, missing = self._replay()
+            claims = self._claims()
+            numbers = {claim.key: number for number, claim in enumerate(claims)}
+            for key in missing:
+                number = numbers.get(key, len(claims))
+                if number == len(claims) or not claims[number].holds(self._deadline_seconds):
+                    return self._give(number, key, words=str(runs.arms[key[0]][0]))
+        return None
+
+    def _folder(self, number: int) -> Path:
+        return self.path / "trials" / f"{number:04d}"
+
+    def _claims(self) -> list[_Claim]:
+        """Who has, or had, each trial, in the order of their numbers."""
+        claims: list[_Claim] = []
+        while (path := self._folder(len(claims)) / _CLAIM).is_file():
+            claims.append(from_json(_Claim, read_checked(path, remedy="begin another study with --out")))
+        return claims
+
+    def _give(self, number: int, key: Key, *, words: str) -> Trial:
+        """Write the files of a trial for the process that asks."""
+        plan, fidelity = key
+        folder = self._folder(number)
+        shutil.rmtree(folder, ignore_errors=True)
+        (config,) = model.for_task(
+            compile_plan(plan, self._methods).configs,
+            self._base.module,
+            task_type=_task_type(self._base),
+            head_names=self._base.head_names,
+        )
+        config.base_model_name_or_path = self.spec.model.id
+        config.save_pretrained(str(folder / "config"))
+        n_steps = 0 if fidelity.split == "test" else fidelity.train_steps
+        content = TrialFile(
+            number=number,
+            words=words,
+            split=fidelity.split,
+            steps=n_steps,
+            full_steps=self.spec.task.max_steps or 1,
+            warmup_steps=warmup_steps(n_steps),
+            seed=fidelity.seed,
+            learning_rate=plan.learning_rate,
+            config=str(folder.absolute() / "config"),
+            folder=str((self._finished(key) if n_steps == 0 else folder / "adapter").absolute()),
+        )
+        write_text(folder / "trial.json", content.model_dump_json(indent=2) + "\n")
+        claim = _Claim(plan=plan, fidelity=fidelity, host=platform.node(), pid=os.getpid(), at=time.time())
+        write_checked(folder / _CLAIM, to_json(claim))
+        return Trial.load(folder / "trial.json")
+
+    def _finished(self, key: Key) -> Path:
+        """Where the full run of a plan and seed wrote its adapter."""
+        plan, fidelity = key
+        numbers = {
+            (c.plan, c.fidelity.seed): n
+            for n, c in enumerate(self._claims())
+            if c.fidelity.split == "confirm"
+        }
+        return self._folder(numbers[plan, fidelity.seed]) / "adapter"
+
+    def give_back(self, trial: Trial) -> None:
+        """Let another process have a trial that this one will not finish."""
+        with self._lock:
+            claim = self._claims()[trial.number]
+            write_checked(self._folder(trial.number) / _CLAIM, to_json(replace(claim, is_returned=True)))
+
+    def tell(self, trial: Trial, score: Score | float) -> None:
+        """Keep the score of a trial.
+
+        Raises:
+            TrainingError: It cannot be compared with earlier ones, or the adapter is not that of the trial.
+                Nothing is kept then.
+        """
+        score = Score.given(score)
+        claim = self._claims()[trial.number]
+        spent = time.time() - claim.at
+        values = (score.value, *(() if score.loss is None else (score.loss,)))
+        if trial.has_diverged or not all(map(math.isfinite, values)):
+            error = "diverged: the score or the loss is not finite"
+            self._keep(claim, Status.DIVERGED, seconds=spent, error=error)
+            return
+        before = [m for m in self._known().values() if m.fidelity.split == trial.split and m.example_scores]
+        n_rows = len(before[0].example_scores) if before else None
+        score.require_sound(n_rows=0 if n_rows == 1 else n_rows, span=self._metric.score_span)
+        if trial.split == "confirm":
+            check_adapter(trial.folder, claim.plan)
+        metric = self._metric
+        worth = -score.value if metric.greater_is_better else score.value
+        self._keep(
+            claim,
+            Status.COMPLETE,
+            seconds=spent,
+            metric=score.value,
+            loss=score.loss if score.loss is not None else worth + float(metric.is_share),
+            example_scores=tuple(map(float, score.per_example)) or (score.value,),
+        )
+
+    def fail(self, trial: Trial, reason: str, *, status: Status = Status.FAIL) -> None:
+        """Keep that a trial broke off, and why, in words without a full stop."""
+        claim = self._claims()[trial.number]
+        self._keep(claim, status, seconds=time.time() - claim.at, error=reason)
+
+    def _keep(self, claim: _Claim, status: Status, *, seconds: float, **facts: Any) -> None:
+        is_test = claim.fidelity.split == "test"
+        measurement = Measurement(
+            plan=claim.plan,
+            fidelity=claim.fidelity,
+            status=status,
+            train_seconds=0.0 if is_test else seconds,
+            eval_seconds=seconds if is_test else 0.0,
+            trained_steps=0 if is_test else claim.fidelity.train_steps,
+            **facts,
+        )
+        with self._lock:
+            self._run.measurements.append(measurement)
+
+    def finish(self) -> SearchResult:
+        """Write the best adapter, its plan and the report of a finished study.
+
+        Raises:
+            TrainingError: The study is not finished, or can have no answer.
+        """
+        with self._lock:
+            with self._run.writing_study() as storage:
+                problem, _, outcome, missing = self._replay(storage)
+            if outcome is None:
+                raise TrainingError(f"The study is not finished: {len(missing)} trials are missing.")
+            result = SearchResult(
+                spec=problem.spec,
+                setting=self._facts(problem, outcome),
+                sites=self._base.sites,
+                scores=(),
+                cost=engine.search_cost(outcome, scoring_seconds=0.0, load_seconds=0.0),
+                environment={"autopeft": VERSION},
+                **vars(replace(outcome, measurements=tuple(map(_with_rows, outcome.measurements)))),
+            )
+            self._write_best(result)
+            self._run.save_result(result)
+            report.write(result, self.path, words=part_words(result))
+        return result
+
+    def _facts(self, problem: SearchProblem, outcome: Outcome) -> SearchFacts:
+        base, metric = self._base, self._metric
+        rows = {m.fidelity.split: len(m.example_scores) for m in outcome.measurements if m.example_scores}
+        return SearchFacts(
+            base_model=base.name,
+            base_model_source=model.resolve(self.spec.model)[0],
+            model_type=base.model_type,
+            data="rows of your trainer",
+            task=self.spec.task.name,
+            metric=metric.name,
+            greater_is_better=metric.greater_is_better,
+            metric_is_share=metric.is_share,
+            metric_label=metric.label,
+            budget=self._budget,
+            head_params=base.head_params,
+            splits=SplitSizes(
+                train=0,
+                search=rows.get("search", 0),
+                confirm=rows.get("confirm", 0),
+                test=rows.get("test", 0),
+            ),
+            full_run_steps=problem.lengths.full_steps,
+            learning_rate_ranges=rate_ranges(problem),
+        )
+
+    def _write_best(self, result: SearchResult) -> None:
+        """Put the finished adapter with its plan into `best/`, in place of an older one."""
+        plan = result.best
+        document = PlanDocument(
+            plan=plan,
+            model=self.spec.model,
+            data=DataSpec(),
+            task=self.spec.task,
+            base_params=self._base.base_params,
+            head_params=self._base.head_params,
+            schedule=SCHEDULE,
+            seed=self.spec.search.seed,
+        )
+        full = next(m for m in result.measurements if m.plan == plan and m.fidelity.split == "confirm")
+        shutil.rmtree(self._run.half_best, ignore_errors=True)
+        write_plan(self._run.half_best / "plan.yaml", document)
+        shutil.copytree(self._finished((plan, full.fidelity)), self._run.half_best / "weights")
+        shutil.rmtree(self._run.best, ignore_errors=True)
+        put_in_place(self._run.half_best, self._run.best)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Claim:
+    """Which process got a trial, and when, in seconds since 1970."""
+
+    plan: Plan
+    fidelity: Fidelity
+    host: str
+    pid: int
+    at: float
+    is_returned: bool = False
+
+    @property
+    def key(self) -> Key:
+        """What is to be measured."""
+        return self.plan, self.fidelity
+
+    def holds(self, deadline_seconds: float) -> bool:
+        """Whether the process may still bring a score: it is alive, as far as we see, and has time left."""
+        is_gone = self.host == platform.node() and not psutil.pid_exists(self.pid)
+        if self.is_returned:
+            return False
+        return not is_gone and time.time() - self.at < deadline_seconds
+
+
+def _with_rows(measurement: Measurement) -> Measurement:
+    """The measurement with as many evaluated rows as it has scores, which nobody knew beforehand."""
+    n_rows = max(1, len(measurement.example_scores))
+    return replace(measurement, fidelity=replace(measurement.fidelity, eval_examples=n_rows))
+
+
+def _of_one_config(requested: space.Space) -> space.Space:
+    """The methods of a space whose plans are one `peft` config, without layers by a score that nobody has."""
+
+    def narrow(_: str, part: space.MethodSpace) -> space.MethodSpace:
+        return part.model_copy(update={"layers_by": ("last",), "ranks_by": ("uniform",)})
+
+    alone = requested.only(requested.methods).narrowed(narrow)
+    lists = {
+        family: tuple(entry for entry in entries if entry.layers_by == "last")
+        for family, entries in alone.first.items()
+    }
+    return alone.model_copy(update={"first": lists})
+
+
+def _task_type(base: BaseModel) -> str | None:
+    """`peft`'s word for what a model does, by the name of its class."""
+    name = type(base.module).__name__
+    if name.endswith("ForConditionalGeneration"):
+        is_pair = getattr(base.module.config, "is_encoder_decoder", False)
+        return "SEQ_2_SEQ_LM" if is_pair else "CAUSAL_LM"
+    return next((word for ending, word in _TASK_TYPES.items() if name.endswith(ending)), None)

@@ -1,0 +1,269 @@
+"""Trials: what a training function of the user gets, and the score that it gives back."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from peft import PeftConfig
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from autopeft.errors import TrainingError, first_line_of
+from autopeft.extension import discover
+from autopeft.records import EvaluatedSplit, Plan
+from autopeft.store import faults_of, write_text
+
+WEIGHTS = "adapter_model.safetensors"
+
+_MOST_APART = 1e-3  # of the larger of value and 1, between a score and the mean of its rows; chosen by hand
+
+
+class TrialFile(BaseModel):
+    """The content of `trial.json`.
+
+    `steps` are the optimizer steps to make, with a learning rate that decays to 0 at the last one; 0 asks to
+    evaluate the adapter in `folder`. Evaluate on the rows of `split`: `search`, `confirm` or `test`. Write
+    the adapter to `folder`. `config` is the folder of its `adapter_config.json`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = 1
+    number: int = Field(ge=0)
+    words: str
+    split: EvaluatedSplit
+    steps: int = Field(ge=0)
+    full_steps: int = Field(ge=1)
+    warmup_steps: int = Field(ge=0)
+    seed: int = Field(ge=0)
+    learning_rate: float = Field(gt=0)
+    config: str
+    folder: str
+
+
+class ScoreFile(BaseModel):
+    """The content of the result that a command writes: the keys of `Score`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    value: float
+    per_example: tuple[float, ...] = Field((), strict=False)
+    loss: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """How good a trained adapter is on the rows of a trial's split.
+
+    Attributes:
+        value: The metric. NaN or infinite if the training diverged.
+        per_example: One number for each row, in the same order in every trial, whose mean is the value (for
+            accuracy 0 or 1). Plans are then compared row by row, and one seed is enough.
+        loss: The loss on the same rows, which ranks short runs more surely than a metric.
+    """
+
+    value: float
+    per_example: Sequence[float] = ()
+    loss: float | None = None
+
+    @classmethod
+    def of(
+        cls, metric: str, truth: Sequence[Any], guesses: Sequence[Any], *, loss: float | None = None
+    ) -> Self:
+        """The score of some guesses by a metric that `autopeft` knows, such as accuracy or spearman.
+
+        Raises:
+            UnknownNameError: There is no such metric; the error lists all.
+
+        Example:
+            >>> Score.of("accuracy", [1, 0, 1], [1, 1, 1]).per_example
+            (1.0, 0.0, 1.0)
+        """
+        known = discover("autopeft.metrics")[metric]
+        value, rows = known.score(np.asarray(truth, dtype=float), np.asarray(guesses, dtype=float))
+        return cls(value=value, per_example=rows, loss=loss)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The score in a JSON file with the keys of `ScoreFile`; raises TrainingError without one."""
+        try:
+            return cls(**dict(ScoreFile.model_validate_json(path.read_bytes())))
+        except FileNotFoundError:
+            raise TrainingError(
+                f'The trainer wrote no {path.name}; write {{"value": 0.9}} to the path of {{result}}.'
+            ) from None
+        except (ValidationError, OSError) as error:
+            faults = faults_of(error) if isinstance(error, ValidationError) else [("it", str(error))]
+            reason = "; ".join(" ".join(fault) for fault in faults)
+            raise TrainingError(f"{path.name} cannot be read: {reason}.") from None
+
+    @classmethod
+    def given(cls, answer: object) -> Self:
+        """Make a score of what a training function returned; TrainingError if that is no number or score."""
+        if isinstance(answer, cls):
+            return answer
+        if isinstance(answer, float | int | np.number) and not isinstance(answer, bool):
+            return cls(value=float(answer))
+        raise TrainingError(
+            f"The training function returned {type(answer).__name__} {str(answer)[:40]!r}; return a number "
+            "or an autopeft.Score."
+        )
+
+    def require_sound(self, *, n_rows: int | None, span: float | None) -> None:
+        """Raise TrainingError for scores of rows that cannot be compared with those of other trials.
+
+        `n_rows` is how many earlier trials had on the same split, `span` the width of the metric's range.
+        """
+        rows = self.per_example
+        if n_rows is not None and len(rows) != n_rows:
+            raise TrainingError(
+                f"The score has {len(rows)} numbers in per_example, and earlier trials had {n_rows}; score "
+                "the same rows of the split in every trial."
+            )
+        if not rows:
+            return
+        if not all(map(math.isfinite, rows)):
+            raise TrainingError("A number of per_example is not finite, and the value is; mend the metric.")
+        mean = math.fsum(rows) / len(rows)
+        if abs(mean - self.value) > _MOST_APART * max(1.0, abs(self.value)):
+            raise TrainingError(
+                f"The value is {self.value:g} and the mean of per_example is {mean:g}; they have to be equal."
+            )
+        if span is not None and max(rows) - min(rows) > span * (1 + 1e-6):
+            raise TrainingError(
+                f"The numbers of per_example reach from {min(rows):g} to {max(rows):g}, and the metric has a "
+                f"range of width {span:g}; pass another name of the metric, or mend them."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One run that the search asks for.
+
+    Attributes:
+        number: From 0 on, in the order in which trials are given out.
+        words: What people call the plan, such as `LoRA on q and v`.
+        config: For `peft.get_peft_model`.
+        learning_rate: The peak of AdamW's rate, for the adapter.
+        warmup_steps: Of `steps`.
+        steps: Optimizer steps to make; the rate decays to 0 at the last one. 0 if `split` is `test`: the
+            adapter in `folder` is to be evaluated.
+        full_steps: Those of a full run.
+        seed: Of the training.
+        split: Of the rows to evaluate on: `search` after short runs, `confirm` after full ones, `test` once.
+        folder: Where to write the adapter, by `save_pretrained`.
+        path: The trial's own folder, for its log and whatever else the trainer writes.
+    """
+
+    number: int
+    words: str
+    config: PeftConfig
+    learning_rate: float
+    warmup_steps: int
+    steps: int
+    full_steps: int
+    seed: int
+    split: EvaluatedSplit
+    folder: Path
+    path: Path
+    _losses: list[float] = field(default_factory=list, repr=False)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """The trial in a `trial.json`, for a script that a command starts."""
+        content = TrialFile.model_validate_json(Path(path).read_bytes())
+        known = content.model_dump(exclude={"schema_version", "config", "folder"})
+        config = PeftConfig.from_pretrained(content.config)
+        return cls(**known, config=config, folder=Path(content.folder), path=Path(path).parent)
+
+    def write_score(self, path: str | Path, score: Score | float) -> None:
+        """Write what a script found to the path that the command got as `{result}`."""
+        score = Score.given(score)
+        content = {"value": score.value, "per_example": [float(row) for row in score.per_example]}
+        write_text(path, json.dumps({**content, "loss": score.loss}))
+
+    def report(self, step: int, loss: float) -> bool:
+        """Note the training loss at a step; false if the training is hopeless and should stop.
+
+        Raises:
+            TrainingError: The step is beyond those of the trial.
+        """
+        if step > self.steps:
+            raise TrainingError(
+                f"The trainer made step {step}, and the trial has {self.steps}; pass trial.steps as its "
+                "number of steps (max_steps)."
+            )
+        self._losses.append(loss)
+        return math.isfinite(loss)
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether the latest loss that was reported is not finite."""
+        return bool(self._losses) and not math.isfinite(self._losses[-1])
+
+    def callback(self) -> TrainerCallback:
+        """Report losses to the trial, stop if one is not finite, write the adapter: for any `Trainer`."""
+        return _TrialCallback(self)
+
+
+class _TrialCallback(TrainerCallback):  # type: ignore[misc]  # transformers gives no types
+    def __init__(self, trial: Trial) -> None:
+        self._trial = trial
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        loss = (logs or {}).get("loss")
+        if loss is not None and not self._trial.report(state.global_step, float(loss)):
+            control.should_training_stop = True
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **_: Any,
+    ) -> None:
+        if not self._trial.has_diverged:
+            self._trial.report(state.global_step, 0.0)
+        if state.is_world_process_zero:
+            model.save_pretrained(str(self._trial.folder))
+
+
+def check_adapter(folder: Path, plan: Plan) -> None:
+    """Raise TrainingError if the adapter that a trainer wrote does not train what its plan says.
+
+    Weights of other modules, such as a task head, are left out.
+    """
+    sites = {adapter.site for adapter in plan.adapters}
+    n_params = 0
+    try:
+        with safe_open(folder / WEIGHTS, framework="np") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                if any(f".{site}." in f".{name}" for site in sites):
+                    n_params += math.prod(file.get_slice(name).get_shape())
+    except FileNotFoundError:
+        raise TrainingError(
+            "The trainer wrote no adapter; call model.save_pretrained(trial.folder), or pass "
+            "trial.callback() to a Trainer."
+        ) from None
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{WEIGHTS} cannot be read: {first_line_of(error)}.") from None
+    if n_params != plan.trainable_params:
+        raise TrainingError(
+            f"The adapter has {n_params:,} parameters and its plan {plan.trainable_params:,}; attach "
+            "trial.config as it is."
+        )
