@@ -9,7 +9,20 @@ from autopeft.records.version import VERSION
 from autopeft.removed import instead_of
 
 if TYPE_CHECKING:
-    from autopeft.api import Result, analyze, apply, load_plan, load_result, save, search, suggest
+    from autopeft.api import (
+        Result,
+        Score,
+        Study,
+        Trial,
+        analyze,
+        apply,
+        load_plan,
+        load_result,
+        save,
+        search,
+        suggest,
+        tune,
+    )
     from autopeft.errors import AutopeftError
     from autopeft.records import Plan, PlanDocument, RunSpec, SearchResult
 
@@ -21,7 +34,10 @@ __all__ = [
     "PlanDocument",
     "Result",
     "RunSpec",
+    "Score",
     "SearchResult",
+    "Study",
+    "Trial",
     "analyze",
     "apply",
     "load_plan",
@@ -29,12 +45,16 @@ __all__ = [
     "save",
     "search",
     "suggest",
+    "tune",
 ]
 
 # The module of each name. It is imported at the first use: torch, transformers and peft take seconds.
 _MODULES = {
     **dict.fromkeys(
-        ("Result", "analyze", "apply", "load_plan", "load_result", "save", "search", "suggest"),
+        (
+            *("Result", "Score", "Study", "Trial", "analyze", "apply", "load_plan", "load_result", "save"),
+            *("search", "suggest", "tune"),
+        ),
         "autopeft.api",
     ),
     **dict.fromkeys(("Plan", "PlanDocument", "RunSpec", "SearchResult"), "autopeft.records"),

@@ -73,7 +73,7 @@ def test_every_written_form_is_read(requested: str, params: int) -> None:
 )
 def test_a_text_that_is_no_amount_is_refused_with_the_allowed_forms(requested: str) -> None:
     with pytest.raises(
-        SpecError, match=r"cannot be read; write .* 0\.5%, or a number such as 300k"
+        SpecError, match=r"cannot be read; write .* 0\.5%, a rank such as r16, or a number such as 300k"
     ) as caught:
         parse(requested, base_params=BASE_PARAMS)
     assert repr(requested) in str(caught.value)

@@ -1,4 +1,4 @@
-"""What `import autopeft` offers to Python: search, analyze, suggest, load_plan, load_result, apply and save.
+"""What `import autopeft` offers to Python: search, tune, analyze, suggest, load_result, apply and the rest.
 
 A setting is a keyword with the name of its flag (`max_steps=50` is `--max-steps 50`) or its dotted name
 (`**{"data.label_kind": "classes"}`); `docs/settings.md` lists them all. Environment variables are not read.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -27,8 +27,10 @@ from autopeft.commands import Analysis, Suggestion, apply, save
 from autopeft.errors import ModelError, SpecError
 from autopeft.model import require_plain, restoring
 from autopeft.records import IN_MEMORY, Measurement, RunSpec
+from autopeft.run.ask_tell import Study
 from autopeft.run.prepare import InMemory
 from autopeft.run.resources import one_at_a_time
+from autopeft.run.trials import Score, Trial
 from autopeft.store import RunDir, by_dotted_name, resolve_settings
 from autopeft.store import read_plan as load_plan
 
@@ -91,6 +93,27 @@ def search(
         finally:
             progress.close()
     return with_path(result, path)
+
+
+@one_at_a_time()
+def tune(train: Callable[[Trial], Score | float], **about: Any) -> Result:
+    """Search with your own training function in place of autopeft's loop.
+
+    `train` gets a `Trial`, attaches `trial.config` to the model with `peft.get_peft_model`, trains it for
+    `trial.steps` steps at `trial.learning_rate`, writes it to `trial.folder`, evaluates it on the rows of
+    `trial.split`, and returns a `Score` or a number. What it raises is a failed trial, and the search goes
+    on. The same call again goes on where it stopped; in several processes at once they share the work.
+
+    Args:
+        train: Trains and evaluates.
+        **about: The arguments of `Study`: model, budget, full_steps, out, metric …
+
+    Raises:
+        AutopeftError: As for `Study`; a TrainingError if no baseline could be trained.
+    """
+    with in_python_words():
+        study = Study(**about)
+        return with_path(commands.tune(train, study), study.path)
 
 
 def _require_guard() -> None:

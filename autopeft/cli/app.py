@@ -52,6 +52,12 @@ _Model = Annotated[
 ]
 _Revision = Annotated[str | None, typer.Option(help="Revision of the hub model.")]
 
+_TUNE_EXAMPLES = """Example:
+
+autopeft tune --model ID --budget r16 --full-steps 1250 -- python train.py {trial} {result}
+
+The same command again goes on where it stopped; a second one at the same time shares the work."""
+
 app = typer.Typer(
     name="autopeft",
     cls=PlainErrors,
@@ -138,6 +144,63 @@ def search(
                 print_json({**result_json(result, "complete"), "run": str(path)})
             else:
                 results.print_result(result, path)
+
+
+@app.command(epilog=_TUNE_EXAMPLES)
+@opt.takes_settings(
+    dict.fromkeys(
+        ("model", "budget", "effort", "methods", "trials", "seeds", "space", "margin", "seed", "revision")
+    )
+)
+def tune(
+    words: Annotated[list[str], typer.Argument(help="The command of a trial, behind --", metavar="COMMAND")],
+    *,
+    settings: Mapping[str, Any],
+    full_steps: Annotated[int, opt.whole("Optimizer steps of a full run.", least=1)],
+    metric: Annotated[str, typer.Option(help="What the scores are, such as accuracy.")] = "score",
+    lower_is_better: Annotated[bool, typer.Option("--lower-is-better", help="Of that metric.")] = False,
+    test: Annotated[bool, typer.Option("--test", help="Evaluate once on a test split, at the end.")] = False,
+    auto_class: Annotated[
+        str | None, typer.Option(help="Class that the trainer loads, such as AutoModelForCausalLM.")
+    ] = None,
+    trial_time: Annotated[
+        str | None, typer.Option(help="Time after which a trial is ended, such as 2h.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write to; one with this study goes on with it.", callback=at_home),
+    ] = None,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Search with your own trainer: a command that trains and scores one trial, {trial}, into {result}."""
+    with exit_codes(quiet=quiet or as_json) as interrupt:
+        from autopeft.store import parse_duration
+
+        max_seconds = None if trial_time is None else parse_duration(trial_time)
+        with heavy_imports():
+            from autopeft import commands
+            from autopeft.cli import results
+            from autopeft.commands.tune import command
+            from autopeft.report import result_json
+            from autopeft.run.ask_tell import Study
+
+        train = command(words, max_seconds=max_seconds)
+        study = Study(
+            full_steps=full_steps,
+            out=out,
+            metric=metric,
+            greater_is_better=not lower_is_better,
+            test=test,
+            auto_class=auto_class,
+            **settings,
+        )
+        result = commands.tune(train, study, interrupt=interrupt)
+        with reader_may_leave():
+            if as_json:
+                print_json({**result_json(result, "complete"), "run": str(study.path)})
+            else:
+                results.print_result(result, study.path)
 
 
 @app.command()

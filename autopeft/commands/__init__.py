@@ -15,4 +15,5 @@ from autopeft.commands.preview import Preview, preview
 from autopeft.commands.push import Pushed, PushRequest, push
 from autopeft.commands.search import search
 from autopeft.commands.train import train_plan
+from autopeft.commands.tune import tune
 from autopeft.commands.verify import Reading, Verification, VerifyRequest, verify

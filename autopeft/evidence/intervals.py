@@ -117,7 +117,8 @@ def paired_difference(
     _check_span(float(np.abs(table).max()), span)
     step = None if is_by_seeds else examples.step or span
     pseudo = () if step is None else (0.0, step, -step, 0.0)
-    variance, freedom = _variance(table, examples.groups, pseudo=pseudo, seed_rows=SEED_ROWS)
+    seed_rows = math.inf if is_by_seeds else SEED_ROWS
+    variance, freedom = _variance(table, examples.groups, pseudo=pseudo, seed_rows=seed_rows)
     scale = max(float(np.abs(rivals).max()), float(np.abs(defaults).max()))
     mean, std_error = float(table.mean()), _std_error(variance, scale)
     half = float(stats.t.isf(_TAIL / n_rivals, freedom)) * std_error

@@ -120,7 +120,7 @@ class BudgetSpec(Topic):
 
     requested: str = setting(
         "0.5%",
-        "Trainable parameters, at most: 0.5% of the base model, 300k, 1.2M or 113000",
+        "Trainable parameters, at most: 0.5% of the base model, 300k, or r16: what LoRA of rank 16 trains",
         "Options",
         short="budget",
     )

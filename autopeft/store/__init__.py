@@ -36,6 +36,7 @@ from autopeft.store.settings import (
     is_path_of_space,
     number_in,
     parse_bytes,
+    parse_duration,
     resolve_settings,
     whole_path,
 )

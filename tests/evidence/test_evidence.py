@@ -247,8 +247,16 @@ def test_equal_losses_are_known_to_one_rounding_of_float32() -> None:
     assert paired_difference(losses, losses, span=None).std_error == pytest.approx(50 * 2.0**-23)
 
 
+def test_one_number_per_run_gives_the_interval_of_a_paired_t_test_over_the_seeds() -> None:
+    rival, baseline = np.array([[0.84], [0.86], [0.83]]), np.array([[0.81], [0.82], [0.82]])
+    difference = paired_difference(rival, baseline, span=1.0)
+    expected = stats.ttest_rel(rival[:, 0], baseline[:, 0]).confidence_interval(0.95)
+    assert (difference.low, difference.high) == pytest.approx((expected.low, expected.high))
+    assert (difference.n_examples, difference.n_seeds) == (1, 3)
+
+
 def test_scores_that_allow_no_interval_are_refused() -> None:
-    single, many = np.ones((2, 1)), np.ones((2, 9))
+    single, many = np.ones((1, 1)), np.ones((2, 9))
     with pytest.raises(SpecError, match="needs at least 2 examples and the split for the verdict has 1;"):
         paired_difference(single, single, span=1.0)
     with pytest.raises(SpecError, match="range of width 1, but two are 100 apart"):

@@ -17,6 +17,7 @@ WIDE_RECORDS = ("SearchFacts", "Method", "PeftMethod", "Preview", "ResultFile", 
 # the client of a tracker may raise anything.
 BROAD_EXCEPTS = {
     ("train/bench.py", "Exception"),
+    ("commands/tune.py", "Exception"),
     ("executors/serial.py", "BaseException"),
     ("run/tracking.py", "Exception"),
     ("extension/discovery.py", "Exception"),
