@@ -23,7 +23,7 @@ from autopeft.records import (
     to_json,
     train_command,
 )
-from autopeft.report import PartWords, answer_of, full_rows, no_adapters, plan_words, seen_enough
+from autopeft.report import PartWords, answer_of, enough_examples, full_rows, name_of, plan_words
 from autopeft.report.formatting import (
     NOTHING,
     difference,
@@ -72,8 +72,8 @@ def print_result(result: SearchResult, path: Path) -> None:
     answer = answer_of(result, words)
     if out.is_terminal:
         out.print()  # apart from the lines of the progress
-    out.print(f"[bold]{escape(answer.headline)}[/bold]")
-    for sentence in filter(None, (answer.verdict, answer.longer, *result.sentences)):
+    out.print(f"[bold]{escape(answer.use)}[/bold]")
+    for sentence in (*answer.sentences[1:], *result.sentences):
         out.print(escape(minuses(in_words_of(result.spec, sentence))))
     out.print()
     headers, rows = _full_runs(result, words)
@@ -83,7 +83,7 @@ def print_result(result: SearchResult, path: Path) -> None:
     if left_out:
         out.print(f"[dim]No room for {' and '.join(left_out)}: see the report.[/dim]")
     for step in result.sizes:
-        plan, is_share = plan_words(step.plan, result.sites, words.labels), words.metric_is_share
+        plan, is_share = name_of(step.plan, result, words.labels), bool(result.setting.metric_is_share)
         budget = f"{share_words(step.share)} of the budget: {plan}, {step.plan.trainable_params:,} parameters"
         score = f"{result.setting.metric_words} {metric(step.metric_mean, is_share)} on confirm"
         lost = f"{difference(step.mean_difference, is_share)} ({interval(*step.interval_95, is_share)})"
@@ -103,7 +103,7 @@ def print_result(result: SearchResult, path: Path) -> None:
 
 def _full_runs(result: SearchResult, words: PartWords) -> tuple[Sequence[str], list[Sequence[str]]]:
     """Headings, and two rows for each plan: its mark with the numbers, and its words; no empty columns."""
-    is_share, head = words.metric_is_share, no_adapters(result)
+    is_share = bool(result.setting.metric_is_share)
 
     def score(record: FullRun | None) -> str:
         if record is None:
@@ -111,14 +111,14 @@ def _full_runs(result: SearchResult, words: PartWords) -> tuple[Sequence[str], l
         return f"{metric(record.metric_mean, is_share)} {plus_minus(record.metric_std_error, is_share)}"
 
     rows, names = [], []
-    for row in full_rows(result):
+    for row in full_rows(result, words):
         gap = NOTHING
         if row.difference is not None:
             mean, low, high = row.difference
             gain = difference(mean, is_share).removesuffix(" points")  # as the verdict above says
             gap = f"{gain} ({interval(low, high, is_share)})"
         rows.append((row.mark, score(row.test), score(row.confirm), gap, f"{row.plan.trainable_params:,}"))
-        names.append(plan_words(row.plan, result.sites, words.labels, head=head))
+        names.append(row.words)
     by_column = zip(("plan", "test", "confirm", "difference", "parameters"), *rows, strict=True)
     headers, *filled = zip(*(each for each in by_column if set(each[1:]) != {NOTHING}), strict=True)
     empty = [""] * (len(headers) - 1)
@@ -133,7 +133,7 @@ def print_several(paths: Sequence[Path], results: Sequence[SearchResult], page: 
 
     out = console()
     for path, result in zip(paths, results, strict=True):
-        headline = answer_of(result, part_words(result)).headline
+        headline = answer_of(result, part_words(result)).use
         out.print(f"[bold]{escape(str(path))}[/bold]: {escape(headline)}")
     out.print(f"\nreport  {page}", markup=False, soft_wrap=True)
 
@@ -163,7 +163,7 @@ def _enough(score: SiteScores, *, n_train: int) -> str:
         Spearman 1910 and Brown 1910, British Journal of Psychology 3: a test k times as long has the
         reliability k r / (1 + (k - 1) r). It is derived for Pearson's correlation, so a rough guide here.
     """
-    verdict = "0 at every site, so that it tells none apart" if score.is_zero else seen_enough(score)
+    verdict = "0 at every site, so that it tells none apart" if score.is_zero else enough_examples(score)
     rho = score.split_half
     if score.is_zero or not score.n_examples or rho is None or not rho < SEEN_ENOUGH:
         return verdict

@@ -1,9 +1,9 @@
 """A search's result as files: report.html and report.md for people, the rest for programs.
 
-Everything but `write` is a pure function of the result. The layout is in `templates/`.
+Everything but `write` is a pure function of the result. `templates/` has the layout, and all sentences.
 
-Inside the folder each file imports only from those before it: schema, formatting → plan_names, rendering →
-rows, layer_maps → result_files, answer → card, charts → page, short_forms.
+Inside the folder each file imports only from those before it: schema, formatting, plan_names → rows,
+layer_maps → answer, charts, result_files → card → page.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from pathlib import Path
 from autopeft.records import SearchResult
 from autopeft.report.answer import answer_of
 from autopeft.report.card import BEST_WEIGHTS, CardFacts, hub_id, model_card, trained_card
-from autopeft.report.formatting import PartWords, WeightFolders, choice_key
-from autopeft.report.layer_maps import heat_svg, seen_enough
-from autopeft.report.page import report_html, report_md, several_html
-from autopeft.report.plan_names import no_adapters, plan_words
-from autopeft.report.result_files import result_json, sensitivity_csv, trials_csv
+from autopeft.report.layer_maps import enough_examples, heat_svg
+from autopeft.report.page import report_html, report_md, several_html, short_html, short_text
+from autopeft.report.plan_names import PartWords, WeightFolders, choice_key, name_of, plan_words
+from autopeft.report.result_files import leaderboard, result_json, sensitivity_csv, trials_csv
 from autopeft.report.rows import full_rows
 from autopeft.report.schema import ResultFile, TrialRow, result_schema, trials_schema
-from autopeft.report.short_forms import leaderboard, short_html, short_text
 from autopeft.store import write_text
 
 

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
-from autopeft.records import Plan, SearchResult, minus
+from autopeft.records import Plan, SizeStep, Verdict, minus
 from autopeft.report.formatting import (
     count,
     difference,
     interval,
-    loss,
+    metric,
+    render,
     share_words,
     significant,
     within_share,
 )
-from autopeft.report.plan_names import Group, marks_of
-from autopeft.report.rendering import render
-from autopeft.report.rows import short_runs
+from autopeft.report.plan_names import Group
+from autopeft.report.rows import ShortRow
 
 # Sizes in units of the picture, chosen by hand: as narrow as the text allows on a phone.
 _WIDTH, _HEIGHT = 400.0, 270.0
@@ -64,8 +64,17 @@ class Axis:
     @property
     def ticks(self) -> list[tuple[float, str]]:
         """Pixel and text of each tick, at round values."""
-        values = _log_ticks(self.low, self.high) if self.is_log else _linear_ticks(self.low, self.high)
-        return [(self.at(value), self.words(value)) for value in values]
+        low, high = self.low, self.high
+        if self.is_log:
+            steps = (1, 2, 5) if high < 100 * low else (1, 3) if high < 2000 * low else (1,)
+            powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+            values = [step * 10.0**power for power in powers for step in steps]
+        else:
+            least = (high - low) / 6
+            power_of_ten = 10.0 ** math.floor(math.log10(least))
+            step = next(n * power_of_ten for n in (1, 2, 5, 10) if n * power_of_ten >= least)
+            values = [round(n * step, 12) for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+        return [(self.at(value), self.words(value)) for value in values if low <= value <= high]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,25 +111,23 @@ class Chart:
         return Markup(render("chart.svg", chart=self, width=_WIDTH, height=_HEIGHT, shapes=SHAPES))
 
 
-def short_run_chart(result: SearchResult, groups: Mapping[Plan, Group]) -> Chart | None:
+def short_run_chart(rows: Sequence[ShortRow], *, budget: int, steps: int) -> Chart | None:
     """The loss of each short run by parameters; None below two runs of plans with adapters."""
-    runs = [(m, m.loss) for m in short_runs(result) if m.plan.adapters and m.loss is not None]
+    runs = [(row, row.run.loss) for row in rows if row.run.plan.adapters and row.run.loss is not None]
     if len(runs) < 2:
         return None
-    budget = result.setting.budget.max_trainable_params
-    losses = [value for _, value in runs]
-    low, high = min(losses), _most_shown(losses)
-    x = _parameter_axis([*(m.plan.trainable_params for m, _ in runs), budget])
-    y = _loss_axis(low, high, steps=result.short_steps)
+    losses = [loss for _, loss in runs]
+    x = _parameter_axis([*(row.run.plan.trainable_params for row, _ in runs), budget])
+    y = _loss_axis(losses, steps=steps)
     points = [
         Point(
-            x=x.at(run.plan.trainable_params),
-            y=y.at(min(value, y.high)),
-            group=groups[run.plan],
-            title=f"{groups[run.plan].label}: loss {loss(value)}, {_size(run.plan)}",
-            name=marks_of(result, run.plan),
+            x=x.at(row.run.plan.trainable_params),
+            y=y.at(min(loss, y.high)),
+            group=row.group,
+            title=f"{row.group.label}: loss {metric(loss, False)}, {_size(row.run.plan)}",
+            name=row.mark,
         )
-        for run, value in runs
+        for row, loss in runs
     ]
     return Chart(
         label="Loss of the short runs by adapter parameters",
@@ -128,20 +135,19 @@ def short_run_chart(result: SearchResult, groups: Mapping[Plan, Group]) -> Chart
         y=y,
         points=_with_places(points),
         budget=x.at(budget),
-        n_above=sum(value > y.high for value in losses),
+        n_above=sum(loss > y.high for loss in losses),
     )
 
 
-def size_chart(result: SearchResult, *, is_share: bool) -> Chart | None:
+def size_chart(steps: Sequence[SizeStep], best: Plan, *, is_share: bool) -> Chart | None:
     """The difference of each smaller budget's plan to the best one, with its interval; None without any."""
-    steps = result.sizes
     if not steps:
         return None
-    largest = max(1, result.best.trainable_params)  # 0 has no place on the axis
+    largest = max(1, best.trainable_params)  # 0 has no place on the axis
     x = _parameter_axis([largest, *(step.plan.trainable_params for step in steps)])
     ends = [0.0, *(end for step in steps for end in step.interval_95)]
     y = _difference_axis(min(ends), max(ends), start=_HEIGHT - _BOTTOM, end=_TOP, is_share=is_share)
-    points = [Point(x=x.at(largest), y=y.at(0.0), group=_PLAIN, title=_size(result.best), name="best")]
+    points = [Point(x=x.at(largest), y=y.at(0.0), group=_PLAIN, title=_size(best), name="best")]
     points += [
         Point(
             x=x.at(step.plan.trainable_params),
@@ -167,9 +173,8 @@ def _size(plan: Plan) -> str:
     return f"{count(plan.trainable_params)} parameters"
 
 
-def difference_chart(result: SearchResult, *, is_share: bool) -> Markup | None:
+def difference_chart(verdict: Verdict, *, is_share: bool) -> Markup | None:
     """The rival's difference to the default, with its interval and the margin; None without an interval."""
-    verdict = result.verdict
     if verdict.interval_95 is None or verdict.mean_difference is None:
         return None
     low, high = map(within_share, verdict.interval_95) if is_share else verdict.interval_95
@@ -200,20 +205,23 @@ def _parameter_axis(values: Sequence[float]) -> Axis:
         high=centre * reach,
         start=_LEFT,
         end=_WIDTH - _RIGHT,
-        words=parameters,
+        words=_parameters,
         is_log=True,
     )
 
 
-def _loss_axis(low: float, high: float, *, steps: int) -> Axis:
+def _loss_axis(losses: Sequence[float], *, steps: int) -> Axis:
+    """From the lowest loss to the highest that does not flatten the lower three quarters."""
+    ordered = sorted(losses)
+    low, quartile, high = ordered[0], ordered[3 * (len(ordered) - 1) // 4], ordered[-1]
+    if 0 < low < quartile:
+        high = max(loss for loss in ordered if loss <= quartile * (quartile / low) ** _FAR)
     is_log = low > 0 and high > 6 * low
     margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
-    ends = (low / 1.15, high * 1.15) if is_log else (low - margin, high + margin)
-    label = f"loss after {steps:,} steps"
     return Axis(
-        label=label,
-        low=ends[0],
-        high=ends[1],
+        label=f"loss after {steps:,} steps",
+        low=low / 1.15 if is_log else low - margin,
+        high=high * 1.15 if is_log else high + margin,
         start=_HEIGHT - _BOTTOM,
         end=_TOP,
         words=significant if is_log else _short,
@@ -238,40 +246,17 @@ def _short(value: float, *, sign: str = "") -> str:
     return minus(f"{value:{sign}.4g}") if value else "0"
 
 
-def parameters(value: float) -> str:
+def _parameters(value: float) -> str:
     """A number of parameters on an axis.
 
     Example:
-        >>> parameters(20_000), parameters(1_500_000), parameters(800)
+        >>> _parameters(20_000), _parameters(1_500_000), _parameters(800)
         ('20 k', '1.5 M', '800')
     """
     for size, unit in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
         if value >= size:
             return f"{value / size:g}{unit}"
     return f"{value:g}"
-
-
-def _most_shown(losses: Sequence[float]) -> float:
-    ordered = sorted(losses)
-    low, quartile = ordered[0], ordered[3 * (len(ordered) - 1) // 4]
-    if low <= 0 or quartile == low:
-        return ordered[-1]
-    return max(value for value in ordered if value <= quartile * (quartile / low) ** _FAR)
-
-
-def _linear_ticks(low: float, high: float) -> list[float]:
-    raw = (high - low) / 6
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw)
-    first, last = math.ceil(low / step), math.floor(high / step)
-    return [round(n * step, 12) for n in range(first, last + 1)]
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    steps = (1, 2, 5) if high < 100 * low else (1, 3) if high < 2000 * low else (1,)
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    values = (step * 10.0**power for power in decades for step in steps)
-    return [value for value in values if low <= value <= high]
 
 
 def _with_places(points: Sequence[Point]) -> tuple[Point, ...]:

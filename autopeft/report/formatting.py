@@ -1,55 +1,24 @@
-"""Numbers as people write them, the filters that all templates share; and what parts are called."""
+"""Numbers as people write them, and the templates, whose filters these are."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from decimal import Decimal
+from functools import cache
 from pathlib import PurePath
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from autopeft.records import minus, rate, shortened
 
 NOTHING = "–"
 _LEAST = 1e-3  # the smallest number but 0 that three decimals show
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightFolders:
-    """How the trained weights of a plan lie in their folder, and what loads them.
-
-    `order` names the sub-folders of several configs, those that are merged first; empty for one config, which
-    lies in the folder itself. `n_unmerged` counts those that cannot be merged. `imports` are modules that
-    tell `peft` about a method of autopeft.
-    """
-
-    order: tuple[str, ...] = ()
-    n_unmerged: int = 0
-    imports: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class PartWords:
-    """What the parts of a search say about themselves; a report cannot import them, since they need torch.
-
-    `labels` gives the name of each method that people write, and under `choice_key` the words for a choice
-    that is not the usual one; `short_labels` gives one word that fits a map's cell. A method that is missing,
-    because it is no longer installed, keeps its own name. `auto_class` names the transformers class that
-    loads the task's base model. A metric that is a share is read as percent. `weights` says how those of the
-    best plan are loaded.
-    """
-
-    labels: Mapping[str, str] = field(default_factory=dict)
-    short_labels: Mapping[str, str] = field(default_factory=dict)
-    auto_class: str = "AutoModel"
-    metric_is_share: bool = False
-    weights: WeightFolders = WeightFolders()
-
-
-def choice_key(method: str, option: str, value: object) -> str:
-    """Where `PartWords.labels` has the words for an option of a method: `lora.dora=True`."""
-    return f"{method}.{option}={value}"
+_SPECIAL = {"<": "&lt;", "|": "\\|", "`": "\\`", "](": "]\\(", "*": "\\*", "$": "\\$"}  # of Markdown
+_EDGE_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 
 
 def count(number: int) -> str:
@@ -177,11 +146,6 @@ def minuses(sentence: str) -> str:
     return re.sub(r"(?<![\w.-])-(?=\d)", "−", sentence)
 
 
-def loss(value: float | None) -> str:
-    """A loss with three decimals."""
-    return metric(value, is_share=False)
-
-
 def duration(seconds: float) -> str:
     """Seconds in the unit that reads best."""
     if seconds < 10:
@@ -211,3 +175,47 @@ def first_line(error: str | None) -> str:
     """The first line of an error, shortened."""
     line = next(iter((error or "").strip().splitlines()), "no message")
     return shortened(line, 200)
+
+
+def render(template: str, /, **context: Any) -> str:
+    """Fill in a template; its name says the kind of file: `report.html`, `report.md` or `heat.svg`."""
+    return _environment(template.rpartition(".")[2]).get_template(f"{template}.j2").render(context)
+
+
+@cache
+def _environment(kind: str) -> Environment:
+    """The templates, with what a kind of file needs escaped."""
+    finalize: dict[str, Callable[[Any], Any]] = {"md": _escape_markdown, "svg": _printable}
+    environment = Environment(
+        loader=PackageLoader("autopeft", "templates"),
+        autoescape=kind in ("html", "svg"),
+        finalize=finalize.get(kind),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    filters: list[Any] = [count, difference, duration, first_line, interval, last_part, megabytes, memory]
+    filters += [metric, minuses, percent, plus_minus, rate, share_words, significant]
+    environment.filters.update({function.__name__: function for function in filters})
+    return environment
+
+
+def _escape_markdown(value: Any) -> Any:
+    """Text that opens no tag, link, table cell, code span, emphasis or formula; `safe` values stay.
+
+    An underscore between letters opens nothing, and names keep theirs.
+    """
+    if isinstance(value, Markup):
+        return value
+    text = " ".join(str(value).split("\n"))
+    for special, escaped in _SPECIAL.items():
+        text = text.replace(special, escaped)
+    return _EDGE_UNDERSCORE.sub(r"\\_", text)
+
+
+def _printable(value: Any) -> Any:
+    """Text without the characters that XML cannot hold; values marked `safe` stay as they are."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in value)

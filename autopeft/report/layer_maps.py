@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
-from autopeft.records import SEEN_ENOUGH, Adapter, Plan, SearchResult, Site, SiteScores, minus, shortened
-from autopeft.report.formatting import significant
-from autopeft.report.rendering import render
+from autopeft.records import SEEN_ENOUGH, Adapter, Plan, Site, SiteScores, minus, shortened
+from autopeft.report.formatting import render, significant
 
 OUTSIDE = "outside"  # row of the sites that are in no layer
 MAX_ROWS = 24  # of a map that is not folded away; chosen by hand
@@ -90,15 +89,13 @@ def rank_map(sites: Sequence[Site], plan: Plan, short_labels: Mapping[str, str])
         rank = max(ranks, default=0)
         level = level_of(rank, RANK_STEPS) if rank else min(1, len(ranks))  # without rank: the lightest
         title = "; ".join(f"{site.name}: {label(site)}" for site in group)
-        return Cell(text=_grouped([label(site) for site in group]), level=level, title=title)
+        counts = Counter(label(site) for site in group)
+        texts = [f"{text} ×{n}" if n > 1 else text for text, n in counts.items()]
+        return Cell(
+            text=LEFT_ALONE if set(counts) == {LEFT_ALONE} else ", ".join(texts), level=level, title=title
+        )
 
     return _grid("rank", [site for site in sites if site.role in shown], cell, steps=RANK_STEPS)
-
-
-def score_maps(result: SearchResult) -> tuple[Map, ...]:
-    """The map of each score that tells the sites apart."""
-    maps = (score_map(result.sites, score) for score in result.scores)
-    return tuple(shown for shown in maps if shown is not None)
 
 
 def score_map(sites: Sequence[Site], score: SiteScores) -> Map | None:
@@ -123,25 +120,22 @@ def score_map(sites: Sequence[Site], score: SiteScores) -> Map | None:
     return _grid(score.name, sites, cell, steps=steps, total=total)
 
 
-def merged(shown: Map) -> Map:
+def merged(drawn: Map) -> Map:
     """The map with one row for neighbouring layers of which every cell is the same."""
     rows: list[tuple[str, tuple[Cell, ...]]] = []
-    for _, run in groupby(shown.rows, key=lambda row: (row[0] == OUTSIDE, _looks(row[1]))):
-        (last, deepest), *others = run  # the deepest layer comes first
-        if not others:
-            rows.append((last, deepest))
-            continue
-        first, cells = others[-1]
-        both = (
+
+    def looks(row: tuple[str, tuple[Cell, ...]]) -> tuple[bool, list[tuple[str, int]]]:
+        return row[0] == OUTSIDE, [(cell.text, cell.level) for cell in row[1]]
+
+    for _, equal in groupby(drawn.rows, key=looks):
+        equal_rows = list(equal)
+        (deepest, upper), (shallowest, lower) = equal_rows[0], equal_rows[-1]
+        cells = tuple(
             high if low == high else replace(high, title=f"{low.title} … {high.title}")
-            for low, high in zip(cells, deepest, strict=True)
+            for low, high in zip(lower, upper, strict=True)
         )
-        rows.append((f"{first}-{last}", tuple(both)))
-    return replace(shown, rows=tuple(rows))
-
-
-def _looks(cells: Sequence[Cell]) -> tuple[tuple[str, int], ...]:
-    return tuple((cell.text, cell.level) for cell in cells)
+        rows.append((deepest if len(equal_rows) == 1 else f"{shallowest}-{deepest}", cells))
+    return replace(drawn, rows=tuple(rows))
 
 
 def _edges(steps: Sequence[float]) -> list[float]:
@@ -173,10 +167,8 @@ def _grid(
     roles = tuple(dict.fromkeys(site.role for site in sorted(sites, key=lambda site: site.layer is None)))
     empty = Cell(text="", level=0, title="no such module")
     rows = []
-    # The sites outside all layers come last.
-    for layer in sorted({site.layer for site in sites}, key=lambda layer: -1 if layer is None else layer)[
-        ::-1
-    ]:
+    layers = sorted({site.layer for site in sites}, key=lambda layer: -1 if layer is None else layer)
+    for layer in reversed(layers):  # the sites outside all layers come last
         cells = (cell(places[layer, role]) if (layer, role) in places else empty for role in roles)
         rows.append((OUTSIDE if layer is None else str(layer), tuple(cells)))
     return Map(name=name, roles=roles, rows=tuple(rows), steps=steps, total=total)
@@ -190,12 +182,6 @@ def _places(sites: Sequence[Site]) -> dict[tuple[int | None, str], list[Site]]:
     return places
 
 
-def _grouped(labels: Sequence[str]) -> str:
-    if set(labels) == {LEFT_ALONE}:
-        return LEFT_ALONE
-    return ", ".join(f"{label} ×{n}" if n > 1 else label for label, n in Counter(labels).items())
-
-
 def heat_svg(sites: Sequence[Site], scores: Sequence[SiteScores], *, title: str) -> str:
     """One panel of layer × role per score, the deepest layer on top, the sites' values in tooltips.
 
@@ -203,7 +189,14 @@ def heat_svg(sites: Sequence[Site], scores: Sequence[SiteScores], *, title: str)
     was scored, such as the base model and the data.
     """
     maps = {score.name: score_map(sites, score) for score in scores}
-    panels = _arrange([drawn for drawn in maps.values() if drawn is not None])
+    panels: list[_Panel] = []
+    x, y = _MARGIN, _HEAD
+    for drawn in filter(None, maps.values()):
+        panel = _Panel(map=drawn, x=x, y=y)
+        if x > _MARGIN and panel.right > _WIDEST:  # a new line of panels
+            panel = replace(panel, x=_MARGIN, y=max(above.bottom for above in panels) + 22)
+        panels.append(panel)
+        x, y = panel.right + 30, panel.y
     return render(
         "heat.svg",
         title=title,
@@ -218,21 +211,20 @@ def heat_svg(sites: Sequence[Site], scores: Sequence[SiteScores], *, title: str)
     )
 
 
-def seen_enough(score: SiteScores) -> str:
-    """Whether more examples would change a score, by how far two halves of the examples agree.
+def enough_examples(score: SiteScores) -> str:
+    """Say whether more examples would change a score, by how far two halves of the examples agree.
 
     Example:
-        >>> seen_enough(SiteScores(name="fisher", values=(1.0,), split_half=0.972, n_examples=128))
-        'seen enough: rank correlation 0.97 between two halves of 128 examples'
+        >>> enough_examples(SiteScores(name="fisher", values=(1.0,), split_half=0.972, n_examples=128))
+        'enough examples: two halves of 128 have a rank correlation of 0.97'
     """
     if not score.n_examples:
         return "needs no examples"
-    halves = f"between two halves of {score.n_examples:,} examples"
     if score.split_half is None or not math.isfinite(score.split_half):
-        return f"agreement {halves} not known"
-    rounded_down = minus(f"{math.floor(100 * score.split_half) / 100:.2f}")  # 0.949 must not read as 0.95
-    enough = "seen enough" if score.split_half >= SEEN_ENOUGH else "not enough"
-    return f"{enough}: rank correlation {rounded_down} {halves}"
+        return f"two halves of {score.n_examples:,} examples have no rank correlation"
+    rho = minus(f"{math.floor(100 * score.split_half) / 100:.2f}")  # 0.949 must not read as 0.95
+    examples = "enough examples" if score.split_half >= SEEN_ENOUGH else "too few examples"
+    return f"{examples}: two halves of {score.n_examples:,} have a rank correlation of {rho}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,16 +261,3 @@ class _Panel:
     @property
     def bottom(self) -> int:
         return self.y + self.top(len(self.map.rows))
-
-
-def _arrange(maps: Sequence[Map]) -> list[_Panel]:
-    """A panel for each map, side by side as far as they fit."""
-    panels: list[_Panel] = []
-    x, y = _MARGIN, _HEAD
-    for drawn in maps:
-        panel = _Panel(map=drawn, x=x, y=y)
-        if x > _MARGIN and panel.right > _WIDEST:
-            panel = replace(panel, x=_MARGIN, y=max(above.bottom for above in panels) + 22)
-        panels.append(panel)
-        x, y = panel.right + 30, panel.y
-    return panels

@@ -1,103 +1,164 @@
-"""What the templates of a report show: the page and the Markdown of one run, and the page of several runs."""
+"""The pages that people read: a run as HTML and Markdown, several runs as HTML, a few lines for Python."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
-from typing import Any
 
-from autopeft.records import SearchResult, in_words_of, repeat_command, train_command
-from autopeft.report import card, charts, layer_maps, rows
-from autopeft.report.answer import answer_of
-from autopeft.report.formatting import PartWords
-from autopeft.report.plan_names import groups, is_untrained, marks_of, no_adapters, plan_words
-from autopeft.report.rendering import render
+from autopeft.records import (
+    Measurement,
+    Plan,
+    RunSpec,
+    SearchFacts,
+    SearchResult,
+    SizeStep,
+    Status,
+    in_words_of,
+    repeat_command,
+    train_command,
+)
+from autopeft.report.answer import Answer, answer_of
+from autopeft.report.card import python_lines
+from autopeft.report.charts import SHAPES, difference_chart, short_run_chart, size_chart
+from autopeft.report.formatting import render
+from autopeft.report.layer_maps import MAX_ROWS, Map, enough_examples, merged, rank_map, score_map
+from autopeft.report.plan_names import PartWords, name_of
 from autopeft.report.result_files import sentences_of
+from autopeft.report.rows import FullRow, ShortRow, costs, examples, full_rows, position_of, short_rows
 
-_MAX_ROWS = 40  # of a table; chosen by hand: as many as a reader scrolls through; trials.csv has the rest
+_MAX_RUNS = 40  # of a table; chosen by hand: as many as a reader scrolls through; trials.csv has the rest
 
 
-def report_html(result: SearchResult, *, words: PartWords, status: str = "complete") -> str:
-    """One self-contained HTML page: nothing is loaded from elsewhere, all names are escaped."""
-    by_plan = groups(result, words)
-    short_runs = charts.short_run_chart(result, by_plan)
-    sizes = charts.size_chart(result, is_share=words.metric_is_share)
-    drawn = {point.group for point in short_runs.points} if short_runs else set()
-    contents = _contents(result, words, status)
-    return render(
-        "report.html",
-        **contents,
-        run=contents,
-        difference_chart=charts.difference_chart(result, is_share=words.metric_is_share),
-        short_run_chart=short_runs and short_runs.svg(),
-        n_above=short_runs.n_above if short_runs else 0,
-        size_chart=sizes and sizes.svg(),
-        legend=sorted(drawn, key=lambda group: group.colour),
-        shapes=charts.SHAPES,
+@dataclass(frozen=True, kw_only=True)
+class BestPlan:
+    """How to load, train and count the plan that is handed over, and which modules it adapts.
+
+    `position` is that of its learning rate in the range that was searched, from `lowest` to `highest`; None
+    without a range. `is_command` is False if `commands` are Python, for objects in memory.
+    """
+
+    plan: Plan
+    words: str
+    position: float | None
+    range: tuple[float, float] | None
+    ranks: Map
+    python: str
+    commands: tuple[str, ...]
+    is_command: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Details:
+    """The tables at the end: split, its examples and its use; stage and its cost; settings; versions."""
+
+    splits: tuple[tuple[str, str, str], ...]
+    costs: tuple[tuple[str, float, float | None], ...]
+    settings: tuple[tuple[str, str], ...]
+    environment: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPage:
+    """All that the pages of a run show.
+
+    What an unfinished run has not found yet is None or empty: the answer, the best plan, rows. `scores` pairs
+    the map of each score with a phrase on whether more examples would change it.
+    """
+
+    spec: RunSpec
+    setting: SearchFacts
+    status: str
+    answer: Answer | None
+    notes: tuple[str, ...]
+    full_rows: tuple[FullRow, ...]
+    sizes: tuple[tuple[str, SizeStep], ...]
+    short_rows: tuple[ShortRow, ...]
+    failures: tuple[tuple[str, Measurement], ...]
+    best: BestPlan | None
+    scores: tuple[tuple[Map, str], ...]
+    details: Details
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the metric lies in [0, 1] and is shown in percent."""
+        return bool(self.setting.metric_is_share)
+
+    @property
+    def n_seeds(self) -> int:
+        """The number of seeds of the full runs."""
+        return max((len(row.confirm.seeds) for row in self.full_rows), default=1)
+
+    @property
+    def short_steps(self) -> int:
+        """The steps of a short run."""
+        return max((row.run.fidelity.train_steps for row in self.short_rows), default=0)
+
+
+def page_of(result: SearchResult, words: PartWords, status: str = "complete") -> RunPage:
+    """Gather what the pages show of a finished run."""
+    in_words = partial(in_words_of, result.spec)
+    maps = ((score_map(result.sites, score), enough_examples(score)) for score in result.scores)
+    failed = [run for run in result.measurements if run.status is not Status.COMPLETE]
+    environment = sorted(result.environment.items(), key=lambda item: item[0].lower())
+    fingerprint = result.setting.data_fingerprint
+    return RunPage(
+        spec=result.spec,
+        setting=result.setting,
+        status=status,
+        answer=answer_of(result, words),
+        notes=tuple(in_words(sentence) for sentence in sentences_of(result)),
+        full_rows=full_rows(result, words),
+        sizes=tuple((name_of(step.plan, result, words.labels), step) for step in result.sizes),
+        short_rows=short_rows(result, words),
+        failures=tuple((name_of(run.plan, result, words.labels), run) for run in failed[:_MAX_RUNS]),
+        best=_best_plan(result, words),
+        scores=tuple((merged(drawn), phrase) for drawn, phrase in maps if drawn is not None),
+        details=Details(
+            splits=(
+                ("train", examples(result, "train"), "training"),
+                ("search", examples(result, "search"), "ranking the short runs"),
+                ("confirm", examples(result, "confirm"), "judging the full runs"),
+                (
+                    "test",
+                    examples(result, "test"),
+                    "read once, after the verdict" if result.test else "not read",
+                ),
+                (
+                    "duplicates",
+                    f"{result.setting.splits.duplicates_removed:,}",
+                    "removed, within and across splits",
+                ),
+            ),
+            costs=costs(result),
+            settings=tuple((in_words(name), in_words(value)) for name, value in _settings(result)),
+            environment=(*environment, *([("data fingerprint", fingerprint)] if fingerprint else [])),
+        ),
     )
 
 
-def report_md(result: SearchResult, *, words: PartWords, status: str = "complete") -> str:
-    """The same report in GitHub's Markdown, without charts."""
-    return render("report.md", **_contents(result, words, status))
-
-
-def several_html(runs: Sequence[tuple[str, SearchResult, PartWords]]) -> str:
-    """One self-contained page about several runs, each given by name, result and the words of its parts."""
-    shown = [
-        {
-            **_contents(result, words, "complete"),
-            "name": name,
-            "anchor": f"run-{number}",
-            "difference_chart": charts.difference_chart(result, is_share=words.metric_is_share),
-        }
-        for number, (name, result, words) in enumerate(runs, 1)
-    ]
-    return render("runs.html", runs=shown)
-
-
-def _contents(result: SearchResult, words: PartWords, status: str) -> dict[str, Any]:
-    in_words = partial(in_words_of, result.spec)
-    runs = rows.short_runs(result)
-    return {
-        "result": result,
-        "setting": result.setting,
-        "verdict": result.verdict,
-        "is_share": words.metric_is_share,
-        "status": status,
-        "answer": answer_of(result, words),
-        "sentences": [in_words(sentence) for sentence in sentences_of(result)],
-        "rows": rows.full_rows(result),
-        "plan_words": partial(plan_words, sites=result.sites, labels=words.labels, head=no_adapters(result)),
-        "is_untrained": partial(is_untrained, result),
-        "short_runs": runs[:_MAX_ROWS],
-        "n_more": max(0, len(runs) - _MAX_ROWS),
-        "failures": rows.failures(result)[:_MAX_ROWS],
-        "sources": rows.sources(result),
-        "marks_of": partial(marks_of, result),
-        "error_over": rows.error_over(result),
-        "examples": partial(rows.examples, result),
-        "costs": rows.costs(result),
-        "best_rate": rows.rate_words(result.best, result),
-        "edge_sentence": rows.edge_sentence(result),
-        "rank_map": layer_maps.merged(layer_maps.rank_map(result.sites, result.best, words.short_labels)),
-        "score_maps": [layer_maps.merged(shown) for shown in layer_maps.score_maps(result)],
-        "max_layers": layer_maps.MAX_ROWS,
-        "seen": {score.name: layer_maps.seen_enough(score) for score in result.scores},
-        "is_command": not result.spec.is_in_memory,
-        "train": train_command(PurePath("best/plan.yaml"), result.spec.model, result.spec.data),
-        "repeat": repeat_command(result.spec),
-        "load_sentence": card.load_sentence(result, words),
-        "python_lines": card.python_lines(result, words),
-        "settings": [(in_words(name), in_words(value)) for name, value in _settings(result)],
-    }
+def _best_plan(result: SearchResult, words: PartWords) -> BestPlan:
+    spec, best, is_command = result.spec, result.best, not result.spec.is_in_memory
+    train = train_command(PurePath("best/plan.yaml"), spec.model, spec.data)
+    repeat = repeat_command(spec)
+    counting = (f"{train} --out my-adapter", "autopeft count best/plan.yaml", f"{repeat} --out again")
+    return BestPlan(
+        plan=best,
+        words=name_of(best, result, words.labels),
+        position=position_of(best, result),
+        range=result.setting.learning_rate_ranges.get(best.lead_method or ""),
+        ranks=merged(rank_map(result.sites, best, words.short_labels)),
+        python=python_lines(result, words),
+        commands=counting if is_command else (train, repeat),
+        is_command=is_command,
+    )
 
 
 def _settings(result: SearchResult) -> list[tuple[str, str]]:
     """The settings that decide most, then those that the run derived; run.yaml has them all."""
     spec, setting = result.spec, result.setting
-    chosen = {
+    values = {
         "model": spec.model.id or f"default ({setting.base_model})",
         "quantised": "" if spec.model.quantize == "none" else f"{spec.model.quantize} by bitsandbytes",
         "data": spec.data.source or f"default ({setting.data})",
@@ -115,4 +176,69 @@ def _settings(result: SearchResult) -> list[tuple[str, str]]:
         "executor": f"{spec.execution.executor}, {result.environment.get('workers', '1')} at a time",
     }
     derived = [(f"{d.subject}, derived", f"{d.value}: {d.rule}") for d in setting.decisions]
-    return [*((name, value) for name, value in chosen.items() if value), *derived]
+    return [*((name, value) for name, value in values.items() if value), *derived]
+
+
+def report_html(result: SearchResult, *, words: PartWords, status: str = "complete") -> str:
+    """One self-contained HTML page: nothing is loaded from elsewhere, all names are escaped."""
+    return page_html(page_of(result, words, status))
+
+
+def page_html(page: RunPage) -> str:
+    """Fill in the HTML page of a run, finished or not."""
+    budget = page.setting.budget.max_trainable_params
+    chart = short_run_chart(page.short_rows, budget=budget, steps=page.short_steps)
+    steps = [step for _, step in page.sizes]
+    drawn = {point.group for point in chart.points} if chart else set()
+    return render(
+        "report.html",
+        page=page,
+        difference_chart=page.answer and difference_chart(page.answer.verdict, is_share=page.is_share),
+        short_run_chart=chart,
+        size_chart=page.best and size_chart(steps, page.best.plan, is_share=page.is_share),
+        legend=sorted(drawn, key=lambda group: group.colour),
+        shapes=SHAPES,
+        max_runs=_MAX_RUNS,
+        max_layers=MAX_ROWS,
+    )
+
+
+def report_md(result: SearchResult, *, words: PartWords, status: str = "complete") -> str:
+    """The same report in GitHub's Markdown, without charts."""
+    return render("report.md", page=page_of(result, words, status), max_runs=_MAX_RUNS, max_layers=MAX_ROWS)
+
+
+def several_html(runs: Sequence[tuple[str, SearchResult, PartWords]]) -> str:
+    """One self-contained page about several runs, each given by name, result and the words of its parts."""
+    shown = [
+        {
+            "page": page_of(result, words),
+            "name": name,
+            "anchor": f"run-{number}",
+            "seconds": result.cost.total_seconds,
+            "difference_chart": difference_chart(
+                result.verdict, is_share=bool(result.setting.metric_is_share)
+            ),
+        }
+        for number, (name, result, words) in enumerate(runs, 1)
+    ]
+    return render("runs.html", runs=shown)
+
+
+def short_text(result: SearchResult, path: str) -> str:
+    """One line: verdict, metric of the best plan, its parameters, the folder of the run."""
+    best = next(record for record in result.full_runs if record.plan == result.best)
+    score = f"{result.setting.metric_words} {best.metric_mean:.3f} ± {best.metric_std_error:.3f}"
+    return f"Result({result.verdict.label} · {score} · {result.best.trainable_params:,} params · {path})"
+
+
+def short_html(result: SearchResult, path: str, words: PartWords) -> str:
+    """The answer, the full runs as a table, and the folder, for notebooks."""
+    return render(
+        "summary.html",
+        answer=answer_of(result, words),
+        setting=result.setting,
+        is_share=bool(result.setting.metric_is_share),
+        rows=full_rows(result, words),
+        path=path,
+    )

@@ -1,18 +1,52 @@
-"""What people call a plan: its methods, ranks and modules, and the names that it has in a result."""
+"""What people call a plan and its parts: methods, ranks, modules, and the names that a result gives it."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from autopeft.records import Adapter, Plan, SearchResult, Site, counted
-from autopeft.report.formatting import PartWords, choice_key
 
 ANSWERS = ("best", "baseline", "rival")  # the plans that a result names
 HEAD_ALONE, UNTRAINED = "head alone", "untrained model"  # a plan without adapters
 LINEAR = ("linear", "conv1d")  # kinds of sites that are linear maps
 _MOST_ROLES, _MOST_LAYERS = 5, 4  # that are named one by one; chosen by hand
 _N_COLOURS = 9  # of the page: `--g0` to `--g8`
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightFolders:
+    """How the trained weights of a plan lie in their folder, and what loads them.
+
+    `order` names the sub-folders of several configs, those that are merged first; empty for one config, which
+    lies in the folder itself. `n_unmerged` counts those that cannot be merged. `imports` are modules that
+    tell `peft` about a method of autopeft.
+    """
+
+    order: tuple[str, ...] = ()
+    n_unmerged: int = 0
+    imports: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartWords:
+    """What the parts of a search say about themselves; a report cannot import them, since they need torch.
+
+    `labels` gives the name of each method that people write, and under `choice_key` the words for a choice
+    that is not the usual one; `short_labels` gives one word that fits a map's cell. A method that is missing,
+    because it is no longer installed, keeps its own name. `auto_class` names the transformers class that
+    loads the task's base model. `weights` says how those of the best plan are loaded.
+    """
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    short_labels: Mapping[str, str] = field(default_factory=dict)
+    auto_class: str = "AutoModel"
+    weights: WeightFolders = WeightFolders()
+
+
+def choice_key(method: str, option: str, value: object) -> str:
+    """Where `PartWords.labels` has the words for an option of a method: `lora.dora=True`."""
+    return f"{method}.{option}={value}"
 
 
 def plan_words(
@@ -37,10 +71,12 @@ def plan_words(
     by_method: dict[str, list[Adapter]] = {}
     for adapter in plan.adapters:
         by_method.setdefault(method_words(adapter, labels), []).append(adapter)
-    parts = (
-        f"{method}{_rank_words(adapters)} on {module_words({a.site for a in adapters}, sites)}"
-        for method, adapters in by_method.items()
-    )
+    parts = []
+    for method, adapters in by_method.items():
+        ranks = sorted({adapter.rank for adapter in adapters if adapter.rank})
+        ends = " to ".join(map(str, dict.fromkeys((ranks[0], ranks[-1])))) if ranks else ""
+        modules = module_words({adapter.site for adapter in adapters}, sites)
+        parts.append(f"{method} of rank {ends} on {modules}" if ends else f"{method} on {modules}")
     return " + ".join(parts) or head
 
 
@@ -58,28 +94,23 @@ def method_words(adapter: Adapter, labels: Mapping[str, str]) -> str:
     return f"{label} with {choices}" if choices else label
 
 
-def _rank_words(adapters: Sequence[Adapter]) -> str:
-    ranks = sorted({adapter.rank for adapter in adapters if adapter.rank})
-    return f" of rank {' to '.join(map(str, dict.fromkeys((ranks[0], ranks[-1]))))}" if ranks else ""
-
-
 def module_words(names: Collection[str], sites: Sequence[Site]) -> str:
     """Modules by role and layer: `q and v in layers 2 to 3 of 4`; by their number where they make no grid.
 
     Layers are counted from 0, as in the names of modules.
     """
     inside = [site for site in sites if site.layer is not None]
-    chosen = [site for site in inside if site.name in names]
-    roles = list(dict.fromkeys(site.role for site in chosen))
-    layers = {site.layer for site in chosen if site.layer is not None}
+    adapted = [site for site in inside if site.name in names]
+    roles = list(dict.fromkeys(site.role for site in adapted))
+    layers = {site.layer for site in adapted if site.layer is not None}
     possible = [site for site in inside if site.role in roles]
     where = "" if layers == {site.layer for site in possible} else _layer_words(sorted(layers), inside)
-    if not chosen or len(chosen) < sum(site.layer in layers for site in possible):
+    if not adapted or len(adapted) < sum(site.layer in layers for site in possible):
         return f"{counted(len(names), 'module')}{where}"
     if set(roles) == {site.role for site in inside if site.kind in LINEAR}:
         return f"all linear maps{where}"
     kinds = listed(roles) if len(roles) <= _MOST_ROLES else f"{len(roles)} kinds of modules"
-    n_outside = len(names) - len(chosen)
+    n_outside = len(names) - len(adapted)
     outside = f" and {counted(n_outside, 'module')} outside the layers" if n_outside else ""
     return f"{kinds}{where}{outside}"
 
@@ -101,13 +132,14 @@ def listed(words: Sequence[str]) -> str:
         >>> listed(["q"]), listed(["q", "v"]), listed(["q", "k", "v"])
         ('q', 'q and v', 'q, k and v')
     """
-    *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last
+    start, end = ", ".join(words[:-1]), words[-1]
+    return f"{start} and {end}" if start else end
 
 
-def no_adapters(result: SearchResult) -> str:
-    """What a plan without adapters is: the head alone, or without a head the base model as it is."""
-    return HEAD_ALONE if result.setting.head_params else UNTRAINED
+def name_of(plan: Plan, result: SearchResult, labels: Mapping[str, str]) -> str:
+    """A plan of a result in words, as by `plan_words`."""
+    head = UNTRAINED if is_untrained(result, plan) else HEAD_ALONE
+    return plan_words(plan, result.sites, labels, head=head)
 
 
 def is_untrained(result: SearchResult, plan: Plan) -> bool:
@@ -139,7 +171,7 @@ def groups(result: SearchResult, words: PartWords) -> dict[Plan, Group]:
     """
     labels = {
         plan: " + ".join(dict.fromkeys(method_words(a, words.labels) for a in plan.adapters))
-        or no_adapters(result)
+        or name_of(plan, result, words.labels)
         for plan in dict.fromkeys(run.plan for run in result.measurements)
     }
     order = list(dict.fromkeys(labels.values()))

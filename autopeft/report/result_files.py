@@ -1,15 +1,18 @@
-"""The files that programs read: result.json, trials.csv and sensitivity.csv, as text or plain values."""
+"""What programs read: result.json, trials.csv and sensitivity.csv as text or plain values; a leaderboard."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from autopeft.records import FullRun, Measurement, Plan, SearchResult, Site, SiteScores, Status
-from autopeft.report.rows import arms, position_of, record_of
+from pydantic import BaseModel
+
+from autopeft.records import Plan, SearchResult, Site, SiteScores, Status
+from autopeft.report.plan_names import is_untrained, marks_of, name_of
+from autopeft.report.rows import arms, position_of, record_of, short_runs
 from autopeft.report.schema import (
     BaselineAnswer,
     BestAnswer,
@@ -25,7 +28,7 @@ from autopeft.report.schema import (
     TrialRow,
 )
 
-_SETTING_KEYS = "base_model data task metric greater_is_better label_names budget splits".split()
+Row = TypeVar("Row", bound=BaseModel)
 
 
 def result_json(result: SearchResult, status: str) -> dict[str, Any]:
@@ -33,55 +36,50 @@ def result_json(result: SearchResult, status: str) -> dict[str, Any]:
 
     `status` says how the run ended: `complete` if nothing stopped it.
     """
-    content = ResultFile(
+    arm = arms(result)[result.baseline]
+    tests = [record_of(result.test, plan) for plan in (result.best, result.baseline)]
+    best, baseline = (record and _filled(Numbers, record) for record in tests)
+    content = _filled(
+        ResultFile,
+        result,
+        result.setting,
         schema_version=3,
         status=status,
-        **{name: getattr(result.setting, name) for name in _SETTING_KEYS},
-        best=BestAnswer(**_answer(result, result.best), plan_path="best/plan.yaml"),
-        baseline=BaselineAnswer(
-            **_answer(result, result.baseline),
-            name=arms(result)[result.baseline],
-            learning_rate=result.baseline.learning_rate,
+        best=_plan(BestAnswer, result, result.best, plan_path="best/plan.yaml"),
+        baseline=_plan(BaselineAnswer, result, result.baseline, name=arm),
+        rival=result.rival and _plan(PlanAnswer, result, result.rival),
+        test=TestNumbers(best=best, baseline=baseline) if best and baseline else None,
+        full_runs=tuple(_filled(FullRunAnswer, record, record.plan) for record in result.full_runs),
+        sizes=tuple(
+            _filled(SizeAnswer, step, **_plan_facts(result, step.plan), arm=str(step.arm))
+            for step in result.sizes
         ),
-        rival=None if result.rival is None else PlanAnswer(**_answer(result, result.rival)),
-        verdict=result.verdict,
-        test=_test(result) if result.test else None,
-        full_runs=tuple(_full_run(record) for record in result.full_runs),
-        longer=result.longer,
-        sizes=_sizes(result),
         sentences=sentences_of(result),
-        short_steps=result.short_steps,
-        front=tuple(
-            FrontPlan(
-                plan_id=run.plan.digest,
-                trainable_params=run.plan.trainable_params,
-                loss=run.loss,
-                metric=run.metric,
-            )
-            for run in result.front
-        ),
+        front=tuple(_filled(FrontPlan, run, run.plan) for run in result.front),
         sensitivity=SensitivityAnswer(
             score=result.spec.search.score,
-            scores=tuple(
-                ScoreTrust(name=score.name, split_half=score.split_half, n_examples=score.n_examples)
-                for score in result.scores
-            ),
+            scores=tuple(_filled(ScoreTrust, score) for score in result.scores),
         ),
-        cost=result.cost,
         settings=result.spec,
-        environment=result.environment,
     )
     finite: dict[str, Any] = _finite(content.model_dump(mode="json"))
     return finite
 
 
-def _answer(result: SearchResult, plan: Plan) -> dict[str, Any]:
+def _filled(kind: type[Row], *records: object, **values: Any) -> Row:
+    """Make a row: each field is from `values`, or from the first record with an attribute of its name."""
+    for name in kind.model_fields.keys() - values.keys():
+        values[name] = next(getattr(record, name) for record in records if hasattr(record, name))
+    return kind(**values)
+
+
+def _plan(kind: type[Row], result: SearchResult, plan: Plan, **values: Any) -> Row:
     record = record_of(result.full_runs, plan)
     assert record is not None, "best, baseline and rival have full runs"
-    return _facts(result, plan) | _numbers(record)
+    return _filled(kind, record, plan, **_plan_facts(result, plan), **values)
 
 
-def _facts(result: SearchResult, plan: Plan) -> dict[str, Any]:
+def _plan_facts(result: SearchResult, plan: Plan) -> dict[str, Any]:
     return {
         "plan": plan,
         "plan_id": plan.digest,
@@ -90,45 +88,6 @@ def _facts(result: SearchResult, plan: Plan) -> dict[str, Any]:
         "learning_rate_position": position_of(plan, result),
         "share_of_base": plan.trainable_params / result.setting.budget.base_params,
     }
-
-
-def _numbers(record: FullRun) -> dict[str, Any]:
-    names = ("metric_mean", "metric_std_error", "seeds", "metrics")
-    return {name: getattr(record, name) for name in names}
-
-
-def _full_run(record: FullRun) -> FullRunAnswer:
-    return FullRunAnswer(
-        **_numbers(record),
-        name=record.name,
-        plan_id=record.plan.digest,
-        trainable_params=record.plan.trainable_params,
-        learning_rate=record.plan.learning_rate,
-        mean_loss=record.mean_loss,
-        train_seconds=record.train_seconds,
-    )
-
-
-def _test(result: SearchResult) -> TestNumbers:
-    best, baseline = (record_of(result.test, plan) for plan in (result.best, result.baseline))
-    assert best is not None and baseline is not None, "the test split was read for both"
-    return TestNumbers(best=Numbers(**_numbers(best)), baseline=Numbers(**_numbers(baseline)))
-
-
-def _sizes(result: SearchResult) -> tuple[SizeAnswer, ...]:
-    return tuple(
-        SizeAnswer(
-            **_facts(result, step.plan),
-            share=step.share,
-            max_trainable_params=step.max_trainable_params,
-            arm=str(step.arm),
-            metric_mean=step.metric_mean,
-            mean_difference=step.mean_difference,
-            interval_95=step.interval_95,
-            seconds=step.seconds,
-        )
-        for step in result.sizes
-    )
 
 
 def sentences_of(result: SearchResult) -> tuple[str, ...]:
@@ -147,43 +106,34 @@ def trials_csv(result: SearchResult) -> str:
     # Slow to compute, and most plans have several rows.
     described = {plan: _described(plan, result) for plan in {run.plan for run in result.measurements}}
     for run in result.measurements:
-        row = TrialRow(
+        row = _filled(
+            TrialRow,
+            run,
+            run.plan,
+            run.fidelity,
+            **described[run.plan],
             trial=trials.get(run.plan),
             arm=proposed_by[run.plan],
-            **described[run.plan],
-            **vars(run.fidelity),
-            status=run.status,
-            metric=run.metric,
-            loss=run.loss,
-            train_seconds=_train_seconds(run),
+            # 0 where a complete run trained nothing
+            train_seconds=run.train_seconds if run.status is Status.COMPLETE else run.train_seconds or None,
             eval_seconds=run.eval_seconds or None,
             overhead_seconds=run.overhead_seconds or None,
-            peak_bytes=run.peak_bytes,
-            trained_steps=run.trained_steps,
         )
         rows.append(row.model_dump(mode="json").values())
     return _csv(TrialRow.model_fields, rows)
 
 
-def _train_seconds(run: Measurement) -> float | None:
-    """The seconds of training: 0 where a complete run trained nothing, None where they were not counted."""
-    return run.train_seconds if run.status is Status.COMPLETE else run.train_seconds or None
-
-
 def _described(plan: Plan, result: SearchResult) -> dict[str, Any]:
-    """What the rows of a plan share: its id `ab…`, methods `lora+ia3`, ranks `2-8` and so on.
+    """What the rows of a plan share: methods `lora+ia3`, ranks `2-8`, sites, place of its learning rate.
 
     Ranks are None for methods without rank, and one number where all are equal.
     """
     ranks = sorted({adapter.rank for adapter in plan.adapters if adapter.rank})
     methods = dict.fromkeys(adapter.method for adapter in plan.adapters)
     return {
-        "plan_id": plan.digest,
         "methods": "+".join(methods) or None,
         "ranks": "-".join(str(rank) for rank in dict.fromkeys((ranks[0], ranks[-1]))) if ranks else None,
         "n_sites": len({adapter.site for adapter in plan.adapters}),
-        "trainable_params": plan.trainable_params,
-        "learning_rate": plan.learning_rate,
         "learning_rate_position": position_of(plan, result),
     }
 
@@ -216,3 +166,53 @@ def _finite(content: Any) -> Any:
     if isinstance(content, (list, tuple)):
         return [_finite(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def leaderboard(result: SearchResult, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One row per plan: those with a full run first, best metric first, then the others by their short runs.
+
+    `metric` and `loss` are those of the split in `split`: confirm for full runs, search for short ones, whose
+    numbers are no results. The untrained model has no `learning_rate` (None).
+    """
+    sign = 1 if result.setting.greater_is_better else -1
+    full = sorted(result.full_runs, key=lambda record: -sign * record.metric_mean)
+    finished = {record.plan for record in full}
+    proposed_by, rows = arms(result), []
+    for record in full:
+        test = record_of(result.test, record.plan)
+        rows.append(
+            {
+                **_plan_columns(record.plan, proposed_by[record.plan], result, labels),
+                "split": record.split,
+                "metric": record.metric_mean,
+                "metric_std_error": record.metric_std_error,
+                "loss": record.mean_loss,
+                "n_seeds": len(record.seeds),
+                "test_metric": math.nan if test is None else test.metric_mean,
+            }
+        )
+    for run in short_runs(result):
+        if run.plan not in finished:
+            rows.append(
+                {
+                    **_plan_columns(run.plan, proposed_by[run.plan], result, labels),
+                    "split": run.fidelity.split,
+                    "metric": run.metric,
+                    "metric_std_error": None,
+                    "loss": run.loss,
+                    "n_seeds": 1,
+                    "test_metric": math.nan,
+                }
+            )
+    return rows
+
+
+def _plan_columns(plan: Plan, arm: str, result: SearchResult, labels: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "plan_id": plan.digest,
+        "answers": marks_of(result, plan),
+        "arm": arm,
+        "plan": name_of(plan, result, labels),
+        "trainable_params": plan.trainable_params,
+        "learning_rate": None if is_untrained(result, plan) else plan.learning_rate,
+    }

@@ -1,4 +1,4 @@
-"""What a run measured: records of plans, sizes of splits, positions of learning rates, costs."""
+"""Rows of a report's tables: full runs, short runs, failures, costs; and what else follows from a result."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from autopeft.records import (
     Plan,
     SearchResult,
     Status,
-    rate,
     rate_position,
 )
-from autopeft.report.formatting import NOTHING
-from autopeft.report.plan_names import is_untrained, marks_of
+from autopeft.report.plan_names import Group, PartWords, groups, is_untrained, marks_of, name_of
 
-_EDGE = 0.1  # of a range, to each side; chosen by hand
+_SIZE_ARM = "smaller budget"  # of plans that no trial proposed
 
 
 def record_of(records: Sequence[FullRun], plan: Plan | None) -> FullRun | None:
@@ -26,49 +24,44 @@ def record_of(records: Sequence[FullRun], plan: Plan | None) -> FullRun | None:
     return next((record for record in records if record.plan == plan), None)
 
 
-def is_by_chance(result: SearchResult) -> bool:
-    """Whether no full run is surely better than guesses."""
-    chance = result.setting.chance
-    return chance is not None and not any(run.is_surely_above(chance) for run in result.full_runs)
+def scored_record(result: SearchResult) -> FullRun:
+    """The record of the best plan on the test split, or on the confirm split if test was not read."""
+    record = record_of(result.test, result.best) or record_of(result.full_runs, result.best)
+    assert record is not None, "the best plan has a full run"
+    return record
 
 
 def arms(result: SearchResult) -> dict[Plan, str]:
     """Every measured plan with what proposed it: its first trial, else the stage that measured it."""
-    others = {run.plan: "smaller budget" for run in result.measurements}
-    sizes = {step.plan: str(step.arm) for step in result.sizes}
-    full = {record.plan: record.name for record in result.full_runs}
-    first = {proposal.plan: str(proposal.arm) for proposal in reversed(result.proposals)}
-    return others | sizes | full | first
-
-
-def sources(result: SearchResult) -> dict[Plan, str]:
-    """Every measured plan with list, sampler, or, if no trial proposed it, smaller budget."""
-    others = {run.plan: "smaller budget" for run in result.measurements}
-    return others | {proposal.plan: proposal.source for proposal in reversed(result.proposals)}
+    names = {run.plan: _SIZE_ARM for run in result.measurements}
+    names |= {step.plan: str(step.arm) for step in result.sizes}
+    names |= {record.plan: record.name for record in result.full_runs}
+    return names | {proposal.plan: str(proposal.arm) for proposal in reversed(result.proposals)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FullRow:
-    """A plan that was trained in full; `mark` is its name, or finalist.
+    """A plan that was trained in full; `mark` is its name, or finalist, and `words` says what it is.
 
     `difference` is that of the verdict (mean, low, high) in the rival's row. `peak_bytes` is the training
-    memory beside the weights.
+    memory beside the weights. `learning_rate` and `train_seconds` are None for the untrained model, and
+    `file_megabytes` is the size of the adapter with the head.
     """
 
     mark: str
+    words: str
+    plan: Plan
     confirm: FullRun
     test: FullRun | None
     difference: tuple[float, float, float] | None
+    learning_rate: float | None
+    train_seconds: float | None
     peak_bytes: int
-
-    @property
-    def plan(self) -> Plan:
-        """The plan."""
-        return self.confirm.plan
+    file_megabytes: float
 
 
-def full_rows(result: SearchResult) -> tuple[FullRow, ...]:
-    """The plans that were trained in full, in the order of the result: best, baseline, rival, others."""
+def full_rows(result: SearchResult, words: PartWords) -> tuple[FullRow, ...]:
+    """The plans that were trained in full, in the order of the result: best, baseline, rival, finalists."""
     verdict, memory = result.verdict, dict[Plan, int]()
     for run in result.measurements:
         memory[run.plan] = max(memory.get(run.plan, 0), run.peak_bytes)
@@ -78,13 +71,30 @@ def full_rows(result: SearchResult) -> tuple[FullRow, ...]:
     return tuple(
         FullRow(
             mark=marks_of(result, record.plan) or "finalist",
+            words=name_of(record.plan, result, words.labels),
+            plan=record.plan,
             confirm=record,
             test=record_of(result.test, record.plan),
             difference=compared if record.plan == result.rival else None,
+            learning_rate=None if is_untrained(result, record.plan) else record.plan.learning_rate,
+            train_seconds=None if is_untrained(result, record.plan) else record.train_seconds,
             peak_bytes=memory.get(record.plan, 0),
+            file_megabytes=FLOAT32_BYTES * (record.plan.trainable_params + result.setting.head_params) / 1e6,
         )
         for record in result.full_runs
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortRow:
+    """A short run: `source` is list, sampler or smaller budget; `mark` is empty for a plan without a name."""
+
+    mark: str
+    words: str
+    source: str
+    group: Group
+    run: Measurement
+    learning_rate: float | None
 
 
 def short_runs(result: SearchResult) -> list[Measurement]:
@@ -93,17 +103,24 @@ def short_runs(result: SearchResult) -> list[Measurement]:
     return sorted(runs, key=lambda run: float("inf") if run.loss is None else run.loss)
 
 
-def failures(result: SearchResult) -> list[Measurement]:
-    """The runs that diverged or broke off, in their order."""
-    return [run for run in result.measurements if run.status is not Status.COMPLETE]
+def short_rows(result: SearchResult, words: PartWords) -> tuple[ShortRow, ...]:
+    """The short runs that finished, lowest loss first."""
+    by_plan = groups(result, words)
+    sources = {proposal.plan: proposal.source for proposal in reversed(result.proposals)}
+    return tuple(
+        ShortRow(
+            mark=marks_of(result, run.plan),
+            words=name_of(run.plan, result, words.labels),
+            source=sources.get(run.plan, _SIZE_ARM),
+            group=by_plan[run.plan],
+            run=run,
+            learning_rate=None if is_untrained(result, run.plan) else run.plan.learning_rate,
+        )
+        for run in short_runs(result)
+    )
 
 
-def adapter_megabytes(result: SearchResult) -> float:
-    """Size of the adapter's file with the head, whose numbers are float32."""
-    return FLOAT32_BYTES * (result.best.trainable_params + result.setting.head_params) / 1e6
-
-
-def costs(result: SearchResult) -> list[tuple[str, float, float | None]]:
+def costs(result: SearchResult) -> tuple[tuple[str, float, float | None], ...]:
     """Stage, its seconds, and the same in R; None without a timed full run."""
     cost = result.cost
     stages = {
@@ -112,12 +129,11 @@ def costs(result: SearchResult) -> list[tuple[str, float, float | None]]:
         "full runs": cost.full_seconds,
         "test split": cost.test_seconds,
         "in all": cost.total_seconds,
-        "of this, smaller budgets": cost.sizes_seconds,
     }
-    if not result.sizes:
-        del stages["of this, smaller budgets"]
+    if result.sizes:
+        stages["of this, smaller budgets"] = cost.sizes_seconds
     full = cost.full_run_seconds
-    return [(name, seconds, seconds / full if full else None) for name, seconds in stages.items()]
+    return tuple((name, seconds, seconds / full if full else None) for name, seconds in stages.items())
 
 
 def examples(result: SearchResult, split: str) -> str:
@@ -125,20 +141,9 @@ def examples(result: SearchResult, split: str) -> str:
     splits = result.setting.splits
     size, n_groups = getattr(splits, split), getattr(splits, f"{split}_groups", 0)
     runs = (run.fidelity.eval_examples for run in result.measurements if run.fidelity.split == split)
-    seen = max(runs, default=0)
-    shown = f"{seen:,} of {size:,}" if 0 < seen < size else f"{size:,}"
+    n_evaluated = max(runs, default=0)
+    shown = f"{n_evaluated:,} of {size:,}" if 0 < n_evaluated < size else f"{size:,}"
     return f"{shown} in {n_groups:,} groups" if n_groups else shown
-
-
-def n_seeds(result: SearchResult) -> int:
-    """The number of seeds of the full runs."""
-    return max(len(record.seeds) for record in result.full_runs)
-
-
-def error_over(result: SearchResult) -> str:
-    """What a standard error is over: `3 seeds and the examples`, or `the groups of examples, of one seed`."""
-    units = "the groups of examples" if result.setting.splits.confirm_groups else "the examples"
-    return f"{units}, of one seed" if n_seeds(result) == 1 else f"{n_seeds(result)} seeds and {units}"
 
 
 def position_of(plan: Plan, result: SearchResult) -> float | None:
@@ -150,26 +155,3 @@ def position_of(plan: Plan, result: SearchResult) -> float | None:
         return None
     bounds = result.setting.learning_rate_ranges.get(plan.lead_method or "")
     return None if bounds is None else rate_position(plan.learning_rate, bounds)
-
-
-def rate_words(plan: Plan, result: SearchResult) -> str:
-    """A plan's learning rate, with its position if it has one; a dash for the untrained model."""
-    if is_untrained(result, plan):
-        return NOTHING
-    position = position_of(plan, result)
-    if position is None:
-        return rate(plan.learning_rate)
-    low, high = map(rate, result.setting.learning_rate_ranges[plan.lead_method or ""])
-    return f"{rate(plan.learning_rate)} (position {position:.2f} of {low} … {high})"
-
-
-def edge_sentence(result: SearchResult) -> str:
-    """What to do if the best rate lies in the outer tenth of its method's range; else empty."""
-    position = position_of(result.best, result) if result.best.adapters else None
-    if position is None or _EDGE <= position <= 1 - _EDGE:
-        return ""
-    end, direction = ("low", "lower") if position < _EDGE else ("high", "higher")
-    return (
-        f"The best learning rate lies at the {end} end of its range: a {direction} one may be better. "
-        "Give the method another range in a search space of your own."
-    )

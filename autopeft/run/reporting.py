@@ -76,7 +76,6 @@ def part_words(result: SearchResult | TrainedPlan) -> PartWords:
         labels={method.name: method.label for method in methods} | _choice_labels(methods),
         short_labels={method.name: method.short_label for method in methods},
         auto_class=loading_class_of_type(setting.model_type, task.auto_class) if task else "AutoModel",
-        metric_is_share=bool(setting.metric_is_share),
         weights=_weight_folders(result.best),
     )
 

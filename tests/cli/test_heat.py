@@ -9,7 +9,7 @@ import pytest
 
 from autopeft.cli import results
 from autopeft.records import Site, SiteScores
-from autopeft.report import heat_svg, seen_enough
+from autopeft.report import enough_examples, heat_svg
 
 LLAMA = ("q", "k", "v", "o", "gate", "up", "down")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -35,36 +35,36 @@ def score_of(sites, *, name="fisher", **fields):
 @pytest.mark.parametrize(
     ("rho", "n", "sentence"),
     [
-        (0.972, 128, "seen enough: rank correlation 0.97 between two halves of 128 examples"),
+        (0.972, 128, "enough examples: two halves of 128 have a rank correlation of 0.97"),
         (
             0.9499,
             128,
-            "not enough: rank correlation 0.94 between two halves of 128 examples; pass --max-examples 256",
+            "too few examples: two halves of 128 have a rank correlation of 0.94; pass --max-examples 256",
         ),
         (
             0.71,
             64,
-            "not enough: rank correlation 0.71 between two halves of 64 examples; pass --max-examples 512",
+            "too few examples: two halves of 64 have a rank correlation of 0.71; pass --max-examples 512",
         ),
         (
             -0.2,
             64,
-            "not enough: rank correlation −0.20 between two halves of 64 examples; pass --max-examples 1000",
+            "too few examples: two halves of 64 have a rank correlation of −0.20; pass --max-examples 1000",
         ),
         (
             0.71,
             1000,
-            "not enough: rank correlation 0.71 between two halves of 1,000 examples, and the train split has "
+            "too few examples: two halves of 1,000 have a rank correlation of 0.71, and the train split has "
             "no more",
         ),
-        (None, 16, "agreement between two halves of 16 examples not known"),
+        (None, 16, "two halves of 16 examples have no rank correlation"),
         (None, 0, "needs no examples"),
     ],
 )
 def test_one_sentence_says_whether_enough_was_seen(rho, n, sentence):
     score = SiteScores(name="fisher", values=(), split_half=rho, n_examples=n)
     assert results._enough(score, n_train=1000) == sentence
-    assert sentence.startswith(seen_enough(score))
+    assert sentence.startswith(enough_examples(score))
 
 
 @pytest.mark.parametrize(("n_layers", "roles"), [(2, ("q", "v")), (32, LLAMA)])

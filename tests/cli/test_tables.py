@@ -23,9 +23,10 @@ def test_names_of_runs_and_of_labels_are_printed_as_they_are(capsys):
 def test_the_answer_comes_first_and_the_cost_below_the_table(capsys):
     result = toy_result()
     print_result(result, FOLDER)
-    first, second, third, *others = capsys.readouterr().out.splitlines()
+    first, cost, sure, longer, *others = capsys.readouterr().out.splitlines()
     assert first.startswith("Use LoRA of rank 2 to 13 on 7 modules: accuracy ")
-    assert second == result.verdict.sentence.replace("-", "−") and third.startswith("Twice the steps promise")
+    assert cost.startswith("It trains 7,296 parameters") and longer.startswith("Twice the steps promise")
+    assert sure == result.verdict.sentence.replace("-", "−")
     assert f"cost    3.1 min, {184.9 / 50:.1f} full runs of the default" in others
     assert f"report  {FOLDER / 'report.html'}" in others
 

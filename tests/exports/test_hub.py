@@ -101,8 +101,8 @@ def test_a_plan_of_one_method_in_several_configs_loads_by_the_lines_of_report_an
     plan = Plan(adapters=adapters, learning_rate=0.05, trainable_params=n_params)
     write_plan(tmp_path / "plan.yaml", replace(document, plan=plan))
     train_plan(tmp_path / "plan.yaml", out=tmp_path / "best" / "weights")
-    first, *others = result.full_runs
-    result = replace(result, best=plan, full_runs=(replace(first, plan=plan), *others), test=())
+    full_runs = (replace(result.full_runs[0], plan=plan), *result.full_runs)
+    result = replace(result, best=plan, full_runs=full_runs, test=())
     prepared = prepare(result.spec)
     write_loading_files(tmp_path / "best" / "weights", prepared.spec.model, prepared.base, prepared.data)
     write_card(tmp_path / "best" / "weights", result, seed=0)

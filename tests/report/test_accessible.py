@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -46,7 +45,7 @@ def html():
 @pytest.fixture(scope="module")
 def pages(html):
     runs = [("reports/a", with_sizes(toy_result()), WORDS), ("reports/b", kept_default(), WORDS)]
-    losses = report.report_html(of_language_model(), words=replace(WORDS, metric_is_share=False))
+    losses = report.report_html(of_language_model(), words=WORDS)
     return {"report": html, "losses": losses, "several": report.several_html(runs)}
 
 

@@ -11,9 +11,8 @@ from toys.results import BEST, WORDS, kept_default, of_language_model, toy_resul
 
 from autopeft import report
 from autopeft.records import IN_MEMORY
-from autopeft.report.answer import _HEADLINES
+from autopeft.report.answer import _MARKS
 
-LOSSES = replace(WORDS, metric_is_share=False)
 # Words of earlier versions or of the code, which a stranger does not know.
 PRIVATE = re.compile(r"\b(incumbent|rungs?|confirmations?|confirmed|proxy|proxies|smallest|fidelity)\b", re.I)
 
@@ -26,24 +25,27 @@ def labelled(label):
 @pytest.mark.parametrize(
     ("label", "start"),
     [
-        ("better", "Use LoRA of rank 2 to 13 on 7 modules: accuracy 94.8 % on the test split, with 7,296 "),
-        ("as good and smaller", "Use LoRA of rank 2 to 13 on 7 modules: as good as the default with 7,296 "),
+        ("better", "Use LoRA of rank 2 to 13 on 7 modules: accuracy 94.8 % on the test split, better than "),
+        (
+            "as good and smaller",
+            "Use LoRA of rank 2 to 13 on 7 modules: accuracy 94.8 % on the test split, as good as ",
+        ),
         (
             "inconclusive",
-            "Try LoRA of rank 2 to 13 on 7 modules: accuracy 94.8 % on the test split, with 7,296 ",
+            "Try LoRA of rank 2 to 13 on 7 modules: accuracy 94.8 % on the test split, but it is ",
         ),
         ("default kept", "Keep the default, LoRA of rank 4 on all linear maps: accuracy 93.6 % on the test "),
     ],
 )
 def test_the_label_decides_the_headline(label, start):
     result = labelled(label)
-    assert report.answer_of(result, WORDS).headline.startswith(start)
+    assert report.answer_of(result, WORDS).use.startswith(start)
     for render in (report.report_html, report.report_md):
         assert start in render(result, words=WORDS)
 
 
 def test_there_is_one_headline_for_each_label_and_one_where_nothing_was_learned():
-    assert set(_HEADLINES) == {
+    assert set(_MARKS) == {
         "better",
         "as good and smaller",
         "inconclusive",
@@ -61,25 +63,25 @@ def test_where_no_plan_is_surely_above_chance_nothing_was_learned():
 
     assert answer_beside(0.949).mark == "better than the default"
     assert answer_beside(0.95).mark == "nothing learned"
-    assert answer_beside(0.95).headline.startswith("Nothing was learned for certain")
+    assert answer_beside(0.95).use.startswith("Nothing was learned for certain")
     assert answer_beside(None).mark == "better than the default"
 
 
 def test_without_a_test_split_the_headline_has_the_score_on_confirm():
-    headline = report.answer_of(replace(toy_result(), test=()), WORDS).headline
+    headline = report.answer_of(replace(toy_result(), test=()), WORDS).use
     assert "accuracy 95.4 % on the confirm split" in headline and "94.8" not in headline
 
 
 def test_no_number_of_a_short_run_is_in_the_answer():
     """The short runs have 88 to 93 %, and losses from 0.3 to 0.5."""
     answer = report.answer_of(with_sizes(toy_result()), WORDS)
-    said = f"{answer.headline} {answer.verdict} {answer.longer} {answer.groups}"
-    assert not re.search(r"\b(88|9[0123])\.\d %|\b0\.(300|350|41|50)", said)
+    sentences = " ".join(answer.sentences)
+    assert not re.search(r"\b(88|9[0123])\.\d %|\b0\.(300|350|41|50)", sentences)
 
 
 def test_the_verdict_and_the_gain_of_more_steps_stand_below_the_headline():
     answer = report.answer_of(toy_result(), WORDS)
-    assert answer.verdict == toy_result().verdict.sentence
+    assert answer.sure == toy_result().verdict.sentence
     assert answer.longer == (
         "Twice the steps promise about +1.2 points; the best plan brings +1.4 points over the default."
     )
@@ -87,19 +89,24 @@ def test_the_verdict_and_the_gain_of_more_steps_stand_below_the_headline():
     assert report.answer_of(replace(toy_result(), longer=None), WORDS).longer == ""
 
 
-def test_the_facts_are_those_of_the_record():
-    facts = dict(pair for _, group in report.answer_of(toy_result(), WORDS).groups for pair in group)
-    assert facts["of the base model"] == f"{100 * 7_296 / 1_234_567:.2f} %"
-    assert facts["adapter file"] == f"{4 * (7_296 + 390) / 1e6:.2g} MB"
-    assert (facts["budget"], facts["task head"]) == ("10,000 parameters", "390 more")
-    assert (facts["in full runs of the default"], facts["one full run (R)"]) == (
-        f"{184.9 / 50:.1f} R",
-        "50 s",
+def test_the_cost_of_the_best_plan_stands_beside_that_of_the_default():
+    """Each trained 150 s with 1 MB of memory; a number takes four bytes, and 390 are the head's."""
+    best, default = (f"{4 * (n_params + 390) / 1e6:.2g} MB" for n_params in (7_296, 9_900))
+    share = f"{100 * 7_296 / 1_234_567:.2f} %"
+    assert report.answer_of(toy_result(), WORDS).cost == (
+        f"It trains 7,296 parameters ({share} of the base model, and a task head of 390) "
+        f"in 2.5 min with 1 MB of memory beside the weights; its file has {best}. "
+        f"The default trains 9,900 in 2.5 min with 1 MB; its file has {default}."
     )
-    assert (facts["judged on"], facts["seeds"]) == ("500 of 1,500 rows", "1")
-    assert facts["test split"] == "read at the end"
-    bare = report.answer_of(of_language_model(), LOSSES)
-    assert "task head" not in dict(bare.groups[0][1]) and ("test split", "not read") in bare.groups[2][1]
+    kept = report.answer_of(kept_default(), WORDS).cost
+    assert kept.startswith("It trains 9,900 parameters (0.80 %") and "The default" not in kept
+    assert "task head" not in report.answer_of(of_language_model(), WORDS).cost
+
+
+def test_the_untrained_model_costs_no_training():
+    result = of_language_model()
+    kept = replace(result, best=result.baseline, full_runs=result.full_runs[::-1])
+    assert report.answer_of(kept, WORDS).cost == "It costs no training: it is the base model as it is."
 
 
 @pytest.mark.parametrize("result", [with_sizes(toy_result()), kept_default(), of_language_model()])
@@ -129,8 +136,9 @@ def test_a_run_on_objects_in_memory_is_told_of_arguments():
 
 
 def test_a_plan_is_named_as_best_once():
-    by_name = {row.plan: row.mark for row in report.full_rows(toy_result())}
+    by_name = {row.plan: row.mark for row in report.full_rows(toy_result(), WORDS)}
     assert list(by_name.values()) == ["best", "baseline", "finalist"]
-    assert [row.mark for row in report.full_rows(kept_default())] == ["best = baseline", "rival", "finalist"]
-    (row,) = (row for row in report.full_rows(kept_default()) if row.plan == BEST)
+    rows = report.full_rows(kept_default(), WORDS)
+    assert [row.mark for row in rows] == ["best = baseline", "rival", "finalist"]
+    (row,) = (row for row in rows if row.plan == BEST)
     assert row.difference == (-0.007, -0.028, 0.014)

@@ -59,7 +59,7 @@ def test_the_card_has_the_full_runs_with_their_numbers():
     assert "| finalist | IA³ on k | 128 | 2.5e-2 | 95.1 % ± 0.2 | – |" in text
     assert "Each plan was trained in full, 300 steps. ± is one standard error over the examples" in text
     bare = card(of_language_model(), seed=0).text
-    assert "| baseline | untrained model | 0 | – | 250.0 % ± 0.2 |" in bare and "(test" not in bare
+    assert "| baseline | untrained model | 0 | – | 2.500 ± 0.002 |" in bare and "(test" not in bare
 
 
 def test_what_the_base_model_lacks_stands_in_the_card():

@@ -26,11 +26,11 @@ from toys.results import (
 
 from autopeft import report
 from autopeft.extension import discover
-from autopeft.report import PartWords, WeightFolders
+from autopeft.report import PartWords
 from autopeft.report.formatting import difference, metric, plus_minus
+from autopeft.report.page import page_html, page_of
 from autopeft.tasks.parts.token_metrics import TOKEN_METRICS
 
-LOSSES = replace(WORDS, metric_is_share=False)
 BOTH = (report.report_md, report.report_html)
 
 
@@ -66,7 +66,7 @@ def test_the_table_of_full_runs_has_the_numbers_of_the_record(result, page):
     assert texts(table["accuracy on confirm"]) == ["95.4 % ± 0.2", "94.0 % ± 0.2", "95.1 % ± 0.2"]
     assert texts(table["difference to the default"]) == ["+1.4 points +0.6 to +2.2", "–", "–"]
     assert table["adapter parameters"] == ("7,296", "9,900", "128")
-    assert texts(table["training"]) == ["2.5 min"] * 3  # 150 s
+    assert texts(table["training time"]) == ["2.5 min"] * 3  # 150 s
     text = rows_of(report.report_md(result, words=WORDS), "difference to the default")
     assert text["adapter parameters"] == table["adapter parameters"]
     assert text["difference to the default"] == ("+1.4 points (+0.6 to +2.2)", "–", "–")
@@ -97,7 +97,7 @@ def test_the_short_runs_are_ordered_by_their_loss(result, page):
     assert texts(table["loss"]) == ["0.300", "0.350", "0.410", "0.500"]
     assert texts(table["accuracy"]) == ["93.0 %", "92.0 %", "90.0 %", "88.0 %"]
     assert table["proposed by"] == ("list", "list", "list", "smaller budget")
-    assert texts(table["rate"]) == ["4e-3", "2.5e-2", "1.5e-3", "2e-3"]
+    assert texts(table["learning rate"]) == ["4e-3", "2.5e-2", "1.5e-3", "2e-3"]
     assert "best" in table["plan"][0] and "baseline" in table["plan"][2]
     assert rows_of(report.report_md(result, words=WORDS), "proposed by")["loss"] == table["loss"]
 
@@ -234,20 +234,20 @@ def test_every_metric_but_losses_errors_and_correlations_is_shown_in_percent():
 
 def test_a_loss_is_shown_in_its_own_unit_and_plus_is_explained():
     result = of_language_model()
-    table = Page(report.report_html(result, words=LOSSES)).columns("difference to the default")
+    table = Page(report.report_html(result, words=WORDS)).columns("difference to the default")
     assert texts(table["loss on confirm"]) == ["1.500 ± 0.002", "2.500 ± 0.002"]
     assert texts(table["difference to the default"]) == ["+0.014 +0.006 to +0.022", "–"]
     for render in BOTH:
-        assert "plus is better" in render(result, words=LOSSES)
+        assert "plus is better" in render(result, words=WORDS)
         assert "plus is better" not in render(toy_result(), words=WORDS)
 
 
 def test_the_untrained_model_has_neither_rate_nor_training():
     result = of_language_model()
-    page = Page(report.report_html(result, words=LOSSES))
+    page = Page(report.report_html(result, words=WORDS))
     full, short = page.columns("difference to the default"), page.columns("proposed by")
-    assert (full["plan"][1], full["training"][1]) == ("baselineuntrained model", "–")
-    assert "untrained model" in short["plan"][-1] and short["rate"][-1] == "–"
+    assert (full["plan"][1], full["training time"][1]) == ("baselineuntrained model", "–")
+    assert "untrained model" in short["plan"][-1] and short["learning rate"][-1] == "–"
     rows = {row["plan_id"]: row for row in report.leaderboard(result, WORDS.labels)}
     assert rows[result.baseline.digest]["learning_rate"] is None
     assert rows[BEST.digest]["learning_rate"] == BEST.learning_rate
@@ -279,6 +279,15 @@ def test_a_stopped_run_says_so(result, render):
     assert "not complete" not in render(result, words=WORDS)
 
 
+def test_a_page_needs_no_answer_while_the_run_goes_on(result):
+    """The run has measured short runs; nothing is judged yet."""
+    whole = page_of(result, WORDS, "running")
+    nothing = {"answer": None, "best": None, "full_rows": (), "sizes": (), "scores": ()}
+    page = page_html(replace(whole, **nothing, details=replace(whole.details, costs=())))
+    assert "This run is not complete: running" in page and "Use it" not in page
+    assert texts(Page(page).columns("proposed by")["loss"]) == ["0.300", "0.350", "0.410", "0.500"]
+
+
 def test_what_the_base_model_lacks_comes_first_among_the_notes(result):
     told = "The base model lacks weights for bert.pooler.dense; all plans train them."
     lacking = replace(result, setting=replace(result.setting, lacking=told), sentences=("Later.",))
@@ -292,8 +301,8 @@ def test_groups_are_told_with_the_sizes_and_the_errors(result):
     grouped = replace(result, setting=replace(result.setting, splits=splits))
     for render in BOTH:
         assert "500 of 1,500 in 1,200 groups" in render(grouped, words=WORDS)
-        assert "over the groups of examples, of one seed" in render(grouped, words=WORDS)
-        assert "over the examples, of one seed" in render(result, words=WORDS)
+        assert "standard error over the groups of rows." in render(grouped, words=WORDS)
+        assert "standard error over the rows." in render(result, words=WORDS)
 
 
 def test_markdown_tables_are_rectangular(result):
@@ -309,21 +318,6 @@ def test_write_leaves_five_files_that_agree(result, tmp_path):
     assert names == ["report.html", "report.md", "result.json", "sensitivity.csv", "trials.csv"]
     answer = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert answer == report.result_json(result, "complete")
-
-
-@pytest.mark.parametrize(
-    ("weights", "packages"),
-    [
-        (WeightFolders(), "transformers and peft alone"),
-        (WeightFolders(imports=("autopeft.methods.bitfit",)), "transformers, peft and autopeft"),
-        (WeightFolders(order=("a", "b"), n_unmerged=2), "transformers, peft and autopeft"),
-    ],
-)
-def test_what_loads_the_adapter_is_what_the_lines_import(result, weights, packages):
-    for render in BOTH:
-        assert f"head included, with {packages}:" in render(result, words=replace(WORDS, weights=weights))
-        bare = render(of_language_model(), words=replace(WORDS, weights=weights))
-        assert f"the trained adapter, with {packages}:" in bare
 
 
 def test_the_lines_that_load_a_gguf_file_name_its_folder_and_the_file(result):

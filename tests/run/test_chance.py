@@ -38,7 +38,7 @@ def test_a_plan_must_surely_beat_the_most_frequent_label(best, is_told):
         assert told in sentences[0]
     setting = replace(outcome.setting, chance=0.75)
     shown = answer_of(replace(outcome, setting=setting), WORDS)
-    assert (shown.mark == "nothing learned") == shown.headline.startswith("Nothing was learned") == is_told
+    assert (shown.mark == "nothing learned") == shown.use.startswith("Nothing was learned") == is_told
 
 
 def test_other_metrics_have_no_such_share():

@@ -14,7 +14,6 @@ WORDS = PartWords(
     labels={"lora": "LoRA", "ia3": "IA³"},
     short_labels={"lora": "LoRA", "ia3": "IA³"},
     auto_class="AutoModelForSequenceClassification",
-    metric_is_share=True,
 )
 
 
@@ -158,6 +157,7 @@ def of_language_model():
         SETTING,
         task="text-generation",
         metric="loss",
+        metric_is_share=False,
         greater_is_better=False,
         head_params=0,
         label_names=(),
