@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import psutil
 from optuna.storages import BaseStorage, InMemoryStorage
 
 from autopeft import engine, model, report, space
@@ -34,11 +33,9 @@ from autopeft.records import (
     VERSION,
     Budget,
     DataSpec,
-    Fidelity,
     Measurement,
     MetricFacts,
     Outcome,
-    Plan,
     PlanDocument,
     RunSpec,
     SearchFacts,
@@ -54,7 +51,7 @@ from autopeft.run.prepare import methods_for
 from autopeft.run.reporting import part_words
 from autopeft.run.resources import budget_of
 from autopeft.run.search_problem import fit_to_budget, rate_ranges, requested_space
-from autopeft.run.trials import Score, Trial, TrialFile, check_adapter
+from autopeft.run.trials import Claim, Score, Trial, TrialFile, check_adapter
 from autopeft.store import (
     RunDir,
     by_dotted_name,
@@ -161,7 +158,6 @@ class Study:
         greater_is_better: bool = True,
         test: bool = False,
         auto_class: str | None = None,
-        deadline_seconds: float = math.inf,
         **settings: Any,
     ) -> None:
         """Begin a study in a folder, or go on with the one that is there.
@@ -175,8 +171,6 @@ class Study:
             test: Whether to ask for one evaluation on rows of a test split at the end.
             auto_class: The class of transformers whose modules the trainer adapts, such as
                 `AutoModelForCausalLM`; None takes the one that the model's config names.
-            deadline_seconds: After which a trial that was given out is given out again. One whose process is
-                gone from this machine comes back at once.
             **settings: Settings of a search by the names of their flags: model, budget (such as `r16`),
                 effort, methods, seeds, trials, seed, margin, space …
 
@@ -188,7 +182,6 @@ class Study:
         self.spec, _ = resolve_settings(config=None, env={}, flags=flags, assignments=(), origin="argument")
         self._metric = _metric_facts(metric, greater_is_better=greater_is_better)
         self._auto_class, self._is_tested = auto_class, test
-        self._deadline_seconds = deadline_seconds
         requested = _of_one_config(requested_space(self.spec))
         with model.quiet_libraries():
             self._base = model.load_skeleton(self.spec.model, auto_class=auto_class)
@@ -292,8 +285,10 @@ class Study:
         """
         return self._replay()[2] is not None
 
-    def ask(self) -> Trial | None:
-        """The next trial; None if all that the search needs now are out, or it is finished.
+    def ask(self, *, deadline_seconds: float = math.inf) -> Trial | None:
+        """Take the next trial; None if all that the search needs now are out, or it is finished.
+
+        A trial that was given out comes back if its process is gone from this machine, or after a deadline.
 
         Raises:
             TrainingError: No baseline could be trained.
@@ -304,18 +299,18 @@ class Study:
             numbers = {claim.key: number for number, claim in enumerate(claims)}
             for key in missing:
                 number = numbers.get(key, len(claims))
-                if number == len(claims) or not claims[number].holds(self._deadline_seconds):
+                if number == len(claims) or not claims[number].holds(deadline_seconds):
                     return self._give(number, key, words=str(runs.arms[key[0]][0]))
         return None
 
     def _folder(self, number: int) -> Path:
         return self.path / "trials" / f"{number:04d}"
 
-    def _claims(self) -> list[_Claim]:
+    def _claims(self) -> list[Claim]:
         """Who has, or had, each trial, in the order of their numbers."""
-        claims: list[_Claim] = []
+        claims: list[Claim] = []
         while (path := self._folder(len(claims)) / _CLAIM).is_file():
-            claims.append(from_json(_Claim, read_checked(path, remedy="begin another study with --out")))
+            claims.append(from_json(Claim, read_checked(path, remedy="begin another study with --out")))
         return claims
 
     def _give(self, number: int, key: Key, *, words: str) -> Trial:
@@ -345,7 +340,7 @@ class Study:
             folder=str((self._finished(key) if n_steps == 0 else folder / "adapter").absolute()),
         )
         write_text(folder / "trial.json", content.model_dump_json(indent=2) + "\n")
-        claim = _Claim(plan=plan, fidelity=fidelity, host=platform.node(), pid=os.getpid(), at=time.time())
+        claim = Claim(plan=plan, fidelity=fidelity, host=platform.node(), pid=os.getpid(), at=time.time())
         write_checked(folder / _CLAIM, to_json(claim))
         return Trial.load(folder / "trial.json")
 
@@ -401,7 +396,7 @@ class Study:
         claim = self._claims()[trial.number]
         self._keep(claim, status, seconds=time.time() - claim.at, error=reason)
 
-    def _keep(self, claim: _Claim, status: Status, *, seconds: float, **facts: Any) -> None:
+    def _keep(self, claim: Claim, status: Status, *, seconds: float, **facts: Any) -> None:
         is_test = claim.fidelity.split == "test"
         measurement = Measurement(
             plan=claim.plan,
@@ -484,30 +479,6 @@ class Study:
         shutil.copytree(self._finished((plan, full.fidelity)), self._run.half_best / "weights")
         shutil.rmtree(self._run.best, ignore_errors=True)
         put_in_place(self._run.half_best, self._run.best)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Claim:
-    """Which process got a trial, and when, in seconds since 1970."""
-
-    plan: Plan
-    fidelity: Fidelity
-    host: str
-    pid: int
-    at: float
-    is_returned: bool = False
-
-    @property
-    def key(self) -> Key:
-        """What is to be measured."""
-        return self.plan, self.fidelity
-
-    def holds(self, deadline_seconds: float) -> bool:
-        """Whether the process may still bring a score: it is alive, as far as we see, and has time left."""
-        is_gone = self.host == platform.node() and not psutil.pid_exists(self.pid)
-        if self.is_returned:
-            return False
-        return not is_gone and time.time() - self.at < deadline_seconds
 
 
 def _with_rows(measurement: Measurement) -> Measurement:

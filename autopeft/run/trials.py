@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import platform
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import psutil
 from peft import PeftConfig
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
@@ -17,7 +20,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from autopeft.errors import TrainingError, first_line_of
 from autopeft.extension import discover
-from autopeft.records import EvaluatedSplit, Plan
+from autopeft.records import EvaluatedSplit, Fidelity, Plan
 from autopeft.store import faults_of, write_text
 
 WEIGHTS = "adapter_model.safetensors"
@@ -241,6 +244,30 @@ class _TrialCallback(TrainerCallback):  # type: ignore[misc]  # transformers giv
             self._trial.report(state.global_step, 0.0)
         if state.is_world_process_zero:
             model.save_pretrained(str(self._trial.folder))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Which process got a trial, and when, in seconds since 1970."""
+
+    plan: Plan
+    fidelity: Fidelity
+    host: str
+    pid: int
+    at: float
+    is_returned: bool = False
+
+    @property
+    def key(self) -> tuple[Plan, Fidelity]:
+        """What is to be measured."""
+        return self.plan, self.fidelity
+
+    def holds(self, deadline_seconds: float) -> bool:
+        """Whether the process may still bring a score: it is alive, as far as we see, and has time left."""
+        is_gone = self.host == platform.node() and not psutil.pid_exists(self.pid)
+        if self.is_returned:
+            return False
+        return not is_gone and time.time() - self.at < deadline_seconds
 
 
 def check_adapter(folder: Path, plan: Plan) -> None:

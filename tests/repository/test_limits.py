@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-MAX_FILE_LINES, MAX_BODY_LINES, MAX_PARAMETERS, MAX_FIELDS = 400, 60, 7, 12
+MAX_FILE_LINES, MAX_BODY_LINES, MAX_PARAMETERS, MAX_FIELDS = 500, 60, 7, 12
 # `SearchFacts` gathers all that the report says of the run; it is only read, never built by hand outside the
 # commands. `RunSpec` nests its topics and needs no exemption.
 # A PEFT method is all that is true of it: `PeftMethod` holds it and `Method` asks for it, name by name.
@@ -82,7 +82,7 @@ def too_large(files, kind, size, limit):
     return {name: n for name, n in sizes.items() if n > limit}
 
 
-def test_files_have_at_most_400_lines():
+def test_files_have_at_most_500_lines():
     lengths = {name: len(text.splitlines()) for name, text in {**PACKAGE, **TESTS}.items()}
     assert {name: n for name, n in lengths.items() if n > MAX_FILE_LINES} == {}
 
