@@ -65,7 +65,7 @@ def search(
         tokenizer: The tokenizer of a model object, as an object; for a vision model its image processor.
         resume: Continue the run in `out`. Model and data that were objects are passed again.
         **settings: Any other setting of a search by the name of its flag, such as `budget="0.5%"` or
-            `out="folder"`. None stands for a setting that is not given. `quiet=True` shows no bars.
+            `out="folder"`. None leaves a setting out. `quiet=True` shows no bars.
 
     Returns:
         All plans with their measurements, the best plan, the full runs and the verdict against the
@@ -84,11 +84,11 @@ def search(
     progress = BarProgress(shows=shows)
     with in_python_words(), above_bars(shows=shows):
         spec, model, data = _positional(first, second, model=model, data=data)
-        request, given, memory = _resolve(spec, settings, model=model, data=data, tokenizer=tokenizer)
+        request, explicit, memory = _resolve(spec, settings, model=model, data=data, tokenizer=tokenizer)
         try:
             with _lent(memory):
                 result, path = commands.search(
-                    request, given=given, resume=resume, progress=progress, memory=memory
+                    request, explicit=explicit, resume=resume, progress=progress, memory=memory
                 )
         finally:
             progress.close()
@@ -156,12 +156,12 @@ def analyze(
     settings.pop("quiet", None)  # as for `search`; there are no bars here
     with in_python_words():
         spec, model, data = _positional(first, second, model=model, data=data)
-        request, given, memory = _resolve(spec, settings, model=model, data=data, tokenizer=tokenizer)
+        request, explicit, memory = _resolve(spec, settings, model=model, data=data, tokenizer=tokenizer)
         with _lent(memory):
             return commands.analyze(
                 request,
                 scores=[scores] if isinstance(scores, str) else list(scores or ()),
-                explicit=given,
+                explicit=explicit,
                 max_examples=max_examples,
                 out=None if out is None else Path(out),
                 memory=memory,
@@ -201,9 +201,9 @@ def suggest(
     with in_python_words():
         settings.pop("quiet", None)  # as for `search`; there are no bars here
         settings |= {} if budget is None else {"budget": budget}
-        request, given, memory = _resolve(None, settings, model=model, data=data, tokenizer=tokenizer)
+        request, explicit, memory = _resolve(None, settings, model=model, data=data, tokenizer=tokenizer)
         with _lent(memory):
-            return commands.suggest(request, explicit=given, memory=memory)
+            return commands.suggest(request, explicit=explicit, memory=memory)
 
 
 def load_result(folder: str | Path) -> Result:
@@ -278,8 +278,10 @@ def _resolve(
     elif spec is not None:
         config = Path(spec)
     flags |= {name: value for name, value in arguments.items() if value is not None}
-    request, given = resolve_settings(config=config, env={}, flags=flags, assignments=(), origin="argument")
-    return request, given, memory
+    request, explicit = resolve_settings(
+        config=config, env={}, flags=flags, assignments=(), origin="argument"
+    )
+    return request, explicit, memory
 
 
 @contextmanager

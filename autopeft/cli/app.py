@@ -111,7 +111,7 @@ def search(
     with exit_codes(quiet=quiet or as_json) as interrupt:
         from autopeft.store import resolve_settings
 
-        spec, given = resolve_settings(
+        spec, explicit = resolve_settings(
             config=config, env=os.environ, flags=settings, assignments=assignments or ()
         )
         with heavy_imports():
@@ -121,7 +121,7 @@ def search(
             from autopeft.report import result_json
 
         if dry_run:
-            preview = commands.preview(spec, given=given, resume=resume, started=started)
+            preview = commands.preview(spec, explicit=explicit, resume=resume, started=started)
             if as_json:
                 print_json(dataclasses.asdict(preview))
             else:
@@ -131,7 +131,7 @@ def search(
         try:
             result, path = commands.search(
                 spec,
-                given=given,
+                explicit=explicit,
                 resume=resume,
                 progress=progress,
                 interrupt=interrupt,
@@ -229,14 +229,14 @@ def analyze(
     with exit_codes(quiet=quiet or as_json):
         from autopeft.store import resolve_settings
 
-        spec, given = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
+        spec, explicit = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
         with heavy_imports():
             from autopeft import commands
             from autopeft.cli import results
 
         names = [name.strip() for name in scores.split(",")]
         out = out or (None if spec.output.out is None else Path(spec.output.out))
-        analysis = commands.analyze(spec, scores=names, explicit=given, max_examples=max_examples, out=out)
+        analysis = commands.analyze(spec, scores=names, explicit=explicit, max_examples=max_examples, out=out)
         if as_json:
             print_json(results.analysis_json(analysis))
         else:
@@ -381,12 +381,12 @@ def train(
     with exit_codes(quiet=quiet or as_json):
         from autopeft.store import resolve_settings
 
-        spec, given = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
+        spec, explicit = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
         with heavy_imports():
             from autopeft import commands
             from autopeft.report.formatting import metric as metric_words
 
-        settings = setting_values(spec, given)
+        settings = setting_values(spec, explicit)
         out = settings.get("output.out")
         execution = ("device", "dtype", "memory_bytes", "micro_batch_tokens", "checkpointing")
         overridden = ("model.quantize", *(f"execution.{name}" for name in execution))

@@ -12,20 +12,9 @@ from autopeft import engine, evidence, space
 from autopeft.engine import SearchProblem, planned_runs, repeated_steps
 from autopeft.errors import TrainingError
 from autopeft.records import Decision, Fidelity, Plan, RunSpec
-from autopeft.run.prepare import Prepared, prepare, with_demo_settings
+from autopeft.run.prepare import Prepared
 from autopeft.run.resources import in_memory_of_run
-from autopeft.run.search_problem import (
-    check_comparison,
-    check_user_files,
-    fit_to_budget,
-    requested_space,
-    search_problem,
-    user_plan,
-    with_evaluated_examples,
-)
-from autopeft.run.state import resumed
-from autopeft.run.trackers import check_trackers
-from autopeft.run.workers import check_executor
+from autopeft.run.search_problem import open_run, search_problem
 from autopeft.space import AllocationContext, Policy, Space
 from autopeft.store import RunDir
 from autopeft.train import Pace, kept_bytes, pace_of
@@ -87,7 +76,11 @@ class Preview:
 
 
 def preview(
-    spec: RunSpec, *, given: frozenset[str] = frozenset(), resume: bool = False, started: float | None = None
+    spec: RunSpec,
+    *,
+    explicit: frozenset[str] = frozenset(),
+    resume: bool = False,
+    started: float | None = None,
 ) -> Preview:
     """Check everything that a search needs, and report its size without starting it.
 
@@ -96,26 +89,25 @@ def preview(
     started = time.monotonic() if started is None else started
     if spec.output.out is not None and not resume:
         RunDir.check(spec.output.out)
-    spec = resumed(spec, given) if resume else with_demo_settings(spec, given)
-    check_executor(spec)
-    check_trackers(spec)
-    requested = requested_space(spec)
-    check_user_files(spec)
-    check_comparison(prepared := prepare(spec))
-    loaded_seconds = time.monotonic() - started
-    feasible, context = fit_to_budget(prepared, requested)
-    brought = user_plan(prepared, context)  # raises where a plan of the user cannot be used
-    prepared = with_evaluated_examples(prepared)
-    pace = measured_pace(prepared, feasible, context)
-    problem = search_problem(prepared, feasible, context, user_plan=brought)
+    with open_run(spec, explicit=explicit, resume=resume, out=None) as opened:
+        prepared, feasible, context = opened.prepared, opened.feasible, opened.context
+        loaded_seconds = time.monotonic() - started
+        pace = measured_pace(prepared, feasible, context)
+        problem = search_problem(prepared, feasible, context, user_plan=opened.user_plan)
+        forecast = None if pace is None else forecast_of(prepared, problem, pace, so_far=loaded_seconds)
     spec, base, lengths = prepared.spec, prepared.base, problem.lengths
-    first = problem.first_plans
+    first_plans = problem.first_plans
     planned = engine.planned_runs(problem)
     all_runs = math.fsum(map(lengths.cost, planned))
     all_runs -= engine.repeated_steps(problem, planned) * lengths.step_cost
     # Limits shorten the search alone: the default is trained in full with every seed.
     least = len(problem.seeds) * (lengths.cost(lengths.full(seed=0)) + lengths.cost(lengths.test(seed=0)))
-    n_sites, matched_sites = _site_counts(feasible, context)
+    methods = dict.fromkeys(name for arm in feasible.arms for name, _ in feasible.parts(arm))
+    refusals = {name: map(context.methods[name].refusal, context.sites) for name in methods}
+    least_differences = None
+    if prepared.task.is_share:
+        low, high = (evidence.least_difference(lengths.n_confirm, disagreement=d) for d in _DISAGREEMENTS)
+        least_differences = (low, high)
     return Preview(
         base_model=base.name,
         data=prepared.data.name,
@@ -129,35 +121,21 @@ def preview(
         max_trainable_params=prepared.budget.max_trainable_params,
         base_params=base.base_params,
         head_params=base.head_params,
-        n_sites=n_sites,
+        n_sites=len(context.sites),
         methods=feasible.arms,
-        matched_sites=matched_sites,
-        first_plans=tuple(str(arm) for arm, _ in first),
-        trials=problem.n_trials(len(first)),
+        matched_sites={name: sum(r is None for r in of_sites) for name, of_sites in refusals.items()},
+        first_plans=tuple(str(arm) for arm, _ in first_plans),
+        trials=problem.n_trials(len(first_plans)),
         short_steps=lengths.short_steps,
         full_run_steps=lengths.full_steps,
         seeds=len(problem.seeds),
         search_cost=min(all_runs, max(spec.search.max_cost or math.inf, least)),
         n_confirm=lengths.n_confirm,
         n_confirm_groups=len(set(problem.groups.get("confirm", ()))),
-        least_differences=_least_differences(prepared, lengths.n_confirm),
-        forecast=None if pace is None else forecast(prepared, problem, pace, seconds_so_far=loaded_seconds),
+        least_differences=least_differences,
+        forecast=forecast,
         decisions=prepared.decisions,
     )
-
-
-def _site_counts(feasible: space.Space, context: space.AllocationContext) -> tuple[int, Mapping[str, int]]:
-    """The number of sites that a search may use, and of those that each method of its space fits."""
-    names = dict.fromkeys(name for arm in feasible.arms for name, _ in feasible.parts(arm))
-    refusals = {name: map(context.methods[name].refusal, context.sites) for name in names}
-    return len(context.sites), {name: sum(r is None for r in found) for name, found in refusals.items()}
-
-
-def _least_differences(prepared: Prepared, n_examples: int) -> tuple[float, float] | None:
-    if not prepared.task.is_share:
-        return None
-    low, high = (evidence.least_difference(n_examples, disagreement=share) for share in _DISAGREEMENTS)
-    return low, high
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,11 +168,11 @@ def task_facts(prepared: Prepared) -> TaskFacts:
         label_names=names,
         label_range=(min(labels), max(labels)) if is_number else None,
         metric=task.metric,
-        note=_note(names) if may_mislead else "",
+        note=_number_note(names) if may_mislead else "",
     )
 
 
-def _note(names: tuple[str, ...]) -> str:
+def _number_note(names: tuple[str, ...]) -> str:
     """What to do where classes look like numbers, if their numbers may be values."""
     if not all(_NUMBER.fullmatch(name) for name in names):
         return ""
@@ -234,21 +212,22 @@ class Forecast:
     price: Span | None = None
 
 
-def forecast(prepared: Prepared, problem: SearchProblem, pace: Pace, *, seconds_so_far: float) -> Forecast:
-    """What a prepared search takes at the pace of the baseline; `seconds_so_far` is what loading took.
+def forecast_of(prepared: Prepared, problem: SearchProblem, pace: Pace, *, so_far: float) -> Forecast:
+    """Estimate what a search takes at the pace of the baseline; loading took the seconds `so_far`.
 
     Limits shorten the search alone: the default is trained in full with every seed in any case.
     """
     lengths = problem.lengths
     full_run = _seconds(lengths.full(seed=0), pace)
-    before, after = seconds_so_far, _USUAL_REPORT_SECONDS
     planned = planned_runs(problem)
     most = math.fsum(_seconds(fidelity, pace) for fidelity in planned) + _PASS_SHARE * full_run
     most -= repeated_steps(problem, planned) * pace.step_seconds
     limits = (prepared.spec.search.max_time_seconds, (prepared.spec.search.max_cost or math.inf) * full_run)
-    least = before + len(problem.seeds) * full_run + after
+    least = so_far + len(problem.seeds) * full_run + _USUAL_REPORT_SECONDS
     limit = max(min(limits[0] or math.inf, limits[1]), least)
-    low, expected, high = (min(limit, before + share * most + after) for share in (_LOW, _EXPECTED, _HIGH))
+    low, expected, high = (
+        min(limit, so_far + share * most + _USUAL_REPORT_SECONDS) for share in (_LOW, _EXPECTED, _HIGH)
+    )
     hourly = prepared.spec.execution.gpu_price
     price = None
     if hourly is not None:

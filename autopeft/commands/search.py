@@ -11,38 +11,26 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from autopeft import engine, report, space
+from autopeft import engine, report
 from autopeft.engine import Limits, Progress, Runs
 from autopeft.errors import AutopeftError
 from autopeft.executors import EXECUTORS
 from autopeft.records import RunSpec, SearchResult, resume_command
 from autopeft.run.best import write_best, write_plans
-from autopeft.run.prepare import NAMED, InMemory, Prepared, prepare, with_demo_settings
+from autopeft.run.prepare import NAMED, InMemory
 from autopeft.run.reporting import beside_chance, environment, part_words, setting_of
 from autopeft.run.scoring import logged_scores
-from autopeft.run.search_problem import (
-    check_comparison,
-    check_user_files,
-    fit_to_budget,
-    rate_ranges,
-    requested_space,
-    score_names,
-    search_problem,
-    user_plan,
-    with_evaluated_examples,
-)
+from autopeft.run.search_problem import open_run, rate_ranges, score_names, search_problem
 from autopeft.run.state import (
+    begin,
     check_base,
-    keep_decisions,
-    keep_scores,
     logged_measurements,
-    note_start,
     record,
-    resumed,
     unused_measurements,
+    with_scores,
 )
-from autopeft.run.trackers import check_trackers, log_plans
-from autopeft.run.workers import check_executor, start_workers
+from autopeft.run.trackers import log_plans
+from autopeft.run.workers import start_workers
 from autopeft.store import RunDir, claimed_folder
 from autopeft.train import encode_ahead
 
@@ -54,7 +42,7 @@ log = logging.getLogger(__name__)
 def search(
     spec: RunSpec,
     *,
-    given: frozenset[str] = frozenset(),
+    explicit: frozenset[str] = frozenset(),
     resume: bool = False,
     progress: Progress,
     memory: InMemory = NAMED,
@@ -65,8 +53,8 @@ def search(
 
     Args:
         spec: The settings of the run.
-        given: Dotted names of the settings that the user gave. Where neither model nor data is named, the
-            demo's settings replace the others.
+        explicit: Dotted names of the settings that the user set. If neither model nor data is named, the
+            demo's settings replace all others.
         resume: Continue the run in `spec.output.out`, whose settings are kept (see `resumed`).
         progress: Display of phases and measurements.
         memory: Model and dataset that were passed as objects; the caller wraps a model in
@@ -80,27 +68,79 @@ def search(
         AutopeftError: See `errors`. An error before the first measurement leaves no run directory.
     """
     started = time.monotonic() if started is None else started
-    with _folder(spec) as out, _telling_how_to_resume(spec, out):
-        spec = resumed(spec, given) if resume else with_demo_settings(spec, given)
-        check_executor(spec)
-        check_trackers(spec)
-        requested = requested_space(spec)
-        check_user_files(spec)
-        with RunDir.create(out, resume=resume) as run:
-            try:
-                prepared = prepare(
-                    spec,
-                    keep_weights=run.weights,
-                    under_way=run.under_way,
-                    memory=memory,
-                    interrupt=interrupt,
-                )
-                check_comparison(prepared)
-                log.info("The run's folder is %s", run.path)  # now that data and model can be used
-                return _search_in(run, prepared, requested, progress=progress, started=started), run.path
-            except BaseException:
-                run.discard()  # does nothing once there is a measurement
-                raise
+
+    def clock() -> float:
+        return time.monotonic() - started
+
+    with (
+        _folder(spec) as out,
+        _telling_how_to_resume(spec, out),
+        open_run(
+            spec, explicit=explicit, resume=resume, out=out, memory=memory, interrupt=interrupt
+        ) as opened,
+    ):
+        run, prepared = RunDir(out), opened.prepared  # locked by `open_run`
+        spec = prepared.spec
+        state = begin(run, prepared, requested=opened.requested, user_plan=opened.user_plan)
+        prepared = replace(prepared, decisions=state.decisions)
+        for decision in prepared.decisions:
+            log.info("%s", decision)
+        run.write_spec(spec)
+        load_seconds = clock()
+        progress.phase("sensitivity", 0)
+        state = with_scores(run, state, lambda: logged_scores(prepared, score_names(spec), clock=clock))
+        scores = state.scores or ()
+        problem = search_problem(
+            prepared, opened.feasible, opened.context, scores, user_plan=opened.user_plan
+        )
+        encode_ahead(
+            prepared.bench.splits,
+            list(dict.fromkeys(engine.planned_runs(problem))),
+            batch_size=prepared.bench.batch_size,
+        )
+        machine = environment(prepared.base, spec.execution)  # before the GPU is left to workers
+        executor = EXECUTORS[spec.execution.executor]
+        try:
+            runs = Runs(
+                executor=executor,
+                measure_one=start_workers(executor, run, prepared),
+                progress=progress,
+                lengths=problem.lengths,
+                known=logged_measurements(run),
+                record=lambda measurement: record(run, measurement),
+                interrupt=interrupt,
+                clock=clock,
+                limits=Limits(
+                    seconds=spec.search.max_time_seconds or math.inf, cost=spec.search.max_cost or math.inf
+                ),
+            )
+            with run.writing_study() as storage:
+                outcome = engine.search(problem, runs, storage=storage)
+        finally:
+            executor.shutdown()
+        run.forget_under_way()
+        check_base(state, prepared)
+        result = SearchResult(
+            spec=spec,
+            setting=setting_of(prepared, rate_ranges(problem)),
+            sites=prepared.base.sites,
+            scores=scores,
+            cost=engine.search_cost(
+                outcome,
+                earlier=unused_measurements(run, outcome),
+                scoring_seconds=state.scoring_seconds,
+                load_seconds=load_seconds,
+            ),
+            sentences=beside_chance(prepared, outcome.full_runs),
+            environment=machine,
+            **vars(outcome),
+        )
+        write_best(run, prepared, result)
+        write_plans(run, prepared, result)
+        run.save_result(result)
+        report.write(result, run.path, words=part_words(result))
+        log_plans(run, result, interrupt=interrupt)
+        return result, run.path
 
 
 def _folder(spec: RunSpec) -> AbstractContextManager[Path]:
@@ -121,72 +161,3 @@ def _telling_how_to_resume(spec: RunSpec, out: Path) -> Iterator[None]:
             if RunDir.open(out).measurements.load():
                 log.warning("Stopped; continue with: %s", resume_command(spec, out))
         raise
-
-
-def _search_in(
-    run: RunDir, prepared: Prepared, requested: space.Space, *, progress: Progress, started: float
-) -> SearchResult:
-    def clock() -> float:
-        return time.monotonic() - started
-
-    feasible, context = fit_to_budget(prepared, requested)
-    brought = user_plan(prepared, context)  # a plan that cannot be used is refused before any work
-    prepared = with_evaluated_examples(prepared)
-    spec = prepared.spec
-    note_start(run, prepared, requested=requested, user_plan=brought)
-    prepared = replace(prepared, decisions=keep_decisions(run, spec, prepared.decisions))
-    for decision in prepared.decisions:
-        log.info("%s", decision)
-    run.write_spec(spec)
-    load_seconds = clock()
-    progress.phase("sensitivity", 0)
-    scores, scoring_seconds = keep_scores(
-        run, lambda: logged_scores(prepared, score_names(spec), clock=clock)
-    )
-    problem = search_problem(prepared, feasible, context, scores, user_plan=brought)
-    encode_ahead(
-        prepared.bench.splits,
-        list(dict.fromkeys(engine.planned_runs(problem))),
-        batch_size=prepared.bench.batch_size,
-    )
-    machine = environment(prepared.base, spec.execution)  # before the GPU is left to workers
-    executor = EXECUTORS[spec.execution.executor]
-    try:
-        runs = Runs(
-            executor=executor,
-            measure_one=start_workers(executor, run, prepared),
-            progress=progress,
-            lengths=problem.lengths,
-            known=logged_measurements(run),
-            record=lambda measurement: record(run, measurement),
-            interrupt=prepared.bench.interrupt,
-            clock=clock,
-            limits=Limits(
-                seconds=spec.search.max_time_seconds or math.inf, cost=spec.search.max_cost or math.inf
-            ),
-        )
-        with run.writing_study() as storage:
-            outcome = engine.search(problem, runs, storage=storage)
-    finally:
-        executor.shutdown()
-    run.forget_under_way()
-    check_base(run, prepared)
-    earlier = unused_measurements(run, outcome)
-    result = SearchResult(
-        spec=spec,
-        setting=setting_of(prepared, rate_ranges(problem)),
-        sites=prepared.base.sites,
-        scores=scores,
-        cost=engine.search_cost(
-            outcome, earlier=earlier, scoring_seconds=scoring_seconds, load_seconds=load_seconds
-        ),
-        sentences=beside_chance(prepared, outcome.full_runs),
-        environment=machine,
-        **vars(outcome),
-    )
-    write_best(run, prepared, result)
-    write_plans(run, prepared, result)
-    run.save_result(result)
-    report.write(result, run.path, words=part_words(result))
-    log_plans(run, result, interrupt=prepared.bench.interrupt)
-    return result

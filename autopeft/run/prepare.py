@@ -90,14 +90,14 @@ class Prepared:
         return by_split
 
 
-def with_demo_settings(spec: RunSpec, given: frozenset[str]) -> RunSpec:
+def with_demo_settings(spec: RunSpec, explicit: frozenset[str]) -> RunSpec:
     """The settings; where neither model nor data is named, the demo's values replace those not given."""
     if spec.model.id is not None or spec.data.source is not None:
         return spec
     for field in SETTINGS.values():
-        if field.demo is None or field.name in given:
+        if field.demo is None or field.name in explicit:
             continue
-        if field.name == "task.epochs" and "task.max_steps" in given:
+        if field.name == "task.epochs" and "task.max_steps" in explicit:
             continue
         spec = with_setting(spec, field.name, field.demo)
     return spec

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import geometric_mean
 
@@ -22,9 +23,13 @@ from autopeft.records import (
     SiteScores,
     with_setting,
 )
-from autopeft.run.prepare import Prepared
+from autopeft.run.prepare import NAMED, InMemory, Prepared, prepare, with_demo_settings
 from autopeft.run.resources import in_memory_of_run
+from autopeft.run.state import resumed
+from autopeft.run.trackers import check_trackers
+from autopeft.run.workers import check_executor
 from autopeft.space import AllocationContext, Space
+from autopeft.store import RunDir
 
 _SHOWN_SCORES = ("gradient", "fisher")  # which the report shows beside the score that orders sites
 USER_BASELINE = Arm(kind="given", label="your baseline")
@@ -100,12 +105,6 @@ def rate_ranges(problem: SearchProblem) -> dict[str, tuple[float, float]]:
     methods = problem.context.methods
     ranges = {name: space.learning_rates(problem.space, name, methods) for name in methods}
     return {"": problem.head_rates, **ranges}
-
-
-def check_user_files(spec: RunSpec) -> None:
-    """Raise SpecError where the file of `--baseline` cannot be read; needs no model."""
-    if spec.search.baseline is not None:
-        adapters.check_user_file(Path(spec.search.baseline))
 
 
 def user_plan(prepared: Prepared, context: AllocationContext) -> tuple[Arm, Plan] | None:
@@ -257,3 +256,82 @@ def with_evaluated_examples(prepared: Prepared) -> Prepared:
         spec=with_setting(prepared.spec, "data.max_eval_examples", n_examples),
         decisions=(*prepared.decisions, decision),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedRun:
+    """What a search works on, loaded and checked; nothing is measured yet.
+
+    Attributes:
+        prepared: Settings, data, base model and bench.
+        requested: The search space that the settings ask for.
+        feasible: The part of it that fits model and budget.
+        context: What an allocation of ranks needs; all scores are 1.
+        user_plan: The plan of `--baseline` with its arm; None without one.
+    """
+
+    prepared: Prepared
+    requested: Space
+    feasible: Space
+    context: AllocationContext
+    user_plan: tuple[Arm, Plan] | None
+
+
+@contextlib.contextmanager
+def open_run(
+    spec: RunSpec,
+    *,
+    explicit: frozenset[str],
+    resume: bool,
+    out: Path | None,
+    memory: InMemory = NAMED,
+    interrupt: Callable[[], None] = lambda: None,
+) -> Iterator[OpenedRun]:
+    """Check the settings, load data and model, and fit the search space to the budget.
+
+    Args:
+        spec: The settings of the run.
+        explicit: Dotted names of the settings that the user set.
+        resume: Whether to go on with the run in `spec.output.out`, whose settings are kept.
+        out: The run directory, locked within the context. An error before its first measurement removes it.
+            None, in a dry run, writes nothing.
+        memory: Model and dataset that were passed as objects.
+        interrupt: Called before each training step; what it raises stops the run.
+
+    Raises:
+        AutopeftError: Anything that a search needs is missing or wrong.
+    """
+    spec = resumed(spec, explicit) if resume else with_demo_settings(spec, explicit)
+    check_executor(spec)
+    check_trackers(spec)
+    requested = requested_space(spec)
+    if spec.search.baseline is not None:  # before the model is loaded
+        adapters.check_user_file(Path(spec.search.baseline))
+    place: contextlib.AbstractContextManager[RunDir | None] = (
+        contextlib.nullcontext() if out is None else RunDir.create(out, resume=resume)
+    )
+    with place as folder:
+        try:
+            prepared = prepare(
+                spec,
+                keep_weights=folder.weights if folder else None,
+                under_way=folder.under_way if folder else None,
+                memory=memory,
+                interrupt=interrupt,
+            )
+            check_comparison(prepared)
+            if folder:  # data and model can be used
+                log.info("The run's folder is %s", folder.path)
+            feasible, context = fit_to_budget(prepared, requested)
+            brought = user_plan(prepared, context)  # a plan that cannot be used is refused before any work
+            yield OpenedRun(
+                prepared=with_evaluated_examples(prepared),
+                requested=requested,
+                feasible=feasible,
+                context=context,
+                user_plan=brought,
+            )
+        except BaseException:
+            if folder:
+                folder.discard()  # does nothing once there is a measurement
+            raise

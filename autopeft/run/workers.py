@@ -18,7 +18,7 @@ from autopeft.executors import EXECUTORS, Executor
 from autopeft.records import IN_MEMORY, Fidelity, Measurement, Plan, RunSpec, with_setting
 from autopeft.run.prepare import Prepared, prepare
 from autopeft.run.resources import n_workers, tell_spread, worker_devices
-from autopeft.run.state import differences, facts_for_workers, loaded_facts, start_sha256
+from autopeft.run.state import differences, loaded_facts, read_state, state_sha256
 from autopeft.store import SOURCES, RunDir, whole_path
 
 Measure = Callable[[Plan, Fidelity], Measurement]
@@ -72,11 +72,12 @@ def start_workers(executor: Executor, run: RunDir, prepared: Prepared) -> Measur
     for name in SOURCES:  # with whole paths, since a worker may run in another folder
         if (source := attrgetter(name)(spec)) is not None:
             spec = with_setting(spec, name, whole_path(source))
+    state = read_state(run)
     make = WorkerBench(
         spec=with_setting(spec, "execution.memory_bytes", prepared.bench.compute.memory_bytes),
         run=run.path.resolve(),
-        facts=facts_for_workers(run, prepared),
-        start_sha256=start_sha256(run),
+        facts=loaded_facts(prepared, base_sha256=state.base_sha256 if state else None),
+        state_sha256=state_sha256(run),
         devices=devices,
         n_threads=max(1, torch.get_num_threads() // n_parts),
     )
@@ -96,7 +97,7 @@ class WorkerBench:
     spec: RunSpec
     run: Path
     facts: Mapping[str, Any]
-    start_sha256: str | None
+    state_sha256: str | None
     devices: tuple[str | None, ...]
     n_threads: int
 
@@ -113,7 +114,7 @@ class WorkerBench:
         alone = {"device": device, "workers": 1}  # the memory is that of one worker already
         execution = self.spec.execution.model_copy(update=alone)
         run = RunDir(self.run)
-        if start_sha256(run) != self.start_sha256:
+        if state_sha256(run) != self.state_sha256:
             raise RunDirError(
                 f"{self.run} is not the run directory of the search; mount it there under the same path."
             )

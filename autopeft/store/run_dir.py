@@ -44,10 +44,10 @@ _EARLY_FILES = ("run.yaml", "sensitivity.csv", "state", "best", ".lock")
 _HALF_BEST = "best.new"  # `best/` while it is written
 # The names that `files.write_text` and `train.pausing.write` give to what they are writing.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
-# In the state: what a run depends on, with the version of autopeft (see `commands.fingerprint`).
-START = "start.json"
-# What a run writes to its state before run.yaml, which makes a folder a run.
-_UNBORN_STATE = frozenset({START, "decisions.json"})
+# In the state: what a run depends on, with the version of autopeft (see `run.state`). A run writes it before
+# run.yaml, which makes a folder a run.
+STATE = "state.json"
+_STATE_BEFORE = "start.json"  # of versions up to 0.2.0
 # What git and macOS leave in a folder that is empty for people.
 _OF_EMPTY_FOLDERS = frozenset({".gitkeep", ".gitignore", ".DS_Store"})
 
@@ -204,13 +204,17 @@ class RunDir:
 
     @property
     def version(self) -> str | None:
-        """The version of autopeft that began the run; None where the folder does not tell."""
-        try:
-            content = json.loads((self.state / START).read_bytes())
-            version = content.get("content", content).get("autopeft")  # 0.2.0 wrote it without a checksum
-        except (OSError, ValueError, AttributeError, RecursionError):
-            return None
-        return version if isinstance(version, str) else None
+        """The version of autopeft that began the run; None if the folder does not tell."""
+        for name in (STATE, _STATE_BEFORE):
+            try:
+                content = json.loads((self.state / name).read_bytes())
+                content = content.get("content", content)  # 0.1.0 wrote it without a checksum
+                version = content.get("start", content).get("autopeft")
+            except (OSError, ValueError, AttributeError, RecursionError):
+                continue
+            if isinstance(version, str):
+                return version
+        return None
 
     def require_own_version(self) -> None:
         """Raise RunDirError where another version of autopeft began the run: its measurements differ."""
@@ -283,7 +287,7 @@ def _refuse_no_run(path: Path) -> None:
     if not (path / "run.yaml").is_file():
         if path.is_dir() and _is_unborn(path):
             remedy = "Start it without --resume"
-        elif (path / "state" / START).is_file():
+        elif (path / "state" / STATE).is_file():
             remedy = "It was removed: put it back, or start anew with another --out"
         else:
             remedy = "Pass what --out was"
@@ -312,7 +316,7 @@ def _is_unborn(path: Path) -> bool:
     state = path / "state"
     if state.is_symlink() or not state.is_dir():
         return "state" not in names
-    return {entry.name for entry in state.iterdir() if not _is_temporary(entry)} <= _UNBORN_STATE
+    return {entry.name for entry in state.iterdir() if not _is_temporary(entry)} <= {STATE}
 
 
 def _is_temporary(path: Path) -> bool:

@@ -30,7 +30,7 @@ def test_a_run_without_its_run_yaml_is_told_apart_from_another_folder(tmp_path):
     with RunDir.create(tmp_path / "run", resume=False) as run:
         run.write_spec(RunSpec())
         (run.state).mkdir(exist_ok=True)
-        (run.state / "start.json").write_text("{}")
+        (run.state / "state.json").write_text("{}")
         (run.path / "report.md").write_text("")
     (tmp_path / "run" / "run.yaml").unlink()
     (tmp_path / "other").mkdir()

@@ -23,7 +23,7 @@ from autopeft.model.weight_comparison import digest_of
 from autopeft.records import RunSpec
 from autopeft.run.prepare import prepare
 from autopeft.run.reporting import render
-from autopeft.run.state import facts_for_workers, loaded_facts
+from autopeft.run.state import loaded_facts, read_state
 from autopeft.store import RunDir, read_plan
 from autopeft.train import pausing
 
@@ -218,7 +218,7 @@ def test_a_search_that_is_stopped_again_and_again_gives_the_same_answer(
 def test_a_finished_run_refuses_other_settings(run: Path, settings: Any, name: str, words: str) -> None:
     spec = run_spec(out=run, **settings)
     with pytest.raises(SpecError, match=f"{name} {words}.* Leave it out, or pass another --out"):
-        commands.search(spec, given=frozenset({name}), resume=True, progress=Silent())
+        commands.search(spec, explicit=frozenset({name}), resume=True, progress=Silent())
 
 
 def test_a_finished_run_says_that_it_is_and_gives_its_result(
@@ -246,8 +246,10 @@ def test_serial_search_reads_all_weights_at_its_start_and_at_its_end_alone(
     _, path = commands.search(spec, progress=Silent())
     assert len(digests) == 2
     assert len(set(digests)) == 1
-    assert facts_for_workers(RunDir.open(path), prepare(spec)) == loaded_facts(prepare(spec))
-    assert len(digests) == 3  # the facts of workers need none
+    state = read_state(RunDir.open(path))
+    facts = loaded_facts(prepare(spec), base_sha256=state.base_sha256)  # as for workers
+    assert facts == {name: state.start[name] for name in facts}
+    assert len(digests) == 2
 
 
 def test_report_renders_again_to_the_same_text(run: Path) -> None:

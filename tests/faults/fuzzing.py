@@ -205,7 +205,7 @@ class Readers:
         run = self.folder / "copy"
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(self.run, run)
-        names = ("state/search_result.json", "state/measurements.jsonl", "run.yaml", "state/scores.json")
+        names = ("state/search_result.json", "state/measurements.jsonl", "run.yaml", "state/state.json")
         path = run / rng.choice(names)
         path.write_bytes(mangled(path.read_bytes(), rng))
         return render(run)

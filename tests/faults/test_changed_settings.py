@@ -31,13 +31,13 @@ def stopped(small_spec, model_dir, tmp_path_factory):
     )
     spec = small_spec(folder / "run", model=str(folder / "model"), space=str(folder / "space.yaml"))
     with pytest.raises(KeyboardInterrupt):
-        commands.search(spec, given=frozenset({"search.trials"}), progress=StopsAfterOne())
+        commands.search(spec, explicit=frozenset({"search.trials"}), progress=StopsAfterOne())
     return folder
 
 
 def resume(folder, **settings):
     spec = run_spec(out=folder / "run", **settings)
-    commands.search(spec, given=frozenset(settings), resume=True, progress=StopsAfterOne())
+    commands.search(spec, explicit=frozenset(settings), resume=True, progress=StopsAfterOne())
 
 
 def edit_json(path, **values):
@@ -61,8 +61,9 @@ def longer_run(folder):
 
 
 def edit_start(folder, **values):
-    path = folder / "run/state/start.json"
-    write_checked(path, read_checked(path, remedy="") | values)
+    path = folder / "run/state/state.json"
+    content = read_checked(path, remedy="")
+    write_checked(path, content | {"start": content["start"] | values})
 
 
 CHANGES = {
@@ -111,15 +112,15 @@ def test_a_run_goes_on_with_data_and_model_at_another_place_where_they_are_the_s
     error, sentence = (KeyboardInterrupt, "") if is_same else (RunDirError, "data_fingerprint .*, now it is")
     with pytest.raises(error, match=sentence):
         given = frozenset({"model.id", "data.source"})
-        commands.search(spec, given=given, resume=True, progress=StopsAfterOne())
+        commands.search(spec, explicit=given, resume=True, progress=StopsAfterOne())
     if is_same:
         assert yaml.safe_load((run / "run.yaml").read_text())["data"]["source"] == str(data)
 
 
 def test_a_run_whose_start_is_missing_is_not_measured_further(stopped, tmp_path):
     folder = shutil.copytree(stopped, tmp_path / "copy")
-    (folder / "run/state/start.json").unlink()
-    with pytest.raises(RunDirError, match=r"start\.json is missing, so that nothing tells whether data"):
+    (folder / "run/state/state.json").unlink()
+    with pytest.raises(RunDirError, match=r"state\.json is missing, so that nothing tells whether data"):
         resume(folder)
 
 

@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 from autopeft.cli.app import app
 
 FILES = (
-    "run.yaml study.sqlite state/start.json state/scores.json state/decisions.json "
-    "state/scoring_seconds.json plans/*.yaml "
+    "run.yaml study.sqlite state/state.json plans/*.yaml "
     "state/measurements.jsonl state/search_result.json state/weights/*/adapter_model.safetensors "
     "state/weights/*/adapter_config.json state/weights/*/checksums.json best/plan.yaml "
     "best/adapters/adapter_config.json best/weights/adapter_model.safetensors "

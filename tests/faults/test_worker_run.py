@@ -20,7 +20,7 @@ from autopeft.errors import RunDirError, SpecError
 from autopeft.records import IN_MEMORY
 from autopeft.run import best
 from autopeft.run.prepare import InMemory, prepare
-from autopeft.run.state import loaded_facts, start_sha256
+from autopeft.run.state import loaded_facts, state_sha256
 from autopeft.run.workers import WorkerBench
 from autopeft.store import RunDir
 
@@ -51,7 +51,7 @@ def loses_weights(monkeypatch):
 
     monkeypatch.setattr(searching, "start_workers", start_workers)
     # A digest and a sample of them alone are read later.
-    monkeypatch.setattr(searching, "check_base", lambda run, prepared: None)
+    monkeypatch.setattr(searching, "check_base", lambda state, prepared: None)
     monkeypatch.setattr(best, "base_sample", lambda prepared: None)
 
 
@@ -61,7 +61,7 @@ def test_two_workers_measure_the_same_as_one_process_even_if_one_is_killed(
 ):
     spec = small_spec(tmp_path / "run", methods="ia3,lora", executor=executor, workers=2)
     display = Kills()
-    result, path = commands.search(spec, given=GIVEN, progress=display)
+    result, path = commands.search(spec, explicit=GIVEN, progress=display)
     assert display.n_measured >= 3
     assert rows_of(path) == rows_of(finished)
     assert running_workers() == []
@@ -82,7 +82,7 @@ def worker_bench(small_spec, finished, caplog):
         spec=spec,
         run=finished,
         facts=loaded_facts(prepare(spec)),
-        start_sha256=start_sha256(RunDir.open(finished)),
+        state_sha256=state_sha256(RunDir.open(finished)),
         devices=("cpu",),
         n_threads=1,
     )
@@ -105,7 +105,7 @@ def test_objects_in_memory_are_refused(small_spec, tmp_path, model_dir):
     spec = spec.model_copy(update={"data": spec.data.model_copy(update={"source": IN_MEMORY})})
     table = datasets.Dataset.from_dict({"text": ["good"], "label": ["a"]})
     with pytest.raises(SpecError, match="loads model and data in other processes, and here they are objects"):
-        commands.search(spec, given=GIVEN, progress=Silent(), memory=replace(InMemory(), data=table))
+        commands.search(spec, explicit=GIVEN, progress=Silent(), memory=replace(InMemory(), data=table))
 
 
 def test_numbers_of_gpus_are_left_to_ray(small_spec, tmp_path):
@@ -113,7 +113,7 @@ def test_numbers_of_gpus_are_left_to_ray(small_spec, tmp_path):
     with pytest.raises(
         SpecError, match="gives each worker a GPU by itself; set --device to cuda and --workers"
     ):
-        commands.search(spec, given=GIVEN, progress=Silent())
+        commands.search(spec, explicit=GIVEN, progress=Silent())
 
 
 def test_an_executor_without_its_package_is_refused(small_spec, tmp_path, monkeypatch):
@@ -122,4 +122,4 @@ def test_an_executor_without_its_package_is_refused(small_spec, tmp_path, monkey
     with pytest.raises(
         SpecError, match=r'needs the package ray; install it with: pip install "autopeft\[ray\]"'
     ):
-        commands.search(spec, given=GIVEN, progress=Silent())
+        commands.search(spec, explicit=GIVEN, progress=Silent())

@@ -12,19 +12,23 @@ from toys.specs import run_spec
 
 from autopeft.errors import SiteError
 from autopeft.extension import discover
+from autopeft.run.prepare import Prepared
 from autopeft.run.search_problem import fit_to_budget
 from autopeft.space import MethodSpace, Space, limited
 
 ORTHOGONAL = MethodSpace(options={"init": ("orthogonal",)}, max_rank=1)  # has even ranks alone
 
 
-def prepared(**spec: Any) -> Any:
+def prepared(**spec: Any) -> Prepared:
     splits = {"train": SimpleNamespace(longest=3)}
-    return SimpleNamespace(
+    return Prepared(
         spec=run_spec(**spec),
-        base=model_toys.skeleton("bert", "SEQ_CLS"),
+        data=cast(Any, None),
+        base=cast(Any, model_toys.skeleton("bert", "SEQ_CLS")),
+        task=cast(Any, None),
         methods=discover("autopeft.methods"),
-        bench=SimpleNamespace(splits=splits),
+        bench=cast(Any, SimpleNamespace(splits=splits)),
+        full_steps=1,
     )
 
 

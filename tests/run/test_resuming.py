@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +9,7 @@ from toys.specs import run_spec
 
 from autopeft.errors import SpecError, TrainingError
 from autopeft.records import Decision, with_setting
-from autopeft.run.state import check_base, keep_decisions, resumed
+from autopeft.run.state import RunState, check_base, resumed, write_state
 from autopeft.run.workers import check_executor
 from autopeft.store import RunDir
 
@@ -54,7 +53,7 @@ def test_pieces_of_a_step_may_change_and_follow_the_memory_where_the_run_chose_t
     out, stored = tmp_path / "run", {"micro_batch_tokens": 4096, "checkpointing": "off"}
     with RunDir.create(out, resume=False) as run:
         run.write_spec(run_spec(**stored))
-        keep_decisions(run, run_spec(**stored), decided(PIECES if is_derived else {}))
+        write_state(run, RunState(start={}, decisions=decided(PIECES if is_derived else {})))
     names = {"memory": "execution.memory_bytes"} | {name.split(".")[1]: name for name in PIECES}
     spec = resumed(run_spec(out=out, **given), frozenset(names[name] for name in given)).execution
     expected = pieces if is_derived else tuple((stored | given)[name] for name in stored)
@@ -91,13 +90,12 @@ def test_the_same_settings_may_be_given_again(out):
     assert resumed(again, frozenset({"search.trials", "search.max_cost", "limits.max_rank"})) == again
 
 
-def test_base_model_that_changed_during_a_run_is_refused_at_its_end(bert, tmp_path):
-    run, prepared = SimpleNamespace(state=tmp_path), SimpleNamespace(base=bert)
-    (tmp_path / "start.json").write_text(json.dumps({"base_sha256": bert.sha256()}))
-    check_base(run, prepared)
+def test_base_model_that_changed_during_a_run_is_refused_at_its_end(bert):
+    state, prepared = RunState(start={"base_sha256": bert.sha256()}), SimpleNamespace(base=bert)
+    check_base(state, prepared)
     bert.module.classifier.bias.data[0] += 1.0
     with pytest.raises(TrainingError, match="The weights of toy bert changed during the run"):
-        check_base(run, prepared)
+        check_base(state, prepared)
 
 
 @pytest.mark.parametrize(("name", "flag"), [(name, f"--{name}") for name in PLACES])

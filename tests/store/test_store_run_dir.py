@@ -275,9 +275,7 @@ def test_a_result_that_is_damaged_is_refused(run):
         run.load_result()
 
 
-@pytest.mark.parametrize(
-    "names", [(".lock",), ("state/start.json",), ("state/start.json", "state/decisions.json")]
-)
+@pytest.mark.parametrize("names", [(".lock",), ("state/state.json",)])
 def test_a_run_killed_before_its_settings_were_written_starts_afresh(tmp_path, names):
     path = tmp_path / "run"
     for name in (*names, ".run.yaml.0123abcd.tmp"):
