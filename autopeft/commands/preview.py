@@ -13,7 +13,7 @@ from autopeft.engine import SearchProblem, planned_runs, repeated_steps
 from autopeft.errors import TrainingError
 from autopeft.records import Decision, Fidelity, Plan, RunSpec
 from autopeft.run.prepare import Prepared
-from autopeft.run.resources import in_memory_of_run
+from autopeft.run.resources import memory_needed
 from autopeft.run.search_problem import open_run, search_problem
 from autopeft.space import AllocationContext, Policy, Space
 from autopeft.store import RunDir
@@ -266,7 +266,6 @@ def measured_pace(prepared: Prepared, feasible: Space, context: AllocationContex
         return None
 
 
-@in_memory_of_run("a training step on the longest rows")
 def peak_bytes(prepared: Prepared, feasible: Space, context: AllocationContext) -> Mapping[str, int]:
     """What a training step of each method takes where it spends the whole budget, weights included.
 
@@ -280,11 +279,12 @@ def peak_bytes(prepared: Prepared, feasible: Space, context: AllocationContext) 
     n_tokens = int(split.sizes[split.largest_rows(1)].max())
     weights = prepared.base.weight_bytes
     peaks = {}
-    for name in dict.fromkeys(name for arm in feasible.arms for name, _ in feasible.parts(arm)):
-        plan = space.plan_of(Policy(method=name, learning_rate=_PROBE_RATE), context)
-        tokens = bench.compute.of(plan).micro_batch_tokens
-        n_rows = bench.batch_size if tokens is None else max(1, tokens // n_tokens)
-        rows = split.largest_rows(min(n_rows, bench.batch_size))
-        trained = plan.trainable_params + prepared.base.head_params
-        peaks[name] = weights + kept_bytes(bench, plan, rows) + _TRAINED_BYTES * trained
+    with memory_needed("a training step on the longest rows", prepared.spec):
+        for name in dict.fromkeys(name for arm in feasible.arms for name, _ in feasible.parts(arm)):
+            plan = space.plan_of(Policy(method=name, learning_rate=_PROBE_RATE), context)
+            tokens = bench.compute.of(plan).micro_batch_tokens
+            n_rows = bench.batch_size if tokens is None else max(1, tokens // n_tokens)
+            rows = split.largest_rows(min(n_rows, bench.batch_size))
+            trained = plan.trainable_params + prepared.base.head_params
+            peaks[name] = weights + kept_bytes(bench, plan, rows) + _TRAINED_BYTES * trained
     return peaks

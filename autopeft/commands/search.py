@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -11,22 +12,27 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy.exc import SQLAlchemyError
+
 from autopeft import engine, report
-from autopeft.engine import Limits, Progress, Runs
-from autopeft.errors import AutopeftError
+from autopeft.engine import Limits, Progress, Runs, SearchProblem
+from autopeft.errors import AutopeftError, RunDirError, reason_of
 from autopeft.executors import EXECUTORS
-from autopeft.records import RunSpec, SearchResult, resume_command
+from autopeft.records import Outcome, RunSpec, SearchResult, resume_command
 from autopeft.run.best import write_best, write_plans
-from autopeft.run.prepare import NAMED, InMemory
+from autopeft.run.prepare import NAMED, InMemory, Prepared
 from autopeft.run.reporting import beside_chance, environment, part_words, setting_of
 from autopeft.run.scoring import logged_scores
 from autopeft.run.search_problem import open_run, rate_ranges, score_names, search_problem
 from autopeft.run.state import (
+    RunState,
     begin,
     check_base,
     logged_measurements,
     record,
-    unused_measurements,
     with_scores,
 )
 from autopeft.run.trackers import log_plans
@@ -35,6 +41,7 @@ from autopeft.store import RunDir, claimed_folder
 from autopeft.train import encode_ahead
 
 _NAME_LENGTH = 50  # characters of a dataset in the name of a folder, at most; chosen by hand
+_STUDY_ENDINGS = ("", "-wal", "-shm", "-journal")  # of an earlier study's files
 
 log = logging.getLogger(__name__)
 
@@ -114,26 +121,12 @@ def search(
                     seconds=spec.search.max_time_seconds or math.inf, cost=spec.search.max_cost or math.inf
                 ),
             )
-            with run.writing_study() as storage:
+            with study_file(run.path / "study.sqlite") as storage:
                 outcome = engine.search(problem, runs, storage=storage)
         finally:
             executor.shutdown()
-        run.forget_under_way()
-        check_base(state, prepared)
-        result = SearchResult(
-            spec=spec,
-            setting=setting_of(prepared, rate_ranges(problem)),
-            sites=prepared.base.sites,
-            scores=scores,
-            cost=engine.search_cost(
-                outcome,
-                earlier=unused_measurements(run, outcome),
-                scoring_seconds=state.scoring_seconds,
-                load_seconds=load_seconds,
-            ),
-            sentences=beside_chance(prepared, outcome.full_runs),
-            environment=machine,
-            **vars(outcome),
+        result = _finished(
+            run, prepared, outcome, problem=problem, state=state, machine=machine, load_seconds=load_seconds
         )
         write_best(run, prepared, result)
         write_plans(run, prepared, result)
@@ -141,6 +134,43 @@ def search(
         report.write(result, run.path, words=part_words(result))
         log_plans(run, result, interrupt=interrupt)
         return result, run.path
+
+
+def _finished(
+    run: RunDir,
+    prepared: Prepared,
+    outcome: Outcome,
+    *,
+    problem: SearchProblem,
+    state: RunState,
+    machine: dict[str, str],
+    load_seconds: float,
+) -> SearchResult:
+    """Check that the base model is unchanged, and put what the search found beside the facts of its run."""
+    run.forget_under_way()
+    check_base(state, prepared)
+    # Measurements that the outcome does not use, such as those of weights that were trained again.
+    used = {(measurement.plan, measurement.fidelity) for measurement in outcome.measurements}
+    unused = []
+    for measurement in reversed(run.measurements.every()):
+        key = (measurement.plan, measurement.fidelity)
+        if key in used:
+            used.remove(key)
+        else:
+            unused.append(measurement)
+    cost = engine.search_cost(
+        outcome, earlier=unused, scoring_seconds=state.scoring_seconds, load_seconds=load_seconds
+    )
+    return SearchResult(
+        spec=prepared.spec,
+        setting=setting_of(prepared, rate_ranges(problem)),
+        sites=prepared.base.sites,
+        scores=state.scores or (),
+        cost=cost,
+        sentences=beside_chance(prepared, outcome.full_runs),
+        environment=machine,
+        **vars(outcome),
+    )
 
 
 def _folder(spec: RunSpec) -> AbstractContextManager[Path]:
@@ -161,3 +191,48 @@ def _telling_how_to_resume(spec: RunSpec, out: Path) -> Iterator[None]:
             if RunDir.open(out).measurements.load():
                 log.warning("Stopped; continue with: %s", resume_command(spec, out))
         raise
+
+
+@contextmanager
+def study_file(path: Path) -> Iterator[Callable[[], RDBStorage]]:
+    """Give a function that opens a new Optuna study in an SQLite file, in place of an earlier one.
+
+    Within the context Optuna, and alembic beneath its storage, log errors alone.
+
+    Raises:
+        RunDirError: The file cannot be written.
+    """
+    opened: list[RDBStorage] = []
+
+    def open_new() -> RDBStorage:
+        for ending in _STUDY_ENDINGS:
+            path.with_name(path.name + ending).unlink(missing_ok=True)
+        # With `creator` the URL only names the dialect, so that a path may hold `?`.
+        opened.append(RDBStorage("sqlite:///study.sqlite", engine_kwargs={"creator": lambda: _connect(path)}))
+        return opened[-1]
+
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("optuna", "alembic"))}
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield open_new
+    except (sqlite3.Error, SQLAlchemyError, StorageInternalError) as error:
+        reason = reason_of(error.__cause__ or error)
+        raise RunDirError(
+            f"{path} cannot be written ({reason}). What was measured is kept; free the disk, then continue "
+            "with --resume."
+        ) from error
+    finally:
+        for storage in opened:
+            storage.remove_session()
+            storage.engine.dispose()
+        for logger, level in levels.items():
+            logger.setLevel(level)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # Many times faster than the defaults. What a crash leaves half-written a resumed run writes anew.
+    # The timeout in seconds is chosen by hand: a dashboard that reads may hold the file for a moment.
+    connection = sqlite3.connect(path, timeout=60, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode=MEMORY")
+    connection.execute("PRAGMA synchronous=OFF")
+    return connection

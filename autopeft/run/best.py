@@ -14,7 +14,7 @@ from torch import nn
 
 from autopeft import model, train
 from autopeft.adapters import compile_plan
-from autopeft.errors import ModelError, RunDirError
+from autopeft.errors import ModelError, RunDirError, TrainingError
 from autopeft.exports import write_adapter, write_loading_files
 from autopeft.extension import Checkpoint, ExportSource
 from autopeft.model.attaching import modules_kept_whole
@@ -31,12 +31,12 @@ from autopeft.records import (
 )
 from autopeft.run.prepare import Prepared
 from autopeft.run.reporting import hub_base, write_card
-from autopeft.run.state import copy_weights
 from autopeft.store import (
     RunDir,
     cannot_write,
     damaged,
     put_in_place,
+    seal_of,
     write_plan,
     write_text,
 )
@@ -94,7 +94,7 @@ def _fill(fresh: Path, run: RunDir, prepared: Prepared, result: SearchResult) ->
     )
     write_adapter(source, fresh / "adapters")
     full_run = next(m for m in result.measurements if m.plan == result.best and m.fidelity.split == "confirm")
-    copy_weights(run, full_run, fresh / "weights")
+    _copy_weights(run, full_run, fresh / "weights")
     body = prepared.base.body_sha256() if prepared.base.is_in_memory else None
     known = training_json(full_run, body_sha256=body, base_sample=base_sample(prepared))
     write_text(fresh / "weights" / "training.json", known)
@@ -103,6 +103,19 @@ def _fill(fresh: Path, run: RunDir, prepared: Prepared, result: SearchResult) ->
     write_plan(fresh / "weights" / "plan.yaml", document)
     write_loading_files(fresh / "weights", prepared.spec.model, prepared.base, prepared.data)
     write_card(fresh / "weights", result, seed=full_run.fidelity.seed)
+
+
+def _copy_weights(run: RunDir, measurement: Measurement, folder: Path) -> None:
+    """Copy the weights that a full run kept; raises TrainingError unless the copy is what it left."""
+    plan, seed = measurement.plan, measurement.fidelity.seed
+    seals = {(m.plan, m.fidelity): seal for m, seal in run.measurements.entries()}
+    seal = seals.get((plan, measurement.fidelity))
+    shutil.copytree(run.weights(plan, seed), folder, symlinks=True)
+    if seal is None or seal_of(folder) != seal:
+        raise TrainingError(
+            f"The kept weights of plan {plan.digest}, seed {seed}, were damaged during the run; "
+            "--resume trains them again."
+        )
 
 
 def plan_document(prepared: Prepared, plan: Plan) -> PlanDocument:

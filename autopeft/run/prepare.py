@@ -27,7 +27,7 @@ from autopeft.records import (
     with_setting,
 )
 from autopeft.run.defaults import with_full_run, with_max_length, with_max_new_tokens
-from autopeft.run.resources import budget_of, in_memory_of_run, with_compute
+from autopeft.run.resources import budget_of, memory_needed, with_compute
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,6 @@ def with_demo_settings(spec: RunSpec, explicit: frozenset[str]) -> RunSpec:
     return spec
 
 
-@in_memory_of_run("preparing the base model and its data")
 def prepare(
     spec: RunSpec,
     *,
@@ -125,65 +124,66 @@ def prepare(
         DataError, ModelError, SiteError, UnknownNameError: As for `load_data` and `load_base`; a ModelError
             also where memory runs out.
     """
-    part: Task = discover("autopeft.tasks")[spec.task.name]
-    discover("autopeft.sensitivity")[spec.search.score]  # an unknown name is refused before any work
-    require_known_metric(part, spec.task.metric)
-    if memory.model is None:  # before the data are read, which takes long
-        model.find_device(spec.execution.device)
+    with memory_needed("preparing the base model and its data", spec):
+        part: Task = discover("autopeft.tasks")[spec.task.name]
+        discover("autopeft.sensitivity")[spec.search.score]  # an unknown name is refused before any work
+        require_known_metric(part, spec.task.metric)
+        if memory.model is None:  # before the data are read, which takes long
+            model.find_device(spec.execution.device)
+            with model.quiet_libraries():
+                model.require_packages(spec.model)
+        loaded = load_data(spec, part.read_rows, memory)
+        for note in loaded.notes:
+            log.info("%s", note)
+        task = part.fitted(spec.task, loaded.target)  # which refuses an unknown metric before any work
+        for note in task.notes:
+            log.warning("%s", note)
         with model.quiet_libraries():
-            model.require_packages(spec.model)
-    loaded = load_data(spec, part.read_rows, memory)
-    for note in loaded.notes:
-        log.info("%s", note)
-    task = part.fitted(spec.task, loaded.target)  # which refuses an unknown metric before any work
-    for note in task.notes:
-        log.warning("%s", note)
-    with model.quiet_libraries():
-        spec = with_precision(spec, memory)
-        base = load_base(spec, task, loaded, memory)
-    if loaded.target.kind == "number":
-        base.scale_output_to(mean=loaded.target.mean, std=loaded.target.std)
-    if (commit := model.commit_of(spec.model)) is not None:  # a repeated run loads the same weights
-        spec = with_setting(spec, "model.revision", commit)
-    methods = methods_for(base)
-    log.info("Learning rates are those for a hidden size of %s.", f"{base.hidden_size:,}")
-    task = task.fitted(spec.task, loaded.target, base.tokenizer)
-    spec, length = with_max_length(spec, loaded, base, task, base.device.type)
-    splits = train.encode_splits(loaded, base=base, task=task, max_length=spec.task.max_length)
-    if form := text_form(task):
-        log.info("%s", form)
-    spec, full_run = with_full_run(spec, splits["train"], task, base.device.type)
-    task, answers = with_max_new_tokens(task, splits["train"])
-    n_train = len(splits["train"].labels)
-    batch_size = min(spec.task.batch_size or n_train, n_train)
-    full_steps = train.full_run_steps(
-        n_train=n_train,
-        batch_size=batch_size,
-        epochs=spec.task.epochs,
-        max_steps=spec.task.max_steps,
-    )
-    bench = train.Bench(
-        base=base,
-        task=task,
-        methods=methods,
-        splits=splits,
-        batch_size=batch_size,
-        keep_weights=keep_weights,
-        under_way=under_way,
-        full_steps=full_steps,
-        interrupt=interrupt,
-    )
-    spec, bench, computing = with_compute(spec, bench)
-    return Prepared(
-        spec=spec,
-        data=loaded,
-        base=base,
-        task=task,
-        methods=methods,
-        bench=bench,
-        full_steps=full_steps,
-        decisions=(*length, *full_run, *answers, *computing),
-    )
+            spec = with_precision(spec, memory)
+            base = load_base(spec, task, loaded, memory)
+        if loaded.target.kind == "number":
+            base.scale_output_to(mean=loaded.target.mean, std=loaded.target.std)
+        if (commit := model.commit_of(spec.model)) is not None:  # a repeated run loads the same weights
+            spec = with_setting(spec, "model.revision", commit)
+        methods = methods_for(base)
+        log.info("Learning rates are those for a hidden size of %s.", f"{base.hidden_size:,}")
+        task = task.fitted(spec.task, loaded.target, base.tokenizer)
+        spec, length = with_max_length(spec, loaded, base, task, base.device.type)
+        splits = train.encode_splits(loaded, base=base, task=task, max_length=spec.task.max_length)
+        if form := text_form(task):
+            log.info("%s", form)
+        spec, full_run = with_full_run(spec, splits["train"], task, base.device.type)
+        task, answers = with_max_new_tokens(task, splits["train"])
+        n_train = len(splits["train"].labels)
+        batch_size = min(spec.task.batch_size or n_train, n_train)
+        full_steps = train.full_run_steps(
+            n_train=n_train,
+            batch_size=batch_size,
+            epochs=spec.task.epochs,
+            max_steps=spec.task.max_steps,
+        )
+        bench = train.Bench(
+            base=base,
+            task=task,
+            methods=methods,
+            splits=splits,
+            batch_size=batch_size,
+            keep_weights=keep_weights,
+            under_way=under_way,
+            full_steps=full_steps,
+            interrupt=interrupt,
+        )
+        spec, bench, computing = with_compute(spec, bench)
+        return Prepared(
+            spec=spec,
+            data=loaded,
+            base=base,
+            task=task,
+            methods=methods,
+            bench=bench,
+            full_steps=full_steps,
+            decisions=(*length, *full_run, *answers, *computing),
+        )
 
 
 def load_data(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> LabelledData:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
 
 from autopeft import budget, train
 from autopeft.errors import ModelError, reason_of
-from autopeft.executors import EXECUTORS, Executor
+from autopeft.executors import EXECUTORS
 from autopeft.extension import discover
 from autopeft.model import (
     BaseModel,
@@ -50,19 +48,6 @@ _LOCK = threading.RLock()
 _SLICE_SECONDS = 0.5  # chosen by hand
 
 log = logging.getLogger(__name__)
-
-
-class _HasSettings(Protocol):
-    """What knows the settings of its run."""
-
-    @property
-    def spec(self) -> RunSpec: ...
-
-
-Subject = TypeVar("Subject", bound="RunSpec | _HasSettings")
-Rest = ParamSpec("Rest")
-Given = TypeVar("Given")
-_Step = Callable[Concatenate[Subject, Rest], Given]
 
 
 def budget_of(spec: RunSpec, base: BaseModel) -> Budget:
@@ -122,7 +107,7 @@ def loading_place(spec: RunSpec, plan: Plan, *, auto_class: str) -> tuple[str, P
         norms = {site.name for site in skeleton.sites if site.kind == "norm"}
         is_narrow = not skeleton.head_names and norms.isdisjoint(adapter.site for adapter in plan.adapters)
     device = device_in_float32(
-        spec.model, auto_class=auto_class, wanted=spec.execution.device, takes_bfloat16=is_narrow
+        spec.model, auto_class=auto_class, preferred=spec.execution.device, takes_bfloat16=is_narrow
     )
     is_narrow = is_narrow and computes_in_bfloat16(torch.device(device))
     return device, Precision(dtype="bfloat16" if is_narrow else "float32")
@@ -132,7 +117,7 @@ def device_in_float32(
     spec: ModelSpec,
     *,
     auto_class: str,
-    wanted: str | None = None,
+    preferred: str | None = None,
     dequantises: bool = False,
     takes_bfloat16: bool = False,
 ) -> str:
@@ -142,12 +127,12 @@ def device_in_float32(
         spec: The model. A quantised one, on request or by its checkpoint, is no larger than in training, and
             goes to the GPU in any case but where it is dequantised.
         auto_class: Name of the transformers class.
-        wanted: The device to prefer, as `--device` names it; None, or one that is not here, is the default.
+        preferred: A device as `--device` names it; the default stands for None, and for one that is not here.
         dequantises: Whether a quantised model is made plain.
         takes_bfloat16: Whether the model is held in bfloat16 instead on a GPU that computes in it.
     """
     try:
-        device = find_device(wanted)
+        device = find_device(preferred)
     except ModelError:  # the run was made on another machine
         device = find_device(None)
     if device.type != "cuda":
@@ -169,35 +154,20 @@ def device_in_float32(
 
 
 @contextlib.contextmanager
-def memory_needed(purpose: str, remedy: str | Callable[[], str]) -> Iterator[None]:
-    """A context in which running out of memory is a ModelError that says what to do.
+def memory_needed(purpose: str, remedy: str | RunSpec) -> Iterator[None]:
+    """Turn running out of memory within the context into a ModelError that says what to do.
 
     Args:
         purpose: What the memory is for, such as "loading the base model".
-        remedy: What to do, or a function that gives it.
+        remedy: What to do, or the settings of the run, from which that follows.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        reason, advice = reason_of(error), remedy if isinstance(remedy, str) else remedy()
-        raise ModelError(f"Memory ran out in {purpose} ({reason}). {advice}") from error
-
-
-def in_memory_of_run(purpose: str) -> Callable[[_Step[Subject, Rest, Given]], _Step[Subject, Rest, Given]]:
-    """Decorates a function of settings, or of what has them as `spec`: as `memory_needed` by the settings."""
-
-    def decorate(function: _Step[Subject, Rest, Given]) -> _Step[Subject, Rest, Given]:
-        @functools.wraps(function)
-        def decorated(subject: Subject, /, *args: Rest.args, **options: Rest.kwargs) -> Given:
-            spec = subject if isinstance(subject, RunSpec) else subject.spec
-            with memory_needed(purpose, lambda: _less_memory(spec)):
-                return function(subject, *args, **options)
-
-        return decorated
-
-    return decorate
+        advice = remedy if isinstance(remedy, str) else _less_memory(remedy)
+        raise ModelError(f"Memory ran out in {purpose} ({reason_of(error)}). {advice}") from error
 
 
 def _less_memory(spec: RunSpec) -> str:
@@ -239,7 +209,7 @@ def n_sharing(execution: ExecutionSpec) -> int:
 
 def has_workers(execution: ExecutionSpec) -> bool:
     """Whether other processes than this one measure, each with a base model of its own."""
-    return not _executor(execution).shares_memory
+    return not EXECUTORS[execution.executor].shares_memory
 
 
 def tell_spread(spec: RunSpec) -> None:
@@ -249,7 +219,7 @@ def tell_spread(spec: RunSpec) -> None:
         if execution.workers is None or execution.device is None:
             places = ", ".join(name or _kind(name) for name in worker_devices(execution))
             log.info("Workers: %d, on %s; --workers and --device change that.", n_workers(execution), places)
-    elif _executor(execution).shares_memory and execution.device is None:
+    elif EXECUTORS[execution.executor].shares_memory and execution.device is None:
         n_gpus = len(like_gpus())
         if n_gpus > 1 and IN_MEMORY not in (spec.model.id, spec.data.source):
             log.info("%d GPUs are visible, and one is used: --executor process uses all of them.", n_gpus)
@@ -262,48 +232,38 @@ def _kind(device: str | None) -> str:
 
 def _places_workers(execution: ExecutionSpec) -> bool:
     """Whether the executor has workers on this machine, each on the device that it is given."""
-    executor = _executor(execution)
+    executor = EXECUTORS[execution.executor]
     return not (executor.shares_memory or executor.assigns_gpus)
-
-
-def _executor(execution: ExecutionSpec) -> Executor:
-    return EXECUTORS[execution.executor]
 
 
 @contextlib.contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """A context, or decorator, that one thread of the process enters at a time; the others wait.
+    """Let one thread of the process into the context (or decorated function) at a time; the others wait.
 
     A thread that is inside may enter again. A signal ends the waiting of the main thread: the wait is cut
     into slices, since a signal that arrives just before it, and on Windows any, is heard only between them.
+    Afterwards the process has the GPU that was current, and may use as much of each GPU, as before.
     """
     if not _LOCK.acquire(blocking=False):
         log.warning("Another thread of this process is in a call of autopeft; this call waits for its end.")
         while not _LOCK.acquire(timeout=_SLICE_SECONDS):
             pass
     try:
-        with _gpus_as_before():
+        gpu = torch.cuda.current_device() if has_used_gpus() else 0
+        shares = _memory_shares()
+        try:
             yield
+        finally:
+            if has_used_gpus() and torch.cuda.current_device() != gpu:
+                torch.cuda.set_device(gpu)
+            for index, share in _memory_shares().items():
+                if share != shares.get(index, 1.0):
+                    torch.cuda.set_per_process_memory_fraction(shares.get(index, 1.0), index)
     finally:
         _LOCK.release()
 
 
-@contextlib.contextmanager
-def _gpus_as_before() -> Iterator[None]:
-    """A context after which the process has the current GPU of before, and may use as much of each GPU."""
-    before = torch.cuda.current_device() if has_used_gpus() else 0
-    shares = _memory_shares()
-    try:
-        yield
-    finally:
-        if has_used_gpus() and torch.cuda.current_device() != before:
-            torch.cuda.set_device(before)
-        for index, share in _memory_shares().items():
-            if share != shares.get(index, 1.0):
-                torch.cuda.set_per_process_memory_fraction(shares.get(index, 1.0), index)
-
-
 def _memory_shares() -> dict[int, float]:
-    """The share of each GPU's memory that torch lets this process have; empty where none was used yet."""
+    """The share of each GPU's memory that torch lets this process have; empty if none was used yet."""
     n_gpus = torch.cuda.device_count() if has_used_gpus() else 0
     return {index: torch.cuda.get_per_process_memory_fraction(index) for index in range(n_gpus)}

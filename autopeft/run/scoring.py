@@ -14,7 +14,7 @@ from autopeft.extension import Batch, Score, discover
 from autopeft.model import is_out_of_memory, release_memory
 from autopeft.records import SEEN_ENOUGH, SIZE_SCORE, Sensitivity, SiteScores
 from autopeft.run.prepare import Prepared
-from autopeft.run.resources import in_memory_of_run
+from autopeft.run.resources import memory_needed
 from autopeft.sensitivity import ScoredModel, measure
 
 MAX_EXAMPLES = 512
@@ -30,7 +30,6 @@ _SORTED_BATCHES = 4  # batches whose examples are sorted by length together; cho
 log = logging.getLogger(__name__)
 
 
-@in_memory_of_run("the sensitivity pass")
 def sensitivity(
     prepared: Prepared,
     names: Sequence[str],
@@ -68,7 +67,10 @@ def sensitivity(
         max_tokens=prepared.bench.compute.most_plain_tokens,  # layers are not checkpointed there
         interrupt=prepared.bench.interrupt,
     )
-    with base.precision.of_copies(base.device).multiplying():
+    with (
+        memory_needed("the sensitivity pass", prepared.spec),
+        base.precision.of_copies(base.device).multiplying(),
+    ):
         scored = measure(
             chosen,
             scored_model,

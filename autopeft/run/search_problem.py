@@ -24,7 +24,7 @@ from autopeft.records import (
     with_setting,
 )
 from autopeft.run.prepare import NAMED, InMemory, Prepared, prepare, with_demo_settings
-from autopeft.run.resources import in_memory_of_run
+from autopeft.run.resources import memory_needed
 from autopeft.run.state import resumed
 from autopeft.run.trackers import check_trackers
 from autopeft.run.workers import check_executor
@@ -60,7 +60,6 @@ def score_names(spec: RunSpec) -> list[str]:
     return list(dict.fromkeys([spec.search.score, *_SHOWN_SCORES]))
 
 
-@in_memory_of_run("measuring the inputs of the task head")
 def search_problem(
     prepared: Prepared,
     feasible: space.Space,
@@ -81,6 +80,10 @@ def search_problem(
         spec = with_setting(spec, "search.score", score)
     first_layers = {site.name: 1 / (1 + (site.layer or 0)) for site in prepared.base.sites}
     has_head = prepared.base.head_params > 0
+    head_rates = (1.0, 2.0 if has_head else 1.0)
+    if scores:
+        with memory_needed("measuring the inputs of the task head", spec):
+            head_rates = prepared.bench.head_rates.alone()
     return SearchProblem(
         spec=spec,
         space=feasible,
@@ -94,7 +97,7 @@ def search_problem(
             n_test=prepared.n_evaluated("test"),
         ),
         metric=metric_facts(prepared.task),
-        head_rates=prepared.bench.head_rates.alone() if scores else (1.0, 2.0 if has_head else 1.0),
+        head_rates=head_rates,
         user_plan=user_plan,
         groups=prepared.groups,
     )

@@ -32,7 +32,6 @@ from autopeft.records import (
     Decision,
     Fidelity,
     Measurement,
-    Outcome,
     Plan,
     RunSpec,
     SiteScores,
@@ -372,32 +371,6 @@ def logged_measurements(run: RunDir) -> dict[tuple[Plan, Fidelity], Measurement]
                 fidelity.seed,
             )
     return known
-
-
-def unused_measurements(run: RunDir, outcome: Outcome) -> list[Measurement]:
-    """Measurements of a run that its outcome does not use, as of weights that were trained again."""
-    used = {(measurement.plan, measurement.fidelity) for measurement in outcome.measurements}
-    unused = []
-    for measurement in reversed(run.measurements.every()):
-        key = (measurement.plan, measurement.fidelity)
-        if key in used:
-            used.remove(key)
-        else:
-            unused.append(measurement)
-    return unused
-
-
-def copy_weights(run: RunDir, measurement: Measurement, folder: Path) -> None:
-    """Copy the weights that a full run kept; TrainingError where the copy is not what it left."""
-    plan, seed = measurement.plan, measurement.fidelity.seed
-    seals = {(m.plan, m.fidelity): seal for m, seal in run.measurements.entries()}
-    seal = seals.get((plan, measurement.fidelity))
-    shutil.copytree(run.weights(plan, seed), folder, symlinks=True)
-    if seal is None or seal_of(folder) != seal:
-        raise TrainingError(
-            f"The kept weights of plan {plan.digest}, seed {seed}, were damaged during the run; "
-            "--resume trains them again."
-        )
 
 
 def _keeps_weights(measurement: Measurement) -> bool:

@@ -19,7 +19,7 @@ from autopeft.records import IN_MEMORY, Fidelity, Measurement, Plan, RunSpec, wi
 from autopeft.run.prepare import Prepared, prepare
 from autopeft.run.resources import n_workers, tell_spread, worker_devices
 from autopeft.run.state import differences, loaded_facts, read_state, state_sha256
-from autopeft.store import SOURCES, RunDir, whole_path
+from autopeft.store import SOURCES, RunDir, cannot_write, whole_path
 
 Measure = Callable[[Plan, Fidelity], Measurement]
 
@@ -118,7 +118,12 @@ class WorkerBench:
             raise RunDirError(
                 f"{self.run} is not the run directory of the search; mount it there under the same path."
             )
-        run.require_writable()
+        probe = run.state / f".probe.{index}.tmp"
+        try:
+            probe.touch()
+            probe.unlink()
+        except OSError as error:  # before a measurement is made that could not be kept
+            raise cannot_write(run.state, error) from error
         prepared = prepare(
             self.spec.model_copy(update={"execution": execution}),
             keep_weights=run.weights,

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
-import secrets
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple
 
 import filelock
 from packaging.version import InvalidVersion, Version
@@ -21,9 +21,11 @@ from autopeft.errors import RunDirError, SpecError, reason_of
 from autopeft.records import (
     VERSION,
     Fidelity,
+    Measurement,
     Plan,
     RunSpec,
     SearchResult,
+    digest_of,
     from_json,
     repeat_command,
     resume_command,
@@ -31,17 +33,10 @@ from autopeft.records import (
 )
 from autopeft.store.checksums import damaged, read_checked, write_checked
 from autopeft.store.files import cannot_write, refuse_files, write_text
-from autopeft.store.measurement_log import MeasurementLog
-from autopeft.store.study import writing_study
 from autopeft.store.yaml import read_yaml, validate, without_removed, write_yaml_text
 
-if TYPE_CHECKING:
-    from optuna.storages import RDBStorage
-
-_SPEC_HEADER = "# The settings of this run, as resolved from defaults, file, environment and flags.\n"
 # Everything that a run writes before its first measurement.
 _EARLY_FILES = ("run.yaml", "sensitivity.csv", "state", "best", ".lock")
-_HALF_BEST = "best.new"  # `best/` while it is written
 # The names that `files.write_text` and `train.pausing.write` give to what they are writing.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 # In the state: what a run depends on, with the version of autopeft (see `run.state`). A run writes it before
@@ -50,6 +45,8 @@ STATE = "state.json"
 _STATE_BEFORE = "start.json"  # of versions up to 0.2.0
 # What git and macOS leave in a folder that is empty for people.
 _OF_EMPTY_FOLDERS = frozenset({".gitkeep", ".gitignore", ".DS_Store"})
+
+log = logging.getLogger(__name__)
 
 
 class RunDir:
@@ -67,7 +64,7 @@ class RunDir:
     def __init__(self, path: Path, *, lock: filelock.BaseFileLock | None = None) -> None:
         """Use `create` or `open`."""
         self.path, self.best, self.state = path, path / "best", path / "state"
-        self.half_best = path / _HALF_BEST
+        self.half_best = path / "best.new"
         self.measurements = MeasurementLog(self.state / "measurements.jsonl")
         self._result_path = self.state / "search_result.json"
         self._lock = lock
@@ -174,22 +171,16 @@ class RunDir:
         """Remove the states of runs that are under way, where the search needs none of them any more."""
         shutil.rmtree(self.state / "under_way", ignore_errors=True)
 
-    def require_writable(self) -> None:
-        """Raise RunDirError where this process cannot write to the state, as on another machine."""
-        probe = self.state / f".probe.{secrets.token_hex(4)}.tmp"
-        try:
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise cannot_write(self.state, error) from error
-
     def write_spec(self, spec: RunSpec) -> None:
         """Write `run.yaml`: all resolved settings but the folder of the output."""
         content = to_json(spec)
         del content["output"]["out"]
         if not spec.output.report_to:
             del content["output"]
-        header = f"{_SPEC_HEADER}# Repeat it elsewhere: {repeat_command(spec)}\n"
+        header = (
+            "# The settings of this run, as resolved from defaults, file, environment and flags.\n"
+            f"# Repeat it elsewhere: {repeat_command(spec)}\n"
+        )
         write_text(self.path / "run.yaml", header + write_yaml_text(content))
 
     def read_spec(self) -> RunSpec:
@@ -234,10 +225,6 @@ class RunDir:
             f"{self.path} is a run of autopeft {self.version}, which this autopeft {VERSION} cannot read: "
             f"{reason}. Open it with that version, or use its best/plan.yaml alone."
         )
-
-    def writing_study(self) -> AbstractContextManager[Callable[[], RDBStorage]]:
-        """A context, silent but for errors, that gives a function to open a new `study.sqlite`."""
-        return writing_study(self.path / "study.sqlite")
 
     def save_result(self, result: SearchResult) -> None:
         """Write the result for `load_result`, without the measurements' scores of single examples."""
@@ -332,3 +319,82 @@ def _refuse_links(path: Path) -> None:
                     f"{Path(folder) / name} is a link; a run directory holds none, replace it by what it "
                     "links to."
                 )
+
+
+class Entry(NamedTuple):
+    """A measurement, and the seal of the weights that it kept; None if it kept none."""
+
+    measurement: Measurement
+    weights: str | None
+
+
+class MeasurementLog:
+    """A JSON Lines file of measurements, each on the disk at once; a torn line costs only itself."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._ends_with_whole_line = False
+
+    def append(self, measurement: Measurement, *, weights: str | None = None) -> None:
+        """Add a measurement, which is on the disk when this returns; RunDirError if it cannot be written.
+
+        `weights` is the seal of the weights that the measurement kept (see `checksums.seal_of`).
+        """
+        content: dict[str, Any] = {"measurement": to_json(measurement)}
+        if weights is not None:
+            content["weights"] = weights
+        line = json.dumps({"sha256": _digest_of(content), **content}) + "\n"
+        try:
+            self._path.parent.mkdir(exist_ok=True)
+            if not self._ends_with_whole_line:
+                lines = list(self._lines())
+                if lines and lines[-1][1] is None:  # half a line, to which the new one would be lost
+                    os.truncate(self._path, sum(len(whole) for whole, _ in lines[:-1]))
+            self._ends_with_whole_line = False  # while writing: a full disk leaves half a line
+            with self._path.open("ab") as stream:
+                stream.write(line.encode())
+                stream.flush()
+                os.fsync(stream.fileno())
+            self._ends_with_whole_line = True
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+
+    def every(self) -> tuple[Measurement, ...]:
+        """All measurements in the order in which they were made, repeated ones too."""
+        return tuple(entry.measurement for _, entry in self._lines() if entry is not None)
+
+    def load(self) -> tuple[Measurement, ...]:
+        """The last measurement of each plan and fidelity; damaged lines are skipped with a warning."""
+        return tuple(entry.measurement for entry in self.entries())
+
+    def entries(self) -> tuple[Entry, ...]:
+        """As `load`, each measurement with its seal."""
+        entries = {}
+        for number, (_, entry) in enumerate(self._lines(), start=1):
+            if entry is None:
+                log.warning("%s, line %d is damaged; it will be measured again.", self._path, number)
+            else:
+                entries[entry.measurement.plan, entry.measurement.fidelity] = entry
+        return tuple(entries.values())
+
+    def _lines(self) -> Iterator[tuple[bytes, Entry | None]]:
+        """The lines of the file with what they hold; None if a line is torn or damaged."""
+        try:
+            lines = self._path.read_bytes().splitlines(keepends=True)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise RunDirError(f"{self._path} cannot be read: {error.strerror or error}.") from error
+        for line in lines:
+            try:
+                content = json.loads(line) if line.endswith(b"\n") else {}
+                is_whole = content.pop("sha256") == _digest_of(content)
+                entry = Entry(from_json(Measurement, content["measurement"]), content.get("weights"))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError):
+                is_whole = False
+            yield line, entry if is_whole else None
+
+
+def _digest_of(content: dict[str, Any]) -> str:
+    """Digest of a line: of its measurement alone if it has no seal."""
+    return digest_of(content if len(content) > 1 else content["measurement"])

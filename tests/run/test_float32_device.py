@@ -47,10 +47,12 @@ def test_gpu_is_taken_where_a_fifth_of_what_is_free_is_left(free, device, gpu, m
 
 
 @pytest.mark.parametrize(
-    ("wanted", "device"), [("cuda:1", "cuda:1"), ("cpu", "cpu"), ("cuda:7", "cuda"), (None, "cuda")]
+    ("preferred", "device"), [("cuda:1", "cuda:1"), ("cpu", "cpu"), ("cuda:7", "cuda"), (None, "cuda")]
 )
-def test_the_wanted_device_is_taken_where_it_is_there(wanted, device, gpu, model_dir):
-    assert device_in_float32(ModelSpec(id=str(model_dir)), auto_class=AUTO_CLASS, wanted=wanted) == device
+def test_the_preferred_device_is_taken_if_it_is_there(preferred, device, gpu, model_dir):
+    assert (
+        device_in_float32(ModelSpec(id=str(model_dir)), auto_class=AUTO_CLASS, preferred=preferred) == device
+    )
 
 
 def test_a_quantised_model_goes_to_the_gpu(gpu, model_dir):

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 
@@ -28,6 +29,7 @@ from autopeft.records import (
 )
 from autopeft.store import RunDir, resolve_settings
 
+search = import_module("autopeft.commands.search")  # `commands.search` is its function
 PLAN = Plan(adapters=(), learning_rate=0.001, trainable_params=0)
 
 
@@ -201,7 +203,7 @@ def test_a_new_study_takes_the_place_of_the_old_one_and_is_one_file(run):
 
     (run.path / "study.sqlite").write_text("not a database" * 100)
     (run.path / "study.sqlite-wal").write_text("of an earlier version")
-    with run.writing_study() as storage:
+    with search.study_file(run.path / "study.sqlite") as storage:
         study = optuna.create_study(storage=storage(), study_name="s")
         study.tell(study.ask(), 0.5)
     assert [path.name for path in run.path.glob("study*")] == ["study.sqlite"]
@@ -214,9 +216,9 @@ def test_a_full_disk_under_a_new_study_is_told_as_one(run, monkeypatch, reason):
     def fail(*_, **__):
         raise sqlite3.OperationalError(reason)
 
-    monkeypatch.setattr("autopeft.store.study._connect", fail)
+    monkeypatch.setattr(search, "_connect", fail)
     full = pytest.raises(RunDirError, match=rf"study\.sqlite cannot be written \(.*{reason}\)\. What was")
-    with full, run.writing_study() as storage:
+    with full, search.study_file(run.path / "study.sqlite") as storage:
         storage()
 
 
