@@ -118,7 +118,7 @@ class WorkerBench:
             raise RunDirError(
                 f"{self.run} is not the run directory of the search; mount it there under the same path."
             )
-        probe = run.state / f".probe.{index}.tmp"
+        probe = run.state / f".probe.{index:08x}.tmp"
         try:
             probe.touch()
             probe.unlink()
