@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -12,14 +11,9 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-import optuna
-from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
-from sqlalchemy.exc import SQLAlchemyError
-
 from autopeft import engine, report
 from autopeft.engine import Limits, Progress, Runs, SearchProblem
-from autopeft.errors import AutopeftError, RunDirError, reason_of
+from autopeft.errors import AutopeftError
 from autopeft.executors import EXECUTORS
 from autopeft.records import Outcome, RunSpec, SearchResult, resume_command
 from autopeft.run.best import write_best, write_plans
@@ -38,10 +32,10 @@ from autopeft.run.state import (
 from autopeft.run.trackers import log_plans
 from autopeft.run.workers import start_workers
 from autopeft.store import RunDir, claimed_folder
+from autopeft.store.study_file import study_file
 from autopeft.train import encode_ahead
 
 _NAME_LENGTH = 50  # characters of a dataset in the name of a folder, at most; chosen by hand
-_STUDY_ENDINGS = ("", "-wal", "-shm", "-journal")  # of an earlier study's files
 
 log = logging.getLogger(__name__)
 
@@ -191,48 +185,3 @@ def _telling_how_to_resume(spec: RunSpec, out: Path) -> Iterator[None]:
             if RunDir.open(out).measurements.load():
                 log.warning("Stopped; continue with: %s", resume_command(spec, out))
         raise
-
-
-@contextmanager
-def study_file(path: Path) -> Iterator[Callable[[], RDBStorage]]:
-    """Give a function that opens a new Optuna study in an SQLite file, in place of an earlier one.
-
-    Within the context Optuna, and alembic beneath its storage, log errors alone.
-
-    Raises:
-        RunDirError: The file cannot be written.
-    """
-    opened: list[RDBStorage] = []
-
-    def open_new() -> RDBStorage:
-        for ending in _STUDY_ENDINGS:
-            path.with_name(path.name + ending).unlink(missing_ok=True)
-        # With `creator` the URL only names the dialect, so that a path may hold `?`.
-        opened.append(RDBStorage("sqlite:///study.sqlite", engine_kwargs={"creator": lambda: _connect(path)}))
-        return opened[-1]
-
-    levels = {logger: logger.level for logger in map(logging.getLogger, ("optuna", "alembic"))}
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        yield open_new
-    except (sqlite3.Error, SQLAlchemyError, StorageInternalError) as error:
-        reason = reason_of(error.__cause__ or error)
-        raise RunDirError(
-            f"{path} cannot be written ({reason}). What was measured is kept; free the disk, then continue "
-            "with --resume."
-        ) from error
-    finally:
-        for storage in opened:
-            storage.remove_session()
-            storage.engine.dispose()
-        for logger, level in levels.items():
-            logger.setLevel(level)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    # Many times faster than the defaults. What a crash leaves half-written a resumed run writes anew.
-    # The timeout in seconds is chosen by hand: a dashboard that reads may hold the file for a moment.
-    connection = sqlite3.connect(path, timeout=60, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode=MEMORY")
-    connection.execute("PRAGMA synchronous=OFF")
-    return connection

@@ -63,6 +63,7 @@ from autopeft.store import (
     write_plan,
     write_text,
 )
+from autopeft.store.study_file import study_file
 from autopeft.train import SCHEDULE, warmup_steps
 
 _SEEDS_WITHOUT_ROWS = 3  # full runs of a trainer that gives one number a run
@@ -417,7 +418,7 @@ class Study:
             TrainingError: The study is not finished, or can have no answer.
         """
         with self._lock:
-            with self._run.writing_study() as storage:
+            with study_file(self._run.path / "study.sqlite") as storage:
                 problem, _, outcome, missing = self._replay(storage)
             if outcome is None:
                 raise TrainingError(f"The study is not finished: {len(missing)} trials are missing.")

@@ -9,7 +9,6 @@ import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
-from importlib import import_module
 
 import pytest
 
@@ -28,8 +27,8 @@ from autopeft.records import (
     Verdict,
 )
 from autopeft.store import RunDir, resolve_settings
+from autopeft.store.study_file import study_file
 
-search = import_module("autopeft.commands.search")  # `commands.search` is its function
 PLAN = Plan(adapters=(), learning_rate=0.001, trainable_params=0)
 
 
@@ -203,7 +202,7 @@ def test_a_new_study_takes_the_place_of_the_old_one_and_is_one_file(run):
 
     (run.path / "study.sqlite").write_text("not a database" * 100)
     (run.path / "study.sqlite-wal").write_text("of an earlier version")
-    with search.study_file(run.path / "study.sqlite") as storage:
+    with study_file(run.path / "study.sqlite") as storage:
         study = optuna.create_study(storage=storage(), study_name="s")
         study.tell(study.ask(), 0.5)
     assert [path.name for path in run.path.glob("study*")] == ["study.sqlite"]
@@ -216,9 +215,9 @@ def test_a_full_disk_under_a_new_study_is_told_as_one(run, monkeypatch, reason):
     def fail(*_, **__):
         raise sqlite3.OperationalError(reason)
 
-    monkeypatch.setattr(search, "_connect", fail)
+    monkeypatch.setattr("autopeft.store.study_file._connect", fail)
     full = pytest.raises(RunDirError, match=rf"study\.sqlite cannot be written \(.*{reason}\)\. What was")
-    with full, search.study_file(run.path / "study.sqlite") as storage:
+    with full, study_file(run.path / "study.sqlite") as storage:
         storage()
 
 

@@ -1,0 +1,63 @@
+"""`study.sqlite` of a run: an Optuna study that is written once the search has ended."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy.exc import SQLAlchemyError
+
+from autopeft.errors import RunDirError, reason_of
+
+_ENDINGS = ("", "-wal", "-shm", "-journal")  # of an earlier study's files
+
+
+@contextmanager
+def study_file(path: Path) -> Iterator[Callable[[], RDBStorage]]:
+    """Give a function that opens a new Optuna study in an SQLite file, in place of an earlier one.
+
+    Within the context Optuna, and alembic beneath its storage, log errors alone.
+
+    Raises:
+        RunDirError: The file cannot be written.
+    """
+    opened: list[RDBStorage] = []
+
+    def open_new() -> RDBStorage:
+        for ending in _ENDINGS:
+            path.with_name(path.name + ending).unlink(missing_ok=True)
+        # With `creator` the URL only names the dialect, so that a path may hold `?`.
+        opened.append(RDBStorage("sqlite:///study.sqlite", engine_kwargs={"creator": lambda: _connect(path)}))
+        return opened[-1]
+
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("optuna", "alembic"))}
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield open_new
+    except (sqlite3.Error, SQLAlchemyError, StorageInternalError) as error:
+        reason = reason_of(error.__cause__ or error)
+        raise RunDirError(
+            f"{path} cannot be written ({reason}). What was measured is kept; free the disk, then continue "
+            "with --resume."
+        ) from error
+    finally:
+        for storage in opened:
+            storage.remove_session()
+            storage.engine.dispose()
+        for logger, level in levels.items():
+            logger.setLevel(level)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # Many times faster than the defaults. What a crash leaves half-written a resumed run writes anew.
+    # The timeout in seconds is chosen by hand: a dashboard that reads may hold the file for a moment.
+    connection = sqlite3.connect(path, timeout=60, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode=MEMORY")
+    connection.execute("PRAGMA synchronous=OFF")
+    return connection
