@@ -38,27 +38,27 @@ class Recipe:
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """No adapter, a mix, another task than language modelling, what the file cannot say of the config."""
-        found = [*adapts_nothing(source.configs), *(not_lora(source.configs) if self.keys else ())]
+        faults = [*adapts_nothing(source.configs), *(not_lora(source.configs) if self.keys else ())]
         if source.task_type != "CAUSAL_LM":
             task = source.task_type or "no task"
-            found.append(f"it trains causal language models, and the plan is for {task}")
+            faults.append(f"it trains causal language models, and the plan is for {task}")
         if source.base_model.endswith(".gguf"):
-            found.append("its loader reads no GGUF file; pass --model with the model in safetensors")
+            faults.append("its loader reads no GGUF file; pass --model with the model in safetensors")
         if len(source.configs) > 1:
-            found.append(f"it takes one config, and the plan has {len(source.configs)}")
+            faults.append(f"it takes one config, and the plan has {len(source.configs)}")
         if self.keys and source.checkpoint.own_class:
-            found.append(f"it loads {source.checkpoint.own_class}, of which the modules have other names")
+            faults.append(f"it loads {source.checkpoint.own_class}, of which the modules have other names")
         config: Any = source.configs[0] if source.configs else None
         if not self.keys and config and not hasattr(peft, type(config).__name__):
-            found.append(f"{type(config).__name__} is no config of peft itself")
-        if self.keys and not found:
-            found += lora_problems([config], known=(*self.keys, *self.by_names))
+            faults.append(f"{type(config).__name__} is no config of peft itself")
+        if self.keys and not faults:
+            faults += lora_problems([config], fields=(*self.keys, *self.by_names))
             alphas = sorted({config.lora_alpha, *config.alpha_pattern.values()})
             if odd := [str(alpha) for alpha in alphas if alpha != int(alpha)]:
-                found.append(f"its alphas are whole numbers, and the plan has {', '.join(odd)}")
+                faults.append(f"its alphas are whole numbers, and the plan has {', '.join(odd)}")
             if "init_lora_weights" not in self.keys and config.init_lora_weights is not True:
-                found.append("it chooses the first values of LoRA itself, and the config names others")
-        return tuple(dict.fromkeys(found))
+                faults.append("it chooses the first values of LoRA itself, and the config names others")
+        return tuple(dict.fromkeys(faults))
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
         """Write the file, to be completed with the data."""

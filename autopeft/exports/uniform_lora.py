@@ -28,13 +28,13 @@ class UniformLora:
     def problems(self, source: ExportSource) -> tuple[str, ...]:
         """Configs that are not plain LoRA (DoRA is not), modules trained whole, no weights."""
         configs = source.configs
-        found = [*(problems.not_lora(configs) or problems.lora_problems(configs, known=_FOLDED))]
+        faults = [*(problems.not_lora(configs) or problems.lora_problems(configs, fields=_FOLDED))]
         # A language model's own modules that are trained too, which readers of LoRA pass over.
         if source.task_type in ("CAUSAL_LM", "SEQ_2_SEQ_LM") and source.head:
-            found.append(
+            faults.append(
                 f"modules_to_save={problems.short(list(source.head))} is read by none of its readers"
             )
-        return (*found, *problems.untrained(source))
+        return (*faults, *problems.untrained(source))
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
         """Write one LoRA adapter; a trained head goes beside it as head.safetensors."""

@@ -30,16 +30,16 @@ def merge(source: ExportSource) -> nn.Module:
         SpecError: The weights do not fit the base model, or merging changes what the model computes.
     """
     model = _attached(source)
-    before, names = _probe(model), ", ".join(type_counts(source.configs))
+    outputs, names = _probe(model), ", ".join(type_counts(source.configs))
     inner = model.get_base_model()
     adapted = tuple(f"{name}." for name, layer in inner.named_modules() if isinstance(layer, BaseTunerLayer))
     try:
         merged = merge_adapters(model)
     except MERGE_ERRORS as error:
         raise SpecError(f"{names} cannot be merged ({reason_of(error)}); use --to native.") from error
-    after = _probe(merged)
-    if before is not None and after is not None:
-        moved = float((after - before).abs().max() / before.abs().max().clamp_min(1e-6))
+    merged_outputs = _probe(merged)
+    if outputs is not None and merged_outputs is not None:
+        moved = float((merged_outputs - outputs).abs().max() / outputs.abs().max().clamp_min(1e-6))
         bound = _TOLERANCE if _dtype_of(merged) == torch.float32 else _TOLERANCE_16_BITS
         if not moved <= bound:
             # An adapter changes the one weight of two modules, as Zamba2 has.
@@ -67,19 +67,19 @@ def _attached(source: ExportSource) -> PeftModel:
             expected = set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
             # `peft` saves the base model's embeddings beside an adapter of theirs.
             base = model.state_dict()
-            others = {
+            unexpected = {
                 key
                 for key in weights.keys() - expected
                 if key not in base or not torch.equal(base[key].cpu(), weights[key].to(base[key].dtype).cpu())
             }
-            if odd := sorted((expected - weights.keys()) | others):
+            if odd := sorted((expected - weights.keys()) | unexpected):
                 where = "is missing from the weights" if odd[0] in expected else "has no place by the config"
                 raise SpecError(
                     f"{odd[0]} {where}; use the config and weights of one adapter, and --model with its base "
                     "model."
                 )
-            known = {key: tensor for key, tensor in weights.items() if key in expected}
-            set_peft_model_state_dict(model, known, adapter_name=name)
+            of_adapter = {key: tensor for key, tensor in weights.items() if key in expected}
+            set_peft_model_state_dict(model, of_adapter, adapter_name=name)
     except (ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
         raise SpecError(
             f"The adapter does not fit {source.base_model} ({reason_of(error)}); pass --model with the "

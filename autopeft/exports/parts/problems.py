@@ -34,9 +34,9 @@ def untrained(source: ExportSource) -> tuple[str, ...]:
 
 def not_lora(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
     """The problem that some configs are not LoRA, or that there is none."""
-    others = [name for name in type_counts(configs) if name != PeftType.LORA.value]
-    if others:
-        return (f"{', '.join(others)} is not LoRA",)
+    types = [name for name in type_counts(configs) if name != PeftType.LORA.value]
+    if types:
+        return (f"{', '.join(types)} is not LoRA",)
     return adapts_nothing(configs)
 
 
@@ -45,14 +45,14 @@ def adapts_nothing(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
     return () if any(map(adapts_modules, configs)) else ("it adapts no module",)
 
 
-def lora_problems(configs: Sequence[PeftConfig], *, known: Sequence[str]) -> tuple[str, ...]:
-    """The problems of fields of LoRA beyond those in `known`, and of first values that rewrote the base."""
+def lora_problems(configs: Sequence[PeftConfig], *, fields: Sequence[str]) -> tuple[str, ...]:
+    """Name fields of LoRA that are set and are not in `fields`, and first values that rewrote the base."""
     problems: list[str] = []
     for config in configs:
         for name, value in changed_fields(config).items():
-            if name == "target_parameters" and name not in known:
+            if name == "target_parameters" and name not in fields:
                 problems += stacked_experts([config])
-            elif name not in (*known, "init_lora_weights"):
+            elif name not in (*fields, "init_lora_weights"):
                 problems.append(f"{name}={short(value)} has no place in it")
         problems += rewrites_base([config])
     return tuple(dict.fromkeys(problems))

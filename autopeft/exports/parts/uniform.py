@@ -92,10 +92,10 @@ def write_uniform(factors: Factors, source: ExportSource, folder: Path) -> tuple
     _check_sites(factors, modules)
     filled = _with_zeros(factors, modules)
     rank = max(down.shape[0] for down, _ in filled.values())
-    tensors, own = {}, source.checkpoint.own
-    if own is not None:
-        names = own_names(source.base, own, sites=filled)
-        filled, modules = {names[site]: pair for site, pair in filled.items()}, dict(own.named_modules())
+    tensors, served = {}, source.checkpoint.own  # the class that servers load, if it is another
+    if served is not None:
+        names = served_names(source.base, served, sites=filled)
+        filled, modules = {names[site]: pair for site, pair in filled.items()}, dict(served.named_modules())
     for site, (down, up) in sorted(filled.items()):
         extra = rank - down.shape[0]
         tensors[f"{PREFIX}{site}.lora_A.weight"] = nn.functional.pad(down, (0, 0, 0, extra))
@@ -108,11 +108,11 @@ def write_uniform(factors: Factors, source: ExportSource, folder: Path) -> tuple
         lora_dropout=0.0,
         fan_in_fan_out=any(isinstance(modules[site], Conv1D) for site in filled),
         # With the task's type `peft` would look for the head in this adapter.
-        task_type=None if head or own is not None else source.task_type,
+        task_type=None if head or served is not None else source.task_type,
         # By this a reader builds the class whose modules are named here; `peft` writes the same.
         auto_mapping=None
-        if own is None
-        else {"base_model_class": type(own).__name__, "parent_library": type(own).__module__},
+        if served is None
+        else {"base_model_class": type(served).__name__, "parent_library": type(served).__module__},
         base_model_name_or_path=source.base_model,
         revision=source.checkpoint.revision,
         inference_mode=True,
@@ -124,8 +124,8 @@ def write_uniform(factors: Factors, source: ExportSource, folder: Path) -> tuple
     notes = [f"the rank is {rank}; {advice if limit else f'vLLM takes at most {_VLLM_RANKS[-1]}'}"]
     if len(filled) > len(factors):
         notes.append(f"zeros stand at {len(filled) - len(factors)} sites whose layers have no adapter")
-    if own is not None:
-        notes.append(f"the names of its modules are those of {type(own).__name__}, which servers load")
+    if served is not None:
+        notes.append(f"the names of its modules are those of {type(served).__name__}, which servers load")
     if head:
         save_tensors(head, folder / "head.safetensors")
         notes.append(
@@ -134,21 +134,21 @@ def write_uniform(factors: Factors, source: ExportSource, folder: Path) -> tuple
     return tuple(notes)
 
 
-def own_names(module: nn.Module, own: nn.Module, *, sites: Collection[str]) -> dict[str, str]:
+def served_names(module: nn.Module, served: nn.Module, *, sites: Collection[str]) -> dict[str, str]:
     """Site of a text model -> its name in the checkpoint's own class, which holds that model as a part.
 
     Raises:
         SpecError: The own class has no such part, or several.
     """
     prefix = f"{getattr(module, 'base_model_prefix', 'model')}."
-    theirs = {name for name, _ in own.named_modules()}
+    theirs = {name for name, _ in served.named_modules()}
     beneath = [name.removeprefix(prefix) for name, _ in module.named_modules() if name.startswith(prefix)]
     places = [place for place in theirs if all(f"{place}.{name}" in theirs for name in beneath)]
-    others = [site for site in sites if not site.startswith(prefix) and site not in theirs]
-    if len(places) != 1 or others:
+    lacking = [site for site in sites if not site.startswith(prefix) and site not in theirs]
+    if len(places) != 1 or lacking:
         raise SpecError(
-            f"The checkpoint's own class {type(own).__name__}, which servers load, has no module for "
-            f"{next(iter(others or sites))}; use --to merged."
+            f"The checkpoint's own class {type(served).__name__}, which servers load, has no module for "
+            f"{next(iter(lacking or sites))}; use --to merged."
         )
     return {s: f"{places[0]}.{s.removeprefix(prefix)}" if s.startswith(prefix) else s for s in sites}
 
@@ -189,12 +189,12 @@ def plain_names(sites: Collection[str], modules: Collection[str]) -> list[str]:
         >>> plain_names(["h.0.q", "h.1.q", "h.0.o.dense"], ["h.0.q", "h.1.q", "h.0.o.dense", "h.0.dense"])
         ['o.dense', 'q']
     """
-    chosen = set()
+    endings = set()
     for site in sites:
         parts = site.split(".")
         for start in reversed(range(len(parts))):
             ending = ".".join(parts[start:])
             if all(name in sites for name in modules if name == ending or name.endswith(f".{ending}")):
                 break
-        chosen.add(ending)
-    return sorted(chosen)
+        endings.add(ending)
+    return sorted(endings)

@@ -76,15 +76,15 @@ def read_weights(folder: Path, *, allow_pickle: bool = False) -> dict[str, torch
     dtypes = {name: t.dtype for name, t in tensors.items() if t.is_floating_point() or t.is_complex()}
     for name, dtype in dtypes.items():
         if dtype not in _DTYPES:
-            allowed = ", ".join(str(known).removeprefix("torch.") for known in _DTYPES)
+            formats = ", ".join(str(allowed).removeprefix("torch.") for allowed in _DTYPES)
             raise SpecError(
-                f"{path} holds {name} in {str(dtype).removeprefix('torch.')}; write it in one of {allowed}."
+                f"{path} holds {name} in {str(dtype).removeprefix('torch.')}; write it in one of {formats}."
             )
     odd = [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
     if odd:
-        others = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
+        more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
         raise SpecError(
-            f"{path} holds numbers that are not finite, in {odd[0]}{others}; its training diverged: train it "
+            f"{path} holds numbers that are not finite, in {odd[0]}{more}; its training diverged: train it "
             "anew at a lower rate."
         )
     return tensors
