@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from autopeft.records import SETTINGS
-from autopeft.records.settings import Group
+from autopeft.records.fields import Group
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 _INTRODUCTION = """\

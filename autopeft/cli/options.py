@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from autopeft.errors import SpecError
 from autopeft.records import SHORT_NAMES
-from autopeft.records.settings import Group, SettingField
+from autopeft.records.fields import Group, SettingField
 from autopeft.store import number_in
 
 

@@ -25,7 +25,6 @@ from autopeft.extension.task import (
     TargetKind,
     Task,
     TaskDefaults,
-    chance_of_guesses,
     metric_facts,
     text_form,
 )

@@ -168,12 +168,6 @@ def metric_facts(task: Task) -> MetricFacts:
     )
 
 
-def chance_of_guesses(task: Task) -> float | None:
-    """The metric of guesses that know nothing: 0 for a correlation, None where the task does not know it."""
-    value: float | None = getattr(task, "chance", None)
-    return value
-
-
 def text_form(task: Task) -> str:
     """How a fitted task writes a row as one text, in words for people; empty for a task that has no say."""
     return str(getattr(task, "text_form", ""))

@@ -15,7 +15,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from autopeft.records import ROLE_GROUPS, Site
-from autopeft.records.roles import LAYER
+from autopeft.records.plans import LAYER
 
 # Attributes that hold packed weights: of GPTQ and AWQ, HQQ, AQLM. None of these modules is an nn.Linear.
 _PACKED = ("qweight", "W_q", "codes")

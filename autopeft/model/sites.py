@@ -16,7 +16,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from autopeft.model.attaching import rewrites_targets
 from autopeft.model.linear_maps import is_quantised, known_role, map_shape, role_of
 from autopeft.records import ROLE_GROUPS, Site, layer_name
-from autopeft.records.roles import LAYER
+from autopeft.records.plans import LAYER
 
 _LANGUAGE_MODELS = ("LMHeadModel", "ForCausalLM", "ForConditionalGeneration", "ForMaskedLM", "MTModel")
 _TASK_MODELS = ("Classification", "MultipleChoice")  # in names: PerceiverForImageClassificationLearned

@@ -4,7 +4,7 @@ Nothing here imports torch. Records are keyword-only and hold tuples, so that a
 `Plan` can be a dictionary key and a finished `Measurement` cannot change.
 
 Inside the folder each file imports only from those before it:
-version, text, roles, settings → spec → commands, plans → results.
+version, text, fields → spec → commands, plans → outcomes.
 """
 
 from __future__ import annotations
@@ -17,22 +17,7 @@ from autopeft.records.commands import (
     search_command,
     train_command,
 )
-from autopeft.records.plans import (
-    FLOAT32_BYTES,
-    Adapter,
-    Budget,
-    EvaluatedSplit,
-    Fidelity,
-    Measurement,
-    MetricFacts,
-    OptionPairs,
-    OptionValue,
-    Plan,
-    PlanDocument,
-    Site,
-    Status,
-)
-from autopeft.records.results import (
+from autopeft.records.outcomes import (
     SEEN_ENOUGH,
     SIZE_SCORE,
     Arm,
@@ -52,7 +37,24 @@ from autopeft.records.results import (
     TrainedPlan,
     Verdict,
 )
-from autopeft.records.roles import FUSED_ROLES, ROLE_GROUPS, layer_name
+from autopeft.records.plans import (
+    FLOAT32_BYTES,
+    FUSED_ROLES,
+    ROLE_GROUPS,
+    Adapter,
+    Budget,
+    EvaluatedSplit,
+    Fidelity,
+    Measurement,
+    MetricFacts,
+    OptionPairs,
+    OptionValue,
+    Plan,
+    PlanDocument,
+    Site,
+    Status,
+    layer_name,
+)
 from autopeft.records.spec import (
     IN_MEMORY,
     MAX_SEED,

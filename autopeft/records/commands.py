@@ -23,7 +23,7 @@ _SWITCHES = {"resume": "resume=True", "overwrite": "overwrite=True"}
 
 
 def search_command(spec: RunSpec) -> str:
-    """The search with the same model, data, task, budget and seed.
+    """Write the search with the same model, data, task, budget and seed.
 
     Example:
         >>> from autopeft.records.spec import BudgetSpec
@@ -33,40 +33,40 @@ def search_command(spec: RunSpec) -> str:
         "autopeft.search(model=model, tokenizer=tokenizer, budget='1%')"
     """
     values = {name: attrgetter(SHORT_NAMES[name].name)(spec) for name in _PROBLEM}
-    unusual = {name for name, value in values.items() if value != SHORT_NAMES[name].default} | {"budget"}
-    values = {name: value for name, value in values.items() if name in unusual}
-    if not spec.is_in_memory:
-        words = ["autopeft search"]
-        for name, value in values.items():
-            for item in value if isinstance(value, tuple) else (value,):
-                words += [str(SHORT_NAMES[name].flag), quoted(str(item))]
-        return " ".join(words)
-    return f"autopeft.search({', '.join(_argument(name, value) for name, value in values.items())})"
+    defaults = {name: SHORT_NAMES[name].default for name in _PROBLEM}
+    values = {name: v for name, v in values.items() if name == "budget" or v != defaults[name]}
+    if spec.is_in_memory:
+        return f"autopeft.search({', '.join(_argument(name, value) for name, value in values.items())})"
+    words = ["autopeft search"]
+    for name, value in values.items():
+        for item in value if isinstance(value, tuple) else (value,):
+            words += [str(SHORT_NAMES[name].flag), quoted(str(item))]
+    return " ".join(words)
 
 
 def repeat_command(spec: RunSpec) -> str:
-    """The search that repeats a run from its `run.yaml`."""
+    """Write the search that repeats a run from its `run.yaml`."""
     if spec.is_in_memory:
         return f"autopeft.search('run.yaml', {_objects(spec.model, spec.data)})"
     return "autopeft search --config run.yaml"
 
 
 def resume_command(spec: RunSpec, out: Path) -> str:
-    """The search that continues the run in a folder."""
+    """Write the search that continues the run in a folder."""
     if spec.is_in_memory:
         return f"autopeft.search({_objects(spec.model, spec.data)}, out={str(out)!r}, resume=True)"
     return f"autopeft search --resume --out {quoted(str(out))}"
 
 
 def train_command(plan: PurePath, model: ModelSpec, data: DataSpec) -> str:
-    """The training of the plan in a file; for a model or data in memory, the plan on a model to train."""
+    """Write the training of the plan in a file; with a model or data in memory, the attaching of the plan."""
     if IN_MEMORY in (model.id, data.source):
         return f"autopeft.apply(autopeft.load_plan({str(plan)!r}), model)"
     return f"autopeft train --plan {quoted(str(plan))}"
 
 
 def quoted(word: str) -> str:
-    """A word of a command, as the shell of this system takes it; those of Windows have double quotes."""
+    """Quote a word for the shell of this system; those of Windows take double quotes."""
     if not _IS_WINDOWS:
         return shlex.quote(word)
     listed = subprocess.list2cmdline([word])  # for a program; a shell would split at & or a comma, too
@@ -89,12 +89,12 @@ def _argument(name: str, value: object) -> str:
 
 
 def in_words_of(spec: RunSpec, message: str) -> str:
-    """A message about a run, with arguments in place of flags where objects in memory were passed to it."""
+    """Put arguments in place of a message's flags if objects in memory were passed to the run."""
     return python_words(message) if spec.is_in_memory else message
 
 
 def python_words(message: str) -> str:
-    """A message of the command line with arguments in place of flags and commands.
+    """Put Python arguments in place of the flags and commands of a message.
 
     Example:
         >>> python_words("run already holds files. Pass --resume to go on with that run, or another --out.")
@@ -106,8 +106,8 @@ def python_words(message: str) -> str:
     """
     message = _RESUME.sub(lambda m: f"autopeft.search(out={_in_python(m[1])}, resume=True)", message)
     message = _SEARCH.sub(lambda m: f"autopeft.search({_in_python(m[1])})", message)
-    known = {str(field.flag).removeprefix("--"): short for short, field in SHORT_NAMES.items()}
-    arguments = {"base-model": "base_model", "private": "private", **known, **_SWITCHES}
+    arguments = {str(field.flag).removeprefix("--"): short for short, field in SHORT_NAMES.items()}
+    arguments |= {"base-model": "base_model", "private": "private", **_SWITCHES}
     return _FLAG.sub(lambda m: arguments.get(m[1], m[0]), message)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -14,6 +16,27 @@ OptionValue = bool | int | float | str
 FLOAT32_BYTES = 4  # of a number of an adapter or head, which are trained and saved in float32
 EvaluatedSplit = Literal["search", "confirm", "test"]
 OptionPairs = tuple[tuple[str, OptionValue], ...]
+
+# What a site does in its layer.
+ROLE_GROUPS: Mapping[str, Sequence[str]] = {
+    "attention": ("q", "k", "v", "kv", "qkv", "pos_q", "pos_k", "o"),
+    "mlp": ("gate", "up", "gate_up", "down"),
+}
+# Maps that make several of queries, keys and values at once.
+FUSED_ROLES: Mapping[str, Sequence[str]] = {"kv": ("k", "v"), "qkv": ("q", "k", "v")}
+# The first number between dots is the layer's: `h.3.attn.c_attn`; later ones count experts or convolutions.
+LAYER = re.compile(r"\.(\d+)\.")
+
+
+def layer_name(site_name: str) -> str | None:
+    """Name of the layer of the stack that holds a site; None outside the stack.
+
+    Example:
+        >>> layer_name("bert.encoder.layer.3.attention.self.query")
+        'bert.encoder.layer.3'
+    """
+    number = LAYER.search(site_name)
+    return site_name[: number.end(1)] if number else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,10 +150,7 @@ class PlanDocument:
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity:
-    """How long to train, and on what to evaluate.
-
-    `split` is evaluated: search, confirm or test.
-    """
+    """How long to train, and the split to evaluate on."""
 
     split: EvaluatedSplit
     train_steps: int
@@ -225,9 +245,8 @@ class MetricFacts:
 
     @property
     def score_step(self) -> float | None:
-        """By how much the scores of an example may differ where two plans give it other answers.
+        """The largest difference of an example's scores between two plans that answer it differently.
 
-        It is the span, 1 for pseudo-values of an F1 or a correlation; None for losses, in which no two plans
-        are equal.
+        1 for pseudo-values of an F1 or a correlation; None for losses, in which no two plans are equal.
         """
         return 1.0 if self.score_span is None and self.greater_is_better else self.score_span

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, Literal
 
-from autopeft.records.settings import SettingField, Topic, setting, settings_of
+from autopeft.records.fields import SettingField, Topic, setting, settings_of
 
 MAX_SEED = 2**32 - 1  # numpy's older generators, which Optuna uses, take no larger seed
 

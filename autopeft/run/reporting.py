@@ -18,7 +18,7 @@ import transformers
 
 from autopeft import adapters, model, report, train
 from autopeft.errors import AutopeftError, ModelError
-from autopeft.extension import Method, chance_of_guesses, discover, metric_facts, text_form
+from autopeft.extension import Method, discover, metric_facts, text_form
 from autopeft.model import BaseModel
 from autopeft.model.attaching import head_only_config
 from autopeft.model.checkpoint_source import loading_class_of_type, own_class
@@ -239,7 +239,7 @@ def chance_of(prepared: Prepared) -> float | None:
     labels = prepared.bench.splits["confirm"].labels
     is_hit_rate = prepared.task.is_share and prepared.task.score_span == 1
     if not is_hit_rate or not isinstance(labels[0], int | str):
-        chance = chance_of_guesses(prepared.task)
+        chance = getattr(prepared.task, "chance", None)
         return 0.0 if chance is None and prepared.task.is_share else chance
     (_, n_most), *_ = Counter(labels).most_common(1)
     return n_most / len(labels)

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from autopeft import budget
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.records import SETTINGS, SHORT_NAMES, RunSpec, with_setting
-from autopeft.records.settings import SettingField
+from autopeft.records.fields import SettingField
 from autopeft.store.yaml import faults_of, listed, load_value, read_yaml
 
 # What may be local, and what a run or its repetition loads again, maybe from another folder.

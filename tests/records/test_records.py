@@ -26,7 +26,7 @@ from autopeft.records import (
     from_json,
     to_json,
 )
-from autopeft.records.settings import Group
+from autopeft.records.fields import Group
 
 PLAN = Plan(
     adapters=(Adapter(method="lora", site="h.0.q", rank=4, scale=2.0, options=(("dora", True),)),),

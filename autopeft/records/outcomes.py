@@ -121,14 +121,17 @@ class SplitSizes:
 class SearchFacts:
     """The facts of a search: model, task, metric, budget, splits, length of a full run.
 
-    `base_model_source` is the id or path that loads the model; `unquantised` names the modules of a quantised
-    model that stay in plain numbers. `learning_rate_ranges` maps each method, and the empty name for the head
-    alone, to the lowest and the highest rate that was searched. `metric_is_share` says whether the metric
-    lies in [0, 1] and is shown in percent; None in runs from before version 0.2.0. `decisions` are the
-    settings that the run derived. `text_form` says how the texts of a row become one, `lacking` what the
-    base model's checkpoint has no weights for. `chance` is the metric of guesses: of always giving the most
-    frequent label of the confirm split for a share of hits, 0 for a correlation and for other shares, which
-    have no less; None where it is unknown. `metric_label` is what people call the metric.
+    - `base_model_source`: the id or path that loads the model.
+    - `unquantised`: the modules of a quantised model that stay in plain numbers.
+    - `learning_rate_ranges`: the lowest and the highest rate that was searched for each method, and for the
+      head alone under the empty name.
+    - `metric_is_share`: whether the metric lies in [0, 1] and is shown in percent; None in runs from before
+      version 0.2.0. `metric_label` is what people call the metric.
+    - `decisions`: the settings that the run derived.
+    - `text_form`: how the texts of a row become one.
+    - `lacking`: what the base model's checkpoint has no weights for.
+    - `chance`: the metric of guesses. For a share of hits it is that of always giving the most frequent label
+      of the confirm split; for a correlation and other shares 0; None where it is unknown.
     """
 
     base_model: str
@@ -233,13 +236,15 @@ class SizeStep:
 class Cost:
     """Seconds by stage, each with all that its runs did beside training and evaluation.
 
-    `search_seconds` are those of all short runs, `full_seconds` those of all full runs on the confirm split;
-    `sizes_seconds`, a part of both, are those of smaller budgets. `total_full_runs` is the whole price in R,
-    finished weights included: `total_seconds` over `full_run_seconds`, one full run of the baseline; both are
-    None where no plan was trained. The same seconds by kind of work: `train_seconds` and `eval_seconds` of
-    all measurements; the rest of `total_seconds` is spent on scores, and on attaching and checking. A resumed
-    run counts all that it measured, also what its outcome does not use. `load_seconds` passed before the
-    first work.
+    - `search_seconds`, `full_seconds`: all short runs, and all full runs on the confirm split.
+    - `sizes_seconds`: smaller budgets, a part of both.
+    - `full_run_seconds`: one full run of the baseline, R; None where no plan was trained.
+    - `total_full_runs`: `total_seconds` in R, finished weights included.
+    - `train_seconds`, `eval_seconds`: the same seconds by kind of work; the rest of `total_seconds` is spent
+      on scores, and on attaching and checking.
+    - `load_seconds`: what passed before the first work.
+
+    A resumed run counts all that it measured, also what its outcome does not use.
     """
 
     sensitivity_seconds: float

@@ -93,22 +93,13 @@ class SettingField:
     @property
     def choices_text(self) -> str:
         """The choices after a colon, `: serial or ray`; empty where any value may be tried."""
-        *first, last = self.choices or ("",)
-        return f": {', '.join(first)} or {last}" if first else ""
-
-    @property
-    def text(self) -> str:
-        """The help with choices and default."""
-        return f"{self.help}{self.choices_text}.{self._default}"
+        *most, last = self.choices or ("",)
+        return f": {', '.join(most)} or {last}" if most else ""
 
     @property
     def short_text(self) -> str:
         """The help with the default alone, for a page that shows the choices beside the flag."""
-        return f"{self.help}.{self._default}"
-
-    @property
-    def _default(self) -> str:
-        return f" Default {self.default_text}." if self.default_text else ""
+        return f"{self.help}." + (f" Default {self.default_text}." if self.default_text else "")
 
     def _shown(self, value: object) -> str:
         if value is None or value is False or value == ():
@@ -119,25 +110,21 @@ class SettingField:
 
 def settings_of(spec: type[BaseModel]) -> Mapping[str, SettingField]:
     """All settings of the topics of a spec by dotted name, in the order of their declaration."""
-    return {
-        f"{topic}.{name}": _declared(f"{topic}.{name}", field)
-        for topic, topic_field in spec.model_fields.items()
-        for name, field in topic_field.annotation.model_fields.items()  # type: ignore[union-attr]
-    }
-
-
-def _declared(name: str, field: Any) -> SettingField:
-    kind, about = field.annotation, field.json_schema_extra
-    is_union = get_origin(kind) in (Union, UnionType)
-    if is_union:
-        (kind,) = (member for member in get_args(kind) if member is not type(None))
-    item = get_args(kind)[0] if get_origin(kind) is tuple else kind
-    return SettingField(
-        name=name,
-        kind=kind,
-        accepts_none=is_union,
-        choices=get_args(item) if get_origin(item) is Literal else (),
-        default=field.default,
-        help=field.description,
-        **{**about, "short": name.partition(".")[2] if about["short"] == "" else about["short"]},
-    )
+    settings = {}
+    for topic, topic_field in spec.model_fields.items():
+        for short, field in topic_field.annotation.model_fields.items():  # type: ignore[union-attr]
+            kind, about = field.annotation, field.json_schema_extra
+            accepts_none = get_origin(kind) in (Union, UnionType)
+            if accepts_none:
+                (kind,) = (member for member in get_args(kind) if member is not type(None))
+            item = get_args(kind)[0] if get_origin(kind) is tuple else kind
+            settings[f"{topic}.{short}"] = SettingField(
+                name=f"{topic}.{short}",
+                kind=kind,
+                accepts_none=accepts_none,
+                choices=get_args(item) if get_origin(item) is Literal else (),
+                default=field.default,
+                help=field.description,
+                **{**about, "short": short if about["short"] == "" else about["short"]},
+            )
+    return settings
