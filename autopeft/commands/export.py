@@ -25,7 +25,6 @@ from autopeft.records import (
     ModelSpec,
     PlanDocument,
     SearchResult,
-    TaskSpec,
     TrainedPlan,
     from_json,
     resume_command,
@@ -78,8 +77,8 @@ def export(request: ExportRequest) -> Export:
     """
     exporter: Exporter = discover("autopeft.exports")[request.to]
     if (request.run is None) == (request.adapter is None):
-        given = "Neither --run nor --adapter is" if request.run is None else "Both --run and --adapter are"
-        raise SpecError(f"{given} given; pass one of them.")
+        fault = "Neither --run nor --adapter is" if request.run is None else "Both --run and --adapter are"
+        raise SpecError(f"{fault} given; pass one of them.")
     if request.dtype is not None and exporter.needs_base != "weights":
         raise SpecError(f"--dtype is for formats of a whole model, not for {request.to}; leave it out.")
     if request.dtype is not None and request.dtype not in DTYPES:
@@ -107,13 +106,11 @@ def export(request: ExportRequest) -> Export:
 def _locate(request: ExportRequest) -> tuple[Path, PlanDocument | None]:
     """The folder to export (trained weights, else configs alone), and the plan beside it, if there is one."""
     if request.adapter is not None:
-        known = ("adapter_config.json", "order.json")
-        if not any((request.adapter / name).is_file() for name in known):
-            several = any(request.adapter.glob("*/adapter_config.json"))
-            remedy = (
-                "write several adapters with autopeft.save" if several else "pass a folder that peft wrote"
-            )
-            raise SpecError(f"{request.adapter} holds neither {' nor '.join(known)}; {remedy}.")
+        if not any((request.adapter / name).is_file() for name in ("adapter_config.json", "order.json")):
+            remedy = "pass a folder that peft wrote"
+            if any(request.adapter.glob("*/adapter_config.json")):
+                remedy = "write several adapters with autopeft.save"
+            raise SpecError(f"{request.adapter} holds neither adapter_config.json nor order.json; {remedy}.")
         return request.adapter, plan_of(request.adapter)
     run = RunDir.open(cast("Path", request.run))
     if not (run.best / "plan.yaml").is_file():
@@ -138,13 +135,12 @@ def _read(
     else:
         spec = adapters.base_model_of(configs, path=cast("Path", request.adapter))
     model.resolve(spec)  # which raises for a model that was in memory
-    first = configs[0]
     source = ExportSource(
         configs=configs,
         base_model=spec.id or model.DEMO_HUB_ID,
         checkpoint=checkpoint_of(spec, configs, needs_base=needs_base),
-        task_type=adapters.task_name(first),
-        head=tuple(dict.fromkeys(getattr(first, "modules_to_save", None) or ())),
+        task_type=adapters.task_name(configs[0]),
+        head=tuple(dict.fromkeys(getattr(configs[0], "modules_to_save", None) or ())),
         weights=weights,
         training=training_facts(document, spec, request.run or request.adapter),
         dtype=request.dtype,
@@ -184,26 +180,31 @@ def _check_fit(
 
 
 def plan_of(adapter: Path) -> PlanDocument | None:
-    """The plan beside trained weights, or beside the folder `best/weights` of a run; None without one."""
+    """Read the plan beside trained weights, or beside `best/weights` of a run; None if there is none."""
     run = _run_of(adapter)
     path = adapter / "plan.yaml" if run is None else run / "best" / "plan.yaml"
     return read_plan(path) if path.is_file() else None
 
 
 def training_facts(document: PlanDocument | None, spec: ModelSpec, folder: Path | None) -> TrainingFacts:
-    """What a plan says of a full training run, and the result of its run, or of `train`, of how it computed.
+    """Collect what a plan says of a full training run, and what the result in its folder says of computing.
 
     `folder` is a run or an adapter.
     """
     if document is None:
         return TrainingFacts()
-    task, made = document.task, None if folder is None else _result(folder)
-    environment = {} if made is None else made.environment
-    parts = _accumulation_steps(task, environment.get("micro_batch_tokens", ""))
+    task, result = document.task, None if folder is None else _result(folder)
+    environment = {} if result is None else result.environment
+    tokens, n_parts = environment.get("micro_batch_tokens", ""), 1
+    if tokens.isdigit() and task.batch_size and task.max_length:
+        # The fewest equal parts of a batch of which each, of the longest rows, has at most so many tokens.
+        n_rows = max(1, int(tokens) // task.max_length)
+        sizes = range(1, task.batch_size + 1)
+        n_parts = next(n for n in sizes if task.batch_size % n == 0 and task.batch_size // n <= n_rows)
     return TrainingFacts(
         learning_rate=adapters.common_learning_rate(document.plan),
-        micro_batch_size=None if task.batch_size is None else task.batch_size // parts,
-        accumulation_steps=None if task.batch_size is None else parts,
+        micro_batch_size=None if task.batch_size is None else task.batch_size // n_parts,
+        accumulation_steps=None if task.batch_size is None else n_parts,
         epochs=task.epochs,
         max_steps=task.max_steps,
         max_length=task.max_length,
@@ -211,24 +212,15 @@ def training_facts(document: PlanDocument | None, spec: ModelSpec, folder: Path 
         quantize=spec.quantize,
         bf16=environment["dtype"] == "bfloat16" if "dtype" in environment else None,
         checkpointing=environment["checkpointing"] == "on" if "checkpointing" in environment else None,
-        text_form="" if made is None else made.setting.text_form,
-    )
-
-
-def _accumulation_steps(task: TaskSpec, tokens: str) -> int:
-    """The fewest equal parts of a batch of which each, of the longest rows, has at most so many tokens."""
-    if not (tokens.isdigit() and task.batch_size and task.max_length):
-        return 1
-    rows = max(1, int(tokens) // task.max_length)
-    return next(
-        n for n in range(1, task.batch_size + 1) if task.batch_size % n == 0 and task.batch_size // n <= rows
+        text_form="" if result is None else result.setting.text_form,
     )
 
 
 def _result(folder: Path) -> SearchResult | TrainedPlan | None:
+    """What a search or `train` wrote of an adapter; None if it is unfinished or of another version."""
     run = _run_of(folder) or folder
     if (run / "run.yaml").is_file():
-        with contextlib.suppress(SpecError):  # a run that has not finished, or that another version wrote
+        with contextlib.suppress(SpecError):
             return RunDir.open(run).load_result()
     with contextlib.suppress(OSError, ValueError):  # of JSON, or of the record
         return from_json(TrainedPlan, json.loads((folder / TRAINED).read_bytes()))
@@ -237,10 +229,22 @@ def _result(folder: Path) -> SearchResult | TrainedPlan | None:
 
 def _run_of(adapter: Path) -> Path | None:
     """The run of which a folder is `best/weights`; None for another folder."""
-    whole = adapter.absolute()
-    is_best = (whole.parent.name, whole.name) == ("best", "weights")
-    run = whole.parent.parent
+    weights = adapter.absolute()
+    run = weights.parent.parent
+    is_best = (weights.parent.name, weights.name) == ("best", "weights")
     return run if is_best and (run / "run.yaml").is_file() else None
+
+
+def checkpoint_of(spec: ModelSpec, configs: Sequence[PeftConfig], *, needs_base: str) -> Checkpoint:
+    """Find commit and class of a base model's checkpoint; the class is empty if its config is not at hand.
+
+    The config is downloaded only for formats that need the base model.
+    """
+    class_name = None
+    with contextlib.suppress(ModelError):
+        config = model.config_of(spec, here_only=needs_base == "none")
+        class_name = own_class(config, adapters.auto_class_of(configs) or "AutoModelForCausalLM")
+    return Checkpoint(revision=spec.revision, own_class=class_name or "")
 
 
 def with_base(
@@ -261,24 +265,27 @@ def with_base(
     """
     skeleton = model.load_skeleton(spec, auto_class=adapters.auto_class_of(source.configs)).module
     if source.checkpoint.own_class:
-        own = model.load_skeleton(spec, auto_class=source.checkpoint.own_class).module
-        source = replace(source, checkpoint=replace(source.checkpoint, own=own))
+        whole = model.load_skeleton(spec, auto_class=source.checkpoint.own_class).module
+        source = replace(source, checkpoint=replace(source.checkpoint, own=whole))
     if exporter.needs_base == "shapes":
         return replace(source, base=skeleton)
-    beside = _config_beside(folder)
-    names, auto_class = _label_names(skeleton, source, beside, run), type(skeleton).__name__
+    try:
+        head_config = json.loads((folder / "config.json").read_bytes())  # with the labels of the head
+    except (OSError, ValueError, RecursionError):
+        head_config = {}
+    head_config = head_config if isinstance(head_config, dict) else {}
     # The number format of the checkpoint by its config; float32 where that names none, as of a GGUF file.
     configs = text_configs(cast(Any, skeleton).config)
     formats = (str(getattr(config, "dtype", None)).removeprefix("torch.") for config in configs)
     stored = next((name for name in formats if name in DTYPES), "float32")
     # A head that gives prices holds numbers that 16 bits round by whole units.
-    is_number = beside.get("problem_type") == "regression"
-    written = source.dtype or ("float32" if is_number else stored)
+    problem = head_config.get("problem_type")
+    written = source.dtype or ("float32" if problem == "regression" else stored)
     held = model.Precision(dtype="float32" if written == "float32" else stored)
     base = model.load(
         spec,
-        auto_class=auto_class,
-        label_names=names,
+        auto_class=type(skeleton).__name__,
+        label_names=_label_names(skeleton, source, head_config, run),
         needs_tokenizer=False,
         needs_padding=source.task_type not in _LANGUAGE_TASKS,  # such a model stays as its checkpoint is
         device="cpu" if spec.quantize == "none" else None,
@@ -290,41 +297,20 @@ def with_base(
             f"Neither {base.name} nor the adapter has weights for {', '.join(lacking[:3])}, which would be "
             "random; pass --model with the base model that the adapter was trained on."
         )
-    if (problem := beside.get("problem_type")) is not None:
+    if problem is not None:
         cast("Any", base.module).config.problem_type = problem
     model.dequantise(base.module, device="cpu", dtype=held.torch_dtype)
     return replace(source, base=base.module.cpu(), tokenizer=base.tokenizer, dtype=written)
 
 
-def checkpoint_of(spec: ModelSpec, configs: Sequence[PeftConfig], *, needs_base: str) -> Checkpoint:
-    """Commit and class of a base model's checkpoint; the class is unknown where its config is not at hand.
-
-    The config is downloaded only for formats that need the base model.
-    """
-    architecture = None
-    with contextlib.suppress(ModelError):
-        config = model.config_of(spec, here_only=needs_base == "none")
-        architecture = own_class(config, adapters.auto_class_of(configs) or "AutoModelForCausalLM")
-    return Checkpoint(revision=spec.revision, own_class=architecture or "")
-
-
-def _config_beside(folder: Path) -> Mapping[str, Any]:
-    """The config.json beside an adapter, with the labels of its head; empty where none can be read."""
-    try:
-        content = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def _label_names(
-    skeleton: nn.Module, source: ExportSource, beside: Mapping[str, Any], run: Path | None
+    skeleton: nn.Module, source: ExportSource, head_config: Mapping[str, Any], run: Path | None
 ) -> tuple[str, ...]:
     """Labels beside the adapter or of the run; else numbers for those of its head; else none."""
     n_labels = exports.n_trained_labels(source, skeleton)
-    named = beside.get("id2label")
-    if isinstance(named, dict) and (n_labels is None or len(named) == n_labels):
-        return tuple(str(named[key]) for key in sorted(named, key=int))
+    id2label = head_config.get("id2label")
+    if isinstance(id2label, dict) and (n_labels is None or len(id2label) == n_labels):
+        return tuple(str(id2label[key]) for key in sorted(id2label, key=int))
     if run is not None:
         with contextlib.suppress(RunDirError):  # an unfinished run stores no labels
             names = RunDir.open(run).load_result().setting.label_names

@@ -51,9 +51,10 @@ def apply(
         SpecError: `plan` is not a plan, a rank or option is out of range, the plan's parameter count is
             wrong, or the weights belong to another plan.
     """
-    chosen = plan.plan if isinstance(plan, PlanDocument) else plan
-    if not isinstance(chosen, Plan):
-        raise SpecError(f"The plan is a {type(chosen).__name__}; pass a Plan, or what load_plan reads.")
+    document = plan if isinstance(plan, PlanDocument) else None
+    plan = document.plan if document is not None else plan
+    if not isinstance(plan, Plan):
+        raise SpecError(f"The plan is a {type(plan).__name__}; pass a Plan, or what load_plan reads.")
     model.require_plain(module)
     methods: Mapping[str, Method] = discover("autopeft.methods")
     folder = None if weights is None else Path(weights)
@@ -64,12 +65,12 @@ def apply(
         untrained = frozenset(name for name, _ in module.named_parameters() if name.startswith(whole))
         name = loaded_from(module) or type(module).__name__
         base = BaseModel(module, None, name=name, untrained=untrained)
-        check_plan(chosen, base, methods)
-        if isinstance(plan, PlanDocument) and (note := other_base_note(plan, base)):
+        check_plan(plan, base, methods)
+        if document is not None and (note := other_base_note(document, base)):
             log.warning("%s", note)
         attached = base.attach_for_good(
-            compile_plan(chosen, methods).configs,
-            plan=chosen,
+            compile_plan(plan, methods).configs,
+            plan=plan,
             task_type=task_type_of(module),
             seed=seed,
             weights=folder,
@@ -77,7 +78,7 @@ def apply(
     except BaseException:
         put_back()
         raise
-    if folder is None and any(dict(adapter.options).get("init") == "eva" for adapter in chosen.adapters):
+    if folder is None and any(dict(adapter.options).get("init") == "eva" for adapter in plan.adapters):
         log.warning(
             "The plan initialises its adapters from data (EVA); `apply` has no data and uses random values."
         )
@@ -173,8 +174,8 @@ def task_type_of(module: nn.Module) -> str | None:
     """`peft`'s task type of a model's class; None where `peft` has no task type for it."""
     for task in discover("autopeft.tasks").values():
         config = getattr(module, "config", None)
-        wanted = loading_class(config, task.auto_class)
-        mapping = getattr(getattr(transformers, wanted), "_model_mapping", {})
+        class_name = loading_class(config, task.auto_class)
+        mapping = getattr(getattr(transformers, class_name), "_model_mapping", {})
         if type(config) in mapping and isinstance(module, mapping[type(config)]):
             return None if task.peft_task_type is None else str(task.peft_task_type)
     return None

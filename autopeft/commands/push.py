@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
 
 from huggingface_hub import HfApi, errors
 from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
@@ -17,23 +15,13 @@ from huggingface_hub.utils import validate_repo_id
 from autopeft.commands.verify import is_run
 from autopeft.errors import HubError, RunDirError, SpecError, reason_of
 from autopeft.exports import name_base
-from autopeft.records import (
-    IN_MEMORY,
-    DataSpec,
-    SearchResult,
-    TrainedPlan,
-    from_json,
-)
+from autopeft.records import IN_MEMORY, DataSpec, TrainedPlan, from_json
 from autopeft.run.best import finished_seed, finished_weights
 from autopeft.run.reporting import TRAINED, hub_base, write_card, write_trained_card
 from autopeft.store import RunDir, damaged, read_plan, require_unchanged, write_plan
 
 # Of the client beneath huggingface_hub; what the hub answers and a failed connection are both of this type.
 _HTTP_ERROR: type[Exception] = errors.HTTPError
-
-
-# The folder of the weights, what is known of them, and what writes their card for a base model into a folder.
-_Source: TypeAlias = tuple[Path, SearchResult | TrainedPlan, Callable[[Path, str], None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +65,14 @@ def push(request: PushRequest) -> Pushed:
         raise SpecError(f"{request.repo!r} is no name of a repository; pass user/name.") from error
     if "/" not in request.repo:
         raise SpecError(f"{request.repo!r} names a repository without its user; pass user/name.")
-    weights, result, write = _trained(request) or _of_run(request)
+    trained = _trained(request.run)
+    if trained is None and not is_run(request.run):
+        raise RunDirError(
+            f"{request.run} is the folder of no search, which has a run.yaml, and of no `train`, which has a "
+            f"{TRAINED} from version 0.3 on. Pass one of these folders, or train the plan again."
+        )
+    weights = finished_weights(RunDir.open(request.run)) if trained is None else request.run
+    result = trained or RunDir.open(request.run).load_result()
     base_model = request.base_model or hub_base(result.setting)
     if base_model is None:
         if result.setting.base_model_source == IN_MEMORY:
@@ -94,53 +89,33 @@ def push(request: PushRequest) -> Pushed:
     with tempfile.TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as parent:
         folder = Path(shutil.copytree(weights, Path(parent) / "adapter"))
         (folder / TRAINED).unlink(missing_ok=True)  # it has paths of this machine
-        write(folder, base_model)
+        if isinstance(result, TrainedPlan):
+            write_trained_card(folder, result, at=request.repo, base_model=base_model)
+        else:
+            seed = finished_seed(RunDir.open(request.run))
+            write_card(folder, result, seed=seed, repo=request.repo, base_model=base_model)
         is_known = hub_base(result.setting) == base_model
         revision = result.spec.model.revision if is_known else None
         name_base(folder, base_model, revision=revision)
         # Older weights lie in best/ without their plan.
         document = read_plan(folder if (folder / "plan.yaml").is_file() else request.run)
-        named = document.model.model_copy(update={"id": base_model, "revision": revision})
-        write_plan(folder / "plan.yaml", replace(document, model=named, data=DataSpec()))
-        files = {
-            p.relative_to(folder).as_posix(): p.stat().st_size
-            for p in sorted(folder.rglob("*"))
-            if p.is_file()
-        }
+        base = document.model.model_copy(update={"id": base_model, "revision": revision})
+        write_plan(folder / "plan.yaml", replace(document, model=base, data=DataSpec()))
+        paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
+        files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
         url = None if request.dry_run else _upload(folder, request)
     return Pushed(repo=request.repo, base_model=base_model, files=files, url=url)
 
 
-def _of_run(request: PushRequest) -> _Source:
-    if not is_run(request.run):
-        raise RunDirError(
-            f"{request.run} is the folder of no search, which has a run.yaml, and of no `train`, which has a "
-            f"{TRAINED} from version 0.3 on. Pass one of these folders, or train the plan again."
-        )
-    run = RunDir.open(request.run)
-    weights = finished_weights(run)
-    result, seed = run.load_result(), finished_seed(run)
-
-    def write(folder: Path, base_model: str) -> None:
-        write_card(folder, result, seed=seed, repo=request.repo, base_model=base_model)
-
-    return weights, result, write
-
-
-def _trained(request: PushRequest) -> _Source | None:
-    """The folder that `train` wrote; None for a run."""
-    path = request.run / TRAINED
+def _trained(folder: Path) -> TrainedPlan | None:
+    """What `train` wrote of the plan in a folder; None for a folder that it did not write."""
+    path = folder / TRAINED
     if not path.is_file():
         return None
     try:
-        trained = from_json(TrainedPlan, json.loads(path.read_bytes()))
+        return from_json(TrainedPlan, json.loads(path.read_bytes()))
     except ValueError as error:  # of JSON, or of the record
         raise damaged(path, remedy="train the plan again") from error
-
-    def write(folder: Path, base_model: str) -> None:
-        write_trained_card(folder, trained, at=request.repo, base_model=base_model)
-
-    return request.run, trained, write
 
 
 def _upload(folder: Path, request: PushRequest) -> str:

@@ -1,4 +1,4 @@
-"""`train`: train a plan at full length and save the adapter; what it keeps while it is not finished."""
+"""`train`: train a plan at full length and save the adapter; a training that is stopped can be resumed."""
 
 from __future__ import annotations
 
@@ -51,9 +51,7 @@ from autopeft.store import (
 )
 from autopeft.train import SCHEDULE, encode_ahead, kept_step
 
-_START, _STATE = "start.json", "state"
 _SECONDS = 10.0  # between two lines; chosen by hand
-_NOTHING = "nothing was kept"
 
 log = logging.getLogger(__name__)
 
@@ -111,11 +109,12 @@ def train_plan(
     refuse_files(target)  # before any work
     unfinished.check(resume=resume)
     require_data(path, document, data_source)
-    note_schedule(path, document)
-    spec = spec_of_plan(document, model_id, data_source, overrides or {})
+    if document.schedule != SCHEDULE:
+        log.warning("The training does not follow the schedule in %s, but its own: %s.", path, SCHEDULE)
+    spec = spec_of_plan(document, model_id=model_id, data_source=data_source, overrides=overrides)
     prepared = prepare(spec)
-    rate = document.head_learning_rate
-    prepared = replace(prepared, bench=replace(prepared.bench, head_learning_rate=rate))
+    bench = replace(prepared.bench, head_learning_rate=document.head_learning_rate)
+    prepared = replace(prepared, bench=bench)
     check_plan(document.plan, prepared.base, prepared.methods)
     if note := other_base_note(document, prepared.base):
         log.warning("%s", note)
@@ -164,16 +163,14 @@ def require_data(path: Path, document: PlanDocument, data_source: str | None) ->
         raise SpecError(f"{path} names no dataset to train on; pass one with --data.")
 
 
-def note_schedule(path: Path, document: PlanDocument) -> None:
-    """Warn of another schedule in a plan than the one of all trainings, which is followed."""
-    if document.schedule != SCHEDULE:
-        log.warning("The training does not follow the schedule in %s, but its own: %s.", path, SCHEDULE)
-
-
 def spec_of_plan(
-    document: PlanDocument, model_id: str | None, data_source: str | None, overrides: Mapping[str, object]
+    document: PlanDocument,
+    *,
+    model_id: str | None = None,
+    data_source: str | None = None,
+    overrides: Mapping[str, object] | None = None,
 ) -> RunSpec:
-    """The settings that a plan remembers, with the user's overrides.
+    """Take the settings from a plan, save those that the user replaces.
 
     The data is split by the plan's seed, so that the confirm split is that of its search.
 
@@ -182,13 +179,15 @@ def spec_of_plan(
     """
     if document.plan.learning_rate <= 0:
         raise SpecError(f"The plan's learning rate is {document.plan.learning_rate}; it must be above 0.")
-    named = document.model.id if model_id is None else model_id
-    base = document.model if model_id is None else ModelSpec(quantize=document.model.quantize)
-    base = base.model_copy(update={"id": None if named is None else whole_path(named)})
-    flags = {"model.quantize": base.quantize, **{k: v for k, v in overrides.items() if v is not None}}
+    base = document.model
+    if model_id is not None:
+        base = ModelSpec(id=model_id, quantize=base.quantize)
+    overridden = {name: value for name, value in (overrides or {}).items() if value is not None}
+    flags = {"model.quantize": base.quantize, **overridden}
     checked, _ = resolve_settings(config=None, env={}, flags=flags, assignments=())
+    base_id = None if base.id is None else whole_path(base.id)
     return RunSpec(
-        model=base.model_copy(update={"quantize": checked.model.quantize}),
+        model=base.model_copy(update={"id": base_id, "quantize": checked.model.quantize}),
         execution=checked.execution,
         data=document.data if data_source is None else with_source(document.data, data_source),
         task=document.task,
@@ -197,7 +196,7 @@ def spec_of_plan(
 
 
 def with_source(data: DataSpec, source: str) -> DataSpec:
-    """The same columns and limits for another source; settings of the hub dataset are dropped."""
+    """Replace the source of a dataset: columns and limits stay, settings of the hub dataset are dropped."""
     return data.model_copy(update={"source": whole_path(source), "config_name": None, "streaming": False})
 
 
@@ -205,9 +204,9 @@ def _write_files(folder: Path, prepared: Prepared, measurement: Measurement, *, 
     """Write all that lies beside the weights of a trained plan; `at` is the place that its card names."""
     plan, seed = measurement.plan, measurement.fidelity.seed
     write_plan(folder / "plan.yaml", replace(plan_document(prepared, plan), seed=seed))
-    known = training_json(measurement, base_sample=base_sample(prepared))
-    write_text(folder / "training.json", known)
-    write_loading_files(folder, prepared.spec.model, prepared.base, prepared.data)
+    facts = training_json(measurement, base_sample=base_sample(prepared))
+    write_text(folder / "training.json", facts)
+    write_loading_files(folder, prepared)
     trained = TrainedPlan(
         spec=prepared.spec,
         setting=setting_of(prepared, {}),
@@ -217,6 +216,19 @@ def _write_files(folder: Path, prepared: Prepared, measurement: Measurement, *, 
     )
     write_text(folder / TRAINED, json.dumps(to_json(trained), indent=2) + "\n")
     write_trained_card(folder, trained, at=at)
+
+
+def training_facts(prepared: Prepared, plan: Plan, fidelity: Fidelity) -> dict[str, Any]:
+    """Collect what the bits of a training depend on, by name."""
+    return {
+        **loaded_facts(prepared),
+        "plan": plan.digest,
+        "seed": fidelity.seed,
+        "steps": fidelity.train_steps,
+        "batch size": prepared.bench.batch_size,
+        "number format": prepared.spec.execution.dtype,
+        "quantisation": prepared.spec.model.quantize,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +245,7 @@ class Unfinished:
     @property
     def state(self) -> Path:
         """Where the training keeps its state."""
-        return self.folder / _STATE
+        return self.folder / "state"
 
     @property
     def step(self) -> int | None:
@@ -264,14 +276,22 @@ class Unfinished:
         Raises:
             RunDirError: What is to be resumed was trained with other `facts`, or nothing can be written.
         """
+        start, remedy = self.folder / "start.json", f"remove {self.folder} and start anew"
         with without_empty_parents(self.folder):
             if resume:
-                self._compare(facts)
+                try:
+                    started_with = read_checked(start, remedy=remedy)
+                except FileNotFoundError as error:
+                    raise RunDirError(f"{start} is missing; {remedy}.") from error
+                if differing := differences(started_with, facts, whose="now it is"):
+                    raise RunDirError(
+                        f"{self.folder} was trained with {differing}; put it back as it was, or {remedy}."
+                    )
                 sweep_fresh_folders(self.out)
                 log.info("The training goes on after step %s.", f"{self.step:,}")
             else:
                 self.forget()
-                write_checked(self.folder / _START, facts)
+                write_checked(start, facts)
             try:
                 yield
             except BaseException as error:
@@ -286,34 +306,10 @@ class Unfinished:
         """Remove what is kept."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _compare(self, facts: Mapping[str, Any]) -> None:
-        remedy = f"remove {self.folder} and start anew"
-        try:
-            before = read_checked(self.folder / _START, remedy=remedy)
-        except FileNotFoundError as error:
-            raise RunDirError(f"{self.folder / _START} is missing; {remedy}.") from error
-        if differing := differences(before, facts, whose="now it is"):
-            raise RunDirError(
-                f"{self.folder} was trained with {differing}; put it back as it was, or {remedy}."
-            )
-
-
-def training_facts(prepared: Prepared, plan: Plan, fidelity: Fidelity) -> dict[str, Any]:
-    """What the bits of a training depend on, by name."""
-    return {
-        **loaded_facts(prepared),
-        "plan": plan.digest,
-        "seed": fidelity.seed,
-        "steps": fidelity.train_steps,
-        "batch size": prepared.bench.batch_size,
-        "number format": prepared.spec.execution.dtype,
-        "quantisation": prepared.spec.model.quantize,
-    }
-
 
 @contextlib.contextmanager
 def logged_steps(
-    clock: Callable[[], float] = time.monotonic, *, kept: Callable[[], str] = lambda: _NOTHING
+    clock: Callable[[], float] = time.monotonic, *, kept: Callable[[], str] = lambda: "nothing was kept"
 ) -> Iterator[None]:
     """A context in which training logs its step, its loss and the time left, every ten seconds or so.
 
@@ -330,23 +326,21 @@ def logged_steps(
 
 
 class _Steps:
-    """The last step that was seen, and what is logged of it."""
+    """The last step of a training, and when and where it began; logs a line every ten seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.step, self.n_steps = 0, 0
         self._clock = clock
-        self._first = (0, 0.0)  # step and time of the first look, from which on time is measured
-        self._last_logged = 0.0
+        self._started, self._start_step, self._last_logged = 0.0, 0, 0.0
 
     def add(self, step: int, n_steps: int, loss: Callable[[], float]) -> None:
         """Note a step, and log it if the last line is some seconds ago."""
         now = self._clock()
         if not self.n_steps or step <= self.step:  # training began, maybe anew in less memory
-            self._first, self._last_logged = (step, now), now
+            self._started, self._start_step, self._last_logged = now, step, now
         self.step, self.n_steps = step, n_steps
         if now - self._last_logged < _SECONDS:
             return
         self._last_logged = now
-        first_step, started = self._first
-        left = (now - started) / (step - first_step) * (n_steps - step)
-        log.info("step %s of %s: loss %.4f, %s left", f"{step:,}", f"{n_steps:,}", loss(), duration(left))
+        seconds = (now - self._started) / (step - self._start_step) * (n_steps - step)
+        log.info("step %s of %s: loss %.4f, %s left", f"{step:,}", f"{n_steps:,}", loss(), duration(seconds))

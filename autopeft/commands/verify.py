@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,9 @@ from autopeft.commands.load import apply
 from autopeft.commands.train import spec_of_plan, with_source
 from autopeft.errors import SpecError
 from autopeft.extension import Batch, discover
-from autopeft.model import BaseModel
 from autopeft.records import ExecutionSpec, ModelSpec, Plan, RunSpec, with_setting
 from autopeft.run.best import finished_seed, finished_weights, require_body, require_same_base
-from autopeft.run.prepare import Prepared, prepare
+from autopeft.run.prepare import prepare
 from autopeft.run.resources import NO_GPU, device_in_float32, memory_needed
 from autopeft.store import RunDir, read_plan
 
@@ -107,25 +106,23 @@ def verify(request: VerifyRequest) -> Verification:
     spec = with_setting(spec, "execution.device", device)
     with model.quiet_libraries(), memory_needed("computing the outputs of a model in float32", NO_GPU):
         expected = expected_of(spec, reference, n_examples=request.max_examples)
+        base_spec = _base_spec(files, expected, request)
         targets: tuple[TargetMatch, ...] = ()
         readings = []
         for reader in readers:
             model.release_memory(expected.device)  # one model at a time
             module, matches, faults = _load(
-                path, files, reader, plan=reference.plan, expected=expected, request=request
+                path, files, reader, plan=reference.plan, expected=expected, base_spec=base_spec
             )
             targets = targets or matches
-            outputs = outputs_of(
-                module, expected.batches, device=expected.device, auto_class=expected.auto_class
-            )
-            worst = largest_difference(expected.outputs, list(outputs))
-            del module, outputs
+            worst = largest_difference(expected.outputs, list(outputs_of(module, expected)))
+            del module
             is_same = worst <= tolerance and not faults
             readings.append(Reading(reader=reader, largest_difference=worst, faults=faults, is_same=is_same))
     return Verification(
         path=str(path),
         reference=str(reference.weights),
-        base_model=_base_spec(files, expected, request).id or expected.base_name,
+        base_model=base_spec.id or expected.base_name,
         split=SPLIT,
         n_examples=len(expected.outputs),
         tolerance=tolerance,
@@ -170,35 +167,32 @@ def _load(
     *,
     plan: Plan,
     expected: Expected,
-    request: VerifyRequest,
+    base_spec: ModelSpec,
 ) -> tuple[nn.Module, tuple[TargetMatch, ...], tuple[str, ...]]:
-    """The model as a reader loads it, the modules that its entries match, and what matches nothing."""
-    if reader == MERGED:
-        return _load_base(ModelSpec(id=str(path)), expected).module, (), ()
-    written = adapters.auto_class_of([file.config for file in files])
-    base = _load_base(_base_spec(files, expected, request), expected, written)
-    matches = tuple(match for file in files for match in adapters.target_matches(file.content, base.module))
-    lost = tuple(
-        f"{match.field} names {match.entry}, which is not there" for match in matches if not match.modules
-    )
-    if reader != exports.PEFT or len(files) > 1:  # weights in few bits cannot be changed exactly
-        model.dequantise(base.module)
-    if sum(adapters.stays_beside_weights(file.config) for file in files) > 1:
-        return apply(plan, base.module, weights=path).eval(), matches, lost
-    if reader != exports.PEFT:
-        return exports.load_as_served(base.module, files[0], reader=reader), matches, lost
-    adapted, faults = exports.load_in_peft(base.module, files)
-    return adapted, matches, (*lost, *faults)
-
-
-def _load_base(spec: ModelSpec, expected: Expected, auto_class: str | None = None) -> BaseModel:
-    return model.load(
-        spec,
-        auto_class=auto_class or expected.auto_class,
+    """Load the model as a reader does; also the modules that its entries match, and what matches nothing."""
+    base = model.load(
+        ModelSpec(id=str(path)) if reader == MERGED else base_spec,
+        auto_class=adapters.auto_class_of([file.config for file in files]) or expected.auto_class,
         label_names=expected.label_names,
         needs_tokenizer=False,
         device=str(expected.device),
     )
+    matches = tuple(match for file in files for match in adapters.target_matches(file.content, base.module))
+    faults = [
+        f"{match.field} names {match.entry}, which is not there" for match in matches if not match.modules
+    ]
+    if reader == MERGED:
+        return base.module, (), ()
+    if reader != exports.PEFT or len(files) > 1:  # weights in few bits cannot be changed exactly
+        model.dequantise(base.module)
+    if sum(adapters.stays_beside_weights(file.config) for file in files) > 1:
+        module: nn.Module = apply(plan, base.module, weights=path).eval()
+    elif reader != exports.PEFT:
+        module = exports.load_as_served(base.module, files[0], reader=reader)
+    else:
+        module, unmatched = exports.load_in_peft(base.module, files)
+        faults += unmatched
+    return module, matches, tuple(faults)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,15 +235,13 @@ def reference_of(path: Path, run: Path | None) -> Reference:
     if not (folder / "plan.yaml").is_file():
         raise SpecError(f"{folder} does not say which run it is of; pass the folder of the run with --run.")
     document = read_plan(folder)
-    spec = spec_of_plan(document, None, None, {})
-    return Reference(spec=spec, plan=document.plan, weights=folder, facts=folder)
+    return Reference(spec=spec_of_plan(document), plan=document.plan, weights=folder, facts=folder)
 
 
 def in_float32(spec: RunSpec, *, model_id: str | None, data_source: str | None) -> RunSpec:
     """The settings in float32 on this machine, with another base model or dataset where one is named."""
-    execution = ExecutionSpec(
-        dtype="float32", micro_batch_tokens=1, checkpointing="off"
-    )  # nothing is trained
+    # Nothing is trained, so that neither pieces of a batch nor checkpointing matter.
+    execution = ExecutionSpec(dtype="float32", micro_batch_tokens=1, checkpointing="off")
     topics: dict[str, Any] = {"execution": execution}
     if model_id is not None:
         topics["model"] = spec.model.model_copy(update={"id": model_id, "revision": None})
@@ -275,65 +267,62 @@ class Expected:
 
 
 def expected_of(spec: RunSpec, reference: Reference, *, n_examples: int) -> Expected:
-    """The outputs of the finished plan for the first rows of the confirm split; raises as `prepare`.
+    """Compute the outputs of the finished plan for the first rows of the confirm split.
 
-    They are as many as memory is kept for. Raises a ModelError where the weights belong to another model.
+    They are as many as memory is kept for. Raises as `prepare`, and a ModelError if the weights belong to
+    another model.
     """
     prepared = prepare(spec)
-    require_body(reference.facts, prepared.base.body_sha256)
-    require_same_base(reference.facts, prepared.base.module)
-    base, stack = prepared.base, compile_plan(reference.plan, prepared.methods)
-    batches, kept, n_numbers = list(_batches_of(prepared, n_examples)), [], 0
-    task_type, auto_class = prepared.task.peft_task_type, prepared.task.auto_class
-    with base.attached(stack.configs, plan=reference.plan, task_type=task_type, seed=0) as adapted:
-        model.load_weights(adapted, stack.names, reference.weights)
-        for output in outputs_of(adapted, batches, device=base.device, auto_class=auto_class):
-            kept.append(output)
-            n_numbers += output.numel()
-            if n_numbers > _MAX_OUTPUTS:
-                break
-    if len(kept) < len(batches):
-        log.info("Outputs of %d of %d rows are compared; more take too much memory.", len(kept), len(batches))
-    return Expected(
-        outputs=tuple(kept),
-        batches=tuple(batches[: len(kept)]),
+    base, task, stack = prepared.base, prepared.task, compile_plan(reference.plan, prepared.methods)
+    require_body(reference.facts, base.body_sha256)
+    require_same_base(reference.facts, base.module)
+    split = prepared.bench.splits[SPLIT]
+    batches = (  # one row each, so that no padding enters
+        task.collate([example], [label], base.pad_token_id)
+        for example, label in zip(split.examples[:n_examples], split.labels[:n_examples], strict=True)
+    )
+    expected = Expected(
+        outputs=(),
+        batches=tuple({name: value.to(base.device) for name, value in batch.items()} for batch in batches),
         spec=prepared.spec,
         base_name=base.name,
         device=base.device,
-        auto_class=auto_class,
+        auto_class=task.auto_class,
         label_names=prepared.data.label_names,
     )
-
-
-def _batches_of(prepared: Prepared, n_examples: int) -> Iterator[Batch]:
-    """The first rows of the confirm split, one by one, so that no padding enters."""
-    split, base = prepared.bench.splits[SPLIT], prepared.base
-    for example, label in zip(split.examples[:n_examples], split.labels[:n_examples], strict=True):
-        batch = prepared.task.collate([example], [label], base.pad_token_id)
-        yield {name: value.to(base.device) for name, value in batch.items()}
+    outputs, n_numbers = [], 0
+    with base.attached(stack.configs, plan=reference.plan, task_type=task.peft_task_type, seed=0) as adapted:
+        model.load_weights(adapted, stack.names, reference.weights)
+        for output in outputs_of(adapted, expected):
+            outputs.append(output)
+            n_numbers += output.numel()
+            if n_numbers > _MAX_OUTPUTS:
+                break
+    n_rows, n_kept = len(expected.batches), len(outputs)
+    if n_kept < n_rows:
+        log.info("Outputs of %d of %d rows are compared; more take too much memory.", n_kept, n_rows)
+    return replace(expected, outputs=tuple(outputs), batches=expected.batches[:n_kept])
 
 
 @torch.no_grad()
-def outputs_of(
-    module: nn.Module, batches: Sequence[Batch], *, device: torch.device, auto_class: str
-) -> Iterator[torch.Tensor]:
-    """The logits of each row on the CPU; a decoder is given the labels, from which it shifts its inputs."""
-    module.to(device).eval()
-    takes_labels = auto_class == "AutoModelForSeq2SeqLM"
-    for batch in batches:
+def outputs_of(module: nn.Module, expected: Expected) -> Iterator[torch.Tensor]:
+    """Compute the logits of each row; a decoder gets the labels, from which it shifts its inputs."""
+    module.to(expected.device).eval()
+    takes_labels = expected.auto_class == "AutoModelForSeq2SeqLM"
+    for batch in expected.batches:
         features = {name: value for name, value in batch.items() if takes_labels or name != "labels"}
         yield module(**features).logits.float().cpu()
 
 
-def largest_difference(expected: Sequence[torch.Tensor], seen: Sequence[torch.Tensor]) -> float:
+def largest_difference(expected: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> float:
     """The largest difference of two lists of outputs, relative to the largest where that is above 1."""
     worst, largest = 0.0, 1.0
-    for left, right in zip(expected, seen, strict=True):
-        if left.shape != right.shape or not torch.equal(left.isfinite(), right.isfinite()):
+    for reference, output in zip(expected, outputs, strict=True):
+        if reference.shape != output.shape or not torch.equal(reference.isfinite(), output.isfinite()):
             return math.inf
-        is_finite = left.isfinite()
-        worst = max(worst, float((left - right)[is_finite].abs().max()))
-        largest = max(largest, float(left[is_finite].abs().max()))
+        is_finite = reference.isfinite()
+        worst = max(worst, float((reference - output)[is_finite].abs().max()))
+        largest = max(largest, float(reference[is_finite].abs().max()))
     return worst / largest
 
 
