@@ -206,7 +206,7 @@ def _write_files(folder: Path, prepared: Prepared, measurement: Measurement, *, 
     write_plan(folder / "plan.yaml", replace(plan_document(prepared, plan), seed=seed))
     facts = training_json(measurement, base_sample=base_sample(prepared))
     write_text(folder / "training.json", facts)
-    write_loading_files(folder, prepared)
+    write_loading_files(folder, prepared.spec.model, prepared.base, prepared.data)
     trained = TrainedPlan(
         spec=prepared.spec,
         setting=setting_of(prepared, {}),
