@@ -214,7 +214,7 @@ def test_text_for_people_says_each_reader_and_the_answer(train, tmp_path):
     arguments = ["verify", str(tmp_path / "out"), "--run", str(train("mixed ranks")), "--quiet"]
     printed = CliRunner().invoke(app, arguments).stdout
     assert "query: 2 modules\nvalue: 2 modules" in printed
-    assert printed.count("same     ") == 3 and printed.endswith("the same outputs, within 1e-5\n")
+    assert printed.count("  same  ") == 3 and printed.endswith("the same outputs, within 1e-5\n")
 
 
 def test_what_cannot_be_verified_is_refused(train, tmp_path):
