@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 
-from autopeft.cli.lists import FACTS, TABLE
+from autopeft.cli.facts import FACTS, TABLE
 from autopeft.extension import discover
 
 

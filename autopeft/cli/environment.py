@@ -96,8 +96,8 @@ def fit_threads() -> None:
     take the cores of other jobs. What the user has set stays. Worker processes inherit the variable.
     """
     limits = [math.ceil(cores)] if (cores := allowed_cores()) is not None else []
-    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    if given.isdigit():
-        limits.append(max(1, int(given)))
+    by_slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if by_slurm.isdigit():
+        limits.append(max(1, int(by_slurm)))
     if limits and min(limits) < len(os.sched_getaffinity(0)):
         os.environ.setdefault("OMP_NUM_THREADS", str(min(limits)))

@@ -46,8 +46,8 @@ def exit_codes(*, quiet: bool = False) -> Iterator[Callable[[], None]]:
     """
     if quiet or not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of libraries, which are imported later
-    before = sys.stderr
-    sys.stderr = _Lasting(before)
+    stderr = sys.stderr
+    sys.stderr = _Lasting(stderr)
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, stream=sys.stderr, force=True)
     logging.getLogger().handlers[0].setFormatter(_Printable("%(message)s"))
     logging.getLogger().handlers[0].addFilter(_Repeats())
@@ -85,22 +85,22 @@ def exit_codes(*, quiet: bool = False) -> Iterator[Callable[[], None]]:
     except KeyboardInterrupt as error:
         raise typer.Exit(130) from error
     finally:
-        sys.stderr = before  # a library may have replaced the other one
+        sys.stderr = stderr  # a library may have replaced the other one
 
 
 @contextlib.contextmanager
 def reader_may_leave() -> Iterator[None]:
     """A context that prints about finished work, and lets its reader, such as `head`, end early."""
-    before = sys.stdout
-    sys.stdout = _Lasting(before)
+    stdout = sys.stdout
+    sys.stdout = _Lasting(stdout)
     try:
         yield
     finally:
-        sys.stdout = before
+        sys.stdout = stdout
         try:
-            before.flush()
+            stdout.flush()
         except OSError:  # what is left goes nowhere at the end of the process
-            os.dup2(os.open(os.devnull, os.O_WRONLY), before.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
 
 
 class _Repeats(logging.Filter):
@@ -177,14 +177,14 @@ def stopping_signals() -> Iterator[Callable[[], None]]:
         stop()
 
     numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
+    usual = {number: signal.getsignal(number) for number in numbers}
     for number in numbers:
-        if before[number] is not signal.SIG_IGN:
+        if usual[number] is not signal.SIG_IGN:
             signal.signal(number, note)
     try:
         yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in usual.items():
             if handler is not None:  # one that was not installed from Python cannot be put back
                 signal.signal(number, handler)
 

@@ -34,9 +34,9 @@ def at_home(value: Any) -> Any:
     return Path(text) if isinstance(value, Path) else text
 
 
-def show_all(context: typer.Context, wanted: bool) -> None:
+def show_all(context: typer.Context, is_requested: bool) -> None:
     """The help with every option of a command, also those that its short help leaves out."""
-    if wanted:
+    if is_requested:
         for parameter in context.command.params:
             parameter.hidden = False  # type: ignore[attr-defined]
         typer.echo(context.get_help())

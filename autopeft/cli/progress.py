@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -60,9 +61,9 @@ class Phase:
         if measurement.loss is None:
             return
         scored = (arm, measurement.loss)
-        self.best = _lower(self.best, scored)
+        self.best = min(self.best or scored, scored, key=itemgetter(1))
         if is_baseline:
-            self.baseline = _lower(self.baseline, scored)
+            self.baseline = min(self.baseline or scored, scored, key=itemgetter(1))
 
     @property
     def count(self) -> str:
@@ -76,32 +77,32 @@ class Phase:
             return ""
         arm, loss = self.best
         if self.baseline is None:
-            return f"best {shortened(arm)} {loss:.4f}"
+            return f"best {abridged(arm)} {loss:.4f}"
         if self.baseline == self.best:
             return f"best is the baseline, {loss:.4f}"
-        return f"best {shortened(arm)} {loss:.4f}, baseline {self.baseline[1]:.4f}"
+        return f"best {abridged(arm)} {loss:.4f}, baseline {self.baseline[1]:.4f}"
 
 
 class Lines:
     """One line per measurement; the first of a phase stands below headings."""
 
     def __init__(self) -> None:
-        self._phase = Phase()
+        self._has_headings = False
 
     def phase(self, name: str, n_measurements: int) -> None:
-        """Start a phase: its count and its best loss begin again."""
-        self._phase = Phase(name=name, total=n_measurements)
+        """Start a phase, whose first measurement gets headings."""
+        self._has_headings = False
         print(_title(name, n_measurements), file=sys.stderr, flush=True)
 
     def measured(
         self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
     ) -> None:
         """Print one line about a measurement."""
-        if not self._phase.done:
+        if not self._has_headings:
             print(headings(), file=sys.stderr, flush=True)
-        self._phase.add(measurement, arm, is_baseline=is_baseline)
-        left = f"  {minutes_seconds(seconds_left)} left" if seconds_left is not None else ""
-        print(f"{describe(measurement, arm)}{left}", file=sys.stderr, flush=True)
+        self._has_headings = True
+        time_left = f"  {minutes_seconds(seconds_left)} left" if seconds_left is not None else ""
+        print(f"{describe(measurement, arm)}{time_left}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Nothing."""
@@ -117,7 +118,7 @@ class Live:
     console: Console
     clock: Callable[[], float] = time.monotonic
     _phase: Phase = field(default_factory=Phase)
-    _left: tuple[float, float] | None = None  # seconds left, and when this was known
+    _end: float | None = None  # when the search should end, by the clock
 
     def __post_init__(self) -> None:
         self._started = self.clock()
@@ -133,9 +134,9 @@ class Live:
         """Start a phase; the first one opens the display, and one that counts runs prints its title."""
         self._phase = Phase(name=name, total=n_measurements)
         if not self._live.is_started:
-            before = sys.stderr
+            stream = sys.stderr
             self._live.start()
-            _move_log(before, sys.stderr)  # the display's own stream, which prints above it
+            _move_log(stream, sys.stderr)  # the display's own stream, which prints above it
         if n_measurements:
             self.console.print(Text(_title(name, n_measurements), style="bold"))
 
@@ -146,7 +147,7 @@ class Live:
         if not self._phase.done:
             self.console.print(Text(headings(self._label), style="dim"), soft_wrap=True)
         self._phase.add(measurement, arm, is_baseline=is_baseline)
-        self._left = None if seconds_left is None else (seconds_left, self.clock())
+        self._end = None if seconds_left is None else self.clock() + seconds_left
         # Text takes no markup: an error may hold brackets.
         self.console.print(Text(describe(measurement, arm, label=self._label)))
         self._live.refresh()
@@ -165,17 +166,13 @@ class Live:
 
     def _render(self) -> Group:
         now = self.clock()
-        spent, left = now - self._started, None
-        if self._left is not None:
-            seconds, known = self._left
-            left = max(0.0, seconds - (now - known))
-        total = None if left is None else max(spent + left, 1e-9)
-        bar = ProgressBar(total=total, completed=spent, width=_BAR, pulse=left is None)
-        times = f"{minutes_seconds(spent)} spent" + (
-            "" if left is None else f", about {minutes_seconds(left)} left"
-        )
+        spent, total = now - self._started, None
+        times = f"{minutes_seconds(spent)} spent"
+        if self._end is not None:
+            total = max(self._end - self._started, spent, 1e-9)
+            times += f", about {minutes_seconds(total - spent)} left"
         row = Table.grid(padding=(0, 1))
-        row.add_row(bar, Text(times))
+        row.add_row(ProgressBar(total=total, completed=spent, width=_BAR, pulse=total is None), Text(times))
         line = Text(f"{self._phase.count}  {self._phase.standing}", no_wrap=True, overflow="ellipsis")
         return Group(row, line)
 
@@ -213,16 +210,16 @@ def describe(measurement: Measurement, arm: str, *, label: int = _LABEL) -> str:
     steps = measurement.fidelity.train_steps
     is_untrained = not plan.adapters and not measurement.trained_steps and measurement.error is None
     trained = f"{'–':>7} {'–':>6}" if is_untrained else f"{rate(plan.learning_rate):>7} {steps:>6,}"
-    run = f"{shortened(arm, label):<{label}} {plan.trainable_params:>11,} {trained}"
+    run = f"{abridged(arm, label):<{label}} {plan.trainable_params:>11,} {trained}"
     outcome = f"{measurement.loss:.4f}" if measurement.error is None else f"failed: {measurement.error}"
     return f"{run}  {outcome}"
 
 
-def shortened(arm: str, label: int = _LABEL) -> str:
-    """An arm's name in the columns that it has: its end is kept too.
+def abridged(arm: str, label: int = _LABEL) -> str:
+    """An arm's name in the columns that it has: begin and end are kept.
 
     Example:
-        >>> shortened("baseline: LoRA on all linear maps of the last layers")
+        >>> abridged("baseline: LoRA on all linear maps of the last layers")
         'baseline: LoRA on a…of the last layers'
     """
     if len(arm) <= label:
@@ -234,10 +231,6 @@ def shortened(arm: str, label: int = _LABEL) -> str:
 def _title(phase: str, n_measurements: int) -> str:
     """A phase with how many runs it may take; time or cost may pay for fewer."""
     return {0: phase, 1: f"{phase}: 1 run"}.get(n_measurements, f"{phase}: up to {n_measurements} runs")
-
-
-def _lower(best: tuple[str, float] | None, scored: tuple[str, float]) -> tuple[str, float]:
-    return scored if best is None or scored[1] < best[1] else best
 
 
 def minutes_seconds(seconds: float) -> str:

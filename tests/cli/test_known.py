@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from autopeft.cli.lists import TABLE, part_facts
+from autopeft.cli.facts import TABLE, part_facts
 from autopeft.extension import discover
 from autopeft.space import load, names
 from scripts.part_facts import table
@@ -27,7 +27,7 @@ def test_the_table_says_what_the_parts_say():
 
 
 def test_parts_of_another_package_are_listed_too(monkeypatch):
-    monkeypatch.setattr("autopeft.cli.lists.metadata.entry_points", lambda group: ["one"])
+    monkeypatch.setattr("autopeft.cli.facts.metadata.entry_points", lambda group: ["one"])
     assert set(part_facts("method")) == set(discover("autopeft.methods"))
 
 
