@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 
 @one_at_a_time()
 def search(
-    first: RunSpec | nn.Module | str | Path | None = None,
-    second: Any = None,
+    model_or_settings: RunSpec | nn.Module | str | Path | None = None,
+    dataset: Any = None,
     /,
     *,
     model: nn.Module | str | Path | None = None,
@@ -55,9 +55,9 @@ def search(
     model and sample dataset.
 
     Args:
-        first: The model; or settings as a record, or the YAML file that holds them (`run.yaml`), over which
-            arguments win.
-        second: The data.
+        model_or_settings: The model; or settings as a record, or the YAML file that holds them (`run.yaml`),
+            over which arguments win.
+        dataset: The data.
         model: Hub id, directory, or a transformers model with the task's head. A model that is passed as an
             object is unchanged afterwards.
         data: A dataset as `--data` takes it, a `datasets.Dataset` or `DatasetDict`, a `DataFrame` of pandas
@@ -77,13 +77,17 @@ def search(
         SiteError, BudgetError: Nothing can be adapted, or no plan fits the budget.
         AutopeftError: Any other fault; the docstring of `autopeft.errors` has the tree of all errors.
     """
-    _require_guard()
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SpecError(
+            "A worker process of autopeft.search imports the script that started the search, and the script "
+            'would start another; put its call of autopeft.search under: if __name__ == "__main__":'
+        )
     _require_gradients()
     quiet = bool(settings.pop("quiet", False))
     shows = is_watched() and not quiet
     progress = BarProgress(shows=shows)
     with in_python_words(), above_bars(shows=shows):
-        spec, model, data = _positional(first, second, model=model, data=data)
+        spec, model, data = _positional(model_or_settings, dataset, model=model, data=data)
         request, explicit, memory = _resolve(spec, settings, model=model, data=data, tokenizer=tokenizer)
         try:
             with _lent(memory):
@@ -116,15 +120,6 @@ def tune(train: Callable[[Trial], Score | float], **about: Any) -> Result:
         return with_path(commands.tune(train, study), study.path)
 
 
-def _require_guard() -> None:
-    """Raise a SpecError where a worker process imports the script whose search started it."""
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise SpecError(
-            "A worker process of autopeft.search imports the script that started the search, and the script "
-            'would start another; put its call of autopeft.search under: if __name__ == "__main__":'
-        )
-
-
 def _require_gradients() -> None:
     """Raise a SpecError in inference mode, whose tensors can have no gradients."""
     if torch.is_inference_mode_enabled():
@@ -135,8 +130,8 @@ def _require_gradients() -> None:
 
 @one_at_a_time()
 def analyze(
-    first: RunSpec | nn.Module | str | Path | None = None,
-    second: Any = None,
+    model_or_settings: RunSpec | nn.Module | str | Path | None = None,
+    dataset: Any = None,
     /,
     *,
     model: nn.Module | str | Path | None = None,
@@ -155,7 +150,7 @@ def analyze(
     max_examples, out = settings.pop("max_examples", None), settings.pop("out", None)
     settings.pop("quiet", None)  # as for `search`; there are no bars here
     with in_python_words():
-        spec, model, data = _positional(first, second, model=model, data=data)
+        spec, model, data = _positional(model_or_settings, dataset, model=model, data=data)
         request, explicit, memory = _resolve(spec, settings, model=model, data=data, tokenizer=tokenizer)
         with _lent(memory):
             return commands.analyze(
@@ -217,8 +212,8 @@ def load_result(folder: str | Path) -> Result:
 
 
 def _positional(
-    first: RunSpec | nn.Module | str | Path | None,
-    second: Any,
+    model_or_settings: RunSpec | nn.Module | str | Path | None,
+    dataset: Any,
     *,
     model: nn.Module | str | Path | None,
     data: Any,
@@ -228,18 +223,18 @@ def _positional(
     Raises:
         SpecError: Model or data are passed twice.
     """
-    spec: RunSpec | str | Path | None = first if isinstance(first, RunSpec) else None
-    if isinstance(first, str | Path) and Path(first).suffix in (".yaml", ".yml"):
-        spec = first
-    named = None if spec is not None else first
-    for word, one, other in (("model", named, model), ("data", second, data)):
+    is_file = isinstance(model_or_settings, str | Path) and Path(model_or_settings).suffix in (
+        ".yaml",
+        ".yml",
+    )
+    spec, by_position = None, model_or_settings
+    if is_file or isinstance(model_or_settings, RunSpec):
+        spec, by_position = cast("RunSpec | str | Path", model_or_settings), None
+    for word, one, other in (("model", by_position, model), ("data", dataset, data)):
         if one is not None and other is not None:
             raise SpecError(f"{word} is passed twice, by position and by name; pass it once.")
-    return (
-        spec,
-        model if named is None else cast("nn.Module | str | Path", named),
-        data if second is None else second,
-    )
+    model = model if by_position is None else cast("nn.Module | str | Path", by_position)
+    return spec, model, data if dataset is None else dataset
 
 
 def _resolve(
@@ -263,13 +258,12 @@ def _resolve(
             f"tokenizer is {tokenizer!r}, which is none; pass the object that "
             "AutoTokenizer.from_pretrained(…) gives, or for images that of AutoImageProcessor."
         )
-    for word, name, passed in (("model", "model.id", model), ("data", "data.source", data)):
-        if passed is not None and arguments.get(name) is not None:
+    for word, name, value in (("model", "model.id", model), ("data", "data.source", data)):
+        if value is None:
+            continue
+        if arguments.get(name) is not None:
             raise SpecError(f"{word} and {name} are one setting; pass one of them.")
-    if model is not None:
-        arguments["model.id"] = model if model_object is None else IN_MEMORY
-    if data is not None:
-        arguments["data.source"] = data if data_object is None else IN_MEMORY
+        arguments[name] = value if isinstance(value, str | Path) else IN_MEMORY
     memory = InMemory(model=model_object, tokenizer=tokenizer, data=data_object)
     flags, config = {}, None
     if isinstance(spec, RunSpec):
@@ -287,13 +281,10 @@ def _resolve(
 @contextmanager
 def _lent(memory: InMemory) -> Iterator[None]:
     """A context with gradients, whatever the caller has set, that restores a model object at its end."""
-    with torch.enable_grad():
-        if memory.model is None:
-            yield
-            return
+    if memory.model is not None:
         require_plain(memory.model)
-        with restoring(memory.model):
-            yield
+    with torch.enable_grad(), nullcontext() if memory.model is None else restoring(memory.model):
+        yield
 
 
 def is_watched() -> bool:
@@ -339,8 +330,8 @@ class BarProgress:
             self._best = loss if self._best is None else min(self._best, loss)
         if self._bar is not None:
             best = "" if self._best is None else f"best loss {self._best:.4f}, "
-            left = "" if seconds_left is None else f", {seconds_left:.0f} s left"
-            self._bar.set_postfix_str(f"{best}{arm}{left}", refresh=False)
+            time_left = "" if seconds_left is None else f", {seconds_left:.0f} s left"
+            self._bar.set_postfix_str(f"{best}{arm}{time_left}", refresh=False)
             self._bar.total = max(self._bar.total, self._bar.n + 1)  # a phase may measure more than announced
             self._bar.update(1)
 
