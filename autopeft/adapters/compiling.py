@@ -19,8 +19,8 @@ from autopeft.records import Adapter, Plan, PlanDocument, Site
 class Stack:
     """`peft` configs in the order in which they are attached; none for the task head alone.
 
-    A method whose sites share a state comes first. The adapters of each config train at its entry in
-    `rate_factors` times the plan's learning rate.
+    A method whose sites share a state comes first. The adapters of a config train at the plan's learning rate
+    times the config's entry in `rate_factors`.
     """
 
     configs: tuple[PeftConfig, ...]
@@ -28,15 +28,12 @@ class Stack:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the configs are called inside a model; `default` also for the head alone."""
+        """The names of the configs inside a model; `default` also for the head alone."""
         return adapter_names(self.configs)
 
 
 def compile_plan(plan: Plan, methods: Mapping[str, Method]) -> Stack:
-    """The stack of `peft` configs that says the same as a plan.
-
-    Each method, in the order of their names, writes the configs of its adapters of one rate factor.
-    """
+    """Write a plan as `peft` configs: each method writes those of its adapters of one rate factor."""
     groups: dict[tuple[str, float], list[Adapter]] = defaultdict(list)
     for adapter in plan.adapters:
         groups[adapter.method, adapter.rate_factor].append(adapter)
@@ -53,7 +50,7 @@ def compile_plan(plan: Plan, methods: Mapping[str, Method]) -> Stack:
 
 
 def common_learning_rate(plan: Plan) -> float | None:
-    """The learning rate of all adapters of a plan; None where they differ."""
+    """The learning rate of all adapters of a plan; None if they differ."""
     factors = {adapter.rate_factor for adapter in plan.adapters} or {1.0}
     return plan.learning_rate * factors.pop() if len(factors) == 1 else None
 
@@ -74,9 +71,20 @@ def check_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> No
         refusal = method.refusal(site)
         if refusal is not None and not method.only_if_asked(site):
             raise SiteError(f"{method.name} does not fit {site.name} ({refusal}); use another method there.")
-        _check_options(adapter, method, site)
-        _check_rank(adapter, method, site)
-        cost += method.cost(site, adapter.rank, dict(adapter.options))
+        options = dict(adapter.options)
+        for name, value in options.items():
+            if value not in (allowed := method.choices.get(name, (value,))):
+                where = f"{name} of {method.name} (at {site.name})"
+                raise UnknownNameError(where, str(value), map(str, allowed))
+        # All options are passed: a user's plan may have values that no search proposes, such as IA3's side.
+        expected = dict(method.options(site, **options))
+        if options != expected:
+            raise SpecError(
+                f"The options of {method.name} at {site.name} are {options}; they should be {expected}, or "
+                f"another choice among {', '.join(method.choices) or 'none'}."
+            )
+        _require_rank(adapter, method, site)
+        cost += method.cost(site, adapter.rank, options)
     if cost != plan.trainable_params:
         raise SpecError(
             f"The plan says {plan.trainable_params:,} trainable parameters, its adapters have {cost:,} "
@@ -85,34 +93,19 @@ def check_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> No
 
 
 def other_base_note(document: PlanDocument, base: BaseModel) -> str | None:
-    """A note where a plan fits a base model of another size than its own, as one of more layers."""
+    """Note that a plan was made for a base model of another size, as one of more layers; else None."""
     if document.base_params == base.base_params:
         return None
     used = {site.layer for site in base.sites if site.name in {a.site for a in document.plan.adapters}}
     bare = sorted({site.layer for site in base.sites if site.layer is not None} - used)
-    left = f" and gets no adapters in layers {', '.join(map(str, bare))}" if bare else ""
+    without = f" and gets no adapters in layers {', '.join(map(str, bare))}" if bare else ""
     return (
         f"The plan was made for a base model of {document.base_params:,} parameters; {base.name} has "
-        f"{base.base_params:,}{left}."
+        f"{base.base_params:,}{without}."
     )
 
 
-def _check_options(adapter: Adapter, method: Method, site: Site) -> None:
-    options = dict(adapter.options)
-    choices = {name: value for name, value in options.items() if name in method.choices}
-    for name, value in choices.items():
-        if value not in (allowed := method.choices[name]):
-            raise UnknownNameError(f"{name} of {method.name} (at {site.name})", str(value), map(str, allowed))
-    # All options are passed: a user's plan may have values that no policy chooses, such as IA3's side.
-    expected = dict(method.options(site, **options))
-    if options != expected:
-        raise SpecError(
-            f"The options of {method.name} at {site.name} are {options}; they should be {expected}, or "
-            f"another choice among {', '.join(method.choices) or 'none'}."
-        )
-
-
-def _check_rank(adapter: Adapter, method: Method, site: Site) -> None:
+def _require_rank(adapter: Adapter, method: Method, site: Site) -> None:
     ranks = method.ranks(site, dict(adapter.options)) if method.ranked else (0,)
     if method.ranked and method.readable_type is not None and method.low_rank:
         # `peft` attaches any rank of low-rank matrices, as a user's config may have. Above both sides of a

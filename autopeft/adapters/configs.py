@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import typing
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,11 +46,6 @@ def type_name(config: PeftConfig) -> str:
     return str(getattr(config.peft_type, "value", config.peft_type))
 
 
-def type_counts(configs: Sequence[PeftConfig]) -> dict[str, int]:
-    """How many configs there are of each `peft_type`, by its name."""
-    return Counter(map(type_name, configs))
-
-
 def task_name(config: PeftConfig) -> str | None:
     """`peft`'s word for the task of a config, such as `SEQ_CLS`; None where it has none."""
     task: str | None = getattr(config.task_type, "value", config.task_type)
@@ -63,7 +57,7 @@ def adapts_modules(config: PeftConfig) -> bool:
     return bool(getattr(config, "target_modules", None) != head_only_config().target_modules)
 
 
-def stays_beside_weights(config: PeftConfig) -> bool:
+def is_unmergeable(config: PeftConfig) -> bool:
     """Whether an adapter is known to be no change of the base model's weights, and cannot be merged."""
     return type_name(config) in _BESIDE_WEIGHTS
 
@@ -86,21 +80,14 @@ def changed_fields(config: PeftConfig) -> dict[str, Any]:
 
 
 def auto_class_of(configs: Sequence[PeftConfig]) -> str | None:
-    """The class of transformers to build, by the configs' task, else the class that `peft` wrote.
-
-    None leaves the class to the base model's own config.
-    """
+    """Name the class of transformers to build: by the configs' task, else as `peft` noted it, else None."""
     by_task = [_AUTO_CLASSES.get(task_name(config) or "") for config in configs]
     written = [(config.auto_mapping or {}).get("base_model_class") for config in configs]
     return next((name for name in (*by_task, *written) if name and hasattr(transformers, name)), None)
 
 
 def base_model_of(configs: Sequence[PeftConfig], *, path: Path) -> ModelSpec:
-    """The base model that the first config with a name of one was made for.
-
-    Raises:
-        SpecError: None of the configs, which were read from `path`, names one.
-    """
+    """Return the base model that configs, read from `path`, name first; SpecError if none is named."""
     for config in configs:
         if config.base_model_name_or_path and isinstance(config.base_model_name_or_path, str):
             return ModelSpec(id=config.base_model_name_or_path, revision=config.revision)
@@ -140,16 +127,15 @@ def is_adapter(path: Path) -> bool:
 
 
 def read_configs(path: Path) -> list[ConfigFile]:
-    """The configs of an adapter, in the order in which they are attached.
+    """Read the configs of an adapter, in the order in which they are attached.
 
     Args:
         path: An adapter_config.json, its folder, or a folder with an order.json of several.
 
     Raises:
         UnknownNameError: A type that this `peft` does not know.
-        SpecError: A file of another name, an order that lists no folders beside it, an unreadable config,
-            a file that differs from its checksum, a type that trains virtual tokens, or values that `peft`
-            refuses.
+        SpecError: A file that is not there, damaged or unreadable, or that holds what `peft` refuses or
+            autopeft does not take.
     """
     if path.is_dir():
         require_unchanged(path)
@@ -160,18 +146,19 @@ def read_configs(path: Path) -> list[ConfigFile]:
     if not (path / _ORDER).is_file():
         return [_read_config(path)]
     order = _read_json(path / _ORDER)
-    # The name of a folder right here: no path, and no link that leads elsewhere.
+    # Names of folders right here: no paths that lead elsewhere.
     is_list = isinstance(order, list) and all(
         isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name for name in order
     )
     if not is_list or not order or len(set(order)) < len(order):
-        expected = "each folder once" if is_list and order else "the names of the folders beside it"
-        raise SpecError(f"{path / _ORDER} holds {order!r}; it should list {expected}.")
+        raise SpecError(
+            f"{path / _ORDER} holds {order!r}; it should list the names of the folders beside it, each once."
+        )
     return [_read_config(path / name) for name in order]
 
 
 def unknown_keys(file: ConfigFile) -> list[str]:
-    """A note where a config's file has keys that this `peft` leaves out."""
+    """Note the keys of a config's file that this `peft` leaves out."""
     kind = PEFT_TYPE_TO_CONFIG_MAPPING[file.config.peft_type]
     extra = set(file.content) - {field.name for field in dataclasses.fields(kind)}
     if not extra:
@@ -190,11 +177,9 @@ def _read_config(folder: Path) -> ConfigFile:
     if not isinstance(content, dict) or "peft_type" not in content:
         held = "no peft_type" if isinstance(content, dict) else f"a {type(content).__name__}, no object"
         raise SpecError(f"{file} holds {held}; {_WRITTEN_BY_PEFT}.")
-    kind, known = content["peft_type"], [member.value for member in PeftType]
-    if kind not in known:
-        if str(kind).upper() in known:
-            raise SpecError(f"{file} has the peft_type {kind!r}; peft writes it in capitals.")
-        raise UnknownNameError(f"peft_type (in {file})", str(kind), known)
+    kind, types = content["peft_type"], [member.value for member in PeftType]
+    if kind not in types:
+        raise UnknownNameError(f"peft_type (in {file})", str(kind), types)
     if kind == PeftType.XLORA:
         raise SpecError(f"{file} is X-LoRA, which mixes other adapters by a gate; count those one by one.")
     if issubclass(PEFT_TYPE_TO_CONFIG_MAPPING[kind], PromptLearningConfig):
@@ -202,31 +187,30 @@ def _read_config(folder: Path) -> ConfigFile:
             f"{file} is {kind}, which trains virtual tokens; autopeft takes adapters of modules alone: use "
             "peft itself for this one."
         )
-    odd = _misread(content, PEFT_TYPE_TO_CONFIG_MAPPING[kind])
-    if odd:
+    if odd := _misread(content, PEFT_TYPE_TO_CONFIG_MAPPING[kind]):
         raise SpecError(f"{file} has values that peft cannot use: {'; '.join(odd)}; correct them.")
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        reason = reason_of(error)
-        raise SpecError(f"{file} is no config that peft {peft.__version__} reads: {reason}.") from error
+        text = f"{file} is no config that peft {peft.__version__} reads: {reason_of(error)}."
+        raise SpecError(text) from error
     config.inference_mode = False
     return ConfigFile(folder=folder, config=config, content=content)
 
 
 def _misread(content: Mapping[str, Any], config_class: type[PeftConfig]) -> list[str]:
-    """Phrases for the values that `peft` would misread without a word, or fail at in words of Python's.
+    """Describe values that `peft` would misread in silence, or refuse in an error without their name.
 
-    The string `lm_head` as `modules_to_save` means every module whose name ends in one of its letters.
+    To `peft` the string `lm_head` as `modules_to_save` means all modules whose name ends in a letter of it.
     """
     phrases = []
     for name, hint in typing.get_type_hints(config_class).items():
         value, expected = content.get(name), ""
-        if hint is int and name in content:  # of alphas `peft` declares whole numbers and computes with any
-            is_number = (
-                isinstance(value, int | float) if "alpha" in name or "lambda" in name else type(value) is int
-            )
-            expected = "" if is_number else "a number" if "alpha" in name else "a whole number"
+        if hint is int and name in content and type(value) is not int:
+            # `peft` declares alphas as whole numbers and computes with any number.
+            may_be_float = "alpha" in name or "lambda" in name
+            if not (may_be_float and isinstance(value, int | float)):
+                expected = "a number" if may_be_float else "a whole number"
         elif hint is bool and not isinstance(value, bool | None):
             expected = "true or false"
         elif name == "modules_to_save" and not isinstance(value, list | None):

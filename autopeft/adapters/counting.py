@@ -37,10 +37,10 @@ _WRAPPED = tuple(
 
 @dataclass(frozen=True, kw_only=True)
 class Count:
-    """Trainable parameters of a plan, without the task head; `by_role` and `by_layer` each add up to them.
+    """Trainable parameters of a plan without the task head; `by_role` and `by_layer` each add up to them.
 
-    `sites` counts the places of each role. `ranks` has the lowest and the highest rank of each role with
-    ranks. `adapter_bytes` is the size of the tensors that `save_pretrained` writes, head included.
+    `sites` counts the sites of each role. `ranks` has the lowest and highest rank of each role with ranks.
+    `adapter_bytes` is the size of the tensors that `save_pretrained` writes, head included.
     """
 
     base_model: str
@@ -57,21 +57,15 @@ class Count:
 
     @property
     def share_of_base(self) -> float:
-        """Trainable parameters as a share of the base model's, a fraction."""
+        """Trainable parameters as a fraction of the base model's."""
         return self.trainable_params / self.base_params
 
 
 def count_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method], *, task_type: str | None) -> Count:
-    """The count of a plan on a base model, its task head apart.
+    """Count what a plan that passed `check_plan` trains on a skeleton, which is changed in place.
 
-    Args:
-        plan: Passes `check_plan`.
-        base: A skeleton; changed in place.
-        methods: By name.
-        task_type: `peft`'s word for the task; None where it has none.
-
-    Raises:
-        SiteError: `peft` attaches another number of parameters than the plan says.
+    `task_type` is `peft`'s word for the task, None if it has none. Raises SiteError if `peft` attaches
+    another number of parameters than the plan says.
     """
     stack = compile_plan(plan, methods)
     configs = for_task(stack.configs, base.module, task_type=task_type, head_names=base.head_names)
@@ -87,11 +81,10 @@ def count_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method], *, ta
 
 
 def count_configs(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -> Count:
-    """Trainable parameters of adapter configs on a base model without weights, which is changed in place.
+    """Count what adapter configs, read from `path`, train on a skeleton, which is changed in place.
 
-    Notes name keys and patterns that have no effect, and what depends on weights or data. `path`, where the
-    configs lie, is for messages. Raises what `attach_fitting` raises, and a SpecError for a type that reads
-    the base model's weights.
+    Notes name keys and patterns that have no effect, and what depends on weights or data. Raises what
+    `attach_fitting` raises, and SpecError for a type that reads the base model's weights.
     """
     if odd := [type_name(file.config) for file in files if reads_weights(file.config)]:
         raise SpecError(f"{path} is {odd[0]}, which cannot be counted without weights; attach it with peft.")
@@ -108,10 +101,7 @@ def count_configs(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -
 
 
 def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes: Sequence[str]) -> Count:
-    """Count what requires a gradient in a base model with adapters on it, without weights.
-
-    `base` gives the sites, the head and the size; `methods` and `notes` go into the count.
-    """
+    """Count what requires a gradient in a skeleton with adapters, whose sites and head `base` lists."""
     by_role: Counter[str] = Counter()
     by_layer: Counter[str] = Counter()
     names: dict[str, set[str]] = defaultdict(set)
@@ -153,13 +143,13 @@ def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes
         by_role=dict(by_role.most_common()),
         by_layer={layer: by_layer[layer] for layer in ordered},
         sites={role: len(names[role]) for role, _ in by_role.most_common()},
-        ranks={role: (min(found), max(found)) for role, found in ranks.items() if found},
+        ranks={role: (min(values), max(values)) for role, values in ranks.items() if values},
         notes=(*notes, *wasteful_ranks(attached)),
     )
 
 
 def _place(name: str, sites: Mapping[str, Site], base: BaseModel) -> tuple[str, str, str, bool]:
-    """The site of a parameter, else its module; the role, the layer, and whether it is in the head."""
+    """Tell of a parameter its site or else module, the role, the layer, and whether it is in the head."""
     parts = name.split(".")
     prefixes = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
     site = next((sites[prefix] for prefix in prefixes if prefix in sites), None)

@@ -34,8 +34,12 @@ _MOST_SOUGHT = 8  # names for which near ones are sought; chosen by hand
 
 
 def require_quick_patterns(file: ConfigFile, names: Sequence[str], *, path: Path) -> None:
-    """Raise SpecError where a regular expression of a config takes seconds to match names of modules."""
-    # Each in the form in which `peft` matches it.
+    """Raise SpecError if a regular expression of a config takes seconds to match names of modules.
+
+    `re` takes years for some short ones, such as `(.*)*Y`. `peft` matches with `re`, so that a quicker engine
+    would prove nothing.
+    """
+    # Each is written as `peft` matches it.
     patterns = [values for field in _FIELDS if isinstance(values := file.content.get(field), str)]
     layers = file.content.get("layers_pattern")
     for layer in layers if isinstance(layers, list) else [layers] if layers else []:
@@ -44,24 +48,18 @@ def require_quick_patterns(file: ConfigFile, names: Sequence[str], *, path: Path
         if field.endswith("_pattern") and isinstance(values, dict):
             patterns += [rf"(.*\.)?({key})$" for key in values if _REPEATS.search(key)]
     if not are_quick(patterns, names, uses=("fullmatch", "match")):
-        repeating = next(pattern for pattern in patterns if _REPEATS.search(pattern))
-        shown = shortened(repeating, 60)
+        shown = next(pattern for pattern in patterns if _REPEATS.search(pattern))
         raise SpecError(
-            f"{path} has a regular expression that takes too long to match ({shown}); repeat nothing that is "
-            "repeated inside, or list the modules by name."
+            f"{path} has a regular expression that takes too long to match ({shortened(shown, 60)}); repeat "
+            "nothing that is repeated inside, or list the modules by name."
         )
 
 
 def are_quick(patterns: Sequence[str], texts: Sequence[str], *, uses: Sequence[str]) -> bool:
-    """Whether regular expressions handle some texts within two processor seconds, all of them together.
+    """Whether regular expressions, by all `uses` such as `search`, handle all texts in two processor seconds.
 
     A timer interrupts `re`, which looks for signals while it matches. Outside the main thread and on Windows
-    there is no such timer, and every pattern counts as quick.
-
-    Args:
-        patterns: Those that are no regular expressions count as quick.
-        texts: What each is tried on.
-        uses: Methods of compiled expressions, such as `search`.
+    there is no such timer, and every pattern counts as quick, as does what is no regular expression.
     """
     repeating = [pattern for pattern in patterns if _REPEATS.search(pattern)]
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
@@ -70,7 +68,7 @@ def are_quick(patterns: Sequence[str], texts: Sequence[str], *, uses: Sequence[s
     def stop(*_: object) -> NoReturn:
         raise TimeoutError
 
-    before = signal.signal(signal.SIGPROF, stop)
+    old_handler = signal.signal(signal.SIGPROF, stop)
     signal.setitimer(signal.ITIMER_PROF, _CPU_SECONDS)
     try:
         for pattern in repeating:
@@ -85,7 +83,7 @@ def are_quick(patterns: Sequence[str], texts: Sequence[str], *, uses: Sequence[s
         return False
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0.0)
-        signal.signal(signal.SIGPROF, before)
+        signal.signal(signal.SIGPROF, old_handler)
     return True
 
 
@@ -99,10 +97,9 @@ class TargetMatch:
 
 
 def target_matches(content: Mapping[str, Any], module: nn.Module) -> tuple[TargetMatch, ...]:
-    """The modules that each entry of a config matches; `target_parameters` match parameters.
+    """Match each target in the content of a config's file with modules, or with parameters.
 
-    `content` is the config's file. `all-linear` and the placeholder of a config that adapts nothing stand for
-    no names and are left out.
+    `all-linear` and the placeholder of a config that adapts nothing stand for no names and are left out.
     """
     modules = [name for name, _ in module.named_modules() if name]
     places = {"target_modules": modules, "target_parameters": [name for name, _ in module.named_parameters()]}
@@ -151,12 +148,7 @@ def in_head(name: str, base: BaseModel) -> bool:
 
 
 def require_match(file: ConfigFile, base: BaseModel, *, path: Path) -> None:
-    """Refuse a config that targets no module of a base model, or whose patterns take too long to match.
-
-    Raises:
-        SiteError: No module has the names; the message has the nearest.
-        SpecError: A regular expression of the config is too slow.
-    """
+    """Raise SiteError for a config that targets no module of a base model, SpecError for a slow pattern."""
     require_quick_patterns(file, [name for name, _ in base.module.named_modules() if name], path=path)
     content = _as_loaded(file, base.module)
     targets = content.get("target_modules")
@@ -167,8 +159,8 @@ def require_match(file: ConfigFile, base: BaseModel, *, path: Path) -> None:
     matches = matches_pattern if is_regex else matches_ending
     if any(matches(entry, name) for entry in entries for name, _ in base.module.named_modules() if name):
         return
-    known = list(dict.fromkeys(_last(site.name) for site in base.sites))
-    hint = _nearest(entries, known) or f"; there are {', '.join(known[:8])}"
+    endings = list(dict.fromkeys(_last(site.name) for site in base.sites))
+    hint = _nearest(entries, endings) or f"; there are {', '.join(endings[:8])}"
     raise SiteError(
         f"{path} and {base.name} do not fit: it adapts {_listed(entries)}, which the model lacks{hint}; "
         "use the base model that it was made for."
@@ -178,10 +170,10 @@ def require_match(file: ConfigFile, base: BaseModel, *, path: Path) -> None:
 def unmatched(
     file: ConfigFile, targeted: Collection[str], *, modules: Sequence[str], model: nn.Module
 ) -> list[str]:
-    """A note for every name in a config that stands for no module; `peft` passes over them in silence.
+    """Note every name in a config that stands for no module; `peft` passes over them in silence.
 
-    `targeted` are the modules, and the parameters inside modules, that `peft` adapts for the config.
-    `modules` are the names of all modules of `model` before adapters were put on it.
+    `targeted` are the modules, and parameters inside modules, that `peft` adapts for the config. `modules`
+    are the names of all modules of `model` before it had adapters.
     """
     content = _as_loaded(file, model)
     places = {
@@ -194,15 +186,15 @@ def unmatched(
         names = content.get(field)
         # peft writes the names of heads into every config of a classifier.
         heads = SEQ_CLS_HEAD_NAMES if is_classifier and field == "modules_to_save" else ()
-        known = (*_ALL, *heads)
-        entries = [str(name) for name in names if name not in known] if isinstance(names, list) else []
+        entries = names if isinstance(names, list) else []
+        entries = [str(entry) for entry in entries if entry not in (*_ALL, *heads)]
         if lost := _lost(entries, choices, matches_ending):
             near = _nearest(lost, list(dict.fromkeys(map(_last, (*choices, *modules)))))
             notes.append(f"{field} names what is not there: {_listed(lost)}{near}.")
     for field, pattern in content.items():
         keys = pattern if field.endswith("_pattern") and isinstance(pattern, dict) else {}
-        if any(isinstance(kept, list) for kept in keys.values()):
-            continue  # what AdaLoRA has left of each rank, under the names of tensors
+        if any(isinstance(mask, list) for mask in keys.values()):
+            continue  # AdaLoRA's masks of kept ranks, under the names of tensors
         if lost := _lost(keys, targeted, matches_key):
             notes.append(f"{field} has keys that fit no target: {_listed(lost)}.")
     layers = content.get("layers_to_transform")
@@ -213,14 +205,14 @@ def unmatched(
 
 
 def _as_loaded(file: ConfigFile, model: nn.Module) -> dict[str, Any]:
-    """The content of a config with a list of targets under the names that `peft` gives them here.
+    """Return the content of a config with a list of targets under the names that `peft` gives them.
 
     Experts that were maps of their own in older versions of transformers, such as Mixtral's w1, are now held
     by one parameter.
     """
-    config = copy.deepcopy(file.config)
     if not isinstance(file.content.get("target_modules"), list):
         return file.content
+    config = copy.deepcopy(file.config)
     try:
         convert_peft_config_for_transformers(config, model=model, conversions=None)
     except ValueError:  # half of a fused pair, which peft refuses when it attaches
@@ -232,12 +224,12 @@ def _as_loaded(file: ConfigFile, model: nn.Module) -> dict[str, Any]:
 
 
 def _lost(entries: Iterable[str], names: Collection[str], matches: Callable[[str, str], bool]) -> list[str]:
-    exact = set(names)  # which spares most entries a look at every name
+    exact = set(names)  # most entries need no comparison with every name
     return [e for e in entries if e not in exact and not any(matches(e, name) for name in names)]
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The names, and how many there are where not all can be shown.
+    """Join names; if the text gets too long it is cut, and their number follows.
 
     Example:
         >>> _listed(["q", "k"]), _listed([f"experts.{i}.w1" for i in range(64)])[-31:]
@@ -247,12 +239,12 @@ def _listed(names: Sequence[str]) -> str:
     return text if len(text) <= _MOST_SHOWN else f"{shortened(text, _MOST_SHOWN)} ({len(names):,} names)"
 
 
-def _nearest(entries: Sequence[str], known: Sequence[str]) -> str:
-    """The known names nearest to the entries, as a clause; empty where none is near."""
+def _nearest(entries: Sequence[str], endings: Sequence[str]) -> str:
+    """A clause with the endings of names that are nearest to the entries; empty if none is near."""
     words = [word for entry in entries[:_MOST_SOUGHT] for word in re.findall(r"[A-Za-z]\w+", entry)]
-    words = list(dict.fromkeys(words))
-    named = [name for name in known if not name.isdigit()]  # a digit numbers a layer or an expert
-    near = [name for word in words for name in difflib.get_close_matches(word, named, n=2, cutoff=0.5)]
+    named = [name for name in endings if not name.isdigit()]  # a digit numbers a layer or an expert
+    close = (difflib.get_close_matches(word, named, n=2, cutoff=0.5) for word in dict.fromkeys(words))
+    near = [name for names in close for name in names]
     return f"; nearest: {', '.join(list(dict.fromkeys(near))[:4])}" if near else ""
 
 

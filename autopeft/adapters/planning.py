@@ -1,4 +1,4 @@
-"""A user's file, a plan or any adapter config of `peft`, as a plan on the base model at hand.
+"""Reads a user's file, a plan or adapter configs of `peft`, as a plan on a base model.
 
 `peft` itself says which modules a config means, at which ranks and scales: it is attached to a copy of the
 model without weights. The configs made of the plan must attach the same.
@@ -52,18 +52,18 @@ _READ_ELSEWHERE = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class UserPlan:
-    """A user's plan on a base model; `notes` say which parts of the user's file have no effect there."""
+    """A user's plan on a base model; `notes` say which parts of the user's file have no effect."""
 
     plan: Plan
     notes: tuple[str, ...] = ()
 
 
 def read_user_plan(path: Path, base: BaseModel, methods: Mapping[str, Method]) -> UserPlan:
-    """The plan that a user's file means on a base model; its learning rate is 0 where the file has none.
+    """Read a user's file as a plan on a base model; its learning rate is 0 if the file has none.
 
     Args:
-        path: plan.yaml, a run directory, an adapter_config.json, or a folder of one or of several
-            with their order.json. A folder that holds a plan as well is read as that.
+        path: plan.yaml, a run directory, an adapter_config.json, or a folder of one or of several with their
+            order.json. A folder that holds a plan too is read as the plan.
         base: Left as it is.
         methods: By name.
 
@@ -87,7 +87,7 @@ def read_user_plan(path: Path, base: BaseModel, methods: Mapping[str, Method]) -
 
 
 def check_user_file(path: Path) -> None:
-    """Raise SpecError where `read_user_plan` could read a file on no base model at all."""
+    """Raise SpecError for a file that `read_user_plan` could read on no base model at all."""
     if is_adapter(path) and not holds_plan(path):
         read_configs(path)
     else:
@@ -99,12 +99,18 @@ def _plan_of_configs(path: Path, base: BaseModel, methods: Mapping[str, Method])
     notes: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the notes say what `peft` warns of while it attaches
-        read = [_without_idle_bias(file, base, path=path) for file in read_configs(path)]
-        files = [(file, _method_for(file, methods, path=path)) for file in read]
-        for file, _ in files:
+        files = [_without_idle_bias(file, base, path=path) for file in read_configs(path)]
+        by_type = {method.readable_type: method for method in methods.values() if method.readable_type}
+        for file in files:
+            if type_name(file.config) not in by_type:
+                raise SpecError(
+                    f"{path} is of the type {type_name(file.config)}, which a plan cannot hold exactly; "
+                    f"it can hold {', '.join(sorted(by_type))}."
+                )
             _require_representable(file, base, path=path)
         modules = [name for name, _ in base.module.named_modules() if name]
-        for file, method in files:
+        for file in files:
+            method = by_type[type_name(file.config)]
             meanings.append(meaning := _meaning(file, base, method, path=path))
             notes += unknown_keys(file)
             notes += [
@@ -135,7 +141,7 @@ def _plan_of_configs(path: Path, base: BaseModel, methods: Mapping[str, Method])
 
 
 def _without_idle_bias(file: ConfigFile, base: BaseModel, *, path: Path) -> ConfigFile:
-    """The config without its `bias` where that trains nothing, as on a Llama, which has no biases."""
+    """Drop a config's `bias` if it trains nothing, as on a Llama, which has no biases."""
     if getattr(file.config, "bias", "none") == "none":
         return file
     require_match(file, base, path=path)
@@ -149,8 +155,7 @@ def _without_idle_bias(file: ConfigFile, base: BaseModel, *, path: Path) -> Conf
 class _Meaning:
     """What `peft` attaches for one config, by module, and the adapters that say the same.
 
-    `targeted` names all modules that the config adapts, those in the task head too.
-    `notes` say what is left out.
+    `targeted` names all modules that the config adapts, also in the task head; `notes` say what is left out.
     """
 
     method: Method
@@ -211,7 +216,7 @@ def _is_all_linear(file: ConfigFile) -> bool:
 
 
 def _plan(adapters: Sequence[Adapter], base: BaseModel, methods: Mapping[str, Method], *, path: Path) -> Plan:
-    """The adapters of all configs as one plan, each method at its place in its own range of rates."""
+    """Make one plan of the adapters of all configs, each method at the same place in its range of rates."""
     if not adapters:
         raise SpecError(f"{path} adapts nothing of {base.name} but its task head, which every plan trains.")
     lead = methods[adapters[0].method]
@@ -227,19 +232,8 @@ def _plan(adapters: Sequence[Adapter], base: BaseModel, methods: Mapping[str, Me
     return plan
 
 
-def _method_for(file: ConfigFile, methods: Mapping[str, Method], *, path: Path) -> Method:
-    """The method whose plans can hold every setting of a config; SpecError where there is none."""
-    by_type = {method.readable_type: method for method in methods.values() if method.readable_type}
-    if type_name(file.config) not in by_type:
-        raise SpecError(
-            f"{path} is of the type {type_name(file.config)}, which a plan cannot hold exactly; "
-            f"it can hold {', '.join(sorted(by_type))}."
-        )
-    return by_type[type_name(file.config)]
-
-
 def _require_representable(file: ConfigFile, base: BaseModel, *, path: Path) -> None:
-    """Refuse, by a SpecError, settings that a plan would lose and modules outside the head trained whole."""
+    """Raise SpecError for settings that a plan would lose, and for modules outside the head trained whole."""
     modules = [name for name, _ in base.module.named_modules()]
     for ending in getattr(file.config, "modules_to_save", None) or ():
         named = [name for name in modules if name == ending or name.endswith(f".{ending}")]
@@ -260,7 +254,7 @@ def _require_representable(file: ConfigFile, base: BaseModel, *, path: Path) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class _AttachedLayer:
-    """What `peft` made at one module; `scale` None where the type has none, `params` are trainable.
+    """What `peft` made at one module: `params` trainable numbers, `scale` None for a type without one.
 
     `on_inputs` says that the factors of IA3 multiply the inputs rather than the outputs.
     """
@@ -288,7 +282,7 @@ def _described(layer: _AttachedLayer | None) -> str:
 def _attached_layers(
     configs: Sequence[PeftConfig], base: BaseModel, *, path: Path
 ) -> dict[str, _AttachedLayer]:
-    """What `peft` makes of configs on a copy of the base model without weights, by module.
+    """Attach configs to a copy of the base model without weights; return what `peft` made, by module.
 
     Modules that the configs train whole, such as the task head, are left out.
     """
@@ -296,14 +290,14 @@ def _attached_layers(
 
 
 def _n_trained(config: PeftConfig, base: BaseModel, *, path: Path) -> int:
-    """Parameters outside the task head that `peft` trains for a config, biases of the base model too."""
+    """Count parameters outside the task head that `peft` trains for a config, the base's biases too."""
     adapted = _attach([config], base, path=path).model.get_base_model()
     trained = ((name, p) for name, p in adapted.named_parameters() if p.requires_grad)
     return sum(parameter.numel() for name, parameter in trained if not in_head(name, base))
 
 
 def _attach(configs: Sequence[PeftConfig], base: BaseModel, *, path: Path) -> Attached:
-    """The configs without what they train whole, on a copy of the base model without weights."""
+    """Attach configs, without what they train whole, to a copy of the base model without weights."""
     with torch.device("meta"):
         module = type(base.module)(copy.deepcopy(cast(Any, base.module.config)))
     if any(site.quantised for site in base.sites):

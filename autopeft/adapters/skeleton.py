@@ -23,9 +23,9 @@ from torch import nn
 
 from autopeft.adapters.configs import ConfigFile
 from autopeft.adapters.matching import require_match
-from autopeft.errors import SiteError, SpecError
+from autopeft.errors import SiteError
 from autopeft.model import BaseModel, adapter_names
-from autopeft.model.attaching import put_on
+from autopeft.model.attaching import put_on, require_shapes
 
 # The types whose rank is that of a matrix; peft attaches more than the layer can use, without a word.
 _LOW_RANK = (PeftType.LORA, PeftType.ADALORA, PeftType.DELORA, PeftType.DEFT)
@@ -43,12 +43,12 @@ class Attached:
     model: PeftModel
 
     def layers(self) -> Iterator[tuple[str, BaseTunerLayer]]:
-        """The layers that hold adapters, by their names in the base model."""
+        """Yield the layers that hold adapters, by their names in the base model."""
         modules = self.model.get_base_model().named_modules()
         return ((name, layer) for name, layer in modules if isinstance(layer, BaseTunerLayer))
 
     def targets(self) -> Iterator[tuple[str, BaseTunerLayer]]:
-        """The outermost layer at each module, by the module's name, and at each parameter inside modules."""
+        """Yield the outermost layer at each adapted module or parameter, by the name of that."""
         for name, layer in self.layers():
             if isinstance(layer, ParamWrapper):  # parameters of one module are wrapped in each other
                 yield f"{name.replace('.base_layer', '')}.{layer.parameter_name}", layer
@@ -56,7 +56,7 @@ class Attached:
                 yield name, layer
 
     def ranks(self) -> dict[str, dict[str, int]]:
-        """The rank of each adapter at each layer that has one, by the layer's name."""
+        """The rank of each adapter at each layer with ranks, by the layer's name."""
         return {
             name: {adapter: rank for adapter, rank in layer.r.items() if isinstance(rank, int)}
             for name, layer in self.layers()
@@ -64,7 +64,7 @@ class Attached:
         }
 
     def saved_bytes(self) -> int:
-        """The size of the tensors that `save_pretrained` would write."""
+        """Bytes of the tensors that `save_pretrained` would write."""
         total = 0
         for name, config in self.model.peft_config.items():
             config.base_model_name_or_path = None  # else peft asks the hub for the model's vocabulary
@@ -76,10 +76,9 @@ class Attached:
 
 
 def attach_without_weights(module: nn.Module, configs: Sequence[PeftConfig]) -> Attached:
-    """The configs, in their order, on a model on the meta device, which is changed in place.
+    """Attach configs, in order, to a model on the meta device, which is changed in place.
 
-    Raises:
-        Exception: What `peft` raises of a config that does not fit; see `fitting.in_a_sentence`.
+    Raises what `peft` raises for a config that does not fit; see `in_a_sentence`.
     """
     names, copies = adapter_names(configs), [copy.deepcopy(config) for config in configs]
     for config in copies:
@@ -95,7 +94,7 @@ def attach_without_weights(module: nn.Module, configs: Sequence[PeftConfig]) -> 
     )
     for config, name in zip(copies, names, strict=True):
         if config.peft_type == PeftType.ADALORA:
-            # Cut the layers to the ranks that training has left, as `peft` does when it loads them.
+            # Cut the layers to the ranks that training kept, as `peft` does when it loads them.
             for key, kept in (cast(Any, config).rank_pattern or {}).items():
                 layer = cast(Any, module.get_submodule(key.split(".lora_E")[0]))
                 layer.r[name] = rank = sum(kept)
@@ -104,24 +103,34 @@ def attach_without_weights(module: nn.Module, configs: Sequence[PeftConfig]) -> 
                 layer.lora_B[name] = nn.Parameter(torch.empty(layer.out_features, rank, device="meta"))
             cast(Any, config).rank_pattern = None  # else the state would be cut once more
     add_shira_indices(adapted)
-    _add_monteclora_samplers(adapted)
+    for module in adapted.modules():
+        # MonteCLoRA's samplers, which `peft` makes on real devices alone.
+        layer = cast(Any, module)
+        for name, sampling in getattr(layer, "_lora_monteclora_config", {}).items():
+            rank, n_samples = layer.lora_A[name].out_features, sampling.num_samples
+            sampler = nn.Module()
+            sampler.std_prior = nn.Parameter(torch.empty(rank, device="meta"))
+            sampler.expert_weights_prior = nn.Parameter(torch.empty(n_samples, device="meta"))
+            sampler.register_buffer("gaussian_var_prior", torch.empty(rank, rank, device="meta"))
+            sampler.register_buffer("expert_weights", torch.empty(n_samples, device="meta"))
+            layer.lora_monteclora_sampler[name] = sampler
     return Attached(model=adapted)
 
 
 def held_names(layer: BaseTunerLayer) -> set[str]:
-    """The names of the adapters that a layer holds."""
+    """List the names of the adapters that a layer holds."""
     return {name for kind in layer.adapter_layer_names for name in getattr(layer, kind, {})}
 
 
 def remarks(config: Any) -> list[str]:
-    """Notes of what a config leaves open, or what training makes of the count."""
+    """Note what training makes of the count of an AdaLoRA; no notes for other types."""
     if config.peft_type == PeftType.ADALORA and not config.rank_pattern:
         return [f"AdaLoRA begins at rank {config.init_r}, which is counted, and prunes to {config.target_r}."]
     return []
 
 
 def forgo_initial_values(config: Any) -> None:
-    """Change a config so that no initial value must be computed; the number of parameters stays the same."""
+    """Change a config so that `peft` computes no initial values; the number of parameters stays the same."""
     if config.peft_type == PeftType.LORA and config.init_lora_weights != "mica":  # mica freezes A
         config.init_lora_weights = True
     if config.peft_type == PeftType.SHIRA:
@@ -137,27 +146,8 @@ def add_shira_indices(adapted: nn.Module) -> None:
                 cast(Any, layer).shira_indices[name] = indices
 
 
-def _add_monteclora_samplers(adapted: nn.Module) -> None:
-    """Give MonteCLoRA's layers the numbers of their samplers, which `peft` makes on real devices alone."""
-    for module in adapted.modules():
-        layer = cast(Any, module)
-        for name, config in getattr(layer, "_lora_monteclora_config", {}).items():
-            rank, n_samples = layer.lora_A[name].out_features, config.num_samples
-            sampler = nn.Module()
-            sampler.std_prior = nn.Parameter(torch.empty(rank, device="meta"))
-            sampler.expert_weights_prior = nn.Parameter(torch.empty(n_samples, device="meta"))
-            sampler.register_buffer("gaussian_var_prior", torch.empty(rank, rank, device="meta"))
-            sampler.register_buffer("expert_weights", torch.empty(n_samples, device="meta"))
-            layer.lora_monteclora_sampler[name] = sampler
-
-
 def attach_fitting(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) -> Attached:
-    """A base model with adapter configs on it, in their order.
-
-    Args:
-        files: The configs; left as they are.
-        base: A skeleton; changed in place.
-        path: Where the configs were read, for messages.
+    """Attach adapter configs, read from `path`, to a skeleton, which is changed in place.
 
     Raises:
         SiteError: Sites that the model lacks, two adapters at one site, a rank above a map's size, or
@@ -180,7 +170,7 @@ def attach_fitting(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) 
 def attach_one_each(
     module: nn.Module, configs: Sequence[PeftConfig], *, base_name: str, path: Path
 ) -> Attached:
-    """A model without weights with configs on it; SiteError where they do not fit or two adapt one site."""
+    """Attach configs to a model without weights; SiteError if they do not fit or two adapt one site."""
     with in_a_sentence(path, base_name):
         attached = attach_without_weights(module, configs)
     for name, layer in attached.layers():
@@ -209,37 +199,23 @@ def in_a_sentence(path: Path, base_name: str) -> Iterator[None]:
 
 
 def refuse_weights(attached: Attached, weights: Sequence[Mapping[str, torch.Tensor]], *, path: Path) -> None:
-    """Refuse tensors of LoRA that are not those of its config: others, too few, or of another shape.
+    """Raise SpecError if the tensors of a LoRA, read from `path`, are not those of its config on a skeleton.
 
-    Args:
-        attached: The configs on a skeleton.
-        weights: The tensors of each config, or nothing. Those of types other than LoRA are not checked, as
-            `peft` saves them in more than one way.
-        path: Where the weights were read, for the message.
-
-    Raises:
-        SpecError: Names the first such tensor.
+    Weights of other types are not checked, as `peft` saves them in more than one way. `weights` has the
+    tensors of each config, or is empty.
     """
     for (name, config), tensors in zip(attached.model.peft_config.items(), weights, strict=False):
         if config.peft_type != PeftType.LORA:
             continue
         state = peft.get_peft_model_state_dict(attached.model, adapter_name=name, save_embedding_layers=False)
-        expected, seen = _lora_shapes(state), _lora_shapes(tensors)
-        for key in sorted(expected.keys() | seen.keys()):
-            if expected.get(key) != seen.get(key):
-                raise SpecError(
-                    f"The weights in {path} hold {seen.get(key, 'nothing')} as {key}, the config asks for "
-                    f"{expected.get(key, 'nothing')}; use the config and weights of one adapter, and "
-                    "--model with its base model."
-                )
-
-
-def _lora_shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    return {key: " × ".join(map(str, tensor.shape)) for key, tensor in tensors.items() if ".lora_" in key}
+        stored, expected = (
+            {key: t for key, t in each.items() if ".lora_" in key} for each in (tensors, state)
+        )
+        require_shapes(stored, expected, path=path)
 
 
 def wasteful_ranks(attached: Attached) -> list[str]:
-    """A note where a rank is above the smaller side of a map, as at the router of a few experts."""
+    """Note a rank above the smaller side of a map, as at the router of a few experts."""
     high = [(name, rank, min(sides)) for name, rank, sides in _ranks(attached) if rank > min(sides)]
     return [
         f"rank {rank:,} at {name}{_others(high)} is above what the map can use, {limit:,}."
@@ -248,7 +224,7 @@ def wasteful_ranks(attached: Attached) -> list[str]:
 
 
 def _ranks(attached: Attached) -> Iterator[tuple[str, int, tuple[int, int]]]:
-    """Name, rank, and inputs and outputs of every map that holds a matrix of a rank."""
+    """Yield name, rank, and inputs and outputs of every map that holds low-rank matrices."""
     configs = attached.model.peft_config
     low_rank = {name for name, config in configs.items() if config.peft_type in _LOW_RANK}
     ranks = attached.ranks()

@@ -185,7 +185,7 @@ def _load(
         return base.module, (), ()
     if reader != exports.PEFT or len(files) > 1:  # weights in few bits cannot be changed exactly
         model.dequantise(base.module)
-    if sum(adapters.stays_beside_weights(file.config) for file in files) > 1:
+    if sum(adapters.is_unmergeable(file.config) for file in files) > 1:
         module: nn.Module = apply(plan, base.module, weights=path).eval()
     elif reader != exports.PEFT:
         module = exports.load_as_served(base.module, files[0], reader=reader)

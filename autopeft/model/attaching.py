@@ -7,7 +7,7 @@ import copy
 import json
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -212,22 +212,30 @@ def load_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
 
 
 def require_weights(model: PeftModel, folder: Path) -> None:
-    """Raise a SpecError if a folder does not hold exactly the tensors of a model's adapters and head."""
+    """Raise SpecError if a folder does not hold exactly the tensors of a model's adapters and head."""
     names = tuple(model.peft_config)
     for name in names:
         path = _weights_path(folder, name, names)
         if not path.is_file():
             raise SpecError(f"{path} is not there; pass the folder to which this plan's weights were saved.")
         state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-        expected = {key: tuple(tensor.shape) for key, tensor in state.items()}
-        stored = {key: tuple(tensor.shape) for key, tensor in load_file(path).items()}
-        odd = sorted(key for key in expected | stored if expected.get(key) != stored.get(key))
-        if odd:
-            raise SpecError(
-                f"{path} has {stored.get(odd[0], 'none')} for {odd[0]}, the plan "
-                f"{expected.get(odd[0], 'none')} ({len(odd)} tensors differ); pass the weights of this very "
-                "plan and model."
-            )
+        require_shapes(load_file(path), state, path=path)
+
+
+def require_shapes(
+    stored: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], *, path: Path
+) -> None:
+    """Raise SpecError if tensors read from `path` have other names or shapes than those of an adapter."""
+    texts = [
+        {key: " × ".join(map(str, tensor.shape)) for key, tensor in tensors.items()}
+        for tensors in (stored, expected)
+    ]
+    if odd := sorted(key for key in {*stored, *expected} if texts[0].get(key) != texts[1].get(key)):
+        held, asked_for = (shapes.get(odd[0], "nothing") for shapes in texts)
+        raise SpecError(
+            f"The weights in {path} hold {held} as {odd[0]}, the config asks for {asked_for}; use the config "
+            "and weights of one adapter, and --model with its base model."
+        )
 
 
 def _weights_path(folder: Path, name: str, names: Sequence[str]) -> Path:

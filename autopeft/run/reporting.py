@@ -99,7 +99,7 @@ def _weight_folders(plan: Plan) -> WeightFolders:
     except AutopeftError:
         return WeightFolders()
     configs = dict(zip(stack.names, stack.configs, strict=False))  # the head alone has a name and no config
-    beside = {name: adapters.stays_beside_weights(config) for name, config in configs.items()}
+    beside = {name: adapters.is_unmergeable(config) for name, config in configs.items()}
     modules = dict.fromkeys(type(config).__module__ for config in stack.configs)
     return WeightFolders(
         order=tuple(sorted(configs, key=beside.__getitem__)) if len(configs) > 1 else (),

@@ -10,7 +10,7 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from autopeft.adapters.configs import type_counts
+from autopeft.adapters import type_name
 from autopeft.errors import SpecError, reason_of
 from autopeft.extension import ExportSource
 from autopeft.model import attach, is_out_of_memory
@@ -30,7 +30,7 @@ def merge(source: ExportSource) -> nn.Module:
         SpecError: The weights do not fit the base model, or merging changes what the model computes.
     """
     model = _attached(source)
-    outputs, names = _probe(model), ", ".join(type_counts(source.configs))
+    outputs, names = _probe(model), ", ".join(dict.fromkeys(map(type_name, source.configs)))
     inner = model.get_base_model()
     adapted = tuple(f"{name}." for name, layer in inner.named_modules() if isinstance(layer, BaseTunerLayer))
     try:

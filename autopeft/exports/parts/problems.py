@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from peft import PeftConfig, PeftType
 
-from autopeft.adapters import stays_beside_weights, type_name
-from autopeft.adapters.configs import adapts_modules, changed_fields, type_counts
+from autopeft.adapters import is_unmergeable, type_name
+from autopeft.adapters.configs import adapts_modules, changed_fields
 from autopeft.errors import SpecError
 from autopeft.extension import ExportSource
 from autopeft.records import shortened
@@ -34,7 +34,7 @@ def untrained(source: ExportSource) -> tuple[str, ...]:
 
 def not_lora(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
     """The problem that some configs are not LoRA, or that there is none."""
-    types = [name for name in type_counts(configs) if name != PeftType.LORA.value]
+    types = [name for name in dict.fromkeys(map(type_name, configs)) if name != PeftType.LORA.value]
     if types:
         return (f"{', '.join(types)} is not LoRA",)
     return adapts_nothing(configs)
@@ -73,7 +73,7 @@ def rewrites_base(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
 
 def unmergeable(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
     """The problem that some configs are no change of weights; others may turn out so when merged."""
-    names = dict.fromkeys(type_name(config) for config in configs if stays_beside_weights(config))
+    names = dict.fromkeys(type_name(config) for config in configs if is_unmergeable(config))
     return (f"{', '.join(names)} is no change of the base model's weights",) if names else ()
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from autopeft.adapters import ConfigFile, stays_beside_weights
+from autopeft.adapters import ConfigFile, is_unmergeable
 from autopeft.adapters.configs import changed_fields
 from autopeft.errors import SpecError, reason_of
 from autopeft.exports.parts.adapter import PREFIX, in_head
@@ -63,7 +63,7 @@ def load_in_peft(module: nn.Module, files: Sequence[ConfigFile]) -> tuple[nn.Mod
     faults: list[str] = []
     model = module
     _put_head(module, files[0].folder)
-    for file in sorted(files, key=lambda file: stays_beside_weights(file.config)):  # stable
+    for file in sorted(files, key=lambda file: is_unmergeable(file.config)):  # stable
         tensors = _weights_of(file)
         try:
             place = str(next(model.parameters()).device)  # by itself peft takes a GPU for the tensors
@@ -84,7 +84,7 @@ def load_in_peft(module: nn.Module, files: Sequence[ConfigFile]) -> tuple[nn.Mod
         if unread:
             faults.append(f"{file.folder} holds {len(unread)} tensors that peft ignores, such as {unread[0]}")
         model = adapted
-        if len(files) > 1 and not stays_beside_weights(file.config):
+        if len(files) > 1 and not is_unmergeable(file.config):
             try:
                 model = merge(adapted)
             except MERGE_ERRORS as error:
