@@ -257,7 +257,7 @@ def finished(small_spec, shared_folder):
 
     def fill(folder):
         given = frozenset({"search.trials"})
-        commands.search(small_spec(folder, methods="ia3,lora"), explicit=given, progress=Silent())
+        commands.run_search(small_spec(folder, methods="ia3,lora"), explicit=given, progress=Silent())
 
     return shared_folder("finished", fill)
 

@@ -91,7 +91,7 @@ def search(
         request, explicit, memory = _resolve(spec, settings, model=model, data=data, tokenizer=tokenizer)
         try:
             with _lent(memory):
-                result, path = commands.search(
+                result, path = commands.run_search(
                     request, explicit=explicit, resume=resume, progress=progress, memory=memory
                 )
         finally:

@@ -79,9 +79,9 @@ def _root(
     pass
 
 
-@app.command(epilog=_EXAMPLES)
+@app.command("search", epilog=_EXAMPLES)
 @opt.takes_settings(opt.SEARCH_FLAGS, shown=opt.ESSENTIAL)
-def search(
+def search_command(
     *,
     settings: Mapping[str, Any],
     help_all: opt.HelpAll = False,
@@ -115,7 +115,7 @@ def search(
             return
         progress = progress_display(quiet=quiet or as_json)
         try:
-            result, path = commands.search(
+            result, path = commands.run_search(
                 spec,
                 explicit=explicit,
                 resume=resume,

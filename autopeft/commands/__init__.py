@@ -13,7 +13,7 @@ from autopeft.commands.export import Export, ExportRequest, export
 from autopeft.commands.load import apply, load_finished, save
 from autopeft.commands.preview import Preview, preview
 from autopeft.commands.push import Pushed, PushRequest, push
-from autopeft.commands.search import search
+from autopeft.commands.search import run_search
 from autopeft.commands.train import train_plan
 from autopeft.commands.tune import tune
 from autopeft.commands.verify import Reading, Verification, VerifyRequest, verify

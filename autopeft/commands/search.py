@@ -40,7 +40,7 @@ _NAME_LENGTH = 50  # characters of a dataset in the name of a folder, at most; c
 log = logging.getLogger(__name__)
 
 
-def search(
+def run_search(
     spec: RunSpec,
     *,
     explicit: frozenset[str] = frozenset(),

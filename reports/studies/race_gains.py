@@ -48,7 +48,7 @@ def spec_of(source: Path, budget: str, *, n_steps: int, seed: int, out: Path) ->
 
 def searched(spec: RunSpec) -> list[object]:
     """What the search hands over: plan, parameters, scores, cost and verdict."""
-    result, path = commands.search(spec, progress=Silent())
+    result, path = commands.run_search(spec, progress=Silent())
     full = {run.plan: run for run in result.full_runs}[result.best]
     # The search reads as many test rows as a tenth of a full run pays, a sweep reads all.
     bench = replace(prepare(spec).bench, keep_weights=lambda plan, seed: path / "best" / "weights")

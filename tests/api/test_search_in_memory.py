@@ -103,7 +103,7 @@ def test_what_was_in_memory_is_asked_for_in_one_sentence_and_not_guessed(run, to
     before = (out / "result.json").read_bytes()
     missing_model = r"model of this run was in memory .* --model"
     with pytest.raises(ModelError, match=missing_model):
-        commands.search(run_spec(out=out), resume=True, progress=Silent())
+        commands.run_search(run_spec(out=out), resume=True, progress=Silent())
     with pytest.raises(ModelError, match=missing_model):
         commands.train_plan(out)
     with pytest.raises(ModelError, match=missing_model):

@@ -104,7 +104,9 @@ def test_the_folder_to_resume_is_named_once_something_was_measured(
     out = tmp_path / "run"
     spec = run_spec(model_dir, data_dir, out=out, max_steps=8, budget="5%", trials=4, methods="lora")
     with pytest.raises(KeyboardInterrupt):
-        commands.search(spec, explicit=frozenset({"search.trials"}), progress=Silent(), interrupt=interrupt)
+        commands.run_search(
+            spec, explicit=frozenset({"search.trials"}), progress=Silent(), interrupt=interrupt
+        )
     assert (f"Stopped; continue with: autopeft search --resume --out {out}" in caplog.text) == is_measured
     assert out.exists() == is_measured
     assert len(calls) == n_calls
@@ -116,7 +118,7 @@ def test_the_best_plan_stays_where_the_resume_of_a_finished_run_is_stopped(
     out = tmp_path / "run"
     spec = run_spec(model_dir, data_dir, out=out, max_steps=8, budget="5%", trials=4, methods="lora")
     given = frozenset({"search.trials"})
-    commands.search(spec, explicit=given, progress=Silent())
+    commands.run_search(spec, explicit=given, progress=Silent())
     best = (out / "best" / "plan.yaml").read_bytes()
     caplog.clear()
 
@@ -125,7 +127,7 @@ def test_the_best_plan_stays_where_the_resume_of_a_finished_run_is_stopped(
 
     monkeypatch.setattr("autopeft.run.best.write_card", stop)  # while best/ is written
     with pytest.raises(KeyboardInterrupt):
-        commands.search(spec, explicit=given, resume=True, progress=Silent())
+        commands.run_search(spec, explicit=given, resume=True, progress=Silent())
     assert "Stopped; continue with" in caplog.text
     assert (out / "best" / "plan.yaml").read_bytes() == best
     assert not (out / "best.new").exists()

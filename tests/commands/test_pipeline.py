@@ -53,7 +53,7 @@ class WithoutStudy(Silent):
 @pytest.fixture(scope="module")
 def run(model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "first"
-    return commands.search(spec_for(model_dir, data_dir, out), progress=WithoutStudy(out))[1]
+    return commands.run_search(spec_for(model_dir, data_dir, out), progress=WithoutStudy(out))[1]
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def without_seconds(content: Any) -> Any:
 def test_same_seed_gives_the_same_answer_but_for_the_seconds(
     run: Path, answer: dict, model_dir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
-    _, again = commands.search(spec_for(model_dir, data_dir, tmp_path / "again"), progress=Silent())
+    _, again = commands.run_search(spec_for(model_dir, data_dir, tmp_path / "again"), progress=Silent())
     assert rows_of(again) == rows_of(run)
     assert without_seconds(json.loads((again / "result.json").read_text())) == without_seconds(answer)
 
@@ -196,7 +196,7 @@ def test_a_search_that_is_stopped_again_and_again_gives_the_same_answer(
     while True:
         left = 31
         try:
-            _, path = commands.search(spec, resume=n_stops > 0, progress=Silent(), interrupt=interrupt)
+            _, path = commands.run_search(spec, resume=n_stops > 0, progress=Silent(), interrupt=interrupt)
             break
         except KeyboardInterrupt:
             n_stops += 1
@@ -218,7 +218,7 @@ def test_a_search_that_is_stopped_again_and_again_gives_the_same_answer(
 def test_a_finished_run_refuses_other_settings(run: Path, settings: Any, name: str, words: str) -> None:
     spec = run_spec(out=run, **settings)
     with pytest.raises(SpecError, match=f"{name} {words}.* Leave it out, or pass another --out"):
-        commands.search(spec, explicit=frozenset({name}), resume=True, progress=Silent())
+        commands.run_search(spec, explicit=frozenset({name}), resume=True, progress=Silent())
 
 
 def test_a_finished_run_says_that_it_is_and_gives_its_result(
@@ -226,7 +226,7 @@ def test_a_finished_run_says_that_it_is_and_gives_its_result(
 ) -> None:
     out = shutil.copytree(run, tmp_path / "run")
     with caplog.at_level(logging.INFO):
-        result, _ = commands.search(run_spec(out=out), resume=True, progress=Silent())
+        result, _ = commands.run_search(run_spec(out=out), resume=True, progress=Silent())
     assert f"{out} is finished; for other settings start a new one" in caplog.text
     assert result.verdict == RunDir.open(run).load_result().verdict
     assert rows_of(out) == rows_of(run)
@@ -243,7 +243,7 @@ def test_serial_search_reads_all_weights_at_its_start_and_at_its_end_alone(
 
     monkeypatch.setattr(BaseModel, "sha256", sha256)
     spec = spec_for(model_dir, data_dir, tmp_path / "run", effort="quick", max_steps=4)
-    _, path = commands.search(spec, progress=Silent())
+    _, path = commands.run_search(spec, progress=Silent())
     assert len(digests) == 2
     assert len(set(digests)) == 1
     state = read_state(RunDir.open(path))
@@ -264,7 +264,7 @@ def test_budget_below_lora_is_searched_with_the_head_as_baseline(
 ) -> None:
     one_map = 2 * json.loads((model_dir / "config.json").read_text(encoding="utf-8"))["hidden_size"]
     spec = spec_for(model_dir, data_dir, tmp_path / "tiny", budget=str(one_map - 1))
-    result, _ = commands.search(spec, progress=Silent())
+    result, _ = commands.run_search(spec, progress=Silent())
     assert result.baseline.adapters == ()
     assert 0 <= result.best.trainable_params < one_map
     fitting = {"ia3", "road", "bitfit", "ln_tuning"}

@@ -31,13 +31,13 @@ def stopped(small_spec, model_dir, tmp_path_factory):
     )
     spec = small_spec(folder / "run", model=str(folder / "model"), space=str(folder / "space.yaml"))
     with pytest.raises(KeyboardInterrupt):
-        commands.search(spec, explicit=frozenset({"search.trials"}), progress=StopsAfterOne())
+        commands.run_search(spec, explicit=frozenset({"search.trials"}), progress=StopsAfterOne())
     return folder
 
 
 def resume(folder, **settings):
     spec = run_spec(out=folder / "run", **settings)
-    commands.search(spec, explicit=frozenset(settings), resume=True, progress=StopsAfterOne())
+    commands.run_search(spec, explicit=frozenset(settings), resume=True, progress=StopsAfterOne())
 
 
 def edit_json(path, **values):
@@ -112,7 +112,7 @@ def test_a_run_goes_on_with_data_and_model_at_another_place_where_they_are_the_s
     error, sentence = (KeyboardInterrupt, "") if is_same else (RunDirError, "data_fingerprint .*, now it is")
     with pytest.raises(error, match=sentence):
         given = frozenset({"model.id", "data.source"})
-        commands.search(spec, explicit=given, resume=True, progress=StopsAfterOne())
+        commands.run_search(spec, explicit=given, resume=True, progress=StopsAfterOne())
     if is_same:
         assert yaml.safe_load((run / "run.yaml").read_text())["data"]["source"] == str(data)
 

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from dataclasses import replace
-from importlib import import_module
 
 import datasets
 import pytest
@@ -16,6 +15,7 @@ from toys.specs import run_spec
 
 from autopeft import commands
 from autopeft.cli.progress import Silent
+from autopeft.commands import search as searching
 from autopeft.errors import RunDirError, SpecError
 from autopeft.records import IN_MEMORY
 from autopeft.run import best
@@ -24,7 +24,6 @@ from autopeft.run.state import loaded_facts, state_sha256
 from autopeft.run.workers import WorkerBench
 from autopeft.store import RunDir
 
-searching = import_module("autopeft.commands.search")  # `commands.search` is its function
 GIVEN = frozenset({"search.trials"})
 
 
@@ -61,7 +60,7 @@ def test_two_workers_measure_the_same_as_one_process_even_if_one_is_killed(
 ):
     spec = small_spec(tmp_path / "run", methods="ia3,lora", executor=executor, workers=2)
     display = Kills()
-    result, path = commands.search(spec, explicit=GIVEN, progress=display)
+    result, path = commands.run_search(spec, explicit=GIVEN, progress=display)
     assert display.n_measured >= 3
     assert rows_of(path) == rows_of(finished)
     assert running_workers() == []
@@ -69,7 +68,7 @@ def test_two_workers_measure_the_same_as_one_process_even_if_one_is_killed(
     assert list((path / "best/weights").glob("*.safetensors"))
     assert result.environment["device"] == "cpu"
     # A resumed run may spread its measurements otherwise; here nothing is left to measure.
-    again = commands.search(run_spec(out=path), resume=True, progress=Silent())[0]
+    again = commands.run_search(run_spec(out=path), resume=True, progress=Silent())[0]
     assert again.verdict == result.verdict
 
 
@@ -105,7 +104,7 @@ def test_objects_in_memory_are_refused(small_spec, tmp_path, model_dir):
     spec = spec.model_copy(update={"data": spec.data.model_copy(update={"source": IN_MEMORY})})
     table = datasets.Dataset.from_dict({"text": ["good"], "label": ["a"]})
     with pytest.raises(SpecError, match="loads model and data in other processes, and here they are objects"):
-        commands.search(spec, explicit=GIVEN, progress=Silent(), memory=replace(InMemory(), data=table))
+        commands.run_search(spec, explicit=GIVEN, progress=Silent(), memory=replace(InMemory(), data=table))
 
 
 def test_numbers_of_gpus_are_left_to_ray(small_spec, tmp_path):
@@ -113,7 +112,7 @@ def test_numbers_of_gpus_are_left_to_ray(small_spec, tmp_path):
     with pytest.raises(
         SpecError, match="gives each worker a GPU by itself; set --device to cuda and --workers"
     ):
-        commands.search(spec, explicit=GIVEN, progress=Silent())
+        commands.run_search(spec, explicit=GIVEN, progress=Silent())
 
 
 def test_an_executor_without_its_package_is_refused(small_spec, tmp_path, monkeypatch):
@@ -122,4 +121,4 @@ def test_an_executor_without_its_package_is_refused(small_spec, tmp_path, monkey
     with pytest.raises(
         SpecError, match=r'needs the package ray; install it with: pip install "autopeft\[ray\]"'
     ):
-        commands.search(spec, explicit=GIVEN, progress=Silent())
+        commands.run_search(spec, explicit=GIVEN, progress=Silent())

@@ -168,7 +168,7 @@ def test_model_in_memory_is_not_quantised(make_base, data_dir):
     spec = run_spec(data=data_dir, quantize="4bit", **{"model.id": "<in memory>"})
     memory = InMemory(model=base.module, tokenizer=base.tokenizer)
     with pytest.raises(ModelError, match="load it quantised and leave quantize out"):
-        commands.search(spec, progress=Silent(), memory=memory)
+        commands.run_search(spec, progress=Silent(), memory=memory)
 
 
 @by_bits

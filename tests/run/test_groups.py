@@ -37,7 +37,7 @@ def spoken(model_dir: Path, data_dir: Path, tmp_path: Path) -> RunSpec:
 
 
 def test_a_search_counts_groups_and_its_report_says_so(spoken: RunSpec) -> None:
-    result, _ = commands.search(spoken, progress=Silent())
+    result, _ = commands.run_search(spoken, progress=Silent())
     for split, n_groups, records in (("confirm", 8, result.full_runs), ("test", 10, result.test)):
         speakers = Examples(groups=[row % n_groups for row in range(40)])
         for record in records:

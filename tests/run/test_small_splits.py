@@ -29,5 +29,5 @@ def test_a_validation_file_of_one_row_is_refused_before_training(one_row: RunSpe
     with pytest.raises(DataError, match=words):
         commands.preview(one_row)
     with pytest.raises(DataError, match=words):
-        commands.search(one_row, progress=Silent())
+        commands.run_search(one_row, progress=Silent())
     assert not Path(str(one_row.output.out)).exists(), "nothing was measured"

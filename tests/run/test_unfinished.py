@@ -166,7 +166,7 @@ def test_a_search_that_was_stopped_within_a_run_goes_on_within_it(
             raise KeyboardInterrupt
 
     with watched(stop), pytest.raises(KeyboardInterrupt):
-        commands.search(spec, progress=Silent())
+        commands.run_search(spec, progress=Silent())
     with watched(lambda *step: seen.append(step[:2])):
-        commands.search(run_spec(out=spec.output.out), resume=True, progress=Silent())
+        commands.run_search(run_spec(out=spec.output.out), resume=True, progress=Silent())
     assert seen[0] == where

@@ -76,7 +76,7 @@ def test_a_run_of_another_version_is_not_resumed_and_stays_as_it_was(folder):
     before = files_of(folder)
     spec = RunSpec().model_copy(update={"output": RunSpec().output.model_copy(update={"out": str(folder)})})
     with pytest.raises(RunDirError, match=rf"measured by autopeft 0\.1\.0, and this is {re.escape(VERSION)}"):
-        commands.search(spec, explicit=frozenset({"output.out"}), resume=True, progress=Silent())
+        commands.run_search(spec, explicit=frozenset({"output.out"}), resume=True, progress=Silent())
     assert files_of(folder) == before
 
 

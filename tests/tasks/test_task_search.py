@@ -58,7 +58,7 @@ def test_search_reaches_a_verdict_by_the_task_s_own_metric(name, tmp_path, token
         search=SearchSpec(methods=("lora", "hira"), seeds=2),
         output=OutputSpec(out=str(tmp_path / "run")),
     )
-    result, path = commands.search(spec, progress=Silent())
+    result, path = commands.run_search(spec, progress=Silent())
     assert result.setting.greater_is_better is greater_is_better
     assert result.verdict.label in ("better", "as good and smaller", "inconclusive", "default kept")
     assert greater_is_better or "points" not in " ".join((result.verdict.sentence, *result.sentences))

@@ -158,7 +158,7 @@ def test_run_keeps_and_says_what_it_has_chosen(model_dir, data_dir, tmp_path, ca
     short = {"max_steps": 4, "batch_size": 8, "budget": "5%", "effort": "quick"}
     spec = run_spec(model_dir, data_dir, out=str(tmp_path / "run"), **short)
     with caplog.at_level(logging.INFO):
-        result, path = commands.search(spec, progress=Silent())
+        result, path = commands.run_search(spec, progress=Silent())
     assert "--micro-batch-tokens 2048: a token keeps" in caplog.text
     assert result.environment["micro_batch_tokens"] == "2048"
     stored = RunDir.open(path).read_spec()

@@ -87,7 +87,7 @@ def test_model_of_the_hub_is_pinned_to_its_commit(model_dir, data_dir, tmp_path,
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
     settings = {"budget": "5%", "max_steps": 4, "batch_size": 8, "effort": "quick"}
     spec = run_spec("toys/tiny", data_dir, revision="main", out=str(tmp_path / "run"), **settings)
-    _, run = commands.search(spec, progress=Silent())
+    _, run = commands.run_search(spec, progress=Silent())
     spec = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
     plan = yaml.safe_load((run / "best" / "plan.yaml").read_text(encoding="utf-8"))
     assert spec["model"]["revision"] == plan["base_model"]["revision"] == COMMIT
