@@ -135,7 +135,7 @@ def _parameter(field: SettingField, text: str | None, *, hidden: bool) -> inspec
     # The name is given, since typer adds a --no- flag to a boolean whose name it derives.
     option = typer.Option(
         field.flag,
-        help=text or field.short_text,
+        help=text or field.text,
         metavar=_metavar(field),
         hidden=hidden and _COMPLETING not in os.environ,  # a shell completes what is shown alone
         rich_help_panel="Options" if text else field.group,

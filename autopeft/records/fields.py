@@ -97,7 +97,7 @@ class SettingField:
         return f": {', '.join(most)} or {last}" if most else ""
 
     @property
-    def short_text(self) -> str:
+    def text(self) -> str:
         """The help with the default alone, for a page that shows the choices beside the flag."""
         return f"{self.help}." + (f" Default {self.default_text}." if self.default_text else "")
 

@@ -232,7 +232,8 @@ def test_every_setting_has_a_help_a_group_and_a_name_of_its_own() -> None:
 
 
 def test_help_names_choices_and_default() -> None:
-    assert SHORT_NAMES["effort"].text.endswith(": quick, normal or thorough. Default normal.")
+    assert SHORT_NAMES["effort"].choices_text == ": quick, normal or thorough"
+    assert SHORT_NAMES["effort"].text.endswith(". Default normal.")
     assert SHORT_NAMES["max_time"].text.endswith(", never the full runs. Default none (demo: 450 s).")
     assert SHORT_NAMES["max_rank"].text == "Largest rank of a low-rank adapter."
 
