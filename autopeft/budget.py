@@ -31,7 +31,7 @@ _ALLOWED = "write a share of the base model such as 0.5%, a rank such as r16, or
 
 
 def parse(requested: str, *, base_params: int, rank_params: int = 0) -> Budget:
-    """The largest whole number of trainable parameters, in [1, base_params], within a user's `--budget`.
+    """Read a user's `--budget` as a whole number of trainable parameters, in [1, base_params].
 
     Args:
         requested: `0.5%`, `300k`, `1.2M`, `2B` or `113000`; thousands may be separated by , or _. `r16` is
@@ -102,12 +102,12 @@ def _amount(requested: str) -> tuple[Fraction, bool]:
 
 
 def _as_share(amount: Fraction) -> str:
-    """The percentage that a number below 1 stands for: `0.5` lacks its sign, `0.005` is a fraction."""
+    """Write a number below 1 as the percentage that is meant: `0.5` lacks its sign, `0.005` is a fraction."""
     return f"{float(amount if amount >= _LEAST_PERCENT else 100 * amount):g}%"
 
 
 def _meant(text: str) -> str:
-    """The budget that an unreadable text stands for: `100000` for `1e5`, `0.5%` for `0,5%`; empty if none."""
+    """Guess the budget that is meant: `100000` for `1e5`, `0.5%` for `0,5%`; empty if there is no guess."""
     if power := _POWER.fullmatch(text):
         number = Fraction(power[1]) * 10 ** int(power[2])
         return f"{number}" if number >= 1 and number.denominator == 1 else ""
@@ -134,7 +134,9 @@ class Claim:
 
 
 def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
-    """Site name -> rank >= 1, in natural order of names; never over the budget, no affordable upgrade left.
+    """Spend a budget on ranks; gives site name -> rank >= 1, in natural order of names.
+
+    The budget is never exceeded, and no upgrade that it could pay is left.
 
     Divisor method: each next rank goes to the site with the largest weight / rank, as seats go to parties
     (Jefferson, D'Hondt), so ranks are in proportion to the weights. Ranks count in units of the smallest, so
@@ -177,7 +179,7 @@ def _upgrade(claim: Claim, index: int, *, taken: int) -> tuple[float, int, int, 
 
 
 def at_one_rank(claims: Sequence[Claim], *, max_params: int, may_differ: bool) -> Sequence[Claim]:
-    """The claims with one rank alone, the largest that the budget pays at all of their sites, and paid first.
+    """Give claims one common rank, the largest that the budget pays at all of their sites, paid first.
 
     1. If ranks may differ, a site whose ranks end below takes its last one. The claims stay as they are if
        the next rank is more than an eighth larger, since one rank would leave much of the budget: up to half
@@ -203,7 +205,7 @@ def at_one_rank(claims: Sequence[Claim], *, max_params: int, may_differ: bool) -
         granted = [(claim, rank) for claim in kept if rank in claim.ranks]
         if may_differ:
             granted = [(c, c.ranks[max(1, bisect_right(c.ranks, rank)) - 1]) for c in kept]
-        return [replace(claim, ranks=(own,), weight=math.inf) for claim, own in granted]
+        return [replace(claim, ranks=(its_rank,), weight=math.inf) for claim, its_rank in granted]
 
     n_paid = bisect_right(ladder, max_params, key=lambda r: sum(c.cost(c.ranks[0]) for c in at(r)))
     if not n_paid:

@@ -266,7 +266,7 @@ def with_base(
     skeleton = model.load_skeleton(spec, auto_class=adapters.auto_class_of(source.configs)).module
     if source.checkpoint.own_class:
         whole = model.load_skeleton(spec, auto_class=source.checkpoint.own_class).module
-        source = replace(source, checkpoint=replace(source.checkpoint, own=whole))
+        source = replace(source, checkpoint=replace(source.checkpoint, skeleton=whole))
     if exporter.needs_base == "shapes":
         return replace(source, base=skeleton)
     try:

@@ -26,13 +26,13 @@ PROTOCOLS: Mapping[str, type] = {
     "autopeft.sensitivity": Score,
 }
 
-_OWN = ("autopeft.exports",)  # folders that take no parts of other packages
+_CLOSED = ("autopeft.exports",)  # folders that take no parts of other packages
 
 log = logging.getLogger(__name__)
 
 
 class Catalogue(Mapping[str, Part], Generic[Part]):
-    """Parts by name, names ascending; an unknown name is answered with the known ones and the nearest.
+    """Parts by name, names ascending; the error for an unknown name lists the names and the nearest.
 
     `broken` maps the names of parts that cannot be used to a sentence each, with the cause.
     """
@@ -65,30 +65,30 @@ class Catalogue(Mapping[str, Part], Generic[Part]):
 
 
 def hint_for(name: str, parts: Mapping[str, Any]) -> str:
-    """A sentence where an unknown name is an option of a part, or of its option a value; else empty.
+    """Say where an unknown name is an option of a part, or a value of an option; empty where it is none.
 
     `parts` are objects or mappings; those without `choices` have no options. A q before the name of such a
     part stands for a quantised base model.
     """
-    wanted = name.casefold()
+    lower = name.casefold()
     for part_name, part in parts.items():
         choices = part.get("choices") if isinstance(part, Mapping) else getattr(part, "choices", None)
         if choices is None:
             continue
         see = f"see `autopeft methods {part_name}`."
-        if wanted == f"q{part_name}":
+        if lower == f"q{part_name}":
             return f"For {name!r} take {part_name} with --quantize 4bit."
         for option, values in choices.items():
-            if wanted == option:
+            if lower == option:
                 return f"{name!r} is an option of {part_name}; {see}"
-            if wanted in values and wanted != "default":
+            if lower in values and lower != "default":
                 return f"{name!r} is a value of {option}, an option of {part_name}; {see}"
     return ""
 
 
 @cache
 def discover(package: str) -> Catalogue[Any]:
-    """Every part of a room of autopeft, and those that other packages publish as entry points.
+    """Find every part of a room of autopeft, and those that other packages publish as entry points.
 
     Args:
         package: Dotted name of the room, such as `autopeft.methods`; also the group of the entry points.
@@ -102,16 +102,15 @@ def discover(package: str) -> Catalogue[Any]:
         SpecError: Two parts have the same name.
     """
     folder = importlib.import_module(package)
-    found = pkgutil.iter_modules(getattr(folder, "__path__", ()))  # a room in one file has its parts there
-    names = sorted(file.name for file in found if not file.ispkg and file.name[0] != "_")
-    modules = [f"{package}.{name}" for name in names] or [package]
+    files = pkgutil.iter_modules(getattr(folder, "__path__", ()))  # a room in one file has its parts there
+    names = sorted(file.name for file in files if not file.ispkg and file.name[0] != "_")
     parts: list[tuple[Any, str]] = []
-    for name in modules:
+    for name in [f"{package}.{name}" for name in names] or [package]:
         module = importlib.import_module(name)
         parts += [(part, name) for part in (module.PARTS if hasattr(module, "PARTS") else (module.PART,))]
     kind = package.rpartition(".")[2].removesuffix("s").replace("sensitivity", "score")
     broken: dict[str, str] = {}
-    for entry in () if package in _OWN else metadata.entry_points(group=package):
+    for entry in () if package in _CLOSED else metadata.entry_points(group=package):
         try:
             parts.append((_load(entry, kind, PROTOCOLS.get(package)), entry.value))
         except SpecError as error:
@@ -130,7 +129,7 @@ def discover(package: str) -> Catalogue[Any]:
 
 
 def _load(entry: metadata.EntryPoint, kind: str, protocol: type | None) -> Any:
-    """The part of an entry point; SpecError where it cannot be loaded or lacks a member of its protocol."""
+    """Load the part of an entry point; raises SpecError if it lacks a member of its protocol."""
     package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "another package"
     subject = f"The {kind} {entry.name!r} of {package} ({entry.value})"
     remedy = f"Update or uninstall {entry.dist.name if entry.dist else package}."

@@ -41,14 +41,14 @@ class TrainingFacts:
 class Checkpoint:
     """What is known of a base model's checkpoint beside its name.
 
-    `own_class` is the class of transformers that it names, where the plan is for the text model in it alone,
-    whose modules have other names; empty elsewhere. `own` is that class on the meta device, for an exporter
-    that asks for the base model.
+    `own_class` is the class of transformers that the checkpoint names, if the plan is for the text model in
+    it alone, whose modules have other names; else empty. `skeleton` is that class on the meta device, for an
+    exporter that asks for the base model.
     """
 
     revision: str | None = None  # commit on the hub
     own_class: str = ""
-    own: nn.Module | None = None
+    skeleton: nn.Module | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

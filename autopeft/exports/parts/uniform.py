@@ -92,7 +92,7 @@ def write_uniform(factors: Factors, source: ExportSource, folder: Path) -> tuple
     _check_sites(factors, modules)
     filled = _with_zeros(factors, modules)
     rank = max(down.shape[0] for down, _ in filled.values())
-    tensors, served = {}, source.checkpoint.own  # the class that servers load, if it is another
+    tensors, served = {}, source.checkpoint.skeleton  # the class that servers load, if it is another
     if served is not None:
         names = served_names(source.base, served, sites=filled)
         filled, modules = {names[site]: pair for site, pair in filled.items()}, dict(served.named_modules())
