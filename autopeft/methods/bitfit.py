@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from peft import BeftConfig, PeftConfig
 
-from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, bias_tuner, sites_pattern
+from autopeft.methods.parts import PeftMethod, bias_tuner, sites_pattern
 from autopeft.records import Adapter, Site
 
 _KINDS = ("linear", "conv1d", "norm")
@@ -21,7 +21,7 @@ _KEYS = ("k", "pos_k")
 
 
 def _refusal(site: Site) -> str | None:
-    """All but linear maps and norms with a bias: a bias that is added where there is none could not merge."""
+    """Refuse all but linear maps and norms with a bias; one that is added elsewhere could not merge."""
     if site.kind not in _KINDS:
         return "takes linear maps and norms"
     if not site.has_bias:
@@ -31,12 +31,11 @@ def _refusal(site: Site) -> str | None:
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
-    """One config for each tuner in use."""
-    sites: dict[type[PeftConfig], list[str]] = {BeftConfig: [], bias_tuner.BiasConfig: []}
-    for adapter in adapters:
-        has_tuner = "tuner" in dict(adapter.options)
-        sites[bias_tuner.BiasConfig if has_tuner else BeftConfig].append(adapter.site)
-    return tuple(kind(target_modules=sites_pattern(names)) for kind, names in sites.items() if names)
+    """Write one config for each tuner in use."""
+    ours = [adapter.site for adapter in adapters if "tuner" in dict(adapter.options)]
+    of_peft = [adapter.site for adapter in adapters if adapter.site not in ours]
+    tuners = ((BeftConfig, of_peft), (bias_tuner.BiasConfig, ours))
+    return tuple(kind(target_modules=sites_pattern(names)) for kind, names in tuners if names)
 
 
 PART = PeftMethod(
@@ -47,9 +46,7 @@ PART = PeftMethod(
     formula="m",
     learning_rate_range=(1e-3, 1.5e-2),
     learning_rate_source="best measured on MiniLM-L6 (384) 3.5e-3, chance at 2.2e-2; 1e-4, the only one "
-    "tried in peft's method comparison (3072), trains little; 1e-4 to 1e-2 in the "
-    "paper",
-    width_exponent=WIDTH_EXPONENT,
+    "tried in peft's method comparison (3072), trains little; 1e-4 to 1e-2 in the paper",
     step_time=0.94,
     refusal=_refusal,
     # Keys with a bias, which people train along with the others.

@@ -33,8 +33,8 @@ PART = PeftMethod(
     formula="n m / b",
     learning_rate_range=(7e-2, 2.0),
     learning_rate_source="best measured on MiniLM-L6 (384) 0.38, best published 0.3 (peft's method "
-    "comparison, 3072): `peft` divides the update by the number of inputs, so that "
-    "the width does not count",
+    "comparison, 3072): `peft` divides the update by the number of inputs, so that the width does not count",
+    width_exponent=0.0,
     step_time=1.24,
     refusal=only_plain_linear,
     options=lambda site, **choices: {"gcd": _gcd(site)},  # divided by the rank it is the block size

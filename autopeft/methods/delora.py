@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from peft import DeloraConfig, PeftConfig
 
-from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, by_pattern, only_plain_linear, pattern_of
+from autopeft.methods.parts import PeftMethod, by_pattern, only_plain_linear, pattern_of
 from autopeft.records import Adapter
 
 # Per rank: 15 at rank 32, as in peft's method comparison. At one strength for all ranks a rank of 2
@@ -26,7 +26,7 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
         delora_lambda=_STRENGTH * rank,
         target_modules=pattern_of(adapters),
         rank_pattern=ranks,
-        lambda_pattern={pattern: _STRENGTH * other_rank for pattern, other_rank in ranks.items()},
+        lambda_pattern={pattern: _STRENGTH * r for pattern, r in ranks.items()},
     )
     return (config,)
 
@@ -39,7 +39,6 @@ PART = PeftMethod(
     learning_rate_range=(8e-4, 2.4e-2),
     learning_rate_source="best measured on MiniLM-L6 (384) 5.7e-3, good from 1e-4 to 3e-2; best published "
     "1e-3 (peft's method comparison, 3072, the same strength)",
-    width_exponent=WIDTH_EXPONENT,
     step_time=1.12,
     refusal=only_plain_linear,
     ranks=lambda site, options: range(1, min(site.in_features, site.out_features) + 1),

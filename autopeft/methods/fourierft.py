@@ -24,10 +24,10 @@ def _ranks(site: Site, options: Options) -> Sequence[int]:
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
     frequencies = {adapter.site: adapter.rank for adapter in adapters}
-    n_frequency, others = by_inner_pattern(frequencies)
+    n_frequency, pattern = by_inner_pattern(frequencies)
     config = FourierFTConfig(
         n_frequency=n_frequency,
-        n_frequency_pattern=others,
+        n_frequency_pattern=pattern,
         target_modules=sites_pattern(frequencies),
         init_weights=True,
         scaling=150.0,  # peft's default, the paper's for RoBERTa
@@ -42,8 +42,8 @@ PART = PeftMethod(
     formula="r",
     learning_rate_range=(0.1, 3.0),
     learning_rate_source="best measured on MiniLM-L6 (384) 0.6, the largest of five; the paper's 5e-2 to "
-    "1e-1 on RoBERTa; 2e-4 in this scale trains nothing in peft's method comparison "
-    "(3072)",
+    "1e-1 on RoBERTa; 2e-4 in this scale trains nothing in peft's method comparison (3072)",
+    width_exponent=0.0,
     step_time=1.80,
     refusal=only_maps,
     low_rank=False,

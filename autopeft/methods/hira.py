@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from peft import HiraConfig
 
-from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, one_config_per_rank, only_maps
+from autopeft.methods.parts import PeftMethod, one_config_per_rank, only_maps
 
 PART = PeftMethod(
     name="hira",
@@ -18,7 +18,6 @@ PART = PeftMethod(
     learning_rate_range=(8e-3, 0.24),
     learning_rate_source="best measured on MiniLM-L6 (384) 2.9e-2, chance at 0.18; on SmolLM2 (576) 5e-2 "
     "is better than 2e-2; best published 4.5e-3 (peft's method comparison, 3072)",
-    width_exponent=WIDTH_EXPONENT,
     rank_exponent=0.5,  # LoRA's at a constant scale, since HiRA has none (reports/studies/learning_rates.md)
     step_time=1.37,
     starts_slowly=True,  # 48th of 84 after 30 steps, first after 200 (reports/benchmark, clinc-0.1)

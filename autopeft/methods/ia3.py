@@ -10,22 +10,22 @@ from collections.abc import Sequence
 from peft import IA3Config, PeftConfig
 
 from autopeft.extension import Options
-from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, only_maps, pattern_of, sites_pattern
+from autopeft.methods.parts import PeftMethod, only_maps, pattern_of, sites_pattern
 from autopeft.records import Adapter, OptionValue, Site
 
 
 def _options(site: Site, **choices: OptionValue) -> Options:
-    """`feedforward` where the factors sit on the inputs: at `down`, or where a user's plan puts them there.
+    """Set `feedforward` if the factors sit on the inputs: at `down`, or where a user's plan puts them.
 
     False stands for a `down` whose factors a user's plan puts on the outputs.
     """
-    is_down = site.role == "down"  # where the paper puts them on the inputs
+    is_down = site.role == "down"  # the paper puts its factors on the inputs
     on_inputs = bool(choices.get("feedforward", is_down))
     return {"feedforward": on_inputs} if on_inputs or is_down else {}
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
-    """One config; an empty list of feed-forward modules means that no site is one."""
+    """Write one config; its empty list of feed-forward modules means that no site is one."""
     on_inputs = [adapter.site for adapter in adapters if dict(adapter.options).get("feedforward")]
     config = IA3Config(
         target_modules=pattern_of(adapters),
@@ -42,7 +42,6 @@ PART = PeftMethod(
     learning_rate_range=(6e-3, 0.15),
     learning_rate_source="best measured on MiniLM-L6 (384) 2.5e-2 to 5e-2, chance at 0.3; best published "
     "5e-3 (peft's method comparison, 3072), the largest of three",
-    width_exponent=WIDTH_EXPONENT,
     step_time=1.05,
     refusal=only_maps,
     options=_options,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from peft import LNTuningConfig
 
-from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, pattern_of
+from autopeft.methods.parts import PeftMethod, pattern_of
 
 PART = PeftMethod(
     name="ln_tuning",
@@ -19,7 +19,6 @@ PART = PeftMethod(
     learning_rate_range=(2.5e-3, 6e-2),
     learning_rate_source="best measured on MiniLM-L6 (384) 1.3e-2, chance at 9e-2; 1e-4, the only one "
     "tried in peft's method comparison (3072), trains nothing",
-    width_exponent=WIDTH_EXPONENT,
     step_time=0.97,
     refusal=lambda site: None if site.kind == "norm" else "takes norms alone",
     cost=lambda site, rank, options: site.out_features * (2 if site.has_bias else 1),

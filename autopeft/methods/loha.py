@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from peft import LoHaConfig
 
-from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, lycoris_config, only_plain_linear
+from autopeft.methods.parts import PeftMethod, lycoris_config, only_plain_linear
 
 PART = PeftMethod(
     name="loha",
@@ -16,9 +16,7 @@ PART = PeftMethod(
     formula="2 r (n + m)",
     learning_rate_range=(2.5e-3, 8e-2),
     learning_rate_source="best measured on MiniLM-L6 (384) 1e-2, chance at 6e-2; on SmolLM2 (576) 1.7e-2 "
-    "is better than 6.7e-3; 1e-4, the only one tried in peft's method comparison "
-    "(3072), is far behind LoRA",
-    width_exponent=WIDTH_EXPONENT,
+    "is better than 6.7e-3; 1e-4, the only one tried in peft's method comparison (3072), is far behind LoRA",
     step_time=1.48,
     refusal=only_plain_linear,
     # Up to half of the smaller side: from its square root on, a rank of r squared is full.

@@ -11,21 +11,21 @@ from peft import LoKrConfig
 from peft.tuners.lokr.layer import factorization
 
 from autopeft.extension import Options
-from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, lycoris_config, only_plain_linear
+from autopeft.methods.parts import PeftMethod, lycoris_config, only_plain_linear
 from autopeft.records import Site
 
 
 def _cost(site: Site, rank: int, options: Options) -> int:
-    """The small matrix, and the other: as two low-rank ones or, from half of its larger side on, whole.
+    """Count the small matrix and the other: as two low-rank ones or, from half its larger side on, whole.
 
-    `factorization` gives a smaller and a larger factor of a number, as equal as can be.
+    `factorization` returns a smaller and a larger factor of a number, as equal as can be.
     """
     (a, b), (c, d) = factorization(site.out_features), factorization(site.in_features)
     return int(a * c + (rank * (b + d) if 2 * rank < max(b, d) else b * d)) if rank else 0
 
 
 def _ranks(site: Site, options: Options) -> Sequence[int]:
-    """The ranks at which the second factor is low-rank and cheaper than whole; 1 where there is none."""
+    """List the ranks at which the second factor is low-rank and cheaper than whole; 1 if there is none."""
     (_, b), (_, d) = factorization(site.out_features), factorization(site.in_features)
     useful = [r for r in range(1, (max(b, d) + 1) // 2) if r * (b + d) < b * d]
     return useful or (1,)
@@ -39,7 +39,6 @@ PART = PeftMethod(
     learning_rate_range=(2e-3, 6e-2),
     learning_rate_source="best measured on MiniLM-L6 (384) 1e-2, chance at 9e-2; on SmolLM2 (576) 1.4e-2 "
     "is better than 5.5e-3; best published 3e-3 (peft's method comparison, 3072)",
-    width_exponent=WIDTH_EXPONENT,
     step_time=1.37,
     refusal=only_plain_linear,
     ranks=_ranks,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from peft import LoraConfig, PeftConfig
@@ -16,11 +17,9 @@ from peft import LoraConfig, PeftConfig
 from autopeft.errors import SpecError
 from autopeft.extension import Options
 from autopeft.methods.parts import (
-    WIDTH_EXPONENT,
     PeftMethod,
     alphas_of,
     by_pattern,
-    grouped,
     only_maps,
     sites_pattern,
 )
@@ -34,7 +33,7 @@ def _refusal(site: Site) -> str | None:
 
 
 def _options(site: Site, **choices: OptionValue) -> Options:
-    """`dora` and `init` where chosen, neither for experts; the scale holds its rule already.
+    """Set `dora` and `init` if chosen, neither for experts; the scale of an adapter already holds its rule.
 
     A quantised map has no orthogonal start: `peft` 0.21.2 makes it of the type of the stored weights.
     """
@@ -76,7 +75,11 @@ def _ranks(site: Site, options: Options) -> Sequence[int]:
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
-    """One config for each combination of DoRA and start in use."""
+    """Write one config for each combination of DoRA and start in use, with ranks and alphas by pattern.
+
+    `use_rslora` stays off: `peft` 0.21 does not combine it with patterns, and alpha / r shows the reader of
+    the file the scale that was trained with.
+    """
 
     def dora_and_init(adapter: Adapter) -> tuple[bool, str]:
         options = dict(adapter.options)
@@ -84,37 +87,30 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
         # EVA's values come from data, once the adapter is there; until then it starts as usual.
         return bool(options.get("dora")), "default" if init == "eva" else init
 
-    return tuple(_config(group, *key) for key, group in grouped(adapters, dora_and_init))
-
-
-def _config(adapters: Sequence[Adapter], dora: bool, init: str) -> LoraConfig:
-    """Ranks and alphas by pattern.
-
-    `use_rslora` stays off: `peft` 0.21 does not combine it with patterns, and alpha / r shows the reader of
-    the file the scale that was trained with.
-    """
-    rank, ranks = by_pattern({adapter.site: adapter.rank for adapter in adapters})
-    alpha, alphas = alphas_of(adapters)
-    experts = sorted(adapter.site for adapter in adapters if dict(adapter.options).get("experts"))
-    maps = [adapter.site for adapter in adapters if adapter.site not in experts]
-    return LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        target_modules=sites_pattern(maps) if maps else [],  # None would be the family's default
-        target_parameters=experts or None,
-        rank_pattern=ranks,
-        alpha_pattern=alphas,
-        lora_dropout=0.0,
-        use_dora=dora,
-        init_lora_weights=True if init == "default" else init,
-    )
+    configs = []
+    for (dora, init), members in groupby(sorted(adapters, key=dora_and_init), dora_and_init):
+        group = list(members)
+        rank, ranks = by_pattern({adapter.site: adapter.rank for adapter in group})
+        alpha, alphas = alphas_of(group)
+        experts = sorted(adapter.site for adapter in group if dict(adapter.options).get("experts"))
+        maps = [adapter.site for adapter in group if adapter.site not in experts]
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=alpha,
+            target_modules=sites_pattern(maps) if maps else [],  # None would be the family's default
+            target_parameters=experts or None,
+            rank_pattern=ranks,
+            alpha_pattern=alphas,
+            lora_dropout=0.0,
+            use_dora=dora,
+            init_lora_weights=True if init == "default" else init,
+        )
+        configs.append(config)
+    return tuple(configs)
 
 
 def _read_choices(config: Any) -> Options:
-    """The initial values that a `LoraConfig` asks for; rank, scale and DoRA are read at each site.
-
-    Raises SpecError for initial values that a plan cannot hold.
-    """
+    """Read the initial values of a `LoraConfig`; SpecError for those that a plan cannot hold."""
     init = config.init_lora_weights
     if init == "eva" and getattr(config.eva_config, "rho", None) != 1.0:
         raise SpecError(
@@ -135,10 +131,9 @@ PART = PeftMethod(
     formula="r (n + m), DoRA: + m",
     learning_rate_range=(6e-4, 2.4e-2),
     learning_rate_source="best measured on MiniLM-L6 (384) 3.2e-3 to 4e-3, cliff from 8e-3; on SmolLM2 "
-    "(576) 6.9e-3 is better than 2.7e-3; best published 1.6e-3 in this scale "
-    "(peft's method comparison, 3072); about ten times the full fine-tuning rate "
-    "(Thinking Machines 2025, LoRA Without Regret), 5e-4 at 3072",
-    width_exponent=WIDTH_EXPONENT,
+    "(576) 6.9e-3 is better than 2.7e-3; best published 1.6e-3 in this scale (peft's method comparison, "
+    "3072); about ten times the full fine-tuning rate (Thinking Machines 2025, LoRA Without Regret), 5e-4 "
+    "at 3072",
     step_time=1.0,
     step_time_source="the measure itself; DoRA took 1.26 in peft's method comparison on Llama-3.2-3B",
     choices={

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from peft import OFTConfig
 
 from autopeft.extension import Options
-from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, one_config_per_rank, only_linear
+from autopeft.methods.parts import PeftMethod, one_config_per_rank, only_linear
 from autopeft.records import Site
 
 _LARGEST_BLOCK = 128  # inputs; chosen by hand
 
 
 def _refusal(site: Site) -> str | None:
-    """All but `nn.Linear` whose inputs fall into blocks of two or more, and are no 4-D tensors."""
+    """Refuse all but `nn.Linear` whose inputs fall into blocks of two or more, and are no 4-D tensors."""
     if site.has_4d_inputs:
         return "peft takes inputs of four dimensions for images, which this map does not read"
     if site.kind == "linear" and not _ranks(site, {}):
@@ -26,7 +26,7 @@ def _refusal(site: Site) -> str | None:
 
 
 def _ranks(site: Site, options: Options) -> Sequence[int]:
-    """Powers of two that divide the inputs, as a config holds one block size; else what divides them."""
+    """List the powers of two that divide the inputs, since a config has one block size; else all divisors."""
     sizes = [size for size in range(2, _LARGEST_BLOCK + 1) if site.in_features % size == 0]
     return [size for size in sizes if size & (size - 1) == 0] or sizes
 
@@ -39,7 +39,6 @@ PART = PeftMethod(
     learning_rate_range=(3e-4, 1e-2),
     learning_rate_source="best measured on MiniLM-L6 (384) 2e-3, as good up to 1e-2; best published 1e-4 "
     "(peft's method comparison, 3072, the only one tried)",
-    width_exponent=WIDTH_EXPONENT,
     step_time=1.27,
     refusal=_refusal,
     low_rank=False,

@@ -6,12 +6,13 @@ Liao et al. 2024, arXiv:2409.00119; option `variant` is road_1, road_2 or road_4
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import itemgetter
+from itertools import groupby
+from typing import Any
 
 from peft import PeftConfig, RoadConfig
 
 from autopeft.extension import Options
-from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, grouped, only_linear, pattern_of
+from autopeft.methods.parts import PeftMethod, only_linear, pattern_of
 from autopeft.records import Adapter, OptionValue, Site
 
 _PER_OUTPUT = {"road_1": 1, "road_2": 2, "road_4": 4}  # the angle and stretch of a pair: 1, 2 or 4 of each
@@ -24,17 +25,21 @@ def _refusal(site: Site) -> str | None:
 
 
 def _options(site: Site, **choices: OptionValue) -> Options:
-    """`variant`, and `group_size`: the outputs that are paired within, at most 64, the default of `peft`."""
+    """Set `variant` and `group_size`, within which outputs are paired: at most 64, the default of `peft`."""
     largest = max(size for size in range(2, 65, 2) if site.out_features % size == 0)
     return {"group_size": largest, "variant": choices.get("variant", "road_1")}
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
-    """One config for each variant and group size in use."""
-    groups = grouped(adapters, lambda adapter: itemgetter("variant", "group_size")(dict(adapter.options)))
+    """Write one config for each variant and group size in use."""
+
+    def key(adapter: Adapter) -> tuple[Any, Any]:
+        options = dict(adapter.options)
+        return options["variant"], options["group_size"]
+
     return tuple(
         RoadConfig(variant=variant, group_size=size, target_modules=pattern_of(group))
-        for (variant, size), group in groups
+        for (variant, size), group in groupby(sorted(adapters, key=key), key)
     )
 
 
@@ -46,7 +51,6 @@ PART = PeftMethod(
     learning_rate_range=(4e-3, 0.15),
     learning_rate_source="best measured on MiniLM-L6 (384) 1e-2 to 6e-2; best published 1e-3 (peft's "
     "method comparison, 3072, the only one tried)",
-    width_exponent=WIDTH_EXPONENT,
     step_time=1.04,
     choices={"variant": tuple(_PER_OUTPUT)},
     refusal=_refusal,

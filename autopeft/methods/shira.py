@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from peft import ShiraConfig
 
-from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, one_config_per_rank, only_plain_linear
+from autopeft.methods.parts import PeftMethod, one_config_per_rank, only_plain_linear
 from autopeft.records import Site
 
 
@@ -31,7 +31,6 @@ PART = PeftMethod(
     learning_rate_range=(1.2e-3, 4.5e-2),
     learning_rate_source="best measured on MiniLM-L6 (384) about 1.6e-2, where 1 weight in 200 is trained; "
     "best published 3e-4 (peft's method comparison, 3072, 1 weight in 50)",
-    width_exponent=WIDTH_EXPONENT,
     step_time=1.06,
     refusal=_refusal,
     low_rank=False,

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from peft import PeftConfig, VeraConfig
 
 from autopeft.errors import SpecError
-from autopeft.methods.parts import WIDTH_EXPONENT, PeftMethod, only_maps, pattern_of
+from autopeft.methods.parts import PeftMethod, only_maps, pattern_of
 from autopeft.records import Adapter
 
 
 def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
-    """One config: under one adapter name `peft` keeps one pair of matrices, which all sites share."""
+    """Write one config: for one adapter name `peft` keeps one pair of matrices, which all sites share."""
     ranks = {int(dict(adapter.options)["r"]) for adapter in adapters}
     if len(ranks) > 1:
         raise SpecError(f"VeRA shares one rank r among all sites, the plan has {sorted(ranks)}; choose one.")
@@ -30,9 +30,7 @@ PART = PeftMethod(
     shared=True,
     learning_rate_range=(4e-3, 0.15),
     learning_rate_source="best measured on MiniLM-L6 (384) 3e-2 to 8e-2; 1e-2 to 4e-2 in the paper on "
-    "RoBERTa; best published 1e-3 (peft's method comparison, 3072, the only one "
-    "tried)",
-    width_exponent=WIDTH_EXPONENT,
+    "RoBERTa; best published 1e-3 (peft's method comparison, 3072, the only one tried)",
     step_time=1.07,
     choices={"r": (64, 256)},
     refusal=only_maps,

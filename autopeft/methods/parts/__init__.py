@@ -13,6 +13,8 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import attrgetter
 from statistics import mode
 from typing import Any, TypeVar
 
@@ -31,7 +33,7 @@ COMPARISON = "peft's method comparison on Llama-3.2-3B: seconds of training, pla
 
 
 def no_rank(site: Site, options: Options) -> Sequence[int]:
-    """One step, which takes the method at a site or leaves it."""
+    """The ranks of a method without ranks: one step, which takes the method at a site or leaves it."""
     return (1,)
 
 
@@ -40,12 +42,12 @@ class PeftMethod:
     """A PEFT method as data and a few functions; `extension.Method` says what each of them means.
 
     By default a method starts as the identity, merges, shares no state among sites, learns from the first
-    step, and has no options, no scale and no servers that read it. `ranks` makes it a ranked one, of low-rank
-    matrices unless `low_rank` is False, and with one rank a plan unless `takes_rank_pattern`. `short` is the
-    word for narrow cells where `label` is too long.
-    `learning_rate_range` is for base models of `REFERENCE_WIDTH`; elsewhere it is divided by the ratio of the
-    widths to the power of `width_exponent`, 0 for the same range everywhere. Narrower models keep it too, as
-    nothing was measured there. The first rate tried is divided by the rank to the power of `rank_exponent`.
+    step, and has no options, no scale and no servers that read it. A method with `ranks` has low-rank
+    matrices unless `low_rank` is False, and one rank per plan unless `takes_rank_pattern`. `short` is the
+    word for narrow cells if `label` is too long.
+    `learning_rate_range` is for base models of `REFERENCE_WIDTH` and narrower ones, at which nothing was
+    measured. For wider ones it is divided by the ratio of the widths to the power of `width_exponent`. The
+    first rate tried is divided by the rank to the power of `rank_exponent`.
     `autopeft/methods/hira.py` is a short example.
     """
 
@@ -56,7 +58,7 @@ class PeftMethod:
     formula: str
     learning_rate_range: tuple[float, float]
     learning_rate_source: str
-    width_exponent: float = 0.0
+    width_exponent: float = WIDTH_EXPONENT
     rank_exponent: float = 0.0
     step_time: float
     step_time_source: str = COMPARISON
@@ -80,7 +82,7 @@ class PeftMethod:
     read_choices: Callable[[PeftConfig], Options] = lambda config: {}
 
     def at_width(self, hidden_size: int) -> PeftMethod:
-        """The method with its learning rates, to two digits, for base models of a hidden size."""
+        """Return the method with its learning rates, to two digits, for base models of a hidden size."""
         factor = (REFERENCE_WIDTH / max(hidden_size, REFERENCE_WIDTH)) ** self.width_exponent
         low, high = (float(f"{rate * factor:.2g}") for rate in self.learning_rate_range)
         return replace(self, learning_rate_range=(low, high), width_exponent=0.0)
@@ -104,17 +106,17 @@ _DESCRIPTIONS = {
 
 
 def only_maps(site: Site) -> str | None:
-    """Linear maps in either storage order: `nn.Linear` and Conv1D."""
+    """Refuse all but linear maps in either storage order: `nn.Linear` and Conv1D."""
     return None if site.kind in ("linear", "conv1d") else f"takes linear maps, and {_DESCRIPTIONS[site.kind]}"
 
 
 def only_linear(site: Site) -> str | None:
-    """`nn.Linear` alone, for tuners that do not know Conv1D."""
+    """Refuse all but `nn.Linear`, for tuners that do not know Conv1D."""
     return "takes nn.Linear, and this is a Conv1D" if site.kind == "conv1d" else only_maps(site)
 
 
 def only_plain_linear(site: Site) -> str | None:
-    """`nn.Linear` without quantisation, for tuners that compute with the weights as they are stored.
+    """Refuse all but plain `nn.Linear`, for tuners that compute with the weights as they are stored.
 
     On bitsandbytes' maps they fail in peft 0.21.2, or count packed weights (reports/LOG.md, 2026-11-25).
     """
@@ -128,10 +130,9 @@ _LAYER = re.compile(r"^(.*?\.)(\d+)(\..*)$")
 
 
 def sites_pattern(names: Iterable[str]) -> str:
-    r"""A regular expression that full-matches the given module names and no others.
+    r"""Write a regular expression that full-matches these module names and no others.
 
-    Names that differ only in their layer number are folded, and so are endings that
-    appear in the same layers, so that the config stays readable.
+    Names that differ only in their layer number are folded, and so are endings in the same layers.
 
     Example:
         >>> sites_pattern(["h.0.q", "h.1.q", "h.0.v", "h.1.v", "pooler"])
@@ -155,15 +156,15 @@ def sites_pattern(names: Iterable[str]) -> str:
 
 
 def pattern_of(adapters: Iterable[Adapter]) -> str:
-    """The pattern of the sites that have the adapters."""
+    """Write the pattern of the sites that have these adapters."""
     return sites_pattern(adapter.site for adapter in adapters)
 
 
 def by_pattern(values: Mapping[str, Value]) -> tuple[Value, dict[str, Value]]:
-    r"""The commonest value, and anchored patterns of the sites that have another one.
+    r"""Return the commonest value, and anchored patterns of the sites that have another one.
 
-    The form of `rank_pattern` and its like. `peft` looks a key up with `re.match(rf"(.*\.)?({key})$", name)`;
-    without the anchor the ending of a name would match too.
+    `rank_pattern` and its like have this form. `peft` looks a key up with `re.match(rf"(.*\.)?({key})$",
+    name)`; without the anchor the ending of a name would match too.
 
     Example:
         >>> by_pattern({"h.0.q": 8, "h.1.q": 8, "h.0.v": 2})
@@ -178,9 +179,9 @@ def by_pattern(values: Mapping[str, Value]) -> tuple[Value, dict[str, Value]]:
 
 
 def by_inner_pattern(values: Mapping[str, int]) -> tuple[int, dict[str, int]]:
-    r"""`by_pattern` for the configs that `peft` looks up with `re.match(rf".*\.{key}$", name)`.
+    r"""`by_pattern` for fields that `peft` looks up with `re.match(rf".*\.{key}$", name)`.
 
-    The key cannot match the whole name there. A look-behind asks for the part before the first dot; a name
+    A key cannot match the whole name there: a look-behind matches the part before the first dot, and a name
     without a dot can only have the default.
 
     Raises:
@@ -210,29 +211,20 @@ def _any(choices: Iterable[str]) -> str:
     return listed[0] if len(listed) == 1 else f"(?:{'|'.join(listed)})"
 
 
-Key = TypeVar("Key", bound="int | tuple[Any, ...]")
 Configs = Callable[[Sequence[Adapter]], tuple[PeftConfig, ...]]
 
 
-def grouped(adapters: Iterable[Adapter], key: Callable[[Adapter], Key]) -> list[tuple[Key, list[Adapter]]]:
-    """Each key and its adapters, keys ascending."""
-    groups: dict[Key, list[Adapter]] = defaultdict(list)
-    for adapter in adapters:
-        groups[key(adapter)].append(adapter)
-    return sorted(groups.items())
-
-
 def alphas_of(adapters: Iterable[Adapter]) -> tuple[float, dict[str, float]]:
-    """The commonest alpha (scale times rank), and patterns of the sites that have another one.
+    """Return the commonest alpha (scale times rank), and patterns of the sites that have another one.
 
-    Other tools read alphas as whole numbers, so an alpha that only rounding keeps from one becomes an int.
+    Other tools read alphas as whole numbers: an alpha that differs from one by rounding becomes an int.
     """
     alphas = {adapter.site: adapter.scale * adapter.rank for adapter in adapters}
     return by_pattern({site: round(x) if math.isclose(x, round(x)) else x for site, x in alphas.items()})
 
 
 def doublings(limit: int) -> tuple[int, ...]:
-    """1, 2, 4, … up to a limit, for ranks that divide a width.
+    """List 1, 2, 4, … up to a limit, for ranks that divide a width.
 
     Example:
         >>> doublings(12)
@@ -242,14 +234,15 @@ def doublings(limit: int) -> tuple[int, ...]:
 
 
 def one_config_per_rank(make: Callable[[int, str], PeftConfig]) -> Configs:
-    """`Method.configs` for a `peft` config that holds one rank; `make` gets a rank and its sites' pattern."""
+    """Make `Method.configs` for a `peft` config of one rank; `make` gets a rank and its sites' pattern."""
+    rank_of = attrgetter("rank")
     return lambda adapters: tuple(
-        make(rank, pattern_of(group)) for rank, group in grouped(adapters, lambda adapter: adapter.rank)
+        make(rank, pattern_of(group)) for rank, group in groupby(sorted(adapters, key=rank_of), rank_of)
     )
 
 
 def lycoris_config(kind: type[PeftConfig]) -> Configs:
-    """`Method.configs` for LoHa and LoKr: one config with ranks and alphas by pattern."""
+    """Make `Method.configs` for LoHa and LoKr: one config with ranks and alphas by pattern."""
 
     def configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
         rank, ranks = by_pattern({adapter.site: adapter.rank for adapter in adapters})

@@ -22,11 +22,10 @@ NAME = "bias_shift"
 
 
 def _extend_peft_type(name: str) -> PeftType:
-    """The member of `peft`'s enum of methods, added where there is none.
+    """Add a member to `peft`'s enum of methods, unless it is there; `register_peft_method` needs it.
 
-    `register_peft_method` refuses names outside `PeftType`, and a Python enum is closed. The
-    member is made and put into the three tables by which enums look members up, as their
-    metaclass does (run on CPython 3.11 and 3.13). A second call finds the member.
+    A Python enum is closed: the member is put into the three tables by which enums look members up, as their
+    metaclass does (run on CPython 3.11 and 3.13).
     """
     if name not in PeftType.__members__:
         member = str.__new__(PeftType, name)
@@ -44,7 +43,7 @@ PEFT_TYPE = _extend_peft_type(NAME.upper())
 
 @dataclass
 class BiasConfig(PeftConfig):  # type: ignore[misc]
-    """The `adapter_config.json` of trained biases; the target modules must have a bias."""
+    """The `adapter_config.json` of trained biases, for modules that have a bias."""
 
     target_modules: str | list[str] | set[str] | None = None
     modules_to_save: list[str] | None = None
@@ -85,7 +84,7 @@ class BiasLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """The output of the module, shifted."""
+        """Run the module and add the shifts."""
         y = cast(torch.Tensor, self.base_layer(x, *args, **kwargs))
         if self.disable_adapters or self.merged:
             return y
@@ -106,7 +105,7 @@ class BiasLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
                 self.merged_adapters.append(name)
 
     def unmerge(self) -> None:
-        """Take the shifts off the module's own bias again."""
+        """Subtract the shifts from the module's own bias."""
         bias = _bias_of(self.get_base_layer())
         while self.merged_adapters:
             bias.data = bias.data - self.bias_shift_vector[self.merged_adapters.pop()].data.to(bias.dtype)
@@ -128,7 +127,7 @@ class BiasModel(BaseTuner):  # type: ignore[misc]
         parent: nn.Module,
         current_key: str,
     ) -> None:
-        """Wrap a module, or add an adapter to the layer that is there; `peft` gives the arguments."""
+        """Wrap a module, or add an adapter to its wrapper."""
         layer = target if isinstance(target, BiasLayer) else BiasLayer(target, adapter_name)
         layer.update_layer(adapter_name, peft_config)
         if layer is not target:
