@@ -90,7 +90,7 @@ def only_input(spec: DataSpec, names: Sequence[str], usual_names: str, *, conten
 def rows_of(
     part: str, table: Any, columns: Columns, *, kind: str | None = None, n_places: int = 0
 ) -> list[Row]:
-    """Each row as strings; a missing cell is None, and test may lack the label.
+    """Read the rows of a table as strings; a missing cell is None, and test may lack the label.
 
     A cell may hold a list of labels if the target's `kind` is None or `classes`: their names, or with
     `n_places` a 0 or 1 for each label.
@@ -103,7 +103,7 @@ def rows_of(
 
 
 def groups_and_times(part: str, table: Any, columns: Columns) -> tuple[list[str | None], list[Any]]:
-    """The group of each row as a string, and the cell of its time; None in each row without such a column.
+    """Read the group of each row as a string, and the cell of its time; None without such a column.
 
     Only train needs the columns that the user named; raises DataError where train lacks one of them.
     """
@@ -119,7 +119,7 @@ def groups_and_times(part: str, table: Any, columns: Columns) -> tuple[list[str 
 def cells_of(
     part: str, table: Any, name: str, *, is_needed: bool = True, reads_lists: bool = True
 ) -> Sequence[Any]:
-    """The cells of a column; if the table lacks it, None for each row, or a DataError if it is needed.
+    """Read the cells of a column; without it None for each row, or a DataError if it is needed.
 
     A column whose name differs in case or blanks alone is an error, too.
     """
@@ -260,7 +260,7 @@ def _labels(part: str, table: Any, column: str, kind: str | None, n_places: int)
 
 
 def name_of(code: str, names: Sequence[str], where: str, column: str) -> str:
-    """The declared label of a number; raises DataError if there is none."""
+    """Look up the declared label of a number; raises DataError if there is none."""
     if code.isdigit() and int(code) < len(names):
         return names[int(code)]
     raise DataError(
@@ -270,7 +270,7 @@ def name_of(code: str, names: Sequence[str], where: str, column: str) -> str:
 
 
 def _in_order(part: str, rows: list[Row], column: str | None) -> list[Row]:
-    """The rows, those of train sorted by time; raises DataError if a time is missing or cannot be read."""
+    """Sort the rows of train by time; raises DataError if a time is missing or cannot be read."""
     if column is None or part != "train":
         return rows
     times = [row.time for row in rows]

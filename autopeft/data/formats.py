@@ -39,6 +39,7 @@ _PACKED = ".gz"  # after any other suffix
 _SEPARATORS = (",", ";", "\t", "|")  # the usual ones first
 _FIRST_ROWS = 20  # whose cells are counted to find the separator; chosen by hand
 _LONGEST_ROW = 2**26  # bytes; chosen by hand
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _MOST_LINES = 2  # of what a library says of a file; the rest is advice
 _N_UNIVERSAL = 10  # cells of a token in CoNLL-U
 _FEW_PARAGRAPHS = 60  # a text with fewer is read line by line, so that each split gets some; chosen by hand
@@ -101,30 +102,29 @@ def read_table(path: Path, text: TextFormat | None = None) -> Any:
     with quiet():
         try:
             if path.is_dir():
-                try:
-                    saved = datasets.load_from_disk(str(path))
-                    return saved.with_format(None)  # a saved one may have the format of torch
-                except (IndexError, KeyError, TypeError) as error:  # a split without rows or files
-                    fault = f"{type(error).__name__}: {error}"
-                    raise ValueError(
-                        f"one of its splits has no rows, or a file is missing ({fault})"
-                    ) from None
+                saved = datasets.load_from_disk(str(path))
+                return saved.with_format(None)  # a saved one may have the format of torch
             table = _read_file(path, text)
             table.info.dataset_name = path.name  # for messages
             return table
         except _FaultyRowError as error:
             raise DataError(f"{path} {error}") from error
+        except (IndexError, KeyError, TypeError) as error:
+            if path.is_file():
+                raise
+            fault = f"{type(error).__name__}: {error}"
+            raise DataError(
+                f"{path} is no saved dataset: a split has no rows, or a file is missing ({fault}). Repair or "
+                "replace it."
+            ) from error
         except FILE_ERRORS as error:
             lines = [line for line in map(str.strip, str(error.__cause__ or error).splitlines()) if line]
             reason = ": ".join(lines[:_MOST_LINES]).rstrip(".!") or type(error).__name__
             kind = f"UTF-8 {suffix[1:]} file" if path.is_file() else "saved dataset"
-            is_of_encoding = isinstance(error, UnicodeError) or _begins_as_utf16(path)
+            begins_as_utf16 = path.is_file() and path.read_bytes()[:2] in _UTF16_MARKS
+            is_of_encoding = isinstance(error, UnicodeError) or begins_as_utf16
             remedy = "Save it as UTF-8." if is_of_encoding else "Repair or replace it."
             raise DataError(f"{path} holds no rows or is no {kind}: {reason}. {remedy}") from error
-
-
-def _begins_as_utf16(path: Path) -> bool:
-    return path.is_file() and path.read_bytes()[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def _read_file(path: Path, text: TextFormat | None) -> Any:
@@ -137,7 +137,7 @@ def _read_file(path: Path, text: TextFormat | None) -> Any:
             table = pq.ParquetFile(file).read(use_threads=False)
             return datasets.Dataset(table, fingerprint=path.name)
     if suffix in (".csv", ".tsv"):
-        return _read_delimited(path, "\t" if suffix == ".tsv" else None)
+        return _read_delimited(path, "\t" if suffix == ".tsv" else _separator(path))
     return _read_json(path)
 
 
@@ -152,15 +152,14 @@ def _opened(path: Path, *, newline: str | None = None) -> TextIO:
     return path.open(encoding="utf-8-sig", newline=newline)
 
 
-def _read_delimited(path: Path, sign: str | None) -> Any:
-    """Read a CSV or TSV file whose cells are separated by `sign`; None finds the sign.
+def _read_delimited(path: Path, sign: str) -> Any:
+    """Read a CSV or TSV file whose cells are separated by `sign`.
 
     Raises:
         _FaultyRowError: A row does not fit the header, or a quote does not enclose a cell.
     """
     limit = csv.field_size_limit(_LONGEST_ROW)
     try:
-        sign = sign or _separator(path)
         is_bare = sign == "\t" and _has_bare_quotes(path)
         rows = _rows(path, sign, csv.QUOTE_NONE if is_bare else csv.QUOTE_MINIMAL)
         header = next(rows, [])
@@ -188,7 +187,7 @@ def _read_delimited(path: Path, sign: str | None) -> Any:
 
 
 def _separator(path: Path) -> str:
-    """The sign that cuts the header into most cells; signs that cut other rows differently come last."""
+    """Find the sign that cuts the header into most cells, best one that cuts the next rows alike."""
 
     def rank(sign: str) -> tuple[bool, int]:
         sizes = list[int]()

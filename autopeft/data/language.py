@@ -45,21 +45,25 @@ _FIXED_SHARE, _FIXED_AT_LEAST = 10, 10
 class _Layout:
     """The kind of a dataset's rows (`extension.Target.kind`), and the columns that hold them.
 
-    `label` is the column of the completion, or of a chat in one column what is learned, in words. `system`
-    and `tools` are columns beside chats.
+    `completion` is None where a chat is in one column, or all of a text is learned. `system` and `tools` are
+    columns beside chats.
     """
 
     kind: TargetKind
     inputs: tuple[str, ...]
-    label: str = ""
-    in_one_column: bool = True
+    completion: str | None = None
     system: str | None = None
     tools: str | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Every column that is read."""
-        return self.inputs if self.in_one_column else (*self.inputs, self.label)
+        return self.inputs if self.completion is None else (*self.inputs, self.completion)
+
+    @property
+    def label(self) -> str:
+        """What is learned after a prompt, in words; empty where all of a text is learned."""
+        return self.completion or ("the last answer" if self.kind == "chat" else "")
 
     @property
     def note(self) -> str:
@@ -165,7 +169,7 @@ def _train_cells(tables: list[Any], name: str) -> list[Any]:
 
 
 def _layout(spec: DataSpec, table: Any) -> _Layout:
-    """The layout that the spec names, or else the first that the column names suggest."""
+    """Choose the layout that the spec names, or else the first that the column names suggest."""
     names = table.column_names
     if names == [PARAGRAPH]:
         return _Layout(kind="stream", inputs=(PARAGRAPH,))
@@ -179,13 +183,14 @@ def _layout(spec: DataSpec, table: Any) -> _Layout:
     chat = inputs[0] if inputs else first_usual_column(names, CHAT_NAMES)
     system, tools = first_usual_column(names, SYSTEM), first_usual_column(names, TOOLS)
     if chat and spec.label_column is None and holds_messages(cells_of("train", table, chat)):
-        return _Layout(kind="chat", inputs=(chat,), label="the last answer", system=system, tools=tools)
+        return _Layout(kind="chat", inputs=(chat,), system=system, tools=tools)
     if inputs and spec.label_column is None:
         return _Layout(kind="documents", inputs=inputs)
     by_lower = {name.strip().lower(): name for name in names}
     pairs = [[by_lower.get(name) for name in pair.split("+")] for pair in PAIRS.split()]
     pairs.append([*[name for name in names if name.startswith(f"{TRANSLATION}.")], None, None][:2])
-    _refuse_preferences(spec, table, by_lower)
+    if spec.label_column is None:
+        _refuse_preferences(table, by_lower)
     prompt = inputs[0] if inputs else next((p for p, c in pairs if p and (c or spec.label_column)), None)
     completion = spec.label_column or next((c for p, c in pairs if c and p == prompt), None)
     if prompt and completion:
@@ -193,17 +198,8 @@ def _layout(spec: DataSpec, table: Any) -> _Layout:
         is_extended = not inputs and more and prompt.strip().lower() in EXTENDED_PROMPTS
         input_columns = (prompt, more) if more and is_extended else (prompt,)
         if all(holds_messages(cells_of("train", table, name)) for name in (prompt, completion)):
-            return _Layout(
-                kind="chat",
-                inputs=(prompt,),
-                label=completion,
-                in_one_column=False,
-                system=system,
-                tools=tools,
-            )
-        return _Layout(
-            kind="completion", inputs=inputs or input_columns, label=completion, in_one_column=False
-        )
+            return _Layout(kind="chat", inputs=(prompt,), completion=completion, system=system, tools=tools)
+        return _Layout(kind="completion", inputs=inputs or input_columns, completion=completion)
     text = first_usual_column(names, TEXT_NAMES)
     if text is None:
         raise DataError(
@@ -213,16 +209,16 @@ def _layout(spec: DataSpec, table: Any) -> _Layout:
     return _Layout(kind="documents", inputs=(text,))
 
 
-def _refuse_preferences(spec: DataSpec, table: Any, by_lower: Mapping[str, str]) -> None:
-    """Raise DataError where rows say which completions people prefer, unless the completion is named."""
+def _refuse_preferences(table: Any, by_lower: Mapping[str, str]) -> None:
+    """Raise DataError where rows say which completions people prefer."""
     label = by_lower.get("label", "")
     is_bool = getattr(table.features.get(label), "dtype", "") == "bool"
-    if spec.label_column is None and {"chosen", "rejected"} <= by_lower.keys():
+    if {"chosen", "rejected"} <= by_lower.keys():
         raise DataError(
             "Columns chosen and rejected hold preferences, which no task learns from; to learn the chosen "
             "texts alone set --text-column chosen, or --text-column and --label-column chosen beside prompts."
         )
-    if spec.label_column is None and is_bool and {"prompt", "completion"} <= by_lower.keys():
+    if is_bool and {"prompt", "completion"} <= by_lower.keys():
         raise DataError(
             f"Column {label} says which completions are wanted, and no task learns from that; give the rows "
             "where it is true, without the column."

@@ -51,7 +51,7 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
     read = read_rows(spec)
     uncut, duplicate_notes = _without_duplicates(read)
     splits, cut_notes = cut_splits(uncut, spec.max_examples, seed=seed)
-    notes = [*read.notes, *_notes_on_missing_groups(read.parts), *duplicate_notes, *cut_notes]
+    notes = [*read.notes, *duplicate_notes, *cut_notes]
     target = uncut.target
     if target.kind in ("class", "classes"):
         notes += _notes_on_absent_labels(target, splits)
@@ -59,7 +59,7 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
         counts = Counter(name for row in splits["train"] for name in names_in(row.label))
         target = replace(target, counts=tuple(counts[name] for name in target.names))
     are_counted = spec.group_column is not None and target.kind not in _IN_BLOCKS
-    notes += _notes_on_groups(splits, are_counted=are_counted)
+    notes += _notes_on_groups(read.parts, splits, are_counted=are_counted)
     content = {part: [[row.inputs, row.label] for row in rows] for part, rows in splits.items()}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
     n_read, n_kept = (sum(map(len, rows.parts.values())) for rows in (read, uncut))
@@ -192,17 +192,6 @@ def other_rows_of(names: Sequence[str]) -> OtherRows | None:
     return next((rows for rows in OTHER_ROWS if any(usual <= lower for usual in rows.columns)), None)
 
 
-def _notes_on_missing_groups(parts: Parts) -> list[str]:
-    if all(row.group is None for row in parts["train"]):
-        return []
-    return [
-        f"The {name} part has no group in its rows, so that train may hold rows of the same groups; add the "
-        "column of --group-column there."
-        for part, name in USUAL_NAMES.items()
-        if parts.get(part) and all(row.group is None for row in parts[part])
-    ]
-
-
 def _notes_on_absent_labels(target: Target, splits: Parts) -> list[str]:
     """Name the labels that train or another split lacks; raise DataError if train has one class alone."""
     present = {part: {name for row in rows for name in names_in(row.label)} for part, rows in splits.items()}
@@ -229,9 +218,16 @@ def _notes_on_absent_labels(target: Target, splits: Parts) -> list[str]:
     return notes
 
 
-def _notes_on_groups(splits: Parts, *, are_counted: bool) -> list[str]:
-    """Say what intervals count where rows come in groups: groups, or rows as if they were independent."""
+def _notes_on_groups(read: Parts, splits: Parts, *, are_counted: bool) -> list[str]:
+    """Warn of parts without groups, and say whether intervals count groups, or rows as independent."""
     notes = []
+    in_groups = {part for part, rows in read.items() if any(row.group is not None for row in rows)}
+    for part, name in USUAL_NAMES.items():
+        if "train" in in_groups and read.get(part) and part not in in_groups:
+            notes.append(
+                f"The {name} part has no group in its rows, so that train may hold rows of the same groups; "
+                "add the column of --group-column there."
+            )
     for part in ("confirm", "test"):
         n_rows, n_groups = len(splits[part]), len(groups_of(splits[part]))
         of_groups = f"The {n_rows} rows of the {part} split are of {counted(n_groups, 'group')}"

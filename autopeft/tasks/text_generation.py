@@ -216,20 +216,20 @@ def _added_end(tokenizer: Any) -> list[int]:
 
 
 def _text_form(kind: TargetKind, tokenizer: Any) -> str:
-    """How `_encode_completions` writes a row with a prompt; empty for other rows."""
+    """Say how a row with a prompt is written as one text; empty for other rows."""
     if kind not in WITH_PROMPT:
         return ""
-    if tokenizer.chat_template:
-        message = "" if kind == "chat" else " as the user's message"
-        added = _added_end(tokenizer)
-        end = f", with {tokenizer.convert_ids_to_tokens(added[0])} behind it" if added else ""
-        answer = f"the completion as the answer{end}"
-        return f"The tokenizer's chat template writes the prompt{message}, and {answer}."
-    end = "" if tokenizer.eos_token is None else f", {tokenizer.eos_token}"
-    return (
-        f"A row is written as prompt, line break, completion{end}; without the line break where white space "
-        "ends the prompt or begins the completion."
+    if not tokenizer.chat_template:
+        end = "" if tokenizer.eos_token is None else f", {tokenizer.eos_token}"
+        return (
+            f"A row is written as prompt, line break, completion{end}; without the line break where white "
+            "space ends the prompt or begins the completion."
+        )
+    prompt = "the prompt" if kind == "chat" else "the prompt as the user's message"
+    end = "".join(
+        f", with {token} behind it" for token in tokenizer.convert_ids_to_tokens(_added_end(tokenizer))
     )
+    return f"The tokenizer's chat template writes {prompt}, and the completion as the answer{end}."
 
 
 def _generate(model: nn.Module, batch: Batch, tokenizer: Any, max_new_tokens: int) -> list[str]:

@@ -66,14 +66,14 @@ def divided(
     """
     faults: list[Exception] = []
     chat = [*turns, answer]
-    for i, form in enumerate(_FORMS):
-        if i and form(chat) == chat:
+    for form in _FORMS:
+        if form is not list and form(chat) == chat:
             continue
         try:
             pair = _divided(tokenizer, turns, answer, form=form, tools=tools)
             if pair is None or _holds_texts(pair, turns, answer, form=form):
                 return pair
-            if not i:
+            if form is list:
                 # If a chat of these roles with contents of our own is written whole, the template's rules
                 # changed this one's texts, such as by trimming.
                 *marked, last = [{**turn, "content": f"content {n} 5f2a"} for n, turn in enumerate(chat)]
