@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
-from autopeft.records import Plan, SizeStep, Verdict, minus
+from autopeft.records import Verdict, minus
 from autopeft.report.formatting import (
     count,
     difference,
     interval,
     metric,
     render,
-    share_words,
     significant,
     within_share,
 )
@@ -40,7 +39,6 @@ SHAPES = (
     "M0-6 1.4-1.9H5.7L2.3.7 3.5 4.9 0 2.3-3.5 4.9-2.3.7-5.7-1.9H-1.4z",
     "M-5-3-3-5 0-2 3-5 5-3 2 0 5 3 3 5 0 2-3 5-5 3-2 0z",
 )
-_PLAIN = Group(label="", colour=2)  # a circle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +77,7 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A marker with a tooltip, a name beside it, and an interval from `low` to `high`, in pixels."""
+    """A marker at a pixel, with a tooltip and a name beside it."""
 
     x: float
     y: float
@@ -87,13 +85,11 @@ class Point:
     title: str
     name: str = ""
     name_y: float = 0.0
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """One picture; `label` says in words what it shows. `budget` and `zero` are lines at a pixel.
+    """One picture; `label` says in words what it shows. The budget is a line at a pixel.
 
     `n_above` points lie beyond the upper edge, and are drawn there.
     """
@@ -102,9 +98,8 @@ class Chart:
     x: Axis
     y: Axis
     points: tuple[Point, ...]
-    budget: float | None = None
-    zero: float | None = None
-    n_above: int = 0
+    budget: float
+    n_above: int
 
     def svg(self) -> Markup:
         """The chart as an `<svg>` element."""
@@ -124,7 +119,8 @@ def short_run_chart(rows: Sequence[ShortRow], *, budget: int, steps: int) -> Cha
             x=x.at(row.run.plan.trainable_params),
             y=y.at(min(loss, y.high)),
             group=row.group,
-            title=f"{row.group.label}: loss {metric(loss, False)}, {_size(row.run.plan)}",
+            title=f"{row.group.label}: loss {metric(loss, False)}, "
+            f"{count(row.run.plan.trainable_params)} parameters",
             name=row.mark,
         )
         for row, loss in runs
@@ -139,47 +135,20 @@ def short_run_chart(rows: Sequence[ShortRow], *, budget: int, steps: int) -> Cha
     )
 
 
-def size_chart(steps: Sequence[SizeStep], best: Plan, *, is_share: bool) -> Chart | None:
-    """The difference of each smaller budget's plan to the best one, with its interval; None without any."""
-    if not steps:
-        return None
-    largest = max(1, best.trainable_params)  # 0 has no place on the axis
-    x = _parameter_axis([largest, *(step.plan.trainable_params for step in steps)])
-    ends = [0.0, *(end for step in steps for end in step.interval_95)]
-    y = _difference_axis(min(ends), max(ends), start=_HEIGHT - _BOTTOM, end=_TOP, is_share=is_share)
-    points = [Point(x=x.at(largest), y=y.at(0.0), group=_PLAIN, title=_size(best), name="best")]
-    points += [
-        Point(
-            x=x.at(step.plan.trainable_params),
-            y=y.at(step.mean_difference),
-            group=_PLAIN,
-            title=f"{difference(step.mean_difference, is_share)}, {_size(step.plan)}",
-            name=share_words(step.share),
-            low=y.at(step.interval_95[0]),
-            high=y.at(step.interval_95[1]),
-        )
-        for step in steps
-    ]
-    return Chart(
-        label="Difference to the best plan by adapter parameters, with 95 % intervals",
-        x=x,
-        y=y,
-        points=_with_places(points),
-        zero=y.at(0.0),
-    )
-
-
-def _size(plan: Plan) -> str:
-    return f"{count(plan.trainable_params)} parameters"
-
-
 def difference_chart(verdict: Verdict, *, is_share: bool) -> Markup | None:
     """The rival's difference to the default, with its interval and the margin; None without an interval."""
     if verdict.interval_95 is None or verdict.mean_difference is None:
         return None
     low, high = map(within_share, verdict.interval_95) if is_share else verdict.interval_95
-    reach = 1.2 * max(abs(low), abs(high), verdict.margin)
-    x = _difference_axis(-reach, reach, start=_RIGHT, end=_WIDTH - _RIGHT, is_share=is_share)
+    reach, scale = 1.4 * max(abs(low), abs(high), verdict.margin) or 1.0, 100 if is_share else 1
+    x = Axis(
+        label="difference in points" if is_share else "difference, plus is better",
+        low=-reach,
+        high=reach,
+        start=_RIGHT,
+        end=_WIDTH - _RIGHT,
+        words=lambda value: _short(scale * value, sign="+"),
+    )
     mean = difference(verdict.mean_difference, is_share)
     return Markup(
         render(
@@ -226,19 +195,6 @@ def _loss_axis(losses: Sequence[float], *, steps: int) -> Axis:
         end=_TOP,
         words=significant if is_log else _short,
         is_log=is_log,
-    )
-
-
-def _difference_axis(low: float, high: float, *, start: float, end: float, is_share: bool) -> Axis:
-    scale = 100 if is_share else 1
-    margin = 0.08 * (high - low) or 1.0
-    return Axis(
-        label="difference in points" if is_share else "difference, plus is better",
-        low=low - margin,
-        high=high + margin,
-        start=start,
-        end=end,
-        words=lambda value: _short(scale * value, sign="+"),
     )
 
 

@@ -6,9 +6,9 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, pairwise
+from itertools import accumulate, groupby, pairwise
 
-from autopeft.records import SEEN_ENOUGH, Adapter, Plan, Site, SiteScores, minus, shortened
+from autopeft.records import SEEN_ENOUGH, Adapter, Plan, Site, SiteScores, minus
 from autopeft.report.formatting import render, significant
 
 OUTSIDE = "outside"  # row of the sites that are in no layer
@@ -28,11 +28,9 @@ LIGHT = tuple(
 DARK = tuple(
     zip("#1b2f45 #234a70 #2d6499 #7db4e6 #c3e0fa".split(), 3 * ["#f0f6fc"] + 2 * ["#0b1b2c"], strict=True)
 )
-# Sizes in pixels, chosen by hand.
-_ROW, _GAP, _LABEL, _MARGIN, _HEAD, _FOOT = 22, 3, 62, 24, 52, 58
-_MIN_CELL, _MAX_CELL, _LETTER = 46, 92, 7
-_WIDEST = 1180  # a panel that would reach further starts a new line
-_MIN_WIDTH = 660  # what the legend needs
+# Sizes in pixels, chosen by hand: of a panel's rows, of its names of layers, of what stands above and below.
+_ROW, _GAP, _CELL, _LABEL, _MARGIN, _HEAD, _GAP_BELOW, _FOOT = 22, 3, 74, 62, 24, 52, 22, 58
+_MIN_WIDTH = 612  # what the legend needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +85,7 @@ def rank_map(sites: Sequence[Site], plan: Plan, short_labels: Mapping[str, str])
     def cell(group: Sequence[Site]) -> Cell:
         ranks = [adapter.rank for site in group for adapter in adapters.get(site.name, ())]
         rank = max(ranks, default=0)
-        level = level_of(rank, RANK_STEPS) if rank else min(1, len(ranks))  # without rank: the lightest
+        level = _level(rank, RANK_STEPS) if rank else min(1, len(ranks))  # without rank: the lightest
         title = "; ".join(f"{site.name}: {label(site)}" for site in group)
         counts = Counter(label(site) for site in group)
         texts = [f"{text} ×{n}" if n > 1 else text for text, n in counts.items()]
@@ -114,7 +112,7 @@ def score_map(sites: Sequence[Site], score: SiteScores) -> Map | None:
         value = sums[group[0].layer, group[0].role]
         title = "; ".join(f"{site.name}: {significant(by_site[site.name], 3)}" for site in group)
         share = 100 * value / total
-        level = 1 + sum(share >= edge for edge in _edges(steps)) if value > 0 else 0
+        level = _level(share, steps) if value > 0 else 0
         return Cell(text=f"{share:.{digits}f}", level=level, title=title)
 
     return _grid(score.name, sites, cell, steps=steps, total=total)
@@ -139,20 +137,21 @@ def merged(drawn: Map) -> Map:
 
 
 def _edges(steps: Sequence[float]) -> list[float]:
-    """Shares in percent at which the second and each further shade begins; none that would read as 100."""
+    """Numbers at which the second and each further shade begins; none that would read as 100 %.
+
+    The last shade, hatched, begins at four times the last step.
+    """
     return [edge for edge in (*steps[1:], 4 * steps[-1]) if edge < _WHOLE]
 
 
-def level_of(value: float, steps: Sequence[float]) -> int:
-    """The shade of a value, from 1 to 6; `steps` are the numbers where a new shade begins.
-
-    The last, hatched, is for four times the last step or more.
+def _level(value: float, steps: Sequence[float]) -> int:
+    """The shade of a value, from 1 to 6.
 
     Example:
-        >>> [level_of(rank, RANK_STEPS) for rank in (1, 2, 3, 4, 15, 16, 63, 64)]
+        >>> [_level(rank, RANK_STEPS) for rank in (1, 2, 3, 4, 15, 16, 63, 64)]
         [1, 2, 2, 3, 4, 5, 5, 6]
     """
-    return max(1, sum(value >= step for step in (*steps, 4 * steps[-1])))
+    return 1 + sum(value >= edge for edge in _edges(steps))
 
 
 def _grid(
@@ -183,29 +182,26 @@ def _places(sites: Sequence[Site]) -> dict[tuple[int | None, str], list[Site]]:
 
 
 def heat_svg(sites: Sequence[Site], scores: Sequence[SiteScores], *, title: str) -> str:
-    """One panel of layer × role per score, the deepest layer on top, the sites' values in tooltips.
+    """Draw a panel of layer × role for each score, one below the other.
 
-    A site of kind `model` is not drawn; a score that is 0 everywhere is named, not drawn. The title says what
-    was scored, such as the base model and the data.
+    The deepest layer is on top, and the values of the sites are in tooltips. A site of kind `model` is not
+    drawn. A score that is 0 everywhere is named below. The title says what was scored, such as the base model
+    and the data.
     """
     maps = {score.name: score_map(sites, score) for score in scores}
-    panels: list[_Panel] = []
-    x, y = _MARGIN, _HEAD
-    for drawn in filter(None, maps.values()):
-        panel = _Panel(map=drawn, x=x, y=y)
-        if x > _MARGIN and panel.right > _WIDEST:  # a new line of panels
-            panel = replace(panel, x=_MARGIN, y=max(above.bottom for above in panels) + 22)
-        panels.append(panel)
-        x, y = panel.right + 30, panel.y
+    drawn = [shares for shares in maps.values() if shares is not None]
+    heights = (_HEAD + len(shares.rows) * (_ROW + _GAP) + _GAP_BELOW for shares in drawn)
+    *tops, bottom = accumulate(heights, initial=_HEAD)
+    n_columns = max((len(shares.roles) for shares in drawn), default=0)
+    width = _LABEL + n_columns * (_CELL + _GAP)
     return render(
         "heat.svg",
         title=title,
-        panels=panels,
-        empty=[name for name, drawn in maps.items() if drawn is None],
-        width=max([*(p.right + _MARGIN for p in panels), 2 * _MARGIN + 8 * len(title), _MIN_WIDTH]),
-        height=max([_HEAD, *(panel.bottom for panel in panels)]) + _FOOT,
-        margin=_MARGIN,
-        row=_ROW,
+        panels=list(zip(drawn, tops, strict=True)),
+        empty=[name for name, shares in maps.items() if shares is None],
+        width=2 * _MARGIN + max(width, 8 * len(title), _MIN_WIDTH),
+        height=bottom + _FOOT,
+        sizes={"margin": _MARGIN, "label": _LABEL, "head": _HEAD, "cell": _CELL, "row": _ROW, "gap": _GAP},
         light=LIGHT,
         dark=DARK,
     )
@@ -225,39 +221,3 @@ def enough_examples(score: SiteScores) -> str:
     rho = minus(f"{math.floor(100 * score.split_half) / 100:.2f}")  # 0.949 must not read as 0.95
     examples = "enough examples" if score.split_half >= SEEN_ENOUGH else "too few examples"
     return f"{examples}: two halves of {score.n_examples:,} have a rank correlation of {rho}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Panel:
-    """The map of one score, and the place of its upper left corner, in pixels."""
-
-    map: Map
-    x: int
-    y: int
-
-    @property
-    def cell(self) -> int:
-        """Width of a cell: that of the longest role, within bounds."""
-        return min(_MAX_CELL, max(_MIN_CELL, _LETTER * max(map(len, self.map.roles), default=0) + 10))
-
-    @property
-    def roles(self) -> list[str]:
-        """The roles, cut to the width of a cell."""
-        most = self.cell // _LETTER
-        return [shortened(role, most) for role in self.map.roles]
-
-    def left(self, column: int) -> int:
-        """Where a column begins, within the panel."""
-        return _LABEL + column * (self.cell + _GAP)
-
-    def top(self, row: int) -> int:
-        """Where a row begins, within the panel."""
-        return _HEAD + row * (_ROW + _GAP)
-
-    @property
-    def right(self) -> int:
-        return self.x + self.left(len(self.map.roles))
-
-    @property
-    def bottom(self) -> int:
-        return self.y + self.top(len(self.map.rows))

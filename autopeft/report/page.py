@@ -21,7 +21,7 @@ from autopeft.records import (
 )
 from autopeft.report.answer import Answer, answer_of
 from autopeft.report.card import python_lines
-from autopeft.report.charts import SHAPES, difference_chart, short_run_chart, size_chart
+from autopeft.report.charts import SHAPES, difference_chart, short_run_chart
 from autopeft.report.formatting import render
 from autopeft.report.layer_maps import MAX_ROWS, Map, enough_examples, merged, rank_map, score_map
 from autopeft.report.plan_names import PartWords, name_of
@@ -188,14 +188,12 @@ def page_html(page: RunPage) -> str:
     """Fill in the HTML page of a run, finished or not."""
     budget = page.setting.budget.max_trainable_params
     chart = short_run_chart(page.short_rows, budget=budget, steps=page.short_steps)
-    steps = [step for _, step in page.sizes]
     drawn = {point.group for point in chart.points} if chart else set()
     return render(
         "report.html",
         page=page,
         difference_chart=page.answer and difference_chart(page.answer.verdict, is_share=page.is_share),
         short_run_chart=chart,
-        size_chart=page.best and size_chart(steps, page.best.plan, is_share=page.is_share),
         legend=sorted(drawn, key=lambda group: group.colour),
         shapes=SHAPES,
         max_runs=_MAX_RUNS,

@@ -176,43 +176,31 @@ def leaderboard(result: SearchResult, labels: Mapping[str, str]) -> list[dict[st
     """
     sign = 1 if result.setting.greater_is_better else -1
     full = sorted(result.full_runs, key=lambda record: -sign * record.metric_mean)
-    finished = {record.plan for record in full}
     proposed_by, rows = arms(result), []
     for record in full:
         test = record_of(result.test, record.plan)
-        rows.append(
-            {
-                **_plan_columns(record.plan, proposed_by[record.plan], result, labels),
-                "split": record.split,
-                "metric": record.metric_mean,
-                "metric_std_error": record.metric_std_error,
-                "loss": record.mean_loss,
-                "n_seeds": len(record.seeds),
-                "test_metric": math.nan if test is None else test.metric_mean,
-            }
-        )
-    for run in short_runs(result):
-        if run.plan not in finished:
-            rows.append(
-                {
-                    **_plan_columns(run.plan, proposed_by[run.plan], result, labels),
-                    "split": run.fidelity.split,
-                    "metric": run.metric,
-                    "metric_std_error": None,
-                    "loss": run.loss,
-                    "n_seeds": 1,
-                    "test_metric": math.nan,
-                }
-            )
-    return rows
-
-
-def _plan_columns(plan: Plan, arm: str, result: SearchResult, labels: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        "plan_id": plan.digest,
-        "answers": marks_of(result, plan),
-        "arm": arm,
-        "plan": name_of(plan, result, labels),
-        "trainable_params": plan.trainable_params,
-        "learning_rate": None if is_untrained(result, plan) else plan.learning_rate,
-    }
+        scores = {
+            "split": record.split,
+            "metric": record.metric_mean,
+            "metric_std_error": record.metric_std_error,
+            "loss": record.mean_loss,
+            "n_seeds": len(record.seeds),
+            "test_metric": math.nan if test is None else test.metric_mean,
+        }
+        rows.append((record.plan, scores))
+    short = [run for run in short_runs(result) if record_of(full, run.plan) is None]
+    for run in short:
+        scores = {"split": run.fidelity.split, "metric": run.metric, "metric_std_error": None}
+        rows.append((run.plan, scores | {"loss": run.loss, "n_seeds": 1, "test_metric": math.nan}))
+    return [
+        {
+            "plan_id": plan.digest,
+            "answers": marks_of(result, plan),
+            "arm": proposed_by[plan],
+            "plan": name_of(plan, result, labels),
+            "trainable_params": plan.trainable_params,
+            "learning_rate": None if is_untrained(result, plan) else plan.learning_rate,
+            **scores,
+        }
+        for plan, scores in rows
+    ]

@@ -13,7 +13,7 @@ from sklearn.isotonic import IsotonicRegression
 from toys.results import BEST, WORDS, of_language_model, toy_result, toy_run, with_sizes
 
 from autopeft import report
-from autopeft.report.charts import difference_chart, short_run_chart, size_chart, spread
+from autopeft.report.charts import difference_chart, short_run_chart, spread
 from autopeft.report.rows import short_rows
 
 UNITS = {"": 1, "k": 1e3, "M": 1e6}
@@ -123,20 +123,8 @@ def test_an_interval_of_shares_ends_at_100_points(result):
     assert "95 % interval −74.9 to +100.0" in svg
 
 
-def test_smaller_budgets_stand_at_their_difference(result):
-    root = tree(size_chart(result.sizes, BEST, is_share=True).svg())
-    x, y = axis(root, "xtick", log=True), axis(root, "ytick")
-    best, fifth = (places(root)[words] for words in ("7,296 parameters", "−1.1 points, 1,024 parameters"))
-    assert (x(best[0]), y(best[1])) == (pytest.approx(7_296, rel=5e-3), pytest.approx(0, abs=0.02))
-    assert (x(fifth[0]), y(fifth[1])) == (pytest.approx(1_024, rel=5e-3), pytest.approx(-1.1, abs=0.02))
-    ((_, low, high, *_),) = bars(root)
-    assert (y(low), y(high)) == (pytest.approx(-2, abs=0.02), pytest.approx(-0.2, abs=0.02))
-    assert size_chart((), BEST, is_share=True) is None
-
-
 def test_charts_take_colours_and_font_from_the_page_and_say_what_they_show(result):
-    charts = (short_runs(result).svg(), size_chart(result.sizes, BEST, is_share=True).svg())
-    for svg in (*charts, difference_chart(result.verdict, is_share=True)):
+    for svg in (short_runs(result).svg(), difference_chart(result.verdict, is_share=True)):
         assert not re.search(r"#[0-9a-fA-F]{6}|font", svg)
         assert 'role="img"' in svg and "aria-label=" in svg and "<title>" in svg
 
