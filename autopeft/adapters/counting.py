@@ -24,7 +24,7 @@ from autopeft.adapters.skeleton import (
 from autopeft.errors import SiteError, SpecError
 from autopeft.extension import Method
 from autopeft.model import BaseModel, adapter_names, for_task
-from autopeft.model.linear_maps import known_role
+from autopeft.model.linear_maps import role_by_name
 from autopeft.records import Plan, Site
 
 _DEPTH = re.compile(r"\.(\d+)\.")
@@ -156,7 +156,7 @@ def _place(name: str, sites: Mapping[str, Site], base: BaseModel) -> tuple[str, 
     if site is None:
         holder = ".".join(itertools.takewhile(lambda part: not part.startswith(_WRAPPED), parts[:-1]))
         depth = _DEPTH.search(f".{holder}.")
-        role = known_role(holder) or holder.rpartition(".")[2]
+        role = role_by_name(holder) or holder.rpartition(".")[2]
         return (holder, role, depth[1] if depth else _OUTSIDE, in_head(holder, base))
     # A linear map outside the layers that is trained whole beside a task head is its pooler.
     is_pooler = "modules_to_save" in parts and site.layer is None and site.kind == "linear"

@@ -36,7 +36,7 @@ from autopeft.adapters.skeleton import Attached, attach_one_each
 from autopeft.errors import SiteError, SpecError
 from autopeft.extension import Method, rate_factor
 from autopeft.model import DEMO_NAME, BaseModel
-from autopeft.model.linear_maps import known_role
+from autopeft.model.linear_maps import role_by_name
 from autopeft.model.quantisation import conv1d_to_linear
 from autopeft.records import Adapter, Plan
 from autopeft.store import read_plan
@@ -177,7 +177,7 @@ def _meaning(file: ConfigFile, base: BaseModel, method: Method, *, path: Path) -
     notes: tuple[str, ...] = ()
     if _is_all_linear(file):
         # Routers, or their weights, are no sites.
-        routers = {n for n in layers if known_role(n.removesuffix(".weight")) == "router"}
+        routers = {n for n in layers if role_by_name(n.removesuffix(".weight")) == "router"}
         if routers:
             fewer = sum(layers.pop(name).params for name in routers)
             notes = (

@@ -25,7 +25,7 @@ from autopeft.adapters.configs import ConfigFile
 from autopeft.adapters.matching import require_match
 from autopeft.errors import SiteError
 from autopeft.model import BaseModel, adapter_names
-from autopeft.model.attaching import put_on, require_shapes
+from autopeft.model.attaching import attach_configs, require_shapes
 
 # The types whose rank is that of a matrix; peft attaches more than the layer can use, without a word.
 _LOW_RANK = (PeftType.LORA, PeftType.ADALORA, PeftType.DELORA, PeftType.DEFT)
@@ -83,7 +83,7 @@ def attach_without_weights(module: nn.Module, configs: Sequence[PeftConfig]) -> 
     names, copies = adapter_names(configs), [copy.deepcopy(config) for config in configs]
     for config in copies:
         forgo_initial_values(config)
-    adapted = put_on(
+    adapted = attach_configs(
         module,
         copies,
         names=names,

@@ -23,7 +23,7 @@ from autopeft.containers import allowed_cores
 from autopeft.errors import ModelError, first_line_of, reason_of
 from autopeft.extension import PROTOCOLS, Catalogue, discover
 from autopeft.model import find_device, free_bytes, resolve
-from autopeft.model.devices import computes_in_bfloat16, like_gpus
+from autopeft.model.devices import computes_in_bfloat16, equal_gpus
 from autopeft.records import VERSION, ModelSpec
 
 CheckStatus = Literal["ok", "note", "fail"]
@@ -128,7 +128,7 @@ def _device_checks() -> Iterator[Check]:
         yield Check(name="GPUs", status="note", value=value, remedy="pass --device mps, and compare times")
     else:
         gpus = [torch.cuda.get_device_name(index) for index in range(n_gpus)]
-        yield gpu_check(gpus, like_first=len(like_gpus()))
+        yield gpu_check(gpus, like_first=len(equal_gpus()))
     free = free_bytes(device)
     is_little = free < _LEAST_FREE_BYTES
     yield Check(

@@ -31,7 +31,7 @@ from autopeft.estimate.memory_tracker import (
 from autopeft.estimate.rates import Rates
 from autopeft.extension import Batch
 from autopeft.model import BaseModel, adapter_names, attach
-from autopeft.model.attaching import put_on
+from autopeft.model.attaching import attach_configs
 from autopeft.model.light_layers import lighten
 from autopeft.model.training_pass import can_checkpoint, checkpointed
 
@@ -139,7 +139,7 @@ def with_configs(
     """As `without_weights`, with configs that name task and head themselves, as `peft` attaches them."""
     base_in(base, dtype)
     with _attaching():
-        adapted = put_on(base.module, _cheap(configs), names=adapter_names(configs))
+        adapted = attach_configs(base.module, _cheap(configs), names=adapter_names(configs))
     if lightened:
         lighten(adapted)
     return adapted

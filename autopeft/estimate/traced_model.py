@@ -24,8 +24,8 @@ from autopeft.model.checkpoint_source import is_built_by
 from autopeft.model.quantisation import (
     StoredWeights,
     expert_weights,
-    left_by_bitsandbytes,
     output_layer_names,
+    plain_experts_note,
     stored_weights,
 )
 from autopeft.model.training_pass import without_cache
@@ -146,7 +146,7 @@ def _notes(setup: Setup, base: BaseModel, stored: StoredWeights | None) -> tuple
     dtype, n_weights = str(setup.dtype).removeprefix("torch."), base.base_params + base.head_params
     if stored is None:
         bits = setup.model.quantize
-        left = left_by_bitsandbytes(base.module, bits, n_weights=n_weights, dtype=dtype)
+        left = plain_experts_note(base.module, bits, n_weights=n_weights, dtype=dtype)
         return (left,) if left and bits != "none" else ()
     already = f"{base.name} is quantised already ({stored.method})"
     if stored.is_loaded_plain:

@@ -47,7 +47,7 @@ def attach(
         lightened: Whether to replace layers of `peft` by those of `light_layers`, which take less memory.
     """
     stack = for_task(configs, module, task_type=task_type, head_names=head_names)
-    adapted = put_on(module, stack, names=adapter_names(stack))
+    adapted = attach_configs(module, stack, names=adapter_names(stack))
     for parameter in adapted.parameters():
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
             parameter.data = parameter.data.float()  # made like a bias of a map in 4 bits
@@ -65,7 +65,7 @@ def attach(
     return adapted
 
 
-def put_on(
+def attach_configs(
     module: nn.Module,
     configs: Sequence[PeftConfig],
     *,

@@ -101,7 +101,7 @@ def device_names(names: str | None) -> tuple[str | None, ...]:
     return (devices[0], *(f"{kind}:{name}" if name.isdecimal() else name for name in devices[1:]))
 
 
-def like_gpus() -> tuple[str, ...]:
+def equal_gpus() -> tuple[str, ...]:
     """List the first GPU that torch can use and all others like it; empty without a GPU.
 
     On a GPU with less memory, such as one for the screen, plans that fit elsewhere would run out of memory.

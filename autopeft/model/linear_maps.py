@@ -151,7 +151,7 @@ def role_of(name: str, n_in: int, n_out: int) -> str:
         >>> role_of("h.0.mixer.expand", 16, 64), role_of("h.0.mixer.in_proj", 16, 64)
         ('up', 'dense')
     """
-    role = known_role(name)
+    role = role_by_name(name)
     if _ATTENTION.search(name) and role in (None, *ROLE_GROUPS["mlp"]):
         return "dense"  # such as a gate on what the heads give
     if role is not None:
@@ -161,7 +161,7 @@ def role_of(name: str, n_in: int, n_out: int) -> str:
     return "up" if n_out > n_in else "down"
 
 
-def known_role(name: str) -> str | None:
+def role_by_name(name: str) -> str | None:
     """Tell a role by the usual names, None for others; BERT's `output.dense` is o in attention, else down."""
     if _ROUTER.search(name):
         return "router"

@@ -42,8 +42,8 @@ from autopeft.model.linear_maps import n_params
 from autopeft.model.quantisation import (
     conv1d_to_linear,
     dequantising,
-    left_by_bitsandbytes,
     output_layer_names,
+    plain_experts_note,
     quantisation_config,
     quantised_owners,
     require_bitsandbytes,
@@ -109,7 +109,7 @@ def load(
     if spec.quantize != "none":
         with precision.autocast(place):
             require_working_kernels(module.requires_grad_(False), name)
-        if text := left_by_bitsandbytes(
+        if text := plain_experts_note(
             module, spec.quantize, n_weights=n_params(module), dtype=precision.dtype
         ):
             log.warning(text)

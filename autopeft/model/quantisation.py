@@ -188,7 +188,7 @@ def output_layer_names(module: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, child in module.named_modules() if output is not None and child is output)
 
 
-def left_by_bitsandbytes(module: nn.Module, bits: str, *, n_weights: int, dtype: str) -> str | None:
+def plain_experts_note(module: nn.Module, bits: str, *, n_weights: int, dtype: str) -> str | None:
     """Say how many weights stay plain as experts in one parameter; None if they are a small share.
 
     `transformers` 5 holds all experts of a layer in one parameter; bitsandbytes replaces linear maps only.

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from autopeft.model.attaching import rewrites_targets
-from autopeft.model.linear_maps import is_quantised, known_role, map_shape, role_of
+from autopeft.model.linear_maps import is_quantised, map_shape, role_by_name, role_of
 from autopeft.records import ROLE_GROUPS, Site, layer_name
 from autopeft.records.plans import LAYER
 
@@ -180,7 +180,7 @@ def _expert_sites(name: str, module: nn.Module, model: nn.Module) -> list[Site]:
     sites = []
     for parameter_name, parameter in module.named_parameters(recurse=False):
         full_name = f"{name}.{parameter_name}"
-        role = known_role(full_name)
+        role = role_by_name(full_name)
         if parameter.ndim != 3 or role is None or role not in ROLE_GROUPS["mlp"]:
             continue
         copies, *sides = parameter.shape

@@ -1,4 +1,4 @@
-"""Forward passes that keep and compute less: no cache, checkpoints, known masks, skipped frozen layers."""
+"""Forward passes that keep and compute less: no cache, checkpoints, padding-aware masks, skipped layers."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def without_cache(model: nn.Module) -> Iterator[None]:
         config.use_cache = old  # type: ignore[union-attr]
 
 
-class KnownMask(Tensor):
+class PaddingAwareMask(Tensor):
     """An attention mask (B, …, T) that remembers its padding, so that no pass must ask the device for it.
 
     Padding is any 0. `is_right_padded` says that no token comes after padding in its row. A cast, a copy on
@@ -107,27 +107,27 @@ class KnownMask(Tensor):
         return _noted(made, has_padding=args[0].has_padding, is_right_padded=is_right_padded)
 
 
-def known_mask(mask: Tensor, *, seen_as: Tensor) -> KnownMask:
+def padding_aware(mask: Tensor, *, seen_as: Tensor) -> PaddingAwareMask:
     """Make a mask remember its padding, which is read from `seen_as`, the same mask on the CPU."""
     has_padding = bool((seen_as == 0).any())
     is_right_padded = not bool((seen_as[..., 1:] > seen_as[..., :-1]).any())
     return _noted(mask, has_padding=has_padding, is_right_padded=is_right_padded)
 
 
-def _noted(mask: Tensor, *, has_padding: bool, is_right_padded: bool) -> KnownMask:
-    noted = mask.as_subclass(KnownMask)
+def _noted(mask: Tensor, *, has_padding: bool, is_right_padded: bool) -> PaddingAwareMask:
+    noted = mask.as_subclass(PaddingAwareMask)
     noted.has_padding, noted.is_right_padded = has_padding, is_right_padded
     return noted
 
 
-def heeds_known_masks(model: nn.Module) -> bool:
-    """Whether a model makes its masks by the function that `heeding_known_masks` replaces."""
+def uses_padding_aware_masks(model: nn.Module) -> bool:
+    """Whether a model makes its masks by the function that `padding_aware_masks` replaces."""
     return getattr(getattr(model, "config", None), "_attn_implementation", None) == _FUSED
 
 
 @contextlib.contextmanager
-def heeding_known_masks() -> Iterator[None]:
-    """Let models of transformers make their masks of a `KnownMask` without reading it from the device.
+def padding_aware_masks() -> Iterator[None]:
+    """Let models of transformers make their masks of a `PaddingAwareMask` without reading it from the device.
 
     They make the mask that they would make otherwise, and none, since fast kernels take none, if
 
@@ -138,7 +138,7 @@ def heeding_known_masks() -> Iterator[None]:
     make_mask: Callable[..., Tensor | None] = ALL_MASK_ATTENTION_FUNCTIONS[_FUSED]
 
     def make(*, attention_mask: Tensor | None = None, **arguments: Any) -> Tensor | None:
-        if not isinstance(attention_mask, KnownMask):
+        if not isinstance(attention_mask, PaddingAwareMask):
             return make_mask(attention_mask=attention_mask, **arguments)
         n_keys = attention_mask.shape[-1]
         is_square = arguments.get("q_length") == n_keys or arguments.get("allow_is_causal_skip") is False

@@ -131,7 +131,7 @@ def loaded_from(module: nn.Module) -> str:
     return str(getattr(getattr(module, "config", None), "_name_or_path", "") or "")
 
 
-def is_narrow(module: nn.Module) -> bool:
+def holds_bfloat16(module: nn.Module) -> bool:
     """Whether weights outside bitsandbytes maps are in bfloat16, in which the model must then compute."""
     return torch.bfloat16 in _formats(module)
 

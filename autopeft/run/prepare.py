@@ -15,7 +15,7 @@ from autopeft.data import LabelledData
 from autopeft.errors import DataError, ModelError, UnknownNameError
 from autopeft.extension import Catalogue, Method, Task, discover, text_form
 from autopeft.model import BaseModel
-from autopeft.model.user_model import is_narrow
+from autopeft.model.user_model import holds_bfloat16
 from autopeft.records import (
     IN_MEMORY,
     SETTINGS,
@@ -216,7 +216,7 @@ def with_precision(spec: RunSpec, memory: InMemory) -> RunSpec:
     Raises a ModelError for float32 where a model in memory is in bfloat16, which nobody can undo.
     """
     execution = spec.execution
-    is_in_bfloat16 = memory.model is not None and is_narrow(memory.model)
+    is_in_bfloat16 = memory.model is not None and holds_bfloat16(memory.model)
     if is_in_bfloat16 and execution.dtype == "float32":
         raise ModelError(
             "dtype is 'float32', but the model in memory has weights in bfloat16; leave dtype out, or pass "

@@ -23,7 +23,7 @@ from autopeft.model import (
     is_out_of_memory,
     load_skeleton,
 )
-from autopeft.model.devices import computes_in_bfloat16, device_names, has_used_gpus, like_gpus, limit_memory
+from autopeft.model.devices import computes_in_bfloat16, device_names, equal_gpus, has_used_gpus, limit_memory
 from autopeft.model.quantisation import stored_weights
 from autopeft.records import (
     FLOAT32_BYTES,
@@ -189,7 +189,7 @@ def worker_devices(execution: ExecutionSpec) -> tuple[str | None, ...]:
     """
     if execution.device is not None or not _places_workers(execution):
         return device_names(execution.device)
-    return like_gpus()[: execution.workers] or (None,)
+    return equal_gpus()[: execution.workers] or (None,)
 
 
 def n_workers(execution: ExecutionSpec) -> int:
@@ -220,7 +220,7 @@ def tell_spread(spec: RunSpec) -> None:
             places = ", ".join(name or _kind(name) for name in worker_devices(execution))
             log.info("Workers: %d, on %s; --workers and --device change that.", n_workers(execution), places)
     elif EXECUTORS[execution.executor].shares_memory and execution.device is None:
-        n_gpus = len(like_gpus())
+        n_gpus = len(equal_gpus())
         if n_gpus > 1 and IN_MEMORY not in (spec.model.id, spec.data.source):
             log.info("%d GPUs are visible, and one is used: --executor process uses all of them.", n_gpus)
 

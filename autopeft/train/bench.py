@@ -24,8 +24,8 @@ from autopeft.model.input_statistics import input_directions, input_rms, set_ini
 from autopeft.model.training_pass import (
     can_checkpoint,
     checkpointed,
-    heeding_known_masks,
-    heeds_known_masks,
+    padding_aware_masks,
+    uses_padding_aware_masks,
     without_cache,
 )
 from autopeft.records import Fidelity, Measurement, Plan, Status
@@ -279,7 +279,7 @@ class Bench:
 
     def _plain_loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         # Autocast is entered for every step: within one, its cache would keep the first cast of the adapters.
-        with self.base.autocast(), heeding_known_masks():
+        with self.base.autocast(), padding_aware_masks():
             return self.task.loss(model, batch)
 
     def evaluate(
@@ -306,7 +306,7 @@ class Bench:
             if max_tokens < most_tokens:
                 compute.max_eval_tokens = max_tokens
             chunks = micro_batches(by_size, sizes, max_tokens=max_tokens)
-            with self.base.autocast(), heeding_known_masks():
+            with self.base.autocast(), padding_aware_masks():
                 return self.task.evaluate(model, self._announced(split, chunks), generates=generates)
 
         largest, configured_tokens = int(sizes[by_size].max(initial=0)), compute.max_eval_tokens
@@ -349,7 +349,7 @@ class Bench:
             pad_token_id=self.base.pad_token_id,
             device=self.base.device,
             cache=DeviceCache(max_bytes=int(BATCHES_SHARE * self._free_bytes())),
-            marks_masks=heeds_known_masks(self.base.module),
+            marks_masks=uses_padding_aware_masks(self.base.module),
         )
 
     def _batch(self, split: str, rows: Sequence[int]) -> Batch:

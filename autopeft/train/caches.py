@@ -24,7 +24,7 @@ from autopeft.model.training_pass import (
     FrozenPrefix,
     KnownOutput,
     frozen_prefix,
-    known_mask,
+    padding_aware,
     skips_exactly,
 )
 from autopeft.train.encoding import EncodedSplit
@@ -141,7 +141,7 @@ class Batches:
                 placed = {name: place(tensor) for name, tensor in batch.items()}
             mask = batch.get(_MASK)
             if self.marks_masks and mask is not None:
-                placed[_MASK] = known_mask(placed[_MASK], seen_as=mask)
+                placed[_MASK] = padding_aware(placed[_MASK], seen_as=mask)
         return Collated(placed, n_terms), sum(sizes)
 
 

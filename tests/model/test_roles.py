@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autopeft.model.linear_maps import known_role, role_of
+from autopeft.model.linear_maps import role_by_name, role_of
 
 LAYER = "model.layers.0."
 ATTENTION = {
@@ -62,7 +62,7 @@ def test_gates_inside_of_attention_are_no_feed_forward(name, n_in, n_out):
 
 @pytest.mark.parametrize("name", ROUTERS)
 def test_maps_inside_of_a_router_are_routers(name):
-    assert role_of(LAYER + name, 8, 3) == known_role(LAYER + name) == "router"
+    assert role_of(LAYER + name, 8, 3) == role_by_name(LAYER + name) == "router"
 
 
 def test_a_feed_forward_beside_attention_or_a_router_keeps_its_roles():

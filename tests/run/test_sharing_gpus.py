@@ -12,7 +12,7 @@ from toys.specs import run_spec
 
 from autopeft.errors import ModelError
 from autopeft.model import BaseModel, Precision, from_memory
-from autopeft.model.devices import like_gpus
+from autopeft.model.devices import equal_gpus
 from autopeft.run import resources
 from autopeft.run.prepare import prepare
 from autopeft.run.resources import one_at_a_time
@@ -64,9 +64,9 @@ def test_processes_are_spread_over_all_gpus(settings, devices, n_workers, see_gp
 
 def test_gpus_unlike_the_first_are_left_out(see_gpus):
     see_gpus(CARD, ("T400", 2 * GIB), CARD, ("H100", 94 * GIB))
-    assert like_gpus() == named(0, 2)
+    assert equal_gpus() == named(0, 2)
     see_gpus()
-    assert like_gpus() == ()
+    assert equal_gpus() == ()
 
 
 @pytest.mark.parametrize(("n_threads", "n_workers"), [(1, 1), (2, 1), (4, 2), (7, 3), (64, 4)])

@@ -11,7 +11,7 @@ from transformers.masking_utils import (
     create_sliding_window_causal_mask,
 )
 
-from autopeft.model.training_pass import KnownMask, heeding_known_masks, known_mask
+from autopeft.model.training_pass import PaddingAwareMask, padding_aware, padding_aware_masks
 
 WHOLE = torch.ones(2, 5, dtype=torch.int64)
 PADDED = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]])
@@ -20,14 +20,14 @@ masks = pytest.mark.parametrize("mask", [WHOLE, PADDED], ids=["whole", "padded"]
 
 
 def known(mask):
-    return known_mask(mask.clone(), seen_as=mask)
+    return padding_aware(mask.clone(), seen_as=mask)
 
 
 @masks
 def test_casts_and_views_stay_known_and_all_else_is_a_plain_tensor(mask):
     casts = known(mask).to(torch.bool), known(mask).to(device="cpu", dtype=torch.float32)
     for made in (*casts, known(mask).view(-1, 5), known(mask).view(1, 2, -1)):
-        assert isinstance(made, KnownMask)
+        assert isinstance(made, PaddingAwareMask)
         assert made.has_padding == bool((mask == 0).any())
     whole = known(mask)
     others = [whole[:1], whole[:, 1:], whole.cumsum(-1), 1 - whole, torch.cat([whole, whole], dim=1)]
@@ -42,7 +42,7 @@ def test_casts_and_views_stay_known_and_all_else_is_a_plain_tensor(mask):
 def test_models_get_the_mask_that_they_get_otherwise(make, n_queries, mask):
     config, states = toy_base("llama-lm").module.config, torch.zeros(2, n_queries, 16)
     plain = make(config, states, mask, cache=None)
-    with heeding_known_masks():
+    with padding_aware_masks():
         for given in (known(mask), mask):
             made = make(config, states, given, cache=None)
             assert type(made) is type(plain)
@@ -57,7 +57,7 @@ def test_causal_attention_needs_no_mask_for_padding_on_the_right():
     def visible(query, key):
         return key >= 0
 
-    with heeding_known_masks():
+    with padding_aware_masks():
         assert create_causal_mask(config, states, known(RIGHT), cache=None) is None
         for make, given, options in (
             (create_causal_mask, states[:, :3], {}),
@@ -74,7 +74,7 @@ def test_sliding_windows_stay_and_hide_no_token_more_or_less(window):
     config, states = toy_base("llama-lm").module.config, torch.zeros(3, 5, 16)
     config.sliding_window = window
     causal = torch.ones(5, 5, dtype=torch.bool).tril()
-    with heeding_known_masks():
+    with padding_aware_masks():
         made = create_sliding_window_causal_mask(config, states, known(RIGHT), cache=None)
     seen = causal.expand(3, 1, 5, 5) if made is None else made
     expected = causal & ~torch.ones(5, 5, dtype=torch.bool).tril(-window)
@@ -95,7 +95,7 @@ def test_losses_and_gradients_are_those_of_an_attention_that_takes_the_mask(arch
     for name in ("sdpa", "eager"):
         base.module.set_attn_implementation(name)
         given = known(mask) if name == "sdpa" else mask
-        with attach(base, plan) as adapted, heeding_known_masks():
+        with attach(base, plan) as adapted, padding_aware_masks():
             parameters = [p for p in adapted.parameters() if p.requires_grad]
             draw = torch.Generator().manual_seed(1)
             for parameter in parameters:
@@ -109,6 +109,6 @@ def test_losses_and_gradients_are_those_of_an_attention_that_takes_the_mask(arch
 def test_mask_that_a_model_makes_by_itself_is_looked_at():
     """A decoder's mask may have the shape of the batch's, and padding where that has none."""
     config, states = toy_base("llama-lm").module.config, torch.zeros(2, 5, 16)
-    with heeding_known_masks():
+    with padding_aware_masks():
         made = create_causal_mask(config, states, known(WHOLE) * PADDED, cache=None)
     assert torch.equal(made, create_causal_mask(config, states, PADDED, cache=None))
