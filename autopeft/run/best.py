@@ -46,15 +46,24 @@ BASE_SAMPLE = "base_sample"
 
 
 def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
-    """Write `best/`, with the weights of the first full run of the best plan; replaces an older `best/`."""
-    fresh = run.half_best
+    """Write `best/`, with the weights of the first full run of the best plan; replaces an older `best/`.
+
+    The older one is moved away and not removed first: Windows keeps a folder in which a file is open.
+    """
+    fresh, older = run.half_best, run.path / f".best.{secrets.token_hex(4)}.tmp"
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         _fill(fresh, run, prepared, result)
     except BaseException:  # a signal, too
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-    _put_in_place(fresh, run.best)
+    try:
+        if run.best.exists():
+            put_in_place(run.best, older)
+        put_in_place(fresh, run.best)
+    except OSError as error:
+        raise cannot_write(run.best, error) from error
+    shutil.rmtree(older, ignore_errors=True)
 
 
 def write_plans(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
@@ -67,18 +76,6 @@ def write_plans(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
     for name, plan in plans.items():
         if plan.learning_rate > 0:  # the base model untrained is no plan to train
             write_plan(run.path / "plans" / f"{name}.yaml", plan_document(prepared, plan))
-
-
-def _put_in_place(fresh: Path, folder: Path) -> None:
-    """Let a folder take the place of another, which stays whole where Windows keeps it, since it is open."""
-    old = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        if folder.exists():
-            put_in_place(folder, old)
-        put_in_place(fresh, folder)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _fill(fresh: Path, run: RunDir, prepared: Prepared, result: SearchResult) -> None:
@@ -94,32 +91,27 @@ def _fill(fresh: Path, run: RunDir, prepared: Prepared, result: SearchResult) ->
     )
     write_adapter(source, fresh / "adapters")
     full_run = next(m for m in result.measurements if m.plan == result.best and m.fidelity.split == "confirm")
-    _copy_weights(run, full_run, fresh / "weights")
+    seed = full_run.fidelity.seed
+    seals = {(m.plan, m.fidelity): seal for m, seal in run.measurements.entries()}
+    seal = seals.get((result.best, full_run.fidelity))
+    shutil.copytree(run.weights(result.best, seed), fresh / "weights", symlinks=True)
+    if seal is None or seal_of(fresh / "weights") != seal:
+        raise TrainingError(
+            f"The kept weights of plan {result.best.digest}, seed {seed}, were damaged during the run; "
+            "--resume trains them again."
+        )
     body = prepared.base.body_sha256() if prepared.base.is_in_memory else None
-    known = training_json(full_run, body_sha256=body, base_sample=base_sample(prepared))
-    write_text(fresh / "weights" / "training.json", known)
+    facts = training_json(full_run, body_sha256=body, base_sample=base_sample(prepared))
+    write_text(fresh / "weights" / "training.json", facts)
     # The folder may be passed on alone, so that it says how to train again; it names no path of the data.
     document = replace(plan_document(prepared, result.best), data=DataSpec())
     write_plan(fresh / "weights" / "plan.yaml", document)
     write_loading_files(fresh / "weights", prepared.spec.model, prepared.base, prepared.data)
-    write_card(fresh / "weights", result, seed=full_run.fidelity.seed)
-
-
-def _copy_weights(run: RunDir, measurement: Measurement, folder: Path) -> None:
-    """Copy the weights that a full run kept; raises TrainingError unless the copy is what it left."""
-    plan, seed = measurement.plan, measurement.fidelity.seed
-    seals = {(m.plan, m.fidelity): seal for m, seal in run.measurements.entries()}
-    seal = seals.get((plan, measurement.fidelity))
-    shutil.copytree(run.weights(plan, seed), folder, symlinks=True)
-    if seal is None or seal_of(folder) != seal:
-        raise TrainingError(
-            f"The kept weights of plan {plan.digest}, seed {seed}, were damaged during the run; "
-            "--resume trains them again."
-        )
+    write_card(fresh / "weights", result, seed=seed)
 
 
 def plan_document(prepared: Prepared, plan: Plan) -> PlanDocument:
-    """A plan with everything that is needed to train it again."""
+    """Put beside a plan everything that is needed to train it again."""
     spec = prepared.spec
     return PlanDocument(
         plan=plan,
@@ -137,10 +129,12 @@ def plan_document(prepared: Prepared, plan: Plan) -> PlanDocument:
 def training_json(
     measurement: Measurement, *, base_sample: str | None, body_sha256: str | None = None
 ) -> str:
-    """The content of `training.json`, which lies beside trained weights: their scores and their fidelity.
+    """Compose `training.json`, which lies beside trained weights: their scores and their fidelity.
 
-    `base_sample` is that of `base_sample`. `body_sha256` is the digest of a base model in memory without its
-    head, which no name loads again.
+    Args:
+        measurement: The run that made the weights.
+        base_sample: What `base_sample` gives.
+        body_sha256: Digest of a base model in memory without its head, since no name loads it again.
     """
     record = to_json(replace(measurement, example_scores=()))
     keys = ("status", "metric", "loss", "train_seconds", "eval_seconds", "peak_bytes")
@@ -181,41 +175,38 @@ def finished_seed(run: RunDir) -> int:
 
 
 def require_body(weights: Path, body_sha256: Callable[[], str]) -> None:
-    """Raise a ModelError where weights belong to a model in memory, and another base model is here.
+    """Raise a ModelError if weights were trained on a model in memory, and this base model is another one.
 
     Args:
         weights: A folder of trained weights.
-        body_sha256: Gives the digest of the base model at hand, without its head.
+        body_sha256: Gives the digest of this base model, without its head.
     """
-    wanted = trained_facts(weights / "training.json").get(_BODY)
-    if wanted is not None and wanted != (digest := body_sha256()):
+    expected = trained_facts(weights / "training.json").get(_BODY)
+    if expected is not None and expected != (digest := body_sha256()):
         raise ModelError(
             "The base model has other weights than the one in memory that was searched (SHA-256 "
-            f"{digest[:12]} instead of {str(wanted)[:12]}); pass that model, or a "
-            "folder that its save_pretrained wrote."
+            f"{digest[:12]} instead of {str(expected)[:12]}); pass that model, or a folder that its "
+            "save_pretrained wrote."
         )
 
 
 def base_sample(prepared: Prepared) -> str | None:
-    """A digest over a sample of the base model's weights without its head; None of a quantised one."""
+    """Digest a sample of the base model's weights without its head; None if it is quantised."""
     return sample_digest(prepared.base.module, exclude=prepared.base.head_names)
 
 
 def has_other_weights(weights: Path, module: nn.Module) -> bool:
-    """Whether a base model is known to have other weights than the one that a folder was trained on.
-
-    Folders of earlier versions do not tell.
-    """
-    wanted = trained_facts(weights / "training.json").get(BASE_SAMPLE)
-    if not isinstance(wanted, str):
+    """Whether a base model differs from the one of a folder; False for folders of earlier versions."""
+    expected = trained_facts(weights / "training.json").get(BASE_SAMPLE)
+    if not isinstance(expected, str):
         return False
     apart = (*model.head_names(module), *modules_kept_whole(weights))
-    seen = sample_digest(module, exclude=apart)
-    return seen is not None and seen != wanted
+    digest = sample_digest(module, exclude=apart)
+    return digest is not None and digest != expected
 
 
 def require_same_base(weights: Path, module: nn.Module) -> None:
-    """Raise a ModelError where `has_other_weights`."""
+    """Raise a ModelError if the base model is not the one that a folder was trained on."""
     if has_other_weights(weights, module):
         raise ModelError(
             f"The base model has other weights than the one that {weights} was trained on; pass that one, or "
@@ -224,7 +215,7 @@ def require_same_base(weights: Path, module: nn.Module) -> None:
 
 
 def trained_facts(path: Path) -> dict[str, Any]:
-    """The content of a `training.json`; empty where it is missing or damaged."""
+    """Read a `training.json`; empty if it is missing or damaged."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -38,12 +38,14 @@ def sensitivity(
     enough: float = SEEN_ENOUGH,
     clock: Callable[[], float] = lambda: 0.0,
 ) -> Sensitivity:
-    """Scores of every site on a seeded sample of the train split.
+    """Score every site on a seeded sample of the train split.
 
     Without `max_examples`, the pass may cost 5 % of a full run, with at least one batch and at most 512
-    examples. It stops early once two halves of the examples rank the sites alike (rank correlation of at
-    least `enough`; a value above 1 never stops early). With `--max-time` it stops too once it has taken a
-    tenth of the time that is left; `clock` gives the seconds since the run began.
+    examples. It stops early in two cases:
+
+    1. Two halves of the examples rank the sites alike: their rank correlation is at least `enough`. A value
+       above 1 never stops early.
+    2. A tenth of what was left of `--max-time` has passed; `clock` gives the seconds since the run began.
 
     Raises:
         UnknownNameError: A score does not exist.
@@ -51,14 +53,14 @@ def sensitivity(
         DataError: A loss is not finite.
     """
     parts = discover("autopeft.sensitivity")
-    chosen: list[Score] = [parts[name] for name in dict.fromkeys(names)]
+    scores: list[Score] = [parts[name] for name in dict.fromkeys(names)]
     require_some(max_examples)
     n_train = len(prepared.bench.splits["train"].labels)
     n_requested = max_examples or affordable_examples(
-        chosen, full_run_examples=prepared.full_steps * prepared.bench.batch_size
+        scores, full_run_examples=prepared.full_steps * prepared.bench.batch_size
     )
+    end = clock() + _TIME_SHARE * ((prepared.spec.search.max_time_seconds or math.inf) - clock())
     base = prepared.base
-    limit = _Limit(prepared, clock)
     scored_model = ScoredModel(
         model=base.module,
         sites=base.sites,
@@ -67,49 +69,33 @@ def sensitivity(
         max_tokens=prepared.bench.compute.most_plain_tokens,  # layers are not checkpointed there
         interrupt=prepared.bench.interrupt,
     )
+
+    def batches_in_time() -> Iterator[Batch]:
+        for index, batch in enumerate(_batches(prepared, n_examples=min(n_requested, n_train))):
+            if index and clock() >= end:
+                return
+            yield batch
+
     with (
         memory_needed("the sensitivity pass", prepared.spec),
         base.precision.of_copies(base.device).multiplying(),
     ):
-        scored = measure(
-            chosen,
-            scored_model,
-            limit.until_share_is_used(_batches(prepared, n_examples=min(n_requested, n_train))),
-            enough=enough,
-        )
-    notes = (*scored.notes, *(limit.notes(scored, n_requested) or _notes(scored, n_requested, n_train)))
+        scored = measure(scores, scored_model, batches_in_time(), enough=enough)
+    notes, n_used = scored.notes, scored.n_examples
+    if 0 < n_used < n_requested:
+        stopped = f"Stopped after {n_used} of {n_requested} examples"
+        if clock() >= end:
+            notes += (f"{stopped}, since a tenth of what was left of --max-time had passed.",)
+        elif n_used >= n_train:
+            notes += (f"The train split has only {n_train} of the {n_requested} examples requested.",)
+        else:
+            agreement = min(score.split_half for score in scored.scores if score.split_half is not None)
+            notes += (f"{stopped}: two halves of them rank the sites alike (Spearman {agreement:.2f}).",)
     return replace(scored, n_asked=n_requested, notes=notes)
 
 
-class _Limit:
-    """The time that the pass of a run may take, counted from here."""
-
-    def __init__(self, prepared: Prepared, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        seconds = prepared.spec.search.max_time_seconds or math.inf
-        self._end = clock() + _TIME_SHARE * (seconds - clock())
-        self._is_cut = False
-
-    def until_share_is_used(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The first batch, and the others until the share of the pass is used up."""
-        for index, batch in enumerate(batches):
-            if index and self._clock() >= self._end:
-                self._is_cut = True
-                return
-            yield batch
-
-    def notes(self, scored: Sensitivity, n_requested: int) -> list[str]:
-        """What the limit did to the pass; empty where it did nothing."""
-        if not self._is_cut:
-            return []
-        return [
-            f"Stopped after {scored.n_examples} of {n_requested} examples, since a tenth of what was left of "
-            "--max-time had passed."
-        ]
-
-
 def require_some(max_examples: int | None) -> None:
-    """Raise SpecError where `max_examples` is no whole number or below 1; None is allowed."""
+    """Raise SpecError unless `max_examples` is None or a whole number of at least 1."""
     if max_examples is not None and (not hasattr(max_examples, "__index__") or max_examples < 1):
         raise SpecError(f"--max-examples is {max_examples!r}; it should be a whole number, at least 1.")
 
@@ -117,9 +103,9 @@ def require_some(max_examples: int | None) -> None:
 def logged_scores(
     prepared: Prepared, names: Sequence[str], *, clock: Callable[[], float] = lambda: 0.0
 ) -> tuple[SiteScores, ...]:
-    """The scores of a search; logs the notes that `analyze` would print beside them.
+    """Score the sites for a search, and log the notes that `analyze` would print.
 
-    Where memory does not hold one example, only scores that read none are there, `parameters` at least.
+    If memory does not hold one example, the scores are those that read none, `parameters` at least.
     """
     try:
         scored = sensitivity(prepared, names, clock=clock)
@@ -163,10 +149,10 @@ def _batches(prepared: Prepared, *, n_examples: int) -> Iterator[Batch]:
     split = prepared.bench.splits["train"]
     lengths = split.lengths
     rng = np.random.default_rng(prepared.spec.search.seed)
-    chosen = rng.permutation(len(lengths))[:n_examples].tolist()
+    sample = rng.permutation(len(lengths))[:n_examples].tolist()
     n_sorted = _BATCH * _SORTED_BATCHES
     for start in range(0, n_examples, n_sorted):
-        rows = sorted(chosen[start : start + n_sorted], key=lambda i: (lengths[i], i))
+        rows = sorted(sample[start : start + n_sorted], key=lambda i: (lengths[i], i))
         batches = [rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)]
         for index in rng.permutation(len(batches)):
             batch = prepared.task.collate(
@@ -175,16 +161,3 @@ def _batches(prepared: Prepared, *, n_examples: int) -> Iterator[Batch]:
                 prepared.base.pad_token_id,
             )
             yield {name: tensor.to(prepared.base.device) for name, tensor in batch.items()}
-
-
-def _notes(scored: Sensitivity, n_requested: int, n_train: int) -> list[str]:
-    """Why the pass used fewer examples than requested; empty where it used them all."""
-    if not scored.n_examples or scored.n_examples >= n_requested:
-        return []
-    if scored.n_examples >= n_train:
-        return [f"The train split has only {n_train} of the {n_requested} examples requested."]
-    agreement = min(score.split_half for score in scored.scores if score.split_half is not None)
-    return [
-        f"Stopped after {scored.n_examples} of {n_requested} examples: two halves of them rank the sites "
-        f"alike (Spearman {agreement:.2f})."
-    ]

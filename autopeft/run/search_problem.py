@@ -1,4 +1,4 @@
-"""The problem that the engine solves: search space, budget, scores, schedule and the user's plans."""
+"""From settings to the problem that the engine solves: search space, budget, scores, the user's plan."""
 
 from __future__ import annotations
 
@@ -40,225 +40,6 @@ _EVAL_SHARE = 0.1  # of a full run, that the evaluation of a split may cost; cho
 _LEAST_EXAMPLES = 128  # to evaluate, where the task names no number; chosen by hand
 
 log = logging.getLogger(__name__)
-
-
-def requested_space(spec: RunSpec) -> space.Space:
-    """The search space, reduced to what methods, servers and limits allow.
-
-    Raises SpecError where no arm is left.
-    """
-    methods = discover("autopeft.methods")
-    requested = space.load(spec.search.space, known_methods=methods, only=spec.search.methods)
-    if spec.search.serve_on:
-        servers = space.SERVERS if "any" in spec.search.serve_on else spec.search.serve_on
-        requested = space.servable(requested, servers, methods)
-    return space.limited(requested, spec.limits, methods)
-
-
-def score_names(spec: RunSpec) -> list[str]:
-    """Scores to compute: the one that orders sites, and those that the report shows."""
-    return list(dict.fromkeys([spec.search.score, *_SHOWN_SCORES]))
-
-
-def search_problem(
-    prepared: Prepared,
-    feasible: space.Space,
-    context: AllocationContext,
-    scores: Sequence[SiteScores] = (),
-    *,
-    user_plan: tuple[Arm, Plan] | None = None,
-) -> SearchProblem:
-    """The engine's input; `feasible` and `context` are what `fit_to_budget` returned.
-
-    Without scores the first layers stand for those of the highest score, and any range for that of the head.
-    """
-    spec, names = prepared.spec, [site.name for site in prepared.base.sites]
-    by_name = {score.name: dict(zip(names, score.values, strict=True)) for score in scores}
-    score = spec.search.score
-    if scores and score not in by_name:  # memory did not hold an example: sites are ordered by their weights
-        score = SIZE_SCORE
-        spec = with_setting(spec, "search.score", score)
-    first_layers = {site.name: 1 / (1 + (site.layer or 0)) for site in prepared.base.sites}
-    has_head = prepared.base.head_params > 0
-    head_rates = (1.0, 2.0 if has_head else 1.0)
-    if scores:
-        with memory_needed("measuring the inputs of the task head", spec):
-            head_rates = prepared.bench.head_rates.alone()
-    return SearchProblem(
-        spec=spec,
-        space=feasible,
-        context=replace(context, scores=by_name.get(score, first_layers)),
-        family=prepared.task.defaults.family,
-        lengths=Lengths(
-            full_steps=prepared.full_steps,
-            batch_size=prepared.bench.batch_size,
-            n_search=prepared.n_evaluated("search"),
-            n_confirm=prepared.n_evaluated("confirm"),
-            n_test=prepared.n_evaluated("test"),
-        ),
-        metric=metric_facts(prepared.task),
-        head_rates=head_rates,
-        user_plan=user_plan,
-        groups=prepared.groups,
-    )
-
-
-def rate_ranges(problem: SearchProblem) -> dict[str, tuple[float, float]]:
-    """Learning rates that may be tried with each method, and under the empty name with the head alone."""
-    methods = problem.context.methods
-    ranges = {name: space.learning_rates(problem.space, name, methods) for name in methods}
-    return {"": problem.head_rates, **ranges}
-
-
-def user_plan(prepared: Prepared, context: AllocationContext) -> tuple[Arm, Plan] | None:
-    """The plan of `--baseline` with its arm, if there is one.
-
-    A file without a learning rate gets the middle one of its method, divided by how much larger its scales
-    are than the method's: rate times scale is what compares.
-    """
-    path = prepared.spec.search.baseline
-    if path is None:
-        return None
-    with model.quiet_libraries():
-        baseline = adapters.read_user_plan(Path(path), prepared.base, prepared.methods)
-    for note in baseline.notes:
-        log.info("%s: %s", path, note)
-    plan = baseline.plan
-    if plan.trainable_params > context.max_params:
-        log.warning(
-            "Your baseline trains %s parameters and the budget allows %s: it is measured but cannot be the "
-            "best plan.",
-            f"{plan.trainable_params:,}",
-            f"{context.max_params:,}",
-        )
-    if not plan.learning_rate and plan.lead_method is not None:
-        method = prepared.methods[plan.lead_method]
-        low, high = method.learning_rate_range
-        of_method = [a for a in plan.adapters if a.method == method.name and a.scale > 0]
-        scaled = [adapter.scale / method.scale(adapter.rank) for adapter in of_method]
-        rate = low * (high / low) ** _MIDDLE / geometric_mean(scaled or [1.0])
-        plan = replace(plan, learning_rate=rate)
-    return USER_BASELINE, plan
-
-
-def fit_to_budget(prepared: Prepared, requested: Space) -> tuple[Space, AllocationContext]:
-    """The part of a space that fits model and budget, and what an allocation needs; all scores are 1.
-
-    With `--count-head` the task head takes its part of the budget; of `--max-adapter-size` it always does.
-
-    Raises:
-        SpecError: No plan of the space fits into `--max-adapter-size`.
-        SiteError: No method of the space fits any site.
-        BudgetError: No plan of the space fits the budget.
-    """
-    parsed = prepared.budget
-    head_params = prepared.base.head_params if prepared.spec.budget.count_head else 0
-    available = parsed.max_trainable_params - head_params
-    limit, head = prepared.spec.limits.max_adapter_bytes, FLOAT32_BYTES * prepared.base.head_params
-    in_file = prepared.base.base_params if limit is None else (limit - head) // FLOAT32_BYTES
-    is_served = bool(prepared.spec.search.serve_on)  # no server reads LoRA on experts in one parameter
-    context = AllocationContext(
-        sites=tuple(s for s in prepared.base.sites if not (is_served and s.kind == "parameter")),
-        scores=dict.fromkeys((site.name for site in prepared.base.sites), 1.0),
-        methods=prepared.methods,
-        max_params=max(0, min(available, in_file)),
-    )
-    costs = space.cheapest(requested, context)
-    if not costs:
-        names = ", ".join(requested.arms)
-        limits = _under_cap(prepared, requested.arms, requested) or _under_space(requested, context)
-        raise SiteError(
-            f"None of the methods {names} fits a site of {prepared.base.name}{limits}; ask for others."
-        )
-    budget.require_affordable(costs, budget=parsed, available=available)
-    if (least := min(costs.values())) > in_file:
-        raise SpecError(
-            f"--max-adapter-size allows {limit:,} bytes; the cheapest plan needs {FLOAT32_BYTES * least:,} "
-            f"beside {head:,} of the task head. Raise --max-adapter-size."
-        )
-    feasible = space.feasible(requested, context)
-    for name in requested.arms:
-        if name not in feasible.arms:
-            cap = _under_cap(prepared, [name], requested)
-            log.info("%s is left out: nothing of it fits the model and the budget%s.", name, cap)
-            continue
-        for (method, before), (_, after) in zip(requested.parts(name), feasible.parts(name), strict=True):
-            for placement in before.placement:
-                if placement not in after.placement:
-                    log.info("%s at %s is left out: the model has no site for it there.", method, placement)
-    return feasible, context
-
-
-def _under_cap(prepared: Prepared, arms: Iterable[str], requested: Space) -> str:
-    """A phrase that names `--max-rank` where it bounds a method of some arms of a space; else empty."""
-    methods = [prepared.methods[name] for arm in arms for name, _ in requested.parts(arm)]
-    is_capped = any(method.ranked and method.low_rank for method in methods)
-    cap = prepared.spec.limits.max_rank
-    return f" under --max-rank {cap:,}" if cap is not None and is_capped else ""
-
-
-def _under_space(requested: Space, context: AllocationContext) -> str:
-    """A phrase with the placements of a space where its methods would fit at others; else empty."""
-    everywhere = requested.narrowed(lambda _, part: part.model_copy(update={"placement": ("all",)}))
-    if not space.cheapest(everywhere, context):
-        return ""
-    placements = [part.placement for arm in requested.arms for _, part in requested.parts(arm)]
-    shown = dict.fromkeys(f"placement {', '.join(placement)}" for placement in placements)
-    return f" at the placement that the search space sets ({', '.join(shown)})"
-
-
-def check_comparison(prepared: Prepared) -> None:
-    """Refuse a margin and splits with which no plans can be compared.
-
-    Raises SpecError for a margin of half of a share or more, which is meant in points, and DataError for a
-    split of one example, or of one group of examples to confirm on, of which no interval is made.
-    """
-    margin, task = prepared.spec.search.margin, prepared.task
-    if margin is not None and task.is_share and margin >= _LARGEST_MARGIN:
-        raise SpecError(
-            f"The margin is {margin:g}, but {task.metric} lies between 0 and 1 and 0.01 is one point of it; "
-            f"did you mean --margin {margin / 100:g}?"
-        )
-    remedies = {
-        "search": "add train rows",
-        "confirm": "give a larger validation file, or leave it out so that the split is cut from train",
-    }
-    for name, remedy in remedies.items():
-        n_examples = len(prepared.bench.splits[name].labels)
-        if n_examples < _LEAST_COMPARED:
-            raise DataError(
-                f"The {name} split has {n_examples} example, and comparing plans needs at least "
-                f"{_LEAST_COMPARED}; {remedy}."
-            )
-    groups = prepared.data.confirm.groups
-    if groups and len(set(groups)) == 1:
-        raise DataError(
-            f"The {len(groups)} examples of the confirm split are of 1 group, and comparing plans needs at "
-            f"least {_LEAST_COMPARED}; name a finer data.group_column, or give a validation file with more "
-            "groups."
-        )
-
-
-def with_evaluated_examples(prepared: Prepared) -> Prepared:
-    """The run with as many evaluated examples as a tenth of a full run pays, recorded where it is not all."""
-    if prepared.spec.data.max_eval_examples is not None:
-        return prepared
-    paid = int(_EVAL_SHARE * prepared.full_steps * prepared.bench.batch_size / EVAL_COST)
-    n_examples = max(paid, prepared.task.defaults.eval_examples or _LEAST_EXAMPLES)
-    largest = max(prepared.n_evaluated(name) for name in ("search", "confirm", "test"))
-    if n_examples >= largest:
-        return prepared
-    reasons = ("more would cost over a tenth of a full run", "fewer hardly tell plans apart")
-    decision = Decision(
-        setting="data.max_eval_examples",
-        value=f"{n_examples:,}",
-        rule=f"of {largest:,} in the largest split; {reasons[n_examples > paid]}",
-    )
-    return replace(
-        prepared,
-        spec=with_setting(prepared.spec, "data.max_eval_examples", n_examples),
-        decisions=(*prepared.decisions, decision),
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,3 +119,227 @@ def open_run(
             if folder:
                 folder.discard()  # does nothing once there is a measurement
             raise
+
+
+def requested_space(spec: RunSpec) -> space.Space:
+    """Load the search space, and reduce it to what methods, servers and limits allow.
+
+    Raises SpecError if no arm is left.
+    """
+    methods = discover("autopeft.methods")
+    requested = space.load(spec.search.space, known_methods=methods, only=spec.search.methods)
+    if spec.search.serve_on:
+        servers = space.SERVERS if "any" in spec.search.serve_on else spec.search.serve_on
+        requested = space.servable(requested, servers, methods)
+    return space.limited(requested, spec.limits, methods)
+
+
+def check_comparison(prepared: Prepared) -> None:
+    """Refuse a margin and splits with which no plans can be compared.
+
+    Raises:
+        SpecError: The margin is half of a share or more: points are meant.
+        DataError: A split has one example, or the confirm split one group, which give no interval.
+    """
+    margin, task = prepared.spec.search.margin, prepared.task
+    if margin is not None and task.is_share and margin >= _LARGEST_MARGIN:
+        raise SpecError(
+            f"The margin is {margin:g}, but {task.metric} lies between 0 and 1 and 0.01 is one point of it; "
+            f"did you mean --margin {margin / 100:g}?"
+        )
+    remedies = {
+        "search": "add train rows",
+        "confirm": "give a larger validation file, or leave it out so that the split is cut from train",
+    }
+    for name, remedy in remedies.items():
+        n_examples = len(prepared.bench.splits[name].labels)
+        if n_examples < _LEAST_COMPARED:
+            raise DataError(
+                f"The {name} split has {n_examples} example, and comparing plans needs at least "
+                f"{_LEAST_COMPARED}; {remedy}."
+            )
+    groups = prepared.data.confirm.groups
+    if groups and len(set(groups)) == 1:
+        raise DataError(
+            f"The {len(groups)} examples of the confirm split are of 1 group, and comparing plans needs at "
+            f"least {_LEAST_COMPARED}; name a finer data.group_column, or give a validation file with more "
+            "groups."
+        )
+
+
+def fit_to_budget(prepared: Prepared, requested: Space) -> tuple[Space, AllocationContext]:
+    """Reduce a space to what fits model and budget; also gives what an allocation needs, with scores of 1.
+
+    The task head counts against `--max-adapter-size`, and with `--count-head` against the budget too.
+
+    Raises:
+        SpecError: No plan of the space fits into `--max-adapter-size`.
+        SiteError: No method of the space fits any site.
+        BudgetError: No plan of the space fits the budget.
+    """
+    parsed = prepared.budget
+    head_params = prepared.base.head_params if prepared.spec.budget.count_head else 0
+    available = parsed.max_trainable_params - head_params
+    limit, head = prepared.spec.limits.max_adapter_bytes, FLOAT32_BYTES * prepared.base.head_params
+    in_file = prepared.base.base_params if limit is None else (limit - head) // FLOAT32_BYTES
+    is_served = bool(prepared.spec.search.serve_on)  # no server reads LoRA on experts in one parameter
+    context = AllocationContext(
+        sites=tuple(s for s in prepared.base.sites if not (is_served and s.kind == "parameter")),
+        scores=dict.fromkeys((site.name for site in prepared.base.sites), 1.0),
+        methods=prepared.methods,
+        max_params=max(0, min(available, in_file)),
+    )
+    costs = space.cheapest(requested, context)
+    if not costs:
+        names = ", ".join(requested.arms)
+        limits = _under_cap(prepared, requested.arms, requested) or _under_space(requested, context)
+        raise SiteError(
+            f"None of the methods {names} fits a site of {prepared.base.name}{limits}; ask for others."
+        )
+    budget.require_affordable(costs, budget=parsed, available=available)
+    if (least := min(costs.values())) > in_file:
+        raise SpecError(
+            f"--max-adapter-size allows {limit:,} bytes; the cheapest plan needs {FLOAT32_BYTES * least:,} "
+            f"beside {head:,} of the task head. Raise --max-adapter-size."
+        )
+    feasible = space.feasible(requested, context)
+    for name in requested.arms:
+        if name not in feasible.arms:
+            cap = _under_cap(prepared, [name], requested)
+            log.info("%s is left out: nothing of it fits the model and the budget%s.", name, cap)
+            continue
+        for (method, part), (_, fitting) in zip(requested.parts(name), feasible.parts(name), strict=True):
+            for placement in part.placement:
+                if placement not in fitting.placement:
+                    log.info("%s at %s is left out: the model has no site for it there.", method, placement)
+    return feasible, context
+
+
+def _under_cap(prepared: Prepared, arms: Iterable[str], requested: Space) -> str:
+    """Name `--max-rank` if it bounds a method of the arms; else empty."""
+    methods = [prepared.methods[name] for arm in arms for name, _ in requested.parts(arm)]
+    is_capped = any(method.ranked and method.low_rank for method in methods)
+    cap = prepared.spec.limits.max_rank
+    return f" under --max-rank {cap:,}" if cap is not None and is_capped else ""
+
+
+def _under_space(requested: Space, context: AllocationContext) -> str:
+    """Name the placements of a space if its methods would fit at other ones; else empty."""
+    everywhere = requested.narrowed(lambda _, part: part.model_copy(update={"placement": ("all",)}))
+    if not space.cheapest(everywhere, context):
+        return ""
+    placements = [part.placement for arm in requested.arms for _, part in requested.parts(arm)]
+    shown = dict.fromkeys(f"placement {', '.join(placement)}" for placement in placements)
+    return f" at the placement that the search space sets ({', '.join(shown)})"
+
+
+def user_plan(prepared: Prepared, context: AllocationContext) -> tuple[Arm, Plan] | None:
+    """Read the plan of `--baseline`, with its arm; None without one.
+
+    A file without a learning rate gets the middle one of its method, divided by how much larger its scales
+    are than the method's: plans compare by rate times scale.
+    """
+    path = prepared.spec.search.baseline
+    if path is None:
+        return None
+    with model.quiet_libraries():
+        baseline = adapters.read_user_plan(Path(path), prepared.base, prepared.methods)
+    for note in baseline.notes:
+        log.info("%s: %s", path, note)
+    plan = baseline.plan
+    if plan.trainable_params > context.max_params:
+        log.warning(
+            "Your baseline trains %s parameters and the budget allows %s: it is measured but cannot be the "
+            "best plan.",
+            f"{plan.trainable_params:,}",
+            f"{context.max_params:,}",
+        )
+    if not plan.learning_rate and plan.lead_method is not None:
+        method = prepared.methods[plan.lead_method]
+        low, high = method.learning_rate_range
+        of_method = [a for a in plan.adapters if a.method == method.name and a.scale > 0]
+        scaled = [adapter.scale / method.scale(adapter.rank) for adapter in of_method]
+        rate = low * (high / low) ** _MIDDLE / geometric_mean(scaled or [1.0])
+        plan = replace(plan, learning_rate=rate)
+    return USER_BASELINE, plan
+
+
+def with_evaluated_examples(prepared: Prepared) -> Prepared:
+    """Evaluate as many examples as a tenth of a full run costs, unless the user says how many.
+
+    The number is a decision of the run if it is less than the largest split has.
+    """
+    if prepared.spec.data.max_eval_examples is not None:
+        return prepared
+    paid = int(_EVAL_SHARE * prepared.full_steps * prepared.bench.batch_size / EVAL_COST)
+    n_examples = max(paid, prepared.task.defaults.eval_examples or _LEAST_EXAMPLES)
+    largest = max(prepared.n_evaluated(name) for name in ("search", "confirm", "test"))
+    if n_examples >= largest:
+        return prepared
+    reasons = ("more would cost over a tenth of a full run", "fewer hardly tell plans apart")
+    decision = Decision(
+        setting="data.max_eval_examples",
+        value=f"{n_examples:,}",
+        rule=f"of {largest:,} in the largest split; {reasons[n_examples > paid]}",
+    )
+    return replace(
+        prepared,
+        spec=with_setting(prepared.spec, "data.max_eval_examples", n_examples),
+        decisions=(*prepared.decisions, decision),
+    )
+
+
+def search_problem(
+    prepared: Prepared,
+    feasible: space.Space,
+    context: AllocationContext,
+    scores: Sequence[SiteScores] = (),
+    *,
+    user_plan: tuple[Arm, Plan] | None = None,
+) -> SearchProblem:
+    """Put together what the engine solves; `feasible` and `context` are what `fit_to_budget` returned.
+
+    Without scores, as in a dry run, the first layers count as those of the highest score, and the learning
+    rates of the head are not measured.
+    """
+    spec, names = prepared.spec, [site.name for site in prepared.base.sites]
+    by_name = {score.name: dict(zip(names, score.values, strict=True)) for score in scores}
+    score = spec.search.score
+    if scores and score not in by_name:  # memory did not hold an example: sites are ordered by their weights
+        score = SIZE_SCORE
+        spec = with_setting(spec, "search.score", score)
+    first_layers = {site.name: 1 / (1 + (site.layer or 0)) for site in prepared.base.sites}
+    has_head = prepared.base.head_params > 0
+    head_rates = (1.0, 2.0 if has_head else 1.0)
+    if scores:
+        with memory_needed("measuring the inputs of the task head", spec):
+            head_rates = prepared.bench.head_rates.alone()
+    return SearchProblem(
+        spec=spec,
+        space=feasible,
+        context=replace(context, scores=by_name.get(score, first_layers)),
+        family=prepared.task.defaults.family,
+        lengths=Lengths(
+            full_steps=prepared.full_steps,
+            batch_size=prepared.bench.batch_size,
+            n_search=prepared.n_evaluated("search"),
+            n_confirm=prepared.n_evaluated("confirm"),
+            n_test=prepared.n_evaluated("test"),
+        ),
+        metric=metric_facts(prepared.task),
+        head_rates=head_rates,
+        user_plan=user_plan,
+        groups=prepared.groups,
+    )
+
+
+def score_names(spec: RunSpec) -> list[str]:
+    """Name the scores to compute: the one that orders sites, and those that the report shows."""
+    return list(dict.fromkeys([spec.search.score, *_SHOWN_SCORES]))
+
+
+def rate_ranges(problem: SearchProblem) -> dict[str, tuple[float, float]]:
+    """Give the range of learning rates of each method, and under the empty name that of the head alone."""
+    methods = problem.context.methods
+    ranges = {name: space.learning_rates(problem.space, name, methods) for name in methods}
+    return {"": problem.head_rates, **ranges}
