@@ -22,20 +22,20 @@ CPU_SHARE = 0.5  # of a GPU's tokens per step and per block, since a CPU's steps
 _LONGER = 4  # times the task's most, where that would cut more than half of the rows; chosen by hand
 _BLOCKS = 200  # of a packed train split, at least: enough for different batches in every step; by hand
 _SAMPLED_ROWS = 2000  # whose tokens are counted; chosen by hand, for a percentile within some tokens
-
-Derived = tuple[RunSpec, tuple[Decision, ...]]
 _LONGER_ANSWER = 1.25  # a model's answer may be longer than the true one; chosen by hand
 _BATCHES = 8  # in an epoch, at least; chosen by hand
+
+Derived = tuple[RunSpec, tuple[Decision, ...]]
 
 log = logging.getLogger(__name__)
 
 
 def with_max_length(spec: RunSpec, loaded: LabelledData, base: BaseModel, task: Task, device: str) -> Derived:
-    """The settings with the tokens of an example; `device` is the type of what trains, such as cpu.
+    """Derive the tokens of an example if the user does not set them; `device` is a type, such as cpu.
 
-    What the user asks for is cut at what tokenizer and model take, after a warning.
+    A length beyond what tokenizer and model take is cut there, after a warning.
 
-    Raises DataError where the rows cannot be encoded.
+    Raises DataError if the rows cannot be encoded.
     """
     limits, room, requested = task.defaults.max_length, train.max_length_of(base), spec.task.max_length
     if requested is not None and room is not None and requested > room:
@@ -71,9 +71,10 @@ def example_length(
     room: int | None,
     limited_by: str = "the model's context",
 ) -> tuple[int, str]:
-    """Tokens of an example, with the rule: the 99th percentile of its rows, within limits and the context.
+    """Derive the tokens of an example: the 99th percentile of the rows, within limits and the context.
 
-    Where the upper limit would cut more than half of the rows, it is four times as high.
+    The upper limit is four times as high if it would cut more than half of the rows. Also gives the rule in
+    words, as all functions here do.
 
     Args:
         lengths: Tokens of the rows that were counted, nothing cut off; those above four times the upper limit
@@ -112,7 +113,7 @@ def example_length(
 
 
 def block_length(n_tokens: int, *, limits: tuple[int, int]) -> tuple[int, str]:
-    """Tokens of a block of text, with the rule: the longest of which there are 200 blocks, halved from above.
+    """Derive the tokens of a block of text: the most, halved until there are 200 blocks.
 
     Example:
         >>> block_length(60_000, limits=(64, 512))
@@ -127,12 +128,12 @@ def block_length(n_tokens: int, *, limits: tuple[int, int]) -> tuple[int, str]:
 
 
 def decision(name: str, value: int, rule: str) -> Decision:
-    """The decision about a setting of the task."""
+    """Record the decision about a setting of the task."""
     return Decision(setting=f"task.{name}", value=f"{value:,}", rule=rule)
 
 
 def with_full_run(spec: RunSpec, examples: train.EncodedSplit, task: Task, device: str) -> Derived:
-    """The settings with batch size and epochs; `examples` are those of train, `device` is a type."""
+    """Derive batch size and epochs; `examples` are those of train, `device` is a type."""
     n_train = len(examples.labels)
     decisions = []
     if spec.task.batch_size is None:
@@ -149,10 +150,7 @@ def with_full_run(spec: RunSpec, examples: train.EncodedSplit, task: Task, devic
 
 
 def with_max_new_tokens(task: Task, examples: train.EncodedSplit) -> tuple[Task, tuple[Decision, ...]]:
-    """The task with the tokens of a generated answer, where its metric needs one.
-
-    `examples` are those of train.
-    """
+    """Derive the tokens of a generated answer, if the task's metric needs one, from the train examples."""
     limits = task.defaults.max_new_tokens
     if limits is None:
         return task, ()
@@ -162,7 +160,7 @@ def with_max_new_tokens(task: Task, examples: train.EncodedSplit) -> tuple[Task,
 
 
 def answer_length(lengths: Sequence[int], *, limits: tuple[int, int]) -> tuple[int, str]:
-    """Tokens to generate per answer, with the rule: the 99th percentile of the true ones and a quarter more.
+    """Derive the tokens to generate per answer: the 99th percentile of the true ones and a quarter more.
 
     Example:
         >>> answer_length([40, 90], limits=(16, 1024))
@@ -171,22 +169,22 @@ def answer_length(lengths: Sequence[int], *, limits: tuple[int, int]) -> tuple[i
         (16, 'the least; the longest completion has 3 tokens')
     """
     quantile = int(np.percentile(lengths, PERCENTILE, method="inverted_cdf"))
-    wanted = -(-int(quantile * _LONGER_ANSWER) // MULTIPLE) * MULTIPLE
-    value, longest = min(max(wanted, limits[0]), limits[1]), max(lengths)
-    if value == wanted:
+    typical = -(-int(quantile * _LONGER_ANSWER) // MULTIPLE) * MULTIPLE
+    value, longest = min(max(typical, limits[0]), limits[1]), max(lengths)
+    if value == typical:
         why = f"a quarter more than the {PERCENTILE}th percentile of the completions"
         return value, f"{why}; the longest has {longest:,} tokens"
-    limit = "least" if value > wanted else "most"
+    limit = "least" if value > typical else "most"
     return value, f"the {limit}; the longest completion has {longest:,} tokens"
 
 
 def batch_size(
     lengths: Sequence[int], *, n_train: int, defaults: TaskDefaults, share: float = 1.0
 ) -> tuple[int, str]:
-    """Examples per step, a power of two, with the rule.
+    """Derive the examples per step, a power of two.
 
-    `lengths` are tokens of train examples, or of a sample of these, `n_train` in all; `share` multiplies the
-    tokens of a step.
+    `lengths` are the tokens of train examples, or of a sample of these, `n_train` in all; `share` multiplies
+    the tokens of a step.
 
     Example:
         >>> text = TaskDefaults(max_length=None, batch_size=(4, 16), epochs=(1, 3), step_tokens=4096)
@@ -195,8 +193,8 @@ def batch_size(
     """
     least, most = defaults.batch_size
     mean = fmean(lengths)
-    wanted = most if defaults.step_tokens is None else int(share * defaults.step_tokens / mean)
-    value = _power_of_two(min(most, max(least, wanted)))
+    fitting = most if defaults.step_tokens is None else int(share * defaults.step_tokens / mean)
+    value = _power_of_two(min(most, max(least, fitting)))
     few = _power_of_two(max(1, n_train // _BATCHES))
     if few < value:
         return few, f"an epoch has at least {_BATCHES} steps; there are {n_train:,} train examples"
@@ -206,7 +204,7 @@ def batch_size(
 
 
 def epochs(n_train: int, *, defaults: TaskDefaults) -> tuple[int, str]:
-    """Epochs of a full run, with the rule.
+    """Derive the epochs of a full run.
 
     Example:
         >>> text = TaskDefaults(max_length=None, batch_size=(4, 16), epochs=(1, 3), seen_examples=20_000)

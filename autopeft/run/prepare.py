@@ -91,15 +91,13 @@ class Prepared:
 
 
 def with_demo_settings(spec: RunSpec, explicit: frozenset[str]) -> RunSpec:
-    """The settings; where neither model nor data is named, the demo's values replace those not given."""
+    """Replace what the user did not set by the demo's values, if neither model nor data is named."""
     if spec.model.id is not None or spec.data.source is not None:
         return spec
     for field in SETTINGS.values():
-        if field.demo is None or field.name in explicit:
-            continue
-        if field.name == "task.epochs" and "task.max_steps" in explicit:
-            continue
-        spec = with_setting(spec, field.name, field.demo)
+        is_set = field.name in explicit or (field.name == "task.epochs" and "task.max_steps" in explicit)
+        if field.demo is not None and not is_set:
+            spec = with_setting(spec, field.name, field.demo)
     return spec
 
 
@@ -187,9 +185,9 @@ def prepare(
 
 
 def load_data(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> LabelledData:
-    """The splits of the dataset that the settings name, or of the dataset in memory; raises DataError.
+    """Split the dataset that the settings name, or the one in memory.
 
-    The error names the tasks that read such columns, where these are usual for another task.
+    Raises DataError; if the columns are usual for another task, the error names that.
     """
     if memory.data is None and spec.data.source == IN_MEMORY:
         raise DataError(
@@ -211,9 +209,9 @@ def load_data(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> Labe
 
 
 def with_precision(spec: RunSpec, memory: InMemory) -> RunSpec:
-    """The settings with the precision that `auto` comes to for this model and machine.
+    """Replace the precision `auto` by what this model and machine give.
 
-    Raises a ModelError for float32 where a model in memory is in bfloat16, which nobody can undo.
+    Raises ModelError if float32 is asked for and a model in memory is in bfloat16, which nobody can undo.
     """
     execution = spec.execution
     is_in_bfloat16 = memory.model is not None and holds_bfloat16(memory.model)
@@ -230,20 +228,19 @@ def with_precision(spec: RunSpec, memory: InMemory) -> RunSpec:
         device, config = model.find_device(execution.device), model.config_of(spec.model)
     else:
         device, config = next(memory.model.parameters()).device, cast("Any", memory.model).config
-    chosen = model.choose_precision(config, device)
-    return with_setting(spec, "execution.dtype", chosen.dtype)
+    precision = model.choose_precision(config, device)
+    return with_setting(spec, "execution.dtype", precision.dtype)
 
 
 def load_base(spec: RunSpec, task: Task, loaded: LabelledData, memory: InMemory) -> BaseModel:
-    """The base model that the settings name, or the model in memory; raises ModelError or SiteError."""
-    names, execution = loaded.label_names, spec.execution
-    precision = model.Precision(dtype=execution.dtype)
+    """Load the base model, or take the one in memory; raises ModelError or SiteError."""
+    names, precision = loaded.label_names, model.Precision(dtype=spec.execution.dtype)
     if memory.model is None:
         return model.load(
             spec.model,
             auto_class=task.auto_class,
             label_names=names,
-            device=execution.device,
+            device=spec.execution.device,
             precision=precision,
         )
     if spec.execution.device is not None:
@@ -269,12 +266,11 @@ def require_known_metric(task: Task, metric: str | None) -> None:
     """Raise UnknownNameError for a metric that the task measures on no data; None is the task's choice."""
     kinds = getattr(task, "kinds", ())
     of_labels = [each.name for each in discover("autopeft.metrics").values() if {*kinds} & {*each.kinds}]
-    known = {*task.metrics, *of_labels}
-    if metric is not None and metric not in known:
-        raise UnknownNameError(f"metric of {task.name}", metric, known)
+    if metric is not None and metric not in (names := {*task.metrics, *of_labels}):
+        raise UnknownNameError(f"metric of {task.name}", metric, names)
 
 
 def methods_for(base: BaseModel) -> Mapping[str, Method]:
-    """The installed methods with their learning rates for the width of a base model."""
-    known: Catalogue[Method] = discover("autopeft.methods")
-    return known.changed(lambda method: method.at_width(base.hidden_size))
+    """Give the installed methods, with learning rates for the width of a base model."""
+    installed: Catalogue[Method] = discover("autopeft.methods")
+    return installed.changed(lambda method: method.at_width(base.hidden_size))

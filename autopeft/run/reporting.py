@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import transformers
 
 from autopeft import adapters, model, report, train
 from autopeft.errors import AutopeftError, ModelError
-from autopeft.extension import Method, discover, metric_facts, text_form
+from autopeft.extension import discover, metric_facts, text_form
 from autopeft.model import BaseModel
 from autopeft.model.attaching import head_only_config
 from autopeft.model.checkpoint_source import loading_class_of_type, own_class
@@ -68,42 +68,38 @@ def render_several(paths: Sequence[Path], out: Path) -> tuple[SearchResult, ...]
 
 
 def part_words(result: SearchResult | TrainedPlan) -> PartWords:
-    """Names of the installed methods, the class of the base model, how the best plan's weights load."""
+    """Look up what a report calls the installed methods, and how the best plan's weights are loaded."""
     setting, methods = result.setting, discover("autopeft.methods").values()
     # A run may be rendered where a part of it is no longer installed.
     task = dict(discover("autopeft.tasks")).get(setting.task)
+    labels = {method.name: method.label for method in methods}
+    for method in methods:
+        choice_labels: Mapping[str, str] = getattr(method, "choice_labels", {})  # other packages may lack it
+        for option, values in method.choices.items():
+            for value in values[1:]:  # the first choice is the usual one
+                default = f"{option.replace('_', ' ')} {value}"
+                label = choice_labels.get(f"{option}={value}", default)
+                labels[report.choice_key(method.name, option, value)] = label
     return PartWords(
-        labels={method.name: method.label for method in methods} | _choice_labels(methods),
+        labels=labels,
         short_labels={method.name: method.short_label for method in methods},
         auto_class=loading_class_of_type(setting.model_type, task.auto_class) if task else "AutoModel",
         weights=_weight_folders(result.best),
     )
 
 
-def _choice_labels(methods: Iterable[Method]) -> dict[str, str]:
-    """The words for each choice of a method but its first, which is the usual one."""
-    labels = {}
-    for method in methods:
-        known: Mapping[str, str] = getattr(method, "choice_labels", {})  # methods of others may lack it
-        for option, values in method.choices.items():
-            for value in values[1:]:
-                words = known.get(f"{option}={value}", f"{option.replace('_', ' ')} {value}")
-                labels[report.choice_key(method.name, option, value)] = words
-    return labels
-
-
 def _weight_folders(plan: Plan) -> WeightFolders:
-    """How trained weights of a plan are loaded; as those of one config where a method is gone."""
+    """Say how trained weights of a plan are loaded; as those of one config if a method is gone."""
     try:
         stack = adapters.compile_plan(plan, discover("autopeft.methods"))
     except AutopeftError:
         return WeightFolders()
     configs = dict(zip(stack.names, stack.configs, strict=False))  # the head alone has a name and no config
-    beside = {name: adapters.is_unmergeable(config) for name, config in configs.items()}
+    unmergeable = {name: adapters.is_unmergeable(config) for name, config in configs.items()}
     modules = dict.fromkeys(type(config).__module__ for config in stack.configs)
     return WeightFolders(
-        order=tuple(sorted(configs, key=beside.__getitem__)) if len(configs) > 1 else (),
-        n_unmerged=sum(beside.values()),
+        order=tuple(sorted(configs, key=unmergeable.__getitem__)) if len(configs) > 1 else (),
+        n_unmerged=sum(unmergeable.values()),
         imports=tuple(name for name in modules if not name.startswith("peft.")),
     )
 
@@ -168,7 +164,7 @@ def _hub_id_unless_here(name: str | None) -> str | None:
 
 
 def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, float]]) -> SearchFacts:
-    """Model, data, task, budget and splits of the run, for its report."""
+    """Gather model, data, task, budget and splits of the run for its report."""
     metric = metric_facts(prepared.task)
     loaded, module = prepared.data, prepared.base.module
     if prepared.spec.model.id != IN_MEMORY:
@@ -212,7 +208,7 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
 
 
 def beside_chance(prepared: Prepared, full_runs: Sequence[FullRun]) -> tuple[str, ...]:
-    """A sentence if no full run was surely better than guesses."""
+    """Say so if no full run was surely better than guesses."""
     chance = chance_of(prepared)
     if chance is None or any(each.is_surely_above(chance) for each in full_runs):
         return ()
@@ -230,11 +226,12 @@ def beside_chance(prepared: Prepared, full_runs: Sequence[FullRun]) -> tuple[str
 
 
 def chance_of(prepared: Prepared) -> float | None:
-    """The metric of always giving the most frequent label of the confirm split, or of guesses.
+    """Give the metric that needs no learning.
 
-    The first is for metrics that are a mean over examples that are right or wrong, the second for those that
-    know it, such as correlations. Other shares have 0 at least: the F1 of entities where none is found. None
-    for the rest.
+    1. A mean over examples that are right or wrong: always the most frequent label of the confirm split.
+    2. A metric that knows it, such as a correlation: that of guesses.
+    3. Another share: 0, as the F1 of entities if none is found.
+    4. Else None.
     """
     labels = prepared.bench.splits["confirm"].labels
     is_hit_rate = prepared.task.is_share and prepared.task.score_span == 1
@@ -246,7 +243,7 @@ def chance_of(prepared: Prepared) -> float | None:
 
 
 def environment(base: BaseModel, execution: ExecutionSpec) -> dict[str, str]:
-    """Versions of the libraries, the machine, and how the run computed on it, by name."""
+    """Name versions of the libraries, the machine, and how the run computed on it."""
     libraries = (torch, transformers, peft, optuna, datasets)
     return {
         "autopeft": VERSION,

@@ -358,19 +358,19 @@ def _is_commit(revision: object) -> bool:
 
 
 def logged_measurements(run: RunDir) -> dict[tuple[Plan, Fidelity], Measurement]:
-    """Measurements of a stopped run; a full run only if its weights are as it left them."""
-    known = {}
+    """Read the measurements of a stopped run; of full runs only those whose weights are as they left them."""
+    measured = {}
     for measurement, seal in run.measurements.entries():  # which warns of damaged lines
         plan, fidelity = measurement.plan, measurement.fidelity
         if not _keeps_weights(measurement) or seal_of(run.weights(plan, fidelity.seed)) == seal is not None:
-            known[plan, fidelity] = measurement
+            measured[plan, fidelity] = measurement
         else:
             log.warning(
                 "The kept weights of plan %s, seed %d, are missing or damaged; they are trained again.",
                 plan.digest,
                 fidelity.seed,
             )
-    return known
+    return measured
 
 
 def _keeps_weights(measurement: Measurement) -> bool:

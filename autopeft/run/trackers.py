@@ -78,8 +78,8 @@ def _log_new_plans(name: str, run: RunDir, result: SearchResult) -> None:
             continue
         arm = arms.get(plan, "size")
         label = re.sub(r"[^\w.]+", "-", f"{arm} {plan.digest}")
-        first, options = _place(name, label, run.path)
-        tracker = LOGGER_TYPE_TO_CLASS[name](first, **options)
+        target, options = _place(name, label, run.path)
+        tracker = LOGGER_TYPE_TO_CLASS[name](target, **options)
         tracker.start()
         tracker.store_init_configuration(_description(plan, arm, result))
         # Loss and metric on each split, by the steps that the plan was trained for.

@@ -182,21 +182,21 @@ def without_empty_parents(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def claimed_folder(wanted: Path) -> Iterator[Path]:
-    """A new folder of the wanted name, or with -2, -3, … behind it where that is taken.
+def claimed_folder(path: Path) -> Iterator[Path]:
+    """Make a new folder, with -2, -3, … behind its name if that is taken.
 
-    Processes that want one name at one time get a folder each. It is removed at the end if it is empty.
+    Processes that ask for one name at one time get a folder each. It is removed at the end if it is empty.
 
     Raises:
         RunDirError: The folder cannot be made.
     """
-    with without_empty_parents(wanted):
+    with without_empty_parents(path):
         try:  # a link to a folder that is gone would pass for a taken name below
-            wanted.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise cannot_write(wanted.parent, error) from error
+            raise cannot_write(path.parent, error) from error
         for number in itertools.count(1):
-            folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+            folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
             try:
                 folder.mkdir()
                 break

@@ -110,13 +110,13 @@ def read_plan(path: Path | str) -> records.PlanDocument:
     path = Path(path)
     if path.is_dir():
         candidates = (path / "plan.yaml", path / "best" / "plan.yaml")
-        found = next((candidate for candidate in candidates if candidate.is_file()), None)
-        if found is None:
+        file = next((candidate for candidate in candidates if candidate.is_file()), None)
+        if file is None:
             raise SpecError(
                 f"{path} holds neither plan.yaml nor best/plan.yaml; pass a plan or the folder of a finished "
                 "run."
             )
-        path = found
+        path = file
     content = read_yaml(path)
     version = content.get("schema_version")
     if version != 1 or isinstance(version, bool):

@@ -7,11 +7,12 @@ import math
 import os
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -80,8 +81,7 @@ def resolve_settings(
         entry.name: entry
         for entry in chain(
             _from_file(config) if config else (),
-            _from_environment(env),
-            _from_assignments(assignments),
+            _from_texts(env, assignments),
             _from_flags(flags, origin),
         )
     }
@@ -109,22 +109,16 @@ def resolve_settings(
         if of_budget is None or of_budget.is_typed:
             raise
         raise SpecError(f"budget.requested ({of_budget.origin}): {error}") from error
-    return _with_whole_paths(spec, entries), frozenset(entries)
-
-
-def _with_whole_paths(spec: RunSpec, given: Collection[str]) -> RunSpec:
-    """The settings with the absolute paths of what the user named; shipped spaces stay names."""
     for name in _PATHS:
-        topic, _, field = name.partition(".")
-        source = getattr(getattr(spec, topic), field)
-        if name not in given or source is None:
+        source = attrgetter(name)(spec)
+        if name not in entries or source is None:
             continue
         if name == "output.out":  # a run directory may be moved, so that its path stays as it is
-            at_home = os.path.expanduser(source)  # noqa: PTH111 - the other one raises where no such user is
-            spec = with_setting(spec, name, at_home)
-        elif name != "search.space" or is_path_of_space(source):
-            spec = with_setting(spec, name, whole_path(source))
-    return spec
+            source = os.path.expanduser(source)  # noqa: PTH111 - the other one raises where no such user is
+        elif name != "search.space" or is_path_of_space(source):  # shipped spaces stay names
+            source = whole_path(source)
+        spec = with_setting(spec, name, source)
+    return spec, frozenset(entries)
 
 
 def is_path_of_space(name: str) -> bool:
@@ -172,14 +166,14 @@ def by_dotted_name(settings: Mapping[str, object]) -> dict[str, object]:
         if name not in dotted:
             raise UnknownNameError("setting", name, dotted if "." in name else SHORT_NAMES, listed_in=_PAGE)
     by_name: dict[str, object] = {}
-    given: dict[str, str] = {}
+    spellings: dict[str, str] = {}
     for name, value in settings.items():
         if value is None:
             by_name.setdefault(dotted[name], None)
-        elif dotted[name] in given:
-            raise SpecError(f"{given[dotted[name]]} and {name} are one setting; pass one of them.")
+        elif dotted[name] in spellings:
+            raise SpecError(f"{spellings[dotted[name]]} and {name} are one setting; pass one of them.")
         else:
-            by_name[dotted[name]], given[dotted[name]] = value, name
+            by_name[dotted[name]], spellings[dotted[name]] = value, name
     return by_name
 
 
@@ -236,20 +230,10 @@ def number_in(text: str, *, source: str) -> Any:
     return load_value(re.sub("[_,]", "", text) if _GROUPED.fullmatch(text) else text, source=source)
 
 
-def _known(name: str, origin: str) -> str:
+def _existing(name: str, origin: str) -> str:
     if name not in SETTINGS:
         raise UnknownNameError(f"setting ({origin})", name, SETTINGS, listed_in=_PAGE)
     return name
-
-
-def _from_flags(flags: Mapping[str, object], origin: str) -> Iterator[_Entry]:
-    for name, value in flags.items():
-        if value is not None:
-            field = SETTINGS[_known(name, origin)]
-            is_number = origin == "flag" and field.kind in (int, float)
-            is_number = is_number and isinstance(value, str) and bool(value.strip())
-            place = (field.flag if origin == "flag" else None) or origin
-            yield _Entry(name, value, place, is_text=is_number, is_typed=True)
 
 
 def _from_file(path: Path) -> Iterator[_Entry]:
@@ -266,28 +250,36 @@ def _from_file(path: Path) -> Iterator[_Entry]:
             continue  # a topic with everything below it commented out
         if not isinstance(fields, dict):
             if topic not in RunSpec.model_fields:
-                _known(str(topic), str(path))
+                _existing(str(topic), str(path))
             raise SpecError(
                 f"{path}: {topic} is {fields!r}; it should hold settings, one `name: value` a line."
             )
         for field, value in fields.items():
-            yield _Entry(_known(f"{topic}.{field}", str(path)), value, str(path))
+            yield _Entry(_existing(f"{topic}.{field}", str(path)), value, str(path))
 
 
-def _from_environment(env: Mapping[str, str]) -> Iterator[_Entry]:
+def _from_texts(env: Mapping[str, str], assignments: Sequence[str]) -> Iterator[_Entry]:
+    """The settings in environment variables and in `--set`, as texts that are not parsed yet."""
     for variable in sorted(name for name in env if name.startswith("AUTOPEFT_")):
         if variable not in _VARIABLES:
             raise UnknownNameError("environment variable", variable, _VARIABLES, listed_in=_PAGE)
         if env[variable].strip():
             yield _Entry(_VARIABLES[variable], env[variable], variable, is_text=True)
-
-
-def _from_assignments(assignments: Sequence[str]) -> Iterator[_Entry]:
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals:
             raise SpecError(f"--set {assignment} has no value; write it like --set search.trials=30.")
-        yield _Entry(_known(name.strip(), "--set"), value, "--set", is_text=True)
+        yield _Entry(_existing(name.strip(), "--set"), value, "--set", is_text=True)
+
+
+def _from_flags(flags: Mapping[str, object], origin: str) -> Iterator[_Entry]:
+    for name, value in flags.items():
+        if value is not None:
+            field = SETTINGS[_existing(name, origin)]
+            is_number = origin == "flag" and field.kind in (int, float)
+            is_number = is_number and isinstance(value, str) and bool(value.strip())
+            place = (field.flag if origin == "flag" else None) or origin
+            yield _Entry(name, value, place, is_text=is_number, is_typed=True)
 
 
 def _value(entry: _Entry) -> Any:

@@ -117,8 +117,8 @@ def validate(kind: type[Model], content: Any, *, source: str) -> Model:
             if details["type"] == "extra_forbidden":
                 *above, last = details["loc"]
                 prefix = "".join(f"{part}." for part in above)
-                known = [prefix + name for name in _fields_at(kind, above)]
-                raise UnknownNameError(f"setting in {source}", f"{prefix}{last}", known) from error
+                names = [prefix + name for name in _fields_at(kind, above)]
+                raise UnknownNameError(f"setting in {source}", f"{prefix}{last}", names) from error
         faults = listed([f"{name} {fault}" for name, fault in faults_of(error)])
         raise SpecError(f"{source} cannot be used: {faults}.") from error
 
@@ -241,10 +241,10 @@ class _Dumper(yaml.SafeDumper):
         return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
-for _tag, _pattern, _first in _CORE_SCHEMA:
+for _tag, _pattern, _initials in _CORE_SCHEMA:
     _name, _regexp = f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$")
-    _Loader.add_implicit_resolver(_name, _regexp, _first)
-    _Dumper.add_implicit_resolver(_name, _regexp, _first)
+    _Loader.add_implicit_resolver(_name, _regexp, _initials)
+    _Dumper.add_implicit_resolver(_name, _regexp, _initials)
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.read_int)
 _Dumper.add_representer(list, _Dumper.write_list)
 _Dumper.add_representer(tuple, _Dumper.write_list)

@@ -9,7 +9,7 @@ import pytest
 from toys.words import CONTEXT
 
 from autopeft.cli.progress import Silent
-from autopeft.commands import preview, search
+from autopeft.commands import preview, run_search
 from autopeft.extension import TaskDefaults
 from autopeft.records import (
     BudgetSpec,
@@ -137,11 +137,11 @@ def test_preview_tells_what_was_derived_and_only_that(spec):
 
 
 def test_run_keeps_derived_settings_and_a_resumed_run_still_tells_their_rules(spec):
-    result, path = search(spec, progress=Silent())
+    result, path = run_search(spec, progress=Silent())
     written = RunDir.open(path).read_spec().task
     assert (written.max_length, written.batch_size, written.epochs) == (CONTEXT, 8, None)
     assert written == result.spec.task
-    resumed, _ = search(RunSpec(output=spec.output), resume=True, progress=Silent())
+    resumed, _ = run_search(RunSpec(output=spec.output), resume=True, progress=Silent())
     assert resumed.setting.decisions == result.setting.decisions != ()
     report = (path / "report.md").read_text(encoding="utf-8")
     assert f"--max-length, derived | {CONTEXT}: all of" in report
