@@ -14,8 +14,8 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from autopeft.adapters.configs import changed_fields
 from autopeft.exports.parts.adapter import configs_of
 from autopeft.exports.parts.problems import adapts_nothing, lora_problems, not_lora, refuse
-from autopeft.exports.parts.uniform import plain_names
 from autopeft.extension import ExportSource, NeededBase
+from autopeft.model.attaching import plain_names
 from autopeft.records import QUANTISED
 from autopeft.store import fresh_folder, write_text, write_yaml_text
 from autopeft.train import WARMUP_SHARE

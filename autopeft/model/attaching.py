@@ -7,7 +7,8 @@ import copy
 import json
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +27,7 @@ from autopeft.errors import SpecError, TrainingError
 from autopeft.model.light_layers import lighten
 from autopeft.store import require_unchanged, seal_folder
 
+_MOST_ENDINGS = 8  # of a list of targets that people would write; chosen by hand
 _EXPECTED = ("`is_gradient_checkpointing`", "Already found a `peft_config`", "Unsupported layer type")
 
 
@@ -100,17 +102,39 @@ def for_task(
 ) -> list[PeftConfig]:
     """Copy configs and put the task and its head into the first; no configs become one for the head alone.
 
-    With the base model at hand, the pattern of a LoRA config that `peft` would widen becomes the list of
-    names that it matches.
+    With the base model at hand, the pattern of a LoRA config becomes the list of endings that people write,
+    such as q_proj and v_proj, if a few say the same; or the list of names, if `peft` would widen a pattern.
     """
     copies: list[Any] = [copy.deepcopy(config) for config in configs] or [head_only_config()]
     for config in copies:
         pattern = config.target_modules if isinstance(config, LoraConfig) else None
-        if module is not None and isinstance(pattern, str) and rewrites_targets(pattern, module):
-            names = [name for name, _ in module.named_modules() if re.fullmatch(pattern, name)]
-            config.target_modules = set(names) or pattern  # "all-linear" matches no name
+        if module is None or not isinstance(pattern, str):
+            continue
+        modules = [name for name, _ in module.named_modules()]
+        sites = {name for name in modules if re.fullmatch(pattern, name)}
+        if rewrites_targets(pattern, module):
+            config.target_modules = sites or pattern  # "all-linear" matches no name
+        elif 0 < len(names := plain_names(sites, modules)) <= _MOST_ENDINGS:
+            config.target_modules = set(names)
     copies[0].task_type, copies[0].modules_to_save = task_type, list(head_names) or None
     return copies
+
+
+def plain_names(sites: Collection[str], modules: Iterable[str]) -> list[str]:
+    """List the shortest endings that match the sites and no other module; `peft` matches a list by endings.
+
+    Example:
+        >>> plain_names(["h.0.q", "h.1.q", "h.0.o.dense"], ["h.0.q", "h.1.q", "h.0.o.dense", "h.0.dense"])
+        ['o.dense', 'q']
+    """
+
+    def endings(name: str) -> list[str]:
+        parts = name.split(".")
+        return [".".join(parts[start:]) for start in reversed(range(len(parts)))]
+
+    n_sites = Counter(ending for site in sites for ending in endings(site))
+    n_modules = Counter(ending for name in modules for ending in endings(name))
+    return sorted({next((e for e in endings(s) if n_modules[e] == n_sites[e]), s) for s in sites})
 
 
 def adapter_names(configs: Sequence[PeftConfig]) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from autopeft.errors import SpecError
 from autopeft.exports.parts.adapter import PREFIX, in_head, save_tensors, trained_tensors
 from autopeft.extension import ExportSource
+from autopeft.model.attaching import plain_names
 from autopeft.model.linear_maps import map_shape
 
 Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]  # site -> A (R, in) and B (out, R), scale within B
@@ -180,21 +181,3 @@ def _with_zeros(factors: Factors, modules: Mapping[str, nn.Module]) -> Factors:
             _, n_in, n_out = shape
             filled[name] = (torch.zeros(1, n_in), torch.zeros(n_out, 1))
     return filled
-
-
-def plain_names(sites: Collection[str], modules: Collection[str]) -> list[str]:
-    """The shortest endings that match the sites and no other module; `peft` matches a list by endings.
-
-    Example:
-        >>> plain_names(["h.0.q", "h.1.q", "h.0.o.dense"], ["h.0.q", "h.1.q", "h.0.o.dense", "h.0.dense"])
-        ['o.dense', 'q']
-    """
-    endings = set()
-    for site in sites:
-        parts = site.split(".")
-        for start in reversed(range(len(parts))):
-            ending = ".".join(parts[start:])
-            if all(name in sites for name in modules if name == ending or name.endswith(f".{ending}")):
-                break
-        endings.add(ending)
-    return sorted(endings)
