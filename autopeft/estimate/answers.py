@@ -251,16 +251,16 @@ def in_parts(memory: StepMemory, *, on_gpu: bool) -> Memory:
     """A step's memory in parts, at its peak."""
     phase, peak = memory.peak_phase, memory.peak_bytes
     trained = memory.trained_bytes + memory.optimizer_bytes + memory.gradients_at_peak.get(phase, 0)
-    rest = max(0, peak - memory.weights_bytes - trained)
-    activations = min(rest, memory.body_bytes) if phase == HEAD else rest
-    kept = round(RESERVE * rest)
-    beyond = round(_UNCERTAINTY * (rest + kept)) + (_CONTEXT_BYTES if on_gpu else 0)
+    computed = max(0, peak - memory.weights_bytes - trained)
+    activations = min(computed, memory.body_bytes) if phase == HEAD else computed
+    kept = round(RESERVE * computed)
+    beyond = round(_UNCERTAINTY * (computed + kept)) + (_CONTEXT_BYTES if on_gpu else 0)
     process = 0 if on_gpu else PROCESS_BYTES
     return Memory(
         weights=memory.weights_bytes,
         trained=trained,
         activations=activations,
-        logits=rest - activations,
+        logits=computed - activations,
         reserve=(process, process + kept, process + kept + beyond),
         phase=phase,
     )

@@ -45,14 +45,14 @@ def make_fake(module: nn.Module, mode: FakeTensorMode) -> None:
 
     What is shared stays shared, and what is trained stays trained.
     """
-    known: dict[int, nn.Parameter] = {}
+    fakes: dict[int, nn.Parameter] = {}
     for child in module.modules():
         for name, parameter in child._parameters.items():
             if parameter is not None:
-                if id(parameter) not in known:
+                if id(parameter) not in fakes:
                     fake = _fake(parameter.data, mode)
-                    known[id(parameter)] = nn.Parameter(fake, requires_grad=parameter.requires_grad)
-                child._parameters[name] = known[id(parameter)]
+                    fakes[id(parameter)] = nn.Parameter(fake, requires_grad=parameter.requires_grad)
+                child._parameters[name] = fakes[id(parameter)]
         for name, buffer in child._buffers.items():
             if buffer is not None:
                 child._buffers[name] = _fake(buffer, mode)
@@ -71,13 +71,13 @@ class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
     "Are all of them true?" and "is any?" are answered by False: a mask has padding, and no value is infinite.
     Where code selects by a mask, all is selected, but of a mask of `mask_size` elements `n_true` are.
 
-    Kernels whose results are known from earlier calls are not run again, if `known` is given. While adapters
-    are attached, tensors on the meta device stay there when code wants them on the CPU.
+    With `results`, kernels are not run again whose results follow from earlier calls. While adapters are
+    attached, tensors on the meta device stay there when code wants them on the CPU.
     """
 
-    def __init__(self, known: KernelResults | None = None, *, attaching: bool = False) -> None:
+    def __init__(self, results: KernelResults | None = None, *, attaching: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._known = known
+        self._results = results
         self._attaching = attaching
         self.mask_size, self.n_true = 0, 0
 
@@ -100,7 +100,7 @@ class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
             options.pop("device", None)  # peft decomposes weights on the CPU, wherever they are
         if func in _INDEXING:
             args = (args[0], self._without_masks(args[1]), *args[2:])
-        result = func(*args, **options) if self._known is None else self._known.of(func, args, options)
+        result = func(*args, **options) if self._results is None else self._results.of(func, args, options)
         if func in (_ATEN.all.default, _ATEN.any.default):
             setattr(result, _IS_FALSE, True)
         return result

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -76,10 +76,10 @@ class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def watch(self, tensors: Iterable[torch.Tensor]) -> int:
         """Count tensors that exist already; returns their bytes, each storage once."""
-        before = self.now
+        n_bytes = self.now
         for tensor in tensors:
             self._add(tensor)
-        return self.now - before
+        return self.now - n_bytes
 
     def enter(self, phase: str) -> None:
         """Begin a phase, or go on with it; what is alive now counts for its peak."""
@@ -88,29 +88,25 @@ class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._top = self.peaks.get(phase, -1)
         self._note_peak()
 
-    @contextlib.contextmanager
-    def known_phase(self, phase: str, known: list[Work]) -> Iterator[bool]:
-        """A phase that takes the same whenever it is run; says whether it must be, or is already in the list.
-
-        What the phase took is put into the list where that is empty, and counted again where it is not.
-        """
+    def work_in(self, phase: str, compute: Callable[[], object]) -> Work:
+        """Run a phase, and return what it took, so that `repeat` can count it once more."""
         self.enter(phase)
         flops, n_calls, busy_seconds = self.flops, self.n_calls, self.busy_seconds
-        yield not known
-        if known:
-            [work] = known
-            self.peaks[phase] = max(self.peaks[phase], self.at_start[phase] + work.peak_beyond)
-            self.flops += work.flops
-            self.n_calls += work.n_calls
-            self.busy_seconds += work.busy_seconds
-        else:
-            work = Work(
-                peak_beyond=self.peaks[phase] - self.at_start[phase],
-                flops=self.flops - flops,
-                n_calls=self.n_calls - n_calls,
-                busy_seconds=self.busy_seconds - busy_seconds,
-            )
-            known.append(work)
+        compute()
+        return Work(
+            peak_beyond=self.peaks[phase] - self.at_start[phase],
+            flops=self.flops - flops,
+            n_calls=self.n_calls - n_calls,
+            busy_seconds=self.busy_seconds - busy_seconds,
+        )
+
+    def repeat(self, phase: str, work: Work) -> None:
+        """Count a phase that takes what it took before, without running it."""
+        self.enter(phase)
+        self.peaks[phase] = max(self.peaks[phase], self.at_start[phase] + work.peak_beyond)
+        self.flops += work.flops
+        self.n_calls += work.n_calls
+        self.busy_seconds += work.busy_seconds
 
     def _note_peak(self) -> None:
         if self.now > self._top:

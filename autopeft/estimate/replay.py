@@ -198,7 +198,7 @@ class Replay:
         self._model = model
         self._fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
         make_fake(model, self._fake_mode)
-        self._known = KernelResults(mode=self._fake_mode, max_kernels=max_kernels)
+        self._results = KernelResults(mode=self._fake_mode, max_kernels=max_kernels)
         self._optimizers: dict[tuple[bool, Rates | None], _Optimizer] = {}
 
     def memory(self, step: TrainingStep) -> StepMemory:
@@ -211,7 +211,7 @@ class Replay:
             stand_ins.mask_size = batch["labels"].numel() if stand_ins.n_true else 0
             return step.loss(model, batch)
 
-        stand_ins = StandInValues(self._known)
+        stand_ins = StandInValues(self._results)
         with _without_values(), self._fake_mode, StandInArrays(), stand_ins:
             if key not in self._optimizers:
                 self._optimizers[key] = _Optimizer(self._model, foreach=step.foreach)
@@ -224,7 +224,7 @@ def replay(model: nn.Module, step: TrainingStep) -> StepMemory:
 
 
 class _Optimizer:
-    """AdamW with the moments that its first step makes; what a later step took is kept in `work`."""
+    """AdamW with the moments that its first step makes; a later step is run once, and then only counted."""
 
     def __init__(self, model: nn.Module, *, foreach: bool) -> None:
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -233,7 +233,7 @@ class _Optimizer:
             parameter.grad = torch.zeros_like(parameter)
         self.adamw.step()
         self.adamw.zero_grad()
-        self.work: list[Work] = []
+        self._work: Work | None = None  # of a later step
 
     def moments(self) -> Iterator[torch.Tensor]:
         """All tensors that AdamW keeps."""
@@ -242,11 +242,15 @@ class _Optimizer:
 
     def step(self, tracker: MemoryTracker) -> None:
         """Take a step, or count it once more, and forget the gradients."""
-        with tracker.known_phase(OPTIMIZER, self.work) as is_new:
-            if is_new:
-                nn.utils.clip_grad_norm_(self.trained, 1.0)
-                self.adamw.step()
-            self.adamw.zero_grad()
+        if self._work is None:
+            self._work = tracker.work_in(OPTIMIZER, self._clip_and_step)
+        else:
+            tracker.repeat(OPTIMIZER, self._work)
+        self.adamw.zero_grad()
+
+    def _clip_and_step(self) -> None:
+        nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.adamw.step()
 
 
 def measure(model: nn.Module, step: TrainingStep) -> StepMemory:
@@ -298,12 +302,12 @@ def _train(
     counts = [step.n_terms(batch) if step.n_terms else 1 for batch in step.micro_batches]
     for batch, n_terms in zip(step.micro_batches, counts, strict=True):
         tracker.enter(FORWARD)
-        before = tracker.now
+        at_start = tracker.now
         features = {name: tensor.to(device, copy=True) for name, tensor in batch.items()}
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=step.autocast):
             loss = step.loss(model, features)
-        in_body = max(in_body, tracker.at_start.get(HEAD, tracker.now) - before)
-        largest = max(largest, tracker.now - before)
+        in_body = max(in_body, tracker.at_start.get(HEAD, tracker.now) - at_start)
+        largest = max(largest, tracker.now - at_start)
         if tracker.phase == FORWARD:  # no layers are known
             tracker.enter(BACKWARD)
         (loss * (n_terms / sum(counts))).backward()  # type: ignore[no-untyped-call]

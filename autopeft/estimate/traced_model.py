@@ -91,10 +91,10 @@ def describe(
     task = _task_of(part, base, auto_class, tasks)
     if auto_class is None and not is_built_by(base.module, task.auto_class):
         base = load_skeleton(setup.model, auto_class=task.auto_class)
-    config: Any = base.module.config
+    # All of this is read before adapters are counted on the model.
     n_layers = _n_alike(base.module, stored.kept_modules(base.module) if stored else ())
-    max_tokens, experts = base.max_tokens, expert_weights(base.module)
-    notes = _notes(setup, base, stored)  # before adapters are counted on it
+    max_tokens, notes = base.max_tokens, _notes(setup, base, stored)
+    is_mostly_experts = expert_weights(base.module) >= _MOST_EXPERTS * base.base_params
     plan = None if part.is_full or part.files else part.on(base, methods)
     refusal = None if plan is None else refusal_in_few_bits(plan, base, methods)
     if refusal and setup.model.quantize != "none":
@@ -103,29 +103,16 @@ def describe(
         )
     n_tensors = sum(1 for _ in base.module.parameters())
     count = counted or _count(part, plan, base, task, methods)
-    if count is not None and n_layers is not None and not _is_even(count, n_layers):
-        n_layers = None
-    if count is not None:  # the fewest: one at each site, two where a site has a rank
+    if count is not None:
+        if n_layers is not None and not _is_even(count, n_layers):
+            n_layers = None
+        # The fewest: one at each site, two where a site has a rank.
         n_tensors = sum(n * (1 + (role in count.ranks)) for role, n in count.sites.items())
     builder = _Builder(part=part, setup=setup, task=task, methods=methods, auto_class=auto_class)
-    n_words = int(getattr(config.get_text_config(), "vocab_size", 0) or 0)
-    in_pieces = not setup.plain_loop and task.auto_class in (_CAUSAL, _SEQ2SEQ) and n_words
-    traced = TracedModel(
-        build=builder.build,
-        n_layers=n_layers,
-        batch=builder.batch,
-        loss=(lambda model, batch: model(**batch).loss) if setup.plain_loop else builder.loss,
-        n_terms=None if setup.plain_loop else task.n_terms,
-        max_tokens=max_tokens,
-        piece_tokens=max(1, piece_logits(on_gpu=setup.on_gpu) // n_words) if in_pieces else 0,
-        autocast=setup.dtype == torch.bfloat16,
-        on_gpu=setup.on_gpu,
-        rates=setup.rates,
-        n_tensors=n_tensors,
-        max_kernels=setup.max_kernels,
-    )
     return Description(
-        traced=traced,
+        traced=builder.traced_model(
+            base.module.config, n_layers=n_layers, n_tensors=n_tensors, max_tokens=max_tokens
+        ),
         base_model=base.name,
         task=task.name,
         base_params=base.base_params,
@@ -133,10 +120,7 @@ def describe(
         count=count,
         servers=part.servers(plan, methods),
         stored=stored,
-        takes_few_bits=stored is None
-        and not part.is_full
-        and refusal is None
-        and experts < _MOST_EXPERTS * base.base_params,
+        takes_few_bits=not (stored or part.is_full or refusal or is_mostly_experts),
         notes=notes,
     )
 
@@ -146,27 +130,50 @@ def _notes(setup: Setup, base: BaseModel, stored: StoredWeights | None) -> tuple
     dtype, n_weights = str(setup.dtype).removeprefix("torch."), base.base_params + base.head_params
     if stored is None:
         bits = setup.model.quantize
-        left = plain_experts_note(base.module, bits, n_weights=n_weights, dtype=dtype)
-        return (left,) if left and bits != "none" else ()
+        note = plain_experts_note(base.module, bits, n_weights=n_weights, dtype=dtype)
+        return (note,) if note and bits != "none" else ()
     already = f"{base.name} is quantised already ({stored.method})"
     if stored.is_loaded_plain:
         return (f"{already}: it is dequantised to be trained, and counted in {dtype}.",)
     if stored.weight_bytes is None:
         return (f"{already}: its weights are counted as if plain.",)
     experts = expert_weights(base.module)
-    rest = f", experts in {dtype}" if experts else ""
-    return (f"{already}: a weight of its linear maps is counted with {stored.weight_bytes:.3g} bytes{rest}.",)
+    of_experts = f", experts in {dtype}" if experts else ""
+    n_bytes = f"{stored.weight_bytes:.3g} bytes"
+    return (f"{already}: a weight of its linear maps is counted with {n_bytes}{of_experts}.",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Builder:
-    """Makes models without weights, batches and losses for a part."""
+    """Makes models without weights, batches and losses for what is trained."""
 
     part: TrainedPart
     setup: Setup
     task: Task
     methods: Mapping[str, Method]
     auto_class: str | None
+
+    def traced_model(
+        self, config: Any, *, n_layers: int | None, n_tensors: int, max_tokens: int | None
+    ) -> TracedModel:
+        """What a replay needs, for a model of a config."""
+        setup, task = self.setup, self.task
+        n_words = int(getattr(config.get_text_config(), "vocab_size", 0) or 0)
+        in_pieces = not setup.plain_loop and task.auto_class in (_CAUSAL, _SEQ2SEQ) and n_words
+        return TracedModel(
+            build=self.build,
+            n_layers=n_layers,
+            batch=self.batch,
+            loss=(lambda model, batch: model(**batch).loss) if setup.plain_loop else self.loss,
+            n_terms=None if setup.plain_loop else task.n_terms,
+            max_tokens=max_tokens,
+            piece_tokens=max(1, piece_logits(on_gpu=setup.on_gpu) // n_words) if in_pieces else 0,
+            autocast=setup.dtype == torch.bfloat16,
+            on_gpu=setup.on_gpu,
+            rates=setup.rates,
+            n_tensors=n_tensors,
+            max_kernels=setup.max_kernels,
+        )
 
     def build(self, n_layers: int | None) -> nn.Module:
         """The model with its adapters, with a number of layers or all of them."""
@@ -208,30 +215,28 @@ class _Builder:
 
 def _task_of(part: TrainedPart, base: BaseModel, auto_class: str | None, tasks: Mapping[str, Task]) -> Task:
     """The task of a plan, or of a class of transformers; an encoder without a head classifies texts."""
-    kind = auto_class or type(base.module).__name__
+    kind, config = auto_class or type(base.module).__name__, cast(Any, base.module.config)
     task = tasks[part.task] if part.task else None
     if task is None:
-        is_pair = getattr(base.module.config, "is_encoder_decoder", False)
-        wanted = next((auto for ending, auto in _AUTO_CLASSES.items() if kind.endswith(ending)), None)
-        if wanted is None and auto_class is None and base.module.main_input_name == "input_ids":
-            wanted = _CAUSAL if _writes(base.module.config) else _SEQ2SEQ if is_pair else _CLASSES
-        if wanted == _SEQ2SEQ and not is_pair:  # Gemma 3 with its images
-            wanted = _CAUSAL
-        task = next((task for task in tasks.values() if task.auto_class == wanted), None)
+        is_pair = getattr(config, "is_encoder_decoder", False)
+        by_ending = next((auto for ending, auto in _AUTO_CLASSES.items() if kind.endswith(ending)), None)
+        if by_ending is None and auto_class is None and base.module.main_input_name == "input_ids":
+            # A config without architectures, as of a GGUF file, is a decoder's if it builds no masked model.
+            is_decoder = not config.architectures and (
+                type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+                and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+            )
+            by_ending = _CAUSAL if is_decoder else _SEQ2SEQ if is_pair else _CLASSES
+        if by_ending == _SEQ2SEQ and not is_pair:  # Gemma 3 with its images
+            by_ending = _CAUSAL
+        task = next((task for task in tasks.values() if task.auto_class == by_ending), None)
     if task is None or task.auto_class not in _AUTO_CLASSES.values():
-        known = ", ".join(dict.fromkeys(_AUTO_CLASSES.values()))
+        allowed = ", ".join(dict.fromkeys(_AUTO_CLASSES.values()))
         raise SpecError(
-            f"The memory of {base.name} ({kind}) cannot be told; it can be for {known}. "
+            f"The memory of {base.name} ({kind}) cannot be told; it can be for {allowed}. "
             "Train a few steps to see it."
         )
     return task
-
-
-def _writes(config: Any) -> bool:
-    """Whether a config that names no architecture, as of a GGUF file, is that of a decoder."""
-    kind = type(config)
-    is_named = bool(config.architectures)
-    return not is_named and kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
 
 
 def _count(

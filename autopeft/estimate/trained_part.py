@@ -45,7 +45,7 @@ class TrainedPart:
         return self.plan is None and not self.files and self.method is None
 
     def servers(self, plan: Plan | None, methods: Mapping[str, Method]) -> tuple[str, ...] | None:
-        """The servers that read the adapters; () where they must be merged first, None where they cannot be.
+        """The servers that read the adapters; () if they must be merged first, None if they cannot be merged.
 
         `plan` is the plan on its base model; None for configs and for the whole model, which is served as is.
         """
@@ -57,8 +57,8 @@ class TrainedPart:
             ]
         else:
             used = [(methods[adapter.method], dict(adapter.options)) for adapter in plan.adapters]
-        known = [method.servers(options) if method else () for method, options in used]
-        shared = [name for name in (known[0] if known else ()) if all(name in names for names in known)]
+        servers = [method.servers(options) if method else () for method, options in used]
+        shared = [name for name in (servers[0] if servers else ()) if all(name in each for each in servers)]
         merges = all(method is not None and method.merges for method, _ in used)
         return tuple(shared) if shared or merges else None
 

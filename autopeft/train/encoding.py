@@ -132,14 +132,14 @@ def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int |
     characters = np.fromiter(counts, dtype=np.int64, count=len(every))
     if len(every) > MOST_AT_START and task.defaults.max_length is not None and not task.defaults.is_packed:
         lazy = LazyRows(characters, encode, seed=_SUBSET_SEED)
-        first = encode(lazy.known.tolist())
-        if len(first.examples) == len(lazy.known):
-            lazy.keep(lazy.known.tolist(), first)
+        sample = encode(lazy.known.tolist())
+        if len(sample.examples) == len(lazy.known):
+            lazy.keep(lazy.known.tolist(), sample)
             text = "Of %s %s rows %s are tokenised now, the others when they are first read."
             log.info(text, f"{len(every):,}", name, f"{len(lazy.known):,}")
-            _tell_notes(first, f"{name} (a sample)")
+            _tell_notes(sample, f"{name} (a sample)")
             columns = {"examples": lazy.examples, "labels": lazy.labels}
-            return EncodedSplit(**columns, text_form=first.text_form, lazy=lazy)
+            return EncodedSplit(**columns, text_form=sample.text_form, lazy=lazy)
     used = characters if task.defaults.is_packed else characters.clip(max=_TOKEN_CHARACTERS * longest)
     if used.sum() > _MANY_CHARACTERS:
         log.info("Tokenising the %s rows of %s.", f"{len(every):,}", name)
@@ -285,15 +285,15 @@ def uncut_lengths(split: Split, rows: Sequence[int], base: BaseModel, task: Task
 def count_tokens(split: Split, base: BaseModel, task: Task, *, block_length: int) -> int:
     """Tokens of a split that becomes blocks; of a long one by its beginning and its number of characters."""
     n_characters = sum(len(str(cell)) for row in split.inputs for cell in row)
-    first, left = [], _COUNTED_CHARACTERS
+    beginning, n_more = [], _COUNTED_CHARACTERS
     for row in split.inputs[:_COUNTED_ROWS]:
-        if left <= 0:
+        if n_more <= 0:
             break
-        first.append(tuple(str(cell)[:left] for cell in row))
-        left -= sum(map(len, first[-1]))
-    encoded = task.encode(first, split.labels[: len(first)], base.tokenizer, block_length)
+        beginning.append(tuple(str(cell)[:n_more] for cell in row))
+        n_more -= sum(map(len, beginning[-1]))
+    encoded = task.encode(beginning, split.labels[: len(beginning)], base.tokenizer, block_length)
     counted = sum(map(length_of, encoded.examples))
-    return counted * n_characters // max(1, sum(len(cell) for row in first for cell in row))
+    return counted * n_characters // max(1, sum(len(cell) for row in beginning for cell in row))
 
 
 def encode_ahead(

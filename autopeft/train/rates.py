@@ -185,9 +185,9 @@ def parameter_groups(
 
 def _head_name(name: str, head_parameters: Mapping[str, float]) -> str | None:
     """The base model's name of a parameter in `peft`'s trained copy of the head; None for an adapter's."""
-    before, is_copy, after = name.partition(".modules_to_save.")
+    head, is_copy, path_in_copy = name.partition(".modules_to_save.")
     if not is_copy:
         return None
-    path = [*before.split("."), *after.split(".")[1:]]  # without the name of the adapter
+    path = [*head.split("."), *path_in_copy.split(".")[1:]]  # without the name of the adapter
     ends = (".".join(path[i:]) for i in range(len(path)))
     return next((end for end in ends if end in head_parameters), None)

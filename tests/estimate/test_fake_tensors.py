@@ -61,9 +61,9 @@ def test_a_model_that_was_replayed_before_takes_what_a_new_one_takes():
 
 def test_a_slow_replay_says_once_what_takes_long(caplog):
     mode = FakeTensorMode()
-    known = KernelResults(mode=mode, slow_kernels=1)
+    results = KernelResults(mode=mode, slow_kernels=1)
     with caplog.at_level("INFO", logger="autopeft"), mode:
         numbers = torch.ones(3)
         for _ in range(3):
-            known.of(torch.ops.aten.add.Tensor, (numbers, numbers), {})
+            results.of(torch.ops.aten.add.Tensor, (numbers, numbers), {})
     assert caplog.text.count("Still replaying a training step for its memory") == 1
