@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -28,6 +29,8 @@ _CONTEXT_BYTES = 2**29
 # three points of MiniLM-L6, tested on one more and SmolLM2-135M (reports/studies/resident_memory.md).
 PROCESS_BYTES = 715 * 10**6
 _MOST_ROWS = 2**16  # more are not asked for
+_CLOSE = 8  # a number that fits and one that does not are close if they differ by an eighth; chosen by hand
+_FAR = 4  # and far apart if one is four times the other; chosen by hand
 _TOKEN_STEP = 16  # lengths of rows are rounded to multiples of it
 
 
@@ -184,7 +187,7 @@ class _Steps:
 
     def at(self, n_rows: int, n_tokens: int, quantize: str, *, checkpointing: bool) -> Step:
         """A step and its memory."""
-        model = self._model(quantize, checkpointing)
+        model = self._model(quantize, checkpointing=checkpointing)
         step, rates = model.at(n_rows, n_tokens), model.traced.rates
         return Step(
             n_rows=n_rows,
@@ -198,15 +201,17 @@ class _Steps:
 
     def limits(self, step: Step, max_bytes: int) -> Limits:
         """What fits into a memory at the settings of a step, or near them."""
-        model = self._model(step.quantize, step.checkpointing)
+        model = self._model(step.quantize, checkpointing=step.checkpointing)
         fits = step.memory.high <= max_bytes
-        n_rows = most_rows(model, n_tokens=step.n_tokens, max_bytes=max_bytes)
-        n_tokens = longest_row(model, n_rows=step.n_rows, max_bytes=max_bytes, limit=self.max_tokens)
-        # The step was replayed as it is, and decides where the scaled steps differ by a little.
+        n_rows = most_rows(model, n_tokens=step.n_tokens, max_bytes=max_bytes, start=step.n_rows)
+        n_tokens = longest_row(
+            model, n_rows=step.n_rows, max_bytes=max_bytes, limit=self.max_tokens, start=step.n_tokens
+        )
+        # Lengths are multiples of 16, and that of the step need not be one.
         limits = Limits(
             max_bytes=max_bytes,
             fits=fits,
-            most_rows=max(n_rows, step.n_rows) if fits else min(n_rows, step.n_rows - 1),
+            most_rows=n_rows,
             longest_row=max(n_tokens, step.n_tokens) if fits else min(n_tokens, step.n_tokens - 1),
         )
         if limits.fits:
@@ -220,12 +225,15 @@ class _Steps:
     def _nearest(self, step: Step, max_bytes: int) -> Step | None:
         """The first settings that fit: fewer rows, then fewer bits, then shorter rows, all checkpointed."""
         for quantize in self._bits(step):
-            n_rows = most_rows(self._model(quantize, True), n_tokens=step.n_tokens, max_bytes=max_bytes)
+            model = self._model(quantize, checkpointing=True)
+            n_rows = most_rows(model, n_tokens=step.n_tokens, max_bytes=max_bytes, start=step.n_rows)
             if n_rows:
                 return self.at(min(n_rows, step.n_rows), step.n_tokens, quantize, checkpointing=True)
         for quantize in self._bits(step):
-            model = self._model(quantize, True)
-            n_tokens = longest_row(model, n_rows=1, max_bytes=max_bytes, limit=step.n_tokens)
+            model = self._model(quantize, checkpointing=True)
+            n_tokens = longest_row(
+                model, n_rows=1, max_bytes=max_bytes, limit=step.n_tokens, start=step.n_tokens
+            )
             if n_tokens:
                 return self.at(1, n_tokens, quantize, checkpointing=True)
         return None
@@ -235,7 +243,7 @@ class _Steps:
         takes_few_bits = self.describe(step.quantize).takes_few_bits
         return list(dict.fromkeys((step.quantize, _FEW_BITS))) if takes_few_bits else [step.quantize]
 
-    def _model(self, quantize: str, checkpointing: bool) -> MemoryModel:
+    def _model(self, quantize: str, *, checkpointing: bool) -> MemoryModel:
         key = (quantize, checkpointing)
         if key not in self._models:
             traced, other = (
@@ -266,25 +274,64 @@ def in_parts(memory: StepMemory, *, on_gpu: bool) -> Memory:
     )
 
 
-def most_rows(model: MemoryModel, *, n_tokens: int, max_bytes: int) -> int:
-    """The most rows of a length that fit, even at the high end; 0 where not one does."""
-    return _largest(lambda n_rows: _high(model, n_rows, n_tokens) <= max_bytes, _MOST_ROWS)
+def most_rows(model: MemoryModel, *, n_tokens: int, max_bytes: int, start: int = 1) -> int:
+    """The most rows of a length that fit, even at the high end; 0 if not one does.
+
+    `start` is a number of rows that may fit.
+    """
+
+    def high(n_rows: int) -> int:
+        return in_parts(model.at(n_rows, n_tokens), on_gpu=model.traced.on_gpu).high
+
+    return _largest(high, max_bytes, limit=_MOST_ROWS, start=start)
 
 
-def longest_row(model: MemoryModel, *, n_rows: int, max_bytes: int, limit: int) -> int:
-    """The most tokens of each row that fit, in multiples of 16 and at most the model's limit; 0 if none."""
-    n_steps = limit // _TOKEN_STEP
-    return _TOKEN_STEP * _largest(lambda n: _high(model, n_rows, _TOKEN_STEP * n) <= max_bytes, n_steps)
+def longest_row(
+    model: MemoryModel, *, n_rows: int, max_bytes: int, limit: int, start: int = _TOKEN_STEP
+) -> int:
+    """The most tokens of each row that fit, in multiples of 16 and at most the model's limit; 0 if none.
+
+    `start` is a length that may fit.
+    """
+
+    def high(n: int) -> int:
+        return in_parts(model.at(n_rows, _TOKEN_STEP * n), on_gpu=model.traced.on_gpu).high
+
+    n_steps = _largest(high, max_bytes, limit=limit // _TOKEN_STEP, start=start // _TOKEN_STEP)
+    return _TOKEN_STEP * n_steps
 
 
-def _high(model: MemoryModel, n_rows: int, n_tokens: int) -> int:
-    return in_parts(model.scaled(n_rows, n_tokens), on_gpu=model.traced.on_gpu).high
+def _largest(high: Callable[[int], int], max_bytes: int, *, limit: int, start: int) -> int:
+    """The largest number from 0 to a limit whose memory fits, from a few numbers that are tried.
 
+    Memory grows with the number, and ever faster. So a straight line from one that fits to one that does not
+    lies above it, and the number where the line meets `max_bytes` fits. It is the answer once the two are
+    within an eighth of each other.
 
-def _largest(fits: Callable[[int], bool], limit: int) -> int:
-    """The largest number from 0 to a limit that fits, where all smaller ones do."""
-    low, high = 0, limit
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle - 1)
-    return low
+    Example:
+        >>> _largest(lambda n: n * n, 5000, limit=1000, start=3)
+        70
+    """
+    tried: dict[int, int] = {}
+    fits, fails = 0, limit + 1
+
+    def crossing(low: int, high: int) -> int:
+        return low + (max_bytes - tried[low]) * (high - low) // max(1, tried[high] - tried[low])
+
+    guess = max(1, min(start, limit))
+    while fails - fits > (max(1, fits // _CLOSE) if fails in tried else 1):
+        tried[guess] = high(guess)
+        fits, fails = (guess, fails) if tried[guess] <= max_bytes else (fits, guess)
+        at_least = fits + max(1, fits // _CLOSE)
+        smaller = max((n for n in tried if n < fits), default=None)
+        if fits == 0:
+            guess = 1
+        elif fails in tried:
+            far_apart = fails > _FAR * fits
+            guess = math.isqrt(fits * fails) if far_apart else max(at_least, crossing(fits, fails))
+        elif smaller is None:
+            guess = 2 * fits
+        else:
+            guess = min(max(at_least, crossing(smaller, fits)), 2 * _FAR * fits)
+        guess = min(guess, fails - 1)
+    return crossing(fits, fails) if fits and fails in tried else fits

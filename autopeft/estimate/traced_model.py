@@ -30,7 +30,7 @@ from autopeft.model.quantisation import (
 )
 from autopeft.model.training_pass import without_cache
 from autopeft.records import Plan
-from autopeft.tasks.parts.token_losses import piece_logits, pieces_of_a_gpu
+from autopeft.tasks.parts.token_losses import pieces_of_a_gpu
 
 _MOST_EXPERTS = 0.5  # of all weights: with more in experts, few bits save little; chosen by hand
 _CAUSAL, _SEQ2SEQ = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
@@ -110,9 +110,7 @@ def describe(
         n_tensors = sum(n * (1 + (role in count.ranks)) for role, n in count.sites.items())
     builder = _Builder(part=part, setup=setup, task=task, methods=methods, auto_class=auto_class)
     return Description(
-        traced=builder.traced_model(
-            base.module.config, n_layers=n_layers, n_tensors=n_tensors, max_tokens=max_tokens
-        ),
+        traced=builder.traced_model(n_layers=n_layers, n_tensors=n_tensors, max_tokens=max_tokens),
         base_model=base.name,
         task=task.name,
         base_params=base.base_params,
@@ -153,13 +151,9 @@ class _Builder:
     methods: Mapping[str, Method]
     auto_class: str | None
 
-    def traced_model(
-        self, config: Any, *, n_layers: int | None, n_tensors: int, max_tokens: int | None
-    ) -> TracedModel:
-        """What a replay needs, for a model of a config."""
+    def traced_model(self, *, n_layers: int | None, n_tensors: int, max_tokens: int | None) -> TracedModel:
+        """What a replay needs."""
         setup, task = self.setup, self.task
-        n_words = int(getattr(config.get_text_config(), "vocab_size", 0) or 0)
-        in_pieces = not setup.plain_loop and task.auto_class in (_CAUSAL, _SEQ2SEQ) and n_words
         return TracedModel(
             build=self.build,
             n_layers=n_layers,
@@ -167,7 +161,6 @@ class _Builder:
             loss=(lambda model, batch: model(**batch).loss) if setup.plain_loop else self.loss,
             n_terms=None if setup.plain_loop else task.n_terms,
             max_tokens=max_tokens,
-            piece_tokens=max(1, piece_logits(on_gpu=setup.on_gpu) // n_words) if in_pieces else 0,
             autocast=setup.dtype == torch.bfloat16,
             on_gpu=setup.on_gpu,
             rates=setup.rates,

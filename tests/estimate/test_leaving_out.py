@@ -93,7 +93,7 @@ def test_the_bound_is_that_of_the_kernels_and_the_forecast_is_below_it(llama: Pa
     traced = describe(by_name(word, METHODS), setup, methods=METHODS, tasks=TASKS).traced
     free = MemoryModel(traced=traced)
     free.at(2, 16)
-    n_kernels = max(each._known._n_calls for each in free.replays.values())
+    n_kernels = max(each._results._n_calls for each in free.replays.values())
     assert MemoryModel(traced=replace(traced, max_kernels=n_kernels)).at(2, 16) == free.at(2, 16)
     with pytest.raises(SlowReplayError, match=f"more than {n_kernels - 1:,} kernels"):
         MemoryModel(traced=replace(traced, max_kernels=n_kernels - 1)).at(2, 16)
