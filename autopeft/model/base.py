@@ -106,14 +106,13 @@ class BaseModel:
         if not self.is_in_memory:
             return False
         name = difference_from_checkpoint(self.module, self.name, exclude=self.head_names)
-        if name is not None:
-            log.warning(
-                "The model in memory has a %s that %s does not load: adapters for it fit this model alone; "
-                "to pass them on, write it with save_pretrained and search that folder.",
-                name,
-                self.name,
-            )
-        return name is not None
+        if name is None:
+            return False
+        log.warning(
+            f"The model in memory has a {name} that {self.name} does not load: adapters for it fit this "
+            "model alone; to pass them on, write it with save_pretrained and search that folder."
+        )
+        return True
 
     @property
     def hidden_size(self) -> int:
@@ -152,35 +151,30 @@ class BaseModel:
 
     def log_remarks(self) -> None:
         """Log what cannot be adapted, which weights outside the head are missing, and whether they train."""
-        for remark in self.remarks:
+        trained, random = self._lacking()
+        for remark in filter(None, (*self.remarks, trained)):
             log.info("%s", remark)
-        if self.missing:
-            log.info("%s", self._trained_with_head())
-        if random := self._random():
+        if random:
             log.warning("%s", random)
 
     @property
     def lacking(self) -> str:
         """Sentences on the weights outside the head that the checkpoint lacks; empty if it has all."""
-        return " ".join(filter(None, (self._trained_with_head(), self._random())))
+        return " ".join(filter(None, self._lacking()))
 
-    def _trained_with_head(self) -> str:
-        if not self.missing:
-            return ""
-        names = ", ".join(self.missing)
-        return (
-            f"The base model lacks weights for {names}; all plans train them, and keep them with the adapter."
-        )
-
-    def _random(self) -> str:
-        untouched = sorted(key for key in self.untrained if not key.startswith(self.head_names))
-        if not untouched:
-            return ""
-        more = f" and {len(untouched) - _SHOWN} more" if len(untouched) > _SHOWN else ""
-        return (
-            f"The base model lacks weights for {', '.join(untouched[:_SHOWN])}{more}; they stay random, and "
-            "another load draws others: pass the base model on with the adapter."
-        )
+    def _lacking(self) -> tuple[str, str]:
+        """A sentence on missing weights that train, and one on those that stay random; each may be empty."""
+        lacks, trained, random = "The base model lacks weights for", "", ""
+        if self.missing:
+            names = ", ".join(self.missing)
+            trained = f"{lacks} {names}; all plans train them, and keep them with the adapter."
+        if untouched := sorted(key for key in self.untrained if not key.startswith(self.head_names)):
+            more = f" and {len(untouched) - _SHOWN} more" if len(untouched) > _SHOWN else ""
+            random = (
+                f"{lacks} {', '.join(untouched[:_SHOWN])}{more}; they stay random, and another load draws "
+                "others: pass the base model on with the adapter."
+            )
+        return trained, random
 
     def sha256(self) -> str:
         """Digest of the name and value of every parameter and buffer."""

@@ -261,14 +261,7 @@ def loading_class(config: Any, auto_class: str) -> str:
 
 
 def loading_class_of_type(model_type: str, auto_class: str) -> str:
-    """As `loading_class`, by the `model_type` of a loaded model.
-
-    Example:
-        >>> loading_class_of_type("llava", "AutoModelForCausalLM")
-        'AutoModelForImageTextToText'
-        >>> loading_class_of_type("qwen3_5_text", "AutoModelForCausalLM")
-        'AutoModelForCausalLM'
-    """
+    """As `loading_class`, by the `model_type` of a loaded model."""
     configs = transformers.CONFIG_MAPPING
     return loading_class(configs[model_type], auto_class) if model_type in configs else auto_class
 
@@ -313,12 +306,7 @@ def own_class(config: Any, auto_class: str) -> str | None:
 
 
 def reads_images(class_name: str) -> bool:
-    """Whether an auto class or a class of transformers classifies images, so that a processor belongs to it.
-
-    Example:
-        >>> reads_images("AutoModelForImageClassification"), reads_images("ViTForImageClassification")
-        (True, True)
-    """
+    """Whether a class of transformers, or an auto class, classifies images and needs an image processor."""
     return "ForImageClassification" in class_name
 
 

@@ -37,6 +37,28 @@ _SHOWN = 3  # names in a message
 log = logging.getLogger(__name__)
 
 
+def prepare_base(base: BaseModel, *, auto_class: str) -> None:
+    """Check a loaded base model, keep the sites that the task reaches, and log what cannot be adapted.
+
+    `auto_class` names the transformers class of the task. Without a tokenizer all sites are kept. Raises
+    ModelError or SiteError for a model that cannot be used.
+    """
+    if auto_class == "AutoModelForCausalLM":
+        with base.autocast():
+            require_causal(base.module, base.name)
+    # XLNet's classifier reads the last position, which is padding in every row but the longest.
+    module: Any = base.module
+    if getattr(module.config, "model_type", "") == "xlnet" and hasattr(module, "logits_proj"):
+        raise ModelError(
+            f"{base.name} is an XLNet, whose {type(module).__name__} reads the last position of a batch, "
+            "which is padding in shorter rows; use another base model, such as RoBERTa or DeBERTa."
+        )
+    if base.tokenizer is not None:
+        base.sites = reachable_sites(base, auto_class=auto_class)
+    require_sites(base)
+    base.log_remarks()
+
+
 def usable_tokenizer(tokenizer: Any, name: str) -> Any:
     """Return the tokenizer, or a copy that pads with the end-of-text token if it has no padding token.
 
@@ -72,15 +94,6 @@ def text_configs(config: Any) -> tuple[Any, ...]:
         return config, config.get_text_config()
     except ValueError:  # there are several
         return (config,)
-
-
-def require_pooling(module: Any, name: str) -> None:
-    """Refuse a classifier that reads the last position, which is padding in every row but the longest."""
-    if getattr(module.config, "model_type", "") == "xlnet" and hasattr(module, "logits_proj"):
-        raise ModelError(
-            f"{name} is an XLNet, whose {type(module).__name__} reads the last position of a batch, which is "
-            "padding in shorter rows; use another base model, such as RoBERTa or DeBERTa."
-        )
 
 
 def require_causal(module: Any, name: str) -> None:

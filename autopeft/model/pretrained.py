@@ -30,10 +30,8 @@ from autopeft.model.checkpoint_source import (
 )
 from autopeft.model.checks import (
     pad_with,
-    reachable_sites,
-    require_causal,
+    prepare_base,
     require_head,
-    require_pooling,
     require_sites,
     usable_tokenizer,
 )
@@ -113,25 +111,21 @@ def load(
             module, spec.quantize, n_weights=n_params(module), dtype=precision.dtype
         ):
             log.warning(text)
-    needs_images = reads_images(auto_class)
-    tokenizer = _processor(
-        spec, source, name, needs_images=needs_images, is_needed=needs_tokenizer, needs_padding=needs_padding
-    )
+    try:
+        tokenizer = load_processor(spec, needs_images=reads_images(auto_class), needs_padding=needs_padding)
+    except ModelError as error:
+        if needs_tokenizer:
+            raise
+        log.info("Continuing without a tokenizer: %s", error)
+        tokenizer = None
     if needs_padding and getattr(tokenizer, "pad_token_id", None) is not None:
         pad_with(module.config, tokenizer.pad_token_id)
     name_first_token(module.config, getattr(module, "generation_config", None))
-    if auto_class == "AutoModelForCausalLM":
-        with precision.autocast(place):
-            require_causal(module, name)
-    require_pooling(module, name)
     _require_shapes(module, name, checkpoint["mismatched_keys"])
     _require_layers(module, name, _lacking(checkpoint))
     base = BaseModel(module, tokenizer, name=name, untrained=_lacking(checkpoint), precision=precision)
     base.widen_head()
-    if tokenizer is not None:
-        base.sites = reachable_sites(base, auto_class=auto_class)
-    require_sites(base)
-    base.log_remarks()
+    prepare_base(base, auto_class=auto_class)
     return base
 
 
@@ -272,27 +266,21 @@ def _read_quantised(
     skeleton = load_skeleton(spec, auto_class=auto_class)
     require_plain_weights(skeleton.module.config, skeleton.name)
     skipped = [*skeleton.head_names, *output_layer_names(skeleton.module)]
+    settings: dict[str, Any] = {"dtype": getattr(torch, dtype), "device_map": {"": place}}
     while True:
-        config = quantisation_config(spec.quantize, skipped, dtype=dtype)
-        module, checkpoint = _read(
-            source,
-            spec,
-            auto_class,
-            label_names,
-            dtype=getattr(torch, dtype),
-            quantization_config=config,
-            device_map={"": place},
-        )
+        settings["quantization_config"] = quantisation_config(spec.quantize, skipped, dtype=dtype)
+        module, checkpoint = _read(source, spec, auto_class, label_names, **settings)
         lacking = quantised_owners(module, _lacking(checkpoint))
         if not lacking:
-            widen_norms(module)
-            # A view of the checkpoint would keep its whole file mapped on a CPU, several times as large.
-            for parameter in module.parameters():
-                if parameter.is_floating_point():
-                    is_view = parameter.device.type == "cpu"
-                    parameter.data = parameter.data.to(parameter.dtype, copy=is_view)
-            return module, checkpoint
+            break
         skipped += lacking
+    widen_norms(module)
+    if place.type == "cpu":
+        # A view of the checkpoint would keep its whole file mapped, several times as large.
+        for parameter in module.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.clone()
+    return module, checkpoint
 
 
 def _lacking(checkpoint: Mapping[str, Any]) -> frozenset[str]:
@@ -300,28 +288,15 @@ def _lacking(checkpoint: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(checkpoint["missing_keys"]) | frozenset(key[0] for key in checkpoint["mismatched_keys"])
 
 
-def load_processor(spec: ModelSpec) -> Any:
-    """Load the tokenizer of a model alone; raises ModelError."""
+def load_processor(spec: ModelSpec, *, needs_images: bool = False, needs_padding: bool = True) -> Any:
+    """Load a model's tokenizer, with a padding token if needed, or its image processor; raises ModelError."""
     source, name = resolve(spec)
-    return _processor(spec, source, name, needs_images=False, is_needed=True, needs_padding=True)
-
-
-def _processor(
-    spec: ModelSpec, source: str, name: str, *, needs_images: bool, is_needed: bool, needs_padding: bool
-) -> Any:
-    """Load the tokenizer of a model, with a padding token if needed, or its image processor."""
     auto = transformers.AutoImageProcessor if needs_images else transformers.AutoTokenizer
     try:
-        try:
-            processor = auto.from_pretrained(**pretrained_arguments(source, spec))
-        except LOAD_ERRORS as error:
-            raise load_error(source, error) from error
-        return usable_tokenizer(processor, name) if needs_padding and not needs_images else processor
-    except ModelError as error:
-        if is_needed:
-            raise
-        log.info("Continuing without a tokenizer: %s", error)
-        return None
+        processor = auto.from_pretrained(**pretrained_arguments(source, spec))
+    except LOAD_ERRORS as error:
+        raise load_error(source, error) from error
+    return usable_tokenizer(processor, name) if needs_padding and not needs_images else processor
 
 
 def _require_shapes(module: Any, name: str, mismatched: Sequence[tuple[str, Any, Any]]) -> None:

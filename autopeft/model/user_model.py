@@ -18,10 +18,7 @@ from autopeft.model.base import BaseModel
 from autopeft.model.checkpoint_source import loading_class, reads_images
 from autopeft.model.checks import (
     pad_with,
-    reachable_sites,
-    require_causal,
-    require_pooling,
-    require_sites,
+    prepare_base,
     text_configs,
     usable_tokenizer,
 )
@@ -76,13 +73,7 @@ def from_memory(
     base = BaseModel(
         module, tokenizer, name=name, untrained=untrained, precision=precision, is_in_memory=True
     )
-    require_pooling(module, name)
-    if auto_class == "AutoModelForCausalLM":
-        with base.autocast():
-            require_causal(module, name)
-    base.sites = reachable_sites(base, auto_class=auto_class)
-    require_sites(base)
-    base.log_remarks()
+    prepare_base(base, auto_class=auto_class)
     return base
 
 
