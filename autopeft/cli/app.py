@@ -21,7 +21,6 @@ from autopeft.cli.environment import (
     require_docstrings,
 )
 from autopeft.cli.exit_codes import PlainErrors, exit_codes, reader_may_leave
-from autopeft.cli.options import at_home
 from autopeft.cli.printing import print_json
 from autopeft.records import VERSION, setting_values
 
@@ -153,8 +152,7 @@ def tune(
         str | None, typer.Option(help="Time after which a trial is ended, such as 2h.")
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="Folder to write to; one with this study goes on with it.", callback=at_home),
+        Path | None, typer.Option(help="Folder to write to; one with this study goes on with it.")
     ] = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -204,8 +202,7 @@ def analyze(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for sensitivity.csv, heat.svg and suggestion.yaml; must be empty or absent.",
-            callback=at_home,
+            help="Folder for sensitivity.csv, heat.svg and suggestion.yaml; must be empty or absent."
         ),
     ] = None,
     as_json: opt.Json = False,
@@ -246,7 +243,7 @@ def analyze(
 )
 def train(
     *,
-    plan: Annotated[Path, typer.Option(help="plan.yaml, or a run directory.", callback=at_home)],
+    plan: Annotated[Path, typer.Option(help="plan.yaml, or a run directory.")],
     settings: Mapping[str, Any],
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a training that was stopped.", metavar="")
@@ -295,12 +292,9 @@ def train(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.", callback=at_home)],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
     out: Annotated[
-        Path | None,
-        typer.Option(
-            help="File for one page about several runs. Default: ./autopeft-runs.html.", callback=at_home
-        ),
+        Path | None, typer.Option(help="File for one page about several runs. Default: ./autopeft-runs.html.")
     ] = None,
     as_json: opt.Json = False,
 ) -> None:

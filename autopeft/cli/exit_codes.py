@@ -13,6 +13,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from textwrap import wrap
 from types import FrameType
 from typing import Any
@@ -61,31 +62,30 @@ def exit_codes(*, quiet: bool = False) -> Iterator[Callable[[], None]]:
         with stopping_signals() as stop:
             yield stop
     except AutopeftError as error:
-        print(_printable(f"error: {error}"), file=sys.stderr)
-        raise typer.Exit(error.exit_code) from error
+        raise _ended(str(error), error.exit_code) from error
     except BrokenPipeError:  # the reader, such as `head`, has ended: typer exits silently with 1
         raise
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:  # whatever argument it is
-            refusal = SpecError(
-                f"There is no file {error.filename}: its name is too long; check the spelling."
-            )
-            print(_printable(f"error: {refusal}"), file=sys.stderr)
-            raise typer.Exit(refusal.exit_code) from error
+            sentence = f"There is no file {error.filename}: its name is too long; check the spelling."
+            raise _ended(sentence, SpecError.exit_code) from error
         where = f"{error.filename}: " if error.filename else ""
-        print(_printable(f"error: {where}{error.strerror or error}."), file=sys.stderr)
-        raise typer.Exit(AutopeftError.exit_code) from error
+        raise _ended(f"{where}{error.strerror or error}.", AutopeftError.exit_code) from error
     except UnicodeEncodeError as error:  # a path of a config file, where the locale is not UTF-8
         encoding = sys.getfilesystemencoding()
         if encoding == "utf-8":
             raise
-        text = f"{error.object!a} is no path under this locale, whose encoding is {encoding}"
-        print(f"error: {text}; set PYTHONUTF8=1.", file=sys.stderr)
-        raise typer.Exit(SpecError.exit_code) from error
+        fault = f"{error.object!a} is no path under this locale, whose encoding is {encoding}"
+        raise _ended(f"{fault}; set PYTHONUTF8=1.", SpecError.exit_code) from error
     except KeyboardInterrupt as error:
         raise typer.Exit(130) from error
     finally:
         sys.stderr = stderr  # a library may have replaced the other one
+
+
+def _ended(sentence: str, exit_code: int) -> typer.Exit:
+    print(_printable(f"error: {sentence}"), file=sys.stderr)
+    return typer.Exit(exit_code)
 
 
 @contextlib.contextmanager
@@ -212,14 +212,14 @@ class PlainErrors(TyperGroup):
         sys.exit(code if isinstance(code, int) else 0)
 
     def get_params(self, ctx: Any) -> Any:
-        """The parameters of the group; its switches show no type in the help."""
-        return _plain_switches(super().get_params(ctx))
+        """The parameters of the group."""
+        return _adjusted(super().get_params(ctx))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A command, whose switches show no type either."""
+        """A command of the group; None for another word."""
         command = super().get_command(ctx, cmd_name)
         if command is not None:
-            _plain_switches(command.get_params(ctx))  # `--help` among them, which the command keeps
+            _adjusted(command.get_params(ctx))  # `--help` among them, which the command keeps
         return command
 
     def _sentence(self, error: Any, typed: Sequence[str]) -> str:
@@ -241,8 +241,26 @@ class PlainErrors(TyperGroup):
         return f"error: {words}{end} See `{command} --help`."
 
 
-def _plain_switches(parameters: Sequence[Any]) -> Sequence[Any]:
+def _adjusted(parameters: Sequence[Any]) -> Sequence[Any]:
+    """Show no type of switches in the help; take `~` at the start of a text as the home folder."""
     for parameter in parameters:
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
+        elif parameter.callback is None:
+            parameter.callback = lambda _context, _parameter, value: at_home(value)
     return parameters
+
+
+def at_home(value: Any) -> Any:
+    """A text, a path or a list of these with the home folder in place of `~`, which no shell expands after =.
+
+    Example:
+        >>> at_home("reports"), at_home(None)
+        ('reports', None)
+    """
+    if isinstance(value, list | tuple):
+        return [at_home(each) for each in value]
+    if not isinstance(value, str | Path):
+        return value
+    text = os.path.expanduser(value)  # noqa: PTH111 - Path.expanduser raises where there is no such user
+    return Path(text) if isinstance(value, Path) else text

@@ -27,29 +27,14 @@ app = typer.Typer()
 
 _MARKS = {"ok": "ok", "note": "note", "fail": "FAIL"}  # of the checks of `doctor`
 
-_Name = Annotated[str | None, typer.Argument(help="Describe this method in full, with its sources.")]
-_SpaceName = Annotated[
-    str | None, typer.Argument(help="Print the file of this space, or check and print a file of your own.")
-]
-_Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        help="Show learning rates and sites on this model: hub id, or directory.",
-        callback=opt.at_home,
-    ),
-]
 _Trained = Annotated[
     str,
     typer.Argument(
         metavar="PATH",
         help="Plan, run, adapter_config.json or its folder, a method such as lora_r16, or full.",
-        callback=opt.at_home,
     ),
 ]
-_BaseModel = Annotated[
-    str | None, typer.Option(help="Hub id, or directory with a config.json.", callback=opt.at_home)
-]
+_BaseModel = Annotated[str | None, typer.Option(help="Hub id, or directory with a config.json.")]
 _Revision = Annotated[str | None, typer.Option(help="Revision of the hub model.")]
 
 # What the parts say about themselves, since importing them takes seconds; `scripts/part_facts.py` writes it.
@@ -64,10 +49,7 @@ def count(
     revision: _Revision = None,
     compare: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Set beside PATH: another path, a method such as ia3, or full. May be repeated.",
-            callback=opt.at_home,
-        ),
+        typer.Option(help="Set beside PATH: another path, a method such as ia3, or full. May be repeated."),
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Tables to paste into Markdown.")] = False,
     as_json: opt.Json = False,
@@ -125,10 +107,7 @@ def estimate(
         str | None, typer.Option(help="Default: that of the plan, or of the class that the config names.")
     ] = None,
     data: Annotated[
-        str | None,
-        typer.Option(
-            help="Dataset, whose rows decide lengths and steps; needs the tokenizer.", callback=opt.at_home
-        ),
+        str | None, typer.Option(help="Dataset, whose rows decide lengths and steps; needs the tokenizer.")
     ] = None,
     epochs: Annotated[float | None, typer.Option(help="Length of a full run on --data.")] = None,
     max_steps: Annotated[int | None, opt.whole("Steps of a full run, for its time.")] = None,
@@ -167,7 +146,15 @@ def estimate(
 
 
 @app.command()
-def methods(name: _Name = None, model: _Model = None, as_json: opt.Json = False) -> None:
+def methods(
+    name: Annotated[
+        str | None, typer.Argument(help="Describe this method in full, with its sources.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Show learning rates and sites on this model: hub id, or directory.")
+    ] = None,
+    as_json: opt.Json = False,
+) -> None:
     """List the PEFT methods, or describe one.
 
     Learning rates depend on the hidden size of the base model, of which --model needs the config alone.
@@ -201,7 +188,13 @@ def formats(as_json: opt.Json = False) -> None:
 
 
 @app.command()
-def spaces(name: _SpaceName = None, as_json: opt.Json = False) -> None:
+def spaces(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Print the file of this space, or check and print a file of your own."),
+    ] = None,
+    as_json: opt.Json = False,
+) -> None:
     """List the search spaces that come with autopeft, or print the file of one, to copy and change."""
     with exit_codes(quiet=as_json):
         from autopeft import space as search_space
@@ -223,9 +216,7 @@ def spaces(name: _SpaceName = None, as_json: opt.Json = False) -> None:
 
 @app.command()
 def doctor(
-    out: Annotated[
-        Path, typer.Option(help="Folder for runs, whose disk is timed.", callback=opt.at_home)
-    ] = Path("reports"),
+    out: Annotated[Path, typer.Option(help="Folder for runs, whose disk is timed.")] = Path("reports"),
     as_json: opt.Json = False,
 ) -> None:
     """Check what this machine can do: versions, device, memory, threads, disk, hub, extras."""

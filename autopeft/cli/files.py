@@ -13,7 +13,6 @@ import typer
 from autopeft.cli import options as opt
 from autopeft.cli.environment import heavy_imports
 from autopeft.cli.exit_codes import exit_codes
-from autopeft.cli.options import at_home
 from autopeft.cli.printing import lines_of, print_json, size, table
 from autopeft.records import rate, shortened
 
@@ -24,46 +23,19 @@ app = typer.Typer()
 
 _MAX_ENTRY = 48  # characters of a pattern that are shown; chosen by hand
 
-_Path = Annotated[
-    Path,
-    typer.Argument(
-        metavar="PATH",
-        help="Run, adapter, or folder that `export` wrote: native, LoRA or merged.",
-        callback=at_home,
-    ),
-]
-_Run = Annotated[
-    Path | None,
-    typer.Option(
-        help="Run, or folder that `train` wrote, to compare with. Default: the one that PATH lies in.",
-        callback=at_home,
-    ),
-]
-_Model = Annotated[
-    str | None, typer.Option(help="Base model in place of the one that is named.", callback=at_home)
-]
-_Data = Annotated[str | None, typer.Option(help="Dataset in place of the run's.", callback=at_home)]
-_Reader = Annotated[
-    list[str] | None,
-    typer.Option(help="peft, vllm or llama.cpp; may be repeated. Default: those that PATH is made for."),
-]
-
 
 @app.command()
 def export(
     to: Annotated[str, typer.Option(help="Name of the format; `autopeft formats` lists them.")],
-    out: Annotated[Path, typer.Option(help="Folder to write to; must be empty or absent.", callback=at_home)],
+    out: Annotated[Path, typer.Option(help="Folder to write to; must be empty or absent.")],
     run: Annotated[
-        Path | None,
-        typer.Option(help="Run directory; its best plan is exported, trained or not.", callback=at_home),
+        Path | None, typer.Option(help="Run directory; its best plan is exported, trained or not.")
     ] = None,
     adapter: Annotated[
-        Path | None,
-        typer.Option(help="Folder that peft, `train` or a run's best/weights wrote.", callback=at_home),
+        Path | None, typer.Option(help="Folder that peft, `train` or a run's best/weights wrote.")
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(help="Base model in place of the one that the run or adapter names.", callback=at_home),
+        str | None, typer.Option(help="Base model in place of the one that the run or adapter names.")
     ] = None,
     allow_pickle: Annotated[
         bool,
@@ -103,11 +75,24 @@ def export(
 
 @app.command()
 def verify(
-    path: _Path,
-    run: _Run = None,
-    model: _Model = None,
-    data: _Data = None,
-    reader: _Reader = None,
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PATH", help="Run, adapter, or folder that `export` wrote: native, LoRA or merged."
+        ),
+    ],
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run, or folder that `train` wrote, to compare with. Default: the one that PATH lies in."
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Base model in place of the one that is named.")] = None,
+    data: Annotated[str | None, typer.Option(help="Dataset in place of the run's.")] = None,
+    reader: Annotated[
+        list[str] | None,
+        typer.Option(help="peft, vllm or llama.cpp; may be repeated. Default: those that PATH is made for."),
+    ] = None,
     max_examples: Annotated[int, opt.whole("Rows to compare, at most.", least=1)] = 32,
     tolerance: Annotated[
         float | None,
@@ -143,10 +128,7 @@ def verify(
 
 @app.command()
 def push(
-    run: Annotated[
-        Path,
-        typer.Argument(metavar="RUN", help="Run directory, or folder that `train` wrote.", callback=at_home),
-    ],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or folder that `train` wrote.")],
     repo: Annotated[str, typer.Argument(metavar="REPO", help="Repository on the hub: user/name.")],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     overwrite: Annotated[

@@ -19,21 +19,6 @@ from autopeft.records.fields import Group, SettingField
 from autopeft.store import number_in
 
 
-def at_home(value: Any) -> Any:
-    """A path, a text or a list of these with the home folder in place of `~`, which no shell expands after =.
-
-    Example:
-        >>> at_home(Path("reports")), at_home(None)
-        (PosixPath('reports'), None)
-    """
-    if isinstance(value, list | tuple):
-        return [at_home(each) for each in value]
-    if not isinstance(value, str | Path):
-        return value
-    text = os.path.expanduser(value)  # noqa: PTH111 - the other one raises where there is no such user
-    return Path(text) if isinstance(value, Path) else text
-
-
 def show_all(context: typer.Context, is_requested: bool) -> None:
     """The help with every option of a command, also those that its short help leaves out."""
     if is_requested:
@@ -51,9 +36,7 @@ HelpAll = Annotated[
     bool, typer.Option("--help-all", callback=show_all, is_eager=True, metavar="", help="Show every option.")
 ]
 Resume = Annotated[bool, _option("Continue the run in --out that was stopped.", "--resume", metavar="")]
-Config = Annotated[
-    Path | None, _option("YAML file with settings, such as a run's run.yaml.", callback=at_home)
-]
+Config = Annotated[Path | None, _option("YAML file with settings, such as a run's run.yaml.")]
 Assignments = Annotated[
     list[str] | None, _option("Any setting: topic.field=value. May be repeated.", "--set")
 ]

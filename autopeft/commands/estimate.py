@@ -137,9 +137,7 @@ def estimate_step(
             if part.task not in (None, run.task):
                 raise SpecError(f"--task is {run.task}, but the plan is for {part.task}; leave --task out.")
             part = replace(part, task=run.task)
-        precision = _PRECISIONS[request.dtype] or _usual_precision(device, spec)
-        if rates is None:
-            rates = _rates(device, precision)
+        precision, rates = _computing(device, spec, precision=_PRECISIONS[request.dtype], rates=rates)
 
         @cache
         def describe(quantize: str) -> Description:
@@ -223,29 +221,24 @@ def _check_request(request: EstimateRequest) -> None:
         raise SpecError(f"{'; '.join(faults)}.")
 
 
-def _usual_precision(device: str, spec: ModelSpec) -> Precision:
-    """How a search computes on the card or on this machine; bfloat16 on a GPU that is neither."""
-    if device in estimate.CARDS:
-        return Precision(dtype=estimate.CARDS[device].dtype)
-    if _is_absent(device):
-        return Precision(dtype="bfloat16")
-    return model.choose_precision(model.config_of(spec), model.find_device(device))
+def _computing(
+    device: str, spec: ModelSpec, *, precision: Precision | None, rates: Rates | None
+) -> tuple[Precision, Rates | None]:
+    """How a device computes and how fast, if it is not set: by the data sheet of a card, else measured.
 
-
-def _rates(device: str, precision: Precision) -> Rates | None:
-    """The rates of a card, or of this machine's device, measured; None for a GPU that is neither."""
+    A GPU that is no known card and not here computes in bfloat16, at rates that nobody knows.
+    """
     if device in estimate.CARDS:
-        return estimate.rates_of(device)
-    if _is_absent(device):
-        return None
+        card = Precision(dtype=estimate.CARDS[device].dtype)
+        return precision or card, rates or estimate.rates_of(device)
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        return precision or Precision(dtype="bfloat16"), rates
     place = model.find_device(device)
-    with precision.multiplying():
-        return estimate.measure_rates(place, precision.torch_dtype)
-
-
-def _is_absent(device: str) -> bool:
-    """Whether a device is a GPU, and this machine has none."""
-    return device.startswith("cuda") and not torch.cuda.is_available()
+    precision = precision or choose_precision(model.config_of(spec), place)
+    if rates is None:
+        with precision.multiplying():
+            rates = estimate.measure_rates(place, precision.torch_dtype)
+    return precision, rates
 
 
 def _run(answer: StepAnswer, n_steps: int | None, *, price: float | None) -> RunEstimate | None:
