@@ -234,7 +234,7 @@ def _computing(
     if device.startswith("cuda") and not torch.cuda.is_available():
         return precision or Precision(dtype="bfloat16"), rates
     place = model.find_device(device)
-    precision = precision or choose_precision(model.config_of(spec), place)
+    precision = precision or model.choose_precision(model.config_of(spec), place)
     if rates is None:
         with precision.multiplying():
             rates = estimate.measure_rates(place, precision.torch_dtype)
