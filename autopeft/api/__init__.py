@@ -140,7 +140,7 @@ def analyze(
     scores: Sequence[str] = ("gradient", "fisher"),
     **settings: Any,
 ) -> Analysis:
-    """The sensitivity of every site, and the plan that it suggests; nothing is trained.
+    """Score the sensitivity of every site and suggest a plan; nothing is trained.
 
     The arguments and errors are those of `search`, with three differences. `scores` names the sensitivity
     scores, of which the first one makes the suggestion. `max_examples` is the number of examples to score, at
@@ -172,7 +172,7 @@ def suggest(
     tokenizer: Any = None,
     **settings: Any,
 ) -> Suggestion:
-    """A `peft` config for a model and budget at once: the LoRA that a search would call its baseline.
+    """Make a `peft` config for a model and a budget at once: the LoRA that is the baseline of a search.
 
     LoRA on all linear maps, of even ranks that spend the budget, at the middle of the learning rates for a
     model of this width. Nothing is trained and nothing is compared: it takes as long as reading the data, of
@@ -202,7 +202,7 @@ def suggest(
 
 
 def load_result(folder: str | Path) -> Result:
-    """The result of a finished run, from its folder.
+    """Read the result of a finished run from its folder.
 
     Raises:
         RunDirError: The folder is no run, or the run has not finished.
@@ -245,7 +245,7 @@ def _resolve(
     data: Any,
     tokenizer: Any,
 ) -> tuple[RunSpec, frozenset[str], InMemory]:
-    """The settings, the names of those that the user set, and the model and data that are objects."""
+    """Sort the arguments of a call: its settings, the names of those that the user set, and the objects."""
     arguments = by_dotted_name(settings)
     model_object = None if isinstance(model, str | Path) else model
     data_object = None if isinstance(data, str | Path) else data
@@ -280,7 +280,7 @@ def _resolve(
 
 @contextmanager
 def _lent(memory: InMemory) -> Iterator[None]:
-    """A context with gradients, whatever the caller has set, that restores a model object at its end."""
+    """Allow gradients within the context, and restore a model object at its end."""
     if memory.model is not None:
         require_plain(memory.model)
     with torch.enable_grad(), nullcontext() if memory.model is None else restoring(memory.model):
@@ -294,7 +294,7 @@ def is_watched() -> bool:
 
 
 def above_bars(*, shows: bool) -> AbstractContextManager[None]:
-    """A context in which messages of the log go above the bars, which they would cut otherwise."""
+    """Print messages of the log above the bars, which they would cut otherwise."""
     return logging_redirect_tqdm(tqdm_class=tqdm) if shows else nullcontext()
 
 

@@ -34,7 +34,7 @@ class Result(SearchResult):
         return Path(str(self.spec.output.out))
 
     def leaderboard(self) -> pd.DataFrame:
-        """One row per plan: the plans trained in full first, best metric first, then all others.
+        """List all plans: those trained in full first, best metric first, then all others.
 
         The metric of any other plan is that of a short run on the split that steered the
         search, and no result.
@@ -45,7 +45,7 @@ class Result(SearchResult):
 
     @one_at_a_time()
     def load(self, model: nn.Module | None = None) -> PeftModel:
-        """The base model with the finished adapter and head on it, in eval mode.
+        """Load the base model with the finished adapter and head on it, in eval mode.
 
         It lies on the device of the run, or on the CPU where that has too little memory or is not here. A
         language model that the run held in bfloat16 is in bfloat16, with adapters in float32, unless a norm
@@ -102,21 +102,20 @@ class Result(SearchResult):
 
 
 def _shown(path: Path) -> str:
-    """A path as it is short: from the current folder where it lies within."""
+    """Shorten a path that lies in the current folder."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def with_path(result: SearchResult, path: Path) -> Result:
-    """A result whose settings name the folder that the run was written to."""
-    fields: dict[str, Any] = dict(vars(result))
+    """Name the folder of the run in the settings of its result."""
     output = result.spec.output.model_copy(update={"out": str(path.absolute())})
-    return Result(**{**fields, "spec": result.spec.model_copy(update={"output": output})})
+    return Result(**{**vars(result), "spec": result.spec.model_copy(update={"output": output})})
 
 
 @contextmanager
 def in_python_words() -> Iterator[None]:
-    """A context whose errors and log messages name arguments of Python in place of flags."""
+    """Let errors and log messages name arguments of Python in place of flags."""
     usual = logging.getLogRecordFactory()
 
     def in_words(*args: Any, **more: Any) -> logging.LogRecord:

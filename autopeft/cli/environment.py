@@ -43,7 +43,7 @@ def require_docstrings() -> None:
 
 @contextlib.contextmanager
 def heavy_imports() -> Iterator[None]:
-    """A block that imports the pipeline, with the garbage collector at rest.
+    """Keep the garbage collector at rest while the commands are imported.
 
     Imports make millions of objects that stay; the collector would look at them again and again, and once
     more at the end of the process. These objects are set apart, so that the collector never does. Where the

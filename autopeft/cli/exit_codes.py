@@ -90,7 +90,7 @@ def _ended(sentence: str, exit_code: int) -> typer.Exit:
 
 @contextlib.contextmanager
 def reader_may_leave() -> Iterator[None]:
-    """A context that prints about finished work, and lets its reader, such as `head`, end early."""
+    """Print about finished work, whose reader, such as `head`, may end early."""
     stdout = sys.stdout
     sys.stdout = _Lasting(stdout)
     try:
@@ -124,7 +124,7 @@ class _Printable(logging.Formatter):
 
 
 def _printable(text: str) -> str:
-    """The text without control characters; on a terminal, lines are broken between words.
+    """Replace control characters, and break lines between words on a terminal.
 
     A word that is longer than a line, such as a path, stays whole.
     """
@@ -159,7 +159,7 @@ class _Lasting:
 
 @contextlib.contextmanager
 def stopping_signals() -> Iterator[Callable[[], None]]:
-    """A context in which signals stop the process by an exception; yields a function that repeats it.
+    """Let signals stop the process by an exception; yields a function that repeats it.
 
     SIGINT raises KeyboardInterrupt, the others SystemExit with 128 + the number of the signal. Python drops
     an exception that is raised inside a destructor or a callback of the garbage collector, so that a long
@@ -223,7 +223,7 @@ class PlainErrors(TyperGroup):
         return command
 
     def _sentence(self, error: Any, typed: Sequence[str]) -> str:
-        """What was wrong, and which command explains itself."""
+        """Say what was wrong, and which command explains itself."""
         words = " ".join(error.format_message().split())
         if hasattr(error.__cause__, "errors"):  # of pydantic, which newer typers read values with
             from autopeft.store import faults_of
@@ -252,7 +252,7 @@ def _adjusted(parameters: Sequence[Any]) -> Sequence[Any]:
 
 
 def at_home(value: Any) -> Any:
-    """A text, a path or a list of these with the home folder in place of `~`, which no shell expands after =.
+    """Put the home folder in place of `~`, which no shell expands after `=`; other values stay.
 
     Example:
         >>> at_home("reports"), at_home(None)

@@ -234,7 +234,7 @@ def doctor(
 
 
 def checks_text(checks: Sequence[Check]) -> str:
-    """The checks of a machine in columns, each with its remedy below, and how many failed."""
+    """Write the checks of a machine in columns, each with its remedy below, and how many failed."""
     rows = [
         (mark, name, text)
         for check in checks
@@ -303,7 +303,7 @@ def _yes_or_no(fact: bool) -> str:
 
 
 def method_facts(method: Method) -> dict[str, Any]:
-    """Everything about one method that is text, numbers or lists of them."""
+    """Collect what a method says of itself in texts, numbers and lists of them."""
     facts = {name: getattr(method, name) for name in Method.__annotations__}
     return {**facts, "servers": list(method.servers({}))}
 
@@ -315,7 +315,7 @@ FACTS: Mapping[str, Callable[[Any], Mapping[str, Any]]] = {
 
 
 def part_facts(kind: str) -> Catalogue[Mapping[str, Any]]:
-    """The facts about every part of a kind, by its name; an unknown name raises UnknownNameError."""
+    """Read the facts about every part of a kind, by its name; an unknown name raises UnknownNameError."""
     group = f"autopeft.{kind}s"
     if metadata.entry_points(group=group):
         parts: Catalogue[Any] = discover(group)

@@ -174,7 +174,7 @@ def verification_json(verification: Verification) -> dict[str, object]:
 
 
 def verification_text(verification: Verification) -> str:
-    """The comparison in lines: against what, the modules of each entry, each reader, and the answer."""
+    """Write a comparison: against what, the modules of each entry, each reader, and the answer."""
     subject = [
         f"{verification.path} on {verification.base_model}",
         f"compared with {verification.reference} on {verification.n_examples} rows of the "

@@ -20,7 +20,7 @@ from autopeft.store import number_in
 
 
 def show_all(context: typer.Context, is_requested: bool) -> None:
-    """The help with every option of a command, also those that its short help leaves out."""
+    """Print the help with every option of a command, also those that its short help leaves out."""
     if is_requested:
         for parameter in context.command.params:
             parameter.hidden = False  # type: ignore[attr-defined]
@@ -57,7 +57,7 @@ ESSENTIAL = frozenset(
 
 
 def whole(help: str, *, least: int | None = None) -> Any:
-    """An option that takes a whole number as flags of settings do: 1000, 1_000, 1,000 or 1e3."""
+    """Make an option that takes a whole number as flags of settings do: 1000, 1_000, 1,000 or 1e3."""
     number: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=least)])
 
     def parse(text: object) -> int:
@@ -81,7 +81,7 @@ _COMPLETING = "_AUTOPEFT_COMPLETE"  # is set where a shell asks for completions
 def takes_settings(
     flags: Mapping[str, str | None], *, shown: Container[str] | None = None
 ) -> Callable[[Command], Command]:
-    """A decorator that gives a command the flags of settings, in the place of its parameter `settings`.
+    """Give a command the flags of settings in the place of its parameter `settings`: a decorator.
 
     The command gets a mapping from dotted names to the values that the user set. `flags` maps short names, in
     the order of the help, to a help text of the command, or to None for the declared help and group. Flags

@@ -185,7 +185,7 @@ def _move_log(old: Any, new: Any) -> None:
 
 
 def progress_display(*, quiet: bool) -> Silent | Lines | Live:
-    """The display for stderr: live on a terminal, lines in a file or pipe, none if quiet.
+    """Choose the display for stderr: live on a terminal, lines in a file or pipe, none if quiet.
 
     `TERM=dumb` and `TTY_INTERACTIVE=0` ask for lines on a terminal, too: a screen reader would read a live
     display again at every change.
@@ -202,7 +202,7 @@ def headings(label: int = _LABEL) -> str:
 
 
 def describe(measurement: Measurement, arm: str, *, label: int = _LABEL) -> str:
-    """A measurement in one line of less than 80 columns; an error may be longer.
+    """Write a measurement in one line of less than 80 columns; an error may be longer.
 
     The base model as it is, without a head to train, has neither rate nor steps.
     """
@@ -216,7 +216,7 @@ def describe(measurement: Measurement, arm: str, *, label: int = _LABEL) -> str:
 
 
 def abridged(arm: str, label: int = _LABEL) -> str:
-    """An arm's name in the columns that it has: begin and end are kept.
+    """Cut the middle out of an arm's name that is longer than its columns.
 
     Example:
         >>> abridged("baseline: LoRA on all linear maps of the last layers")

@@ -155,7 +155,7 @@ def analysis_text(analysis: Analysis) -> str:
 
 
 def _enough(score: SiteScores, *, n_train: int) -> str:
-    """Whether the score saw enough examples, else how many to ask for.
+    """Say whether the score saw enough examples, else how many to ask for.
 
     Two halves should agree by 0.95. The advice is a power of two, 2 to 16 times as many examples as now.
 
@@ -307,7 +307,7 @@ def _work(preview: Preview) -> Iterator[tuple[str, str]]:
 
 
 def _n(number: int, noun: str) -> str:
-    """A number with its noun in the singular or plural.
+    """Write a number with its noun in the singular or plural.
 
     Example:
         >>> _n(1, "step"), _n(2, "step")

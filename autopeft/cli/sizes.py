@@ -63,7 +63,7 @@ def _roles(count: Count) -> Sequence[tuple[str, ...]]:
 
 
 def _layers(count: Count) -> Sequence[tuple[str, ...]]:
-    """Rows of layers; those with equally many parameters share one where they are neighbours or alternate."""
+    """Rows of layers: equal ones share a row if they are neighbours or alternate."""
     layers_by_params: dict[int, list[int]] = {}
     for layer, params in count.by_layer.items():
         if layer.isdigit():
@@ -208,7 +208,7 @@ def estimate_text(estimate: StepEstimate) -> str:
 
 
 def gib(n_bytes: float) -> str:
-    """Bytes in GiB, as cards and --memory count them.
+    """Write bytes in GiB, as cards and --memory count them.
 
     Example:
         >>> gib(25_769_803_776)
@@ -285,7 +285,7 @@ def _limits(limits: Limits, step: Step) -> Iterator[str]:
 
 
 def flags(step: Step) -> str:
-    """The flags that give the settings of a step."""
+    """Write the flags that give the settings of a step."""
     bits = "" if step.quantize == "none" else f"--quantize {step.quantize} "
     return f"{bits}--checkpointing {_switch(step)} --batch-size {step.n_rows} --max-length {step.n_tokens}"
 

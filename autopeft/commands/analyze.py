@@ -122,7 +122,7 @@ def analyze(
     title = f"{analysis.base_model} on {analysis.data}"
     write_text(files[0], report.sensitivity_csv(sites, analysis.scores))
     write_text(files[1], report.heat_svg(sites, analysis.scores, title=title))
-    write_plan(files[2], analysis.suggestion, header=_header(analysis))
+    write_plan(files[2], analysis.suggestion, header=_comment(analysis))
     return replace(analysis, files=tuple(map(str, files)))
 
 
@@ -140,13 +140,13 @@ def plan_by_score(prepared: Prepared, scores: dict[str, float]) -> PlanDocument:
 
 
 def _lora_space(prepared: Prepared) -> tuple[space.Space, space.AllocationContext]:
-    """The part of the search space that has LoRA, fitted to the budget."""
+    """Fit the part of the search space that has LoRA to the budget."""
     lora = space.load(prepared.spec.search.space, known_methods=prepared.methods, only=(BASELINE_METHOD,))
     return fit_to_budget(prepared, lora)
 
 
-def _header(analysis: Analysis) -> str:
-    """The comment above the suggested plan: it was not tested, and the commands that would test it."""
+def _comment(analysis: Analysis) -> str:
+    """Write the comment above the suggested plan: nothing tested it, and which commands would."""
     command = " ".join(analysis.search_command.split())  # a name may hold a line break
     test = train_command(Path("suggestion.yaml"), analysis.spec.model, analysis.spec.data)
     score = analysis.scores[0]

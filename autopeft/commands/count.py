@@ -148,7 +148,7 @@ def count_step(
 
 
 def _count_word(part: TrainedPart, spec: ModelSpec) -> tuple[Count, tuple[str, ...] | None]:
-    """The count of the whole model, or of a method at all sites; its servers."""
+    """Count the whole model, or a method at all sites, and find its servers."""
     methods = discover("autopeft.methods")
     with model.quiet_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -186,7 +186,7 @@ class MethodsOnModel:
 
 
 def methods_on(model_id: str) -> MethodsOnModel:
-    """The methods with the learning rates that a search on this base model would try.
+    """Find the methods with the learning rates that a search on this base model would try.
 
     Args:
         model_id: Hub id, or directory with a `config.json`; weights are not needed.

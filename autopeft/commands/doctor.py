@@ -48,7 +48,7 @@ class Check:
 
 
 def diagnose(folder: Path) -> tuple[Check, ...]:
-    """All checks; a file is written to `folder`, where runs go, and removed again."""
+    """Make all checks; a file is written to `folder`, where runs go, and removed again."""
     requirements = importlib.metadata.requires("autopeft") or []
     return (
         Check(name="autopeft", status="ok", value=f"{VERSION}, Python {platform.python_version()}"),
@@ -62,7 +62,7 @@ def diagnose(folder: Path) -> tuple[Check, ...]:
 
 
 def package_checks(requirements: Sequence[str], version_of: Callable[[str], str | None]) -> Iterator[Check]:
-    """A check of each required package, and one of each extra.
+    """Check each required package, and each extra.
 
     Args:
         requirements: As in the metadata of a package, with markers for extras.
@@ -92,7 +92,7 @@ def package_checks(requirements: Sequence[str], version_of: Callable[[str], str 
 
 
 def part_checks(catalogues: Iterable[Catalogue[Any]]) -> Iterator[Check]:
-    """A note on each part of another package that cannot be used."""
+    """Note each part of another package that cannot be used."""
     for catalogue in catalogues:
         for name, sentence in catalogue.broken.items():
             cause, _, remedy = sentence.rstrip(".").rpartition(". ")
@@ -111,7 +111,7 @@ def _installed(name: str) -> str | None:
 
 
 def _device_checks() -> Iterator[Check]:
-    """The device that a search takes, its free memory, the threads, and the number format."""
+    """Check the device that a search takes, its free memory, the threads, and the number format."""
     device = find_device(None)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     yield Check(name="device", status="ok", value=f"{device.type} ({name})")
@@ -143,7 +143,7 @@ def _device_checks() -> Iterator[Check]:
 
 
 def gpu_check(names: Sequence[str], *, like_first: int) -> Check:
-    """How many GPUs torch sees; `names` are theirs, and `like_first` counts those of the first one's kind."""
+    """Count the GPUs that torch sees, by their names; `like_first` counts those like the first one."""
     kinds = ", ".join(dict.fromkeys(names))
     value = f"{len(names)} visible" + (f" ({kinds})" if kinds else "")
     if like_first > 1:
@@ -152,7 +152,7 @@ def gpu_check(names: Sequence[str], *, like_first: int) -> Check:
 
 
 def thread_check(n_threads: int, wait_policy: str | None, *, cores: float | None = None) -> Check:
-    """The threads of torch, and whether idle ones give way to other programs.
+    """Check the threads of torch, and whether idle ones give way to other programs.
 
     `cores` is how many of them a container lets run at once; None without a limit.
     """
@@ -170,7 +170,7 @@ def thread_check(n_threads: int, wait_policy: str | None, *, cores: float | None
 
 
 def demo_check() -> Check:
-    """Whether the demo model is installed."""
+    """Check whether the demo model is installed."""
     try:
         _, name = resolve(ModelSpec())
     except ModelError as error:
@@ -179,7 +179,7 @@ def demo_check() -> Check:
 
 
 def write_check(folder: Path) -> Check:
-    """How fast a folder takes bytes; it is made where it is absent, and left as it was."""
+    """Time how fast a folder, or the nearest one above it that exists, takes bytes."""
     existing = next((path for path in (folder, *folder.resolve().parents) if path.exists()), folder)
     try:
         with tempfile.NamedTemporaryFile(dir=existing, prefix=".autopeft-doctor-") as file:
@@ -201,7 +201,7 @@ def write_check(folder: Path) -> Check:
 
 
 def hub_check(*, is_offline: bool, reach: Callable[[], object]) -> Check:
-    """Whether the hub answers; it is not asked where the user works offline."""
+    """Check whether the hub answers, unless the user works offline."""
     remedy = "pass local directories with --model and --data, or models that are in the cache"
     if is_offline:
         return Check(name="hub", status="note", value="not asked, HF_HUB_OFFLINE is set", remedy=remedy)

@@ -242,14 +242,12 @@ def _computing(
 
 
 def _run(answer: StepAnswer, n_steps: int | None, *, price: float | None) -> RunEstimate | None:
-    if n_steps is None or answer.typical.seconds is None:
+    """Predict the time of a full run; None if the number of its steps or their time is not known."""
+    seconds = answer.typical.seconds
+    if n_steps is None or seconds is None:
         return None
-    return RunEstimate(
-        n_steps=n_steps,
-        seconds=n_steps * answer.typical.seconds,
-        search_runs=round(usual_cost(n_steps), 1),
-        price=price,
-    )
+    search_runs = round(usual_cost(n_steps), 1)
+    return RunEstimate(n_steps=n_steps, seconds=n_steps * seconds, search_runs=search_runs, price=price)
 
 
 def read_trained_part(
@@ -297,7 +295,7 @@ class RowLengths:
 
 
 def row_lengths(spec: ModelSpec, source: str, *, task: TaskSpec, device: str) -> RowLengths:
-    """The rows of a full run as a search would train them, without weights; batches are padded.
+    """Read the rows of a full run as a search would train them, without weights; batches are padded.
 
     Args:
         spec: The base model, of which the config and the tokenizer are read.

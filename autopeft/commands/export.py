@@ -104,7 +104,7 @@ def export(request: ExportRequest) -> Export:
 
 
 def _locate(request: ExportRequest) -> tuple[Path, PlanDocument | None]:
-    """The folder to export (trained weights, else configs alone), and the plan beside it, if there is one."""
+    """Find the folder to export (trained weights, else configs alone), and the plan beside it, if any."""
     if request.adapter is not None:
         if not any((request.adapter / name).is_file() for name in ("adapter_config.json", "order.json")):
             remedy = "pass a folder that peft wrote"
@@ -123,7 +123,7 @@ def _locate(request: ExportRequest) -> tuple[Path, PlanDocument | None]:
 def _read(
     files: Sequence[ConfigFile], document: PlanDocument | None, request: ExportRequest, *, needs_base: str
 ) -> tuple[ExportSource, ModelSpec]:
-    """The configs with their weights, and the base model that they adapt."""
+    """Read the configs with their weights, and name the base model that they adapt."""
     for note in dict.fromkeys(note for file in files for note in adapters.unknown_keys(file)):
         log.warning("%s", note)
     configs = tuple(file.config for file in files)
@@ -217,7 +217,7 @@ def training_facts(document: PlanDocument | None, spec: ModelSpec, folder: Path 
 
 
 def _result(folder: Path) -> SearchResult | TrainedPlan | None:
-    """What a search or `train` wrote of an adapter; None if it is unfinished or of another version."""
+    """Read what a search or `train` wrote of an adapter; None if it is unfinished or of another version."""
     run = _run_of(folder) or folder
     if (run / "run.yaml").is_file():
         with contextlib.suppress(SpecError):
@@ -250,7 +250,7 @@ def checkpoint_of(spec: ModelSpec, configs: Sequence[PeftConfig], *, needs_base:
 def with_base(
     source: ExportSource, spec: ModelSpec, *, exporter: Exporter, folder: Path, run: Path | None
 ) -> ExportSource:
-    """The source with as much of its base model as the exporter needs.
+    """Load as much of the base model as the exporter needs.
 
     A quantised base model is dequantised, since the adapter was trained on exactly those weights. Plain
     weights are never on a GPU, which may not hold them. A format that writes a whole model gets it in the

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 def apply(
     plan: Plan | PlanDocument, module: nn.Module, *, seed: int = 0, weights: str | Path | None = None
 ) -> PeftModel:
-    """The model with a plan's adapters attached, ready for the user's training loop or with trained weights.
+    """Attach a plan's adapters to a model, ready for the user's training loop or with trained weights.
 
     Only the adapters and the task head require gradients. The plan's learning rate is for the adapters (in
     a mix of methods, times each adapter's `rate_factor`). `module` is changed in place, as `peft` does, and
@@ -86,7 +86,7 @@ def apply(
 
 
 def load_finished(result: SearchResult, folder: Path, *, module: nn.Module | None = None) -> PeftModel:
-    """The base model of a run with its finished adapter and head, in eval mode.
+    """Load the base model of a run with its finished adapter and head, in eval mode.
 
     It lies on the run's device if that is here and holds it, else on the CPU. It is in float32; a language
     model without a head is in bfloat16 if the run was, since it can be called without autocast then.

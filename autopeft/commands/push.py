@@ -108,7 +108,7 @@ def push(request: PushRequest) -> Pushed:
 
 
 def _trained(folder: Path) -> TrainedPlan | None:
-    """What `train` wrote of the plan in a folder; None for a folder that it did not write."""
+    """Read what `train` wrote of a plan in a folder; None for a folder that it did not write."""
     path = folder / TRAINED
     if not path.is_file():
         return None
@@ -119,7 +119,7 @@ def _trained(folder: Path) -> TrainedPlan | None:
 
 
 def _upload(folder: Path, request: PushRequest) -> str:
-    """The address of the repository after the upload."""
+    """Upload a folder; returns the address of the repository."""
     api = HfApi()
     try:
         if not request.overwrite and api.repo_exists(request.repo):

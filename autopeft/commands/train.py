@@ -271,7 +271,7 @@ class Unfinished:
 
     @contextlib.contextmanager
     def kept(self, facts: Mapping[str, Any], *, resume: bool) -> Iterator[None]:
-        """A context of the training: what it kept stays if something stops it, and is removed at its end.
+        """Keep the state of a training if something stops it, and remove it at its end.
 
         Raises:
             RunDirError: What is to be resumed was trained with other `facts`, or nothing can be written.
@@ -311,7 +311,7 @@ class Unfinished:
 def logged_steps(
     clock: Callable[[], float] = time.monotonic, *, kept: Callable[[], str] = lambda: "nothing was kept"
 ) -> Iterator[None]:
-    """A context in which training logs its step, its loss and the time left, every ten seconds or so.
+    """Log the step, the loss and the time left of a training, every ten seconds or so.
 
     A signal that ends the context is logged with the last step and with what `kept` says of what is left.
     """

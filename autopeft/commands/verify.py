@@ -132,7 +132,7 @@ def verify(request: VerifyRequest) -> Verification:
 
 
 def _contents(path: Path, requested: tuple[str, ...]) -> tuple[list[ConfigFile], tuple[str, ...]]:
-    """The adapter configs of a folder, none for a whole model, and the readers to try."""
+    """Read the adapter configs of a folder, none for a whole model, and choose the readers to try."""
     if any((path / name).is_file() for name in ("adapter_config.json", "order.json")):
         files = adapters.read_configs(path)
         if odd := set(requested) - set(exports.READERS):
@@ -214,7 +214,7 @@ def is_run(path: Path) -> bool:
 
 
 def reference_of(path: Path, run: Path | None) -> Reference:
-    """The finished plan that a folder is compared with.
+    """Find the finished plan that a folder is compared with.
 
     Args:
         path: The folder to verify.
@@ -239,7 +239,7 @@ def reference_of(path: Path, run: Path | None) -> Reference:
 
 
 def in_float32(spec: RunSpec, *, model_id: str | None, data_source: str | None) -> RunSpec:
-    """The settings in float32 on this machine, with another base model or dataset where one is named."""
+    """Change settings to float32 on this machine, and to another base model or dataset if one is named."""
     # Nothing is trained, so that neither pieces of a batch nor checkpointing matter.
     execution = ExecutionSpec(dtype="float32", micro_batch_tokens=1, checkpointing="off")
     topics: dict[str, Any] = {"execution": execution}
@@ -315,7 +315,7 @@ def outputs_of(module: nn.Module, expected: Expected) -> Iterator[torch.Tensor]:
 
 
 def largest_difference(expected: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> float:
-    """The largest difference of two lists of outputs, relative to the largest where that is above 1."""
+    """Find the largest difference of two lists of outputs, divided by the largest output above 1."""
     worst, largest = 0.0, 1.0
     for reference, output in zip(expected, outputs, strict=True):
         if reference.shape != output.shape or not torch.equal(reference.isfinite(), output.isfinite()):
@@ -327,7 +327,7 @@ def largest_difference(expected: Sequence[torch.Tensor], outputs: Sequence[torch
 
 
 def tolerance_of(merged: Path | None, requested: float | None = None) -> float:
-    """The user's, else the largest difference that rounding explains: of an adapter, or of a whole model.
+    """Take the user's tolerance, else the largest difference that rounding explains.
 
     `merged` is the folder of a whole model. Raises SpecError where the user's is no number of at least 0.
     """
