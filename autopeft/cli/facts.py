@@ -160,20 +160,33 @@ def methods(
     Learning rates depend on the hidden size of the base model, of which --model needs the config alone.
     """
     with exit_codes(quiet=as_json):
-        if model is not None:
-            _print_methods_on(model, name, as_json=as_json)
-            return
-        all_methods = part_facts("method")
-        shown = list(all_methods.values()) if name is None else [all_methods[name]]
+        if model is None:
+            facts, hidden_size = part_facts("method"), REFERENCE_WIDTH
+            shown = list(facts.values()) if name is None else [facts[name]]
+        else:
+            with heavy_imports():
+                from autopeft import commands
+
+            on_model = commands.methods_on(model)
+            hidden_size = on_model.hidden_size
+            parts = list(on_model.methods.values()) if name is None else [on_model.methods[name]]
+            of_model = {"base_model": on_model.base_model, "hidden_size": hidden_size}
+            shown = [
+                {**method_facts(part), **of_model, "n_sites": on_model.n_sites[part.name]} for part in parts
+            ]
         if as_json:
-            print_json({facts["name"]: facts for facts in shown})
-        elif name is None:
+            print_json({method["name"]: method for method in shown})
+        elif name is not None:
+            _print_method(shown[0], hidden_size=hidden_size)
+        elif model is None:
             rows = [(m["name"], m["label"], m["summary"], _yes_or_no(m["merges"]), _range(m)) for m in shown]
             _print_table(("name", "method", "what is trained", "merges", "learning rate"), rows)
             note = f"The learning rates are for a hidden size of {REFERENCE_WIDTH}; --model shows others."
             print("", *lines_of([note]), sep="\n")
         else:
-            _print_method(shown[0], hidden_size=REFERENCE_WIDTH)
+            rows = [(m["name"], m["label"], f"{m['n_sites']:,}", _range(m)) for m in shown]
+            print(f"{on_model.base_model}, hidden size {hidden_size:,}\n")
+            _print_table(("name", "method", "sites", "learning rate"), rows)
 
 
 @app.command()
@@ -245,25 +258,6 @@ def checks_text(checks: Sequence[Check]) -> str:
     n_failed = sum(check.status == "fail" for check in checks)
     end = f"{n_failed} of {len(checks)} checks failed." if n_failed else "Nothing fails here."
     return "\n".join([*lines, "", end])
-
-
-def _print_methods_on(model: str, name: str | None, *, as_json: bool) -> None:
-    """Print the methods, or one of them, as they are on a base model."""
-    with heavy_imports():
-        from autopeft import commands
-
-    on_model = commands.methods_on(model)
-    methods = list(on_model.methods.values()) if name is None else [on_model.methods[name]]
-    shown = [method_facts(method) for method in methods]
-    if as_json:
-        of_model = {"base_model": on_model.base_model, "hidden_size": on_model.hidden_size}
-        print_json({m["name"]: {**m, **of_model, "n_sites": on_model.n_sites[m["name"]]} for m in shown})
-    elif name is None:
-        rows = [(m["name"], m["label"], f"{on_model.n_sites[m['name']]:,}", _range(m)) for m in shown]
-        print(f"{on_model.base_model}, hidden size {on_model.hidden_size:,}\n")
-        _print_table(("name", "method", "sites", "learning rate"), rows)
-    else:
-        _print_method(shown[0], hidden_size=on_model.hidden_size)
 
 
 def _print_method(method: Mapping[str, Any], *, hidden_size: int) -> None:
