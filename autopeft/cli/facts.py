@@ -179,14 +179,18 @@ def methods(
         elif name is not None:
             _print_method(shown[0], hidden_size=hidden_size)
         elif model is None:
-            rows = [(m["name"], m["label"], m["summary"], _yes_or_no(m["merges"]), _range(m)) for m in shown]
-            _print_table(("name", "method", "what is trained", "merges", "learning rate"), rows)
+            _print_table(
+                ("name", "method", "what is trained", "merges", "learning rate"),
+                [(m["name"], m["label"], m["summary"], _yes_or_no(m["merges"]), _range(m)) for m in shown],
+            )
             note = f"The learning rates are for a hidden size of {REFERENCE_WIDTH}; --model shows others."
             print("", *lines_of([note]), sep="\n")
         else:
-            rows = [(m["name"], m["label"], f"{m['n_sites']:,}", _range(m)) for m in shown]
             print(f"{on_model.base_model}, hidden size {hidden_size:,}\n")
-            _print_table(("name", "method", "sites", "learning rate"), rows)
+            _print_table(
+                ("name", "method", "sites", "learning rate"),
+                [(m["name"], m["label"], f"{m['n_sites']:,}", _range(m)) for m in shown],
+            )
 
 
 @app.command()
