@@ -18,11 +18,11 @@ class Native:
     needs_base: NeededBase = "none"
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
-        """None: a plan is made of such configs."""
+        """Find no problem: this format holds every plan."""
         return ()
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
-        """Write the configs of a plan, and its weights where it is trained."""
+        """Write the configs of a plan, and its weights if it is trained."""
         return write_adapter(source, out)
 
 

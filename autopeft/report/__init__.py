@@ -2,7 +2,7 @@
 
 Everything but `write` is a pure function of the result. `templates/` has the layout, and all sentences.
 
-Inside the folder each file imports only from those before it: schema, formatting, plan_names → rows,
+Inside the folder each file imports only from those before it: schema, formatting, plan_names → table_rows,
 layer_maps → answer, charts, result_files → card → page.
 """
 
@@ -18,8 +18,8 @@ from autopeft.report.layer_maps import enough_examples, heat_svg
 from autopeft.report.page import report_html, report_md, several_html, short_html, short_text
 from autopeft.report.plan_names import PartWords, WeightFolders, choice_key, name_of, plan_words
 from autopeft.report.result_files import leaderboard, result_json, sensitivity_csv, trials_csv
-from autopeft.report.rows import full_rows
 from autopeft.report.schema import ResultFile, TrialRow, result_schema, trials_schema
+from autopeft.report.table_rows import full_rows
 from autopeft.store import write_text
 
 

@@ -15,7 +15,7 @@ from autopeft.records import IN_MEMORY, QUANTISED, SearchResult, TrainedPlan, sh
 from autopeft.report.answer import answer_of
 from autopeft.report.formatting import render
 from autopeft.report.plan_names import PartWords, name_of, plan_words
-from autopeft.report.rows import examples, full_rows, scored_record
+from autopeft.report.table_rows import examples, full_rows, scored_record
 
 # In the order of `peft`'s own cards, which end with these lines.
 _LIBRARIES = {"PEFT": "peft", "Transformers": "transformers", "Pytorch": "torch", "Datasets": "datasets"}
@@ -46,7 +46,7 @@ class CardFacts:
 
 
 def model_card(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
-    """The README.md of an adapter's folder, with metadata in front: the answer of a search, and its table.
+    """Write the README.md of an adapter's folder: metadata, the answer of a search, and its table.
 
     The score in the metadata is that of the weights themselves, on the test split if it was read, else on the
     confirm split. `peft` keeps text, results and pipeline of the card when it saves an adapter into the same
@@ -74,7 +74,7 @@ def model_card(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
 
 
 def trained_card(trained: TrainedPlan, facts: CardFacts, words: PartWords) -> str:
-    """The README.md of an adapter that `train` wrote, with its score on the confirm split."""
+    """Write the README.md of an adapter that `train` wrote, with its score on the confirm split."""
     measured = trained.measurement
     assert measured.metric is not None, "the plan was trained and evaluated"
     return _card(
@@ -159,7 +159,7 @@ def _last(path: str) -> str:
 
 
 def hub_id(name: str | None) -> str | None:
-    """A name where it can be an id on the hub; None for paths, files and empty names.
+    """Keep a name that can be an id on the hub; None for paths, files and empty names.
 
     Example:
         >>> hub_id("org/model"), hub_id("/tmp/model"), hub_id("reviews.csv")
@@ -176,7 +176,7 @@ def python_lines(
     folder: str = BEST_WEIGHTS,
     source: str | None = None,
 ) -> str:
-    """Lines to paste that load the trained adapter, by default in the folder of the run.
+    """Write lines to paste that load the trained adapter, by default in the folder of the run.
 
     Args:
         result: A search, or a plan that was trained.

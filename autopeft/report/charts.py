@@ -19,7 +19,7 @@ from autopeft.report.formatting import (
     within_share,
 )
 from autopeft.report.plan_names import Group
-from autopeft.report.rows import ShortRow
+from autopeft.report.table_rows import ShortRow
 
 # Sizes in units of the picture, chosen by hand: as narrow as the text allows on a phone.
 _WIDTH, _HEIGHT = 400.0, 270.0
@@ -54,14 +54,14 @@ class Axis:
     is_log: bool = False
 
     def at(self, value: float) -> float:
-        """The pixel of a value."""
+        """Give the pixel of a value."""
         scale = math.log if self.is_log else float
         low, high = scale(self.low), scale(self.high)
         return self.start + (self.end - self.start) * (scale(value) - low) / (high - low)
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        """Pixel and text of each tick, at round values."""
+        """Give pixel and text of each tick, at round values."""
         low, high = self.low, self.high
         if self.is_log:
             steps = (1, 2, 5) if high < 100 * low else (1, 3) if high < 2000 * low else (1,)
@@ -102,12 +102,12 @@ class Chart:
     n_above: int
 
     def svg(self) -> Markup:
-        """The chart as an `<svg>` element."""
+        """Draw the chart as an `<svg>` element."""
         return Markup(render("chart.svg", chart=self, width=_WIDTH, height=_HEIGHT, shapes=SHAPES))
 
 
 def short_run_chart(rows: Sequence[ShortRow], *, budget: int, steps: int) -> Chart | None:
-    """The loss of each short run by parameters; None below two runs of plans with adapters."""
+    """Draw the loss of each short run by parameters; None if fewer than two runs have adapters."""
     runs = [(row, row.run.loss) for row in rows if row.run.plan.adapters and row.run.loss is not None]
     if len(runs) < 2:
         return None
@@ -136,7 +136,7 @@ def short_run_chart(rows: Sequence[ShortRow], *, budget: int, steps: int) -> Cha
 
 
 def difference_chart(verdict: Verdict, *, is_share: bool) -> Markup | None:
-    """The rival's difference to the default, with its interval and the margin; None without an interval."""
+    """Draw the rival's difference to the default with its interval and the margin; None without a rival."""
     if verdict.interval_95 is None or verdict.mean_difference is None:
         return None
     low, high = map(within_share, verdict.interval_95) if is_share else verdict.interval_95
@@ -165,7 +165,7 @@ def difference_chart(verdict: Verdict, *, is_share: bool) -> Markup | None:
 
 
 def _parameter_axis(values: Sequence[float]) -> Axis:
-    """Around the values, on a logarithmic scale, at least a decade wide."""
+    """Make a logarithmic axis around the values, at least a decade wide."""
     low, high = min(values), max(values)
     centre, reach = (low * high) ** 0.5, max(10**0.5, (high / low) ** 0.5 * 1.5)
     return Axis(
@@ -180,7 +180,7 @@ def _parameter_axis(values: Sequence[float]) -> Axis:
 
 
 def _loss_axis(losses: Sequence[float], *, steps: int) -> Axis:
-    """From the lowest loss to the highest that does not flatten the lower three quarters."""
+    """Make an axis from the lowest loss to the highest that does not flatten the lower three quarters."""
     ordered = sorted(losses)
     low, quartile, high = ordered[0], ordered[3 * (len(ordered) - 1) // 4], ordered[-1]
     if 0 < low < quartile:
@@ -203,7 +203,7 @@ def _short(value: float, *, sign: str = "") -> str:
 
 
 def _parameters(value: float) -> str:
-    """A number of parameters on an axis.
+    """Write a number of parameters beside a tick.
 
     Example:
         >>> _parameters(20_000), _parameters(1_500_000), _parameters(800)
@@ -216,32 +216,9 @@ def _parameters(value: float) -> str:
 
 
 def _with_places(points: Sequence[Point]) -> tuple[Point, ...]:
-    """The points with the places of their names, moved apart where these would meet."""
-    named = [point for point in points if point.name]
-    heights = dict(zip(named, spread([point.y for point in named], gap=_NAME_GAP), strict=True))
+    """Place the names from the bottom up, each at least a gap above the one below it."""
+    heights, highest = dict[Point, float](), math.inf
+    for point in sorted(points, key=lambda point: -point.y):
+        if point.name:
+            highest = heights[point] = min(point.y, highest - _NAME_GAP)
     return tuple(replace(point, name_y=heights.get(point, 0.0)) for point in points)
-
-
-def spread(heights: Sequence[float], *, gap: float) -> list[float]:
-    """Heights moved apart as little as it takes for neighbours to be at least `gap` apart, order kept.
-
-    Example:
-        >>> spread([10.0, 12.0, 40.0], gap=10.0)
-        [6.0, 16.0, 40.0]
-    """
-    order = sorted(range(len(heights)), key=lambda index: heights[index])
-    blocks: list[list[int]] = []
-    for index in order:
-        blocks.append([index])
-        while len(blocks) > 1 and _end(blocks[-1], heights, -gap) < gap + _end(blocks[-2], heights, gap):
-            blocks[-2:] = [blocks[-2] + blocks[-1]]
-    placed = list(heights)
-    for block in blocks:
-        for place, index in enumerate(block):
-            placed[index] = _end(block, heights, -gap) + place * gap
-    return placed
-
-
-def _end(block: Sequence[int], heights: Sequence[float], gap: float) -> float:
-    """The highest place in a block that is centred on its mean height; the lowest for a negative gap."""
-    return sum(heights[index] for index in block) / len(block) + gap * (len(block) - 1) / 2

@@ -22,12 +22,12 @@ _EDGE_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 
 
 def count(number: int) -> str:
-    """A count with thousands separators."""
+    """Write a count with thousands separators."""
     return f"{number:,}"
 
 
 def last_part(name: str) -> str:
-    """The name of a base model: of a local path its last part, which says enough in a heading.
+    """Shorten the name of a base model: a local path to its last part, which says enough in a heading.
 
     Example:
         >>> last_part("/data/models/tiny.gguf"), last_part("org/tiny")
@@ -37,14 +37,14 @@ def last_part(name: str) -> str:
 
 
 def percent(number: float) -> str:
-    """A percentage with two decimals, or two digits where it is small."""
+    """Write a percentage with two decimals, or with two digits if it is small."""
     if number == 0 or number >= 0.1:
         return f"{number:.2f} %"
     return f"{number:.2g} %" if number >= 1e-4 else "< 0.0001 %"
 
 
 def share_words(share: float) -> str:
-    """A share of the budget.
+    """Write a share of the budget as a fraction.
 
     Example:
         >>> share_words(0.2), share_words(1 / 25)
@@ -54,7 +54,7 @@ def share_words(share: float) -> str:
 
 
 def significant(number: float, n_digits: int = 2) -> str:
-    """A number with so many significant digits; with an exponent only below a millionth.
+    """Write a number with some significant digits; with an exponent only below a millionth.
 
     Example:
         >>> significant(100.0), significant(4.25), significant(0.0000312, 3), significant(-0.00000031)
@@ -65,7 +65,7 @@ def significant(number: float, n_digits: int = 2) -> str:
 
 
 def metric(value: float | None, is_share: bool) -> str:
-    """A metric: percent with one decimal if it is a share in [0, 1], else three decimals.
+    """Write a metric: percent with one decimal if it is a share in [0, 1], else three decimals.
 
     Numbers too small for these have three digits.
 
@@ -83,7 +83,7 @@ def metric(value: float | None, is_share: bool) -> str:
 
 
 def plus_minus(std_error: float | None, is_share: bool) -> str:
-    """A standard error in the unit of `metric`; two digits where it would round to zero.
+    """Write a standard error in the unit of `metric`, with two digits if it would round to zero.
 
     Example:
         >>> plus_minus(0.0123, True), plus_minus(0.0123, False), plus_minus(0.000012, False)
@@ -96,10 +96,10 @@ def plus_minus(std_error: float | None, is_share: bool) -> str:
 
 
 def difference(value: float | None, is_share: bool, *, signed: bool = True) -> str:
-    """A difference of metrics: points with one decimal for a share, else three decimals.
+    """Write a difference of metrics: points with one decimal for a share, else three decimals.
 
-    Shares differ by 100 points at most, whatever an interval of few seeds holds. Where all decimals would be
-    0, points have one more, and other metrics have two digits.
+    Shares differ by 100 points at most; a wider interval is cut. If all decimals would be 0, points have one
+    more, and other metrics have two digits.
 
     Example:
         >>> difference(0.014, True), difference(0.014, False), difference(0.00031, False, signed=False)
@@ -122,7 +122,7 @@ def difference(value: float | None, is_share: bool, *, signed: bool = True) -> s
 
 
 def interval(low: float, high: float, is_share: bool) -> str:
-    """The ends of an interval of differences, without their unit.
+    """Write the ends of an interval of differences, without their unit.
 
     Example:
         >>> interval(-0.006, 0.022, True), interval(-0.006, 0.022, False)
@@ -132,12 +132,12 @@ def interval(low: float, high: float, is_share: bool) -> str:
 
 
 def within_share(difference: float) -> float:
-    """A difference of two shares, which is never beyond ± 1."""
+    """Cut a difference of two shares to ± 1, beyond which none can lie."""
     return min(max(difference, -1.0), 1.0)
 
 
 def minuses(sentence: str) -> str:
-    """A sentence whose negative numbers have a minus sign.
+    """Give the negative numbers of a sentence a minus sign in place of the hyphen.
 
     Example:
         >>> minuses("-1.5 points, 95 % interval -2.0 to 1.0, half-length runs at 1e-3")
@@ -147,7 +147,7 @@ def minuses(sentence: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that reads best."""
+    """Write seconds as seconds, minutes or hours."""
     if seconds < 10:
         return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
     if seconds < 90:
@@ -156,14 +156,14 @@ def duration(seconds: float) -> str:
 
 
 def megabytes(value: float) -> str:
-    """Megabytes with two digits, `< 0.01` where there are fewer."""
+    """Write megabytes with two digits, or as `< 0.01`."""
     if value >= 99.5:  # which two digits would write as 1e+02
         return f"{value:,.0f}"
     return f"{value:.2g}" if value >= 0.01 else "0" if value == 0 else "< 0.01"
 
 
 def memory(n_bytes: int | None) -> str:
-    """Bytes of training memory in MB or GB."""
+    """Write bytes of memory in MB or GB."""
     if not n_bytes:
         return NOTHING
     if n_bytes >= 1e9:
@@ -172,7 +172,7 @@ def memory(n_bytes: int | None) -> str:
 
 
 def first_line(error: str | None) -> str:
-    """The first line of an error, shortened."""
+    """Shorten an error to 200 characters of its first line."""
     line = next(iter((error or "").strip().splitlines()), "no message")
     return shortened(line, 200)
 
@@ -184,7 +184,7 @@ def render(template: str, /, **context: Any) -> str:
 
 @cache
 def _environment(kind: str) -> Environment:
-    """The templates, with what a kind of file needs escaped."""
+    """Load the templates with the escapes that a kind of file needs."""
     finalize: dict[str, Callable[[Any], Any]] = {"md": _escape_markdown, "svg": _printable}
     environment = Environment(
         loader=PackageLoader("autopeft", "templates"),
@@ -202,7 +202,7 @@ def _environment(kind: str) -> Environment:
 
 
 def _escape_markdown(value: Any) -> Any:
-    """Text that opens no tag, link, table cell, code span, emphasis or formula; `safe` values stay.
+    """Escape what would open a tag, link, table cell, code span, emphasis or formula; `safe` values stay.
 
     An underscore between letters opens nothing, and names keep theirs.
     """
@@ -215,7 +215,7 @@ def _escape_markdown(value: Any) -> Any:
 
 
 def _printable(value: Any) -> Any:
-    """Text without the characters that XML cannot hold; values marked `safe` stay as they are."""
+    """Replace characters that XML cannot hold; values marked `safe` stay as they are."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in value)

@@ -68,7 +68,7 @@ class Map:
 
 
 def rank_map(sites: Sequence[Site], plan: Plan, short_labels: Mapping[str, str]) -> Map:
-    """The ranks of a plan; a method without rank shows its short label (see `PartWords`).
+    """Map the ranks of a plan; a method without rank shows its short label (see `PartWords`).
 
     There are columns for every role that is adapted or holds a linear map. Several sites in a cell are
     grouped: `4 ×2, ·` means rank 4 twice and one site without adapter.
@@ -97,7 +97,7 @@ def rank_map(sites: Sequence[Site], plan: Plan, short_labels: Mapping[str, str])
 
 
 def score_map(sites: Sequence[Site], score: SiteScores) -> Map | None:
-    """One score as shares in percent of its total over the sites; None if it is 0 at every site."""
+    """Map a score as shares of its total over the sites, in percent; None if it is 0 at every site."""
     by_site = dict(zip((site.name for site in sites), score.values, strict=True))
     total = sum(by_site.values())
     if not 0 < total < float("inf"):
@@ -119,7 +119,7 @@ def score_map(sites: Sequence[Site], score: SiteScores) -> Map | None:
 
 
 def merged(drawn: Map) -> Map:
-    """The map with one row for neighbouring layers of which every cell is the same."""
+    """Join neighbouring layers of which every cell is the same into one row."""
     rows: list[tuple[str, tuple[Cell, ...]]] = []
 
     def looks(row: tuple[str, tuple[Cell, ...]]) -> tuple[bool, list[tuple[str, int]]]:
@@ -137,7 +137,7 @@ def merged(drawn: Map) -> Map:
 
 
 def _edges(steps: Sequence[float]) -> list[float]:
-    """Numbers at which the second and each further shade begins; none that would read as 100 %.
+    """List the numbers at which the second and each further shade begins; none that would read as 100 %.
 
     The last shade, hatched, begins at four times the last step.
     """
@@ -145,7 +145,7 @@ def _edges(steps: Sequence[float]) -> list[float]:
 
 
 def _level(value: float, steps: Sequence[float]) -> int:
-    """The shade of a value, from 1 to 6.
+    """Choose the shade of a value, from 1 to 6.
 
     Example:
         >>> [_level(rank, RANK_STEPS) for rank in (1, 2, 3, 4, 15, 16, 63, 64)]
@@ -174,7 +174,7 @@ def _grid(
 
 
 def _places(sites: Sequence[Site]) -> dict[tuple[int | None, str], list[Site]]:
-    """The sites of each layer and role."""
+    """Group the sites by layer and role."""
     places: defaultdict[tuple[int | None, str], list[Site]] = defaultdict(list)
     for site in sites:
         places[site.layer, site.role].append(site)

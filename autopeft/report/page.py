@@ -26,7 +26,7 @@ from autopeft.report.formatting import render
 from autopeft.report.layer_maps import MAX_ROWS, Map, enough_examples, merged, rank_map, score_map
 from autopeft.report.plan_names import PartWords, name_of
 from autopeft.report.result_files import sentences_of
-from autopeft.report.rows import FullRow, ShortRow, costs, examples, full_rows, position_of, short_rows
+from autopeft.report.table_rows import FullRow, ShortRow, costs, examples, full_rows, position_of, short_rows
 
 _MAX_RUNS = 40  # of a table; chosen by hand: as many as a reader scrolls through; trials.csv has the rest
 
@@ -156,7 +156,7 @@ def _best_plan(result: SearchResult, words: PartWords) -> BestPlan:
 
 
 def _settings(result: SearchResult) -> list[tuple[str, str]]:
-    """The settings that decide most, then those that the run derived; run.yaml has them all."""
+    """List the settings that decide most, then those that the run derived; run.yaml has them all."""
     spec, setting = result.spec, result.setting
     values = {
         "model": spec.model.id or f"default ({setting.base_model})",
@@ -180,7 +180,7 @@ def _settings(result: SearchResult) -> list[tuple[str, str]]:
 
 
 def report_html(result: SearchResult, *, words: PartWords, status: str = "complete") -> str:
-    """One self-contained HTML page: nothing is loaded from elsewhere, all names are escaped."""
+    """Write one self-contained HTML page: nothing is loaded from elsewhere, all names are escaped."""
     return page_html(page_of(result, words, status))
 
 
@@ -202,12 +202,12 @@ def page_html(page: RunPage) -> str:
 
 
 def report_md(result: SearchResult, *, words: PartWords, status: str = "complete") -> str:
-    """The same report in GitHub's Markdown, without charts."""
+    """Write the same report in GitHub's Markdown, without charts."""
     return render("report.md", page=page_of(result, words, status), max_runs=_MAX_RUNS, max_layers=MAX_ROWS)
 
 
 def several_html(runs: Sequence[tuple[str, SearchResult, PartWords]]) -> str:
-    """One self-contained page about several runs, each given by name, result and the words of its parts."""
+    """Write one page about several runs, each given by name, result and the words of its parts."""
     shown = [
         {
             "page": page_of(result, words),
@@ -224,14 +224,14 @@ def several_html(runs: Sequence[tuple[str, SearchResult, PartWords]]) -> str:
 
 
 def short_text(result: SearchResult, path: str) -> str:
-    """One line: verdict, metric of the best plan, its parameters, the folder of the run."""
+    """Write one line: verdict, metric of the best plan, its parameters, the folder of the run."""
     best = next(record for record in result.full_runs if record.plan == result.best)
     score = f"{result.setting.metric_words} {best.metric_mean:.3f} ± {best.metric_std_error:.3f}"
     return f"Result({result.verdict.label} · {score} · {result.best.trainable_params:,} params · {path})"
 
 
 def short_html(result: SearchResult, path: str, words: PartWords) -> str:
-    """The answer, the full runs as a table, and the folder, for notebooks."""
+    """Write the answer, the full runs as a table, and the folder, for notebooks."""
     return render(
         "summary.html",
         answer=answer_of(result, words),

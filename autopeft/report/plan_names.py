@@ -45,14 +45,14 @@ class PartWords:
 
 
 def choice_key(method: str, option: str, value: object) -> str:
-    """Where `PartWords.labels` has the words for an option of a method: `lora.dora=True`."""
+    """Make the key of an option's words in `PartWords.labels`: `lora.dora=True`."""
     return f"{method}.{option}={value}"
 
 
 def plan_words(
     plan: Plan, sites: Sequence[Site], labels: Mapping[str, str], *, head: str = HEAD_ALONE
 ) -> str:
-    """A plan by method, rank and modules.
+    """Describe a plan by method, rank and modules.
 
     Args:
         plan: Its adapters are read, not its learning rate.
@@ -81,7 +81,7 @@ def plan_words(
 
 
 def method_words(adapter: Adapter, labels: Mapping[str, str]) -> str:
-    """What people call the method of an adapter, with its unusual choices.
+    """Name the method of an adapter as people do, with its unusual choices.
 
     Example:
         >>> adapter = Adapter(method="lora", site="q", rank=4, scale=2.0, options=(("dora", True),))
@@ -95,7 +95,7 @@ def method_words(adapter: Adapter, labels: Mapping[str, str]) -> str:
 
 
 def module_words(names: Collection[str], sites: Sequence[Site]) -> str:
-    """Modules by role and layer: `q and v in layers 2 to 3 of 4`; by their number where they make no grid.
+    """Describe modules by role and layer, `q and v in layers 2 to 3 of 4`, or by number if they make no grid.
 
     Layers are counted from 0, as in the names of modules.
     """
@@ -126,7 +126,7 @@ def _layer_words(layers: Sequence[int], sites: Sequence[Site]) -> str:
 
 
 def listed(words: Sequence[str]) -> str:
-    """Words with commas and a last `and`.
+    """Join words with commas and a last `and`.
 
     Example:
         >>> listed(["q"]), listed(["q", "v"]), listed(["q", "k", "v"])
@@ -137,7 +137,7 @@ def listed(words: Sequence[str]) -> str:
 
 
 def name_of(plan: Plan, result: SearchResult, labels: Mapping[str, str]) -> str:
-    """A plan of a result in words, as by `plan_words`."""
+    """Describe a plan of a result, as `plan_words` does."""
     head = UNTRAINED if is_untrained(result, plan) else HEAD_ALONE
     return plan_words(plan, result.sites, labels, head=head)
 
@@ -148,7 +148,7 @@ def is_untrained(result: SearchResult, plan: Plan) -> bool:
 
 
 def marks_of(result: SearchResult, plan: Plan) -> str:
-    """The names of a plan in the result, such as `best = baseline`; empty for a plan without a name.
+    """Join the names of a plan in the result, `best = baseline`; empty for a plan without a name.
 
     A rival that is handed over is called best alone.
     """
@@ -165,7 +165,7 @@ class Group:
 
 
 def groups(result: SearchResult, words: PartWords) -> dict[Plan, Group]:
-    """Every measured plan with its group, in the order of the measurements.
+    """Group every measured plan by its methods, in the order of the measurements.
 
     Groups beyond the colours of the page share the last one.
     """

@@ -12,7 +12,6 @@ from pydantic import BaseModel
 
 from autopeft.records import Plan, SearchResult, Site, SiteScores, Status
 from autopeft.report.plan_names import is_untrained, marks_of, name_of
-from autopeft.report.rows import arms, position_of, record_of, short_runs
 from autopeft.report.schema import (
     BaselineAnswer,
     BestAnswer,
@@ -27,12 +26,13 @@ from autopeft.report.schema import (
     TestNumbers,
     TrialRow,
 )
+from autopeft.report.table_rows import arms, position_of, record_of, short_runs
 
 Row = TypeVar("Row", bound=BaseModel)
 
 
 def result_json(result: SearchResult, status: str) -> dict[str, Any]:
-    """The content of result.json (schema_version 3): plain values, None in place of NaN and infinity.
+    """Make the content of result.json (schema_version 3): plain values, None for NaN and infinity.
 
     `status` says how the run ended: `complete` if nothing stopped it.
     """
@@ -91,12 +91,12 @@ def _plan_facts(result: SearchResult, plan: Plan) -> dict[str, Any]:
 
 
 def sentences_of(result: SearchResult) -> tuple[str, ...]:
-    """What a reader should know of the answer: what the base model lacks comes first."""
+    """Collect what a reader should know beside the verdict: what the base model lacks comes first."""
     return (*filter(None, (result.setting.lacking,)), *result.sentences)
 
 
 def trials_csv(result: SearchResult) -> str:
-    """The content of trials.csv: one row per measurement, in their order.
+    """Write the content of trials.csv: one row per measurement, in their order.
 
     Floats are written as `repr` does, so that equal runs give equal text. Seconds that were not counted are
     empty: no clock measures 0.
@@ -124,7 +124,7 @@ def trials_csv(result: SearchResult) -> str:
 
 
 def _described(plan: Plan, result: SearchResult) -> dict[str, Any]:
-    """What the rows of a plan share: methods `lora+ia3`, ranks `2-8`, sites, place of its learning rate.
+    """Describe a plan for its rows: methods `lora+ia3`, ranks `2-8`, sites, place of its learning rate.
 
     Ranks are None for methods without rank, and one number where all are equal.
     """
@@ -139,7 +139,7 @@ def _described(plan: Plan, result: SearchResult) -> dict[str, Any]:
 
 
 def sensitivity_csv(sites: Sequence[Site], scores: Sequence[SiteScores]) -> str:
-    """The content of sensitivity.csv: one row per site, one column per score.
+    """Write the content of sensitivity.csv: one row per site, one column per score.
 
     The layer is empty for a site outside the stack.
     """
@@ -160,7 +160,7 @@ def _csv(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def _finite(content: Any) -> Any:
-    """The same content with None for every NaN and infinity, for which JSON has no number."""
+    """Replace every NaN and infinity by None, since JSON has no number for them."""
     if isinstance(content, dict):
         return {key: _finite(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):

@@ -20,19 +20,19 @@ _SIZE_ARM = "smaller budget"  # of plans that no trial proposed
 
 
 def record_of(records: Sequence[FullRun], plan: Plan | None) -> FullRun | None:
-    """The record of a plan; None if it has none."""
+    """Find the record of a plan; None if it has none."""
     return next((record for record in records if record.plan == plan), None)
 
 
 def scored_record(result: SearchResult) -> FullRun:
-    """The record of the best plan on the test split, or on the confirm split if test was not read."""
+    """Find the record of the best plan on the test split, or on the confirm split if test was not read."""
     record = record_of(result.test, result.best) or record_of(result.full_runs, result.best)
     assert record is not None, "the best plan has a full run"
     return record
 
 
 def arms(result: SearchResult) -> dict[Plan, str]:
-    """Every measured plan with what proposed it: its first trial, else the stage that measured it."""
+    """Say what proposed every measured plan: its first trial, else the stage that measured it."""
     names = {run.plan: _SIZE_ARM for run in result.measurements}
     names |= {step.plan: str(step.arm) for step in result.sizes}
     names |= {record.plan: record.name for record in result.full_runs}
@@ -61,7 +61,7 @@ class FullRow:
 
 
 def full_rows(result: SearchResult, words: PartWords) -> tuple[FullRow, ...]:
-    """The plans that were trained in full, in the order of the result: best, baseline, rival, finalists."""
+    """Gather the plans that were trained in full, in the order of the result, best first."""
     verdict, memory = result.verdict, dict[Plan, int]()
     for run in result.measurements:
         memory[run.plan] = max(memory.get(run.plan, 0), run.peak_bytes)
@@ -98,13 +98,13 @@ class ShortRow:
 
 
 def short_runs(result: SearchResult) -> list[Measurement]:
-    """The short runs that finished, lowest loss first."""
+    """Select the short runs that finished, lowest loss first."""
     runs = [m for m in result.measurements if m.fidelity.split == "search" and m.status is Status.COMPLETE]
     return sorted(runs, key=lambda run: float("inf") if run.loss is None else run.loss)
 
 
 def short_rows(result: SearchResult, words: PartWords) -> tuple[ShortRow, ...]:
-    """The short runs that finished, lowest loss first."""
+    """Gather the short runs that finished, lowest loss first."""
     by_plan = groups(result, words)
     sources = {proposal.plan: proposal.source for proposal in reversed(result.proposals)}
     return tuple(
@@ -121,7 +121,7 @@ def short_rows(result: SearchResult, words: PartWords) -> tuple[ShortRow, ...]:
 
 
 def costs(result: SearchResult) -> tuple[tuple[str, float, float | None], ...]:
-    """Stage, its seconds, and the same in R; None without a timed full run."""
+    """List each stage with its seconds, and with the same in R (None without a timed full run)."""
     cost = result.cost
     stages = {
         "sensitivity scores": cost.sensitivity_seconds,
@@ -137,7 +137,7 @@ def costs(result: SearchResult) -> tuple[tuple[str, float, float | None], ...]:
 
 
 def examples(result: SearchResult, split: str) -> str:
-    """The size of a split: `595`, or `352 of 595` if fewer examples were evaluated, with their groups."""
+    """Write the size of a split: `595`, or `352 of 595` if fewer were evaluated, and their groups."""
     splits = result.setting.splits
     size, n_groups = getattr(splits, split), getattr(splits, f"{split}_groups", 0)
     runs = (run.fidelity.eval_examples for run in result.measurements if run.fidelity.split == split)
@@ -147,7 +147,7 @@ def examples(result: SearchResult, split: str) -> str:
 
 
 def position_of(plan: Plan, result: SearchResult) -> float | None:
-    """The position of a plan's learning rate; None if the run kept no range for it.
+    """Locate a plan's learning rate in its range, 0 to 1; None if the run kept no range for it.
 
     A plan of the user has none: its scale may be another, and with it the range.
     """
