@@ -22,7 +22,8 @@ from autopeft.cli.environment import (
 )
 from autopeft.cli.exit_codes import PlainErrors, exit_codes, reader_may_leave
 from autopeft.cli.printing import print_json
-from autopeft.records import VERSION, setting_values
+from autopeft.records import VERSION, SearchResult, setting_values
+from autopeft.store import parse_duration, resolve_settings
 
 # Paragraphs, since rich joins lines.
 _EXAMPLES = """Examples:
@@ -94,8 +95,6 @@ def search_command(
     """Search for the best plan under a budget, train it in full, and write it down with its evidence."""
     started = time.monotonic()
     with exit_codes(quiet=quiet or as_json) as interrupt:
-        from autopeft.store import resolve_settings
-
         spec, explicit = resolve_settings(
             config=config, env=os.environ, flags=settings, assignments=assignments or ()
         )
@@ -103,7 +102,6 @@ def search_command(
             from autopeft import commands
             from autopeft.cli import results
             from autopeft.cli.progress import progress_display
-            from autopeft.report import result_json
 
         if dry_run:
             preview = commands.preview(spec, explicit=explicit, resume=resume, started=started)
@@ -124,11 +122,19 @@ def search_command(
             )
         finally:
             progress.close()
-        with reader_may_leave():
-            if as_json:
-                print_json({**result_json(result, "complete"), "run": str(path)})
-            else:
-                results.print_result(result, path)
+        _print_run(result, path, as_json=as_json)
+
+
+def _print_run(result: SearchResult, path: Path, *, as_json: bool) -> None:
+    """Print what a finished run found; whoever reads it may leave early."""
+    from autopeft.cli import results
+    from autopeft.report import result_json
+
+    with reader_may_leave():
+        if as_json:
+            print_json({**result_json(result, "complete"), "run": str(path)})
+        else:
+            results.print_result(result, path)
 
 
 @app.command(epilog=_TUNE_EXAMPLES)
@@ -159,14 +165,10 @@ def tune(
 ) -> None:
     """Search with your own trainer: a command that trains and scores one trial, {trial}, into {result}."""
     with exit_codes(quiet=quiet or as_json) as interrupt:
-        from autopeft.store import parse_duration
-
         max_seconds = None if trial_time is None else parse_duration(trial_time)
         with heavy_imports():
             from autopeft import commands
-            from autopeft.cli import results
             from autopeft.commands.tune import command
-            from autopeft.report import result_json
             from autopeft.run.ask_tell import Study
 
         train = command(words, max_seconds=max_seconds)
@@ -180,11 +182,7 @@ def tune(
             **settings,
         )
         result = commands.tune(train, study, interrupt=interrupt)
-        with reader_may_leave():
-            if as_json:
-                print_json({**result_json(result, "complete"), "run": str(study.path)})
-            else:
-                results.print_result(result, study.path)
+        _print_run(result, study.path, as_json=as_json)
 
 
 @app.command()
@@ -210,8 +208,6 @@ def analyze(
 ) -> None:
     """Score every site by how much the loss depends on it, and suggest a plan. Nothing is trained."""
     with exit_codes(quiet=quiet or as_json):
-        from autopeft.store import resolve_settings
-
         spec, explicit = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
         with heavy_imports():
             from autopeft import commands
@@ -253,8 +249,6 @@ def train(
 ) -> None:
     """Train a plan at full length and save the adapter, head included, as peft does."""
     with exit_codes(quiet=quiet or as_json):
-        from autopeft.store import resolve_settings
-
         spec, explicit = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
         with heavy_imports():
             from autopeft import commands
@@ -275,13 +269,8 @@ def train(
         )
         measurement = trained.measurement
         if as_json:
-            answer = {
-                "metric": measurement.metric,
-                "metric_name": trained.metric,
-                "loss": measurement.loss,
-                "out": str(trained.folder),
-            }
-            print_json(answer)
+            answer = {"metric": measurement.metric, "metric_name": trained.metric, "loss": measurement.loss}
+            print_json({**answer, "out": str(trained.folder)})
         else:
             # A language model's metric may be its loss.
             score = metric_words(measurement.metric, trained.is_share)
@@ -306,20 +295,15 @@ def report(
             from autopeft.run.reporting import render, render_several
 
         runs = list({run.resolve(): run for run in runs}.values())  # a folder that is named twice counts once
-        if len(runs) > 1 or out is not None:
-            page = out or Path("autopeft-runs.html")
-            finished = render_several(runs, page)
-            if as_json:
-                print_json({"page": str(page), "runs": [result_json(each, "complete") for each in finished]})
-            else:
-                results.print_several(runs, finished, page)
+        if len(runs) == 1 and out is None:
+            _print_run(render(runs[0]), runs[0], as_json=as_json)
             return
-        (run,) = runs
-        result = render(run)
+        page = out or Path("autopeft-runs.html")
+        finished = render_several(runs, page)
         if as_json:
-            print_json({**result_json(result, "complete"), "run": str(run)})
+            print_json({"page": str(page), "runs": [result_json(each, "complete") for each in finished]})
         else:
-            results.print_result(result, run)
+            results.print_several(runs, finished, page)
 
 
 app.add_typer(facts.app)

@@ -58,36 +58,41 @@ def table(
     Example:
         >>> texts, left_out = table(("name", "n", "share"), [("two words", "10", "76.9 %")], width=11)
         >>> print(*texts, left_out, sep=chr(10))
-        name    n
-        two    10
+        name      n
+        two      10
         words
         ('share',)
     """
-    cells = [*([headers] if headers else []), *rows]
+    every_row = [*([headers] if headers else []), *rows]
     width = width or room()
-    lines = [[line for cell in column for line in cell.split("\n")] for column in zip(*cells, strict=True)]
-    widths = [max(map(len, column)) for column in lines]
-    words = [max(len(word) for line in column for word in (line.split() or [""])) for column in lines]
+    by_column = [
+        [line for cell in cells for line in cell.split("\n")] for cells in zip(*every_row, strict=True)
+    ]
+    widths = [max(map(len, lines)) for lines in by_column]
+    words = [max(len(word) for line in lines for word in (line.split() or [""])) for lines in by_column]
     least = [*words[:n_texts], *widths[n_texts:]]
     n_shown = len(widths)
     while n_shown > n_texts and sum(least[:n_shown]) + _GAP * (n_shown - 1) > width:
         n_shown -= 1
     widths = _narrowed(widths[:n_shown], least[:n_shown], width - _GAP * (n_shown - 1))
-    texts = []
-    for row in cells:
-        broken = [
-            [part for line in cell.split("\n") for part in wrap(line, n, break_on_hyphens=False) or [""]]
-            for cell, n in zip(row, widths, strict=False)
-        ]
-        parts = [
-            [
-                f"{part:{'<' if place < n_texts else '>'}{n}}"
-                for place, (part, n) in enumerate(zip(line, widths, strict=True))
-            ]
-            for line in zip_longest(*broken, fillvalue="")
-        ]
-        texts.append("\n".join((" " * _GAP).join(line).rstrip() for line in parts))
+    texts = [_row_text(row[:n_shown], widths, n_texts=n_texts) for row in every_row]
     return texts, tuple(headers[n_shown:])
+
+
+def _row_text(row: Sequence[str], widths: Sequence[int], *, n_texts: int) -> str:
+    """The lines of one row, each cell broken between words where it is wider than its column."""
+    broken = [
+        [part for line in cell.split("\n") for part in wrap(line, width, break_on_hyphens=False) or [""]]
+        for cell, width in zip(row, widths, strict=True)
+    ]
+    text = ""
+    for parts in zip_longest(*broken, fillvalue=""):
+        aligned = [
+            part.ljust(width) if place < n_texts else part.rjust(width)
+            for place, (part, width) in enumerate(zip(parts, widths, strict=True))
+        ]
+        text += (" " * _GAP).join(aligned).rstrip() + "\n"
+    return text.removesuffix("\n")
 
 
 def _narrowed(widths: Sequence[int], least: Sequence[int], width: int) -> list[int]:
