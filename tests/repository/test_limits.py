@@ -19,7 +19,7 @@ BROAD_EXCEPTS = {
     ("train/bench.py", "Exception"),
     ("commands/tune.py", "Exception"),
     ("executors/serial.py", "BaseException"),
-    ("run/tracking.py", "Exception"),
+    ("run/trackers.py", "Exception"),
     ("extension/discovery.py", "Exception"),
 }
 
