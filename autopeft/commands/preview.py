@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from autopeft import engine, evidence, space
 from autopeft.engine import SearchProblem, planned_runs, repeated_steps
 from autopeft.errors import TrainingError
-from autopeft.records import Decision, Fidelity, Plan, RunSpec
+from autopeft.records import Decision, Fidelity, RunSpec
 from autopeft.run.prepare import Prepared
 from autopeft.run.resources import memory_needed
 from autopeft.run.search_problem import open_run, search_problem
@@ -252,27 +252,22 @@ def _seconds(fidelity: Fidelity, pace: Pace) -> float:
     return steps * pace.step_seconds + fidelity.eval_examples * example + pace.run_seconds
 
 
-def probe_plan(feasible: Space, context: AllocationContext) -> Plan:
-    """The baseline, which has no adapters where no LoRA fits the budget."""
-    policy = space.default_lora(feasible, context)
-    return replace(space.plan_of(policy, context), learning_rate=_PROBE_RATE)
-
-
 def measured_pace(prepared: Prepared, feasible: Space, context: AllocationContext) -> Pace | None:
-    """The pace of the baseline by a few timed steps; None where it cannot be trained."""
+    """Time a few steps of the baseline, LoRA or the head alone; None if it cannot be trained."""
+    baseline = space.plan_of(space.default_lora(feasible, context), context)
     try:
-        return pace_of(prepared.bench, probe_plan(feasible, context))
+        return pace_of(prepared.bench, replace(baseline, learning_rate=_PROBE_RATE))
     except TrainingError:
         return None
 
 
 def peak_bytes(prepared: Prepared, feasible: Space, context: AllocationContext) -> Mapping[str, int]:
-    """What a training step of each method takes where it spends the whole budget, weights included.
+    """Count the memory of a training step of each method that spends the whole budget, weights included.
 
-    The step is that of the longest rows that the device takes at once; what it keeps for the backward pass is
+    The step is that of the longest rows that the device takes at once. What it keeps for the backward pass is
     counted in a forward pass, with what a checkpointed layer computes again.
 
-    Raises ModelError where memory runs out.
+    Raises ModelError if memory runs out.
     """
     bench = prepared.bench
     split = bench.splits["train"]

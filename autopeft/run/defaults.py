@@ -162,6 +162,8 @@ def with_max_new_tokens(task: Task, examples: train.EncodedSplit) -> tuple[Task,
 def answer_length(lengths: Sequence[int], *, limits: tuple[int, int]) -> tuple[int, str]:
     """Derive the tokens to generate per answer: the 99th percentile of the true ones and a quarter more.
 
+    `limits` are the least and the most.
+
     Example:
         >>> answer_length([40, 90], limits=(16, 1024))
         (112, 'a quarter more than the 99th percentile of the completions; the longest has 90 tokens')

@@ -58,10 +58,10 @@ def budget_of(spec: RunSpec, base: BaseModel) -> Budget:
 
 
 def with_compute(spec: RunSpec, bench: train.Bench) -> tuple[RunSpec, train.Bench, tuple[Decision, ...]]:
-    """Settings and bench with micro-batches and checkpointing, and the decisions about what was left open.
+    """Choose micro-batches and checkpointing if the user does not; gives the decisions too.
 
-    From here on a GPU gives this process no more than `--memory`. Raises SpecError where that is no more than
-    is taken already, or for an impossible budget.
+    From here on a GPU gives this process no more than `--memory`. Raises SpecError if that is no more than is
+    taken already, or for an impossible budget.
     """
     base = bench.base
     trained_params = budget_of(spec, base).max_trainable_params + base.head_params
@@ -80,10 +80,10 @@ def with_compute(spec: RunSpec, bench: train.Bench) -> tuple[RunSpec, train.Benc
 
 
 def memory_of_one(execution: ExecutionSpec, base: BaseModel) -> int | None:
-    """The most bytes of its device that a process which measures may use, weights included; None: all of it.
+    """Limit the bytes of its device that one measuring process may use, weights included; None: no limit.
 
-    Workers that share a GPU get equal parts of it. This process takes none beside them: it leaves the GPU
-    before they load their models, but for quantised weights, which the workers elsewhere leave room for too.
+    Workers that share a GPU get equal parts of it. This process leaves the GPU before they load their models;
+    only quantised weights stay, and are subtracted.
     """
     limit_bytes = execution.memory_bytes
     if base.device.type != "cuda":
@@ -96,10 +96,10 @@ def memory_of_one(execution: ExecutionSpec, base: BaseModel) -> int | None:
 
 
 def loading_place(spec: RunSpec, plan: Plan, *, auto_class: str) -> tuple[str, Precision]:
-    """The device and the format for the model of a run that anyone calls, with a trained plan on it.
+    """Choose device and format for a finished model, which others call without autocast.
 
-    It is float32 where a call without autocast needs it: a head, and norms that were trained, are float32 and
-    take no inputs in bfloat16. All else is held as in the run, where the device computes in that.
+    1. float32 if it has a head or trained norms: these are float32 and take no inputs in bfloat16.
+    2. Else the format of the run, if the device computes in it.
     """
     is_narrow = spec.execution.dtype == "bfloat16" and spec.model.quantize == "none"
     if is_narrow:
@@ -183,7 +183,7 @@ def _less_memory(spec: RunSpec) -> str:
 
 
 def worker_devices(execution: ExecutionSpec) -> tuple[str | None, ...]:
-    """The devices that workers take in turn: those of `--device`; without it all GPUs like the first.
+    """List the devices that workers take in turn: those of `--device`, or all GPUs like the first one.
 
     Fewer `--workers` than GPUs take the first ones. None is the default device.
     """
@@ -193,7 +193,7 @@ def worker_devices(execution: ExecutionSpec) -> tuple[str | None, ...]:
 
 
 def n_workers(execution: ExecutionSpec) -> int:
-    """As many as `--workers` says, and one for each device at least; `auto` adds some on a CPU alone."""
+    """Count the workers: `--workers`, at least one for each device; `auto` adds some on a CPU alone."""
     devices = worker_devices(execution)
     if execution.workers is None and _places_workers(execution) and _kind(devices[0]) == "cpu":
         return max(1, min(_MOST_ON_CPU, torch.get_num_threads() // _THREADS))
@@ -201,7 +201,7 @@ def n_workers(execution: ExecutionSpec) -> int:
 
 
 def n_sharing(execution: ExecutionSpec) -> int:
-    """How many processes that measure share a device."""
+    """Count the measuring processes that share a device."""
     if not _places_workers(execution):
         return 1
     return -(-n_workers(execution) // len(worker_devices(execution)))
@@ -213,7 +213,7 @@ def has_workers(execution: ExecutionSpec) -> bool:
 
 
 def tell_spread(spec: RunSpec) -> None:
-    """Log what was not asked for: the workers that were derived, or GPUs that are left unused."""
+    """Log the workers that were derived, or GPUs that are left unused."""
     execution = spec.execution
     if _places_workers(execution):
         if execution.workers is None or execution.device is None:

@@ -130,7 +130,7 @@ def logged_scores(
 
 
 def affordable_examples(scores: Sequence[Score], *, full_run_examples: int) -> int:
-    """Number of examples whose passes cost at most 5 % of a full run, from one batch (16) to 512.
+    """Count the examples whose passes cost at most 5 % of a full run, from one batch (16) to 512.
 
     Example:
         >>> fisher = discover("autopeft.sensitivity")["fisher"]
@@ -145,7 +145,7 @@ def affordable_examples(scores: Sequence[Score], *, full_run_examples: int) -> i
 
 
 def _batches(prepared: Prepared, *, n_examples: int) -> Iterator[Batch]:
-    """A seeded sample in batches of similar length; the batches come in random order."""
+    """Draw a seeded sample in batches of similar length; the batches come in random order."""
     split = prepared.bench.splits["train"]
     lengths = split.lengths
     rng = np.random.default_rng(prepared.spec.search.seed)

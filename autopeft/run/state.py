@@ -185,7 +185,7 @@ def with_scores(run: RunDir, state: RunState, score: Callable[[], tuple[SiteScor
 
 
 def check_base(state: RunState, prepared: Prepared) -> None:
-    """Raise TrainingError where the weights of the base model are no longer those of the run's start.
+    """Raise TrainingError if the weights of the base model changed since the run's start.
 
     After each trial a part of them is compared; this reads all of them.
     """
@@ -197,7 +197,7 @@ def check_base(state: RunState, prepared: Prepared) -> None:
 
 
 def state_sha256(run: RunDir) -> str | None:
-    """The checksum of `state.json`, which tells runs apart; None where it is not there."""
+    """Give the checksum of `state.json`, which tells runs apart; None if there is no such file."""
     path = run.state / STATE
     return sha256_of(path) if path.is_file() else None
 
@@ -224,7 +224,7 @@ def differences(noted: Mapping[str, Any], current: Mapping[str, Any], *, whose: 
 
 
 def loaded_facts(prepared: Prepared, *, base_sha256: str | None = None) -> dict[str, Any]:
-    """Fingerprints of data and model, the model's config, the kind of device, and versions, by name.
+    """Name what a run loaded: fingerprints of data and model, its config, the device, versions.
 
     `base_sha256` is the digest of the weights if it is known already: reading 7 billion weights takes 21
     seconds.
@@ -325,7 +325,7 @@ def resumed(requested: RunSpec, explicit: frozenset[str]) -> RunSpec:
 
 
 def _shown(value: object) -> str:
-    """The value of a setting as the user writes it."""
+    """Write the value of a setting as the user does."""
     if value is None:
         return "not set"
     if isinstance(value, list | tuple):
@@ -378,9 +378,9 @@ def _keeps_weights(measurement: Measurement) -> bool:
 
 
 def record(run: RunDir, measurement: Measurement) -> None:
-    """Keep what would come out the same again; a failure of the machine is tried anew on resume.
+    """Add a measurement to the log, unless the machine broke it off: then `--resume` tries it anew.
 
-    The state of the training is dropped after the measurement is on the disk.
+    The state of the training is removed once the measurement is on the disk.
     """
     if measurement.status.is_of_machine:
         return

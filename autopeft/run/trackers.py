@@ -42,23 +42,21 @@ def check_trackers(spec: RunSpec) -> None:
 def log_plans(run: RunDir, result: SearchResult, *, interrupt: Callable[[], None] = lambda: None) -> None:
     """Log each plan that a tracker does not have yet; a tracker that fails is left out after a warning.
 
-    What a client prints goes to stderr. `interrupt` raises where a signal has come, which ends a client by
-    SystemExit as its own faults may.
+    What a client prints goes to stderr. A client may end by SystemExit, for a fault of its own or for a
+    signal; `interrupt` raises if it was a signal.
     """
     for name in result.spec.output.report_to:
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 _log_new_plans(name, run, result)
+            continue
         except Exception as error:  # a client may raise anything, and the result is there
-            _tell(name, error)
+            kind, reason = type(error).__name__, reason_of(error)
         except SystemExit as error:
             interrupt()
-            _tell(name, error)
-
-
-def _tell(name: str, error: BaseException) -> None:
-    message = "The tracker %s failed (%s: %s), and lacks plans of this search; --resume logs them."
-    log.warning(message, name, type(error).__name__, reason_of(error))
+            kind, reason = type(error).__name__, reason_of(error)
+        message = "The tracker %s failed (%s: %s), and lacks plans of this search; --resume logs them."
+        log.warning(message, name, kind, reason)
 
 
 def _log_new_plans(name: str, run: RunDir, result: SearchResult) -> None:
@@ -98,7 +96,10 @@ def _log_new_plans(name: str, run: RunDir, result: SearchResult) -> None:
 
 
 def _place(name: str, label: str, folder: Path) -> tuple[str, dict[str, Any]]:
-    """The first argument of a tracker, and options that name the run of a plan and group a search."""
+    """Give the first argument and the options of a tracker's class.
+
+    They name its run after a plan, and put the plans of a search (a folder) into one group.
+    """
     project = os.environ.get(f"{name.upper()}_PROJECT", _PROJECT)
     places: dict[str, tuple[str, dict[str, Any]]] = {
         "aim": (label, {"logging_dir": str(folder), "experiment": project}),
@@ -114,7 +115,7 @@ def _place(name: str, label: str, folder: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _description(plan: Plan, arm: str, result: SearchResult) -> dict[str, bool | int | float | str]:
-    """What stays the same over a plan's run: the plan, its part in the search, and the settings of that."""
+    """Describe a plan: its size and rate, its part in the search, and the settings of the search."""
     roles = ("best", "baseline", "rival")
     settings = to_json(result.spec).items()
     flat = {f"{topic}.{name}": value for topic, values in settings for name, value in values.items()}

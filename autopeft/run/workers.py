@@ -25,10 +25,11 @@ Measure = Callable[[Plan, Fidelity], Measurement]
 
 
 def check_executor(spec: RunSpec) -> None:
-    """Raise SpecError where the executor of a run cannot do its measurements; log how it spreads them.
+    """Check that the executor can do the measurements of a run, and log how it spreads them.
 
-    The executor lacks a package, it has fewer workers than were asked for, it chooses the GPUs itself, or its
-    workers cannot load objects in memory.
+    Raises:
+        SpecError: The executor lacks a package, has fewer workers than were asked for, chooses the GPUs
+            itself, or has workers that cannot load objects in memory.
     """
     executor = EXECUTORS[spec.execution.executor]
     for package in executor.packages:
@@ -59,11 +60,11 @@ def check_executor(spec: RunSpec) -> None:
 
 
 def start_workers(executor: Executor, run: RunDir, prepared: Prepared) -> Measure:
-    """The function to submit to an executor: the bench's own, or that of the workers started here.
+    """Start the workers of an executor; gives the function to submit, which may be the bench's own.
 
     Worker `i` takes the device `i` of `worker_devices`, round by round, and its share of the processor's
-    threads. Where the executor assigns GPUs, it takes a device of the kind that the main process has. That
-    process leaves its GPU to them.
+    threads. If the executor assigns GPUs, it takes a device of the kind that the main process has. That
+    process leaves its GPU to the workers.
     """
     spec = prepared.spec
     kind = prepared.base.device.type
@@ -102,7 +103,7 @@ class WorkerBench:
     n_threads: int
 
     def __call__(self, index: int) -> Measure:
-        """The measuring function of a bench like that of the main process.
+        """Prepare a bench like that of the main process, and give its measuring function.
 
         Raises:
             RunDirError: The run directory of the main process is not there, or cannot be written.

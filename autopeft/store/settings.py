@@ -41,7 +41,7 @@ _DURATION = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit})?" for unit
 
 @dataclass(frozen=True)
 class _Entry:
-    """A value that the user gave for a setting.
+    """A value that the user set.
 
     `origin` names the place. `is_text`: not parsed yet. `is_typed`: a flag or an argument of this call.
     """
@@ -61,7 +61,7 @@ def resolve_settings(
     assignments: Sequence[str],
     origin: str = "flag",
 ) -> tuple[RunSpec, frozenset[str]]:
-    """The settings of a run, and the names of those that the user gave.
+    """Resolve the settings of a run, and name those that the user set.
 
     Args:
         config: YAML file, nested by topic (`search: {trials: 30}`), or None.
@@ -71,7 +71,7 @@ def resolve_settings(
         origin: What errors call a flag: `flag` stands for its own name. Only flags may give numbers as text.
 
     Returns:
-        The settings, and the dotted names (`search.trials`) that any of the four places gave.
+        The settings, and the dotted names (`search.trials`) that any of the four places set.
 
     Raises:
         UnknownNameError: A topic, setting or `AUTOPEFT_` variable that does not exist.
@@ -132,9 +132,10 @@ def is_path_of_space(name: str) -> bool:
 
 
 def whole_path(source: str) -> str:
-    """A source with absolute paths, so that files of a run serve in any folder; another name as it is.
+    """Make the paths of existing files absolute, so that a run finds them from any folder.
 
-    Several files may be separated by commas. Links stay, since their names may tell the format of a file.
+    Several files may be separated by commas. Names that are no files, such as hub ids, stay as they are.
+    Links are not followed, since their names may tell the format of a file.
 
     Example:
         >>> whole_path("org/no-such-folder")
@@ -153,9 +154,11 @@ def _is_there(path: str) -> bool:
 
 
 def by_dotted_name(settings: Mapping[str, object]) -> dict[str, object]:
-    """The same settings by dotted name; short names are replaced, others raise UnknownNameError.
+    """Replace the short names of settings by their dotted names. None is no value.
 
-    Two values for one setting, by its short and its dotted name, raise SpecError; None is no value.
+    Raises:
+        UnknownNameError: No setting has this name.
+        SpecError: A setting has two values, by its short and its dotted name.
 
     Example:
         >>> by_dotted_name({"trials": 30, "search.score": "snr"})
@@ -178,7 +181,7 @@ def by_dotted_name(settings: Mapping[str, object]) -> dict[str, object]:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds, > 0, in `7m30s`, `90s`, `2h`, `1d` or `450`; raises SpecError on anything else.
+    """Parse `7m30s`, `90s`, `2h`, `1d` or `450` into seconds, > 0; raises SpecError on anything else.
 
     Example:
         >>> parse_duration("7m30s")
@@ -201,7 +204,7 @@ def parse_duration(text: str) -> float:
 
 
 def parse_bytes(text: str) -> int:
-    """Whole bytes, >= 1, in `2GiB` (of 1,024), `500MB` (of 1,000) or `123456`; raises SpecError otherwise.
+    """Parse `2GiB` (of 1,024), `500MB` (of 1,000) or `123456` into bytes, >= 1; raises SpecError otherwise.
 
     Example:
         >>> parse_bytes("2GiB"), parse_bytes("1.5 kB")
@@ -219,9 +222,9 @@ def parse_bytes(text: str) -> int:
 
 
 def number_in(text: str, *, source: str) -> Any:
-    """The value of a text, whose thousands may be separated by _ or , as those of a budget.
+    """Parse a number whose thousands may be separated by _ or a comma; other text gives its YAML value.
 
-    It need not be a number; `source` names the text's origin for an error.
+    `source` names the origin of the text for an error.
 
     Example:
         >>> number_in("1,000", source="--trials"), number_in("1e3", source="--trials")
