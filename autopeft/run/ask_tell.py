@@ -12,6 +12,7 @@ import math
 import os
 import platform
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -183,13 +184,14 @@ class Study:
         self.spec, _ = resolve_settings(config=None, env={}, flags=flags, assignments=(), origin="argument")
         self._metric = _metric_facts(metric, greater_is_better=greater_is_better)
         self._auto_class, self._is_tested = auto_class, test
-        requested = _of_one_config(requested_space(self.spec))
+        requested = _without_scores(requested_space(self.spec))
         with model.quiet_libraries():
             self._base = model.load_skeleton(self.spec.model, auto_class=auto_class)
         self._methods = methods_for(self._base)
         self._budget = budget_of(self.spec, self._base)
         parts = _Base(spec=self.spec, base=self._base, methods=self._methods, budget=self._budget)
-        self._space, self._context = fit_to_budget(parts, requested)  # type: ignore[arg-type]
+        feasible, self._context = fit_to_budget(parts, requested)  # type: ignore[arg-type]
+        self._space = _of_one_config(feasible, self._context)
         if out is None:
             with claimed_folder(Path("reports") / f"tune-{datetime.now():%Y%m%d-%H%M%S}") as folder:
                 self._open(folder)
@@ -232,7 +234,7 @@ class Study:
         """The problem of the engine: one seed if the trainer scores rows, three if it does not."""
         spec = self.spec
         has_rows = all(len(m.example_scores) > 1 for m in known.values() if m.status is Status.COMPLETE)
-        if spec.search.seeds is None and not has_rows:
+        if not has_rows and (spec.search.seeds or 1) == 1:
             spec = with_setting(spec, "search.seeds", _SEEDS_WITHOUT_ROWS)
         writes_text = _task_type(self._base) in ("CAUSAL_LM", "SEQ_2_SEQ_LM")
         return SearchProblem(
@@ -337,6 +339,7 @@ class Study:
             warmup_steps=warmup_steps(n_steps),
             seed=fidelity.seed,
             learning_rate=plan.learning_rate,
+            trainable_params=plan.trainable_params,
             config=str(folder.absolute() / "config"),
             folder=str((self._finished(key) if n_steps == 0 else folder / "adapter").absolute()),
         )
@@ -376,7 +379,14 @@ class Study:
             error = "diverged: the score or the loss is not finite"
             self._keep(claim, Status.DIVERGED, seconds=spent, error=error)
             return
-        before = [m for m in self._known().values() if m.fidelity.split == trial.split and m.example_scores]
+        finished = [m for m in self._known().values() if m.status is Status.COMPLETE]
+        if not (score.per_example or finished) and (self.spec.search.seeds or 1) == 1:
+            log.info(
+                "Your trainer gives one number a run, so that each finalist is trained with %d seeds. Give "
+                "per_example, one number for each row, and one seed is enough.",
+                _SEEDS_WITHOUT_ROWS,
+            )
+        before = [m for m in finished if m.fidelity.split == trial.split]
         n_rows = len(before[0].example_scores) if before else None
         score.require_sound(n_rows=0 if n_rows == 1 else n_rows, span=self._metric.score_span)
         if trial.split == "confirm":
@@ -488,18 +498,36 @@ def _with_rows(measurement: Measurement) -> Measurement:
     return replace(measurement, fidelity=replace(measurement.fidelity, eval_examples=n_rows))
 
 
-def _of_one_config(requested: space.Space) -> space.Space:
-    """The methods of a space whose plans are one `peft` config, without layers by a score that nobody has."""
+def _without_scores(requested: space.Space) -> space.Space:
+    """The methods of a space, without their mixes and without choices by a score that nobody has."""
 
     def narrow(_: str, part: space.MethodSpace) -> space.MethodSpace:
         return part.model_copy(update={"layers_by": ("last",), "ranks_by": ("uniform",)})
 
-    alone = requested.only(requested.methods).narrowed(narrow)
+    methods = requested.only(requested.methods).narrowed(narrow)
     lists = {
         family: tuple(entry for entry in entries if entry.layers_by == "last")
-        for family, entries in alone.first.items()
+        for family, entries in methods.first.items()
     }
-    return alone.model_copy(update={"first": lists})
+    return methods.model_copy(update={"first": lists})
+
+
+def _of_one_config(feasible: space.Space, context: space.AllocationContext) -> space.Space:
+    """The placements of each method at which its plan is one `peft` config, which a trainer can attach."""
+
+    def narrow(name: str, part: space.MethodSpace) -> space.MethodSpace | None:
+        kept = []
+        for placement in part.placement:
+            options = tuple((option, values[0]) for option, values in part.options.items())
+            policy = space.Policy(method=name, placement=placement, options=options, learning_rate=1.0)
+            unbounded = replace(context, max_params=sys.maxsize)
+            if len(compile_plan(space.plan_of(policy, unbounded), context.methods).configs) == 1:
+                kept.append(placement)
+        if not kept:
+            log.info("%s is left out: it takes several configs of peft on this model.", name)
+        return part.model_copy(update={"placement": tuple(kept)}) if kept else None
+
+    return feasible.narrowed(narrow)
 
 
 def _task_type(base: BaseModel) -> str | None:

@@ -22,6 +22,7 @@ from autopeft.errors import TrainingError, first_line_of
 from autopeft.extension import discover
 from autopeft.records import EvaluatedSplit, Fidelity, Plan
 from autopeft.store import faults_of, write_text
+from autopeft.train import warmup_steps
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -47,6 +48,7 @@ class TrialFile(BaseModel):
     warmup_steps: int = Field(ge=0)
     seed: int = Field(ge=0)
     learning_rate: float = Field(gt=0)
+    trainable_params: int = Field(ge=0)
     config: str
     folder: str
 
@@ -97,15 +99,16 @@ class Score:
     def read(cls, path: Path) -> Self:
         """The score in a JSON file with the keys of `ScoreFile`; raises TrainingError without one."""
         try:
-            return cls(**dict(ScoreFile.model_validate_json(path.read_bytes())))
+            return cls(**dict(ScoreFile.model_validate(json.loads(path.read_bytes()))))
         except FileNotFoundError:
             raise TrainingError(
                 f'The trainer wrote no {path.name}; write {{"value": 0.9}} to the path of {{result}}.'
             ) from None
-        except (ValidationError, OSError) as error:
-            faults = faults_of(error) if isinstance(error, ValidationError) else [("it", str(error))]
-            reason = "; ".join(" ".join(fault) for fault in faults)
+        except ValidationError as error:
+            reason = "; ".join(" ".join(fault) for fault in faults_of(error)).strip()
             raise TrainingError(f"{path.name} cannot be read: {reason}.") from None
+        except (ValueError, OSError) as error:
+            raise TrainingError(f"{path.name} is not JSON: {first_line_of(error)}.") from None
 
     @classmethod
     def given(cls, answer: object) -> Self:
@@ -155,7 +158,7 @@ class Trial:
         words: What people call the plan, such as `LoRA on q and v`.
         config: For `peft.get_peft_model`.
         learning_rate: The peak of AdamW's rate, for the adapter.
-        warmup_steps: Of `steps`.
+        trainable_params: Of the adapter; a task head is not counted.
         steps: Optimizer steps to make; the rate decays to 0 at the last one. 0 if `split` is `test`: the
             adapter in `folder` is to be evaluated.
         full_steps: Those of a full run.
@@ -169,7 +172,7 @@ class Trial:
     words: str
     config: PeftConfig
     learning_rate: float
-    warmup_steps: int
+    trainable_params: int
     steps: int
     full_steps: int
     seed: int
@@ -182,9 +185,14 @@ class Trial:
     def load(cls, path: str | Path) -> Self:
         """The trial in a `trial.json`, for a script that a command starts."""
         content = TrialFile.model_validate_json(Path(path).read_bytes())
-        known = content.model_dump(exclude={"schema_version", "config", "folder"})
+        known = content.model_dump(exclude={"schema_version", "config", "folder", "warmup_steps"})
         config = PeftConfig.from_pretrained(content.config)
         return cls(**known, config=config, folder=Path(content.folder), path=Path(path).parent)
+
+    @property
+    def warmup_steps(self) -> int:
+        """How many of the steps are the warm-up."""
+        return warmup_steps(self.steps)
 
     def write_score(self, path: str | Path, score: Score | float) -> None:
         """Write what a script found to the path that the command got as `{result}`."""
@@ -240,10 +248,14 @@ class _TrialCallback(TrainerCallback):  # type: ignore[misc]  # transformers giv
         model: Any = None,
         **_: Any,
     ) -> None:
-        if not self._trial.has_diverged:
-            self._trial.report(state.global_step, 0.0)
+        trial = self._trial
+        if not trial.has_diverged and state.global_step != trial.steps:
+            raise TrainingError(
+                f"The trainer made {state.global_step} steps, and the trial has {trial.steps}; pass "
+                "trial.steps as max_steps."
+            )
         if state.is_world_process_zero:
-            model.save_pretrained(str(self._trial.folder))
+            model.save_pretrained(str(trial.folder))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,185 @@
+"""`tune` with bad trainers, as functions and as commands, and killed in the middle."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from toys.trainers import SCRIPT, cut, good_trainer, rows_without_seconds, save_other, score_of, write_adapter
+
+from autopeft.commands.tune import command, tune
+from autopeft.errors import SpecError, TrainingError
+from autopeft.run.ask_tell import Study
+from autopeft.run.trials import Score
+
+
+def raises(trial):
+    raise ValueError("rows.csv has no column text\nand more")
+
+
+def ignores_steps(trial):
+    for step in range(1000):
+        trial.report(step, 0.1)
+
+
+BAD_FUNCTIONS = {
+    "raises": (raises, "ValueError: rows.csv has no column text"),
+    "nothing": (lambda trial: None, "The training function returned NoneType 'None'; return a number"),
+    "text": (lambda trial: "0.9", "The training function returned str '0.9'; return a number"),
+    "few": (lambda trial: Score(value=1.0, per_example=[1.0]), "has 1 numbers in per_example, and earlier"),
+    "apart": (lambda trial: Score(value=0.9, per_example=[0.5] * 40), "value is 0.9 and the mean"),
+    "nan": (lambda trial: float("nan"), "diverged: the score or the loss is not finite"),
+    "steps": (ignores_steps, "The trainer made step 9, and the trial has 8; pass trial.steps"),
+    "memory": (lambda trial: bytearray(1 << 60), "MemoryError"),
+}
+
+
+def trials_of(study):
+    with (study.path / "trials.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("name", BAD_FUNCTIONS)
+def test_bad_trial_of_a_function_is_one_sentence_and_the_search_goes_on(name, tiny_llama, tmp_path):
+    bad, reason = BAD_FUNCTIONS[name]
+    train = good_trainer(tiny_llama)
+    study = Study(model=str(tiny_llama), budget="r4", full_steps=20, out=tmp_path / "study")
+    result = tune(lambda trial: (bad if trial.number == 1 else train)(trial), study)
+    errors = [m.error for m in result.measurements if m.error]
+    assert len(errors) == 1 and reason in errors[0] and "\n" not in errors[0]
+    assert len([m for m in result.measurements if m.fidelity.split == "confirm" and m.metric]) == 2
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (
+            lambda trial: save_other(trial.folder / "adapter_model.safetensors"),
+            "has 3 parameters and its plan",
+        ),
+        (lambda trial: cut(trial.folder / "adapter_model.safetensors"), "cannot be read"),
+    ],
+)
+def test_rival_with_a_wrong_adapter_is_left_out(spoil, reason, tiny_llama, tmp_path):
+    def train(trial):
+        write_adapter(trial, tiny_llama)
+        if trial.split == "confirm" and trial.config.peft_type.value == "HIRA":
+            spoil(trial)
+        return score_of(trial)
+
+    study = Study(model=str(tiny_llama), budget="r4", full_steps=20, out=tmp_path / "study")
+    result = tune(train, study)
+    assert result.best == result.baseline
+    assert [reason in m.error for m in result.measurements if m.error] == [True]
+
+
+BAD_COMMANDS = {
+    "exit": ("echo first; echo no GPU is left; exit 3", "ended with exit code 3: no GPU is left"),
+    "silent": ("exit 1", "ended with exit code 1: it wrote nothing"),
+    "signal": ("kill -9 $$", "ended with signal 9"),
+    "nothing": ("true", "The trainer wrote no result.json"),
+    "half": ("printf '{\"value\": 0.' > {result}", "result.json is not JSON"),
+    "text": ('printf \'{"value": "0.9"}\' > {result}', "value is '0.9'; it should be a valid number"),
+    "none": ("printf '{\"value\": null}' > {result}", "value is None; it should be a valid number"),
+    "hang": ("sleep 60", r"took over 1 s and was ended"),
+}
+
+
+@pytest.fixture
+def trial(tiny_llama, tmp_path):
+    """A trial of a study."""
+    return Study(model=str(tiny_llama), budget="r4", full_steps=20, out=tmp_path / "study").ask()
+
+
+@pytest.mark.parametrize("name", BAD_COMMANDS)
+def test_bad_command_is_one_sentence(name, trial):
+    text, reason = BAD_COMMANDS[name]
+    started = time.monotonic()
+    with pytest.raises(TrainingError, match=reason) as failed:
+        command(
+            ["sh", "-c", f": {{trial}}; {text}" if "{result}" in text else f": {{trial}} {{result}}; {text}"],
+            max_seconds=1.0,
+        )(trial)
+    assert len(str(failed.value).splitlines()) == 1
+    assert time.monotonic() - started < 30
+
+
+def test_command_that_is_no_program_is_named(trial):
+    with pytest.raises(TrainingError, match=r"no-such-program cannot be started: No such file"):
+        command(["no-such-program", "{trial}", "{result}"])(trial)
+
+
+def test_children_that_a_command_left_running_are_ended(trial):
+    text = 'sleep 100 & echo $! > "$2.pid"; printf \'{"value": 0.5}\' > "$2"'
+    score = command(["sh", "-c", text, "sh", "{trial}", "{result}"])(trial)
+    assert score.value == 0.5
+    pid = int((trial.path / "result.json.pid").read_text())
+    for _ in range(100):
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("the child still runs")
+
+
+def test_command_without_places_for_its_files_is_refused():
+    with pytest.raises(SpecError, match=r"no \{trial\} and no \{result\}; name both"):
+        command(["python", "train.py"])
+
+
+@pytest.fixture
+def tune_command(tiny_llama, tmp_path):
+    """A function: folder and seconds of a trial -> the words of `autopeft tune` with a quick script."""
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+
+    def words(out, seconds=0.0):
+        flags = ["--model", tiny_llama, "--budget", "r4", "--full-steps", "20", "--metric", "accuracy"]
+        trainer = [sys.executable, "-S", script, "{trial}", "{result}", seconds]
+        every = [sys.executable, "-m", "autopeft", "tune", *flags, "--out", out, "--", *trainer]
+        return [str(word) for word in every]
+
+    return words
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs signals of POSIX")
+def test_killed_tune_goes_on_with_the_same_command_and_ends_alike(tune_command, tmp_path):
+    subprocess.run(tune_command(tmp_path / "usual"), check=True, capture_output=True)
+    words = tune_command(tmp_path / "killed", seconds=1)
+    process = subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    log = tmp_path / "killed/trials/0002/trial.json"
+    deadline = time.monotonic() + 120
+    while not log.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed/trials.csv").exists()
+    first = (tmp_path / "killed/trials/0000/result.json").stat().st_mtime_ns
+    subprocess.run(tune_command(tmp_path / "killed"), check=True, capture_output=True)
+    assert (tmp_path / "killed/trials/0000/result.json").stat().st_mtime_ns == first  # was not made again
+    both = [rows_without_seconds(tmp_path / name / "trials.csv") for name in ("usual", "killed")]
+    assert both[0] == both[1]
+
+
+@pytest.mark.nightly
+def test_two_commands_on_one_folder_share_the_work(tune_command, tmp_path):
+    subprocess.run(tune_command(tmp_path / "usual"), check=True, capture_output=True)
+    words = tune_command(tmp_path / "shared", seconds=1)
+    both = [
+        subprocess.Popen(words, stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL)
+        for _ in range(2)
+    ]
+    answers = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert answers[0] == answers[1]
+    assert rows_without_seconds(tmp_path / "shared/trials.csv") == rows_without_seconds(
+        tmp_path / "usual/trials.csv"
+    )

@@ -1,0 +1,168 @@
+"""A study in a folder: asked, told, stopped and shared."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import threading
+import time
+
+import pytest
+from toys.trainers import good_trainer, rows_without_seconds, score_of, write_adapter
+
+from autopeft.commands import tune
+from autopeft.errors import RunDirError, TrainingError
+from autopeft.run.ask_tell import Study
+from autopeft.run.trials import Score
+
+
+@pytest.fixture
+def make_study(tiny_llama, tmp_path):
+    """A function: what differs from the usual settings -> a study in the folder `study`."""
+
+    def make(**settings):
+        usual = {"budget": "r4", "full_steps": 20, "metric": "accuracy", "out": tmp_path / "study"}
+        return Study(model=str(tiny_llama), **(usual | settings))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def usual_rows(tiny_llama, tmp_path_factory):
+    """The trials.csv of an undisturbed study, without seconds."""
+    out = tmp_path_factory.mktemp("usual") / "study"
+    study = Study(model=str(tiny_llama), budget="r4", full_steps=20, metric="accuracy", out=out)
+    tune(good_trainer(tiny_llama), study)
+    return rows_without_seconds(out / "trials.csv")
+
+
+def finish(study, model):
+    """Train all trials of a study."""
+    return tune(good_trainer(model), study)
+
+
+def test_best_plan_of_a_known_order_is_handed_over_with_its_adapter(make_study, tiny_llama):
+    study = make_study(test=True)
+    result = finish(study, tiny_llama)
+    trained = {m.plan: m.plan.learning_rate for m in result.measurements}
+    assert result.best.learning_rate == max(trained.values())  # by which the toy scores
+    assert result.verdict.label == "better"
+    (full,) = [m for m in result.measurements if m.plan == result.best and m.fidelity.split == "confirm"]
+    folders = [path for path in (study.path / "trials").iterdir() if (path / "adapter").is_dir()]
+    finished = {path: (path / "adapter/adapter_model.safetensors").read_bytes() for path in folders}
+    assert (study.path / "best/weights/adapter_model.safetensors").read_bytes() in finished.values()
+    assert full.metric == pytest.approx(sum(full.example_scores) / len(full.example_scores))
+    assert len([m for m in result.measurements if m.fidelity.split == "test"]) == 2  # best and baseline
+
+
+def test_one_number_a_run_takes_three_seeds_and_is_told_once(make_study, tiny_llama, caplog):
+    caplog.set_level(logging.INFO)
+    train = good_trainer(tiny_llama)
+    study = make_study()
+    result = tune(lambda trial: train(trial).value, study)
+    full = [m for m in result.measurements if m.fidelity.split == "confirm"]
+    assert sorted(m.fidelity.seed for m in full) == [0, 0, 1, 1, 2, 2]
+    assert caplog.text.count("gives one number a run") == 1
+
+
+def test_stopped_study_goes_on_and_ends_alike(make_study, tiny_llama, usual_rows):
+    stopped = make_study()
+    for _ in range(3):
+        trial = stopped.ask()
+        write_adapter(trial, tiny_llama)
+        stopped.tell(trial, score_of(trial))
+    again = make_study()
+    again.give_back(again.ask())  # a process that was interrupted
+    n_trained = []
+    train = good_trainer(tiny_llama)
+    tune(lambda trial: n_trained.append(trial.number) or train(trial), again)
+    assert n_trained == [3, 4, 5]
+    assert rows_without_seconds(again.path / "trials.csv") == usual_rows
+
+
+def test_lost_trial_comes_back_after_the_deadline(make_study):
+    study = make_study()
+    lost = study.ask()
+    assert study.ask(deadline_seconds=60).number == lost.number + 1
+    time.sleep(0.02)
+    assert study.ask(deadline_seconds=0.01).number == lost.number
+
+
+def test_nothing_is_asked_while_all_that_is_needed_is_out(make_study):
+    study = make_study()
+    trials = []
+    while (trial := study.ask()) is not None:
+        trials.append(trial)
+    assert {trial.split for trial in trials} == {"search"} and not study.is_finished
+    for trial in trials:
+        study.tell(trial, score_of(trial))
+    assert study.ask().split == "confirm"
+
+
+def test_two_of_one_folder_share_the_work(make_study, tiny_llama, usual_rows):
+    done = {0: [], 1: []}
+    train = good_trainer(tiny_llama)
+
+    def work(number):
+        study = make_study()
+
+        def slowly(trial):
+            done[number].append(trial.number)
+            time.sleep(0.2)
+            return train(trial)
+
+        results[number] = tune(slowly, study)
+
+    results = {}
+    threads = [threading.Thread(target=work, args=(number,)) for number in done]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(done[0] + done[1]) == list(range(len(usual_rows)))
+    assert done[0] and done[1]
+    assert results[0].best == results[1].best
+    assert rows_without_seconds(make_study().path / "trials.csv") == usual_rows
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_score_that_is_not_finite_is_a_diverged_trial(value, make_study, tiny_llama):
+    study = make_study()
+    train = good_trainer(tiny_llama)
+    result = tune(lambda trial: value if trial.number == 2 else train(trial), study)
+    (diverged,) = [m for m in result.measurements if m.status.value == "DIVERGED"]
+    assert diverged.error == "diverged: the score or the loss is not finite"
+    assert diverged.plan not in (result.best, result.baseline)
+
+
+def test_folder_with_another_study_is_refused_by_what_differs(make_study, tmp_path):
+    make_study()
+    with pytest.raises(RunDirError, match="holds a study with another budget; pass what it was begun with"):
+        make_study(budget="r2")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    with pytest.raises(RunDirError, match="other"):
+        make_study(out=other)
+
+
+def test_study_without_any_baseline_ends_in_a_sentence(make_study):
+    def train(trial):
+        raise ValueError("no such file: rows.csv")
+
+    with pytest.raises(TrainingError, match=r"no such file: rows.csv"):
+        tune(train, make_study())
+
+
+def test_rows_of_another_number_fail_one_trial_alone(make_study, tiny_llama):
+    study, train = make_study(), good_trainer(tiny_llama)
+
+    def cut(trial):
+        score = train(trial)
+        return Score(value=0.5, per_example=[0.0, 1.0]) if trial.number == 1 else score
+
+    tune(cut, study)
+    with (study.path / "trials.csv").open() as file:
+        statuses = [row["status"] for row in csv.DictReader(file)]
+    assert statuses.count("FAIL") == 1 and set(statuses) == {"FAIL", "COMPLETE"}
