@@ -140,7 +140,7 @@ class UnknownStepError(SpecError):
 
 
 def answer(request: StepRequest, describe: Callable[[str], Description]) -> StepAnswer:
-    """The memory of a requested step, and what fits.
+    """Replay a requested step, and find what fits into a memory.
 
     Args:
         request: The settings.
@@ -256,7 +256,7 @@ class _Steps:
 
 
 def in_parts(memory: StepMemory, *, on_gpu: bool) -> Memory:
-    """A step's memory in parts, at its peak."""
+    """Split the peak memory of a step into its parts."""
     phase, peak = memory.peak_phase, memory.peak_bytes
     trained = memory.trained_bytes + memory.optimizer_bytes + memory.gradients_at_peak.get(phase, 0)
     computed = max(0, peak - memory.weights_bytes - trained)
@@ -275,7 +275,7 @@ def in_parts(memory: StepMemory, *, on_gpu: bool) -> Memory:
 
 
 def most_rows(model: MemoryModel, *, n_tokens: int, max_bytes: int, start: int = 1) -> int:
-    """The most rows of a length that fit, even at the high end; 0 if not one does.
+    """Find the most rows of a length that fit, even at the high end; 0 if not one does.
 
     `start` is a number of rows that may fit.
     """
@@ -289,7 +289,7 @@ def most_rows(model: MemoryModel, *, n_tokens: int, max_bytes: int, start: int =
 def longest_row(
     model: MemoryModel, *, n_rows: int, max_bytes: int, limit: int, start: int = _TOKEN_STEP
 ) -> int:
-    """The most tokens of each row that fit, in multiples of 16 and at most the model's limit; 0 if none.
+    """Find the most tokens of each row that fit, in multiples of 16 up to the model's limit; 0 if none.
 
     `start` is a length that may fit.
     """
@@ -302,7 +302,7 @@ def longest_row(
 
 
 def _largest(high: Callable[[int], int], max_bytes: int, *, limit: int, start: int) -> int:
-    """The largest number from 0 to a limit whose memory fits, from a few numbers that are tried.
+    """Find the largest number from 0 to a limit whose memory fits, by trying a few numbers.
 
     Memory grows with the number, and ever faster. So a straight line from one that fits to one that does not
     lies above it, and the number where the line meets `max_bytes` fits. It is the answer once the two are

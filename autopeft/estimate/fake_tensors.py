@@ -213,7 +213,7 @@ class FewBitsLinear(nn.Linear):
         self.compute_dtype = dtype
 
     def unpacked(self) -> torch.Tensor:
-        """The weight (out, in) in the format that bitsandbytes unpacks it to, from 8 bits to float32."""
+        """A tensor like the unpacked weight (out, in); bitsandbytes unpacks 8 bits to float32."""
         shape = (self.out_features, self.in_features)
         is_wide = self.weight.numel() >= math.prod(shape)
         return _unpacked(self.weight, shape, torch.float32 if is_wide else self.compute_dtype)
@@ -271,7 +271,7 @@ class _ValuesCountError(Exception):
 
 @dataclass(kw_only=True)
 class KernelResults:
-    """The forms of the results of calls, for the fake tensors of one mode.
+    """Remembers the forms of the results of kernels, for the fake tensors of one mode.
 
     More than `max_kernels` calls raise a SlowReplayError. Without it, the call after `slow_kernels` logs what
     takes so long.
@@ -284,7 +284,7 @@ class KernelResults:
     _n_calls: int = 0
 
     def of(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """What a kernel gives, as torch does; from the second call with the same shapes on without torch."""
+        """Run a kernel, or make its result anew from the form of an earlier call with the same shapes."""
         self._n_calls += 1
         if self.max_kernels is not None and self._n_calls > self.max_kernels:
             raise SlowReplayError(self.max_kernels)

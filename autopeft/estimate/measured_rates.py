@@ -23,7 +23,7 @@ _REPEATS = 9
 
 
 def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
-    """The rates of a device of this machine in a number format, from products, copies and small steps."""
+    """Measure the rates of a device in a number format, by products, copies and small steps."""
     is_cpu = device.type == "cpu"
     side, n_together = (_CPU_SIDE, _CPU_TOGETHER) if is_cpu else (_GPU_SIDE, _GPU_TOGETHER)
     matrices = torch.ones(2, side, side, device=device, dtype=dtype)

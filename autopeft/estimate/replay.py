@@ -109,7 +109,7 @@ def without_weights(
     dtype: torch.dtype,
     lightened: bool = True,
 ) -> PeftModel:
-    """A skeleton in a number format with adapters in float32 on it, as the trainer attaches them.
+    """Attach adapters in float32 to a skeleton in a number format, as the trainer does.
 
     Args:
         base: A skeleton; changed in place.
@@ -121,7 +121,7 @@ def without_weights(
     Raises:
         SpecError: `peft` reads values of weights to attach a config.
     """
-    base_in(base, dtype)
+    set_dtype(base, dtype)
     base.widen_head()
     with _attaching():
         return attach(
@@ -136,8 +136,8 @@ def without_weights(
 def with_configs(
     base: BaseModel, configs: Sequence[PeftConfig], *, dtype: torch.dtype, lightened: bool = True
 ) -> PeftModel:
-    """As `without_weights`, with configs that name task and head themselves, as `peft` attaches them."""
-    base_in(base, dtype)
+    """Attach configs that name task and head themselves to a skeleton, as `peft` does."""
+    set_dtype(base, dtype)
     with _attaching():
         adapted = attach_configs(base.module, _cheap(configs), names=adapter_names(configs))
     if lightened:
@@ -145,8 +145,8 @@ def with_configs(
     return adapted
 
 
-def base_in(base: BaseModel, dtype: torch.dtype) -> None:
-    """Give the weights of a skeleton a number format; what is packed in few bits keeps it."""
+def set_dtype(base: BaseModel, dtype: torch.dtype) -> None:
+    """Set the number format of a skeleton's weights; weights packed in few bits keep theirs."""
     for parameter in base.module.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
@@ -202,7 +202,7 @@ class Replay:
         self._optimizers: dict[tuple[bool, Rates | None], _Optimizer] = {}
 
     def memory(self, step: TrainingStep) -> StepMemory:
-        """The memory of a training step; raises SpecError where a pass reads values of tensors."""
+        """Replay a training step for its memory; raises SpecError if a pass reads values of tensors."""
         key = (step.foreach, step.rates)
         n_terms = iter([step.n_terms(batch) if step.n_terms else 0 for batch in step.micro_batches])
 
@@ -219,7 +219,7 @@ class Replay:
 
 
 def replay(model: nn.Module, step: TrainingStep) -> StepMemory:
-    """The memory of one training step, as of `Replay`."""
+    """Replay one training step of a model without weights; see `Replay`."""
     return Replay(model).memory(step)
 
 
@@ -254,7 +254,7 @@ class _Optimizer:
 
 
 def measure(model: nn.Module, step: TrainingStep) -> StepMemory:
-    """The memory of a training step of a model, which is run on its device; its weights change."""
+    """Run a training step of a model on its device and return its memory; its weights change."""
     return _measured(model, step, _Optimizer(model, foreach=step.foreach))
 
 

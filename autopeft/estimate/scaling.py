@@ -7,7 +7,7 @@ batch and length is replayed as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -66,9 +66,8 @@ class MemoryModel:
             if n_layers is None or n_layers <= DEPTHS[-1]:
                 self._steps[key] = self._replayed(None, n_rows, n_tokens)
             else:
-                few = [self._replayed(depth, n_rows, n_tokens) for depth in DEPTHS]
-                n_more = n_layers - DEPTHS[0]
-                self._steps[key] = combined(few, (1 - n_more, n_more))
+                shallow, deeper = (self._replayed(depth, n_rows, n_tokens) for depth in DEPTHS)
+                self._steps[key] = with_more_layers(shallow, deeper, n_layers - DEPTHS[0])
         return self._steps[key]
 
     def _replayed(self, depth: int | None, n_rows: int, n_tokens: int) -> StepMemory:
@@ -91,24 +90,16 @@ class MemoryModel:
         return self.replays[depth].memory(step)
 
 
-def combined(memories: Sequence[StepMemory], weights: Sequence[float]) -> StepMemory:
-    """The sum of each kind of bytes, weighted; phases that only some of them have are left out."""
+def with_more_layers(shallow: StepMemory, deeper: StepMemory, n_more: int) -> StepMemory:
+    """The memory of a model with `n_more` layers more than a shallow one; the deeper one has one more.
 
-    def total(values: Sequence[int]) -> int:
-        return round(in_all(values))
-
-    def in_all(values: Sequence[float]) -> float:
-        return sum(weight * value for weight, value in zip(weights, values, strict=True))
-
-    def by_phase(maps: Sequence[Mapping[str, int]]) -> dict[str, int]:
-        shared = [phase for phase in maps[0] if all(phase in other for other in maps)]
-        return {phase: total([each[phase] for each in maps]) for phase in shared}
-
+    Phases that only one of them has are left out.
+    """
     values: dict[str, Any] = {}
     for entry in fields(StepMemory):
-        each = [getattr(memory, entry.name) for memory in memories]
-        if isinstance(each[0], Mapping):
-            values[entry.name] = by_phase(each)
+        a, b = getattr(shallow, entry.name), getattr(deeper, entry.name)
+        if isinstance(a, Mapping):
+            values[entry.name] = {name: a[name] + n_more * (b[name] - a[name]) for name in a if name in b}
         else:
-            values[entry.name] = in_all(each) if isinstance(each[0], float) else total(each)
+            values[entry.name] = a + n_more * (b - a)
     return StepMemory(**values)

@@ -15,7 +15,7 @@ from autopeft.adapters import Count, auto_class_of, compile_plan, count_configs,
 from autopeft.errors import SiteError, SpecError
 from autopeft.estimate.fake_tensors import quantise_maps
 from autopeft.estimate.memory_tracker import repeated_layers
-from autopeft.estimate.replay import base_in, with_configs, without_weights
+from autopeft.estimate.replay import set_dtype, with_configs, without_weights
 from autopeft.estimate.scaling import DEPTHS, TracedModel
 from autopeft.estimate.trained_part import Setup, TrainedPart, refusal_in_few_bits, require_trainable
 from autopeft.extension import Batch, Method, Task
@@ -75,7 +75,7 @@ def describe(
     tasks: Mapping[str, Task],
     counted: Count | None = None,
 ) -> Description:
-    """What is trained on which model, from the model's config alone; `counted` if it was counted before.
+    """Describe what is trained on which model, from the model's config alone; `counted` if counted before.
 
     Raises:
         SpecError: The class of the model is none whose batches are known here, or a whole model in few bits.
@@ -175,7 +175,7 @@ class _Builder:
             setup.model, auto_class=self.auto_class or self.task.auto_class, n_layers=n_layers
         )
         if part.is_full:
-            base_in(base, setup.dtype)
+            set_dtype(base, setup.dtype)
             return base.module.requires_grad_(True)
         if setup.model.quantize != "none":
             kept = (*base.head_names, *output_layer_names(base.module))

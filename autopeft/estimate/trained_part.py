@@ -90,7 +90,7 @@ class Setup:
 
 
 def by_name(word: str, methods: Mapping[str, Method]) -> TrainedPart:
-    """A method at every site that it fits, named like `lora_r16`, or `full`; others raise."""
+    """Read a word such as `lora_r16`, a method at every site that it fits, or `full`; others raise."""
     if word.casefold() == FULL:
         return TrainedPart(label="full fine-tuning")
     match = _SHORTHAND.fullmatch(word.casefold())
@@ -114,7 +114,7 @@ def by_name(word: str, methods: Mapping[str, Method]) -> TrainedPart:
 
 
 def _everywhere(method: Method, rank: int, base: BaseModel, methods: Mapping[str, Method]) -> Plan:
-    """A method at every site that it fits, of one rank as far as the sites allow."""
+    """Plan a method at every site that it fits, of one rank as far as the sites allow."""
     if all(method.refusal(site) is not None for site in base.sites):
         raise SiteError(f"{method.name} fits no site of {base.name}; choose another method.")
     context = AllocationContext(

@@ -18,7 +18,8 @@ from autopeft.records import Site
 from autopeft.sensitivity.parts.score import SiteScore, Sums, normalise
 
 
-def _term(site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> Tensor | None:
+def _weight_times_gradient(site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> Tensor | None:
+    """Sum |weight × gradient| over the weights of a site in one batch; None if its weight cannot be read."""
     if site.kind == "parameter":
         return (gradient * inputs).abs().sum()  # not in place: other scores read both
     weight = plain_weight(module)
@@ -27,6 +28,7 @@ def _term(site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> Te
     if site.kind == "norm":
         of_weight = (normalise(module, inputs) * gradient).sum(dim=(0, 1))
     else:
+        # The weight is (out, in), and (in, out) in a Conv1D.
         rows, columns = (inputs, gradient) if isinstance(module, Conv1D) else (gradient, inputs)
         of_weight = rows.flatten(0, 1).T @ columns.flatten(0, 1)
     return of_weight.mul_(weight.detach()).abs_().sum()
@@ -37,5 +39,5 @@ PART = SiteScore(
     summary="summed |weight × gradient|",
     unit="loss",
     reads_examples=True,
-    reducer=lambda sites: Sums(_term),
+    reducer=lambda sites: Sums(_weight_times_gradient),
 )

@@ -109,11 +109,12 @@ class Bench:
             except Exception as error:  # a failed trial is a value
                 if not recovery.lower_memory(error, plan):
                     log.debug("Trial failed", exc_info=True)
+                    status, reason = _failure(error, is_quantised=self.base.n_bits > 0)
                     measurement = Measurement(
                         plan=plan,
                         fidelity=fidelity,
-                        status=_status_of(error),
-                        error=_error_text(error, is_quantised=self.base.n_bits > 0),
+                        status=status,
+                        error=reason,
                         train_seconds=time.perf_counter() - started,
                     )
             if measurement is None or measurement.status is Status.OUT_OF_MEMORY:
@@ -247,7 +248,7 @@ class Bench:
         )
 
     def saved_bytes(self, plan: Plan, rows: Sequence[int]) -> int:
-        """Bytes that rows of the train split, as one micro-batch, keep for the backward pass of a plan."""
+        """Count the bytes that train rows, as one micro-batch, keep for the backward pass of a plan."""
         counter = SavedBytes()
         with (
             self.base.precision.multiplying(),
@@ -291,7 +292,7 @@ class Bench:
         generates: bool = True,
         compute: Compute | None = None,
     ) -> Evaluation:
-        """Metric, loss and per-example scores in dataset order, over a split or a fixed random part.
+        """Evaluate a model on a split or a fixed random part of it; example scores are in dataset order.
 
         `compute` is that of a plan's kind; None is the bench's own.
         """
@@ -330,7 +331,7 @@ class Bench:
     def sample_batches(
         self, *, n_examples: int, batch_size: int, seed: int, compute: Compute | None = None
     ) -> list[Batch]:
-        """A seeded random sample of the train split, in batches sorted by length, cut as those of a step."""
+        """Draw a seeded sample of the train split, in batches sorted by length, cut as those of a step."""
         split, max_tokens = self.splits["train"], (compute or self.compute).micro_batch_tokens
         sample = np.random.default_rng(seed).permutation(len(split.lengths))[:n_examples].tolist()
         sample.sort(key=lambda i: split.lengths[i])
@@ -361,23 +362,17 @@ class Bench:
         return collated
 
 
-def _error_text(error: Exception, *, is_quantised: bool) -> str:
-    """What broke a run off, in the user's words where memory ran out."""
+def _failure(error: Exception, *, is_quantised: bool) -> tuple[Status, str]:
+    """The status of a run that an error broke off, and the reason in the user's words."""
+    if isinstance(error, DivergedError):
+        return Status.DIVERGED, first_line_of(error)
     if isinstance(error, NothingToCutError):
-        further = "take a smaller model" if is_quantised else "pass --quantize 4bit"
-        return f"out of memory at a single row: lower --max-length, or {further}"
+        remedy = "take a smaller model" if is_quantised else "pass --quantize 4bit"
+        return Status.OUT_OF_MEMORY, f"out of memory at a single row: lower --max-length, or {remedy}"
     if is_out_of_memory(error):
-        return "out of memory: lower --micro-batch-tokens, --max-length or --batch-size"
-    if isinstance(error, DivergedError):
-        return first_line_of(error)
-    return f"{type(error).__name__}: {first_line_of(error)}"
-
-
-def _status_of(error: Exception) -> Status:
-    """The status of a run that an error broke off."""
-    if isinstance(error, DivergedError):
-        return Status.DIVERGED
-    return Status.OUT_OF_MEMORY if is_out_of_memory(error) else Status.FAIL
+        remedy = "lower --micro-batch-tokens, --max-length or --batch-size"
+        return Status.OUT_OF_MEMORY, f"out of memory: {remedy}"
+    return Status.FAIL, f"{type(error).__name__}: {first_line_of(error)}"
 
 
 def _require_finite(evaluation: Evaluation, *, metric: str) -> None:

@@ -49,7 +49,7 @@ class _Row:
 def choose_compute(
     bench: Bench, execution: ExecutionSpec, *, trained_params: int = 0
 ) -> tuple[Compute, tuple[Decision, ...]]:
-    """How to compute under the settings, and the decisions about what they leave open.
+    """Choose micro-batches and checkpointing where the settings leave them open; returns the decisions too.
 
     The longest row is run forward through LoRA at all linear maps, to count what it keeps for backward. The
     largest plans train `trained_params`, whose memory is left to them.
@@ -86,7 +86,7 @@ def choose_compute(
 
 
 def less_memory(*, checkpointing: str, is_quantised: bool) -> str:
-    """What to do for less memory, beyond what is on already.
+    """Name what to do for less memory, beyond what is on already.
 
     Args:
         checkpointing: `on`, `off` or `auto`, as `--checkpointing` takes it.
@@ -169,7 +169,7 @@ def _longest_row(bench: Bench, requested: str, *, room: int) -> _Row:
 
 
 def kept_bytes(bench: Bench, plan: Plan, rows: Sequence[int]) -> int:
-    """What train rows, as one micro-batch, keep for the backward pass of a plan, as the bench computes.
+    """Count the bytes that train rows, as one micro-batch, keep for the backward pass of a plan.
 
     With checkpointing these are the inputs of all layers, and what one layer computes again.
     """
@@ -204,7 +204,7 @@ def _plain_bytes(bench: Bench, plan: Plan, row: list[int], requested: str) -> in
 
 
 def most_tokens(device: str, token_bytes: int, *, room: int, weights: int) -> tuple[int, str]:
-    """The most tokens of a micro-batch, >= 1, and which limit decides them.
+    """Find the most tokens of a micro-batch, >= 1, and the limit that decides them.
 
     What fits is rounded down to a power of two: the free memory of a machine is never twice the same.
 

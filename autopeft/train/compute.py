@@ -68,7 +68,7 @@ class Compute:
         return min(best, self.max_eval_tokens or usual)
 
     def of(self, plan: Plan) -> Compute:
-        """How plans of one kind compute, with the same methods and options; to be changed for all of them."""
+        """How plans with the same methods and options compute; a change is for all of them."""
         kind = frozenset((adapter.method, adapter.options) for adapter in plan.adapters)
         if kind not in self._of_kinds:
             self._of_kinds[kind] = replace(self, _of_kinds={})
@@ -82,7 +82,7 @@ class NothingToCutError(MemoryError):
 def in_smaller_batches(
     attempt: Callable[[int], Result], max_tokens: int, *, smallest: int, device: torch.device
 ) -> Result:
-    """What an attempt returns with batches of so many tokens, or of half as many, while memory runs out.
+    """Try batches of so many tokens, and half as many each time that memory runs out.
 
     Raises NothingToCutError where memory runs out at `smallest`, the tokens of the largest row.
     """
@@ -99,7 +99,7 @@ def in_smaller_batches(
 
 
 def micro_batches(rows: Sequence[int], sizes: Counts, *, max_tokens: int | None) -> list[Sequence[int]]:
-    """The rows of a step, cut in their order into parts of at most `max_tokens` each, padding included.
+    """Cut the rows of a step, in their order, into parts of at most `max_tokens` each, padding included.
 
     A part has at least one row, so that a row longer than `max_tokens` is a part of its own.
 
@@ -123,7 +123,7 @@ def micro_batches(rows: Sequence[int], sizes: Counts, *, max_tokens: int | None)
 
 
 def padded_tokens(rows: Sequence[int], sizes: Counts) -> int:
-    """Tokens of a batch of rows that are padded to its longest one; 0 without rows."""
+    """Count the tokens of a batch whose rows are padded to its longest one; 0 without rows."""
     return len(rows) * int(sizes[list(rows)].max(initial=0))
 
 
@@ -160,7 +160,7 @@ class Recovery:
         return how is not None
 
     def _next_try(self, error: Exception) -> str | None:
-        """Leave less to the next try, and say how; None, and all as before, where nothing is left to cut."""
+        """Lower one limit, and say which; None if nothing can be cut, and then all limits are restored."""
         if self.frozen_outputs.cache.n_bytes and self.compute.shares_outputs:
             self.compute.shares_outputs = False
             return "without outputs of frozen layers in memory"

@@ -96,7 +96,7 @@ class EncodedSplit:
 def encode_splits(
     data: LabelledData, *, base: BaseModel, task: Task, max_length: int | None
 ) -> dict[str, EncodedSplit]:
-    """The non-empty splits of a dataset by name; raises ModelError if the model cannot take a train row."""
+    """Encode the non-empty splits of a dataset; raises ModelError if the model cannot take a train row."""
     encoded = {
         split.name: encode_split(split, base=base, task=task, max_length=max_length)
         for split in (data.train, data.search, data.confirm, data.test)
@@ -109,7 +109,7 @@ def encode_splits(
 
 
 def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int | None) -> EncodedSplit:
-    """One split in at most `max_length` tokens; of a large one some rows, the others when they are read.
+    """Encode one split in at most `max_length` tokens; a large one in part, and its other rows when read.
 
     Raises:
         DataError: Too many rows do not fit.
@@ -236,7 +236,7 @@ def _require_known_tokens(rows: Sequence[Sequence[int]], base: BaseModel) -> Non
 
 
 def train_rows(lengths: Counts, *, n_steps: int, batch_size: int, seed: int) -> list[list[int]]:
-    """Row indices of each step; they depend on the seed alone, so that all plans see the same order.
+    """Draw the rows of each step; they depend on the seed alone, so that all plans see the same order.
 
     A longer run begins with the rows of a shorter one.
     """
@@ -250,7 +250,7 @@ def train_rows(lengths: Counts, *, n_steps: int, batch_size: int, seed: int) -> 
 
 
 def epoch_batches(lengths: Counts, *, batch_size: int, rng: np.random.Generator) -> Iterator[list[int]]:
-    """One epoch of full batches in random order, each of rows of similar length, drawn as they are asked for.
+    """Yield the full batches of one epoch in random order, each of rows of similar length.
 
     Rows are shuffled and cut into chunks of 16 batches. Each chunk is sorted by length, cut into batches, and
     its batches are shuffled. The rows that fill no batch are left to later epochs; which ones is random.
@@ -270,9 +270,9 @@ def epoch_batches(lengths: Counts, *, batch_size: int, rng: np.random.Generator)
 
 
 def uncut_lengths(split: Split, rows: Sequence[int], base: BaseModel, task: Task, *, most: int) -> list[int]:
-    """Tokens of some rows of a split with nothing cut off; `most` + 1 stands for any more.
+    """Count the tokens of some rows with nothing cut off; a row of more than `most` counts as `most` + 1.
 
-    Where a model reads a prompt and writes a completion elsewhere, the longer of the two counts.
+    If a model reads a prompt and writes a completion elsewhere, the longer of the two counts.
     """
     inputs, labels = [split.inputs[i] for i in rows], [split.labels[i] for i in rows]
     encoded = task.encode(inputs, labels, base.tokenizer, most + 1)
@@ -283,7 +283,7 @@ def uncut_lengths(split: Split, rows: Sequence[int], base: BaseModel, task: Task
 
 
 def count_tokens(split: Split, base: BaseModel, task: Task, *, block_length: int) -> int:
-    """Tokens of a split that becomes blocks; of a long one by its beginning and its number of characters."""
+    """Count the tokens of a split that becomes blocks; a long one is judged by its beginning."""
     n_characters = sum(len(str(cell)) for row in split.inputs for cell in row)
     beginning, n_more = [], _COUNTED_CHARACTERS
     for row in split.inputs[:_COUNTED_ROWS]:

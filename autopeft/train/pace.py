@@ -29,7 +29,7 @@ class Pace:
 
 
 def pace_of(bench: Bench, plan: Plan) -> Pace:
-    """The pace of a plan: one step and one example, then as many more as take about two seconds.
+    """Time one step and one example of a plan, then as many more as take about two seconds.
 
     A first step of a process may last long, so that a slow one is timed again. The steps are those of a seed
     whose first ones are about as long as a run's are in the mean; what they differ by is taken to cost in

@@ -61,7 +61,7 @@ class State:
 
 
 def pause(position: Position, model: nn.Module, optimizer: Optimizer, *, device: torch.device) -> State:
-    """The state of a run at a position."""
+    """Copy the state of a run at a position."""
     tensors = {"rng": torch.random.get_rng_state()}
     if has_own_generator(device):
         tensors[f"rng.{device.type}"] = random_state(device)

@@ -79,7 +79,7 @@ class RateSchedule:
 
 
 def branch_step(n_steps: int) -> int:
-    """The step of a short run from which its full run goes on."""
+    """The step at which a short run begins to decay, and from which its full run goes on."""
     return min(n_steps - 1, round(_BEFORE_DECAY * n_steps))
 
 
