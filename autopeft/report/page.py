@@ -102,7 +102,13 @@ def page_of(result: SearchResult, words: PartWords, status: str = "complete") ->
     maps = ((score_map(result.sites, score), enough_examples(score)) for score in result.scores)
     failed = [run for run in result.measurements if run.status is not Status.COMPLETE]
     environment = sorted(result.environment.items(), key=lambda item: item[0].lower())
-    fingerprint = result.setting.data_fingerprint
+    fingerprint, n_duplicates = result.setting.data_fingerprint, result.setting.splits.duplicates_removed
+    uses = {
+        "train": "training",
+        "search": "ranking the short runs",
+        "confirm": "judging the full runs",
+        "test": "read once, after the verdict" if result.test else "not read",
+    }
     return RunPage(
         spec=result.spec,
         setting=result.setting,
@@ -117,19 +123,8 @@ def page_of(result: SearchResult, words: PartWords, status: str = "complete") ->
         scores=tuple((merged(drawn), phrase) for drawn, phrase in maps if drawn is not None),
         details=Details(
             splits=(
-                ("train", examples(result, "train"), "training"),
-                ("search", examples(result, "search"), "ranking the short runs"),
-                ("confirm", examples(result, "confirm"), "judging the full runs"),
-                (
-                    "test",
-                    examples(result, "test"),
-                    "read once, after the verdict" if result.test else "not read",
-                ),
-                (
-                    "duplicates",
-                    f"{result.setting.splits.duplicates_removed:,}",
-                    "removed, within and across splits",
-                ),
+                *((name, examples(result, name), use) for name, use in uses.items()),
+                ("duplicates", f"{n_duplicates:,}", "removed, within and across splits"),
             ),
             costs=costs(result),
             settings=tuple((in_words(name), in_words(value)) for name, value in _settings(result)),
