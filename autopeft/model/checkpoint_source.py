@@ -96,7 +96,7 @@ def commit_of(spec: ModelSpec) -> str | None:
 
 
 def pretrained_arguments(source: str, spec: ModelSpec, *, here_only: bool = False) -> dict[str, Any]:
-    """The arguments that tell `from_pretrained` where to load from; with `here_only` nobody asks the hub."""
+    """Make the arguments of `from_pretrained` that say where to load from; `here_only` never asks the hub."""
     arguments: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": False}
     if here_only or (commit_of(spec) is not None and _hub_error(source, spec) is not None):
         arguments["local_files_only"] = True  # transformers would wait for the hub at every file
@@ -129,9 +129,8 @@ def require_reachable(source: str, spec: ModelSpec) -> None:
         # A proxy of the kind SOCKS needs a package, which the words of the error name.
         reason = reason_of(error) if isinstance(error, ImportError) else type(error).__name__
         raise ModelError(
-            f"The base model {source!r} is no directory and not in the hub's cache, and the hub cannot "
-            f"be reached ({reason}); check the spelling and the network, or pass a local "
-            "directory."
+            f"The base model {source!r} is no directory and not in the hub's cache, and the hub cannot be "
+            f"reached ({reason}); check the spelling and the network, or pass a local directory."
         ) from error
 
 
@@ -159,18 +158,13 @@ def config_of(spec: ModelSpec, *, here_only: bool = False) -> Any:
         )
     except LOAD_ERRORS as error:
         raise load_error(source, error) from error
-    refuse_kernels(config, source)
-    return config
-
-
-def refuse_kernels(config: Any, source: str) -> None:
-    """Raise ModelError for a config that names a repository with code for its attention."""
     attention = getattr(config, "_attn_implementation", None)
     if isinstance(attention, str) and "/" in attention:
         raise ModelError(
             f"config.json of {source} asks for code of the hub ({attention}), which is not run here; remove "
             "attn_implementation from it."
         )
+    return config
 
 
 def name_first_token(config: Any, generation_config: Any = None) -> None:

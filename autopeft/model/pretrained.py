@@ -23,7 +23,6 @@ from autopeft.model.checkpoint_source import (
     name_first_token,
     pretrained_arguments,
     reads_images,
-    refuse_kernels,
     require_class,
     require_reachable,
     resolve,
@@ -151,14 +150,8 @@ def load_skeleton(
         ModelError: The config cannot be read.
     """
     source, name = resolve(spec)
-    if not here_only:
-        require_reachable(source, spec)
+    config = config_of(spec, here_only=here_only)
     try:
-        arguments = pretrained_arguments(source, spec)
-        if here_only:
-            arguments["local_files_only"] = True
-        config = transformers.AutoConfig.from_pretrained(**arguments)
-        refuse_kernels(config, source)
         if n_layers is not None:
             text = config.get_text_config()
             text.num_hidden_layers = n_layers
