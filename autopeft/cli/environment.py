@@ -45,9 +45,9 @@ def require_docstrings() -> None:
 def heavy_imports() -> Iterator[None]:
     """Keep the garbage collector at rest while the commands are imported.
 
-    Imports make millions of objects that stay; the collector would look at them again and again, and once
-    more at the end of the process. These objects are set apart, so that the collector never does. Where the
-    pipeline is imported already, nothing is changed.
+    Imports make millions of objects that stay, which the collector would visit again and again, and once
+    more at the end of the process. They are frozen, so that it never does. If the commands are imported
+    already, nothing changes.
     """
     if _HEAVY in sys.modules or not gc.isenabled():
         yield
@@ -91,8 +91,8 @@ def _is_for_nvidia() -> bool:
 def fit_threads() -> None:
     """Let torch take no more threads than a container runs at once, or a task of Slurm was given.
 
-    torch counts the cores that this process may run on. A limit of time hides none of them, and neither does
-    a Slurm that binds no tasks to cores: threads beyond it would wait for each other in every product, or
+    torch counts the cores that this process may run on. A container's limit of time hides none of them, nor
+    does a Slurm that binds no tasks to cores: further threads would wait for each other in every product, or
     take the cores of other jobs. What the user has set stays. Worker processes inherit the variable.
     """
     limits = [math.ceil(cores)] if (cores := allowed_cores()) is not None else []

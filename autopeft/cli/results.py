@@ -332,6 +332,6 @@ def _costs(preview: Preview) -> Iterator[tuple[str, str]]:
         yield "price", f"{price.expected:,.2f} ({price.low:,.2f} to {price.high:,.2f})"
     yield (
         "memory",
-        f"{memory(forecast.peak_bytes)} for a training step with {forecast.dearest}, the dearest method, "
+        f"{memory(forecast.peak_bytes)} for a training step with {forecast.dearest}, which takes the most, "
         "weights included",
     )

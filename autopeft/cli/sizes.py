@@ -26,7 +26,7 @@ _LOOPS = {"autopeft": "autopeft's trainer", "trainer": "the Trainer of transform
 def count_text(count: Count, estimate: StepEstimate | None = None, *, markdown: bool = False) -> str:
     """Write a count in tables, as wide as the terminal at most, or in Markdown.
 
-    `estimate` is that of a training step; None where its memory cannot be told.
+    `estimate` is that of a training step; None if its memory is not known.
     """
     title = (
         f"{count.base_model}: {', '.join(count.methods)}, {count.trainable_params:,} trainable parameters "
@@ -155,8 +155,7 @@ def comparison_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> t
 def comparison_json(counted: Counted) -> dict[str, Any]:
     """One row of a comparison, for scripts.
 
-    `read_by` is null where plain peft alone reads it. Memory, operations and time are null where they cannot
-    be told.
+    `read_by` is null if plain peft alone reads it. Memory, operations and time are null if nobody knows them.
     """
     count, step = counted.count, None if counted.step is None else counted.step.answer.step
     return {
@@ -240,7 +239,7 @@ def _times(estimate: StepEstimate) -> Iterator[str]:
     """Sentences about the time of a step, of a run and of a search."""
     step, run = estimate.answer.typical, estimate.run
     if step.seconds is None:
-        yield "No time is told for a GPU that is not here; name a card, such as --device l4."
+        yield "The speed of a GPU that is not here is not known; name a card, such as --device l4."
         return
     low, expected, high = (duration(share * step.seconds) for share in TIME_SPAN)
     n_tokens = step.n_rows * step.n_tokens

@@ -35,7 +35,7 @@ from autopeft.store import refuse_files, write_plan, write_text
 class Analysis:
     """Scores of a base model's sites on a dataset, and the untested plan that the first score suggests.
 
-    `n_train` counts the examples of the train split. `files` is empty where nothing was written.
+    `n_train` counts the examples of the train split. `files` is empty if nothing was written.
     """
 
     spec: RunSpec

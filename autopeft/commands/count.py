@@ -80,7 +80,7 @@ def _with_head(spec: ModelSpec, *, auto_class: str, head_params: int) -> BaseMod
 class Counted:
     """The trainable parameters of a trained part, and its usual training step.
 
-    `step` is None where its memory cannot be told, and `reason` says why. `servers` are as
+    `step` is None if its memory is not known, and `reason` says why. `servers` are as
     `TrainedPart.servers` gives them.
     """
 

@@ -38,7 +38,7 @@ _HUB_SECONDS = 3.0  # to wait for the hub; chosen by hand
 class Check:
     """One fact of this machine: `ok`, a `note` where something is left out, or `fail`.
 
-    `remedy` says what to do; empty where nothing has to be done.
+    `remedy` says what to do; empty if nothing has to be done.
     """
 
     name: str
@@ -66,7 +66,7 @@ def package_checks(requirements: Sequence[str], version_of: Callable[[str], str 
 
     Args:
         requirements: As in the metadata of a package, with markers for extras.
-        version_of: Gives the installed version of a package; None where it is absent.
+        version_of: Gives the installed version of a package; None if it is absent.
     """
     extras: dict[str, list[Requirement]] = {}
     for requirement in map(Requirement, requirements):

@@ -92,8 +92,8 @@ class RunEstimate:
 class StepEstimate:
     """What is trained, how, and what it takes.
 
-    `dtype` is bfloat16 or float32, `like` names the loop. `rates` are None where the device is not known;
-    then no time is predicted. `run` is None where the number of steps is not known.
+    `dtype` is bfloat16 or float32, `like` names the loop. `rates` are None if the device is not known;
+    then no time is predicted. `run` is None if the number of steps is not known.
     """
 
     part: TrainedPart

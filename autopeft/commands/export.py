@@ -236,7 +236,7 @@ def _run_of(adapter: Path) -> Path | None:
 
 
 def checkpoint_of(spec: ModelSpec, configs: Sequence[PeftConfig], *, needs_base: str) -> Checkpoint:
-    """Find commit and class of a base model's checkpoint; the class is empty if its config is not at hand.
+    """Find commit and class of a base model's checkpoint; the class is empty if its config is not here.
 
     The config is downloaded only for formats that need the base model.
     """
@@ -261,7 +261,7 @@ def with_base(
         spec: Its base model.
         exporter: The format.
         folder: The folder of the adapter, whose config.json may hold the labels.
-        run: The run that the adapter is of; None where none is known.
+        run: The run that the adapter is of; None if none is known.
     """
     skeleton = model.load_skeleton(spec, auto_class=adapters.auto_class_of(source.configs)).module
     if source.checkpoint.own_class:
@@ -306,7 +306,7 @@ def with_base(
 def _label_names(
     skeleton: nn.Module, source: ExportSource, head_config: Mapping[str, Any], run: Path | None
 ) -> tuple[str, ...]:
-    """Labels beside the adapter or of the run; else numbers for those of its head; else none."""
+    """The labels in the adapter's folder, else of its run; else numbers as names; none without a head."""
     n_labels = exports.n_trained_labels(source, skeleton)
     id2label = head_config.get("id2label")
     if isinstance(id2label, dict) and (n_labels is None or len(id2label) == n_labels):

@@ -171,7 +171,7 @@ def save(adapted: PeftModel, folder: str | Path) -> None:
 
 
 def task_type_of(module: nn.Module) -> str | None:
-    """`peft`'s task type of a model's class; None where `peft` has no task type for it."""
+    """`peft`'s task type of a model's class; None if `peft` has no task type for it."""
     for task in discover("autopeft.tasks").values():
         config = getattr(module, "config", None)
         class_name = loading_class(config, task.auto_class)

@@ -42,7 +42,7 @@ class PushRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Pushed:
-    """The files of a push by name with their bytes; `url` is None where nothing was uploaded."""
+    """The files of a push by name with their bytes; `url` is None if nothing was uploaded."""
 
     repo: str
     base_model: str
@@ -51,11 +51,11 @@ class Pushed:
 
 
 def push(request: PushRequest) -> Pushed:
-    """Upload trained weights with their model card; a repository that exists is kept unless told otherwise.
+    """Upload trained weights with their model card; `overwrite` alone replaces one that exists.
 
     Raises:
-        SpecError: The name is none of the hub, the repository exists, or the base model is not on the hub.
-            Also where weights or configs differ from their checksums.
+        SpecError: The name is not allowed, the repository exists, or the base model is not on the hub.
+            Also if weights or configs differ from their checksums.
         RunDirError: The run has no finished weights.
         HubError: The hub cannot be reached, or refuses.
     """
@@ -68,8 +68,8 @@ def push(request: PushRequest) -> Pushed:
     trained = _trained(request.run)
     if trained is None and not is_run(request.run):
         raise RunDirError(
-            f"{request.run} is the folder of no search, which has a run.yaml, and of no `train`, which has a "
-            f"{TRAINED} from version 0.3 on. Pass one of these folders, or train the plan again."
+            f"{request.run} has neither the run.yaml of a search nor the {TRAINED} of `train`, which versions "
+            "before 0.3 did not write; pass a folder that has one, or train the plan again."
         )
     weights = finished_weights(RunDir.open(request.run)) if trained is None else request.run
     result = trained or RunDir.open(request.run).load_result()

@@ -151,7 +151,7 @@ def train_plan(
 
 
 def require_data(path: Path, document: PlanDocument, data_source: str | None) -> None:
-    """Raise SpecError for a plan without a dataset, as of a push, that is neither the demo's nor its run's.
+    """Raise SpecError for a plan without a dataset, such as a pushed one, that is not of the demo.
 
     It would be trained on the built-in reviews otherwise, which are not what the plan was made for.
     """
@@ -249,7 +249,7 @@ class Unfinished:
 
     @property
     def step(self) -> int | None:
-        """How many steps are done; None where nothing is kept."""
+        """How many steps are done; None if nothing is kept."""
         return kept_step(self.state)
 
     @property
@@ -260,7 +260,7 @@ class Unfinished:
         return f"the state after step {self.step:,} is kept; the same command with --resume goes on from it"
 
     def check(self, *, resume: bool) -> None:
-        """Raise RunDirError where there is nothing to resume, or something that the user did not ask for."""
+        """Raise RunDirError if there is nothing to resume, or something that the user did not ask for."""
         if resume and self.step is None:
             raise RunDirError(f"{self.folder} holds no unfinished training; start it without --resume.")
         if not resume and self.step is not None:

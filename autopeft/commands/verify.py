@@ -57,7 +57,7 @@ class Reading:
     """The outputs of one reader beside those of the finished plan.
 
     `largest_difference` is the largest of all outputs (logits), divided by the largest output where that is
-    above 1; infinite where the outputs differ in shape. `faults` are phrases on tensors and names that match
+    above 1; infinite if the outputs differ in shape. `faults` are phrases on tensors and names that match
     nothing.
     """
 
@@ -149,7 +149,7 @@ def _contents(path: Path, requested: tuple[str, ...]) -> tuple[list[ConfigFile],
 
 
 def _base_spec(files: Sequence[ConfigFile], expected: Expected, request: VerifyRequest) -> ModelSpec:
-    """The base model that the adapter names; the run's where the request names one or the adapter none."""
+    """The base model that the adapter names; that of the run if it names none, or the user named one."""
     used = expected.spec.model
     config = next((file.config for file in files if file.config.base_model_name_or_path), None)
     if config is None or request.model_id is not None:
@@ -329,7 +329,7 @@ def largest_difference(expected: Sequence[torch.Tensor], outputs: Sequence[torch
 def tolerance_of(merged: Path | None, requested: float | None = None) -> float:
     """Take the user's tolerance, else the largest difference that rounding explains.
 
-    `merged` is the folder of a whole model. Raises SpecError where the user's is no number of at least 0.
+    `merged` is the folder of a whole model. Raises SpecError if the user's is no number of at least 0.
     """
     if requested is not None and not 0 <= requested < math.inf:
         raise SpecError(f"The tolerance is {requested:g}; pass --tolerance with a number of at least 0.")
