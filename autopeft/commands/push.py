@@ -68,8 +68,8 @@ def push(request: PushRequest) -> Pushed:
     trained = _trained(request.run)
     if trained is None and not is_run(request.run):
         raise RunDirError(
-            f"{request.run} has neither the run.yaml of a search nor the {TRAINED} of `train`, which versions "
-            "before 0.3 did not write; pass a folder that has one, or train the plan again."
+            f"{request.run} has neither the run.yaml of a search nor the {TRAINED} of `train`, which "
+            "versions before 0.3 did not write; pass a folder that has one, or train the plan again."
         )
     weights = finished_weights(RunDir.open(request.run)) if trained is None else request.run
     result = trained or RunDir.open(request.run).load_result()
