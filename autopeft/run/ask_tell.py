@@ -57,8 +57,8 @@ from autopeft.store import (
     RunDir,
     by_dotted_name,
     claimed_folder,
-    put_in_place,
     read_checked,
+    replace_folder,
     resolve_settings,
     write_checked,
     write_plan,
@@ -488,8 +488,7 @@ class Study:
         shutil.rmtree(self._run.half_best, ignore_errors=True)
         write_plan(self._run.half_best / "plan.yaml", document)
         shutil.copytree(self._finished((plan, full.fidelity)), self._run.half_best / "weights")
-        shutil.rmtree(self._run.best, ignore_errors=True)
-        put_in_place(self._run.half_best, self._run.best)
+        replace_folder(self._run.half_best, self._run.best)
 
 
 def _with_rows(measurement: Measurement) -> Measurement:

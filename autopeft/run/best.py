@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,9 +32,8 @@ from autopeft.run.prepare import Prepared
 from autopeft.run.reporting import hub_base, write_card
 from autopeft.store import (
     RunDir,
-    cannot_write,
     damaged,
-    put_in_place,
+    replace_folder,
     seal_of,
     write_plan,
     write_text,
@@ -46,24 +44,15 @@ BASE_SAMPLE = "base_sample"
 
 
 def write_best(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
-    """Write `best/`, with the weights of the first full run of the best plan; replaces an older `best/`.
-
-    The older one is moved away and not removed first: Windows keeps a folder in which a file is open.
-    """
-    fresh, older = run.half_best, run.path / f".best.{secrets.token_hex(4)}.tmp"
+    """Write `best/`, with the weights of the first full run of the best plan; replaces an older `best/`."""
+    fresh = run.half_best
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         _fill(fresh, run, prepared, result)
     except BaseException:  # a signal, too
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-    try:
-        if run.best.exists():
-            put_in_place(run.best, older)
-        put_in_place(fresh, run.best)
-    except OSError as error:
-        raise cannot_write(run.best, error) from error
-    shutil.rmtree(older, ignore_errors=True)
+    replace_folder(fresh, run.best)
 
 
 def write_plans(run: RunDir, prepared: Prepared, result: SearchResult) -> None:

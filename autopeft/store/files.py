@@ -85,6 +85,21 @@ def put_in_place(fresh: Path, path: Path) -> None:
             time.sleep(_PAUSE_SECONDS)
 
 
+def replace_folder(fresh: Path, folder: Path) -> None:
+    """Put a folder in the place of another; raises RunDirError, and leaves both whole, if a file is open there.
+
+    The older one is moved away before it is removed, since Windows keeps a folder in which a file is open.
+    """
+    older = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        if folder.exists():
+            put_in_place(folder, older)
+        put_in_place(fresh, folder)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    shutil.rmtree(older, ignore_errors=True)
+
+
 def cannot_write(path: Path, error: OSError) -> RunDirError:
     """The error for a path that the system refuses to write."""
     remedy = _REMEDIES.get(error.errno or 0, "Mend the cause, or pass another --out")

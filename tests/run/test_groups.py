@@ -56,8 +56,6 @@ def test_a_search_counts_groups_and_its_report_says_so(spoken: RunSpec) -> None:
         text = (out / page).read_text(encoding="utf-8")
         assert "40 in 8 groups" in text and "40 in 10 groups" in text
         assert "the groups of rows" in text
-    card = (out / "best" / "weights" / "README.md").read_text(encoding="utf-8")
-    assert "the groups of rows" in card
 
 
 def test_the_groups_are_those_of_the_evaluated_rows(spoken: RunSpec) -> None:

@@ -20,12 +20,12 @@ from autopeft import space
 from autopeft.engine.runs import wait_for_any
 from autopeft.errors import RunDirError
 from autopeft.records import RunSpec, commands, python_words
-from autopeft.run import best
 from autopeft.store import (
     checksums,
     files,
     parse_yaml,
     read_yaml,
+    replace_folder,
     require_unchanged,
     seal_folder,
 )
@@ -89,10 +89,10 @@ def test_a_best_folder_that_is_open_stays_whole(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(RunDirError, match="best cannot be written"):
-        best._put_in_place(fresh, old)
+        replace_folder(fresh, old)
     assert (old / "plan.yaml").read_text() == "old"
     monkeypatch.setattr(os, "replace", replace)
-    best._put_in_place(fresh, old)
+    replace_folder(fresh, old)
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
     assert (old / "plan.yaml").read_text() == "new"
 
