@@ -86,7 +86,7 @@ def put_in_place(fresh: Path, path: Path) -> None:
 
 
 def replace_folder(fresh: Path, folder: Path) -> None:
-    """Put a folder in the place of another; raises RunDirError, and leaves both whole, if a file is open there.
+    """Put a folder in the place of another, or leave both whole and raise RunDirError.
 
     The older one is moved away before it is removed, since Windows keeps a folder in which a file is open.
     """
