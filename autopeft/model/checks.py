@@ -229,9 +229,9 @@ def _reached(base: BaseModel, features: Mapping[str, Tensor]) -> tuple[set[str],
     with_4d_inputs: set[str] = set()
 
     def add_zero(_: nn.Module, args: Any, kwargs: Any, output: Any, *, site: Site) -> Tensor | None:
-        fits = len(args) == 1 and not kwargs and getattr(output, "shape", ())[-1:] == (site.out_features,)
-        # Experts in one parameter are adapted in their weights, whatever their module takes.
-        if not isinstance(output, Tensor) or not (fits or site.kind == "parameter"):
+        is_map = len(args) == 1 and not kwargs and getattr(output, "shape", ())[-1:] == (site.out_features,)
+        # Experts in one parameter are adapted in their weights, whatever arguments their module takes.
+        if not isinstance(output, Tensor) or not (is_map or site.kind == "parameter"):
             return None
         if site.kind in ("linear", "conv1d") and args[0].ndim == 4:
             with_4d_inputs.add(site.name)

@@ -69,7 +69,8 @@ def _squares(
         if room is None:
             room = _SQUARES_SHARE * free_bytes(rows.device)
         n_bytes = rows.shape[1] ** 2 * rows.element_size()
-        if not squares or n_bytes <= room:  # there is never more room later, so that no batch is left out
+        # `room` only falls: a map that is not summed from its first batch on is never summed in this pass.
+        if not squares or n_bytes <= room:
             squares[name] = 0 + rows.T @ rows
             room -= n_bytes
 

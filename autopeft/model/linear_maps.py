@@ -98,13 +98,12 @@ def hidden_size(config: Any, sites: Sequence[Site]) -> int:
     2. If the config names none, it is the median of the sites' inputs; 0 without sites.
     """
     inputs = Counter(site.in_features for site in sites)
-    named: set[int] = set()
+    widths: set[int] = set()  # one of each part of the model; Swin's is that of its last stage
     for part in (config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", {}))):
         sizes = (getattr(part, name, None) for name in _WIDTHS)
-        # Swin and such name that of their last stage.
-        named.update([size for size in sizes if isinstance(size, int) and size > 0][:1])
-    if named:
-        return max(named, key=lambda size: (inputs[size], size))
+        widths.update([size for size in sizes if isinstance(size, int) and size > 0][:1])
+    if widths:
+        return max(widths, key=lambda width: (inputs[width], width))
     return median_low(inputs.elements()) if inputs else 0
 
 

@@ -102,7 +102,7 @@ def note_flags(module: nn.Module) -> Callable[[], None]:
     flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in module.parameters()]
     modes = [(child, child.training) for child in module.modules()]
     configs = [vars(part) for part in text_configs(cast(Any, module).config)]
-    padding = [{name: part[name] for name in ("pad_token_id",) if name in part} for part in configs]
+    padding = [{n: value for n, value in part.items() if n == "pad_token_id"} for part in configs]
 
     def restore() -> None:
         for child, training in modes:
