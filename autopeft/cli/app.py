@@ -6,6 +6,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ from autopeft.cli.environment import (
 )
 from autopeft.cli.exit_codes import PlainErrors, exit_codes, reader_may_leave
 from autopeft.cli.printing import print_json
-from autopeft.records import VERSION, SearchResult, setting_values
+from autopeft.records import VERSION, SearchResult
 from autopeft.store import parse_duration, resolve_settings
 
 # Paragraphs, since rich joins lines.
@@ -254,7 +255,7 @@ def train(
             from autopeft import commands
             from autopeft.report.formatting import metric as metric_words
 
-        settings = setting_values(spec, explicit)
+        settings = {name: attrgetter(name)(spec) for name in explicit}
         out = settings.get("output.out")
         execution = ("device", "dtype", "memory_bytes", "micro_batch_tokens", "checkpointing")
         overridden = ("model.quantize", *(f"execution.{name}" for name in execution))

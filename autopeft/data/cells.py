@@ -30,7 +30,7 @@ def is_missing(cell: Any) -> bool:
 
 
 def as_string(cell: Any, column: str) -> str | None:
-    """A cell as text; None if it is missing or blank. Raises DataError for a list or a record."""
+    """Read a cell as text; None if it is missing or blank. Raises DataError for a list or a record."""
     if isinstance(cell, list | dict):
         raise DataError(
             f"Column {column} holds {shortened(str(cell), 60)}; allowed is one text or label per row."
@@ -40,7 +40,7 @@ def as_string(cell: Any, column: str) -> str | None:
 
 
 def as_label(cell: Any, column: str) -> str | None:
-    """A label as text; "1.0" becomes "1", since one missing cell turns integers into floats.
+    """Read a label as text; "1.0" becomes "1", since one missing cell turns integers into floats.
 
     "1.00" stays, as a price or another number with two digits after its point.
     """
@@ -50,17 +50,17 @@ def as_label(cell: Any, column: str) -> str | None:
 
 
 def as_group(cell: Any, column: str) -> str | None:
-    """A group as text; "1.0" and "1.00" become "1", since another file may write the group like that."""
+    """Read a group as text; "1.0" and "1.00" become "1", since another file may write the group so."""
     text = as_string(cell, column)
     return text and re.sub(r"^(-?\d+)\.0+$", r"\1", text.strip())
 
 
 def as_read(cells: Sequence[Any], column: str, *, reads_lists: bool = True) -> Sequence[Any]:
-    """The cells of a column as their writer had them.
+    """Undo what a file format did to the cells of a column.
 
-    Bytes are text. Floats are whole numbers where all of them are and a cell is missing, since pandas writes
-    such columns as floats. With `reads_lists` texts are lists where all of them are lists written as text, as
-    in a CSV file.
+    1. Bytes become text.
+    2. Floats become integers if all of them are whole and a cell is missing: pandas writes such columns so.
+    3. With `reads_lists`, texts become lists if all of them are lists written as text, as in a CSV file.
 
     Raises:
         DataError: Bytes are no UTF-8, or a list is written as numpy does.
@@ -74,7 +74,6 @@ def as_read(cells: Sequence[Any], column: str, *, reads_lists: bool = True) -> S
 
 
 def _decoded(cell: Any, column: str) -> Any:
-    """A cell with its bytes as text."""
     if isinstance(cell, list):
         return [_decoded(item, column) for item in cell]
     if not isinstance(cell, bytes):
@@ -104,7 +103,7 @@ def _written_lists(cells: Sequence[Any], column: str) -> Sequence[Any]:
 
 
 def _written_list(text: str, column: str) -> list[Any] | None:
-    """The list that a text is in JSON or Python; None for another text, a DataError for numpy's list."""
+    """Parse a list that is written in JSON or Python; None for another text, a DataError for numpy's list."""
     try:
         written = json.loads(text)  # first, as it is a hundred times faster
     except (ValueError, RecursionError):

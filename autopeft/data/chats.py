@@ -33,18 +33,17 @@ def holds_tools(cells: Sequence[Any]) -> bool:
 def chat_row(
     where: str, cells: Sequence[Any], group: str | None, *, system: str | None = None, tools: Any = None
 ) -> Row | None:
-    """A row whose input is all messages but the last, as JSON, and whose label is the last answer.
+    """Make a row of a chat: all messages but the last as JSON, and the last answer as the label.
 
-    The cells hold one chat together: a prompt and its completion, each a list of messages, or one list. None
-    for a chat that lacks a cell, or has no answer at its end: its last message is the user's, is blank, or
-    has the weight 0. `chat_of` reads the input again.
+    None for a chat that lacks a cell, or has no answer at its end: its last message is the user's, is blank,
+    or has the weight 0. `chat_of` reads the input again.
 
     Args:
         where: The row, in words.
-        cells: Lists of messages.
+        cells: One list of messages, or two: a prompt and its completion.
         group: Of the row.
-        system: What becomes the first message, where the chat begins with no system message.
-        tools: That the assistant may call, a list or its JSON; blank without.
+        system: The first message of a chat that begins with no system message.
+        tools: Tools that the assistant may call, a list or its JSON; blank without.
     """
     if not all(cells):
         return None
@@ -79,7 +78,7 @@ def chat_row(
 
 
 def chat_of(text: str) -> tuple[list[dict[str, Any]], list[Any] | None]:
-    """The messages before an answer and the tools, None without, of the input of a row by `chat_row`."""
+    """Read the input of a row by `chat_row`: the messages before the answer, and the tools or None."""
     chat = json.loads(text)
     return (chat, None) if isinstance(chat, list) else (chat[_MESSAGES], chat[_TOOLS])
 
@@ -101,7 +100,7 @@ def _last_message(cells: Sequence[Any]) -> Any:
 
 
 def _listed(cell: Any) -> list[Any] | None:
-    """The list of a cell or of its JSON, empty where the cell is blank or null; None for anything else."""
+    """Read a cell as a list, or as its JSON; empty for a blank cell, None for anything else."""
     try:
         tools = (json.loads(cell) if isinstance(cell, str) and cell.strip() else cell) or []
     except ValueError:
@@ -110,9 +109,9 @@ def _listed(cell: Any) -> list[Any] | None:
 
 
 def _message(turn: Any, where: str) -> dict[str, Any]:
-    """A message with role and content, also from ShareGPT's `from` and `value`; calls of tools are kept.
+    """Read a message's role, content and calls of tools, also from ShareGPT's `from` and `value`.
 
-    A table fills what a message lacks with None, which is left out; a call may have no content.
+    A table fills missing keys with None, which are left out; a call may have no content.
     """
     if not isinstance(turn, Mapping):
         raise DataError(
@@ -149,7 +148,7 @@ def _without_none(cell: Any) -> Any:
 
 
 def _with_arguments(calls: Any) -> Any:
-    """Calls with their arguments as records: templates write as JSON what OpenAI's files hold as its text."""
+    """Parse the arguments of calls: OpenAI's files hold them as text, and templates write them as JSON."""
     if isinstance(calls, list):
         return [_with_arguments(call) for call in calls]
     if not isinstance(calls, dict):

@@ -70,7 +70,6 @@ from autopeft.records.spec import (
     RunSpec,
     SearchSpec,
     TaskSpec,
-    setting_values,
     with_setting,
 )
 from autopeft.records.text import (

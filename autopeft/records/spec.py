@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from autopeft.records.fields import SettingField, Topic, setting, settings_of
 
@@ -300,19 +300,8 @@ SETTINGS: Mapping[str, SettingField] = settings_of(RunSpec)
 SHORT_NAMES: Mapping[str, SettingField] = {field.short: field for field in SETTINGS.values() if field.short}
 
 
-def setting_values(spec: RunSpec, names: Iterable[str]) -> dict[str, Any]:
-    """The values of some settings by their dotted names.
-
-    Example:
-        >>> setting_values(RunSpec(), ["search.seed"])
-        {'search.seed': 0}
-    """
-    parts = {name: name.partition(".") for name in names}
-    return {name: getattr(getattr(spec, topic), field) for name, (topic, _, field) in parts.items()}
-
-
 def with_setting(spec: RunSpec, name: str, value: object) -> RunSpec:
-    """The settings with another value of one of them, by its dotted name.
+    """Replace the value of one setting, by its dotted name.
 
     Example:
         >>> with_setting(RunSpec(), "search.trials", 8).search.trials

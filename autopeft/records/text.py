@@ -16,12 +16,12 @@ Record = TypeVar("Record")
 
 
 def to_json(record: Any) -> Any:
-    """Plain dictionaries, lists, strings and numbers that stand for a record."""
+    """Turn a record into plain dictionaries, lists, strings and numbers."""
     return _adapter(cast(Any, type(record))).dump_python(record, mode="json")
 
 
 def from_json(kind: type[Record], content: Any) -> Record:
-    """The record that `to_json` was given; raises pydantic's ValidationError on other content."""
+    """Restore the record that `to_json` was given; raises pydantic's ValidationError on other content."""
     return cast(Record, _adapter(cast(Any, kind)).validate_python(content))
 
 
@@ -32,7 +32,7 @@ def digest_of(content: Any) -> str:
 
 
 def rate(value: float) -> str:
-    """A learning rate as people write it: two digits, with an exponent below 0.1 and from 1,000 on.
+    """Write a learning rate with two digits, and with an exponent below 0.1 and from 1,000 on.
 
     Example:
         >>> rate(0.004), rate(0.00015), rate(0.65), rate(4.0), rate(216.0)
@@ -46,7 +46,7 @@ def rate(value: float) -> str:
 
 
 def minus(text: str) -> str:
-    """The text of a number with a minus sign in place of the hyphen.
+    """Put a minus sign in place of a number's hyphen.
 
     Example:
         >>> minus("-0.4"), minus("0.4")
@@ -56,7 +56,7 @@ def minus(text: str) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """A text in at most `most` characters, of which the last says that it goes on.
+    """Cut a text to at most `most` characters, the last of which says that it goes on.
 
     Example:
         >>> shortened("number", 6), shortened("numbers", 6)
@@ -66,7 +66,7 @@ def shortened(text: str, most: int) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A count with its noun, in the plural unless the count is one.
+    """Write a count with its noun, in the plural unless the count is one.
 
     Example:
         >>> counted(1, "train row"), counted(20, "train row")
@@ -76,7 +76,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def path_at_home(source: str | Path) -> Path:
-    """A path with the home folder in place of `~`, which stays where the system knows no such home.
+    """Put the home folder in place of `~`, which stays where the system knows no such home.
 
     `Path.expanduser` raises RuntimeError there, as in a container whose user has no name.
     """
@@ -89,7 +89,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def rate_position(learning_rate: float, bounds: tuple[float, float]) -> float | None:
-    """Where a rate lies in a range, on a logarithmic scale; None without a rate, or in a range of one rate.
+    """Locate a rate in a range, on a logarithmic scale; None without a rate, or in a range of one rate.
 
     Example:
         >>> rate_position(1e-3, (1e-4, 1e-2)), rate_position(1e-3, (1e-3, 1e-3))
