@@ -43,7 +43,7 @@ def reseal(folder: Path, rewritten: Collection[Path]) -> None:
 
 
 def seal_of(folder: Path) -> str | None:
-    """The SHA-256 of a folder's checksums; None where the folder has none, or a file differs from its own."""
+    """Digest a folder's checksums; None if it has none, or if a file no longer has its checksum."""
     try:
         sums = _sums(folder)
         if sums is None or any(sha256_of(folder / name) != sum_ for name, sum_ in sums.items()):
@@ -54,7 +54,7 @@ def seal_of(folder: Path) -> str | None:
 
 
 def require_unchanged(folder: Path) -> None:
-    """Raise SpecError where an adapter in a folder no longer has its checksum; folders without any pass."""
+    """Raise SpecError if an adapter in a folder no longer has its checksum; folders without any pass."""
     for name, expected in (_sums(folder) or {}).items():
         path = folder / name
         if not path.is_file():
@@ -68,7 +68,7 @@ def require_unchanged(folder: Path) -> None:
 
 
 def _synced_files(folder: Path) -> list[Path]:
-    """The files in a folder but the checksums, which are now on the disk."""
+    """Sync the files of a folder to the disk, and list them; the checksums are left out."""
     follow_umask(folder)
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _FILE)
     for path in paths:
@@ -80,12 +80,12 @@ def _synced_files(folder: Path) -> list[Path]:
 
 
 def _is_sealed(name: str) -> bool:
-    """Whether a file, by its name, decides what an adapter computes."""
+    """Whether a file decides what an adapter computes, by its name."""
     return name in ("adapter_config.json", "order.json") or name.endswith(".safetensors")
 
 
 def _sums(folder: Path) -> dict[str, str] | None:
-    """The checksums of the sealed files; earlier versions had some of all files."""
+    """Read the checksums of the sealed files; None without any. Earlier versions sealed all files."""
     path = folder / _FILE
     if not path.is_file():
         return None
@@ -101,18 +101,18 @@ def _sums(folder: Path) -> dict[str, str] | None:
 
 
 def write_checked(path: Path, content: Any) -> None:
-    """Write JSON content with its checksum; raises RunDirError where the file cannot be written."""
+    """Write JSON content with its checksum; raises RunDirError if the file cannot be written."""
     write_text(path, json.dumps({"sha256": digest_of(content), "content": content}) + "\n")
 
 
 def read_checked(path: Path, *, remedy: str) -> Any:
-    """The content that `write_checked` wrote.
+    """Read the content that `write_checked` wrote.
 
     A file of an earlier version, which has no checksum, is read with a warning.
 
     Args:
         path: The file.
-        remedy: What the user can do where the file is damaged, for the error.
+        remedy: What the user can do if the file is damaged, for the error.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -133,5 +133,5 @@ def read_checked(path: Path, *, remedy: str) -> Any:
 
 
 def damaged(path: Path, *, remedy: str) -> RunDirError:
-    """The error for a file of a run whose content is not what the run wrote."""
+    """Make the error for a file whose content is not what the run wrote."""
     return RunDirError(f"{path} cannot be read: it is damaged or was edited; {remedy}.")

@@ -71,7 +71,7 @@ def write_bytes(path: Path | str, content: bytes) -> None:
 
 
 def put_in_place(fresh: Path, path: Path) -> None:
-    """Put a file in the place of another at once, or a folder where there is none.
+    """Move a file to a path at once, over an older file; or a folder to a path that is free.
 
     Windows refuses it while a program reads the old file, or one in the new folder; it is tried for a second.
     """
@@ -101,13 +101,13 @@ def replace_folder(fresh: Path, folder: Path) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> RunDirError:
-    """The error for a path that the system refuses to write."""
+    """Make the error for a path that the system refuses to write."""
     remedy = _REMEDIES.get(error.errno or 0, "Mend the cause, or pass another --out")
     return RunDirError(f"{path} cannot be written: {error.strerror or error}. {remedy}.")
 
 
 def sha256_of(path: Path | str) -> str:
-    """SHA-256 of a file's bytes, 64 hexadecimal digits."""
+    """Digest a file: SHA-256 of its bytes, 64 hexadecimal digits."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as stream:
         while chunk := stream.read(1 << 20):
@@ -116,7 +116,7 @@ def sha256_of(path: Path | str) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk, as far as its file system does that."""
+    """Sync the names in a folder to the disk, if its file system does that."""
     if os.name != "posix":  # Windows cannot open a folder, and needs no sync of it
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -130,7 +130,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def refuse_files(out: Path) -> None:
-    """Raise RunDirError where a folder to write to holds files already, is a file, or cannot be made."""
+    """Raise RunDirError if a folder to write to holds files already, is a file, or cannot be made."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunDirError(f"{out} is there already and not empty; pass another --out.")
     parents = out.absolute().parents
@@ -141,7 +141,7 @@ def refuse_files(out: Path) -> None:
 
 @contextlib.contextmanager
 def fresh_folder(out: Path) -> Iterator[Path]:
-    """A new folder beside `out`, renamed to `out` at the end, or removed where something goes wrong.
+    """Make a new folder beside `out`, renamed to `out` at the end, or removed if something goes wrong.
 
     Raises:
         RunDirError: `out` holds files already, or cannot be written.
@@ -166,7 +166,7 @@ def fresh_folder(out: Path) -> Iterator[Path]:
 
 
 def save_processor(processor: Any, folder: Path | str) -> None:
-    """Save a tokenizer or image processor; OSError where the system refuses, whatever it raises."""
+    """Save a tokenizer or image processor; raises OSError if the system refuses."""
     try:
         processor.save_pretrained(str(folder))
     except Exception as error:  # tokenizers in Rust raise no class of their own, with the number in the text
@@ -177,7 +177,7 @@ def save_processor(processor: Any, folder: Path | str) -> None:
 
 
 def sweep_fresh_folders(out: Path) -> None:
-    """Remove what killed processes left of their fresh folders for `out`."""
+    """Remove the fresh folders for `out` of processes that were killed."""
     for folder in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
         if _FRESH.fullmatch(folder.name.removeprefix(f".{out.name}")):
             shutil.rmtree(folder, ignore_errors=True)
@@ -185,7 +185,7 @@ def sweep_fresh_folders(out: Path) -> None:
 
 @contextlib.contextmanager
 def without_empty_parents(path: Path) -> Iterator[None]:
-    """A context that removes the folders above a path that it made, where it fails and they are empty."""
+    """If the context fails, remove the empty folders above a path that were made in it."""
     lacking = [folder for folder in path.absolute().parents if not folder.exists()]
     try:
         yield

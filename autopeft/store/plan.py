@@ -63,7 +63,7 @@ class _PlanFile(_Strict):
 
 
 def write_plan(path: Path | str, document: records.PlanDocument, *, header: str | None = None) -> None:
-    """Write `plan.yaml`, one line per adapter; raises RunDirError where it cannot be written.
+    """Write `plan.yaml`, one line per adapter; raises RunDirError if it cannot be written.
 
     `header` replaces the comments at the top: whole lines, each beginning with `#`.
     """
@@ -98,7 +98,7 @@ def write_plan(path: Path | str, document: records.PlanDocument, *, header: str 
 
 
 def read_plan(path: Path | str) -> records.PlanDocument:
-    """The plan in a file that `write_plan` wrote or a person edited.
+    """Read a plan from a file that `write_plan` wrote or a person edited.
 
     Args:
         path: The file, or a folder that holds `plan.yaml` or `best/plan.yaml` (a run directory).

@@ -73,7 +73,7 @@ class RunDir:
 
     @classmethod
     def create(cls, path: Path | str, *, resume: bool) -> RunDir:
-        """A fresh run directory, or with `resume` an existing one, locked for this process.
+        """Make a run directory, or with `resume` take an existing one, locked for this process.
 
         Raises:
             RunDirError: The folder holds files already, is no run to resume, is in use by another
@@ -110,7 +110,7 @@ class RunDir:
 
     @staticmethod
     def check(path: Path | str) -> None:
-        """Raise RunDirError where `create` would refuse a fresh run directory; nothing is written."""
+        """Raise RunDirError if `create` would refuse a fresh run directory; nothing is written."""
         path = Path(path)
         try:
             _refuse_files(path)
@@ -122,7 +122,7 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path | str) -> RunDir:
-        """An existing run to read from, not locked; RunDirError where there is none, or a link in it."""
+        """Open an existing run to read from, not locked; RunDirError if there is none, or a link in it."""
         path = Path(path)
         try:
             _refuse_no_run(path)
@@ -163,12 +163,12 @@ class RunDir:
         return self.state / "weights" / f"{plan.digest}-{seed}"
 
     def under_way(self, plan: Plan, fidelity: Fidelity) -> Path:
-        """Folder for the state of a run that is under way, from which it goes on where it was stopped."""
+        """Folder for the state of a training that is under way, from which it goes on if it is stopped."""
         name = f"{plan.digest}-{fidelity.split}-{fidelity.train_steps}-{fidelity.seed}"
         return self.state / "under_way" / name
 
     def forget_under_way(self) -> None:
-        """Remove the states of runs that are under way, where the search needs none of them any more."""
+        """Remove the states of trainings that were under way, once the search is finished."""
         shutil.rmtree(self.state / "under_way", ignore_errors=True)
 
     def write_spec(self, spec: RunSpec) -> None:
@@ -184,7 +184,7 @@ class RunDir:
         write_text(self.path / "run.yaml", header + write_yaml_text(content))
 
     def read_spec(self) -> RunSpec:
-        """The settings in `run.yaml`; raises SpecError where it cannot be read."""
+        """Read the settings in `run.yaml`; raises SpecError if it cannot be read."""
         path = self.path / "run.yaml"
         try:
             return validate(RunSpec, without_removed(read_yaml(path)), source=str(path))
@@ -208,7 +208,7 @@ class RunDir:
         return None
 
     def require_own_version(self) -> None:
-        """Raise RunDirError where another version of autopeft began the run: its measurements differ."""
+        """Raise RunDirError if another version of autopeft began the run: its measurements differ."""
         if self._is_of_other_version:
             raise RunDirError(
                 f"{self.path} was measured by autopeft {self.version}, and this is {VERSION}; losses of two "
@@ -242,7 +242,7 @@ class RunDir:
         return self._result_path.is_file() and self.best.is_dir()
 
     def load_result(self) -> SearchResult:
-        """The result of a finished run.
+        """Read the result of a finished run.
 
         Raises:
             RunDirError: The run has not finished, is damaged, or is of a version that cannot be read: a newer

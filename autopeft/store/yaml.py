@@ -41,7 +41,7 @@ _FLOW_ITEMS, _FLOW_CHARACTERS = 8, 80  # chosen by hand: what reads well on one 
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
-    """Content of a YAML file that holds a mapping.
+    """Read a YAML file that holds a mapping.
 
     Raises:
         SpecError: The file is missing, unreadable or empty, is not YAML or no mapping, or has a key twice.
@@ -56,14 +56,14 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
 
 
 def yaml_text(path: Path | str) -> str:
-    """The text of a YAML file in UTF-8, or in UTF-16 with its mark, as `>` of PowerShell writes it."""
+    """Read the text of a YAML file in UTF-8, or in UTF-16 with its mark, as `>` of PowerShell writes it."""
     content = Path(path).read_bytes()
     is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return content.decode("utf-16" if is_utf16 else "utf-8-sig").replace("\r\n", "\n")
 
 
 def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
-    r"""Content of YAML text that is a mapping; `source` names the text's origin for the error.
+    r"""Parse YAML text that is a mapping; `source` names the text's origin for the error.
 
     Raises:
         SpecError: The text is empty, is not YAML or no mapping, or has a key twice.
@@ -81,7 +81,7 @@ def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
 
 
 def load_value(text: str, *, source: str) -> Any:
-    """The value of one YAML document, of any type; raises SpecError as `parse_yaml` does."""
+    """Parse one YAML document, of any type; raises SpecError as `parse_yaml` does."""
     try:
         loader = _Loader(text)
         loader.name = source
@@ -94,7 +94,7 @@ def load_value(text: str, *, source: str) -> Any:
 
 
 def write_yaml_text(content: Any) -> str:
-    """YAML text of plain content, keys in the order given, that `parse_yaml` reads back exactly.
+    """Write plain content as YAML, keys in their order, so that `parse_yaml` reads it back exactly.
 
     Text that YAML 1.1 would misread is quoted too, so that other readers read the same.
     """
@@ -104,7 +104,7 @@ def write_yaml_text(content: Any) -> str:
 
 
 def validate(kind: type[Model], content: Any, *, source: str) -> Model:
-    """The pydantic model with this content; types are strict (`"3"` is no number).
+    """Make a pydantic model of some content; types are strict (`"3"` is no number).
 
     Raises:
         UnknownNameError: A key that the model does not have.
@@ -124,7 +124,7 @@ def validate(kind: type[Model], content: Any, *, source: str) -> Model:
 
 
 def without_removed(content: dict[str, Any]) -> dict[str, Any]:
-    """What an earlier version wrote, topic by topic, without the settings that were removed since."""
+    """Drop the settings that were removed since an earlier version wrote them, topic by topic."""
     kept = {
         topic: {
             name: value
@@ -139,13 +139,13 @@ def without_removed(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def listed(faults: Sequence[str]) -> str:
-    """The first faults in a row, and how many more there are."""
+    """Join the first faults to a sentence, and say how many more there are."""
     n_more = len(faults) - _MOST_FAULTS
     return "; ".join([*faults[:_MOST_FAULTS], *([f"and {n_more} more"] if n_more > 0 else [])])
 
 
 def faults_of(error: ValidationError) -> list[tuple[str, str]]:
-    """Dotted name and fault of each refused value: `("search.trials", "is 0; it should be greater …")`."""
+    """Name each refused value with its fault: `("search.trials", "is 0; it should be greater …")`."""
     every = error.errors(include_url=False)
     faults: dict[str, str] = {}
     for details in every:
