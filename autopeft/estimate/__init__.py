@@ -1,8 +1,8 @@
 """What a training step will take, predicted before it runs and without weights.
 
 A model without weights is built from its config (trained_part, traced_model). A step is replayed on fake
-tensors (fake_tensors, replay) while its living storages are counted (memory_tracker). A few small steps give
-those of any size (scaling), and these say what fits into a memory (answers).
+tensors (fake_tensors, replay) while its living storages are counted (memory_tracker). Models of equal layers
+are replayed with a few of them (scaling), and several steps say what fits into a memory (answers).
 
 Inside the folder each file imports only from those before it: rates → fake_tensors → memory_tracker →
 measured_rates, replay → scaling → trained_part → traced_model → answers.
@@ -10,23 +10,10 @@ measured_rates, replay → scaling → trained_part → traced_model → answers
 
 from __future__ import annotations
 
-from autopeft.estimate.answers import (
-    Limits,
-    Memory,
-    Step,
-    StepAnswer,
-    StepRequest,
-    UnknownStepError,
-    answer,
-    in_parts,
-    longest_row,
-    most_rows,
-)
+from autopeft.estimate.answers import Limits, Memory, Step, StepAnswer, StepRequest, UnknownStepError, answer
 from autopeft.estimate.fake_tensors import SLOW_KERNELS, StandInArrays, StandInValues, quantise_maps
 from autopeft.estimate.measured_rates import measure_rates
-from autopeft.estimate.memory_tracker import MemoryTracker
 from autopeft.estimate.rates import CARDS, Rates, rates_of
-from autopeft.estimate.replay import Replay, TrainingStep, measure, replay, without_weights
-from autopeft.estimate.scaling import MemoryModel
+from autopeft.estimate.replay import TrainingStep, measure, replay, without_weights
 from autopeft.estimate.traced_model import Description, describe
 from autopeft.estimate.trained_part import Setup, TrainedPart, by_name

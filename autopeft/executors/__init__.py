@@ -7,7 +7,7 @@ worker → process, ray, serial.
 from autopeft.executors.process import Process
 from autopeft.executors.ray import Ray
 from autopeft.executors.serial import Serial
-from autopeft.executors.worker import Executor, Function, make_resident
+from autopeft.executors.worker import Executor
 from autopeft.extension import Catalogue
 
 _ALL: tuple[Executor, ...] = (Serial(), Process(), Ray())

@@ -7,8 +7,9 @@ import torch
 from test_replay import llama_skeleton, lora_of, step_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from autopeft.estimate import Replay, StandInValues, without_weights
+from autopeft.estimate import StandInValues, without_weights
 from autopeft.estimate.fake_tensors import KernelResults
+from autopeft.estimate.replay import Replay
 
 CALLS = {
     "own storage": lambda x: [x @ x.t(), torch.nn.functional.layer_norm(x, (3,)), x.new_zeros(2)],

@@ -15,8 +15,9 @@ from peft import LoraConfig
 
 from autopeft import model
 from autopeft.commands import EstimateRequest, count_step, estimate_step
-from autopeft.estimate import MemoryModel, Setup, UnknownStepError, by_name, describe
+from autopeft.estimate import Setup, UnknownStepError, by_name, describe
 from autopeft.estimate.fake_tensors import SlowReplayError
+from autopeft.estimate.scaling import MemoryModel
 from autopeft.extension import discover
 from autopeft.model import load_skeleton
 from autopeft.model.checkpoint_source import is_built_by

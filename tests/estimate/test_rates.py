@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from autopeft.errors import UnknownNameError
-from autopeft.estimate import CARDS, MemoryTracker, Rates, measure_rates, measured_rates, rates_of
+from autopeft.estimate import CARDS, Rates, measure_rates, measured_rates, rates_of
+from autopeft.estimate.memory_tracker import MemoryTracker
 
 N = 64
 SLOW = Rates(name="slow", flops=1e6, bytes=1e12, call_seconds=1e-3, runs_ahead=False)

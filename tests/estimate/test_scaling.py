@@ -9,19 +9,9 @@ from peft import HiraConfig, LoraConfig
 
 from autopeft.adapters import read_configs
 from autopeft.errors import SiteError
-from autopeft.estimate import (
-    MemoryModel,
-    Rates,
-    Setup,
-    TrainedPart,
-    TrainingStep,
-    by_name,
-    describe,
-    in_parts,
-    longest_row,
-    most_rows,
-    replay,
-)
+from autopeft.estimate import Rates, Setup, TrainedPart, TrainingStep, by_name, describe, replay
+from autopeft.estimate.answers import in_parts, longest_row, most_rows
+from autopeft.estimate.scaling import MemoryModel
 from autopeft.extension import discover
 from autopeft.records import ModelSpec
 

@@ -11,9 +11,10 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from toys.tasks import TOYS, make_toy
 
 from autopeft.extension import discover
-from autopeft.train import Compute, RateSchedule
+from autopeft.train import Compute
 from autopeft.train.compute import micro_batches
 from autopeft.train.loop import TrainingRun, train
+from autopeft.train.rates import RateSchedule
 
 TASKS = discover("autopeft.tasks")
 

@@ -16,8 +16,8 @@ from toys.bases import state_of
 from autopeft.adapters import compile_plan
 from autopeft.errors import TrainingError
 from autopeft.records import Status
-from autopeft.train import Compute, RateSchedule, full_run_steps
-from autopeft.train.rates import parameter_groups, short_schedule
+from autopeft.train import Compute, full_run_steps
+from autopeft.train.rates import RateSchedule, parameter_groups, short_schedule
 
 
 def faked(task, loss):
