@@ -48,7 +48,7 @@ class UnknownNameError(SpecError):
     """A name that does not exist; the message lists known names and suggests the nearest."""
 
     def __init__(
-        self, kind: str, name: str, known: Iterable[str], *, listed_in: str = "", hint: str = ""
+        self, kind: str, name: str, existing: Iterable[str], *, listed_in: str = "", hint: str = ""
     ) -> None:
         """List up to 25 known names; of more than 25, list only the 8 nearest of the same topic.
 
@@ -59,19 +59,19 @@ class UnknownNameError(SpecError):
         if instead := instead_of(kind, name):
             AutopeftError.__init__(self, f"The {kind} {name!r} was removed; {instead}.")
             return
-        names = sorted(known)
+        names = sorted(existing)
         close = nearest(name, names)
         hint = f" {hint or (f'Did you mean {close!r}?' if close else '')}".rstrip()
         listed = ", ".join(names) if names else "none"
         if len(names) > 25:  # chosen by hand: all methods are listed, and of the settings the near ones
-            topic = [known for known in names if known.rpartition(".")[0] == name.rpartition(".")[0]]
+            topic = [each for each in names if each.rpartition(".")[0] == name.rpartition(".")[0]]
             near = difflib.get_close_matches(name, topic or names, n=8, cutoff=0.0)
             listed = f"{', '.join(near)} and {len(names) - len(near)} more"
             listed += f"; {listed_in} lists all" if listed_in else ""
         super().__init__(f"There is no {kind} named {name!r}; known: {listed}.{hint}")
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def nearest(name: str, existing: Iterable[str]) -> str | None:
     """The known name that is most like a name, case aside; None where none is like it.
 
     Swapped letters are the commonest slip: `lroa` is nearest to lora before loha or road.
@@ -80,7 +80,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
         >>> nearest("lroa", ["loha", "lora", "road"]), nearest("xyz", ["lora"])
         ('lora', None)
     """
-    folded = {each.casefold(): each for each in known}
+    folded = {each.casefold(): each for each in existing}
     close = difflib.get_close_matches(name.casefold(), folded, n=5, cutoff=0.5)
     near = sorted(close, key=lambda each: sorted(each) != sorted(name.casefold()))
     return folded[near[0]] if near else None

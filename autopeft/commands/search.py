@@ -107,7 +107,7 @@ def run_search(
                 measure_one=start_workers(executor, run, prepared),
                 progress=progress,
                 lengths=problem.lengths,
-                known=logged_measurements(run),
+                earlier=logged_measurements(run),
                 record=lambda measurement: record(run, measurement),
                 interrupt=interrupt,
                 clock=clock,

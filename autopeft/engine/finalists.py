@@ -38,16 +38,16 @@ def choose_finalists(problem: SearchProblem, study: Study) -> tuple[list[Plan], 
         raise TrainingError(f"No learning rate of the baseline could be trained: {errors[0]}")
     rivals = [m for m in ranked if not is_baseline[m.plan] and problem.is_allowed(m.plan)]
     slow = [m for m in rivals if problem.starts_slowly(m.plan) and _ahead(problem, rivals[0], m) <= _CLEAR]
-    others = [plan for plan in untried if plan not in baselines]
+    untried_rivals = [plan for plan in untried if plan not in baselines]
     # If the space has LoRA alone, the best of the other baselines is the rival.
-    others += [plan for plan in baselines[1:] if plan.adapters != baselines[0].adapters]
-    chosen = [m.plan for m in (*slow[:1], *rivals[:1])] or others[:1]
+    untried_rivals += [plan for plan in baselines[1:] if plan.adapters != baselines[0].adapters]
+    finalists = [m.plan for m in (*slow[:1], *rivals[:1])] or untried_rivals[:1]
     if problem.effort != "thorough":
-        chosen = chosen[:1]
+        finalists = finalists[:1]
     elif problem.has_head and problem.head[1] not in baselines:
-        chosen.append(problem.head[1])
-    chosen = list(dict.fromkeys(chosen))
-    return baselines, chosen
+        finalists.append(problem.head[1])
+    finalists = list(dict.fromkeys(finalists))
+    return baselines, finalists
 
 
 def rank(problem: SearchProblem, measurements: Iterable[Measurement]) -> list[Measurement]:
@@ -67,16 +67,16 @@ def rank(problem: SearchProblem, measurements: Iterable[Measurement]) -> list[Me
     return ranked
 
 
-def _ahead(problem: SearchProblem, first: Measurement, second: Measurement) -> float:
-    """By how many standard errors of the paired difference over examples or groups `first` is ahead.
+def _ahead(problem: SearchProblem, leader: Measurement, follower: Measurement) -> float:
+    """By how many standard errors of the paired difference over examples or groups `leader` is ahead.
 
     0 if either has no scores.
     """
-    pairs = zip(first.example_scores, second.example_scores, strict=False)
+    pairs = zip(leader.example_scores, follower.example_scores, strict=False)
     gaps = [problem.sign * (a - b) for a, b in pairs]
-    if len(gaps) < 2 or len(first.example_scores) != len(second.example_scores):
+    if len(gaps) < 2 or len(leader.example_scores) != len(follower.example_scores):
         return 0.0
-    examples = evidence.Examples(groups=problem.examples(first.fidelity.split).groups)
+    examples = evidence.Examples(groups=problem.examples(leader.fidelity.split).groups)
     mean, std_error = evidence.mean_and_std_error([gaps], span=None, examples=examples)
     return mean / std_error
 

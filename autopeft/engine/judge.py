@@ -58,10 +58,10 @@ def train_in_full(
     runs.begin("full runs", [problem.lengths.full(seed=seed) for seed in problem.seeds] * (1 + len(rivals)))
     finished: dict[Plan, list[Measurement]] = {}
     for place, baseline in enumerate(baselines):
-        wanted = [baseline, *rivals] if place == 0 else [baseline]
-        keys = [(plan, problem.lengths.full(seed=seed)) for plan in wanted for seed in problem.seeds]
+        plans = [baseline, *rivals] if place == 0 else [baseline]
+        keys = [(plan, problem.lengths.full(seed=seed)) for plan in plans for seed in problem.seeds]
         results = iter(runs.measure(keys))
-        for plan in wanted:
+        for plan in plans:
             of_plan = [next(results) for _ in problem.seeds]
             failed = next((m for m in of_plan if m.status is not Status.COMPLETE), None)
             if failed is None:
@@ -202,9 +202,11 @@ def longer_run(problem: SearchProblem, runs: Runs, judged: Judgement) -> LongerR
     is_error = not problem.metric.greater_is_better
     if not (is_error or problem.metric.is_share):
         return None
-    before, after = (value if is_error else 1.0 - value for value in (short.metric, full))
-    if not 0 < after < before:
+    short_error, full_error = (value if is_error else 1.0 - value for value in (short.metric, full))
+    if not 0 < full_error < short_error:
         return None
-    ratio = (after / before) ** (_DAMPED * math.log(2) / math.log(lengths.full_steps / lengths.short_steps))
-    gain = after * (1 - ratio)
+    ratio = (full_error / short_error) ** (
+        _DAMPED * math.log(2) / math.log(lengths.full_steps / lengths.short_steps)
+    )
+    gain = full_error * (1 - ratio)
     return LongerRun(steps=2 * lengths.full_steps, metric=full + (-gain if is_error else gain), gain=gain)

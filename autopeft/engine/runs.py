@@ -63,7 +63,7 @@ class Runs:
 
     Attributes:
         lengths: Of runs and splits.
-        known: Measurements of an earlier, stopped run; they are not repeated.
+        earlier: Measurements of an earlier, stopped run; they are not repeated.
         record: Stores a new measurement; called before the search goes on.
         interrupt: Called before each new measurement; what it raises stops the search.
         clock: Seconds since the run began.
@@ -76,7 +76,7 @@ class Runs:
     measure_one: Callable[[Plan, Fidelity], Measurement]
     progress: Progress
     lengths: Lengths
-    known: Mapping[Key, Measurement] = field(default_factory=dict)
+    earlier: Mapping[Key, Measurement] = field(default_factory=dict)
     record: Callable[[Measurement], None] = lambda measurement: None
     interrupt: Callable[[], None] = lambda: None
     clock: Callable[[], float] = lambda: 0.0
@@ -96,8 +96,8 @@ class Runs:
 
         Raises TrainingError after several runs in a row that the machine broke off.
         """
-        wanted = list(keys)
-        waiting = deque(key for key in dict.fromkeys(wanted) if key not in self.measured)
+        requested = list(keys)
+        waiting = deque(key for key in dict.fromkeys(requested) if key not in self.measured)
         pending: dict[Key, Future[Measurement]] = {}
         recorded: dict[Key, Measurement] = {}
 
@@ -106,18 +106,18 @@ class Runs:
                 if future.done() and key not in recorded:
                     recorded[key] = future.result()
                     self.record(recorded[key])
-            while waiting and (found := recorded.get(waiting[0]) or self.known.get(waiting[0])):
-                self._take(waiting.popleft(), found)
+            while waiting and (measurement := recorded.get(waiting[0]) or self.earlier.get(waiting[0])):
+                self._take(waiting.popleft(), measurement)
 
         for key in tuple(waiting):
-            if key not in self.known:
+            if key not in self.earlier:
                 self.interrupt()
                 pending[key] = self.executor.submit(self.measure_one, *key)
             take_finished()  # an executor that runs at submit has finished: a signal may come before the next
         while waiting:
             wait_for_any([future for future in pending.values() if not future.done()])
             take_finished()
-        return [self.measured[key] for key in wanted]
+        return [self.measured[key] for key in requested]
 
     def _take(self, key: Key, measurement: Measurement) -> None:
         """Keep and show a measurement."""
@@ -154,8 +154,8 @@ class Runs:
         step = _pace([m.train_seconds / m.trained_steps for m in trained])
         example = _pace([m.eval_seconds / m.fidelity.eval_examples for m in of_split])
         steps = 0 if fidelity.split == "test" else fidelity.train_steps
-        beside = _pace([m.overhead_seconds for m in trained])
-        return steps * step + fidelity.eval_examples * example + beside
+        overhead = _pace([m.overhead_seconds for m in trained])
+        return steps * step + fidelity.eval_examples * example + overhead
 
     def has_room(self, fidelities: Sequence[Fidelity]) -> bool:
         """Whether some runs fit into the time and the cost that are left."""
@@ -175,7 +175,7 @@ class Runs:
 
 def _pace(values: Sequence[float]) -> float:
     """The mean of all values or of the latest four, whichever is more: a shared machine may slow down."""
-    return max((math.fsum(some) / len(some) for some in (values, values[-_N_LATEST:]) if some), default=0.0)
+    return max((math.fsum(part) / len(part) for part in (values, values[-_N_LATEST:]) if part), default=0.0)
 
 
 def broken_off(run: str, measurement: Measurement) -> TrainingError:

@@ -1,4 +1,4 @@
-"""How small can it be: the best plan of smaller budgets, each found in a short race of its own."""
+"""How small can it be: the best plan of smaller budgets, each step in a short race of its own."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def smaller_budgets(problem: SearchProblem, runs: Runs, judged: Judgement) -> tu
     """
     steps: list[SizeStep] = []
     for power in range(1, problem.spec.search.sizes):
-        found = _best_of(problem, runs, judged, problem.smaller(power))
-        if found is None:
+        step = _best_of(problem, runs, judged, problem.smaller(power))
+        if step is None:
             break
-        steps.append(found)
+        steps.append(step)
     return tuple(steps)
 
 
@@ -42,7 +42,7 @@ def _best_of(problem: SearchProblem, runs: Runs, judged: Judgement, small: Searc
         return None
     for plan, arm in plans.items():
         runs.arms.setdefault(plan, (arm, False))
-    before = set(runs.measured)
+    earlier = set(runs.measured)
     runs.begin(f"short runs, {words}", short)
     ranked = rank(problem, runs.measure(zip(plans, short, strict=True)))
     if not ranked:
@@ -66,5 +66,5 @@ def _best_of(problem: SearchProblem, runs: Runs, judged: Judgement, small: Searc
         metric_mean=run.metric,
         mean_difference=difference.mean,
         interval_95=(difference.low, difference.high),
-        seconds=sum(m.total_seconds for key, m in runs.measured.items() if key not in before),
+        seconds=sum(m.total_seconds for key, m in runs.measured.items() if key not in earlier),
     )

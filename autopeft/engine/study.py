@@ -42,13 +42,13 @@ class Study:
 
     def measure_first_plans(self) -> None:
         """Propose the list of the search space, and measure as much of it as the limits pay."""
-        first = self.problem.first_plans
-        for arm, plan in first:
+        listed = self.problem.first_plans
+        for arm, plan in listed:
             self.runs.arms.setdefault(plan, (arm, self.problem.is_baseline(arm)))
-        n_trials = self.problem.n_trials(len(first))
+        n_trials = self.problem.n_trials(len(listed))
         self.runs.begin("short runs", [self._fidelity] * n_trials)
-        listed = enumerate(first[:n_trials])
-        self._measure([Proposal(trial=i, arm=arm, source="list", plan=plan) for i, (arm, plan) in listed])
+        numbered = enumerate(listed[:n_trials])
+        self._measure([Proposal(trial=i, arm=arm, source="list", plan=plan) for i, (arm, plan) in numbered])
 
     def propose_and_measure(self) -> None:
         """Let Optuna propose as many plans as the effort asks for beyond the list, and the limits pay."""
@@ -90,8 +90,8 @@ class Study:
         """Measure proposals in order, as many as the limits pay beside the full runs; returns how many."""
         reserve = self.problem.full_runs(n_plans=2)
         n_workers, n_done = self.runs.executor.n_workers, 0
-        rest = iter(proposals)
-        while batch := list(islice(rest, n_workers)):
+        remaining = iter(proposals)
+        while batch := list(islice(remaining, n_workers)):
             if not self.runs.has_room([*(self._fidelity for _ in batch), *reserve]):
                 log.warning(
                     "The limits pay %d of %d short runs; raise --max-time or --max-cost for more.",

@@ -110,11 +110,11 @@ class _Replayed(Runs):
     def measure(self, keys: Iterable[Key]) -> list[Measurement]:
         """The known measurements in order; raises _MissingError if one is not known."""
         wanted = list(keys)
-        if missing := [key for key in dict.fromkeys(wanted) if key not in self.known]:
+        if missing := [key for key in dict.fromkeys(wanted) if key not in self.earlier]:
             raise _MissingError(missing)
         for key in wanted:
             if key not in self.measured:
-                self._take(key, self.known[key])
+                self._take(key, self.earlier[key])
         return [self.measured[key] for key in wanted]
 
 
@@ -265,7 +265,7 @@ class Study:
             measure_one=lambda plan, fidelity: known[plan, fidelity],
             progress=_Silent(),
             lengths=problem.lengths,
-            known=known,
+            earlier=known,
         )
         loggers = {name: logging.getLogger(name) for name in ("autopeft.engine", "optuna")}
         levels = {name: logger.level for name, logger in loggers.items()}

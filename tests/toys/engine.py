@@ -249,7 +249,7 @@ def run(
         measure_one=world.measure,
         progress=display,
         lengths=asked.lengths,
-        known={(m.plan, m.fidelity): m for m in known},
+        earlier={(m.plan, m.fidelity): m for m in known},
         record=records.append,
         interrupt=interrupt,
         clock=lambda: world.seconds,
