@@ -4,7 +4,7 @@ Everything is decided by the seed and by what was measured, in an order that doe
 A stopped run continues when it runs again with its earlier measurements. Start with `search.py`.
 
 Inside the folder each file imports only from those before it:
-problem → runs, cost → study → finalists, judge → sizes → search.
+problem → runs, cost → study → finalists → judge → search.
 """
 
 from __future__ import annotations

@@ -8,10 +8,9 @@ from optuna.storages import BaseStorage, InMemoryStorage
 
 from autopeft.engine.cost import planned_runs
 from autopeft.engine.finalists import choose_finalists, front
-from autopeft.engine.judge import full_runs, judge, longer_run, read_test, train_in_full
+from autopeft.engine.judge import full_runs, judge, longer_run, read_test, smaller_budgets, train_in_full
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.runs import Runs
-from autopeft.engine.sizes import smaller_budgets
 from autopeft.engine.study import Study
 from autopeft.records import Outcome
 
