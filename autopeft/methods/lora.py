@@ -27,7 +27,7 @@ from autopeft.records import Adapter, OptionValue, Site
 
 
 def _refusal(site: Site) -> str | None:
-    if site.taken_for_expert:
+    if "LORA" in site.unfit_for:
         return "peft takes this map for an expert, by its name, and rewrites the config of a LoRA there"
     return None if site.kind == "parameter" else only_maps(site)
 

@@ -18,7 +18,7 @@ _LARGEST_BLOCK = 128  # inputs; chosen by hand
 
 def _refusal(site: Site) -> str | None:
     """Refuse all but `nn.Linear` whose inputs fall into blocks of two or more, and are no 4-D tensors."""
-    if site.has_4d_inputs:
+    if "OFT" in site.unfit_for:
         return "peft takes inputs of four dimensions for images, which this map does not read"
     if site.kind == "linear" and not _ranks(site, {}):
         return f"rotates blocks of 2 to {_LARGEST_BLOCK} inputs, and none divides {site.in_features}"

@@ -88,7 +88,7 @@ class BaseModel:
         self.predicts_numbers = False
         self.max_tokens = _n_positions(module)
         remarks = []
-        if taken := folded_names(site.name for site in self.sites if site.taken_for_expert):
+        if taken := folded_names(site.name for site in self.sites if "LORA" in site.unfit_for):
             remarks += [f"LoRA cannot adapt {', '.join(taken)} in {name}, since peft takes them for experts."]
         if unfit := unreachable_weights(module, self.sites, exclude=self.head_names):
             remarks += [f"{name} holds weights at which no method of autopeft fits: {', '.join(unfit)}."]

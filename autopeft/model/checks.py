@@ -199,8 +199,8 @@ def reachable_sites(base: BaseModel, *, auto_class: str) -> tuple[Site, ...]:
     2. the logits depend on what it returns.
 
     If one expert of a layer is reached, all are: chance decides which of them a token visits. If the first
-    pass fails, all sites are returned. Sites with inputs of four dimensions are marked. `auto_class` names
-    the transformers class of the task.
+    pass fails, all sites are returned. Sites with inputs of four dimensions become unfit for OFT, which
+    would take these for images. `auto_class` names the transformers class of the task.
     """
     try:
         with rows_independent(base.module), keeping_attention(base.module), base.autocast():
@@ -210,7 +210,10 @@ def reachable_sites(base: BaseModel, *, auto_class: str) -> tuple[Site, ...]:
     except PASS_ERRORS as error:
         log.debug("%s: all sites are kept, as a short forward pass failed: %s", base.name, error)
         return base.sites
-    sites = [replace(site, has_4d_inputs=site.name in with_4d_inputs) for site in base.sites]
+    sites = [
+        replace(site, unfit_for=(*site.unfit_for, "OFT")) if site.name in with_4d_inputs else site
+        for site in base.sites
+    ]
     dropped = [site.name for site in sites if _without_expert(site.name) not in reached]
     if dropped:
         names = list(dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in dropped))

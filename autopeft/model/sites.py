@@ -81,8 +81,9 @@ def list_sites(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Site,
     ends = {_last_part(site.name) for site in sites if site.kind == "linear"}
     rewritten = {end for end in ends if rewrites_targets({end}, module)}
     refused = {site.name for site in sites if site.kind == "linear" and _is_refused(site.name, module)}
+    experts = {s.name for s in sites if s.kind == "linear" and _last_part(s.name) in rewritten}
     sites = [
-        replace(site, taken_for_expert=site.kind == "linear" and _last_part(site.name) in rewritten)
+        replace(site, unfit_for=("LORA",)) if site.name in experts else site
         for site in sites
         if site.name not in refused
     ]

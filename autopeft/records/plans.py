@@ -53,10 +53,9 @@ class Site:
     """One place in the base model that can take an adapter.
 
     `layer` is the depth from 0, or None outside the stack (a pooler). `kind` is one of linear, conv1d, norm,
-    embedding, parameter. `copies` counts matrices of this shape, where the experts of a layer are
-    kept in one parameter. The sizes of a `quantised` map are those of its weights before quantisation. A map
-    is `taken_for_expert` where `peft` would put LoRA at experts instead. `has_4d_inputs` is known
-    of a model that has read an example.
+    embedding, parameter. `copies` counts matrices of this shape, if the experts of a layer are kept in one
+    parameter. The sizes of a `quantised` map are those of its weights before quantisation. `unfit_for` names
+    the types of `peft` that would go wrong here in this model, such as `LORA`.
     """
 
     name: str
@@ -68,8 +67,7 @@ class Site:
     has_bias: bool
     copies: int = 1
     quantised: bool = False
-    taken_for_expert: bool = False
-    has_4d_inputs: bool = False
+    unfit_for: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

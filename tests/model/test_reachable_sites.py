@@ -135,7 +135,7 @@ def test_oft_is_refused_where_inputs_have_four_dimensions(name, refused, load, m
     """peft would unfold them as images; at all other sites it is attached and trained."""
     base = load(name)
     oft = methods["oft"]
-    why = {site.name.rpartition(".")[2]: oft.refusal(site) for site in base.sites if site.has_4d_inputs}
+    why = {site.name.rpartition(".")[2]: oft.refusal(site) for site in base.sites if "OFT" in site.unfit_for}
     assert {end for end, reason in why.items() if "four dimensions" in reason} == set(why) == refused
     if any(oft.refusal(site) is None for site in base.sites):
         plan = make_plan(base, "oft")

@@ -54,7 +54,7 @@ def base(architecture):
 
 @by_architecture
 def test_maps_that_peft_takes_for_experts_are_sites_that_lora_alone_refuses(base, architecture):
-    taken = [site for site in base.sites if site.taken_for_expert]
+    taken = [site for site in base.sites if "LORA" in site.unfit_for]
     assert {site.name.partition(".mlp")[1][1:] for site in taken} == {"mlp"}
     assert {site.name.split(".", 3)[3].rpartition(".")[0] for site in taken} == TAKEN[architecture]
     assert {site.role for site in taken} == {"gate", "up", "down"}
