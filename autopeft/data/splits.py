@@ -54,7 +54,7 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
     notes = [*read.notes, *duplicate_notes, *cut_notes]
     target = uncut.target
     if target.kind in ("class", "classes"):
-        notes += _notes_on_absent_labels(target, splits)
+        notes += _check_labels(target, splits)
     if target.kind != "number":
         counts = Counter(name for row in splits["train"] for name in names_in(row.label))
         target = replace(target, counts=tuple(counts[name] for name in target.names))
@@ -192,8 +192,8 @@ def other_rows_of(names: Sequence[str]) -> OtherRows | None:
     return next((rows for rows in OTHER_ROWS if any(usual <= lower for usual in rows.columns)), None)
 
 
-def _notes_on_absent_labels(target: Target, splits: Parts) -> list[str]:
-    """Name the labels that train or another split lacks; raise DataError if train has one class alone."""
+def _check_labels(target: Target, splits: Parts) -> list[str]:
+    """Raise DataError if train has one class alone; note the labels that train or another split lacks."""
     present = {part: {name for row in rows for name in names_in(row.label)} for part, rows in splits.items()}
     notes = []
     lost = [name for name in target.names if name not in present["train"]]

@@ -20,7 +20,7 @@ _MAX_KEPT = 2**28  # pixel values of a split in memory, 1 GiB; beyond it every b
 
 
 def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
-    """What the processor makes of each image, or its file where all pixels exceed `_MAX_KEPT`.
+    """Run the processor over all images; if their pixels exceed `_MAX_KEPT`, keep the files instead.
 
     `tokenizer` is the image processor; the sizes of all images are taken to be that of the first.
     """
@@ -46,7 +46,7 @@ def _collate_inputs(examples: Sequence[Example], pad_token_id: int) -> Batch:
 
 
 def _processed(files: Sequence[ImageFile], processor: Any) -> Batch:
-    """All tensors that the processor makes of images, a row per image; `pixel_values` are fp32.
+    """Run the processor over some images; gives its tensors, a row per image, `pixel_values` in fp32.
 
     For most models `pixel_values` (B, channels, height, width) are all; SigLIP 2 gets patches, their mask and
     their number of rows and columns.

@@ -18,7 +18,7 @@ from autopeft.tasks.parts.writing import TextModel, WritingTask
 def _encode(
     kind: str, texts: Sequence[str], completions: Sequence[str], tokenizer: Any, max_length: int
 ) -> Encoded:
-    """The prompt as features and the completion as labels, each cut at its end to `max_length` tokens."""
+    """Tokenise prompts as features and completions as labels, each cut at its end to `max_length` tokens."""
     examples, cut = tokenized(tokenizer, [texts], max_length=max_length)
     labels: list[Row] = []
     n_cut = 0

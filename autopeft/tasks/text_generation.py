@@ -39,14 +39,14 @@ from autopeft.tasks.parts.writing import WITH_PROMPT, TextModel, WritingTask
 def _encode(
     kind: str, texts: Sequence[str], completions: Sequence[str], tokenizer: Any, max_length: int
 ) -> Encoded:
-    """Blocks of `max_length` tokens, or a prompt with its completion per example."""
+    """Make blocks of `max_length` tokens, or an example of each prompt with its completion."""
     if kind in WITH_PROMPT:
         return _encode_completions(texts, completions, tokenizer, max_length, is_chat=kind == "chat")
     return _encode_blocks(texts, tokenizer, max_length, are_documents=kind == "documents")
 
 
 def _encode_blocks(texts: Sequence[str], tokenizer: Any, max_length: int, *, are_documents: bool) -> Encoded:
-    """Texts packed into blocks of `max_length` tokens, the last block shorter; every token is a label.
+    """Pack texts into blocks of `max_length` tokens, the last block shorter; every token is a label.
 
     A document stands alone, so that an end-of-text token follows it; other texts go on from one to the next.
     Where the tokenizer begins texts with a token, every block does: Gemma reads no text without it.
@@ -81,12 +81,13 @@ def _encode_blocks(texts: Sequence[str], tokenizer: Any, max_length: int, *, are
 def _encode_completions(
     prompts: Sequence[str], completions: Sequence[str], tokenizer: Any, max_length: int, *, is_chat: bool
 ) -> Encoded:
-    """A prompt and its completion per example; labels are -100 at the prompt.
+    """Make an example of each prompt with its completion; labels are -100 at the prompt.
 
-    With a chat template the prompt becomes the user's message. Without one the completion follows the prompt,
-    after a line break where neither has white space there, and the end-of-text token follows the completion.
-    An example longer than `max_length` first loses the beginning of its prompt, but for the token with which
-    texts begin, down to half of the length.
+    1. With a chat template the prompt becomes the user's message.
+    2. Without one the completion follows the prompt, after a line break where neither has white space there,
+       and the end-of-text token follows the completion.
+    3. An example longer than `max_length` first loses the beginning of its prompt, but for the token with
+       which texts begin, down to half of the length.
     """
     if is_chat and not tokenizer.chat_template:
         raise DataError(
@@ -154,7 +155,7 @@ def _example(row: Row) -> Example:
 def _encode_chats(
     prompts: Sequence[str], completions: Sequence[str], tokenizer: Any, max_length: int, *, is_chat: bool
 ) -> list[Pair]:
-    """The template's tokens up to where the assistant begins, and from there on, of each row."""
+    """Tokenise each row as the chat template writes it, cut where the assistant begins to answer."""
     pairs: list[tuple[str, str]] = []
     for prompt, completion in zip(prompts, completions, strict=True):
         turns, tools = chat_of(prompt) if is_chat else ([{"role": "user", "content": prompt}], None)
@@ -191,7 +192,7 @@ def _encode_chats(
 def _encode_plain(
     prompts: Sequence[str], completions: Sequence[str], tokenizer: Any, max_length: int
 ) -> list[Pair]:
-    """The prompt's tokens up to where the completion begins, and those of the completion with an end."""
+    """Tokenise each prompt up to where the completion begins, and the completion with an end."""
     starts = [
         prompt if prompt[-1:].isspace() or completion[:1].isspace() else prompt + "\n"
         for prompt, completion in zip(prompts, completions, strict=True)
@@ -204,7 +205,7 @@ def _encode_plain(
 
 
 def _added_end(tokenizer: Any) -> list[int]:
-    """What is put behind an answer that the chat template leaves without an end; empty where it writes one.
+    """The token that ends an answer if the chat template writes nothing behind it; else empty.
 
     It is the special token that begins the next turn, with which GLM's models end an answer, or else the end
     of texts.
@@ -233,7 +234,7 @@ def _text_form(kind: TargetKind, tokenizer: Any) -> str:
 
 
 def _generate(model: nn.Module, batch: Batch, tokenizer: Any, max_new_tokens: int) -> list[str]:
-    """Greedy continuations of the prompts of a batch, whose labels are -100 at the prompt."""
+    """Continue the prompts of a batch greedily; their labels are -100 at the prompt."""
     prompts = [
         ids[: int((labels != IGNORED).int().argmax())].tolist()
         for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True)

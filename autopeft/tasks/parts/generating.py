@@ -1,4 +1,4 @@
-"""Texts that a model writes, as many at a time as the keys and values of their tokens have room for."""
+"""Generates texts, as many at a time as the keys and values of their tokens have room for."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def generate_greedily(
     n_skipped: int = 0,
     **config: Any,
 ) -> list[str]:
-    """What `generate` writes with a config, as texts without their first `n_skipped` tokens."""
+    """Generate greedy texts, without their first `n_skipped` tokens; `config` adds to the settings."""
     greedy = GenerationConfig(**_GREEDY, max_new_tokens=max_new_tokens, **config)
     ids = features["input_ids"]
     n_rows, n_tokens = ids.shape
@@ -58,7 +58,7 @@ def generate_greedily(
 
 @contextlib.contextmanager
 def _without_sampling(model: nn.Module) -> Iterator[None]:
-    """A context in which the model's own config says nothing of sampling, beams and lengths."""
+    """Clear what the model's own config says of sampling, beams and lengths, and restore it at the end."""
     config = getattr(model, "generation_config", None)
     values = {name: getattr(config, name) for name in _UNSET if getattr(config, name, None) is not None}
     for name in values:
@@ -71,7 +71,7 @@ def _without_sampling(model: nn.Module) -> Iterator[None]:
 
 
 def rows_with_room(model: nn.Module, n_tokens: int, *, device: torch.device) -> int:
-    """For how many rows of so many tokens there is room to keep keys and values, 1 at least.
+    """Count the rows of so many tokens whose keys and values fit into free memory, 1 at least.
 
     A batch is as large as a forward pass allows, and its prompts may be short beside what is written: a model
     of 8 billion weights keeps 128 KiB a token, one of 7 billion without shared heads 512 KiB.

@@ -47,7 +47,7 @@ def _most_characters(max_length: int) -> int:
 
 
 def beginnings(tokenizer: Any, texts: Sequence[str], *, max_length: int) -> list[str]:
-    """The texts, long ones without what lies far behind their first `max_length` tokens."""
+    """Cut off what lies far behind the first `max_length` tokens of long texts."""
     if getattr(tokenizer, "truncation_side", "right") != "right":
         return list(texts)
     n_tokens, n_characters = max_length + _SEAM_TOKENS, _most_characters(max_length)
@@ -55,7 +55,7 @@ def beginnings(tokenizer: Any, texts: Sequence[str], *, max_length: int) -> list
 
 
 def endings(tokenizer: Any, texts: Sequence[str], *, max_length: int) -> list[str]:
-    """The texts, long ones without what lies between a few characters and their last `max_length` tokens."""
+    """Cut out what lies between the first characters of long texts and their last `max_length` tokens."""
 
     def cut(text: str, n: int) -> str:
         return text[:_BEGINNING] + text[len(text) - n + _BEGINNING :]
@@ -178,7 +178,7 @@ def pair_form(tokenizer: Any) -> str:
 def tokenized(
     tokenizer: Any, columns: Sequence[Sequence[str]], *, max_length: int
 ) -> tuple[list[Example], list[int]]:
-    """Features of texts, or of pairs of texts, and the lengths of those that were cut to `max_length`.
+    """Tokenise texts, or pairs of texts; gives features, and the lengths of those that were cut.
 
     A pair is cut at its longer text. Its second text begins on a new line where the tokenizer puts nothing
     between the two. A text of more than 16 characters a token counts as its beginning.
