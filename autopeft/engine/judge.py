@@ -61,7 +61,7 @@ def train_in_full(
     for place, baseline in enumerate(baselines):
         plans = [baseline, *rivals] if place == 0 else [baseline]
         keys = [(plan, problem.lengths.full(seed=seed)) for plan in plans for seed in problem.seeds]
-        results = iter(runs.measure(keys))
+        results = iter(runs.measure_all(keys))
         for plan in plans:
             of_plan = [next(results) for _ in problem.seeds]
             failed = next((m for m in of_plan if m.status is not Status.COMPLETE), None)
@@ -148,7 +148,7 @@ def read_test(problem: SearchProblem, runs: Runs, judged: Judgement) -> Finished
     plans = list(dict.fromkeys([judged.best, judged.baseline]))
     fidelities = [problem.lengths.test(seed=seed) for seed in problem.seeds]
     runs.begin("test", fidelities * len(plans))
-    tested = {plan: runs.measure((plan, fidelity) for fidelity in fidelities) for plan in plans}
+    tested = {plan: runs.measure_all((plan, fidelity) for fidelity in fidelities) for plan in plans}
     for of_plan in tested.values():
         if failed := next((m for m in of_plan if m.status is not Status.COMPLETE), None):
             raise broken_off("A run on the test split", failed)
@@ -245,12 +245,12 @@ def _best_of_size(
         runs.arms.setdefault(plan, (arm, False))
     earlier = set(runs.measured)
     runs.begin(f"short runs, {words}", short)
-    ranked = rank(problem, runs.measure(zip(plans, short, strict=True)))
+    ranked = rank(problem, runs.measure_all(zip(plans, short, strict=True)))
     if not ranked:
         return None
     plan = ranked[0].plan
     runs.begin(f"full run, {words}", full)
-    (run,) = runs.measure([(plan, lengths.full(seed=seed))])
+    (run,) = runs.measure_all([(plan, lengths.full(seed=seed))])
     if run.status is not Status.COMPLETE or run.metric is None:
         return None
     difference = evidence.paired_difference(

@@ -91,7 +91,7 @@ class Runs:
             self.expected[fidelity] = n_runs
         self.progress.phase(phase, len(fidelities))
 
-    def measure(self, keys: Iterable[Key]) -> list[Measurement]:
+    def measure_all(self, keys: Iterable[Key]) -> list[Measurement]:
         """The measurements of some plans in order; only unknown ones are run, on all workers.
 
         Raises TrainingError after several runs in a row that the machine broke off.

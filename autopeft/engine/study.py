@@ -100,7 +100,7 @@ class Study:
                 )
                 self.runs.expected[self._fidelity] = 0
                 break
-            results = self.runs.measure((proposal.plan, self._fidelity) for proposal in batch)
+            results = self.runs.measure_all((proposal.plan, self._fidelity) for proposal in batch)
             self.short |= {proposal.plan: result for proposal, result in zip(batch, results, strict=True)}
             self.proposals += batch
             n_done += len(batch)

@@ -6,7 +6,7 @@ From the command line to one step of a full run:
     commands/search.py     run_search          loads data and model, makes the bench and the runs
     engine/search.py       search              decides which plan is measured at which fidelity
     engine/judge.py        train_in_full       the finalists, as many as the limits pay
-    engine/runs.py         measure             passes on what the run has not measured yet, and records it
+    engine/runs.py         measure_all         passes on what the run has not measured yet, and records it
     executors/serial.py    submit              calls the function that it gets, which is
     train/bench.py         measure             starts anew in less memory where memory runs out
     train/bench.py         _measure_in_memory  attaches the plan, trains, evaluates, detaches
