@@ -58,7 +58,8 @@ class EstimateRequest:
     """What to estimate: the argument and flags of the command, as the user typed them.
 
     `trained` is a plan, a run, an adapter config, its folder, a method such as `lora_r16`, or `full`.
-    `device` is the name of a card, `cuda` or `cpu`.
+    `device` is the name of a card, `cuda` or `cpu`. With `accumulates` a step takes as many of its rows at a
+    time as fit.
     """
 
     trained: str
@@ -72,6 +73,7 @@ class EstimateRequest:
     like: str = "autopeft"
     device: str = "cuda"
     memory: str | None = None
+    accumulates: bool = False
     run: RunRequest = RunRequest()
 
 
@@ -101,8 +103,15 @@ class StepEstimate:
     like: str
     on_gpu: bool
     answer: StepAnswer
+    n_rows: int
     rates: Rates | None = None
     run: RunEstimate | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of a step of all its rows; None if the device's rates are not known."""
+        part = self.answer.typical
+        return None if part.seconds is None else part.seconds * self.n_rows / part.n_rows
 
 
 def estimate_step(
@@ -169,17 +178,19 @@ def estimate_step(
             quantize=quantize,
             checkpointing=_SWITCH[request.checkpointing],
             max_bytes=max_bytes,
+            accumulates=request.accumulates,
         )
         answer = estimate.answer(step_request, describe)
-    return StepEstimate(
+    estimated = StepEstimate(
         part=part,
         dtype=precision.dtype,
         like=request.like,
         on_gpu=on_gpu,
         answer=answer,
+        n_rows=step_request.n_rows or answer.step.n_rows,
         rates=rates,
-        run=_run(answer, rows.n_steps if rows else run.max_steps, price=run.price),
     )
+    return replace(estimated, run=_run(estimated, rows.n_steps if rows else run.max_steps, price=run.price))
 
 
 def _check_request(request: EstimateRequest) -> None:
@@ -241,9 +252,9 @@ def _computing(
     return precision, rates
 
 
-def _run(answer: StepAnswer, n_steps: int | None, *, price: float | None) -> RunEstimate | None:
+def _run(step: StepEstimate, n_steps: int | None, *, price: float | None) -> RunEstimate | None:
     """Predict the time of a full run; None if the number of its steps or their time is not known."""
-    seconds = answer.typical.seconds
+    seconds = step.seconds
     if n_steps is None or seconds is None:
         return None
     search_runs = round(usual_cost(n_steps), 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -39,7 +40,8 @@ class StepRequest:
     """The settings of a step that a user asks for; those that are None are chosen.
 
     `checkpointing` None takes it only where the step would not fit into `max_bytes` otherwise. `n_tokens` are
-    those of the longest row, which decide the memory; `typical_tokens`, if given, decide the time.
+    those of the longest row, which decide the memory; `typical_tokens`, if given, decide the time. With
+    `accumulates` the step that is answered takes as many of the rows at a time as fit, all, a half, a quarter …
     """
 
     n_rows: int | None = None
@@ -48,6 +50,7 @@ class StepRequest:
     quantize: str = "none"
     checkpointing: bool | None = None
     max_bytes: int | None = None
+    accumulates: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,11 +172,16 @@ def _answer(
     step = steps.at(n_rows, n_tokens, request.quantize, checkpointing=bool(request.checkpointing))
     limits = None
     if request.max_bytes is not None:
-        if request.checkpointing is None and step.memory.high > request.max_bytes:
-            step = steps.at(n_rows, n_tokens, request.quantize, checkpointing=True)
+        n_least = 1 if request.accumulates else n_rows
+        ways = (False, True) if request.checkpointing is None else (request.checkpointing,)
+        halves = [n_rows >> power for power in range(n_rows.bit_length()) if n_rows >> power >= n_least]
+        for checkpointing, n_rows in itertools.product(ways, halves):
+            step = steps.at(n_rows, n_tokens, request.quantize, checkpointing=checkpointing)
+            if step.memory.high <= request.max_bytes:
+                break
         limits = steps.limits(step, request.max_bytes)
     typical_tokens = min(n_tokens, request.typical_tokens or n_tokens)
-    typical = steps.at(n_rows, typical_tokens, request.quantize, checkpointing=step.checkpointing)
+    typical = steps.at(step.n_rows, typical_tokens, request.quantize, checkpointing=step.checkpointing)
     return StepAnswer(described=described, step=step, typical=typical, limits=limits)
 
 

@@ -7,7 +7,15 @@ weight_comparison → attaching → sites → base → checks → pretrained, us
 
 from __future__ import annotations
 
-from autopeft.model.attaching import adapter_names, attach, for_task, load_weights, merge, save_weights
+from autopeft.model.attaching import (
+    adapter_names,
+    attach,
+    for_task,
+    load_weights,
+    merge,
+    save_weights,
+    task_type_of,
+)
 from autopeft.model.base import BaseModel
 from autopeft.model.checkpoint_source import DEMO_HUB_ID, DEMO_NAME, commit_of, config_of, resolve
 from autopeft.model.devices import (

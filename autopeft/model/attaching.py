@@ -27,6 +27,13 @@ from autopeft.errors import SpecError, TrainingError
 from autopeft.model.light_layers import lighten
 from autopeft.store import require_unchanged, seal_folder
 
+_TASK_TYPES = {  # by the ending of a class of transformers
+    "ForCausalLM": "CAUSAL_LM",
+    "LMHeadModel": "CAUSAL_LM",
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForTokenClassification": "TOKEN_CLS",
+    "ForQuestionAnswering": "QUESTION_ANS",
+}
 _MOST_ENDINGS = 8  # of a list of targets that people would write; chosen by hand
 _EXPECTED = ("`is_gradient_checkpointing`", "Already found a `peft_config`", "Unsupported layer type")
 
@@ -118,6 +125,15 @@ def for_task(
             config.target_modules = set(names)
     copies[0].task_type, copies[0].modules_to_save = task_type, list(head_names) or None
     return copies
+
+
+def task_type_of(module: nn.Module) -> str | None:
+    """`peft`'s word for what a model does, by the name of its class."""
+    name = type(module).__name__
+    if name.endswith("ForConditionalGeneration"):
+        is_pair = getattr(module.config, "is_encoder_decoder", False)
+        return "SEQ_2_SEQ_LM" if is_pair else "CAUSAL_LM"
+    return next((word for ending, word in _TASK_TYPES.items() if name.endswith(ending)), None)
 
 
 def plain_names(sites: Collection[str], modules: Iterable[str]) -> list[str]:

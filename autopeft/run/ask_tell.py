@@ -70,13 +70,6 @@ from autopeft.train import SCHEDULE, warmup_steps
 _SEEDS_WITHOUT_ROWS = 3  # full runs of a trainer that gives one number a run
 _MOST_AT_ONCE = 64  # trials that may be out; the list of first plans is shorter
 _CLAIM = "claim.json"
-_TASK_TYPES = {  # by the ending of a class of transformers
-    "ForCausalLM": "CAUSAL_LM",
-    "LMHeadModel": "CAUSAL_LM",
-    "ForSequenceClassification": "SEQ_CLS",
-    "ForTokenClassification": "TOKEN_CLS",
-    "ForQuestionAnswering": "QUESTION_ANS",
-}
 
 log = logging.getLogger(__name__)
 
@@ -236,7 +229,7 @@ class Study:
         has_rows = all(len(m.example_scores) > 1 for m in known.values() if m.status is Status.COMPLETE)
         if not has_rows and (spec.search.seeds or 1) == 1:
             spec = with_setting(spec, "search.seeds", _SEEDS_WITHOUT_ROWS)
-        writes_text = _task_type(self._base) in ("CAUSAL_LM", "SEQ_2_SEQ_LM")
+        writes_text = model.task_type_of(self._base.module) in ("CAUSAL_LM", "SEQ_2_SEQ_LM")
         return SearchProblem(
             spec=spec,
             space=self._space,
@@ -324,7 +317,7 @@ class Study:
         (config,) = model.for_task(
             compile_plan(plan, self._methods).configs,
             self._base.module,
-            task_type=_task_type(self._base),
+            task_type=model.task_type_of(self._base.module),
             head_names=self._base.head_names,
         )
         config.base_model_name_or_path = self.spec.model.id
@@ -527,12 +520,3 @@ def _of_one_config(feasible: space.Space, context: space.AllocationContext) -> s
         return part.model_copy(update={"placement": tuple(kept)}) if kept else None
 
     return feasible.narrowed(narrow)
-
-
-def _task_type(base: BaseModel) -> str | None:
-    """`peft`'s word for what a model does, by the name of its class."""
-    name = type(base.module).__name__
-    if name.endswith("ForConditionalGeneration"):
-        is_pair = getattr(base.module.config, "is_encoder_decoder", False)
-        return "SEQ_2_SEQ_LM" if is_pair else "CAUSAL_LM"
-    return next((word for ending, word in _TASK_TYPES.items() if name.endswith(ending)), None)

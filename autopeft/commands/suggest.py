@@ -1,0 +1,170 @@
+"""`suggest`: what to write down before any search, from the config of a base model alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader
+from peft import PeftConfig
+
+from autopeft import model, space
+from autopeft.adapters import compile_plan
+from autopeft.commands.estimate import EstimateRequest, RunRequest, StepEstimate, estimate_step
+from autopeft.errors import BudgetError, UnknownNameError
+from autopeft.extension import discover
+from autopeft.model import BaseModel
+from autopeft.records import BudgetSpec, ModelSpec, Plan, RunSpec, TaskSpec
+from autopeft.run.prepare import methods_for
+from autopeft.run.resources import budget_of
+from autopeft.space import BASELINE_METHOD, AllocationContext, FirstPlan
+from autopeft.train import warmup_steps
+
+TRAINERS = ("peft", "trl", "unsloth", "axolotl")
+_RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # which people and kernels like
+_RATE = 0.38  # position in the range, as of the first plans of a search
+_USUAL_ROWS = 16  # of a step where no data are given, as people train language models
+_USUAL_STEPS = 1000  # chosen by hand
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuggestRequest:
+    """What the user asks: a base model, a budget, and what is known of data and device; see the flags."""
+
+    model_id: str | None = None
+    revision: str | None = None
+    budget: str = "r16"
+    task: str | None = None
+    data: str | None = None
+    device: str = "cuda"
+    memory: str | None = None
+    gpu_price: float | None = None
+    quantize: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suggestion:
+    """LoRA of one rank on all linear maps, how to train it, and what that takes.
+
+    `batch_size` rows make a step, `estimate.answer.step.n_rows` of them at a time. `seconds` and `price` are
+    those of `n_steps`, which are known with data; None where nobody knows them.
+    """
+
+    base_model: str
+    plan: Plan
+    config: PeftConfig
+    batch_size: int
+    warmup_steps: int
+    n_steps: int | None
+    seconds: float | None
+    estimate: StepEstimate
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak of AdamW's rate."""
+        return self.plan.learning_rate
+
+    @property
+    def trainable_params(self) -> int:
+        """Parameters of the adapter, without a task head."""
+        return self.plan.trainable_params
+
+    @property
+    def accumulation_steps(self) -> int:
+        """How many parts of a batch make a step."""
+        return -(-self.batch_size // self.estimate.answer.step.n_rows)
+
+    def snippet(self, trainer: str) -> str:
+        """The lines that say it to `peft`, or to TRL, unsloth or axolotl.
+
+        Raises:
+            UnknownNameError: The trainer is another one.
+        """
+        if trainer not in TRAINERS:
+            raise UnknownNameError("trainer", trainer, TRAINERS)
+        environment = Environment(loader=PackageLoader("autopeft", "templates"), trim_blocks=True)
+        step = self.estimate.answer.step
+        targets = self.config.target_modules
+        return environment.get_template(f"suggest/{trainer}.j2").render(
+            config=self.config,
+            targets=sorted(targets) if isinstance(targets, set) else targets,
+            suggestion=self,
+            step=step,
+            bf16=self.estimate.dtype == "bfloat16",
+        )
+
+
+def suggest(request: SuggestRequest) -> Suggestion:
+    """Spend the budget on LoRA of one round rank on all linear maps, and tell batch, memory, time and price.
+
+    Neither weights nor, without `data`, a tokenizer are read.
+
+    Raises:
+        BudgetError: The budget does not pay rank 1 on all linear maps.
+        UnknownStepError: The memory of a step of such a model cannot be told.
+        SpecError, ModelError, DataError: As for `estimate`.
+    """
+    spec = RunSpec(
+        model=ModelSpec(id=request.model_id, revision=request.revision),
+        budget=BudgetSpec(requested=request.budget),
+        task=TaskSpec(name=request.task or TaskSpec().name),
+    )
+    task = None if request.task is None else discover("autopeft.tasks")[request.task]
+    with model.quiet_libraries():
+        base = model.load_skeleton(spec.model, auto_class=task.auto_class if task else None)
+    rank, plan, config = _largest_lora(spec, base)
+    step = estimate_step(
+        EstimateRequest(
+            trained=f"{BASELINE_METHOD}_r{rank}",
+            model_id=spec.model.id or model.DEMO_HUB_ID,
+            revision=request.revision,
+            batch_size=None if request.data else _USUAL_ROWS,
+            quantize=request.quantize,
+            device=request.device,
+            memory=request.memory,
+            accumulates=True,
+            run=RunRequest(task=request.task, data=request.data, price=request.gpu_price),
+        )
+    )
+    run = step.run
+    return Suggestion(
+        base_model=base.name,
+        plan=plan,
+        config=config,
+        batch_size=step.n_rows,
+        warmup_steps=warmup_steps(_USUAL_STEPS if run is None else run.n_steps),
+        n_steps=None if run is None else run.n_steps,
+        seconds=None if run is None else run.seconds,
+        estimate=step,
+    )
+
+
+def _largest_lora(spec: RunSpec, base: BaseModel) -> tuple[int, Plan, PeftConfig]:
+    """LoRA of the largest round rank that the budget pays on all linear maps, as rank, plan and config."""
+    methods, budget = methods_for(base), budget_of(spec, base)
+    per_rank = budget_of(spec.model_copy(update={"budget": BudgetSpec(requested="r1")}), base)
+    paid = budget.max_trainable_params // per_rank.max_trainable_params
+    if not paid:
+        raise BudgetError(
+            f"The budget {budget.requested!r} allows {budget.max_trainable_params:,} parameters, and LoRA of "
+            f"rank 1 on all linear maps trains {per_rank.max_trainable_params:,}; ask for more, or let autopeft "
+            "search find modules to leave out."
+        )
+    rank = max(rank for rank in _RANKS if rank <= paid)
+    context = AllocationContext(
+        sites=base.sites,
+        scores=dict.fromkeys((site.name for site in base.sites), 1.0),
+        methods=methods,
+        max_params=rank * per_rank.max_trainable_params,
+    )
+    alone = space.load("default", known_methods=methods, only=(BASELINE_METHOD,))
+    entry = FirstPlan(method=BASELINE_METHOD, rate=_RATE, baseline=True)
+    alone = alone.model_copy(update={"first": {"language": (entry,)}})
+    (_, policy), *_ = space.first_policies(alone, "language", context)
+    plan = space.plan_of(policy, context)
+    (config,) = model.for_task(
+        compile_plan(plan, methods).configs,
+        base.module,
+        task_type=model.task_type_of(base.module),
+        head_names=base.head_names,
+    )
+    return rank, plan, config
