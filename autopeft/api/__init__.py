@@ -13,6 +13,7 @@ import multiprocessing
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +24,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from autopeft import commands
 from autopeft.api.result import Result, in_python_words, with_path
-from autopeft.commands import Analysis, Suggestion, apply, save
+from autopeft.commands import Analysis, Suggestion, SuggestRequest, apply, save
 from autopeft.errors import ModelError, SpecError
 from autopeft.model import require_plain, restoring
 from autopeft.records import IN_MEMORY, Measurement, RunSpec
@@ -164,41 +165,37 @@ def analyze(
 
 
 @one_at_a_time()
-def suggest(
-    model: nn.Module | str | Path | None = None,
-    data: Any = None,
-    budget: Any = None,
-    *,
-    tokenizer: Any = None,
-    **settings: Any,
-) -> Suggestion:
-    """Make a `peft` config for a model and a budget at once: the LoRA that is the baseline of a search.
+def suggest(model: str | Path | None = None, budget: str = "r16", **about: Any) -> Suggestion:
+    """Make a `peft` config for a model and a budget in seconds, and tell batch, memory, time and price.
 
-    LoRA on all linear maps, of even ranks that spend the budget, at the middle of the learning rates for a
-    model of this width. Nothing is trained and nothing is compared: it takes as long as reading the data, of
-    which a sample is tokenised.
+    LoRA of one round rank on all linear maps, at the rate that a search tries first for a model of this
+    width. Neither weights nor, without `data`, a tokenizer are read; nothing is trained or compared.
 
     Args:
-        model: As for `search`.
-        data: As for `search`; it says how many labels there are.
-        budget: Such as "0.5%" or 300_000.
-        tokenizer: As for `search`.
-        **settings: Any other setting of a search by the name of its flag, but `out`: nothing is written.
-            `methods` is refused where LoRA is not among them.
+        model: Hub id or directory.
+        budget: Such as "r16", "0.5%" or "300k".
+        **about: What `autopeft suggest` has flags for: data, task, revision, quantize, device (such as
+            "a100-80gb"), memory, gpu_price.
 
     Raises:
+        BudgetError: The budget does not pay rank 1 on all linear maps.
         AutopeftError: As for `search`.
 
     Example:
-        suggestion = autopeft.suggest(model, data, "0.5%", tokenizer=tokenizer)
+        suggestion = autopeft.suggest("meta-llama/Llama-3.1-8B", "r16")
         peft_model = peft.get_peft_model(model, suggestion.config)  # train it at suggestion.learning_rate
     """
     with in_python_words():
-        settings.pop("quiet", None)  # as for `search`; there are no bars here
-        settings |= {} if budget is None else {"budget": budget}
-        request, explicit, memory = _resolve(None, settings, model=model, data=data, tokenizer=tokenizer)
-        with _lent(memory):
-            return commands.suggest(request, explicit=explicit, memory=memory)
+        wrong = sorted(about.keys() - {field.name for field in fields(SuggestRequest)})
+        if wrong or not isinstance(model, str | Path | None):
+            word = (
+                f"no argument {', '.join(wrong)}"
+                if wrong
+                else f"the name of a model, not a {type(model).__name__}"
+            )
+            raise SpecError(f"autopeft.suggest takes {word}; see help(autopeft.suggest).")
+        name = None if model is None else str(model)
+        return commands.suggest(SuggestRequest(model_id=name, budget=str(budget), **about))
 
 
 def load_result(folder: str | Path) -> Result:

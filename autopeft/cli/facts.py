@@ -146,6 +146,58 @@ def estimate(
 
 
 @app.command()
+def suggest(
+    model: Annotated[str, typer.Argument(help="Hub id, or directory with a config.json.")],
+    budget: Annotated[
+        str, typer.Option(help="Such as r16, what LoRA of rank 16 trains, 0.5% or 300k.")
+    ] = "r16",
+    task: Annotated[
+        str | None, typer.Option(help="Default: that of the class that the config names.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Dataset, whose rows decide lengths and steps; needs the tokenizer.")
+    ] = None,
+    revision: _Revision = None,
+    quantize: Annotated[str | None, typer.Option(help="none, 4bit or 8bit. Default: none.")] = None,
+    device: Annotated[
+        str, typer.Option(help="cuda or cpu of this machine, or a card: l4, a100-80gb, h100, rtx4090, …")
+    ] = "cuda",
+    memory: Annotated[
+        str | None, typer.Option(help="Memory of the device, such as 24GiB. Default: what the card has.")
+    ] = None,
+    gpu_price: Annotated[float | None, typer.Option(help="Price of an hour, in any currency.")] = None,
+    trainer: Annotated[
+        str, typer.Option("--for", help="Print lines for peft, trl, unsloth or axolotl.")
+    ] = "peft",
+    as_json: opt.Json = False,
+) -> None:
+    """Suggest a LoRA, its rate and its step in seconds, with memory, time and price: no weights, no GPU."""
+    with exit_codes(quiet=as_json):
+        with heavy_imports():
+            from autopeft import commands
+            from autopeft.cli import sizes
+
+        suggestion = commands.suggest(
+            commands.SuggestRequest(
+                model_id=model,
+                revision=revision,
+                budget=budget,
+                task=task,
+                data=data,
+                device=device,
+                memory=memory,
+                gpu_price=gpu_price,
+                quantize=quantize,
+            )
+        )
+        lines = suggestion.snippet(trainer)
+        if as_json:
+            print_json(sizes.suggestion_json(suggestion) | {"snippet": lines})
+        else:
+            print(sizes.suggestion_text(suggestion), lines, sep="\n\n")
+
+
+@app.command()
 def methods(
     name: Annotated[
         str | None, typer.Argument(help="Describe this method in full, with its sources.")

@@ -1,4 +1,4 @@
-"""What `count` and `estimate` print: parameters, memory, what fits, time and price."""
+"""What `count`, `estimate` and `suggest` print: parameters, memory, what fits, time and price."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
 from autopeft.cli.printing import lines_of, markdown_table, size, table
+from autopeft.records import rate
 from autopeft.report.formatting import NOTHING, duration, percent
 
 if TYPE_CHECKING:
     from autopeft.adapters import Count
-    from autopeft.commands import Counted, StepEstimate
+    from autopeft.commands import Counted, StepEstimate, Suggestion
     from autopeft.estimate import Limits, Memory, Step
 
 _ROLE = ("role", "sites", "rank", "parameters", "share")
@@ -352,4 +353,66 @@ def _step_json(step: Step) -> dict[str, Any]:
             "logits_and_loss": memory.logits,
             "reserve": dict(zip(_ENDS, memory.reserve, strict=True)),
         },
+    }
+
+
+def suggestion_text(suggestion: Suggestion) -> str:
+    """Lay out a suggestion, a fact a line."""
+    estimated, config = suggestion.estimate, suggestion.config
+    described, step = estimated.answer.described, estimated.answer.step
+    share = percent(100 * suggestion.trainable_params / described.base_params)
+    at_once = "" if suggestion.accumulation_steps == 1 else f", {_rows(step.n_rows)} at a time"
+    memory = f"{gib(step.memory.expected)} GiB, checkpointing {_switch(step)}"
+    if (limits := estimated.answer.limits) is not None:
+        fits = "of" if limits.fits else "which does not fit into the"
+        memory = f"{memory}, {fits} {gib(limits.max_bytes)} GiB"
+    servers = described.servers
+    rows = [
+        ("rank, alpha", f"{config.r}, {config.lora_alpha}"),
+        (
+            "learning rate",
+            f"{rate(suggestion.learning_rate)}, linear to 0 after {suggestion.warmup_steps} steps",
+        ),
+        ("step", f"{_rows(suggestion.batch_size)} of {step.n_tokens:,} tokens{at_once}"),
+        ("memory", memory),
+        ("time", _suggested_time(suggestion)),
+        ("served by", ", ".join(servers) if servers else "any server, merged" if servers == () else "none"),
+    ]
+    params = f"{suggestion.trainable_params:,} parameters ({share})"
+    title = f"LoRA on all linear maps of {suggestion.base_model}: {params}"
+    return "\n".join([*lines_of([title]), "", *table((), rows, n_texts=2)[0]])
+
+
+def _suggested_time(suggestion: Suggestion) -> str:
+    seconds, run = suggestion.estimate.seconds, suggestion.estimate.run
+    if seconds is None:
+        return "pass --device, such as a100-80gb"
+    if run is None:
+        return f"{duration(seconds)} a step; pass --data for that of a run"
+    price = "" if run.price is None else f", price {run.price * run.seconds / 3600:,.2f}"
+    return f"{run.n_steps:,} steps in {duration(run.seconds)}{price}"
+
+
+def suggestion_json(suggestion: Suggestion) -> dict[str, Any]:
+    """Give a suggestion as an object for programs."""
+    estimated, targets = suggestion.estimate, suggestion.config.target_modules
+    step, run, limits = estimated.answer.step, estimated.run, estimated.answer.limits
+    return {
+        "base_model": suggestion.base_model,
+        "trainable_params": suggestion.trainable_params,
+        "r": suggestion.config.r,
+        "lora_alpha": suggestion.config.lora_alpha,
+        "target_modules": sorted(targets) if isinstance(targets, set) else targets,
+        "learning_rate": suggestion.learning_rate,
+        "warmup_steps": suggestion.warmup_steps,
+        "batch_size": suggestion.batch_size,
+        "micro_batch_size": step.n_rows,
+        "max_length": step.n_tokens,
+        "checkpointing": step.checkpointing,
+        "peak_bytes": step.memory.expected,
+        "fits": None if limits is None else limits.fits,
+        "seconds_per_step": estimated.seconds,
+        "n_steps": suggestion.n_steps,
+        "seconds": suggestion.seconds,
+        "price": None if run is None or run.price is None else run.price * run.seconds / 3600,
     }

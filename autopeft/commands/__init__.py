@@ -1,12 +1,12 @@
 """One file for each thing that a user asks for, readable from top to bottom.
 
 Inside the folder each file imports only from those before it: doctor, estimate, load,
-preview, train → analyze, count, export, search, tune, verify → push.
+preview, train → analyze, count, export, search, suggest, tune, verify → push.
 """
 
 from __future__ import annotations
 
-from autopeft.commands.analyze import Analysis, Suggestion, analyze, suggest
+from autopeft.commands.analyze import Analysis, analyze
 from autopeft.commands.count import Counted, MethodsOnModel, count, count_step, count_steps, methods_on
 from autopeft.commands.estimate import EstimateRequest, RunRequest, StepEstimate, estimate_step
 from autopeft.commands.export import Export, ExportRequest, export
@@ -14,6 +14,7 @@ from autopeft.commands.load import apply, load_finished, save
 from autopeft.commands.preview import Preview, preview
 from autopeft.commands.push import Pushed, PushRequest, push
 from autopeft.commands.search import run_search
+from autopeft.commands.suggest import Suggestion, SuggestRequest, suggest
 from autopeft.commands.train import train_plan
 from autopeft.commands.tune import tune
 from autopeft.commands.verify import Reading, Verification, VerifyRequest, verify

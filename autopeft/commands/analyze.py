@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from peft import PeftConfig
-
-from autopeft import model, report, space
-from autopeft.adapters import compile_plan
+from autopeft import report, space
 from autopeft.errors import SpecError
-from autopeft.extension import Method, discover
+from autopeft.extension import discover
 from autopeft.records import (
     Budget,
     PlanDocument,
@@ -160,62 +157,3 @@ def _comment(analysis: Analysis) -> str:
         f"# Look for more: {command}\n"
         "# scale is alpha / r; the counts are in parameters.\n"
     )
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class Suggestion:
-    """A `peft` config to start from, the learning rate that goes with it, and the plan that both say.
-
-    The config names task and head, so that `peft.get_peft_model(model, config)` trains exactly
-    `trainable_params` parameters beside the head.
-    """
-
-    config: PeftConfig
-    learning_rate: float
-    document: PlanDocument
-
-    @property
-    def trainable_params(self) -> int:
-        """Parameters of the adapters, without the head."""
-        return self.document.plan.trainable_params
-
-    def __repr__(self) -> str:
-        kind, n_sites = type(self.config).__name__, len(self.document.plan.adapters)
-        return (
-            f"Suggestion({kind} on {n_sites} sites · {self.trainable_params:,} params · "
-            f"learning_rate {self.learning_rate:.2g})"
-        )
-
-
-def suggest(spec: RunSpec, *, explicit: frozenset[str] = frozenset(), memory: InMemory = NAMED) -> Suggestion:
-    """Spend the budget on LoRA of even ranks, which is the first plan of a search.
-
-    Raises:
-        SpecError: The settings name methods without LoRA, or a folder to write to.
-        UnknownNameError: A method does not exist.
-        BudgetError: The budget does not pay for rank 1 at one site.
-        AutopeftError: Data or model cannot be used, as for a search.
-    """
-    installed: Mapping[str, Method] = discover("autopeft.methods")
-    names = [installed[name].name for name in spec.search.methods]
-    if names and BASELINE_METHOD not in names:
-        raise SpecError(
-            f"--methods is {', '.join(names)}, and a suggestion is always "
-            f"{installed[BASELINE_METHOD].label}; leave methods out, or let autopeft.search compare them."
-        )
-    if "output.out" in explicit:
-        raise SpecError(
-            f"--out is {spec.output.out}, and a suggestion writes no files; leave it out, and write its "
-            "config with suggestion.config.save_pretrained(folder)."
-        )
-    prepared = prepare(with_demo_settings(spec, explicit), memory=memory)
-    feasible, context = _lora_space(prepared)
-    (_, policy), *_ = space.first_policies(feasible, prepared.task.defaults.family, context)
-    document = plan_document(prepared, space.plan_of(policy, context))
-    (config,) = model.for_task(
-        compile_plan(document.plan, prepared.methods).configs,
-        prepared.base.module,
-        task_type=prepared.task.peft_task_type,
-        head_names=prepared.base.head_names,
-    )
-    return Suggestion(config=config, learning_rate=document.plan.learning_rate, document=document)

@@ -60,7 +60,7 @@ class Suggestion:
 
     @property
     def learning_rate(self) -> float:
-        """The peak of AdamW's rate."""
+        """Give the peak of AdamW's rate."""
         return self.plan.learning_rate
 
     @property
@@ -146,8 +146,8 @@ def _largest_lora(spec: RunSpec, base: BaseModel) -> tuple[int, Plan, PeftConfig
     if not paid:
         raise BudgetError(
             f"The budget {budget.requested!r} allows {budget.max_trainable_params:,} parameters, and LoRA of "
-            f"rank 1 on all linear maps trains {per_rank.max_trainable_params:,}; ask for more, or let autopeft "
-            "search find modules to leave out."
+            f"rank 1 on all linear maps trains {per_rank.max_trainable_params:,}; ask for more, or let "
+            "autopeft search find modules to leave out."
         )
     rank = max(rank for rank in _RANKS if rank <= paid)
     context = AllocationContext(

@@ -41,7 +41,7 @@ class StepRequest:
 
     `checkpointing` None takes it only where the step would not fit into `max_bytes` otherwise. `n_tokens` are
     those of the longest row, which decide the memory; `typical_tokens`, if given, decide the time. With
-    `accumulates` the step that is answered takes as many of the rows at a time as fit, all, a half, a quarter …
+    `accumulates` the answer is a step of as many of the rows as fit at a time: all, a half, a quarter …
     """
 
     n_rows: int | None = None

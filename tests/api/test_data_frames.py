@@ -50,7 +50,7 @@ def beside(table, *others):
 )
 def test_data_that_cannot_be_read_is_refused_in_one_sentence(model_dir, table, message):
     with pytest.raises(DataError, match=message) as caught:
-        autopeft.suggest(str(model_dir), table, "5%")
+        autopeft.analyze(str(model_dir), table, budget="5%")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
 
 

@@ -6,7 +6,7 @@ import pytest
 from toys.memory import toy_dataset
 
 import autopeft
-from autopeft.errors import ModelError, SpecError, UnknownNameError
+from autopeft.errors import BudgetError, ModelError, SpecError, UnknownNameError
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def data():
 @pytest.mark.parametrize("wrong", ["toy/model", 7, dict])
 def test_a_tokenizer_that_is_none_is_refused(wrong, module, data):
     with pytest.raises(ModelError, match=r"^tokenizer is .*, which is none; pass the object that AutoTok"):
-        autopeft.suggest(module, data, "5%", tokenizer=wrong)
+        autopeft.analyze(module, data, budget="5%", tokenizer=wrong)
 
 
 @pytest.mark.parametrize("scores", [[], (), None])
@@ -32,11 +32,12 @@ def test_examples_that_are_no_whole_number_are_refused(wrong, model_dir, data):
         autopeft.analyze(model_dir, data, budget="5%", max_examples=wrong)
 
 
-def test_what_a_suggestion_would_ignore_is_refused(model_dir, data, tmp_path):
-    with pytest.raises(SpecError, match=r"^methods is ia3, and a suggestion is always LoRA; leave methods"):
-        autopeft.suggest(model_dir, data, "5%", methods=["ia3"])
-    with pytest.raises(UnknownNameError, match="method named 'lorra'"):
-        autopeft.suggest(model_dir, data, "5%", methods=["lora", "lorra"])
-    with pytest.raises(SpecError, match="and a suggestion writes no files; leave it out"):
-        autopeft.suggest(model_dir, data, "5%", out=tmp_path / "there")
-    assert autopeft.suggest(model_dir, data, "5%", methods=["ia3", "lora"]).trainable_params
+def test_what_a_suggestion_does_not_take_is_refused(model_dir, module):
+    with pytest.raises(SpecError, match=r"takes no argument methods; see"):
+        autopeft.suggest(model_dir, "r4", methods=["ia3"])
+    with pytest.raises(SpecError, match=r"takes the name of a model, not a Bert"):
+        autopeft.suggest(module, "r4")
+    with pytest.raises(BudgetError, match="LoRA of rank 1 on all linear maps trains"):
+        autopeft.suggest(model_dir, "10")
+    with pytest.raises(UnknownNameError, match="trainer named 'keras'"):
+        autopeft.suggest(model_dir, "r4", task="text-classification").snippet("keras")
