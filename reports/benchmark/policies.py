@@ -138,7 +138,7 @@ def _stand_in(surrogate: Surrogate, spec: RunSpec) -> Prepared:
     has_head = description.cell.task != "text-generation"
     stand_in = SimpleNamespace(
         spec=spec,
-        data=SimpleNamespace(**{n: SimpleNamespace(name=n, groups=()) for n in ("confirm", "test")}),
+        groups={},
         base=SimpleNamespace(sites=description.sites, head_params=int(has_head)),
         task=SimpleNamespace(**{**vars(facts), "metric": facts.name, "defaults": part.defaults}),
         methods=discover("autopeft.methods"),
