@@ -67,6 +67,7 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
             "auto_lora autopeft_tacl bipeft s3delta"
         )
     },
+    "init of lora": {"leave it out, since no measurement spoke for EVA": "eva"},
     "export": {
         "--to merged serves every method that changes weights, --to uniform-lora plain LoRA": "converted_lora"
     },

@@ -78,10 +78,6 @@ def apply(
     except BaseException:
         put_back()
         raise
-    if folder is None and any(dict(adapter.options).get("init") == "eva" for adapter in plan.adapters):
-        log.warning(
-            "The plan initialises its adapters from data (EVA); `apply` has no data and uses random values."
-        )
     return attached.train(is_training)
 
 

@@ -1,8 +1,7 @@
 """LoRA: a trained low-rank update beside a frozen linear map; with DoRA and rsLoRA as options.
 
 Hu et al. 2021, arXiv:2106.09685. Options: `dora` (Liu et al. 2024, arXiv:2402.09353), `scale_rule` (rslora,
-Kalajdzievski 2023, arXiv:2312.03732, or constant), `init` orthogonal or eva (Paischl et al. 2024,
-arXiv:2410.07170; without its redistribution of ranks, which would change what a plan costs).
+Kalajdzievski 2023, arXiv:2312.03732, or constant), `init` orthogonal.
 """
 
 from __future__ import annotations
@@ -83,9 +82,7 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
 
     def dora_and_init(adapter: Adapter) -> tuple[bool, str]:
         options = dict(adapter.options)
-        init = str(options.get("init", "default"))
-        # EVA's values come from data, once the adapter is there; until then it starts as usual.
-        return bool(options.get("dora")), "default" if init == "eva" else init
+        return bool(options.get("dora")), str(options.get("init", "default"))
 
     configs = []
     for (dora, init), members in groupby(sorted(adapters, key=dora_and_init), dora_and_init):
@@ -112,14 +109,9 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
 def _read_choices(config: Any) -> Options:
     """Read the initial values of a `LoraConfig`; SpecError for those that a plan cannot hold."""
     init = config.init_lora_weights
-    if init == "eva" and getattr(config.eva_config, "rho", None) != 1.0:
+    if init is not True and init != "orthogonal":
         raise SpecError(
-            "init_lora_weights is 'eva' without a rho of 1.0, so that EVA would move ranks between sites and "
-            "break the plan; set rho to 1.0 in its eva_config."
-        )
-    if init is not True and init not in ("orthogonal", "eva"):
-        raise SpecError(
-            f"init_lora_weights is {init!r}, which a plan cannot hold; it can hold true, orthogonal or eva."
+            f"init_lora_weights is {init!r}, which a plan cannot hold; it can hold true or orthogonal."
         )
     return {"init": "default" if init is True else init}
 
@@ -127,7 +119,7 @@ def _read_choices(config: Any) -> Options:
 PART = PeftMethod(
     name="lora",
     label="LoRA",
-    summary="low-rank update beside a linear map; options: DoRA, rsLoRA scale, orthogonal or EVA start",
+    summary="low-rank update beside a linear map; options: DoRA, rsLoRA scale, orthogonal start",
     formula="r (n + m), DoRA: + m",
     learning_rate_range=(6e-4, 2.4e-2),
     learning_rate_source="best measured on MiniLM-L6 (384) 3.2e-3 to 4e-3, cliff from 8e-3; on SmolLM2 "
@@ -139,9 +131,9 @@ PART = PeftMethod(
     choices={
         "scale_rule": ("rslora", "constant"),
         "dora": (False, True),
-        "init": ("default", "orthogonal", "eva"),
+        "init": ("default", "orthogonal"),
     },
-    choice_labels={"dora=True": "DoRA", "init=orthogonal": "orthogonal start", "init=eva": "EVA start"},
+    choice_labels={"dora=True": "DoRA", "init=orthogonal": "orthogonal start"},
     refusal=_refusal,
     options=_options,
     ranks=_ranks,

@@ -20,7 +20,6 @@ from autopeft.errors import TrainingError, first_line_of
 from autopeft.extension import Batch, Evaluation, Method, Task
 from autopeft.model import BaseModel, free_bytes, is_out_of_memory, load_weights, release_memory, save_weights
 from autopeft.model.devices import SavedBytes, forked_rng
-from autopeft.model.input_statistics import input_directions, input_rms, set_initial_directions
 from autopeft.model.training_pass import (
     can_checkpoint,
     checkpointed,
@@ -48,11 +47,11 @@ from autopeft.train.rates import (
     RateSchedule,
     head_maps,
     head_rates,
+    input_rms,
     parameter_groups,
     short_schedule,
 )
 
-_EVA_EXAMPLES = 128  # of the train split, for directions of inputs; chosen by hand
 _RMS_EXAMPLES = 32  # of the train split, for the size of the head's inputs; chosen by hand
 
 log = logging.getLogger(__name__)
@@ -80,7 +79,6 @@ class Bench:
     head_learning_rate: float | None = None
     compute: Compute = field(default_factory=Compute)
     interrupt: Callable[[], None] = lambda: None
-    _directions: dict[str, torch.Tensor] = field(default_factory=dict, init=False)  # of measured sites
 
     def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
         """Train a plan on the train split and evaluate it on the fidelity's split; a failure is a value.
@@ -136,7 +134,7 @@ class Bench:
         """Attach a plan, train it or load its weights, evaluate it, and detach it."""
         is_trained = fidelity.split != "test"
         if is_trained:  # measured on the base model, before adapters are on it
-            directions, heads = self._eva_directions(plan, compute), self.head_rates
+            heads = self.head_rates
         if not compute.shares_outputs:
             self.frozen_outputs.cache.clear()
         # Frozen layers are skipped in short runs, whose rows many plans see.
@@ -147,7 +145,6 @@ class Bench:
         ):
             cost = TrainingCost()
             if is_trained:
-                set_initial_directions(model, directions)
                 if groups := parameter_groups(model, plan, heads=heads, methods=self.methods):
                     self._to_train(model, plan)
                     run = self._training_run(plan, fidelity, compute)
@@ -191,17 +188,6 @@ class Bench:
             without_cache(model),
         ):
             yield model, stack.names
-
-    def _eva_directions(self, plan: Plan, compute: Compute) -> dict[str, torch.Tensor]:
-        """Site -> initial rows of LoRA's A, for the adapters of a plan that start from data (EVA)."""
-        ranks = {a.site: a.rank for a in plan.adapters if dict(a.options).get("init") == "eva"}
-        missing = {site: rank for site, rank in ranks.items() if len(self._directions.get(site, ())) < rank}
-        if missing:
-            batches = self.sample_batches(n_examples=_EVA_EXAMPLES, batch_size=16, seed=0, compute=compute)
-            with self.base.autocast():
-                directions = input_directions(self.base.module, batches, missing, call=self.task.loss)
-            self._directions.update(directions)
-        return {site: self._directions[site][:rank] for site, rank in ranks.items()}
 
     @cached_property
     def head_rates(self) -> HeadRates:
@@ -328,11 +314,9 @@ class Bench:
             self.frozen_outputs.expect(batch, self._plain_loss)
             yield batch
 
-    def sample_batches(
-        self, *, n_examples: int, batch_size: int, seed: int, compute: Compute | None = None
-    ) -> list[Batch]:
+    def sample_batches(self, *, n_examples: int, batch_size: int, seed: int) -> list[Batch]:
         """Draw a seeded sample of the train split, in batches sorted by length, cut as those of a step."""
-        split, max_tokens = self.splits["train"], (compute or self.compute).micro_batch_tokens
+        split, max_tokens = self.splits["train"], self.compute.micro_batch_tokens
         sample = np.random.default_rng(seed).permutation(len(split.lengths))[:n_examples].tolist()
         sample.sort(key=lambda i: split.lengths[i])
         batches = [sample[i : i + batch_size] for i in range(0, len(sample), batch_size)]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from autopeft.adapters import compile_plan
-from autopeft.extension import Method
+from autopeft.extension import Batch, Method
 from autopeft.model import BaseModel
 from autopeft.records import Plan
 
@@ -130,6 +132,39 @@ class HeadRates:
 def head_maps(base: BaseModel) -> list[str]:
     """Names of the linear maps that are trained as the task head."""
     return [name for name, module in _head_modules(base) if isinstance(module, nn.Linear)]
+
+
+def input_rms(
+    module: nn.Module,
+    batches: Sequence[Batch],
+    names: Iterable[str],
+    *,
+    call: Callable[[nn.Module, Batch], object],
+) -> dict[str, float]:
+    """Measure the root mean square of the inputs of linear maps, by name, without padding.
+
+    `call` runs the model on a batch, such as the task's loss. A map that no batch reaches is missing.
+    """
+    sums: dict[str, tuple[float, int]] = {}
+    mask: torch.Tensor | None = None
+
+    def hook(name: str, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        rows = inputs[0]
+        if mask is not None and rows.shape[:-1] == mask.shape:
+            rows = rows[mask.bool()]
+        total, count = sums.get(name, (0.0, 0))
+        sums[name] = total + float(rows.float().square().sum()), count + rows.numel()
+
+    handles = [module.get_submodule(name).register_forward_pre_hook(partial(hook, name)) for name in names]
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                mask = batch.get("attention_mask")
+                call(module, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: math.sqrt(total / max(1, count)) for name, (total, count) in sums.items()}
 
 
 def head_rates(base: BaseModel, rms: Mapping[str, float]) -> HeadRates:

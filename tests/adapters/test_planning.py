@@ -161,10 +161,6 @@ LORA = {"r": 2, "target_modules": ["query"]}
             "init_lora_weights is 'pissa', which a plan cannot hold",
         ),
         (
-            LoraConfig(**LORA, init_lora_weights="eva"),
-            "'eva' without a rho of 1.0, so that EVA would move ranks",
-        ),
-        (
             LoraConfig(**LORA, modules_to_save=["word_embeddings"]),
             "trains bert.embeddings.word_embeddings whole",
         ),

@@ -28,7 +28,7 @@ def test_every_task_gives_its_own_model_class_and_every_method_its_label(name):
     [
         ("lora", (), "LoRA"),
         ("lora", (("dora", True),), "LoRA with DoRA"),
-        ("lora", (("dora", True), ("init", "eva")), "LoRA with DoRA and EVA start"),
+        ("lora", (("dora", True), ("init", "orthogonal")), "LoRA with DoRA and orthogonal start"),
         ("road", (("group_size", 64), ("variant", "road_1")), "RoAd"),
         ("road", (("group_size", 64), ("variant", "road_2")), "RoAd with variant road_2"),
     ],

@@ -15,7 +15,7 @@ from autopeft.model import BaseModel
 from autopeft.model.checks import require_sites
 from autopeft.records import Status
 from autopeft.run.prepare import prepare
-from autopeft.train.rates import head_maps, head_rates
+from autopeft.train.rates import head_maps, head_rates, input_rms
 
 TINY = {
     "hidden_size": 16,
@@ -149,3 +149,25 @@ def test_head_that_peft_cannot_identify_is_refused_when_the_model_is_loaded(name
     base = BaseModel(getattr(transformers, name)(config), None, name="odd", untrained=frozenset())
     with pytest.raises(SiteError, match=message):
         require_sites(base)
+
+
+def test_rms_is_that_of_all_inputs_but_padding(base, make_batch):
+    batches = [make_batch(seed=0), make_batch(seed=1, n_filler=(4, 12))]
+    names = [site.name for site in base.sites if site.kind in ("linear", "conv1d")]
+    seen = {name: [] for name in names}
+    mask = None
+
+    def note(name, inputs):
+        inside = mask if mask.shape == inputs.shape[:2] else torch.ones(inputs.shape[:-1], dtype=torch.bool)
+        seen[name].append(inputs[inside].double().flatten())
+
+    for name in names:
+        layer = base.module.get_submodule(name)
+        layer.register_forward_pre_hook(lambda _, inputs, name=name: note(name, inputs[0]))
+    with torch.no_grad():
+        for batch in batches:
+            mask = batch["attention_mask"].bool()
+            base.module(**batch)
+    expected = {name: torch.cat(rows).square().mean().sqrt().item() for name, rows in seen.items()}
+    rms = input_rms(base.module, batches, names, call=lambda module, batch: module(**batch))
+    assert rms == pytest.approx(expected, rel=1e-5)
