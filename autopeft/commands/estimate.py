@@ -43,7 +43,8 @@ log = logging.getLogger(__name__)
 class RunRequest:
     """The run whose time is predicted: its task, data and length; `price` is per hour, in any currency.
 
-    Without a `task` it is that of the plan, or of the class that the model's config names.
+    Without a `task` it is that of the plan, or of the class that the model's config names. With `accumulates`
+    a step takes as many of its rows at a time as fit.
     """
 
     task: str | None = None
@@ -51,6 +52,7 @@ class RunRequest:
     epochs: float | None = None
     max_steps: int | None = None
     price: float | None = None
+    accumulates: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +60,7 @@ class EstimateRequest:
     """What to estimate: the argument and flags of the command, as the user typed them.
 
     `trained` is a plan, a run, an adapter config, its folder, a method such as `lora_r16`, or `full`.
-    `device` is the name of a card, `cuda` or `cpu`. With `accumulates` a step takes as many of its rows at a
-    time as fit.
+    `device` is the name of a card, `cuda` or `cpu`.
     """
 
     trained: str
@@ -73,7 +74,6 @@ class EstimateRequest:
     like: str = "autopeft"
     device: str = "cuda"
     memory: str | None = None
-    accumulates: bool = False
     run: RunRequest = RunRequest()
 
 
@@ -178,7 +178,7 @@ def estimate_step(
             quantize=quantize,
             checkpointing=_SWITCH[request.checkpointing],
             max_bytes=max_bytes,
-            accumulates=request.accumulates,
+            accumulates=run.accumulates,
         )
         answer = estimate.answer(step_request, describe)
     estimated = StepEstimate(

@@ -121,8 +121,7 @@ def suggest(request: SuggestRequest) -> Suggestion:
             quantize=request.quantize,
             device=request.device,
             memory=request.memory,
-            accumulates=True,
-            run=RunRequest(task=request.task, data=request.data, price=request.gpu_price),
+            run=RunRequest(task=request.task, data=request.data, price=request.gpu_price, accumulates=True),
         )
     )
     run = step.run

@@ -23,11 +23,12 @@ MODULE = re.compile(rf"\bautopeft\.(?:{'|'.join(FOLDERS)})\.(\w+)")  # `autopeft
 ALLOWED = (
     ("records/spec.py", "text-classification gradient", "defaults of settings have to name a part"),
     ("api/__init__.py", "gradient fisher", "the default of an argument has to name parts"),
-    ("records/results.py", "parameters", "the score of sites where memory holds no example"),
+    ("records/outcomes.py", "parameters", "the score of sites where memory holds no example"),
     ("cli/", "parameters", "the heading of a column"),
     ("templates/", "parameters", "the heading of a column"),
     ("space/spaces.py", "lora", "what people write without a search"),
-    ("run/formulate.py", "gradient fisher", "scores that every report shows beside the chosen one"),
+    ("run/search_problem.py", "gradient fisher", "scores that every report shows beside the chosen one"),
+    ("commands/suggest.py", "trl axolotl", "trainers for which it has lines of their own"),
     ("templates/", "lora", "a word of axolotl's and LLaMA-Factory's files"),
     ("tasks/", "exact-match", "a metric of written answers, which their tasks compute themselves"),
 )
