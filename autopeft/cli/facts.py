@@ -85,7 +85,8 @@ def estimate(
         int | None, opt.whole("Tokens of each row. Default 1024, or what the model takes.")
     ] = None,
     dtype: Annotated[
-        str, typer.Option(help="bfloat16 or float32; auto is bfloat16 if the device computes in it.")
+        str,
+        typer.Option(help="bfloat16, float16 or float32; auto: 16 bits if the device computes in them."),
     ] = "auto",
     quantize: Annotated[
         str | None, typer.Option(help="none, 4bit or 8bit. Default: what the plan says, or none.")

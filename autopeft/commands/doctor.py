@@ -23,7 +23,7 @@ from autopeft.containers import allowed_cores
 from autopeft.errors import ModelError, first_line_of, reason_of
 from autopeft.extension import PROTOCOLS, Catalogue, discover
 from autopeft.model import find_device, free_bytes, resolve
-from autopeft.model.devices import computes_in_bfloat16, equal_gpus
+from autopeft.model.devices import equal_gpus, narrow_format
 from autopeft.records import VERSION, ModelSpec
 
 CheckStatus = Literal["ok", "note", "fail"]
@@ -138,8 +138,7 @@ def _device_checks() -> Iterator[Check]:
         remedy="end other programs, or take a device with more memory" if is_little else "",
     )
     yield thread_check(torch.get_num_threads(), os.environ.get("OMP_WAIT_POLICY"), cores=allowed_cores())
-    dtype = "bfloat16" if computes_in_bfloat16(device) else "float32"
-    yield Check(name="number format", status="ok", value=dtype)
+    yield Check(name="number format", status="ok", value=narrow_format(device) or "float32")
 
 
 def gpu_check(names: Sequence[str], *, like_first: int) -> Check:

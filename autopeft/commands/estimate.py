@@ -29,6 +29,7 @@ from autopeft.store import parse_bytes, read_plan
 _PRECISIONS = {
     "auto": None,
     "bfloat16": Precision(dtype="bfloat16"),
+    "float16": Precision(dtype="float16"),
     "float32": Precision(dtype="float32"),
 }
 _SWITCH = {"auto": None, "on": True, "off": False}
@@ -94,7 +95,7 @@ class RunEstimate:
 class StepEstimate:
     """What is trained, how, and what it takes.
 
-    `dtype` is bfloat16 or float32, `like` names the loop. `rates` are None if the device is not known;
+    `dtype` is one of 16 bits or float32, `like` names the loop. `rates` are None if the device is not known;
     then no time is predicted. `run` is None if the number of steps is not known.
     """
 

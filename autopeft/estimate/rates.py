@@ -51,7 +51,7 @@ class Card:
 
 # From NVIDIA's data sheets; products without sparsity, sums in float32.
 CARDS = {
-    "t4": Card(gib=15, tflops=8.1, gb_per_second=300, dtype="float32"),  # it has no bfloat16
+    "t4": Card(gib=15, tflops=65, gb_per_second=300, dtype="float16"),  # it has no bfloat16
     "a10": Card(gib=22.5, tflops=125, gb_per_second=600),
     "l4": Card(gib=22.5, tflops=121, gb_per_second=300),
     "l40s": Card(gib=44.5, tflops=362, gb_per_second=864),

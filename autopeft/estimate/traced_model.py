@@ -161,7 +161,7 @@ class _Builder:
             loss=(lambda model, batch: model(**batch).loss) if setup.plain_loop else self.loss,
             n_terms=None if setup.plain_loop else task.n_terms,
             max_tokens=max_tokens,
-            autocast=setup.dtype == torch.bfloat16,
+            autocast=setup.dtype != torch.float32,
             on_gpu=setup.on_gpu,
             rates=setup.rates,
             n_tensors=n_tensors,

@@ -211,7 +211,7 @@ class BaseModel:
         restore = note_modules(self.module)
         try:
             model = self._attach(configs, plan, task_type=task_type, seed=seed, draws_head=True)
-            if self.precision.dtype == "bfloat16":
+            if self.precision.dtype != "float32":
                 leave_casts_to_autocast(model)
                 if self.n_bits:
                     keep_format(model, self.precision.torch_dtype)

@@ -23,7 +23,10 @@ from autopeft.containers import left_bytes
 from autopeft.errors import ModelError, reason_of
 
 _LEAST_WIDTH = 128  # on a CPU; in narrower models other work takes longer than products; chosen by hand
-_BFLOAT16_SINCE = (8, 0)  # compute capability of GPUs of NVIDIA; older ones only emulate it, slowly
+# Compute capability of NVIDIA's GPUs: Ampere has bfloat16, which older ones emulate slowly, Volta float16.
+_BFLOAT16_SINCE, _FLOAT16_SINCE = (8, 0), (7, 0)
+# Models whose activations leave float16's range: vLLM refuses these, and T5's are known for it.
+_OVERFLOWING = ("t5", "mt5", "umt5", "longt5", "gemma2", "gemma3", "gemma3_text", "glm4", "plamo2")
 # Devices whose free memory and random numbers are implemented here.
 _DEVICE = re.compile(r"(?:cpu|cuda|mps)(?::\d+)?", re.ASCII)
 _WITH_GENERATOR = ("cuda", "mps")  # devices that draw by a generator of their own, not by the CPU's
@@ -44,8 +47,8 @@ log = logging.getLogger(__name__)
 class Precision:
     """The number format that a base model is held in and computes in.
 
-    `dtype` is float32 or bfloat16. `matmul` is torch's word for how float32 matrices are multiplied:
-    `highest`, or `high` for TF32 on GPUs.
+    `dtype` is float32, bfloat16 or float16, whose gradients a loop must scale up. `matmul` is torch's word
+    for how float32 matrices are multiplied: `highest`, or `high` for TF32 on GPUs.
     """
 
     dtype: str = "float32"
@@ -154,36 +157,44 @@ def make_current(device: torch.device) -> None:
         torch.cuda.set_device(device)
 
 
-def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 in hardware; emulation is 40 to 500 times slower.
+def narrow_format(device: torch.device) -> str | None:
+    """Name the format of 16 bits that a device multiplies in hardware; None if there is none.
 
-    1. GPUs of NVIDIA do from Ampere on: not Volta and Turing (V100, T4, RTX 20).
-    2. x86 processors do with AVX512_BF16 or AMX.
-    3. ARM processors do with the flag `bf16`; torch uses it through the Arm Compute Library alone.
-    4. On other devices bfloat16 is not tried.
+    1. GPUs of NVIDIA: bfloat16 from Ampere on, float16 on Volta and Turing (V100, T4, RTX 20).
+    2. x86 processors: bfloat16 with AVX512_BF16 or AMX. Emulation is 40 to 500 times slower.
+    3. ARM processors: bfloat16 with the flag `bf16`; torch uses it through the Arm Compute Library alone.
+    4. On other devices none is tried.
     """
     if device.type == "cuda":
-        return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= _BFLOAT16_SINCE
+        capability = torch.cuda.get_device_capability(device)
+        if torch.version.hip or capability >= _BFLOAT16_SINCE:
+            return "bfloat16"
+        return "float16" if capability >= _FLOAT16_SINCE else None
     if device.type != "cpu" or not cast(Any, torch.backends.mkldnn).is_available():
-        return False
+        return None
     library = torch.ops.mkldnn
     on_x86 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return on_x86 or (library._is_mkldnn_acl_supported() and library._is_mkldnn_bf16_supported())
+    on_arm = library._is_mkldnn_acl_supported() and library._is_mkldnn_bf16_supported()
+    return "bfloat16" if on_x86 or on_arm else None
 
 
 def choose_precision(config: Any, device: torch.device) -> Precision:
-    """Choose bfloat16 if the device multiplies it in hardware; else, and for narrow models on a CPU, float32.
+    """Choose the format of 16 bits that the device multiplies in hardware; float32 where that brings nothing.
 
+    That is for narrow models on a CPU, and for models whose activations leave the range of float16.
     One machine always gives the same answer. The choice and its reason are logged.
     """
     text = config.get_text_config()
     width = getattr(text, "hidden_size", None) or getattr(text, "num_features", None)  # of timm models
-    if not computes_in_bfloat16(device):
+    narrow = narrow_format(device)
+    if narrow is None:
         dtype, reason = "float32", f"no instructions for bfloat16 are known on this {device.type} device"
+    elif narrow == "float16" and str(getattr(config, "model_type", "")) in _OVERFLOWING:
+        dtype, reason = "float32", f"this GPU has no bfloat16, and a {config.model_type} overflows in float16"
     elif device.type == "cpu" and not (isinstance(width, int) and width >= _LEAST_WIDTH):
         dtype, reason = "float32", f"below {_LEAST_WIDTH} hidden units bfloat16 would not be faster"
     else:
-        dtype, reason = "bfloat16", f"the {device.type} device has instructions for it"
+        dtype, reason = narrow, f"the {device.type} device has instructions for it"
     log.info("The base model computes in %s: %s; --dtype overrides this.", dtype, reason)
     return Precision(dtype=dtype)
 

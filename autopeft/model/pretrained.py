@@ -95,6 +95,10 @@ def load(
     if spec.quantize == "none":
         settings = {} if source.endswith(".gguf") else dequantising(config_of(spec))
         settings["dtype"] = precision.torch_dtype
+        if place.type == "cuda" and not (label_names or source.endswith(".gguf")):
+            # Weights stream to the GPU, without a copy in host memory. A fresh head is drawn on the CPU,
+            # whose numbers are the same everywhere.
+            settings["device_map"] = {"": place}
         module, checkpoint = _read(source, spec, auto_class, label_names, **settings)
         require_trainable(module, name)
         module = module.to(place)
@@ -102,7 +106,7 @@ def load(
         module, checkpoint = _read_quantised(
             source, spec, auto_class, label_names, place=place, dtype=precision.dtype
         )
-    stop_mutation(module)
+    stop_mutation(module, scales_gradients=precision.dtype == "float16")
     if spec.quantize != "none":
         with precision.autocast(place):
             require_working_kernels(module.requires_grad_(False), name)

@@ -229,13 +229,13 @@ def unquantised_modules(module: nn.Module) -> tuple[str, ...]:
     return tuple(getattr(config, "llm_int8_skip_modules", None) or ())
 
 
-def stop_mutation(module: nn.Module) -> Callable[[], None]:
+def stop_mutation(module: nn.Module, *, scales_gradients: bool = False) -> Callable[[], None]:
     """Work around six faults of bitsandbytes 0.50.2 and `peft` 0.21.2; returns a function that undoes it.
 
     - On CPUs with AVX-512 for bfloat16, a 4-bit map repacks its weight, rounded, when it is first evaluated,
       and no gradient passes through it any more. Its flag is turned off.
-    - A 4-bit map that computes in float16 loses gradients below 6e-8, as nothing here scales them up. It is
-      made to compute in float32.
+    - A 4-bit map that computes in float16 loses gradients below 6e-8. It is made to compute in float32 unless
+      the loop `scales_gradients` up, as it does for a model in float16.
     - The bias of a 4-bit map takes on the compute dtype at the first call. It is cast beforehand.
     - The bias of an 8-bit map takes on the type of its inputs at each call. A hook puts it back.
     - On a CPU `peft` loses the scales of an 8-bit map when it dequantises it, as DoRA does at each step. A
@@ -245,6 +245,7 @@ def stop_mutation(module: nn.Module) -> Callable[[], None]:
     """
     maps = [cast(Any, child) for child in module.modules() if n_bits(child)]
     halved = [layer for layer in maps if getattr(layer, "compute_dtype", None) is torch.float16]
+    halved = [] if scales_gradients else halved
     for layer in halved:
         layer.compute_dtype = torch.float32
     biases = [None if layer.bias is None else layer.bias.data for layer in maps]

@@ -1,4 +1,4 @@
-"""Forward passes that keep and compute less: no cache, checkpoints, padding-aware masks, skipped layers."""
+"""Forward passes that keep and compute less: no cache, checkpoints, quick attention, skipped layers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+from transformers.integrations import sdpa_attention
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from autopeft.model.devices import forked_rng, is_out_of_memory, random_state
@@ -121,15 +122,19 @@ def _noted(mask: Tensor, *, has_padding: bool, is_right_padded: bool) -> Padding
 
 
 def uses_padding_aware_masks(model: nn.Module) -> bool:
-    """Whether a model makes its masks by the function that `padding_aware_masks` replaces."""
+    """Whether a model makes its masks by the function that `quick_attention` replaces."""
     return getattr(getattr(model, "config", None), "_attn_implementation", None) == _FUSED
 
 
 @contextlib.contextmanager
-def padding_aware_masks() -> Iterator[None]:
-    """Let models of transformers make their masks of a `PaddingAwareMask` without reading it from the device.
+def quick_attention() -> Iterator[None]:
+    """Let models of transformers use quick kernels of attention, and wait for the device for no mask.
 
-    They make the mask that they would make otherwise, and none, since fast kernels take none, if
+    Where flash attention is not to be had, keys are repeated for the queries of their group: with fewer heads
+    of keys than of queries only the kernel that writes all T x T products would be left.
+
+    Of a `PaddingAwareMask` they make the mask that they would make otherwise, and none, since fast kernels
+    take none, if
 
     1. there is no padding: the attention is then plain or causal;
     2. all padding comes last and the attention is causal: no token attends to what comes after it, and the
@@ -150,13 +155,28 @@ def padding_aware_masks() -> Iterator[None]:
         never = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
         return make_mask(attention_mask=attention_mask.as_subclass(Tensor), **{**arguments, **never})
 
+    groups: Callable[..., bool] = sdpa_attention.use_gqa_in_sdpa
+
+    def groups_for_flash(attention_mask: Tensor | None, key: Tensor, *values: Tensor) -> bool:
+        return groups(attention_mask, key, *values) and (key.device.type != "cuda" or _flash_takes(key))
+
     ALL_MASK_ATTENTION_FUNCTIONS[_FUSED] = make
+    sdpa_attention.use_gqa_in_sdpa = groups_for_flash
     try:
         yield
     finally:
+        sdpa_attention.use_gqa_in_sdpa = groups
         del ALL_MASK_ATTENTION_FUNCTIONS[_FUSED]
         if ALL_MASK_ATTENTION_FUNCTIONS[_FUSED] is not make_mask:  # inside another such context
             ALL_MASK_ATTENTION_FUNCTIONS[_FUSED] = make_mask
+
+
+def _flash_takes(keys: Tensor) -> bool:
+    """Whether flash attention takes keys on a GPU: from Ampere on, in 16 bits, also of autocast."""
+    kind = keys.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else keys.dtype
+    is_new = bool(torch.version.hip) or torch.cuda.get_device_capability(keys.device) >= (8, 0)
+    return is_new and dtype in (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,7 +86,7 @@ def restoring(module: nn.Module) -> Iterator[None]:
     it has when it is loaded by name.
     """
     restore_modules, restore_flags = note_modules(module), note_flags(module)
-    undo = stop_mutation(module)
+    undo = stop_mutation(module, scales_gradients=narrow_format_of(module) == "float16")
     if any(map(n_bits, module.modules())):
         widen_norms(module)
     try:
@@ -122,16 +122,17 @@ def loaded_from(module: nn.Module) -> str:
     return str(getattr(getattr(module, "config", None), "_name_or_path", "") or "")
 
 
-def holds_bfloat16(module: nn.Module) -> bool:
-    """Whether weights outside bitsandbytes maps are in bfloat16, in which the model must then compute."""
-    return torch.bfloat16 in _formats(module)
+def narrow_format_of(module: nn.Module) -> str | None:
+    """Name the 16 bits of weights outside bitsandbytes maps, in which the model must then compute."""
+    formats = _formats(module)
+    return next((name for name in ("bfloat16", "float16") if getattr(torch, name) in formats), None)
 
 
 def require_plain(module: nn.Module) -> None:
     """Raise ModelError for a module that is no transformers model, or cannot be adapted as it is.
 
     That is one that is compiled, wrapped for several devices, or without weights, that holds adapters, or
-    that has floats other than float32 and bfloat16 outside bitsandbytes maps.
+    that has floats other than float32 and one of 16 bits outside bitsandbytes maps.
     """
     kind = type(module).__name__
     if isinstance(getattr(module, "_orig_mod", None), nn.Module):
@@ -152,11 +153,12 @@ def require_plain(module: nn.Module) -> None:
         raise ModelError(
             f"The {kind} holds adapters of peft already; pass the base model without them (model.unload())."
         )
-    if refused := _formats(module) - {torch.float32, torch.bfloat16}:
+    formats = _formats(module)
+    if refused := formats - {torch.float32, torch.bfloat16 if torch.bfloat16 in formats else torch.float16}:
         dtype = str(min(refused, key=str)).removeprefix("torch.")
         raise ModelError(
-            f"The {kind} in memory has weights in {dtype}; training here is in float32 or bfloat16, pass "
-            "model.float() or model.bfloat16(), or load a quantised one with dtype=torch.float32."
+            f"The {kind} in memory has weights in {dtype}; training here is in float32, bfloat16 or float16, "
+            "pass model.float() or model.bfloat16(), or load a quantised one with dtype=torch.float32."
         )
     if any(parameter.is_meta for parameter in module.parameters()):
         raise ModelError(f"The {kind} in memory has no weights (meta tensors); load them first.")

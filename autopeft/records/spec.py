@@ -220,7 +220,7 @@ class ExecutionSpec(Topic):
 
     The base model is held in `dtype`, but for quantised maps, which are multiplied in it. What is trained is
     float32. `auto` is bfloat16 if the processor or GPU has
-    instructions for it.
+    instructions for it, float16 on NVIDIA's Volta and Turing.
     """
 
     executor: str = setting("serial", "Way to run measurements", "Machine")
@@ -239,7 +239,7 @@ class ExecutionSpec(Topic):
         "Machine",
         min_length=1,
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = setting(
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "auto", "Number format that the base model is held in and computes in", "Machine"
     )
     memory_bytes: int | None = setting(

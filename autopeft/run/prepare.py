@@ -15,7 +15,7 @@ from autopeft.data import LabelledData
 from autopeft.errors import DataError, ModelError, UnknownNameError
 from autopeft.extension import Catalogue, Method, Task, discover, text_form
 from autopeft.model import BaseModel
-from autopeft.model.user_model import holds_bfloat16
+from autopeft.model.user_model import narrow_format_of
 from autopeft.records import (
     IN_MEMORY,
     SETTINGS,
@@ -211,19 +211,19 @@ def load_data(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> Labe
 def with_precision(spec: RunSpec, memory: InMemory) -> RunSpec:
     """Replace the precision `auto` by what this model and machine give.
 
-    Raises ModelError if float32 is asked for and a model in memory is in bfloat16, which nobody can undo.
+    Raises ModelError if a model in memory is in 16 bits, which nobody can undo, and other ones are asked for.
     """
     execution = spec.execution
-    is_in_bfloat16 = memory.model is not None and holds_bfloat16(memory.model)
-    if is_in_bfloat16 and execution.dtype == "float32":
+    narrow = None if memory.model is None else narrow_format_of(memory.model)
+    if narrow is not None and execution.dtype not in ("auto", narrow):
         raise ModelError(
-            "dtype is 'float32', but the model in memory has weights in bfloat16; leave dtype out, or pass "
-            "model.float()."
+            f"dtype is {execution.dtype!r}, but the model in memory has weights in {narrow}; "
+            "leave dtype out, or pass model.float()."
         )
     if execution.dtype != "auto":
         return spec
-    if is_in_bfloat16:
-        return with_setting(spec, "execution.dtype", "bfloat16")
+    if narrow is not None:
+        return with_setting(spec, "execution.dtype", narrow)
     if memory.model is None:
         device, config = model.find_device(execution.device), model.config_of(spec.model)
     else:

@@ -23,7 +23,7 @@ from autopeft.model import (
     is_out_of_memory,
     load_skeleton,
 )
-from autopeft.model.devices import computes_in_bfloat16, device_names, equal_gpus, has_used_gpus, limit_memory
+from autopeft.model.devices import device_names, equal_gpus, has_used_gpus, limit_memory, narrow_format
 from autopeft.model.quantisation import stored_weights
 from autopeft.records import (
     FLOAT32_BYTES,
@@ -101,16 +101,16 @@ def loading_place(spec: RunSpec, plan: Plan, *, auto_class: str) -> tuple[str, P
     1. float32 if it has a head or trained norms: these are float32 and take no inputs in bfloat16.
     2. Else the format of the run, if the device computes in it.
     """
-    is_narrow = spec.execution.dtype == "bfloat16" and spec.model.quantize == "none"
+    is_narrow = spec.execution.dtype != "float32" and spec.model.quantize == "none"
     if is_narrow:
         skeleton = load_skeleton(spec.model, auto_class=auto_class)
         norms = {site.name for site in skeleton.sites if site.kind == "norm"}
         is_narrow = not skeleton.head_names and norms.isdisjoint(adapter.site for adapter in plan.adapters)
     device = device_in_float32(
-        spec.model, auto_class=auto_class, preferred=spec.execution.device, takes_bfloat16=is_narrow
+        spec.model, auto_class=auto_class, preferred=spec.execution.device, is_narrow=is_narrow
     )
-    is_narrow = is_narrow and computes_in_bfloat16(torch.device(device))
-    return device, Precision(dtype="bfloat16" if is_narrow else "float32")
+    narrow = narrow_format(torch.device(device)) if is_narrow else None
+    return device, Precision(dtype=narrow or "float32")
 
 
 def device_in_float32(
@@ -119,7 +119,7 @@ def device_in_float32(
     auto_class: str,
     preferred: str | None = None,
     dequantises: bool = False,
-    takes_bfloat16: bool = False,
+    is_narrow: bool = False,
 ) -> str:
     """The name of a device for a model in float32: the CPU where a GPU has too little free memory for it.
 
@@ -129,7 +129,7 @@ def device_in_float32(
         auto_class: Name of the transformers class.
         preferred: A device as `--device` names it; the default stands for None, and for one that is not here.
         dequantises: Whether a quantised model is made plain.
-        takes_bfloat16: Whether the model is held in bfloat16 instead on a GPU that computes in it.
+        is_narrow: Whether the model is held in 16 bits instead on a GPU that computes in them.
     """
     try:
         device = find_device(preferred)
@@ -142,14 +142,14 @@ def device_in_float32(
     if not (is_plain or dequantises):
         return str(device)
     skeleton = load_skeleton(spec, auto_class=auto_class)
-    is_narrow = takes_bfloat16 and computes_in_bfloat16(device)
-    n_bytes = (FLOAT32_BYTES // 2 if is_narrow else FLOAT32_BYTES) * (
+    narrow = narrow_format(device) if is_narrow else None
+    n_bytes = (FLOAT32_BYTES // 2 if narrow else FLOAT32_BYTES) * (
         skeleton.base_params + skeleton.head_params
     )
     if n_bytes <= _WEIGHTS_SHARE * free_bytes(device):
         return str(device)
-    name = "bfloat16" if is_narrow else "float32"
-    log.info("The GPU has less free memory than %s needs in %s: the CPU computes.", skeleton.name, name)
+    text = "The GPU has less free memory than %s needs in %s: the CPU computes."
+    log.info(text, skeleton.name, narrow or "float32")
     return "cpu"
 
 
@@ -177,8 +177,8 @@ def _less_memory(spec: RunSpec) -> str:
         is_quantised = is_quantised or not (stored is None or stored.is_loaded_plain)
     with contextlib.suppress(ModelError):  # the device is not here
         device = find_device(spec.execution.device)
-        if device.type == "cuda" and not is_quantised and not computes_in_bfloat16(device):
-            reason = "This GPU has no bfloat16, so that each weight takes 4 bytes. "
+        if device.type == "cuda" and not is_quantised and narrow_format(device) is None:
+            reason = "This GPU multiplies no 16 bits, so that each weight takes 4 bytes. "
     return reason + train.less_memory(checkpointing=spec.execution.checkpointing, is_quantised=is_quantised)
 
 

@@ -23,7 +23,7 @@ from autopeft.model.devices import SavedBytes, forked_rng
 from autopeft.model.training_pass import (
     can_checkpoint,
     checkpointed,
-    padding_aware_masks,
+    quick_attention,
     uses_padding_aware_masks,
     without_cache,
 )
@@ -229,6 +229,7 @@ class Bench:
             loss=self._loss,
             schedule=schedule,
             seed=fidelity.seed,
+            scales_gradients=self.base.precision.dtype == "float16",
             interrupt=self.interrupt,
             under_way=None if self.under_way is None else UnderWay(folder=self.under_way(plan, in_full)),
         )
@@ -266,7 +267,7 @@ class Bench:
 
     def _plain_loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         # Autocast is entered for every step: within one, its cache would keep the first cast of the adapters.
-        with self.base.autocast(), padding_aware_masks():
+        with self.base.autocast(), quick_attention():
             return self.task.loss(model, batch)
 
     def evaluate(
@@ -293,7 +294,7 @@ class Bench:
             if max_tokens < most_tokens:
                 compute.max_eval_tokens = max_tokens
             chunks = micro_batches(by_size, sizes, max_tokens=max_tokens)
-            with self.base.autocast(), padding_aware_masks():
+            with self.base.autocast(), quick_attention():
                 return self.task.evaluate(model, self._announced(split, chunks), generates=generates)
 
         largest, configured_tokens = int(sizes[by_size].max(initial=0)), compute.max_eval_tokens

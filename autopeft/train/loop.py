@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.library import Library
 from torch.optim import AdamW, Optimizer
 
@@ -57,7 +58,8 @@ class TrainingRun:
     `steps` has the micro-batches of each step as row indices, `sizes` the tokens of every row. `batch`
     makes a batch of row indices, and counts the terms that its `loss` is the mean of. `under_way` takes
     states of the full run now and then, and at the branch of a short run, from which the full run goes on.
-    `interrupt` is called before each step; what it raises stops the run.
+    `interrupt` is called before each step; what it raises stops the run. Where it `scales_gradients` up, for
+    float16, a step whose gradients leave its range is skipped.
     """
 
     steps: Sequence[Sequence[Sequence[int]]]
@@ -66,6 +68,7 @@ class TrainingRun:
     loss: Callable[[nn.Module, Batch], torch.Tensor]
     schedule: RateSchedule
     seed: int
+    scales_gradients: bool = False
     under_way: UnderWay | None = None
     interrupt: Callable[[], None] = lambda: None
 
@@ -94,12 +97,13 @@ def train(
     n_steps = schedule.n_steps
     peak_rates = [float(group["lr"]) for group in groups]
     optimizer = AdamW(groups, weight_decay=0.0, fused=device.type in _FUSED_ON)
+    scaler = GradScaler(device.type, enabled=run.scales_gradients)
     with forked_rng(device):
         torch.manual_seed(run.seed)  # dropout
         kept = None if run.under_way is None else run.under_way.load()
         if kept is not None and kept.position.step > (schedule.branch or n_steps):
             kept = None  # the full run has gone on beyond the branch of this one
-        start = resume(kept, model, optimizer, n_full=schedule.n_full, device=device)
+        start = resume(kept, model, optimizer, scaler, n_full=schedule.n_full, device=device)
         counted = _CountedLoss(run, start)
 
         def reached(n_done: int) -> Position:
@@ -113,10 +117,10 @@ def train(
             if step == schedule.branch and run.under_way is not None:
                 _require_finite(losses, n_steps=n_steps)
                 branch = replace(counted.position, step=step, began=step, seconds=0.0)
-                run.under_way.keep(pause(branch, model, optimizer, device=device))
+                run.under_way.keep(pause(branch, model, optimizer, scaler, device=device))
             for group, peak_rate in zip(optimizer.param_groups, peak_rates, strict=True):
                 group["lr"] = peak_rate * schedule.share(step)
-            of_step = optimizer_step(model, optimizer, run.steps[step], counted, freed)
+            of_step = optimizer_step(model, optimizer, scaler, run.steps[step], counted, freed)
             losses += [(step, loss) for loss in of_step]
             if (watcher := _watcher.get()) is not None:
                 watcher(step + 1, n_steps, partial(_mean, of_step))
@@ -127,8 +131,10 @@ def train(
                 _require_finite(losses, n_steps=n_steps)
                 losses.clear()
             if is_kept and run.under_way is not None:
-                run.under_way.keep(pause(reached(step + 1), model, optimizer, device=device))
+                run.under_way.keep(pause(reached(step + 1), model, optimizer, scaler, device=device))
         position = reached(n_steps)
+        if scaler.is_enabled() and scaler.get_scale() < 1:
+            raise DivergedError("diverged: the gradients are not finite in float16; try --dtype float32")
     trained_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return TrainingCost(
         seconds=position.seconds,
@@ -140,6 +146,7 @@ def train(
 def optimizer_step(
     model: nn.Module,
     optimizer: Optimizer,
+    scaler: GradScaler,
     parts: Sequence[Sequence[int]],
     counted: _CountedLoss,
     freed: FreedMemory,
@@ -157,13 +164,15 @@ def optimizer_step(
             continue  # no label in any of its rows
         loss = counted.loss(model, rows, batch)
         share = loss if n == n_terms else loss * (n / n_terms)
-        share.backward()  # type: ignore[no-untyped-call]
+        scaler.scale(share).backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
         del loss, share
         freed.give_back()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    scaler.unscale_(optimizer)
     nn.utils.clip_grad_norm_(parameters, _CLIP_NORM, foreach=optimizer.defaults["fused"] or None)
-    optimizer.step()
+    scaler.step(optimizer)
+    scaler.update()
     optimizer.zero_grad()
     return losses
 

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from autopeft.model.devices import has_own_generator, random_state, set_random_state
@@ -60,11 +61,15 @@ class State:
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
 
 
-def pause(position: Position, model: nn.Module, optimizer: Optimizer, *, device: torch.device) -> State:
+def pause(
+    position: Position, model: nn.Module, optimizer: Optimizer, scaler: GradScaler, *, device: torch.device
+) -> State:
     """Copy the state of a run at a position."""
     tensors = {"rng": torch.random.get_rng_state()}
     if has_own_generator(device):
         tensors[f"rng.{device.type}"] = random_state(device)
+    if scaler.is_enabled():
+        tensors["scaler"] = torch.tensor([scaler.get_scale(), scaler.state_dict()["_growth_tracker"]])
     for name, parameter in _trained_parameters(model).items():
         tensors[f"value.{name}"] = parameter
         for moment in _MOMENTS:
@@ -108,6 +113,7 @@ def resume(
     state: State | None,
     model: nn.Module,
     optimizer: Optimizer,
+    scaler: GradScaler,
     *,
     n_full: int,
     device: torch.device,
@@ -133,6 +139,9 @@ def resume(
                 if not optimizer.defaults["fused"]:  # then AdamW keeps its step count on the CPU
                     placed["step"] = moments["step"]
                 optimizer.state[parameter] = placed
+    if "scaler" in tensors:
+        scale, n_since = tensors["scaler"].tolist()  # and the steps since it last changed
+        scaler.load_state_dict({**scaler.state_dict(), "scale": scale, "_growth_tracker": int(n_since)})
     torch.random.set_rng_state(tensors["rng"])
     if (state_on_device := tensors.get(f"rng.{device.type}")) is not None:
         set_random_state(device, state_on_device)

@@ -71,7 +71,7 @@ def test_search_in_memory_is_that_of_the_checkpoint_in_bfloat16(name, tokenizer,
     adapted = held.load(module)
     assert {p.dtype for p in adapted.parameters() if p.requires_grad} == {torch.float32}
     if name == "llama-lm":
-        monkeypatch.setattr(resources, "computes_in_bfloat16", lambda device: True)
+        monkeypatch.setattr(resources, "narrow_format", lambda device: "bfloat16")
         loaded_again = named.load()
         frozen = {p.dtype for p in loaded_again.parameters() if not p.requires_grad}
         assert (frozen, loaded_again.training) == ({torch.bfloat16}, False)

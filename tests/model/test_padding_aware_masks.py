@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 from toys.bases import toy_base
+from transformers.integrations import sdpa_attention
 from transformers.masking_utils import (
     create_bidirectional_mask,
     create_causal_mask,
     create_sliding_window_causal_mask,
 )
 
-from autopeft.model.training_pass import PaddingAwareMask, padding_aware, padding_aware_masks
+from autopeft.model.training_pass import PaddingAwareMask, padding_aware, quick_attention
 
 WHOLE = torch.ones(2, 5, dtype=torch.int64)
 PADDED = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]])
@@ -42,7 +44,7 @@ def test_casts_and_views_stay_known_and_all_else_is_a_plain_tensor(mask):
 def test_models_get_the_mask_that_they_get_otherwise(make, n_queries, mask):
     config, states = toy_base("llama-lm").module.config, torch.zeros(2, n_queries, 16)
     plain = make(config, states, mask, cache=None)
-    with padding_aware_masks():
+    with quick_attention():
         for given in (known(mask), mask):
             made = make(config, states, given, cache=None)
             assert type(made) is type(plain)
@@ -57,7 +59,7 @@ def test_causal_attention_needs_no_mask_for_padding_on_the_right():
     def visible(query, key):
         return key >= 0
 
-    with padding_aware_masks():
+    with quick_attention():
         assert create_causal_mask(config, states, known(RIGHT), cache=None) is None
         for make, given, options in (
             (create_causal_mask, states[:, :3], {}),
@@ -74,7 +76,7 @@ def test_sliding_windows_stay_and_hide_no_token_more_or_less(window):
     config, states = toy_base("llama-lm").module.config, torch.zeros(3, 5, 16)
     config.sliding_window = window
     causal = torch.ones(5, 5, dtype=torch.bool).tril()
-    with padding_aware_masks():
+    with quick_attention():
         made = create_sliding_window_causal_mask(config, states, known(RIGHT), cache=None)
     seen = causal.expand(3, 1, 5, 5) if made is None else made
     expected = causal & ~torch.ones(5, 5, dtype=torch.bool).tril(-window)
@@ -95,7 +97,7 @@ def test_losses_and_gradients_are_those_of_an_attention_that_takes_the_mask(arch
     for name in ("sdpa", "eager"):
         base.module.set_attn_implementation(name)
         given = known(mask) if name == "sdpa" else mask
-        with attach(base, plan) as adapted, padding_aware_masks():
+        with attach(base, plan) as adapted, quick_attention():
             parameters = [p for p in adapted.parameters() if p.requires_grad]
             draw = torch.Generator().manual_seed(1)
             for parameter in parameters:
@@ -109,6 +111,30 @@ def test_losses_and_gradients_are_those_of_an_attention_that_takes_the_mask(arch
 def test_mask_that_a_model_makes_by_itself_is_looked_at():
     """A decoder's mask may have the shape of the batch's, and padding where that has none."""
     config, states = toy_base("llama-lm").module.config, torch.zeros(2, 5, 16)
-    with padding_aware_masks():
+    with quick_attention():
         made = create_causal_mask(config, states, known(WHOLE) * PADDED, cache=None)
     assert torch.equal(made, create_causal_mask(config, states, PADDED, cache=None))
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "autocast", "shares"),
+    [
+        ((8, 0), torch.bfloat16, None, True),
+        ((8, 0), torch.float32, torch.bfloat16, True),
+        ((8, 0), torch.float32, None, False),
+        ((7, 5), torch.float16, None, False),
+    ],
+)
+def test_keys_are_repeated_for_their_queries_where_flash_attention_does_not_take_them(
+    capability, dtype, autocast, shares, monkeypatch
+):
+    """With fewer heads of keys than of queries, and no mask, torch would write all T x T products."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: autocast is not None)
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda kind: autocast)
+    usual = sdpa_attention.use_gqa_in_sdpa
+    with FakeTensorMode(), quick_attention():
+        keys = torch.empty(1, 2, 8, 16, dtype=dtype, device="cuda")
+        assert sdpa_attention.use_gqa_in_sdpa(None, keys, keys) is shares
+    assert sdpa_attention.use_gqa_in_sdpa is usual

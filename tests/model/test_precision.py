@@ -29,11 +29,18 @@ def config(hidden=256):
     return SimpleNamespace(get_text_config=lambda: text)
 
 
-def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(monkeypatch):
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float16_if_it_can(monkeypatch):
     monkeypatch.setattr(torch.version, "hip", None)
-    for capability, dtype in {(7, 5): "float32", (8, 0): "bfloat16", (9, 0): "bfloat16"}.items():
+    for capability, dtype in {
+        (6, 1): "float32",
+        (7, 5): "float16",
+        (8, 0): "bfloat16",
+        (9, 0): "bfloat16",
+    }.items():
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
         assert choose_precision(config(), torch.device("cuda:0")).dtype == dtype
+        overflowing = choose_precision(toy_config("t5"), torch.device("cuda:0")).dtype
+        assert overflowing == ("float32" if dtype == "float16" else dtype)
 
 
 FLAGS = {

@@ -81,8 +81,8 @@ def lora_at(site):
     [
         (LANGUAGE, "bfloat16", "model.layers.0.mlp.up_proj", (8, 0), 0.7, ("cuda", "bfloat16")),
         (LANGUAGE, "bfloat16", "model.layers.0.mlp.up_proj", (8, 0), 0.6, ("cpu", "float32")),
-        (LANGUAGE, "bfloat16", "model.layers.0.mlp.up_proj", (7, 5), 0.7, ("cpu", "float32")),
-        (LANGUAGE, "bfloat16", "model.layers.0.mlp.up_proj", (7, 5), 1.3, ("cuda", "float32")),
+        (LANGUAGE, "bfloat16", "model.layers.0.mlp.up_proj", (7, 5), 0.7, ("cuda", "float16")),
+        (LANGUAGE, "bfloat16", "model.layers.0.mlp.up_proj", (6, 1), 0.7, ("cpu", "float32")),
         (LANGUAGE, "float32", "model.layers.0.mlp.up_proj", (8, 0), 1.3, ("cuda", "float32")),
         (LANGUAGE, "bfloat16", "model.layers.0.input_layernorm", (8, 0), 1.3, ("cuda", "float32")),
         (AUTO_CLASS, "bfloat16", "model.layers.0.mlp.up_proj", (8, 0), 1.3, ("cuda", "float32")),

@@ -126,10 +126,11 @@ def test_both_ways_of_fisher_were_taken_by_those_lengths(make_batch):
     assert 2 * short**2 < 16 * 16 < 32 * 16 < 2 * long**2
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("architecture", ["bert", "llama-lm"])
-def test_scores_of_a_base_in_bfloat16_order_the_sites_as_in_float32(architecture, make_base, batch_for):
+def test_scores_of_a_base_in_16_bits_order_the_sites_as_in_float32(architecture, dtype, make_base, batch_for):
     names = sorted(SCORES)
-    exact, held = make_base(architecture), make_base(architecture, dtype="bfloat16")
+    exact, held = make_base(architecture), make_base(architecture, dtype=dtype)
     loss = ModelLoss("CAUSAL_LM" if architecture.endswith("-lm") else "SEQ_CLS")
     batches = [batch_for(exact)] * 2
     before = held.sha256(), state_of(held.module)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -18,6 +19,9 @@ from autopeft.model import pretrained
 from autopeft.records import ModelSpec, OutputSpec, RunSpec
 from autopeft.run.state import resumed
 from autopeft.store import RunDir
+from autopeft.train import watched
+from autopeft.train.loop import DivergedError, TrainingRun, train
+from autopeft.train.rates import RateSchedule
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -44,9 +48,9 @@ def test_base_in_bfloat16_computes_as_torch_s_autocast_of_one_in_float32(make_ba
     assert bench.evaluate(held.module, "search").loss == pytest.approx(rough, abs=4e-3)
 
 
-def test_adapters_learn_in_bfloat16_as_they_do_in_float32(make_bench, make_base, make_plan, fidelity):
+def test_adapters_learn_in_16_bits_as_they_do_in_float32(make_bench, make_base, make_plan, fidelity):
     losses = {}
-    for dtype in ("float32", "bfloat16"):
+    for dtype in ("float32", "bfloat16", "float16"):
         bench = make_bench(base=make_base("bert", dtype=dtype))
         plan = make_plan(bench.base, "lora", learning_rate=2e-2)
         short, long = (bench.measure(plan, fidelity(train_steps=steps)) for steps in (1, 60))
@@ -54,7 +58,31 @@ def test_adapters_learn_in_bfloat16_as_they_do_in_float32(make_bench, make_base,
         losses[dtype] = short.loss, long.loss
     gain = losses["float32"][0] - losses["float32"][1]
     assert gain > 0.1
-    assert losses["bfloat16"][0] - losses["bfloat16"][1] > gain / 2
+    for dtype in ("bfloat16", "float16"):
+        assert losses[dtype][0] - losses[dtype][1] > gain / 2
+
+
+def test_a_step_whose_gradients_leave_float16_is_skipped_at_half_the_scale(monkeypatch):
+    """Which is that of torch's loop with a GradScaler: the loss is finite, and the run goes on."""
+    weight = torch.nn.Parameter(torch.ones(4))
+    model = torch.nn.ParameterList([weight])
+    factors = [1.0, 1e36, 1.0]  # 1e36 x 65536 is infinite in float32, as 1.0 x 65536 is in float16
+    run = TrainingRun(
+        steps=[[[step]] for step in range(3)],
+        sizes=np.ones(3, dtype=np.int64),
+        batch=lambda rows: ({"factor": factors[rows[0]]}, 1),
+        loss=lambda _, batch: (weight * batch["factor"]).sum(),
+        schedule=RateSchedule(n_steps=3, n_full=3),
+        seed=0,
+        scales_gradients=True,
+    )
+    values = []
+    with watched(lambda *_: values.append(float(weight[0].detach()))):
+        train(model, [{"params": [weight], "lr": 0.1}], run, device=torch.device("cpu"))
+    assert values[0] == values[1] > values[2]
+    factors[:] = [float("inf")] * 3
+    with pytest.raises(DivergedError, match="the loss is not finite"):
+        train(model, [{"params": [weight], "lr": 0.1}], run, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from torch.amp import GradScaler
 
 from autopeft.records import Status
-from autopeft.train import kept_step, pausing, watched
+from autopeft.train import kept_step, loop, pausing, watched
 from autopeft.train.pausing import Position, State, UnderWay, read
 
 N_STEPS = 20
@@ -64,16 +66,33 @@ def test_full_run_that_was_stopped_goes_on_to_the_same_bits(
     method, choices, before, make_stopped, make_bench, make_plan, fidelity, tmp_path
 ):
     bench = make_stopped(before)  # with dropout, so that the random state must come back too
-    plan, full = make_plan(bench.base, method, **choices), fidelity(split="confirm", train_steps=N_STEPS)
+    plan = make_plan(bench.base, method, **choices)
+    require_same_bits(bench, make_bench(keep_weights=bench.keep_weights), plan, fidelity, before=before)
+
+
+@pytest.mark.parametrize("before", [3, 12])
+def test_full_run_in_float16_goes_on_at_the_scale_of_its_gradients(
+    before, make_stopped, make_base, make_bench, make_plan, fidelity, monkeypatch
+):
+    monkeypatch.setattr(loop, "GradScaler", partial(GradScaler, init_scale=2.0**40, growth_interval=4))
+    base = make_base("bert", dropout=0.1, dtype="float16")
+    bench = make_stopped(before, base=base)
+    unbroken = make_bench(base=base, keep_weights=bench.keep_weights)
+    require_same_bits(bench, unbroken, make_plan(base, "lora"), fidelity, before=before)
+
+
+def require_same_bits(bench, unbroken_bench, plan, fidelity, *, before):
+    """Check that a bench that is stopped goes on to the measurement and weights of one that is not."""
+    full, folder = fidelity(split="confirm", train_steps=N_STEPS), bench.keep_weights(plan, 0)
     with pytest.raises(KeyboardInterrupt):
         bench.measure(plan, full)
     assert kept_step(bench.under_way(plan, full)) == before - 1
     resumed, steps = steps_of(bench, plan, full)
     assert resumed.status is Status.COMPLETE and steps == list(range(before, N_STEPS + 1))
-    weights = (tmp_path / "weights" / "adapter_model.safetensors").read_bytes() if method else b""
-    unbroken = make_bench(keep_weights=bench.keep_weights).measure(plan, full)
+    weights = (folder / "adapter_model.safetensors").read_bytes() if plan.adapters else b""
+    unbroken = unbroken_bench.measure(plan, full)
     assert timeless(resumed) == timeless(unbroken)  # the steps of both lives together among it
-    assert not method or (tmp_path / "weights" / "adapter_model.safetensors").read_bytes() == weights
+    assert not plan.adapters or (folder / "adapter_model.safetensors").read_bytes() == weights
 
 
 @pytest.mark.parametrize(("before", "kept"), [(3, 2), (8, 7), (9, 7), (10, 8)])

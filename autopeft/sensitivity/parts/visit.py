@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from autopeft.extension import Batch, Reducer, Task
 from autopeft.model import Precision
 from autopeft.model.devices import SavedBytes
+from autopeft.model.training_pass import quick_attention
 from autopeft.records import Site
 from autopeft.sensitivity.parts.layout import Layout, example_weights, n_rows, split_in_half
 
 Pair = tuple[Tensor, Tensor]  # a site's inputs and the gradient of its outputs
 Seen = tuple[int, str]  # which reducer has seen which site
+# Of gradients on their way, as float16 loses those below 6e-8; a power of two, which changes no other format.
+_SCALE = 2.0**10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,7 @@ class ScoredModel:
 
     def loss(self, batch: Batch) -> Tensor:
         """The task's loss of a batch, computed as in training."""
-        with self.precision.autocast(batch["labels"].device):
+        with self.precision.autocast(batch["labels"].device), quick_attention():
             return self.task.loss(self.model, batch)
 
 
@@ -91,7 +94,7 @@ class Visit:
             self.held_bytes = self._counter.total if self._counter else 0
             value = float(loss.detach())
             if loss.requires_grad and torch.isfinite(loss):
-                (loss * len(self._batch["labels"])).backward()  # type: ignore[no-untyped-call]
+                (loss * (_SCALE * len(self._batch["labels"]))).backward()  # type: ignore[no-untyped-call]
                 for site, pairs in self._waiting.items():  # some of their calls got no gradient
                     self._join_calls(site, pairs)
         return value
@@ -112,7 +115,7 @@ class Visit:
 
     def _on_gradient(self, site: Site, held: list[Tensor], gradient: Tensor) -> None:
         # `held` is emptied, so that the input is freed although the hook lives on.
-        pair = self._layout.inputs(held.pop(), site), self._layout.gradient(gradient, site)
+        pair = self._layout.inputs(held.pop(), site), self._layout.gradient(gradient, site) / _SCALE
         self._waiting[site].append(pair)
         if len(self._waiting[site]) == self._n_calls[site]:
             self._join_calls(site, self._waiting.pop(site))
@@ -200,7 +203,7 @@ def _gradient_of(
     def take(weight: Tensor) -> None:
         gradient, weight.grad = weight.grad, None
         assert gradient is not None
-        reduce(site, module, weight.detach(), gradient.detach().float())
+        reduce(site, module, weight.detach(), gradient.detach().float() / _SCALE)
 
     parameter.requires_grad_(True)
     hook = parameter.register_post_accumulate_grad_hook(take)  # type: ignore[no-untyped-call]
