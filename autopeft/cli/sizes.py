@@ -363,9 +363,9 @@ def suggestion_text(suggestion: Suggestion) -> str:
     share = percent(100 * suggestion.trainable_params / described.base_params)
     at_once = "" if suggestion.accumulation_steps == 1 else f", {_rows(step.n_rows)} at a time"
     memory = f"{gib(step.memory.expected)} GiB, checkpointing {_switch(step)}"
-    if (limits := estimated.answer.limits) is not None:
-        fits = "of" if limits.fits else "which does not fit into the"
-        memory = f"{memory}, {fits} {gib(limits.max_bytes)} GiB"
+    if (most := estimated.max_bytes) is not None:
+        words = "of" if step.memory.high <= most else "which does not fit into"
+        memory = f"{memory}, {words} {gib(most)} GiB"
     servers = described.servers
     rows = [
         ("rank, alpha", f"{config.r}, {config.lora_alpha}"),
@@ -396,7 +396,7 @@ def _suggested_time(suggestion: Suggestion) -> str:
 def suggestion_json(suggestion: Suggestion) -> dict[str, Any]:
     """Give a suggestion as an object for programs."""
     estimated, targets = suggestion.estimate, suggestion.config.target_modules
-    step, run, limits = estimated.answer.step, estimated.run, estimated.answer.limits
+    step, run, most = estimated.answer.step, estimated.run, estimated.max_bytes
     return {
         "base_model": suggestion.base_model,
         "trainable_params": suggestion.trainable_params,
@@ -410,7 +410,7 @@ def suggestion_json(suggestion: Suggestion) -> dict[str, Any]:
         "max_length": step.n_tokens,
         "checkpointing": step.checkpointing,
         "peak_bytes": step.memory.expected,
-        "fits": None if limits is None else limits.fits,
+        "fits": None if most is None else step.memory.high <= most,
         "seconds_per_step": estimated.seconds,
         "n_steps": suggestion.n_steps,
         "seconds": suggestion.seconds,

@@ -105,6 +105,7 @@ class StepEstimate:
     on_gpu: bool
     answer: StepAnswer
     n_rows: int
+    max_bytes: int | None = None
     rates: Rates | None = None
     run: RunEstimate | None = None
 
@@ -189,6 +190,7 @@ def estimate_step(
         on_gpu=on_gpu,
         answer=answer,
         n_rows=step_request.n_rows or answer.step.n_rows,
+        max_bytes=max_bytes,
         rates=rates,
     )
     return replace(estimated, run=_run(estimated, rows.n_steps if rows else run.max_steps, price=run.price))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -169,17 +168,15 @@ def _answer(
     if n_tokens > max_tokens:
         raise SpecError(f"--max-length is {n_tokens:,}; {described.base_model} takes {max_tokens:,} at most.")
     steps = _Steps(describe=describe, max_tokens=max_tokens)
-    step = steps.at(n_rows, n_tokens, request.quantize, checkpointing=bool(request.checkpointing))
     limits = None
-    if request.max_bytes is not None:
-        n_least = 1 if request.accumulates else n_rows
-        ways = (False, True) if request.checkpointing is None else (request.checkpointing,)
-        halves = [n_rows >> power for power in range(n_rows.bit_length()) if n_rows >> power >= n_least]
-        for checkpointing, n_rows in itertools.product(ways, halves):
-            step = steps.at(n_rows, n_tokens, request.quantize, checkpointing=checkpointing)
-            if step.memory.high <= request.max_bytes:
-                break
-        limits = steps.limits(step, request.max_bytes)
+    if request.accumulates and request.max_bytes is not None:
+        step = steps.largest_part(request, n_rows, n_tokens, request.max_bytes)
+    else:
+        step = steps.at(n_rows, n_tokens, request.quantize, checkpointing=bool(request.checkpointing))
+        if request.max_bytes is not None:
+            if request.checkpointing is None and step.memory.high > request.max_bytes:
+                step = steps.at(n_rows, n_tokens, request.quantize, checkpointing=True)
+            limits = steps.limits(step, request.max_bytes)
     typical_tokens = min(n_tokens, request.typical_tokens or n_tokens)
     typical = steps.at(step.n_rows, typical_tokens, request.quantize, checkpointing=step.checkpointing)
     return StepAnswer(described=described, step=step, typical=typical, limits=limits)
@@ -206,6 +203,22 @@ class _Steps:
             flops=step.flops,
             seconds=None if rates is None else rates.of_step(step.busy_seconds, step.n_calls),
         )
+
+    def largest_part(self, request: StepRequest, n_rows: int, n_tokens: int, max_bytes: int) -> Step:
+        """Find the largest of all rows, a half, a quarter … that fits, checkpointed only if no row does else.
+
+        Without one it is a single row, which does not fit. Memory is a straight line in rows, of which two
+        steps give the place to look.
+        """
+        ways = (False, True) if request.checkpointing is None else (request.checkpointing,)
+        halves = [n_rows >> power for power in range(n_rows.bit_length())]
+        for checkpointing in ways:
+            one, two = (self.at(n, n_tokens, request.quantize, checkpointing=checkpointing) for n in (1, 2))
+            slope = max(1, two.memory.high - one.memory.high)
+            for n_part in halves:
+                if one.memory.high + (n_part - 1) * slope <= max_bytes:
+                    return self.at(n_part, n_tokens, request.quantize, checkpointing=checkpointing)
+        return one
 
     def limits(self, step: Step, max_bytes: int) -> Limits:
         """What fits into a memory at the settings of a step, or near them."""
