@@ -17,11 +17,14 @@ PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 _INTRODUCTION = """\
 # Settings
 
-A setting is given by its flag, by `--set search.trials=30`, by its environment variable, or by its name in
-a YAML file (`--config run.yaml`, nested by topic). The earlier in this list wins; the default comes last.
-In Python the flag's name is a keyword: `--max-steps 50` is `max_steps=50`. "demo" is the default where
-neither a model nor a dataset is named. `train` and `analyze` read the variables of the flags that they have.
-Paths of what a run reads are stored whole, and `~` is the home folder in every path.
+You can give a setting in four ways. An earlier one in this list wins:
+
+1. by its flag, if it has one: `--trials 30`;
+2. by its name: `--set search.trials=30`;
+3. by an environment variable, which is its name in capitals: `AUTOPEFT_SEARCH_TRIALS=30`;
+4. in a YAML file, nested by topic: `--config run.yaml`.
+
+In Python, write the flag as a keyword: `max_steps=50`. "demo" marks the default without a model and a dataset.
 """
 
 
@@ -34,13 +37,12 @@ def settings_page() -> str:
             (
                 f"`{field.name}`",
                 f"`{field.flag}`" if field.flag else "",
-                f"`{field.variable}`",
                 field.default_text,
                 f"{field.help}{field.choices_text}.",
             )
             for field in fields
         ]
-        header = ("setting", "flag", "environment variable", "default", "what it does")
+        header = ("setting", "flag", "default", "what it does")
         lines = (header, ("---",) * len(header), *rows)
         sections.append(f"## {group}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
     return "\n".join(sections)
