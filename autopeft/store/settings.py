@@ -27,7 +27,7 @@ from autopeft.store.yaml import faults_of, listed, load_value, read_yaml
 # What may be local, and what a run or its repetition loads again, maybe from another folder.
 SOURCES = ("model.id", "data.source", "search.baseline")
 _PATHS = (*SOURCES, "search.space", "output.out")
-_PAGE = "docs/settings.md"  # lists the dotted, the short and the environment name of every setting
+_PAGE = "docs/settings.md"  # lists the name and the flag of every setting
 _VARIABLES = {field.variable: field.name for field in SETTINGS.values()}
 _UNIT_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _UNIT_WORDS = dict.fromkeys(("days", "day"), "d") | dict.fromkeys(("hours", "hour", "hr", "hrs"), "h")

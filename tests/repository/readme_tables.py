@@ -1,6 +1,6 @@
-"""The tables in docs/methods.md, made from the methods, the toys that they are tested on, and the scores.
+"""The tables in docs/methods.md, made from the methods and the scores.
 
-    PYTHONPATH=tests python tests/repository/readme_tables.py
+    python tests/repository/readme_tables.py
 
 writes them into the page, between its markers; `test_docs` holds the page against them.
 """
@@ -11,23 +11,10 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from toys.bases import toy_base
-
-from autopeft.extension import Method, discover
-from autopeft.records import Site, rate
+from autopeft.extension import discover
+from autopeft.records import rate
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
-ARCHITECTURES = {
-    "BERT": "bert",
-    "GPT-2": "gpt2",
-    "Llama": "llama",
-    "T5": "t5",
-    "ViT": "vit",
-    "causal LM": "llama-lm",
-    "T5 LM": "t5-lm",
-    "MoE LM": "moe-lm",
-}
-NOUNS = {"linear": "maps", "conv1d": "maps", "norm": "norms", "parameter": "experts"}
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -68,37 +55,6 @@ def method_table() -> str:
     return markdown(header, rows)
 
 
-def fit_table() -> str:
-    """Where each method fits on the toys, and why not elsewhere."""
-    sites = {title: toy_base(name).sites for title, name in ARCHITECTURES.items()}
-    rows = []
-    for name, method in discover("autopeft.methods").items():
-        cells = [cell(method, toy) for toy in sites.values()]
-        rows.append((f"`{name}`", *cells, reasons(method, [site for toy in sites.values() for site in toy])))
-    return markdown(("method", *sites, "not elsewhere, because"), rows)
-
-
-def cell(method: Method, sites: Sequence[Site]) -> str:
-    """Maps, norms or experts; with the roles where it is not all of them."""
-    parts = []
-    for noun in dict.fromkeys(NOUNS[site.kind] for site in sites):
-        same_noun = [site for site in sites if NOUNS[site.kind] == noun]
-        taken = list(dict.fromkeys(site.role for site in same_noun if method.refusal(site) is None))
-        refused = list(dict.fromkeys(site.role for site in same_noun if method.refusal(site) is not None))
-        if taken and not refused:
-            parts.append(noun)
-        elif taken:
-            few = len(taken) <= len(refused)
-            parts.append(", ".join(taken) if few else f"{noun} but {', '.join(refused)}")
-    return "; ".join(dict.fromkeys(parts)) or "–"
-
-
-def reasons(method: Method, sites: Sequence[Site]) -> str:
-    """Why a method of linear maps does not take some of them."""
-    maps = [method.refusal(site) for site in sites if NOUNS[site.kind] == "maps"]
-    return "; ".join(dict.fromkeys(filter(None, maps))) if None in maps else ""
-
-
 def score_table() -> str:
     """What each score says, and the pass that it needs; scores share one."""
     scores = discover("autopeft.sensitivity").items()
@@ -110,7 +66,7 @@ def score_table() -> str:
     return markdown(("score", "says of a site", "unit", "pass"), rows)
 
 
-TABLES = {"methods": method_table, "fits": fit_table, "scores": score_table}
+TABLES = {"methods": method_table, "scores": score_table}
 
 
 def filled(text: str) -> str:

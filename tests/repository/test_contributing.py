@@ -44,7 +44,7 @@ def test_files_that_contributing_names_exist() -> None:
 @pytest.fixture(scope="module")
 def worked_method() -> Method:
     """The `PART` of the worked method, as its code block makes it."""
-    (code,) = re.findall(r"## A worked method\n.*?```python\n(.*?)```", CONTRIBUTING, re.DOTALL)
+    (code,) = re.findall(r"## Add a method\n.*?```python\n(.*?)```", CONTRIBUTING, re.DOTALL)
     module = ModuleType("hra")
     exec(compile(code, "CONTRIBUTING.md", "exec"), vars(module))
     return module.PART

@@ -29,7 +29,7 @@ def run(code: str, names: dict[str, object], *, origin: Path) -> None:
 
 def test_tables_are_those_of_the_parts() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert text == filled(text), "run: PYTHONPATH=.:tests python tests/repository/readme_tables.py"
+    assert text == filled(text), "run: python tests/repository/readme_tables.py"
 
 
 def test_readme_is_short() -> None:
