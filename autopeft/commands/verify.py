@@ -16,7 +16,7 @@ from autopeft import adapters, exports, model
 from autopeft.adapters import ConfigFile, TargetMatch, compile_plan
 from autopeft.commands.load import apply
 from autopeft.commands.train import spec_of_plan, with_source
-from autopeft.errors import SpecError
+from autopeft.errors import DataError, SpecError
 from autopeft.extension import Batch, discover
 from autopeft.records import ExecutionSpec, ModelSpec, Plan, RunSpec, with_setting
 from autopeft.run.best import finished_seed, finished_weights, require_body, require_same_base
@@ -95,6 +95,11 @@ def verify(request: VerifyRequest) -> Verification:
             and another one is named.
     """
     discover("autopeft.methods")  # a method may register its own type with `peft`
+    if is_run(request.path) and RunDir.open(request.path).read_spec().has_own_trainer:
+        raise DataError(
+            "The rows of this run are those of your own trainer, so that no outputs can be compared; "
+            f"evaluate the adapter in {request.path / 'best' / 'weights'} with it."
+        )
     path = finished_weights(RunDir.open(request.path)) if is_run(request.path) else request.path
     files, readers = _contents(path, request.readers)
     tolerance = tolerance_of(path if MERGED in readers else None, request.tolerance)

@@ -58,6 +58,7 @@ from autopeft.records.plans import (
 from autopeft.records.spec import (
     IN_MEMORY,
     MAX_SEED,
+    OWN_TRAINER,
     QUANTISED,
     SETTINGS,
     SHORT_NAMES,

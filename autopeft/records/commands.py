@@ -46,6 +46,8 @@ def search_command(spec: RunSpec) -> str:
 
 def repeat_command(spec: RunSpec) -> str:
     """Write the search that repeats a run from its `run.yaml`."""
+    if spec.has_own_trainer:
+        return "autopeft tune …"
     if spec.is_in_memory:
         return f"autopeft.search('run.yaml', {_objects(spec.model, spec.data)})"
     return "autopeft search --config run.yaml"
@@ -53,6 +55,8 @@ def repeat_command(spec: RunSpec) -> str:
 
 def resume_command(spec: RunSpec, out: Path) -> str:
     """Write the search that continues the run in a folder."""
+    if spec.has_own_trainer:
+        return f"autopeft tune … --out {quoted(str(out))}"
     if spec.is_in_memory:
         return f"autopeft.search({_objects(spec.model, spec.data)}, out={str(out)!r}, resume=True)"
     return f"autopeft search --resume --out {quoted(str(out))}"

@@ -132,6 +132,7 @@ class SearchFacts:
     - `lacking`: what the base model's checkpoint has no weights for.
     - `chance`: the metric of guesses. For a share of hits it is that of always giving the most frequent label
       of the confirm split; for a correlation and other shares 0; None where it is unknown.
+    - `auto_class`: what loads the model of a trainer of the user; empty where the task says it.
     """
 
     base_model: str
@@ -155,6 +156,7 @@ class SearchFacts:
     lacking: str = ""
     chance: float | None = None
     metric_label: str = ""
+    auto_class: str = ""
 
     @property
     def metric_words(self) -> str:

@@ -12,6 +12,7 @@ MAX_SEED = 2**32 - 1  # numpy's older generators, which Optuna uses, take no lar
 
 # Stands for the name of a model or dataset that was passed as an object.
 IN_MEMORY = "<in memory>"
+OWN_TRAINER = "<your trainer>"  # as the source of data that autopeft never sees
 
 # Arguments of transformers' BitsAndBytesConfig for each value of `model.quantize` but none.
 QUANTISED: Mapping[str, Mapping[str, bool | str]] = {
@@ -293,6 +294,11 @@ class RunSpec(Topic):
     def is_in_memory(self) -> bool:
         """Whether the model or the data were objects in memory, which no command can name."""
         return IN_MEMORY in (self.model.id, self.data.source)
+
+    @property
+    def has_own_trainer(self) -> bool:
+        """Whether `autopeft tune` made the run, with a trainer of the user."""
+        return self.data.source == OWN_TRAINER
 
 
 # Every setting by its dotted name, and those that have a short name by that.

@@ -184,7 +184,7 @@ def python_lines(
         folder: Where the adapter lies (`best/weights`, or from `./` on), or its id on the hub.
         source: Where to load the base model from; None is where the run did.
     """
-    auto_class, weights = words.auto_class, words.weights
+    auto_class, weights = result.setting.auto_class or words.auto_class, words.weights
     setting, revision, bits = result.setting, result.spec.model.revision, result.spec.model.quantize
     quantised: dict[str, Any] = {}
     if bits != "none":
@@ -209,6 +209,7 @@ def python_lines(
         n_labels=len(setting.label_names),
         quantised={name: repr(value) for name, value in quantised.items()},
         folder=folder,
+        tokenizer="name" if result.spec.has_own_trainer else json.dumps(folder),
         sub_folders=list(weights.order),
         imports=list(weights.imports),
     )

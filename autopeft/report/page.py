@@ -138,6 +138,7 @@ def _best_plan(result: SearchResult, words: PartWords) -> BestPlan:
     train = train_command(PurePath("best/plan.yaml"), spec.model, spec.data)
     repeat = repeat_command(spec)
     counting = (f"{train} --out my-adapter", "autopeft count best/plan.yaml", f"{repeat} --out again")
+    counting = counting[1:] if spec.has_own_trainer else counting
     return BestPlan(
         plan=best,
         words=name_of(best, result, words.labels),
@@ -166,7 +167,7 @@ def _settings(result: SearchResult) -> list[tuple[str, str]]:
         "effort": spec.search.effort,
         "search space": spec.search.space,
         "methods": ", ".join(spec.search.methods) or "all of the space",
-        "sensitivity score": spec.search.score,
+        "sensitivity score": "" if spec.has_own_trainer else spec.search.score,
         "seed": str(spec.search.seed),
         "executor": f"{spec.execution.executor}, {result.environment.get('workers', '1')} at a time",
     }

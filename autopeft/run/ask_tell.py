@@ -30,10 +30,9 @@ from autopeft.errors import RunDirError, TrainingError
 from autopeft.extension import discover
 from autopeft.model import BaseModel
 from autopeft.records import (
-    IN_MEMORY,
+    OWN_TRAINER,
     VERSION,
     Budget,
-    DataSpec,
     Measurement,
     MetricFacts,
     Outcome,
@@ -173,7 +172,7 @@ class Study:
             RunDirError: The folder holds other files, or a study with other settings.
             SpecError, ModelError, BudgetError, SiteError: As for a search.
         """
-        flags = by_dotted_name(settings) | {"task.max_steps": full_steps, "data.source": IN_MEMORY}
+        flags = by_dotted_name(settings) | {"task.max_steps": full_steps, "data.source": OWN_TRAINER}
         self.spec, _ = resolve_settings(config=None, env={}, flags=flags, assignments=(), origin="argument")
         self._metric = _metric_facts(metric, greater_is_better=greater_is_better)
         self._auto_class, self._is_tested = auto_class, test
@@ -446,6 +445,7 @@ class Study:
             base_model=base.name,
             base_model_source=model.resolve(self.spec.model)[0],
             model_type=base.model_type,
+            auto_class=type(base.module).__name__,
             data="rows of your trainer",
             task=self.spec.task.name,
             metric=metric.name,
@@ -470,7 +470,7 @@ class Study:
         document = PlanDocument(
             plan=plan,
             model=self.spec.model,
-            data=DataSpec(),
+            data=self.spec.data,
             task=self.spec.task,
             base_params=self._base.base_params,
             head_params=self._base.head_params,

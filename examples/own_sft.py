@@ -1,0 +1,44 @@
+"""Tune trl's `SFTTrainer` on completions: python examples/own_sft.py MODEL [DATA] [STEPS] [OUT]."""
+
+import math
+import sys
+from importlib.resources import files
+
+import torch
+from datasets import load_dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from trl import SFTConfig, SFTTrainer
+
+import autopeft
+
+demo = [files("autopeft") / "sample_data/uci_sentiment", 60, None]
+name, data, steps, out = [*sys.argv[1:], *demo[len(sys.argv) - 2 :]]
+rows = load_dataset("csv", data_files=f"{data}/train.csv")["train"].rename_column("text", "prompt")
+rows = rows.map(lambda row: {"completion": " " + row["label"]}, remove_columns="label").select(range(600))
+splits = {"search": rows.select(range(100)), "confirm": rows.select(range(100, 200))}
+
+
+def train(trial):
+    """The score of a row is its loss."""
+    set_seed(trial.seed)
+    rates = {"learning_rate": trial.learning_rate, "warmup_steps": trial.warmup_steps}
+    lengths = {"max_steps": trial.steps, "seed": trial.seed, "per_device_eval_batch_size": 1}
+    trainer = SFTTrainer(
+        AutoModelForCausalLM.from_pretrained(name),
+        SFTConfig(str(trial.path), **rates, **lengths, save_strategy="no", report_to=[], bf16=False),
+        train_dataset=rows.select(range(200, 600)),
+        eval_dataset=splits[trial.split],
+        processing_class=AutoTokenizer.from_pretrained(name),
+        callbacks=[trial.callback()],
+        peft_config=trial.config,
+    )
+    trainer.train()
+    with torch.no_grad():  # one row a batch
+        losses = [
+            trainer.compute_loss(trainer.model.eval(), row).item() for row in trainer.get_eval_dataloader()
+        ]
+    return autopeft.Score(value=math.fsum(losses) / len(losses), per_example=losses)
+
+
+about = {"metric": "loss", "greater_is_better": False, "budget": "r16", "full_steps": int(steps), "out": out}
+print(autopeft.tune(train, model=name, **about).verdict.sentence)
