@@ -26,7 +26,6 @@ from autopeft.model.devices import (
     is_out_of_memory,
     release_memory,
 )
-from autopeft.model.input_statistics import input_rms
 from autopeft.model.pretrained import load, load_processor, load_skeleton, quiet_libraries, require_packages
 from autopeft.model.quantisation import dequantise
 from autopeft.model.sites import head_names

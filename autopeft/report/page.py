@@ -104,7 +104,7 @@ def page_of(result: SearchResult, words: PartWords, status: str = "complete") ->
     environment = sorted(result.environment.items(), key=lambda item: item[0].lower())
     fingerprint, n_duplicates = result.setting.data_fingerprint, result.setting.splits.duplicates_removed
     uses = {
-        "train": "training",
+        **({} if result.spec.has_own_trainer else {"train": "training"}),
         "search": "ranking the short runs",
         "confirm": "judging the full runs",
         "test": "read once, after the verdict" if result.test else "not read",
@@ -138,7 +138,6 @@ def _best_plan(result: SearchResult, words: PartWords) -> BestPlan:
     train = train_command(PurePath("best/plan.yaml"), spec.model, spec.data)
     repeat = repeat_command(spec)
     counting = (f"{train} --out my-adapter", "autopeft count best/plan.yaml", f"{repeat} --out again")
-    counting = counting[1:] if spec.has_own_trainer else counting
     return BestPlan(
         plan=best,
         words=name_of(best, result, words.labels),
@@ -146,7 +145,7 @@ def _best_plan(result: SearchResult, words: PartWords) -> BestPlan:
         range=result.setting.learning_rate_ranges.get(best.lead_method or ""),
         ranks=merged(rank_map(result.sites, best, words.short_labels)),
         python=python_lines(result, words),
-        commands=counting if is_command else (train, repeat),
+        commands=counting[1:] if spec.has_own_trainer else counting if is_command else (train, repeat),
         is_command=is_command,
     )
 

@@ -21,10 +21,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from autopeft.errors import TrainingError, first_line_of
 from autopeft.extension import discover
-from autopeft.model import input_rms
 from autopeft.records import EvaluatedSplit, Fidelity, Plan
 from autopeft.store import faults_of, write_text
-from autopeft.train import user_head_rates, warmup_steps
+from autopeft.train import input_rms, user_head_rates, warmup_steps
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -217,7 +216,7 @@ class Trial:
         groups = []
         if maps:
             was_training = model.training
-            rms = input_rms(model.eval(), [batch], maps, call=lambda module, rows: module(**rows))
+            rms = input_rms(model.eval(), [dict(batch)], maps, call=lambda module, rows: module(**rows))
             model.train(was_training)
             for name, rate in user_head_rates(maps, rms).items():
                 weights = [trained.pop(f"{name}.{part}") for part, _ in maps[name].named_parameters()]

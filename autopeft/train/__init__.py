@@ -41,6 +41,7 @@ from autopeft.train.rates import (
     WARMUP_SHARE,
     branch_step,
     full_run_steps,
+    input_rms,
     user_head_rates,
     warmup_steps,
 )
