@@ -1,4 +1,4 @@
-"""The JSON Schemas of result.json and trials.csv, made from their models in `autopeft/report/schema.py`.
+"""The JSON Schemas of result.json, trials.csv and the files of a trial, made from their models.
 
     python scripts/result_schema.py
 
@@ -11,9 +11,15 @@ import json
 from pathlib import Path
 
 from autopeft.report import result_schema, trials_schema
+from autopeft.run.trials import ScoreFile, TrialFile
 
 _DOCS = Path(__file__).parents[1] / "docs"
-PAGES = {_DOCS / "result.schema.json": result_schema, _DOCS / "trials.schema.json": trials_schema}
+PAGES = {
+    _DOCS / "result.schema.json": result_schema,
+    _DOCS / "trials.schema.json": trials_schema,
+    _DOCS / "trial.schema.json": TrialFile.model_json_schema,
+    _DOCS / "score.schema.json": ScoreFile.model_json_schema,
+}
 
 
 def schema_text(page: Path) -> str:

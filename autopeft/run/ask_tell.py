@@ -12,7 +12,6 @@ import math
 import os
 import platform
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from typing import Any
 import filelock
 from optuna.storages import BaseStorage, InMemoryStorage
 
-from autopeft import engine, model, report, space
+from autopeft import engine, model, report
 from autopeft.adapters import compile_plan
 from autopeft.engine import Key, Lengths, Runs, SearchProblem
 from autopeft.errors import RunDirError, TrainingError
@@ -50,7 +49,13 @@ from autopeft.records import (
 from autopeft.run.prepare import methods_for
 from autopeft.run.reporting import part_words
 from autopeft.run.resources import budget_of
-from autopeft.run.search_problem import fit_to_budget, rate_ranges, requested_space
+from autopeft.run.search_problem import (
+    fit_to_budget,
+    of_one_config,
+    rate_ranges,
+    requested_space,
+    without_scores,
+)
 from autopeft.run.trials import Claim, Score, Trial, TrialFile, check_adapter
 from autopeft.store import (
     RunDir,
@@ -78,13 +83,13 @@ def _metric_facts(name: str, *, greater_is_better: bool) -> MetricFacts:
     metrics = discover("autopeft.metrics")
     if name not in metrics:
         return MetricFacts(name=name, greater_is_better=greater_is_better, is_share=False)
-    known = metrics[name]
+    facts = metrics[name]
     return MetricFacts(
         name=name,
-        greater_is_better=known.greater_is_better,
-        is_share=known.is_share,
-        score_span=known.score_span,
-        label=known.label,
+        greater_is_better=facts.greater_is_better,
+        is_share=facts.is_share,
+        score_span=facts.score_span,
+        label=facts.label,
     )
 
 
@@ -99,15 +104,15 @@ class _MissingError(Exception):
 class _Replayed(Runs):
     """Runs that are known, or else missing."""
 
-    def measure(self, keys: Iterable[Key]) -> list[Measurement]:
+    def measure_all(self, keys: Iterable[Key]) -> list[Measurement]:
         """The known measurements in order; raises _MissingError if one is not known."""
-        wanted = list(keys)
-        if missing := [key for key in dict.fromkeys(wanted) if key not in self.earlier]:
+        requested = list(keys)
+        if missing := [key for key in dict.fromkeys(requested) if key not in self.earlier]:
             raise _MissingError(missing)
-        for key in wanted:
+        for key in requested:
             if key not in self.measured:
                 self._take(key, self.earlier[key])
-        return [self.measured[key] for key in wanted]
+        return [self.measured[key] for key in requested]
 
 
 class _Silent:
@@ -176,14 +181,14 @@ class Study:
         self.spec, _ = resolve_settings(config=None, env={}, flags=flags, assignments=(), origin="argument")
         self._metric = _metric_facts(metric, greater_is_better=greater_is_better)
         self._auto_class, self._is_tested = auto_class, test
-        requested = _without_scores(requested_space(self.spec))
+        requested = without_scores(requested_space(self.spec))
         with model.quiet_libraries():
             self._base = model.load_skeleton(self.spec.model, auto_class=auto_class)
         self._methods = methods_for(self._base)
         self._budget = budget_of(self.spec, self._base)
         parts = _Base(spec=self.spec, base=self._base, methods=self._methods, budget=self._budget)
         feasible, self._context = fit_to_budget(parts, requested)  # type: ignore[arg-type]
-        self._space = _of_one_config(feasible, self._context)
+        self._space = of_one_config(feasible, self._context)
         if out is None:
             with claimed_folder(Path("reports") / f"tune-{datetime.now():%Y%m%d-%H%M%S}") as folder:
                 self._open(folder)
@@ -211,21 +216,21 @@ class Study:
             if not kept.is_file():  # no other process was quicker
                 self._run.write_spec(self.spec)
                 write_checked(kept, facts)
-            before = read_checked(kept, remedy="pass another --out")
-        if differing := sorted(name for name, value in facts.items() if before.get(name) != value):
+            begun_with = read_checked(kept, remedy="pass another --out")
+        if differing := sorted(name for name, value in facts.items() if begun_with.get(name) != value):
             raise RunDirError(
                 f"{path} holds a study with another {' and '.join(differing)}; pass what it was begun "
                 "with, or another --out."
             )
 
-    def _known(self) -> dict[Key, Measurement]:
-        told = self._run.measurements.load()
-        return {(m.plan, m.fidelity): m for m in told if m not in self._retried}
+    def _measured(self) -> dict[Key, Measurement]:
+        measurements = self._run.measurements.load()
+        return {(m.plan, m.fidelity): m for m in measurements if m not in self._retried}
 
-    def _problem(self, known: Mapping[Key, Measurement]) -> SearchProblem:
+    def _problem(self, measured: Mapping[Key, Measurement]) -> SearchProblem:
         """The problem of the engine: one seed if the trainer scores rows, three if it does not."""
         spec = self.spec
-        has_rows = all(len(m.example_scores) > 1 for m in known.values() if m.status is Status.COMPLETE)
+        has_rows = all(len(m.example_scores) > 1 for m in measured.values() if m.status is Status.COMPLETE)
         if not has_rows and (spec.search.seeds or 1) == 1:
             spec = with_setting(spec, "search.seeds", _SEEDS_WITHOUT_ROWS)
         writes_text = model.task_type_of(self._base.module) in ("CAUSAL_LM", "SEQ_2_SEQ_LM")
@@ -250,14 +255,14 @@ class Study:
         self, storage: Callable[[], BaseStorage] = InMemoryStorage
     ) -> tuple[SearchProblem, Runs, Outcome | None, tuple[Key, ...]]:
         """The search over what was told: its outcome, or else the measurements that it needs next."""
-        known = self._known()
-        problem = self._problem(known)
+        measured = self._measured()
+        problem = self._problem(measured)
         runs = _Replayed(
             executor=_Many(),  # type: ignore[arg-type]
-            measure_one=lambda plan, fidelity: known[plan, fidelity],
+            measure_one=lambda plan, fidelity: measured[plan, fidelity],
             progress=_Silent(),
             lengths=problem.lengths,
-            earlier=known,
+            earlier=measured,
         )
         loggers = {name: logging.getLogger(name) for name in ("autopeft.engine", "optuna")}
         levels = {name: logger.level for name, logger in loggers.items()}
@@ -371,15 +376,15 @@ class Study:
             error = "diverged: the score or the loss is not finite"
             self._keep(claim, Status.DIVERGED, seconds=spent, error=error)
             return
-        finished = [m for m in self._known().values() if m.status is Status.COMPLETE]
+        finished = [m for m in self._measured().values() if m.status is Status.COMPLETE]
         if not (score.per_example or finished) and (self.spec.search.seeds or 1) == 1:
             log.info(
                 "Your trainer gives one number a run, so that each finalist is trained with %d seeds. Give "
                 "per_example, one number for each row, and one seed is enough.",
                 _SEEDS_WITHOUT_ROWS,
             )
-        before = [m for m in finished if m.fidelity.split == trial.split]
-        n_rows = len(before[0].example_scores) if before else None
+        of_split = [m for m in finished if m.fidelity.split == trial.split]
+        n_rows = len(of_split[0].example_scores) if of_split else None
         score.require_sound(n_rows=0 if n_rows == 1 else n_rows, span=self._metric.score_span)
         if trial.split == "confirm":
             check_adapter(trial.folder, claim.plan)
@@ -488,35 +493,3 @@ def _with_rows(measurement: Measurement) -> Measurement:
     """The measurement with as many evaluated rows as it has scores, which nobody knew beforehand."""
     n_rows = max(1, len(measurement.example_scores))
     return replace(measurement, fidelity=replace(measurement.fidelity, eval_examples=n_rows))
-
-
-def _without_scores(requested: space.Space) -> space.Space:
-    """The methods of a space, without their mixes and without choices by a score that nobody has."""
-
-    def narrow(_: str, part: space.MethodSpace) -> space.MethodSpace:
-        return part.model_copy(update={"layers_by": ("last",), "ranks_by": ("uniform",)})
-
-    methods = requested.only(requested.methods).narrowed(narrow)
-    lists = {
-        family: tuple(entry for entry in entries if entry.layers_by == "last")
-        for family, entries in methods.first.items()
-    }
-    return methods.model_copy(update={"first": lists})
-
-
-def _of_one_config(feasible: space.Space, context: space.AllocationContext) -> space.Space:
-    """The placements of each method at which its plan is one `peft` config, which a trainer can attach."""
-
-    def narrow(name: str, part: space.MethodSpace) -> space.MethodSpace | None:
-        kept = []
-        for placement in part.placement:
-            options = tuple((option, values[0]) for option, values in part.options.items())
-            policy = space.Policy(method=name, placement=placement, options=options, learning_rate=1.0)
-            unbounded = replace(context, max_params=sys.maxsize)
-            if len(compile_plan(space.plan_of(policy, unbounded), context.methods).configs) == 1:
-                kept.append(placement)
-        if not kept:
-            log.info("%s is left out: it takes several configs of peft on this model.", name)
-        return part.model_copy(update={"placement": tuple(kept)}) if kept else None
-
-    return feasible.narrowed(narrow)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -343,3 +344,35 @@ def rate_ranges(problem: SearchProblem) -> dict[str, tuple[float, float]]:
     methods = problem.context.methods
     ranges = {name: space.learning_rates(problem.space, name, methods) for name in methods}
     return {"": problem.head_rates, **ranges}
+
+
+def without_scores(requested: space.Space) -> space.Space:
+    """The methods of a space, without their mixes and without choices by a score that nobody has."""
+
+    def narrow(_: str, part: space.MethodSpace) -> space.MethodSpace:
+        return part.model_copy(update={"layers_by": ("last",), "ranks_by": ("uniform",)})
+
+    methods = requested.only(requested.methods).narrowed(narrow)
+    lists = {
+        family: tuple(entry for entry in entries if entry.layers_by == "last")
+        for family, entries in methods.first.items()
+    }
+    return methods.model_copy(update={"first": lists})
+
+
+def of_one_config(feasible: space.Space, context: space.AllocationContext) -> space.Space:
+    """The placements of each method at which its plan is one `peft` config, which a trainer can attach."""
+
+    def narrow(name: str, part: space.MethodSpace) -> space.MethodSpace | None:
+        kept = []
+        for placement in part.placement:
+            options = tuple((option, values[0]) for option, values in part.options.items())
+            policy = space.Policy(method=name, placement=placement, options=options, learning_rate=1.0)
+            unbounded = replace(context, max_params=sys.maxsize)
+            if len(adapters.compile_plan(space.plan_of(policy, unbounded), context.methods).configs) == 1:
+                kept.append(placement)
+        if not kept:
+            log.info("%s is left out: it takes several configs of peft on this model.", name)
+        return part.model_copy(update={"placement": tuple(kept)}) if kept else None
+
+    return feasible.narrowed(narrow)

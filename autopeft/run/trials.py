@@ -92,8 +92,8 @@ class Score:
             >>> Score.of("accuracy", [1, 0, 1], [1, 1, 1]).per_example
             (1.0, 0.0, 1.0)
         """
-        known = discover("autopeft.metrics")[metric]
-        value, rows = known.score(np.asarray(truth, dtype=float), np.asarray(guesses, dtype=float))
+        scorer = discover("autopeft.metrics")[metric]
+        value, rows = scorer.score(np.asarray(truth, dtype=float), np.asarray(guesses, dtype=float))
         return cls(value=value, per_example=rows, loss=loss)
 
     @classmethod
@@ -186,9 +186,9 @@ class Trial:
     def load(cls, path: str | Path) -> Self:
         """The trial in a `trial.json`, for a script that a command starts."""
         content = TrialFile.model_validate_json(Path(path).read_bytes())
-        known = content.model_dump(exclude={"schema_version", "config", "folder", "warmup_steps"})
+        fields = content.model_dump(exclude={"schema_version", "config", "folder", "warmup_steps"})
         config = PeftConfig.from_pretrained(content.config)
-        return cls(**known, config=config, folder=Path(content.folder), path=Path(path).parent)
+        return cls(**fields, config=config, folder=Path(content.folder), path=Path(path).parent)
 
     @property
     def warmup_steps(self) -> int:
