@@ -159,8 +159,9 @@ def _read_class_folders(path: Path) -> Source:
     if any(SPLIT_WORD.search(child.name.lower()) for child in children):
         parts, part_notes = by_part({child.name: child for child in children}, path.name)
         notes += part_notes
+    kinds = pillow().registered_extensions()  # which fills OPEN
     readable = set(pillow().OPEN) - _NOT_DECODED
-    suffixes = {suffix for suffix, kind in pillow().registered_extensions().items() if kind in readable}
+    suffixes = {suffix for suffix, kind in kinds.items() if kind in readable}
     tables: dict[str, list[Any]] = {part: [] for part in parts}
     for part, folders in parts.items():
         for folder in folders:

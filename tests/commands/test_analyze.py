@@ -48,7 +48,7 @@ def test_analysis_prints_at_most_80_columns_and_writes_nothing(
     for part in (
         "gradient, highest: ",
         "fisher, highest: ",
-        "between two halves of",
+        "two halves of",
         "untested: LoRA",
     ):
         assert part in result.stdout

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from hashlib import sha256
+from pathlib import Path
 from zipfile import ZipFile
 
 import numpy as np
@@ -37,6 +40,15 @@ def save_classes(folder, *names, n=30, suffix=".png"):
 
 def read(source):
     return load(DataSpec(source=str(source)), seed=0, read_rows=read_images)
+
+
+def test_a_process_that_has_read_no_image_yet_knows_their_suffixes(tmp_path):
+    save_classes(tmp_path / "cats", "left", "right", n=12)
+    code = f"from test_image_files import read; print(len(read({str(tmp_path / 'cats')!r}).train.labels))"
+    fresh = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+    )
+    assert int(fresh.stdout) > 10
 
 
 def loaded(data):

@@ -130,7 +130,7 @@ def test_unknown_metric_and_unfit_target_are_refused():
     with pytest.raises(UnknownNameError, match="known: exact-match, macro-f1, micro-f1"):
         PART.fitted(TaskSpec(metric="micro-f2"), Target(kind="classes", names=("a", "b")))
     with pytest.raises(
-        DataError, match=r"learns class, classes or number, but the target .* is tags; choose"
+        DataError, match=r"learns class or classes or number, but the target .* is tags; choose"
     ):
         PART.fitted(TaskSpec(), Target(kind="tags", names=("a", "b")))
 
