@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from toys.words import LABEL_NAMES, toy_rows
 
+import autopeft
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -117,3 +119,17 @@ def test_notebooks_search_and_read_the_result(model_dir, data_dir, tmp_path, mon
     read, _ = execute("reading_a_result.ipynb", {"RUN": str(tmp_path / "run")})
     assert read["result"].best == result.best and read["plan"].plan == result.best
     assert int(read["trials"].shape[0]) == len(result.measurements)
+
+
+def test_own_trainer_of_the_example_ends_in_a_verdict(model_dir, data_dir, tmp_path):
+    printed = example("own_trainer.py", model_dir, data_dir, 4, tmp_path / "study", cwd=tmp_path)
+    assert "unseen rows" in printed
+    assert (tmp_path / "study/best/weights/adapter_model.safetensors").is_file()
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["own_sft.py", "own_dpo.py"])
+def test_trainer_of_trl_ends_in_a_verdict(name, llama_with_weights, tmp_path):
+    sample = Path(autopeft.__file__).parent / "sample_data/uci_sentiment"
+    printed = example(name, llama_with_weights[1], sample, 4, tmp_path / "study", cwd=tmp_path)
+    assert "unseen rows" in printed
