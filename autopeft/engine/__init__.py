@@ -13,4 +13,4 @@ from autopeft.engine.cost import planned_runs, repeated_steps, search_cost, usua
 from autopeft.engine.problem import EVAL_COST, Lengths, SearchProblem, short_steps
 from autopeft.engine.runs import Key, Limits, Progress, Runs
 from autopeft.engine.search import search
-from autopeft.engine.study import STUDY
+from autopeft.engine.study import STUDY, Study

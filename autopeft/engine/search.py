@@ -16,30 +16,36 @@ from autopeft.records import Outcome
 
 
 def search(
-    problem: SearchProblem, runs: Runs, *, storage: Callable[[], BaseStorage] = InMemoryStorage
+    problem: SearchProblem,
+    runs: Runs,
+    *,
+    storage: Callable[[], BaseStorage] = InMemoryStorage,
+    watch: Callable[[Study], None] = lambda study: None,
 ) -> Outcome:
     """Find the plan to hand over, with its finished weights and the evidence for it.
 
     Args:
         problem: What to search among, and how plans are compared.
         runs: Measures plans; holds every measurement afterwards.
-        storage: Opens where the Optuna study is written at the end; holds no study named `autopeft`.
+        storage: Opens where the Optuna study grows, trial by trial; holds no study named `autopeft`.
+        watch: Gets the study before its first run.
 
     Raises:
         TrainingError: No baseline could be trained, or the machine broke off a run that is needed.
     """
     runs.expected.update(planned_runs(problem))  # for the time that is left
-    study = Study(problem=problem, runs=runs)
+    study = Study(problem=problem, runs=runs, storage=storage())
+    watch(study)
     study.measure_first_plans()  # short runs with one shared seed: the same rows in the same order
     study.propose_and_measure()  # further plans by Optuna, if the effort asks for more than the list has
     baselines, rivals = choose_finalists(problem, study)
     baseline, finished = train_in_full(
         problem, runs, baselines, rivals
     )  # on from their short runs; weights are kept
+    study.finish_trials()
     judged = judge(problem, runs, baseline, finished)  # in pairs, on all confirm rows
     tested = read_test(problem, runs, judged)
     sizes = smaller_budgets(problem, runs, judged)
-    study.write(storage())
     return Outcome(
         proposals=tuple(study.proposals),
         measurements=tuple(runs.measured.values()),

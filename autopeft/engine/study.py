@@ -1,4 +1,4 @@
-"""The study: the first plans and Optuna's proposals, each in a short run, and the trials that it leaves."""
+"""The study: the first plans and Optuna's proposals, each in a short run and each a trial in a storage."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import logging
 import math
 import statistics
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 import optuna
 from optuna.samplers import TPESampler
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.study import StudyDirection
+from optuna.trial import Trial, TrialState, create_trial
 
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.runs import Runs
@@ -31,14 +32,22 @@ log = logging.getLogger(__name__)
 class Study:
     """The proposals of a search with their short runs.
 
-    The Optuna study in memory holds the trials that the sampler proposed; `write` leaves one with all trials.
+    The Optuna study in memory holds the trials that the sampler proposed; the one in `storage` gets a trial
+    for each proposal, with its losses by training steps, while the search goes on.
     """
 
     problem: SearchProblem
     runs: Runs
+    storage: BaseStorage
     proposals: list[Proposal] = field(default_factory=list)
     short: dict[Plan, Measurement] = field(default_factory=dict)
     _sampled: dict[int, Trial] = field(default_factory=dict)  # by the number of their proposal
+    _racing: dict[int, tuple[Plan, float]] = field(
+        default_factory=dict
+    )  # with its loss, by the id of its trial
+
+    def __post_init__(self) -> None:
+        self._study_id = self.storage.create_new_study([StudyDirection.MINIMIZE], STUDY)
 
     def measure_first_plans(self) -> None:
         """Propose the list of the search space, and measure as much of it as the limits pay."""
@@ -100,9 +109,18 @@ class Study:
                 )
                 self.runs.expected[self._fidelity] = 0
                 break
+            self.proposals += batch
+            trial_ids = [self._begin_trial(proposal) for proposal in batch]
             results = self.runs.measure_all((proposal.plan, self._fidelity) for proposal in batch)
             self.short |= {proposal.plan: result for proposal, result in zip(batch, results, strict=True)}
-            self.proposals += batch
+            for trial_id, result in zip(trial_ids, results, strict=True):
+                if result.loss is None:
+                    self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
+                else:
+                    self.storage.set_trial_intermediate_value(
+                        trial_id, self._fidelity.train_steps, result.loss
+                    )
+                    self._racing[trial_id] = result.plan, result.loss
             n_done += len(batch)
         return n_done
 
@@ -110,33 +128,29 @@ class Study:
     def _fidelity(self) -> Fidelity:
         return self.problem.lengths.short(seed=self.problem.seeds[0])
 
-    def write(self, storage: BaseStorage) -> None:
-        """Write a study with a trial for each proposal: its losses by training steps.
-
-        A trial that was trained in full is complete, one that was not is pruned, and one that did not finish
-        has failed.
-        """
-        losses: dict[Plan, dict[int, float]] = {}
-        for run in self.runs.measured.values():
-            if run.loss is not None and run.fidelity.split != "test":
-                losses.setdefault(run.plan, {}).setdefault(run.fidelity.train_steps, run.loss)
-        study = optuna.create_study(study_name=STUDY, storage=storage, direction="minimize")
-        study.add_trials([self._finished(p, losses.get(p.plan, {})) for p in self.proposals])
-
-    def _finished(self, proposal: Proposal, losses: Mapping[int, float]) -> FrozenTrial:
-        plan, trial = proposal.plan, self._sampled.get(proposal.trial)
-        is_full = self.problem.lengths.full_steps in losses
-        state = (TrialState.COMPLETE if is_full else TrialState.PRUNED) if losses else TrialState.FAIL
-        return create_trial(
-            state=state,
-            value=losses[max(losses)] if losses else None,
-            params={} if trial is None else trial.params,
-            distributions={} if trial is None else trial.distributions,
+    def _begin_trial(self, proposal: Proposal) -> int:
+        plan, sampled = proposal.plan, self._sampled.get(proposal.trial)
+        trial = create_trial(
+            state=TrialState.RUNNING,
+            params={} if sampled is None else sampled.params,
+            distributions={} if sampled is None else sampled.distributions,
             user_attrs={
                 "arm": str(proposal.arm),
                 "source": proposal.source,
                 "plan": plan.digest,
                 "trainable_params": plan.trainable_params,
             },
-            intermediate_values=dict(losses),
         )
+        return self.storage.create_new_trial(self._study_id, trial)
+
+    def finish_trials(self) -> None:
+        """Complete the trials of the plans that were trained in full, and prune the others."""
+        for trial_id, (plan, short_loss) in self._racing.items():
+            keys = [(plan, self.problem.lengths.full(seed=seed)) for seed in self.problem.seeds]
+            runs = [self.runs.measured[key] for key in keys if key in self.runs.measured]
+            loss = next((run.loss for run in runs if run.loss is not None), None)
+            if loss is None:
+                self.storage.set_trial_state_values(trial_id, TrialState.PRUNED, [short_loss])
+            else:
+                self.storage.set_trial_intermediate_value(trial_id, self.problem.lengths.full_steps, loss)
+                self.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [loss])

@@ -36,7 +36,7 @@ from autopeft.store.files import cannot_write, refuse_files, write_text
 from autopeft.store.yaml import read_yaml, validate, without_removed, write_yaml_text
 
 # Everything that a run writes before its first measurement.
-_EARLY_FILES = ("run.yaml", "sensitivity.csv", "state", "best", ".lock")
+_EARLY_FILES = ("run.yaml", "study.sqlite", "report.html", "trials.csv", "state", ".lock")
 # The names that `files.write_text` and `train.pausing.write` give to what they are writing.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 # In the state: what a run depends on, with the version of autopeft (see `run.state`). A run writes it before

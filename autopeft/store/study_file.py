@@ -1,4 +1,4 @@
-"""`study.sqlite` of a run: an Optuna study that is written once the search has ended."""
+"""`study.sqlite` of a run: an Optuna study that grows while the search goes on."""
 
 from __future__ import annotations
 

@@ -56,6 +56,20 @@ def test_the_trials_hold_the_losses_of_short_and_full_runs_and_how_they_ended() 
     assert states == {TrialState.FAIL, TrialState.COMPLETE, TrialState.PRUNED}
 
 
+def test_the_study_grows_while_the_search_goes_on() -> None:
+    storage, states = InMemoryStorage(), []
+
+    def truth(plan: Plan, fidelity: Fidelity) -> float:
+        study = optuna.load_study(study_name=STUDY, storage=storage)
+        states.append([(trial.state, len(trial.intermediate_values)) for trial in study.trials])
+        return 0.5
+
+    run(truth, storage=storage, n_examples=(100, 100, 0))
+    raced, racing = (TrialState.RUNNING, 1), (TrialState.RUNNING, 0)
+    assert states[:3] == [[racing], [raced, racing], [raced, raced, racing]]
+    assert set(states[-1]) == {raced}
+
+
 @pytest.mark.parametrize("effort", ["quick", "normal"])
 def test_the_trials_of_a_usual_search_are_its_short_runs(effort: str) -> None:
     search, trials = search_with_trials(levels(), effort=effort)
