@@ -288,16 +288,26 @@ def report(
     ] = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Render the report of a finished run again, or put several runs on one page."""
+    """Render the report of a run again, finished or not, or put several finished runs on one page."""
     with exit_codes(quiet=as_json):
         with heavy_imports():
             from autopeft.cli import results
             from autopeft.report import result_json
+            from autopeft.run.live import render_so_far
             from autopeft.run.reporting import render, render_several
+            from autopeft.store import RunDir
 
         runs = list({run.resolve(): run for run in runs}.values())  # a folder that is named twice counts once
         if len(runs) == 1 and out is None:
-            _print_run(render(runs[0]), runs[0], as_json=as_json)
+            run = RunDir.open(runs[0])
+            if not run.has_page_so_far:
+                _print_run(render(run.path), run.path, as_json=as_json)
+                return
+            status, page = render_so_far(run), run.path / "report.html"
+            if as_json:
+                print_json({"status": status, "run": str(run.path), "page": str(page)})
+            else:
+                print(f"{status}\nreport  {page}")
             return
         page = out or Path("autopeft-runs.html")
         finished = render_several(runs, page)

@@ -12,11 +12,12 @@ from datetime import datetime
 from pathlib import Path
 
 from autopeft import engine, report
-from autopeft.engine import Limits, Progress, Runs, SearchProblem
+from autopeft.engine import Limits, Progress, Runs
 from autopeft.errors import AutopeftError
 from autopeft.executors import EXECUTORS
-from autopeft.records import Outcome, RunSpec, SearchResult, resume_command
+from autopeft.records import Outcome, RunSpec, SearchResult, SearchSoFar, resume_command
 from autopeft.run.best import write_best, write_plans
+from autopeft.run.live import live_page
 from autopeft.run.prepare import NAMED, InMemory, Prepared
 from autopeft.run.reporting import beside_chance, environment, part_words, setting_of
 from autopeft.run.scoring import logged_scores
@@ -99,33 +100,39 @@ def run_search(
             list(dict.fromkeys(engine.planned_runs(problem))),
             batch_size=prepared.bench.batch_size,
         )
-        machine = environment(prepared.base, spec.execution)  # before the GPU is left to workers
-        executor = EXECUTORS[spec.execution.executor]
-        try:
-            runs = Runs(
-                executor=executor,
-                measure_one=start_workers(executor, run, prepared),
-                progress=progress,
-                lengths=problem.lengths,
-                earlier=logged_measurements(run),
-                record=lambda measurement: record(run, measurement),
-                interrupt=interrupt,
-                clock=clock,
-                limits=Limits(
-                    seconds=spec.search.max_time_seconds or math.inf, cost=spec.search.max_cost or math.inf
-                ),
-            )
-            with study_file(run.path / "study.sqlite") as storage:
-                outcome = engine.search(problem, runs, storage=storage)
-        finally:
-            executor.shutdown()
-        result = _finished(
-            run, prepared, outcome, problem=problem, state=state, machine=machine, load_seconds=load_seconds
+        so_far = SearchSoFar(
+            spec=spec,
+            setting=setting_of(prepared, rate_ranges(problem)),
+            sites=prepared.base.sites,
+            scores=scores,
+            environment=environment(prepared.base, spec.execution),  # before the GPU is left to workers
         )
-        write_best(run, prepared, result)
-        write_plans(run, prepared, result)
-        run.save_result(result)
-        report.write(result, run.path, words=part_words(result))
+        executor = EXECUTORS[spec.execution.executor]
+        with live_page(run, so_far, progress) as page:
+            try:
+                runs = Runs(
+                    executor=executor,
+                    measure_one=start_workers(executor, run, prepared),
+                    progress=page,
+                    lengths=problem.lengths,
+                    earlier=logged_measurements(run),
+                    record=lambda measurement: record(run, measurement),
+                    interrupt=interrupt,
+                    clock=clock,
+                    limits=Limits(
+                        seconds=spec.search.max_time_seconds or math.inf,
+                        cost=spec.search.max_cost or math.inf,
+                    ),
+                )
+                with study_file(run.path / "study.sqlite") as storage:
+                    outcome = engine.search(problem, runs, storage=storage, watch=page.watch)
+            finally:
+                executor.shutdown()
+            result = _finished(run, prepared, outcome, so_far=so_far, state=state, load_seconds=load_seconds)
+            write_best(run, prepared, result)
+            write_plans(run, prepared, result)
+            run.save_result(result)
+            report.write(result, run.path, words=part_words(result))
         log_plans(run, result, interrupt=interrupt)
         return result, run.path
 
@@ -135,9 +142,8 @@ def _finished(
     prepared: Prepared,
     outcome: Outcome,
     *,
-    problem: SearchProblem,
+    so_far: SearchSoFar,
     state: RunState,
-    machine: dict[str, str],
     load_seconds: float,
 ) -> SearchResult:
     """Check that the base model is unchanged, and put what the search found beside the facts of its run."""
@@ -156,13 +162,13 @@ def _finished(
         outcome, earlier=unused, scoring_seconds=state.scoring_seconds, load_seconds=load_seconds
     )
     return SearchResult(
-        spec=prepared.spec,
-        setting=setting_of(prepared, rate_ranges(problem)),
-        sites=prepared.base.sites,
-        scores=state.scores or (),
+        spec=so_far.spec,
+        setting=so_far.setting,
+        sites=so_far.sites,
+        scores=so_far.scores,
         cost=cost,
         sentences=beside_chance(prepared, outcome.full_runs),
-        environment=machine,
+        environment=so_far.environment,
         **vars(outcome),
     )
 

@@ -30,6 +30,7 @@ from autopeft.records.outcomes import (
     ProposalSource,
     SearchFacts,
     SearchResult,
+    SearchSoFar,
     Sensitivity,
     SiteScores,
     SizeStep,

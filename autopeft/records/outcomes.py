@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from autopeft.records.plans import Budget, Measurement, Plan, Site
 from autopeft.records.spec import SETTINGS, RunSpec
@@ -309,6 +309,24 @@ class SearchResult(Outcome):
     cost: Cost
     sentences: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSoFar:
+    """What a search without an answer has measured, of which a report can be made."""
+
+    best: ClassVar[None] = None
+    baseline: ClassVar[None] = None
+    rival: ClassVar[None] = None
+    full_runs: ClassVar[tuple[FullRun, ...]] = ()
+    sizes: ClassVar[tuple[SizeStep, ...]] = ()
+    spec: RunSpec
+    setting: SearchFacts
+    sites: tuple[Site, ...]
+    scores: tuple[SiteScores, ...]
+    environment: dict[str, str]
+    proposals: tuple[Proposal, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

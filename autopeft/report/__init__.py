@@ -11,11 +11,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from autopeft.records import SearchResult
+from autopeft.records import SearchResult, SearchSoFar
 from autopeft.report.answer import answer_of
 from autopeft.report.card import BEST_WEIGHTS, CardFacts, hub_id, model_card, trained_card
 from autopeft.report.layer_maps import enough_examples, heat_svg
-from autopeft.report.page import report_html, report_md, several_html, short_html, short_text
+from autopeft.report.page import (
+    page_html,
+    page_of,
+    report_html,
+    report_md,
+    several_html,
+    short_html,
+    short_text,
+)
 from autopeft.report.plan_names import PartWords, WeightFolders, choice_key, name_of, plan_words
 from autopeft.report.result_files import leaderboard, result_json, sensitivity_csv, trials_csv
 from autopeft.report.schema import ResultFile, TrialRow, result_schema, trials_schema
@@ -23,15 +31,18 @@ from autopeft.report.table_rows import full_rows
 from autopeft.store import write_text
 
 
-def write(result: SearchResult, out: Path, *, words: PartWords, status: str = "complete") -> None:
-    """Write the report and its tables into a run directory, each file atomically.
-
-    `status` says how the search ended; anything but `complete` is shown on top of the report.
-    """
+def write(result: SearchResult, out: Path, *, words: PartWords) -> None:
+    """Write the report and its tables into a run directory, each file atomically."""
     write_text(out / "trials.csv", trials_csv(result))
     write_text(out / "sensitivity.csv", sensitivity_csv(result.sites, result.scores))
-    write_text(out / "report.md", report_md(result, words=words, status=status))
-    write_text(out / "report.html", report_html(result, words=words, status=status))
+    write_text(out / "report.md", report_md(result, words=words))
+    write_text(out / "report.html", report_html(result, words=words))
     # Last, so that whoever finds the answer finds the rest too.
-    answer = json.dumps(result_json(result, status), indent=2, ensure_ascii=False, allow_nan=False)
+    answer = json.dumps(result_json(result, "complete"), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(out / "result.json", answer + "\n")
+
+
+def write_so_far(search: SearchSoFar, out: Path, *, words: PartWords, status: str) -> None:
+    """Write the page and the trials of a search without an answer; `status` is that of its `RunPage`."""
+    write_text(out / "trials.csv", trials_csv(search))
+    write_text(out / "report.html", page_html(page_of(search, words, status)))

@@ -19,7 +19,7 @@ from autopeft.report.formatting import (
     within_share,
 )
 from autopeft.report.plan_names import Group
-from autopeft.report.table_rows import ShortRow
+from autopeft.report.table_rows import RunRow
 
 # Sizes in units of the picture, chosen by hand: as narrow as the text allows on a phone.
 _WIDTH, _HEIGHT = 400.0, 270.0
@@ -106,7 +106,7 @@ class Chart:
         return Markup(render("chart.svg", chart=self, width=_WIDTH, height=_HEIGHT, shapes=SHAPES))
 
 
-def short_run_chart(rows: Sequence[ShortRow], *, budget: int, steps: int) -> Chart | None:
+def short_run_chart(rows: Sequence[RunRow], *, budget: int, steps: int) -> Chart | None:
     """Draw the loss of each short run by parameters; None if fewer than two runs have adapters."""
     runs = [(row, row.run.loss) for row in rows if row.run.plan.adapters and row.run.loss is not None]
     if len(runs) < 2:

@@ -13,6 +13,7 @@ from autopeft.records import (
     RunSpec,
     SearchFacts,
     SearchResult,
+    SearchSoFar,
     SizeStep,
     Status,
     in_words_of,
@@ -26,7 +27,7 @@ from autopeft.report.formatting import render
 from autopeft.report.layer_maps import MAX_ROWS, Map, enough_examples, merged, rank_map, score_map
 from autopeft.report.plan_names import PartWords, name_of
 from autopeft.report.result_files import sentences_of
-from autopeft.report.table_rows import FullRow, ShortRow, costs, examples, full_rows, position_of, short_rows
+from autopeft.report.table_rows import FullRow, RunRow, costs, examples, full_rows, position_of, run_rows
 
 _MAX_RUNS = 40  # of a table; chosen by hand: as many as a reader scrolls through; trials.csv has the rest
 
@@ -63,8 +64,10 @@ class Details:
 class RunPage:
     """All that the pages of a run show.
 
-    What an unfinished run has not found yet is None or empty: the answer, the best plan, rows. `scores` pairs
-    the map of each score with a phrase on whether more examples would change it.
+    What an unfinished run has not found yet is None or empty: the answer, the best plan, rows. `status` is
+    complete, or a sentence that begins with running, stopped or failed. `run_rows` has the short runs, and
+    the full ones that nothing has judged yet. `scores` pairs the map of each score with a phrase on whether
+    more examples would change it.
     """
 
     spec: RunSpec
@@ -74,7 +77,7 @@ class RunPage:
     notes: tuple[str, ...]
     full_rows: tuple[FullRow, ...]
     sizes: tuple[tuple[str, SizeStep], ...]
-    short_rows: tuple[ShortRow, ...]
+    run_rows: tuple[RunRow, ...]
     failures: tuple[tuple[str, Measurement], ...]
     best: BestPlan | None
     scores: tuple[tuple[Map, str], ...]
@@ -84,6 +87,21 @@ class RunPage:
     def is_share(self) -> bool:
         """Whether the metric lies in [0, 1] and is shown in percent."""
         return bool(self.setting.metric_is_share)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the page should load itself again, since there will be more to see."""
+        return self.status.startswith("running")
+
+    @property
+    def short_rows(self) -> list[RunRow]:
+        """The short runs."""
+        return [row for row in self.run_rows if row.run.fidelity.split == "search"]
+
+    @property
+    def unjudged_rows(self) -> list[RunRow]:
+        """The full runs that nothing has judged yet."""
+        return [row for row in self.run_rows if row.run.fidelity.split == "confirm"]
 
     @property
     def n_seeds(self) -> int:
@@ -96,8 +114,9 @@ class RunPage:
         return max((row.run.fidelity.train_steps for row in self.short_rows), default=0)
 
 
-def page_of(result: SearchResult, words: PartWords, status: str = "complete") -> RunPage:
-    """Gather what the pages show of a finished run."""
+def page_of(result: SearchResult | SearchSoFar, words: PartWords, status: str = "complete") -> RunPage:
+    """Gather what the pages show of a run, finished or not."""
+    finished = result if isinstance(result, SearchResult) else None
     in_words = partial(in_words_of, result.spec)
     maps = ((score_map(result.sites, score), enough_examples(score)) for score in result.scores)
     failed = [run for run in result.measurements if run.status is not Status.COMPLETE]
@@ -107,26 +126,29 @@ def page_of(result: SearchResult, words: PartWords, status: str = "complete") ->
         **({} if result.spec.has_own_trainer else {"train": "training"}),
         "search": "ranking the short runs",
         "confirm": "judging the full runs",
-        "test": "read once, after the verdict" if result.test else "not read",
+        "test": "read once, after the verdict" if finished is None or finished.test else "not read",
     }
     return RunPage(
         spec=result.spec,
         setting=result.setting,
         status=status,
-        answer=answer_of(result, words),
+        answer=answer_of(finished, words) if finished else None,
         notes=tuple(in_words(sentence) for sentence in sentences_of(result)),
-        full_rows=full_rows(result, words),
+        full_rows=full_rows(finished, words) if finished else (),
         sizes=tuple((name_of(step.plan, result, words.labels), step) for step in result.sizes),
-        short_rows=short_rows(result, words),
+        run_rows=(
+            *run_rows("search", result, words),
+            *(run_rows("confirm", result, words) if finished is None else ()),
+        ),
         failures=tuple((name_of(run.plan, result, words.labels), run) for run in failed[:_MAX_RUNS]),
-        best=_best_plan(result, words),
+        best=_best_plan(finished, words) if finished else None,
         scores=tuple((merged(drawn), phrase) for drawn, phrase in maps if drawn is not None),
         details=Details(
             splits=(
                 *((name, examples(result, name), use) for name, use in uses.items()),
                 ("duplicates", f"{n_duplicates:,}", "removed, within and across splits"),
             ),
-            costs=costs(result),
+            costs=costs(finished) if finished else (),
             settings=tuple((in_words(name), in_words(value)) for name, value in _settings(result)),
             environment=(*environment, *([("data fingerprint", fingerprint)] if fingerprint else [])),
         ),
@@ -150,7 +172,7 @@ def _best_plan(result: SearchResult, words: PartWords) -> BestPlan:
     )
 
 
-def _settings(result: SearchResult) -> list[tuple[str, str]]:
+def _settings(result: SearchResult | SearchSoFar) -> list[tuple[str, str]]:
     """List the settings that decide most, then those that the run derived; run.yaml has them all."""
     spec, setting = result.spec, result.setting
     values = {
@@ -160,7 +182,6 @@ def _settings(result: SearchResult) -> list[tuple[str, str]]:
         "task": spec.task.name,
         "budget": spec.budget.requested + (", head counted in" if spec.budget.count_head else ""),
         "full run": f"{setting.full_run_steps:,} steps",
-        "short run": f"{result.short_steps:,} steps",
         "batch size": str(spec.task.batch_size or ""),
         "max length": f"{spec.task.max_length} tokens" if spec.task.max_length else "",
         "effort": spec.search.effort,
@@ -174,9 +195,9 @@ def _settings(result: SearchResult) -> list[tuple[str, str]]:
     return [*((name, value) for name, value in values.items() if value), *derived]
 
 
-def report_html(result: SearchResult, *, words: PartWords, status: str = "complete") -> str:
+def report_html(result: SearchResult, *, words: PartWords) -> str:
     """Write one self-contained HTML page: nothing is loaded from elsewhere, all names are escaped."""
-    return page_html(page_of(result, words, status))
+    return page_html(page_of(result, words))
 
 
 def page_html(page: RunPage) -> str:
@@ -196,9 +217,9 @@ def page_html(page: RunPage) -> str:
     )
 
 
-def report_md(result: SearchResult, *, words: PartWords, status: str = "complete") -> str:
+def report_md(result: SearchResult, *, words: PartWords) -> str:
     """Write the same report in GitHub's Markdown, without charts."""
-    return render("report.md", page=page_of(result, words, status), max_runs=_MAX_RUNS, max_layers=MAX_ROWS)
+    return render("report.md", page=page_of(result, words), max_runs=_MAX_RUNS, max_layers=MAX_ROWS)
 
 
 def several_html(runs: Sequence[tuple[str, SearchResult, PartWords]]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from autopeft.records import Adapter, Plan, SearchResult, Site, counted
+from autopeft.records import Adapter, Plan, SearchResult, SearchSoFar, Site, counted
 
 ANSWERS = ("best", "baseline", "rival")  # the plans that a result names
 HEAD_ALONE, UNTRAINED = "head alone", "untrained model"  # a plan without adapters
@@ -136,18 +136,18 @@ def listed(words: Sequence[str]) -> str:
     return f"{start} and {end}" if start else end
 
 
-def name_of(plan: Plan, result: SearchResult, labels: Mapping[str, str]) -> str:
+def name_of(plan: Plan, result: SearchResult | SearchSoFar, labels: Mapping[str, str]) -> str:
     """Describe a plan of a result, as `plan_words` does."""
     head = UNTRAINED if is_untrained(result, plan) else HEAD_ALONE
     return plan_words(plan, result.sites, labels, head=head)
 
 
-def is_untrained(result: SearchResult, plan: Plan) -> bool:
+def is_untrained(result: SearchResult | SearchSoFar, plan: Plan) -> bool:
     """Whether a plan is the base model as it is: it has no adapters, and the task no head to train."""
     return not plan.adapters and not result.setting.head_params
 
 
-def marks_of(result: SearchResult, plan: Plan) -> str:
+def marks_of(result: SearchResult | SearchSoFar, plan: Plan) -> str:
     """Join the names of a plan in the result, `best = baseline`; empty for a plan without a name.
 
     A rival that is handed over is called best alone.
@@ -164,7 +164,7 @@ class Group:
     colour: int
 
 
-def groups(result: SearchResult, words: PartWords) -> dict[Plan, Group]:
+def groups(result: SearchResult | SearchSoFar, words: PartWords) -> dict[Plan, Group]:
     """Group every measured plan by its methods, in the order of the measurements.
 
     Groups beyond the colours of the page share the last one.

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from autopeft.records import Plan, SearchResult, Site, SiteScores, Status
+from autopeft.records import Plan, SearchResult, SearchSoFar, Site, SiteScores, Status
 from autopeft.report.plan_names import is_untrained, marks_of, name_of
 from autopeft.report.schema import (
     BaselineAnswer,
@@ -26,7 +26,7 @@ from autopeft.report.schema import (
     TestNumbers,
     TrialRow,
 )
-from autopeft.report.table_rows import arms, position_of, record_of, short_runs
+from autopeft.report.table_rows import arms, position_of, record_of, runs_on
 
 Row = TypeVar("Row", bound=BaseModel)
 
@@ -90,12 +90,12 @@ def _plan_facts(result: SearchResult, plan: Plan) -> dict[str, Any]:
     }
 
 
-def sentences_of(result: SearchResult) -> tuple[str, ...]:
+def sentences_of(result: SearchResult | SearchSoFar) -> tuple[str, ...]:
     """Collect what a reader should know beside the verdict: what the base model lacks comes first."""
-    return (*filter(None, (result.setting.lacking,)), *result.sentences)
+    return (*filter(None, (result.setting.lacking,)), *getattr(result, "sentences", ()))
 
 
-def trials_csv(result: SearchResult) -> str:
+def trials_csv(result: SearchResult | SearchSoFar) -> str:
     """Write the content of trials.csv: one row per measurement, in their order.
 
     Floats are written as `repr` does, so that equal runs give equal text. Seconds that were not counted are
@@ -123,7 +123,7 @@ def trials_csv(result: SearchResult) -> str:
     return _csv(TrialRow.model_fields, rows)
 
 
-def _described(plan: Plan, result: SearchResult) -> dict[str, Any]:
+def _described(plan: Plan, result: SearchResult | SearchSoFar) -> dict[str, Any]:
     """Describe a plan for its rows: methods `lora+ia3`, ranks `2-8`, sites, place of its learning rate.
 
     Ranks are None for methods without rank, and one number where all are equal.
@@ -188,7 +188,7 @@ def leaderboard(result: SearchResult, labels: Mapping[str, str]) -> list[dict[st
             "test_metric": math.nan if test is None else test.metric_mean,
         }
         rows.append((record.plan, scores))
-    short = [run for run in short_runs(result) if record_of(full, run.plan) is None]
+    short = [run for run in runs_on("search", result) if record_of(full, run.plan) is None]
     for run in short:
         scores = {"split": run.fidelity.split, "metric": run.metric, "metric_std_error": None}
         rows.append((run.plan, scores | {"loss": run.loss, "n_seeds": 1, "test_metric": math.nan}))

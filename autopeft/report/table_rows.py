@@ -11,6 +11,7 @@ from autopeft.records import (
     Measurement,
     Plan,
     SearchResult,
+    SearchSoFar,
     Status,
     rate_position,
 )
@@ -31,7 +32,7 @@ def scored_record(result: SearchResult) -> FullRun:
     return record
 
 
-def arms(result: SearchResult) -> dict[Plan, str]:
+def arms(result: SearchResult | SearchSoFar) -> dict[Plan, str]:
     """Say what proposed every measured plan: its first trial, else the stage that measured it."""
     names = {run.plan: _SIZE_ARM for run in result.measurements}
     names |= {step.plan: str(step.arm) for step in result.sizes}
@@ -86,8 +87,8 @@ def full_rows(result: SearchResult, words: PartWords) -> tuple[FullRow, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShortRow:
-    """A short run: `source` is list, sampler or smaller budget; `mark` is empty for a plan without a name."""
+class RunRow:
+    """One run: `source` is list, sampler or smaller budget; `mark` is empty for a plan without a name."""
 
     mark: str
     words: str
@@ -97,18 +98,18 @@ class ShortRow:
     learning_rate: float | None
 
 
-def short_runs(result: SearchResult) -> list[Measurement]:
-    """Select the short runs that finished, lowest loss first."""
-    runs = [m for m in result.measurements if m.fidelity.split == "search" and m.status is Status.COMPLETE]
+def runs_on(split: str, result: SearchResult | SearchSoFar) -> list[Measurement]:
+    """Select the runs on a split that finished, lowest loss first."""
+    runs = [m for m in result.measurements if m.fidelity.split == split and m.status is Status.COMPLETE]
     return sorted(runs, key=lambda run: float("inf") if run.loss is None else run.loss)
 
 
-def short_rows(result: SearchResult, words: PartWords) -> tuple[ShortRow, ...]:
-    """Gather the short runs that finished, lowest loss first."""
+def run_rows(split: str, result: SearchResult | SearchSoFar, words: PartWords) -> tuple[RunRow, ...]:
+    """Gather the runs on a split that finished, lowest loss first."""
     by_plan = groups(result, words)
     sources = {proposal.plan: proposal.source for proposal in reversed(result.proposals)}
     return tuple(
-        ShortRow(
+        RunRow(
             mark=marks_of(result, run.plan),
             words=name_of(run.plan, result, words.labels),
             source=sources.get(run.plan, _SIZE_ARM),
@@ -116,7 +117,7 @@ def short_rows(result: SearchResult, words: PartWords) -> tuple[ShortRow, ...]:
             run=run,
             learning_rate=None if is_untrained(result, run.plan) else run.plan.learning_rate,
         )
-        for run in short_runs(result)
+        for run in runs_on(split, result)
     )
 
 
@@ -136,7 +137,7 @@ def costs(result: SearchResult) -> tuple[tuple[str, float, float | None], ...]:
     return tuple((name, seconds, seconds / full if full else None) for name, seconds in stages.items())
 
 
-def examples(result: SearchResult, split: str) -> str:
+def examples(result: SearchResult | SearchSoFar, split: str) -> str:
     """Write the size of a split: `595`, or `352 of 595` if fewer were evaluated, and their groups."""
     splits = result.setting.splits
     size, n_groups = getattr(splits, split), getattr(splits, f"{split}_groups", 0)
@@ -146,7 +147,7 @@ def examples(result: SearchResult, split: str) -> str:
     return f"{shown} in {n_groups:,} groups" if n_groups else shown
 
 
-def position_of(plan: Plan, result: SearchResult) -> float | None:
+def position_of(plan: Plan, result: SearchResult | SearchSoFar) -> float | None:
     """Locate a plan's learning rate in its range, 0 to 1; None if the run kept no range for it.
 
     A plan of the user has none: its scale may be another, and with it the range.

@@ -32,6 +32,7 @@ from autopeft.records import (
     Plan,
     SearchFacts,
     SearchResult,
+    SearchSoFar,
     SplitSizes,
     TrainedPlan,
 )
@@ -67,7 +68,7 @@ def render_several(paths: Sequence[Path], out: Path) -> tuple[SearchResult, ...]
     return results
 
 
-def part_words(result: SearchResult | TrainedPlan) -> PartWords:
+def part_words(result: SearchResult | SearchSoFar | TrainedPlan) -> PartWords:
     """Look up what a report calls the installed methods, and how the best plan's weights are loaded."""
     setting, methods = result.setting, discover("autopeft.methods").values()
     # A run may be rendered where a part of it is no longer installed.
@@ -84,7 +85,7 @@ def part_words(result: SearchResult | TrainedPlan) -> PartWords:
         labels=labels,
         short_labels={method.name: method.short_label for method in methods},
         auto_class=loading_class_of_type(setting.model_type, task.auto_class) if task else "AutoModel",
-        weights=_weight_folders(result.best),
+        weights=WeightFolders() if result.best is None else _weight_folders(result.best),
     )
 
 

@@ -30,7 +30,7 @@ from autopeft.store.files import (
     write_text,
 )
 from autopeft.store.plan import read_plan, write_plan
-from autopeft.store.run_dir import STATE, RunDir
+from autopeft.store.run_dir import SO_FAR, STATE, RunDir
 from autopeft.store.settings import (
     SOURCES,
     by_dotted_name,

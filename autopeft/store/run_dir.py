@@ -43,6 +43,7 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 # run.yaml, which makes a folder a run.
 STATE = "state.json"
 _STATE_BEFORE = "start.json"  # of versions up to 0.2.0
+SO_FAR = "so_far.json"  # what `report` needs beside the measurements, until there is a result
 # What git and macOS leave in a folder that is empty for people.
 _OF_EMPTY_FOLDERS = frozenset({".gitkeep", ".gitignore", ".DS_Store"})
 
@@ -240,6 +241,11 @@ class RunDir:
     def is_finished(self) -> bool:
         """Whether there are a result and a best plan."""
         return self._result_path.is_file() and self.best.is_dir()
+
+    @property
+    def has_page_so_far(self) -> bool:
+        """Whether the run has a page without an answer: it goes on, or was stopped."""
+        return (self.state / SO_FAR).is_file() and not self.is_finished
 
     def load_result(self) -> SearchResult:
         """Read the result of a finished run.

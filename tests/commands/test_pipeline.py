@@ -40,20 +40,22 @@ def spec_for(model_dir: Path, data_dir: Path, out: Path, **settings: object) -> 
     return run_spec(model_dir, data_dir, out=out, **(usual | settings))
 
 
-class WithoutStudy(Silent):
-    """Fails where a study lies in a run's folder while the run still measures."""
+class WithStudy(Silent):
+    """Fails if the study or the page in a run's folder lacks what the run has begun or measured."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
 
     def measured(self, *_: object, **__: object) -> None:
-        assert not list(self.out.glob("study*")), "the study is written once, at the end"
+        study = optuna.load_study(study_name=None, storage=f"sqlite:///{self.out / 'study.sqlite'}")
+        assert study.trials
+        assert "nothing is judged yet" in (self.out / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def run(model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "first"
-    return commands.run_search(spec_for(model_dir, data_dir, out), progress=WithoutStudy(out))[1]
+    return commands.run_search(spec_for(model_dir, data_dir, out), progress=WithStudy(out))[1]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from toys.results import BEST, WORDS, of_language_model, toy_result, toy_run, wi
 
 from autopeft import report
 from autopeft.report.charts import difference_chart, short_run_chart
-from autopeft.report.table_rows import short_rows
+from autopeft.report.table_rows import run_rows
 
 UNITS = {"": 1, "k": 1e3, "M": 1e6}
 
@@ -24,7 +24,7 @@ def result():
 
 
 def short_runs(result):
-    return short_run_chart(short_rows(result, WORDS), budget=10_000, steps=75)
+    return short_run_chart(run_rows("search", result, WORDS), budget=10_000, steps=75)
 
 
 def tree(svg):

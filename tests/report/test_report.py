@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pandas as pd
 import pytest
@@ -26,6 +26,7 @@ from toys.results import (
 
 from autopeft import report
 from autopeft.extension import discover
+from autopeft.records import SearchSoFar
 from autopeft.report import PartWords
 from autopeft.report.formatting import difference, metric, plus_minus
 from autopeft.report.page import page_html, page_of
@@ -273,19 +274,35 @@ def test_a_failure_is_listed_with_one_line(result):
     assert "Traceback" not in text + report.report_html(result, words=WORDS)
 
 
-@pytest.mark.parametrize("render", BOTH)
-def test_a_stopped_run_says_so(result, render):
-    assert "This run is not complete: stopped" in render(result, words=WORDS, status="stopped")
-    assert "not complete" not in render(result, words=WORDS)
+def so_far(result, **changes):
+    """The same search before its verdict."""
+    names = [field.name for field in fields(SearchSoFar)]
+    return replace(SearchSoFar(**{name: getattr(result, name) for name in names}), **changes)
 
 
 def test_a_page_needs_no_answer_while_the_run_goes_on(result):
-    """The run has measured short runs; nothing is judged yet."""
-    whole = page_of(result, WORDS, "running")
-    nothing = {"answer": None, "best": None, "full_rows": (), "sizes": (), "scores": ()}
-    page = page_html(replace(whole, **nothing, details=replace(whole.details, costs=())))
-    assert "This run is not complete: running" in page and "Use it" not in page
-    assert texts(Page(page).columns("proposed by")["loss"]) == ["0.300", "0.350", "0.410", "0.500"]
+    search = so_far(result, measurements=result.measurements[:6])
+    page = page_html(page_of(search, WORDS, "running: 2 of 3 full runs; nothing is judged yet"))
+    assert "Running: 2 of 3 full runs; nothing is judged yet." in Page(page).texts and "Use it" not in page
+    full, short = Page(page).all_columns("proposed by")
+    assert full["plan"] == ("LoRA of rank 2 to 13 on 7 modules", "LoRA of rank 4 on all linear maps")
+    assert texts(short["loss"]) == ["0.300", "0.350", "0.410"]
+
+
+def test_a_page_loads_itself_again_only_while_the_run_goes_on(result):
+    running, stopped = (page_html(page_of(so_far(result), WORDS, word)) for word in ("running", "stopped"))
+    for page, is_live in (
+        (running, True),
+        (stopped, False),
+        (report.report_html(result, words=WORDS), False),
+    ):
+        assert ("location.reload()" in page) == ('http-equiv="refresh"' in page) == is_live
+    assert "No run has finished yet." in page_html(page_of(so_far(result, measurements=()), WORDS, "running"))
+
+
+def test_the_trials_of_a_search_without_an_answer_are_those_of_the_finished_one():
+    result = toy_result()
+    assert report.trials_csv(so_far(result)) == report.trials_csv(result)
 
 
 def test_what_the_base_model_lacks_comes_first_among_the_notes(result):

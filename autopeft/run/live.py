@@ -1,0 +1,128 @@
+"""The live page: `report.html` and `trials.csv` of a run that goes on, and of one that was stopped."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import datetime
+
+import filelock
+from pydantic import ValidationError
+
+from autopeft import report
+from autopeft.engine import Progress, Study
+from autopeft.errors import RunDirError, reason_of
+from autopeft.records import Measurement, SearchSoFar, from_json, resume_command, to_json
+from autopeft.report.formatting import duration
+from autopeft.run.reporting import part_words
+from autopeft.store import SO_FAR, RunDir, damaged, read_checked, write_checked
+
+_PAUSE_SECONDS = 2.0  # between two writings at least
+_SHARE = 0.01  # of the time of a search, that writing may take
+
+log = logging.getLogger(__name__)
+
+
+class LivePage:
+    """A display of a search that also writes its page."""
+
+    def __init__(
+        self,
+        run: RunDir,
+        so_far: SearchSoFar,
+        display: Progress,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._run, self._so_far, self._display, self._clock = run, so_far, display, clock
+        self._words = part_words(so_far)
+        self._study: Study | None = None
+        self._phase, self._n_runs, self._n_done = "", 0, 0
+        self._seconds_left: float | None = None
+        self._next, self._has_templates = clock(), False
+
+    def watch(self, study: Study) -> None:
+        """Show the proposals and measurements of a study."""
+        self._study = study
+
+    def phase(self, name: str, n_measurements: int) -> None:
+        """Show that a phase begins."""
+        self._phase, self._n_runs, self._n_done = name, n_measurements, 0
+        self._display.phase(name, n_measurements)
+        self._write_in_time()
+
+    def measured(
+        self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
+    ) -> None:
+        """Show a measurement."""
+        self._n_done, self._seconds_left = self._n_done + 1, seconds_left
+        self._display.measured(measurement, arm=arm, is_baseline=is_baseline, seconds_left=seconds_left)
+        self._write_in_time()
+
+    def _write_in_time(self) -> None:
+        started = self._clock()
+        if started < self._next:
+            return
+        time_left = "" if self._seconds_left is None else f", about {duration(self._seconds_left)} left"
+        done = f"{self._n_done} of {self._n_runs} {self._phase}{time_left}"
+        try:
+            self.write(f"running: {done}; nothing is judged yet. As of {datetime.now():%H:%M:%S}")
+        except RunDirError as error:  # a browser may hold the file, and the search goes on without its page
+            log.warning("%s", error)
+        ended = self._clock()
+        spent = ended - started if self._has_templates else 0.0  # the first writing compiles them
+        self._next, self._has_templates = ended + max(_PAUSE_SECONDS, spent / _SHARE), True
+
+    def write(self, status: str) -> None:
+        """Write the page and the trials."""
+        if self._study is None:
+            return
+        measured = tuple(self._study.runs.measured.values())
+        search = replace(self._so_far, proposals=tuple(self._study.proposals), measurements=measured)
+        report.write_so_far(search, self._run.path, words=self._words, status=status)
+        write_checked(self._run.state / SO_FAR, to_json(replace(search, measurements=())))
+
+
+@contextmanager
+def live_page(run: RunDir, so_far: SearchSoFar, display: Progress) -> Iterator[LivePage]:
+    """Give a live page; if the search stops or fails, the page says so and how to go on."""
+    page = LivePage(run, so_far, display)
+    try:
+        yield page
+    except BaseException as error:
+        is_signal = isinstance(error, KeyboardInterrupt | SystemExit)
+        with suppress(RunDirError):  # the disk may be full
+            page.write(_ended("stopped" if is_signal else f"failed: {reason_of(error)}", so_far, run))
+        raise
+    (run.state / SO_FAR).unlink(missing_ok=True)
+
+
+def _ended(how: str, search: SearchSoFar, run: RunDir) -> str:
+    return f"{how}; nothing is judged. Go on with: {resume_command(search.spec, run.path)}"
+
+
+def render_so_far(run: RunDir) -> str:
+    """Render the page of an unfinished run again, and say how to go on.
+
+    The page of a run that goes on, perhaps in another process, stays as it is.
+
+    Raises:
+        RunDirError: Nothing was measured, the file that says what is damaged, or the page cannot be written.
+    """
+    path = run.state / SO_FAR
+    remedy = "go on with --resume, which writes it anew"
+    try:
+        so_far = from_json(SearchSoFar, read_checked(path, remedy=remedy))
+    except ValidationError as error:
+        raise damaged(path, remedy=remedy) from error
+    try:
+        with filelock.FileLock(run.path / ".lock", timeout=0):
+            status = _ended("stopped", so_far, run)
+            search = replace(so_far, measurements=run.measurements.load())
+            report.write_so_far(search, run.path, words=part_words(so_far), status=status)
+            return status
+    except filelock.Timeout:
+        return "running in another process, which writes the page"

@@ -1,0 +1,94 @@
+"""The live page of a search: when it is written, and what a stopped search leaves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+from toys.pages import Page
+from toys.results import toy_result
+from toys.specs import run_spec
+from typer.testing import CliRunner
+
+from autopeft import commands
+from autopeft.cli.app import app
+from autopeft.cli.progress import Silent
+from autopeft.records import SearchSoFar
+from autopeft.run import live
+from autopeft.store import RunDir
+
+
+class Stopping(Silent):
+    """Ends the search, as Ctrl-C does, after its second measurement."""
+
+    n_measured = 0
+
+    def measured(self, measurement, **_):
+        self.n_measured += 1
+        if self.n_measured == 2:
+            raise KeyboardInterrupt
+
+
+def status_of(run):
+    return next(text for text in Page((run / "report.html").read_text()).texts if "nothing is judged" in text)
+
+
+@pytest.fixture
+def stopped(model_dir, data_dir, tmp_path):
+    """The folder and the settings of a search that was stopped."""
+    settings = {"budget": "5%", "max_steps": 20, "batch_size": 8, "dtype": "float32"}
+    spec = run_spec(model_dir, data_dir, out=tmp_path / "run", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        commands.run_search(spec, progress=Stopping())
+    return tmp_path / "run", spec
+
+
+def test_a_stopped_search_leaves_a_page_that_report_renders_again(stopped):
+    run, spec = stopped
+    told = f"Stopped; nothing is judged. Go on with: autopeft search --resume --out {run}."
+    assert status_of(run) == told
+    (run / "report.html").unlink()
+    printed = CliRunner().invoke(app, ["report", str(run), "--json"])
+    assert printed.exit_code == 0, printed.output
+    assert json.loads(printed.stdout)["page"] == str(run / "report.html")
+    page = Page((run / "report.html").read_text())
+    assert status_of(run) == told and len(page.columns("proposed by")["plan"]) == 2
+    assert len((run / "trials.csv").read_text().splitlines()) == 3
+    result, _ = commands.run_search(spec, resume=True, progress=Silent())
+    assert result.verdict.sentence in (run / "report.html").read_text().replace("−", "-")
+    assert not (run / "state" / "so_far.json").exists()
+
+
+def test_the_page_of_a_run_in_another_process_stays_as_it_is(stopped):
+    run, _ = stopped
+    before = (run / "report.html").read_text()
+    with RunDir.create(run, resume=True):
+        assert live.render_so_far(RunDir.open(run)).startswith("running in another process")
+    assert (run / "report.html").read_text() == before
+
+
+def test_a_page_is_written_at_once_and_then_in_a_hundredth_of_the_time(tmp_path, monkeypatch):
+    result, written = toy_result(), []
+    so_far = SearchSoFar(**{field.name: getattr(result, field.name) for field in fields(SearchSoFar)})
+    now = [0.0]
+
+    def write(*_, status, **__):
+        written.append((now[0], status.partition(". As of")[0]))
+        now[0] += 0.05
+
+    monkeypatch.setattr(live.report, "write_so_far", write)
+    monkeypatch.setattr(live, "write_checked", lambda *_: None)
+    page = live.LivePage(RunDir(tmp_path), so_far, Silent(), clock=lambda: now[0])
+    runs = SimpleNamespace(measured={(m.plan, m.fidelity): m for m in result.measurements})
+    page.watch(SimpleNamespace(proposals=list(result.proposals), runs=runs))
+    page.phase("short runs", 40)
+    for n in range(40):
+        now[0] += 1.0
+        page.measured(result.measurements[0], arm="lora", is_baseline=False, seconds_left=120.0 - n)
+    assert written[0] == (0.0, "running: 0 of 40 short runs; nothing is judged yet")
+    assert written[1][1] == "running: 2 of 40 short runs, about 2.0 min left; nothing is judged yet"
+    gaps = [after - before for (before, _), (after, _) in pairwise(written[1:])]
+    assert len(gaps) > 5 and min(gaps) >= 5.0
