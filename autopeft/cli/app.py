@@ -280,6 +280,28 @@ def train(
             print(f"adapter {trained.folder}")
 
 
+@app.command("try")
+def try_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT...", help="Texts or paths of images; the texts of a pair in order."),
+    ],
+    as_json: opt.Json = False,
+) -> None:
+    """Ask the finished adapter: a label with its probability, a number, tags or a text for each input."""
+    with exit_codes(quiet=True):
+        with heavy_imports():
+            from autopeft import commands
+            from autopeft.cli.results import reply_text
+
+        replies = commands.try_run(run, inputs)
+        if as_json:
+            print_json({"replies": [dataclasses.asdict(reply) for reply in replies]})
+        else:
+            print("\n".join(reply_text(reply, is_alone=len(replies) == 1) for reply in replies))
+
+
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],

@@ -38,7 +38,7 @@ from autopeft.report.formatting import (
 )
 
 if TYPE_CHECKING:
-    from autopeft.commands import Analysis, Preview
+    from autopeft.commands import Analysis, Preview, Reply
     from autopeft.commands.preview import TaskFacts
     from autopeft.records import FullRun, SearchResult
 
@@ -136,6 +136,28 @@ def print_several(paths: Sequence[Path], results: Sequence[SearchResult], page: 
         headline = answer_of(result, part_words(result)).use
         out.print(f"[bold]{escape(str(path))}[/bold]: {escape(headline)}")
     out.print(f"\nreport  {page}", markup=False, soft_wrap=True)
+
+
+def reply_text(reply: Reply, *, is_alone: bool) -> str:
+    """Write what a model answers: a label with its probability, a number, a tag a line, or a text.
+
+    Example:
+        >>> from autopeft.commands import Reply
+        >>> probabilities = {"negative": 0.97, "positive": 0.03}
+        >>> reply_text(Reply(input="Bad.", label="negative", probabilities=probabilities), is_alone=True)
+        'negative 97 %'
+    """
+    shares = reply.probabilities or {}
+    if reply.text is not None:
+        answer = reply.text
+    elif reply.tags:
+        answer = "\n".join(f"{token}  {tag}" for token, tag in reply.tags)
+    elif reply.number is not None:
+        answer = f"{reply.number:.4g}"
+    else:
+        labels = (reply.label,) if reply.label is not None else reply.labels or ()
+        answer = ", ".join(f"{label} {100 * shares[label]:.0f} %" for label in labels) or "none of the labels"
+    return answer if is_alone else f"{shortened(reply.input, 40)}: {answer}"
 
 
 def analysis_text(analysis: Analysis) -> str:

@@ -1,7 +1,7 @@
 """One file for each thing that a user asks for, readable from top to bottom.
 
 Inside the folder each file imports only from those before it: doctor, estimate, load,
-preview, train → analyze, count, export, search, suggest, tune, verify → push.
+preview, train → analyze, count, export, search, suggest, try_run, tune, verify → push.
 """
 
 from __future__ import annotations
@@ -16,5 +16,6 @@ from autopeft.commands.push import Pushed, PushRequest, push
 from autopeft.commands.search import run_search
 from autopeft.commands.suggest import Suggestion, SuggestRequest, suggest
 from autopeft.commands.train import train_plan
+from autopeft.commands.try_run import Reply, try_run
 from autopeft.commands.tune import tune
 from autopeft.commands.verify import Reading, Verification, VerifyRequest, verify

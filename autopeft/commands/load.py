@@ -115,7 +115,15 @@ def load_finished(result: SearchResult, folder: Path, *, module: nn.Module | Non
         return attached.eval()
     if result.spec.model.id == IN_MEMORY:
         raise ModelError("The base model of this run was in memory; pass it: result.load(model).")
-    task = discover("autopeft.tasks")[setting.task]
+    return load_with_base(result, weights)[0]
+
+
+def load_with_base(result: SearchResult, weights: Path) -> tuple[PeftModel, BaseModel]:
+    """Load the base model that a run names with its finished adapter and head; also gives the base model.
+
+    `weights` are the finished weights of the run. Raises as `load_finished` does.
+    """
+    task = discover("autopeft.tasks")[result.setting.task]
     with model.quiet_libraries(), memory_needed("loading the base model", NO_GPU):
         device, precision = loading_place(result.spec, result.best, auto_class=task.auto_class)
         base = model.load(
@@ -123,7 +131,7 @@ def load_finished(result: SearchResult, folder: Path, *, module: nn.Module | Non
             device=device,
             precision=precision,
             auto_class=task.auto_class,
-            label_names=setting.label_names,
+            label_names=result.setting.label_names,
             needs_tokenizer=False,
         )
     require_same_base(weights, base.module)
@@ -134,7 +142,7 @@ def load_finished(result: SearchResult, folder: Path, *, module: nn.Module | Non
         seed=0,
         weights=weights,
     )
-    return attached.eval()
+    return attached.eval(), base
 
 
 def _digest_of_body(module: nn.Module, weights: Path) -> str:

@@ -133,6 +133,8 @@ class SearchFacts:
     - `chance`: the metric of guesses. For a share of hits it is that of always giving the most frequent label
       of the confirm split; for a correlation and other shares 0; None where it is unknown.
     - `auto_class`: what loads the model of a trainer of the user; empty where the task says it.
+    - `target_kind`: what the labels are (see `extension.Target`); empty in runs from before version 0.3.0 and
+      in those of trainers of the user. `input_columns` names the columns of a row's inputs.
     """
 
     base_model: str
@@ -157,6 +159,8 @@ class SearchFacts:
     chance: float | None = None
     metric_label: str = ""
     auto_class: str = ""
+    target_kind: str = ""
+    input_columns: tuple[str, ...] = ()
 
     @property
     def metric_words(self) -> str:

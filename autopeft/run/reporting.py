@@ -205,6 +205,8 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
         chance=chance_of(prepared),
         lacking=prepared.base.lacking,
         text_form=text_form(prepared.task) or prepared.bench.splits["train"].text_form,
+        target_kind=loaded.target.kind,
+        input_columns=loaded.text_columns,
     )
 
 

@@ -1,0 +1,154 @@
+"""`try`: what the finished adapter of a run answers to inputs that the user types."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import PeftModel
+
+from autopeft.commands.load import load_with_base
+from autopeft.data import ImageFile
+from autopeft.errors import DataError, ModelError, SpecError
+from autopeft.extension import IGNORED, Target, Task, discover
+from autopeft.model import BaseModel
+from autopeft.model.checkpoint_source import reads_images
+from autopeft.records import IN_MEMORY, SearchResult
+from autopeft.run.best import finished_weights
+from autopeft.store import RunDir
+from autopeft.train.encoding import NO_CUT
+
+_MAX_NEW_TOKENS = "128"  # of a text, where the run did not say; chosen by hand
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What a model answers to one input; what its task does not give is None or empty.
+
+    - `label`: the class of the highest probability, or the choice.
+    - `labels`: all labels that it gives, of a task with several per input.
+    - `probabilities`: that of each label.
+    - `tags`: pairs of a token and its tag.
+    """
+
+    input: str
+    label: str | None = None
+    labels: tuple[str, ...] | None = None
+    probabilities: dict[str, float] | None = None
+    number: float | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+    text: str | None = None
+
+
+def try_run(run: Path, words: Sequence[str]) -> tuple[Reply, ...]:
+    """Ask the finished adapter of a run.
+
+    Args:
+        run: The folder of the run.
+        words: Texts, prompts or paths of images, each an input. Where rows of the run have two texts or more,
+            so many words are one input; for multiple choice all of them are, the question first.
+
+    Raises:
+        SpecError: The words make no whole inputs, or the run does not say what its labels are.
+        DataError: An image cannot be read.
+        RunDirError: The run has not finished, or has no finished weights.
+        ModelError: The base model cannot be loaded.
+    """
+    folder = RunDir.open(run)
+    result = folder.load_result()
+    setting, kind = result.setting, result.setting.target_kind
+    if not kind or result.spec.model.id == IN_MEMORY:
+        raise SpecError(
+            f"{run} does not say how to ask its model: it was in memory, your own trainer trained it, or an "
+            "earlier version made the run. In Python, autopeft.load_result(run).load() gives the model."
+        )
+    inputs = _inputs(words, result)
+    weights = finished_weights(folder)
+    adapted, base = load_with_base(result, weights)
+    if base.tokenizer is None:
+        raise ModelError(f"{base.name} has no tokenizer; put it back beside the model.")
+    target = Target(kind=cast(Any, kind), names=setting.label_names)
+    task: Task = discover("autopeft.tasks")[setting.task].fitted(result.spec.task, target, base.tokenizer)
+    answer = _write if kind in ("completion", "chat", "documents", "stream") else _label
+    with torch.inference_mode():
+        return tuple(answer(each, adapted, base, task, target, result) for each in inputs)
+
+
+def _inputs(words: Sequence[str], result: SearchResult) -> list[tuple[Any, ...]]:
+    """Make inputs as the task reads them."""
+    setting = result.setting
+    kind, columns = setting.target_kind, setting.input_columns
+    if reads_images(discover("autopeft.tasks")[setting.task].auto_class):
+        missing = [word for word in words if not Path(word).is_file()]
+        if missing:
+            raise DataError(f"There is no image {missing[0]}; pass paths of image files.")
+        return [(ImageFile(digest="", path=word),) for word in words]
+    if kind == "tags":
+        return [(tuple(word.split()),) for word in words]
+    if kind == "choice":
+        if len(words) < 3:
+            raise SpecError("Pass the question and at least two choices, each in quotes.")
+        return [tuple(words)]
+    n_texts = 1 if kind in ("completion", "chat", "documents", "stream") else max(1, len(columns))
+    if len(words) % n_texts:
+        raise SpecError(
+            f"There are {len(words)} texts, and an input has {n_texts} ({', '.join(columns)}); pass them one "
+            "after the other, each in quotes."
+        )
+    return list(zip(*[iter(words)] * n_texts, strict=True))
+
+
+def _label(
+    inputs: tuple[Any, ...],
+    adapted: PeftModel,
+    base: BaseModel,
+    task: Any,
+    target: Target,
+    result: SearchResult,
+) -> Reply:
+    """Answer with a label, several, a number or tags, from the logits of the head."""
+    words = [word.path if isinstance(word, ImageFile) else word for word in inputs]
+    placeholder = {"classes": (), "tags": [0] * len(words[0])}.get(target.kind, 0)
+    encoded = task.encode([inputs], [placeholder], base.tokenizer, result.spec.task.max_length or NO_CUT)
+    batch = task.collate(encoded.examples, encoded.labels, base.pad_token_id)
+    labels = batch.pop("labels")
+    features = {name: tensor.to(adapted.device) for name, tensor in batch.items()}
+    logits = adapted(**features).logits[0].float().cpu()
+    if target.kind == "tags":
+        guesses = logits.argmax(-1)[labels[0] != IGNORED].tolist()
+        tags = zip(words[0], [target.names[index] for index in guesses], strict=False)
+        return Reply(input=" ".join(words[0]), tags=tuple(tags))
+    text = " | ".join(words)
+    if target.kind == "number":
+        return Reply(input=text, number=float(logits[0]))
+    names = tuple(words[1:]) if target.kind == "choice" else target.names
+    shares = logits.sigmoid() if target.kind == "classes" else logits.softmax(-1)
+    probabilities = dict(zip(names, shares.tolist(), strict=True))
+    if target.kind == "classes":
+        likely = tuple(name for name, share in probabilities.items() if share > 0.5)
+        return Reply(input=text, labels=likely, probabilities=probabilities)
+    likeliest = max(probabilities, key=probabilities.__getitem__)
+    return Reply(input=text, label=likeliest, probabilities=probabilities)
+
+
+def _write(
+    inputs: tuple[str], adapted: PeftModel, base: BaseModel, task: Any, target: Target, result: SearchResult
+) -> Reply:
+    """Answer with the text that the model writes after a prompt, always taking the likeliest token."""
+    (prompt,) = inputs
+    tokenizer, max_length = base.tokenizer, result.spec.task.max_length or NO_CUT
+    if target.kind in ("completion", "chat"):  # a chat of one message is a prompt
+        encoded = task.model_type.encode("completion", [prompt], ["?"], tokenizer, max_length)
+        batch = task.collate(encoded.examples, encoded.labels, base.pad_token_id)
+    else:
+        ids = tokenizer(prompt)["input_ids"]
+        ids = ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids
+        batch = {"input_ids": torch.tensor([[*ids, 0]]), "labels": torch.tensor([[IGNORED] * len(ids) + [0]])}
+    placed = {name: tensor.to(adapted.device) for name, tensor in batch.items()}
+    derived = {decision.setting: decision.value for decision in result.setting.decisions}
+    n_tokens = int(derived.get("task.max_new_tokens", _MAX_NEW_TOKENS).replace(",", ""))
+    (text,) = task.model_type.generate(adapted, placed, tokenizer, n_tokens)
+    return Reply(input=prompt, text=text.strip())
