@@ -27,7 +27,7 @@ from autopeft.api.result import Result, in_python_words, with_path
 from autopeft.commands import Analysis, Suggestion, SuggestRequest, apply, save
 from autopeft.errors import ModelError, SpecError
 from autopeft.model import require_plain, restoring
-from autopeft.records import IN_MEMORY, Measurement, RunSpec
+from autopeft.records import IN_MEMORY, Measurement, RunSpec, SearchFacts
 from autopeft.run.ask_tell import Study
 from autopeft.run.prepare import InMemory
 from autopeft.run.resources import one_at_a_time
@@ -303,6 +303,10 @@ class BarProgress:
         self._shows = shows
         self._bar: Any = None
         self._best: float | None = None
+
+    def begin(self, setting: SearchFacts, page: Path) -> None:
+        """Log where the page of the search is."""
+        log.info("The page of the search is %s", page)
 
     def phase(self, name: str, n_measurements: int) -> None:
         """End the bar of the phase before, and begin one of `n_measurements`."""

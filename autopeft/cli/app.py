@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 import time
 from collections.abc import Mapping
 from operator import attrgetter
@@ -91,14 +92,18 @@ def search_command(
     assignments: opt.Assignments = None,
     dry_run: opt.DryRun = False,
     as_json: opt.Json = False,
+    verbose: opt.Verbose = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Search for the best plan under a budget, train it in full, and write it down with its evidence."""
     started = time.monotonic()
-    with exit_codes(quiet=quiet or as_json) as interrupt:
+    with exit_codes(quiet=quiet or as_json, notes=verbose or dry_run) as interrupt:
         spec, explicit = resolve_settings(
             config=config, env=os.environ, flags=settings, assignments=assignments or ()
         )
+        if not (quiet or as_json):  # imports take seconds
+            named = f"{spec.model.id or 'the demo model'} and {spec.data.source or 'the demo data'}"
+            print(f"Loading {'the run' if resume else named} …", file=sys.stderr, flush=True)
         with heavy_imports():
             from autopeft import commands
             from autopeft.cli import results

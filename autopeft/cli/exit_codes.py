@@ -38,8 +38,8 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK", "SIGUSR1", "SIGUSR2", "SIGX
 
 
 @contextlib.contextmanager
-def exit_codes(*, quiet: bool = False) -> Iterator[Callable[[], None]]:
-    """Turn an error of the block into its exit code; warnings and notes go to stderr as plain lines.
+def exit_codes(*, quiet: bool = False, notes: bool = True) -> Iterator[Callable[[], None]]:
+    """Turn an error of the block into its exit code; warnings and `notes` go to stderr as plain lines.
 
     Libraries may log errors only. Ctrl-C exits with 130, SIGTERM with 143, a closed terminal with 129;
     finished measurements are on the disk by then. Yields a function for long loops, which raises where a
@@ -49,7 +49,9 @@ def exit_codes(*, quiet: bool = False) -> Iterator[Callable[[], None]]:
         os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of libraries, which are imported later
     stderr = sys.stderr
     sys.stderr = _Lasting(stderr)
-    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, stream=sys.stderr, force=True)
+    logging.basicConfig(
+        level=logging.INFO if notes and not quiet else logging.WARNING, stream=sys.stderr, force=True
+    )
     logging.getLogger().handlers[0].setFormatter(_Printable("%(message)s"))
     logging.getLogger().handlers[0].addFilter(_Repeats())
     logging.getLogger("autopeft").setLevel(logging.NOTSET)

@@ -42,6 +42,10 @@ Assignments = Annotated[
 ]
 DryRun = Annotated[bool, _option("Check everything and show what would be done.", "--dry-run", metavar="")]
 Json = Annotated[bool, _option("Print one JSON object on stdout and nothing else.", "--json", metavar="")]
+Verbose = Annotated[
+    bool,
+    _option("Show all notes: how the data are read, each derived setting.", "--verbose", "-v", metavar=""),
+]
 Quiet = Annotated[bool, _option("Show no progress and no notes.", "--quiet", "-q", metavar="")]
 
 # What `search` takes: every setting that has a flag, group by group, with the help of its declaration.

@@ -1,4 +1,4 @@
-"""The progress of a search on stderr: a live display on a terminal, plain lines elsewhere."""
+"""The progress of a search on stderr: a live table on a terminal, plain lines with the time elsewhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -17,18 +17,23 @@ from rich.table import Table
 from rich.text import Text
 
 from autopeft.cli.printing import COLUMNS
-from autopeft.records import rate
+from autopeft.records import rate, shortened
 
 if TYPE_CHECKING:
-    from autopeft.records import Measurement
+    from autopeft.records import Measurement, SearchFacts
 
-_LABEL = 38  # columns of an arm's name, so that a row fits 80
+_LABEL = 29  # columns of an arm's name, so that a row fits 80
 _LEAST_LABEL = 12  # the same on a narrow terminal; chosen by hand
+_METRIC = 9  # columns of the metric
 _BAR = 24  # columns of the bar
+_BESIDE_ROWS = 8  # lines of a terminal that are not for rows; chosen by hand
 
 
 class Silent:
     """Shows nothing."""
+
+    def begin(self, setting: SearchFacts, page: Path) -> None:
+        """Nothing."""
 
     def phase(self, name: str, n_measurements: int) -> None:
         """Nothing."""
@@ -43,81 +48,55 @@ class Silent:
 
 
 @dataclass
-class Phase:
-    """What is known of the current phase: how far it is, and its lowest losses.
-
-    `best` and `baseline` are (arm, loss) of the best plan and of the best baseline, None before there is one.
-    """
-
-    name: str = ""
-    total: int = 0
-    done: int = 0
-    best: tuple[str, float] | None = None
-    baseline: tuple[str, float] | None = None
-
-    def add(self, measurement: Measurement, arm: str, *, is_baseline: bool) -> None:
-        """Count one measurement."""
-        self.done += 1
-        if measurement.loss is None:
-            return
-        scored = (arm, measurement.loss)
-        self.best = min(self.best or scored, scored, key=itemgetter(1))
-        if is_baseline:
-            self.baseline = min(self.baseline or scored, scored, key=itemgetter(1))
-
-    @property
-    def count(self) -> str:
-        """`short runs, 3 of 8`; the name alone where nothing is counted."""
-        return f"{self.name}, {self.done} of {self.total}" if self.total else self.name
-
-    @property
-    def standing(self) -> str:
-        """The best plan beside the baseline: `best ia3/all 0.2337, baseline 0.2539`."""
-        if self.best is None:
-            return ""
-        arm, loss = self.best
-        if self.baseline is None:
-            return f"best {abridged(arm)} {loss:.4f}"
-        if self.baseline == self.best:
-            return f"best is the baseline, {loss:.4f}"
-        return f"best {abridged(arm)} {loss:.4f}, baseline {self.baseline[1]:.4f}"
-
-
 class Lines:
-    """One line per measurement; the first of a phase stands below headings."""
+    """A line with the time for each measurement; the first of a phase stands below headings."""
 
-    def __init__(self) -> None:
-        self._has_headings = False
+    _setting: SearchFacts | None = None
+    _has_headings: bool = False
+
+    def begin(self, setting: SearchFacts, page: Path) -> None:
+        """Print what is searched, and where the page is."""
+        self._setting = setting
+        for line in facts(setting, page):
+            _print(line)
 
     def phase(self, name: str, n_measurements: int) -> None:
         """Start a phase, whose first measurement gets headings."""
         self._has_headings = False
-        print(_title(name, n_measurements), file=sys.stderr, flush=True)
+        _print(_title(name, n_measurements))
 
     def measured(
         self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
     ) -> None:
         """Print one line about a measurement."""
         if not self._has_headings:
-            print(headings(), file=sys.stderr, flush=True)
+            _print(headings(self._setting))
         self._has_headings = True
         time_left = f"  {minutes_seconds(seconds_left)} left" if seconds_left is not None else ""
-        print(f"{describe(measurement, arm)}{time_left}", file=sys.stderr, flush=True)
+        _print(f"{describe(measurement, arm, self._setting)}{time_left}")
 
     def close(self) -> None:
         """Nothing."""
 
 
+def _print(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
+
+
 @dataclass
 class Live:
-    """One bar over the whole search and one line for the phase, below a line per measurement.
+    """A table of the phase, in which a mark stands at the leader, above one bar over the whole search.
 
-    The bar is the share of time: what has passed of what has passed and is left.
+    The bar is the share of time: what has passed of what has passed and is left. The table of a phase that
+    has ended stays on the screen.
     """
 
     console: Console
     clock: Callable[[], float] = time.monotonic
-    _phase: Phase = field(default_factory=Phase)
+    _setting: SearchFacts | None = None
+    _phase: str = ""
+    _n_runs: int = 0
+    _rows: list[tuple[Measurement, str]] = field(default_factory=list)
     _end: float | None = None  # when the search should end, by the clock
 
     def __post_init__(self) -> None:
@@ -130,39 +109,54 @@ class Live:
             redirect_stdout=False,
         )
 
+    def begin(self, setting: SearchFacts, page: Path) -> None:
+        """Print what is searched, and where the page is."""
+        self._setting = setting
+        for line in facts(setting, page):
+            self.console.print(Text(line), soft_wrap=True)
+
     def phase(self, name: str, n_measurements: int) -> None:
-        """Start a phase; the first one opens the display, and one that counts runs prints its title."""
-        self._phase = Phase(name=name, total=n_measurements)
+        """Start a phase; the first one opens the display."""
+        self._keep_table()
+        self._phase, self._n_runs = name, n_measurements
         if not self._live.is_started:
             stream = sys.stderr
             self._live.start()
             _move_log(stream, sys.stderr)  # the display's own stream, which prints above it
-        if n_measurements:
-            self.console.print(Text(_title(name, n_measurements), style="bold"))
 
     def measured(
         self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
     ) -> None:
-        """Advance the display, and print one line about a measurement."""
-        if not self._phase.done:
-            self.console.print(Text(headings(self._label), style="dim"), soft_wrap=True)
-        self._phase.add(measurement, arm, is_baseline=is_baseline)
+        """Add a row about a measurement."""
+        self._rows.append((measurement, arm))
         self._end = None if seconds_left is None else self.clock() + seconds_left
-        # Text takes no markup: an error may hold brackets.
-        self.console.print(Text(describe(measurement, arm, label=self._label)))
         self._live.refresh()
 
     def close(self) -> None:
-        """Take the display away; the lines stay on the screen."""
+        """Take the bar away; the tables stay on the screen."""
+        self._keep_table()
         if self._live.is_started:
             within = sys.stderr
             self._live.stop()
             _move_log(within, sys.stderr)
 
-    @property
-    def _label(self) -> int:
-        """Columns of an arm's name."""
-        return max(_LEAST_LABEL, min(_LABEL, _LABEL + self.console.width - COLUMNS))
+    def _keep_table(self) -> None:
+        rows, self._rows = self._rows, []
+        for text in self._table(rows):
+            self.console.print(text, soft_wrap=True)
+
+    def _table(self, rows: list[tuple[Measurement, str]]) -> list[Text]:
+        """Lay out rows below their headings; Text takes no markup, since an error may hold brackets."""
+        if not rows:
+            return []
+        label = max(_LEAST_LABEL, min(_LABEL, _LABEL + self.console.width - COLUMNS))
+        leader = min(rows, key=lambda row: _rank(row[0], self._setting))[0]
+        lines = [Text(f"  {headings(self._setting, label)}", style="dim")]
+        for measurement, arm in rows:
+            is_leader = measurement is leader and measurement.error is None
+            line = f"{'▸' if is_leader else ' '} {describe(measurement, arm, self._setting, label=label)}"
+            lines.append(Text(line, style="bold" if is_leader else ""))
+        return lines
 
     def _render(self) -> Group:
         now = self.clock()
@@ -172,9 +166,33 @@ class Live:
             total = max(self._end - self._started, spent, 1e-9)
             times += f", about {minutes_seconds(total - spent)} left"
         row = Table.grid(padding=(0, 1))
-        row.add_row(ProgressBar(total=total, completed=spent, width=_BAR, pulse=total is None), Text(times))
-        line = Text(f"{self._phase.count}  {self._phase.standing}", no_wrap=True, overflow="ellipsis")
-        return Group(row, line)
+        done = f"{self._phase}, {len(self._rows)} of {self._n_runs}" if self._n_runs else self._phase
+        bar = ProgressBar(total=total, completed=spent, width=_BAR, pulse=total is None)
+        row.add_row(bar, Text(f"{times} · {done}", no_wrap=True, overflow="ellipsis"))
+        n_shown = max(3, self.console.height - _BESIDE_ROWS)
+        return Group(*self._table(self._rows[-n_shown:]), row)
+
+
+def _rank(measurement: Measurement, setting: SearchFacts | None) -> tuple[float, float]:
+    """Order runs by the metric of the answer, then by the loss; runs that failed come last."""
+    infinite = float("inf")
+    if measurement.loss is None:
+        return infinite, infinite
+    if measurement.metric is None or setting is None:
+        return 0.0, measurement.loss
+    return (-1.0 if setting.greater_is_better else 1.0) * measurement.metric, measurement.loss
+
+
+def facts(setting: SearchFacts, page: Path) -> list[str]:
+    """Say in one line what is searched, and in another where its page is.
+
+    A path stays whole, since it is there to be copied.
+    """
+    searched = (
+        f"{shortened(setting.base_model, 24)} on {shortened(setting.data, 20)}: {setting.splits.train:,} "
+        f"rows, {setting.full_run_steps:,} steps a full run, budget {setting.budget.requested}"
+    )
+    return [searched, f"report  {page}  (live)"]
 
 
 def _move_log(old: Any, new: Any) -> None:
@@ -196,13 +214,17 @@ def progress_display(*, quiet: bool) -> Silent | Lines | Live:
     return Live(console) if console.is_interactive else Lines()
 
 
-def headings(label: int = _LABEL) -> str:
+def headings(setting: SearchFacts | None = None, label: int = _LABEL) -> str:
     """The headings of `describe`, with so many columns for the name of an arm."""
-    return f"{'arm':<{label}} {'parameters':>11} {'rate':>7} {'steps':>6}  loss"
+    metric = "" if setting is None or setting.metric_words == "loss" else setting.metric_words
+    numbers = f"{'parameters':>11} {'rate':>7} {'steps':>6} {abridged(metric, _METRIC):>{_METRIC}}  loss"
+    return f"{'plan':<{label}} {numbers}"
 
 
-def describe(measurement: Measurement, arm: str, *, label: int = _LABEL) -> str:
-    """Write a measurement in one line of less than 80 columns; an error may be longer.
+def describe(
+    measurement: Measurement, arm: str, setting: SearchFacts | None = None, *, label: int = _LABEL
+) -> str:
+    """Write a measurement in one line of less than 78 columns; an error may be longer.
 
     The base model as it is, without a head to train, has neither rate nor steps.
     """
@@ -211,8 +233,13 @@ def describe(measurement: Measurement, arm: str, *, label: int = _LABEL) -> str:
     is_untrained = not plan.adapters and not measurement.trained_steps and measurement.error is None
     trained = f"{'–':>7} {'–':>6}" if is_untrained else f"{rate(plan.learning_rate):>7} {steps:>6,}"
     run = f"{abridged(arm, label):<{label}} {plan.trainable_params:>11,} {trained}"
-    outcome = f"{measurement.loss:.4f}" if measurement.error is None else f"failed: {measurement.error}"
-    return f"{run}  {outcome}"
+    if measurement.error is not None:
+        return f"{run}  failed: {measurement.error}"
+    metric = ""
+    if setting is not None and measurement.metric is not None and setting.metric_words != "loss":
+        is_share = setting.metric_is_share
+        metric = f"{100 * measurement.metric:.1f} %" if is_share else f"{measurement.metric:.4f}"
+    return f"{run} {metric:>{_METRIC}}  {measurement.loss:.4f}"
 
 
 def abridged(arm: str, label: int = _LABEL) -> str:

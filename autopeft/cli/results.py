@@ -6,24 +6,26 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from autopeft.cli.printing import columns, lines_of, size, table
+from autopeft.cli.printing import columns, lines_of, room, size, table
 from autopeft.extension import discover
 from autopeft.records import (
     SEEN_ENOUGH,
     SiteScores,
     in_words_of,
+    quoted,
     rate,
     resume_command,
     shortened,
     to_json,
     train_command,
 )
-from autopeft.report import PartWords, answer_of, enough_examples, full_rows, name_of, plan_words
+from autopeft.report import answer_of, enough_examples, full_rows, name_of, plan_words
 from autopeft.report.formatting import (
     NOTHING,
     difference,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from autopeft.commands import Analysis, Preview, Reply
     from autopeft.commands.preview import TaskFacts
     from autopeft.records import FullRun, SearchResult
+    from autopeft.report.table_rows import FullRow
 
 _MAX_NAMES = 5  # sites that are named, chosen by hand
 _MAX_FACTOR = 16.0  # chosen by hand: the most by which the number of examples is raised
@@ -56,6 +59,7 @@ _LABELS = {
     "documents": "all of the text",
     "stream": "all of the text, without a break",
 }
+_OPEN = {"darwin": "open", "win32": "start"}.get(sys.platform, "xdg-open")
 _SPLITS = ("train", "search", "confirm", "test")
 
 
@@ -65,21 +69,19 @@ def console() -> Console:
 
 
 def print_result(result: SearchResult, path: Path) -> None:
-    """Print the answer, the plans that were trained in full, what it cost, and where the files are."""
+    """Print the plans that were trained in full, the answer, what it cost, and what to do next."""
     from autopeft.run.reporting import part_words  # heavy: it loads torch
 
     out, words = console(), part_words(result)
-    answer = answer_of(result, words)
     if out.is_terminal:
         out.print()  # apart from the lines of the progress
-    out.print(f"[bold]{escape(answer.use)}[/bold]")
-    for sentence in (*answer.sentences[1:], *result.sentences):
-        out.print(escape(minuses(in_words_of(result.spec, sentence))))
-    out.print()
-    headers, rows = _full_runs(result, words)
-    lines, left_out = table(headers, rows)
-    for place, line in enumerate(lines):  # a row of numbers, then the words of its plan
-        out.print(line, style="dim" if place and place % 2 == 0 else None, markup=False, soft_wrap=True)
+    rows = full_rows(result, words)
+    lines, left_out = table(*_full_runs(rows, result))
+    out.print(lines[0], markup=False, soft_wrap=True)
+    for row, line in zip(rows, lines[1:], strict=True):
+        out.print(line, markup=False, soft_wrap=True)
+        for part in wrap(row.words, room() - 2):
+            out.print(f"  {part}", style="dim", markup=False)
     if left_out:
         out.print(f"[dim]No room for {' and '.join(left_out)}: see the report.[/dim]")
     for step in result.sizes:
@@ -87,22 +89,39 @@ def print_result(result: SearchResult, path: Path) -> None:
         budget = f"{share_words(step.share)} of the budget: {plan}, {step.plan.trainable_params:,} parameters"
         score = f"{result.setting.metric_words} {metric(step.metric_mean, is_share)} on confirm"
         lost = f"{difference(step.mean_difference, is_share)} ({interval(*step.interval_95, is_share)})"
-        out.print(escape(f"\n{budget}, {score}, {lost} against the best plan"))
+        out.print(escape(f"{budget}, {score}, {lost} against the best plan"))
+    out.print()
+    answer = answer_of(result, words)
+    out.print(f"[bold]{escape(answer.use)}[/bold]")
+    for sentence in (*answer.sentences[1:], *result.sentences):
+        out.print(escape(minuses(in_words_of(result.spec, sentence))))
     cost = result.cost
     in_r = "" if cost.total_full_runs is None else f", {cost.total_full_runs:.1f} full runs of the default"
-    out.print(f"\ncost    {duration(cost.total_seconds)}{in_r}")
-    best = path / "best"
-    files = [f"report  {path / 'report.html'}"]
-    if (best / "plan.yaml").is_file():
-        files += [f"weights {best / 'weights'}"] if (best / "weights").is_dir() else []
-        files.append(f"plan    {best / 'plan.yaml'}")
-    else:
-        files.append(f"plan    deleted; written again by {resume_command(result.spec, path)}")
-    out.print("\n".join(files), markup=False, soft_wrap=True)  # each on one line to copy, however long
+    out.print(f"The whole search took {duration(cost.total_seconds)}{in_r}.\n")
+    for command in next_steps(result, path):  # each on one line to copy, however long
+        out.print(f"  {command}", markup=False, soft_wrap=True)
 
 
-def _full_runs(result: SearchResult, words: PartWords) -> tuple[Sequence[str], list[Sequence[str]]]:
-    """Headings, and two rows for each plan: its mark with the numbers, and its words; no empty columns."""
+def next_steps(result: SearchResult, path: Path) -> list[str]:
+    """List commands: ask the adapter, open the report, push the adapter; or write again what was deleted."""
+    run, page, setting = quoted(str(path)), quoted(str(path / "report.html")), result.setting
+    if not (path / "best" / "weights").is_dir():
+        return [f"{_OPEN} {page}", resume_command(result.spec, path)]
+    example = '"a text of yours"'
+    if setting.task == "image-classification":
+        example = "image.png"
+    elif setting.target_kind == "choice":
+        example = '"a question" "an answer" "another"'
+    elif setting.target_kind not in ("completion", "chat") and len(setting.input_columns) > 1:
+        example = " ".join('"a text"' for _ in setting.input_columns)
+    steps = [f"autopeft try {run} {example}", f"{_OPEN} {page}", f"autopeft push {run} user/name"]
+    return steps if setting.target_kind else steps[1:]
+
+
+def _full_runs(
+    full: Sequence[FullRow], result: SearchResult
+) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Headings, and a row for each plan that was trained in full; no empty columns."""
     is_share = bool(result.setting.metric_is_share)
 
     def score(record: FullRun | None) -> str:
@@ -110,21 +129,17 @@ def _full_runs(result: SearchResult, words: PartWords) -> tuple[Sequence[str], l
             return NOTHING
         return f"{metric(record.metric_mean, is_share)} {plus_minus(record.metric_std_error, is_share)}"
 
-    rows, names = [], []
-    for row in full_rows(result, words):
+    rows = []
+    for row in full:
         gap = NOTHING
         if row.difference is not None:
             mean, low, high = row.difference
-            gain = difference(mean, is_share).removesuffix(" points")  # as the verdict above says
+            gain = difference(mean, is_share).removesuffix(" points")  # as the verdict says
             gap = f"{gain} ({interval(low, high, is_share)})"
         rows.append((row.mark, score(row.test), score(row.confirm), gap, f"{row.plan.trainable_params:,}"))
-        names.append(row.words)
     by_column = zip(("plan", "test", "confirm", "difference", "parameters"), *rows, strict=True)
     headers, *filled = zip(*(each for each in by_column if set(each[1:]) != {NOTHING}), strict=True)
-    empty = [""] * (len(headers) - 1)
-    return headers, [
-        cells for row, name in zip(filled, names, strict=True) for cells in (row, (name, *empty))
-    ]
+    return headers, filled
 
 
 def print_several(paths: Sequence[Path], results: Sequence[SearchResult], page: Path) -> None:

@@ -12,12 +12,12 @@ from datetime import datetime
 from pathlib import Path
 
 from autopeft import engine, report
-from autopeft.engine import Limits, Progress, Runs
+from autopeft.engine import Limits, Runs
 from autopeft.errors import AutopeftError
 from autopeft.executors import EXECUTORS
 from autopeft.records import Outcome, RunSpec, SearchResult, SearchSoFar, resume_command
 from autopeft.run.best import write_best, write_plans
-from autopeft.run.live import live_page
+from autopeft.run.live import Display, live_page
 from autopeft.run.prepare import NAMED, InMemory, Prepared
 from autopeft.run.reporting import beside_chance, environment, part_words, setting_of
 from autopeft.run.scoring import logged_scores
@@ -46,7 +46,7 @@ def run_search(
     *,
     explicit: frozenset[str] = frozenset(),
     resume: bool = False,
-    progress: Progress,
+    progress: Display,
     memory: InMemory = NAMED,
     interrupt: Callable[[], None] = lambda: None,
     started: float | None = None,
@@ -85,8 +85,6 @@ def run_search(
         spec = prepared.spec
         state = begin(run, prepared, requested=opened.requested, user_plan=opened.user_plan)
         prepared = replace(prepared, decisions=state.decisions)
-        for decision in prepared.decisions:
-            log.info("%s", decision)
         run.write_spec(spec)
         load_seconds = clock()
         progress.phase("sensitivity", 0)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from autopeft.records.commands import (
     in_words_of,
     python_words,
+    quoted,
     repeat_command,
     resume_command,
     search_command,

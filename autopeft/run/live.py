@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
+from typing import Protocol
 
 import filelock
 from pydantic import ValidationError
@@ -15,7 +17,7 @@ from pydantic import ValidationError
 from autopeft import report
 from autopeft.engine import Progress, Study
 from autopeft.errors import RunDirError, reason_of
-from autopeft.records import Measurement, SearchSoFar, from_json, resume_command, to_json
+from autopeft.records import Measurement, SearchFacts, SearchSoFar, from_json, resume_command, to_json
 from autopeft.report.formatting import duration
 from autopeft.run.reporting import part_words
 from autopeft.store import SO_FAR, RunDir, damaged, read_checked, write_checked
@@ -26,6 +28,13 @@ _SHARE = 0.01  # of the time of a search, that writing may take
 log = logging.getLogger(__name__)
 
 
+class Display(Progress, Protocol):
+    """A display of a search that says first what is searched, and where its page is."""
+
+    def begin(self, setting: SearchFacts, page: Path) -> None:
+        """The search begins."""
+
+
 class LivePage:
     """A display of a search that also writes its page."""
 
@@ -33,12 +42,13 @@ class LivePage:
         self,
         run: RunDir,
         so_far: SearchSoFar,
-        display: Progress,
+        display: Display,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run, self._so_far, self._display, self._clock = run, so_far, display, clock
         self._words = part_words(so_far)
+        display.begin(so_far.setting, run.path / "report.html")
         self._study: Study | None = None
         self._phase, self._n_runs, self._n_done = "", 0, 0
         self._seconds_left: float | None = None
@@ -87,7 +97,7 @@ class LivePage:
 
 
 @contextmanager
-def live_page(run: RunDir, so_far: SearchSoFar, display: Progress) -> Iterator[LivePage]:
+def live_page(run: RunDir, so_far: SearchSoFar, display: Display) -> Iterator[LivePage]:
     """Give a live page; if the search stops or fails, the page says so and how to go on."""
     page = LivePage(run, so_far, display)
     try:

@@ -132,7 +132,7 @@ def prepare(
                 model.require_packages(spec.model)
         loaded = load_data(spec, part.read_rows, memory)
         for note in loaded.notes:
-            log.info("%s", note)
+            log.log(logging.WARNING if note.startswith("Dropped") else logging.INFO, "%s", note)
         task = part.fitted(spec.task, loaded.target)  # which refuses an unknown metric before any work
         for note in task.notes:
             log.warning("%s", note)

@@ -105,8 +105,6 @@ def open_run(
                 interrupt=interrupt,
             )
             check_comparison(prepared)
-            if folder:  # data and model can be used
-                log.info("The run's folder is %s", folder.path)
             feasible, context = fit_to_budget(prepared, requested)
             brought = user_plan(prepared, context)  # a plan that cannot be used is refused before any work
             yield OpenedRun(

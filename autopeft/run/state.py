@@ -156,6 +156,8 @@ def begin(
         current = replace(state, decisions=_with_new_pieces(state.decisions, prepared))
     if current != state:
         write_state(run, current)
+    for derived in current.decisions:
+        log.info("%s", derived)
     return current
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import re
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
+from toys.results import SETTING
 
-from autopeft.cli.progress import Lines, Live, Phase, describe, headings, progress_display
+from autopeft.cli.progress import Lines, Live, describe, headings, progress_display
 from autopeft.records import Fidelity, Measurement, Plan, Status
 
 HEAD = Plan(adapters=(), learning_rate=1e-3, trainable_params=0)
@@ -40,9 +44,9 @@ def display(width=80):
         live.close()
 
 
-def lines_of(display):
+def lines_of(display, height=24):
     """The lines of the part that stays at the bottom."""
-    console = Console(width=80, color_system=None)
+    console = Console(width=80, height=height, color_system=None)
     with console.capture() as captured:
         console.print(display._render())
     return captured.get().splitlines()
@@ -52,6 +56,7 @@ def test_an_error_with_brackets_is_shown_as_it_is():
     with display() as (live, shown):
         live.phase("short runs", 1)
         live.measured(run(error="bad [/close] tag"), arm="head", is_baseline=False, seconds_left=None)
+        live.phase("full runs", 1)
         assert "bad [/close] tag" in " ".join(shown.getvalue().split())
 
 
@@ -61,41 +66,60 @@ def test_the_bar_covers_the_whole_search_and_counts_down_between_runs():
         live.phase("short runs", 2)
         live.clock.seconds = 30.0
         live.measured(run(0.5), arm="head", is_baseline=False, seconds_left=90.0)
-        bar, phase = lines_of(live)
-        assert "0:30 spent, about 1:30 left" in bar and phase.startswith("short runs, 1 of 2")
+        assert "0:30 spent, about 1:30 left · short runs, 1 of 2" in lines_of(live)[-1]
         live.clock.seconds = 50.0
-        assert "0:50 spent, about 1:10 left" in lines_of(live)[0]
+        assert "0:50 spent, about 1:10 left" in lines_of(live)[-1]
         live.clock.seconds = 500.0  # later than expected: no negative time
-        assert "about 0:00 left" in lines_of(live)[0]
+        assert "about 0:00 left" in lines_of(live)[-1]
 
 
-def test_the_best_plan_is_told_beside_the_baseline():
-    phase = Phase(name="short runs", total=3)
-    phase.add(run(0.4), "baseline: LoRA on q and v", is_baseline=True)
-    assert phase.standing == "best is the baseline, 0.4000"
-    phase.add(run(error="diverged"), "bitfit/all", is_baseline=False)
-    phase.add(run(0.3), "ia3/all", is_baseline=False)
-    assert (phase.count, phase.standing) == ("short runs, 3 of 3", "best ia3/all 0.3000, baseline 0.4000")
+def test_a_mark_stands_at_the_leader_by_the_metric_of_the_answer():
+    with display() as (live, shown):
+        live.begin(SETTING, Path("runs/a/report.html"))
+        live.phase("short runs", 3)
+        for arm, loss, metric in (("first", 0.4, 0.9), ("second", 0.5, 0.92), ("third", 0.3, 0.92)):
+            measurement = replace(run(loss), metric=metric)
+            live.measured(measurement, arm=arm, is_baseline=False, seconds_left=None)
+        heads, first, second, third, _ = lines_of(live)
+        assert heads.split()[-2:] == ["accuracy", "loss"] and "92.0 %  0.3000" in third
+        assert third.startswith("▸ third") and first.startswith("  first") and second.startswith("  second")
+        live.measured(run(error="diverged"), arm="fourth", is_baseline=False, seconds_left=None)
+        assert sum("▸" in line for line in lines_of(live)) == 1
+        live.phase("full runs", 1)  # the table stays above
+        assert "▸ third" in shown.getvalue() and "report  runs/a/report.html  (live)" in shown.getvalue()
+        assert len(lines_of(live)) == 1
+
+
+def test_the_live_table_leaves_room_on_a_small_terminal():
+    with display() as (live, _):
+        live.phase("short runs", 40)
+        for number in range(40):
+            live.measured(run(0.5), arm=f"arm {number}", is_baseline=False, seconds_left=None)
+        assert len(lines_of(live)) < 24 and "arm 39" in lines_of(live)[-2]
 
 
 @pytest.mark.parametrize("arm", ["head", "baseline: LoRA on all linear maps of the last layers", "m" * 99])
 def test_a_row_stands_below_its_headings_within_80_columns(arm):
     row = describe(run(0.123456, plan=BIG), arm)
-    assert len(row) < 80 and len(headings()) < 80
+    assert len(row) < 78 and len(headings()) < 78
     assert row.index("0.1235") == headings().index("loss")
     for heading, value in (("parameters", "123,456,789"), ("rate", "1e-3"), ("steps", " 1 ")):
         assert headings().index(heading) + len(heading) == row.index(value) + len(value.rstrip())
 
 
-def test_a_file_gets_one_line_per_run_and_headings_above_the_first_of_a_phase(capsys):
+def test_a_file_gets_a_line_with_the_time_per_run_and_headings_above_the_first_of_a_phase(capsys):
     lines = Lines()
+    lines.begin(SETTING, Path("report.html"))
     lines.phase("sensitivity", 0)
     lines.phase("short runs", 2)
-    lines.measured(run(0.5), arm="head", is_baseline=False, seconds_left=65.0)
+    lines.measured(replace(run(0.5), metric=0.9), arm="head", is_baseline=False, seconds_left=65.0)
     lines.phase("full runs", 1)
-    first, second, heads, row, last = capsys.readouterr().err.splitlines()
-    assert (first, second, heads) == ("sensitivity", "short runs: up to 2 runs", headings())
-    assert row.endswith("0.5000  1:05 left")
+    shown = capsys.readouterr().err.splitlines()
+    assert all(re.match(r"\d\d:\d\d:\d\d  ", line) for line in shown)
+    searched, page, first, second, heads, row, last = [line[10:] for line in shown]
+    assert "4,000 rows, 300 steps a full run, budget 10k" in searched and "report.html" in page
+    assert (first, second, heads) == ("sensitivity", "short runs: up to 2 runs", headings(SETTING))
+    assert row.endswith("90.0 %  0.5000  1:05 left")
     assert last == "full runs: 1 run"
 
 

@@ -112,4 +112,4 @@ def test_train_and_analyze_read_the_environment(model_dir, data_dir, tmp_path):
 def test_no_folder_is_announced_where_the_data_are_not_there(model_dir, tmp_path):
     result = run("search", "--model", model_dir, "--data", tmp_path / "gone.csv", "--out", tmp_path / "run")
     assert result.exit_code == 2 and "gone.csv" in result.stderr
-    assert "The run's folder is" not in result.stderr
+    assert "report.html" not in result.stderr

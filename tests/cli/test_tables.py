@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,15 +21,24 @@ def test_names_of_runs_and_of_labels_are_printed_as_they_are(capsys):
     assert capsys.readouterr().out.count(f"{FOLDER}: ") == 2
 
 
-def test_the_answer_comes_first_and_the_cost_below_the_table(capsys):
+def test_the_answer_comes_last_but_for_the_next_steps(capsys, tmp_path):
     result = toy_result()
     print_result(result, FOLDER)
-    first, cost, sure, longer, *others = capsys.readouterr().out.splitlines()
-    assert first.startswith("Use LoRA of rank 2 to 13 on 7 modules: accuracy ")
+    *_, above, use, cost, sure, longer, search, blank, _, _ = capsys.readouterr().out.splitlines()
+    assert use.startswith("Use LoRA of rank 2 to 13 on 7 modules: accuracy ")
     assert cost.startswith("It trains 7,296 parameters") and longer.startswith("Twice the steps promise")
-    assert sure == result.verdict.sentence.replace("-", "−")
-    assert f"cost    3.1 min, {184.9 / 50:.1f} full runs of the default" in others
-    assert f"report  {FOLDER / 'report.html'}" in others
+    assert sure == result.verdict.sentence.replace("-", "−") and not blank
+    assert (
+        search == f"The whole search took 3.1 min, {184.9 / 50:.1f} full runs of the default." and not above
+    )
+
+
+def test_an_answer_fits_a_small_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    print_result(kept_default(), Path("reports/RUN"))
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) < 24
 
 
 def test_the_difference_stands_beside_the_rival(capsys):
@@ -46,19 +56,32 @@ def test_the_plan_of_a_smaller_budget_is_told_with_what_it_loses(capsys):
     assert line.endswith(f", 1,024 parameters, accuracy 94.3 % on confirm, {gap}")
 
 
-@pytest.mark.parametrize(("has_plan", "has_weights"), [(True, True), (True, False), (False, False)])
-def test_only_files_that_are_there_are_named(capsys, tmp_path, has_plan, has_weights):
-    plan, weights = tmp_path / "best" / "plan.yaml", tmp_path / "best" / "weights"
-    plan.parent.mkdir()
-    if has_plan:
-        plan.touch()
-    if has_weights:
-        weights.mkdir()
-    print_result(toy_result(), tmp_path)
-    shown = capsys.readouterr().out
-    assert (str(plan) in shown, str(weights) in shown) == (has_plan, has_weights)
-    again = f"plan    deleted; written again by autopeft search --resume --out {tmp_path}\n"
-    assert (again in shown) == (not has_plan)
+def steps_of(result, folder, capsys):
+    """The commands at the end, without the one that opens the report."""
+    print_result(result, folder)
+    commands = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    return [words for words in commands if words.startswith("autopeft ")]
+
+
+@pytest.mark.parametrize(
+    ("facts", "inputs"),
+    [
+        ({"target_kind": "class", "input_columns": ("text",)}, '"a text of yours"'),
+        ({"target_kind": "class", "input_columns": ("premise", "hypothesis")}, '"a text" "a text"'),
+        ({"target_kind": "completion", "input_columns": ("instruction", "input")}, '"a text of yours"'),
+        ({"target_kind": "class", "input_columns": ("image",), "task": "image-classification"}, "image.png"),
+    ],
+)
+def test_the_next_steps_ask_the_adapter_and_push_it(capsys, tmp_path, facts, inputs):
+    (tmp_path / "best" / "weights").mkdir(parents=True)
+    result = toy_result()
+    result = replace(result, setting=replace(result.setting, **facts))
+    asked, pushed = steps_of(result, tmp_path, capsys)
+    assert (asked, pushed) == (f"autopeft try {tmp_path} {inputs}", f"autopeft push {tmp_path} user/name")
+
+
+def test_what_was_deleted_is_written_again_by_a_command(capsys, tmp_path):
+    assert steps_of(toy_result(), tmp_path, capsys) == [f"autopeft search --resume --out {tmp_path}"]
 
 
 def table_of(capsys, monkeypatch, columns):

@@ -55,7 +55,7 @@ def demo():
 
 
 def test_the_page_shows_what_a_run_prints(capsys):
-    (block,) = re.findall(r"^```\n(Keep .*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    (block,) = re.findall(r"^```\n(plan .*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     shown = block.split()
     print_result(demo(), Path("reports/RUN"))
     assert shown == capsys.readouterr().out.split()[: len(shown)]
