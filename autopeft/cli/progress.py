@@ -128,7 +128,7 @@ class Live:
         self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
     ) -> None:
         """Add a row about a measurement."""
-        self._rows.append((measurement, arm))
+        self._rows.append((measurement, arm.removeprefix("baseline: ")))
         self._end = None if seconds_left is None else self.clock() + seconds_left
         self._live.refresh()
 
@@ -151,7 +151,7 @@ class Live:
             return []
         label = max(_LEAST_LABEL, min(_LABEL, _LABEL + self.console.width - COLUMNS))
         leader = min(rows, key=lambda row: _rank(row[0], self._setting))[0]
-        lines = [Text(f"  {headings(self._setting, label)}", style="dim")]
+        lines = [Text(f"  {headings(self._setting, label, plans=self._phase)}", style="dim")]
         for measurement, arm in rows:
             is_leader = measurement is leader and measurement.error is None
             line = f"{'▸' if is_leader else ' '} {describe(measurement, arm, self._setting, label=label)}"
@@ -214,11 +214,11 @@ def progress_display(*, quiet: bool) -> Silent | Lines | Live:
     return Live(console) if console.is_interactive else Lines()
 
 
-def headings(setting: SearchFacts | None = None, label: int = _LABEL) -> str:
-    """The headings of `describe`, with so many columns for the name of an arm."""
+def headings(setting: SearchFacts | None = None, label: int = _LABEL, *, plans: str = "plan") -> str:
+    """The headings of `describe`, with so many columns for the name of an arm; `plans` says what they are."""
     metric = "" if setting is None or setting.metric_words == "loss" else setting.metric_words
     numbers = f"{'parameters':>11} {'rate':>7} {'steps':>6} {abridged(metric, _METRIC):>{_METRIC}}  loss"
-    return f"{'plan':<{label}} {numbers}"
+    return f"{abridged(plans, label):<{label}} {numbers}"
 
 
 def describe(
