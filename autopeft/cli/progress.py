@@ -18,6 +18,7 @@ from rich.text import Text
 
 from autopeft.cli.printing import COLUMNS
 from autopeft.records import rate, shortened
+from autopeft.report.formatting import last_part
 
 if TYPE_CHECKING:
     from autopeft.records import Measurement, SearchFacts
@@ -188,10 +189,9 @@ def facts(setting: SearchFacts, page: Path) -> list[str]:
 
     A path stays whole, since it is there to be copied.
     """
-    searched = (
-        f"{shortened(setting.base_model, 24)} on {shortened(setting.data, 20)}: {setting.splits.train:,} "
-        f"rows, {setting.full_run_steps:,} steps a full run, budget {setting.budget.requested}"
-    )
+    model, data = shortened(last_part(setting.base_model), 20), shortened(setting.data, 16)
+    rows, steps = f"{setting.splits.train:,} rows", f"{setting.full_run_steps:,} steps a full run"
+    searched = f"{model} on {data}: {rows}, {steps}, budget {setting.budget.requested}"
     return [searched, f"report  {page}  (live)"]
 
 
