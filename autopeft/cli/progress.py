@@ -189,8 +189,8 @@ def facts(setting: SearchFacts, page: Path) -> list[str]:
 
     A path stays whole, since it is there to be copied.
     """
-    model, data = shortened(last_part(setting.base_model), 20), shortened(setting.data, 16)
-    rows, steps = f"{setting.splits.train:,} rows", f"{setting.full_run_steps:,} steps a full run"
+    model, data = shortened(last_part(setting.base_model), 24), shortened(setting.data, 16)
+    rows, steps = f"{setting.splits.train:,} rows", f"{setting.full_run_steps:,} steps"
     searched = f"{model} on {data}: {rows}, {steps}, budget {setting.budget.requested}"
     return [searched, f"report  {page}  (live)"]
 

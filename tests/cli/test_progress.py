@@ -117,7 +117,7 @@ def test_a_file_gets_a_line_with_the_time_per_run_and_headings_above_the_first_o
     shown = capsys.readouterr().err.splitlines()
     assert all(re.match(r"\d\d:\d\d:\d\d  ", line) for line in shown)
     searched, page, first, second, heads, row, last = [line[10:] for line in shown]
-    assert "4,000 rows, 300 steps a full run, budget 10k" in searched and "report.html" in page
+    assert "4,000 rows, 300 steps, budget 10k" in searched and "report.html" in page
     assert (first, second, heads) == ("sensitivity", "short runs: up to 2 runs", headings(SETTING))
     assert row.endswith("90.0 %  0.5000  1:05 left")
     assert last == "full runs: 1 run"
