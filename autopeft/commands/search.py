@@ -93,11 +93,8 @@ def run_search(
         problem = search_problem(
             prepared, opened.feasible, opened.context, scores, user_plan=opened.user_plan
         )
-        encode_ahead(
-            prepared.bench.splits,
-            list(dict.fromkeys(engine.planned_runs(problem))),
-            batch_size=prepared.bench.batch_size,
-        )
+        fidelities = list(dict.fromkeys(engine.planned_runs(problem)))
+        encode_ahead(prepared.bench.splits, fidelities, batch_size=prepared.bench.batch_size)
         so_far = SearchSoFar(
             spec=spec,
             setting=setting_of(prepared, rate_ranges(problem)),
@@ -105,6 +102,7 @@ def run_search(
             scores=scores,
             environment=environment(prepared.base, spec.execution),  # before the GPU is left to workers
         )
+        seconds, cost = (limit or math.inf for limit in (spec.search.max_time_seconds, spec.search.max_cost))
         executor = EXECUTORS[spec.execution.executor]
         with live_page(run, so_far, progress) as page:
             try:
@@ -117,10 +115,7 @@ def run_search(
                     record=lambda measurement: record(run, measurement),
                     interrupt=interrupt,
                     clock=clock,
-                    limits=Limits(
-                        seconds=spec.search.max_time_seconds or math.inf,
-                        cost=spec.search.max_cost or math.inf,
-                    ),
+                    limits=Limits(seconds=seconds, cost=cost),
                 )
                 with study_file(run.path / "study.sqlite") as storage:
                     outcome = engine.search(problem, runs, storage=storage, watch=page.watch)

@@ -73,7 +73,8 @@ def test_choices_are_shown_as_choices():
 def test_every_error_is_one_plain_line(arguments, words):
     result = run(*arguments)
     assert result.exit_code == 2 and result.stdout == ""
-    (line,) = result.stderr.splitlines()
+    *loading, line = result.stderr.splitlines()
+    assert all(each.startswith("Loading ") for each in loading) and len(loading) <= 1
     assert line.startswith("error: ") and all(word in line for word in words)
 
 
