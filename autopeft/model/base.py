@@ -22,6 +22,7 @@ from autopeft.model.attaching import attach, load_weights, note_modules, require
 from autopeft.model.devices import Precision, forked_rng
 from autopeft.model.light_layers import keep_format, leave_casts_to_autocast
 from autopeft.model.linear_maps import hidden_size, n_bits, n_params
+from autopeft.model.quantisation import drop_weights
 from autopeft.model.sites import folded_names, head_names, list_sites, unreachable_weights, untrained_modules
 from autopeft.model.weight_comparison import TensorWatch, difference_from_checkpoint, digest_of
 from autopeft.records import Adapter, Plan
@@ -67,6 +68,7 @@ class BaseModel:
             is_in_memory: Whether the user passed the module, which may have been trained since it was loaded.
         """
         self.is_in_memory = is_in_memory
+        self._digest = ""
         self.module = module.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.name = name
@@ -134,11 +136,14 @@ class BaseModel:
         """Bytes of all weights, as they are held."""
         return sum(p.numel() * p.element_size() for p in self.module.parameters())
 
-    def to_cpu(self) -> None:
-        """Move the weights to the CPU for good; quantised ones stay, as bitsandbytes packs them by device."""
-        if not self.n_bits:
+    def leave_device(self) -> None:
+        """Move the weights to the CPU for good; drop those of a quantised model but for their digest."""
+        self.__dict__.pop("watch", None)  # it notes addresses of tensors
+        if self.n_bits:
+            self._digest = self.sha256()
+            drop_weights(self.module)
+        else:
             self.module.cpu()
-            self.__dict__.pop("watch", None)  # it notes addresses of tensors
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """A context for one forward pass, in which float32 adapters meet weights in `precision`."""
@@ -177,7 +182,9 @@ class BaseModel:
         return trained, random
 
     def sha256(self) -> str:
-        """Digest of the name and value of every parameter and buffer."""
+        """Digest of the name and value of every parameter and buffer; of dropped ones as they were."""
+        if self._digest:
+            return self._digest
         if self.weight_bytes > _LARGE:
             gigabytes = self.weight_bytes / 1e9
             log.info("Reading the %.1f GB of %s, to tell whether its weights change.", gigabytes, self.name)

@@ -346,6 +346,17 @@ def _find_fault(layer: nn.Module, n_in: int) -> str | None:
     return None
 
 
+def drop_weights(module: nn.Module) -> None:
+    """Free the weights of a model, quantised ones too, for good; names, shapes and bits stay."""
+    for child in module.modules():
+        for name, parameter in child.named_parameters(recurse=False):
+            empty = torch.empty_like(parameter.data, device="meta")
+            setattr(child, name, torch.Tensor._make_subclass(type(parameter), empty, False))
+        for name in ("quant_state", "state"):  # of maps in 4 and in 8 bits: scales, and the weight again
+            if n_bits(child) and hasattr(child, name):
+                setattr(child, name, None)
+
+
 def conv1d_to_linear(module: nn.Module) -> None:
     """Replace GPT-2's Conv1D by linear maps, as bitsandbytes does, in a model without weights."""
     for name, child in list(module.named_modules()):

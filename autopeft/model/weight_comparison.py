@@ -99,7 +99,8 @@ def sample_digest(module: nn.Module, *, exclude: Collection[str] = ()) -> str | 
     for name, parameter in sorted(module.named_parameters()):
         if name.startswith(excluded):
             continue
-        if not parameter.is_floating_point() or n_bits(module.get_submodule(name.rpartition(".")[0])):
+        is_readable = parameter.is_floating_point() and not parameter.is_meta
+        if not is_readable or n_bits(module.get_submodule(name.rpartition(".")[0])):
             return None
         flat = _flat(parameter)
         numbers = flat[:: (flat.numel() // _SAMPLE) | 1].cpu().to(torch.bfloat16)

@@ -82,17 +82,16 @@ def with_compute(spec: RunSpec, bench: train.Bench) -> tuple[RunSpec, train.Benc
 def memory_of_one(execution: ExecutionSpec, base: BaseModel) -> int | None:
     """Limit the bytes of its device that one measuring process may use, weights included; None: no limit.
 
-    Workers that share a GPU get equal parts of it. This process leaves the GPU before they load their models;
-    only quantised weights stay, and are subtracted.
+    Workers that share a GPU get equal parts of it. This process leaves the GPU before they load their models.
     """
     limit_bytes = execution.memory_bytes
     if base.device.type != "cuda":
         return limit_bytes
     n_processes = n_sharing(execution)
-    if n_processes == 1 and not (base.n_bits and has_workers(execution)):
+    if n_processes == 1:
         return limit_bytes
     free = free_bytes(base.device, limit_bytes=limit_bytes)
-    return max(1, (free + (0 if base.n_bits else base.weight_bytes)) // n_processes)
+    return max(1, (free + base.weight_bytes) // n_processes)
 
 
 def loading_place(spec: RunSpec, plan: Plan, *, auto_class: str) -> tuple[str, Precision]:
@@ -205,11 +204,6 @@ def n_sharing(execution: ExecutionSpec) -> int:
     if not _places_workers(execution):
         return 1
     return -(-n_workers(execution) // len(worker_devices(execution)))
-
-
-def has_workers(execution: ExecutionSpec) -> bool:
-    """Whether other processes than this one measure, each with a base model of its own."""
-    return not EXECUTORS[execution.executor].shares_memory
 
 
 def tell_spread(spec: RunSpec) -> None:

@@ -86,7 +86,7 @@ def start_workers(executor: Executor, run: RunDir, prepared: Prepared) -> Measur
         # A worker loads the model there again; from here on names, shapes and a digest do.
         device = prepared.base.device
         prepared.bench.make_room()
-        prepared.base.to_cpu()
+        prepared.base.leave_device()
         model.release_memory(device)
     return executor.start(make, local=prepared.bench.measure, n_workers=n_parts, uses_gpu=kind == "cuda")
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from autopeft.cli.progress import Silent
 from autopeft.errors import ModelError
 from autopeft.model.linear_maps import n_bits
 from autopeft.model.quantisation import require_working_kernels
-from autopeft.run.best import plan_document
+from autopeft.run.best import base_sample, plan_document
 from autopeft.run.prepare import InMemory, prepare
 from autopeft.store import read_plan, write_plan
 
@@ -181,3 +183,16 @@ def test_embeddings_are_held_as_the_model_computes_and_norms_of_torch_in_float32
     assert {kinds[part] for part in kinds if isinstance(part, nn.Embedding)} == {torch.bfloat16}
     assert {kinds[part] for part in kinds if isinstance(part, nn.LayerNorm)} <= {torch.float32}
     assert {kinds[base.module.get_submodule(name)] for name in base.head_names} <= {torch.float32}
+
+
+@by_bits
+def test_a_model_whose_weights_workers_hold_keeps_digest_sites_and_counts_alone(bits, saved):
+    base = load_toy(saved("bert"), bits)
+    digest, maps = base.sha256(), [child for child in base.module.modules() if n_bits(child)]
+    held = [weakref.ref(layer.weight) for layer in maps]
+    n_params = base.base_params, base.head_params, base.n_bits
+    base.leave_device()
+    assert all(p.is_meta for p in base.module.parameters())
+    assert maps and not any(weight() is not None for weight in held)
+    assert (base.base_params, base.head_params, base.n_bits, base.sha256()) == (*n_params, digest)
+    assert base_sample(SimpleNamespace(base=base)) is None
