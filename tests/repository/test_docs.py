@@ -52,6 +52,16 @@ def test_navigation_names_pages_that_exist() -> None:
     assert named and named <= {path.name for path in (ROOT / "docs").glob("*.md")}
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_list_becomes_a_paragraph_on_the_site(page: Path) -> None:
+    markdown = pytest.importorskip("markdown")
+    pytest.importorskip("pymdownx")
+    text = page.read_text(encoding="utf-8")
+    html = markdown.markdown(text, extensions=["tables", "toc", "pymdownx.superfences"])
+    paragraphs = re.findall(r"<p>(.*?)</p>", html, re.DOTALL)
+    assert [text for text in paragraphs if re.search(r"^\s*(- |\d+\. |\|)", text, re.MULTILINE)] == []
+
+
 def test_pages_ask_no_other_server_and_wrap_commands() -> None:
     site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     # The theme asks GitHub for the stars of a repo_url, and wraps blocks with the class of a language.
