@@ -283,7 +283,7 @@ def so_far(result, **changes):
 def test_a_page_needs_no_answer_while_the_run_goes_on(result):
     search = so_far(result, measurements=result.measurements[:6])
     page = page_html(page_of(search, WORDS, "running: 2 of 3 full runs; nothing is judged yet"))
-    assert "Running: 2 of 3 full runs; nothing is judged yet." in Page(page).texts and "Use it" not in page
+    assert "Running: 2 of 3 full runs; nothing is judged yet" in Page(page).texts and "Use it" not in page
     full, short = Page(page).all_columns("proposed by")
     assert full["plan"] == ("LoRA of rank 2 to 13 on 7 modules", "LoRA of rank 4 on all linear maps")
     assert texts(short["loss"]) == ["0.300", "0.350", "0.410"]

@@ -48,7 +48,7 @@ def stopped(model_dir, data_dir, tmp_path):
 
 def test_a_stopped_search_leaves_a_page_that_report_renders_again(stopped):
     run, spec = stopped
-    told = f"Stopped; nothing is judged. Go on with: autopeft search --resume --out {run}."
+    told = f"Stopped; nothing is judged. Go on with: autopeft search --resume --out {run}"
     assert status_of(run) == told
     (run / "report.html").unlink()
     printed = CliRunner().invoke(app, ["report", str(run), "--json"])
