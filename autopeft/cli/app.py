@@ -296,6 +296,8 @@ def try_command(
 ) -> None:
     """Ask the finished adapter: a label with its probability, a number, tags or a text for each input."""
     with exit_codes(quiet=True):
+        if not as_json:
+            print(f"Loading the adapter of {run} …", file=sys.stderr, flush=True)
         with heavy_imports():
             from autopeft import commands
             from autopeft.cli.results import reply_text

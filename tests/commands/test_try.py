@@ -91,7 +91,7 @@ def test_a_text_gets_a_label_with_its_probability(finished, model_dir):
 def test_the_command_prints_a_label_and_its_percents(finished):
     (reply,) = commands.try_run(finished, ["good"])
     printed = CliRunner().invoke(app, ["try", str(finished), "good"])
-    assert printed.output.strip() == f"{reply.label} {100 * reply.probabilities[reply.label]:.0f} %"
+    assert printed.stdout.strip() == f"{reply.label} {100 * reply.probabilities[reply.label]:.0f} %"
     answer = json.loads(CliRunner().invoke(app, ["try", str(finished), "good", "bad", "--json"]).stdout)
     assert [reply["input"] for reply in answer["replies"]] == ["good", "bad"]
 
