@@ -20,6 +20,6 @@ from autopeft.adapters.configs import (
     unknown_keys,
 )
 from autopeft.adapters.counting import Count, count_configs, count_plan
-from autopeft.adapters.matching import TargetMatch, are_quick, target_matches
+from autopeft.adapters.matching import TargetMatch, target_matches
 from autopeft.adapters.planning import check_user_file, read_user_plan
 from autopeft.adapters.skeleton import attach_fitting, refuse_weights

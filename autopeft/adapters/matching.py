@@ -5,86 +5,25 @@ from __future__ import annotations
 import copy
 import difflib
 import re
-import signal
-import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from peft.utils.constants import DUMMY_TARGET_MODULES, SEQ_CLS_HEAD_NAMES
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import nn
 
 from autopeft.adapters.configs import ConfigFile
-from autopeft.errors import SiteError, SpecError
+from autopeft.errors import SiteError
 from autopeft.model import BaseModel
 from autopeft.model.attaching import head_only_config
 from autopeft.records import shortened
 
-# Processor seconds for all patterns of a config on all names of a model, so that a busy machine refuses
-# nothing; chosen by hand.
-_CPU_SECONDS = 2.0
-_REPEATS = re.compile(r"[*+{]")  # a pattern without repetition takes no longer than its length
-_FIELDS = ("target_modules", "exclude_modules", "feedforward_modules", "layers_pattern")
 _ALL = ("all-linear", DUMMY_TARGET_MODULES)  # words of peft's that stand for modules
 # Characters of a list of names, which may name every expert one by one; chosen by hand.
 _MOST_SHOWN = 80
 _MOST_SOUGHT = 8  # names for which near ones are sought; chosen by hand
-
-
-def require_quick_patterns(file: ConfigFile, names: Sequence[str], *, path: Path) -> None:
-    """Raise SpecError if a regular expression of a config takes seconds to match names of modules.
-
-    `re` takes years for some short ones, such as `(.*)*Y`. `peft` matches with `re`, so that a quicker engine
-    would prove nothing.
-    """
-    # Each is written as `peft` matches it.
-    patterns = [values for field in _FIELDS if isinstance(values := file.content.get(field), str)]
-    layers = file.content.get("layers_pattern")
-    for layer in layers if isinstance(layers, list) else [layers] if layers else []:
-        patterns.append(rf".*\.[^.]*\.{layer}\.(\d+)\.")
-    for field, values in file.content.items():
-        if field.endswith("_pattern") and isinstance(values, dict):
-            patterns += [rf"(.*\.)?({key})$" for key in values if _REPEATS.search(key)]
-    if not are_quick(patterns, names, uses=("fullmatch", "match")):
-        shown = next(pattern for pattern in patterns if _REPEATS.search(pattern))
-        raise SpecError(
-            f"{path} has a regular expression that takes too long to match ({shortened(shown, 60)}); repeat "
-            "nothing that is repeated inside, or list the modules by name."
-        )
-
-
-def are_quick(patterns: Sequence[str], texts: Sequence[str], *, uses: Sequence[str]) -> bool:
-    """Whether regular expressions, by all `uses` such as `search`, handle all texts in two processor seconds.
-
-    A timer interrupts `re`, which looks for signals while it matches. Outside the main thread and on Windows
-    there is no such timer, and every pattern counts as quick, as does what is no regular expression.
-    """
-    repeating = [pattern for pattern in patterns if _REPEATS.search(pattern)]
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        return True
-
-    def stop(*_: object) -> NoReturn:
-        raise TimeoutError
-
-    old_handler = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, _CPU_SECONDS)
-    try:
-        for pattern in repeating:
-            try:
-                compiled = re.compile(pattern)
-            except (re.error, RecursionError, OverflowError):
-                continue
-            for text in texts:
-                for use in uses:
-                    getattr(compiled, use)(text)
-    except TimeoutError:
-        return False
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0.0)
-        signal.signal(signal.SIGPROF, old_handler)
-    return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,8 +87,7 @@ def in_head(name: str, base: BaseModel) -> bool:
 
 
 def require_match(file: ConfigFile, base: BaseModel, *, path: Path) -> None:
-    """Raise SiteError for a config that targets no module of a base model, SpecError for a slow pattern."""
-    require_quick_patterns(file, [name for name, _ in base.module.named_modules() if name], path=path)
+    """Raise SiteError for a config that targets no module of a base model."""
     content = _as_loaded(file, base.module)
     targets = content.get("target_modules")
     is_regex = isinstance(targets, str)

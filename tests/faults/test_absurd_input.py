@@ -75,21 +75,7 @@ def test_absurd_numbers_in_a_config_are_refused(tmp_path, tiny_llama, content, w
         count(tmp_path, tiny_llama, content)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"target_modules": r"(\w+\.?)+X"},
-        {"target_modules": "(.*)*Y"},
-        {"target_modules": ["q_proj"], "rank_pattern": {r"(\w+\.?)+X": 4}},
-        {"target_modules": "all-linear", "exclude_modules": "(.*)*Y"},
-    ],
-)
-def test_a_pattern_that_would_hang_is_refused(tmp_path, tiny_llama, content):
-    with pytest.raises(SpecError, match="a regular expression that takes too long to match"):
-        count(tmp_path, tiny_llama, content)
-
-
-def test_a_quick_pattern_counts_as_a_list_of_its_names_does(tmp_path, tiny_llama):
+def test_a_pattern_counts_as_a_list_of_its_names_does(tmp_path, tiny_llama):
     by_pattern = count(tmp_path, tiny_llama, {"r": 4, "target_modules": r".*\.layers\.\d+\..*(q|v)_proj"})
     by_names = count(tmp_path, tiny_llama, {"r": 4, "target_modules": ["q_proj", "v_proj"]})
     assert by_pattern.trainable_params == by_names.trainable_params > 0

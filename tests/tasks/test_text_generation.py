@@ -281,9 +281,6 @@ def test_patterns_and_metrics_that_cannot_be_used_are_refused(words):
         PART.fitted(TaskSpec(answer_pattern="("), COMPLETION)
     with pytest.raises(DataError, match="finds no answer in 1 of 2 completions, such as 'fine'"):
         completions(words, ["a", "a"], ["good", "fine"], metric="exact-match", answer_pattern="good")
-    hanging = r"(\w+ ?)+\d|good"
-    with pytest.raises(SpecError, match="takes too long to search texts like the completions"):
-        completions(words, ["a"], ["good " * 12], metric="exact-match", answer_pattern=hanging)
     with pytest.raises(DataError, match="exact-match needs prompts with completions"):
         PART.fitted(TaskSpec(metric="exact-match"), Target(kind="stream"))
 
