@@ -99,7 +99,7 @@ def _plan_of_configs(path: Path, base: BaseModel, methods: Mapping[str, Method])
     notes: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the notes say what `peft` warns of while it attaches
-        files = [_without_idle_bias(file, base, path=path) for file in read_configs(path)]
+        files = read_configs(path)
         by_type = {method.readable_type: method for method in methods.values() if method.readable_type}
         for file in files:
             if type_name(file.config) not in by_type:
@@ -138,17 +138,6 @@ def _plan_of_configs(path: Path, base: BaseModel, methods: Mapping[str, Method])
                         f"a plan {_described(planned.get(name))}; it cannot be measured as it is."
                     )
     return UserPlan(plan=plan, notes=tuple(dict.fromkeys(notes)))
-
-
-def _without_idle_bias(file: ConfigFile, base: BaseModel, *, path: Path) -> ConfigFile:
-    """Drop a config's `bias` if it trains nothing, as on a Llama, which has no biases."""
-    if getattr(file.config, "bias", "none") == "none":
-        return file
-    require_match(file, base, path=path)
-    plain: Any = copy.deepcopy(file.config)
-    plain.bias = "none"
-    is_idle = _n_trained(plain, base, path=path) == _n_trained(file.config, base, path=path)
-    return dataclasses.replace(file, config=plain) if is_idle else file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,13 +276,6 @@ def _attached_layers(
     Modules that the configs train whole, such as the task head, are left out.
     """
     return {target: _attached_layer(layer) for target, layer in _attach(configs, base, path=path).targets()}
-
-
-def _n_trained(config: PeftConfig, base: BaseModel, *, path: Path) -> int:
-    """Count parameters outside the task head that `peft` trains for a config, the base's biases too."""
-    adapted = _attach([config], base, path=path).model.get_base_model()
-    trained = ((name, p) for name, p in adapted.named_parameters() if p.requires_grad)
-    return sum(parameter.numel() for name, parameter in trained if not in_head(name, base))
 
 
 def _attach(configs: Sequence[PeftConfig], base: BaseModel, *, path: Path) -> Attached:

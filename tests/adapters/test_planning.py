@@ -182,15 +182,6 @@ def test_what_a_plan_cannot_say_is_refused_by_name(config, complaint, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("bias", ["all", "lora_only"])
-def test_a_bias_that_trains_nothing_is_taken(bias, tmp_path):
-    config = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"], bias=bias)  # a Llama has no biases
-    assert check_same("llama", config, tmp_path / "llama").notes == ()
-    config = LoraConfig(r=2, target_modules=["c_fc"], bias=bias)
-    with pytest.raises(SpecError, match=f"bias '{bias}', which a plan cannot say"):
-        read_user_plan(saved(config, tmp_path / "gpt2"), BASES["gpt2"], METHODS)
-
-
 def test_a_head_that_is_saved_is_what_every_plan_does(tmp_path):
     config = LoraConfig(**LORA, task_type="SEQ_CLS", modules_to_save=["classifier", "score"])
     assert read_user_plan(saved(config, tmp_path), BASES["bert"], METHODS).notes == ()
