@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from autopeft.cli.printing import lines_of, markdown_table, size, table
@@ -64,43 +64,16 @@ def _roles(count: Count) -> Sequence[tuple[str, ...]]:
 
 
 def _layers(count: Count) -> Sequence[tuple[str, ...]]:
-    """Rows of layers: equal ones share a row if they are neighbours or alternate."""
-    layers_by_params: dict[int, list[int]] = {}
-    for layer, params in count.by_layer.items():
-        if layer.isdigit():
-            layers_by_params.setdefault(params, []).append(int(layer))
-    rows = sorted(
-        (layers, each)
-        for each, same in layers_by_params.items()
-        for layers in ([same] if _alternates(_runs(same)) else _runs(same))
-    )
-    numbered = [(_layer_words(layers), f"{each:,}", each * len(layers)) for layers, each in rows]
-    named = [(layer, "", params) for layer, params in count.by_layer.items() if not layer.isdigit()]
-    return [(*words, f"{params:,}", _share(params, count)) for *words, params in (*numbered, *named)]
-
-
-def _runs(layers: Sequence[int]) -> list[list[int]]:
-    """Rising numbers, cut into runs without gaps."""
-    groups = groupby(enumerate(layers), key=lambda item: item[1] - item[0])
-    return [[layer for _, layer in group] for _, group in groups]
-
-
-def _alternates(runs: Sequence[Sequence[int]]) -> bool:
-    """Whether three runs or more are of one length and equally far apart; the last may be shorter."""
-    lengths = {len(run) for run in runs[:-1]}
-    gaps = {run[0] - previous[0] for previous, run in pairwise(runs)}
-    return len(runs) > 2 and len(lengths) == len(gaps) == 1 and len(runs[-1]) <= len(runs[0])
-
-
-def _layer_words(layers: Sequence[int]) -> str:
-    """Layers in one run, or in runs that alternate.
-
-    Example:
-        >>> _layer_words([3]), _layer_words([0, 1, 2]), _layer_words([0, 2, 4, 6])
-        ('3', '0-2', '0, 2, …, 6')
-    """
-    words = [f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in _runs(layers)]
-    return ", ".join(words if len(words) < 4 else [*words[:2], "…", words[-1]])
+    """Rows of layers; neighbours with equally many parameters share a row."""
+    rows = []
+    numbered = enumerate((int(layer), each) for layer, each in count.by_layer.items() if layer.isdigit())
+    # A layer's number minus its place is the same for all layers of a run without a gap.
+    for (each, _), run in groupby(numbered, key=lambda item: (item[1][1], item[1][0] - item[0])):
+        layers = [layer for _, (layer, _) in run]
+        words = f"{layers[0]}-{layers[-1]}" if len(layers) > 1 else f"{layers[0]}"
+        rows.append((words, f"{each:,}", each * len(layers)))
+    rows += [(layer, "", params) for layer, params in count.by_layer.items() if not layer.isdigit()]
+    return [(*words, f"{params:,}", _share(params, count)) for *words, params in rows]
 
 
 def _share(params: int, count: Count) -> str:
