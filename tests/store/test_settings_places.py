@@ -8,7 +8,6 @@ import pytest
 
 from autopeft.errors import SpecError
 from autopeft.store import resolve_settings, whole_path
-from autopeft.store.settings import parse_duration
 
 
 def resolved(flags=None, *, env=None, config=None, assign=()):
@@ -44,15 +43,6 @@ def test_the_folder_to_write_to_may_lie_at_home(here):
     assert resolved({"output.out": "~/new"}).output.out == str(here / "new")
     assert resolved(env={"AUTOPEFT_OUTPUT_OUT": "~/new"}).output.out == str(here / "new")
     assert resolved({"output.out": "new"}).output.out == "new"  # a run may be moved
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("2 h", 7200), ("10min", 600), ("1 hour 30 minutes", 5400), ("90 sec", 90), ("1d 2hrs", 93600)],
-)
-def test_a_duration_may_have_spaces_and_words(text, seconds):
-    assert parse_duration(text) == seconds
-    assert resolved({"search.max_time_seconds": text}).search.max_time_seconds == seconds
 
 
 def test_a_wrong_budget_names_its_place(tmp_path):
