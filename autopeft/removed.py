@@ -44,6 +44,9 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     "option of autopeft export": {
         "--to merged needs no rank and keeps the whole change of the weights": "rank energy"
     },
+    "option of autopeft count": {
+        "`autopeft estimate` says what each takes, and --json serves scripts": "compare markdown"
+    },
     "option": SETTINGS,
     "command": {"--executor ray has workers on several machines, and --workers says how many": "worker"},
     "attribute": {

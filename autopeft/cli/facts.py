@@ -27,13 +27,7 @@ app = typer.Typer()
 
 _MARKS = {"ok": "ok", "note": "note", "fail": "FAIL"}  # of the checks of `doctor`
 
-_Trained = Annotated[
-    str,
-    typer.Argument(
-        metavar="PATH",
-        help="Plan, run, adapter_config.json or its folder, a method such as lora_r16, or full.",
-    ),
-]
+_PATH = "Plan, run, adapter_config.json or its folder, or a method such as lora_r16"
 _BaseModel = Annotated[str | None, typer.Option(help="Hub id, or directory with a config.json.")]
 _Revision = Annotated[str | None, typer.Option(help="Revision of the hub model.")]
 
@@ -44,14 +38,9 @@ TABLE = Path(__file__).with_name("parts.json")
 
 @app.command()
 def count(
-    trained: _Trained,
+    trained: Annotated[str, typer.Argument(metavar="PATH", help=f"{_PATH}.")],
     model: _BaseModel = None,
     revision: _Revision = None,
-    compare: Annotated[
-        list[str] | None,
-        typer.Option(help="Set beside PATH: another path, a method such as ia3, or full. May be repeated."),
-    ] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Tables to paste into Markdown.")] = False,
     as_json: opt.Json = False,
 ) -> None:
     """Count the trainable parameters of a plan, an adapter config or a method, from the model's config."""
@@ -60,24 +49,16 @@ def count(
             from autopeft import commands
             from autopeft.cli import sizes
 
-        if compare:
-            compared = commands.count_steps([trained, *compare], model_id=model, revision=revision)
-            if as_json:
-                print_json({word: sizes.comparison_json(each) for word, each in compared.items()})
-            else:
-                print(sizes.comparison_text(compared, markdown=markdown))
-            return
-        counted = commands.count_step(trained, model_id=model, revision=revision)
+        counted = commands.count_word(trained, model_id=model, revision=revision)
         if as_json:
-            share, peak = counted.count.share_of_base, sizes.comparison_json(counted)["peak_bytes"]
-            print_json({**dataclasses.asdict(counted.count), "share_of_base": share, "peak_bytes": peak})
+            print_json({**dataclasses.asdict(counted), "share_of_base": counted.share_of_base})
         else:
-            print(sizes.count_text(counted.count, counted.step, markdown=markdown))
+            print(sizes.count_text(counted))
 
 
 @app.command()
 def estimate(
-    trained: _Trained,
+    trained: Annotated[str, typer.Argument(metavar="PATH", help=f"{_PATH}, or full.")],
     model: _BaseModel = None,
     revision: _Revision = None,
     batch_size: Annotated[int | None, opt.whole("Rows that go through the model at once. Default 4.")] = None,

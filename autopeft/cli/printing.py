@@ -111,12 +111,6 @@ def _narrowed(widths: Sequence[int], least: Sequence[int], width: int) -> list[i
     return widths
 
 
-def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lay out a table in Markdown: the first column to the left, the others to the right."""
-    rule = ["---", *("---:" for _ in headers[1:])]
-    return [f"| {' | '.join(row)} |" for row in (headers, rule, *rows)]
-
-
 def size(n_bytes: int) -> str:
     """Write bytes in the decimal unit that leaves one to three digits before the point.
 

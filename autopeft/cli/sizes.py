@@ -2,56 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from autopeft.cli.printing import lines_of, markdown_table, size, table
+from autopeft.cli.printing import lines_of, size, table
 from autopeft.records import rate
-from autopeft.report.formatting import NOTHING, duration, percent
+from autopeft.report.formatting import duration, percent
 
 if TYPE_CHECKING:
     from autopeft.adapters import Count
-    from autopeft.commands import Counted, StepEstimate, Suggestion
+    from autopeft.commands import StepEstimate, Suggestion
     from autopeft.estimate import Limits, Memory, Step
 
 _ROLE = ("role", "sites", "rank", "parameters", "share")
 _LAYER = ("layer", "each", "parameters", "share")
-_COMPARED = ("trained", "parameters", "share", "peak GiB", "step ms", "file", "read by")
-_WORD = 16  # characters of a name in a comparison
 _ENDS = ("low", "expected", "high")
 TIME_SPAN = (0.75, 1.0, 1.35)  # of published steps (reports/studies/published_times.md)
 _LOOPS = {"autopeft": "autopeft's trainer", "trainer": "the Trainer of transformers"}
 
 
-def count_text(count: Count, estimate: StepEstimate | None = None, *, markdown: bool = False) -> str:
-    """Write a count in tables, as wide as the terminal at most, or in Markdown.
-
-    `estimate` is that of a training step; None if its memory is not known.
-    """
+def count_text(count: Count) -> str:
+    """Write a count in tables, as wide as the terminal at most."""
     title = (
         f"{count.base_model}: {', '.join(count.methods)}, {count.trainable_params:,} trainable parameters "
         f"({percent(100 * count.share_of_base)})"
     )
     head = f"task head {count.head_params:,} beside it" if count.head_params else "no task head"
     totals = [f"base model {count.base_params:,}; {head}; saved tensors {size(count.adapter_bytes)}"]
-    if estimate is not None:
-        step = estimate.answer.step
-        n_bytes = step.memory.expected
-        memory = f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 0.1 * 2**30 else f"{n_bytes / 2**20:.1f} MiB"
-        totals.append(
-            f"training takes about {memory} for {step.n_rows} rows of {step.n_tokens:,} tokens in "
-            f"{estimate.dtype}; `autopeft estimate` says more"
-        )
     tables = ((_ROLE, _roles(count)), (_LAYER, _layers(count))) if count.by_role else ()
     notes = [f"note: {note}" for note in count.notes]
-    if markdown:
-        blocks = [[f"**{title}**"], totals, *(markdown_table(*each) for each in tables)]
-        notes = [f"- {note}" for note in notes]
-    else:
-        blocks = [lines_of([title]), lines_of(totals), *(table(*each)[0] for each in tables)]
-        notes = lines_of(notes)
-    return "\n\n".join("\n".join(block) for block in [*blocks, notes] if block)
+    blocks = [lines_of([title]), lines_of(totals), *(table(*each)[0] for each in tables), lines_of(notes)]
+    return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
 def _roles(count: Count) -> Sequence[tuple[str, ...]]:
@@ -78,69 +60,6 @@ def _layers(count: Count) -> Sequence[tuple[str, ...]]:
 
 def _share(params: int, count: Count) -> str:
     return f"{100 * params / max(1, count.trainable_params):.1f} %"
-
-
-def comparison_text(compared: Mapping[str, Counted], *, markdown: bool = False) -> str:
-    """Set several trained parts side by side, by the words that the user typed."""
-    rows, title = [], ""
-    for word, counted in compared.items():
-        facts = comparison_json(counted)
-        seconds, peak, servers = facts["step_seconds"], facts["peak_bytes"], facts["read_by"]
-        read_by = "peft alone" if servers is None else ", ".join(servers) or "after a merge"
-        row = (
-            word if len(word) <= _WORD else f"…{word[1 - _WORD :]}",
-            f"{facts['trainable_params']:,}",
-            percent(100 * facts["trainable_params"] / facts["base_params"]),
-            NOTHING if peak is None else f"{peak['expected'] / 2**30:.1f}",
-            NOTHING if seconds is None else f"{1e3 * seconds:,.0f}",
-            size(facts["file_bytes"]),
-            "any" if counted.is_full else read_by,
-        )
-        rows.append(row)
-        title = title or counted.count.base_model
-    lines, notes = (markdown_table(_COMPARED, rows), []) if markdown else comparison_table(_COMPARED, rows)
-    estimate = next((counted.step for counted in compared.values() if counted.step is not None), None)
-    if estimate is not None:
-        step = estimate.answer.step
-        title += f", {step.n_rows} rows of {step.n_tokens:,} tokens, {estimate.dtype}"
-        if estimate.rates is not None:
-            notes.insert(0, f"step ms: expected time of a step on {estimate.rates.name}.")
-    reasons = dict.fromkeys(counted.reason for counted in compared.values() if counted.reason)
-    notes += [f"{NOTHING}: {reason}" for reason in reasons]
-    return "\n".join([*lines_of([title]), "", *lines, "", *lines_of(notes)])
-
-
-def comparison_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[str]]:
-    """Lay out a comparison that fits the terminal, with notes on the columns that found no room."""
-    lines, left_out = table(headers, rows)
-    if not left_out:
-        return lines, []
-    readers: dict[str, list[str]] = {}
-    for word, *_, servers in rows:
-        readers.setdefault(servers, []).append(word)
-    listed = "; ".join(f"{servers} ({', '.join(words)})" for servers, words in readers.items())
-    notes = [f"{headers[-1]}: {listed}"]
-    lines, left_out = table(headers[:-1], [row[:-1] for row in rows])
-    if left_out:
-        notes.append(f"no room for: {', '.join(left_out)}; --json has all")
-    return lines, notes
-
-
-def comparison_json(counted: Counted) -> dict[str, Any]:
-    """One row of a comparison, for scripts.
-
-    `read_by` is null if plain peft alone reads it. Memory, operations and time are null if nobody knows them.
-    """
-    count, step = counted.count, None if counted.step is None else counted.step.answer.step
-    return {
-        "trainable_params": count.trainable_params,
-        "base_params": count.base_params,
-        "peak_bytes": step and _peak_json(step.memory),
-        "flops": step and step.flops,
-        "step_seconds": step and step.seconds,
-        "file_bytes": count.adapter_bytes,
-        "read_by": None if counted.servers is None else list(counted.servers),
-    }
 
 
 def estimate_text(estimate: StepEstimate) -> str:
@@ -339,7 +258,6 @@ def suggestion_text(suggestion: Suggestion) -> str:
     if (most := estimated.max_bytes) is not None:
         words = "of" if step.memory.high <= most else "which does not fit into"
         memory = f"{memory}, {words} {gib(most)} GiB"
-    servers = described.servers
     rows = [
         ("rank, alpha", f"{config.r}, {config.lora_alpha}"),
         (
@@ -349,7 +267,7 @@ def suggestion_text(suggestion: Suggestion) -> str:
         ("step", f"{_rows(suggestion.batch_size)} of {step.n_tokens:,} tokens{at_once}"),
         ("memory", memory),
         ("time", _suggested_time(suggestion)),
-        ("served by", ", ".join(servers) if servers else "any server, merged" if servers == () else "none"),
+        ("served by", ", ".join(suggestion.servers) or "any server, merged"),
     ]
     params = f"{suggestion.trainable_params:,} parameters ({share})"
     title = f"LoRA on all linear maps of {suggestion.base_model}: {params}"

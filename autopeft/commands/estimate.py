@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from autopeft import adapters, estimate, model, train
-from autopeft.adapters import Count
 from autopeft.engine import usual_cost
 from autopeft.errors import SpecError, UnknownNameError
 from autopeft.estimate import Description, Rates, StepAnswer, StepRequest, TrainedPart
@@ -116,21 +115,12 @@ class StepEstimate:
         return None if part.seconds is None else part.seconds * self.n_rows / part.n_rows
 
 
-def estimate_step(
-    request: EstimateRequest,
-    *,
-    rates: Rates | None = None,
-    max_kernels: int | None = None,
-    counted: Count | None = None,
-) -> StepEstimate:
+def estimate_step(request: EstimateRequest) -> StepEstimate:
     """Predict memory and time of a training step, and find the settings that a device's memory allows.
 
-    `rates` stand in for those of the device. `max_kernels` limits each replay of a step. `counted` is the
-    count of what is trained, where it is known.
-
     Raises:
-        UnknownStepError: A step cannot be replayed, or not within `max_kernels`.
-        SpecError: A setting out of range, a file that cannot be read, or no base model.
+        SpecError: A setting out of range, a file that cannot be read, no base model, or a step that cannot be
+            replayed.
         DataError, ModelError: The data, the tokenizer or the device cannot be used.
         SiteError: The configs do not fit the model.
     """
@@ -148,7 +138,7 @@ def estimate_step(
             if part.task not in (None, run.task):
                 raise SpecError(f"--task is {run.task}, but the plan is for {part.task}; leave --task out.")
             part = replace(part, task=run.task)
-        precision, rates = _computing(device, spec, precision=_PRECISIONS[request.dtype], rates=rates)
+        precision, rates = _computing(device, spec, precision=_PRECISIONS[request.dtype])
 
         @cache
         def describe(quantize: str) -> Description:
@@ -158,9 +148,8 @@ def estimate_step(
                 plain_loop=request.like == "trainer",
                 on_gpu=on_gpu,
                 rates=rates,
-                max_kernels=max_kernels,
             )
-            return estimate.describe(part, setup, methods=methods, tasks=tasks, counted=counted)
+            return estimate.describe(part, setup, methods=methods, tasks=tasks)
 
         quantize = request.quantize or spec.quantize
         rows = None
@@ -236,23 +225,21 @@ def _check_request(request: EstimateRequest) -> None:
 
 
 def _computing(
-    device: str, spec: ModelSpec, *, precision: Precision | None, rates: Rates | None
+    device: str, spec: ModelSpec, *, precision: Precision | None
 ) -> tuple[Precision, Rates | None]:
-    """How a device computes and how fast, if it is not set: by the data sheet of a card, else measured.
+    """How a device computes, if it is not set, and how fast: by the data sheet of a card, else measured.
 
     A GPU that is no known card and not here computes in bfloat16, at rates that nobody knows.
     """
     if device in estimate.CARDS:
         card = Precision(dtype=estimate.CARDS[device].dtype)
-        return precision or card, rates or estimate.rates_of(device)
+        return precision or card, estimate.rates_of(device)
     if device.startswith("cuda") and not torch.cuda.is_available():
-        return precision or Precision(dtype="bfloat16"), rates
+        return precision or Precision(dtype="bfloat16"), None
     place = model.find_device(device)
     precision = precision or model.choose_precision(model.config_of(spec), place)
-    if rates is None:
-        with precision.multiplying():
-            rates = estimate.measure_rates(place, precision.torch_dtype)
-    return precision, rates
+    with precision.multiplying():
+        return precision, estimate.measure_rates(place, precision.torch_dtype)
 
 
 def _run(step: StepEstimate, n_steps: int | None, *, price: float | None) -> RunEstimate | None:

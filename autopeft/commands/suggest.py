@@ -46,7 +46,8 @@ class Suggestion:
     """LoRA of one rank on all linear maps, how to train it, and what that takes.
 
     `batch_size` rows make a step, `estimate.answer.step.n_rows` of them at a time. `seconds` and `price` are
-    those of `n_steps`, which are known with data; None where nobody knows them.
+    those of `n_steps`, which are known with data; None where nobody knows them. `servers` read the adapter as
+    it is.
     """
 
     base_model: str
@@ -57,6 +58,7 @@ class Suggestion:
     n_steps: int | None
     seconds: float | None
     estimate: StepEstimate
+    servers: tuple[str, ...] = ()
 
     @property
     def learning_rate(self) -> float:
@@ -100,7 +102,6 @@ def suggest(request: SuggestRequest) -> Suggestion:
 
     Raises:
         BudgetError: The budget does not pay rank 1 on all linear maps.
-        UnknownStepError: The memory of a step of such a model cannot be told.
         SpecError, ModelError, DataError: As for `estimate`.
     """
     spec = RunSpec(
@@ -134,7 +135,15 @@ def suggest(request: SuggestRequest) -> Suggestion:
         n_steps=None if run is None else run.n_steps,
         seconds=None if run is None else run.seconds,
         estimate=step,
+        servers=_servers_of(plan),
     )
+
+
+def _servers_of(plan: Plan) -> tuple[str, ...]:
+    """The servers that read all adapters of a plan."""
+    methods = discover("autopeft.methods")
+    first_read, *also_read = (methods[a.method].servers(dict(a.options)) for a in plan.adapters)
+    return tuple(name for name in first_read if all(name in servers for servers in also_read))
 
 
 def _largest_lora(spec: RunSpec, base: BaseModel) -> tuple[int, Plan, PeftConfig]:

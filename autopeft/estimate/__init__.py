@@ -10,10 +10,10 @@ measured_rates, replay → scaling → trained_part → traced_model → answers
 
 from __future__ import annotations
 
-from autopeft.estimate.answers import Limits, Memory, Step, StepAnswer, StepRequest, UnknownStepError, answer
-from autopeft.estimate.fake_tensors import SLOW_KERNELS, StandInArrays, StandInValues, quantise_maps
+from autopeft.estimate.answers import Limits, Memory, Step, StepAnswer, StepRequest, answer
+from autopeft.estimate.fake_tensors import StandInArrays, StandInValues, quantise_maps
 from autopeft.estimate.measured_rates import measure_rates
 from autopeft.estimate.rates import CARDS, Rates, rates_of
 from autopeft.estimate.replay import TrainingStep, measure, replay, without_weights
-from autopeft.estimate.traced_model import Description, describe
+from autopeft.estimate.traced_model import Description, count_part, describe
 from autopeft.estimate.trained_part import Setup, TrainedPart, by_name

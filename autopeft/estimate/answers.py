@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from autopeft.errors import SpecError
-from autopeft.estimate.fake_tensors import SlowReplayError
 from autopeft.estimate.memory_tracker import HEAD
 from autopeft.estimate.replay import StepMemory
 from autopeft.estimate.scaling import MemoryModel
@@ -129,18 +128,6 @@ class StepAnswer:
     limits: Limits | None = None
 
 
-class UnknownStepError(SpecError):
-    """The memory of a step cannot be told; what is trained on which model is `described` all the same.
-
-    `is_slow` says whether the replay takes more kernels than it may.
-    """
-
-    def __init__(self, message: str, *, described: Description, is_slow: bool) -> None:
-        super().__init__(message)
-        self.described = described
-        self.is_slow = is_slow
-
-
 def answer(request: StepRequest, describe: Callable[[str], Description]) -> StepAnswer:
     """Replay a requested step, and find what fits into a memory.
 
@@ -149,20 +136,9 @@ def answer(request: StepRequest, describe: Callable[[str], Description]) -> Step
         describe: Describes what is trained, with weights in so many bits (`none`, `4bit` or `8bit`).
 
     Raises:
-        UnknownStepError: A row longer than the model takes, or a step that cannot be replayed, or only with
-            more kernels than it may take.
+        SpecError: A row longer than the model takes, or a step that cannot be replayed.
     """
     described = describe(request.quantize)
-    try:
-        return _answer(request, described, describe)
-    except SpecError as error:
-        is_slow = isinstance(error, SlowReplayError)
-        raise UnknownStepError(str(error), described=described, is_slow=is_slow) from error
-
-
-def _answer(
-    request: StepRequest, described: Description, describe: Callable[[str], Description]
-) -> StepAnswer:
     max_tokens = described.traced.max_tokens or _LONGEST
     n_rows, n_tokens = request.n_rows or _N_ROWS, request.n_tokens or min(_N_TOKENS, max_tokens)
     if n_tokens > max_tokens:

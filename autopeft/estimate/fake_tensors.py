@@ -19,7 +19,6 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autopeft.errors import SpecError
 from autopeft.model.quantisation import BYTES_PER_WEIGHT
 
 _DEVICE = torch.device("cpu")  # autocast and fused attention know it, and do not know the meta device
@@ -255,16 +254,6 @@ class _Form:
     argument: int | None = None
 
 
-class SlowReplayError(SpecError):
-    """The replay of a training step takes more kernels than it may."""
-
-    def __init__(self, max_kernels: int) -> None:
-        super().__init__(
-            f"The memory of a training step is left out, since its replay takes more than {max_kernels:,} "
-            "kernels for this model; `autopeft estimate` computes it in a minute or more."
-        )
-
-
 class _ValuesCountError(Exception):
     """The result of a call cannot be made from shapes alone."""
 
@@ -273,12 +262,10 @@ class _ValuesCountError(Exception):
 class KernelResults:
     """Remembers the forms of the results of kernels, for the fake tensors of one mode.
 
-    More than `max_kernels` calls raise a SlowReplayError. Without it, the call after `slow_kernels` logs what
-    takes so long.
+    The call after `slow_kernels` logs what takes so long.
     """
 
     mode: FakeTensorMode
-    max_kernels: int | None = None
     slow_kernels: int = SLOW_KERNELS
     _forms: dict[Any, Any] = field(default_factory=dict)
     _n_calls: int = 0
@@ -286,9 +273,7 @@ class KernelResults:
     def of(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run a kernel, or make its result anew from the form of an earlier call with the same shapes."""
         self._n_calls += 1
-        if self.max_kernels is not None and self._n_calls > self.max_kernels:
-            raise SlowReplayError(self.max_kernels)
-        if self.max_kernels is None and self._n_calls == self.slow_kernels + 1:
+        if self._n_calls == self.slow_kernels + 1:
             log.info(
                 "Still replaying a training step for its memory; a model whose code goes over tokens or "
                 "experts one by one (Mamba) takes a minute or more."

@@ -189,16 +189,13 @@ class Replay:
     attention has dropout, the CPU's is not, and its weights (B, heads, T, T) are counted too.
     """
 
-    def __init__(self, model: nn.Module, *, max_kernels: int | None = None) -> None:
-        """Take a model on the meta device, with what requires a gradient marked; it is changed in place.
-
-        With `max_kernels`, a replay of more kernels raises a SlowReplayError.
-        """
+    def __init__(self, model: nn.Module) -> None:
+        """Take a model on the meta device, with what requires a gradient marked; it is changed in place."""
         add_shira_indices(model)
         self._model = model
         self._fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
         make_fake(model, self._fake_mode)
-        self._results = KernelResults(mode=self._fake_mode, max_kernels=max_kernels)
+        self._results = KernelResults(mode=self._fake_mode)
         self._optimizers: dict[tuple[bool, Rates | None], _Optimizer] = {}
 
     def memory(self, step: TrainingStep) -> StepMemory:

@@ -14,13 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from autopeft.estimate.fake_tensors import SlowReplayError
 from autopeft.estimate.rates import Rates
 from autopeft.estimate.replay import Replay, StepMemory, TrainingStep
 from autopeft.extension import Batch
 
 DEPTHS = (3, 4)  # layers; with fewer the first and the last layer are one, or have none between them
-_KERNELS_PER_TENSOR = 18  # that is trained: of two steps of AdamW in torch 2.13, counted; more come beside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +27,7 @@ class TracedModel:
 
     `build` makes it without weights, with a number of layers or with all of them (None). `n_layers` is None
     where layers differ, so that all of them must be replayed. `batch` makes a batch of rows and tokens.
-    `max_tokens` is the longest row of the model, None without a limit. At least `n_tensors` are trained.
-    `max_kernels` limits the replay of each depth; None does not.
+    `max_tokens` is the longest row of the model, None without a limit.
     """
 
     build: Callable[[int | None], nn.Module]
@@ -42,8 +39,6 @@ class TracedModel:
     autocast: bool = True
     on_gpu: bool = True
     rates: Rates | None = None
-    n_tensors: int = 0
-    max_kernels: int | None = None
 
 
 @dataclass(kw_only=True)
@@ -72,12 +67,7 @@ class MemoryModel:
 
     def _replayed(self, depth: int | None, n_rows: int, n_tokens: int) -> StepMemory:
         if depth not in self.replays:
-            max_kernels, n_layers = self.traced.max_kernels, self.traced.n_layers
-            share = 1.0 if depth is None or n_layers is None else depth / n_layers
-            least_kernels = _KERNELS_PER_TENSOR * self.traced.n_tensors * share
-            if max_kernels is not None and least_kernels > max_kernels:
-                raise SlowReplayError(max_kernels)  # before the model is built, which takes as long
-            self.replays[depth] = Replay(self.traced.build(depth), max_kernels=max_kernels)
+            self.replays[depth] = Replay(self.traced.build(depth))
         step = TrainingStep(
             micro_batches=[self.traced.batch(n_rows, n_tokens)],
             loss=self.traced.loss,

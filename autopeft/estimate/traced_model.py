@@ -51,7 +51,7 @@ class Description:
     """What is trained on which base model: how to replay it, and what is counted.
 
     `task` names the task that such a model is trained for. `head_params` are those of the task head.
-    `servers` are those of `TrainedPart.servers`. `stored` is set if the checkpoint is quantised already.
+    `stored` is set if the checkpoint is quantised already.
     `takes_few_bits` says whether `--quantize` is allowed and would save memory.
     """
 
@@ -61,7 +61,6 @@ class Description:
     base_params: int
     head_params: int
     count: Count | None
-    servers: tuple[str, ...] | None
     stored: StoredWeights | None = None
     takes_few_bits: bool = True
     notes: tuple[str, ...] = ()
@@ -73,9 +72,8 @@ def describe(
     *,
     methods: Mapping[str, Method],
     tasks: Mapping[str, Task],
-    counted: Count | None = None,
 ) -> Description:
-    """Describe what is trained on which model, from the model's config alone; `counted` if counted before.
+    """Describe what is trained on which model, from the model's config alone.
 
     Raises:
         SpecError: The class of the model is none whose batches are known here, or a whole model in few bits.
@@ -101,22 +99,21 @@ def describe(
         raise SiteError(
             f"In {setup.model.quantize} {refusal}; leave --quantize out, or choose another method."
         )
-    n_tensors = sum(1 for _ in base.module.parameters())
-    count = counted or _count(part, plan, base, task, methods)
-    if count is not None:
-        if n_layers is not None and not _is_even(count, n_layers):
-            n_layers = None
-        # The fewest: one at each site, two where a site has a rank.
-        n_tensors = sum(n * (1 + (role in count.ranks)) for role, n in count.sites.items())
+    count = None
+    if plan is not None:
+        count = count_part(part, plan, base, methods, task_type=task.peft_task_type)
+    elif part.files:
+        count = count_configs(part.files, base, path=part.path)
+    if count is not None and n_layers is not None and not _is_even(count, n_layers):
+        n_layers = None
     builder = _Builder(part=part, setup=setup, task=task, methods=methods, auto_class=auto_class)
     return Description(
-        traced=builder.traced_model(n_layers=n_layers, n_tensors=n_tensors, max_tokens=max_tokens),
+        traced=builder.traced_model(n_layers=n_layers, max_tokens=max_tokens),
         base_model=base.name,
         task=task.name,
         base_params=base.base_params,
         head_params=base.head_params,
         count=count,
-        servers=part.servers(plan, methods),
         stored=stored,
         takes_few_bits=not (stored or part.is_full or refusal or is_mostly_experts),
         notes=notes,
@@ -151,7 +148,7 @@ class _Builder:
     methods: Mapping[str, Method]
     auto_class: str | None
 
-    def traced_model(self, *, n_layers: int | None, n_tensors: int, max_tokens: int | None) -> TracedModel:
+    def traced_model(self, *, n_layers: int | None, max_tokens: int | None) -> TracedModel:
         """What a replay needs."""
         setup, task = self.setup, self.task
         return TracedModel(
@@ -164,8 +161,6 @@ class _Builder:
             autocast=setup.dtype != torch.float32,
             on_gpu=setup.on_gpu,
             rates=setup.rates,
-            n_tensors=n_tensors,
-            max_kernels=setup.max_kernels,
         )
 
     def build(self, n_layers: int | None) -> nn.Module:
@@ -232,23 +227,23 @@ def _task_of(part: TrainedPart, base: BaseModel, auto_class: str | None, tasks: 
     return task
 
 
-def _count(
-    part: TrainedPart, plan: Plan | None, base: BaseModel, task: Task, methods: Mapping[str, Method]
-) -> Count | None:
-    if plan is not None:
-        counted = count_plan(plan, base, methods, task_type=task.peft_task_type)
-        everywhere = base.remarks if part.method else ()
-        notes = [*counted.notes, *everywhere]
-        lower = [adapter.rank for adapter in plan.adapters if adapter.rank < part.rank]
-        if part.method is not None and lower:  # sites that are narrower than the rank
-            ranks = str(min(lower)) if min(lower) == max(lower) else f"{min(lower)} to {max(lower)}"
-            notes.append(
-                f"{len(lower)} of {len(plan.adapters)} sites get rank {ranks} in place of {part.rank}, "
-                f"the highest that they can use; a peft config of r={part.rank} attaches that rank there "
-                "too, with more parameters."
-            )
-        return replace(counted, notes=tuple(notes))
-    return count_configs(part.files, base, path=part.path) if part.files else None
+def count_part(
+    part: TrainedPart, plan: Plan, base: BaseModel, methods: Mapping[str, Method], *, task_type: str | None
+) -> Count:
+    """Count a plan, or a method at all of its sites, which `part` on the base model is."""
+    counted = count_plan(plan, base, methods, task_type=task_type)
+    if part.method is None:
+        return counted
+    notes = [*counted.notes, *base.remarks]
+    lower = [adapter.rank for adapter in plan.adapters if adapter.rank < part.rank]
+    if lower:  # sites that are narrower than the rank
+        ranks = str(min(lower)) if min(lower) == max(lower) else f"{min(lower)} to {max(lower)}"
+        notes.append(
+            f"{len(lower)} of {len(plan.adapters)} sites get rank {ranks} in place of {part.rank}, "
+            f"the highest that they can use; a peft config of r={part.rank} attaches that rank there "
+            "too, with more parameters."
+        )
+    return replace(counted, notes=tuple(notes))
 
 
 def _n_alike(module: nn.Module, kept: Sequence[str]) -> int | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from autopeft.adapters import ConfigFile, type_name
+from autopeft.adapters import ConfigFile
 from autopeft.errors import SiteError, SpecError, UnknownNameError, nearest
 from autopeft.estimate.rates import Rates
 from autopeft.extension import Method, hint_for
@@ -44,24 +44,6 @@ class TrainedPart:
         """Whether all weights are trained."""
         return self.plan is None and not self.files and self.method is None
 
-    def servers(self, plan: Plan | None, methods: Mapping[str, Method]) -> tuple[str, ...] | None:
-        """The servers that read the adapters; () if they must be merged first, None if they cannot be merged.
-
-        `plan` is the plan on its base model; None for configs and for the whole model, which is served as is.
-        """
-        if plan is None:
-            by_type = {method.readable_type: method for method in methods.values() if method.readable_type}
-            configs = [file.config for file in self.files]
-            used = [
-                (by_type.get(type_name(each)), {"dora": getattr(each, "use_dora", False)}) for each in configs
-            ]
-        else:
-            used = [(methods[adapter.method], dict(adapter.options)) for adapter in plan.adapters]
-        servers = [method.servers(options) if method else () for method, options in used]
-        shared = [name for name in (servers[0] if servers else ()) if all(name in each for each in servers)]
-        merges = all(method is not None and method.merges for method, _ in used)
-        return tuple(shared) if shared or merges else None
-
     def on(self, base: BaseModel, methods: Mapping[str, Method]) -> Plan:
         """The plan, as far as a base model has its sites."""
         if self.method is not None:
@@ -78,7 +60,6 @@ class Setup:
     `rates` are those of the device, if its time is to be predicted.
     `plain_loop` takes the loss as the model itself does, with all logits at once, and `peft`'s own layers, as
     `transformers` trains.
-    A replay of more than `max_kernels` is broken off; None lets it go on.
     """
 
     model: ModelSpec
@@ -86,7 +67,6 @@ class Setup:
     plain_loop: bool = False
     on_gpu: bool = True
     rates: Rates | None = None
-    max_kernels: int | None = None
 
 
 def by_name(word: str, methods: Mapping[str, Method]) -> TrainedPart:

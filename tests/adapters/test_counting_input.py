@@ -164,12 +164,3 @@ def test_revision_without_a_model_is_that_of_the_model_that_the_config_names(tmp
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for path, revision, width in ((a, None, 32), (a, "narrow", 16), (b, None, 64), (b, "narrow", 16)):
         assert count(path, revision=revision).trainable_params == 2 * (width + 64)
-
-
-def test_markdown_has_tables_that_a_page_can_show(tiny_llama, tmp_path):
-    content = {**LORA, "rank_pattern": {"layers.0.self_attn.q_proj": 2}}
-    lines = run(write_config(tmp_path, content), "--model", tiny_llama, "--markdown").stdout.splitlines()
-    assert "| role | sites | rank | parameters | share |" in lines
-    assert "| q | 2 | 2-4 | 384 | 50.0 % |" in lines
-    widths = {line.count("|") for line in lines if line.startswith("| ") and "each" not in line}
-    assert widths <= {5, 6}

@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from peft import AdamssConfig, FrodConfig, LoraConfig, ShiraConfig, UniLoraConfig, VBLoRAConfig
+from torch.utils.flop_counter import FlopCounterMode
 from toys.bases import PEFT_TASKS, toy_base
 
 from autopeft.adapters import compile_plan
@@ -255,3 +256,20 @@ def test_layer_norm_has_the_format_that_autocast_of_each_device_gives():
             assert norm(inputs).dtype == torch.float32
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert norm(inputs).dtype == torch.bfloat16
+
+
+def test_operations_of_a_step_are_those_that_torch_counts():
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 5, "num_attention_heads": 2}
+    config = transformers.LlamaConfig(**sizes, vocab_size=2000)
+    config._attn_implementation = "eager"  # torch has no count of the CPU's fused attention
+    model = transformers.LlamaForCausalLM(config)
+    ids = torch.zeros(2, 10, dtype=torch.long)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    with FlopCounterMode(display=False) as counted:
+        model(**batch).loss.backward()
+    step = TrainingStep(micro_batches=[batch], loss=lambda model, batch: model(**batch).loss)
+    assert measure(model, step).flops == counted.get_total_flops()
+    config._attn_implementation = "sdpa"
+    fused = measure(transformers.LlamaForCausalLM(config), step).flops
+    # The fused backward pass multiplies queries and keys once more, for rows of ten tokens in five layers.
+    assert fused == counted.get_total_flops() + 5 * 2 * 2 * 10 * 10 * 32
