@@ -1,48 +1,37 @@
-"""BitFit: the biases of linear maps and norms are trained, as an added vector that starts at zero.
+"""BitFit: the biases of linear maps are trained, as an added vector that starts at zero.
 
 Ben Zaken et al. 2022, arXiv:2106.10199. An added bias moves exactly as the bias itself would, leaves the base
-model alone, and merges. `peft`'s BEFT tuner adds it at `nn.Linear`, a tuner of this package at norms and
-Conv1D (before loading weights of that one, `import autopeft.methods.bitfit`).
+model alone, and merges. `peft`'s BEFT tuner adds it at `nn.Linear`; the biases of norms are those of
+`ln_tuning`.
 Where we differ: a search leaves the biases of keys out. They add the same to all scores of a query, and
 softmax takes that off again. A user's own plan may have them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from peft import BeftConfig
 
-from peft import BeftConfig, PeftConfig
+from autopeft.methods.parts import PeftMethod, only_linear, pattern_of
+from autopeft.records import Site
 
-from autopeft.methods.parts import PeftMethod, bias_tuner, sites_pattern
-from autopeft.records import Adapter, Site
-
-_KINDS = ("linear", "conv1d", "norm")
 _KEYS = ("k", "pos_k")
 
 
 def _refusal(site: Site) -> str | None:
-    """Refuse all but linear maps and norms with a bias; one that is added elsewhere could not merge."""
-    if site.kind not in _KINDS:
-        return "takes linear maps and norms"
+    """Refuse all but linear maps with a bias; one that is added elsewhere could not merge."""
+    if (reason := only_linear(site)) is not None:
+        return reason
     if not site.has_bias:
         return "there is no bias to train"
     # Rotary positions make a key's bias count a little; a site does not say which positions it has.
     return "softmax takes the bias of keys off again" if site.role in _KEYS else None
 
 
-def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
-    """Write one config for each tuner in use."""
-    ours = [adapter.site for adapter in adapters if "tuner" in dict(adapter.options)]
-    of_peft = [adapter.site for adapter in adapters if adapter.site not in ours]
-    tuners = ((BeftConfig, of_peft), (bias_tuner.BiasConfig, ours))
-    return tuple(kind(target_modules=sites_pattern(names)) for kind, names in tuners if names)
-
-
 PART = PeftMethod(
     name="bitfit",
     label="BitFit",
     short="bias",
-    summary="the bias of a linear map or a norm",
+    summary="the bias of a linear map",
     formula="m",
     learning_rate_range=(1e-3, 1.5e-2),
     learning_rate_source="best measured on MiniLM-L6 (384) 3.5e-3, chance at 2.2e-2; 1e-4, the only one "
@@ -50,9 +39,8 @@ PART = PeftMethod(
     step_time=0.94,
     refusal=_refusal,
     # Keys with a bias, which people train along with the others.
-    only_if_asked=lambda site: site.role in _KEYS and site.has_bias and site.kind in _KINDS,
-    options=lambda site, **choices: {} if site.kind == "linear" else {"tuner": bias_tuner.NAME},
+    only_if_asked=lambda site: site.role in _KEYS and site.has_bias and site.kind == "linear",
     cost=lambda site, rank, options: site.out_features,
-    configs=_configs,
+    configs=lambda adapters: (BeftConfig(target_modules=pattern_of(adapters)),),
     readable_type="BEFT",
 )

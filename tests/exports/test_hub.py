@@ -87,16 +87,12 @@ def test_peft_loads_the_folder_by_the_lines_of_the_card_and_labels_have_names(ru
 def test_a_plan_of_one_method_in_several_configs_loads_by_the_lines_of_report_and_card(
     run, model_dir, tmp_path, monkeypatch
 ):
-    """BitFit has a config for maps and one for norms."""
-    result, bitfit = RunDir.open(run).load_result(), discover("autopeft.methods")["bitfit"]
-    sites = [site for site in result.sites if site.role in ("q", "norm", "up", "down")]
-    adapters = tuple(adapters_of(bitfit, sites, rank=2))
-    n_params = sum(
-        bitfit.cost(site, adapter.rank, dict(adapter.options))
-        for adapter in adapters
-        for site in sites
-        if site.name == adapter.site
-    )
+    """LoRA has a config with DoRA and one without."""
+    result, lora = RunDir.open(run).load_result(), discover("autopeft.methods")["lora"]
+    q, up = ([site for site in result.sites if site.role == role] for role in ("q", "up"))
+    adapters = (*adapters_of(lora, q, rank=2), *adapters_of(lora, up, rank=2, dora=True))
+    sites = {site.name: site for site in result.sites}
+    n_params = sum(lora.cost(sites[a.site], a.rank, dict(a.options)) for a in adapters)
     document = read_plan(run / "best")
     plan = Plan(adapters=adapters, learning_rate=0.05, trainable_params=n_params)
     write_plan(tmp_path / "plan.yaml", replace(document, plan=plan))

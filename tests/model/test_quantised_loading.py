@@ -59,7 +59,7 @@ def test_budget_is_a_share_of_the_model_before(bits, model_dir, data_dir, tmp_pa
 def test_plan_of_a_quantised_model_is_counted_from_its_config(
     bits, saved, methods, make_plan, data_dir, tmp_path
 ):
-    """BitFit on GPT-2 uses another tuner where its Conv1D have become linear maps."""
+    """BitFit fits GPT-2 where its Conv1D have become linear maps."""
     folder = saved("gpt2")
     prepared = prepare(search_spec(bits, folder, data_dir, tmp_path))
     plan = make_plan(prepared.base, "bitfit")
