@@ -93,7 +93,7 @@ def print_result(result: SearchResult, path: Path) -> None:
     out.print()
     answer = answer_of(result, words)
     out.print(f"[bold]{escape(answer.use)}[/bold]")
-    for sentence in (*answer.sentences[1:], *result.sentences):
+    for sentence in answer.sentences[1:]:
         out.print(escape(minuses(in_words_of(result.spec, sentence))))
     cost = result.cost
     in_r = "" if cost.total_full_runs is None else f", {cost.total_full_runs:.1f} full runs of the default"

@@ -19,7 +19,7 @@ from autopeft.records import Outcome, RunSpec, SearchResult, SearchSoFar, resume
 from autopeft.run.best import write_best, write_plans
 from autopeft.run.live import Display, live_page
 from autopeft.run.prepare import NAMED, InMemory, Prepared
-from autopeft.run.reporting import beside_chance, environment, part_words, setting_of
+from autopeft.run.reporting import environment, part_words, setting_of
 from autopeft.run.scoring import logged_scores
 from autopeft.run.search_problem import open_run, rate_ranges, score_names, search_problem
 from autopeft.run.state import (
@@ -160,7 +160,6 @@ def _finished(
         sites=so_far.sites,
         scores=so_far.scores,
         cost=cost,
-        sentences=beside_chance(prepared, outcome.full_runs),
         environment=so_far.environment,
         **vars(outcome),
     )

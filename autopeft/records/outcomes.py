@@ -304,14 +304,13 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult(Outcome):
-    """All that the report needs; `sentences` are findings beside the verdict."""
+    """All that the report needs."""
 
     spec: RunSpec
     setting: SearchFacts
     sites: tuple[Site, ...]
     scores: tuple[SiteScores, ...]
     cost: Cost
-    sentences: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
 
 

@@ -66,5 +66,5 @@ def answer_of(result: SearchResult, words: PartWords) -> Answer:
     ).splitlines()
     mark, tone = _MARKS[label]
     use, cost, longer = (*sentences, "")[:3]
-    sure = in_words_of(result.spec, verdict.sentence)
+    use, sure = (in_words_of(result.spec, sentence) for sentence in (use, verdict.sentence))
     return Answer(mark=mark, tone=tone, use=use, cost=cost, sure=sure, longer=longer, verdict=verdict)

@@ -92,7 +92,7 @@ def _plan_facts(result: SearchResult, plan: Plan) -> dict[str, Any]:
 
 def sentences_of(result: SearchResult | SearchSoFar) -> tuple[str, ...]:
     """Collect what a reader should know beside the verdict: what the base model lacks comes first."""
-    return (*filter(None, (result.setting.lacking,)), *getattr(result, "sentences", ()))
+    return tuple(filter(None, (result.setting.lacking,)))
 
 
 def trials_csv(result: SearchResult | SearchSoFar) -> str:

@@ -28,7 +28,6 @@ from autopeft.records import (
     IN_MEMORY,
     VERSION,
     ExecutionSpec,
-    FullRun,
     Plan,
     SearchFacts,
     SearchResult,
@@ -207,24 +206,6 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
         text_form=text_form(prepared.task) or prepared.bench.splits["train"].text_form,
         target_kind=loaded.target.kind,
         input_columns=loaded.text_columns,
-    )
-
-
-def beside_chance(prepared: Prepared, full_runs: Sequence[FullRun]) -> tuple[str, ...]:
-    """Say so if no full run was surely better than guesses."""
-    chance = chance_of(prepared)
-    if chance is None or any(each.is_surely_above(chance) for each in full_runs):
-        return ()
-    best = max(each.metric_mean for each in full_runs)
-    reached, guesses = f"{best:.3f}", f"guesses have {chance:g}"
-    if prepared.task.is_share:
-        reached = f"{100 * best:.1f} %"
-        frequent = f"always giving the most frequent label has {100 * chance:.1f} %"
-        guesses = frequent if chance else "no share is below 0 %"
-    name = metric_facts(prepared.task).words
-    return (
-        f"Nothing was learned for certain: the best {name} is {reached}, and {guesses}; check "
-        "--label-column, train longer (--epochs or --max-steps), or hold out more rows.",
     )
 
 
