@@ -145,7 +145,7 @@ def analyze(
 
     The arguments and errors are those of `search`, with three differences. `scores` names the sensitivity
     scores, of which the first one makes the suggestion. `max_examples` is the number of examples to score, at
-    most. `out` is a folder for sensitivity.csv, heat.svg and suggestion.yaml; without it nothing is written.
+    most. `out` is a folder for sensitivity.csv and suggestion.yaml; without it nothing is written.
     """
     _require_gradients()
     max_examples, out = settings.pop("max_examples", None), settings.pop("out", None)

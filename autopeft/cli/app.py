@@ -205,9 +205,7 @@ def analyze(
     max_examples: Annotated[int | None, opt.whole("Examples to look at, at most.")] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder for sensitivity.csv, heat.svg and suggestion.yaml; must be empty or absent."
-        ),
+        typer.Option(help="Folder for sensitivity.csv and suggestion.yaml; must be empty or absent."),
     ] = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,

@@ -15,8 +15,6 @@ from rich.markup import escape
 from autopeft.cli.printing import columns, lines_of, room, size, table
 from autopeft.extension import discover
 from autopeft.records import (
-    SEEN_ENOUGH,
-    SiteScores,
     in_words_of,
     quoted,
     rate,
@@ -46,7 +44,6 @@ if TYPE_CHECKING:
     from autopeft.report.table_rows import FullRow
 
 _MAX_NAMES = 5  # sites that are named, chosen by hand
-_MAX_FACTOR = 16.0  # chosen by hand: the most by which the number of examples is raised
 _SHOWN_LABELS, _LABEL_LENGTH = 5, 24  # labels, and characters of each; chosen by hand
 # What the labels of each kind of target are; {n} counts them.
 _LABELS = {
@@ -179,8 +176,9 @@ def analysis_text(analysis: Analysis) -> str:
     """Write the chief modules of every score, whether it saw enough examples, the cost, and the plan."""
     blocks = [[f"{analysis.base_model} on {analysis.data}: {len(analysis.sites)} sites"]]
     for score in analysis.scores:
-        sentences = [f"{score.name}: {_enough(score, n_train=analysis.n_train)}"]
+        sentences = [f"{score.name}: 0 at every site, so that it tells none apart"]
         if not score.is_zero:
+            sentences = [f"{score.name}: {enough_examples(score)}"]
             total = math.fsum(score.values)
             by_value = sorted(zip(score.values, analysis.sites, strict=True), key=lambda pair: -pair[0])
             highest = [(value, site) for value, site in by_value[:_MAX_NAMES] if value]
@@ -189,26 +187,6 @@ def analysis_text(analysis: Analysis) -> str:
         blocks.append(lines_of(sentences))
     blocks.append([*lines_of(_cost_and_notes(analysis)), *_suggestion(analysis), *analysis.files])
     return "\n\n".join("\n".join(block) for block in blocks)
-
-
-def _enough(score: SiteScores, *, n_train: int) -> str:
-    """Say whether the score saw enough examples, else how many to ask for.
-
-    Two halves should agree by 0.95. The advice is a power of two, 2 to 16 times as many examples as now.
-
-    Source:
-        Spearman 1910 and Brown 1910, British Journal of Psychology 3: a test k times as long has the
-        reliability k r / (1 + (k - 1) r). It is derived for Pearson's correlation, so a rough guide here.
-    """
-    verdict = "0 at every site, so that it tells none apart" if score.is_zero else enough_examples(score)
-    rho = score.split_half
-    if score.is_zero or not score.n_examples or rho is None or not rho < SEEN_ENOUGH:
-        return verdict
-    if score.n_examples >= n_train:
-        return f"{verdict}, and the train split has no more"
-    factor = _MAX_FACTOR if rho <= 0 else SEEN_ENOUGH * (1 - rho) / ((1 - SEEN_ENOUGH) * rho)
-    n_needed = 2 ** math.ceil(math.log2(score.n_examples * min(_MAX_FACTOR, max(2.0, factor))))
-    return f"{verdict}; pass --max-examples {min(n_train, n_needed)}"
 
 
 def _cost_and_notes(analysis: Analysis) -> Iterator[str]:

@@ -80,7 +80,7 @@ def analyze(
         scores: Names of scores, at least one; the first one decides the suggested plan.
         explicit: Dotted names of the settings that the user set, as for a search.
         max_examples: Upper limit on the examples to score; None allows 5 % of the cost of a full run.
-        out: Folder for sensitivity.csv, heat.svg and suggestion.yaml, empty or absent; None writes nothing.
+        out: Folder for sensitivity.csv and suggestion.yaml, empty or absent; None writes nothing.
         memory: Model and dataset that were passed as objects, as for a search.
 
     Raises:
@@ -115,11 +115,9 @@ def analyze(
     )
     if out is None:
         return analysis
-    files = [out / name for name in ("sensitivity.csv", "heat.svg", "suggestion.yaml")]
-    title = f"{analysis.base_model} on {analysis.data}"
+    files = [out / name for name in ("sensitivity.csv", "suggestion.yaml")]
     write_text(files[0], report.sensitivity_csv(sites, analysis.scores))
-    write_text(files[1], report.heat_svg(sites, analysis.scores, title=title))
-    write_plan(files[2], analysis.suggestion, header=_comment(analysis))
+    write_plan(files[1], analysis.suggestion, header=_comment(analysis))
     return replace(analysis, files=tuple(map(str, files)))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from autopeft.records import SearchResult, SearchSoFar
 from autopeft.report.answer import answer_of
 from autopeft.report.card import BEST_WEIGHTS, CardFacts, hub_id, model_card, trained_card
-from autopeft.report.layer_maps import enough_examples, heat_svg
+from autopeft.report.layer_maps import enough_examples
 from autopeft.report.page import (
     page_html,
     page_of,

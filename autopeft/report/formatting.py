@@ -178,7 +178,7 @@ def first_line(error: str | None) -> str:
 
 
 def render(template: str, /, **context: Any) -> str:
-    """Fill in a template; its name says the kind of file: `report.html`, `report.md` or `heat.svg`."""
+    """Fill in a template; its name says the kind of file: `report.html`, `report.md` or `chart.svg`."""
     return _environment(template.rpartition(".")[2]).get_template(f"{template}.j2").render(context)
 
 

@@ -1,4 +1,4 @@
-"""Maps of layer × role: the ranks of a plan, and the share of a score that each cell holds, as SVG too."""
+"""Maps of layer × role: the ranks of a plan, and the share of a score that each cell holds."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, groupby, pairwise
+from itertools import groupby, pairwise
 
 from autopeft.records import SEEN_ENOUGH, Adapter, Plan, Site, SiteScores, minus
-from autopeft.report.formatting import render, significant
+from autopeft.report.formatting import significant
 
 OUTSIDE = "outside"  # row of the sites that are in no layer
 MAX_ROWS = 24  # of a map that is not folded away; chosen by hand
@@ -20,17 +20,6 @@ RANK_STEPS = (1.0, 2.0, 4.0, 8.0, 16.0)
 # tenths of a score, beside which all layers would look alike.
 _MEAN_STEPS = (0.0, 0.5, 1.0, 2.0, 4.0)
 _WHOLE = 99.5  # percent from which two digits read as 100
-# Colours of a shade and of the text on it, from little to much; equal to those of the report's page.
-# What lies beyond the scale has the last shade and a dashed edge.
-LIGHT = tuple(
-    zip("#e4eff9 #bcd7f0 #86b6e2 #2f74b5 #0f4178".split(), 3 * ["#10233a"] + 2 * ["#ffffff"], strict=True)
-)
-DARK = tuple(
-    zip("#1b2f45 #234a70 #2d6499 #7db4e6 #c3e0fa".split(), 3 * ["#f0f6fc"] + 2 * ["#0b1b2c"], strict=True)
-)
-# Sizes in pixels, chosen by hand: of a panel's rows, of its names of layers, of what stands above and below.
-_ROW, _GAP, _CELL, _LABEL, _MARGIN, _HEAD, _GAP_BELOW, _FOOT = 22, 3, 74, 62, 24, 52, 22, 58
-_MIN_WIDTH = 612  # what the legend needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,32 +168,6 @@ def _places(sites: Sequence[Site]) -> dict[tuple[int | None, str], list[Site]]:
     for site in sites:
         places[site.layer, site.role].append(site)
     return places
-
-
-def heat_svg(sites: Sequence[Site], scores: Sequence[SiteScores], *, title: str) -> str:
-    """Draw a panel of layer × role for each score, one below the other.
-
-    The deepest layer is on top, and the values of the sites are in tooltips. A site of kind `model` is not
-    drawn. A score that is 0 everywhere is named below. The title says what was scored, such as the base model
-    and the data.
-    """
-    maps = {score.name: score_map(sites, score) for score in scores}
-    drawn = [shares for shares in maps.values() if shares is not None]
-    heights = (_HEAD + len(shares.rows) * (_ROW + _GAP) + _GAP_BELOW for shares in drawn)
-    *tops, bottom = accumulate(heights, initial=_HEAD)
-    n_columns = max((len(shares.roles) for shares in drawn), default=0)
-    width = _LABEL + n_columns * (_CELL + _GAP)
-    return render(
-        "heat.svg",
-        title=title,
-        panels=list(zip(drawn, tops, strict=True)),
-        empty=[name for name, shares in maps.items() if shares is None],
-        width=2 * _MARGIN + max(width, 8 * len(title), _MIN_WIDTH),
-        height=bottom + _FOOT,
-        sizes={"margin": _MARGIN, "label": _LABEL, "head": _HEAD, "cell": _CELL, "row": _ROW, "gap": _GAP},
-        light=LIGHT,
-        dark=DARK,
-    )
 
 
 def enough_examples(score: SiteScores) -> str:

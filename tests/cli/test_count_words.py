@@ -43,7 +43,7 @@ def test_a_method_is_counted_where_no_such_path_exists(folder: Path) -> None:
     assert lora["ranks"]["q"] == [4, 4]
     n_base = N_LAYERS * (4 * HIDDEN**2 + 3 * HIDDEN * INNER + 2 * HIDDEN) + 2 * WORDS * HIDDEN + HIDDEN
     assert lora["share_of_base"] == pytest.approx(n_params / n_base)
-    assert "a method such as lora_r16." in " ".join(run("--help").stdout.split())
+    assert "lora_r16" in run("--help").stdout
 
 
 def test_the_whole_model_is_estimated_and_not_counted(folder: Path) -> None:
