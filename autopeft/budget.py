@@ -21,9 +21,7 @@ from autopeft.records import Budget
 _AMOUNT = re.compile(
     r"((?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d{0,2}(?:_\d{3})+|\d+)(?:\.\d+)?|\.\d+)\s*([kKmMbB%]?)", re.ASCII
 )
-_POWER = re.compile(r"(\d+(?:\.\d+)?)[eE]\+?(\d{1,2})", re.ASCII)
 _RANK = re.compile(r"[rR]([1-9]\d{0,3})")
-_DECIMAL_COMMA = re.compile(r"(\d+),(\d+)\s*([kKmMbB%]?)", re.ASCII)
 _LEAST_PERCENT = Fraction(1, 10)  # a smaller number without a unit is a fraction of 1; chosen by hand
 _LONGEST = 60  # characters of a budget; chosen by hand
 _FACTOR = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
@@ -86,9 +84,7 @@ def _amount(requested: str) -> tuple[Fraction, bool]:
     text = requested.strip()
     match = _AMOUNT.fullmatch(text)
     if match is None or len(text) > _LONGEST:
-        meant = _meant(text[:_LONGEST])
-        hint = f"did you mean {meant!r}?" if meant else f"{_ALLOWED}."
-        raise SpecError(f"The budget {requested[:_LONGEST]!r} cannot be read; {hint}")
+        raise SpecError(f"The budget {requested[:_LONGEST]!r} cannot be read; {_ALLOWED}.")
     amount = Fraction(match[1].replace(",", "").replace("_", ""))
     if amount == 0:
         raise SpecError(f"The budget {requested!r} is zero; {_ALLOWED}.")
@@ -104,19 +100,6 @@ def _amount(requested: str) -> tuple[Fraction, bool]:
 def _as_share(amount: Fraction) -> str:
     """Write a number below 1 as the percentage that is meant: `0.5` lacks its sign, `0.005` is a fraction."""
     return f"{float(amount if amount >= _LEAST_PERCENT else 100 * amount):g}%"
-
-
-def _meant(text: str) -> str:
-    """Guess the budget that is meant: `100000` for `1e5`, `0.5%` for `0,5%`; empty if there is no guess."""
-    if power := _POWER.fullmatch(text):
-        number = Fraction(power[1]) * 10 ** int(power[2])
-        return f"{number}" if number >= 1 and number.denominator == 1 else ""
-    if comma := _DECIMAL_COMMA.fullmatch(text):
-        amount = Fraction(f"{comma[1]}.{comma[2]}")
-        if comma[3]:
-            return f"{comma[1]}.{comma[2]}{comma[3]}"
-        return _as_share(amount) if 0 < amount < 1 else ""
-    return ""
 
 
 @dataclass(frozen=True, kw_only=True)

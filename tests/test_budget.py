@@ -115,12 +115,6 @@ def test_a_share_below_one_parameter_is_a_budget_that_no_plan_fits() -> None:
         ("0.5", "0.5%"),  # the sign is missing
         (".25", "0.25%"),
         ("0.005", "0.5%"),  # a fraction, as Python code has it
-        ("0,5%", "0.5%"),
-        ("0,5", "0.5%"),
-        ("1,2M", "1.2M"),
-        ("0,500k", "0.500k"),
-        ("1e5", "100000"),
-        ("1.2E+6", "1200000"),
     ],
 )
 def test_a_slip_is_answered_with_what_was_meant_before_any_model_is_loaded(
@@ -133,8 +127,8 @@ def test_a_slip_is_answered_with_what_was_meant_before_any_model_is_loaded(
     parse(meant, base_params=BASE_PARAMS)
 
 
-@pytest.mark.parametrize("requested", ["1e-5", "1.23e1", "1e99999", "0,0", "1e"])
-def test_nothing_is_suggested_that_is_no_budget(requested: str) -> None:
+@pytest.mark.parametrize("requested", ["1e-5", "1e5", "0,5%", "1e99999", "0,0", "1e"])
+def test_what_is_no_amount_is_refused_with_what_is_allowed(requested: str) -> None:
     with pytest.raises(SpecError, match=r"cannot be read; write"):
         check(requested)
 

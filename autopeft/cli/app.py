@@ -20,7 +20,6 @@ from autopeft.cli.environment import (
     fit_threads,
     heavy_imports,
     open_missing_streams,
-    require_docstrings,
 )
 from autopeft.cli.exit_codes import PlainErrors, exit_codes, reader_may_leave
 from autopeft.cli.printing import print_json
@@ -59,7 +58,6 @@ app = typer.Typer(
 def main() -> None:
     """Entry point of the `autopeft` command."""
     open_missing_streams()
-    require_docstrings()
     expand_segments()
     fit_threads()
     os.environ["MPLBACKEND"] = "Agg"  # charts go to files; that of a notebook may not be installed here

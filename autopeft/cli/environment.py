@@ -30,17 +30,6 @@ def open_missing_streams() -> None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - kept open
 
 
-def require_docstrings() -> None:
-    """End the process with a sentence where Python has dropped all docstrings, as `-OO` makes it do."""
-    if sys.flags.optimize > 1:
-        print(
-            "error: Python runs without docstrings (-OO, PYTHONOPTIMIZE=2), and transformers reads those of "
-            "its models; use -O (PYTHONOPTIMIZE=1) at most.",
-            file=sys.stderr,
-        )
-        sys.exit(2)
-
-
 @contextlib.contextmanager
 def heavy_imports() -> Iterator[None]:
     """Keep the garbage collector at rest while the commands are imported.

@@ -73,12 +73,6 @@ def exit_codes(*, quiet: bool = False, notes: bool = True) -> Iterator[Callable[
             raise _ended(sentence, SpecError.exit_code) from error
         where = f"{error.filename}: " if error.filename else ""
         raise _ended(f"{where}{error.strerror or error}.", AutopeftError.exit_code) from error
-    except UnicodeEncodeError as error:  # a path of a config file, where the locale is not UTF-8
-        encoding = sys.getfilesystemencoding()
-        if encoding == "utf-8":
-            raise
-        fault = f"{error.object!a} is no path under this locale, whose encoding is {encoding}"
-        raise _ended(f"{fault}; set PYTHONUTF8=1.", SpecError.exit_code) from error
     except KeyboardInterrupt as error:
         raise typer.Exit(130) from error
     finally:

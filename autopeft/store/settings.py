@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -293,8 +292,8 @@ def _value(entry: _Entry) -> Any:
     if entry.name == "budget.requested" and type(value) in (int, float):
         return str(int(value)) if value == int(value) else str(value)
     for text in value if isinstance(value, list | tuple) else (value,):
-        if isinstance(text, str):
-            _require_text(text, is_path=entry.name in _PATHS)
+        if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
+            raise SpecError(f"{text!a} is no UTF-8 text; rename it")
     if not isinstance(value, str):
         return value
     is_list = get_origin(field.kind) is tuple
@@ -310,25 +309,6 @@ def _value(entry: _Entry) -> Any:
     if entry.name.endswith("_seconds"):
         return parse_duration(value)
     return parse_bytes(value) if entry.name.endswith("_bytes") else value
-
-
-def _require_text(argument: str, *, is_path: bool) -> None:
-    """Raise SpecError unless a value is whole characters, and as a path can be written in this locale.
-
-    Its bytes are of another encoding then, or Python's locale cannot read them.
-    """
-    encoding, text = sys.getfilesystemencoding(), argument
-    with suppress(UnicodeEncodeError):
-        argument.encode(encoding if is_path else "utf-8")
-        return
-    try:
-        if any("\ud800" <= character <= "\udfff" for character in argument):  # bytes of the command line
-            text = os.fsencode(argument).decode()
-    except UnicodeError as error:
-        raise SpecError(f"{argument!a} is no UTF-8 text; rename it") from error
-    raise SpecError(
-        f"{text!a} cannot be read under this locale, whose encoding is {encoding}; set PYTHONUTF8=1"
-    )
 
 
 def _read_text(text: str, field: SettingField, origin: str) -> Any:
