@@ -220,8 +220,8 @@ class PlainErrors(TyperGroup):
 
     def _sentence(self, error: Any, typed: Sequence[str]) -> str:
         """Say what was wrong, and which command explains itself."""
-        words = " ".join(error.format_message().split())
-        if hasattr(error.__cause__, "errors"):  # of pydantic, which newer typers read values with
+        words = " ".join(error.format_message().split()).replace("Value error, ", "")  # of pydantic
+        if "Input should" in str(error.__cause__):  # of pydantic, which newer typers read values with
             from autopeft.store import faults_of
 
             words = f"{error.param.opts[0]} {faults_of(error.__cause__)[0][1]}"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from autopeft.commands.doctor import Check
 
 app = typer.Typer()
+
+_Bits = Literal["none", "4bit", "8bit"]
 
 _MARKS = {"ok": "ok", "note": "note", "fail": "FAIL"}  # of the checks of `doctor`
 
@@ -61,22 +63,25 @@ def estimate(
     trained: Annotated[str, typer.Argument(metavar="PATH", help=f"{_PATH}, or full.")],
     model: _BaseModel = None,
     revision: _Revision = None,
-    batch_size: Annotated[int | None, opt.whole("Rows that go through the model at once. Default 4.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Rows that go through the model at once. Default 4.")
+    ] = None,
     max_length: Annotated[
-        int | None, opt.whole("Tokens of each row. Default 1024, or what the model takes.")
+        int | None, typer.Option(min=2, help="Tokens of each row. Default 1024, or what the model takes.")
     ] = None,
     dtype: Annotated[
-        str,
+        Literal["auto", "bfloat16", "float16", "float32"],
         typer.Option(help="bfloat16, float16 or float32; auto: 16 bits if the device computes in them."),
     ] = "auto",
     quantize: Annotated[
-        str | None, typer.Option(help="none, 4bit or 8bit. Default: what the plan says, or none.")
+        _Bits | None, typer.Option(help="none, 4bit or 8bit. Default: what the plan says, or none.")
     ] = None,
     checkpointing: Annotated[
-        str, typer.Option(help="auto, on or off; auto is on where --memory asks for it.")
+        Literal["auto", "on", "off"],
+        typer.Option(help="auto, on or off; auto is on where --memory asks for it."),
     ] = "auto",
     like: Annotated[
-        str,
+        Literal["autopeft", "trainer"],
         typer.Option(help="Loop: autopeft, or trainer for that of transformers, with all logits at once."),
     ] = "autopeft",
     device: Annotated[
@@ -91,9 +96,9 @@ def estimate(
     data: Annotated[
         str | None, typer.Option(help="Dataset, whose rows decide lengths and steps; needs the tokenizer.")
     ] = None,
-    epochs: Annotated[float | None, typer.Option(help="Length of a full run on --data.")] = None,
-    max_steps: Annotated[int | None, opt.whole("Steps of a full run, for its time.")] = None,
-    gpu_price: Annotated[float | None, typer.Option(help="Price of an hour, in any currency.")] = None,
+    epochs: Annotated[float | None, typer.Option(min=0.001, help="Length of a full run on --data.")] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Steps of a full run, for its time.")] = None,
+    gpu_price: Annotated[float | None, typer.Option(min=0, help="Price of an hour, in any currency.")] = None,
     as_json: opt.Json = False,
 ) -> None:
     """Estimate memory, time and price of training from the model's config: no weights, no GPU."""
@@ -140,14 +145,14 @@ def suggest(
         str | None, typer.Option(help="Dataset, whose rows decide lengths and steps; needs the tokenizer.")
     ] = None,
     revision: _Revision = None,
-    quantize: Annotated[str | None, typer.Option(help="none, 4bit or 8bit. Default: none.")] = None,
+    quantize: Annotated[_Bits | None, typer.Option(help="none, 4bit or 8bit. Default: none.")] = None,
     device: Annotated[
         str, typer.Option(help="cuda or cpu of this machine, or a card: l4, a100-80gb, h100, rtx4090, …")
     ] = "cuda",
     memory: Annotated[
         str | None, typer.Option(help="Memory of the device, such as 24GiB. Default: what the card has.")
     ] = None,
-    gpu_price: Annotated[float | None, typer.Option(help="Price of an hour, in any currency.")] = None,
+    gpu_price: Annotated[float | None, typer.Option(min=0, help="Price of an hour, in any currency.")] = None,
     trainer: Annotated[
         str, typer.Option("--for", help="Print lines for peft, trl, unsloth or axolotl.")
     ] = "peft",

@@ -54,7 +54,7 @@ def test_choices_are_shown_as_choices():
         (("estimate", "ia3", "--batch-size", "x"), ("--batch-size is 'x'; it should be a whole number, s",)),
         (("estimate", "ia3", "--gpu-price", ""), ("--gpu-price is ''; it should be a valid number. See",)),
         (("verify", "x", "--max-examples", "0"), ("--max-examples is 0; it should be greater than or e",)),
-        (("estimate", "ia3", "--quantize", ""), ("--quantize is '', it should be none or 4bit or 8bit.",)),
+        (("estimate", "ia3", "--quantize", ""), ("'--quantize': '' is not one of 'none', '4bit', '8bit'.",)),
         (("search", "--max-time", "٥m"), ("'٥m' is not a duration above 0",)),
         (("verify",), ("Missing argument 'PATH'",)),
         (("push",), ("Missing argument 'RUN'",)),
