@@ -151,7 +151,7 @@ def tune(
     words: Annotated[list[str], typer.Argument(help="The command of a trial, behind --", metavar="COMMAND")],
     *,
     settings: Mapping[str, Any],
-    full_steps: Annotated[int, opt.whole("Optimizer steps of a full run.", least=1)],
+    full_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of a full run.")],
     metric: Annotated[str, typer.Option(help="What the scores are, such as accuracy.")] = "score",
     lower_is_better: Annotated[bool, typer.Option("--lower-is-better", help="Of that metric.")] = False,
     test: Annotated[bool, typer.Option("--test", help="Evaluate once on a test split, at the end.")] = False,
@@ -200,7 +200,7 @@ def analyze(
     scores: Annotated[
         str, typer.Option(help="Scores, separated by commas; the first one makes the suggestion.")
     ] = "gradient,fisher",
-    max_examples: Annotated[int | None, opt.whole("Examples to look at, at most.")] = None,
+    max_examples: Annotated[int | None, typer.Option(help="Examples to look at, at most.")] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for sensitivity.csv and suggestion.yaml; must be empty or absent."),

@@ -93,7 +93,7 @@ def verify(
         list[str] | None,
         typer.Option(help="peft, vllm or llama.cpp; may be repeated. Default: those that PATH is made for."),
     ] = None,
-    max_examples: Annotated[int, opt.whole("Rows to compare, at most.", least=1)] = 32,
+    max_examples: Annotated[int, typer.Option(min=1, help="Rows to compare, at most.")] = 32,
     tolerance: Annotated[
         float | None,
         typer.Option(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import os
 from collections.abc import Callable, Container, Mapping
@@ -11,12 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
-from pydantic import Field, TypeAdapter, ValidationError
 
-from autopeft.errors import SpecError
 from autopeft.records import SHORT_NAMES
 from autopeft.records.fields import Group, SettingField
-from autopeft.store import number_in
 
 
 def show_all(context: typer.Context, is_requested: bool) -> None:
@@ -58,24 +54,6 @@ SEARCH_FLAGS: Mapping[str, str | None] = dict.fromkeys(
 ESSENTIAL = frozenset(
     "model data task budget effort methods baseline trials sizes max_time quantize seed out".split()
 )
-
-
-def whole(help: str, *, least: int | None = None) -> Any:
-    """Make an option that takes a whole number as flags of settings do: 1000, 1_000, 1,000 or 1e3."""
-    number: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=least)])
-
-    def parse(text: object) -> int:
-        value: object = None
-        with contextlib.suppress(SpecError):  # which is no number either
-            value = number_in(str(text), source="")
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        try:
-            return number.validate_python(value if type(value) is int else text, strict=True)
-        except ValidationError as error:  # whose words `usage` prints
-            raise typer.BadParameter(str(error)) from error
-
-    return typer.Option(help=help, parser=parse, metavar="<int>")
 
 
 Command = Callable[..., None]

@@ -35,7 +35,6 @@ from autopeft.store.settings import (
     SOURCES,
     by_dotted_name,
     is_path_of_space,
-    number_in,
     parse_bytes,
     parse_duration,
     resolve_settings,
