@@ -32,6 +32,7 @@ from autopeft.records import (
 from autopeft.run.best import has_other_weights
 from autopeft.run.reporting import TRAINED
 from autopeft.store import RunDir, read_plan, refuse_files
+from autopeft.train import warmup_steps
 
 DTYPES = ("float32", "bfloat16", "float16")
 _LANGUAGE_TASKS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")  # as `peft` calls them
@@ -195,6 +196,12 @@ def training_facts(document: PlanDocument | None, spec: ModelSpec, folder: Path 
         return TrainingFacts()
     task, result = document.task, None if folder is None else _result(folder)
     environment = {} if result is None else result.environment
+    if result is None:
+        n_steps = task.max_steps
+    else:
+        runs = result.measurements if isinstance(result, SearchResult) else (result.measurement,)
+        lengths = [run.fidelity.train_steps for run in runs if run.fidelity.split == "confirm"]
+        n_steps = max(lengths, default=task.max_steps)
     tokens, n_parts = environment.get("micro_batch_tokens", ""), 1
     if tokens.isdigit() and task.batch_size and task.max_length:
         # The fewest equal parts of a batch of which each, of the longest rows, has at most so many tokens.
@@ -207,6 +214,7 @@ def training_facts(document: PlanDocument | None, spec: ModelSpec, folder: Path 
         accumulation_steps=None if task.batch_size is None else n_parts,
         epochs=task.epochs,
         max_steps=task.max_steps,
+        warmup_steps=None if n_steps is None else warmup_steps(n_steps),
         max_length=task.max_length,
         seed=document.seed,
         quantize=spec.quantize,

@@ -20,8 +20,8 @@ class TrainingFacts:
     """How a plan is trained in full; None means not known.
 
     A step takes `accumulation_steps` micro-batches of `micro_batch_size` rows. `max_steps` overrides
-    `epochs`. `quantize` is `none`, `4bit` or `8bit`: how the base model is loaded. `text_form` says in words
-    how the texts of a row became one; empty where that is not known.
+    `epochs`; the rate rises over `warmup_steps`. `quantize` is `none`, `4bit` or `8bit`: how the base model
+    is loaded. `text_form` says in words how the texts of a row became one; empty where that is not known.
     """
 
     learning_rate: float | None = None
@@ -29,6 +29,7 @@ class TrainingFacts:
     accumulation_steps: int | None = None
     epochs: float | None = None
     max_steps: int | None = None
+    warmup_steps: int | None = None
     max_length: int | None = None  # tokens per example
     seed: int | None = None
     bf16: bool | None = None

@@ -90,7 +90,9 @@ def digest_of(module: nn.Module, *, exclude: Collection[str] = ()) -> str:
 
 
 def sample_digest(module: nn.Module, *, exclude: Collection[str] = ()) -> str | None:
-    """Digest about 4,096 numbers of every parameter, rounded to bfloat16; None for a quantised model.
+    """Digest about 4,096 numbers of every parameter, rounded to bfloat16; None where these tell nothing.
+
+    That is for a quantised model, and for one in float16, which rounds small weights otherwise.
 
     It takes no time and is the same for every plain format in which a checkpoint is held. Modules of
     `exclude` are left out.
@@ -100,6 +102,7 @@ def sample_digest(module: nn.Module, *, exclude: Collection[str] = ()) -> str | 
         if name.startswith(excluded):
             continue
         is_readable = parameter.is_floating_point() and not parameter.is_meta
+        is_readable = is_readable and parameter.dtype != torch.float16
         if not is_readable or n_bits(module.get_submodule(name.rpartition(".")[0])):
             return None
         flat = _flat(parameter)

@@ -33,13 +33,14 @@ DOCUMENTED = {
         lr_scheduler max_grad_norm max_steps micro_batch_size num_epochs optimizer
         peft_init_lora_weights peft_layers_pattern peft_layers_to_transform
         peft_trainable_token_indices peft_use_dora peft_use_rslora revision_of_model seed
-        sequence_len train_on_inputs warmup_ratio weight_decay
+        sequence_len train_on_inputs warmup_ratio warmup_steps weight_decay
     """.split(),
     "llama-factory": """
         additional_target bf16 cutoff_len disable_gradient_checkpointing do_train finetuning_type
         gradient_accumulation_steps learning_rate lora_alpha lora_dropout lora_rank lora_target
         lr_scheduler_type max_grad_norm max_steps model_name_or_path model_revision num_train_epochs
         per_device_train_batch_size quantization_bit seed stage use_dora use_rslora warmup_ratio
+        warmup_steps
         weight_decay
     """.split(),
 }
@@ -304,10 +305,11 @@ def test_gguf_file_is_refused_since_the_trainers_read_none(name, language_model,
 
 
 FACTS = {"micro_batch_size": 2, "accumulation_steps": 4, "bf16": True, "checkpointing": False}
-FACTS |= {"epochs": 2.5, "max_length": 48, "seed": 7, "quantize": "4bit"}
+FACTS |= {"warmup_steps": 50, "epochs": 2.5, "max_length": 48, "seed": 7, "quantize": "4bit"}
 SAID = {
     "axolotl": {
         "micro_batch_size": 2,
+        "warmup_steps": 50,
         "gradient_accumulation_steps": 4,
         "bf16": True,
         "gradient_checkpointing": False,
@@ -318,7 +320,13 @@ SAID = {
         "load_in_4bit": True,
     },
     "llama-factory": {
-        **{"per_device_train_batch_size": 2, "num_train_epochs": 2.5, "cutoff_len": 48, "seed": 7},
+        **{
+            "per_device_train_batch_size": 2,
+            "warmup_steps": 50,
+            "num_train_epochs": 2.5,
+            "cutoff_len": 48,
+            "seed": 7,
+        },
         **{"gradient_accumulation_steps": 4, "bf16": True, "disable_gradient_checkpointing": True},
         **{"quantization_bit": 4, "model_revision": "abc"},
     },
