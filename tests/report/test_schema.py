@@ -16,7 +16,7 @@ from autopeft.records import Measurement, Status
 from autopeft.report import ResultFile, TrialRow, result_json, trials_csv
 from scripts.result_schema import PAGES, schema_text
 
-SCHEMA, ROW_SCHEMA = (json.loads(page.read_text(encoding="utf-8")) for page in PAGES)
+SCHEMA, ROW_SCHEMA = (json.loads(page.read_text(encoding="utf-8")) for page in list(PAGES)[:2])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
