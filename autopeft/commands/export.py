@@ -29,7 +29,7 @@ from autopeft.records import (
     from_json,
     resume_command,
 )
-from autopeft.run.best import has_other_weights
+from autopeft.run.base_facts import base_difference, label_difference
 from autopeft.run.reporting import TRAINED
 from autopeft.store import RunDir, read_plan, refuse_files
 from autopeft.train import warmup_steps
@@ -96,12 +96,22 @@ def export(request: ExportRequest) -> Export:
             notes += _check_fit(files, source, spec, document, folder=folder, needs_base=needs_base)
             if exporter.needs_base != "none":
                 source = with_base(source, spec, exporter=exporter, folder=folder, run=request.run)
-            if exporter.needs_base == "weights" and has_other_weights(folder, cast("nn.Module", source.base)):
-                notes.append(f"{source.base_model} has other weights than the one that this was trained on")
+            notes += filter(None, [label_difference(folder)])
+            if exporter.needs_base == "weights" and (other := _other_base(folder, source, spec)):
+                notes.append(f"{source.base_model} is not as it was when this was trained: {other}")
         notes = [*exporter.export(source, request.out), *notes]  # raises where there are problems
     paths = (path for path in request.out.rglob("*") if path.is_file())
     written = tuple(sorted(path.relative_to(request.out).as_posix() for path in paths))
     return Export(format=exporter.name, out=str(request.out), files=written, notes=tuple(notes))
+
+
+def _other_base(folder: Path, source: ExportSource, spec: ModelSpec) -> str:
+    """Say how a base model differs from the one that an adapter was trained on; empty if it does not."""
+    processor = None
+    with contextlib.suppress(ModelError):  # it has none
+        needs_images = source.tokenizer is not None and not hasattr(source.tokenizer, "get_vocab")
+        processor = model.load_processor(spec, needs_images=needs_images)
+    return base_difference(folder, cast("nn.Module", source.base), processor)
 
 
 def _locate(request: ExportRequest) -> tuple[Path, PlanDocument | None]:

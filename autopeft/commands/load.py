@@ -19,9 +19,9 @@ from autopeft.model import BaseModel
 from autopeft.model.attaching import modules_kept_whole
 from autopeft.model.checkpoint_source import loading_class
 from autopeft.model.user_model import loaded_from, note_flags
-from autopeft.model.weight_comparison import digest_of
 from autopeft.records import IN_MEMORY, Plan, PlanDocument, SearchResult
-from autopeft.run.best import finished_weights, require_body, require_same_base
+from autopeft.run.base_facts import base_difference, require_same_base
+from autopeft.run.best import finished_weights
 from autopeft.run.resources import NO_GPU, loading_place, memory_needed, one_at_a_time
 from autopeft.store import RunDir, fresh_folder
 
@@ -51,13 +51,20 @@ def apply(
         SpecError: `plan` is not a plan, a rank or option is out of range, the plan's parameter count is
             wrong, or the weights belong to another plan.
     """
+    model.require_plain(module)
+    folder = None if weights is None else Path(weights)
+    if folder is not None and (differing := base_difference(folder, module)):
+        log.warning("%s was trained on another base model: %s.", folder, differing)
+    return _attach(plan, module, seed=seed, folder=folder)
+
+
+def _attach(plan: Plan | PlanDocument, module: nn.Module, *, seed: int = 0, folder: Path | None) -> PeftModel:
+    """Attach a plan as `apply` does, to a base model that was compared with that of the weights."""
     document = plan if isinstance(plan, PlanDocument) else None
     plan = document.plan if document is not None else plan
     if not isinstance(plan, Plan):
         raise SpecError(f"The plan is a {type(plan).__name__}; pass a Plan, or what load_plan reads.")
-    model.require_plain(module)
     methods: Mapping[str, Method] = discover("autopeft.methods")
-    folder = None if weights is None else Path(weights)
     put_back, is_training = note_flags(module), module.training
     try:
         # Modules that the checkpoint lacked were trained with the head: their weights are in the folder.
@@ -105,9 +112,8 @@ def load_finished(result: SearchResult, folder: Path, *, module: nn.Module | Non
     weights, setting = finished_weights(RunDir.open(folder)), result.setting
     if module is not None:
         model.require_plain(module)
-        require_body(weights, lambda: _digest_of_body(module, weights))
         require_same_base(weights, module)
-        attached = apply(result.best, module, weights=weights)
+        attached = _attach(result.best, module, folder=weights)
         config, names = cast(Any, module).config, setting.label_names
         if names and config.num_labels == len(names):  # the trained head may have another order of labels
             config.id2label = dict(enumerate(names))
@@ -134,7 +140,7 @@ def load_with_base(result: SearchResult, weights: Path) -> tuple[PeftModel, Base
             label_names=result.setting.label_names,
             needs_tokenizer=False,
         )
-    require_same_base(weights, base.module)
+    require_same_base(weights, base.module, base.tokenizer)
     attached = base.attach_for_good(
         compile_plan(result.best, discover("autopeft.methods")).configs,
         plan=result.best,
@@ -143,13 +149,6 @@ def load_with_base(result: SearchResult, weights: Path) -> tuple[PeftModel, Base
         weights=weights,
     )
     return attached.eval(), base
-
-
-def _digest_of_body(module: nn.Module, weights: Path) -> str:
-    """Digest of a model in memory, in the formats of a search, without what was trained whole."""
-    with model.restoring(module):
-        apart = (*model.head_names(module), *modules_kept_whole(weights))
-        return digest_of(module, exclude=apart)
 
 
 def save(adapted: PeftModel, folder: str | Path) -> None:

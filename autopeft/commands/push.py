@@ -16,6 +16,7 @@ from autopeft.commands.verify import is_run
 from autopeft.errors import HubError, RunDirError, SpecError, reason_of
 from autopeft.exports import name_base
 from autopeft.records import IN_MEMORY, DataSpec, TrainedPlan, from_json
+from autopeft.run.base_facts import OUTPUTS, label_difference
 from autopeft.run.best import finished_seed, finished_weights
 from autopeft.run.reporting import TRAINED, hub_base, write_card, write_trained_card
 from autopeft.store import RunDir, damaged, read_plan, require_unchanged, write_plan
@@ -86,9 +87,12 @@ def push(request: PushRequest) -> Pushed:
             "id on the hub with --base-model."
         )
     require_unchanged(weights)
+    if edited := label_difference(weights):
+        raise SpecError(f"{edited}; put the names back as they were.")
     with tempfile.TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as parent:
         folder = Path(shutil.copytree(weights, Path(parent) / "adapter"))
-        (folder / TRAINED).unlink(missing_ok=True)  # it has paths of this machine
+        for private in (TRAINED, OUTPUTS):  # paths of this machine, rows of the dataset
+            (folder / private).unlink(missing_ok=True)
         if isinstance(result, TrainedPlan):
             write_trained_card(folder, result, at=request.repo, base_model=base_model)
         else:

@@ -122,7 +122,7 @@ def run_search(
             finally:
                 executor.shutdown()
             result = _finished(run, prepared, outcome, so_far=so_far, state=state, load_seconds=load_seconds)
-            write_best(run, prepared, result)
+            write_best(run, prepared, result, weights=state.weights["body"])
             write_plans(run, prepared, result)
             run.save_result(result)
             report.write(result, run.path, words=part_words(result))

@@ -31,7 +31,8 @@ from autopeft.records import (
     to_json,
 )
 from autopeft.report.formatting import duration
-from autopeft.run.best import base_sample, plan_document, training_json
+from autopeft.run.base_facts import TRAINING, base_difference, facts_of, write_outputs
+from autopeft.run.best import plan_document, training_json
 from autopeft.run.prepare import Prepared, prepare
 from autopeft.run.reporting import TRAINED, environment, setting_of, write_trained_card
 from autopeft.run.state import differences, loaded_facts
@@ -118,6 +119,8 @@ def train_plan(
     check_plan(document.plan, prepared.base, prepared.methods)
     if note := other_base_note(document, prepared.base):
         log.warning("%s", note)
+    if model_id is None:
+        _warn_of_another_base(path, prepared)
     fidelity = Fidelity(
         split="confirm",
         train_steps=prepared.full_steps,
@@ -126,9 +129,10 @@ def train_plan(
         seed=seed,
     )
     encode_ahead(prepared.bench.splits, [fidelity], batch_size=prepared.bench.batch_size)
+    facts = training_facts(prepared, document.plan, fidelity)
     with (
         logged_steps(kept=lambda: unfinished.words),
-        unfinished.kept(training_facts(prepared, document.plan, fidelity), resume=resume),
+        unfinished.kept(facts, resume=resume),
         fresh_folder(target) as fresh,
     ):
         bench = replace(
@@ -141,7 +145,7 @@ def train_plan(
             if not measurement.status.is_of_machine:
                 unfinished.forget()  # it would fail in the same way again
             raise TrainingError(f"Training plan {document.plan.digest} failed: {measurement.reason}.")
-        _write_files(fresh, prepared, measurement, at=f"./{target.name}")
+        _write_files(fresh, prepared, measurement, at=f"./{target.name}", weights=facts["weights"]["body"])
     return Trained(
         measurement=measurement,
         metric=prepared.task.metric,
@@ -200,12 +204,24 @@ def with_source(data: DataSpec, source: str) -> DataSpec:
     return data.model_copy(update={"source": whole_path(source), "config_name": None, "streaming": False})
 
 
-def _write_files(folder: Path, prepared: Prepared, measurement: Measurement, *, at: str) -> None:
+def _warn_of_another_base(path: Path, prepared: Prepared) -> None:
+    """Log how the base model differs from that of the finished weights beside a plan, if there are any."""
+    parent = path if path.is_dir() else path.parent
+    folders = (parent / "best" / "weights", parent / "weights", parent)
+    weights = next((folder for folder in folders if (folder / TRAINING).is_file()), None)
+    differing = weights and base_difference(weights, prepared.base.module, prepared.base.tokenizer)
+    if differing:
+        log.warning("%s was trained on another base model: %s.", weights, differing)
+
+
+def _write_files(
+    folder: Path, prepared: Prepared, measurement: Measurement, *, at: str, weights: Mapping[str, str]
+) -> None:
     """Write all that lies beside the weights of a trained plan; `at` is the place that its card names."""
     plan, seed = measurement.plan, measurement.fidelity.seed
     write_plan(folder / "plan.yaml", replace(plan_document(prepared, plan), seed=seed))
-    facts = training_json(measurement, base_sample=base_sample(prepared))
-    write_text(folder / "training.json", facts)
+    write_text(folder / TRAINING, training_json(measurement, facts_of(prepared, weights)))
+    write_outputs(folder, prepared, plan)
     write_loading_files(folder, prepared.spec.model, prepared.base, prepared.data)
     trained = TrainedPlan(
         spec=prepared.spec,

@@ -19,7 +19,8 @@ from autopeft.commands.train import spec_of_plan, with_source
 from autopeft.errors import DataError, SpecError
 from autopeft.extension import Batch, discover
 from autopeft.records import ExecutionSpec, ModelSpec, Plan, RunSpec, with_setting
-from autopeft.run.best import finished_seed, finished_weights, require_body, require_same_base
+from autopeft.run.base_facts import logits_of, require_same_base, require_same_outputs
+from autopeft.run.best import finished_seed, finished_weights
 from autopeft.run.prepare import prepare
 from autopeft.run.resources import NO_GPU, device_in_float32, memory_needed
 from autopeft.store import RunDir, read_plan
@@ -279,8 +280,7 @@ def expected_of(spec: RunSpec, reference: Reference, *, n_examples: int) -> Expe
     """
     prepared = prepare(spec)
     base, task, stack = prepared.base, prepared.task, compile_plan(reference.plan, prepared.methods)
-    require_body(reference.facts, base.body_sha256)
-    require_same_base(reference.facts, base.module)
+    require_same_base(reference.facts, base.module, base.tokenizer)
     split = prepared.bench.splits[SPLIT]
     batches = (  # one row each, so that no padding enters
         task.collate([example], [label], base.pad_token_id)
@@ -298,6 +298,8 @@ def expected_of(spec: RunSpec, reference: Reference, *, n_examples: int) -> Expe
     outputs, n_numbers = [], 0
     with base.attached(stack.configs, plan=reference.plan, task_type=task.peft_task_type, seed=0) as adapted:
         model.load_weights(adapted, stack.names, reference.weights)
+        adapted.eval()
+        require_same_outputs(reference.facts, adapted, auto_class=task.auto_class, device=base.device)
         for output in outputs_of(adapted, expected):
             outputs.append(output)
             n_numbers += output.numel()
@@ -309,14 +311,11 @@ def expected_of(spec: RunSpec, reference: Reference, *, n_examples: int) -> Expe
     return replace(expected, outputs=tuple(outputs), batches=expected.batches[:n_kept])
 
 
-@torch.no_grad()
 def outputs_of(module: nn.Module, expected: Expected) -> Iterator[torch.Tensor]:
-    """Compute the logits of each row; a decoder gets the labels, from which it shifts its inputs."""
+    """Compute the logits of each row."""
     module.to(expected.device).eval()
-    takes_labels = expected.auto_class == "AutoModelForSeq2SeqLM"
     for batch in expected.batches:
-        features = {name: value for name, value in batch.items() if takes_labels or name != "labels"}
-        yield module(**features).logits.float().cpu()
+        yield logits_of(module, batch, auto_class=expected.auto_class)
 
 
 def largest_difference(expected: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> float:

@@ -24,8 +24,8 @@ from autopeft.model.light_layers import keep_format, leave_casts_to_autocast
 from autopeft.model.linear_maps import hidden_size, n_bits, n_params
 from autopeft.model.quantisation import drop_weights
 from autopeft.model.sites import folded_names, head_names, list_sites, unreachable_weights, untrained_modules
-from autopeft.model.weight_comparison import TensorWatch, difference_from_checkpoint, digest_of
-from autopeft.records import Adapter, Plan
+from autopeft.model.weight_comparison import TensorWatch, difference_from_checkpoint, weight_digests
+from autopeft.records import Adapter, Plan, digest_of
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class BaseModel:
             is_in_memory: Whether the user passed the module, which may have been trained since it was loaded.
         """
         self.is_in_memory = is_in_memory
-        self._digest = ""
+        self._dropped: dict[str, dict[str, str]] = {}  # digests of weights that are here no more
         self.module = module.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.name = name
@@ -140,7 +140,7 @@ class BaseModel:
         """Move the weights to the CPU for good; drop those of a quantised model but for their digest."""
         self.__dict__.pop("watch", None)  # it notes addresses of tensors
         if self.n_bits:
-            self._digest = self.sha256()
+            self._dropped = self.weight_digests()
             drop_weights(self.module)
         else:
             self.module.cpu()
@@ -182,17 +182,21 @@ class BaseModel:
         return trained, random
 
     def sha256(self) -> str:
-        """Digest of the name and value of every parameter and buffer; of dropped ones as they were."""
-        if self._digest:
-            return self._digest
+        """Digest the names and values of all weights."""
+        return digest_of(self.weight_digests())
+
+    def weight_digests(self) -> dict[str, dict[str, str]]:
+        """Digest the weights of the body, which every load of the model has, and those of the head.
+
+        Those of dropped weights are as they were.
+        """
+        if self._dropped:
+            return self._dropped
         if self.weight_bytes > _LARGE:
             gigabytes = self.weight_bytes / 1e9
             log.info("Reading the %.1f GB of %s, to tell whether its weights change.", gigabytes, self.name)
-        return digest_of(self.module)
-
-    def body_sha256(self) -> str:
-        """Digest of all but the head, which another load of the model draws anew."""
-        return digest_of(self.module, exclude=self.head_names)
+        heads = nn.ModuleDict({str(i): self.module.get_submodule(n) for i, n in enumerate(self.head_names)})
+        return {"body": weight_digests(self.module, exclude=self.head_names), "head": weight_digests(heads)}
 
     @cached_property
     def watch(self) -> TensorWatch:

@@ -22,6 +22,7 @@ from autopeft.records.plans import LAYER
 
 _SAMPLE = 4096  # numbers of a tensor that the quick look reads; chosen by hand
 _CHUNK_BYTES = 2**26  # that are copied at once; chosen by hand
+_CHUNK_NUMBERS = 2**24  # that are digested at once; another number gives another digest
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a number
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _WHOLE_BIN, _INDEX_BIN = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -45,9 +46,9 @@ class TensorWatch:
     """Tells whether a module still has the tensors that it had, reading a small part of them.
 
     A change is found if it replaced a tensor, if torch counted it (in place, by any operation), or if it
-    touched one of about 4,096 evenly spaced numbers of a tensor. Only `digest_of` finds a change of other
-    numbers through `.data`. LoRA on experts makes torch count changes that are none, so a tensor with a new
-    count is summed in full.
+    touched one of about 4,096 evenly spaced numbers of a tensor. Only `weight_digests` finds a change of
+    other numbers through `.data`. LoRA on experts makes torch count changes that are none, so a tensor with
+    a new count is summed in full.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -76,40 +77,44 @@ class TensorWatch:
         return now[odd[0]].name if odd else None
 
 
-def digest_of(module: nn.Module, *, exclude: Collection[str] = ()) -> str:
-    """Digest the name and value of every parameter and buffer outside the modules of `exclude` (SHA-256)."""
-    digest, excluded = hashlib.sha256(), tuple(f"{name}." for name in exclude)
+def weight_digests(module: nn.Module, *, exclude: Collection[str] = ()) -> dict[str, str]:
+    """Digest the values of all weights, whatever the format that holds them (SHA-256).
+
+    There is a digest of the values, and one of the values in bfloat16, by which a model that is held in
+    bfloat16 is compared with one in float32. Maps in few bits are packed otherwise by each device, so that
+    there is one digest, with the device in its name. Modules of `exclude` are left out.
+    """
+    exact, rounded, excluded = hashlib.sha256(), hashlib.sha256(), tuple(f"{name}." for name in exclude)
+    packed = tuple(f"{name}." for name, child in module.named_modules() if n_bits(child))
+    formats, device = set(), ""
     for name, tensor in sorted(module.state_dict().items()):
         if name.startswith(excluded):
             continue
-        digest.update(name.encode())
-        content = _flat(tensor).view(torch.uint8)
-        for start in range(0, content.numel(), _CHUNK_BYTES):
-            digest.update(content[start : start + _CHUNK_BYTES].cpu().numpy().data)
-    return digest.hexdigest()
+        is_packed = name.startswith(packed)
+        device = tensor.device.type if is_packed else device
+        formats.add(tensor.dtype)
+        for digest in (exact, rounded):
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        for held in torch.split(_flat(tensor), _CHUNK_NUMBERS):
+            piece = held.cpu()
+            if is_packed or not piece.is_floating_point():
+                same = _sha256(piece)
+                wide = same
+            else:
+                narrow = piece.to(torch.bfloat16)
+                same = _sha256(narrow)
+                is_narrow = piece.dtype == torch.bfloat16 or torch.equal(narrow.to(piece.dtype), piece)
+                wide = same if is_narrow else _sha256(piece.float())
+            rounded.update(same)
+            exact.update(wide)
+    if packed:
+        return {f"weights packed for {device}": exact.hexdigest()}
+    name = "weights held in bfloat16" if torch.bfloat16 in formats else "weights"
+    return {name: exact.hexdigest(), "weights in bfloat16": rounded.hexdigest()}
 
 
-def sample_digest(module: nn.Module, *, exclude: Collection[str] = ()) -> str | None:
-    """Digest about 4,096 numbers of every parameter, rounded to bfloat16; None where these tell nothing.
-
-    That is for a quantised model, and for one in float16, which rounds small weights otherwise.
-
-    It takes no time and is the same for every plain format in which a checkpoint is held. Modules of
-    `exclude` are left out.
-    """
-    digest, excluded = hashlib.sha256(), tuple(f"{name}." for name in exclude)
-    for name, parameter in sorted(module.named_parameters()):
-        if name.startswith(excluded):
-            continue
-        is_readable = parameter.is_floating_point() and not parameter.is_meta
-        is_readable = is_readable and parameter.dtype != torch.float16
-        if not is_readable or n_bits(module.get_submodule(name.rpartition(".")[0])):
-            return None
-        flat = _flat(parameter)
-        numbers = flat[:: (flat.numel() // _SAMPLE) | 1].cpu().to(torch.bfloat16)
-        digest.update(f"{name} {tuple(parameter.shape)}".encode())
-        digest.update(numbers.contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _sha256(tensor: Tensor) -> bytes:
+    return hashlib.sha256(tensor.view(torch.uint8).numpy().data).digest()
 
 
 def _tensors_of(module: nn.Module) -> list[tuple[str, Tensor]]:

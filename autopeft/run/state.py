@@ -77,7 +77,7 @@ _VOLATILE = frozenset(
     "_name_or_path name_or_path architectures transformers_version dtype torch_dtype truncation "
     "padding".split()
 )
-_BASE, _DATA = "base_sha256", "data_fingerprint"
+_BASE, _DATA, _WEIGHTS = "base_sha256", "data_fingerprint", "weights"
 _LABEL_NAMES = frozenset({"config.id2label", "config.label2id"})  # which are as long as there are labels
 _MISSING = "missing"
 _SHOWN = 3  # differences that an error names; chosen by hand
@@ -105,6 +105,11 @@ class RunState:
     def base_sha256(self) -> str:
         """Digest of the weights of the base model at the start."""
         return str(self.start[_BASE])
+
+    @property
+    def weights(self) -> dict[str, dict[str, str]]:
+        """Digests of the weights of the base model at the start, which `weight_digests` gave."""
+        return dict(self.start[_WEIGHTS])
 
 
 def read_state(run: RunDir) -> RunState | None:
@@ -210,7 +215,8 @@ def differences(noted: Mapping[str, Any], current: Mapping[str, Any], *, whose: 
     `whose` introduces the values of `current`, such as "now it is". Other data or the settings that make them
     so are named alone: the labels decide the head, and with it the weights and the config.
     """
-    names = [name for name in sorted(noted.keys() | current) if noted.get(name) != current.get(name)]
+    compared = (noted.keys() | current) - {_WEIGHTS}  # of which _BASE is the digest
+    names = [name for name in sorted(compared) if noted.get(name) != current.get(name)]
     if _DATA in names and not (names := [name for name in names if name in SETTINGS]):
         fingerprints = f"{_DATA} {noted.get(_DATA, _MISSING)}, {whose} {current.get(_DATA, _MISSING)}"
         return f"{fingerprints} (other rows, labels or splits in its data files)"
@@ -225,16 +231,20 @@ def differences(noted: Mapping[str, Any], current: Mapping[str, Any], *, whose: 
     return "; ".join(pairs[:_SHOWN]) + more
 
 
-def loaded_facts(prepared: Prepared, *, base_sha256: str | None = None) -> dict[str, Any]:
+def loaded_facts(
+    prepared: Prepared, *, weights: Mapping[str, Mapping[str, str]] | None = None
+) -> dict[str, Any]:
     """Name what a run loaded: fingerprints of data and model, its config, the device, versions.
 
-    `base_sha256` is the digest of the weights if it is known already: reading 7 billion weights takes 21
+    `weights` are the digests of the weights if they are there already: reading 7 billion weights takes 21
     seconds.
     """
+    weights = weights or prepared.base.weight_digests()
     config = json.loads(cast(Any, prepared.base.module.config).to_json_string(use_diff=False))
     return {
         _DATA: prepared.data.fingerprint,
-        _BASE: base_sha256 or prepared.base.sha256(),
+        _BASE: digest_of(weights),
+        _WEIGHTS: weights,
         **{f"config.{name}": value for name, value in config.items() if name not in _VOLATILE},
         **dict(_processor_files(prepared.base.tokenizer)),
         "device": prepared.base.device.type,

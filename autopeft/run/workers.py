@@ -77,7 +77,7 @@ def start_workers(executor: Executor, run: RunDir, prepared: Prepared) -> Measur
     make = WorkerBench(
         spec=with_setting(spec, "execution.memory_bytes", prepared.bench.compute.memory_bytes),
         run=run.path.resolve(),
-        facts=loaded_facts(prepared, base_sha256=state.base_sha256 if state else None),
+        facts=loaded_facts(prepared, weights=state.weights if state else None),
         state_sha256=state_sha256(run),
         devices=devices,
         n_threads=max(1, torch.get_num_threads() // n_parts),

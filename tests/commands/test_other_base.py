@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from toys.bases import plan_of_queries
 from toys.exports import answer, refused
 from typer.testing import CliRunner
@@ -14,8 +16,7 @@ from typer.testing import CliRunner
 from autopeft import apply
 from autopeft.cli.app import app
 from autopeft.commands import train_plan
-from autopeft.model.weight_comparison import sample_digest
-from autopeft.store import read_plan, write_plan
+from autopeft.store import read_plan, seal_folder, write_plan
 
 
 @pytest.fixture
@@ -69,11 +70,74 @@ def test_a_deeper_base_model_is_said_to_get_no_adapters_in_its_upper_layers(
     refused(merged, 2, "hold nothing as", "layer.2")
 
 
-def test_a_sample_is_the_same_in_half_the_bits_and_another_after_a_small_training(model_dir):
-    module = transformers.AutoModel.from_pretrained(model_dir)
-    whole, without = sample_digest(module), sample_digest(module, exclude=["pooler"])
-    assert sample_digest(module.bfloat16()) == whole != without
-    moved = transformers.AutoModel.from_pretrained(model_dir)
-    with torch.no_grad():
-        moved.pooler.dense.weight.mul_(1.01)
-    assert sample_digest(moved) != whole and sample_digest(moved, exclude=["pooler"]) == without
+def edit_config(**values):
+    def edit(folder):
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return edit
+
+
+def change_weights(change):
+    def edit(folder):
+        path = folder / "model.safetensors"
+        save_file({name: change(tensor) for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+
+    return edit
+
+
+def nudge(tensor):
+    """Change one number by a thousandth."""
+    changed = tensor.clone()
+    changed.view(-1)[-1] *= 1.001
+    return changed
+
+
+def swap_two_ids(folder):
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    vocabulary = content["model"]["vocab"]
+    *_, first, second = vocabulary
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    path.write_text(json.dumps(content))
+
+
+def without_special_tokens(folder):
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": None}))
+
+
+@pytest.mark.parametrize(
+    ("edit", "name"),
+    [
+        (edit_config(hidden_act="relu"), "config.hidden_act gelu, now relu"),
+        (edit_config(layer_norm_eps=0.1), "config.layer_norm_eps 1e-12, now 0.1"),
+        (edit_config(num_attention_heads=4), "config.num_attention_heads"),
+        (edit_config(is_decoder=True), "config.is_decoder False, now True"),
+        (change_weights(lambda tensor: tensor.bfloat16().float()), "other weights"),
+        (change_weights(nudge), "other weights"),
+        (swap_two_ids, "vocabulary of the tokenizer"),
+        (without_special_tokens, "token ids of a sample text"),
+    ],
+)
+def test_every_change_of_the_base_model_is_named(trained, own_base, edit, name, tmp_path, caplog):
+    edit(own_base)
+    refused(verify(trained), 2, name, str(trained))
+    assert name in merged_notes(trained, tmp_path / "merged")
+    train_plan(trained, out=tmp_path / "again")
+    assert name in caplog.text
+
+
+def test_a_changed_adapter_whose_checksums_were_renewed_is_noticed_by_its_outputs(trained):
+    path = trained / "adapter_model.safetensors"
+    save_file({name: tensor * 1.5 for name, tensor in load_file(path).items()}, path)
+    seal_folder(trained)
+    refused(verify(trained), 2, "gives other outputs than when it was finished")
+
+
+def test_edited_label_names_are_told(trained, tmp_path):
+    edit_config(id2label={"0": "bad", "1": "good"})(trained)
+    told = "names the labels bad, good, and the head was trained with"
+    assert told in merged_notes(trained, tmp_path / "merged")
+    push = ["push", str(trained), "someone/adapter", "--base-model", "a/base", "--dry-run"]
+    refused(CliRunner().invoke(app, push), 2, told)

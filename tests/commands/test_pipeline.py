@@ -19,7 +19,6 @@ from autopeft import commands
 from autopeft.cli.progress import Silent
 from autopeft.errors import RunDirError, SpecError
 from autopeft.model import BaseModel
-from autopeft.model.weight_comparison import digest_of
 from autopeft.records import RunSpec
 from autopeft.run.prepare import prepare
 from autopeft.run.reporting import render
@@ -239,17 +238,19 @@ def test_serial_search_reads_all_weights_at_its_start_and_at_its_end_alone(
 ) -> None:
     digests: list[str] = []
 
-    def sha256(base: BaseModel) -> str:
-        digests.append(digest_of(base.module))
-        return digests[-1]
+    read = BaseModel.weight_digests
 
-    monkeypatch.setattr(BaseModel, "sha256", sha256)
+    def weight_digests(base: BaseModel) -> dict[str, dict[str, str]]:
+        digests.append(json.dumps(read(base)))
+        return read(base)
+
+    monkeypatch.setattr(BaseModel, "weight_digests", weight_digests)
     spec = spec_for(model_dir, data_dir, tmp_path / "run", effort="quick", max_steps=4)
     _, path = commands.run_search(spec, progress=Silent())
     assert len(digests) == 2
     assert len(set(digests)) == 1
     state = read_state(RunDir.open(path))
-    facts = loaded_facts(prepare(spec), base_sha256=state.base_sha256)  # as for workers
+    facts = loaded_facts(prepare(spec), weights=state.weights)  # as for workers
     assert facts == {name: state.start[name] for name in facts}
     assert len(digests) == 2
 

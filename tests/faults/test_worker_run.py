@@ -49,9 +49,9 @@ def loses_weights(monkeypatch):
         return measure
 
     monkeypatch.setattr(searching, "start_workers", start_workers)
-    # A digest and a sample of them alone are read later.
+    # The end alone reads them.
     monkeypatch.setattr(searching, "check_base", lambda state, prepared: None)
-    monkeypatch.setattr(best, "base_sample", lambda prepared: None)
+    monkeypatch.setattr(best, "write_outputs", lambda folder, prepared, plan: None)
 
 
 @pytest.mark.parametrize("executor", ["process", pytest.param("ray", marks=pytest.mark.nightly)])

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import pytest
 import torch
 import transformers
 from torch import nn
 from toys.bases import toy_base
 
-from autopeft.model.weight_comparison import TensorWatch, digest_of
+from autopeft.model.weight_comparison import TensorWatch, weight_digests
 
 # The weight has 100,000 numbers. The quick look reads every 25th: 100,000 // 4,096 is 24, made odd.
 
@@ -28,10 +26,10 @@ class Toy(nn.Module):
 def changed_by(change):
     """What the quick look says of a toy after a change, and whether the digest differs."""
     module = Toy()
-    watch, digest = TensorWatch(module), digest_of(module)
+    watch, digest = TensorWatch(module), weight_digests(module)
     with torch.no_grad():
         change(module)
-    return watch.first_change(module), digest_of(module) != digest
+    return watch.first_change(module), weight_digests(module) != digest
 
 
 def in_place(module):
@@ -105,13 +103,22 @@ def test_quick_look_goes_on_after_a_counted_change():
     assert watch.first_change(module) == "weight"
 
 
-def test_digest_is_sha256_of_names_and_bytes_in_the_order_of_names():
-    module = Toy()
-    expected = hashlib.sha256()
-    for name in ("bias", "flags", "weight"):
-        expected.update(name.encode())
-        expected.update(bytes(getattr(module, name).reshape(-1).view(torch.uint8).tolist()))
-    assert digest_of(module) == expected.hexdigest()
+def test_a_digest_is_of_values_not_of_the_format_that_holds_them():
+    module = nn.Linear(300, 200)
+    exact, rounded = weight_digests(module), weight_digests(module.bfloat16())
+    assert exact["weights in bfloat16"] == rounded["weights in bfloat16"] != exact["weights"]
+    widened = weight_digests(module.float())
+    assert set(widened.values()) == {rounded["weights in bfloat16"]}
+    assert exact.keys() == widened.keys() != rounded.keys()
+
+
+@pytest.mark.parametrize("index", [0, 1, 59_999])
+def test_the_smallest_change_of_a_number_is_in_the_digest_of_exact_values(index):
+    module = nn.Linear(300, 200)
+    before = weight_digests(module)
+    numbers = module.weight.data.view(-1)
+    numbers[index] = torch.nextafter(numbers[index], torch.tensor(1.0))
+    assert weight_digests(module)["weights"] != before["weights"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

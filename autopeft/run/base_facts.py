@@ -1,0 +1,182 @@
+"""What a finished adapter notes of its base model: config, weights, tokenizer, and outputs of some rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from autopeft import model
+from autopeft.adapters import compile_plan
+from autopeft.errors import ModelError
+from autopeft.extension import Batch
+from autopeft.model.attaching import modules_kept_whole
+from autopeft.model.weight_comparison import weight_digests
+from autopeft.records import Plan, digest_of
+from autopeft.run.prepare import Prepared
+from autopeft.store import write_text
+
+TRAINING, OUTPUTS = "training.json", "outputs.json"
+_BASE = "base"
+# They name a place, a version or a format, change no number, or are those of the trained head.
+_WITHOUT_EFFECT = frozenset(
+    "_name_or_path architectures transformers_version dtype torch_dtype quantization_config "
+    "id2label label2id num_labels problem_type use_cache return_dict output_attentions output_hidden_states "
+    "pad_token_id".split()
+)
+_TEXT = "Straße, naïve café: DON'T pay $3.14 (or 2,718 €)…\n\n\tfoo_bar ½ ﬁ 你好 😀  https://a.b/c?d=e  "
+_N_WORDS = 64  # of the vocabulary, which the tokenizer splits beside that text
+_N_ROWS, _N_NUMBERS = 4, 64  # whose outputs are kept, and how many numbers of each
+_MAX_INPUTS = 1 << 14  # numbers of a row that are kept
+# Of the largest output: other devices round otherwise; weights or products in 16 bits round much more.
+_TOLERANCE, _TOLERANCE_16_BITS = 1e-3, 0.1
+
+
+def base_facts(module: nn.Module, processor: Any, *, weights: Mapping[str, str]) -> dict[str, Any]:
+    """Name what decides the outputs of a base model: values of its config, its weights, its tokenizer.
+
+    Args:
+        module: A transformers model.
+        processor: Its tokenizer or image processor; None notes nothing of it.
+        weights: What `weight_digests` gives for the model without its head.
+    """
+    config = _with_effect(json.loads(cast(Any, module).config.to_json_string(use_diff=False)))
+    facts = {f"config.{name}": value for name, value in config.items()}
+    facts |= {name: digest[:16] for name, digest in weights.items()}
+    if hasattr(processor, "get_vocab"):
+        vocabulary = sorted(processor.get_vocab().items())
+        words = " ".join(word for word, _ in vocabulary[:: len(vocabulary) // _N_WORDS + 1])
+        splits = [processor(text)["input_ids"] for text in (_TEXT, words, words.upper())]
+        facts["vocabulary of the tokenizer"] = digest_of(vocabulary)[:16]
+        facts["token ids of a sample text"] = digest_of(splits)[:16]
+        facts["chat template"] = digest_of(getattr(processor, "chat_template", None))[:16]
+    elif hasattr(processor, "to_json_string"):
+        fields = _with_effect(json.loads(processor.to_json_string()))
+        facts |= {f"image processor.{name}": value for name, value in fields.items()}
+    return facts
+
+
+def _with_effect(config: Any) -> Any:
+    """Leave out of a config, and of those in it, what changes no number."""
+    if not isinstance(config, dict):
+        return config
+    return {name: _with_effect(value) for name, value in config.items() if name not in _WITHOUT_EFFECT}
+
+
+def facts_of(prepared: Prepared, weights: Mapping[str, str]) -> dict[str, Any]:
+    """Name what decides the outputs of the base model of a run, and the names of its labels."""
+    facts = base_facts(prepared.base.module, prepared.base.tokenizer, weights=weights)
+    return {_BASE: facts, "label_names": list(prepared.data.label_names)}
+
+
+def trained_facts(path: Path) -> dict[str, Any]:
+    """Read a `training.json`; empty if it is missing or damaged."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def base_difference(folder: Path, module: nn.Module, processor: Any = None) -> str:
+    """Say how a base model differs from the one that the weights in a folder were trained on.
+
+    What only one of the two has is not compared: another version of transformers may have added it. Empty if
+    nothing differs, and for folders of earlier versions.
+    """
+    noted = trained_facts(folder / TRAINING).get(_BASE)
+    if not isinstance(noted, dict):
+        return ""
+    apart = (*model.head_names(module), *modules_kept_whole(folder))
+    current = base_facts(module, processor, weights=weight_digests(module, exclude=apart))
+    names = [name for name in sorted(noted.keys() & current) if noted[name] != current[name]]
+    return "; ".join(
+        f"other {name} (SHA-256 {noted[name]}, now {current[name]})"
+        if name.startswith("weights")
+        else f"{name} {noted[name]}, now {current[name]}"
+        for name in names
+    )
+
+
+def require_same_base(folder: Path, module: nn.Module, processor: Any = None) -> None:
+    """Raise a ModelError if the base model is not the one that the weights in a folder were trained on."""
+    if differing := base_difference(folder, module, processor):
+        raise ModelError(
+            f"{folder} was trained on another base model ({differing}); pass that one, or put it back in its "
+            "place."
+        )
+
+
+def label_difference(folder: Path) -> str:
+    """Say how the label names in the config of a folder of trained weights differ from those of its head."""
+    noted = trained_facts(folder / TRAINING).get("label_names")
+    id2label = trained_facts(folder / "config.json").get("id2label")
+    if not noted or not isinstance(id2label, dict):
+        return ""
+    names = [str(id2label[key]) for key in sorted(id2label, key=lambda key: (len(key), key))]
+    if names == noted:
+        return ""
+    return (
+        f"{folder / 'config.json'} names the labels {', '.join(names)}, and the head was trained with "
+        f"{', '.join(map(str, noted))}"
+    )
+
+
+@torch.no_grad()
+def logits_of(module: nn.Module, batch: Batch, *, auto_class: str) -> torch.Tensor:
+    """Compute the logits of a batch; a decoder gets the labels, from which it shifts its inputs."""
+    takes_labels = auto_class == "AutoModelForSeq2SeqLM"
+    features = {name: value for name, value in batch.items() if takes_labels or name != "labels"}
+    logits: torch.Tensor = module(**features).logits
+    return logits.float().cpu()
+
+
+def write_outputs(folder: Path, prepared: Prepared, plan: Plan) -> None:
+    """Write token ids of some confirm rows and the finished adapter's outputs, if the rows are of tokens.
+
+    `push` leaves this file out, since its rows are the user's. `folder` holds the weights.
+    """
+    base, task, split = prepared.base, prepared.task, prepared.bench.splits["confirm"]
+    rows, outputs, stack = [], [], compile_plan(plan, prepared.methods)
+    examples = zip(split.examples[:_N_ROWS], split.labels[:_N_ROWS], strict=True)
+    batches = [task.collate([example], [label], base.pad_token_id) for example, label in examples]
+    with base.attached(stack.configs, plan=plan, task_type=task.peft_task_type, seed=0) as adapted:
+        model.load_weights(adapted, stack.names, folder)
+        adapted.eval()
+        for batch in batches:
+            is_of_tokens = not any(tensor.is_floating_point() for tensor in batch.values())
+            if is_of_tokens and sum(tensor.numel() for tensor in batch.values()) <= _MAX_INPUTS:
+                with base.autocast():
+                    outputs.append(_sample(adapted, batch, task.auto_class, base.device))
+                rows.append({name: tensor.tolist() for name, tensor in batch.items()})
+    is_wide = base.precision.dtype == "float32" and not base.n_bits
+    content = {"tolerance": _TOLERANCE if is_wide else _TOLERANCE_16_BITS, "rows": rows, "outputs": outputs}
+    write_text(folder / OUTPUTS, json.dumps(content) + "\n")
+
+
+def require_same_outputs(folder: Path, adapted: nn.Module, *, auto_class: str, device: torch.device) -> None:
+    """Raise a ModelError if a model gives other outputs for the rows of `write_outputs` than it did then."""
+    noted = trained_facts(folder / OUTPUTS)
+    for row, expected in zip(noted.get("rows", ()), noted.get("outputs", ()), strict=True):
+        batch = {name: torch.tensor(values) for name, values in row.items()}
+        output = _sample(adapted, batch, auto_class, device)
+        pairs = list(zip(expected, output, strict=False))
+        worst = max((abs(then - now) for then, now in pairs), default=0.0) / max(1.0, *map(abs, expected))
+        if len(output) != len(expected) or not worst <= noted["tolerance"]:
+            raise ModelError(
+                f"{folder} gives other outputs than when it was finished: they differ by {worst:.2g} of the "
+                f"largest, and rounding explains {noted['tolerance']:g}; put base model, libraries and "
+                "adapter back as they were, or train the plan again."
+            )
+
+
+def _sample(module: nn.Module, batch: Batch, auto_class: str, device: torch.device) -> list[float]:
+    """Compute some of the logits of a batch, evenly spaced."""
+    on_device = {name: tensor.to(device) for name, tensor in batch.items()}
+    flat = logits_of(module, on_device, auto_class=auto_class).flatten()
+    numbers: list[float] = flat[:: flat.numel() // _N_NUMBERS + 1].tolist()
+    return numbers
