@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import logging
 import math
@@ -18,9 +19,6 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
-import peft
-import torch
-import transformers
 from pydantic import ValidationError
 
 from autopeft.errors import NO_ROOM, RunDirError, SpecError, TrainingError
@@ -79,6 +77,8 @@ _VOLATILE = frozenset(
 )
 _BASE, _DATA, _WEIGHTS = "base_sha256", "data_fingerprint", "weights"
 _LABEL_NAMES = frozenset({"config.id2label", "config.label2id"})  # which are as long as there are labels
+# On whose versions numbers, rows or proposals depend.
+_LIBRARIES = ("datasets", "numpy", "optuna", "peft", "tokenizers", "torch", "transformers")
 _MISSING = "missing"
 _SHOWN = 3  # differences that an error names; chosen by hand
 
@@ -248,10 +248,9 @@ def loaded_facts(
         **{f"config.{name}": value for name, value in config.items() if name not in _VOLATILE},
         **dict(_processor_files(prepared.base.tokenizer)),
         "device": prepared.base.device.type,
+        "attention": getattr(prepared.base.module.config, "_attn_implementation", None),
         "autopeft": VERSION,
-        "peft": peft.__version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        **{name: importlib.metadata.version(name) for name in _LIBRARIES},
     }
 
 

@@ -81,6 +81,11 @@ CHANGES = {
     ),
     r"transformers 5\.0\.1, now it is": lambda f: edit_start(f, transformers="5.0.1"),
     "device cuda, now it is cpu": lambda f: edit_start(f, device="cuda"),
+    r"attention \w+, now it is eager": lambda f: edit_json(
+        f / "model/config.json", attn_implementation="eager"
+    ),
+    r"optuna 4\.0\.0, now it is": lambda f: edit_start(f, optuna="4.0.0"),
+    r"tokenizers 0\.1, now it is": lambda f: edit_start(f, tokenizers="0.1"),
 }
 
 
