@@ -17,14 +17,17 @@ A message is one sentence: what was wrong, the value seen, what is allowed, what
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from autopeft.removed import instead_of
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # numbers of an OSError: a disk or a quota is full
+# Control characters but for line ends and tabs, which a terminal would obey: a name may hold any.
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10, 13)}
 _LONG_WORD = re.compile(r"\S{1001,}")  # a value that a message repeats; paths are shorter; chosen by hand
 
 
@@ -104,6 +107,21 @@ def reason_of(error: BaseException) -> str:
         'no such device'
     """
     return first_line_of(error).rstrip().rstrip(".")
+
+
+@contextlib.contextmanager
+def foreign_file(sentence: Callable[[Exception], AutopeftError]) -> Iterator[None]:
+    """Turn whatever a library raises while it reads a user's file into the error of one sentence.
+
+    Libraries in Rust raise classes of their own, and damaged files lead to any error there is. What autopeft
+    itself raises inside the context stays as it is.
+    """
+    try:
+        yield
+    except AutopeftError:
+        raise
+    except Exception as error:
+        raise sentence(error) from error
 
 
 class DataError(SpecError):

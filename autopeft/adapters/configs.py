@@ -15,7 +15,7 @@ import transformers
 from peft import PeftConfig, PeftType, PromptLearningConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-from autopeft.errors import SpecError, UnknownNameError, reason_of
+from autopeft.errors import SpecError, UnknownNameError, foreign_file, reason_of
 from autopeft.model.attaching import head_only_config
 from autopeft.records import ModelSpec
 from autopeft.store import require_unchanged
@@ -189,11 +189,9 @@ def _read_config(folder: Path) -> ConfigFile:
         )
     if odd := _misread(content, PEFT_TYPE_TO_CONFIG_MAPPING[kind]):
         raise SpecError(f"{file} has values that peft cannot use: {'; '.join(odd)}; correct them.")
-    try:
+    unread = f"{file} is no config that peft {peft.__version__} reads"
+    with foreign_file(lambda error: SpecError(f"{unread}: {reason_of(error)}.")):
         config = PeftConfig.from_pretrained(str(folder))
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        text = f"{file} is no config that peft {peft.__version__} reads: {reason_of(error)}."
-        raise SpecError(text) from error
     config.inference_mode = False
     return ConfigFile(folder=folder, config=config, content=content)
 
@@ -215,6 +213,8 @@ def _misread(content: Mapping[str, Any], config_class: type[PeftConfig]) -> list
             expected = "true or false"
         elif name == "modules_to_save" and not isinstance(value, list | None):
             expected = "a list"
+        elif name == "modules_to_save" and not all(isinstance(entry, str) for entry in value or ()):
+            expected = "a list of strings"
         elif name.endswith(("_modules", "_parameters")) and not isinstance(value, str | list | None):
             expected = "a string or a list"
         elif isinstance(value, list) and name.endswith("_modules"):

@@ -6,10 +6,9 @@ the base model while they attach fail; UniLoRA reads its own indices alone, whic
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,17 +22,12 @@ from torch import nn
 
 from autopeft.adapters.configs import ConfigFile
 from autopeft.adapters.matching import require_match
-from autopeft.errors import SiteError
+from autopeft.errors import SiteError, foreign_file, reason_of
 from autopeft.model import BaseModel, adapter_names
 from autopeft.model.attaching import attach_configs, require_shapes
 
 # The types whose rank is that of a matrix; peft attaches more than the layer can use, without a word.
 _LOW_RANK = (PeftType.LORA, PeftType.ADALORA, PeftType.DELORA, PeftType.DEFT)
-# What `peft` and torch raise of a config that does not fit.
-_PEFT_ERRORS = (
-    *(ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, OSError, re.error),
-    ArithmeticError,  # a rank of 0, or a number with hundreds of digits
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +82,7 @@ def attach_without_weights(module: nn.Module, configs: Sequence[PeftConfig]) -> 
         copies,
         names=names,
         # UniLoRA draws its indices and counts them.
-        making=lambda config: (
-            contextlib.nullcontext() if config.peft_type == PeftType.UNILORA else torch.device("meta")
-        ),
+        making=lambda config: nullcontext() if config.peft_type == PeftType.UNILORA else torch.device("meta"),
     )
     for config, name in zip(copies, names, strict=True):
         if config.peft_type == PeftType.ADALORA:
@@ -184,18 +176,17 @@ def attach_one_each(
     return attached
 
 
-@contextlib.contextmanager
-def in_a_sentence(path: Path, base_name: str) -> Iterator[None]:
+def in_a_sentence(path: Path, base_name: str) -> AbstractContextManager[None]:
     """Turn what `peft` says of a config that does not fit into a SiteError of one sentence."""
-    try:
-        yield
-    except _PEFT_ERRORS as error:
-        message = str(error).strip() or type(error).__name__
-        reason = message.splitlines()[0].split(". ")[0].rstrip(".")
-        raise SiteError(
+
+    def sentence(error: Exception) -> SiteError:
+        reason = reason_of(error).split(". ")[0]
+        return SiteError(
             f"{path} does not fit {base_name}: {reason}; correct it, or use the base model that it was made "
             "for."
-        ) from error
+        )
+
+    return foreign_file(sentence)
 
 
 def refuse_weights(attached: Attached, weights: Sequence[Mapping[str, torch.Tensor]], *, path: Path) -> None:

@@ -21,15 +21,13 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from autopeft.errors import AutopeftError, SpecError
+from autopeft.errors import CONTROLS, AutopeftError, SpecError
 from autopeft.removed import instead_of
 
 # What typer raises on wrong usage. It has a copy of click in newer versions, so that the class is found by
 # one of its children: BadParameter → UsageError → ClickException.
 _UsageError: Any = typer.BadParameter.__bases__[0]
 
-# Control characters but for line ends and tabs, which a terminal would obey: a name may hold any.
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10, 13)}
 _LIBRARIES = "peft transformers datasets huggingface_hub httpx alembic bitsandbytes".split()
 # Those that ask a process to end, as far as this system has them: Ctrl-C, `kill`, a closed terminal;
 # Ctrl-Break or a closed window on Windows; and what Slurm (`--signal`), Grid Engine (`-notify`) and LSF send
@@ -58,8 +56,10 @@ def exit_codes(*, quiet: bool = False, notes: bool = True) -> Iterator[Callable[
     for name in _LIBRARIES:
         logging.getLogger(name).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=name)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # an ASCII terminal gets ? for a dash
-        sys.stdout.reconfigure(errors="replace")
+    stdout = sys.stdout
+    if isinstance(stdout, io.TextIOWrapper):  # an ASCII terminal gets ? for a dash
+        stdout.reconfigure(errors="replace")
+    sys.stdout = _Escaped(stdout)
     try:
         with stopping_signals() as stop:
             yield stop
@@ -76,7 +76,7 @@ def exit_codes(*, quiet: bool = False, notes: bool = True) -> Iterator[Callable[
     except KeyboardInterrupt as error:
         raise typer.Exit(130) from error
     finally:
-        sys.stderr = stderr  # a library may have replaced the other one
+        sys.stdout, sys.stderr = stdout, stderr  # a library may have replaced the others
 
 
 def _ended(sentence: str, exit_code: int) -> typer.Exit:
@@ -124,12 +124,27 @@ def _printable(text: str) -> str:
 
     A word that is longer than a line, such as a path, stays whole.
     """
-    text = text.translate(_CONTROLS)
+    text = text.translate(CONTROLS)
     if not sys.stderr.isatty():
         return text
     width = shutil.get_terminal_size().columns
     lines = (wrap(line, width, break_long_words=False, break_on_hyphens=False) for line in text.split("\n"))
     return "\n".join(part for line in lines for part in line or [""])
+
+
+class _Escaped:
+    """A stream without control characters: a name from somebody's files could set colours or titles."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text, of which control characters become visible."""
+        self.stream.write(text.translate(CONTROLS))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 class _Lasting:

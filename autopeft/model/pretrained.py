@@ -14,14 +14,13 @@ import transformers
 from autopeft.errors import ModelError
 from autopeft.model.base import BaseModel
 from autopeft.model.checkpoint_source import (
-    LOAD_ERRORS,
     adapter_error,
     config_of,
     counting_class,
-    load_error,
     loading_class,
     name_first_token,
     pretrained_arguments,
+    reading,
     reads_images,
     require_class,
     require_reachable,
@@ -128,7 +127,8 @@ def load(
     _require_layers(module, name, _lacking(checkpoint))
     base = BaseModel(module, tokenizer, name=name, untrained=_lacking(checkpoint), precision=precision)
     base.widen_head()
-    prepare_base(base, auto_class=auto_class)
+    with reading(source):
+        prepare_base(base, auto_class=auto_class)
     return base
 
 
@@ -155,7 +155,7 @@ def load_skeleton(
     """
     source, name = resolve(spec)
     config = config_of(spec, here_only=here_only)
-    try:
+    with reading(source):
         if n_layers is not None:
             text = config.get_text_config()
             text.num_hidden_layers = n_layers
@@ -169,12 +169,10 @@ def load_skeleton(
         builder = getattr(transformers, class_name)
         with torch.device("meta"):
             module = getattr(builder, "from_config", builder)(config)
-    except LOAD_ERRORS as error:
-        raise load_error(source, error) from error
-    stored = stored_weights(config)
-    if spec.quantize != "none" or (stored is not None and stored.quantize != "none"):
-        conv1d_to_linear(module)
-    base = BaseModel(module, None, name=name, untrained=frozenset())
+        stored = stored_weights(config)
+        if spec.quantize != "none" or (stored is not None and stored.quantize != "none"):
+            conv1d_to_linear(module)
+        base = BaseModel(module, None, name=name, untrained=frozenset())
     require_sites(base)
     return base
 
@@ -189,10 +187,8 @@ def require_packages(spec: ModelSpec) -> None:
     config, (source, name) = config_of(spec), resolve(spec)
     if spec.quantize != "none":
         require_plain_weights(config, name)
-    try:
+    with reading(source):
         require_reader(config)
-    except LOAD_ERRORS as error:
-        raise load_error(source, error) from error
 
 
 @contextlib.contextmanager
@@ -215,9 +211,9 @@ def _read(
     """Read a model, and return it with what `transformers` reports of its checkpoint."""
     labels = dict(enumerate(label_names))
     head = {"id2label": labels, "label2id": {label: i for i, label in labels.items()}} if labels else {}
+    gpus = range(torch.cuda.device_count()) if has_used_gpus() else ()
     try:
-        gpus = range(torch.cuda.device_count()) if has_used_gpus() else ()
-        with torch.random.fork_rng(devices=gpus):
+        with reading(source), torch.random.fork_rng(devices=gpus):
             torch.manual_seed(0)  # what the checkpoint lacks is drawn alike in every process
             module, checkpoint = getattr(transformers, auto_class).from_pretrained(
                 **pretrained_arguments(source, spec),
@@ -226,12 +222,12 @@ def _read(
                 ignore_mismatched_sizes=True,
                 **settings,
             )
-    except LOAD_ERRORS as error:
+    except ModelError:
         config = config_of(spec)
         if (class_name := loading_class(config, auto_class)) != auto_class:
             return _read(source, spec, class_name, label_names, **settings)
         require_class(config, auto_class, name=source)
-        raise load_error(source, error) from error
+        raise
     if adapters := getattr(module, "peft_config", None):  # of a hub model, whose adapter is loaded with it
         raise adapter_error(source, next(iter(adapters.values())).base_model_name_or_path)
     if labels and module.config.num_labels != len(labels) and "num_labels" not in settings:
@@ -289,10 +285,8 @@ def load_processor(spec: ModelSpec, *, needs_images: bool = False, needs_padding
     """Load a model's tokenizer, with a padding token if needed, or its image processor; raises ModelError."""
     source, name = resolve(spec)
     auto = transformers.AutoImageProcessor if needs_images else transformers.AutoTokenizer
-    try:
+    with reading(source):
         processor = auto.from_pretrained(**pretrained_arguments(source, spec))
-    except LOAD_ERRORS as error:
-        raise load_error(source, error) from error
     return usable_tokenizer(processor, name) if needs_padding and not needs_images else processor
 
 

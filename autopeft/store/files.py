@@ -19,7 +19,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from autopeft.errors import NO_ROOM, RunDirError
+from autopeft.errors import NO_ROOM, RunDirError, SpecError
 
 _IS_WINDOWS = os.name == "nt"
 _TRIES, _PAUSE_SECONDS = (10 if _IS_WINDOWS else 1), 0.1  # of replacing a file; chosen by hand
@@ -36,6 +36,13 @@ _REMEDIES = {
 }
 _FRESH = re.compile(r"\.[0-9a-f]{8}\.tmp")  # what follows the name of a folder in that of its fresh one
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
+
+
+def as_path(path: Path | str) -> Path:
+    """Make a path of what a user passed; SpecError if that names none."""
+    if not isinstance(path, str | os.PathLike):
+        raise SpecError(f"The path is a {type(path).__name__}; pass a str or a Path.")
+    return Path(path)
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from autopeft import records
 from autopeft.errors import SpecError
-from autopeft.store.files import write_text
+from autopeft.store.files import as_path, write_text
 from autopeft.store.yaml import Inline, read_yaml, validate, without_removed, write_yaml_text
 
 _HEADER = """\
@@ -21,7 +21,8 @@ _HEADER = """\
 # task head trains at head_learning_rate.
 """
 
-_Count = Annotated[int, Field(ge=0)]
+_Count = Annotated[int, Field(ge=0, le=2**53)]  # what JSON readers hold exactly
+_LEAST_SCALE = 1e-6  # below it the adapter does nothing in float32; chosen by hand
 _Word = Annotated[str, Field(min_length=1)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -41,7 +42,7 @@ class _AdapterEntry(_Strict):
     site: _Word
     method: _Word
     rank: _Count = 0
-    scale: Annotated[_Finite, Field(gt=0)] = 1.0
+    scale: Annotated[_Finite, Field(ge=_LEAST_SCALE, le=1 / _LEAST_SCALE)] = 1.0
     options: dict[str, records.OptionValue] = {}
     rate_factor: Annotated[_Finite, Field(gt=0)] = 1.0
 
@@ -107,7 +108,7 @@ def read_plan(path: Path | str) -> records.PlanDocument:
         UnknownNameError: A key that a plan does not have.
         SpecError: No such file, another schema version, missing or bad values, or a site named twice.
     """
-    path = Path(path)
+    path = as_path(path)
     if path.is_dir():
         candidates = (path / "plan.yaml", path / "best" / "plan.yaml")
         file = next((candidate for candidate in candidates if candidate.is_file()), None)

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -32,7 +33,7 @@ from autopeft.records import (
     to_json,
 )
 from autopeft.store.checksums import damaged, read_checked, write_checked
-from autopeft.store.files import cannot_write, refuse_files, write_text
+from autopeft.store.files import as_path, cannot_write, refuse_files, write_text
 from autopeft.store.yaml import read_yaml, validate, without_removed, write_yaml_text
 
 # Everything that a run writes before its first measurement.
@@ -84,6 +85,7 @@ class RunDir:
         try:
             _refuse_no_run(path) if resume else _refuse_files(path)
             _refuse_links(path)
+            _refuse_hard_links(path)
             made = tuple(folder for folder in (path, *path.parents) if not folder.exists())
             path.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(path / ".lock", timeout=0)
@@ -124,7 +126,7 @@ class RunDir:
     @classmethod
     def open(cls, path: Path | str) -> RunDir:
         """Open an existing run to read from, not locked; RunDirError if there is none, or a link in it."""
-        path = Path(path)
+        path = as_path(path)
         try:
             _refuse_no_run(path)
             _refuse_links(path)
@@ -317,14 +319,35 @@ def _is_temporary(path: Path) -> bool:
 
 
 def _refuse_links(path: Path) -> None:
-    """Raise RunDirError for a link in a run directory: writing through it would change files elsewhere."""
+    """Raise RunDirError for what is neither file nor folder in a run directory.
+
+    Writing through a link would change files elsewhere, and reading a pipe would wait for ever.
+    """
+    for entry, status in _entries(path):
+        if stat.S_ISLNK(status.st_mode):
+            raise RunDirError(
+                f"{entry} is a link; a run directory holds none, replace it by what it links to."
+            )
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise RunDirError(f"{entry} is neither file nor folder, as a run directory holds; remove it.")
+
+
+def _refuse_hard_links(path: Path) -> None:
+    """Raise RunDirError for a file of a run directory that has a second name, which would change with it."""
+    for entry, status in _entries(path):
+        if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+            raise RunDirError(
+                f"{entry} is a file with {status.st_nlink} names (hard links), of which the others would "
+                "change too; replace it by a copy."
+            )
+
+
+def _entries(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield everything below a folder with its status, that of a link itself."""
     for folder, sub_folders, files in os.walk(path):
         for name in (*sub_folders, *files):
-            if (Path(folder) / name).is_symlink():
-                raise RunDirError(
-                    f"{Path(folder) / name} is a link; a run directory holds none, replace it by what it "
-                    "links to."
-                )
+            with suppress(FileNotFoundError):  # a run that is going on has removed it
+                yield Path(folder) / name, (Path(folder) / name).lstat()
 
 
 class Entry(NamedTuple):

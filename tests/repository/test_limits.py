@@ -15,8 +15,9 @@ MAX_FILE_LINES, MAX_BODY_LINES, MAX_PARAMETERS, MAX_FIELDS = 500, 60, 7, 12
 # `ResultFile` names the keys of result.json, as `Preview` does, and `TrialRow` the columns of trials.csv.
 WIDE_RECORDS = ("SearchFacts", "Method", "PeftMethod", "Preview", "ResultFile", "TrialRow")
 # `measure` makes a failed trial a value; a future carries whatever its function raised, as in the stdlib;
-# the client of a tracker may raise anything.
+# the client of a tracker, and a library that reads a user's file, may raise anything.
 BROAD_EXCEPTS = {
+    ("errors.py", "Exception"),
     ("train/bench.py", "Exception"),
     ("commands/tune.py", "Exception"),
     ("executors/serial.py", "BaseException"),
