@@ -309,7 +309,11 @@ def try_command(
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
     out: Annotated[
-        Path | None, typer.Option(help="File for one page about several runs. Default: ./autopeft-runs.html.")
+        Path | None,
+        typer.Option(
+            help="Folder for the report of one run, as on a read-only disk; or file for one page about "
+            "several runs. Default: the run, or ./autopeft-runs.html."
+        ),
     ] = None,
     as_json: opt.Json = False,
 ) -> None:
@@ -323,10 +327,10 @@ def report(
             from autopeft.store import RunDir
 
         runs = list({run.resolve(): run for run in runs}.values())  # a folder that is named twice counts once
-        if len(runs) == 1 and out is None:
+        if len(runs) == 1 and (out is None or not out.suffix):
             run = RunDir.open(runs[0])
-            if not run.has_page_so_far:
-                _print_run(render(run.path), run.path, as_json=as_json)
+            if out is not None or not run.has_page_so_far:
+                _print_run(render(run.path, out), out or run.path, as_json=as_json)
                 return
             status, page = render_so_far(run), run.path / "report.html"
             if as_json:

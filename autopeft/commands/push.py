@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from autopeft.records import IN_MEMORY, DataSpec, TrainedPlan, from_json
 from autopeft.run.base_facts import OUTPUTS, label_difference
 from autopeft.run.best import finished_seed, finished_weights
 from autopeft.run.reporting import TRAINED, hub_base, write_card, write_trained_card
-from autopeft.store import RunDir, damaged, read_plan, require_unchanged, write_plan
+from autopeft.store import RunDir, damaged, read_plan, require_unchanged, temporary_folder, write_plan
 
 # Of the client beneath huggingface_hub; what the hub answers and a failed connection are both of this type.
 _HTTP_ERROR: type[Exception] = errors.HTTPError
@@ -89,8 +88,8 @@ def push(request: PushRequest) -> Pushed:
     require_unchanged(weights)
     if edited := label_difference(weights):
         raise SpecError(f"{edited}; put the names back as they were.")
-    with tempfile.TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as parent:
-        folder = Path(shutil.copytree(weights, Path(parent) / "adapter"))
+    with temporary_folder() as parent:
+        folder = shutil.copytree(weights, parent / "adapter")
         for private in (TRAINED, OUTPUTS):  # paths of this machine, rows of the dataset
             (folder / private).unlink(missing_ok=True)
         if isinstance(result, TrainedPlan):

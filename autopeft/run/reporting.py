@@ -45,11 +45,10 @@ TRAINED = "trained.json"  # what the card of an adapter of `train` says, beside 
 log = logging.getLogger(__name__)
 
 
-def render(path: Path) -> SearchResult:
-    """Render the report of a finished run again."""
-    run = RunDir.open(path)
-    result = run.load_result()
-    report.write(result, run.path, words=part_words(result))
+def render(path: Path, out: Path | None = None) -> SearchResult:
+    """Render the report of a finished run again, into the folder `out`; None is that of the run."""
+    result = RunDir.open(path).load_result()
+    report.write(result, out or path, words=part_words(result))
     return result
 
 

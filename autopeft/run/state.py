@@ -49,6 +49,7 @@ from autopeft.store import (
     save_processor,
     seal_of,
     sha256_of,
+    temporary_folder,
     write_checked,
 )
 
@@ -262,9 +263,9 @@ def _processor_files(processor: Any) -> Iterator[tuple[str, str]]:
     if not hasattr(processor, "save_pretrained"):
         return
     try:
-        with tempfile.TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as folder:
+        with temporary_folder() as folder:
             save_processor(processor, folder)
-            for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
                 content = path.read_bytes()
                 if path.suffix == ".json" and isinstance(fields := json.loads(content), dict):
                     stable = {name: value for name, value in fields.items() if name not in _VOLATILE}

@@ -12,11 +12,13 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 from safetensors import SafetensorError
 
 from autopeft.errors import NO_ROOM, RunDirError, SpecError
@@ -34,6 +36,7 @@ _REMEDIES = {
         else "Allow this user to write there, or pass another --out",
     ),
 }
+_TEMPORARY = "autopeft-scratch-"
 _FRESH = re.compile(r"\.[0-9a-f]{8}\.tmp")  # what follows the name of a folder in that of its fresh one
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
@@ -181,6 +184,22 @@ def save_processor(processor: Any, folder: Path | str) -> None:
         if number is not None:
             raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
         raise
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Make a folder that is removed at the end; those of processes that were killed are removed first.
+
+    A folder is locked while its process lives, in other containers too.
+    """
+    for lock in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*/.lock"):
+        with contextlib.suppress(OSError, filelock.Timeout), filelock.FileLock(lock, timeout=0):
+            shutil.rmtree(lock.parent, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_TEMPORARY, ignore_cleanup_errors=True) as parent:
+        content = Path(parent) / "content"
+        content.mkdir()
+        with filelock.FileLock(Path(parent) / ".lock"):
+            yield content
 
 
 def sweep_fresh_folders(out: Path) -> None:

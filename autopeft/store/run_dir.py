@@ -267,6 +267,12 @@ class RunDir:
                 content["spec"] = without_removed(content["spec"])
             return from_json(SearchResult, content)
         except FileNotFoundError as error:
+            if not self.state.is_dir() and (self.best / "plan.yaml").is_file():
+                raise RunDirError(
+                    f"{self.state} is gone, and with it the result of the run; `export --adapter` and "
+                    f"`verify` still take {self.best / 'weights'}, and `train` takes "
+                    f"{self.best / 'plan.yaml'}."
+                ) from error
             self.require_own_version()  # or the advice to go on would be refused
             raise RunDirError(
                 f"{self.path} has no result: the run has not finished; go on with "
