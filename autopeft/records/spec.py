@@ -107,6 +107,7 @@ class TaskSpec(Topic):
         "Examples per optimizer step. Default: 32, 4 to 16 for language models, by their length",
         "Full run",
         ge=1,
+        le=1e6,
     )
     max_length: int | None = setting(
         None,

@@ -51,9 +51,9 @@ def base_facts(module: nn.Module, processor: Any, *, weights: Mapping[str, str])
         vocabulary = sorted(processor.get_vocab().items())
         words = " ".join(word for word, _ in vocabulary[:: len(vocabulary) // _N_WORDS + 1])
         splits = [processor(text)["input_ids"] for text in (_TEXT, words, words.upper())]
-        facts["vocabulary of the tokenizer"] = digest_of(vocabulary)[:16]
-        facts["token ids of a sample text"] = digest_of(splits)[:16]
-        facts["chat template"] = digest_of(getattr(processor, "chat_template", None))[:16]
+        facts["vocabulary of the tokenizer"] = digest_of(vocabulary)
+        facts["token ids of a sample text"] = digest_of(splits)
+        facts["chat template"] = digest_of(getattr(processor, "chat_template", None))
     elif hasattr(processor, "to_json_string"):
         fields = _with_effect(json.loads(processor.to_json_string()))
         facts |= {f"image processor.{name}": value for name, value in fields.items()}

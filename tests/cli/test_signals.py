@@ -131,3 +131,12 @@ def test_the_best_plan_stays_where_the_resume_of_a_finished_run_is_stopped(
     assert "Stopped; continue with" in caplog.text
     assert (out / "best" / "plan.yaml").read_bytes() == best
     assert not (out / "best.new").exists()
+
+
+def test_control_characters_reach_no_terminal(monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with exit_codes():
+        print("a label \x1b]0;title\x07\tand more")
+    assert terminal.getvalue() == "a label \\x1b]0;title\\x07\tand more\n"
+    assert sys.stdout is terminal

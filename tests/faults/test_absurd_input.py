@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
+import shutil
+import struct
 
 import pytest
+from toys.bases import plan_of_queries
 from toys.hub import Hub, hub_on_this_machine
 
-from autopeft import budget, commands, space
+import autopeft
+from autopeft import budget, commands, model, space
 from autopeft.data import load
+from autopeft.data.sources import by_part
 from autopeft.errors import AutopeftError, DataError, ModelError, SiteError, SpecError
 from autopeft.extension import discover
 from autopeft.model.checkpoint_source import pretrained_arguments, require_reachable
 from autopeft.records import DataSpec, ModelSpec
-from autopeft.store import resolve_settings
+from autopeft.store import read_plan, resolve_settings, write_plan
 
 MANY = "9" * 5000
+TEXTS = "text-classification"
 
 
 def read(path, content, *, task="text-classification", **settings):
@@ -68,6 +76,9 @@ def count(folder, model, content):
         ({"peft_type": "VERA", "r": 0, "target_modules": ["q_proj"]}, "does not fit .*division by zero"),
         ({"r": 8, "lora_alpha": 10**4200, "target_modules": ["q_proj"]}, "does not fit .*too large"),
         (f'{{"peft_type": "LORA", "r": {MANY}}}', "cannot be read .*4300 digits"),
+        ({"target_modules": ["q_proj"], "layer_replication": [[0, 1_000_000]]}, "does not fit "),
+        ({"target_modules": ["q_proj"], "megatron_config": {"a": 1}}, "does not fit "),
+        ({"target_modules": ["q_proj"], "modules_to_save": [["a"]]}, "it should be a list of strings"),
     ],
 )
 def test_absurd_numbers_in_a_config_are_refused(tmp_path, tiny_llama, content, words):
@@ -125,3 +136,79 @@ def test_a_cached_hub_model_does_not_wait_for_a_hub_that_is_gone(monkeypatch, tm
         assert "local_files_only" not in pretrained_arguments("nobody/cached", spec)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     assert pretrained_arguments("nobody/cached", spec)["local_files_only"]
+
+
+@pytest.fixture
+def own_base(model_dir, tmp_path):
+    return shutil.copytree(model_dir, tmp_path / "base")
+
+
+def load_model(folder):
+    return model.load(
+        ModelSpec(id=str(folder)), auto_class="AutoModelForSequenceClassification", label_names="ab"
+    )
+
+
+def edited(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize("values", [{"torchscript": True}, {"decoder": 7}, {"text_config": 7}])
+def test_a_config_of_nonsense_gives_one_sentence(own_base, values):
+    edited(own_base / "config.json", **values)
+    spec = ModelSpec(id=str(own_base))
+    for use in (lambda: load_model(own_base), lambda: model.load_skeleton(spec, auto_class=None)):
+        try:
+            use()
+        except ModelError as error:
+            assert str(own_base) in str(error) and "cannot be loaded (" in str(error)
+
+
+@pytest.mark.parametrize("token_id", [-1, 2**53 + 1])
+def test_a_token_id_that_tokenizers_refuse_gives_one_sentence(own_base, token_id):
+    content = json.loads((own_base / "tokenizer.json").read_text())
+    content["model"]["vocab"][next(reversed(content["model"]["vocab"]))] = token_id
+    (own_base / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=r"base.* cannot be loaded \("):
+        load_model(own_base)
+
+
+@pytest.mark.parametrize("n_bytes", [3, 9, 17, 40])
+def test_a_gguf_file_that_ends_in_its_header_gives_one_sentence(tmp_path, n_bytes):
+    path = tmp_path / "cut.gguf"
+    header = b"GGUF" + struct.pack("<IQQ", 3, 1, 4) + struct.pack("<Q", 20) + b"general.architecture"
+    path.write_bytes(header[:n_bytes])
+    with pytest.raises(ModelError, match=r"cut\.gguf"):
+        model.load_skeleton(ModelSpec(id=str(path)), auto_class=None)
+
+
+@pytest.mark.parametrize("read", [autopeft.load_plan, autopeft.load_result])
+@pytest.mark.parametrize("path", [None, 7, [], b"run"])
+def test_what_is_no_path_gives_one_sentence(read, path):
+    with pytest.raises(SpecError, match=r"The path is a .*; pass a str or a Path"):
+        read(path)
+
+
+def test_a_folder_without_a_file_of_rows_gives_one_sentence(tmp_path):
+    with pytest.raises(DataError, match="holds no"):
+        load(DataSpec(source=str(tmp_path)), seed=0, read_rows=discover("autopeft.tasks")[TEXTS].read_rows)
+    with pytest.raises(DataError, match="rows holds no file of rows"):
+        by_part({}, "rows")
+
+
+def test_a_gzip_file_that_unpacks_a_thousandfold_is_refused(tmp_path):
+    path = tmp_path / "d.csv.gz"
+    with gzip.open(path, "wb") as file:
+        for _ in range(60):
+            file.write(b"text,label\n" + b"a" * 1_000_000)
+    with pytest.raises(DataError, match="unpacks to more than 50 MB, over 100 times its size"):
+        read(path, path.read_bytes())
+
+
+@pytest.mark.parametrize(("key", "value"), [("scale", 1e-45), ("scale", 1e30), ("head_params", -1)])
+def test_numbers_without_effect_are_refused_in_a_plan(tmp_path, model_dir, data_dir, key, value):
+    path = tmp_path / "plan.yaml"
+    write_plan(path, plan_of_queries(model_dir, data_dir))
+    path.write_text(re.sub(rf"{key}: [\d.]+", f"{key}: {value}", path.read_text(), count=1))
+    with pytest.raises(SpecError, match=key):
+        read_plan(path)

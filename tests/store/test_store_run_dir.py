@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from autopeft.records import (
     Status,
     Verdict,
 )
-from autopeft.store import RunDir, resolve_settings
+from autopeft.store import RunDir, resolve_settings, temporary_folder
 from autopeft.store.study_file import study_file
 
 PLAN = Plan(adapters=(), learning_rate=0.001, trainable_params=0)
@@ -317,3 +318,48 @@ def test_a_link_in_a_run_directory_is_refused_and_its_target_kept(run, tmp_path,
         with pytest.raises(RunDirError, match=f"{name} is a link; a run directory holds none"):
             use()
     assert target.is_dir() or target.read_text() == "mine"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_in_a_run_directory_is_refused(run):
+    run.close()
+    os.mkfifo(run.path / "rungs.json")
+    for use in (lambda: RunDir.create(run.path, resume=True), lambda: RunDir.open(run.path)):
+        with pytest.raises(RunDirError, match=r"rungs\.json is neither file nor folder"):
+            use()
+
+
+def test_a_file_with_two_names_is_read_and_not_written(run, tmp_path):
+    run.close()
+    victim = tmp_path / "victim.txt"
+    victim.write_text("mine")
+    (run.path / "state").mkdir(exist_ok=True)
+    (run.path / "state" / "measurements.jsonl").unlink(missing_ok=True)
+    os.link(victim, run.path / "state" / "measurements.jsonl")
+    assert RunDir.open(run.path).path == run.path
+    with pytest.raises(RunDirError, match=r"measurements\.jsonl is a file with 2 names \(hard links\)"):
+        RunDir.create(run.path, resume=True)
+    assert victim.read_text() == "mine"
+
+
+def test_temporary_folders_of_processes_that_were_killed_are_swept(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    killed = tmp_path / "autopeft-scratch-killed"
+    killed.mkdir()
+    (killed / ".lock").touch()
+    with temporary_folder() as first:
+        assert not killed.exists()
+        with temporary_folder():
+            assert first.is_dir()  # whose process lives
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_its_state_says_what_is_left(run):
+    run.close()
+    run.best.mkdir(exist_ok=True)
+    (run.best / "plan.yaml").write_text("a: plan")
+    shutil.rmtree(run.state, ignore_errors=True)
+    with pytest.raises(
+        RunDirError, match=r"state is gone, .*`verify` still take .*weights, and `train` takes"
+    ):
+        RunDir.open(run.path).load_result()
