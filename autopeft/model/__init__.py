@@ -1,7 +1,7 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-checkpoint_source, devices → linear_maps, training_pass → light_layers, quantisation,
+devices → checkpoint_source, linear_maps, training_pass → light_layers, quantisation,
 weight_comparison → attaching → sites → base → checks → pretrained, user_model.
 """
 
