@@ -120,14 +120,14 @@ def load(
             raise
         log.info("Continuing without a tokenizer: %s", error)
         tokenizer = None
-    if needs_padding and getattr(tokenizer, "pad_token_id", None) is not None:
-        pad_with(module.config, tokenizer.pad_token_id)
-    name_first_token(module.config, getattr(module, "generation_config", None))
-    _require_shapes(module, name, checkpoint["mismatched_keys"])
-    _require_layers(module, name, _lacking(checkpoint))
-    base = BaseModel(module, tokenizer, name=name, untrained=_lacking(checkpoint), precision=precision)
-    base.widen_head()
     with reading(source):
+        if needs_padding and getattr(tokenizer, "pad_token_id", None) is not None:
+            pad_with(module.config, tokenizer.pad_token_id)
+        name_first_token(module.config, getattr(module, "generation_config", None))
+        _require_shapes(module, name, checkpoint["mismatched_keys"])
+        _require_layers(module, name, _lacking(checkpoint))
+        base = BaseModel(module, tokenizer, name=name, untrained=_lacking(checkpoint), precision=precision)
+        base.widen_head()
         prepare_base(base, auto_class=auto_class)
     return base
 

@@ -122,10 +122,10 @@ def without_special_tokens(folder):
 )
 def test_every_change_of_the_base_model_is_named(trained, own_base, edit, name, tmp_path, caplog):
     edit(own_base)
-    refused(verify(trained), 2, name, str(trained))
-    assert name in merged_notes(trained, tmp_path / "merged")
     train_plan(trained, out=tmp_path / "again")
     assert name in caplog.text
+    refused(verify(trained), 2, name, str(trained))
+    assert name in merged_notes(trained, tmp_path / "merged")
 
 
 def test_a_changed_adapter_whose_checksums_were_renewed_is_noticed_by_its_outputs(trained):
