@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import weakref
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +19,7 @@ from autopeft.cli.progress import Silent
 from autopeft.errors import ModelError
 from autopeft.model.linear_maps import n_bits
 from autopeft.model.quantisation import require_working_kernels
-from autopeft.run.best import base_sample, plan_document
+from autopeft.run.best import plan_document
 from autopeft.run.prepare import InMemory, prepare
 from autopeft.store import read_plan, write_plan
 
@@ -195,4 +194,3 @@ def test_a_model_whose_weights_workers_hold_keeps_digest_sites_and_counts_alone(
     assert all(p.is_meta for p in base.module.parameters())
     assert maps and not any(weight() is not None for weight in held)
     assert (base.base_params, base.head_params, base.n_bits, base.sha256()) == (*n_params, digest)
-    assert base_sample(SimpleNamespace(base=base)) is None
