@@ -22,6 +22,7 @@ CPU_SHARE = 0.5  # of a GPU's tokens per step and per block, since a CPU's steps
 _LONGER = 4  # times the task's most, where that would cut more than half of the rows; chosen by hand
 _BLOCKS = 200  # of a packed train split, at least: enough for different batches in every step; by hand
 _SAMPLED_ROWS = 2000  # whose tokens are counted; chosen by hand, for a percentile within some tokens
+_EXACT_MATCH, _SHORT_ANSWER = "exact-match", 24  # tokens of an answer that has one right form; by hand
 _LONGER_ANSWER = 1.25  # a model's answer may be longer than the true one; chosen by hand
 _BATCHES = 8  # in an epoch, at least; chosen by hand
 
@@ -150,11 +151,19 @@ def with_full_run(spec: RunSpec, examples: train.EncodedSplit, task: Task, devic
 
 
 def with_max_new_tokens(task: Task, examples: train.EncodedSplit) -> tuple[Task, tuple[Decision, ...]]:
-    """Derive the tokens of a generated answer, if the task's metric needs one, from the train examples."""
+    """Derive the tokens of a generated answer, if the task's metric needs one, from the train examples.
+
+    Where answers are short, and the user has chosen no metric, the one that compares them is offered.
+    """
     limits = task.defaults.max_new_tokens
-    if limits is None:
+    writes = _EXACT_MATCH in task.metrics and not task.defaults.is_packed
+    if limits is None and not (writes and cast("Any", task).spec.metric is None):
         return task, ()
     lengths = [int((np.asarray(examples.labels[i]) != IGNORED).sum()) for i in examples.typical]
+    if limits is None:
+        rule = f"completions have {max(lengths)} tokens at most; {_EXACT_MATCH} tells how many are right"
+        offer = Decision(setting="task.metric", value=task.metric, rule=rule)
+        return task, (offer,) if max(lengths) <= _SHORT_ANSWER else ()
     value, rule = answer_length(lengths, limits=limits)
     return replace(cast("Any", task), max_new_tokens=value), (decision("max_new_tokens", value, rule),)
 

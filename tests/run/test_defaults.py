@@ -20,7 +20,14 @@ from autopeft.records import (
     SearchSpec,
     TaskSpec,
 )
-from autopeft.run.defaults import answer_length, batch_size, block_length, epochs, example_length
+from autopeft.run.defaults import (
+    answer_length,
+    batch_size,
+    block_length,
+    epochs,
+    example_length,
+    with_max_new_tokens,
+)
 from autopeft.store import RunDir
 from autopeft.train import limited_by, max_length_of
 
@@ -146,3 +153,17 @@ def test_run_keeps_derived_settings_and_a_resumed_run_still_tells_their_rules(sp
     report = (path / "report.md").read_text(encoding="utf-8")
     assert f"--max-length, derived | {CONTEXT}: all of" in report
     assert json.loads((path / "result.json").read_text())["settings"]["task"]["batch_size"] == 8
+
+
+@pytest.mark.parametrize(("n_tokens", "is_offered"), [(24, True), (25, False)])
+def test_short_completions_offer_the_metric_that_compares_them(n_tokens, is_offered):
+    task = SimpleNamespace(
+        metric="loss",
+        metrics=("loss", "exact-match"),
+        spec=SimpleNamespace(metric=None),
+        defaults=SimpleNamespace(max_new_tokens=None, is_packed=False),
+    )
+    rows = SimpleNamespace(labels=[[-100, *[5] * n_tokens]], typical=[0])
+    assert [str(d.setting) for d in with_max_new_tokens(task, rows)[1]] == ["task.metric"] * is_offered
+    chosen = SimpleNamespace(**{**vars(task), "spec": SimpleNamespace(metric="loss")})
+    assert with_max_new_tokens(chosen, rows) == (chosen, ())
