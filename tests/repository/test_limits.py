@@ -139,8 +139,10 @@ def test_a_short_file_that_one_other_file_imports_is_part_of_that_file():
 
 
 def vague_names(source):
-    """Variables and parameters whose names name nothing."""
-    names = [node.id for node in nodes(source, ast.Name) if isinstance(node.ctx, ast.Store)]
+    """Variables and parameters whose names name nothing; keys of a file are fields of a class."""
+    fields = {id(node.target) for node in nodes(source, ast.AnnAssign)}
+    stored = [node for node in nodes(source, ast.Name) if isinstance(node.ctx, ast.Store)]
+    names = [node.id for node in stored if id(node) not in fields]
     return sorted({*names, *(node.arg for node in nodes(source, ast.arg))} & VAGUE)
 
 
