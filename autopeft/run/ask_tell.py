@@ -208,12 +208,13 @@ class Study:
             **{topic: value for topic, value in to_json(self.spec).items() if topic != "output"},
         }
         kept = self._run.state / "study.json"
-        if not kept.is_file():
-            RunDir.check(path)
+        if not path.is_dir():
+            RunDir.check(path)  # a file, or a folder that cannot be made
         path.mkdir(parents=True, exist_ok=True)
         self._lock = filelock.FileLock(path / ".lock")
         with self._lock:
-            if not kept.is_file():  # no other process was quicker
+            if not kept.is_file():
+                RunDir.check(path)
                 self._run.write_spec(self.spec)
                 write_checked(kept, facts)
             begun_with = read_checked(kept, remedy="pass another --out")
