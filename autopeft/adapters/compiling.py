@@ -60,8 +60,8 @@ def check_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> No
 
     Raises:
         UnknownNameError: A method, or a value of an option, that does not exist.
-        SiteError: A site that the base model lacks, or that the method does not fit.
-        SpecError: A rank out of range, or a count that is not that of the adapters.
+        SiteError: A site that the base model lacks, that two adapters share, or that the method does not fit.
+        SpecError: Options that do not go with the site, a rank out of range, or a wrong count of parameters.
     """
     check_sites(plan.adapters, base)
     sites = {site.name: site for site in base.sites}

@@ -204,7 +204,7 @@ class PlainErrors(TyperGroup):
     """A group of commands whose usage errors read as all others do: `error: …`, without a box."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run a command; in standalone mode its end is the end of the process."""
+        """Run a command; in standalone mode the process then exits with the code of the command."""
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal gets ? for a dash, in help too
                 stream.reconfigure(errors="replace")

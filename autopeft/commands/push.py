@@ -133,7 +133,7 @@ def _upload(folder: Path, request: PushRequest) -> str:
         )
     except OfflineModeIsEnabled as error:
         raise HubError("The hub cannot be reached, as HF_HUB_OFFLINE is set; unset it.") from error
-    except (_HTTP_ERROR, LocalTokenNotFoundError, ImportError) as error:  # the last of a proxy
+    except (_HTTP_ERROR, LocalTokenNotFoundError, ImportError) as error:  # ImportError: of a SOCKS proxy
         raise HubError(
             f"{request.repo} cannot be pushed ({reason_of(error)}); check the name, the "
             "network, and that `hf auth login` was run with a token that may write."

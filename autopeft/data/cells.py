@@ -70,7 +70,7 @@ def as_read(cells: Sequence[Any], column: str, *, reads_lists: bool = True) -> S
         map(is_missing, cells)
     ):
         return [None if is_missing(cell) else int(cell) for cell in cells]
-    return _written_lists(cells, column) if reads_lists else cells
+    return _parse_lists(cells, column) if reads_lists else cells
 
 
 def _decoded(cell: Any, column: str) -> Any:
@@ -87,35 +87,37 @@ def _decoded(cell: Any, column: str) -> Any:
         ) from error
 
 
-def _written_lists(cells: Sequence[Any], column: str) -> Sequence[Any]:
-    if not all(
+def _parse_lists(cells: Sequence[Any], column: str) -> Sequence[Any]:
+    """Parse the texts of a column if all that are not empty are lists; else give the column as it is."""
+    may_be_lists = (
         is_missing(cell) or (isinstance(cell, str) and (not cell or cell.strip()[:1] == "["))
         for cell in cells
-    ):
+    )
+    if not all(may_be_lists):
         return cells
     lists: dict[str, list[Any]] = {}
     for text in dict.fromkeys(cell for cell in cells if cell):
-        written = _written_list(text.strip(), column)
-        if written is None:
+        items = _parse_list(text.strip(), column)
+        if items is None:
             return cells
-        lists[text] = written
+        lists[text] = items
     return [lists.get(cell, cell) if isinstance(cell, str) else cell for cell in cells]
 
 
-def _written_list(text: str, column: str) -> list[Any] | None:
+def _parse_list(text: str, column: str) -> list[Any] | None:
     """Parse a list that is written in JSON or Python; None for another text, a DataError for numpy's list."""
     try:
-        written = json.loads(text)  # first, as it is a hundred times faster
+        items = json.loads(text)  # first, as it is a hundred times faster
     except (ValueError, RecursionError):
         is_of_numpy = _ITEMS_WITHOUT_COMMAS.fullmatch(text)
         try:
-            written = ast.literal_eval(text)
+            items = ast.literal_eval(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
-            written = None
+            items = None
             is_of_numpy = is_of_numpy or _RECORDS_WITHOUT_COMMAS.fullmatch(text)
         if is_of_numpy:
             raise DataError(
                 f"Column {column} holds a list without commas, as numpy writes it ({shortened(text, 60)}); "
                 "write whole lists, best as JSON."
             ) from None
-    return written if isinstance(written, list) else None
+    return items if isinstance(items, list) else None

@@ -70,7 +70,7 @@ class ImageFile:
             with module.open(io.BytesIO(content)) as image:
                 if is_draft:
                     image.draft(None, (1, 1))  # of no effect on files of other kinds
-                image.load()  # reading EXIF data may do it too, and its errors would be taken for theirs
+                image.load()  # first: getexif may decode the image too, and its errors are ignored
                 try:
                     turn = _TURNS.get(image.getexif().get(_ORIENTATION))
                 except (*_DECODER_ERRORS, TypeError, struct.error):

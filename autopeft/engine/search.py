@@ -39,9 +39,8 @@ def search(
     study.measure_first_plans()  # short runs with one shared seed: the same rows in the same order
     study.propose_and_measure()  # further plans by Optuna, if the effort asks for more than the list has
     baselines, rivals = choose_finalists(problem, study)
-    baseline, finished = train_in_full(
-        problem, runs, baselines, rivals
-    )  # on from their short runs; weights are kept
+    # Training goes on from their short runs, and keeps the weights.
+    baseline, finished = train_in_full(problem, runs, baselines, rivals)
     study.finish_trials()
     judged = judge(problem, runs, baseline, finished)  # in pairs, on all confirm rows
     tested = read_test(problem, runs, judged)

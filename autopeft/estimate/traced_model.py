@@ -149,7 +149,7 @@ class _Builder:
     auto_class: str | None
 
     def traced_model(self, *, n_layers: int | None, max_tokens: int | None) -> TracedModel:
-        """What a replay needs."""
+        """Bundle what a replay needs; a plain loop takes the loss that the model computes itself."""
         setup, task = self.setup, self.task
         return TracedModel(
             build=self.build,

@@ -16,10 +16,10 @@ class Reducer(Protocol):
     """Gathers one score over a stream of batches; the counts of two reducers can be added."""
 
     def update(self, site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
-        """Count one batch at one site.
+        """Add one batch to the counts of one site.
 
-        A batch is counted as a whole: where this raises, nothing of the batch may have been counted. Neither
-        tensor may be kept.
+        If this raises, the counts must be as before: the caller tries again with a smaller batch. Keep
+        neither tensor.
 
         Args:
             site: One of the sites that the reducer was made for.

@@ -60,11 +60,10 @@ def check_executor(spec: RunSpec) -> None:
 
 
 def start_workers(executor: Executor, run: RunDir, prepared: Prepared) -> Measure:
-    """Start the workers of an executor; gives the function to submit, which may be the bench's own.
+    """Start an executor's workers; return the function to submit (the bench's own if there are no workers).
 
-    Worker `i` takes the device `i` of `worker_devices`, round by round, and its share of the processor's
-    threads. If the executor assigns GPUs, it takes a device of the kind that the main process has. That
-    process leaves its GPU to the workers.
+    The devices of `worker_devices` are dealt out in turn, and the processor's threads evenly. An executor
+    that assigns GPUs is told only their type. The main process leaves its GPU to other processes.
     """
     spec = prepared.spec
     kind = prepared.base.device.type
@@ -83,7 +82,7 @@ def start_workers(executor: Executor, run: RunDir, prepared: Prepared) -> Measur
         n_threads=max(1, torch.get_num_threads() // n_parts),
     )
     if kind == "cuda" and not executor.shares_memory:
-        # A worker loads the model there again; from here on names, shapes and a digest do.
+        # Workers load the model themselves; the main process only needs names, shapes and a digest now.
         device = prepared.base.device
         prepared.bench.make_room()
         prepared.base.leave_device()

@@ -211,7 +211,7 @@ def most_tokens(device: str, token_bytes: int, *, room: int, weights: int) -> tu
     Args:
         device: Type of the device, such as cpu.
         token_bytes: What a token keeps for the backward pass.
-        room: Bytes of the device that all of them may keep.
+        room: Bytes that all tokens of a micro-batch may keep.
         weights: Bytes of the base model's weights.
 
     Example:

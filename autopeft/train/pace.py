@@ -33,9 +33,7 @@ def pace_of(bench: Bench, plan: Plan) -> Pace:
 
     A first step of a process may last long, so that a slow one is timed again. The steps are those of a seed
     whose first ones are about as long as a run's are in the mean; what they differ by is taken to cost in
-    proportion to tokens. Nothing is kept of the runs.
-
-    Raises TrainingError where the plan cannot be trained.
+    proportion to tokens. Nothing is kept of the runs. Raises TrainingError if the plan cannot be trained.
     """
     bench = replace(bench, keep_weights=None, under_way=None)
     pace = _timed(bench, plan, n_steps=1, n_examples=1)
@@ -49,7 +47,8 @@ def pace_of(bench: Bench, plan: Plan) -> Pace:
 
 
 def _timed(bench: Bench, plan: Plan, *, n_steps: int, n_examples: int) -> Pace:
-    seed, longer = _typical_seed(bench, n_steps)
+    """Measure a run of some steps, and scale its times from the tokens of its rows to typical ones."""
+    seed, step_scale = _typical_seed(bench, n_steps)
     fidelity = Fidelity(
         split="confirm",
         train_steps=n_steps,
@@ -59,19 +58,19 @@ def _timed(bench: Bench, plan: Plan, *, n_steps: int, n_examples: int) -> Pace:
     )
     split = bench.splits["confirm"]  # reading its lengths encodes the rows, before the clock
     evaluated = split.lengths[split.subset(n_examples)].mean()
-    longer_examples = float(split.lengths[split.typical].mean() / evaluated)
+    example_scale = float(split.lengths[split.typical].mean() / evaluated)
     run = bench.measure(plan, fidelity)
     if run.status is Status.FAIL or not run.trained_steps:
         raise TrainingError(f"A run of {n_steps} steps could not be timed: {run.error or 'nothing trains'}.")
     return Pace(
-        step_seconds=run.train_seconds / n_steps * longer,
-        example_seconds=run.eval_seconds / n_examples * longer_examples,
+        step_seconds=run.train_seconds / n_steps * step_scale,
+        example_seconds=run.eval_seconds / n_examples * example_scale,
         run_seconds=run.overhead_seconds,
     )
 
 
 def _typical_seed(bench: Bench, n_steps: int) -> tuple[int, float]:
-    """The seed whose first steps are nearest to typical ones, and tokens of typical ones over theirs."""
+    """Find the seed whose first steps are nearest to typical ones; return it, and typical tokens / theirs."""
     lengths = bench.splits["train"].lengths
 
     def mean_tokens(seed: int, n: int) -> float:

@@ -49,13 +49,14 @@ def readers_of(files: Sequence[ConfigFile]) -> tuple[str, ...]:
 
 
 def load_in_peft(module: nn.Module, files: Sequence[ConfigFile]) -> tuple[nn.Module, tuple[str, ...]]:
-    """A base model with an adapter that plain `peft` has loaded, and phrases on tensors that do not match.
+    """Load an adapter with plain `peft`; return the model, and phrases on missing and ignored tensors.
 
-    Of several configs, those that change weights are merged one after the other; the others follow.
+    An adapter of several configs is loaded one config at a time. Each that changes weights is merged before
+    the next is loaded; those that cannot be merged come last.
 
     Args:
         module: The base model in float32; changed in place.
-        files: The configs, with weights beside them.
+        files: The configs, with weights beside them; a trained head lies beside the first.
 
     Raises:
         SpecError: A folder has no weights that can be read, or `peft` refuses or cannot merge the adapter.
@@ -66,9 +67,9 @@ def load_in_peft(module: nn.Module, files: Sequence[ConfigFile]) -> tuple[nn.Mod
     for file in sorted(files, key=lambda file: is_unmergeable(file.config)):  # stable
         tensors = _weights_of(file)
         try:
-            place = str(next(model.parameters()).device)  # by itself peft takes a GPU for the tensors
+            device = str(next(model.parameters()).device)  # else peft puts the tensors on a GPU
             adapted = PeftModel.from_pretrained(
-                model, str(file.folder), low_cpu_mem_usage=False, torch_device=place
+                model, str(file.folder), low_cpu_mem_usage=False, torch_device=device
             )
         except (*MERGE_ERRORS, KeyError) as error:
             raise SpecError(
