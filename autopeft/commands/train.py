@@ -129,7 +129,7 @@ def train_plan(
         seed=seed,
     )
     encode_ahead(prepared.bench.splits, [fidelity], batch_size=prepared.bench.batch_size)
-    facts = training_facts(prepared, document.plan, fidelity)
+    facts = finished_run_facts(prepared, document.plan, fidelity)
     with (
         logged_steps(kept=lambda: unfinished.words),
         unfinished.kept(facts, resume=resume),
@@ -234,7 +234,7 @@ def _write_files(
     write_trained_card(folder, trained, at=at)
 
 
-def training_facts(prepared: Prepared, plan: Plan, fidelity: Fidelity) -> dict[str, Any]:
+def finished_run_facts(prepared: Prepared, plan: Plan, fidelity: Fidelity) -> dict[str, Any]:
     """Collect what the bits of a training depend on, by name."""
     return {
         **loaded_facts(prepared),

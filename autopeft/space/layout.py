@@ -82,7 +82,8 @@ def plan_of(policy: Policy, context: AllocationContext) -> Plan:
 
     1. A method whose `peft` config holds one rank has one rank, the largest that the budget pays at all
        sites.
-    2. Even ranks from 8 on are one rank too, as people write LoRA. Other ranks leave no affordable upgrade.
+    2. Ranks that are the same everywhere, from 8 on, are one rank too, as people write LoRA. Otherwise some
+       sites have one rank more, until no further one can be paid.
     3. A policy whose sites are all too dear is widened, first to all layers and roles, then to plain options,
        so that no proposal is rejected for its size.
     """

@@ -120,10 +120,10 @@ def check_limit(bench: Bench, execution: ExecutionSpec, *, trained_params: int =
 
 
 def _compute(execution: ExecutionSpec, tokens: int, row: _Row | None = None) -> Compute:
-    """Micro-batches of so many tokens as a row says, None without checkpointing.
+    """Choose micro-batches of so many tokens, and checkpointing as `row` found it; None is no checkpointing.
 
-    Those of plans that cannot be checkpointed have as many tokens less as these keep more: whatever is free
-    now, so that a run that is resumed, which has its tokens, cuts as before.
+    Plans that cannot be checkpointed keep more for a token, and get fewer tokens by the same factor. It does
+    not depend on what is free now, so that a resumed run cuts its batches as before.
     """
     return Compute(
         micro_batch_tokens=tokens,
