@@ -216,9 +216,9 @@ def longer_run(problem: SearchProblem, runs: Runs, judged: Judgement) -> LongerR
 def smaller_budgets(problem: SearchProblem, runs: Runs, judged: Judgement) -> tuple[SizeStep, ...]:
     """Find the best plan of a fifth of the budget, of a fifth of that, and so on.
 
-    `--sizes` counts the full budget too, so that it asks for one fewer. Each is the best of a short race, trained in full with the seed of the plan that is handed over, and
-    compared with it in pairs on the confirm rows. Budgets that pay no plan, and limits of time and cost, end
-    the list.
+    `--sizes` counts the full budget too, so that it asks for one fewer. Each is the best of a short race,
+    trained in full with the seed of the plan that is handed over, and compared with it in pairs on the
+    confirm rows. Budgets that pay no plan, and limits of time and cost, end the list.
     """
     steps: list[SizeStep] = []
     for power in range(1, problem.spec.search.sizes):
