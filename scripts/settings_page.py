@@ -24,7 +24,7 @@ You can give a setting in four ways. An earlier one in this list wins:
 3. by an environment variable, which is its name in capitals: `AUTOPEFT_SEARCH_TRIALS=30`;
 4. in a YAML file, nested by topic: `--config run.yaml`.
 
-In Python, write the flag as a keyword: `max_steps=50`. "demo" marks the default without a model and a dataset.
+In Python, write the flag as a keyword: `max_steps=50`. "demo" marks the default without model and dataset.
 """
 
 

@@ -247,7 +247,7 @@ def abridged(arm: str, label: int = _LABEL) -> str:
 
     Example:
         >>> abridged("baseline: LoRA on all linear maps of the last layers")
-        'baseline: LoRA on a…of the last layers'
+        'baseline: LoRA…he last layers'
     """
     if len(arm) <= label:
         return arm

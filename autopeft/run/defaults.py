@@ -14,7 +14,7 @@ from autopeft import train
 from autopeft.data import LabelledData
 from autopeft.extension import IGNORED, Task, TaskDefaults
 from autopeft.model import BaseModel
-from autopeft.records import Decision, RunSpec, with_setting
+from autopeft.records import Decision, RunSpec, TaskSpec, with_setting
 
 PERCENTILE = 99  # of the rows that fit uncut; the longest few would decide memory and time; chosen by hand
 MULTIPLE = 8  # of tokens, as matrix units like it
@@ -156,8 +156,9 @@ def with_max_new_tokens(task: Task, examples: train.EncodedSplit) -> tuple[Task,
     Where answers are short, and the user has chosen no metric, the one that compares them is offered.
     """
     limits = task.defaults.max_new_tokens
-    writes = _EXACT_MATCH in task.metrics and not task.defaults.is_packed
-    if limits is None and not (writes and cast("Any", task).spec.metric is None):
+    writes = task.defaults.family == "language" and not task.defaults.is_packed
+    writes = writes and _EXACT_MATCH in task.metrics and getattr(task, "spec", TaskSpec()).metric is None
+    if limits is None and not writes:
         return task, ()
     lengths = [int((np.asarray(examples.labels[i]) != IGNORED).sum()) for i in examples.typical]
     if limits is None:

@@ -173,8 +173,8 @@ def test_a_model_that_is_as_it_was_loaded_is_named(model_dir, tokenizer, tmp_pat
             "its tokenizer is not; pass it as tokenizer=",
         ),
         (
-            lambda module, search: module.half(),
-            r"weights in float16.*model\.float\(\) or model\.bfl",
+            lambda module, search: module.double(),
+            r"weights in float64.*model\.float\(\) or model\.bfl",
         ),
         (
             lambda module, search: search.update(model=module.bert),

@@ -38,7 +38,9 @@ KINDS = {name: kind for name, kind in vars(records).items() if dataclasses.is_da
 
 def records_of(kind: type[Any]) -> st.SearchStrategy[Any]:
     """Records with every field drawn by its type."""
-    return st.builds(kind, **{name: drawn(hint) for name, hint in get_type_hints(kind).items()})
+    names = {field.name for field in dataclasses.fields(kind)}
+    hints = get_type_hints(kind).items()
+    return st.builds(kind, **{name: drawn(hint) for name, hint in hints if name in names})
 
 
 def drawn(hint: Any) -> st.SearchStrategy[Any]:

@@ -77,7 +77,7 @@ def test_stopped_study_goes_on_and_ends_alike(make_study, tiny_llama, usual_rows
     n_trained = []
     train = good_trainer(tiny_llama)
     tune(lambda trial: n_trained.append(trial.number) or train(trial), again)
-    assert n_trained == [3, 4, 5]
+    assert n_trained == list(range(3, len(usual_rows)))
     assert rows_without_seconds(again.path / "trials.csv") == usual_rows
 
 

@@ -90,10 +90,10 @@ def test_a_newer_run_is_not_rendered_with_what_this_version_knows_of_it(folder):
 
 
 def test_values_that_are_gone_are_named_with_the_version_that_had_them(folder):
-    replace_in_settings(folder, "dtype: float32", "dtype: float16")
-    with pytest.raises(SpecError, match=r"^\S*run\.yaml cannot be used: execution\.dtype is 'float16'"):
+    replace_in_settings(folder, "dtype: float32", "dtype: float64")
+    with pytest.raises(SpecError, match=r"^\S*run\.yaml cannot be used: execution\.dtype is 'float64'"):
         with_version(folder, VERSION).read_spec()
-    sentence = r"run of autopeft 0\.1\.0, .*execution\.dtype is 'float16'; it should be .*with that version"
+    sentence = r"run of autopeft 0\.1\.0, .*execution\.dtype is 'float64'; it should be .*with that version"
     with pytest.raises(RunDirError, match=sentence):
         with_version(folder, "0.1.0").read_spec()
 
@@ -110,7 +110,7 @@ def test_a_result_that_another_version_wrote_is_not_called_damaged(folder):
 
 def test_weights_are_exported_whatever_the_settings_of_their_run(folder, tmp_path):
     set_version(folder, "0.1.0")
-    replace_in_settings(folder, "dtype: float32", "dtype: float16")
+    replace_in_settings(folder, "dtype: float32", "dtype: float64")
     weights = folder / "best/weights"
     written = commands.export(ExportRequest(to="native", out=tmp_path / "out", adapter=weights))
     assert "adapter_model.safetensors" in written.files

@@ -170,7 +170,7 @@ adapters = st.builds(
     method=st.text(min_size=1),
     site=st.text(min_size=1),
     rank=st.integers(0, 4096),
-    scale=st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False),
+    scale=st.floats(min_value=1e-6, max_value=1e6),
     options=options.map(lambda items: tuple(items.items())),
 )
 plans = st.builds(
@@ -219,7 +219,7 @@ def test_a_folder_without_a_plan_is_refused(tmp_path):
         ("rank: 8", "rank: -1", SpecError, "adapters.0.rank is -1; it should be greater than or equal to 0"),
         ("rank: 8", "rank: '8'", SpecError, "adapters.0.rank is '8'; it should be a whole number"),
         ("scale: 2.0", "scale: .nan", SpecError, "adapters.0.scale is nan; it should be a finite number"),
-        ("scale: 2.0", "scale: 0", SpecError, "adapters.0.scale is 0; it should be greater than 0"),
+        ("scale: 2.0", "scale: 0", SpecError, "adapters.0.scale is 0; it should be greater than or equal to 0.000001"),
         (
             "dora: true",
             "dora: [1]",
