@@ -7,8 +7,9 @@ import sys
 from importlib.resources import files
 
 from datasets import load_dataset
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, losses
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from sentence_transformers import SentenceTransformerTrainingArguments as Arguments
+from sentence_transformers.losses import CoSENTLoss
 from transformers import set_seed
 
 import autopeft
@@ -28,7 +29,7 @@ def train(trial):
     model[0].model = trial.attach(model[0].model)
     rates = {"learning_rate": trial.learning_rate, "warmup_steps": trial.warmup_steps, "seed": trial.seed}
     args = Arguments(str(trial.path), max_steps=trial.steps, **rates, save_strategy="no", report_to=[])
-    loss, callbacks = losses.CoSENTLoss(model), [trial.callback()]
+    loss, callbacks = CoSENTLoss(model), [trial.callback()]
     SentenceTransformerTrainer(model, args, cut["train"], loss=loss, callbacks=callbacks).train()
     pairs = splits[trial.split]
     first, second = (model.encode(list(pairs[side])) for side in ("text_a", "text_b"))

@@ -108,7 +108,7 @@ def weight_digests(module: nn.Module, *, exclude: Collection[str] = ()) -> dict[
             rounded.update(same)
             exact.update(wide)
     if packed:
-        return {f"weights packed for {device}": exact.hexdigest()}
+        return {f"weights packed for {device}": rounded.hexdigest()}
     if torch.float16 in formats:  # whose numbers bfloat16 would round once more
         return {"weights held in float16": exact.hexdigest()}
     name = "weights held in bfloat16" if torch.bfloat16 in formats else "weights"

@@ -219,7 +219,12 @@ def test_a_folder_without_a_plan_is_refused(tmp_path):
         ("rank: 8", "rank: -1", SpecError, "adapters.0.rank is -1; it should be greater than or equal to 0"),
         ("rank: 8", "rank: '8'", SpecError, "adapters.0.rank is '8'; it should be a whole number"),
         ("scale: 2.0", "scale: .nan", SpecError, "adapters.0.scale is nan; it should be a finite number"),
-        ("scale: 2.0", "scale: 0", SpecError, "adapters.0.scale is 0; it should be greater than or equal to 0.000001"),
+        (
+            "scale: 2.0",
+            "scale: 0",
+            SpecError,
+            "adapters.0.scale is 0; it should be greater than or equal to 0.000001",
+        ),
         (
             "dora: true",
             "dora: [1]",
