@@ -33,7 +33,7 @@ set_seed(trial.seed)
 model = trial.attach(AutoModelForCausalLM.from_pretrained(model_id))
 optimizer = torch.optim.AdamW((w for w in model.parameters() if w.requires_grad), trial.learning_rate)
 schedule = get_linear_schedule_with_warmup(optimizer, trial.warmup_steps, trial.steps)
-loader = torch.utils.data.DataLoader(splits["train"], 4, shuffle=True)
+loader = torch.utils.data.DataLoader(splits["train"], 4, shuffle=True)  # type: ignore[arg-type]  # a list
 parallel, optimizer, loader = accelerator.prepare(model, optimizer, loader)
 for texts in islice(cycle(loader), trial.steps):
     accelerator.backward(loss_of(parallel, texts))  # the mean over all processes

@@ -9,7 +9,7 @@ from importlib.resources import files
 from datasets import load_dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from sentence_transformers import SentenceTransformerTrainingArguments as Arguments
-from sentence_transformers.losses import CoSENTLoss
+from sentence_transformers.sentence_transformer.losses import CoSENTLoss
 from transformers import set_seed
 
 import autopeft

@@ -81,23 +81,21 @@ def weight_digests(module: nn.Module, *, exclude: Collection[str] = ()) -> dict[
     """Digest the values of all weights, whatever the format that holds them (SHA-256).
 
     There is a digest of the values, and one of the values in bfloat16, by which a model that is held in
-    bfloat16 is compared with one in float32. Maps in few bits are packed otherwise by each device, so that
-    there is one digest, with the device in its name. Modules of `exclude` are left out.
+    bfloat16 is compared with one in float32. Maps in few bits are left out: each device packs them in its own
+    way, a CPU at their first use. Modules of `exclude` are left out, too.
     """
     exact, rounded, excluded = hashlib.sha256(), hashlib.sha256(), tuple(f"{name}." for name in exclude)
     packed = tuple(f"{name}." for name, child in module.named_modules() if n_bits(child))
-    formats, device = set(), ""
+    formats = set()
     for name, tensor in sorted(module.state_dict().items()):
-        if name.startswith(excluded):
+        if name.startswith((*excluded, *packed)):
             continue
-        is_packed = name.startswith(packed)
-        device = tensor.device.type if is_packed else device
         formats.add(tensor.dtype)
         for digest in (exact, rounded):
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
         for held in torch.split(_flat(tensor), _CHUNK_NUMBERS):
             piece = held.cpu()
-            if is_packed or not piece.is_floating_point():
+            if not piece.is_floating_point():
                 same = _sha256(piece)
                 wide = same
             else:
@@ -108,7 +106,7 @@ def weight_digests(module: nn.Module, *, exclude: Collection[str] = ()) -> dict[
             rounded.update(same)
             exact.update(wide)
     if packed:
-        return {f"weights packed for {device}": rounded.hexdigest()}
+        return {"weights beside the quantised maps": rounded.hexdigest()}
     if torch.float16 in formats:  # whose numbers bfloat16 would round once more
         return {"weights held in float16": exact.hexdigest()}
     name = "weights held in bfloat16" if torch.bfloat16 in formats else "weights"

@@ -161,7 +161,7 @@ def test_short_completions_offer_the_metric_that_compares_them(n_tokens, is_offe
         metric="loss",
         metrics=("loss", "exact-match"),
         spec=SimpleNamespace(metric=None),
-        defaults=SimpleNamespace(max_new_tokens=None, is_packed=False),
+        defaults=SimpleNamespace(max_new_tokens=None, is_packed=False, family="language"),
     )
     rows = SimpleNamespace(labels=[[-100, *[5] * n_tokens]], typical=[0])
     assert [str(d.setting) for d in with_max_new_tokens(task, rows)[1]] == ["task.metric"] * is_offered
