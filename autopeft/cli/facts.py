@@ -32,6 +32,15 @@ _MARKS = {"ok": "ok", "note": "note", "fail": "FAIL"}  # of the checks of `docto
 _PATH = "Plan, run, adapter_config.json or its folder, or a method such as lora_r16"
 _BaseModel = Annotated[str | None, typer.Option(help="Hub id, or directory with a config.json.")]
 _Revision = Annotated[str | None, typer.Option(help="Revision of the hub model.")]
+_Device = Annotated[
+    str, typer.Option(help="cuda or cpu of this machine, or a card: l4, a100-80gb, h100, rtx4090, …")
+]
+_Memory = Annotated[
+    str | None, typer.Option(help="Memory of the device, such as 24GiB. Default: what the card has.")
+]
+_Data = Annotated[
+    str | None, typer.Option(help="Dataset, whose rows decide lengths and steps; needs the tokenizer.")
+]
 
 # What the parts say about themselves, since importing them takes seconds; `scripts/part_facts.py` writes it.
 # Where other packages publish parts, all are imported.
@@ -84,18 +93,12 @@ def estimate(
         Literal["autopeft", "trainer"],
         typer.Option(help="Loop: autopeft, or trainer for that of transformers, with all logits at once."),
     ] = "autopeft",
-    device: Annotated[
-        str, typer.Option(help="cuda or cpu of this machine, or a card: l4, a100-80gb, h100, rtx4090, …")
-    ] = "cuda",
-    memory: Annotated[
-        str | None, typer.Option(help="Memory of the device, such as 24GiB. Default: what the card has.")
-    ] = None,
+    device: _Device = "cuda",
+    memory: _Memory = None,
     task: Annotated[
         str | None, typer.Option(help="Default: that of the plan, or of the class that the config names.")
     ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Dataset, whose rows decide lengths and steps; needs the tokenizer.")
-    ] = None,
+    data: _Data = None,
     epochs: Annotated[float | None, typer.Option(min=0.001, help="Length of a full run on --data.")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Steps of a full run, for its time.")] = None,
     gpu_price: Annotated[float | None, typer.Option(min=0, help="Price of an hour, in any currency.")] = None,
@@ -141,17 +144,11 @@ def suggest(
     task: Annotated[
         str | None, typer.Option(help="Default: that of the class that the config names.")
     ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Dataset, whose rows decide lengths and steps; needs the tokenizer.")
-    ] = None,
+    data: _Data = None,
     revision: _Revision = None,
     quantize: Annotated[_Bits | None, typer.Option(help="none, 4bit or 8bit. Default: none.")] = None,
-    device: Annotated[
-        str, typer.Option(help="cuda or cpu of this machine, or a card: l4, a100-80gb, h100, rtx4090, …")
-    ] = "cuda",
-    memory: Annotated[
-        str | None, typer.Option(help="Memory of the device, such as 24GiB. Default: what the card has.")
-    ] = None,
+    device: _Device = "cuda",
+    memory: _Memory = None,
     gpu_price: Annotated[float | None, typer.Option(min=0, help="Price of an hour, in any currency.")] = None,
     trainer: Annotated[
         str, typer.Option("--for", help="Print lines for peft, trl, unsloth or axolotl.")

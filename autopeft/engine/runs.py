@@ -126,7 +126,7 @@ class Runs:
         if len(latest) == _MOST_FAILED and all(m.status.is_of_machine for m in latest):
             raise TrainingError(
                 f"The last {_MOST_FAILED} runs failed: {measurement.reason}. What was "
-                "measured before is kept; mend the cause and continue with --resume."
+                "measured before is kept; mend the cause and run it again, a search with --resume."
             )
         plan, fidelity = key
         self.expected[fidelity] = max(0, self.expected[fidelity] - 1)
@@ -182,5 +182,5 @@ def broken_off(run: str, measurement: Measurement) -> TrainingError:
     """The error of a run that the search cannot do without."""
     return TrainingError(
         f"{run} of plan {measurement.plan.digest} failed: {measurement.reason}. "
-        "What was measured is kept; mend the cause and continue with --resume."
+        "What was measured is kept; mend the cause and run it again, a search with --resume."
     )

@@ -181,20 +181,22 @@ class _Steps:
         )
 
     def largest_part(self, request: StepRequest, n_rows: int, n_tokens: int, max_bytes: int) -> Step:
-        """Find the largest of all rows, a half, a quarter … that fits, checkpointed only if no row does else.
+        """Find how many of the rows fit at a time: all, a half, a quarter … and 1 at least.
 
-        Without one it is a single row, which does not fit. Memory is a straight line in rows, of which two
-        steps give the place to look.
+        Layers are checkpointed only if a single row does not fit otherwise; if it still does not, its step is
+        the answer. Memory grows by the same bytes with each row, which two replays tell.
         """
         ways = (False, True) if request.checkpointing is None else (request.checkpointing,)
         halves = [n_rows >> power for power in range(n_rows.bit_length())]
         for checkpointing in ways:
-            one, two = (self.at(n, n_tokens, request.quantize, checkpointing=checkpointing) for n in (1, 2))
-            slope = max(1, two.memory.high - one.memory.high)
+            single, double = (
+                self.at(n, n_tokens, request.quantize, checkpointing=checkpointing) for n in (1, 2)
+            )
+            row_bytes = max(1, double.memory.high - single.memory.high)
             for n_part in halves:
-                if one.memory.high + (n_part - 1) * slope <= max_bytes:
+                if single.memory.high + (n_part - 1) * row_bytes <= max_bytes:
                     return self.at(n_part, n_tokens, request.quantize, checkpointing=checkpointing)
-        return one
+        return single
 
     def limits(self, step: Step, max_bytes: int) -> Limits:
         """What fits into a memory at the settings of a step, or near them."""
