@@ -59,7 +59,9 @@ def resume_command(spec: RunSpec, out: Path) -> str:
         return f"autopeft tune … --out {quoted(str(out))}"
     if spec.is_in_memory:
         return f"autopeft.search({_objects(spec.model, spec.data)}, out={str(out)!r}, resume=True)"
-    return f"autopeft search --resume --out {quoted(str(out))}"
+    names = spec.output.report_to
+    named = f" --report-to {quoted(','.join(names))}" if names else ""
+    return f"autopeft search --resume --out {quoted(str(out))}{named}"
 
 
 def train_command(plan: PurePath, model: ModelSpec, data: DataSpec) -> str:

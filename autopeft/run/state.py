@@ -302,8 +302,13 @@ def resumed(requested: RunSpec, explicit: frozenset[str]) -> RunSpec:
     if run.is_finished:
         changeable -= {"search.max_time_seconds"}
         log.info("The run in %s is finished; for other settings start a new one in another --out.", run.path)
-    # A run directory may have been moved, so that run.yaml does not hold its path.
-    spec = with_setting(stored, "output.out", requested.output.out)
+    # A run directory may have been moved, or be a stranger's, whose trackers would log to the user's account.
+    spec = stored.model_copy(update={"output": requested.output})
+    if unnamed := set(stored.output.report_to) - set(requested.output.report_to):
+        names = ",".join(sorted(unnamed))
+        log.warning(
+            "The trackers that run.yaml names are not started; pass --report-to %s if you want them.", names
+        )
     for name in sorted(explicit):
         kept, value = (attrgetter(name)(each) for each in (spec, requested))
         if name == "model.revision" and _is_commit(kept) and not _is_commit(value):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shutil
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from peft import PeftConfig, PeftModel
@@ -30,6 +32,49 @@ def run(code: str, names: dict[str, object], *, origin: Path) -> None:
 def test_tables_are_those_of_the_parts() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert text == filled(text), "run: python tests/repository/readme_tables.py"
+
+
+def table_after(text: str, title: str) -> list[list[str]]:
+    """The cells of the first table after a title, without its header."""
+    table = re.search(r"^(\|.*\n)+", text[text.index(title) :], re.MULTILINE)
+    assert table, title
+    return [[cell.strip(" *`") for cell in row.strip("|").split("|")] for row in table[0].splitlines()][2:]
+
+
+def test_gains_in_the_readme_are_those_of_the_measured_table() -> None:
+    with (ROOT / "reports/studies/race_gains.csv").open(encoding="utf-8", newline="") as stream:
+        measured = list(csv.DictReader(stream))
+    text = README.read_text(encoding="utf-8")
+    gains, costs = [], []
+    for data, answer, score, rival, cost in table_after(text, "## What it gains"):
+        cell = [row for row in measured if row["data"] == data.split()[0]]
+        (search,) = (row for row in cell if row["what"] == "search")
+        sweep = max((row for row in cell if row["what"] == "sweep"), key=lambda row: float(row["confirm"]))
+        expected = [f"{100 * float(row['test']):.1f}" for row in (search, sweep)]
+        assert [score, rival, cost] == [*expected, f"{float(search['r']):.1f}"], data
+        assert search["verdict"] in answer
+        gains.append(100 * (float(search["test"]) - float(sweep["test"])))
+        costs.append(float(search["r"]))
+    mean, low, high = fmean(gains), min(gains), max(gains)
+    assert f"scored {mean:.1f} points more on average" in text
+    assert f"({low:+.1f} to {high:+.1f}). It cost {fmean(costs):.1f} full runs".replace("-", "−") in text
+
+
+def test_policies_in_the_concepts_are_those_of_the_replays() -> None:
+    results = (ROOT / "reports/benchmark/results.md").read_text(encoding="utf-8")
+    regret = {row[0]: (row[5], row[1]) for row in table_after(results, "## The race")}
+    names = {
+        "LoRA on q and v": "plain default",
+        "sweep of two full runs": "sweep of two",
+        "sweep of eight full runs": "sweep",
+        "Hyperband with as much to spend": "Hyperband 4 R",
+        "autopeft search --effort quick": "quick",
+        "autopeft search": "search",
+    }
+    rows = table_after((ROOT / "docs/concepts.md").read_text(encoding="utf-8"), "## What it costs")
+    for policy, cost, points in rows:
+        expected = [f"{float(value):.1f}" for value in regret[names[policy]]]
+        assert [cost, points] == expected, policy
 
 
 def test_readme_is_short() -> None:
