@@ -305,10 +305,7 @@ def resumed(requested: RunSpec, explicit: frozenset[str]) -> RunSpec:
     # A run directory may have been moved, or be a stranger's, whose trackers would log to the user's account.
     spec = stored.model_copy(update={"output": requested.output})
     if unnamed := set(stored.output.report_to) - set(requested.output.report_to):
-        names = ",".join(sorted(unnamed))
-        log.warning(
-            "The trackers that run.yaml names are not started; pass --report-to %s if you want them.", names
-        )
+        log.warning("Trackers of run.yaml are not started without --report-to %s.", ",".join(sorted(unnamed)))
     for name in sorted(explicit):
         kept, value = (attrgetter(name)(each) for each in (spec, requested))
         if name == "model.revision" and _is_commit(kept) and not _is_commit(value):
