@@ -10,15 +10,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from autopeft.report import result_schema, trials_schema
-from autopeft.run.trials import ScoreFile, TrialFile
+from autopeft.run.trials import Score, Trial
 
 _DOCS = Path(__file__).parents[1] / "docs"
 PAGES = {
     _DOCS / "result.schema.json": result_schema,
     _DOCS / "trials.schema.json": trials_schema,
-    _DOCS / "trial.schema.json": TrialFile.model_json_schema,
-    _DOCS / "score.schema.json": ScoreFile.model_json_schema,
+    _DOCS / "trial.schema.json": Trial.model_json_schema,
+    _DOCS / "score.schema.json": TypeAdapter(Score).json_schema,
 }
 
 

@@ -9,6 +9,7 @@ Inside the folder each file imports only from those before it: result.
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,10 +26,10 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from autopeft import commands
 from autopeft.api.result import Result, in_python_words, with_path
 from autopeft.commands import Analysis, Suggestion, SuggestRequest, apply, save
+from autopeft.commands.tune import Study
 from autopeft.errors import ModelError, SpecError
 from autopeft.model import require_plain, restoring
 from autopeft.records import IN_MEMORY, Measurement, RunSpec, SearchFacts
-from autopeft.run.ask_tell import Study
 from autopeft.run.prepare import InMemory
 from autopeft.run.resources import one_at_a_time
 from autopeft.run.trials import Score, Trial
@@ -101,7 +102,9 @@ def search(
 
 
 @one_at_a_time()
-def tune(train: Callable[[Trial], Score | float], **about: Any) -> Result:
+def tune(
+    train: Callable[[Trial], Score | float], *, deadline_seconds: float = math.inf, **about: Any
+) -> Result:
     """Search with your own training function in place of autopeft's loop.
 
     `train` gets a `Trial`, attaches `trial.config` to the model with `peft.get_peft_model`, trains it for
@@ -111,6 +114,7 @@ def tune(train: Callable[[Trial], Score | float], **about: Any) -> Result:
 
     Args:
         train: Trains and evaluates.
+        deadline_seconds: After which a trial that another process has is taken over.
         **about: The arguments of `Study`: model, budget, full_steps, out, metric …
 
     Raises:
@@ -118,7 +122,7 @@ def tune(train: Callable[[Trial], Score | float], **about: Any) -> Result:
     """
     with in_python_words():
         study = Study(**about)
-        return with_path(commands.tune(train, study), study.path)
+        return with_path(commands.tune(train, study, deadline_seconds=deadline_seconds), study.path)
 
 
 def _require_gradients() -> None:

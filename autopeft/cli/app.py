@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import sys
 import time
@@ -172,8 +173,8 @@ def tune(
         max_seconds = None if trial_time is None else parse_duration(trial_time)
         with heavy_imports():
             from autopeft import commands
-            from autopeft.commands.tune import command
-            from autopeft.run.ask_tell import Study
+            from autopeft.commands.tune import Study
+            from autopeft.run.trials import command
 
         train = command(words, max_seconds=max_seconds)
         study = Study(
@@ -185,7 +186,8 @@ def tune(
             auto_class=auto_class,
             **settings,
         )
-        result = commands.tune(train, study, interrupt=interrupt)
+        deadline = math.inf if max_seconds is None else 2 * max_seconds
+        result = commands.tune(train, study, deadline_seconds=deadline, interrupt=interrupt)
         _print_run(result, study.path, as_json=as_json)
 
 

@@ -19,6 +19,7 @@ from rich.text import Text
 from autopeft.cli.printing import COLUMNS
 from autopeft.records import rate, shortened
 from autopeft.report.formatting import last_part
+from autopeft.run.live import Silent
 
 if TYPE_CHECKING:
     from autopeft.records import Measurement, SearchFacts
@@ -28,24 +29,6 @@ _LEAST_LABEL = 12  # the same on a narrow terminal; chosen by hand
 _METRIC = 9  # columns of the metric
 _BAR = 24  # columns of the bar
 _BESIDE_ROWS = 8  # lines of a terminal that are not for rows; chosen by hand
-
-
-class Silent:
-    """Shows nothing."""
-
-    def begin(self, setting: SearchFacts, page: Path) -> None:
-        """Nothing."""
-
-    def phase(self, name: str, n_measurements: int) -> None:
-        """Nothing."""
-
-    def measured(
-        self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
-    ) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
 
 
 @dataclass

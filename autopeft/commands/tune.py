@@ -1,30 +1,433 @@
-"""`tune`: the search, with a training function or command of the user in place of autopeft's own loop."""
+"""`tune`: a search whose trials somebody else trains, a function or a command of the user.
+
+The folder holds everything: the settings, the trials that were given out, and the log of what was told. Each
+`ask` replays the search over the log; the first measurement that it lacks is the next trial. So a process may
+end at any moment, and several may share one folder.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
-import signal
-import subprocess
+import shutil
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
 
-from autopeft.errors import SpecError, TrainingError, first_line_of
+import filelock
+import optuna
+from optuna.storages import BaseStorage, InMemoryStorage
+from peft import PeftConfig
+
+from autopeft import engine, model, report
+from autopeft.adapters import compile_plan
+from autopeft.engine import Key, Lengths, Runs, SearchProblem
+from autopeft.errors import NO_ROOM, RunDirError, TrainingError, first_line_of
+from autopeft.executors import Executor
+from autopeft.extension import discover
 from autopeft.model import is_out_of_memory
-from autopeft.records import SearchResult, Status
-from autopeft.run.ask_tell import Study
-from autopeft.run.trials import Score, Trial
+from autopeft.records import (
+    OWN_TRAINER,
+    VERSION,
+    Measurement,
+    MetricFacts,
+    Outcome,
+    Plan,
+    SearchFacts,
+    SearchResult,
+    SplitSizes,
+    Status,
+    digest_of,
+    to_json,
+    with_setting,
+)
+from autopeft.run.best import document_without_head
+from autopeft.run.live import Silent
+from autopeft.run.prepare import methods_for
+from autopeft.run.reporting import part_words
+from autopeft.run.resources import budget_of
+from autopeft.run.search_problem import (
+    fit_to_budget,
+    of_one_config,
+    rate_ranges,
+    requested_space,
+    without_scores,
+)
+from autopeft.run.trials import Score, Trial, TrialFolders, check_adapter
+from autopeft.store import (
+    RunDir,
+    by_dotted_name,
+    cannot_write,
+    claimed_folder,
+    read_checked,
+    replace_folder,
+    resolve_settings,
+    write_checked,
+    write_plan,
+)
+from autopeft.store.study_file import study_file
 
-_PLACES = ("{trial}", "{result}")  # of the paths in a command
+_SEEDS_WITHOUT_ROWS = 3  # full runs of a trainer that gives one number a run
+_MOST_AT_ONCE = 64  # trials that may be out; the list of first plans is shorter
 _PAUSE_SECONDS = 2.0  # between two looks for a trial that another process has; chosen by hand
-_SHOWN = 200  # characters of the last line of a log; chosen by hand
 
 log = logging.getLogger(__name__)
 
 
+def _metric_facts(name: str, *, greater_is_better: bool) -> MetricFacts:
+    """The facts of a metric by its name; of one that autopeft does not know, only its direction is known."""
+    metrics = discover("autopeft.metrics")
+    if name not in metrics:
+        return MetricFacts(name=name, greater_is_better=greater_is_better, is_share=False)
+    facts = metrics[name]
+    return MetricFacts(
+        name=name,
+        greater_is_better=facts.greater_is_better,
+        is_share=facts.is_share,
+        score_span=facts.score_span,
+        label=facts.label,
+    )
+
+
+class _MissingError(Exception):
+    """The search needs measurements that nobody has made: its arguments."""
+
+
+class _Replayed(Runs):
+    """Runs that are known, or else missing."""
+
+    def measure_all(self, keys: Iterable[Key]) -> list[Measurement]:
+        """The known measurements in order; raises _MissingError if one is not known."""
+        requested = tuple(keys)
+        if missing := [key for key in requested if key not in self.earlier]:
+            raise _MissingError(*dict.fromkeys(missing))
+        return super().measure_all(requested)
+
+
+class _Elsewhere(Executor):
+    """As many workers as there may be trials; the search never submits to them, but breaks off."""
+
+    n_workers = _MOST_AT_ONCE
+
+
+class Study:
+    """A search over trials that somebody else trains, in a folder that processes may share.
+
+    Attributes:
+        path: The folder.
+        spec: The settings.
+    """
+
+    def __init__(
+        self,
+        *,
+        full_steps: int,
+        out: str | Path | None = None,
+        metric: str = "score",
+        greater_is_better: bool = True,
+        test: bool = False,
+        auto_class: str | None = None,
+        **settings: Any,
+    ) -> None:
+        """Begin a study in a folder, or go on with the one that is there.
+
+        Args:
+            full_steps: Optimizer steps of a full run.
+            out: The folder; None makes a new one under `reports/`.
+            metric: What the scores are. Of a metric that autopeft knows (accuracy, spearman …) the range is
+                known too, and values are read as percent.
+            greater_is_better: Of a metric that autopeft does not know.
+            test: Whether to ask for one evaluation on rows of a test split at the end.
+            auto_class: The class of transformers whose modules the trainer adapts, such as
+                `AutoModelForCausalLM`; None takes the one that the model's config names.
+            **settings: Settings of a search by the names of their flags: model, budget (such as `r16`),
+                effort, methods, seeds, trials, seed, margin, space …
+
+        Raises:
+            RunDirError: The folder holds other files, or a study with other settings.
+            SpecError, ModelError, BudgetError, SiteError: As for a search.
+        """
+        flags = by_dotted_name(settings) | {"task.max_steps": full_steps, "data.source": OWN_TRAINER}
+        self.spec, _ = resolve_settings(config=None, env={}, flags=flags, assignments=(), origin="argument")
+        self._metric = _metric_facts(metric, greater_is_better=greater_is_better)
+        self._auto_class, self._is_tested = auto_class, test
+        self._full_steps = full_steps
+        requested = without_scores(requested_space(self.spec))
+        with model.quiet_libraries():
+            self._base = model.load_skeleton(self.spec.model, auto_class=auto_class)
+        self._methods = methods_for(self._base)
+        self._budget = budget_of(self.spec, self._base)
+        feasible, self._context = fit_to_budget(
+            requested, spec=self.spec, base=self._base, methods=self._methods, budget=self._budget
+        )
+        self._space = of_one_config(feasible, self._context)
+        if out is None:
+            with claimed_folder(Path("reports") / f"tune-{datetime.now():%Y%m%d-%H%M%S}") as folder:
+                self._open(folder)
+        else:
+            self._open(Path(out))
+        self._retried = {m for m in self._run.measurements.load() if m.status.is_of_machine}
+
+    def _open(self, path: Path) -> None:
+        """Keep the facts of a new study, or compare them with those of the study in the folder."""
+        self.path, self._run, self._trials = path, RunDir(path), TrialFolders(path / "trials")
+        facts = {
+            "autopeft": VERSION,
+            "metric": to_json(self._metric),
+            "auto_class": self._auto_class,
+            "is_tested": self._is_tested,
+            "sites": digest_of([site.name for site in self._base.sites]),
+            **{topic: value for topic, value in to_json(self.spec).items() if topic != "output"},
+        }
+        kept = self._run.state / "study.json"
+        if not path.is_dir():
+            RunDir.check(path)  # a file, or a folder that cannot be made
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock = filelock.FileLock(path / ".lock")
+        with self._lock:
+            if not kept.is_file():
+                RunDir.check(path)
+                self._run.write_spec(self.spec)
+                write_checked(kept, facts)
+            begun_with = read_checked(kept, remedy="pass another --out")
+        if differing := sorted(name for name, value in facts.items() if begun_with.get(name) != value):
+            raise RunDirError(
+                f"{path} holds a study with another {' and '.join(differing)}; pass what it was begun "
+                "with, or another --out."
+            )
+
+    def _measured(self) -> dict[Key, Measurement]:
+        measurements = self._run.measurements.load()
+        return {(m.plan, m.fidelity): m for m in measurements if m not in self._retried}
+
+    def _problem(self, measured: Mapping[Key, Measurement]) -> SearchProblem:
+        """The problem of the engine: one seed if the trainer scores rows, three if it does not."""
+        spec = self.spec
+        has_rows = all(len(m.example_scores) > 1 for m in measured.values() if m.status is Status.COMPLETE)
+        if not has_rows and (spec.search.seeds or 1) == 1:
+            spec = with_setting(spec, "search.seeds", _SEEDS_WITHOUT_ROWS)
+        writes_text = model.task_type_of(self._base.module) in ("CAUSAL_LM", "SEQ_2_SEQ_LM")
+        return SearchProblem(
+            spec=spec,
+            space=self._space,
+            context=self._context,
+            family="language" if writes_text else "classification",
+            lengths=Lengths(
+                full_steps=self._full_steps,
+                batch_size=1,
+                n_search=1,
+                n_confirm=1,
+                n_test=int(self._is_tested),
+                goes_on=False,
+            ),
+            metric=self._metric,
+            head_rates=(1.0, 1.0),
+        )
+
+    def _replay(
+        self, storage: Callable[[], BaseStorage] = InMemoryStorage
+    ) -> tuple[SearchProblem, Runs, Outcome | None, tuple[Key, ...]]:
+        """The search over what was told: its outcome, or else the measurements that it needs next."""
+        measured = self._measured()
+        problem = self._problem(measured)
+        runs = _Replayed(
+            executor=_Elsewhere(),
+            measure_one=lambda plan, fidelity: measured[plan, fidelity],
+            progress=Silent(),
+            lengths=problem.lengths,
+            earlier=measured,
+        )
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        engine_log = logging.getLogger(engine.__name__)
+        engine_log.setLevel(logging.ERROR)  # every replay would say it again
+        try:
+            return problem, runs, engine.search(problem, runs, storage=storage), ()
+        except _MissingError as missing:
+            return problem, runs, None, missing.args
+        finally:
+            engine_log.setLevel(logging.NOTSET)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the search has its answer.
+
+        Raises:
+            TrainingError: It can have none, since no baseline could be trained.
+        """
+        return self._replay()[2] is not None
+
+    def ask(self, *, deadline_seconds: float = math.inf) -> Trial | None:
+        """Take the next trial; None if all that the search needs now are out, or it is finished.
+
+        A trial that was given out comes back if its process is gone from this machine, or after a deadline.
+
+        Raises:
+            TrainingError: No baseline could be trained.
+        """
+        with self._lock:
+            _, runs, _, missing = self._replay()
+            claims = self._trials.claims()
+            for plan, fidelity in missing:
+                claim = claims.get((plan, fidelity))
+                if claim is None or not claim.holds(deadline_seconds):
+                    words = str(runs.arms[plan][0])
+                    return self._trials.give(
+                        plan, fidelity, config=self._config(plan), words=words, full_steps=self._full_steps
+                    )
+        return None
+
+    def _config(self, plan: Plan) -> PeftConfig:
+        module = self._base.module
+        (config,) = model.for_task(
+            compile_plan(plan, self._methods).configs,
+            module,
+            task_type=model.task_type_of(module),
+            head_names=self._base.head_names,
+        )
+        config.base_model_name_or_path = self.spec.model.id
+        return config
+
+    def give_back(self, trial: Trial) -> None:
+        """Let another process have a trial that this one will not finish."""
+        with self._lock:
+            self._trials.give_back(trial)
+
+    def tell(self, trial: Trial, score: Score | float) -> None:
+        """Keep the score of a trial.
+
+        Raises:
+            TrainingError: It cannot be compared with earlier ones, or the adapter is not that of the trial.
+                Nothing is kept then.
+        """
+        score = Score.given(score)
+        values = (score.value, *(() if score.loss is None else (score.loss,)))
+        if trial.has_diverged or not all(map(math.isfinite, values)):
+            self._keep(trial, Status.DIVERGED, error="diverged: the score or the loss is not finite")
+            return
+        finished = [m for m in self._measured().values() if m.status is Status.COMPLETE]
+        if not (score.per_example or finished) and (self.spec.search.seeds or 1) == 1:
+            log.info(
+                "Your trainer gives one number a run, so that each finalist is trained with %d seeds. Give "
+                "per_example, one number for each row, and one seed is enough.",
+                _SEEDS_WITHOUT_ROWS,
+            )
+        of_split = [m for m in finished if m.fidelity.split == trial.split]
+        n_rows = len(of_split[0].example_scores) if of_split else None
+        score.require_sound(n_rows=0 if n_rows == 1 else n_rows, span=self._metric.score_span)
+        claim = self._trials.claim(trial)
+        if claim is not None and trial.split == "confirm":
+            check_adapter(trial.folder, claim.plan)
+        metric = self._metric
+        worth = -score.value if metric.greater_is_better else score.value
+        self._keep(
+            trial,
+            Status.COMPLETE,
+            metric=score.value,
+            loss=score.loss if score.loss is not None else worth + float(metric.is_share),
+            example_scores=tuple(map(float, score.per_example)) or (score.value,),
+        )
+
+    def fail(self, trial: Trial, reason: str, *, status: Status = Status.FAIL) -> None:
+        """Keep that a trial broke off, and why, in words without a full stop."""
+        self._keep(trial, status, error=reason)
+
+    def _keep(self, trial: Trial, status: Status, **facts: Any) -> None:
+        with self._lock:
+            claim, is_test = self._trials.claim(trial), trial.split == "test"
+            if claim is None:
+                log.warning("Trial %d came back after its deadline, and is not counted.", trial.number)
+                return
+            self._trials.free(trial)
+            seconds = time.time() - claim.at
+            measurement = Measurement(
+                plan=claim.plan,
+                fidelity=claim.fidelity,
+                status=status,
+                train_seconds=0.0 if is_test else seconds,
+                eval_seconds=seconds if is_test else 0.0,
+                trained_steps=trial.steps,
+                **facts,
+            )
+            self._run.measurements.append(measurement)
+
+    def finish(self) -> SearchResult:
+        """Write the best adapter, its plan and the report of a finished study.
+
+        Raises:
+            TrainingError: The study is not finished, or can have no answer.
+        """
+        with self._lock:
+            with study_file(self._run.path / "study.sqlite") as storage:
+                problem, _, outcome, missing = self._replay(storage)
+            if outcome is None:
+                raise TrainingError(f"The study is not finished: {len(missing)} trials are missing.")
+            result = SearchResult(
+                spec=problem.spec,
+                setting=self._facts(problem, outcome),
+                sites=self._base.sites,
+                scores=(),
+                cost=engine.search_cost(outcome, scoring_seconds=0.0, load_seconds=0.0),
+                environment={"autopeft": VERSION},
+                **vars(replace(outcome, measurements=tuple(map(_with_rows, outcome.measurements)))),
+            )
+            self._write_best(result)
+            self._run.save_result(result)
+            report.write(result, self.path, words=part_words(result))
+        return result
+
+    def _facts(self, problem: SearchProblem, outcome: Outcome) -> SearchFacts:
+        base, metric = self._base, self._metric
+        rows = {m.fidelity.split: len(m.example_scores) for m in outcome.measurements if m.example_scores}
+        return SearchFacts(
+            base_model=base.name,
+            base_model_source=model.resolve(self.spec.model)[0],
+            model_type=base.model_type,
+            auto_class=type(base.module).__name__,
+            data="rows of your trainer",
+            task=self.spec.task.name,
+            metric=metric.name,
+            greater_is_better=metric.greater_is_better,
+            metric_is_share=metric.is_share,
+            metric_label=metric.label,
+            budget=self._budget,
+            head_params=base.head_params,
+            splits=SplitSizes(
+                train=0,
+                search=rows.get("search", 0),
+                confirm=rows.get("confirm", 0),
+                test=rows.get("test", 0),
+            ),
+            full_run_steps=problem.lengths.full_steps,
+            learning_rate_ranges=rate_ranges(problem),
+        )
+
+    def _write_best(self, result: SearchResult) -> None:
+        """Put the finished adapter with its plan into `best/`, in place of an older one."""
+        plan = result.best
+        document = document_without_head(self.spec, self._base, plan)
+        full = next(m for m in result.measurements if m.plan == plan and m.fidelity.split == "confirm")
+        shutil.rmtree(self._run.half_best, ignore_errors=True)
+        write_plan(self._run.half_best / "plan.yaml", document)
+        shutil.copytree(self._trials.adapter(plan, full.fidelity.seed), self._run.half_best / "weights")
+        replace_folder(self._run.half_best, self._run.best)
+
+
+def _with_rows(measurement: Measurement) -> Measurement:
+    """The measurement with as many evaluated rows as it has scores, which nobody knew beforehand."""
+    n_rows = max(1, len(measurement.example_scores))
+    return replace(measurement, fidelity=replace(measurement.fidelity, eval_examples=n_rows))
+
+
 def tune(
-    train: Callable[[Trial], Score | float], study: Study, *, interrupt: Callable[[], None] = lambda: None
+    train: Callable[[Trial], Score | float],
+    study: Study,
+    *,
+    deadline_seconds: float = math.inf,
+    interrupt: Callable[[], None] = lambda: None,
 ) -> SearchResult:
     """Give each trial of a study to a training function until the study has its answer, and write that.
 
@@ -34,6 +437,7 @@ def tune(
     Args:
         train: Trains and evaluates as the trial says, and returns its score.
         study: Whose trials to train.
+        deadline_seconds: After which a trial that another process has is taken over.
         interrupt: Called before each trial; what it raises stops the search, which goes on when it is called
             again.
 
@@ -42,7 +446,7 @@ def tune(
     """
     while not study.is_finished:
         interrupt()
-        trial = study.ask()
+        trial = study.ask(deadline_seconds=deadline_seconds)
         if trial is None:  # another process has what is needed next
             time.sleep(_PAUSE_SECONDS)
             continue
@@ -54,6 +458,10 @@ def tune(
         except Exception as error:  # a failed trial is a value
             is_ours = isinstance(error, TrainingError)
             reason = first_line_of(error) if is_ours else f"{type(error).__name__}: {first_line_of(error)}"
+            # Libraries that write files raise errors of their own, with the words of the system.
+            if number := next((each for each in NO_ROOM if os.strerror(each) in str(error)), None):
+                study.give_back(trial)
+                raise cannot_write(study.path, OSError(number, os.strerror(number))) from error
             log.warning("Trial %d failed: %s", trial.number, reason)
             log.debug("Trial failed", exc_info=True)
             study.fail(trial, reason, status=Status.OUT_OF_MEMORY if is_out_of_memory(error) else Status.FAIL)
@@ -61,63 +469,3 @@ def tune(
             study.give_back(trial)
             raise
     return study.finish()
-
-
-def command(words: Sequence[str], *, max_seconds: float | None = None) -> Callable[[Trial], Score]:
-    """A training function that runs a command for each trial, its output in the trial's `log.txt`.
-
-    Args:
-        words: The command and its arguments. `{trial}` in them is the path of a JSON file with the keys of
-            `TrialFile`, `{result}` the path to which the command writes JSON with the keys of `ScoreFile`.
-        max_seconds: After which a trial is killed, with the processes that it started; None lets it run.
-
-    Raises:
-        SpecError: The command lacks one of the two places.
-    """
-    lacking = [place for place in _PLACES if not any(place in word for word in words)]
-    if lacking:
-        raise SpecError(
-            f"The command has no {' and no '.join(lacking)}; name both, as in: autopeft tune … -- "
-            "python train.py {trial} {result}"
-        )
-
-    def run(trial: Trial) -> Score:
-        result, output_path = trial.path / "result.json", trial.path / "log.txt"
-        paths = str(trial.path / "trial.json"), str(result)
-        filled = [word.replace(_PLACES[0], paths[0]).replace(_PLACES[1], paths[1]) for word in words]
-        with output_path.open("wb") as output:
-            try:
-                process = subprocess.Popen(
-                    filled,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                reason = error.strerror or error
-                raise TrainingError(f"{filled[0]} cannot be started: {reason}.") from None
-            try:
-                code = process.wait(max_seconds)
-            except subprocess.TimeoutExpired:
-                raise TrainingError(f"The command took over {max_seconds:g} s and was ended.") from None
-            finally:  # also what it left running
-                _end(process)
-        if code:
-            lines = output_path.read_text(encoding="utf-8", errors="replace").split("\n")
-            last = next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
-            how = f"exit code {code}" if code > 0 else f"signal {-code}"
-            raise TrainingError(f"The command ended with {how}: {last[:_SHOWN]} ({output_path}).")
-        return Score.read(result)
-
-    return run
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a command with all processes of its group, also those that outlived it."""
-    if hasattr(os, "killpg"):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
-    process.wait()

@@ -14,12 +14,14 @@ from autopeft.adapters import compile_plan
 from autopeft.errors import RunDirError, TrainingError
 from autopeft.exports import write_adapter, write_loading_files
 from autopeft.extension import Checkpoint, ExportSource
+from autopeft.model import BaseModel
 from autopeft.records import (
     IN_MEMORY,
     DataSpec,
     Measurement,
     Plan,
     PlanDocument,
+    RunSpec,
     SearchResult,
     resume_command,
     to_json,
@@ -99,16 +101,20 @@ def _fill(
 
 def plan_document(prepared: Prepared, plan: Plan) -> PlanDocument:
     """Put beside a plan everything that is needed to train it again."""
-    spec = prepared.spec
+    rate = prepared.bench.head_rates.output if prepared.base.head_params else None
+    return replace(document_without_head(prepared.spec, prepared.base, plan), head_learning_rate=rate)
+
+
+def document_without_head(spec: RunSpec, base: BaseModel, plan: Plan) -> PlanDocument:
+    """Put beside a plan what is needed to train it again, without a rate for a task head."""
     return PlanDocument(
         plan=plan,
         model=spec.model,
         data=spec.data,
         task=spec.task,
-        base_params=prepared.base.base_params,
-        head_params=prepared.base.head_params,
+        base_params=base.base_params,
+        head_params=base.head_params,
         schedule=train.SCHEDULE,
-        head_learning_rate=prepared.bench.head_rates.output if prepared.base.head_params else None,
         seed=spec.search.seed,
     )
 

@@ -35,6 +35,24 @@ class Display(Progress, Protocol):
         """The search begins."""
 
 
+class Silent:
+    """Shows nothing."""
+
+    def begin(self, setting: SearchFacts, page: Path) -> None:
+        """Nothing."""
+
+    def phase(self, name: str, n_measurements: int) -> None:
+        """Nothing."""
+
+    def measured(
+        self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
+    ) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 class LivePage:
     """A display of a search that also writes its page."""
 

@@ -4,64 +4,48 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
+import signal
+import subprocess
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import psutil
 from peft import PeftConfig, PeftModel, get_peft_model
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    InstanceOf,
+    PrivateAttr,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+)
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from autopeft.errors import TrainingError, first_line_of
+from autopeft.errors import SpecError, TrainingError, first_line_of
 from autopeft.extension import discover
-from autopeft.records import EvaluatedSplit, Fidelity, Plan
-from autopeft.store import faults_of, write_text
+from autopeft.records import EvaluatedSplit, Fidelity, Plan, from_json, to_json
+from autopeft.store import faults_of, read_checked, write_checked, write_text
 from autopeft.train import input_rms, user_head_rates, warmup_steps
 
 WEIGHTS = "adapter_model.safetensors"
+_CLAIM = "claim.json"
+_RESERVE = "reserve"  # a file in a trial's folder that makes room for its score when the disk is full
+_RESERVE_BYTES = 2**18  # scores of some 12,000 rows
+_PLACES = ("{trial}", "{result}")  # of the paths in a command
+_SHOWN = 200  # characters of the last line of a log; chosen by hand
 
 _MOST_APART = 1e-3  # of the larger of value and 1, between a score and the mean of its rows; chosen by hand
-
-
-class TrialFile(BaseModel):
-    """The content of `trial.json`.
-
-    `steps` are the optimizer steps to make, with a learning rate that decays to 0 at the last one; 0 asks to
-    evaluate the adapter in `folder`. Evaluate on the rows of `split`: `search`, `confirm` or `test`. Write
-    the adapter to `folder`. `config` is the folder of its `adapter_config.json`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_version: int = 1
-    number: int = Field(ge=0)
-    words: str
-    split: EvaluatedSplit
-    steps: int = Field(ge=0)
-    full_steps: int = Field(ge=1)
-    warmup_steps: int = Field(ge=0)
-    seed: int = Field(ge=0)
-    learning_rate: float = Field(gt=0)
-    trainable_params: int = Field(ge=0)
-    config: str
-    folder: str
-
-
-class ScoreFile(BaseModel):
-    """The content of the result that a command writes: the keys of `Score`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    value: float
-    per_example: tuple[float, ...] = Field((), strict=False)
-    loss: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +58,8 @@ class Score:
             accuracy 0 or 1). Plans are then compared row by row, and one seed is enough.
         loss: The loss on the same rows, which ranks short runs more surely than a metric.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # of a file with these keys
 
     value: float
     per_example: Sequence[float] = ()
@@ -98,18 +84,17 @@ class Score:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The score in a JSON file with the keys of `ScoreFile`; raises TrainingError without one."""
+        """The score in a JSON file with these keys; raises TrainingError without one."""
         try:
-            return cls(**dict(ScoreFile.model_validate(json.loads(path.read_bytes()))))
+            return TypeAdapter(cls).validate_json(path.read_bytes())
         except FileNotFoundError:
             raise TrainingError(
                 f'The trainer wrote no {path.name}; write {{"value": 0.9}} to the path of {{result}}.'
             ) from None
         except ValidationError as error:
-            reason = "; ".join(" ".join(fault) for fault in faults_of(error)).strip()
-            raise TrainingError(f"{path.name} cannot be read: {reason}.") from None
-        except (ValueError, OSError) as error:
-            raise TrainingError(f"{path.name} is not JSON: {first_line_of(error)}.") from None
+            is_json = error.errors()[0]["type"] != "json_invalid"
+            faults = [" ".join(fault) for fault in faults_of(error)] if is_json else ["it is no JSON"]
+            raise TrainingError(f"{path.name} cannot be read: {'; '.join(faults).strip()}.") from None
 
     @classmethod
     def given(cls, answer: object) -> Self:
@@ -150,18 +135,18 @@ class Score:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One run that the search asks for.
+class Trial(BaseModel):
+    """One run that the search asks for: the content of `trial.json`.
 
     Attributes:
         number: From 0 on, in the order in which trials are given out.
         words: What people call the plan, such as `LoRA on q and v`.
-        config: For `peft.get_peft_model`.
+        config: For `peft.get_peft_model`; in the file, the folder of its `adapter_config.json`.
         learning_rate: The peak of AdamW's rate, for the adapter.
         trainable_params: Of the adapter; a task head is not counted.
         steps: Optimizer steps to make; the rate decays to 0 at the last one. 0 if `split` is `test`: the
             adapter in `folder` is to be evaluated.
+        warmup_steps: How many of the steps are the warm-up.
         full_steps: Those of a full run.
         seed: Of the training.
         split: Of the rows to evaluate on: `search` after short runs, `confirm` after full ones, `test` once.
@@ -169,31 +154,31 @@ class Trial:
         path: The trial's own folder, for its log and whatever else the trainer writes.
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = 1
     number: int
     words: str
-    config: PeftConfig
+    config: Annotated[
+        InstanceOf[PeftConfig],
+        BeforeValidator(PeftConfig.from_pretrained),
+        WithJsonSchema({"type": "string"}),
+    ]
     learning_rate: float
     trainable_params: int
     steps: int
+    warmup_steps: int
     full_steps: int
     seed: int
     split: EvaluatedSplit
     folder: Path
     path: Path
-    _losses: list[float] = field(default_factory=list, repr=False)
+    _losses: list[float] = PrivateAttr(default_factory=list)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """The trial in a `trial.json`, for a script that a command starts."""
-        content = TrialFile.model_validate_json(Path(path).read_bytes())
-        fields = content.model_dump(exclude={"schema_version", "config", "folder", "warmup_steps"})
-        config = PeftConfig.from_pretrained(content.config)
-        return cls(**fields, config=config, folder=Path(content.folder), path=Path(path).parent)
-
-    @property
-    def warmup_steps(self) -> int:
-        """How many of the steps are the warm-up."""
-        return warmup_steps(self.steps)
+        return cls.model_validate_json(Path(path).read_bytes())
 
     def attach(self, model: Any) -> PeftModel:
         """The model with the adapter to train, or, if `split` is `test`, with the finished one."""
@@ -226,8 +211,8 @@ class Trial:
     def write_score(self, path: str | Path, score: Score | float) -> None:
         """Write what a script found to the path that the command got as `{result}`."""
         score = Score.given(score)
-        content = {"value": score.value, "per_example": [float(row) for row in score.per_example]}
-        write_text(path, json.dumps({**content, "loss": score.loss}))
+        rows = [float(row) for row in score.per_example]
+        write_text(path, json.dumps({"value": score.value, "per_example": rows, "loss": score.loss}))
 
     def report(self, step: int, loss: float) -> bool:
         """Note the training loss at a step; false if the training is hopeless and should stop.
@@ -258,25 +243,13 @@ class _TrialCallback(TrainerCallback):  # type: ignore[misc]  # transformers giv
         self._trial = trial
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any] | None = None,
-        **_: Any,
+        self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
         loss = (logs or {}).get("loss")
         if loss is not None and not self._trial.report(state.global_step, float(loss)):
             control.should_training_stop = True
 
-    def on_train_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,
-        **_: Any,
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, model: Any = None, **_: Any) -> None:
         trial = self._trial
         if not trial.has_diverged and state.global_step != trial.steps:
             raise TrainingError(
@@ -292,24 +265,83 @@ class _TrialCallback(TrainerCallback):  # type: ignore[misc]  # transformers giv
 class Claim:
     """Which process got a trial, and when, in seconds since 1970."""
 
+    number: int
     plan: Plan
     fidelity: Fidelity
     host: str
     pid: int
     at: float
-    is_returned: bool = False
-
-    @property
-    def key(self) -> tuple[Plan, Fidelity]:
-        """What is to be measured."""
-        return self.plan, self.fidelity
 
     def holds(self, deadline_seconds: float) -> bool:
         """Whether the process may still bring a score: it is alive, as far as we see, and has time left."""
         is_gone = self.host == platform.node() and not psutil.pid_exists(self.pid)
-        if self.is_returned:
-            return False
         return not is_gone and time.time() - self.at < deadline_seconds
+
+
+class TrialFolders:
+    """The trials of a study that were given out, a folder each; the study's lock guards them.
+
+    A trial that was lost is given out again under a new number: whoever has it may still write to its folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.absolute()
+
+    def claims(self) -> dict[tuple[Plan, Fidelity], Claim]:
+        """Who got each trial last."""
+        files = sorted(self._path.glob(f"*/{_CLAIM}"))
+        claims = [from_json(Claim, read_checked(file, remedy="begin another study")) for file in files]
+        return {(claim.plan, claim.fidelity): claim for claim in claims}
+
+    def adapter(self, plan: Plan, seed: int) -> Path:
+        """Where the full run of a plan and seed wrote its adapter."""
+        for claim in self.claims().values():
+            if (claim.plan, claim.fidelity.split, claim.fidelity.seed) == (plan, "confirm", seed):
+                return self._path / f"{claim.number:04d}" / "adapter"
+        raise LookupError(f"plan {plan.digest} was not trained in full with seed {seed}")
+
+    def give(
+        self, plan: Plan, fidelity: Fidelity, *, config: PeftConfig, words: str, full_steps: int
+    ) -> Trial:
+        """Write the files of a trial for this process; RunDirError if they cannot be written."""
+        number = 1 + max((int(folder.name) for folder in self._path.glob("[0-9]*")), default=-1)
+        folder, is_trained = self._path / f"{number:04d}", fidelity.split != "test"
+        n_steps = fidelity.train_steps if is_trained else 0
+        content = {
+            "schema_version": 1,
+            "number": number,
+            "words": words,
+            "config": str(folder / "config"),
+            "learning_rate": plan.learning_rate,
+            "trainable_params": plan.trainable_params,
+            "steps": n_steps,
+            "warmup_steps": warmup_steps(n_steps),
+            "full_steps": full_steps,
+            "seed": fidelity.seed,
+            "split": fidelity.split,
+            "folder": str(folder / "adapter" if is_trained else self.adapter(plan, fidelity.seed)),
+            "path": str(folder),
+        }
+        write_text(folder / _RESERVE, " " * _RESERVE_BYTES)
+        write_text(folder / "trial.json", json.dumps(content, indent=2) + "\n")
+        config.save_pretrained(str(folder / "config"))
+        host, pid = platform.node(), os.getpid()
+        claim = Claim(number=number, plan=plan, fidelity=fidelity, host=host, pid=pid, at=time.time())
+        write_checked(folder / _CLAIM, to_json(claim))
+        return Trial.load(folder / "trial.json")
+
+    def claim(self, trial: Trial) -> Claim | None:
+        """The claim of a trial; None if another process got it since."""
+        return next((claim for claim in self.claims().values() if claim.number == trial.number), None)
+
+    def free(self, trial: Trial) -> None:
+        """Free the room that was kept for the score of a trial."""
+        (trial.path / _RESERVE).unlink(missing_ok=True)
+
+    def give_back(self, trial: Trial) -> None:
+        """Let another process have a trial that this one will not finish."""
+        self.free(trial)
+        (trial.path / _CLAIM).unlink(missing_ok=True)
 
 
 def check_adapter(folder: Path, plan: Plan) -> None:
@@ -336,3 +368,58 @@ def check_adapter(folder: Path, plan: Plan) -> None:
             f"The adapter has {n_params:,} parameters and its plan {plan.trainable_params:,}; attach "
             "trial.config as it is."
         )
+
+
+def command(words: Sequence[str], *, max_seconds: float | None = None) -> Callable[[Trial], Score]:
+    """A training function that runs a command for each trial, its output in the trial's `log.txt`.
+
+    Args:
+        words: The command and its arguments. `{trial}` in them is the path of a JSON file with the keys of
+            `Trial`, `{result}` the path to which the command writes JSON with the keys of `Score`.
+        max_seconds: After which a trial is killed, with the processes that it started; None lets it run.
+
+    Raises:
+        SpecError: The command lacks one of the two places.
+    """
+    lacking = [place for place in _PLACES if not any(place in word for word in words)]
+    if lacking:
+        raise SpecError(
+            f"The command has no {' and no '.join(lacking)}; name both, as in: autopeft tune … -- "
+            "python train.py {trial} {result}"
+        )
+
+    def run(trial: Trial) -> Score:
+        result, output_path = trial.path / "result.json", trial.path / "log.txt"
+        paths = str(trial.path / "trial.json"), str(result)
+        filled = [word.replace(_PLACES[0], paths[0]).replace(_PLACES[1], paths[1]) for word in words]
+        with output_path.open("wb") as output:
+            try:
+                process = subprocess.Popen(
+                    filled,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                reason = error.strerror or error
+                raise TrainingError(f"{filled[0]} cannot be started: {reason}.") from None
+            try:
+                code = process.wait(max_seconds)
+            except subprocess.TimeoutExpired:
+                raise TrainingError(f"The command took over {max_seconds:g} s and was ended.") from None
+            finally:  # also what it left running
+                if hasattr(os, "killpg"):
+                    with suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)
+                else:
+                    process.kill()
+                process.wait()
+        if code:
+            lines = output_path.read_text(encoding="utf-8", errors="replace").split("\n")
+            last = next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
+            how = f"exit code {code}" if code > 0 else f"signal {-code}"
+            raise TrainingError(f"The command ended with {how}: {last[:_SHOWN]} ({output_path}).")
+        return Score.read(result)
+
+    return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import signal
 import subprocess
@@ -13,10 +14,9 @@ import psutil
 import pytest
 from toys.trainers import SCRIPT, cut, good_trainer, rows_without_seconds, save_other, score_of, write_adapter
 
-from autopeft.commands.tune import command, tune
-from autopeft.errors import SpecError, TrainingError
-from autopeft.run.ask_tell import Study
-from autopeft.run.trials import Score
+from autopeft.commands.tune import Study, tune
+from autopeft.errors import RunDirError, SpecError, TrainingError
+from autopeft.run.trials import Score, command
 
 
 def raises(trial):
@@ -84,7 +84,7 @@ BAD_COMMANDS = {
     "silent": ("exit 1", "ended with exit code 1: it wrote nothing"),
     "signal": ("kill -9 $$", "ended with signal 9"),
     "nothing": ("true", "The trainer wrote no result.json"),
-    "half": ("printf '{\"value\": 0.' > {result}", "result.json is not JSON"),
+    "half": ("printf '{\"value\": 0.' > {result}", "result.json cannot be read: it is no JSON"),
     "text": ('printf \'{"value": "0.9"}\' > {result}', "value is '0.9'; it should be a valid number"),
     "none": ("printf '{\"value\": null}' > {result}", "value is None; it should be a valid number"),
     "hang": ("sleep 60", r"took over 1 s and was ended"),
@@ -167,6 +167,52 @@ def test_killed_tune_goes_on_with_the_same_command_and_ends_alike(tune_command, 
     assert (tmp_path / "killed/trials/0000/result.json").stat().st_mtime_ns == first  # was not made again
     both = [rows_without_seconds(tmp_path / name / "trials.csv") for name in ("usual", "killed")]
     assert both[0] == both[1]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of 2 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], capture_output=True)
+    if made.returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_full_disk_ends_in_a_sentence_and_nothing_finished_is_trained_again(small_disk, tiny_llama):
+    train, filler = good_trainer(tiny_llama), small_disk / "filler"
+    trained = []
+
+    def fills_the_disk(trial):
+        score = train(trial)
+        trained.append(trial.learning_rate)
+        if len(trained) == 2:
+            with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+        return score
+
+    def study():
+        return Study(model=str(tiny_llama), budget="r4", full_steps=20, out=small_disk / "study")
+
+    with pytest.raises(RunDirError, match=r"cannot be written: No space left on device\. Make room there"):
+        tune(fills_the_disk, study())
+    assert len(trained) == 2
+    filler.unlink()
+    result = tune(fills_the_disk, study())
+    assert len(trained) == len(result.measurements)  # each once
+
+
+def test_trainer_that_finds_the_disk_full_is_no_failed_plan(small_disk, tiny_llama):
+    def train(trial):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    study = Study(model=str(tiny_llama), budget="r4", full_steps=20, out=small_disk / "study")
+    with pytest.raises(RunDirError, match="No space left on device"):
+        tune(train, study)
+    assert study.ask() is not None and not (study.path / "state/measurements.jsonl").exists()
 
 
 @pytest.mark.nightly

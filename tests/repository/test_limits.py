@@ -12,8 +12,9 @@ MAX_FILE_LINES, MAX_BODY_LINES, MAX_PARAMETERS, MAX_FIELDS = 500, 60, 7, 12
 # commands. `RunSpec` nests its topics and needs no exemption.
 # A PEFT method is all that is true of it: `PeftMethod` holds it and `Method` asks for it, name by name.
 # `Preview` is the JSON object of a dry run, one key for each fact.
-# `ResultFile` names the keys of result.json, as `Preview` does, and `TrialRow` the columns of trials.csv.
-WIDE_RECORDS = ("SearchFacts", "Method", "PeftMethod", "Preview", "ResultFile", "TrialRow")
+# `ResultFile` and `Trial` name the keys of their files, as `Preview` does, and `TrialRow` the columns of
+# trials.csv.
+WIDE_RECORDS = ("SearchFacts", "Method", "PeftMethod", "Preview", "ResultFile", "Trial", "TrialRow")
 # `measure` makes a failed trial a value; a future carries whatever its function raised, as in the stdlib;
 # the client of a tracker, and a library that reads a user's file, may raise anything.
 BROAD_EXCEPTS = {

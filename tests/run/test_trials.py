@@ -14,8 +14,8 @@ from toys.folders import write_model
 from toys.trainers import WEIGHTS, cut, save_other, write_adapter
 from transformers import Trainer, TrainingArguments
 
+from autopeft.commands.tune import Study
 from autopeft.errors import TrainingError
-from autopeft.run.ask_tell import Study
 from autopeft.run.trials import Score, Trial
 
 
@@ -44,8 +44,8 @@ def test_what_is_no_number_is_refused(answer):
     ("text", "reason"),
     [
         (None, "wrote no result.json; write"),
-        ("", "result.json is not JSON"),
-        ('{"value": 0.', "result.json is not JSON"),
+        ("", "result.json cannot be read: it is no JSON"),
+        ('{"value": 0.', "result.json cannot be read: it is no JSON"),
         ('{"value": "0.9"}', "value .*number"),
         ('{"value": null}', "value .*number"),
         ('{"loss": 1.0}', "value .*"),
@@ -64,7 +64,7 @@ def test_file_that_is_no_score_is_refused_in_a_sentence(text, reason, tmp_path):
 
 def test_score_in_a_file_is_read_as_it_was_written(trial, tmp_path):
     trial.write_score(tmp_path / "a.json", Score(value=0.5, per_example=[0.0, 1.0], loss=0.25))
-    assert Score.read(tmp_path / "a.json") == Score(value=0.5, per_example=(0.0, 1.0), loss=0.25)
+    assert Score.read(tmp_path / "a.json") == Score(value=0.5, per_example=[0.0, 1.0], loss=0.25)
     (tmp_path / "nan.json").write_text(json.dumps({"value": math.nan}))
     assert math.isnan(Score.read(tmp_path / "nan.json").value)
 
