@@ -12,6 +12,7 @@ import logging
 import math
 import multiprocessing
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
@@ -307,6 +308,7 @@ class BarProgress:
         self._shows = shows
         self._bar: Any = None
         self._best: float | None = None
+        self._step_shown = 0.0
 
     def begin(self, setting: SearchFacts, page: Path) -> None:
         """Log where the page of the search is."""
@@ -339,6 +341,12 @@ class BarProgress:
             self._bar.set_postfix_str(f"{best}{arm}{time_left}", refresh=False)
             self._bar.total = max(self._bar.total, self._bar.n + 1)  # a phase may measure more than announced
             self._bar.update(1)
+
+    def step(self, step: int, n_steps: int) -> None:
+        """Write the step of a run beside the bar, once a second."""
+        if self._bar is not None and time.monotonic() - self._step_shown >= 1:
+            self._step_shown = time.monotonic()
+            self._bar.set_postfix_str(f"step {step:,} of {n_steps:,}")
 
     def close(self) -> None:
         """End the bar with what was done, which may be less than announced; take an empty one away."""

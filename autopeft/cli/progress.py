@@ -27,44 +27,55 @@ if TYPE_CHECKING:
 _LABEL = 29  # columns of an arm's name, so that a row fits 80
 _LEAST_LABEL = 12  # the same on a narrow terminal; chosen by hand
 _METRIC = 9  # columns of the metric
-_BAR = 24  # columns of the bar
+_BAR = 12  # columns of the bar
+_MINUTE = 60.0  # seconds between two lines about the steps of one run
 _BESIDE_ROWS = 8  # lines of a terminal that are not for rows; chosen by hand
 
 
 @dataclass
 class Lines:
-    """A line with the time for each measurement; the first of a phase stands below headings."""
+    """A line with the time for each measurement; the first of a phase stands below headings.
 
+    A run that goes on for longer than a minute gets a line with its step each minute.
+    """
+
+    clock: Callable[[], float] = time.monotonic
     _setting: SearchFacts | None = None
     _has_headings: bool = False
+    _printed: float = 0.0  # when the last line was printed, by the clock
 
     def begin(self, setting: SearchFacts, page: Path) -> None:
         """Print what is searched, and where the page is."""
         self._setting = setting
         for line in facts(setting, page):
-            _print(line)
+            self._print(line)
 
     def phase(self, name: str, n_measurements: int) -> None:
         """Start a phase, whose first measurement gets headings."""
         self._has_headings = False
-        _print(_title(name, n_measurements))
+        self._print(_title(name, n_measurements))
 
     def measured(
         self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
     ) -> None:
         """Print one line about a measurement."""
         if not self._has_headings:
-            _print(headings(self._setting))
+            self._print(headings(self._setting))
         self._has_headings = True
         time_left = f"  {minutes_seconds(seconds_left)} left" if seconds_left is not None else ""
-        _print(f"{describe(measurement, arm, self._setting)}{time_left}")
+        self._print(f"{describe(measurement, arm, self._setting)}{time_left}")
+
+    def step(self, step: int, n_steps: int) -> None:
+        """Print the step that was reached, once a minute."""
+        if self.clock() - self._printed >= _MINUTE:
+            self._print(f"  step {step:,} of {n_steps:,}")
 
     def close(self) -> None:
         """Nothing."""
 
-
-def _print(line: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
+    def _print(self, line: str) -> None:
+        self._printed = self.clock()
+        print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
 
 
 @dataclass
@@ -80,6 +91,7 @@ class Live:
     _setting: SearchFacts | None = None
     _phase: str = ""
     _n_runs: int = 0
+    _step: str = ""
     _rows: list[tuple[Measurement, str]] = field(default_factory=list)
     _end: float | None = None  # when the search should end, by the clock
 
@@ -102,7 +114,7 @@ class Live:
     def phase(self, name: str, n_measurements: int) -> None:
         """Start a phase; the first one opens the display."""
         self._keep_table()
-        self._phase, self._n_runs = name, n_measurements
+        self._phase, self._n_runs, self._step = name, n_measurements, ""
         if not self._live.is_started:
             stream = sys.stderr
             self._live.start()
@@ -114,7 +126,12 @@ class Live:
         """Add a row about a measurement."""
         self._rows.append((measurement, arm.removeprefix("baseline: ")))
         self._end = None if seconds_left is None else self.clock() + seconds_left
+        self._step = ""
         self._live.refresh()
+
+    def step(self, step: int, n_steps: int) -> None:
+        """Show the step; the display is drawn again by itself."""
+        self._step = f", step {step:,}/{n_steps:,}"
 
     def close(self) -> None:
         """Take the bar away; the tables stay on the screen."""
@@ -151,6 +168,7 @@ class Live:
             times += f", about {minutes_seconds(total - spent)} left"
         row = Table.grid(padding=(0, 1))
         done = f"{self._phase}, {len(self._rows)} of {self._n_runs}" if self._n_runs else self._phase
+        done += self._step
         bar = ProgressBar(total=total, completed=spent, width=_BAR, pulse=total is None)
         row.add_row(bar, Text(f"{times} · {done}", no_wrap=True, overflow="ellipsis"))
         n_shown = max(3, self.console.height - _BESIDE_ROWS)

@@ -34,7 +34,7 @@ from autopeft.run.trackers import log_plans
 from autopeft.run.workers import start_workers
 from autopeft.store import RunDir, claimed_folder
 from autopeft.store.study_file import study_file
-from autopeft.train import encode_ahead
+from autopeft.train import encode_ahead, watched
 
 _NAME_LENGTH = 50  # characters of a dataset in the name of a folder, at most; chosen by hand
 
@@ -117,7 +117,7 @@ def run_search(
                     clock=clock,
                     limits=Limits(seconds=seconds, cost=cost),
                 )
-                with study_file(run.path / "study.sqlite") as storage:
+                with study_file(run.path / "study.sqlite") as storage, watched(page.step):
                     outcome = engine.search(problem, runs, storage=storage, watch=page.watch)
             finally:
                 executor.shutdown()

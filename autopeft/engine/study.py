@@ -102,10 +102,12 @@ class Study:
         remaining = iter(proposals)
         while batch := list(islice(remaining, n_workers)):
             if not self.runs.has_room([*(self._fidelity for _ in batch), *reserve]):
+                full_run = self.runs.seconds(self.problem.lengths.full(seed=0))
                 log.warning(
-                    "The limits pay %d of %d short runs; raise --max-time or --max-cost for more.",
+                    "The limits pay %d of %d short runs%s; raise --max-time or --max-cost for more.",
                     len(self.short),
                     len(self.short) + len(proposals) - n_done,
+                    "" if full_run is None else f", as a full run takes about {full_run / 60:.1f} min",
                 )
                 self.runs.expected[self._fidelity] = 0
                 break

@@ -34,6 +34,9 @@ class Display(Progress, Protocol):
     def begin(self, setting: SearchFacts, page: Path) -> None:
         """The search begins."""
 
+    def step(self, step: int, n_steps: int) -> None:
+        """A training step was made."""
+
 
 class Silent:
     """Shows nothing."""
@@ -47,6 +50,9 @@ class Silent:
     def measured(
         self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
     ) -> None:
+        """Nothing."""
+
+    def step(self, step: int, n_steps: int) -> None:
         """Nothing."""
 
     def close(self) -> None:
@@ -70,6 +76,7 @@ class LivePage:
         self._study: Study | None = None
         self._phase, self._n_runs, self._n_done = "", 0, 0
         self._seconds_left: float | None = None
+        self._step = ""
         self._next, self._has_templates = clock(), False
 
     def watch(self, study: Study) -> None:
@@ -78,7 +85,7 @@ class LivePage:
 
     def phase(self, name: str, n_measurements: int) -> None:
         """Show that a phase begins."""
-        self._phase, self._n_runs, self._n_done = name, n_measurements, 0
+        self._phase, self._n_runs, self._n_done, self._step = name, n_measurements, 0, ""
         self._display.phase(name, n_measurements)
         self._write_in_time()
 
@@ -86,8 +93,14 @@ class LivePage:
         self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
     ) -> None:
         """Show a measurement."""
-        self._n_done, self._seconds_left = self._n_done + 1, seconds_left
+        self._n_done, self._seconds_left, self._step = self._n_done + 1, seconds_left, ""
         self._display.measured(measurement, arm=arm, is_baseline=is_baseline, seconds_left=seconds_left)
+        self._write_in_time()
+
+    def step(self, step: int, n_steps: int, _loss: Callable[[], float]) -> None:
+        """Show a training step of this process; workers do not tell theirs."""
+        self._step = f", step {step:,} of {n_steps:,}"
+        self._display.step(step, n_steps)
         self._write_in_time()
 
     def _write_in_time(self) -> None:
@@ -95,7 +108,7 @@ class LivePage:
         if started < self._next:
             return
         time_left = "" if self._seconds_left is None else f", about {duration(self._seconds_left)} left"
-        done = f"{self._n_done} of {self._n_runs} {self._phase}{time_left}"
+        done = f"{self._n_done} of {self._n_runs} {self._phase}{self._step}{time_left}"
         try:
             self.write(f"running: {done}; nothing is judged yet. As of {datetime.now():%H:%M:%S}")
         except RunDirError as error:  # a browser may hold the file, and the search goes on without its page

@@ -123,6 +123,24 @@ def test_a_file_gets_a_line_with_the_time_per_run_and_headings_above_the_first_o
     assert last == "full runs: 1 run"
 
 
+def test_a_long_run_says_each_minute_which_step_it_has_reached(capsys):
+    now = iter(range(0, 1000, 25))
+    lines = Lines(clock=lambda: next(now))  # looks at 25, 50 and 75 s, prints, and looks again from 100 s on
+    lines.phase("full runs", 1)
+    for step in range(1, 8):
+        lines.step(step, 954)
+    shown = [line[10:].strip() for line in capsys.readouterr().err.splitlines()]
+    assert shown == ["full runs: 1 run", "step 3 of 954", "step 6 of 954"]
+
+
+def test_a_terminal_shows_the_step_within_80_columns():
+    with display() as (live, _):
+        live.phase("short runs", 12)
+        live.measured(run(0.5), arm="head", is_baseline=False, seconds_left=3661.0)
+        live.step(312, 1954)
+        assert lines_of(live)[-1].rstrip().endswith("short runs, 1 of 12, step 312/1,954")
+
+
 @pytest.mark.parametrize(
     ("variables", "kind"),
     [({"TERM": "xterm"}, Live), ({"TERM": "dumb"}, Lines), ({"TTY_INTERACTIVE": "0"}, Lines)],

@@ -27,7 +27,7 @@ BROAD_EXCEPTS = {
 }
 
 
-MAX_PACKAGE_LINES = 36_558  # it may only fall, unless a capability is added: raise it with that commit
+MAX_PACKAGE_LINES = 36_561  # it may only fall, unless a capability is added: raise it with that commit
 MAX_FOLDER_FILES = 15
 PARTS = {
     f"autopeft/{room}" for room in ("methods", "metrics", "tasks", "sensitivity", "exports")

@@ -24,7 +24,11 @@ from autopeft.store import RunDir
 class Stopping(Silent):
     """Ends the search, as Ctrl-C does, after its second measurement."""
 
-    n_measured = 0
+    n_measured, n_steps = 0, 0
+
+    def step(self, step, n_steps):
+        self.n_steps += 1
+        assert 1 <= step <= n_steps
 
     def measured(self, measurement, **_):
         self.n_measured += 1
@@ -41,8 +45,11 @@ def stopped(model_dir, data_dir, tmp_path):
     """The folder and the settings of a search that was stopped."""
     settings = {"budget": "5%", "max_steps": 20, "batch_size": 8, "dtype": "float32"}
     spec = run_spec(model_dir, data_dir, out=tmp_path / "run", **settings)
+    display = Stopping()
     with pytest.raises(KeyboardInterrupt):
-        commands.run_search(spec, progress=Stopping())
+        commands.run_search(spec, progress=display)
+    short = RunDir(tmp_path / "run").measurements.load()
+    assert display.n_steps == sum(m.trained_steps for m in short)
     return tmp_path / "run", spec
 
 
