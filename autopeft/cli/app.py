@@ -234,6 +234,7 @@ def analyze(
         "seed": "Seed in place of the plan's.",
         "device": "Torch device: cpu, cuda, cuda:1 or mps. Default: a GPU, if there is one.",
         "dtype": None,
+        "attn": None,
         "memory": None,
         "micro_batch_tokens": None,
         "checkpointing": None,
@@ -260,7 +261,7 @@ def train(
 
         settings = {name: attrgetter(name)(spec) for name in explicit}
         out = settings.get("output.out")
-        execution = ("device", "dtype", "memory_bytes", "micro_batch_tokens", "checkpointing")
+        execution = ("device", "dtype", "attention", "memory_bytes", "micro_batch_tokens", "checkpointing")
         overridden = ("model.quantize", *(f"execution.{name}" for name in execution))
         trained = commands.train_plan(
             plan,

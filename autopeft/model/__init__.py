@@ -29,4 +29,5 @@ from autopeft.model.devices import (
 from autopeft.model.pretrained import load, load_processor, load_skeleton, quiet_libraries, require_packages
 from autopeft.model.quantisation import dequantise
 from autopeft.model.sites import head_names
+from autopeft.model.training_pass import set_attention
 from autopeft.model.user_model import from_memory, require_plain, restoring

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.integrations import sdpa_attention
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
+from autopeft.errors import ModelError, first_line_of
 from autopeft.model.devices import forked_rng, is_out_of_memory, random_state
 
 # What transformers' layers look at in training mode. They are set here, since the methods of the model that
@@ -124,6 +125,18 @@ def _noted(mask: Tensor, *, has_padding: bool, is_right_padded: bool) -> Padding
 def uses_padding_aware_masks(model: nn.Module) -> bool:
     """Whether a model makes its masks by the function that `quick_attention` replaces."""
     return getattr(getattr(model, "config", None), "_attn_implementation", None) == _FUSED
+
+
+def set_attention(model: nn.Module, kind: str) -> None:
+    """Let a model use other kernels of attention; raises ModelError if it cannot, or a package is missing."""
+    reason = f"{type(model).__name__} does not let its attention be set"
+    with contextlib.suppress(AttributeError):  # of a model of another library
+        try:
+            cast(Any, model).set_attn_implementation(kind)
+        except (ImportError, ValueError) as error:
+            reason = first_line_of(error).rstrip(".")
+    if getattr(getattr(model, "config", None), "_attn_implementation", None) != kind:
+        raise ModelError(f"--attn {kind} is not possible here ({reason}); leave it out, or try --attn sdpa.")
 
 
 @contextlib.contextmanager

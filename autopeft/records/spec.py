@@ -244,6 +244,12 @@ class ExecutionSpec(Topic):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "auto", "Number format that the base model is held in and computes in", "Machine"
     )
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] | None = setting(
+        None,
+        "Kernels of attention, by the names of transformers. Default: what transformers takes, mostly sdpa",
+        "Machine",
+        short="attn",
+    )
     memory_bytes: int | None = setting(
         None,
         "Memory that the device may use, weights included, such as 16GiB; on a CPU the process counts too, "

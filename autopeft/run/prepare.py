@@ -241,12 +241,20 @@ def load_base(spec: RunSpec, task: Task, loaded: LabelledData, memory: InMemory)
     """Load the base model, or take the one in memory; raises ModelError or SiteError."""
     names, precision = loaded.label_names, model.Precision(dtype=spec.execution.dtype)
     if memory.model is None:
-        return model.load(
+        base = model.load(
             spec.model,
             auto_class=task.auto_class,
             label_names=names,
             device=spec.execution.device,
             precision=precision,
+        )
+        if spec.execution.attention is not None:
+            model.set_attention(base.module, spec.execution.attention)
+        return base
+    if spec.execution.attention is not None:
+        raise ModelError(
+            f"attention is {spec.execution.attention!r}, but a model in memory is used unchanged; call "
+            "model.set_attn_implementation(…) and leave attention out."
         )
     if spec.execution.device is not None:
         raise ModelError(

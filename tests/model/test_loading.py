@@ -17,10 +17,12 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertModel,
 )
+from transformers.utils import is_flash_attn_2_available
 
 from autopeft import model
 from autopeft.errors import ModelError
 from autopeft.records import ModelSpec, Plan
+from autopeft.run.prepare import prepare
 
 AUTO = "AutoModelForSequenceClassification"
 INPUTS = {"input_ids": torch.tensor([[2, 5, 6, 3]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
@@ -108,6 +110,18 @@ def test_a_model_that_needs_other_code_is_refused_with_what_to_do(
     for load in (model.load_skeleton, partial(model.load, label_names=("a", "b"))):
         with pytest.raises(ModelError, match=words):
             load(spec, auto_class="AutoModelForImageClassification")
+
+
+def test_attention_is_of_the_kind_that_was_asked_for(small_spec, tmp_path: Path) -> None:
+    spec = small_spec(tmp_path / "run", attn="eager")
+    assert prepare(spec).base.module.config._attn_implementation == "eager"
+
+
+@pytest.mark.skipif(is_flash_attn_2_available(), reason="flash-attn is installed")
+def test_flash_attention_without_its_package_is_refused(small_spec, tmp_path: Path) -> None:
+    words = r"--attn flash_attention_2 is not possible here \(.* FlashAttention2 .*\); leave it out"
+    with pytest.raises(ModelError, match=words):
+        prepare(small_spec(tmp_path / "run", attn="flash_attention_2"))
 
 
 def changed(folder: Path, model_dir: Path, **fields: object) -> ModelSpec:
