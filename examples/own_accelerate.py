@@ -1,18 +1,12 @@
-"""Tune a script of two processes (leave --cpu out on GPUs), by a command of one line.
+"""Tune a script of two processes; its command stands in docs/your-own-trainer.md."""
 
-autopeft tune --model MODEL --budget r16 --full-steps 60 --metric loss --lower-is-better --
-accelerate launch --cpu --num_processes 2 examples/own_accelerate.py {trial} {result} MODEL
-"""
-
-import math
 import sys
 from importlib.resources import files
 from itertools import cycle, islice
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
-from transformers import AutoModelForCausalLM, AutoTokenizer, get_linear_schedule_with_warmup
+from transformers import AutoModelForCausalLM, AutoTokenizer, get_linear_schedule_with_warmup, set_seed
 
 from autopeft import Score, Trial
 
@@ -24,9 +18,9 @@ splits = {"train": lines[200:], "search": lines[:100], "confirm": lines[100:200]
 
 def loss_of(model, texts):
     """Padding counts for nothing."""
-    inputs = tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=64)
-    labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
-    return model(**inputs.to(accelerator.device), labels=labels.to(accelerator.device)).loss
+    batch = tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=64)
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    return model(**batch.to(accelerator.device), labels=labels.to(accelerator.device)).loss
 
 
 set_seed(trial.seed)
@@ -42,6 +36,5 @@ for texts in islice(cycle(loader), trial.steps):
     optimizer.zero_grad()
 if accelerator.is_main_process:
     model.eval().save_pretrained(trial.folder)
-    with torch.no_grad():
-        losses = [loss_of(model, [text]).item() for text in splits[trial.split]]
-    trial.write_score(result, Score(value=math.fsum(losses) / len(losses), per_example=losses))
+    losses = [loss_of(model, [text]).item() for text in splits[trial.split]]
+    trial.write_score(result, Score(value=sum(losses) / len(losses), per_example=losses))

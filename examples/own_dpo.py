@@ -1,25 +1,20 @@
 """Tune trl's `DPOTrainer` on preferences: python examples/own_dpo.py MODEL [DATA] [STEPS] [OUT]."""
 
-import math
 import sys
 from importlib.resources import files
 
-import torch
-from datasets import Dataset, load_dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from datasets import load_dataset
+from transformers import AutoModelForCausalLM, set_seed
 from trl import DPOConfig, DPOTrainer
 
 import autopeft
 
 demo = [files("autopeft") / "sample_data/uci_sentiment", 60, None]
 name, data, steps, out = [*sys.argv[1:], *demo[len(sys.argv) - 2 :]]
-rows = load_dataset("csv", data_files=f"{data}/train.csv")["train"].select(range(600))
-words = {"positive": (" positive", " negative"), "negative": (" negative", " positive")}  # chosen, rejected
-pairs = [
-    dict(zip(("prompt", "chosen", "rejected"), (row["text"], *words[row["label"]]), strict=True))
-    for row in rows
-]
-splits = {"search": pairs[:100], "confirm": pairs[100:200]}
+rows = load_dataset("csv", data_files=f"{data}/train.csv")["train"].rename_column("text", "prompt")
+other = {"positive": " negative", "negative": " positive"}
+rows = rows.map(lambda row: {"chosen": f" {row['label']}", "rejected": other[row["label"]]}).take(600)
+splits = {"search": rows.select(range(100)), "confirm": rows.select(range(100, 200))}
 
 
 def train(trial):
@@ -30,20 +25,17 @@ def train(trial):
     trainer = DPOTrainer(
         AutoModelForCausalLM.from_pretrained(name),
         args=DPOConfig(str(trial.path), **rates, **lengths, save_strategy="no", report_to=[], bf16=False),
-        train_dataset=Dataset.from_list(pairs[200:]),
-        eval_dataset=Dataset.from_list(splits[trial.split]),
-        processing_class=AutoTokenizer.from_pretrained(name),
+        train_dataset=rows.select(range(200, 600)),
+        eval_dataset=splits[trial.split],
         callbacks=[trial.callback()],
         peft_config=trial.config,
     )
     trainer.train()
-    with torch.no_grad():  # one pair a batch; the loss is below log 2 if the chosen text gained
-        losses = [
-            trainer.compute_loss(trainer.model.eval(), row).item() for row in trainer.get_eval_dataloader()
-        ]
-    is_preferred, loss = [float(loss < math.log(2)) for loss in losses], math.fsum(losses) / len(losses)
-    return autopeft.Score(value=sum(is_preferred) / len(losses), per_example=is_preferred, loss=loss)
+    model, loader = trainer.model.eval(), trainer.get_eval_dataloader()  # one pair a batch
+    losses = [trainer.compute_loss(model, row).item() for row in loader]
+    hits = [float(loss < 0.6931) for loss in losses]  # below log 2 the chosen text gained
+    return autopeft.Score(value=sum(hits) / len(hits), per_example=hits, loss=sum(losses) / len(losses))
 
 
-about = {"metric": "accuracy", "budget": "r16", "full_steps": int(steps), "out": out}
-print(autopeft.tune(train, model=name, **about).verdict.sentence)
+about = {"model": name, "budget": "r16", "full_steps": int(steps), "out": out}
+print(autopeft.tune(train, metric="accuracy", **about).verdict.sentence)

@@ -6,9 +6,8 @@ DATA has train.csv and validation.csv with the columns text_a, text_b and label,
 import sys
 from importlib.resources import files
 
+import sentence_transformers as st
 from datasets import load_dataset
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
-from sentence_transformers import SentenceTransformerTrainingArguments as Arguments
 from sentence_transformers.sentence_transformer.losses import CoSENTLoss
 from transformers import set_seed
 
@@ -25,22 +24,16 @@ splits = {"search": cut["test"], "confirm": rows["validation"]}
 def train(trial):
     """The score is how cosines and labels are ordered alike."""
     set_seed(trial.seed)
-    model = SentenceTransformer(name)
+    model = st.SentenceTransformer(name)
     model[0].model = trial.attach(model[0].model)
     rates = {"learning_rate": trial.learning_rate, "warmup_steps": trial.warmup_steps, "seed": trial.seed}
-    args = Arguments(str(trial.path), max_steps=trial.steps, **rates, save_strategy="no", report_to=[])
+    settings = st.SentenceTransformerTrainingArguments(str(trial.path), max_steps=trial.steps, **rates)
     loss, callbacks = CoSENTLoss(model), [trial.callback()]
-    SentenceTransformerTrainer(model, args, cut["train"], loss=loss, callbacks=callbacks).train()
+    st.SentenceTransformerTrainer(model, settings, cut["train"], loss=loss, callbacks=callbacks).train()
     pairs = splits[trial.split]
     first, second = (model.encode(list(pairs[side])) for side in ("text_a", "text_b"))
     return autopeft.Score.of("spearman", pairs["score"], (first * second).sum(1))  # vectors of length 1
 
 
-about = {
-    "auto_class": "AutoModel",
-    "metric": "spearman",
-    "budget": "r4",
-    "full_steps": int(steps),
-    "out": out,
-}
-print(autopeft.tune(train, model=name, **about).verdict.sentence)
+about = {"model": name, "budget": "r4", "full_steps": int(steps), "out": out}
+print(autopeft.tune(train, auto_class="AutoModel", metric="spearman", **about).verdict.sentence)

@@ -1,12 +1,10 @@
 """Tune trl's `SFTTrainer` on completions: python examples/own_sft.py MODEL [DATA] [STEPS] [OUT]."""
 
-import math
 import sys
 from importlib.resources import files
 
-import torch
 from datasets import load_dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoModelForCausalLM, set_seed
 from trl import SFTConfig, SFTTrainer
 
 import autopeft
@@ -28,17 +26,14 @@ def train(trial):
         SFTConfig(str(trial.path), **rates, **lengths, save_strategy="no", report_to=[], bf16=False),
         train_dataset=rows.select(range(200, 600)),
         eval_dataset=splits[trial.split],
-        processing_class=AutoTokenizer.from_pretrained(name),
         callbacks=[trial.callback()],
         peft_config=trial.config,
     )
     trainer.train()
-    with torch.no_grad():  # one row a batch
-        losses = [
-            trainer.compute_loss(trainer.model.eval(), row).item() for row in trainer.get_eval_dataloader()
-        ]
-    return autopeft.Score(value=math.fsum(losses) / len(losses), per_example=losses)
+    model, loader = trainer.model.eval(), trainer.get_eval_dataloader()  # one row a batch
+    losses = [trainer.compute_loss(model, row).item() for row in loader]
+    return autopeft.Score(value=sum(losses) / len(losses), per_example=losses)
 
 
-about = {"metric": "loss", "greater_is_better": False, "budget": "r16", "full_steps": int(steps), "out": out}
-print(autopeft.tune(train, model=name, **about).verdict.sentence)
+about = {"model": name, "budget": "r16", "full_steps": int(steps), "out": out}
+print(autopeft.tune(train, metric="loss", greater_is_better=False, **about).verdict.sentence)

@@ -9,7 +9,6 @@ Inside the folder each file imports only from those before it: result.
 from __future__ import annotations
 
 import logging
-import math
 import multiprocessing
 import sys
 import time
@@ -103,9 +102,7 @@ def search(
 
 
 @one_at_a_time()
-def tune(
-    train: Callable[[Trial], Score | float], *, deadline_seconds: float = math.inf, **about: Any
-) -> Result:
+def tune(train: Callable[[Trial], Score | float], **about: Any) -> Result:
     """Search with your own training function in place of autopeft's loop.
 
     `train` gets a `Trial`, attaches `trial.config` to the model with `peft.get_peft_model`, trains it for
@@ -115,7 +112,6 @@ def tune(
 
     Args:
         train: Trains and evaluates.
-        deadline_seconds: After which a trial that another process has is taken over.
         **about: The arguments of `Study`: model, budget, full_steps, out, metric …
 
     Raises:
@@ -123,7 +119,7 @@ def tune(
     """
     with in_python_words():
         study = Study(**about)
-        return with_path(commands.tune(train, study, deadline_seconds=deadline_seconds), study.path)
+        return with_path(commands.tune(train, study), study.path)
 
 
 def _require_gradients() -> None:

@@ -137,9 +137,7 @@ def plan_by_score(prepared: Prepared, scores: dict[str, float]) -> PlanDocument:
 def _lora_space(prepared: Prepared) -> tuple[space.Space, space.AllocationContext]:
     """Fit the part of the search space that has LoRA to the budget."""
     lora = space.load(prepared.spec.search.space, known_methods=prepared.methods, only=(BASELINE_METHOD,))
-    return fit_to_budget(
-        lora, spec=prepared.spec, base=prepared.base, methods=prepared.methods, budget=prepared.budget
-    )
+    return fit_to_budget(prepared, lora)
 
 
 def _comment(analysis: Analysis) -> str:

@@ -120,6 +120,9 @@ class Study:
     Attributes:
         path: The folder.
         spec: The settings.
+        base: The skeleton of the base model.
+        methods: Name -> method.
+        budget: In parameters.
     """
 
     def __init__(
@@ -158,12 +161,10 @@ class Study:
         self._full_steps = full_steps
         requested = without_scores(requested_space(self.spec))
         with model.quiet_libraries():
-            self._base = model.load_skeleton(self.spec.model, auto_class=auto_class)
-        self._methods = methods_for(self._base)
-        self._budget = budget_of(self.spec, self._base)
-        feasible, self._context = fit_to_budget(
-            requested, spec=self.spec, base=self._base, methods=self._methods, budget=self._budget
-        )
+            self.base = model.load_skeleton(self.spec.model, auto_class=auto_class)
+        self.methods = methods_for(self.base)
+        self.budget = budget_of(self.spec, self.base)
+        feasible, self._context = fit_to_budget(self, requested)
         self._space = of_one_config(feasible, self._context)
         if out is None:
             with claimed_folder(Path("reports") / f"tune-{datetime.now():%Y%m%d-%H%M%S}") as folder:
@@ -180,7 +181,7 @@ class Study:
             "metric": to_json(self._metric),
             "auto_class": self._auto_class,
             "is_tested": self._is_tested,
-            "sites": digest_of([site.name for site in self._base.sites]),
+            "sites": digest_of([site.name for site in self.base.sites]),
             **{topic: value for topic, value in to_json(self.spec).items() if topic != "output"},
         }
         kept = self._run.state / "study.json"
@@ -210,7 +211,7 @@ class Study:
         has_rows = all(len(m.example_scores) > 1 for m in measured.values() if m.status is Status.COMPLETE)
         if not has_rows and (spec.search.seeds or 1) == 1:
             spec = with_setting(spec, "search.seeds", _SEEDS_WITHOUT_ROWS)
-        writes_text = model.task_type_of(self._base.module) in ("CAUSAL_LM", "SEQ_2_SEQ_LM")
+        writes_text = model.task_type_of(self.base.module) in ("CAUSAL_LM", "SEQ_2_SEQ_LM")
         return SearchProblem(
             spec=spec,
             space=self._space,
@@ -281,12 +282,12 @@ class Study:
         return None
 
     def _config(self, plan: Plan) -> PeftConfig:
-        module = self._base.module
+        module = self.base.module
         (config,) = model.for_task(
-            compile_plan(plan, self._methods).configs,
+            compile_plan(plan, self.methods).configs,
             module,
             task_type=model.task_type_of(module),
-            head_names=self._base.head_names,
+            head_names=self.base.head_names,
         )
         config.base_model_name_or_path = self.spec.model.id
         return config
@@ -368,7 +369,7 @@ class Study:
             result = SearchResult(
                 spec=problem.spec,
                 setting=self._facts(problem, outcome),
-                sites=self._base.sites,
+                sites=self.base.sites,
                 scores=(),
                 cost=engine.search_cost(outcome, scoring_seconds=0.0, load_seconds=0.0),
                 environment={"autopeft": VERSION},
@@ -380,7 +381,7 @@ class Study:
         return result
 
     def _facts(self, problem: SearchProblem, outcome: Outcome) -> SearchFacts:
-        base, metric = self._base, self._metric
+        base, metric = self.base, self._metric
         rows = {m.fidelity.split: len(m.example_scores) for m in outcome.measurements if m.example_scores}
         return SearchFacts(
             base_model=base.name,
@@ -393,7 +394,7 @@ class Study:
             greater_is_better=metric.greater_is_better,
             metric_is_share=metric.is_share,
             metric_label=metric.label,
-            budget=self._budget,
+            budget=self.budget,
             head_params=base.head_params,
             splits=SplitSizes(
                 train=0,
@@ -408,7 +409,7 @@ class Study:
     def _write_best(self, result: SearchResult) -> None:
         """Put the finished adapter with its plan into `best/`, in place of an older one."""
         plan = result.best
-        document = document_without_head(self.spec, self._base, plan)
+        document = document_without_head(self.spec, self.base, plan)
         full = next(m for m in result.measurements if m.plan == plan and m.fidelity.split == "confirm")
         shutil.rmtree(self._run.half_best, ignore_errors=True)
         write_plan(self._run.half_best / "plan.yaml", document)

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import geometric_mean
+from typing import Protocol
 
-from autopeft import adapters, model, space
-from autopeft.budget import require_affordable
+from autopeft import adapters, budget, model, space
 from autopeft.engine import EVAL_COST, Lengths, SearchProblem
 from autopeft.errors import DataError, SiteError, SpecError
 from autopeft.extension import Method, discover, metric_facts
@@ -108,13 +108,7 @@ def open_run(
                 interrupt=interrupt,
             )
             check_comparison(prepared)
-            feasible, context = fit_to_budget(
-                requested,
-                spec=prepared.spec,
-                base=prepared.base,
-                methods=prepared.methods,
-                budget=prepared.budget,
-            )
+            feasible, context = fit_to_budget(prepared, requested)
             brought = user_plan(prepared, context)  # a plan that cannot be used is refused before any work
             yield OpenedRun(
                 prepared=with_evaluated_examples(prepared),
@@ -175,9 +169,27 @@ def check_comparison(prepared: Prepared) -> None:
         )
 
 
-def fit_to_budget(
-    requested: Space, *, spec: RunSpec, base: BaseModel, methods: Mapping[str, Method], budget: Budget
-) -> tuple[Space, AllocationContext]:
+class Fitting(Protocol):
+    """What fitting a space to a budget asks of a run."""
+
+    @property
+    def spec(self) -> RunSpec:
+        """The settings."""
+
+    @property
+    def base(self) -> BaseModel:
+        """The base model, or its skeleton without weights."""
+
+    @property
+    def methods(self) -> Mapping[str, Method]:
+        """Name -> method."""
+
+    @property
+    def budget(self) -> Budget:
+        """The budget in parameters."""
+
+
+def fit_to_budget(prepared: Fitting, requested: Space) -> tuple[Space, AllocationContext]:
     """Reduce a space to what fits model and budget; also gives what an allocation needs, with scores of 1.
 
     The task head counts against `--max-adapter-size`, and with `--count-head` against the budget too.
@@ -187,23 +199,26 @@ def fit_to_budget(
         SiteError: No method of the space fits any site.
         BudgetError: No plan of the space fits the budget.
     """
-    head_params = base.head_params if spec.budget.count_head else 0
-    available = budget.max_trainable_params - head_params
-    limit, head = spec.limits.max_adapter_bytes, FLOAT32_BYTES * base.head_params
-    in_file = base.base_params if limit is None else (limit - head) // FLOAT32_BYTES
-    is_served = bool(spec.search.serve_on)  # no server reads LoRA on experts in one parameter
+    parsed = prepared.budget
+    head_params = prepared.base.head_params if prepared.spec.budget.count_head else 0
+    available = parsed.max_trainable_params - head_params
+    limit, head = prepared.spec.limits.max_adapter_bytes, FLOAT32_BYTES * prepared.base.head_params
+    in_file = prepared.base.base_params if limit is None else (limit - head) // FLOAT32_BYTES
+    is_served = bool(prepared.spec.search.serve_on)  # no server reads LoRA on experts in one parameter
     context = AllocationContext(
-        sites=tuple(s for s in base.sites if not (is_served and s.kind == "parameter")),
-        scores=dict.fromkeys((site.name for site in base.sites), 1.0),
-        methods=methods,
+        sites=tuple(s for s in prepared.base.sites if not (is_served and s.kind == "parameter")),
+        scores=dict.fromkeys((site.name for site in prepared.base.sites), 1.0),
+        methods=prepared.methods,
         max_params=max(0, min(available, in_file)),
     )
     costs = space.cheapest(requested, context)
     if not costs:
         names = ", ".join(requested.arms)
-        limits = _under_cap(spec, methods, requested.arms, requested) or _under_space(requested, context)
-        raise SiteError(f"None of the methods {names} fits a site of {base.name}{limits}; ask for others.")
-    require_affordable(costs, budget=budget, available=available)
+        limits = _under_cap(prepared, requested.arms, requested) or _under_space(requested, context)
+        raise SiteError(
+            f"None of the methods {names} fits a site of {prepared.base.name}{limits}; ask for others."
+        )
+    budget.require_affordable(costs, budget=parsed, available=available)
     if (least := min(costs.values())) > in_file:
         raise SpecError(
             f"--max-adapter-size allows {limit:,} bytes; the cheapest plan needs {FLOAT32_BYTES * least:,} "
@@ -212,7 +227,7 @@ def fit_to_budget(
     feasible = space.feasible(requested, context)
     for name in requested.arms:
         if name not in feasible.arms:
-            cap = _under_cap(spec, methods, [name], requested)
+            cap = _under_cap(prepared, [name], requested)
             log.info("%s is left out: nothing of it fits the model and the budget%s.", name, cap)
             continue
         for (method, part), (_, fitting) in zip(requested.parts(name), feasible.parts(name), strict=True):
@@ -222,11 +237,11 @@ def fit_to_budget(
     return feasible, context
 
 
-def _under_cap(spec: RunSpec, methods: Mapping[str, Method], arms: Iterable[str], requested: Space) -> str:
+def _under_cap(prepared: Fitting, arms: Iterable[str], requested: Space) -> str:
     """Name `--max-rank` if it bounds a method of the arms; else empty."""
-    of_arms = [methods[name] for arm in arms for name, _ in requested.parts(arm)]
-    is_capped = any(method.ranked and method.low_rank for method in of_arms)
-    cap = spec.limits.max_rank
+    methods = [prepared.methods[name] for arm in arms for name, _ in requested.parts(arm)]
+    is_capped = any(method.ranked and method.low_rank for method in methods)
+    cap = prepared.spec.limits.max_rank
     return f" under --max-rank {cap:,}" if cap is not None and is_capped else ""
 
 
