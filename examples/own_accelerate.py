@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, get_linear_schedul
 
 from autopeft import Score, Trial
 
-trial, result, model_id = Trial.load(sys.argv[1]), *sys.argv[2:4]
-accelerator, tokenizer = Accelerator(), AutoTokenizer.from_pretrained(model_id)
+trial, result, name = Trial.load(sys.argv[1]), *sys.argv[2:4]
+accelerator, tokenizer = Accelerator(cpu=not torch.cuda.is_available()), AutoTokenizer.from_pretrained(name)
 lines = (files("autopeft") / "sample_data/uci_sentiment/train.csv").read_text("utf-8").splitlines()[1:]
 splits = {"train": lines[200:], "search": lines[:100], "confirm": lines[100:200]}
 
@@ -24,7 +24,7 @@ def loss_of(model, texts):
 
 
 set_seed(trial.seed)
-model = trial.attach(AutoModelForCausalLM.from_pretrained(model_id))
+model = trial.attach(AutoModelForCausalLM.from_pretrained(name))
 optimizer = torch.optim.AdamW((w for w in model.parameters() if w.requires_grad), trial.learning_rate)
 schedule = get_linear_schedule_with_warmup(optimizer, trial.warmup_steps, trial.steps)
 loader = torch.utils.data.DataLoader(splits["train"], 4, shuffle=True)  # type: ignore[arg-type]  # a list

@@ -409,12 +409,7 @@ def command(words: Sequence[str], *, max_seconds: float | None = None) -> Callab
             except subprocess.TimeoutExpired:
                 raise TrainingError(f"The command took over {max_seconds:g} s and was ended.") from None
             finally:  # also what it left running
-                if hasattr(os, "killpg"):
-                    with suppress(ProcessLookupError):
-                        os.killpg(process.pid, signal.SIGKILL)
-                else:
-                    process.kill()
-                process.wait()
+                _end(process)
         if code:
             lines = output_path.read_text(encoding="utf-8", errors="replace").split("\n")
             last = next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
@@ -423,3 +418,18 @@ def command(words: Sequence[str], *, max_seconds: float | None = None) -> Callab
         return Score.read(result)
 
     return run
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a command with its group, and the workers to which a launcher gave sessions of their own."""
+    workers: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):
+        workers = psutil.Process(process.pid).children(recursive=True)
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    for worker in workers:
+        with suppress(psutil.NoSuchProcess):
+            worker.kill()
+    process.kill()
+    process.wait()

@@ -10,8 +10,12 @@ import subprocess
 import sys
 import time
 
+import peft
 import psutil
 import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
 from toys.trainers import SCRIPT, cut, good_trainer, rows_without_seconds, save_other, score_of, write_adapter
 
 from autopeft.commands.tune import Study, tune
@@ -115,17 +119,26 @@ def test_command_that_is_no_program_is_named(trial):
         command(["no-such-program", "{trial}", "{result}"])(trial)
 
 
-def test_children_that_a_command_left_running_are_ended(trial):
-    text = 'sleep 100 & echo $! > "$2.pid"; printf \'{"value": 0.5}\' > "$2"'
-    score = command(["sh", "-c", text, "sh", "{trial}", "{result}"])(trial)
-    assert score.value == 0.5
-    pid = int((trial.path / "result.json.pid").read_text())
-    for _ in range(100):
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-            break
-        time.sleep(0.05)
+def is_running(pid):
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_children_that_a_command_left_running_are_ended(ends, trial):
+    worker = "sleep" if ends else "setsid sleep"  # torchrun gives its workers sessions of their own
+    text = f'{worker} 100 & echo $! > "$2.pid"; printf \'{{"value": 0.5}}\' > "$2"'
+    run = command(
+        ["sh", "-c", text if ends else f"{text}; sleep 100", "sh", "{trial}", "{result}"], max_seconds=2
+    )
+    if ends:
+        assert run(trial).value == 0.5
     else:
-        pytest.fail("the child still runs")
+        with pytest.raises(TrainingError, match="took over 2 s"):
+            run(trial)
+    pid, deadline = int((trial.path / "result.json.pid").read_text()), time.monotonic() + 5
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_running(pid)
 
 
 def test_command_without_places_for_its_files_is_refused():
@@ -229,3 +242,48 @@ def test_two_commands_on_one_folder_share_the_work(tune_command, tmp_path):
     assert rows_without_seconds(tmp_path / "shared/trials.csv") == rows_without_seconds(
         tmp_path / "usual/trials.csv"
     )
+
+
+# One step of SGD at rate 1, each process on a row of its own.
+STEP_OF_TWO = """
+import sys
+import torch, transformers
+from accelerate import Accelerator
+from autopeft import Score, Trial
+trial, accelerator = Trial.load(sys.argv[1]), Accelerator(cpu=True)
+torch.manual_seed(0)
+config = transformers.AutoConfig.from_pretrained(sys.argv[3])
+model = trial.attach(transformers.AutoModelForCausalLM.from_config(config))
+weights = [weight for weight in model.parameters() if weight.requires_grad]
+parallel, optimizer = accelerator.prepare(model, torch.optim.SGD(weights, lr=1.0))
+row = torch.tensor([[3, 4, 5, 6], [7, 8, 9, 3]])[accelerator.process_index][None]
+accelerator.backward(parallel(input_ids=row, labels=row).loss)
+optimizer.step()
+if accelerator.is_main_process:
+    model.save_pretrained(trial.folder)
+    trial.write_score(sys.argv[2], Score(value=float(accelerator.num_processes)))
+"""
+
+
+@pytest.mark.nightly
+def test_step_of_two_processes_is_that_of_the_mean_of_their_gradients(trial, tiny_llama, tmp_path):
+    script = tmp_path / "step.py"
+    script.write_text(STEP_OF_TWO)
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    score = command([*words, str(script), "{trial}", "{result}", str(tiny_llama)], max_seconds=120)(trial)
+    assert score.value == 2
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.from_pretrained(tiny_llama)
+    model = peft.get_peft_model(transformers.AutoModelForCausalLM.from_config(config), trial.config)
+    for row in ([3, 4, 5, 6], [7, 8, 9, 3]):
+        tokens = torch.tensor([row])
+        model(input_ids=tokens, labels=tokens).loss.backward()  # the sum of both gradients
+    saved = load_file(trial.folder / "adapter_model.safetensors")
+    stepped = {
+        name.replace(".default", ""): (weight - weight.grad / 2).detach()
+        for name, weight in model.named_parameters()
+        if weight.requires_grad
+    }
+    assert saved.keys() == stepped.keys()
+    torch.testing.assert_close(saved, stepped, rtol=1e-5, atol=1e-7)
+    assert any(weight.grad.abs().max() > 1e-4 for weight in model.parameters() if weight.requires_grad)
