@@ -27,7 +27,8 @@ BROAD_EXCEPTS = {
 }
 
 
-MAX_PACKAGE_LINES = 36_561  # it may only fall, unless a capability is added: raise it with that commit
+# It may only fall, unless a capability is added: raise it with that commit. Last: `tune` tells on a full disk.
+MAX_PACKAGE_LINES = 36_581
 MAX_FOLDER_FILES = 15
 PARTS = {
     f"autopeft/{room}" for room in ("methods", "metrics", "tasks", "sensitivity", "exports")
