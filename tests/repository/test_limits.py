@@ -27,7 +27,7 @@ BROAD_EXCEPTS = {
 }
 
 
-# It may only fall, unless a capability is added: raise it with that commit. Last: `tune` tells on a full disk.
+# It may only fall, unless a capability is added: raise it with that commit (last: a full disk in `tune`).
 MAX_PACKAGE_LINES = 36_581
 MAX_FOLDER_FILES = 15
 PARTS = {
