@@ -9,6 +9,7 @@ from collections.abc import Mapping
 SETTINGS = {
     "leave it out, since the lengths of the train split's completions set it": "max_new_tokens",
     "leave it out; --dtype chooses the number format, and float32 keeps all its bits": "matmul_precision",
+    "save the rows to learn from as a file (to_parquet of datasets); --max-examples limits them": "streaming",
     "leave it out, since nine comparisons never showed for sure that a score helps": "check_score",
     "--memory bounds what a training step may take, weights included": "max_peak_memory max_peak_bytes",
     "leave slow methods out with --methods; `autopeft methods` lists their step times": "max_step_time",

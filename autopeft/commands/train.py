@@ -201,7 +201,7 @@ def spec_of_plan(
 
 def with_source(data: DataSpec, source: str) -> DataSpec:
     """Replace the source of a dataset: columns and limits stay, settings of the hub dataset are dropped."""
-    return data.model_copy(update={"source": whole_path(source), "config_name": None, "streaming": False})
+    return data.model_copy(update={"source": whole_path(source), "config_name": None})
 
 
 def _warn_of_another_base(path: Path, prepared: Prepared) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -24,7 +23,6 @@ from autopeft.records import DataSpec, shortened
 _FIRST_ROWS = 1000  # that tell what a column may hold; chosen by hand
 _NO_LABEL = "-100"  # what a loss passes by, beside declared names
 HIDDEN = "-1"  # what test splits on the hub have in place of their labels
-_MOSTLY = 0.9  # share of the rows that are lists of 0 and 1 where such lists are learned; chosen by hand
 _MOST_NAMES = 25  # of columns that an error lists; chosen by hand
 _LONGEST_NAME = 60  # characters of a column's name in such a list; chosen by hand
 _MONTH = re.compile(r"\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)", re.IGNORECASE)
@@ -87,16 +85,13 @@ def only_input(spec: DataSpec, names: Sequence[str], usual_names: str, *, conten
     return column
 
 
-def rows_of(
-    part: str, table: Any, columns: Columns, *, kind: str | None = None, n_places: int = 0
-) -> list[Row]:
+def rows_of(part: str, table: Any, columns: Columns, *, kind: str | None = None) -> list[Row]:
     """Read the rows of a table as strings; a missing cell is None, and test may lack the label.
 
-    A cell may hold a list of labels if the target's `kind` is None or `classes`: their names, or with
-    `n_places` a 0 or 1 for each label.
+    A cell may hold a list of labels if the target's `kind` is None or `classes`.
     """
     inputs = [[as_string(cell, name) for cell in cells_of(part, table, name)] for name in columns.inputs]
-    labels = _labels(part, table, columns.label, kind, n_places)
+    labels = _labels(part, table, columns.label, kind)
     groups, times = groups_and_times(part, table, columns)
     cells = enumerate(zip(*inputs, labels, groups, times, strict=True), start=1)
     return [Row(tuple(texts), label, group, time, n) for n, (*texts, label, group, time) in cells]
@@ -197,41 +192,7 @@ def holds_strings(head: pa.Table, name: str) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def n_places_of(tables: Sequence[Any], column: str) -> int:
-    """The length of the lists of 0 and 1, a place for each label, that label nearly all train rows; else 0.
-
-    Numbers of labels do not occur twice in a list, as zeros and ones do. Of a 0 and a 1 alone each row would
-    have both labels.
-    """
-    if any(declared_names(table, column) for table in tables):
-        return 0
-    may_be = [_may_be_binary(cell) for cell in first_cells(tables, column) if cell is not None]
-    if 2 * sum(may_be) <= len(may_be):
-        return 0  # whole columns of text take long to read
-    cells = [cell for table in tables for cell in cells_of("train", table, column) if cell is not None]
-    lengths = Counter(len(cell) for cell in cells if _is_binary(cell) and cell)
-    if not lengths:
-        return 0
-    n_places, n_rows = lengths.most_common(1)[0]
-    has_repeats = any(len(set(cell)) < len(cell) == n_places for cell in cells if _is_binary(cell))
-    if n_rows == len(cells):
-        return n_places if has_repeats or n_places == 2 else 0
-    # The rows that differ are refused where the labels are read.
-    return n_places if has_repeats and n_rows >= _MOSTLY * len(cells) else 0
-
-
-def _is_binary(cell: Any) -> bool:
-    return isinstance(cell, list) and all(not isinstance(item, str) and item in (0, 1) for item in cell)
-
-
-def _may_be_binary(cell: Any) -> bool:
-    """Whether a cell as a table has it may stand for such a list; bytes and texts are not read for it."""
-    if isinstance(cell, str):
-        return cell.strip()[:1] in ("", "[")
-    return not isinstance(cell, int | float | list) or _is_binary(cell)
-
-
-def _labels(part: str, table: Any, column: str, kind: str | None, n_places: int) -> list[Any]:
+def _labels(part: str, table: Any, column: str, kind: str | None) -> list[Any]:
     declared = declared_names(table, column)
 
     def named(cell: Any, index: int) -> str | None:
@@ -243,14 +204,12 @@ def _labels(part: str, table: Any, column: str, kind: str | None, n_places: int)
 
     labels: list[Any] = []
     for index, cell in enumerate(cells_of(part, table, column, is_needed=part != "test")):
-        if n_places and cell is not None:
-            if not _is_binary(cell) or len(cell) != n_places:
+        if isinstance(cell, list) and kind in (None, "classes"):
+            if all(item in (0, 1) for item in cell) and len(set(cell)) < len(cell):
                 raise DataError(
-                    f"Row {index + 1} of {part} has {shortened(str(cell), 40)} in column {column}; the rows "
-                    f"of train have {n_places} numbers, 0 or 1: write as many, or leave the cell empty."
+                    f"Row {index + 1} of {part} has {shortened(str(cell), 40)} in column {column}, a 0 or 1 "
+                    "for each label; write the names of the labels that the row has instead."
                 )
-            labels.append(tuple(str(place) for place, is_set in enumerate(cell) if is_set))
-        elif isinstance(cell, list) and kind in (None, "classes"):
             labels.append(tuple(dict.fromkeys(filter(None, (named(item, index) for item in cell)))))
         elif kind == "classes" and cell is not None:
             labels.append(tuple(dict.fromkeys(filter(None, map(str.strip, re.split("[,;|]", str(cell)))))))

@@ -11,7 +11,6 @@ import pandas as pd
 
 from autopeft.data.dataset import LabelledData, ReadRows
 from autopeft.data.formats import quiet
-from autopeft.data.sources import first_rows
 from autopeft.data.splits import load
 from autopeft.errors import DataError, reason_of
 from autopeft.records import DataSpec, shortened
@@ -43,13 +42,6 @@ def load_in_memory(spec: DataSpec, data: Any, *, seed: int, read_rows: ReadRows)
             table = datasets.Dataset(table.to_arrow())
         tables[str(split)] = table
     notes: tuple[str, ...] = ()
-    if streams := {split: t for split, t in tables.items() if isinstance(t, datasets.IterableDataset)}:
-        if spec.max_examples is None:
-            raise DataError(
-                "The data in memory is a stream of unknown length; limit the rows to read by max_examples."
-            )
-        of_streams, notes = first_rows(streams, spec.max_examples)
-        tables |= of_streams
     odd = [table for table in tables.values() if not isinstance(table, datasets.Dataset)]
     if odd or not tables:
         kind = type(odd[0]).__name__ if odd else "DatasetDict without splits"

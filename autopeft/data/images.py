@@ -1,4 +1,4 @@
-"""Labelled images: from folders of classes, tables with a column of files or zip members, and datasets."""
+"""Labelled images: from folders of classes, tables with a column of files, and datasets."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ import contextlib
 import hashlib
 import io
 import struct
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from lzma import LZMAError
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +26,8 @@ _ORIENTATION = 0x0112  # the EXIF tag; the turns that undo its values are those 
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 # Pillow knows the suffixes of these formats, but has no decoder of its own for them.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-# What the decoders of Pillow raise beside its `DecompressionBombError`, and damaged or encrypted zip files.
+# What the decoders of Pillow raise beside its `DecompressionBombError`.
 _DECODER_ERRORS = (OSError, EOFError, RuntimeError, SyntaxError, ValueError)
-_UNREADABLE = (*_DECODER_ERRORS, zipfile.BadZipFile, zlib.error, LZMAError)
 _OF_MACS = "__MACOSX"  # a folder that the archiver of macOS adds
 _MOST_SUFFIXES = 4  # that a note lists
 FILE_NAMES = "file image filename file_name path image_path image_file img"
@@ -40,23 +35,14 @@ FILE_NAMES = "file image filename file_name path image_path image_file img"
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFile:
-    """One image; two are equal exactly if their bytes are.
-
-    `content` holds the bytes of an image without a file. `member` is the image's name in the zip file `path`.
-    """
+    """One image; two are equal exactly if their bytes are. `content` are those of one without a file."""
 
     digest: str
     path: str = field(compare=False)
-    member: str | None = field(default=None, compare=False)
     content: bytes | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return self.digest
-
-    @property
-    def name(self) -> str:
-        """What messages call the image."""
-        return _name(self.path, self.member)
 
     def load(self, *, is_draft: bool = False) -> Any:
         """The image upright and in RGB, a `PIL.Image.Image`; a DataError if it does not open.
@@ -66,7 +52,7 @@ class ImageFile:
         """
         module = pillow()
         try:
-            content = _bytes(self.path, self.member, self.content)
+            content = Path(self.path).read_bytes() if self.content is None else self.content
             with module.open(io.BytesIO(content)) as image:
                 if is_draft:
                     image.draft(None, (1, 1))  # of no effect on files of other kinds
@@ -76,10 +62,10 @@ class ImageFile:
                 except (*_DECODER_ERRORS, TypeError, struct.error):
                     turn = None  # the pixels can still be read
                 return (image if turn is None else image.transpose(turn)).convert("RGB")
-        except (*_UNREADABLE, module.DecompressionBombError) as error:
+        except (*_DECODER_ERRORS, module.DecompressionBombError) as error:
             is_unknown = isinstance(error, module.UnidentifiedImageError)  # its text has an address in memory
             reason = "it is of no kind that Pillow reads" if is_unknown else reason_of(error)
-            text = f"The image {self.name} does not open ({reason}); replace it or leave it out."
+            text = f"The image {self.path} does not open ({reason}); replace it or leave it out."
             raise DataError(text) from error
 
 
@@ -202,17 +188,14 @@ def _with_keys(table: Any, column: str, *, folder: Path, part: str) -> tuple[Any
         key = None
         if cell is not None and cell != "":
             image = _image_of(cell, folder, f"row {index + 1} of {part}")
-            key = f"{image.digest} {image.name}"
+            key = f"{image.digest} {image.path}"
             images[key] = image
         keys.append(key)
     return table.remove_columns(column).add_column(column, keys), images
 
 
 def _image_of(cell: Any, folder: Path, where: str) -> ImageFile:
-    """Find the image of a record with bytes or a path, of bytes, or of a file's name.
-
-    The name is that of a file in the folder, or else of a member of a zip file there.
-    """
+    """Find the image of a record with bytes or a path, of bytes, or of the name of a file in the folder."""
     if isinstance(cell, Mapping):
         if cell.get("bytes") is None and cell.get("path") is None:
             raise DataError(f"The image in {where} holds neither bytes nor a path; complete or drop the row.")
@@ -223,25 +206,19 @@ def _image_of(cell: Any, folder: Path, where: str) -> ImageFile:
         raise DataError(
             f"The image in {where} is a {type(cell).__name__}; allowed are image files, their bytes or paths."
         )
-    spellings = dict.fromkeys((cell, cell.replace("\\", "/")))  # of a table that was made on Windows
-    for spelling in spellings:
+    for spelling in (cell, cell.replace("\\", "/")):  # of a table that was made on Windows
         if (folder / spelling).is_file():
             return _image(str(folder / spelling))
-    archives = sorted(str(file) for file in folder.glob("*.zip"))
-    for archive in archives:
-        for spelling in spellings:
-            if spelling in _archive(archive).NameToInfo:
-                return _image(archive, member=spelling)
-    places = " or ".join([str(folder), *(Path(archive).name for archive in archives)])
-    raise DataError(f"The image {cell} of {where} is not in {places}; correct the path.")
+    raise DataError(
+        f"The image {cell} of {where} is not in {folder}; correct the path, or unpack its archive."
+    )
 
 
-def _image(path: str, *, member: str | None = None, content: bytes | None = None) -> ImageFile:
+def _image(path: str, *, content: bytes | None = None) -> ImageFile:
     try:
-        read_bytes = _bytes(path, member, content)
-    except _UNREADABLE as error:
-        reason = getattr(error, "strerror", None) or reason_of(error)
-        text = f"The image {_name(path, member)} cannot be read ({reason}); replace it or leave it out."
+        read_bytes = Path(path).read_bytes() if content is None else content
+    except OSError as error:
+        text = f"The image {path} cannot be read ({error.strerror or error}); replace it or leave it out."
         raise DataError(text) from error
     module = pillow()
     with (  # an image that does not open passes: `ImageFile.load` tells why
@@ -250,26 +227,8 @@ def _image(path: str, *, member: str | None = None, content: bytes | None = None
     ):
         if image.mode[0] in "FI":  # which Pillow would cut at 255
             raise DataError(
-                f"The image {_name(path, member)} has more than 8 bits a value (Pillow's mode {image.mode}); "
+                f"The image {path} has more than 8 bits a value (Pillow's mode {image.mode}); "
                 "write all images with 8 bits, scaled alike."
             )
     digest = hashlib.sha256(read_bytes).hexdigest()[:16]
-    return ImageFile(digest=digest, path=path, member=member, content=content)
-
-
-def _name(path: str, member: str | None) -> str:
-    return f"{member} in {path}" if member else path
-
-
-def _bytes(path: str, member: str | None, content: bytes | None) -> bytes:
-    if content is not None:
-        return content
-    return _archive(path).read(member) if member else Path(path).read_bytes()
-
-
-@lru_cache(maxsize=8)
-def _archive(path: str) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is no zip file ({error}); repair or remove it.") from error
+    return ImageFile(digest=digest, path=path, content=content)

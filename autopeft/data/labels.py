@@ -22,7 +22,6 @@ from autopeft.data.columns import (
     first_usual_column,
     head_of,
     holds_strings,
-    n_places_of,
     notes_on_unread_texts,
     rows_of,
 )
@@ -65,19 +64,8 @@ def labelled(spec: DataSpec, source: Source, *, columns: Columns) -> UncutRows:
     Raises a DataError if the labels cannot be learned from.
     """
     notes = []
-    may_be_several = spec.label_kind in (None, "classes")
-    n_places = n_places_of(source.tables["train"], columns.label) if may_be_several else 0
-    if n_places:
-        notes.append(
-            f"Column {columns.label} holds {n_places} zeros and ones in each row, one for each label; the "
-            f"labels are named 0 to {n_places - 1} by their places."
-        )
     raw = {
-        part: [
-            row
-            for table in tables
-            for row in rows_of(part, table, columns, kind=spec.label_kind, n_places=n_places)
-        ]
+        part: [row for table in tables for row in rows_of(part, table, columns, kind=spec.label_kind)]
         for part, tables in source.tables.items()
     }
     kind = spec.label_kind or _kind([row.label for row in raw["train"]], columns.label)

@@ -35,7 +35,6 @@ from autopeft.records import DataSpec, path_at_home
 _SPELLING = "Check the spelling, or pass --data with the place to which it was moved."
 SAMPLE = Path(__file__).parents[1] / "sample_data" / "uci_sentiment"
 
-_STREAMED_SHARE, _STREAMED_AT_LEAST = 2, 1000  # rows read of a stream per row to learn from; chosen by hand
 # `train`, `training` and `trainset`, but not `latest`, `contest` or `trainer`.
 SPLIT_WORD = re.compile(
     r"(?<![a-z])(train|test|validation|valid|val|dev|evaluation|eval|devtest|heldout|holdout|trainval)"
@@ -73,12 +72,8 @@ def read(spec: DataSpec, *, text: TextFormat | None = None) -> Source:
         return _read_files(listed_by_part(str(spec.source)), text)
     if spec.source and not _is_there(path) and not _looks_like_path(spec.source):
         name = "/".join(filter(None, [spec.source, spec.config_name]))
-        splits, stream_notes = _read_hub(spec, spec.source)
         remedy = "save the one to learn from as a file (to_parquet of datasets), and pass that file"
-        parts, notes = by_part(dict(splits), name, remedy=remedy)
-        return Source(name, parts, (*stream_notes, *notes))
-    if spec.streaming:
-        raise DataError(f"data.streaming is for hub ids, {path} is local and read at once; leave it out.")
+        return Source(name, *by_part(dict(_read_hub(spec, spec.source)), name, remedy=remedy))
     if not _is_there(path):
         raise DataError(f"The data path {path} does not exist.{_near(path)} {_SPELLING}")
     if spec.config_name:
@@ -230,11 +225,8 @@ def listed(names: Sequence[str]) -> str:
     return f"{', '.join(most)} and {last}"
 
 
-def _read_hub(spec: DataSpec, source: str) -> tuple[Any, tuple[str, ...]]:
-    """Load the splits of a hub dataset, with notes."""
-    if spec.streaming and spec.max_examples is None:
-        text = f"The stream of {source} has no known end; limit the rows to read with --max-examples."
-        raise DataError(text)
+def _read_hub(spec: DataSpec, source: str) -> Any:
+    """Load the splits of a hub dataset."""
     try:  # once beforehand, since `load_dataset` retries for over half a minute without network
         HfApi().dataset_info(source, timeout=10)
     except _HUB_ERRORS as error:
@@ -249,28 +241,10 @@ def _read_hub(spec: DataSpec, source: str) -> tuple[Any, tuple[str, ...]]:
             ) from error
     with quiet():
         try:
-            splits = datasets.load_dataset(source, name=spec.config_name, streaming=spec.streaming)
-            return first_rows(splits, spec.max_examples) if spec.streaming else (splits, ())
+            return datasets.load_dataset(source, name=spec.config_name)
         except _HUB_ERRORS as error:
             reason = " ".join(str(error).partition("\nExample of usage")[0].split()).rstrip(".")
             raise DataError(
                 f"The hub dataset {source!r} cannot be loaded ({reason}); check its name, and name its "
                 "configuration with --set data.config_name=NAME."
             ) from error
-
-
-def first_rows(
-    streams: Mapping[str, Any], max_examples: int | None
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Read the first rows of streams, enough for `max_examples` rows of train and the cuts; with a note."""
-    n_rows = max(_STREAMED_AT_LEAST, _STREAMED_SHARE * (max_examples or 0))
-    tables = {
-        # Undecoded, so that images keep their bytes; the table decodes them where they are read.
-        split: datasets.Dataset.from_list(
-            list((stream.decode(False) if stream.features else stream).take(n_rows)), features=stream.features
-        )
-        for split, stream in streams.items()
-    }
-    sizes = ", ".join(f"{len(table)} of {split}" for split, table in tables.items())
-    note = f"Read the first rows of each stream ({sizes}): where they are sorted, load all of them."
-    return tables, (note,)

@@ -67,9 +67,6 @@ class DataSpec(Topic):
         "Data",
         ge=2,
     )
-    streaming: bool = setting(
-        False, "Read only the first rows of a hub dataset, as many as --max-examples asks for", "Data"
-    )
     config_name: str | None = setting(None, "Configuration of a hub dataset", "Data", short="data_config")
 
 

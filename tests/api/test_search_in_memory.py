@@ -79,17 +79,6 @@ def test_the_run_says_that_model_and_data_were_in_memory(run):
     assert "autopeft train --plan" not in report and "autopeft count" not in report
 
 
-def test_stream_in_memory_is_read_as_far_as_it_is_needed(module, tokenizer, tmp_path):
-    stream = toy_dataset().to_iterable_dataset()
-    with pytest.raises(
-        DataError, match=r"is a stream of unknown length; limit the rows to read by max_examples"
-    ):
-        autopeft.search(model=module, data=stream, tokenizer=tokenizer, out=tmp_path / "no", **SMALL)
-    bounded = {**SMALL, "max_examples": 60, "max_steps": 2, "effort": "quick"}
-    result = autopeft.search(model=module, data=stream, tokenizer=tokenizer, out=tmp_path / "run", **bounded)
-    assert result.setting.splits.train + result.setting.splits.search == 60
-
-
 def test_a_run_is_continued_with_the_same_things_in_memory(run, tokenizer, tmp_path):
     module, _, result, data = run
     out = shutil.copytree(result.spec.output.out, tmp_path / "run")

@@ -131,9 +131,7 @@ def test_the_suggestion_is_trained_on_other_data_by_the_columns_it_names(
     columns = {f"data.{name}": value for name, value in named.items()}
     spec = run_spec(model_dir, tmp_path / "first.csv", max_steps=2, budget="5%", **columns)
     suggestion = commands.analyze(spec, scores=["parameters"]).suggestion
-    of_the_hub = suggestion.data.model_copy(
-        update={"source": "some/set", "config_name": "en", "streaming": True}
-    )
+    of_the_hub = suggestion.data.model_copy(update={"source": "some/set", "config_name": "en"})
     write_plan(tmp_path / "plan.yaml", replace(suggestion, data=of_the_hub))
     other = str(tmp_path / "other.csv")
     trained = commands.train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter", data_source=other)

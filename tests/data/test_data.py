@@ -313,32 +313,6 @@ def test_unreachable_hub_is_reported_at_once(tmp_path, monkeypatch):
     assert resolve.call_count <= 2  # one request; left alone, `load_dataset` makes six in 23 s
 
 
-def test_stream_from_the_hub_is_read_as_far_as_it_is_needed(tmp_path, monkeypatch):
-    """The hub's answers are faked; the stream and its end are real."""
-    served = {"rows": 0, "streaming": None}
-
-    def rows():
-        for i in range(1_000_000):
-            served["rows"] += 1
-            yield {"text": f"sentence {i}", "label": ("a", "b")[i % 2]}
-
-    def load_dataset(source, name, streaming):
-        served["streaming"] = streaming
-        return datasets.IterableDatasetDict(train=datasets.IterableDataset.from_generator(rows))
-
-    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *args, **options: None)
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    data = load(DataSpec(source="some/corpus", max_examples=700, streaming=True), seed=0)
-    assert served["streaming"] and 1400 <= served["rows"] < 1500
-    assert len(data.train.inputs) + len(data.search.inputs) == 700
-    assert any("Read the first rows of each stream (1400 of train)" in note for note in data.notes)
-    with pytest.raises(DataError, match="no known end; limit the rows to read with --max-examples"):
-        load(DataSpec(source="some/corpus", streaming=True), seed=0)
-    write(tmp_path / "train.csv", make_rows())
-    with pytest.raises(DataError, match=r"data\.streaming is for hub ids"):
-        load(DataSpec(source=str(tmp_path / "train.csv"), streaming=True), seed=0)
-
-
 def test_numbers_become_a_regression_target_and_lists_several_classes(tmp_path):
     scores = [round(0.05 * i, 2) for i in range(60)]
     data = read(write(tmp_path / "rows.csv", make_rows(labels=tuple(scores))))

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from autopeft.data import NoLabelColumnError, load, read_choices, read_images, read_language, read_texts
-from autopeft.data.sources import first_rows
 from autopeft.data.splits import OTHER_ROWS, other_rows_of
 from autopeft.errors import DataError
 from autopeft.extension import discover
@@ -162,14 +161,3 @@ def test_bytes_in_a_column_without_a_type_are_images(tmp_path):
     lists.to_parquet(str(tmp_path / "lists.parquet"))
     with pytest.raises(DataError, match="The image in row 1 of train is a list; allowed are image files"):
         read(tmp_path / "lists.parquet", read_images)
-
-
-def test_images_of_a_stream_keep_their_bytes():
-    """A JPEG that is decoded and encoded again has other pixels."""
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
-    rows = {"image": [{"bytes": png(i), "path": None} for i in range(20)], "label": list(range(20))}
-    stream = datasets.Dataset.from_dict(rows, features=features).to_iterable_dataset()
-    table = first_rows({"train": stream}, 10)[0]["train"]
-    assert isinstance(table.features["image"], datasets.Image)
-    undecoded = table.cast_column("image", datasets.Image(decode=False))
-    assert [cell["bytes"] for cell in undecoded["image"]] == [png(i) for i in range(20)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import runpy
 import sys
-import zipfile
 from pathlib import Path
 
 import datasets
@@ -62,30 +61,24 @@ def by_table(tmp_path):
     return folder
 
 
-def test_folders_of_classes_tables_zip_files_and_datasets_give_the_same_images(tmp_path, by_table):
+def test_folders_of_classes_tables_and_datasets_give_the_same_images(tmp_path, by_table):
     rows = pd.read_csv(by_table / "train.csv").to_dict("records")
-    folders, zipped = tmp_path / "folders", tmp_path / "zipped"
+    folders = tmp_path / "folders"
     for row in rows:
         target = folders / row["label"] / Path(row["file"]).name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((by_table / row["file"]).read_bytes())
-    zipped.mkdir()
-    with zipfile.ZipFile(zipped / "images.zip", "w") as archive:
-        for row in rows:
-            archive.write(by_table / row["file"], row["file"])
-    pd.DataFrame(rows).to_csv(zipped / "train.csv", index=False)
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
     cells = [{"image": str(by_table / row["file"]), "label": row["label"]} for row in rows]
     datasets.Dataset.from_list(cells, features=features).save_to_disk(str(tmp_path / "saved"))
-    datasets_read = [read(source) for source in (by_table, folders, zipped, tmp_path / "saved")]
+    datasets_read = [read(source) for source in (by_table, folders, tmp_path / "saved")]
     pairs = [
         {(file.digest, data.label_names[label]) for split in (data.train, data.search, data.confirm)
          for (file,), label in zip(split.inputs, split.labels, strict=True)}
         for data in datasets_read
     ]  # fmt: skip
-    assert len(pairs[0]) == 60 and pairs[0] == pairs[1] == pairs[2] == pairs[3]
-    by_table_read, _, zipped_read, saved_read = datasets_read
-    assert by_table_read.fingerprint == zipped_read.fingerprint == saved_read.fingerprint
+    assert len(pairs[0]) == 60 and pairs[0] == pairs[1] == pairs[2]
+    assert datasets_read[0].fingerprint == datasets_read[2].fingerprint
 
 
 def test_folders_named_after_splits_are_kept_apart_and_repeated_images_removed(tmp_path):
@@ -153,34 +146,6 @@ def test_image_that_does_not_open_is_named(by_table):
             PART.encode(split.inputs, split.labels, image_processor(), 1)
 
 
-def zip_bytes(path):
-    """A zip file with an image, its bytes, and where the content of the image begins in them."""
-    save(path.with_name("cat.png"), 0)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.write(path.with_name("cat.png"), "cat.png")
-    path.with_name("cat.png").unlink()
-    return bytearray(path.read_bytes()), 30 + len("cat.png")
-
-
-def damage_content(content, start):
-    content[start : start + 8] = b"\xff" * 8
-
-
-def mark_encrypted(content, start):
-    content[6] |= 1  # in the member's own header
-    content[content.index(b"PK\x01\x02") + 8] |= 1  # and in the directory of the zip file
-
-
-@pytest.mark.parametrize("harm", [damage_content, mark_encrypted])
-def test_damaged_and_encrypted_members_of_a_zip_file_are_named(tmp_path, harm):
-    content, start = zip_bytes(tmp_path / "i.zip")
-    harm(content, start)
-    (tmp_path / "i.zip").write_bytes(content)
-    pd.DataFrame({"file": ["cat.png"], "label": ["cat"]}).to_csv(tmp_path / "train.csv", index=False)
-    with pytest.raises(DataError, match=r"The image cat\.png in .*i\.zip cannot be read \(.*replace it"):
-        read(tmp_path)
-
-
 def test_image_that_claims_more_pixels_than_pillow_opens_is_named(by_table):
     bomb = by_table / "pictures" / "7.png"
     bomb.write_bytes(b"P6 30000 30000 255\n")
@@ -204,9 +169,6 @@ def test_missing_images_and_columns_are_refused(tmp_path, by_table):
     pd.DataFrame({"x": ["a"] * 40, "label": ["a", "b"] * 20}).to_csv(empty / "t.csv", index=False)
     with pytest.raises(DataError, match="One column of image files is needed, there is x, label"):
         read(empty)
-    (empty / "i.zip").write_bytes(b"nothing")
-    with pytest.raises(DataError, match=r"i\.zip is no zip file"):
-        read(empty, text_columns=("x",))
 
 
 def test_vision_model_is_loaded_with_its_processor_and_a_head_of_the_right_size(tmp_path):
