@@ -43,7 +43,8 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     "setting": SETTINGS,
     "environment variable": SETTINGS,
     "option of autopeft export": {
-        "--to merged needs no rank and keeps the whole change of the weights": "rank energy"
+        "--to merged needs no rank and keeps the whole change of the weights": "rank energy",
+        "load the adapter with peft and save it again, which writes safetensors": "allow_pickle",
     },
     "option of autopeft count": {
         "`autopeft estimate` says what each takes, and --json serves scripts": "compare markdown"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from autopeft import commands, report
-from autopeft.commands import Pushed, PushRequest
+from autopeft.commands import Pushed
 from autopeft.errors import AutopeftError
 from autopeft.records import SearchResult, python_words
 from autopeft.removed import instead_of
@@ -78,11 +78,8 @@ class Result(SearchResult):
             SpecError: The repository exists, or the base model is not on the hub.
             HubError: The hub cannot be reached, or refuses.
         """
-        request = PushRequest(
-            run=self.path, repo=repo, private=private, overwrite=overwrite, base_model=base_model
-        )
         with in_python_words():
-            return commands.push(request)
+            return commands.push(self.path, repo, private=private, overwrite=overwrite, base_model=base_model)
 
     if not TYPE_CHECKING:
 

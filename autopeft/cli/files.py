@@ -37,10 +37,6 @@ def export(
     model: Annotated[
         str | None, typer.Option(help="Base model in place of the one that the run or adapter names.")
     ] = None,
-    allow_pickle: Annotated[
-        bool,
-        typer.Option("--allow-pickle", help="Read an adapter_model.bin too; only its tensors are loaded."),
-    ] = False,
     dtype: Annotated[
         str | None,
         typer.Option(
@@ -55,16 +51,7 @@ def export(
         with heavy_imports():
             from autopeft import commands
 
-        request = commands.ExportRequest(
-            to=to,
-            out=out,
-            run=run,
-            adapter=adapter,
-            model_id=model,
-            allow_pickle=allow_pickle,
-            dtype=dtype,
-        )
-        written = commands.export(request)
+        written = commands.export(to, out, run=run, adapter=adapter, model_id=model, dtype=dtype)
         if as_json:
             print_json(dataclasses.asdict(written))
             return
@@ -108,8 +95,8 @@ def verify(
         with heavy_imports():
             from autopeft import commands
 
-        request = commands.VerifyRequest(
-            path=path,
+        verification = commands.verify(
+            path,
             run=run,
             model_id=model,
             data_source=data,
@@ -117,7 +104,6 @@ def verify(
             max_examples=max_examples,
             tolerance=tolerance,
         )
-        verification = commands.verify(request)
         if as_json:
             print_json(verification_json(verification))
         else:
@@ -146,15 +132,9 @@ def push(
         with heavy_imports():
             from autopeft import commands
 
-        request = commands.PushRequest(
-            run=run,
-            repo=repo,
-            private=private,
-            overwrite=overwrite,
-            dry_run=dry_run,
-            base_model=base_model,
+        pushed = commands.push(
+            run, repo, private=private, overwrite=overwrite, dry_run=dry_run, base_model=base_model
         )
-        pushed = commands.push(request)
         if as_json:
             print_json(dataclasses.asdict(pushed))
             return

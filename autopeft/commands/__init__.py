@@ -9,13 +9,13 @@ from __future__ import annotations
 from autopeft.commands.analyze import Analysis, analyze
 from autopeft.commands.count import MethodsOnModel, count, count_word, methods_on
 from autopeft.commands.estimate import EstimateRequest, RunRequest, StepEstimate, estimate_step
-from autopeft.commands.export import Export, ExportRequest, export
+from autopeft.commands.export import Export, export
 from autopeft.commands.load import apply, load_finished, save
 from autopeft.commands.preview import Preview, preview
-from autopeft.commands.push import Pushed, PushRequest, push
+from autopeft.commands.push import Pushed, push
 from autopeft.commands.search import run_search
 from autopeft.commands.suggest import Suggestion, SuggestRequest, suggest
 from autopeft.commands.train import train_plan
 from autopeft.commands.try_run import Reply, try_run
 from autopeft.commands.tune import tune
-from autopeft.commands.verify import Reading, Verification, VerifyRequest, verify
+from autopeft.commands.verify import Reading, Verification, verify

@@ -14,7 +14,6 @@ from autopeft.adapters import Count
 from autopeft.commands.estimate import read_trained_part
 from autopeft.errors import SpecError
 from autopeft.extension import Method, discover
-from autopeft.model import BaseModel
 from autopeft.records import ModelSpec
 from autopeft.run.prepare import methods_for
 from autopeft.store import read_plan
@@ -43,33 +42,16 @@ def count(path: Path, *, model_id: str | None = None, revision: str | None = Non
             return adapters.count_configs(part.files, base, path=path)
         document = read_plan(path)
         task = discover("autopeft.tasks")[document.task.name]
-        base = _with_head(spec, auto_class=task.auto_class, head_params=document.head_params)
+        base = model.load_skeleton(spec, auto_class=task.auto_class)
         base.module.float()  # as plans are trained
         adapters.check_plan(document.plan, base, methods)
         counted = adapters.count_plan(document.plan, base, methods, task_type=task.peft_task_type)
     if model_id:
         return counted
-    # A plan trains with its head what the weights lack, such as a pooler, and a config does not tell that.
-    n_more = max(0, document.head_params - counted.head_params)
+    # The plan knows its labels, and what the weights lack, such as a pooler; a config does not.
+    n_more = document.head_params - counted.head_params
     n_bytes = counted.adapter_bytes + n_more * torch.float32.itemsize  # as heads are trained
     return replace(counted, head_params=counted.head_params + n_more, adapter_bytes=n_bytes)
-
-
-def _with_head(spec: ModelSpec, *, auto_class: str, head_params: int) -> BaseModel:
-    """Load the skeleton whose head has so many parameters; a plan does not say for how many labels it is.
-
-    Heads grow by the same number with every label. If no number of labels fits, the head is the usual one.
-    """
-    base = model.load_skeleton(spec, auto_class=auto_class)
-    n_labels = getattr(base.module.config, "num_labels", None)
-    if not base.head_params or not n_labels or base.head_params == head_params:
-        return base
-    larger = model.load_skeleton(spec, auto_class=auto_class, n_labels=n_labels + 1)
-    label_params = larger.head_params - base.head_params
-    n_more, remainder = divmod(head_params - base.head_params, label_params) if label_params else (0, 1)
-    if remainder or n_labels + n_more < 1:
-        return base
-    return model.load_skeleton(spec, auto_class=auto_class, n_labels=n_labels + n_more)
 
 
 def count_word(word: str, *, model_id: str | None, revision: str | None) -> Count:

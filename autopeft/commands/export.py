@@ -41,23 +41,6 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportRequest:
-    """What to export: exactly one of `run` and `adapter`, in the format `to`, into the folder `out`.
-
-    `model_id` replaces the base model that the run or the adapter names. `dtype` is the number format of a
-    whole model; None is that of the base model's checkpoint.
-    """
-
-    to: str
-    out: Path
-    run: Path | None = None
-    adapter: Path | None = None
-    model_id: str | None = None
-    allow_pickle: bool = False
-    dtype: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Export:
     """A written export: format, folder, files, and notes for whoever loads them."""
 
@@ -67,8 +50,24 @@ class Export:
     notes: tuple[str, ...]
 
 
-def export(request: ExportRequest) -> Export:
+def export(
+    to: str,
+    out: Path,
+    *,
+    run: Path | None = None,
+    adapter: Path | None = None,
+    model_id: str | None = None,
+    dtype: str | None = None,
+) -> Export:
     """Write a plan or a trained adapter in a format that other tools read, whole or not at all.
+
+    Args:
+        to: Name of the format.
+        out: Folder to write to; absent or empty.
+        run: Folder of a run, or None with an `adapter`.
+        adapter: Folder that `peft` wrote, or None with a `run`.
+        model_id: Base model in place of the one that the run or the adapter names.
+        dtype: Number format of a whole model; None is that of the base model's checkpoint.
 
     Raises:
         UnknownNameError: The format does not exist.
@@ -76,33 +75,34 @@ def export(request: ExportRequest) -> Export:
         RunDirError: The folder to write to holds files, or the run has not finished.
         ModelError: The base model cannot be loaded.
     """
-    exporter: Exporter = discover("autopeft.exports")[request.to]
-    if (request.run is None) == (request.adapter is None):
-        fault = "Neither --run nor --adapter is" if request.run is None else "Both --run and --adapter are"
+    exporter: Exporter = discover("autopeft.exports")[to]
+    if (run is None) == (adapter is None):
+        fault = "Neither --run nor --adapter is" if run is None else "Both --run and --adapter are"
         raise SpecError(f"{fault} given; pass one of them.")
-    if request.dtype is not None and exporter.needs_base != "weights":
-        raise SpecError(f"--dtype is for formats of a whole model, not for {request.to}; leave it out.")
-    if request.dtype is not None and request.dtype not in DTYPES:
-        raise SpecError(f"--dtype is {request.dtype}; use {', '.join(DTYPES)}.")
-    refuse_files(request.out)
+    if dtype is not None and exporter.needs_base != "weights":
+        raise SpecError(f"--dtype is for formats of a whole model, not for {to}; leave it out.")
+    if dtype is not None and dtype not in DTYPES:
+        raise SpecError(f"--dtype is {dtype}; use {', '.join(DTYPES)}.")
+    refuse_files(out)
     discover("autopeft.methods")  # a method may register its own type with `peft`
     with model.quiet_libraries():
-        folder, document = _locate(request)
+        folder, document = _locate(run, adapter)
         files = adapters.read_configs(folder)
-        source, spec = _read(files, document, request, needs_base=exporter.needs_base)
+        source, spec = _read(files, document, model_id, needs_base=exporter.needs_base, folder=run or folder)
+        source = replace(source, dtype=dtype)
         notes: list[str] = []
         if not exporter.problems(source):
             needs_base = exporter.needs_base
             notes += _check_fit(files, source, spec, document, folder=folder, needs_base=needs_base)
             if exporter.needs_base != "none":
-                source = with_base(source, spec, exporter=exporter, folder=folder, run=request.run)
+                source = with_base(source, spec, exporter=exporter, folder=folder, run=run)
             notes += filter(None, [label_difference(folder)])
             if exporter.needs_base == "weights" and (other := _other_base(folder, source, spec)):
                 notes.append(f"{source.base_model} is not as it was when this was trained: {other}")
-        notes = [*exporter.export(source, request.out), *notes]  # raises where there are problems
-    paths = (path for path in request.out.rglob("*") if path.is_file())
-    written = tuple(sorted(path.relative_to(request.out).as_posix() for path in paths))
-    return Export(format=exporter.name, out=str(request.out), files=written, notes=tuple(notes))
+        notes = [*exporter.export(source, out), *notes]  # raises where there are problems
+    paths = (path for path in out.rglob("*") if path.is_file())
+    written = tuple(sorted(path.relative_to(out).as_posix() for path in paths))
+    return Export(format=exporter.name, out=str(out), files=written, notes=tuple(notes))
 
 
 def _other_base(folder: Path, source: ExportSource, spec: ModelSpec) -> str:
@@ -114,37 +114,45 @@ def _other_base(folder: Path, source: ExportSource, spec: ModelSpec) -> str:
     return base_difference(folder, cast("nn.Module", source.base), processor)
 
 
-def _locate(request: ExportRequest) -> tuple[Path, PlanDocument | None]:
+def _locate(folder: Path | None, adapter: Path | None) -> tuple[Path, PlanDocument | None]:
     """Find the folder to export (trained weights, else configs alone), and the plan beside it, if any."""
-    if request.adapter is not None:
-        if not any((request.adapter / name).is_file() for name in ("adapter_config.json", "order.json")):
+    if adapter is not None:
+        if not any((adapter / name).is_file() for name in ("adapter_config.json", "order.json")):
             remedy = "pass a folder that peft wrote"
-            if any(request.adapter.glob("*/adapter_config.json")):
+            if any(adapter.glob("*/adapter_config.json")):
                 remedy = "write several adapters with autopeft.save"
-            raise SpecError(f"{request.adapter} holds neither adapter_config.json nor order.json; {remedy}.")
-        return request.adapter, plan_of(request.adapter)
-    run = RunDir.open(cast("Path", request.run))
+            raise SpecError(f"{adapter} holds neither adapter_config.json nor order.json; {remedy}.")
+        return adapter, plan_of(adapter)
+    run = RunDir.open(cast("Path", folder))
     if not (run.best / "plan.yaml").is_file():
         words = resume_command(run.read_spec(), run.path)
-        raise RunDirError(f"{request.run} has no best plan yet; go on with: {words}")
+        raise RunDirError(f"{folder} has no best plan yet; go on with: {words}")
     weights = run.best / "weights"
     return weights if weights.is_dir() else run.best / "adapters", read_plan(run.best)
 
 
 def _read(
-    files: Sequence[ConfigFile], document: PlanDocument | None, request: ExportRequest, *, needs_base: str
+    files: Sequence[ConfigFile],
+    document: PlanDocument | None,
+    model_id: str | None,
+    *,
+    needs_base: str,
+    folder: Path,
 ) -> tuple[ExportSource, ModelSpec]:
-    """Read the configs with their weights, and name the base model that they adapt."""
+    """Read the configs with their weights, and name the base model that they adapt.
+
+    `folder` is that of the run or the adapter.
+    """
     for note in dict.fromkeys(note for file in files for note in adapters.unknown_keys(file)):
         log.warning("%s", note)
     configs = tuple(file.config for file in files)
-    weights = exports.read_all_weights(files, allow_pickle=request.allow_pickle)
-    if request.model_id is not None:
-        spec = ModelSpec(id=request.model_id, quantize=document.model.quantize if document else "none")
+    weights = exports.read_all_weights(files)
+    if model_id is not None:
+        spec = ModelSpec(id=model_id, quantize=document.model.quantize if document else "none")
     elif document is not None:
         spec = document.model
     else:
-        spec = adapters.base_model_of(configs, path=cast("Path", request.adapter))
+        spec = adapters.base_model_of(configs, path=folder)
     model.resolve(spec)  # which raises for a model that was in memory
     source = ExportSource(
         configs=configs,
@@ -153,8 +161,7 @@ def _read(
         task_type=adapters.task_name(configs[0]),
         head=tuple(dict.fromkeys(getattr(configs[0], "modules_to_save", None) or ())),
         weights=weights,
-        training=training_facts(document, spec, request.run or request.adapter),
-        dtype=request.dtype,
+        training=training_facts(document, spec, folder),
     )
     return source, spec
 

@@ -25,22 +25,6 @@ _HTTP_ERROR: type[Exception] = errors.HTTPError
 
 
 @dataclass(frozen=True, kw_only=True)
-class PushRequest:
-    """Which run, or folder that `train` wrote, to push to which repository of the hub.
-
-    `base_model` is the base model's id on the hub, for a run that loaded it from a folder. A `dry_run`
-    uploads nothing. `overwrite` allows a repository that exists.
-    """
-
-    run: Path
-    repo: str
-    private: bool = False
-    overwrite: bool = False
-    dry_run: bool = False
-    base_model: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Pushed:
     """The files of a push by name with their bytes; `url` is None if nothing was uploaded."""
 
@@ -50,8 +34,24 @@ class Pushed:
     url: str | None
 
 
-def push(request: PushRequest) -> Pushed:
+def push(
+    run: Path,
+    repo: str,
+    *,
+    private: bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    base_model: str | None = None,
+) -> Pushed:
     """Upload trained weights with their model card; `overwrite` alone replaces one that exists.
+
+    Args:
+        run: Folder of a run, or one that `train` wrote.
+        repo: Repository of the hub, user/name.
+        private: Whether a new repository is private.
+        overwrite: Whether the repository may exist.
+        dry_run: Upload nothing.
+        base_model: Id of the base model on the hub, for a run that loaded it from a folder.
 
     Raises:
         SpecError: The name is not allowed, the repository exists, or the base model is not on the hub.
@@ -60,20 +60,20 @@ def push(request: PushRequest) -> Pushed:
         HubError: The hub cannot be reached, or refuses.
     """
     try:
-        validate_repo_id(request.repo)
+        validate_repo_id(repo)
     except HFValidationError as error:
-        raise SpecError(f"{request.repo!r} is no name of a repository; pass user/name.") from error
-    if "/" not in request.repo:
-        raise SpecError(f"{request.repo!r} names a repository without its user; pass user/name.")
-    trained = _trained(request.run)
-    if trained is None and not is_run(request.run):
+        raise SpecError(f"{repo!r} is no name of a repository; pass user/name.") from error
+    if "/" not in repo:
+        raise SpecError(f"{repo!r} names a repository without its user; pass user/name.")
+    trained = _trained(run)
+    if trained is None and not is_run(run):
         raise RunDirError(
-            f"{request.run} has neither the run.yaml of a search nor the {TRAINED} of `train`, which "
+            f"{run} has neither the run.yaml of a search nor the {TRAINED} of `train`, which "
             "versions before 0.3 did not write; pass a folder that has one, or train the plan again."
         )
-    weights = finished_weights(RunDir.open(request.run)) if trained is None else request.run
-    result = trained or RunDir.open(request.run).load_result()
-    base_model = request.base_model or hub_base(result.setting)
+    weights = finished_weights(RunDir.open(run)) if trained is None else run
+    result = trained or RunDir.open(run).load_result()
+    base_model = base_model or hub_base(result.setting)
     if base_model is None:
         if result.setting.base_model_source == IN_MEMORY:
             raise SpecError(
@@ -93,21 +93,21 @@ def push(request: PushRequest) -> Pushed:
         for private in (TRAINED, OUTPUTS):  # paths of this machine, rows of the dataset
             (folder / private).unlink(missing_ok=True)
         if isinstance(result, TrainedPlan):
-            write_trained_card(folder, result, at=request.repo, base_model=base_model)
+            write_trained_card(folder, result, at=repo, base_model=base_model)
         else:
-            seed = finished_seed(RunDir.open(request.run))
-            write_card(folder, result, seed=seed, repo=request.repo, base_model=base_model)
+            seed = finished_seed(RunDir.open(run))
+            write_card(folder, result, seed=seed, repo=repo, base_model=base_model)
         is_known = hub_base(result.setting) == base_model
         revision = result.spec.model.revision if is_known else None
         name_base(folder, base_model, revision=revision)
         # Older weights lie in best/ without their plan.
-        document = read_plan(folder if (folder / "plan.yaml").is_file() else request.run)
+        document = read_plan(folder if (folder / "plan.yaml").is_file() else run)
         base = document.model.model_copy(update={"id": base_model, "revision": revision})
         write_plan(folder / "plan.yaml", replace(document, model=base, data=DataSpec()))
         paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
         files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
-        url = None if request.dry_run else _upload(folder, request)
-    return Pushed(repo=request.repo, base_model=base_model, files=files, url=url)
+        url = None if dry_run else _upload(folder, repo, private=private, overwrite=overwrite)
+    return Pushed(repo=repo, base_model=base_model, files=files, url=url)
 
 
 def _trained(folder: Path) -> TrainedPlan | None:
@@ -121,21 +121,19 @@ def _trained(folder: Path) -> TrainedPlan | None:
         raise damaged(path, remedy="train the plan again") from error
 
 
-def _upload(folder: Path, request: PushRequest) -> str:
+def _upload(folder: Path, repo: str, *, private: bool, overwrite: bool) -> str:
     """Upload a folder; returns the address of the repository."""
     api = HfApi()
     try:
-        if not request.overwrite and api.repo_exists(request.repo):
-            raise SpecError(f"{request.repo} exists on the hub; pass --overwrite, or another name.")
-        url = api.create_repo(request.repo, private=request.private, exist_ok=True)
-        api.upload_folder(
-            repo_id=request.repo, folder_path=folder, commit_message="Upload adapter with autopeft"
-        )
+        if not overwrite and api.repo_exists(repo):
+            raise SpecError(f"{repo} exists on the hub; pass --overwrite, or another name.")
+        url = api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload adapter with autopeft")
     except OfflineModeIsEnabled as error:
         raise HubError("The hub cannot be reached, as HF_HUB_OFFLINE is set; unset it.") from error
     except (_HTTP_ERROR, LocalTokenNotFoundError, ImportError) as error:  # ImportError: of a SOCKS proxy
         raise HubError(
-            f"{request.repo} cannot be pushed ({reason_of(error)}); check the name, the "
+            f"{repo} cannot be pushed ({reason_of(error)}); check the name, the "
             "network, and that `hf auth login` was run with a token that may write."
         ) from error
     return str(url)

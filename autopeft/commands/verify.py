@@ -36,24 +36,6 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyRequest:
-    """What to verify, against which run, and how closely.
-
-    `run` is a run, or a folder that `train` wrote; None takes the one that `path` lies in. `model_id` and
-    `data_source` replace base model and dataset. No `readers` means those that the folder is made for. A
-    `tolerance` of None is 1e-5, or 0.02 for a whole model whose weights were rounded to 16 bits.
-    """
-
-    path: Path
-    run: Path | None = None
-    model_id: str | None = None
-    data_source: str | None = None
-    readers: tuple[str, ...] = ()
-    max_examples: int = 32
-    tolerance: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Reading:
     """The outputs of one reader beside those of the finished plan.
 
@@ -87,8 +69,26 @@ class Verification:
         return all(reading.is_same for reading in self.readings)
 
 
-def verify(request: VerifyRequest) -> Verification:
+def verify(
+    folder: Path,
+    *,
+    run: Path | None = None,
+    model_id: str | None = None,
+    data_source: str | None = None,
+    readers: tuple[str, ...] = (),
+    max_examples: int = 32,
+    tolerance: float | None = None,
+) -> Verification:
     """Compare the outputs of an adapter or export with those of the finished plan, in float32.
+
+    Args:
+        folder: Run, adapter, or folder that `export` wrote.
+        run: The run, or folder that `train` wrote, to compare with; None takes the one that `folder` lies in.
+        model_id: Base model in place of the one that is named.
+        data_source: Dataset in place of the run's.
+        readers: Names of readers; empty for those that the folder is made for.
+        max_examples: Rows to compare, at most.
+        tolerance: None is 1e-5, or 0.02 for a whole model whose weights were rounded to 16 bits.
 
     Raises:
         SpecError: The folder holds nothing to verify, or no run to compare it with is known.
@@ -96,23 +96,23 @@ def verify(request: VerifyRequest) -> Verification:
             and another one is named.
     """
     discover("autopeft.methods")  # a method may register its own type with `peft`
-    if is_run(request.path) and RunDir.open(request.path).read_spec().has_own_trainer:
+    if is_run(folder) and RunDir.open(folder).read_spec().has_own_trainer:
         raise DataError(
             "The rows of this run are those of your own trainer, so that no outputs can be compared; "
-            f"evaluate the adapter in {request.path / 'best' / 'weights'} with it."
+            f"evaluate the adapter in {folder / 'best' / 'weights'} with it."
         )
-    path = finished_weights(RunDir.open(request.path)) if is_run(request.path) else request.path
-    files, readers = _contents(path, request.readers)
-    tolerance = tolerance_of(path if MERGED in readers else None, request.tolerance)
-    reference = reference_of(path, request.run)
-    spec = in_float32(reference.spec, model_id=request.model_id, data_source=request.data_source)
+    path = finished_weights(RunDir.open(folder)) if is_run(folder) else folder
+    files, readers = _contents(path, readers)
+    tolerance = tolerance_of(path if MERGED in readers else None, tolerance)
+    reference = reference_of(path, run)
+    spec = in_float32(reference.spec, model_id=model_id, data_source=data_source)
     auto_class = discover("autopeft.tasks")[spec.task.name].auto_class
     dequantises = len(files) > 1 or any(reader != exports.PEFT for reader in readers)
     device = device_in_float32(spec.model, auto_class=auto_class, dequantises=dequantises)
     spec = with_setting(spec, "execution.device", device)
     with model.quiet_libraries(), memory_needed("computing the outputs of a model in float32", NO_GPU):
-        expected = expected_of(spec, reference, n_examples=request.max_examples)
-        base_spec = _base_spec(files, expected, request)
+        expected = expected_of(spec, reference, n_examples=max_examples)
+        base_spec = _base_spec(files, expected, model_id)
         targets: tuple[TargetMatch, ...] = ()
         readings = []
         for reader in readers:
@@ -154,11 +154,11 @@ def _contents(path: Path, requested: tuple[str, ...]) -> tuple[list[ConfigFile],
     )
 
 
-def _base_spec(files: Sequence[ConfigFile], expected: Expected, request: VerifyRequest) -> ModelSpec:
+def _base_spec(files: Sequence[ConfigFile], expected: Expected, model_id: str | None) -> ModelSpec:
     """The base model that the adapter names; that of the run if it names none, or the user named one."""
     used = expected.spec.model
     config = next((file.config for file in files if file.config.base_model_name_or_path), None)
-    if config is None or request.model_id is not None:
+    if config is None or model_id is not None:
         return used
     source, named = model.resolve(used)[0], config.base_model_name_or_path
     if named == source or (source.endswith(".gguf") and named == str(Path(source).parent)):  # peft's guess

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from autopeft.extension import Method, hint_for
 from autopeft.model import BaseModel
 from autopeft.model.quantisation import StoredWeights, output_layer_names, require_plain_weights
 from autopeft.records import ModelSpec, Plan
-from autopeft.space import AllocationContext, Policy, plan_of
+from autopeft.space import plan_everywhere
 
 FULL = "full"  # the word for full fine-tuning
 _SHORTHAND = re.compile(r"([a-z0-9_]+?)(?:_r(\d+))?")
@@ -46,11 +45,20 @@ class TrainedPart:
 
     def on(self, base: BaseModel, methods: Mapping[str, Method]) -> Plan:
         """The plan, as far as a base model has its sites."""
-        if self.method is not None:
-            return _everywhere(self.method, self.rank, base, methods)
-        assert self.plan is not None, "configs and the whole model have no plan"
-        names = {site.name for site in base.sites}
-        return replace(self.plan, adapters=tuple(a for a in self.plan.adapters if a.site in names))
+        if self.method is None:
+            assert self.plan is not None, "configs and the whole model have no plan"
+            names = {site.name for site in base.sites}
+            return replace(self.plan, adapters=tuple(a for a in self.plan.adapters if a.site in names))
+        name, sites = self.method.name, [site for site in base.sites if self.method.refusal(site) is None]
+        if not sites:
+            raise SiteError(f"{name} fits no site of {base.name}; choose another method.")
+        plan = plan_everywhere(name, self.rank, base.sites, methods)
+        if not plan.adapters:
+            raise SpecError(
+                f"{name} has no rank as small as {self.rank} at the sites of {base.name}; its smallest is "
+                f"{min(min(self.method.ranks(site, {})) for site in sites)}."
+            )
+        return plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,27 +99,6 @@ def by_name(word: str, methods: Mapping[str, Method]) -> TrainedPart:
     rank = int(rank or _RANK) if method.ranked else 0
     shown = f"{method.label} of rank {rank}" if rank else method.label
     return TrainedPart(label=f"{shown} at all sites", method=method, rank=rank)
-
-
-def _everywhere(method: Method, rank: int, base: BaseModel, methods: Mapping[str, Method]) -> Plan:
-    """Plan a method at every site that it fits, of one rank as far as the sites allow."""
-    if all(method.refusal(site) is not None for site in base.sites):
-        raise SiteError(f"{method.name} fits no site of {base.name}; choose another method.")
-    context = AllocationContext(
-        sites=base.sites,
-        scores=dict.fromkeys((site.name for site in base.sites), 1.0),
-        methods=methods,
-        max_params=sys.maxsize,
-    )
-    policy = Policy(method=method.name, learning_rate=1.0, max_rank=rank or None)
-    plan = plan_of(policy, context)
-    if not plan.adapters:
-        ranks = [min(method.ranks(site, {})) for site in base.sites if method.refusal(site) is None]
-        raise SpecError(
-            f"{method.name} has no rank as small as {rank} at the sites of {base.name}; its smallest is "
-            f"{min(ranks)}."
-        )
-    return plan
 
 
 def require_trainable(part: TrainedPart, setup: Setup, base: BaseModel, stored: StoredWeights | None) -> None:

@@ -46,13 +46,8 @@ def prepare_base(base: BaseModel, *, auto_class: str) -> None:
     if auto_class == "AutoModelForCausalLM":
         with base.autocast():
             require_causal(base.module, base.name)
-    # XLNet's classifier reads the last position, which is padding in every row but the longest.
-    module: Any = base.module
-    if getattr(module.config, "model_type", "") == "xlnet" and hasattr(module, "logits_proj"):
-        raise ModelError(
-            f"{base.name} is an XLNet, whose {type(module).__name__} reads the last position of a batch, "
-            "which is padding in shorter rows; use another base model, such as RoBERTa or DeBERTa."
-        )
+    if base.model_type == "xlnet":  # its layers see the tokens first, its classifier reads padding
+        raise ModelError(f"{base.name} is an XLNet, which is not supported; use another, such as RoBERTa.")
     if base.tokenizer is not None:
         base.sites = reachable_sites(base, auto_class=auto_class)
     require_sites(base)

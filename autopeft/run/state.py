@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 import logging
 import math
 import os
 import re
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pydantic import ValidationError
 
-from autopeft.errors import NO_ROOM, RunDirError, SpecError, TrainingError
+from autopeft.errors import RunDirError, SpecError, TrainingError
 from autopeft.model.devices import device_names
 from autopeft.records import (
     SETTINGS,
@@ -39,6 +36,7 @@ from autopeft.records import (
     to_json,
     with_setting,
 )
+from autopeft.run.base_facts import base_facts
 from autopeft.run.prepare import Prepared
 from autopeft.space import Space
 from autopeft.store import (
@@ -46,10 +44,8 @@ from autopeft.store import (
     RunDir,
     damaged,
     read_checked,
-    save_processor,
     seal_of,
     sha256_of,
-    temporary_folder,
     write_checked,
 )
 
@@ -71,13 +67,7 @@ CHANGEABLE = frozenset(
         *("execution.executor", "execution.workers", "execution.device", _MEMORY, *PIECES),
     }
 )
-# Of configs and tokenizers: they name a place or a version, or transformers fills them in while loading.
-_VOLATILE = frozenset(
-    "_name_or_path name_or_path architectures transformers_version dtype torch_dtype truncation "
-    "padding".split()
-)
 _BASE, _DATA, _WEIGHTS = "base_sha256", "data_fingerprint", "weights"
-_LABEL_NAMES = frozenset({"config.id2label", "config.label2id"})  # which are as long as there are labels
 # On whose versions numbers, rows or proposals depend.
 _LIBRARIES = ("datasets", "numpy", "optuna", "peft", "tokenizers", "torch", "transformers")
 _MISSING = "missing"
@@ -221,13 +211,7 @@ def differences(noted: Mapping[str, Any], current: Mapping[str, Any], *, whose: 
     if _DATA in names and not (names := [name for name in names if name in SETTINGS]):
         fingerprints = f"{_DATA} {noted.get(_DATA, _MISSING)}, {whose} {current.get(_DATA, _MISSING)}"
         return f"{fingerprints} (other rows, labels or splits in its data files)"
-    pairs = [
-        f"{name} {noted.get(name, _MISSING)}, {whose} {current.get(name, _MISSING)}"
-        for name in names
-        if name not in _LABEL_NAMES
-    ]
-    if not _LABEL_NAMES.isdisjoint(names):
-        pairs.append("other label names of the model")
+    pairs = [f"{name} {noted.get(name, _MISSING)}, {whose} {current.get(name, _MISSING)}" for name in names]
     more = f" and {len(pairs) - _SHOWN} more differences" if len(pairs) > _SHOWN else ""
     return "; ".join(pairs[:_SHOWN]) + more
 
@@ -241,43 +225,16 @@ def loaded_facts(
     seconds.
     """
     weights = weights or prepared.base.weight_digests()
-    config = json.loads(cast(Any, prepared.base.module.config).to_json_string(use_diff=False))
     return {
         _DATA: prepared.data.fingerprint,
         _BASE: digest_of(weights),
         _WEIGHTS: weights,
-        **{f"config.{name}": value for name, value in config.items() if name not in _VOLATILE},
-        **dict(_processor_files(prepared.base.tokenizer)),
+        **base_facts(prepared.base.module, prepared.base.tokenizer, weights={}),
         "device": prepared.base.device.type,
         "attention": getattr(prepared.base.module.config, "_attn_implementation", None),
         "autopeft": VERSION,
         **{name: importlib.metadata.version(name) for name in _LIBRARIES},
     }
-
-
-def _processor_files(processor: Any) -> Iterator[tuple[str, str]]:
-    """Name and digest of each file that a tokenizer or image processor saves, such as `tokenizer.json`.
-
-    Of a JSON object the digest leaves out what may change by itself.
-    """
-    if not hasattr(processor, "save_pretrained"):
-        return
-    try:
-        with temporary_folder() as folder:
-            save_processor(processor, folder)
-            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-                content = path.read_bytes()
-                if path.suffix == ".json" and isinstance(fields := json.loads(content), dict):
-                    stable = {name: value for name, value in fields.items() if name not in _VOLATILE}
-                    content = json.dumps(stable, sort_keys=True).encode()
-                yield path.relative_to(folder).as_posix(), hashlib.sha256(content).hexdigest()[:16]
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        raise RunDirError(
-            f"There is no room for the files of the tokenizer in {tempfile.gettempdir()}; free some, or set "
-            "TMPDIR to a larger folder."
-        ) from error
 
 
 def resumed(requested: RunSpec, explicit: frozenset[str]) -> RunSpec:

@@ -12,6 +12,7 @@ from autopeft.space.layout import (
     cheapest,
     feasible,
     params_of,
+    plan_everywhere,
     plan_of,
     select_sites,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -92,6 +93,13 @@ def plan_of(policy: Policy, context: AllocationContext) -> Plan:
     adapters = next(filter(None, (_allocate(attempt, context) for attempt in attempts)), ())
     n_params = params_of(adapters, context)
     return Plan(adapters=adapters, learning_rate=policy.learning_rate, trainable_params=n_params)
+
+
+def plan_everywhere(method: str, rank: int, sites: tuple[Site, ...], methods: Mapping[str, Method]) -> Plan:
+    """Plan a method at every site that it fits, of one rank where the sites allow it, whatever that costs."""
+    scores = dict.fromkeys((site.name for site in sites), 1.0)
+    context = AllocationContext(sites=sites, scores=scores, methods=methods, max_params=sys.maxsize)
+    return plan_of(Policy(method=method, learning_rate=1.0, max_rank=rank or None), context)
 
 
 def params_of(adapters: Sequence[Adapter], context: AllocationContext) -> int:

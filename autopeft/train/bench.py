@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,10 +28,9 @@ from autopeft.model.training_pass import (
     without_cache,
 )
 from autopeft.records import Fidelity, Measurement, Plan, Status
-from autopeft.train.caches import Batches, Collated, DeviceCache, FrozenOutputs
+from autopeft.train.caches import Batches, DeviceCache
 from autopeft.train.compute import (
     BATCHES_SHARE,
-    FROZEN_SHARE,
     Compute,
     NothingToCutError,
     Recovery,
@@ -93,7 +92,6 @@ class Bench:
         compute = self.compute.of(plan)
         recovery = Recovery(
             compute=compute,
-            frozen_outputs=self.frozen_outputs,
             split=self.splits["train"],
             steps=lambda: self._steps(fidelity, compute),
             is_trained=fidelity.split != "test",
@@ -126,7 +124,6 @@ class Bench:
 
     def make_room(self) -> None:
         """Free what is kept on the device for later plans."""
-        self.frozen_outputs.cache.clear()
         self.batches.cache.clear()
         release_memory(self.base.device)
 
@@ -135,14 +132,7 @@ class Bench:
         is_trained = fidelity.split != "test"
         if is_trained:  # measured on the base model, before adapters are on it
             heads = self.head_rates
-        if not compute.shares_outputs:
-            self.frozen_outputs.cache.clear()
-        # Frozen layers are skipped in short runs, whose rows many plans see.
-        is_shared = compute.shares_outputs and fidelity.split == "search"
-        with (
-            self._attached(plan, seed=fidelity.seed) as (model, names),
-            self.frozen_outputs.used_by(model) if is_shared else contextlib.nullcontext(),
-        ):
+        with self._attached(plan, seed=fidelity.seed) as (model, names):
             cost = TrainingCost()
             if is_trained:
                 if groups := parameter_groups(model, plan, heads=heads, methods=self.methods):
@@ -199,14 +189,6 @@ class Bench:
         rates = head_rates(self.base, rms)
         return rates if self.head_learning_rate is None else rates.at(self.head_learning_rate)
 
-    @cached_property
-    def frozen_outputs(self) -> FrozenOutputs:
-        """What frozen layers give for the rows of short runs, shared by their plans."""
-        return FrozenOutputs(cache=DeviceCache(max_bytes=int(FROZEN_SHARE * self._free_bytes())))
-
-    def _free_bytes(self) -> int:
-        return free_bytes(self.base.device, limit_bytes=self.compute.memory_bytes)
-
     def _to_train(self, model: nn.Module, plan: Plan) -> None:
         """Put a model into train mode; if only the head is trained, the frozen body stays without dropout.
 
@@ -225,7 +207,7 @@ class Bench:
         return TrainingRun(
             steps=self._steps(fidelity, compute),
             sizes=self.splits["train"].sizes,
-            batch=partial(self._collated, "train"),
+            batch=partial(self.batches.get, "train"),
             loss=self._loss,
             schedule=schedule,
             seed=fidelity.seed,
@@ -244,7 +226,7 @@ class Bench:
             forked_rng(self.base.device),
             counter.counting(),
         ):
-            loss = self._plain_loss(model, self._batch("train", rows))
+            loss = self._loss(model, self._batch("train", rows))
             n_bytes = counter.total
             del loss
         return n_bytes
@@ -262,10 +244,6 @@ class Bench:
         return [micro_batches(step, split.sizes, max_tokens=max_tokens) for step in rows]
 
     def _loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        self.frozen_outputs.expect(batch, self._plain_loss)
-        return self._plain_loss(model, batch)
-
-    def _plain_loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         # Autocast is entered for every step: within one, its cache would keep the first cast of the adapters.
         with self.base.autocast(), quick_attention():
             return self.task.loss(model, batch)
@@ -294,8 +272,9 @@ class Bench:
             if max_tokens < most_tokens:
                 compute.max_eval_tokens = max_tokens
             chunks = micro_batches(by_size, sizes, max_tokens=max_tokens)
+            batches = (self._batch(split, chunk) for chunk in chunks)
             with self.base.autocast(), quick_attention():
-                return self.task.evaluate(model, self._announced(split, chunks), generates=generates)
+                return self.task.evaluate(model, batches, generates=generates)
 
         largest, configured_tokens = int(sizes[by_size].max(initial=0)), compute.max_eval_tokens
         try:
@@ -308,12 +287,6 @@ class Bench:
         _require_finite(evaluation, metric=self.task.metric)
         scores = dict(zip(by_size, evaluation.example_scores, strict=True))
         return replace(evaluation, example_scores=tuple(scores[row] for row in rows))
-
-    def _announced(self, split: str, chunks: Iterable[Sequence[int]]) -> Iterator[Batch]:
-        for chunk in chunks:
-            batch = self._batch(split, chunk)
-            self.frozen_outputs.expect(batch, self._plain_loss)
-            yield batch
 
     def sample_batches(self, *, n_examples: int, batch_size: int, seed: int) -> list[Batch]:
         """Draw a seeded sample of the train split, in batches sorted by length, cut as those of a step."""
@@ -329,22 +302,18 @@ class Bench:
     @cached_property
     def batches(self) -> Batches:
         """The batches of the splits on the device."""
+        free = free_bytes(self.base.device, limit_bytes=self.compute.memory_bytes)
         return Batches(
             splits=self.splits,
             task=self.task,
             pad_token_id=self.base.pad_token_id,
             device=self.base.device,
-            cache=DeviceCache(max_bytes=int(BATCHES_SHARE * self._free_bytes())),
+            cache=DeviceCache(max_bytes=int(BATCHES_SHARE * free)),
             marks_masks=uses_padding_aware_masks(self.base.module),
         )
 
     def _batch(self, split: str, rows: Sequence[int]) -> Batch:
-        return self._collated(split, rows).batch
-
-    def _collated(self, split: str, rows: Sequence[int]) -> Collated:
-        collated = self.batches.get(split, rows)
-        self.frozen_outputs.note(collated.batch, split, rows)
-        return collated
+        return self.batches.get(split, rows).batch
 
 
 def _failure(error: Exception, *, is_quantised: bool) -> tuple[Status, str]:

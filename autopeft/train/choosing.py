@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -12,10 +11,10 @@ from autopeft.errors import SpecError
 from autopeft.model import free_bytes, is_out_of_memory, release_memory
 from autopeft.model.devices import taken_bytes
 from autopeft.records import Decision, ExecutionSpec, Plan
-from autopeft.space import BASELINE_METHOD, AllocationContext, Policy, plan_of
+from autopeft.space import BASELINE_METHOD, plan_everywhere
 from autopeft.tasks.parts.token_losses import piece_logits
 from autopeft.train.bench import Bench
-from autopeft.train.compute import BATCHES_SHARE, FROZEN_SHARE, Compute
+from autopeft.train.compute import BATCHES_SHARE, Compute
 
 # Processor seconds per 1,000 tokens of SmolLM2-135M, LoRA everywhere, bf16, one core, in parts of 128 … 2,048
 # tokens: 5.3, 4.7, 4.3, 4.1, 3.9. On a GPU more than these tokens bring nothing either; chosen by hand.
@@ -111,7 +110,7 @@ def check_limit(bench: Bench, execution: ExecutionSpec, *, trained_params: int =
         return
     row = _longest_row(bench, execution.checkpointing, room=0)
     reserved = _reserved(bench, trained_params)
-    needed = int((row.kept / _ROOM_SHARE + reserved) / (1 - BATCHES_SHARE - FROZEN_SHARE))
+    needed = int((row.kept / _ROOM_SHARE + reserved) / (1 - BATCHES_SHARE))
     where = "this process, with its libraries and the model" if device.type == "cpu" else "the model"
     raise SpecError(
         f"--memory is {_size(limit_bytes)}, and {where} takes {_size(taken)} before any training; pass "
@@ -148,14 +147,15 @@ def _room(free: int, reserved: int) -> int:
 
     Example:
         >>> round(_room(10 * 2**30, 2**30) / 2**30, 2)
-        5.58
+        7.44
     """
-    return max(0, int(_ROOM_SHARE * ((1 - BATCHES_SHARE - FROZEN_SHARE) * free - reserved)))
+    return max(0, int(_ROOM_SHARE * ((1 - BATCHES_SHARE) * free - reserved)))
 
 
 def _longest_row(bench: Bench, requested: str, *, room: int) -> _Row:
     """What the longest train row keeps, and whether with checkpointing: on request or in need."""
-    plan, row = _usual_plan(bench), bench.splits["train"].largest_rows(1)
+    plan = plan_everywhere(BASELINE_METHOD, _RANK, bench.base.sites, bench.methods)
+    row = bench.splits["train"].largest_rows(1)
     plain = _plain_bytes(bench, plan, row, requested)
     if plain is not None and (requested == "off" or (requested == "auto" and plain <= room)):
         return _Row(kept=plain, plain=plain, is_checkpointed=False)
@@ -229,20 +229,6 @@ def most_tokens(device: str, token_bytes: int, *, room: int, weights: int) -> tu
         limits.append((most, reason))
     tokens, reason = min(limits, key=lambda limit: limit[0])
     return max(1, tokens), reason
-
-
-def _usual_plan(bench: Bench) -> Plan:
-    """LoRA at all linear maps; the task head alone where it fits nowhere."""
-    sites, method = bench.base.sites, bench.methods[BASELINE_METHOD]
-    if all(method.refusal(site) is not None for site in sites):
-        return Plan(adapters=(), learning_rate=1.0, trainable_params=0)
-    context = AllocationContext(
-        sites=sites,
-        scores=dict.fromkeys((site.name for site in sites), 1.0),
-        methods=bench.methods,
-        max_params=sys.maxsize,
-    )
-    return plan_of(Policy(method=BASELINE_METHOD, learning_rate=1.0, max_rank=_RANK), context)
 
 
 def _size(n_bytes: int) -> str:

@@ -12,7 +12,6 @@ import torch
 from autopeft.errors import first_line_of, reason_of
 from autopeft.model import is_out_of_memory, release_memory
 from autopeft.records import OptionPairs, Plan
-from autopeft.train.caches import FrozenOutputs
 from autopeft.train.encoding import EncodedSplit
 from autopeft.train.rows import Counts
 
@@ -24,7 +23,6 @@ Kind = frozenset[tuple[str, OptionPairs]]  # of a plan: methods and their option
 # meaning representations of SmolLM2-135M. On a GPU chosen by hand.
 _EVAL_TOKENS = {"cpu": 1024, "cuda": 32_768}
 BATCHES_SHARE = 0.1  # of the device's free memory, for batches of tokens; chosen by hand
-FROZEN_SHARE = 0.2  # of the device's free memory, for outputs of frozen layers; chosen by hand
 _EVAL_FACTOR = 2  # tokens beside those of a micro-batch, which keeps much for its backward pass; by hand
 # A plan may keep three times as much for its backward pass as LoRA, by which pieces are cut.
 _MOST_HALVINGS = 2
@@ -39,13 +37,11 @@ class Compute:
     A step goes through the model in micro-batches of at most `micro_batch_tokens`, padding included; None
     takes it whole. With `checkpointing`, layers keep only their inputs for the backward pass, where the model
     allows it; `plain_tokens` are the most of a micro-batch whose layers keep all, None: as many.
-    An evaluation batch has at most `max_eval_tokens`; None: as many as are best. What is kept for
-    later plans respects `memory_bytes`, the most that the device may use; with `shares_outputs`, what frozen
-    layers give is kept for them too.
+    An evaluation batch has at most `max_eval_tokens`; None: as many as are best. What is kept for later plans
+    respects `memory_bytes`, the most that the device may use.
 
-    Where memory runs out for a plan, the two limits are lowered, layers checkpointed and no outputs shared:
-    for later plans of its kind too, and for no others, since kinds differ in what they keep for a backward
-    pass.
+    Where memory runs out for a plan, the two limits are lowered and layers checkpointed: for later plans of
+    its kind too, and for no others, since kinds differ in what they keep for a backward pass.
     """
 
     micro_batch_tokens: int | None = None
@@ -53,7 +49,6 @@ class Compute:
     plain_tokens: int | None = None
     max_eval_tokens: int | None = None
     memory_bytes: int | None = None
-    shares_outputs: bool = True
     _of_kinds: dict[Kind, Compute] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -131,14 +126,12 @@ def padded_tokens(rows: Sequence[int], sizes: Counts) -> int:
 class Recovery:
     """The tries of one measurement, each in less memory than the one before.
 
-    First what was kept to save time gives way, then micro-batches are halved, twice at most and down to one
-    row, then layers are checkpointed. Later plans of the kind whose `compute` this is keep to it too, unless
-    it was no help: some methods keep as much for a row as for many. `steps` gives the micro-batches of the
-    run, as rows of `split`.
+    First micro-batches are halved, twice at most and down to one row, then layers are checkpointed. Later
+    plans of the kind whose `compute` this is keep to it too, unless it was no help: some methods keep as much
+    for a row as for many. `steps` gives the micro-batches of the run, as rows of `split`.
     """
 
     compute: Compute
-    frozen_outputs: FrozenOutputs
     split: EncodedSplit
     steps: Callable[[], list[list[Sequence[int]]]]
     is_trained: bool
@@ -161,9 +154,6 @@ class Recovery:
 
     def _next_try(self, error: Exception) -> str | None:
         """Lower one limit, and say which; None if nothing can be cut, and then all limits are restored."""
-        if self.frozen_outputs.cache.n_bytes and self.compute.shares_outputs:
-            self.compute.shares_outputs = False
-            return "without outputs of frozen layers in memory"
         if self.is_trained and not isinstance(error, NothingToCutError):
             if self._n_halved < _MOST_HALVINGS and self._halve():
                 self._n_halved += 1

@@ -7,7 +7,6 @@ import shutil
 import pytest
 
 from autopeft import commands
-from autopeft.commands.export import ExportRequest
 from autopeft.errors import RunDirError
 from autopeft.records import RunSpec
 from autopeft.store import RunDir
@@ -16,13 +15,13 @@ from autopeft.store import RunDir
 def test_verify_says_how_deleted_weights_of_a_run_are_written_again(run_copy):
     shutil.rmtree(run_copy / "best" / "weights")
     with pytest.raises(RunDirError, match="no best/weights") as caught:
-        commands.verify(commands.VerifyRequest(path=run_copy))
+        commands.verify(run_copy)
     assert f"write them again with: autopeft search --resume --out {run_copy}" in str(caught.value)
 
 
 def test_an_export_without_weights_does_not_say_that_the_plan_was_never_trained(run_copy, tmp_path):
     shutil.rmtree(run_copy / "best" / "weights")
-    written = commands.export(ExportRequest(to="native", out=tmp_path / "out", run=run_copy))
+    written = commands.export("native", tmp_path / "out", run=run_copy)
     assert any("no weights" in note and "deleted" in note for note in written.notes)
 
 

@@ -125,8 +125,8 @@ def test_one_model_at_a_time_is_in_memory(train, monkeypatch):
 
     trained = train("mixed ranks")
     monkeypatch.setattr(model, "load", load_and_look)
-    request = commands.VerifyRequest(path=trained, readers=("peft", "vllm"))
-    assert [reading.is_same for reading in commands.verify(request).readings] == [True, False]
+    readings = commands.verify(trained, readers=("peft", "vllm")).readings
+    assert [reading.is_same for reading in readings] == [True, False]
     assert n_alive == [0, 0, 0]
 
 

@@ -14,7 +14,7 @@ from toys.exports import answer, refused
 from typer.testing import CliRunner
 
 from autopeft.cli.app import app
-from autopeft.commands import PushRequest, apply, push
+from autopeft.commands import apply, push
 from autopeft.model import DEMO_HUB_ID, resolve
 from autopeft.records import ModelSpec
 from autopeft.store import read_plan
@@ -64,8 +64,8 @@ def test_configs_name_the_base_model_with_its_commit(run, tmp_path):
 def test_pushed_folder_can_be_used_after_its_card_was_edited(run, model_dir, tmp_path, monkeypatch):
     folder = tmp_path / "pushed"
     pushing = import_module("autopeft.commands.push")  # `commands.push` is its function
-    monkeypatch.setattr(pushing, "_upload", lambda parent, request: str(shutil.copytree(parent, folder)))
-    push(PushRequest(run=run, repo="me/x", base_model="org/other"))
+    monkeypatch.setattr(pushing, "_upload", lambda parent, *_, **__: str(shutil.copytree(parent, folder)))
+    push(run, "me/x", base_model="org/other")
     assert [path for path in folder.rglob("*.*") if str(model_dir.parent).encode() in path.read_bytes()] == []
     if (folder / "plan.yaml").is_file():
         named = read_plan(folder).model

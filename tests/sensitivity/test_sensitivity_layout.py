@@ -91,20 +91,6 @@ def test_padding_of_choices_does_not_count(shape):
         assert second == pytest.approx(first, rel=1e-3, abs=1e-9)
 
 
-@pytest.mark.parametrize("n", [1, 5, 7], ids=["one", "other", "as many as tokens"])
-def test_layers_that_see_the_tokens_first_are_found(n):
-    base, batch = toy("xlnet", "AutoModelForSequenceClassification"), texts(n, 7)
-    batch["attention_mask"][:] = 1  # XLNet's summary reads the last token, were it padding or not
-    assert_is_brute_force(base, CLASSES, batch, [batch, batch], rel=1e-3)
-
-
-@pytest.mark.parametrize("n", [7, 14], ids=["as many as examples", "as many as a half"])
-def test_tokens_first_and_choices_at_once(n):
-    base, batch = toy("xlnet", "AutoModelForMultipleChoice"), questions(n, 2, 7)
-    batch["attention_mask"][:] = 1
-    assert_is_brute_force(base, CHOICE, batch, [batch], rel=1e-3)
-
-
 @pytest.mark.parametrize("n", [3, 4, 8])
 def test_windows_of_as_many_patches_as_there_are_images_stay_whole(n):
     config = transformers.SwinConfig(

@@ -139,7 +139,6 @@ def test_norms_that_multiply_with_one_plus_weight_are_measured_right():
         ("deberta-v2", "SEQ_CLS"),
         ("distilbert", "SEQ_CLS"),
         ("modernbert", "SEQ_CLS"),
-        ("xlnet", "SEQ_CLS"),
         ("bart", "SEQ_2_SEQ_LM"),
         ("gpt_neox", "CAUSAL_LM"),
         ("phi3", "CAUSAL_LM"),

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from autopeft import commands
-from autopeft.commands.export import ExportRequest
 from autopeft.store import RunDir, seal_of
 
 KEPT = sorted((Path(__file__).parent / "kept").glob("run-*.tar.gz"))
@@ -32,5 +31,5 @@ def test_its_measurements_are_read_and_its_weights_are_those_that_were_measured(
 
 
 def test_its_plan_is_exported(kept, tmp_path):
-    written = commands.export(ExportRequest(to="native", out=tmp_path / "out", run=kept))
+    written = commands.export("native", tmp_path / "out", run=kept)
     assert "adapter_model.safetensors" in written.files

@@ -12,7 +12,6 @@ import pytest
 
 from autopeft import commands
 from autopeft.cli.progress import Silent
-from autopeft.commands.export import ExportRequest
 from autopeft.errors import RunDirError, SpecError
 from autopeft.records import VERSION, RunSpec
 from autopeft.run.reporting import render
@@ -112,7 +111,7 @@ def test_weights_are_exported_whatever_the_settings_of_their_run(folder, tmp_pat
     set_version(folder, "0.1.0")
     replace_in_settings(folder, "dtype: float32", "dtype: float64")
     weights = folder / "best/weights"
-    written = commands.export(ExportRequest(to="native", out=tmp_path / "out", adapter=weights))
+    written = commands.export("native", tmp_path / "out", adapter=weights)
     assert "adapter_model.safetensors" in written.files
 
 

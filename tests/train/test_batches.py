@@ -122,5 +122,17 @@ def spied(batches, seen):
 
 def test_nothing_is_kept_where_the_device_may_use_no_more(make_bench):
     bench = make_bench(compute=Compute(memory_bytes=1))
-    assert (bench.batches.cache.max_bytes, bench.frozen_outputs.cache.max_bytes) == (0, 0)
+    assert bench.batches.cache.max_bytes == 0
     assert make_bench().batches.cache.max_bytes > 0
+
+
+@pytest.mark.parametrize(("adapters", "body_trains"), [((), False), ("lora", True)])
+def test_body_below_a_head_alone_is_without_dropout(
+    adapters, body_trains, make_base, make_bench, make_plan, fidelity
+):
+    bench, modes = make_bench(base=make_base("bert", dropout=0.1)), []
+    layer, dropout = bench.base.module.bert.encoder.layer[0], bench.base.module.dropout
+    bench.head_rates  # noqa: B018, measured once on the base model
+    dropout.register_forward_pre_hook(lambda module, args: modes.append((layer.training, module.training)))
+    assert bench.measure(make_plan(bench.base, adapters), fidelity()).error is None
+    assert set(modes) == {(body_trains, True), (False, False)}  # training, evaluation

@@ -53,7 +53,7 @@ def eight_b():
     return BaseModel(module, None, name="8 B", untrained=frozenset())
 
 
-@pytest.mark.parametrize(("gigabytes", "percent"), [(7.4, 0.5), (7.4, 2), (24, 1), (60, 0.5)])
+@pytest.mark.parametrize(("gigabytes", "percent"), [(7.4, 0.5), (7.4, 2), (24, 1), (44, 0.5)])
 def test_what_rows_keep_fits_beside_all_else_that_a_gpu_holds(gigabytes, percent, methods, monkeypatch):
     free, input_bytes, n_layers = int(gigabytes * 1e9), 2 * 4096, 32  # of a token, in 16 bits
     layer_bytes = 17 * input_bytes  # what a layer keeps without checkpointing
@@ -73,11 +73,11 @@ def test_what_rows_keep_fits_beside_all_else_that_a_gpu_holds(gigabytes, percent
     kept = compute.micro_batch_tokens * (n_layers * input_bytes + layer_bytes)
     optimizer = trained * 4 * 4  # the parameters, their gradients, two moments
     logits = 128_256 * 523 * 2 * (2 + 4)  # of one piece and their gradients, in 16 and in 32 bits
-    for_later_plans = 0.3 * free
+    batches = 0.1 * free  # which are kept for later plans
     assert compute.checkpointing
-    assert kept + optimizer + logits + for_later_plans <= free
+    assert kept + optimizer + logits + batches <= free
     is_capped = compute.micro_batch_tokens == 16_384
-    assert is_capped or 2 * kept + optimizer + logits + for_later_plans > 0.9 * free
+    assert is_capped or 2 * kept + optimizer + logits + batches > 0.9 * free
 
 
 @pytest.mark.parametrize("tokens", [None, 4096])

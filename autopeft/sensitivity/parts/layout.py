@@ -16,10 +16,6 @@ _CROSS_ATTENTION = ("EncDecAttention", "encoder_attn", "crossattention", "cross_
 _LEAST_TOKENS = 16  # that a row is cut to; chosen by hand
 
 
-class AmbiguousShapeError(Exception):
-    """A layer's second dimension is as long as the batch: it may be (B, T, features) or (T, B, features)."""
-
-
 class Layout:
     """Reshapes the inputs and output gradients of layers to (B, T, features), with zeros at padding.
 
@@ -30,13 +26,10 @@ class Layout:
 
     Padding is where `attention_mask`, of the shape of `input_ids`, is 0. For the decoder of an
     encoder-decoder model it is where `decoder_attention_mask` is 0, else all after an example's last label.
-    Gradients of examples are multiplied by their `weights` (B,). `time_first_sites` have layers that see
-    (T, B, features); None: not known yet.
+    Gradients of examples are multiplied by their `weights` (B,).
     """
 
-    def __init__(
-        self, config: Any, batch: Batch, *, weights: Tensor | None, time_first_sites: frozenset[str] | None
-    ) -> None:
+    def __init__(self, config: Any, batch: Batch, *, weights: Tensor | None) -> None:
         self._n_examples = len(batch["labels"])
         self._n_rows = n_rows(batch)
         tensors = [value for value in batch.values() if isinstance(value, Tensor)]
@@ -45,48 +38,37 @@ class Layout:
         self._padding = _padding(_encoder_mask(batch))
         self._decoder_padding = _padding(_decoder_mask(batch)) if self._has_decoder else self._padding
         self._weights = weights
-        self._time_first_sites = time_first_sites
         self._last: tuple[Tensor, Tensor | None, Tensor] | None = None  # input, padding, rows
-
-    def require_clear(self, tensor: Tensor) -> None:
-        """Raise AmbiguousShapeError where it must still be found out which sites are time-first."""
-        if self._time_first_sites is None and self._may_be_time_first(tensor):
-            raise AmbiguousShapeError
 
     def inputs(self, tensor: Tensor, site: Site) -> Tensor:
         """A layer's input as (B, T, in); the same tensor again for the next site with the same input."""
         padding = self._padding_at(site)
         if self._last is None or self._last[0] is not tensor or self._last[1] is not padding:
-            self._last = tensor, padding, self._rows(tensor, site, padding)
+            self._last = tensor, padding, self._rows(tensor, padding)
         return self._last[2]
 
     def gradient(self, tensor: Tensor, site: Site) -> Tensor:
         """The gradient of a layer's output as (B, T, out)."""
-        rows = self._rows(tensor, site, self._padding_at(site))
+        rows = self._rows(tensor, self._padding_at(site))
         if self._weights is not None and len(rows) == self._n_examples:
             return rows * self._weights[:, None, None]
         return rows
 
-    def _rows(self, tensor: Tensor, site: Site, padding: Tensor | None) -> Tensor:
-        rows = self._by_example(tensor.detach(), site).float()
+    def _rows(self, tensor: Tensor, padding: Tensor | None) -> Tensor:
+        rows = self._by_example(tensor.detach()).float()
         if padding is not None and rows.shape[:2] == padding.shape:
             rows = rows.masked_fill(padding.reshape(*padding.shape, *[1] * (rows.ndim - 2)), 0.0)
         return rows.flatten(1, -2)
 
-    def _by_example(self, tensor: Tensor, site: Site) -> Tensor:
+    def _by_example(self, tensor: Tensor) -> Tensor:
         n, n_features = self._n_examples, tensor.shape[-1]
         if tensor.ndim == 2:
             # OPT's feed-forward maps see (B T, in).
             is_whole = len(tensor) in {n, self._n_rows, *(n * length for length in self._lengths)}
             return tensor.reshape(n if is_whole else len(tensor), -1, n_features)
-        if self._may_be_time_first(tensor) and site.name in (self._time_first_sites or ()):
-            tensor = tensor.transpose(0, 1)
         if len(tensor) % n:
             return tensor.reshape(-1, 1, n_features)
         return tensor.reshape(n, -1, *tensor.shape[2:])
-
-    def _may_be_time_first(self, tensor: Tensor) -> bool:
-        return tensor.ndim > 2 and tensor.shape[1] in (self._n_examples, self._n_rows)
 
     def _padding_at(self, site: Site) -> Tensor | None:
         if not self._has_decoder or "decoder" not in site.name.split("."):

@@ -20,8 +20,8 @@ from autopeft.model import is_out_of_memory, release_memory
 from autopeft.model.devices import SavedBytes
 from autopeft.model.user_model import note_flags
 from autopeft.records import SEEN_ENOUGH, Sensitivity, Site, SiteScores
-from autopeft.sensitivity.parts.layout import AmbiguousShapeError, half_of_row, shortened, split_in_half
-from autopeft.sensitivity.parts.visit import ScoredModel, Seen, Visit, find_time_first_sites
+from autopeft.sensitivity.parts.layout import half_of_row, shortened, split_in_half
+from autopeft.sensitivity.parts.visit import ScoredModel, Seen, Visit
 
 MEASURED_KINDS = ("linear", "conv1d", "norm", "parameter")
 _FIRST_LOOK = 64  # examples after which halves are first compared; chosen by hand
@@ -200,7 +200,7 @@ def rank_correlation(a: Sequence[float | None], b: Sequence[float | None]) -> fl
 class _BatchRunner:
     """Runs batches through the model, in smaller parts where memory runs out; feeds the halves' reducers.
 
-    What one batch shows of memory and shapes holds for the next ones.
+    What one batch shows of memory holds for the next ones.
 
     `reached` are the sites that were seen, `dropped` those that do not fit into memory; `peak_bytes` is the
     most that autograd held on the CPU.
@@ -247,13 +247,9 @@ class _BatchRunner:
         )
 
     def _succeeds(self, visit: Visit, part: Batch, *, index: int) -> bool:
-        """Run a visit; False where the part must be visited again, knowing its limits or its shapes."""
+        """Run a visit; False where the part must be visited again in less memory."""
         try:
             loss = visit.run()
-        except AmbiguousShapeError:
-            names = find_time_first_sites(self._scored, part)
-            self._scored = replace(self._scored, time_first_sites=names)
-            return False
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -17,7 +17,7 @@ from autopeft.model import Precision
 from autopeft.model.devices import SavedBytes
 from autopeft.model.training_pass import quick_attention
 from autopeft.records import Site
-from autopeft.sensitivity.parts.layout import Layout, example_weights, n_rows, split_in_half
+from autopeft.sensitivity.parts.layout import Layout, example_weights
 
 Pair = tuple[Tensor, Tensor]  # a site's inputs and the gradient of its outputs
 Seen = tuple[int, str]  # which reducer has seen which site
@@ -41,7 +41,6 @@ class ScoredModel:
     precision: Precision = field(default_factory=Precision)
     max_tokens: int | None = None
     interrupt: Callable[[], None] = lambda: None
-    time_first_sites: frozenset[str] | None = None  # whose layers see (T, B, features); None: not known yet
 
     def loss(self, batch: Batch) -> Tensor:
         """The task's loss of a batch, computed as in training."""
@@ -68,9 +67,8 @@ class Visit:
     ) -> None:
         self._scored, self._batch, self._counter = scored, batch, counter
         self._reducers = reducers
-        weights, time_first_sites = example_weights(batch, scored.task), scored.time_first_sites
-        config = scored.model.config
-        self._layout = Layout(config, batch, weights=weights, time_first_sites=time_first_sites)
+        weights = example_weights(batch, scored.task)
+        self._layout = Layout(scored.model.config, batch, weights=weights)
         self._n_calls: Counter[Site] = Counter()
         self._waiting: dict[Site, list[Pair]] = defaultdict(list)
         self._is_listening = True  # False while a reducer runs, as it may call a norm
@@ -80,10 +78,7 @@ class Visit:
         self.held_bytes = 0
 
     def run(self) -> float:
-        """The batch's mean loss, after a forward and a backward pass.
-
-        AmbiguousShapeError is raised where it must be known which sites are time-first.
-        """
+        """The batch's mean loss, after a forward and a backward pass."""
         model = self._scored.model
         with _watching(self._scored, self._on_call), contextlib.ExitStack() as hooks:
             for site in self._scored.sites:
@@ -103,7 +98,6 @@ class Visit:
         """Gives an output that reports its gradient; None keeps the output."""
         if not self._is_listening:
             return None
-        self._layout.require_clear(inputs)
         self._n_calls[site] += 1
         if not output.requires_grad:
             # Gradients begin here, at the first sites. A clone, as a leaf must not be changed in place.
@@ -143,22 +137,6 @@ class Visit:
                     reducer.update(site, module, inputs, gradient)
                     self.seen.add(key)
         self._is_listening = True
-
-
-def find_time_first_sites(scored: ScoredModel, batch: Batch) -> frozenset[str]:
-    """Sites whose inputs are time-first (T, B, features), as in XLNet, found by running one example."""
-    example = batch
-    while len(example["labels"]) > 1:
-        example = split_in_half(example)[0]
-    rows, names = n_rows(example), set[str]()
-
-    def look(site: Site, module: nn.Module, inputs: Tensor, output: Tensor) -> None:
-        if inputs.ndim > 2 and inputs.shape[1] == rows != len(inputs):
-            names.add(site.name)
-
-    with _watching(scored, look), torch.no_grad():
-        scored.loss(example)
-    return frozenset(names)
 
 
 @contextlib.contextmanager
