@@ -239,35 +239,25 @@ def _in_order(part: str, rows: list[Row], column: str | None) -> list[Row]:
             f"Row {missing[0]} of {part} has no time in column {column}; fill it in or drop the row."
         )
     keys: Sequence[Any] = times
-    if any(isinstance(time, str) for time in times):
-        texts = [str(time).strip() for time in times]
-        places = [f"row {row.number} of {part}" for row in rows]
-        keys = [*map(float, texts)] if is_numeric(texts) else _read_times(texts, places, column)
     try:
+        if any(isinstance(time, str) for time in times):
+            texts = [str(time).strip() for time in times]
+            keys = [*map(float, texts)] if is_numeric(texts) else _read_times(texts)
         order = sorted(range(len(rows)), key=lambda i: keys[i])
-    except (TypeError, ValueError) as error:
-        reason = reason_of(error)
-        raise DataError(f"Column {column} holds a time that cannot be read: {reason}. Repair it.") from error
+    except (TypeError, ValueError, UserWarning) as error:
+        raise DataError(
+            f"Column {column} holds a time that cannot be read ({reason_of(error)}); write YYYY-MM-DD or "
+            "YYYY-MM-DD HH:MM:SS in every row."
+        ) from error
     return [rows[i] for i in order]
 
 
-def _read_times(texts: Sequence[str], places: Sequence[str], column: str) -> list[Any]:
+def _read_times(texts: Sequence[str]) -> list[Any]:
     """Datetimes of texts in ISO 8601, or with the names of months; those without an offset count as UTC.
 
-    Raises a DataError that calls a text by its place: dates such as 03/04/2024 have several readings.
+    Raises a ValueError or UserWarning of pandas for others: dates such as 03/04/2024 have several readings.
     """
-    series = pd.Series(texts)
-    options: dict[str, Any] = {"utc": True, "format": "ISO8601"}
-    if _MONTH.search(texts[0]):
-        options["format"] = None  # as pandas finds in the first text
+    has_months = _MONTH.search(texts[0])  # then pandas finds the format in the first text
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # where pandas finds no format, or drops a time zone
-        with contextlib.suppress(ValueError, UserWarning):
-            return list(pd.to_datetime(series, **options))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        faulty = int(pd.to_datetime(series, errors="coerce", **options).isna().argmax())
-    raise DataError(
-        f"Column {column} holds a time that cannot be read, {shortened(texts[faulty], 40)!r} in "
-        f"{places[faulty]}; write YYYY-MM-DD or YYYY-MM-DD HH:MM:SS in every row."
-    )
+        return list(pd.to_datetime(pd.Series(texts), utc=True, format=None if has_months else "ISO8601"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +17,7 @@ from autopeft.store import temporary_folder
 
 _NAME = "dataset in memory"
 # What pandas, pyarrow and datasets raise for a column that they have no type for.
-_UNREADABLE = (NotImplementedError, OverflowError, TypeError, ValueError)
+_UNREADABLE = (KeyError, NotImplementedError, OverflowError, TypeError, ValueError)
 _MOST_LETTERS = 120  # of a reason, which may print a whole cell; chosen by hand
 
 
@@ -80,39 +79,12 @@ def load_in_memory(spec: DataSpec, data: Any, *, seed: int, read_rows: ReadRows)
 
 
 def dataset_of(frame: pd.DataFrame) -> datasets.Dataset:
-    """A data frame as a dataset without its index; periods and intervals become text.
-
-    Raises:
-        DataError: Two columns have one name, or a column holds values of several types or of an unknown one.
-    """
-    names = [str(name) for name in frame.columns]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(
-            f"The data in memory has several columns with the name {', '.join(twice)}; rename them, or drop "
-            "all but one."
-        )
-    frame = frame.copy(deep=False)  # the columns of the user's frame stay as they are
-    for name in frame.columns:
-        dtype = frame[name].dtype
-        dtype = dtype.categories.dtype if isinstance(dtype, pd.CategoricalDtype) else dtype  # by `pandas.cut`
-        if isinstance(dtype, pd.PeriodDtype | pd.IntervalDtype):
-            frame[name] = frame[name].astype(object).map(str, na_action="ignore")
+    """A data frame as a dataset without its index; DataError for columns that Arrow has no type for."""
     try:
         return datasets.Dataset.from_pandas(frame, preserve_index=False)
     except _UNREADABLE as error:
-        raise DataError(next(_faults(frame), reason_of(error))) from error
-
-
-def _faults(frame: pd.DataFrame) -> Iterator[str]:
-    """A sentence for each column that cannot be read."""
-    for name in frame.columns:
-        try:
-            datasets.Dataset.from_pandas(frame[[name]], preserve_index=False)
-        except _UNREADABLE as error:
-            # pyarrow's second argument repeats the column; that of Unicode is the whole cell.
-            words = error.reason if isinstance(error, UnicodeEncodeError) else str(error.args[0])
-            reason = shortened(words.partition("\n")[0].rstrip("."), _MOST_LETTERS)
-            yield (
-                f"Column {name} of the data in memory cannot be read ({reason}); give its values one simple "
-                "type, such as text with .astype(str), or drop it."
-            )
+        reason = shortened(" ".join("; ".join(map(str, reversed(error.args))).split()), _MOST_LETTERS)
+        raise DataError(
+            f"The data in memory cannot be read ({reason}); give each column a name of its own and one simple "
+            "type, such as text with .astype(str), or drop it."
+        ) from error

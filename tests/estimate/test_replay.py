@@ -130,6 +130,7 @@ def test_method_whose_code_reads_values_is_near_a_real_step(name):
     assert predicted.peak_bytes == pytest.approx(real.peak_bytes, rel=0.02)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant")
 def test_method_of_sparse_tensors_is_refused():
     config = ShiraConfig(r=2, target_modules=["q_proj"])
     skeleton = skeleton_of(toy_base("llama-lm"))
