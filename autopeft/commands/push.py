@@ -90,8 +90,8 @@ def push(
         raise SpecError(f"{edited}; put the names back as they were.")
     with temporary_folder() as parent:
         folder = shutil.copytree(weights, parent / "adapter")
-        for private in (TRAINED, OUTPUTS):  # paths of this machine, rows of the dataset
-            (folder / private).unlink(missing_ok=True)
+        for name in (TRAINED, OUTPUTS):  # paths of this machine, rows of the dataset
+            (folder / name).unlink(missing_ok=True)
         if isinstance(result, TrainedPlan):
             write_trained_card(folder, result, at=repo, base_model=base_model)
         else:

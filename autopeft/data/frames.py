@@ -85,6 +85,6 @@ def dataset_of(frame: pd.DataFrame) -> datasets.Dataset:
     except _UNREADABLE as error:
         reason = shortened(" ".join("; ".join(map(str, reversed(error.args))).split()), _MOST_LETTERS)
         raise DataError(
-            f"The data in memory cannot be read ({reason}); give each column a name of its own and one simple "
+            f"The data in memory cannot be read ({reason}); give each column its own name and one simple "
             "type, such as text with .astype(str), or drop it."
         ) from error

@@ -56,7 +56,7 @@ def _processed(files: Sequence[ImageFile], processor: Any) -> Batch:
         made = processor(images=images, return_tensors="pt")
     except (ValueError, TypeError) as error:
         raise DataError(
-            f"The image processor refuses {files[0].name} or one of the {len(files) - 1} after it ({error}); "
+            f"The image processor refuses {files[0].path} or one of the {len(files) - 1} after it ({error}); "
             "correct the images, or use another base model."
         ) from error
     return {
