@@ -52,7 +52,7 @@ _LABELS = {
     "tags": "{n} tags",
     "choice": "one of {n} answers",
     "completion": "texts to write",
-    "chat": "the last answers of chats",
+    "chat": "the answers of chats",
     "documents": "all of the text",
     "stream": "all of the text, without a break",
 }

@@ -124,7 +124,8 @@ def _message(turn: Any, where: str) -> dict[str, Any]:
     content = turn.get("content", turn.get("value"))
     if isinstance(content, list) and content:
         content = "".join(_text_of(part, where) for part in content)
-    return {"role": role, "content": "" if content is None and calls else content, **calls}
+    weight = {"weight": 0} if turn.get("weight") == 0 else {}  # which `task.learn: answers` leaves out
+    return {"role": role, "content": "" if content is None and calls else content, **calls, **weight}
 
 
 def _text_of(part: Any, where: str) -> str:

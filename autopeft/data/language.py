@@ -63,7 +63,7 @@ class _Layout:
     @property
     def label(self) -> str:
         """What is learned after a prompt, in words; empty where all of a text is learned."""
-        return self.completion or ("the last answer" if self.kind == "chat" else "")
+        return self.completion or ("the assistant's answers" if self.kind == "chat" else "")
 
     @property
     def note(self) -> str:

@@ -25,6 +25,7 @@ from autopeft.extension.task import (
     TargetKind,
     Task,
     TaskDefaults,
+    last_answer,
     metric_facts,
     text_form,
 )

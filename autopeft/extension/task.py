@@ -22,13 +22,29 @@ TargetKind = Literal[
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
 
 
+def last_answer(labels: Sequence[int]) -> tuple[int, Sequence[int]]:
+    """Find where the last labelled part of a row begins, and its labels; 0 and none without a label.
+
+    Example:
+        >>> last_answer([IGNORED, 5, IGNORED, 7, 8, IGNORED])
+        (3, [7, 8])
+    """
+    end = len(labels)
+    while end and labels[end - 1] == IGNORED:
+        end -= 1
+    start = end
+    while start and labels[start - 1] != IGNORED:
+        start -= 1
+    return start, labels[start:end]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Target:
     """What the labels of a dataset are.
 
     `kind` is `class` (one per row), `classes` (any number per row), `number`, `tags` (one per token) or
     `choice` (which of a row's answers is right). For language models it is what they learn to write:
-    `completion` or `chat` (the last answer), `documents` or `stream` (all of the text; each row stands alone,
+    `completion` or `chat` (its answers), `documents` or `stream` (all of the text; each row stands alone,
     or goes on from the row before).
     """
 
@@ -76,6 +92,7 @@ class Encoded:
     text_form: str = ""  # how a row becomes one text, in words, where that depends on the rows
     # Why rows of which most are like these cannot be learned from, for a DataError; empty where they can.
     refusal: str = ""
+    dropped: tuple[int, ...] = ()  # examples to leave out, ascending; they have no labels that count
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,6 +87,13 @@ class TaskSpec(Topic):
         "Options",
         short=None,
     )
+    learn: Literal["last", "answers", "all"] = setting(
+        "answers",
+        "What a language model learns of a chat: its last answer, all answers, or all of its text; all "
+        "takes in the prompts of completions too",
+        "Full run",
+        short=None,
+    )
     epochs: float | None = setting(
         None,
         "Length of a full run in epochs. Default: 3 (demo: 2), 1 to 3 for language models, by the size of "

@@ -12,7 +12,7 @@ import numpy as np
 
 from autopeft import train
 from autopeft.data import LabelledData
-from autopeft.extension import IGNORED, Task, TaskDefaults
+from autopeft.extension import Task, TaskDefaults, last_answer
 from autopeft.model import BaseModel
 from autopeft.records import Decision, RunSpec, TaskSpec, with_setting
 
@@ -160,7 +160,7 @@ def with_max_new_tokens(task: Task, examples: train.EncodedSplit) -> tuple[Task,
     writes = writes and _EXACT_MATCH in task.metrics and getattr(task, "spec", TaskSpec()).metric is None
     if limits is None and not writes:
         return task, ()
-    lengths = [int((np.asarray(examples.labels[i]) != IGNORED).sum()) for i in examples.typical]
+    lengths = [len(last_answer(examples.labels[i])[1]) for i in examples.typical]
     if limits is None:
         rule = f"completions have {max(lengths)} tokens at most; {_EXACT_MATCH} tells how many are right"
         offer = Decision(setting="task.metric", value=task.metric, rule=rule)

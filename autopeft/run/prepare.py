@@ -82,9 +82,11 @@ class Prepared:
         """
         by_split = dict[str, tuple[int, ...]]()
         for split in (self.data.confirm, self.data.test):
-            n_most = self.spec.data.max_eval_examples or len(split.groups)
-            rows = self.bench.splits[split.name].subset(n_most) if split.groups else []
-            groups = tuple(split.groups[row] for row in rows)
+            if not split.groups:
+                continue
+            encoded = self.bench.splits[split.name]
+            rows = encoded.subset(self.spec.data.max_eval_examples or len(split.groups))
+            groups = tuple(split.groups[row if encoded.rows is None else encoded.rows[row]] for row in rows)
             if 1 < len(set(groups)) < len(groups):
                 by_split[split.name] = groups
         return by_split

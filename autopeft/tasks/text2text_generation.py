@@ -12,24 +12,46 @@ from autopeft.extension import IGNORED, Batch, Encoded, Target
 from autopeft.tasks.parts.batches import without_labels
 from autopeft.tasks.parts.generating import generate_greedily
 from autopeft.tasks.parts.tokens import Row, as_row, beginnings, chunks, tokenized
-from autopeft.tasks.parts.writing import TextModel, WritingTask
+from autopeft.tasks.parts.writing import TextModel, WritingTask, all_dropped
 
 
 def _encode(
-    kind: str, texts: Sequence[str], completions: Sequence[str], tokenizer: Any, max_length: int
+    kind: str,
+    texts: Sequence[str],
+    completions: Sequence[str],
+    tokenizer: Any,
+    max_length: int,
+    *,
+    learn: str = "answers",
 ) -> Encoded:
-    """Tokenise prompts as features and completions as labels, each cut at its end to `max_length` tokens."""
+    """Tokenise prompts as features, cut at their end to `max_length` tokens, and completions as labels.
+
+    A completion of more tokens has no labels and is dropped. Nothing is learned of prompts.
+    """
     examples, cut = tokenized(tokenizer, [texts], max_length=max_length)
     labels: list[Row] = []
-    n_cut = 0
+    dropped: list[int] = []
+    longest = 0
     for part in chunks(completions):
         targets = beginnings(tokenizer, completions[part], max_length=max_length)
         for ids in tokenizer(text_target=targets, verbose=False)["input_ids"]:
-            labels.append(as_row(ids[:max_length]))
-            n_cut += len(ids) > max_length
-    note = f"{len(cut)} of {len(texts)} prompts and {n_cut} completions were cut to {max_length} tokens."
-    notes = (note,) if cut or n_cut else ()
-    return Encoded(examples=tuple(examples), labels=tuple(labels), notes=notes)
+            longest = max(longest, len(ids))
+            if len(ids) > max_length:
+                dropped.append(len(labels))
+                ids = [IGNORED] * max_length
+            labels.append(as_row(ids))
+    n_rows = len(texts)
+    note = (
+        f"{len(cut)} of {n_rows} prompts were cut to {max_length} tokens, and {len(dropped)} rows are "
+        "dropped, since their completions would lose their end."
+    )
+    return Encoded(
+        examples=tuple(examples),
+        labels=tuple(labels),
+        notes=(note,) if cut or dropped else (),
+        refusal=all_dropped(n_rows, longest, max_length) if len(dropped) == n_rows else "",
+        dropped=tuple(dropped),
+    )
 
 
 def _features(model: nn.Module, batch: Batch) -> Batch:

@@ -11,18 +11,18 @@ from torch import nn
 
 from autopeft.data import chat_of
 from autopeft.errors import DataError, reason_of
-from autopeft.extension import IGNORED, Batch, Encoded, Example, Target, TargetKind
+from autopeft.extension import IGNORED, Batch, Encoded, Example, Target, TargetKind, last_answer
 from autopeft.records import counted, shortened
 from autopeft.tasks.parts.batches import pad, without_labels
 from autopeft.tasks.parts.chat_templates import (
     TEMPLATE_FAULTS,
     divided,
+    earlier_answers,
     end_of_answer,
     start_of_next_turn,
 )
 from autopeft.tasks.parts.generating import generate_greedily
 from autopeft.tasks.parts.tokens import (
-    Pair,
     Row,
     as_row,
     beginnings,
@@ -33,15 +33,27 @@ from autopeft.tasks.parts.tokens import (
     token_pairs,
     tokens_in_words,
 )
-from autopeft.tasks.parts.writing import WITH_PROMPT, TextModel, WritingTask
+from autopeft.tasks.parts.writing import WITH_PROMPT, TextModel, WritingTask, all_dropped
+
+# The tokens of a prompt and of its completion, and the labels of the prompt: [] where nothing of it is
+# learned, None where its earlier answers were not found.
+_Labelled = tuple[list[int], list[int], list[int] | None]
 
 
 def _encode(
-    kind: str, texts: Sequence[str], completions: Sequence[str], tokenizer: Any, max_length: int
+    kind: str,
+    texts: Sequence[str],
+    completions: Sequence[str],
+    tokenizer: Any,
+    max_length: int,
+    *,
+    learn: str = "answers",
 ) -> Encoded:
     """Make blocks of `max_length` tokens, or an example of each prompt with its completion."""
     if kind in WITH_PROMPT:
-        return _encode_completions(texts, completions, tokenizer, max_length, is_chat=kind == "chat")
+        return _encode_completions(
+            texts, completions, tokenizer, max_length, is_chat=kind == "chat", learn=learn
+        )
     return _encode_blocks(texts, tokenizer, max_length, are_documents=kind == "documents")
 
 
@@ -79,29 +91,43 @@ def _encode_blocks(texts: Sequence[str], tokenizer: Any, max_length: int, *, are
 
 
 def _encode_completions(
-    prompts: Sequence[str], completions: Sequence[str], tokenizer: Any, max_length: int, *, is_chat: bool
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    tokenizer: Any,
+    max_length: int,
+    *,
+    is_chat: bool,
+    learn: str,
 ) -> Encoded:
-    """Make an example of each prompt with its completion; labels are -100 at the prompt.
+    """Make an example of each prompt with its completion; labels are -100 at what is not learned.
 
     1. With a chat template the prompt becomes the user's message.
     2. Without one the completion follows the prompt, after a line break where neither has white space there,
        and the end-of-text token follows the completion.
-    3. An example longer than `max_length` first loses the beginning of its prompt, but for the token with
-       which texts begin, down to half of the length.
+    3. An example longer than `max_length` loses the beginning of its prompt, but for the token with which
+       texts begin, down to half of the length. If that is not enough, it has no labels and is dropped.
+    4. The earlier answers of a chat are learned too, or all of its text, as `learn` says.
     """
     if is_chat and not tokenizer.chat_template:
         raise DataError(
             "The rows are chats, but the tokenizer of the base model has no chat template; use an instruct "
             "model, or rows with a prompt and a completion."
         )
-    encode_pairs = partial(_encode_chats, is_chat=is_chat) if tokenizer.chat_template else _encode_plain
+    encode_pairs = _encode_plain
+    if tokenizer.chat_template:
+        encode_pairs = partial(_encode_chats, is_chat=is_chat, learns_earlier=is_chat and learn == "answers")
     examples: list[Example] = []
     labels: list[Row] = []
     start = _start_of(tokenizer)
-    n_rows, n_prompts, n_completions, longest = len(prompts), 0, 0, 0
+    dropped: list[int] = []
+    n_rows, n_prompts, n_rewritten, longest = len(prompts), 0, 0, 0
     for part in chunks(prompts, completions):
-        for prompt, completion in encode_pairs(prompts[part], completions[part], tokenizer, max_length):
+        for prompt, completion, earlier in encode_pairs(
+            prompts[part], completions[part], tokenizer, max_length
+        ):
             longest = max(longest, len(prompt) + len(completion))
+            n_rewritten += earlier is None
+            prompt_labels = prompt if learn == "all" else earlier or [IGNORED] * len(prompt)
             n_completion = min(len(completion), max(max_length - len(prompt), max_length // 2))
             n_prompt = min(len(prompt), max_length - n_completion)
             if n_prompt < len(prompt):
@@ -109,37 +135,54 @@ def _encode_completions(
                 begins = n_prompt > len(start) and prompt[: len(start)] == start
                 kept = start if begins else []
                 prompt = [*kept, *prompt[len(prompt) - n_prompt + len(kept) :]]
-            n_completions += n_completion < len(completion)
-            completion = completion[:n_completion]
-            examples.append(_example(as_row([*prompt, *completion])))
-            labels.append(as_row([*[IGNORED] * n_prompt, *completion]))
+            row, row_labels = [*prompt, *completion], [*prompt_labels[-n_prompt:], *completion]
+            if n_completion < len(completion):
+                dropped.append(len(examples))
+                row_labels = [IGNORED] * len(row)
+            examples.append(_example(as_row(row[:max_length])))
+            labels.append(as_row(row_labels[:max_length]))
     n_longest = tokens_in_words(longest, (prompts, completions), max_length=max_length)
-    refusal = (
-        f"{n_prompts} of {n_rows} prompts do not fit into {max_length} tokens with their completions; "
-        f"the longest example has {n_longest}: raise --max-length if the model's context allows it, or "
-        "shorten the prompts."
-    )
-    cuts = {"prompts lost their beginning": n_prompts, "completions lost their end": n_completions}
+    refusal = ""
+    if len(dropped) == n_rows:
+        refusal = all_dropped(n_rows, n_longest, max_length)
+    elif 2 * n_prompts > n_rows:
+        refusal = (
+            f"{n_prompts} of {n_rows} prompts do not fit into {max_length} tokens with their completions; "
+            f"the longest example has {n_longest}: raise --max-length if the model's context allows it, or "
+            "shorten the prompts."
+        )
+    dropping = "rows are dropped, since their completions would lose their end"
+    cuts = {"prompts lost their beginning": n_prompts, dropping: len(dropped)}
     phrases = [f"{n} of {n_rows} {phrase}" for phrase, n in cuts.items() if n]
     note = f"{' and '.join(phrases)}: an example has at most {max_length} tokens, the longest {n_longest}."
     notes = [note] if phrases else []
+    if n_rewritten:
+        notes.append(
+            f"Of {n_rewritten} of {n_rows} chats the last answer alone is learned: the chat template writes "
+            "earlier answers differently, or the tokenizer does not tell where they stand."
+        )
+    return Encoded(
+        examples=tuple(examples),
+        labels=tuple(labels),
+        notes=(*notes, *_notes_on_template(prompts, tokenizer, is_chat=is_chat)),
+        refusal=refusal,
+        dropped=tuple(dropped),
+    )
+
+
+def _notes_on_template(prompts: Sequence[str], tokenizer: Any, *, is_chat: bool) -> list[str]:
+    """Say which parts of chats the template does not write, and which end of an answer is added."""
+    notes = []
     if is_chat and "tools" not in str(tokenizer.chat_template):
         n_chats = sum(chat_of(chat)[1] is not None for chat in prompts)
-        template_note = (
-            f"The chat template of the base model writes no tools; {n_chats} of {n_rows} chats have some."
-        )
-        notes += [template_note] if n_chats else []
+        text = f"writes no tools; {n_chats} of {len(prompts)} chats have some."
+        notes += [f"The chat template of the base model {text}"] if n_chats else []
     if tokenizer.chat_template and _added_end(tokenizer) == [tokenizer.eos_token_id]:
         notes.append(
             "The chat template of the base model writes nothing behind an answer; "
             f"{tokenizer.eos_token} is learned as its end."
         )
-    return Encoded(
-        examples=tuple(examples),
-        labels=tuple(labels),
-        notes=tuple(notes),
-        refusal=refusal if 2 * n_prompts > n_rows else "",
-    )
+    return notes
 
 
 def _start_of(tokenizer: Any) -> list[int]:
@@ -153,10 +196,17 @@ def _example(row: Row) -> Example:
 
 
 def _encode_chats(
-    prompts: Sequence[str], completions: Sequence[str], tokenizer: Any, max_length: int, *, is_chat: bool
-) -> list[Pair]:
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    tokenizer: Any,
+    max_length: int,
+    *,
+    is_chat: bool,
+    learns_earlier: bool,
+) -> list[_Labelled]:
     """Tokenise each row as the chat template writes it, cut where the assistant begins to answer."""
     pairs: list[tuple[str, str]] = []
+    earlier: list[list[tuple[int, int]] | None] = []
     for prompt, completion in zip(prompts, completions, strict=True):
         turns, tools = chat_of(prompt) if is_chat else ([{"role": "user", "content": prompt}], None)
         answer = {"role": "assistant", "content": completion}
@@ -178,6 +228,8 @@ def _encode_chats(
                 "another base model."
             )
         pairs.append(pair)
+        has_earlier = learns_earlier and any(turn["role"] == "assistant" for turn in turns)
+        earlier.append(earlier_answers(tokenizer, turns, pair[0], tools=tools) if has_earlier else [])
     texts, answers = zip(*pairs, strict=True)
     end = _added_end(tokenizer)
     ids = token_pairs(
@@ -186,12 +238,40 @@ def _encode_chats(
         beginnings(tokenizer, answers, max_length=max_length),
         add_special_tokens=False,
     )
-    return [(prompt, [*completion, *end]) for prompt, completion in ids]
+    return [
+        (prompt, [*completion, *end], _labels_of(tokenizer, text, spans, prompt, end))
+        for (prompt, completion), text, spans in zip(ids, texts, earlier, strict=True)
+    ]
+
+
+def _labels_of(
+    tokenizer: Any, text: str, spans: list[tuple[int, int]] | None, prompt: list[int], end: list[int]
+) -> list[int] | None:
+    """The labels of a prompt's tokens: those of its earlier answers, and the token that ends each.
+
+    None if the answers were not found. A long prompt lacks tokens at its beginning alone.
+    """
+    if not spans:
+        return None if spans is None else []
+    if not tokenizer.is_fast:
+        return None
+    tokens = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ids, labels = tokens["input_ids"], [IGNORED] * len(tokens["input_ids"])
+    n_span = 0
+    for i, (first_character, past_character) in enumerate(tokens["offset_mapping"]):
+        while n_span < len(spans) and first_character >= spans[n_span][1]:
+            if end == ids[i : i + 1]:
+                labels[i] = ids[i]
+            n_span += 1
+        if n_span < len(spans) and past_character > spans[n_span][0]:
+            labels[i] = ids[i]
+    labels[-1] = IGNORED  # no answer to the prompt has begun
+    return [*[IGNORED] * (len(prompt) - len(ids)), *labels][-len(prompt) :]
 
 
 def _encode_plain(
     prompts: Sequence[str], completions: Sequence[str], tokenizer: Any, max_length: int
-) -> list[Pair]:
+) -> list[_Labelled]:
     """Tokenise each prompt up to where the completion begins, and the completion with an end."""
     starts = [
         prompt if prompt[-1:].isspace() or completion[:1].isspace() else prompt + "\n"
@@ -201,7 +281,7 @@ def _encode_plain(
     starts = endings(tokenizer, starts, max_length=max_length)
     completions = beginnings(tokenizer, completions, max_length=max_length)
     pairs = token_pairs(tokenizer, starts, completions, add_special_tokens=True)
-    return [(prompt, [*completion, *end]) for prompt, completion in pairs]
+    return [(prompt, [*completion, *end], []) for prompt, completion in pairs]
 
 
 def _added_end(tokenizer: Any) -> list[int]:
@@ -234,10 +314,11 @@ def _text_form(kind: TargetKind, tokenizer: Any) -> str:
 
 
 def _generate(model: nn.Module, batch: Batch, tokenizer: Any, max_new_tokens: int) -> list[str]:
-    """Continue the prompts of a batch greedily; their labels are -100 at the prompt."""
+    """Continue the prompts of a batch greedily: what stands before the last labelled part of a row."""
+    # A row that was dropped, and is read all the same, has no label: it is continued from its first token.
     prompts = [
-        ids[: int((labels != IGNORED).int().argmax())].tolist()
-        for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True)
+        ids[: max(1, last_answer(labels)[0])].tolist()
+        for ids, labels in zip(batch["input_ids"], batch["labels"].tolist(), strict=True)
     ]
     pad_id = int(tokenizer.pad_token_id or 0)
     device, longest = batch["input_ids"].device, max(map(len, prompts))

@@ -48,6 +48,7 @@ class EncodedSplit:
     labels: Sequence[Any]
     text_form: str = ""
     lazy: LazyRows | None = None
+    rows: tuple[int, ...] | None = None  # which rows of the split the examples are, if some were dropped
 
     @cached_property
     def lengths(self) -> Counts:
@@ -138,14 +139,22 @@ def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int |
             text = "Of %s %s rows %s are tokenised now, the others when they are first read."
             log.info(text, f"{len(every):,}", name, f"{len(lazy.known):,}")
             _tell_notes(sample, f"{name} (a sample)")
-            columns = {"examples": lazy.examples, "labels": lazy.labels}
-            return EncodedSplit(**columns, text_form=sample.text_form, lazy=lazy)
+            return EncodedSplit(
+                examples=lazy.examples, labels=lazy.labels, text_form=sample.text_form, lazy=lazy
+            )
     used = characters if task.defaults.is_packed else characters.clip(max=_TOKEN_CHARACTERS * longest)
     if used.sum() > _MANY_CHARACTERS:
         log.info("Tokenising the %s rows of %s.", f"{len(every):,}", name)
     encoded = encode(every)
     _tell_notes(encoded, name)
-    return EncodedSplit(examples=encoded.examples, labels=encoded.labels, text_form=encoded.text_form)
+    dropped = frozenset(encoded.dropped)
+    kept = tuple(i for i in range(len(encoded.examples)) if i not in dropped)
+    return EncodedSplit(
+        examples=tuple(encoded.examples[i] for i in kept),
+        labels=tuple(encoded.labels[i] for i in kept),
+        text_form=encoded.text_form,
+        rows=kept if dropped else None,
+    )
 
 
 def _tell_notes(encoded: Encoded, name: str) -> None:

@@ -69,7 +69,8 @@ def test_a_system_column_is_the_first_message_and_tools_go_with_the_chat(tmp_pat
     assert chats["bye 0"] == ([user("hello 0")], [tool])
     assert chats["bye 1"] == ([{"role": "system", "content": "be brief"}, user("hello 1")], [tool])
     assert chats["bye 2"] == ([{"role": "system", "content": "be kind"}, user("hello 2")], [tool])
-    assert "The model learns to write the last answer after tools and system and messages." in data.notes
+    note = "The model learns to write the assistant's answers after tools and system and messages."
+    assert note in data.notes
 
 
 def everything(data):

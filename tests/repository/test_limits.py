@@ -27,8 +27,7 @@ BROAD_EXCEPTS = {
 }
 
 
-# It may only fall, unless a capability is added: raise it with that commit (last: a full disk in `tune`).
-MAX_PACKAGE_LINES = 35_911
+MAX_PACKAGE_LINES = 36_143  # it may only fall, unless a capability is added: raise it with that commit
 MAX_FOLDER_FILES = 15
 PARTS = {
     f"autopeft/{room}" for room in ("methods", "metrics", "tasks", "sensitivity", "exports")

@@ -67,4 +67,7 @@ def test_generated_answers_are_the_greedy_ones(toy, tokenizer):
 def test_what_is_cut_is_noted(toy):
     made = toy.encoded(max_length=4)
     assert {len(example["input_ids"]) for example in made.examples} == {4}
-    assert made.notes == ("20 of 20 prompts and 6 completions were cut to 4 tokens.",)
+    (note,) = made.notes
+    assert note.startswith("20 of 20 prompts were cut to 4 tokens, and 6 rows are dropped")
+    assert made.dropped == tuple(i for i, labels in enumerate(made.labels) if set(labels.tolist()) == {-100})
+    assert len(made.dropped) == 6

@@ -151,9 +151,11 @@ def test_long_prompts_lose_their_beginning_and_long_completions_their_end(words)
         "of it [SEP]",
     ]
     (note,) = made.notes
-    assert note.startswith("1 of 3 prompts lost their beginning and 1 of 3 completions lost their end: ")
+    assert note.startswith("1 of 3 prompts lost their beginning and 1 of 3 rows are dropped, since")
+    assert (made.dropped, set(made.labels[1].tolist())) == ((1,), {-100})
     _, made = completions(words, ["of"], ["good " * 9], 6)
-    assert made.notes[0].startswith("1 of 1 completions lost their end: an example has at most 6 tokens")
+    assert made.refusal.startswith("All 1 rows would be dropped, since their completions lose their end in 6")
+    assert "the longest has 11: set --max-length" in made.refusal
     _, made = completions(words, [prompts[0]] * 2, ["good"] * 2, 6)
     assert made.refusal.startswith("2 of 2 prompts do not fit into 6 tokens with their completions")
     assert "the longest example has 9:" in made.refusal

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from toys.bases import toy_base
+from toys.tasks import with_end_of_text
 from toys.words import CONTEXT, FILLER
 
 from autopeft.data import Split
@@ -124,3 +126,19 @@ def test_prompts_are_refused_by_a_sample_and_not_by_the_few_rows_that_a_step_rea
     most = replace(few, inputs=tuple(("good " * (2 if long else 40),) for long in is_long))
     with pytest.raises(DataError, match=r"of 2,?\d+ prompts do not fit into 16 tokens"):
         encode_split(most, base=base, task=task, max_length=16)
+
+
+@pytest.mark.parametrize("n", [30, N])
+def test_rows_whose_completions_lose_their_end_are_never_learned(tokenizer, n):
+    """A small split leaves them out; of a large one, whose rows are read late, they have no labels."""
+    words = with_end_of_text(tokenizer)
+    answers = tuple("good fine bad dull" if i % 10 == 0 else "bad" for i in range(n))
+    rows = Split(name="train", inputs=(("the food",),) * n, labels=answers)
+    task = discover("autopeft.tasks")["text-generation"].fitted(TaskSpec(), Target(kind="completion"), words)
+    base = toy_base("llama-lm")
+    base.tokenizer = words
+    split = encode_split(rows, base=base, task=task, max_length=5)
+    learned = [row for row in range(len(split.labels)) if set(split.labels[row].tolist()) != {-100}]
+    whole = [row for row in range(n) if row % 10]
+    assert learned == (whole if split.lazy else [*range(len(whole))])
+    assert split.rows == (None if split.lazy else tuple(whole))

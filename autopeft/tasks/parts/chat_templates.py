@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
+from transformers.utils.chat_template_utils import render_jinja_template
 
 # Contents that no template has in its own words: they show what it writes around them.
 _QUESTION, _ANSWER, _NEXT_QUESTION = "question 5f2a", "answer 5f2a", "question 6b3c"
@@ -24,6 +25,7 @@ THOUGHTS = r"(?:\w+:)?think(?:ing)?"  # the name of the tags around them
 _OPENING_TAG = re.compile(rf"<({THOUGHTS})>\s*\Z")
 _CLOSING_TAG = re.compile(rf"</{THOUGHTS}>")
 _NO_THOUGHTS = re.compile(rf"<({THOUGHTS})>\s*</\1>\s*\Z")
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")  # marks what an assistant writes
 _PARTS_IN_TEXT = re.compile(r"""(['"])type\1: ?(['"])text\2""")  # a list of parts, written as it is
 
 Turn = dict[str, Any]
@@ -37,19 +39,21 @@ def rendered(
     tokenizer: Any, turns: Sequence[Turn], *, tools: Any = None, add_generation_prompt: bool = False
 ) -> str:
     """The chat as one text, by the tokenizer's template; raises jinja2's TemplateError where that refuses."""
-    template = str(tokenizer.chat_template)
-    clock = {}
-    if "strftime_now" in template and not isinstance(tokenizer.chat_template, dict):
-        clock = {"chat_template": _CLOCK + template}
     text: str = tokenizer.apply_chat_template(
         list(turns),
         tools=tools,
         tokenize=False,
         add_generation_prompt=add_generation_prompt,
         date_string=_DATE_STRING,
-        **clock,
+        chat_template=_template(tokenizer, tools),
     )
     return text
+
+
+def _template(tokenizer: Any, tools: Any = None) -> str:
+    """The template for chats with or without tools, with a clock that stands still."""
+    template: str = tokenizer.get_chat_template(None, tools)
+    return _CLOCK + template if "strftime_now" in template else template
 
 
 def divided(
@@ -108,6 +112,61 @@ def _divided(
             completion = text[empty.start() :]
             return None if completion.startswith(f"<{empty[1]}>") else (prompt, completion)
     return None
+
+
+def earlier_answers(
+    tokenizer: Any, turns: Sequence[Turn], prompt: str, *, tools: Any = None
+) -> list[tuple[int, int]] | None:
+    """Find the assistant's earlier answers in the prompt of `divided`, as pairs of start and end.
+
+    They are what the template itself marks as `generation`. Without such marks an answer begins where the
+    prompt of the chat up to it ends, and ends where the next question begins. Turns of weight 0 are left out.
+
+    Returns None if the template writes a turn in another way once others follow it.
+    """
+    answers = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
+    if all(turns[i].get("weight") == 0 for i in answers):
+        return []
+    for form in _FORMS:
+        with contextlib.suppress(*TEMPLATE_FAULTS):
+            if rendered(tokenizer, form(turns), tools=tools, add_generation_prompt=True) != prompt:
+                continue
+            if _GENERATION.search(_template(tokenizer, tools)):
+                spans = _marked(tokenizer, form(turns), tools)
+            else:
+                spans = [_span(tokenizer, form, turns[: i + 1], prompt, tools) for i in answers]
+            if len(spans) == len(answers) and None not in spans:
+                learned = zip(answers, spans, strict=True)
+                return [span for i, span in learned if span and turns[i].get("weight") != 0]
+    return None
+
+
+def _marked(tokenizer: Any, turns: Sequence[Turn], tools: Any) -> list[tuple[int, int] | None]:
+    _, spans = render_jinja_template(
+        [list(turns)],
+        tools=tools,
+        chat_template=_template(tokenizer, tools),
+        return_assistant_tokens_mask=True,
+        date_string=_DATE_STRING,
+        **tokenizer.special_tokens_map,
+    )
+    return [(start, end) for start, end in spans[0]]
+
+
+def _span(
+    tokenizer: Any, form: Form, turns: Sequence[Turn], prompt: str, tools: Any
+) -> tuple[int, int] | None:
+    """Where the last of some turns, which is the assistant's, stands in a longer prompt."""
+    start = rendered(tokenizer, form(turns[:-1]), tools=tools, add_generation_prompt=True)
+    for tag in (_OPENING_TAG, _NO_THOUGHTS):  # which earlier answers lack
+        if not prompt.startswith(start) and (thoughts := tag.search(start)):
+            start = start[: thoughts.start()]
+    question = {"role": "user", "content": _NEXT_QUESTION}
+    text = rendered(tokenizer, form([*turns, question]), tools=tools).partition(_NEXT_QUESTION)[0]
+    header = start_of_next_turn(tokenizer).removeprefix(end_of_answer(tokenizer) or "")
+    text = text.removesuffix(header)
+    is_kept = prompt.startswith(start) and prompt.startswith(text) and len(text) > len(start)
+    return (len(start), len(text)) if is_kept else None
 
 
 def _after_opening(text: str, answer: str, *, tag: str) -> str:

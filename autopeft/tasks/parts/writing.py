@@ -14,7 +14,17 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from autopeft.data import ReadRows, read_language
 from autopeft.errors import DataError, SpecError
-from autopeft.extension import IGNORED, Batch, Encoded, Evaluation, Example, Target, TargetKind, TaskDefaults
+from autopeft.extension import (
+    IGNORED,
+    Batch,
+    Encoded,
+    Evaluation,
+    Example,
+    Target,
+    TargetKind,
+    TaskDefaults,
+    last_answer,
+)
 from autopeft.records import TaskSpec
 from autopeft.tasks.parts.batches import Rows, n_labelled, pad, pad_features
 from autopeft.tasks.parts.chat_templates import THOUGHTS
@@ -27,6 +37,11 @@ from autopeft.tasks.parts.usual import BLOCKS, COMPLETIONS, GENERATED, require_k
 _THOUGHTS = re.compile(
     rf"\A\s*<({THOUGHTS})>.*?</\1>\s*|\A(?:(?!<{THOUGHTS}>).)*?</{THOUGHTS}>\s*", re.DOTALL
 )
+_LEARNED = {
+    "last": "The last answer is learned.",
+    "answers": "Every answer of the assistant is learned.",
+    "all": "All of the chat is learned.",
+}
 WITH_PROMPT = ("completion", "chat")  # kinds of targets whose rows are a prompt and what is to follow it
 
 
@@ -34,7 +49,7 @@ WITH_PROMPT = ("completion", "chat")  # kinds of targets whose rows are a prompt
 class TextModel:
     """How a type of language model reads and writes.
 
-    - `encode`: the target's kind, texts, completions, tokenizer and max_length -> features and labels.
+    - `encode`: the target's kind, texts, completions, tokenizer, max_length, `learn` -> features and labels.
     - `features`: model and batch -> what the model is called with.
     - `targets`: labels (B, T) -> the label that each position predicts, -100 where none counts (B, T).
     - `generate`: model, batch, tokenizer and max_new_tokens -> one text per example, for `exact-match`.
@@ -42,7 +57,7 @@ class TextModel:
       there is nothing to tell.
     """
 
-    encode: Callable[[str, Sequence[str], Sequence[str], Any, int], Encoded]
+    encode: Callable[..., Encoded]
     features: Callable[[nn.Module, Batch], Batch]
     targets: Callable[[Tensor], Tensor]
     generate: Callable[[nn.Module, Batch, Any, int], list[str]]
@@ -87,7 +102,8 @@ class WritingTask:
     @property
     def text_form(self) -> str:
         """How a row becomes one text, in words; empty before a tokenizer is known, and for other rows."""
-        return "" if self.tokenizer is None else self.model_type.text_form(self.target.kind, self.tokenizer)
+        form = "" if self.tokenizer is None else self.model_type.text_form(self.target.kind, self.tokenizer)
+        return f"{form} {_LEARNED[self.spec.learn]}" if form and self.target.kind == "chat" else form
 
     metrics = tuple(TOKEN_METRICS)  # the default first
     greater_is_better = property(lambda self: TOKEN_METRICS[self.metric].greater_is_better)
@@ -105,6 +121,11 @@ class WritingTask:
                 f"{EXACT_MATCH} needs prompts with completions, but the target of these rows is "
                 f"{target.kind}; set --metric {self.metrics[0]}."
             )
+        if spec.learn == "all" and task.metric == EXACT_MATCH:
+            raise SpecError(
+                f"task.learn all leaves no prompt to answer, which {EXACT_MATCH} needs; set task.learn "
+                "to answers or last, or choose another --metric."
+            )
         try:
             re.compile(spec.answer_pattern or "")
         except re.error as error:
@@ -119,7 +140,9 @@ class WritingTask:
         if self.metric == EXACT_MATCH:
             _require_answers(labels, self.spec.answer_pattern)
         texts = [text for (text,) in inputs]
-        return self.model_type.encode(self.target.kind, texts, labels, tokenizer, max_length)
+        return self.model_type.encode(
+            self.target.kind, texts, labels, tokenizer, max_length, learn=self.spec.learn
+        )
 
     def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
         """One batch padded on the right: features (B, T), and `labels` (B, U), -100 at padding."""
@@ -164,12 +187,21 @@ class WritingTask:
         """1 for each example whose generated text has the true answer, else 0."""
         assert self.tokenizer is not None, "the task was fitted without a tokenizer"
         texts = self.model_type.generate(model, batch, self.tokenizer, self.max_new_tokens)
-        ids = [labels[labels != IGNORED].tolist() for labels in batch["labels"]]
+        ids = [last_answer(labels)[1] for labels in batch["labels"].tolist()]
         truths = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         find = partial(_find_answer, pattern=self.spec.answer_pattern)
         pairs = [(find(text), find(truth)) for text, truth in zip(texts, truths, strict=True)]
         # A true answer that was cut off is matched by nothing, not even by a text without an answer.
         return [float(truth is not None and text == truth) for text, truth in pairs]
+
+
+def all_dropped(n_rows: int, longest: int | str, max_length: int) -> str:
+    """Say that no row keeps the end of its completion, and which length would hold all."""
+    return (
+        f"All {n_rows} rows would be dropped, since their completions lose their end in {max_length} tokens; "
+        f"the longest has {longest}: set --max-length to that if the model's context allows it, or shorten "
+        "them."
+    )
 
 
 def _find_answer(text: str, pattern: str | None) -> str | None:

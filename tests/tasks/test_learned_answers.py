@@ -1,0 +1,136 @@
+"""Every answer of a chat is learned, as TRL learns it; templates with and without marks of their own."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from datasets import Dataset
+from toys.bases import toy_base
+from toys.tasks import CHAT_TEMPLATE, with_end_of_text
+
+from autopeft.errors import SpecError
+from autopeft.extension import Target, discover, last_answer
+from autopeft.records import TaskSpec
+
+PART = discover("autopeft.tasks")["text-generation"]
+TURNS = [
+    *({"role": "system", "content": "day"}, {"role": "user", "content": "the food"}),
+    *({"role": "assistant", "content": "good fine"}, {"role": "user", "content": "a film"}),
+    *({"role": "assistant", "content": "bad"}, {"role": "user", "content": "the day"}),
+    {"role": "assistant", "content": "poor it"},
+]
+MARKED = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}time {% generation %}{{ m.content }} [SEP] "
+    "{% endgeneration %}{% else %}day {{ m.content }} [SEP] {% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}time {% endif %}"
+)
+# As Qwen 3's: the last answer has empty thoughts, earlier ones none, and its prompt opens none.
+WITH_LATE_THOUGHTS = CHAT_TEMPLATE.replace(
+    "{{ m.content }}", "{{ 'and and ' if m.role == 'assistant' and loop.last else '' }}{{ m.content }}"
+)
+REWRITING = CHAT_TEMPLATE.replace(
+    "m.content", "('of' if m.role == 'assistant' and not loop.last and messages | length > 4 else m.content)"
+)
+
+
+@pytest.fixture
+def words(tokenizer):
+    """The toy tokenizer with an end-of-text token, which adds nothing at the beginning."""
+    return with_end_of_text(tokenizer)
+
+
+def encoded(tokenizer, turns, *, max_length=99, **spec):
+    task = PART.fitted(TaskSpec(**spec), Target(kind="chat"), tokenizer)
+    made = task.encode([(json.dumps(turns[:-1]),)], [turns[-1]["content"]], tokenizer, max_length)
+    (example,), (labels,) = made.examples, made.labels
+    return example["input_ids"].tolist(), labels.tolist(), made.notes
+
+
+def learned(tokenizer, turns, **spec):
+    """The tokens of a chat, with _ where nothing is learned."""
+    ids, labels, notes = encoded(tokenizer, turns, **spec)
+    assert all(label in (-100, i) for i, label in zip(ids, labels, strict=True))
+    return " ".join("_" if i == -100 else tokenizer.convert_ids_to_tokens(i) for i in labels), notes
+
+
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, MARKED])
+@pytest.mark.parametrize(
+    ("learn", "text"),
+    [
+        ("last", "_ " * 23 + "poor it [SEP]"),
+        ("answers", "_ _ _ _ _ _ _ _ good fine [SEP] _ _ _ _ _ bad [SEP] _ _ _ _ _ poor it [SEP]"),
+    ],
+)
+def test_earlier_answers_are_learned_with_their_ends(words, template, learn, text):
+    words.chat_template = template
+    assert learned(words, TURNS, learn=learn) == (text, ())
+
+
+def test_labels_are_those_of_trl_with_assistant_only_loss(words, tmp_path):
+    trl = pytest.importorskip("trl")
+    words.chat_template = MARKED
+    trainer = trl.SFTTrainer(
+        model=toy_base("llama-lm").module,
+        args=trl.SFTConfig(
+            output_dir=str(tmp_path), assistant_only_loss=True, use_cpu=True, report_to="none"
+        ),
+        train_dataset=Dataset.from_list([{"messages": TURNS}]),
+        processing_class=words,
+    )
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    ids, labels, _ = encoded(words, TURNS)
+    assert (batch["input_ids"].tolist(), batch["labels"].tolist()) == ([ids], [labels])
+
+
+def test_thoughts_that_only_the_last_answer_has_hide_no_earlier_one(words):
+    words.chat_template = WITH_LATE_THOUGHTS
+    text, notes = learned(words, TURNS)
+    assert (text.split()[8:11], text.split()[-5:]) == (
+        ["good", "fine", "[SEP]"],
+        "and and poor it [SEP]".split(),
+    )
+    assert notes == ()
+
+
+def test_a_chat_whose_earlier_turns_are_rewritten_learns_its_last_answer_and_is_counted(words):
+    words.chat_template = REWRITING
+    text, (note,) = learned(words, TURNS)
+    assert text == "_ " * 22 + "poor it [SEP]"
+    assert note.startswith("Of 1 of 1 chats the last answer alone is learned")
+
+
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, MARKED])
+def test_an_answer_of_weight_0_is_not_learned(words, template):
+    words.chat_template = template
+    turns = [turn | ({"weight": 0} if turn["content"] == "good fine" else {}) for turn in TURNS]
+    assert learned(words, turns)[0].split()[:16] == [*["_"] * 16]
+    assert learned(words, turns)[0].split()[16:18] == ["bad", "[SEP]"]
+
+
+def test_the_end_that_a_template_lacks_is_learned_after_every_answer(words):
+    """As GLM's: an answer ends where the next turn begins."""
+    words.chat_template = CHAT_TEMPLATE.replace(" [SEP]", "").replace("{{ 'day '", "{{ '[SEP] day '")
+    assert learned(words, TURNS)[0].endswith("_ _ _ _ bad [SEP] _ _ _ _ poor it [SEP]")
+
+
+def test_a_prompt_that_loses_its_beginning_keeps_the_labels_of_its_end(words):
+    words.chat_template = CHAT_TEMPLATE
+    text = learned(words, TURNS)[0].split()
+    for max_length in (9, 14):
+        assert learned(words, TURNS, max_length=max_length)[0].split() == text[-max_length:]
+
+
+def test_all_learns_the_prompt_and_leaves_none_to_answer(words):
+    words.chat_template = CHAT_TEMPLATE
+    ids, labels, _ = encoded(words, TURNS, learn="all")
+    assert labels == ids
+    with pytest.raises(SpecError, match=r"^task\.learn all leaves no prompt to answer"):
+        encoded(words, TURNS, learn="all", metric="exact-match")
+
+
+def test_texts_are_compared_with_the_last_answer(words):
+    words.chat_template = CHAT_TEMPLATE
+    ids, labels, _ = encoded(words, TURNS)
+    start, answer = last_answer([*labels, -100])
+    assert (start, answer) == (len(ids) - 3, ids[-3:])
