@@ -1,6 +1,11 @@
-"""What a GPU must do for autopeft, checked in ten minutes: PASS or FAIL a line, and JSON at the end.
+"""What a GPU must do for autopeft, checked in half an hour: PASS or FAIL a line, and JSON at the end.
 
-    python scripts/gpu_check.py [--cpu] [--only NAME ...]
+    python scripts/gpu_check.py [--model MODEL] [--data FILE] [--dry] [--only NAME ...]
+
+The same LoRA is trained by autopeft and by TRL's SFTTrainer for 200 steps, in bfloat16 and in 4 bits, and
+losses, speed and peak memory stand side by side (`gpu_check_parity.py`). MODEL and FILE are for this alone,
+such as Qwen/Qwen2.5-0.5B and its rows; without them both are made up. `gpu_check_speed.py` tells which
+kernels of attention run, what rank 15 costs against 16, and how fast the model loads and writes.
 
 Methods attach, train and count as planned, adapters that start from data (EVA) too; a 1 B and an 8 B model of
 random weights take the memory that a replay without weights says (32 rows of 512 tokens a step), in 4 and 8
@@ -8,7 +13,7 @@ bits too; a row that fits only with checkpointing is trained with it; a run out 
 model usable; a full run that goes on from its short run equals an unbroken one; a step waits for the GPU
 nowhere; a second GPU is used alone; a whole search with its scores, its texts of unequal length and its
 generated answers ends with a verdict, and its adapter loads; a probe tells what several adapters in one batch
-gain. Without a GPU it exits with code 2; `--cpu` makes the same checks in tiny sizes on the CPU. A check that
+gain. Without a GPU it exits with code 2; `--dry` makes the same checks in tiny sizes on the CPU. A check that
 is not possible here is SKIPped.
 """
 
@@ -31,6 +36,7 @@ from typing import Any
 import pandas as pd
 import torch
 import transformers
+from gpu_check_parity import check_trl
 from gpu_check_parts import (
     EIGHT_B,
     METHODS,
@@ -50,6 +56,7 @@ from gpu_check_parts import (
     skeleton_of,
     wait,
 )
+from gpu_check_speed import check_attention, check_generation, check_load, check_ranks
 from peft import PeftModel, get_peft_model
 from torch import nn
 
@@ -333,6 +340,12 @@ def check_packing(place: Place) -> Finding:
 
 
 CHECKS: dict[str, Callable[[Place], Finding]] = {
+    "trl": check_trl,
+    "trl_four_bits": partial(check_trl, bits="4bit"),
+    "attention": check_attention,
+    "ranks": check_ranks,
+    "load": check_load,
+    "generation": check_generation,
     "methods": check_methods,
     "eva": check_eva,
     "waits": check_waits,
@@ -370,19 +383,22 @@ def run(place: Place, names: Sequence[str]) -> list[Finding]:
 def main() -> int:
     """Run the checks; returns the exit code: 0 all passed, 1 some failed, 2 no GPU."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--cpu", action="store_true", help="tiny sizes on the CPU")
+    parser.add_argument("--model", help="hub id or folder, for the comparison with TRL")
+    parser.add_argument("--data", type=Path, help="its rows: JSON with prompt and completion a line")
+    parser.add_argument("--dry", action="store_true", help="everything but the GPU: tiny sizes on the CPU")
     parser.add_argument("--only", nargs="*", choices=list(CHECKS), help="these checks alone")
-    given = parser.parse_args()
-    if not given.cpu and not torch.cuda.is_available():
-        print("There is no GPU here; run this where torch sees one, or pass --cpu.", file=sys.stderr)
+    flags = parser.parse_args()
+    if not flags.dry and not torch.cuda.is_available():
+        print("There is no GPU here; run this where torch sees one, or pass --dry.", file=sys.stderr)
         return 2
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     warnings.simplefilter("ignore")  # of peft and transformers, about what the checks do on purpose
-    place = Place(device=torch.device("cpu" if given.cpu else "cuda"), tiny=given.cpu)
-    findings = run(place, given.only or list(CHECKS))
-    device = "cpu" if given.cpu else torch.cuda.get_device_name(place.device)
-    answer = {"device": device, "torch": torch.__version__, "checks": [vars(found) for found in findings]}
+    device = torch.device("cpu" if flags.dry else "cuda")
+    place = Place(device=device, tiny=flags.dry, model=flags.model, data=flags.data)
+    findings = run(place, flags.only or list(CHECKS))
+    card = "cpu" if flags.dry else torch.cuda.get_device_name(place.device)
+    answer = {"device": card, "torch": torch.__version__, "checks": [vars(found) for found in findings]}
     print(json.dumps(answer, indent=2))
     return int(any(found.status == "FAIL" for found in findings))
 

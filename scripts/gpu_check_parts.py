@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,6 +45,8 @@ class Place:
 
     device: torch.device
     tiny: bool
+    model: str | None = None  # what is compared with TRL, and the rows for it; None makes them up
+    data: Path | None = None
 
     @property
     def precision(self) -> Precision:
@@ -103,12 +106,15 @@ def _cost(base: BaseModel, adapters: Sequence[Adapter]) -> int:
     return sum(METHODS[a.method].cost(sites[a.site], a.rank, dict(a.options)) for a in adapters)
 
 
-def bench_of(base: BaseModel, place: Place, *, n_tokens: int = 32, **settings: Any) -> Bench:
-    """A bench on rows of random tokens."""
+def bench_of(
+    base: BaseModel, place: Place, *, n_tokens: int = 32, is_ragged: bool = False, **settings: Any
+) -> Bench:
+    """A bench on rows of random tokens, of eight lengths if they are ragged."""
     generator = torch.Generator().manual_seed(0)
     n_words = len(base.module.get_input_embeddings().weight)
     rows = torch.randint(1, n_words, (64, n_tokens), generator=generator).tolist()
-    examples = tuple({"input_ids": row, "attention_mask": [1] * n_tokens} for row in rows)
+    rows = [row[i % 8 :] if is_ragged else row for i, row in enumerate(rows)]
+    examples = tuple({"input_ids": row, "attention_mask": [1] * len(row)} for row in rows)
     splits = {
         name: EncodedSplit(examples=examples[part], labels=tuple(rows[part]))
         for name, part in {
