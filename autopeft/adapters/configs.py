@@ -82,7 +82,8 @@ def changed_fields(config: PeftConfig) -> dict[str, Any]:
 def auto_class_of(configs: Sequence[PeftConfig]) -> str | None:
     """Name the class of transformers to build: by the configs' task, else as `peft` noted it, else None."""
     by_task = [_AUTO_CLASSES.get(task_name(config) or "") for config in configs]
-    written = [(config.auto_mapping or {}).get("base_model_class") for config in configs]
+    mappings = [config.auto_mapping for config in configs if isinstance(config.auto_mapping, dict)]
+    written = [str(mapping.get("base_model_class")) for mapping in mappings]
     return next((name for name in (*by_task, *written) if name and hasattr(transformers, name)), None)
 
 

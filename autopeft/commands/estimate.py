@@ -21,7 +21,7 @@ from autopeft.model import Precision
 from autopeft.records import DataSpec, ModelSpec, RunSpec, TaskSpec
 from autopeft.run.defaults import with_full_run, with_max_length
 from autopeft.run.prepare import NAMED, load_data
-from autopeft.store import parse_bytes, read_plan
+from autopeft.store import parse_bytes, read_plan, resolve_settings
 
 # The precision that a user can ask for; auto is that of the device.
 _PRECISIONS = {
@@ -191,6 +191,9 @@ def _check_request(request: EstimateRequest) -> None:
         raise UnknownNameError("device", device, ["cuda", "cpu", *estimate.CARDS], hint=hint)
     if task is not None and task not in tasks:
         raise UnknownNameError("task", task, sorted(tasks))
+    sizes = {"task.batch_size": request.batch_size, "task.max_length": request.max_length}
+    sizes = {name: size for name, size in sizes.items() if size is not None}
+    resolve_settings(config=None, env={}, flags=sizes, assignments=())  # which refuses senseless ones
     if request.quantize is not None and request.quantize not in _BITS:
         raise UnknownNameError("quantisation", request.quantize, _BITS)
     if request.run.epochs is not None and request.run.data is None:

@@ -31,7 +31,7 @@ from autopeft.records import (
     to_json,
 )
 from autopeft.report.formatting import duration
-from autopeft.run.base_facts import TRAINING, base_difference, facts_of, write_outputs
+from autopeft.run.base_facts import DATA, TRAINING, base_difference, facts_of, trained_facts, write_outputs
 from autopeft.run.best import plan_document, training_json
 from autopeft.run.prepare import Prepared, prepare
 from autopeft.run.reporting import TRAINED, environment, setting_of, write_trained_card
@@ -119,8 +119,7 @@ def train_plan(
     check_plan(document.plan, prepared.base, prepared.methods)
     if note := other_base_note(document, prepared.base):
         log.warning("%s", note)
-    if model_id is None:
-        _warn_of_another_base(path, prepared)
+    _warn_of_changes(path, prepared, has_own_base=model_id is None, has_own_data=data_source is None)
     fidelity = Fidelity(
         split="confirm",
         train_steps=prepared.full_steps,
@@ -204,14 +203,18 @@ def with_source(data: DataSpec, source: str) -> DataSpec:
     return data.model_copy(update={"source": whole_path(source), "config_name": None})
 
 
-def _warn_of_another_base(path: Path, prepared: Prepared) -> None:
-    """Log how the base model differs from that of the finished weights beside a plan, if there are any."""
+def _warn_of_changes(path: Path, prepared: Prepared, *, has_own_base: bool, has_own_data: bool) -> None:
+    """Log how base model and rows differ from those of the finished weights beside a plan."""
     parent = path if path.is_dir() else path.parent
     folders = (parent / "best" / "weights", parent / "weights", parent)
     weights = next((folder for folder in folders if (folder / TRAINING).is_file()), None)
-    differing = weights and base_difference(weights, prepared.base.module, prepared.base.tokenizer)
-    if differing:
+    if weights is None:
+        return
+    base, rows = prepared.base, trained_facts(weights / TRAINING).get(DATA)
+    if has_own_base and (differing := base_difference(weights, base.module, base.tokenizer)):
         log.warning("%s was trained on another base model: %s.", weights, differing)
+    if has_own_data and rows is not None and rows != prepared.data.fingerprint:
+        log.warning("%s was trained on other rows than the data files hold now.", weights)
 
 
 def _write_files(

@@ -46,6 +46,7 @@ _N_UNIVERSAL = 10  # cells of a token in CoNLL-U
 _FEW_PARAGRAPHS = 60  # a text with fewer is read line by line, so that each split gets some; chosen by hand
 
 # pyarrow's errors are ValueErrors or of its own kind; a damaged gzip file raises EOFError and zlib.error.
+_MANY_DIGITS = 20  # 2^63 has 19
 FILE_ERRORS = (
     *(DatasetsError, OSError, ValueError, RuntimeError, OverflowError, EOFError, zlib.error),
     pa.ArrowException,
@@ -294,17 +295,22 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
         lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
         for place, (number, line) in enumerate(lines):
             if place == 0 and line.lstrip().startswith("["):
-                rows = json.loads(line + file.read())
+                rows = json.loads(line + file.read(), parse_int=_whole_number)
                 yield from ((f"row {n}", row) for n, row in enumerate(rows, start=1))
                 return
             try:
-                row = json.loads(line)
+                row = json.loads(line, parse_int=_whole_number)
             except ValueError as error:
                 raise _FaultyRowError(
                     f"has no whole JSON value in line {number} ({shortened(line.strip(), 50)!r}): {error}; "
                     "write a record in each line, or one list of records."
                 ) from error
             yield f"line {number}", row
+
+
+def _whole_number(digits: str) -> int | str:
+    """Read a number of JSON; one beyond 64 bits stays text, since a table of mixed cells cannot hold it."""
+    return int(digits) if len(digits) < _MANY_DIGITS else digits
 
 
 def _paragraphs(text: str) -> list[str]:

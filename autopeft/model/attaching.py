@@ -23,7 +23,7 @@ from peft.utils.transformers_weight_conversion import convert_peft_config_for_tr
 from safetensors.torch import load_file
 from torch import nn
 
-from autopeft.errors import SpecError, TrainingError
+from autopeft.errors import SpecError
 from autopeft.model.light_layers import lighten
 from autopeft.store import require_unchanged, seal_folder
 
@@ -241,25 +241,20 @@ def save_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
 def load_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
     """Load what `save_weights` wrote into a model with the same plan.
 
-    Raises TrainingError if a file is missing, and SpecError if a file differs from its checksum.
+    Raises SpecError if a file is missing, differs from its checksum, or holds the tensors of another plan.
     """
     require_unchanged(folder)
     for name in names:
         path = _weights_path(folder, name, names)
         if not path.is_file():
-            raise TrainingError(f"The trained weights {path} are gone; run the search again with --resume.")
-        set_peft_model_state_dict(model, load_file(path), adapter_name=name)
-
-
-def require_weights(model: PeftModel, folder: Path) -> None:
-    """Raise SpecError if a folder does not hold exactly the tensors of a model's adapters and head."""
-    names = tuple(model.peft_config)
-    for name in names:
-        path = _weights_path(folder, name, names)
-        if not path.is_file():
-            raise SpecError(f"{path} is not there; pass the folder to which this plan's weights were saved.")
+            raise SpecError(
+                f"{path} is not there; pass the folder to which this plan's weights were saved, or run the "
+                "search again with --resume."
+            )
+        stored = load_file(path)
         state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-        require_shapes(load_file(path), state, path=path)
+        require_shapes(stored, state, path=path)
+        set_peft_model_state_dict(model, stored, adapter_name=name)
 
 
 def require_shapes(

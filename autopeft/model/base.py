@@ -18,7 +18,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from autopeft.errors import SiteError
-from autopeft.model.attaching import attach, load_weights, note_modules, require_weights
+from autopeft.model.attaching import attach, load_weights, note_modules
 from autopeft.model.devices import Precision, forked_rng
 from autopeft.model.light_layers import keep_format, leave_casts_to_autocast
 from autopeft.model.linear_maps import hidden_size, n_bits, n_params
@@ -249,7 +249,6 @@ class BaseModel:
         try:
             model = self._attach(configs, plan, task_type=task_type, seed=seed, draws_head=False)
             if weights is not None:
-                require_weights(model, weights)
                 load_weights(model, tuple(model.peft_config), weights)
         except BaseException:
             restore()

@@ -118,6 +118,7 @@ class TaskSpec(Topic):
         "Tokens per example, at most. Default: by the lengths of the train split, within the model's context",
         "Full run",
         ge=2,
+        le=1e9,
     )
 
 

@@ -21,15 +21,15 @@ from autopeft.run.prepare import Prepared
 from autopeft.store import write_text
 
 TRAINING, OUTPUTS = "training.json", "outputs.json"
-_BASE = "base"
+_BASE, DATA = "base", "data_fingerprint"
 # They name a place, a version or a format, change no number, or are those of the trained head.
 _WITHOUT_EFFECT = frozenset(
     "_name_or_path architectures transformers_version dtype torch_dtype quantization_config "
     "id2label label2id num_labels problem_type use_cache return_dict output_attentions output_hidden_states "
-    "pad_token_id".split()
+    "pad_token_id pad_token".split()
 )
 _TEXT = "Straße, naïve café: DON'T pay $3.14 (or 2,718 €)…\n\n\tfoo_bar ½ ﬁ 你好 😀  https://a.b/c?d=e  "
-_N_WORDS = 64  # of the vocabulary, which the tokenizer splits beside that text
+_N_WORDS = 1 << 12  # of the vocabulary, which the tokenizer splits beside that text
 _N_ROWS, _N_NUMBERS = 4, 64  # whose outputs are kept, and how many numbers of each
 _MAX_INPUTS = 1 << 14  # numbers of a row that are kept
 # Of the largest output: other devices round otherwise; weights or products in 16 bits round much more.
@@ -52,7 +52,9 @@ def base_facts(module: nn.Module, processor: Any, *, weights: Mapping[str, str])
         words = " ".join(word for word, _ in vocabulary[:: len(vocabulary) // _N_WORDS + 1])
         splits = [processor(text)["input_ids"] for text in (_TEXT, words, words.upper())]
         facts["vocabulary of the tokenizer"] = digest_of(vocabulary)
-        facts["token ids of a sample text"] = digest_of(splits)
+        special = {name: str(word) for name, word in processor.special_tokens_map.items()}
+        facts["token ids of sample texts"] = digest_of(splits)
+        facts |= {f"tokenizer.{name}": special[name] for name in sorted(special.keys() - _WITHOUT_EFFECT)}
         facts["chat template"] = digest_of(getattr(processor, "chat_template", None))
     elif hasattr(processor, "to_json_string"):
         fields = _with_effect(json.loads(processor.to_json_string()))
@@ -68,9 +70,9 @@ def _with_effect(config: Any) -> Any:
 
 
 def facts_of(prepared: Prepared, weights: Mapping[str, str]) -> dict[str, Any]:
-    """Name what decides the outputs of the base model of a run, and the names of its labels."""
+    """Name what decides the outputs of the base model of a run, the names of its labels, and its rows."""
     facts = base_facts(prepared.base.module, prepared.base.tokenizer, weights=weights)
-    return {_BASE: facts, "label_names": list(prepared.data.label_names)}
+    return {_BASE: facts, "label_names": list(prepared.data.label_names), DATA: prepared.data.fingerprint}
 
 
 def trained_facts(path: Path) -> dict[str, Any]:

@@ -102,6 +102,17 @@ def swap_two_ids(folder):
     path.write_text(json.dumps(content))
 
 
+def replace_a_word(folder):
+    path = folder / "tokenizer.json"
+    replacing = {"type": "Replace", "pattern": {"String": "lovely"}, "content": "awful"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"normalizer": replacing}))
+
+
+def rename_cls(folder):
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"cls_token": "bad"}))
+
+
 def without_special_tokens(folder):
     path = folder / "tokenizer.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": None}))
@@ -117,7 +128,9 @@ def without_special_tokens(folder):
         (change_weights(lambda tensor: tensor.bfloat16().float()), "other weights"),
         (change_weights(nudge), "other weights"),
         (swap_two_ids, "vocabulary of the tokenizer"),
-        (without_special_tokens, "token ids of a sample text"),
+        (without_special_tokens, "token ids of sample texts"),
+        (replace_a_word, "token ids of sample texts"),
+        (rename_cls, "tokenizer.cls_token [CLS], now bad"),
     ],
 )
 def test_every_change_of_the_base_model_is_named(trained, own_base, edit, name, tmp_path, caplog):
@@ -141,3 +154,21 @@ def test_edited_label_names_are_told(trained, tmp_path):
     assert told in merged_notes(trained, tmp_path / "merged")
     push = ["push", str(trained), "someone/adapter", "--base-model", "a/base", "--dry-run"]
     refused(CliRunner().invoke(app, push), 2, told)
+
+
+def test_other_rows_than_those_of_the_trained_adapter_are_told(own_base, data_dir, tmp_path, caplog):
+    data = shutil.copytree(data_dir, tmp_path / "data")
+    write_plan(tmp_path / "plan.yaml", plan_of_queries(own_base, data, max_steps=2))
+    folder = train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter").folder
+    train_plan(folder, out=tmp_path / "same")
+    assert "trained on other rows" not in caplog.text
+    path = data / "train.csv"
+    path.write_text(path.read_text().replace("lovely", "awful", 1))
+    train_plan(folder, out=tmp_path / "again")
+    assert "trained on other rows" in caplog.text
+
+
+def test_a_plan_whose_ranks_were_swapped_after_training_is_refused_by_the_shapes_of_its_weights(trained):
+    path = trained / "plan.yaml"
+    path.write_text(path.read_text().replace("rank: 2", "rank: 3", 1).replace("rank: 2", "rank: 1", 1))
+    refused(verify(trained), 2, "hold 2 ×", "asks for 3 ×")

@@ -212,3 +212,21 @@ def test_numbers_without_effect_are_refused_in_a_plan(tmp_path, model_dir, data_
     path.write_text(re.sub(rf"{key}: [\d.]+", f"{key}: {value}", path.read_text(), count=1))
     with pytest.raises(SpecError, match=key):
         read_plan(path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 10**25), ("max_length", 10**25)])
+def test_sizes_without_sense_are_refused_before_anything_is_estimated(name, value):
+    with pytest.raises(SpecError, match=rf"task.{name} .* should be less than or equal to"):
+        commands.estimate_step(commands.EstimateRequest(trained="lora_r4", model_id="x", **{name: value}))
+
+
+@pytest.mark.parametrize("mapping", ["auto", [1], {"base_model_class": 3}])
+def test_an_auto_mapping_of_nonsense_is_no_class(tmp_path, tiny_llama, mapping):
+    config = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"], "auto_mapping": mapping}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    assert commands.count(tmp_path / "adapter_config.json", model_id=str(tiny_llama)).trainable_params > 0
+
+
+def test_json_numbers_beyond_64_bits_stay_text_among_cells_of_other_types(tmp_path):
+    with pytest.raises(DataError, match=r"Column text holds \{'a': 1\}"):
+        read(tmp_path / "d.jsonl", rows(text=["good", 10**25, {"a": 1}], label=["a", "b"]))

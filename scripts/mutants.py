@@ -1,0 +1,173 @@
+"""Change one thing in the code at a time, and list the changes that the tests of its room do not notice.
+
+    python scripts/mutants.py OUT.csv [--rooms engine evidence budget adapters] [--n 100] [--seed 0]
+
+A mutant swaps an operator, a comparison, a constant, `min` and `max` or `any` and `all`, negates a condition,
+or leaves a statement out; messages and logs stay as they are. Each runs in a fork of this process on a copy
+of the repository, with `-x`. A row has file, line, both texts and outcome: killed, survived, or hangs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import csv
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TESTS = {
+    "engine": ["tests/engine"],
+    "evidence": ["tests/evidence"],
+    "budget": ["tests/test_budget.py", "tests/test_budget_allocation.py"],
+    "adapters": ["tests/adapters"],
+}
+SECONDS = 300  # of processor time, after which the tests of a mutant count as hanging
+SWAPPED = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Pow: ast.Mult,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+}
+NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "floor": "ceil", "ceil": "floor"}
+SKIPPED = (ast.JoinedStr, ast.Import, ast.ImportFrom, ast.Raise)  # messages, and what fails at import
+
+
+def places(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes that may be changed: no annotations, messages, decorators or logs."""
+    for name, value in ast.iter_fields(tree):
+        if name in ("annotation", "returns", "decorator_list", "type_comment"):
+            continue
+        for node in value if isinstance(value, list) else [value]:
+            is_log = isinstance(node, ast.Expr) and ast.unparse(node).startswith("log.")
+            if isinstance(node, ast.AST) and not isinstance(node, SKIPPED) and not is_log:
+                yield node
+                yield from places(node)
+
+
+def mutants(node: ast.AST) -> Iterator[str]:
+    """The texts that may stand in a node's place."""
+    if isinstance(node, ast.Compare) and len(node.ops) == 1:
+        swapped = ast.Compare(node.left, [SWAPPED[type(node.ops[0])]()], node.comparators)
+        yield f"({ast.unparse(swapped)})"
+    elif isinstance(node, ast.BinOp) and type(node.op) in SWAPPED:
+        yield f"({ast.unparse(ast.BinOp(node.left, SWAPPED[type(node.op)](), node.right))})"
+    elif isinstance(node, ast.BoolOp):
+        yield f"({ast.unparse(ast.BoolOp(SWAPPED[type(node.op)](), node.values))})"
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        yield f"({ast.unparse(node.operand)})"
+    elif isinstance(node, ast.Constant) and type(node.value) in (bool, int, float):
+        value = node.value
+        yield repr(
+            not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else value * 1.5
+        )
+    elif isinstance(node, ast.Name) and node.id in NAMES:
+        yield NAMES[node.id]
+    elif isinstance(node, ast.Attribute) and node.attr in NAMES:
+        yield f"{ast.unparse(node.value)}.{NAMES[node.attr]}"
+    elif isinstance(node, ast.IfExp):
+        yield f"({ast.unparse(ast.IfExp(node.test, node.orelse, node.body))})"
+    elif isinstance(node, ast.AugAssign | ast.Continue | ast.Delete | ast.Expr):
+        is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        yield from () if is_docstring else ("pass",)
+
+
+def drawn(rooms: list[str], n: int, seed: int) -> list[tuple[str, str, ast.AST, str]]:
+    """Some mutants at random: room, file, node and its new text."""
+    every = []
+    for room in rooms:
+        found = sorted(Path("autopeft", room).glob("*.py")) or [Path("autopeft", f"{room}.py")]
+        for path in found:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            every += [(room, str(path), node, text) for node in places(tree) for text in mutants(node)]
+    return random.Random(seed).sample(every, min(n, len(every)))
+
+
+def replaced(source: str, node: ast.AST, text: str) -> str:
+    """The source with a text in a node's place."""
+    lines = source.encode().splitlines(keepends=True)
+    start = sum(map(len, lines[: node.lineno - 1])) + node.col_offset
+    end = sum(map(len, lines[: node.end_lineno - 1])) + node.end_col_offset
+    content = source.encode()
+    return (content[:start] + text.encode() + content[end:]).decode()
+
+
+def outcome(paths: list[str]) -> str:
+    """Run tests in a fork of this process; it has imported the libraries, and none of our own code."""
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(1, 2)
+        code = pytest.main(["-x", "-q", "-n0", "-p", "no:cacheprovider", *paths])
+        os._exit(int(code))
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return "survived" if code == 0 else "hangs" if code < 0 else "killed"
+
+
+def main() -> None:
+    """Draw mutants, run the tests on each, and write a row as soon as it is known."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--rooms", nargs="*", default=list(TESTS), choices=TESTS)
+    parser.add_argument("--n", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    import datasets  # noqa: F401 - once, for all forks
+    import optuna  # noqa: F401
+    import peft  # noqa: F401
+    import transformers  # noqa: F401
+
+    chosen, out = drawn(arguments.rooms, arguments.n, arguments.seed), arguments.out.absolute()
+    with tempfile.TemporaryDirectory(prefix="mutants-") as parent, contextlib.chdir(parent):
+        repository = Path(__file__).parents[1]
+        for name in ("autopeft", "tests", "search_spaces", "reports", "docs", "pyproject.toml", "README.md"):
+            copy = shutil.copytree if (repository / name).is_dir() else shutil.copy
+            copy(repository / name, name)
+        sys.path[:0], sys.dont_write_bytecode = [parent, f"{parent}/tests"], True
+        os.environ["PYTHONPATH"], os.environ["PYTHONDONTWRITEBYTECODE"] = parent, "1"
+        for room in arguments.rooms:
+            assert outcome(TESTS[room]) == "survived", f"the tests of {room} fail without a change"
+        with out.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(("file", "line", "before", "after", "outcome", "seconds"))
+            for room, name, node, text in chosen:
+                source, started = Path(name).read_text(encoding="utf-8"), time.monotonic()
+                Path(name).write_text(replaced(source, node, text), encoding="utf-8")
+                found = outcome(TESTS[room])
+                Path(name).write_text(source, encoding="utf-8")
+                seconds = round(time.monotonic() - started)
+                writer.writerow((name, node.lineno, ast.unparse(node), text, found, seconds))
+                stream.flush()
+
+
+if __name__ == "__main__":
+    main()
