@@ -41,7 +41,7 @@ def search(
     baselines, rivals = choose_finalists(problem, study)
     # Training goes on from their short runs, and keeps the weights.
     baseline, finished = train_in_full(problem, runs, baselines, rivals)
-    study.finish_trials()
+    study.prune_trials()
     judged = judge(problem, runs, baseline, finished)  # in pairs, on all confirm rows
     tested = read_test(problem, runs, judged)
     sizes = smaller_budgets(problem, runs, judged)

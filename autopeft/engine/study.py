@@ -48,6 +48,7 @@ class Study:
 
     def __post_init__(self) -> None:
         self._study_id = self.storage.create_new_study([StudyDirection.MINIMIZE], STUDY)
+        self.runs.taken = self._complete_trial
 
     def measure_first_plans(self) -> None:
         """Propose the list of the search space, and measure as much of it as the limits pay."""
@@ -145,14 +146,17 @@ class Study:
         )
         return self.storage.create_new_trial(self._study_id, trial)
 
-    def finish_trials(self) -> None:
-        """Complete the trials of the plans that were trained in full, and prune the others."""
-        for trial_id, (plan, short_loss) in self._racing.items():
-            keys = [(plan, self.problem.lengths.full(seed=seed)) for seed in self.problem.seeds]
-            runs = [self.runs.measured[key] for key in keys if key in self.runs.measured]
-            loss = next((run.loss for run in runs if run.loss is not None), None)
-            if loss is None:
-                self.storage.set_trial_state_values(trial_id, TrialState.PRUNED, [short_loss])
-            else:
-                self.storage.set_trial_intermediate_value(trial_id, self.problem.lengths.full_steps, loss)
-                self.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [loss])
+    def _complete_trial(self, run: Measurement) -> None:
+        """Complete the trial of a plan whose first full run has ended."""
+        if run.fidelity.split != "confirm" or run.loss is None:
+            return
+        for trial_id in [trial_id for trial_id, (plan, _) in self._racing.items() if plan == run.plan]:
+            self.storage.set_trial_intermediate_value(trial_id, run.fidelity.train_steps, run.loss)
+            self.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [run.loss])
+            del self._racing[trial_id]
+
+    def prune_trials(self) -> None:
+        """Prune the trials of the plans that were not trained in full."""
+        while self._racing:
+            trial_id, (_, short_loss) = self._racing.popitem()
+            self.storage.set_trial_state_values(trial_id, TrialState.PRUNED, [short_loss])
