@@ -198,19 +198,16 @@ def at_one_rank(claims: Sequence[Claim], *, max_params: int, may_differ: bool) -
     return claims if is_coarse else at(rank)
 
 
-def require_affordable(cheapest: dict[str, int], *, budget: Budget, available: int) -> None:
+def require_affordable(cheapest: dict[str, int], *, budget: Budget) -> None:
     """Raise `BudgetError`, naming the cheapest plan, where the budget pays for no plan at all.
 
-    `cheapest` maps a method or mix to the trainable parameters of its smallest plan. `available` is the part
-    of the budget for adapters: less than all of it with `--count-head`, below 0 where the head exceeds it.
+    `cheapest` maps a method or mix to the trainable parameters of its smallest plan.
     """
     name = min(cheapest, key=lambda method: (cheapest[method], method))
-    if cheapest[name] <= available:
+    if cheapest[name] <= budget.max_trainable_params:
         return
-    limit = budget.max_trainable_params
-    share = "" if available == limit else f", of which {max(available, 0):,} for adapters"
     raise BudgetError(
-        f"The budget {budget.requested!r} allows {limit:,} trainable parameters{share}; "
+        f"The budget {budget.requested!r} allows {budget.max_trainable_params:,} trainable parameters; "
         f"the cheapest plan ({name} where it costs least) needs {cheapest[name]:,}. Raise --budget."
     )
 

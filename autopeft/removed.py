@@ -26,6 +26,11 @@ SETTINGS = {
     ),
     "--baseline takes a plan or a run of the same base model and tunes its learning rate": "warm_start",
     "--trials, --max-time and --max-cost end a search": "patience",
+    "max_rank in a search space of your own caps the ranks of a method": "max_rank",
+    "--serve-on any keeps to LoRA, and --methods to the methods that you name": "mergeable",
+    "a parameter takes four bytes of the file: lower --budget": "max_adapter_size max_adapter_bytes",
+    "the task head is counted beside the budget; lower --budget by its size": "count_head",
+    "pass the first rows as a file or, in Python, as a datasets.Dataset": "streaming",
 }
 _KEYS_OF_SPACES = {
     "max_rank caps the ranks of a method in a search space": "size min_rank",

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, overload
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from autopeft import commands
 from autopeft.api.result import Result, in_python_words, with_path
-from autopeft.commands import Analysis, Suggestion, SuggestRequest, apply, save
+from autopeft.commands import Analysis, Preview, Suggestion, SuggestRequest, apply, save
 from autopeft.commands.tune import Study
 from autopeft.errors import ModelError, SpecError
 from autopeft.model import require_plain, restoring
@@ -39,39 +39,64 @@ from autopeft.store import read_plan as load_plan
 log = logging.getLogger(__name__)
 
 
+@overload
+def search(
+    model_or_settings: RunSpec | nn.Module | str | Path | None = ...,
+    dataset: Any = ...,
+    /,
+    budget: str | None = ...,
+    *,
+    dry_run: Literal[False] = ...,
+    **settings: Any,
+) -> Result: ...
+
+
+@overload
+def search(
+    model_or_settings: RunSpec | nn.Module | str | Path | None = ...,
+    dataset: Any = ...,
+    /,
+    budget: str | None = ...,
+    *,
+    dry_run: Literal[True],
+    **settings: Any,
+) -> Preview: ...
+
+
 @one_at_a_time()
 def search(
     model_or_settings: RunSpec | nn.Module | str | Path | None = None,
     dataset: Any = None,
     /,
+    budget: str | None = None,
     *,
-    model: nn.Module | str | Path | None = None,
-    data: Any = None,
     tokenizer: Any = None,
     resume: bool = False,
+    dry_run: bool = False,
     **settings: Any,
-) -> Result:
+) -> Result | Preview:
     """Search as `autopeft search` does, write the same run directory, and return its result as a record.
 
-    `search(model, data, budget="0.5%")` is the usual call. Without model and data, the demo runs on its small
-    model and sample dataset.
+    `search(model, data, "0.5%", label="team", effort="quick")` is the usual call. Without model and data, the
+    demo runs on its small model and sample dataset.
 
     Args:
-        model_or_settings: The model; or settings as a record, or the YAML file that holds them (`run.yaml`),
-            over which arguments win.
-        dataset: The data.
-        model: Hub id, directory, or a transformers model with the task's head. A model that is passed as an
-            object is unchanged afterwards.
-        data: A dataset as `--data` takes it, a `datasets.Dataset` or `DatasetDict`, a `DataFrame` of pandas
-            or Polars, or a dictionary of these by split.
+        model_or_settings: Hub id, directory, or a transformers model with the task's head, which is unchanged
+            afterwards; `model=` says the same. Or settings as a record, or the YAML file that holds them
+            (`run.yaml`), over which arguments win.
+        dataset: A dataset as `--data` takes it, a `datasets.Dataset` or `DatasetDict`, a `DataFrame` of
+            pandas or Polars, or a dictionary of these by split; `data=` says the same.
+        budget: Such as "0.5%", "300k" or "r16".
         tokenizer: The tokenizer of a model object, as an object; for a vision model its image processor.
         resume: Continue the run in `out`. Model and data that were objects are passed again.
-        **settings: Any other setting of a search by the name of its flag, such as `budget="0.5%"` or
-            `out="folder"`. None leaves a setting out. `quiet=True` shows no bars.
+        dry_run: Check everything, and predict size, time and memory in place of searching.
+        **settings: Any other setting of a search by the name of its flag, such as `max_steps=50` or
+            `out="folder"`; `label` and `text` are short for `label_column` and `text_column`. None leaves a
+            setting out. `quiet=True` shows no bars.
 
     Returns:
         All plans with their measurements, the best plan, the full runs and the verdict against the
-        baseline. `result.path` is the folder of the run.
+        baseline. `result.path` is the folder of the run. A `Preview` with `dry_run`.
 
     Raises:
         UnknownNameError: No setting, method, task or other part has this name.
@@ -89,8 +114,11 @@ def search(
     shows = is_watched() and not quiet
     progress = BarProgress(shows=shows)
     with in_python_words(), above_bars(shows=shows):
-        spec, model, data = _positional(model_or_settings, dataset, model=model, data=data)
-        request, explicit, memory = _resolve(spec, settings, model=model, data=data, tokenizer=tokenizer)
+        settings = {"budget": budget, **settings}
+        request, explicit, memory = _resolve(model_or_settings, dataset, settings, tokenizer=tokenizer)
+        if dry_run:
+            with _lent(memory):
+                return commands.preview(request, explicit=explicit, resume=resume, memory=memory)
         try:
             with _lent(memory):
                 result, path = commands.run_search(
@@ -135,9 +163,8 @@ def analyze(
     model_or_settings: RunSpec | nn.Module | str | Path | None = None,
     dataset: Any = None,
     /,
+    budget: str | None = None,
     *,
-    model: nn.Module | str | Path | None = None,
-    data: Any = None,
     tokenizer: Any = None,
     scores: Sequence[str] = ("gradient", "fisher"),
     **settings: Any,
@@ -152,8 +179,8 @@ def analyze(
     max_examples, out = settings.pop("max_examples", None), settings.pop("out", None)
     settings.pop("quiet", None)  # as for `search`; there are no bars here
     with in_python_words():
-        spec, model, data = _positional(model_or_settings, dataset, model=model, data=data)
-        request, explicit, memory = _resolve(spec, settings, model=model, data=data, tokenizer=tokenizer)
+        settings = {"budget": budget, **settings}
+        request, explicit, memory = _resolve(model_or_settings, dataset, settings, tokenizer=tokenizer)
         with _lent(memory):
             return commands.analyze(
                 request,
@@ -166,7 +193,9 @@ def analyze(
 
 
 @one_at_a_time()
-def suggest(model: str | Path | None = None, budget: str = "r16", **about: Any) -> Suggestion:
+def suggest(
+    model: str | Path | None = None, data: str | Path | None = None, budget: str = "r16", **about: Any
+) -> Suggestion:
     """Make a `peft` config for a model and a budget in seconds, and tell batch, memory, time and price.
 
     LoRA of one round rank on all linear maps, at the rate that a search tries first for a model of this
@@ -174,8 +203,9 @@ def suggest(model: str | Path | None = None, budget: str = "r16", **about: Any) 
 
     Args:
         model: Hub id or directory.
+        data: A dataset as `--data` takes it, for the length of its rows and the number of steps.
         budget: Such as "r16", "0.5%" or "300k".
-        **about: What `autopeft suggest` has flags for: data, task, revision, quantize, device (such as
+        **about: What else `autopeft suggest` has flags for: task, revision, quantize, device (such as
             "a100-80gb"), memory, gpu_price.
 
     Raises:
@@ -183,20 +213,18 @@ def suggest(model: str | Path | None = None, budget: str = "r16", **about: Any) 
         AutopeftError: As for `search`.
 
     Example:
-        suggestion = autopeft.suggest("meta-llama/Llama-3.1-8B", "r16")
+        suggestion = autopeft.suggest("meta-llama/Llama-3.1-8B", budget="r16")
         peft_model = peft.get_peft_model(model, suggestion.config)  # train it at suggestion.learning_rate
     """
     with in_python_words():
-        wrong = sorted(about.keys() - {field.name for field in fields(SuggestRequest)})
-        if wrong or not isinstance(model, str | Path | None):
-            word = (
-                f"no argument {', '.join(wrong)}"
-                if wrong
-                else f"the name of a model, not a {type(model).__name__}"
-            )
-            raise SpecError(f"autopeft.suggest takes {word}; see help(autopeft.suggest).")
-        name = None if model is None else str(model)
-        return commands.suggest(SuggestRequest(model_id=name, budget=str(budget), **about))
+        takes = "autopeft.suggest takes {}; see help(autopeft.suggest)."
+        if wrong := sorted(about.keys() - {field.name for field in fields(SuggestRequest)}):
+            raise SpecError(takes.format(f"no argument {', '.join(wrong)}"))
+        for word, value in (("model", model), ("dataset", data)):
+            if not isinstance(value, str | Path | None):
+                raise SpecError(takes.format(f"the name of a {word}, not a {type(value).__name__}"))
+        model_id, source = (None if value is None else str(value) for value in (model, data))
+        return commands.suggest(SuggestRequest(model_id=model_id, data=source, budget=str(budget), **about))
 
 
 def load_result(folder: str | Path) -> Result:
@@ -209,17 +237,18 @@ def load_result(folder: str | Path) -> Result:
         return with_path(RunDir.open(folder).load_result(), Path(folder))
 
 
-def _positional(
+def _resolve(
     model_or_settings: RunSpec | nn.Module | str | Path | None,
     dataset: Any,
+    settings: Mapping[str, Any],
     *,
-    model: nn.Module | str | Path | None,
-    data: Any,
-) -> tuple[RunSpec | str | Path | None, nn.Module | str | Path | None, Any]:
-    """Settings, model and data of a call; the first positional argument is either settings or the model.
+    tokenizer: Any,
+) -> tuple[RunSpec, frozenset[str], InMemory]:
+    """Sort the arguments of a call: its settings, the names of those that the user set, and the objects.
 
     Raises:
         SpecError: Model or data are passed twice.
+        ModelError: The tokenizer is none, or comes without a model object.
     """
     is_file = isinstance(model_or_settings, str | Path) and Path(model_or_settings).suffix in (
         ".yaml",
@@ -228,23 +257,15 @@ def _positional(
     spec, by_position = None, model_or_settings
     if is_file or isinstance(model_or_settings, RunSpec):
         spec, by_position = cast("RunSpec | str | Path", model_or_settings), None
-    for word, one, other in (("model", by_position, model), ("data", dataset, data)):
-        if one is not None and other is not None:
+    rest = dict(settings)
+    objects: dict[str, Any] = {}
+    for word, value in (("model", by_position), ("data", dataset)):
+        by_name = rest.pop(word, None)
+        if value is not None and by_name is not None:
             raise SpecError(f"{word} is passed twice, by position and by name; pass it once.")
-    model = model if by_position is None else cast("nn.Module | str | Path", by_position)
-    return spec, model, data if dataset is None else dataset
-
-
-def _resolve(
-    spec: RunSpec | str | Path | None,
-    settings: Mapping[str, Any],
-    *,
-    model: nn.Module | str | Path | None,
-    data: Any,
-    tokenizer: Any,
-) -> tuple[RunSpec, frozenset[str], InMemory]:
-    """Sort the arguments of a call: its settings, the names of those that the user set, and the objects."""
-    arguments = by_dotted_name(settings)
+        objects[word] = by_name if value is None else value
+    arguments = by_dotted_name(rest)
+    model, data = objects["model"], objects["data"]
     model_object = None if isinstance(model, str | Path) else model
     data_object = None if isinstance(data, str | Path) else data
     if tokenizer is not None and model_object is None:
@@ -256,7 +277,8 @@ def _resolve(
             f"tokenizer is {tokenizer!r}, which is none; pass the object that "
             "AutoTokenizer.from_pretrained(…) gives, or for images that of AutoImageProcessor."
         )
-    for word, name, value in (("model", "model.id", model), ("data", "data.source", data)):
+    for word, name in (("model", "model.id"), ("data", "data.source")):
+        value = objects[word]
         if value is None:
             continue
         if arguments.get(name) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +12,43 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from autopeft import commands, report
-from autopeft.commands import Pushed
+from autopeft.commands import Pushed, Reply, Trained
 from autopeft.errors import AutopeftError
-from autopeft.records import SearchResult, python_words
+from autopeft.records import Plan, SearchResult, python_words
 from autopeft.removed import instead_of
 from autopeft.run.reporting import part_words
 from autopeft.run.resources import one_at_a_time
+from autopeft.store import read_plan
 
 if TYPE_CHECKING:
     import pandas as pd
     from peft import PeftModel
+
+
+# What completion shows first: all other fields are those of a SearchResult.
+_FACE = (
+    *("baseline", "best", "full_runs", "leaderboard", "load", "path", "plans", "predict", "push_to_hub"),
+    *("rival", "sizes", "test", "verdict"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedPlan:
+    """A plan of a run in its file, to train in full as the run would."""
+
+    path: Path
+    plan: Plan
+
+    @one_at_a_time()
+    def train(self, out: str | Path | None = None, *, seed: int | None = None) -> Trained:
+        """Train the plan on the run's model and data; the adapter goes to `out` or a new folder of `reports`.
+
+        Raises:
+            SpecError: The model or the data of the run were objects in memory.
+            AutopeftError: As for `autopeft train`.
+        """
+        with in_python_words():
+            return commands.train_plan(self.path, out=None if out is None else Path(out), seed=seed)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -42,6 +69,28 @@ class Result(SearchResult):
         import pandas as pd
 
         return pd.DataFrame(report.leaderboard(self, part_words(self).labels))
+
+    @property
+    def plans(self) -> dict[str, SavedPlan]:
+        """Each plan of `plans/` by its part in the run: best, baseline, rival, head, 1-of-5."""
+        files = sorted((self.path / "plans").glob("*.yaml"))
+        return {file.stem: SavedPlan(path=file, plan=read_plan(file).plan) for file in files}
+
+    @one_at_a_time()
+    def predict(self, inputs: str | Iterable[str | Sequence[str]]) -> tuple[Reply, ...]:
+        """Ask the finished adapter: a label with its probabilities, tags, a number or a text for each input.
+
+        Args:
+            inputs: Texts or paths of images, such as a column of a data frame; a pair of texts is a tuple.
+
+        Raises:
+            SpecError: The inputs are not as the run's rows are, or the model was an object in memory.
+            ModelError: The base model cannot be loaded.
+        """
+        rows = [inputs] if isinstance(inputs, str) else list(inputs)
+        words = [word for row in rows for word in ((row,) if isinstance(row, str) else row)]
+        with in_python_words():
+            return commands.try_run(self.path, words)
 
     @one_at_a_time()
     def load(self, model: nn.Module | None = None) -> PeftModel:
@@ -87,6 +136,9 @@ class Result(SearchResult):
             if instead := instead_of("attribute", name):
                 raise AttributeError(f"result.{name} was removed; {instead}.")
             raise AttributeError(f"'Result' object has no attribute {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return [*_FACE, *(name for name in super().__dir__() if name.startswith("_"))]
 
     def __hash__(self) -> int:
         return hash(self.path)  # equal results have one folder; their settings hold mappings

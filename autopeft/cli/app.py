@@ -30,7 +30,7 @@ from autopeft.store import parse_duration, resolve_settings
 # Paragraphs, since rich joins lines.
 _EXAMPLES = """Examples:
 
-autopeft search --budget 0.5%  (the demo: a small model, sample data)
+autopeft search  (the demo: a small model, sample data)
 
 autopeft search --model ID --data train.csv --budget 300k
 

@@ -133,14 +133,20 @@ def _printable(text: str) -> str:
 
 
 class _Escaped:
-    """A stream without control characters: a name from somebody's files could set colours or titles."""
+    """A stream without control characters: a name from somebody's files could set colours or titles.
+
+    The bold and dim text of a terminal's answer passes.
+    """
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
 
     def write(self, text: str) -> int:
         """Write a text, of which control characters become visible."""
-        self.stream.write(text.translate(CONTROLS))
+        parts = re.split(r"(\x1b\[[012]m)", text)  # every second one is a style
+        self.stream.write(
+            "".join(part if i % 2 else part.translate(CONTROLS) for i, part in enumerate(parts))
+        )
         return len(text)
 
     def __getattr__(self, name: str) -> Any:

@@ -50,9 +50,10 @@ SEARCH_FLAGS: Mapping[str, str | None] = dict.fromkeys(
 )
 
 # The settings that `search --help` shows; `--help-all` shows the others too. Chosen by hand: what one must
-# know to run a search, to bound it, and to repeat it.
+# know to run a search on one's own data, and to repeat it.
 ESSENTIAL = frozenset(
-    "model data task budget effort methods baseline trials sizes max_time quantize seed out".split()
+    "model data text_column label_column task budget effort max_steps methods baseline sizes".split()
+    + "quantize seed out".split()
 )
 
 

@@ -15,7 +15,7 @@ from autopeft.commands.preview import Preview, preview
 from autopeft.commands.push import Pushed, push
 from autopeft.commands.search import run_search
 from autopeft.commands.suggest import Suggestion, SuggestRequest, suggest
-from autopeft.commands.train import train_plan
+from autopeft.commands.train import Trained, train_plan
 from autopeft.commands.try_run import Reply, try_run
 from autopeft.commands.tune import tune
 from autopeft.commands.verify import Reading, Verification, verify

@@ -12,7 +12,7 @@ from autopeft import engine, evidence, space
 from autopeft.engine import SearchProblem, planned_runs, repeated_steps
 from autopeft.errors import TrainingError
 from autopeft.records import Decision, Fidelity, RunSpec
-from autopeft.run.prepare import Prepared
+from autopeft.run.prepare import NAMED, InMemory, Prepared
 from autopeft.run.resources import memory_needed
 from autopeft.run.search_problem import open_run, search_problem
 from autopeft.space import AllocationContext, Policy, Space
@@ -80,16 +80,18 @@ def preview(
     *,
     explicit: frozenset[str] = frozenset(),
     resume: bool = False,
+    memory: InMemory = NAMED,
     started: float | None = None,
 ) -> Preview:
     """Check everything that a search needs, and report its size without starting it.
 
+    `memory` has the model and the dataset that were passed as objects.
     `started` is when the command began, in seconds of `time.monotonic`; None stands for now.
     """
     started = time.monotonic() if started is None else started
     if spec.output.out is not None and not resume:
         RunDir.check(spec.output.out)
-    with open_run(spec, explicit=explicit, resume=resume, out=None) as opened:
+    with open_run(spec, explicit=explicit, resume=resume, out=None, memory=memory) as opened:
         prepared, feasible, context = opened.prepared, opened.feasible, opened.context
         loaded_seconds = time.monotonic() - started
         pace = measured_pace(prepared, feasible, context)

@@ -169,7 +169,7 @@ def _folder(spec: RunSpec) -> AbstractContextManager[Path]:
     """The folder that the user named, or a new one named after data and time."""
     if spec.output.out is not None:
         return nullcontext(Path(spec.output.out))
-    data_name = Path(spec.data.source or "uci_sentiment").stem.strip("<>").replace(" ", "-")
+    data_name = Path(spec.data.source or "demo").stem.strip("<>").replace(" ", "-")
     return claimed_folder(Path("reports") / f"{data_name[:_NAME_LENGTH]}-{datetime.now():%Y%m%d-%H%M%S}")
 
 

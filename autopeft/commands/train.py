@@ -156,7 +156,7 @@ def train_plan(
 def require_data(path: Path, document: PlanDocument, data_source: str | None) -> None:
     """Raise SpecError for a plan without a dataset, such as a pushed one, that is not of the demo.
 
-    It would be trained on the built-in reviews otherwise, which are not what the plan was made for.
+    It would be trained on the built-in sentences otherwise, which are not what the plan was made for.
     """
     if data_source or document.data.source or document.model.id is None:
         return

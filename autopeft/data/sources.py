@@ -33,7 +33,7 @@ from autopeft.errors import DataError, reason_of
 from autopeft.records import DataSpec, path_at_home
 
 _SPELLING = "Check the spelling, or pass --data with the place to which it was moved."
-SAMPLE = Path(__file__).parents[1] / "sample_data" / "uci_sentiment"
+SAMPLE = Path(__file__).parents[1] / "sample_data" / "clinc_domain10"
 
 # `train`, `training` and `trainset`, but not `latest`, `contest` or `trainer`.
 SPLIT_WORD = re.compile(

@@ -66,7 +66,6 @@ class Runs:
         earlier: Measurements of an earlier, stopped run; they are not repeated.
         record: Stores a new measurement; called before the search goes on.
         interrupt: Called before each new measurement; what it raises stops the search.
-        taken: Called with each measurement as the search takes it, an earlier one too.
         clock: Seconds since the run began.
         limits: Of time and cost.
         arms: Plan -> the arm under which it was first proposed, and whether that is a baseline.
@@ -80,7 +79,6 @@ class Runs:
     earlier: Mapping[Key, Measurement] = field(default_factory=dict)
     record: Callable[[Measurement], None] = lambda measurement: None
     interrupt: Callable[[], None] = lambda: None
-    taken: Callable[[Measurement], None] = lambda measurement: None
     clock: Callable[[], float] = lambda: 0.0
     limits: Limits = Limits()
     measured: dict[Key, Measurement] = field(default_factory=dict)
@@ -124,7 +122,6 @@ class Runs:
     def _take(self, key: Key, measurement: Measurement) -> None:
         """Keep and show a measurement."""
         self.measured[key] = measurement
-        self.taken(measurement)
         latest = list(self.measured.values())[-_MOST_FAILED:]
         if len(latest) == _MOST_FAILED and all(m.status.is_of_machine for m in latest):
             raise TrainingError(

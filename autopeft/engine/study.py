@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import optuna
 from optuna.samplers import TPESampler
@@ -33,7 +34,8 @@ class Study:
     """The proposals of a search with their short runs.
 
     The Optuna study in memory holds the trials that the sampler proposed; the one in `storage` gets a trial
-    for each proposal, with its losses by training steps, while the search goes on.
+    for each proposal, with its losses by training steps, while the search goes on. For that, the study stands
+    between the runs and their display.
     """
 
     problem: SearchProblem
@@ -48,7 +50,7 @@ class Study:
 
     def __post_init__(self) -> None:
         self._study_id = self.storage.create_new_study([StudyDirection.MINIMIZE], STUDY)
-        self.runs.taken = self._complete_trial
+        self._display, self.runs.progress = self.runs.progress, self
 
     def measure_first_plans(self) -> None:
         """Propose the list of the search space, and measure as much of it as the limits pay."""
@@ -146,14 +148,20 @@ class Study:
         )
         return self.storage.create_new_trial(self._study_id, trial)
 
-    def _complete_trial(self, run: Measurement) -> None:
-        """Complete the trial of a plan whose first full run has ended."""
-        if run.fidelity.split != "confirm" or run.loss is None:
-            return
-        for trial_id in [trial_id for trial_id, (plan, _) in self._racing.items() if plan == run.plan]:
-            self.storage.set_trial_intermediate_value(trial_id, run.fidelity.train_steps, run.loss)
-            self.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [run.loss])
-            del self._racing[trial_id]
+    def phase(self, name: str, n_measurements: int) -> None:
+        """Show that a phase begins."""
+        self._display.phase(name, n_measurements)
+
+    def measured(self, measurement: Measurement, **about: Any) -> None:
+        """Complete the trial of a plan whose first full run has ended, and show the measurement."""
+        steps, loss = measurement.fidelity.train_steps, measurement.loss
+        if measurement.fidelity.split == "confirm" and loss is not None:
+            racing = [trial_id for trial_id, (plan, _) in self._racing.items() if plan == measurement.plan]
+            for trial_id in racing:
+                self.storage.set_trial_intermediate_value(trial_id, steps, loss)
+                self.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [loss])
+                del self._racing[trial_id]
+        self._display.measured(measurement, **about)
 
     def prune_trials(self) -> None:
         """Prune the trials of the plans that were not trained in full."""

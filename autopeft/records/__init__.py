@@ -67,7 +67,6 @@ from autopeft.records.spec import (
     BudgetSpec,
     DataSpec,
     ExecutionSpec,
-    LimitSpec,
     ModelSpec,
     OutputSpec,
     RunSpec,

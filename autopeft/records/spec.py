@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Literal
 
 from autopeft.records.fields import SettingField, Topic, setting, settings_of
@@ -96,15 +95,13 @@ class TaskSpec(Topic):
     )
     epochs: float | None = setting(
         None,
-        "Length of a full run in epochs. Default: 3 (demo: 2), 1 to 3 for language models, by the size of "
-        "the data",
+        "Length of a full run in epochs. Default: 3, 1 to 3 for language models, by the size of the data",
         "Full run",
-        demo=2.0,
         gt=0,
         le=1e6,
     )
     max_steps: int | None = setting(
-        None, "Length of a full run in optimizer steps; overrides --epochs", "Full run", ge=1
+        None, "Length of a full run in optimizer steps; overrides --epochs", "Full run", demo=150, ge=1
     )
     batch_size: int | None = setting(
         None,
@@ -130,8 +127,8 @@ class BudgetSpec(Topic):
         "Trainable parameters, at most: 0.5% of the base model, 300k, or r16: what LoRA of rank 16 trains",
         "Options",
         short="budget",
+        demo="7500",
     )
-    count_head: bool = setting(False, "Count the task head's parameters too", "Options")
 
 
 class Extent(Topic):
@@ -187,7 +184,7 @@ class SearchSpec(Extent):
 
     methods: tuple[str, ...] = setting((), "Only these methods, separated by commas", "Options")
     serve_on: tuple[Literal["vllm", "tgi", "llama.cpp", "any"], ...] = setting(
-        (), "Only plans that these servers load, separated by commas", "Limits beside the budget"
+        (), "Only plans that these servers load, separated by commas", "Search"
     )
     baseline: str | None = setting(
         None,
@@ -204,22 +201,6 @@ class SearchSpec(Extent):
         gt=0,
     )
     seed: int = setting(0, "Seed of splits, proposals and training runs", "Search", ge=0, le=MAX_SEED)
-
-
-_limit = partial(setting, group="Limits beside the budget")
-
-
-class LimitSpec(Topic):
-    """What a plan may cost beside its parameters; None sets no limit."""
-
-    mergeable: bool = _limit(False, "Only plans that merge into the base model")
-    max_rank: int | None = _limit(None, "Largest rank of a low-rank adapter", ge=1)
-    max_adapter_bytes: int | None = _limit(
-        None,
-        "Size of the adapter's file, head included, at most, such as 5MB",
-        short="max_adapter_size",
-        ge=1,
-    )
 
 
 class ExecutionSpec(Topic):
@@ -298,7 +279,6 @@ class RunSpec(Topic):
     task: TaskSpec = TaskSpec()
     budget: BudgetSpec = BudgetSpec()
     search: SearchSpec = SearchSpec()
-    limits: LimitSpec = LimitSpec()
     execution: ExecutionSpec = ExecutionSpec()
     output: OutputSpec = OutputSpec()
 

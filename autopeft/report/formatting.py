@@ -156,20 +156,12 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def megabytes(value: float) -> str:
-    """Write megabytes with two digits, or as `< 0.01`."""
-    if value >= 99.5:  # which two digits would write as 1e+02
-        return f"{value:,.0f}"
-    return f"{value:.2g}" if value >= 0.01 else "0" if value == 0 else "< 0.01"
-
-
 def memory(n_bytes: int | None) -> str:
-    """Write bytes of memory in MB or GB."""
+    """Write bytes of memory or of a file in kB, MB or GB."""
     if not n_bytes:
         return NOTHING
-    if n_bytes >= 1e9:
-        return f"{n_bytes / 1e9:.1f} GB"
-    return f"{n_bytes / 1e6:.0f} MB" if n_bytes >= 1e6 else "< 1 MB"
+    size, unit = next((pair for pair in ((1e9, "GB"), (1e6, "MB")) if n_bytes >= pair[0]), (1e3, "kB"))
+    return f"{n_bytes / size:.{1 if n_bytes < 10 * size else 0}f} {unit}"
 
 
 def first_line(error: str | None) -> str:
@@ -197,7 +189,7 @@ def _environment(kind: str) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters: list[Any] = [count, difference, duration, first_line, interval, last_part, megabytes, memory]
+    filters: list[Any] = [count, difference, duration, first_line, interval, last_part, memory]
     filters += [metric, minuses, percent, plus_minus, rate, share_words, significant]
     environment.filters.update({function.__name__: function for function in filters})
     return environment

@@ -180,7 +180,7 @@ def _settings(result: SearchResult | SearchSoFar) -> list[tuple[str, str]]:
         "quantised": "" if spec.model.quantize == "none" else f"{spec.model.quantize} by bitsandbytes",
         "data": spec.data.source or f"default ({setting.data})",
         "task": spec.task.name,
-        "budget": spec.budget.requested + (", head counted in" if spec.budget.count_head else ""),
+        "budget": spec.budget.requested,
         "full run": f"{setting.full_run_steps:,} steps",
         "batch size": str(spec.task.batch_size or ""),
         "max length": f"{spec.task.max_length} tokens" if spec.task.max_length else "",
@@ -247,12 +247,14 @@ def short_text(result: SearchResult, path: str) -> str:
 
 
 def short_html(result: SearchResult, path: str, words: PartWords) -> str:
-    """Write the answer, the full runs as a table, and the folder, for notebooks."""
+    """Write the answer, the full runs as a table, their difference and a link to the page, for notebooks."""
+    is_share = bool(result.setting.metric_is_share)
     return render(
         "summary.html",
         answer=answer_of(result, words),
         setting=result.setting,
-        is_share=bool(result.setting.metric_is_share),
+        is_share=is_share,
+        chart=difference_chart(result.verdict, is_share=is_share),
         rows=full_rows(result, words),
         path=path,
     )

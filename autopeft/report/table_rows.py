@@ -46,7 +46,7 @@ class FullRow:
 
     `difference` is that of the verdict (mean, low, high) in the rival's row. `peak_bytes` is the training
     memory beside the weights. `learning_rate` and `train_seconds` are None for the untrained model, and
-    `file_megabytes` is the size of the adapter with the head.
+    `file_bytes` is the size of the adapter with the head.
     """
 
     mark: str
@@ -58,7 +58,7 @@ class FullRow:
     learning_rate: float | None
     train_seconds: float | None
     peak_bytes: int
-    file_megabytes: float
+    file_bytes: int
 
 
 def full_rows(result: SearchResult, words: PartWords) -> tuple[FullRow, ...]:
@@ -80,7 +80,7 @@ def full_rows(result: SearchResult, words: PartWords) -> tuple[FullRow, ...]:
             learning_rate=None if is_untrained(result, record.plan) else record.plan.learning_rate,
             train_seconds=None if is_untrained(result, record.plan) else record.train_seconds,
             peak_bytes=memory.get(record.plan, 0),
-            file_megabytes=FLOAT32_BYTES * (record.plan.trainable_params + result.setting.head_params) / 1e6,
+            file_bytes=FLOAT32_BYTES * (record.plan.trainable_params + result.setting.head_params),
         )
         for record in result.full_runs
     )

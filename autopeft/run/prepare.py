@@ -97,7 +97,7 @@ def with_demo_settings(spec: RunSpec, explicit: frozenset[str]) -> RunSpec:
     if spec.model.id is not None or spec.data.source is not None:
         return spec
     for field in SETTINGS.values():
-        is_set = field.name in explicit or (field.name == "task.epochs" and "task.max_steps" in explicit)
+        is_set = field.name in explicit or (field.name == "task.max_steps" and "task.epochs" in explicit)
         if field.demo is not None and not is_set:
             spec = with_setting(spec, field.name, field.demo)
     return spec

@@ -152,8 +152,6 @@ def _card_facts(
 
 def hub_base(setting: SearchFacts) -> str | None:
     """The base model's id on the hub; None for a model that lies in a folder or was in memory alone."""
-    if setting.base_model == model.DEMO_NAME:
-        return model.DEMO_HUB_ID
     return _hub_id_unless_here(setting.base_model_source)
 
 
@@ -167,7 +165,7 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
     metric = metric_facts(prepared.task)
     loaded, module = prepared.data, prepared.base.module
     if prepared.spec.model.id != IN_MEMORY:
-        source = model.resolve(prepared.spec.model)[0]
+        source = (prepared.spec.model.id and model.resolve(prepared.spec.model)[0]) or model.DEMO_HUB_ID
     else:
         source = "" if prepared.base.differs_from_checkpoint else loaded_from(module)
         source = source or IN_MEMORY

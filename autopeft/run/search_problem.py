@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import geometric_mean
@@ -17,7 +17,6 @@ from autopeft.errors import DataError, SiteError, SpecError
 from autopeft.extension import Method, discover, metric_facts
 from autopeft.model import BaseModel
 from autopeft.records import (
-    FLOAT32_BYTES,
     SIZE_SCORE,
     Arm,
     Budget,
@@ -124,7 +123,7 @@ def open_run(
 
 
 def requested_space(spec: RunSpec) -> space.Space:
-    """Load the search space, and reduce it to what methods, servers and limits allow.
+    """Load the search space, and reduce it to what methods and servers allow.
 
     Raises SpecError if no arm is left.
     """
@@ -133,7 +132,7 @@ def requested_space(spec: RunSpec) -> space.Space:
     if spec.search.serve_on:
         servers = space.SERVERS if "any" in spec.search.serve_on else spec.search.serve_on
         requested = space.servable(requested, servers, methods)
-    return space.limited(requested, spec.limits, methods)
+    return requested
 
 
 def check_comparison(prepared: Prepared) -> None:
@@ -192,57 +191,35 @@ class Fitting(Protocol):
 def fit_to_budget(prepared: Fitting, requested: Space) -> tuple[Space, AllocationContext]:
     """Reduce a space to what fits model and budget; also gives what an allocation needs, with scores of 1.
 
-    The task head counts against `--max-adapter-size`, and with `--count-head` against the budget too.
-
     Raises:
-        SpecError: No plan of the space fits into `--max-adapter-size`.
         SiteError: No method of the space fits any site.
         BudgetError: No plan of the space fits the budget.
     """
-    parsed = prepared.budget
-    head_params = prepared.base.head_params if prepared.spec.budget.count_head else 0
-    available = parsed.max_trainable_params - head_params
-    limit, head = prepared.spec.limits.max_adapter_bytes, FLOAT32_BYTES * prepared.base.head_params
-    in_file = prepared.base.base_params if limit is None else (limit - head) // FLOAT32_BYTES
     is_served = bool(prepared.spec.search.serve_on)  # no server reads LoRA on experts in one parameter
     context = AllocationContext(
         sites=tuple(s for s in prepared.base.sites if not (is_served and s.kind == "parameter")),
         scores=dict.fromkeys((site.name for site in prepared.base.sites), 1.0),
         methods=prepared.methods,
-        max_params=max(0, min(available, in_file)),
+        max_params=prepared.budget.max_trainable_params,
     )
     costs = space.cheapest(requested, context)
     if not costs:
         names = ", ".join(requested.arms)
-        limits = _under_cap(prepared, requested.arms, requested) or _under_space(requested, context)
+        placements = _under_space(requested, context)
         raise SiteError(
-            f"None of the methods {names} fits a site of {prepared.base.name}{limits}; ask for others."
+            f"None of the methods {names} fits a site of {prepared.base.name}{placements}; ask for others."
         )
-    budget.require_affordable(costs, budget=parsed, available=available)
-    if (least := min(costs.values())) > in_file:
-        raise SpecError(
-            f"--max-adapter-size allows {limit:,} bytes; the cheapest plan needs {FLOAT32_BYTES * least:,} "
-            f"beside {head:,} of the task head. Raise --max-adapter-size."
-        )
+    budget.require_affordable(costs, budget=prepared.budget)
     feasible = space.feasible(requested, context)
     for name in requested.arms:
         if name not in feasible.arms:
-            cap = _under_cap(prepared, [name], requested)
-            log.info("%s is left out: nothing of it fits the model and the budget%s.", name, cap)
+            log.info("%s is left out: nothing of it fits the model and the budget.", name)
             continue
         for (method, part), (_, fitting) in zip(requested.parts(name), feasible.parts(name), strict=True):
             for placement in part.placement:
                 if placement not in fitting.placement:
                     log.info("%s at %s is left out: the model has no site for it there.", method, placement)
     return feasible, context
-
-
-def _under_cap(prepared: Fitting, arms: Iterable[str], requested: Space) -> str:
-    """Name `--max-rank` if it bounds a method of the arms; else empty."""
-    methods = [prepared.methods[name] for arm in arms for name, _ in requested.parts(arm)]
-    is_capped = any(method.ranked and method.low_rank for method in methods)
-    cap = prepared.spec.limits.max_rank
-    return f" under --max-rank {cap:,}" if cap is not None and is_capped else ""
 
 
 def _under_space(requested: Space, context: AllocationContext) -> str:

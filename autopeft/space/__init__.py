@@ -16,7 +16,7 @@ from autopeft.space.layout import (
     plan_of,
     select_sites,
 )
-from autopeft.space.limits import SERVERS, limited, servable
+from autopeft.space.limits import SERVERS, servable
 from autopeft.space.sampling import learning_rates, suggest
 from autopeft.space.spaces import (
     BASELINE_METHOD,

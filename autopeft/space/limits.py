@@ -1,4 +1,4 @@
-"""Narrows a search space to what the user's limits allow and servers read."""
+"""Narrows a search space to what servers read."""
 
 from __future__ import annotations
 
@@ -6,40 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from autopeft.errors import SpecError
 from autopeft.extension import Method
-from autopeft.records import LimitSpec, OptionValue
+from autopeft.records import OptionValue
 from autopeft.space.spaces import MethodSpace, MixPart, Space
 
 SERVERS = ("vllm", "tgi", "llama.cpp")
-
-
-def limited(space: Space, limits: LimitSpec, methods: Mapping[str, Method]) -> Space:
-    """Narrow a space to the limits.
-
-    Ranks of low-rank matrices are capped, and no other numbers, such as those of frequencies. Methods
-    that do not merge are dropped with the mixes of them.
-
-    Raises:
-        SpecError: Nothing of the space is left.
-    """
-
-    def narrow(name: str, part: MethodSpace) -> MethodSpace | None:
-        method = methods[name]
-        if limits.mergeable and not method.merges:
-            return None
-        if not limits.max_rank or not method.low_rank:
-            return part
-        ranks = (rank for rank in (part.max_rank, limits.max_rank) if rank is not None)
-        return part.model_copy(update={"max_rank": min(ranks)})
-
-    narrowed = space.narrowed(narrow)
-    if not narrowed.arms:
-        requested = limits.model_dump(exclude_defaults=True)
-        listed = ", ".join(f"{name} {value}" for name, value in requested.items())
-        raise SpecError(
-            f"Nothing of the search space keeps to the limits {listed}; "
-            "raise or drop one of them, or choose another --space."
-        )
-    return narrowed
 
 
 def servable(space: Space, servers: Sequence[str], methods: Mapping[str, Method]) -> Space:

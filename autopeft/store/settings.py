@@ -161,6 +161,7 @@ def by_dotted_name(settings: Mapping[str, object]) -> dict[str, object]:
         {'search.trials': 30, 'search.score': 'snr'}
     """
     dotted = {name: field.name for name, field in SHORT_NAMES.items()} | {name: name for name in SETTINGS}
+    dotted |= {"label": "data.label_column", "text": "data.text_columns"}  # of the usual call in Python
     for name in settings:
         if name not in dotted:
             raise UnknownNameError("setting", name, dotted if "." in name else SHORT_NAMES, listed_in=_PAGE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -28,13 +29,13 @@ def test_a_record_a_file_and_arguments_ask_the_same(tmp_path):
     record = RunSpec.model_validate({"model": {"id": "m"}, "search": {"trials": 5}})
     file = tmp_path / "run.yaml"
     file.write_text("model: {id: m}\nsearch: {trials: 5}\n", encoding="utf-8")
-    nothing = {"model": None, "data": None, "tokenizer": None}
+    resolve = partial(api._resolve, tokenizer=None)
     requests = [
-        api._resolve(record, {}, **nothing),
-        api._resolve(file, {}, **nothing),
-        api._resolve(None, {"trials": 5}, **{**nothing, "model": "m"}),
-        api._resolve(record, {"search.trials": 5}, **nothing),
-        api._resolve(None, {"model.id": "m", "search.trials": 5}, **nothing),
+        resolve(record, None, {}),
+        resolve(file, None, {}),
+        resolve("m", None, {"trials": 5}),
+        resolve(record, None, {"search.trials": 5}),
+        resolve(None, None, {"model.id": "m", "search.trials": 5}),
     ]
     assert {(spec.model.id, spec.search.trials, given) for spec, given, _ in requests} == {
         ("m", 5, frozenset({"model.id", "search.trials"}))
@@ -42,10 +43,10 @@ def test_a_record_a_file_and_arguments_ask_the_same(tmp_path):
 
 
 def test_units_are_read_as_on_the_command_line():
-    settings = {"max_time": "2m", "max_adapter_size": "1KiB", "budget": 300}
-    spec, _, _ = api._resolve(None, settings, model=None, data=None, tokenizer=None)
+    settings = {"max_time": "2m", "memory": "1KiB", "budget": 300}
+    spec, _, _ = api._resolve(None, None, settings, tokenizer=None)
     assert spec.search.max_time_seconds == 120
-    assert spec.limits.max_adapter_bytes == 1024
+    assert spec.execution.memory_bytes == 1024
     assert spec.budget.requested == "300"
 
 
@@ -68,11 +69,10 @@ def test_numbers_of_numpy_are_numbers():
         "trials": np.int64(3),
         "margin": np.float32(0.5),
         "budget": np.int32(300),
-        "mergeable": np.bool_(True),
     }
-    spec, _, _ = api._resolve(None, settings, model=None, data=None, tokenizer=None)
+    spec, _, _ = api._resolve(None, None, settings, tokenizer=None)
     assert (spec.search.trials, spec.budget.requested) == (3, "300")
-    assert spec.search.margin == 0.5 and spec.limits.mergeable is True
+    assert spec.search.margin == 0.5
 
 
 def test_a_set_is_refused_since_it_has_no_order():

@@ -45,6 +45,34 @@ def test_result_is_short_to_look_at_and_knows_its_folder(named_run):
     assert len(repr(autopeft.load_result(named_run.path))) == len(text)
 
 
+def test_a_result_answers_texts_and_trains_its_plans_again(named_run, tmp_path):
+    texts = toy_dataset(20, seed=5)["text"]
+    replies = named_run.predict(texts)
+    adapted, tokenizer = named_run.load(), transformers.AutoTokenizer.from_pretrained(named_run.spec.model.id)
+    with torch.inference_mode():
+        logits = adapted(**tokenizer(list(texts), return_tensors="pt", padding=True)).logits
+    names = adapted.config.id2label
+    assert [reply.label for reply in replies] == [names[i] for i in logits.argmax(-1).tolist()]
+    share = float(logits[0].softmax(-1).max())
+    assert replies[0].probabilities[replies[0].label] == pytest.approx(share, abs=1e-5)
+    baseline = named_run.plans["baseline"]
+    assert baseline.plan == named_run.baseline
+    trained = baseline.train(tmp_path / "baseline")
+    (full,) = [record for record in named_run.full_runs if record.plan == named_run.baseline]
+    assert trained.measurement.metric == full.metric_mean
+    assert 10 <= len([name for name in dir(named_run) if not name.startswith("_")]) <= 14
+
+
+def test_the_usual_call_names_the_label_and_a_dry_run_searches_nothing(model_dir, tmp_path):
+    frame = toy_dataset().to_pandas().rename(columns={"label": "team", "text": "message"})
+    about = {"label": "team", "effort": "quick", "max_steps": 8, "batch_size": 8}
+    preview = autopeft.search(str(model_dir), frame, "5%", out=tmp_path / "run", dry_run=True, **about)
+    assert (preview.inputs, preview.label, preview.full_run_steps) == (("message",), "team", 8)
+    assert preview.max_trainable_params == preview.base_params // 20 and not (tmp_path / "run").exists()
+    with pytest.raises(SpecError, match=r"label_column"):
+        autopeft.search(str(model_dir), frame, "5%", label_column="team", dry_run=True, **about)
+
+
 def test_a_plan_is_one_line_with_the_id_that_the_leaderboard_has(named_run):
     best, table = named_run.best, named_run.leaderboard()
     assert best.plan_id in set(table["plan_id"]) and best.plan_id == best.digest
@@ -109,7 +137,7 @@ def test_data_frames_are_read_like_data_sets(model_dir, tmp_path):
 
 @pytest.mark.parametrize(("budget", "rank"), [("r4", 4), ("r5", 4), ("10%", None)])
 def test_suggested_config_trains_what_it_says_and_the_budget_allows(budget, rank, model_dir):
-    suggestion = autopeft.suggest(model_dir, budget, task="text-classification")
+    suggestion = autopeft.suggest(model_dir, budget=budget, task="text-classification")
     base = transformers.AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
     n_base = sum(p.numel() for n, p in base.named_parameters() if not n.startswith("classifier"))
     model = peft.get_peft_model(base, suggestion.config)
@@ -122,7 +150,7 @@ def test_suggested_config_trains_what_it_says_and_the_budget_allows(budget, rank
 
 
 def test_suggested_snippet_is_the_config(model_dir):
-    suggestion = autopeft.suggest(model_dir, "r4", task="text-classification")
+    suggestion = autopeft.suggest(model_dir, budget="r4", task="text-classification")
     namespace = {}
     exec(suggestion.snippet("peft"), namespace)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
@@ -136,7 +164,7 @@ def test_suggested_snippet_is_the_config(model_dir):
 
 def test_budget_that_is_a_fraction_is_answered_with_percent(model_dir):
     with pytest.raises(SpecError, match=r"less than one parameter.*did you mean '0\.5%'"):
-        autopeft.suggest(model_dir, 0.005)
+        autopeft.suggest(model_dir, budget=0.005)
 
 
 def test_errors_speak_of_arguments(named_run, tmp_path, model_dir, data_dir):

@@ -34,10 +34,10 @@ def test_examples_that_are_no_whole_number_are_refused(wrong, model_dir, data):
 
 def test_what_a_suggestion_does_not_take_is_refused(model_dir, module):
     with pytest.raises(SpecError, match=r"takes no argument methods; see"):
-        autopeft.suggest(model_dir, "r4", methods=["ia3"])
+        autopeft.suggest(model_dir, budget="r4", methods=["ia3"])
     with pytest.raises(SpecError, match=r"takes the name of a model, not a Bert"):
-        autopeft.suggest(module, "r4")
+        autopeft.suggest(module)
     with pytest.raises(BudgetError, match="LoRA of rank 1 on all linear maps trains"):
-        autopeft.suggest(model_dir, "10")
+        autopeft.suggest(model_dir, budget="10")
     with pytest.raises(UnknownNameError, match="trainer named 'keras'"):
-        autopeft.suggest(model_dir, "r4", task="text-classification").snippet("keras")
+        autopeft.suggest(model_dir, budget="r4", task="text-classification").snippet("keras")

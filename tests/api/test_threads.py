@@ -66,7 +66,7 @@ def test_each_call_that_touches_a_model_waits_for_another_thread(call, run, mode
     calls = {
         "search": lambda: autopeft.search(str(model_dir), "no/such.csv"),
         "analyze": lambda: autopeft.analyze(str(model_dir), "no/such.csv"),
-        "suggest": lambda: autopeft.suggest(str(model_dir), "no budget"),
+        "suggest": lambda: autopeft.suggest(str(model_dir), budget="no budget"),
         "apply": lambda: autopeft.apply("no plan", None),
         "load": lambda: result.load(),
     }

@@ -137,6 +137,6 @@ def test_control_characters_reach_no_terminal(monkeypatch):
     terminal = io.StringIO()
     monkeypatch.setattr(sys, "stdout", terminal)
     with exit_codes():
-        print("a label \x1b]0;title\x07\tand more")
-    assert terminal.getvalue() == "a label \\x1b]0;title\\x07\tand more\n"
+        print("\x1b[1ma label\x1b[0m \x1b]0;title\x07\tand more")
+    assert terminal.getvalue() == "\x1b[1ma label\x1b[0m \\x1b]0;title\\x07\tand more\n"
     assert sys.stdout is terminal

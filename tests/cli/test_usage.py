@@ -30,7 +30,7 @@ def test_the_short_help_has_what_matters_and_examples_and_the_long_one_everythin
     assert short.exit_code == long.exit_code == 0
     assert every <= flags_of(long.stdout)
     shown = flags_of(short.stdout) & every
-    assert {"--model", "--data", "--budget", "--effort", "--out"} <= shown and len(shown) <= 14
+    assert {"--model", "--data", "--budget", "--effort", "--out"} <= shown and len(shown) <= 15
     assert "autopeft search --model ID --data train.csv --budget 300k" in short.stdout
     assert "--help-all" in short.stdout
 

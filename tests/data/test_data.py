@@ -54,8 +54,8 @@ def pairs(data):
 
 def test_sample_dataset_has_the_splits_its_attribution_states():
     data = load(DataSpec(), seed=0)
-    assert sizes(data) == (2086 - 313, 313, 298, 595)  # 313 is 15 % of 2,086, rounded up
-    assert (data.name, data.label_names) == ("uci_sentiment", ("negative", "positive"))
+    assert sizes(data) == (3998 - 600, 600, 1000, 1000)  # 600 is 15 % of 3,998, rounded up
+    assert (data.name, len(data.label_names)) == ("clinc_domain10", 10)
     assert len(data.fingerprint) == 16
 
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from toys.engine import LIST, NO_LORA, SPACE, TIGHT, World, kind_of, levels, problem, run
+from toys.engine import NO_LORA, SPACE, TIGHT, World, kind_of, levels, problem, run
 from toys.metrics import ACCURACY, ERROR_RATE
 
 from autopeft.errors import TrainingError
-from autopeft.records import Arm, Fidelity, FullRun, LimitSpec, Plan, Status
-from autopeft.space import MethodSpace, limited
+from autopeft.records import Arm, Fidelity, FullRun, Plan, Status
+from autopeft.space import MethodSpace
 
 YOURS = Arm(kind="given", label="your baseline")
 
@@ -189,13 +189,6 @@ def test_rivals_have_the_methods_of_the_space_alone(only: str) -> None:
     rivals = {p.plan.lead_method for p in search.outcome.proposals if p.arm.kind != "baseline"}
     assert rivals <= {only}
     assert search.outcome.baseline.lead_method == "lora"
-
-
-def test_ranks_of_rivals_and_default_keep_to_the_limit() -> None:
-    space = limited(SPACE, LimitSpec(max_rank=1), problem().context.methods)
-    plans = [plan for _, plan in problem(space=space).first_plans]
-    assert len(plans) == len(LIST)
-    assert {a.rank for plan in plans for a in plan.adapters if a.method != "ia3"} == {1}
 
 
 def test_equal_plans_are_measured_once() -> None:

@@ -202,8 +202,6 @@ def test_unknown_fields_of_topics_are_refused() -> None:
         ("search", "effort", "high"),
         ("search", "max_cost", 0),
         ("search", "baseline", ""),
-        ("limits", "max_rank", 0),
-        ("limits", "max_adapter_bytes", 0),
         ("search", "max_time_seconds", 0),
         ("search", "seeds", 0),
         ("search", "seeds", 11),
@@ -237,7 +235,7 @@ def test_help_names_choices_and_default() -> None:
     assert SHORT_NAMES["effort"].choices_text == ": quick, normal or thorough"
     assert SHORT_NAMES["effort"].text.endswith(". Default normal.")
     assert SHORT_NAMES["max_time"].text.endswith(", never the full runs. Default none (demo: 450 s).")
-    assert SHORT_NAMES["max_rank"].text == "Largest rank of a low-rank adapter."
+    assert SHORT_NAMES["label_column"].text == "Column with the label."
 
 
 def test_decision_names_the_flag_or_else_the_setting():

@@ -91,12 +91,12 @@ def test_the_verdict_and_the_gain_of_more_steps_stand_below_the_headline():
 
 def test_the_cost_of_the_best_plan_stands_beside_that_of_the_default():
     """Each trained 150 s with 1 MB of memory; a number takes four bytes, and 390 are the head's."""
-    best, default = (f"{4 * (n_params + 390) / 1e6:.2g} MB" for n_params in (7_296, 9_900))
+    best, default = (f"{4 * (n_params + 390) / 1e3:.0f} kB" for n_params in (7_296, 9_900))
     share = f"{100 * 7_296 / 1_234_567:.2f} %"
     assert report.answer_of(toy_result(), WORDS).cost == (
         f"It trains 7,296 parameters ({share} of the base model, and a task head of 390) "
-        f"in 2.5 min with 1 MB of memory beside the weights; its file has {best}. "
-        f"The default trains 9,900 in 2.5 min with 1 MB; its file has {default}."
+        f"in 2.5 min with 1.0 MB of memory beside the weights; its file has {best}. "
+        f"The default trains 9,900 in 2.5 min with 1.0 MB; its file has {default}."
     )
     kept = report.answer_of(kept_default(), WORDS).cost
     assert kept.startswith("It trains 9,900 parameters (0.80 %") and "The default" not in kept

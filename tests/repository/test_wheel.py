@@ -66,7 +66,7 @@ def test_wheel_carries_spaces_templates_licence_and_sample(site: Path, tmp_path:
     assert {path.stem for path in (inside / "search_spaces").glob("*.yaml")} == {
         path.stem for path in (ROOT / "search_spaces").glob("*.yaml")
     }
-    assert (inside / "sample_data/uci_sentiment/ATTRIBUTION.md").is_file()
+    assert (inside / "sample_data/clinc_domain10/ATTRIBUTION.md").is_file()
     assert (inside / "templates/report.html.j2").is_file()
     assert (inside / "py.typed").is_file()
     assert list(site.glob("autopeft-*.dist-info/licenses/LICENSE"))

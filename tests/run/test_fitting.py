@@ -14,7 +14,7 @@ from autopeft.errors import SiteError
 from autopeft.extension import discover
 from autopeft.run.prepare import Prepared
 from autopeft.run.search_problem import fit_to_budget
-from autopeft.space import MethodSpace, Space, limited
+from autopeft.space import MethodSpace, Space
 
 ORTHOGONAL = MethodSpace(options={"init": ("orthogonal",)}, max_rank=1)  # has even ranks alone
 
@@ -36,13 +36,6 @@ def space(**methods: MethodSpace) -> Space:
     return Space(about="", methods=cast("dict[str, MethodSpace]", methods))
 
 
-@pytest.mark.parametrize("name", ["fourierft", "oft"])
-def test_a_cap_on_ranks_leaves_a_method_that_counts_something_else(name: str) -> None:
-    run = prepared(max_rank=1, budget="5000")
-    feasible, _ = fit_to_budget(run, limited(space(**{name: MethodSpace()}), run.spec.limits, run.methods))
-    assert feasible.arms == (name,)
-
-
 def test_the_placement_of_a_space_is_named_where_no_method_fits_for_it() -> None:
     with pytest.raises(SiteError, match=r"lora fits a site .* search space sets \(placement norm\); ask"):
         fit_to_budget(prepared(budget="5000"), space(lora=MethodSpace(placement=("norm",))))
@@ -54,8 +47,3 @@ def test_a_placement_without_a_fitting_site_is_left_out_and_told(caplog: pytest.
         feasible, _ = fit_to_budget(prepared(budget="5000"), space(lora=placed))
     assert feasible.methods["lora"].placement == ("q+v",)
     assert "lora at norm is left out: the model has no site for it there." in caplog.text
-
-
-def test_a_cap_that_leaves_no_method_is_named() -> None:
-    with pytest.raises(SiteError, match=r"lora fits a site of .* under --max-rank 1; ask for others"):
-        fit_to_budget(prepared(max_rank=1, budget="5000"), space(lora=ORTHOGONAL))
