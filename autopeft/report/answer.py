@@ -57,6 +57,7 @@ def answer_of(result: SearchResult, words: PartWords) -> Answer:
         label=label,
         best=best,
         baseline=baseline if is_compared else None,
+        default="the default LoRA" if result.baseline.lead_method == "lora" else "the default",
         is_untrained=is_untrained(result, result.best),
         scored=scored_record(result),
         setting=setting,
