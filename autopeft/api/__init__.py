@@ -257,14 +257,14 @@ def _resolve(
     spec, by_position = None, model_or_settings
     if is_file or isinstance(model_or_settings, RunSpec):
         spec, by_position = cast("RunSpec | str | Path", model_or_settings), None
-    rest = dict(settings)
+    by_name = dict(settings)
     objects: dict[str, Any] = {}
     for word, value in (("model", by_position), ("data", dataset)):
-        by_name = rest.pop(word, None)
-        if value is not None and by_name is not None:
+        named = by_name.pop(word, None)
+        if value is not None and named is not None:
             raise SpecError(f"{word} is passed twice, by position and by name; pass it once.")
-        objects[word] = by_name if value is None else value
-    arguments = by_dotted_name(rest)
+        objects[word] = named if value is None else value
+    arguments = by_dotted_name(by_name)
     model, data = objects["model"], objects["data"]
     model_object = None if isinstance(model, str | Path) else model
     data_object = None if isinstance(data, str | Path) else data

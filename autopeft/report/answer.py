@@ -8,6 +8,7 @@ from autopeft.records import SearchResult, Verdict, in_words_of
 from autopeft.report.formatting import render
 from autopeft.report.plan_names import PartWords, is_untrained
 from autopeft.report.table_rows import full_rows, scored_record
+from autopeft.space import BASELINE_METHOD
 
 NO_LEARNING = "nothing learned"
 # Label of the verdict, or what overrules it -> words and tone of the mark above the answer.
@@ -57,7 +58,7 @@ def answer_of(result: SearchResult, words: PartWords) -> Answer:
         label=label,
         best=best,
         baseline=baseline if is_compared else None,
-        default="the default LoRA" if result.baseline.lead_method == "lora" else "the default",
+        default="the default LoRA" if result.baseline.lead_method == BASELINE_METHOD else "the default",
         is_untrained=is_untrained(result, result.best),
         scored=scored_record(result),
         setting=setting,

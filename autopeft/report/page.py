@@ -159,10 +159,7 @@ def _best_plan(result: SearchResult, words: PartWords) -> BestPlan:
     spec, best, is_command = result.spec, result.best, not result.spec.is_in_memory
     train = train_command(PurePath("best/plan.yaml"), spec.model, spec.data)
     repeat = repeat_command(spec)
-    is_lora = {adapter.method for adapter in best.adapters} == {"lora"} and not result.setting.head_params
-    serving = f"autopeft export --run . --to {'uniform-lora' if is_lora else 'merged'} --out served"
     counting = (f"{train} --out my-adapter", "autopeft count best/plan.yaml", f"{repeat} --out again")
-    commands = (serving, *counting) if is_command else (train, repeat)
     return BestPlan(
         plan=best,
         words=name_of(best, result, words.labels),
@@ -170,7 +167,7 @@ def _best_plan(result: SearchResult, words: PartWords) -> BestPlan:
         range=result.setting.learning_rate_ranges.get(best.lead_method or ""),
         ranks=merged(rank_map(result.sites, best, words.short_labels)),
         python=python_lines(result, words),
-        commands=counting[1:] if spec.has_own_trainer else commands,
+        commands=counting[1:] if spec.has_own_trainer else counting if is_command else (train, repeat),
         is_command=is_command,
     )
 

@@ -26,6 +26,7 @@ ALLOWED = (
     ("records/outcomes.py", "parameters", "the score of sites where memory holds no example"),
     ("cli/", "parameters", "the heading of a column"),
     ("templates/", "parameters", "the heading of a column"),
+    ("templates/sentences.j2", "lora merged uniform-lora", "what servers load"),
     ("space/spaces.py", "lora", "what people write without a search"),
     ("run/search_problem.py", "gradient fisher", "scores that every report shows beside the chosen one"),
     ("run/defaults.py", "exact-match", "what is offered where completions are short"),
