@@ -30,7 +30,6 @@ SETTINGS = {
     "--serve-on any keeps to LoRA, and --methods to the methods that you name": "mergeable",
     "a parameter takes four bytes of the file: lower --budget": "max_adapter_size max_adapter_bytes",
     "the task head is counted beside the budget; lower --budget by its size": "count_head",
-    "pass the first rows as a file or, in Python, as a datasets.Dataset": "streaming",
 }
 _KEYS_OF_SPACES = {
     "max_rank caps the ranks of a method in a search space": "size min_rank",

@@ -27,8 +27,7 @@ BROAD_EXCEPTS = {
 }
 
 
-# It may only fall, unless a capability is added: raise it with that commit (last: other rows are told).
-MAX_PACKAGE_LINES = 36_152
+MAX_PACKAGE_LINES = 36_169  # it may only fall, unless a capability is added: raise it with that commit
 MAX_FOLDER_FILES = 15
 PARTS = {
     f"autopeft/{room}" for room in ("methods", "metrics", "tasks", "sensitivity", "exports")
