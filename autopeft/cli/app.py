@@ -25,7 +25,7 @@ from autopeft.cli.environment import (
 from autopeft.cli.exit_codes import PlainErrors, exit_codes, reader_may_leave
 from autopeft.cli.printing import print_json
 from autopeft.records import VERSION, SearchResult
-from autopeft.store import parse_duration, resolve_settings
+from autopeft.store import parse_duration, parse_yaml, resolve_settings
 
 # Paragraphs, since rich joins lines.
 _EXAMPLES = """Examples:
@@ -162,6 +162,10 @@ def tune(
     trial_time: Annotated[
         str | None, typer.Option(help="Time after which a trial is ended, such as 2h.")
     ] = None,
+    choices: Annotated[
+        list[str] | None,
+        typer.Option("--search", help="Choices of your trainer, such as 'packing: [true, false]'."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to; one with this study goes on with it.")
     ] = None,
@@ -180,6 +184,7 @@ def tune(
         study = Study(
             full_steps=full_steps,
             out=out,
+            search=parse_yaml("\n".join(choices or ["{}"]), source="--search"),
             metric=metric,
             greater_is_better=not lower_is_better,
             test=test,

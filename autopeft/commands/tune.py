@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -22,11 +22,12 @@ import filelock
 import optuna
 from optuna.storages import BaseStorage, InMemoryStorage
 from peft import PeftConfig
+from pydantic import TypeAdapter, ValidationError
 
 from autopeft import engine, model, report
 from autopeft.adapters import compile_plan
 from autopeft.engine import Key, Lengths, Runs, SearchProblem
-from autopeft.errors import NO_ROOM, RunDirError, TrainingError, first_line_of
+from autopeft.errors import NO_ROOM, RunDirError, SpecError, TrainingError, first_line_of
 from autopeft.executors import Executor
 from autopeft.extension import discover
 from autopeft.model import is_out_of_memory
@@ -35,6 +36,7 @@ from autopeft.records import (
     VERSION,
     Measurement,
     MetricFacts,
+    OptionValue,
     Outcome,
     Plan,
     SearchFacts,
@@ -58,11 +60,13 @@ from autopeft.run.search_problem import (
     without_scores,
 )
 from autopeft.run.trials import Score, Trial, TrialFolders, check_adapter
+from autopeft.space import Choices
 from autopeft.store import (
     RunDir,
     by_dotted_name,
     cannot_write,
     claimed_folder,
+    faults_of,
     read_checked,
     replace_folder,
     resolve_settings,
@@ -129,7 +133,7 @@ class Study:
         self,
         *,
         full_steps: int,
-        out: str | Path | None = None,
+        search: Mapping[str, Sequence[OptionValue]] | None = None,
         metric: str = "score",
         greater_is_better: bool = True,
         test: bool = False,
@@ -140,7 +144,8 @@ class Study:
 
         Args:
             full_steps: Optimizer steps of a full run.
-            out: The folder; None makes a new one under `reports/`.
+            search: Choices of your trainer, such as `{"packing": [True, False]}`. The baseline has the first
+                value of each; `trial.choices` holds those of a trial.
             metric: What the scores are. Of a metric that autopeft knows (accuracy, spearman …) the range is
                 known too, and values are read as percent.
             greater_is_better: Of a metric that autopeft does not know.
@@ -148,7 +153,7 @@ class Study:
             auto_class: The class of transformers whose modules the trainer adapts, such as
                 `AutoModelForCausalLM`; None takes the one that the model's config names.
             **settings: Settings of a search by the names of their flags: model, budget (such as `r16`),
-                effort, methods, seeds, trials, seed, margin, space …
+                effort, methods, seeds, trials, seed, margin, space, and `out` for the folder …
 
         Raises:
             RunDirError: The folder holds other files, or a study with other settings.
@@ -164,13 +169,19 @@ class Study:
             self.base = model.load_skeleton(self.spec.model, auto_class=auto_class)
         self.methods = methods_for(self.base)
         self.budget = budget_of(self.spec, self.base)
-        feasible, self._context = fit_to_budget(self, requested)
+        feasible, context = fit_to_budget(self, requested)
+        try:
+            choices = TypeAdapter(Choices).validate_python(dict(search or {}))
+        except ValidationError as error:
+            fault, *_ = (" ".join(each) for each in faults_of(error))
+            raise SpecError(f"A choice of the trainer cannot be searched: {fault}.") from error
+        self._context = replace(context, choices=choices)
         self._space = of_one_config(feasible, self._context)
-        if out is None:
+        if self.spec.output.out is None:
             with claimed_folder(Path("reports") / f"tune-{datetime.now():%Y%m%d-%H%M%S}") as folder:
                 self._open(folder)
         else:
-            self._open(Path(out))
+            self._open(Path(self.spec.output.out))
         self._retried = {m for m in self._run.measurements.load() if m.status.is_of_machine}
 
     def _open(self, path: Path) -> None:
@@ -181,6 +192,7 @@ class Study:
             "metric": to_json(self._metric),
             "auto_class": self._auto_class,
             "is_tested": self._is_tested,
+            "choices": {name: list(values) for name, values in self._context.choices.items()},
             "sites": digest_of([site.name for site in self.base.sites]),
             **{topic: value for topic, value in to_json(self.spec).items() if topic != "output"},
         }

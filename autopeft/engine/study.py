@@ -7,7 +7,7 @@ import math
 import statistics
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -86,6 +86,11 @@ class Study:
             for _ in range(min(n_left, _N_AT_ONCE)):
                 trial = study.ask()
                 policy = suggest(trial, problem.space, problem.context.methods)
+                of_trainer: dict[str, Any] = {
+                    name: trial.suggest_categorical(f"trainer.{name}", values)
+                    for name, values in problem.context.choices.items()
+                }
+                policy = replace(policy, choices=tuple(of_trainer.items()))
                 number, plan = len(self.proposals) + len(proposals), plan_of(policy, problem.context)
                 self._sampled[number] = trial
                 self.runs.arms.setdefault(plan, (policy.arm, False))

@@ -90,12 +90,13 @@ class Adapter:
 class Plan:
     """A whole proposal. No adapters means that the task head alone is trained.
 
-    `trainable_params` does not count the task head.
+    `trainable_params` does not count the task head. `choices` are values of the user's own trainer.
     """
 
     adapters: tuple[Adapter, ...]
     learning_rate: float
     trainable_params: int
+    choices: OptionPairs = ()
 
     @property
     def lead_method(self) -> str | None:
@@ -109,8 +110,11 @@ class Plan:
 
     @cached_property
     def digest(self) -> str:
-        """Ten hexadecimal digits of a hash over adapters, learning rate and parameters."""
-        return digest_of(to_json(self))
+        """Ten hexadecimal digits of a hash over adapters, learning rate, parameters and choices."""
+        content = to_json(self)
+        if not self.choices:  # so that plans keep the digests that they had before there were choices
+            del content["choices"]
+        return digest_of(content)
 
     @property
     def plan_id(self) -> str:

@@ -77,7 +77,8 @@ def plan_words(
         ends = " to ".join(map(str, dict.fromkeys((ranks[0], ranks[-1])))) if ranks else ""
         modules = module_words({adapter.site for adapter in adapters}, sites)
         parts.append(f"{method} of rank {ends} on {modules}" if ends else f"{method} on {modules}")
-    return " + ".join(parts) or head
+    choices = (f", {name} {value}" for name, value in plan.choices)
+    return (" + ".join(parts) or head) + "".join(choices)
 
 
 def method_words(adapter: Adapter, labels: Mapping[str, str]) -> str:

@@ -34,7 +34,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from autopeft.errors import SpecError, TrainingError, first_line_of
 from autopeft.extension import discover
-from autopeft.records import EvaluatedSplit, Fidelity, Plan, from_json, to_json
+from autopeft.records import EvaluatedSplit, Fidelity, OptionValue, Plan, from_json, to_json
 from autopeft.store import faults_of, read_checked, write_checked, write_text
 from autopeft.train import input_rms, user_head_rates, warmup_steps
 
@@ -142,6 +142,7 @@ class Trial(BaseModel):
         number: From 0 on, in the order in which trials are given out.
         words: What people call the plan, such as `LoRA on q and v`.
         config: For `peft.get_peft_model`; in the file, the folder of its `adapter_config.json`.
+        choices: The value of each name in `search`, such as `{"packing": True}`.
         learning_rate: The peak of AdamW's rate, for the adapter.
         trainable_params: Of the adapter; a task head is not counted.
         steps: Optimizer steps to make; the rate decays to 0 at the last one. 0 if `split` is `test`: the
@@ -164,6 +165,7 @@ class Trial(BaseModel):
         BeforeValidator(PeftConfig.from_pretrained),
         WithJsonSchema({"type": "string"}),
     ]
+    choices: dict[str, OptionValue] = {}
     learning_rate: float
     trainable_params: int
     steps: int
@@ -312,6 +314,7 @@ class TrialFolders:
             "number": number,
             "words": words,
             "config": str(folder / "config"),
+            "choices": dict(plan.choices),
             "learning_rate": plan.learning_rate,
             "trainable_params": plan.trainable_params,
             "steps": n_steps,

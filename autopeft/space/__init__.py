@@ -20,6 +20,7 @@ from autopeft.space.limits import SERVERS, servable
 from autopeft.space.sampling import learning_rates, suggest
 from autopeft.space.spaces import (
     BASELINE_METHOD,
+    Choices,
     Family,
     FirstPlan,
     MethodSpace,

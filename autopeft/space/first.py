@@ -24,6 +24,7 @@ def first_policies(space: Space, family: str, context: AllocationContext) -> tup
     1. If the budget pays no layer of any baseline, LoRA wherever it fits is the baseline.
     2. If no rival of the list is left, the first choices of each other method of the space take their place,
        or those of its mixes if it has nothing else.
+    3. The first baseline is also tried with each further value of a choice of the user's trainer.
     """
     entries = space.first[cast(Family, family)]
     baselines = _listed(space, [entry for entry in entries if entry.baseline], context)
@@ -37,6 +38,11 @@ def first_policies(space: Space, family: str, context: AllocationContext) -> tup
             policy = suggested({"method": name, "rate_position": _MIDDLE}, space, context.methods)
             arm = policy.arm if policy.other_parts else _arm(policy, context, is_baseline=False)
             rivals.append((replace(arm, kind="usual"), policy))
+    for arm, policy in baselines[:1]:
+        for name, (_, *further) in context.choices.items():
+            for value in further:
+                changed = replace(policy, choices=((name, value),))
+                rivals.append((replace(arm, kind="usual", label=f"{arm.label}, {name} {value}"), changed))
     by_plan: dict[Plan, tuple[Arm, Policy]] = {}
     for arm, policy in [*baselines, *rivals]:
         by_plan.setdefault(plan_of(policy, context), (arm, policy))

@@ -6,7 +6,7 @@ import sys
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from autopeft.budget import Claim, allocate, at_one_rank, natural_key
 from autopeft.extension import Method, rate_factor
@@ -20,7 +20,7 @@ from autopeft.records import (
     Site,
     layer_name,
 )
-from autopeft.space.spaces import MethodSpace, Policy, Space
+from autopeft.space.spaces import Choices, MethodSpace, Policy, Space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +28,14 @@ class AllocationContext:
     """What an allocation needs beside a policy: sites, scores, methods with their costs, budget.
 
     `scores` maps a site's name to its importance, >= 0. `max_params` bounds the trainable parameters of the
-    adapters.
+    adapters. `choices` are the values that the user's own trainer may have, the usual one first.
     """
 
     sites: tuple[Site, ...]
     scores: Mapping[str, float]
     methods: Mapping[str, Method]
     max_params: int
+    choices: Choices = field(default_factory=dict)
 
 
 def feasible(space: Space, context: AllocationContext) -> Space:
@@ -91,8 +92,13 @@ def plan_of(policy: Policy, context: AllocationContext) -> Plan:
     wider = _with_parts(policy, placement="all", layer_share=1.0, layers_by="last")
     attempts = (policy, wider, _with_parts(wider, options=()))
     adapters = next(filter(None, (_allocate(attempt, context) for attempt in attempts)), ())
-    n_params = params_of(adapters, context)
-    return Plan(adapters=adapters, learning_rate=policy.learning_rate, trainable_params=n_params)
+    choices = {name: values[0] for name, values in context.choices.items()} | dict(policy.choices)
+    return Plan(
+        adapters=adapters,
+        learning_rate=policy.learning_rate,
+        trainable_params=params_of(adapters, context),
+        choices=tuple(choices.items()),
+    )
 
 
 def plan_everywhere(method: str, rank: int, sites: tuple[Site, ...], methods: Mapping[str, Method]) -> Plan:

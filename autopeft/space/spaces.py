@@ -162,6 +162,7 @@ class Policy:
     Its choices are those of `MethodSpace`. `exponent` counts only where `ranks_by` is score. `options` leaves
     defaults out. `learning_rate` is the peak rate of the first part of a mix; its `other_parts` train at a
     multiple of it. Each of these takes the sites that the parts before do not have; all share one budget.
+    `choices` are values of the user's own trainer, which has its first value of each that is left out.
     """
 
     method: str
@@ -174,6 +175,7 @@ class Policy:
     max_rank: int | None = None
     learning_rate: float
     other_parts: tuple[Policy, ...] = ()
+    choices: OptionPairs = ()
 
     @property
     def arm(self) -> Arm:

@@ -12,8 +12,8 @@ import pytest
 from toys.trainers import good_trainer, rows_without_seconds, score_of, write_adapter
 
 from autopeft.commands.tune import Study, tune
-from autopeft.errors import RunDirError, TrainingError
-from autopeft.run.trials import Score
+from autopeft.errors import RunDirError, SpecError, TrainingError
+from autopeft.run.trials import Score, Trial
 
 
 @pytest.fixture
@@ -63,6 +63,34 @@ def test_one_number_a_run_takes_three_seeds_and_is_told_once(make_study, tiny_ll
     full = [m for m in result.measurements if m.fidelity.split == "confirm"]
     assert sorted(m.fidelity.seed for m in full) == [0, 0, 1, 1, 2, 2]
     assert caplog.text.count("gives one number a run") == 1
+
+
+def test_choices_of_the_trainer_are_searched_and_the_baseline_has_the_first_ones(make_study, tiny_llama):
+    choices = {"packing": [True, False], "num_train_epochs": [1, 2]}
+    study = make_study(search=choices, trials=12)
+    train = good_trainer(tiny_llama)
+    trials = []
+
+    def without_packing(trial):
+        trials.append(trial)
+        train(trial)
+        rows = [float(row < (20 if trial.choices["packing"] else 36)) for row in range(40)]
+        return Score(value=sum(rows) / 40, per_example=rows)
+
+    result = tune(without_packing, study)
+    assert {tuple(trial.choices.values()) for trial in trials} >= {(True, 1), (False, 1), (True, 2)}
+    assert dict(result.baseline.choices) == {"packing": True, "num_train_epochs": 1}
+    assert dict(result.best.choices)["packing"] is False
+    assert Trial.load(trials[-1].path / "trial.json").choices == trials[-1].choices
+    assert "packing False" in (study.path / "report.md").read_text()
+    with pytest.raises(RunDirError, match="another choices"):
+        make_study(search={"packing": [True, False]}, trials=12)
+
+
+@pytest.mark.parametrize("search", [{"packing": []}, {"packing": True}, {"packing": [1, 1]}])
+def test_choices_that_are_no_lists_of_different_values_are_refused(search, make_study):
+    with pytest.raises(SpecError, match="choice of the trainer cannot be searched: packing"):
+        make_study(search=search)
 
 
 def test_stopped_study_goes_on_and_ends_alike(make_study, tiny_llama, usual_rows):
