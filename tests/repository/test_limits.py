@@ -27,7 +27,8 @@ BROAD_EXCEPTS = {
 }
 
 
-MAX_PACKAGE_LINES = 36_169  # it may only fall, unless a capability is added: raise it with that commit
+# It may only fall, unless a capability is added: raise it with that commit (last: choices of a trainer).
+MAX_PACKAGE_LINES = 36_214
 MAX_FOLDER_FILES = 15
 PARTS = {
     f"autopeft/{room}" for room in ("methods", "metrics", "tasks", "sensitivity", "exports")
