@@ -66,7 +66,7 @@ def plan_words(
         >>> adapters = tuple(Adapter(method="lora", site=f"h.{n}.q", rank=4) for n in (2, 3))
         >>> plan = Plan(adapters=adapters, learning_rate=1e-3, trainable_params=128)
         >>> plan_words(plan, sites, {"lora": "LoRA"})
-        'LoRA of rank 4 on all linear maps in layers 2 to 3 of 4'
+        'LoRA of rank 4 on all linear maps in the last 2 of 4 layers'
     """
     by_method: dict[str, list[Adapter]] = {}
     for adapter in plan.adapters:
@@ -96,7 +96,7 @@ def method_words(adapter: Adapter, labels: Mapping[str, str]) -> str:
 
 
 def module_words(names: Collection[str], sites: Sequence[Site]) -> str:
-    """Describe modules by role and layer, `q and v in layers 2 to 3 of 4`, or by number if they make no grid.
+    """Describe modules as `q and v in the last 2 of 4 layers`, or by number if they make no grid.
 
     Layers are counted from 0, as in the names of modules.
     """
@@ -117,13 +117,17 @@ def module_words(names: Collection[str], sites: Sequence[Site]) -> str:
 
 
 def _layer_words(layers: Sequence[int], sites: Sequence[Site]) -> str:
-    n_layers = len({site.layer for site in sites})
-    if len(layers) == 1:
-        return f" in layer {layers[0]} of {n_layers}"
+    every = sorted({site.layer for site in sites if site.layer is not None})
+    n_layers, count = len(layers), f"{len(layers)} " if len(layers) > 1 else ""
+    for end, some in (("last", every[-n_layers:]), ("first", every[:n_layers])):
+        if list(layers) == some:
+            return f" in the {end} {count}of {len(every)} layers"
     if len(layers) > 1 and layers[-1] - layers[0] + 1 == len(layers):
-        return f" in layers {layers[0]} to {layers[-1]} of {n_layers}"
-    named = listed([str(layer) for layer in layers]) if 0 < len(layers) <= _MOST_LAYERS else ""
-    return f" in layers {named} of {n_layers}" if named else f" in {len(layers)} of {n_layers} layers"
+        named = f"{layers[0]} to {layers[-1]}"
+    else:
+        named = listed([str(layer) for layer in layers]) if len(layers) <= _MOST_LAYERS else ""
+    every_layer = f"{every[0]} to {every[-1]}"
+    return f" in layers {named} of {every_layer}" if named else f" in {n_layers} of {len(every)} layers"
 
 
 def listed(words: Sequence[str]) -> str:

@@ -28,11 +28,11 @@ def names(layers, roles):
     [
         (names(range(4), "qv"), "q and v"),
         (names(range(4), ROLES), "all linear maps"),
-        (names([0], ROLES), "all linear maps in layer 0 of 4"),
-        (names([2, 3], "q"), "q in layers 2 to 3 of 4"),
-        (names([0, 2], "q"), "q in layers 0 and 2 of 4"),
-        (["h.1.q", "h.2.v"], "2 modules in layers 1 to 2 of 4"),
-        ([*names([3], "q"), "pooler"], "q in layer 3 of 4 and 1 module outside the layers"),
+        (names([0], ROLES), "all linear maps in the first of 4 layers"),
+        (names([2, 3], "q"), "q in the last 2 of 4 layers"),
+        (names([0, 2], "q"), "q in layers 0 and 2 of 0 to 3"),
+        (["h.1.q", "h.2.v"], "2 modules in layers 1 to 2 of 0 to 3"),
+        ([*names([3], "q"), "pooler"], "q in the last of 4 layers and 1 module outside the layers"),
         (["pooler"], "1 module"),
     ],
 )

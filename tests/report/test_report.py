@@ -82,7 +82,7 @@ def test_the_difference_stands_in_the_row_of_the_rival():
 def test_the_table_of_smaller_budgets_has_the_numbers_of_the_record(result, page):
     table = page.columns("difference to the best plan")
     assert [texts(cells) for cells in table.values()] == [
-        ["LoRA of rank 4 on q and v in layer 1 of 2"],
+        ["LoRA of rank 4 on q and v in the last of 2 layers"],
         ["1/5"],
         ["1,024"],
         ["94.3 %"],
