@@ -243,6 +243,7 @@ def analyze(
         "memory": None,
         "micro_batch_tokens": None,
         "checkpointing": None,
+        "metric": "The metric of the plan; needed if it is a function of your own, whose code then runs.",
         "quantize": "4bit, 8bit or none, in place of what the plan says.",
         "out": None,
     }

@@ -9,7 +9,15 @@ Inside the folder each file imports only from those before it:
 exporter, method, score, task → discovery.
 """
 
-from autopeft.extension.discovery import PROTOCOLS, Catalogue, discover, hint_for
+from autopeft.extension.discovery import (
+    PROTOCOLS,
+    Catalogue,
+    allow_own_metric,
+    discover,
+    hint_for,
+    is_own_metric,
+    own_metric,
+)
 from autopeft.extension.exporter import Checkpoint, Exporter, ExportSource, NeededBase, TrainingFacts
 from autopeft.extension.method import REFERENCE_WIDTH, Method, Options, rate_factor, slow_starters
 from autopeft.extension.score import Reducer, Score

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import logging
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from autopeft.errors import SpecError, UnknownNameError, reason_of
@@ -26,6 +28,7 @@ PROTOCOLS: Mapping[str, type] = {
     "autopeft.sensitivity": Score,
 }
 
+_NAMED = set[str]()  # metrics of their own that users of this process named themselves
 _CLOSED = ("autopeft.exports",)  # folders that take no parts of other packages
 
 log = logging.getLogger(__name__)
@@ -84,6 +87,43 @@ def hint_for(name: str, parts: Mapping[str, Any]) -> str:
             if lower in values and lower != "default":
                 return f"{name!r} is a value of {option}, an option of {part_name}; {see}"
     return ""
+
+
+def is_own_metric(name: str | None) -> bool:
+    """Whether the name of a metric is that of a function of the user's, such as `scores:rouge`."""
+    return name is not None and ":" in name
+
+
+def allow_own_metric(name: str | None) -> None:
+    """Allow `own_metric` to import it: a flag, a variable or an argument named it, and not only a file."""
+    if name is not None and is_own_metric(name):
+        _NAMED.add(name)
+
+
+def own_metric(name: str) -> Callable[..., Any]:
+    """Import the function of `module:function`; modules in the working directory are found too.
+
+    Raises:
+        SpecError: The name stands in a file alone, which may be a stranger's; or there is no such function.
+    """
+    if name not in _NAMED:
+        raise SpecError(
+            f"The metric {name} is code, and only a file names it; pass --metric {name} if you trust it."
+        )
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    module, _, function = name.partition(":")
+    try:
+        loaded = getattr(importlib.import_module(module), function)
+    except Exception as error:  # a module may raise anything
+        cause = f"{type(error).__name__}: {reason_of(error)}"
+        raise SpecError(
+            f"--metric {name} cannot be imported ({cause}); write module:function, with the module in the "
+            "working directory or installed."
+        ) from error
+    if not callable(loaded):
+        raise SpecError(f"--metric {name} is {type(loaded).__name__}; it should be a function.")
+    return loaded  # type: ignore[no-any-return]
 
 
 @cache

@@ -78,7 +78,10 @@ class TaskSpec(Topic):
 
     name: str = setting("text-classification", "Task type", "Options", short="task")
     metric: str | None = setting(
-        None, "A metric of the task. Default: the task's choice for the labels", "Options"
+        None,
+        "A metric of the task, or your own for written texts: module:function. Default: the task's choice "
+        "for the labels",
+        "Options",
     )
     answer_pattern: str | None = setting(
         None,

@@ -13,7 +13,7 @@ from torch import nn
 from autopeft import data, model, train
 from autopeft.data import LabelledData
 from autopeft.errors import DataError, ModelError, UnknownNameError
-from autopeft.extension import Catalogue, Method, Task, discover, text_form
+from autopeft.extension import Catalogue, Method, Task, discover, is_own_metric, text_form
 from autopeft.model import BaseModel
 from autopeft.model.user_model import narrow_format_of
 from autopeft.records import (
@@ -281,6 +281,8 @@ def require_known_metric(task: Task, metric: str | None) -> None:
     """Raise UnknownNameError for a metric that the task measures on no data; None is the task's choice."""
     kinds = getattr(task, "kinds", ())
     of_labels = [each.name for each in discover("autopeft.metrics").values() if {*kinds} & {*each.kinds}]
+    if is_own_metric(metric) and hasattr(task, "judges_texts"):
+        return
     if metric is not None and metric not in (names := {*task.metrics, *of_labels}):
         raise UnknownNameError(f"metric of {task.name}", metric, names)
 

@@ -28,7 +28,7 @@ BROAD_EXCEPTS = {
 
 
 # It may only fall, unless a capability is added: raise it with that commit (last: choices of a trainer).
-MAX_PACKAGE_LINES = 36_218
+MAX_PACKAGE_LINES = 36_312
 MAX_FOLDER_FILES = 15
 PARTS = {
     f"autopeft/{room}" for room in ("methods", "metrics", "tasks", "sensitivity", "exports")

@@ -18,12 +18,12 @@ _LARGEST_EXPONENT = 700.0  # exp overflows a float at 709.8
 
 @dataclass
 class TokenCounts:
-    """Per example: summed cross-entropy, labelled tokens, hits among them, 1 or 0 for the whole answer."""
+    """Per example: summed cross-entropy, labelled tokens, hits among them, the score of the text."""
 
     losses: list[float] = field(default_factory=list)
     n_tokens: list[int] = field(default_factory=list)
     n_hits: list[int] = field(default_factory=list)
-    exact_matches: list[float] = field(default_factory=list)
+    text_scores: list[float] = field(default_factory=list)
 
     @property
     def mean_loss(self) -> float:
@@ -31,7 +31,7 @@ class TokenCounts:
         return math.fsum(self.losses) / max(1, sum(self.n_tokens))
 
     def add(
-        self, losses: Tensor, hits: Tensor, is_labelled: Tensor, exact_matches: Sequence[float] = ()
+        self, losses: Tensor, hits: Tensor, is_labelled: Tensor, text_scores: Sequence[float] = ()
     ) -> None:
         """Count a batch whose labelled tokens (B, T) have these losses and hits (N,), row by row."""
         # On the CPU: a GPU adds up in any order, and Apple's have no float64.
@@ -42,11 +42,11 @@ class TokenCounts:
         self.losses += of_rows[:, 0].tolist()
         self.n_tokens += n_tokens.tolist()
         self.n_hits += of_rows[:, 1].long().tolist()
-        self.exact_matches += exact_matches
+        self.text_scores += text_scores
 
     def evaluation(self, metric: str) -> Evaluation:
         """The metric, the loss per token, and one score per example."""
-        value, scores = TOKEN_METRICS[metric].score(self)
+        value, scores = TOKEN_METRICS.get(metric, OWN).score(self)
         return Evaluation(metric=value, loss=self.mean_loss, example_scores=scores)
 
 
@@ -76,13 +76,14 @@ def _token_accuracy(counts: TokenCounts) -> Scored:
     return accuracy, ratio_scores(counts.n_hits, counts.n_tokens)
 
 
-def _exact_match(counts: TokenCounts) -> Scored:
-    return sum(counts.exact_matches) / len(counts.exact_matches), tuple(counts.exact_matches)
+def _mean_of_texts(counts: TokenCounts) -> Scored:
+    return sum(counts.text_scores) / len(counts.text_scores), tuple(counts.text_scores)
 
 
+OWN = TokenMetric(score=_mean_of_texts, greater_is_better=True, is_share=False)  # a function of the user's
 TOKEN_METRICS = {
     "loss": TokenMetric(score=_loss, greater_is_better=False, is_share=False),
     "perplexity": TokenMetric(score=_perplexity, greater_is_better=False, is_share=False),
     TOKEN_ACCURACY: TokenMetric(score=_token_accuracy, greater_is_better=True, is_share=True),
-    EXACT_MATCH: TokenMetric(score=_exact_match, greater_is_better=True, is_share=True, score_span=1.0),
+    EXACT_MATCH: TokenMetric(score=_mean_of_texts, greater_is_better=True, is_share=True, score_span=1.0),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,14 +25,16 @@ from autopeft.extension import (
     Target,
     TargetKind,
     TaskDefaults,
+    is_own_metric,
     last_answer,
+    own_metric,
 )
-from autopeft.records import TaskSpec
+from autopeft.records import TaskSpec, shortened
 from autopeft.tasks.parts.batches import Rows, n_labelled, pad, pad_features
 from autopeft.tasks.parts.chat_templates import THOUGHTS
 from autopeft.tasks.parts.output_layer import HeadInputs, positions_of, run_to_output
 from autopeft.tasks.parts.token_losses import losses_and_hits, mean_loss, over_pieces
-from autopeft.tasks.parts.token_metrics import EXACT_MATCH, TOKEN_METRICS, TokenCounts
+from autopeft.tasks.parts.token_metrics import EXACT_MATCH, OWN, TOKEN_METRICS, TokenCounts
 from autopeft.tasks.parts.usual import BLOCKS, COMPLETIONS, GENERATED, require_kind, require_metric
 
 # Thoughts before an answer, also without the opening tag, which may stand in the prompt.
@@ -95,7 +99,7 @@ class WritingTask:
     @property
     def defaults(self) -> TaskDefaults:
         """Those of prompts with completions, with or without generated answers, or of text in blocks."""
-        if self.metric == EXACT_MATCH:
+        if self.judges_texts:
             return GENERATED
         return COMPLETIONS if self.target.kind in WITH_PROMPT else BLOCKS
 
@@ -106,24 +110,27 @@ class WritingTask:
         return f"{form} {_LEARNED[self.spec.learn]}" if form and self.target.kind == "chat" else form
 
     metrics = tuple(TOKEN_METRICS)  # the default first
-    greater_is_better = property(lambda self: TOKEN_METRICS[self.metric].greater_is_better)
-    is_share = property(lambda self: TOKEN_METRICS[self.metric].is_share)
-    score_span = property(lambda self: TOKEN_METRICS[self.metric].score_span)
-    metric_label = property(lambda self: self.metric.replace("-", " "))  # loss, token accuracy, exact match
+    judges_texts = property(lambda self: self.metric == EXACT_MATCH or is_own_metric(self.metric))
+    greater_is_better = property(lambda self: TOKEN_METRICS.get(self.metric, OWN).greater_is_better)
+    is_share = property(lambda self: TOKEN_METRICS.get(self.metric, OWN).is_share)
+    score_span = property(lambda self: TOKEN_METRICS.get(self.metric, OWN).score_span)
+    # Loss, token accuracy, exact match; of a function its name.
+    metric_label = property(lambda self: re.sub("[-_]", " ", self.metric.rpartition(":")[2]))
 
     def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> WritingTask:
         """The task for a dataset of texts and the user's settings."""
         require_kind(self.name, target, self.kinds)
         task = replace(self, spec=spec, target=target, tokenizer=tokenizer)
-        require_metric(self.name, task.metric, self.metrics)
-        if task.metric == EXACT_MATCH and target.kind not in WITH_PROMPT:
+        if not is_own_metric(task.metric):
+            require_metric(self.name, task.metric, self.metrics)
+        if task.judges_texts and target.kind not in WITH_PROMPT:
             raise DataError(
-                f"{EXACT_MATCH} needs prompts with completions, but the target of these rows is "
+                f"{task.metric} needs prompts with completions, but the target of these rows is "
                 f"{target.kind}; set --metric {self.metrics[0]}."
             )
-        if spec.learn == "all" and task.metric == EXACT_MATCH:
+        if spec.learn == "all" and task.judges_texts:
             raise SpecError(
-                f"task.learn all leaves no prompt to answer, which {EXACT_MATCH} needs; set task.learn "
+                f"task.learn all leaves no prompt to answer, which {task.metric} needs; set task.learn "
                 "to answers or last, or choose another --metric."
             )
         try:
@@ -166,14 +173,13 @@ class WritingTask:
     def evaluate(self, model: nn.Module, batches: Iterator[Batch], *, generates: bool = True) -> Evaluation:
         """The metric, the mean loss over labelled tokens, and one score per example, without gradients."""
         counts = TokenCounts()
-        needs_texts = self.metric == EXACT_MATCH
         with torch.inference_mode():
             for batch in batches:
-                matches = self._exact_matches(model, batch) if needs_texts and generates else []
+                scores = self._text_scores(model, batch) if self.judges_texts and generates else []
                 losses, hits = over_pieces(self._run(model, batch), losses_and_hits).unbind(1)
                 is_counted = self.model_type.targets(batch["labels"]) != IGNORED
-                counts.add(losses, hits, is_counted, matches)
-        if needs_texts and not generates:
+                counts.add(losses, hits, is_counted, scores)
+        if self.judges_texts and not generates:
             return Evaluation(metric=None, loss=counts.mean_loss, example_scores=())
         return counts.evaluation(self.metric)
 
@@ -183,16 +189,39 @@ class WritingTask:
         positions = self._positions.get(labels, None)  # type: ignore[no-untyped-call]
         return run_to_output(model, features, self.model_type.targets(labels), positions)
 
-    def _exact_matches(self, model: nn.Module, batch: Batch) -> list[float]:
-        """1 for each example whose generated text has the true answer, else 0."""
+    def _text_scores(self, model: nn.Module, batch: Batch) -> list[float]:
+        """Score the generated text of each example: 1 or 0 for the true answer, or by the user's function."""
         assert self.tokenizer is not None, "the task was fitted without a tokenizer"
         texts = self.model_type.generate(model, batch, self.tokenizer, self.max_new_tokens)
         ids = [last_answer(labels)[1] for labels in batch["labels"].tolist()]
         truths = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        if is_own_metric(self.metric):
+            prompts = [
+                row[: last_answer(labels)[0]]
+                for row, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True)
+            ]
+            prompt_texts = self.tokenizer.batch_decode(prompts, skip_special_tokens=True)
+            return _own_scores(self.metric, texts, truths, prompt_texts)
         find = partial(_find_answer, pattern=self.spec.answer_pattern)
         pairs = [(find(text), find(truth)) for text, truth in zip(texts, truths, strict=True)]
         # A true answer that was cut off is matched by nothing, not even by a text without an answer.
         return [float(truth is not None and text == truth) for text, truth in pairs]
+
+
+def _own_scores(name: str, *columns: Sequence[str]) -> list[float]:
+    """Call the user's function with texts, references and, if it takes them, prompts; check its scores."""
+    score = own_metric(name)
+    parameters = inspect.signature(score).parameters.values()
+    n_taken = sum(each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD) for each in parameters)
+    takes_all = n_taken > 2 or any(each.kind is each.VAR_POSITIONAL for each in parameters)
+    scores = list(score(*columns[: 3 if takes_all else 2]))
+    numbers = [float(number) for number in scores]
+    if len(numbers) != len(columns[0]) or not all(map(math.isfinite, numbers)):
+        raise SpecError(
+            f"--metric {name} gave {shortened(str(scores), 60)} for {len(columns[0])} texts; it should give "
+            "one finite number a text, the larger the better."
+        )
+    return numbers
 
 
 def all_dropped(n_rows: int, longest: int | str, max_length: int) -> str:
