@@ -210,8 +210,8 @@ def _misread(content: Mapping[str, Any], config_class: type[PeftConfig]) -> list
             may_be_float = "alpha" in name or "lambda" in name
             if not (may_be_float and isinstance(value, int | float)):
                 expected = "a number" if may_be_float else "a whole number"
-        elif hint is bool and not isinstance(value, bool | None):
-            expected = "true or false"
+        elif hint is bool:
+            expected = "" if isinstance(value, bool | None) else "true or false"
         elif name == "modules_to_save" and not isinstance(value, list | None):
             expected = "a list"
         elif name == "modules_to_save" and not all(isinstance(entry, str) for entry in value or ()):

@@ -331,7 +331,8 @@ def _tagged_sentences(text: str) -> dict[str, list[Any]]:
     and of -DOCSTART- are left out. Raises a ValueError where a line has no tag.
     """
     blocks = [block.split("\n") for block in re.split(r"\n\s*\n", text)]
-    separator = "\t" if re.search(r"^[^#\n][^\n]*\t", text, re.MULTILINE) else None
+    has_tabs = re.search(r"^[^#\n][^\n]*\t", text, re.MULTILINE)
+    separator, gap = ("\t", "tab") if has_tabs else (None, "token")
     sentences = [[line.strip().split(separator) for line in block if line.strip()] for block in blocks]
     tags = {cells[-1] for sentence in sentences for cells in sentence if not cells[0].startswith("#")}
     lines = (cells for sentence in sentences for cells in sentence)
@@ -346,7 +347,7 @@ def _tagged_sentences(text: str) -> dict[str, list[Any]]:
         if is_universal:  # a range such as 1-2 and an empty node such as 1.1 stand beside the tokens
             sentence = [cells[1:4:2] for cells in sentence if cells[0].isdigit()]
         if bare := next((cells for cells in sentence if len(cells) < 2), None):
-            raise ValueError(f"the line {shortened(' '.join(bare), 40)!r} has no tag after its token")
+            raise ValueError(f"the line {shortened(' '.join(bare), 40)!r} has no tag behind its {gap}")
         if sentence:
             tokens.append([cells[0] for cells in sentence])
             labels.append([cells[-1] for cells in sentence])

@@ -65,7 +65,7 @@ FORMS = {
     "UNILORA": [{**SHORT, "theta_d_length": 16}],
     "VBLORA": [{**SHORT, "num_vectors": 4, "vector_length": 8}],
     "VERA": [{**SHORT, "r": 4}, {**SHORT, "r": 4, "save_projection": False}],
-    "WAVEFT": [{**SHORT, "n_frequency": 10}],
+    "WAVEFT": [{**SHORT, "n_frequency": 10, "proportional_parameters": False}],
 }
 CASES = [(kind, form) for kind, forms in FORMS.items() for form in forms]
 
