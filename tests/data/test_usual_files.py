@@ -202,7 +202,7 @@ def test_forms_and_parts_of_speech_are_read_of_conll_u(tmp_path):
 
 def test_a_token_without_a_tag_is_refused_with_its_line(tmp_path):
     (tmp_path / "rows.conll").write_text("\n\n".join(f"word{i} O\nlonely" for i in range(N)))
-    with pytest.raises(DataError, match=r"the line 'lonely' has no tag after its token\. Repair"):
+    with pytest.raises(DataError, match=r"the line 'lonely' has no tag behind its token\. Repair"):
         read(tmp_path / "rows.conll", "token-classification")
 
 
