@@ -97,7 +97,8 @@ def analyze(
     require_some(max_examples)
     if out is not None:
         refuse_files(out)
-    prepared = prepare(with_demo_settings(spec, explicit), memory=memory)
+    spec = with_demo_settings(spec, explicit)
+    prepared = prepare(spec, memory=memory)
     sites = prepared.base.sites
     site_names = [site.name for site in sites]
     plan_by_score(prepared, dict.fromkeys(site_names, 1.0))  # raises on an impossible budget before any work
