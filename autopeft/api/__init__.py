@@ -36,6 +36,8 @@ from autopeft.run.trials import Score, Trial
 from autopeft.store import RunDir, by_dotted_name, resolve_settings
 from autopeft.store import read_plan as load_plan
 
+_YAML = (".yaml", ".yml")
+
 log = logging.getLogger(__name__)
 
 
@@ -250,10 +252,7 @@ def _resolve(
         SpecError: Model or data are passed twice.
         ModelError: The tokenizer is none, or comes without a model object.
     """
-    is_file = isinstance(model_or_settings, str | Path) and Path(model_or_settings).suffix in (
-        ".yaml",
-        ".yml",
-    )
+    is_file = isinstance(model_or_settings, str | Path) and Path(model_or_settings).suffix in _YAML
     spec, by_position = None, model_or_settings
     if is_file or isinstance(model_or_settings, RunSpec):
         spec, by_position = cast("RunSpec | str | Path", model_or_settings), None
