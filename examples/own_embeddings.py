@@ -26,8 +26,7 @@ def train(trial):
     set_seed(trial.seed)
     model = st.SentenceTransformer(name)
     model[0].model = trial.attach(model[0].model)
-    rates = {"learning_rate": trial.learning_rate, "warmup_steps": trial.warmup_steps, "seed": trial.seed}
-    settings = st.SentenceTransformerTrainingArguments(str(trial.path), max_steps=trial.steps, **rates)
+    settings = st.SentenceTransformerTrainingArguments(str(trial.path), **trial.arguments, report_to=[])
     loss, callbacks = CoSENTLoss(model), [trial.callback()]
     st.SentenceTransformerTrainer(model, settings, cut["train"], loss=loss, callbacks=callbacks).train()
     pairs = splits[trial.split]

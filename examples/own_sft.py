@@ -19,11 +19,9 @@ splits = {"search": rows.select(range(100)), "confirm": rows.select(range(100, 2
 def train(trial):
     """The score of a row is its loss."""
     set_seed(trial.seed)
-    rates = {"learning_rate": trial.learning_rate, "warmup_steps": trial.warmup_steps}
-    lengths = {"max_steps": trial.steps, "seed": trial.seed, "per_device_eval_batch_size": 1}
     trainer = SFTTrainer(
         AutoModelForCausalLM.from_pretrained(name),
-        SFTConfig(str(trial.path), **rates, **lengths, save_strategy="no", report_to=[], bf16=False),
+        SFTConfig(str(trial.path), **trial.arguments, per_device_eval_batch_size=1, bf16=False),
         train_dataset=rows.select(range(200, 600)),
         eval_dataset=splits[trial.split],
         callbacks=[trial.callback()],

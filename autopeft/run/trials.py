@@ -182,6 +182,12 @@ class Trial(BaseModel):
         """The trial in a `trial.json`, for a script that a command starts."""
         return cls.model_validate_json(Path(path).read_bytes())
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What `TrainingArguments` and the configs of trl have to be given."""
+        schedule = {"max_steps": self.steps, "warmup_steps": self.warmup_steps, "seed": self.seed}
+        return {"learning_rate": self.learning_rate, "lr_scheduler_type": "linear", **schedule}
+
     def attach(self, model: Any) -> PeftModel:
         """The model with the adapter to train, or, if `split` is `test`, with the finished one."""
         if self.steps:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copy
 import io
 import json
 import runpy
@@ -129,7 +130,11 @@ def test_own_trainer_of_the_example_ends_in_a_verdict(model_dir, data_dir, tmp_p
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", ["own_sft.py", "own_dpo.py"])
-def test_trainer_of_trl_ends_in_a_verdict(name, llama_with_weights, tmp_path):
-    sample = Path(autopeft.__file__).parent / "sample_data/uci_sentiment"
-    printed = example(name, llama_with_weights[1], sample, 4, tmp_path / "study", cwd=tmp_path)
+def test_trainer_of_trl_ends_in_a_verdict(name, make_base, tokenizer, tmp_path):
+    sample, folder = Path(autopeft.__file__).parent / "sample_data/uci_sentiment", tmp_path / "llama"
+    make_base("llama-lm", hidden=128).module.save_pretrained(folder)  # rank 16 is too much for smaller ones
+    ending = copy.deepcopy(tokenizer)
+    ending.eos_token = ending.convert_ids_to_tokens(3)  # trl ends each text with it
+    ending.save_pretrained(folder)
+    printed = example(name, folder, sample, 4, tmp_path / "study", cwd=tmp_path)
     assert "unseen rows" in printed
