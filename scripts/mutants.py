@@ -3,8 +3,9 @@
     python scripts/mutants.py OUT.csv [--rooms engine evidence budget adapters] [--n 100] [--seed 0]
 
 A mutant swaps an operator, a comparison, a constant, `min` and `max` or `any` and `all`, negates a condition,
-or leaves a statement out; messages and logs stay as they are. Each runs in a fork of this process on a copy
-of the repository, with `-x`. A row has file, line, both texts and outcome: killed, survived, or hangs.
+or leaves a statement out; messages and logs stay as they are. The tests run with `-x` in a fork of this
+process whose module is changed; other processes that they start are not. A row has file, line, both texts
+and the outcome: killed, survived, or hangs.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import argparse
 import ast
 import contextlib
 import csv
+import importlib
 import os
 import random
-import shutil
-import signal
+import resource
 import sys
-import tempfile
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,18 +116,48 @@ def replaced(source: str, node: ast.AST, text: str) -> str:
     return (content[:start] + text.encode() + content[end:]).decode()
 
 
-def outcome(paths: list[str]) -> str:
-    """Run tests in a fork of this process; it has imported the libraries, and none of our own code."""
+def put_in_place(name: str, source: str) -> None:
+    """Give the functions and constants of a module that is imported those of a changed source."""
+    module = importlib.import_module(name)
+    changed = types.ModuleType(name)
+    sys.modules[name] = changed  # dataclasses look their module up
+    try:
+        exec(compile(source, str(module.__file__), "exec"), changed.__dict__)
+    finally:
+        sys.modules[name] = module
+    replace_in(module, changed, name)
+
+
+def replace_in(old: object, new: object, name: str) -> None:
+    """Replace what a module or class defines by what a changed one does, but keep the objects."""
+    for key, value in list(vars(new).items()):
+        current = vars(old).get(key)
+        before, after = (
+            getattr(each, "fget", getattr(each, "__wrapped__", each)) for each in (current, value)
+        )
+        if isinstance(after, types.FunctionType) and isinstance(before, types.FunctionType):
+            if after.__module__ == name:
+                before.__code__, before.__defaults__ = after.__code__, after.__defaults__
+                before.__kwdefaults__ = after.__kwdefaults__
+        elif isinstance(value, type) and value.__module__ == name and isinstance(current, type):
+            replace_in(current, value, name)
+        elif isinstance(old, types.ModuleType) and isinstance(value, int | float | tuple | frozenset):
+            setattr(old, key, value)
+
+
+def outcome(paths: list[str], name: str = "", source: str = "") -> str:
+    """Run tests in a fork of this process, in which a module has another source."""
     child = os.fork()
     if child == 0:
-        signal.signal(signal.SIGXCPU, signal.SIG_DFL)
-        import resource
-
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(1, 2)
-        code = pytest.main(["-x", "-q", "-n0", "-p", "no:cacheprovider", *paths])
-        os._exit(int(code))
+        code = 1
+        with contextlib.suppress(Exception):  # a mutant may fail as soon as it is imported
+            if name:
+                put_in_place(name, source)
+            code = int(pytest.main(["-x", "-q", "-n0", "-p", "no:cacheprovider", *paths]))
+        os._exit(code)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return "survived" if code == 0 else "hangs" if code < 0 else "killed"
 
@@ -141,32 +172,20 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    import datasets  # noqa: F401 - once, for all forks
-    import optuna  # noqa: F401
-    import peft  # noqa: F401
-    import transformers  # noqa: F401
-
-    chosen, out = drawn(arguments.rooms, arguments.n, arguments.seed), arguments.out.absolute()
-    with tempfile.TemporaryDirectory(prefix="mutants-") as parent, contextlib.chdir(parent):
-        repository = Path(__file__).parents[1]
-        for name in ("autopeft", "tests", "search_spaces", "reports", "docs", "pyproject.toml", "README.md"):
-            copy = shutil.copytree if (repository / name).is_dir() else shutil.copy
-            copy(repository / name, name)
-        sys.path[:0], sys.dont_write_bytecode = [parent, f"{parent}/tests"], True
-        os.environ["PYTHONPATH"], os.environ["PYTHONDONTWRITEBYTECODE"] = parent, "1"
-        for room in arguments.rooms:
-            assert outcome(TESTS[room]) == "survived", f"the tests of {room} fail without a change"
-        with out.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(("file", "line", "before", "after", "outcome", "seconds"))
-            for room, name, node, text in chosen:
-                source, started = Path(name).read_text(encoding="utf-8"), time.monotonic()
-                Path(name).write_text(replaced(source, node, text), encoding="utf-8")
-                found = outcome(TESTS[room])
-                Path(name).write_text(source, encoding="utf-8")
-                seconds = round(time.monotonic() - started)
-                writer.writerow((name, node.lineno, ast.unparse(node), text, found, seconds))
-                stream.flush()
+    importlib.import_module("autopeft.cli.results")  # once, for all forks
+    importlib.import_module("autopeft.commands")
+    for room in arguments.rooms:
+        assert outcome(TESTS[room]) == "survived", f"the tests of {room} fail without a change"
+    with arguments.out.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("file", "line", "before", "after", "outcome", "seconds"))
+        for room, path, node, text in drawn(arguments.rooms, arguments.n, arguments.seed):
+            started = time.monotonic()
+            source = replaced(Path(path).read_text(encoding="utf-8"), node, text)
+            found = outcome(TESTS[room], path.removesuffix(".py").replace("/", "."), source)
+            seconds = round(time.monotonic() - started)
+            writer.writerow((path, node.lineno, ast.unparse(node), text, found, seconds))
+            stream.flush()
 
 
 if __name__ == "__main__":

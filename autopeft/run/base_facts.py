@@ -105,12 +105,14 @@ def base_difference(folder: Path, module: nn.Module, processor: Any = None) -> s
 
 
 def require_same_base(folder: Path, module: nn.Module, processor: Any = None) -> None:
-    """Raise a ModelError if the base model is not the one that the weights in a folder were trained on."""
+    """Raise a ModelError if a folder of weights names other labels or another base model than when trained."""
     if differing := base_difference(folder, module, processor):
         raise ModelError(
             f"{folder} was trained on another base model ({differing}); pass that one, or put it back in its "
             "place."
         )
+    if edited := label_difference(folder):
+        raise ModelError(f"{edited}; put the names back as they were.")
 
 
 def label_difference(folder: Path) -> str:

@@ -152,6 +152,7 @@ def test_edited_label_names_are_told(trained, tmp_path):
     edit_config(id2label={"0": "bad", "1": "good"})(trained)
     told = "names the labels bad, good, and the head was trained with"
     assert told in merged_notes(trained, tmp_path / "merged")
+    refused(verify(trained), 2, told)
     push = ["push", str(trained), "someone/adapter", "--base-model", "a/base", "--dry-run"]
     refused(CliRunner().invoke(app, push), 2, told)
 
