@@ -105,7 +105,7 @@ def base_difference(folder: Path, module: nn.Module, processor: Any = None) -> s
 
 
 def require_same_base(folder: Path, module: nn.Module, processor: Any = None) -> None:
-    """Raise a ModelError if a folder of weights names other labels or another base model than when trained."""
+    """Raise a ModelError if the base model or the label names are not those of the weights in a folder."""
     if differing := base_difference(folder, module, processor):
         raise ModelError(
             f"{folder} was trained on another base model ({differing}); pass that one, or put it back in its "
