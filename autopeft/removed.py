@@ -50,6 +50,7 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
         "--to merged needs no rank and keeps the whole change of the weights": "rank energy",
         "load the adapter with peft and save it again, which writes safetensors": "allow_pickle",
     },
+    "option of autopeft analyze": {"`autopeft suggest` makes a plan for a budget": "budget"},
     "option of autopeft count": {
         "`autopeft estimate` says what each takes, and --json serves scripts": "compare markdown"
     },

@@ -171,11 +171,11 @@ def analyze(
     scores: Sequence[str] = ("gradient", "fisher"),
     **settings: Any,
 ) -> Analysis:
-    """Score the sensitivity of every site and suggest a plan; nothing is trained.
+    """Score the sensitivity of every site; nothing is trained.
 
     The arguments and errors are those of `search`, with three differences. `scores` names the sensitivity
-    scores, of which the first one makes the suggestion. `max_examples` is the number of examples to score, at
-    most. `out` is a folder for sensitivity.csv and suggestion.yaml; without it nothing is written.
+    scores. `max_examples` is the number of examples to score, at most. `out` is a folder for
+    sensitivity.csv; without it nothing is written.
     """
     _require_gradients()
     max_examples, out = settings.pop("max_examples", None), settings.pop("out", None)

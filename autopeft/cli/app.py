@@ -198,24 +198,22 @@ def tune(
 
 @app.command()
 @opt.takes_settings(
-    dict.fromkeys(("model", "data", "task", "text_column", "label_column", "budget", "quantize"))
+    dict.fromkeys(("model", "data", "task", "text_column", "label_column", "quantize"))
     | {"seed": "Seed of the sample of examples. Default 0."}
 )
 def analyze(
     *,
     settings: Mapping[str, Any],
-    scores: Annotated[
-        str, typer.Option(help="Scores, separated by commas; the first one makes the suggestion.")
-    ] = "gradient,fisher",
+    scores: Annotated[str, typer.Option(help="Scores, separated by commas.")] = "gradient,fisher",
     max_examples: Annotated[int | None, typer.Option(help="Examples to look at, at most.")] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for sensitivity.csv and suggestion.yaml; must be empty or absent."),
+        typer.Option(help="Folder for sensitivity.csv; must be empty or absent."),
     ] = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Score every site by how much the loss depends on it, and suggest a plan. Nothing is trained."""
+    """Score every site by how much the loss depends on it. Nothing is trained."""
     with exit_codes(quiet=quiet or as_json):
         spec, explicit = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
         with heavy_imports():

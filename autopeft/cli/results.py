@@ -13,17 +13,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from autopeft.cli.printing import columns, lines_of, room, size, table
-from autopeft.extension import discover
 from autopeft.records import (
     in_words_of,
     quoted,
-    rate,
     resume_command,
     shortened,
     to_json,
-    train_command,
 )
-from autopeft.report import answer_of, enough_examples, full_rows, name_of, plan_words
+from autopeft.report import answer_of, enough_examples, full_rows, name_of
 from autopeft.report.formatting import (
     NOTHING,
     difference,
@@ -173,7 +170,7 @@ def reply_text(reply: Reply, *, is_alone: bool) -> str:
 
 
 def analysis_text(analysis: Analysis) -> str:
-    """Write the chief modules of every score, whether it saw enough examples, the cost, and the plan."""
+    """Write the chief modules of every score, whether it saw enough examples, the cost, and how to go on."""
     blocks = [[f"{analysis.base_model} on {analysis.data}: {len(analysis.sites)} sites"]]
     for score in analysis.scores:
         sentences = [f"{score.name}: 0 at every site, so that it tells none apart"]
@@ -185,7 +182,8 @@ def analysis_text(analysis: Analysis) -> str:
             shares = [f"{site.name} {percent(100 * value / total)}" for value, site in highest]
             sentences.insert(0, f"{score.name}, highest: {', '.join(shares)}")
         blocks.append(lines_of(sentences))
-    blocks.append([*lines_of(_cost_and_notes(analysis)), *_suggestion(analysis), *analysis.files])
+    blocks.append([*lines_of(_cost_and_notes(analysis)), f"look for a plan: {analysis.search_command}"])
+    blocks[-1] += analysis.files
     return "\n\n".join("\n".join(block) for block in blocks)
 
 
@@ -204,28 +202,8 @@ def _cost_and_notes(analysis: Analysis) -> Iterator[str]:
         yield f"note: {note}"
 
 
-def _suggestion(analysis: Analysis) -> Iterator[str]:
-    """Lines about the suggested plan; each command stands on one line, to copy."""
-    plan, score = analysis.suggestion.plan, analysis.scores[0]
-    labels = {method.name: method.label for method in discover("autopeft.methods").values()}
-    basis = f"without a score ({score.name} tells nothing)" if score.is_zero else f"by {score.name}"
-    share = percent(100 * plan.trainable_params / analysis.budget.base_params)
-    yield from lines_of(
-        [
-            f"suggestion {basis}, untested: {plan_words(plan, analysis.sites, labels)}, "
-            f"{plan.trainable_params:,} parameters ({share}), learning rate {rate(plan.learning_rate)}"
-        ]
-    )
-    if analysis.files:
-        command = train_command(Path(analysis.files[-1]), analysis.spec.model, analysis.spec.data)
-        yield f"test it: {command}"
-    yield f"look for more: {analysis.search_command}"
-
-
 def analysis_json(analysis: Analysis) -> dict[str, Any]:
     """The whole analysis as plain values, as `analyze --json` prints it."""
-    plan = analysis.suggestion.plan
-    budget = analysis.budget
     return {
         "base_model": analysis.base_model,
         "data": analysis.data,
@@ -233,17 +211,7 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
         "n_train_examples": analysis.n_train,
         "sites": [to_json(site) for site in analysis.sites],
         **to_json(analysis.sensitivity),
-        "budget": to_json(budget),
-        "suggestion": {
-            "tested": False,
-            "score": analysis.scores[0].name,
-            "plan": to_json(plan),
-            "plan_id": plan.digest,
-            "trainable_params": plan.trainable_params,
-            "head_params": analysis.suggestion.head_params,
-            "share_of_base": plan.trainable_params / budget.base_params,
-            "search": analysis.search_command,
-        },
+        "search": analysis.search_command,
         "files": list(analysis.files),
     }
 

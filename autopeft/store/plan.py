@@ -63,11 +63,8 @@ class _PlanFile(_Strict):
     adapters: tuple[_AdapterEntry, ...]
 
 
-def write_plan(path: Path | str, document: records.PlanDocument, *, header: str | None = None) -> None:
-    """Write `plan.yaml`, one line per adapter; raises RunDirError if it cannot be written.
-
-    `header` replaces the comments at the top: whole lines, each beginning with `#`.
-    """
+def write_plan(path: Path | str, document: records.PlanDocument) -> None:
+    """Write `plan.yaml`, one line per adapter; raises RunDirError if it cannot be written."""
     plan, model, head_rate = document.plan, document.model, document.head_learning_rate
     quantised = {} if model.quantize == "none" else {"quantize": model.quantize}
     base_model = {"id": model.id, "revision": model.revision, **quantised}
@@ -91,10 +88,9 @@ def write_plan(path: Path | str, document: records.PlanDocument, *, header: str 
         "head_params": document.head_params,
         "adapters": adapters,
     }
-    if header is None:
-        train = records.train_command(Path("plan.yaml"), model, document.data)
-        needs_data = model.id not in (None, records.IN_MEMORY) and document.data.source is None
-        header = _HEADER.format(train=f"{train} --data YOURS" if needs_data else train)
+    train = records.train_command(Path("plan.yaml"), model, document.data)
+    needs_data = model.id not in (None, records.IN_MEMORY) and document.data.source is None
+    header = _HEADER.format(train=f"{train} --data YOURS" if needs_data else train)
     write_text(path, header + write_yaml_text(content))
 
 

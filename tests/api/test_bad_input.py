@@ -181,9 +181,7 @@ def test_head_of_another_size_is_replaced_on_the_disk_and_refused_in_memory(
     wide = module(task, 5)
     wide.save_pretrained(tmp_path)
     reader.save_pretrained(tmp_path)
-    analysis, log = analyze(task, data, model=str(tmp_path), score="fisher")
+    _, log = analyze(task, data, model=str(tmp_path), score="fisher")
     assert "has a head of 5 outputs and 2 are needed; a fresh head takes its place." in log
-    n_head = sum(p.numel() for name, p in module(task).named_parameters() if name.startswith("classifier"))
-    assert analysis.suggestion.head_params == n_head
     with pytest.raises(ModelError, match="has 5 outputs, the data has 2 labels; load it with num_labels=2"):
         analyze(task, data, model=wide, tokenizer=reader)

@@ -9,7 +9,7 @@ import torch
 import transformers
 from peft import PeftModel
 from toys.architectures import logits, train
-from toys.bases import adapters_of, state_of, toy_config
+from toys.bases import adapters_of, plan_of_queries, state_of, toy_config
 
 import autopeft
 from autopeft import commands
@@ -97,8 +97,7 @@ def test_the_weights_of_a_run_are_applied_with_what_the_checkpoint_lacked(
     model_dir = tmp_path / "model"
     transformers.BertModel(toy_config("bert"), add_pooling_layer=False).save_pretrained(model_dir)
     tokenizer.save_pretrained(model_dir)
-    analysis = autopeft.analyze(model=model_dir, data=data_dir, scores="parameters", budget="5%", max_steps=4)
-    write_plan(tmp_path / "plan.yaml", analysis.suggestion)
+    write_plan(tmp_path / "plan.yaml", plan_of_queries(model_dir, data_dir, max_steps=4))
     folder = commands.train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter").folder
     kept = json.loads((folder / "adapter_config.json").read_text())["modules_to_save"]
     assert "bert.pooler.dense" in kept

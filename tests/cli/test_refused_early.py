@@ -80,8 +80,8 @@ def test_train_and_analyze_read_the_environment(model_dir, data_dir, tmp_path):
     flags = ("--model", model_dir, "--data", data_dir, "--budget", "5%")
     scored = tmp_path / "scored"
     env = {"AUTOPEFT_OUTPUT_OUT": str(scored)}
-    assert run("analyze", *flags, "--max-examples", 8, "--scores", "gradient", env=env).exit_code == 0
-    assert (scored / "suggestion.yaml").is_file()
+    assert run("analyze", *flags[:4], "--max-examples", 8, "--scores", "gradient", env=env).exit_code == 0
+    assert (scored / "sensitivity.csv").is_file()
     search = ("--effort", "quick", "--max-steps", 4, "--out", tmp_path / "run")
     assert run("search", *flags, *search).exit_code == 0
     train = ("train", "--plan", tmp_path / "run", "--json")

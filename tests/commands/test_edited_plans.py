@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
 from toys.bases import plan_of_queries
+from toys.words import toy_rows
 
 from autopeft.commands import train_plan
 from autopeft.errors import SpecError
@@ -45,3 +48,16 @@ def test_a_base_model_named_by_its_relative_folder_is_found_from_elsewhere(
     monkeypatch.chdir(model_dir.parent)
     train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter")
     assert read_plan(tmp_path / "adapter").model.id == str(model_dir)
+
+
+def test_a_plan_is_trained_on_other_data_by_the_columns_it_names(document, tmp_path):
+    """Columns with usual names mislead: `label` is another in every row."""
+    texts, labels = toy_rows(120, seed=0)
+    rows = {"text": "a", "label": range(120), "words": texts, "mood": labels, "who": np.arange(120) // 4}
+    pd.DataFrame(rows).to_csv(tmp_path / "other.csv", index=False)
+    named = {"text_columns": ("words",), "label_column": "mood", "group_column": "who", "max_examples": 60}
+    of_the_hub = DataSpec(source="some/set", config_name="en", **named)
+    write_plan(tmp_path / "plan.yaml", replace(document, data=of_the_hub))
+    other = str(tmp_path / "other.csv")
+    trained = train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter", data_source=other)
+    assert read_plan(trained.folder / "plan.yaml").data == DataSpec(source=other, **named)

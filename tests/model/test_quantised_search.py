@@ -133,7 +133,7 @@ def test_command_line_passes_4bit_to_search_analyze_and_train(model_dir, data_di
     assert Path(answer_of("search", *common, *few, "--out", out)["run"]) == out
     assert "quantize: 4bit" in (out / "best" / "plan.yaml").read_text(encoding="utf-8")
     answer = answer_of("analyze", *common, "--scores", "gradient", "--max-examples", 16)
-    assert "--quantize 4bit" in answer["suggestion"]["search"]
+    assert "--quantize 4bit" in answer["search"]
     trained = answer_of(
         "train", "--plan", out, "--quantize", "8bit", "--device", "cpu", "--out", tmp_path / "t", "--json"
     )

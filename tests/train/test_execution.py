@@ -17,6 +17,7 @@ from autopeft.cli.progress import Silent
 from autopeft.errors import ModelError
 from autopeft.model import pretrained
 from autopeft.records import ModelSpec, OutputSpec, RunSpec
+from autopeft.run.prepare import prepare
 from autopeft.run.state import resumed
 from autopeft.store import RunDir
 from autopeft.train import watched
@@ -131,8 +132,7 @@ def test_run_pinned_to_a_commit_resumes_under_the_branch_of_its_flags(tmp_path):
 
 
 def test_local_model_has_no_commit(model_dir, data_dir):
-    spec = run_spec(model_dir, data_dir, max_steps=4, batch_size=8, device="cpu")
-    assert commands.analyze(spec, scores=["parameters"]).suggestion.model.revision is None
+    assert prepare(run_spec(model_dir, data_dir, max_steps=4)).spec.model.revision is None
 
 
 @pytest.mark.parametrize(
