@@ -65,11 +65,7 @@ def parse(requested: str, *, base_params: int, rank_params: int = 0) -> Budget:
 
 
 def check(requested: str) -> None:
-    """Raise SpecError for a `--budget` that no base model could have, before any is loaded.
-
-    Example:
-        >>> check("0.5%")
-    """
+    """Raise SpecError for a `--budget` that no base model could have, before any is loaded."""
     if _RANK.fullmatch(requested.strip()):
         return
     amount, is_share = _amount(requested)
@@ -129,12 +125,6 @@ def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
     still tried. Ties go to the smaller rank, then to the cheaper upgrade, then to the later site in natural
     order, so the order of the claims, one per site, does not matter. The cost of the result never falls when
     the budget rises: two runs agree until the smaller budget cannot pay an upgrade.
-
-    Example:
-        >>> a = Claim(site="a", weight=1.0, ranks=range(1, 9), cost=lambda rank: 10 * rank)
-        >>> b = Claim(site="b", weight=3.0, ranks=range(1, 9), cost=lambda rank: 10 * rank)
-        >>> allocate([a, b], max_params=40)
-        {'a': 1, 'b': 3}
     """
     ordered = sorted(claims, key=lambda claim: natural_key(claim.site), reverse=True)
     assert len({claim.site for claim in ordered}) == len(ordered), "two claims for one site"
@@ -170,11 +160,6 @@ def at_one_rank(claims: Sequence[Claim], *, max_params: int, may_differ: bool) -
     2. If they may not, sites without the commonest lowest rank are left out, such as those of OFT whose
        inputs no power of two divides.
     3. If the budget pays no rank at all of these sites, each claims the lowest one if ranks may not differ.
-
-    Example:
-        >>> a, b = (Claim(site=s, weight=1.0, ranks=range(1, 99), cost=lambda rank: 10 * rank) for s in "ab")
-        >>> [claim.ranks for claim in at_one_rank([a, b], max_params=170, may_differ=True)]
-        [(8,), (8,)]
     """
     if not claims:
         return claims
@@ -213,11 +198,6 @@ def require_affordable(cheapest: dict[str, int], *, budget: Budget) -> None:
 
 
 def natural_key(name: str) -> tuple[tuple[int, str], ...]:
-    """Sort key that puts `layer.10` after `layer.9`.
-
-    Example:
-        >>> sorted(["h.10.q", "h.9.q"], key=natural_key)
-        ['h.9.q', 'h.10.q']
-    """
+    """Sort key that puts `layer.10` after `layer.9`."""
     parts = re.findall(r"\d+|\D+", name)
     return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)

@@ -67,10 +67,6 @@ def ratio_scores(numerators: npt.ArrayLike, denominators: npt.ArrayLike) -> tupl
     """Scores of a ratio θ of two sums, such as a mean over tokens, by its first-order expansion.
 
     Example i scores θ + N / Σd (n_i - θ d_i); the mean of the scores is exactly θ.
-
-    Example:
-        >>> ratio_scores([1.0, 3.0], [1, 1])
-        (1.0, 3.0)
     """
     n, d = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
     ratio = n.sum() / d.sum()
@@ -82,10 +78,6 @@ def jackknife(function: Callable[[Floats, Floats], float], truth: Floats, guesse
 
     A single example scores the metric itself. `function` computes it of truth and guesses, both of shape (N,)
     or (N, C).
-
-    Example:
-        >>> jackknife(lambda t, g: float((t == g).mean()), np.array([0.0, 1.0]), np.array([0.0, 0.0]))
-        (0.5, (1.0, 0.0))
     """
     value = float(function(truth, guesses))
     if len(truth) == 1:
@@ -200,7 +192,6 @@ def _matthews(truth: Floats, guesses: Floats) -> Scored:
 
 
 def _coefficient(n: int, n_hits: Any, products: Any, true_squares: Any, guessed_squares: Any) -> Any:
-    """The coefficient from sums over classes: of true times guessed counts, and of their squares."""
     spread = (n * n - true_squares) * (n * n - guessed_squares)
     covariance = n_hits * n - products
     return np.divide(covariance, np.sqrt(spread), out=np.zeros(np.shape(spread)), where=spread > 0)

@@ -51,6 +51,7 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
         "load the adapter with peft and save it again, which writes safetensors": "allow_pickle",
     },
     "option of autopeft analyze": {"`autopeft suggest` makes a plan for a budget": "budget"},
+    "option of autopeft methods": {"`search --dry-run` says at how many sites each method fits": "model"},
     "option of autopeft count": {
         "`autopeft estimate` says what each takes, and --json serves scripts": "compare markdown"
     },
@@ -94,12 +95,6 @@ def instead_of(kind: str, name: str) -> str | None:
         kind: What the name would be, as an error says it: `setting`, `option of autopeft search`, `score`. A
             name may be free for another kind: a column of the data may be called `size`.
         name: As it was typed: a dotted setting, a flag, an environment variable, a key of a search space.
-
-    Example:
-        >>> instead_of("command", "worker")
-        '--executor ray has workers on several machines, and --workers says how many'
-        >>> instead_of("column", "worker") is None
-        True
     """
     table = next((table for start, table in _TABLES.items() if kind.startswith(start)), {})
     plain = re.sub(r"[-.]", "_", name.strip().lstrip("-").lower())

@@ -19,7 +19,6 @@ from autopeft.adapters.skeleton import (
     held_names,
     in_a_sentence,
     remarks,
-    wasteful_ranks,
 )
 from autopeft.errors import SiteError, SpecError
 from autopeft.extension import Method
@@ -144,7 +143,7 @@ def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes
         by_layer={layer: by_layer[layer] for layer in ordered},
         sites={role: len(names[role]) for role, _ in by_role.most_common()},
         ranks={role: (min(values), max(values)) for role, values in ranks.items() if values},
-        notes=(*notes, *wasteful_ranks(attached)),
+        notes=tuple(notes),
     )
 
 

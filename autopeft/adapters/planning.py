@@ -271,10 +271,6 @@ def _described(layer: _AttachedLayer | None) -> str:
 def _attached_layers(
     configs: Sequence[PeftConfig], base: BaseModel, *, path: Path
 ) -> dict[str, _AttachedLayer]:
-    """Attach configs to a copy of the base model without weights; return what `peft` made, by module.
-
-    Modules that the configs train whole, such as the task head, are left out.
-    """
     return {target: _attached_layer(layer) for target, layer in _attach(configs, base, path=path).targets()}
 
 

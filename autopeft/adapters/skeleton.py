@@ -95,17 +95,6 @@ def attach_without_weights(module: nn.Module, configs: Sequence[PeftConfig]) -> 
                 layer.lora_B[name] = nn.Parameter(torch.empty(layer.out_features, rank, device="meta"))
             cast(Any, config).rank_pattern = None  # else the state would be cut once more
     add_shira_indices(adapted)
-    for module in adapted.modules():
-        # MonteCLoRA's samplers, which `peft` makes on real devices alone.
-        layer = cast(Any, module)
-        for name, sampling in getattr(layer, "_lora_monteclora_config", {}).items():
-            rank, n_samples = layer.lora_A[name].out_features, sampling.num_samples
-            sampler = nn.Module()
-            sampler.std_prior = nn.Parameter(torch.empty(rank, device="meta"))
-            sampler.expert_weights_prior = nn.Parameter(torch.empty(n_samples, device="meta"))
-            sampler.register_buffer("gaussian_var_prior", torch.empty(rank, rank, device="meta"))
-            sampler.register_buffer("expert_weights", torch.empty(n_samples, device="meta"))
-            layer.lora_monteclora_sampler[name] = sampler
     return Attached(model=adapted)
 
 
@@ -203,15 +192,6 @@ def refuse_weights(attached: Attached, weights: Sequence[Mapping[str, torch.Tens
             {key: t for key, t in each.items() if ".lora_" in key} for each in (tensors, state)
         )
         require_shapes(stored, expected, path=path)
-
-
-def wasteful_ranks(attached: Attached) -> list[str]:
-    """Note a rank above the smaller side of a map, as at the router of a few experts."""
-    high = [(name, rank, min(sides)) for name, rank, sides in _ranks(attached) if rank > min(sides)]
-    return [
-        f"rank {rank:,} at {name}{_others(high)} is above what the map can use, {limit:,}."
-        for name, rank, limit in high[:1]
-    ]
 
 
 def _ranks(attached: Attached) -> Iterator[tuple[str, int, tuple[int, int]]]:

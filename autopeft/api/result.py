@@ -151,7 +151,6 @@ class Result(SearchResult):
 
 
 def _shown(path: Path) -> str:
-    """Shorten a path that lies in the current folder."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 

@@ -186,47 +186,23 @@ def methods(
     name: Annotated[
         str | None, typer.Argument(help="Describe this method in full, with its sources.")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Show learning rates and sites on this model: hub id, or directory.")
-    ] = None,
     as_json: opt.Json = False,
 ) -> None:
-    """List the PEFT methods, or describe one.
-
-    Learning rates depend on the hidden size of the base model, of which --model needs the config alone.
-    """
+    """List the PEFT methods, or describe one."""
     with exit_codes(quiet=as_json):
-        if model is None:
-            facts, hidden_size = part_facts("method"), REFERENCE_WIDTH
-            shown = list(facts.values()) if name is None else [facts[name]]
-        else:
-            with heavy_imports():
-                from autopeft import commands
-
-            on_model = commands.methods_on(model)
-            hidden_size = on_model.hidden_size
-            parts = list(on_model.methods.values()) if name is None else [on_model.methods[name]]
-            of_model = {"base_model": on_model.base_model, "hidden_size": hidden_size}
-            shown = [
-                {**method_facts(part), **of_model, "n_sites": on_model.n_sites[part.name]} for part in parts
-            ]
+        facts = part_facts("method")
+        shown = list(facts.values()) if name is None else [facts[name]]
         if as_json:
             print_json({method["name"]: method for method in shown})
         elif name is not None:
-            _print_method(shown[0], hidden_size=hidden_size)
-        elif model is None:
+            _print_method(shown[0])
+        else:
             _print_table(
                 ("name", "method", "what is trained", "merges", "learning rate"),
                 [(m["name"], m["label"], m["summary"], _yes_or_no(m["merges"]), _range(m)) for m in shown],
             )
-            note = f"The learning rates are for a hidden size of {REFERENCE_WIDTH}; --model shows others."
+            note = f"The learning rates are for a hidden size of {REFERENCE_WIDTH}; a search adapts them."
             print("", *lines_of([note]), sep="\n")
-        else:
-            print(f"{on_model.base_model}, hidden size {hidden_size:,}\n")
-            _print_table(
-                ("name", "method", "sites", "learning rate"),
-                [(m["name"], m["label"], f"{m['n_sites']:,}", _range(m)) for m in shown],
-            )
 
 
 @app.command()
@@ -300,7 +276,7 @@ def checks_text(checks: Sequence[Check]) -> str:
     return "\n".join([*lines, "", end])
 
 
-def _print_method(method: Mapping[str, Any], *, hidden_size: int) -> None:
+def _print_method(method: Mapping[str, Any]) -> None:
     """Print everything about one method, at most 80 columns wide."""
     choices = {
         option: (str(value).lower() if isinstance(value, bool) else str(value) for value in values)
@@ -315,7 +291,7 @@ def _print_method(method: Mapping[str, Any], *, hidden_size: int) -> None:
         "identity at start": _yes_or_no(method["identity_at_start"]),
         "merges": _yes_or_no(method["merges"]),
         "read by": servers or ("peft alone; merge it to serve it" if method["merges"] else "peft alone"),
-        "learning rates": f"{_range(method)} at hidden size {hidden_size}: {method['learning_rate_source']}",
+        "learning rates": f"{_range(method)} at width {REFERENCE_WIDTH}: {method['learning_rate_source']}",
         "step time": f"{method['step_time']:.2f}: {method['step_time_source']}",
         "options": "; ".join(options) or "none",
     }

@@ -197,7 +197,6 @@ def facts(setting: SearchFacts, page: Path) -> list[str]:
 
 
 def _move_log(old: Any, new: Any) -> None:
-    """Let the log handlers that write to one stream write to another."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.StreamHandler) and handler.stream is old:
             handler.stream = new  # `setStream` would flush the old one, which may be closed
@@ -257,7 +256,6 @@ def abridged(arm: str, label: int = _LABEL) -> str:
 
 
 def _title(phase: str, n_measurements: int) -> str:
-    """A phase with how many runs it may take; time or cost may pay for fewer."""
     return {0: phase, 1: f"{phase}: 1 run"}.get(n_measurements, f"{phase}: up to {n_measurements} runs")
 
 

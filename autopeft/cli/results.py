@@ -233,8 +233,6 @@ def _subject(preview: Preview) -> Iterator[tuple[str, str]]:
     )
     yield "data", f"{preview.data}, columns {names}; rows: {sizes}"
     yield "task", _task(preview.task)
-    if preview.task.note:
-        yield "", f"note: {preview.task.note}"
     yield "folder", preview.out or "a new one in reports/"
     yield (
         "budget",

@@ -1,10 +1,9 @@
-"""`count` and `methods --model`: what is trained, and what fits, by the base model's config alone."""
+"""`count`: what is trained, by the base model's config alone."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,9 +12,7 @@ from autopeft import adapters, estimate, model
 from autopeft.adapters import Count
 from autopeft.commands.estimate import read_trained_part
 from autopeft.errors import SpecError
-from autopeft.extension import Method, discover
-from autopeft.records import ModelSpec
-from autopeft.run.prepare import methods_for
+from autopeft.extension import discover
 from autopeft.store import read_plan
 
 
@@ -71,36 +68,3 @@ def count_word(word: str, *, model_id: str | None, revision: str | None) -> Coun
         base = model.load_skeleton(spec, auto_class=None)
         methods = discover("autopeft.methods")
         return estimate.count_part(part, part.on(base, methods), base, methods, task_type=None)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MethodsOnModel:
-    """The installed methods on one base model; `n_sites` says at how many sites each of them fits."""
-
-    base_model: str
-    hidden_size: int
-    methods: Mapping[str, Method]
-    n_sites: Mapping[str, int]
-
-
-def methods_on(model_id: str) -> MethodsOnModel:
-    """Find the methods with the learning rates that a search on this base model would try.
-
-    Args:
-        model_id: Hub id, or directory with a `config.json`; weights are not needed.
-
-    Raises:
-        ModelError: The config cannot be read.
-    """
-    with model.quiet_libraries():
-        base = model.load_skeleton(ModelSpec(id=model_id), auto_class=None)
-    base.log_remarks()
-    methods = methods_for(base)
-    return MethodsOnModel(
-        base_model=base.name,
-        hidden_size=base.hidden_size,
-        methods=methods,
-        n_sites={
-            name: sum(method.refusal(site) is None for site in base.sites) for name, method in methods.items()
-        },
-    )

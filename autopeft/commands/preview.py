@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +20,6 @@ from autopeft.train import Pace, kept_bytes, pace_of
 
 # Shares of the confirm split that two good plans judge differently: 0.02 where accuracy is 98 %, 0.1 at 78 %.
 _DISAGREEMENTS = (0.02, 0.1)
-_NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?")
 _PROBE_RATE = 1e-5  # so low that no run diverges
 _PASS_SHARE = 0.05  # of a full run, what the sensitivity pass takes at most
 _TRAINED_BYTES = 16  # of a trained parameter: itself, its gradient, and AdamW's two moments in float32
@@ -29,7 +27,6 @@ _USUAL_REPORT_SECONDS = 5.0  # for weights, exports and the report; chosen by ha
 # The time of a search as shares of what its plan takes at the pace of LoRA: other methods are slower.
 # Chosen by hand.
 _LOW, _EXPECTED, _HIGH = 0.9, 1.1, 1.4
-_AS_NUMBERS = "pass --set data.label_kind=number to learn their values"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +142,7 @@ class TaskFacts:
     """The task, the kind of its labels as `Target.kind` has it, and the metric.
 
     `label_names` are in the order of the model's outputs; () where labels are numbers or texts.
-    `label_range` is the lowest and the highest number in the train split, None for other kinds. `note` says
-    how to learn the values of labels that look like numbers and are taken as classes; empty for others.
+    `label_range` is the lowest and the highest number in the train split, None for other kinds.
     """
 
     name: str
@@ -154,7 +150,6 @@ class TaskFacts:
     label_names: tuple[str, ...]
     label_range: tuple[float, float] | None
     metric: str
-    note: str = ""
 
 
 def task_facts(prepared: Prepared) -> TaskFacts:
@@ -163,29 +158,13 @@ def task_facts(prepared: Prepared) -> TaskFacts:
     is_number = target.kind == "number"
     labels = prepared.data.train.labels
     names = () if is_number else target.names
-    may_mislead = target.kind == "class" and prepared.spec.data.label_kind is None
     return TaskFacts(
         name=task.name,
         kind=target.kind,
         label_names=names,
         label_range=(min(labels), max(labels)) if is_number else None,
         metric=task.metric,
-        note=_number_note(names) if may_mislead else "",
     )
-
-
-def _number_note(names: tuple[str, ...]) -> str:
-    """What to do where classes look like numbers, if their numbers may be values."""
-    if not all(_NUMBER.fullmatch(name) for name in names):
-        return ""
-    if any("," in name for name in names):
-        return f"the labels look like numbers with a comma: write them with a point and {_AS_NUMBERS}"
-    values = sorted(map(float, names))
-    n_names = len(names)
-    # Two whole numbers are yes and no, in whatever code; from 0 without gaps they are the places in a list.
-    if all(map(float.is_integer, values)) and (n_names == 2 or values == [*map(float, range(n_names))]):
-        return ""
-    return f"the labels look like numbers and are taken as classes; {_AS_NUMBERS}"
 
 
 @dataclass(frozen=True, kw_only=True)

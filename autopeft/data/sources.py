@@ -91,7 +91,6 @@ def read(spec: DataSpec, *, text: TextFormat | None = None) -> Source:
 
 
 def _read_files(files: Source, text: TextFormat | None) -> Source:
-    """Read the tables of files by part."""
     tables = {part: [read_table(file, text) for file in paths] for part, paths in files.tables.items()}
     return files._replace(tables=tables)
 

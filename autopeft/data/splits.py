@@ -42,11 +42,6 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
     Raises:
         DataError: The source cannot be read, or its rows cannot be learned from.
         UnknownNameError: A column that the spec names does not exist.
-
-    Example:
-        >>> sample = load(DataSpec(), seed=0)
-        >>> sample.label_names, len(sample.train.inputs), len(sample.search.inputs)
-        (('negative', 'positive'), 1773, 313)
     """
     read = read_rows(spec)
     uncut, duplicate_notes = _without_duplicates(read)
@@ -182,12 +177,7 @@ OTHER_ROWS = (
 
 
 def other_rows_of(names: Sequence[str]) -> OtherRows | None:
-    """What a table with these columns usually holds; None where the columns are not usual ones.
-
-    Example:
-        >>> other_rows_of(["id", "Messages"]).words
-        'chats'
-    """
+    """What a table with these columns usually holds; None where the columns are not usual ones."""
     lower = {name.strip().lower() for name in names}
     return next((rows for rows in OTHER_ROWS if any(usual <= lower for usual in rows.columns)), None)
 

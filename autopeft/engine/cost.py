@@ -34,12 +34,7 @@ def repeated_steps(problem: SearchProblem, planned: Sequence[Fidelity]) -> int:
 
 
 def usual_cost(full_steps: int, *, n_first: int = 5) -> float:
-    """Cost of a default search in R, where evaluating a split takes a twentieth of a full run.
-
-    Example:
-        >>> [round(usual_cost(steps), 1) for steps in (100, 300, 3000)]
-        [3.6, 3.1, 2.3]
-    """
+    """Cost of a default search in R, where evaluating a split takes a twentieth of a full run."""
     n_examples = int(0.05 * full_steps * _USUAL_ROWS / EVAL_COST)
     lengths = Lengths(
         full_steps=full_steps,

@@ -115,7 +115,6 @@ def judge(problem: SearchProblem, runs: Runs, baseline: Plan, finished: Finished
 
 
 def _name(runs: Runs, plan: Plan) -> str:
-    """What people call a plan: the words of its arm."""
     arm, _ = runs.arms[plan]
     return {"head": "the head alone", "untrained": "the untrained model"}.get(arm.label, arm.label)
 

@@ -31,12 +31,7 @@ _FACTOR = 5  # between two budgets of `--sizes`
 
 
 def short_steps(full_steps: int) -> int:
-    """Steps of a short run: 75, or a twentieth of a long run, and at most 40 % of a full run.
-
-    Example:
-        >>> [short_steps(n) for n in (60, 200, 300, 3000)]
-        [24, 75, 75, 150]
-    """
+    """Steps of a short run: 75, or a twentieth of a long run, and at most 40 % of a full run."""
     most = max(1, round(_LONGEST_SHARE * full_steps))
     return min(max(_SHORT_STEPS, round(_SHORT_SHARE * full_steps)), most)
 

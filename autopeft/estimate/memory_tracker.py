@@ -176,7 +176,6 @@ def _flops(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: 
 
 
 def _product(queries: torch.Tensor, keys: torch.Tensor) -> int:
-    """Operations of a product of queries (…, T, D) and keys (…, U, D)."""
     return 2 * queries.numel() * keys.shape[-2]
 
 

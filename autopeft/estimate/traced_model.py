@@ -265,6 +265,5 @@ def _n_alike(module: nn.Module, kept: Sequence[str]) -> int | None:
 
 
 def _is_even(count: Count, n_layers: int) -> bool:
-    """Whether all layers train equally many parameters, or none."""
     by_layer = [n for layer, n in count.by_layer.items() if layer.isdigit()]
     return not by_layer or (len(by_layer) == n_layers and len(set(by_layer)) == 1)

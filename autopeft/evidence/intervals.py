@@ -102,12 +102,6 @@ def paired_difference(
     Source:
         Agresti & Min 2005, Statistics in Medicine 24:729; we keep the plain mean as centre and N as divisor,
         which is slightly wider.
-
-    Example:
-        >>> same = [[1, 0, 1, 1]]
-        >>> equal = paired_difference(same, same, span=1.0)
-        >>> equal.mean, equal.low < 0 < equal.high
-        (0.0, True)
     """
     rivals, defaults = _checked(rival), _checked(baseline)
     is_by_seeds = np.shape(rival) != rivals.shape  # one number per run: seeds stand for rows
@@ -142,11 +136,6 @@ def mean_and_std_error(
     With one seed the standard error, > 0, is that of the weights at hand on new rows. Scores in [0, span] get
     two pseudo-rows of 0 and two of `span`, of half weight each; without a span the step of `examples` stands
     for it.
-
-    Example:
-        >>> mean, std_error = mean_and_std_error([[1, 1, 1, 0]])
-        >>> mean, round(std_error, 3)
-        (0.75, 0.339)
     """
     table = _checked(scores)
     _check_span(float(np.ptp(table)), span)
@@ -164,10 +153,6 @@ def least_difference(n_examples: int, disagreement: float) -> float:
         disagreement: Share of rows that one plan alone has right, in [0, 1].
 
     Source: variance of a difference of paired proportions (McNemar 1947), and of seeds (`SEED_ROWS`).
-
-    Example:
-        >>> round(least_difference(500, 0.08), 3)
-        0.037
     """
     return float(stats.norm.isf(_TAIL)) * math.sqrt(disagreement * (1 / n_examples + 1 / SEED_ROWS))
 

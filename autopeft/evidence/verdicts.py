@@ -42,13 +42,6 @@ def verdict(
         params: Trainable parameters of both.
         margin: Largest loss that does not matter, >= 0, in units of the scores.
         metric: Decides the unit of the sentence: points for a share, else the metric's own.
-
-    Example:
-        >>> accuracy = MetricFacts(name="accuracy", greater_is_better=True, is_share=True)
-        >>> gain = Difference(mean=0.021, std_error=0.009, low=0.003, high=0.039, n_examples=500, n_seeds=1)
-        >>> better = verdict(gain, names=("HiRA", "LoRA"), params=(8, 8), margin=0.01, metric=accuracy)
-        >>> better.sentence.partition("; ")[0]
-        'HiRA scores 2.1 points more than LoRA on 500 unseen rows'
     """
     rival, baseline = names
     if difference is None:

@@ -217,12 +217,6 @@ def load_error(source: str, error: Exception) -> ModelError:
             f"The weights of {source!r} hold more than tensors (a pickle that can run code) or are damaged; "
             "they were not read: get them as safetensors."
         )
-    locked = _locked_file(source) if is_there else None
-    if locked is not None:  # safetensors tells of no such file
-        return ModelError(
-            f"This user may not read {locked} of the base model {source!r}; ask its owner for the "
-            "permission (chmod a+r)."
-        )
     first_line = first_line_of(error)
     if isinstance(error, ImportError):  # of a quantiser, say; its words name the package
         return ModelError(f"The base model {source!r} needs a missing package: {first_line.rstrip('.')}.")
@@ -232,18 +226,6 @@ def load_error(source: str, error: Exception) -> ModelError:
     if is_there:
         remedy = "the directory must hold config.json, a tokenizer and safetensors weights"
     return ModelError(f"The base model {source!r} cannot be loaded ({first_line.rstrip('.')}); {remedy}.")
-
-
-def _locked_file(source: str) -> str | None:
-    """The name of a file of a local model that this user may not read; None if all can be read."""
-    try:
-        files = sorted(Path(source).iterdir()) if Path(source).is_dir() else [Path(source)]  # a GGUF file
-        for path in files:
-            if path.is_file():
-                path.open("rb").close()
-    except PermissionError as error:
-        return Path(error.filename).name
-    return None
 
 
 def loading_class(config: Any, auto_class: str) -> str:

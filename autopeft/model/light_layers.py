@@ -100,7 +100,6 @@ class LightHira(_LightHira, hira.Linear):  # type: ignore[misc]
 
 @cache
 def _light(kind: type[nn.Module]) -> type[nn.Module]:
-    """The light class of HiRA on a map of bitsandbytes, made here since bitsandbytes is optional."""
     return kind if issubclass(kind, _LightHira) else type(f"Light{kind.__name__}", (_LightHira, kind), {})
 
 

@@ -85,7 +85,6 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 def _is_packed(module: nn.Module) -> bool:
-    """Whether a linear map stores another count of numbers than it has weights."""
     shape, weight = map_shape(module), getattr(module, "weight", None)
     n_stored = weight.numel() if isinstance(weight, torch.Tensor) else 0
     return shape is not None and n_stored != shape[1] * shape[2]

@@ -277,7 +277,6 @@ def _read_quantised(
 
 
 def _lacking(checkpoint: Mapping[str, Any]) -> frozenset[str]:
-    """List the parameters that a checkpoint lacks, or has in another shape."""
     return frozenset(checkpoint["missing_keys"]) | frozenset(key[0] for key in checkpoint["mismatched_keys"])
 
 

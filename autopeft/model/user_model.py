@@ -165,7 +165,6 @@ def require_plain(module: nn.Module) -> None:
 
 
 def _formats(module: nn.Module) -> set[torch.dtype]:
-    """List the number formats of all floating weights outside bitsandbytes maps."""
     plain = [child for child in module.modules() if not n_bits(child)]
     parameters = [parameter for child in plain for parameter in child.parameters(recurse=False)]
     return {parameter.dtype for parameter in parameters if parameter.is_floating_point()}

@@ -302,11 +302,6 @@ SHORT_NAMES: Mapping[str, SettingField] = {field.short: field for field in SETTI
 
 
 def with_setting(spec: RunSpec, name: str, value: object) -> RunSpec:
-    """Replace the value of one setting, by its dotted name.
-
-    Example:
-        >>> with_setting(RunSpec(), "search.trials", 8).search.trials
-        8
-    """
+    """Replace the value of one setting, by its dotted name."""
     topic, _, field = name.partition(".")
     return spec.model_copy(update={topic: getattr(spec, topic).model_copy(update={field: value})})

@@ -63,7 +63,6 @@ def base_facts(module: nn.Module, processor: Any, *, weights: Mapping[str, str])
 
 
 def _with_effect(config: Any) -> Any:
-    """Leave out of a config, and of those in it, what changes no number."""
     if not isinstance(config, dict):
         return config
     return {name: _with_effect(value) for name, value in config.items() if name not in _WITHOUT_EFFECT}

@@ -84,14 +84,6 @@ def example_length(
         limits: The least and the most by the task.
         room: Tokens that model and tokenizer take, None without a limit.
         limited_by: What limits these, in words.
-
-    Example:
-        >>> example_length([60, 90], n_rows=2, limits=(128, 512), room=None)
-        (128, 'all of 2 train rows fit, the longest has 90 tokens')
-        >>> example_length([60, 90], n_rows=2, limits=(16, 64), room=None)
-        (64, 'the most by default; 1 of 2 train rows are cut, the longest has 90 tokens')
-        >>> example_length([90, 90], n_rows=2, limits=(16, 64), room=None)
-        (96, 'all of 2 train rows fit, the longest has 90 tokens')
     """
     quantile = int(np.percentile(lengths, PERCENTILE, method="inverted_cdf"))
     typical = max(limits[0], -(-quantile // MULTIPLE) * MULTIPLE)
@@ -114,12 +106,7 @@ def example_length(
 
 
 def block_length(n_tokens: int, *, limits: tuple[int, int]) -> tuple[int, str]:
-    """Derive the tokens of a block of text: the most, halved until there are 200 blocks.
-
-    Example:
-        >>> block_length(60_000, limits=(64, 512))
-        (256, 'about 234 train blocks; longer ones would be fewer than 200')
-    """
+    """Derive the tokens of a block of text: the most, halved until there are 200 blocks."""
     least, value = limits
     while value // 2 >= least and n_tokens // value < _BLOCKS:
         value //= 2
@@ -173,12 +160,6 @@ def answer_length(lengths: Sequence[int], *, limits: tuple[int, int]) -> tuple[i
     """Derive the tokens to generate per answer: the 99th percentile of the true ones and a quarter more.
 
     `limits` are the least and the most.
-
-    Example:
-        >>> answer_length([40, 90], limits=(16, 1024))
-        (112, 'a quarter more than the 99th percentile of the completions; the longest has 90 tokens')
-        >>> answer_length([2, 3], limits=(16, 1024))
-        (16, 'the least; the longest completion has 3 tokens')
     """
     quantile = int(np.percentile(lengths, PERCENTILE, method="inverted_cdf"))
     typical = -(-int(quantile * _LONGER_ANSWER) // MULTIPLE) * MULTIPLE
@@ -197,11 +178,6 @@ def batch_size(
 
     `lengths` are the tokens of train examples, or of a sample of these, `n_train` in all; `share` multiplies
     the tokens of a step.
-
-    Example:
-        >>> text = TaskDefaults(max_length=None, batch_size=(4, 16), epochs=(1, 3), step_tokens=4096)
-        >>> batch_size([500] * 9, n_train=1000, defaults=text)
-        (8, 'about 4,000 tokens a step')
     """
     least, most = defaults.batch_size
     mean = fmean(lengths)
@@ -216,13 +192,7 @@ def batch_size(
 
 
 def epochs(n_train: int, *, defaults: TaskDefaults) -> tuple[int, str]:
-    """Derive the epochs of a full run.
-
-    Example:
-        >>> text = TaskDefaults(max_length=None, batch_size=(4, 16), epochs=(1, 3), seen_examples=20_000)
-        >>> [epochs(n, defaults=text)[0] for n in (100, 9_000, 90_000)]
-        [3, 2, 1]
-    """
+    """Derive the epochs of a full run."""
     least, most = defaults.epochs
     if defaults.seen_examples is None:
         return most, "the usual number of this task"
@@ -234,5 +204,4 @@ def epochs(n_train: int, *, defaults: TaskDefaults) -> tuple[int, str]:
 
 
 def _power_of_two(value: int) -> int:
-    """The largest power of two that is at most `value`, which is at least 1."""
     return 1 << (value.bit_length() - 1)

@@ -220,12 +220,10 @@ def tell_spread(spec: RunSpec) -> None:
 
 
 def _kind(device: str | None) -> str:
-    """The kind of a device, `cpu`, `cuda` or `mps`; None is the default device."""
     return find_device(None).type if device is None else device.partition(":")[0]
 
 
 def _places_workers(execution: ExecutionSpec) -> bool:
-    """Whether the executor has workers on this machine, each on the device that it is given."""
     executor = EXECUTORS[execution.executor]
     return not (executor.shares_memory or executor.assigns_gpus)
 

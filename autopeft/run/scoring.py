@@ -130,13 +130,7 @@ def logged_scores(
 
 
 def affordable_examples(scores: Sequence[Score], *, full_run_examples: int) -> int:
-    """Count the examples whose passes cost at most 5 % of a full run, from one batch (16) to 512.
-
-    Example:
-        >>> fisher = discover("autopeft.sensitivity")["fisher"]
-        >>> affordable_examples([fisher], full_run_examples=6000)
-        157
-    """
+    """Count the examples whose passes cost at most 5 % of a full run, from one batch (16) to 512."""
     n_scores = sum(score.reads_examples for score in scores)
     if not n_scores:
         return MAX_EXAMPLES

@@ -149,7 +149,6 @@ class Space(BaseModel):
         return self._with({arm: parts for arm, parts in narrowed.items() if None not in parts})
 
     def _with(self, parts: Mapping[str, Sequence[MethodSpace | None]]) -> Space:
-        """The space with the methods and mixes of these names alone, each with these parts."""
         methods = {arm: parts[arm][0] for arm in self.methods if arm in parts}
         mixes = {arm: tuple(parts[arm]) for arm in self.mixes if arm in parts}
         return self.model_copy(update={"methods": methods, "mixes": mixes})

@@ -80,7 +80,6 @@ def _synced_files(folder: Path) -> list[Path]:
 
 
 def _is_sealed(name: str) -> bool:
-    """Whether a file decides what an adapter computes, by its name."""
     return name in ("adapter_config.json", "order.json") or name.endswith(".safetensors")
 
 

@@ -135,10 +135,6 @@ def whole_path(source: str) -> str:
 
     Several files may be separated by commas. Names that are no files, such as hub ids, stay as they are.
     Links are not followed, since their names may tell the format of a file.
-
-    Example:
-        >>> whole_path("org/no-such-folder")
-        'org/no-such-folder'
     """
     words = [source] if _is_there(source) else [word.strip() for word in source.split(",") if word.strip()]
     if not words or not all(map(_is_there, words)):
@@ -158,10 +154,6 @@ def by_dotted_name(settings: Mapping[str, object]) -> dict[str, object]:
     Raises:
         UnknownNameError: No setting has this name.
         SpecError: A setting has two values, by its short and its dotted name.
-
-    Example:
-        >>> by_dotted_name({"trials": 30, "search.score": "snr"})
-        {'search.trials': 30, 'search.score': 'snr'}
     """
     dotted = {name: field.name for name, field in SHORT_NAMES.items()} | {name: name for name in SETTINGS}
     dotted |= {"label": "data.label_column", "text": "data.text_columns"}  # of the usual call in Python
@@ -181,12 +173,7 @@ def by_dotted_name(settings: Mapping[str, object]) -> dict[str, object]:
 
 
 def parse_duration(text: str) -> float:
-    """Parse `7m30s`, `90s`, `2h`, `1d` or `450` into seconds, > 0; raises SpecError on anything else.
-
-    Example:
-        >>> parse_duration("7m30s")
-        450.0
-    """
+    """Parse `7m30s`, `90s`, `2h`, `1d` or `450` into seconds, > 0; raises SpecError on anything else."""
     compact = text.strip().lower()
     if re.fullmatch(r"\d+(\.\d+)?", compact):
         compact += "s"
@@ -199,12 +186,7 @@ def parse_duration(text: str) -> float:
 
 
 def parse_bytes(text: str) -> int:
-    """Parse `2GiB` (of 1,024), `500MB` (of 1,000) or `123456` into bytes, >= 1; raises SpecError otherwise.
-
-    Example:
-        >>> parse_bytes("2GiB"), parse_bytes("1.5 kB")
-        (2147483648, 1500)
-    """
+    """Parse `2GiB` (of 1,024), `500MB` (of 1,000) or `123456` into bytes, >= 1, or raise SpecError."""
     match = _BYTES.fullmatch(text.strip().lower())
     n_bytes = 0
     if match is not None and len(text) <= _LONGEST:

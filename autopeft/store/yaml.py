@@ -67,10 +67,6 @@ def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
 
     Raises:
         SpecError: The text is empty, is not YAML or no mapping, or has a key twice.
-
-    Example:
-        >>> parse_yaml("rate: 1e-4\nanswer: no", source="example")
-        {'rate': 0.0001, 'answer': 'no'}
     """
     content = load_value(text, source=source)
     if content is None:

@@ -151,7 +151,6 @@ class TokenClassification:
         return counts
 
     def _entities(self, tags: Sequence[int]) -> set[tuple[str, int, int]]:
-        """Type, first token and last token of each entity."""
         names = [self.target.names[tag] for tag in tags]
         return set(get_entities([name[0].translate(_BILOU_TO_IOBES) + name[1:] for name in names]))
 

@@ -213,10 +213,6 @@ def most_tokens(device: str, token_bytes: int, *, room: int, weights: int) -> tu
         token_bytes: What a token keeps for the backward pass.
         room: Bytes that all tokens of a micro-batch may keep.
         weights: Bytes of the base model's weights.
-
-    Example:
-        >>> most_tokens("cuda", 2**20, room=10 * 2**30, weights=2**30)
-        (8192, '10.0 GiB of these may be kept')
     """
     limits = [
         (_MOST_TOKENS.get(device, _MOST_TOKENS["cuda"]), "more at once would bring no speed"),

@@ -97,11 +97,6 @@ def micro_batches(rows: Sequence[int], sizes: Counts, *, max_tokens: int | None)
     """Cut the rows of a step, in their order, into parts of at most `max_tokens` each, padding included.
 
     A part has at least one row, so that a row longer than `max_tokens` is a part of its own.
-
-    Example:
-        >>> import numpy as np
-        >>> micro_batches([0, 1, 2, 3], np.array([5, 6, 9, 30]), max_tokens=12)
-        [[0, 1], [2], [3]]
     """
     if max_tokens is None or padded_tokens(rows, sizes) <= max_tokens:
         return [rows]

@@ -264,10 +264,6 @@ def epoch_batches(lengths: Counts, *, batch_size: int, rng: np.random.Generator)
     Rows are shuffled and cut into chunks of 16 batches. Each chunk is sorted by length, cut into batches, and
     its batches are shuffled. The rows that fill no batch are left to later epochs; which ones is random.
     Padding falls from about half to a tenth.
-
-    Example:
-        >>> list(epoch_batches(np.array([3, 9, 3, 9]), batch_size=2, rng=np.random.default_rng(0)))
-        [[1, 3], [0, 2]]
     """
     order = rng.permutation(len(lengths))
     order = order[: len(order) - len(order) % batch_size]

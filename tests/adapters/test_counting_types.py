@@ -30,7 +30,6 @@ FORMS = {
         {"target_modules": "all-linear", "rank_pattern": {"q_proj": 3}},
         {"target_modules": r"model\.layers\.1\.mlp\.(?:up|down)_proj", "use_rslora": True},
         {**SHORT, "layer_replication": [[0, 2], [1, 2]]},
-        {**SHORT, "monteclora_config": {"num_samples": 3}},
     ],
     "ADALORA": [{**SHORT, "total_step": 10}],
     "ADAPTION_PROMPT": [{"target_modules": "self_attn", "adapter_len": 3, "adapter_layers": 2}],

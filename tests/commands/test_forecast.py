@@ -143,24 +143,6 @@ def test_text_says_what_the_labels_are_taken_for(model_dir, labelled, labels, fl
     assert result.exit_code == 0, result.output
     (row,) = [row for row in result.stdout.splitlines() if row.startswith("task ")]
     assert line in row
-    assert "note: the labels look like numbers" not in result.stdout
-
-
-@pytest.mark.parametrize(
-    ("labels", "remedy"),
-    [
-        (("0.5", "1.25", "1.5"), "pass --set data.label_kind=number"),
-        (("1", "2", "3", "4", "5"), "pass --set data.label_kind=number"),
-        (("1,5", "2,5"), "write them with a point and pass --set data.label_kind=number"),
-    ],
-)
-def test_labels_that_look_like_numbers_are_noted_with_the_flag(model_dir, labelled, labels, remedy):
-    result = dry_run(model_dir, labelled(*labels), "--json")
-    task = json.loads(result.stdout)["task"]
-    assert (task["kind"], task["label_names"]) == ("class", list(labels))
-    assert remedy in task["note"]
-    text = " ".join(dry_run(model_dir, labelled(*labels)).stdout.split())
-    assert f"note: {task['note']}" in text
 
 
 def test_text_says_from_which_difference_on_a_verdict_can_tell_plans_apart(model_dir, data_dir):

@@ -134,7 +134,6 @@ def load_as_served(module: nn.Module, file: ConfigFile, *, reader: str) -> nn.Mo
 
 
 def _put_head(module: nn.Module, folder: Path) -> None:
-    """Give a base model the trained head that an export has beside its LoRA, if there is one."""
     head = folder / "head.safetensors"
     if head.is_file():
         module.load_state_dict(load_file(head), strict=False)

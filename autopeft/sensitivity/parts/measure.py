@@ -182,10 +182,6 @@ def rank_correlation(a: Sequence[float | None], b: Sequence[float | None]) -> fl
 
     Pairs where either side is None or not finite (a diverged run) are left out. None is returned where fewer
     than 3 pairs remain, or one side is constant and so has no order to compare. Below 10 pairs it is a hint.
-
-    Example:
-        >>> rank_correlation([0.1, 0.2, 0.3, float("nan")], [1.0, 2.0, 3.0, 0.0])
-        1.0
     """
     x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     assert x.shape == y.shape and x.ndim == 1, f"{x.shape} against {y.shape}"
