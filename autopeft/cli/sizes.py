@@ -256,7 +256,7 @@ def suggestion_text(suggestion: Suggestion) -> str:
     at_once = "" if suggestion.accumulation_steps == 1 else f", {_rows(step.n_rows)} at a time"
     memory = f"{gib(step.memory.expected)} GiB, checkpointing {_switch(step)}"
     if (most := estimated.max_bytes) is not None:
-        words = "of" if step.memory.high <= most else "which does not fit into"
+        words = "of" if estimated.fits else "which does not fit into"
         memory = f"{memory}, {words} {gib(most)} GiB"
     rows = [
         ("rank, alpha", f"{config.r}, {config.lora_alpha}"),
@@ -265,9 +265,10 @@ def suggestion_text(suggestion: Suggestion) -> str:
             f"{rate(suggestion.learning_rate)}, linear to 0 after {suggestion.warmup_steps} steps",
         ),
         ("step", f"{_rows(suggestion.batch_size)} of {step.n_tokens:,} tokens{at_once}"),
+        *([] if step.quantize == "none" else [("base model", f"--quantize {step.quantize}")]),
         ("memory", memory),
         ("time", _suggested_time(suggestion)),
-        ("served by", ", ".join(suggestion.servers) or "any server, merged"),
+        ("served by", f"{', '.join(suggestion.servers)}, as it is"),
     ]
     params = f"{suggestion.trainable_params:,} parameters ({share})"
     title = f"LoRA on all linear maps of {suggestion.base_model}: {params}"
@@ -301,9 +302,10 @@ def suggestion_json(suggestion: Suggestion) -> dict[str, Any]:
         "max_length": step.n_tokens,
         "checkpointing": step.checkpointing,
         "peak_bytes": step.memory.expected,
-        "fits": None if most is None else step.memory.high <= most,
+        "quantize": step.quantize,
+        "fits": None if most is None else estimated.fits,
         "seconds_per_step": estimated.seconds,
-        "n_steps": suggestion.n_steps,
-        "seconds": suggestion.seconds,
+        "n_steps": None if run is None else run.n_steps,
+        "seconds": None if run is None else run.seconds,
         "price": None if run is None or run.price is None else run.price * run.seconds / 3600,
     }

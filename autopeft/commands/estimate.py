@@ -107,6 +107,11 @@ class StepEstimate:
     run: RunEstimate | None = None
 
     @property
+    def fits(self) -> bool:
+        """Whether a step fits into the memory; true if that is not known."""
+        return self.max_bytes is None or self.answer.step.memory.high <= self.max_bytes
+
+    @property
     def seconds(self) -> float | None:
         """Seconds of a step of all its rows; None if the device's rates are not known."""
         part = self.answer.typical

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jinja2 import Environment, PackageLoader
 from peft import PeftConfig
@@ -16,12 +16,11 @@ from autopeft.model import BaseModel
 from autopeft.records import BudgetSpec, ModelSpec, Plan, RunSpec, TaskSpec
 from autopeft.run.prepare import methods_for
 from autopeft.run.resources import budget_of
-from autopeft.space import BASELINE_METHOD, AllocationContext, FirstPlan
+from autopeft.space import BASELINE_METHOD, AllocationContext
 from autopeft.train import warmup_steps
 
 TRAINERS = ("peft", "trl", "unsloth", "axolotl")
 _RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # which people and kernels like
-_RATE = 0.38  # position in the range, as of the first plans of a search
 _USUAL_ROWS = 16  # of a step where no data are given, as people train language models
 _USUAL_STEPS = 1000  # chosen by hand
 
@@ -45,9 +44,8 @@ class SuggestRequest:
 class Suggestion:
     """LoRA of one rank on all linear maps, how to train it, and what that takes.
 
-    `batch_size` rows make a step, `estimate.answer.step.n_rows` of them at a time. `seconds` and `price` are
-    those of `n_steps`, which are known with data; None where nobody knows them. `servers` read the adapter as
-    it is.
+    `batch_size` rows make a step, `estimate.answer.step.n_rows` of them at a time. With data `estimate.run`
+    has the steps of a run, their time and price. `servers` read the adapter as it is.
     """
 
     base_model: str
@@ -55,8 +53,6 @@ class Suggestion:
     config: PeftConfig
     batch_size: int
     warmup_steps: int
-    n_steps: int | None
-    seconds: float | None
     estimate: StepEstimate
     servers: tuple[str, ...] = ()
 
@@ -91,6 +87,7 @@ class Suggestion:
             targets=sorted(targets) if isinstance(targets, set) else targets,
             suggestion=self,
             step=step,
+            run=self.estimate.run,
             bf16=self.estimate.dtype == "bfloat16",
         )
 
@@ -98,7 +95,8 @@ class Suggestion:
 def suggest(request: SuggestRequest) -> Suggestion:
     """Spend the budget on LoRA of one round rank on all linear maps, and tell batch, memory, time and price.
 
-    Neither weights nor, without `data`, a tokenizer are read.
+    Neither weights nor, without `data`, a tokenizer are read. The base model is in 4 bits if it fits no
+    otherwise, unless the user says how to hold it.
 
     Raises:
         BudgetError: The budget does not pay rank 1 on all linear maps.
@@ -113,18 +111,20 @@ def suggest(request: SuggestRequest) -> Suggestion:
     with model.quiet_libraries():
         base = model.load_skeleton(spec.model, auto_class=task.auto_class if task else None)
     rank, plan, config = _largest_lora(spec, base)
-    step = estimate_step(
-        EstimateRequest(
-            trained=f"{BASELINE_METHOD}_r{rank}",
-            model_id=spec.model.id or model.DEMO_HUB_ID,
-            revision=request.revision,
-            batch_size=None if request.data else _USUAL_ROWS,
-            quantize=request.quantize,
-            device=request.device,
-            memory=request.memory,
-            run=RunRequest(task=request.task, data=request.data, price=request.gpu_price, accumulates=True),
-        )
+    estimate_request = EstimateRequest(
+        trained=f"{BASELINE_METHOD}_r{rank}",
+        model_id=spec.model.id or model.DEMO_HUB_ID,
+        revision=request.revision,
+        batch_size=None if request.data else _USUAL_ROWS,
+        quantize=request.quantize,
+        device=request.device,
+        memory=request.memory,
+        run=RunRequest(task=request.task, data=request.data, price=request.gpu_price, accumulates=True),
     )
+    step = estimate_step(estimate_request)
+    if request.quantize is None and not step.fits:
+        in_4_bits = estimate_step(replace(estimate_request, quantize="4bit"))
+        step = in_4_bits if in_4_bits.fits else step
     run = step.run
     return Suggestion(
         base_model=base.name,
@@ -132,8 +132,6 @@ def suggest(request: SuggestRequest) -> Suggestion:
         config=config,
         batch_size=step.n_rows,
         warmup_steps=warmup_steps(_USUAL_STEPS if run is None else run.n_steps),
-        n_steps=None if run is None else run.n_steps,
-        seconds=None if run is None else run.seconds,
         estimate=step,
         servers=_servers_of(plan),
     )
@@ -164,9 +162,9 @@ def _largest_lora(spec: RunSpec, base: BaseModel) -> tuple[int, Plan, PeftConfig
         methods=methods,
         max_params=rank * per_rank.max_trainable_params,
     )
-    alone = space.load("default", known_methods=methods, only=(BASELINE_METHOD,))
-    entry = FirstPlan(method=BASELINE_METHOD, rate=_RATE, baseline=True)
-    alone = alone.model_copy(update={"first": {"language": (entry,)}})
+    default = space.load("default", known_methods=methods)
+    entry = next(each for each in default.first["language"] if each.baseline)
+    alone = default.model_copy(update={"first": {"language": (entry,)}})
     (_, policy), *_ = space.first_policies(alone, "language", context)
     plan = space.plan_of(policy, context)
     (config,) = model.for_task(
