@@ -50,7 +50,8 @@ def base_facts(module: nn.Module, processor: Any, *, weights: Mapping[str, str])
     if hasattr(processor, "get_vocab"):
         vocabulary = sorted(processor.get_vocab().items())
         words = " ".join(word for word, _ in vocabulary[:: len(vocabulary) // _N_WORDS + 1])
-        splits = [processor(text)["input_ids"] for text in (_TEXT, words, words.upper())]
+        texts = (_TEXT, words, words.upper())
+        splits = [processor(text, verbose=False)["input_ids"] for text in texts]  # longer than a context
         facts["vocabulary of the tokenizer"] = digest_of(vocabulary)
         special = {name: str(word) for name, word in processor.special_tokens_map.items()}
         facts["token ids of sample texts"] = digest_of(splits)
