@@ -119,8 +119,8 @@ def module_words(names: Collection[str], sites: Sequence[Site]) -> str:
 def _layer_words(layers: Sequence[int], sites: Sequence[Site]) -> str:
     every = sorted({site.layer for site in sites if site.layer is not None})
     n_layers, count = len(layers), f"{len(layers)} " if len(layers) > 1 else ""
-    for end, some in (("last", every[-n_layers:]), ("first", every[:n_layers])):
-        if list(layers) == some:
+    for end, at_end in (("last", every[-n_layers:]), ("first", every[:n_layers])):
+        if list(layers) == at_end:
             return f" in the {end} {count}of {len(every)} layers"
     if len(layers) > 1 and layers[-1] - layers[0] + 1 == len(layers):
         named = f"{layers[0]} to {layers[-1]}"
