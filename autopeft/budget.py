@@ -40,12 +40,6 @@ def parse(requested: str, *, base_params: int, rank_params: int = 0) -> Budget:
     Raises:
         SpecError: Not a number, zero, negative, or over 100 %.
         BudgetError: A share that is less than one parameter of this base model.
-
-    Example:
-        >>> parse("0.5%", base_params=22_713_216, rank_params=41_472).max_trainable_params
-        113566
-        >>> parse("r2", base_params=22_713_216, rank_params=41_472).max_trainable_params
-        82944
     """
     if rank := _RANK.fullmatch(requested.strip()):
         exact = Fraction(int(rank[1]) * rank_params)

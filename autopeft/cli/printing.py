@@ -54,14 +54,6 @@ def table(
     Returns:
         The text of each row, which may have several lines, headings first; and the headings of the last
         columns that found no room.
-
-    Example:
-        >>> texts, left_out = table(("name", "n", "share"), [("two words", "10", "76.9 %")], width=11)
-        >>> print(*texts, left_out, sep=chr(10))
-        name      n
-        two      10
-        words
-        ('share',)
     """
     every_row = [*([headers] if headers else []), *rows]
     width = width or room()

@@ -141,14 +141,7 @@ _NO_FEED_FORWARD = frozenset(
 
 
 def role_of(name: str, n_in: int, n_out: int) -> str:
-    """Tell the role of a linear map, such as `q` or `up`; `dense` if neither name nor shape tells it.
-
-    Example:
-        >>> role_of("model.layers.0.self_attn.dense", 16, 16)
-        'o'
-        >>> role_of("h.0.mixer.expand", 16, 64), role_of("h.0.mixer.in_proj", 16, 64)
-        ('up', 'dense')
-    """
+    """Tell the role of a linear map, such as `q` or `up`; `dense` if neither name nor shape tells it."""
     role = role_by_name(name)
     if _ATTENTION.search(name) and role in (None, *ROLE_GROUPS["mlp"]):
         return "dense"  # such as a gate on what the heads give

@@ -23,15 +23,7 @@ _SWITCHES = {"resume": "resume=True", "overwrite": "overwrite=True"}
 
 
 def search_command(spec: RunSpec) -> str:
-    """Write the search with the same model, data, task, budget and seed.
-
-    Example:
-        >>> from autopeft.records.spec import BudgetSpec
-        >>> search_command(RunSpec(model=ModelSpec(id="m"), budget=BudgetSpec(requested="1%")))
-        'autopeft search --model m --budget 1%'
-        >>> search_command(RunSpec(model=ModelSpec(id=IN_MEMORY), budget=BudgetSpec(requested="1%")))
-        "autopeft.search(model=model, tokenizer=tokenizer, budget='1%')"
-    """
+    """Write the search with the same model, data, task, budget and seed."""
     values = {name: attrgetter(SHORT_NAMES[name].name)(spec) for name in _PROBLEM}
     defaults = {name: SHORT_NAMES[name].default for name in _PROBLEM}
     values = {name: v for name, v in values.items() if name == "budget" or v != defaults[name]}
@@ -100,16 +92,7 @@ def in_words_of(spec: RunSpec, message: str) -> str:
 
 
 def python_words(message: str) -> str:
-    """Put Python arguments in place of the flags and commands of a message.
-
-    Example:
-        >>> python_words("run already holds files. Pass --resume to go on with that run, or another --out.")
-        'run already holds files. Pass resume=True to go on with that run, or another out.'
-        >>> python_words("go on with `autopeft search --resume --out runs/a`.")
-        "go on with `autopeft.search(out='runs/a', resume=True)`."
-        >>> python_words("data/my--data has 2 rows")
-        'data/my--data has 2 rows'
-    """
+    """Put Python arguments in place of the flags and commands of a message."""
     message = _RESUME.sub(lambda m: f"autopeft.search(out={_in_python(m[1])}, resume=True)", message)
     message = _SEARCH.sub(lambda m: f"autopeft.search({_in_python(m[1])})", message)
     arguments = {str(field.flag).removeprefix("--"): short for short, field in SHORT_NAMES.items()}

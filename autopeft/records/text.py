@@ -32,12 +32,7 @@ def digest_of(content: Any) -> str:
 
 
 def rate(value: float) -> str:
-    """Write a learning rate with two digits, and with an exponent below 0.1 and from 1,000 on.
-
-    Example:
-        >>> rate(0.004), rate(0.00015), rate(0.65), rate(4.0), rate(216.0)
-        ('4e-3', '1.5e-4', '0.65', '4', '220')
-    """
+    """Write a learning rate with two digits, and with an exponent below 0.1 and from 1,000 on."""
     rounded = f"{value:.1e}"
     if value == 0 or 0.1 <= abs(float(rounded)) < 1000:
         return f"{float(rounded):g}"

@@ -133,10 +133,6 @@ def sites_pattern(names: Iterable[str]) -> str:
     r"""Write a regular expression that full-matches these module names and no others.
 
     Names that differ only in their layer number are folded, and so are endings in the same layers.
-
-    Example:
-        >>> sites_pattern(["h.0.q", "h.1.q", "h.0.v", "h.1.v", "pooler"])
-        '(?:h\\.(?:0|1)\\.(?:q|v)|pooler)'
     """
     layers_of: dict[tuple[str, str], set[int]] = defaultdict(set)
     alone: list[str] = []
