@@ -96,14 +96,15 @@ def mutants(node: ast.AST) -> Iterator[str]:
         yield from () if is_docstring else ("pass",)
 
 
-def drawn(rooms: list[str], n: int, seed: int) -> list[tuple[str, str, ast.AST, str]]:
-    """Some mutants at random: room, file, node and its new text."""
+def drawn(rooms: list[str], n: int, seed: int) -> list[tuple[str, str, str, ast.AST, str]]:
+    """Some mutants at random: room, file, its source, node and its new text."""
     every = []
     for room in rooms:
         found = sorted(Path("autopeft", room).glob("*.py")) or [Path("autopeft", f"{room}.py")]
         for path in found:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            every += [(room, str(path), node, text) for node in places(tree) for text in mutants(node)]
+            source = path.read_text(encoding="utf-8")  # at once, since the files may change meanwhile
+            nodes = places(ast.parse(source))
+            every += [(room, str(path), source, node, text) for node in nodes for text in mutants(node)]
     return random.Random(seed).sample(every, min(n, len(every)))
 
 
@@ -141,7 +142,7 @@ def replace_in(old: object, new: object, name: str) -> None:
                 before.__kwdefaults__ = after.__kwdefaults__
         elif isinstance(value, type) and value.__module__ == name and isinstance(current, type):
             replace_in(current, value, name)
-        elif isinstance(old, types.ModuleType) and isinstance(value, int | float | tuple | frozenset):
+        elif isinstance(old, types.ModuleType) and not callable(value) and not key.startswith("__"):
             setattr(old, key, value)
 
 
@@ -179,10 +180,10 @@ def main() -> None:
     with arguments.out.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(("file", "line", "before", "after", "outcome", "seconds"))
-        for room, path, node, text in drawn(arguments.rooms, arguments.n, arguments.seed):
+        for room, path, source, node, text in drawn(arguments.rooms, arguments.n, arguments.seed):
             started = time.monotonic()
-            source = replaced(Path(path).read_text(encoding="utf-8"), node, text)
-            found = outcome(TESTS[room], path.removesuffix(".py").replace("/", "."), source)
+            name = path.removesuffix(".py").replace("/", ".")
+            found = outcome(TESTS[room], name, replaced(source, node, text))
             seconds = round(time.monotonic() - started)
             writer.writerow((path, node.lineno, ast.unparse(node), text, found, seconds))
             stream.flush()

@@ -18,7 +18,7 @@ from autopeft.model.attaching import modules_kept_whole
 from autopeft.model.weight_comparison import weight_digests
 from autopeft.records import Plan, digest_of
 from autopeft.run.prepare import Prepared
-from autopeft.store import write_text
+from autopeft.store import read_checked, write_checked
 
 TRAINING, OUTPUTS = "training.json", "outputs.json"
 _BASE, DATA = "base", "data_fingerprint"
@@ -161,13 +161,15 @@ def write_outputs(folder: Path, prepared: Prepared, plan: Plan) -> None:
                 rows.append({name: tensor.tolist() for name, tensor in batch.items()})
     is_wide = base.precision.dtype == "float32" and not base.n_bits
     content = {"tolerance": _TOLERANCE if is_wide else _TOLERANCE_16_BITS, "rows": rows, "outputs": outputs}
-    write_text(folder / OUTPUTS, json.dumps(content) + "\n")
+    write_checked(folder / OUTPUTS, content)
 
 
 def require_same_outputs(folder: Path, adapted: nn.Module, *, auto_class: str, device: torch.device) -> None:
     """Raise a ModelError if a model gives other outputs for the rows of `write_outputs` than it did then."""
-    noted = trained_facts(folder / OUTPUTS)
-    for row, expected in zip(noted.get("rows", ()), noted.get("outputs", ()), strict=True):
+    if not (folder / OUTPUTS).is_file():
+        return
+    noted = read_checked(folder / OUTPUTS, remedy="train the plan again, or delete the file")
+    for row, expected in zip(noted["rows"], noted["outputs"], strict=True):
         batch = {name: torch.tensor(values) for name, values in row.items()}
         output = _sample(adapted, batch, auto_class, device)
         pairs = list(zip(expected, output, strict=False))

@@ -148,6 +148,12 @@ def test_a_changed_adapter_whose_checksums_were_renewed_is_noticed_by_its_output
     refused(verify(trained), 2, "gives other outputs than when it was finished")
 
 
+def test_damaged_outputs_are_one_sentence(trained):
+    path = trained / "outputs.json"
+    path.write_text(path.read_text().replace('"attention_mask": [[1', '"attention_mask": [["off"', 1))
+    refused(verify(trained), 2, "outputs.json", "damaged or was edited")
+
+
 def test_edited_label_names_are_told(trained, tmp_path):
     edit_config(id2label={"0": "bad", "1": "good"})(trained)
     told = "names the labels bad, good, and the head was trained with"
