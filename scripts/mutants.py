@@ -23,6 +23,7 @@ import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ TESTS = {
     "adapters": ["tests/adapters"],
 }
 SECONDS = 300  # of processor time, after which the tests of a mutant count as hanging
-SWAPPED = {
+SWAPPED: dict[type, Any] = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,
     ast.Gt: ast.GtE,
@@ -57,7 +58,7 @@ NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "floor": "ceil"
 SKIPPED = (ast.JoinedStr, ast.Import, ast.ImportFrom, ast.Raise)  # messages, and what fails at import
 
 
-def places(tree: ast.AST) -> Iterator[ast.AST]:
+def places(tree: ast.AST) -> Iterator[Any]:
     """The nodes that may be changed: no annotations, messages, decorators or logs."""
     for name, value in ast.iter_fields(tree):
         if name in ("annotation", "returns", "decorator_list", "type_comment"):
@@ -69,7 +70,7 @@ def places(tree: ast.AST) -> Iterator[ast.AST]:
                 yield from places(node)
 
 
-def mutants(node: ast.AST) -> Iterator[str]:
+def mutants(node: Any) -> Iterator[str]:
     """The texts that may stand in a node's place."""
     if isinstance(node, ast.Compare) and len(node.ops) == 1:
         swapped = ast.Compare(node.left, [SWAPPED[type(node.ops[0])]()], node.comparators)
@@ -81,7 +82,7 @@ def mutants(node: ast.AST) -> Iterator[str]:
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         yield f"({ast.unparse(node.operand)})"
     elif isinstance(node, ast.Constant) and type(node.value) in (bool, int, float):
-        value = node.value
+        value: Any = node.value
         yield repr(
             not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else value * 1.5
         )
@@ -96,7 +97,7 @@ def mutants(node: ast.AST) -> Iterator[str]:
         yield from () if is_docstring else ("pass",)
 
 
-def drawn(rooms: list[str], n: int, seed: int) -> list[tuple[str, str, str, ast.AST, str]]:
+def drawn(rooms: list[str], n: int, seed: int) -> list[tuple[str, str, str, Any, str]]:
     """Some mutants at random: room, file, its source, node and its new text."""
     every = []
     for room in rooms:
@@ -108,7 +109,7 @@ def drawn(rooms: list[str], n: int, seed: int) -> list[tuple[str, str, str, ast.
     return random.Random(seed).sample(every, min(n, len(every)))
 
 
-def replaced(source: str, node: ast.AST, text: str) -> str:
+def replaced(source: str, node: Any, text: str) -> str:
     """The source with a text in a node's place."""
     lines = source.encode().splitlines(keepends=True)
     start = sum(map(len, lines[: node.lineno - 1])) + node.col_offset

@@ -40,7 +40,8 @@ def unknown_flags(words: list[str]) -> list[str]:
     if name not in commands:
         return [name]
     known = {flag for parameter in commands[name].params for flag in parameter.opts} | {"--help", "-h"}
-    given = [word.partition("=")[0] for word in words[2:] if re.match(r"--?[a-z]", word)]
+    end = words.index("--") if "--" in words else len(words)  # behind it stands the command of a user
+    given = [word.partition("=")[0] for word in words[2:end] if re.match(r"--?[a-z]", word)]
     return [flag for flag in given if flag not in known]
 
 
