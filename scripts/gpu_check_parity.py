@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from gpu_check_parts import METHODS, TASK, TINY, Finding, Place, planned, saved_base, wait
@@ -94,8 +95,9 @@ def check_trl(
         ours = by_autopeft(bench, plan, n_steps, place)
         theirs = by_trl(bench, plan, n_steps, place, folder=folder)
     gaps = [abs(a - b) for a, b in zip(ours.losses, theirs.losses, strict=True)]
-    n_tokens = bench.batch_size * float(split.lengths.mean())
-    numbers: dict[str, Any] = {"steps": n_steps, "tokens_a_row": round(float(split.lengths.mean()))}
+    tokens_a_row = float(np.asarray(split.lengths).mean())
+    n_tokens = bench.batch_size * tokens_a_row
+    numbers: dict[str, Any] = {"steps": n_steps, "tokens_a_row": round(tokens_a_row)}
     numbers |= {"largest_gap": round(max(gaps), 7), "mean_gap": round(sum(gaps) / n_steps, 7)}
     for label, curve in (("autopeft", ours), ("trl", theirs)):
         last = curve.losses[-max(1, n_steps // 10) :]

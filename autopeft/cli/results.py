@@ -90,7 +90,11 @@ def print_result(result: SearchResult, path: Path) -> None:
     for sentence in answer.sentences[1:]:
         out.print(escape(minuses(in_words_of(result.spec, sentence))))
     cost = result.cost
-    in_r = "" if cost.total_full_runs is None else f", {cost.total_full_runs:.1f} full runs of the default"
+    in_r = (
+        ""
+        if cost.total_full_runs is None
+        else f", as long as {cost.total_full_runs:.1f} full runs of the default"
+    )
     out.print(f"The whole search took {duration(cost.total_seconds)}{in_r}.\n")
     for command in next_steps(result, path):  # each on one line to copy, however long
         out.print(f"  {command}", markup=False, soft_wrap=True)

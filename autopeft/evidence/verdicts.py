@@ -15,7 +15,7 @@ _SENTENCES = {
     "inconclusive": "{rival} {scores} than {baseline} on {rows}, which may be chance; {interval}.",
     KEPT: "{baseline} is kept, since {rival} is not clearly better: it {scores} on {rows}; {interval}.",
 }
-_INTERVAL = "expect {low} to {high} on new rows and with another seed (95 % interval)"
+_INTERVAL = "expect {low} to {high} on new rows and if trained again (95 % interval)"
 _ALONE = "{baseline} is handed over without a comparison: no other plan was trained in full."
 
 
@@ -58,7 +58,7 @@ def verdict(
     elif difference.mean >= difference.std_error:
         label = "inconclusive"
     scores, interval = _in_words(difference, metric)
-    rows = [f"{difference.n_examples:,} unseen rows"] if difference.n_examples > 1 else []
+    rows = [f"{difference.n_examples:,} confirm rows"] if difference.n_examples > 1 else []
     rows += [f"{difference.n_seeds} seeds"] if difference.n_seeds > 1 else []
     sentence = _SENTENCES[label].format(
         rival=rival,

@@ -52,7 +52,7 @@ def model_card(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
     confirm split. `peft` keeps text, results and pipeline of the card when it saves an adapter into the same
     folder. It sets the tags and the base model anew.
     """
-    record = scored_record(result)
+    record = scored_record(result, result.best)
     value = dict(zip(record.seeds, record.metrics, strict=True)).get(facts.seed, record.metric_mean)
     evaluated = examples(result, record.split)
     rows = f" ({evaluated} examples of {record.split})" if " of " in evaluated else ""

@@ -36,14 +36,13 @@ _MAX_RUNS = 40  # of a table; chosen by hand: as many as a reader scrolls throug
 class BestPlan:
     """How to load, train and count the plan that is handed over, and which modules it adapts.
 
-    `position` is that of its learning rate in the range that was searched, from `lowest` to `highest`; None
+    `position` is that of its learning rate in the range that was searched; None
     without a range. `is_command` is False if `commands` are Python, for objects in memory.
     """
 
     plan: Plan
     words: str
     position: float | None
-    range: tuple[float, float] | None
     ranks: Map
     python: str
     commands: tuple[str, ...]
@@ -164,7 +163,6 @@ def _best_plan(result: SearchResult, words: PartWords) -> BestPlan:
         plan=best,
         words=name_of(best, result, words.labels),
         position=position_of(best, result),
-        range=result.setting.learning_rate_ranges.get(best.lead_method or ""),
         ranks=merged(rank_map(result.sites, best, words.short_labels)),
         python=python_lines(result, words),
         commands=counting[1:] if spec.has_own_trainer else counting if is_command else (train, repeat),

@@ -108,12 +108,12 @@ def module_words(names: Collection[str], sites: Sequence[Site]) -> str:
     where = "" if layers == {site.layer for site in possible} else _layer_words(sorted(layers), inside)
     if not adapted or len(adapted) < sum(site.layer in layers for site in possible):
         return f"{counted(len(names), 'module')}{where}"
-    if set(roles) == {site.role for site in inside if site.kind in LINEAR}:
-        return f"all linear maps{where}"
+    is_all = set(roles) == {site.role for site in inside if site.kind in LINEAR}
     kinds = listed(roles) if len(roles) <= _MOST_ROLES else f"{len(roles)} kinds of modules"
-    n_outside = len(names) - len(adapted)
-    outside = f" and {counted(n_outside, 'module')} outside the layers" if n_outside else ""
-    return f"{kinds}{where}{outside}"
+    outside = [] if is_all and not where else sorted(set(names) - {site.name for site in adapted})
+    beyond = "".join(outside) if len(outside) == 1 else f"{len(outside)} modules outside the layers"
+    and_outside = f" and {beyond}" if outside else ""
+    return f"{'all linear maps' if is_all else kinds}{where}{and_outside}"
 
 
 def _layer_words(layers: Sequence[int], sites: Sequence[Site]) -> str:

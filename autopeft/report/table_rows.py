@@ -25,10 +25,10 @@ def record_of(records: Sequence[FullRun], plan: Plan | None) -> FullRun | None:
     return next((record for record in records if record.plan == plan), None)
 
 
-def scored_record(result: SearchResult) -> FullRun:
-    """Find the record of the best plan on the test split, or on the confirm split if test was not read."""
-    record = record_of(result.test, result.best) or record_of(result.full_runs, result.best)
-    assert record is not None, "the best plan has a full run"
+def scored_record(result: SearchResult, plan: Plan) -> FullRun:
+    """Find a full run's record on the test split, or on the confirm split if test was not read."""
+    record = record_of(result.test, plan) or record_of(result.full_runs, plan)
+    assert record is not None, "a finalist has a full run"
     return record
 
 

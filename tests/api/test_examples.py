@@ -124,7 +124,7 @@ def test_notebooks_search_and_read_the_result(model_dir, data_dir, tmp_path, mon
 
 def test_own_trainer_of_the_example_ends_in_a_verdict(model_dir, data_dir, tmp_path):
     printed = example("own_trainer.py", model_dir, data_dir, 4, tmp_path / "study", cwd=tmp_path)
-    assert "unseen rows" in printed
+    assert "confirm rows" in printed
     assert (tmp_path / "study/best/weights/adapter_model.safetensors").is_file()
 
 
@@ -137,4 +137,4 @@ def test_trainer_of_trl_ends_in_a_verdict(name, make_base, tokenizer, tmp_path):
     ending.eos_token = ending.convert_ids_to_tokens(3)  # trl ends each text with it
     ending.save_pretrained(folder)
     printed = example(name, folder, sample, 4, tmp_path / "study", cwd=tmp_path)
-    assert "unseen rows" in printed
+    assert "confirm rows" in printed

@@ -26,10 +26,13 @@ def test_the_answer_comes_last_but_for_the_next_steps(capsys, tmp_path):
     print_result(result, FOLDER)
     *_, above, use, cost, sure, longer, search, blank, _, _ = capsys.readouterr().out.splitlines()
     assert use.startswith("Use LoRA of rank 2 to 13 on 7 modules: accuracy ")
-    assert cost.startswith("It trains 7,296 parameters") and longer.startswith("Twice the steps promise")
+    assert cost.startswith("It trains 7,296 adapter parameters") and longer.startswith(
+        "Training it twice as long"
+    )
     assert sure == result.verdict.sentence.replace("-", "−") and not blank
     assert (
-        search == f"The whole search took 3.1 min, {184.9 / 50:.1f} full runs of the default." and not above
+        search == f"The whole search took 3.1 min, as long as {184.9 / 50:.1f} full runs of the default."
+        and not above
     )
 
 

@@ -61,33 +61,33 @@ def test_verdict_keeps_the_numbers_that_it_judged() -> None:
             0.021,
             0.018,
             10,
-            "HiRA on all maps scores 2.1 points more than LoRA on q and v on 1,500 unseen "
+            "HiRA on all maps scores 2.1 points more than LoRA on q and v on 1,500 confirm "
             "rows; expect +0.3 to +3.9 on new "
-            "rows and with another seed (95 % interval).",
+            "rows and if trained again (95 % interval).",
         ),
         (
             -0.002,
             0.006,
             4,
             "HiRA on all maps has 40 % of the parameters of LoRA on q and v and scores 0.2 points less "
-            "on 1,500 unseen rows; expect -0.8 to +0.4 on new "
-            "rows and with another seed (95 % interval).",
+            "on 1,500 confirm rows; expect -0.8 to +0.4 on new "
+            "rows and if trained again (95 % interval).",
         ),
         (
             0.02,
             0.03,
             10,
-            "HiRA on all maps scores 2.0 points more than LoRA on q and v on 1,500 unseen rows, which may "
+            "HiRA on all maps scores 2.0 points more than LoRA on q and v on 1,500 confirm rows, which may "
             "be chance; expect -1.0 to +5.0 on new "
-            "rows and with another seed (95 % interval).",
+            "rows and if trained again (95 % interval).",
         ),
         (
             -0.02,
             0.03,
             10,
             "LoRA on q and v is kept, since HiRA on all maps is not clearly better: it scores 2.0 points "
-            "less on 1,500 unseen rows; expect -5.0 to +1.0 on new "
-            "rows and with another seed (95 % interval).",
+            "less on 1,500 confirm rows; expect -5.0 to +1.0 on new "
+            "rows and if trained again (95 % interval).",
         ),
     ],
 )
@@ -106,13 +106,13 @@ def test_each_label_has_its_sentence(mean: float, half: float, n_params: int, se
 )
 def test_unit_and_direction_are_those_of_the_metric(metric: MetricFacts, gain: str, interval: str) -> None:
     assert judged(0.05, 0.02, metric=metric).sentence == (
-        f"HiRA on all maps {gain} than LoRA on q and v on 1,500 unseen rows; expect {interval} on new rows "
-        "and with another seed (95 % interval)."
+        f"HiRA on all maps {gain} than LoRA on q and v on 1,500 confirm rows; expect {interval} on new rows "
+        "and if trained again (95 % interval)."
     )
 
 
 def test_several_seeds_stand_in_the_sentence() -> None:
-    assert "on 1,500 unseen rows and 3 seeds; expect " in judged(0.05, 0.02, n_seeds=3).sentence
+    assert "on 1,500 confirm rows and 3 seeds; expect " in judged(0.05, 0.02, n_seeds=3).sentence
 
 
 def test_small_numbers_get_the_decimals_that_they_need() -> None:

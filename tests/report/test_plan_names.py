@@ -32,7 +32,7 @@ def names(layers, roles):
         (names([2, 3], "q"), "q in the last 2 of 4 layers"),
         (names([0, 2], "q"), "q in layers 0 and 2 of 0 to 3"),
         (["h.1.q", "h.2.v"], "2 modules in layers 1 to 2 of 0 to 3"),
-        ([*names([3], "q"), "pooler"], "q in the last of 4 layers and 1 module outside the layers"),
+        ([*names([3], "q"), "pooler"], "q in the last of 4 layers and pooler"),
         (["pooler"], "1 module"),
     ],
 )

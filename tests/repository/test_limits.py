@@ -29,7 +29,7 @@ BROAD_EXCEPTS = {
 
 # It may only fall, unless a capability is added: raise it with that commit (last: arguments of a trial).
 # It may only fall, unless a capability is added: raise it with that commit (last: other rows are told).
-MAX_PACKAGE_LINES = 35_879
+MAX_PACKAGE_LINES = 35_882
 MAX_FOLDER_FILES = 15
 PARTS = {
     f"autopeft/{room}" for room in ("methods", "metrics", "tasks", "sensitivity", "exports")
