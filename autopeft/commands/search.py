@@ -10,15 +10,29 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
-from autopeft import engine, report
+import torch
+
+from autopeft import engine, evidence, report
 from autopeft.engine import Limits, Runs
-from autopeft.errors import AutopeftError
+from autopeft.errors import AutopeftError, SpecError, first_line_of
 from autopeft.executors import EXECUTORS
-from autopeft.records import Outcome, RunSpec, SearchResult, SearchSoFar, resume_command
+from autopeft.extension import own_function
+from autopeft.records import (
+    Outcome,
+    OwnEvaluation,
+    Plan,
+    RunSpec,
+    SearchResult,
+    SearchSoFar,
+    resume_command,
+    shortened,
+)
 from autopeft.run.best import write_best, write_plans
 from autopeft.run.live import Display, live_page
-from autopeft.run.prepare import NAMED, InMemory, Prepared
+from autopeft.run.prepare import NAMED, InMemory, Prepared, prepare
 from autopeft.run.reporting import environment, part_words, setting_of
 from autopeft.run.scoring import logged_scores
 from autopeft.run.search_problem import open_run, rate_ranges, score_names, search_problem
@@ -122,10 +136,11 @@ def run_search(
             finally:
                 executor.shutdown()
             result = _finished(run, prepared, outcome, so_far=so_far, state=state, load_seconds=load_seconds)
-            write_best(run, prepared, result, weights=state.weights["body"])
-            write_plans(run, prepared, result)
-            run.save_result(result)
-            report.write(result, run.path, words=part_words(result))
+            _write(run, prepared, result, state)
+        if spec.search.evaluate is not None:  # the answer is on the disk, whatever the function does
+            progress.phase(f"calling {spec.search.evaluate}", 0)
+            result = replace(result, evaluation=_evaluated(run, prepared, result))
+            _write(run, prepared, result, state)
         log_plans(run, result, interrupt=interrupt)
         return result, run.path
 
@@ -163,6 +178,49 @@ def _finished(
         environment=so_far.environment,
         **vars(outcome),
     )
+
+
+def _write(run: RunDir, prepared: Prepared, result: SearchResult, state: RunState) -> None:
+    """Write the answer: the finished adapter, plans, result and report."""
+    write_best(run, prepared, result, weights=state.weights["body"])
+    write_plans(run, prepared, result)
+    run.save_result(result)
+    report.write(result, run.path, words=part_words(result))
+
+
+def _evaluated(run: RunDir, prepared: Prepared, result: SearchResult) -> OwnEvaluation | None:
+    """Call the user's function with the finished adapters of best and baseline; None if it fails."""
+    name, bench = str(prepared.spec.search.evaluate), prepared.bench
+    function, scores = own_function(name, flag="--evaluate"), dict[Plan, list[float]]()
+    try:
+        if not EXECUTORS[prepared.spec.execution.executor].shares_memory:  # the weights left for the workers
+            bench = prepare(prepared.spec, keep_weights=run.weights).bench
+        for plan in (result.best, result.baseline):
+            if plan not in scores:
+                seed = next(record.seeds[0] for record in result.full_runs if record.plan == plan)
+                with bench.finished(plan, seed=seed) as model:
+                    scores[plan] = _numbers(function(model, bench.base.tokenizer))
+        best, baseline = scores[result.best], scores[result.baseline]
+        if len(best) != len(baseline):
+            raise SpecError(f"{len(best)} scores for the best plan, {len(baseline)} for the baseline")
+    except Exception as error:  # of the user's function
+        cause = f"{type(error).__name__}: {first_line_of(error)}"
+        log.warning("--evaluate %s failed (%s); the report lacks it, --resume calls it again.", name, cause)
+        return None
+    numbers: dict[str, Any] = {"best": fmean(best), "baseline": fmean(baseline), "n_rows": len(best)}
+    if len(best) > 1 and result.best != result.baseline:
+        span = 1.0 if {*best, *baseline} <= {0.0, 1.0} else None  # hits, else scores without bounds
+        pair = evidence.paired_difference([best], [baseline], span=span)
+        numbers |= {"mean_difference": pair.mean, "interval_95": (pair.low, pair.high)}
+    return OwnEvaluation(function=name, **numbers)
+
+
+def _numbers(answer: Any) -> list[float]:
+    """Read what the user's function gave, on any device; raise SpecError for other shapes, and NaN."""
+    scores = torch.as_tensor(answer, dtype=torch.float64, device="cpu")
+    if scores.ndim > 1 or not scores.numel() or not scores.isfinite().all():
+        raise SpecError(f"it gave {shortened(repr(answer), 60)}, not a finite number or one a row")
+    return scores.reshape(-1).tolist()
 
 
 def _folder(spec: RunSpec) -> AbstractContextManager[Path]:

@@ -16,7 +16,7 @@ from autopeft import train
 from autopeft.adapters import check_plan, other_base_note
 from autopeft.errors import RunDirError, SpecError, TrainingError
 from autopeft.exports import write_loading_files
-from autopeft.extension import is_own_metric, own_metric
+from autopeft.extension import is_own_metric, own_function
 from autopeft.records import (
     MAX_SEED,
     DataSpec,
@@ -115,7 +115,7 @@ def train_plan(
         log.warning("The training does not follow the schedule in %s, but its own: %s.", path, SCHEDULE)
     spec = spec_of_plan(document, model_id=model_id, data_source=data_source, overrides=overrides)
     if is_own_metric(spec.task.metric):
-        own_metric(str(spec.task.metric))  # which is refused before any work
+        own_function(str(spec.task.metric))  # which is refused before any work
     prepared = prepare(spec)
     bench = replace(prepared.bench, head_learning_rate=document.head_learning_rate)
     prepared = replace(prepared, bench=bench)

@@ -12,11 +12,11 @@ exporter, method, score, task → discovery.
 from autopeft.extension.discovery import (
     PROTOCOLS,
     Catalogue,
-    allow_own_metric,
+    allow_own_function,
     discover,
     hint_for,
     is_own_metric,
-    own_metric,
+    own_function,
 )
 from autopeft.extension.exporter import Checkpoint, Exporter, ExportSource, NeededBase, TrainingFacts
 from autopeft.extension.method import REFERENCE_WIDTH, Method, Options, rate_factor, slow_starters

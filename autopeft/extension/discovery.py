@@ -28,7 +28,7 @@ PROTOCOLS: Mapping[str, type] = {
     "autopeft.sensitivity": Score,
 }
 
-_NAMED = set[str]()  # metrics of their own that users of this process named themselves
+_NAMED = set[str]()  # functions of their own that users of this process named themselves
 _CLOSED = ("autopeft.exports",)  # folders that take no parts of other packages
 
 log = logging.getLogger(__name__)
@@ -94,22 +94,20 @@ def is_own_metric(name: str | None) -> bool:
     return name is not None and ":" in name
 
 
-def allow_own_metric(name: str | None) -> None:
-    """Allow `own_metric` to import it: a flag, a variable or an argument named it, and not only a file."""
-    if name is not None and is_own_metric(name):
+def allow_own_function(name: str | None) -> None:
+    """Allow `own_function` to import it: a flag, a variable or an argument named it, and not only a file."""
+    if name is not None:
         _NAMED.add(name)
 
 
-def own_metric(name: str) -> Callable[..., Any]:
-    """Import the function of `module:function`; modules in the working directory are found too.
+def own_function(name: str, *, flag: str = "--metric") -> Callable[..., Any]:
+    """Import the function of `module:function`, the value of a flag; the working directory has modules too.
 
     Raises:
         SpecError: The name stands in a file alone, which may be a stranger's; or there is no such function.
     """
     if name not in _NAMED:
-        raise SpecError(
-            f"The metric {name} is code, and only a file names it; pass --metric {name} if you trust it."
-        )
+        raise SpecError(f"{name} is code, and only a file names it; pass {flag} {name} if you trust it.")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     module, _, function = name.partition(":")
@@ -118,11 +116,11 @@ def own_metric(name: str) -> Callable[..., Any]:
     except Exception as error:  # a module may raise anything
         cause = f"{type(error).__name__}: {reason_of(error)}"
         raise SpecError(
-            f"--metric {name} cannot be imported ({cause}); write module:function, with the module in the "
+            f"{flag} {name} cannot be imported ({cause}); write module:function, with the module in the "
             "working directory or installed."
         ) from error
     if not callable(loaded):
-        raise SpecError(f"--metric {name} is {type(loaded).__name__}; it should be a function.")
+        raise SpecError(f"{flag} {name} is {type(loaded).__name__}; it should be a function.")
     return loaded  # type: ignore[no-any-return]
 
 

@@ -27,6 +27,7 @@ from autopeft.records.outcomes import (
     FullRun,
     LongerRun,
     Outcome,
+    OwnEvaluation,
     Proposal,
     ProposalSource,
     SearchFacts,

@@ -51,9 +51,10 @@ def resume_command(spec: RunSpec, out: Path) -> str:
         return f"autopeft tune … --out {quoted(str(out))}"
     if spec.is_in_memory:
         return f"autopeft.search({_objects(spec.model, spec.data)}, out={str(out)!r}, resume=True)"
-    names = spec.output.report_to
-    named = f" --report-to {quoted(','.join(names))}" if names else ""
-    return f"autopeft search --resume --out {quoted(str(out))}{named}"
+    # What a run may do only if the user names it in the call.
+    named = {"--report-to": ",".join(spec.output.report_to), "--evaluate": spec.search.evaluate}
+    words = [f" {flag} {quoted(name)}" for flag, name in named.items() if name]
+    return f"autopeft search --resume --out {quoted(str(out))}{''.join(words)}"
 
 
 def train_command(plan: PurePath, model: ModelSpec, data: DataSpec) -> str:

@@ -239,6 +239,22 @@ class SizeStep:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnEvaluation:
+    """What a function of the user says of the finished adapters of best and baseline; larger is better.
+
+    `best` and `baseline` are its numbers, or the means of its scores of `n_rows`. Scores of two plans are
+    compared in pairs; positive differences favour the best plan.
+    """
+
+    function: str
+    best: float
+    baseline: float
+    n_rows: int
+    mean_difference: float | None = None
+    interval_95: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cost:
     """Seconds by stage, each with all that its runs did beside training and evaluation.
 
@@ -312,6 +328,7 @@ class SearchResult(Outcome):
     scores: tuple[SiteScores, ...]
     cost: Cost
     environment: dict[str, str] = field(default_factory=dict)
+    evaluation: OwnEvaluation | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -203,6 +203,12 @@ class SearchSpec(Extent):
         "Search",
         gt=0,
     )
+    evaluate: str | None = setting(
+        None,
+        "Your own function, module:function, that gets each finished adapter and its tokenizer and gives a "
+        "number or one a row, the larger the better",
+        "Options",
+    )
     seed: int = setting(0, "Seed of splits, proposals and training runs", "Search", ge=0, le=MAX_SEED)
 
 

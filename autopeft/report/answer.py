@@ -23,7 +23,10 @@ _MARKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """Three sentences, below a mark whose colour is its tone; `longer` says what more steps would bring."""
+    """Three sentences, below a mark whose colour is its tone.
+
+    `longer` says what more steps would bring, `evaluated` what the user's own function says.
+    """
 
     mark: str
     tone: str
@@ -31,12 +34,13 @@ class Answer:
     cost: str
     sure: str
     longer: str
+    evaluated: str
     verdict: Verdict
 
     @property
     def sentences(self) -> tuple[str, ...]:
         """All sentences in their order."""
-        return tuple(filter(None, (self.use, self.cost, self.sure, self.longer)))
+        return tuple(filter(None, (self.use, self.cost, self.sure, self.longer, self.evaluated)))
 
 
 def answer_of(result: SearchResult, words: PartWords) -> Answer:
@@ -65,9 +69,20 @@ def answer_of(result: SearchResult, words: PartWords) -> Answer:
         setting=setting,
         is_share=bool(setting.metric_is_share),
         longer=result.longer,
+        evaluation=result.evaluation,
+        is_default=result.best == result.baseline,
         difference=verdict.mean_difference if result.best == result.rival else None,
     ).splitlines()
     mark, tone = _MARKS[label]
-    use, cost, longer = (*sentences, "")[:3]
+    use, cost, longer, evaluated = (*sentences, "", "")[:4]
     use, sure = (in_words_of(result.spec, sentence) for sentence in (use, verdict.sentence))
-    return Answer(mark=mark, tone=tone, use=use, cost=cost, sure=sure, longer=longer, verdict=verdict)
+    return Answer(
+        mark=mark,
+        tone=tone,
+        use=use,
+        cost=cost,
+        sure=sure,
+        longer=longer,
+        evaluated=evaluated,
+        verdict=verdict,
+    )

@@ -14,6 +14,7 @@ from autopeft.records import (
     Budget,
     Cost,
     LongerRun,
+    OwnEvaluation,
     Plan,
     RunSpec,
     SplitSizes,
@@ -152,6 +153,7 @@ class ResultFile(_Keys):
     rival: PlanAnswer | None
     verdict: Verdict
     test: TestNumbers | None
+    evaluation: OwnEvaluation | None
     full_runs: tuple[FullRunAnswer, ...]
     longer: LongerRun | None
     sizes: tuple[SizeAnswer, ...]

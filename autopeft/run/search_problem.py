@@ -14,7 +14,7 @@ from typing import Protocol
 from autopeft import adapters, budget, model, space
 from autopeft.engine import EVAL_COST, Lengths, SearchProblem
 from autopeft.errors import DataError, SiteError, SpecError
-from autopeft.extension import Method, discover, is_own_metric, metric_facts, own_metric
+from autopeft.extension import Method, discover, is_own_metric, metric_facts, own_function
 from autopeft.model import BaseModel
 from autopeft.records import (
     SIZE_SCORE,
@@ -93,7 +93,9 @@ def open_run(
     check_trackers(spec)
     requested = requested_space(spec)
     if is_own_metric(spec.task.metric):
-        own_metric(str(spec.task.metric))  # which is refused before any work
+        own_function(str(spec.task.metric))  # which is refused before any work
+    if spec.search.evaluate is not None:
+        own_function(spec.search.evaluate, flag="--evaluate")
     if spec.search.baseline is not None:  # before the model is loaded
         adapters.check_user_file(Path(spec.search.baseline))
     place: contextlib.AbstractContextManager[RunDir | None] = (

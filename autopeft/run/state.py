@@ -60,10 +60,12 @@ PLACES = {
 # How a step is cut into pieces that fit into the memory, and what stands for a choice that is left open.
 PIECES = {"execution.micro_batch_tokens": None, "execution.checkpointing": "auto"}
 # What a resumed run may change: the deadline, places, how measurements are spread over processes and devices
-# of one kind, the pieces of a step, whose gradients add up to the same, trackers, and the machine's price.
+# of one kind, the pieces of a step, whose gradients add up to the same, trackers, the machine's price, and
+# the function that evaluates finished adapters.
 CHANGEABLE = frozenset(
     {
-        *("search.max_time_seconds", "output.out", "output.report_to", "execution.gpu_price", *PLACES),
+        *("search.max_time_seconds", "search.evaluate", "output.out", "output.report_to"),
+        *("execution.gpu_price", *PLACES),
         *("execution.executor", "execution.workers", "execution.device", _MEMORY, *PIECES),
     }
 )

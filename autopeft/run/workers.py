@@ -15,7 +15,7 @@ import torch
 from autopeft import model
 from autopeft.errors import RunDirError, SpecError
 from autopeft.executors import EXECUTORS, Executor
-from autopeft.extension import allow_own_metric
+from autopeft.extension import allow_own_function
 from autopeft.records import IN_MEMORY, Fidelity, Measurement, Plan, RunSpec, with_setting
 from autopeft.run.prepare import Prepared, prepare
 from autopeft.run.resources import n_workers, tell_spread, worker_devices
@@ -125,7 +125,7 @@ class WorkerBench:
             probe.unlink()
         except OSError as error:  # before a measurement is made that could not be kept
             raise cannot_write(run.state, error) from error
-        allow_own_metric(self.spec.task.metric)  # as the main process did
+        allow_own_function(self.spec.task.metric)  # as the main process did
         prepared = prepare(
             self.spec.model_copy(update={"execution": execution}),
             keep_weights=run.weights,

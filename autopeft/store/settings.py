@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from autopeft import budget
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.extension import allow_own_metric
+from autopeft.extension import allow_own_function
 from autopeft.records import SETTINGS, SHORT_NAMES, RunSpec, with_setting
 from autopeft.records.fields import SettingField
 from autopeft.store.yaml import faults_of, listed, load_value, read_yaml
@@ -115,8 +115,9 @@ def resolve_settings(
         elif name != "search.space" or is_path_of_space(source):  # shipped spaces stay names
             source = whole_path(source)
         spec = with_setting(spec, name, source)
-    if "task.metric" in entries and entries["task.metric"].origin != str(config):
-        allow_own_metric(spec.task.metric)
+    for name in ("task.metric", "search.evaluate"):
+        if name in entries and entries[name].origin != str(config):
+            allow_own_function(attrgetter(name)(spec))
     return spec, frozenset(entries)
 
 

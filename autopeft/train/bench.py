@@ -179,6 +179,22 @@ class Bench:
         ):
             yield model, stack.names
 
+    @contextlib.contextmanager
+    def finished(self, plan: Plan, *, seed: int) -> Iterator[nn.Module]:
+        """A context in which the base model has the kept weights of a plan on it, ready to be called.
+
+        Raises TrainingError at its end if the base model was changed.
+        """
+        assert self.keep_weights is not None, "weights are kept for a later evaluation"
+        self.make_room()
+        watch = self.base.watch
+        with self.base.precision.multiplying(), self._attached(plan, seed=seed) as (model, names):
+            load_weights(model, names, self.keep_weights(plan, seed))
+            with self.base.autocast(), quick_attention(), torch.no_grad():
+                yield model.eval()
+        if changed := watch.first_change(self.base.module):
+            raise TrainingError(f"{changed} of the base model was changed, which no function may do")
+
     @cached_property
     def head_rates(self) -> HeadRates:
         """The rates of the task head: by the inputs of its maps, or in proportion to the given one."""

@@ -20,6 +20,7 @@ WIDE_RECORDS = ("SearchFacts", "Method", "PeftMethod", "Preview", "ResultFile", 
 BROAD_EXCEPTS = {
     ("errors.py", "Exception"),
     ("train/bench.py", "Exception"),
+    ("commands/search.py", "Exception"),
     ("commands/tune.py", "Exception"),
     ("executors/serial.py", "BaseException"),
     ("run/trackers.py", "Exception"),
@@ -27,9 +28,8 @@ BROAD_EXCEPTS = {
 }
 
 
-# It may only fall, unless a capability is added: raise it with that commit (last: arguments of a trial).
-# It may only fall, unless a capability is added: raise it with that commit (last: other rows are told).
-MAX_PACKAGE_LINES = 35_882
+# It may only fall, unless a capability is added: raise it with that commit (last: your own measure).
+MAX_PACKAGE_LINES = 35_998
 MAX_FOLDER_FILES = 15
 PARTS = {
     f"autopeft/{room}" for room in ("methods", "metrics", "tasks", "sensitivity", "exports")

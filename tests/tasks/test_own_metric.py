@@ -7,7 +7,7 @@ from toys.bases import toy_base
 from toys.tasks import with_end_of_text
 
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.extension import Target, allow_own_metric, discover, metric_facts, own_metric
+from autopeft.extension import Target, allow_own_function, discover, metric_facts, own_function
 from autopeft.records import TaskSpec
 from autopeft.run.prepare import require_known_metric
 from autopeft.store import resolve_settings
@@ -49,9 +49,9 @@ def evaluated(tokenizer, metric):
 
 
 def test_the_function_gets_texts_references_and_prompts_and_its_mean_is_the_metric(module, tokenizer):
-    allow_own_metric(f"{module}:overlap")
+    allow_own_function(f"{module}:overlap")
     task, evaluation = evaluated(tokenizer, f"{module}:overlap")
-    ((written, references, prompts),) = own_metric(f"{module}:overlap").__globals__["CALLS"]
+    ((written, references, prompts),) = own_function(f"{module}:overlap").__globals__["CALLS"]
     assert (references, prompts) == (["good food", "bad"], ["the food was", "a film"])
     expected = [len({*w.split()} & {*r.split()}) for w, r in zip(written, references, strict=True)]
     assert evaluation.example_scores == tuple(expected)
@@ -61,7 +61,7 @@ def test_the_function_gets_texts_references_and_prompts_and_its_mean_is_the_metr
 
 
 def test_scores_that_are_not_one_a_text_are_refused(module, tokenizer):
-    allow_own_metric(f"{module}:few")
+    allow_own_function(f"{module}:few")
     with pytest.raises(SpecError, match=r"gave \[1\.0\] for 2 texts; it should give one finite"):
         evaluated(tokenizer, f"{module}:few")
 
@@ -73,18 +73,18 @@ def test_code_that_a_file_names_runs_only_if_the_user_names_it_too(module, tmp_p
     settings = {"config": config, "env": {}, "assignments": ()}
     spec, _ = resolve_settings(flags={}, **settings)
     with pytest.raises(SpecError, match=f"pass --metric {name} if you trust it"):
-        own_metric(spec.task.metric)
+        own_function(spec.task.metric)
     resolve_settings(flags={"task.metric": name}, **settings)
-    assert callable(own_metric(name))
+    assert callable(own_function(name))
 
 
 @pytest.mark.parametrize(
     ("function", "fault"), [("lost", "AttributeError"), ("value", "is int; it should be a function")]
 )
 def test_names_that_lead_to_no_function_are_refused(module, function, fault):
-    allow_own_metric(f"{module}:{function}")
+    allow_own_function(f"{module}:{function}")
     with pytest.raises(SpecError, match=fault):
-        own_metric(f"{module}:{function}")
+        own_function(f"{module}:{function}")
 
 
 def test_tasks_that_write_no_text_take_no_function():

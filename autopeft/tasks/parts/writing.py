@@ -27,7 +27,7 @@ from autopeft.extension import (
     TaskDefaults,
     is_own_metric,
     last_answer,
-    own_metric,
+    own_function,
 )
 from autopeft.records import TaskSpec, shortened
 from autopeft.tasks.parts.batches import Rows, n_labelled, pad, pad_features
@@ -210,7 +210,7 @@ class WritingTask:
 
 def _own_scores(name: str, *columns: Sequence[str]) -> list[float]:
     """Call the user's function with texts, references and, if it takes them, prompts; check its scores."""
-    score = own_metric(name)
+    score = own_function(name)
     parameters = inspect.signature(score).parameters.values()
     n_taken = sum(each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD) for each in parameters)
     takes_all = n_taken > 2 or any(each.kind is each.VAR_POSITIONAL for each in parameters)
