@@ -14,8 +14,6 @@ name, data, steps, out = [*sys.argv[1:], *demo[len(sys.argv) - 2 :]]
 rows = load_dataset("csv", data_files=f"{data}/train.csv")["train"].rename_column("text", "prompt")
 other = {"positive": " negative", "negative": " positive"}
 rows = rows.map(lambda row: {"chosen": f" {row['label']}", "rejected": other[row["label"]]}).take(600)
-splits = {"search": rows.select(range(100)), "confirm": rows.select(range(100, 200))}
-settings = {"per_device_eval_batch_size": 1, "bf16": False, "report_to": []}  # one pair a batch
 
 
 def train(trial):
@@ -23,14 +21,16 @@ def train(trial):
     set_seed(trial.seed)
     trainer = DPOTrainer(
         AutoModelForCausalLM.from_pretrained(name),
-        args=DPOConfig(str(trial.path), **trial.arguments, **settings),
+        args=DPOConfig(
+            str(trial.path), **trial.arguments, per_device_eval_batch_size=1, bf16=False, report_to=[]
+        ),
         train_dataset=rows.select(range(200, 600)),
-        eval_dataset=splits[trial.split],
+        eval_dataset=rows.select(range(100) if trial.split == "search" else range(100, 200)),
         callbacks=[trial.callback()],
         peft_config=trial.config,
     )
     trainer.train()
-    model, loader = trainer.model.eval(), trainer.get_eval_dataloader()
+    model, loader = trainer.model.eval(), trainer.get_eval_dataloader()  # one pair a batch
     losses = [trainer.compute_loss(model, row).item() for row in loader]
     hits = [float(loss < 0.6931) for loss in losses]  # below log 2 the chosen text gained
     return autopeft.Score(value=sum(hits) / len(hits), per_example=hits, loss=sum(losses) / len(losses))
