@@ -164,7 +164,7 @@ def tune(
     ] = None,
     choices: Annotated[
         list[str] | None,
-        typer.Option("--search", help="Choices of your trainer, such as 'packing: [true, false]'."),
+        typer.Option("--search", help="Choices of your trainer, such as 'packing: \\[true, false]'."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to; one with this study goes on with it.")
@@ -175,6 +175,7 @@ def tune(
     """Search with your own trainer: a command that trains and scores one trial, {trial}, into {result}."""
     with exit_codes(quiet=quiet or as_json) as interrupt:
         max_seconds = None if trial_time is None else parse_duration(trial_time)
+        spec, explicit = resolve_settings(config=None, env={}, flags=settings, assignments=())  # reads texts
         with heavy_imports():
             from autopeft import commands
             from autopeft.commands.tune import Study
@@ -189,7 +190,7 @@ def tune(
             greater_is_better=not lower_is_better,
             test=test,
             auto_class=auto_class,
-            **settings,
+            **{name: attrgetter(name)(spec) for name in explicit},
         )
         deadline = math.inf if max_seconds is None else 2 * max_seconds
         result = commands.tune(train, study, deadline_seconds=deadline, interrupt=interrupt)

@@ -154,6 +154,7 @@ def tune_command(tiny_llama, tmp_path):
 
     def words(out, seconds=0.0):
         flags = ["--model", tiny_llama, "--budget", "r4", "--full-steps", "20", "--metric", "accuracy"]
+        flags += ["--seeds", "1", "--margin", "0.01"]
         trainer = [sys.executable, "-S", script, "{trial}", "{result}", seconds]
         every = [sys.executable, "-m", "autopeft", "tune", *flags, "--out", out, "--", *trainer]
         return [str(word) for word in every]
