@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 import transformers
@@ -67,8 +69,17 @@ def whole(traced, n_rows, n_tokens, *, checkpointing):
     return replay(traced.build(None), step)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("word", ["lora_r4", "full", "ia3", "hira_r4"])
+@pytest.mark.parametrize(
+    ("word", "checkpointing"),
+    [
+        ("lora_r4", True),
+        ("full", False),
+        *(
+            pytest.param(*case, marks=pytest.mark.nightly)
+            for case in (("lora_r4", False), ("full", True), *product(("ia3", "hira_r4"), (False, True)))
+        ),
+    ],
+)
 def test_few_layers_scaled_up_have_the_bytes_of_all_layers(folder, word, checkpointing):
     traced = described(folder, word, rates=RATES).traced
     assert traced.n_layers == N_LAYERS
@@ -83,9 +94,17 @@ def test_few_layers_scaled_up_have_the_bytes_of_all_layers(folder, word, checkpo
     assert scaled.n_calls == pytest.approx(replayed.n_calls, rel=0.01)
 
 
-@pytest.mark.parametrize("quantize", ["none", "4bit"])
-@pytest.mark.parametrize("word", ["lora_r8", "lora_r64"])
-@pytest.mark.parametrize("n_tokens", [8192, 16_384, 32_768])
+@pytest.mark.parametrize(
+    ("n_tokens", "word", "quantize"),
+    [
+        (8192, "lora_r64", "4bit"),
+        (32_768, "lora_r8", "none"),
+        *(
+            pytest.param(*case, marks=pytest.mark.nightly)
+            for case in product((8192, 16_384, 32_768), ("lora_r8", "lora_r64"), ("none", "4bit"))
+        ),
+    ],
+)
 def test_long_rows_have_the_bytes_of_all_layers_and_no_negative_part(wide, n_tokens, word, quantize):
     traced = described(wide, word, quantize=quantize).traced
     step = MemoryModel(traced=traced, checkpointing=True).at(1, n_tokens)
@@ -127,7 +146,7 @@ def test_hira_of_a_config_file_takes_what_hira_by_name_does(folder, tmp_path):
         assert seen == pytest.approx(expected, rel=0.01)
 
 
-@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+@pytest.mark.parametrize("bits", ["4bit", pytest.param("8bit", marks=pytest.mark.nightly)])
 def test_hira_keeps_as_much_on_maps_in_few_bits_as_on_others(folder, bits):
     kept = []
     for quantize in ("none", bits):
