@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -198,7 +199,7 @@ def _evaluated(run: RunDir, prepared: Prepared, result: SearchResult) -> OwnEval
         for plan in (result.best, result.baseline):
             if plan not in scores:
                 seed = next(record.seeds[0] for record in result.full_runs if record.plan == plan)
-                with bench.finished(plan, seed=seed) as model:
+                with redirect_stdout(sys.stderr), bench.finished(plan, seed=seed) as model:
                     scores[plan] = _numbers(function(model, bench.base.tokenizer))
         best, baseline = scores[result.best], scores[result.baseline]
         if len(best) != len(baseline):

@@ -34,6 +34,7 @@ def hits(model, tokenizer):
 
 
 def number(model, tokenizer):
+    print("said by the function")
     return -sum(weight.square().sum() for name, weight in model.named_parameters() if "lora" in name)
 
 
@@ -117,9 +118,10 @@ def test_hits_of_a_function_are_those_of_the_report_and_are_compared_in_pairs(ru
         assert sentence in text, page
 
 
-def test_a_number_is_shown_without_an_interval(run, module):
+def test_a_number_is_shown_without_an_interval(run, module, capsys):
     evaluation = evaluated(run, f"{module}:number").evaluation
     assert evaluation.best < 0 and evaluation.n_rows == 1 and evaluation.interval_95 is None
+    assert capsys.readouterr().out == ""  # which `--json` keeps for one object
 
 
 @pytest.mark.parametrize(
