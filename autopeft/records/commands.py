@@ -52,7 +52,12 @@ def resume_command(spec: RunSpec, out: Path) -> str:
     if spec.is_in_memory:
         return f"autopeft.search({_objects(spec.model, spec.data)}, out={str(out)!r}, resume=True)"
     # What a run may do only if the user names it in the call.
-    named = {"--report-to": ",".join(spec.output.report_to), "--evaluate": spec.search.evaluate}
+    metric = spec.task.metric if ":" in (spec.task.metric or "") else None
+    named = {
+        "--report-to": ",".join(spec.output.report_to),
+        "--evaluate": spec.search.evaluate,
+        "--metric": metric,
+    }
     words = [f" {flag} {quoted(name)}" for flag, name in named.items() if name]
     return f"autopeft search --resume --out {quoted(str(out))}{''.join(words)}"
 

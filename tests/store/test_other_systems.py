@@ -19,7 +19,7 @@ import pytest
 from autopeft import space
 from autopeft.engine.runs import wait_for_any
 from autopeft.errors import RunDirError
-from autopeft.records import RunSpec, commands, python_words
+from autopeft.records import RunSpec, TaskSpec, commands, python_words
 from autopeft.store import (
     checksums,
     files,
@@ -47,6 +47,15 @@ def test_words_of_commands_are_quoted_as_the_system_s_shell_reads_them(word, mon
     monkeypatch.setattr(commands, "_IS_WINDOWS", True)
     assert commands.quoted(word) == subprocess.list2cmdline([word])
     assert "'" not in commands.quoted(word)
+
+
+def test_the_command_that_goes_on_names_what_runs_only_if_the_user_names_it():
+    def command(metric):
+        task = TaskSpec(name="text-generation", metric=metric)
+        return commands.resume_command(RunSpec(task=task), Path("a"))
+
+    assert command("exact-match") == "autopeft search --resume --out a"
+    assert command("mine:score") == "autopeft search --resume --out a --metric mine:score"
 
 
 @pytest.mark.parametrize("is_windows", [False, True])
