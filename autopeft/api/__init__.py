@@ -90,8 +90,8 @@ def search(
             pandas or Polars, or a dictionary of these by split; `data=` says the same.
         budget: Such as "0.5%", "300k" or "r16".
         tokenizer: The tokenizer of a model object, as an object; for a vision model its image processor.
-        resume: Continue the run in `out`. Model and data that were objects are passed again.
-        dry_run: Check everything, and predict size, time and memory in place of searching.
+        resume: Continue the run in `out`. Pass model and data again if they were objects.
+        dry_run: Only check everything, and predict size, time and memory.
         **settings: Any other setting of a search by the name of its flag, such as `max_steps=50` or
             `out="folder"`; `label` and `text` are short for `label_column` and `text_column`. None leaves a
             setting out. `quiet=True` shows no bars.
@@ -137,8 +137,8 @@ def tune(train: Callable[[Trial], Score | float], **about: Any) -> Result:
 
     `train` gets a `Trial`, attaches `trial.config` to the model with `peft.get_peft_model`, trains it for
     `trial.steps` steps at `trial.learning_rate`, writes it to `trial.folder`, evaluates it on the rows of
-    `trial.split`, and returns a `Score` or a number. What it raises is a failed trial, and the search goes
-    on. The same call again goes on where it stopped; in several processes at once they share the work.
+    `trial.split`, and returns a `Score` or a number. If `train` raises an error, the trial has failed, and
+    the search goes on. The same call again goes on where it stopped; several processes may share the work.
 
     Args:
         train: Trains and evaluates.
@@ -198,17 +198,17 @@ def analyze(
 def suggest(
     model: str | Path | None = None, data: str | Path | None = None, budget: str = "r16", **about: Any
 ) -> Suggestion:
-    """Make a `peft` config for a model and a budget in seconds, and tell batch, memory, time and price.
+    """Make a `peft` config for a model and a budget, and predict batch, memory, time and price.
 
-    LoRA of one round rank on all linear maps, at the rate that a search tries first for a model of this
+    In seconds: LoRA of one round rank on all linear maps, at the rate that a search tries first for this
     width. Neither weights nor, without `data`, a tokenizer are read; nothing is trained or compared.
 
     Args:
         model: Hub id or directory.
         data: A dataset as `--data` takes it, for the length of its rows and the number of steps.
         budget: Such as "r16", "0.5%" or "300k".
-        **about: What else `autopeft suggest` has flags for: task, revision, quantize, device (such as
-            "a100-80gb"), memory, gpu_price.
+        **about: Further flags of `autopeft suggest`: task, revision, quantize, device (such as "a100-80gb"),
+            memory, gpu_price.
 
     Raises:
         BudgetError: The budget does not pay rank 1 on all linear maps.
@@ -246,11 +246,11 @@ def _resolve(
     *,
     tokenizer: Any,
 ) -> tuple[RunSpec, frozenset[str], InMemory]:
-    """Sort the arguments of a call: its settings, the names of those that the user set, and the objects.
+    """Sort the arguments of a call into settings, dotted names of what the user set, and objects in memory.
 
     Raises:
-        SpecError: Model or data are passed twice.
-        ModelError: The tokenizer is none, or comes without a model object.
+        SpecError: Model or data are passed twice, or a setting is wrong.
+        ModelError: `tokenizer` is no tokenizer, or comes without a model object.
     """
     is_file = isinstance(model_or_settings, str | Path) and Path(model_or_settings).suffix in _YAML
     spec, by_position = None, model_or_settings
@@ -259,10 +259,10 @@ def _resolve(
     by_name = dict(settings)
     objects: dict[str, Any] = {}
     for word, value in (("model", by_position), ("data", dataset)):
-        named = by_name.pop(word, None)
-        if value is not None and named is not None:
+        by_keyword = by_name.pop(word, None)
+        if value is not None and by_keyword is not None:
             raise SpecError(f"{word} is passed twice, by position and by name; pass it once.")
-        objects[word] = named if value is None else value
+        objects[word] = by_keyword if value is None else value
     arguments = by_dotted_name(by_name)
     model, data = objects["model"], objects["data"]
     model_object = None if isinstance(model, str | Path) else model
@@ -313,7 +313,7 @@ def is_watched() -> bool:
 
 
 def above_bars(*, shows: bool) -> AbstractContextManager[None]:
-    """Print messages of the log above the bars, which they would cut otherwise."""
+    """Print log messages above the bars: they would cut a bar otherwise. Without bars nothing changes."""
     return logging_redirect_tqdm(tqdm_class=tqdm) if shows else nullcontext()
 
 
@@ -321,7 +321,7 @@ class BarProgress:
     """A bar for each phase with measurements, with the lowest loss of the phase; phases are logged too."""
 
     def __init__(self, *, shows: bool) -> None:
-        """With `shows` there are bars; without them only messages at the level INFO."""
+        """Show bars if `shows`; log messages at the level INFO in any case."""
         self._shows = shows
         self._bar: Any = None
         self._best: float | None = None
@@ -332,7 +332,7 @@ class BarProgress:
         log.info("The page of the search is %s", page)
 
     def phase(self, name: str, n_measurements: int) -> None:
-        """End the bar of the phase before, and begin one of `n_measurements`."""
+        """End the bar of the last phase, and begin a bar of `n_measurements`."""
         log.info("%s: %d measurements", name, n_measurements)
         self.close()
         self._best = None
@@ -366,7 +366,7 @@ class BarProgress:
             self._bar.set_postfix_str(f"step {step:,} of {n_steps:,}")
 
     def close(self) -> None:
-        """End the bar with what was done, which may be less than announced; take an empty one away."""
+        """End the bar at the runs that were made, which may be fewer than announced; remove an empty bar."""
         if self._bar is not None:
             self._bar.total, self._bar.leave = self._bar.n, self._bar.n > 0
             self._bar.close()

@@ -1,4 +1,4 @@
-"""What a search gives in Python: its result with a short face, in the words of Python."""
+"""The result of a search in Python: it loads, asks and pushes the adapter; errors name Python's arguments."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
-# What completion shows first: all other fields are those of a SearchResult.
+# The names that `dir` and completion show; the other fields of a SearchResult stay usable.
 _FACE = (
     *("baseline", "best", "full_runs", "leaderboard", "load", "path", "plans", "predict", "push_to_hub"),
     *("rival", "sizes", "test", "verdict"),
@@ -57,14 +57,14 @@ class Result(SearchResult):
 
     @property
     def path(self) -> Path:
-        """The folder of the run, absolute: it stays right where the program changes its own folder."""
+        """The folder of the run, as an absolute path."""
         return Path(str(self.spec.output.out))
 
     def leaderboard(self) -> pd.DataFrame:
-        """List all plans: those trained in full first, best metric first, then all others.
+        """List all plans: first those that were trained in full, best metric first.
 
-        The metric of any other plan is that of a short run on the split that steered the
-        search, and no result.
+        The metric of the other plans comes from a short run on the split that steered the search; it is no
+        result.
         """
         import pandas as pd
 
@@ -72,7 +72,7 @@ class Result(SearchResult):
 
     @property
     def plans(self) -> dict[str, SavedPlan]:
-        """Each plan of `plans/` by its part in the run: best, baseline, rival, head, 1-of-5."""
+        """The plans that were trained in full, by role: best, baseline, rival, head, 1-of-5."""
         files = sorted((self.path / "plans").glob("*.yaml"))
         return {file.stem: SavedPlan(path=file, plan=read_plan(file).plan) for file in files}
 
@@ -84,7 +84,7 @@ class Result(SearchResult):
             inputs: Texts or paths of images, such as a column of a data frame; a pair of texts is a tuple.
 
         Raises:
-            SpecError: The inputs are not as the run's rows are, or the model was an object in memory.
+            SpecError: The inputs have another form than the run's rows, or the model was an object in memory.
             ModelError: The base model cannot be loaded.
         """
         rows = [inputs] if isinstance(inputs, str) else list(inputs)
@@ -96,14 +96,13 @@ class Result(SearchResult):
     def load(self, model: nn.Module | None = None) -> PeftModel:
         """Load the base model with the finished adapter and head on it, in eval mode.
 
-        It lies on the device of the run, or on the CPU where that has too little memory or is not here. A
-        language model that the run held in bfloat16 is in bfloat16, with adapters in float32, unless a norm
-        is trained; all other models are in float32.
+        Without `model` it goes to the device of the run, or to the CPU if that device is missing or has too
+        little memory. A language model that the run held in 16 bits stays so, with adapters in float32,
+        unless a norm was trained; all other models are in float32.
 
         Args:
-            model: The base model as it was passed to the search, needed where it was an object alone; changed
-                in place, its `config.id2label` too: the trained head has the run's order of labels. None
-                loads the base model that the run names.
+            model: The base model as it was passed to the search. It is changed in place, `config.id2label`
+                too: the trained head has the run's order of labels. None loads what the run names.
 
         Raises:
             ModelError: The base model cannot be loaded, or was in memory and is not passed.
@@ -141,7 +140,9 @@ class Result(SearchResult):
         return [*_FACE, *(name for name in super().__dir__() if name.startswith("_"))]
 
     def __hash__(self) -> int:
-        return hash(self.path)  # equal results have one folder; their settings hold mappings
+        return hash(
+            self.path
+        )  # equal results have one folder; the settings hold mappings, which have no hash
 
     def __repr__(self) -> str:
         return report.short_text(self, _shown(self.path))
@@ -156,7 +157,7 @@ def _shown(path: Path) -> str:
 
 
 def with_path(result: SearchResult, path: Path) -> Result:
-    """Name the folder of the run in the settings of its result."""
+    """Make the `Result` of a search, which knows the folder of its run."""
     output = result.spec.output.model_copy(update={"out": str(path.absolute())})
     return Result(**{**vars(result), "spec": result.spec.model_copy(update={"output": output})})
 

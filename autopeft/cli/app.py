@@ -16,18 +16,13 @@ import typer
 
 from autopeft.cli import facts, files
 from autopeft.cli import options as opt
-from autopeft.cli.environment import (
-    expand_segments,
-    fit_threads,
-    heavy_imports,
-    open_missing_streams,
-)
+from autopeft.cli.environment import expand_segments, fit_threads, heavy_imports, open_missing_streams
 from autopeft.cli.exit_codes import PlainErrors, exit_codes, reader_may_leave
 from autopeft.cli.printing import print_json
 from autopeft.records import VERSION, SearchResult
 from autopeft.store import parse_duration, parse_yaml, resolve_settings
 
-# Paragraphs, since rich joins lines.
+# One paragraph for each line, since rich joins lines.
 _EXAMPLES = """Examples:
 
 autopeft search  (the demo: a small model, sample data)
@@ -61,7 +56,7 @@ def main() -> None:
     open_missing_streams()
     expand_segments()
     fit_threads()
-    os.environ["MPLBACKEND"] = "Agg"  # charts go to files; that of a notebook may not be installed here
+    os.environ["MPLBACKEND"] = "Agg"  # the backend of a notebook, which the variable may name, may be missing
     app()
 
 
@@ -131,7 +126,7 @@ def search_command(
 
 
 def _print_run(result: SearchResult, path: Path, *, as_json: bool) -> None:
-    """Print what a finished run found; whoever reads it may leave early."""
+    """Print the result of a finished run; a reader of the pipe that ends early causes no error."""
     from autopeft.cli import results
     from autopeft.report import result_json
 
@@ -154,7 +149,9 @@ def tune(
     settings: Mapping[str, Any],
     full_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of a full run.")],
     metric: Annotated[str, typer.Option(help="What the scores are, such as accuracy.")] = "score",
-    lower_is_better: Annotated[bool, typer.Option("--lower-is-better", help="Of that metric.")] = False,
+    lower_is_better: Annotated[
+        bool, typer.Option("--lower-is-better", help="A lower score is better.")
+    ] = False,
     test: Annotated[bool, typer.Option("--test", help="Evaluate once on a test split, at the end.")] = False,
     auto_class: Annotated[
         str | None, typer.Option(help="Class that the trainer loads, such as AutoModelForCausalLM.")
@@ -172,7 +169,7 @@ def tune(
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Search with your own trainer: a command that trains and scores one trial, {trial}, into {result}."""
+    """Search with your own trainer: a command that reads {trial}, trains, and writes {result}."""
     with exit_codes(quiet=quiet or as_json) as interrupt:
         max_seconds = None if trial_time is None else parse_duration(trial_time)
         spec, explicit = resolve_settings(config=None, env={}, flags=settings, assignments=())  # reads texts
@@ -192,6 +189,7 @@ def tune(
             auto_class=auto_class,
             **{name: attrgetter(name)(spec) for name in explicit},
         )
+        # A trial is ended after `max_seconds`; a process that has it after twice that time hangs.
         deadline = math.inf if max_seconds is None else 2 * max_seconds
         result = commands.tune(train, study, deadline_seconds=deadline, interrupt=interrupt)
         _print_run(result, study.path, as_json=as_json)
@@ -264,17 +262,17 @@ def train(
             from autopeft import commands
             from autopeft.report.formatting import metric as metric_words
 
-        settings = {name: attrgetter(name)(spec) for name in explicit}
-        out = settings.get("output.out")
+        values = {name: attrgetter(name)(spec) for name in explicit}
+        out = values.get("output.out")
         execution = ("device", "dtype", "attention", "memory_bytes", "micro_batch_tokens", "checkpointing")
         overridden = ("model.quantize", *(f"execution.{name}" for name in execution))
         trained = commands.train_plan(
             plan,
             out=None if out is None else Path(out),
-            seed=settings.get("search.seed"),
-            model_id=settings.get("model.id"),
-            data_source=settings.get("data.source"),
-            overrides={name: settings.get(name) for name in overridden},
+            seed=values.get("search.seed"),
+            model_id=values.get("model.id"),
+            data_source=values.get("data.source"),
+            overrides={name: values.get(name) for name in overridden},
             resume=resume,
         )
         measurement = trained.measurement
@@ -282,7 +280,7 @@ def train(
             answer = {"metric": measurement.metric, "metric_name": trained.metric, "loss": measurement.loss}
             print_json({**answer, "out": str(trained.folder)})
         else:
-            # A language model's metric may be its loss.
+            # The metric of a language model may be its loss, which is printed once.
             score = metric_words(measurement.metric, trained.is_share)
             metric = "" if trained.metric == "loss" else f"{trained.metric} {score} and "
             print(f"{metric}loss {measurement.loss:.4f} on the confirm split")

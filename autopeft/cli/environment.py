@@ -16,15 +16,16 @@ from pathlib import Path
 from autopeft.containers import allowed_cores
 
 _HEAVY = "autopeft.commands"
-# torch reads them in this order. The last one is the new name, of which torch 2.9 to 2.11 take no segments;
-# the first one is always taken, though torch before 2.12 calls it deprecated in a warning.
-_NAMES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
-# In the names of kernels where GPUs lack them or fail: of Windows' Linux, and of Jetson boards.
-_WITHOUT = ("microsoft", "tegra")
+# Variables of torch's allocator, in the order in which torch reads them. The last one is the new name, but
+# torch 2.9 to 2.11 ignore segments in it. The first one always works, though torch before 2.12 warns that it
+# is deprecated.
+_ALLOCATOR_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+# Parts of kernel names on which segments are missing or fail: Linux inside Windows, and Jetson boards.
+_KERNELS_WITHOUT_SEGMENTS = ("microsoft", "tegra")
 
 
 def open_missing_streams() -> None:
-    """Drop what goes to a stream that the caller has closed (`2>&-`), for which Python has None."""
+    """Open a stream that the caller has closed (`2>&-`), for which Python has None, on the null device."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - kept open
@@ -32,11 +33,11 @@ def open_missing_streams() -> None:
 
 @contextlib.contextmanager
 def heavy_imports() -> Iterator[None]:
-    """Keep the garbage collector at rest while the commands are imported.
+    """Turn the garbage collector off while the commands are imported.
 
-    Imports make millions of objects that stay, which the collector would visit again and again, and once
-    more at the end of the process. They are frozen, so that it never does. If the commands are imported
-    already, nothing changes.
+    Imports make millions of objects that stay. The collector would visit them again and again, and once more
+    at the end of the process, so these objects are frozen. If the commands are imported already, nothing
+    changes.
     """
     if _HEAVY in sys.modules or not gc.isenabled():
         yield
@@ -51,25 +52,26 @@ def heavy_imports() -> Iterator[None]:
 
 
 def _thaw() -> None:
-    """Let the collector see all objects again where triton is loaded, which reports them as leaks else."""
+    """Let the collector see all objects again if triton is loaded: it would report them as leaks."""
     if "triton" in sys.modules:
         gc.unfreeze()
 
 
 def expand_segments() -> None:
-    """Let memory of GPUs of NVIDIA grow in place, so that batches of many lengths leave no gaps in it.
+    """Let torch's memory on NVIDIA GPUs grow in place, so that batches of many lengths leave no gaps in it.
 
-    What the user has set stays. Worker processes inherit the variable.
+    A variable that the user has set stays. Worker processes inherit the variable.
     """
     kernel = platform.release().lower()
-    if sys.platform != "linux" or any(word in kernel for word in _WITHOUT) or not _is_for_nvidia():
+    lacks_segments = any(word in kernel for word in _KERNELS_WITHOUT_SEGMENTS)
+    if sys.platform != "linux" or lacks_segments or not _is_for_nvidia():
         return
-    if not any(name in os.environ for name in _NAMES):
-        os.environ[_NAMES[0]] = "expandable_segments:True"
+    if not any(name in os.environ for name in _ALLOCATOR_VARIABLES):
+        os.environ[_ALLOCATOR_VARIABLES[0]] = "expandable_segments:True"
 
 
 def _is_for_nvidia() -> bool:
-    """Whether torch is built for GPUs of NVIDIA, as far as its version says; others would only warn."""
+    """Whether torch is built for NVIDIA GPUs, as far as its version says; other builds would only warn."""
     try:
         built_for = version("torch").partition("+")[2]
     except PackageNotFoundError:
@@ -78,11 +80,11 @@ def _is_for_nvidia() -> bool:
 
 
 def fit_threads() -> None:
-    """Let torch take no more threads than a container runs at once, or a task of Slurm was given.
+    """Limit torch's threads to the cores that a container or a Slurm task may use at once.
 
-    torch counts the cores that this process may run on. A container's limit of time hides none of them, nor
-    does a Slurm that binds no tasks to cores: further threads would wait for each other in every product, or
-    take the cores of other jobs. What the user has set stays. Worker processes inherit the variable.
+    torch counts the cores that this process may run on, also those beyond a container's limit of time, or
+    beyond a Slurm task that is not bound to cores. Threads on these would wait for each other, or take the
+    cores of other jobs. A variable that the user has set stays. Worker processes inherit the variable.
     """
     limits = [math.ceil(cores)] if (cores := allowed_cores()) is not None else []
     by_slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")

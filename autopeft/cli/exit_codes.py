@@ -24,23 +24,23 @@ from typer.core import TyperGroup
 from autopeft.errors import CONTROLS, AutopeftError, SpecError
 from autopeft.removed import instead_of
 
-# What typer raises on wrong usage. It has a copy of click in newer versions, so that the class is found by
-# one of its children: BadParameter → UsageError → ClickException.
+# What typer raises on wrong usage. Newer versions of typer hold a copy of click, so the class is found as the
+# parent of one that typer exports: BadParameter → UsageError → ClickException.
 _UsageError: Any = typer.BadParameter.__bases__[0]
 
 _LIBRARIES = "peft transformers datasets huggingface_hub httpx alembic bitsandbytes".split()
-# Those that ask a process to end, as far as this system has them: Ctrl-C, `kill`, a closed terminal;
-# Ctrl-Break or a closed window on Windows; and what Slurm (`--signal`), Grid Engine (`-notify`) and LSF send
-# before the end of a job, which would end a process without a word.
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+# Signals that ask a process to end; not every system has all: Ctrl-C, `kill`, a closed terminal; Ctrl-Break
+# or a closed window on Windows; and what Slurm (`--signal`), Grid Engine (`-notify`) and LSF send before the
+# end of a job.
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 
 
 @contextlib.contextmanager
 def exit_codes(*, quiet: bool = False, notes: bool = True) -> Iterator[Callable[[], None]]:
     """Turn an error of the block into its exit code; warnings and `notes` go to stderr as plain lines.
 
-    Libraries may log errors only. Ctrl-C exits with 130, SIGTERM with 143, a closed terminal with 129;
-    finished measurements are on the disk by then. Yields a function for long loops, which raises where a
+    Libraries log only errors. Ctrl-C exits with 130, SIGTERM with 143, a closed terminal with 129;
+    finished measurements are on the disk by then. Yields a function for long loops to call: it raises if a
     signal has come (see `stopping_signals`).
     """
     if quiet or not sys.stderr.isatty():
@@ -68,7 +68,7 @@ def exit_codes(*, quiet: bool = False, notes: bool = True) -> Iterator[Callable[
     except BrokenPipeError:  # the reader, such as `head`, has ended: typer exits silently with 1
         raise
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:  # whatever argument it is
+        if error.errno == errno.ENAMETOOLONG:  # some argument that should be a path is a long text
             sentence = f"There is no file {error.filename}: its name is too long; check the spelling."
             raise _ended(sentence, SpecError.exit_code) from error
         where = f"{error.filename}: " if error.filename else ""
@@ -76,17 +76,18 @@ def exit_codes(*, quiet: bool = False, notes: bool = True) -> Iterator[Callable[
     except KeyboardInterrupt as error:
         raise typer.Exit(130) from error
     finally:
-        sys.stdout, sys.stderr = stdout, stderr  # a library may have replaced the others
+        sys.stdout, sys.stderr = stdout, stderr  # a library may have replaced ours
 
 
 def _ended(sentence: str, exit_code: int) -> typer.Exit:
+    """Print an error, and make the exception that exits with a code."""
     print(_printable(f"error: {sentence}"), file=sys.stderr)
     return typer.Exit(exit_code)
 
 
 @contextlib.contextmanager
 def reader_may_leave() -> Iterator[None]:
-    """Print about finished work, whose reader, such as `head`, may end early."""
+    """Drop output within the context if its reader, such as `head`, has ended; the work is finished."""
     stdout = sys.stdout
     sys.stdout = _Lasting(stdout)
     try:
@@ -95,19 +96,19 @@ def reader_may_leave() -> Iterator[None]:
         sys.stdout = stdout
         try:
             stdout.flush()
-        except OSError:  # what is left goes nowhere at the end of the process
+        except OSError:  # Python flushes the rest at the end of the process: send it nowhere
             os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
 
 
 class _Repeats(logging.Filter):
     """Drops a message that repeats the one before it: a command may load one model several times."""
 
-    last = ""
+    last_message = ""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the message is another one than the last."""
+        """Whether the message differs from the one before it."""
         message = record.getMessage()
-        is_new, self.last = message != self.last, message
+        is_new, self.last_message = message != self.last_message, message
         return is_new
 
 
@@ -115,7 +116,7 @@ class _Printable(logging.Formatter):
     """Formats a record without control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of a record."""
+        """Write the line of a record."""
         return _printable(super().format(record))
 
 
@@ -133,17 +134,17 @@ def _printable(text: str) -> str:
 
 
 class _Escaped:
-    """A stream without control characters: a name from somebody's files could set colours or titles.
+    """A stream that escapes control characters: a name from somebody's files could set colours or titles.
 
-    The bold and dim text of a terminal's answer passes.
+    The styles bold, dim and plain pass, which our own output uses.
     """
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        """Write a text, of which control characters become visible."""
-        parts = re.split(r"(\x1b\[[012]m)", text)  # every second one is a style
+        """Write a text whose control characters become visible."""
+        parts = re.split(r"(\x1b\[[012]m)", text)  # every second part is a style: plain, bold or dim
         self.stream.write(
             "".join(part if i % 2 else part.translate(CONTROLS) for i, part in enumerate(parts))
         )
@@ -154,13 +155,13 @@ class _Escaped:
 
 
 class _Lasting:
-    """A stream that drops what it can no longer write, so that a closed terminal ends no run."""
+    """A stream that drops text that it cannot write, so that a closed terminal ends no run."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        """Write a text, or nothing."""
+        """Write a text, or drop it."""
         with contextlib.suppress(OSError):
             self.stream.write(text)
         return len(text)
@@ -176,10 +177,10 @@ class _Lasting:
 
 @contextlib.contextmanager
 def stopping_signals() -> Iterator[Callable[[], None]]:
-    """Let signals stop the process by an exception; yields a function that repeats it.
+    """Let signals stop the process by an exception; yields a function that raises it again.
 
-    SIGINT raises KeyboardInterrupt, the others SystemExit with 128 + the number of the signal. Python drops
-    an exception that is raised inside a destructor or a callback of the garbage collector, so that a long
+    SIGINT raises KeyboardInterrupt, other signals SystemExit with 128 + the number of the signal. Python
+    drops an exception that is raised inside a destructor or a callback of the garbage collector. So a long
     loop calls the function from time to time: it raises if any signal has come. A signal that the caller of
     this process ignores (`nohup`) stays ignored.
     """
@@ -193,7 +194,7 @@ def stopping_signals() -> Iterator[Callable[[], None]]:
         received.append(number)
         stop()
 
-    numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
     usual = {number: signal.getsignal(number) for number in numbers}
     for number in numbers:
         if usual[number] is not signal.SIG_IGN:
@@ -202,7 +203,7 @@ def stopping_signals() -> Iterator[Callable[[], None]]:
         yield stop
     finally:
         for number, handler in usual.items():
-            if handler is not None:  # one that was not installed from Python cannot be put back
+            if handler is not None:  # a handler that was not installed from Python cannot be put back
                 signal.signal(number, handler)
 
 
@@ -229,18 +230,18 @@ class PlainErrors(TyperGroup):
         sys.exit(code if isinstance(code, int) else 0)
 
     def get_params(self, ctx: Any) -> Any:
-        """The parameters of the group."""
+        """Find the parameters of the group."""
         return _adjusted(super().get_params(ctx))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A command of the group; None for another word."""
+        """Find a command of the group; None for another word."""
         command = super().get_command(ctx, cmd_name)
         if command is not None:
-            _adjusted(command.get_params(ctx))  # `--help` among them, which the command keeps
+            _adjusted(command.get_params(ctx))  # in place: the command keeps these objects
         return command
 
     def _sentence(self, error: Any, typed: Sequence[str]) -> str:
-        """Say what was wrong, and which command explains itself."""
+        """Write what was wrong as one line, with the help to read, or what replaces a removed flag."""
         words = " ".join(error.format_message().split()).replace("Value error, ", "")  # of pydantic
         if "Input should" in str(error.__cause__):  # of pydantic, which newer typers read values with
             from autopeft.store import faults_of
@@ -253,13 +254,13 @@ class PlainErrors(TyperGroup):
         end = "" if words.endswith((".", "?")) else "."
         if error.ctx is not None:
             command = error.ctx.command_path
-        else:  # as where an option lacks its argument
+        else:  # for example if an option lacks its argument
             command = " ".join(["autopeft", *(word for word in typed[:1] if word in self.commands)])
         return f"error: {words}{end} See `{command} --help`."
 
 
 def _adjusted(parameters: Sequence[Any]) -> Sequence[Any]:
-    """Show no type of switches in the help; take `~` at the start of a text as the home folder."""
+    """Change parameters in place: switches show no type in the help, and `~` starts the home folder."""
     for parameter in parameters:
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
@@ -279,5 +280,5 @@ def at_home(value: Any) -> Any:
         return [at_home(each) for each in value]
     if not isinstance(value, str | Path):
         return value
-    text = os.path.expanduser(value)  # noqa: PTH111 - Path.expanduser raises where there is no such user
+    text = os.path.expanduser(value)  # noqa: PTH111 - Path.expanduser raises if there is no such user
     return Path(text) if isinstance(value, Path) else text

@@ -42,8 +42,8 @@ _Data = Annotated[
     str | None, typer.Option(help="Dataset, whose rows decide lengths and steps; needs the tokenizer.")
 ]
 
-# What the parts say about themselves, since importing them takes seconds; `scripts/part_facts.py` writes it.
-# Where other packages publish parts, all are imported.
+# What the parts say about themselves; importing them would take seconds. `scripts/part_facts.py` writes it.
+# If another package publishes parts, all parts are imported instead.
 TABLE = Path(__file__).with_name("parts.json")
 
 
@@ -155,7 +155,7 @@ def suggest(
     ] = "peft",
     as_json: opt.Json = False,
 ) -> None:
-    """Suggest a LoRA, its rate and its step in seconds, with memory, time and price: no weights, no GPU."""
+    """Suggest a LoRA within seconds: rate, batch, memory, time and price. It needs no weights and no GPU."""
     with exit_codes(quiet=as_json):
         with heavy_imports():
             from autopeft import commands
@@ -313,7 +313,7 @@ def _yes_or_no(fact: bool) -> str:
 
 
 def method_facts(method: Method) -> dict[str, Any]:
-    """Collect what a method says of itself in texts, numbers and lists of them."""
+    """Collect what a method says of itself, as values that JSON can hold."""
     facts = {name: getattr(method, name) for name in Method.__annotations__}
     return {**facts, "servers": list(method.servers({}))}
 
@@ -325,7 +325,7 @@ FACTS: Mapping[str, Callable[[Any], Mapping[str, Any]]] = {
 
 
 def part_facts(kind: str) -> Catalogue[Mapping[str, Any]]:
-    """Read the facts about every part of a kind, by its name; an unknown name raises UnknownNameError."""
+    """Read the facts about every part of a kind, by name; looking up another name raises UnknownNameError."""
     group = f"autopeft.{kind}s"
     if metadata.entry_points(group=group):
         parts: Catalogue[Any] = discover(group)

@@ -145,7 +145,7 @@ def push(
 
 
 def verification_json(verification: Verification) -> dict[str, object]:
-    """A verification as plain values; a difference that is infinite is null."""
+    """Turn a verification into plain values; an infinite difference becomes None."""
     answer = dataclasses.asdict(verification) | {"is_same": verification.is_same}
     for reading in answer["readings"]:
         if reading["largest_difference"] == float("inf"):
@@ -154,7 +154,7 @@ def verification_json(verification: Verification) -> dict[str, object]:
 
 
 def verification_text(verification: Verification) -> str:
-    """Write a comparison: against what, the modules of each entry, each reader, and the answer."""
+    """Write a verification: what was compared, the modules of each config entry, each reader, the answer."""
     subject = [
         f"{verification.path} on {verification.base_model}",
         f"compared with {verification.reference} on {verification.n_examples} rows of the "

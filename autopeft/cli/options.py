@@ -1,4 +1,4 @@
-"""The flags of the commands: those of settings, from their declaration, and those that commands share."""
+"""The flags of the commands: flags of settings, by their declaration, and flags that commands share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from autopeft.records.fields import Group, SettingField
 
 
 def show_all(context: typer.Context, is_requested: bool) -> None:
-    """Print the help with every option of a command, also those that its short help leaves out."""
+    """Print the help with every option of a command, also options that its short help leaves out."""
     if is_requested:
         for parameter in context.command.params:
             parameter.hidden = False  # type: ignore[attr-defined]
@@ -58,17 +58,17 @@ ESSENTIAL = frozenset(
 
 
 Command = Callable[..., None]
-_COMPLETING = "_AUTOPEFT_COMPLETE"  # is set where a shell asks for completions
+_COMPLETING = "_AUTOPEFT_COMPLETE"  # typer sets this variable when a shell asks for completions
 
 
 def takes_settings(
     flags: Mapping[str, str | None], *, shown: Container[str] | None = None
 ) -> Callable[[Command], Command]:
-    """Give a command the flags of settings in the place of its parameter `settings`: a decorator.
+    """Make a decorator that gives a command flags of settings in place of its parameter `settings`.
 
     The command gets a mapping from dotted names to the values that the user set. `flags` maps short names, in
-    the order of the help, to a help text of the command, or to None for the declared help and group. Flags
-    that are not `shown` are left out of the short help; None shows all.
+    the order of the help, to a help text; None takes the declared help and group. The short help has only the
+    flags in `shown`; None shows all.
     """
 
     def decorate(command: Command) -> Command:
@@ -89,7 +89,7 @@ def takes_settings(
             settings = {name: value for name, value in values.items() if value is not None}
             command(settings=settings, **arguments)
 
-        # typer reads both.
+        # typer reads the signature as well as the annotations.
         with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         with_flags.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return with_flags
@@ -103,7 +103,7 @@ def _parameter(field: SettingField, text: str | None, *, hidden: bool) -> inspec
         field.flag,
         help=text or field.text,
         metavar=_metavar(field),
-        hidden=hidden and _COMPLETING not in os.environ,  # a shell completes what is shown alone
+        hidden=hidden and _COMPLETING not in os.environ,  # typer completes only flags that are not hidden
         rich_help_panel="Options" if text else field.group,
     )
     return inspect.Parameter(
@@ -115,7 +115,7 @@ def _parameter(field: SettingField, text: str | None, *, hidden: bool) -> inspec
 
 
 def _metavar(field: SettingField) -> str | None:
-    """What the help shows in place of the value: choices as choices, units as words; None for typer's."""
+    """Choose what the help shows in place of the value; None leaves it to typer."""
     if field.kind is bool:
         return ""
     if field.form == "auto":
@@ -129,7 +129,7 @@ def _metavar(field: SettingField) -> str | None:
 
 
 def _flag_type(field: SettingField) -> Any:
-    """The type that typer parses: text, which is parsed with the settings, a list of texts, or a switch."""
+    """Choose what typer parses: a switch, a list of texts, or a text that `resolve_settings` parses later."""
     if field.form == "repeated":
         return list[str]
     return bool if field.kind is bool else str

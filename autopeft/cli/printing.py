@@ -15,17 +15,17 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def columns() -> int:
-    """The width of lines of text: that of the terminal, at most 80."""
+    """Give the width of lines of text: the terminal's width, at most 80."""
     return min(COLUMNS, room())
 
 
 def room() -> int:
-    """The width of the terminal; 80 in a file or a pipe."""
+    """Give the width of the terminal; 80 in a file or a pipe."""
     return shutil.get_terminal_size((COLUMNS, 24)).columns
 
 
 def print_json(content: Any) -> None:
-    """Print one JSON object; infinite numbers and NaN, which JSON has not, raise ValueError."""
+    """Print one JSON object; infinite numbers and NaN, which JSON lacks, raise ValueError."""
     print(json.dumps(content, indent=2, allow_nan=False))
 
 
@@ -42,18 +42,18 @@ def lines_of(paragraphs: Iterable[str]) -> list[str]:
 def table(
     headers: Sequence[str], rows: Iterable[Sequence[str]], *, n_texts: int = 1, width: int | None = None
 ) -> tuple[list[str], tuple[str, ...]]:
-    """Lay out a table that fits the terminal: words are broken between lines, numbers are whole or left out.
+    """Lay out a table that fits the terminal: narrow columns of words, then drop the last columns of numbers.
 
     Args:
         headers: One for each column; none for a table without headings.
-        rows: The cells of each row; those of words may hold line breaks.
-        n_texts: How many of the columns, the first ones, hold words. They stand to the left, numbers to the
-            right.
-        width: How wide the table may be; None for the whole terminal.
+        rows: The cells of each row; cells of words may hold line breaks.
+        n_texts: How many of the first columns hold words, to the left. Numbers stand to the right, and are
+            never broken.
+        width: The width of the table, at most; None for the whole terminal.
 
     Returns:
-        The text of each row, which may have several lines, headings first; and the headings of the last
-        columns that found no room.
+        The text of each row, headings first, which may have several lines; and the headings of the columns
+        that were dropped.
     """
     every_row = [*([headers] if headers else []), *rows]
     width = width or room()
@@ -72,7 +72,7 @@ def table(
 
 
 def _row_text(row: Sequence[str], widths: Sequence[int], *, n_texts: int) -> str:
-    """The lines of one row, each cell broken between words where it is wider than its column."""
+    """Write the lines of one row; a cell that is wider than its column is broken between words."""
     broken = [
         [part for line in cell.split("\n") for part in wrap(line, width, break_on_hyphens=False) or [""]]
         for cell, width in zip(row, widths, strict=True)
@@ -88,7 +88,9 @@ def _row_text(row: Sequence[str], widths: Sequence[int], *, n_texts: int) -> str
 
 
 def _narrowed(widths: Sequence[int], least: Sequence[int], width: int) -> list[int]:
-    """Widths of columns in so much room: those are narrowed that have most beyond their longest word.
+    """Narrow columns until they fit into a width: always the one that is widest beyond its longest word.
+
+    `least` are the lengths of the longest words. If no column is wider than that, the widest is narrowed.
 
     Example:
         >>> _narrowed([7, 9], [3, 5], 11)
@@ -97,7 +99,6 @@ def _narrowed(widths: Sequence[int], least: Sequence[int], width: int) -> list[i
     widths = list(widths)
     while sum(widths) > max(width, len(widths)):
         slack = [whole - word for whole, word in zip(widths, least, strict=True)]
-        # Where no column has a longest word to spare, the widest gives.
         place = slack.index(max(slack)) if max(slack) > 0 else widths.index(max(widths))
         widths[place] -= 1
     return widths

@@ -29,7 +29,7 @@ _LEAST_LABEL = 12  # the same on a narrow terminal; chosen by hand
 _METRIC = 9  # columns of the metric
 _BAR = 12  # columns of the bar
 _MINUTE = 60.0  # seconds between two lines about the steps of one run
-_BESIDE_ROWS = 8  # lines of a terminal that are not for rows; chosen by hand
+_BESIDE_ROWS = 8  # lines of a terminal without rows: headings, bar, log; chosen by hand
 
 
 @dataclass
@@ -80,10 +80,10 @@ class Lines:
 
 @dataclass
 class Live:
-    """A table of the phase, in which a mark stands at the leader, above one bar over the whole search.
+    """A table of the phase, with a mark at the best plan so far, above one bar for the whole search.
 
-    The bar is the share of time: what has passed of what has passed and is left. The table of a phase that
-    has ended stays on the screen.
+    The bar shows the time that has passed as a share of the expected time. The table of a phase stays on the
+    screen when the phase has ended.
     """
 
     console: Console
@@ -176,7 +176,7 @@ class Live:
 
 
 def _rank(measurement: Measurement, setting: SearchFacts | None) -> tuple[float, float]:
-    """Order runs by the metric of the answer, then by the loss; runs that failed come last."""
+    """Order runs for `min`: the best metric, then the lowest loss; runs that failed come last."""
     infinite = float("inf")
     if measurement.loss is None:
         return infinite, infinite
@@ -186,9 +186,9 @@ def _rank(measurement: Measurement, setting: SearchFacts | None) -> tuple[float,
 
 
 def facts(setting: SearchFacts, page: Path) -> list[str]:
-    """Say in one line what is searched, and in another where its page is.
+    """Write a line on what is searched, and a line with the path of its page.
 
-    A path stays whole, since it is there to be copied.
+    The path is not shortened: a reader copies it.
     """
     model, data = shortened(last_part(setting.base_model), 24), shortened(setting.data, 16)
     rows, steps = f"{setting.splits.train:,} rows", f"{setting.full_run_steps:,} steps"
@@ -197,6 +197,7 @@ def facts(setting: SearchFacts, page: Path) -> list[str]:
 
 
 def _move_log(old: Any, new: Any) -> None:
+    """Let the log handlers that write to the stream `old` write to `new`."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.StreamHandler) and handler.stream is old:
             handler.stream = new  # `setStream` would flush the old one, which may be closed
@@ -215,7 +216,7 @@ def progress_display(*, quiet: bool) -> Silent | Lines | Live:
 
 
 def headings(setting: SearchFacts | None = None, label: int = _LABEL, *, plans: str = "plan") -> str:
-    """The headings of `describe`, with so many columns for the name of an arm; `plans` says what they are."""
+    """Write the headings above lines of `describe`; `plans` stands above the names of arms, `label` wide."""
     metric = "" if setting is None or setting.metric_words == "loss" else setting.metric_words
     numbers = f"{'parameters':>11} {'rate':>7} {'steps':>6} {abridged(metric, _METRIC):>{_METRIC}}  loss"
     return f"{abridged(plans, label):<{label}} {numbers}"
@@ -226,7 +227,7 @@ def describe(
 ) -> str:
     """Write a measurement in one line of less than 78 columns; an error may be longer.
 
-    The base model as it is, without a head to train, has neither rate nor steps.
+    The untrained base model has neither rate nor steps. `label` is the width of the arm's name.
     """
     plan = measurement.plan
     steps = measurement.fidelity.train_steps
@@ -260,7 +261,7 @@ def _title(phase: str, n_measurements: int) -> str:
 
 
 def minutes_seconds(seconds: float) -> str:
-    """Minutes and seconds.
+    """Write seconds as minutes and seconds.
 
     Example:
         >>> minutes_seconds(125)

@@ -13,13 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from autopeft.cli.printing import columns, lines_of, room, size, table
-from autopeft.records import (
-    in_words_of,
-    quoted,
-    resume_command,
-    shortened,
-    to_json,
-)
+from autopeft.records import in_words_of, quoted, resume_command, shortened, to_json
 from autopeft.report import answer_of, enough_examples, full_rows, name_of
 from autopeft.report.formatting import (
     NOTHING,
@@ -40,7 +34,7 @@ if TYPE_CHECKING:
     from autopeft.records import FullRun, SearchResult
     from autopeft.report.table_rows import FullRow
 
-_MAX_NAMES = 5  # sites that are named, chosen by hand
+_MAX_NAMES = 5  # sites that are named; chosen by hand
 _SHOWN_LABELS, _LABEL_LENGTH = 5, 24  # labels, and characters of each; chosen by hand
 # What the labels of each kind of target are; {n} counts them.
 _LABELS = {
@@ -58,7 +52,7 @@ _SPLITS = ("train", "search", "confirm", "test")
 
 
 def console() -> Console:
-    """Standard output: colours and lines broken between words on a terminal, neither elsewhere."""
+    """Make a console for stdout: it uses styles and breaks lines on a terminal, and neither elsewhere."""
     return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
@@ -101,7 +95,7 @@ def print_result(result: SearchResult, path: Path) -> None:
 
 
 def next_steps(result: SearchResult, path: Path) -> list[str]:
-    """List commands: ask the adapter, open the report, push the adapter; or write again what was deleted."""
+    """List commands: ask the adapter, open the report, push; or train again if the weights were deleted."""
     run, page, setting = quoted(str(path)), quoted(str(path / "report.html")), result.setting
     if not (path / "best" / "weights").is_dir():
         return [f"{_OPEN} {page}", resume_command(result.spec, path)]
@@ -119,7 +113,7 @@ def next_steps(result: SearchResult, path: Path) -> list[str]:
 def _full_runs(
     full: Sequence[FullRow], result: SearchResult
 ) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-    """Headings, and a row for each plan that was trained in full; no empty columns."""
+    """Make headings, and a row for each plan that was trained in full; empty columns are left out."""
     is_share = bool(result.setting.metric_is_share)
 
     def score(record: FullRun | None) -> str:
@@ -174,7 +168,7 @@ def reply_text(reply: Reply, *, is_alone: bool) -> str:
 
 
 def analysis_text(analysis: Analysis) -> str:
-    """Write the chief modules of every score, whether it saw enough examples, the cost, and how to go on."""
+    """Write the highest sites of every score, whether it saw enough examples, costs, and the next command."""
     blocks = [[f"{analysis.base_model} on {analysis.data}: {len(analysis.sites)} sites"]]
     for score in analysis.scores:
         sentences = [f"{score.name}: 0 at every site, so that it tells none apart"]
@@ -207,7 +201,7 @@ def _cost_and_notes(analysis: Analysis) -> Iterator[str]:
 
 
 def analysis_json(analysis: Analysis) -> dict[str, Any]:
-    """The whole analysis as plain values, as `analyze --json` prints it."""
+    """Turn an analysis into the plain values that `analyze --json` prints."""
     return {
         "base_model": analysis.base_model,
         "data": analysis.data,
@@ -221,7 +215,7 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
 
 
 def preview_text(preview: Preview) -> str:
-    """Write a preview for people, at most 80 columns wide: a word and what it says, line by line."""
+    """Write a preview for people in two columns, a topic and its facts, at most 80 characters wide."""
     rows = [*_subject(preview), *_work(preview), *_costs(preview)]
     rows += [("" if place else "derived", str(each)) for place, each in enumerate(preview.decisions)]
     lines, _ = table((), rows, n_texts=2, width=columns())
@@ -229,7 +223,7 @@ def preview_text(preview: Preview) -> str:
 
 
 def _subject(preview: Preview) -> Iterator[tuple[str, str]]:
-    """Model, data and budget."""
+    """Write the rows on model, data and budget."""
     yield "model", f"{preview.base_model} on {preview.device} in {preview.dtype}"
     names = ", ".join(dict.fromkeys(filter(None, (*preview.inputs, preview.label))))
     sizes = ", ".join(
@@ -249,7 +243,7 @@ def _subject(preview: Preview) -> Iterator[tuple[str, str]]:
 
 
 def _task(task: TaskFacts) -> str:
-    """The task, its labels and its metric.
+    """Write the task, its labels and its metric.
 
     Example:
         >>> from autopeft.commands.preview import TaskFacts
@@ -270,7 +264,7 @@ def _task(task: TaskFacts) -> str:
 
 
 def _work(preview: Preview) -> Iterator[tuple[str, str]]:
-    """Short and full runs, and what the verdict can tell."""
+    """Write the rows on short runs, full runs, and the differences that the verdict can see."""
     yield "first plans", ", ".join(dict.fromkeys(preview.first_plans))
     n_sampled = max(0, preview.trials - len(preview.first_plans))
     short = f"{_n(preview.trials, 'short run')} of {_n(preview.short_steps, 'step')}"
@@ -302,7 +296,7 @@ def _n(number: int, noun: str) -> str:
 
 
 def _costs(preview: Preview) -> Iterator[tuple[str, str]]:
-    """Time, memory and price."""
+    """Write the rows on time, memory and price."""
     forecast = preview.forecast
     if forecast is None:
         yield "time", "unknown: the baseline could not be trained for a few steps"

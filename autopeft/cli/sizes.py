@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _ROLE = ("role", "sites", "rank", "parameters", "share")
 _LAYER = ("layer", "each", "parameters", "share")
 _ENDS = ("low", "expected", "high")
-TIME_SPAN = (0.75, 1.0, 1.35)  # of published steps (reports/studies/published_times.md)
+TIME_SPAN = (0.75, 1.0, 1.35)  # low to high, of the predicted time (reports/studies/published_times.md)
 _LOOPS = {"autopeft": "autopeft's trainer", "trainer": "the Trainer of transformers"}
 
 
@@ -46,12 +46,12 @@ def _roles(count: Count) -> Sequence[tuple[str, ...]]:
 
 
 def _layers(count: Count) -> Sequence[tuple[str, ...]]:
-    """Rows of layers; neighbours with equally many parameters share a row."""
+    """Make rows of layers; neighbouring layers with equally many parameters share a row."""
     rows = []
     numbered = enumerate((int(layer), each) for layer, each in count.by_layer.items() if layer.isdigit())
-    # A layer's number minus its place is the same for all layers of a run without a gap.
-    for (each, _), run in groupby(numbered, key=lambda item: (item[1][1], item[1][0] - item[0])):
-        layers = [layer for _, (layer, _) in run]
+    # A layer's number minus its place in the list is the same for all layers of a stretch without a gap.
+    for (each, _), stretch in groupby(numbered, key=lambda item: (item[1][1], item[1][0] - item[0])):
+        layers = [layer for _, (layer, _) in stretch]
         words = f"{layers[0]}-{layers[-1]}" if len(layers) > 1 else f"{layers[0]}"
         rows.append((words, f"{each:,}", each * len(layers)))
     rows += [(layer, "", params) for layer, params in count.by_layer.items() if not layer.isdigit()]
@@ -110,7 +110,7 @@ def gib(n_bytes: float) -> str:
 
 
 def _bits_of(estimate: StepEstimate) -> str:
-    """How bitsandbytes holds the maps, on request or in the checkpoint: `4bit`, `8bit` or `none`."""
+    """Find how bitsandbytes holds the maps, on request or in the checkpoint: `4bit`, `8bit` or `none`."""
     stored = estimate.answer.described.stored
     return estimate.answer.step.quantize if stored is None else stored.quantize
 
@@ -129,7 +129,7 @@ def _switch(step: Step) -> str:
 
 
 def _times(estimate: StepEstimate) -> Iterator[str]:
-    """Sentences about the time of a step, of a run and of a search."""
+    """Write sentences about the time of a step, of a run and of a search."""
     step, run = estimate.answer.typical, estimate.run
     if step.seconds is None:
         yield "The speed of a GPU that is not here is not known; name a card, such as --device l4."
@@ -149,7 +149,7 @@ def _times(estimate: StepEstimate) -> Iterator[str]:
 
 
 def _spent(seconds: float, price: float | None) -> str:
-    """Time as low to high, and what it costs."""
+    """Write a time as low to high, and its price if `price`, that of an hour, is known."""
     low, _, high = (share * seconds for share in TIME_SPAN)
     words = f"{duration(low)} to {duration(high)}"
     if price is None:
@@ -158,7 +158,7 @@ def _spent(seconds: float, price: float | None) -> str:
 
 
 def _limits(limits: Limits, step: Step) -> Iterator[str]:
-    """Sentences about what fits."""
+    """Write sentences about what fits into the memory."""
     whole = f"{gib(limits.max_bytes)} GiB"
     if limits.fits:
         yield f"This fits into {whole}."
@@ -183,7 +183,7 @@ def flags(step: Step) -> str:
 
 
 def estimate_json(estimate: StepEstimate) -> dict[str, Any]:
-    """An estimate for scripts; `peak_bytes` and `parts` are in bytes, what is not known is null."""
+    """Turn an estimate into plain values; `peak_bytes` and `parts` are in bytes, unknown values are None."""
     described, step, limits = estimate.answer.described, estimate.answer.step, estimate.answer.limits
     count, typical, run = described.count, estimate.answer.typical, estimate.run
     content = {
@@ -249,7 +249,7 @@ def _step_json(step: Step) -> dict[str, Any]:
 
 
 def suggestion_text(suggestion: Suggestion) -> str:
-    """Lay out a suggestion, a fact a line."""
+    """Write a suggestion, one fact a line."""
     estimated, config = suggestion.estimate, suggestion.config
     described, step = estimated.answer.described, estimated.answer.step
     share = percent(100 * suggestion.trainable_params / described.base_params)
@@ -286,7 +286,7 @@ def _suggested_time(suggestion: Suggestion) -> str:
 
 
 def suggestion_json(suggestion: Suggestion) -> dict[str, Any]:
-    """Give a suggestion as an object for programs."""
+    """Turn a suggestion into plain values."""
     estimated, targets = suggestion.estimate, suggestion.config.target_modules
     step, run, most = estimated.answer.step, estimated.run, estimated.max_bytes
     return {

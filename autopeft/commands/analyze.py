@@ -9,23 +9,17 @@ from pathlib import Path
 from autopeft import report
 from autopeft.errors import SpecError
 from autopeft.extension import discover
-from autopeft.records import (
-    RunSpec,
-    Sensitivity,
-    Site,
-    SiteScores,
-    search_command,
-)
+from autopeft.records import RunSpec, Sensitivity, Site, SiteScores, search_command
 from autopeft.run.prepare import NAMED, InMemory, prepare, with_demo_settings
-from autopeft.run.scoring import require_some, sensitivity
+from autopeft.run.scoring import require_positive, sensitivity
 from autopeft.store import refuse_files, write_text
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Analysis:
-    """Scores of a base model's sites on a dataset, of which `n_train` examples are in the train split.
+    """Scores of a base model's sites on a dataset with `n_train` examples in its train split.
 
-    `files` is empty if nothing was written.
+    `files` are the paths that were written; empty without `out`.
     """
 
     spec: RunSpec
@@ -80,7 +74,7 @@ def analyze(
     names = [installed[name].name for name in dict.fromkeys(scores)]
     if not names:
         raise SpecError(f"No score is named; pass one or more of {', '.join(sorted(installed))}.")
-    require_some(max_examples)
+    require_positive(max_examples)
     if out is not None:
         refuse_files(out)
     spec = with_demo_settings(spec, explicit)

@@ -1,4 +1,4 @@
-"""`count`: what is trained, by the base model's config alone."""
+"""`count`: how many parameters are trained, from the base model's config alone."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def count(path: Path, *, model_id: str | None = None, revision: str | None = Non
 
 
 def count_word(word: str, *, model_id: str | None, revision: str | None) -> Count:
-    """Count what `count` counts, or a method such as `lora_r16` at every site that it fits.
+    """Count what the file at a path trains (see `count`), or a method such as `lora_r16` at every site.
 
     Raises:
-        SpecError: A file that cannot be read, an unknown word, or no base model.
+        SpecError: A file that cannot be read, an unknown word, no base model, or the word `full`.
         SiteError: What is trained does not fit the model.
     """
     part, spec = read_trained_part(word, model_id=model_id, revision=revision)

@@ -36,7 +36,7 @@ _HUB_SECONDS = 3.0  # to wait for the hub; chosen by hand
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One fact of this machine: `ok`, a `note` where something is left out, or `fail`.
+    """One fact of this machine: `ok`, a `note` if something is missing or slow, or `fail`.
 
     `remedy` says what to do; empty if nothing has to be done.
     """
@@ -62,7 +62,7 @@ def diagnose(folder: Path) -> tuple[Check, ...]:
 
 
 def package_checks(requirements: Sequence[str], version_of: Callable[[str], str | None]) -> Iterator[Check]:
-    """Check each required package, and each extra.
+    """Check each required package; one check for each extra.
 
     Args:
         requirements: As in the metadata of a package, with markers for extras.
@@ -151,9 +151,9 @@ def gpu_check(names: Sequence[str], *, like_first: int) -> Check:
 
 
 def thread_check(n_threads: int, wait_policy: str | None, *, cores: float | None = None) -> Check:
-    """Check the threads of torch, and whether idle ones give way to other programs.
+    """Check the number of torch's threads, and whether idle ones give way to other programs.
 
-    `cores` is how many of them a container lets run at once; None without a limit.
+    `cores` is how many threads a container lets run at once; None without a limit.
     """
     if cores is not None and n_threads > math.ceil(cores):
         value = f"{n_threads}, and this container has the time of {cores:g} cores"
@@ -178,7 +178,7 @@ def demo_check() -> Check:
 
 
 def write_check(folder: Path) -> Check:
-    """Time how fast a folder, or the nearest one above it that exists, takes bytes."""
+    """Measure how fast a folder takes bytes; before it exists, the nearest folder above it."""
     existing = next((path for path in (folder, *folder.resolve().parents) if path.exists()), folder)
     try:
         with tempfile.NamedTemporaryFile(dir=existing, prefix=".autopeft-doctor-") as file:

@@ -23,7 +23,7 @@ from autopeft.run.defaults import with_full_run, with_max_length
 from autopeft.run.prepare import NAMED, load_data
 from autopeft.store import parse_bytes, read_plan, resolve_settings
 
-# The precision that a user can ask for; auto is that of the device.
+# The precision for each value of --dtype; None is chosen by the device.
 _PRECISIONS = {
     "auto": None,
     "bfloat16": Precision(dtype="bfloat16"),
@@ -41,8 +41,8 @@ log = logging.getLogger(__name__)
 class RunRequest:
     """The run whose time is predicted: its task, data and length; `price` is per hour, in any currency.
 
-    Without a `task` it is that of the plan, or of the class that the model's config names. With `accumulates`
-    a step takes as many of its rows at a time as fit.
+    `task` None takes the task of the plan, or of the class that the model's config names. With `accumulates`
+    a step that does not fit goes through the model in parts.
     """
 
     task: str | None = None
@@ -92,8 +92,8 @@ class RunEstimate:
 class StepEstimate:
     """What is trained, how, and what it takes.
 
-    `dtype` is one of 16 bits or float32, `like` names the loop. `rates` are None if the device is not known;
-    then no time is predicted. `run` is None if the number of steps is not known.
+    `dtype` is bfloat16, float16 or float32; `like` names the training loop. `rates` are None if the device's
+    speed is not known; then no time is predicted. `run` is None if the time or the steps are not known.
     """
 
     part: TrainedPart
@@ -189,7 +189,7 @@ def estimate_step(request: EstimateRequest) -> StepEstimate:
 
 
 def _check_request(request: EstimateRequest) -> None:
-    """Refuse what the flags of the command line, each by itself, do not."""
+    """Raise for flags that typer does not check: names, sizes, and flags that need each other."""
     device, task, tasks = request.device.lower(), request.run.task, discover("autopeft.tasks")
     if device not in estimate.CARDS and not _DEVICE.fullmatch(device):
         hint = "Did you mean 'cuda'?" if device == "gpu" else ""  # and not cpu, which is as near
@@ -198,7 +198,7 @@ def _check_request(request: EstimateRequest) -> None:
         raise UnknownNameError("task", task, sorted(tasks))
     sizes = {"task.batch_size": request.batch_size, "task.max_length": request.max_length}
     sizes = {name: size for name, size in sizes.items() if size is not None}
-    resolve_settings(config=None, env={}, flags=sizes, assignments=())  # which refuses senseless ones
+    resolve_settings(config=None, env={}, flags=sizes, assignments=())  # raises for senseless sizes
     if request.quantize is not None and request.quantize not in _BITS:
         raise UnknownNameError("quantisation", request.quantize, _BITS)
     if request.run.epochs is not None and request.run.data is None:
@@ -208,19 +208,19 @@ def _check_request(request: EstimateRequest) -> None:
 def _computing(
     device: str, spec: ModelSpec, *, precision: Precision | None
 ) -> tuple[Precision, Rates | None]:
-    """How a device computes, if it is not set, and how fast: by the data sheet of a card, else measured.
+    """Choose the precision unless it is set, and find the device's rates: by its data sheet, else measured.
 
-    A GPU that is no known card and not here computes in bfloat16, at rates that nobody knows.
+    `cuda` on a machine without a GPU gets bfloat16, and None for the rates.
     """
     if device in estimate.CARDS:
         card = Precision(dtype=estimate.CARDS[device].dtype)
         return precision or card, estimate.rates_of(device)
     if device.startswith("cuda") and not torch.cuda.is_available():
         return precision or Precision(dtype="bfloat16"), None
-    place = model.find_device(device)
-    precision = precision or model.choose_precision(model.config_of(spec), place)
+    torch_device = model.find_device(device)
+    precision = precision or model.choose_precision(model.config_of(spec), torch_device)
     with precision.multiplying():
-        return precision, estimate.measure_rates(place, precision.torch_dtype)
+        return precision, estimate.measure_rates(torch_device, precision.torch_dtype)
 
 
 def _run(step: StepEstimate, n_steps: int | None, *, price: float | None) -> RunEstimate | None:
@@ -235,9 +235,9 @@ def _run(step: StepEstimate, n_steps: int | None, *, price: float | None) -> Run
 def read_trained_part(
     trained: str, *, model_id: str | None, revision: str | None
 ) -> tuple[TrainedPart, ModelSpec]:
-    """Read what a path or a word names, and the base model, which a plan or a config may name.
+    """Read what is to be trained from a path or a word such as `lora_r16`, and find its base model.
 
-    `model_id` and `revision` replace those that a file names, but not the quantisation of a plan.
+    `model_id` and `revision` replace those that a plan or config names; a plan's quantisation stays.
 
     Raises:
         SpecError: The file cannot be read, the word is not known, or no base model is named.
@@ -268,7 +268,7 @@ def read_trained_part(
 
 @dataclass(frozen=True, kw_only=True)
 class RowLengths:
-    """What a full run reads: `n_rows` a step, padded to `typical_tokens` in the mean, `longest` at most."""
+    """What a full run reads: `n_rows` a step, `typical_tokens` per row with padding, `longest` at most."""
 
     n_rows: int
     longest: int
@@ -277,13 +277,13 @@ class RowLengths:
 
 
 def row_lengths(spec: ModelSpec, source: str, *, task: TaskSpec, device: str) -> RowLengths:
-    """Read the rows of a full run as a search would train them, without weights; batches are padded.
+    """Measure the rows of a full run, encoded as by a search; settings that `task` leaves open are derived.
 
     Args:
         spec: The base model, of which the config and the tokenizer are read.
         source: The dataset.
-        task: The task, and what the user has set of batch size, length, epochs and steps.
-        device: The type of the device that trains, such as cpu, on which what is left open depends.
+        task: The task, with batch size, length, epochs and steps as far as the user set them.
+        device: The type of the device that trains, such as cpu, on which derived settings depend.
 
     Raises:
         DataError, ModelError: The data cannot be read, or the model has no tokenizer.

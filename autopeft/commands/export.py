@@ -21,14 +21,7 @@ from autopeft.errors import ModelError, RunDirError, SpecError
 from autopeft.extension import Checkpoint, Exporter, ExportSource, TrainingFacts, discover
 from autopeft.model.checkpoint_source import own_class
 from autopeft.model.checks import text_configs
-from autopeft.records import (
-    ModelSpec,
-    PlanDocument,
-    SearchResult,
-    TrainedPlan,
-    from_json,
-    resume_command,
-)
+from autopeft.records import ModelSpec, PlanDocument, SearchResult, TrainedPlan, from_json, resume_command
 from autopeft.run.base_facts import base_difference, label_difference
 from autopeft.run.reporting import TRAINED
 from autopeft.store import RunDir, read_plan, refuse_files
@@ -97,25 +90,25 @@ def export(
             if exporter.needs_base != "none":
                 source = with_base(source, spec, exporter=exporter, folder=folder, run=run)
             notes += filter(None, [label_difference(folder)])
-            if exporter.needs_base == "weights" and (other := _other_base(folder, source, spec)):
-                notes.append(f"{source.base_model} is not as it was when this was trained: {other}")
-        notes = [*exporter.export(source, out), *notes]  # raises where there are problems
+            if exporter.needs_base == "weights" and (change := _base_change(folder, source, spec)):
+                notes.append(f"{source.base_model} is not as it was when this was trained: {change}")
+        notes = [*exporter.export(source, out), *notes]  # raises if there are problems
     paths = (path for path in out.rglob("*") if path.is_file())
     written = tuple(sorted(path.relative_to(out).as_posix() for path in paths))
     return Export(format=exporter.name, out=str(out), files=written, notes=tuple(notes))
 
 
-def _other_base(folder: Path, source: ExportSource, spec: ModelSpec) -> str:
-    """Say how a base model differs from the one that an adapter was trained on; empty if it does not."""
+def _base_change(folder: Path, source: ExportSource, spec: ModelSpec) -> str:
+    """Say how a base model differs from the one that an adapter was trained on; "" if it does not."""
     processor = None
-    with contextlib.suppress(ModelError):  # it has none
+    with contextlib.suppress(ModelError):  # the model has no tokenizer or image processor
         needs_images = source.tokenizer is not None and not hasattr(source.tokenizer, "get_vocab")
         processor = model.load_processor(spec, needs_images=needs_images)
     return base_difference(folder, cast("nn.Module", source.base), processor)
 
 
 def _locate(folder: Path | None, adapter: Path | None) -> tuple[Path, PlanDocument | None]:
-    """Find the folder to export (trained weights, else configs alone), and the plan beside it, if any."""
+    """Find the folder to export (of the run `folder` its trained weights, else its configs), and its plan."""
     if adapter is not None:
         if not any((adapter / name).is_file() for name in ("adapter_config.json", "order.json")):
             remedy = "pass a folder that peft wrote"
@@ -125,8 +118,8 @@ def _locate(folder: Path | None, adapter: Path | None) -> tuple[Path, PlanDocume
         return adapter, plan_of(adapter)
     run = RunDir.open(cast("Path", folder))
     if not (run.best / "plan.yaml").is_file():
-        words = resume_command(run.read_spec(), run.path)
-        raise RunDirError(f"{folder} has no best plan yet; go on with: {words}")
+        command = resume_command(run.read_spec(), run.path)
+        raise RunDirError(f"{folder} has no best plan yet; go on with: {command}")
     weights = run.best / "weights"
     return weights if weights.is_dir() else run.best / "adapters", read_plan(run.best)
 
@@ -139,9 +132,9 @@ def _read(
     needs_base: str,
     folder: Path,
 ) -> tuple[ExportSource, ModelSpec]:
-    """Read the configs with their weights, and name the base model that they adapt.
+    """Read the configs with their weights, and find the base model that they adapt.
 
-    `folder` is that of the run or the adapter.
+    It warns of config keys that `peft` does not know. `folder` is that of the run or the adapter.
     """
     for note in dict.fromkeys(note for file in files for note in adapters.unknown_keys(file)):
         log.warning("%s", note)
@@ -153,7 +146,7 @@ def _read(
         spec = document.model
     else:
         spec = adapters.base_model_of(configs, path=folder)
-    model.resolve(spec)  # which raises for a model that was in memory
+    model.resolve(spec)  # raises for a model that was in memory
     source = ExportSource(
         configs=configs,
         base_model=spec.id or model.DEMO_HUB_ID,
@@ -175,9 +168,9 @@ def _check_fit(
     folder: Path,
     needs_base: str,
 ) -> list[str]:
-    """Raise where configs or weights do not fit the base model; notes where its size or config is another.
+    """Raise if configs or weights do not fit the base model; note what differs or cannot be checked.
 
-    The config is downloaded only for formats that need the base model.
+    The base model's config is downloaded only for formats that need the base model.
     """
     here_only = needs_base == "none"
     try:
@@ -205,9 +198,9 @@ def plan_of(adapter: Path) -> PlanDocument | None:
 
 
 def training_facts(document: PlanDocument | None, spec: ModelSpec, folder: Path | None) -> TrainingFacts:
-    """Collect what a plan says of a full training run, and what the result in its folder says of computing.
+    """Collect how a plan is trained in full; how it was computed comes from the result in its folder.
 
-    `folder` is a run or an adapter.
+    `folder` is a run or an adapter. Unknown facts are None or empty.
     """
     if document is None:
         return TrainingFacts()
@@ -221,7 +214,7 @@ def training_facts(document: PlanDocument | None, spec: ModelSpec, folder: Path 
         n_steps = max(lengths, default=task.max_steps)
     tokens, n_parts = environment.get("micro_batch_tokens", ""), 1
     if tokens.isdigit() and task.batch_size and task.max_length:
-        # The fewest equal parts of a batch of which each, of the longest rows, has at most so many tokens.
+        # The fewest equal parts of a batch such that a part of the longest rows has at most so many tokens.
         n_rows = max(1, int(tokens) // task.max_length)
         sizes = range(1, task.batch_size + 1)
         n_parts = next(n for n in sizes if task.batch_size % n == 0 and task.batch_size // n <= n_rows)
@@ -242,7 +235,7 @@ def training_facts(document: PlanDocument | None, spec: ModelSpec, folder: Path 
 
 
 def _result(folder: Path) -> SearchResult | TrainedPlan | None:
-    """Read what a search or `train` wrote of an adapter; None if it is unfinished or of another version."""
+    """Read the result that a search or `train` wrote for an adapter; None if none can be read."""
     run = _run_of(folder) or folder
     if (run / "run.yaml").is_file():
         with contextlib.suppress(SpecError):
@@ -253,7 +246,7 @@ def _result(folder: Path) -> SearchResult | TrainedPlan | None:
 
 
 def _run_of(adapter: Path) -> Path | None:
-    """The run of which a folder is `best/weights`; None for another folder."""
+    """Find the run whose `best/weights` a folder is; None for another folder."""
     weights = adapter.absolute()
     run = weights.parent.parent
     is_best = (weights.parent.name, weights.name) == ("best", "weights")
@@ -277,16 +270,19 @@ def with_base(
 ) -> ExportSource:
     """Load as much of the base model as the exporter needs.
 
-    A quantised base model is dequantised, since the adapter was trained on exactly those weights. Plain
-    weights are never on a GPU, which may not hold them. A format that writes a whole model gets it in the
-    number format of its checkpoint, which takes no more memory than the checkpoint itself.
+    A quantised base model is dequantised: the adapter was trained on the weights with their rounding. Other
+    models are loaded on the CPU, since a GPU may lack the memory. A format that writes a whole model gets it
+    in the number format of its checkpoint, which takes no more memory than the checkpoint itself.
 
     Args:
         source: The adapter, which was read from `folder`.
         spec: Its base model.
         exporter: The format.
         folder: The folder of the adapter, whose config.json may hold the labels.
-        run: The run that the adapter is of; None if none is known.
+        run: The run that the adapter is of; None if it is of no run.
+
+    Raises:
+        SpecError: Some weights are neither in the base model nor in the adapter.
     """
     skeleton = model.load_skeleton(spec, auto_class=adapters.auto_class_of(source.configs)).module
     if source.checkpoint.own_class:
@@ -299,22 +295,22 @@ def with_base(
     except (OSError, ValueError, RecursionError):
         head_config = {}
     head_config = head_config if isinstance(head_config, dict) else {}
-    # The number format of the checkpoint by its config; float32 where that names none, as of a GGUF file.
+    # The number format of the checkpoint by its config; float32 if the config names none, as of a GGUF file.
     configs = text_configs(cast(Any, skeleton).config)
     formats = (str(getattr(config, "dtype", None)).removeprefix("torch.") for config in configs)
-    stored = next((name for name in formats if name in DTYPES), "float32")
+    checkpoint_dtype = next((name for name in formats if name in DTYPES), "float32")
     # A head that gives prices holds numbers that 16 bits round by whole units.
     problem = head_config.get("problem_type")
-    written = source.dtype or ("float32" if problem == "regression" else stored)
-    held = model.Precision(dtype="float32" if written == "float32" else stored)
+    written_dtype = source.dtype or ("float32" if problem == "regression" else checkpoint_dtype)
+    precision = model.Precision(dtype="float32" if written_dtype == "float32" else checkpoint_dtype)
     base = model.load(
         spec,
         auto_class=type(skeleton).__name__,
         label_names=_label_names(skeleton, source, head_config, run),
         needs_tokenizer=False,
-        needs_padding=source.task_type not in _LANGUAGE_TASKS,  # such a model stays as its checkpoint is
+        needs_padding=source.task_type not in _LANGUAGE_TASKS,  # a language model stays as its checkpoint is
         device="cpu" if spec.quantize == "none" else None,
-        precision=held,
+        precision=precision,
     )
     lacking = exports.lacking_weights(base.untrained, source)
     if lacking:
@@ -324,14 +320,14 @@ def with_base(
         )
     if problem is not None:
         cast("Any", base.module).config.problem_type = problem
-    model.dequantise(base.module, device="cpu", dtype=held.torch_dtype)
-    return replace(source, base=base.module.cpu(), tokenizer=base.tokenizer, dtype=written)
+    model.dequantise(base.module, device="cpu", dtype=precision.torch_dtype)
+    return replace(source, base=base.module.cpu(), tokenizer=base.tokenizer, dtype=written_dtype)
 
 
 def _label_names(
     skeleton: nn.Module, source: ExportSource, head_config: Mapping[str, Any], run: Path | None
 ) -> tuple[str, ...]:
-    """The labels in the adapter's folder, else of its run; else numbers as names; none without a head."""
+    """Find the label names: in the adapter's folder, else in its run, else `LABEL_0` …; () without a head."""
     n_labels = exports.n_trained_labels(source, skeleton)
     id2label = head_config.get("id2label")
     if isinstance(id2label, dict) and (n_labels is None or len(id2label) == n_labels):

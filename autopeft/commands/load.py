@@ -22,7 +22,7 @@ from autopeft.model.user_model import loaded_from, note_flags
 from autopeft.records import IN_MEMORY, Plan, PlanDocument, SearchResult
 from autopeft.run.base_facts import base_difference, require_same_base
 from autopeft.run.best import finished_weights
-from autopeft.run.resources import NO_GPU, loading_place, memory_needed, one_at_a_time
+from autopeft.run.resources import FREE_MEMORY, loading_place, memory_needed, one_at_a_time
 from autopeft.store import RunDir, fresh_folder
 
 log = logging.getLogger(__name__)
@@ -34,16 +34,18 @@ def apply(
 ) -> PeftModel:
     """Attach a plan's adapters to a model, ready for the user's training loop or with trained weights.
 
-    Only the adapters and the task head require gradients. The plan's learning rate is for the adapters (in
-    a mix of methods, times each adapter's `rate_factor`). `module` is changed in place, as `peft` does, and
-    is restored where this function raises. What requires gradients is float32: train and call a
-    model in bfloat16 under `torch.autocast` (`bf16=True` of a Trainer). `save` writes every adapter.
+    Only the adapters and the task head require gradients, and these are float32: train and call a model in
+    bfloat16 under `torch.autocast` (`bf16=True` of a Trainer). The plan's learning rate is for the adapters
+    (in a mix of methods, times each adapter's `rate_factor`). `save` writes every adapter.
+
+    `module` is changed in place, as `peft` does, and is restored if this function raises. A warning is logged
+    if the plan or the weights are of another base model. Calls from several threads wait for each other.
 
     Args:
         plan: A plan, or a plan document read from a file.
         module: A transformers model: the plan's base model, or one of the same shape.
         seed: Decides the adapters' initial values.
-        weights: Folder of trained weights: a run's `best/weights`, or a folder that `save` wrote.
+        weights: Folder of trained weights: a run's `best/weights`, or what `save` wrote; None starts anew.
 
     Raises:
         ModelError: The module is no transformers model in float32 or 16 bits, or has adapters already.
@@ -59,7 +61,7 @@ def apply(
 
 
 def _attach(plan: Plan | PlanDocument, module: nn.Module, *, seed: int = 0, folder: Path | None) -> PeftModel:
-    """Attach a plan as `apply` does, to a base model that was compared with that of the weights."""
+    """Attach a plan as `apply` does; the caller has compared the base model with that of the weights."""
     document = plan if isinstance(plan, PlanDocument) else None
     plan = document.plan if document is not None else plan
     if not isinstance(plan, Plan):
@@ -91,8 +93,8 @@ def _attach(plan: Plan | PlanDocument, module: nn.Module, *, seed: int = 0, fold
 def load_finished(result: SearchResult, folder: Path, *, module: nn.Module | None = None) -> PeftModel:
     """Load the base model of a run with its finished adapter and head, in eval mode.
 
-    It lies on the run's device if that is here and holds it, else on the CPU. It is in float32; a language
-    model without a head is in bfloat16 if the run was, since it can be called without autocast then.
+    Without `module`, it goes to the run's device if that is here and holds it, else to the CPU. It is in
+    float32, or in 16 bits if the run held a language model so and trained no norm: it needs no autocast.
 
     Args:
         result: The result of the run.
@@ -102,7 +104,7 @@ def load_finished(result: SearchResult, folder: Path, *, module: nn.Module | Non
 
     Raises:
         RunDirError: The folder is gone, or the run has no finished weights.
-        ModelError: The base model cannot be loaded, or was in memory and is not passed, or another one is.
+        ModelError: The base model cannot be loaded, was in memory and is not passed, or is another one.
     """
     if not folder.is_dir():
         raise RunDirError(
@@ -125,12 +127,12 @@ def load_finished(result: SearchResult, folder: Path, *, module: nn.Module | Non
 
 
 def load_with_base(result: SearchResult, weights: Path) -> tuple[PeftModel, BaseModel]:
-    """Load the base model that a run names with its finished adapter and head; also gives the base model.
+    """Load the base model that a run names; returns it with the finished adapter and head, and alone.
 
-    `weights` are the finished weights of the run. Raises as `load_finished` does.
+    `weights` is the folder of the run's finished weights. Raises as `load_finished` does.
     """
     task = discover("autopeft.tasks")[result.setting.task]
-    with model.quiet_libraries(), memory_needed("loading the base model", NO_GPU):
+    with model.quiet_libraries(), memory_needed("loading the base model", FREE_MEMORY):
         device, precision = loading_place(result.spec, result.best, auto_class=task.auto_class)
         base = model.load(
             result.spec.model,
@@ -174,7 +176,7 @@ def save(adapted: PeftModel, folder: str | Path) -> None:
 
 
 def task_type_of(module: nn.Module) -> str | None:
-    """`peft`'s task type of a model's class; None if `peft` has no task type for it."""
+    """Find `peft`'s task type of a model's class; None if `peft` has no task type for it."""
     for task in discover("autopeft.tasks").values():
         config = getattr(module, "config", None)
         class_name = loading_class(config, task.auto_class)

@@ -18,7 +18,7 @@ from autopeft.space import AllocationContext, Policy, Space
 from autopeft.store import RunDir
 from autopeft.train import Pace, kept_bytes, pace_of
 
-# Shares of the confirm split that two good plans judge differently: 0.02 where accuracy is 98 %, 0.1 at 78 %.
+# Share of the confirm rows that two good plans answer differently: 0.02 if accuracy is 98 %, 0.1 at 78 %.
 _DISAGREEMENTS = (0.02, 0.1)
 _PROBE_RATE = 1e-5  # so low that no run diverges
 _PASS_SHARE = 0.05  # of a full run, what the sensitivity pass takes at most
@@ -33,15 +33,15 @@ _LOW, _EXPECTED, _HIGH = 0.9, 1.1, 1.4
 class Preview:
     """The size of a search that has not started: the answer to `--dry-run`.
 
-    `inputs` and `label` are columns of the data, `task` says what the labels are taken for, `split_sizes`
-    gives rows by split. `out` is the run's folder, None for a new one. `matched_sites` says at how many
-    of `n_sites`, those that a search may use, each method of the space fits. `first_plans` are tried first,
-    as far as `trials`, the number of short runs, goes; further ones are sampled. `search_cost` is a bound in
-    R, finished weights included. `forecast` is None if the baseline cannot be trained.
-    `decisions` are the settings that would be derived. `least_differences` are the smallest and the
-    largest difference from which on a verdict may tell two plans apart, in [0, 1]; None for losses.
-    `n_confirm_groups` are the groups of the confirm examples that the verdict counts
-    in their place; 0 where each example counts.
+    - `inputs`, `label`: columns of the data. `split_sizes`: rows by split. `out`: None for a new folder.
+    - `n_sites`, `matched_sites`: sites that a search may use, and at how many of them each method fits.
+    - `trials`: short runs; `first_plans` are tried first, then sampled ones.
+    - `search_cost`: the most that the search costs, in R, finished weights included.
+    - `n_confirm_groups`: groups that the verdict counts in place of confirm examples; 0 if examples count.
+    - `least_differences`: low and high guess of the smallest difference, in [0, 1], that a verdict sees;
+      None for losses.
+    - `forecast`: time and memory; None if the baseline cannot be trained.
+    - `decisions`: the settings that would be derived.
     """
 
     base_model: str
@@ -99,7 +99,7 @@ def preview(
     planned = engine.planned_runs(problem)
     all_runs = math.fsum(map(lengths.cost, planned))
     all_runs -= engine.repeated_steps(problem, planned) * lengths.step_cost
-    # Limits shorten the search alone: the default is trained in full with every seed.
+    # Limits shorten only the search: the baseline is trained in full with every seed.
     least = len(problem.seeds) * (lengths.cost(lengths.full(seed=0)) + lengths.cost(lengths.test(seed=0)))
     methods = dict.fromkeys(name for arm in feasible.arms for name, _ in feasible.parts(arm))
     refusals = {name: map(context.methods[name].refusal, context.sites) for name in methods}
@@ -153,7 +153,7 @@ class TaskFacts:
 
 
 def task_facts(prepared: Prepared) -> TaskFacts:
-    """The facts of the prepared task and data."""
+    """Collect the facts of the prepared task and data."""
     target, task = prepared.data.target, prepared.task
     is_number = target.kind == "number"
     labels = prepared.data.train.labels
@@ -181,9 +181,9 @@ class Forecast:
     """What a search takes.
 
     `full_run_seconds` is R, one full run of the baseline with its evaluation. `seconds` are those of the
-    whole command. `peak_bytes` is what a training step of the longest rows takes, weights included, with
-    `dearest`, the method that takes most where it spends the whole budget. `price` is in the currency of
-    `--gpu-price`, None without it.
+    whole command. `peak_bytes` is what a training step of the longest rows takes, weights included, with the
+    method `dearest`: of all methods that spend the whole budget it takes most. `price` is in the currency of
+    `--gpu-price`; None without it.
     """
 
     full_run_seconds: float
@@ -196,7 +196,7 @@ class Forecast:
 def forecast_of(prepared: Prepared, problem: SearchProblem, pace: Pace, *, so_far: float) -> Forecast:
     """Estimate what a search takes at the pace of the baseline; loading took the seconds `so_far`.
 
-    Limits shorten the search alone: the default is trained in full with every seed in any case.
+    Limits of time and cost shorten only the search: the baseline is trained in full with every seed anyway.
     """
     lengths = problem.lengths
     full_run = _seconds(lengths.full(seed=0), pace)
@@ -234,7 +234,7 @@ def _seconds(fidelity: Fidelity, pace: Pace) -> float:
 
 
 def measured_pace(prepared: Prepared, feasible: Space, context: AllocationContext) -> Pace | None:
-    """Time a few steps of the baseline, LoRA or the head alone; None if it cannot be trained."""
+    """Time a few steps of the baseline (LoRA, or the head alone); None if it cannot be trained."""
     baseline = space.plan_of(space.default_lora(feasible, context), context)
     try:
         return pace_of(prepared.bench, replace(baseline, learning_rate=_PROBE_RATE))
@@ -243,10 +243,10 @@ def measured_pace(prepared: Prepared, feasible: Space, context: AllocationContex
 
 
 def peak_bytes(prepared: Prepared, feasible: Space, context: AllocationContext) -> Mapping[str, int]:
-    """Count the memory of a training step of each method that spends the whole budget, weights included.
+    """Measure the bytes of a training step of each method with the whole budget, weights included.
 
-    The step is that of the longest rows that the device takes at once. What it keeps for the backward pass is
-    counted in a forward pass, with what a checkpointed layer computes again.
+    The step has the longest rows, as many as the device takes at once. What it keeps for the backward pass is
+    counted in a forward pass, including what a checkpointed layer computes again.
 
     Raises ModelError if memory runs out.
     """

@@ -20,13 +20,13 @@ from autopeft.run.best import finished_seed, finished_weights
 from autopeft.run.reporting import TRAINED, hub_base, write_card, write_trained_card
 from autopeft.store import RunDir, damaged, read_plan, require_unchanged, temporary_folder, write_plan
 
-# Of the client beneath huggingface_hub; what the hub answers and a failed connection are both of this type.
+# Of the HTTP client beneath huggingface_hub: both a refusal of the hub and a failed connection raise it.
 _HTTP_ERROR: type[Exception] = errors.HTTPError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pushed:
-    """The files of a push by name with their bytes; `url` is None if nothing was uploaded."""
+    """A push: `files` gives bytes by name; `url` is None if nothing was uploaded."""
 
     repo: str
     base_model: str
@@ -43,7 +43,7 @@ def push(
     dry_run: bool = False,
     base_model: str | None = None,
 ) -> Pushed:
-    """Upload trained weights with their model card; `overwrite` alone replaces one that exists.
+    """Upload trained weights with their model card; a repository that exists is refused without `overwrite`.
 
     Args:
         run: Folder of a run, or one that `train` wrote.
@@ -97,8 +97,8 @@ def push(
         else:
             seed = finished_seed(RunDir.open(run))
             write_card(folder, result, seed=seed, repo=repo, base_model=base_model)
-        is_known = hub_base(result.setting) == base_model
-        revision = result.spec.model.revision if is_known else None
+        is_trained_id = hub_base(result.setting) == base_model  # else the revision is of another repository
+        revision = result.spec.model.revision if is_trained_id else None
         name_base(folder, base_model, revision=revision)
         # Older weights lie in best/ without their plan.
         document = read_plan(folder if (folder / "plan.yaml").is_file() else run)
@@ -111,7 +111,7 @@ def push(
 
 
 def _trained(folder: Path) -> TrainedPlan | None:
-    """Read what `train` wrote of a plan in a folder; None for a folder that it did not write."""
+    """Read the record that `train` wrote into a folder; None without one, RunDirError for a damaged one."""
     path = folder / TRAINED
     if not path.is_file():
         return None

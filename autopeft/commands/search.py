@@ -37,14 +37,7 @@ from autopeft.run.prepare import NAMED, InMemory, Prepared, prepare
 from autopeft.run.reporting import environment, part_words, setting_of
 from autopeft.run.scoring import logged_scores
 from autopeft.run.search_problem import open_run, rate_ranges, score_names, search_problem
-from autopeft.run.state import (
-    RunState,
-    begin,
-    check_base,
-    logged_measurements,
-    record,
-    with_scores,
-)
+from autopeft.run.state import RunState, begin, check_base, logged_measurements, record, with_scores
 from autopeft.run.trackers import log_plans
 from autopeft.run.workers import start_workers
 from autopeft.store import RunDir, claimed_folder
@@ -155,10 +148,10 @@ def _finished(
     state: RunState,
     load_seconds: float,
 ) -> SearchResult:
-    """Check that the base model is unchanged, and put what the search found beside the facts of its run."""
+    """Check that the base model is unchanged, and join the outcome with the facts and the cost of its run."""
     run.forget_under_way()
     check_base(state, prepared)
-    # Measurements that the outcome does not use, such as those of weights that were trained again.
+    # Logged measurements that the outcome does not use, such as a full run whose weights were lost, cost too.
     used = {(measurement.plan, measurement.fidelity) for measurement in outcome.measurements}
     unused = []
     for measurement in reversed(run.measurements.every()):
@@ -225,7 +218,7 @@ def _numbers(answer: Any) -> list[float]:
 
 
 def _folder(spec: RunSpec) -> AbstractContextManager[Path]:
-    """The folder that the user named, or a new one named after data and time."""
+    """Choose the folder that the user named, or a new one named after data and time."""
     if spec.output.out is not None:
         return nullcontext(Path(spec.output.out))
     data_name = Path(spec.data.source or "demo").stem.strip("<>").replace(" ", "-")
@@ -234,7 +227,7 @@ def _folder(spec: RunSpec) -> AbstractContextManager[Path]:
 
 @contextmanager
 def _telling_how_to_resume(spec: RunSpec, out: Path) -> Iterator[None]:
-    """A context that a signal may end; the command that continues is logged if the run has measurements."""
+    """Log the command that continues the search if a signal ends the context and something was measured."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):

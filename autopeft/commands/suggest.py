@@ -20,14 +20,14 @@ from autopeft.space import BASELINE_METHOD, AllocationContext
 from autopeft.train import warmup_steps
 
 TRAINERS = ("peft", "trl", "unsloth", "axolotl")
-_RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # which people and kernels like
-_USUAL_ROWS = 16  # of a step where no data are given, as people train language models
-_USUAL_STEPS = 1000  # chosen by hand
+_RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # powers of two, as people and kernels use them
+_USUAL_ROWS = 16  # of a step without --data, as people train language models
+_USUAL_STEPS = 1000  # of a run without --data, for its warm-up; chosen by hand
 
 
 @dataclass(frozen=True, kw_only=True)
 class SuggestRequest:
-    """What the user asks: a base model, a budget, and what is known of data and device; see the flags."""
+    """The argument and flags of `autopeft suggest`, as the user typed them."""
 
     model_id: str | None = None
     revision: str | None = None
@@ -44,8 +44,8 @@ class SuggestRequest:
 class Suggestion:
     """LoRA of one rank on all linear maps, how to train it, and what that takes.
 
-    `batch_size` rows make a step, `estimate.answer.step.n_rows` of them at a time. With data `estimate.run`
-    has the steps of a run, their time and price. `servers` read the adapter as it is.
+    `batch_size` rows make a step, `estimate.answer.step.n_rows` of them at a time. With data, `estimate.run`
+    has the steps of a run, their time and price. `servers` can read the adapter as it is.
     """
 
     base_model: str
@@ -68,14 +68,14 @@ class Suggestion:
 
     @property
     def accumulation_steps(self) -> int:
-        """How many parts of a batch make a step."""
+        """How many micro-batches make a step."""
         return -(-self.batch_size // self.estimate.answer.step.n_rows)
 
     def snippet(self, trainer: str) -> str:
-        """The lines that say it to `peft`, or to TRL, unsloth or axolotl.
+        """Write the lines that set this suggestion up in `peft`, TRL, unsloth or axolotl.
 
         Raises:
-            UnknownNameError: The trainer is another one.
+            UnknownNameError: `trainer` is none of `TRAINERS`.
         """
         if trainer not in TRAINERS:
             raise UnknownNameError("trainer", trainer, TRAINERS)
@@ -93,10 +93,10 @@ class Suggestion:
 
 
 def suggest(request: SuggestRequest) -> Suggestion:
-    """Spend the budget on LoRA of one round rank on all linear maps, and tell batch, memory, time and price.
+    """Spend the budget on LoRA of one round rank on all linear maps; predict batch, memory, time and price.
 
-    Neither weights nor, without `data`, a tokenizer are read. The base model is in 4 bits if it fits no
-    otherwise, unless the user says how to hold it.
+    Neither weights nor, without `data`, a tokenizer are read. If the step does not fit and the user set no
+    `quantize`, the base model is in 4 bits, provided that fits.
 
     Raises:
         BudgetError: The budget does not pay rank 1 on all linear maps.
@@ -138,24 +138,24 @@ def suggest(request: SuggestRequest) -> Suggestion:
 
 
 def _servers_of(plan: Plan) -> tuple[str, ...]:
-    """The servers that read all adapters of a plan."""
+    """List the servers that can read all adapters of a plan."""
     methods = discover("autopeft.methods")
     first_read, *also_read = (methods[a.method].servers(dict(a.options)) for a in plan.adapters)
     return tuple(name for name in first_read if all(name in servers for servers in also_read))
 
 
 def _largest_lora(spec: RunSpec, base: BaseModel) -> tuple[int, Plan, PeftConfig]:
-    """LoRA of the largest round rank that the budget pays on all linear maps, as rank, plan and config."""
+    """Find the largest LoRA of a round rank on all linear maps; returns its rank, plan and config."""
     methods, budget = methods_for(base), budget_of(spec, base)
     per_rank = budget_of(spec.model_copy(update={"budget": BudgetSpec(requested="r1")}), base)
-    paid = budget.max_trainable_params // per_rank.max_trainable_params
-    if not paid:
+    max_rank = budget.max_trainable_params // per_rank.max_trainable_params
+    if not max_rank:
         raise BudgetError(
             f"The budget {budget.requested!r} allows {budget.max_trainable_params:,} parameters, and LoRA of "
             f"rank 1 on all linear maps trains {per_rank.max_trainable_params:,}; ask for more, or let "
             "autopeft search find modules to leave out."
         )
-    rank = max(rank for rank in _RANKS if rank <= paid)
+    rank = max(rank for rank in _RANKS if rank <= max_rank)
     context = AllocationContext(
         sites=base.sites,
         scores=dict.fromkeys((site.name for site in base.sites), 1.0),
@@ -163,9 +163,9 @@ def _largest_lora(spec: RunSpec, base: BaseModel) -> tuple[int, Plan, PeftConfig
         max_params=rank * per_rank.max_trainable_params,
     )
     default = space.load("default", known_methods=methods)
-    entry = next(each for each in default.first["language"] if each.baseline)
-    alone = default.model_copy(update={"first": {"language": (entry,)}})
-    (_, policy), *_ = space.first_policies(alone, "language", context)
+    baseline = next(each for each in default.first["language"] if each.baseline)
+    baseline_only = default.model_copy(update={"first": {"language": (baseline,)}})
+    (_, policy), *_ = space.first_policies(baseline_only, "language", context)
     plan = space.plan_of(policy, context)
     (config,) = model.for_task(
         compile_plan(plan, methods).configs,

@@ -53,7 +53,7 @@ from autopeft.store import (
 )
 from autopeft.train import SCHEDULE, encode_ahead, kept_step
 
-_SECONDS = 10.0  # between two lines; chosen by hand
+_SECONDS = 10.0  # between two log lines about the steps; chosen by hand
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +83,8 @@ def train_plan(
 ) -> Trained:
     """Train a plan at full length and save the adapter in `peft`'s format, head included.
 
-    Steps are logged now and then. A run that is stopped leaves nothing in `out`; the state of one that took
-    more than a minute lies beside it, in `<out>.unfinished`, from which `resume` goes on to the same bits.
+    Steps are logged every ten seconds. A training that is stopped leaves nothing in `out`. After the first
+    minute its state is kept in `<out>.unfinished`; `resume` goes on from there to the same bits.
 
     Args:
         path: plan.yaml or a run directory.
@@ -94,12 +94,12 @@ def train_plan(
         data_source: Dataset to use instead of the plan's; it must have the columns that the plan names.
         overrides: Values of `model.quantize` and the settings of `execution`; None stands for the plan's
             quantisation, and for the defaults.
-        resume: Go on with a training that was stopped; it has the same plan, seed, model and data.
+        resume: Go on with a training that was stopped; plan, seed, model and data must be the same.
 
     Raises:
         SpecError: The seed is out of range, or no dataset is named.
-        RunDirError: `out` is not empty, or cannot be written; there is nothing to resume, or a training that
-            was stopped and is not to be resumed.
+        RunDirError: `out` is not empty, or cannot be written. Or there is nothing to resume, or without
+            `resume` a training was stopped in `out`.
         TrainingError: The run failed or diverged; nothing is left in `out`.
     """
     document = read_plan(path)
@@ -115,14 +115,14 @@ def train_plan(
         log.warning("The training does not follow the schedule in %s, but its own: %s.", path, SCHEDULE)
     spec = spec_of_plan(document, model_id=model_id, data_source=data_source, overrides=overrides)
     if is_own_metric(spec.task.metric):
-        own_function(str(spec.task.metric))  # which is refused before any work
+        own_function(str(spec.task.metric))  # refuses a bad one before the model is loaded
     prepared = prepare(spec)
     bench = replace(prepared.bench, head_learning_rate=document.head_learning_rate)
     prepared = replace(prepared, bench=bench)
     check_plan(document.plan, prepared.base, prepared.methods)
     if note := other_base_note(document, prepared.base):
         log.warning("%s", note)
-    _warn_of_changes(path, prepared, has_own_base=model_id is None, has_own_data=data_source is None)
+    _warn_of_changes(path, prepared, is_plans_base=model_id is None, is_plans_data=data_source is None)
     fidelity = Fidelity(
         split="confirm",
         train_steps=prepared.full_steps,
@@ -131,7 +131,7 @@ def train_plan(
         seed=seed,
     )
     encode_ahead(prepared.bench.splits, [fidelity], batch_size=prepared.bench.batch_size)
-    facts = finished_run_facts(prepared, document.plan, fidelity)
+    facts = start_facts(prepared, document.plan, fidelity)
     with (
         logged_steps(kept=lambda: unfinished.words),
         unfinished.kept(facts, resume=resume),
@@ -157,9 +157,9 @@ def train_plan(
 
 
 def require_data(path: Path, document: PlanDocument, data_source: str | None) -> None:
-    """Raise SpecError for a plan without a dataset, such as a pushed one, that is not of the demo.
+    """Raise SpecError if neither the user nor the plan names a dataset, unless the plan is of the demo.
 
-    It would be trained on the built-in sentences otherwise, which are not what the plan was made for.
+    A pushed plan, for example, names none. It would be trained on the demo's sentences otherwise.
     """
     if data_source or document.data.source or document.model.id is None:
         return
@@ -176,7 +176,7 @@ def spec_of_plan(
     data_source: str | None = None,
     overrides: Mapping[str, object] | None = None,
 ) -> RunSpec:
-    """Take the settings from a plan, save those that the user replaces.
+    """Take the settings from a plan, but for those that the user replaces.
 
     The data is split by the plan's seed, so that the confirm split is that of its search.
 
@@ -206,24 +206,24 @@ def with_source(data: DataSpec, source: str) -> DataSpec:
     return data.model_copy(update={"source": whole_path(source), "config_name": None})
 
 
-def _warn_of_changes(path: Path, prepared: Prepared, *, has_own_base: bool, has_own_data: bool) -> None:
-    """Log how base model and rows differ from those of the finished weights beside a plan."""
+def _warn_of_changes(path: Path, prepared: Prepared, *, is_plans_base: bool, is_plans_data: bool) -> None:
+    """Warn if the plan's own base model or rows are no longer those of the finished weights beside it."""
     parent = path if path.is_dir() else path.parent
     folders = (parent / "best" / "weights", parent / "weights", parent)
     weights = next((folder for folder in folders if (folder / TRAINING).is_file()), None)
     if weights is None:
         return
     base, rows = prepared.base, trained_facts(weights / TRAINING).get(DATA)
-    if has_own_base and (differing := base_difference(weights, base.module, base.tokenizer)):
+    if is_plans_base and (differing := base_difference(weights, base.module, base.tokenizer)):
         log.warning("%s was trained on another base model: %s.", weights, differing)
-    if has_own_data and rows is not None and rows != prepared.data.fingerprint:
+    if is_plans_data and rows is not None and rows != prepared.data.fingerprint:
         log.warning("%s was trained on other rows than the data files hold now.", weights)
 
 
 def _write_files(
     folder: Path, prepared: Prepared, measurement: Measurement, *, at: str, weights: Mapping[str, str]
 ) -> None:
-    """Write all that lies beside the weights of a trained plan; `at` is the place that its card names."""
+    """Write all files beside the weights of a trained plan; its card loads the adapter from `at`."""
     plan, seed = measurement.plan, measurement.fidelity.seed
     write_plan(folder / "plan.yaml", replace(plan_document(prepared, plan), seed=seed))
     write_text(folder / TRAINING, training_json(measurement, facts_of(prepared, weights)))
@@ -240,8 +240,8 @@ def _write_files(
     write_trained_card(folder, trained, at=at)
 
 
-def finished_run_facts(prepared: Prepared, plan: Plan, fidelity: Fidelity) -> dict[str, Any]:
-    """Collect what the bits of a training depend on, by name."""
+def start_facts(prepared: Prepared, plan: Plan, fidelity: Fidelity) -> dict[str, Any]:
+    """Collect, by name, all that the bits of a trained adapter depend on."""
     return {
         **loaded_facts(prepared),
         "plan": plan.digest,
@@ -255,7 +255,7 @@ def finished_run_facts(prepared: Prepared, plan: Plan, fidelity: Fidelity) -> di
 
 @dataclass(frozen=True, kw_only=True)
 class Unfinished:
-    """The state of a training whose adapter goes to the folder `out`, in a folder beside it."""
+    """The kept state of a training whose adapter goes to the folder `out`, in a folder beside it."""
 
     out: Path
 
@@ -266,12 +266,12 @@ class Unfinished:
 
     @property
     def state(self) -> Path:
-        """Where the training keeps its state."""
+        """The folder in which the training keeps its state."""
         return self.folder / "state"
 
     @property
     def step(self) -> int | None:
-        """How many steps are done; None if nothing is kept."""
+        """The step after which the state was kept; None if nothing is kept."""
         return kept_step(self.state)
 
     @property
@@ -282,7 +282,7 @@ class Unfinished:
         return f"the state after step {self.step:,} is kept; the same command with --resume goes on from it"
 
     def check(self, *, resume: bool) -> None:
-        """Raise RunDirError if there is nothing to resume, or something that the user did not ask for."""
+        """Raise RunDirError if `resume` finds no kept state, or a start without `resume` finds one."""
         if resume and self.step is None:
             raise RunDirError(f"{self.folder} holds no unfinished training; start it without --resume.")
         if not resume and self.step is not None:
@@ -293,10 +293,10 @@ class Unfinished:
 
     @contextlib.contextmanager
     def kept(self, facts: Mapping[str, Any], *, resume: bool) -> Iterator[None]:
-        """Keep the state of a training if something stops it, and remove it at its end.
+        """Keep the state of the training in this context if something stops it; remove it at the end.
 
         Raises:
-            RunDirError: What is to be resumed was trained with other `facts`, or nothing can be written.
+            RunDirError: The training to resume started with other `facts`, or the folder cannot be written.
         """
         start, remedy = self.folder / "start.json", f"remove {self.folder} and start anew"
         with without_empty_parents(self.folder):
@@ -319,13 +319,13 @@ class Unfinished:
             except BaseException as error:
                 if self.step is None:
                     self.forget()
-                elif isinstance(error, Exception):  # a signal is told with the step that was reached
+                elif isinstance(error, Exception):  # of a signal, `logged_steps` logs more
                     log.warning("No adapter was written, but %s.", self.words)
                 raise
             self.forget()
 
     def forget(self) -> None:
-        """Remove what is kept."""
+        """Remove the kept state."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -335,7 +335,7 @@ def logged_steps(
 ) -> Iterator[None]:
     """Log the step, the loss and the time left of a training, every ten seconds or so.
 
-    A signal that ends the context is logged with the last step and with what `kept` says of what is left.
+    If a signal ends the context, the last step is logged, and what `kept` says of the kept state.
     """
     steps = _Steps(clock)
     try:
@@ -348,7 +348,7 @@ def logged_steps(
 
 
 class _Steps:
-    """The last step of a training, and when and where it began; logs a line every ten seconds."""
+    """The last step of a training, and the time and step of its start; logs a line every ten seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.step, self.n_steps = 0, 0
@@ -356,7 +356,7 @@ class _Steps:
         self._started, self._start_step, self._last_logged = 0.0, 0, 0.0
 
     def add(self, step: int, n_steps: int, loss: Callable[[], float]) -> None:
-        """Note a step, and log it if the last line is some seconds ago."""
+        """Note a step, and log it if the last line was logged ten seconds ago or more."""
         now = self._clock()
         if not self.n_steps or step <= self.step:  # training began, maybe anew in less memory
             self._started, self._start_step, self._last_logged = now, step, now

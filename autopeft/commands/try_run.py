@@ -21,16 +21,16 @@ from autopeft.run.best import finished_weights
 from autopeft.store import RunDir
 from autopeft.train.encoding import NO_CUT
 
-_MAX_NEW_TOKENS = "128"  # of a text, where the run did not say; chosen by hand
+_MAX_NEW_TOKENS = "128"  # of a written text, if the run derived no length; chosen by hand
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What a model answers to one input; what its task does not give is None or empty.
+    """What a model answers to one input; fields that its task does not fill are None or empty.
 
     - `label`: the class of the highest probability, or the choice.
-    - `labels`: all labels that it gives, of a task with several per input.
-    - `probabilities`: that of each label.
+    - `labels`: the labels above 50 %, if an input may have several.
+    - `probabilities`: the probability of each label.
     - `tags`: pairs of a token and its tag.
     """
 
@@ -48,14 +48,15 @@ def try_run(run: Path, words: Sequence[str]) -> tuple[Reply, ...]:
 
     Args:
         run: The folder of the run.
-        words: Texts, prompts or paths of images, each an input. Where rows of the run have two texts or more,
-            so many words are one input; for multiple choice all of them are, the question first.
+        words: Texts, prompts or paths of images, each an input. If rows of the run have two texts or more, as
+            many words make one input. For multiple choice all words are one input, the question first.
 
     Raises:
-        SpecError: The words make no whole inputs, or the run does not say what its labels are.
+        SpecError: The words make no whole inputs, or the run cannot be asked, since its model was in memory,
+            another trainer trained it, or an earlier version made it.
         DataError: An image cannot be read.
         RunDirError: The run has not finished, or has no finished weights.
-        ModelError: The base model cannot be loaded.
+        ModelError: The base model cannot be loaded, or has no tokenizer.
     """
     folder = RunDir.open(run)
     result = folder.load_result()
@@ -78,7 +79,7 @@ def try_run(run: Path, words: Sequence[str]) -> tuple[Reply, ...]:
 
 
 def _inputs(words: Sequence[str], result: SearchResult) -> list[tuple[Any, ...]]:
-    """Make inputs as the task reads them."""
+    """Group the user's words into inputs, in the form in which the task reads them."""
     setting = result.setting
     kind, columns = setting.target_kind, setting.input_columns
     if reads_images(discover("autopeft.tasks")[setting.task].auto_class):
@@ -109,7 +110,7 @@ def _label(
     target: Target,
     result: SearchResult,
 ) -> Reply:
-    """Answer with a label, several, a number or tags, from the logits of the head."""
+    """Answer with a label, several labels, a number or tags, from the logits of the head."""
     words = [word.path if isinstance(word, ImageFile) else word for word in inputs]
     placeholder = {"classes": (), "tags": [0] * len(words[0])}.get(target.kind, 0)
     encoded = task.encode([inputs], [placeholder], base.tokenizer, result.spec.task.max_length or NO_CUT)

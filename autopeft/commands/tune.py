@@ -1,8 +1,8 @@
 """`tune`: a search whose trials somebody else trains, a function or a command of the user.
 
-The folder holds everything: the settings, the trials that were given out, and the log of what was told. Each
-`ask` replays the search over the log; the first measurement that it lacks is the next trial. So a process may
-end at any moment, and several may share one folder.
+The folder holds everything: the settings, the trials that were given out, and the log of their scores. Each
+`ask` replays the search over the log; the first measurement that is missing is the next trial. So a process
+may end at any moment, and several processes may share one folder.
 """
 
 from __future__ import annotations
@@ -75,15 +75,15 @@ from autopeft.store import (
 )
 from autopeft.store.study_file import study_file
 
-_SEEDS_WITHOUT_ROWS = 3  # full runs of a trainer that gives one number a run
-_MOST_AT_ONCE = 64  # trials that may be out; the list of first plans is shorter
-_PAUSE_SECONDS = 2.0  # between two looks for a trial that another process has; chosen by hand
+_SEEDS_WITHOUT_ROWS = 3  # full runs of each finalist if the trainer gives one number a run
+_MOST_AT_ONCE = 64  # trials that may be given out at the same time; the list of first plans is shorter
+_PAUSE_SECONDS = 2.0  # between two calls of `ask` while other processes have all trials; chosen by hand
 
 log = logging.getLogger(__name__)
 
 
 def _metric_facts(name: str, *, greater_is_better: bool) -> MetricFacts:
-    """The facts of a metric by its name; of one that autopeft does not know, only its direction is known."""
+    """Find the facts of a metric by its name; a metric that autopeft does not know has only a direction."""
     metrics = discover("autopeft.metrics")
     if name not in metrics:
         return MetricFacts(name=name, greater_is_better=greater_is_better, is_share=False)
@@ -98,14 +98,14 @@ def _metric_facts(name: str, *, greater_is_better: bool) -> MetricFacts:
 
 
 class _MissingError(Exception):
-    """The search needs measurements that nobody has made: its arguments."""
+    """The search needs measurements that the log lacks; `args` are their keys."""
 
 
 class _Replayed(Runs):
-    """Runs that are known, or else missing."""
+    """Runs that are read from the log and never made."""
 
     def measure_all(self, keys: Iterable[Key]) -> list[Measurement]:
-        """The known measurements in order; raises _MissingError if one is not known."""
+        """Give the logged measurements in order; raises _MissingError if the log lacks one."""
         requested = tuple(keys)
         if missing := [key for key in requested if key not in self.earlier]:
             raise _MissingError(*dict.fromkeys(missing))
@@ -113,7 +113,7 @@ class _Replayed(Runs):
 
 
 class _Elsewhere(Executor):
-    """As many workers as there may be trials; the search never submits to them, but breaks off."""
+    """Stands for the processes that train; the search submits nothing to it: _MissingError comes first."""
 
     n_workers = _MOST_AT_ONCE
 
@@ -146,9 +146,9 @@ class Study:
             full_steps: Optimizer steps of a full run.
             search: Choices of your trainer, such as `{"packing": [True, False]}`. The baseline has the first
                 value of each; `trial.choices` holds those of a trial.
-            metric: What the scores are. Of a metric that autopeft knows (accuracy, spearman …) the range is
-                known too, and values are read as percent.
-            greater_is_better: Of a metric that autopeft does not know.
+            metric: What the scores are. Of a metric that autopeft knows (accuracy, spearman …) direction and
+                range are known too, and shares are shown in percent.
+            greater_is_better: Whether a higher score is better; only read for a metric not known to autopeft.
             test: Whether to ask for one evaluation on rows of a test split at the end.
             auto_class: The class of transformers whose modules the trainer adapts, such as
                 `AutoModelForCausalLM`; None takes the one that the model's config names.
@@ -182,10 +182,11 @@ class Study:
                 self._open(folder)
         else:
             self._open(Path(self.spec.output.out))
+        # Failures by the machine's fault, such as memory that ran out, are tried again in this process.
         self._retried = {m for m in self._run.measurements.load() if m.status.is_of_machine}
 
     def _open(self, path: Path) -> None:
-        """Keep the facts of a new study, or compare them with those of the study in the folder."""
+        """Write the facts of a new study, or compare them with those of the study in the folder."""
         self.path, self._run, self._trials = path, RunDir(path), TrialFolders(path / "trials")
         facts = {
             "autopeft": VERSION,
@@ -196,17 +197,17 @@ class Study:
             "sites": digest_of([site.name for site in self.base.sites]),
             **{topic: value for topic, value in to_json(self.spec).items() if topic != "output"},
         }
-        kept = self._run.state / "study.json"
+        facts_path = self._run.state / "study.json"
         if not path.is_dir():
             RunDir.check(path)  # a file, or a folder that cannot be made
         path.mkdir(parents=True, exist_ok=True)
         self._lock = filelock.FileLock(path / ".lock")
         with self._lock:
-            if not kept.is_file():
+            if not facts_path.is_file():
                 RunDir.check(path)
                 self._run.write_spec(self.spec)
-                write_checked(kept, facts)
-            begun_with = read_checked(kept, remedy="pass another --out")
+                write_checked(facts_path, facts)
+            begun_with = read_checked(facts_path, remedy="pass another --out")
         if differing := sorted(name for name, value in facts.items() if begun_with.get(name) != value):
             raise RunDirError(
                 f"{path} holds a study with another {' and '.join(differing)}; pass what it was begun "
@@ -218,7 +219,7 @@ class Study:
         return {(m.plan, m.fidelity): m for m in measurements if m not in self._retried}
 
     def _problem(self, measured: Mapping[Key, Measurement]) -> SearchProblem:
-        """The problem of the engine: one seed if the trainer scores rows, three if it does not."""
+        """Make the problem for the engine: one seed if the trainer scores rows, three if it does not."""
         spec = self.spec
         has_rows = all(len(m.example_scores) > 1 for m in measured.values() if m.status is Status.COMPLETE)
         if not has_rows and (spec.search.seeds or 1) == 1:
@@ -244,7 +245,7 @@ class Study:
     def _replay(
         self, storage: Callable[[], BaseStorage] = InMemoryStorage
     ) -> tuple[SearchProblem, Runs, Outcome | None, tuple[Key, ...]]:
-        """The search over what was told: its outcome, or else the measurements that it needs next."""
+        """Run the search over the log: gives its outcome, or None and the measurements that it needs next."""
         measured = self._measured()
         problem = self._problem(measured)
         runs = _Replayed(
@@ -256,7 +257,7 @@ class Study:
         )
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         engine_log = logging.getLogger(engine.__name__)
-        engine_log.setLevel(logging.ERROR)  # every replay would say it again
+        engine_log.setLevel(logging.ERROR)  # every replay would log the same lines again
         try:
             return problem, runs, engine.search(problem, runs, storage=storage), ()
         except _MissingError as missing:
@@ -269,14 +270,14 @@ class Study:
         """Whether the search has its answer.
 
         Raises:
-            TrainingError: It can have none, since no baseline could be trained.
+            TrainingError: The search can have no answer, since no baseline could be trained.
         """
         return self._replay()[2] is not None
 
     def ask(self, *, deadline_seconds: float = math.inf) -> Trial | None:
-        """Take the next trial; None if all that the search needs now are out, or it is finished.
+        """Take the next trial; None if the search is finished, or all trials that it needs now are given out.
 
-        A trial that was given out comes back if its process is gone from this machine, or after a deadline.
+        A trial is given out again if its process has ended on this machine, or after the deadline.
 
         Raises:
             TrainingError: No baseline could be trained.
@@ -310,11 +311,11 @@ class Study:
             self._trials.give_back(trial)
 
     def tell(self, trial: Trial, score: Score | float) -> None:
-        """Keep the score of a trial.
+        """Log the score of a trial; a score or loss that is not finite is logged as a diverged trial.
 
         Raises:
-            TrainingError: It cannot be compared with earlier ones, or the adapter is not that of the trial.
-                Nothing is kept then.
+            TrainingError: The score cannot be compared with earlier ones, or the adapter is not that of the
+                trial. Then nothing is logged.
         """
         score = Score.given(score)
         values = (score.value, *(() if score.loss is None else (score.loss,)))
@@ -335,17 +336,18 @@ class Study:
         if claim is not None and trial.split == "confirm":
             check_adapter(trial.folder, claim.plan)
         metric = self._metric
-        worth = -score.value if metric.greater_is_better else score.value
+        # Stands in for a loss that the trainer does not give: the error rate of a share.
+        loss_by_metric = (-score.value if metric.greater_is_better else score.value) + float(metric.is_share)
         self._keep(
             trial,
             Status.COMPLETE,
             metric=score.value,
-            loss=score.loss if score.loss is not None else worth + float(metric.is_share),
+            loss=score.loss if score.loss is not None else loss_by_metric,
             example_scores=tuple(map(float, score.per_example)) or (score.value,),
         )
 
     def fail(self, trial: Trial, reason: str, *, status: Status = Status.FAIL) -> None:
-        """Keep that a trial broke off, and why, in words without a full stop."""
+        """Log that a trial failed; `reason` is a phrase without a full stop."""
         self._keep(trial, status, error=reason)
 
     def _keep(self, trial: Trial, status: Status, **facts: Any) -> None:
@@ -430,7 +432,7 @@ class Study:
 
 
 def _with_rows(measurement: Measurement) -> Measurement:
-    """The measurement with as many evaluated rows as it has scores, which nobody knew beforehand."""
+    """Set a measurement's number of evaluated rows to its number of scores: the search did not know it."""
     n_rows = max(1, len(measurement.example_scores))
     return replace(measurement, fidelity=replace(measurement.fidelity, eval_examples=n_rows))
 
@@ -442,17 +444,16 @@ def tune(
     deadline_seconds: float = math.inf,
     interrupt: Callable[[], None] = lambda: None,
 ) -> SearchResult:
-    """Give each trial of a study to a training function until the study has its answer, and write that.
+    """Give each trial of a study to a training function until the study has its answer; write the answer.
 
-    An error of the function is a failed trial, and the search goes on. Several processes may call this on one
-    folder; each takes the trials that no other has.
+    An error of the function is logged as a failed trial, and the search goes on; only a full disk stops it.
+    Several processes may call this on one folder; they share the trials.
 
     Args:
         train: Trains and evaluates as the trial says, and returns its score.
-        study: Whose trials to train.
-        deadline_seconds: After which a trial that another process has is taken over.
-        interrupt: Called before each trial; what it raises stops the search, which goes on when it is called
-            again.
+        study: The study whose trials to train.
+        deadline_seconds: After this time a trial of another process is taken over.
+        interrupt: Called before each trial; what it raises stops the search. The next call of `tune` goes on.
 
     Raises:
         TrainingError: No baseline could be trained.
@@ -460,7 +461,7 @@ def tune(
     while not study.is_finished:
         interrupt()
         trial = study.ask(deadline_seconds=deadline_seconds)
-        if trial is None:  # another process has what is needed next
+        if trial is None:  # other processes have all trials that are needed now
             time.sleep(_PAUSE_SECONDS)
             continue
         log.info("Trial %d: %s, %d steps, on %s", trial.number, trial.words, trial.steps, trial.split)
@@ -471,7 +472,7 @@ def tune(
         except Exception as error:  # a failed trial is a value
             is_ours = isinstance(error, TrainingError)
             reason = first_line_of(error) if is_ours else f"{type(error).__name__}: {first_line_of(error)}"
-            # Libraries that write files raise errors of their own, with the words of the system.
+            # Libraries that write files wrap a full disk in errors of their own; the system's words remain.
             if number := next((each for each in NO_ROOM if os.strerror(each) in str(error)), None):
                 study.give_back(trial)
                 raise cannot_write(study.path, OSError(number, os.strerror(number))) from error

@@ -22,26 +22,25 @@ from autopeft.records import ExecutionSpec, ModelSpec, Plan, RunSpec, with_setti
 from autopeft.run.base_facts import logits_of, require_same_base, require_same_outputs
 from autopeft.run.best import finished_seed, finished_weights
 from autopeft.run.prepare import prepare
-from autopeft.run.resources import NO_GPU, device_in_float32, memory_needed
+from autopeft.run.resources import FREE_MEMORY, device_in_float32, memory_needed
 from autopeft.store import RunDir, read_plan
 
 MERGED = "transformers"  # the reader of a whole model
 SPLIT = "confirm"  # whose rows every run has
-# Of the largest output. Rounding in float32 stays below the first; weights in 16 bits were rounded once more,
-# which moves outputs by a few tenths of a percent. Both chosen by hand.
+# Allowed difference as a share of the largest output. Rounding in float32 stays below the first; weights that
+# were rounded to 16 bits move outputs by a few tenths of a percent. Both chosen by hand.
 _TOLERANCE, _TOLERANCE_16_BITS = 1e-5, 2e-2
-_MAX_OUTPUTS = 1 << 26  # numbers of outputs that are kept, 256 MiB; chosen by hand
+_MAX_OUTPUTS = 1 << 26  # numbers of outputs after which no more rows are compared, 256 MiB; chosen by hand
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """The outputs of one reader beside those of the finished plan.
+    """How the outputs of one reader differ from those of the finished plan.
 
-    `largest_difference` is the largest of all outputs (logits), divided by the largest output where that is
-    above 1; infinite if the outputs differ in shape. `faults` are phrases on tensors and names that match
-    nothing.
+    `largest_difference` is that of two logits, divided by the largest logit if that is above 1; infinite if
+    the outputs differ in shape. `faults` are phrases on tensors and names that match nothing.
     """
 
     reader: str
@@ -83,17 +82,17 @@ def verify(
 
     Args:
         folder: Run, adapter, or folder that `export` wrote.
-        run: The run, or folder that `train` wrote, to compare with; None takes the one that `folder` lies in.
-        model_id: Base model in place of the one that is named.
+        run: The run, or folder that `train` wrote, to compare with; None takes the run that holds `folder`.
+        model_id: Base model in place of the one that the folder or run names.
         data_source: Dataset in place of the run's.
-        readers: Names of readers; empty for those that the folder is made for.
+        readers: Names of readers; empty for the readers that the folder is made for.
         max_examples: Rows to compare, at most.
         tolerance: None is 1e-5, or 0.02 for a whole model whose weights were rounded to 16 bits.
 
     Raises:
         SpecError: The folder holds nothing to verify, or no run to compare it with is known.
-        ModelError, DataError: Base model or dataset of the run cannot be loaded, or it was a model in memory
-            and another one is named.
+        ModelError: The base model cannot be loaded, or is not the one that the plan was trained on.
+        DataError: The dataset cannot be loaded, or the rows are those of the user's own trainer.
     """
     discover("autopeft.methods")  # a method may register its own type with `peft`
     if is_run(folder) and RunDir.open(folder).read_spec().has_own_trainer:
@@ -110,7 +109,7 @@ def verify(
     dequantises = len(files) > 1 or any(reader != exports.PEFT for reader in readers)
     device = device_in_float32(spec.model, auto_class=auto_class, dequantises=dequantises)
     spec = with_setting(spec, "execution.device", device)
-    with model.quiet_libraries(), memory_needed("computing the outputs of a model in float32", NO_GPU):
+    with model.quiet_libraries(), memory_needed("computing the outputs of a model in float32", FREE_MEMORY):
         expected = expected_of(spec, reference, n_examples=max_examples)
         base_spec = _base_spec(files, expected, model_id)
         targets: tuple[TargetMatch, ...] = ()
@@ -138,11 +137,11 @@ def verify(
 
 
 def _contents(path: Path, requested: tuple[str, ...]) -> tuple[list[ConfigFile], tuple[str, ...]]:
-    """Read the adapter configs of a folder, none for a whole model, and choose the readers to try."""
+    """Read the adapter configs of a folder ([] for a whole model), and choose the readers to try."""
     if any((path / name).is_file() for name in ("adapter_config.json", "order.json")):
         files = adapters.read_configs(path)
-        if odd := set(requested) - set(exports.READERS):
-            raise SpecError(f"--reader is {sorted(odd)[0]}; use {', '.join(exports.READERS)}.")
+        if unknown := set(requested) - set(exports.READERS):
+            raise SpecError(f"--reader is {sorted(unknown)[0]}; use {', '.join(exports.READERS)}.")
         return files, requested or exports.readers_of(files)
     if (path / "config.json").is_file():
         if requested:
@@ -155,8 +154,8 @@ def _contents(path: Path, requested: tuple[str, ...]) -> tuple[list[ConfigFile],
 
 
 def _base_spec(files: Sequence[ConfigFile], expected: Expected, model_id: str | None) -> ModelSpec:
-    """The base model that the adapter names; that of the run if it names none, or the user named one."""
-    used = expected.spec.model
+    """Choose the base model: the user's; else the one that the adapter names; else that of the run."""
+    used = expected.spec.model  # the user's, or that of the run
     config = next((file.config for file in files if file.config.base_model_name_or_path), None)
     if config is None or model_id is not None:
         return used
@@ -175,7 +174,7 @@ def _load(
     expected: Expected,
     base_spec: ModelSpec,
 ) -> tuple[nn.Module, tuple[TargetMatch, ...], tuple[str, ...]]:
-    """Load the model as a reader does; also the modules that its entries match, and what matches nothing."""
+    """Load the model as a reader does; also returns the matches of config entries, and those without one."""
     base = model.load(
         ModelSpec(id=str(path)) if reader == MERGED else base_spec,
         auto_class=adapters.auto_class_of([file.config for file in files]) or expected.auto_class,
@@ -205,7 +204,7 @@ def _load(
 class Reference:
     """The finished plan: the settings that it was trained with, and the folder of its weights.
 
-    `facts` is the folder that says on which base model they were trained.
+    `facts` is the folder that notes on which base model the weights were trained.
     """
 
     spec: RunSpec
@@ -235,8 +234,8 @@ def reference_of(path: Path, run: Path | None) -> Reference:
         opened = RunDir.open(folder)
         facts = finished_weights(opened)
         plan = read_plan(opened.best).plan
-        kept = opened.weights(plan, finished_seed(opened))  # of which best/weights is a copy
-        weights = kept if kept.is_dir() else facts
+        original = opened.weights(plan, finished_seed(opened))  # best/weights is a copy of it
+        weights = original if original.is_dir() else facts
         return Reference(spec=opened.read_spec(), plan=plan, weights=weights, facts=facts)
     if not (folder / "plan.yaml").is_file():
         raise SpecError(f"{folder} does not say which run it is of; pass the folder of the run with --run.")
@@ -246,7 +245,7 @@ def reference_of(path: Path, run: Path | None) -> Reference:
 
 def in_float32(spec: RunSpec, *, model_id: str | None, data_source: str | None) -> RunSpec:
     """Change settings to float32 on this machine, and to another base model or dataset if one is named."""
-    # Nothing is trained, so that neither pieces of a batch nor checkpointing matter.
+    # Nothing is trained, so micro-batches and checkpointing do not matter.
     execution = ExecutionSpec(dtype="float32", micro_batch_tokens=1, checkpointing="off")
     topics: dict[str, Any] = {"execution": execution}
     if model_id is not None:
@@ -260,7 +259,7 @@ def in_float32(spec: RunSpec, *, model_id: str | None, data_source: str | None) 
 class Expected:
     """The outputs of the finished plan, and all that is needed to compute those of another model.
 
-    The model that gave them is not kept. `outputs` has one tensor for each of the batches of one row.
+    The finished plan's model is not kept. Each batch has one row, and `outputs` one tensor for each batch.
     """
 
     outputs: tuple[torch.Tensor, ...]
@@ -273,10 +272,10 @@ class Expected:
 
 
 def expected_of(spec: RunSpec, reference: Reference, *, n_examples: int) -> Expected:
-    """Compute the outputs of the finished plan for the first rows of the confirm split.
+    """Compute the outputs of the finished plan for the first `n_examples` rows of the confirm split.
 
-    They are as many as memory is kept for. Raises as `prepare`, and a ModelError if the weights belong to
-    another model.
+    Fewer rows are taken, with a line in the log, if their outputs would take too much memory. Raises as
+    `prepare`, and a ModelError if the weights belong to another model.
     """
     prepared = prepare(spec)
     base, task, stack = prepared.base, prepared.task, compile_plan(reference.plan, prepared.methods)
@@ -313,14 +312,14 @@ def expected_of(spec: RunSpec, reference: Reference, *, n_examples: int) -> Expe
 
 
 def outputs_of(module: nn.Module, expected: Expected) -> Iterator[torch.Tensor]:
-    """Compute the logits of each row."""
+    """Compute the logits of each row of `expected`; moves the model to its device."""
     module.to(expected.device).eval()
     for batch in expected.batches:
         yield logits_of(module, batch, auto_class=expected.auto_class)
 
 
 def largest_difference(expected: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> float:
-    """Find the largest difference of two lists of outputs, divided by the largest output above 1."""
+    """Find the largest difference of outputs, divided by the largest output or 1; inf if shapes differ."""
     worst, largest = 0.0, 1.0
     for reference, output in zip(expected, outputs, strict=True):
         if reference.shape != output.shape or not torch.equal(reference.isfinite(), output.isfinite()):
@@ -334,7 +333,7 @@ def largest_difference(expected: Sequence[torch.Tensor], outputs: Sequence[torch
 def tolerance_of(merged: Path | None, requested: float | None = None) -> float:
     """Take the user's tolerance, else the largest difference that rounding explains.
 
-    `merged` is the folder of a whole model. Raises SpecError if the user's is no number of at least 0.
+    `merged` is the folder of a whole model, None for an adapter. Raises SpecError for a negative tolerance.
     """
     if requested is not None and not 0 <= requested < math.inf:
         raise SpecError(f"The tolerance is {requested:g}; pass --tolerance with a number of at least 0.")

@@ -23,9 +23,9 @@ _MARKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """Three sentences, below a mark whose colour is its tone.
+    """Sentences below a mark, whose colour is its tone.
 
-    `longer` says what more steps would bring, `evaluated` what the user's own function says.
+    `longer` says what more steps bring, `evaluated` what the user's own function says; each may be "".
     """
 
     mark: str
@@ -46,7 +46,7 @@ class Answer:
 def answer_of(result: SearchResult, words: PartWords) -> Answer:
     """Say what to use, what it costs beside the default, and how sure that is.
 
-    Nothing was learned if no full run is surely better than guesses, whatever the label of the verdict.
+    If no full run is surely better than guesses, it says that nothing was learned, whatever the verdict.
     """
     setting, verdict = result.setting, result.verdict
     label, chance = verdict.label, setting.chance

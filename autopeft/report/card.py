@@ -28,12 +28,12 @@ _IMAGE_CLASS = "AutoModelForImageClassification"  # its base models come with an
 
 @dataclass(frozen=True, kw_only=True)
 class CardFacts:
-    """What the card says and a result does not know.
+    """Facts on a model card that the result of a search does not hold.
 
-    `base_model` and `dataset` are ids on the hub; None if there is none. `peft_types` are `peft`'s words,
+    `base_model` and `dataset` are ids on the hub; None if they have none. `peft_types` are `peft`'s words,
     such as `lora`. `folder` is where a reader loads the adapter from. `seed` is that of the weights.
     `own_class` is the class that the base model's config names if the adapter does not fit it, else empty.
-    `schedule` is that of the learning rate.
+    `schedule` describes the learning rate over the steps.
     """
 
     base_model: str | None
@@ -48,9 +48,8 @@ class CardFacts:
 def model_card(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
     """Write the README.md of an adapter's folder: metadata, the answer of a search, and its table.
 
-    The score in the metadata is that of the weights themselves, on the test split if it was read, else on the
-    confirm split. `peft` keeps text, results and pipeline of the card when it saves an adapter into the same
-    folder. It sets the tags and the base model anew.
+    The score in the metadata is that of the card's seed, on the test split if it was read, else on the
+    confirm split.
     """
     record = scored_record(result, result.best)
     value = dict(zip(record.seeds, record.metrics, strict=True)).get(facts.seed, record.metric_mean)
@@ -100,7 +99,7 @@ def _card(
     score: tuple[str, float, str],
     context: dict[str, Any],
 ) -> str:
-    """Fill in a card; `score` is the split, the metric, and which rows gave it if not all did."""
+    """Fill in a card; `score` is the split, the metric, and a phrase on the rows, "" if they are all."""
     base, setting, spec, environment = facts.base_model, result.setting, result.spec, result.environment
     base_name, data_name = _last(base or setting.base_model), _last(setting.data)
     title = f"{base_name} adapted to {data_name}"
@@ -155,11 +154,11 @@ def _card(
 
 
 def _last(path: str) -> str:
-    return PureWindowsPath(path).name  # which knows both kinds of slashes
+    return PureWindowsPath(path).name  # it splits at / and at \
 
 
 def hub_id(name: str | None) -> str | None:
-    """Keep a name that can be an id on the hub; None for paths, files and empty names.
+    """Return a name that can be an id on the hub; None for paths, files and empty names.
 
     Example:
         >>> hub_id("org/model"), hub_id("/tmp/model"), hub_id("reviews.csv")
@@ -176,13 +175,13 @@ def python_lines(
     folder: str = BEST_WEIGHTS,
     source: str | None = None,
 ) -> str:
-    """Write lines to paste that load the trained adapter, by default in the folder of the run.
+    """Write Python lines that load the trained adapter, by default for use in the folder of the run.
 
     Args:
         result: A search, or a plan that was trained.
         words: The class that loads the task's base model, and how the weights lie in their folder.
-        folder: Where the adapter lies (`best/weights`, or from `./` on), or its id on the hub.
-        source: Where to load the base model from; None is where the run did.
+        folder: The adapter's folder (`best/weights`, or a path that begins with `./`), or its id on the hub.
+        source: Where to load the base model from; None takes the source of the run.
     """
     auto_class, weights = result.setting.auto_class or words.auto_class, words.weights
     setting, revision, bits = result.setting, result.spec.model.revision, result.spec.model.quantize

@@ -25,7 +25,7 @@ from autopeft.report.table_rows import RunRow
 _WIDTH, _HEIGHT = 400.0, 270.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54.0, 16.0, 24.0, 46.0
 _NAME_GAP = 14.0  # between the names of two points
-# A few losses far above would flatten all others: the axis ends here, in ranges of the lower three quarters.
+# A few very high losses would flatten the rest: the axis ends at so many ranges of the lower three quarters.
 _FAR = 3.0
 # The outline of the points of each group, by the number of its colour, around the origin.
 SHAPES = (
@@ -89,9 +89,9 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """One picture; `label` says in words what it shows. The budget is a line at a pixel.
+    """One picture; `label` says in words what it shows, `budget` is the pixel of the line at the budget.
 
-    `n_above` points lie beyond the upper edge, and are drawn there.
+    `n_above` points lie above the upper edge, and are drawn at it.
     """
 
     label: str
@@ -216,7 +216,7 @@ def _parameters(value: float) -> str:
 
 
 def _with_places(points: Sequence[Point]) -> tuple[Point, ...]:
-    """Place the names from the bottom up, each at least a gap above the one below it."""
+    """Place the names of points from the bottom up, so that none overlaps the name below it."""
     heights, highest = dict[Point, float](), math.inf
     for point in sorted(points, key=lambda point: -point.y):
         if point.name:

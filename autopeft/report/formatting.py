@@ -1,4 +1,4 @@
-"""Numbers as people write them, and the templates, whose filters these are."""
+"""Numbers as people write them; the templates use these functions as filters, and `render` fills them in."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from autopeft.records import minus, rate, shortened
 NOTHING = "–"
 _LEAST = 1e-3  # the smallest number but 0 that three decimals show
 _SPECIAL = {"<": "&lt;", "|": "\\|", "`": "\\`", "](": "]\\(", "*": "\\*", "$": "\\$"}  # of Markdown
-_EDGE_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
+_EDGE_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # not between letters: Markdown's emphasis
 
 
 def count(number: int) -> str:
@@ -99,8 +99,8 @@ def plus_minus(std_error: float | None, is_share: bool) -> str:
 def difference(value: float | None, is_share: bool, *, signed: bool = True) -> str:
     """Write a difference of metrics: points with one decimal for a share, else three decimals.
 
-    Shares differ by 100 points at most; a wider interval is cut. If all decimals would be 0, points have one
-    more, and other metrics have two digits.
+    Shares differ by 100 points at most; a larger difference is cut. If all decimals would be 0, points have
+    one more, and other metrics have two significant digits.
 
     Example:
         >>> difference(0.014, True), difference(0.014, False), difference(0.00031, False, signed=False)
@@ -133,7 +133,7 @@ def interval(low: float, high: float, is_share: bool) -> str:
 
 
 def within_share(difference: float) -> float:
-    """Cut a difference of two shares to ± 1, beyond which none can lie."""
+    """Cut a difference of two shares to ± 1, the largest that is possible."""
     return min(max(difference, -1.0), 1.0)
 
 

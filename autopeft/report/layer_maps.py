@@ -12,12 +12,12 @@ from autopeft.records import SEEN_ENOUGH, Adapter, Plan, Site, SiteScores, minus
 from autopeft.report.formatting import significant
 
 OUTSIDE = "outside"  # row of the sites that are in no layer
-MAX_ROWS = 24  # of a map that is not folded away; chosen by hand
+MAX_ROWS = 24  # rows of a map that the page shows without a click; chosen by hand
 LEFT_ALONE = "·"  # a site without adapter
 # Ranks where a new shade begins, the same for every plan, so that maps of two plans can be compared.
 RANK_STEPS = (1.0, 2.0, 4.0, 8.0, 16.0)
-# The same for a score, as multiples of the mean cell of the layers; chosen by hand. A pooler can hold nine
-# tenths of a score, beside which all layers would look alike.
+# The same for a score, as multiples of the mean cell of the layers; chosen by hand. Sites outside the layers
+# do not enter the mean: a pooler can hold nine tenths of a score, and all layers would look alike.
 _MEAN_STEPS = (0.0, 0.5, 1.0, 2.0, 4.0)
 _WHOLE = 99.5  # percent from which two digits read as 100
 
@@ -35,8 +35,8 @@ class Cell:
 class Map:
     """A grid of cells. `rows` pairs a layer's label with one cell per role, the deepest layer first.
 
-    `total` is that of the score over all sites, None for ranks. `steps` are the numbers, in the unit of the
-    cells, at which a new shade begins.
+    `total` is the sum of the score over all sites; None for ranks. `steps` are the numbers, in the unit of
+    the cells, at which a new shade begins.
     """
 
     name: str
@@ -108,13 +108,13 @@ def score_map(sites: Sequence[Site], score: SiteScores) -> Map | None:
 
 
 def merged(drawn: Map) -> Map:
-    """Join neighbouring layers of which every cell is the same into one row."""
+    """Join neighbouring layers whose cells are all alike into one row."""
     rows: list[tuple[str, tuple[Cell, ...]]] = []
 
-    def looks(row: tuple[str, tuple[Cell, ...]]) -> tuple[bool, list[tuple[str, int]]]:
+    def look_of(row: tuple[str, tuple[Cell, ...]]) -> tuple[bool, list[tuple[str, int]]]:
         return row[0] == OUTSIDE, [(cell.text, cell.level) for cell in row[1]]
 
-    for _, equal in groupby(drawn.rows, key=looks):
+    for _, equal in groupby(drawn.rows, key=look_of):
         equal_rows = list(equal)
         (deepest, upper), (shallowest, lower) = equal_rows[0], equal_rows[-1]
         cells = tuple(
@@ -126,9 +126,9 @@ def merged(drawn: Map) -> Map:
 
 
 def _edges(steps: Sequence[float]) -> list[float]:
-    """List the numbers at which the second and each further shade begins; none that would read as 100 %.
+    """List the numbers at which the second and each further shade begins.
 
-    The last shade, hatched, begins at four times the last step.
+    The last shade, hatched, begins at four times the last step. Edges that would read as 100 % are left out.
     """
     return [edge for edge in (*steps[1:], 4 * steps[-1]) if edge < _WHOLE]
 

@@ -36,8 +36,8 @@ _MAX_RUNS = 40  # of a table; chosen by hand: as many as a reader scrolls throug
 class BestPlan:
     """How to load, train and count the plan that is handed over, and which modules it adapts.
 
-    `position` is that of its learning rate in the range that was searched; None
-    without a range. `is_command` is False if `commands` are Python, for objects in memory.
+    `position` is where its learning rate lies in the searched range, in [0, 1]; None without a range.
+    `is_command` is False if `commands` are Python code, for objects in memory.
     """
 
     plan: Plan
@@ -51,7 +51,7 @@ class BestPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Details:
-    """The tables at the end: split, its examples and its use; stage and its cost; settings; versions."""
+    """Tables at the end: split, examples, use; stage, seconds, R; name and value of settings and versions."""
 
     splits: tuple[tuple[str, str, str], ...]
     costs: tuple[tuple[str, float, float | None], ...]
@@ -63,10 +63,9 @@ class Details:
 class RunPage:
     """All that the pages of a run show.
 
-    What an unfinished run has not found yet is None or empty: the answer, the best plan, rows. `status` is
-    complete, or a sentence that begins with running, stopped or failed. `run_rows` has the short runs, and
-    the full ones that nothing has judged yet. `scores` pairs the map of each score with a phrase on whether
-    more examples would change it.
+    An unfinished run has no answer and no best plan (None), and some empty tables. `status` is complete, or a
+    sentence that begins with running, stopped or failed. `run_rows` has the short runs and, before a verdict,
+    the full runs. `scores` pairs each score's map with a phrase on whether more examples would change it.
     """
 
     spec: RunSpec
@@ -158,14 +157,14 @@ def _best_plan(result: SearchResult, words: PartWords) -> BestPlan:
     spec, best, is_command = result.spec, result.best, not result.spec.is_in_memory
     train = train_command(PurePath("best/plan.yaml"), spec.model, spec.data)
     repeat = repeat_command(spec)
-    counting = (f"{train} --out my-adapter", "autopeft count best/plan.yaml", f"{repeat} --out again")
+    commands = (f"{train} --out my-adapter", "autopeft count best/plan.yaml", f"{repeat} --out again")
     return BestPlan(
         plan=best,
         words=name_of(best, result, words.labels),
         position=position_of(best, result),
         ranks=merged(rank_map(result.sites, best, words.short_labels)),
         python=python_lines(result, words),
-        commands=counting[1:] if spec.has_own_trainer else counting if is_command else (train, repeat),
+        commands=commands[1:] if spec.has_own_trainer else commands if is_command else (train, repeat),
         is_command=is_command,
     )
 

@@ -10,7 +10,7 @@ from autopeft.records import Adapter, Plan, SearchResult, SearchSoFar, Site, cou
 ANSWERS = ("best", "baseline", "rival")  # the plans that a result names
 HEAD_ALONE, UNTRAINED = "head alone", "untrained model"  # a plan without adapters
 LINEAR = ("linear", "conv1d")  # kinds of sites that are linear maps
-_MOST_ROLES, _MOST_LAYERS = 5, 4  # that are named one by one; chosen by hand
+_MOST_ROLES, _MOST_LAYERS = 5, 4  # up to so many are named one by one; chosen by hand
 _N_COLOURS = 9  # of the page: `--g0` to `--g8`
 
 
@@ -18,9 +18,9 @@ _N_COLOURS = 9  # of the page: `--g0` to `--g8`
 class WeightFolders:
     """How the trained weights of a plan lie in their folder, and what loads them.
 
-    `order` names the sub-folders of several configs, those that are merged first; empty for one config, which
-    lies in the folder itself. `n_unmerged` counts those that cannot be merged. `imports` are modules that
-    tell `peft` about a method of autopeft.
+    `order` names the sub-folders of several configs in the order of loading: configs that can be merged come
+    first. It is empty for one config, which lies in the folder itself. `n_unmerged` counts the configs that
+    cannot be merged. `imports` are modules that register a method with `peft`.
     """
 
     order: tuple[str, ...] = ()
@@ -32,10 +32,10 @@ class WeightFolders:
 class PartWords:
     """What the parts of a search say about themselves; a report cannot import them, since they need torch.
 
-    `labels` gives the name of each method that people write, and under `choice_key` the words for a choice
-    that is not the usual one; `short_labels` gives one word that fits a map's cell. A method that is missing,
-    because it is no longer installed, keeps its own name. `auto_class` names the transformers class that
-    loads the task's base model. `weights` says how those of the best plan are loaded.
+    `labels` gives the name that people write for each method, and under `choice_key` the words for an unusual
+    choice of an option; `short_labels` gives one word that fits a map's cell. A method that is no longer
+    installed has no label, and keeps its own name. `auto_class` names the transformers class that loads the
+    task's base model. `weights` says how the best plan's weights are loaded.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -55,8 +55,8 @@ def plan_words(
     """Describe a plan by method, rank and modules.
 
     Args:
-        plan: Its adapters are read, not its learning rate.
-        sites: Those of the base model.
+        plan: The plan; its learning rate is not described.
+        sites: The sites of the base model.
         labels: Names of methods and choices, as in `PartWords`.
         head: The words for a plan without adapters.
 
@@ -96,7 +96,7 @@ def method_words(adapter: Adapter, labels: Mapping[str, str]) -> str:
 
 
 def module_words(names: Collection[str], sites: Sequence[Site]) -> str:
-    """Describe modules as `q and v in the last 2 of 4 layers`, or by number if they make no grid.
+    """Describe modules as `q and v in the last 2 of 4 layers`; by their number if layers differ in roles.
 
     Layers are counted from 0, as in the names of modules.
     """
@@ -117,17 +117,18 @@ def module_words(names: Collection[str], sites: Sequence[Site]) -> str:
 
 
 def _layer_words(layers: Sequence[int], sites: Sequence[Site]) -> str:
-    every = sorted({site.layer for site in sites if site.layer is not None})
+    """Say in which layers: the last or first ones, a span, a list, or else their number."""
+    all_layers = sorted({site.layer for site in sites if site.layer is not None})
     n_layers, count = len(layers), f"{len(layers)} " if len(layers) > 1 else ""
-    for end, at_end in (("last", every[-n_layers:]), ("first", every[:n_layers])):
+    for end, at_end in (("last", all_layers[-n_layers:]), ("first", all_layers[:n_layers])):
         if list(layers) == at_end:
-            return f" in the {end} {count}of {len(every)} layers"
+            return f" in the {end} {count}of {len(all_layers)} layers"
     if len(layers) > 1 and layers[-1] - layers[0] + 1 == len(layers):
         named = f"{layers[0]} to {layers[-1]}"
     else:
         named = listed([str(layer) for layer in layers]) if len(layers) <= _MOST_LAYERS else ""
-    every_layer = f"{every[0]} to {every[-1]}"
-    return f" in layers {named} of {every_layer}" if named else f" in {n_layers} of {len(every)} layers"
+    named = named and f" in layers {named} of {all_layers[0]} to {all_layers[-1]}"
+    return named or f" in {n_layers} of {len(all_layers)} layers"
 
 
 def listed(words: Sequence[str]) -> str:
@@ -142,7 +143,7 @@ def listed(words: Sequence[str]) -> str:
 
 
 def name_of(plan: Plan, result: SearchResult | SearchSoFar, labels: Mapping[str, str]) -> str:
-    """Describe a plan of a result, as `plan_words` does."""
+    """Describe a plan of a result as `plan_words` does, with the right words for a plan without adapters."""
     head = UNTRAINED if is_untrained(result, plan) else HEAD_ALONE
     return plan_words(plan, result.sites, labels, head=head)
 
@@ -153,9 +154,9 @@ def is_untrained(result: SearchResult | SearchSoFar, plan: Plan) -> bool:
 
 
 def marks_of(result: SearchResult | SearchSoFar, plan: Plan) -> str:
-    """Join the names of a plan in the result, `best = baseline`; empty for a plan without a name.
+    """Join the roles of a plan in the result, such as `best = baseline`; "" for a plan without a role.
 
-    A rival that is handed over is called best alone.
+    A rival that is handed over is only called best.
     """
     named = [name for name in ANSWERS if getattr(result, name) == plan]
     return " = ".join(named[:1] if named == ["best", "rival"] else named)

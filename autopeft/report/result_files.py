@@ -91,7 +91,7 @@ def _plan_facts(result: SearchResult, plan: Plan) -> dict[str, Any]:
 
 
 def sentences_of(result: SearchResult | SearchSoFar) -> tuple[str, ...]:
-    """Collect what a reader should know beside the verdict: what the base model lacks comes first."""
+    """Collect sentences that a reader needs besides the verdict: at present, what the base model lacks."""
     return tuple(filter(None, (result.setting.lacking,)))
 
 
@@ -103,7 +103,7 @@ def trials_csv(result: SearchResult | SearchSoFar) -> str:
     """
     trials = {proposal.plan: proposal.trial for proposal in reversed(result.proposals)}
     proposed_by, rows = arms(result), []
-    # Slow to compute, and most plans have several rows.
+    # Computed once for each plan: it is slow, and most plans have several rows.
     described = {plan: _described(plan, result) for plan in {run.plan for run in result.measurements}}
     for run in result.measurements:
         row = _filled(
@@ -114,7 +114,7 @@ def trials_csv(result: SearchResult | SearchSoFar) -> str:
             **described[run.plan],
             trial=trials.get(run.plan),
             arm=proposed_by[run.plan],
-            # 0 where a complete run trained nothing
+            # A complete run has trained for 0 seconds if it is of the untrained model; else 0 is not counted.
             train_seconds=run.train_seconds if run.status is Status.COMPLETE else run.train_seconds or None,
             eval_seconds=run.eval_seconds or None,
             overhead_seconds=run.overhead_seconds or None,
@@ -124,9 +124,9 @@ def trials_csv(result: SearchResult | SearchSoFar) -> str:
 
 
 def _described(plan: Plan, result: SearchResult | SearchSoFar) -> dict[str, Any]:
-    """Describe a plan for its rows: methods `lora+ia3`, ranks `2-8`, sites, place of its learning rate.
+    """Describe a plan for its rows: methods `lora+ia3`, ranks `2-8`, sites, position of its learning rate.
 
-    Ranks are None for methods without rank, and one number where all are equal.
+    Ranks are None for methods without rank, and one number if all are equal.
     """
     ranks = sorted({adapter.rank for adapter in plan.adapters if adapter.rank})
     methods = dict.fromkeys(adapter.method for adapter in plan.adapters)
@@ -169,9 +169,9 @@ def _finite(content: Any) -> Any:
 
 
 def leaderboard(result: SearchResult, labels: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One row per plan: those with a full run first, best metric first, then the others by their short runs.
+    """List one row per plan: first plans with a full run, best metric first, then other plans by lowest loss.
 
-    `metric` and `loss` are those of the split in `split`: confirm for full runs, search for short ones, whose
+    `metric` and `loss` are of the split in `split`: confirm for full runs, search for short runs, whose
     numbers are no results. The untrained model has no `learning_rate` (None).
     """
     sign = 1 if result.setting.greater_is_better else -1

@@ -1,7 +1,7 @@
 """What result.json and a row of trials.csv hold; the JSON Schemas in `docs/` are made from these models.
 
-`tables` fills them, and writes their keys in the order that they have here. A model has the keys of its last
-base first.
+`result_files` fills them, and writes their keys in the order that they have here. A model with several bases
+has the keys of its last base first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rows of a report's tables: full runs, short runs, failures, costs; and what else follows from a result."""
+"""Rows of a report's tables (full runs, short runs, costs), and look-ups of plans in a result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def record_of(records: Sequence[FullRun], plan: Plan | None) -> FullRun | None:
 
 
 def scored_record(result: SearchResult, plan: Plan) -> FullRun:
-    """Find a full run's record on the test split, or on the confirm split if test was not read."""
+    """Find a plan's record on the test split; on the confirm split if the test split was not read."""
     record = record_of(result.test, plan) or record_of(result.full_runs, plan)
     assert record is not None, "a finalist has a full run"
     return record
@@ -42,11 +42,11 @@ def arms(result: SearchResult | SearchSoFar) -> dict[Plan, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class FullRow:
-    """A plan that was trained in full; `mark` is its name, or finalist, and `words` says what it is.
+    """A plan that was trained in full; `mark` is its role, or finalist, and `words` describes it.
 
-    `difference` is that of the verdict (mean, low, high) in the rival's row. `peak_bytes` is the training
-    memory beside the weights. `learning_rate` and `train_seconds` are None for the untrained model, and
-    `file_bytes` is the size of the adapter with the head.
+    `difference` is the verdict's mean, low and high end in the rival's row, else None. `peak_bytes` is the
+    training memory without the base model's weights. `learning_rate` and `train_seconds` are None for the
+    untrained model. `file_bytes` is the size of the adapter with the head.
     """
 
     mark: str
@@ -88,7 +88,7 @@ def full_rows(result: SearchResult, words: PartWords) -> tuple[FullRow, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRow:
-    """One run: `source` is list, sampler or smaller budget; `mark` is empty for a plan without a name."""
+    """One run: `source` is list, sampler or smaller budget; `mark` is the plan's role, or empty."""
 
     mark: str
     words: str
@@ -122,7 +122,7 @@ def run_rows(split: str, result: SearchResult | SearchSoFar, words: PartWords) -
 
 
 def costs(result: SearchResult) -> tuple[tuple[str, float, float | None], ...]:
-    """List each stage with its seconds, and with the same in R (None without a timed full run)."""
+    """List each stage with its seconds, and the same in R; None in place of R without a timed full run."""
     cost = result.cost
     stages = {
         "sensitivity scores": cost.sensitivity_seconds,
@@ -150,7 +150,7 @@ def examples(result: SearchResult | SearchSoFar, split: str) -> str:
 def position_of(plan: Plan, result: SearchResult | SearchSoFar) -> float | None:
     """Locate a plan's learning rate in its range, 0 to 1; None if the run kept no range for it.
 
-    A plan of the user has none: its scale may be another, and with it the range.
+    It is None for the user's own baseline, too: its scale may differ, and good rates with it.
     """
     if any(p.plan == plan and p.arm.kind == "given" for p in result.proposals):
         return None

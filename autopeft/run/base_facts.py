@@ -22,26 +22,27 @@ from autopeft.store import read_checked, write_checked
 
 TRAINING, OUTPUTS = "training.json", "outputs.json"
 _BASE, DATA = "base", "data_fingerprint"
-# They name a place, a version or a format, change no number, or are those of the trained head.
+# Config keys that change no output of the base model: places, versions, formats, labels of the trained head.
 _WITHOUT_EFFECT = frozenset(
     "_name_or_path architectures transformers_version dtype torch_dtype quantization_config "
     "id2label label2id num_labels problem_type use_cache return_dict output_attentions output_hidden_states "
     "pad_token_id pad_token".split()
 )
+# Accents, ligatures, emoji, spaces, prices and links: tokenizers differ in how they split them.
 _TEXT = "Straße, naïve café: DON'T pay $3.14 (or 2,718 €)…\n\n\tfoo_bar ½ ﬁ 你好 😀  https://a.b/c?d=e  "
-_N_WORDS = 1 << 12  # of the vocabulary, which the tokenizer splits beside that text
-_N_ROWS, _N_NUMBERS = 4, 64  # whose outputs are kept, and how many numbers of each
-_MAX_INPUTS = 1 << 14  # numbers of a row that are kept
-# Of the largest output: other devices round otherwise; weights or products in 16 bits round much more.
+_N_WORDS = 1 << 12  # of the vocabulary, at most, that the tokenizer splits in addition to _TEXT
+_N_ROWS, _N_NUMBERS = 4, 64  # rows whose outputs are kept, and numbers of each output, at most
+_MAX_INPUTS = 1 << 14  # a row with more numbers is not kept
+# Allowed difference as a share of the largest output. Devices round differently; 16 bits round much more.
 _TOLERANCE, _TOLERANCE_16_BITS = 1e-3, 0.1
 
 
 def base_facts(module: nn.Module, processor: Any, *, weights: Mapping[str, str]) -> dict[str, Any]:
-    """Name what decides the outputs of a base model: values of its config, its weights, its tokenizer.
+    """Collect what decides a base model's outputs, by name: config values, digests of weights and tokenizer.
 
     Args:
         module: A transformers model.
-        processor: Its tokenizer or image processor; None notes nothing of it.
+        processor: Its tokenizer or image processor; None leaves it out.
         weights: What `weight_digests` gives for the model without its head.
     """
     config = _with_effect(json.loads(cast(Any, module).config.to_json_string(use_diff=False)))
@@ -51,7 +52,7 @@ def base_facts(module: nn.Module, processor: Any, *, weights: Mapping[str, str])
         vocabulary = sorted(processor.get_vocab().items())
         words = " ".join(word for word, _ in vocabulary[:: len(vocabulary) // _N_WORDS + 1])
         texts = (_TEXT, words, words.upper())
-        splits = [processor(text, verbose=False)["input_ids"] for text in texts]  # longer than a context
+        splits = [processor(text, verbose=False)["input_ids"] for text in texts]  # no warning of the length
         facts["vocabulary of the tokenizer"] = digest_of(vocabulary)
         special = {name: str(word) for name, word in processor.special_tokens_map.items()}
         facts["token ids of sample texts"] = digest_of(splits)
@@ -70,7 +71,7 @@ def _with_effect(config: Any) -> Any:
 
 
 def facts_of(prepared: Prepared, weights: Mapping[str, str]) -> dict[str, Any]:
-    """Name what decides the outputs of the base model of a run, the names of its labels, and its rows."""
+    """Collect `base_facts` of a run's base model, its label names, and the fingerprint of its rows."""
     facts = base_facts(prepared.base.module, prepared.base.tokenizer, weights=weights)
     return {_BASE: facts, "label_names": list(prepared.data.label_names), DATA: prepared.data.fingerprint}
 
@@ -87,14 +88,14 @@ def trained_facts(path: Path) -> dict[str, Any]:
 def base_difference(folder: Path, module: nn.Module, processor: Any = None) -> str:
     """Say how a base model differs from the one that the weights in a folder were trained on.
 
-    What only one of the two has is not compared: another version of transformers may have added it. Empty if
-    nothing differs, and for folders of earlier versions.
+    A fact that only one of the two has is not compared: another version of transformers may have added it.
+    Returns "" if nothing differs, or if the folder is of an earlier version, which noted no facts.
     """
     noted = trained_facts(folder / TRAINING).get(_BASE)
     if not isinstance(noted, dict):
         return ""
-    apart = (*model.head_names(module), *modules_kept_whole(folder))
-    current = base_facts(module, processor, weights=weight_digests(module, exclude=apart))
+    trained_whole = (*model.head_names(module), *modules_kept_whole(folder))
+    current = base_facts(module, processor, weights=weight_digests(module, exclude=trained_whole))
     names = [name for name in sorted(noted.keys() & current) if noted[name] != current[name]]
     return "; ".join(
         f"other {name} (SHA-256 {noted[name]}, now {current[name]})"
@@ -116,7 +117,7 @@ def require_same_base(folder: Path, module: nn.Module, processor: Any = None) ->
 
 
 def label_difference(folder: Path) -> str:
-    """Say how the label names in the config of a folder of trained weights differ from those of its head."""
+    """Say how the label names in a folder's `config.json` differ from its head's; "" if same or unknown."""
     noted = trained_facts(folder / TRAINING).get("label_names")
     id2label = trained_facts(folder / "config.json").get("id2label")
     if not noted or not isinstance(id2label, dict):
@@ -132,7 +133,7 @@ def label_difference(folder: Path) -> str:
 
 @torch.no_grad()
 def logits_of(module: nn.Module, batch: Batch, *, auto_class: str) -> torch.Tensor:
-    """Compute the logits of a batch; a decoder gets the labels, from which it shifts its inputs."""
+    """Compute logits in float32 on the CPU; an encoder-decoder makes the decoder's inputs from the labels."""
     takes_labels = auto_class == "AutoModelForSeq2SeqLM"
     features = {name: value for name, value in batch.items() if takes_labels or name != "labels"}
     logits: torch.Tensor = module(**features).logits
@@ -140,12 +141,13 @@ def logits_of(module: nn.Module, batch: Batch, *, auto_class: str) -> torch.Tens
 
 
 def write_outputs(folder: Path, prepared: Prepared, plan: Plan) -> None:
-    """Write token ids of some confirm rows and the finished adapter's outputs, if the rows are of tokens.
+    """Write `outputs.json`: token ids of the first confirm rows, and the finished adapter's outputs for them.
 
-    `push` leaves this file out, since its rows are the user's. `folder` holds the weights.
+    Rows with other features than tokens, and very long rows, are left out. Nothing is written if only workers
+    hold the base model's weights. `push` leaves this file out: its rows are the user's.
     """
     base, task, split = prepared.base, prepared.task, prepared.bench.splits["confirm"]
-    if base.device.type == "meta":  # the workers alone have its weights
+    if base.device.type == "meta":  # only the workers have its weights
         return
     rows, outputs, stack = [], [], compile_plan(plan, prepared.methods)
     examples = zip(split.examples[:_N_ROWS], split.labels[:_N_ROWS], strict=True)
@@ -165,7 +167,7 @@ def write_outputs(folder: Path, prepared: Prepared, plan: Plan) -> None:
 
 
 def require_same_outputs(folder: Path, adapted: nn.Module, *, auto_class: str, device: torch.device) -> None:
-    """Raise a ModelError if a model gives other outputs for the rows of `write_outputs` than it did then."""
+    """Raise a ModelError if a model's outputs differ from those in `outputs.json`, provided it exists."""
     if not (folder / OUTPUTS).is_file():
         return
     noted = read_checked(folder / OUTPUTS, remedy="train the plan again, or delete the file")

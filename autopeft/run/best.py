@@ -29,14 +29,7 @@ from autopeft.records import (
 from autopeft.run.base_facts import TRAINING, facts_of, trained_facts, write_outputs
 from autopeft.run.prepare import Prepared
 from autopeft.run.reporting import hub_base, write_card
-from autopeft.store import (
-    RunDir,
-    damaged,
-    replace_folder,
-    seal_of,
-    write_plan,
-    write_text,
-)
+from autopeft.store import RunDir, damaged, replace_folder, seal_of, write_plan, write_text
 
 
 def write_best(run: RunDir, prepared: Prepared, result: SearchResult, *, weights: Mapping[str, str]) -> None:
@@ -55,21 +48,21 @@ def write_best(run: RunDir, prepared: Prepared, result: SearchResult, *, weights
 
 
 def write_plans(run: RunDir, prepared: Prepared, result: SearchResult) -> None:
-    """Write the plans that were trained in full by their part: `plans/rival.yaml`, `plans/1-of-5.yaml`."""
+    """Write each plan that was trained in full to `plans/`, named by role (`rival.yaml`, `1-of-5.yaml`)."""
     plans = {"best": result.best, "baseline": result.baseline}
     plans |= {"rival": result.rival} if result.rival is not None else {}
     heads = [each.plan for each in result.full_runs if not each.plan.adapters]
     plans |= {"head": heads[0]} if heads else {}
     plans |= {f"1-of-{round(1 / size.share)}": size.plan for size in result.sizes}
     for name, plan in plans.items():
-        if plan.learning_rate > 0:  # the base model untrained is no plan to train
+        if plan.learning_rate > 0:  # the untrained base model is no plan to train
             write_plan(run.path / "plans" / f"{name}.yaml", plan_document(prepared, plan))
 
 
 def _fill(
     fresh: Path, run: RunDir, prepared: Prepared, result: SearchResult, weights: Mapping[str, str]
 ) -> None:
-    """Write the plan, its configs, and the weights of its first full run."""
+    """Write the plan, its configs, and the weights of its first full run with all that loads them."""
     write_plan(fresh / "plan.yaml", plan_document(prepared, result.best))
     source = ExportSource(
         configs=compile_plan(result.best, prepared.methods).configs,
@@ -92,7 +85,7 @@ def _fill(
         )
     write_text(fresh / "weights" / TRAINING, training_json(full_run, facts_of(prepared, weights)))
     write_outputs(fresh / "weights", prepared, result.best)
-    # The folder may be passed on alone, so that it says how to train again; it names no path of the data.
+    # This folder may be passed on alone. Its plan says how to train again, without a path of the data.
     document = replace(plan_document(prepared, result.best), data=DataSpec())
     write_plan(fresh / "weights" / "plan.yaml", document)
     write_loading_files(fresh / "weights", prepared.spec.model, prepared.base, prepared.data)
@@ -100,13 +93,13 @@ def _fill(
 
 
 def plan_document(prepared: Prepared, plan: Plan) -> PlanDocument:
-    """Put beside a plan everything that is needed to train it again."""
+    """Join a plan with everything that is needed to train it again."""
     rate = prepared.bench.head_rates.output if prepared.base.head_params else None
     return replace(document_without_head(prepared.spec, prepared.base, plan), head_learning_rate=rate)
 
 
 def document_without_head(spec: RunSpec, base: BaseModel, plan: Plan) -> PlanDocument:
-    """Put beside a plan what is needed to train it again, without a rate for a task head."""
+    """Join a plan with what is needed to train it again, but for the learning rate of a task head."""
     return PlanDocument(
         plan=plan,
         model=spec.model,
@@ -119,12 +112,12 @@ def document_without_head(spec: RunSpec, base: BaseModel, plan: Plan) -> PlanDoc
     )
 
 
-def training_json(measurement: Measurement, base: Mapping[str, Any]) -> str:
-    """Compose `training.json`, which lies beside trained weights: scores, fidelity, and their base model.
+def training_json(measurement: Measurement, facts: Mapping[str, Any]) -> str:
+    """Compose `training.json`, which lies beside trained weights.
 
     Args:
-        measurement: The run that made the weights.
-        base: What `facts_of` gives.
+        measurement: The run that made the weights; its scores and fidelity are written.
+        facts: What `facts_of` gives: facts of the base model, label names, rows.
     """
     record = to_json(replace(measurement, example_scores=()))
     keys = ("status", "metric", "loss", "train_seconds", "eval_seconds", "peak_bytes")
@@ -132,13 +125,13 @@ def training_json(measurement: Measurement, base: Mapping[str, Any]) -> str:
         "plan_id": measurement.plan.digest,
         **record["fidelity"],
         **{key: record[key] for key in keys},
-        **base,
+        **facts,
     }
     return json.dumps(content, indent=2) + "\n"
 
 
 def finished_weights(run: RunDir) -> Path:
-    """The folder of the weights of the best plan; RunDirError where they were deleted."""
+    """Give the folder of the best plan's weights; raises RunDirError if it is missing."""
     weights = run.best / "weights"
     if not weights.is_dir():
         raise RunDirError(
@@ -149,7 +142,7 @@ def finished_weights(run: RunDir) -> Path:
 
 
 def finished_seed(run: RunDir) -> int:
-    """The seed of the weights in `best/weights`.
+    """Read the seed of the weights in `best/weights`.
 
     Raises:
         RunDirError: `training.json`, which holds the seed, is missing or damaged.

@@ -19,7 +19,7 @@ from autopeft.records import Decision, RunSpec, TaskSpec, with_setting
 PERCENTILE = 99  # of the rows that fit uncut; the longest few would decide memory and time; chosen by hand
 MULTIPLE = 8  # of tokens, as matrix units like it
 CPU_SHARE = 0.5  # of a GPU's tokens per step and per block, since a CPU's steps are slow; chosen by hand
-_LONGER = 4  # times the task's most, where that would cut more than half of the rows; chosen by hand
+_LONGER = 4  # the task's upper limit grows by this if it would cut more than half of the rows; chosen by hand
 _BLOCKS = 200  # of a packed train split, at least: enough for different batches in every step; by hand
 _SAMPLED_ROWS = 2000  # whose tokens are counted; chosen by hand, for a percentile within some tokens
 _EXACT_MATCH, _SHORT_ANSWER = "exact-match", 24  # tokens of an answer that has one right form; by hand
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 def with_max_length(spec: RunSpec, loaded: LabelledData, base: BaseModel, task: Task, device: str) -> Derived:
     """Derive the tokens of an example if the user does not set them; `device` is a type, such as cpu.
 
-    A length beyond what tokenizer and model take is cut there, after a warning.
+    A requested length is lowered, with a warning, to what tokenizer and model take. One that fits is kept.
 
     Raises DataError if the rows cannot be encoded.
     """
@@ -74,16 +74,15 @@ def example_length(
 ) -> tuple[int, str]:
     """Derive the tokens of an example: the 99th percentile of the rows, within limits and the context.
 
-    The upper limit is four times as high if it would cut more than half of the rows. Also gives the rule in
-    words, as all functions here do.
+    The upper limit is four times as high if it would cut more than half of the rows. Returns the length, and
+    the rule that decided it in words, as all functions here do.
 
     Args:
-        lengths: Tokens of the rows that were counted, nothing cut off; those above four times the upper limit
-            are all alike.
-        n_rows: Rows of the train split, of which the counted ones are a sample.
-        limits: The least and the most by the task.
-        room: Tokens that model and tokenizer take, None without a limit.
-        limited_by: What limits these, in words.
+        lengths: Tokens of the counted rows, nothing cut off; counting ends above four times the upper limit.
+        n_rows: Rows of the train split, of which the counted rows are a sample.
+        limits: The least and the most tokens by the task.
+        room: Tokens that model and tokenizer take; None without a limit.
+        limited_by: What sets `room`, in words.
     """
     quantile = int(np.percentile(lengths, PERCENTILE, method="inverted_cdf"))
     typical = max(limits[0], -(-quantile // MULTIPLE) * MULTIPLE)
@@ -121,7 +120,7 @@ def decision(name: str, value: int, rule: str) -> Decision:
 
 
 def with_full_run(spec: RunSpec, examples: train.EncodedSplit, task: Task, device: str) -> Derived:
-    """Derive batch size and epochs; `examples` are those of train, `device` is a type."""
+    """Derive batch size and epochs unless the user sets them; `examples` are those of the train split."""
     n_train = len(examples.labels)
     decisions = []
     if spec.task.batch_size is None:
@@ -138,28 +137,28 @@ def with_full_run(spec: RunSpec, examples: train.EncodedSplit, task: Task, devic
 
 
 def with_max_new_tokens(task: Task, examples: train.EncodedSplit) -> tuple[Task, tuple[Decision, ...]]:
-    """Derive the tokens of a generated answer, if the task's metric needs one, from the train examples.
+    """Derive the tokens of a generated answer from the train examples, if the task's metric generates.
 
-    Where answers are short, and the user has chosen no metric, the one that compares them is offered.
+    If it does not, the user chose no metric, and answers are short, a decision recommends `exact-match`.
     """
     limits = task.defaults.max_new_tokens
-    writes = task.defaults.family == "language" and not task.defaults.is_packed
-    writes = writes and _EXACT_MATCH in task.metrics and getattr(task, "spec", TaskSpec()).metric is None
-    if limits is None and not writes:
+    has_answers = task.defaults.family == "language" and not task.defaults.is_packed
+    is_open = _EXACT_MATCH in task.metrics and getattr(task, "spec", TaskSpec()).metric is None
+    if limits is None and not (has_answers and is_open):
         return task, ()
     lengths = [len(last_answer(examples.labels[i])[1]) for i in examples.typical]
     if limits is None:
         rule = f"completions have {max(lengths)} tokens at most; {_EXACT_MATCH} tells how many are right"
-        offer = Decision(setting="task.metric", value=task.metric, rule=rule)
-        return task, (offer,) if max(lengths) <= _SHORT_ANSWER else ()
+        recommendation = Decision(setting="task.metric", value=task.metric, rule=rule)
+        return task, (recommendation,) if max(lengths) <= _SHORT_ANSWER else ()
     value, rule = answer_length(lengths, limits=limits)
     return replace(cast("Any", task), max_new_tokens=value), (decision("max_new_tokens", value, rule),)
 
 
 def answer_length(lengths: Sequence[int], *, limits: tuple[int, int]) -> tuple[int, str]:
-    """Derive the tokens to generate per answer: the 99th percentile of the true ones and a quarter more.
+    """Derive the tokens to generate per answer: the 99th percentile of the true answers, and a quarter more.
 
-    `limits` are the least and the most.
+    `limits` are the least and the most tokens.
     """
     quantile = int(np.percentile(lengths, PERCENTILE, method="inverted_cdf"))
     typical = -(-int(quantile * _LONGER_ANSWER) // MULTIPLE) * MULTIPLE
@@ -174,25 +173,25 @@ def answer_length(lengths: Sequence[int], *, limits: tuple[int, int]) -> tuple[i
 def batch_size(
     lengths: Sequence[int], *, n_train: int, defaults: TaskDefaults, share: float = 1.0
 ) -> tuple[int, str]:
-    """Derive the examples per step, a power of two.
+    """Derive the examples per step: a power of two that gives about the task's usual tokens per step.
 
-    `lengths` are the tokens of train examples, or of a sample of these, `n_train` in all; `share` multiplies
-    the tokens of a step.
+    A small train split gets fewer, so that an epoch has at least 8 steps. `lengths` are the tokens of train
+    examples, or of a sample of these, `n_train` in all; `share` multiplies the usual tokens per step.
     """
     least, most = defaults.batch_size
     mean = fmean(lengths)
     fitting = most if defaults.step_tokens is None else int(share * defaults.step_tokens / mean)
     value = _power_of_two(min(most, max(least, fitting)))
-    few = _power_of_two(max(1, n_train // _BATCHES))
-    if few < value:
-        return few, f"an epoch has at least {_BATCHES} steps; there are {n_train:,} train examples"
+    most_by_epoch = _power_of_two(max(1, n_train // _BATCHES))
+    if most_by_epoch < value:
+        return most_by_epoch, f"an epoch has at least {_BATCHES} steps; there are {n_train:,} train examples"
     if defaults.step_tokens is None:
         return value, "the usual number of this task"
     return value, f"about {value * mean:,.0f} tokens a step"
 
 
 def epochs(n_train: int, *, defaults: TaskDefaults) -> tuple[int, str]:
-    """Derive the epochs of a full run."""
+    """Derive the epochs of a full run: fewer for a larger train split, within the task's limits."""
     least, most = defaults.epochs
     if defaults.seen_examples is None:
         return most, "the usual number of this task"

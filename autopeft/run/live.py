@@ -22,8 +22,8 @@ from autopeft.report.formatting import duration
 from autopeft.run.reporting import part_words
 from autopeft.store import SO_FAR, RunDir, damaged, read_checked, write_checked
 
-_PAUSE_SECONDS = 2.0  # between two writings at least
-_SHARE = 0.01  # of the time of a search, that writing may take
+_PAUSE_SECONDS = 2.0  # between two writings of the page, at least
+_SHARE = 0.01  # of a search's time that writing the page may take
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class LivePage:
         self._write_in_time()
 
     def step(self, step: int, n_steps: int, _loss: Callable[[], float]) -> None:
-        """Show a training step of this process; workers do not tell theirs."""
+        """Show a training step of this process; workers do not report their steps."""
         self._step = f", step {step:,} of {n_steps:,}"
         self._display.step(step, n_steps)
         self._write_in_time()
@@ -118,7 +118,7 @@ class LivePage:
         self._next, self._has_templates = ended + max(_PAUSE_SECONDS, spent / _SHARE), True
 
     def write(self, status: str) -> None:
-        """Write the page and the trials."""
+        """Write the page, the trials, and what renders them again; nothing before `watch` was called."""
         if self._study is None:
             return
         measured = tuple(self._study.runs.measured.values())
@@ -146,12 +146,13 @@ def _ended(how: str, search: SearchSoFar, run: RunDir) -> str:
 
 
 def render_so_far(run: RunDir) -> str:
-    """Render the page of an unfinished run again, and say how to go on.
+    """Render the page of an unfinished run again; returns the status on it, which says how to go on.
 
-    The page of a run that goes on, perhaps in another process, stays as it is.
+    If another process is at work on the run, its page stays as it is, and the status says so.
 
     Raises:
-        RunDirError: Nothing was measured, the file that says what is damaged, or the page cannot be written.
+        FileNotFoundError: No page was written yet.
+        RunDirError: The file with the state of the search is damaged, or the page cannot be written.
     """
     path = run.state / SO_FAR
     remedy = "go on with --resume, which writes it anew"

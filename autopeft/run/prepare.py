@@ -34,9 +34,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class InMemory:
-    """A model, its tokenizer, and a dataset; None where a setting names the object.
+    """A model, its tokenizer, and a dataset that were passed as objects; None where a setting names one.
 
-    The dataset is a `Dataset`, a `DataFrame` of pandas or Polars, or a dictionary of these by split.
+    The dataset is a `Dataset`, a `DataFrame` of pandas or Polars, or a dictionary from split to these.
     """
 
     model: nn.Module | None = None
@@ -51,7 +51,7 @@ NAMED = InMemory()  # the settings name both model and dataset
 class Prepared:
     """Everything that stays the same during a run, the loaded base model included.
 
-    `decisions` are the settings that were derived, which `spec` holds too.
+    `decisions` say which settings were derived and by what rule; `spec` holds their values.
     """
 
     spec: RunSpec
@@ -64,7 +64,7 @@ class Prepared:
     decisions: tuple[Decision, ...] = ()
 
     def n_evaluated(self, split: str) -> int:
-        """Examples of a split that are evaluated: all of it, or as many as `--max-eval-examples`."""
+        """Count the evaluated examples of a split: all, or `--max-eval-examples`; 0 without the split."""
         n_examples = len(self.bench.splits[split].labels) if split in self.bench.splits else 0
         return min(n_examples, self.spec.data.max_eval_examples or n_examples)
 
@@ -75,10 +75,10 @@ class Prepared:
 
     @property
     def groups(self) -> dict[str, tuple[int, ...]]:
-        """Split -> the group of each evaluated example, for splits whose examples belong together.
+        """Split -> the group of each evaluated example, for the confirm and test split.
 
-        A split is left out if each example is its own group, or if all are in one: nothing tells then how
-        much groups differ.
+        A split is left out if it has no groups, one group per example, or one group in all, which does not
+        show how much groups differ.
         """
         by_split = dict[str, tuple[int, ...]]()
         for split in (self.data.confirm, self.data.test):
@@ -111,18 +111,22 @@ def prepare(
     memory: InMemory = NAMED,
     interrupt: Callable[[], None] = lambda: None,
 ) -> Prepared:
-    """Load data and base model, and encode the splits.
+    """Load data and base model, encode the splits, and derive the settings that the user left open.
+
+    `spec` of the answer holds the derived settings. Notes on data and task are logged.
 
     Args:
         spec: The settings of the run.
         keep_weights: Gives the folder for trained weights of a plan and seed; None keeps no weights.
-        under_way: Gives the folder for the state of a run that something may stop; None keeps none.
+        under_way: Gives the folder for the state of a training, from which it goes on if something stops it;
+            None keeps no state.
         memory: Model and dataset that were passed as objects.
         interrupt: Called before each training step; what it raises stops the run.
 
     Raises:
-        DataError, ModelError, SiteError, UnknownNameError: As for `load_data` and `load_base`; a ModelError
-            also where memory runs out.
+        UnknownNameError: Task, score or metric does not exist.
+        DataError, ModelError, SiteError, SpecError: As for `load_data`, `load_base` and `with_compute`.
+        ModelError: Memory runs out.
     """
     with memory_needed("preparing the base model and its data", spec):
         part: Task = discover("autopeft.tasks")[spec.task.name]
@@ -135,7 +139,8 @@ def prepare(
         loaded = load_data(spec, part.read_rows, memory)
         for note in loaded.notes:
             log.log(logging.WARNING if note.startswith("Dropped") else logging.INFO, "%s", note)
-        task = part.fitted(spec.task, loaded.target)  # which refuses an unknown metric before any work
+        # Fitted twice: now to refuse an unsuitable metric before the model is loaded; then with tokenizer.
+        task = part.fitted(spec.task, loaded.target)
         for note in task.notes:
             log.warning("%s", note)
         with model.quiet_libraries():
@@ -157,10 +162,7 @@ def prepare(
         n_train = len(splits["train"].labels)
         batch_size = min(spec.task.batch_size or n_train, n_train)
         full_steps = train.full_run_steps(
-            n_train=n_train,
-            batch_size=batch_size,
-            epochs=spec.task.epochs,
-            max_steps=spec.task.max_steps,
+            n_train=n_train, batch_size=batch_size, epochs=spec.task.epochs, max_steps=spec.task.max_steps
         )
         bench = train.Bench(
             base=base,
@@ -189,7 +191,7 @@ def prepare(
 def load_data(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> LabelledData:
     """Split the dataset that the settings name, or the one in memory.
 
-    Raises DataError; if the columns are usual for another task, the error names that.
+    Raises DataError; if the columns are usual for another task, the error suggests that task.
     """
     if memory.data is None and spec.has_own_trainer:
         raise DataError(
@@ -206,19 +208,19 @@ def load_data(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> Labe
             return data.load_in_memory(spec.data, memory.data, seed=spec.search.seed, read_rows=read_rows)
         return data.load(spec.data, seed=spec.search.seed, read_rows=read_rows)
     except data.NoLabelColumnError as error:
-        other = data.other_rows_of(error.names)
-        if other is None or other.read_rows is read_rows:
+        usual = data.other_rows_of(error.names)
+        if usual is None or usual.read_rows is read_rows:
             raise
         tasks = discover("autopeft.tasks").values()
-        names = " or ".join(task.name for task in tasks if task.read_rows is other.read_rows)
-        remedy = f"for {other.words} set --task {names}, else name it"
+        names = " or ".join(task.name for task in tasks if task.read_rows is usual.read_rows)
+        remedy = f"for {usual.words} set --task {names}, else name it"
         raise data.NoLabelColumnError(error.names, remedy=remedy) from error
 
 
 def with_precision(spec: RunSpec, memory: InMemory) -> RunSpec:
-    """Replace the precision `auto` by what this model and machine give.
+    """Replace the precision `auto` by the one that suits this model and machine.
 
-    Raises ModelError if a model in memory is in 16 bits, which nobody can undo, and other ones are asked for.
+    Raises ModelError if a model in memory has 16-bit weights and the settings ask for another precision.
     """
     execution = spec.execution
     narrow = None if memory.model is None else narrow_format_of(memory.model)
@@ -240,7 +242,7 @@ def with_precision(spec: RunSpec, memory: InMemory) -> RunSpec:
 
 
 def load_base(spec: RunSpec, task: Task, loaded: LabelledData, memory: InMemory) -> BaseModel:
-    """Load the base model, or take the one in memory; raises ModelError or SiteError."""
+    """Load the base model, or take the one in memory; ModelError if settings would change that one."""
     names, precision = loaded.label_names, model.Precision(dtype=spec.execution.dtype)
     if memory.model is None:
         base = model.load(
@@ -278,7 +280,7 @@ def load_base(spec: RunSpec, task: Task, loaded: LabelledData, memory: InMemory)
 
 
 def require_known_metric(task: Task, metric: str | None) -> None:
-    """Raise UnknownNameError for a metric that the task measures on no data; None is the task's choice."""
+    """Raise UnknownNameError for a metric that the task cannot measure on any data; None always passes."""
     kinds = getattr(task, "kinds", ())
     of_labels = [each.name for each in discover("autopeft.metrics").values() if {*kinds} & {*each.kinds}]
     if is_own_metric(metric) and hasattr(task, "judges_texts"):
@@ -288,6 +290,6 @@ def require_known_metric(task: Task, metric: str | None) -> None:
 
 
 def methods_for(base: BaseModel) -> Mapping[str, Method]:
-    """Give the installed methods, with learning rates for the width of a base model."""
+    """Find the installed methods, with learning rates for the width of a base model."""
     installed: Catalogue[Method] = discover("autopeft.methods")
     return installed.changed(lambda method: method.at_width(base.hidden_size))

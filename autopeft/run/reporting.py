@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 
 def render(path: Path, out: Path | None = None) -> SearchResult:
-    """Render the report of a finished run again, into the folder `out`; None is that of the run."""
+    """Render the report of a finished run again, into the folder `out`; None stands for the run's own."""
     result = RunDir.open(path).load_result()
     report.write(result, out or path, words=part_words(result))
     return result
@@ -55,12 +55,12 @@ def render(path: Path, out: Path | None = None) -> SearchResult:
 def render_several(paths: Sequence[Path], out: Path) -> tuple[SearchResult, ...]:
     """Write one page about several finished runs to `out`; the runs stay as they are.
 
-    A run is named by the last part of its path that tells it from the others.
+    A run is named by its folder, with the parent folder before it if two runs have the same name.
     """
     results = tuple(RunDir.open(path).load_result() for path in paths)
     ends = [path.resolve().parts[-2:] for path in paths]
-    last = [parts[-1] for parts in ends]
-    names = [parts[-1] if last.count(parts[-1]) == 1 else "/".join(parts) for parts in ends]
+    folders = [parts[-1] for parts in ends]
+    names = [parts[-1] if folders.count(parts[-1]) == 1 else "/".join(parts) for parts in ends]
     pages = [(name, result, part_words(result)) for name, result in zip(names, results, strict=True)]
     write_text(out, report.several_html(pages))
     return results
@@ -88,7 +88,7 @@ def part_words(result: SearchResult | SearchSoFar | TrainedPlan) -> PartWords:
 
 
 def _weight_folders(plan: Plan) -> WeightFolders:
-    """Say how trained weights of a plan are loaded; as those of one config if a method is gone."""
+    """Say how a plan's trained weights are loaded; like those of one config if a method is not installed."""
     try:
         stack = adapters.compile_plan(plan, discover("autopeft.methods"))
     except AutopeftError:
@@ -109,11 +109,11 @@ def write_card(
     """Write the model card of the weights of a seed.
 
     Args:
-        folder: Where the weights lie.
+        folder: The folder of the weights.
         result: The search that found them.
-        seed: That of the weights.
-        repo: The repository on the hub that the folder is pushed to; None if it stays in the run.
-        base_model: Id of the base model on the hub; None is what the run knows.
+        seed: The seed of the weights.
+        repo: The hub repository to which the folder is pushed; None if it stays in the run.
+        base_model: Id of the base model on the hub; None takes the id that the run notes, if any.
     """
     words = part_words(result)
     facts = _card_facts(result, words, seed=seed, folder=repo or report.BEST_WEIGHTS, base_model=base_model)
@@ -121,7 +121,7 @@ def write_card(
 
 
 def write_trained_card(folder: Path, trained: TrainedPlan, *, at: str, base_model: str | None = None) -> None:
-    """Write the model card of an adapter that `train` wrote; it lies `at` a folder, or a name on the hub."""
+    """Write the model card of an adapter that `train` wrote; the card loads it from `at`, a folder or id."""
     words, seed = part_words(trained), trained.measurement.fidelity.seed
     facts = _card_facts(trained, words, seed=seed, folder=at, base_model=base_model)
     write_text(folder / "README.md", report.trained_card(trained, facts, words))
@@ -135,7 +135,7 @@ def _card_facts(
     if spec.id != IN_MEMORY:
         try:
             loading_class = own_class(model.config_of(spec), words.auto_class) or ""
-        except ModelError as error:  # the base model may lie there no more when a run is pushed
+        except ModelError as error:  # the base model may have been moved before its run is pushed
             log.debug("The card names no class of the base model: %s", error)
     return CardFacts(
         base_model=base_model or hub_base(result.setting),
@@ -151,12 +151,12 @@ def _card_facts(
 
 
 def hub_base(setting: SearchFacts) -> str | None:
-    """The base model's id on the hub; None for a model that lies in a folder or was in memory alone."""
+    """Give the base model's id on the hub; None if it lies in a folder or was only in memory."""
     return _hub_id_unless_here(setting.base_model_source)
 
 
 def _hub_id_unless_here(name: str | None) -> str | None:
-    """A name as an id on the hub; None where a file or folder of that name is here."""
+    """Read a name as an id on the hub; None if it is no id, or if a file or folder has this name."""
     return None if name is None or os.path.exists(name) else hub_id(name)  # noqa: PTH110 - see model.checkpoint_source
 
 
@@ -207,11 +207,11 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
 
 
 def chance_of(prepared: Prepared) -> float | None:
-    """Give the metric that needs no learning.
+    """Give the value of the metric that a model reaches without learning.
 
-    1. A mean over examples that are right or wrong: always the most frequent label of the confirm split.
-    2. A metric that knows it, such as a correlation: that of guesses.
-    3. Another share: 0, as the F1 of entities if none is found.
+    1. If an example is right or wrong: the share of the most frequent label in the confirm split.
+    2. Else the `chance` that the metric names, such as 0 for a correlation.
+    3. Else 0 for a share in [0, 1], such as the F1 of entities if none is found.
     4. Else None.
     """
     labels = prepared.bench.splits["confirm"].labels
@@ -224,7 +224,7 @@ def chance_of(prepared: Prepared) -> float | None:
 
 
 def environment(base: BaseModel, execution: ExecutionSpec) -> dict[str, str]:
-    """Name versions of the libraries, the machine, and how the run computed on it."""
+    """Collect versions of the libraries, the machine, and how the run computed on it."""
     libraries = (torch, transformers, peft, optuna, datasets)
     return {
         "autopeft": VERSION,

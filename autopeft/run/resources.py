@@ -37,15 +37,15 @@ from autopeft.records import (
 )
 from autopeft.space import BASELINE_METHOD
 
-NO_GPU = "Free memory, or set CUDA_VISIBLE_DEVICES to nothing, so that the CPU computes."
+FREE_MEMORY = "Free memory, or set CUDA_VISIBLE_DEVICES to nothing, so that the CPU computes."
 _WEIGHTS_SHARE = 0.8  # of a GPU's free memory; the rest is for what it computes; chosen by hand
 _THREADS = 2  # of a worker on a CPU, at least; chosen by hand
-_MOST_ON_CPU = 4  # each may hold weights of its own; chosen by hand
+_MOST_ON_CPU = 4  # workers: each may hold weights of its own; chosen by hand
 
 # torch has one random number generator for all threads, transformers one verbosity and one table of attention
 # functions, and peft changes modules in place: a second search would change the numbers of the first.
 _LOCK = threading.RLock()
-_SLICE_SECONDS = 0.5  # chosen by hand
+_SLICE_SECONDS = 0.5  # of waiting for the lock, between which signals are heard; chosen by hand
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +58,10 @@ def budget_of(spec: RunSpec, base: BaseModel) -> Budget:
 
 
 def with_compute(spec: RunSpec, bench: train.Bench) -> tuple[RunSpec, train.Bench, tuple[Decision, ...]]:
-    """Choose micro-batches and checkpointing if the user does not; gives the decisions too.
+    """Choose micro-batches and checkpointing unless the user does; returns settings, bench and decisions.
 
-    From here on a GPU gives this process no more than `--memory`. Raises SpecError if that is no more than is
-    taken already, or for an impossible budget.
+    Also limits this process to `--memory` on a GPU from here on. Raises SpecError if `--memory` is no more
+    than is taken already, or for an impossible budget.
     """
     base = bench.base
     trained_params = budget_of(spec, base).max_trainable_params + base.head_params
@@ -80,9 +80,9 @@ def with_compute(spec: RunSpec, bench: train.Bench) -> tuple[RunSpec, train.Benc
 
 
 def memory_of_one(execution: ExecutionSpec, base: BaseModel) -> int | None:
-    """Limit the bytes of its device that one measuring process may use, weights included; None: no limit.
+    """Say how many bytes of its device one measuring process may use, weights included; None is no limit.
 
-    Workers that share a GPU get equal parts of it. This process leaves the GPU before they load their models.
+    Workers that share a GPU get equal parts. This process leaves the GPU before they load their models.
     """
     limit_bytes = execution.memory_bytes
     if base.device.type != "cuda":
@@ -95,10 +95,10 @@ def memory_of_one(execution: ExecutionSpec, base: BaseModel) -> int | None:
 
 
 def loading_place(spec: RunSpec, plan: Plan, *, auto_class: str) -> tuple[str, Precision]:
-    """Choose device and format for a finished model, which others call without autocast.
+    """Choose device and number format for a finished model, which the user calls without autocast.
 
     1. float32 if it has a head or trained norms: these are float32 and take no inputs in bfloat16.
-    2. Else the format of the run, if the device computes in it.
+    2. Else 16 bits if the run held the model so, not quantised, and the device computes in them.
     """
     is_narrow = spec.execution.dtype != "float32" and spec.model.quantize == "none"
     if is_narrow:
@@ -120,13 +120,13 @@ def device_in_float32(
     dequantises: bool = False,
     is_narrow: bool = False,
 ) -> str:
-    """The name of a device for a model in float32: the CPU where a GPU has too little free memory for it.
+    """Choose a device for a model in float32: the CPU, with a log line, if a GPU has too little free memory.
 
     Args:
-        spec: The model. A quantised one, on request or by its checkpoint, is no larger than in training, and
-            goes to the GPU in any case but where it is dequantised.
+        spec: The model. A quantised one, on request or by its checkpoint, goes to the GPU in any case unless
+            it is dequantised: it is no larger than in training.
         auto_class: Name of the transformers class.
-        preferred: A device as `--device` names it; the default stands for None, and for one that is not here.
+        preferred: A device as `--device` names it; None, or one that this machine lacks, is the default one.
         dequantises: Whether a quantised model is made plain.
         is_narrow: Whether the model is held in 16 bits instead on a GPU that computes in them.
     """
@@ -154,11 +154,11 @@ def device_in_float32(
 
 @contextlib.contextmanager
 def memory_needed(purpose: str, remedy: str | RunSpec) -> Iterator[None]:
-    """Turn running out of memory within the context into a ModelError that says what to do.
+    """Raise a ModelError that says what to do if memory runs out within the context.
 
     Args:
         purpose: What the memory is for, such as "loading the base model".
-        remedy: What to do, or the settings of the run, from which that follows.
+        remedy: What to do, or the settings of the run, from which the advice is derived.
     """
     try:
         yield
@@ -206,7 +206,7 @@ def n_sharing(execution: ExecutionSpec) -> int:
     return -(-n_workers(execution) // len(worker_devices(execution)))
 
 
-def tell_spread(spec: RunSpec) -> None:
+def log_workers(spec: RunSpec) -> None:
     """Log the workers that were derived, or GPUs that are left unused."""
     execution = spec.execution
     if _places_workers(execution):
@@ -224,17 +224,18 @@ def _kind(device: str | None) -> str:
 
 
 def _places_workers(execution: ExecutionSpec) -> bool:
+    """Whether autopeft itself assigns devices to workers in other processes."""
     executor = EXECUTORS[execution.executor]
     return not (executor.shares_memory or executor.assigns_gpus)
 
 
 @contextlib.contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Let one thread of the process into the context (or decorated function) at a time; the others wait.
+    """Let one thread of the process into the context (or decorated function) at a time.
 
-    A thread that is inside may enter again. A signal ends the waiting of the main thread: the wait is cut
-    into slices, since a signal that arrives just before it, and on Windows any, is heard only between them.
-    Afterwards the process has the GPU that was current, and may use as much of each GPU, as before.
+    Another thread waits, after a warning. A thread that is inside may enter again. A signal ends the waiting
+    of the main thread: the wait is cut into slices, since a signal that arrives just before it, and on
+    Windows any signal, is heard only between slices. On leaving, current GPU and memory limits are put back.
     """
     if not _LOCK.acquire(blocking=False):
         log.warning("Another thread of this process is in a call of autopeft; this call waits for its end.")
@@ -256,6 +257,6 @@ def one_at_a_time() -> Iterator[None]:
 
 
 def _memory_shares() -> dict[int, float]:
-    """The share of each GPU's memory that torch lets this process have; empty if none was used yet."""
+    """Read the share of each GPU's memory that torch lets this process use; {} if it used no GPU yet."""
     n_gpus = torch.cuda.device_count() if has_used_gpus() else 0
     return {index: torch.cuda.get_per_process_memory_fraction(index) for index in range(n_gpus)}

@@ -17,7 +17,7 @@ from autopeft.run.prepare import Prepared
 from autopeft.run.resources import memory_needed
 from autopeft.sensitivity import ScoredModel, measure
 
-MAX_EXAMPLES = 512
+MAX_EXAMPLES = 512  # of the sensitivity pass, unless the user asks for more
 _SHARE = 0.05  # of a full run's cost: the project's promise
 # Cost of the pass over one example relative to one example of LoRA training at all maps, and what each score
 # adds. Upper bounds, measured at 32 and 128 tokens, and on the demo, by `sensitivity_cost.py` of commit
@@ -41,11 +41,11 @@ def sensitivity(
     """Score every site on a seeded sample of the train split.
 
     Without `max_examples`, the pass may cost 5 % of a full run, with at least one batch and at most 512
-    examples. It stops early in two cases:
+    examples. It stops early, and a note says so, in two cases:
 
-    1. Two halves of the examples rank the sites alike: their rank correlation is at least `enough`. A value
-       above 1 never stops early.
-    2. A tenth of what was left of `--max-time` has passed; `clock` gives the seconds since the run began.
+    1. Two halves of the examples rank the sites alike: their rank correlation is at least `enough`. With
+       `enough` above 1 this never happens.
+    2. The pass has taken a tenth of the time that `--max-time` left; `clock` gives the run's seconds so far.
 
     Raises:
         UnknownNameError: A score does not exist.
@@ -54,7 +54,7 @@ def sensitivity(
     """
     parts = discover("autopeft.sensitivity")
     scores: list[Score] = [parts[name] for name in dict.fromkeys(names)]
-    require_some(max_examples)
+    require_positive(max_examples)
     n_train = len(prepared.bench.splits["train"].labels)
     n_requested = max_examples or affordable_examples(
         scores, full_run_examples=prepared.full_steps * prepared.bench.batch_size
@@ -94,7 +94,7 @@ def sensitivity(
     return replace(scored, n_asked=n_requested, notes=notes)
 
 
-def require_some(max_examples: int | None) -> None:
+def require_positive(max_examples: int | None) -> None:
     """Raise SpecError unless `max_examples` is None or a whole number of at least 1."""
     if max_examples is not None and (not hasattr(max_examples, "__index__") or max_examples < 1):
         raise SpecError(f"--max-examples is {max_examples!r}; it should be a whole number, at least 1.")
@@ -105,7 +105,7 @@ def logged_scores(
 ) -> tuple[SiteScores, ...]:
     """Score the sites for a search, and log the notes that `analyze` would print.
 
-    If memory does not hold one example, the scores are those that read none, `parameters` at least.
+    If memory does not hold one example, it warns, and computes only scores that read none, and `parameters`.
     """
     try:
         scored = sensitivity(prepared, names, clock=clock)
@@ -114,23 +114,25 @@ def logged_scores(
             raise
         log.warning("%s Sites are ordered by their number of weights instead.", error)
         scored = None
-    if scored is None:  # after the handler, whose error holds on to the tensors
+    if scored is None:  # not inside the handler: its error keeps the tensors in memory
         release_memory(prepared.base.device)
-        frugal = [name for name in names if not discover("autopeft.sensitivity")[name].reads_examples]
-        scored = sensitivity(prepared, [*frugal, SIZE_SCORE], clock=clock)
+        without_examples = [
+            name for name in names if not discover("autopeft.sensitivity")[name].reads_examples
+        ]
+        scored = sensitivity(prepared, [*without_examples, SIZE_SCORE], clock=clock)
     for note in scored.notes:
         log.info("Sensitivity: %s", note)
     if zeros := ", ".join(score.name for score in scored.scores if score.is_zero):
         log.warning("The score %s is 0 at every site and tells none apart; try another --score.", zeros)
-    if names := scored.unreachable:
+    if sites := scored.unreachable:
         log.warning(
-            "Sensitivity: no gradient reaches %d sites, which score 0: %s", len(names), ", ".join(names)
+            "Sensitivity: no gradient reaches %d sites, which score 0: %s", len(sites), ", ".join(sites)
         )
     return scored.scores
 
 
 def affordable_examples(scores: Sequence[Score], *, full_run_examples: int) -> int:
-    """Count the examples whose passes cost at most 5 % of a full run, from one batch (16) to 512."""
+    """Count the examples that 5 % of a full run pays for, in [16, 512]; 512 if no score reads examples."""
     n_scores = sum(score.reads_examples for score in scores)
     if not n_scores:
         return MAX_EXAMPLES

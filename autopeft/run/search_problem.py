@@ -37,10 +37,10 @@ from autopeft.store import RunDir
 _SHOWN_SCORES = ("gradient", "fisher")  # which the report shows beside the score that orders sites
 USER_BASELINE = Arm(kind="given", label="your baseline")
 _LARGEST_MARGIN = 0.5  # of a share; within it a coin is as good as a perfect plan; chosen by hand
-_MIDDLE = 0.38  # position of a rate in its range; two runs there lose half a point to a sweep of eight
-_LEAST_COMPARED = 2  # from which the standard error of a difference is computed
-_EVAL_SHARE = 0.1  # of a full run, that the evaluation of a split may cost; chosen by hand
-_LEAST_EXAMPLES = 128  # to evaluate, where the task names no number; chosen by hand
+_MIDDLE = 0.38  # of a range of rates (log scale); two runs there lose half a point to a sweep of eight
+_LEAST_COMPARED = 2  # examples or groups, from which a standard error can be computed
+_EVAL_SHARE = 0.1  # of a full run that the evaluation of a split may cost; chosen by hand
+_LEAST_EXAMPLES = 128  # to evaluate if the task names no number; chosen by hand
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def open_run(
     check_trackers(spec)
     requested = requested_space(spec)
     if is_own_metric(spec.task.metric):
-        own_function(str(spec.task.metric))  # which is refused before any work
+        own_function(str(spec.task.metric))  # refuses a bad one before the model is loaded
     if spec.search.evaluate is not None:
         own_function(spec.search.evaluate, flag="--evaluate")
     if spec.search.baseline is not None:  # before the model is loaded
@@ -112,13 +112,13 @@ def open_run(
             )
             check_comparison(prepared)
             feasible, context = fit_to_budget(prepared, requested)
-            brought = user_plan(prepared, context)  # a plan that cannot be used is refused before any work
+            own_plan = user_plan(prepared, context)  # refuses an unusable plan before anything is measured
             yield OpenedRun(
                 prepared=with_evaluated_examples(prepared),
                 requested=requested,
                 feasible=feasible,
                 context=context,
-                user_plan=brought,
+                user_plan=own_plan,
             )
         except BaseException:
             if folder:
@@ -127,9 +127,9 @@ def open_run(
 
 
 def requested_space(spec: RunSpec) -> space.Space:
-    """Load the search space, and reduce it to what methods and servers allow.
+    """Load the search space, and reduce it to the requested methods and to what the servers can read.
 
-    Raises SpecError if no arm is left.
+    Raises SpecError if no arm remains.
     """
     methods = discover("autopeft.methods")
     requested = space.load(spec.search.space, known_methods=methods, only=spec.search.methods)
@@ -140,11 +140,12 @@ def requested_space(spec: RunSpec) -> space.Space:
 
 
 def check_comparison(prepared: Prepared) -> None:
-    """Refuse a margin and splits with which no plans can be compared.
+    """Raise unless the margin and the splits allow plans to be compared.
 
     Raises:
-        SpecError: The margin is half of a share or more: points are meant.
-        DataError: A split has one example, or the confirm split one group, which give no interval.
+        SpecError: The metric is a share and the margin 0.5 or more: the user probably means points.
+        DataError: The search or confirm split has one example, or the confirm split one group: that gives no
+            interval.
     """
     margin, task = prepared.spec.search.margin, prepared.task
     if margin is not None and task.is_share and margin >= _LARGEST_MARGIN:
@@ -193,7 +194,7 @@ class Fitting(Protocol):
 
 
 def fit_to_budget(prepared: Fitting, requested: Space) -> tuple[Space, AllocationContext]:
-    """Reduce a space to what fits model and budget; also gives what an allocation needs, with scores of 1.
+    """Reduce a space to what fits model and budget, and make the context that allocates ranks, with scores 1.
 
     Raises:
         SiteError: No method of the space fits any site.
@@ -209,7 +210,7 @@ def fit_to_budget(prepared: Fitting, requested: Space) -> tuple[Space, Allocatio
     costs = space.cheapest(requested, context)
     if not costs:
         names = ", ".join(requested.arms)
-        placements = _under_space(requested, context)
+        placements = _placement_hint(requested, context)
         raise SiteError(
             f"None of the methods {names} fits a site of {prepared.base.name}{placements}; ask for others."
         )
@@ -226,8 +227,8 @@ def fit_to_budget(prepared: Fitting, requested: Space) -> tuple[Space, Allocatio
     return feasible, context
 
 
-def _under_space(requested: Space, context: AllocationContext) -> str:
-    """Name the placements of a space if its methods would fit at other ones; else empty."""
+def _placement_hint(requested: Space, context: AllocationContext) -> str:
+    """Name the placements of a space as the end of a sentence; "" if its methods fit nowhere at all."""
     everywhere = requested.narrowed(lambda _, part: part.model_copy(update={"placement": ("all",)}))
     if not space.cheapest(everywhere, context):
         return ""
@@ -237,10 +238,10 @@ def _under_space(requested: Space, context: AllocationContext) -> str:
 
 
 def user_plan(prepared: Prepared, context: AllocationContext) -> tuple[Arm, Plan] | None:
-    """Read the plan of `--baseline`, with its arm; None without one.
+    """Read the plan of `--baseline`, with its arm; None without the flag. Warns if it is above the budget.
 
-    A file without a learning rate gets the middle one of its method, divided by how much larger its scales
-    are than the method's: plans compare by rate times scale.
+    A file without a learning rate gets the middle rate of its method, divided by the ratio of the file's
+    scales to the method's: plans compare by rate times scale.
     """
     path = prepared.spec.search.baseline
     if path is None:
@@ -270,12 +271,12 @@ def user_plan(prepared: Prepared, context: AllocationContext) -> tuple[Arm, Plan
 def with_evaluated_examples(prepared: Prepared) -> Prepared:
     """Evaluate as many examples as a tenth of a full run costs, unless the user says how many.
 
-    The number is a decision of the run if it is less than the largest split has.
+    The number is noted as a decision if it is less than the largest split has; else nothing changes.
     """
     if prepared.spec.data.max_eval_examples is not None:
         return prepared
-    paid = int(_EVAL_SHARE * prepared.full_steps * prepared.bench.batch_size / EVAL_COST)
-    n_examples = max(paid, prepared.task.defaults.eval_examples or _LEAST_EXAMPLES)
+    affordable = int(_EVAL_SHARE * prepared.full_steps * prepared.bench.batch_size / EVAL_COST)
+    n_examples = max(affordable, prepared.task.defaults.eval_examples or _LEAST_EXAMPLES)
     largest = max(prepared.n_evaluated(name) for name in ("search", "confirm", "test"))
     if n_examples >= largest:
         return prepared
@@ -283,7 +284,7 @@ def with_evaluated_examples(prepared: Prepared) -> Prepared:
     decision = Decision(
         setting="data.max_eval_examples",
         value=f"{n_examples:,}",
-        rule=f"of {largest:,} in the largest split; {reasons[n_examples > paid]}",
+        rule=f"of {largest:,} in the largest split; {reasons[n_examples > affordable]}",
     )
     return replace(
         prepared,
@@ -302,13 +303,13 @@ def search_problem(
 ) -> SearchProblem:
     """Put together what the engine solves; `feasible` and `context` are what `fit_to_budget` returned.
 
-    Without scores, as in a dry run, the first layers count as those of the highest score, and the learning
-    rates of the head are not measured.
+    Without scores, as in a dry run, the first layers get the highest scores, and the learning rates of the
+    head are placeholders.
     """
     spec, names = prepared.spec, [site.name for site in prepared.base.sites]
     by_name = {score.name: dict(zip(names, score.values, strict=True)) for score in scores}
     score = spec.search.score
-    if scores and score not in by_name:  # memory did not hold an example: sites are ordered by their weights
+    if scores and score not in by_name:  # no example fitted into memory: sites are ordered by their weights
         score = SIZE_SCORE
         spec = with_setting(spec, "search.score", score)
     first_layers = {site.name: 1 / (1 + (site.layer or 0)) for site in prepared.base.sites}
@@ -342,14 +343,14 @@ def score_names(spec: RunSpec) -> list[str]:
 
 
 def rate_ranges(problem: SearchProblem) -> dict[str, tuple[float, float]]:
-    """Give the range of learning rates of each method, and under the empty name that of the head alone."""
+    """Give the range of learning rates of each method; under the name "" that of the head alone."""
     methods = problem.context.methods
     ranges = {name: space.learning_rates(problem.space, name, methods) for name in methods}
     return {"": problem.head_rates, **ranges}
 
 
 def without_scores(requested: space.Space) -> space.Space:
-    """The methods of a space, without their mixes and without choices by a score that nobody has."""
+    """Drop from a space the mixes of methods, and every choice that needs scores of sites."""
 
     def narrow(_: str, part: space.MethodSpace) -> space.MethodSpace:
         return part.model_copy(update={"layers_by": ("last",), "ranks_by": ("uniform",)})
@@ -363,18 +364,18 @@ def without_scores(requested: space.Space) -> space.Space:
 
 
 def of_one_config(feasible: space.Space, context: space.AllocationContext) -> space.Space:
-    """The placements of each method at which its plan is one `peft` config, which a trainer can attach."""
+    """Keep the placements at which a method's plan is one `peft` config, which any trainer can attach."""
 
     def narrow(name: str, part: space.MethodSpace) -> space.MethodSpace | None:
-        kept = []
+        placements = []
         for placement in part.placement:
             options = tuple((option, values[0]) for option, values in part.options.items())
             policy = space.Policy(method=name, placement=placement, options=options, learning_rate=1.0)
             unbounded = replace(context, max_params=sys.maxsize)
             if len(adapters.compile_plan(space.plan_of(policy, unbounded), context.methods).configs) == 1:
-                kept.append(placement)
-        if not kept:
+                placements.append(placement)
+        if not placements:
             log.info("%s is left out: it takes several configs of peft on this model.", name)
-        return part.model_copy(update={"placement": tuple(kept)}) if kept else None
+        return part.model_copy(update={"placement": tuple(placements)}) if placements else None
 
     return feasible.narrowed(narrow)

@@ -86,7 +86,7 @@ class RunState:
         start: What the measurements depend on, by name: settings, data, weights, versions.
         decisions: The settings that the run derived.
         scores: The sensitivity of all sites; None before it is measured.
-        scoring_seconds: What that took.
+        scoring_seconds: The time that the scores took.
     """
 
     start: dict[str, Any]
@@ -124,10 +124,10 @@ def write_state(run: RunDir, state: RunState) -> None:
 def begin(
     run: RunDir, prepared: Prepared, *, requested: Space, user_plan: tuple[Arm, Plan] | None
 ) -> RunState:
-    """Note what the measurements depend on, or compare it with what a resumed run noted.
+    """Write what the measurements depend on to `state.json`, or compare it with what a resumed run wrote.
 
     Raises:
-        RunDirError: Something differs, or nothing was noted though there are measurements.
+        RunDirError: Something differs, or there are measurements without a `state.json`.
     """
     settings = to_json(prepared.spec)
     # A commit may be named in many ways; the digest of the weights covers it.
@@ -160,7 +160,7 @@ def begin(
 
 
 def _with_new_pieces(kept: tuple[Decision, ...], prepared: Prepared) -> tuple[Decision, ...]:
-    """Keep the decisions of a run but for the pieces of a step, which it may have chosen again."""
+    """Replace decisions on the pieces of a step by this call's; drop one whose setting the user sets now."""
     pieces = {decision.setting: decision for decision in prepared.decisions if decision.setting in PIECES}
     decisions = []
     for decision in kept:
@@ -169,12 +169,12 @@ def _with_new_pieces(kept: tuple[Decision, ...], prepared: Prepared) -> tuple[De
         elif decision.setting in pieces:
             decisions.append(pieces.pop(decision.setting))
         elif str(attrgetter(decision.setting)(prepared.spec)) == decision.value.replace(",", ""):
-            decisions.append(decision)  # and not replaced by a value of the user
+            decisions.append(decision)  # the setting still has the derived value: the user did not set it
     return (*decisions, *pieces.values())
 
 
 def with_scores(run: RunDir, state: RunState, score: Callable[[], tuple[SiteScores, ...]]) -> RunState:
-    """Measure the sensitivity of the sites unless a resumed run did, so that its ranks stay the same."""
+    """Measure and write the sensitivity of the sites, unless a resumed run did: its ranks stay the same."""
     if state.scores is not None:
         return state
     started = time.monotonic()
@@ -187,7 +187,7 @@ def with_scores(run: RunDir, state: RunState, score: Callable[[], tuple[SiteScor
 def check_base(state: RunState, prepared: Prepared) -> None:
     """Raise TrainingError if the weights of the base model changed since the run's start.
 
-    After each trial a part of them is compared; this reads all of them.
+    The bench compares a part of the weights after each trial; this function reads all of them.
     """
     if prepared.base.sha256() != state.base_sha256:
         raise TrainingError(
@@ -203,10 +203,10 @@ def state_sha256(run: RunDir) -> str | None:
 
 
 def differences(noted: Mapping[str, Any], current: Mapping[str, Any], *, whose: str) -> str:
-    """Say what differs between the `loaded_facts` of two processes; empty if nothing does.
+    """Say what differs between the `loaded_facts` of two processes; "" if nothing does.
 
-    `whose` introduces the values of `current`, such as "now it is". Other data or the settings that make them
-    so are named alone: the labels decide the head, and with it the weights and the config.
+    `whose` introduces the values of `current`, such as "now it is". If the data differ, only the settings
+    that differ are named, or else the fingerprints: other labels change head, weights and config as well.
     """
     compared = (noted.keys() | current) - {_WEIGHTS}  # of which _BASE is the digest
     names = [name for name in sorted(compared) if noted.get(name) != current.get(name)]
@@ -221,10 +221,9 @@ def differences(noted: Mapping[str, Any], current: Mapping[str, Any], *, whose: 
 def loaded_facts(
     prepared: Prepared, *, weights: Mapping[str, Mapping[str, str]] | None = None
 ) -> dict[str, Any]:
-    """Name what a run loaded: fingerprints of data and model, its config, the device, versions.
+    """Collect what a run loaded, by name: fingerprints of data and model, its config, the device, versions.
 
-    `weights` are the digests of the weights if they are there already: reading 7 billion weights takes 21
-    seconds.
+    `weights` are the digests of the model's weights; None computes them (21 seconds for 7 billion weights).
     """
     weights = weights or prepared.base.weight_digests()
     return {
@@ -240,17 +239,17 @@ def loaded_facts(
 
 
 def resumed(requested: RunSpec, explicit: frozenset[str]) -> RunSpec:
-    """Read the settings of the run in `requested.output.out`, and take over what the user may change of them.
+    """Read the settings of the run in `requested.output.out`, with the changes that the user may make.
 
-    The user may change `CHANGEABLE`, of a finished run all but the deadline. The run chooses the pieces of a
-    step again if it gets another memory.
+    The user may change `CHANGEABLE`; in a finished run all of these but the deadline. With another
+    `--memory` the run chooses the pieces of a step again.
 
     Args:
         requested: The settings of this call.
-        explicit: Dotted names of those that the user set; the others are the run's.
+        explicit: Dotted names of the settings that the user set; all others keep the run's values.
 
     Raises:
-        SpecError: The user set another value for a setting that cannot change, or a path is not there.
+        SpecError: The user set another value for a setting that cannot change, or a path is missing.
         RunDirError: There is no run, another version of autopeft began it, or its state is damaged.
     """
     if requested.output.out is None:
@@ -266,27 +265,27 @@ def resumed(requested: RunSpec, explicit: frozenset[str]) -> RunSpec:
     if unnamed := set(stored.output.report_to) - set(requested.output.report_to):
         log.warning("Trackers of run.yaml are not started without --report-to %s.", ",".join(sorted(unnamed)))
     for name in sorted(explicit):
-        kept, value = (attrgetter(name)(each) for each in (spec, requested))
-        if name == "model.revision" and _is_commit(kept) and not _is_commit(value):
+        old, value = (attrgetter(name)(each) for each in (spec, requested))
+        if name == "model.revision" and _is_commit(old) and not _is_commit(value):
             continue  # the run keeps the commit that the branch or tag named when it started
         if name in ("execution.dtype", "execution.checkpointing") and value == "auto":
-            continue  # the run keeps what it has chosen
-        if value == kept:
+            continue  # the run keeps the value that it chose
+        if value == old:
             continue
-        # A length beyond the model's context is cut, and compared, later.
-        is_cut = name == _LENGTH and (value or 0) > (kept or math.inf)
-        may_change = name in changeable and not (name in PLACES and kept is None)
+        # `prepare` cuts a length beyond the model's context, and `begin` compares the cut length.
+        is_cut = name == _LENGTH and (value or 0) > (old or math.inf)
+        may_change = name in changeable and not (name in PLACES and old is None)
         if not (may_change or is_cut):
             raise SpecError(
-                f"--resume keeps the settings of the run: {name} was {_shown(kept)} and cannot become "
+                f"--resume keeps the settings of the run: {name} was {_shown(old)} and cannot become "
                 f"{_shown(value)}. Leave it out, or pass another --out for a new run."
             )
         if name == "model.id" and "model.revision" not in explicit:
-            spec = with_setting(spec, "model.revision", None)  # which was that of the other name
+            spec = with_setting(spec, "model.revision", None)  # it was a revision of the old model
         spec = with_setting(spec, name, value)
     state = read_state(run)
     derived = {decision.setting: decision.value for decision in state.decisions} if state else {}
-    for name in PIECES.keys() & derived.keys() - explicit:  # whatever run.yaml says
+    for name in PIECES.keys() & derived.keys() - explicit:  # the state is right where run.yaml differs
         piece = int(derived[name]) if derived[name].isdecimal() else derived[name]
         spec = with_setting(spec, name, PIECES[name] if _MEMORY in explicit else piece)
     if spec.execution.executor != stored.execution.executor:  # it may take fewer workers
@@ -307,7 +306,7 @@ def _shown(value: object) -> str:
 
 
 def _require_places(spec: RunSpec) -> None:
-    """Raise SpecError if model, data or a file of the user lie at a path that is not there."""
+    """Raise SpecError if the path of the model, the data or a file of the user does not exist."""
     for name, flag in PLACES.items():
         source = attrgetter(name)(spec) or ""
         missing = [path for path in map(str.strip, source.split(",")) if _is_missing(path)]
@@ -319,7 +318,7 @@ def _require_places(spec: RunSpec) -> None:
 
 
 def _is_missing(path: str) -> bool:
-    """Whether nothing is at a whole path; UnicodeEncodeError where this locale cannot write the path."""
+    """Whether a path is absolute and nothing is there; UnicodeEncodeError if the locale cannot encode it."""
     os.fsencode(path)
     with suppress(OSError, ValueError):  # too long, or no name of a file at all
         return Path(path).is_absolute() and not Path(path).exists()
@@ -331,7 +330,7 @@ def _is_commit(revision: object) -> bool:
 
 
 def logged_measurements(run: RunDir) -> dict[tuple[Plan, Fidelity], Measurement]:
-    """Read the measurements of a stopped run; of full runs only those whose weights are as they left them."""
+    """Read the measurements of a stopped run; warn of a full run whose weights are lost, and leave it out."""
     measured = {}
     for measurement, seal in run.measurements.entries():  # which warns of damaged lines
         plan, fidelity = measurement.plan, measurement.fidelity
@@ -351,9 +350,9 @@ def _keeps_weights(measurement: Measurement) -> bool:
 
 
 def record(run: RunDir, measurement: Measurement) -> None:
-    """Add a measurement to the log, unless the machine broke it off: then `--resume` tries it anew.
+    """Add a measurement to the log, and remove the state of its training.
 
-    The state of the training is removed once the measurement is on the disk.
+    A measurement that failed by the machine's fault is not logged, so that `--resume` tries it again.
     """
     if measurement.status.is_of_machine:
         return

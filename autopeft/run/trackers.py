@@ -1,4 +1,4 @@
-"""Experiment trackers of `accelerate`: when a search has ended, each of its plans becomes a run in them."""
+"""Experiment trackers of `accelerate`: when a search ends, each of its plans becomes an experiment there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from autopeft.errors import SpecError, UnknownNameError, reason_of
 from autopeft.records import Measurement, Plan, RunSpec, SearchResult, to_json
 from autopeft.store import RunDir, write_text
 
-_PROJECT = "autopeft"  # of the runs of all searches, where the user names no other
+_PROJECT = "autopeft"  # the trackers' project for all searches, if the user names none
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +40,10 @@ def check_trackers(spec: RunSpec) -> None:
 
 
 def log_plans(run: RunDir, result: SearchResult, *, interrupt: Callable[[], None] = lambda: None) -> None:
-    """Log each plan that a tracker does not have yet; a tracker that fails is left out after a warning.
+    """Log each plan to each tracker that lacks it; a tracker that fails is skipped with a warning.
 
-    What a client prints goes to stderr. A client may end by SystemExit, for a fault of its own or for a
-    signal; `interrupt` raises if it was a signal.
+    What a tracker's client prints goes to stderr. A client may raise SystemExit, for a fault of its own or
+    for a signal; `interrupt` raises if it was a signal.
     """
     for name in result.spec.output.report_to:
         try:
@@ -60,7 +60,7 @@ def log_plans(run: RunDir, result: SearchResult, *, interrupt: Callable[[], None
 
 
 def _log_new_plans(name: str, run: RunDir, result: SearchResult) -> None:
-    """Log plans to a tracker, each as a run of its own, and remember which it has."""
+    """Log plans to one tracker, an experiment each, and note the logged ones in `tracked-<name>.json`."""
     from accelerate import PartialState
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
@@ -74,34 +74,34 @@ def _log_new_plans(name: str, run: RunDir, result: SearchResult) -> None:
     for plan, measurements in plans.items():
         if plan.digest in logged:
             continue
-        arm = arms.get(plan, "size")
-        label = re.sub(r"[^\w.]+", "-", f"{arm} {plan.digest}")
-        target, options = _place(name, label, run.path)
+        arm = arms.get(plan, "size")  # only plans of --sizes have no proposal
+        label = re.sub(r"[^\w.]+", "-", f"{arm} {plan.digest}")  # trackers make folders and URLs of it
+        target, options = _tracker_arguments(name, label, run.path)
         tracker = LOGGER_TYPE_TO_CLASS[name](target, **options)
         tracker.start()
         tracker.store_init_configuration(_description(plan, arm, result))
-        # Loss and metric on each split, by the steps that the plan was trained for.
-        points: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        # Steps of training -> loss and metric on each split, of all seeds; their mean is logged.
+        values_by_step: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         for measurement in measurements:
             fidelity = measurement.fidelity
             for value_name in ("loss", "metric"):
                 value = getattr(measurement, value_name)
                 if value is not None and math.isfinite(value):
-                    points[fidelity.train_steps][f"{fidelity.split}/{value_name}"].append(value)
-        for step in sorted(points):
-            tracker.log({key: statistics.fmean(values) for key, values in points[step].items()}, step=step)
+                    values_by_step[fidelity.train_steps][f"{fidelity.split}/{value_name}"].append(value)
+        for step, values in sorted(values_by_step.items()):
+            tracker.log({key: statistics.fmean(each) for key, each in values.items()}, step=step)
         tracker.finish()
         logged.append(plan.digest)
         write_text(path, json.dumps(logged))
 
 
-def _place(name: str, label: str, folder: Path) -> tuple[str, dict[str, Any]]:
+def _tracker_arguments(name: str, label: str, folder: Path) -> tuple[str, dict[str, Any]]:
     """Give the first argument and the options of a tracker's class.
 
-    They name its run after a plan, and put the plans of a search (a folder) into one group.
+    They name the experiment by `label`, and put all plans of the search in `folder` into one group.
     """
     project = os.environ.get(f"{name.upper()}_PROJECT", _PROJECT)
-    places: dict[str, tuple[str, dict[str, Any]]] = {
+    arguments: dict[str, tuple[str, dict[str, Any]]] = {
         "aim": (label, {"logging_dir": str(folder), "experiment": project}),
         "clearml": (project, {"task_name": f"{folder.name}/{label}", "reuse_last_task_id": False}),
         "dvclive": (label, {"dir": str(folder / "dvclive" / label)}),
@@ -111,11 +111,11 @@ def _place(name: str, label: str, folder: Path) -> tuple[str, dict[str, Any]]:
         "trackio": (project, {"name": f"{folder.name}/{label}", "group": folder.name, "embed": False}),
         "wandb": (project, {"name": label, "group": folder.name, "reinit": "finish_previous"}),
     }
-    return places.get(name, (project, {}))
+    return arguments.get(name, (project, {}))
 
 
 def _description(plan: Plan, arm: str, result: SearchResult) -> dict[str, bool | int | float | str]:
-    """Describe a plan: its size and rate, its part in the search, and the settings of the search."""
+    """Describe a plan: its size and rate, its roles in the search, and the settings of the search."""
     roles = ("best", "baseline", "rival")
     settings = to_json(result.spec).items()
     flat = {f"{topic}.{name}": value for topic, values in settings for name, value in values.items()}

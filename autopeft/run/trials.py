@@ -42,10 +42,10 @@ WEIGHTS = "adapter_model.safetensors"
 _CLAIM = "claim.json"
 _RESERVE = "reserve"  # a file in a trial's folder that makes room for its score when the disk is full
 _RESERVE_BYTES = 2**18  # scores of some 12,000 rows
-_PLACES = ("{trial}", "{result}")  # of the paths in a command
+_PLACEHOLDERS = ("{trial}", "{result}")  # for paths, in the user's command
 _SHOWN = 200  # characters of the last line of a log; chosen by hand
 
-_MOST_APART = 1e-3  # of the larger of value and 1, between a score and the mean of its rows; chosen by hand
+_MOST_APART = 1e-3  # between a score and the mean of its rows, times the larger of score and 1; by hand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +69,10 @@ class Score:
     def of(
         cls, metric: str, truth: Sequence[Any], guesses: Sequence[Any], *, loss: float | None = None
     ) -> Self:
-        """The score of some guesses by a metric that `autopeft` knows, such as accuracy or spearman.
+        """Score guesses by a metric that `autopeft` knows, such as accuracy or spearman.
 
         Raises:
-            UnknownNameError: There is no such metric; the error lists all.
+            UnknownNameError: There is no such metric.
 
         Example:
             >>> Score.of("accuracy", [1, 0, 1], [1, 1, 1]).per_example
@@ -84,7 +84,7 @@ class Score:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The score in a JSON file with these keys; raises TrainingError without one."""
+        """Read the score in a JSON file with these keys; TrainingError if it is missing or malformed."""
         try:
             return TypeAdapter(cls).validate_json(path.read_bytes())
         except FileNotFoundError:
@@ -109,9 +109,10 @@ class Score:
         )
 
     def require_sound(self, *, n_rows: int | None, span: float | None) -> None:
-        """Raise TrainingError for scores of rows that cannot be compared with those of other trials.
+        """Raise TrainingError if `per_example` is inconsistent, or not comparable with earlier trials.
 
-        `n_rows` is how many earlier trials had on the same split, `span` the width of the metric's range.
+        `n_rows` is the length of `per_example` in earlier trials on the same split, None before the first.
+        `span` is the width of the metric's range, None if it is unknown.
         """
         rows = self.per_example
         if n_rows is not None and len(rows) != n_rows:
@@ -179,26 +180,26 @@ class Trial(BaseModel):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """The trial in a `trial.json`, for a script that a command starts."""
+        """Read a trial from its `trial.json`, in a script that a command starts."""
         return cls.model_validate_json(Path(path).read_bytes())
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What `TrainingArguments` and the configs of trl have to be given."""
+        """Keyword arguments for `TrainingArguments` and the configs of trl."""
         schedule = {"max_steps": self.steps, "warmup_steps": self.warmup_steps, "seed": self.seed}
         return {"learning_rate": self.learning_rate, "lr_scheduler_type": "linear", **schedule}
 
     def attach(self, model: Any) -> PeftModel:
-        """The model with the adapter to train, or, if `split` is `test`, with the finished one."""
+        """Attach the adapter to train; if `split` is `test`, the finished one in `folder`."""
         if self.steps:
             return get_peft_model(model, self.config)
         return PeftModel.from_pretrained(model, str(self.folder), is_trainable=True)
 
     def optimizer_groups(self, model: nn.Module, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Groups for AdamW: the adapter at the trial's rate, a new task head at a rate of its own.
+        """Make groups for AdamW: the adapter at the trial's rate, a new task head at a rate of its own.
 
-        A head at the adapter's rate costs up to 16 points of accuracy. Its rate depends on the inputs that
-        it gets from a batch, as in autopeft's own loop.
+        A head at the adapter's rate costs up to 16 points of accuracy. The head's rate follows from the size
+        of its inputs in `batch`, as in autopeft's own loop.
         """
         maps = {
             name: module
@@ -217,7 +218,7 @@ class Trial(BaseModel):
         return [{"params": list(trained.values()), "lr": self.learning_rate}, *groups]
 
     def write_score(self, path: str | Path, score: Score | float) -> None:
-        """Write what a script found to the path that the command got as `{result}`."""
+        """Write a script's score to the path that the command got as `{result}`."""
         score = Score.given(score)
         rows = [float(row) for row in score.per_example]
         write_text(path, json.dumps({"value": score.value, "per_example": rows, "loss": score.loss}))
@@ -242,7 +243,7 @@ class Trial(BaseModel):
         return bool(self._losses) and not math.isfinite(self._losses[-1])
 
     def callback(self) -> TrainerCallback:
-        """Report losses to the trial, stop if one is not finite, write the adapter: for any `Trainer`."""
+        """For any `Trainer`: report losses, stop if one is not finite, check the steps, save the adapter."""
         return _TrialCallback(self)
 
 
@@ -281,28 +282,28 @@ class Claim:
     at: float
 
     def holds(self, deadline_seconds: float) -> bool:
-        """Whether the process may still bring a score: it is alive, as far as we see, and has time left."""
+        """Whether the process may still bring a score: before the deadline, if it runs, as far as we see."""
         is_gone = self.host == platform.node() and not psutil.pid_exists(self.pid)
         return not is_gone and time.time() - self.at < deadline_seconds
 
 
 class TrialFolders:
-    """The trials of a study that were given out, a folder each; the study's lock guards them.
+    """The trials of a study that were given out, a folder each; callers hold the study's lock.
 
-    A trial that was lost is given out again under a new number: whoever has it may still write to its folder.
+    A lost trial is given out again under a new number: its first process may still write to the old folder.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()
 
     def claims(self) -> dict[tuple[Plan, Fidelity], Claim]:
-        """Who got each trial last."""
+        """Read the latest claim of each plan and fidelity."""
         files = sorted(self._path.glob(f"*/{_CLAIM}"))
         claims = [from_json(Claim, read_checked(file, remedy="begin another study")) for file in files]
         return {(claim.plan, claim.fidelity): claim for claim in claims}
 
     def adapter(self, plan: Plan, seed: int) -> Path:
-        """Where the full run of a plan and seed wrote its adapter."""
+        """Find the folder into which the full run of a plan and seed wrote its adapter; else LookupError."""
         for claim in self.claims().values():
             if (claim.plan, claim.fidelity.split, claim.fidelity.seed) == (plan, "confirm", seed):
                 return self._path / f"{claim.number:04d}" / "adapter"
@@ -311,7 +312,7 @@ class TrialFolders:
     def give(
         self, plan: Plan, fidelity: Fidelity, *, config: PeftConfig, words: str, full_steps: int
     ) -> Trial:
-        """Write the files of a trial for this process; RunDirError if they cannot be written."""
+        """Claim a trial for this process, and write its files; RunDirError if that fails."""
         number = 1 + max((int(folder.name) for folder in self._path.glob("[0-9]*")), default=-1)
         folder, is_trained = self._path / f"{number:04d}", fidelity.split != "test"
         n_steps = fidelity.train_steps if is_trained else 0
@@ -340,11 +341,11 @@ class TrialFolders:
         return Trial.load(folder / "trial.json")
 
     def claim(self, trial: Trial) -> Claim | None:
-        """The claim of a trial; None if another process got it since."""
+        """Find the claim of a trial; None if another process has taken it over."""
         return next((claim for claim in self.claims().values() if claim.number == trial.number), None)
 
     def free(self, trial: Trial) -> None:
-        """Free the room that was kept for the score of a trial."""
+        """Free the disk space that was reserved for the score of a trial."""
         (trial.path / _RESERVE).unlink(missing_ok=True)
 
     def give_back(self, trial: Trial) -> None:
@@ -354,9 +355,9 @@ class TrialFolders:
 
 
 def check_adapter(folder: Path, plan: Plan) -> None:
-    """Raise TrainingError if the adapter that a trainer wrote does not train what its plan says.
+    """Raise TrainingError if a trainer's adapter is missing, unreadable, or of another size than its plan.
 
-    Weights of other modules, such as a task head, are left out.
+    Weights of modules that are no sites of the plan, such as a task head, are not counted.
     """
     sites = {adapter.site for adapter in plan.adapters}
     n_params = 0
@@ -380,17 +381,17 @@ def check_adapter(folder: Path, plan: Plan) -> None:
 
 
 def command(words: Sequence[str], *, max_seconds: float | None = None) -> Callable[[Trial], Score]:
-    """A training function that runs a command for each trial, its output in the trial's `log.txt`.
+    """Make a training function that runs a command for each trial; its output goes to the trial's `log.txt`.
 
     Args:
         words: The command and its arguments. `{trial}` in them is the path of a JSON file with the keys of
             `Trial`, `{result}` the path to which the command writes JSON with the keys of `Score`.
-        max_seconds: After which a trial is killed, with the processes that it started; None lets it run.
+        max_seconds: After this time a trial is killed, with the processes that it started; None: no limit.
 
     Raises:
-        SpecError: The command lacks one of the two places.
+        SpecError: The command lacks `{trial}` or `{result}`.
     """
-    lacking = [place for place in _PLACES if not any(place in word for word in words)]
+    lacking = [place for place in _PLACEHOLDERS if not any(place in word for word in words)]
     if lacking:
         raise SpecError(
             f"The command has no {' and no '.join(lacking)}; name both, as in: autopeft tune … -- "
@@ -400,7 +401,7 @@ def command(words: Sequence[str], *, max_seconds: float | None = None) -> Callab
     def run(trial: Trial) -> Score:
         result, output_path = trial.path / "result.json", trial.path / "log.txt"
         paths = str(trial.path / "trial.json"), str(result)
-        filled = [word.replace(_PLACES[0], paths[0]).replace(_PLACES[1], paths[1]) for word in words]
+        filled = [word.replace("{trial}", paths[0]).replace("{result}", paths[1]) for word in words]
         with output_path.open("wb") as output:
             try:
                 process = subprocess.Popen(
@@ -417,20 +418,20 @@ def command(words: Sequence[str], *, max_seconds: float | None = None) -> Callab
                 code = process.wait(max_seconds)
             except subprocess.TimeoutExpired:
                 raise TrainingError(f"The command took over {max_seconds:g} s and was ended.") from None
-            finally:  # also what it left running
+            finally:  # ends also the processes that the command left running
                 _end(process)
         if code:
             lines = output_path.read_text(encoding="utf-8", errors="replace").split("\n")
-            last = next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
+            last_line = next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
             how = f"exit code {code}" if code > 0 else f"signal {-code}"
-            raise TrainingError(f"The command ended with {how}: {last[:_SHOWN]} ({output_path}).")
+            raise TrainingError(f"The command ended with {how}: {last_line[:_SHOWN]} ({output_path}).")
         return Score.read(result)
 
     return run
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a command with its group, and the workers to which a launcher gave sessions of their own."""
+    """Kill a command with its process group, and children that a launcher gave sessions of their own."""
     workers: list[psutil.Process] = []
     with suppress(psutil.NoSuchProcess):
         workers = psutil.Process(process.pid).children(recursive=True)

@@ -18,7 +18,7 @@ from autopeft.executors import EXECUTORS, Executor
 from autopeft.extension import allow_own_function
 from autopeft.records import IN_MEMORY, Fidelity, Measurement, Plan, RunSpec, with_setting
 from autopeft.run.prepare import Prepared, prepare
-from autopeft.run.resources import n_workers, tell_spread, worker_devices
+from autopeft.run.resources import log_workers, n_workers, worker_devices
 from autopeft.run.state import differences, loaded_facts, read_state, state_sha256
 from autopeft.store import SOURCES, RunDir, cannot_write, whole_path
 
@@ -57,14 +57,15 @@ def check_executor(spec: RunSpec) -> None:
             "objects in memory; save them and pass their paths, or leave the executor out."
         )
     executor.check()
-    tell_spread(spec)
+    log_workers(spec)
 
 
 def start_workers(executor: Executor, run: RunDir, prepared: Prepared) -> Measure:
-    """Start an executor's workers; return the function to submit (the bench's own if there are no workers).
+    """Start an executor's workers; returns the function to submit (the bench's own if there are no workers).
 
-    The devices of `worker_devices` are dealt out in turn, and the processor's threads evenly. An executor
-    that assigns GPUs is told only their type. The main process leaves its GPU to other processes.
+    Workers get the devices of `worker_devices` in turn, and equal parts of the processor's threads. An
+    executor that assigns GPUs itself gets only their type. If workers are other processes, the main process
+    frees its GPU for them.
     """
     spec = prepared.spec
     kind = prepared.base.device.type
@@ -83,7 +84,7 @@ def start_workers(executor: Executor, run: RunDir, prepared: Prepared) -> Measur
         n_threads=max(1, torch.get_num_threads() // n_parts),
     )
     if kind == "cuda" and not executor.shares_memory:
-        # Workers load the model themselves; the main process only needs names, shapes and a digest now.
+        # Workers load the model themselves; from now on the main process needs only names, shapes, a digest.
         device = prepared.base.device
         prepared.bench.make_room()
         prepared.base.leave_device()
@@ -103,17 +104,17 @@ class WorkerBench:
     n_threads: int
 
     def __call__(self, index: int) -> Measure:
-        """Prepare a bench like that of the main process, and give its measuring function.
+        """Prepare the same bench as the main process, and return its measuring function.
 
         Raises:
             RunDirError: The run directory of the main process is not there, or cannot be written.
-            SpecError: The worker loaded other weights or data than the main process, or by another version.
+            SpecError: The worker has other weights, data or library versions than the main process.
         """
         logging.getLogger("autopeft").setLevel(logging.ERROR)  # the main process logs all of it
         torch.set_num_threads(self.n_threads)
         device = self.devices[index % len(self.devices)]
-        alone = {"device": device, "workers": 1}  # the memory is that of one worker already
-        execution = self.spec.execution.model_copy(update=alone)
+        one_worker = {"device": device, "workers": 1}  # `memory_bytes` is that of one worker already
+        execution = self.spec.execution.model_copy(update=one_worker)
         run = RunDir(self.run)
         if state_sha256(run) != self.state_sha256:
             raise RunDirError(
