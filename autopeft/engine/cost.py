@@ -1,4 +1,4 @@
-"""What a search costs: planned in R by its steps, and afterwards by the clock."""
+"""What a search costs in R, the cost of one full run of the baseline: planned by steps, then by the clock."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from statistics import fmean
 from autopeft.engine.problem import EVAL_COST, USUAL_FINALISTS, Lengths, SearchProblem
 from autopeft.records import Cost, Fidelity, Measurement, Outcome, Status
 
-_USUAL_ROWS = 16  # of a step
+_USUAL_ROWS = 16  # rows of a step in `usual_cost`; the cost hardly depends on it
 
 
 def planned_runs(problem: SearchProblem) -> list[Fidelity]:
-    """The runs of a search at most: short ones, full runs of the finalists, and the test split."""
+    """List the runs of a search, as if no limit stops it: short, full, on the test split, smaller budgets."""
     seed, lengths = problem.seeds[0], problem.lengths
     n_short = problem.n_trials(len(problem.first_plans))
-    n_more = 1 + problem.has_head if problem.effort == "thorough" else 0
-    n_full = (USUAL_FINALISTS + n_more) * len(problem.seeds)
+    # A thorough search trains one more rival and the head alone.
+    n_extra = 1 + problem.has_head if problem.effort == "thorough" else 0
+    n_full = (USUAL_FINALISTS + n_extra) * len(problem.seeds)
     planned = [lengths.short(seed=seed)] * n_short + [lengths.full(seed=seed)] * n_full
     planned += [lengths.test(seed=seed)] * (2 * len(problem.seeds) if lengths.n_test else 0)
     for power in range(1, problem.spec.search.sizes):
@@ -27,14 +28,14 @@ def planned_runs(problem: SearchProblem) -> list[Fidelity]:
 
 
 def repeated_steps(problem: SearchProblem, planned: Sequence[Fidelity]) -> int:
-    """Steps of the planned full runs that their short runs have made already."""
+    """Count the steps of planned full runs that need no training, since they go on from short runs."""
     n_full = sum(fidelity == problem.lengths.full(seed=problem.seeds[0]) for fidelity in planned)
     has_short = problem.lengths.short(seed=problem.seeds[0]) in planned
     return n_full * problem.lengths.kept_steps if has_short else 0
 
 
 def usual_cost(full_steps: int, *, n_first: int = 5) -> float:
-    """Cost of a default search in R, where evaluating a split takes a twentieth of a full run."""
+    """Estimate the cost of a default search in R, if evaluating a split costs a twentieth of the training."""
     n_examples = int(0.05 * full_steps * _USUAL_ROWS / EVAL_COST)
     lengths = Lengths(
         full_steps=full_steps,
@@ -55,17 +56,17 @@ def search_cost(
     scoring_seconds: float,
     load_seconds: float,
 ) -> Cost:
-    """Seconds by stage, and the cost of the search in R.
+    """Add up the seconds by stage, and the cost of the search in R.
 
-    R is the mean full run of the baseline, its evaluation on the confirm split included. A baseline without
-    training, which a model without a task head can have, gives no R: there R is that of the other full runs,
-    and None if no plan was trained.
+    R is the mean time of the baseline's full runs, evaluation on the confirm split included. If the baseline
+    is not trained (the untrained model), R is the mean of all trained full runs. If there are none, the cost
+    in R is None.
 
     Args:
         outcome: Its measurements, and the baseline.
-        earlier: Measurements that the outcome does not use, as of weights that were trained again.
+        earlier: Measurements that took time and that the outcome does not use, such as those of lost weights.
         scoring_seconds: Time of the sensitivity pass, which counts as a part of the search.
-        load_seconds: Time until the first work, in which model and data are loaded.
+        load_seconds: Time in which model and data were loaded; kept apart from the total.
     """
     paid = [*earlier, *outcome.measurements]
     in_full = [m for m in outcome.measurements if m.fidelity.split == "confirm"]

@@ -1,4 +1,4 @@
-"""Finalists: which plans are trained in full, by the ranking of short runs."""
+"""Ranks short runs, and chooses the finalists: the plans that are trained in full."""
 
 from __future__ import annotations
 
@@ -15,18 +15,16 @@ _CLEAR = 2.0  # standard errors by which a metric overrules the loss; on the tab
 
 
 def choose_finalists(problem: SearchProblem, study: Study) -> tuple[list[Plan], list[Plan]]:
-    """Baselines and rivals to train in full, each in the order in which they come.
+    """List the baselines and the rivals to train in full, best first.
 
-    1. Of the baselines the first is trained; the others stand in if it diverges.
-    2. The rival is the best plan of a method that starts slowly, unless another within the budget is clearly
-       ahead; short runs judge such a method too low.
-    3. With `--effort thorough` such a method takes no place: the best other rival is trained too, and so is
-       the head alone.
-
-    Plans of the list without a short run (`--effort quick`, or limits that pay few) come last.
+    1. The first baseline is trained; the further ones replace it if it diverges.
+    2. Short runs judge methods that start slowly too low. So the best plan of such a method is the rival,
+       unless the best of all rivals is two standard errors ahead of it; then that one is.
+    3. With `--effort thorough` there are up to three rivals: both of these, and the head alone.
+    4. First plans without a short run (`--effort quick`, or time or cost ran out) rank last.
 
     Raises:
-        TrainingError: No baseline finished its short run.
+        TrainingError: Every baseline had a short run, and none finished it.
     """
     ranked = rank(problem, study.short.values())
     is_baseline = {proposal.plan: problem.is_baseline(proposal.arm) for proposal in reversed(study.proposals)}
@@ -53,14 +51,15 @@ def choose_finalists(problem: SearchProblem, study: Study) -> tuple[list[Plan], 
 def rank(problem: SearchProblem, measurements: Iterable[Measurement]) -> list[Measurement]:
     """Rank plans by loss; a metric that is two paired standard errors ahead overrules the loss.
 
-    A few hundred examples order close plans by chance; the loss looks at the probability of every example and
-    does not. Plans without a loss are left out.
+    On a few hundred examples the metric orders close plans by chance; the loss, which uses the probability of
+    every example, does so less. Plans without a loss are left out.
     """
     finished = [m for m in measurements if m.loss is not None]
     by_loss = sorted(finished, key=lambda m: (m.loss, m.plan.trainable_params, m.plan.digest))
     ranked: list[Measurement] = []
     while by_loss:
         best = max(by_loss, key=lambda m: -math.inf if m.metric is None else problem.sign * m.metric)
+        # The lowest loss that the best metric is not clearly ahead of comes next.
         following = next(m for m in by_loss if m is best or _ahead(problem, best, m) <= _CLEAR)
         ranked.append(following)
         by_loss.remove(following)
@@ -68,9 +67,9 @@ def rank(problem: SearchProblem, measurements: Iterable[Measurement]) -> list[Me
 
 
 def _ahead(problem: SearchProblem, leader: Measurement, follower: Measurement) -> float:
-    """By how many standard errors of the paired difference over examples or groups `leader` is ahead.
+    """Return by how many standard errors of their paired difference `leader` is ahead of `follower`.
 
-    0 if either has no scores.
+    0 if their scores cannot be compared in pairs.
     """
     pairs = zip(leader.example_scores, follower.example_scores, strict=False)
     gaps = [problem.sign * (a - b) for a, b in pairs]
@@ -82,7 +81,7 @@ def _ahead(problem: SearchProblem, leader: Measurement, follower: Measurement) -
 
 
 def front(measured: Iterable[Measurement]) -> list[Measurement]:
-    """The Pareto front over parameters and loss, fewest parameters first."""
+    """Return the Pareto front over parameters and loss, fewest parameters first; drop runs without a loss."""
     kept: list[Measurement] = []
     finished = [m for m in measured if m.loss is not None]
     for measurement in sorted(finished, key=lambda m: (m.plan.trainable_params, m.loss, m.plan.digest)):

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from autopeft import evidence
 from autopeft.engine.finalists import rank
@@ -14,8 +15,8 @@ from autopeft.engine.runs import Runs, broken_off
 from autopeft.errors import TrainingError
 from autopeft.records import FullRun, LongerRun, Measurement, Plan, SizeStep, Status, Verdict
 
-_DAMPED = 0.5
-_BEYOND = "{0} is handed over, since {1} trains more parameters than the budget allows."
+_DAMPED = 0.5  # share of the measured exponent in `longer_run`; see reports/LOG.md, 2026-11-29
+_ABOVE_BUDGET = "{0} is handed over, since {1} trains more parameters than the budget allows."
 _MARGIN = 0.01  # one point, or one percent of a loss
 
 Finished = Mapping[Plan, Sequence[Measurement]]
@@ -37,29 +38,30 @@ class Judgement:
 def train_in_full(
     problem: SearchProblem, runs: Runs, baselines: Sequence[Plan], rivals: Sequence[Plan]
 ) -> tuple[Plan, Finished]:
-    """Train the best baseline and the rivals that the limits pay, each from where its short run branched off.
+    """Train the best baseline and the rivals that time and cost allow, each on from its short run.
 
-    A baseline that diverges gives way to the next one. If it exceeds the budget, a rival is trained whatever
-    the limits are: it is handed over.
+    Return the baseline, and the full runs of each plan that finished, one for each seed. If a baseline
+    diverges, the next one is trained. Rivals that fail or are beyond the limits are left out, with a warning.
+    If the baseline exceeds the budget, it cannot be handed over, and one rival is trained beyond any limit.
 
     Raises:
         TrainingError: The machine broke off a run of the baseline, or all baselines diverged.
     """
-    n_paid = next((n for n in range(len(rivals), 0, -1) if _has_room(problem, runs, n)), 0)
-    n_paid = max(n_paid, 0 if problem.is_allowed(baselines[0]) else 1)
-    if n_paid < len(rivals):
+    n_affordable = next((n for n in range(len(rivals), 0, -1) if _has_room(problem, runs, n)), 0)
+    n_affordable = max(n_affordable, 0 if problem.is_allowed(baselines[0]) else 1)
+    if n_affordable < len(rivals):
         log.warning(
             "The limits pay %d of %d rivals in full; raise --max-time or --max-cost for more.",
-            n_paid,
+            n_affordable,
             len(rivals),
         )
-    rivals = rivals[:n_paid]
+    rivals = rivals[:n_affordable]
     for plan in [plan for plan in rivals if not plan.adapters]:
         runs.arms.setdefault(plan, (problem.head[0], False))
     runs.begin("full runs", [problem.lengths.full(seed=seed) for seed in problem.seeds] * (1 + len(rivals)))
     finished: dict[Plan, list[Measurement]] = {}
-    for place, baseline in enumerate(baselines):
-        plans = [baseline, *rivals] if place == 0 else [baseline]
+    for index, baseline in enumerate(baselines):
+        plans = [baseline, *rivals] if index == 0 else [baseline]
         keys = [(plan, problem.lengths.full(seed=seed)) for plan in plans for seed in problem.seeds]
         results = iter(runs.measure_all(keys))
         for plan in plans:
@@ -84,7 +86,11 @@ def _has_room(problem: SearchProblem, runs: Runs, n_rivals: int) -> bool:
 
 
 def judge(problem: SearchProblem, runs: Runs, baseline: Plan, finished: Finished) -> Judgement:
-    """Compare the best rival with the baseline on all confirm rows, and say which is handed over."""
+    """Compare the best rival with the baseline on all confirm rows, and choose which is handed over.
+
+    If the baseline exceeds the budget, the rival is handed over, with the label `inconclusive`; without a
+    rival, TrainingError is raised.
+    """
     rivals = [plan for plan in finished if plan != baseline]
     rival = max(rivals, key=lambda plan: _mean(problem, finished[plan]), default=None)
     difference = None
@@ -104,13 +110,13 @@ def judge(problem: SearchProblem, runs: Runs, baseline: Plan, finished: Finished
         metric=problem.metric,
     )
     best = baseline if rival is None or verdict.label == "default kept" else rival
-    if not problem.is_allowed(best):  # the user's plan is beyond the budget
+    if not problem.is_allowed(best):  # only a plan of the user can exceed the budget
         if rival is None:
             raise TrainingError(
                 "Your baseline exceeds the budget, and no plan within the budget finished a full run. Raise "
                 "--budget, or search with --effort normal."
             )
-        best, verdict = rival, replace(verdict, label="inconclusive", sentence=_BEYOND.format(*names))
+        best, verdict = rival, replace(verdict, label="inconclusive", sentence=_ABOVE_BUDGET.format(*names))
     return Judgement(best=best, baseline=baseline, rival=rival, verdict=verdict, finished=finished)
 
 
@@ -120,7 +126,7 @@ def _name(runs: Runs, plan: Plan) -> str:
 
 
 def margin_of(problem: SearchProblem, baseline: Sequence[Measurement]) -> float:
-    """The difference that does not matter: the user's, 0.01, or 1 % of a loss or error without bounds."""
+    """The difference that does not matter: `--margin`, or 0.01, or 1 % of an unbounded loss or error."""
     if problem.spec.search.margin is not None:
         return problem.spec.search.margin
     is_unbounded_loss = problem.metric.score_span is None and not problem.metric.greater_is_better
@@ -128,19 +134,19 @@ def margin_of(problem: SearchProblem, baseline: Sequence[Measurement]) -> float:
 
 
 def scores_of(problem: SearchProblem, runs: Sequence[Measurement]) -> list[list[float]]:
-    """Scores (S, N) of the seeds of a plan, larger is better."""
+    """Return the scores (S, N) of a plan's S runs on N rows, with the sign that makes larger ones better."""
     return [[problem.sign * score for score in run.example_scores] for run in runs]
 
 
 def _mean(problem: SearchProblem, runs: Sequence[Measurement]) -> float:
-    return math.fsum(map(math.fsum, scores_of(problem, runs)))
+    return fmean(score for scores in scores_of(problem, runs) for score in scores)
 
 
 def read_test(problem: SearchProblem, runs: Runs, judged: Judgement) -> Finished:
-    """The test split, read once, with the kept weights of best and baseline; empty where there is none.
+    """Measure best and baseline, from their kept weights, on the test split; empty without a test split.
 
     Raises:
-        TrainingError: A run broke off, which says nothing of its plan's quality.
+        TrainingError: A run did not complete.
     """
     if not problem.lengths.n_test:
         return {}
@@ -157,7 +163,7 @@ def read_test(problem: SearchProblem, runs: Runs, judged: Judgement) -> Finished
 def full_runs(
     problem: SearchProblem, runs: Runs, judged: Judgement, finished: Finished
 ) -> tuple[FullRun, ...]:
-    """Mean and standard error of each plan on a split: best, baseline, rival, then others by their arms."""
+    """Average the runs of each plan in `finished`: best, baseline, rival, then others by their arms."""
     names = {judged.baseline: "baseline", judged.best: "best"}
     if judged.rival is not None:
         names.setdefault(judged.rival, "rival")
@@ -186,13 +192,14 @@ def full_runs(
 
 
 def longer_run(problem: SearchProblem, runs: Runs, judged: Judgement) -> LongerRun | None:
-    """What twice the steps promise the best plan, by the step from its short run to its full one.
+    """Predict what twice the steps would bring the best plan, from its short and its full run.
 
-    The error, or a loss, falls as a power of the steps, and by half of what the two runs tell, since the
-    first steps bring most: e(2n) = e(n) (e(n) / e(s)) ** (log 2 / log(n / s) / 2). On recorded runs it is off
-    by 3.8 points on average and 2.3 too high (reports/LOG.md, 2026-11-29).
-    The short run was scored on the search split and the full one on confirm, which adds the error of both.
-    None without a short run with a metric, for a metric without a best value, or if nothing fell.
+    The errors (or losses) e(s) after s steps and e(n) after n define a power law. We take half of its
+    exponent, since the first steps bring most: e(2n) = e(n) (e(n) / e(s)) ** (log 2 / log(n / s) / 2). On
+    recorded runs it is off by 3.8 points on average and 2.3 too high (reports/LOG.md, 2026-11-29). The two
+    runs were scored on different splits, which adds noise.
+
+    None without both metrics, for a metric that is no error and no share, or if the error did not fall.
     """
     seed, lengths = problem.seeds[0], problem.lengths
     short = runs.measured.get((judged.best, lengths.short(seed=seed)))
@@ -215,9 +222,9 @@ def longer_run(problem: SearchProblem, runs: Runs, judged: Judgement) -> LongerR
 def smaller_budgets(problem: SearchProblem, runs: Runs, judged: Judgement) -> tuple[SizeStep, ...]:
     """Find the best plan of a fifth of the budget, of a fifth of that, and so on.
 
-    `--sizes` counts the full budget too, so that it asks for one fewer. Each is the best of a short race,
-    trained in full with the seed of the plan that is handed over, and compared with it in pairs on the
-    confirm rows. Budgets that pay no plan, and limits of time and cost, end the list.
+    `--sizes` counts the full budget too, so that `--sizes 3` asks for two smaller ones. For each, small plans
+    make short runs, and the best is trained in full and compared with the plan that is handed over: same
+    seed, same confirm rows. The list ends early where no plan fits, time or cost runs out, or a run fails.
     """
     steps: list[SizeStep] = []
     for power in range(1, problem.spec.search.sizes):

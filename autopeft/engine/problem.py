@@ -1,4 +1,4 @@
-"""What a search is given, fixed before its first measurement, and how long its runs are."""
+"""The problem that a search solves, fixed before its first measurement, and the lengths of its runs."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from autopeft.space import (
 from autopeft.train import branch_step
 
 # Losses after 30 steps rank good plans at Spearman 0.12, after 75 at 0.36; on published curves of 5,000 steps
-# two of four plans at 5 % lose 0.3 points (reports/LOG.md, 2026-11-29).
+# two of four plans at 5 % lose 0.3 points (reports/LOG.md, 2026-11-29). The largest share is chosen by hand.
 _SHORT_STEPS, _SHORT_SHARE, _LONGEST_SHARE = 75, 0.05, 0.4
 _SHORT_EXAMPLES = 384  # of the search split that rank short runs; chosen by hand
-_THOROUGH_TRIALS, _THOROUGH_SEEDS = 24, 3
+_THOROUGH_TRIALS, _THOROUGH_SEEDS = 24, 3  # of `--effort thorough`; chosen by hand
 # Cost of evaluating an example, relative to training on it: training adds a backward pass, which costs about
 # as much as the forward pass, since most weights are frozen. It stands for the price before runs are timed.
 EVAL_COST = 0.5
 USUAL_FINALISTS = 2  # the best baseline and one rival
-_FACTOR = 5  # between two budgets of `--sizes`
+_FACTOR = 5  # between two budgets of `--sizes`; chosen by hand
 
 
 def short_steps(full_steps: int) -> int:
@@ -40,7 +40,7 @@ def short_steps(full_steps: int) -> int:
 class Lengths:
     """Steps of a full run, examples of a step and of each split; `n_test` is 0 without a test split.
 
-    `goes_on` says whether a full run goes on from its short run.
+    With `goes_on` a full run continues its short run, and does not repeat these steps.
     """
 
     full_steps: int
@@ -56,20 +56,20 @@ class Lengths:
         return short_steps(self.full_steps)
 
     def short(self, *, seed: int) -> Fidelity:
-        """A short run, ranked on the search split."""
+        """The fidelity of a short run, which is ranked on the search split."""
         return self._fidelity("search", self.short_steps, min(self.n_search, _SHORT_EXAMPLES), seed)
 
     def full(self, *, seed: int) -> Fidelity:
-        """A full run, judged on the confirm split."""
+        """The fidelity of a full run, which is judged on the confirm split."""
         return self._fidelity("confirm", self.full_steps, self.n_confirm, seed)
 
     def test(self, *, seed: int) -> Fidelity:
-        """The weights of a full run on the test split; nothing is trained."""
+        """The fidelity of a full run's weights on the test split; nothing is trained."""
         return self._fidelity("test", self.full_steps, self.n_test, seed)
 
     @property
     def kept_steps(self) -> int:
-        """Steps of a short run that its full run need not repeat."""
+        """Steps of a short run that its full run does not repeat; 0 unless it `goes_on`."""
         return branch_step(self.short_steps) if self.goes_on else 0
 
     @property
@@ -99,8 +99,8 @@ class SearchProblem:
     Attributes:
         space: The policies that fit model and budget.
         context: Sites, methods, budget and scores, from which a policy becomes a plan.
-        family: Which list of first plans counts.
-        lengths: Of runs and splits.
+        family: Name of the list of first plans, such as `classification` or `small`.
+        lengths: Steps of a full run, and sizes of the splits.
         head_rates: Range of learning rates of the head alone; its ends are equal in a model without a head.
         user_plan: The user's own config to beat, which is the baseline then. It may exceed the budget.
         groups: Split -> the group of each evaluated example, if examples belong together.
@@ -122,12 +122,12 @@ class SearchProblem:
         return 1.0 if self.metric.greater_is_better else -1.0
 
     def examples(self, split: str) -> Examples:
-        """What is known of the examples of a split beside their scores."""
+        """The size of one row's effect on a score, and the groups of a split's rows, for paired intervals."""
         return Examples(step=self.metric.score_step, groups=self.groups.get(split, ()))
 
     @property
     def effort(self) -> str:
-        """How much the search may try."""
+        """`quick`, `normal` or `thorough`."""
         return self.spec.search.effort
 
     @property
@@ -138,13 +138,13 @@ class SearchProblem:
         return tuple(range(search.seed, search.seed + (search.seeds or usual)))
 
     def full_runs(self, *, n_plans: int) -> list[Fidelity]:
-        """The runs of so many finalists: their seeds in full, and the test split of two of them."""
+        """The runs of `n_plans` finalists: a full run for each seed, and the test split for two of them."""
         n_tested = min(2, n_plans) if self.lengths.n_test else 0
         full = [self.lengths.full(seed=seed) for seed in self.seeds]
         return full * n_plans + [self.lengths.test(seed=seed) for seed in self.seeds] * n_tested
 
     def n_trials(self, n_first: int) -> int:
-        """Short runs that the effort asks for, where the list has so many plans."""
+        """The number of short runs that the settings ask for, if the list has `n_first` plans."""
         usual = {"quick": 0, "normal": n_first, "thorough": max(n_first, _THOROUGH_TRIALS)}
         return usual[self.effort] if self.spec.search.trials is None else self.spec.search.trials
 
@@ -155,14 +155,14 @@ class SearchProblem:
 
     @property
     def head(self) -> tuple[Arm, Plan]:
-        """The head alone at the middle of its rates, or the base model untrained."""
+        """The head alone at the middle of its rates; in a model without a head, the untrained model."""
         low, high = self.head_rates
         arm = Arm(kind="head", label="head" if self.has_head else "untrained")
         return arm, head_alone((low * high) ** 0.5 if self.has_head else 0.0)
 
     @property
     def first_plans(self) -> tuple[tuple[Arm, Plan], ...]:
-        """The plans that every search tries, baselines first: the user's, LoRA, or else the head alone."""
+        """The plans that every search tries. Baselines come first: the user's, LoRAs, or the head alone."""
         listed = first_policies(self.space, self.family, self.context)
         plans = [(arm, plan_of(policy, self.context)) for arm, policy in listed]
         default = self.user_plan or (None if self.has_lora else self.head)
@@ -171,32 +171,32 @@ class SearchProblem:
         return (default, *((arm, plan) for arm, plan in plans if plan != default[1]))
 
     def smaller(self, power: int) -> SearchProblem:
-        """The problem with a fifth of the budget to a power, its list that of small plans."""
+        """The same problem with the budget over 5 ** power, the list of small plans and no user's plan."""
         context = replace(self.context, max_params=self.context.max_params // _FACTOR**power)
         return replace(self, family="small", context=context, user_plan=None)
 
     @property
     def small_plans(self) -> tuple[tuple[Arm, Plan], ...]:
-        """The plans of the list that have adapters and are no baseline."""
+        """The first plans that have adapters and are no baseline."""
         return tuple((arm, plan) for arm, plan in self.first_plans if arm.kind == "usual" and plan.adapters)
 
     @property
     def has_lora(self) -> bool:
-        """Whether LoRA fits the budget at all."""
+        """Whether the budget has room for LoRA of rank 1 at some site."""
         lora, context = self.context.methods[BASELINE_METHOD], self.context
         fitting = (site for site in context.sites if lora.refusal(site) is None)
         return any(lora.cost(site, 1, {}) <= context.max_params for site in fitting)
 
     def is_baseline(self, arm: Arm) -> bool:
-        """Whether an arm is what the search has to beat."""
+        """Whether an arm is a baseline, which the search has to beat."""
         if self.user_plan is not None:
             return arm.kind == "given"
         return arm.kind == ("baseline" if self.has_lora else "head")
 
     def is_allowed(self, plan: Plan) -> bool:
-        """Whether a plan keeps to the budget, which one that the user brought may exceed."""
+        """Whether a plan is within the budget; only the user's own may exceed it."""
         return plan.trainable_params <= self.context.max_params
 
     def starts_slowly(self, plan: Plan) -> bool:
-        """Whether short runs judge a plan too low."""
+        """Whether short runs judge a plan too low, since its main method starts slowly."""
         return plan.lead_method in slow_starters(self.context.methods)

@@ -1,4 +1,4 @@
-"""Runs: measures each plan at each fidelity once, keeps the measurements, and alone knows time and cost."""
+"""Runs: measures each plan at each fidelity once, keeps the measurements, and accounts for time and cost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from autopeft.records import Arm, Fidelity, Measurement, Plan, Status
 
 _MOST_FAILED = 6  # measurements in a row that break off; chosen by hand
 _N_LATEST = 4  # runs whose speed is that of the machine now; chosen by hand
-_SLICE_SECONDS = 0.5  # chosen by hand
+_SLICE_SECONDS = 0.5  # of a wait, after which Ctrl-C is noticed; chosen by hand
 
 Key = tuple[Plan, Fidelity]
 
@@ -28,22 +28,22 @@ class Progress(Protocol):
     """A display of the search; all calls come from the thread that searches."""
 
     def phase(self, name: str, n_measurements: int) -> None:
-        """A phase begins: short runs, full runs, test."""
+        """A phase of `n_measurements` begins, such as `short runs`, `full runs` or `test`."""
 
     def measured(
         self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
     ) -> None:
-        """A measurement is in.
+        """A measurement has ended.
 
-        `arm` is the plan's arm as text, `is_baseline` whether the plan is a baseline at any rate.
-        `seconds_left` estimates the rest of the run; None before it can.
+        `arm` is the plan's arm as text, `is_baseline` whether that arm is a baseline. `seconds_left` is an
+        estimate for the rest of the search; None before a run was timed.
         """
 
 
 def wait_for_any(futures: Collection[Future[Any]]) -> None:
     """Wait until one of some futures is done.
 
-    The wait is cut into slices, since on Windows Ctrl-C is heard between them alone.
+    The wait is cut into slices, since Windows notices Ctrl-C only between them.
     """
     while futures and not wait(futures, timeout=_SLICE_SECONDS, return_when=FIRST_COMPLETED).done:
         pass
@@ -51,7 +51,7 @@ def wait_for_any(futures: Collection[Future[Any]]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Time and cost in R that shorten a search, never a full run."""
+    """Limits of time in seconds and of cost in R; they shorten a search, never a full run."""
 
     seconds: float = math.inf
     cost: float = math.inf
@@ -59,17 +59,18 @@ class Limits:
 
 @dataclass(kw_only=True)
 class Runs:
-    """Measures through an executor; `measured` has every measurement of this run in order of the requests.
+    """Measures plans through an executor, each plan and fidelity once.
 
     Attributes:
-        lengths: Of runs and splits.
+        measure_one: Trains and evaluates one plan; runs in a worker.
+        lengths: Steps of a full run, and sizes of the splits.
         earlier: Measurements of an earlier, stopped run; they are not repeated.
         record: Stores a new measurement; called before the search goes on.
         interrupt: Called before each new measurement; what it raises stops the search.
         clock: Seconds since the run began.
-        limits: Of time and cost.
+        measured: Every measurement of this run, in the order of the requests, whoever finished first.
         arms: Plan -> the arm under which it was first proposed, and whether that is a baseline.
-        expected: How many measurements of each fidelity are still to come, for the time that is left.
+        expected: Fidelity -> how many measurements are still to come, from which the time left is estimated.
     """
 
     executor: Executor
@@ -86,15 +87,16 @@ class Runs:
     expected: Counter[Fidelity] = field(default_factory=Counter)
 
     def begin(self, phase: str, fidelities: Sequence[Fidelity]) -> None:
-        """Show a phase, and correct how many runs of its fidelities are still to come."""
+        """Show a phase, and set how many runs of its fidelities are still to come."""
         for fidelity, n_runs in Counter(fidelities).items():
             self.expected[fidelity] = n_runs
         self.progress.phase(phase, len(fidelities))
 
     def measure_all(self, keys: Iterable[Key]) -> list[Measurement]:
-        """The measurements of some plans in order; only unknown ones are run, on all workers.
+        """Measure plans on all workers, and return their measurements in the order of `keys`.
 
-        Raises TrainingError after several runs in a row that the machine broke off.
+        A plan and fidelity that this or the earlier run has measured is not run again. Raises TrainingError
+        after 6 failures in a row that are the machine's, not the plan's.
         """
         requested = list(keys)
         waiting = deque(key for key in dict.fromkeys(requested) if key not in self.measured)
@@ -120,7 +122,7 @@ class Runs:
         return [self.measured[key] for key in requested]
 
     def _take(self, key: Key, measurement: Measurement) -> None:
-        """Keep and show a measurement."""
+        """Keep and show a measurement; raise TrainingError if it is the last of too many failures."""
         self.measured[key] = measurement
         latest = list(self.measured.values())[-_MOST_FAILED:]
         if len(latest) == _MOST_FAILED and all(m.status.is_of_machine for m in latest):
@@ -142,7 +144,7 @@ class Runs:
         return math.fsum(n_runs * (seconds or 0.0) for seconds, n_runs in estimates) / self.executor.n_workers
 
     def seconds(self, fidelity: Fidelity) -> float | None:
-        """Seconds that a run takes at the pace of the adapters so far; None before one was timed."""
+        """Estimate the seconds of a run from the trained runs so far; None if there is none."""
         runs = [m for m in self.measured.values() if m.status is Status.COMPLETE and m.plan.adapters]
         trained = [m for m in runs if m.trained_steps] or [
             m for m in self.measured.values() if m.trained_steps
@@ -158,12 +160,11 @@ class Runs:
         return steps * step + fidelity.eval_examples * example + overhead
 
     def has_room(self, fidelities: Sequence[Fidelity]) -> bool:
-        """Whether some runs fit into the time and the cost that are left."""
+        """Whether some runs fit into the time and cost left; before a timed run, the cost decides."""
         full_run = self.seconds(self.lengths.full(seed=0))
-        needed = [self.seconds(fidelity) for fidelity in fidelities]
         if full_run is None:
             return math.fsum(map(self.lengths.cost, fidelities)) <= self.limits.cost
-        seconds = math.fsum(each or 0.0 for each in needed)
+        seconds = math.fsum(self.seconds(fidelity) or 0.0 for fidelity in fidelities)
         spent = math.fsum(m.total_seconds for m in self.measured.values())
         has_time = self.clock() + seconds / self.executor.n_workers <= self.limits.seconds
         return has_time and spent + seconds <= self.limits.cost * full_run
@@ -174,12 +175,12 @@ class Runs:
 
 
 def _pace(values: Sequence[float]) -> float:
-    """The mean of all values or of the latest four, whichever is more: a shared machine may slow down."""
+    """The larger of two means, of all values and of the latest four: a shared machine may slow down."""
     return max((math.fsum(part) / len(part) for part in (values, values[-_N_LATEST:]) if part), default=0.0)
 
 
 def broken_off(run: str, measurement: Measurement) -> TrainingError:
-    """The error of a run that the search cannot do without."""
+    """Make the error for a failed run that the search cannot do without."""
     return TrainingError(
         f"{run} of plan {measurement.plan.digest} failed: {measurement.reason}. "
         "What was measured is kept; mend the cause and run it again, a search with --resume."

@@ -27,19 +27,19 @@ def search(
     Args:
         problem: What to search among, and how plans are compared.
         runs: Measures plans; holds every measurement afterwards.
-        storage: Opens where the Optuna study grows, trial by trial; holds no study named `autopeft`.
-        watch: Gets the study before its first run.
+        storage: Opens the storage to which Optuna's trials are written; it has no study named `autopeft` yet.
+        watch: Called once with the study, before the first run.
 
     Raises:
         TrainingError: No baseline could be trained, or the machine broke off a run that is needed.
     """
-    runs.expected.update(planned_runs(problem))  # for the time that is left
+    runs.expected.update(planned_runs(problem))  # from which the time left is estimated
     study = Study(problem=problem, runs=runs, storage=storage())
     watch(study)
     study.measure_first_plans()  # short runs with one shared seed: the same rows in the same order
     study.propose_and_measure()  # further plans by Optuna, if the effort asks for more than the list has
     baselines, rivals = choose_finalists(problem, study)
-    # Training goes on from their short runs, and keeps the weights.
+    # Each full run goes on from its short run, and its weights are kept.
     baseline, finished = train_in_full(problem, runs, baselines, rivals)
     study.prune_trials()
     judged = judge(problem, runs, baseline, finished)  # in pairs, on all confirm rows

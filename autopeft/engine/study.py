@@ -33,9 +33,9 @@ log = logging.getLogger(__name__)
 class Study:
     """The proposals of a search with their short runs.
 
-    The Optuna study in memory holds the trials that the sampler proposed; the one in `storage` gets a trial
-    for each proposal, with its losses by training steps, while the search goes on. For that, the study stands
-    between the runs and their display.
+    There are two Optuna studies. One in memory holds the trials that the sampler proposed. One in `storage`
+    has a trial for each proposal, with its losses by training steps, for people to watch. To write the losses
+    of full runs there, this object puts itself between `runs` and their display.
     """
 
     problem: SearchProblem
@@ -44,16 +44,15 @@ class Study:
     proposals: list[Proposal] = field(default_factory=list)
     short: dict[Plan, Measurement] = field(default_factory=dict)
     _sampled: dict[int, Trial] = field(default_factory=dict)  # by the number of their proposal
-    _racing: dict[int, tuple[Plan, float]] = field(
-        default_factory=dict
-    )  # with its loss, by the id of its trial
+    # Id of a trial without a full run so far -> its plan and the loss of its short run.
+    _racing: dict[int, tuple[Plan, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._study_id = self.storage.create_new_study([StudyDirection.MINIMIZE], STUDY)
         self._display, self.runs.progress = self.runs.progress, self
 
     def measure_first_plans(self) -> None:
-        """Propose the list of the search space, and measure as much of it as the limits pay."""
+        """Propose the first plans of the search space, and measure as many as effort, time and cost allow."""
         listed = self.problem.first_plans
         for arm, plan in listed:
             self.runs.arms.setdefault(plan, (arm, self.problem.is_baseline(arm)))
@@ -63,10 +62,10 @@ class Study:
         self._measure([Proposal(trial=i, arm=arm, source="list", plan=plan) for i, (arm, plan) in numbered])
 
     def propose_and_measure(self) -> None:
-        """Let Optuna propose as many plans as the effort asks for beyond the list, and the limits pay."""
+        """Measure Optuna's plans as effort, time and cost allow; none if plans of the list are unmeasured."""
         problem = self.problem
-        n_left = problem.n_trials(len(self.proposals)) - len(self.proposals)
-        if n_left <= 0 or len(self.proposals) < len(problem.first_plans):  # the limits cut the list
+        n_remaining = problem.n_trials(len(self.proposals)) - len(self.proposals)
+        if n_remaining <= 0 or len(self.proposals) < len(problem.first_plans):
             return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of group=True
@@ -81,9 +80,9 @@ class Study:
         # One run that diverged would hide the differences between good ones from the sampler.
         losses = [m.loss for m in self.short.values() if m.loss is not None]
         worst = 2 * statistics.median(losses) - min(losses) if losses else math.inf
-        while n_left > 0:
+        while n_remaining > 0:
             proposals: list[Proposal] = []
-            for _ in range(min(n_left, _N_AT_ONCE)):
+            for _ in range(min(n_remaining, _N_AT_ONCE)):
                 trial = study.ask()
                 policy = suggest(trial, problem.space, problem.context.methods)
                 of_trainer: dict[str, Any] = {
@@ -101,10 +100,13 @@ class Study:
                 study.tell(self._sampled[proposal.trial], worst if loss is None else min(loss, worst))
             if n_measured < len(proposals):
                 return
-            n_left -= len(proposals)
+            n_remaining -= len(proposals)
 
     def _measure(self, proposals: Sequence[Proposal]) -> int:
-        """Measure proposals in order, as many as the limits pay beside the full runs; returns how many."""
+        """Measure proposals as long as there is room for the full runs of two finalists; return how many.
+
+        A warning is logged if time or cost ends them early.
+        """
         reserve = self.problem.full_runs(n_plans=2)
         n_workers, n_done = self.runs.executor.n_workers, 0
         remaining = iter(proposals)
@@ -158,7 +160,7 @@ class Study:
         self._display.phase(name, n_measurements)
 
     def measured(self, measurement: Measurement, **about: Any) -> None:
-        """Complete the trial of a plan whose first full run has ended, and show the measurement."""
+        """Show a measurement; the first full run of a plan completes its trial."""
         steps, loss = measurement.fidelity.train_steps, measurement.loss
         if measurement.fidelity.split == "confirm" and loss is not None:
             racing = [trial_id for trial_id, (plan, _) in self._racing.items() if plan == measurement.plan]
@@ -169,7 +171,7 @@ class Study:
         self._display.measured(measurement, **about)
 
     def prune_trials(self) -> None:
-        """Prune the trials of the plans that were not trained in full."""
+        """Set the trials of plans that were not trained in full to pruned."""
         while self._racing:
             trial_id, (_, short_loss) = self._racing.popitem()
             self.storage.set_trial_state_values(trial_id, TrialState.PRUNED, [short_loss])

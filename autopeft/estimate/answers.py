@@ -12,34 +12,35 @@ from autopeft.estimate.replay import StepMemory
 from autopeft.estimate.scaling import MemoryModel
 from autopeft.estimate.traced_model import Description
 
-_N_ROWS, _N_TOKENS = 4, 1024  # where the user names none; chosen by hand
-_LONGEST = 2**17  # tokens of a row of a model without a limit
+_N_ROWS, _N_TOKENS = 4, 1024  # if the user names none; chosen by hand
+_LONGEST = 2**17  # most tokens of a row if the model has no limit; chosen by hand
 _LEAST_TOKENS = 16  # of the smallest step that anybody would train; chosen by hand
 _FEW_BITS = "4bit"
 # What the allocator keeps beside what lives, as a share of activations, logits and loss. Fitted on two halves
 # of 66 published configs the reserve is 7.5 % and 2.5 % of the peak, as the length of their rows is not known
 # (reports/studies/published_memory.md); 7 % of these parts is 5 % of those peaks.
 RESERVE = 0.07
-# As a share of the same parts: 64 of the 66 configs lie within 5 % of the expected peak.
-_UNCERTAINTY = 0.1
-# What a CUDA context and the libraries' workspaces take of a GPU beside the allocator; chosen by hand.
+# The margin from expected to high, as a share of the same parts and the reserve: 64 of the 66 configs lie
+# within 5 % of the expected peak.
+_MARGIN = 0.1
+# What a CUDA context and the libraries' workspaces take of a GPU, apart from the allocator; chosen by hand.
 _CONTEXT_BYTES = 2**29
 # What Python, torch, transformers, peft, the tokenizer and the rows take of a process on a CPU. Fitted on
 # three points of MiniLM-L6, tested on one more and SmolLM2-135M (reports/studies/resident_memory.md).
 PROCESS_BYTES = 715 * 10**6
-_MOST_ROWS = 2**16  # more are not asked for
-_CLOSE = 8  # a number that fits and one that does not are close if they differ by an eighth; chosen by hand
+_MOST_ROWS = 2**16  # more rows are not tried; chosen by hand
+_CLOSE = 8  # a number that fits and one that does not are close within an eighth; chosen by hand
 _FAR = 4  # and far apart if one is four times the other; chosen by hand
-_TOKEN_STEP = 16  # lengths of rows are rounded to multiples of it
+_TOKEN_STEP = 16  # lengths of rows are tried in multiples of it; chosen by hand
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepRequest:
-    """The settings of a step that a user asks for; those that are None are chosen.
+    """The settings of a step that a user asks for; `answer` chooses those that are None.
 
-    `checkpointing` None takes it only where the step would not fit into `max_bytes` otherwise. `n_tokens` are
-    those of the longest row, which decide the memory; `typical_tokens`, if given, decide the time. With
-    `accumulates` the answer is a step of as many of the rows as fit at a time: all, a half, a quarter …
+    `checkpointing` None checkpoints only if the step would not fit into `max_bytes` otherwise. `n_tokens` is
+    the length of the longest row, which decides the memory; `typical_tokens`, if set, decides the time. With
+    `accumulates` and `max_bytes`, the answer is a step of as many rows as fit: all, a half, a quarter …
     """
 
     n_rows: int | None = None
@@ -53,24 +54,23 @@ class StepRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """The peak memory of a training step in five parts, in bytes.
+    """The peak memory of a training step, in bytes.
 
-    `weights` stay frozen; `trained` are adapters and head with their gradients and moments; `activations` are
-    kept for the backward pass; `logits` belong to the output layer and the loss; the allocator's `reserve` is
-    given as low, expected and high, on a CPU with what Python and its libraries take. `phase` is the part of
-    the step that takes most.
+    `reserve` is what is taken besides tensors, as a low, an expected and a high estimate: on a GPU the
+    allocator's reserve, in the high one also a margin and the CUDA context; on a CPU the same without a CUDA
+    context, and in all three what Python and its libraries take.
     """
 
-    weights: int
-    trained: int
-    activations: int
-    logits: int
+    weights: int  # frozen
+    trained: int  # adapters and head, with their gradients and moments
+    activations: int  # kept for the backward pass
+    logits: int  # of the output layer and the loss
     reserve: tuple[int, int, int]
-    phase: str
+    phase: str  # the part of the step that takes the most
 
     @property
     def low(self) -> int:
-        """What lives at once, without what the allocator keeps."""
+        """The tensors alone; on a CPU with Python and its libraries."""
         return self.weights + self.trained + self.activations + self.logits + self.reserve[0]
 
     @property
@@ -80,15 +80,15 @@ class Memory:
 
     @property
     def high(self) -> int:
-        """What a device should have."""
+        """What a device should have for the step to fit."""
         return self.low - self.reserve[0] + self.reserve[2]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """The settings of a step, its memory, and the floating-point operations of its products.
+    """The settings of a step, its memory, and its floating-point operations in products and attention.
 
-    `seconds` is None where the device's rates are unknown.
+    `seconds` is None if the device's rates are unknown.
     """
 
     n_rows: int
@@ -102,9 +102,10 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What fits into a memory: the most rows of the step's length, the longest row of its batch; 0 for none.
+    """Whether a step fits into `max_bytes`, and the most rows or the longest rows that fit; 0 for none.
 
-    `nearest` are the settings nearest to a step that does not fit; where none fit, `least` takes least.
+    If the step does not fit, `nearest` has the nearest settings that do; if none do, `least` has the settings
+    that take the least memory.
     """
 
     max_bytes: int
@@ -117,9 +118,9 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class StepAnswer:
-    """The step of a request, and its limits where a memory was named.
+    """The step of a request, and its limits if `max_bytes` was set and the request does not accumulate.
 
-    `typical` is the step whose time counts, which differs where `StepRequest.typical_tokens` was given.
+    `typical` is the step whose time counts: that of `StepRequest.typical_tokens`, else the same step.
     """
 
     described: Description
@@ -133,10 +134,10 @@ def answer(request: StepRequest, describe: Callable[[str], Description]) -> Step
 
     Args:
         request: The settings.
-        describe: Describes what is trained, with weights in so many bits (`none`, `4bit` or `8bit`).
+        describe: Describes what is trained, with weights in `none` (plain), `4bit` or `8bit`.
 
     Raises:
-        SpecError: A row longer than the model takes, or a step that cannot be replayed.
+        SpecError: A row is longer than the model takes, or the step cannot be replayed.
     """
     described = describe(request.quantize)
     max_tokens = described.traced.max_tokens or _LONGEST
@@ -167,7 +168,7 @@ class _Steps:
     _models: dict[tuple[str, bool], MemoryModel] = field(default_factory=dict)
 
     def at(self, n_rows: int, n_tokens: int, quantize: str, *, checkpointing: bool) -> Step:
-        """A step and its memory."""
+        """Replay a step of so many rows and tokens."""
         model = self._model(quantize, checkpointing=checkpointing)
         step, rates = model.at(n_rows, n_tokens), model.traced.rates
         return Step(
@@ -183,8 +184,9 @@ class _Steps:
     def largest_part(self, request: StepRequest, n_rows: int, n_tokens: int, max_bytes: int) -> Step:
         """Find how many of the rows fit at a time: all, a half, a quarter … and 1 at least.
 
-        Layers are checkpointed only if a single row does not fit otherwise; if it still does not, its step is
-        the answer. Memory grows by the same bytes with each row, which two replays tell.
+        If the request leaves checkpointing open, layers are checkpointed only if a single row does not fit
+        otherwise. If a single row never fits, its step is returned. Memory grows by the same bytes with each
+        row, so that two replays are enough.
         """
         ways = (False, True) if request.checkpointing is None else (request.checkpointing,)
         halves = [n_rows >> power for power in range(n_rows.bit_length())]
@@ -199,14 +201,14 @@ class _Steps:
         return single
 
     def limits(self, step: Step, max_bytes: int) -> Limits:
-        """What fits into a memory at the settings of a step, or near them."""
+        """Find what fits into a memory at the settings of a step, or near them."""
         model = self._model(step.quantize, checkpointing=step.checkpointing)
         fits = step.memory.high <= max_bytes
         n_rows = most_rows(model, n_tokens=step.n_tokens, max_bytes=max_bytes, start=step.n_rows)
         n_tokens = longest_row(
             model, n_rows=step.n_rows, max_bytes=max_bytes, limit=self.max_tokens, start=step.n_tokens
         )
-        # Lengths are multiples of 16, and that of the step need not be one.
+        # `n_tokens` is a multiple of 16, and the length of the step need not be one.
         limits = Limits(
             max_bytes=max_bytes,
             fits=fits,
@@ -222,7 +224,7 @@ class _Steps:
         return replace(limits, least=self.at(1, n_least, quantize, checkpointing=True))
 
     def _nearest(self, step: Step, max_bytes: int) -> Step | None:
-        """The first settings that fit: fewer rows, then fewer bits, then shorter rows, all checkpointed."""
+        """Try fewer rows, then fewer bits, then shorter rows, all checkpointed; None if nothing fits."""
         for quantize in self._bits(step):
             model = self._model(quantize, checkpointing=True)
             n_rows = most_rows(model, n_tokens=step.n_tokens, max_bytes=max_bytes, start=step.n_rows)
@@ -238,45 +240,42 @@ class _Steps:
         return None
 
     def _bits(self, step: Step) -> list[str]:
-        """What the weights may be held in; not every model can be quantised, or gets smaller by it."""
+        """The bits to try for the weights; `4bit` only if the model can be quantised and shrinks."""
         takes_few_bits = self.describe(step.quantize).takes_few_bits
         return list(dict.fromkeys((step.quantize, _FEW_BITS))) if takes_few_bits else [step.quantize]
 
     def _model(self, quantize: str, *, checkpointing: bool) -> MemoryModel:
         key = (quantize, checkpointing)
         if key not in self._models:
-            traced, other = (
-                self.describe(quantize).traced,
-                self._models.get((quantize, not checkpointing)),
-            )
-            replays = other.replays if other else {}
+            twin = self._models.get((quantize, not checkpointing))
+            replays, traced = twin.replays if twin else {}, self.describe(quantize).traced
             self._models[key] = MemoryModel(traced=traced, checkpointing=checkpointing, replays=replays)
         return self._models[key]
 
 
 def in_parts(memory: StepMemory, *, on_gpu: bool) -> Memory:
-    """Split the peak memory of a step into its parts."""
+    """Split the peak memory of a step into its parts, and add what is taken besides tensors."""
     phase, peak = memory.peak_phase, memory.peak_bytes
     trained = memory.trained_bytes + memory.optimizer_bytes + memory.gradients_at_peak.get(phase, 0)
     computed = max(0, peak - memory.weights_bytes - trained)
     activations = min(computed, memory.body_bytes) if phase == HEAD else computed
-    kept = round(RESERVE * computed)
-    beyond = round(_UNCERTAINTY * (computed + kept)) + (_CONTEXT_BYTES if on_gpu else 0)
-    process = 0 if on_gpu else PROCESS_BYTES
+    allocator = round(RESERVE * computed)
+    margin = round(_MARGIN * (computed + allocator))
+    context, process = (_CONTEXT_BYTES, 0) if on_gpu else (0, PROCESS_BYTES)
     return Memory(
         weights=memory.weights_bytes,
         trained=trained,
         activations=activations,
         logits=computed - activations,
-        reserve=(process, process + kept, process + kept + beyond),
+        reserve=(process, process + allocator, process + allocator + margin + context),
         phase=phase,
     )
 
 
 def most_rows(model: MemoryModel, *, n_tokens: int, max_bytes: int, start: int = 1) -> int:
-    """Find the most rows of a length that fit, even at the high end; 0 if not one does.
+    """Find the most rows of a length whose high estimate fits; 0 if not even one row does.
 
-    `start` is a number of rows that may fit.
+    `start` is the number of rows to try first.
     """
 
     def high(n_rows: int) -> int:
@@ -288,9 +287,9 @@ def most_rows(model: MemoryModel, *, n_tokens: int, max_bytes: int, start: int =
 def longest_row(
     model: MemoryModel, *, n_rows: int, max_bytes: int, limit: int, start: int = _TOKEN_STEP
 ) -> int:
-    """Find the most tokens of each row that fit, in multiples of 16 up to the model's limit; 0 if none.
+    """Find the longest rows whose high estimate fits, in multiples of 16 tokens up to `limit`; 0 if none.
 
-    `start` is a length that may fit.
+    `start` is the length to try first.
     """
 
     def high(n: int) -> int:
@@ -303,9 +302,9 @@ def longest_row(
 def _largest(high: Callable[[int], int], max_bytes: int, *, limit: int, start: int) -> int:
     """Find the largest number from 0 to a limit whose memory fits, by trying a few numbers.
 
-    Memory grows with the number, and ever faster. So a straight line from one that fits to one that does not
-    lies above it, and the number where the line meets `max_bytes` fits. It is the answer once the two are
-    within an eighth of each other.
+    Memory grows ever faster with the number. So a straight line from a number that fits to one that does not
+    lies above the memory between them, and the number at which the line meets `max_bytes` fits. It is the
+    answer once the two numbers are within an eighth of each other.
 
     Example:
         >>> _largest(lambda n: n * n, 5000, limit=1000, start=3)
@@ -314,8 +313,8 @@ def _largest(high: Callable[[int], int], max_bytes: int, *, limit: int, start: i
     tried: dict[int, int] = {}
     fits, fails = 0, limit + 1
 
-    def crossing(low: int, high: int) -> int:
-        return low + (max_bytes - tried[low]) * (high - low) // max(1, tried[high] - tried[low])
+    def crossing(a: int, b: int) -> int:
+        return a + (max_bytes - tried[a]) * (b - a) // max(1, tried[b] - tried[a])
 
     guess = max(1, min(start, limit))
     while fails - fits > (max(1, fits // _CLOSE) if fails in tried else 1):

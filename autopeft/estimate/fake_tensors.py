@@ -1,4 +1,4 @@
-"""Models of fake tensors: they have shapes and number formats, lie on a pretended CPU, and hold no values.
+"""Fake tensors for a model: they have shapes and number formats, pretend to be on a CPU, and hold no values.
 
 Maps in 4 or 8 bits have stand-ins, since bitsandbytes has no tensors without memory.
 """
@@ -27,8 +27,8 @@ _ATEN = torch.ops.aten
 _ONE = torch.ones(())
 _INDEXING = (_ATEN.index.Tensor, _ATEN.index_put.default, _ATEN.index_put_.default)
 
-# Kernels of a replay, about 10 seconds of one core: from here on a user is told what takes so long; chosen by
-# hand. They are counted in place of seconds, so that the same is printed on every machine.
+# Kernels of a replay after which a log line says what takes so long: about 10 seconds of one core; chosen by
+# hand. Kernels are counted, not seconds, so that every machine logs the same.
 SLOW_KERNELS = 100_000
 _CPU = torch.device("cpu")
 _SPACES = ("aten", "prims")  # torch's own kernels, whose results follow from shapes
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 def make_fake(module: nn.Module, mode: FakeTensorMode) -> None:
     """Replace the parameters and buffers of a model on the meta device by fake tensors, in place.
 
-    What is shared stays shared, and what is trained stays trained.
+    Shared tensors stay shared, and `requires_grad` stays as it is.
     """
     fakes: dict[int, nn.Parameter] = {}
     for child in module.modules():
@@ -63,14 +63,14 @@ def _fake(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
 
 
 class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A context that answers where code reads a value of a fake tensor: 1, or True for a truth value.
+    """A context that gives a stand-in when code reads a value of a fake tensor.
 
-    A single number that is drawn at random is 1, so that LayerDrop leaves every layer in.
-    "Are all of them true?" and "is any?" are answered by False: a mask has padding, and no value is infinite.
-    Where code selects by a mask, all is selected, but of a mask of `mask_size` elements `n_true` are.
+    1. A number is 1 and a truth value is True. A single random number is 1, so that LayerDrop drops no layer.
+    2. `all` and `any` are False: a mask has padding, and no value is infinite.
+    3. A mask selects every element; a mask of `mask_size` elements selects `n_true`.
 
-    With `results`, kernels are not run again whose results follow from earlier calls. While adapters are
-    attached, tensors on the meta device stay there when code wants them on the CPU.
+    With `results`, a kernel is not run again if its result follows from an earlier call. With `attaching`,
+    tensors on the meta device stay there when code asks for a copy on the CPU.
     """
 
     def __init__(self, results: KernelResults | None = None, *, attaching: bool = False) -> None:
@@ -88,7 +88,7 @@ class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return _scalar(args[0])
         if func is _ATEN.nonzero.default and _lacks_values(args[0]):
             return args[0].new_empty((self._n_selected(args[0]), args[0].ndim), dtype=torch.long)
-        if func is _ATEN.rand.default and not args[0]:  # of LayerDrop: a layer is dropped below some chance
+        if func is _ATEN.rand.default and not args[0]:  # LayerDrop drops a layer if the number is small
             drawn = func(*args, **options)
             drawn.constant = _ONE
             return drawn
@@ -107,7 +107,7 @@ class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self.n_true if mask.numel() == self.mask_size else mask.numel()
 
     def _without_masks(self, indices: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
-        """The indices with numbers in the place of each mask, one tensor for each of its dimensions."""
+        """Replace each mask in the indices by tensors of positions, one for each of the mask's dimensions."""
         numbers: list[torch.Tensor | None] = []
         for index in indices:
             if index is not None and index.dtype == torch.bool and _lacks_values(index):
@@ -120,9 +120,9 @@ class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class StandInArrays(TorchFunctionMode):
-    """A context that gives stand-ins for numpy arrays, which have no form without memory: random numbers.
+    """A context in which `numpy()` of a fake tensor gives random numbers, since numpy has no fake arrays.
 
-    Whole numbers that code writes into a tensor, such as a shape, keep their values.
+    A tensor made from a list of whole numbers, such as a shape, keeps its values.
     """
 
     def __torch_function__(
@@ -151,7 +151,7 @@ def _scalar(tensor: torch.Tensor) -> bool | int | float:
 
 
 class _Dequantised(torch.autograd.Function):
-    """A product with a map that is unpacked for it, once forward and once backward, as bitsandbytes does."""
+    """A product with a packed map, unpacked once forward and once backward, as bitsandbytes does."""
 
     @staticmethod
     def forward(ctx: Any, inputs: torch.Tensor, packed: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
@@ -174,7 +174,7 @@ class FewBitsLinear(nn.Linear):
     """A linear map whose weight takes few bits and has no values; only its memory is right."""
 
     def __init__(self, plain: nn.Linear, weight_bytes: float, *, dtype: torch.dtype) -> None:
-        """Take the place of a plain map; it is multiplied in `dtype`."""
+        """Take the place of a plain map; products are computed in `dtype`."""
         super().__init__(1, 1, bias=False, device="meta")
         self.in_features, self.out_features = plain.in_features, plain.out_features
         n_bytes = int(plain.weight.numel() * weight_bytes)
@@ -203,21 +203,21 @@ def quantise_maps(
 
     Args:
         module: On the meta device.
-        bits: `4bit` (NF4, constants quantised once more), `8bit`, or the bytes that one weight takes.
-        skipped: Names of modules that stay as they are, with all that they hold: head and output layer.
-        dtype: What the maps are multiplied in.
+        bits: `4bit` (NF4 with double quantisation), `8bit`, or the bytes that one weight takes.
+        skipped: Names of modules that stay plain with all their children: head and output layer.
+        dtype: The number format in which the maps are multiplied.
     """
-    kept = tuple(skipped)
+    plain_names = tuple(skipped)
     weight_bytes = BYTES_PER_WEIGHT[bits] if isinstance(bits, str) else bits
     for name, child in list(module.named_modules()):
-        is_kept = any(name == other or name.startswith(f"{other}.") for other in kept)
-        if type(child) is nn.Linear and not is_kept:
+        is_plain = any(name == plain or name.startswith(f"{plain}.") for plain in plain_names)
+        if type(child) is nn.Linear and not is_plain:
             module.set_submodule(name, FewBitsLinear(child, weight_bytes, dtype=dtype))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Form:
-    """What a result looks like; `argument` is the tensor whose storage it has, None for one of its own."""
+    """The form of a result; `argument` is the index of the tensor whose storage it shares, None if none."""
 
     shape: torch.Size
     stride: tuple[int, ...]
@@ -226,15 +226,15 @@ class _Form:
     argument: int | None = None
 
 
-class _ValuesCountError(Exception):
-    """The result of a call cannot be made from shapes alone."""
+class _NeedsValuesError(Exception):
+    """The result of a call depends on values, not on shapes alone."""
 
 
 @dataclass(kw_only=True)
 class KernelResults:
-    """Remembers the forms of the results of kernels, for the fake tensors of one mode.
+    """Remembers the forms of kernels' results, for the fake tensors of one mode.
 
-    The call after `slow_kernels` logs what takes so long.
+    The call after `slow_kernels` logs that the replay is slow, and why.
     """
 
     mode: FakeTensorMode
@@ -253,21 +253,21 @@ class KernelResults:
         tensors: list[FakeTensor] = []
         try:
             key = (func, _key(args, tensors), _key(tuple(kwargs.items()), tensors))
-        except _ValuesCountError:
+        except _NeedsValuesError:
             return func(*args, **kwargs)
         form = self._forms.get(key)
         if form is None:
             result = func(*args, **kwargs)
             self._forms[key] = _form(result, tensors) if func.namespace in _SPACES else _UNKNOWN
             return result
-        return func(*args, **kwargs) if form is _UNKNOWN else self._made(form, tensors)
+        return func(*args, **kwargs) if form is _UNKNOWN else self._remade(form, tensors)
 
-    def _made(self, form: Any, tensors: list[FakeTensor]) -> Any:
+    def _remade(self, form: Any, tensors: list[FakeTensor]) -> Any:
         if isinstance(form, int):
             return tensors[form]
         if isinstance(form, _Form):
             return self._tensor(form, tensors)
-        return type(form)(None if each is None else self._made(each, tensors) for each in form)
+        return type(form)(None if each is None else self._remade(each, tensors) for each in form)
 
     def _tensor(self, form: _Form, tensors: list[FakeTensor]) -> FakeTensor:
         guard = torch._C._DisableTorchDispatch()
@@ -284,22 +284,22 @@ class KernelResults:
 
 
 def _key(value: Any, tensors: list[FakeTensor]) -> Any:
-    """What of an argument decides a result; tensors are put into the list in their order."""
+    """Make a key of what decides a result; append the tensors in `value` to `tensors`."""
     kind = type(value)
     if kind is FakeTensor:
         if value.constant is not None or value.layout is not torch.strided or value.dtype.is_complex:
-            raise _ValuesCountError
+            raise _NeedsValuesError
         tensors.append(value)
         return value.shape, value.stride(), value.storage_offset(), value.dtype
     if kind in (tuple, list):
         return kind, *[_key(each, tensors) for each in value]
     if kind in _PLAIN:
         return kind, value
-    raise _ValuesCountError
+    raise _NeedsValuesError
 
 
 def _form(result: Any, tensors: list[FakeTensor]) -> Any:
-    """The form of a result, from which it can be made again: a number is that of an argument itself."""
+    """Return the form of a result; the index of an argument if it is one, `_UNKNOWN` if it has no form."""
     if type(result) in (tuple, list):
         forms = [None if each is None else _form(each, tensors) for each in result]
         return _UNKNOWN if any(form is _UNKNOWN for form in forms) else type(result)(forms)
@@ -325,7 +325,7 @@ def _form(result: Any, tensors: list[FakeTensor]) -> Any:
 
 
 def _least_bytes(tensor: torch.Tensor) -> int:
-    """The bytes from the start of a storage to the last element of a tensor in it."""
+    """Count the bytes from the start of a storage to the last element of a tensor in it."""
     if 0 in tensor.shape:
         return 0
     last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))

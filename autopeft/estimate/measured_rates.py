@@ -13,13 +13,13 @@ from torch.nn import functional
 from autopeft.estimate.memory_tracker import MemoryTracker
 from autopeft.estimate.rates import Rates
 
-# Rows and columns of the products, and how many are timed together. On a CPU the side is about that of a
-# small model's; a GPU takes a microsecond for such a product, and ten to start it and to be waited for.
+# Rows and columns of the products, and how many are timed together. The CPU's side is about a small model's
+# width; a GPU takes longer to start such a small product than to compute it.
 _CPU_SIDE, _CPU_TOGETHER = 512, 1
 _GPU_SIDE, _GPU_TOGETHER = 4096, 20
-_COPIED = 2**24  # numbers of the copies, more than caches hold: what a backward pass reads is no longer there
-_SMALL, _DEPTH = 64, 4  # of the steps that take no time but that to start their kernels
-_REPEATS = 9
+_COPIED = 2**24  # numbers of the copies, more than caches hold, as in a backward pass
+_SMALL, _DEPTH = 64, 4  # width and layers of a step whose time is that of starting kernels; chosen by hand
+_REPEATS = 9  # timings whose median counts; chosen by hand
 
 
 def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
@@ -30,7 +30,7 @@ def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
     numbers = torch.ones(2, _COPIED, device=device)
     with torch.inference_mode():
         product = _seconds(lambda: matrices[0] @ matrices[1], device, n_together)
-        # Into memory that is there: to be given new memory takes several times as long.
+        # The target exists already: allocating new memory takes several times as long.
         copy = _seconds(lambda: numbers[0].copy_(numbers[1]), device, n_together)
     return Rates(
         name=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -42,7 +42,7 @@ def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
 
 
 class _SmallLayer(nn.Module):
-    """A frozen map with a low-rank adapter beside it, as they are in a model that is adapted."""
+    """A frozen map with a low-rank adapter, as in an adapted model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def _call_seconds(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _seconds(work: Callable[[], object], device: torch.device, n_together: int = 1) -> float:
-    """The median time of some work, once it was done before; so many times for each look at the clock."""
+    """Return the median seconds of `work`, run `n_together` times between two readings of the clock."""
     times = []
     for _ in range(1 + _REPEATS):
         started = time.perf_counter()

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import flop_registry
 
 from autopeft.estimate.rates import Rates
 
-_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # torch counts those of GPUs alone
+_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # torch's registry has GPUs' alone
 _ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 _LOOK_UPS = (
     torch.ops.aten.embedding,
@@ -32,16 +32,16 @@ _LOOK_UPS = (
 )
 FORWARD, HEAD = "forward pass", "output layer and loss"
 LAST_LAYER, UPPER_LAYERS, FIRST_LAYER = "backward, last layer", "backward, layers", "backward, first layer"
-BACKWARD, OPTIMIZER = "backward pass", "optimizer step"  # a whole backward pass, where no layers are known
-_DEVICE = torch.ops.prim.device.default  # of fake tensors alone; others tell it without this
+BACKWARD, OPTIMIZER = "backward pass", "optimizer step"  # the first if no layers are known
+_DEVICE = torch.ops.prim.device.default  # only fake tensors ask for their device by an operation
 _NO_KERNELS = (torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten._unsafe_view)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a part of a step took: the most bytes beyond those at its start, and the work of its kernels."""
+    """What a phase took: its peak in bytes above those alive at its start, and the work of its kernels."""
 
-    peak_beyond: int
+    extra_peak_bytes: int
     flops: int
     n_calls: int
     busy_seconds: float
@@ -50,13 +50,13 @@ class Work:
 class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A context that counts the bytes of every storage from its first use until it is freed.
 
-    What a kernel takes for itself and gives back before it returns is not seen. On a GPU the allocator rounds
-    each storage up to 512 bytes, and keeps freed blocks in reserve; neither is counted.
+    Memory that a kernel frees before it returns is not seen. On a GPU the allocator rounds each storage up to
+    512 bytes, and keeps freed blocks in reserve; neither is counted.
 
-    A step has phases, such as forward and backward, of which each has a peak: the most bytes alive at once,
-    and how many of them were gradients, as counted in `gradient_bytes`. `flops` counts the floating-point
-    operations of products and of attention, `n_calls` the kernels, and `busy_seconds` how long they compute
-    at the rates of a device.
+    A step has phases, such as forward and backward. `peaks` has the most bytes alive at once in each, and
+    `gradients_at_peak` how many of them were gradients. `flops` counts the floating-point operations of
+    products and attention, `n_calls` the kernels, and `busy_seconds` how long they compute at the rates of a
+    device, 0 without rates.
     """
 
     def __init__(self, rates: Rates | None = None) -> None:
@@ -82,7 +82,7 @@ class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self.now - n_bytes
 
     def enter(self, phase: str) -> None:
-        """Begin a phase, or go on with it; what is alive now counts for its peak."""
+        """Begin a phase, or return to it; what is alive now counts for its peak."""
         self.phase = phase
         self.at_start[phase] = self.now
         self._top = self.peaks.get(phase, -1)
@@ -94,7 +94,7 @@ class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         flops, n_calls, busy_seconds = self.flops, self.n_calls, self.busy_seconds
         compute()
         return Work(
-            peak_beyond=self.peaks[phase] - self.at_start[phase],
+            extra_peak_bytes=self.peaks[phase] - self.at_start[phase],
             flops=self.flops - flops,
             n_calls=self.n_calls - n_calls,
             busy_seconds=self.busy_seconds - busy_seconds,
@@ -103,7 +103,7 @@ class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def repeat(self, phase: str, work: Work) -> None:
         """Count a phase that takes what it took before, without running it."""
         self.enter(phase)
-        self.peaks[phase] = max(self.peaks[phase], self.at_start[phase] + work.peak_beyond)
+        self.peaks[phase] = max(self.peaks[phase], self.at_start[phase] + work.extra_peak_bytes)
         self.flops += work.flops
         self.n_calls += work.n_calls
         self.busy_seconds += work.busy_seconds
@@ -137,7 +137,7 @@ class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run an operation, and count the storages of its results."""
         if func is _DEVICE and not args[0].fake_mode.in_kernel_invocation:
-            return args[0].fake_device  # autograd asks for it more often than for anything else
+            return args[0].fake_device  # a shortcut: autograd asks for it very often
         result = func(*args, **(kwargs or {}))
         self._note_work(func, args, kwargs or {}, result)
         for leaf in tree_leaves(result):
@@ -150,7 +150,7 @@ class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         flops = _flops(func, args, kwargs, result)
         self.flops += flops
         if func.namespace == "prim" or func.is_view or kernel in _NO_KERNELS:
-            return  # only looked at
+            return  # it computes nothing
         self.n_calls += 1
         if self._rates is not None:
             written = _bytes_of(result)
@@ -164,14 +164,14 @@ def _bytes_of(values: Any) -> int:
 
 
 def _flops(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> int:
-    """The floating-point operations of one call of a kernel, 0 for those that only move numbers."""
+    """Count the floating-point operations of one call of a kernel; 0 if it is no product and no attention."""
     kernel = getattr(func, "_overloadpacket", None)
     if kernel in flop_registry:
         return int(flop_registry[kernel](*args, **kwargs, out_val=result))
     if kernel is _ATTENTION:
         return 2 * _product(*args[:2])
     if kernel is _ATTENTION_BACKWARD:
-        return 5 * _product(*args[1:3])  # the scores once more, and four products of gradients
+        return 5 * _product(*args[1:3])  # the scores computed again, and four products of gradients
     return 0
 
 
@@ -180,7 +180,7 @@ def _product(queries: torch.Tensor, keys: torch.Tensor) -> int:
 
 
 def repeated_layers(model: nn.Module) -> nn.ModuleList | None:
-    """The layers of a model: its last list of two or more modules of one class; None where it has none."""
+    """Find the layers of a model: its largest list of two or more modules of one class; None without one."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 1]
     stacks = [layers for layers in lists if len({type(layer) for layer in layers}) == 1]
     return max(stacks, key=lambda layers: sum(p.numel() for p in layers.parameters()), default=None)
@@ -188,15 +188,15 @@ def repeated_layers(model: nn.Module) -> nn.ModuleList | None:
 
 @contextlib.contextmanager
 def tracking_phases(model: nn.Module, tracker: MemoryTracker) -> Iterator[None]:
-    """A context in which hooks on the layers of a model note when one phase ends and the next begins."""
+    """Let hooks on the layers of a model begin the phases within a context; no effect without layers."""
     layers = repeated_layers(model)
     if layers is None:
         yield
         return
     handles = [
-        layers[-1].register_forward_hook(partial(_leaves_body, tracker)),
-        layers[0].register_forward_hook(partial(_expects, tracker, FIRST_LAYER)),
-        layers[-2].register_forward_hook(partial(_expects, tracker, UPPER_LAYERS)),
+        layers[-1].register_forward_hook(partial(_end_body, tracker)),
+        layers[0].register_forward_hook(partial(_begin_later, tracker, FIRST_LAYER)),
+        layers[-2].register_forward_hook(partial(_begin_later, tracker, UPPER_LAYERS)),
     ]
     try:
         yield
@@ -205,14 +205,14 @@ def tracking_phases(model: nn.Module, tracker: MemoryTracker) -> Iterator[None]:
             handle.remove()
 
 
-def _leaves_body(tracker: MemoryTracker, layer: nn.Module, inputs: Any, outputs: Any) -> None:
-    if tracker.phase == FORWARD:  # not where a checkpointed layer is computed again
-        _expects(tracker, LAST_LAYER, layer, inputs, outputs)
+def _end_body(tracker: MemoryTracker, layer: nn.Module, inputs: Any, outputs: Any) -> None:
+    if tracker.phase == FORWARD:  # not if a checkpointed layer is computed again
+        _begin_later(tracker, LAST_LAYER, layer, inputs, outputs)
         tracker.enter(HEAD)
 
 
-def _expects(tracker: MemoryTracker, phase: str, layer: nn.Module, inputs: Any, outputs: Any) -> None:
-    """Begin a phase once the gradient of a layer's outputs is there, where they have one."""
+def _begin_later(tracker: MemoryTracker, phase: str, layer: nn.Module, inputs: Any, outputs: Any) -> None:
+    """Begin a phase in the backward pass, when the gradient of a layer's outputs arrives, if they get one."""
     hidden = outputs[0] if isinstance(outputs, tuple) else outputs
     if tracker.phase == FORWARD and isinstance(hidden, torch.Tensor) and hidden.requires_grad:
         hidden.register_hook(lambda gradient: tracker.enter(phase))  # type: ignore[no-untyped-call]

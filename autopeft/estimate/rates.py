@@ -1,4 +1,4 @@
-"""How fast a device computes: its rates, and those of known cards."""
+"""How fast a device computes, and the rates of common GPUs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ _FLOPS_SHARE, _BYTES_SHARE, _CALL_SECONDS = 0.85, 0.68, 8e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """What a device does, as training reaches it.
+    """The rates of a device that training reaches.
 
-    `flops` is of products in a second, `bytes` the memory traffic in a second, `call_seconds` the time from
-    one kernel's start to the next. Where `runs_ahead`, a GPU computes while the next kernels are started.
+    `flops` are the operations of products in a second, `bytes` the memory traffic in a second,
+    `call_seconds` the time from one kernel's start to the next. With `runs_ahead`, as on a GPU, the device
+    computes while further kernels are started.
     """
 
     name: str
@@ -27,11 +28,11 @@ class Rates:
     runs_ahead: bool
 
     def of_kernel(self, flops: int, n_bytes: int) -> float:
-        """Seconds of one kernel, which either its products or its memory traffic limits (a roofline)."""
+        """Seconds of one kernel: of its products or its memory traffic, whichever is slower (a roofline)."""
         return max(flops / self.flops, n_bytes / self.bytes)
 
     def of_step(self, busy_seconds: float, n_calls: float) -> float:
-        """Seconds of a step whose kernels compute for so long."""
+        """Seconds of a step whose `n_calls` kernels compute for `busy_seconds`."""
         starting = n_calls * self.call_seconds
         return max(busy_seconds, starting) if self.runs_ahead else busy_seconds + starting
 
@@ -40,7 +41,7 @@ class Rates:
 class Card:
     """A GPU by its data sheet: GiB of memory, dense TFLOP/s in `dtype`, GB/s of memory.
 
-    `dtype` is the format that a search computes in there.
+    `dtype` is the number format in which a search computes on it.
     """
 
     gib: float
@@ -66,7 +67,7 @@ CARDS = {
 
 
 def rates_of(card: str) -> Rates:
-    """What training is expected to reach on a known card; raises UnknownNameError."""
+    """Return the rates that training should reach on a card of CARDS; else raises UnknownNameError."""
     if card not in CARDS:
         raise UnknownNameError("GPU", card, list(CARDS))
     sheet = CARDS[card]

@@ -1,4 +1,4 @@
-"""One training step on fake tensors: its memory, without weights, without a GPU."""
+"""Runs one training step on fake tensors to count its memory, without weights and without a GPU."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _LACKS_VALUES = (
     *(NotImplementedError, RuntimeError, TypeError, ValueError, AssertionError),
     *(LookupError, AttributeError),
 )
-# Buffers that `peft` 0.21.2 makes on the CPU and never moves: BOFT's permutations, a matrix per map.
+# Buffers that `peft` 0.21.2 makes on the CPU and never moves: BOFT's permutations, one matrix for each map.
 _LEFT_ON_CPU = ("boft_P",)
 
 
@@ -48,47 +48,41 @@ _LEFT_ON_CPU = ("boft_P",)
 class TrainingStep:
     """What is computed in one step.
 
-    `micro_batches` go through the model one after the other; they are on the CPU, and only their shapes
-    matter, and how many terms their `loss` is the mean of: `n_terms` counts them, all alike if it is None.
-    The loss is computed under autocast to bfloat16 if `autocast`. `foreach` says how AdamW goes over the
-    parameters: all at once, which takes one more copy of the second moments, or one by one. `on_gpu` counts
-    the memory of a GPU, with its autocast, and not the tensors that `peft` leaves on the CPU. `rates` are
-    those of the device whose time is counted, if any.
+    `micro_batches` are on the CPU and go through the model one after the other; a replay uses their shapes
+    alone. `n_terms` counts the terms that the `loss` of a batch is the mean of; None weights batches equally.
+    With `on_gpu` the memory of a GPU is counted: with its autocast, without tensors that `peft` leaves on the
+    CPU.
     """
 
     micro_batches: Sequence[Batch]
     loss: Callable[[nn.Module, Batch], torch.Tensor]
     n_terms: Callable[[Batch], int] | None = None
-    autocast: bool = False
+    autocast: bool = False  # compute the loss under autocast to bfloat16
     checkpointing: bool = False
-    foreach: bool = False
+    foreach: bool = False  # AdamW goes over all parameters at once, with one more copy of the second moments
     on_gpu: bool = False
-    rates: Rates | None = None
+    rates: Rates | None = None  # of the device whose time is counted; None counts no time
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepMemory:
-    """The bytes of a training step, from the second on, when AdamW has its moments.
+    """The memory and work of a training step, from the second on, when AdamW has its moments.
 
-    `weights_bytes` is what stays frozen, `trained_bytes` adapters and head, with a gradient of
-    `gradient_bytes` and moments of `optimizer_bytes`. `body_bytes` are alive beside these where the last
-    layer ends, and `forward_bytes` at the end of the largest forward pass. `peaks` has the most that is alive
-    at once in each phase, with everything, and `gradients_at_peak` how much of it are gradients. `flops` are
-    the floating-point operations of the step's products and attention, `n_calls` its kernels, `busy_seconds`
-    how long these compute at the rates of the device, 0 without rates. Real tensors take a few kernels more.
+    `body_bytes` and `forward_bytes` are what a forward pass adds to what was alive before it. Real tensors
+    take a few kernels more than `n_calls`.
     """
 
-    weights_bytes: int
-    trained_bytes: int
+    weights_bytes: int  # what stays frozen
+    trained_bytes: int  # adapters and head
     gradient_bytes: int
-    optimizer_bytes: int
-    body_bytes: int
-    forward_bytes: int
-    peaks: Mapping[str, int]
-    gradients_at_peak: Mapping[str, int]
-    flops: int
-    n_calls: int = field(default=0, compare=False)
-    busy_seconds: float = field(default=0.0, compare=False)
+    optimizer_bytes: int  # AdamW's moments
+    body_bytes: int  # at the end of the last layer
+    forward_bytes: int  # at the end of the largest forward pass
+    peaks: Mapping[str, int]  # phase -> most bytes alive at once, weights included
+    gradients_at_peak: Mapping[str, int]  # phase -> bytes of gradients among them
+    flops: int  # floating-point operations of products and attention
+    n_calls: int = field(default=0, compare=False)  # kernels
+    busy_seconds: float = field(default=0.0, compare=False)  # of the kernels by the rates; 0 without rates
 
     @property
     def peak_bytes(self) -> int:
@@ -97,7 +91,7 @@ class StepMemory:
 
     @property
     def peak_phase(self) -> str:
-        """The phase in which most is alive."""
+        """The phase in which the most bytes are alive."""
         return max(self.peaks, key=lambda phase: self.peaks[phase])
 
 
@@ -115,11 +109,11 @@ def without_weights(
         base: A skeleton; changed in place.
         configs: In the order in which they are attached; empty for the head alone.
         task_type: `peft`'s word for the task; None where it has none.
-        dtype: Of the frozen weights but for the task head. Buffers keep theirs.
-        lightened: As the trainer does, or as `peft` without it.
+        dtype: Number format of the frozen weights, except the task head. Buffers keep theirs.
+        lightened: Whether layers are replaced by the lighter ones of our trainer; else they are `peft`'s own.
 
     Raises:
-        SpecError: `peft` reads values of weights to attach a config.
+        SpecError: `peft` needs values of weights to attach a config.
     """
     set_dtype(base, dtype)
     base.widen_head()
@@ -136,7 +130,7 @@ def without_weights(
 def with_configs(
     base: BaseModel, configs: Sequence[PeftConfig], *, dtype: torch.dtype, lightened: bool = True
 ) -> PeftModel:
-    """Attach configs that name task and head themselves to a skeleton, as `peft` does."""
+    """Attach configs that name their task and head to a skeleton in place; see `without_weights`."""
     set_dtype(base, dtype)
     with _attaching():
         adapted = attach_configs(base.module, _cheap(configs), names=adapter_names(configs))
@@ -167,7 +161,7 @@ def _attaching() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_values() -> Iterator[None]:
-    """A context in which an error for want of values is a SpecError, and torch prints no page about it."""
+    """Turn errors about missing values into a SpecError within a context; torch does not log them."""
     log = logging.getLogger("torch._subclasses.fake_tensor")
     level = log.level
     log.setLevel(logging.CRITICAL)
@@ -183,14 +177,14 @@ def _without_values() -> Iterator[None]:
 
 
 class Replay:
-    """Replays training steps of a model without weights, which stays a model of fake tensors.
+    """Replays training steps of a model without weights, which becomes a model of fake tensors.
 
-    The model is replayed as on a CPU. A GPU's attention has the same tensors where the CPU's is fused; where
-    attention has dropout, the CPU's is not, and its weights (B, heads, T, T) are counted too.
+    The model is replayed as on a CPU. Fused attention has the same tensors on a GPU. With dropout, a CPU does
+    not fuse attention, and its weights (B, heads, T, T) are counted too.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """Take a model on the meta device, with what requires a gradient marked; it is changed in place."""
+        """Take a model on the meta device, changed in place; its `requires_grad` says what is trained."""
         add_shira_indices(model)
         self._model = model
         self._fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -199,7 +193,7 @@ class Replay:
         self._optimizers: dict[tuple[bool, Rates | None], _Optimizer] = {}
 
     def memory(self, step: TrainingStep) -> StepMemory:
-        """Replay a training step for its memory; raises SpecError if a pass reads values of tensors."""
+        """Replay a training step and count its memory; raises SpecError if a pass needs values of tensors."""
         key = (step.foreach, step.rates)
         n_terms = iter([step.n_terms(batch) if step.n_terms else 0 for batch in step.micro_batches])
 
@@ -221,7 +215,7 @@ def replay(model: nn.Module, step: TrainingStep) -> StepMemory:
 
 
 class _Optimizer:
-    """AdamW with the moments that its first step makes; a later step is run once, and then only counted."""
+    """AdamW after its first step, with its moments; a further step is run once, and then only counted."""
 
     def __init__(self, model: nn.Module, *, foreach: bool) -> None:
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -230,7 +224,7 @@ class _Optimizer:
             parameter.grad = torch.zeros_like(parameter)
         self.adamw.step()
         self.adamw.zero_grad()
-        self._work: Work | None = None  # of a later step
+        self._work: Work | None = None  # of a step after the first one; None before it was run
 
     def moments(self) -> Iterator[torch.Tensor]:
         """All tensors that AdamW keeps."""
@@ -238,7 +232,7 @@ class _Optimizer:
             yield from (value for value in state.values() if isinstance(value, torch.Tensor))
 
     def step(self, tracker: MemoryTracker) -> None:
-        """Take a step, or count it once more, and forget the gradients."""
+        """Run a step, or count it again without running it, and drop the gradients."""
         if self._work is None:
             self._work = tracker.work_in(OPTIMIZER, self._clip_and_step)
         else:
@@ -294,8 +288,8 @@ def _measured(model: nn.Module, step: TrainingStep, optimizer: _Optimizer) -> St
 def _train(
     model: nn.Module, optimizer: _Optimizer, step: TrainingStep, tracker: MemoryTracker
 ) -> tuple[int, int]:
-    """One optimizer step; returns the most that a forward pass left, and the most where its layers ended."""
-    largest, in_body, device = 0, 0, next(model.parameters()).device
+    """Run one step; return the most bytes that a forward pass added, and the most up to its last layer."""
+    forward_bytes, body_bytes, device = 0, 0, next(model.parameters()).device
     counts = [step.n_terms(batch) if step.n_terms else 1 for batch in step.micro_batches]
     for batch, n_terms in zip(step.micro_batches, counts, strict=True):
         tracker.enter(FORWARD)
@@ -303,19 +297,19 @@ def _train(
         features = {name: tensor.to(device, copy=True) for name, tensor in batch.items()}
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=step.autocast):
             loss = step.loss(model, features)
-        in_body = max(in_body, tracker.at_start.get(HEAD, tracker.now) - at_start)
-        largest = max(largest, tracker.now - at_start)
+        body_bytes = max(body_bytes, tracker.at_start.get(HEAD, tracker.now) - at_start)
+        forward_bytes = max(forward_bytes, tracker.now - at_start)
         if tracker.phase == FORWARD:  # no layers are known
             tracker.enter(BACKWARD)
         (loss * (n_terms / sum(counts))).backward()  # type: ignore[no-untyped-call]
         del loss, features
     optimizer.step(tracker)
-    return largest, in_body
+    return forward_bytes, body_bytes
 
 
 @contextlib.contextmanager
 def _counting_gradients(trained: Sequence[nn.Parameter], tracker: MemoryTracker) -> Iterator[None]:
-    """A context in which the bytes of gradients are added up, those of each parameter once."""
+    """Add up the bytes of gradients within a context, each parameter once."""
     seen: set[int] = set()
 
     def note(parameter: torch.Tensor) -> None:
@@ -336,10 +330,10 @@ def _counting_gradients(trained: Sequence[nn.Parameter], tracker: MemoryTracker)
 
 @contextlib.contextmanager
 def gpu_autocast() -> Iterator[None]:
-    """A context in which autocast computes LayerNorm in float32, and so gives float32, as it does on a GPU.
+    """A context in which autocast on a CPU computes LayerNorm in float32, as it does on a GPU.
 
-    On a CPU it keeps the number format of the inputs. RMSNorm is the model's own code, alike on both. A
-    function is replaced, as no mode of torch lasts in a backward pass, where checkpointing computes anew.
+    Else it keeps the number format of the inputs. RMSNorm is the model's own code, alike on both. We replace
+    torch's function, since no mode of torch lasts in the backward pass, where checkpointing computes again.
     """
     plain = functional.layer_norm
 

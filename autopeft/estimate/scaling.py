@@ -23,11 +23,11 @@ DEPTHS = (3, 4)  # layers; with fewer the first and the last layer are one, or h
 
 @dataclass(frozen=True, kw_only=True)
 class TracedModel:
-    """What is trained on which model: what a replay needs.
+    """What a replay needs: how to build the model, its batches and its loss.
 
-    `build` makes it without weights, with a number of layers or with all of them (None). `n_layers` is None
-    where layers differ, so that all of them must be replayed. `batch` makes a batch of rows and tokens.
-    `max_tokens` is the longest row of the model, None without a limit.
+    `build` makes the model without weights, with so many layers or with all of them (None). `n_layers` is
+    None if layers differ, so that all of them must be replayed. `batch` makes a batch of rows and tokens.
+    `max_tokens` is the longest row that the model takes, None without a limit.
     """
 
     build: Callable[[int | None], nn.Module]
@@ -54,7 +54,7 @@ class MemoryModel:
     _steps: dict[tuple[int, int], StepMemory] = field(default_factory=dict)  # by rows and tokens
 
     def at(self, n_rows: int, n_tokens: int) -> StepMemory:
-        """The memory of a step of so many rows of so many tokens each."""
+        """Return the memory of a step of `n_rows` rows of `n_tokens` tokens each; replays are kept."""
         key = (n_rows, n_tokens)
         if key not in self._steps:
             n_layers = self.traced.n_layers
@@ -81,9 +81,9 @@ class MemoryModel:
 
 
 def with_more_layers(shallow: StepMemory, deeper: StepMemory, n_more: int) -> StepMemory:
-    """The memory of a model with `n_more` layers more than a shallow one; the deeper one has one more.
+    """Extrapolate to `n_more` layers more than `shallow` has; `deeper` has one layer more.
 
-    Phases that only one of them has are left out.
+    Phases that only one of the two has are left out.
     """
     values: dict[str, Any] = {}
     for entry in fields(StepMemory):

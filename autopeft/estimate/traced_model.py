@@ -32,7 +32,7 @@ from autopeft.model.training_pass import without_cache
 from autopeft.records import Plan
 from autopeft.tasks.parts.token_losses import pieces_of_a_gpu
 
-_MOST_EXPERTS = 0.5  # of all weights: with more in experts, few bits save little; chosen by hand
+_MOST_EXPERTS = 0.5  # of all weights: with more in experts, quantising saves little; chosen by hand
 _CAUSAL, _SEQ2SEQ = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
 _CLASSES, _TOKENS = "AutoModelForSequenceClassification", "AutoModelForTokenClassification"
 # The auto class of models that read tokens, by the ending of a class of transformers.
@@ -48,11 +48,11 @@ _AUTO_CLASSES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What is trained on which base model: how to replay it, and what is counted.
+    """What is trained on which base model: how to replay it, and its counts of parameters.
 
-    `task` names the task that such a model is trained for. `head_params` are those of the task head.
-    `stored` is set if the checkpoint is quantised already.
-    `takes_few_bits` says whether `--quantize` is allowed and would save memory.
+    `task` is the name of the task that is trained. `count` has the trained parameters, None for full
+    fine-tuning. `stored` is set if the checkpoint is quantised already. `takes_few_bits` says whether
+    `--quantize` is allowed and would save memory.
     """
 
     traced: TracedModel
@@ -76,12 +76,12 @@ def describe(
     """Describe what is trained on which model, from the model's config alone.
 
     Raises:
-        SpecError: The class of the model is none whose batches are known here, or a whole model in few bits.
-        ModelError: A model that is quantised already, and shall be quantised.
+        SpecError: Its class is none whose batches we can make, or all its weights are trained quantised.
+        ModelError: `--quantize` is set, and the model is quantised already.
         SiteError: What is trained does not fit the model.
     """
     auto_class = auto_class_of([file.config for file in part.files])
-    if part.task is not None:  # as of a plan; its checkpoint may name the class of a pretraining
+    if part.task is not None:  # a plan names its task; the checkpoint may name the class of its pretraining
         auto_class = tasks[part.task].auto_class
     base = load_skeleton(setup.model, auto_class=auto_class)
     stored = stored_weights(base.module.config)
@@ -89,8 +89,8 @@ def describe(
     task = _task_of(part, base, auto_class, tasks)
     if auto_class is None and not is_built_by(base.module, task.auto_class):
         base = load_skeleton(setup.model, auto_class=task.auto_class)
-    # All of this is read before adapters are counted on the model.
-    n_layers = _n_alike(base.module, stored.kept_modules(base.module) if stored else ())
+    # All of this is read before adapters are counted, which changes the model.
+    n_layers = _n_equal_layers(base.module, stored.kept_modules(base.module) if stored else ())
     max_tokens, notes = base.max_tokens, _notes(setup, base, stored)
     is_mostly_experts = expert_weights(base.module) >= _MOST_EXPERTS * base.base_params
     plan = None if part.is_full or part.files else part.on(base, methods)
@@ -121,7 +121,7 @@ def describe(
 
 
 def _notes(setup: Setup, base: BaseModel, stored: StoredWeights | None) -> tuple[str, ...]:
-    """How the weights of a quantised checkpoint are counted, and what `--quantize` leaves plain."""
+    """Say how the weights of a quantised checkpoint are counted, or which ones `--quantize` leaves plain."""
     dtype, n_weights = str(setup.dtype).removeprefix("torch."), base.base_params + base.head_params
     if stored is None:
         bits = setup.model.quantize
@@ -140,7 +140,7 @@ def _notes(setup: Setup, base: BaseModel, stored: StoredWeights | None) -> tuple
 
 @dataclass(frozen=True, kw_only=True)
 class _Builder:
-    """Makes models without weights, batches and losses for what is trained."""
+    """Makes models without weights, their batches and their losses."""
 
     part: TrainedPart
     setup: Setup
@@ -149,7 +149,7 @@ class _Builder:
     auto_class: str | None
 
     def traced_model(self, *, n_layers: int | None, max_tokens: int | None) -> TracedModel:
-        """Bundle what a replay needs; a plain loop takes the loss that the model computes itself."""
+        """Combine what a replay needs; a plain loop takes the loss that the model computes itself."""
         setup, task = self.setup, self.task
         return TracedModel(
             build=self.build,
@@ -164,7 +164,7 @@ class _Builder:
         )
 
     def build(self, n_layers: int | None) -> nn.Module:
-        """The model with its adapters, with a number of layers or all of them."""
+        """Build the model with its adapters, with `n_layers` layers or with all of them (None)."""
         part, setup = self.part, self.setup
         base = load_skeleton(
             setup.model, auto_class=self.auto_class or self.task.auto_class, n_layers=n_layers
@@ -189,33 +189,33 @@ class _Builder:
         return cast(nn.Module, adapted)
 
     def batch(self, n_rows: int, n_tokens: int) -> Batch:
-        """Rows of tokens that all have labels, or rows with one label each."""
+        """Make a batch without padding, with one label for each row of a classifier, else for each token."""
         ids = torch.zeros(n_rows, n_tokens, dtype=torch.long)
         labels = torch.zeros(n_rows, dtype=torch.long) if self.task.auto_class == _CLASSES else ids
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """The loss as autopeft's trainer takes it."""
+        """Compute the loss as autopeft's trainer does."""
         as_on_device = pieces_of_a_gpu() if self.setup.on_gpu else contextlib.nullcontext()
         with without_cache(model), as_on_device:
             return self.task.loss(model, batch)
 
 
 def _task_of(part: TrainedPart, base: BaseModel, auto_class: str | None, tasks: Mapping[str, Task]) -> Task:
-    """The task of a plan, or of a class of transformers; an encoder without a head classifies texts."""
+    """Return the task of the part, or of the model's class (SpecError for an unknown one)."""
     kind, config = auto_class or type(base.module).__name__, cast(Any, base.module.config)
     task = tasks[part.task] if part.task else None
     if task is None:
         is_pair = getattr(config, "is_encoder_decoder", False)
         by_ending = next((auto for ending, auto in _AUTO_CLASSES.items() if kind.endswith(ending)), None)
         if by_ending is None and auto_class is None and base.module.main_input_name == "input_ids":
-            # A config without architectures, as of a GGUF file, is a decoder's if it builds no masked model.
+            # A config without architectures, such as a GGUF file's, is a decoder's if no masked model has it.
             is_decoder = not config.architectures and (
                 type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
                 and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
             )
             by_ending = _CAUSAL if is_decoder else _SEQ2SEQ if is_pair else _CLASSES
-        if by_ending == _SEQ2SEQ and not is_pair:  # Gemma 3 with its images
+        if by_ending == _SEQ2SEQ and not is_pair:  # such as Gemma 3 with images
             by_ending = _CAUSAL
         task = next((task for task in tasks.values() if task.auto_class == by_ending), None)
     if task is None or task.auto_class not in _AUTO_CLASSES.values():
@@ -230,13 +230,13 @@ def _task_of(part: TrainedPart, base: BaseModel, auto_class: str | None, tasks: 
 def count_part(
     part: TrainedPart, plan: Plan, base: BaseModel, methods: Mapping[str, Method], *, task_type: str | None
 ) -> Count:
-    """Count a plan, or a method at all of its sites, which `part` on the base model is."""
+    """Count the plan that a part is on a base model; a note says where a method gets less than its rank."""
     counted = count_plan(plan, base, methods, task_type=task_type)
     if part.method is None:
         return counted
     notes = [*counted.notes, *base.remarks]
     lower = [adapter.rank for adapter in plan.adapters if adapter.rank < part.rank]
-    if lower:  # sites that are narrower than the rank
+    if lower:  # some sites are narrower than the rank asked for
         ranks = str(min(lower)) if min(lower) == max(lower) else f"{min(lower)} to {max(lower)}"
         notes.append(
             f"{len(lower)} of {len(plan.adapters)} sites get rank {ranks} in place of {part.rank}, "
@@ -246,10 +246,10 @@ def count_part(
     return replace(counted, notes=tuple(notes))
 
 
-def _n_alike(module: nn.Module, kept: Sequence[str]) -> int | None:
-    """The number of a model's layers where all have the same tensors; None where they may differ.
+def _n_equal_layers(module: nn.Module, kept: Sequence[str]) -> int | None:
+    """Count the layers of a model if all have the same tensors; None if they may differ or are too few.
 
-    `kept` are the maps that a quantised checkpoint holds in plain numbers.
+    `kept` names the maps that a quantised checkpoint holds plain.
     """
     layers = repeated_layers(module)
     config: Any = module.config

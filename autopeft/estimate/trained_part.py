@@ -1,4 +1,4 @@
-"""What is trained: a plan, adapter configs, a method at all of its sites, or the whole model; and how."""
+"""What is trained (a plan, adapter configs, a method at all sites, the whole model), and how."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from autopeft.records import ModelSpec, Plan
 from autopeft.space import plan_everywhere
 
 FULL = "full"  # the word for full fine-tuning
-_SHORTHAND = re.compile(r"([a-z0-9_]+?)(?:_r(\d+))?")
+_SHORTHAND = re.compile(r"([a-z0-9_]+?)(?:_r(\d+))?")  # such as lora_r16, or ia3
 _RANK = 16  # of a method that is named without one; chosen by hand
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedPart:
-    """What is trained: a plan, files of configs, a method with a rank; the whole model if none of them.
+    """What is trained: a plan, files of configs, or a method with a rank; the whole model if none is set.
 
     `path` is where the configs were read, for messages.
     """
@@ -44,7 +44,7 @@ class TrainedPart:
         return self.plan is None and not self.files and self.method is None
 
     def on(self, base: BaseModel, methods: Mapping[str, Method]) -> Plan:
-        """The plan, as far as a base model has its sites."""
+        """Return the plan at the base model's sites; a method that fits none is a SiteError or SpecError."""
         if self.method is None:
             assert self.plan is not None, "configs and the whole model have no plan"
             names = {site.name for site in base.sites}
@@ -65,9 +65,8 @@ class TrainedPart:
 class Setup:
     """How a step is computed: the model and its quantisation, its number format, the loop, the device.
 
-    `rates` are those of the device, if its time is to be predicted.
-    `plain_loop` takes the loss as the model itself does, with all logits at once, and `peft`'s own layers, as
-    `transformers` trains.
+    `plain_loop` counts training as `transformers` does it: the model's own loss, with all logits at once, and
+    `peft`'s own layers. `rates` are the device's; None predicts no time.
     """
 
     model: ModelSpec
@@ -78,7 +77,7 @@ class Setup:
 
 
 def by_name(word: str, methods: Mapping[str, Method]) -> TrainedPart:
-    """Read a word such as `lora_r16`, a method at every site that it fits, or `full`; others raise."""
+    """Read `full`, or a method at every site that it fits, such as `lora_r16`; else raise SpecError."""
     if word.casefold() == FULL:
         return TrainedPart(label="full fine-tuning")
     match = _SHORTHAND.fullmatch(word.casefold())
@@ -102,7 +101,7 @@ def by_name(word: str, methods: Mapping[str, Method]) -> TrainedPart:
 
 
 def require_trainable(part: TrainedPart, setup: Setup, base: BaseModel, stored: StoredWeights | None) -> None:
-    """Refuse full fine-tuning in few bits, and `--quantize` on what is quantised already."""
+    """Refuse full fine-tuning of quantised weights (SpecError), and to quantise them twice (ModelError)."""
     if part.is_full and setup.model.quantize != "none":
         raise SpecError(
             f"Full fine-tuning cannot train weights in {setup.model.quantize}; leave --quantize out."
@@ -117,9 +116,9 @@ def require_trainable(part: TrainedPart, setup: Setup, base: BaseModel, stored: 
 
 
 def refusal_in_few_bits(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> str | None:
-    """Which method refuses which map in few bits, and why; None where all fit."""
-    kept = (*base.head_names, *output_layer_names(base.module))
-    sites = {site.name: site for site in base.sites if site.kind == "linear" and site.name not in kept}
+    """Say why a method of the plan cannot be trained on a quantised map; None if all can."""
+    plain = (*base.head_names, *output_layer_names(base.module))
+    sites = {site.name: site for site in base.sites if site.kind == "linear" and site.name not in plain}
     for adapter in plan.adapters:
         if adapter.site in sites:
             reason = methods[adapter.method].refusal(replace(sites[adapter.site], quantised=True))

@@ -40,10 +40,10 @@ _FLOAT32_ROUNDING = float(np.finfo(np.float32).eps)  # scores are measured in fl
 class Examples:
     """How much one row can change a score, and which rows of a split belong together.
 
-    `step`, > 0, is the difference of two plans' scores on a row that one of them has right and the other
-    wrong; None takes the span of the scores. With neither (losses) no pseudo-rows are added. `groups` has one
-    number for each row, equal for rows that belong together; empty if all are independent. If all rows are
-    of one group they count as independent, since nothing says how much groups differ.
+    `step`, > 0, is the difference of two plans' scores on a row that one plan has right and the other wrong;
+    None takes the span of the scores. Without step and span (losses) no pseudo-rows are added. `groups` has
+    one number for each row, equal for rows that belong together; empty if all rows are independent. Rows that
+    are all of one group count as independent, since nothing says how much groups differ.
     """
 
     step: float | None = None
@@ -79,22 +79,21 @@ def paired_difference(
     """Compare two plans row by row, with the 95 % interval of their expected difference.
 
     The interval covers the mean over new rows of the same kind and over new seeds, both plans trained with
-    the same seed. Equal scores on few rows must not pass for certainty. So scores get four pseudo-rows of
-    half weight, as Agresti and Min add to the 2 x 2 table of two classifiers: differences of 0, +step, -step
-    and 0.
+    the same seed. Plans with equal scores on few rows may still differ. So four pseudo-rows of half weight
+    are added, with differences of 0, +step, -step and 0, as Agresti and Min do for two classifiers.
 
     Args:
         rival: Scores of shape (S, N), S >= 1, N >= 2; larger is better. With one number per run (N = 1) the
             S >= 2 seeds stand for the rows, and tell nothing of other rows.
         baseline: Scores of the same shape, seeds and rows.
         span: Width of the range of the scores, > 0 (1 for accuracy); None where they have no bounds.
-        examples: By how much rows differ that one plan alone has right, and which of them belong together.
+        examples: The effect of one row on a score, and which rows belong together.
         n_rivals: Rivals of which this one has the best scores on these rows, >= 1. The interval is widened so
             that those of all rivals hold at once (Bonferroni).
 
     Returns:
         The difference, centred on the plain mean. Its standard error is at least one float32 rounding of the
-        largest score (1.2e-7 of it, or of 1).
+        largest score, or of 1 if that is larger (1.2e-7 of it).
 
     Raises:
         SpecError: Fewer than 2 rows, or scores further apart than `span`.
@@ -116,7 +115,7 @@ def paired_difference(
     scale = max(float(np.abs(rivals).max()), float(np.abs(defaults).max()))
     mean, std_error = float(table.mean()), _std_error(variance, scale)
     half = float(stats.t.isf(_TAIL / n_rivals, freedom)) * std_error
-    bound = math.inf if span is None else span  # few groups can give a half width beyond it
+    bound = math.inf if span is None else span  # with few groups the half width can exceed the span
     n_seeds, n_examples = table.shape[::-1] if is_by_seeds else table.shape
     return Difference(
         mean=mean,
@@ -131,7 +130,7 @@ def paired_difference(
 def mean_and_std_error(
     scores: npt.ArrayLike, *, span: float | None = 1.0, examples: Examples = INDEPENDENT
 ) -> tuple[float, float]:
-    """Mean score of one plan and its standard error, over the rows and, if there are several, over the seeds.
+    """Return the mean score of one plan and its standard error, over rows, and over seeds if several.
 
     With one seed the standard error, > 0, is that of the weights at hand on new rows. Scores in [0, span] get
     two pseudo-rows of 0 and two of `span`, of half weight each; without a span the step of `examples` stands
@@ -146,7 +145,7 @@ def mean_and_std_error(
 
 
 def least_difference(n_examples: int, disagreement: float) -> float:
-    """Half width of the 95 % interval between two equally good plans, one seed each; a share in [0, 1].
+    """Predict the half width of the 95 % interval of two equally good plans with one seed; a share, >= 0.
 
     Args:
         n_examples: Rows of the confirm split, >= 1.
@@ -158,7 +157,7 @@ def least_difference(n_examples: int, disagreement: float) -> float:
 
 
 def _checked(scores: npt.ArrayLike) -> Floats:
-    """The scores as a finite array of shape (S, N), (1, S) if N is 1; `SpecError` for fewer than 2 scores."""
+    """Return scores as an array (S, N), or (1, S) if N is 1; raise SpecError for fewer than 2 columns."""
     table = np.asarray(scores, dtype=np.float64)
     assert table.ndim == 2 and table.shape[0] >= 1, f"scores of shape {table.shape}, not (S, N)"
     table = table.T if table.shape[1] == 1 else table
@@ -172,7 +171,7 @@ def _checked(scores: npt.ArrayLike) -> Floats:
 
 
 def _check_span(widest: float, span: float | None) -> None:
-    """Raises `SpecError` where two scores lie further apart than the task's range is wide."""
+    """Raise SpecError if two scores lie further apart than the task's range is wide."""
     assert span is None or span > 0, span
     if span is not None and widest > span * (1 + _FLOAT32_ROUNDING):
         raise SpecError(
@@ -186,8 +185,8 @@ def _variance(
 ) -> tuple[float, float]:
     """Variance of the mean of a table (S, N) over rows and seeds, and the degrees of freedom of the rows.
 
-    It is that of the module's docstring, whose rows are groups where rows belong together; s**2 is of rows in
-    any case. `pseudo` are extra scores, equal on all seeds, that count as half a row each.
+    The formula is in the module's docstring. If rows belong together, its rows are groups, except in s**2.
+    `pseudo` are extra scores, equal on all seeds, that count as half a row each.
     """
     n_seeds, n_rows = table.shape
     units, freedom = _units(table, groups)
@@ -218,9 +217,9 @@ def _units(table: Floats, groups: Sequence[int]) -> tuple[Floats, float]:
 
         score of the group = m + c_g - mean of c,    c_g = (G - 1) (T_g - n_g m) / (N - n_g).
 
-    The mean of a seed stays as it is. For groups of equal size these are the means of the groups. The degrees
-    of freedom are one less than the effective number of groups, N**2 / sum of n_g**2, and 1 at least. The
-    rows themselves are returned if each is a group, or all are of one.
+    The mean of a seed stays as it is. For groups of equal size the scores are the groups' means. The degrees
+    of freedom are one less than the effective number of groups, N**2 / sum of n_g**2, and 1 at least. If each
+    row is a group, or all rows are one group, the rows themselves are returned.
 
     On 100 to 1,300 normal scores with a correlation of 0.05 to 0.5 within groups, 5 to 200 groups of equal or
     very different size, 95 % intervals hold the truth in 94.3 to 96.4 %. Rejected: the sandwich estimate with
@@ -248,5 +247,5 @@ def _units(table: Floats, groups: Sequence[int]) -> tuple[Floats, float]:
 
 
 def _std_error(variance: float, scale: float) -> float:
-    """The root of a variance, at least one float32 rounding of scores as large as `scale` (at least 1)."""
+    """Take the root of a variance, at least one float32 rounding of `scale`, or of 1 if larger."""
     return max(math.sqrt(variance), _FLOAT32_ROUNDING * max(1.0, scale))

@@ -1,4 +1,4 @@
-"""The verdict on a rival and its baseline: a label, and one sentence for people."""
+"""Gives the verdict on a rival and its baseline: a label and a sentence."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from autopeft.records import MetricFacts, Verdict
 
 KEPT = "default kept"  # the only label with which the baseline is handed over
 _SMALLER = 0.5  # share of the baseline's parameters, at most, that counts as smaller; chosen by hand
-_ROUNDING = 1e-6  # share of the largest number below which another is taken for 0; chosen by hand
+_ROUNDING = 1e-6  # a number below this share of the largest one counts as 0; chosen by hand
 _SENTENCES = {
     "better": "{rival} {scores} than {baseline} on {rows}; {interval}.",
     "as good and smaller": "{rival} has {share} of the parameters of {baseline} and {scores} on {rows}; "
@@ -27,7 +27,7 @@ def verdict(
     margin: float,
     metric: MetricFacts,
 ) -> Verdict:
-    """Label the difference of a rival from its baseline, and say it in a sentence.
+    """Label the difference between a rival and its baseline, and describe it in a sentence.
 
     The first label that fits is given:
 
@@ -37,11 +37,11 @@ def verdict(
     4. `default kept`: the baseline is handed over.
 
     Args:
-        difference: Rival less baseline; None where one plan alone was trained in full.
-        names: What people call the rival and the baseline. Without a difference the second one is that plan.
-        params: Trainable parameters of both.
-        margin: Largest loss that does not matter, >= 0, in units of the scores.
-        metric: Decides the unit of the sentence: points for a share, else the metric's own.
+        difference: Rival less baseline; None if only one plan was trained in full.
+        names: Names of the rival and the baseline. Without a difference only the baseline's is used.
+        params: Trainable parameters of the rival and the baseline.
+        margin: Largest difference that does not matter, >= 0, in units of the scores.
+        metric: Decides the unit in the sentence: points for a share, else the metric's own.
     """
     rival, baseline = names
     if difference is None:
@@ -85,16 +85,16 @@ def _started(sentence: str) -> str:
 
 
 def _in_words(difference: Difference, metric: MetricFacts) -> tuple[str, str]:
-    """What the rival does compared with the baseline, and the interval; both in the metric's direction."""
+    """Describe the rival's score compared with the baseline, and the interval, in the metric's direction."""
     ends = [difference.mean, difference.low, difference.high]
     if not metric.greater_is_better:
         ends = [-difference.mean, -difference.high, -difference.low]
     most = 1.0 if metric.is_share else float("inf")  # few rows of an F1 can give an interval beyond it
-    factor, least, unit = (100.0, 1, " points") if metric.is_share else (1.0, 3, "")
+    factor, min_places, unit = (100.0, 1, " points") if metric.is_share else (1.0, 3, "")
     ends = [factor * min(max(end, -most), most) for end in ends]
     largest = max(map(abs, ends))
     shown = [end for end in ends if abs(end) > _ROUNDING * largest]
-    places = next((n for n in range(least, 12) if all(round(end, n) for end in shown)), 12)
+    places = next((n for n in range(min_places, 12) if all(round(end, n) for end in shown)), 12)
     mean, low, high = (round(end, places) + 0.0 for end in ends)  # adding 0.0 turns -0.0 into 0.0
     interval = _INTERVAL.format(low=f"{low:+.{places}f}", high=f"{high:+.{places}f}")
     amount = f"{abs(mean):.{places}f}{unit}"

@@ -18,27 +18,27 @@ from autopeft.executors.worker import Executor, Function, Result, make_resident
 _PATIENCE_SECONDS = 3.0  # for idle processes to end, so that they free their locks; chosen by hand
 _SPAWNED = multiprocessing.get_context("spawn")  # a forked process could not use a GPU
 
-# In a worker, where libraries would warn once more: here, since it unpickles its work before it begins.
+# In a worker this library would warn again. It is imported when the work is unpickled, before `_begin`.
 if multiprocessing.current_process().name != "MainProcess":
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 class Process(Executor):
-    """A pool of processes, which the death of one of them ends; it is made anew once."""
+    """A pool of processes; the death of one ends the pool, and a new pool replaces it once."""
 
     name = "process"
     _pool: ProcessPoolExecutor | None = None
     _fault: AutopeftError | None = None  # why there will be no new pool
 
     def __init__(self) -> None:
-        """No process runs before `start`."""
+        """Start no process yet."""
         self._lock = threading.Lock()
 
     def check(self) -> None:
-        """Raise SpecError where the system has no locks between processes: they lie in /dev/shm on Linux."""
+        """Raise SpecError if the system has no locks between processes; on Linux these are in /dev/shm."""
         try:
             _SPAWNED.Lock()
-        except (OSError, ImportError) as error:  # the second where Python was built without them
+        except (OSError, ImportError) as error:  # ImportError: Python was built without them
             raise SpecError(
                 "The executor process needs locks between processes, and the system refuses them "
                 f"({reason_of(error)}); let this user write to /dev/shm, or leave the executor out."
@@ -49,7 +49,7 @@ class Process(Executor):
         self._pool = self._new_pool()
 
     def _call(self, fn: Callable[..., Result], *args: Any) -> Result:
-        """`fn(*args)` in a process; again in a new pool where the first one broke meanwhile."""
+        """Run `fn(*args)` in a process; if the pool breaks meanwhile, run it again in the new pool."""
         while pool := self._pool:
             try:
                 return pool.submit(fn, *args).result()
@@ -71,10 +71,11 @@ class Process(Executor):
         return ProcessPoolExecutor(self.n_workers, _SPAWNED, initializer=_begin, initargs=arguments)
 
     def _replace(self, pool: ProcessPoolExecutor) -> None:
-        """Put a new pool in place of a broken one, or say why there is none."""
+        """Replace a broken pool by a new one, or raise and keep the reason why there is none."""
         if self._fault is None:
             exit_codes = _end(pool)
-            if 1 in exit_codes and self._n_begun.value == 0:  # so Python ends at an error in the script
+            # Python ends with code 1 at an error in the script, before any worker begins.
+            if 1 in exit_codes and self._n_begun.value == 0:
                 self._fault = SpecError(
                     "A worker process ended while it imported the script that started the search; its error "
                     'is above. Put the script\'s call of autopeft.search under: if __name__ == "__main__":'
@@ -90,8 +91,8 @@ class Process(Executor):
 
 
 def _end(pool: ProcessPoolExecutor) -> list[int | None]:
-    """End the processes of a pool, those that still work by force; returns their exit codes."""
-    processes = pool._processes or {}  # after the shutdown the pool has no name for it
+    """End the processes of a pool, by force if they still work; return their exit codes."""
+    processes = pool._processes or {}  # read now, since the shutdown clears it
     pool.shutdown(wait=False, cancel_futures=True)
     deadline = time.monotonic() + _PATIENCE_SECONDS
     for process in list(processes.values()):
@@ -99,12 +100,12 @@ def _end(pool: ProcessPoolExecutor) -> list[int | None]:
         process.kill()
         process.join()
         while process.exitcode is None and time.monotonic() < deadline:
-            time.sleep(0.01)  # the pool's own thread waits for it too
+            time.sleep(0.01)  # the pool's own thread may collect the exit code instead
     return [process.exitcode for process in processes.values()]
 
 
 def _begin(make: Callable[[int], Function], n_begun: Any) -> None:
-    """Prepare a worker, whose index is the number of those that began before it."""
+    """Prepare a worker; its index is the number of workers that began before it."""
 
     def end_with_parent() -> None:  # a worker of a killed parent would wait for work forever
         parent = multiprocessing.parent_process()

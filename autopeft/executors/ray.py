@@ -1,8 +1,8 @@
 """Ray: resident workers on the nodes of a Ray cluster, each an actor that keeps a base model of its own.
 
 `RAY_ADDRESS` names the cluster; without it, a cluster of this machine alone starts and ends with the workers.
-Ray gives each actor a GPU of its own where GPUs are used, and a core otherwise. It starts an actor that died
-again, where there is room, and repeats what that one ran, once.
+Ray gives each actor a core, and a GPU of its own if GPUs are used. If an actor dies, Ray starts it again and
+repeats its measurement, once.
 """
 
 from __future__ import annotations
@@ -22,41 +22,41 @@ from typing import Any
 from autopeft.errors import SpecError, TrainingError, WorkerLostError
 from autopeft.executors.worker import Executor, Function, Result, make_resident
 
-# Ray's least. Plans and measurements are small, and the base model is loaded by each actor itself.
+# The least that Ray takes. Plans and measurements are small, and each actor loads the base model itself.
 _OBJECT_STORE_BYTES = 80_000_000
-_NODE = re.compile(r"\bip=([^,)]+)")  # in the traceback of an actor
-_ANSWER_SECONDS = 5.0  # of a cluster that is reached at all; chosen by hand
+_NODE = re.compile(r"\bip=([^,)]+)")  # the node's address in the traceback of an actor
+_ANSWER_SECONDS = 5.0  # a cluster that can be reached answers sooner; chosen by hand
 
 
 class _Actor:
-    """What runs in the process of an actor."""
+    """The object in the process of an actor."""
 
     def __init__(self, make: Callable[[int], Function], index: int) -> None:
         make_resident(make, index)
 
     def call(self, fn: Function, *args: Any) -> Any:
-        """`fn(*args)`, in the actor's process."""
+        """Run `fn(*args)` in the actor's process."""
         return fn(*args)
 
 
 class Ray(Executor):
-    """Actors of the cluster that the caller has joined, of that of RAY_ADDRESS, or of one of this machine."""
+    """Actors in the cluster that was joined before, else that of RAY_ADDRESS, else one of this machine."""
 
     name = "ray"
     packages = ("ray",)
     assigns_gpus = True
     _actors: tuple[Any, ...] = ()
-    _is_connected = False  # by this object
+    _is_connected = False  # whether this object joined or started the cluster
 
     def check(self) -> None:
-        """Raise SpecError where nothing answers at RAY_ADDRESS: Ray would try for minutes."""
+        """Raise SpecError if nothing answers at RAY_ADDRESS, since Ray would try for minutes."""
         ray = sys.modules.get("ray")
         if ray is not None and ray.is_initialized():
             return
         address = os.environ.get("RAY_ADDRESS", "")
         host, _, port = address.removeprefix("ray://").rpartition(":")
         try:
-            if host and port.isdigit():  # and not such as `auto`
+            if host and port.isdigit():  # not a word such as `auto`
                 socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
         except (OSError, ValueError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
@@ -67,7 +67,7 @@ class Ray(Executor):
             ) from error
 
     def _open(self, make: Callable[[int], Function], *, uses_gpu: bool) -> None:
-        """Start actors; SpecError where the cluster has fewer cores or GPUs than they need."""
+        """Start actors; raise SpecError if the cluster has fewer cores or GPUs than they need."""
         with _environment_restored():
             import ray
 
@@ -87,10 +87,10 @@ class Ray(Executor):
         self._idle = deque(self._actors)
 
     def _call(self, fn: Callable[..., Result], *args: Any) -> Result:
-        """`fn(*args)` in an actor that is free; there are as many threads as actors.
+        """Run `fn(*args)` in an idle actor; there are as many threads as actors, so that one is idle.
 
-        An actor that could not begin, such as on a node without this package, is no death: another could not
-        begin there either.
+        Raises TrainingError if the actor could not begin, such as on a node without this package, and
+        WorkerLostError if it died twice.
         """
         import ray
         from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -133,7 +133,7 @@ class Ray(Executor):
             options |= {"include_dashboard": False, **size}
         try:
             ray.init(address or "local", **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:  # such as one of another Python
+        except (ConnectionError, RuntimeError, ValueError) as error:  # such as a cluster of another Python
             reason = " ".join(str(error).split()).rstrip(".")
             place = f"RAY_ADDRESS is {address}, and Ray cannot join it" if address else "Ray cannot start"
             raise SpecError(f"{place}: {reason}.") from error
@@ -143,9 +143,9 @@ class Ray(Executor):
 def _environment_restored() -> Iterator[None]:
     """A context for importing Ray and starting a cluster; restores environment and SIGTERM at its end.
 
-    Actors of a cluster of this machine import what this process can import. Ray would print the death of a
-    worker on stdout, where results belong, and its workers would give way to every other program (niceness
-    15), though the search waits for them.
+    Within it, variables change three defaults of Ray. Actors on this machine import what this process can.
+    The death of a worker is not printed on stdout, where results belong. Workers run at normal priority
+    (niceness 0, not 15), since the search waits for them.
     """
     environment, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)
     defaults = {"RAY_DEDUP_LOGS_SKIP_REGEX": ".*", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}

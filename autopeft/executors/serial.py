@@ -1,4 +1,4 @@
-"""Serial: one measurement after the other in this process, errors with their traceback."""
+"""Serial: one measurement after the other in this process; errors keep their traceback."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ class Serial(Executor):
     def start(
         self, make: Callable[[int], Function], *, local: Function, n_workers: int, uses_gpu: bool
     ) -> Function:
-        """`local` itself: there is no worker to make a function for."""
+        """Return `local` itself, since there are no workers."""
         return local
 
     def submit(self, fn: Callable[..., Result], /, *args: Any) -> Future[Result]:
-        """A finished future of `fn(*args)`; an exception comes out of `result()`."""
+        """Run `fn(*args)` and return a finished future with its result or error.
+
+        Ctrl-C, exits and the loss of the GPU (TrainingError) are raised at once.
+        """
         future: Future[Result] = Future()
         try:
             future.set_result(fn(*args))

@@ -1,4 +1,4 @@
-"""What an executor is, the threads that wait for its workers, and the function that a worker keeps."""
+"""The base class of executors, and the function that each worker process keeps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from autopeft.errors import AutopeftError, TrainingError, first_line_of
 Result = TypeVar("Result")
 Function = Callable[..., Any]
 
-# In a worker: the function that its `make` gave. A pool of processes has no other place for it.
+# In a worker: the function that `make` returned, in a list so that it can be set.
 _RESIDENT: list[Function] = []
 
 log = logging.getLogger(__name__)
@@ -25,28 +25,29 @@ log = logging.getLogger(__name__)
 class Executor:
     """Runs measurements in workers, each of which has a base model of its own.
 
-    A thread for each worker waits for what it returns.
+    A thread for each worker waits for its results. Subclasses define `_open`, `_call` and `_close`.
     """
 
     name = ""  # what specifications call it
-    packages: tuple[str, ...] = ()  # what it imports that may be absent, under the names of the imports
-    max_workers: int | None = None  # the largest `--workers` that it takes; None takes any number
-    shares_memory = False  # whether functions run in this process, so that objects in memory reach them
-    assigns_gpus = False  # whether it gives each worker a GPU, so that a worker's GPU is always its first
-    n_workers = 1  # functions that it runs at the same time
+    packages: tuple[str, ...] = ()  # optional packages that it imports, by their import names
+    max_workers: int | None = None  # the largest `--workers`; None: any number
+    shares_memory = False  # whether functions run in this process and can use its objects
+    assigns_gpus = False  # whether each worker sees one GPU alone, which is then its first
+    n_workers = 1  # how many functions run at the same time
     _threads: ThreadPoolExecutor | None = None
     _open: Callable[..., None]  # starts `n_workers` workers
     _call: Callable[..., Any]  # calls a function with arguments in a worker that is free
 
     def check(self) -> None:
-        """Raise an AutopeftError where it cannot run here; called before anything is loaded."""
+        """Raise an AutopeftError if the executor cannot run here; called before anything is loaded."""
 
     def start(
         self, make: Callable[[int], Function], *, local: Function, n_workers: int, uses_gpu: bool
     ) -> Function:
-        """Start workers; returns the function to submit in place of `local`, of the same arguments.
+        """Start workers; return the function to submit in place of `local`, with the same arguments.
 
-        `make` can be pickled. Each worker calls it once, with its index from 0, and keeps what it gives.
+        Each worker calls `make`, which is pickled, once with its index from 0, and keeps the function that it
+        returns. Earlier workers are ended.
         """
         self.shutdown()
         self.n_workers = n_workers
@@ -55,35 +56,35 @@ class Executor:
         return call_resident
 
     def submit(self, fn: Callable[..., Result], /, *args: Any) -> Future[Result]:
-        """A future of `fn(*args)`; function, arguments and result are pickled.
+        """Return a future of `fn(*args)`; function, arguments and result are pickled.
 
-        `result()` raises what `fn` raised, and WorkerLostError where a worker died once too often.
+        `result()` raises what `fn` raised, and WorkerLostError if a worker died a second time.
         """
         assert self._threads is not None, "the executor was not started"
         return self._threads.submit(self._call, fn, *args)
 
     def shutdown(self) -> None:
-        """End all workers and what they run; `start` may follow again."""
+        """End all workers and what they run; `start` may be called again."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
         self._threads = None
         self._close()
 
     def _close(self) -> None:
-        """End the workers, which may work, or not have been started."""
+        """End the workers, whether they work, are idle or were never started."""
 
 
 def make_resident(make: Callable[[int], Function], index: int) -> None:
-    """Make the function of this process, in its main thread.
+    """Make and keep the function of this worker process; called in its main thread.
 
-    Signals that ask a job to end reach all of its processes, and are left to the main process.
+    Signals that ask a job to end reach all of its processes; workers ignore them, and the main process acts.
     """
     for name in ("SIGINT", "SIGHUP", "SIGBREAK", "SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     try:
         _RESIDENT[:] = [make(index)]
-    except AutopeftError as error:  # raised by the first call, since here it would only end the worker
+    except AutopeftError as error:  # the first call raises it; here it would only end the worker
         refusal = f"A worker process on {platform.node()} could not begin: {error}"
 
         def refuse(*_: Any) -> None:
@@ -93,9 +94,10 @@ def make_resident(make: Callable[[int], Function], index: int) -> None:
 
 
 def call_resident(*args: Any) -> Any:
-    """Call the function of this process; errors with arguments of their own could not be unpickled.
+    """Call the function of this worker process.
 
-    A process that has lost its GPU ends: it would fail at everything from then on.
+    Our errors are raised as TrainingError, since errors with constructor arguments of their own cannot be
+    unpickled. A process that has lost its GPU ends, since all further calls would fail.
     """
     try:
         return _RESIDENT[0](*args)
@@ -109,8 +111,8 @@ def call_resident(*args: Any) -> Any:
 
 
 def has_lost_its_gpu(error: BaseException) -> bool:
-    """Whether a kernel failed, such as by an assertion, after which a process can use its GPU no more."""
-    torch = sys.modules.get("torch")  # imported by what raised its error
+    """Whether an error, such as a failed assertion in a kernel, leaves the process unable to use its GPU."""
+    torch = sys.modules.get("torch")  # not loaded: the error is not torch's
     if torch is None or not isinstance(error, torch.AcceleratorError):
         return False
     return "out of memory" not in str(error).lower()

@@ -1,4 +1,4 @@
-"""Formats that others read; those for other trainers are in `recipes`, what several share in `parts`."""
+"""Export formats, one file each; `recipes` has those for other trainers, `parts` what several share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Merged: a whole model with the plan in its weights, for everything that reads transformers."""
+"""Merged: a whole model with the plan in its weights, for everything that loads transformers models."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Merged:
     needs_base: NeededBase = "weights"
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
-        """Adapters that stay beside the weights, first values that rewrite the base model, no weights."""
+        """Name what prevents it: methods that cannot merge, values that rewrite the base, no weights."""
         return (*unmergeable(source.configs), *rewrites_base(source.configs), *untrained(source))
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
-        """Merge into the base model, check that it computes the same, and write it."""
+        """Merge into the base model, check its outputs, and write it; return notes, or raise SpecError."""
         refuse(self.name, self.problems(source), instead="Use --to native")
         model = cast(Any, merge(source))
         if source.dtype is not None:
@@ -47,10 +47,9 @@ class Merged:
         notes = [f"load it with {type(model).__name__}.from_pretrained, or serve the folder as it is"]
         if source.dtype is not None:
             notes.append(f"its weights are {source.dtype}; --dtype chooses another number format")
-        return (
-            *notes,
-            *([] if source.tokenizer else ["there is no tokenizer in it: the base model has none"]),
-        )
+        if source.tokenizer is None:
+            notes.append("there is no tokenizer in it: the base model has none")
+        return tuple(notes)
 
 
 PART = Merged()

@@ -1,4 +1,4 @@
-"""Native: what plain `peft` reads."""
+"""Native: the files of an adapter that plain `peft` reads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Native:
         return ()
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
-        """Write the configs of a plan, and its weights if it is trained."""
+        """Write the configs of a plan, and its weights if it is trained; return notes."""
         return write_adapter(source, out)
 
 

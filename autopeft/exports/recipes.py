@@ -1,4 +1,4 @@
-"""Recipes for TRL, axolotl and LLaMA-Factory: one adapter, its schedule, length and bits, by templates."""
+"""Recipes: files that train a plan's one adapter in TRL, axolotl or LLaMA-Factory, made by templates."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ from autopeft.train import WARMUP_SHARE
 class Recipe:
     """A file for another trainer of language models, made by the template of its name.
 
-    `keys` maps the fields of LoRA that the trainer takes to its names for them. A file without keys reads any
-    one config of `peft` beside it. `by_names` are fields that it says by listing modules of the base model.
+    `keys` maps the fields of LoRA that the trainer takes to the trainer's names for them. Without keys, the
+    file reads a config of `peft` written beside it. `by_names` are fields of LoRA without a key, which the
+    file expresses by a list of the base model's modules.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Recipe:
     needs_base: NeededBase = "none"
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
-        """No adapter, a mix, another task than language modelling, what the file cannot say of the config."""
+        """Name what the trainer cannot do: no or several adapters, another task, fields without a key."""
         faults = [*adapts_nothing(source.configs), *(not_lora(source.configs) if self.keys else ())]
         if source.task_type != "CAUSAL_LM":
             task = source.task_type or "no task"
@@ -61,7 +62,7 @@ class Recipe:
         return tuple(dict.fromkeys(faults))
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
-        """Write the file, to be completed with the data."""
+        """Write the file, in which the user fills in the data; return notes."""
         also = "--to trl or " if self.keys and not PARTS[0].problems(source) else ""
         refuse(self.name, self.problems(source), instead=f"Use {also}--to native")
         config: Any = configs_of(source)[0]
@@ -90,7 +91,7 @@ class Recipe:
 
 
 def _plain(value: Any) -> Any:
-    """A value as YAML and Python both write it: sets as lists, whole floats as integers, nothing for None."""
+    """Simplify a value for YAML and Python: sets as sorted lists, whole floats as integers, None left out."""
     if isinstance(value, Mapping):
         return {key: _plain(entry) for key, entry in value.items() if entry is not None}
     if isinstance(value, set | list | tuple):
@@ -98,6 +99,7 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+# Fields that axolotl names `lora_…` and `peft_…`, that both YAML trainers name as peft does, and by_names.
 _LORA = "r target_modules target_parameters rank_pattern alpha_pattern modules_to_save fan_in_fan_out"
 _PEFT = "use_dora use_rslora layers_to_transform layers_pattern init_lora_weights trainable_token_indices"
 _SAME = {"lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}

@@ -1,4 +1,4 @@
-"""Uniform LoRA: plain LoRA of any ranks and scales as one that servers read without changing it."""
+"""Uniform LoRA: writes LoRA of any ranks and scales as one rank and scale, which every server reads right."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from autopeft.exports.parts.uniform import lora_factors, write_uniform
 from autopeft.extension import ExportSource, NeededBase
 from autopeft.store import fresh_folder
 
-# Fields that say where LoRA sits and how it is scaled: all of that is in the tensors afterwards.
+# Fields that say where LoRA sits and how it is scaled; the written tensors contain all of that.
 _FOLDED = (
     "r lora_alpha rank_pattern alpha_pattern use_rslora target_modules exclude_modules layers_to_transform "
     "layers_pattern fan_in_fan_out lora_dropout modules_to_save".split()
@@ -19,17 +19,17 @@ _FOLDED = (
 
 @dataclass(frozen=True)
 class UniformLora:
-    """The same update at every site: scale within B, ranks padded with zeros, alpha = r, no patterns."""
+    """Keeps the update at every site: scale within B, ranks padded with zeros, alpha = r, no patterns."""
 
     name: str = "uniform-lora"
     summary: str = "one rank and alpha = r, exact; for vLLM, TGI, LoRAX and llama.cpp"
     needs_base: NeededBase = "shapes"
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
-        """Configs that are not plain LoRA (DoRA is not), modules trained whole, no weights."""
+        """Name what it cannot hold: other than plain LoRA, a language model's whole modules, no weights."""
         configs = source.configs
         faults = [*(problems.not_lora(configs) or problems.lora_problems(configs, fields=_FOLDED))]
-        # A language model's own modules that are trained too, which readers of LoRA pass over.
+        # Readers of LoRA ignore modules of a language model that are trained whole.
         if source.task_type in ("CAUSAL_LM", "SEQ_2_SEQ_LM") and source.head:
             faults.append(
                 f"modules_to_save={problems.short(list(source.head))} is read by none of its readers"
@@ -37,7 +37,7 @@ class UniformLora:
         return (*faults, *problems.untrained(source))
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
-        """Write one LoRA adapter; a trained head goes beside it as head.safetensors."""
+        """Write one LoRA adapter, and a trained head beside it as head.safetensors; return notes."""
         instead = "Use --to merged"
         if problems.unmergeable(source.configs):
             instead = "Use --to native"

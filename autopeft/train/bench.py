@@ -60,11 +60,12 @@ log = logging.getLogger(__name__)
 class Bench:
     """Measures plans on one base model, one task and one set of encoded splits.
 
-    `keep_weights` gives the folder for the weights of a plan and seed, written by a full run and read for
-    the test split; None keeps none. `under_way` gives the folder for the state of a run that something may
-    stop; None keeps none. `head_learning_rate` is that of the last layer of the head, None for what suits the
-    size of its inputs. `full_steps` are those of a full run, from which a short run branches off; without
-    them it is a run of its own. `interrupt` is called before each training step; what it raises stops it.
+    Attributes:
+        keep_weights: Gives the folder for the weights of a plan and seed; None keeps no weights.
+        under_way: Gives the folder for the state of a run, from which a stopped run resumes; None keeps none.
+        full_steps: Steps of a full run, which a short run begins; None makes each short run independent.
+        head_learning_rate: Of the last layer of the head; None derives it from the size of its inputs.
+        interrupt: Called before each training step; an exception that it raises stops the run.
     """
 
     base: BaseModel
@@ -80,12 +81,11 @@ class Bench:
     interrupt: Callable[[], None] = lambda: None
 
     def measure(self, plan: Plan, fidelity: Fidelity) -> Measurement:
-        """Train a plan on the train split and evaluate it on the fidelity's split; a failure is a value.
+        """Train a plan on the train split and evaluate it on the fidelity's split.
 
-        For the test split nothing is trained: the weights that the full run kept for the same plan and
-        seed are loaded. If memory runs out in training, the run starts anew in less of it.
-
-        Raises TrainingError if the base model was changed, so that no later measurement could be trusted.
+        For the test split, the weights that the full run of the same plan and seed kept are loaded instead.
+        If memory runs out in training, the run starts again in less memory. A failure is returned as a
+        measurement. Raises TrainingError if the base model changed, since later runs would be wrong.
         """
         started, watch = time.perf_counter(), self.base.watch
         self.batches.cache.n_measurements += 1
@@ -123,7 +123,7 @@ class Bench:
         return replace(measurement, overhead_seconds=max(0.0, overhead))
 
     def make_room(self) -> None:
-        """Free what is kept on the device for later plans."""
+        """Free the batches that are kept on the device for later plans."""
         self.batches.cache.clear()
         release_memory(self.base.device)
 
@@ -171,7 +171,7 @@ class Bench:
 
     @contextlib.contextmanager
     def _attached(self, plan: Plan, *, seed: int) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
-        """A context in which a plan is on the base model; gives the model and the names of its adapters."""
+        """Attach a plan within a context, which gives the model and the adapters' names; then detach it."""
         stack, task_type = compile_plan(plan, self.methods), self.task.peft_task_type
         with (
             self.base.attached(stack.configs, plan=plan, task_type=task_type, seed=seed) as model,
@@ -197,7 +197,7 @@ class Bench:
 
     @cached_property
     def head_rates(self) -> HeadRates:
-        """The rates of the task head: by the inputs of its maps, or in proportion to the given one."""
+        """Learning rates of the task head: by the size of its inputs, scaled to `head_learning_rate`."""
         maps = head_maps(self.base)
         batches = self.sample_batches(n_examples=_RMS_EXAMPLES, batch_size=16, seed=0) if maps else ()
         with self.base.autocast():
@@ -216,10 +216,11 @@ class Bench:
 
     def _training_run(self, plan: Plan, fidelity: Fidelity, compute: Compute) -> TrainingRun:
         n_steps = fidelity.train_steps
-        schedule, in_full = RateSchedule(n_steps=n_steps, n_full=n_steps), fidelity
+        # A short run keeps its state in the folder of its full run, which goes on from it.
+        schedule, state_owner = RateSchedule(n_steps=n_steps, n_full=n_steps), fidelity
         if fidelity.split == "search" and self.full_steps is not None:
             schedule = short_schedule(n_steps, n_full=self.full_steps)
-            in_full = replace(fidelity, split="confirm", train_steps=self.full_steps)
+            state_owner = replace(fidelity, split="confirm", train_steps=self.full_steps)
         return TrainingRun(
             steps=self._steps(fidelity, compute),
             sizes=self.splits["train"].sizes,
@@ -229,7 +230,7 @@ class Bench:
             seed=fidelity.seed,
             scales_gradients=self.base.precision.dtype == "float16",
             interrupt=self.interrupt,
-            under_way=None if self.under_way is None else UnderWay(folder=self.under_way(plan, in_full)),
+            under_way=None if self.under_way is None else UnderWay(folder=self.under_way(plan, state_owner)),
         )
 
     def saved_bytes(self, plan: Plan, rows: Sequence[int]) -> int:
@@ -273,9 +274,11 @@ class Bench:
         generates: bool = True,
         compute: Compute | None = None,
     ) -> Evaluation:
-        """Evaluate a model on a split or a fixed random part of it; example scores are in dataset order.
+        """Evaluate a model on a split, or on `n_examples` of it, the same for all plans.
 
-        `compute` is that of a plan's kind; None is the bench's own.
+        Example scores are in dataset order. `compute` has the limits for the model's plan; None takes the
+        bench's own. If memory runs out, these limits are halved. Raises NothingToCutError if a single row is
+        too large, and ValueError if a metric is not finite though the loss is.
         """
         compute = compute or self.compute
         sizes = self.splits[split].sizes
@@ -305,7 +308,7 @@ class Bench:
         return replace(evaluation, example_scores=tuple(scores[row] for row in rows))
 
     def sample_batches(self, *, n_examples: int, batch_size: int, seed: int) -> list[Batch]:
-        """Draw a seeded sample of the train split, in batches sorted by length, cut as those of a step."""
+        """Draw a sample of the train split by a seed, sort it by length and cut it into micro-batches."""
         split, max_tokens = self.splits["train"], self.compute.micro_batch_tokens
         sample = np.random.default_rng(seed).permutation(len(split.lengths))[:n_examples].tolist()
         sample.sort(key=lambda i: split.lengths[i])
@@ -346,10 +349,7 @@ def _failure(error: Exception, *, is_quantised: bool) -> tuple[Status, str]:
 
 
 def _require_finite(evaluation: Evaluation, *, metric: str) -> None:
-    """Raise ValueError where a metric, or the score of an example, is not finite and the loss is.
-
-    Those of autopeft are finite then; a task or a metric of another package may not be.
-    """
+    """Raise ValueError if another package's metric or score is not finite though the loss is."""
     values = (evaluation.metric or 0.0, *evaluation.example_scores)
     if math.isfinite(evaluation.loss) and not all(map(math.isfinite, values)):
         raise ValueError(f"the metric {metric} has a value that is not finite, and the loss is finite")

@@ -1,4 +1,4 @@
-"""The batches that stay on the device: all plans see the same rows, so that a batch is collated once."""
+"""Keeps batches on the device: all plans see the same rows, so that a batch is collated once."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class _Entry:
 
 @dataclass(kw_only=True)
 class DeviceCache:
-    """Keeps batches up to `max_bytes`, 0 for none.
+    """Keeps up to `max_bytes` of batches; 0 keeps none.
 
-    A new batch takes the place of those that the latest 8 measurements have not used, the least recently used
-    first. Where there are none it is not kept: all plans go through the same batches in a circle, and would
-    lose each just before its use.
+    A new batch replaces batches that the latest 8 measurements have not used, the least recently used first.
+    If there are too few of these, the new batch is not kept. Plans go through the same batches in a circle:
+    to drop a recent one would drop each just before its next use.
     """
 
     max_bytes: int
@@ -49,7 +49,7 @@ class DeviceCache:
     _entries: dict[Hashable, _Entry] = field(default_factory=dict)  # the least recently used first
 
     def get(self, key: Hashable) -> Collated | None:
-        """The batch of a key, which this measurement uses; None where it is not kept."""
+        """Return the batch of a key, and note that this measurement used it; None if it is not kept."""
         entry = self._entries.pop(key, None)
         if entry is None:
             return None
@@ -78,7 +78,7 @@ class DeviceCache:
 class Batches:
     """Collates the batches of some splits and puts them on the device; nothing may change their tensors.
 
-    `pad_token_id` fills short rows. With `marks_masks`, attention masks know whether they have padding.
+    `pad_token_id` fills short rows. With `marks_masks`, each attention mask carries whether it has padding.
     """
 
     splits: Mapping[str, EncodedSplit]
@@ -89,7 +89,7 @@ class Batches:
     marks_masks: bool = False
 
     def get(self, split: str, rows: Sequence[int]) -> Collated:
-        """The batch of some rows of a split; the dictionary is the caller's own, its tensors are shared."""
+        """Return the batch of some rows of a split; the caller may change the dictionary, not its tensors."""
         key = (split, np.asarray(rows, dtype=np.int32).tobytes())
         collated = self.cache.get(key)
         if collated is None:
@@ -100,7 +100,7 @@ class Batches:
     def _collate(self, split: str, rows: Sequence[int]) -> tuple[Collated, int]:
         encoded, task = self.splits[split], self.task
         examples, labels = [encoded.examples[i] for i in rows], [encoded.labels[i] for i in rows]
-        # A task asks for its batches in inference mode, whose tensors no later graph could save.
+        # Evaluation asks in inference mode, and a tensor made in it cannot be saved for a backward pass.
         with torch.inference_mode(mode=False):
             batch = task.collate(examples, labels, self.pad_token_id)
             n_terms = task.n_terms(batch)  # counted on the CPU, so that nothing waits for the device
@@ -110,7 +110,7 @@ class Batches:
                 sizes.append(tensor.nbytes)
                 if self.device.type != "cuda":
                     return tensor.to(self.device)
-                # The copy runs beside the step before.
+                # The device copies this batch while it computes the step before.
                 return tensor.pin_memory().to(self.device, non_blocking=True)
 
             if isinstance(task, PlacesBatches):

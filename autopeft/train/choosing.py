@@ -31,27 +31,27 @@ _WITH_LOGITS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")  # tasks of peft with a logit for e
 # What a transformer layer keeps for its backward pass over what its input takes, both in 16 bits: 34 bytes
 # for each of its numbers (Korthikanti et al. 2022, arXiv 2205.05198, section 4) over 2.
 _LAYER_OVER_INPUT = 17
-_RANK = 8  # of the LoRA at all linear maps whose memory is counted; usual
+_RANK = 8  # of the LoRA at all linear maps whose memory is counted; a common rank
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Row:
-    """What a row keeps for its backward pass, in bytes: as it is trained, and without checkpointing."""
+    """The bytes that a row keeps for its backward pass."""
 
-    kept: int
-    plain: int
+    kept: int  # as it is trained: with checkpointing if `is_checkpointed`
+    plain: int  # without checkpointing
     is_checkpointed: bool
 
 
 def choose_compute(
     bench: Bench, execution: ExecutionSpec, *, trained_params: int = 0
 ) -> tuple[Compute, tuple[Decision, ...]]:
-    """Choose micro-batches and checkpointing where the settings leave them open; returns the decisions too.
+    """Choose micro-batches and checkpointing if the settings leave them open; return the reasons too.
 
-    The longest row is run forward through LoRA at all linear maps, to count what it keeps for backward. The
-    largest plans train `trained_params`, whose memory is left to them.
+    The longest row is run forward through LoRA at all linear maps, to count what it keeps for backward; a
+    warning is logged if it may not fit. Memory is reserved for `trained_params`, the most that a plan trains.
     """
     requested, tokens = execution.checkpointing, execution.micro_batch_tokens
     if tokens is not None and requested == "off":
@@ -85,25 +85,25 @@ def choose_compute(
 
 
 def less_memory(*, checkpointing: str, is_quantised: bool) -> str:
-    """Name what to do for less memory, beyond what is on already.
+    """Name what the user can do for less memory, without what is on already.
 
     Args:
         checkpointing: `on`, `off` or `auto`, as `--checkpointing` takes it.
-        is_quantised: Whether the base model is, on request or by its checkpoint.
+        is_quantised: Whether the base model is quantised, by `--quantize` or by its checkpoint.
 
     Example:
         >>> less_memory(checkpointing="on", is_quantised=True)
         'Lower --max-length, or take a smaller model.'
     """
-    steps = ["lower --max-length"]
-    steps += [] if checkpointing == "on" else ["set --checkpointing on"]
-    steps += [] if is_quantised else ["pass --quantize 4bit"]
-    text = f"{', '.join(steps)}, or take a smaller model."
+    remedies = ["lower --max-length"]
+    remedies += [] if checkpointing == "on" else ["set --checkpointing on"]
+    remedies += [] if is_quantised else ["pass --quantize 4bit"]
+    text = f"{', '.join(remedies)}, or take a smaller model."
     return text[0].upper() + text[1:]
 
 
 def check_limit(bench: Bench, execution: ExecutionSpec, *, trained_params: int = 0) -> None:
-    """Raise SpecError where `--memory` allows no more than the process has taken before it trains."""
+    """Raise SpecError if `--memory` is no more than what is taken already before training."""
     limit_bytes, device = execution.memory_bytes, bench.base.device
     taken = taken_bytes(device)
     if limit_bytes is None or limit_bytes > taken:
@@ -111,18 +111,18 @@ def check_limit(bench: Bench, execution: ExecutionSpec, *, trained_params: int =
     row = _longest_row(bench, execution.checkpointing, room=0)
     reserved = _reserved(bench, trained_params)
     needed = int((row.kept / _ROOM_SHARE + reserved) / (1 - BATCHES_SHARE))
-    where = "this process, with its libraries and the model" if device.type == "cpu" else "the model"
+    taker = "this process, with its libraries and the model" if device.type == "cpu" else "the model"
     raise SpecError(
-        f"--memory is {_size(limit_bytes)}, and {where} takes {_size(taken)} before any training; pass "
+        f"--memory is {_size(limit_bytes)}, and {taker} takes {_size(taken)} before any training; pass "
         f"{_size(taken + needed)} at least, or take a smaller model."
     )
 
 
 def _compute(execution: ExecutionSpec, tokens: int, row: _Row | None = None) -> Compute:
-    """Choose micro-batches of so many tokens, and checkpointing as `row` found it; None is no checkpointing.
+    """Combine micro-batches of `tokens` with checkpointing, if the row needs it or the user asks for it.
 
-    Plans that cannot be checkpointed keep more for a token, and get fewer tokens by the same factor. It does
-    not depend on what is free now, so that a resumed run cuts its batches as before.
+    Passes that cannot be checkpointed keep more for each token, and get fewer tokens by the same factor.
+    Nothing depends on the memory that is free now, so that a resumed run cuts its batches as before.
     """
     return Compute(
         micro_batch_tokens=tokens,
@@ -133,17 +133,17 @@ def _compute(execution: ExecutionSpec, tokens: int, row: _Row | None = None) -> 
 
 
 def _reserved(bench: Bench, trained_params: int) -> int:
-    """Bytes that a step needs beside what rows keep: of what is trained, and of the logits at a time."""
+    """Bytes that a step needs for trained parameters and logits, apart from what rows keep."""
     reserved = _TRAINED_BYTES * trained_params
     if bench.task.peft_task_type not in _WITH_LOGITS:
-        return reserved  # their few logits count in what a row keeps
+        return reserved  # the few logits of other tasks count in what a row keeps
     device, config = bench.base.device.type, cast(Any, bench.base.module.config)
     most = _MOST_TOKENS.get(device, _MOST_TOKENS["cuda"]) * int(config.get_text_config().vocab_size)
     return reserved + _LOGIT_BYTES * min(piece_logits(on_gpu=device != "cpu"), most)
 
 
 def _room(free: int, reserved: int) -> int:
-    """Bytes of the free ones that rows may keep for their backward pass, beside what is kept for later plans.
+    """Bytes that rows may keep for backward, out of `free` ones: not reserved, and not for kept batches.
 
     Example:
         >>> round(_room(10 * 2**30, 2**30) / 2**30, 2)
@@ -153,47 +153,50 @@ def _room(free: int, reserved: int) -> int:
 
 
 def _longest_row(bench: Bench, requested: str, *, room: int) -> _Row:
-    """What the longest train row keeps, and whether with checkpointing: on request or in need."""
+    """Measure what the longest row keeps, with checkpointing if requested, or if it exceeds `room` without.
+
+    Logs a warning if checkpointing saves nothing, and leaves it off.
+    """
     plan = plan_everywhere(BASELINE_METHOD, _RANK, bench.base.sites, bench.methods)
     row = bench.splits["train"].largest_rows(1)
     plain = _plain_bytes(bench, plan, row, requested)
     if plain is not None and (requested == "off" or (requested == "auto" and plain <= room)):
         return _Row(kept=plain, plain=plain, is_checkpointed=False)
-    inputs = replace(bench, compute=Compute(checkpointing=True)).saved_bytes(plan, row)
-    if plain is not None and inputs >= plain:
+    input_bytes = replace(bench, compute=Compute(checkpointing=True)).saved_bytes(plan, row)
+    if plain is not None and input_bytes >= plain:
         log.warning("The layers of %s cannot be checkpointed, so that none are.", bench.base.name)
         return _Row(kept=plain, plain=plain, is_checkpointed=False)
-    kept = inputs + _in_one_layer(bench, plain, inputs)
-    plain = (1 + _LAYER_OVER_INPUT) * inputs if plain is None else plain
+    kept = input_bytes + _in_one_layer(bench, plain, input_bytes)
+    plain = (1 + _LAYER_OVER_INPUT) * input_bytes if plain is None else plain
     return _Row(kept=kept, plain=max(plain, kept), is_checkpointed=True)
 
 
 def kept_bytes(bench: Bench, plan: Plan, rows: Sequence[int]) -> int:
     """Count the bytes that train rows, as one micro-batch, keep for the backward pass of a plan.
 
-    With checkpointing these are the inputs of all layers, and what one layer computes again.
+    With checkpointing these are the inputs of all layers, and what one layer keeps when it is computed again.
     """
     kept = bench.saved_bytes(plan, rows)
     if not bench.compute.checkpointing:
         return kept
     sizes = bench.splits["train"].sizes
-    longest = [max(rows, key=lambda row: int(sizes[row]))]  # without checkpointing all may take too much
+    longest = [max(rows, key=lambda row: int(sizes[row]))]  # without checkpointing all rows may not fit
     plain = _plain_bytes(replace(bench, compute=Compute()), plan, longest, "on")
     return kept + len(rows) * _in_one_layer(bench, plain, bench.saved_bytes(plan, longest))
 
 
-def _in_one_layer(bench: Bench, plain: int | None, inputs: int) -> int:
-    """What one layer keeps where it is computed again, beside the inputs of all layers.
+def _in_one_layer(bench: Bench, plain: int | None, input_bytes: int) -> int:
+    """Estimate the bytes that one checkpointed layer keeps while it is computed again.
 
-    `plain` is what all keep without checkpointing; None where memory runs out.
+    `plain` is what all layers keep without checkpointing, None if memory ran out.
     """
     n_layers = len({site.layer for site in bench.base.sites if site.layer is not None})
-    in_layers = _LAYER_OVER_INPUT * inputs if plain is None else max(0, plain - inputs)
+    in_layers = _LAYER_OVER_INPUT * input_bytes if plain is None else max(0, plain - input_bytes)
     return in_layers // max(1, n_layers)
 
 
 def _plain_bytes(bench: Bench, plan: Plan, row: list[int], requested: str) -> int | None:
-    """What a row keeps without checkpointing; None where memory runs out that checkpointing may save."""
+    """Measure what a row keeps without checkpointing; None if memory runs out and checkpointing may help."""
     try:
         return bench.saved_bytes(plan, row)
     except (RuntimeError, MemoryError) as error:
@@ -204,9 +207,9 @@ def _plain_bytes(bench: Bench, plan: Plan, row: list[int], requested: str) -> in
 
 
 def most_tokens(device: str, token_bytes: int, *, room: int, weights: int) -> tuple[int, str]:
-    """Find the most tokens of a micro-batch, >= 1, and the limit that decides them.
+    """Return the most tokens of a micro-batch, >= 1, and the reason in words.
 
-    What fits is rounded down to a power of two: the free memory of a machine is never twice the same.
+    What fits is rounded down to a power of two, so that small changes in free memory change nothing.
 
     Args:
         device: Type of the device, such as cpu.
@@ -219,9 +222,9 @@ def most_tokens(device: str, token_bytes: int, *, room: int, weights: int) -> tu
         ((1 << (room // token_bytes).bit_length()) // 2, f"{_size(room)} of these may be kept"),
     ]
     if device == "cpu":
-        few = max(_FEW_TOKENS, _FEW_BYTES // token_bytes)
-        most = max(few, int(_WEIGHTS_SHARE * weights) // token_bytes)
-        reason = "fewer would cost time" if most == few else "a quarter of the weights' memory may be taken"
+        least = max(_FEW_TOKENS, _FEW_BYTES // token_bytes)
+        most = max(least, int(_WEIGHTS_SHARE * weights) // token_bytes)
+        reason = "fewer would cost time" if most == least else "a quarter of the weights' memory may be taken"
         limits.append((most, reason))
     tokens, reason = min(limits, key=lambda limit: limit[0])
     return max(1, tokens), reason

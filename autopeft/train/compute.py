@@ -1,4 +1,4 @@
-"""How training computes: the pieces in which a step goes through the model, also where memory runs out."""
+"""Cuts training steps and evaluations into micro-batches, and into smaller ones if memory runs out."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from autopeft.train.encoding import EncodedSplit
 from autopeft.train.rows import Counts
 
 Result = TypeVar("Result")
-Kind = frozenset[tuple[str, OptionPairs]]  # of a plan: methods and their options
+Kind = frozenset[tuple[str, OptionPairs]]  # the methods of a plan with their options
 
 # Tokens of an evaluation batch. Processor seconds of one core, in batches of 256, 512, 1,024, 2,048, 4,096
 # tokens: 2.0, 2.0, 2.0, 2.2, 2.5 for 600 short sentences of MiniLM-L6; 18.2, 18.1, 18.6, 18.7, 20.6 for 48
 # meaning representations of SmolLM2-135M. On a GPU chosen by hand.
 _EVAL_TOKENS = {"cpu": 1024, "cuda": 32_768}
 BATCHES_SHARE = 0.1  # of the device's free memory, for batches of tokens; chosen by hand
-_EVAL_FACTOR = 2  # tokens beside those of a micro-batch, which keeps much for its backward pass; by hand
-# A plan may keep three times as much for its backward pass as LoRA, by which pieces are cut.
+_EVAL_FACTOR = 2  # times a micro-batch's tokens: evaluation keeps nothing for a backward pass; by hand
+# Micro-batches are cut to fit LoRA; another method may keep three times as much for its backward pass.
 _MOST_HALVINGS = 2
 
 log = logging.getLogger(__name__)
@@ -32,16 +32,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class Compute:
-    """How a bench computes; none of it changes what is computed but for rounding and the draws of dropout.
+    """How a bench computes; it changes results only by rounding and the draws of dropout.
 
-    A step goes through the model in micro-batches of at most `micro_batch_tokens`, padding included; None
-    takes it whole. With `checkpointing`, layers keep only their inputs for the backward pass, where the model
-    allows it; `plain_tokens` are the most of a micro-batch whose layers keep all, None: as many.
-    An evaluation batch has at most `max_eval_tokens`; None: as many as are best. What is kept for later plans
-    respects `memory_bytes`, the most that the device may use.
+    If memory runs out for a plan, its limits are lowered and layers are checkpointed, for later plans of the
+    same kind too. Kinds differ in what they keep for a backward pass, so that each has limits of its own.
 
-    Where memory runs out for a plan, the two limits are lowered and layers checkpointed: for later plans of
-    its kind too, and for no others, since kinds differ in what they keep for a backward pass.
+    Attributes:
+        micro_batch_tokens: Most tokens of a micro-batch, padding included; None takes a step whole.
+        checkpointing: Whether layers keep only their inputs for the backward pass, if the model allows it.
+        plain_tokens: The same as `micro_batch_tokens` for passes without checkpointing; None: as many.
+        max_eval_tokens: Most tokens of an evaluation batch; None: as many as are fastest.
+        memory_bytes: The most that the device may use, which limits the batches kept there; None: no limit.
     """
 
     micro_batch_tokens: int | None = None
@@ -53,17 +54,17 @@ class Compute:
 
     @property
     def most_plain_tokens(self) -> int | None:
-        """Most tokens of a micro-batch whose layers keep all for the backward pass; None: no limit."""
+        """Most tokens of a micro-batch without checkpointing; None: no limit."""
         return self.micro_batch_tokens if self.plain_tokens is None else self.plain_tokens
 
     def eval_tokens(self, device: str) -> int:
-        """Most tokens of an evaluation batch: what is best there, or twice what training takes, if less."""
+        """Most tokens of an evaluation batch: the device's fastest, or twice a micro-batch if less."""
         best, trained = _EVAL_TOKENS.get(device, _EVAL_TOKENS["cuda"]), self.micro_batch_tokens
         usual = best if trained is None else _EVAL_FACTOR * trained
         return min(best, self.max_eval_tokens or usual)
 
     def of(self, plan: Plan) -> Compute:
-        """How plans with the same methods and options compute; a change is for all of them."""
+        """Return the one object with the limits of all plans that have this plan's methods and options."""
         kind = frozenset((adapter.method, adapter.options) for adapter in plan.adapters)
         if kind not in self._of_kinds:
             self._of_kinds[kind] = replace(self, _of_kinds={})
@@ -77,9 +78,9 @@ class NothingToCutError(MemoryError):
 def in_smaller_batches(
     attempt: Callable[[int], Result], max_tokens: int, *, smallest: int, device: torch.device
 ) -> Result:
-    """Try batches of so many tokens, and half as many each time that memory runs out.
+    """Call `attempt` with `max_tokens`, and with half as many each time that memory runs out.
 
-    Raises NothingToCutError where memory runs out at `smallest`, the tokens of the largest row.
+    Raises NothingToCutError if memory runs out at `smallest`, the tokens of the largest row.
     """
     while True:
         try:
@@ -101,7 +102,7 @@ def micro_batches(rows: Sequence[int], sizes: Counts, *, max_tokens: int | None)
     if max_tokens is None or padded_tokens(rows, sizes) <= max_tokens:
         return [rows]
     parts: list[list[int]] = []
-    longest = 0  # row of the last part
+    longest = 0  # tokens of the longest row of the last part
     for row, length in zip(rows, sizes[list(rows)].tolist(), strict=True):
         longest = max(longest, length)
         if parts and (len(parts[-1]) + 1) * longest <= max_tokens:
@@ -119,11 +120,11 @@ def padded_tokens(rows: Sequence[int], sizes: Counts) -> int:
 
 @dataclass(kw_only=True)
 class Recovery:
-    """The tries of one measurement, each in less memory than the one before.
+    """Lowers the limits of one measurement, in place, each time that memory runs out.
 
-    First micro-batches are halved, twice at most and down to one row, then layers are checkpointed. Later
-    plans of the kind whose `compute` this is keep to it too, unless it was no help: some methods keep as much
-    for a row as for many. `steps` gives the micro-batches of the run, as rows of `split`.
+    Micro-batches are halved, twice at most and down to one row; then layers are checkpointed. If that is no
+    help, all limits are restored: some methods keep as much for a row as for many. Later plans of the same
+    kind share `compute`. `steps` gives the run's micro-batches under it, as rows of `split`.
     """
 
     compute: Compute
@@ -133,11 +134,11 @@ class Recovery:
     may_checkpoint: bool
 
     def __post_init__(self) -> None:
-        """Note what is restored where nothing helps."""
+        """Note the limits to restore if nothing helps."""
         self._before, self._n_halved = replace(self.compute), 0
 
     def lower_memory(self, error: Exception, plan: Plan) -> bool:
-        """Leave less memory to the next try of a plan; False where that would not mend an error."""
+        """Lower a limit for the next try of a plan, and log it; False if the error is final."""
         how = self._next_try(error) if is_out_of_memory(error) else None
         if how is not None:
             text = (
@@ -148,7 +149,7 @@ class Recovery:
         return how is not None
 
     def _next_try(self, error: Exception) -> str | None:
-        """Lower one limit, and say which; None if nothing can be cut, and then all limits are restored."""
+        """Lower one limit, and say which; if nothing can be lowered, restore all limits and return None."""
         if self.is_trained and not isinstance(error, NothingToCutError):
             if self._n_halved < _MOST_HALVINGS and self._halve():
                 self._n_halved += 1
@@ -160,7 +161,7 @@ class Recovery:
         return None
 
     def _halve(self) -> bool:
-        """Lower the limit to half of the largest micro-batch; False where that is one row."""
+        """Lower the limit to half of the largest micro-batch; False if that is one row."""
         sizes = self.split.sizes
         parts = [rows for step in self.steps() for rows in step]
         largest = max(parts, key=lambda rows: padded_tokens(rows, sizes), default=())

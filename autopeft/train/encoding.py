@@ -29,26 +29,26 @@ NO_CUT = 10**9  # tokens, more than any row has
 _SORTED_BATCHES = 16  # batches whose rows are sorted by length together, to save padding; chosen by hand
 _SUBSET_SEED = 20  # of the part of a split that short runs are ranked on; any fixed number
 MOST_AT_START = 10_000  # rows of a split that are all encoded before a run; chosen by hand
-_MANY_CHARACTERS = 20_000_000  # that take some ten seconds, of which the user is told; chosen by hand
-_TOKEN_CHARACTERS = 16  # of a token at most, but for rare texts; chosen by hand
-_CHECKED_ROWS = 4096  # rows whose tokens are looked through at once; chosen by hand
-_COUNTED_ROWS = 2000  # of a long text, whose tokens are counted; chosen by hand
-_COUNTED_CHARACTERS = 4_000_000  # of these rows, at most; chosen by hand
+_MANY_CHARACTERS = 20_000_000  # take some ten seconds to tokenise, which is logged; chosen by hand
+_TOKEN_CHARACTERS = 16  # the most of a token, except in rare texts; chosen by hand
+_CHECKED_ROWS = 4096  # rows whose token ids are checked at once; chosen by hand
+_COUNTED_ROWS = 2000  # rows of a long text whose tokens are counted; chosen by hand
+_COUNTED_CHARACTERS = 4_000_000  # the most of these rows; chosen by hand
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedSplit:
     """One split as token features; `examples` and `labels` have one entry per example.
 
-    `text_form` says how a row became one text, where that depends on the rows; empty elsewhere. With `lazy`,
-    whose columns these are, an example is encoded when it is first read.
+    `text_form` says how a row became one text, if that depends on the rows; else it is empty. With `lazy`,
+    examples and labels are its columns, and a row is encoded when it is first read.
     """
 
     examples: Sequence[Example]
     labels: Sequence[Any]
     text_form: str = ""
     lazy: LazyRows | None = None
-    rows: tuple[int, ...] | None = None  # which rows of the split the examples are, if some were dropped
+    rows: tuple[int, ...] | None = None  # the row of each example; None if no row was dropped
 
     @cached_property
     def lengths(self) -> Counts:
@@ -67,17 +67,17 @@ class EncodedSplit:
 
     @cached_property
     def typical(self) -> NDArray[np.int64]:
-        """The rows whose mean stands for all: all of them, or a random sample of a large split."""
+        """The rows whose mean length stands for all: all rows, or a random sample of a large split."""
         return np.arange(len(self.examples)) if self.lazy is None else self.lazy.typical
 
     @cached_property
     def known(self) -> NDArray[np.int64]:
-        """The rows whose longest stands for all: all, or of a large split a sample and the longest texts."""
+        """Rows whose longest stands for all: all rows, or of a large split a sample and the longest texts."""
         return self.typical if self.lazy is None else self.lazy.known
 
     @cached_property
     def longest(self) -> int:
-        """Tokens of the longest example."""
+        """Tokens of the longest example, as far as `known` tells."""
         return int(self.lengths[self.known].max())
 
     def largest_rows(self, n_rows: int) -> list[int]:
@@ -86,9 +86,10 @@ class EncodedSplit:
         return rows
 
     def subset(self, n_examples: int) -> list[int]:
-        """Rows to judge a short run on, ascending; the same for all plans, and smaller within larger ones.
+        """Draw rows to judge a short run on, ascending; the same for all plans.
 
-        They are drawn at random, since the rows of a file are often sorted by label.
+        They are random, since the rows of a file are often sorted by label. A smaller subset is part of every
+        larger one.
         """
         order: list[int] = np.random.default_rng(_SUBSET_SEED).permutation(len(self.examples)).tolist()
         return sorted(order[:n_examples])
@@ -110,10 +111,10 @@ def encode_splits(
 
 
 def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int | None) -> EncodedSplit:
-    """Encode one split in at most `max_length` tokens; a large one in part, and its other rows when read.
+    """Encode one split in at most `max_length` tokens a row; most of a large split only when it is read.
 
     Raises:
-        DataError: Too many rows do not fit.
+        DataError: The task refuses the rows, since too many do not fit.
         ModelError: The tokenizer gives tokens that the model lacks.
     """
     longest = min(max_length or NO_CUT, max_length_of(base) or NO_CUT)
@@ -122,31 +123,31 @@ def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int |
         inputs, labels = [split.inputs[i] for i in rows], [split.labels[i] for i in rows]
         encoded = task.encode(inputs, labels, base.tokenizer, longest)
         _require_known_tokens([row for example in encoded.examples for row in rows_of_tokens(example)], base)
-        if task.peft_task_type == "SEQ_2_SEQ_LM":  # the only one whose labels are rows of tokens of their own
+        if task.peft_task_type == "SEQ_2_SEQ_LM":  # the only task whose labels are rows of tokens
             _require_known_tokens(encoded.labels, base)
         return encoded
 
-    every, name = range(len(split.inputs)), split.name
+    all_rows, name = range(len(split.inputs)), split.name
     cells = ((*inputs, label) for inputs, label in zip(split.inputs, split.labels, strict=True))
-    # Words are counted where a cell has these.
+    # A cell that is a list of words adds their number.
     counts = (sum(len(cell) for cell in row if isinstance(cell, Sized)) for row in cells)
-    characters = np.fromiter(counts, dtype=np.int64, count=len(every))
-    if len(every) > MOST_AT_START and task.defaults.max_length is not None and not task.defaults.is_packed:
+    characters = np.fromiter(counts, dtype=np.int64, count=len(all_rows))
+    if len(all_rows) > MOST_AT_START and task.defaults.max_length is not None and not task.defaults.is_packed:
         lazy = LazyRows(characters, encode, seed=_SUBSET_SEED)
         sample = encode(lazy.known.tolist())
         if len(sample.examples) == len(lazy.known):
             lazy.keep(lazy.known.tolist(), sample)
             text = "Of %s %s rows %s are tokenised now, the others when they are first read."
-            log.info(text, f"{len(every):,}", name, f"{len(lazy.known):,}")
-            _tell_notes(sample, f"{name} (a sample)")
+            log.info(text, f"{len(all_rows):,}", name, f"{len(lazy.known):,}")
+            _warn_or_refuse(sample, f"{name} (a sample)")
             return EncodedSplit(
                 examples=lazy.examples, labels=lazy.labels, text_form=sample.text_form, lazy=lazy
             )
     used = characters if task.defaults.is_packed else characters.clip(max=_TOKEN_CHARACTERS * longest)
     if used.sum() > _MANY_CHARACTERS:
-        log.info("Tokenising the %s rows of %s.", f"{len(every):,}", name)
-    encoded = encode(every)
-    _tell_notes(encoded, name)
+        log.info("Tokenising the %s rows of %s.", f"{len(all_rows):,}", name)
+    encoded = encode(all_rows)
+    _warn_or_refuse(encoded, name)
     dropped = frozenset(encoded.dropped)
     kept = tuple(i for i in range(len(encoded.examples)) if i not in dropped)
     return EncodedSplit(
@@ -157,8 +158,8 @@ def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int |
     )
 
 
-def _tell_notes(encoded: Encoded, name: str) -> None:
-    """Log the notes on rows that stand for all of a split; raise DataError where they cannot be used."""
+def _warn_or_refuse(encoded: Encoded, name: str) -> None:
+    """Raise DataError if the task refuses the rows; else log its notes on them as warnings."""
     if encoded.refusal:
         raise DataError(encoded.refusal)
     for note in encoded.notes:
@@ -171,7 +172,7 @@ def max_length_of(base: BaseModel) -> int | None:
 
 
 def limited_by(base: BaseModel) -> str:
-    """What decides `max_length_of`, in words."""
+    """Name what decides `max_length_of`, such as the model's context."""
     return min(_limits(base), default=(0, "nothing"))[1]
 
 
@@ -185,9 +186,9 @@ def _limits(base: BaseModel) -> list[tuple[int, str]]:
 
 
 def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
-    """Try the longest and the shortest example, so that an unfit model is refused before any trial fails.
+    """Compute the loss of the longest and the shortest example; raise ModelError if the model cannot.
 
-    They are tried in train mode as well: Reformer pads them to a length that it can split in eval mode alone.
+    Both eval and train mode are tried: Reformer pads to a length that it can split in eval mode alone.
     """
     lengths = split.lengths[split.known]
     rows = sorted({int(split.known[lengths.argmax()]), int(split.known[lengths.argmin()])})
@@ -198,7 +199,7 @@ def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
         for mode in (contextlib.nullcontext(), _train_mode(base)):
             with mode, torch.no_grad(), base.autocast():
                 placed = {name: tensor.to(base.device) for name, tensor in batch.items()}
-                float(task.loss(base.module, placed))  # a GPU tells of its errors when it is waited for
+                float(task.loss(base.module, placed))  # waits for the GPU, which raises only then
     except PASS_ERRORS as error:
         if is_out_of_memory(error):
             raise
@@ -212,7 +213,7 @@ def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
 
 @contextlib.contextmanager
 def _train_mode(base: BaseModel) -> Iterator[None]:
-    """The base model in train mode; afterwards its mode and the generators of torch are as before."""
+    """Put the base model into train mode within a context; then restore its modes and torch's generators."""
     modes = [(child, child.training) for child in base.module.modules()]
     with forked_rng(base.device):
         base.to_train(base.module)
@@ -224,28 +225,29 @@ def _train_mode(base: BaseModel) -> Iterator[None]:
 
 
 def _require_known_tokens(rows: Sequence[Sequence[int]], base: BaseModel) -> None:
+    """Raise ModelError if the model has no embedding for a token of some rows, or for the padding."""
     if not rows:
         return
     parts = (rows[i : i + _CHECKED_ROWS] for i in range(0, len(rows), _CHECKED_ROWS))
     largest = max(int(np.concatenate(part).max(initial=0)) for part in parts)
     try:
-        n_known = len(base.module.get_input_embeddings().weight)  # type: ignore[operator]
+        n_tokens = len(base.module.get_input_embeddings().weight)  # type: ignore[operator]
     except (NotImplementedError, AttributeError):  # CANINE hashes characters: any token is known
         return
-    if base.pad_token_id >= n_known:
+    if base.pad_token_id >= n_tokens:
         raise ModelError(
-            f"The tokenizer of {base.name} pads with token {base.pad_token_id}, the model knows {n_known}; "
+            f"The tokenizer of {base.name} pads with token {base.pad_token_id}, the model knows {n_tokens}; "
             "name one of its own tokens as pad_token, or save it with resized embeddings."
         )
-    if largest >= n_known:
+    if largest >= n_tokens:
         raise ModelError(
-            f"The tokenizer of {base.name} gives token {largest}, the model knows {n_known}; "
+            f"The tokenizer of {base.name} gives token {largest}, the model knows {n_tokens}; "
             "put the tokenizer and the weights of one model together."
         )
 
 
 def train_rows(lengths: Counts, *, n_steps: int, batch_size: int, seed: int) -> list[list[int]]:
-    """Draw the rows of each step; they depend on the seed alone, so that all plans see the same order.
+    """Draw the rows of each step; the plan has no influence, so that all plans see the same order.
 
     A longer run begins with the rows of a shorter one.
     """
@@ -262,8 +264,8 @@ def epoch_batches(lengths: Counts, *, batch_size: int, rng: np.random.Generator)
     """Yield the full batches of one epoch in random order, each of rows of similar length.
 
     Rows are shuffled and cut into chunks of 16 batches. Each chunk is sorted by length, cut into batches, and
-    its batches are shuffled. The rows that fill no batch are left to later epochs; which ones is random.
-    Padding falls from about half to a tenth.
+    its batches are shuffled. A random remainder that fills no batch is left out of the epoch.
+    Sorting lowers the share of padding from about half to a tenth.
     """
     order = rng.permutation(len(lengths))
     order = order[: len(order) - len(order) % batch_size]
@@ -288,14 +290,14 @@ def uncut_lengths(split: Split, rows: Sequence[int], base: BaseModel, task: Task
 
 
 def count_tokens(split: Split, base: BaseModel, task: Task, *, block_length: int) -> int:
-    """Count the tokens of a split that becomes blocks; a long one is judged by its beginning."""
+    """Count the tokens of a split that is packed into blocks; a long one is estimated by its beginning."""
     n_characters = sum(len(str(cell)) for row in split.inputs for cell in row)
-    beginning, n_more = [], _COUNTED_CHARACTERS
+    beginning, n_remaining = [], _COUNTED_CHARACTERS
     for row in split.inputs[:_COUNTED_ROWS]:
-        if n_more <= 0:
+        if n_remaining <= 0:
             break
-        beginning.append(tuple(str(cell)[:n_more] for cell in row))
-        n_more -= sum(map(len, beginning[-1]))
+        beginning.append(tuple(str(cell)[:n_remaining] for cell in row))
+        n_remaining -= sum(map(len, beginning[-1]))
     encoded = task.encode(beginning, split.labels[: len(beginning)], base.tokenizer, block_length)
     counted = sum(map(length_of, encoded.examples))
     return counted * n_characters // max(1, sum(len(cell) for row in beginning for cell in row))

@@ -24,9 +24,9 @@ from autopeft.train.pausing import Position, UnderWay, pause, resume
 from autopeft.train.rates import RateSchedule
 from autopeft.train.rows import Counts
 
-_CLIP_NORM = 1.0  # of the gradients of all parameters together; usual for transformers
+_CLIP_NORM = 1.0  # of the gradients of all parameters together; the usual value for transformers
 _FUSED_ON = ("cpu", "cuda")  # devices with one kernel of AdamW, and one of the norm, for all parameters
-_CHECKED_STEPS = 8  # steps between two looks at the losses, since a look waits for the device; by hand
+_CHECKED_STEPS = 8  # steps between two checks of the losses, since a check waits for the device; by hand
 _MASK_STEPS = 2**16  # values of the 16 bits of a dropout mask; a probability is rounded to the nearest
 _PER_WORD = 4  # masks from one 64-bit word of the generator
 
@@ -39,7 +39,7 @@ _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
 @contextlib.contextmanager
 def watched(watcher: Watcher) -> Iterator[None]:
-    """A context in which a function hears of each training step; to ask for the loss waits for the device."""
+    """Call `watcher` after each training step within a context; its loss function waits for the device."""
     token = _watcher.set(watcher)
     try:
         yield
@@ -55,29 +55,27 @@ class DivergedError(FloatingPointError):
 class TrainingRun:
     """The inputs of one training run.
 
-    `steps` has the micro-batches of each step as row indices, `sizes` the tokens of every row. `batch`
-    makes a batch of row indices, and counts the terms that its `loss` is the mean of. `under_way` takes
-    states of the full run now and then, and at the branch of a short run, from which the full run goes on.
-    `interrupt` is called before each step; what it raises stops the run. Where it `scales_gradients` up, for
-    float16, a step whose gradients leave its range is skipped.
+    `under_way` keeps states of the full run now and then, and at the branch of a short run, from which the
+    full run goes on; None keeps none. `interrupt` is called before each step; its exceptions stop the run.
     """
 
-    steps: Sequence[Sequence[Sequence[int]]]
-    sizes: Counts
-    batch: Callable[[Sequence[int]], tuple[Batch, int]]
+    steps: Sequence[Sequence[Sequence[int]]]  # micro-batches of each step, as row indices
+    sizes: Counts  # tokens of every row
+    batch: Callable[[Sequence[int]], tuple[Batch, int]]  # and how many terms its loss averages
     loss: Callable[[nn.Module, Batch], torch.Tensor]
     schedule: RateSchedule
     seed: int
-    scales_gradients: bool = False
+    scales_gradients: bool = False  # for float16: a step whose gradients leave its range is skipped
     under_way: UnderWay | None = None
     interrupt: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingCost:
-    """Seconds and steps of a run since its start or a branch, also those of an earlier process.
+    """Seconds and steps that a run trained, those of an earlier, stopped process included.
 
-    `peak_bytes` is the peak of its widest micro-batch.
+    A full run that goes on from a short one counts from there. `peak_bytes` adds up what the widest
+    micro-batch saves for backward, gradients and AdamW's moments.
     """
 
     seconds: float = 0.0
@@ -88,10 +86,10 @@ class TrainingCost:
 def train(
     model: nn.Module, groups: list[dict[str, Any]], run: TrainingRun, *, device: torch.device
 ) -> TrainingCost:
-    """Train the parameter groups of a model, from the start or from where the run was stopped.
+    """Train the parameter groups of a model in place, from the start or from a kept state of the run.
 
-    The `lr` of a group is its peak. The model is in train mode already. Raises DivergedError for a loss that
-    is not finite.
+    The `lr` of a group is its peak. The model is in train mode already. Raises DivergedError if a loss is not
+    finite, or if float16 leaves no finite gradients.
     """
     started, schedule = time.perf_counter(), run.schedule
     n_steps = schedule.n_steps
@@ -100,39 +98,39 @@ def train(
     scaler = GradScaler(device.type, enabled=run.scales_gradients)
     with forked_rng(device):
         torch.manual_seed(run.seed)  # dropout
-        kept = None if run.under_way is None else run.under_way.load()
-        if kept is not None and kept.position.step > (schedule.branch or n_steps):
-            kept = None  # the full run has gone on beyond the branch of this one
-        start = resume(kept, model, optimizer, scaler, n_full=schedule.n_full, device=device)
-        counted = _CountedLoss(run, start)
+        state = None if run.under_way is None else run.under_way.load()
+        if state is not None and state.position.step > (schedule.branch or n_steps):
+            state = None  # the full run is beyond the branch of this short run
+        start = resume(state, model, optimizer, scaler, n_full=schedule.n_full, device=device)
+        counted_loss = _CountedLoss(run, start)
 
-        def reached(n_done: int) -> Position:
+        def position_after(n_done: int) -> Position:
             seconds = start.seconds + time.perf_counter() - started
-            return replace(counted.position, step=n_done, seconds=seconds)
+            return replace(counted_loss.position, step=n_done, seconds=seconds)
 
         freed = FreedMemory(device)
-        losses: list[tuple[int, torch.Tensor]] = []  # with their steps, since the last look at them
+        losses: list[tuple[int, torch.Tensor]] = []  # with their steps, since the last check
         for step in range(start.step, n_steps):
             run.interrupt()
             if step == schedule.branch and run.under_way is not None:
                 _require_finite(losses, n_steps=n_steps)
-                branch = replace(counted.position, step=step, began=step, seconds=0.0)
+                branch = replace(counted_loss.position, step=step, began=step, seconds=0.0)
                 run.under_way.keep(pause(branch, model, optimizer, scaler, device=device))
             for group, peak_rate in zip(optimizer.param_groups, peak_rates, strict=True):
                 group["lr"] = peak_rate * schedule.share(step)
-            of_step = optimizer_step(model, optimizer, scaler, run.steps[step], counted, freed)
-            losses += [(step, loss) for loss in of_step]
+            step_losses = optimizer_step(model, optimizer, scaler, run.steps[step], counted_loss, freed)
+            losses += [(step, loss) for loss in step_losses]
             if (watcher := _watcher.get()) is not None:
-                watcher(step + 1, n_steps, partial(_mean, of_step))
+                watcher(step + 1, n_steps, partial(_mean, step_losses))
             is_last = step + 1 == n_steps
-            is_before = schedule.branch is None or step + 1 < schedule.branch  # in the steps of a full run
-            is_kept = run.under_way is not None and is_before and run.under_way.is_due(is_last=is_last)
+            in_full_run = schedule.branch is None or step + 1 < schedule.branch  # not in a decay
+            is_kept = run.under_way is not None and in_full_run and run.under_way.is_due(is_last=is_last)
             if (step + 1) % _CHECKED_STEPS == 0 or is_last or is_kept:
                 _require_finite(losses, n_steps=n_steps)
                 losses.clear()
             if is_kept and run.under_way is not None:
-                run.under_way.keep(pause(reached(step + 1), model, optimizer, scaler, device=device))
-        position = reached(n_steps)
+                run.under_way.keep(pause(position_after(step + 1), model, optimizer, scaler, device=device))
+        position = position_after(n_steps)
         if scaler.is_enabled() and scaler.get_scale() < 1:
             raise DivergedError("diverged: the gradients are not finite in float16; try --dtype float32")
     trained_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
@@ -148,21 +146,21 @@ def optimizer_step(
     optimizer: Optimizer,
     scaler: GradScaler,
     parts: Sequence[Sequence[int]],
-    counted: _CountedLoss,
+    counted_loss: _CountedLoss,
     freed: FreedMemory,
 ) -> list[torch.Tensor]:
     """Take one optimizer step; returns the losses of its micro-batches, on the device.
 
-    The gradient is the sum over the terms of all micro-batches, divided once by their number. So it is the
-    same however a step is cut.
+    The gradient is the sum over the terms of all micro-batches, divided once by their number. So it does not
+    depend on how a step is cut. Micro-batches without a term are skipped if others have some.
     """
-    batches = [counted.run.batch(rows) for rows in parts]
+    batches = [counted_loss.run.batch(rows) for rows in parts]
     n_terms = sum(n for _, n in batches)
     losses = []
     for rows, (batch, n) in zip(parts, batches, strict=True):
         if n == 0 != n_terms:
             continue  # no label in any of its rows
-        loss = counted.loss(model, rows, batch)
+        loss = counted_loss.loss(model, rows, batch)
         share = loss if n == n_terms else loss * (n / n_terms)
         scaler.scale(share).backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
@@ -192,15 +190,15 @@ def _require_finite(losses: Sequence[tuple[int, torch.Tensor]], *, n_steps: int)
 
 
 class _CountedLoss:
-    """Computes the loss of a run, and counts once the bytes that its widest micro-batch saves for backward.
+    """Computes the loss of a run, and counts the bytes that its widest micro-batch saves for backward.
 
-    A resumed run keeps the count in its `position` unless a wider micro-batch follows.
+    The count is in `position`. A resumed run counts again only if a wider micro-batch is still to come.
     """
 
     def __init__(self, run: TrainingRun, position: Position) -> None:
         self.run, self.position = run, position
         parts = [rows for step in run.steps[position.step :] for rows in step]
-        # The first of equally wide ones, as in a run that was not stopped.
+        # The first of equally wide micro-batches, as in a run that was not stopped.
         widest = max(parts, key=self._n_tokens, default=())
         self._widest = widest if self._n_tokens(widest) > position.widest_tokens else ()
 
@@ -221,11 +219,11 @@ class _CountedLoss:
 
 @contextlib.contextmanager
 def quick_masks(device: torch.device) -> Iterator[None]:
-    """A context in which `bernoulli_` fills CPU tensors faster, and with it every dropout of a model.
+    """Make `bernoulli_`, and so every dropout, faster on a CPU within a context; no effect elsewhere.
 
     torch draws each element of a mask by itself and on one thread, except on processors of one vendor: on
-    two cores of another that was a sixth of a step of MiniLM-L6. The masks come from torch's generator, so
-    that `torch.manual_seed` decides them as before; they are other masks than outside of the context.
+    two cores of another vendor that was a sixth of a step of MiniLM-L6. `torch.manual_seed` decides the
+    masks as before, but they are other masks than outside of the context.
     """
     if device.type != "cpu":
         yield
@@ -233,7 +231,7 @@ def quick_masks(device: torch.device) -> Iterator[None]:
     library = Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"(?s).*[Oo]verrid")  # which is what is wanted
+            warnings.filterwarnings("ignore", message=r"(?s).*[Oo]verrid")  # the override is intended
             library.impl("bernoulli_.float", _fill, "CPU")  # type: ignore[no-untyped-call]
         yield
     finally:
@@ -242,7 +240,7 @@ def quick_masks(device: torch.device) -> Iterator[None]:
 
 
 def _fill(mask: Tensor, p: float = 0.5, generator: torch.Generator | None = None) -> Tensor:
-    """Ones with probability p, in steps of 2^-16, else zeros."""
+    """Fill a mask with ones with probability p, rounded to a multiple of 2^-16, and else zeros."""
     if not 0 <= p <= 1:
         raise RuntimeError(f"bernoulli_ expects p to be in [0, 1], but got p={p}")
     n_ones = round(p * _MASK_STEPS)

@@ -14,14 +14,14 @@ from autopeft.train.encoding import train_rows
 
 _SECONDS = 2.0  # of the timed run, about; chosen by hand
 _MOST_STEPS = 8  # of the timed run; chosen by hand
-_COLD_SECONDS = 10.0  # of a first step, up to which it may be the preparation of kernels; chosen by hand
-TYPICAL_STEPS = 64  # whose mean length is that of a run; chosen by hand
-_SEEDS = 32  # among which one is sought whose first steps are of that length; chosen by hand
+_COLD_SECONDS = 10.0  # a first step up to this long may be slow by the preparation of kernels; chosen by hand
+TYPICAL_STEPS = 64  # steps whose mean length stands for a whole run; chosen by hand
+_SEEDS = 32  # seeds to choose from, for first steps of about that length; chosen by hand
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """Seconds of a step, of an evaluated example, and of a run beside these (attaching, checking)."""
+    """Seconds of a step, of an evaluated example, and of a run apart from both (attaching, checking)."""
 
     step_seconds: float
     example_seconds: float
@@ -31,9 +31,9 @@ class Pace:
 def pace_of(bench: Bench, plan: Plan) -> Pace:
     """Time one step and one example of a plan, then as many more as take about two seconds.
 
-    A first step of a process may last long, so that a slow one is timed again. The steps are those of a seed
-    whose first ones are about as long as a run's are in the mean; what they differ by is taken to cost in
-    proportion to tokens. Nothing is kept of the runs. Raises TrainingError if the plan cannot be trained.
+    A slow first step is timed again, since kernels may have been prepared in it. Rows are drawn by a seed
+    whose first steps are about as long as typical ones; times are corrected in proportion to the tokens that
+    still differ. No weights or states are kept. Raises TrainingError if the plan cannot be trained.
     """
     bench = replace(bench, keep_weights=None, under_way=None)
     pace = _timed(bench, plan, n_steps=1, n_examples=1)
@@ -70,7 +70,7 @@ def _timed(bench: Bench, plan: Plan, *, n_steps: int, n_examples: int) -> Pace:
 
 
 def _typical_seed(bench: Bench, n_steps: int) -> tuple[int, float]:
-    """Find the seed whose first steps are nearest to typical ones; return it, and typical tokens / theirs."""
+    """Find the seed whose first steps are most typical in length; return it, and typical tokens / its own."""
     lengths = bench.splits["train"].lengths
 
     def mean_tokens(seed: int, n: int) -> float:

@@ -33,19 +33,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """How far a run has come: steps done, and the bytes that its widest micro-batch saves for backward.
+    """How far a run has come."""
 
-    `widest_tokens` counts the tokens of that micro-batch, padding included; 0 before one was counted. A
-    full run of `n_full` steps resumes it. It `began` at the step up to which a short run had trained it; its
-    `seconds` count from there.
-    """
-
-    step: int = 0
-    widest_tokens: int = 0
-    saved_bytes: int = 0
-    n_full: int = 0
-    began: int = 0
-    seconds: float = 0.0
+    step: int = 0  # steps done
+    widest_tokens: int = 0  # of the widest micro-batch so far, padding included; 0 before one was counted
+    saved_bytes: int = 0  # what that micro-batch saves for the backward pass
+    n_full: int = 0  # steps of the full run to which the state belongs
+    began: int = 0  # step at which the full run took over from its short run; 0 without one
+    seconds: float = 0.0  # of training since `began`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +87,7 @@ def write(state: State, folder: Path) -> None:
 
 
 def read(folder: Path) -> State | None:
-    """The state in a folder; None if it is missing or damaged."""
+    """Read the state in a folder; None if it is missing or damaged."""
     try:
         with safe_open(folder / _FILE, framework="pt") as file:
             position = Position(**json.loads(file.metadata()["position"]))
@@ -118,9 +113,10 @@ def resume(
     n_full: int,
     device: torch.device,
 ) -> Position:
-    """Restore the state of a full run of so many steps; returns its position.
+    """Restore a state into model, optimizer, scaler and torch's generators; return its position.
 
-    It is step 0 if there is no state, or one of other parameters or of another length.
+    If there is no state, or one of other parameters or of a full run of other than `n_full` steps, nothing
+    changes and the position is step 0.
     """
     if state is None:
         return Position(n_full=n_full)
@@ -140,7 +136,7 @@ def resume(
                     placed["step"] = moments["step"]
                 optimizer.state[parameter] = placed
     if "scaler" in tensors:
-        scale, n_since = tensors["scaler"].tolist()  # and the steps since it last changed
+        scale, n_since = tensors["scaler"].tolist()  # n_since: steps since the scale last changed
         scaler.load_state_dict({**scaler.state_dict(), "scale": scale, "_growth_tracker": int(n_since)})
     torch.random.set_rng_state(tensors["rng"])
     if (state_on_device := tensors.get(f"rng.{device.type}")) is not None:
@@ -156,16 +152,16 @@ def _trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 class UnderWay:
     """Keeps the latest state of one training run in a folder, a minute or more apart.
 
-    A run of less than a minute writes nothing. Where writing is slow, states are further apart, so that it
-    takes a hundredth of the time; one that cannot be written is told and costs the run nothing.
+    A run of less than a minute writes nothing. If writing is slow, states are further apart, so that it takes
+    at most a hundredth of the time. If a state cannot be written, a warning is logged and training goes on.
     """
 
     folder: Path
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
-        """Time runs from now on."""
-        self._last, self._apart, self._is_long = self.clock(), _SECONDS, False
+        """Count the time to the first state from now on."""
+        self._kept_at, self._wait_seconds, self._is_long = self.clock(), _SECONDS, False
 
     def load(self) -> State | None:
         """The state that an earlier process kept; None if there is none."""
@@ -174,15 +170,15 @@ class UnderWay:
         return state
 
     def is_due(self, *, is_last: bool) -> bool:
-        """Whether a state is to be kept now; after the last step of a long run it always is."""
-        return self.clock() - self._last >= self._apart or (is_last and self._is_long)
+        """Whether to keep a state now; after the last step, if one was kept or loaded before."""
+        return self.clock() - self._kept_at >= self._wait_seconds or (is_last and self._is_long)
 
     def keep(self, state: State) -> None:
         """Write a state instead of the one before it."""
-        began = self.clock()
+        started = self.clock()
         try:
             write(state, self.folder)
         except (OSError, SafetensorError) as error:
             log.warning("The state of the training was not kept: %s", error)
-        self._last, self._is_long = self.clock(), True
-        self._apart = max(_SECONDS, (self._last - began) / _SHARE)
+        self._kept_at, self._is_long = self.clock(), True
+        self._wait_seconds = max(_SECONDS, (self._kept_at - started) / _SHARE)

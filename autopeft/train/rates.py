@@ -1,4 +1,4 @@
-"""The learning rate over the steps, and by parameter: adapters at the plan's, the head at fixed rates."""
+"""Learning rates over the steps, and by parameter: the plan's for adapters, fixed ones for the head."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from autopeft.extension import Batch, Method
 from autopeft.model import BaseModel
 from autopeft.records import Plan
 
-_BEFORE_DECAY = 0.8  # of a short run, which a full run need not repeat; chosen by hand
+_BEFORE_DECAY = 0.8  # share of a short run before its decay, which a full run need not repeat; by hand
 _MOST_WARMUP = 50  # steps, so that short runs of long ones train at the peak rate; chosen by hand
 WARMUP_SHARE = 0.06  # as in RoBERTa, Liu et al. 2019, arXiv:1907.11692
 
@@ -46,7 +46,7 @@ SCHEDULE = (
 
 
 def warmup_steps(n_steps: int) -> int:
-    """Steps of the warm-up of a run of so many."""
+    """Steps of the warm-up of a run of `n_steps`."""
     return min(_MOST_WARMUP, round(WARMUP_SHARE * n_steps))
 
 
@@ -108,7 +108,8 @@ def full_run_steps(*, n_train: int, batch_size: int, epochs: float | None, max_s
 class HeadRates:
     """Learning rates of the task head, by the names of its parameters in the base model.
 
-    `output` is the rate of its last layer, 1 for a model without a head, and `move` what it moves an output.
+    `output` is the rate of the head's last layer, 1 without a head. `move` is about how far one step at that
+    rate moves an output.
     """
 
     by_name: Mapping[str, float]
@@ -116,13 +117,13 @@ class HeadRates:
     move: float = _MOVE
 
     def at(self, output: float) -> HeadRates:
-        """The same rates in proportion to another one of the last layer."""
+        """Scale all rates, so that the last layer has the rate `output`."""
         factor = output / self.output
         by_name = {name: rate * factor for name, rate in self.by_name.items()}
         return HeadRates(by_name=by_name, output=output, move=self.move * factor)
 
     def alone(self) -> tuple[float, float]:
-        """The range of rates of the last layer to try where the head alone is trained; 1 without one."""
+        """Range of rates of the last layer to try if the head alone is trained; (1, 1) without a head."""
         if not self.by_name:
             return 1.0, 1.0
         low, high = (self.output * move / self.move for move in _MOVES_ALONE)
@@ -168,23 +169,23 @@ def input_rms(
 
 
 def head_rates(base: BaseModel, rms: Mapping[str, float]) -> HeadRates:
-    """The rates of the task head, from the root mean square (RMS) of the inputs of its linear maps.
+    """Choose the rates of the task head from the root mean square (RMS) of its linear maps' inputs.
 
-    A weight gets move / (inputs × RMS), a bias at most the move. The RMS counts as 1 if it is missing or
-    infinite. Rates of an output layer that predicts numbers are multiplied by their spread. Other parameters,
-    such as those of norms, get 1 / their last size.
+    1. A linear map gets move / (inputs × RMS), its bias at most the move. A missing RMS counts as 1, and so
+       does one that is not finite.
+    2. An output layer that predicts numbers gets that times the spread of the numbers.
+    3. Other parameters, such as those of norms, get 1 / their last dimension.
     """
     rates = {}
     output_move = _MOVE_OF_NUMBERS if base.predicts_numbers else _MOVE
     for name, module in _head_modules(base):
         is_output = name == base.output_layer
         move, scale = (output_move, base.output_scale) if is_output else (_MOVE_BELOW, 1.0)
-        size = rms.get(name, 1.0)
-        size = max(_LEAST_RMS, size) if math.isfinite(size) else 1.0
+        input_size = max(_LEAST_RMS, rms[name]) if math.isfinite(rms.get(name, math.nan)) else 1.0
         for parameter_name, parameter in module.named_parameters(recurse=False):
             if isinstance(module, nn.Linear):
-                rate = move / (module.in_features * size)
-                rate = scale * (min(rate, move) if parameter_name == "bias" else rate)
+                full_rate = move / (module.in_features * input_size)
+                rate = scale * (min(full_rate, move) if parameter_name == "bias" else full_rate)
             else:
                 rate = 1.0 / max(1, parameter.shape[-1] if parameter.ndim else 1)
             rates[f"{name}.{parameter_name}"] = rate
@@ -193,7 +194,7 @@ def head_rates(base: BaseModel, rms: Mapping[str, float]) -> HeadRates:
 
 
 def user_head_rates(maps: Mapping[str, nn.Linear], rms: Mapping[str, float]) -> dict[str, float]:
-    """The rates of a head's linear maps in a model of the user, whose output layer is the last of them."""
+    """Choose the rates of a head's linear maps in a user's own model; the last map is the output layer."""
     *below, output = maps
     moves = dict.fromkeys(below, _MOVE_BELOW)
     moves[output] = _MOVE_OF_NUMBERS if maps[output].out_features == 1 else _MOVE
@@ -209,10 +210,10 @@ def _head_modules(base: BaseModel) -> list[tuple[str, nn.Module]]:
 def parameter_groups(
     model: nn.Module, plan: Plan, *, heads: HeadRates, methods: Mapping[str, Method]
 ) -> list[dict[str, Any]]:
-    """AdamW's parameter groups: adapters at the plan's learning rate, the task head at fixed rates.
+    """Make AdamW's parameter groups: adapters at the plan's learning rate, the task head at fixed rates.
 
-    Where the head alone is trained, the plan's learning rate is that of its last layer, and the rates of
-    its other layers keep their proportion to it.
+    If the head alone is trained, the plan's learning rate is that of its last layer, and its other layers
+    keep their proportion to it.
     """
     stack = compile_plan(plan, methods)
     factors = dict(zip(stack.names, stack.rate_factors, strict=False))  # the head alone has no factor
@@ -228,7 +229,7 @@ def parameter_groups(
 
 
 def _head_name(name: str, head_parameters: Mapping[str, float]) -> str | None:
-    """The base model's name of a parameter in `peft`'s trained copy of the head; None for an adapter's."""
+    """Turn a parameter's name in `peft`'s copy of the head into the base model's; None for an adapter's."""
     head, is_copy, path_in_copy = name.partition(".modules_to_save.")
     if not is_copy:
         return None

@@ -17,13 +17,13 @@ _LONGEST = 128  # rows with the most characters, among which the most tokens are
 
 
 class Counts(Protocol):
-    """Tokens by row: an array (N,), or what counts the tokens of a row when it is first asked for them."""
+    """Tokens by row: an array (N,), or a column that counts the tokens of a row when they are first read."""
 
     def __len__(self) -> int:
         """Number of rows."""
 
     def __getitem__(self, rows: Any, /) -> Any:
-        """The number of one row, or an array of those of several."""
+        """The tokens of one row, or an array with those of several rows."""
 
 
 class LazyRows:
@@ -31,7 +31,7 @@ class LazyRows:
 
     Attributes:
         typical: Rows drawn at random, ascending, whose mean stands for all (M,).
-        known: These, and the rows with the most characters, ascending; the longest of them stands for all.
+        known: The typical rows and those with the most characters, ascending; their longest stands for all.
         examples: Features of each row.
         labels: As the task makes them.
         lengths: Tokens of each row, as `length_of` counts them.
@@ -41,7 +41,7 @@ class LazyRows:
     def __init__(
         self, characters: NDArray[np.int64], encode: Callable[[Sequence[int]], Encoded], *, seed: int
     ) -> None:
-        """Encode nothing yet; `characters` are those of each row, `seed` draws the typical ones."""
+        """Encode nothing yet; `characters` counts those of each row, and `seed` draws the typical rows."""
         n_rows = len(characters)
         self.numbers = np.arange(n_rows)
         self.typical = np.sort(np.random.default_rng(seed).permutation(n_rows)[:_TYPICAL])
@@ -52,14 +52,14 @@ class LazyRows:
         self.lengths, self.sizes = (LazyColumn(self, np.zeros(n_rows, dtype=np.int64)) for _ in range(2))
 
     def require(self, rows: NDArray[np.int64]) -> None:
-        """Encode those of some rows that are not encoded yet; raises as the task's `encode`."""
+        """Encode the rows that are not encoded yet; raises what the task's `encode` raises."""
         missing = np.unique(rows[~self._is_encoded[rows]])
         for start in range(0, len(missing), _AT_ONCE):
             part = missing[start : start + _AT_ONCE].tolist()
             self.keep(part, self._encode(part))
 
     def keep(self, rows: Sequence[int], encoded: Encoded) -> None:
-        """Note what some rows were encoded to, one example each."""
+        """Store the examples, labels and counts of encoded rows; each row is one example."""
         for row, example, label in zip(rows, encoded.examples, encoded.labels, strict=True):
             self.examples.values[row], self.labels.values[row] = example, label
             self.lengths.values[row] = length_of(example)
@@ -68,7 +68,7 @@ class LazyRows:
 
 
 class LazyColumn(Sequence[Any]):
-    """One of the columns of rows; rows that are read by number, slice or list are encoded before."""
+    """A column of lazy rows: reading a number, a slice or a list of rows encodes these rows first."""
 
     def __init__(self, rows: LazyRows, values: NDArray[Any]) -> None:
         self._rows, self.values = rows, values
@@ -78,7 +78,7 @@ class LazyColumn(Sequence[Any]):
         return len(self.values)
 
     def __getitem__(self, key: Any) -> Any:
-        """The entry of one row, or an array of those of several."""
+        """The entry of one row, or an array with those of several rows."""
         self._rows.require(np.atleast_1d(self._rows.numbers[key]))
         return self.values[key]
 

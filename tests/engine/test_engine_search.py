@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from toys.engine import NO_LORA, SPACE, TIGHT, World, kind_of, levels, problem, run
-from toys.metrics import ACCURACY, ERROR_RATE
+from toys.metrics import ACCURACY, ERROR_RATE, LOSS
 
 from autopeft.errors import TrainingError
 from autopeft.records import Arm, Fidelity, FullRun, Plan, Status
@@ -52,6 +52,11 @@ def test_the_default_is_always_trained_in_full_and_kept_unless_the_verdict_prefe
     assert low < rival - 0.6 < high and (low > 0) == (outcome.verdict.label == "better")
     assert is_kept or rival >= 0.59  # IA3 has less than half of the parameters
     assert not is_kept or rival <= 0.63
+
+
+def test_the_margin_of_a_loss_is_one_percent_of_the_mean_loss_of_the_baseline() -> None:
+    search = run(World(truth=levels(), greater_is_better=False), metric=LOSS)
+    assert search.outcome.verdict.margin == pytest.approx(0.01 * search.named("baseline").metric_mean)
 
 
 def test_full_runs_decide_and_not_the_short_ones() -> None:

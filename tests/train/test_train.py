@@ -226,7 +226,7 @@ def test_test_split_without_kept_weights_is_a_failed_measurement(plan, make_benc
     bench.measure(plan, fidelity(split="confirm", seed=4))
     seen = bench.measure(plan, fidelity(split="test", seed=5))
     assert seen.status is Status.FAIL
-    assert "are gone" in seen.error
+    assert "is not there" in seen.error
 
 
 def test_seconds_beside_training_and_evaluation_are_counted(plan, make_bench, fidelity, tmp_path):

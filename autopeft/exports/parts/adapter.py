@@ -1,4 +1,4 @@
-"""An adapter's configs and tensors: taken from a source by name, and written as plain `peft` reads them."""
+"""Writes an adapter as plain `peft` reads it, and finds its tensors by the base model's names."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ PREFIX = "base_model.model."  # what `peft` puts before the base model's own nam
 
 
 def write_adapter(source: ExportSource, out: Path) -> tuple[str, ...]:
-    """Write the configs of a plan, and its weights where it is trained; gives notes for their reader.
+    """Write the configs of a plan, and its weights if it is trained; return notes for the user.
 
-    One config lies in the folder itself, several in a folder each, in the order of `order.json`. The head's
-    modules are named in it: by itself `peft` takes those called classifier or score, and neither T5's nor the
-    poolers of DeBERTa and ModernBERT.
+    One config is written to the folder itself, several to a folder each, in the order of `order.json`. The
+    configs name the head's modules, since `peft` itself finds only those called classifier or score: not
+    T5's, nor the poolers of DeBERTa and ModernBERT.
     """
     configs = configs_of(source)
     names = adapter_names(configs)
@@ -32,7 +32,7 @@ def write_adapter(source: ExportSource, out: Path) -> tuple[str, ...]:
         for index, (config, name) in enumerate(zip(configs, names, strict=True)):
             folder = fresh / name if len(names) > 1 else fresh
             config.base_model_name_or_path, config.revision = source.base_model, source.checkpoint.revision
-            config.save_pretrained(str(folder))  # which makes the folder
+            config.save_pretrained(str(folder))  # makes the folder
             if source.weights:
                 save_tensors(source.weights[index], folder / "adapter_model.safetensors")
         if len(names) > 1:
@@ -46,35 +46,35 @@ def write_adapter(source: ExportSource, out: Path) -> tuple[str, ...]:
 
 
 def configs_of(source: ExportSource) -> list[PeftConfig]:
-    """Copies of the configs to write or attach, with task and head; at least one, for the head alone."""
+    """Copy the configs and add task and head; if the head alone is trained, make a config for it."""
     return for_task(source.configs, source.base, task_type=source.task_type, head_names=source.head)
 
 
 def in_head(key: str, head: Sequence[str]) -> bool:
-    """Whether a name lies within a module of the head; `peft` matches those by their endings."""
+    """Whether a tensor belongs to a module of the head, by the end of the module's name as `peft` does."""
     return ".lora_" not in key and any(f".{name}." in f".{key.removeprefix(PREFIX)}" for name in head)
 
 
 def trained_tensors(source: ExportSource) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of all configs, by the base model's names."""
+    """Yield the tensors of all configs, by the base model's names."""
     for weights in source.weights:
         for key, tensor in weights.items():
             yield key.removeprefix(PREFIX), tensor
 
 
 def lacking_weights(names: Collection[str], source: ExportSource) -> list[str]:
-    """Those of `names`, parameters of the base model, that the trained adapter has no tensor for, sorted."""
+    """Sort the parameters of the base model in `names` that the trained adapter has no tensor for."""
     return sorted(set(names) - {name for name, _ in trained_tensors(source)})
 
 
 def n_trained_labels(source: ExportSource, module: nn.Module) -> int | None:
-    """How many labels the adapter's head has, where its size is not the base model's; else None."""
+    """Count the labels of the adapter's head if its size differs from the base model's; else None."""
     shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
     odd = (t for name, t in trained_tensors(source) if shapes.get(name, t.shape) != t.shape)
     return next((int(tensor.shape[0]) for tensor in odd), None)
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write tensors by safetensors, which takes copies on the CPU that are contiguous and share no memory."""
+    """Write contiguous copies of tensors, which share no memory, by safetensors; it refuses any other."""
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     save_file(copies, path, metadata={"format": "pt"})

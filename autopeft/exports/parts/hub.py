@@ -1,4 +1,4 @@
-"""Files that make a folder of trained weights ready for the hub: base model, tokenizer, label names."""
+"""Completes a folder of trained weights for the hub: base model's name, tokenizer, label names."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _PROBLEM_TYPES = {
 def write_loading_files(folder: Path, spec: ModelSpec, base: BaseModel, data: LabelledData) -> None:
     """Name the base model in an adapter, and write its tokenizer and a config with the labels of the task.
 
-    Pass that config to `from_pretrained` of the base model: its outputs then have names, and `pipeline` of
-    transformers turns them into scores as the task means them. A language model has no labels and no config.
+    Users pass that config to `from_pretrained` of the base model: its outputs then have names, and `pipeline`
+    of transformers scores them as the task does. Without labels (a language model) no config is written.
     """
     labels = data.label_names
     if spec.id != IN_MEMORY:
@@ -51,9 +51,9 @@ def write_loading_files(folder: Path, spec: ModelSpec, base: BaseModel, data: La
 
 
 def name_base(folder: Path, name: str, *, revision: str | None) -> None:
-    """Write which base model the adapters in a folder are for, and its commit; renews their checksums.
+    """Write base model and commit into the configs of a folder, and renew their checksums.
 
-    `peft` guesses it from the loaded model: of a GGUF file it names the folder, and of no model the commit.
+    `peft` names the folder of a GGUF file as the base model, and never names a commit.
     """
     configs = sorted(folder.rglob("adapter_config.json"))
     for path in configs:

@@ -1,4 +1,4 @@
-"""A trained plan on its base model, and merged into it."""
+"""Merges a trained plan into its base model, and checks the result."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from autopeft.model.checks import PASS_ERRORS
 
 _PROBE_TOKENS = 8  # enough for attention to mix; chosen by hand
 MERGE_ERRORS = (NotImplementedError, ValueError, TypeError, AttributeError, RuntimeError)  # of `peft`
-# Of the largest output; rounding in float32 stays a hundred times below, in 16 bits it comes to 1e-2.
+# Of the largest output. Rounding in float32 is a hundred times less than the first, and 1e-2 in 16 bits.
 _TOLERANCE, _TOLERANCE_16_BITS = 1e-3, 5e-2
 
 
 def merge(source: ExportSource) -> nn.Module:
-    """The base model with a trained plan merged into its weights, checked on a few tokens.
+    """Merge a trained plan into the base model in place, and check outputs for a few tokens.
 
     Raises:
-        SpecError: The weights do not fit the base model, or merging changes what the model computes.
+        SpecError: The weights do not fit the base model, a method cannot be merged, or outputs change.
     """
     model = _attached(source)
     outputs, names = _probe(model), ", ".join(dict.fromkeys(map(type_name, source.configs)))
@@ -42,7 +42,7 @@ def merge(source: ExportSource) -> nn.Module:
         moved = float((merged_outputs - outputs).abs().max() / outputs.abs().max().clamp_min(1e-6))
         bound = _TOLERANCE if _dtype_of(merged) == torch.float32 else _TOLERANCE_16_BITS
         if not moved <= bound:
-            # An adapter changes the one weight of two modules, as Zamba2 has.
+            # Two modules may share one weight, as in Zamba2: merging an adapter of one changes both.
             modules: dict[int, list[str]] = defaultdict(list)
             for name, parameter in merged.named_parameters(remove_duplicate=False):
                 modules[id(parameter)].append(name)
@@ -59,13 +59,13 @@ def merge(source: ExportSource) -> nn.Module:
 
 
 def _attached(source: ExportSource) -> PeftModel:
-    """The base model with the configs and their weights on it; SpecError where they do not fit it."""
+    """Attach configs and weights to the base model, in eval mode; SpecError if they do not fit it."""
     assert source.base is not None, "the base model is needed"
     try:
         model = attach(source.base, source.configs, task_type=source.task_type, head_names=source.head)
         for name, weights in zip(model.peft_config, source.weights, strict=True):
             expected = set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
-            # `peft` saves the base model's embeddings beside an adapter of theirs.
+            # If embeddings are adapted, `peft` saves the base model's beside the adapter.
             base = model.state_dict()
             unexpected = {
                 key
@@ -95,17 +95,17 @@ def _dtype_of(model: nn.Module) -> torch.dtype:
 
 @torch.no_grad()
 def _probe(model: nn.Module) -> torch.Tensor | None:
-    """Outputs for a few tokens, fp32; None for a model that takes more than tokens."""
+    """Return float32 outputs for a few tokens; None if the model cannot compute from tokens alone."""
     size = getattr(cast(Any, model).config.get_text_config(), "vocab_size", 0)
     plain = getattr(model, "get_base_model", lambda: model)()
-    if size < 2 or getattr(plain, "main_input_name", "input_ids") != "input_ids":  # CLIP's has words too
+    if size < 2 or getattr(plain, "main_input_name", "input_ids") != "input_ids":  # CLIP has a vocabulary too
         return None
     device, dtype = next(model.parameters()).device, _dtype_of(model)
     tokens = torch.arange(1, 1 + _PROBE_TOKENS, device=device).remainder(size)[None]
     if type(plain).__name__.endswith("ForMultipleChoice"):
         tokens = tokens.reshape(1, 2, -1)  # a row for each of two choices
     try:
-        # What is trained is float32, beside weights that may be narrower.
+        # Trained weights are float32; the frozen ones may be narrower.
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             outputs = model.eval()(input_ids=tokens)
     except PASS_ERRORS as error:

@@ -1,4 +1,4 @@
-"""Problems of a plan that a format cannot hold, as phrases, and the refusal made of them."""
+"""Phrases that say what a format cannot hold of a plan, and the error made of them; () for no problem."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from autopeft.errors import SpecError
 from autopeft.extension import ExportSource
 from autopeft.records import shortened
 
-# First values that are taken off the base model's weights: the adapter means nothing beside the original ones
-# (peft 0.21.2, tuners/lora/layer.py and the preprocessing of CorDA and LoRA-GA).
+# Initialisations that subtract the adapter's first values from the base model's weights, so that the adapter
+# does not fit the original ones (peft 0.21.2, tuners/lora/layer.py, preprocessing of CorDA and LoRA-GA).
 _REWRITES_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 WITHOUT_EXPERTS = "Use --to merged, or search again with --serve-on vllm, which leaves experts out"
 _UNTRAINED = "it has no trained weights yet"
@@ -46,7 +46,7 @@ def adapts_nothing(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
 
 
 def lora_problems(configs: Sequence[PeftConfig], *, fields: Sequence[str]) -> tuple[str, ...]:
-    """Name fields of LoRA that are set and are not in `fields`, and first values that rewrote the base."""
+    """Name fields of LoRA that are set and not in `fields`, and initialisations that rewrote the base."""
     problems: list[str] = []
     for config in configs:
         for name, value in changed_fields(config).items():
@@ -65,18 +65,18 @@ def stacked_experts(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
 
 
 def rewrites_base(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
-    """The problem of first values that are taken off the base model's weights."""
+    """The problem of an initialisation that changes the base model's weights."""
     starts = [getattr(config, "init_lora_weights", True) for config in configs]
     names = [start for start in starts if isinstance(start, str) and start.startswith(_REWRITES_BASE)]
     return tuple(f"init_lora_weights={name!r} rewrites the base model" for name in names)
 
 
 def unmergeable(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
-    """The problem that some configs are no change of weights; others may turn out so when merged."""
+    """The problem of methods that do not change weights; for others merging may still fail."""
     names = dict.fromkeys(type_name(config) for config in configs if is_unmergeable(config))
     return (f"{', '.join(names)} is no change of the base model's weights",) if names else ()
 
 
 def short(value: object) -> str:
-    """A value in a message, in at most 40 characters (chosen by hand)."""
+    """Shorten a value for a message to 40 characters (chosen by hand)."""
     return shortened(repr(value), 40)

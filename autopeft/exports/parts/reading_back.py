@@ -1,4 +1,4 @@
-"""An adapter's folder as its readers load it: plain `peft`, and LoRA by the rules of vLLM and llama.cpp.
+"""Loads an adapter's folder as its readers do: plain `peft`, and LoRA by the rules of vLLM and llama.cpp.
 
 A server knows nothing of patterns: it takes one scale from the top of the config for all modules. vLLM
 divides alpha by the config's r (vllm/lora/peft_helper.py), by its root for rsLoRA; llama.cpp divides it by
@@ -40,7 +40,7 @@ _PLAIN |= {"layers_to_transform", "layers_pattern", "init_lora_weights"}
 
 
 def readers_of(files: Sequence[ConfigFile]) -> tuple[str, ...]:
-    """The readers for which an adapter's configs are made: `peft`, and servers where it is plain LoRA."""
+    """Name the readers that read an adapter right: `peft`, and servers if it is plain LoRA of one scale."""
     if len(files) != 1 or not isinstance(files[0].config, LoraConfig):
         return (PEFT,)
     fields = changed_fields(files[0].config).keys() - _PLAIN
@@ -51,8 +51,8 @@ def readers_of(files: Sequence[ConfigFile]) -> tuple[str, ...]:
 def load_in_peft(module: nn.Module, files: Sequence[ConfigFile]) -> tuple[nn.Module, tuple[str, ...]]:
     """Load an adapter with plain `peft`; return the model, and phrases on missing and ignored tensors.
 
-    An adapter of several configs is loaded one config at a time. Each that changes weights is merged before
-    the next is loaded; those that cannot be merged come last.
+    Several configs are loaded one at a time. A config that changes weights is merged before the next one is
+    loaded; configs that cannot be merged come last.
 
     Args:
         module: The base model in float32; changed in place.
@@ -64,10 +64,10 @@ def load_in_peft(module: nn.Module, files: Sequence[ConfigFile]) -> tuple[nn.Mod
     faults: list[str] = []
     model = module
     _put_head(module, files[0].folder)
-    for file in sorted(files, key=lambda file: is_unmergeable(file.config)):  # stable
+    for file in sorted(files, key=lambda file: is_unmergeable(file.config)):
         tensors = _weights_of(file)
         try:
-            device = str(next(model.parameters()).device)  # else peft puts the tensors on a GPU
+            device = str(next(model.parameters()).device)  # without it peft puts the tensors on a GPU
             adapted = PeftModel.from_pretrained(
                 model, str(file.folder), low_cpu_mem_usage=False, torch_device=device
             )
@@ -97,15 +97,15 @@ def load_in_peft(module: nn.Module, files: Sequence[ConfigFile]) -> tuple[nn.Mod
 
 
 def load_as_served(module: nn.Module, file: ConfigFile, *, reader: str) -> nn.Module:
-    """A base model whose weights a server's reading of LoRA has changed.
+    """Add a LoRA to the base model's weights, with the scale that a server takes from its config.
 
     Args:
-        module: The base model in float32 and not quantised; changed in place, its head too.
+        module: The base model in float32 and not quantised; changed in place, its head too, and returned.
         file: The config of a LoRA folder, with weights beside it.
         reader: `vllm` or `llama.cpp`.
 
     Raises:
-        SpecError: The reader does not exist, or the weights are no LoRA on linear maps of this model.
+        SpecError: There is no such reader, or the weights are no LoRA on linear maps of this model.
     """
     if reader not in _SERVERS:
         raise SpecError(f"There is no reader {reader!r}; use {', '.join(READERS)}.")

@@ -1,8 +1,9 @@
 """LoRA as every reader understands it: one rank, a scale of 1, plain names, all layers of a type.
 
-Readers take the scale from the top of the config: vLLM and TGI as alpha / r, llama.cpp as alpha over
-the tensor's own rank; none of them reads the patterns. TGI drops a type of layers whole where one
-layer lacks it. So the scale goes into B, ranks are padded with zeros, and lacking layers get zeros.
+Readers take the scale from the top of the config: vLLM and TGI as alpha / r, llama.cpp as alpha over the
+tensor's own rank; none of them reads the patterns. TGI drops all adapters of a type of map, such as
+q_proj, if one layer has none. So the scale goes into B, ranks are padded with zeros, and layers without an
+adapter get zeros.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from autopeft.model.linear_maps import map_shape
 Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]  # site -> A (R, in) and B (out, R), scale within B
 
 _KEY = re.compile(rf"^{re.escape(PREFIX)}(.+)\.lora_(A|B)\.weight$")
-_LAYER = re.compile(r"^(.*?\.)(\d+)(\..*)$")
+_LAYER = re.compile(r"^(.*?\.)(\d+)(\..*)$")  # what stands before, as and after the layer's number
 # What --max-lora-rank takes (vllm/config/lora.py).
 _VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def lora_factors(source: ExportSource) -> Factors:
-    """A and B of every site of LoRA configs; where two adapt one site, side by side.
+    """Compute A and B of every site of LoRA configs; if two configs adapt a site, their ranks are joined.
 
-    A SpecError says that there is none, or which tensor is missing, no part of LoRA, or of another rank than
+    Raises SpecError if there is no site, or a tensor is missing, is no part of LoRA or has another rank than
     its config says.
     """
     factors: Factors = {}
@@ -60,10 +61,10 @@ def lora_factors(source: ExportSource) -> Factors:
 
 
 def lora_halves(weights: Mapping[str, torch.Tensor], *, head: Sequence[str]) -> Factors:
-    """A and B of every site as they are stored, without the scale.
+    """Return A and B of every site as they are stored, without the scale.
 
-    `head` names the modules that are trained whole. A SpecError says which tensor is missing, or no part
-    of LoRA.
+    `head` names the modules that are trained whole. Raises SpecError if a tensor is missing or is no part of
+    LoRA.
     """
     pairs = _pairs(weights, head=head)
     lone = [site for site, pair in pairs.items() if set(pair) != {"A", "B"}]
@@ -73,7 +74,7 @@ def lora_halves(weights: Mapping[str, torch.Tensor], *, head: Sequence[str]) -> 
 
 
 def _pairs(weights: Mapping[str, torch.Tensor], *, head: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]:
-    """Site -> its tensors A and B in float32, as many of them as there are."""
+    """Map each site to its tensors A and B in float32; one may be missing. SpecError for other tensors."""
     halves: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in weights.items():
         match = _KEY.match(key)
@@ -87,13 +88,13 @@ def _pairs(weights: Mapping[str, torch.Tensor], *, head: Sequence[str]) -> dict[
 
 
 def write_uniform(factors: Factors, source: ExportSource, folder: Path) -> tuple[str, ...]:
-    """Write sites' factors as one LoRA adapter of one rank; gives what a reader has to know."""
+    """Write sites' factors as one LoRA adapter of one rank; return notes for the user."""
     assert source.base is not None, "the shapes of the base model are needed"
     modules = dict(source.base.named_modules())
     _check_sites(factors, modules)
     filled = _with_zeros(factors, modules)
     rank = max(down.shape[0] for down, _ in filled.values())
-    tensors, served = {}, source.checkpoint.skeleton  # the class that servers load, if it is another
+    tensors, served = {}, source.checkpoint.skeleton  # the class that servers load; None if it is ours
     if served is not None:
         names = served_names(source.base, served, sites=filled)
         filled, modules = {names[site]: pair for site, pair in filled.items()}, dict(served.named_modules())
@@ -110,7 +111,7 @@ def write_uniform(factors: Factors, source: ExportSource, folder: Path) -> tuple
         fan_in_fan_out=any(isinstance(modules[site], Conv1D) for site in filled),
         # With the task's type `peft` would look for the head in this adapter.
         task_type=None if head or served is not None else source.task_type,
-        # By this a reader builds the class whose modules are named here; `peft` writes the same.
+        # Names the class to build, to which the modules' names belong; `peft` writes it in the same way.
         auto_mapping=None
         if served is None
         else {"base_model_class": type(served).__name__, "parent_library": type(served).__module__},
@@ -136,7 +137,7 @@ def write_uniform(factors: Factors, source: ExportSource, folder: Path) -> tuple
 
 
 def served_names(module: nn.Module, served: nn.Module, *, sites: Collection[str]) -> dict[str, str]:
-    """Site of a text model -> its name in the checkpoint's own class, which holds that model as a part.
+    """Map sites of a text model to their names in the checkpoint's own class, of which that model is a part.
 
     Raises:
         SpecError: The own class has no such part, or several.
@@ -172,7 +173,7 @@ def _check_sites(factors: Factors, modules: Mapping[str, nn.Module]) -> None:
 
 
 def _with_zeros(factors: Factors, modules: Mapping[str, nn.Module]) -> Factors:
-    """The factors, and zeros at the same map of every other layer."""
+    """Add zeros at the same map of every layer that has no factors."""
     types = {(match[1], match[3]) for match in map(_LAYER.match, factors) if match}
     filled = dict(factors)
     for name, module in modules.items():

@@ -19,13 +19,11 @@ _SAFE = "adapter_model.safetensors"
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def read_all_weights(
-    files: Sequence[ConfigFile],
-) -> tuple[dict[str, torch.Tensor], ...]:
-    """The tensors beside each config, by name, as `read_weights` reads them; () where no config has any.
+def read_all_weights(files: Sequence[ConfigFile]) -> tuple[dict[str, torch.Tensor], ...]:
+    """Read the tensors of each config by name; () if no config has any. Raises as `read_weights`.
 
     Raises:
-        SpecError: Some folders have weights and others none, or a file has no tensors.
+        SpecError: Only some folders have weights, or a file of weights is empty.
     """
     weights = [read_weights(file.folder) for file in files]
     lacking = [file.folder for file, tensors in zip(files, weights, strict=True) if tensors is None]
@@ -40,9 +38,9 @@ def read_all_weights(
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor] | None:
-    """The tensors of an adapter's folder by name; None where it has no file of weights.
+    """Read the tensors of an adapter's folder by name; None if it has no file of weights.
 
-    Raises SpecError if the file is damaged, holds numbers that are not finite, or is a pickle.
+    Raises SpecError if the file is damaged, is a pickle, or has an unusual number format or infinite numbers.
     """
     path = folder / _SAFE
     if not path.exists():
