@@ -88,8 +88,7 @@ def _has_room(problem: SearchProblem, runs: Runs, n_rivals: int) -> bool:
 def judge(problem: SearchProblem, runs: Runs, baseline: Plan, finished: Finished) -> Judgement:
     """Compare the best rival with the baseline on all confirm rows, and choose which is handed over.
 
-    If the baseline exceeds the budget, the rival is handed over, with the label `inconclusive`; without a
-    rival, TrainingError is raised.
+    If the baseline exceeds the budget, it is the rival, as `inconclusive`; TrainingError without a rival.
     """
     rivals = [plan for plan in finished if plan != baseline]
     rival = max(rivals, key=lambda plan: _mean(problem, finished[plan]), default=None)
@@ -198,7 +197,6 @@ def longer_run(problem: SearchProblem, runs: Runs, judged: Judgement) -> LongerR
     exponent, since the first steps bring most: e(2n) = e(n) (e(n) / e(s)) ** (log 2 / log(n / s) / 2). On
     recorded runs it is off by 3.8 points on average and 2.3 too high (reports/LOG.md, 2026-11-29). The two
     runs were scored on different splits, which adds noise.
-
     None without both metrics, for a metric that is no error and no share, or if the error did not fall.
     """
     seed, lengths = problem.seeds[0], problem.lengths
@@ -224,7 +222,7 @@ def smaller_budgets(problem: SearchProblem, runs: Runs, judged: Judgement) -> tu
 
     `--sizes` counts the full budget too, so that `--sizes 3` asks for two smaller ones. For each, small plans
     make short runs, and the best is trained in full and compared with the plan that is handed over: same
-    seed, same confirm rows. The list ends early where no plan fits, time or cost runs out, or a run fails.
+    seed, same confirm rows. The list ends early if no plan fits, time or cost runs out, or a run fails.
     """
     steps: list[SizeStep] = []
     for power in range(1, problem.spec.search.sizes):

@@ -103,10 +103,7 @@ class Study:
             n_remaining -= len(proposals)
 
     def _measure(self, proposals: Sequence[Proposal]) -> int:
-        """Measure proposals as long as there is room for the full runs of two finalists; return how many.
-
-        A warning is logged if time or cost ends them early.
-        """
+        """Measure proposals while limits leave room for two full runs; return how many; else warn."""
         reserve = self.problem.full_runs(n_plans=2)
         n_workers, n_done = self.runs.executor.n_workers, 0
         remaining = iter(proposals)

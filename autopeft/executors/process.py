@@ -74,8 +74,7 @@ class Process(Executor):
         """Replace a broken pool by a new one, or raise and keep the reason why there is none."""
         if self._fault is None:
             exit_codes = _end(pool)
-            # Python ends with code 1 at an error in the script, before any worker begins.
-            if 1 in exit_codes and self._n_begun.value == 0:
+            if 1 in exit_codes and self._n_begun.value == 0:  # Python's exit code for an error in the script
                 self._fault = SpecError(
                     "A worker process ended while it imported the script that started the search; its error "
                     'is above. Put the script\'s call of autopeft.search under: if __name__ == "__main__":'

@@ -143,9 +143,8 @@ class Ray(Executor):
 def _environment_restored() -> Iterator[None]:
     """A context for importing Ray and starting a cluster; restores environment and SIGTERM at its end.
 
-    Within it, variables change three defaults of Ray. Actors on this machine import what this process can.
-    The death of a worker is not printed on stdout, where results belong. Workers run at normal priority
-    (niceness 0, not 15), since the search waits for them.
+    Within it, actors import what this process can, the death of a worker is not printed on stdout, where
+    results belong, and workers run at normal priority (niceness 0, not Ray's 15).
     """
     environment, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)
     defaults = {"RAY_DEDUP_LOGS_SKIP_REGEX": ".*", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}

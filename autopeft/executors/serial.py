@@ -24,10 +24,7 @@ class Serial(Executor):
         return local
 
     def submit(self, fn: Callable[..., Result], /, *args: Any) -> Future[Result]:
-        """Run `fn(*args)` and return a finished future with its result or error.
-
-        Ctrl-C, exits and the loss of the GPU (TrainingError) are raised at once.
-        """
+        """Return a finished future of `fn(*args)`; Ctrl-C and the loss of the GPU are raised at once."""
         future: Future[Result] = Future()
         try:
             future.set_result(fn(*args))

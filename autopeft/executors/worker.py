@@ -46,8 +46,7 @@ class Executor:
     ) -> Function:
         """Start workers; return the function to submit in place of `local`, with the same arguments.
 
-        Each worker calls `make`, which is pickled, once with its index from 0, and keeps the function that it
-        returns. Earlier workers are ended.
+        Each worker calls the pickled `make` once, with its index from 0, and keeps the function it returns.
         """
         self.shutdown()
         self.n_workers = n_workers
@@ -96,8 +95,7 @@ def make_resident(make: Callable[[int], Function], index: int) -> None:
 def call_resident(*args: Any) -> Any:
     """Call the function of this worker process.
 
-    Our errors are raised as TrainingError, since errors with constructor arguments of their own cannot be
-    unpickled. A process that has lost its GPU ends, since all further calls would fail.
+    Our errors become TrainingErrors, since some cannot be unpickled. A process that has lost its GPU ends.
     """
     try:
         return _RESIDENT[0](*args)

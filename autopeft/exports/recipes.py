@@ -99,7 +99,6 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-# Fields that axolotl names `lora_…` and `peft_…`, that both YAML trainers name as peft does, and by_names.
 _LORA = "r target_modules target_parameters rank_pattern alpha_pattern modules_to_save fan_in_fan_out"
 _PEFT = "use_dora use_rslora layers_to_transform layers_pattern init_lora_weights trainable_token_indices"
 _SAME = {"lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}

@@ -86,10 +86,9 @@ class EncodedSplit:
         return rows
 
     def subset(self, n_examples: int) -> list[int]:
-        """Draw rows to judge a short run on, ascending; the same for all plans.
+        """Draw rows to judge a short run on, ascending; the same for all plans, smaller sets within larger.
 
-        They are random, since the rows of a file are often sorted by label. A smaller subset is part of every
-        larger one.
+        They are random, since the rows of a file are often sorted by label.
         """
         order: list[int] = np.random.default_rng(_SUBSET_SEED).permutation(len(self.examples)).tolist()
         return sorted(order[:n_examples])

@@ -1,9 +1,8 @@
 """LoRA as every reader understands it: one rank, a scale of 1, plain names, all layers of a type.
 
 Readers take the scale from the top of the config: vLLM and TGI as alpha / r, llama.cpp as alpha over the
-tensor's own rank; none of them reads the patterns. TGI drops all adapters of a type of map, such as
-q_proj, if one layer has none. So the scale goes into B, ranks are padded with zeros, and layers without an
-adapter get zeros.
+tensor's own rank; none of them reads the patterns. TGI drops a type of map, such as q_proj, whole if one
+layer has no adapter there. So the scale goes into B, and ranks and such layers are filled with zeros.
 """
 
 from __future__ import annotations
