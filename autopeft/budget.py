@@ -70,7 +70,7 @@ def check(requested: str) -> None:
 
 
 def _amount(requested: str) -> tuple[Fraction, bool]:
-    """A number above 0, and whether it is a share of the base model."""
+    """Read a number above 0, and whether it is a share of the base model, 1 being all of it."""
     text = requested.strip()
     match = _AMOUNT.fullmatch(text)
     if match is None or len(text) > _LONGEST:
@@ -88,7 +88,7 @@ def _amount(requested: str) -> tuple[Fraction, bool]:
 
 
 def _as_share(amount: Fraction) -> str:
-    """Write a number below 1 as the percentage that is meant: `0.5` lacks its sign, `0.005` is a fraction."""
+    """Write a number below 1 as the percentage that is meant: 0.5 for `0.5` (no sign), 0.5 for `0.005`."""
     return f"{float(amount if amount >= _LEAST_PERCENT else 100 * amount):g}%"
 
 
@@ -96,8 +96,8 @@ def _as_share(amount: Fraction) -> str:
 class Claim:
     """The claim of one site, by its name, on the budget.
 
-    `weight`, >= 0, is its importance. `ranks` may be given: ascending and >= 1. `cost` maps a rank to its
-    trainable parameters, strictly increasing.
+    `weight`, >= 0, is its importance. `ranks` are those that it may get, ascending and >= 1. `cost` maps a
+    rank to its trainable parameters, strictly increasing.
     """
 
     site: str
@@ -107,18 +107,19 @@ class Claim:
 
 
 def allocate(claims: Iterable[Claim], *, max_params: int) -> dict[str, int]:
-    """Spend a budget on ranks; gives site name -> rank >= 1, in natural order of names.
+    """Spend a budget on ranks; returns site name -> rank >= 1, in natural order of names.
 
-    The budget is never exceeded, and no upgrade that it could pay is left.
+    An upgrade takes a site to its next rank. The budget is never exceeded, and no upgrade that it could pay
+    remains. A site that gets no rank is left out.
 
-    Divisor method: each next rank goes to the site with the largest weight / rank, as seats go to parties
-    (Jefferson, D'Hondt), so ranks are in proportion to the weights. Ranks count in units of the smallest, so
-    that methods can share a budget.
+    Divisor method: each upgrade goes to the site with the largest weight / rank, as seats go to parties
+    (Jefferson, D'Hondt), so ranks are in proportion to the weights. Ranks count in units of the site's
+    smallest one, so that methods can share a budget.
 
-    An upgrade that does not fit is dropped for good, since the budget left only shrinks; cheaper ones are
-    still tried. Ties go to the smaller rank, then to the cheaper upgrade, then to the later site in natural
-    order, so the order of the claims, one per site, does not matter. The cost of the result never falls when
-    the budget rises: two runs agree until the smaller budget cannot pay an upgrade.
+    An upgrade that does not fit is dropped for good, since what remains of the budget only shrinks; cheaper
+    ones are still tried. Ties go to the smaller rank, then to the cheaper upgrade, then to the later site in
+    natural order, so the order of the claims, one per site, does not matter. The cost of the result never
+    falls when the budget rises: two runs agree until the smaller budget cannot pay an upgrade.
     """
     ordered = sorted(claims, key=lambda claim: natural_key(claim.site), reverse=True)
     assert len({claim.site for claim in ordered}) == len(ordered), "two claims for one site"
@@ -146,14 +147,15 @@ def _upgrade(claim: Claim, index: int, *, taken: int) -> tuple[float, int, int, 
 
 
 def at_one_rank(claims: Sequence[Claim], *, max_params: int, may_differ: bool) -> Sequence[Claim]:
-    """Give claims one common rank, the largest that the budget pays at all of their sites, paid first.
+    """Cut claims to the largest common rank that the budget pays at all sites; infinite weights come first.
 
     1. If ranks may differ, a site whose ranks end below takes its last one. The claims stay as they are if
        the next rank is more than an eighth larger, since one rank would leave much of the budget: up to half
        at rank 1.
     2. If they may not, sites without the commonest lowest rank are left out, such as those of OFT whose
        inputs no power of two divides.
-    3. If the budget pays no rank at all of these sites, each claims the lowest one if ranks may not differ.
+    3. If the budget pays no rank at all sites together, claims stay as they are if ranks may differ; if not,
+       each claims the lowest rank.
     """
     if not claims:
         return claims
@@ -178,7 +180,7 @@ def at_one_rank(claims: Sequence[Claim], *, max_params: int, may_differ: bool) -
 
 
 def require_affordable(cheapest: dict[str, int], *, budget: Budget) -> None:
-    """Raise `BudgetError`, naming the cheapest plan, where the budget pays for no plan at all.
+    """Raise `BudgetError`, naming the cheapest plan, if the budget pays for no plan at all.
 
     `cheapest` maps a method or mix to the trainable parameters of its smallest plan.
     """

@@ -16,9 +16,9 @@ _MEMORY = (
 
 
 def left_bytes(*, root: Path = _ROOT, groups: Path = _GROUPS) -> int:
-    """Read how many bytes of memory the limits of its groups leave to this process; 2**62 without a limit.
+    """Read how many bytes of memory control groups leave to this process; 2**62 without a limit.
 
-    A container sees its own group as the root. A job of Slurm or systemd lies deeper, with groups around it.
+    A container sees its own group as the root. A job of Slurm or systemd lies deeper, under more groups.
 
     Args:
         root: Where the groups are mounted.
@@ -36,7 +36,7 @@ def left_bytes(*, root: Path = _ROOT, groups: Path = _GROUPS) -> int:
 
 
 def allowed_cores(*, root: Path = _ROOT, groups: Path = _GROUPS) -> float | None:
-    """How many cores' time the limits of its groups give this process, > 0; None without a limit.
+    """Read how many cores' time control groups give this process, > 0; None without a limit.
 
     Arguments are those of `left_bytes`.
     """
@@ -51,7 +51,7 @@ def allowed_cores(*, root: Path = _ROOT, groups: Path = _GROUPS) -> float | None
 
 
 def _folders(controller: str, root: Path, groups: Path) -> Iterator[Path]:
-    """The folders of this process's groups that may limit something, from the inmost to the root."""
+    """Yield the folders of this process's groups that may limit a controller, from the inmost to the root."""
     for line in _read(groups).splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers or controller in controllers.split(","):  # version 2 names none
@@ -61,6 +61,7 @@ def _folders(controller: str, root: Path, groups: Path) -> Iterator[Path]:
 
 
 def _read(path: Path) -> str:
+    """Read a file's text; empty if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8").strip()
     except OSError:

@@ -1,9 +1,9 @@
 """Metrics of labels: one table, each with one score per example whose mean is the metric.
 
-Tasks of tokens and texts have metrics of their own. For a metric that is no mean of examples, `jackknife`
-makes the scores from a plain function. Metrics that are no means of examples get
-pseudo-values: that of example i is N θ - (N - 1) θ without i, and their variance over N estimates that of θ.
-Here all are shifted by the same amount, so that their mean is θ itself and not its bias-corrected value.
+Tasks of tokens and texts have metrics of their own. For a metric θ that is no mean of examples, the scores
+are pseudo-values, which `jackknife` makes from a plain function: that of example i is N θ - (N - 1) θ without
+i, and their variance over N estimates that of θ. Here all are shifted by the same amount, so that their mean
+is θ itself and not its bias-corrected value.
 
 Source:
     Tukey 1958; Efron & Stein 1981, Annals of Statistics 9:586, on the variance. The shift is ours.
@@ -30,8 +30,8 @@ Scored = tuple[float, tuple[float, ...]]  # a metric, and one score per example 
 class LabelMetric:
     """A metric as `extension.Metric` has it; `score` is called with truth and guesses.
 
-    `chance` is what guesses that know nothing have, 0 for a correlation; None where that depends on the data.
-    `label` is what people call the metric; empty where that is its name.
+    `chance` is the metric of guesses by chance, 0 for a correlation; None if that depends on the data.
+    `label` is what people call the metric; empty if that is its name.
     """
 
     name: str
@@ -46,13 +46,13 @@ class LabelMetric:
 
 
 def mean_of(scores: npt.NDArray[np.generic]) -> Scored:
-    """The metric that is the mean of its examples' scores (N,), numbers or booleans."""
+    """Make the metric that is the mean of its examples' scores (N,), numbers or booleans."""
     scores = scores.astype(float)
     return float(scores.mean()), tuple(scores.tolist())
 
 
 def pseudo_values(metric: float, without: npt.ArrayLike) -> tuple[float, ...]:
-    """One number per example, from the metric without each example, shape (N,); their mean is the metric.
+    """Make one number per example from the metric without that example (N,); their mean is the metric.
 
     Example:
         >>> pseudo_values(2.0, [2.5, 2.0, 1.5])  # a mean of 1, 2 and 3
@@ -64,7 +64,7 @@ def pseudo_values(metric: float, without: npt.ArrayLike) -> tuple[float, ...]:
 
 
 def ratio_scores(numerators: npt.ArrayLike, denominators: npt.ArrayLike) -> tuple[float, ...]:
-    """Scores of a ratio θ of two sums, such as a mean over tokens, by its first-order expansion.
+    """Score the examples of a ratio θ of two sums, such as a mean over tokens, by its first-order expansion.
 
     Example i scores θ + N / Σd (n_i - θ d_i); the mean of the scores is exactly θ.
     """
@@ -74,10 +74,10 @@ def ratio_scores(numerators: npt.ArrayLike, denominators: npt.ArrayLike) -> tupl
 
 
 def jackknife(function: Callable[[Floats, Floats], float], truth: Floats, guesses: Floats) -> Scored:
-    """A metric and its pseudo-values, by leaving out each example in turn; equal examples are left out once.
+    """Compute a metric and its pseudo-values by leaving out each example in turn.
 
-    A single example scores the metric itself. `function` computes it of truth and guesses, both of shape (N,)
-    or (N, C).
+    Equal examples are left out once. A single example scores the metric itself. `function` computes it from
+    truth and guesses, both of shape (N,) or (N, C).
     """
     value = float(function(truth, guesses))
     if len(truth) == 1:
@@ -90,7 +90,7 @@ def jackknife(function: Callable[[Floats, Floats], float], truth: Floats, guesse
 
 
 def class_codes(truth: Floats, guesses: Floats) -> tuple[Codes, Codes, int]:
-    """Classes (N,) numbered over those that occur in either, and how many classes these are.
+    """Number the classes that occur in truth or guesses (N,); returns both in numbers, and how many classes.
 
     Example:
         >>> true, guessed, n_classes = class_codes(np.array([5.0, 7.0]), np.array([7.0, 9.0]))
@@ -103,7 +103,7 @@ def class_codes(truth: Floats, guesses: Floats) -> tuple[Codes, Codes, int]:
 
 
 def score_f1_of_labels(truth: Floats, guesses: Floats, *, average: str) -> Scored:
-    """Truth and guesses (N, C), 0 or 1; `average` is macro or micro; a label that never occurs has F1 0."""
+    """Score F1 of labels (N, C), 0 or 1; `average` is macro or micro; a label that never occurs has F1 0."""
     value = float(f1_score(truth, guesses, average=average, zero_division=0.0))
     hits, both = truth * guesses, truth + guesses
     if average == "micro":
@@ -113,13 +113,13 @@ def score_f1_of_labels(truth: Floats, guesses: Floats, *, average: str) -> Score
 
 
 def f1_of_counts(hits: Any, both: Any) -> Floats:
-    """F1 from the number of hits and of true and guessed labels together; 0 where there are no labels."""
+    """Compute F1 from the numbers of hits and of true plus guessed labels; 0 if there are no labels."""
     f1: Floats = np.divide(2 * hits, both, out=np.zeros(np.shape(both)), where=both > 0)
     return f1
 
 
 def _balanced_accuracy(truth: Floats, guesses: Floats) -> Scored:
-    """The mean over classes (N,) of the share of the class that is guessed right; 0 shares of guessed ones.
+    """Average the share that is guessed right over the classes that have rows; truth and guesses are (N,).
 
     Leaving out an example changes the share of its class alone.
     """
@@ -133,16 +133,16 @@ def _balanced_accuracy(truth: Floats, guesses: Floats) -> Scored:
     if len(truth) == 1:
         return value, (value,)
     n_others = counts[true] - 1  # in the class of each example
-    share = np.divide(hits[true] - is_hit, n_others, out=np.zeros(len(true)), where=n_others > 0)
-    without = (shares.sum() - shares[true] + share) / (n_known - (n_others == 0))
+    share_without = np.divide(hits[true] - is_hit, n_others, out=np.zeros(len(true)), where=n_others > 0)
+    without = (shares.sum() - shares[true] + share_without) / (n_known - (n_others == 0))
     return value, pseudo_values(value, without)
 
 
 def _macro_f1(truth: Floats, guesses: Floats) -> Scored:
-    """The mean F1 of the classes (N,) that have rows, or of labels (N, C) of 0 and 1.
+    """Average the F1 of the classes (N,) that have rows, or of labels (N, C) of 0 and 1.
 
-    A class that is guessed and has no row counts as a wrong guess, and adds no F1 of 0 to the mean: one such
-    guess among hundreds would cost a fifth of the score.
+    A guessed class without rows counts as a wrong guess, and adds no F1 of 0 to the mean: one such guess
+    among hundreds would cost a fifth of the score.
     """
     if truth.ndim == 2:
         return score_f1_of_labels(truth, guesses, average="macro")
@@ -166,7 +166,7 @@ def _macro_f1(truth: Floats, guesses: Floats) -> Scored:
 
 
 def _matthews(truth: Floats, guesses: Floats) -> Scored:
-    """Matthews' correlation of classes (N,), in [-1, 1]; 0 for guesses by chance, or all of one class.
+    """Compute Matthews' correlation of classes (N,), in [-1, 1]; 0 by chance, or if all are of one class.
 
     The counts without each example follow from those with it (Gorodkin 2004, Computational Biology and
     Chemistry 28:367, for several classes).
@@ -192,20 +192,21 @@ def _matthews(truth: Floats, guesses: Floats) -> Scored:
 
 
 def _coefficient(n: int, n_hits: Any, products: Any, true_squares: Any, guessed_squares: Any) -> Any:
+    """Compute Matthews' correlation from sums over classes of products and squares of their counts."""
     spread = (n * n - true_squares) * (n * n - guessed_squares)
     covariance = n_hits * n - products
     return np.divide(covariance, np.sqrt(spread), out=np.zeros(np.shape(spread)), where=spread > 0)
 
 
 def pearson(truth: Floats, guesses: Floats) -> float:
-    """Pearson's correlation of numbers, in [-1, 1]; 0 where one side is constant."""
+    """Pearson's correlation of numbers, in [-1, 1]; 0 if one side is constant."""
     if np.ptp(truth) == 0 or np.ptp(guesses) == 0:
         return 0.0
     return float(np.corrcoef(truth, guesses)[0, 1])
 
 
 def spearman(truth: Floats, guesses: Floats) -> float:
-    """Spearman's correlation of numbers, in [-1, 1]; 0 where one side is constant."""
+    """Spearman's correlation of numbers, in [-1, 1]; 0 if one side is constant."""
     return pearson(stats.rankdata(truth), stats.rankdata(guesses))
 
 

@@ -89,7 +89,7 @@ _TOPIC = re.compile(
 
 
 def instead_of(kind: str, name: str) -> str | None:
-    """What to do in place of a name that was removed; None for every other name.
+    """Tell what to do in place of a name that was removed; None for every other name.
 
     Args:
         kind: What the name would be, as an error says it: `setting`, `option of autopeft search`, `score`. A

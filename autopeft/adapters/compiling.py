@@ -28,29 +28,29 @@ class Stack:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the configs inside a model; `default` also for the head alone."""
+        """The names of the configs inside a model; without configs `default`, for the task head alone."""
         return adapter_names(self.configs)
 
 
 def compile_plan(plan: Plan, methods: Mapping[str, Method]) -> Stack:
-    """Write a plan as `peft` configs: each method writes those of its adapters of one rate factor."""
+    """Write a plan as `peft` configs; adapters of one method and one rate factor are written together."""
     groups: dict[tuple[str, float], list[Adapter]] = defaultdict(list)
     for adapter in plan.adapters:
         groups[adapter.method, adapter.rate_factor].append(adapter)
-    entries = [
-        (config, factor, not methods[name].shared)
-        for (name, factor), adapters in sorted(groups.items())
+    shared_first = sorted(groups.items(), key=lambda item: (not methods[item[0][0]].shared, item[0]))
+    pairs = [
+        (config, factor)
+        for (name, factor), adapters in shared_first
         for config in methods[name].configs(adapters)
     ]
-    entries.sort(key=lambda entry: entry[2])  # stable
     return Stack(
-        configs=tuple(config for config, _, _ in entries),
-        rate_factors=tuple(factor for _, factor, _ in entries),
+        configs=tuple(config for config, _ in pairs),
+        rate_factors=tuple(factor for _, factor in pairs),
     )
 
 
 def common_learning_rate(plan: Plan) -> float | None:
-    """The learning rate of all adapters of a plan; None if they differ."""
+    """Return the learning rate that all adapters of a plan share; None if theirs differ."""
     factors = {adapter.rate_factor for adapter in plan.adapters} or {1.0}
     return plan.learning_rate * factors.pop() if len(factors) == 1 else None
 
@@ -93,7 +93,7 @@ def check_plan(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> No
 
 
 def other_base_note(document: PlanDocument, base: BaseModel) -> str | None:
-    """Note that a plan was made for a base model of another size, as one of more layers; else None."""
+    """Note that a plan was made for a base model of another size, and layers without adapters; else None."""
     if document.base_params == base.base_params:
         return None
     used = {site.layer for site in base.sites if site.name in {a.site for a in document.plan.adapters}}
@@ -106,10 +106,11 @@ def other_base_note(document: PlanDocument, base: BaseModel) -> str | None:
 
 
 def _require_rank(adapter: Adapter, method: Method, site: Site) -> None:
+    """Raise SpecError for a rank that the method cannot have at the site; without ranks it is 0."""
     ranks = method.ranks(site, dict(adapter.options)) if method.ranked else (0,)
     if method.ranked and method.readable_type is not None and method.low_rank:
-        # `peft` attaches any rank of low-rank matrices, as a user's config may have. Above both sides of a
-        # map it can only be a slip.
+        # A user's config may have ranks that no search proposes: `peft` attaches low-rank matrices of any
+        # rank. Above both sides of a map it can only be a slip.
         ranks = range(ranks[0], max(site.in_features, site.out_features) + 1, ranks[0])
     if adapter.rank in ranks:
         return

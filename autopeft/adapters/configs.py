@@ -47,18 +47,18 @@ def type_name(config: PeftConfig) -> str:
 
 
 def task_name(config: PeftConfig) -> str | None:
-    """`peft`'s word for the task of a config, such as `SEQ_CLS`; None where it has none."""
+    """`peft`'s word for the task of a config, such as `SEQ_CLS`; None if the config names no task."""
     task: str | None = getattr(config.task_type, "value", config.task_type)
     return task
 
 
 def adapts_modules(config: PeftConfig) -> bool:
-    """Whether a config adapts anything; that of the task head alone does not."""
+    """Whether a config adapts any module; the one of `head_only_config` adapts none."""
     return bool(getattr(config, "target_modules", None) != head_only_config().target_modules)
 
 
 def is_unmergeable(config: PeftConfig) -> bool:
-    """Whether an adapter is known to be no change of the base model's weights, and cannot be merged."""
+    """Whether adapters of a config's type change no weights of the base model, and so cannot be merged."""
     return type_name(config) in _BESIDE_WEIGHTS
 
 
@@ -68,7 +68,7 @@ def reads_weights(config: PeftConfig) -> bool:
 
 
 def changed_fields(config: PeftConfig) -> dict[str, Any]:
-    """The fields that say what is trained and differ from their defaults; two empty values are equal."""
+    """Return the fields that say what is trained and differ from their defaults; empty values are equal."""
     changed = {}
     for field in dataclasses.fields(config):
         factory = field.default_factory
@@ -80,7 +80,7 @@ def changed_fields(config: PeftConfig) -> dict[str, Any]:
 
 
 def auto_class_of(configs: Sequence[PeftConfig]) -> str | None:
-    """Name the class of transformers to build: by the configs' task, else as `peft` noted it, else None."""
+    """Name the transformers class that configs are for: by their task, else as `peft` noted it, else None."""
     by_task = [_AUTO_CLASSES.get(task_name(config) or "") for config in configs]
     mappings = [config.auto_mapping for config in configs if isinstance(config.auto_mapping, dict)]
     written = [str(mapping.get("base_model_class")) for mapping in mappings]
@@ -159,7 +159,7 @@ def read_configs(path: Path) -> list[ConfigFile]:
 
 
 def unknown_keys(file: ConfigFile) -> list[str]:
-    """Note the keys of a config's file that this `peft` leaves out."""
+    """Make a note of the keys in a config's file that this `peft` leaves out; no note if it knows all."""
     kind = PEFT_TYPE_TO_CONFIG_MAPPING[file.config.peft_type]
     extra = set(file.content) - {field.name for field in dataclasses.fields(kind)}
     if not extra:

@@ -26,8 +26,8 @@ from autopeft.model import BaseModel, adapter_names, for_task
 from autopeft.model.linear_maps import role_by_name
 from autopeft.records import Plan, Site
 
-_DEPTH = re.compile(r"\.(\d+)\.")
-_OUTSIDE, _SHARED = "outside", "shared"
+_DEPTH = re.compile(r"\.(\d+)\.")  # the number of a layer inside a name
+_OUTSIDE, _SHARED = "outside", "shared"  # in place of a layer's number or a role
 # Names under which peft keeps what it trains inside a module that is no linear map or norm.
 _WRAPPED = tuple(
     "modules_to_save token_adapter trainable_tokens lora_ adaption_ base_layer original_module".split()
@@ -103,16 +103,16 @@ def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes
     """Count what requires a gradient in a skeleton with adapters, whose sites and head `base` lists."""
     by_role: Counter[str] = Counter()
     by_layer: Counter[str] = Counter()
-    names: dict[str, set[str]] = defaultdict(set)
+    sites_of_role: dict[str, set[str]] = defaultdict(set)
     head_params = 0
     known_sites = {site.name: site for site in base.sites}
-    inside: dict[int, list[str]] = defaultdict(list)  # a tensor that several modules share has several names
+    names_of_tensor: dict[int, list[str]] = defaultdict(list)  # several if modules share the tensor
     for name, parameter in attached.model.get_base_model().named_parameters(remove_duplicate=False):
-        inside[id(parameter)].append(name)
+        names_of_tensor[id(parameter)].append(name)
     for parameter in attached.model.parameters():
         if not parameter.requires_grad:
             continue
-        places = [_place(name, known_sites, base) for name in inside[id(parameter)]]
+        places = [_locate(name, known_sites, base) for name in names_of_tensor[id(parameter)]]
         if places and all(is_in_head for *_, is_in_head in places):
             head_params += parameter.numel()
             continue
@@ -122,12 +122,12 @@ def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes
         role = roles.pop() if len(roles) == 1 else _SHARED
         by_role[role] += parameter.numel()
         by_layer[layers.pop() if len(layers) == 1 else _SHARED] += parameter.numel()
-        names[role] |= {name for name, *_ in places} or {_SHARED}
-    # Experts hold several layers in each other, one for each parameter, and each has its own rank.
+        sites_of_role[role] |= {name for name, *_ in places} or {_SHARED}
+    # Layers on the parameters of experts are nested in each other, and each has its own rank.
     by_site: dict[str, list[int]] = defaultdict(list)
     for layer, of_adapters in attached.ranks().items():
         by_site[layer.replace(".base_layer", "")] += of_adapters.values()
-    ranks = {role: [rank for site in sites for rank in by_site[site]] for role, sites in names.items()}
+    ranks = {role: [r for site in sites for r in by_site[site]] for role, sites in sites_of_role.items()}
     # Layers by number, then tensors shared between layers, then those outside of them.
     ordered = sorted(
         by_layer, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else name == _OUTSIDE)
@@ -141,14 +141,14 @@ def _tally(attached: Attached, base: BaseModel, *, methods: Sequence[str], notes
         adapter_bytes=attached.saved_bytes(),
         by_role=dict(by_role.most_common()),
         by_layer={layer: by_layer[layer] for layer in ordered},
-        sites={role: len(names[role]) for role, _ in by_role.most_common()},
+        sites={role: len(sites_of_role[role]) for role, _ in by_role.most_common()},
         ranks={role: (min(values), max(values)) for role, values in ranks.items() if values},
         notes=tuple(notes),
     )
 
 
-def _place(name: str, sites: Mapping[str, Site], base: BaseModel) -> tuple[str, str, str, bool]:
-    """Tell of a parameter its site or else module, the role, the layer, and whether it is in the head."""
+def _locate(name: str, sites: Mapping[str, Site], base: BaseModel) -> tuple[str, str, str, bool]:
+    """Return a parameter's site, else its module; the role, the layer, and whether it lies in the head."""
     parts = name.split(".")
     prefixes = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
     site = next((sites[prefix] for prefix in prefixes if prefix in sites), None)
@@ -157,7 +157,7 @@ def _place(name: str, sites: Mapping[str, Site], base: BaseModel) -> tuple[str, 
         depth = _DEPTH.search(f".{holder}.")
         role = role_by_name(holder) or holder.rpartition(".")[2]
         return (holder, role, depth[1] if depth else _OUTSIDE, in_head(holder, base))
-    # A linear map outside the layers that is trained whole beside a task head is its pooler.
+    # A linear map outside the layers that is trained whole beside a task head is a pooler, part of the head.
     is_pooler = "modules_to_save" in parts and site.layer is None and site.kind == "linear"
     layer = _OUTSIDE if site.layer is None else str(site.layer)
     return (site.name, site.role, layer, is_pooler and bool(base.head_names))

@@ -21,8 +21,7 @@ from autopeft.model.attaching import head_only_config
 from autopeft.records import shortened
 
 _ALL = ("all-linear", DUMMY_TARGET_MODULES)  # words of peft's that stand for modules
-# Characters of a list of names, which may name every expert one by one; chosen by hand.
-_MOST_SHOWN = 80
+_MOST_SHOWN = 80  # characters of a list, which may name every expert; chosen by hand
 _MOST_SOUGHT = 8  # names for which near ones are sought; chosen by hand
 
 
@@ -66,7 +65,7 @@ def matches_ending(entry: str, name: str) -> bool:
 
 
 def matches_pattern(entry: str, name: str) -> bool:
-    """Whether a string, which is a regular expression on the whole name, stands for a module."""
+    """Whether a string, an expression on the whole name or an ending, means a module; True if invalid."""
     try:
         return re.fullmatch(entry, name) is not None or matches_ending(entry, name)
     except re.error:
@@ -74,7 +73,7 @@ def matches_pattern(entry: str, name: str) -> bool:
 
 
 def matches_key(key: str, name: str) -> bool:
-    """Whether a key of `rank_pattern` and its like stands for a module."""
+    """Whether a key of `rank_pattern` and its like stands for a module; an invalid one stands for none."""
     try:
         return re.match(rf"(.*\.)?({key})$", name) is not None
     except re.error:
@@ -87,7 +86,7 @@ def in_head(name: str, base: BaseModel) -> bool:
 
 
 def require_match(file: ConfigFile, base: BaseModel, *, path: Path) -> None:
-    """Raise SiteError for a config that targets no module of a base model."""
+    """Raise SiteError for a config of which all named targets are missing from a base model."""
     content = _as_loaded(file, base.module)
     targets = content.get("target_modules")
     is_regex = isinstance(targets, str)
@@ -126,24 +125,24 @@ def unmatched(
         heads = SEQ_CLS_HEAD_NAMES if is_classifier and field == "modules_to_save" else ()
         entries = names if isinstance(names, list) else []
         entries = [str(entry) for entry in entries if entry not in (*_ALL, *heads)]
-        if lost := _lost(entries, choices, matches_ending):
+        if lost := _missing(entries, choices, matches_ending):
             near = _nearest(lost, list(dict.fromkeys(map(_last, (*choices, *modules)))))
             notes.append(f"{field} names what is not there: {_listed(lost)}{near}.")
     for field, pattern in content.items():
         keys = pattern if field.endswith("_pattern") and isinstance(pattern, dict) else {}
         if any(isinstance(mask, list) for mask in keys.values()):
             continue  # AdaLoRA's masks of kept ranks, under the names of tensors
-        if lost := _lost(keys, targeted, matches_key):
+        if lost := _missing(keys, targeted, matches_key):
             notes.append(f"{field} has keys that fit no target: {_listed(lost)}.")
     layers = content.get("layers_to_transform")
     numbers = layers if isinstance(layers, list) else [] if layers is None else [layers]
-    if lost := _lost(map(str, numbers), targeted, lambda number, name: f".{number}." in f".{name}."):
+    if lost := _missing(map(str, numbers), targeted, lambda number, name: f".{number}." in f".{name}."):
         notes.append(f"layers_to_transform names what is not there: {_listed(lost)}.")
     return notes
 
 
 def _as_loaded(file: ConfigFile, model: nn.Module) -> dict[str, Any]:
-    """Return the content of a config with a list of targets under the names that `peft` gives them.
+    """Return the content of a config, with its list of targets renamed as `peft` renames them.
 
     Experts that were maps of their own in older versions of transformers, such as Mixtral's w1, are now held
     by one parameter.
@@ -161,7 +160,10 @@ def _as_loaded(file: ConfigFile, model: nn.Module) -> dict[str, Any]:
     return {**file.content, **moved}
 
 
-def _lost(entries: Iterable[str], names: Collection[str], matches: Callable[[str, str], bool]) -> list[str]:
+def _missing(
+    entries: Iterable[str], names: Collection[str], matches: Callable[[str, str], bool]
+) -> list[str]:
+    """List the entries that match no name."""
     exact = set(names)  # most entries need no comparison with every name
     return [e for e in entries if e not in exact and not any(matches(e, name) for name in names)]
 

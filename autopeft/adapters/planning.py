@@ -68,8 +68,8 @@ def read_user_plan(path: Path, base: BaseModel, methods: Mapping[str, Method]) -
         methods: By name.
 
     Raises:
-        SpecError: Unreadable, or the file says what a plan cannot.
-        SiteError: Made for another base model.
+        SpecError: The file cannot be read, or says what a plan cannot.
+        SiteError: The file was made for another base model, or adapts one site twice.
     """
     if is_adapter(path) and not holds_plan(path):
         return _plan_of_configs(path, base, methods)
@@ -95,6 +95,7 @@ def check_user_file(path: Path) -> None:
 
 
 def _plan_of_configs(path: Path, base: BaseModel, methods: Mapping[str, Method]) -> UserPlan:
+    """Read configs as one plan; SpecError unless `peft` attaches the same for configs and plan."""
     meanings: list[_Meaning] = []
     notes: list[str] = []
     with warnings.catch_warnings():
@@ -111,7 +112,7 @@ def _plan_of_configs(path: Path, base: BaseModel, methods: Mapping[str, Method])
         modules = [name for name, _ in base.module.named_modules() if name]
         for file in files:
             method = by_type[type_name(file.config)]
-            meanings.append(meaning := _meaning(file, base, method, path=path))
+            meanings.append(meaning := _read_meaning(file, base, method, path=path))
             notes += unknown_keys(file)
             notes += [
                 f"{name} {value} is left out: every plan is trained without dropout in its adapters."
@@ -120,7 +121,7 @@ def _plan_of_configs(path: Path, base: BaseModel, methods: Mapping[str, Method])
             ]
             notes += meaning.notes
             inside = [name for name in meaning.targeted if in_head(name, base)]
-            if _is_all_linear(file):  # of which peft itself leaves the last map out
+            if _is_all_linear(file):  # peft itself leaves the last map out then
                 inside = [name for name in inside if name not in SEQ_CLS_HEAD_NAMES]
             if inside:
                 notes.append(f"{', '.join(inside)} lies in the task head, which every plan trains whole.")
@@ -129,7 +130,7 @@ def _plan_of_configs(path: Path, base: BaseModel, methods: Mapping[str, Method])
         plan = _plan([a for meaning in meanings for a in meaning.adapters], base, methods, path=path)
         for meaning in meanings:
             if not meaning.layers:
-                continue  # nothing but the head
+                continue  # the config adapts only modules of the head
             planned = _attached_layers(meaning.method.configs(meaning.adapters), base, path=path)
             for name, layer in meaning.layers.items():
                 if not layer.is_same(planned.get(name)):
@@ -142,9 +143,10 @@ def _plan_of_configs(path: Path, base: BaseModel, methods: Mapping[str, Method])
 
 @dataclass(frozen=True, kw_only=True)
 class _Meaning:
-    """What `peft` attaches for one config, by module, and the adapters that say the same.
+    """What `peft` attaches for one config, by module, and the adapters of a plan that say the same.
 
-    `targeted` names all modules that the config adapts, also in the task head; `notes` say what is left out.
+    `targeted` names all modules that the config adapts, also in the task head, which `layers` leaves out;
+    `notes` say what the plan leaves out.
     """
 
     method: Method
@@ -154,7 +156,7 @@ class _Meaning:
     notes: tuple[str, ...] = ()
 
 
-def _meaning(file: ConfigFile, base: BaseModel, method: Method, *, path: Path) -> _Meaning:
+def _read_meaning(file: ConfigFile, base: BaseModel, method: Method, *, path: Path) -> _Meaning:
     require_match(file, base, path=path)
     config: Any = file.config
     try:
@@ -165,7 +167,7 @@ def _meaning(file: ConfigFile, base: BaseModel, method: Method, *, path: Path) -
     layers = {name: layer for name, layer in targeted.items() if not in_head(name, base)}
     notes: tuple[str, ...] = ()
     if _is_all_linear(file):
-        # Routers, or their weights, are no sites.
+        # A router is no site, nor is its weight.
         routers = {n for n in layers if role_by_name(n.removesuffix(".weight")) == "router"}
         if routers:
             fewer = sum(layers.pop(name).params for name in routers)
@@ -261,7 +263,7 @@ class _AttachedLayer:
 
 
 def _described(layer: _AttachedLayer | None) -> str:
-    """A phrase for messages; `nothing` for None."""
+    """Describe a layer in a message; None is `nothing`."""
     if layer is None:
         return "nothing"
     scale = "" if layer.scale is None else f" with scale {layer.scale:g}"
@@ -275,7 +277,7 @@ def _attached_layers(
 
 
 def _attach(configs: Sequence[PeftConfig], base: BaseModel, *, path: Path) -> Attached:
-    """Attach configs, without what they train whole, to a copy of the base model without weights."""
+    """Attach configs, without their `modules_to_save`, to a copy of the base model without weights."""
     with torch.device("meta"):
         module = type(base.module)(copy.deepcopy(cast(Any, base.module.config)))
     if any(site.quantised for site in base.sites):

@@ -32,7 +32,7 @@ _LOW_RANK = (PeftType.LORA, PeftType.ADALORA, PeftType.DELORA, PeftType.DEFT)
 
 @dataclass(frozen=True, kw_only=True)
 class Attached:
-    """A model without weights, with adapters on it."""
+    """A model without weights, with adapters on it; `layers` and `targets` have names of the base model."""
 
     model: PeftModel
 
@@ -42,7 +42,7 @@ class Attached:
         return ((name, layer) for name, layer in modules if isinstance(layer, BaseTunerLayer))
 
     def targets(self) -> Iterator[tuple[str, BaseTunerLayer]]:
-        """Yield the outermost layer at each adapted module or parameter, by the name of that."""
+        """Yield the name of each adapted module or parameter, and the outermost layer there."""
         for name, layer in self.layers():
             if isinstance(layer, ParamWrapper):  # parameters of one module are wrapped in each other
                 yield f"{name.replace('.base_layer', '')}.{layer.parameter_name}", layer
@@ -82,7 +82,7 @@ def attach_without_weights(module: nn.Module, configs: Sequence[PeftConfig]) -> 
         copies,
         names=names,
         # UniLoRA draws its indices and counts them.
-        making=lambda config: nullcontext() if config.peft_type == PeftType.UNILORA else torch.device("meta"),
+        context_of=lambda c: nullcontext() if c.peft_type == PeftType.UNILORA else torch.device("meta"),
     )
     for config, name in zip(copies, names, strict=True):
         if config.peft_type == PeftType.ADALORA:
@@ -104,7 +104,7 @@ def held_names(layer: BaseTunerLayer) -> set[str]:
 
 
 def remarks(config: Any) -> list[str]:
-    """Note what training makes of the count of an AdaLoRA; no notes for other types."""
+    """Note that AdaLoRA's training prunes the ranks that are counted; no notes for other types."""
     if config.peft_type == PeftType.ADALORA and not config.rank_pattern:
         return [f"AdaLoRA begins at rank {config.init_r}, which is counted, and prunes to {config.target_r}."]
     return []
@@ -115,7 +115,7 @@ def forgo_initial_values(config: Any) -> None:
     if config.peft_type == PeftType.LORA and config.init_lora_weights != "mica":  # mica freezes A
         config.init_lora_weights = True
     if config.peft_type == PeftType.SHIRA:
-        config.mask_fn = None  # the mask says which weights, `r` says how many
+        config.mask_fn = None  # the mask chooses the weights, and `r` alone says how many
 
 
 def add_shira_indices(adapted: nn.Module) -> None:
@@ -141,8 +141,9 @@ def attach_fitting(files: Sequence[ConfigFile], base: BaseModel, *, path: Path) 
     high = [(name, rank, sides) for name, rank, sides in _ranks(attached) if rank > max(sides)]
     if high:
         name, rank, sides = high[0]
+        more = f" and {len(high) - 1:,} other sites" if len(high) > 1 else ""
         raise SiteError(
-            f"{path} has rank {rank:,} at {name}{_others(high)}, whose size is {sides[0]:,} × {sides[1]:,}; "
+            f"{path} has rank {rank:,} at {name}{more}, whose size is {sides[0]:,} × {sides[1]:,}; "
             f"a rank of at most {min(sides):,} is of use there: lower it, or use the model that it is for."
         )
     return attached
@@ -179,10 +180,10 @@ def in_a_sentence(path: Path, base_name: str) -> AbstractContextManager[None]:
 
 
 def refuse_weights(attached: Attached, weights: Sequence[Mapping[str, torch.Tensor]], *, path: Path) -> None:
-    """Raise SpecError if the tensors of a LoRA, read from `path`, are not those of its config on a skeleton.
+    """Raise SpecError if tensors of LoRAs, read from `path`, have other names or shapes than on a skeleton.
 
     Weights of other types are not checked, as `peft` saves them in more than one way. `weights` has the
-    tensors of each config, or is empty.
+    tensors of each config in order; if it is empty, nothing is checked.
     """
     for (name, config), tensors in zip(attached.model.peft_config.items(), weights, strict=False):
         if config.peft_type != PeftType.LORA:
@@ -195,7 +196,7 @@ def refuse_weights(attached: Attached, weights: Sequence[Mapping[str, torch.Tens
 
 
 def _ranks(attached: Attached) -> Iterator[tuple[str, int, tuple[int, int]]]:
-    """Yield name, rank, and inputs and outputs of every map that holds low-rank matrices."""
+    """Yield the name, the highest rank, and inputs and outputs of every map that holds low-rank matrices."""
     configs = attached.model.peft_config
     low_rank = {name for name, config in configs.items() if config.peft_type in _LOW_RANK}
     ranks = attached.ranks()
@@ -204,7 +205,3 @@ def _ranks(attached: Attached) -> Iterator[tuple[str, int, tuple[int, int]]]:
         n_in, n_out = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
         if matrices and isinstance(n_in, int) and isinstance(n_out, int):
             yield name, max(matrices), (n_in, n_out)
-
-
-def _others(high: Sequence[object]) -> str:
-    return f" and {len(high) - 1:,} other sites" if len(high) > 1 else ""

@@ -3,8 +3,8 @@
 Ben Zaken et al. 2022, arXiv:2106.10199. An added bias moves exactly as the bias itself would, leaves the base
 model alone, and merges. `peft`'s BEFT tuner adds it at `nn.Linear`; the biases of norms are those of
 `ln_tuning`.
-Where we differ: a search leaves the biases of keys out. They add the same to all scores of a query, and
-softmax takes that off again. A user's own plan may have them.
+Where we differ: a search leaves the biases of keys out. They add the same number to all scores of a query,
+which softmax cancels. A user's own plan may have them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PART = PeftMethod(
     "tried in peft's method comparison (3072), trains little; 1e-4 to 1e-2 in the paper",
     step_time=0.94,
     refusal=_refusal,
-    # Keys with a bias, which people train along with the others.
+    # Biases of keys, which people's own configs train along with all other biases.
     only_if_asked=lambda site: site.role in _KEYS and site.has_bias and site.kind == "linear",
     cost=lambda site, rank, options: site.out_features,
     configs=lambda adapters: (BeftConfig(target_modules=pattern_of(adapters)),),

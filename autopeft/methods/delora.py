@@ -1,8 +1,8 @@
 """DeLoRA: a low-rank update whose strength is parted from its direction.
 
 Bini et al. 2025, arXiv:2503.18225: normalised directions and one trained strength. The strength starts in
-proportion to the rank. The first step has it all: directions are normalised, so that the learning rate cannot
-soften it.
+proportion to the rank. The first step already has the full strength, whatever the learning rate, since
+directions are normalised.
 """
 
 from __future__ import annotations

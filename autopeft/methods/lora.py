@@ -15,13 +15,7 @@ from peft import LoraConfig, PeftConfig
 
 from autopeft.errors import SpecError
 from autopeft.extension import Options
-from autopeft.methods.parts import (
-    PeftMethod,
-    alphas_of,
-    by_pattern,
-    only_maps,
-    sites_pattern,
-)
+from autopeft.methods.parts import PeftMethod, alphas_of, by_pattern, only_maps, sites_pattern
 from autopeft.records import Adapter, OptionValue, Site
 
 
@@ -32,9 +26,10 @@ def _refusal(site: Site) -> str | None:
 
 
 def _options(site: Site, **choices: OptionValue) -> Options:
-    """Set `dora` and `init` if chosen, neither for experts; the scale of an adapter already holds its rule.
+    """Set `dora` and `init` if chosen, or for experts their number alone.
 
-    A quantised map has no orthogonal start: `peft` 0.21.2 makes it of the type of the stored weights.
+    The scale rule is no option of an adapter, which holds the scale itself. A quantised map has no orthogonal
+    start: `peft` 0.21.2 makes it of the type of the stored weights.
     """
     if site.kind == "parameter":
         return {"experts": site.copies}
@@ -46,9 +41,9 @@ def _options(site: Site, **choices: OptionValue) -> Options:
 
 
 def _scale(rank: int, **choices: OptionValue) -> float:
-    """About 4 / sqrt(r) by rsLoRA (arXiv:2312.03732), or a constant 2, the habit of alpha = 2 r.
+    """Return about 4 / sqrt(r) by rsLoRA (arXiv:2312.03732), or a constant 2, the habit of alpha = 2 r.
 
-    Alpha is the nearest whole number, since axolotl and LLaMA-Factory read no others.
+    Alpha is the nearest whole number, since axolotl and LLaMA-Factory read only whole ones.
 
     The best learning rate of ranks 1, 4 and 16 on all maps was 4e-3, 4e-3 and 2e-3 by the first rule
     and 8e-3, 4e-3 and 1e-3 to 2e-3 by the second (reports/LOG.md, 2026-11-25): only the first lets
@@ -141,7 +136,7 @@ PART = PeftMethod(
     cost=_cost,
     takes_rank_pattern=True,
     configs=_configs,
-    # By the export `uniform-lora`; DoRA and experts in one parameter are read by none of them.
+    # Through the export `uniform-lora`; no server reads DoRA or experts in one parameter.
     servers=lambda options: (
         () if options.get("dora") or options.get("experts") else ("vllm", "tgi", "llama.cpp")
     ),

@@ -13,7 +13,7 @@ from autopeft.records import Site
 
 
 def _largest_rank(site: Site) -> int:
-    """The rank that trains all weights of a map; 0 for a map to one output, say, which has too few for 1."""
+    """Return the largest rank for which a map has enough weights; 0 if it has too few for rank 1."""
     return site.in_features * site.out_features // (site.in_features + site.out_features)
 
 

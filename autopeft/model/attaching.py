@@ -34,8 +34,8 @@ _TASK_TYPES = {  # by the ending of a class of transformers
     "ForTokenClassification": "TOKEN_CLS",
     "ForQuestionAnswering": "QUESTION_ANS",
 }
-_MOST_ENDINGS = 8  # of a list of targets that people would write; chosen by hand
-_EXPECTED = ("`is_gradient_checkpointing`", "Already found a `peft_config`", "Unsupported layer type")
+_MOST_ENDINGS = 8  # in a list of targets that people would still write; chosen by hand
+_HARMLESS = ("`is_gradient_checkpointing`", "Already found a `peft_config`", "Unsupported layer type")
 
 
 def attach(
@@ -59,10 +59,10 @@ def attach(
     adapted = attach_configs(module, stack, names=adapter_names(stack))
     for parameter in adapted.parameters():
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
-            parameter.data = parameter.data.float()  # made like a bias of a map in 4 bits
-    # An injection makes its name the active one in the head's wrapper and in all layers of its tuner, also
-    # where another name lies: the head and the earlier of two LoRA configs would not be trained, and would
-    # still be counted (seen in peft 0.21.2).
+            parameter.data = parameter.data.float()  # peft took the format of a 4-bit map's bias
+    # Each injection activates its own name in the head's wrapper and in all layers of its tuner, even where
+    # another adapter lies. The head and the earlier of two LoRA configs would then count, but not be trained
+    # (seen in peft 0.21.2).
     for layer in adapted.modules():
         if isinstance(layer, ModulesToSaveWrapper):
             layer.set_adapter(list(layer.modules_to_save))
@@ -79,18 +79,18 @@ def attach_configs(
     configs: Sequence[PeftConfig],
     *,
     names: Sequence[str],
-    making: Callable[[PeftConfig], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+    context_of: Callable[[PeftConfig], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> PeftModel:
-    """Attach one or more configs that name their task and head: the first as a `PeftModel`, others injected.
+    """Attach one or more configs of `for_task`: the first makes a `PeftModel`, later ones are injected.
 
-    `names` are the adapters' names inside the model. `making` gives the context in which `peft` makes the
-    tensors of a config.
+    `module` is changed in place. `names` are the adapters' names inside it. `context_of` gives the
+    context in which `peft` makes the tensors of a config.
     """
     adapted: PeftModel | None = None
     for config, name in zip(configs, names, strict=True):
-        with making(config), warnings.catch_warnings():
-            # A deprecated name that peft asks for; and a mix of methods, or one on norms, is meant here.
-            for message in _EXPECTED:
+        with context_of(config), warnings.catch_warnings():
+            # Warnings of a deprecated name that peft asks for, of a mix of methods, and of one on norms.
+            for message in _HARMLESS:
                 warnings.filterwarnings("ignore", message=message)
             if adapted is None:
                 adapted = peft.get_peft_model(module, config, adapter_name=name)
@@ -109,8 +109,8 @@ def for_task(
 ) -> list[PeftConfig]:
     """Copy configs and put the task and its head into the first; no configs become one for the head alone.
 
-    With the base model at hand, the pattern of a LoRA config becomes the list of endings that people write,
-    such as q_proj and v_proj, if a few say the same; or the list of names, if `peft` would widen a pattern.
+    If `module` is passed, the target pattern of a LoRA config becomes a list: of full names if `peft` would
+    rewrite the pattern, else of at most eight endings, such as q_proj, that match the same sites.
     """
     copies: list[Any] = [copy.deepcopy(config) for config in configs] or [head_only_config()]
     for config in copies:
@@ -128,11 +128,11 @@ def for_task(
 
 
 def task_type_of(module: nn.Module) -> str | None:
-    """`peft`'s word for what a model does, by the name of its class."""
+    """Tell `peft`'s word for a model's task by the name of its class; None if `peft` has no word for it."""
     name = type(module).__name__
     if name.endswith("ForConditionalGeneration"):
-        is_pair = getattr(module.config, "is_encoder_decoder", False)
-        return "SEQ_2_SEQ_LM" if is_pair else "CAUSAL_LM"
+        is_encoder_decoder = getattr(module.config, "is_encoder_decoder", False)
+        return "SEQ_2_SEQ_LM" if is_encoder_decoder else "CAUSAL_LM"
     return next((word for ending, word in _TASK_TYPES.items() if name.endswith(ending)), None)
 
 
@@ -170,7 +170,7 @@ def head_only_config() -> LoraConfig:
 
 
 def rewrites_targets(targets: str | set[str], module: nn.Module) -> bool:
-    """Whether `peft` rewrites the targets of LoRA, names of modules or a pattern, for the model type.
+    """Whether `peft` rewrites LoRA's `targets`, names of modules or a pattern, for the type of this model.
 
     Mixtral, Qwen-MoE, OLMoE and others once had a module for each expert and now have one parameter for all.
     For these model types `peft` 0.21.2 takes every config for one of an older checkpoint and keeps the last
@@ -186,11 +186,11 @@ def rewrites_targets(targets: str | set[str], module: nn.Module) -> bool:
 
 
 def note_modules(root: nn.Module) -> Callable[[], None]:
-    """Note the module objects and flags of a model; the returned function puts them back, frozen.
+    """Note the module objects and flags of a model; the returned function restores them and freezes all.
 
-    `peft`'s `unload()` leaves trained copies of `modules_to_save` in the base model (peft 0.21.2); putting
-    the original objects back cannot. Parameters are put back in their order too: LoRA on a parameter takes
-    it out and in again at every forward, and a safe merge gives it another tensor.
+    `peft`'s `unload()` leaves trained copies of `modules_to_save` in the base model (peft 0.21.2); the
+    original objects hold none. Parameters are restored in their order too: LoRA on a parameter takes it out
+    and in again at every forward, and a safe merge gives it another tensor.
     """
     modules = list(root.modules())
     modes = [(module, module.training) for module in modules]
@@ -227,10 +227,10 @@ def save_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
     """
     (folder / "checksums.json").unlink(missing_ok=True)
     for name in names:
-        # Left to decide by itself, peft would ask the hub for the base model's vocabulary.
         config = model.peft_config[name]
         if getattr(config, "modules_to_save", None):  # peft adds names of heads that are there already
             config.modules_to_save = list(dict.fromkeys(config.modules_to_save))
+        # Without an explicit False, peft would ask the hub for the base model's vocabulary.
         model.save_pretrained(str(folder), selected_adapters=[name], save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty template of a model card
     if len(names) > 1:
@@ -278,7 +278,7 @@ def _weights_path(folder: Path, name: str, names: Sequence[str]) -> Path:
 
 
 def modules_kept_whole(folder: Path) -> frozenset[str]:
-    """Read which modules were trained whole (`modules_to_save`) from the configs in a folder."""
+    """Read which modules were trained whole (`modules_to_save`), from configs in a folder or one below it."""
     files = [file for pattern in ("", "*/") for file in folder.glob(f"{pattern}adapter_config.json")]
     configs = [json.loads(file.read_bytes()) for file in files]
     return frozenset(name for config in configs for name in config.get("modules_to_save") or ())
@@ -289,8 +289,8 @@ def merge(model: PeftModel) -> nn.Module:
 
     Layers with an unloading method of their own are merged first. For heads of several layers and for
     experts in one parameter, another tuner of `peft` 0.21.2 would ask for a `weight` that they lack.
-    NotImplementedError, AttributeError or SpecError says that an adapter is no change of weights. Weights in
-    16 bits are widened to float32 while they change, one layer at a time.
+    Weights in 16 bits are widened to float32 while they change, one layer at a time. Raises
+    NotImplementedError, AttributeError or SpecError for an adapter that is no change of weights.
     """
     inner = model.get_base_model()
     was_tied = _is_tied(inner)
@@ -315,11 +315,11 @@ def _is_tied(module: nn.Module) -> bool:
 
 
 def _correct_ties(module: Any) -> None:
-    """Make a model that `peft` declared untied agree with its config: a saved file holds tied weights once.
+    """Make weights and config agree after `peft` declared the model untied; a file holds tied weights once.
 
-    `peft` 0.21.2 compares the output layer with the input embeddings. Those of T5Gemma belong to its encoder,
-    and the output layer has the weight of the decoder's, which is still tied. The config ties either all or
-    none: if one weight is no longer tied, the others get memory of their own.
+    1. If all pairs still share memory, the config says again that they are tied. `peft` 0.21.2 overlooks
+       T5Gemma's pair: the output layer has the weight of the decoder's embeddings, not of the input's.
+    2. Otherwise the weights that still share memory are copied, as the config ties either all or none.
     """
     pairs = [tuple(map(module.get_parameter, pair)) for pair in module.all_tied_weights_keys.items()]
     tied = [target.data_ptr() == source.data_ptr() for target, source in pairs]
@@ -345,6 +345,6 @@ def _merge_in_float32(layer: BaseTunerLayer, merge: Callable[..., None], *args: 
         parameter = layer.get_base_layer().get_parameter(name)
         parameter.data = parameter.data.float()
     merge(*args, **settings)
-    for name, dtype in narrow.items():  # the merge may have put others in their place
+    for name, dtype in narrow.items():  # looked up anew, as the merge may have replaced parameters
         parameter = layer.get_base_layer().get_parameter(name)
         parameter.data = parameter.data.to(dtype)

@@ -29,8 +29,8 @@ from autopeft.records import Adapter, Plan, digest_of
 
 log = logging.getLogger(__name__)
 
-_LARGE = 2e9  # bytes, of which a digest takes seconds
-_SHOWN = 3  # names of weights that stay random
+_LARGE = 2e9  # bytes; a digest of more takes seconds, and is announced
+_SHOWN = 3  # names in a message; chosen by hand
 
 
 class BaseModel:
@@ -41,9 +41,9 @@ class BaseModel:
         head_names: The modules that are trained as the head.
         missing: Those of `head_names` that the checkpoint lacks.
         base_params: Parameters outside the head; tied weights count once.
-        output_layer: The name of the head's last linear map; None without one.
+        output_layer: The name of the linear map at the end of the head; None without one.
         max_tokens: The longest text; None without a limit.
-        remarks: Sentences on what cannot be adapted.
+        remarks: Sentences on modules and weights that no adapter fits, or LoRA does not.
     """
 
     def __init__(
@@ -90,10 +90,10 @@ class BaseModel:
         self.predicts_numbers = False
         self.max_tokens = _n_positions(module)
         remarks = []
-        if taken := folded_names(site.name for site in self.sites if "LORA" in site.unfit_for):
-            remarks += [f"LoRA cannot adapt {', '.join(taken)} in {name}, since peft takes them for experts."]
-        if unfit := unreachable_weights(module, self.sites, exclude=self.head_names):
-            remarks += [f"{name} holds weights at which no method of autopeft fits: {', '.join(unfit)}."]
+        if unfit := folded_names(site.name for site in self.sites if "LORA" in site.unfit_for):
+            remarks += [f"LoRA cannot adapt {', '.join(unfit)} in {name}, since peft takes them for experts."]
+        if unadapted := unreachable_weights(module, self.sites, exclude=self.head_names):
+            remarks += [f"{name} holds weights at which no method of autopeft fits: {', '.join(unadapted)}."]
         self.remarks = tuple(remarks)
         self.model_type = str(getattr(module.config, "model_type", "unknown"))
 
@@ -137,7 +137,7 @@ class BaseModel:
         return sum(p.numel() * p.element_size() for p in self.module.parameters())
 
     def leave_device(self) -> None:
-        """Move the weights to the CPU for good; drop those of a quantised model but for their digest."""
+        """Move the weights to the CPU for good; a quantised model drops them and keeps only their digests."""
         self.__dict__.pop("watch", None)  # it notes addresses of tensors
         if self.n_bits:
             self._dropped = self.weight_digests()
@@ -156,7 +156,7 @@ class BaseModel:
 
     def log_remarks(self) -> None:
         """Log what cannot be adapted, which weights outside the head are missing, and whether they train."""
-        trained, random = self._lacking()
+        trained, random = self._lacking_notes()
         for remark in filter(None, (*self.remarks, trained)):
             log.info("%s", remark)
         if random:
@@ -165,18 +165,18 @@ class BaseModel:
     @property
     def lacking(self) -> str:
         """Sentences on the weights outside the head that the checkpoint lacks; empty if it has all."""
-        return " ".join(filter(None, self._lacking()))
+        return " ".join(filter(None, self._lacking_notes()))
 
-    def _lacking(self) -> tuple[str, str]:
+    def _lacking_notes(self) -> tuple[str, str]:
         """A sentence on missing weights that train, and one on those that stay random; each may be empty."""
-        lacks, trained, random = "The base model lacks weights for", "", ""
+        start, trained, random = "The base model lacks weights for", "", ""
         if self.missing:
             names = ", ".join(self.missing)
-            trained = f"{lacks} {names}; all plans train them, and keep them with the adapter."
+            trained = f"{start} {names}; all plans train them, and keep them with the adapter."
         if untouched := sorted(key for key in self.untrained if not key.startswith(self.head_names)):
             more = f" and {len(untouched) - _SHOWN} more" if len(untouched) > _SHOWN else ""
             random = (
-                f"{lacks} {', '.join(untouched[:_SHOWN])}{more}; they stay random, and another load draws "
+                f"{start} {', '.join(untouched[:_SHOWN])}{more}; they stay random, and another load draws "
                 "others: pass the base model on with the adapter."
             )
         return trained, random
@@ -188,7 +188,7 @@ class BaseModel:
     def weight_digests(self) -> dict[str, dict[str, str]]:
         """Digest the weights of the body, which every load of the model has, and those of the head.
 
-        Those of dropped weights are as they were.
+        After `leave_device` has dropped the weights, the digests are those that it took.
         """
         if self._dropped:
             return self._dropped
@@ -200,7 +200,7 @@ class BaseModel:
 
     @cached_property
     def watch(self) -> TensorWatch:
-        """A quick check that no tensor has changed since this was first read."""
+        """A quick check that no tensor has changed since this property was first read."""
         return TensorWatch(self.module)
 
     @contextlib.contextmanager
@@ -258,15 +258,15 @@ class BaseModel:
     def _attach(
         self, configs: Sequence[PeftConfig], plan: Plan, *, task_type: str | None, seed: int, draws_head: bool
     ) -> PeftModel:
-        is_nameless = self.differs_from_checkpoint  # read before names of modules change
+        is_other_model = self.differs_from_checkpoint  # read before names of modules change
         with forked_rng(self.device):
             torch.manual_seed(seed)
             model = attach(self.module, configs, task_type=task_type, head_names=self.head_names)
             if draws_head:
                 self._initialise_head(model, seed=seed)
-        if is_nameless:
+        if is_other_model:
             for config in model.peft_config.values():
-                # An empty name stays as it is: for None peft takes the path that the module came from.
+                # Empty, so that no config names the checkpoint: for None peft would fill in its path.
                 config.base_model_name_or_path = ""
         attached = sum(p.numel() for p in model.parameters() if p.requires_grad) - self.head_params
         if attached != plan.trainable_params:
@@ -285,17 +285,16 @@ class BaseModel:
         return model
 
     def body_to_eval(self) -> None:
-        """Put all that lies below the task head into eval mode."""
-        for name, child in self.module.named_children():
-            # The dropout before the head, a child without weights, keeps its mode.
+        """Put the model's children outside the task head, except a dropout before it, into eval mode."""
+        for name, child in self.module.named_children():  # the dropout is the child without weights
             if name not in self.head_names and any(True for _ in child.parameters()):
                 child.eval()
 
     def scale_output_to(self, *, mean: float, std: float) -> None:
-        """Let a head that predicts numbers start at their mean, with weights multiplied by their spread.
+        """Let the head predict numbers: it starts at the labels' `mean`, its weights multiplied by `std`.
 
-        An output layer that the checkpoint lacks is scaled in the base model too: sensitivity is measured
-        through it.
+        This holds for heads that are drawn later. An output layer that the checkpoint lacks is scaled in the
+        base model at once, since sensitivity is measured through it.
         """
         self.output_scale, self.output_shift = std, mean
         self.predicts_numbers = True
@@ -323,7 +322,7 @@ class BaseModel:
     def _draw(self, layer: nn.Linear, generator: torch.Generator, *, is_output: bool) -> None:
         """Draw weights from Normal(0, initializer_range), biases 0, as in BERT; an output layer is scaled.
 
-        They are drawn on the CPU, whose numbers are the same on every machine.
+        The CPU draws the numbers, so that they are the same on every machine.
         """
         std = float(getattr(self.module.config, "initializer_range", 0.02))
         std *= self.output_scale if is_output else 1.0
@@ -360,5 +359,5 @@ def _n_positions(module: nn.Module) -> int | None:
         return None
     for name, child in module.named_modules():
         if name.endswith("position_embeddings") and getattr(child, "padding_idx", None) is not None:
-            return limit - cast(int, child.padding_idx) - 1  # RoBERTa counts from behind the padding's place
+            return limit - cast(int, child.padding_idx) - 1  # RoBERTa's positions begin after this index
     return limit

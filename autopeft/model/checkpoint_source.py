@@ -32,15 +32,15 @@ _MISSING_PACKAGE = re.compile(r"requires the ([\w.-]+) library but it was not fo
 _COMMIT = re.compile("/snapshots/([0-9a-f]{40})/")  # in a path of the hub's cache
 _CAUSAL, _SEQ2SEQ = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
 _WITH_IMAGES, _SPEECH = "AutoModelForImageTextToText", "AutoModelForSpeechSeq2Seq"
-_WHOLE = "ForConditionalGeneration"  # the end of the names of pairs, and of models of texts and images
+_WHOLE = "ForConditionalGeneration"  # ends the names of encoder-decoders, and of models of texts and images
 
 
 def resolve(spec: ModelSpec) -> tuple[str, str]:
     """Find where to load a base model from, and its name for reports; without an id the demo model.
 
-    The demo also stands for its own id on the hub, which its adapters name, if the hub's cache lacks it.
-    Raises ModelError if the id is empty, the model was in memory, a model that is not of the hub has a
-    revision, or the demo is missing or not the published file.
+    The installed demo also serves its hub id, which its adapters name, if no revision is asked for and the
+    hub's cache lacks that id. Raises ModelError if the id is empty, the model was in memory, a model that is
+    not of the hub has a revision, or the demo is missing or not the published file.
     """
     if spec.id is not None and not spec.id.strip():
         raise ModelError(
@@ -79,7 +79,7 @@ def resolve(spec: ModelSpec) -> tuple[str, str]:
 
 
 def commit_of(spec: ModelSpec) -> str | None:
-    """The hub commit of a model in the local cache; None if the model is not from the hub."""
+    """Look up a model's commit in the hub's local cache; None if it is not there, or not from the hub."""
     if spec.id is None or spec.id == IN_MEMORY or os.path.exists(spec.id):  # noqa: PTH110 - see load_error
         return None
     try:
@@ -91,7 +91,7 @@ def commit_of(spec: ModelSpec) -> str | None:
 
 
 def pretrained_arguments(source: str, spec: ModelSpec, *, here_only: bool = False) -> dict[str, Any]:
-    """Make the arguments of `from_pretrained` that say where to load from; `here_only` never asks the hub."""
+    """Make `from_pretrained`'s arguments; it reads local files alone if `here_only` or the hub is silent."""
     arguments: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": False}
     if here_only or (commit_of(spec) is not None and _hub_error(source, spec) is not None):
         arguments["local_files_only"] = True  # transformers would wait for the hub at every file
@@ -106,8 +106,8 @@ def pretrained_arguments(source: str, spec: ModelSpec, *, here_only: bool = Fals
 def require_reachable(source: str, spec: ModelSpec) -> None:
     """Raise ModelError for an adapter, and for an uncached hub model if the hub does not answer.
 
-    One short question beforehand saves time: transformers retries for half a minute at every file. It would
-    load an adapter together with its base model and take the adapter's layers for the model's.
+    One short question beforehand saves time: transformers retries for half a minute at every file. An adapter
+    would be loaded together with its base model, and its layers taken for the model's.
     """
     adapter = Path(source) / "adapter_config.json"
     if os.path.exists(adapter):  # noqa: PTH110 - see load_error
@@ -130,7 +130,7 @@ def require_reachable(source: str, spec: ModelSpec) -> None:
 
 
 def _hub_error(source: str, spec: ModelSpec) -> Exception | None:
-    """What keeps the hub from answering; None if it answers, even by refusing the model."""
+    """Ask the hub for a model and return what kept it from answering; None if it answers, even with a no."""
     try:
         HfApi().model_info(source, revision=spec.revision, timeout=_HUB_SECONDS)
     except (OSError, ValueError, ImportError, hub_errors.HTTPError) as error:
@@ -163,7 +163,7 @@ def config_of(spec: ModelSpec, *, here_only: bool = False) -> Any:
 def name_first_token(config: Any, generation_config: Any = None) -> None:
     """Set the token that a decoder begins with if the config of an encoder-decoder lacks it, as T5's may.
 
-    It is what the generation config names, else the token that begins a text, else padding.
+    It is what the generation config names, else the token that begins a text, else padding, else token 0.
     """
     if not getattr(config, "is_encoder_decoder", False):
         return
@@ -173,7 +173,7 @@ def name_first_token(config: Any, generation_config: Any = None) -> None:
 
 
 def adapter_error(source: str, base: str | None) -> ModelError:
-    """The error to raise for an adapter in the place of a base model."""
+    """Make the error for an adapter in the place of a base model; `base` is its own base model, if named."""
     remedy = f"--model {base}" if base and base != source else "--model with its base model"
     return ModelError(
         f"{source} holds an adapter{f' of {base}' if base else ''} (adapter_config.json), which is no base "
@@ -187,7 +187,7 @@ def reading(source: str) -> AbstractContextManager[None]:
 
 
 def load_error(source: str, error: Exception) -> ModelError:
-    """The error to raise for a model that does not load, in one sentence.
+    """Make the error for a model that does not load, in one sentence.
 
     Raises UnicodeEncodeError if this locale cannot write the path of the model, and the error itself if
     memory ran out.
@@ -231,9 +231,9 @@ def load_error(source: str, error: Exception) -> ModelError:
 def loading_class(config: Any, auto_class: str) -> str:
     """Name the class that loads a model for a task: `auto_class`, or that of models which read images too.
 
-    `AutoModelForCausalLM` lacks LLaVA and Qwen2-VL; of Qwen3.5 and Llama 4 it loads the text model alone.
+    `AutoModelForCausalLM` lacks LLaVA and Qwen2-VL, and has the text models of Qwen3.5 and Llama 4.
     """
-    is_lacking = auto_class == _CAUSAL and not _maps(_CAUSAL, config) and not _is_pair(config)
+    is_lacking = auto_class == _CAUSAL and not _maps(_CAUSAL, config) and not _is_seq2seq(config)
     return _WITH_IMAGES if is_lacking and _maps(_WITH_IMAGES, config) else auto_class
 
 
@@ -246,18 +246,18 @@ def loading_class_of_type(model_type: str, auto_class: str) -> str:
 def counting_class(config: Any, auto_class: str | None) -> str:
     """Name the class that builds a model for counting: the one that loads it, or an encoder with its decoder.
 
-    1. `auto_class` None takes what a search of texts would load, else the architecture in the config.
+    1. If `auto_class` is None, it is what a search of texts would load, else the architecture in the config.
     2. Encoders with a decoder are built whole: `AutoModelForCausalLM` knows BART and Whisper by their
        decoders alone, `AutoModelForSeq2SeqLM` does not know Whisper at all.
     """
     architecture = str(next(iter(config.architectures or ()), ""))
     is_whole = architecture.endswith(_WHOLE) and hasattr(transformers, architecture)
-    if auto_class is None and is_whole and not _is_pair(config) and _maps(_CAUSAL, config):
+    if auto_class is None and is_whole and not _is_seq2seq(config) and _maps(_CAUSAL, config):
         return _CAUSAL
     if auto_class is None:
         return architecture if architecture and hasattr(transformers, architecture) else "AutoModel"
     loading = loading_class(config, auto_class)
-    if is_whole and loading in (_CAUSAL, _SEQ2SEQ) and (_is_pair(config) or not _maps(loading, config)):
+    if is_whole and loading in (_CAUSAL, _SEQ2SEQ) and (_is_seq2seq(config) or not _maps(loading, config)):
         return architecture
     return loading
 
@@ -271,12 +271,12 @@ def is_built_by(module: Any, auto_class: str) -> bool:
 
 
 def own_class(config: Any, auto_class: str) -> str | None:
-    """Name the whole class of a checkpoint with images of which a search of texts loads the text model alone.
+    """Name the class of a checkpoint that reads images, if a search of texts loads its text model alone.
 
-    Adapters of the text model do not fit it, since its modules have longer names. None for other checkpoints.
+    Adapters of the text model do not fit it: its modules have longer names. None for other checkpoints.
     """
     architecture = str(next(iter(config.architectures or ()), ""))
-    if auto_class != _CAUSAL or _is_pair(config) or not architecture.endswith(_WHOLE):
+    if auto_class != _CAUSAL or _is_seq2seq(config) or not architecture.endswith(_WHOLE):
         return None
     loaded = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     return None if loaded is None or loaded.__name__ == architecture else architecture
@@ -307,10 +307,10 @@ def require_no_speech(config: Any, *, name: str) -> None:
 
 
 def _maps(auto_class: str, config: Any) -> bool:
-    """Whether an auto class has a model of a config or of a class of configs; True for any other class."""
+    """Whether an auto class has a model of a config or config class; True for a class that is not auto."""
     mapping = getattr(getattr(transformers, auto_class), "_model_mapping", None)
     return mapping is None or (config if isinstance(config, type) else type(config)) in mapping
 
 
-def _is_pair(config: Any) -> bool:
+def _is_seq2seq(config: Any) -> bool:
     return bool(getattr(config, "is_encoder_decoder", False))

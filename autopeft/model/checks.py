@@ -38,10 +38,11 @@ log = logging.getLogger(__name__)
 
 
 def prepare_base(base: BaseModel, *, auto_class: str) -> None:
-    """Check a loaded base model, keep the sites that the task reaches, and log what cannot be adapted.
+    """Check a loaded base model, and narrow `base.sites` to those that the task reaches.
 
-    `auto_class` names the transformers class of the task. Without a tokenizer all sites are kept. Raises
-    ModelError or SiteError for a model that cannot be used.
+    The log names what cannot be adapted, and which weights the checkpoint lacks. `auto_class` names the
+    transformers class of the task. Without a tokenizer all sites are kept. Raises ModelError or SiteError for
+    a model that cannot be used.
     """
     if auto_class == "AutoModelForCausalLM":
         with base.autocast():
@@ -92,9 +93,10 @@ def text_configs(config: Any) -> tuple[Any, ...]:
 
 
 def require_causal(module: Any, name: str) -> None:
-    """Refuse a model that sees the token which it should predict, and a decoder without its encoder.
+    """Raise ModelError for a model whose loss as a causal language model would be meaningless.
 
-    Their loss would be meaningless. Transformers makes such decoders of BART, ProphetNet and TrOCR.
+    1. A model of speech, or a decoder without its encoder, as transformers makes of BART and TrOCR.
+    2. A model that fails on four tokens, or that sees the token which it should predict.
     """
     require_no_speech(module.config, name=name)
     config = module.config
@@ -128,7 +130,7 @@ def require_causal(module: Any, name: str) -> None:
 
 
 def require_head(module: Any, name: str, *, head: Sequence[str]) -> None:
-    """Raise SiteError for a task model of which no module is known as its head."""
+    """Raise SiteError for a model of a class with a task head if `head`, its modules, is empty."""
     if is_task_model(module) and not head:
         raise SiteError(
             f"{name} ({type(module).__name__}) has its task head under a name that autopeft does not know, "
@@ -137,9 +139,12 @@ def require_head(module: Any, name: str, *, head: Sequence[str]) -> None:
 
 
 def require_sites(base: BaseModel) -> None:
-    """Raise ModelError or SiteError for a model without sites, or with an unsafe head.
+    """Refuse a model that cannot be adapted, and warn if its layers have no linear map.
 
-    `peft` finds the modules to save by the end of their names, so it may take other modules for a head.
+    Raises:
+        ModelError: There are no sites, and the weights do not fit the config.
+        SiteError: There are no sites; the head is unknown; or other modules end in the head's name, by which
+            `peft` finds what to train, so that it would train them too.
     """
     if not base.sites and base.missing:
         raise ModelError(
@@ -173,7 +178,7 @@ def require_sites(base: BaseModel) -> None:
 
 @contextlib.contextmanager
 def keeping_attention(module: nn.Module) -> Iterator[None]:
-    """Let BigBird read a short text, at which it would give up sparse attention for good."""
+    """Restore BigBird's sparse attention after the context; a short text would turn it off for good."""
     sparse = [cast(Any, child) for child in module.modules() if hasattr(child, "set_attention_type")]
     types = [(child, child.attention_type) for child in sparse if hasattr(child, "attention_type")]
     try:
@@ -201,7 +206,7 @@ def reachable_sites(base: BaseModel, *, auto_class: str) -> tuple[Site, ...]:
         with rows_independent(base.module), keeping_attention(base.module), base.autocast():
             features = _features(base, auto_class)
             reached, with_4d_inputs = _reached(base, features)
-            reached = _trained(base, features, reached=reached)
+            reached = _reached_in_training(base, features, reached=reached)
     except PASS_ERRORS as error:
         log.debug("%s: all sites are kept, as a short forward pass failed: %s", base.name, error)
         return base.sites
@@ -219,7 +224,7 @@ def reachable_sites(base: BaseModel, *, auto_class: str) -> tuple[Site, ...]:
 
 
 def _reached(base: BaseModel, features: Mapping[str, Tensor]) -> tuple[set[str], set[str]]:
-    """Run the model; return the names of reached sites, without numbers of experts, and of 4-D inputs.
+    """Run the model; return names of reached sites, without expert numbers, and of sites with 4-D inputs.
 
     A zero is added to each output; the logits depend on those outputs whose zero has a gradient.
     """
@@ -246,7 +251,7 @@ def _reached(base: BaseModel, features: Mapping[str, Tensor]) -> tuple[set[str],
             hooks.callback(hook.remove)
         logits: Tensor = base.module(**features).logits
     named_zeros = [(name, zero) for name, calls in zeros.items() for zero in calls]
-    if not named_zeros:  # which torch.autograd refuses
+    if not named_zeros:  # torch.autograd refuses an empty list
         return set(), with_4d_inputs
     gradients = torch.autograd.grad(
         logits.float().sum(), [zero for _, zero in named_zeros], allow_unused=True
@@ -255,7 +260,7 @@ def _reached(base: BaseModel, features: Mapping[str, Tensor]) -> tuple[set[str],
     return {name for (name, _), gradient in pairs if gradient is not None}, with_4d_inputs
 
 
-def _trained(base: BaseModel, features: Mapping[str, Tensor], *, reached: set[str]) -> set[str]:
+def _reached_in_training(base: BaseModel, features: Mapping[str, Tensor], *, reached: set[str]) -> set[str]:
     """Keep the reached names that a pass in train mode reaches too; all of them if that pass fails.
 
     A layer without any reached site was skipped by chance (LayerDrop) and keeps its sites.

@@ -30,15 +30,15 @@ _OVERFLOWING = ("t5", "mt5", "umt5", "longt5", "gemma2", "gemma3", "gemma3_text"
 # Devices whose free memory and random numbers are implemented here.
 _DEVICE = re.compile(r"(?:cpu|cuda|mps)(?::\d+)?", re.ASCII)
 _WITH_GENERATOR = ("cuda", "mps")  # devices that draw by a generator of their own, not by the CPU's
-_MESSAGE = re.compile(
+_OUT_OF_MEMORY = re.compile(
     # cuBLAS is not initialised, and cuFFT fails to allocate, where the GPU has no room for their work.
     r"out of memory|can't allocate memory|not enough memory|_ALLOC_FAILED|NOT_INITIALIZED.*cublasCreate",
     re.IGNORECASE | re.DOTALL,
 )
 # glibc keeps what is freed between two blocks in use. On a model of a billion weights, whose micro-batches
-# have many lengths, the process grew by 0.7 GB so. Freed pages must be made again, hence the pause; by hand.
+# have many lengths, the process grew by 0.7 GB so. Freed pages must be made again, so trims are rare.
 _TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-_TRIM_SECONDS = 5.0
+_TRIM_SECONDS = 5.0  # between two trims; chosen by hand
 
 log = logging.getLogger(__name__)
 
@@ -179,10 +179,10 @@ def narrow_format(device: torch.device) -> str | None:
 
 
 def choose_precision(config: Any, device: torch.device) -> Precision:
-    """Choose the format of 16 bits that the device multiplies in hardware; float32 where that brings nothing.
+    """Choose the format of 16 bits that the device multiplies in hardware, else float32; log the reason.
 
-    That is for narrow models on a CPU, and for models whose activations leave the range of float16.
-    One machine always gives the same answer. The choice and its reason are logged.
+    Narrow models on a CPU compute in float32 too, as do models whose activations leave the range of float16.
+    One machine always gives the same answer.
     """
     text = config.get_text_config()
     width = getattr(text, "hidden_size", None) or getattr(text, "num_features", None)  # of timm models
@@ -242,11 +242,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device ran out of memory; torch has no error type for a CPU's."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and _MESSAGE.search(str(error)) is not None
+    return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def release_memory(device: torch.device) -> None:
-    """Free the tensors of a failed run; drop its error first, since that holds them."""
+    """Free the tensors of a failed run; the caller drops the run's error first, since it holds them."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -256,7 +256,7 @@ def release_memory(device: torch.device) -> None:
 
 @dataclass
 class FreedMemory:
-    """On a CPU, returns memory that training has freed and the C library would keep for the process."""
+    """Returns memory to the system that training on a CPU has freed; the C library would keep it."""
 
     device: torch.device
     _next: float = 0.0
@@ -269,7 +269,7 @@ class FreedMemory:
 
 
 def taken_bytes(device: torch.device) -> int:
-    """Bytes of a device that this process uses; on a CPU its libraries count too."""
+    """Count the bytes of a device that this process uses; on a CPU its libraries count too."""
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
     if device.type == "mps":
@@ -286,14 +286,14 @@ def limit_memory(device: torch.device, limit_bytes: int) -> None:
 
 
 def free_bytes(device: torch.device, *, limit_bytes: int | None = None) -> int:
-    """Bytes that this process can still take on a device, >= 0; `limit_bytes` bounds what it takes in all.
+    """Count the bytes that this process can still take on a device, >= 0.
 
-    On a GPU the limit of `limit_memory` holds too.
+    `limit_bytes` bounds what the process takes in all. On a GPU the limit of `limit_memory` holds too.
     """
     taken = taken_bytes(device)
     available = int(psutil.virtual_memory().available)  # the kernel gives up file caches for new tensors
     if device.type == "cuda":
-        # What torch has reserved and does not use counts as free, here and below.
+        # What torch has reserved and does not use counts as free, on a Mac's GPU too.
         unused, total = torch.cuda.mem_get_info(device)
         allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total)
         free = min(unused + torch.cuda.memory_reserved(device), allowed) - taken
@@ -306,7 +306,7 @@ def free_bytes(device: torch.device, *, limit_bytes: int | None = None) -> int:
 
 
 class _Holder:
-    """Wraps a saved tensor; a weak reference to the tensor itself does not tell when autograd drops it."""
+    """Wraps a saved tensor: it dies when autograd drops it, while the tensor itself may live on."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor

@@ -20,19 +20,19 @@ from autopeft.model.linear_maps import is_quantised, n_bits, plain_weight
 
 
 def lighten(model: nn.Module) -> None:
-    """Let DoRA, FourierFT and HiRA copy less, and keep less for the backward pass."""
+    """Change layers of DoRA, FourierFT and HiRA in place, so that they copy and keep less."""
     for module in model.modules():
         if isinstance(module, FourierFTLayer):
             # peft 0.21.2 copies the frequencies to a GPU at every call.
             for name, weights in module.fourierft_spectrum.items():
-                if weights.device.type != "meta":  # there a replay needs them as they are
+                if weights.device.type != "meta":  # a replay there needs real indices
                     module.indices[name] = module.indices[name].to(weights.device)
-        elif type(module) is DoraLinearLayer:  # those of other kinds of layers multiply by themselves
+        elif type(module) is DoraLinearLayer:  # its subclasses have products of their own
             vars(module)["get_lora_weight"] = _product_of_dora
         elif type(module) is hira.Linear:
             module.__class__ = LightHira
         elif isinstance(module, hira.HiraLayer) and n_bits(cast(Any, module).get_base_layer()):
-            module.__class__ = _light(cast(Any, type(module)))
+            module.__class__ = _light_class(cast(Any, type(module)))
 
 
 def leave_casts_to_autocast(model: nn.Module) -> None:
@@ -78,12 +78,12 @@ class _LightHira:
         base, a, b = self.get_base_layer(), self.hira_A[name], self.hira_B[name]
 
         def frozen() -> Tensor:
-            """The weight (out, in); one in few bits is unpacked, as a stand-in for one says itself."""
+            """The weight (out, in); a map in few bits unpacks it, as does a stand-in with `unpacked`."""
             weight = cast(Tensor, getattr(base, "unpacked", partial(plain_weight, base))())
             return weight.T if self.fan_in_fan_out else weight
 
         hooks = (base._forward_pre_hooks, base._forward_hooks, base._backward_pre_hooks, base._backward_hooks)
-        # A product with the weight and nothing else, before, after or instead of it.
+        # The map is a product with its weight alone: no hook changes it, and nothing replaced its forward.
         is_plain = type(base) in (nn.Linear, Conv1D) and not any(hooks) and "forward" not in vars(base)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
@@ -99,12 +99,13 @@ class LightHira(_LightHira, hira.Linear):  # type: ignore[misc]
 
 
 @cache
-def _light(kind: type[nn.Module]) -> type[nn.Module]:
+def _light_class(kind: type[nn.Module]) -> type[nn.Module]:
+    """Make the subclass of a HiRA layer's class that has the forward of `_LightHira`."""
     return kind if issubclass(kind, _LightHira) else type(f"Light{kind.__name__}", (_LightHira, kind), {})
 
 
 def _only_adapter(layer: Any) -> str | None:
-    """Name the adapter in use if it is a single one without dropout on a frozen map of readable weight."""
+    """Name the adapter in use; None unless it is a single one, without dropout, on a readable frozen map."""
     held, base = [name for name in layer.active_adapters if name in layer.hira_A], layer.get_base_layer()
     is_around_another = layer.base_layer is not base
     if layer.disable_adapters or layer.merged or len(held) != 1 or is_around_another:
@@ -120,8 +121,8 @@ class _Hira(torch.autograd.Function):
     `a` A is (rank, in) and `b` B (out, rank); a call of `frozen` gives W (out, in); `has_map` adds the one.
     Only x, A and B are kept. In 16 bits W + W * (B A) loses updates below the last bit of W, so the outputs
     are the sum of two products there. The gradient of x is one product with W + W * (B A), never with
-    1 + B A: in 16 bits that would make it 0.3 % too small if B A is 0.003 or -0.003, since numbers below one
-    lie closer than those above.
+    1 + B A: in 16 bits that would make it 0.3 % too small if B A is 0.003 or -0.003, since numbers below 1
+    lie closer together than those above 1.
     """
 
     @staticmethod

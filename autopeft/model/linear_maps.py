@@ -93,7 +93,8 @@ def _is_packed(module: nn.Module) -> bool:
 def hidden_size(config: Any, sites: Sequence[Site]) -> int:
     """Read the hidden size from the config, or tell it by the inputs of the sites.
 
-    1. A model of text and images has two: the one that more sites take as inputs, the larger on ties.
+    1. If the config names several, as for text and images, it is the one that most sites have as inputs; on
+       ties the larger one.
     2. If the config names none, it is the median of the sites' inputs; 0 without sites.
     """
     inputs = Counter(site.in_features for site in sites)
@@ -144,7 +145,7 @@ def role_of(name: str, n_in: int, n_out: int) -> str:
     """Tell the role of a linear map, such as `q` or `up`; `dense` if neither name nor shape tells it."""
     role = role_by_name(name)
     if _ATTENTION.search(name) and role in (None, *ROLE_GROUPS["mlp"]):
-        return "dense"  # such as a gate on what the heads give
+        return "dense"  # such as a gate on the outputs of the heads
     if role is not None:
         return role
     if LAYER.search(name) is None or n_in == n_out or not _NO_FEED_FORWARD.isdisjoint(name.split(".")):
@@ -153,7 +154,7 @@ def role_of(name: str, n_in: int, n_out: int) -> str:
 
 
 def role_by_name(name: str) -> str | None:
-    """Tell a role by the usual names, None for others; BERT's `output.dense` is o in attention, else down."""
+    """Tell a role by the usual names, else None; BERT's `output.dense` is o in attention, else down."""
     if _ROUTER.search(name):
         return "router"
     parts = name.removesuffix(".linear").split(".")  # some models wrap each map: `q_proj.linear`

@@ -26,13 +26,7 @@ from autopeft.model.checkpoint_source import (
     require_reachable,
     resolve,
 )
-from autopeft.model.checks import (
-    pad_with,
-    prepare_base,
-    require_head,
-    require_sites,
-    usable_tokenizer,
-)
+from autopeft.model.checks import pad_with, prepare_base, require_head, require_sites, usable_tokenizer
 from autopeft.model.devices import Precision, find_device, has_used_gpus, make_current
 from autopeft.model.linear_maps import n_params
 from autopeft.model.quantisation import (
@@ -147,11 +141,12 @@ def load_skeleton(
         auto_class: Name of the transformers class; None takes what a search of texts would load, else the
             architecture that the config names.
         here_only: Whether to read only a directory or the hub's cache.
-        n_layers: Builds the first layers alone.
-        n_labels: Outputs of the head, instead of the config's.
+        n_layers: How many of the first layers to build; None builds all.
+        n_labels: Outputs of the head; None takes the config's number.
 
     Raises:
-        ModelError: The config cannot be read.
+        ModelError: The config cannot be read, or transformers has no such model of it.
+        SiteError: `require_sites` refuses the model.
     """
     source, name = resolve(spec)
     config = config_of(spec, here_only=here_only)
@@ -178,7 +173,7 @@ def load_skeleton(
 
 
 def require_packages(spec: ModelSpec) -> None:
-    """Raise ModelError if settings or model need a missing package, or if the config cannot be read."""
+    """Raise ModelError for a missing package, an unreadable config, or `--quantize` of a quantised model."""
     if spec.quantize != "none":
         require_bitsandbytes(spec.quantize)
     if spec.id is not None and spec.id.endswith(".gguf"):
@@ -208,16 +203,19 @@ def quiet_libraries() -> Iterator[None]:
 def _read(
     source: str, spec: ModelSpec, auto_class: str, label_names: Sequence[str], **settings: Any
 ) -> tuple[Any, Mapping[str, Any]]:
-    """Read a model, and return it with what `transformers` reports of its checkpoint."""
+    """Read a model, and return it with what `transformers` reports of its checkpoint.
+
+    If the class of the task does not load it, the class of models that read images too is tried.
+    """
     labels = dict(enumerate(label_names))
-    head = {"id2label": labels, "label2id": {label: i for i, label in labels.items()}} if labels else {}
+    label_maps = {"id2label": labels, "label2id": {label: i for i, label in labels.items()}} if labels else {}
     gpus = range(torch.cuda.device_count()) if has_used_gpus() else ()
     try:
         with reading(source), torch.random.fork_rng(devices=gpus):
             torch.manual_seed(0)  # what the checkpoint lacks is drawn alike in every process
             module, checkpoint = getattr(transformers, auto_class).from_pretrained(
                 **pretrained_arguments(source, spec),
-                **head,
+                **label_maps,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 **settings,
@@ -247,8 +245,8 @@ def _read_quantised(
 ) -> tuple[Any, Mapping[str, Any]]:
     """Read a model quantised, except for head, output layer and maps that the checkpoint lacks.
 
-    Only the read checkpoint tells what it lacks: a model without a pooler, say, is read twice. All is read
-    in the number format that the model computes in, which takes less memory and is what 4-bit maps unpack to.
+    Reading tells what the checkpoint lacks, so that a model without a pooler, say, is read twice. All is read
+    in the format that the model computes in: it takes less memory and is what 4-bit maps unpack to.
     """
     require_quantiser(spec.quantize, place)
     if source.endswith(".gguf"):
@@ -281,7 +279,7 @@ def _lacking(checkpoint: Mapping[str, Any]) -> frozenset[str]:
 
 
 def load_processor(spec: ModelSpec, *, needs_images: bool = False, needs_padding: bool = True) -> Any:
-    """Load a model's tokenizer, with a padding token if needed, or its image processor; raises ModelError."""
+    """Load a model's image processor or tokenizer, with a padding token if needed; ModelError if it fails."""
     source, name = resolve(spec)
     auto = transformers.AutoImageProcessor if needs_images else transformers.AutoTokenizer
     with reading(source):
@@ -290,7 +288,7 @@ def load_processor(spec: ModelSpec, *, needs_images: bool = False, needs_padding
 
 
 def _require_shapes(module: Any, name: str, mismatched: Sequence[tuple[str, Any, Any]]) -> None:
-    """Warn of a replaced head of another size; refuse other mismatches: name, stored shape, built shape."""
+    """Warn of a replaced head; refuse other tensors of `mismatched`: (name, stored shape, built shape)."""
     head = tuple(f"{child}." for child in head_names(module))
     for key, stored, built in sorted(mismatched):
         if not key.startswith(head):
@@ -306,7 +304,7 @@ def _require_shapes(module: Any, name: str, mismatched: Sequence[tuple[str, Any,
 
 
 def _require_layers(module: Any, name: str, lacking: Collection[str]) -> None:
-    """Refuse a checkpoint that has some layers of a stack and nothing of others."""
+    """Refuse a checkpoint that has weights of some layers of a stack, and none of the other layers."""
     head = tuple(f"{child}." for child in head_names(module))
     by_stack: dict[str, dict[str, bool]] = {}  # whether the checkpoint has weights of a layer, by its number
     for key, _ in module.named_parameters():

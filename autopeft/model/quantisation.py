@@ -1,4 +1,4 @@
-"""Quantised base models: checkpoints stored in few bits, and plain ones that bitsandbytes loads so."""
+"""Quantised base models: checkpoints stored in few bits, and plain ones that bitsandbytes quantises."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from autopeft.records import QUANTISED
 # one float32 per row, which is left out.
 BYTES_PER_WEIGHT = {"4bit": 1 / 2 + 1 / 64 + 4 / (64 * 256), "8bit": 1.0}
 _SINGLE_QUANT = 1 / 2 + 4 / 64  # 4 bits with constants in float32
-_SCALE_BYTES = 2  # of a group of weights, in float16
+_SCALE_BYTES = 2  # for the scale of a group of weights, in float16
 _GROUPED = ("gptq", "awq")  # integers in groups, with a scale and a zero point of their own
 _READ_PLAIN = "gguf"  # a file whose weights transformers reads in plain numbers
-_LOADED_PLAIN = "mxfp4"  # no gradient passes through its kernels
+_LOADED_PLAIN = "mxfp4"  # dequantised on loading, since no gradient passes through its kernels
 # Largest error of an output, as a share of the largest possible output: 8 bits round an input by 0.4 %,
 # bfloat16 by as much. Chosen by hand, well above both.
 _TOLERANCE = 0.05
-_PROBE_ROWS = 4  # chosen by hand
-_FEW_EXPERTS = 0.05  # of all weights, which are not worth a word; chosen by hand
+_PROBE_ROWS = 4  # rows that probe a kernel; chosen by hand
+_FEW_EXPERTS = 0.05  # of all weights; fewer are not worth a note; chosen by hand
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 _REPACKS = "support_avx512bf16_for_cpu"  # the flag of a bitsandbytes layer that lets it repack its weight
 
@@ -90,8 +90,8 @@ def stored_weights(config: Any) -> StoredWeights | None:
     if settings is None:
         return None
     settings = settings if isinstance(settings, dict) else settings.to_dict()
-    named = settings.get("quant_method")
-    method = str(getattr(named, "value", named))
+    quant_method = settings.get("quant_method")
+    method = str(getattr(quant_method, "value", quant_method))
     skipped = settings.get("llm_int8_skip_modules") or settings.get("modules_to_not_convert")
     kept = None if skipped is None else tuple(skipped)
     if method == "bitsandbytes":
@@ -124,7 +124,7 @@ def require_reader(config: Any) -> None:
 
 
 def dequantising(config: Any) -> dict[str, Any]:
-    """The arguments of `from_pretrained` that dequantise weights through which no gradient would pass."""
+    """Make the arguments of `from_pretrained` that dequantise weights which pass no gradient; else none."""
     stored = stored_weights(config)
     if stored is None or not stored.is_loaded_plain:
         return {}
@@ -244,8 +244,8 @@ def stop_mutation(module: nn.Module, *, scales_gradients: bool = False) -> Calla
       not free it. A hook lets go of it.
     """
     maps = [cast(Any, child) for child in module.modules() if n_bits(child)]
-    halved = [layer for layer in maps if getattr(layer, "compute_dtype", None) is torch.float16]
-    halved = [] if scales_gradients else halved
+    in_half = [layer for layer in maps if getattr(layer, "compute_dtype", None) is torch.float16]
+    halved = [] if scales_gradients else in_half
     for layer in halved:
         layer.compute_dtype = torch.float32
     biases = [None if layer.bias is None else layer.bias.data for layer in maps]
@@ -306,11 +306,11 @@ def rows_independent(module: nn.Module) -> Iterator[None]:
 
 
 def require_working_kernels(module: nn.Module, name: str) -> None:
-    """Raise ModelError if bitsandbytes computes a map wrong or not at all; tries one map of each shape."""
+    """Raise ModelError if bitsandbytes computes a map wrong or not at all; else log what it quantised."""
     maps = [(shape, child) for child in module.modules() if n_bits(child) and (shape := map_shape(child))]
     if not maps:
         raise ModelError(f"{name} has no linear map that bitsandbytes quantises; leave --quantize out.")
-    for (_, n_in, n_out), child in dict(maps).items():
+    for (_, n_in, n_out), child in dict(maps).items():  # one map of each shape
         if fault := _find_fault(child, n_in):
             raise ModelError(
                 f"{name} has maps of {n_in} inputs and {n_out} outputs, which bitsandbytes cannot compute in "
@@ -322,7 +322,7 @@ def require_working_kernels(module: nn.Module, name: str) -> None:
 
 
 def _find_fault(layer: nn.Module, n_in: int) -> str | None:
-    """Say why a map is unusable: it raises, or its outputs differ from those of its dequantised weight."""
+    """Say why a map is unusable: it raises, or differs from its dequantised weight; None if it is usable."""
     weight = cast(torch.Tensor, plain_weight(layer)).float()
     rows = torch.randn(1, _PROBE_ROWS, n_in, generator=torch.Generator().manual_seed(0)).to(weight.device)
     bias = cast("torch.Tensor | None", layer.bias)

@@ -23,13 +23,13 @@ _TASK_MODELS = ("Classification", "MultipleChoice")  # in names: PerceiverForIma
 _HEADS = ("classifier", "score", "head")
 # Roles of maps whose outputs have the hidden size; in other expert maps the inputs have it.
 _BACK_TO_HIDDEN = ("down", "o")
-_VECTORS = ("_emb", "pos_embed", "_token")  # ends of names of what is added, whatever its shape
+_VECTORS = ("_emb", "pos_embed", "_token")  # ends of names of tensors that are added, whatever their shape
 # torch keeps the normed weights of a convolution in a ParametrizationList.
 _NO_MAPS = (nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, ParametrizationList)
 # Models in stages count the blocks of each anew: `layers.2.blocks.0` (Swin), `stages.2.layers.0` (ConvNeXt),
 # `block.2.0` (SegFormer). A T5 has sub-layers in `block.2.layer.0`.
 _BLOCK = re.compile(r"\.(?:stages\.(\d+)\.(?:blocks|layers)|layers\.(\d+)\.blocks|blocks?\.(\d+))\.(\d+)\.")
-_BEHIND = 10**6  # the blocks of a stage: a map between two stages
+_AFTER_BLOCKS = 10**6  # stands for the block number of a map between two stages
 
 
 def head_names(module: nn.Module) -> tuple[str, ...]:
@@ -122,7 +122,7 @@ def folded_names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _base_modules(module: nn.Module, exclude: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
-    """Walk through the modules but for excluded ones, their insides and a language model's output layer.
+    """Yield names and modules, except excluded ones, what lies in them, and a language model's output layer.
 
     The output map of torch's MultiheadAttention is left out too: the attention reads its weight directly, so
     an adapter there would do nothing.
@@ -221,9 +221,10 @@ def _is_refused(name: str, model: nn.Module) -> bool:
 
 
 def _with_depths(sites: Sequence[Site], module: nn.Module) -> tuple[Site, ...]:
-    """Number the layers of sites; a decoder follows its encoder, and a stack one of the same class.
+    """Give the sites their layer numbers.
 
-    CANINE has three encoders, whose layers are counted through.
+    A decoder's numbers go on from its encoder's, and a stack's from those of an earlier stack of its class:
+    CANINE has three encoders.
     """
     numbers = layer_numbers([site.name for site in sites])
     n_layers: dict[str, int] = {}
@@ -258,7 +259,7 @@ def stack_name(site_name: str) -> str:
 
 
 def layer_numbers(names: Iterable[str]) -> dict[str, int]:
-    """Number the layers of modules by name; blocks of several stages are counted through.
+    """Number the layers of modules by name; blocks of several stages are numbered in one sequence.
 
     A map between two stages belongs to the last block before it; modules outside the layers are left out.
 
@@ -273,7 +274,7 @@ def layer_numbers(names: Iterable[str]) -> dict[str, int]:
     in_stages = {name: block for name in numbers if name not in decoder and (block := _BLOCK.search(name))}
     if not in_stages:
         return numbers
-    places = {name: (number, _BEHIND) for name, number in numbers.items() if name not in decoder}
+    places = {name: (number, _AFTER_BLOCKS) for name, number in numbers.items() if name not in decoder}
     places |= {name: (int(b[1] or b[2] or b[3]), int(b[4])) for name, b in in_stages.items()}
-    blocks = sorted({place for place in places.values() if place[1] < _BEHIND})
+    blocks = sorted({place for place in places.values() if place[1] < _AFTER_BLOCKS})
     return decoder | {name: max(0, bisect_right(blocks, place) - 1) for name, place in places.items()}

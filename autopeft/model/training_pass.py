@@ -19,7 +19,7 @@ from autopeft.errors import ModelError, first_line_of
 # What transformers' layers look at in training mode. They are set here, since the methods of the model that
 # set them were renamed in transformers 5.
 _SWITCH, _FUNCTION = "gradient_checkpointing", "_gradient_checkpointing_func"
-_FUSED = "sdpa"  # the attention that transformers chooses by default, and the only one that is looked after
+_FUSED = "sdpa"  # the attention that transformers chooses by default; `quick_attention` changes no other
 
 
 def can_checkpoint(model: nn.Module) -> bool:
@@ -93,17 +93,17 @@ class PaddingAwareMask(Tensor):
             return made
         # Rows of another length may begin within the old ones.
         is_right_padded = args[0].is_right_padded and made.shape[-1] == args[0].shape[-1]
-        return _noted(made, has_padding=args[0].has_padding, is_right_padded=is_right_padded)
+        return _with_padding_flags(made, has_padding=args[0].has_padding, is_right_padded=is_right_padded)
 
 
 def padding_aware(mask: Tensor, *, seen_as: Tensor) -> PaddingAwareMask:
     """Make a mask remember its padding, which is read from `seen_as`, the same mask on the CPU."""
     has_padding = bool((seen_as == 0).any())
     is_right_padded = not bool((seen_as[..., 1:] > seen_as[..., :-1]).any())
-    return _noted(mask, has_padding=has_padding, is_right_padded=is_right_padded)
+    return _with_padding_flags(mask, has_padding=has_padding, is_right_padded=is_right_padded)
 
 
-def _noted(mask: Tensor, *, has_padding: bool, is_right_padded: bool) -> PaddingAwareMask:
+def _with_padding_flags(mask: Tensor, *, has_padding: bool, is_right_padded: bool) -> PaddingAwareMask:
     noted = mask.as_subclass(PaddingAwareMask)
     noted.has_padding, noted.is_right_padded = has_padding, is_right_padded
     return noted
@@ -128,16 +128,15 @@ def set_attention(model: nn.Module, kind: str) -> None:
 
 @contextlib.contextmanager
 def quick_attention() -> Iterator[None]:
-    """Let models of transformers use quick kernels of attention, and wait for the device for no mask.
+    """Let transformers use fast attention kernels, and never wait for the device to look at a mask.
 
-    Where flash attention is not to be had, keys are repeated for the queries of their group: with fewer heads
-    of keys than of queries only the kernel that writes all T x T products would be left.
+    Without flash attention, keys are repeated for the queries of their group. Otherwise a model with fewer
+    heads of keys than of queries could only use the kernel that writes all T x T products.
 
-    Of a `PaddingAwareMask` they make the mask that they would make otherwise, and none, since fast kernels
-    take none, if
+    Fast kernels take no mask. So a `PaddingAwareMask` becomes None in two cases, else the usual mask:
 
-    1. there is no padding: the attention is then plain or causal;
-    2. all padding comes last and the attention is causal: no token attends to what comes after it, and the
+    1. There is no padding: the attention is then plain or causal.
+    2. All padding comes last and the attention is causal: no token attends to what comes after it, and the
        outputs at padding are not used.
     """
     make_mask: Callable[..., Tensor | None] = ALL_MASK_ATTENTION_FUNCTIONS[_FUSED]

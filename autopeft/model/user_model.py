@@ -16,12 +16,7 @@ from autopeft.errors import ModelError
 from autopeft.model.attaching import note_modules
 from autopeft.model.base import BaseModel
 from autopeft.model.checkpoint_source import loading_class, reads_images
-from autopeft.model.checks import (
-    pad_with,
-    prepare_base,
-    text_configs,
-    usable_tokenizer,
-)
+from autopeft.model.checks import pad_with, prepare_base, text_configs, usable_tokenizer
 from autopeft.model.devices import Precision, make_current
 from autopeft.model.linear_maps import n_bits
 from autopeft.model.quantisation import stop_mutation, widen_norms
@@ -61,7 +56,7 @@ def from_memory(
         )
     make_current(next(module.parameters()).device)
     name = loaded_from(module) or type(module).__name__
-    _require_head(module, auto_class, label_names)
+    _require_fitting_head(module, auto_class, label_names)
     needs_images = reads_images(auto_class)
     if tokenizer is None:
         kind = "image processor" if needs_images else "tokenizer"
@@ -123,7 +118,7 @@ def loaded_from(module: nn.Module) -> str:
 
 
 def narrow_format_of(module: nn.Module) -> str | None:
-    """Name the 16 bits of weights outside bitsandbytes maps, in which the model must then compute."""
+    """Name the 16-bit format of weights outside bitsandbytes maps, in which the model computes; else None."""
     formats = _formats(module)
     return next((name for name in ("bfloat16", "float16") if getattr(torch, name) in formats), None)
 
@@ -170,7 +165,8 @@ def _formats(module: nn.Module) -> set[torch.dtype]:
     return {parameter.dtype for parameter in parameters if parameter.is_floating_point()}
 
 
-def _require_head(module: nn.Module, auto_class: str, label_names: Sequence[str]) -> None:
+def _require_fitting_head(module: nn.Module, auto_class: str, label_names: Sequence[str]) -> None:
+    """Raise ModelError for a head of another task or size; warn if it orders the labels otherwise."""
     kind, config = type(module), cast(Any, module).config
     auto_class = loading_class(config, auto_class)
     task_classes = getattr(getattr(transformers, auto_class), "_model_mapping", {}).get(type(config), ())

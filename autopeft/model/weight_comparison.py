@@ -21,8 +21,8 @@ from autopeft.model.linear_maps import n_bits
 from autopeft.records.plans import LAYER
 
 _SAMPLE = 4096  # numbers of a tensor that the quick look reads; chosen by hand
-_CHUNK_BYTES = 2**26  # that are copied at once; chosen by hand
-_CHUNK_NUMBERS = 2**24  # that are digested at once; another number gives another digest
+_CHUNK_BYTES = 2**26  # copied at once; chosen by hand
+_CHUNK_NUMBERS = 2**24  # digested at once; another number gives another digest
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a number
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _WHOLE_BIN, _INDEX_BIN = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -48,7 +48,7 @@ class TensorWatch:
     A change is found if it replaced a tensor, if torch counted it (in place, by any operation), or if it
     touched one of about 4,096 evenly spaced numbers of a tensor. Only `weight_digests` finds a change of
     other numbers through `.data`. LoRA on experts makes torch count changes that are none, so a tensor with
-    a new count is summed in full.
+    a new count is summed in full, and its new count noted: a change that only the count shows is named once.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -72,9 +72,9 @@ class TensorWatch:
         sums = self._sums.clone()
         for i in counted:
             sums[i] = _sum(tensors[i][1])
-        odd = ((samples != self._samples) | (sums != self._sums)).nonzero().flatten().tolist()
+        changed = ((samples != self._samples) | (sums != self._sums)).nonzero().flatten().tolist()
         self._identities = now
-        return now[odd[0]].name if odd else None
+        return now[changed[0]].name if changed else None
 
 
 def weight_digests(module: nn.Module, *, exclude: Collection[str] = ()) -> dict[str, str]:
@@ -96,21 +96,21 @@ def weight_digests(module: nn.Module, *, exclude: Collection[str] = ()) -> dict[
         for held in torch.split(_flat(tensor), _CHUNK_NUMBERS):
             piece = held.cpu()
             if not piece.is_floating_point():
-                same = _sha256(piece)
-                wide = same
+                rounded_bytes = _sha256(piece)
+                exact_bytes = rounded_bytes
             else:
                 narrow = piece.to(torch.bfloat16)
-                same = _sha256(narrow)
+                rounded_bytes = _sha256(narrow)
                 is_narrow = piece.dtype == torch.bfloat16 or torch.equal(narrow.to(piece.dtype), piece)
-                wide = same if is_narrow else _sha256(piece.float())
-            rounded.update(same)
-            exact.update(wide)
+                exact_bytes = rounded_bytes if is_narrow else _sha256(piece.float())
+            rounded.update(rounded_bytes)
+            exact.update(exact_bytes)
     if packed:
         return {"weights beside the quantised maps": rounded.hexdigest()}
     if torch.float16 in formats:  # whose numbers bfloat16 would round once more
         return {"weights held in float16": exact.hexdigest()}
-    name = "weights held in bfloat16" if torch.bfloat16 in formats else "weights"
-    return {name: exact.hexdigest(), "weights in bfloat16": rounded.hexdigest()}
+    label = "weights held in bfloat16" if torch.bfloat16 in formats else "weights"
+    return {label: exact.hexdigest(), "weights in bfloat16": rounded.hexdigest()}
 
 
 def _sha256(tensor: Tensor) -> bytes:
@@ -118,9 +118,9 @@ def _sha256(tensor: Tensor) -> bytes:
 
 
 def _tensors_of(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """List parameters and those buffers that a checkpoint holds.
+    """List parameters and the buffers that a checkpoint holds, detached.
 
-    Others a model may compute as it runs: LongRoPE writes frequencies for short or long texts into one.
+    Other buffers may change as a model runs: LongRoPE writes frequencies for short or long texts into one.
     """
     computed = {
         f"{prefix}.{name}".lstrip(".")
@@ -170,7 +170,7 @@ def difference_from_checkpoint(module: nn.Module, source: str, *, exclude: Colle
         source: The folder or hub id that it was loaded from.
         exclude: Modules of the head.
     """
-    parameters = _parameters(module, exclude)
+    parameters = _plain_parameters(module, exclude)
     missing = dict.fromkeys(parameters)
     try:
         for name, read in _stored_tensors(module, source, parameters):
@@ -185,13 +185,13 @@ def difference_from_checkpoint(module: nn.Module, source: str, *, exclude: Colle
 
 
 def lacking_in_checkpoint(module: nn.Module, source: str, *, exclude: Collection[str]) -> frozenset[str]:
-    """List parameters outside the head that the checkpoint lacks, each load draws them anew.
+    """List parameters outside the head that the checkpoint lacks, so that each load draws them anew.
 
     The list is empty if the checkpoint cannot be read, if it names the tensors of a layer otherwise, or if
     another parameter differs: the module may have been trained since, and its values are not random then.
     The arguments are those of `difference_from_checkpoint`.
     """
-    parameters = _parameters(module, exclude)
+    parameters = _plain_parameters(module, exclude)
     try:
         missing = parameters.keys() - {name for name, _ in _stored_tensors(module, source, parameters)}
     except _UNREADABLE as error:
@@ -200,11 +200,11 @@ def lacking_in_checkpoint(module: nn.Module, source: str, *, exclude: Collection
     if not missing or any(LAYER.search(name) for name in missing):
         return frozenset()
     modules = {name.rpartition(".")[0] for name in missing}
-    is_other = difference_from_checkpoint(module, source, exclude=(*exclude, *modules)) is not None
-    return frozenset() if is_other else frozenset(missing)
+    is_changed = difference_from_checkpoint(module, source, exclude=(*exclude, *modules)) is not None
+    return frozenset() if is_changed else frozenset(missing)
 
 
-def _parameters(module: nn.Module, exclude: Collection[str]) -> dict[str, torch.Tensor]:
+def _plain_parameters(module: nn.Module, exclude: Collection[str]) -> dict[str, torch.Tensor]:
     packed = {name for name, child in module.named_modules() if n_bits(child)}
     excluded = tuple(f"{name}." for name in (*exclude, *packed))
     return {name: p.detach() for name, p in module.named_parameters() if not name.startswith(excluded)}

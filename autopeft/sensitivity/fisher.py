@@ -25,7 +25,7 @@ def _reducer(sites: Sequence[Site]) -> Sums:
     last: list[tuple[weakref.ref[Tensor], Tensor]] = []
 
     def gram_of_inputs(inputs: Tensor) -> Tensor:
-        """As `_gram`, once for q, k and v, which have the same input in turn; it is not kept alive."""
+        """Compute `_gram` once for q, k and v, which read one input in turn; the input is not kept alive."""
         if not last or last[0][0]() is not inputs:
             last[:] = [(weakref.ref(inputs), _gram(inputs))]
         return last[0][1]

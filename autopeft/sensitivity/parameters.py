@@ -19,10 +19,10 @@ class _Counts:
     value_by_site: dict[str, float]
 
     def update(self, site: Site, module: nn.Module, inputs: Tensor, gradient: Tensor) -> None:
-        """Count nothing."""
+        """Do nothing: the values do not depend on batches."""
 
     def add(self, other: Any) -> None:
-        """Merge nothing."""
+        """Do nothing: another reducer has the same values."""
 
     def values(self, n_examples: int) -> dict[str, float]:
         """Site name -> value."""

@@ -9,7 +9,7 @@ from typing import cast
 
 from autopeft.records import ROLE_GROUPS, Arm, Plan
 from autopeft.space.layout import AllocationContext, place_at, plan_of, select_sites
-from autopeft.space.sampling import learning_rates, suggested
+from autopeft.space.sampling import learning_rates, policy_of_parameters
 from autopeft.space.spaces import BASELINE_METHOD, Family, FirstPlan, Policy, Space
 
 _MIDDLE = 0.5  # position of the rate of a method that is not in the list
@@ -18,8 +18,8 @@ _MIDDLE = 0.5  # position of the rate of a method that is not in the list
 def first_policies(space: Space, family: str, context: AllocationContext) -> tuple[tuple[Arm, Policy], ...]:
     """Turn the list of a family of tasks into arms and policies, baselines first, equal ones once.
 
-    Each plan takes as many of its layers as the budget pays at rank 1. Rivals have the methods and placements
-    of the space alone.
+    Each plan takes as many of its layers as the budget pays at rank 1. Entries that are no baselines need a
+    method, placement and options of the space.
 
     1. If the budget pays no layer of any baseline, LoRA wherever it fits is the baseline.
     2. If no rival of the list is left, the first choices of each other method of the space take their place,
@@ -27,15 +27,15 @@ def first_policies(space: Space, family: str, context: AllocationContext) -> tup
     3. The first baseline is also tried with each further value of a choice of the user's trainer.
     """
     entries = space.first[cast(Family, family)]
-    baselines = _listed(space, [entry for entry in entries if entry.baseline], context)
+    baselines = _arms_and_policies(space, [entry for entry in entries if entry.baseline], context)
     anywhere = default_lora(space, context)
     if not baselines and plan_of(anywhere, context).adapters:
         baselines = [(Arm(kind="baseline", label="LoRA on what fits"), anywhere)]
-    rivals = _listed(space, [entry for entry in entries if _is_rival_in(space, entry)], context)
+    rivals = _arms_and_policies(space, [entry for entry in entries if _is_rival_in(space, entry)], context)
     if not rivals:
         methods = [name for name in space.methods if name != BASELINE_METHOD]
         for name in methods or (() if space.methods else space.mixes):
-            policy = suggested({"method": name, "rate_position": _MIDDLE}, space, context.methods)
+            policy = policy_of_parameters({"method": name, "rate_position": _MIDDLE}, space, context.methods)
             arm = policy.arm if policy.other_parts else _arm(policy, context, is_baseline=False)
             rivals.append((replace(arm, kind="usual"), policy))
     for arm, policy in baselines[:1]:
@@ -49,9 +49,10 @@ def first_policies(space: Space, family: str, context: AllocationContext) -> tup
     return tuple(by_plan.values())
 
 
-def _listed(
+def _arms_and_policies(
     space: Space, entries: Sequence[FirstPlan], context: AllocationContext
 ) -> list[tuple[Arm, Policy]]:
+    """Make arms and policies of the entries of the list that the budget pays."""
     fitted = [(entry, _fitted(_policy(space, entry), context)) for entry in entries]
     return [
         (_arm(policy, context, is_baseline=entry.baseline), _at_rate(policy, space, entry.rate, context))
@@ -61,7 +62,7 @@ def _listed(
 
 
 def default_lora(space: Space, context: AllocationContext) -> Policy:
-    """LoRA on all linear maps at the middle of its rates, on what the budget pays."""
+    """Make the policy of LoRA on all linear maps, in as many layers as the budget pays, at a middle rate."""
     entry = FirstPlan(method=BASELINE_METHOD, baseline=True, rate=_MIDDLE)
     policy = _policy(space, entry)
     return _at_rate(_fitted(policy, context) or policy, space, entry.rate, context)
@@ -80,6 +81,7 @@ def _is_rival_in(space: Space, entry: FirstPlan) -> bool:
 
 
 def _policy(space: Space, entry: FirstPlan) -> Policy:
+    """Make the policy of an entry of the list; `_at_rate` sets its learning rate."""
     part = space.methods.get(entry.method)
     return Policy(
         method=entry.method,
@@ -95,7 +97,7 @@ def _policy(space: Space, entry: FirstPlan) -> Policy:
 def _fitted(policy: Policy, context: AllocationContext) -> Policy | None:
     """Keep as many layers of a policy as the budget pays at the lowest rank; None if it pays none.
 
-    A policy in the layers of the highest score is None if these are those that it would have without a score.
+    It is also None for layers chosen by score if the last layers are the same ones.
     """
     method = context.methods[policy.method]
     n_layers = len({site.layer for site in context.sites if site.layer is not None}) or 1
@@ -112,14 +114,14 @@ def _fitted(policy: Policy, context: AllocationContext) -> Policy | None:
 
 
 def _arm(policy: Policy, context: AllocationContext, *, is_baseline: bool) -> Arm:
-    """Name a plan of the list by its method and the maps that it adapts: `query LoRA on q`."""
+    """Name a plan of the list by its method and the maps that it adapts: `LoRA on q and v`."""
     n_layers = len({site.layer for site in context.sites if site.layer is not None}) or 1
     is_part = policy.layer_share * n_layers < n_layers - 0.5
     where = (" by score" if policy.layers_by == "score" else " of the last layers") if is_part else ""
     method = context.methods[policy.method]
     adapted = {site.role for site in select_sites(policy, context, method)} - {"norm"}
-    made = [role for role in ROLE_GROUPS["attention"] if role in adapted]
-    maps = " and ".join(made) if is_baseline or len(made) < 3 else "attention"
+    in_attention = [role for role in ROLE_GROUPS["attention"] if role in adapted]
+    maps = " and ".join(in_attention) if is_baseline or len(in_attention) < 3 else "attention"
     if policy.placement == "all" and (is_baseline or not adapted <= {*ROLE_GROUPS["attention"]}):
         maps = "all linear maps"
     on_maps = f" on {maps or policy.placement}" if adapted else ""
@@ -130,19 +132,19 @@ def _arm(policy: Policy, context: AllocationContext, *, is_baseline: bool) -> Ar
 
 
 def _at_rate(policy: Policy, space: Space, position: float, context: AllocationContext) -> Policy:
-    """Give a policy a rate of its range; a method without a scale gets less at higher ranks."""
+    """Set the learning rate at a position, in [0, 1], of its range; a `rank_exponent` may lower it."""
     method = context.methods[policy.method]
     low, high = learning_rates(space, policy.method, context.methods)
-    worded = replace(policy, learning_rate=low * (high / low) ** position)
+    at_position = replace(policy, learning_rate=low * (high / low) ** position)
     exponent: float = getattr(method, "rank_exponent", 0.0)
     part = space.methods.get(policy.method)
     if not exponent or (part is not None and part.learning_rate is not None):
-        return worded
-    ranks = [adapter.rank for adapter in plan_of(worded, context).adapters]
-    lower = worded.learning_rate / geometric_mean(ranks or [1]) ** exponent
-    return replace(worded, learning_rate=max(lower, low))
+        return at_position
+    ranks = [adapter.rank for adapter in plan_of(at_position, context).adapters]
+    lower = at_position.learning_rate / geometric_mean(ranks or [1]) ** exponent
+    return replace(at_position, learning_rate=max(lower, low))
 
 
 def head_alone(learning_rate: float) -> Plan:
-    """The plan without adapters: the task head is trained alone, or nothing in a model without one."""
+    """Make the plan without adapters: it trains the task head alone, and nothing in a model without one."""
     return Plan(adapters=(), learning_rate=learning_rate, trainable_params=0)

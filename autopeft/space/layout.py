@@ -50,18 +50,18 @@ def feasible(space: Space, context: AllocationContext) -> Space:
 
 
 def _fitting_placements(method: Method, part: MethodSpace, context: AllocationContext) -> tuple[str, ...]:
-    """The placements of a part that hold a site which its method fits."""
+    """Keep the placements of a part that hold a site which its method fits."""
     return tuple(
         placement
         for placement in part.placement
-        if any(method.refusal(site) is None for site in _placed(placement, context.sites))
+        if any(method.refusal(site) is None for site in _sites_at(placement, context.sites))
     )
 
 
 def cheapest(space: Space, context: AllocationContext) -> dict[str, int]:
-    """Method or mix -> trainable parameters of its smallest plan, for those that fit some site.
+    """Count the trainable parameters of the smallest plan of each method and mix that fits some site.
 
-    The smallest plan of a mix has one adapter of each part.
+    The smallest plan of a method has one adapter, that of a mix one adapter of each part.
     """
     smallest = {}
     for arm in space.arms:
@@ -89,8 +89,8 @@ def plan_of(policy: Policy, context: AllocationContext) -> Plan:
     3. A policy whose sites are all too dear is widened, first to all layers and roles, then to plain options,
        so that no proposal is rejected for its size.
     """
-    wider = _with_parts(policy, placement="all", layer_share=1.0, layers_by="last")
-    attempts = (policy, wider, _with_parts(wider, options=()))
+    wider = _changed_parts(policy, placement="all", layer_share=1.0, layers_by="last")
+    attempts = (policy, wider, _changed_parts(wider, options=()))
     adapters = next(filter(None, (_allocate(attempt, context) for attempt in attempts)), ())
     choices = {name: values[0] for name, values in context.choices.items()} | dict(policy.choices)
     return Plan(
@@ -102,19 +102,20 @@ def plan_of(policy: Policy, context: AllocationContext) -> Plan:
 
 
 def plan_everywhere(method: str, rank: int, sites: tuple[Site, ...], methods: Mapping[str, Method]) -> Plan:
-    """Plan a method at every site that it fits, of one rank where the sites allow it, whatever that costs."""
+    """Plan a method at every site that it fits, whatever that costs; of one rank if the sites allow it."""
     scores = dict.fromkeys((site.name for site in sites), 1.0)
     context = AllocationContext(sites=sites, scores=scores, methods=methods, max_params=sys.maxsize)
     return plan_of(Policy(method=method, learning_rate=1.0, max_rank=rank or None), context)
 
 
 def params_of(adapters: Sequence[Adapter], context: AllocationContext) -> int:
-    """Trainable parameters of some adapters at their sites."""
+    """Count the trainable parameters of adapters at their sites."""
     sites = {site.name: site for site in context.sites}
     return sum(context.methods[a.method].cost(sites[a.site], a.rank, dict(a.options)) for a in adapters)
 
 
-def _with_parts(policy: Policy, **changes: object) -> Policy:
+def _changed_parts(policy: Policy, **changes: object) -> Policy:
+    """Make the same changes in a policy and in all its other parts."""
     parts = tuple(replace(part, **changes) for part in policy.other_parts)  # type: ignore[arg-type]
     return replace(policy, other_parts=parts, **changes)  # type: ignore[arg-type]
 
@@ -136,7 +137,7 @@ class Place:
 def place_at(
     site: Site, method: Method, choices: Mapping[str, OptionValue], max_rank: int | None
 ) -> Place | None:
-    """Put a method at a site with its ranks up to the highest; None where no rank is left."""
+    """Put a method at a site with its ranks up to `max_rank`; None if the method has none so low."""
     options = method.options(site, **choices)
     ranks = method.ranks(site, options)
     if method.ranked and max_rank is not None:
@@ -147,7 +148,8 @@ def place_at(
 
 
 def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]:
-    places: dict[str, tuple[Place, Policy]] = {}  # of several parts, the first has the site
+    """Spend the budget on adapters at the sites of a policy; empty if it pays none."""
+    places: dict[str, tuple[Place, Policy]] = {}  # a site goes to the first part that selects it
     for part in (policy, *policy.other_parts):
         method = context.methods[part.method]
         for site in select_sites(part, context, method):
@@ -156,7 +158,7 @@ def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]
                 places.setdefault(site.name, (place, part))
     claims = []
     for name, (place, part) in places.items():
-        # Weighed by the score per parameter to the power of the exponent: 1 everywhere for even ranks.
+        # The weight is the score per parameter to the power of the exponent; for even ranks all weigh 1.
         exponent = 0.0 if part.ranks_by == "uniform" else part.exponent
         weight = float((context.scores[name] / place.cost(place.ranks[0])) ** exponent)
         claims.append(Claim(site=name, weight=weight, ranks=place.ranks, cost=place.cost))
@@ -188,11 +190,11 @@ def _allocate(policy: Policy, context: AllocationContext) -> tuple[Adapter, ...]
 def select_sites(policy: Policy, context: AllocationContext, method: Method) -> list[Site]:
     """Select the sites of a policy's roles and layers, in natural order of names.
 
-    Where a layer has no map of a role alone, the fused one that makes it counts: GPT-2's c_attn for `q+v`.
-    Sites outside the stack (a pooler, say) belong to the placement `all`. A share keeps the last
-    layers, or those with the largest score over the candidate sites.
+    A fused map counts if its layer has no map of one of the roles alone: GPT-2's c_attn for `q+v`. Sites
+    outside the layers (a pooler, say) are kept whatever the share of layers. A share keeps the last layers,
+    or those with the largest sum of scores over the sites that fit.
     """
-    fitting = [site for site in _placed(policy.placement, context.sites) if method.refusal(site) is None]
+    fitting = [site for site in _sites_at(policy.placement, context.sites) if method.refusal(site) is None]
     layers = sorted({site.layer for site in fitting if site.layer is not None})
     n_kept = max(1, round(policy.layer_share * len(layers)))
     if policy.layers_by == "score":
@@ -202,8 +204,8 @@ def select_sites(policy: Policy, context: AllocationContext, method: Method) -> 
     return sorted((site for site in fitting if site.layer in kept), key=lambda site: natural_key(site.name))
 
 
-def _placed(placement: str, sites: Sequence[Site]) -> list[Site]:
-    """The sites of a placement's roles, by name or as a fused map for want of that role in the layer."""
+def _sites_at(placement: str, sites: Sequence[Site]) -> list[Site]:
+    """List the sites of a placement's roles, and fused maps in layers that lack one of these roles."""
     if placement == "all":
         return list(sites)
     roles = {role for part in placement.split("+") for role in ROLE_GROUPS.get(part, (part,))}

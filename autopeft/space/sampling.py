@@ -27,10 +27,11 @@ Parameters = dict[str, Any]
 
 
 def parameters(space: Space) -> dict[str, BaseDistribution]:
-    """Name -> distribution of every parameter of a trial; choices of one value are no parameters.
+    """Return name -> distribution of every parameter of a trial; choices of one value are no parameters.
 
     `rate_position` is the place of the learning rate in the range of its arm: 0 at the lower end, 1 at the
-    upper end, even in the logarithm. Those of further parts of mixes begin with `part2.`, `part3.` and so on.
+    upper end, even in the logarithm. Parameters of later parts of mixes begin with `part2.`, `part3.` and so
+    on.
     """
     distributions: dict[str, BaseDistribution] = {}
     if len(space.arms) > 1:
@@ -40,17 +41,17 @@ def parameters(space: Space) -> dict[str, BaseDistribution]:
     if any(rate is None or rate[0] < rate[1] for rate in rates):
         distributions[RATE] = FloatDistribution(0.0, 1.0)
     for index in range(max(map(len, by_arm))):
-        alike = [parts[index] for parts in by_arm if index < len(parts)]
+        parts_at_index = [parts[index] for parts in by_arm if index < len(parts)]
         for name in _CHOICES:
-            values = _union(getattr(part, name) for part in alike)
+            values = _union(getattr(part, name) for part in parts_at_index)
             if len(values) > 1:
                 distributions[_prefix(index) + name] = CategoricalDistribution(values)
         for name in _RANGES:
-            lows, highs = zip(*(getattr(part, name) for part in alike), strict=True)
+            lows, highs = zip(*(getattr(part, name) for part in parts_at_index), strict=True)
             if min(lows) < max(highs):
                 distributions[_prefix(index) + name] = FloatDistribution(min(lows), max(highs))
-        for option in _union(part.options for part in alike):
-            values = _union(part.options.get(option, ()) for part in alike)
+        for option in _union(part.options for part in parts_at_index):
+            values = _union(part.options.get(option, ()) for part in parts_at_index)
             if len(values) > 1:
                 distributions[_prefix(index) + option] = CategoricalDistribution(values)
     return distributions
@@ -65,19 +66,19 @@ def _union(values: Iterable[Iterable[Any]]) -> list[Any]:
 
 
 def suggest(trial: BaseTrial, space: Space, methods: Mapping[str, Method]) -> Policy:
-    """The policy that a trial's sampler proposes."""
+    """Draw all parameters of a trial from its sampler, and make a policy of them."""
     drawn: Parameters = {}
-    for name, each in parameters(space).items():
-        if isinstance(each, CategoricalDistribution):
-            drawn[name] = trial.suggest_categorical(name, each.choices)
+    for name, distribution in parameters(space).items():
+        if isinstance(distribution, CategoricalDistribution):
+            drawn[name] = trial.suggest_categorical(name, distribution.choices)
         else:
-            assert isinstance(each, FloatDistribution)
-            drawn[name] = trial.suggest_float(name, each.low, each.high)
-    return suggested(drawn, space, methods)
+            assert isinstance(distribution, FloatDistribution)
+            drawn[name] = trial.suggest_float(name, distribution.low, distribution.high)
+    return policy_of_parameters(drawn, space, methods)
 
 
-def suggested(drawn: Parameters, space: Space, methods: Mapping[str, Method]) -> Policy:
-    """Make the policy of drawn parameters; an arm takes its first choice for a missing one."""
+def policy_of_parameters(drawn: Parameters, space: Space, methods: Mapping[str, Method]) -> Policy:
+    """Make the policy of drawn parameters; for a missing one it takes the first choice or the lower end."""
     arm = drawn.get(ARM, space.arms[0])
     low, high = learning_rates(space, arm, methods)
     rate = low * (high / low) ** drawn.get(RATE, 0.0) if low < high else low
@@ -91,7 +92,7 @@ def suggested(drawn: Parameters, space: Space, methods: Mapping[str, Method]) ->
 def _policy_of_part(
     drawn: Mapping[str, Any], method: Method, part: MethodSpace, *, index: int, rate: float
 ) -> Policy:
-    """One part of an arm's policy; all parts have the learning rate of the first."""
+    """Make one part of an arm's policy; all parts have the learning rate of the first."""
 
     def choice(name: str, choices: Sequence[Any]) -> Any:
         value = drawn.get(_prefix(index) + name, choices[0])
@@ -116,7 +117,7 @@ def _policy_of_part(
 
 
 def learning_rates(space: Space, arm: str, methods: Mapping[str, Method]) -> tuple[float, float]:
-    """The range of learning rates of a method or a mix's first part: the space's, else the method's."""
+    """Return the learning rates of a method, or a mix's first part: the space's range, else the method's."""
     if arm not in space.arms:
         return methods[arm].learning_rate_range
     (name, part), *_ = space.parts(arm)

@@ -21,21 +21,21 @@ _MOST_EXPONENT = 16  # beyond it weights of sites overflow; chosen by hand
 _MOST_RANK = 2**20  # far above the width of any model; chosen by hand
 
 
-def _ascending(values: tuple[float, float]) -> tuple[float, float]:
+def _refuse_descending(values: tuple[float, float]) -> tuple[float, float]:
     if not values[0] <= values[1]:
         raise ValueError("be a range [low, high] with low <= high")
     return values
 
 
-def _not_twice(values: tuple[Any, ...]) -> tuple[Any, ...]:
+def _refuse_repeats(values: tuple[Any, ...]) -> tuple[Any, ...]:
     repeated = next((value for place, value in enumerate(values) if value in values[:place]), None)
     if repeated is not None:
         raise ValueError(f"have each value once, but {repeated!r} is there twice")
     return values
 
 
-def _placements(values: tuple[str, ...]) -> tuple[str, ...]:
-    """Each a set of roles, in any order."""
+def _require_role_sets(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return placements; ValueError unless each is `all` or a set of roles, and no two are equal sets."""
     sets = [frozenset(value.split("+")) for value in values]
     for place, value in enumerate(values):
         if len(sets[place]) < len(value.split("+")):
@@ -51,11 +51,11 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Exponent = Annotated[float, Field(ge=0, le=_MOST_EXPONENT)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rank = Annotated[int, Field(ge=1, le=_MOST_RANK)]
-Choices = dict[str, Annotated[tuple[OptionValue, ...], Field(min_length=1), AfterValidator(_not_twice)]]
+Choices = dict[str, Annotated[tuple[OptionValue, ...], Field(min_length=1), AfterValidator(_refuse_repeats)]]
 
 
 class MethodSpace(BaseModel):
-    """The choices within one method; a field that is left out has one choice, None being the method's.
+    """The choices within one method; a field that is left out has one choice, of which None is the method's.
 
     `placement` is `all`, a role group (`attention`, `mlp`), or roles joined by + (`q+v`). A `layer_share`
     keeps the last or the best-scored layers, as `layers_by` says. Ranks are even (`uniform`) or follow the
@@ -66,18 +66,18 @@ class MethodSpace(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    placement: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_placements)] = ("all",)
-    layer_share: Annotated[tuple[Share, Share], AfterValidator(_ascending)] = (1.0, 1.0)
+    placement: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_require_role_sets)] = ("all",)
+    layer_share: Annotated[tuple[Share, Share], AfterValidator(_refuse_descending)] = (1.0, 1.0)
     layers_by: Annotated[
-        tuple[Literal["last", "score"], ...], Field(min_length=1), AfterValidator(_not_twice)
+        tuple[Literal["last", "score"], ...], Field(min_length=1), AfterValidator(_refuse_repeats)
     ] = ("last",)
-    exponent: Annotated[tuple[Exponent, Exponent], AfterValidator(_ascending)] = (0.0, 0.0)
+    exponent: Annotated[tuple[Exponent, Exponent], AfterValidator(_refuse_descending)] = (0.0, 0.0)
     ranks_by: Annotated[
-        tuple[Literal["uniform", "score"], ...], Field(min_length=1), AfterValidator(_not_twice)
+        tuple[Literal["uniform", "score"], ...], Field(min_length=1), AfterValidator(_refuse_repeats)
     ] = ("score",)
     options: Choices = {}
     max_rank: Rank | None = None
-    learning_rate: Annotated[tuple[Rate, Rate], AfterValidator(_ascending)] | None = None
+    learning_rate: Annotated[tuple[Rate, Rate], AfterValidator(_refuse_descending)] | None = None
 
 
 # Kinds of tasks, and the smaller budgets of `--sizes`.
@@ -112,8 +112,8 @@ class MixPart(MethodSpace):
 class Space(BaseModel):
     """A search space as its file says it; `first` lists the plans that a search of each family tries first.
 
-    A mix is several methods in one plan, on disjoint sites and one budget: the first part takes its
-    sites, each later part those of its sites that are left.
+    A mix is several methods in one plan, on disjoint sites and one budget: a site that two parts select
+    belongs to the earlier part.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -126,24 +126,25 @@ class Space(BaseModel):
 
     @property
     def arms(self) -> tuple[str, ...]:
-        """The names of methods and mixes, of which a policy has one."""
+        """The names of methods and mixes; a policy belongs to one of them."""
         return (*self.methods, *self.mixes)
 
     def parts(self, arm: str) -> tuple[tuple[str, MethodSpace], ...]:
-        """Method and choices of each part of a method (one part) or a mix (several)."""
+        """Return name of the method and choices of each part: a method has one part, a mix several."""
         if arm in self.methods:
             return ((arm, self.methods[arm]),)
         return tuple((part.method, part) for part in self.mixes[arm])
 
     def only(self, arms: Iterable[str]) -> Space:
-        """The same space with fewer methods and mixes."""
+        """Return the space with these methods and mixes only."""
         kept = set(arms)
         return self._with({arm: [part for _, part in self.parts(arm)] for arm in self.arms if arm in kept})
 
     def narrowed(self, narrow: Callable[[str, MethodSpace], MethodSpace | None]) -> Space:
-        """The space with each part narrowed; None drops a method, or every mix that has such a part.
+        """Return the space with each part narrowed.
 
-        `narrow` takes the name of a method and its choices, and returns choices of the same type.
+        `narrow` takes the name of a method and its choices, and returns choices of the same type, or None to
+        drop the method, or every mix with that part.
         """
         narrowed = {arm: [narrow(method, part) for method, part in self.parts(arm)] for arm in self.arms}
         return self._with({arm: parts for arm, parts in narrowed.items() if None not in parts})
@@ -158,10 +159,10 @@ class Space(BaseModel):
 class Policy:
     """One point of a search space, from which an allocation makes a plan.
 
-    Its choices are those of `MethodSpace`. `exponent` counts only where `ranks_by` is score. `options` leaves
+    Its choices are those of `MethodSpace`. `exponent` counts only if `ranks_by` is score. `options` leaves
     defaults out. `learning_rate` is the peak rate of the first part of a mix; its `other_parts` train at a
-    multiple of it. Each of these takes the sites that the parts before do not have; all share one budget.
-    `choices` are values of the user's own trainer, which has its first value of each that is left out.
+    multiple of it. Each of these takes the sites that no earlier part has; all share one budget. `choices`
+    are values of the user's own trainer, which takes its first value of a choice that is left out.
     """
 
     method: str
@@ -178,7 +179,7 @@ class Policy:
 
     @property
     def arm(self) -> Arm:
-        """Method × placement family, such as `lora/attention`, the parts of a mix joined by &."""
+        """Method and placement, such as `lora/attention`, the parts of a mix joined by &."""
         families = []
         for part in (self, *self.other_parts):
             # The scale rule is left out: it is a tuned number of the method.
@@ -201,10 +202,11 @@ def names() -> tuple[str, ...]:
 
 
 def text_of(name: str) -> str:
-    """The YAML text of a search space, by its name or its file, to copy and change.
+    """Read the YAML text of a search space, by its name or its file, to copy and change.
 
     Raises:
-        UnknownNameError: No such space.
+        UnknownNameError: No space has this name.
+        OSError: The file cannot be read.
     """
     if is_path_of_space(name):
         return yaml_text(path_at_home(name))
@@ -269,7 +271,7 @@ def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] 
 
 
 def _check(space: Space, methods: Mapping[str, Method], *, source: str) -> None:
-    """Raise where the file names what no method has, or mixes methods that cannot be mixed."""
+    """Raise SpecError for what no method has, methods that cannot be mixed, and missing or wrong entries."""
     if not space.arms:
         raise SpecError(f"The {source} names no method and no mix; give one under methods or mixes.")
     for arm in space.mixes:

@@ -45,7 +45,7 @@ class PeftMethod:
     step, and has no options, no scale and no servers that read it. A method with `ranks` has low-rank
     matrices unless `low_rank` is False, and one rank per plan unless `takes_rank_pattern`. `short` is the
     word for narrow cells if `label` is too long.
-    `learning_rate_range` is for base models of `REFERENCE_WIDTH` and narrower ones, at which nothing was
+    `learning_rate_range` is for base models of `REFERENCE_WIDTH`, and for narrower ones, which were not
     measured. For wider ones it is divided by the ratio of the widths to the power of `width_exponent`. The
     first rate tried is divided by the rank to the power of `rank_exponent`.
     `autopeft/methods/hira.py` is a short example.
@@ -126,7 +126,7 @@ def only_plain_linear(site: Site) -> str | None:
 
 
 Value = TypeVar("Value", int, float)
-_LAYER = re.compile(r"^(.*?\.)(\d+)(\..*)$")
+_LAYER = re.compile(r"^(.*?\.)(\d+)(\..*)$")  # a name up to its layer number, the number, and what follows
 
 
 def sites_pattern(names: Iterable[str]) -> str:

@@ -104,7 +104,7 @@ def _decoder_mask(batch: Batch) -> Tensor | None:
 
 
 def _padding(mask: Tensor | None) -> Tensor | None:
-    """True at padding, shape (B, T) or (B, C T); None where there is none."""
+    """Return True at padding, shape (B, T) or (B, C T); None without a mask or without padding."""
     if mask is None:
         return None
     padding = mask.flatten(1) == 0
@@ -112,7 +112,7 @@ def _padding(mask: Tensor | None) -> Tensor | None:
 
 
 def split_in_half(batch: Mapping[str, Any]) -> tuple[Batch, Batch]:
-    """The first and second half of a batch's examples; values that are not one per example go to both."""
+    """Split a batch's examples into halves; values that are not one per example go to both."""
     n_examples = len(batch["labels"])
     cut = (n_examples + 1) // 2
 
@@ -126,9 +126,9 @@ def split_in_half(batch: Mapping[str, Any]) -> tuple[Batch, Batch]:
 
 
 def row_tokens(batch: Batch) -> Tensor | None:
-    """The columns of the one row of a batch up to its last label, padding left out.
+    """Return the columns of a batch's only row up to its last label, without padding.
 
-    None where the batch is anything but one row of tokens with a label each.
+    None if the batch is anything but one row of tokens with a label each.
     """
     labels, mask = batch["labels"], batch.get("attention_mask")
     tensors = [value for value in batch.values() if isinstance(value, Tensor)]
@@ -142,14 +142,14 @@ def row_tokens(batch: Batch) -> Tensor | None:
 
 
 def half_of_row(batch: Batch) -> int | None:
-    """Half the tokens of the one row of a batch; None where it cannot be cut, or has few tokens already."""
+    """Return half the number of tokens of a batch's only row; None if it cannot be cut, or is too short."""
     columns = row_tokens(batch)
     n_tokens = 0 if columns is None else (len(columns) + 1) // 2
     return n_tokens if n_tokens >= _LEAST_TOKENS else None
 
 
 def shortened(batch: Batch, n_tokens: int) -> Batch:
-    """The batch with at most so many tokens of its one row: the first, and those before the last label.
+    """Cut a batch's only row to so many tokens: its first one, and the last ones up to the last label.
 
     The labels of an answer are at the end. Many models attend to the first token whatever it is, and compute
     badly without it.
@@ -162,7 +162,7 @@ def shortened(batch: Batch, n_tokens: int) -> Batch:
 
 
 def example_weights(batch: Batch, task: Task) -> Tensor | None:
-    """Factors on the examples' gradients where the loss is a mean over tokens, shape (B,); None: all are 1.
+    """Return factors (B,) on the examples' gradients if the loss is a mean over tokens; None if all are 1.
 
     Such a loss is the mean over all labelled tokens of the batch. Each factor turns an example's share of it
     into the loss that the example would have alone: the mean over its own labelled tokens.

@@ -34,11 +34,11 @@ def measure(
     *,
     enough: float = SEEN_ENOUGH,
 ) -> Sensitivity:
-    """Every score at every site, from one forward and one backward pass for each batch.
+    """Compute every score at every site, from one forward and one backward pass for each batch.
 
     Weights are frozen: only gradients of activations are computed, and the backward pass ends at the first
     sites. Batches go to two reducers in turn (one batch alone is halved). Their rankings of the sites are
-    compared after 64 examples and whenever the number of examples has doubled; the pass ends where all scores
+    compared after 64 examples and whenever the number of examples has doubled; the pass ends when all scores
     agree by `enough`.
 
     Args:
@@ -180,8 +180,8 @@ def _require_scores(score: str, values: Mapping[str, float]) -> None:
 def rank_correlation(a: Sequence[float | None], b: Sequence[float | None]) -> float | None:
     """Compare the order of two lists of equal length: Spearman's rho in [-1, 1]; ties share their mean rank.
 
-    Pairs where either side is None or not finite (a diverged run) are left out. None is returned where fewer
-    than 3 pairs remain, or one side is constant and so has no order to compare. Below 10 pairs it is a hint.
+    Pairs in which either side is None or not finite (a diverged run) are left out. None is returned if fewer
+    than 3 pairs remain, or if one side is constant and so has no order. Below 10 pairs the value is a hint.
     """
     x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     assert x.shape == y.shape and x.ndim == 1, f"{x.shape} against {y.shape}"
@@ -213,7 +213,7 @@ class _BatchRunner:
         self.peak_bytes = 0
 
     def run(self, batch: Batch, *, index: int) -> None:
-        """One batch, in parts where it does not fit into memory; `index` decides its half."""
+        """Run one batch, in parts if it does not fit into memory; `index` decides which half counts it."""
         pairs = zip(self._halves.scores, self._halves.reducers[index % 2], strict=True)
         reducers = [reducer for score, reducer in pairs if score.reads_examples]
         to_do: list[tuple[Batch, frozenset[Seen]]] = [(batch, frozenset())]
@@ -243,7 +243,7 @@ class _BatchRunner:
         )
 
     def _succeeds(self, visit: Visit, part: Batch, *, index: int) -> bool:
-        """Run a visit; False where the part must be visited again in less memory."""
+        """Run a visit; False if memory ran out, limits were lowered, and the part must be visited again."""
         try:
             loss = visit.run()
         except (RuntimeError, MemoryError) as error:
@@ -294,7 +294,7 @@ class _BatchRunner:
         )
 
     def _counter(self, part: Batch) -> SavedBytes | None:
-        """A counter of saved bytes for the largest part so far, on the CPU; else None."""
+        """Make a counter of saved bytes if this is the largest part so far, on the CPU; else None."""
         size = sum(value.numel() for value in part.values() if isinstance(value, Tensor))
         is_largest = size > self._largest and not part["labels"].is_cuda
         self._largest = size if is_largest else self._largest

@@ -55,7 +55,7 @@ class Sums:
 
 
 def normalise(module: nn.Module, inputs: Tensor) -> Tensor:
-    """The factor of a norm layer's weight in its output, in the shape of `inputs`."""
+    """Compute what a norm layer multiplies by its weight, in the shape of `inputs`."""
     with torch.no_grad():
         if type(module) is nn.LayerNorm:
             return nn.functional.layer_norm(inputs, module.normalized_shape, eps=module.eps)
@@ -64,7 +64,7 @@ def normalise(module: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def _output(module: nn.Module, inputs: Tensor, *, weight: float) -> Tensor:
-    """A norm layer's output where all of its weight has one value and its other parameters are 0."""
+    """Compute a norm layer's output with one value in all of its weight and 0 in its other parameters."""
     state = {name: torch.zeros_like(p, dtype=inputs.dtype) for name, p in module.named_parameters()}
     state["weight"].fill_(weight)
     output: Tensor = torch.func.functional_call(module, state, (inputs,))

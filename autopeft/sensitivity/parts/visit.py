@@ -78,7 +78,7 @@ class Visit:
         self.held_bytes = 0
 
     def run(self) -> float:
-        """The batch's mean loss, after a forward and a backward pass."""
+        """Run a forward and a backward pass, and return the batch's mean loss; no backward if not finite."""
         model = self._scored.model
         with _watching(self._scored, self._on_call), contextlib.ExitStack() as hooks:
             for site in self._scored.sites:
@@ -95,7 +95,7 @@ class Visit:
         return value
 
     def _on_call(self, site: Site, module: nn.Module, inputs: Tensor, output: Tensor) -> Tensor | None:
-        """Gives an output that reports its gradient; None keeps the output."""
+        """Return an output that reports its gradient; None leaves the output as it is."""
         if not self._is_listening:
             return None
         self._n_calls[site] += 1
