@@ -125,18 +125,18 @@ def unmatched(
         heads = SEQ_CLS_HEAD_NAMES if is_classifier and field == "modules_to_save" else ()
         entries = names if isinstance(names, list) else []
         entries = [str(entry) for entry in entries if entry not in (*_ALL, *heads)]
-        if lost := _missing(entries, choices, matches_ending):
+        if lost := _absent(entries, choices, matches_ending):
             near = _nearest(lost, list(dict.fromkeys(map(_last, (*choices, *modules)))))
             notes.append(f"{field} names what is not there: {_listed(lost)}{near}.")
     for field, pattern in content.items():
         keys = pattern if field.endswith("_pattern") and isinstance(pattern, dict) else {}
         if any(isinstance(mask, list) for mask in keys.values()):
             continue  # AdaLoRA's masks of kept ranks, under the names of tensors
-        if lost := _missing(keys, targeted, matches_key):
+        if lost := _absent(keys, targeted, matches_key):
             notes.append(f"{field} has keys that fit no target: {_listed(lost)}.")
     layers = content.get("layers_to_transform")
     numbers = layers if isinstance(layers, list) else [] if layers is None else [layers]
-    if lost := _missing(map(str, numbers), targeted, lambda number, name: f".{number}." in f".{name}."):
+    if lost := _absent(map(str, numbers), targeted, lambda number, name: f".{number}." in f".{name}."):
         notes.append(f"layers_to_transform names what is not there: {_listed(lost)}.")
     return notes
 
@@ -160,9 +160,7 @@ def _as_loaded(file: ConfigFile, model: nn.Module) -> dict[str, Any]:
     return {**file.content, **moved}
 
 
-def _missing(
-    entries: Iterable[str], names: Collection[str], matches: Callable[[str, str], bool]
-) -> list[str]:
+def _absent(entries: Iterable[str], names: Collection[str], matches: Callable[[str, str], bool]) -> list[str]:
     """List the entries that match no name."""
     exact = set(names)  # most entries need no comparison with every name
     return [e for e in entries if e not in exact and not any(matches(e, name) for name in names)]

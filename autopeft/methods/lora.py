@@ -123,11 +123,7 @@ PART = PeftMethod(
     "at 3072",
     step_time=1.0,
     step_time_source="the measure itself; DoRA took 1.26 in peft's method comparison on Llama-3.2-3B",
-    choices={
-        "scale_rule": ("rslora", "constant"),
-        "dora": (False, True),
-        "init": ("default", "orthogonal"),
-    },
+    choices={"scale_rule": ("rslora", "constant"), "dora": (False, True), "init": ("default", "orthogonal")},
     choice_labels={"dora=True": "DoRA", "init=orthogonal": "orthogonal start"},
     refusal=_refusal,
     options=_options,

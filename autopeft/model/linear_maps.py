@@ -93,8 +93,7 @@ def _is_packed(module: nn.Module) -> bool:
 def hidden_size(config: Any, sites: Sequence[Site]) -> int:
     """Read the hidden size from the config, or tell it by the inputs of the sites.
 
-    1. If the config names several, as for text and images, it is the one that most sites have as inputs; on
-       ties the larger one.
+    1. If the config names several, as for text and images, most sites have it as inputs; the larger on ties.
     2. If the config names none, it is the median of the sites' inputs; 0 without sites.
     """
     inputs = Counter(site.in_features for site in sites)

@@ -203,10 +203,7 @@ def quiet_libraries() -> Iterator[None]:
 def _read(
     source: str, spec: ModelSpec, auto_class: str, label_names: Sequence[str], **settings: Any
 ) -> tuple[Any, Mapping[str, Any]]:
-    """Read a model, and return it with what `transformers` reports of its checkpoint.
-
-    If the class of the task does not load it, the class of models that read images too is tried.
-    """
+    """Read a model, if need be as one that reads images too; returns it and the report on its checkpoint."""
     labels = dict(enumerate(label_names))
     label_maps = {"id2label": labels, "label2id": {label: i for i, label in labels.items()}} if labels else {}
     gpus = range(torch.cuda.device_count()) if has_used_gpus() else ()

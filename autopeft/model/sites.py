@@ -221,10 +221,9 @@ def _is_refused(name: str, model: nn.Module) -> bool:
 
 
 def _with_depths(sites: Sequence[Site], module: nn.Module) -> tuple[Site, ...]:
-    """Give the sites their layer numbers.
+    """Number the layers of sites; a decoder's numbers go on from its encoder's.
 
-    A decoder's numbers go on from its encoder's, and a stack's from those of an earlier stack of its class:
-    CANINE has three encoders.
+    So do those of a stack from an earlier one of its class: CANINE has three encoders.
     """
     numbers = layer_numbers([site.name for site in sites])
     n_layers: dict[str, int] = {}

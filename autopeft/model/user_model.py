@@ -27,12 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def from_memory(
-    module: nn.Module,
-    tokenizer: Any,
-    *,
-    auto_class: str,
-    label_names: Sequence[str],
-    precision: Precision,
+    module: nn.Module, tokenizer: Any, *, auto_class: str, label_names: Sequence[str], precision: Precision
 ) -> BaseModel:
     """Make a base model of the user's module, on its device; it stays frozen until `restoring` ends.
 

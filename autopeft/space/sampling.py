@@ -30,8 +30,7 @@ def parameters(space: Space) -> dict[str, BaseDistribution]:
     """Return name -> distribution of every parameter of a trial; choices of one value are no parameters.
 
     `rate_position` is the place of the learning rate in the range of its arm: 0 at the lower end, 1 at the
-    upper end, even in the logarithm. Parameters of later parts of mixes begin with `part2.`, `part3.` and so
-    on.
+    upper end, even in the logarithm. Parameters of later parts of a mix begin with `part2.`, `part3.` …
     """
     distributions: dict[str, BaseDistribution] = {}
     if len(space.arms) > 1:

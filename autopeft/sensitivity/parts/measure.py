@@ -196,10 +196,8 @@ def rank_correlation(a: Sequence[float | None], b: Sequence[float | None]) -> fl
 class _BatchRunner:
     """Runs batches through the model, in smaller parts where memory runs out; feeds the halves' reducers.
 
-    What one batch shows of memory holds for the next ones.
-
-    `reached` are the sites that were seen, `dropped` those that do not fit into memory; `peak_bytes` is the
-    most that autograd held on the CPU.
+    Limits of memory that one batch shows hold for later batches. `reached` are the sites that were seen,
+    `dropped` those that do not fit into memory; `peak_bytes` is the most that autograd held on the CPU.
     """
 
     def __init__(self, scored: ScoredModel, halves: _Halves) -> None:
