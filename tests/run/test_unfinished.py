@@ -20,7 +20,7 @@ from autopeft.cli.progress import Silent
 from autopeft.commands.train import _Steps
 from autopeft.errors import RunDirError
 from autopeft.store import write_plan
-from autopeft.train import kept_step, pausing, watched
+from autopeft.train import kept_step, pausing
 
 N_STEPS = 12
 WEIGHTS = "adapter_model.safetensors"
@@ -161,12 +161,16 @@ def test_a_search_that_was_stopped_within_a_run_goes_on_within_it(
     log, seen = tmp_path / "run/state/measurements.jsonl", []
     spec = run_spec(model_dir, data_dir, out=tmp_path / "run", max_steps=12, batch_size=8, budget="5%")
 
-    def stop(step, n_steps, _):
-        if (step, n_steps) == where and log.is_file():  # before it, a run leaves nothing
-            raise KeyboardInterrupt
+    class Stops(Silent):
+        def step(self, step, n_steps):
+            if (step, n_steps) == where and log.is_file():  # before it, a run leaves nothing
+                raise KeyboardInterrupt
 
-    with watched(stop), pytest.raises(KeyboardInterrupt):
-        commands.run_search(spec, progress=Silent())
-    with watched(lambda *step: seen.append(step[:2])):
-        commands.run_search(run_spec(out=spec.output.out), resume=True, progress=Silent())
+    class Sees(Silent):
+        def step(self, step, n_steps):
+            seen.append((step, n_steps))
+
+    with pytest.raises(KeyboardInterrupt):
+        commands.run_search(spec, progress=Stops())
+    commands.run_search(run_spec(out=spec.output.out), resume=True, progress=Sees())
     assert seen[0] == where
