@@ -154,7 +154,7 @@ def _finished(
     # Logged measurements that the outcome does not use, such as a full run whose weights were lost, cost too.
     used = {(measurement.plan, measurement.fidelity) for measurement in outcome.measurements}
     unused = []
-    for measurement in reversed(run.measurements.every()):
+    for measurement in reversed(run.measurements.load_repeated()):
         key = (measurement.plan, measurement.fidelity)
         if key in used:
             used.remove(key)

@@ -11,16 +11,17 @@ from typing import Any
 from autopeft.errors import DataError
 from autopeft.records import shortened
 
+# A decimal number such as -1.5e3; neither nan nor thousands with a comma.
 NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 
-# Lists as numpy writes them, without commas; Python would join the strings of the first kind to one.
+# Lists as numpy prints them, without commas: of scalars (Python would read ['a' 'b'] as ['ab']), of records.
 _ITEM = r"""(?:'[^']*'|"[^"]*"|[-+]?[\d.]+(?:e[-+]?\d+)?|nan|None|True|False|\.\.\.)"""
 _ITEMS_WITHOUT_COMMAS = re.compile(rf"\[[\[\s]*{_ITEM}(?:\s+{_ITEM})+[\]\s]*\]")
 _RECORDS_WITHOUT_COMMAS = re.compile(r"\[\s*\{(?:(?!\}\s+\{).)*\}\s+\{.*\]", re.DOTALL)
 
 
 def is_numeric(cells: Sequence[str | None]) -> bool:
-    """Whether every cell that is not missing is a number."""
+    """Whether every cell that is neither missing nor empty is a number."""
     return all(NUMBER.fullmatch(cell.strip()) for cell in cells if cell)
 
 
@@ -42,7 +43,7 @@ def as_string(cell: Any, column: str) -> str | None:
 def as_label(cell: Any, column: str) -> str | None:
     """Read a label as text; "1.0" becomes "1", since one missing cell turns integers into floats.
 
-    "1.00" stays, as a price or another number with two digits after its point.
+    "1.00" stays: two digits after the point are those of a price or a measured number.
     """
     text = as_string(cell, column)
     label = text and text.strip()
@@ -55,7 +56,7 @@ def as_group(cell: Any, column: str) -> str | None:
     return text and re.sub(r"^(-?\d+)\.0+$", r"\1", text.strip())
 
 
-def as_read(cells: Sequence[Any], column: str, *, reads_lists: bool = True) -> Sequence[Any]:
+def restore_cells(cells: Sequence[Any], column: str, *, reads_lists: bool = True) -> Sequence[Any]:
     """Undo what a file format did to the cells of a column.
 
     1. Bytes become text.
@@ -88,7 +89,7 @@ def _decoded(cell: Any, column: str) -> Any:
 
 
 def _parse_lists(cells: Sequence[Any], column: str) -> Sequence[Any]:
-    """Parse the texts of a column if all that are not empty are lists; else give the column as it is."""
+    """Parse the texts of a column if each of them is empty or a list; else return the column unchanged."""
     may_be_lists = (
         is_missing(cell) or (isinstance(cell, str) and (not cell or cell.strip()[:1] == "["))
         for cell in cells
@@ -105,9 +106,9 @@ def _parse_lists(cells: Sequence[Any], column: str) -> Sequence[Any]:
 
 
 def _parse_list(text: str, column: str) -> list[Any] | None:
-    """Parse a list that is written in JSON or Python; None for another text, a DataError for numpy's list."""
+    """Parse a list in JSON or Python; None for other text, DataError for numpy's lists."""
     try:
-        items = json.loads(text)  # first, as it is a hundred times faster
+        items = json.loads(text)  # before Python's parser, which takes a hundred times as long
     except (ValueError, RecursionError):
         is_of_numpy = _ITEMS_WITHOUT_COMMAS.fullmatch(text)
         try:

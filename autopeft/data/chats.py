@@ -11,8 +11,8 @@ from autopeft.data.dataset import Row
 from autopeft.errors import DataError
 from autopeft.records import shortened
 
-_CALL_KEYS = ("name", "tool_calls", "tool_call_id")  # of a chat with tools, as templates read them
-_THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
+_CALL_KEYS = ("name", "tool_calls", "tool_call_id")  # of messages that call a tool or give its result
+_THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")  # hold what a model thought before it answered
 _SYSTEM = "system"
 _MESSAGES, _TOOLS = "messages", "tools"  # keys of the input of a row with tools
 _TEXT = "text"  # the type of a part of a message that is text
@@ -25,8 +25,8 @@ def holds_messages(cells: Any) -> bool:
 
 
 def holds_tools(cells: Sequence[Any]) -> bool:
-    """Whether a column is one of tools: a cell lists some, or every cell may be read as a list."""
-    lists = [_listed(cell) for cell in cells]
+    """Whether a column holds tools: some cell lists tools, or every cell is blank or an empty list."""
+    lists = [_as_list(cell) for cell in cells]
     return any(lists) or None not in lists
 
 
@@ -35,20 +35,21 @@ def chat_row(
 ) -> Row | None:
     """Make a row of a chat: all messages but the last as JSON, and the last answer as the label.
 
-    None for a chat that lacks a cell, or has no answer at its end: its last message is the user's, is blank,
-    or has the weight 0. `chat_of` reads the input again.
+    Returns None if a cell is blank, or if there is no answer to learn: the last message is the user's, is
+    blank, or has the weight 0. Raises DataError if a message lacks role or content, the chat ends with
+    another role, or `tools` is no list. `chat_of` parses the JSON again.
 
     Args:
-        where: The row, in words.
+        where: The row in words, for errors.
         cells: One list of messages, or two: a prompt and its completion.
         group: Of the row.
         system: The first message of a chat that begins with no system message.
-        tools: Tools that the assistant may call, a list or its JSON; blank without.
+        tools: Tools that the assistant may call, a list or its JSON; blank if there are none.
     """
     if not all(cells):
         return None
     messages = [
-        _message(turn, where) for cell in cells for turn in (cell if isinstance(cell, list) else [cell])
+        _read_message(turn, where) for cell in cells for turn in (cell if isinstance(cell, list) else [cell])
     ]
     faulty = [m for m in messages if not (m.get("role") and isinstance(m["content"], str))]
     if faulty:
@@ -66,31 +67,31 @@ def chat_row(
     chat: Any = messages[:-1]
     if system and chat[0]["role"] != _SYSTEM:
         chat.insert(0, {"role": _SYSTEM, "content": system})
-    listed = _listed(tools)
-    if listed is None:
+    tool_list = _as_list(tools)
+    if tool_list is None:
         raise DataError(
             f"{where} has {shortened(str(tools), 60)} as tools; write a list of them, or its JSON, or rename "
             "the column."
         )
-    if listed:
-        chat = {_TOOLS: [_without_none(tool) for tool in listed], _MESSAGES: chat}
+    if tool_list:
+        chat = {_TOOLS: [_without_none(tool) for tool in tool_list], _MESSAGES: chat}
     return Row((json.dumps(chat, ensure_ascii=False),), last["content"], group)
 
 
 def chat_of(text: str) -> tuple[list[dict[str, Any]], list[Any] | None]:
-    """Read the input of a row by `chat_row`: the messages before the answer, and the tools or None."""
+    """Parse the input that `chat_row` made: the messages before the answer, and the tools or None."""
     chat = json.loads(text)
     return (chat, None) if isinstance(chat, list) else (chat[_MESSAGES], chat[_TOOLS])
 
 
 def has_thoughts(cells: Sequence[Any]) -> bool:
-    """Whether the last message has its thoughts under a key of their own, which are not learned."""
+    """Whether the last message keeps thoughts under a separate key; such thoughts are not learned."""
     last = _last_message(cells)
     return isinstance(last, Mapping) and any(last.get(key) for key in _THOUGHT_KEYS)
 
 
 def has_no_weight(cells: Sequence[Any]) -> bool:
-    """Whether the last message has the weight 0, as OpenAI's files have it at answers not to be learned."""
+    """Whether the last message has the weight 0, with which OpenAI's files mark answers not to learn."""
     last = _last_message(cells)
     return isinstance(last, Mapping) and last.get("weight") == 0
 
@@ -99,8 +100,8 @@ def _last_message(cells: Sequence[Any]) -> Any:
     return cells[-1][-1] if cells and isinstance(cells[-1], list) and cells[-1] else cells[-1]
 
 
-def _listed(cell: Any) -> list[Any] | None:
-    """Read a cell as a list, or as its JSON; empty for a blank cell, None for anything else."""
+def _as_list(cell: Any) -> list[Any] | None:
+    """Read a cell that is a list, or a list in JSON; [] for a blank cell, None for anything else."""
     try:
         tools = (json.loads(cell) if isinstance(cell, str) and cell.strip() else cell) or []
     except ValueError:
@@ -108,10 +109,10 @@ def _listed(cell: Any) -> list[Any] | None:
     return tools if isinstance(tools, list) else None
 
 
-def _message(turn: Any, where: str) -> dict[str, Any]:
+def _read_message(turn: Any, where: str) -> dict[str, Any]:
     """Read a message's role, content and calls of tools, also from ShareGPT's `from` and `value`.
 
-    A table fills missing keys with None, which are left out; a call may have no content.
+    None stands for a missing key, since tables fill these in. Only a message with calls may lack content.
     """
     if not isinstance(turn, Mapping):
         raise DataError(
@@ -120,7 +121,7 @@ def _message(turn: Any, where: str) -> dict[str, Any]:
         )
     role = turn.get("role", turn.get("from"))
     role = {"human": "user", "gpt": "assistant"}.get(str(role), role)
-    calls = {key: _with_arguments(_without_none(turn[key])) for key in _CALL_KEYS if turn.get(key)}
+    calls = {key: _parse_arguments(_without_none(turn[key])) for key in _CALL_KEYS if turn.get(key)}
     content = turn.get("content", turn.get("value"))
     if isinstance(content, list) and content:
         content = "".join(_text_of(part, where) for part in content)
@@ -129,7 +130,7 @@ def _message(turn: Any, where: str) -> dict[str, Any]:
 
 
 def _text_of(part: Any, where: str) -> str:
-    """The text of one part of a message; raises DataError for an image and its like."""
+    """Read one part of a message as text; raises DataError for an image, a sound and the like."""
     if isinstance(part, str):
         return part
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
@@ -148,15 +149,15 @@ def _without_none(cell: Any) -> Any:
     return [_without_none(item) for item in cell] if isinstance(cell, list) else cell
 
 
-def _with_arguments(calls: Any) -> Any:
-    """Parse the arguments of calls: OpenAI's files hold them as text, and templates write them as JSON."""
+def _parse_arguments(calls: Any) -> Any:
+    """Parse `arguments` in JSON, as OpenAI's files have them, since templates write the JSON themselves."""
     if isinstance(calls, list):
-        return [_with_arguments(call) for call in calls]
+        return [_parse_arguments(call) for call in calls]
     if not isinstance(calls, dict):
         return calls
-    read = {key: _with_arguments(value) for key, value in calls.items()}
-    if isinstance(written := read.get("arguments"), str):
+    parsed = {key: _parse_arguments(value) for key, value in calls.items()}
+    if isinstance(written := parsed.get("arguments"), str):
         with contextlib.suppress(ValueError):
             arguments = json.loads(written)
-            read["arguments"] = arguments if isinstance(arguments, dict) else written
-    return read
+            parsed["arguments"] = arguments if isinstance(arguments, dict) else written
+    return parsed

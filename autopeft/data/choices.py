@@ -31,9 +31,9 @@ LABEL_NAMES = "label answer answerkey answer_idx correct gold target"
 
 
 class _Question(NamedTuple):
-    """One row: its inputs are the question and then the choices, its label is as written.
+    """One row: its inputs are the question and then the choices, its label is not looked up yet.
 
-    `keys` are the names that the data gives the choices; empty for a plain list of texts.
+    `where` names the row in errors. `keys` are the choices' names in the data, such as A to D; () without.
     """
 
     row: Row
@@ -65,7 +65,7 @@ def read_choices(spec: DataSpec) -> UncutRows:
 
     The data may name the right choice by its number from 0, its letter, its own name or its text.
     `data.text_columns` may name the question and the choices, or the question and one column per choice.
-    Raises a DataError if columns are missing, rows differ in their number of choices, or a label names none.
+    Raises a DataError if columns are missing, rows differ in their number of choices, or a label fits none.
     """
     source = read(spec)
     tables = source.tables
@@ -99,12 +99,12 @@ def read_choices(spec: DataSpec) -> UncutRows:
     for part, questions in raw.items():
         usable[part], label_notes = with_labels(part, questions, label, train_labels=train_labels)
         notes += label_notes
-    every = [row for questions in usable.values() for row in questions]
-    choice_names = _choice_names(every)
-    indices, reading_notes = _right_choices(every, label)
-    right = iter(indices)
+    all_questions = [row for questions in usable.values() for row in questions]
+    choice_names = _choice_names(all_questions)
+    indices, reading_notes = _right_choices(all_questions, label)
+    next_indices = iter(indices)
     parts = {
-        part: [row.row._replace(label=choice_names[next(right)]) for row in questions]
+        part: [row.row._replace(label=choice_names[next(next_indices)]) for row in questions]
         for part, questions in usable.items()
     }
     left_out = {WITHOUT_LABEL: len(raw["train"]) - len(parts["train"])}
@@ -113,7 +113,7 @@ def read_choices(spec: DataSpec) -> UncutRows:
 
 
 def _with_context(part: str, table: Any, question: str, context: str) -> Any:
-    """Put the text that a question is about behind the question (RACE)."""
+    """Append to each question the text that it is about, as RACE has it in a column of its own."""
     pairs = zip(cells_of(part, table, question), cells_of(part, table, context), strict=True)
     texts = [
         "\n\n".join(filter(None, (as_string(cell, question), as_string(text, context))))
@@ -123,6 +123,7 @@ def _with_context(part: str, table: Any, question: str, context: str) -> Any:
 
 
 def _questions(part: str, table: Any, columns: Columns) -> list[_Question]:
+    """Read the questions of a table; a missing question or choice is None."""
     questions, *choices = (cells_of(part, table, name) for name in columns.inputs)
     labels = cells_of(part, table, columns.label, is_needed=part != "test")
     cells = zip(questions, labels, *groups_and_times(part, table, columns), *choices, strict=True)
@@ -145,7 +146,7 @@ def _questions(part: str, table: Any, columns: Columns) -> list[_Question]:
 
 
 def _choice_names(questions: Sequence[_Question]) -> tuple[str, ...]:
-    """Names for the choices: letters, or numbers from 1 if there are more than 26."""
+    """Name the choices A to Z, or 1 to n beyond; DataError unless all rows have equally many, 2 or more."""
     for question in questions:
         if None in question.row.inputs or not question.choices:
             raise DataError(f"The question or a choice is missing in {question.where}; complete or drop it.")
@@ -159,7 +160,7 @@ def _choice_names(questions: Sequence[_Question]) -> tuple[str, ...]:
 
 
 def _right_choices(questions: Sequence[_Question], column: str) -> tuple[list[int], list[str]]:
-    """Find the right choice of each row by the first reading that fits the labels of all; with notes."""
+    """Find each right choice by the first of `_READINGS` that fits all labels, with notes; else DataError."""
     indices: dict[str, list[int | None]] = {}
     for reading, names_of in _READINGS.items():
         named = [

@@ -13,20 +13,20 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from autopeft.data.cells import as_group, as_label, as_read, as_string, is_numeric
+from autopeft.data.cells import as_group, as_label, as_string, is_numeric, restore_cells
 from autopeft.data.dataset import USUAL_NAMES, Parts, Row, UncutRows
 from autopeft.data.sources import Source, listed
 from autopeft.errors import DataError, UnknownNameError, reason_of
 from autopeft.extension import Target
 from autopeft.records import DataSpec, shortened
 
-_FIRST_ROWS = 1000  # that tell what a column may hold; chosen by hand
-_NO_LABEL = "-100"  # what a loss passes by, beside declared names
-HIDDEN = "-1"  # what test splits on the hub have in place of their labels
+_FIRST_ROWS = 1000  # by which the content of a column is judged; chosen by hand
+_NO_LABEL = "-100"  # of a row without a label, in a column with declared names; losses ignore it
+HIDDEN = "-1"  # what many test splits on the hub have in place of their labels
 _MOST_NAMES = 25  # of columns that an error lists; chosen by hand
 _LONGEST_NAME = 60  # characters of a column's name in such a list; chosen by hand
 _MONTH = re.compile(r"\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)", re.IGNORECASE)
-_WORDS = 3  # of a cell in the mean, at least, where a column holds texts; chosen by hand
+_WORDS = 3  # a column holds texts if its cells have so many words on average; chosen by hand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Columns:
         """Gather the rows that were read from these columns; train is sorted by time."""
         return UncutRows(
             name=source.name,
-            parts={part: _in_order(part, rows, self.time) for part, rows in parts.items()},
+            parts={part: _sorted_by_time(part, rows, self.time) for part, rows in parts.items()},
             target=target,
             input_columns=self.inputs,
             label_column=self.label,
@@ -63,20 +63,20 @@ def check_named(spec: DataSpec, names: Sequence[str]) -> None:
 
 
 def first_usual_column(names: Sequence[str], usual_names: str) -> str | None:
-    """The column that comes first in a list of usual names, the most telling first; case and blanks aside."""
+    """Find the column with the first of some usual names, apart from case and blanks; None without."""
     by_lower = {name.strip().lower(): name for name in names}
     return next((by_lower[name] for name in usual_names.split() if name in by_lower), None)
 
 
 def column_list(names: Sequence[str]) -> str:
-    """The columns of a table for an error: of many the first ones, and how many more there are."""
+    """Join column names for an error: the first 25, and how many more there are."""
     shown = [shortened(name, _LONGEST_NAME) for name in names[:_MOST_NAMES]]
     n_more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {n_more} more" if n_more else "")
 
 
 def only_input(spec: DataSpec, names: Sequence[str], usual_names: str, *, content: str) -> str:
-    """The one input column that the spec names, or else the one with a usual name; messages say `content`."""
+    """Choose the one input column: the spec's, else one with a usual name; messages say `content`."""
     check_named(spec, names)
     column = spec.text_columns[0] if spec.text_columns else first_usual_column(names, usual_names)
     if not column or len(spec.text_columns) > 1:
@@ -86,9 +86,9 @@ def only_input(spec: DataSpec, names: Sequence[str], usual_names: str, *, conten
 
 
 def rows_of(part: str, table: Any, columns: Columns, *, kind: str | None = None) -> list[Row]:
-    """Read the rows of a table as strings; a missing cell is None, and test may lack the label.
+    """Read the rows of a table as strings. A missing cell is None; test may lack the label column.
 
-    A cell may hold a list of labels if the target's `kind` is None or `classes`.
+    A cell may hold a list of labels if `kind`, the target's, is None or `classes`.
     """
     inputs = [[as_string(cell, name) for cell in cells_of(part, table, name)] for name in columns.inputs]
     labels = _labels(part, table, columns.label, kind)
@@ -98,9 +98,9 @@ def rows_of(part: str, table: Any, columns: Columns, *, kind: str | None = None)
 
 
 def groups_and_times(part: str, table: Any, columns: Columns) -> tuple[list[str | None], list[Any]]:
-    """Read the group of each row as a string, and the cell of its time; None without such a column.
+    """Read each row's group as a string, and the cell of its time; None for a column that is not there.
 
-    Only train needs the columns that the user named; raises DataError where train lacks one of them.
+    Raises DataError if train lacks a column that the user named; other parts may lack it.
     """
     groups, times = (
         [None] * len(table) if name is None else cells_of(part, table, name, is_needed=part == "train")
@@ -114,9 +114,9 @@ def groups_and_times(part: str, table: Any, columns: Columns) -> tuple[list[str 
 def cells_of(
     part: str, table: Any, name: str, *, is_needed: bool = True, reads_lists: bool = True
 ) -> Sequence[Any]:
-    """Read the cells of a column; without it None for each row, or a DataError if it is needed.
+    """Read the cells of a column; None for each row if the table lacks it.
 
-    A column whose name differs in case or blanks alone is an error, too.
+    If `is_needed`, that is a DataError; so is a name that differs in case or blanks only.
     """
     names = table.column_names
     if name not in names and (is_needed or first_usual_column(names, name.strip().lower())):
@@ -127,16 +127,17 @@ def cells_of(
             f"A {file} lacks column {name}; it has {column_list(names)}. Name the column alike in all."
         )
     cells = _raw_cells(part, table, name) if name in names else [None] * len(table)
-    return as_read(cells, name, reads_lists=reads_lists)
+    return restore_cells(cells, name, reads_lists=reads_lists)
 
 
 def _raw_cells(part: str, table: Any, name: str) -> list[Any]:
-    with _of_utf8(part, name):
+    with _require_utf8(part, name):
         return list(table[name][:])  # at once: to decode a single row takes as long as a hundred cells
 
 
 @contextlib.contextmanager
-def _of_utf8(part: str, name: str) -> Iterator[None]:
+def _require_utf8(part: str, name: str) -> Iterator[None]:
+    """Turn a decoding error into a DataError that names the column."""
     try:
         yield
     except UnicodeDecodeError as error:  # `datasets` reads JSON without a look at its encoding
@@ -146,30 +147,30 @@ def _of_utf8(part: str, name: str) -> Iterator[None]:
 
 
 def head_of(table: Any) -> pa.Table:
-    """The first rows of a train table in Arrow: a look at each of many columns costs that column alone."""
+    """Take the first 1,000 rows of a train table as an Arrow table, which decodes only what is read."""
     return table.with_format("arrow")[:_FIRST_ROWS]
 
 
 def cells_in(head: pa.Table, name: str) -> list[Any]:
-    """The cells of a column of such rows, images and JSON undecoded."""
-    with _of_utf8("train", name):
+    """Read a column of a `head_of` table, images and JSON undecoded."""
+    with _require_utf8("train", name):
         cells: list[Any] = head.column(name).to_pylist()
         return cells
 
 
 def first_cells(tables: Sequence[Any], name: str) -> list[Any]:
-    """The first cells of a column of the first train table, as the table has them."""
+    """Read the first 1,000 cells of a column of the first train table, decoded."""
     return _raw_cells("train", tables[0].select(range(min(_FIRST_ROWS, len(tables[0])))), name)
 
 
 def declared_names(table: Any, column: str) -> Sequence[str]:
-    """The label names that a dataset declares for a column of numbers or of lists of numbers; else none."""
+    """Look up the label names that a dataset declares for a column of numbers or of their lists; else ()."""
     feature = table.features.get(column)
     return getattr(getattr(feature, "feature", feature), "names", None) or ()
 
 
 def notes_on_unread_texts(table: Any, read_columns: Collection[str | None]) -> list[str]:
-    """Name the columns that hold texts of several words and are not read."""
+    """Write a note that names the columns with texts of several words that are not read; [] without."""
     head = head_of(table)
     unread = [name for name in head.column_names if name not in read_columns and holds_texts(head, name)]
     if not unread:
@@ -179,7 +180,7 @@ def notes_on_unread_texts(table: Any, read_columns: Collection[str | None]) -> l
 
 
 def holds_texts(head: pa.Table, name: str) -> bool:
-    """Whether a column holds strings of several words, by the first rows of its table (`head_of`)."""
+    """Whether a column of a `head_of` table holds strings of several words on average."""
     if not holds_strings(head, name):
         return False
     cells = [cell for cell in cells_in(head, name) if cell and cell.strip()]
@@ -187,12 +188,13 @@ def holds_texts(head: pa.Table, name: str) -> bool:
 
 
 def holds_strings(head: pa.Table, name: str) -> bool:
-    """Whether the type of a column's cells is that of strings."""
+    """Whether Arrow's type of a column is a string."""
     kind = head.schema.field(name).type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _labels(part: str, table: Any, column: str, kind: str | None) -> list[Any]:
+    """Read the label of each row: text, a tuple of texts for several, None without."""
     declared = declared_names(table, column)
 
     def named(cell: Any, index: int) -> str | None:
@@ -219,7 +221,7 @@ def _labels(part: str, table: Any, column: str, kind: str | None) -> list[Any]:
 
 
 def name_of(code: str, names: Sequence[str], where: str, column: str) -> str:
-    """Look up the declared label of a number; raises DataError if there is none."""
+    """Look up the declared label name of a number; raises DataError if it is out of range."""
     if code.isdigit() and int(code) < len(names):
         return names[int(code)]
     raise DataError(
@@ -228,8 +230,8 @@ def name_of(code: str, names: Sequence[str], where: str, column: str) -> str:
     )
 
 
-def _in_order(part: str, rows: list[Row], column: str | None) -> list[Row]:
-    """Sort the rows of train by time; raises DataError if a time is missing or cannot be read."""
+def _sorted_by_time(part: str, rows: list[Row], column: str | None) -> list[Row]:
+    """Sort the rows of train by time, others stay; raises DataError for a missing or unreadable time."""
     if column is None or part != "train":
         return rows
     times = [row.time for row in rows]
@@ -253,11 +255,11 @@ def _in_order(part: str, rows: list[Row], column: str | None) -> list[Row]:
 
 
 def _read_times(texts: Sequence[str]) -> list[Any]:
-    """Datetimes of texts in ISO 8601, or with the names of months; those without an offset count as UTC.
+    """Parse times in ISO 8601 or with names of months; a time without an offset counts as UTC.
 
-    Raises a ValueError or UserWarning of pandas for others: dates such as 03/04/2024 have several readings.
+    Raises pandas's ValueError or UserWarning for any other text: 03/04/2024 has several readings.
     """
     has_months = _MONTH.search(texts[0])  # then pandas finds the format in the first text
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # where pandas finds no format, or drops a time zone
+        warnings.simplefilter("error")  # pandas warns if it finds no format, or drops a time zone
         return list(pd.to_datetime(pd.Series(texts), utc=True, format=None if has_months else "ISO8601"))

@@ -16,17 +16,17 @@ from autopeft.errors import DataError
 from autopeft.records import counted
 
 _FAR = 0.25  # a cut of whole groups is noted if its size is off by this share or more; chosen by hand
-_FEWEST_GROUPS = 2  # that `max_examples` leaves: one for train and one for search
+_FEWEST_GROUPS = 2  # stay when `max_examples` drops groups: one for train and one for search
 _MIN_ROWS = 30  # for train and search together, so that train keeps 20; chosen by hand
 # A cut takes this share of train, within these limits, and never more than a third; chosen by hand.
 _CUT_PERCENT, _CUT_AT_LEAST, _CUT_AT_MOST = 15, 50, 2000
-_FEW_ROWS = 20  # of a validation file; with fewer a verdict tells large differences alone; chosen by hand
-_SPREAD = 3  # rows of a label from which on it is in train, search and confirm
+_FEW_ROWS = 20  # a validation file with fewer gets a note: only large differences show; chosen by hand
+_SPREAD = 3  # a label with so many rows gets one in each of train, search and confirm
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cutter:
-    """Cuts rows out of train: by class, by group, at its end, or by group at its end."""
+    """Cuts rows out of train: whole groups if there are some, the last rows if `in_order`, else by class."""
 
     has_classes: bool
     in_order: bool
@@ -40,16 +40,15 @@ class Cutter:
         *,
         spread: frozenset[str] = frozenset(),
     ) -> tuple[list[Row], list[Row], str]:
-        """Cut about `n_out` rows out; give the rows that stay, those that are cut out, and a note.
+        """Cut about `n_out` rows out; return the rows that stay, the rows that are cut out, and a note.
 
-        Both keep the order of `rows`. Single rows that are cut out hold each label of `spread`, as far as a
-        row of it stays. Raises a DataError if no group can be cut out, or a label is missing among the rows
-        that stay.
+        Both keep the order of `rows`. A cut at random holds each label of `spread`, if train need not lose a
+        label for it. Raises a DataError if no group can be cut out, or train would lose a label.
         """
         has_groups = any(row.group is not None for row in rows)
         if self.in_order and has_groups:
             out, how = set[int](), "whole groups, by their last rows"
-            for group in sorted(groups_of(rows), key=max, reverse=True):  # until they are nearest to `n_out`
+            for group in sorted(groups_of(rows), key=max, reverse=True):  # as many as come nearest to `n_out`
                 if out and abs(len(out) + len(group) - n_out) >= abs(len(out) - n_out):
                     break
                 out.update(group)
@@ -66,18 +65,18 @@ class Cutter:
                 f"The {len(rows)} train rows have {counted(len(groups_of(rows)), 'group')}, and none can be "
                 "cut out; name a finer data.group_column, or give the split as a file of its own."
             )
-        far = f" ({n_out} were wanted)" if has_groups and abs(len(out) - n_out) > _FAR * n_out else ""
+        size_note = f" ({n_out} were wanted)" if has_groups and abs(len(out) - n_out) > _FAR * n_out else ""
         stays = [row for i, row in enumerate(rows) if i not in out]
         if lost := self._distinct(rows) - self._distinct(stays):
             raise DataError(
                 f"With the last rows cut out as {name}, no train row has label {min(lost)!r}; "
                 "leave out data.time_column, or give the split as a file of its own."
             )
-        note = f"Cut {len(out)} of {len(rows)} train rows as {name}, {how}{far}."
+        note = f"Cut {len(out)} of {len(rows)} train rows as {name}, {how}{size_note}."
         return stays, [row for i, row in enumerate(rows) if i in out], note
 
     def _rows(self, rows: Sequence[Row], n_out: int) -> tuple[set[int], str]:
-        """Draw indices of single rows to cut out, stratified by label if possible, and say how in words."""
+        """Draw `n_out` rows, stratified if possible, and say how; DataError if a label would leave train."""
         labels = [self._labels(row) for row in rows]
         counts, order = Counter(name for names in labels for name in names), range(len(rows))
         if not self.has_classes:
@@ -96,12 +95,18 @@ class Cutter:
                 return out, "stratified by label"
         kept_row = {name: i for i in reversed(order) for name in labels[i]}  # the first of each label
         free = sorted(set(order) - set(kept_row.values()))
+        if len(free) < n_out:
+            raise DataError(
+                f"{n_out} of {len(rows)} train rows are to be cut out, but only {len(free)} can be if train "
+                f"keeps each of its {len(counts)} labels; check that the label column holds classes, "
+                "drop rare labels, or raise --max-examples if it is set."
+            )
         how = "as labels are too rare or too many" if is_single else "every label stays in train"
         drawn = np.random.default_rng(self.seed).permutation(free)[:n_out].tolist()
         return set(drawn), f"not stratified, {how}"
 
     def _with_labels(self, rows: Sequence[Row], out: set[int], spread: frozenset[str]) -> set[int]:
-        """Swap rows so that the cut has each label of `spread`, for rows whose labels it has more often."""
+        """Swap rows so that the cut has each label of `spread`, if possible without losing another label."""
         inside = Counter(name for i in out for name in self._labels(rows[i]))
         missing = sorted(spread - inside.keys())
         if not missing:
@@ -110,14 +115,14 @@ class Cutter:
         stays = Counter(name for i, names in enumerate(labels) if i not in out for name in names)
         order: list[int] = np.random.default_rng(self.seed).permutation(len(rows)).tolist()
         place = {i: at for at, i in enumerate(order)}
-        held: dict[str, list[int]] = {name: [] for name in missing}  # by no row of the cut
+        rows_with: dict[str, list[int]] = {name: [] for name in missing}
         for i in order:
-            for name in held.keys() & labels[i]:
-                held[name].append(i)
+            for name in rows_with.keys() & labels[i]:
+                rows_with[name].append(i)
         out = set(out)
         for name in missing:
             can_come = (
-                i for i in held[name] if i not in out and all(stays[other] > 1 for other in labels[i])
+                i for i in rows_with[name] if i not in out and all(stays[other] > 1 for other in labels[i])
             )
             comes = next(can_come, None)
             if inside[name] or comes is None:
@@ -136,7 +141,7 @@ class Cutter:
         return out
 
     def without_surplus(self, rows: list[Row], n_most: int) -> tuple[list[Row], str]:
-        """Keep `n_most` rows: whole groups are left out while they fit, then single rows. Adds a note."""
+        """Drop whole groups that are not too large, then single rows, until `n_most` stay; add a note."""
         n_out = len(rows) - n_most
         has_groups = any(row.group is not None for row in rows)
         out = self._fitting_groups(rows, n_out, n_stay=_FEWEST_GROUPS)[0] if has_groups else set()
@@ -152,9 +157,9 @@ class Cutter:
     def _fitting_groups(
         self, rows: Sequence[Row], n_out: int, *, n_stay: int
     ) -> tuple[set[int], list[list[int]]]:
-        """Draw whole groups at random while they fit; give their row indices, and the groups that do not.
+        """Draw whole groups at random, skipping each that would bring the cut above `n_out` rows.
 
-        Every label and `n_stay` groups stay in train.
+        Every label and `n_stay` groups stay in train. Returns row indices, and the groups that were skipped.
         """
         groups = groups_of(rows)
         n_rows_with = Counter(name for row in rows for name in self._labels(row))
@@ -181,7 +186,7 @@ class Cutter:
 
 
 def groups_of(rows: Sequence[Row]) -> list[list[int]]:
-    """The row indices of each group; a row without a group is a group of its own."""
+    """List the row indices of each group; a row without a group is a group of its own."""
     groups: dict[Any, list[int]] = {}
     for i, row in enumerate(rows):
         groups.setdefault(i if row.group is None else row.group, []).append(i)
@@ -189,19 +194,19 @@ def groups_of(rows: Sequence[Row]) -> list[list[int]]:
 
 
 def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int) -> tuple[Parts, list[str]]:
-    """Cut train into train, search and confirm, unless the user has confirm; adds notes on each cut.
+    """Cut search out of train, and confirm too unless the user has it; add notes on each cut.
 
-    `max_examples` limits train and search together.
+    `max_examples` limits train and search together; None is no limit.
 
     Raises:
-        DataError: Too few rows remain to learn from.
+        DataError: Too few rows remain to learn from, or a cut is impossible.
     """
     has_classes = bool(uncut.target.names) and uncut.target.kind not in ("number", "choice")
     cutter = Cutter(has_classes=has_classes, in_order=uncut.in_order, seed=seed % 2**32)
     train, confirm, notes = uncut.parts["train"], uncut.parts.get("confirm", []), list[str]()
     counts = Counter(name for row in train for name in names_in(row.label)) if has_classes else Counter()
     spread = frozenset(name for name, n in counts.items() if n >= _SPREAD and uncut.target.kind != "tags")
-    n_given = len(confirm)
+    n_own_confirm = len(confirm)
     if not confirm:
         train, confirm, note = cutter.cut(train, _cut_size(len(train)), "confirm", spread=spread)
         notes.append(note)
@@ -215,7 +220,7 @@ def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int) -> tupl
     if min(len(train), max_examples or len(train)) < n_needed:
         removed = [f"{fault} ({n})" for fault, n in uncut.left_out.items() if n]
         reasons = [
-            f" beside {len(confirm)} for confirm" if len(confirm) > n_given else "",
+            f" beside {len(confirm)} for confirm" if len(confirm) > n_own_confirm else "",
             f" and data.max_examples is {max_examples}" if max_examples else "",
             f", after removing {', '.join(removed)}" if removed else "",
         ]

@@ -14,7 +14,7 @@ class Row(NamedTuple):
     """One example as read: `inputs` as its task takes them, and the label as the dataset has it.
 
     Rows of one `group` stay in one split. `time` is the cell of the time column. `number` counts the rows of
-    the table from 1, for messages; 0 where it is not known.
+    the table from 1, for messages; 0 if it is not known.
     """
 
     inputs: tuple[Any, ...]
@@ -26,7 +26,7 @@ class Row(NamedTuple):
 
 # What users call the parts that they give beside train.
 USUAL_NAMES = {"test": "test", "confirm": "validation"}
-Parts = dict[str, list[Row]]  # train, and where the user has them confirm and test -> rows
+Parts = dict[str, list[Row]]  # part -> rows: train, and confirm and test if the user has them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +35,9 @@ class UncutRows:
 
     - `in_order`: neighbouring rows belong together (a text, a time series), so cuts are made at the end.
     - `may_repeat`: one part may hold the same inputs twice.
-    - `shared_inputs`: inputs that several parts may hold.
-    - `left_out`: the number of train rows that were not kept, by their fault ("rows without a label").
-    - `notes`: one sentence for the user on each decision of the reader.
+    - `shared_inputs`: inputs that several parts may hold, such as a fixed instruction.
+    - `left_out`: number of train rows that were dropped, by the reason ("rows without a label").
+    - `notes`: one sentence for the user on each decision that was made in reading.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Split:
 
     `labels` are as the target says: an index into its names, several indices, a number, one index per token
     (-100 where it has no tag), or a text. `groups` has one number per example, equal for examples with the
-    same cell in the group column; it is empty where no two have, and for a text that is cut into blocks.
+    same cell in the group column. It is empty if no two examples share a cell, and for text cut into blocks.
     """
 
     name: str

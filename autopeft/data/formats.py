@@ -36,17 +36,17 @@ PARAGRAPH = "paragraph"  # the only column of a text file
 TOKENS, TAGS = "tokens", "tags"  # the columns of tagged sentences
 
 _PACKED = ".gz"  # after any other suffix
-_MOST_PACKED, _UNPACKED_BYTES = 100, 50e6  # texts shrink to a tenth; a bomb to a thousandth
-_SEPARATORS = (",", ";", "\t", "|")  # the usual ones first
+_MOST_PACKED, _UNPACKED_BYTES = 100, 50e6  # growth that is allowed: texts grow tenfold, a bomb a thousandfold
+_SEPARATORS = (",", ";", "\t", "|")  # the most usual first, which wins a tie
 _FIRST_ROWS = 20  # whose cells are counted to find the separator; chosen by hand
 _LONGEST_ROW = 2**26  # bytes; chosen by hand
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_MOST_LINES = 2  # of what a library says of a file; the rest is advice
+_MOST_LINES = 2  # of a library's error message that ours quotes; further lines give advice
 _N_UNIVERSAL = 10  # cells of a token in CoNLL-U
+_MANY_DIGITS = 20  # an integer with so many may exceed 64 bits: 2^63 has 19
 _FEW_PARAGRAPHS = 60  # a text with fewer is read line by line, so that each split gets some; chosen by hand
 
 # pyarrow's errors are ValueErrors or of its own kind; a damaged gzip file raises EOFError and zlib.error.
-_MANY_DIGITS = 20  # 2^63 has 19
 FILE_ERRORS = (
     *(DatasetsError, OSError, ValueError, RuntimeError, OverflowError, EOFError, zlib.error),
     pa.ArrowException,
@@ -62,23 +62,23 @@ class TextFormat:
 
 
 def suffix_of(path: Path) -> str:
-    """The suffix that tells the format, in lower case; that of `rows.csv.gz` is .csv."""
+    """Find the suffix that names the format, in lower case: .csv for `rows.csv.gz`."""
     return unpacked_name(path).suffix.lower()
 
 
 def unpacked_name(path: Path) -> Path:
-    """The path of what a packed file holds: `rows.csv` for `rows.csv.gz`."""
+    """Drop the suffix .gz: `rows.csv` for `rows.csv.gz`; other paths stay."""
     return path.with_suffix("") if path.suffix.lower() == _PACKED else path
 
 
 def suffixes_of(text: TextFormat | None) -> tuple[str, ...]:
-    """The suffixes of the files that are read, those of tables first."""
+    """List the suffixes of files that can be read: those of tables, then those of the task's texts."""
     return (*TABLES, *(text.suffixes if text else ()))
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """A context in which `datasets` is silent."""
+    """Silence the logs and progress bars of `datasets` in this context."""
     had_bars, verbosity = not datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     datasets.disable_progress_bars()
@@ -91,7 +91,7 @@ def quiet() -> Iterator[None]:
 
 
 def read_table(path: Path, text: TextFormat | None = None) -> Any:
-    """Read the table of one file, or the dataset in a folder that `save_to_disk` wrote.
+    """Read one file, or a folder that `save_to_disk` wrote, into a table or a dictionary of tables by split.
 
     Raises:
         DataError: The file is of another format, damaged or blank.
@@ -105,7 +105,7 @@ def read_table(path: Path, text: TextFormat | None = None) -> Any:
         try:
             if path.is_dir():
                 saved = datasets.load_from_disk(str(path))
-                return saved.with_format(None)  # a saved one may have the format of torch
+                return saved.with_format(None)  # it may have been saved with the format of torch
             table = _read_file(path, text)
             table.info.dataset_name = path.name  # for messages
             return table
@@ -151,7 +151,7 @@ class _FaultyRowError(ValueError):
 
 
 def _opened(path: Path, *, newline: str | None = None) -> TextIO:
-    """The UTF-8 text of a file, without gzip and byte order mark; the `csv` module asks for `newline=""`."""
+    """Open a file as UTF-8 text, unpacked, without byte order mark; the `csv` module needs `newline=""`."""
     if path.suffix.lower() == _PACKED:
         _require_sensible_size(path)
         return cast(TextIO, gzip.open(path, "rt", encoding="utf-8-sig", newline=newline))
@@ -159,7 +159,7 @@ def _opened(path: Path, *, newline: str | None = None) -> TextIO:
 
 
 def _require_sensible_size(path: Path) -> None:
-    """Raise DataError for a gzip file that unpacks to so much that nobody packed rows into it."""
+    """Raise DataError for a gzip file that unpacks to far more than rows of text would: a zip bomb."""
     most, n_bytes = max(_UNPACKED_BYTES, _MOST_PACKED * path.stat().st_size), 0
     with gzip.open(path) as file:
         while piece := file.read(1 << 20):
@@ -190,7 +190,7 @@ def _read_delimited(path: Path, sign: str) -> Any:
                 f"has several columns of the name {repeated[0]!r}; rename all but one of them."
             )
         names = [name if name.strip() else f"Unnamed: {place}" for place, name in enumerate(header)]
-        if not sum(1 for _ in rows):  # which looks for faults in all of them
+        if not sum(1 for _ in rows):  # `_rows` raises at the first faulty row
             raise ValueError("it has a header alone" if names else "it is blank")
     finally:
         csv.field_size_limit(limit)
@@ -206,7 +206,7 @@ def _read_delimited(path: Path, sign: str) -> Any:
 
 
 def _separator(path: Path) -> str:
-    """Find the sign that cuts the header into most cells, best one that cuts the next rows alike."""
+    """Choose the separator that cuts all first rows into equally many cells, or the header into most."""
 
     def rank(sign: str) -> tuple[bool, int]:
         sizes = list[int]()
@@ -221,8 +221,8 @@ def _separator(path: Path) -> str:
 def _has_bare_quotes(path: Path) -> bool:
     """Whether quotes in a file with tabs are part of its texts, as in GLUE's files, and enclose no cells.
 
-    They are where each line has the tabs of the header, and quotes that enclose cells would be faulty or join
-    lines. A quoted header and doubled quotes tell that quotes enclose cells.
+    True if every line has as many tabs as the header, and quotes that enclose cells would be faulty or join
+    lines. A faulty quote raises _FaultyRowError if a quoted header or doubled quotes show that they enclose.
     """
     with _opened(path, newline="") as file:
         lines = [(line.count("\t"), '"' in line, '""' in line) for line in file if line.strip()]
@@ -238,7 +238,7 @@ def _has_bare_quotes(path: Path) -> bool:
 
 
 def _rows(path: Path, sign: str, quoting: Any) -> Iterator[list[str]]:
-    """The header and the rows without blank lines; raises _FaultyRowError at the first faulty one."""
+    """Yield the header and the rows, without blank lines; raise _FaultyRowError at the first faulty row."""
     header: list[str] = []
     line = 1
     with _opened(path, newline="") as file:
@@ -266,9 +266,9 @@ def _rows(path: Path, sign: str, quoting: Any) -> Iterator[list[str]]:
 
 
 def _read_json(path: Path) -> Any:
-    """The table of a JSON file: a list of records, or a record in each line.
+    """Read a JSON file into a table: a list of records, or a record in each line.
 
-    Cells of several types stay as they are.
+    A column may mix types. A key that a record lacks is None.
     """
     columns: dict[str, list[Any]] = {}
     n_rows = 0
@@ -290,7 +290,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
-    """The rows of a JSON file, and where each is in words."""
+    """Yield each row of a JSON file, and before it its place in words (`line 3`)."""
     with _opened(path) as file:
         lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
         for place, (number, line) in enumerate(lines):
@@ -309,26 +309,30 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _whole_number(digits: str) -> int | str:
-    """Read a number of JSON; one beyond 64 bits stays text, since a table of mixed cells cannot hold it."""
+    """Read an integer of JSON; one beyond 64 bits stays text, since a table of mixed cells cannot hold it."""
     return int(digits) if len(digits) < _MANY_DIGITS else digits
 
 
 def _paragraphs(text: str) -> list[str]:
-    """A text cut at blank lines, or at line ends if those are few; the pieces join to the whole text."""
-    whole = text.replace("\r\n", "\n")
-    pieces = re.findall(r"(?:[^\n]|\n(?!\s*\n))+(?:\n\s*\n+|\n?\Z)|\n+", whole)
+    """Cut a text into paragraphs at blank lines; if these are fewer than 60, cut it into lines instead.
+
+    Pieces keep their line ends, so that joined they are the text. Raises ValueError for a blank text.
+    """
+    text = text.replace("\r\n", "\n")
+    # A paragraph with the blank lines after it, or the line ends before the first paragraph.
+    pieces = re.findall(r"(?:[^\n]|\n(?!\s*\n))+(?:\n\s*\n+|\n?\Z)|\n+", text)
     if len(pieces) < _FEW_PARAGRAPHS:
-        pieces = whole.splitlines(keepends=True)
+        pieces = text.splitlines(keepends=True)
     if not any(piece.strip() for piece in pieces):
         raise ValueError("it is blank")
     return pieces
 
 
 def _tagged_sentences(text: str) -> dict[str, list[Any]]:
-    """The sentences of a CoNLL file: a line for each token, with its tag in the last cell, blanks between.
+    """Read the sentences of a CoNLL file: one line per token, its tag in the last cell, blank lines between.
 
-    Of the ten cells of CoNLL-U the form and its part of speech are read. Lines of comments before a sentence
-    and of -DOCSTART- are left out. Raises a ValueError where a line has no tag.
+    Of the ten cells of CoNLL-U, the token and its part of speech are read. Comments before a sentence and
+    -DOCSTART- lines are left out. Raises ValueError if a line has no tag, or the text is blank.
     """
     blocks = [block.split("\n") for block in re.split(r"\n\s*\n", text)]
     has_tabs = re.search(r"^[^#\n][^\n]*\t", text, re.MULTILINE)

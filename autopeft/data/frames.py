@@ -18,7 +18,7 @@ from autopeft.store import temporary_folder
 _NAME = "dataset in memory"
 # What pandas, pyarrow and datasets raise for a column that they have no type for.
 _UNREADABLE = (KeyError, NotImplementedError, OverflowError, TypeError, ValueError)
-_MOST_LETTERS = 120  # of a reason, which may print a whole cell; chosen by hand
+_MOST_LETTERS = 120  # of an error's reason, which may print a whole cell; chosen by hand
 
 
 def load_in_memory(spec: DataSpec, data: Any, *, seed: int, read_rows: ReadRows) -> LabelledData:
@@ -79,7 +79,7 @@ def load_in_memory(spec: DataSpec, data: Any, *, seed: int, read_rows: ReadRows)
 
 
 def dataset_of(frame: pd.DataFrame) -> datasets.Dataset:
-    """A data frame as a dataset without its index; DataError for columns that Arrow has no type for."""
+    """Convert a data frame to a dataset, without its index; DataError for columns without a type in Arrow."""
     try:
         return datasets.Dataset.from_pandas(frame, preserve_index=False)
     except _UNREADABLE as error:

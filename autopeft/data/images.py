@@ -22,20 +22,20 @@ from autopeft.data.sources import SPLIT_WORD, Source, by_part, is_list, listed_b
 from autopeft.errors import DataError, reason_of
 from autopeft.records import DataSpec, counted, path_at_home
 
-_ORIENTATION = 0x0112  # the EXIF tag; the turns that undo its values are those of `PIL.Image.Transpose`
+_ORIENTATION = 0x0112  # the EXIF tag; `_TURNS` has the `PIL.Image.Transpose` that undoes each of its values
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 # Pillow knows the suffixes of these formats, but has no decoder of its own for them.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 # What the decoders of Pillow raise beside its `DecompressionBombError`.
 _DECODER_ERRORS = (OSError, EOFError, RuntimeError, SyntaxError, ValueError)
 _OF_MACS = "__MACOSX"  # a folder that the archiver of macOS adds
-_MOST_SUFFIXES = 4  # that a note lists
+_MOST_SUFFIXES = 4  # that a note lists; chosen by hand
 FILE_NAMES = "file image filename file_name path image_path image_file img"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFile:
-    """One image; two are equal exactly if their bytes are. `content` are those of one without a file."""
+    """One image; two are equal if their bytes are. `content` has the bytes of an image that is no file."""
 
     digest: str
     path: str = field(compare=False)
@@ -45,17 +45,16 @@ class ImageFile:
         return self.digest
 
     def load(self, *, is_draft: bool = False) -> Any:
-        """The image upright and in RGB, a `PIL.Image.Image`; a DataError if it does not open.
+        """Open the image as a `PIL.Image.Image`, upright and in RGB; raises DataError if it does not open.
 
-        A draft raises the same error; of a JPEG file it is an image of an eighth of the sides, which takes a
-        quarter of the time.
+        `is_draft` only checks that it opens: a JPEG is then made small, in a quarter of the time.
         """
         module = pillow()
         try:
             content = Path(self.path).read_bytes() if self.content is None else self.content
             with module.open(io.BytesIO(content)) as image:
                 if is_draft:
-                    image.draft(None, (1, 1))  # of no effect on files of other kinds
+                    image.draft(None, (1, 1))  # has no effect on formats other than JPEG
                 image.load()  # first: getexif may decode the image too, and its errors are ignored
                 try:
                     turn = _TURNS.get(image.getexif().get(_ORIENTATION))
@@ -70,7 +69,7 @@ class ImageFile:
 
 
 def pillow() -> Any:
-    """The module `PIL.Image`; raises DataError if Pillow is missing."""
+    """Import the module `PIL.Image`; raises DataError if Pillow is missing."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -79,13 +78,10 @@ def pillow() -> Any:
 
 
 def read_images(spec: DataSpec) -> UncutRows:
-    """Read rows of one image with a label; raises DataError without images or labels.
-
-    Raises the same error if the file of an image is missing.
-    """
+    """Read rows of one image with a label; DataError without images or labels, or if a file is missing."""
     if not spec.source:
         raise DataError("The sample dataset has texts; name a folder of images with --data.")
-    source = _read(spec, spec.source)
+    source = _read_tables(spec, spec.source)
     names = source.tables["train"][0][0].column_names
     files = only_input(spec, names, FILE_NAMES, content="image files")
     label = label_column(spec, names, inputs=[files], usual_names=LABEL_NAMES)
@@ -106,8 +102,8 @@ def read_images(spec: DataSpec) -> UncutRows:
     return replace(uncut, parts=parts)
 
 
-def _read(spec: DataSpec, place: str) -> Source:
-    """Read the tables of each part, each with the folder that its image paths start from."""
+def _read_tables(spec: DataSpec, place: str) -> Source:
+    """Read the tables of each part as pairs: a table, and the folder that its image paths start from."""
     path = path_at_home(place)
     files: Source | None = None
     if is_list(place):
@@ -131,9 +127,9 @@ def _read(spec: DataSpec, place: str) -> Source:
 
 
 def _read_class_folders(path: Path) -> Source:
-    """List the images of `train/cat/1.png`, or of `cat/1.png` if no folder is named after a split.
+    """List images such as `train/cat/1.png`, or `cat/1.png` if no folder is named after a split.
 
-    A class with the name of a split beside others is refused, since its folders of classes are looked for.
+    A class named like a split is taken for a split: it holds no folders of classes, which is a DataError.
     """
     children = sorted(child for child in path.iterdir() if child.is_dir() and not _is_hidden(child, path))
     if not children:
@@ -145,7 +141,7 @@ def _read_class_folders(path: Path) -> Source:
     if any(SPLIT_WORD.search(child.name.lower()) for child in children):
         parts, part_notes = by_part({child.name: child for child in children}, path.name)
         notes += part_notes
-    kinds = pillow().registered_extensions()  # which fills OPEN
+    kinds = pillow().registered_extensions()  # this call fills `OPEN`, too
     readable = set(pillow().OPEN) - _NOT_DECODED
     suffixes = {suffix for suffix, kind in kinds.items() if kind in readable}
     tables: dict[str, list[Any]] = {part: [] for part in parts}
@@ -172,12 +168,12 @@ def _read_class_folders(path: Path) -> Source:
 
 
 def _is_hidden(file: Path, root: Path) -> bool:
-    """Whether a file, or a folder between it and the root, is the system's, an editor's or an archiver's."""
+    """Whether a file, or a folder between it and the root, begins with a dot or was added by macOS."""
     return any(name.startswith(".") or name == _OF_MACS for name in file.relative_to(root).parts)
 
 
 def _with_keys(table: Any, column: str, *, folder: Path, part: str) -> tuple[Any, dict[str, ImageFile]]:
-    """Put a key in place of each image of a table (None if missing), and map the keys to the images."""
+    """Replace each image of a table by a key (None if missing), and map the keys to the images."""
     if column not in table.column_names:
         return table, {}  # `labelled` names the missing column
     if isinstance(table.features[column], datasets.Image):
@@ -187,41 +183,42 @@ def _with_keys(table: Any, column: str, *, folder: Path, part: str) -> tuple[Any
     for index, cell in enumerate(table[column]):
         key = None
         if cell is not None and cell != "":
-            image = _image_of(cell, folder, f"row {index + 1} of {part}")
+            image = _find_image(cell, folder, f"row {index + 1} of {part}")
             key = f"{image.digest} {image.path}"
             images[key] = image
         keys.append(key)
     return table.remove_columns(column).add_column(column, keys), images
 
 
-def _image_of(cell: Any, folder: Path, where: str) -> ImageFile:
-    """Find the image of a record with bytes or a path, of bytes, or of the name of a file in the folder."""
+def _find_image(cell: Any, folder: Path, where: str) -> ImageFile:
+    """Find the image of a cell: a record with bytes or a path, bytes, or the name of a file in the folder."""
     if isinstance(cell, Mapping):
         if cell.get("bytes") is None and cell.get("path") is None:
             raise DataError(f"The image in {where} holds neither bytes nor a path; complete or drop the row.")
-        return _image(str(cell.get("path") or where), content=cell.get("bytes"))
+        return _hashed(str(cell.get("path") or where), content=cell.get("bytes"))
     if isinstance(cell, bytes):
-        return _image(where, content=cell)
+        return _hashed(where, content=cell)
     if not isinstance(cell, str):
         raise DataError(
             f"The image in {where} is a {type(cell).__name__}; allowed are image files, their bytes or paths."
         )
     for spelling in (cell, cell.replace("\\", "/")):  # of a table that was made on Windows
         if (folder / spelling).is_file():
-            return _image(str(folder / spelling))
+            return _hashed(str(folder / spelling))
     raise DataError(
         f"The image {cell} of {where} is not in {folder}; correct the path, or unpack its archive."
     )
 
 
-def _image(path: str, *, content: bytes | None = None) -> ImageFile:
+def _hashed(path: str, *, content: bytes | None = None) -> ImageFile:
+    """Digest an image's bytes; raises DataError for a missing file, or for more than 8 bits a value."""
     try:
         read_bytes = Path(path).read_bytes() if content is None else content
     except OSError as error:
         text = f"The image {path} cannot be read ({error.strerror or error}); replace it or leave it out."
         raise DataError(text) from error
     module = pillow()
-    with (  # an image that does not open passes: `ImageFile.load` tells why
+    with (  # an image that does not open passes here: `ImageFile.load` raises for it
         contextlib.suppress(*_DECODER_ERRORS, module.DecompressionBombError),
         module.open(io.BytesIO(read_bytes)) as image,
     ):

@@ -39,29 +39,29 @@ TEXT_NAMES = (
     " text sentence content review body title query question utterance tweet document comment input prompt"
     " message headline"
 )
-_OPTIONAL = ("title", "headline", "subject")  # a text without one is a text still
+_OPTIONAL = ("title", "headline", "subject")  # a pair that begins so is read only if no row lacks it
 LABEL_NAMES = (
     "label labels target class category intent sentiment emotion topic y gold_label rating stars score"
     " similarity_score"
 )
-WITHOUT_LABEL, WITHOUT_TEXT = "rows without a label", "rows without text"  # of `UncutRows.left_out`
+WITHOUT_LABEL, WITHOUT_TEXT = "rows without a label", "rows without text"  # keys of `UncutRows.left_out`
 _MOSTLY = 0.9  # share of the distinct labels that are numbers where numbers are learned; chosen by hand
 MAX_LEVELS = 10  # more distinct numbers, some of them fractions, are a regression target; chosen by hand
-_WITH_COMMA = re.compile(r"[-+]?\d+,\d+")
-_LARGEST = 1e18  # size of a number to learn, whose square float32 still holds; chosen by hand
+_WITH_COMMA = re.compile(r"[-+]?\d+,\d+")  # 3,5 or 1,234
+_LARGEST = 1e18  # absolute value of a number to learn; float32 still holds its square; chosen by hand
 
 
 def read_texts(spec: DataSpec) -> UncutRows:
-    """Read labelled texts or pairs of texts; the labels decide the kind of the target."""
+    """Read labelled texts or pairs of texts; the labels decide what kind of target they are."""
     source = read(spec)
     columns, notes = _choose_columns(spec, source.tables["train"][0])
     return labelled(spec, source._replace(notes=(*source.notes, *notes)), columns=columns)
 
 
 def labelled(spec: DataSpec, source: Source, *, columns: Columns) -> UncutRows:
-    """Read the rows of some input columns and a label column, and find their target.
+    """Read rows from some columns, drop those without text or label, and describe the labels as a target.
 
-    Raises a DataError if the labels cannot be learned from.
+    Raises a DataError if the labels cannot be learned from, or more than half of the rows lack text.
     """
     notes = []
     raw = {
@@ -112,14 +112,14 @@ def labelled(spec: DataSpec, source: Source, *, columns: Columns) -> UncutRows:
 
 
 def names_in(label: Any) -> tuple[str, ...]:
-    """The labels of one row: of a tuple those that are not None, a single label as a tuple of one."""
+    """List the labels of one row: the items of a tuple that are not None, or the one label; () for None."""
     if isinstance(label, tuple):
         return tuple(name for name in label if name is not None)
     return () if label is None else (label,)
 
 
 class NoLabelColumnError(DataError):
-    """There is no label column; `names` are the columns of the table."""
+    """A table has no label column; `names` are its columns."""
 
     def __init__(self, names: Sequence[str], *, remedy: str = "name it") -> None:
         """Say which columns there are; `remedy` stands before the flag that names the column."""
@@ -129,7 +129,7 @@ class NoLabelColumnError(DataError):
 
 
 def label_column(spec: DataSpec, names: Sequence[str], *, inputs: Sequence[str], usual_names: str) -> str:
-    """The label column that the spec names, or the one with a usual name; raises DataError without one."""
+    """Choose the label column: the spec's, else the one with a usual name; else raise NoLabelColumnError."""
     candidates = [name for name in names if name not in inputs]
     label = spec.label_column or first_usual_column(candidates, usual_names)
     if not label:
@@ -138,7 +138,7 @@ def label_column(spec: DataSpec, names: Sequence[str], *, inputs: Sequence[str],
 
 
 def _choose_columns(spec: DataSpec, table: Any) -> tuple[Columns, list[str]]:
-    """Choose the columns of the texts and of the label, and say which in notes."""
+    """Choose the columns of the texts and of the label, and name them in notes; raises DataError without."""
     names, texts = table.column_names, list(spec.text_columns)
     check_named(spec, names)
     label = label_column(spec, names, inputs=texts, usual_names=LABEL_NAMES)
@@ -172,7 +172,7 @@ def _choose_columns(spec: DataSpec, table: Any) -> tuple[Columns, list[str]]:
 
 
 def _find_texts(head: pa.Table, not_texts: Collection[str | None]) -> list[str]:
-    """Find the columns with the most telling names, or else the only column of strings; empty without."""
+    """Find the columns with the most telling names, else the only column of strings; [] if there is none."""
     by_lower = {name.strip().lower(): name for name in head.column_names if name not in not_texts}
     for names in TEXT_NAMES.split():
         if not all(name in by_lower for name in names.split("+")):
@@ -195,7 +195,7 @@ def with_labels(
     train_labels: Collection[str],
     are_numbers: bool = False,
 ) -> tuple[list[Any], list[str]]:
-    """Keep the rows, of any type with a `label`, that have one; with a note if some have none.
+    """Drop the rows without a label, with a note if there are some; rows may be of any type with a `label`.
 
     Raises DataError if no row of train has a label.
     """
@@ -216,10 +216,10 @@ def with_labels(
 
 
 def _kind(labels: Sequence[Any], column: str) -> TargetKind:
-    """`classes` for lists, `number` for many distinct numbers with fractions, else `class`.
+    """Choose the kind: `classes` for lists, `number` for more than 10 numbers with fractions, else `class`.
 
-    Up to a tenth of the distinct labels may be no numbers, so that typing errors are found later. Raises
-    DataError for as many numbers with a comma, which may be decimals, thousands or two labels.
+    Up to a tenth of the distinct labels may be no numbers: `_numbers` reports such typing errors. Raises
+    DataError if numbers with a comma make the rest: the comma may be decimal, divide thousands or labels.
     """
     if any(isinstance(label, tuple) for label in labels):
         return "classes"
@@ -237,7 +237,7 @@ def _kind(labels: Sequence[Any], column: str) -> TargetKind:
 
 
 def _numbers(part: str, rows: Sequence[Row], column: str) -> list[Row]:
-    """Rows with labels as finite floats; raises DataError with the row of a label that is no number."""
+    """Turn labels into finite floats; raises DataError with the row of the first that is no such number."""
     values = [float(row.label) if NUMBER.fullmatch(row.label) else math.nan for row in rows]
     faulty = [row for row, value in zip(rows, values, strict=True) if not abs(value) <= _LARGEST]
     if faulty:
@@ -250,7 +250,7 @@ def _numbers(part: str, rows: Sequence[Row], column: str) -> list[Row]:
 
 
 def _classes(parts: Parts, kind: TargetKind, columns: Columns, *, declared: Sequence[str]) -> Target:
-    """The target of one or several classes; raises DataError if confirm or test have labels new to train."""
+    """Describe classes as a target; DataError if train has less than 2, or another part has a new one."""
     counts = Counter(name for row in parts["train"] for name in names_in(row.label))
     names = order_of(counts, declared)
     if len(names) < 2:
@@ -274,7 +274,7 @@ def _classes(parts: Parts, kind: TargetKind, columns: Columns, *, declared: Sequ
 
 
 def order_of(present: Iterable[str], declared: Sequence[str]) -> tuple[str, ...]:
-    """Labels in the order of their declaration, or else sorted, numbers by value."""
+    """Sort the labels that occur as they are declared; without a declaration by text, or numbers by value."""
     present = set(present)
     has_numbers = not declared and all(NUMBER.fullmatch(label) for label in present)
     by_value = sorted(present, key=lambda name: (float(name) if has_numbers else 0.0, name))

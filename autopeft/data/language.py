@@ -30,14 +30,14 @@ PAIRS = (
     " question+response query+response source+target input+output document+summary text+summary"
     " article+summary dialogue+summary article+highlights"
 )
-# Columns that add to a prompt of these names: Alpaca, Dolly and SQuAD have them.
+# A prompt of one of these names takes in the column `input` or `context`: in Alpaca, Dolly and SQuAD.
 EXTENDED_PROMPTS, MORE_NAMES = ("instruction", "question", "prompt"), "input context"
 CHAT_NAMES = "messages conversation conversations chat"
 TRANSLATION = "translation"  # a column of records with a text in each language, as WMT and OPUS have it
 TEXT_NAMES = "text content document body story article"
 SYSTEM, TOOLS, HISTORY = "system", "tools", "history"  # columns beside a prompt or a chat
-# A prompt in more of the train rows than this, 1 in so many and so many at least, is an instruction rather
-# than a question; chosen by hand.
+# A prompt in more than a tenth of the train rows, and in more than 10, is a fixed instruction rather than a
+# question; chosen by hand.
 _FIXED_SHARE, _FIXED_AT_LEAST = 10, 10
 
 
@@ -45,8 +45,8 @@ _FIXED_SHARE, _FIXED_AT_LEAST = 10, 10
 class _Layout:
     """The kind of a dataset's rows (`extension.Target.kind`), and the columns that hold them.
 
-    `completion` is None where a chat is in one column, or all of a text is learned. `system` and `tools` are
-    columns beside chats.
+    `completion` is None if one column holds whole chats, or all of a text is learned. `system` and `tools`
+    are columns beside chats.
     """
 
     kind: TargetKind
@@ -57,12 +57,12 @@ class _Layout:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Every column that is read."""
+        """The columns of inputs and completion."""
         return self.inputs if self.completion is None else (*self.inputs, self.completion)
 
     @property
     def label(self) -> str:
-        """What is learned after a prompt, in words; empty where all of a text is learned."""
+        """What is learned after a prompt, in words; empty if all of a text is learned."""
         return self.completion or ("the assistant's answers" if self.kind == "chat" else "")
 
     @property
@@ -79,7 +79,7 @@ class _Layout:
 def read_language(spec: DataSpec) -> UncutRows:
     """Read rows of text; rows with the same prompt form a group, so that no two splits share a prompt.
 
-    Raises a DataError without a column to learn from, or if rows do not hold what their column says.
+    Raises a DataError without a column to learn from, or if a row does not hold what its column should.
     """
     if spec.time_column is not None:
         raise DataError("data.time_column is for labelled rows; sort texts into files train and validation.")
@@ -88,7 +88,7 @@ def read_language(spec: DataSpec) -> UncutRows:
         part: [table.flatten() if TRANSLATION in table.column_names else table for table in part_tables]
         for part, part_tables in source.tables.items()
     }
-    layout = _layout(spec, tables["train"][0])
+    layout = _choose_layout(spec, tables["train"][0])
     if layout.tools and not holds_tools(_train_cells(tables["train"], layout.tools)):
         layout = replace(layout, tools=None)
     notes = [*source.notes, *_notes_on_unread(spec, tables["train"], layout)]
@@ -143,7 +143,7 @@ def read_language(spec: DataSpec) -> UncutRows:
 
 
 def _notes_on_unread(spec: DataSpec, tables: list[Any], layout: _Layout) -> list[str]:
-    """Name the columns that are not read, though they hold texts, or something that belongs to prompts."""
+    """Write notes on columns that are not read, though they hold texts or parts of prompts."""
     if layout.kind == "stream":
         return []
     names = tables[0].column_names
@@ -164,12 +164,12 @@ def _notes_on_unread(spec: DataSpec, tables: list[Any], layout: _Layout) -> list
 
 
 def _train_cells(tables: list[Any], name: str) -> list[Any]:
-    """The cells of a column that a train table may lack."""
+    """Read a column of all train tables; None for each row of a table that lacks it."""
     return [cell for table in tables for cell in cells_of("train", table, name, is_needed=False)]
 
 
-def _layout(spec: DataSpec, table: Any) -> _Layout:
-    """Choose the layout that the spec names, or else the first that the column names suggest."""
+def _choose_layout(spec: DataSpec, table: Any) -> _Layout:
+    """Choose the layout that the spec names, else the first that the column names suggest; else DataError."""
     names = table.column_names
     if names == [PARAGRAPH]:
         return _Layout(kind="stream", inputs=(PARAGRAPH,))
@@ -210,7 +210,7 @@ def _layout(spec: DataSpec, table: Any) -> _Layout:
 
 
 def _refuse_preferences(table: Any, by_lower: Mapping[str, str]) -> None:
-    """Raise DataError where rows say which completions people prefer."""
+    """Raise DataError if the columns hold preferences: two completions, or whether one is wanted."""
     label = by_lower.get("label", "")
     is_bool = getattr(table.features.get(label), "dtype", "") == "bool"
     if {"chosen", "rejected"} <= by_lower.keys():
@@ -226,12 +226,12 @@ def _refuse_preferences(table: Any, by_lower: Mapping[str, str]) -> None:
 
 
 def _rows(part: str, table: Any, layout: _Layout, *, group: str | None) -> tuple[list[Row | None], list[str]]:
-    """Read the rows of a table, None for a row without text; notes say what of chats is not learned."""
+    """Read the rows of a table, None for a row without text; notes say what is not learned."""
 
     def cells_or_none(name: str | None) -> Sequence[Any]:
         return [None] * len(table) if name is None else cells_of(part, table, name, is_needed=False)
 
-    # A completion may be a list written as text, to be learned as it stands.
+    # Only chats are parsed: a completion may be a list written as text, to be learned as it stands.
     is_chat = layout.kind == "chat"
     columns = [cells_of(part, table, name, reads_lists=is_chat) for name in layout.columns]
     if layout.kind == "stream":

@@ -35,19 +35,19 @@ from autopeft.records import DataSpec, path_at_home
 _SPELLING = "Check the spelling, or pass --data with the place to which it was moved."
 SAMPLE = Path(__file__).parents[1] / "sample_data" / "clinc_domain10"
 
-# `train`, `training` and `trainset`, but not `latest`, `contest` or `trainer`.
+# A split word in a name: `train`, `training` and `trainset`, but not `latest`, `contest` or `trainer`.
 SPLIT_WORD = re.compile(
     r"(?<![a-z])(train|test|validation|valid|val|dev|evaluation|eval|devtest|heldout|holdout|trainval)"
     r"(ing)?(set|data|dataset|split|file|rows)?(?![a-z])"
 )
-_RARE = ("eval", "evaluation", "devtest", "heldout", "holdout")  # words for splits beside a train split alone
-_PART_OF = {
+_RARE = ("eval", "evaluation", "devtest", "heldout", "holdout")  # name a split only beside a train split
+_PART_OF = {  # every other split word means confirm
     **dict.fromkeys(("train", "trainval"), "train"),
     **dict.fromkeys(("test", "devtest", "heldout", "holdout"), "test"),
 }
 _ABOUT = re.compile(r"(readme|licen[cs]e)([.-]\w+)*", re.IGNORECASE)  # names of files that describe the data
 _LONGEST_ID = 96  # characters of an id on the hub
-_MOST_NAMES = 4  # of files that a note lists
+_MOST_NAMES = 4  # that a note lists; chosen by hand
 
 # The hub client changed its HTTP library between versions; `HTTPError` is the base error of either. A reader
 # that lacks its package (of .zst files, of sound) raises an ImportError that names it.
@@ -65,7 +65,7 @@ class Source(NamedTuple):
 def read(spec: DataSpec, *, text: TextFormat | None = None) -> Source:
     """Read the tables of a file, several files by comma, a folder of files, a saved dataset, or a hub id.
 
-    Plain texts are read if the task has a format for them. Raises DataError without a train part.
+    `text` is the task's format for plain texts; None reads none. Raises DataError without a train part.
     """
     path = SAMPLE if spec.source is None else path_at_home(spec.source)
     if is_list(spec.source):
@@ -96,10 +96,9 @@ def _read_files(files: Source, text: TextFormat | None) -> Source:
 
 
 def _data_files(folder: Path, text: TextFormat | None) -> tuple[dict[str, Path], tuple[str, ...]]:
-    """Find the data files of a folder by name, or of the only folder in it that has some; with notes.
+    """List the data files of a folder, else of the only folder in it that has some; by name, and a note.
 
-    Files about the data are left out: a readme or licence, and .md beside tables. Raises DataError if there
-    is no file.
+    Files about the data are left out: a readme or licence, and .md beside tables. DataError without files.
     """
     suffixes = suffixes_of(text)
 
@@ -138,7 +137,7 @@ def is_list(source: str | None) -> bool:
 
 
 def listed_by_part(source: str) -> Source:
-    """Sort files, separated by commas, into parts by the split word in their names; no file is read."""
+    """Sort the files of a list with commas into parts by the split words in their names; none is read."""
     paths = [path_at_home(word.strip()) for word in source.split(",") if word.strip()]
     if not paths:
         raise DataError(f"The data source {source!r} names no file; give paths, separated by commas.")
@@ -157,6 +156,7 @@ def listed_by_part(source: str) -> Source:
 
 
 def _looks_like_path(source: str) -> bool:
+    """Whether a source that does not exist means a file, and not a dataset on the hub."""
     path = Path(source)
     is_hub_id = len(source) <= _LONGEST_ID and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source)
     if not is_hub_id:
@@ -167,6 +167,7 @@ def _looks_like_path(source: str) -> bool:
 
 
 def _near(path: Path) -> str:
+    """Name files beside a missing one with a similar name, as a sentence for an error; empty without."""
     siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, siblings, n=3, cutoff=0.5)
     return f" Near names there: {', '.join(near)}." if near else ""
@@ -177,8 +178,8 @@ def by_part(
 ) -> tuple[dict[str, list[Any]], tuple[str, ...]]:
     """Sort sources into parts by the split word in their names, with notes; all are train if no name has one.
 
-    A name with the words of several splits is left out. Raises DataError without train; the `remedy` says
-    what to do then.
+    A source with the words of several splits, or with none beside others, is left out. Raises DataError
+    without train; `remedy` is what it advises.
     """
     if not sources:
         raise DataError(f"{name} holds no file of rows; pass a file, or a folder that has one.")
@@ -216,7 +217,7 @@ def _splits_in(name: str, *, without: Collection[str] = ()) -> set[str]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names in a sentence, `a, b and c`; of many the first ones and how many more there are."""
+    """Join names for a sentence, `a, b and c`: the first four, and how many more there are."""
     if len(names) == 1:
         return names[0]
     n_more = len(names) - _MOST_NAMES
@@ -225,15 +226,15 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _read_hub(spec: DataSpec, source: str) -> Any:
-    """Load the splits of a hub dataset."""
-    try:  # once beforehand, since `load_dataset` retries for over half a minute without network
+    """Load the splits of a hub dataset; raises DataError if neither the hub nor the cache has it."""
+    try:  # beforehand, since without network `load_dataset` retries for over half a minute
         HfApi().dataset_info(source, timeout=10)
     except _HUB_ERRORS as error:
         *owner, last = source.split("/")
         cached = "___".join([*owner, camelcase_to_snakecase(last)])
         if not any(Path(datasets.config.HF_DATASETS_CACHE).glob(f"{cached}/*/*/*")):
-            is_named = isinstance(error, ImportError)  # the errors of a proxy are pages of HTML
-            reason = reason_of(error) if is_named else type(error).__name__
+            names_package = isinstance(error, ImportError)  # other texts may be a proxy's page of HTML
+            reason = reason_of(error) if names_package else type(error).__name__
             raise DataError(
                 f"Neither the hub ({reason}) nor a local file has dataset {source!r}."
                 f"{_near(Path(source))} Check spelling, network and access."

@@ -20,7 +20,7 @@ from autopeft.extension import IGNORED, Target
 from autopeft.records import DataSpec, counted, shortened
 
 _IN_BLOCKS = ("documents", "stream")  # kinds whose rows become blocks of a longer text, which have no group
-_PRECIOUS = ("test", "confirm", "train")  # the first part that has an example keeps it
+_PRECIOUS = ("test", "confirm", "train")  # the most precious first: it keeps an example that several have
 
 
 def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> LabelledData:
@@ -73,10 +73,11 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
 def _without_duplicates(uncut: UncutRows) -> tuple[UncutRows, list[str]]:
     """Keep each input in its most precious part only, and once in train; notes say what was removed.
 
-    1. Where inputs may repeat (a prompt with several answers), train keeps rows whose labels differ.
-    2. All parts keep shared inputs (a fixed instruction) whose labels differ.
+    1. If inputs may repeat (a prompt with several answers), train keeps rows whose labels differ.
+    2. All parts keep rows with shared inputs (a fixed instruction) whose labels differ.
     3. A continuous text keeps all rows.
     4. The user's test and confirm may repeat an example within themselves.
+    5. A row whose group stands in a more precious part is removed.
 
     Raises:
         DataError: No row of train remains.
@@ -143,7 +144,7 @@ def _without_duplicates(uncut: UncutRows) -> tuple[UncutRows, list[str]]:
 
 
 def _normalised(value: Any) -> Any:
-    """Texts in lower case and with single blanks, also inside of tuples; other values as they are."""
+    """Put texts in lower case and with single blanks, also inside of tuples; other values stay."""
     if isinstance(value, str):
         return " ".join(value.lower().split())
     return tuple(map(_normalised, value)) if isinstance(value, tuple | list) else value
@@ -177,13 +178,13 @@ OTHER_ROWS = (
 
 
 def other_rows_of(names: Sequence[str]) -> OtherRows | None:
-    """What a table with these columns usually holds; None where the columns are not usual ones."""
+    """Look up what a table with these columns usually holds; None if the columns are not usual ones."""
     lower = {name.strip().lower() for name in names}
     return next((rows for rows in OTHER_ROWS if any(usual <= lower for usual in rows.columns)), None)
 
 
 def _check_labels(target: Target, splits: Parts) -> list[str]:
-    """Raise DataError if train has one class alone; note the labels that train or another split lacks."""
+    """Raise DataError if train has a single class; note labels that train or another split lacks."""
     present = {part: {name for row in rows for name in names_in(row.label)} for part, rows in splits.items()}
     notes = []
     lost = [name for name in target.names if name not in present["train"]]
@@ -209,7 +210,7 @@ def _check_labels(target: Target, splits: Parts) -> list[str]:
 
 
 def _notes_on_groups(read: Parts, splits: Parts, *, are_counted: bool) -> list[str]:
-    """Warn of parts without groups, and say whether intervals count groups, or rows as independent."""
+    """Write notes on parts without groups, and on whether intervals count groups or single rows."""
     notes = []
     in_groups = {part for part, rows in read.items() if any(row.group is not None for row in rows)}
     for part, name in USUAL_NAMES.items():
@@ -232,7 +233,7 @@ def _notes_on_groups(read: Parts, splits: Parts, *, are_counted: bool) -> list[s
 
 
 def _split(part: str, rows: list[Row], target: Target, *, has_groups: bool) -> Split:
-    """Rows with their labels as numbers, and with the number of their group."""
+    """Make a split of rows: labels become numbers, and each row gets the number of its group."""
     indices = {name: index for index, name in enumerate(target.names)}
 
     def encoded(label: Any) -> Any:

@@ -26,15 +26,14 @@ from autopeft.records import DataSpec, counted, shortened
 
 TOKEN_NAMES = "tokens words token_list text sentence word token"
 TAG_NAMES = "tags ner_tags labels label ner pos_tags tag pos slots upos"
-_NO_TAG = str(IGNORED)  # of pieces that tokenised data have no tag for
+_NO_TAG = str(IGNORED)  # in tokenised data, the tag of a piece that has none
 
 
 def read_tokens(spec: DataSpec) -> UncutRows:
     """Read rows of tokens with one tag per token, None where the tag is -100.
 
-    The input is one tuple of tokens. Tokens and tags may be two lists, or two texts with blanks between.
-    Raises a DataError if they differ in number, a tag is missing, or each row of a table holds a single token
-    of a sentence.
+    A row's input is one tuple of tokens. Tokens and tags may be two lists, or two texts with blanks between.
+    Raises a DataError if they differ in number, a tag is missing, or each row holds one token of a sentence.
     """
     source = read(spec, text=SENTENCES)
     table = source.tables["train"][0]
@@ -79,6 +78,7 @@ def read_tokens(spec: DataSpec) -> UncutRows:
 
 
 def _rows(part: str, table: Any, columns: Columns) -> list[Row]:
+    """Read the rows of a table, with the names of declared tags; the label is None if no token has a tag."""
     (tokens,) = columns.inputs
     declared = declared_names(table, columns.label)
     rows = []
@@ -86,11 +86,11 @@ def _rows(part: str, table: Any, columns: Columns) -> list[Row]:
     cells = zip(*sides, *groups_and_times(part, table, columns), strict=True)
     for index, (token_cell, tag_cell, group, time) in enumerate(cells):
         where = f"row {index + 1} of {part}"
-        words = _list(token_cell, where)
+        words = _items(token_cell, where)
         if tag_cell is None and part != "train":
             rows.append(Row((words,), None, group, time, index + 1))
             continue
-        tags = _list(tag_cell, where)
+        tags = _items(tag_cell, where)
         if len(words) != len(tags):
             raise DataError(
                 f"{where.capitalize()} has {counted(len(words), 'token')} and {counted(len(tags), 'tag')} "
@@ -115,7 +115,7 @@ def _hides_tags(row: Row) -> bool:
 
 
 def _refuse_single_tokens(tables: Sequence[Any], columns: Columns) -> None:
-    """Refuse tables of words with a word and its tag in each row, whose sentences are unknown."""
+    """Raise DataError if each row is a single word with its tag: then nobody knows the sentences."""
     names = (*columns.inputs, columns.label)
     some_cells = [cell for name in names for cell in first_cells(tables, name)]
     if any(isinstance(c, list) or (isinstance(c, str) and len(c.split()) > 1) for c in some_cells):
@@ -129,7 +129,7 @@ def _refuse_single_tokens(tables: Sequence[Any], columns: Columns) -> None:
         )
 
 
-def _list(cell: Any, where: str) -> tuple[str, ...]:
+def _items(cell: Any, where: str) -> tuple[str, ...]:
     if isinstance(cell, str):
         return tuple(cell.split())
     if not isinstance(cell, Iterable | None):

@@ -28,16 +28,16 @@ PROTOCOLS: Mapping[str, type] = {
     "autopeft.sensitivity": Score,
 }
 
-_NAMED = set[str]()  # functions of their own that users of this process named themselves
+_ALLOWED = set[str]()  # own functions that a user named in this process, not only in a file
 _CLOSED = ("autopeft.exports",)  # folders that take no parts of other packages
 
 log = logging.getLogger(__name__)
 
 
 class Catalogue(Mapping[str, Part], Generic[Part]):
-    """Parts by name, names ascending; the error for an unknown name lists the names and the nearest.
+    """Parts by name, names ascending; an unknown name raises an error with the names and the nearest one.
 
-    `broken` maps the names of parts that cannot be used to a sentence each, with the cause.
+    `broken` maps the name of each part that cannot be used to a sentence with the cause, which it raises.
     """
 
     def __init__(self, kind: str, parts: Mapping[str, Part], broken: Mapping[str, str] | None = None) -> None:
@@ -54,7 +54,7 @@ class Catalogue(Mapping[str, Part], Generic[Part]):
         return self._parts[name]
 
     def changed(self, change: Callable[[Part], Changed]) -> Catalogue[Changed]:
-        """The same names with each part changed."""
+        """Apply `change` to each part; names and broken parts stay."""
         return Catalogue(self._kind, {name: change(part) for name, part in self._parts.items()}, self.broken)
 
     def __contains__(self, name: object) -> bool:
@@ -68,10 +68,10 @@ class Catalogue(Mapping[str, Part], Generic[Part]):
 
 
 def hint_for(name: str, parts: Mapping[str, Any]) -> str:
-    """Say where an unknown name is an option of a part, or a value of an option; empty where it is none.
+    """Say which part has an unknown name as an option, or as a value of an option; empty if none has.
 
-    `parts` are objects or mappings; those without `choices` have no options. A q before the name of such a
-    part stands for a quantised base model.
+    `parts` are objects or mappings; a part without `choices` has no options. A q before a part's name (qlora)
+    stands for a quantised base model.
     """
     lower = name.casefold()
     for part_name, part in parts.items():
@@ -90,23 +90,23 @@ def hint_for(name: str, parts: Mapping[str, Any]) -> str:
 
 
 def is_own_metric(name: str | None) -> bool:
-    """Whether the name of a metric is that of a function of the user's, such as `scores:rouge`."""
+    """Whether a metric is a function of the user's, named `module:function`, such as `scores:rouge`."""
     return name is not None and ":" in name
 
 
 def allow_own_function(name: str | None) -> None:
-    """Allow `own_function` to import it: a flag, a variable or an argument named it, and not only a file."""
+    """Allow `own_function` to import a user's function, since a flag, variable or argument named it."""
     if name is not None:
-        _NAMED.add(name)
+        _ALLOWED.add(name)
 
 
 def own_function(name: str, *, flag: str = "--metric") -> Callable[..., Any]:
     """Import the function of `module:function`, the value of a flag; the working directory has modules too.
 
     Raises:
-        SpecError: The name stands in a file alone, which may be a stranger's; or there is no such function.
+        SpecError: Only a file named it (see `allow_own_function`), or there is no such function.
     """
-    if name not in _NAMED:
+    if name not in _ALLOWED:
         raise SpecError(f"{name} is code, and only a file names it; pass {flag} {name} if you trust it.")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
@@ -126,21 +126,21 @@ def own_function(name: str, *, flag: str = "--metric") -> Callable[..., Any]:
 
 @cache
 def discover(package: str) -> Catalogue[Any]:
-    """Find every part of a room of autopeft, and those that other packages publish as entry points.
+    """Find every part in a folder of autopeft, and the parts that other packages publish as entry points.
 
     Args:
-        package: Dotted name of the room, such as `autopeft.methods`; also the group of the entry points.
+        package: Dotted name of the folder, such as `autopeft.methods`; also the group of the entry points.
             Sub-folders, and files whose name starts with an underscore, hold no parts.
 
     Returns:
-        The parts that can be used. A warning names each entry point that cannot be loaded, or whose part
-        lacks a member of its protocol; only who asks for that very part gets an error.
+        The parts that can be used. An entry point that cannot be loaded, or whose part lacks a member of its
+        protocol, is warned of and goes to `broken`: only asking for it by name raises.
 
     Raises:
         SpecError: Two parts have the same name.
     """
     folder = importlib.import_module(package)
-    files = pkgutil.iter_modules(getattr(folder, "__path__", ()))  # a room in one file has its parts there
+    files = pkgutil.iter_modules(getattr(folder, "__path__", ()))  # a package in one file has its parts there
     names = sorted(file.name for file in files if not file.ispkg and file.name[0] != "_")
     parts: list[tuple[Any, str]] = []
     for name in [f"{package}.{name}" for name in names] or [package]:

@@ -17,11 +17,11 @@ NeededBase = Literal["none", "shapes", "weights"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingFacts:
-    """How a plan is trained in full; None means not known.
+    """How a plan is trained in full; a field is None if it is not known.
 
     A step takes `accumulation_steps` micro-batches of `micro_batch_size` rows. `max_steps` overrides
     `epochs`; the rate rises over `warmup_steps`. `quantize` is `none`, `4bit` or `8bit`: how the base model
-    is loaded. `text_form` says in words how the texts of a row became one; empty where that is not known.
+    is loaded. `text_form` says in words how the texts of a row became one text; empty if that is not known.
     """
 
     learning_rate: float | None = None
@@ -40,11 +40,11 @@ class TrainingFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What is known of a base model's checkpoint beside its name.
+    """What is known of a base model's checkpoint besides its name.
 
-    `own_class` is the class of transformers that the checkpoint names, if the plan is for the text model in
-    it alone, whose modules have other names; else empty. `skeleton` is that class on the meta device, for an
-    exporter that asks for the base model.
+    `own_class` is set if the checkpoint is of a larger model, and the plan is for the text model in it, whose
+    modules have other names there: the class of transformers that the checkpoint names. `skeleton` is a model
+    of that class on the meta device, for exporters that need the base.
     """
 
     revision: str | None = None  # commit on the hub
@@ -80,12 +80,12 @@ class Exporter(Protocol):
     needs_base: NeededBase  # of the base model: `none`, `shapes` (meta tensors suffice) or `weights`
 
     def problems(self, source: ExportSource) -> tuple[str, ...]:
-        """What the format cannot say of a plan, as phrases; () where it can say all of it."""
+        """List as phrases what the format cannot express of a plan; () if it can express all."""
 
     def export(self, source: ExportSource, out: Path) -> tuple[str, ...]:
-        """Write the plan into an empty or new folder, whole or not at all, and give notes for its reader.
+        """Write the plan into an empty or new folder, whole or not at all; return notes for its reader.
 
         Raises:
-            SpecError: The format cannot say it; nothing is written.
+            SpecError: The format cannot express the plan; nothing is written.
             RunDirError: `out` holds files already.
         """

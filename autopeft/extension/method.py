@@ -21,11 +21,10 @@ class Method(Protocol):
     """A PEFT method: where it fits, what it costs, and its `peft` configs.
 
     `autopeft.methods.parts.PeftMethod` is a record that meets this protocol with defaults for most members.
-    A method may have four members more. `takes_rank_pattern` says whether one `peft` config holds different
-    ranks: without it, a search gives all sites of a plan one rank. `choice_labels` is `option=value` -> the
-    choice in people's words, such as "DoRA". `starts_slowly` says whether short runs judge it too low, so
-    that a search gives it longer ones. `rank_exponent`: the best learning rate falls with the rank to this
-    power; 0 for a method without it, whose scale makes up for the rank.
+    Four members more are optional. `takes_rank_pattern`: one `peft` config may hold different ranks; else a
+    search gives all sites of a plan one rank. `choice_labels`: `option=value` -> the choice in people's words
+    ("DoRA"). `starts_slowly`: short runs judge the method too low, so that a search gives it longer runs.
+    `rank_exponent`: the best learning rate falls with the rank to this power, 0 without the member.
     """
 
     name: str  # what specifications and plans call it, such as `ln_tuning`
@@ -57,25 +56,25 @@ class Method(Protocol):
         """The method with its learning rates for base models of a hidden size."""
 
     def refusal(self, site: Site, /) -> str | None:
-        """Why the method cannot be put at a site, as a phrase that follows its name; None where it can."""
+        """Say why the method cannot be at a site, as a phrase after its name; None if it can."""
 
     def only_if_asked(self, site: Site, /) -> bool:
-        """Whether a user's own plan may have the method at a site that `refusal` keeps from searches."""
+        """Whether a user's own plan may have the method at a site, though `refusal` bars searches."""
 
     def options(self, site: Site, /, **choices: OptionValue) -> Options:
         """The options of an adapter at a site: the policy's choices, and what follows from the site."""
 
     def ranks(self, site: Site, options: Options, /) -> Sequence[int]:
-        """The ranks that may be given at a site, ascending, >= 1; (1,) where the method has none."""
+        """List the ranks that a site may get, ascending, >= 1; (1,) if the method has no ranks."""
 
     def cost(self, site: Site, rank: int, options: Options, /) -> int:
-        """Trainable parameters at a site, exact; 0 at rank 0, strictly increasing over `ranks`."""
+        """Count trainable parameters at a site, exactly; 0 at rank 0, strictly increasing over `ranks`."""
 
     def scale(self, rank: int, /, **choices: OptionValue) -> float:
         """Alpha / r of an adapter of a rank under the policy's choices; 1 where the method has no scale."""
 
     def configs(self, adapters: Sequence[Adapter], /) -> tuple[PeftConfig, ...]:
-        """The `peft` configs that make these adapters and no others.
+        """Build the `peft` configs that make exactly these adapters.
 
         Args:
             adapters: Non-empty, all of this method, at most one for each site.
@@ -85,26 +84,26 @@ class Method(Protocol):
         """
 
     def servers(self, options: Options, /) -> tuple[str, ...]:
-        """Those of vllm, tgi and llama.cpp that read an exact export of an adapter with these options."""
+        """List which of vllm, tgi and llama.cpp can load an exact export of an adapter with these options."""
 
     def read_choices(self, config: Any, /) -> Options:
-        """The choices that a config of `readable_type` stands for, as far as they hold for all of it.
+        """Read the choices that hold for all of a config of `readable_type`.
 
         Raises:
-            SpecError: The config has a setting that a plan cannot say.
+            SpecError: The config has a setting that a plan cannot hold.
         """
 
 
 def rate_factor(method: Method, lead: Method) -> float:
-    """How many times the learning rate of a plan's first method another method of it trains at.
+    """Compute the factor on a plan's learning rate, which is the `lead` method's, for another method of it.
 
-    The ratio of the middles (in the logarithm) of the two methods' ranges, to three digits: a plan has
-    one learning rate, and one rate for two methods would be wrong for one of them.
+    It is the ratio of the geometric middles of the two methods' ranges, to three digits: one rate for both
+    would be wrong for one of them.
     """
     middle, lead_middle = (math.sqrt(math.prod(each.learning_rate_range)) for each in (method, lead))
     return float(f"{middle / lead_middle:.3g}")
 
 
 def slow_starters(methods: Mapping[str, Method]) -> frozenset[str]:
-    """Names of the methods that short runs judge too low."""
+    """List the methods that short runs judge too low (`starts_slowly`)."""
     return frozenset(name for name, method in methods.items() if getattr(method, "starts_slowly", False))

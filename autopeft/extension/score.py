@@ -18,8 +18,8 @@ class Reducer(Protocol):
     def update(self, site: Site, module: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
         """Add one batch to the counts of one site.
 
-        If this raises, the counts must be as before: the caller tries again with a smaller batch. Keep
-        neither tensor.
+        If this raises, the counts must be as before: the caller tries again with a smaller batch. Do not keep
+        a reference to either tensor.
 
         Args:
             site: One of the sites that the reducer was made for.
@@ -35,7 +35,7 @@ class Reducer(Protocol):
         """Add another reducer's counts to this one; `other` has the same score and sites."""
 
     def values(self, n_examples: int) -> dict[str, float]:
-        """Site name -> score >= 0, finite, averaged over examples; no entry for a site without batches."""
+        """Average over examples: site name -> finite score >= 0; no entry for a site without batches."""
 
 
 @runtime_checkable
@@ -48,4 +48,4 @@ class Score(Protocol):
     reads_examples: bool  # True: from a forward and a backward pass; False: no batch is ever counted
 
     def reducer(self, sites: Sequence[Site]) -> Reducer:
-        """A reducer for these sites, without counts."""
+        """Make an empty reducer for these sites."""

@@ -23,7 +23,7 @@ IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
 
 
 def last_answer(labels: Sequence[int]) -> tuple[int, Sequence[int]]:
-    """Find where the last labelled part of a row begins, and its labels; 0 and none without a label.
+    """Find where the last labelled part of a row begins, and its labels; (0, empty) without a label.
 
     Example:
         >>> last_answer([IGNORED, 5, IGNORED, 7, 8, IGNORED])
@@ -57,17 +57,17 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskDefaults:
-    """Limits within which the data decide the length of examples and of a full run.
+    """Limits within which the data decide the length of examples and of a full run, if the user does not.
 
-    They hold where the user sets none. Pairs are the least and the most.
+    Pairs are the least and the most.
 
-    - `max_length`: tokens per example; None where the task reads no tokens.
+    - `max_length`: tokens per example; None if the task reads no tokens.
     - `is_packed`: whether examples are blocks of a longer text, which all have `max_length` tokens.
-    - `batch_size`: examples per step, as many as have about `step_tokens`; the most where this is None.
-    - `epochs`: as many as see `seen_examples`; the most where this is None.
-    - `eval_examples`: examples of a split that tell plans apart where time is short; None takes them all.
-    - `max_new_tokens`: tokens to generate per answer; None where the metric needs no generated texts. The
-      task is a dataclass whose field of this name gets the number.
+    - `batch_size`: examples per step: as many as have about `step_tokens`, or the most if that is None.
+    - `epochs`: as many as see `seen_examples` examples, or the most if that is None.
+    - `eval_examples`: examples of a split that are enough to compare plans if time is short; None takes all.
+    - `max_new_tokens`: tokens to generate per answer; None if the metric needs no generated texts. The task
+      must be a dataclass with a field of this name, which gets the number.
     - `family`: which list of first plans a search tries: classification, tagging, language or images.
     """
 
@@ -90,7 +90,7 @@ class Encoded:
     labels: tuple[Any, ...]  # one per example, as `Task.collate` takes it
     notes: tuple[str, ...] = ()  # sentences for the user about what was cut off
     text_form: str = ""  # how a row becomes one text, in words, where that depends on the rows
-    # Why rows of which most are like these cannot be learned from, for a DataError; empty where they can.
+    # Why nothing can be learned if most rows are like these, for a DataError; empty if they are fine.
     refusal: str = ""
     dropped: tuple[int, ...] = ()  # examples to leave out, ascending; they have no labels that count
 
@@ -130,20 +130,20 @@ class Task(Protocol):
     defaults: TaskDefaults  # for the settings of a full run that the user leaves open
 
     def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> Task:
-        """The task for one dataset; the tokenizer is None where it is not loaded yet.
+        """Adapt the task to one dataset; the tokenizer is None if it is not loaded yet.
 
         Raises:
             UnknownNameError: No such metric.
-            DataError: The target is none that the task can learn.
+            DataError: The task cannot learn this target.
         """
 
     def encode(
         self, inputs: Sequence[Sequence[Any]], labels: Sequence[Any], tokenizer: Any, max_length: int, /
     ) -> Encoded:
-        """Features and labels of each example.
+        """Turn rows into examples with features and labels.
 
-        Where there is one example per row, the rows of a large split are encoded as a run reads them, some
-        at a time; what is true of too many rows is a `refusal` then, and no error.
+        If there is one example per row, a large split is encoded some rows at a time, as a run reads them. So
+        a fault of too many rows is a `refusal` in the result, and no error.
 
         Args:
             inputs: One tuple per row, as `read_rows` makes them.
@@ -153,29 +153,29 @@ class Task(Protocol):
         """
 
     def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
-        """A batch: features (B, …) such as `input_ids`, padded on the right, and `labels` (B, …).
+        """Make a batch: features (B, …) such as `input_ids`, padded on the right, and `labels` (B, …).
 
-        It is kept for the next plan, so that nothing may change its tensors in place.
+        Batches are kept for the next plan: nothing may change their tensors in place.
         """
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Mean loss of a batch, shape (); 0, with gradients of 0, where it has no term."""
+        """Compute the mean loss of a batch, shape (); 0, with gradients of 0, if it has no term."""
 
     def n_terms(self, batch: Batch) -> int:
-        """The number of terms that `loss` is the mean of: rows, or labelled tokens that are predicted.
+        """Count the terms that `loss` is the mean of: rows, or labelled tokens that are predicted.
 
         The loss of a batch is the mean of the losses of its parts, weighted with their terms.
         """
 
     def evaluate(self, model: nn.Module, batches: Iterator[Batch], *, generates: bool = True) -> Evaluation:
-        """Metric, mean loss and per-example scores, without gradients.
+        """Compute metric, mean loss and per-example scores, without gradients.
 
-        A metric that needs texts written by the model, token by token, is left out if `generates` is false.
+        If `generates` is false, a metric that needs generated texts is None.
         """
 
 
 def metric_facts(task: Task) -> MetricFacts:
-    """The facts of the metric that a fitted task measures."""
+    """Gather the facts of the metric that a fitted task measures."""
     return MetricFacts(
         name=task.metric,
         greater_is_better=task.greater_is_better,
@@ -186,24 +186,24 @@ def metric_facts(task: Task) -> MetricFacts:
 
 
 def text_form(task: Task) -> str:
-    """How a fitted task writes a row as one text, in words for people; empty for a task that has no say."""
+    """Say in words how a fitted task writes a row as one text; empty if the task does not say."""
     return str(getattr(task, "text_form", ""))
 
 
 @runtime_checkable
 class PlacesBatches(Protocol):
-    """A task that looks at the values of a batch on the CPU, so that its loss need not look on the device.
+    """A task that reads values of a batch on the CPU, so that its loss need not read them on the device.
 
-    A look at values on a GPU (`nonzero`, `item`, a mask as an index) waits until all work there is done.
+    Reading values on a GPU (`nonzero`, `item`, a mask as an index) waits until all work there is done.
     """
 
     def placed(self, batch: Batch, place: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        """The batch with its tensors on a device.
+        """Copy a batch to a device.
 
         Args:
             batch: From `collate`, on the CPU.
-            place: Gives a tensor on the device; what the task keeps of the batch goes through it too, so
-                that its bytes are counted.
+            place: Copies a tensor to the device and counts its bytes; also use it for tensors that the task
+                keeps beside the batch.
         """
 
 
@@ -211,13 +211,13 @@ class PlacesBatches(Protocol):
 class Metric(Protocol):
     """A metric of labels, for the tasks that predict classes or a number.
 
-    It may have `chance` too: what guesses that know nothing have, 0 for a correlation; and `label`: what
-    people call it, such as "Pearson's r".
+    Two members are optional. `chance` is the metric of blind guesses, 0 for a correlation; `label` is what
+    people call the metric, such as "Pearson's r".
     """
 
     name: str  # what specifications call it, such as `accuracy`
     kinds: tuple[str, ...]  # the kinds of `Target` that it judges: `class`, `classes`, `number`, `choice`
-    # The kinds whose default metric it is; beside them `uneven`: one class per row with very uneven counts.
+    # The kinds whose default metric it is; `uneven` is one class per row with very uneven counts.
     default_for: tuple[str, ...]
     greater_is_better: bool  # true for accuracies, false for errors
     is_share: bool  # whether its values lie in [0, 1] and are read as percent: true for accuracies and F1
@@ -226,9 +226,9 @@ class Metric(Protocol):
     def score(
         self, truth: NDArray[np.float64], guesses: NDArray[np.float64], /
     ) -> tuple[float, tuple[float, ...]]:
-        """The metric, and one score per example whose mean is the metric.
+        """Compute the metric, and one score per example; the metric is their mean.
 
-        Where the metric is no mean of examples, `autopeft.metrics.jackknife` makes the scores.
+        If the metric is no mean over examples, `autopeft.metrics.jackknife` makes the scores.
 
         Args:
             truth: Classes (N,) from 0, several classes (N, C) of 0 and 1, or numbers (N,).

@@ -1,4 +1,4 @@
-"""What to type to go on: a command, or Python where the model or the data were passed as objects."""
+"""Commands that a user may type next, or Python if the model or the data were passed as objects."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pathlib import Path, PurePath
 
 from autopeft.records.spec import IN_MEMORY, SHORT_NAMES, DataSpec, ModelSpec, RunSpec
 
-# The settings that say which problem was solved; how it was searched is left to the defaults.
+# The settings that define the problem; those of how to search keep their defaults.
 _PROBLEM = ("model", "quantize", "data", "text_column", "label_column", "task", "budget", "seed")
 _IS_WINDOWS = os.name == "nt"
-_PLAIN = re.compile(r"[\w%+:./\\-][\w%+=@:./\\~-]*")  # neither cmd nor PowerShell sees a sign in it
-_WORD = r"""('[^']*'|"[^"]*"|[^\s`]+)"""  # the quotes are those of `quoted`
+_PLAIN = re.compile(r"[\w%+:./\\-][\w%+=@:./\\~-]*")  # means nothing special to cmd or PowerShell
+_WORD = r"""('[^']*'|"[^"]*"|[^\s`]+)"""  # as `quoted` writes it
 _RESUME = re.compile(rf"autopeft search --resume --out {_WORD}")
 _SEARCH = re.compile(rf"`?autopeft search --config {_WORD}`?")
-_FLAG = re.compile(r"(?<![\w/.-])--([a-z][a-z-]*)")
+_FLAG = re.compile(r"(?<![\w/.-])--([a-z][a-z-]*)")  # not inside a word or path
 _SWITCHES = {"resume": "resume=True", "overwrite": "overwrite=True"}
 
 
 def search_command(spec: RunSpec) -> str:
-    """Write the search with the same model, data, task, budget and seed."""
+    """Write a search with the same model, data, task, budget and seed, other settings at their defaults."""
     values = {name: attrgetter(SHORT_NAMES[name].name)(spec) for name in _PROBLEM}
     defaults = {name: SHORT_NAMES[name].default for name in _PROBLEM}
     values = {name: v for name, v in values.items() if name == "budget" or v != defaults[name]}
@@ -37,7 +37,7 @@ def search_command(spec: RunSpec) -> str:
 
 
 def repeat_command(spec: RunSpec) -> str:
-    """Write the search that repeats a run from its `run.yaml`."""
+    """Write the search that repeats a run from its `run.yaml`, or the elided command for a user's trainer."""
     if spec.has_own_trainer:
         return "autopeft tune …"
     if spec.is_in_memory:
@@ -46,7 +46,7 @@ def repeat_command(spec: RunSpec) -> str:
 
 
 def resume_command(spec: RunSpec, out: Path) -> str:
-    """Write the search that continues the run in a folder."""
+    """Write the search that resumes the run in a folder, or the elided command for a user's trainer."""
     if spec.has_own_trainer:
         return f"autopeft tune … --out {quoted(str(out))}"
     if spec.is_in_memory:
@@ -63,20 +63,20 @@ def resume_command(spec: RunSpec, out: Path) -> str:
 
 
 def train_command(plan: PurePath, model: ModelSpec, data: DataSpec) -> str:
-    """Write the training of the plan in a file; with a model or data in memory, the attaching of the plan."""
+    """Write the training of a plan's file; with a model or data in memory, Python that attaches the plan."""
     if IN_MEMORY in (model.id, data.source):
         return f"autopeft.apply(autopeft.load_plan({str(plan)!r}), model)"
     return f"autopeft train --plan {quoted(str(plan))}"
 
 
 def quoted(word: str) -> str:
-    """Quote a word for the shell of this system; those of Windows take double quotes."""
+    """Quote a word for the shell of this system; Windows takes double quotes."""
     if not _IS_WINDOWS:
         return shlex.quote(word)
-    listed = subprocess.list2cmdline([word])  # for a program; a shell would split at & or a comma, too
+    listed = subprocess.list2cmdline([word])  # this is for programs: a shell would also split at & or a comma
     if '"' in listed or _PLAIN.fullmatch(word):
         return listed
-    end = "\\" * (len(word) - len(word.rstrip("\\")))  # which would hide the quote
+    end = "\\" * (len(word) - len(word.rstrip("\\")))  # doubled, or they would escape the quote
     return f'"{word}{end}"'
 
 
@@ -86,19 +86,19 @@ def _objects(model: ModelSpec, data: DataSpec) -> str:
 
 
 def _argument(name: str, value: object) -> str:
-    """`name=value` in Python; an object stands as a variable, and a tokenizer goes with a model."""
+    """Write `name=value` in Python; for an object in memory, a variable of that name stands for it."""
     if value == IN_MEMORY:
         return f"{name}={name}" + (", tokenizer=tokenizer" if name == "model" else "")
     return f"{name}={list(value) if isinstance(value, tuple) else value!r}"
 
 
 def in_words_of(spec: RunSpec, message: str) -> str:
-    """Put arguments in place of a message's flags if objects in memory were passed to the run."""
+    """Apply `python_words` to a message if the run was given objects in memory."""
     return python_words(message) if spec.is_in_memory else message
 
 
 def python_words(message: str) -> str:
-    """Put Python arguments in place of the flags and commands of a message."""
+    """Replace the flags and commands in a message by Python arguments and calls; unknown flags stay."""
     message = _RESUME.sub(lambda m: f"autopeft.search(out={_in_python(m[1])}, resume=True)", message)
     message = _SEARCH.sub(lambda m: f"autopeft.search({_in_python(m[1])})", message)
     arguments = {str(field.flag).removeprefix("--"): short for short, field in SHORT_NAMES.items()}

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 # The groups of `autopeft search --help`, in their order.
 Group = Literal["Options", "Data", "Full run", "Search", "Limits beside the budget", "Machine", "Run"]
-# How the flag is typed: once, once per item of a list, as a path, or as a number for which `auto` may stand,
-# the word for None. Lists are typed by comma otherwise.
+# How the flag is typed: once (a list with commas), once per item of a list, as a path, or as a number or
+# `auto`, which stands for None.
 Form = Literal["single", "repeated", "path", "auto"]
 
 
@@ -36,17 +36,17 @@ def setting(
     demo: Any = None,
     **limits: Any,
 ) -> Any:
-    """A field of a topic, with everything that flags, environment names and documentation need.
+    """Declare a field of a topic, with everything that flags, environment names and documentation need.
 
     Args:
-        default: The value where the user sets none.
+        default: The value if the user sets none.
         help: What the setting does, without a full stop; its choices and default are added to it.
         group: Group of the setting in the help.
-        short: Name of the Python argument, and with hyphens the flag. Empty takes the field's name. None
-            gives neither: only `--set`, files and the environment reach the setting.
+        short: Name of the Python argument, and with hyphens the flag; empty for the field's name. With None
+            there is neither: only `--set`, files and the environment reach the setting.
         form: How the flag is typed, see `Form`.
-        demo: Default of the demo, the search for which neither a model nor a dataset is named. None keeps
-            `default`. All demo values together end the demo within eight minutes on two CPU cores.
+        demo: Default in the demo, a search without model and dataset; None for `default`. All demo values
+            together end the demo within eight minutes on two CPU cores.
         **limits: pydantic's constraints, such as `ge=1`.
     """
     about: dict[str, Any] = {"group": group, "short": short, "form": form, "demo": demo}
@@ -58,7 +58,7 @@ class SettingField:
     """One setting as `setting` declared it.
 
     `name` is dotted (`search.trials`). `kind` is the type of the value, without None. `choices` are the words
-    that are allowed; empty where any value of the type may be tried.
+    that are allowed; empty if any value of the type is.
     """
 
     name: str
@@ -74,7 +74,7 @@ class SettingField:
 
     @property
     def flag(self) -> str | None:
-        """The flag of `autopeft search`; None where there is none."""
+        """The flag of `autopeft search`; None without one."""
         return None if self.short is None else "--" + self.short.replace("_", "-")
 
     @property
@@ -84,7 +84,7 @@ class SettingField:
 
     @property
     def default_text(self) -> str:
-        """The default for people, empty where the help has to say it: `24 (demo: 12)`."""
+        """The default for people, such as `24 (demo: 12)`; empty if the help itself says it."""
         if "Default: " in self.help:
             return ""
         usual, demo = self._shown(self.default), self._shown(self.demo)
@@ -92,13 +92,13 @@ class SettingField:
 
     @property
     def choices_text(self) -> str:
-        """The choices after a colon, `: serial or ray`; empty where any value may be tried."""
+        """The choices after a colon, `: serial or ray`; empty if any value is allowed."""
         *most, last = self.choices or ("",)
         return f": {', '.join(most)} or {last}" if most else ""
 
     @property
     def text(self) -> str:
-        """The help with the default alone, for a page that shows the choices beside the flag."""
+        """The help and the default, without the choices, for a page that shows them beside the flag."""
         return f"{self.help}." + (f" Default {self.default_text}." if self.default_text else "")
 
     def _shown(self, value: object) -> str:
@@ -109,7 +109,7 @@ class SettingField:
 
 
 def settings_of(spec: type[BaseModel]) -> Mapping[str, SettingField]:
-    """All settings of the topics of a spec by dotted name, in the order of their declaration."""
+    """Collect the settings of all topics of a spec by dotted name, in the order of their declaration."""
     settings = {}
     for topic, topic_field in spec.model_fields.items():
         for short, field in topic_field.annotation.model_fields.items():  # type: ignore[union-attr]

@@ -15,7 +15,7 @@ ArmKind = Literal["baseline", "head", "usual", "sampled", "given"]
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """Where a plan comes from. Arms are equal where their labels are.
+    """Where a plan comes from. Arms with the same label are equal.
 
     `kind` is baseline (LoRA as people write it), head (no adapters), usual (a rival of the first list),
     sampled (any policy of the space) or given (by the user). `methods` names the method of each part of a
@@ -46,7 +46,7 @@ class SiteScores:
     """One importance score; `values` has one value >= 0 for each site of the result, in their order.
 
     `split_half` is Spearman's rho over sites between two halves of the examples, None where it is undefined.
-    `n_examples` is 0 for a score that needs none.
+    `n_examples` is 0 for a score that needs no examples.
     """
 
     name: str
@@ -56,7 +56,7 @@ class SiteScores:
 
     @property
     def is_zero(self) -> bool:
-        """Whether the score is 0 at every site, so that it tells none apart."""
+        """Whether the score is 0 at every site, so that it cannot order them."""
         return bool(self.values) and not any(self.values)
 
 
@@ -95,17 +95,17 @@ class Decision:
 
     @property
     def subject(self) -> str:
-        """The flag of the setting; the dotted name of what has none, or is always derived."""
+        """The flag of the setting; its dotted name if it has no flag, or is no setting but always derived."""
         field = SETTINGS.get(self.setting)
         return (field and field.flag) or self.setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitSizes:
-    """Examples in each split; `test` is 0 where the user has none.
+    """Examples in each split; `test` is 0 if the user has none.
 
-    `confirm_groups` and `test_groups` are the groups of the evaluated examples, which standard errors count
-    in place of examples; 0 where each example counts, as it does where all are of one group.
+    `confirm_groups` and `test_groups` count the groups of the evaluated examples, if standard errors are over
+    groups; 0 if they are over examples, as they are if all examples are of one group.
     """
 
     train: int
@@ -122,17 +122,17 @@ class SearchFacts:
     """The facts of a search: model, task, metric, budget, splits, length of a full run.
 
     - `base_model_source`: the id or path that loads the model.
-    - `unquantised`: the modules of a quantised model that stay in plain numbers.
+    - `unquantised`: the modules of a quantised model that are not quantised.
     - `learning_rate_ranges`: the lowest and the highest rate that was searched for each method, and for the
       head alone under the empty name.
     - `metric_is_share`: whether the metric lies in [0, 1] and is shown in percent; None in runs from before
       version 0.2.0. `metric_label` is what people call the metric.
     - `decisions`: the settings that the run derived.
-    - `text_form`: how the texts of a row become one.
+    - `text_form`: how the texts of a row become one text, in words.
     - `lacking`: what the base model's checkpoint has no weights for.
     - `chance`: the metric of guesses. For a share of hits it is that of always giving the most frequent label
       of the confirm split; for a correlation and other shares 0; None where it is unknown.
-    - `auto_class`: what loads the model of a trainer of the user; empty where the task says it.
+    - `auto_class`: the class that loads the model of a user's trainer; empty if the task has it.
     - `target_kind`: what the labels are (see `extension.Target`); empty in runs from before version 0.3.0 and
       in those of trainers of the user. `input_columns` names the columns of a row's inputs.
     """
@@ -210,9 +210,9 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class LongerRun:
-    """What twice the steps promise the plan that is handed over.
+    """What training the plan that is handed over for twice the steps would bring, as a forecast.
 
-    `metric` is that at `steps`, `gain` what it adds to the full run. Positive gains are improvements.
+    `metric` is the one at `steps`; `gain` is its improvement on the full run, positive if better.
     """
 
     steps: int
@@ -224,8 +224,8 @@ class LongerRun:
 class SizeStep:
     """The best plan of a smaller budget, trained in full with the seed of the best plan and compared with it.
 
-    `share` is that of the budget, `seconds` are those of its short race and its full run. Negative
-    differences say what the smaller plan loses.
+    `share` is the smaller budget over the whole one. `seconds` are those of its short race and its full run.
+    A negative difference is what the smaller plan loses.
     """
 
     share: float
@@ -259,14 +259,14 @@ class Cost:
     """Seconds by stage, each with all that its runs did beside training and evaluation.
 
     - `search_seconds`, `full_seconds`: all short runs, and all full runs on the confirm split.
-    - `sizes_seconds`: smaller budgets, a part of both.
+    - `sizes_seconds`: runs for smaller budgets, which the two before contain.
     - `full_run_seconds`: one full run of the baseline, R; None where no plan was trained.
     - `total_full_runs`: `total_seconds` in R, finished weights included.
     - `train_seconds`, `eval_seconds`: the same seconds by kind of work; the rest of `total_seconds` is spent
       on scores, and on attaching and checking.
-    - `load_seconds`: what passed before the first work.
+    - `load_seconds`: loading, before the first stage.
 
-    A resumed run counts all that it measured, also what its outcome does not use.
+    A resumed run counts every measurement, also those that its outcome does not use.
     """
 
     sensitivity_seconds: float
@@ -282,7 +282,7 @@ class Cost:
     total_full_runs: float | None
 
 
-# The score that reads no example: it orders sites where memory does not hold one.
+# The score that reads no example: it orders sites if memory does not even hold one example.
 SIZE_SCORE = "parameters"
 # Rank correlation of two halves of the examples from which on more examples change little; chosen by hand.
 SEEN_ENOUGH = 0.95
@@ -292,10 +292,10 @@ SEEN_ENOUGH = 0.95
 class Outcome:
     """What the engine finds.
 
-    `best` is handed over; `rival` is what the verdict compares with the baseline, None where nothing is.
+    `best` is handed over; `rival` is the plan that the verdict compares with the baseline, None without one.
     `full_runs` has one record for each plan that was trained in full, on the confirm split; `test` has those
-    of best and baseline on the test split, where there is one. `front` holds the short runs that no other
-    beats on both loss and parameters.
+    of best and baseline on the test split, if there is one. `front` holds the short runs that no other short
+    run beats on both loss and parameters.
     """
 
     proposals: tuple[Proposal, ...]
@@ -333,7 +333,7 @@ class SearchResult(Outcome):
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSoFar:
-    """What a search without an answer has measured, of which a report can be made."""
+    """What an unfinished search has measured so far, for a report without best plan and full runs."""
 
     best: ClassVar[None] = None
     baseline: ClassVar[None] = None

@@ -29,7 +29,7 @@ LAYER = re.compile(r"\.(\d+)\.")
 
 
 def layer_name(site_name: str) -> str | None:
-    """Name of the layer of the stack that holds a site; None outside the stack.
+    """Name the layer that holds a site; None for a site outside the numbered layers.
 
     Example:
         >>> layer_name("bert.encoder.layer.3.attention.self.query")
@@ -52,7 +52,7 @@ class Budget:
 class Site:
     """One place in the base model that can take an adapter.
 
-    `layer` is the depth from 0, or None outside the stack (a pooler). `kind` is one of linear, conv1d, norm,
+    `layer` is the depth from 0, or None outside the layers (a pooler). `kind` is one of linear, conv1d, norm,
     embedding, parameter. `copies` counts matrices of this shape, if the experts of a layer are kept in one
     parameter. The sizes of a `quantised` map are those of its weights before quantisation. `unfit_for` names
     the types of `peft` that would go wrong here in this model, such as `LORA`.
@@ -72,7 +72,7 @@ class Site:
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """One method at one site. `rank` is 0 where the method has none; `scale` is alpha / rank.
+    """One method at one site. `rank` is 0 if the method has none; `scale` is alpha / rank.
 
     The adapter trains at `rate_factor` times the plan's learning rate, so that each method of a mix trains
     within its own range.
@@ -105,7 +105,7 @@ class Plan:
         return lead.method if lead else None
 
     def __hash__(self) -> int:
-        """A hash of two numbers: one of all adapters would take most of a long search's own time."""
+        """Hash two numbers only: hashing all adapters would take most of a long search's own time."""
         return hash((self.learning_rate, self.trainable_params))
 
     @cached_property
@@ -164,7 +164,7 @@ class Fidelity:
 class Status(str, Enum):
     """How a measurement ended.
 
-    DIVERGED: the loss became infinite or NaN, which says something about the plan. OUT_OF_MEMORY: the plan
+    DIVERGED: the loss became infinite or NaN, which is the plan's fault. OUT_OF_MEMORY: the plan
     does not fit into this device's memory. FAIL: the run broke off for another reason, such as a full disk.
     """
 
@@ -181,14 +181,14 @@ class Status(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One run, good or bad. Any other than a complete one has `error` and no metric.
+    """One run, good or bad. If it is not complete, it has an `error` and no metric.
 
     `example_scores` holds one number for each evaluated example in dataset order (for accuracy 0 or 1), whose
-    mean is the metric, so that plans can be compared in pairs; a stored result lacks them, so that equality
-    leaves them out. `peak_bytes` counts tensors saved for backward, gradients and optimizer state.
+    mean is the metric, so that plans can be compared in pairs. Equality ignores them, since a stored result
+    lacks them. `peak_bytes` counts tensors saved for backward, gradients and optimizer state.
     `trained_steps` counts the steps of this run alone: a full run that goes on from a short one has fewer
-    than its fidelity says. `overhead_seconds` are those beside training and evaluation: compiling and
-    attaching the plan, keeping weights, comparing the base model.
+    than its fidelity says. `overhead_seconds` are all other seconds: compiling and attaching the
+    plan, keeping weights, comparing the base model.
     """
 
     plan: Plan
@@ -206,12 +206,12 @@ class Measurement:
 
     @property
     def reason(self) -> str:
-        """The error without its full stop, to stand within a sentence; empty where there is none."""
+        """The error without its full stop, to stand within a sentence; empty without an error."""
         return (self.error or "").rstrip(".")
 
     @property
     def train_seconds_from_start(self) -> float:
-        """Seconds of training, with the steps that its short run made at the same pace."""
+        """Seconds of training from step 0: steps of an earlier short run count at this run's pace."""
         return self.train_seconds * self.fidelity.train_steps / max(1, self.trained_steps)
 
     @property
@@ -229,9 +229,9 @@ class MetricFacts:
         greater_is_better: True for accuracies and correlations, false for errors and losses.
         is_share: Whether the metric lies in [0, 1]: values are read as percent, differences as points of
             0.01. False for losses, errors and correlations, which are read in their own unit.
-        score_span: Width of the range of the example scores, 1 for an accuracy; None where they have no
-            bounds, as pseudo-values of an F1 have none either.
-        label: What people call it, such as "entity F1"; empty where that is its name.
+        score_span: Width of the range of the example scores, 1 for an accuracy; None without bounds, as for
+            pseudo-values of an F1.
+        label: What people call it, such as "entity F1"; empty if they use its name.
     """
 
     name: str
@@ -247,8 +247,8 @@ class MetricFacts:
 
     @property
     def score_step(self) -> float | None:
-        """The largest difference of an example's scores between two plans that answer it differently.
+        """How far apart two plans' scores of an example can be if they answer it differently.
 
-        1 for pseudo-values of an F1 or a correlation; None for losses, in which no two plans are equal.
+        1 for pseudo-values of an F1 or a correlation; None for losses, which differ for any two plans.
         """
         return 1.0 if self.score_span is None and self.greater_is_better else self.score_span

@@ -11,7 +11,7 @@ MAX_SEED = 2**32 - 1  # numpy's older generators, which Optuna uses, take no lar
 
 # Stands for the name of a model or dataset that was passed as an object.
 IN_MEMORY = "<in memory>"
-OWN_TRAINER = "<your trainer>"  # as the source of data that autopeft never sees
+OWN_TRAINER = "<your trainer>"  # stands for the data of a user's trainer, which autopeft never sees
 
 # Arguments of transformers' BitsAndBytesConfig for each value of `model.quantize` but none.
 QUANTISED: Mapping[str, Mapping[str, bool | str]] = {
@@ -72,8 +72,8 @@ class DataSpec(Topic):
 class TaskSpec(Topic):
     """The task, and the length of one full training run.
 
-    `epochs`, `batch_size` and `max_length` are derived by `commands.defaults` where
-    they are None; `run.yaml` holds the values.
+    `commands.defaults` derives `epochs`, `batch_size` and `max_length` if they are None; `run.yaml` holds the
+    derived values.
     """
 
     name: str = setting("text-classification", "Task type", "Options", short="task")
@@ -215,9 +215,9 @@ class SearchSpec(Extent):
 class ExecutionSpec(Topic):
     """Where measurements run, and in which number format.
 
-    The base model is held in `dtype`, but for quantised maps, which are multiplied in it. What is trained is
-    float32. `auto` is bfloat16 if the processor or GPU has
-    instructions for it, float16 on NVIDIA's Volta and Turing.
+    `dtype` is the format of the base model; quantised maps are only multiplied in it. What is trained is
+    float32. `auto` is bfloat16 if the processor or GPU has instructions for it, float16 on NVIDIA's Volta and
+    Turing.
     """
 
     executor: str = setting("serial", "Way to run measurements", "Machine")
@@ -268,7 +268,7 @@ class ExecutionSpec(Topic):
 
 
 class OutputSpec(Topic):
-    """Where the run directory goes, and what logs the search; no `out` is a fresh folder under `reports/`."""
+    """Where the run directory goes, and what logs the search; without `out` to a new folder in `reports/`."""
 
     out: str | None = setting(
         None, "Folder to write to; must be empty or absent", "Run", form="path", min_length=1
@@ -302,7 +302,7 @@ class RunSpec(Topic):
         return self.data.source == OWN_TRAINER
 
 
-# Every setting by its dotted name, and those that have a short name by that.
+# All settings by dotted name, and the settings with a short name by that.
 SETTINGS: Mapping[str, SettingField] = settings_of(RunSpec)
 SHORT_NAMES: Mapping[str, SettingField] = {field.short: field for field in SETTINGS.values() if field.short}
 

@@ -1,4 +1,4 @@
-"""The one way of records to and from JSON, and of learning rates and long texts to what people read."""
+"""Records to and from JSON, and numbers and texts in the form that people read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def from_json(kind: type[Record], content: Any) -> Record:
 
 
 def digest_of(content: Any) -> str:
-    """Ten hexadecimal digits of the SHA-256 of some JSON content, independent of key order."""
+    """Digest JSON content to ten hexadecimal digits of its SHA-256, whatever the order of keys."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -51,7 +51,7 @@ def minus(text: str) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """Cut a text to at most `most` characters, the last of which says that it goes on.
+    """Cut a text to at most `most` characters; a cut text ends with an ellipsis.
 
     Example:
         >>> shortened("number", 6), shortened("numbers", 6)
@@ -71,9 +71,9 @@ def counted(number: int, noun: str) -> str:
 
 
 def path_at_home(source: str | Path) -> Path:
-    """Put the home folder in place of `~`, which stays where the system knows no such home.
+    """Replace `~` by the home folder; it stays if the system knows no such home.
 
-    `Path.expanduser` raises RuntimeError there, as in a container whose user has no name.
+    `Path.expanduser` would raise RuntimeError then, as in a container whose user has no name.
     """
     return Path(os.path.expanduser(source))  # noqa: PTH111 - see above
 
@@ -84,7 +84,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def rate_position(learning_rate: float, bounds: tuple[float, float]) -> float | None:
-    """Locate a rate in a range, on a logarithmic scale; None without a rate, or in a range of one rate.
+    """Locate a rate in a range on a logarithmic scale, 0 to 1; None for a rate of 0 or a range of one rate.
 
     Example:
         >>> rate_position(1e-3, (1e-4, 1e-2)), rate_position(1e-3, (1e-3, 1e-3))

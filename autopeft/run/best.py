@@ -75,7 +75,7 @@ def _fill(
     write_adapter(source, fresh / "adapters")
     full_run = next(m for m in result.measurements if m.plan == result.best and m.fidelity.split == "confirm")
     seed = full_run.fidelity.seed
-    seals = {(m.plan, m.fidelity): seal for m, seal in run.measurements.entries()}
+    seals = {(m.plan, m.fidelity): seal for m, seal in run.measurements.load_sealed()}
     seal = seals.get((result.best, full_run.fidelity))
     shutil.copytree(run.weights(result.best, seed), fresh / "weights", symlinks=True)
     if seal is None or seal_of(fresh / "weights") != seal:

@@ -332,7 +332,7 @@ def _is_commit(revision: object) -> bool:
 def logged_measurements(run: RunDir) -> dict[tuple[Plan, Fidelity], Measurement]:
     """Read the measurements of a stopped run; warn of a full run whose weights are lost, and leave it out."""
     measured = {}
-    for measurement, seal in run.measurements.entries():  # which warns of damaged lines
+    for measurement, seal in run.measurements.load_sealed():  # which warns of damaged lines
         plan, fidelity = measurement.plan, measurement.fidelity
         if not _keeps_weights(measurement) or seal_of(run.weights(plan, fidelity.seed)) == seal is not None:
             measured[plan, fidelity] = measurement

@@ -17,24 +17,24 @@ from autopeft.records import digest_of
 from autopeft.store.files import follow_umask, sha256_of, sync_folder, write_text
 
 _FILE = "checksums.json"
-_SYNCED = "r+b" if os.name == "nt" else "rb"  # Windows syncs files alone that may be written
+_SYNCED = "r+b" if os.name == "nt" else "rb"  # Windows only syncs files that are open to write
 
 log = logging.getLogger(__name__)
 
 
 def seal_folder(folder: Path) -> None:
-    """Write the SHA-256 of tensors, configs and their order to `checksums.json`, and sync all files."""
+    """Write the SHA-256 of tensors, configs and `order.json` to `checksums.json`; sync all files."""
     paths = _synced_files(folder)
     sums = {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths if _is_sealed(path.name)}
     write_text(folder / _FILE, json.dumps(sums, indent=2) + "\n")
 
 
 def reseal(folder: Path, rewritten: Collection[Path]) -> None:
-    """Renew the checksums of files in a folder that were written anew; all others keep theirs.
+    """Renew the checksums of the `rewritten` files; other files keep their old checksums.
 
     A folder without checksums is sealed whole.
     """
-    sums = _sums(folder)
+    sums = _read_sums(folder)
     if sums is None:
         return seal_folder(folder)
     _synced_files(folder)
@@ -43,10 +43,10 @@ def reseal(folder: Path, rewritten: Collection[Path]) -> None:
 
 
 def seal_of(folder: Path) -> str | None:
-    """Digest a folder's checksums; None if it has none, or if a file no longer has its checksum."""
+    """Digest a folder's `checksums.json`; None if it is missing or damaged, or a file changed."""
     try:
-        sums = _sums(folder)
-        if sums is None or any(sha256_of(folder / name) != sum_ for name, sum_ in sums.items()):
+        sums = _read_sums(folder)
+        if sums is None or any(sha256_of(folder / name) != digest for name, digest in sums.items()):
             return None
         return sha256_of(folder / _FILE)
     except (OSError, SpecError):
@@ -54,8 +54,8 @@ def seal_of(folder: Path) -> str | None:
 
 
 def require_unchanged(folder: Path) -> None:
-    """Raise SpecError if an adapter in a folder no longer has its checksum; folders without any pass."""
-    for name, expected in (_sums(folder) or {}).items():
+    """Raise SpecError if a sealed file is missing or changed; folders without checksums pass."""
+    for name, expected in (_read_sums(folder) or {}).items():
         path = folder / name
         if not path.is_file():
             raise SpecError(f"{path} is missing; write the folder again, or delete {folder / _FILE}.")
@@ -68,7 +68,7 @@ def require_unchanged(folder: Path) -> None:
 
 
 def _synced_files(folder: Path) -> list[Path]:
-    """Sync the files of a folder to the disk, and list them; the checksums are left out."""
+    """Sync the files of a folder to the disk, and list them; `checksums.json` is left out."""
     follow_umask(folder)
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _FILE)
     for path in paths:
@@ -83,8 +83,8 @@ def _is_sealed(name: str) -> bool:
     return name in ("adapter_config.json", "order.json") or name.endswith(".safetensors")
 
 
-def _sums(folder: Path) -> dict[str, str] | None:
-    """Read the checksums of the sealed files; None without any. Earlier versions sealed all files."""
+def _read_sums(folder: Path) -> dict[str, str] | None:
+    """Read the checksums of sealed files, None without the file. Earlier versions sealed all files."""
     path = folder / _FILE
     if not path.is_file():
         return None
@@ -96,7 +96,7 @@ def _sums(folder: Path) -> dict[str, str] | None:
         raise SpecError(f"{path} is damaged; write the folder again, or delete the file.")
     if any(Path(name).is_absolute() or ".." in Path(name).parts for name in content):
         raise SpecError(f"{path} names files outside its folder; write the folder again.")
-    return {name: sum_ for name, sum_ in content.items() if _is_sealed(Path(name).name)}
+    return {name: digest for name, digest in content.items() if _is_sealed(Path(name).name)}
 
 
 def write_checked(path: Path, content: Any) -> None:

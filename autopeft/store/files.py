@@ -25,7 +25,7 @@ from autopeft.errors import NO_ROOM, RunDirError, SpecError
 
 _IS_WINDOWS = os.name == "nt"
 _TRIES, _PAUSE_SECONDS = (10 if _IS_WINDOWS else 1), 0.1  # of replacing a file; chosen by hand
-# What network and FUSE file systems say that sync files, and no folders.
+# Errors of network and FUSE file systems that can sync files but no folders.
 _NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP)
 _REMEDIES = {
     **dict.fromkeys(NO_ROOM, "Make room there, or pass another --out"),
@@ -37,12 +37,12 @@ _REMEDIES = {
     ),
 }
 _TEMPORARY = "autopeft-scratch-"
-_FRESH = re.compile(r"\.[0-9a-f]{8}\.tmp")  # what follows the name of a folder in that of its fresh one
-_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_FRESH = re.compile(r"\.[0-9a-f]{8}\.tmp")  # ends the name of a folder that `fresh_folder` makes
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how Rust writes the number of a system error
 
 
 def as_path(path: Path | str) -> Path:
-    """Make a path of what a user passed; SpecError if that names none."""
+    """Make a Path of a user's argument; raises SpecError for any type but a string or a path."""
     if not isinstance(path, str | os.PathLike):
         raise SpecError(f"The path is a {type(path).__name__}; pass a str or a Path.")
     return Path(path)
@@ -81,24 +81,24 @@ def write_bytes(path: Path | str, content: bytes) -> None:
 
 
 def put_in_place(fresh: Path, path: Path) -> None:
-    """Move a file to a path at once, over an older file; or a folder to a path that is free.
+    """Move a file to a path in one step, over an older file; or a folder to a path that is free.
 
-    Windows refuses it while a program reads the old file, or one in the new folder; it is tried for a second.
+    Windows refuses while a program reads the old file, or a file in the folder: we try for a second.
     """
-    for n_left in reversed(range(_TRIES)):
+    for n_more_tries in reversed(range(_TRIES)):
         try:
             os.replace(fresh, path)  # noqa: PTH105 - the call that makes the write atomic, by its own name
             return
         except PermissionError:  # a virus scanner may read it for a moment
-            if not n_left:
+            if not n_more_tries:
                 raise
             time.sleep(_PAUSE_SECONDS)
 
 
 def replace_folder(fresh: Path, folder: Path) -> None:
-    """Put a folder in the place of another, or leave both whole and raise RunDirError.
+    """Put `fresh` in the place of `folder`, or raise RunDirError and delete neither.
 
-    The older one is moved away before it is removed, since Windows keeps a folder in which a file is open.
+    The older folder is moved away before it is removed, since Windows keeps a folder with an open file.
     """
     older = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -151,7 +151,7 @@ def refuse_files(out: Path) -> None:
 
 @contextlib.contextmanager
 def fresh_folder(out: Path) -> Iterator[Path]:
-    """Make a new folder beside `out`, renamed to `out` at the end, or removed if something goes wrong.
+    """Yield a new folder beside `out`; rename it to `out` at the end, or remove it if the context fails.
 
     Raises:
         RunDirError: `out` holds files already, or cannot be written.
@@ -169,17 +169,17 @@ def fresh_folder(out: Path) -> Iterator[Path]:
             put_in_place(fresh, out)
         except BaseException as error:
             shutil.rmtree(fresh, ignore_errors=True)
-            if isinstance(error, OSError | SafetensorError):  # the second too is raised for a full disk
+            if isinstance(error, OSError | SafetensorError):  # either may mean a full disk
                 reason = getattr(error, "strerror", None) or error
                 raise RunDirError(f"{out} cannot be written: {reason}; pass another --out.") from error
             raise
 
 
 def save_processor(processor: Any, folder: Path | str) -> None:
-    """Save a tokenizer or image processor; raises OSError if the system refuses."""
+    """Save a tokenizer or image processor; raises OSError if the system refuses, also for errors of Rust."""
     try:
         processor.save_pretrained(str(folder))
-    except Exception as error:  # tokenizers in Rust raise no class of their own, with the number in the text
+    except Exception as error:  # tokenizers in Rust raise a bare Exception with the number in its text
         number = None if isinstance(error, OSError) else _OS_ERROR.search(str(error))
         if number is not None:
             raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
@@ -188,9 +188,9 @@ def save_processor(processor: Any, folder: Path | str) -> None:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Make a folder that is removed at the end; those of processes that were killed are removed first.
+    """Yield a new folder, removed at the end. First remove such folders of processes that were killed.
 
-    A folder is locked while its process lives, in other containers too.
+    A folder is locked while its process lives, which other containers see too.
     """
     for lock in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*/.lock"):
         with contextlib.suppress(OSError, filelock.Timeout), filelock.FileLock(lock, timeout=0):
@@ -203,7 +203,7 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def sweep_fresh_folders(out: Path) -> None:
-    """Remove the fresh folders for `out` of processes that were killed."""
+    """Remove folders that `fresh_folder` made for `out` in processes that were killed."""
     for folder in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
         if _FRESH.fullmatch(folder.name.removeprefix(f".{out.name}")):
             shutil.rmtree(folder, ignore_errors=True)
@@ -216,7 +216,7 @@ def without_empty_parents(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with contextlib.suppress(OSError):  # somebody else has put something there
+        with contextlib.suppress(OSError):  # another program has put something there
             for folder in lacking:
                 folder.rmdir()
         raise
@@ -224,9 +224,9 @@ def without_empty_parents(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def claimed_folder(path: Path) -> Iterator[Path]:
-    """Make a new folder, with -2, -3, … behind its name if that is taken.
+    """Make a new folder, with -2, -3, … after its name if that is taken; at the end remove it if it is empty.
 
-    Processes that ask for one name at one time get a folder each. It is removed at the end if it is empty.
+    Processes that ask for the same name at the same time get a folder each.
 
     Raises:
         RunDirError: The folder cannot be made.
@@ -248,12 +248,12 @@ def claimed_folder(path: Path) -> Iterator[Path]:
         try:
             yield folder
         finally:
-            with contextlib.suppress(OSError):  # it holds a run
+            with contextlib.suppress(OSError):  # it is not empty
                 folder.rmdir()
 
 
 def follow_umask(folder: Path) -> None:
-    """Let others read tensors as they read other new files; safetensors writes them for this user alone."""
+    """Give tensor files the mode of other new files: safetensors lets only this user read them."""
     probe = folder / f".mode.{secrets.token_hex(4)}.tmp"
     probe.touch()
     mode = stat.S_IMODE(probe.stat().st_mode)

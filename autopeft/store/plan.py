@@ -48,7 +48,7 @@ class _AdapterEntry(_Strict):
 
 
 class _PlanFile(_Strict):
-    """The keys of the file, in their order."""
+    """The keys of `plan.yaml`, in their order."""
 
     schema_version: Literal[1]
     base_model: _BaseModelEntry
@@ -70,11 +70,11 @@ def write_plan(path: Path | str, document: records.PlanDocument) -> None:
     base_model = {"id": model.id, "revision": model.revision, **quantised}
     adapters = []
     for adapter in plan.adapters:
-        line = Inline(site=adapter.site, method=adapter.method, rank=adapter.rank, scale=float(adapter.scale))
-        line["options"] = Inline(adapter.options)
+        item = Inline(site=adapter.site, method=adapter.method, rank=adapter.rank, scale=float(adapter.scale))
+        item["options"] = Inline(adapter.options)
         if adapter.rate_factor != 1.0:
-            line["rate_factor"] = float(adapter.rate_factor)
-        adapters.append(line)
+            item["rate_factor"] = float(adapter.rate_factor)
+        adapters.append(item)
     content = {
         "schema_version": 1,
         "base_model": {**base_model, "base_params": document.base_params},
@@ -101,7 +101,7 @@ def read_plan(path: Path | str) -> records.PlanDocument:
         path: The file, or a folder that holds `plan.yaml` or `best/plan.yaml` (a run directory).
 
     Raises:
-        UnknownNameError: A key that a plan does not have.
+        UnknownNameError: The file has a key that no plan has.
         SpecError: No such file, another schema version, missing or bad values, or a site named twice.
     """
     path = as_path(path)

@@ -40,12 +40,12 @@ from autopeft.store.yaml import read_yaml, validate, without_removed, write_yaml
 _EARLY_FILES = ("run.yaml", "study.sqlite", "report.html", "trials.csv", "state", ".lock")
 # The names that `files.write_text` and `train.pausing.write` give to what they are writing.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
-# In the state: what a run depends on, with the version of autopeft (see `run.state`). A run writes it before
-# run.yaml, which makes a folder a run.
+# In `state/`: what a run depends on, with the version of autopeft (see `run.state`). It is written before
+# run.yaml, whose presence makes a folder a run.
 STATE = "state.json"
 _STATE_BEFORE = "start.json"  # of versions up to 0.2.0
-SO_FAR = "so_far.json"  # what `report` needs beside the measurements, until there is a result
-# What git and macOS leave in a folder that is empty for people.
+SO_FAR = "so_far.json"  # what `report` needs besides the measurements as long as there is no result
+# What git and macOS keep in a folder that people call empty.
 _OF_EMPTY_FOLDERS = frozenset({".gitkeep", ".gitignore", ".DS_Store"})
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class RunDir:
 
     Attributes:
         best: Folder of the best plan with its adapters and weights.
-        half_best: The folder that becomes `best` once it is whole.
+        half_best: Folder in which the best plan is written; renamed to `best` once it is whole.
         state: Folder of the files that `--resume` needs.
         measurements: The log of all finished measurements.
     """
@@ -83,7 +83,7 @@ class RunDir:
         """
         path = Path(path)
         try:
-            _refuse_no_run(path) if resume else _refuse_files(path)
+            _require_run(path) if resume else _refuse_used_folder(path)
             _refuse_links(path)
             _refuse_hard_links(path)
             made = tuple(folder for folder in (path, *path.parents) if not folder.exists())
@@ -98,7 +98,7 @@ class RunDir:
         run._made, run._fresh = made, not resume
         try:
             if not resume:
-                _refuse_files(path)  # again, now that nobody else can write
+                _refuse_used_folder(path)  # again, now that nobody else can write
                 shutil.rmtree(run.state, ignore_errors=True)
             for leftover in [entry for entry in path.rglob(".*.tmp") if _is_temporary(entry)]:
                 if leftover.is_dir():
@@ -116,19 +116,19 @@ class RunDir:
         """Raise RunDirError if `create` would refuse a fresh run directory; nothing is written."""
         path = Path(path)
         try:
-            _refuse_files(path)
+            _refuse_used_folder(path)
             _refuse_links(path)
             if not path.is_dir():
-                refuse_files(path)
+                refuse_files(path)  # which also checks that the folder can be made
         except OSError as error:
             raise cannot_write(path, error) from error
 
     @classmethod
     def open(cls, path: Path | str) -> RunDir:
-        """Open an existing run to read from, not locked; RunDirError if there is none, or a link in it."""
+        """Open an existing run for reading, without its lock; RunDirError if it is none, or holds a link."""
         path = as_path(path)
         try:
-            _refuse_no_run(path)
+            _require_run(path)
             _refuse_links(path)
         except OSError as error:
             raise RunDirError(f"{path} cannot be read: {error.strerror or error}.") from error
@@ -146,9 +146,9 @@ class RunDir:
             self._lock.release()
 
     def discard(self) -> None:
-        """Remove a fresh directory without measurements; leave any other as it is.
+        """Remove a fresh directory without measurements; leave a resumed run or one with measurements.
 
-        Only files of a run are removed, then those folders that `create` made and that are empty.
+        Only files of a run are removed, then the folders that `create` made if they are empty.
         """
         if not self._fresh or self.is_begun:
             return
@@ -162,20 +162,20 @@ class RunDir:
                 folder.rmdir()
 
     def weights(self, plan: Plan, seed: int) -> Path:
-        """Folder for the trained weights of a plan and a seed."""
+        """Name the folder for the trained weights of a plan and a seed."""
         return self.state / "weights" / f"{plan.digest}-{seed}"
 
     def under_way(self, plan: Plan, fidelity: Fidelity) -> Path:
-        """Folder for the state of a training that is under way, from which it goes on if it is stopped."""
+        """Name the folder for the state of an unfinished training, from which a resumed run goes on."""
         name = f"{plan.digest}-{fidelity.split}-{fidelity.train_steps}-{fidelity.seed}"
         return self.state / "under_way" / name
 
     def forget_under_way(self) -> None:
-        """Remove the states of trainings that were under way, once the search is finished."""
+        """Remove the states of unfinished trainings, once the search is finished."""
         shutil.rmtree(self.state / "under_way", ignore_errors=True)
 
     def write_spec(self, spec: RunSpec) -> None:
-        """Write `run.yaml`: all resolved settings but the folder of the output."""
+        """Write `run.yaml`: all resolved settings but `output.out`."""
         content = to_json(spec)
         del content["output"]["out"]
         if not spec.output.report_to:
@@ -187,13 +187,13 @@ class RunDir:
         write_text(self.path / "run.yaml", header + write_yaml_text(content))
 
     def read_spec(self) -> RunSpec:
-        """Read the settings in `run.yaml`; raises SpecError if it cannot be read."""
+        """Read the settings in `run.yaml`; raises SpecError, or RunDirError if another version wrote it."""
         path = self.path / "run.yaml"
         try:
             return validate(RunSpec, without_removed(read_yaml(path)), source=str(path))
         except SpecError as error:
             if self._is_of_other_version:
-                raise self._unreadable(reason_of(error)) from error
+                raise self._version_error(reason_of(error)) from error
             raise
 
     @property
@@ -211,7 +211,7 @@ class RunDir:
         return None
 
     def require_own_version(self) -> None:
-        """Raise RunDirError if another version of autopeft began the run: its measurements differ."""
+        """Raise RunDirError if another version of autopeft began the run: its losses cannot be compared."""
         if self._is_of_other_version:
             raise RunDirError(
                 f"{self.path} was measured by autopeft {self.version}, and this is {VERSION}; losses of two "
@@ -223,7 +223,7 @@ class RunDir:
     def _is_of_other_version(self) -> bool:
         return self.version not in (None, VERSION)
 
-    def _unreadable(self, reason: str) -> RunDirError:
+    def _version_error(self, reason: str) -> RunDirError:
         return RunDirError(
             f"{self.path} is a run of autopeft {self.version}, which this autopeft {VERSION} cannot read: "
             f"{reason}. Open it with that version, or use its best/plan.yaml alone."
@@ -236,7 +236,7 @@ class RunDir:
 
     @property
     def is_begun(self) -> bool:
-        """Whether there is a measurement, on whose settings all later ones depend."""
+        """Whether there is a measurement: from then on the settings must stay."""
         return bool(self.measurements.load())
 
     @property
@@ -246,20 +246,20 @@ class RunDir:
 
     @property
     def has_page_so_far(self) -> bool:
-        """Whether the run has a page without an answer: it goes on, or was stopped."""
+        """Whether a report can be made though there is no result: the run still goes on, or was stopped."""
         return (self.state / SO_FAR).is_file() and not self.is_finished
 
     def load_result(self) -> SearchResult:
         """Read the result of a finished run.
 
         Raises:
-            RunDirError: The run has not finished, is damaged, or is of a version that cannot be read: a newer
-                one may have results that this one would leave out.
+            RunDirError: The run has not finished, is damaged, or is of a version that cannot be read. A newer
+                version is refused, since its result may have parts that this version would leave out.
         """
         version = self.version
-        with suppress(InvalidVersion):  # an edited one
+        with suppress(InvalidVersion):  # somebody edited it
             if version is not None and Version(version) > Version(VERSION):
-                raise self._unreadable("that is a newer version")
+                raise self._version_error("that is a newer version")
         remedy = f"make it anew with `{resume_command(self.read_spec(), self.path)}`"
         try:
             content = read_checked(self._result_path, remedy=remedy)
@@ -280,13 +280,14 @@ class RunDir:
             ) from error
         except ValidationError as error:
             if self._is_of_other_version:
-                raise self._unreadable(f"{self._result_path.name} has other keys or values") from error
+                raise self._version_error(f"{self._result_path.name} has other keys or values") from error
             raise damaged(self._result_path, remedy=remedy) from error
 
 
-def _refuse_no_run(path: Path) -> None:
+def _require_run(path: Path) -> None:
+    """Raise RunDirError if a folder is no run: it has no run.yaml."""
     if not (path / "run.yaml").is_file():
-        if path.is_dir() and _is_unborn(path):
+        if path.is_dir() and _is_unused(path):
             remedy = "Start it without --resume"
         elif (path / "state" / STATE).is_file():
             remedy = "It was removed: put it back, or start anew with another --out"
@@ -295,18 +296,19 @@ def _refuse_no_run(path: Path) -> None:
         raise RunDirError(f"{path} is not the folder of a run: it has no run.yaml. {remedy}.")
 
 
-def _refuse_files(path: Path) -> None:
+def _refuse_used_folder(path: Path) -> None:
+    """Raise RunDirError if a new run cannot take a path: a file, a broken link, or a folder with files."""
     if path.is_symlink() and not path.exists():
         raise RunDirError(f"{path} is a link to {path.readlink()}, which does not exist; pass another --out.")
     if path.exists() and not path.is_dir():
         raise RunDirError(f"{path} is a file, and a run needs a folder; pass another --out.")
-    if path.is_dir() and not _is_unborn(path):
+    if path.is_dir() and not _is_unused(path):
         is_run = (path / "run.yaml").is_file()
         remedy = "--resume to go on with that run, or another" if is_run else "another"
         raise RunDirError(f"{path} already holds files. Pass {remedy} --out.")
 
 
-def _is_unborn(path: Path) -> bool:
+def _is_unused(path: Path) -> bool:
     """Whether a folder is empty, or holds only what a killed run wrote before its run.yaml.
 
     Files that other programs keep in an empty folder do not count.
@@ -325,11 +327,11 @@ def _is_temporary(path: Path) -> bool:
 
 
 def _refuse_links(path: Path) -> None:
-    """Raise RunDirError for what is neither file nor folder in a run directory.
+    """Raise RunDirError if a run directory holds anything but files and folders.
 
     Writing through a link would change files elsewhere, and reading a pipe would wait for ever.
     """
-    for entry, status in _entries(path):
+    for entry, status in _walk(path):
         if stat.S_ISLNK(status.st_mode):
             raise RunDirError(
                 f"{entry} is a link; a run directory holds none, replace it by what it links to."
@@ -339,8 +341,8 @@ def _refuse_links(path: Path) -> None:
 
 
 def _refuse_hard_links(path: Path) -> None:
-    """Raise RunDirError for a file of a run directory that has a second name, which would change with it."""
-    for entry, status in _entries(path):
+    """Raise RunDirError for a file with a second name: writing it would change that one too."""
+    for entry, status in _walk(path):
         if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
             raise RunDirError(
                 f"{entry} is a file with {status.st_nlink} names (hard links), of which the others would "
@@ -348,32 +350,32 @@ def _refuse_hard_links(path: Path) -> None:
             )
 
 
-def _entries(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield everything below a folder with its status, that of a link itself."""
+def _walk(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield every path below a folder with its status; links are not followed."""
     for folder, sub_folders, files in os.walk(path):
         for name in (*sub_folders, *files):
             with suppress(FileNotFoundError):  # a run that is going on has removed it
                 yield Path(folder) / name, (Path(folder) / name).lstat()
 
 
-class Entry(NamedTuple):
-    """A measurement, and the seal of the weights that it kept; None if it kept none."""
+class SealedMeasurement(NamedTuple):
+    """A measurement, and the seal of the weights that it kept (`checksums.seal_of`); None if it kept none."""
 
     measurement: Measurement
     weights: str | None
 
 
 class MeasurementLog:
-    """A JSON Lines file of measurements, each on the disk at once; a torn line costs only itself."""
+    """A JSON Lines file of measurements; a crash while a line is written loses that line alone."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._ends_with_whole_line = False
 
     def append(self, measurement: Measurement, *, weights: str | None = None) -> None:
-        """Add a measurement, which is on the disk when this returns; RunDirError if it cannot be written.
+        """Add a measurement and the seal of its kept weights; both are on the disk when this returns.
 
-        `weights` is the seal of the weights that the measurement kept (see `checksums.seal_of`).
+        An unfinished last line is removed first. Raises RunDirError if the file cannot be written.
         """
         content: dict[str, Any] = {"measurement": to_json(measurement)}
         if weights is not None:
@@ -383,7 +385,7 @@ class MeasurementLog:
             self._path.parent.mkdir(exist_ok=True)
             if not self._ends_with_whole_line:
                 lines = list(self._lines())
-                if lines and lines[-1][1] is None:  # half a line, to which the new one would be lost
+                if lines and lines[-1][1] is None:  # half a line; the new one would become part of it
                     os.truncate(self._path, sum(len(whole) for whole, _ in lines[:-1]))
             self._ends_with_whole_line = False  # while writing: a full disk leaves half a line
             with self._path.open("ab") as stream:
@@ -394,26 +396,26 @@ class MeasurementLog:
         except OSError as error:
             raise cannot_write(self._path, error) from error
 
-    def every(self) -> tuple[Measurement, ...]:
-        """All measurements in the order in which they were made, repeated ones too."""
-        return tuple(entry.measurement for _, entry in self._lines() if entry is not None)
+    def load_repeated(self) -> tuple[Measurement, ...]:
+        """Load all measurements in order, also several of the same plan and fidelity; skip damaged lines."""
+        return tuple(sealed.measurement for _, sealed in self._lines() if sealed is not None)
 
     def load(self) -> tuple[Measurement, ...]:
-        """The last measurement of each plan and fidelity; damaged lines are skipped with a warning."""
-        return tuple(entry.measurement for entry in self.entries())
+        """Load the last measurement of each plan and fidelity; damaged lines are skipped with a warning."""
+        return tuple(sealed.measurement for sealed in self.load_sealed())
 
-    def entries(self) -> tuple[Entry, ...]:
+    def load_sealed(self) -> tuple[SealedMeasurement, ...]:
         """As `load`, each measurement with its seal."""
-        entries = {}
-        for number, (_, entry) in enumerate(self._lines(), start=1):
-            if entry is None:
+        last = {}
+        for number, (_, sealed) in enumerate(self._lines(), start=1):
+            if sealed is None:
                 log.warning("%s, line %d is damaged; it will be measured again.", self._path, number)
             else:
-                entries[entry.measurement.plan, entry.measurement.fidelity] = entry
-        return tuple(entries.values())
+                last[sealed.measurement.plan, sealed.measurement.fidelity] = sealed
+        return tuple(last.values())
 
-    def _lines(self) -> Iterator[tuple[bytes, Entry | None]]:
-        """The lines of the file with what they hold; None if a line is torn or damaged."""
+    def _lines(self) -> Iterator[tuple[bytes, SealedMeasurement | None]]:
+        """Yield each line of the file with its measurement; None if the line is unfinished or damaged."""
         try:
             lines = self._path.read_bytes().splitlines(keepends=True)
         except FileNotFoundError:
@@ -424,12 +426,14 @@ class MeasurementLog:
             try:
                 content = json.loads(line) if line.endswith(b"\n") else {}
                 is_whole = content.pop("sha256") == _digest_of(content)
-                entry = Entry(from_json(Measurement, content["measurement"]), content.get("weights"))
+                sealed = SealedMeasurement(
+                    from_json(Measurement, content["measurement"]), content.get("weights")
+                )
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError):
                 is_whole = False
-            yield line, entry if is_whole else None
+            yield line, sealed if is_whole else None
 
 
 def _digest_of(content: dict[str, Any]) -> str:
-    """Digest of a line: of its measurement alone if it has no seal."""
+    """Digest a line's content; without a seal only its measurement."""
     return digest_of(content if len(content) > 1 else content["measurement"])

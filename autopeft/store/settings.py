@@ -24,23 +24,24 @@ from autopeft.records import SETTINGS, SHORT_NAMES, RunSpec, with_setting
 from autopeft.records.fields import SettingField
 from autopeft.store.yaml import faults_of, listed, load_value, read_yaml
 
-# What may be local, and what a run or its repetition loads again, maybe from another folder.
+# Settings that may name a local file, which a resumed or repeated run loads again, maybe from another folder.
 SOURCES = ("model.id", "data.source", "search.baseline")
 _PATHS = (*SOURCES, "search.space", "output.out")
 _PAGE = "docs/settings.md"  # lists the name and the flag of every setting
 _VARIABLES = {field.variable: field.name for field in SETTINGS.values()}
 _UNIT_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+# 2GiB, 500MB, .5k: a number, the letter of the power, i for powers of 1,024.
 _BYTES = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(?:([kmgt])(i?))?b?", re.ASCII)
 _GROUPED = re.compile(r"\d{1,3}(?:(?:_\d{3})+|(?:,\d{3})+)", re.ASCII)
-_LONGEST = 60  # characters of an amount of memory; chosen by hand
+_LONGEST = 60  # characters of an amount of memory; longer ones are refused; chosen by hand
 _DURATION = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit})?" for unit in _UNIT_SECONDS), re.ASCII)
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A value that the user set.
+    """A value that the user set; `name` is dotted, and `origin` names the place for errors.
 
-    `origin` names the place. `is_text`: not parsed yet. `is_typed`: a flag or an argument of this call.
+    `is_text`: the value is text to parse. `is_typed`: it is from a flag or an argument of this call.
     """
 
     name: str
@@ -65,7 +66,7 @@ def resolve_settings(
         env: Environment; `AUTOPEFT_SEARCH_TRIALS=30` is read, an empty value counts as not given.
         flags: Dotted name -> value of the command line's flags; None means not given.
         assignments: Values of `--set`, such as `search.trials=30`; a flag of the same setting wins.
-        origin: What errors call a flag: `flag` stands for its own name. Only flags may give numbers as text.
+        origin: What errors call the place of `flags`; `flag` is the flag. Only flags have numbers as text.
 
     Returns:
         The settings, and the dotted names (`search.trials`) that any of the four places set.
@@ -87,7 +88,7 @@ def resolve_settings(
     for name, entry in entries.items():
         topic, _, field = name.partition(".")
         try:
-            content.setdefault(topic, {})[field] = _value(entry)
+            content.setdefault(topic, {})[field] = _parsed(entry)
         except SpecError as error:
             faults.append(f"{name} ({entry.origin}): {str(error).rstrip('.')}")
     try:
@@ -102,10 +103,10 @@ def resolve_settings(
     try:
         budget.check(spec.budget.requested)
     except SpecError as error:
-        of_budget = entries.get("budget.requested")
-        if of_budget is None or of_budget.is_typed:
+        budget_entry = entries.get("budget.requested")
+        if budget_entry is None or budget_entry.is_typed:
             raise
-        raise SpecError(f"budget.requested ({of_budget.origin}): {error}") from error
+        raise SpecError(f"budget.requested ({budget_entry.origin}): {error}") from error
     for name in _PATHS:
         source = attrgetter(name)(spec)
         if name not in entries or source is None:
@@ -122,7 +123,7 @@ def resolve_settings(
 
 
 def is_path_of_space(name: str) -> bool:
-    """Whether a search space is named by its file, and is none that comes with autopeft.
+    """Whether the name of a search space is a path, and not that of a space that autopeft ships.
 
     Example:
         >>> is_path_of_space("mine.yaml"), is_path_of_space("default")
@@ -144,20 +145,20 @@ def whole_path(source: str) -> str:
 
 
 def _is_there(path: str) -> bool:
-    with suppress(OSError, RuntimeError, ValueError):  # too long, no such home, or no name of a file at all
+    with suppress(OSError, RuntimeError, ValueError):  # too long, no such home, or a null character
         return bool(path) and Path(path).expanduser().exists()
     return False
 
 
 def by_dotted_name(settings: Mapping[str, object]) -> dict[str, object]:
-    """Replace the short names of settings by their dotted names. None is no value.
+    """Replace the short names of settings by their dotted names; a value of None counts as not set.
 
     Raises:
         UnknownNameError: No setting has this name.
         SpecError: A setting has two values, by its short and its dotted name.
     """
     dotted = {name: field.name for name, field in SHORT_NAMES.items()} | {name: name for name in SETTINGS}
-    dotted |= {"label": "data.label_column", "text": "data.text_columns"}  # of the usual call in Python
+    dotted |= {"label": "data.label_column", "text": "data.text_columns"}  # short for Python calls
     for name in settings:
         if name not in dotted:
             raise UnknownNameError("setting", name, dotted if "." in name else SHORT_NAMES, listed_in=_PAGE)
@@ -200,7 +201,7 @@ def parse_bytes(text: str) -> int:
 
 
 def number_in(text: str, *, source: str) -> Any:
-    """Parse a number whose thousands may be separated by _ or a comma; other text gives its YAML value.
+    """Parse a number, such as 1,000 or 1_000; parse any other text as YAML.
 
     `source` names the origin of the text for an error.
 
@@ -211,13 +212,14 @@ def number_in(text: str, *, source: str) -> Any:
     return load_value(re.sub("[_,]", "", text) if _GROUPED.fullmatch(text) else text, source=source)
 
 
-def _existing(name: str, origin: str) -> str:
+def _require_setting(name: str, origin: str) -> str:
     if name not in SETTINGS:
         raise UnknownNameError(f"setting ({origin})", name, SETTINGS, listed_in=_PAGE)
     return name
 
 
 def _from_file(path: Path) -> Iterator[_Entry]:
+    """Yield the settings of a file; raises SpecError for a plan, a search space, or an unknown name."""
     content = read_yaml(path)
     if "schema_version" in content:  # which plans and search spaces have, and settings have not
         kind, places = ("plan", "--plan of `autopeft train`, or to --baseline of a search")
@@ -231,16 +233,16 @@ def _from_file(path: Path) -> Iterator[_Entry]:
             continue  # a topic with everything below it commented out
         if not isinstance(fields, dict):
             if topic not in RunSpec.model_fields:
-                _existing(str(topic), str(path))
+                _require_setting(str(topic), str(path))
             raise SpecError(
                 f"{path}: {topic} is {fields!r}; it should hold settings, one `name: value` a line."
             )
         for field, value in fields.items():
-            yield _Entry(_existing(f"{topic}.{field}", str(path)), value, str(path))
+            yield _Entry(_require_setting(f"{topic}.{field}", str(path)), value, str(path))
 
 
 def _from_texts(env: Mapping[str, str], assignments: Sequence[str]) -> Iterator[_Entry]:
-    """The settings in environment variables and in `--set`, as texts that are not parsed yet."""
+    """Yield the settings in environment variables, then those of `--set`, as text to parse."""
     for variable in sorted(name for name in env if name.startswith("AUTOPEFT_")):
         if variable not in _VARIABLES:
             raise UnknownNameError("environment variable", variable, _VARIABLES, listed_in=_PAGE)
@@ -250,20 +252,21 @@ def _from_texts(env: Mapping[str, str], assignments: Sequence[str]) -> Iterator[
         name, equals, value = assignment.partition("=")
         if not equals:
             raise SpecError(f"--set {assignment} has no value; write it like --set search.trials=30.")
-        yield _Entry(_existing(name.strip(), "--set"), value, "--set", is_text=True)
+        yield _Entry(_require_setting(name.strip(), "--set"), value, "--set", is_text=True)
 
 
 def _from_flags(flags: Mapping[str, object], origin: str) -> Iterator[_Entry]:
     for name, value in flags.items():
         if value is not None:
-            field = SETTINGS[_existing(name, origin)]
+            field = SETTINGS[_require_setting(name, origin)]
             is_number = origin == "flag" and field.kind in (int, float)
             is_number = is_number and isinstance(value, str) and bool(value.strip())
             place = (field.flag if origin == "flag" else None) or origin
             yield _Entry(name, value, place, is_text=is_number, is_typed=True)
 
 
-def _value(entry: _Entry) -> Any:
+def _parsed(entry: _Entry) -> Any:
+    """Convert a value to the type of its setting if that is safe; raises SpecError for a value of no use."""
     field = SETTINGS[entry.name]
     value = _read_text(entry.value.strip(), field, entry.origin) if entry.is_text else entry.value
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # a number of NumPy
@@ -299,7 +302,7 @@ def _value(entry: _Entry) -> Any:
 
 
 def _read_text(text: str, field: SettingField, origin: str) -> Any:
-    """The value in the text of a variable or of `--set`; texts and lists stay text, others are YAML."""
+    """Parse the text of a variable or of `--set` as YAML; a setting that is text or a list stays text."""
     is_list = get_origin(field.kind) is tuple
     if (field.accepts_none or is_list) and text in ("", "~", "null"):
         return None

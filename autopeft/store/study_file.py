@@ -15,14 +15,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from autopeft.errors import RunDirError, reason_of
 
-_ENDINGS = ("", "-wal", "-shm", "-journal")  # of an earlier study's files
+_ENDINGS = ("", "-wal", "-shm", "-journal")  # of the files that SQLite keeps for one study
 
 
 @contextmanager
 def study_file(path: Path) -> Iterator[Callable[[], RDBStorage]]:
-    """Give a function that opens a new Optuna study in an SQLite file, in place of an earlier one.
+    """Yield a function that deletes the study in an SQLite file and opens a new Optuna storage there.
 
-    Within the context Optuna, and alembic beneath its storage, log errors alone.
+    Within the context Optuna, and alembic beneath its storage, only log errors. Storages close at the end.
 
     Raises:
         RunDirError: The file cannot be written.
@@ -55,7 +55,7 @@ def study_file(path: Path) -> Iterator[Callable[[], RDBStorage]]:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    # Many times faster than the defaults. What a crash leaves half-written a resumed run writes anew.
+    # Many times faster than the defaults, and safe: a resumed run writes the whole study anew.
     # The timeout in seconds is chosen by hand: a dashboard that reads may hold the file for a moment.
     connection = sqlite3.connect(path, timeout=60, check_same_thread=False)
     connection.execute("PRAGMA journal_mode=MEMORY")

@@ -34,7 +34,7 @@ _CORE_SCHEMA = (
         list("-+.0123456789"),
     ),
 )
-_MOST_DIGITS = 100  # chosen by hand
+_MOST_DIGITS = 100  # of an integer; chosen by hand
 _MOST_FAULTS = 12  # that one error names; chosen by hand
 _MOST_SHOWN = 60  # characters of a value in an error; chosen by hand
 _FLOW_ITEMS, _FLOW_CHARACTERS = 8, 80  # chosen by hand: what reads well on one line
@@ -44,7 +44,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     """Read a YAML file that holds a mapping.
 
     Raises:
-        SpecError: The file is missing, unreadable or empty, is not YAML or no mapping, or has a key twice.
+        SpecError: The file is missing, unreadable, empty, not YAML or not a mapping, or has a key twice.
     """
     try:
         text = yaml_text(path)
@@ -63,10 +63,10 @@ def yaml_text(path: Path | str) -> str:
 
 
 def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
-    r"""Parse YAML text that is a mapping; `source` names the text's origin for the error.
+    r"""Parse YAML text that is a mapping; errors call it `source`.
 
     Raises:
-        SpecError: The text is empty, is not YAML or no mapping, or has a key twice.
+        SpecError: The text is empty, not YAML or not a mapping, or has a key twice.
     """
     content = load_value(text, source=source)
     if content is None:
@@ -77,7 +77,7 @@ def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
 
 
 def load_value(text: str, *, source: str) -> Any:
-    """Parse one YAML document, of any type; raises SpecError as `parse_yaml` does."""
+    """Parse one YAML document of any type, None if empty; raises SpecError for bad YAML or double keys."""
     try:
         loader = _Loader(text)
         loader.name = source
@@ -120,7 +120,7 @@ def validate(kind: type[Model], content: Any, *, source: str) -> Model:
 
 
 def without_removed(content: dict[str, Any]) -> dict[str, Any]:
-    """Drop the settings that were removed since an earlier version wrote them, topic by topic."""
+    """Drop settings that this version removed, from content that an earlier version wrote."""
     kept = {
         topic: {
             name: value
@@ -135,16 +135,15 @@ def without_removed(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def listed(faults: Sequence[str]) -> str:
-    """Join the first faults to a sentence, and say how many more there are."""
+    """Join the first twelve faults, and say how many more there are."""
     n_more = len(faults) - _MOST_FAULTS
     return "; ".join([*faults[:_MOST_FAULTS], *([f"and {n_more} more"] if n_more > 0 else [])])
 
 
 def faults_of(error: ValidationError) -> list[tuple[str, str]]:
     """Name each refused value with its fault: `("search.trials", "is 0; it should be greater …")`."""
-    every = error.errors(include_url=False)
     faults: dict[str, str] = {}
-    for details in every:
+    for details in error.errors(include_url=False):
         # pydantic names one fault per member of a union; the first suffices.
         name = ".".join(str(part) for part in details["loc"] if part not in ("bool", "int", "float", "str"))
         allowed = re.sub(r"^(Value error, |(Input|\w+) should )", "", details["msg"])
@@ -167,7 +166,7 @@ def _shown(value: Any) -> str:
 
 
 def _fields_at(kind: Any, location: Iterable[int | str]) -> Iterable[str]:
-    """Names of the fields at a location in a model: `(adapters, 0)` is an item of its `adapters`."""
+    """List the fields of the model at a location: `(adapters, 0)` is an item of the field `adapters`."""
     for part in location:
         if get_origin(kind) is Annotated:
             kind = get_args(kind)[0]

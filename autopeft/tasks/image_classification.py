@@ -1,4 +1,4 @@
-"""Image classification: one label or several for an image, by the base model's own image processor."""
+"""Image classification: one label or several for an image, read by the base model's image processor."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from autopeft.tasks.parts.batches import Rows
 from autopeft.tasks.parts.labelled import LabelledTask
 from autopeft.tasks.parts.usual import IMAGES
 
-_CHUNK = 64  # images that the processor gets at once; chosen by hand
+_CHUNK = 64  # images that the processor gets at a time; chosen by hand
 _MAX_KEPT = 2**28  # pixel values of a split in memory, 1 GiB; beyond it every batch reads its images again
 
 
 def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
-    """Run the processor over all images; if their pixels exceed `_MAX_KEPT`, keep the files instead.
+    """Run the processor over all images; if their pixels would exceed `_MAX_KEPT`, keep the files instead.
 
-    `tokenizer` is the image processor; the sizes of all images are taken to be that of the first.
+    `tokenizer` is the image processor. All images are taken to have as many pixels as the first.
     """
     files: list[ImageFile] = [file for (file,) in inputs]
     is_kept = _processed(files[:1], tokenizer)["pixel_values"].numel() * len(files) <= _MAX_KEPT
@@ -39,17 +39,17 @@ def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int
 
 
 def _collate_inputs(examples: Sequence[Example], pad_token_id: int) -> Batch:
-    """`pixel_values` (B, channels, height, width), and what else the processor gives, a row per image."""
+    """Stack `pixel_values` (B, channels, height, width) and the processor's other tensors, row by row."""
     if "file" in examples[0]:
         return _processed([example["file"] for example in examples], examples[0]["processor"])
     return {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
 
 
 def _processed(files: Sequence[ImageFile], processor: Any) -> Batch:
-    """Run the processor over some images; gives its tensors, a row per image, `pixel_values` in fp32.
+    """Run the processor over some images; return its tensors, a row per image, `pixel_values` in fp32.
 
-    For most models `pixel_values` (B, channels, height, width) are all; SigLIP 2 gets patches, their mask and
-    their number of rows and columns.
+    Most give only `pixel_values` (B, channels, height, width); SigLIP 2's gives patches, their mask, and the
+    number of rows and columns. Raises DataError if the processor refuses an image.
     """
     images = [file.load() for file in files]
     try:

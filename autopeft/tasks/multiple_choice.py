@@ -29,7 +29,7 @@ def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int
 
 
 def _collate_inputs(examples: Sequence[Example], pad_token_id: int) -> Batch:
-    """Features (B, C, T), padded on the right."""
+    """Stack features to (B, C, T), C choices a row, padded on the right."""
     n_choices = len(examples[0]["input_ids"])
     flat = [{name: row[name][i] for name in row} for row in examples for i in range(n_choices)]
     batch = pad_features(flat, pad_token_id)

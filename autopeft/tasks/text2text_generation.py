@@ -1,4 +1,4 @@
-"""Text to text by an encoder with a decoder (T5, BART): the completion of a prompt."""
+"""Text to text by a model with encoder and decoder (T5, BART): it completes a prompt."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _encode(
 ) -> Encoded:
     """Tokenise prompts as features, cut at their end to `max_length` tokens, and completions as labels.
 
-    A completion of more tokens has no labels and is dropped. Nothing is learned of prompts.
+    A row with a longer completion gets no labels and is dropped. Prompts are not learned.
     """
     examples, cut = tokenized(tokenizer, [texts], max_length=max_length)
     labels: list[Row] = []
@@ -55,7 +55,7 @@ def _encode(
 
 
 def _features(model: nn.Module, batch: Batch) -> Batch:
-    """The prompt, and the completion shifted by one, as the decoder reads it."""
+    """Add `decoder_input_ids` to the prompt: the completion shifted by one, as the decoder reads it."""
     prepare = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     labels = batch["labels"]
     if prepare is not None:
@@ -69,7 +69,7 @@ def _features(model: nn.Module, batch: Batch) -> Batch:
 
 
 def _generate(model: nn.Module, batch: Batch, tokenizer: Any, max_new_tokens: int) -> list[str]:
-    """Greedy outputs for the prompts of a batch."""
+    """Generate a text for each prompt of a batch, greedily."""
     return generate_greedily(
         model,
         tokenizer,

@@ -60,12 +60,13 @@ def _encode(
 def _encode_blocks(texts: Sequence[str], tokenizer: Any, max_length: int, *, are_documents: bool) -> Encoded:
     """Pack texts into blocks of `max_length` tokens, the last block shorter; every token is a label.
 
-    A document stands alone, so that an end-of-text token follows it; other texts go on from one to the next.
-    Where the tokenizer begins texts with a token, every block does: Gemma reads no text without it.
+    An end-of-text token follows each document; texts of other kinds are parts of one long text. If the
+    tokenizer begins texts with a token, every block begins with it: Gemma cannot read text without it.
+    Raises DataError if that makes less than two blocks.
     """
     end, start = tokenizer.eos_token_id, _start_of(tokenizer)
     parts = [as_row([])]
-    # One text that goes on is joined: tokenised piece by piece, SmolLM2's loss on it is 0.3 nats higher.
+    # Parts of one text are joined: tokenised piece by piece, SmolLM2's loss on it is 0.3 nats higher.
     pieces = texts if are_documents else ["".join(texts[part]) for part in chunks(texts)]
     for part in chunks(pieces):  # several at once, which a fast tokenizer spreads over the cores
         ids: list[int] = []
@@ -102,11 +103,11 @@ def _encode_completions(
     """Make an example of each prompt with its completion; labels are -100 at what is not learned.
 
     1. With a chat template the prompt becomes the user's message.
-    2. Without one the completion follows the prompt, after a line break where neither has white space there,
-       and the end-of-text token follows the completion.
+    2. Without a template the completion follows the prompt, after a line break if neither has white space
+       there, and the end-of-text token follows the completion.
     3. An example longer than `max_length` loses the beginning of its prompt, but for the token with which
-       texts begin, down to half of the length. If that is not enough, it has no labels and is dropped.
-    4. The earlier answers of a chat are learned too, or all of its text, as `learn` says.
+       texts begin, down to half of the length. If the completion does not fit then, the example is dropped.
+    4. `learn` says whether the earlier answers of a chat are learned too (`answers`), or all text (`all`).
     """
     if is_chat and not tokenizer.chat_template:
         raise DataError(
@@ -120,21 +121,21 @@ def _encode_completions(
     labels: list[Row] = []
     start = _start_of(tokenizer)
     dropped: list[int] = []
-    n_rows, n_prompts, n_rewritten, longest = len(prompts), 0, 0, 0
+    n_rows, n_cut, n_last_alone, longest = len(prompts), 0, 0, 0
     for part in chunks(prompts, completions):
-        for prompt, completion, earlier in encode_pairs(
+        for prompt, completion, earlier_labels in encode_pairs(
             prompts[part], completions[part], tokenizer, max_length
         ):
             longest = max(longest, len(prompt) + len(completion))
-            n_rewritten += earlier is None
-            prompt_labels = prompt if learn == "all" else earlier or [IGNORED] * len(prompt)
+            n_last_alone += earlier_labels is None
+            prompt_labels = prompt if learn == "all" else earlier_labels or [IGNORED] * len(prompt)
             n_completion = min(len(completion), max(max_length - len(prompt), max_length // 2))
             n_prompt = min(len(prompt), max_length - n_completion)
             if n_prompt < len(prompt):
-                n_prompts += 1
-                begins = n_prompt > len(start) and prompt[: len(start)] == start
-                kept = start if begins else []
-                prompt = [*kept, *prompt[len(prompt) - n_prompt + len(kept) :]]
+                n_cut += 1
+                keeps_start = n_prompt > len(start) and prompt[: len(start)] == start
+                kept_start = start if keeps_start else []
+                prompt = [*kept_start, *prompt[len(prompt) - n_prompt + len(kept_start) :]]
             row, row_labels = [*prompt, *completion], [*prompt_labels[-n_prompt:], *completion]
             if n_completion < len(completion):
                 dropped.append(len(examples))
@@ -145,20 +146,20 @@ def _encode_completions(
     refusal = ""
     if len(dropped) == n_rows:
         refusal = all_dropped(n_rows, n_longest, max_length)
-    elif 2 * n_prompts > n_rows:
+    elif 2 * n_cut > n_rows:
         refusal = (
-            f"{n_prompts} of {n_rows} prompts do not fit into {max_length} tokens with their completions; "
+            f"{n_cut} of {n_rows} prompts do not fit into {max_length} tokens with their completions; "
             f"the longest example has {n_longest}: raise --max-length if the model's context allows it, or "
             "shorten the prompts."
         )
     dropping = "rows are dropped, since their completions would lose their end"
-    cuts = {"prompts lost their beginning": n_prompts, dropping: len(dropped)}
+    cuts = {"prompts lost their beginning": n_cut, dropping: len(dropped)}
     phrases = [f"{n} of {n_rows} {phrase}" for phrase, n in cuts.items() if n]
     note = f"{' and '.join(phrases)}: an example has at most {max_length} tokens, the longest {n_longest}."
     notes = [note] if phrases else []
-    if n_rewritten:
+    if n_last_alone:
         notes.append(
-            f"Of {n_rewritten} of {n_rows} chats the last answer alone is learned: the chat template writes "
+            f"Of {n_last_alone} of {n_rows} chats the last answer alone is learned: the chat template writes "
             "earlier answers differently, or the tokenizer does not tell where they stand."
         )
     return Encoded(
@@ -171,7 +172,7 @@ def _encode_completions(
 
 
 def _notes_on_template(prompts: Sequence[str], tokenizer: Any, *, is_chat: bool) -> list[str]:
-    """Say which parts of chats the template does not write, and which end of an answer is added."""
+    """Write notes on tools that the chat template leaves out, and on an end that is added to answers."""
     notes = []
     if is_chat and "tools" not in str(tokenizer.chat_template):
         n_chats = sum(chat_of(chat)[1] is not None for chat in prompts)
@@ -186,7 +187,7 @@ def _notes_on_template(prompts: Sequence[str], tokenizer: Any, *, is_chat: bool)
 
 
 def _start_of(tokenizer: Any) -> list[int]:
-    """The token with which the tokenizer begins every text, none for many tokenizers."""
+    """Find the token with which the tokenizer begins every text; [] if it adds none."""
     start = getattr(tokenizer, "bos_token_id", None)
     return [start] if start is not None and tokenizer("")["input_ids"][:1] == [start] else []
 
@@ -204,9 +205,9 @@ def _encode_chats(
     is_chat: bool,
     learns_earlier: bool,
 ) -> list[_Labelled]:
-    """Tokenise each row as the chat template writes it, cut where the assistant begins to answer."""
+    """Tokenise each row as the chat template writes it, cut where the answer begins; else DataError."""
     pairs: list[tuple[str, str]] = []
-    earlier: list[list[tuple[int, int]] | None] = []
+    earlier_spans: list[list[tuple[int, int]] | None] = []
     for prompt, completion in zip(prompts, completions, strict=True):
         turns, tools = chat_of(prompt) if is_chat else ([{"role": "user", "content": prompt}], None)
         answer = {"role": "assistant", "content": completion}
@@ -229,7 +230,7 @@ def _encode_chats(
             )
         pairs.append(pair)
         has_earlier = learns_earlier and any(turn["role"] == "assistant" for turn in turns)
-        earlier.append(earlier_answers(tokenizer, turns, pair[0], tools=tools) if has_earlier else [])
+        earlier_spans.append(earlier_answers(tokenizer, turns, pair[0], tools=tools) if has_earlier else [])
     texts, answers = zip(*pairs, strict=True)
     end = _added_end(tokenizer)
     ids = token_pairs(
@@ -240,16 +241,16 @@ def _encode_chats(
     )
     return [
         (prompt, [*completion, *end], _labels_of(tokenizer, text, spans, prompt, end))
-        for (prompt, completion), text, spans in zip(ids, texts, earlier, strict=True)
+        for (prompt, completion), text, spans in zip(ids, texts, earlier_spans, strict=True)
     ]
 
 
 def _labels_of(
     tokenizer: Any, text: str, spans: list[tuple[int, int]] | None, prompt: list[int], end: list[int]
 ) -> list[int] | None:
-    """The labels of a prompt's tokens: those of its earlier answers, and the token that ends each.
+    """Label the tokens of a prompt that are part of an earlier answer, and the token that ends each answer.
 
-    None if the answers were not found. A long prompt lacks tokens at its beginning alone.
+    [] without earlier answers, None if they were not found. A prompt that was cut lacks its first tokens.
     """
     if not spans:
         return None if spans is None else []
@@ -265,14 +266,14 @@ def _labels_of(
             n_span += 1
         if n_span < len(spans) and past_character > spans[n_span][0]:
             labels[i] = ids[i]
-    labels[-1] = IGNORED  # no answer to the prompt has begun
+    labels[-1] = IGNORED  # the last token of a prompt belongs to no earlier answer
     return [*[IGNORED] * (len(prompt) - len(ids)), *labels][-len(prompt) :]
 
 
 def _encode_plain(
     prompts: Sequence[str], completions: Sequence[str], tokenizer: Any, max_length: int
 ) -> list[_Labelled]:
-    """Tokenise each prompt up to where the completion begins, and the completion with an end."""
+    """Tokenise each prompt with the line break after it, and the completion with an end-of-text token."""
     starts = [
         prompt if prompt[-1:].isspace() or completion[:1].isspace() else prompt + "\n"
         for prompt, completion in zip(prompts, completions, strict=True)
@@ -285,10 +286,9 @@ def _encode_plain(
 
 
 def _added_end(tokenizer: Any) -> list[int]:
-    """The token that ends an answer if the chat template writes nothing behind it; else empty.
+    """Choose a token to end answers with; [] if the chat template writes something after an answer.
 
-    It is the special token that begins the next turn, with which GLM's models end an answer, or else the end
-    of texts.
+    It is the special token that begins the next turn, as GLM's models end an answer, else the end of texts.
     """
     if end_of_answer(tokenizer) != "":
         return []
@@ -314,8 +314,8 @@ def _text_form(kind: TargetKind, tokenizer: Any) -> str:
 
 
 def _generate(model: nn.Module, batch: Batch, tokenizer: Any, max_new_tokens: int) -> list[str]:
-    """Continue the prompts of a batch greedily: what stands before the last labelled part of a row."""
-    # A row that was dropped, and is read all the same, has no label: it is continued from its first token.
+    """Continue the prompts of a batch greedily; a prompt is what stands before the last labelled part."""
+    # A dropped row, if it is read at all, has no label: its prompt is its first token.
     prompts = [
         ids[: max(1, last_answer(labels)[0])].tolist()
         for ids, labels in zip(batch["input_ids"], batch["labels"].tolist(), strict=True)
@@ -339,7 +339,7 @@ def _generate(model: nn.Module, batch: Batch, tokenizer: Any, max_new_tokens: in
 
 
 def _end_ids(model: nn.Module, tokenizer: Any) -> list[int] | None:
-    """Tokens that end a text: the tokenizer's, those of the model's generation config, the chat template's.
+    """Gather the tokens that end a text, from tokenizer, generation config and chat template; None without.
 
     The template of Qwen's base models ends turns with another token than the one that ends their texts.
     """
@@ -349,7 +349,7 @@ def _end_ids(model: nn.Module, tokenizer: Any) -> list[int] | None:
 
 
 def _ends_of_turns(tokenizer: Any) -> set[int]:
-    """The special token right behind an answer, or else at the start of the next turn; empty without one."""
+    """Find the special token right after an answer, else at the start of the next turn; empty without one."""
     text = end_of_answer(tokenizer) or start_of_next_turn(tokenizer)
     end = tokenizer(text, add_special_tokens=False)["input_ids"][:1]
     added = getattr(tokenizer, "added_tokens_decoder", {})
@@ -367,7 +367,7 @@ PART = WritingTask(
     model_type=TextModel(
         encode=_encode,
         features=lambda _, batch: without_labels(batch),
-        # The label of the next token at each position (B, T), none at the last.
+        # At each position (B, T) the label of the next token; -100 at the last position.
         targets=lambda labels: nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED),
         generate=_generate,
         text_form=_text_form,

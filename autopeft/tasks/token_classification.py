@@ -24,7 +24,7 @@ from autopeft.tasks.parts.token_metrics import TOKEN_ACCURACY, TokenCounts
 from autopeft.tasks.parts.tokens import Row, as_row, beginnings, chunks, split_rows
 from autopeft.tasks.parts.usual import TAGS, require_kind, require_metric
 
-_ENTITY_TAG = re.compile(r"O|[BIELSU]-.+")
+_ENTITY_TAG = re.compile(r"O|[BIELSU]-.+")  # outside an entity, or a place in it and its type
 # seqeval calls the last tag of an entity E and an entity of one token S; in BILOU they are L and U.
 _BILOU_TO_IOBES = str.maketrans("LU", "ES")
 _ENTITY_F1, _ENTITY_MACRO_F1 = "entity-f1", "entity-macro-f1"
@@ -34,8 +34,8 @@ _ENTITY_F1, _ENTITY_MACRO_F1 = "entity-f1", "entity-macro-f1"
 class TokenClassification:
     """One tag per token, learned by cross-entropy at the first piece of every token.
 
-    Entities are read as seqeval reads them without a scheme, after L and U of BILOU were written as E and S.
-    An entity is right where its type, start and end are.
+    Entities are read as seqeval reads them without a scheme; L and U of BILOU are first replaced by E and S.
+    An entity is right if its type, start and end are right.
     """
 
     name: str = "token-classification"
@@ -57,14 +57,14 @@ class TokenClassification:
         return self.metric.replace("-f1", "-F1").replace("-", " ")
 
     def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> TokenClassification:
-        """The task for a dataset; tags that name no entities (parts of speech) are judged by accuracy."""
+        """Adapt the task to a dataset; tags without entities (parts of speech) are judged by accuracy."""
         require_kind(self.name, target, ("tags",))
-        odd = next((name for name in target.names if not _ENTITY_TAG.fullmatch(name)), None)
-        metric = spec.metric or (_ENTITY_F1 if odd is None else TOKEN_ACCURACY)
+        no_entity = next((name for name in target.names if not _ENTITY_TAG.fullmatch(name)), None)
+        metric = spec.metric or (_ENTITY_F1 if no_entity is None else TOKEN_ACCURACY)
         require_metric(self.name, metric, self.metrics)
-        if metric != TOKEN_ACCURACY and odd is not None:
+        if metric != TOKEN_ACCURACY and no_entity is not None:
             raise DataError(
-                f"{metric} needs tags such as B-place, I-place and O, but there is {odd!r}; "
+                f"{metric} needs tags such as B-place, I-place and O, but there is {no_entity!r}; "
                 f"set --metric {TOKEN_ACCURACY}."
             )
         are_numbers = spec.metric is None and all(name.isdecimal() for name in target.names)
@@ -75,7 +75,7 @@ class TokenClassification:
         return replace(self, target=target, metric=metric, notes=(note,) if are_numbers else ())
 
     def encode(self, inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
-        """Pieces of the tokens joined by blanks; labels at each token's first piece, -100 elsewhere."""
+        """Tokenise tokens joined by blanks; a tag is at its token's first piece, -100 at other pieces."""
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(
                 "The tokenizer of the base model does not map its pieces to characters (it is no fast one); "
@@ -101,11 +101,11 @@ class TokenClassification:
         return Encoded(examples=tuple(examples), labels=tuple(aligned), notes=notes)
 
     def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
-        """One batch padded on the right to its longest example: features (B, T), `labels` (B, T)."""
+        """Make a batch, padded on the right to its longest example: features (B, T), `labels` (B, T)."""
         return {**pad_features(examples, pad_token_id), "labels": pad(labels, IGNORED)}
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean cross-entropy over the tokens of the batch in nats, shape ()."""
+        """Compute the mean cross-entropy over the tagged tokens in nats, shape (); 0 without any."""
         logits, labels = logits_of(model, batch), batch["labels"]
         total = nn.functional.cross_entropy(
             logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
@@ -114,11 +114,11 @@ class TokenClassification:
         return total / n_terms
 
     def n_terms(self, batch: Batch) -> int:
-        """Tokens of the batch that have a tag."""
+        """Count the tokens of the batch that have a tag."""
         return n_labelled(batch["labels"])
 
     def evaluate(self, model: nn.Module, batches: Iterator[Batch], *, generates: bool = True) -> Evaluation:
-        """The metric, the mean loss over tokens, and one score per example, without gradients."""
+        """Compute the metric, the mean loss over tokens, and one score per example, without gradients."""
         counts = TokenCounts()
         rows: list[tuple[list[int], list[int]]] = []  # true and guessed tags of an example's tokens
         with torch.inference_mode():
@@ -140,7 +140,7 @@ class TokenClassification:
         return Evaluation(metric=metric, loss=counts.mean_loss, example_scores=scores)
 
     def _count_entities(self, rows: Sequence[tuple[list[int], list[int]]]) -> Any:
-        """Right, true and guessed entities, shape (N, types, 3), over the types that occur anywhere."""
+        """Count right, true and guessed entities, shape (N, types, 3), for all types that occur."""
         pairs = [[self._entities(tags) for tags in row] for row in rows]
         types = sorted({kind for pair in pairs for entities in pair for kind, _, _ in entities}) or [""]
         counts = np.zeros((len(pairs), len(types), 3))
@@ -156,12 +156,12 @@ class TokenClassification:
 
 
 def _mean_f1(counts: Any) -> Any:
-    """Mean F1 over types, from right, true and guessed entities (…, types, 3)."""
+    """Average F1 over types, from counts of right, true and guessed entities (…, types, 3)."""
     return f1_of_counts(counts[..., 0], counts[..., 1] + counts[..., 2]).mean(axis=-1)
 
 
 def _align(words: Sequence[str], tags: Sequence[int], pieces: Sequence[tuple[int, int]]) -> list[int]:
-    """The tag at each token's first piece, -100 elsewhere; `pieces` are (start, end) in the joined text."""
+    """Give each token's first piece its tag, else -100; `pieces` are (start, end) in the joined text."""
     # For each character of the text the word that it belongs to; the blank after a word counts to the word.
     word_at = [index for index, word in enumerate(words) for _ in range(len(word) + 1)]
     labels, seen = [], set[int]()

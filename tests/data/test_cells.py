@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from autopeft.data import load, read_language, read_texts, read_tokens
-from autopeft.data.cells import as_read
+from autopeft.data.cells import restore_cells
 from autopeft.errors import DataError
 from autopeft.records import DataSpec
 
@@ -101,5 +101,5 @@ def test_a_group_that_two_files_spell_differently_is_one_group(tmp_path, suffix)
 def test_long_texts_in_brackets_are_read_at_once(piece):
     texts = ["[" + piece * 50_000 + "x"] * 2 + ["[INST] number"]
     start = time.process_time()
-    assert as_read(texts, "text") == texts
+    assert restore_cells(texts, "text") == texts
     assert time.process_time() - start < 2

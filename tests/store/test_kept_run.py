@@ -22,7 +22,7 @@ def kept(request, tmp_path):
 
 def test_its_measurements_are_read_and_its_weights_are_those_that_were_measured(kept):
     run = RunDir.open(kept)
-    entries = run.measurements.entries()
+    entries = run.measurements.load_sealed()
     lines = (kept / "state/measurements.jsonl").read_text().splitlines()
     assert len(entries) == len(lines) > 10
     confirmed = [(m, seal) for m, seal in entries if m.fidelity.split == "confirm"]

@@ -11,12 +11,13 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
-# Contents that no template has in its own words: they show what it writes around them.
+# Messages that occur in no template: what stands around them in a rendered chat is the template's.
 _QUESTION, _ANSWER, _NEXT_QUESTION = "question 5f2a", "answer 5f2a", "question 6b3c"
-# Some templates write the date into every row, today's unless they are told one. With this one, which that of
-# Llama 3 falls back to, rows are the same on every day and in every time zone.
+# Some templates write a date into every row, by default today's. With the fallback date of Llama 3's, rows
+# are the same on every day and in every time zone.
 _DATE_STRING = "26 Jul 2024"
 _DATE_PARTS = {"%d": "26", "%b": "Jul", "%B": "July", "%m": "07", "%Y": "2024", "%y": "24", "%A": "Friday"}
+# A macro that takes the place of the clock `strftime_now`, and formats our date.
 _REPLACED = "".join(f" | replace('{code}', '{part}')" for code, part in _DATE_PARTS.items())
 _CLOCK = f"{{%- macro strftime_now(form) -%}}{{{{ form{_REPLACED} }}}}{{%- endmacro -%}}"
 
@@ -26,11 +27,11 @@ _OPENING_TAG = re.compile(rf"<({THOUGHTS})>\s*\Z")
 _CLOSING_TAG = re.compile(rf"</{THOUGHTS}>")
 _NO_THOUGHTS = re.compile(rf"<({THOUGHTS})>\s*</\1>\s*\Z")
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")  # marks what an assistant writes
-_PARTS_IN_TEXT = re.compile(r"""(['"])type\1: ?(['"])text\2""")  # a list of parts, written as it is
+_PARTS_IN_TEXT = re.compile(r"""(['"])type\1: ?(['"])text\2""")  # a list of parts, as Python prints it
 
 Turn = dict[str, Any]
 
-# What a template raises that adds a text to a number, looks for what is not there, or divides by zero.
+# What Python raises in a template that adds a text to a number, reads a missing key, or divides by zero.
 _PYTHON_FAULTS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
 TEMPLATE_FAULTS = (TemplateError, *_PYTHON_FAULTS)
 
@@ -38,7 +39,7 @@ TEMPLATE_FAULTS = (TemplateError, *_PYTHON_FAULTS)
 def rendered(
     tokenizer: Any, turns: Sequence[Turn], *, tools: Any = None, add_generation_prompt: bool = False
 ) -> str:
-    """The chat as one text, by the tokenizer's template; raises jinja2's TemplateError where that refuses."""
+    """Write a chat as one text by the tokenizer's template; jinja2's TemplateError if that refuses it."""
     text: str = tokenizer.apply_chat_template(
         list(turns),
         tools=tools,
@@ -51,7 +52,7 @@ def rendered(
 
 
 def _template(tokenizer: Any, tools: Any = None) -> str:
-    """The template for chats with or without tools, with a clock that stands still."""
+    """Get the template for chats with or without tools, with our date in place of its clock."""
     template: str = tokenizer.get_chat_template(None, tools)
     return _CLOCK + template if "strftime_now" in template else template
 
@@ -59,14 +60,13 @@ def _template(tokenizer: Any, tools: Any = None) -> str:
 def divided(
     tokenizer: Any, turns: Sequence[Turn], answer: Turn, *, tools: Any = None
 ) -> tuple[str, str] | None:
-    """Render a chat as two texts, cut where the assistant begins to answer; None where nobody can tell.
+    """Render a chat as two texts, cut where the assistant begins to answer; None if that cannot be found.
 
-    Some templates want the arguments of calls as JSON text, or each content as a list of parts; of such a
-    list SmolVLM's writes the texts, and of a plain text nothing. A chat that a template refuses, or whose
-    texts it leaves out, is given to it in those forms too.
+    A chat that the template refuses, or whose texts it leaves out, is tried in two other forms: some
+    templates want the arguments of calls as JSON text, others (SmolVLM's) each content as a list of parts.
 
     Raises:
-        TemplateError, TypeError, ValueError: The template refuses all forms, or writes the texts of none.
+        One of TEMPLATE_FAULTS: The template refuses the first form, and no other form is written whole.
     """
     faults: list[Exception] = []
     chat = [*turns, answer]
@@ -95,15 +95,15 @@ def _divided(
 ) -> tuple[str, str] | None:
     """Render a chat in one form, and cut it where the answer begins.
 
-    1. Mistral's template writes the system's text into the last turn, which is another one once there is an
-       answer. The text is put into the user's last turn, if that changes nothing of the prompt.
-    2. DeepSeek's ends a prompt with an opening tag for thoughts, without which it writes the answer.
-    3. Others end a prompt with both tags and nothing between them.
+    1. Mistral's template writes the system's text into the last turn, so that an answer moves it. If an
+       answer changes the prompt, the system's text is put into the user's last turn.
+    2. DeepSeek's ends a prompt with an opening tag for thoughts, but writes an answer without it.
+    3. Other templates end a prompt with both tags and nothing between them.
     """
     prompt = rendered(tokenizer, form(turns), tools=tools, add_generation_prompt=True)
     opening, empty = _OPENING_TAG.search(prompt), _NO_THOUGHTS.search(prompt)
-    for same in (turns, _with_system_in_last(turns)):
-        text = rendered(tokenizer, form([*same, answer]), tools=tools)
+    for asked in (turns, _with_system_in_last(turns)):
+        text = rendered(tokenizer, form([*asked, answer]), tools=tools)
         if text.startswith(prompt):
             return prompt, text[len(prompt) :]
         if opening and text.startswith(prompt[: opening.start()]):
@@ -117,12 +117,12 @@ def _divided(
 def earlier_answers(
     tokenizer: Any, turns: Sequence[Turn], prompt: str, *, tools: Any = None
 ) -> list[tuple[int, int]] | None:
-    """Find the assistant's earlier answers in the prompt of `divided`, as pairs of start and end.
+    """Find the assistant's earlier answers in the prompt of `divided`, as character positions (start, end).
 
-    They are what the template itself marks as `generation`. Without such marks an answer begins where the
-    prompt of the chat up to it ends, and ends where the next question begins. Turns of weight 0 are left out.
+    Templates may mark answers as `generation`. Without marks, an answer begins where the prompt of the chat
+    before it ends, and ends where the next question begins. Answers of weight 0 are left out.
 
-    Returns None if the template writes a turn in another way once others follow it.
+    Returns None if an answer is not found, since the template writes it differently once turns follow it.
     """
     answers = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
     if all(turns[i].get("weight") == 0 for i in answers):
@@ -156,7 +156,7 @@ def _marked(tokenizer: Any, turns: Sequence[Turn], tools: Any) -> list[tuple[int
 def _span(
     tokenizer: Any, form: Form, turns: Sequence[Turn], prompt: str, tools: Any
 ) -> tuple[int, int] | None:
-    """Where the last of some turns, which is the assistant's, stands in a longer prompt."""
+    """Find the last of some turns, the assistant's, in a longer prompt; None if it is not there."""
     start = rendered(tokenizer, form(turns[:-1]), tools=tools, add_generation_prompt=True)
     for tag in (_OPENING_TAG, _NO_THOUGHTS):  # which earlier answers lack
         if not prompt.startswith(start) and (thoughts := tag.search(start)):
@@ -170,7 +170,7 @@ def _span(
 
 
 def _after_opening(text: str, answer: str, *, tag: str) -> str:
-    r"""A rendered answer as it follows an opening tag: its thoughts, maybe none, the closing tag, the rest.
+    r"""Rewrite a rendered answer to follow an opening tag: thoughts, if any, the closing tag, the rest.
 
     Example:
         >>> _after_opening("yes<end>", "yes", tag="think")
@@ -190,9 +190,9 @@ def _after_opening(text: str, answer: str, *, tag: str) -> str:
 
 
 def _holds_texts(pair: tuple[str, str], turns: Sequence[Turn], answer: Turn, *, form: Form) -> bool:
-    """Whether the prompt has the user's last text, and the answer its own, but for blanks and thoughts.
+    """Whether the prompt has the user's last text, and the completion the answer's, apart from blanks.
 
-    A list of parts that stands there as it is holds them too, but is no text.
+    False if a template wrote a list of parts as Python prints it: that holds the texts, but is no text.
     """
     questions = [str(turn["content"]) for turn in turns if turn["role"] == "user"][-1:]
     answers = [_CLOSING_TAG.split(answer["content"])[-1]]
@@ -249,19 +249,19 @@ def _with_system_in_last(turns: Sequence[Turn]) -> list[Turn]:
 
 
 def end_of_answer(tokenizer: Any) -> str | None:
-    """What the chat template writes behind an answer, without leading blanks; None where it is not known."""
+    """Find what the chat template writes after an answer, without leading blanks; None if it is unknown."""
     text = _probed(tokenizer, _QUESTION, _ANSWER)
     return None if text is None else text.rpartition(_ANSWER)[2].lstrip()
 
 
 def start_of_next_turn(tokenizer: Any) -> str:
-    """What the chat template writes between an answer and the next question, without leading blanks."""
+    """Find what the chat template writes between an answer and the next question, without leading blanks."""
     text = _probed(tokenizer, _QUESTION, _ANSWER, _NEXT_QUESTION) or ""
     return text.rpartition(_ANSWER)[2].partition(_NEXT_QUESTION)[0].lstrip()
 
 
 def _probed(tokenizer: Any, *contents: str) -> str | None:
-    """The text of a chat of user and assistant in turn; None without a template that writes all contents."""
+    """Render messages of user and assistant in turn; None without a template that writes all of them."""
     if not getattr(tokenizer, "chat_template", None):
         return None
     roles = ("user", "assistant")

@@ -1,4 +1,4 @@
-"""Generates texts, as many at a time as the keys and values of their tokens have room for."""
+"""Generates texts, as many at a time as there is memory for their keys and values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autopeft.extension import Batch
 from autopeft.model import free_bytes
 from autopeft.records import FLOAT32_BYTES
 
-# What is not set here, `generate` takes from the model's own config: beams, penalties of repeated words.
+# Set here, since `generate` would take the values of the model's own config: beams, repetition penalties.
 _GREEDY: dict[str, Any] = {
     "do_sample": False,
     "num_beams": 1,
@@ -23,8 +23,8 @@ _GREEDY: dict[str, Any] = {
     "no_repeat_ngram_size": 0,
     "encoder_no_repeat_ngram_size": 0,
 }
-# Values of the model's own config that mean nothing for greedy texts of any length. To set them to what has
-# no effect does not do: transformers warns of a length that has two names in every call.
+# Values of the model's own config that mean nothing for greedy texts of any length. They are removed, not set
+# to a neutral value: transformers would warn in every call of a length that is given under two names.
 _UNSET = (
     *("min_length", "min_new_tokens", "max_length"),
     *("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"),
@@ -42,7 +42,7 @@ def generate_greedily(
     n_skipped: int = 0,
     **config: Any,
 ) -> list[str]:
-    """Generate greedy texts, without their first `n_skipped` tokens; `config` adds to the settings."""
+    """Generate greedy texts, without their first `n_skipped` tokens (a prompt); `config` adds settings."""
     greedy = GenerationConfig(**_GREEDY, max_new_tokens=max_new_tokens, **config)
     ids = features["input_ids"]
     n_rows, n_tokens = ids.shape
@@ -58,7 +58,7 @@ def generate_greedily(
 
 @contextlib.contextmanager
 def _without_sampling(model: nn.Module) -> Iterator[None]:
-    """Clear what the model's own config says of sampling, beams and lengths, and restore it at the end."""
+    """Clear sampling, beams and lengths in the model's own config, and restore them at the end."""
     config = getattr(model, "generation_config", None)
     values = {name: getattr(config, name) for name in _UNSET if getattr(config, name, None) is not None}
     for name in values:
@@ -71,10 +71,10 @@ def _without_sampling(model: nn.Module) -> Iterator[None]:
 
 
 def rows_with_room(model: nn.Module, n_tokens: int, *, device: torch.device) -> int:
-    """Count the rows of so many tokens whose keys and values fit into free memory, 1 at least.
+    """Count the rows of `n_tokens` tokens whose keys and values fit into half the free memory, at least 1.
 
-    A batch is as large as a forward pass allows, and its prompts may be short beside what is written: a model
-    of 8 billion weights keeps 128 KiB a token, one of 7 billion without shared heads 512 KiB.
+    A batch that fits a forward pass may not fit here, since generation makes rows longer: a model of 8
+    billion weights keeps 128 KiB a token, a model of 7 billion without shared heads 512 KiB.
     """
     config = cast(Any, model).config.get_text_config()
     number_bytes = next((parameter.element_size() for parameter in model.parameters()), FLOAT32_BYTES)

@@ -16,7 +16,7 @@ from autopeft.records import TaskSpec
 from autopeft.tasks.parts.batches import Rows, logits_of
 from autopeft.tasks.parts.usual import LABELLED, require_kind, require_metric
 
-# Classes are uneven where the most frequent is this many times as frequent as the rarest. Chosen by hand:
+# Classes are uneven if the most frequent is this many times as frequent as the rarest. Chosen by hand:
 # poem_sentiment has 11 (always guessing the majority gives 66 % accuracy, TF-IDF 69 % with a macro-F1 of
 # 0.37), banking77 has 5.
 _UNEVEN = 10
@@ -26,8 +26,8 @@ _UNEVEN = 10
 class LabelledTask:
     """A task learned from the logits (B, C) of a model's head.
 
-    `encode` makes examples of rows, and `collate_inputs` the features of a batch from examples and the
-    padding token's id. `kinds` are the kinds of `Target` that the task learns.
+    `encode` turns rows into examples; `collate_inputs` turns examples and the padding token's id into the
+    features of a batch. `kinds` are the kinds of `Target` that the task learns.
     """
 
     name: str
@@ -61,11 +61,11 @@ class LabelledTask:
     greater_is_better = property(lambda self: self._metric.greater_is_better)
     is_share = property(lambda self: self._metric.is_share)
     score_span = property(lambda self: self._metric.score_span)
-    chance = property(lambda self: getattr(self._metric, "chance", None))  # metrics of others may lack it
-    metric_label = property(lambda self: getattr(self._metric, "label", ""))  # and this
+    chance = property(lambda self: getattr(self._metric, "chance", None))  # both members are optional
+    metric_label = property(lambda self: getattr(self._metric, "label", ""))
 
     def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> LabelledTask:
-        """The task for a dataset; its metric is the user's, else the default of its target."""
+        """Adapt the task to a dataset; its metric is the user's or the default; uneven classes differ."""
         require_kind(self.name, target, self.kinds)
         task = replace(self, target=target, chosen_metric=spec.metric, notes=())
         if spec.metric is not None:
@@ -84,8 +84,8 @@ class LabelledTask:
         return replace(task, chosen_metric=for_uneven, notes=(note,))
 
     def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
-        """One batch: features, and `labels` (B,), or (B, C) for several labels per example."""
-        if self.target.kind == "classes":  # 0 and 1
+        """Make a batch: features, and `labels` (B,), or (B, C) of 0 and 1 for several labels per example."""
+        if self.target.kind == "classes":
             truth = torch.zeros(len(labels), len(self.target.names))
             for row, classes in enumerate(labels):
                 truth[row, list(classes)] = 1.0
@@ -94,15 +94,15 @@ class LabelledTask:
         return {**self.collate_inputs(examples, pad_token_id), "labels": truth}
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean of the examples' losses, shape ()."""
+        """Average the examples' losses, shape ()."""
         return _losses(self.target, logits_of(model, batch), batch["labels"]).mean()
 
     def n_terms(self, batch: Batch) -> int:
-        """Rows of the batch."""
+        """Count the rows of the batch."""
         return len(batch["labels"])
 
     def evaluate(self, model: nn.Module, batches: Iterator[Batch], *, generates: bool = True) -> Evaluation:
-        """The metric, the mean loss, and one score per example, without gradients."""
+        """Compute the metric, the mean loss and a score per example, without gradients; NaN if diverged."""
         with torch.inference_mode():
             pairs = [(logits_of(model, batch), batch["labels"]) for batch in batches]
             logits, truth = (torch.cat(column) for column in zip(*pairs, strict=True))
@@ -118,9 +118,10 @@ class LabelledTask:
 
 
 def _losses(target: Target, logits: Tensor, labels: Tensor) -> Tensor:
-    """Each example's loss, shape (B,): cross-entropy in nats, its mean over several labels, or squared error.
+    """Compute each example's loss, shape (B,): cross-entropy in nats, or squared error for numbers.
 
-    The squared error is divided by train's variance: predicting the mean costs about 1.
+    For several labels it is the mean over labels of the binary one. The squared error is divided by train's
+    variance: predicting the mean costs about 1.
     """
     if target.kind == "number":
         return ((logits[:, 0] - labels) / target.std).square()

@@ -23,10 +23,10 @@ from autopeft.extension import IGNORED, Batch
 
 @dataclass(frozen=True, kw_only=True)
 class HeadInputs:
-    """The inputs of a model's output layer where a label counts, and what makes logits of them.
+    """The inputs of a model's output layer at labelled positions, and a function that makes logits of them.
 
-    `to_logits` runs the model's forward pass with all that comes before the output layer replaced by what it
-    gave. So the logits are scaled or capped as the model does it, in whatever pieces they are made.
+    `to_logits` runs the model's forward pass, with the recorded outputs in place of all layers before the
+    output layer. So the model itself scales or caps the logits, in whatever pieces they are made.
     """
 
     states: Tensor  # (N, D)
@@ -37,9 +37,9 @@ class HeadInputs:
 
 
 def positions_of(targets: Tensor) -> Tensor:
-    """Row and column of each target (B, T) that is not -100, shape (2, N), row by row.
+    """List row and column of each target (B, T) that is not -100, shape (2, N), row by row.
 
-    A GPU must finish its work to tell how many there are, so that they are listed on the CPU if possible.
+    Call it on the CPU if possible: a GPU must finish its work to tell the number of positions.
     """
     return torch.stack((targets != IGNORED).nonzero(as_tuple=True))
 
@@ -47,14 +47,15 @@ def positions_of(targets: Tensor) -> Tensor:
 def run_to_output(
     model: nn.Module, features: Batch, targets: Tensor, positions: Tensor | None = None
 ) -> HeadInputs:
-    """Run a model up to its output layer, at the positions (2, N) whose target (B, T) is not -100.
+    """Run a model up to its output layer, and keep the states at `positions` (2, N).
 
-    None lists the positions here.
+    None takes all positions whose target (B, T) is not -100. If the model cannot be cut there, all logits are
+    made, and those at the positions stand for states.
     """
     rows, columns = positions_of(targets) if positions is None else positions
     labels = targets[rows, columns]
 
-    def choose(values: Tensor) -> Tensor:
+    def at_positions(values: Tensor) -> Tensor:
         return values[rows, columns]
 
     inner = getattr(model, "get_base_model", lambda: model)()
@@ -63,7 +64,7 @@ def run_to_output(
     output_layer: Any = getattr(inner, "get_output_embeddings", lambda: None)()
     body = {name: child for name, child in inner.named_children() if child is not output_layer}
     if len(body) == len(list(inner.named_children())):  # the output layer is none of them
-        return _from_logits(choose(model(**features).logits), labels)
+        return _from_logits(at_positions(model(**features).logits), labels)
     outputs: dict[str, list[Any]] = defaultdict(list)
     states: list[Tensor] = []
 
@@ -71,7 +72,7 @@ def run_to_output(
         outputs[name].append(output)
 
     def stop(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """Keep the states and let the output layer have none of them, where they are (B, T or more, D)."""
+        """Record states (B, T or more, D), and pass the output layer none; other shapes pass unchanged."""
         (n_rows, n_tokens), shape = targets.shape, args[0].shape
         if len(shape) != 3 or shape[0] != n_rows or shape[1] < n_tokens:
             return None
@@ -84,14 +85,14 @@ def run_to_output(
         hooks.callback(output_layer.register_forward_pre_hook(stop).remove)
         logits: Tensor = model(**features).logits
     if len(states) != 1:
-        return _from_logits(choose(logits), labels)
+        return _from_logits(at_positions(logits), labels)
 
     def to_logits(piece: Tensor) -> Tensor:
         with _replaying(inner, outputs), _fed(output_layer, piece):
             return cast(Tensor, inner.forward(**features).logits[0])
 
     return HeadInputs(
-        states=choose(states[0]),
+        states=at_positions(states[0]),
         labels=labels,
         to_logits=to_logits,
         n_words=logits.shape[-1],
@@ -100,14 +101,14 @@ def run_to_output(
 
 
 def _from_logits(logits: Tensor, labels: Tensor) -> HeadInputs:
-    """The logits (N, V) stand for the states."""
+    """Make logits (N, V) stand for the states."""
     return HeadInputs(
         states=logits, labels=labels, to_logits=lambda piece: piece, n_words=logits.shape[-1], parameters=()
     )
 
 
 class _Replay(nn.Module):
-    """Gives recorded outputs in their order; has all attributes of the module that it stands for."""
+    """Stands for a module: returns its recorded outputs in order, and has all its attributes."""
 
     def __init__(self, original: nn.Module, outputs: Sequence[Any]) -> None:
         super().__init__()
@@ -125,7 +126,7 @@ class _Replay(nn.Module):
 
 @contextlib.contextmanager
 def _replaying(inner: nn.Module, outputs: Mapping[str, Sequence[Any]]) -> Iterator[None]:
-    """Let children of a model give recorded outputs; hooks on them and in them are not called."""
+    """Let children of a model return recorded outputs in this context; their hooks are not called."""
     originals = {name: inner.get_submodule(name) for name in outputs}
     try:
         for name, original in originals.items():
@@ -138,7 +139,7 @@ def _replaying(inner: nn.Module, outputs: Mapping[str, Sequence[Any]]) -> Iterat
 
 @contextlib.contextmanager
 def _fed(output_layer: nn.Module, states: Tensor) -> Iterator[None]:
-    """Give the output layer these states (n, D), as one row of n positions, whatever it is called with."""
+    """Feed the output layer these states (n, D) as one row of n positions, in place of its input."""
     hook = output_layer.register_forward_pre_hook(lambda _, args: (states[None], *args[1:]))
     try:
         yield

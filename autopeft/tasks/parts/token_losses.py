@@ -13,9 +13,9 @@ from torch.autograd.function import once_differentiable
 
 from autopeft.tasks.parts.output_layer import HeadInputs
 
-# Most logits of a piece: 64 MiB in float32, 32 MiB in bfloat16, and both again for the gradient. By hand:
-# 2**23 and 2**24 were fastest (49,152 words). Each piece reads the whole output layer, 1 GB of 128,256 words
-# in bfloat16: on a GPU, which would wait for it at 131 tokens, a piece has four times as many.
+# Most logits of a piece: 64 MiB in float32, 32 MiB in bfloat16, and both again for the gradient. Chosen by
+# hand: 2**23 and 2**24 were fastest for 49,152 words. Each piece reads the whole output layer: 1 GB of
+# 128,256 words in bfloat16. A GPU would wait for it at 131 tokens a piece, so it takes four times as much.
 PIECE_LOGITS = 2**24
 GPU_PIECE_LOGITS = 2**26
 
@@ -23,13 +23,13 @@ _as_on_gpu = ContextVar("as_on_gpu", default=False)
 
 
 def piece_logits(*, on_gpu: bool) -> int:
-    """The most logits that are in memory at a time."""
+    """Look up how many logits may be in memory at a time."""
     return GPU_PIECE_LOGITS if on_gpu else PIECE_LOGITS
 
 
 @contextlib.contextmanager
 def pieces_of_a_gpu() -> Iterator[None]:
-    """A context in which a CPU takes pieces as a GPU does, for a step that is only looked at."""
+    """Let a CPU take pieces as large as a GPU's in this context, to trace the memory of a GPU's step."""
     token = _as_on_gpu.set(True)
     try:
         yield
@@ -38,7 +38,7 @@ def pieces_of_a_gpu() -> Iterator[None]:
 
 
 def mean_loss(head: HeadInputs) -> Tensor:
-    """Mean cross-entropy in nats over the labels, shape (), 0 if there are none; differentiable."""
+    """Compute the mean cross-entropy over labels in nats, shape (); 0 without labels; differentiable."""
     n_labels = max(1, len(head.labels))
     if not torch.is_grad_enabled():
         return over_pieces(head, cross_entropies).sum() / n_labels
@@ -47,17 +47,17 @@ def mean_loss(head: HeadInputs) -> Tensor:
 
 
 def over_pieces(head: HeadInputs, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """One row per label (N, …), which `function` makes of logits (n, V) in fp32 and labels (n,)."""
+    """Apply `function` piece by piece to logits (n, V) in fp32 and labels (n,); join its rows to (N, …)."""
     return torch.cat([function(head.to_logits(x).float(), labels) for x, labels in _pieces(head)])
 
 
 def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy in nats at each label (N,)."""
+    """Compute the cross-entropy at each label in nats, shape (N,)."""
     return nn.functional.cross_entropy(logits, labels, reduction="none")
 
 
 def losses_and_hits(logits: Tensor, labels: Tensor) -> Tensor:
-    """For each label its cross-entropy, and 1 if it has the largest logit, else 0; shape (N, 2)."""
+    """Compute for each label its cross-entropy, and 1 if its logit is the largest, else 0; shape (N, 2)."""
     return torch.stack([cross_entropies(logits, labels), (logits.argmax(dim=-1) == labels).float()], dim=1)
 
 
@@ -68,7 +68,7 @@ def _pieces(head: HeadInputs) -> list[tuple[Tensor, Tensor]]:
 
 
 class _SummedLoss(torch.autograd.Function):
-    """Makes the gradients in the forward pass, where each piece's logits are at hand, and keeps them.
+    """Sums losses; computes gradients in the forward pass already, while each piece's logits are in memory.
 
     Source: Liger-Kernel's fused linear cross-entropy, arXiv:2410.10989, section 3.2; here for any output
     layer and what a model does to its logits.

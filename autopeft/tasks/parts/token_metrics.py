@@ -1,4 +1,4 @@
-"""The metrics of tasks that write text, from counts per example that are summed up batch by batch."""
+"""Metrics of tokens and of written texts, from counts per example that are collected batch by batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LARGEST_EXPONENT = 700.0  # exp overflows a float at 709.8
 
 @dataclass
 class TokenCounts:
-    """Per example: summed cross-entropy, labelled tokens, hits among them, the score of the text."""
+    """Per example: summed cross-entropy, number of labelled tokens, right ones, score of the written text."""
 
     losses: list[float] = field(default_factory=list)
     n_tokens: list[int] = field(default_factory=list)
@@ -33,8 +33,8 @@ class TokenCounts:
     def add(
         self, losses: Tensor, hits: Tensor, is_labelled: Tensor, text_scores: Sequence[float] = ()
     ) -> None:
-        """Count a batch whose labelled tokens (B, T) have these losses and hits (N,), row by row."""
-        # On the CPU: a GPU adds up in any order, and Apple's have no float64.
+        """Add a batch: losses and hits (N,) of its labelled tokens (B, T), row by row, and text scores."""
+        # On the CPU: a GPU sums in no fixed order, and Apple's GPUs have no float64.
         is_labelled, of_tokens = is_labelled.cpu(), torch.stack([losses, hits], dim=1).cpu()
         n_tokens, rows = is_labelled.sum(dim=1), is_labelled.nonzero()[:, 0]
         of_rows = torch.zeros(len(is_labelled), 2, dtype=torch.double)
@@ -45,7 +45,7 @@ class TokenCounts:
         self.text_scores += text_scores
 
     def evaluation(self, metric: str) -> Evaluation:
-        """The metric, the loss per token, and one score per example."""
+        """Compute the metric, the loss per token, and one score per example."""
         value, scores = TOKEN_METRICS.get(metric, OWN).score(self)
         return Evaluation(metric=value, loss=self.mean_loss, example_scores=scores)
 
@@ -65,7 +65,7 @@ def _loss(counts: TokenCounts) -> Scored:
 
 
 def _perplexity(counts: TokenCounts) -> Scored:
-    """The exponential of the loss; its scores follow to first order from those of the loss."""
+    """Compute the exponential of the loss; its scores are those of the loss, to first order."""
     loss, scores = _loss(counts)
     value = math.exp(min(loss, _LARGEST_EXPONENT))
     return value, tuple(value * (1 + score - loss) for score in scores)

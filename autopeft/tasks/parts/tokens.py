@@ -1,4 +1,4 @@
-"""Texts become rows of token features: arrays of four bytes a token, where Python integers take forty."""
+"""Turns texts into rows of token features: arrays with 4 bytes a token, of which Python lists take 40."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from autopeft.extension import Example
 Row = NDArray[np.int32]
 Pair = tuple[list[int], list[int]]  # the tokens of a text, and of what follows it
 
-# What the tokenizer gets at once, whose lists of integers are held: so many texts, and characters; by hand.
+# Texts, and characters, that the tokenizer gets at a time, since it holds lists of integers; chosen by hand.
 _CHUNK, _CHUNK_CHARACTERS = 1000, 4_000_000
-# A token of English has 5 characters, one of white space or code up to some dozens. Where a text is cut to
-# characters, the last word and what a tokenizer merges with it are other tokens. All chosen by hand.
+# Long texts are cut to characters before they are tokenised. A token of English has 5 characters; a token of
+# white space or code some dozens. At the cut a few tokens differ from those of the whole. All chosen by hand.
 _TOKEN_CHARACTERS, _SEAM_TOKENS = 16, 64
-_BEGINNING, _BEGINNING_TOKENS = 64, 256  # characters, and the most tokens of these, which are four bytes each
+_BEGINNING, _BEGINNING_TOKENS = 64, 256  # characters, and their most tokens: 4 bytes each, a token a byte
 
 
 def chunks(*columns: Sequence[Sized]) -> Iterator[slice]:
-    """Parts of texts, or of rows of several texts, that a tokenizer gets at once.
+    """Yield slices of texts, or of rows of several texts, that a tokenizer gets at a time.
 
     Example:
         >>> list(chunks(["a"] * 1500))
@@ -42,12 +42,12 @@ def chunks(*columns: Sequence[Sized]) -> Iterator[slice]:
 
 
 def _most_characters(max_length: int) -> int:
-    """Characters of a text up to which all of it is tokenised for `max_length` tokens."""
+    """Compute how long a text may be so that none of it is cut off before it is tokenised."""
     return _TOKEN_CHARACTERS * (max_length + _SEAM_TOKENS)
 
 
 def beginnings(tokenizer: Any, texts: Sequence[str], *, max_length: int) -> list[str]:
-    """Cut off what lies far behind the first `max_length` tokens of long texts."""
+    """Cut off long texts far behind their first `max_length` tokens; not if the tokenizer truncates left."""
     if getattr(tokenizer, "truncation_side", "right") != "right":
         return list(texts)
     n_tokens, n_characters = max_length + _SEAM_TOKENS, _most_characters(max_length)
@@ -55,7 +55,7 @@ def beginnings(tokenizer: Any, texts: Sequence[str], *, max_length: int) -> list
 
 
 def endings(tokenizer: Any, texts: Sequence[str], *, max_length: int) -> list[str]:
-    """Cut out what lies between the first characters of long texts and their last `max_length` tokens."""
+    """Cut the middle out of long texts: their first characters and last `max_length` tokens stay."""
 
     def cut(text: str, n: int) -> str:
         return text[:_BEGINNING] + text[len(text) - n + _BEGINNING :]
@@ -65,7 +65,7 @@ def endings(tokenizer: Any, texts: Sequence[str], *, max_length: int) -> list[st
 
 
 def tokens_in_words(n_tokens: int, columns: Sequence[Sequence[str]], *, max_length: int) -> str:
-    """The tokens of the longest text, in words: of a long one only a part was tokenised."""
+    """Write the tokens of the longest text, as "more than" if only a part of a text was tokenised."""
     is_part = any(len(text) > _most_characters(max_length) for column in columns for text in column)
     return f"more than {n_tokens}" if is_part else f"{n_tokens}"
 
@@ -73,22 +73,22 @@ def tokens_in_words(n_tokens: int, columns: Sequence[Sequence[str]], *, max_leng
 def _shortened(
     tokenizer: Any, texts: Sequence[str], cut: Callable[[str, int], str], n_tokens: int, n_characters: int
 ) -> list[str]:
-    """Cut long texts to so many characters, or a power of two times as many, as have the tokens."""
+    """Cut long texts to `n_characters`; double these for a text until its cut has `n_tokens` tokens."""
     shortened = list(texts)
     too_long = [i for i, text in enumerate(texts) if len(text) > n_characters]
     while too_long:
-        tried = {i: cut(texts[i], n_characters) for i in too_long}
-        rows = tokenizer([*tried.values()], truncation=True, max_length=n_tokens, verbose=False)["input_ids"]
+        cuts = {i: cut(texts[i], n_characters) for i in too_long}
+        rows = tokenizer([*cuts.values()], truncation=True, max_length=n_tokens, verbose=False)["input_ids"]
         have_few = [i for i, row in zip(too_long, rows, strict=True) if len(row) < n_tokens]
-        for i in tried.keys() - have_few:
-            shortened[i] = tried[i]
+        for i in cuts.keys() - have_few:
+            shortened[i] = cuts[i]
         n_characters *= 2
         too_long = [i for i in have_few if len(texts[i]) > n_characters]
     return shortened
 
 
 def as_row(values: Sequence[int]) -> Row:
-    """The values as a read-only array (T,); rows of ones, or of zeros, of the same length are one array."""
+    """Copy values to a read-only array (T,); equal rows of only ones, or only zeros, share one array."""
     for value in (0, 1):
         if len(values) and values[0] == value and list(values).count(value) == len(values):
             return filled(value, len(values))
@@ -97,18 +97,18 @@ def as_row(values: Sequence[int]) -> Row:
 
 @cache
 def filled(value: int, n: int) -> Row:
-    """The same read-only array (n,) of one value at every call: most rows of a mask or of types are such."""
+    """Make a read-only array (n,) of one value, the same at every call: most masks are such rows."""
     return read_only(np.full(n, value, dtype=np.int32))
 
 
 def read_only(row: Row) -> Row:
-    """The same array, which can be written to no longer."""
+    """Make an array read-only in place, and return it."""
     row.setflags(write=False)
     return row
 
 
 def split_rows(encoded: Mapping[str, Sequence[Any]]) -> list[Example]:
-    """One example per row of what a tokenizer gives, which is a list of rows per feature."""
+    """Turn a tokenizer's output, a list of rows per feature, into one example per row."""
     columns = [map(as_row, rows) for rows in encoded.values()]
     return [dict(zip(encoded, row, strict=True)) for row in zip(*columns, strict=True)]
 
@@ -116,18 +116,18 @@ def split_rows(encoded: Mapping[str, Sequence[Any]]) -> list[Example]:
 def token_pairs(
     tokenizer: Any, texts: Sequence[str], continuations: Sequence[str], *, add_special_tokens: bool
 ) -> list[Pair]:
-    """Tokenise each text, and the text that follows it.
+    """Tokenise each text and its continuation as two lists of tokens.
 
-    Both are tokenised apart, but by a tokenizer that begins every text with a space, as Llama 2's does:
-    there would be a space before each continuation. Such pairs are tokenised as one text too, whose tokens
-    behind those of the text are the continuation's; apart again where the text ends within a token.
+    Most tokenizers get the two apart. One that begins every text with a space, as Llama 2's does, gets
+    them as one text: the tokens after those of the first text are the continuation's. If the first text ends
+    within a token, it gets them apart, too.
 
     Args:
         tokenizer: Of the base model.
         texts: The first texts.
-        continuations: The texts that follow, as many.
+        continuations: The texts that follow them.
         add_special_tokens: Whether a text begins as the tokenizer begins texts. A token that it puts at the
-            end is left out.
+            end is removed.
     """
     ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} if add_special_tokens else set()
 
@@ -160,16 +160,16 @@ def _without_ends(ids: list[int], ends: Collection[int | None]) -> list[int]:
 
 
 def pair_start(tokenizer: Any) -> str:
-    """What the second text of a pair begins with: a line break where the tokenizer writes no token between.
+    """Choose what begins the second text of a pair: a line break if the tokenizer writes no token between.
 
-    GPT-2's and Qwen's write none, so that the last word of a text and the first of the next are one.
+    GPT-2's and Qwen's write none: the last word of the first text and the first of the second would join.
     """
     alone, pair = (tokenizer.num_special_tokens_to_add(pair=is_pair) for is_pair in (False, True))
     return "\n" if alone == pair else ""
 
 
 def pair_form(tokenizer: Any) -> str:
-    """How a pair is written as one text, in words; empty where a token stands between its texts."""
+    """Say in words how a pair is written as one text; empty if a token stands between its texts."""
     if not pair_start(tokenizer):
         return ""
     return "The second text of a pair follows a line break, since the tokenizer puts nothing between the two."
@@ -178,10 +178,10 @@ def pair_form(tokenizer: Any) -> str:
 def tokenized(
     tokenizer: Any, columns: Sequence[Sequence[str]], *, max_length: int
 ) -> tuple[list[Example], list[int]]:
-    """Tokenise texts, or pairs of texts; gives features, and the lengths of those that were cut.
+    """Tokenise texts or pairs of texts; return features, and the lengths in tokens of texts that were cut.
 
-    A pair is cut at its longer text. Its second text begins on a new line where the tokenizer puts nothing
-    between the two. A text of more than 16 characters a token counts as its beginning.
+    A pair is cut at its longer text. Its second text begins on a new line if the tokenizer puts nothing
+    between the two. The length of a very long text is that of its beginning, which alone is tokenised.
 
     Args:
         tokenizer: Of the base model.
@@ -199,7 +199,7 @@ def tokenized(
         ]
         rows = split_rows(tokenizer(*texts, truncation=True, max_length=max_length))
         full = [i for i, row in enumerate(rows) if len(row["input_ids"]) >= max_length]
-        if full:  # only these may have been cut; a second look tells
+        if full:  # only these may have been cut: tokenise them without a limit
             whole = tokenizer(*([column[i] for i in full] for column in texts), verbose=False)["input_ids"]
             cut += [len(ids) for ids in whole if len(ids) > max_length]
         examples += rows

@@ -1,4 +1,4 @@
-"""Checks of what a task is fitted to, and the defaults of a full run by the kind of examples.
+"""Checks of a task's target and metric, and the defaults of a full run by the kind of examples.
 
 All numbers are chosen by hand, for the reasons beside them.
 """
@@ -35,7 +35,7 @@ GENERATED = replace(COMPLETIONS, max_new_tokens=(16, 1024))
 
 
 def require_kind(task: str, target: Target, kinds: Sequence[str]) -> None:
-    """Raise DataError where the target is none of the kinds that the task learns."""
+    """Raise DataError if the task does not learn this kind of target."""
     if target.kind not in kinds:
         raise DataError(
             f"{task} learns {' or '.join(kinds)}, but the target of these rows is {target.kind}; choose "
@@ -44,6 +44,6 @@ def require_kind(task: str, target: Target, kinds: Sequence[str]) -> None:
 
 
 def require_metric(task: str, metric: str, metrics: Sequence[str]) -> None:
-    """Raise UnknownNameError where the task cannot be judged by the metric."""
+    """Raise UnknownNameError if the task cannot be judged by the metric."""
     if metric not in metrics:
         raise UnknownNameError(f"metric of {task}", metric, metrics)

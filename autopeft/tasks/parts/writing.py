@@ -55,9 +55,9 @@ class TextModel:
 
     - `encode`: the target's kind, texts, completions, tokenizer, max_length, `learn` -> features and labels.
     - `features`: model and batch -> what the model is called with.
-    - `targets`: labels (B, T) -> the label that each position predicts, -100 where none counts (B, T).
+    - `targets`: labels (B, T) -> the label that each position predicts (B, T), -100 if it predicts none.
     - `generate`: model, batch, tokenizer and max_new_tokens -> one text per example, for `exact-match`.
-    - `text_form`: the target's kind and tokenizer -> how a row is written as one text, in words; empty where
+    - `text_form`: the target's kind and tokenizer -> how a row is written as one text, in words; empty if
       there is nothing to tell.
     """
 
@@ -70,9 +70,9 @@ class TextModel:
 
 @dataclass(frozen=True, kw_only=True)
 class WritingTask:
-    """Cross-entropy in nats per labelled token; the default metric is that loss on held-out text.
+    """A task that learns to write text, by cross-entropy in nats per labelled token; that is its metric, too.
 
-    `kinds` are the kinds of `Target` that the task learns, `model_type` says what its models do with them.
+    `kinds` are the kinds of `Target` that the task learns; `model_type` has what differs by type of model.
     """
 
     name: str
@@ -84,9 +84,9 @@ class WritingTask:
     read_rows: ReadRows = read_language
     notes: tuple[str, ...] = ()
     spec: TaskSpec = field(default_factory=TaskSpec)
-    max_new_tokens: int = 64  # of an answer, where no data say how many; chosen by hand
+    max_new_tokens: int = 64  # of an answer, if no data say how many; chosen by hand
     tokenizer: Any = field(default=None, repr=False, compare=False)
-    # Labels of a batch on its device -> where the targets are. Parts of the batch have other tensors.
+    # Labels of a batch on its device -> positions of its targets. Parts of a batch are not in it.
     _positions: WeakTensorKeyDictionary = field(
         default_factory=WeakTensorKeyDictionary, init=False, repr=False, compare=False
     )
@@ -98,14 +98,14 @@ class WritingTask:
 
     @property
     def defaults(self) -> TaskDefaults:
-        """Those of prompts with completions, with or without generated answers, or of text in blocks."""
+        """Defaults of a full run: for generated answers, prompts with completions, or blocks of text."""
         if self.judges_texts:
             return GENERATED
         return COMPLETIONS if self.target.kind in WITH_PROMPT else BLOCKS
 
     @property
     def text_form(self) -> str:
-        """How a row becomes one text, in words; empty before a tokenizer is known, and for other rows."""
+        """How a row with a prompt becomes one text, in words; empty without tokenizer and for other rows."""
         form = "" if self.tokenizer is None else self.model_type.text_form(self.target.kind, self.tokenizer)
         return f"{form} {_LEARNED[self.spec.learn]}" if form and self.target.kind == "chat" else form
 
@@ -114,11 +114,11 @@ class WritingTask:
     greater_is_better = property(lambda self: TOKEN_METRICS.get(self.metric, OWN).greater_is_better)
     is_share = property(lambda self: TOKEN_METRICS.get(self.metric, OWN).is_share)
     score_span = property(lambda self: TOKEN_METRICS.get(self.metric, OWN).score_span)
-    # Loss, token accuracy, exact match; of a function its name.
+    # Such as "token accuracy"; for a user's function, its name.
     metric_label = property(lambda self: re.sub("[-_]", " ", self.metric.rpartition(":")[2]))
 
     def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> WritingTask:
-        """The task for a dataset of texts and the user's settings."""
+        """Adapt the task to a dataset of texts and the user's settings."""
         require_kind(self.name, target, self.kinds)
         task = replace(self, spec=spec, target=target, tokenizer=tokenizer)
         if not is_own_metric(task.metric):
@@ -143,7 +143,7 @@ class WritingTask:
         return task
 
     def encode(self, inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
-        """Token features and labels of at most `max_length` tokens each."""
+        """Turn rows into token features and labels of at most `max_length` tokens each."""
         if self.metric == EXACT_MATCH:
             _require_answers(labels, self.spec.answer_pattern)
         texts = [text for (text,) in inputs]
@@ -152,26 +152,26 @@ class WritingTask:
         )
 
     def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
-        """One batch padded on the right: features (B, T), and `labels` (B, U), -100 at padding."""
+        """Make a batch, padded on the right: features (B, T), and `labels` (B, U), -100 at padding."""
         return {**pad_features(examples, pad_token_id), "labels": pad(labels, IGNORED)}
 
     def placed(self, batch: Batch, place: Callable[[Tensor], Tensor]) -> Batch:
-        """The batch on its device; the positions of targets are listed before, and go there too."""
+        """Copy a batch to its device, and the positions of its targets, which the CPU lists before."""
         positions = positions_of(self.model_type.targets(batch["labels"]))
         on_device = {name: place(tensor) for name, tensor in batch.items()}
         self._positions[on_device["labels"]] = place(positions)
         return on_device
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean cross-entropy over the labelled tokens of the batch in nats, shape ()."""
+        """Compute the mean cross-entropy over the labelled tokens of the batch in nats, shape ()."""
         return mean_loss(self._run(model, batch))
 
     def n_terms(self, batch: Batch) -> int:
-        """Labelled tokens of the batch that are predicted."""
+        """Count the labelled tokens of the batch that are predicted."""
         return n_labelled(self.model_type.targets(batch["labels"]))
 
     def evaluate(self, model: nn.Module, batches: Iterator[Batch], *, generates: bool = True) -> Evaluation:
-        """The metric, the mean loss over labelled tokens, and one score per example, without gradients."""
+        """Compute the metric, the mean loss over tokens, and a score per example, without gradients."""
         counts = TokenCounts()
         with torch.inference_mode():
             for batch in batches:
@@ -184,13 +184,13 @@ class WritingTask:
         return counts.evaluation(self.metric)
 
     def _run(self, model: nn.Module, batch: Batch) -> HeadInputs:
-        """The model up to its output layer, at the positions whose label counts."""
+        """Run the model up to its output layer, at the positions whose label counts."""
         features, labels = self.model_type.features(model, batch), batch["labels"]
         positions = self._positions.get(labels, None)  # type: ignore[no-untyped-call]
         return run_to_output(model, features, self.model_type.targets(labels), positions)
 
     def _text_scores(self, model: nn.Module, batch: Batch) -> list[float]:
-        """Score the generated text of each example: 1 or 0 for the true answer, or by the user's function."""
+        """Score each example's generated text: 1 for the true answer, else 0; or by the user's function."""
         assert self.tokenizer is not None, "the task was fitted without a tokenizer"
         texts = self.model_type.generate(model, batch, self.tokenizer, self.max_new_tokens)
         ids = [last_answer(labels)[1] for labels in batch["labels"].tolist()]
@@ -225,7 +225,7 @@ def _own_scores(name: str, *columns: Sequence[str]) -> list[float]:
 
 
 def all_dropped(n_rows: int, longest: int | str, max_length: int) -> str:
-    """Say that no row keeps the end of its completion, and which length would hold all."""
+    """Write the refusal if no row keeps the end of its completion; it names the length that would do."""
     return (
         f"All {n_rows} rows would be dropped, since their completions lose their end in {max_length} tokens; "
         f"the longest has {longest}: set --max-length to that if the model's context allows it, or shorten "
@@ -234,9 +234,9 @@ def all_dropped(n_rows: int, longest: int | str, max_length: int) -> str:
 
 
 def _find_answer(text: str, pattern: str | None) -> str | None:
-    """The first group of the first match, or the match; the whole text without a pattern; None: no match.
+    """Find the first match, or its first group if there is one; None: no match. No pattern: the whole text.
 
-    Thoughts before an answer, as some chat templates write them, even empty ones, are no part of it.
+    Thoughts before an answer, which some chat templates write even if they are empty, are removed first.
     """
     text = _THOUGHTS.sub("", text)
     if pattern is None:
@@ -246,7 +246,7 @@ def _find_answer(text: str, pattern: str | None) -> str | None:
 
 
 def _require_answers(completions: Sequence[str], pattern: str | None) -> None:
-    """Raise DataError where a true completion has no answer that a generated one could be compared with."""
+    """Raise DataError if the pattern finds no answer in a true completion: none could be compared with it."""
     missing = [text for text in completions if not _find_answer(text, pattern)]
     if missing:
         raise DataError(
