@@ -266,10 +266,7 @@ def _rows(path: Path, sign: str, quoting: Any) -> Iterator[list[str]]:
 
 
 def _read_json(path: Path) -> Any:
-    """Read a JSON file into a table: a list of records, or a record in each line.
-
-    A column may mix types. A key that a record lacks is None.
-    """
+    """Read a list of records, or a record in each line, into a table; its columns may mix types."""
     columns: dict[str, list[Any]] = {}
     n_rows = 0
     for where, row in _records(path):

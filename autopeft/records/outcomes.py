@@ -87,10 +87,7 @@ class Decision:
     rule: str
 
     def __str__(self) -> str:
-        """One line with the flag that overrides the decision: `--batch-size 8: about 2,048 tokens a step`.
-
-        A setting without a flag has its dotted name there.
-        """
+        """One line with the flag that overrides the decision: `--batch-size 8: about 2,048 tokens a step`."""
         return f"{self.subject} {self.value}: {self.rule}"
 
     @property

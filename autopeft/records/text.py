@@ -71,11 +71,8 @@ def counted(number: int, noun: str) -> str:
 
 
 def path_at_home(source: str | Path) -> Path:
-    """Replace `~` by the home folder; it stays if the system knows no such home.
-
-    `Path.expanduser` would raise RuntimeError then, as in a container whose user has no name.
-    """
-    return Path(os.path.expanduser(source))  # noqa: PTH111 - see above
+    """Replace `~` by the home folder; it stays if the system knows no such home, as in some containers."""
+    return Path(os.path.expanduser(source))  # noqa: PTH111 - Path.expanduser would raise RuntimeError
 
 
 @cache

@@ -30,10 +30,7 @@ def seal_folder(folder: Path) -> None:
 
 
 def reseal(folder: Path, rewritten: Collection[Path]) -> None:
-    """Renew the checksums of the `rewritten` files; other files keep their old checksums.
-
-    A folder without checksums is sealed whole.
-    """
+    """Renew the checksums of the `rewritten` files only; a folder without checksums is sealed whole."""
     sums = _read_sums(folder)
     if sums is None:
         return seal_folder(folder)

@@ -56,10 +56,7 @@ def write_text(path: Path | str, text: str) -> None:
 def write_bytes(path: Path | str, content: bytes) -> None:
     """Replace a file in one step: after a crash it holds the old content or the new, never half.
 
-    Missing folders are made.
-
-    Raises:
-        RunDirError: The file cannot be written (no permission, disk full, a file where a folder should be).
+    Missing folders are made. Raises RunDirError (no permission, disk full, a file where a folder should be).
     """
     path = Path(path)
     # In the same folder, since a rename across file systems is a copy; not `tempfile`, whose files only
@@ -226,10 +223,7 @@ def without_empty_parents(path: Path) -> Iterator[None]:
 def claimed_folder(path: Path) -> Iterator[Path]:
     """Make a new folder, with -2, -3, … after its name if that is taken; at the end remove it if it is empty.
 
-    Processes that ask for the same name at the same time get a folder each.
-
-    Raises:
-        RunDirError: The folder cannot be made.
+    Processes that ask for the same name get a folder each. Raises RunDirError if it cannot be made.
     """
     with without_empty_parents(path):
         try:  # a link to a folder that is gone would pass for a taken name below

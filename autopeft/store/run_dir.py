@@ -309,10 +309,7 @@ def _refuse_used_folder(path: Path) -> None:
 
 
 def _is_unused(path: Path) -> bool:
-    """Whether a folder is empty, or holds only what a killed run wrote before its run.yaml.
-
-    Files that other programs keep in an empty folder do not count.
-    """
+    """Whether a folder is empty but for files of git or macOS, and of a run killed before its run.yaml."""
     names = {entry.name for entry in path.iterdir() if not _is_temporary(entry)} - _OF_EMPTY_FOLDERS
     if not names <= {".lock", "state"}:
         return False

@@ -251,7 +251,7 @@ def test_unreadable_file_is_refused(tmp_path, name, content, message):
         (
             make_rows(labels=tuple(f"id {i}" for i in range(120))),
             {},
-            "train keeps each of its 120 labels; check that the label column holds classes",
+            "keeps each of its 120 labels; check that the label column holds classes",
         ),
         (make_rows(labels=("pos",)), {}, r"only \['pos'\] in train; at least 2"),
         (make_rows(labels=(None,)), {}, "No train row of 120 has a label in column label"),

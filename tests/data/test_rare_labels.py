@@ -69,5 +69,5 @@ def test_a_validation_file_of_few_rows_is_noted(tmp_path, n_rows, is_noted):
 @pytest.mark.parametrize(("n_labels", "n_most"), [(120, 40), (300, None)])
 def test_labels_that_outnumber_the_rows_that_may_go_are_refused(tmp_path, n_labels, n_most):
     write(tmp_path / "rows.jsonl", [[f"l{i % n_labels}", "common"] for i in range(300)])
-    with pytest.raises(DataError, match=rf"keeps each of its {n_labels + 1} labels; .* drop rare labels"):
+    with pytest.raises(DataError, match=rf"keeps each of its {n_labels + 1} labels"):
         read(tmp_path / "rows.jsonl", max_examples=n_most)

@@ -102,8 +102,8 @@ def _divided(
     """
     prompt = rendered(tokenizer, form(turns), tools=tools, add_generation_prompt=True)
     opening, empty = _OPENING_TAG.search(prompt), _NO_THOUGHTS.search(prompt)
-    for asked in (turns, _with_system_in_last(turns)):
-        text = rendered(tokenizer, form([*asked, answer]), tools=tools)
+    for question in (turns, _with_system_in_last(turns)):
+        text = rendered(tokenizer, form([*question, answer]), tools=tools)
         if text.startswith(prompt):
             return prompt, text[len(prompt) :]
         if opening and text.startswith(prompt[: opening.start()]):
