@@ -98,8 +98,8 @@ class Cutter:
         if len(free) < n_out:
             raise DataError(
                 f"{n_out} of {len(rows)} train rows are to be cut out, but only {len(free)} can be if train "
-                f"keeps each of its {len(counts)} labels; check that the label column holds classes, drop rare "
-                "labels, or raise --max-examples if it is set."
+                f"keeps each of its {len(counts)} labels; check that the label column holds classes, drop "
+                "rare labels, or raise --max-examples if it is set."
             )
         how = "as labels are too rare or too many" if is_single else "every label stays in train"
         drawn = np.random.default_rng(self.seed).permutation(free)[:n_out].tolist()
