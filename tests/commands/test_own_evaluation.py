@@ -90,11 +90,11 @@ def run(small_spec, shared_folder, tmp_path):
 
 def evaluated(run, name):
     """Resume the finished run with an evaluation, in which nothing is trained."""
-    n_before = len(RunDir.open(run).measurements.every())
+    n_before = len(RunDir.open(run).measurements.load_repeated())
     flags = {"output.out": str(run), "search.evaluate": name}
     spec, explicit = resolve_settings(config=None, env={}, flags=flags, assignments=())
     result, _ = commands.run_search(spec, explicit=explicit, resume=True, progress=Silent())
-    assert len(RunDir.open(run).measurements.every()) == n_before
+    assert len(RunDir.open(run).measurements.load_repeated()) == n_before
     return result
 
 
