@@ -149,6 +149,7 @@ def faults_of(error: ValidationError) -> list[tuple[str, str]]:
         allowed = re.sub(r"^(Value error, |(Input|\w+) should )", "", details["msg"])
         allowed = re.sub(", unable to parse string as an? (integer|number)$", "", allowed)
         allowed = allowed.replace("be a valid integer", "be a whole number, such as 12")
+        allowed = allowed.replace("be a valid array", "be a list, such as [a, b]")
         if details["loc"][-1:] == ("bool",):  # the first of the types that an option may have
             allowed = "be true, false, a number or a word"
         is_missing = details["type"] == "missing"

@@ -57,7 +57,7 @@ def test_a_method_without_its_own_range_takes_that_of_the_method() -> None:
         ("  lora: {exponent: [0.0, 400]}\n", "exponent.1 is 400; .*16"),
         ("  lora: {learning_rate: [0.0, 1e-3]}\n", r"learning_rate.0 is 0\.0; .*greater than 0"),
         ("  lora: {learning_rate: [1e-3, .inf]}\n", "learning_rate.1 is inf; it should be a finite number"),
-        ("  lora: {learning_rate: 1e-3}\n", r"learning_rate is 0\.001; it should be a valid array"),
+        ("  lora: {learning_rate: 1e-3}\n", r"learning_rate is 0\.001; it should be a list, such as"),
         ("  lora: {size: [8]}\n", "lora.size' was removed; max_rank caps the ranks of a method"),
         ("  lora: {depth_parts: 4}\n", "depth_parts' was removed; layer_share with layers_by last or score"),
         ("  lora: {placement: [all, all]}\n", "placement is .*'all' is there twice"),
