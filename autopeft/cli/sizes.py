@@ -262,7 +262,7 @@ def suggestion_text(suggestion: Suggestion) -> str:
         ("rank, alpha", f"{config.r}, {config.lora_alpha}"),
         (
             "learning rate",
-            f"{rate(suggestion.learning_rate)}, linear to 0 after {suggestion.warmup_steps} steps",
+            f"{rate(suggestion.learning_rate)}, {suggestion.warmup_steps} steps of warm-up, then linear to 0",
         ),
         ("step", f"{_rows(suggestion.batch_size)} of {step.n_tokens:,} tokens{at_once}"),
         *([] if step.quantize == "none" else [("base model", f"--quantize {step.quantize}")]),

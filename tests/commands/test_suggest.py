@@ -7,7 +7,7 @@ import json
 import pytest
 
 from autopeft import space
-from autopeft.cli.sizes import suggestion_json
+from autopeft.cli.sizes import suggestion_json, suggestion_text
 from autopeft.commands.suggest import SuggestRequest, suggest
 from autopeft.extension import discover
 
@@ -41,6 +41,7 @@ def test_its_rate_is_that_of_the_first_plan_of_a_search(model):
     rate = low * (high / low) ** first.rate * (4 / 16**0.5) / (suggestion.config.lora_alpha / 16)
     assert suggestion.learning_rate == pytest.approx(rate, rel=1e-6)
     assert suggestion_json(suggestion)["n_steps"] is None
+    assert f"{suggestion.warmup_steps} steps of warm-up, then linear to 0" in suggestion_text(suggestion)
 
 
 def test_first_plans_of_language_models_merge_exactly_or_are_served():
