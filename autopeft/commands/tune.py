@@ -47,7 +47,7 @@ from autopeft.records import (
     to_json,
     with_setting,
 )
-from autopeft.run.best import document_without_head
+from autopeft.run.best import document_without_head_rate
 from autopeft.run.live import Silent
 from autopeft.run.prepare import methods_for
 from autopeft.run.reporting import part_words
@@ -423,7 +423,7 @@ class Study:
     def _write_best(self, result: SearchResult) -> None:
         """Put the finished adapter with its plan into `best/`, in place of an older one."""
         plan = result.best
-        document = document_without_head(self.spec, self.base, plan)
+        document = document_without_head_rate(self.spec, self.base, plan)
         full = next(m for m in result.measurements if m.plan == plan and m.fidelity.split == "confirm")
         shutil.rmtree(self._run.half_best, ignore_errors=True)
         write_plan(self._run.half_best / "plan.yaml", document)

@@ -186,7 +186,7 @@ class _Steps:
 
         If the request leaves checkpointing open, layers are checkpointed only if a single row does not fit
         otherwise. If a single row never fits, its step is returned. Memory grows by the same bytes with each
-        row, so that two replays are enough.
+        row, so that two replays are enough to choose; a third one gives the answer.
         """
         ways = (False, True) if request.checkpointing is None else (request.checkpointing,)
         halves = [n_rows >> power for power in range(n_rows.bit_length())]

@@ -83,8 +83,8 @@ def paired_difference(
     are added, with differences of 0, +step, -step and 0, as Agresti and Min do for two classifiers.
 
     Args:
-        rival: Scores of shape (S, N), S >= 1, N >= 2; larger is better. With one number per run (N = 1) the
-            S >= 2 seeds stand for the rows, and tell nothing of other rows.
+        rival: Scores of shape (S, N), larger is better. With N >= 2 rows, S >= 1. With one number per run,
+            N = 1 and S >= 2: the seeds stand for the rows, and tell nothing of other rows.
         baseline: Scores of the same shape, seeds and rows.
         span: Width of the range of the scores, > 0 (1 for accuracy); None where they have no bounds.
         examples: The effect of one row on a score, and which rows belong together.
@@ -130,11 +130,11 @@ def paired_difference(
 def mean_and_std_error(
     scores: npt.ArrayLike, *, span: float | None = 1.0, examples: Examples = INDEPENDENT
 ) -> tuple[float, float]:
-    """Return the mean score of one plan and its standard error, over rows, and over seeds if several.
+    """Return the mean of scores (S, N) and its standard error, over rows, and over seeds if several.
 
-    With one seed the standard error, > 0, is that of the weights at hand on new rows. Scores in [0, span] get
-    two pseudo-rows of 0 and two of `span`, of half weight each; without a span the step of `examples` stands
-    for it.
+    The scores are those of one plan, or the gaps between two. With one seed the standard error, > 0, is that
+    of the weights at hand on new rows. Two pseudo-rows of 0 and two of the step of `examples` (else of `span`)
+    are added, of half weight each. None are added to one number per run, or without step and span.
     """
     table = _checked(scores)
     _check_span(float(np.ptp(table)), span)

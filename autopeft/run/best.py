@@ -95,10 +95,10 @@ def _fill(
 def plan_document(prepared: Prepared, plan: Plan) -> PlanDocument:
     """Join a plan with everything that is needed to train it again."""
     rate = prepared.bench.head_rates.output if prepared.base.head_params else None
-    return replace(document_without_head(prepared.spec, prepared.base, plan), head_learning_rate=rate)
+    return replace(document_without_head_rate(prepared.spec, prepared.base, plan), head_learning_rate=rate)
 
 
-def document_without_head(spec: RunSpec, base: BaseModel, plan: Plan) -> PlanDocument:
+def document_without_head_rate(spec: RunSpec, base: BaseModel, plan: Plan) -> PlanDocument:
     """Join a plan with what is needed to train it again, but for the learning rate of a task head."""
     return PlanDocument(
         plan=plan,

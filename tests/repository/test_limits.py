@@ -28,8 +28,8 @@ BROAD_EXCEPTS = {
 }
 
 
-# It may only fall, unless a capability is added: raise it with that commit (last: your own measure).
-MAX_PACKAGE_LINES = 35_977
+# It may only fall, unless a capability is added: raise it with that commit.
+MAX_PACKAGE_LINES = 35_975
 MAX_FOLDER_FILES = 15
 PARTS = {
     f"autopeft/{room}" for room in ("methods", "metrics", "tasks", "sensitivity", "exports")
