@@ -133,7 +133,7 @@ def mean_and_std_error(
     """Return the mean of scores (S, N) and its standard error, over rows, and over seeds if several.
 
     The scores are those of one plan, or the gaps between two. With one seed the standard error, > 0, is that
-    of the weights at hand on new rows. Two pseudo-rows of 0 and two of the step of `examples`, else of `span`,
+    of the weights at hand on new rows. Two pseudo-rows of 0 and two of the step of `examples`, or of `span`,
     are added, of half weight each. None are added to one number per run, or without step and span.
     """
     table = _checked(scores)
