@@ -7,12 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers
-from peft import AdamssConfig, LoraConfig, ShiraConfig, UniLoraConfig, VBLoRAConfig
+from peft import AdamssConfig, FrodConfig, LoraConfig, ShiraConfig, UniLoraConfig, VBLoRAConfig
 from torch.utils.flop_counter import FlopCounterMode
 from toys.bases import PEFT_TASKS, toy_base
 
 from autopeft.adapters import compile_plan
-from autopeft.errors import SpecError
 from autopeft.estimate import TrainingStep, measure, quantise_maps, replay, without_weights
 from autopeft.estimate.replay import gpu_autocast
 from autopeft.extension import discover
@@ -110,9 +109,11 @@ def test_replayed_step_of_hira_in_16_bits_has_the_bytes_of_a_real_one(choices, m
     assert_same(predicted, real, slack=LABELS)
 
 
-# Their code in `peft` reads values of tensors, or makes numpy arrays.
+# Their code in `peft` reads values of tensors, makes numpy arrays or sparse tensors.
 READING = {
     "adamss": (AdamssConfig, {"r": 6, "num_subspaces": 2, "subspace_rank": 1}),
+    "frod": (FrodConfig, {"sparse_rate": 0.05}),
+    "shira": (ShiraConfig, {"r": 2}),
     "unilora": (UniLoraConfig, {"r": 2, "theta_d_length": 32}),
     "vblora": (VBLoRAConfig, {"r": 2, "num_vectors": 20, "vector_length": 8, "topk": 2}),
 }
@@ -131,14 +132,6 @@ def test_method_whose_code_reads_values_is_near_a_real_step(name):
 
 
 @pytest.mark.filterwarnings("ignore:Sparse invariant")
-def test_method_of_sparse_tensors_is_refused():
-    config = ShiraConfig(r=2, target_modules=["q_proj"])
-    skeleton = skeleton_of(toy_base("llama-lm"))
-    adapted = without_weights(skeleton, [config], task_type="CAUSAL_LM", dtype=torch.float32)
-    with pytest.raises(SpecError, match="The memory of this plan cannot be told without weights"):
-        replay(adapted, step_of("llama-lm"))
-
-
 def llama_skeleton(**shape):
     config = transformers.LlamaConfig(**{"num_attention_heads": 2, "num_hidden_layers": 1} | shape)
     with torch.device("meta"):
