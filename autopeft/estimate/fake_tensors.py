@@ -123,8 +123,8 @@ class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class StandInArrays(TorchFunctionMode):
     """A context in which numpy arrays and sparse tensors of fake tensors have stand-ins.
 
-    `numpy()` gives random numbers. A sparse tensor is one number, repeated over the whole shape. A tensor from
-    a list of whole numbers, such as a shape, keeps its values.
+    `numpy()` gives random numbers. A sparse tensor is one number, repeated over the shape. A tensor from a
+    list of whole numbers, such as a shape, keeps its values.
     """
 
     def __torch_function__(
