@@ -258,6 +258,8 @@ def suggestion_text(suggestion: Suggestion) -> str:
     if (most := estimated.max_bytes) is not None:
         words = "of" if estimated.fits else "which does not fit into"
         memory = f"{memory}, {words} {gib(most)} GiB"
+    elif step.n_rows > 1:
+        memory = f"{memory}, for all rows at once; --device tells how many at a time fit a card"
     rows = [
         ("rank, alpha", f"{config.r}, {config.lora_alpha}"),
         (

@@ -161,6 +161,8 @@ class Study:
         """
         flags = by_dotted_name(settings) | {"task.max_steps": full_steps, "data.source": OWN_TRAINER}
         self.spec, _ = resolve_settings(config=None, env={}, flags=flags, assignments=(), origin="argument")
+        if self.spec.search.evaluate is not None:
+            raise SpecError("evaluate is for search alone; call your function at the end of your trainer.")
         self._metric = _metric_facts(metric, greater_is_better=greater_is_better)
         self._auto_class, self._is_tested = auto_class, test
         self._full_steps = full_steps

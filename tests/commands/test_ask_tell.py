@@ -41,6 +41,11 @@ def finish(study, model):
     return tune(good_trainer(model), study)
 
 
+def test_a_function_that_only_a_search_calls_is_refused(make_study):
+    with pytest.raises(SpecError, match="evaluate is for search alone"):
+        make_study(evaluate="math:floor")
+
+
 def test_best_plan_of_a_known_order_is_handed_over_with_its_adapter(make_study, tiny_llama):
     study = make_study(test=True)
     result = finish(study, tiny_llama)

@@ -29,7 +29,7 @@ BROAD_EXCEPTS = {
 
 
 # It may only fall, unless a capability is added: raise it with that commit.
-MAX_PACKAGE_LINES = 36_003
+MAX_PACKAGE_LINES = 36_007
 MAX_FOLDER_FILES = 15
 PARTS = {
     f"autopeft/{room}" for room in ("methods", "metrics", "tasks", "sensitivity", "exports")
