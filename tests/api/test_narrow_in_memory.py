@@ -49,7 +49,14 @@ def loaded(architecture, folder, quantize):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llama-lm",
+        "gpt2-lm in 4 bits",
+        *(pytest.param(name, marks=pytest.mark.nightly) for name in ("bert", "llama-lm in 4 bits")),
+    ],
+)
 def test_search_in_memory_is_that_of_the_checkpoint_in_bfloat16(name, tokenizer, tmp_path, monkeypatch):
     task, rows, quantize = CASES[name]
     architecture = name.partition(" ")[0]

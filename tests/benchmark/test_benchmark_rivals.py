@@ -28,7 +28,9 @@ def test_rivals_spend_no_more_than_they_may_and_most_of_it(table, policy, cost):
     assert cost / 2 < row["cost"] <= cost + weights
 
 
-@pytest.mark.parametrize("policy", [rivals.hyperband, rivals.halving])
+@pytest.mark.parametrize(
+    "policy", [pytest.param(rivals.hyperband, marks=pytest.mark.nightly), rivals.halving]
+)
 def test_rivals_mostly_find_the_leading_arm_where_much_may_be_spent(table, policy):
     arms = [replay.replayed(table, "rival", policy(120), seed)["arm"] for seed in range(7)]
     assert arms.count("lora/q+v") > len(arms) / 2
