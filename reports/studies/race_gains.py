@@ -6,7 +6,9 @@ A search at its default settings (MiniLM-L6; steps and batch size are given) han
 result has their score on the test split and their cost by the clock. Beside it stand LoRA on all linear maps
 and on q and v at two positions of their rates, trained in full with the seed of the search: the best of all
 four on the confirm split (a sweep of four), and of the two at 0.38 (a sweep of two). Rows that OUT.csv has
-are not measured again.
+are not measured again. With `--sizes N` a search also finds plans for smaller budgets, as `autopeft search
+--sizes N` does: a row for each, whose difference to the plan that is handed over stands as its verdict. Their
+cost is not part of the search's.
 """
 
 from __future__ import annotations
@@ -34,20 +36,20 @@ RATES = (0.38, 0.62)
 FIELDS = "data budget steps seed what plan params confirm test r seconds verdict".split()
 
 
-def spec_of(source: Path, budget: str, *, n_steps: int, seed: int, out: Path) -> RunSpec:
+def spec_of(source: Path, budget: str, *, n_steps: int, seed: int, sizes: int, out: Path) -> RunSpec:
     """The settings of a cell."""
     name = "token-classification" if source.name in TAGS else "text-classification"
     return RunSpec(
         data=DataSpec(source=str(source)),
         task=TaskSpec(name=name, max_steps=n_steps, batch_size=BATCH_SIZE),
         budget=BudgetSpec(requested=budget),
-        search=SearchSpec(seed=seed),
+        search=SearchSpec(seed=seed, sizes=sizes),
         output=OutputSpec(out=str(out)),
     )
 
 
-def searched(spec: RunSpec) -> list[object]:
-    """What the search hands over: plan, parameters, scores, cost and verdict."""
+def searched(spec: RunSpec) -> list[list[object]]:
+    """What the search hands over: plan, parameters, scores, cost and verdict; then each smaller plan."""
     result, path = commands.run_search(spec, progress=Silent())
     full = {run.plan: run for run in result.full_runs}[result.best]
     # The search reads as many test rows as a tenth of a full run pays, a sweep reads all.
@@ -59,10 +61,20 @@ def searched(spec: RunSpec) -> list[object]:
     test = bench.measure(result.best, fidelity)
     arm = next((p.arm for p in result.proposals if p.plan == result.best), "")
     cost = result.cost
-    return [
+    seconds = cost.total_seconds - cost.sizes_seconds
+    best = [
         *("search", arm, result.best.trainable_params, full.metric_mean, test.metric),
-        *(cost.total_full_runs, cost.total_seconds, result.verdict.label),
+        *(seconds / cost.full_run_seconds, seconds, result.verdict.label),
     ]
+    smaller = [
+        [
+            *(f"size {step.share:g}", step.arm, step.plan.trainable_params, step.metric_mean, ""),
+            *(step.seconds / cost.full_run_seconds, step.seconds),
+            f"{step.mean_difference:+.4f} ({step.interval_95[0]:+.4f} to {step.interval_95[1]:+.4f})",
+        ]
+        for step in result.sizes
+    ]
+    return [best, *smaller]
 
 
 def swept(spec: RunSpec, folder: Path) -> Iterator[list[object]]:
@@ -105,6 +117,8 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="+", default=["0.1%", "0.5%"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--sizes", type=int, default=1)
+    parser.add_argument("--only", choices=("search", "sweep"), help="Only searches, or only sweeps.")
     given = parser.parse_args()
     torch.set_num_threads(1)
     done = set()
@@ -113,15 +127,20 @@ def main() -> None:
             done = {(r["data"], r["budget"], r["steps"], r["seed"], r["what"]) for r in csv.DictReader(file)}
     cells = [(seed, budget, name) for seed in given.seeds for budget in given.budgets for name in given.sets]
     for seed, budget, name in cells:
-        for what in ("search", "sweep"):
+        for what in (given.only,) if given.only else ("search", "sweep"):
             key = (name, budget, str(given.steps), str(seed))
             if (*key, what) in done:
                 continue
             with tempfile.TemporaryDirectory() as folder:
                 spec = spec_of(
-                    given.data / name, budget, n_steps=given.steps, seed=seed, out=Path(folder) / "run"
+                    given.data / name,
+                    budget,
+                    n_steps=given.steps,
+                    seed=seed,
+                    sizes=given.sizes,
+                    out=Path(folder) / "run",
                 )
-                rows = [searched(spec)] if what == "search" else list(swept(spec, Path(folder)))
+                rows = searched(spec) if what == "search" else list(swept(spec, Path(folder)))
             is_new = not given.out.exists()
             with given.out.open("a", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows([FIELDS] * is_new + [[*key, *row] for row in rows])
