@@ -30,6 +30,7 @@ SETTINGS = {
     "--serve-on any keeps to LoRA, and --methods to the methods that you name": "mergeable",
     "a parameter takes four bytes of the file: lower --budget": "max_adapter_size max_adapter_bytes",
     "the task head is counted beside the budget; lower --budget by its size": "count_head",
+    "write it behind the id of the dataset: --data ID:NAME": "config_name data_config",
 }
 _KEYS_OF_SPACES = {
     "max_rank caps the ranks of a method in a search space": "size min_rank",

@@ -221,7 +221,7 @@ def _folder(spec: RunSpec) -> AbstractContextManager[Path]:
     """Choose the folder that the user named, or a new one named after data and time."""
     if spec.output.out is not None:
         return nullcontext(Path(spec.output.out))
-    data_name = Path(spec.data.source or "demo").stem.strip("<>").replace(" ", "-")
+    data_name = Path(spec.data.source or "demo").stem.strip("<>").replace(" ", "-").replace(":", "-")
     return claimed_folder(Path("reports") / f"{data_name[:_NAME_LENGTH]}-{datetime.now():%Y%m%d-%H%M%S}")
 
 

@@ -19,7 +19,6 @@ from autopeft.exports import write_loading_files
 from autopeft.extension import is_own_metric, own_function
 from autopeft.records import (
     MAX_SEED,
-    DataSpec,
     Fidelity,
     Measurement,
     ModelSpec,
@@ -192,18 +191,16 @@ def spec_of_plan(
     flags = {"model.quantize": base.quantize, **overridden}
     checked, _ = resolve_settings(config=None, env={}, flags=flags, assignments=())
     base_id = None if base.id is None else whole_path(base.id)
+    data = document.data
+    if data_source is not None:
+        data = data.model_copy(update={"source": whole_path(data_source)})
     return RunSpec(
         model=base.model_copy(update={"id": base_id, "quantize": checked.model.quantize}),
         execution=checked.execution,
-        data=document.data if data_source is None else with_source(document.data, data_source),
+        data=data,
         task=document.task.model_copy(update={"metric": checked.task.metric or document.task.metric}),
         search=SearchSpec(seed=document.seed),
     )
-
-
-def with_source(data: DataSpec, source: str) -> DataSpec:
-    """Replace the source of a dataset: columns and limits stay, settings of the hub dataset are dropped."""
-    return data.model_copy(update={"source": whole_path(source), "config_name": None})
 
 
 def _warn_of_changes(path: Path, prepared: Prepared, *, is_plans_base: bool, is_plans_data: bool) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from autopeft import adapters, exports, model
 from autopeft.adapters import ConfigFile, TargetMatch, check_plan, compile_plan
 from autopeft.commands.load import apply
-from autopeft.commands.train import spec_of_plan, with_source
+from autopeft.commands.train import spec_of_plan
 from autopeft.errors import DataError, SpecError
 from autopeft.extension import Batch, discover
 from autopeft.records import ExecutionSpec, ModelSpec, Plan, RunSpec, with_setting
@@ -23,7 +23,7 @@ from autopeft.run.base_facts import logits_of, require_same_base, require_same_o
 from autopeft.run.best import finished_seed, finished_weights
 from autopeft.run.prepare import prepare
 from autopeft.run.resources import FREE_MEMORY, device_in_float32, memory_needed
-from autopeft.store import RunDir, read_plan
+from autopeft.store import RunDir, read_plan, whole_path
 
 MERGED = "transformers"  # the reader of a whole model
 SPLIT = "confirm"  # whose rows every run has
@@ -251,7 +251,7 @@ def in_float32(spec: RunSpec, *, model_id: str | None, data_source: str | None) 
     if model_id is not None:
         topics["model"] = spec.model.model_copy(update={"id": model_id, "revision": None})
     if data_source is not None:
-        topics["data"] = with_source(spec.data, data_source)
+        topics["data"] = spec.data.model_copy(update={"source": whole_path(data_source)})
     return spec.model_copy(update=topics)
 
 

@@ -71,13 +71,10 @@ def read(spec: DataSpec, *, text: TextFormat | None = None) -> Source:
     if is_list(spec.source):
         return _read_files(listed_by_part(str(spec.source)), text)
     if spec.source and not _is_there(path) and not _looks_like_path(spec.source):
-        name = "/".join(filter(None, [spec.source, spec.config_name]))
         remedy = "save the one to learn from as a file (to_parquet of datasets), and pass that file"
-        return Source(name, *by_part(dict(_read_hub(spec, spec.source)), name, remedy=remedy))
+        return Source(spec.source, *by_part(dict(_read_hub(spec.source)), spec.source, remedy=remedy))
     if not _is_there(path):
         raise DataError(f"The data path {path} does not exist.{_near(path)} {_SPELLING}")
-    if spec.config_name:
-        raise DataError(f"data.config_name {spec.config_name!r} is for hub ids, {path} is local; remove it.")
     if path.is_file():
         return Source(unpacked_name(path).stem, {"train": [read_table(path, text)]})
     name = path.resolve().name
@@ -158,7 +155,7 @@ def listed_by_part(source: str) -> Source:
 def _looks_like_path(source: str) -> bool:
     """Whether a source that does not exist means a file, and not a dataset on the hub."""
     path = Path(source)
-    is_hub_id = len(source) <= _LONGEST_ID and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source)
+    is_hub_id = len(source) <= _LONGEST_ID and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?", source)
     if not is_hub_id:
         return True
     in_folder = path.parent != Path() and path.parent.is_dir()
@@ -225,26 +222,30 @@ def listed(names: Sequence[str]) -> str:
     return f"{', '.join(most)} and {last}"
 
 
-def _read_hub(spec: DataSpec, source: str) -> Any:
-    """Load the splits of a hub dataset; raises DataError if neither the hub nor the cache has it."""
+def _read_hub(source: str) -> Any:
+    """Load the splits of a hub dataset; raises DataError if neither the hub nor the cache has it.
+
+    `source` is the id of the dataset, or id:configuration.
+    """
+    dataset_id, _, configuration = source.partition(":")
     try:  # beforehand, since without network `load_dataset` retries for over half a minute
-        HfApi().dataset_info(source, timeout=10)
+        HfApi().dataset_info(dataset_id, timeout=10)
     except _HUB_ERRORS as error:
-        *owner, last = source.split("/")
+        *owner, last = dataset_id.split("/")
         cached = "___".join([*owner, camelcase_to_snakecase(last)])
         if not any(Path(datasets.config.HF_DATASETS_CACHE).glob(f"{cached}/*/*/*")):
             names_package = isinstance(error, ImportError)  # other texts may be a proxy's page of HTML
             reason = reason_of(error) if names_package else type(error).__name__
             raise DataError(
-                f"Neither the hub ({reason}) nor a local file has dataset {source!r}."
+                f"Neither the hub ({reason}) nor a local file has dataset {dataset_id!r}."
                 f"{_near(Path(source))} Check spelling, network and access."
             ) from error
     with quiet():
         try:
-            return datasets.load_dataset(source, name=spec.config_name)
+            return datasets.load_dataset(dataset_id, name=configuration or None)
         except _HUB_ERRORS as error:
             reason = " ".join(str(error).partition("\nExample of usage")[0].split()).rstrip(".")
             raise DataError(
                 f"The hub dataset {source!r} cannot be loaded ({reason}); check its name, and name its "
-                "configuration with --set data.config_name=NAME."
+                f"configuration: --data {dataset_id}:NAME."
             ) from error

@@ -40,7 +40,8 @@ class DataSpec(Topic):
 
     source: str | None = setting(
         None,
-        "CSV, JSONL or Parquet file, directory of these, saved dataset or hub id. Default: the sample",
+        "CSV, JSONL or Parquet file, directory of these, saved dataset, or hub id (glue:sst2 for a part). "
+        "Default: the sample",
         "Options",
         short="data",
         min_length=1,
@@ -66,7 +67,6 @@ class DataSpec(Topic):
         "Data",
         ge=2,
     )
-    config_name: str | None = setting(None, "Configuration of a hub dataset", "Data", short="data_config")
 
 
 class TaskSpec(Topic):

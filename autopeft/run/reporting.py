@@ -139,7 +139,7 @@ def _card_facts(
             log.debug("The card names no class of the base model: %s", error)
     return CardFacts(
         base_model=base_model or hub_base(result.setting),
-        dataset=_hub_id_unless_here(result.spec.data.source),
+        dataset=_hub_id_unless_here((result.spec.data.source or "").partition(":")[0] or None),
         peft_types=tuple(
             dict.fromkeys(adapters.type_name(config).lower() for config in configs or (head_only_config(),))
         ),

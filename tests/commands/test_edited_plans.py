@@ -56,7 +56,7 @@ def test_a_plan_is_trained_on_other_data_by_the_columns_it_names(document, tmp_p
     rows = {"text": "a", "label": range(120), "words": texts, "mood": labels, "who": np.arange(120) // 4}
     pd.DataFrame(rows).to_csv(tmp_path / "other.csv", index=False)
     named = {"text_columns": ("words",), "label_column": "mood", "group_column": "who", "max_examples": 60}
-    of_the_hub = DataSpec(source="some/set", config_name="en", **named)
+    of_the_hub = DataSpec(source="some/set:en", **named)
     write_plan(tmp_path / "plan.yaml", replace(document, data=of_the_hub))
     other = str(tmp_path / "other.csv")
     trained = train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter", data_source=other)

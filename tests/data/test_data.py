@@ -264,7 +264,6 @@ def test_unreadable_file_is_refused(tmp_path, name, content, message):
         ([{"one": "a", "two": "b", "label": "x"}] * 40, {}, "no text column among one, two, label"),
         ([{"text": text, "label": 1} for text in "a" * 9 + " " * 31], {}, "31 of 40 train rows have no text"),
         (make_rows(), {"text_columns": ("label",), "label_column": "label"}, "other than the label label"),
-        (make_rows(), {"config_name": "sst2"}, "'sst2' is for hub ids"),
     ],
 )
 def test_unusable_rows_are_refused(tmp_path, rows, spec, message):

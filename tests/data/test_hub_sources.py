@@ -21,7 +21,7 @@ def no_config(*_, **__):
     [
         (
             no_config,
-            r"\(Config name is missing\. Pick .*: \['a', 'b'\]\); check .*data\.config_name=NAME",
+            r"\(Config name is missing\. Pick .*: \['a', 'b'\]\); check .*--data some/corpus:NAME",
         ),
         (lambda *_, **__: {"test": None}, r"no train part, only test; save the one to learn from as a file"),
     ],
@@ -32,3 +32,12 @@ def test_a_missing_configuration_or_train_split_is_told_in_one_sentence(monkeypa
     with pytest.raises(DataError, match=words) as caught:
         load(DataSpec(source="some/corpus"), seed=0)
     assert "\n" not in str(caught.value)
+
+
+def test_a_configuration_stands_behind_the_id(monkeypatch):
+    asked = []
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda _, name, **__: asked.append(name))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **named: asked.append((args, named)) or {})
+    with pytest.raises(DataError, match="some/corpus:en"):
+        load(DataSpec(source="some/corpus:en"), seed=0)
+    assert asked == ["some/corpus", (("some/corpus",), {"name": "en"})]
