@@ -98,8 +98,8 @@ def test_parts_of_a_count_add_up(counts_of_published):
 
 
 def test_the_documentation_shows_what_count_prints(llama_3b, tmp_path, monkeypatch):
-    """The commands and outputs of docs/counting.md, with a config in place of the hub's model."""
-    page = (Path(__file__).parents[2] / "docs" / "counting.md").read_text(encoding="utf-8")
+    """The commands and outputs of docs/estimate.md, with a config in place of the hub's model."""
+    page = (Path(__file__).parents[2] / "docs" / "estimate.md").read_text(encoding="utf-8")
     command, shown = page.split("```\n$ ")[1].split("\n```")[0].split("\n", 1)
     _, *arguments = command.split()
     monkeypatch.chdir(tmp_path)

@@ -27,7 +27,7 @@ def test_the_answer_comes_last_but_for_the_next_steps(capsys, tmp_path):
     *_, above, use, cost, sure, longer, search, blank, _, _ = capsys.readouterr().out.splitlines()
     assert use.startswith("Use LoRA of rank 2 to 13 on 7 modules: accuracy ")
     assert cost.startswith("It trains 7,296 adapter parameters") and longer.startswith(
-        "Training it twice as long"
+        "Twice as many training steps"
     )
     assert sure == result.verdict.sentence.replace("-", "−") and not blank
     assert (

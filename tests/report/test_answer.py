@@ -82,8 +82,8 @@ def test_no_number_of_a_short_run_is_in_the_answer():
 def test_the_verdict_and_the_gain_of_more_steps_stand_below_the_headline():
     answer = report.answer_of(toy_result(), WORDS)
     assert answer.sure == toy_result().verdict.sentence
-    longer = "Training it twice as long may add about +1.2 points"
-    assert answer.longer == f"{longer}; it is +1.4 points ahead of the default already."
+    longer = "Twice as many training steps may bring about +1.2 points more"
+    assert answer.longer == f"{longer}; this plan in place of the default brought +1.4 points."
     assert report.answer_of(kept_default(), WORDS).longer == f"{longer}."
     assert report.answer_of(replace(toy_result(), longer=None), WORDS).longer == ""
 
