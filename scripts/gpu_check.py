@@ -7,14 +7,14 @@ losses, speed and peak memory stand side by side (`gpu_check_parity.py`). MODEL 
 such as Qwen/Qwen2.5-0.5B and its rows; without them both are made up. `gpu_check_speed.py` tells which
 kernels of attention run, what rank 15 costs against 16, and how fast the model loads and writes.
 
-Methods attach, train and count as planned, adapters that start from data (EVA) too; a 1 B and an 8 B model of
-random weights take the memory that a replay without weights says (32 rows of 512 tokens a step), in 4 and 8
-bits too; a row that fits only with checkpointing is trained with it; a run out of memory leaves the base
-model usable; a full run that goes on from its short run equals an unbroken one; a step waits for the GPU
-nowhere; a second GPU is used alone; a whole search with its scores, its texts of unequal length and its
-generated answers ends with a verdict, and its adapter loads; a probe tells what several adapters in one batch
-gain. Without a GPU it exits with code 2; `--dry` makes the same checks in tiny sizes on the CPU. A check that
-is not possible here is SKIPped.
+Methods attach, train and count as planned, adapters that start from data (EVA) too; a 1 B and an 8 B model
+of random weights take the memory that a replay without weights says (32 rows of 512 tokens a step), in 4
+and 8 bits too; a row that fits only with checkpointing is trained with it; a run out of memory leaves the
+base model usable; a full run that goes on from its short run equals an unbroken one; a step waits for the
+GPU nowhere; a second GPU is used alone; a model that is spread over two GPUs learns as on one; a whole
+search with its scores, its texts of unequal length and its generated answers ends with a verdict, and its
+adapter loads; a probe tells what several adapters in one batch gain. Without a GPU it exits with code 2;
+`--dry` makes the same checks in tiny sizes on the CPU. A check that is not possible here is SKIPped.
 """
 
 from __future__ import annotations
@@ -133,6 +133,38 @@ def check_second_gpu(place: Place) -> Finding:
     numbers = {"status": measurement.status.value, "bytes_on_the_first": more}
     is_good = measurement.status is Status.COMPLETE and not more
     return Finding(name="second GPU", status="PASS" if is_good else "FAIL", numbers=numbers)
+
+
+def check_spread(place: Place) -> Finding:
+    """A 1 B model that is spread over all GPUs learns as on one of them, and each GPU holds a part of it."""
+    if place.tiny or torch.cuda.device_count() < 2:
+        return Finding(name="spread", status="SKIP", numbers={"reason": "it needs two GPUs"})
+    losses, numbers = [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        saved_base(ONE_B, place, folder)
+        for device in (str(place.device), "balanced"):
+            base = models.load(
+                ModelSpec(id=folder),
+                auto_class=TASK.auto_class,
+                label_names=(),
+                device=device,
+                precision=place.precision,
+            )
+            held = [round(torch.cuda.memory_allocated(each) / 1e9, 2) for each in base.devices]
+            bench = bench_of(base, place, batch_size=8, compute=Compute(checkpointing=True))
+            run = bench.measure(planned(base), short_run(8, 8))
+            numbers |= {
+                f"gb_{device}": held,
+                f"loss_{device}": run.loss,
+                f"seconds_{device}": run.train_seconds,
+            }
+            losses.append(float("inf") if run.loss is None else run.loss)
+            del base, bench
+            models.release_memory(place.device)
+    is_good = (
+        abs(losses[0] - losses[1]) <= 1e-3 and len(held) == torch.cuda.device_count() and min(held) > 0.1
+    )
+    return Finding(name="spread", status="PASS" if is_good else "FAIL", numbers=numbers)
 
 
 def check_one_b(place: Place) -> Finding:
@@ -360,6 +392,7 @@ CHECKS: dict[str, Callable[[Place], Finding]] = {
     "out_of_memory": check_out_of_memory,
     "resumed": check_resumed,
     "second_gpu": check_second_gpu,
+    "spread": check_spread,
     "packing": check_packing,
 }
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from autopeft.errors import SiteError
 from autopeft.model.attaching import attach, load_weights, note_modules
-from autopeft.model.devices import Precision, forked_rng
+from autopeft.model.devices import Precision, devices_of, forked_rng
 from autopeft.model.light_layers import keep_format, leave_casts_to_autocast
 from autopeft.model.linear_maps import hidden_size, n_bits, n_params
 from autopeft.model.quantisation import drop_weights
@@ -128,8 +128,13 @@ class BaseModel:
 
     @property
     def device(self) -> torch.device:
-        """The device of the weights."""
-        return next(self.module.parameters()).device
+        """The device of batches and losses, which is the last one of a model that is spread over several."""
+        return self.devices[-1]
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """The devices of the weights, in the order of the layers."""
+        return devices_of(self.module)
 
     @property
     def weight_bytes(self) -> int:
@@ -139,6 +144,7 @@ class BaseModel:
     def leave_device(self) -> None:
         """Move the weights to the CPU for good; a quantised model drops them and keeps only their digests."""
         self.__dict__.pop("watch", None)  # it notes addresses of tensors
+        vars(self.module).pop("hf_device_map", None)
         if self.n_bits:
             self._dropped = self.weight_digests()
             drop_weights(self.module)

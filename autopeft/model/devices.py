@@ -29,6 +29,7 @@ _BFLOAT16_SINCE, _FLOAT16_SINCE = (8, 0), (7, 0)
 _OVERFLOWING = ("t5", "mt5", "umt5", "longt5", "gemma2", "gemma3", "gemma3_text", "glm4", "plamo2")
 # Devices whose free memory and random numbers are implemented here.
 _DEVICE = re.compile(r"(?:cpu|cuda|mps)(?::\d+)?", re.ASCII)
+SPREAD = "balanced"  # what `--device` calls all GPUs at once, by the word of accelerate
 _WITH_GENERATOR = ("cuda", "mps")  # devices that draw by a generator of their own, not by the CPU's
 _OUT_OF_MEMORY = re.compile(
     # cuBLAS is not initialised, and cuFFT fails to allocate, where the GPU has no room for their work.
@@ -119,12 +120,18 @@ def equal_gpus() -> tuple[str, ...]:
 def find_device(names: str | None) -> torch.device:
     """Return the first device of `--device`; by default a GPU if there is one.
 
-    Raises ModelError for a word that names no device, and if the first device cannot be used.
+    The GPUs of `balanced` are `cuda`. Raises ModelError for a word that names no device, for `balanced`
+    without two GPUs, and if the first device cannot be used.
     """
     devices = device_names(names)
     name = devices[0]
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name is None or (name == SPREAD and n_gpus > 1):
+        return torch.device("cuda" if n_gpus else "cpu")
+    if name == SPREAD:
+        raise ModelError(
+            f"--device {SPREAD} spreads layers over several GPUs, and torch finds {n_gpus}; pass cuda or cpu."
+        )
     if odd := [device for device in devices if not _DEVICE.fullmatch(str(device))]:
         raise ModelError(
             f"There is no device {odd[0]!r}; --device takes cpu, cuda, cuda:1 or mps, or several of a kind, "
@@ -149,6 +156,14 @@ def _absence(device: torch.device) -> str:
         return ""
     numbered = "cuda:0 alone" if n_gpus == 1 else f"cuda:0 to cuda:{n_gpus - 1}"
     return f"torch finds {numbered}" if n_gpus else "torch finds no GPU"
+
+
+def devices_of(module: nn.Module) -> tuple[torch.device, ...]:
+    """List the devices of a model in the order of its layers; several if accelerate spreads it over them."""
+    places = dict.fromkeys(getattr(module, "hf_device_map", {}).values())
+    if len(places) < 2:
+        return (next(module.parameters()).device,)
+    return tuple(torch.device("cuda", p) if isinstance(p, int) else torch.device(p) for p in places)
 
 
 def make_current(device: torch.device) -> None:
@@ -210,7 +225,9 @@ def has_used_gpus() -> bool:
 
 
 def forked_rng(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """A context that leaves the random generators of the CPU and of a device as they were."""
+    """A context that leaves the random generators of the CPU, and of all devices of a type, as they were."""
+    if device.type == "cuda":
+        return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
     if device.type in _WITH_GENERATOR:
         return torch.random.fork_rng(devices=[device], device_type=device.type)
     return torch.random.fork_rng(devices=[])

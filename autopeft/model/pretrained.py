@@ -27,7 +27,7 @@ from autopeft.model.checkpoint_source import (
     resolve,
 )
 from autopeft.model.checks import pad_with, prepare_base, require_head, require_sites, usable_tokenizer
-from autopeft.model.devices import Precision, find_device, has_used_gpus, make_current
+from autopeft.model.devices import SPREAD, Precision, device_names, find_device, has_used_gpus, make_current
 from autopeft.model.linear_maps import n_params
 from autopeft.model.quantisation import (
     conv1d_to_linear,
@@ -72,7 +72,8 @@ def load(
         label_names: The labels of the task, in order; empty for a language model.
         needs_tokenizer: Whether a missing tokenizer is an error.
         needs_padding: Whether a tokenizer without a padding token is given one, and the model's config too.
-        device: Where to put the model, as torch names devices; None takes a GPU if there is one.
+        device: Where to put the model, as torch names devices; None takes a GPU if there is one, and
+            `balanced` spreads its layers over all GPUs.
         precision: The format of the weights, and of products of 4-bit maps; the task head is float32. None
             is float32.
 
@@ -85,19 +86,26 @@ def load(
     require_reachable(source, spec)
     place = find_device(device)
     make_current(place)
+    is_spread = device_names(device)[0] == SPREAD
+    device_map = SPREAD if is_spread else {"": place}
     if spec.quantize == "none":
         settings = {} if source.endswith(".gguf") else dequantising(config_of(spec))
         settings["dtype"] = precision.torch_dtype
-        if place.type == "cuda" and not (label_names or source.endswith(".gguf")):
+        if is_spread or (place.type == "cuda" and not (label_names or source.endswith(".gguf"))):
             # Weights stream to the GPU, without a copy in host memory. A fresh head is drawn on the CPU,
             # whose numbers are the same everywhere.
-            settings["device_map"] = {"": place}
+            settings["device_map"] = device_map
         module, checkpoint = _read(source, spec, auto_class, label_names, **settings)
         require_trainable(module, name)
-        module = module.to(place)
+        module = module if is_spread else module.to(place)
     else:
         module, checkpoint = _read_quantised(
-            source, spec, auto_class, label_names, place=place, dtype=precision.dtype
+            source, spec, auto_class, label_names, place=place, dtype=precision.dtype, device_map=device_map
+        )
+    if is_spread and not {"cpu", "disk"}.isdisjoint(module.hf_device_map.values()):
+        raise ModelError(
+            f"{name} does not fit into the {torch.cuda.device_count()} GPUs of this machine together; pass "
+            "--quantize 4bit, take a smaller model, or train in shards by autopeft tune."
         )
     stop_mutation(module, scales_gradients=precision.dtype == "float16")
     if spec.quantize != "none":
@@ -239,6 +247,7 @@ def _read_quantised(
     *,
     place: torch.device,
     dtype: str,
+    device_map: Any,
 ) -> tuple[Any, Mapping[str, Any]]:
     """Read a model quantised, except for head, output layer and maps that the checkpoint lacks.
 
@@ -254,7 +263,7 @@ def _read_quantised(
     skeleton = load_skeleton(spec, auto_class=auto_class)
     require_plain_weights(skeleton.module.config, skeleton.name)
     skipped = [*skeleton.head_names, *output_layer_names(skeleton.module)]
-    settings: dict[str, Any] = {"dtype": getattr(torch, dtype), "device_map": {"": place}}
+    settings: dict[str, Any] = {"dtype": getattr(torch, dtype), "device_map": device_map}
     while True:
         settings["quantization_config"] = quantisation_config(spec.quantize, skipped, dtype=dtype)
         module, checkpoint = _read(source, spec, auto_class, label_names, **settings)

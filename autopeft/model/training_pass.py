@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from transformers.integrations import sdpa_attention
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from autopeft.errors import ModelError, first_line_of
+from autopeft.model.devices import devices_of
 
 # What transformers' layers look at in training mode. They are set here, since the methods of the model that
 # set them were renamed in transformers 5.
@@ -36,7 +37,7 @@ def checkpointed(model: nn.Module) -> Iterator[None]:
     try:
         for module, _ in old:
             setattr(module, _SWITCH, True)
-            setattr(module, _FUNCTION, partial(checkpoint, use_reentrant=False))
+            setattr(module, _FUNCTION, partial(_checkpoint, devices=devices_of(model)))
         with without_cache(model):  # transformers would warn of one
             yield
     finally:
@@ -44,6 +45,16 @@ def checkpointed(model: nn.Module) -> Iterator[None]:
             for name in names:
                 vars(module).pop(name, None)
             vars(module).update(attributes)
+
+
+def _checkpoint(layer: Callable[..., Any], *args: Any, devices: Sequence[torch.device]) -> Any:
+    """Checkpoint a layer; its dropout repeats on whatever device it draws.
+
+    Torch notes the random state of its arguments' devices alone, and these lie on the device of the layer
+    before. So it gets an empty tensor of each further device.
+    """
+    marks = [torch.empty(0, device=device) for device in devices[1:]]
+    return checkpoint(lambda *values: layer(*values[len(marks) :]), *marks, *args, use_reentrant=False)
 
 
 def _switches(model: nn.Module) -> list[nn.Module]:

@@ -17,7 +17,7 @@ from autopeft.model.attaching import note_modules
 from autopeft.model.base import BaseModel
 from autopeft.model.checkpoint_source import loading_class, reads_images
 from autopeft.model.checks import pad_with, prepare_base, text_configs, usable_tokenizer
-from autopeft.model.devices import Precision, make_current
+from autopeft.model.devices import Precision, devices_of, make_current
 from autopeft.model.linear_maps import n_bits
 from autopeft.model.quantisation import stop_mutation, widen_norms
 from autopeft.model.sites import head_names
@@ -39,15 +39,16 @@ def from_memory(
         precision: What forward passes compute in; the weights keep the format that they have.
 
     Raises:
-        ModelError: `require_plain` refuses the module, it lies on several devices, it has another head, or
-            the tokenizer is missing.
+        ModelError: `require_plain` refuses the module, it lies on several devices without accelerate, it has
+            another head, or the tokenizer is missing.
         SiteError: The model has no linear map or norm to adapt.
     """
     require_plain(module)
-    if len(devices := sorted({str(parameter.device) for parameter in module.parameters()})) > 1:
+    devices = sorted({str(parameter.device) for parameter in module.parameters()})
+    if len(devices) > 1 == len(devices_of(module)):
         raise ModelError(
-            f"The {type(module).__name__} in memory is spread over {', '.join(devices)}; load it on one "
-            "device (device_map={'': 0}), in 4 bits if it does not fit there."
+            f"The {type(module).__name__} in memory lies on {', '.join(devices)}, and nothing moves values "
+            "between them; load it on one device, or on several by device_map='balanced'."
         )
     make_current(next(module.parameters()).device)
     name = loaded_from(module) or type(module).__name__

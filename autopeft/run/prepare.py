@@ -27,7 +27,7 @@ from autopeft.records import (
     with_setting,
 )
 from autopeft.run.defaults import with_full_run, with_max_length, with_max_new_tokens
-from autopeft.run.resources import budget_of, memory_needed, with_compute
+from autopeft.run.resources import budget_of, memory_needed, with_compute, with_spread
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ def prepare(
         for note in task.notes:
             log.warning("%s", note)
         with model.quiet_libraries():
-            spec = with_precision(spec, memory)
+            spec = with_spread(with_precision(spec, memory), auto_class=task.auto_class)
             base = load_base(spec, task, loaded, memory)
         if loaded.target.kind == "number":
             base.scale_output_to(mean=loaded.target.mean, std=loaded.target.std)

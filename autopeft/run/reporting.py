@@ -235,7 +235,9 @@ def environment(base: BaseModel, execution: ExecutionSpec) -> dict[str, str]:
         "cpu_count": str(os.cpu_count()),
         "workers": str(n_workers(execution)),
         "threads": str(torch.get_num_threads()),
-        "device": torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else base.device.type,
+        "device": ", ".join(
+            torch.cuda.get_device_name(each) if each.type == "cuda" else each.type for each in base.devices
+        ),
         "dtype": base.precision.dtype,
         "micro_batch_tokens": str(execution.micro_batch_tokens),
         "checkpointing": execution.checkpointing,

@@ -23,7 +23,14 @@ from autopeft.model import (
     is_out_of_memory,
     load_skeleton,
 )
-from autopeft.model.devices import device_names, equal_gpus, has_used_gpus, limit_memory, narrow_format
+from autopeft.model.devices import (
+    SPREAD,
+    device_names,
+    equal_gpus,
+    has_used_gpus,
+    limit_memory,
+    narrow_format,
+)
 from autopeft.model.quantisation import stored_weights
 from autopeft.records import (
     FLOAT32_BYTES,
@@ -34,6 +41,7 @@ from autopeft.records import (
     ModelSpec,
     Plan,
     RunSpec,
+    with_setting,
 )
 from autopeft.space import BASELINE_METHOD
 
@@ -67,7 +75,8 @@ def with_compute(spec: RunSpec, bench: train.Bench) -> tuple[RunSpec, train.Benc
     trained_params = budget_of(spec, base).max_trainable_params + base.head_params
     train.check_limit(bench, spec.execution, trained_params=trained_params)
     if spec.execution.memory_bytes is not None:
-        limit_memory(base.device, spec.execution.memory_bytes)
+        for device in base.devices:
+            limit_memory(device, spec.execution.memory_bytes)
     memory_bytes = memory_of_one(spec.execution, base)
     execution = spec.execution.model_copy(update={"memory_bytes": memory_bytes})
     compute, decisions = train.choose_compute(bench, execution, trained_params=trained_params)
@@ -91,7 +100,7 @@ def memory_of_one(execution: ExecutionSpec, base: BaseModel) -> int | None:
     if n_processes == 1:
         return limit_bytes
     free = free_bytes(base.device, limit_bytes=limit_bytes)
-    return max(1, (free + base.weight_bytes) // n_processes)
+    return max(1, (free + base.weight_bytes // len(base.devices)) // n_processes)
 
 
 def loading_place(spec: RunSpec, plan: Plan, *, auto_class: str) -> tuple[str, Precision]:
@@ -108,7 +117,7 @@ def loading_place(spec: RunSpec, plan: Plan, *, auto_class: str) -> tuple[str, P
     device = device_in_float32(
         spec.model, auto_class=auto_class, preferred=spec.execution.device, is_narrow=is_narrow
     )
-    narrow = narrow_format(torch.device(device)) if is_narrow else None
+    narrow = narrow_format(find_device(device)) if is_narrow else None
     return device, Precision(dtype=narrow or "float32")
 
 
@@ -122,6 +131,8 @@ def device_in_float32(
 ) -> str:
     """Choose a device for a model in float32: the CPU, with a log line, if a GPU has too little free memory.
 
+    A model that was spread over all GPUs is spread again.
+
     Args:
         spec: The model. A quantised one, on request or by its checkpoint, goes to the GPU in any case unless
             it is dequantised: it is no larger than in training.
@@ -133,23 +144,49 @@ def device_in_float32(
     try:
         device = find_device(preferred)
     except ModelError:  # the run was made on another machine
-        device = find_device(None)
-    if device.type != "cuda":
-        return str(device)
-    stored = stored_weights(config_of(spec))
-    is_plain = spec.quantize == "none" and (stored is None or stored.is_loaded_plain)
-    if not (is_plain or dequantises):
-        return str(device)
-    skeleton = load_skeleton(spec, auto_class=auto_class)
+        preferred, device = None, find_device(None)
+    is_spread = device_names(preferred)[0] == SPREAD
+    name, places = (SPREAD, equal_gpus()) if is_spread else (str(device), (device,))
+    if device.type != "cuda" or not (dequantises or _is_plain(spec)):
+        return name
     narrow = narrow_format(device) if is_narrow else None
-    n_bytes = (FLOAT32_BYTES // 2 if narrow else FLOAT32_BYTES) * (
+    n_bytes = _weight_bytes(spec, auto_class, is_narrow=narrow is not None)
+    if n_bytes <= _WEIGHTS_SHARE * sum(free_bytes(torch.device(place)) for place in places):
+        return name
+    text = "The GPU has less free memory than %s needs in %s: the CPU computes."
+    log.info(text, spec.id, narrow or "float32")
+    return "cpu"
+
+
+def with_spread(spec: RunSpec, *, auto_class: str) -> RunSpec:
+    """Spread a base model whose weights fit one GPU of the machine barely or not over all of them; log it.
+
+    `--device`, workers in processes, and quantised weights leave the settings as they are.
+    """
+    execution, gpus = spec.execution, equal_gpus()
+    is_open = execution.device is None and EXECUTORS[execution.executor].shares_memory
+    if len(gpus) < 2 or not is_open or spec.model.id == IN_MEMORY or not _is_plain(spec.model):
+        return spec
+    n_bytes = _weight_bytes(spec.model, auto_class, is_narrow=execution.dtype != "float32")
+    free = free_bytes(torch.device(gpus[0]), limit_bytes=execution.memory_bytes)
+    if n_bytes <= _WEIGHTS_SHARE * free:
+        return spec
+    text = "The weights take %.1f GB, and %s has %.1f GB free: --device %s spreads the layers over %d GPUs."
+    log.info(text, n_bytes / 1e9, gpus[0], free / 1e9, SPREAD, len(gpus))
+    return with_setting(spec, "execution.device", SPREAD)
+
+
+def _is_plain(spec: ModelSpec) -> bool:
+    """Whether a model is held in plain numbers, neither quantised on request nor by its checkpoint."""
+    stored = stored_weights(config_of(spec))
+    return spec.quantize == "none" and (stored is None or stored.is_loaded_plain)
+
+
+def _weight_bytes(spec: ModelSpec, auto_class: str, *, is_narrow: bool) -> int:
+    skeleton = load_skeleton(spec, auto_class=auto_class)
+    return (FLOAT32_BYTES // 2 if is_narrow else FLOAT32_BYTES) * (
         skeleton.base_params + skeleton.head_params
     )
-    if n_bytes <= _WEIGHTS_SHARE * free_bytes(device):
-        return str(device)
-    text = "The GPU has less free memory than %s needs in %s: the CPU computes."
-    log.info(text, skeleton.name, narrow or "float32")
-    return "cpu"
 
 
 @contextlib.contextmanager
@@ -178,6 +215,8 @@ def _less_memory(spec: RunSpec) -> str:
         device = find_device(spec.execution.device)
         if device.type == "cuda" and not is_quantised and narrow_format(device) is None:
             reason = "This GPU multiplies no 16 bits, so that each weight takes 4 bytes. "
+        if len(equal_gpus()) > 1 and device_names(spec.execution.device)[0] != SPREAD:
+            reason += f"Pass --device {SPREAD} to spread the model over all GPUs. "
     return reason + train.less_memory(checkpointing=spec.execution.checkpointing, is_quantised=is_quantised)
 
 

@@ -16,6 +16,7 @@ from autopeft import model
 from autopeft.errors import RunDirError, SpecError
 from autopeft.executors import EXECUTORS, Executor
 from autopeft.extension import allow_own_function
+from autopeft.model.devices import SPREAD
 from autopeft.records import IN_MEMORY, Fidelity, Measurement, Plan, RunSpec, with_setting
 from autopeft.run.prepare import Prepared, prepare
 from autopeft.run.resources import log_workers, n_workers, worker_devices
@@ -39,9 +40,10 @@ def check_executor(spec: RunSpec) -> None:
                 f"The executor {executor.name} needs the package {package}; install it with: "
                 f'pip install "autopeft[{executor.name}]".'
             )
-    if executor.assigns_gpus and ":" in (spec.execution.device or ""):
+    device = spec.execution.device or ""
+    if executor.assigns_gpus and (":" in device or device.lower() == SPREAD):
         raise SpecError(
-            f"--device is {spec.execution.device}, and the executor {executor.name} gives each worker a GPU "
+            f"--device is {device}, and the executor {executor.name} gives each worker a GPU "
             "by itself; set --device to cuda and --workers to the number of GPUs."
         )
     if executor.max_workers is not None and n_workers(spec.execution) > executor.max_workers:

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class _Row:
-    """The bytes that a row keeps for its backward pass."""
+    """The bytes that a row keeps for its backward pass, on each device that has a part of the layers."""
 
     kept: int  # as it is trained: with checkpointing if `is_checkpointed`
     plain: int  # without checkpointing
@@ -58,7 +58,7 @@ def choose_compute(
         return _compute(execution, tokens), ()
     if tokens is not None and requested == "on":
         return _compute(execution, tokens, _longest_row(bench, requested, room=0)), ()
-    free = free_bytes(bench.base.device, limit_bytes=execution.memory_bytes)
+    free = min(free_bytes(device, limit_bytes=execution.memory_bytes) for device in bench.base.devices)
     room, split = _room(free, _reserved(bench, trained_params)), bench.splits["train"]
     n_tokens = int(split.sizes[split.largest_rows(1)].max())
     row = _longest_row(bench, requested, room=room)
@@ -105,7 +105,7 @@ def less_memory(*, checkpointing: str, is_quantised: bool) -> str:
 def check_limit(bench: Bench, execution: ExecutionSpec, *, trained_params: int = 0) -> None:
     """Raise SpecError if `--memory` is no more than what is taken already before training."""
     limit_bytes, device = execution.memory_bytes, bench.base.device
-    taken = taken_bytes(device)
+    taken = max(map(taken_bytes, bench.base.devices))
     if limit_bytes is None or limit_bytes > taken:
         return
     row = _longest_row(bench, execution.checkpointing, room=0)
@@ -158,17 +158,18 @@ def _longest_row(bench: Bench, requested: str, *, room: int) -> _Row:
     Logs a warning if checkpointing saves nothing, and leaves it off.
     """
     plan = plan_everywhere(BASELINE_METHOD, _RANK, bench.base.sites, bench.methods)
-    row = bench.splits["train"].largest_rows(1)
+    row, n_devices = bench.splits["train"].largest_rows(1), len(bench.base.devices)
     plain = _plain_bytes(bench, plan, row, requested)
-    if plain is not None and (requested == "off" or (requested == "auto" and plain <= room)):
-        return _Row(kept=plain, plain=plain, is_checkpointed=False)
+    each = 0 if plain is None else plain // n_devices
+    if plain is not None and (requested == "off" or (requested == "auto" and each <= room)):
+        return _Row(kept=each, plain=each, is_checkpointed=False)
     input_bytes = replace(bench, compute=Compute(checkpointing=True)).saved_bytes(plan, row)
     if plain is not None and input_bytes >= plain:
         log.warning("The layers of %s cannot be checkpointed, so that none are.", bench.base.name)
-        return _Row(kept=plain, plain=plain, is_checkpointed=False)
-    kept = input_bytes + _in_one_layer(bench, plain, input_bytes)
+        return _Row(kept=each, plain=each, is_checkpointed=False)
+    kept = input_bytes // n_devices + _in_one_layer(bench, plain, input_bytes)
     plain = (1 + _LAYER_OVER_INPUT) * input_bytes if plain is None else plain
-    return _Row(kept=kept, plain=max(plain, kept), is_checkpointed=True)
+    return _Row(kept=kept, plain=max(plain // n_devices, kept), is_checkpointed=True)
 
 
 def kept_bytes(bench: Bench, plan: Plan, rows: Sequence[int]) -> int:

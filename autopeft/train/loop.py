@@ -101,7 +101,7 @@ def train(
         state = None if run.under_way is None else run.under_way.load()
         if state is not None and state.position.step > (schedule.branch or n_steps):
             state = None  # the full run is beyond the branch of this short run
-        start = resume(state, model, optimizer, scaler, n_full=schedule.n_full, device=device)
+        start = resume(state, model, optimizer, scaler, n_full=schedule.n_full)
         counted_loss = _CountedLoss(run, start)
 
         def position_after(n_done: int) -> Position:
@@ -115,7 +115,7 @@ def train(
             if step == schedule.branch and run.under_way is not None:
                 _require_finite(losses, n_steps=n_steps)
                 branch = replace(counted_loss.position, step=step, began=step, seconds=0.0)
-                run.under_way.keep(pause(branch, model, optimizer, scaler, device=device))
+                run.under_way.keep(pause(branch, model, optimizer, scaler))
             for group, peak_rate in zip(optimizer.param_groups, peak_rates, strict=True):
                 group["lr"] = peak_rate * schedule.share(step)
             step_losses = optimizer_step(model, optimizer, scaler, run.steps[step], counted_loss, freed)
@@ -129,7 +129,7 @@ def train(
                 _require_finite(losses, n_steps=n_steps)
                 losses.clear()
             if is_kept and run.under_way is not None:
-                run.under_way.keep(pause(position_after(step + 1), model, optimizer, scaler, device=device))
+                run.under_way.keep(pause(position_after(step + 1), model, optimizer, scaler))
         position = position_after(n_steps)
         if scaler.is_enabled() and scaler.get_scale() < 1:
             raise DivergedError("diverged: the gradients are not finite in float16; try --dtype float32")

@@ -20,7 +20,7 @@ from torch import nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from autopeft.model.devices import has_own_generator, random_state, set_random_state
+from autopeft.model.devices import devices_of, has_own_generator, random_state, set_random_state
 from autopeft.store import put_in_place
 
 _FILE = "paused.safetensors"
@@ -56,13 +56,12 @@ class State:
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
 
 
-def pause(
-    position: Position, model: nn.Module, optimizer: Optimizer, scaler: GradScaler, *, device: torch.device
-) -> State:
+def pause(position: Position, model: nn.Module, optimizer: Optimizer, scaler: GradScaler) -> State:
     """Copy the state of a run at a position."""
     tensors = {"rng": torch.random.get_rng_state()}
-    if has_own_generator(device):
-        tensors[f"rng.{device.type}"] = random_state(device)
+    for index, device in enumerate(devices_of(model)):
+        if has_own_generator(device):
+            tensors[f"rng.{device.type}.{index}"] = random_state(device)
     if scaler.is_enabled():
         tensors["scaler"] = torch.tensor([scaler.get_scale(), scaler.state_dict()["_growth_tracker"]])
     for name, parameter in _trained_parameters(model).items():
@@ -111,7 +110,6 @@ def resume(
     scaler: GradScaler,
     *,
     n_full: int,
-    device: torch.device,
 ) -> Position:
     """Restore a state into model, optimizer, scaler and torch's generators; return its position.
 
@@ -139,8 +137,9 @@ def resume(
         scale, n_since = tensors["scaler"].tolist()  # n_since: steps since the scale last changed
         scaler.load_state_dict({**scaler.state_dict(), "scale": scale, "_growth_tracker": int(n_since)})
     torch.random.set_rng_state(tensors["rng"])
-    if (state_on_device := tensors.get(f"rng.{device.type}")) is not None:
-        set_random_state(device, state_on_device)
+    for index, device in enumerate(devices_of(model)):
+        if (state_on_device := tensors.get(f"rng.{device.type}.{index}")) is not None:
+            set_random_state(device, state_on_device)
     return position
 
 

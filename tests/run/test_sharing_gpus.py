@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from toys.specs import run_spec
 
 from autopeft.errors import ModelError
-from autopeft.model import BaseModel, Precision, from_memory
+from autopeft.model import BaseModel, Precision, find_device, from_memory, load_skeleton
 from autopeft.model.devices import equal_gpus
+from autopeft.records import ModelSpec
 from autopeft.run import resources
 from autopeft.run.prepare import prepare
 from autopeft.run.resources import one_at_a_time
@@ -51,6 +53,7 @@ def named(*numbers):
         ({"executor": "process", "workers": 2}, named(0, 1), 2),
         ({"executor": "process", "device": "cuda"}, ("cuda",), 1),
         ({"executor": "process", "device": "cuda:1,3"}, named(1, 3), 2),
+        ({"executor": "process", "device": "balanced"}, ("balanced",), 1),
         ({"executor": "process", "device": "cuda:1,3", "workers": 1}, named(1, 3), 2),
         ({"executor": "ray", "workers": 2}, (None,), 2),
         ({}, (None,), 1),
@@ -117,7 +120,8 @@ def test_workers_on_one_gpu_share_its_memory(settings, n_bits, gib, see_gpus, mo
         return min(52 * GIB, (limit_bytes or 60 * GIB) - 8 * GIB)
 
     monkeypatch.setattr(resources, "free_bytes", free_bytes)
-    base = SimpleNamespace(device=torch.device("cuda:0"), n_bits=n_bits, weight_bytes=8 * GIB)
+    gpu = torch.device("cuda:0")
+    base = SimpleNamespace(device=gpu, devices=(gpu,), n_bits=n_bits, weight_bytes=8 * GIB)
     allowed = resources.memory_of_one(run_spec(**settings).execution, base)
     assert allowed == (None if gib is None else gib * GIB)
 
@@ -161,14 +165,51 @@ def test_the_gpu_is_left_to_workers_that_load_models_of_their_own(
     assert prepared.base.sha256() == before
 
 
-def test_a_model_in_memory_that_is_spread_over_devices_is_refused(make_base):
+def test_a_model_in_memory_on_devices_that_do_not_exchange_values_is_refused(make_base):
     """A parameter on a GPU that is not there has no numbers, and a device."""
     module = make_base("bert").module
     with FakeTensorMode():
         module.classifier.bias = torch.nn.Parameter(torch.empty(2, device="cuda:1"), requires_grad=False)
     settings = {"auto_class": "AutoModelForSequenceClassification", "label_names": ("a", "b")}
-    with pytest.raises(ModelError, match=r"is spread over cpu, cuda:1; load it on one device"):
+    with pytest.raises(ModelError, match=r"lies on cpu, cuda:1, and nothing moves values"):
         from_memory(module, None, precision=Precision(), **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "free", "device"),
+    [
+        ({}, 1.2, "balanced"),
+        ({}, 1.3, None),
+        ({"dtype": "bfloat16"}, 0.7, None),
+        ({"device": "cuda:0"}, 1.2, "cuda:0"),
+        ({"executor": "process"}, 1.2, None),
+        ({"quantize": "4bit"}, 1.2, None),
+    ],
+)
+def test_weights_that_leave_less_than_a_fifth_of_a_gpu_are_spread_over_all(
+    settings, free, device, see_gpus, monkeypatch, model_dir
+):
+    see_gpus(CARD, CARD)
+    model, auto_class = ModelSpec(id=str(model_dir)), "AutoModelForSequenceClassification"
+    weights = load_skeleton(model, auto_class=auto_class).module.parameters()
+    free_bytes = int(free * 4 * sum(p.numel() for p in weights))
+    monkeypatch.setattr(resources, "free_bytes", lambda *_, **__: free_bytes)
+    spec = resources.with_spread(
+        run_spec(model_dir, **{"dtype": "float32"} | settings), auto_class=auto_class
+    )
+    assert spec.execution.device == device
+    in_float32 = partial(resources.device_in_float32, model, auto_class=auto_class)
+    assert in_float32(preferred="balanced") == "balanced"
+    free_bytes //= 2
+    assert in_float32(preferred="balanced") == ("balanced" if free > 1.25 else "cpu")
+
+
+def test_balanced_needs_two_gpus(see_gpus):
+    see_gpus(CARD, CARD)
+    assert find_device("balanced") == torch.device("cuda")
+    see_gpus(CARD)
+    with pytest.raises(ModelError, match="torch finds 1; pass cuda or cpu"):
+        find_device("balanced")
 
 
 def test_a_call_leaves_the_memory_of_gpus_to_the_process_that_made_it(monkeypatch):

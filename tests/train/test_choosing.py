@@ -53,8 +53,12 @@ def eight_b():
     return BaseModel(module, None, name="8 B", untrained=frozenset())
 
 
-@pytest.mark.parametrize(("gigabytes", "percent"), [(7.4, 0.5), (7.4, 2), (24, 1), (44, 0.5)])
-def test_what_rows_keep_fits_beside_all_else_that_a_gpu_holds(gigabytes, percent, methods, monkeypatch):
+@pytest.mark.parametrize(
+    ("gigabytes", "percent", "n_gpus"), [(7.4, 0.5, 1), (7.4, 2, 1), (24, 1, 1), (44, 0.5, 1), (7.4, 0.5, 4)]
+)
+def test_what_rows_keep_fits_beside_all_else_that_a_gpu_holds(
+    gigabytes, percent, n_gpus, methods, monkeypatch
+):
     free, input_bytes, n_layers = int(gigabytes * 1e9), 2 * 4096, 32  # of a token, in 16 bits
     layer_bytes = 17 * input_bytes  # what a layer keeps without checkpointing
 
@@ -68,9 +72,10 @@ def test_what_rows_keep_fits_beside_all_else_that_a_gpu_holds(gigabytes, percent
     splits = {"train": EncodedSplit(examples=(row,), labels=([1] * 8192,))}
     task, base = discover("autopeft.tasks")["text-generation"], eight_b()
     bench = Bench(base=base, task=task, methods=methods, splits=splits, batch_size=8)
+    base.module.hf_device_map = {f"model.layers.{gpu}": gpu for gpu in range(n_gpus)}
     trained = int(percent / 100 * base.base_params)
     compute, _ = choose_compute(bench, ExecutionSpec(), trained_params=trained)
-    kept = compute.micro_batch_tokens * (n_layers * input_bytes + layer_bytes)
+    kept = compute.micro_batch_tokens * (n_layers // n_gpus * input_bytes + layer_bytes)
     optimizer = trained * 4 * 4  # the parameters, their gradients, two moments
     logits = 128_256 * 523 * 2 * (2 + 4)  # of one piece and their gradients, in 16 and in 32 bits
     batches = 0.1 * free  # which are kept for later plans

@@ -51,13 +51,14 @@ class Layout:
         """The gradient of a layer's output as (B, T, out)."""
         rows = self._rows(tensor, self._padding_at(site))
         if self._weights is not None and len(rows) == self._n_examples:
-            return rows * self._weights[:, None, None]
+            return rows * self._weights.to(rows.device)[:, None, None]
         return rows
 
     def _rows(self, tensor: Tensor, padding: Tensor | None) -> Tensor:
         rows = self._by_example(tensor.detach()).float()
         if padding is not None and rows.shape[:2] == padding.shape:
-            rows = rows.masked_fill(padding.reshape(*padding.shape, *[1] * (rows.ndim - 2)), 0.0)
+            shape = (*padding.shape, *[1] * (rows.ndim - 2))
+            rows = rows.masked_fill(padding.to(rows.device).reshape(shape), 0.0)
         return rows.flatten(1, -2)
 
     def _by_example(self, tensor: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from autopeft.errors import DataError, SpecError, reason_of
 from autopeft.extension import Batch, Score
 from autopeft.model import is_out_of_memory, release_memory
-from autopeft.model.devices import SavedBytes
+from autopeft.model.devices import SavedBytes, devices_of
 from autopeft.model.user_model import note_flags
 from autopeft.records import SEEN_ENOUGH, Sensitivity, Site, SiteScores
 from autopeft.sensitivity.parts.layout import half_of_row, shortened, split_in_half
@@ -88,10 +88,9 @@ def _run_until_agreement(
     runner: _BatchRunner, halves: _Halves, batches: Iterable[Batch], model: nn.Module, *, enough: float
 ) -> int:
     """Run batch after batch until the halves agree; returns the peak of memory in bytes."""
-    device = next(model.parameters()).device  # which need not be the current one
-    is_on_gpu = device.type == "cuda"
-    if is_on_gpu:
-        torch.cuda.reset_peak_memory_stats(device)
+    gpus = [device for device in devices_of(model) if device.type == "cuda"]
+    for gpu in gpus:
+        torch.cuda.reset_peak_memory_stats(gpu)
     next_look = _FIRST_LOOK
     stream = iter(batches)
     two = list(itertools.islice(stream, 2))
@@ -103,7 +102,7 @@ def _run_until_agreement(
             next_look = 2 * sum(halves.n_examples)
             if all((rho or 0.0) >= enough for rho in halves.agreements().values()):
                 break
-    return torch.cuda.max_memory_allocated(device) if is_on_gpu else runner.peak_bytes + halves.kept_bytes
+    return sum(map(torch.cuda.max_memory_allocated, gpus)) if gpus else runner.peak_bytes + halves.kept_bytes
 
 
 class _Halves:

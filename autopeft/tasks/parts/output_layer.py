@@ -56,7 +56,7 @@ def run_to_output(
     labels = targets[rows, columns]
 
     def at_positions(values: Tensor) -> Tensor:
-        return values[rows, columns]
+        return values[rows.to(values.device), columns.to(values.device)].to(labels.device)
 
     inner = getattr(model, "get_base_model", lambda: model)()
     if "use_cache" in inspect.signature(inner.forward).parameters:

@@ -100,4 +100,4 @@ class _SummedLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        return None, *(None if g is None else g * gradient.to(g.dtype) for g in ctx.gradients)
+        return None, *(None if g is None else g * gradient.to(g) for g in ctx.gradients)
