@@ -50,8 +50,8 @@ def checkpointed(model: nn.Module) -> Iterator[None]:
 def _checkpoint(layer: Callable[..., Any], *args: Any, devices: Sequence[torch.device]) -> Any:
     """Checkpoint a layer; its dropout repeats on whatever device it draws.
 
-    Torch notes the random state of its arguments' devices alone, and these lie on the device of the layer
-    before. So it gets an empty tensor of each further device.
+    Torch notes the random state of its arguments' devices alone, and transformers 5.20 hands them over before
+    accelerate moves them to the layer's device. So torch gets an empty tensor of each further device.
     """
     marks = [torch.empty(0, device=device) for device in devices[1:]]
     return checkpoint(lambda *values: layer(*values[len(marks) :]), *marks, *args, use_reentrant=False)
