@@ -43,7 +43,7 @@ class Operations:
 def search(
     words: Sequence[str], *, before: Callable[[], Callable[[], int]] = lambda: lambda: 0
 ) -> tuple[int, int, str]:
-    """Exit code (negative: the signal), a number, and stderr of a search in a forked process.
+    """Exit code (negative: the signal), a number, and stderr of a command in a forked process.
 
     `before` is called in the process; what it returns gives the number when the search has ended.
     """
@@ -61,7 +61,7 @@ def search(
         number = before()
         code = 1
         try:
-            app(["search", *words], standalone_mode=True)
+            app([*words], standalone_mode=True)
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
         except Exception:
@@ -90,8 +90,8 @@ def counting(out: Path, chosen: int | None, name: str) -> Callable[[], Callable[
 
 
 def begun_or_resumed(words: Sequence[str], out: Path) -> list[str]:
-    """The options that start a search, or resume the one in its folder."""
-    return [*(["--resume", "--quiet"] if (out / "run.yaml").exists() else words), "--out", str(out)]
+    """The words that start a search, or resume the one in its folder."""
+    return ["search", *(["--resume", "--quiet"] if (out / "run.yaml").exists() else words), "--out", str(out)]
 
 
 def outcome_of(run: Path) -> object:

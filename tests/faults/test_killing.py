@@ -6,7 +6,7 @@ import os
 import random
 
 import pytest
-from killing import SETTINGS, counting, one_end, outcome_of, search
+from killing import SETTINGS, begun_or_resumed, counting, one_end, outcome_of, search
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
@@ -16,7 +16,7 @@ def whole(model_dir, data_dir, tmp_path_factory):
     """The words of a search, how many file operations it takes, and its outcome."""
     words = ["--model", str(model_dir), "--data", str(data_dir), *SETTINGS]
     out = tmp_path_factory.mktemp("whole") / "run"
-    code, n_operations, errors = search([*words, "--out", str(out)], before=counting(out, None, "SIGKILL"))
+    code, n_operations, errors = search(begun_or_resumed(words, out), before=counting(out, None, "SIGKILL"))
     assert code == 0, errors
     return words, n_operations, outcome_of(out)
 
