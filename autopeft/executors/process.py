@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -50,6 +51,9 @@ class Process(Executor):
 
     def _call(self, fn: Callable[..., Result], *args: Any) -> Result:
         """Run `fn(*args)` in a process; if the pool breaks meanwhile, run it again in the new pool."""
+        # A worker has the mask of the thread that starts it: Ctrl-C would end its imports in a traceback.
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         while pool := self._pool:
             try:
                 return pool.submit(fn, *args).result()

@@ -28,6 +28,7 @@ DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 _HUB_SECONDS = 4.0  # for the hub's answer; chosen by hand
 _OWN_CODE = "contains custom code which must be executed"  # what transformers says of it
+_LONGEST_REVISION = 255  # letters; git keeps a branch as a file of its name
 _MISSING_PACKAGE = re.compile(r"requires the ([\w.-]+) library but it was not found")
 _COMMIT = re.compile("/snapshots/([0-9a-f]{40})/")  # in a path of the hub's cache
 _CAUSAL, _SEQ2SEQ = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
@@ -50,6 +51,11 @@ def resolve(spec: ModelSpec) -> tuple[str, str]:
         raise ModelError(
             "The base model of this run was in memory and cannot be loaded again; pass it from Python "
             "(autopeft.search(…, model=…)), or name where it is saved with --model."
+        )
+    if (n_letters := len(spec.revision or "")) > _LONGEST_REVISION:
+        raise ModelError(
+            f"The revision has {n_letters:,} letters, and git allows {_LONGEST_REVISION}; pass a branch, tag "
+            "or commit of the hub model."
         )
     is_here = spec.id is None or os.path.exists(spec.id)  # noqa: PTH110 - see load_error
     if spec.revision is not None and is_here:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ from autopeft.model.quantisation import (
     stored_weights,
     widen_norms,
 )
-from autopeft.model.sites import head_names
+from autopeft.model.sites import head_names, unexplained
 from autopeft.records import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ def load(
             pad_with(module.config, tokenizer.pad_token_id)
         name_first_token(module.config, getattr(module, "generation_config", None))
         _require_shapes(module, name, checkpoint["mismatched_keys"])
-        _require_layers(module, name, _lacking(checkpoint))
+        _require_body(module, name, _lacking(checkpoint))
         base = BaseModel(module, tokenizer, name=name, untrained=_lacking(checkpoint), precision=precision)
         base.widen_head()
         prepare_base(base, auto_class=auto_class)
@@ -309,8 +309,8 @@ def _require_shapes(module: Any, name: str, mismatched: Sequence[tuple[str, Any,
         log.warning(text, name, *outputs[-1])
 
 
-def _require_layers(module: Any, name: str, lacking: Collection[str]) -> None:
-    """Refuse a checkpoint that has weights of some layers of a stack, and none of the other layers."""
+def _require_body(module: Any, name: str, lacking: Set[str]) -> None:
+    """Refuse a checkpoint without some weights of the base model, and say if they are whole layers."""
     head = tuple(f"{child}." for child in head_names(module))
     by_stack: dict[str, dict[str, bool]] = {}  # whether the checkpoint has weights of a layer, by its number
     for key, _ in module.named_parameters():
@@ -326,3 +326,9 @@ def _require_layers(module: Any, name: str, lacking: Collection[str]) -> None:
                 f"{n_there} of them ({stack}.{absent} is missing); put the config.json and the weights of "
                 "one model together."
             )
+    if absent_weights := unexplained(module, lacking, head=head_names(module)):
+        more = f" and {len(absent_weights) - 1} more" if len(absent_weights) > 1 else ""
+        raise ModelError(
+            f"The weights of {name} lack {absent_weights[0]}{more}, which would be random; download the "
+            "model again. If random values are meant, load it in transformers, save it and pass that folder."
+        )

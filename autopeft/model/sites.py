@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import replace
 from typing import Any, cast
 
@@ -65,6 +65,30 @@ def untrained_modules(module: nn.Module, untrained: Iterable[str], *, head: Sequ
     parents = dict.fromkeys(name.rpartition(".")[0] for name in sorted(untrained))
     outside = [name for name in parents if not f"{name}.".startswith(tuple(f"{part}." for part in head))]
     return tuple(name for name in outside if _site(name, module.get_submodule(name)) is not None)
+
+
+def unexplained(module: nn.Module, untrained: Set[str], *, head: Sequence[str]) -> list[str]:
+    """List weights that the checkpoint lacks by damage: all but the head's, and those of a whole pooler.
+
+    A pooler is a child of the base model after the last layer that is more than a norm. Checkpoints of masked
+    language models have none.
+    """
+    body = [
+        name for name, _ in module.named_parameters() if not name.startswith(tuple(f"{h}." for h in head))
+    ]
+    last_layer = max((i for i, name in enumerate(body) if LAYER.search(name)), default=-1)
+    prefix = f"{getattr(module, 'base_model_prefix', '')}."
+    parts: dict[str, list[str]] = {}
+    for name in body:
+        start = prefix if name.startswith(prefix) else ""
+        parts.setdefault(start + name.removeprefix(start).split(".")[0], []).append(name)
+    poolers = {
+        name
+        for part, names in parts.items()
+        if untrained >= set(names) <= set(body[last_layer + 1 :]) and not _is_norm(module.get_submodule(part))
+        for name in names
+    }
+    return [name for name in body if name in untrained and name not in poolers]
 
 
 def list_sites(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Site, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,18 @@ from autopeft.records import digest_of
 from autopeft.store.files import follow_umask, sha256_of, sync_folder, write_text
 
 _FILE = "checksums.json"
+# Tensors, configs, and what tokenizers and image processors write.
+_SEALED = re.compile(
+    r".*\.(safetensors|model|spm|txt|jinja)|(adapter_config|order|tokenizer.*|vocab.*|special_tokens_map|"
+    r"added_tokens|preprocessor_config)\.json"
+)
 _SYNCED = "r+b" if os.name == "nt" else "rb"  # Windows only syncs files that are open to write
 
 log = logging.getLogger(__name__)
 
 
 def seal_folder(folder: Path) -> None:
-    """Write the SHA-256 of tensors, configs and `order.json` to `checksums.json`; sync all files."""
+    """Write the SHA-256 of tensors, configs and tokenizer to `checksums.json`; sync all files."""
     paths = _synced_files(folder)
     sums = {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths if _is_sealed(path.name)}
     write_text(folder / _FILE, json.dumps(sums, indent=2) + "\n")
@@ -77,7 +83,7 @@ def _synced_files(folder: Path) -> list[Path]:
 
 
 def _is_sealed(name: str) -> bool:
-    return name in ("adapter_config.json", "order.json") or name.endswith(".safetensors")
+    return _SEALED.fullmatch(name) is not None
 
 
 def _read_sums(folder: Path) -> dict[str, str] | None:

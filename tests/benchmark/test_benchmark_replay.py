@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import sys
 from dataclasses import replace
 
@@ -196,6 +197,32 @@ def test_command_writes_rows_and_a_summary(table, tmp_path, monkeypatch, capsys)
     assert "| sweep | 10.00 | 10.00 to 10.00 |" in printed
     assert "toy: 73 of 73 plans are measured." in printed
     assert printed == (tmp_path / "out" / "replay.md").read_text(encoding="utf-8")
+
+
+# Against the page of results
+
+
+def cells_after(text, title):
+    """The first table after a title: policy -> its cells; the header counts as one."""
+    lines = text[text.index(title) :].splitlines()
+    table = itertools.takewhile(lambda line: line.startswith("|"), lines)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    return {name: cells for name, *cells in rows if set(name) != {"-"}}
+
+
+def test_policies_without_luck_get_what_the_page_of_results_says():
+    page = (replay.HERE / "results.md").read_text(encoding="utf-8")
+    by_cell = cells_after(page, "| regret by cell")
+    folders = [replay.HERE / "tables" / name for name in by_cell["regret by cell"]]
+    names = ("search", "quick", "plain default", "sweep of two", "sweep")
+    rows = [row for folder in folders for row in replay.cell_rows(folder, dict.fromkeys(names), 2)]
+    text = replay.summary(rows)
+    replayed = cells_after(text, "| regret by cell")
+    assert replayed == {name: by_cell[name] for name in ("regret by cell", *names)}
+    for name, cells in cells_after(text, "| policy").items():
+        in_page = cells_after(page, "| policy")[name]
+        kept = (0, 2, 3, 4, 5)  # not the intervals, which narrow with the seeds
+        assert [cells[i] for i in kept] == [in_page[i] for i in kept], name
 
 
 # Against the real preparation

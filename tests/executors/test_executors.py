@@ -77,6 +77,30 @@ def test_serial_lets_a_keyboard_interrupt_through():
 # Executors with workers.
 
 
+IMPORTS_DURING_CTRL_C = """
+import os, signal
+from autopeft.executors import EXECUTORS
+
+if __name__ == "__mp_main__":  # as a worker imports it
+    os.kill(os.getpid(), signal.SIGINT)
+def make(index):
+    return print
+if __name__ == "__main__":
+    pool = EXECUTORS["process"]
+    pool.start(make, local=None, n_workers=1, uses_gpu=False)
+    print(pool.submit(pow, 2, 10).result())
+    pool.shutdown()
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs masks of signals")
+def test_ctrl_c_while_a_worker_imports_is_left_to_the_main_process(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(IMPORTS_DURING_CTRL_C)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("1024\n", "")
+
+
 def niceness(pid):
     return os.getpriority(os.PRIO_PROCESS, pid)
 

@@ -168,7 +168,7 @@ def test_push_uploads_the_folder_with_a_base_model_that_others_have(run, hub):
     assert hub.private["me/new"] is True
 
 
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "tokenizer.json"])
 def test_push_refuses_edited_files_and_renews_the_checksum_of_its_config_alone(run, hub, tmp_path, name):
     flags = ("me/new", "--base-model", "org/tiny-bert")
     assert push(run, *flags).exit_code == 0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -153,3 +153,26 @@ def test_a_pickle_with_code_is_refused_without_advice_to_run_it(model_dir: Path,
     with pytest.raises(ModelError, match=r"a pickle that can run code.*get them as safetensors") as caught:
         model.load(spec, auto_class=AUTO, label_names=("neg", "pos"))
     assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fixture", "auto_class", "absent"),
+    [
+        ("model_dir", AUTO, ["bert.encoder.layer.0.output.LayerNorm.weight"]),
+        ("model_dir", AUTO, ["bert.embeddings.LayerNorm.weight", "bert.embeddings.LayerNorm.bias"]),
+        ("model_dir", AUTO, ["bert.embeddings.position_embeddings.weight"]),
+        ("llama_with_weights", "AutoModelForCausalLM", ["model.norm.weight"]),
+    ],
+)
+def test_a_checkpoint_without_a_weight_of_the_base_model_is_refused(
+    fixture: str, auto_class: str, absent: list[str], request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    made = request.getfixturevalue(fixture)
+    folder = shutil.copytree(made[1] if isinstance(made, tuple) else made, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if not {name, f"bert.{name}"} & {*absent}}
+    assert len(kept) == len(weights) - len(absent)
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    labels = ("neg", "pos") if auto_class == AUTO else ()
+    with pytest.raises(ModelError, match=rf"lack {sorted(absent)[-1]}.*, which would be random"):
+        model.load(ModelSpec(id=str(folder)), auto_class=auto_class, label_names=labels)

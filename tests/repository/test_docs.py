@@ -92,6 +92,23 @@ def test_links_of_pages_lead_to_files() -> None:
     assert missing == []
 
 
+def headings(page: Path) -> set[str]:
+    """The anchors of a page, as GitHub and MkDocs make them of its headings."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    plain = [re.sub(r"[^\w\- ]", "", title) for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)]
+    return {title.strip().lower().replace(" ", "-") for title in plain}
+
+
+def test_anchors_of_links_are_headings() -> None:
+    found = [
+        ((page.parent / path if path else page), anchor)
+        for page in PAGES
+        for path, anchor in re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    ]
+    assert len(found) > 20
+    assert [(page.name, anchor) for page, anchor in found if anchor not in headings(page)] == []
+
+
 def test_navigation_names_pages_that_exist() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     named = set(re.findall(r": ([\w-]+\.md)$", navigation, re.MULTILINE))

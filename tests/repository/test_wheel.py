@@ -31,6 +31,12 @@ def test_links_of_the_readme_are_whole_on_a_package_index(site: Path) -> None:
     shown = metadata.read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)\s]+)\)", shown)
     assert len(links) > 20 and [link for link in links if not link.startswith("https://")] == []
+    places = (
+        "https://github.com/autopeft/autopeft/blob/main/",
+        "https://raw.githubusercontent.com/autopeft/",
+    )
+    inside = [link.split("/main/")[1].partition("#")[0] for link in links if link.startswith(places)]
+    assert len(inside) > 20 and [path for path in inside if not (ROOT / path).exists()] == []
     (picture,) = re.findall(r"!\[[^\]]*\]\((\S+)\)", shown)
     assert picture == "https://raw.githubusercontent.com/autopeft/autopeft/main/docs/images/report.png"
     assert "https://github.com/autopeft/autopeft/blob/main/docs/quickstart.md)" in shown

@@ -12,7 +12,7 @@ from autopeft.data import LabelledData
 from autopeft.model import BaseModel
 from autopeft.model.checks import pad_with
 from autopeft.records import IN_MEMORY, ModelSpec
-from autopeft.store import cannot_write, reseal, save_processor, write_text
+from autopeft.store import cannot_write, reseal, save_processor, seal_folder, write_text
 
 # How transformers reads the outputs of a classifier: one label, several at once, or a number.
 _PROBLEM_TYPES = {
@@ -36,6 +36,7 @@ def write_loading_files(folder: Path, spec: ModelSpec, base: BaseModel, data: La
             save_processor(base.tokenizer, folder)
         except OSError as error:
             raise cannot_write(folder, error) from error
+        seal_folder(folder)
     if not labels:
         return
     module = cast(Any, base.module)
