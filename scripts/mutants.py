@@ -84,7 +84,11 @@ def mutants(node: Any) -> Iterator[str]:
     elif isinstance(node, ast.Constant) and type(node.value) in (bool, int, float):
         value: Any = node.value
         yield repr(
-            not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else value * 1.5
+            not value
+            if isinstance(value, bool)
+            else value + 1
+            if isinstance(value, int)
+            else value * 1.5 or 1.0
         )
     elif isinstance(node, ast.Name) and node.id in NAMES:
         yield NAMES[node.id]

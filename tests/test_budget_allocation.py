@@ -246,6 +246,13 @@ def test_one_rank_is_the_largest_that_the_budget_pays_at_all_sites(
     assert spent(claims, granted) <= budget
 
 
+def test_one_rank_is_taken_unless_the_next_is_more_than_an_eighth_larger() -> None:
+    claims = [claim("a", weight=9.0, max_rank=99), claim("b", max_rank=99)]
+    limited = at_one_rank(claims, max_params=170, may_differ=True)
+    assert allocate(limited, max_params=170) == {"a": 8, "b": 8}
+    assert at_one_rank(claims, max_params=150, may_differ=True) == claims  # from 7 to 8
+
+
 def test_sites_that_share_no_rank_with_most_are_left_out_and_the_others_are_paid_first() -> None:
     thirds = [replace(claim(name, weight=0.1), ranks=(3, 9)) for name in "ab"]
     twos = [replace(claim(name, weight=0.1), ranks=(2, 4, 8)) for name in "cde"]

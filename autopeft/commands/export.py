@@ -22,7 +22,7 @@ from autopeft.extension import Checkpoint, Exporter, ExportSource, TrainingFacts
 from autopeft.model.checkpoint_source import own_class
 from autopeft.model.checks import text_configs
 from autopeft.records import ModelSpec, PlanDocument, SearchResult, TrainedPlan, from_json, resume_command
-from autopeft.run.base_facts import base_difference, label_difference
+from autopeft.run.base_facts import base_difference
 from autopeft.run.reporting import TRAINED
 from autopeft.store import RunDir, read_plan, refuse_files
 from autopeft.train import warmup_steps
@@ -89,7 +89,6 @@ def export(
             notes += _check_fit(files, source, spec, document, folder=folder, needs_base=needs_base)
             if exporter.needs_base != "none":
                 source = with_base(source, spec, exporter=exporter, folder=folder, run=run)
-            notes += filter(None, [label_difference(folder)])
             if exporter.needs_base == "weights" and (change := _base_change(folder, source, spec)):
                 notes.append(f"{source.base_model} is not as it was when this was trained: {change}")
         notes = [*exporter.export(source, out), *notes]  # raises if there are problems

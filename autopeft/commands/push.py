@@ -15,7 +15,7 @@ from autopeft.commands.verify import is_run
 from autopeft.errors import HubError, RunDirError, SpecError, reason_of
 from autopeft.exports import name_base
 from autopeft.records import IN_MEMORY, DataSpec, TrainedPlan, from_json
-from autopeft.run.base_facts import OUTPUTS, label_difference
+from autopeft.run.base_facts import OUTPUTS
 from autopeft.run.best import finished_seed, finished_weights
 from autopeft.run.reporting import TRAINED, hub_base, write_card, write_trained_card
 from autopeft.store import RunDir, damaged, read_plan, require_unchanged, temporary_folder, write_plan
@@ -86,8 +86,6 @@ def push(
             "id on the hub with --base-model."
         )
     require_unchanged(weights)
-    if edited := label_difference(weights):
-        raise SpecError(f"{edited}; put the names back as they were.")
     with temporary_folder() as parent:
         folder = shutil.copytree(weights, parent / "adapter")
         for name in (TRAINED, OUTPUTS):  # paths of this machine, rows of the dataset

@@ -142,15 +142,9 @@ def require_sites(base: BaseModel) -> None:
     """Refuse a model that cannot be adapted, and warn if its layers have no linear map.
 
     Raises:
-        ModelError: There are no sites, and the weights do not fit the config.
         SiteError: There are no sites; the head is unknown; or other modules end in the head's name, by which
             `peft` finds what to train, so that it would train them too.
     """
-    if not base.sites and base.missing:
-        raise ModelError(
-            f"The weights of {base.name} fit none of the modules that its config.json describes; "
-            "put the config.json and the weights of one model there."
-        )
     if not base.sites:
         raise SiteError(
             f"{base.name} (model type {base.model_type!r}) has no linear map or norm to adapt; "

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,8 +49,6 @@ from autopeft.model.sites import head_names, unexplained
 from autopeft.records import ModelSpec
 
 log = logging.getLogger(__name__)
-
-_LAYER = re.compile(r"(.+?)\.(\d+)\.")  # of a parameter's name: the stack of layers, and the layer's number
 
 
 def load(
@@ -127,7 +124,12 @@ def load(
             pad_with(module.config, tokenizer.pad_token_id)
         name_first_token(module.config, getattr(module, "generation_config", None))
         _require_shapes(module, name, checkpoint["mismatched_keys"])
-        _require_body(module, name, _lacking(checkpoint))
+        if absent := unexplained(module, _lacking(checkpoint), head=head_names(module)):
+            more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+            raise ModelError(
+                f"The weights of {name} lack {absent[0]}{more}, which its config.json describes; put both of "
+                "one model together, or save the model as transformers loads it and pass that folder."
+            )
         base = BaseModel(module, tokenizer, name=name, untrained=_lacking(checkpoint), precision=precision)
         base.widen_head()
         prepare_base(base, auto_class=auto_class)
@@ -307,28 +309,3 @@ def _require_shapes(module: Any, name: str, mismatched: Sequence[tuple[str, Any,
     if outputs:
         text = "%s has a head of %d outputs and %d are needed; a fresh head takes its place."
         log.warning(text, name, *outputs[-1])
-
-
-def _require_body(module: Any, name: str, lacking: Set[str]) -> None:
-    """Refuse a checkpoint without some weights of the base model, and say if they are whole layers."""
-    head = tuple(f"{child}." for child in head_names(module))
-    by_stack: dict[str, dict[str, bool]] = {}  # whether the checkpoint has weights of a layer, by its number
-    for key, _ in module.named_parameters():
-        if (match := _LAYER.match(key)) and not key.startswith(head):
-            layers = by_stack.setdefault(match[1], {})
-            layers[match[2]] = layers.get(match[2], False) or key not in lacking
-    for stack, layers in by_stack.items():
-        n_there = sum(layers.values())
-        if 0 < n_there < len(layers):
-            absent = next(layer for layer, is_there in layers.items() if not is_there)
-            raise ModelError(
-                f"config.json of {name} describes {len(layers)} layers {stack}, and the weights hold "
-                f"{n_there} of them ({stack}.{absent} is missing); put the config.json and the weights of "
-                "one model together."
-            )
-    if absent_weights := unexplained(module, lacking, head=head_names(module)):
-        more = f" and {len(absent_weights) - 1} more" if len(absent_weights) > 1 else ""
-        raise ModelError(
-            f"The weights of {name} lack {absent_weights[0]}{more}, which would be random; download the "
-            "model again. If random values are meant, load it in transformers, save it and pass that folder."
-        )

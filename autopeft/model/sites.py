@@ -73,22 +73,14 @@ def unexplained(module: nn.Module, untrained: Set[str], *, head: Sequence[str]) 
     A pooler is a child of the base model after the last layer that is more than a norm. Checkpoints of masked
     language models have none.
     """
-    body = [
-        name for name, _ in module.named_parameters() if not name.startswith(tuple(f"{h}." for h in head))
-    ]
-    last_layer = max((i for i, name in enumerate(body) if LAYER.search(name)), default=-1)
-    prefix = f"{getattr(module, 'base_model_prefix', '')}."
-    parts: dict[str, list[str]] = {}
-    for name in body:
-        start = prefix if name.startswith(prefix) else ""
-        parts.setdefault(start + name.removeprefix(start).split(".")[0], []).append(name)
-    poolers = {
-        name
-        for part, names in parts.items()
-        if untrained >= set(names) <= set(body[last_layer + 1 :]) and not _is_norm(module.get_submodule(part))
-        for name in names
-    }
-    return [name for name in body if name in untrained and name not in poolers]
+    heads = tuple(f"{name}." for name in head)
+    body = [name for name, _ in module.named_parameters() if not name.startswith(heads)]
+    n_up_to_layers = max((i + 1 for i, name in enumerate(body) if LAYER.search(name)), default=0)
+    part = re.compile(rf"(?:{getattr(module, 'base_model_prefix', '')}\.)?[^.]+")
+    parts = {name: part.findall(name)[0] for name in body}
+    present = {parts[name] for i, name in enumerate(body) if i < n_up_to_layers or name not in untrained}
+    norms = {name for name in parts.values() if _is_norm(module.get_submodule(name))}
+    return [name for name in body if name in untrained and parts[name] in present | norms]
 
 
 def list_sites(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Site, ...]:

@@ -71,9 +71,9 @@ def _with_effect(config: Any) -> Any:
 
 
 def facts_of(prepared: Prepared, weights: Mapping[str, str]) -> dict[str, Any]:
-    """Collect `base_facts` of a run's base model, its label names, and the fingerprint of its rows."""
+    """Collect `base_facts` of a run's base model, and the fingerprint of its rows."""
     facts = base_facts(prepared.base.module, prepared.base.tokenizer, weights=weights)
-    return {_BASE: facts, "label_names": list(prepared.data.label_names), DATA: prepared.data.fingerprint}
+    return {_BASE: facts, DATA: prepared.data.fingerprint}
 
 
 def trained_facts(path: Path) -> dict[str, Any]:
@@ -106,29 +106,12 @@ def base_difference(folder: Path, module: nn.Module, processor: Any = None) -> s
 
 
 def require_same_base(folder: Path, module: nn.Module, processor: Any = None) -> None:
-    """Raise a ModelError if the base model or the label names are not those of the weights in a folder."""
+    """Raise a ModelError if the base model is not that of the weights in a folder."""
     if differing := base_difference(folder, module, processor):
         raise ModelError(
             f"{folder} was trained on another base model ({differing}); pass that one, or put it back in its "
             "place."
         )
-    if edited := label_difference(folder):
-        raise ModelError(f"{edited}; put the names back as they were.")
-
-
-def label_difference(folder: Path) -> str:
-    """Say how the label names in a folder's `config.json` differ from its head's; "" if same or unknown."""
-    noted = trained_facts(folder / TRAINING).get("label_names")
-    id2label = trained_facts(folder / "config.json").get("id2label")
-    if not noted or not isinstance(id2label, dict):
-        return ""
-    names = [str(id2label[key]) for key in sorted(id2label, key=lambda key: (len(key), key))]
-    if names == noted:
-        return ""
-    return (
-        f"{folder / 'config.json'} names the labels {', '.join(names)}, and the head was trained with "
-        f"{', '.join(map(str, noted))}"
-    )
 
 
 @torch.no_grad()

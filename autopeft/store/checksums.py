@@ -18,9 +18,9 @@ from autopeft.records import digest_of
 from autopeft.store.files import follow_umask, sha256_of, sync_folder, write_text
 
 _FILE = "checksums.json"
-# Tensors, configs, and what tokenizers and image processors write.
+# Tensors, configs, also that with the label names, and what tokenizers and image processors write.
 _SEALED = re.compile(
-    r".*\.(safetensors|model|spm|txt|jinja)|(adapter_config|order|tokenizer.*|vocab.*|special_tokens_map|"
+    r".*\.(safetensors|model|spm|txt|jinja)|(config|adapter_config|order|tokenizer.*|vocab.*|special_tokens_map|"
     r"added_tokens|preprocessor_config)\.json"
 )
 _SYNCED = "r+b" if os.name == "nt" else "rb"  # Windows only syncs files that are open to write
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def seal_folder(folder: Path) -> None:
-    """Write the SHA-256 of tensors, configs and tokenizer to `checksums.json`; sync all files."""
+    """Write the SHA-256 of tensors, configs and processor to `checksums.json`; sync all files."""
     paths = _synced_files(folder)
     sums = {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths if _is_sealed(path.name)}
     write_text(folder / _FILE, json.dumps(sums, indent=2) + "\n")

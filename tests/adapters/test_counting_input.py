@@ -42,6 +42,11 @@ def refused(result, code: int, *words: str) -> None:
         ({**LORA, "rank_pattern": {"q_proj": "x"}}, 3, ("does not fit", "'str' and 'int'")),
         ({**LORA, "use_dora": "yes"}, 2, ("use_dora is 'yes'", "true or false")),
         ({**LORA, "r": 33}, 3, ("rank 33", "q_proj", "3 other sites", "32 × 32", "at most 32")),
+        (
+            {**LORA, "r": 33, "target_modules": ["layers.0.self_attn.q_proj"]},
+            3,
+            ("rank 33 at model.layers.0.self_attn.q_proj, whose",),
+        ),
         ({**LORA, "bias": "some"}, 3, ("some",)),
         ({**LORA, "task_type": "GUESS"}, 2, ("GUESS", "SEQ_CLS")),
         ({**LORA, "peft_type": "LORRA"}, 2, ("'LORRA'", "Did you mean 'LORA'?")),
@@ -61,6 +66,7 @@ def test_config_that_cannot_be_counted_is_refused_in_a_sentence(content, code, w
     [
         ({"a": 1}, ("order.json", "{'a': 1}")),
         (["lora", "lora"], ("order.json", "once")),
+        (["lora", "../lora"], ("order.json", "once")),
         (["absent"], ("absent", "cannot be read")),
     ],
 )

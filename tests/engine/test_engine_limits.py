@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from toys.engine import ROOMY, TIGHT, Run, World, kind_of, levels, problem, run
 from toys.metrics import ACCURACY, ERROR_RATE, LOSS, PEARSON
 
-from autopeft.engine import planned_runs, search_cost, short_steps, usual_cost
+from autopeft import space
+from autopeft.engine import planned_runs, repeated_steps, search_cost, short_steps, usual_cost
 from autopeft.engine.judge import Judgement, longer_run
 from autopeft.engine.runs import Runs
 from autopeft.executors import Serial
+from autopeft.extension import discover
 from autopeft.records import Measurement, MetricFacts, Plan, Status, Verdict
 
 SECONDS = 0.5 / 4  # of an example: half of what training on one takes, of which a step has four
@@ -120,6 +122,13 @@ def test_the_planned_runs_bound_what_a_search_does(settings: dict[str, Any]) -> 
     assert done <= counted(planned_runs(search.problem))
 
 
+@pytest.mark.parametrize(("effort", "n_runs"), [("quick", 0), ("normal", 2)])
+def test_full_runs_repeat_the_steps_of_short_runs_if_there_are_any(effort: str, n_runs: int) -> None:
+    repeated = repeated_steps(made := problem(effort=effort), planned_runs(made))
+    assert repeated == n_runs * made.lengths.kept_steps
+    assert made.lengths.kept_steps > 0
+
+
 @pytest.mark.parametrize("max_cost", [1.0, 2.5, 3.0])
 def test_nothing_is_left_after_the_last_run_that_the_limits_pay(max_cost: float) -> None:
     assert run(timed(), max_cost=max_cost, trials=8).display.left[-1] == pytest.approx(0.0)
@@ -170,6 +179,12 @@ def test_the_cost_of_a_usual_search_is_told_before(full_steps: int) -> None:
     search = run(world, full_steps=full_steps, n_examples=(n, n, n), batch_size=16)
     cost = search_cost(search.outcome, scoring_seconds=0.0, load_seconds=0.0)
     assert cost.total_full_runs == pytest.approx(usual_cost(full_steps, n_first=4))
+
+
+def test_a_usual_search_has_as_many_short_runs_as_the_longest_list_of_first_plans() -> None:
+    lists = space.load("default", known_methods=discover("autopeft.methods")).first
+    n_first = max(len(plans) for family, plans in lists.items() if family != "small")
+    assert usual_cost(300) == usual_cost(300, n_first=n_first)
 
 
 def test_runs_that_the_outcome_does_not_use_are_paid_too() -> None:

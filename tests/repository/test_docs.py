@@ -105,7 +105,7 @@ def test_anchors_of_links_are_headings() -> None:
         for page in PAGES
         for path, anchor in re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
     ]
-    assert len(found) > 20
+    assert len(found) > 10
     assert [(page.name, anchor) for page, anchor in found if anchor not in headings(page)] == []
 
 

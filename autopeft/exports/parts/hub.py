@@ -36,19 +36,18 @@ def write_loading_files(folder: Path, spec: ModelSpec, base: BaseModel, data: La
             save_processor(base.tokenizer, folder)
         except OSError as error:
             raise cannot_write(folder, error) from error
-        seal_folder(folder)
-    if not labels:
-        return
-    module = cast(Any, base.module)
-    config = model.config_of(spec) if spec.id != IN_MEMORY else copy.deepcopy(module.config)
-    config.architectures = [type(module).__name__]
-    config.num_labels = len(labels)  # a field of its own in PVT's config, elsewhere the number of names
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: index for index, label in enumerate(labels)}
-    config.problem_type = _PROBLEM_TYPES.get(data.target.kind)
-    if getattr(module.config, "pad_token_id", None) is not None:  # a model of images has none
-        pad_with(config, module.config.pad_token_id)
-    config.save_pretrained(str(folder))
+    if labels:
+        module = cast(Any, base.module)
+        config = model.config_of(spec) if spec.id != IN_MEMORY else copy.deepcopy(module.config)
+        config.architectures = [type(module).__name__]
+        config.num_labels = len(labels)  # a field of its own in PVT's config, elsewhere the number of names
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
+        config.problem_type = _PROBLEM_TYPES.get(data.target.kind)
+        if getattr(module.config, "pad_token_id", None) is not None:  # a model of images has none
+            pad_with(config, module.config.pad_token_id)
+        config.save_pretrained(str(folder))
+    seal_folder(folder)
 
 
 def name_base(folder: Path, name: str, *, revision: str | None) -> None:
