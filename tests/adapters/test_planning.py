@@ -167,7 +167,10 @@ LORA = {"r": 2, "target_modules": ["query"]}
         (LoraConfig(**LORA, modules_to_save=["lm_head"]), "'lm_head', which toy bert lacks whole"),
         (LoraConfig(r=2, target_modules=["classifier"]), "adapts nothing of toy bert but its task head"),
         (LoraConfig(r=99, target_modules=["query"]), r"rank of lora .* is 99; allowed is from 1 to 16"),
-        (LoraConfig(r=2, target_modules=["c_attn"]), "c_attn, which the model lacks; there are LayerNorm, query"),
+        (
+            LoraConfig(r=2, target_modules=["c_attn"]),
+            "c_attn, which the model lacks; there are LayerNorm, query",
+        ),
         (
             LoraConfig(r=3, target_modules=["query"], init_lora_weights="orthogonal"),
             r"rank of lora .* is 3; allowed is 2, 4, 6, 8",
