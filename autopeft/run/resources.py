@@ -255,7 +255,7 @@ def log_workers(spec: RunSpec) -> None:
     elif EXECUTORS[execution.executor].shares_memory and execution.device is None:
         n_gpus = len(equal_gpus())
         if n_gpus > 1 and IN_MEMORY not in (spec.model.id, spec.data.source):
-            log.info("%d GPUs are visible, and one is used: --executor process uses all of them.", n_gpus)
+            log.info("%d GPUs are visible; a model that fits one uses one, --executor process all.", n_gpus)
 
 
 def _kind(device: str | None) -> str:
