@@ -3,9 +3,9 @@
     python scripts/mutants.py OUT.csv [--rooms engine evidence budget adapters] [--n 100] [--seed 0]
 
 A mutant swaps an operator, a comparison, a constant, `min` and `max` or `any` and `all`, negates a condition,
-or leaves a statement out; messages and logs stay as they are. The tests run with `-x` in a fork of this
-process whose module is changed; other processes that they start are not. A row has file, line, both texts
-and the outcome: killed, survived, or hangs.
+or leaves a statement out; messages and logs stay as they are. The room's tests and examples run with `-x` in
+a fork of this process whose module is changed; other processes that they start are not. A row has file, line,
+both texts and the outcome: killed, survived, or hangs.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from typing import Any
 import pytest
 
 TESTS = {
-    "engine": ["tests/engine"],
-    "evidence": ["tests/evidence"],
-    "budget": ["tests/test_budget.py", "tests/test_budget_allocation.py"],
-    "adapters": ["tests/adapters"],
+    "engine": ["autopeft/engine", "tests/engine"],
+    "evidence": ["autopeft/evidence", "tests/evidence"],
+    "budget": ["autopeft/budget.py", "tests/test_budget.py", "tests/test_budget_allocation.py"],
+    "adapters": ["autopeft/adapters", "tests/adapters"],
 }
 SECONDS = 300  # of processor time, after which the tests of a mutant count as hanging
 SWAPPED: dict[type, Any] = {

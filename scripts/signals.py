@@ -1,6 +1,6 @@
 """End searches by signals at random moments, resume them, and compare them with the undisturbed one.
 
-    PYTHONPATH=.:tests:tests/faults python scripts/signals.py OUT.csv [--rounds 10]
+    PYTHONPATH=.:tests:tests/faults python scripts/signals.py OUT.csv [--rounds 10] [--kinds serial …]
 
 Each run is a fork of this process, which has imported everything; only worker processes import anew. Moments
 are drawn uniformly over the processor time of an undisturbed run, with worker processes over its wall-clock
@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import csv
 import importlib
+import itertools
 import os
 import random
 import shutil
@@ -147,6 +148,7 @@ def main() -> None:
     )
     parser.add_argument("out", type=Path)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--kinds", nargs="*", default=list(RUNS), choices=RUNS)
     arguments = parser.parse_args()
     importlib.import_module("autopeft.commands")  # once, for all forks
     importlib.import_module("autopeft.cli.results")
@@ -155,7 +157,7 @@ def main() -> None:
     write_data(folder / "rows")
     tiny_config().save_pretrained(folder / "llama")
     (folder / "train.py").write_text(SCRIPT, encoding="utf-8")
-    known = {kind: undisturbed(kind, folder) for kind in RUNS}
+    known = {kind: undisturbed(kind, folder) for kind in arguments.kinds}
     is_new = not arguments.out.exists()
     with arguments.out.open("r+" if not is_new else "w+", newline="", encoding="utf-8") as stream:
         done = {tuple(row[:3]) for row in csv.reader(stream)}
@@ -163,7 +165,7 @@ def main() -> None:
         if is_new:
             writer.writerow(COLUMNS)
         for index in range(arguments.rounds):
-            for kind, name in ((kind, name) for kind in RUNS for name in CODES):
+            for kind, name in itertools.product(arguments.kinds, CODES):
                 for number in range(index * (n := RUNS[kind] * (1 + (name == "SIGKILL"))), (index + 1) * n):
                     row = (name, kind, str(number))
                     if row in done:

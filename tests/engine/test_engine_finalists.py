@@ -87,7 +87,7 @@ def test_a_slow_starter_is_the_rival_unless_another_is_clearly_ahead(short: floa
 
 
 def test_in_a_thorough_search_a_slow_starter_takes_no_other_rivals_place() -> None:
-    search = run(levels(hira=0.69), effort="thorough", trials=4, seeds=1)
+    search = run(levels(hira=0.69), effort="thorough", trials=16, seeds=1)
     assert search.kinds("confirm") == {"q+v": 1, "hira": 1, "ia3": 1, "head": 1}
 
 

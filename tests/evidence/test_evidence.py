@@ -99,6 +99,11 @@ def test_one_plan_on_one_seed_has_the_error_over_rows_alone() -> None:
     assert mean_and_std_error(losses, span=None) == pytest.approx((losses.mean(), stats.sem(losses[0])))
 
 
+def test_one_plan_that_has_every_row_right_has_the_error_of_the_pseudo_rows() -> None:
+    """Half a row at 0, twice: a sum of squares of 1."""
+    assert mean_and_std_error(np.ones((1, 40))) == pytest.approx((1.0, 1 / math.sqrt(40 * 39)))
+
+
 def test_variances_of_seeds_and_rows_of_one_plan_add_up() -> None:
     # Additive table, no residual: Var = var(seeds) / S + var(rows) / N.
     seeds, rows = np.array([0.0, 2.0, 5.0]), np.array([1.0, 0.0, 4.0, -2.0])
