@@ -99,7 +99,8 @@ def load(
         module, checkpoint = _read_quantised(
             source, spec, auto_class, label_names, place=place, dtype=precision.dtype, device_map=device_map
         )
-    if is_spread and not {"cpu", "disk"}.isdisjoint(module.hf_device_map.values()):
+    places = getattr(module, "hf_device_map", {"": next(module.parameters()).device.type})
+    if is_spread and not {"cpu", "disk"}.isdisjoint(places.values()):
         raise ModelError(
             f"{name} does not fit into the {torch.cuda.device_count()} GPUs of this machine together; pass "
             "--quantize 4bit, take a smaller model, or train in shards by autopeft tune."

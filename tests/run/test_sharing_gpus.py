@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from toys.specs import run_spec
 
 from autopeft.errors import ModelError
-from autopeft.model import BaseModel, Precision, find_device, from_memory, load_skeleton
+from autopeft.model import BaseModel, Precision, find_device, from_memory, load, load_skeleton
 from autopeft.model.devices import equal_gpus
 from autopeft.records import ModelSpec
 from autopeft.run import resources
@@ -210,6 +210,18 @@ def test_balanced_needs_two_gpus(see_gpus):
     see_gpus(CARD)
     with pytest.raises(ModelError, match="torch finds 1; pass cuda or cpu"):
         find_device("balanced")
+
+
+def test_a_model_that_does_not_fit_all_gpus_together_is_refused(see_gpus, model_dir):
+    """Torch has no such GPUs here, so that transformers gives all weights to the CPU."""
+    see_gpus(CARD, CARD)
+    with pytest.raises(ModelError, match="does not fit into the 2 GPUs of this machine together"):
+        load(
+            ModelSpec(id=str(model_dir)),
+            auto_class="AutoModelForSequenceClassification",
+            label_names=("a", "b"),
+            device="balanced",
+        )
 
 
 def test_a_call_leaves_the_memory_of_gpus_to_the_process_that_made_it(monkeypatch):
