@@ -237,7 +237,7 @@ def then_spread(read):
             device_map = _get_device_map(module, device_map, dict.fromkeys(range(N_GPUS), MEMORY), None)
         for name, place in (device_map or {}).items():
             module.get_submodule(name).to(torch.device("cuda", place) if isinstance(place, int) else place)
-        if device_map:
+        if len(set((device_map or {}).values())) > 1:
             accelerate_dispatch(module, None, device_map, None, None, False)
         return answer
 
