@@ -18,8 +18,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
-from sklearn.metrics import f1_score
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.intp]
@@ -104,11 +102,11 @@ def class_codes(truth: Floats, guesses: Floats) -> tuple[Codes, Codes, int]:
 
 def score_f1_of_labels(truth: Floats, guesses: Floats, *, average: str) -> Scored:
     """Score F1 of labels (N, C), 0 or 1; `average` is macro or micro; a label that never occurs has F1 0."""
-    value = float(f1_score(truth, guesses, average=average, zero_division=0.0))
     hits, both = truth * guesses, truth + guesses
     if average == "micro":
         hits, both = hits.sum(axis=1, keepdims=True), both.sum(axis=1, keepdims=True)
     without = f1_of_counts(hits.sum(axis=0) - hits, both.sum(axis=0) - both)
+    value = float(f1_of_counts(hits.sum(axis=0), both.sum(axis=0)).mean())
     return value, pseudo_values(value, without.mean(axis=1))
 
 
@@ -207,7 +205,13 @@ def pearson(truth: Floats, guesses: Floats) -> float:
 
 def spearman(truth: Floats, guesses: Floats) -> float:
     """Spearman's correlation of numbers, in [-1, 1]; 0 if one side is constant."""
-    return pearson(stats.rankdata(truth), stats.rankdata(guesses))
+    return pearson(_ranks(truth), _ranks(guesses))
+
+
+def _ranks(values: Floats) -> Floats:
+    """Rank numbers from 1; equal ones share their mean rank."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[places]
 
 
 _SHARE: dict[str, Any] = {"is_share": True}

@@ -16,6 +16,7 @@ from pathlib import Path
 from autopeft.containers import allowed_cores
 
 _HEAVY = "autopeft.commands"
+_NO_COMPILER = "TORCHDYNAMO_DISABLE"
 # Variables of torch's allocator, in the order in which torch reads them. The last one is the new name, but
 # torch 2.9 to 2.11 ignore segments in it. The first one always works, though torch before 2.12 warns that it
 # is deprecated.
@@ -33,19 +34,26 @@ def open_missing_streams() -> None:
 
 @contextlib.contextmanager
 def heavy_imports() -> Iterator[None]:
-    """Turn the garbage collector off while the commands are imported.
+    """Turn the garbage collector and torch's compiler off while the commands are imported.
 
     Imports make millions of objects that stay. The collector would visit them again and again, and once more
-    at the end of the process, so these objects are frozen. If the commands are imported already, nothing
-    changes.
+    at the end of the process, so these objects are frozen. bitsandbytes, which peft imports, compiles four
+    functions for devices that autopeft does not use: a second for torch's inductor. If the commands are
+    imported already, nothing changes.
     """
     if _HEAVY in sys.modules or not gc.isenabled():
         yield
         return
     gc.disable()
+    compiles = os.environ.get(_NO_COMPILER)
+    os.environ[_NO_COMPILER] = "1"
     try:
         yield
     finally:
+        if compiles is None:
+            del os.environ[_NO_COMPILER]
+        else:
+            os.environ[_NO_COMPILER] = compiles
         gc.freeze()
         gc.enable()
         atexit.register(_thaw)

@@ -10,8 +10,8 @@ from typing import Any, cast
 import torch
 from peft import PeftModel
 
+from autopeft import data
 from autopeft.commands.load import load_with_base
-from autopeft.data import ImageFile
 from autopeft.errors import DataError, ModelError, SpecError
 from autopeft.extension import IGNORED, Target, Task, discover
 from autopeft.model import BaseModel
@@ -86,7 +86,7 @@ def _inputs(words: Sequence[str], result: SearchResult) -> list[tuple[Any, ...]]
         missing = [word for word in words if not Path(word).is_file()]
         if missing:
             raise DataError(f"There is no image {missing[0]}; pass paths of image files.")
-        return [(ImageFile(digest="", path=word),) for word in words]
+        return [(data.ImageFile(digest="", path=word),) for word in words]
     if kind == "tags":
         return [(tuple(word.split()),) for word in words]
     if kind == "choice":
@@ -111,7 +111,7 @@ def _label(
     result: SearchResult,
 ) -> Reply:
     """Answer with a label, several labels, a number or tags, from the logits of the head."""
-    words = [word.path if isinstance(word, ImageFile) else word for word in inputs]
+    words = [getattr(word, "path", word) for word in inputs]
     placeholder = {"classes": (), "tags": [0] * len(words[0])}.get(target.kind, 0)
     encoded = task.encode([inputs], [placeholder], base.tokenizer, result.spec.task.max_length or NO_CUT)
     batch = task.collate(encoded.examples, encoded.labels, base.pad_token_id)

@@ -142,7 +142,7 @@ def _contents(path: Path, requested: tuple[str, ...]) -> tuple[list[ConfigFile],
         files = adapters.read_configs(path)
         if unknown := set(requested) - set(exports.READERS):
             raise SpecError(f"--reader is {sorted(unknown)[0]}; use {', '.join(exports.READERS)}.")
-        return files, requested or exports.readers_of(files)
+        return files, requested or exports.readers_of([file.config for file in files])
     if (path / "config.json").is_file():
         if requested:
             raise SpecError(f"{path} is a whole model, which {MERGED} reads; leave --reader out.")

@@ -7,12 +7,36 @@ tokens, language, images, choices, cutting → splits → frames.
 
 from __future__ import annotations
 
-from autopeft.data.chats import chat_of
-from autopeft.data.choices import read_choices
-from autopeft.data.dataset import LabelledData, ReadRows, Split, UncutRows
-from autopeft.data.frames import load_in_memory
-from autopeft.data.images import ImageFile, read_images
-from autopeft.data.labels import NoLabelColumnError, read_texts
-from autopeft.data.language import read_language
-from autopeft.data.splits import load, other_rows_of
-from autopeft.data.tokens import read_tokens
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autopeft.data.chats import chat_of
+    from autopeft.data.choices import read_choices
+    from autopeft.data.dataset import LabelledData, ReadRows, Split, UncutRows
+    from autopeft.data.frames import load_in_memory
+    from autopeft.data.images import ImageFile, read_images
+    from autopeft.data.labels import NoLabelColumnError, read_texts
+    from autopeft.data.language import read_language
+    from autopeft.data.splits import load, other_rows_of
+    from autopeft.data.tokens import read_tokens
+
+# The module of each name. It is imported at the first use: pandas, datasets and scikit-learn take a second,
+# which commands that read no rows need not wait for.
+_MODULES = {
+    "chat_of": "chats",
+    "read_choices": "choices",
+    **dict.fromkeys(("LabelledData", "ReadRows", "Split", "UncutRows"), "dataset"),
+    "load_in_memory": "frames",
+    **dict.fromkeys(("ImageFile", "read_images"), "images"),
+    **dict.fromkeys(("NoLabelColumnError", "read_texts"), "labels"),
+    "read_language": "language",
+    **dict.fromkeys(("load", "other_rows_of"), "splits"),
+    "read_tokens": "tokens",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

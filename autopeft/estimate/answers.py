@@ -184,20 +184,29 @@ class _Steps:
     def largest_part(self, request: StepRequest, n_rows: int, n_tokens: int, max_bytes: int) -> Step:
         """Find how many of the rows fit at a time: all, a half, a quarter … and 1 at least.
 
-        If the request leaves checkpointing open, layers are checkpointed only if a single row does not fit
-        otherwise. If a single row never fits, its step is returned. Memory grows by the same bytes with each
-        row, so that two replays are enough to choose; a third one gives the answer.
+        If the request leaves checkpointing open, layers are checkpointed only if the weights fit and a single
+        row does not. If a single row never fits, its step is returned. A single row's own bytes bound those
+        of each further row, so that the first guess fits. Memory grows by nearly the same bytes with each
+        row, so that a line through the two replays shows whether more rows fit.
         """
         ways = (False, True) if request.checkpointing is None else (request.checkpointing,)
         halves = [n_rows >> power for power in range(n_rows.bit_length())]
+
+        def fitting(single: Step, row_bytes: float) -> int:
+            return next(n for n in halves if single.memory.high + (n - 1) * row_bytes <= max_bytes)
+
         for checkpointing in ways:
-            single, double = (
-                self.at(n, n_tokens, request.quantize, checkpointing=checkpointing) for n in (1, 2)
+            single = self.at(1, n_tokens, request.quantize, checkpointing=checkpointing)
+            if single.memory.weights > max_bytes:
+                return single
+            if single.memory.high > max_bytes:
+                continue
+            n_other = max(2, fitting(single, single.memory.activations + single.memory.logits))
+            other = self.at(n_other, n_tokens, request.quantize, checkpointing=checkpointing)
+            row_bytes = max(1, other.memory.high - single.memory.high) / (n_other - 1)
+            return self.at(
+                fitting(single, row_bytes), n_tokens, request.quantize, checkpointing=checkpointing
             )
-            row_bytes = max(1, double.memory.high - single.memory.high)
-            for n_part in halves:
-                if single.memory.high + (n_part - 1) * row_bytes <= max_bytes:
-                    return self.at(n_part, n_tokens, request.quantize, checkpointing=checkpointing)
         return single
 
     def limits(self, step: Step, max_bytes: int) -> Limits:

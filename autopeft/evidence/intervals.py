@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
 from autopeft.errors import SpecError
 
@@ -114,7 +114,7 @@ def paired_difference(
     variance, freedom = _variance(table, examples.groups, pseudo=pseudo, seed_rows=seed_rows)
     scale = max(float(np.abs(rivals).max()), float(np.abs(defaults).max()))
     mean, std_error = float(table.mean()), _std_error(variance, scale)
-    half = float(stats.t.isf(_TAIL / n_rivals, freedom)) * std_error
+    half = float(-special.stdtrit(freedom, _TAIL / n_rivals)) * std_error
     bound = math.inf if span is None else span  # with few groups the half width can exceed the span
     n_seeds, n_examples = table.shape[::-1] if is_by_seeds else table.shape
     return Difference(
@@ -153,7 +153,7 @@ def least_difference(n_examples: int, disagreement: float) -> float:
 
     Source: variance of a difference of paired proportions (McNemar 1947), and of seeds (`SEED_ROWS`).
     """
-    return float(stats.norm.isf(_TAIL)) * math.sqrt(disagreement * (1 / n_examples + 1 / SEED_ROWS))
+    return float(-special.ndtri(_TAIL)) * math.sqrt(disagreement * (1 / n_examples + 1 / SEED_ROWS))
 
 
 def _checked(scores: npt.ArrayLike) -> Floats:

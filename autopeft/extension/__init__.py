@@ -33,6 +33,7 @@ from autopeft.extension.task import (
     TargetKind,
     Task,
     TaskDefaults,
+    WrittenText,
     last_answer,
     metric_facts,
     text_form,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from autopeft.records import DataSpec, MetricFacts, TaskSpec
 
@@ -95,6 +95,14 @@ class Encoded:
     dropped: tuple[int, ...] = ()  # examples to leave out, ascending; they have no labels that count
 
 
+class WrittenText(NamedTuple):
+    """A text that a model wrote in an evaluation, between what it read and what was expected."""
+
+    prompt: str
+    reference: str
+    written: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """The quality of a model on some batches."""
@@ -105,6 +113,7 @@ class Evaluation:
     # Where the metric is no mean (a correlation, an F1) they are its jackknife pseudo-values, moved so that
     # their mean is the metric: their spread gives its variance.
     example_scores: tuple[float, ...]
+    texts: tuple[WrittenText, ...] = ()  # in the same order, if the model wrote some
 
 
 @runtime_checkable

@@ -25,7 +25,8 @@ _MARKS = {
 class Answer:
     """Sentences below a mark, whose colour is its tone.
 
-    `longer` says what more steps bring, `evaluated` what the user's own function says; each may be "".
+    `longer` says what more steps bring, `evaluated` what the user's own function says, `served` what serves
+    the adapter of a language model; each may be "".
     """
 
     mark: str
@@ -35,12 +36,13 @@ class Answer:
     sure: str
     longer: str
     evaluated: str
+    served: str
     verdict: Verdict
 
     @property
     def sentences(self) -> tuple[str, ...]:
         """All sentences in their order."""
-        return tuple(filter(None, (self.use, self.cost, self.sure, self.longer, self.evaluated)))
+        return tuple(filter(None, (self.use, self.cost, self.sure, self.longer, self.evaluated, self.served)))
 
 
 def answer_of(result: SearchResult, words: PartWords) -> Answer:
@@ -72,9 +74,11 @@ def answer_of(result: SearchResult, words: PartWords) -> Answer:
         evaluation=result.evaluation,
         is_default=result.best == result.baseline,
         difference=verdict.mean_difference if result.best == result.rival else None,
+        weights=words.weights,
+        is_language_model=words.auto_class == "AutoModelForCausalLM",
     ).splitlines()
     mark, tone = _MARKS[label]
-    use, cost, longer, evaluated = (*sentences, "", "")[:4]
+    use, cost, longer, evaluated, served = (*sentences, "", "", "")[:5]
     use, sure = (in_words_of(result.spec, sentence) for sentence in (use, verdict.sentence))
     return Answer(
         mark=mark,
@@ -84,5 +88,6 @@ def answer_of(result: SearchResult, words: PartWords) -> Answer:
         sure=sure,
         longer=longer,
         evaluated=evaluated,
+        served=served,
         verdict=verdict,
     )

@@ -83,6 +83,9 @@ def _fill(
             f"The kept weights of plan {result.best.digest}, seed {seed}, were damaged during the run; "
             "--resume trains them again."
         )
+    texts = fresh / "weights" / train.WRITTEN_TEXTS
+    if texts.is_file():  # it quotes the data, and the folder of the weights may be passed on
+        texts.rename(fresh / train.WRITTEN_TEXTS)
     write_text(fresh / "weights" / TRAINING, training_json(full_run, facts_of(prepared, weights)))
     write_outputs(fresh / "weights", prepared, result.best)
     # This folder may be passed on alone. Its plan says how to train again, without a path of the data.

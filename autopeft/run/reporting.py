@@ -10,13 +10,9 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
-import datasets
-import optuna
-import peft
 import torch
-import transformers
 
-from autopeft import adapters, model, report, train
+from autopeft import adapters, exports, model, report, train
 from autopeft.errors import AutopeftError, ModelError
 from autopeft.extension import discover, metric_facts, text_form
 from autopeft.model import BaseModel
@@ -96,11 +92,21 @@ def _weight_folders(plan: Plan) -> WeightFolders:
     configs = dict(zip(stack.names, stack.configs, strict=False))  # the head alone has a name and no config
     unmergeable = {name: adapters.is_unmergeable(config) for name, config in configs.items()}
     modules = dict.fromkeys(type(config).__module__ for config in stack.configs)
+    formats = {"uniform-lora": servers_of(plan), "merged": not any(unmergeable.values())}
     return WeightFolders(
         order=tuple(sorted(configs, key=unmergeable.__getitem__)) if len(configs) > 1 else (),
         n_unmerged=sum(unmergeable.values()),
         imports=tuple(name for name in modules if not name.startswith("peft.")),
+        servers=exports.readers_of(stack.configs)[1:],
+        served_by=next((name for name, serves in formats.items() if serves), ""),
     )
+
+
+def servers_of(plan: Plan) -> tuple[str, ...]:
+    """List the servers that can read all adapters of a plan, if need be through the export `uniform-lora`."""
+    methods = discover("autopeft.methods")
+    read = [methods[adapter.method].servers(dict(adapter.options)) for adapter in plan.adapters]
+    return tuple(name for name in read[0] if all(name in servers for servers in read)) if read else ()
 
 
 def write_card(
@@ -225,11 +231,11 @@ def chance_of(prepared: Prepared) -> float | None:
 
 def environment(base: BaseModel, execution: ExecutionSpec) -> dict[str, str]:
     """Collect versions of the libraries, the machine, and how the run computed on it."""
-    libraries = (torch, transformers, peft, optuna, datasets)
+    libraries = ("torch", "transformers", "peft", "optuna", "datasets")
     return {
         "autopeft": VERSION,
         "python": platform.python_version(),
-        **{library.__name__: str(library.__version__) for library in libraries},
+        **{library: metadata.version(library) for library in libraries},
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "cpu_count": str(os.cpu_count()),

@@ -11,7 +11,6 @@ from pathlib import Path
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy.exc import SQLAlchemyError
 
 from autopeft.errors import RunDirError, reason_of
 
@@ -27,6 +26,8 @@ def study_file(path: Path) -> Iterator[Callable[[], RDBStorage]]:
     Raises:
         RunDirError: The file cannot be written.
     """
+    from sqlalchemy.exc import SQLAlchemyError  # here, since it takes a while and few commands need it
+
     opened: list[RDBStorage] = []
 
     def open_new() -> RDBStorage:

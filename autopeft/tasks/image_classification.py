@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autopeft.data import ImageFile, read_images
+from autopeft import data
 from autopeft.errors import DataError
 from autopeft.extension import Batch, Encoded, Example
 from autopeft.tasks.parts.batches import Rows
@@ -24,7 +24,7 @@ def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int
 
     `tokenizer` is the image processor. All images are taken to have as many pixels as the first.
     """
-    files: list[ImageFile] = [file for (file,) in inputs]
+    files: list[data.ImageFile] = [file for (file,) in inputs]
     is_kept = _processed(files[:1], tokenizer)["pixel_values"].numel() * len(files) <= _MAX_KEPT
     examples: list[Example] = []
     if is_kept:
@@ -45,7 +45,7 @@ def _collate_inputs(examples: Sequence[Example], pad_token_id: int) -> Batch:
     return {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
 
 
-def _processed(files: Sequence[ImageFile], processor: Any) -> Batch:
+def _processed(files: Sequence[data.ImageFile], processor: Any) -> Batch:
     """Run the processor over some images; return its tensors, a row per image, `pixel_values` in fp32.
 
     Most give only `pixel_values` (B, channels, height, width); SigLIP 2's gives patches, their mask, and the
@@ -68,7 +68,7 @@ def _processed(files: Sequence[ImageFile], processor: Any) -> Batch:
 
 PART = LabelledTask(
     name="image-classification",
-    read_rows=read_images,
+    reader="read_images",
     auto_class="AutoModelForImageClassification",
     encode=_encode,
     collate_inputs=_collate_inputs,

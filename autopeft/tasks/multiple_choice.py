@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from autopeft.data import read_choices
 from autopeft.extension import Batch, Encoded, Example, Target
 from autopeft.tasks.parts.batches import Rows, pad_features
 from autopeft.tasks.parts.labelled import LabelledTask
@@ -38,7 +37,7 @@ def _collate_inputs(examples: Sequence[Example], pad_token_id: int) -> Batch:
 
 PART = LabelledTask(
     name="multiple-choice",
-    read_rows=read_choices,
+    reader="read_choices",
     auto_class="AutoModelForMultipleChoice",
     peft_task_type=None,  # `peft` has no task type for it
     kinds=("choice",),

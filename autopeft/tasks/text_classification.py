@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from autopeft.data import read_texts
 from autopeft.extension import Encoded
 from autopeft.tasks.parts.batches import Rows, pad_features
 from autopeft.tasks.parts.labelled import LabelledTask
@@ -25,7 +24,7 @@ def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int
 
 PART = LabelledTask(
     name="text-classification",
-    read_rows=read_texts,
+    reader="read_texts",
     auto_class="AutoModelForSequenceClassification",
     peft_task_type="SEQ_CLS",
     encode=_encode,

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from seqeval.metrics.sequence_labeling import get_entities
 from torch import Tensor, nn
 
-from autopeft.data import ReadRows, read_tokens
+from autopeft import data
 from autopeft.errors import DataError, ModelError
 from autopeft.extension import IGNORED, Batch, Encoded, Evaluation, Example, Target, TaskDefaults
 from autopeft.metrics import f1_of_counts, pseudo_values
@@ -39,7 +38,6 @@ class TokenClassification:
     """
 
     name: str = "token-classification"
-    read_rows: ReadRows = read_tokens
     metric: str = _ENTITY_F1
     metrics: tuple[str, ...] = (_ENTITY_F1, _ENTITY_MACRO_F1, TOKEN_ACCURACY)
     greater_is_better: bool = True
@@ -50,6 +48,11 @@ class TokenClassification:
     target: Target = field(default_factory=lambda: Target(kind="tags"))
     notes: tuple[str, ...] = ()
     defaults: TaskDefaults = TAGS
+
+    @property
+    def read_rows(self) -> data.ReadRows:
+        """The reader, whose libraries are imported only when rows are read."""
+        return data.read_tokens
 
     @property
     def metric_label(self) -> str:
@@ -151,6 +154,8 @@ class TokenClassification:
         return counts
 
     def _entities(self, tags: Sequence[int]) -> set[tuple[str, int, int]]:
+        from seqeval.metrics.sequence_labeling import get_entities  # here: scikit-learn takes a second
+
         names = [self.target.names[tag] for tag in tags]
         return set(get_entities([name[0].translate(_BILOU_TO_IOBES) + name[1:] for name in names]))
 

@@ -19,7 +19,7 @@ rates, rows → encoding → caches → compute → pausing → loop → bench �
 
 from __future__ import annotations
 
-from autopeft.train.bench import Bench
+from autopeft.train.bench import WRITTEN_TEXTS, Bench
 from autopeft.train.choosing import check_limit, choose_compute, kept_bytes, less_memory
 from autopeft.train.compute import Compute, padded_tokens
 from autopeft.train.encoding import (

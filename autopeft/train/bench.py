@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 import time
@@ -28,6 +29,7 @@ from autopeft.model.training_pass import (
     without_cache,
 )
 from autopeft.records import Fidelity, Measurement, Plan, Status
+from autopeft.store import write_text
 from autopeft.train.caches import Batches, DeviceCache
 from autopeft.train.compute import (
     BATCHES_SHARE,
@@ -52,6 +54,8 @@ from autopeft.train.rates import (
 )
 
 _RMS_EXAMPLES = 32  # of the train split, for the size of the head's inputs; chosen by hand
+
+WRITTEN_TEXTS = "texts.jsonl"  # beside kept weights: what a full run wrote for the confirm rows
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +158,9 @@ class Bench:
                 generates=fidelity.split != "search",
                 compute=compute,
             )
+        if evaluation.texts and fidelity.split == "confirm" and self.keep_weights is not None:
+            lines = [json.dumps(text._asdict(), ensure_ascii=False) + "\n" for text in evaluation.texts]
+            write_text(self.keep_weights(plan, fidelity.seed) / WRITTEN_TEXTS, "".join(lines))
         is_finite = math.isfinite(evaluation.loss)
         return Measurement(
             plan=plan,
@@ -304,8 +311,15 @@ class Bench:
         if evaluation.metric is None:
             return evaluation
         _require_finite(evaluation, metric=self.task.metric)
-        scores = dict(zip(by_size, evaluation.example_scores, strict=True))
-        return replace(evaluation, example_scores=tuple(scores[row] for row in rows))
+        scores, texts = (
+            dict(zip(by_size, each, strict=bool(each)))
+            for each in (evaluation.example_scores, evaluation.texts)
+        )
+        return replace(
+            evaluation,
+            example_scores=tuple(scores[row] for row in rows),
+            texts=tuple(texts[row] for row in rows if texts),
+        )
 
     def sample_batches(self, *, n_examples: int, batch_size: int, seed: int) -> list[Batch]:
         """Draw a sample of the train split by a seed, sort it by length and cut it into micro-batches."""

@@ -11,6 +11,7 @@ from toys.results import BEST, WORDS, kept_default, of_language_model, toy_resul
 
 from autopeft import report
 from autopeft.records import IN_MEMORY
+from autopeft.report import WeightFolders
 from autopeft.report.answer import _MARKS
 
 # Words of earlier versions or of the code, which a stranger does not know.
@@ -140,3 +141,17 @@ def test_a_plan_is_named_as_best_once():
     assert [row.mark for row in rows] == ["best = baseline", "rival", "finalist"]
     (row,) = (row for row in rows if row.plan == BEST)
     assert row.difference == (-0.007, -0.028, 0.014)
+
+
+@pytest.mark.parametrize(
+    ("weights", "served"),
+    [
+        (WeightFolders(servers=("vllm", "llama.cpp")), "vLLM and llama.cpp serve the adapter as it is."),
+        (WeightFolders(served_by="merged"), "To serve it, write it with autopeft export --to merged."),
+        (WeightFolders(), ""),
+    ],
+)
+def test_the_answer_says_what_serves_the_adapter_of_a_language_model_alone(weights, served):
+    words = replace(WORDS, auto_class="AutoModelForCausalLM", weights=weights)
+    assert report.answer_of(of_language_model(), words).served == served
+    assert report.answer_of(toy_result(), replace(WORDS, weights=weights)).served == ""

@@ -207,3 +207,8 @@ def test_rooms_that_plan_and_write_do_not_import_torch():
 def test_package_and_command_line_start_without_torch_transformers_and_peft():
     loaded = modules_after_importing(["autopeft", "autopeft.cli"])
     assert not {"torch", "transformers", "peft", "optuna"}.intersection(loaded)
+
+
+def test_commands_that_read_no_rows_start_without_libraries_of_tables():
+    loaded = modules_after_importing(["autopeft.commands.suggest", "autopeft.tasks.token_classification"])
+    assert not {"pandas", "datasets", "sklearn", "sqlalchemy", "scipy.stats"}.intersection(loaded)

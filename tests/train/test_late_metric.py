@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from toys.bases import toy_base
@@ -52,6 +54,21 @@ def test_exact_match_is_generated_in_full_runs_alone(
         late = bench.measure(plan, fidelity(split=split, train_steps=4, eval_examples=20))
         assert 0 <= late.metric <= 1 and len(late.example_scores) == 20
     assert len(n_generated) == 2
+
+
+def test_written_texts_are_kept_with_the_weights_of_a_full_run(
+    tokenizer, methods, make_plan, fidelity, tmp_path
+):
+    bench = make_bench(tokenizer, methods, "exact-match", tmp_path)
+    run = bench.measure(make_plan(bench.base, "lora"), fidelity(split="confirm", train_steps=4))
+    (file,) = tmp_path.rglob("texts.jsonl")
+    texts = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert [float(text["written"].strip() == text["reference"].strip()) for text in texts] == list(
+        run.example_scores
+    )
+    decode = partial(bench.task.tokenizer.decode, skip_special_tokens=True)
+    for text, example in zip(texts, bench.splits["confirm"].examples, strict=True):
+        assert (text["prompt"] + text["reference"]).split() == decode(example["input_ids"]).split()
 
 
 @pytest.mark.parametrize(("metric", "score"), [(math.nan, 0.0), (0.0, math.nan), (math.inf, 0.0)])

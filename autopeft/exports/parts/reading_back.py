@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -39,11 +39,11 @@ _PLAIN = {"r", "lora_alpha", "target_modules", "fan_in_fan_out", "lora_dropout",
 _PLAIN |= {"layers_to_transform", "layers_pattern", "init_lora_weights"}
 
 
-def readers_of(files: Sequence[ConfigFile]) -> tuple[str, ...]:
+def readers_of(configs: Sequence[PeftConfig]) -> tuple[str, ...]:
     """Name the readers that read an adapter right: `peft`, and servers if it is plain LoRA of one scale."""
-    if len(files) != 1 or not isinstance(files[0].config, LoraConfig):
+    if len(configs) != 1 or not isinstance(configs[0], LoraConfig):
         return (PEFT,)
-    fields = changed_fields(files[0].config).keys() - _PLAIN
+    fields = changed_fields(configs[0]).keys() - _PLAIN
     servers = READERS[1:] if not fields else ("vllm",) if fields == {"use_rslora"} else ()
     return (PEFT, *servers)
 

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from autopeft.errors import DataError, SpecError, reason_of
 from autopeft.extension import Batch, Score
+from autopeft.metrics import spearman
 from autopeft.model import is_out_of_memory, release_memory
 from autopeft.model.devices import SavedBytes, devices_of
 from autopeft.model.user_model import note_flags
@@ -188,8 +188,7 @@ def rank_correlation(a: Sequence[float | None], b: Sequence[float | None]) -> fl
     x, y = x[is_finite], y[is_finite]
     if x.size < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
-    # Rounding can leave the coefficient a hair outside its range.
-    return float(np.clip(stats.spearmanr(x, y).statistic, -1.0, 1.0))
+    return spearman(x, y)
 
 
 class _BatchRunner:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from autopeft import data
 from autopeft.data import ReadRows
 from autopeft.extension import Batch, Encoded, Evaluation, Example, Metric, Target, TaskDefaults, discover
 from autopeft.records import TaskSpec
@@ -26,12 +27,13 @@ _UNEVEN = 10
 class LabelledTask:
     """A task learned from the logits (B, C) of a model's head.
 
-    `encode` turns rows into examples; `collate_inputs` turns examples and the padding token's id into the
-    features of a batch. `kinds` are the kinds of `Target` that the task learns.
+    `reader` names the function of `autopeft.data` that reads rows; `encode` turns rows into examples;
+    `collate_inputs` turns examples and the padding token's id into the features of a batch. `kinds` are the
+    kinds of `Target` that the task learns.
     """
 
     name: str
-    read_rows: ReadRows
+    reader: str
     auto_class: str
     encode: Callable[[Rows, Sequence[Any], Any, int], Encoded]
     collate_inputs: Callable[[Sequence[Example], int], Batch]
@@ -41,6 +43,11 @@ class LabelledTask:
     chosen_metric: str | None = None
     notes: tuple[str, ...] = ()
     defaults: TaskDefaults = LABELLED
+
+    @property
+    def read_rows(self) -> ReadRows:
+        """The reader, whose libraries are imported only when rows are read."""
+        return cast(ReadRows, getattr(data, self.reader))
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from autopeft.data import ReadRows, read_language
+from autopeft import data
 from autopeft.errors import DataError, SpecError
 from autopeft.extension import (
     IGNORED,
@@ -25,6 +25,7 @@ from autopeft.extension import (
     Target,
     TargetKind,
     TaskDefaults,
+    WrittenText,
     is_own_metric,
     last_answer,
     own_function,
@@ -81,7 +82,6 @@ class WritingTask:
     kinds: tuple[str, ...]
     target: Target
     model_type: TextModel
-    read_rows: ReadRows = read_language
     notes: tuple[str, ...] = ()
     spec: TaskSpec = field(default_factory=TaskSpec)
     max_new_tokens: int = 64  # of an answer, if no data say how many; chosen by hand
@@ -90,6 +90,11 @@ class WritingTask:
     _positions: WeakTensorKeyDictionary = field(
         default_factory=WeakTensorKeyDictionary, init=False, repr=False, compare=False
     )
+
+    @property
+    def read_rows(self) -> data.ReadRows:
+        """The reader, whose libraries are imported only when rows are read."""
+        return data.read_language
 
     @property
     def metric(self) -> str:
@@ -172,16 +177,18 @@ class WritingTask:
 
     def evaluate(self, model: nn.Module, batches: Iterator[Batch], *, generates: bool = True) -> Evaluation:
         """Compute the metric, the mean loss over tokens, and a score per example, without gradients."""
-        counts = TokenCounts()
+        counts, texts = TokenCounts(), list[WrittenText]()
         with torch.inference_mode():
             for batch in batches:
-                scores = self._text_scores(model, batch) if self.judges_texts and generates else []
+                written = self._written(model, batch) if self.judges_texts and generates else []
+                texts += written
+                scores = self._text_scores(written) if written else []
                 losses, hits = over_pieces(self._run(model, batch), losses_and_hits).unbind(1)
                 is_counted = self.model_type.targets(batch["labels"]) != IGNORED
                 counts.add(losses, hits, is_counted, scores)
         if self.judges_texts and not generates:
             return Evaluation(metric=None, loss=counts.mean_loss, example_scores=())
-        return counts.evaluation(self.metric)
+        return replace(counts.evaluation(self.metric), texts=tuple(texts))
 
     def _run(self, model: nn.Module, batch: Batch) -> HeadInputs:
         """Run the model up to its output layer, at the positions whose label counts."""
@@ -189,21 +196,27 @@ class WritingTask:
         positions = self._positions.get(labels, None)  # type: ignore[no-untyped-call]
         return run_to_output(model, features, self.model_type.targets(labels), positions)
 
-    def _text_scores(self, model: nn.Module, batch: Batch) -> list[float]:
-        """Score each example's generated text: 1 for the true answer, else 0; or by the user's function."""
+    def _written(self, model: nn.Module, batch: Batch) -> list[WrittenText]:
+        """Let the model write a text for each example."""
         assert self.tokenizer is not None, "the task was fitted without a tokenizer"
         texts = self.model_type.generate(model, batch, self.tokenizer, self.max_new_tokens)
-        ids = [last_answer(labels)[1] for labels in batch["labels"].tolist()]
-        truths = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        answers = [last_answer(labels) for labels in batch["labels"].tolist()]
+        inputs = batch["input_ids"].tolist()
+        if self.peft_task_type == "CAUSAL_LM":  # the answer stands in the same row
+            inputs = [row[:start] for row, (start, _) in zip(inputs, answers, strict=True)]
+        prompts, references = (
+            self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+            for ids in (inputs, [answer for _, answer in answers])
+        )
+        return list(map(WrittenText, prompts, references, texts))
+
+    def _text_scores(self, written: Sequence[WrittenText]) -> list[float]:
+        """Score each generated text: 1 for the true answer, else 0; or by the user's function."""
+        prompts, references, texts = zip(*written, strict=True)
         if is_own_metric(self.metric):
-            prompts = [
-                row[: last_answer(labels)[0]]
-                for row, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True)
-            ]
-            prompt_texts = self.tokenizer.batch_decode(prompts, skip_special_tokens=True)
-            return _own_scores(self.metric, texts, truths, prompt_texts)
+            return _own_scores(self.metric, texts, references, prompts)
         find = partial(_find_answer, pattern=self.spec.answer_pattern)
-        pairs = [(find(text), find(truth)) for text, truth in zip(texts, truths, strict=True)]
+        pairs = [(find(text), find(truth)) for text, truth in zip(texts, references, strict=True)]
         # A true answer that was cut off is matched by nothing, not even by a text without an answer.
         return [float(truth is not None and text == truth) for text, truth in pairs]
 
