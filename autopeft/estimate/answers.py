@@ -184,10 +184,10 @@ class _Steps:
     def largest_part(self, request: StepRequest, n_rows: int, n_tokens: int, max_bytes: int) -> Step:
         """Find how many of the rows fit at a time: all, a half, a quarter … and 1 at least.
 
-        If the request leaves checkpointing open, layers are checkpointed only if the weights fit and a single
-        row does not. If a single row never fits, its step is returned. A single row's own bytes bound those
-        of each further row, so that the first guess fits. Memory grows by nearly the same bytes with each
-        row, so that a line through the two replays shows whether more rows fit.
+        If the request leaves checkpointing open, layers are checkpointed only if a single row does not fit
+        otherwise. If a single row never fits, its step is returned. A single row's own bytes bound those of
+        each further row, so that the first guess fits. Memory grows by nearly the same bytes with each row,
+        so that a line through the two replays shows whether more rows fit.
         """
         ways = (False, True) if request.checkpointing is None else (request.checkpointing,)
         halves = [n_rows >> power for power in range(n_rows.bit_length())]
@@ -197,8 +197,6 @@ class _Steps:
 
         for checkpointing in ways:
             single = self.at(1, n_tokens, request.quantize, checkpointing=checkpointing)
-            if single.memory.weights > max_bytes:
-                return single
             if single.memory.high > max_bytes:
                 continue
             n_other = max(2, fitting(single, single.memory.activations + single.memory.logits))

@@ -21,14 +21,14 @@ class WeightFolders:
     `order` names the sub-folders of several configs in the order of loading: configs that can be merged come
     first. It is empty for one config, which lies in the folder itself. `n_unmerged` counts the configs that
     cannot be merged. `imports` are modules that register a method with `peft`. `servers` read the folder as
-    it is; `served_by` is the export format that servers read else, empty if there is none.
+    it is, `servers_of_export` the LoRA of one rank that an export makes of it.
     """
 
     order: tuple[str, ...] = ()
     n_unmerged: int = 0
     imports: tuple[str, ...] = ()
     servers: tuple[str, ...] = ()
-    served_by: str = ""
+    servers_of_export: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

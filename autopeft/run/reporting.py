@@ -92,13 +92,12 @@ def _weight_folders(plan: Plan) -> WeightFolders:
     configs = dict(zip(stack.names, stack.configs, strict=False))  # the head alone has a name and no config
     unmergeable = {name: adapters.is_unmergeable(config) for name, config in configs.items()}
     modules = dict.fromkeys(type(config).__module__ for config in stack.configs)
-    formats = {"uniform-lora": servers_of(plan), "merged": not any(unmergeable.values())}
     return WeightFolders(
         order=tuple(sorted(configs, key=unmergeable.__getitem__)) if len(configs) > 1 else (),
         n_unmerged=sum(unmergeable.values()),
         imports=tuple(name for name in modules if not name.startswith("peft.")),
         servers=exports.readers_of(stack.configs)[1:],
-        served_by=next((name for name, serves in formats.items() if serves), ""),
+        servers_of_export=servers_of(plan),
     )
 
 

@@ -147,8 +147,12 @@ def test_a_plan_is_named_as_best_once():
     ("weights", "served"),
     [
         (WeightFolders(servers=("vllm", "llama.cpp")), "vLLM and llama.cpp serve the adapter as it is."),
-        (WeightFolders(served_by="merged"), "To serve it, write it with autopeft export --to merged."),
-        (WeightFolders(), ""),
+        (
+            WeightFolders(servers_of_export=("vllm",)),
+            "To serve it, write it with autopeft export --to uniform-lora.",
+        ),
+        (WeightFolders(), "To serve it, write it with autopeft export --to merged."),
+        (WeightFolders(n_unmerged=1), ""),
     ],
 )
 def test_the_answer_says_what_serves_the_adapter_of_a_language_model_alone(weights, served):
