@@ -15,7 +15,6 @@ from autopeft.extension import discover
 from autopeft.model import BaseModel
 from autopeft.records import BudgetSpec, ModelSpec, Plan, RunSpec, TaskSpec
 from autopeft.run.prepare import methods_for
-from autopeft.run.reporting import servers_of
 from autopeft.run.resources import budget_of
 from autopeft.space import BASELINE_METHOD, AllocationContext
 from autopeft.train import warmup_steps
@@ -134,8 +133,15 @@ def suggest(request: SuggestRequest) -> Suggestion:
         batch_size=step.n_rows,
         warmup_steps=warmup_steps(_USUAL_STEPS if run is None else run.n_steps),
         estimate=step,
-        servers=servers_of(plan),
+        servers=_servers_of(plan),
     )
+
+
+def _servers_of(plan: Plan) -> tuple[str, ...]:
+    """List the servers that can read all adapters of a plan."""
+    methods = discover("autopeft.methods")
+    first_read, *also_read = (methods[a.method].servers(dict(a.options)) for a in plan.adapters)
+    return tuple(name for name in first_read if all(name in servers for servers in also_read))
 
 
 def _largest_lora(spec: RunSpec, base: BaseModel) -> tuple[int, Plan, PeftConfig]:

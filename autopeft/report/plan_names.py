@@ -21,14 +21,13 @@ class WeightFolders:
     `order` names the sub-folders of several configs in the order of loading: configs that can be merged come
     first. It is empty for one config, which lies in the folder itself. `n_unmerged` counts the configs that
     cannot be merged. `imports` are modules that register a method with `peft`. `servers` read the folder as
-    it is, `servers_of_export` the LoRA of one rank that an export makes of it.
+    it is.
     """
 
     order: tuple[str, ...] = ()
     n_unmerged: int = 0
     imports: tuple[str, ...] = ()
     servers: tuple[str, ...] = ()
-    servers_of_export: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

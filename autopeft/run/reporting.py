@@ -97,15 +97,7 @@ def _weight_folders(plan: Plan) -> WeightFolders:
         n_unmerged=sum(unmergeable.values()),
         imports=tuple(name for name in modules if not name.startswith("peft.")),
         servers=exports.readers_of(stack.configs)[1:],
-        servers_of_export=servers_of(plan),
     )
-
-
-def servers_of(plan: Plan) -> tuple[str, ...]:
-    """List the servers that can read all adapters of a plan, if need be through the export `uniform-lora`."""
-    methods = discover("autopeft.methods")
-    read = [methods[adapter.method].servers(dict(adapter.options)) for adapter in plan.adapters]
-    return tuple(name for name in read[0] if all(name in servers for servers in read)) if read else ()
 
 
 def write_card(

@@ -148,11 +148,10 @@ def test_a_plan_is_named_as_best_once():
     [
         (WeightFolders(servers=("vllm", "llama.cpp")), "vLLM and llama.cpp serve the adapter as it is."),
         (
-            WeightFolders(servers_of_export=("vllm",)),
-            "To serve it, write it with autopeft export --to uniform-lora.",
+            WeightFolders(),
+            "No server reads the adapter as it is; autopeft export writes what servers read.",
         ),
-        (WeightFolders(), "To serve it, write it with autopeft export --to merged."),
-        (WeightFolders(n_unmerged=1), ""),
+        (WeightFolders(n_unmerged=1), "No server reads the adapter as it is."),
     ],
 )
 def test_the_answer_says_what_serves_the_adapter_of_a_language_model_alone(weights, served):
