@@ -1,4 +1,4 @@
-"""A training loop that shares no code with the search: what `real_gains.py` judges plans by.
+"""A training loop that shares no code with the search: what `handed_over.py` trains plans with.
 
 Batches of similar length in random order, AdamW, linear decay after a short warm-up, clipped gradients,
 number labels in units of their spread. Predictions are scored by scikit-learn, scipy and seqeval.
@@ -6,7 +6,6 @@ number labels in units of their spread. Predictions are scored by scikit-learn, 
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,11 +30,12 @@ _IGNORED = -100
 
 @dataclass(frozen=True)
 class Run:
-    """How a plan is trained: optimizer steps, rows a step, seed."""
+    """How a plan is trained: optimizer steps, rows a step, seed, and the head's rate (None: the plan's)."""
 
     n_steps: int
     batch_size: int
     seed: int
+    head_rate: float | None = None
 
 
 def predictions(plan: Plan, base: BaseModel, data: LabelledData, split: Split, run: Run) -> list[Any]:
@@ -62,7 +62,7 @@ def score(metric: str, data: LabelledData, split: Split, predicted: Sequence[Any
 
 
 def _train(model: nn.Module, plan: Plan, stack: Any, base: BaseModel, data: LabelledData, run: Run) -> None:
-    parts = _groups(model, plan, stack, base)
+    parts = _groups(model, plan, stack, run.head_rate or plan.learning_rate)
     optimizer = torch.optim.AdamW(parts, weight_decay=0.0)
     warmup = max(1, round(0.06 * run.n_steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -97,8 +97,8 @@ def _train(model: nn.Module, plan: Plan, stack: Any, base: BaseModel, data: Labe
         optimizer.zero_grad()
 
 
-def _groups(model: nn.Module, plan: Plan, stack: Any, base: BaseModel) -> list[dict[str, Any]]:
-    """Parameters with their rates: a method's own, and the head's, which falls with the hidden size."""
+def _groups(model: nn.Module, plan: Plan, stack: Any, head_rate: float) -> list[dict[str, Any]]:
+    """Parameters with their rates: a method's own, and the head's."""
     factors = {adapter.method: adapter.rate_factor for adapter in plan.adapters}
     head, groups = [], defaultdict(list)
     for name, parameter in model.named_parameters():
@@ -111,10 +111,8 @@ def _groups(model: nn.Module, plan: Plan, stack: Any, base: BaseModel) -> list[d
         config = next((config for site, config in pairs if f".{site}" in name), None)
         kind = "" if config is None else config.peft_type.value.lower()
         groups[factors.get(kind, 1.0)].append(parameter)
-    module: Any = base.module
-    width = module.config.hidden_size
     parts = [{"params": group, "lr": plan.learning_rate * factor} for factor, group in groups.items()]
-    return [*parts, {"params": head, "lr": 10 / width if plan.adapters else plan.learning_rate}]
+    return [*parts, {"params": head, "lr": head_rate}]
 
 
 def _predicted(model: nn.Module, base: BaseModel, data: LabelledData, split: Split) -> list[Any]:
@@ -190,10 +188,3 @@ def _tokens(
     columns = [list(column) for column in zip(*inputs, strict=True)]
     encoded = base.tokenizer(*columns, truncation=True, max_length=128, padding=True, return_tensors="pt")
     return dict(encoded), []
-
-
-def t_half_width(values: np.ndarray) -> float:
-    """Half of the 95 % interval of a mean by Student's t; infinite for one value."""
-    if len(values) < 2:
-        return math.inf
-    return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
