@@ -159,10 +159,13 @@ def _spent(seconds: float, price: float | None) -> str:
 
 def _limits(limits: Limits, step: Step) -> Iterator[str]:
     """Write sentences about what fits into the memory."""
+    from autopeft.estimate import MOST_ROWS
+
     whole = f"{gib(limits.max_bytes)} GiB"
     if limits.fits:
         yield f"This fits into {whole}."
-        yield f"Largest batch of rows of {step.n_tokens:,} tokens: {limits.most_rows:,}."
+        more = " or more" if limits.most_rows == MOST_ROWS else ""
+        yield f"Largest batch of rows of {step.n_tokens:,} tokens: {limits.most_rows:,}{more}."
         yield f"Longest row in a batch of {step.n_rows:,}: {limits.longest_row:,} tokens."
         return
     yield f"This does not fit into {whole}: {gib(step.memory.high)} GiB may be needed."

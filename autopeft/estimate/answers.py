@@ -28,7 +28,7 @@ _CONTEXT_BYTES = 2**29
 # What Python, torch, transformers, peft, the tokenizer and the rows take of a process on a CPU. Fitted on
 # three points of MiniLM-L6, tested on one more and SmolLM2-135M (reports/studies/resident_memory.md).
 PROCESS_BYTES = 715 * 10**6
-_MOST_ROWS = 2**12  # more rows are not tried; chosen by hand
+MOST_ROWS = 2**12  # more rows are not tried; chosen by hand
 _CLOSE = 8  # a number that fits and one that does not are close within an eighth; chosen by hand
 _FAR = 4  # and far apart if one is four times the other; chosen by hand
 _TOKEN_STEP = 16  # lengths of rows are tried in multiples of it; chosen by hand
@@ -288,7 +288,7 @@ def most_rows(model: MemoryModel, *, n_tokens: int, max_bytes: int, start: int =
     def high(n_rows: int) -> int:
         return in_parts(model.at(n_rows, n_tokens), on_gpu=model.traced.on_gpu).high
 
-    return _largest(high, max_bytes, limit=_MOST_ROWS, start=start)
+    return _largest(high, max_bytes, limit=MOST_ROWS, start=start)
 
 
 def longest_row(
