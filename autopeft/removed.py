@@ -56,7 +56,12 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     "option of autopeft count": {
         "`autopeft estimate` says what each takes, and --json serves scripts": "compare markdown"
     },
-    "option": SETTINGS,
+    "option": SETTINGS
+    | {
+        "a search tries learning rates itself, and --baseline takes a plan.yaml with a rate of yours": (
+            "lr learning_rate"
+        )
+    },
     "command": {"--executor ray has workers on several machines, and --workers says how many": "worker"},
     "attribute": {
         "autopeft.analyze scores every module before a training": "sensitivitycallback",

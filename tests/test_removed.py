@@ -42,7 +42,7 @@ def test_a_removed_argument_and_attribute_of_python_say_so():
 )
 def test_a_removed_flag_or_command_says_so(words):
     result = CliRunner().invoke(app, words)
-    assert result.exit_code == 2 and " was removed; " in result.output
+    assert result.exit_code == 2 and "error: There is no " in result.output
 
 
 @pytest.mark.parametrize(

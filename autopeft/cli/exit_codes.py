@@ -250,7 +250,10 @@ class PlainErrors(TyperGroup):
         unknown = re.search(r"^No such (option|command):? '?([^\s']+?)'?[.:]?(\s|$)", words)
         kind = f"{unknown[1]} of autopeft {error.ctx.info_name}" if unknown and error.ctx else ""
         if unknown and (instead := instead_of(kind, unknown[2])):
-            return f"error: {unknown[2]} was removed; {instead}."
+            return f"error: There is no {unknown[1]} {unknown[2]}; {instead}."
+        extra = re.search(r"^Got unexpected extra arguments?(?:\(s\))? \(([^ )]+)", words)
+        if extra and error.ctx and any("--data" in each.opts for each in error.ctx.command.params):
+            words = f"{extra[1]} has no flag before it, such as --data {extra[1]} or --model {extra[1]}"
         end = "" if words.endswith((".", "?")) else "."
         if error.ctx is not None:
             command = error.ctx.command_path

@@ -12,6 +12,7 @@ import contextlib
 import csv
 import gzip
 import json
+import logging
 import re
 import zlib
 from collections import Counter
@@ -40,11 +41,15 @@ _MOST_PACKED, _UNPACKED_BYTES = 100, 50e6  # growth that is allowed: texts grow 
 _SEPARATORS = (",", ";", "\t", "|")  # the most usual first, which wins a tie
 _FIRST_ROWS = 20  # whose cells are counted to find the separator; chosen by hand
 _LONGEST_ROW = 2**26  # bytes; chosen by hand
+_UTF8 = "utf-8-sig"  # with or without a byte order mark
+_OF_SPREADSHEETS = "cp1252"  # what Excel saves a CSV file in, on Windows of the West
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _MOST_LINES = 2  # of a library's error message that ours quotes; further lines give advice
 _N_UNIVERSAL = 10  # cells of a token in CoNLL-U
 _MANY_DIGITS = 20  # an integer with so many may exceed 64 bits: 2^63 has 19
 _FEW_PARAGRAPHS = 60  # a text with fewer is read line by line, so that each split gets some; chosen by hand
+
+log = logging.getLogger(__name__)
 
 # pyarrow's errors are ValueErrors or of its own kind; a damaged gzip file raises EOFError and zlib.error.
 FILE_ERRORS = (
@@ -142,7 +147,13 @@ def _read_file(path: Path, text: TextFormat | None) -> Any:
             table = pq.ParquetFile(file).read(use_threads=False)
             return datasets.Dataset(table, fingerprint=path.name)
     if suffix in (".csv", ".tsv"):
-        return _read_delimited(path, "\t" if suffix == ".tsv" else _separator(path))
+        sign = "\t" if suffix == ".tsv" else None
+        try:
+            return _read_delimited(path, sign)
+        except UnicodeDecodeError:
+            table = _read_delimited(path, sign, _OF_SPREADSHEETS)
+            log.warning("%s is no UTF-8 text and was read as Windows-1252; check its accents.", path)
+            return table
     return _read_json(path)
 
 
@@ -150,12 +161,12 @@ class _FaultyRowError(ValueError):
     """A file has a faulty row or header; the message follows the name of the file."""
 
 
-def _opened(path: Path, *, newline: str | None = None) -> TextIO:
-    """Open a file as UTF-8 text, unpacked, without byte order mark; the `csv` module needs `newline=""`."""
+def _opened(path: Path, *, newline: str | None = None, encoding: str = _UTF8) -> TextIO:
+    """Open a file as text, unpacked, without byte order mark; the `csv` module needs `newline=""`."""
     if path.suffix.lower() == _PACKED:
         _require_sensible_size(path)
-        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8-sig", newline=newline))
-    return path.open(encoding="utf-8-sig", newline=newline)
+        return cast(TextIO, gzip.open(path, "rt", encoding=encoding, newline=newline))
+    return path.open(encoding=encoding, newline=newline)
 
 
 def _require_sensible_size(path: Path) -> None:
@@ -171,16 +182,17 @@ def _require_sensible_size(path: Path) -> None:
                 )
 
 
-def _read_delimited(path: Path, sign: str) -> Any:
-    """Read a CSV or TSV file whose cells are separated by `sign`.
+def _read_delimited(path: Path, sign: str | None, encoding: str = _UTF8) -> Any:
+    """Read a CSV or TSV file whose cells are separated by `sign`, or by the sign that fits its first rows.
 
     Raises:
         _FaultyRowError: A row does not fit the header, or a quote does not enclose a cell.
     """
     limit = csv.field_size_limit(_LONGEST_ROW)
     try:
-        is_bare = sign == "\t" and _has_bare_quotes(path)
-        rows = _rows(path, sign, csv.QUOTE_NONE if is_bare else csv.QUOTE_MINIMAL)
+        sign = sign or _separator(path, encoding)
+        is_bare = sign == "\t" and _has_bare_quotes(path, encoding)
+        rows = _rows(path, sign, csv.QUOTE_NONE if is_bare else csv.QUOTE_MINIMAL, encoding)
         header = next(rows, [])
         if any("\0" in name for name in header):
             raise ValueError("its header holds a null byte")
@@ -196,7 +208,9 @@ def _read_delimited(path: Path, sign: str) -> Any:
         csv.field_size_limit(limit)
     table = pa.csv.read_csv(
         path,
-        pa.csv.ReadOptions(use_threads=False, block_size=_LONGEST_ROW),
+        pa.csv.ReadOptions(
+            use_threads=False, block_size=_LONGEST_ROW, encoding=encoding.removesuffix("-sig")
+        ),
         pa.csv.ParseOptions(
             delimiter=sign, quote_char=False if is_bare else '"', newlines_in_values=not is_bare
         ),
@@ -205,12 +219,12 @@ def _read_delimited(path: Path, sign: str) -> Any:
     return datasets.Dataset(table.rename_columns(names), fingerprint=path.name)
 
 
-def _separator(path: Path) -> str:
+def _separator(path: Path, encoding: str) -> str:
     """Choose the separator that cuts all first rows into equally many cells, or the header into most."""
 
     def rank(sign: str) -> tuple[bool, int]:
         sizes = list[int]()
-        with contextlib.suppress(csv.Error), _opened(path, newline="") as file:
+        with contextlib.suppress(csv.Error), _opened(path, newline="", encoding=encoding) as file:
             rows = (cells for cells in csv.reader(file, delimiter=sign) if any(cells))
             sizes.extend(len(cells) for cells in islice(rows, 1 + _FIRST_ROWS))
         return len(set(sizes)) == 1 < sizes[0], max(sizes[:1], default=0)
@@ -218,30 +232,30 @@ def _separator(path: Path) -> str:
     return max(_SEPARATORS, key=rank)  # the first of equals
 
 
-def _has_bare_quotes(path: Path) -> bool:
+def _has_bare_quotes(path: Path, encoding: str) -> bool:
     """Whether quotes in a file with tabs are part of its texts, as in GLUE's files, and enclose no cells.
 
     True if every line has as many tabs as the header, and quotes that enclose cells would be faulty or join
     lines. A faulty quote raises _FaultyRowError if a quoted header or doubled quotes show that they enclose.
     """
-    with _opened(path, newline="") as file:
+    with _opened(path, newline="", encoding=encoding) as file:
         lines = [(line.count("\t"), '"' in line, '""' in line) for line in file if line.strip()]
     has_quotes, has_doubled = (any(line[place] for line in lines) for place in (1, 2))
     if not has_quotes or not lines[0][0] or len({n_tabs for n_tabs, *_ in lines}) > 1:
         return False
     try:
-        return sum(1 for _ in _rows(path, "\t", csv.QUOTE_MINIMAL)) < len(lines)
+        return sum(1 for _ in _rows(path, "\t", csv.QUOTE_MINIMAL, encoding)) < len(lines)
     except _FaultyRowError:
         if lines[0][1] or has_doubled:
             raise
         return True
 
 
-def _rows(path: Path, sign: str, quoting: Any) -> Iterator[list[str]]:
+def _rows(path: Path, sign: str, quoting: Any, encoding: str) -> Iterator[list[str]]:
     """Yield the header and the rows, without blank lines; raise _FaultyRowError at the first faulty row."""
     header: list[str] = []
     line = 1
-    with _opened(path, newline="") as file:
+    with _opened(path, newline="", encoding=encoding) as file:
         reader = csv.reader(file, delimiter=sign, quoting=quoting, strict=True)
         try:
             for cells in reader:
@@ -257,7 +271,7 @@ def _rows(path: Path, sign: str, quoting: Any) -> Iterator[list[str]]:
                     yield cells
                 line = reader.line_num + 1
         except csv.Error as error:
-            with _opened(path, newline="") as again:
+            with _opened(path, newline="", encoding=encoding) as again:
                 start = next(islice(again, line - 1, None), "").strip()
             raise _FaultyRowError(
                 f"has a row that cannot be read in line {line} ({shortened(start, 50)!r}): {error}; put a "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 import statistics
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -22,6 +23,7 @@ from autopeft.data.columns import (
     first_usual_column,
     head_of,
     holds_strings,
+    holds_texts,
     notes_on_unread_texts,
     rows_of,
 )
@@ -121,10 +123,10 @@ def names_in(label: Any) -> tuple[str, ...]:
 class NoLabelColumnError(DataError):
     """A table has no label column; `names` are its columns."""
 
-    def __init__(self, names: Sequence[str], *, remedy: str = "name it") -> None:
-        """Say which columns there are; `remedy` stands before the flag that names the column."""
-        columns = column_list(names)
-        super().__init__(f"There is no label column among {columns}; {remedy} with --label-column.")
+    def __init__(self, names: Sequence[str], *, remedy: str = "name it", guess: str = "") -> None:
+        """Name the columns, what to do (`remedy`, before the flag), and flags that may be right."""
+        columns, guess = column_list(names), guess and f", perhaps {guess}"
+        super().__init__(f"There is no label column among {columns}; {remedy} with --label-column{guess}.")
         self.names = tuple(names)
 
 
@@ -141,7 +143,10 @@ def _choose_columns(spec: DataSpec, table: Any) -> tuple[Columns, list[str]]:
     """Choose the columns of the texts and of the label, and name them in notes; raises DataError without."""
     names, texts = table.column_names, list(spec.text_columns)
     check_named(spec, names)
-    label = label_column(spec, names, inputs=texts, usual_names=LABEL_NAMES)
+    try:
+        label = label_column(spec, names, inputs=texts, usual_names=LABEL_NAMES)
+    except NoLabelColumnError as error:
+        raise NoLabelColumnError(names, guess=_guess(head_of(table), texts)) from error
     not_texts = {label, spec.group_column, spec.time_column}
     texts = texts or _find_texts(head_of(table), not_texts)
     if not texts:
@@ -169,6 +174,24 @@ def _choose_columns(spec: DataSpec, table: Any) -> tuple[Columns, list[str]]:
         other_labels=tuple(other_labels),
     )
     return columns, notes
+
+
+def _guess(head: pa.Table, texts: Sequence[str]) -> str:
+    """Write the flags for the column with the fewest labels, each twice or more; "" without such a column.
+
+    If no text column is named and one holds texts of several words, its flag follows.
+    """
+    counts = {
+        name: Counter(str(cell) for cell in cells_in(head, name) if cell is not None)
+        for name in head.column_names
+        if name not in texts and not holds_texts(head, name)
+    }
+    fitting = {name: len(n) for name, n in counts.items() if len(n) > 1 and min(n.values()) > 1}
+    if not fitting:
+        return ""
+    found = [] if texts else [name for name in head.column_names if holds_texts(head, name)]
+    words = ["--label-column", min(fitting, key=lambda name: fitting[name])]
+    return shlex.join([*words, *(["--text-column", *found] if len(found) == 1 else [])])
 
 
 def _find_texts(head: pa.Table, not_texts: Collection[str | None]) -> list[str]:

@@ -119,7 +119,8 @@ def require_causal(module: Any, name: str) -> None:
         if is_out_of_memory(error):
             raise
         raise ModelError(
-            f"{name} does not run four tokens: {reason_of(error)}; use another base model."
+            f"{name} does not run four tokens as a language model ({reason_of(error)}); use a decoder such "
+            "as GPT-2, Llama or Qwen."
         ) from error
     rounding = 4 * torch.finfo(logits.dtype).eps * float(logits.abs().max())  # a few roundings in bfloat16
     if not torch.allclose(logits, changed, atol=max(1e-4, rounding), rtol=1e-3):

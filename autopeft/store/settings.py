@@ -30,8 +30,8 @@ _PATHS = (*SOURCES, "search.space", "output.out")
 _PAGE = "docs/settings.md"  # lists the name and the flag of every setting
 _VARIABLES = {field.variable: field.name for field in SETTINGS.values()}
 _UNIT_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
-# 2GiB, 500MB, .5k: a number, the letter of the power, i for powers of 1,024.
-_BYTES = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(?:([kmgt])(i?))?b?", re.ASCII)
+# 2GiB, 500MB, .5k, 64b: a number, the letter of the power, i for powers of 1,024.
+_BYTES = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(?:([kmgt])(i?)b?|b)", re.ASCII)
 _GROUPED = re.compile(r"\d{1,3}(?:(?:_\d{3})+|(?:,\d{3})+)", re.ASCII)
 _LONGEST = 60  # characters of an amount of memory; longer ones are refused; chosen by hand
 _DURATION = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit})?" for unit in _UNIT_SECONDS), re.ASCII)
@@ -175,27 +175,24 @@ def by_dotted_name(settings: Mapping[str, object]) -> dict[str, object]:
 
 
 def parse_duration(text: str) -> float:
-    """Parse `7m30s`, `90s`, `2h`, `1d` or `450` into seconds, > 0; raises SpecError on anything else."""
-    compact = text.strip().lower()
-    if re.fullmatch(r"\d+(\.\d+)?", compact):
-        compact += "s"
-    match = _DURATION.fullmatch(compact)
+    """Parse `7m30s`, `90s`, `2h` or `1d` into seconds, > 0; raises SpecError on anything else."""
+    match = _DURATION.fullmatch(text.strip().lower())
     parts = match.groupdict(default="0") if match else {}
     seconds = sum(float(number) * _UNIT_SECONDS[unit] for unit, number in parts.items())
     if not 0 < seconds < math.inf:
-        raise SpecError(f"{text!r} is not a duration above 0; write it like 7m30s, 90s, 2h or 450 (seconds).")
+        raise SpecError(f"{text!r} is not a duration above 0 with a unit; write it like 7m30s, 90s or 2h.")
     return seconds
 
 
 def parse_bytes(text: str) -> int:
-    """Parse `2GiB` (of 1,024), `500MB` (of 1,000) or `123456` into bytes, >= 1, or raise SpecError."""
+    """Parse `2GiB` (of 1,024), `500MB` (of 1,000) or `123456B` into bytes, >= 1, or raise SpecError."""
     match = _BYTES.fullmatch(text.strip().lower())
     n_bytes = 0
     if match is not None and len(text) <= _LONGEST:
         n_bytes = int(Fraction(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " "))
     if n_bytes < 1:
         raise SpecError(
-            f"{text[:_LONGEST]!r} is not an amount of memory; write it like 2GiB, 500MB or 123456 (bytes)."
+            f"{text[:_LONGEST]!r} is not an amount of memory with a unit; write it like 2GiB or 500MB."
         )
     return n_bytes
 
@@ -261,6 +258,7 @@ def _from_flags(flags: Mapping[str, object], origin: str) -> Iterator[_Entry]:
             field = SETTINGS[_require_setting(name, origin)]
             is_number = origin == "flag" and field.kind in (int, float)
             is_number = is_number and isinstance(value, str) and bool(value.strip())
+            is_number = is_number and not name.endswith(("_seconds", "_bytes"))  # their flags name no unit
             place = (field.flag if origin == "flag" else None) or origin
             yield _Entry(name, value, place, is_text=is_number, is_typed=True)
 

@@ -57,6 +57,7 @@ def test_budget_below_the_cheapest_plan_names_it(model_dir: Path, data_dir: Path
     [
         ("--task", "text-clasification", "text-classification"),
         ("--methods", "lroa", "lora"),
+        ("--metric", "f1", "Did you mean 'macro-f1'?"),
         ("--space", "defualt", "default"),
         ("--score", "gradiant", "gradient"),
         ("--executor", "seriel", "serial"),
@@ -64,6 +65,8 @@ def test_budget_below_the_cheapest_plan_names_it(model_dir: Path, data_dir: Path
         ("--effort", "thorogh", "thorough"),
         ("--trials", "0", "1"),
         ("--max-time", "soon", "soon"),
+        ("--max-time", "10", "with a unit"),
+        ("--memory", "16", "with a unit"),
     ],
 )
 def test_unknown_word_is_answered_with_the_known_ones(
@@ -71,6 +74,15 @@ def test_unknown_word_is_answered_with_the_known_ones(
 ) -> None:
     refused(search(model_dir, data_dir, tmp_path / "run", flag, value), 2, value.split("=")[0], hint)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rate_and_a_word_without_a_flag_are_answered_with_what_to_type() -> None:
+    for words, answer in (
+        (("--lr", "3e-4"), "There is no option --lr; a search tries learning rates itself"),
+        (("rows.csv",), "rows.csv has no flag before it, such as --data rows.csv"),
+    ):
+        result = run("search", *words)
+        assert result.exit_code == 2 and answer in result.output, result.output
 
 
 def test_more_workers_than_the_executor_takes_are_refused(

@@ -219,7 +219,8 @@ def test_local_files_need_no_network_and_leave_nothing_behind(tmp_path, monkeypa
     [
         ("a.parquet", b"not parquet at all", "is no UTF-8 parquet file: Parquet magic"),
         ("a.csv", bytes(range(256)) * 20, "is no UTF-8 csv file: "),
-        ("a.csv", "text,label\ncaf\xe9,1\n".encode("latin-1"), "UTF-8 csv file: 'utf-8' codec"),
+        ("a.csv", "text,label\n\u65e5\u672c\u3002,1\n".encode("shift-jis"), "Save it as UTF-8"),
+        ("a.csv", "text,label\nfine,1\n".encode("utf-16"), "Save it as UTF-8"),
         (
             "a.csv",
             b"text,label\nyes, it is,1\n",

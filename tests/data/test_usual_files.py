@@ -248,3 +248,35 @@ def test_a_saved_dataset_is_read_alike_whatever_its_format(tmp_path, form):
     plain = load(DataSpec(source=str(tmp_path / "plain")), seed=0)
     formatted = load(DataSpec(source=str(tmp_path / "formatted")), seed=0)
     assert formatted.fingerprint == plain.fingerprint and formatted.label_names == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".tsv"])
+def test_a_table_that_a_spreadsheet_saved_in_its_own_encoding_is_read(tmp_path, caplog, suffix):
+    """As Excel writes them: the euro sign and the accents have one byte each."""
+    sign, content = "\t" if suffix == ".tsv" else ";", "text|label\r\n"
+    for i in range(N):
+        label = "f\u00eal\u00e9" if i % 2 else "bon"
+        content += f"caf\u00e9 {i} \u20ac|{label}\r\n"
+    path, content = tmp_path / f"rows{suffix}", content.replace("|", sign).encode("cp1252")
+    path.write_bytes(gzip.compress(content) if suffix.endswith(".gz") else content)
+    loaded = read(path)
+    assert loaded.target.names == ("bon", "f\u00eal\u00e9")
+    assert {text for part in PARTS for (text,) in getattr(loaded, part).inputs} == {
+        f"caf\u00e9 {i} \u20ac" for i in range(N)
+    }
+    assert "was read as Windows-1252" in caplog.text
+
+
+def test_a_missing_label_column_is_guessed(tmp_path):
+    """Of few labels, each twice or more, and no text; ids and constants are none."""
+    rows = {"id": range(N), "note": ["a short text"] * N, "shop": 1, "team": [f"t{i % 3}" for i in range(N)]}
+    with pytest.raises(DataError, match=r"--label-column, perhaps --label-column team --text-column note\.$"):
+        read(write(tmp_path / "rows.csv", rows))
+    del rows["team"]
+    with pytest.raises(DataError, match=r"; name it with --label-column\.$"):
+        read(write(tmp_path / "rows.csv", rows))
+
+
+def test_an_address_is_no_dataset():
+    with pytest.raises(DataError, match=r"https://a\.b/c\.csv is an address; download it first"):
+        read("https://a.b/c.csv")
