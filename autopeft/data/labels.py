@@ -189,9 +189,9 @@ def _guess(head: pa.Table, texts: Sequence[str]) -> str:
     fitting = {name: len(n) for name, n in counts.items() if len(n) > 1 and min(n.values()) > 1}
     if not fitting:
         return ""
-    found = [] if texts else [name for name in head.column_names if holds_texts(head, name)]
+    of_texts = [] if texts else [name for name in head.column_names if holds_texts(head, name)]
     words = ["--label-column", min(fitting, key=lambda name: fitting[name])]
-    return shlex.join([*words, *(["--text-column", *found] if len(found) == 1 else [])])
+    return shlex.join([*words, *(["--text-column", *of_texts] if len(of_texts) == 1 else [])])
 
 
 def _find_texts(head: pa.Table, not_texts: Collection[str | None]) -> list[str]:
