@@ -1,6 +1,6 @@
 """End searches by signals at random moments, resume them, and compare them with the undisturbed one.
 
-    PYTHONPATH=.:tests:tests/faults python scripts/signals.py OUT.csv [--rounds 10] [--kinds serial …]
+    PYTHONPATH=.:tests python tests/faults/signalling.py OUT.csv [--rounds 10] [--kinds serial …]
 
 Each run is a fork of this process, which has imported everything; only worker processes import anew. Moments
 are drawn uniformly over the processor time of an undisturbed run, with worker processes over its wall-clock
