@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from autopeft.records.version import VERSION
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from autopeft.records import Plan, PlanDocument, RunSpec, SearchResult
 
 __version__ = VERSION
+
+# bitsandbytes, which peft imports, warns there of an optional package that is missing.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 __all__ = [
     "AutopeftError",

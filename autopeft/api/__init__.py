@@ -37,6 +37,7 @@ from autopeft.store import RunDir, by_dotted_name, resolve_settings
 from autopeft.store import read_plan as load_plan
 
 _YAML = (".yaml", ".yml")
+_COLUMNS = {"text", "label", "text_column", "label_column"}
 
 log = logging.getLogger(__name__)
 
@@ -207,8 +208,8 @@ def suggest(
         model: Hub id or directory.
         data: A dataset as `--data` takes it, for the length of its rows and the number of steps.
         budget: Such as "r16", "0.5%" or "300k".
-        **about: Further flags of `autopeft suggest`: task, revision, quantize, device (such as "a100-80gb"),
-            memory, gpu_price.
+        **about: Further flags of `autopeft suggest`: text_column, label_column, task, revision, quantize,
+            device (such as "a100-80gb"), memory, gpu_price.
 
     Raises:
         BudgetError: The budget does not pay rank 1 on all linear maps.
@@ -219,6 +220,7 @@ def suggest(
         peft_model = peft.get_peft_model(model, suggestion.config)  # train it at suggestion.learning_rate
     """
     with in_python_words():
+        columns = {name: about.pop(name) for name in _COLUMNS & about.keys()}
         takes = "autopeft.suggest takes {}; see help(autopeft.suggest)."
         if wrong := sorted(about.keys() - {field.name for field in fields(SuggestRequest)}):
             raise SpecError(takes.format(f"no argument {', '.join(wrong)}"))
@@ -226,7 +228,10 @@ def suggest(
             if not isinstance(value, str | Path | None):
                 raise SpecError(takes.format(f"the name of a {word}, not a {type(value).__name__}"))
         model_id, source = (None if value is None else str(value) for value in (model, data))
-        return commands.suggest(SuggestRequest(model_id=model_id, data=source, budget=str(budget), **about))
+        flags = by_dotted_name({"data": source, **columns})
+        spec, _ = resolve_settings(config=None, env={}, flags=flags, assignments=(), origin="argument")
+        request = SuggestRequest(model_id=model_id, data=spec.data, budget=str(budget), **about)
+        return commands.suggest(request)
 
 
 def load_result(folder: str | Path) -> Result:

@@ -19,6 +19,7 @@ from autopeft.cli.printing import columns, lines_of, print_json, table
 from autopeft.errors import SiteError
 from autopeft.extension import REFERENCE_WIDTH, Catalogue, Method, discover
 from autopeft.records import rate
+from autopeft.store import resolve_settings
 
 if TYPE_CHECKING:
     from autopeft.commands.doctor import Check
@@ -38,9 +39,11 @@ _Device = Annotated[
 _Memory = Annotated[
     str | None, typer.Option(help="Memory of the device, such as 24GiB. Default: what the card has.")
 ]
-_Data = Annotated[
-    str | None, typer.Option(help="Dataset, whose rows decide lengths and steps; needs the tokenizer.")
-]
+_DATA: Mapping[str, str | None] = {
+    "data": "Dataset, whose rows decide lengths and steps; needs the tokenizer.",
+    "text_column": None,
+    "label_column": None,
+}
 
 # What the parts say about themselves; importing them would take seconds. `scripts/part_facts.py` writes it.
 # If another package publishes parts, all parts are imported instead.
@@ -68,8 +71,10 @@ def count(
 
 
 @app.command()
+@opt.takes_settings(_DATA)
 def estimate(
     trained: Annotated[str, typer.Argument(metavar="PATH", help=f"{_PATH}, or full.")],
+    *,
     model: _BaseModel = None,
     revision: _Revision = None,
     batch_size: Annotated[
@@ -98,7 +103,7 @@ def estimate(
     task: Annotated[
         str | None, typer.Option(help="Default: that of the plan, or of the class that the config names.")
     ] = None,
-    data: _Data = None,
+    settings: Mapping[str, Any],
     epochs: Annotated[float | None, typer.Option(min=0.001, help="Length of a full run on --data.")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Steps of a full run, for its time.")] = None,
     gpu_price: Annotated[float | None, typer.Option(min=0, help="Price of an hour, in any currency.")] = None,
@@ -106,6 +111,7 @@ def estimate(
 ) -> None:
     """Estimate memory, time and price of training from the model's config: no weights, no GPU."""
     with exit_codes(quiet=as_json):
+        spec, _ = resolve_settings(config=None, env={}, flags=settings, assignments=())
         with heavy_imports():
             from autopeft import commands
             from autopeft.cli.sizes import estimate_json, estimate_text
@@ -123,7 +129,7 @@ def estimate(
             device=device,
             memory=memory,
             run=commands.RunRequest(
-                task=task, data=data, epochs=epochs, max_steps=max_steps, price=gpu_price
+                task=task, data=spec.data, epochs=epochs, max_steps=max_steps, price=gpu_price
             ),
         )
         estimated = commands.estimate_step(request)
@@ -136,15 +142,17 @@ def estimate(
 
 
 @app.command()
+@opt.takes_settings(_DATA)
 def suggest(
     model: Annotated[str, typer.Argument(help="Hub id, or directory with a config.json.")],
+    *,
     budget: Annotated[
         str, typer.Option(help="Such as r16, what LoRA of rank 16 trains, 0.5% or 300k.")
     ] = "r16",
     task: Annotated[
         str | None, typer.Option(help="Default: that of the class that the config names.")
     ] = None,
-    data: _Data = None,
+    settings: Mapping[str, Any],
     revision: _Revision = None,
     quantize: Annotated[_Bits | None, typer.Option(help="none, 4bit or 8bit. Default: none.")] = None,
     device: _Device = "cuda",
@@ -157,6 +165,7 @@ def suggest(
 ) -> None:
     """Suggest a LoRA within seconds: rate, batch, memory, time and price. It needs no weights and no GPU."""
     with exit_codes(quiet=as_json):
+        spec, _ = resolve_settings(config=None, env={}, flags=settings, assignments=())
         with heavy_imports():
             from autopeft import commands
             from autopeft.cli import sizes
@@ -167,7 +176,7 @@ def suggest(
                 revision=revision,
                 budget=budget,
                 task=task,
-                data=data,
+                data=spec.data,
                 device=device,
                 memory=memory,
                 gpu_price=gpu_price,

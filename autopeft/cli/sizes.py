@@ -132,6 +132,8 @@ def _times(estimate: StepEstimate) -> Iterator[str]:
     """Write sentences about the time of a step, of a run and of a search."""
     step, run = estimate.answer.typical, estimate.run
     if step.seconds is None:
+        if estimate.n_steps is not None:
+            yield f"A full run has {estimate.n_steps:,} steps."
         yield "The speed of a GPU that is not here is not known; name a card, such as --device l4."
         return
     low, expected, high = (duration(share * step.seconds) for share in TIME_SPAN)
@@ -143,8 +145,8 @@ def _times(estimate: StepEstimate) -> Iterator[str]:
     if run is None:
         yield "Pass --data or --max-steps for the time of a run."
         return
-    yield f"A full run of {run.n_steps:,} steps takes {_spent(run.seconds, run.price)}, without evaluation."
-    whole = run.search_runs * run.seconds
+    spent, whole = _spent(run.seconds, run.price), run.search_runs * run.seconds
+    yield f"A full run of {estimate.n_steps:,} steps takes {spent}, without evaluation."
     yield f"A search may take {run.search_runs:g} times as long: {_spent(whole, run.price)}."
 
 
@@ -203,7 +205,7 @@ def estimate_json(estimate: StepEstimate) -> dict[str, Any]:
         "phase": step.memory.phase,
         "typical_length": typical.n_tokens,
         "step_seconds": _seconds_json(typical.seconds),
-        "full_run_steps": run and run.n_steps,
+        "full_run_steps": estimate.n_steps,
         "full_run_seconds": run and _seconds_json(run.seconds),
         "search_full_runs": run and run.search_runs,
         "price_per_hour": run and run.price,
@@ -273,7 +275,7 @@ def suggestion_text(suggestion: Suggestion) -> str:
         *([] if step.quantize == "none" else [("base model", f"--quantize {step.quantize}")]),
         ("memory", memory),
         ("time", _suggested_time(suggestion)),
-        ("served by", f"{', '.join(suggestion.servers)}, as it is"),
+        *([("served by", f"{', '.join(suggestion.servers)}, as it is")] if suggestion.servers else []),
     ]
     params = f"{suggestion.trainable_params:,} parameters ({share})"
     title = f"LoRA on all linear maps of {suggestion.base_model}: {params}"
@@ -281,13 +283,15 @@ def suggestion_text(suggestion: Suggestion) -> str:
 
 
 def _suggested_time(suggestion: Suggestion) -> str:
-    seconds, run = suggestion.estimate.seconds, suggestion.estimate.run
+    estimated = suggestion.estimate
+    seconds, run, n_steps = estimated.seconds, estimated.run, estimated.n_steps
     if seconds is None:
-        return "pass --device, such as a100-80gb"
+        device = "pass --device, such as a100-80gb"
+        return device if n_steps is None else f"{n_steps:,} steps; {device}"
     if run is None:
         return f"{duration(seconds)} a step; pass --data for that of a run"
     price = "" if run.price is None else f", price {run.price * run.seconds / 3600:,.2f}"
-    return f"{run.n_steps:,} steps in {duration(run.seconds)}{price}"
+    return f"{n_steps:,} steps in {duration(run.seconds)}{price}"
 
 
 def suggestion_json(suggestion: Suggestion) -> dict[str, Any]:
@@ -310,7 +314,7 @@ def suggestion_json(suggestion: Suggestion) -> dict[str, Any]:
         "quantize": step.quantize,
         "fits": None if most is None else estimated.fits,
         "seconds_per_step": estimated.seconds,
-        "n_steps": None if run is None else run.n_steps,
+        "n_steps": estimated.n_steps,
         "seconds": None if run is None else run.seconds,
         "price": None if run is None or run.price is None else run.price * run.seconds / 3600,
     }

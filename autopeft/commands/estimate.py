@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -41,12 +41,12 @@ log = logging.getLogger(__name__)
 class RunRequest:
     """The run whose time is predicted: its task, data and length; `price` is per hour, in any currency.
 
-    `task` None takes the task of the plan, or of the class that the model's config names. With `accumulates`
-    a step that does not fit goes through the model in parts.
+    Without a source in `data` no rows are read. `task` None takes the task of the plan, or of the class that
+    the model's config names. With `accumulates` a step that does not fit goes through the model in parts.
     """
 
     task: str | None = None
-    data: str | None = None
+    data: DataSpec = field(default_factory=DataSpec)
     epochs: float | None = None
     max_steps: int | None = None
     price: float | None = None
@@ -72,17 +72,16 @@ class EstimateRequest:
     like: str = "autopeft"
     device: str = "cuda"
     memory: str | None = None
-    run: RunRequest = RunRequest()
+    run: RunRequest = field(default_factory=RunRequest)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunEstimate:
-    """A full run of `n_steps` and a search at its default limit of cost, which is `search_runs` full runs.
+    """The time of a full run; a search at its default limit of cost takes `search_runs` times as long.
 
     `price` is that of an hour, in any currency; None if it is unknown.
     """
 
-    n_steps: int
     seconds: float
     search_runs: float
     price: float | None = None
@@ -93,7 +92,8 @@ class StepEstimate:
     """What is trained, how, and what it takes.
 
     `dtype` is bfloat16, float16 or float32; `like` names the training loop. `rates` are None if the device's
-    speed is not known; then no time is predicted. `run` is None if the time or the steps are not known.
+    speed is not known; then no time is predicted. `n_steps` are those of a full run, None without data or
+    --max-steps. `run` is None if the time or the steps are not known.
     """
 
     part: TrainedPart
@@ -104,6 +104,7 @@ class StepEstimate:
     n_rows: int
     max_bytes: int | None = None
     rates: Rates | None = None
+    n_steps: int | None = None
     run: RunEstimate | None = None
 
     @property
@@ -156,7 +157,7 @@ def estimate_step(request: EstimateRequest) -> StepEstimate:
 
         quantize = request.quantize or spec.quantize
         rows = None
-        if run.data is not None:
+        if run.data.source is not None:
             task = TaskSpec(
                 name=describe(quantize).task,
                 batch_size=request.batch_size,
@@ -184,8 +185,9 @@ def estimate_step(request: EstimateRequest) -> StepEstimate:
         n_rows=step_request.n_rows or answer.step.n_rows,
         max_bytes=max_bytes,
         rates=rates,
+        n_steps=rows.n_steps if rows else run.max_steps,
     )
-    return replace(estimated, run=_run(estimated, rows.n_steps if rows else run.max_steps, price=run.price))
+    return replace(estimated, run=_run(estimated, price=run.price))
 
 
 def _check_request(request: EstimateRequest) -> None:
@@ -201,8 +203,9 @@ def _check_request(request: EstimateRequest) -> None:
     resolve_settings(config=None, env={}, flags=sizes, assignments=())  # raises for senseless sizes
     if request.quantize is not None and request.quantize not in _BITS:
         raise UnknownNameError("quantisation", request.quantize, _BITS)
-    if request.run.epochs is not None and request.run.data is None:
-        raise SpecError("--epochs counts the rows of --data, which is missing; pass it too.")
+    run = request.run
+    if run.data.source is None and (run.epochs is not None or run.data != DataSpec()):
+        raise SpecError("--epochs, --text-column and --label-column need --data; pass it too.")
 
 
 def _computing(
@@ -223,13 +226,13 @@ def _computing(
         return precision, estimate.measure_rates(torch_device, precision.torch_dtype)
 
 
-def _run(step: StepEstimate, n_steps: int | None, *, price: float | None) -> RunEstimate | None:
+def _run(step: StepEstimate, *, price: float | None) -> RunEstimate | None:
     """Predict the time of a full run; None if the number of its steps or their time is not known."""
-    seconds = step.seconds
+    seconds, n_steps = step.seconds, step.n_steps
     if n_steps is None or seconds is None:
         return None
     search_runs = round(usual_cost(n_steps), 1)
-    return RunEstimate(n_steps=n_steps, seconds=n_steps * seconds, search_runs=search_runs, price=price)
+    return RunEstimate(seconds=n_steps * seconds, search_runs=search_runs, price=price)
 
 
 def read_trained_part(
@@ -276,19 +279,19 @@ class RowLengths:
     n_steps: int
 
 
-def row_lengths(spec: ModelSpec, source: str, *, task: TaskSpec, device: str) -> RowLengths:
+def row_lengths(spec: ModelSpec, data: DataSpec, *, task: TaskSpec, device: str) -> RowLengths:
     """Measure the rows of a full run, encoded as by a search; settings that `task` leaves open are derived.
 
     Args:
         spec: The base model, of which the config and the tokenizer are read.
-        source: The dataset.
+        data: The dataset and its columns.
         task: The task, with batch size, length, epochs and steps as far as the user set them.
         device: The type of the device that trains, such as cpu, on which derived settings depend.
 
     Raises:
         DataError, ModelError: The data cannot be read, or the model has no tokenizer.
     """
-    run = RunSpec(model=spec.model_copy(update={"quantize": "none"}), data=DataSpec(source=source), task=task)
+    run = RunSpec(model=spec.model_copy(update={"quantize": "none"}), data=data, task=task)
     part = discover("autopeft.tasks")[task.name]
     loaded = load_data(run, part.read_rows, NAMED)
     base = model.load_skeleton(spec, auto_class=part.auto_class)

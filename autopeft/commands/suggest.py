@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from jinja2 import Environment, PackageLoader
 from peft import PeftConfig
@@ -13,7 +13,7 @@ from autopeft.commands.estimate import EstimateRequest, RunRequest, StepEstimate
 from autopeft.errors import BudgetError, UnknownNameError
 from autopeft.extension import discover
 from autopeft.model import BaseModel
-from autopeft.records import BudgetSpec, ModelSpec, Plan, RunSpec, TaskSpec
+from autopeft.records import BudgetSpec, DataSpec, ModelSpec, Plan, RunSpec, TaskSpec
 from autopeft.run.prepare import methods_for
 from autopeft.run.resources import budget_of
 from autopeft.space import BASELINE_METHOD, AllocationContext
@@ -33,7 +33,7 @@ class SuggestRequest:
     revision: str | None = None
     budget: str = "r16"
     task: str | None = None
-    data: str | None = None
+    data: DataSpec = field(default_factory=DataSpec)
     device: str = "cuda"
     memory: str | None = None
     gpu_price: float | None = None
@@ -44,8 +44,8 @@ class SuggestRequest:
 class Suggestion:
     """LoRA of one rank on all linear maps, how to train it, and what that takes.
 
-    `batch_size` rows make a step, `estimate.answer.step.n_rows` of them at a time. With data, `estimate.run`
-    has the steps of a run, their time and price. `servers` can read the adapter as it is.
+    `batch_size` rows make a step, `estimate.answer.step.n_rows` of them at a time. With data, the estimate
+    has the steps of a run, their time and price. `servers` can read the adapter of a causal language model.
     """
 
     base_model: str
@@ -87,7 +87,7 @@ class Suggestion:
             targets=sorted(targets) if isinstance(targets, set) else targets,
             suggestion=self,
             step=step,
-            run=self.estimate.run,
+            n_steps=self.estimate.n_steps,
             bf16=self.estimate.dtype == "bfloat16",
         )
 
@@ -115,7 +115,7 @@ def suggest(request: SuggestRequest) -> Suggestion:
         trained=f"{BASELINE_METHOD}_r{rank}",
         model_id=spec.model.id or model.DEMO_HUB_ID,
         revision=request.revision,
-        batch_size=None if request.data else _USUAL_ROWS,
+        batch_size=None if request.data.source else _USUAL_ROWS,
         quantize=request.quantize,
         device=request.device,
         memory=request.memory,
@@ -125,15 +125,14 @@ def suggest(request: SuggestRequest) -> Suggestion:
     if request.quantize is None and not step.fits:
         in_4_bits = estimate_step(replace(estimate_request, quantize="4bit"))
         step = in_4_bits if in_4_bits.fits else step
-    run = step.run
     return Suggestion(
         base_model=base.name,
         plan=plan,
         config=config,
         batch_size=step.n_rows,
-        warmup_steps=warmup_steps(_USUAL_STEPS if run is None else run.n_steps),
+        warmup_steps=warmup_steps(step.n_steps or _USUAL_STEPS),
         estimate=step,
-        servers=_servers_of(plan),
+        servers=_servers_of(plan) if config.task_type == "CAUSAL_LM" else (),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +53,8 @@ def try_run(run: Path, words: Sequence[str]) -> tuple[Reply, ...]:
             many words make one input. For multiple choice all words are one input, the question first.
 
     Raises:
-        SpecError: The words make no whole inputs, or the run cannot be asked, since its model was in memory,
-            another trainer trained it, or an earlier version made it.
+        SpecError: The words make no whole inputs, or name a file in place of a text. Or the run cannot be
+            asked: its model was in memory, another trainer trained it, or an earlier version made it.
         DataError: An image cannot be read.
         RunDirError: The run has not finished, or has no finished weights.
         ModelError: The base model cannot be loaded, or has no tokenizer.
@@ -66,7 +67,7 @@ def try_run(run: Path, words: Sequence[str]) -> tuple[Reply, ...]:
             f"{run} does not say how to ask its model: it was in memory, your own trainer trained it, or an "
             "earlier version made the run. In Python, autopeft.load_result(run).load() gives the model."
         )
-    inputs = _inputs(words, result)
+    inputs = _inputs(run, words, result)
     weights = finished_weights(folder)
     adapted, base = load_with_base(result, weights)
     if base.tokenizer is None:
@@ -78,7 +79,7 @@ def try_run(run: Path, words: Sequence[str]) -> tuple[Reply, ...]:
         return tuple(answer(each, adapted, base, task, target, result) for each in inputs)
 
 
-def _inputs(words: Sequence[str], result: SearchResult) -> list[tuple[Any, ...]]:
+def _inputs(run: Path, words: Sequence[str], result: SearchResult) -> list[tuple[Any, ...]]:
     """Group the user's words into inputs, in the form in which the task reads them."""
     setting = result.setting
     kind, columns = setting.target_kind, setting.input_columns
@@ -87,6 +88,11 @@ def _inputs(words: Sequence[str], result: SearchResult) -> list[tuple[Any, ...]]
         if missing:
             raise DataError(f"There is no image {missing[0]}; pass paths of image files.")
         return [(data.ImageFile(digest="", path=word),) for word in words]
+    if files := [word for word in words if os.path.isfile(word)]:  # noqa: PTH113 - Path.is_file raises if long
+        raise SpecError(
+            f"{files[0]} is a file, and this run takes texts, each in quotes; for a table, pass its texts in "
+            f"Python to autopeft.load_result({str(run)!r}).predict."
+        )
     if kind == "tags":
         return [(tuple(word.split()),) for word in words]
     if kind == "choice":

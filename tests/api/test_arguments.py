@@ -94,6 +94,12 @@ def test_names_are_there_and_heavy_ones_come_late():
     assert done.stdout.strip() == "False"
 
 
+def test_a_missing_kernel_of_bitsandbytes_is_not_reported():
+    code = "import autopeft, logging; logging.getLogger('bitsandbytes.backends.cpu.ops').warning('no kernel')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 def test_log_messages_of_a_call_name_arguments(caplog):
     log = logging.getLogger("autopeft.engine.propose")
     with in_python_words():

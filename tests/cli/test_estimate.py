@@ -170,7 +170,7 @@ def test_rows_are_read_for_the_named_task(model_dir: Path, tmp_path: Path) -> No
         (("lora_r8", "--gpu-price", -1), ("--gpu-price is '-1'", "or equal to 0")),
         (("lora_r8", "--device", "cpu:x"), ("'cpu:x'", "cuda")),
         (("lora_r8", "--epochs", -1, "--data", "rows.csv"), ("--epochs is '-1'", "or equal to 0.001")),
-        (("lora_r8", "--epochs", 2), ("--epochs counts", "--data")),
+        (("lora_r8", "--epochs", 2), ("--epochs", "need --data")),
         (("lora_r8", "--task", "tagging"), ("There is no task named 'tagging'", "token-classification")),
         (("lroa",), ("lroa", "Did you mean 'lora'?")),
         (("lroa_r8",), ("'lroa_r8'", "Did you mean 'lora_r8'?")),

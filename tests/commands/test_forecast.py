@@ -18,7 +18,7 @@ from autopeft.cli.app import app
 from autopeft.cli.results import preview_text
 from autopeft.commands.estimate import row_lengths
 from autopeft.extension import discover
-from autopeft.records import ModelSpec, TaskSpec
+from autopeft.records import DataSpec, ModelSpec, TaskSpec
 from autopeft.run.prepare import prepare
 
 
@@ -98,7 +98,7 @@ def test_the_length_that_is_used_is_the_one_that_is_written(model_dir, data_dir,
 def test_row_lengths_are_those_of_the_tokenizer_and_steps_those_of_the_epochs(model_dir, data_dir):
     rows = row_lengths(
         ModelSpec(id=str(model_dir)),
-        str(data_dir),
+        DataSpec(source=str(data_dir)),
         task=TaskSpec(name="text-classification", batch_size=8, epochs=2),
         device="cuda",
     )

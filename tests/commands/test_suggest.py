@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from typer.testing import CliRunner
 
+import autopeft
 from autopeft import space
+from autopeft.cli.app import app
 from autopeft.cli.sizes import suggestion_json, suggestion_text
 from autopeft.commands.suggest import SuggestRequest, suggest
 from autopeft.extension import discover
@@ -48,3 +51,51 @@ def test_first_plans_of_language_models_merge_exactly_or_are_served():
     methods = discover("autopeft.methods")
     for plan in space.load("default", known_methods=methods).first["language"]:
         assert methods[plan.method].merges or methods[plan.method].servers({})
+
+
+@pytest.fixture
+def tickets(tmp_path):
+    """Rows whose columns have no usual names."""
+    rows = [{"message": f"good film {i}", "team": "ab"[i % 2]} for i in range(200)]
+    path = tmp_path / "tickets.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
+
+
+COLUMNS = ("--text-column", "message", "--label-column", "team")
+
+
+def test_steps_and_warm_up_follow_from_the_rows_whatever_the_device(model_dir, tickets):
+    request = ["suggest", str(model_dir), "--task", "text-classification", "--data", tickets, *COLUMNS]
+    told = [
+        CliRunner().invoke(app, [*request, "--device", d, "--json", "--for", "trl"]) for d in ("cuda", "l4")
+    ]
+    without, with_card = (json.loads(result.stdout) for result in told)
+    assert without["seconds"] is None and with_card["seconds"] > 0
+    assert without["n_steps"] == with_card["n_steps"]
+    assert without["warmup_steps"] == with_card["warmup_steps"]
+    assert f"max_steps={without['n_steps']}," in without["snippet"]
+    text = CliRunner().invoke(app, request).stdout
+    assert f"{without['n_steps']} steps; pass --device" in text
+    by_python = autopeft.suggest(
+        model_dir, tickets, task="text-classification", text="message", label_column="team"
+    )
+    assert by_python.estimate.n_steps == without["n_steps"]
+
+
+@pytest.mark.parametrize("command", [("suggest",), ("estimate", "lora_r2", "--model")])
+def test_columns_are_named_by_flags(command, model_dir, tickets):
+    request = [*command, str(model_dir), "--task", "text-classification"]
+    found = CliRunner().invoke(app, [*request, "--data", tickets, *COLUMNS])
+    assert found.exit_code == 0, found.output
+    lacking = CliRunner().invoke(app, [*request, *COLUMNS])
+    assert lacking.exit_code == 2
+    assert "need --data; pass it too" in lacking.stderr
+
+
+def test_servers_are_named_for_causal_language_models_alone(model, model_dir):
+    texts = [
+        suggestion_text(suggest(SuggestRequest(model_id=str(each), budget="r2")))
+        for each in (model, model_dir)
+    ]
+    assert ["served by" in text for text in texts] == [True, False]

@@ -16,6 +16,7 @@ from toys.words import VOCABULARY
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from typer.testing import CliRunner
 
+import autopeft
 from autopeft import commands
 from autopeft.cli.app import app
 from autopeft.cli.progress import Silent
@@ -94,6 +95,16 @@ def test_the_command_prints_a_label_and_its_percents(finished):
     assert printed.stdout.strip() == f"{reply.label} {100 * reply.probabilities[reply.label]:.0f} %"
     answer = json.loads(CliRunner().invoke(app, ["try", str(finished), "good", "bad", "--json"]).stdout)
     assert [reply["input"] for reply in answer["replies"]] == ["good", "bad"]
+
+
+def test_a_file_in_place_of_a_text_is_refused(finished, tmp_path):
+    (tmp_path / "new.csv").write_text("text\ngood\n")
+    asked = CliRunner().invoke(app, ["try", str(finished), "good", str(tmp_path / "new.csv")])
+    assert asked.exit_code == SpecError.exit_code
+    assert "new.csv is a file, and this run takes texts" in asked.stderr
+    remedy = asked.stderr.split("in Python to ")[1].strip().removesuffix(".")
+    assert commands.try_run(finished, ["good " * 2000])[0].label  # too long for the name of a file
+    assert eval(remedy, {"autopeft": autopeft})(["good"])[0].label
 
 
 def test_several_labels_are_those_above_one_half(make_run, model_dir):

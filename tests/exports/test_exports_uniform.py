@@ -127,7 +127,9 @@ def test_config_has_one_rank_plain_names_and_no_patterns(architecture, make_base
     assert config["modules_to_save"] is None
     assert {a.shape[0] for a, _ in halves(tmp_path / "out").values()} == {3}
     assert all(not set("()|^*\\") & set(name) for name in config["target_modules"])
-    assert any("--max-lora-rank 8" in note for note in notes)
+    is_language = toy.source.task_type == "CAUSAL_LM"  # vLLM takes no LoRA of other models
+    assert any("--max-lora-rank 8" in note for note in notes) == is_language
+    assert any("--to merged" in note for note in notes) == bool(toy.source.head)
     if architecture.startswith("llama"):
         names = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj"
         assert config["target_modules"] == sorted(names.split())

@@ -120,9 +120,11 @@ def write_uniform(factors: Factors, source: ExportSource, folder: Path) -> tuple
     )
     config.target_modules = plain_names(filled, modules)  # `peft` would turn an argument into a set
     config.save_pretrained(str(folder))
-    limit = next((limit for limit in _VLLM_RANKS if limit >= rank), None)
-    advice = f"start vLLM with --enable-lora --max-lora-rank {limit}"
-    notes = [f"the rank is {rank}; {advice if limit else f'vLLM takes at most {_VLLM_RANKS[-1]}'}"]
+    notes = [f"the rank is {rank}"]
+    if source.task_type in ("CAUSAL_LM", None) and not head:  # for other models servers take --to merged
+        limit = next((limit for limit in _VLLM_RANKS if limit >= rank), None)
+        advice = f"start vLLM with --enable-lora --max-lora-rank {limit}"
+        notes = [f"the rank is {rank}; {advice if limit else f'vLLM takes at most {_VLLM_RANKS[-1]}'}"]
     if len(filled) > len(factors):
         notes.append(f"zeros stand at {len(filled) - len(factors)} sites whose layers have no adapter")
     if served is not None:
@@ -130,7 +132,8 @@ def write_uniform(factors: Factors, source: ExportSource, folder: Path) -> tuple
     if head:
         save_tensors(head, folder / "head.safetensors")
         notes.append(
-            "the trained head is in head.safetensors, by the base model's names; servers read LoRA alone"
+            "the trained head is in head.safetensors, by the base model's names; servers read LoRA alone, so "
+            "export with --to merged for them"
         )
     return tuple(notes)
 
