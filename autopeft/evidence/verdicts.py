@@ -13,9 +13,9 @@ _SENTENCES = {
     "as good and smaller": "{rival} has {share} of the parameters of {baseline} and {scores} on {rows}; "
     "{interval}.",
     "inconclusive": "{rival} {scores} than {baseline} on {rows}, which may be chance; {interval}.",
-    KEPT: "{baseline} is kept, since {rival} is not clearly better: it {scores} on {rows}; {interval}.",
+    KEPT: "{baseline} is kept, since {rival} is {how}: it {scores} on {rows}; {interval}.",
 }
-_INTERVAL = "expect {low} to {high} on new rows and if trained again (95 % interval)"
+_INTERVAL = "expect {low} to {high}{of_what} on new rows and if trained again (95 % interval)"
 _ALONE = "{baseline} is handed over without a comparison: no other plan was trained in full."
 
 
@@ -64,6 +64,7 @@ def verdict(
         rival=rival,
         baseline=baseline,
         scores=scores,
+        how="worse" if difference.high < 0 else "not clearly better",
         interval=interval,
         rows=" and ".join(rows),
         share=f"{100 * params[0] / params[1]:.0f} %" if is_smaller and params[1] else "",
@@ -96,7 +97,8 @@ def _in_words(difference: Difference, metric: MetricFacts) -> tuple[str, str]:
     shown = [end for end in ends if abs(end) > _ROUNDING * largest]
     places = next((n for n in range(min_places, 12) if all(round(end, n) for end in shown)), 12)
     mean, low, high = (round(end, places) + 0.0 for end in ends)  # adding 0.0 turns -0.0 into 0.0
-    interval = _INTERVAL.format(low=f"{low:+.{places}f}", high=f"{high:+.{places}f}")
+    of_what = "" if metric.greater_is_better else f" in {metric.words}"
+    interval = _INTERVAL.format(low=f"{low:+.{places}f}", high=f"{high:+.{places}f}", of_what=of_what)
     amount = f"{abs(mean):.{places}f}{unit}"
     if metric.greater_is_better:
         return f"scores {amount} {'less' if mean < 0 else 'more'}", interval

@@ -89,6 +89,14 @@ def test_verdict_keeps_the_numbers_that_it_judged() -> None:
             "less on 1,500 confirm rows; expect -5.0 to +1.0 on new "
             "rows and if trained again (95 % interval).",
         ),
+        (
+            -0.04,
+            0.03,
+            10,
+            "LoRA on q and v is kept, since HiRA on all maps is worse: it scores 4.0 points "
+            "less on 1,500 confirm rows; expect -7.0 to -1.0 on new "
+            "rows and if trained again (95 % interval).",
+        ),
     ],
 )
 def test_each_label_has_its_sentence(mean: float, half: float, n_params: int, sentence: str) -> None:
@@ -100,8 +108,8 @@ def test_each_label_has_its_sentence(mean: float, half: float, n_params: int, se
     [
         (ACCURACY, "scores 5.0 points more", "+3.0 to +7.0"),
         (PEARSON, "scores 0.050 more", "+0.030 to +0.070"),
-        (LOSS, "is 0.050 lower in loss", "-0.070 to -0.030"),
-        (ERROR_RATE, "is 5.0 points lower in error-rate", "-7.0 to -3.0"),
+        (LOSS, "is 0.050 lower in loss", "-0.070 to -0.030 in loss"),
+        (ERROR_RATE, "is 5.0 points lower in error-rate", "-7.0 to -3.0 in error-rate"),
     ],
 )
 def test_unit_and_direction_are_those_of_the_metric(metric: MetricFacts, gain: str, interval: str) -> None:

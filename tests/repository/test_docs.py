@@ -43,22 +43,27 @@ def table_after(text: str, title: str) -> list[list[str]]:
 
 def test_gains_in_the_readme_are_those_of_the_measured_table() -> None:
     with (ROOT / "reports/studies/race_gains.csv").open(encoding="utf-8", newline="") as stream:
-        measured = list(csv.DictReader(stream))
+        rows = list(csv.DictReader(stream))
     text = README.read_text(encoding="utf-8")
     gains, costs = [], []
-    for data, answer, score, rival, cost in table_after(text, "## What it gains"):
-        cell = [row for row in measured if row["data"] == data.split()[0]]
-        (search,) = (row for row in cell if row["what"] == "search")
-        sweep = max((row for row in cell if row["what"] == "sweep"), key=lambda row: float(row["confirm"]))
-        expected = [f"{100 * float(row['test']):.1f}" for row in (search, sweep)]
-        assert [score, rival, cost] == [*expected, f"{float(search['r']):.1f}"], data
-        assert search["verdict"] in answer
-        gains.append(100 * (float(search["test"]) - float(sweep["test"])))
-        costs.append(float(search["r"]))
-    *level, best = sorted(gains)
-    low, high = (f"{gain + 0.0:.1f}".replace("-", "−") for gain in (level[0], level[-1]))
-    assert f"by {best:.1f} points; on the other four it was level ({low} to {high})" in text
-    assert f"A search cost {fmean(costs):.1f} full runs" in text and len(level) == 4
+    for data, *scores in table_after(text, "## What it gains"):
+        for budget, shown in (("0.1%", scores[:2]), ("0.5%", scores[2:])):
+            cell = (data.split()[0], budget, "300", "0")
+            cells = [row for row in rows if (row["data"], row["budget"], row["steps"], row["seed"]) == cell]
+            (search,) = (row for row in cells if row["what"] == "search")
+            runs = [row for row in cells if row["what"] == "sweep"]
+            sweep = max(runs, key=lambda row: float(row["confirm"]))
+            assert len(runs) == 4
+            points = [100 * float(row["test"]) for row in (search, sweep)]
+            is_better, place = "**" in shown[0], search["plan"].split()[0]
+            assert [shown[0].split()[0].strip("*"), shown[1]] == [f"{each:.1f}" for each in points], cell
+            assert (search["verdict"] == "better") == is_better and (f"({place})" in shown[0]) == is_better
+            gains.append(points[0] - points[1])
+            costs.append(float(search["r"]))
+    *level, second, best = sorted(gains)
+    low, high = (f"{gain + 0.0:+.1f}".replace("-", "−") for gain in (level[0], level[-1]))
+    assert f"by {second:.1f} and {best:.1f} points; in the other ten it was level ({low} to {high})" in text
+    assert f"A search cost {fmean(costs):.1f} full runs" in text and len(level) == 10
 
 
 def test_policies_in_the_concepts_are_those_of_the_replays() -> None:
