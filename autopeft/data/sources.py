@@ -68,9 +68,7 @@ def read(spec: DataSpec, *, text: TextFormat | None = None) -> Source:
     `text` is the task's format for plain texts; None reads none. Raises DataError without a train part.
     """
     if "://" in (spec.source or ""):
-        raise DataError(
-            f"--data takes files and hub ids, and {spec.source} is an address; download it first."
-        )
+        raise DataError(f"{spec.source} is an address; download it first: --data takes files or hub ids.")
     path = SAMPLE if spec.source is None else path_at_home(spec.source)
     if is_list(spec.source):
         return _read_files(listed_by_part(str(spec.source)), text)
