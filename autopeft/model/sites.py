@@ -79,7 +79,7 @@ def unexplained(module: nn.Module, untrained: Set[str], *, head: Sequence[str]) 
     part = re.compile(rf"(?:{getattr(module, 'base_model_prefix', '')}\.)?[^.]+")
     parts = {name: part.findall(name)[0] for name in body}
     present = {parts[name] for i, name in enumerate(body) if i < n_up_to_layers or name not in untrained}
-    norms = {name for name in parts.values() if _is_norm(module.get_submodule(name))}
+    norms = {name for name, child in module.named_modules() if _is_norm(child)}  # beside bare parameters
     return [name for name in body if name in untrained and parts[name] in present | norms]
 
 

@@ -212,7 +212,7 @@ class WritingTask:
 
     def _text_scores(self, written: Sequence[WrittenText]) -> list[float]:
         """Score each generated text: 1 for the true answer, else 0; or by the user's function."""
-        prompts, references, texts = zip(*written, strict=True)
+        prompts, references, texts = map(list, zip(*written, strict=True))
         if is_own_metric(self.metric):
             return _own_scores(self.metric, texts, references, prompts)
         find = partial(_find_answer, pattern=self.spec.answer_pattern)
