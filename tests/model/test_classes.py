@@ -110,7 +110,9 @@ def test_model_whose_first_forward_fails_is_refused_in_one_sentence():
         raise ValueError("matC_old has wrong shape.")
 
     module.register_forward_pre_hook(fail)
-    with pytest.raises(ModelError, match=r"^toy does not run four tokens as .* \(matC_old has wrong shape\); use a decoder"):
+    with pytest.raises(
+        ModelError, match=r"^toy does not run four tokens as .* \(matC_old has wrong shape\); use"
+    ):
         require_causal(module, "toy")
 
 
