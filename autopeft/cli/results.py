@@ -280,8 +280,8 @@ def _work(preview: Preview) -> Iterator[tuple[str, str]]:
         groups = f" in {preview.n_confirm_groups:,} groups" if preview.n_confirm_groups else ""
         yield (
             "verdict",
-            f"can tell plans apart that differ by {low} to {high} points or more, from "
-            f"{preview.n_confirm:,} confirm examples{groups}",
+            f"shows differences of {low} to {high} points at least, with {preview.n_confirm:,} confirm "
+            f"examples{groups}",
         )
 
 

@@ -60,7 +60,7 @@ def chat_row(
     if last["role"] != "assistant" or len(messages) < 2:
         raise DataError(
             f"{where} ends with role {last['role']!r} after {len(messages) - 1} "
-            "messages; a chat should end with the assistant's answer to something."
+            "messages; a chat should end with an answer to something, of role 'assistant'."
         )
     if not last["content"].strip() or has_no_weight(cells):
         return None  # a call of a tool has no text to learn

@@ -37,7 +37,7 @@ def read_tokens(spec: DataSpec) -> UncutRows:
     """
     source = read(spec, text=SENTENCES)
     table = source.tables["train"][0]
-    tokens = only_input(spec, table.column_names, TOKEN_NAMES, content="tokens")
+    tokens = only_input(spec, table.column_names, TOKEN_NAMES, content="tokens (lists of words)")
     tags = label_column(spec, table.column_names, inputs=[tokens], usual_names=TAG_NAMES)
     columns = Columns(inputs=(tokens,), label=tags, group=spec.group_column, time=spec.time_column)
     notes = [f"Tokens are column {tokens}; the tags are column {tags}."]

@@ -154,8 +154,10 @@ def test_text_says_from_which_difference_on_a_verdict_can_tell_plans_apart(model
     draws = np.random.default_rng(0).choice([-1, 0, 1], p=[0.05, 0.9, 0.05], size=(20_000, n_rows))
     assert np.quantile(np.abs(draws.mean(1)), 0.95) == pytest.approx(high, rel=0.15)
     assert low == pytest.approx(high * math.sqrt(0.02 / 0.1))
-    assert f"differ by {100 * low:.1f} to {100 * high:.1f} points" in " ".join(preview_text(preview).split())
-    assert "tell plans apart" not in preview_text(replace(preview, least_differences=None))
+    assert f"differences of {100 * low:.1f} to {100 * high:.1f} points" in " ".join(
+        preview_text(preview).split()
+    )
+    assert "shows differences" not in preview_text(replace(preview, least_differences=None))
 
 
 # A full run trains 40 steps of 8 rows and evaluates 40, each for half of a trained one; so does the test.
