@@ -62,7 +62,7 @@ def test_gains_in_the_readme_are_those_of_the_measured_table() -> None:
             costs.append(float(search["r"]))
     *level, second, best = sorted(gains)
     low, high = (f"{gain + 0.0:+.1f}".replace("-", "−") for gain in (level[0], level[-1]))
-    assert f"by {second:.1f} and {best:.1f} points; in the other ten it was level ({low} to {high})" in text
+    assert f"by {second:.1f} and {best:.1f} points; in the other ten it differed by {low} to {high}." in text
     assert f"A search cost {fmean(costs):.1f} full runs" in text and len(level) == 10
 
 
