@@ -249,7 +249,8 @@ def test_equal_pseudo_values_have_a_step_in_place_of_a_span() -> None:
 
 def test_equal_losses_are_known_to_one_rounding_of_float32() -> None:
     losses = np.full((3, 10), 50.0)
-    assert paired_difference(losses, losses, span=None).std_error == pytest.approx(50 * 2.0**-23)
+    for pair in ((losses, losses), (losses, losses - 30), (losses - 30, losses)):
+        assert paired_difference(*pair, span=None).std_error == pytest.approx(50 * 2.0**-23)
 
 
 def test_one_number_per_run_gives_the_interval_of_a_paired_t_test_over_the_seeds() -> None:
@@ -266,3 +267,5 @@ def test_scores_that_allow_no_interval_are_refused() -> None:
         paired_difference(single, single, span=1.0)
     with pytest.raises(SpecError, match="range of width 1, but two are 100 apart"):
         paired_difference(100 * many, 0 * many, span=1.0)
+    with pytest.raises(SpecError, match="range of width 1, but two are 2 apart"):
+        mean_and_std_error([[0.0, 2.0, 1.0]], span=1.0)

@@ -45,6 +45,13 @@ def test_groups_of_equal_size_give_the_paired_t_over_their_means() -> None:
     assert (mean - half, mean + half) == pytest.approx((expected.low, expected.high), rel=1e-9)
 
 
+def test_groups_of_equal_size_stand_for_rows_with_several_seeds_too() -> None:
+    groups, scores = np.arange(60) % 6, np.random.default_rng(4).normal(size=(3, 60))
+    means = np.stack([scores[:, groups == g].mean(axis=1) for g in range(6)], axis=1)
+    by_rows = mean_and_std_error(scores, span=None, examples=Examples(groups=groups.tolist()))
+    assert by_rows == pytest.approx(mean_and_std_error(means, span=None))
+
+
 def test_groups_of_any_size_give_the_interval_of_the_jackknife_that_leaves_out_groups() -> None:
     pair = drawn(UNEVEN)
     difference = (pair[0] - pair[1])[0]
