@@ -43,6 +43,7 @@ _FIRST_ROWS = 20  # whose cells are counted to find the separator; chosen by han
 _LONGEST_ROW = 2**26  # bytes; chosen by hand
 _UTF8 = "utf-8-sig"  # with or without a byte order mark
 _OF_SPREADSHEETS = "cp1252"  # what Excel saves a CSV file in, on Windows of the West
+_LETTER_OF_UTF8 = re.compile("[\xc3-\xdf][\x80-\xbf]")  # of two bytes, which other letters hardly form
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _MOST_LINES = 2  # of a library's error message that ours quotes; further lines give advice
 _N_UNIVERSAL = 10  # cells of a token in CoNLL-U
@@ -151,9 +152,11 @@ def _read_file(path: Path, text: TextFormat | None) -> Any:
         try:
             return _read_delimited(path, sign)
         except UnicodeDecodeError:
-            table = _read_delimited(path, sign, _OF_SPREADSHEETS)
-            log.warning("%s is no UTF-8 text and was read as Windows-1252; check its accents.", path)
-            return table
+            with _opened(path, encoding="latin-1") as file:  # a letter for each byte
+                if any(_LETTER_OF_UTF8.search(line) for line in file):
+                    raise  # the file is a damaged one in UTF-8
+            log.warning("%s is no UTF-8 text and is read as Windows-1252; check its accents.", path)
+            return _read_delimited(path, sign, _OF_SPREADSHEETS)
     return _read_json(path)
 
 

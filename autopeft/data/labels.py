@@ -181,17 +181,14 @@ def _guess(head: pa.Table, texts: Sequence[str]) -> str:
 
     If no text column is named and one holds texts of several words, its flag follows.
     """
-    counts = {
-        name: Counter(str(cell) for cell in cells_in(head, name) if cell is not None)
-        for name in head.column_names
-        if name not in texts and not holds_texts(head, name)
-    }
+    of_texts = [name for name in head.column_names if holds_texts(head, name)]
+    labels = [name for name in head.column_names if name not in (*texts, *of_texts)]
+    counts = {name: Counter(str(x) for x in cells_in(head, name) if x is not None) for name in labels}
     fitting = {name: len(n) for name, n in counts.items() if len(n) > 1 and min(n.values()) > 1}
     if not fitting:
         return ""
-    of_texts = [] if texts else [name for name in head.column_names if holds_texts(head, name)]
-    words = ["--label-column", min(fitting, key=lambda name: fitting[name])]
-    return shlex.join([*words, *(["--text-column", *of_texts] if len(of_texts) == 1 else [])])
+    flag = ["--text-column", *of_texts] if len(of_texts) == 1 and not texts else []
+    return shlex.join(["--label-column", min(fitting, key=lambda name: fitting[name]), *flag])
 
 
 def _find_texts(head: pa.Table, not_texts: Collection[str | None]) -> list[str]:

@@ -221,6 +221,7 @@ def test_local_files_need_no_network_and_leave_nothing_behind(tmp_path, monkeypa
         ("a.csv", bytes(range(256)) * 20, "is no UTF-8 csv file: "),
         ("a.csv", "text,label\n\u65e5\u672c\u3002,1\n".encode("shift-jis"), "Save it as UTF-8"),
         ("a.csv", "text,label\nfine,1\n".encode("utf-16"), "Save it as UTF-8"),
+        ("a.csv", b"text,label\ncaf\xc3\xa9,1\ncaf\xe9,1\n", "Save it as UTF-8"),  # damaged, not Latin
         (
             "a.csv",
             b"text,label\nyes, it is,1\n",

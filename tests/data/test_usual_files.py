@@ -264,7 +264,7 @@ def test_a_table_that_a_spreadsheet_saved_in_its_own_encoding_is_read(tmp_path, 
     assert {text for part in PARTS for (text,) in getattr(loaded, part).inputs} == {
         f"caf\u00e9 {i} \u20ac" for i in range(N)
     }
-    assert "was read as Windows-1252" in caplog.text
+    assert "is read as Windows-1252" in caplog.text
 
 
 def test_a_missing_label_column_is_guessed(tmp_path):
