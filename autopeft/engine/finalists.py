@@ -69,11 +69,11 @@ def rank(problem: SearchProblem, measurements: Iterable[Measurement]) -> list[Me
 def _ahead(problem: SearchProblem, leader: Measurement, follower: Measurement) -> float:
     """Return by how many standard errors of their paired difference `leader` is ahead of `follower`.
 
-    0 if their scores cannot be compared in pairs.
+    0 if a run has one score, or none.
     """
-    pairs = zip(leader.example_scores, follower.example_scores, strict=False)
+    pairs = zip(leader.example_scores, follower.example_scores, strict=True)
     gaps = [problem.sign * (a - b) for a, b in pairs]
-    if len(gaps) < 2 or len(leader.example_scores) != len(follower.example_scores):
+    if len(gaps) < 2:
         return 0.0
     examples = evidence.Examples(groups=problem.examples(leader.fidelity.split).groups)
     mean, std_error = evidence.mean_and_std_error([gaps], span=None, examples=examples)

@@ -104,10 +104,9 @@ class Runs:
         recorded: dict[Key, Measurement] = {}
 
         def take_finished() -> None:
-            for key, future in pending.items():
-                if future.done() and key not in recorded:
-                    recorded[key] = future.result()
-                    self.record(recorded[key])
+            for key in [key for key, future in pending.items() if future.done()]:
+                recorded[key] = pending.pop(key).result()
+                self.record(recorded[key])
             while waiting and (measurement := recorded.get(waiting[0]) or self.earlier.get(waiting[0])):
                 self._take(waiting.popleft(), measurement)
 
@@ -117,7 +116,7 @@ class Runs:
                 pending[key] = self.executor.submit(self.measure_one, *key)
             take_finished()  # an executor that runs at submit has finished: a signal may come before the next
         while waiting:
-            wait_for_any([future for future in pending.values() if not future.done()])
+            wait_for_any(pending.values())
             take_finished()
         return [self.measured[key] for key in requested]
 

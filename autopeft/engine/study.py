@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import statistics
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -77,9 +76,6 @@ class Study:
                 seed=problem.spec.search.seed,
             )
         study = optuna.create_study(sampler=sampler)
-        # One run that diverged would hide the differences between good ones from the sampler.
-        losses = [m.loss for m in self.short.values() if m.loss is not None]
-        worst = 2 * statistics.median(losses) - min(losses) if losses else math.inf
         while n_remaining > 0:
             proposals: list[Proposal] = []
             for _ in range(min(n_remaining, _N_AT_ONCE)):
@@ -97,7 +93,7 @@ class Study:
             n_measured = self._measure(proposals)
             for proposal in proposals[:n_measured]:
                 loss = self.short[proposal.plan].loss
-                study.tell(self._sampled[proposal.trial], worst if loss is None else min(loss, worst))
+                study.tell(self._sampled[proposal.trial], math.inf if loss is None else loss)
             if n_measured < len(proposals):
                 return
             n_remaining -= len(proposals)

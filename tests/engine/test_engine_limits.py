@@ -69,6 +69,8 @@ def test_a_limit_shortens_the_search_and_never_a_full_run(kind: str, limit: floa
     # Before one run is timed, a limit of time cannot say what it pays.
     least = FULL + TEST + (SHORT if kind == "max_seconds" else 0)
     assert search.world.seconds <= max(limit * FULL, least)
+    if limit * FULL >= SHORT + 2 * (FULL + TEST):
+        assert search.kinds("confirm").total() == 2  # a short run leaves room for both
     if limit * FULL < least:
         assert len(search.at("search")) == (kind == "max_seconds")
         assert search.kinds("confirm") == {"q+v": 1} and search.outcome.best == search.outcome.baseline

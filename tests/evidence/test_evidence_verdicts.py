@@ -131,6 +131,10 @@ def test_an_interval_of_a_share_ends_at_100_points() -> None:
     assert "expect -100.0 to +100.0 on" in judged(0.0, 3.0).sentence
 
 
+def test_an_end_that_rounds_to_0_has_no_minus() -> None:
+    assert "expect +0.0 to +4.0 on" in judged(0.02, 0.02 + 1e-12).sentence
+
+
 def test_a_name_in_small_letters_starts_a_sentence_with_a_capital() -> None:
     given = verdict(None, names=("", "the suggested plan"), params=(1, 1), margin=0.01, metric=ACCURACY)
     assert given.sentence.startswith("The suggested plan is handed over without a comparison:")
