@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
@@ -14,14 +15,10 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from autopeft.errors import AutopeftError, SpecError, WorkerLostError, reason_of
-from autopeft.executors.worker import Executor, Function, Result, make_resident
+from autopeft.executors.worker import ENDING, Executor, Function, Result, make_resident
 
 _PATIENCE_SECONDS = 3.0  # for idle processes to end, so that they free their locks; chosen by hand
 _SPAWNED = multiprocessing.get_context("spawn")  # a forked process could not use a GPU
-
-# In a worker this library would warn again. It is imported when the work is unpickled, before `_begin`.
-if multiprocessing.current_process().name != "MainProcess":
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 class Process(Executor):
@@ -36,7 +33,13 @@ class Process(Executor):
         self._lock = threading.Lock()
 
     def check(self) -> None:
-        """Raise SpecError if the system has no locks between processes; on Linux these are in /dev/shm."""
+        """Raise SpecError if the system has no locks between processes; on Linux these are in /dev/shm.
+
+        The first lock starts Python's tracker of locks. It has the signal mask of this thread: a closed
+        terminal would end it, and Python would complain of each lock.
+        """
+        has_masks = hasattr(signal, "pthread_sigmask")
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING) if has_masks else None
         try:
             _SPAWNED.Lock()
         except (OSError, ImportError) as error:  # ImportError: Python was built without them
@@ -44,16 +47,19 @@ class Process(Executor):
                 "The executor process needs locks between processes, and the system refuses them "
                 f"({reason_of(error)}); let this user write to /dev/shm, or leave the executor out."
             ) from error
+        finally:
+            if mask is not None:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _open(self, make: Callable[[int], Function], *, uses_gpu: bool) -> None:
-        self._make, self._is_second, self._fault = make, False, None
+        self._make, self._is_second, self._fault = pickle.dumps(make), False, None
         self._pool = self._new_pool()
 
     def _call(self, fn: Callable[..., Result], *args: Any) -> Result:
         """Run `fn(*args)` in a process; if the pool breaks meanwhile, run it again in the new pool."""
         # A worker has the mask of the thread that starts it: Ctrl-C would end its imports in a traceback.
         if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         while pool := self._pool:
             try:
                 return pool.submit(fn, *args).result()
@@ -107,8 +113,11 @@ def _end(pool: ProcessPoolExecutor) -> list[int | None]:
     return [process.exitcode for process in processes.values()]
 
 
-def _begin(make: Callable[[int], Function], n_begun: Any) -> None:
-    """Prepare a worker; its index is the number of workers that began before it."""
+def _begin(pickled: bytes, n_begun: Any) -> None:
+    """Prepare a worker; its index is the number of workers that began before it.
+
+    The function that makes its work comes pickled: unpickling imports for seconds, and the parent may die.
+    """
 
     def end_with_parent() -> None:  # a worker of a killed parent would wait for work forever
         parent = multiprocessing.parent_process()
@@ -117,6 +126,8 @@ def _begin(make: Callable[[int], Function], n_begun: Any) -> None:
             os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it would warn again
+    make = pickle.loads(pickled)
     with n_begun.get_lock():
         index = n_begun.value
         n_begun.value += 1

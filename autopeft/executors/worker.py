@@ -18,6 +18,9 @@ Function = Callable[..., Any]
 
 # In a worker: the function that `make` returned, in a list so that it can be set.
 _RESIDENT: list[Function] = []
+# Signals that ask a job to end reach all of its processes; workers ignore them, and the main process acts.
+_NAMES = ("SIGINT", "SIGHUP", "SIGBREAK", "SIGUSR1", "SIGUSR2")
+ENDING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
 log = logging.getLogger(__name__)
 
@@ -74,13 +77,9 @@ class Executor:
 
 
 def make_resident(make: Callable[[int], Function], index: int) -> None:
-    """Make and keep the function of this worker process; called in its main thread.
-
-    Signals that ask a job to end reach all of its processes; workers ignore them, and the main process acts.
-    """
-    for name in ("SIGINT", "SIGHUP", "SIGBREAK", "SIGUSR1", "SIGUSR2"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    """Make and keep the function of this worker process, which ignores signals; called in its main thread."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
     try:
         _RESIDENT[:] = [make(index)]
     except AutopeftError as error:  # the first call raises it; here it would only end the worker

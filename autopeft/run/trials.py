@@ -332,6 +332,8 @@ class TrialFolders:
             "folder": str(folder / "adapter" if is_trained else self.adapter(plan, fidelity.seed)),
             "path": str(folder),
         }
+        for leftover in self._path.glob(f"*/.{_RESERVE}.*.tmp"):  # its process was killed here
+            leftover.unlink()
         write_text(folder / _RESERVE, " " * _RESERVE_BYTES)
         write_text(folder / "trial.json", json.dumps(content, indent=2) + "\n")
         config.save_pretrained(str(folder / "config"))

@@ -101,6 +101,62 @@ def test_ctrl_c_while_a_worker_imports_is_left_to_the_main_process(tmp_path):
     assert (done.stdout, done.stderr) == ("1024\n", "")
 
 
+CLOSED_TERMINAL = """
+import os, signal
+from autopeft.executors import EXECUTORS
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGHUP, lambda *_: None)
+    pool = EXECUTORS["process"]
+    pool.check()
+    pool.start(range, local=None, n_workers=1, uses_gpu=False)
+    print(pool.submit(pow, 2, 10).result())
+    os.killpg(0, signal.SIGHUP)
+    pool.shutdown()
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs the signal of a closed terminal")
+def test_a_closed_terminal_leaves_the_tracker_of_locks_running(tmp_path):
+    (tmp_path / "script.py").write_text(CLOSED_TERMINAL)
+    command = [sys.executable, str(tmp_path / "script.py")]
+    done = subprocess.run(command, capture_output=True, text=True, start_new_session=True)
+    assert (done.stdout, done.stderr) == ("1024\n", "")
+
+
+IMPORTS_FOR_LONG = """
+import multiprocessing, time
+
+if multiprocessing.current_process().name != "MainProcess":
+    print(flush=True)
+    time.sleep(60)
+def make(index):
+    return print
+"""
+DIES_MEANWHILE = """
+import os, signal
+from autopeft.executors import EXECUTORS
+
+if __name__ == "__main__":
+    import slow
+    pool = EXECUTORS["process"]
+    pool.start(slow.make, local=None, n_workers=1, uses_gpu=False)
+    pool.submit(pow, 2, 10)
+    input()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
+def test_a_worker_that_imports_ends_when_the_main_process_is_killed(tmp_path):
+    (tmp_path / "slow.py").write_text(IMPORTS_FOR_LONG)
+    (tmp_path / "script.py").write_text(DIES_MEANWHILE)
+    command = [sys.executable, str(tmp_path / "script.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()  # the worker imports
+        process.communicate("\n", timeout=30)  # it holds stdout open
+
+
 def niceness(pid):
     return os.getpriority(os.PRIO_PROCESS, pid)
 

@@ -26,6 +26,15 @@ def trial(tiny_llama, tmp_path):
     return study.ask()
 
 
+def test_space_that_a_killed_process_reserved_is_freed(trial, tiny_llama):
+    leftover = trial.path.parent / "0007/.reserve.0123abcd.tmp"
+    leftover.parent.mkdir()
+    leftover.touch()
+    study = Study(model=str(tiny_llama), budget="r4", full_steps=20, out=trial.path.parents[1])
+    assert study.ask().number == 8
+    assert not leftover.exists()
+
+
 def test_score_of_a_known_metric_is_that_of_the_rows():
     score = Score.of("accuracy", [1, 0, 1, 1], [1, 1, 1, 0])
     assert (score.value, tuple(score.per_example)) == (0.5, (1.0, 0.0, 1.0, 0.0))
