@@ -18,7 +18,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from autopeft.errors import SpecError, UnknownNameError, foreign_file, reason_of
 from autopeft.model.attaching import head_only_config
 from autopeft.records import ModelSpec
-from autopeft.store import require_unchanged
+from autopeft.store import refuse_streams, require_unchanged
 
 # Fields that say where a config comes from and which state it is in, not what is trained.
 _NOT_TRAINING = frozenset(
@@ -232,6 +232,7 @@ def _read_json(path: Path) -> Any:
             raise ValueError(f"{text} is no finite number")
         return number
 
+    refuse_streams(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_float=finite, parse_constant=finite)
     except (OSError, ValueError, RecursionError) as error:

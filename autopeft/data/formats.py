@@ -30,6 +30,7 @@ from datasets.exceptions import DatasetsError
 
 from autopeft.errors import DataError
 from autopeft.records import counted, shortened
+from autopeft.store import refuse_streams
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -103,6 +104,7 @@ def read_table(path: Path, text: TextFormat | None = None) -> Any:
         DataError: The file is of another format, damaged or blank.
     """
     suffix = suffix_of(path)
+    refuse_streams(path)
     if path.is_file() and suffix not in suffixes_of(text):
         raise DataError(
             f"{path} has the suffix {suffix!r}; convert it to one of {', '.join(suffixes_of(text))}."

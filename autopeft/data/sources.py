@@ -77,7 +77,7 @@ def read(spec: DataSpec, *, text: TextFormat | None = None) -> Source:
         return Source(spec.source, *by_part(dict(_read_hub(spec.source)), spec.source, remedy=remedy))
     if not _is_there(path):
         raise DataError(f"The data path {path} does not exist.{_near(path)} {_SPELLING}")
-    if path.is_file():
+    if not path.is_dir():
         return Source(unpacked_name(path).stem, {"train": [read_table(path, text)]})
     name = path.resolve().name
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
@@ -141,7 +141,7 @@ def listed_by_part(source: str) -> Source:
     if not paths:
         raise DataError(f"The data source {source!r} names no file; give paths, separated by commas.")
     for path in paths:
-        if not _is_there(path) or not path.is_file():
+        if not _is_there(path) or path.is_dir():
             raise DataError(f"The data file {path} does not exist.{_near(path)} {_SPELLING}")
     name = paths[0].resolve().parent.name
     # By name, as a folder's name may hold a split word too; by folder where no name has one, as in

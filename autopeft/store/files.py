@@ -48,6 +48,12 @@ def as_path(path: Path | str) -> Path:
     return Path(path)
 
 
+def refuse_streams(path: Path | str) -> None:
+    """Raise SpecError if a path is neither file nor folder: reading a device or a pipe may never end."""
+    if os.path.exists(path) and not (Path(path).is_file() or Path(path).is_dir()):  # noqa: PTH110 - long names
+        raise SpecError(f"{path} is a device, a pipe or a socket; save its content as a file, and pass that.")
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write a text in UTF-8 as `write_bytes` does."""
     write_bytes(path, text.encode())

@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import csv
 import importlib
+import importlib.util
 import itertools
 import os
 import random
@@ -152,6 +153,8 @@ def main() -> None:
     arguments = parser.parse_args()
     importlib.import_module("autopeft.commands")  # once, for all forks
     importlib.import_module("autopeft.cli.results")
+    # Workers import what those of `python -m autopeft` import, and not this file.
+    sys.modules["__main__"].__spec__ = importlib.util.find_spec("autopeft.__main__")
     folder = Path(tempfile.mkdtemp(prefix="signals-"))
     write_model(folder / "bert")
     write_data(folder / "rows")

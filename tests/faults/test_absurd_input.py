@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import shutil
 import struct
@@ -40,6 +41,23 @@ def rows(**cells):
         )
         for i in range(60)
     )
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs devices")
+@pytest.mark.parametrize(
+    "name", ["plan.yaml", "adapter_config.json", "rows.csv", "rows/train.csv", "model.gguf"]
+)
+def test_a_device_is_refused_before_it_is_read(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to(os.devnull)
+    with pytest.raises(SpecError, match=f"{path.name} is a device, a pipe or a socket; save its content"):
+        if path.suffix == ".csv":
+            load(DataSpec(source=str(path if path.parent == tmp_path else path.parent)), seed=0)
+        elif path.suffix == ".gguf":
+            model.config_of(ModelSpec(id=str(path)))
+        else:
+            commands.count_word(str(path), model_id=None, revision=None)
 
 
 def test_json_lines_in_latin_1_are_refused(tmp_path):
