@@ -1,7 +1,7 @@
 """The run directory and its files: settings, strict YAML, atomic writes, lock, study, recovery.
 
 Inside the folder each file imports only from those before it:
-files, yaml, study_file → checksums, settings, plan → run_dir.
+files, study_file → yaml → checksums, settings, plan → run_dir.
 """
 
 from __future__ import annotations
