@@ -250,7 +250,7 @@ class _AttachedLayer:
     `on_inputs` says that the factors of IA3 multiply the inputs rather than the outputs.
     """
 
-    kind: str = field(compare=False)
+    kind: str
     rank: int
     scale: float | None = field(compare=False)
     dora: bool

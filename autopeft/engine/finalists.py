@@ -60,7 +60,7 @@ def rank(problem: SearchProblem, measurements: Iterable[Measurement]) -> list[Me
     while by_loss:
         best = max(by_loss, key=lambda m: -math.inf if m.metric is None else problem.sign * m.metric)
         # The lowest loss that the best metric is not clearly ahead of comes next.
-        following = next(m for m in by_loss if m is best or _ahead(problem, best, m) <= _CLEAR)
+        following = next(m for m in by_loss if _ahead(problem, best, m) <= _CLEAR)
         ranked.append(following)
         by_loss.remove(following)
     return ranked

@@ -114,8 +114,9 @@ def test_folder_without_a_plan_or_an_adapter_is_refused(tmp_path):
     refused(run(tmp_path), 2, "plan.yaml", "adapter_config.json")
 
 
-def test_config_that_names_no_model_asks_for_one(tmp_path):
-    refused(run(write_config(tmp_path, LORA)), 2, "--model")
+@pytest.mark.parametrize("name", [None, ""])
+def test_config_that_names_no_model_asks_for_one(name, tmp_path):
+    refused(run(write_config(tmp_path, {**LORA, "base_model_name_or_path": name})), 2, "--model")
 
 
 def test_what_matches_nothing_is_noted(tiny_llama, tmp_path):
@@ -140,6 +141,9 @@ def test_what_matches_nothing_is_noted(tiny_llama, tmp_path):
     assert [words for words in wanted if words.split("; ")[0] not in notes] == []
     assert len(answer["notes"]) == 6
     assert answer["trainable_params"] == 2 * 4 * (32 + 32) + 4 * (32 + 16) + 20 * (32 + 16)
+    assert answer["by_layer"] == {"0": 4 * (64 + 48), "1": 4 * 64 + 20 * 48}
+    assert list(answer["by_role"].items()) == [("k", 24 * 48), ("q", 8 * 64)]
+    assert (answer["ranks"], answer["sites"]) == ({"k": [4, 20], "q": [4, 4]}, {"k": 2, "q": 2})
 
 
 def test_config_that_fits_has_no_notes(tiny_llama, tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toys.engine import ROOMY, TIGHT, Run, World, kind_of, levels, problem, run
+from toys.engine import ROOMY, STEP_SECONDS, TIGHT, Run, World, kind_of, levels, problem, run
 from toys.metrics import ACCURACY, ERROR_RATE, LOSS, PEARSON
 
 from autopeft import space
@@ -20,7 +20,9 @@ from autopeft.executors import Serial
 from autopeft.extension import discover
 from autopeft.records import Measurement, MetricFacts, Plan, Status, Verdict
 
-SECONDS = 0.5 / 4  # of an example: half of what training on one takes, of which a step has four
+SECONDS = (
+    0.5 * STEP_SECONDS / 4
+)  # of an example: half of what training on one takes, of which a step has four
 
 
 def timed(truth=None) -> World:
@@ -29,7 +31,7 @@ def timed(truth=None) -> World:
 
 
 # A full run: 200 steps and 100 examples. A short one: 75 and 100. A test: 50 examples.
-FULL, SHORT, TEST = 200 + 100 * SECONDS, 75 + 100 * SECONDS, 50 * SECONDS
+FULL, SHORT, TEST = 200 * STEP_SECONDS + 100 * SECONDS, 75 * STEP_SECONDS + 100 * SECONDS, 50 * SECONDS
 
 
 @pytest.mark.parametrize(
@@ -40,6 +42,7 @@ FULL, SHORT, TEST = 200 + 100 * SECONDS, 75 + 100 * SECONDS, 50 * SECONDS
         ({"effort": "thorough", "trials": 6}, 6, {"q+v", "ia3", "head"}, 3),
         ({"effort": "thorough", "trials": 6, "seeds": 2}, 6, {"q+v", "ia3", "head"}, 2),
         ({"effort": "quick", "trials": 4}, 4, {"q+v", "ia3"}, 1),
+        ({"trials": 5}, 5, {"q+v", "ia3"}, 1),
         ({"trials": 3, "seeds": 2}, 3, {"q+v", "ia3"}, 2),
         ({"trials": 2}, 2, {"q+v", "ia3"}, 1),
         ({"trials": 1}, 1, {"q+v", "ia3"}, 1),
@@ -93,6 +96,8 @@ def test_smaller_budgets_keep_to_the_limits_too(limit: float) -> None:
 
 
 def test_a_limit_without_a_short_run_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    run(levels())
+    assert not caplog.records
     run(levels(), max_cost=1.0)
     told = [record.getMessage() for record in caplog.records]
     assert [line.partition(";")[0] for line in told] == [
@@ -175,7 +180,7 @@ def test_every_second_is_in_the_cost_once_and_r_is_a_full_run_of_the_baseline(
 def test_the_cost_of_a_usual_search_is_told_before(full_steps: int) -> None:
     """Evaluating a split takes a twentieth of the training, an example half of what training on it takes."""
     world, n = (
-        World(truth=levels(), example_seconds=0.5 / 16, goes_on=True),
+        World(truth=levels(), example_seconds=0.5 * STEP_SECONDS / 16, goes_on=True),
         int(0.05 * full_steps * 16 / 0.5),
     )
     search = run(world, full_steps=full_steps, n_examples=(n, n, n), batch_size=16)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from toys.engine import NO_LORA, SPACE, TIGHT, World, kind_of, levels, problem, run
+from toys.engine import NO_LORA, SPACE, STEP_SECONDS, TIGHT, World, kind_of, levels, problem, run
 from toys.metrics import ACCURACY, ERROR_RATE, LOSS
 
 from autopeft.errors import TrainingError
@@ -82,6 +82,8 @@ def test_the_test_split_is_read_once_and_says_nothing_of_the_choice() -> None:
     assert {m.plan for m in tested} == {search.outcome.best, search.outcome.baseline}
     assert search.outcome.verdict == run(levels(), seeds=3).outcome.verdict
     assert [full.metric_mean for full in search.outcome.test] == pytest.approx([0.9, 0.9])
+    assert [full.mean_loss for full in search.outcome.test] == pytest.approx([1.1 + 1 / 200] * 2)
+    assert {full.train_seconds for full in search.outcome.full_runs} == {200 * STEP_SECONDS}
     assert run(levels(), n_examples=(100, 100, 0)).outcome.test == ()
 
 
@@ -103,6 +105,7 @@ def test_where_no_lora_fits_the_head_alone_is_the_default(effort: str) -> None:
     search = run(levels(ia3=0.35), max_params=NO_LORA, effort=effort, trials=4, seeds=1)
     assert kind_of(search.outcome.baseline) == "head"
     assert search.kinds("confirm") == {"head": 1, "ia3": 1}
+    assert search.outcome.baseline.learning_rate == pytest.approx(0.03)  # the middle of 0.003 to 0.3
     assert search.display.baselines == {"head"}
 
 

@@ -120,7 +120,7 @@ def test_unit_and_direction_are_those_of_the_metric(metric: MetricFacts, gain: s
 
 
 def test_several_seeds_stand_in_the_sentence() -> None:
-    assert "on 1,500 confirm rows and 3 seeds; expect " in judged(0.05, 0.02, n_seeds=3).sentence
+    assert "on 1,500 confirm rows and 2 seeds; expect " in judged(0.05, 0.02, n_seeds=2).sentence
 
 
 def test_small_numbers_get_the_decimals_that_they_need() -> None:

@@ -51,6 +51,7 @@ SITES = tuple(
 )
 # Rank 1 of LoRA and of HiRA costs 16, 16 and 24: 112 everywhere, 64 at q and v. IA3 costs 8, 8 and 16: 64.
 ROOMY, TIGHT, NO_LORA = 300, 100, 15
+STEP_SECONDS = 2.0
 SCORES = {site.name: 1.0 + index for index, site in enumerate(SITES)}
 LIST = (
     FirstPlan(method="lora", placement="q+v", rate=0.4, baseline=True),
@@ -98,8 +99,8 @@ def levels(in_full: Mapping[str, float | Status] | None = None, **shares: float 
 class World:
     """Measures by a truth; examples are right in order, so that plans differ on as few as they can.
 
-    Without `greater_is_better` the scores count errors. The loss is 2 - quality + 1 / steps. A step takes a
-    second of the world's own clock, an evaluated example and the rest of a run take what is set. With
+    Without `greater_is_better` the scores count errors. The loss is 2 - quality + 1 / steps. A step takes two
+    seconds of the world's own clock, an evaluated example and the rest of a run take what is set. With
     `goes_on` a full run goes on from the branch of its short run.
     """
 
@@ -122,7 +123,7 @@ class World:
             done = [at.train_steps for of, at in self.calls if of == plan and at.seed == fidelity.seed]
             n_steps -= branch_step(min(done)) if min(done) < n_steps else 0
         taken: dict[str, Any] = {
-            "train_seconds": float(n_steps),
+            "train_seconds": STEP_SECONDS * n_steps,
             "trained_steps": n_steps,
             "eval_seconds": self.example_seconds * n,
             "overhead_seconds": self.overhead_seconds,
