@@ -23,6 +23,7 @@ from autopeft.model.checkpoint_source import own_class
 from autopeft.model.checks import text_configs
 from autopeft.records import ModelSpec, PlanDocument, SearchResult, TrainedPlan, from_json, resume_command
 from autopeft.run.base_facts import base_difference
+from autopeft.run.best import finished_weights
 from autopeft.run.reporting import TRAINED
 from autopeft.store import RunDir, read_plan, refuse_files
 from autopeft.train import warmup_steps
@@ -120,7 +121,7 @@ def _locate(folder: Path | None, adapter: Path | None) -> tuple[Path, PlanDocume
         command = resume_command(run.read_spec(), run.path)
         raise RunDirError(f"{folder} has no best plan yet; go on with: {command}")
     weights = run.best / "weights"
-    return weights if weights.is_dir() else run.best / "adapters", read_plan(run.best)
+    return finished_weights(run) if weights.is_dir() else run.best / "adapters", read_plan(run.best)
 
 
 def _read(

@@ -19,6 +19,7 @@ from autopeft.model.weight_comparison import weight_digests
 from autopeft.records import Plan, digest_of
 from autopeft.run.prepare import Prepared
 from autopeft.store import read_checked, write_checked
+from autopeft.tasks.parts.generating import NOT_OF_THE_MODEL
 
 TRAINING, OUTPUTS = "training.json", "outputs.json"
 _BASE, DATA = "base", "data_fingerprint"
@@ -40,6 +41,8 @@ _TOLERANCE, _TOLERANCE_16_BITS = 1e-3, 0.1
 def base_facts(module: nn.Module, processor: Any, *, weights: Mapping[str, str]) -> dict[str, Any]:
     """Collect what decides a base model's outputs, by name: config values, digests of weights and tokenizer.
 
+    For a model that writes texts: also its generation config, and how the tokenizer joins tokens.
+
     Args:
         module: A transformers model.
         processor: Its tokenizer or image processor; None leaves it out.
@@ -48,6 +51,10 @@ def base_facts(module: nn.Module, processor: Any, *, weights: Mapping[str, str])
     config = _with_effect(json.loads(cast(Any, module).config.to_json_string(use_diff=False)))
     facts = {f"config.{name}": value for name, value in config.items()}
     facts |= {name: digest[:16] for name, digest in weights.items()}
+    writes = getattr(module, "generation_config", None)
+    if writes is not None:
+        values = _with_effect(json.loads(writes.to_json_string(use_diff=False)))
+        facts |= {f"generation_config.{name}": values[name] for name in values.keys() - NOT_OF_THE_MODEL}
     if hasattr(processor, "get_vocab"):
         vocabulary = sorted(processor.get_vocab().items())
         words = " ".join(word for word, _ in vocabulary[:: len(vocabulary) // _N_WORDS + 1])
@@ -56,7 +63,11 @@ def base_facts(module: nn.Module, processor: Any, *, weights: Mapping[str, str])
         facts["vocabulary of the tokenizer"] = digest_of(vocabulary)
         special = {name: str(word) for name, word in processor.special_tokens_map.items()}
         facts["token ids of sample texts"] = digest_of(splits)
+        if writes is not None:
+            facts["texts of sample token ids"] = digest_of(processor.batch_decode(splits))
         facts |= {f"tokenizer.{name}": special[name] for name in sorted(special.keys() - _WITHOUT_EFFECT)}
+        for name in ("model_input_names", "truncation_side"):
+            facts[f"tokenizer.{name}"] = getattr(processor, name, None)
         facts["chat template"] = digest_of(getattr(processor, "chat_template", None))
     elif hasattr(processor, "to_json_string"):
         fields = _with_effect(json.loads(processor.to_json_string()))

@@ -134,12 +134,19 @@ def training_json(measurement: Measurement, facts: Mapping[str, Any]) -> str:
 
 
 def finished_weights(run: RunDir) -> Path:
-    """Give the folder of the best plan's weights; raises RunDirError if it is missing."""
+    """Give the folder of the best plan's weights; raises RunDirError if it is missing or of another run."""
     weights = run.best / "weights"
     if not weights.is_dir():
         raise RunDirError(
             f"{run.path} has no best/weights; write them again with: "
             f"{resume_command(run.read_spec(), run.path)}"
+        )
+    noted = trained_facts(weights / TRAINING)  # empty if another trainer made them
+    logged = {(m.plan.digest, m.fidelity.seed, m.metric, m.loss) for m in run.measurements.load()}
+    if noted and logged and tuple(map(noted.get, ("plan_id", "seed", "metric", "loss"))) not in logged:
+        raise RunDirError(
+            f"{weights} holds weights of another run: this run measured no plan {noted.get('plan_id')} with "
+            f"seed {noted.get('seed')} and their score; put best and state back as they were."
         )
     return weights
 

@@ -181,3 +181,12 @@ def test_a_plan_whose_ranks_were_swapped_after_training_is_refused_by_the_shapes
     path = trained / "plan.yaml"
     path.write_text(path.read_text().replace("rank: 2", "rank: 3", 1).replace("rank: 2", "rank: 1", 1))
     refused(verify(trained), 2, "hold 2 ×", "asks for 3 ×")
+
+
+def test_weights_of_another_run_in_the_place_of_the_best_ones_are_refused(run_copy, tmp_path):
+    best = run_copy / "best/weights"
+    shutil.rmtree(best)
+    train_plan(run_copy, seed=11, out=best)  # the same plan, so that they would fit
+    export = ["export", "--run", str(run_copy), "--to", "merged", "--out", str(tmp_path / "out")]
+    for command in (export, ["verify", str(run_copy)], ["try", str(run_copy), "a good film"]):
+        refused(CliRunner().invoke(app, command), 2, "holds weights of another run", "seed 11")
