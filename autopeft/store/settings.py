@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
@@ -35,6 +36,8 @@ _BYTES = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(?:([kmgt])(i?)b?|b)", re.ASCII)
 _GROUPED = re.compile(r"\d{1,3}(?:(?:_\d{3})+|(?:,\d{3})+)", re.ASCII)
 _LONGEST = 60  # characters of an amount of memory; longer ones are refused; chosen by hand
 _DURATION = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit})?" for unit in _UNIT_SECONDS), re.ASCII)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ def resolve_settings(
     content: dict[str, dict[str, Any]] = {}
     faults = []
     for name, entry in entries.items():
+        if entry.origin in env:  # it may be of another day
+            log.warning("%s sets %s to %s.", entry.origin, name, entry.value)
         topic, _, field = name.partition(".")
         try:
             content.setdefault(topic, {})[field] = _parsed(entry)
