@@ -29,6 +29,8 @@ _WITHOUT_EFFECT = frozenset(
     "id2label label2id num_labels problem_type use_cache return_dict output_attentions output_hidden_states "
     "pad_token_id pad_token".split()
 )
+# Steps of an image processor that its file need not name; None is noted, so that one which comes is seen.
+_OFTEN_UNSET = ("do_center_crop", "crop_size", "do_flip_channel_order", "do_pad")
 # Accents, ligatures, emoji, spaces, prices and links: tokenizers differ in how they split them.
 _TEXT = "Straße, naïve café: DON'T pay $3.14 (or 2,718 €)…\n\n\tfoo_bar ½ ﬁ 你好 😀  https://a.b/c?d=e  "
 _N_WORDS = 1 << 12  # of the vocabulary, at most, that the tokenizer splits in addition to _TEXT
@@ -70,7 +72,7 @@ def base_facts(module: nn.Module, processor: Any, *, weights: Mapping[str, str])
             facts[f"tokenizer.{name}"] = getattr(processor, name, None)
         facts["chat template"] = digest_of(getattr(processor, "chat_template", None))
     elif hasattr(processor, "to_json_string"):
-        fields = _with_effect(json.loads(processor.to_json_string()))
+        fields = dict.fromkeys(_OFTEN_UNSET) | _with_effect(json.loads(processor.to_json_string()))
         facts |= {f"image processor.{name}": value for name, value in fields.items()}
     return facts
 

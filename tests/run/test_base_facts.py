@@ -11,6 +11,7 @@ import transformers
 from tokenizers import Tokenizer
 from toys.bases import toy_config
 from toys.folders import word_tokenizer
+from toys.tasks import image_processor
 
 from autopeft.run.base_facts import base_facts
 from autopeft.tasks.parts.generating import generate_greedily
@@ -72,3 +73,11 @@ def test_facts_differ_where_the_tokenizer_gives_other_inputs(llama, name, value)
     )
     assert dict(inputs) != dict(other_inputs)
     assert {name for name in facts if facts[name] != other_facts[name]} == {f"tokenizer.{name}"}
+
+
+def test_facts_differ_where_an_image_processor_gets_a_step_more(llama):
+    changed = image_processor()
+    changed.do_center_crop, changed.crop_size = True, {"height": 6, "width": 6}
+    facts, other_facts = (base_facts(llama, each, weights={}) for each in (image_processor(), changed))
+    names = {"image processor.do_center_crop", "image processor.crop_size"}
+    assert {name for name in facts if facts[name] != other_facts[name]} == names
