@@ -133,10 +133,10 @@ def _plan_of_configs(path: Path, base: BaseModel, methods: Mapping[str, Method])
                 continue  # the config adapts only modules of the head
             planned = _attached_layers(meaning.method.configs(meaning.adapters), base, path=path)
             for name, layer in meaning.layers.items():
-                if not layer.is_same(planned.get(name)):
+                if not layer.is_same(planned[name]):
                     raise SpecError(
                         f"{path} means {_described(layer)} at {name}, "
-                        f"a plan {_described(planned.get(name))}; it cannot be measured as it is."
+                        f"a plan {_described(planned[name])}; it cannot be measured as it is."
                     )
     return UserPlan(plan=plan, notes=tuple(dict.fromkeys(notes)))
 
@@ -257,15 +257,12 @@ class _AttachedLayer:
     on_inputs: bool
     params: int
 
-    def is_same(self, other: _AttachedLayer | None) -> bool:
+    def is_same(self, other: _AttachedLayer) -> bool:
         """Whether another layer trains the same numbers in the same way; scales up to rounding."""
         return other == self and math.isclose(self.scale or 0.0, other.scale or 0.0, rel_tol=1e-9)
 
 
-def _described(layer: _AttachedLayer | None) -> str:
-    """Describe a layer in a message; None is `nothing`."""
-    if layer is None:
-        return "nothing"
+def _described(layer: _AttachedLayer) -> str:
     scale = "" if layer.scale is None else f" with scale {layer.scale:g}"
     return f"{layer.params:,} parameters{scale}{' on the inputs' if layer.on_inputs else ''}"
 

@@ -63,7 +63,7 @@ FORMS = {
     "TRAINABLE_TOKENS": [{"token_indices": [1, 2], "target_modules": ["embed_tokens"]}],
     "UNILORA": [{**SHORT, "theta_d_length": 16}],
     "VBLORA": [{**SHORT, "num_vectors": 4, "vector_length": 8}],
-    "VERA": [{**SHORT, "r": 4}, {**SHORT, "r": 4, "save_projection": False}],
+    "VERA": [{**SHORT, "r": 40}, {**SHORT, "r": 4, "save_projection": False}],
     "WAVEFT": [{**SHORT, "n_frequency": 10, "proportional_parameters": False}],
 }
 CASES = [(kind, form) for kind, forms in FORMS.items() for form in forms]
@@ -103,6 +103,22 @@ def test_count_is_what_peft_attaches_and_saves(kind, form, tiny_llama, tmp_path)
     counted = count(write_config(tmp_path / "config", {"peft_type": kind, **form}), model_id=str(tiny_llama))
     assert counted.trainable_params == n_trained(attached) > 0
     assert counted.adapter_bytes == tensor_bytes(tmp_path / "saved")
+
+
+def test_adalora_is_counted_at_the_ranks_that_its_training_kept(tiny_llama, tmp_path):
+    masks = ([True, False, True, False], [True, True, True, False])
+    pattern = {f"model.layers.{n}.self_attn.q_proj.lora_E": mask for n, mask in enumerate(masks)}
+    form = {
+        "init_r": 4,
+        "target_r": 2,
+        "total_step": 10,
+        "target_modules": ["q_proj"],
+        "rank_pattern": pattern,
+    }
+    folder = write_config(tmp_path / "config", {"peft_type": "ADALORA", **form})
+    counted = count(folder, model_id=str(tiny_llama))
+    assert (counted.trainable_params, counted.notes) == ((2 + 3) * (32 + 32 + 1), ())
+    assert counted.ranks == {"q": (2, 3)}
 
 
 @pytest.mark.parametrize(

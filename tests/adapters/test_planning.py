@@ -13,10 +13,10 @@ from peft import IA3Config, LNTuningConfig, LoHaConfig, LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from toys import architectures as model_toys
 
-from autopeft.adapters import compile_plan, read_user_plan
+from autopeft.adapters import common_learning_rate, compile_plan, read_user_plan
 from autopeft.errors import SiteError, SpecError
 from autopeft.extension import discover
-from autopeft.records import DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
+from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
 from autopeft.space import AllocationContext, Policy, plan_of
 from autopeft.store import write_plan
 
@@ -236,3 +236,12 @@ def test_a_plan_of_another_model_is_refused(tmp_path):
         SiteError, match=r"was made for some/model .*does not fit.* use a plan of this base model"
     ):
         read_user_plan(path, BASES["gpt2"], METHODS)
+
+
+def test_a_learning_rate_is_common_to_all_adapters_or_there_is_none():
+    half, twice = (Adapter(method="lora", site="q", rank=1, rate_factor=factor) for factor in (0.5, 2.0))
+    plans = [
+        Plan(adapters=adapters, learning_rate=0.1, trainable_params=0)
+        for adapters in ((), (half,), (half, twice))
+    ]
+    assert [common_learning_rate(plan) for plan in plans] == [0.1, 0.05, None]

@@ -154,6 +154,23 @@ def test_the_time_that_is_left_is_that_of_the_planned_runs() -> None:
     )
 
 
+def test_a_run_takes_as_long_as_those_with_adapters_that_finished() -> None:
+    asked = problem()
+    (_, lora), (_, diverged), *_ = asked.first_plans
+    runs = Runs(executor=Serial(), measure_one=None, progress=None, lengths=asked.lengths)  # type: ignore[arg-type]
+    ends = (
+        (lora, Status.COMPLETE, 400.0),
+        (diverged, Status.DIVERGED, 4.0),
+        (asked.head[1], Status.COMPLETE, 40.0),
+    )
+    at = asked.lengths.full(seed=0)
+    for plan, status, seconds in ends:
+        runs.measured[plan, at] = Measurement(
+            plan=plan, fidelity=at, status=status, train_seconds=seconds, trained_steps=200
+        )
+    assert runs.seconds(at) == 400
+
+
 # What it cost.
 
 

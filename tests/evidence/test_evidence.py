@@ -248,7 +248,7 @@ def test_equal_pseudo_values_have_a_step_in_place_of_a_span() -> None:
 
 
 def test_equal_losses_are_known_to_one_rounding_of_float32() -> None:
-    losses = np.full((3, 10), 50.0)
+    losses = np.linspace(20, 50, 30).reshape(3, 10)
     for pair in ((losses, losses), (losses, losses - 30), (losses - 30, losses)):
         assert paired_difference(*pair, span=None).std_error == pytest.approx(50 * 2.0**-23)
 
