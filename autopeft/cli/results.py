@@ -306,6 +306,9 @@ def _costs(preview: Preview) -> Iterator[tuple[str, str]]:
     is_limited = seconds.low == seconds.high
     span = f"{expected}, as limits shorten the search" if is_limited else f"{expected} ({low} to {high})"
     yield "time", f"{span}; R is {duration(forecast.full_run_seconds)}"
+    if (n_steps := forecast.steps_in_time) is not None:
+        fitting = f"; --max-steps {n_steps} would end in time" if n_steps else ""
+        yield "", f"a full run alone takes longer than --max-time, which never cuts it{fitting}"
     if forecast.price is not None:
         price = forecast.price
         yield "price", f"{price.expected:,.2f} ({price.low:,.2f} to {price.high:,.2f})"

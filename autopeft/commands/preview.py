@@ -183,7 +183,7 @@ class Forecast:
     `full_run_seconds` is R, one full run of the baseline with its evaluation. `seconds` are those of the
     whole command. `peak_bytes` is what a training step of the longest rows takes, weights included, with the
     method `dearest`: of all methods that spend the whole budget it takes most. `price` is in the currency of
-    `--gpu-price`; None without it.
+    `--gpu-price`; None without it. `steps_in_time` are what `--max-time` pays of the full run, if not all.
     """
 
     full_run_seconds: float
@@ -191,6 +191,7 @@ class Forecast:
     peak_bytes: int
     dearest: str
     price: Span | None = None
+    steps_in_time: int | None = None
 
 
 def forecast_of(prepared: Prepared, problem: SearchProblem, pace: Pace, *, so_far: float) -> Forecast:
@@ -203,12 +204,11 @@ def forecast_of(prepared: Prepared, problem: SearchProblem, pace: Pace, *, so_fa
     planned = planned_runs(problem)
     most = math.fsum(_seconds(fidelity, pace) for fidelity in planned) + _PASS_SHARE * full_run
     most -= repeated_steps(problem, planned) * pace.step_seconds
-    limits = (prepared.spec.search.max_time_seconds, (prepared.spec.search.max_cost or math.inf) * full_run)
-    least = so_far + len(problem.seeds) * full_run + _USUAL_REPORT_SECONDS
-    limit = max(min(limits[0] or math.inf, limits[1]), least)
-    low, expected, high = (
-        min(limit, so_far + share * most + _USUAL_REPORT_SECONDS) for share in (_LOW, _EXPECTED, _HIGH)
-    )
+    max_seconds = prepared.spec.search.max_time_seconds or math.inf
+    beside = so_far + _USUAL_REPORT_SECONDS
+    least = beside + len(problem.seeds) * full_run
+    limit = max(min(max_seconds, (prepared.spec.search.max_cost or math.inf) * full_run), least)
+    low, expected, high = (min(limit, beside + share * most) for share in (_LOW, _EXPECTED, _HIGH))
     hourly = prepared.spec.execution.gpu_price
     price = None
     if hourly is not None:
@@ -221,6 +221,11 @@ def forecast_of(prepared: Prepared, problem: SearchProblem, pace: Pace, *, so_fa
         peak_bytes=peaks[dearest],
         dearest=dearest,
         price=price,
+        steps_in_time=(
+            int(lengths.full_steps * max(0.0, max_seconds - beside) / (least - beside))
+            if max_seconds < least
+            else None
+        ),
     )
 
 

@@ -181,3 +181,17 @@ def test_no_limit_shortens_the_time_below_that_of_the_full_runs(limit, model_dir
     seconds, full_run = preview.forecast.seconds, preview.forecast.full_run_seconds
     assert seconds.low == seconds.high > 3 * full_run and preview.full_run_steps == 40
     assert "as limits shorten the search" in " ".join(preview_text(preview).split())
+
+
+def test_a_limit_below_one_full_run_names_the_steps_that_end_in_time(model_dir, data_dir):
+    settings = {"budget": "20%", "max_steps": 100_000, "max_time": 60.0}
+    preview = commands.preview(run_spec(model_dir, data_dir, **settings))
+    seconds, full_run, n_steps = (
+        preview.forecast.seconds.low,
+        preview.forecast.full_run_seconds,
+        preview.forecast.steps_in_time,
+    )
+    assert seconds - full_run + full_run * n_steps / 100_000 == pytest.approx(60, abs=full_run / 100_000)
+    assert f"--max-steps {n_steps} would end in time" in " ".join(preview_text(preview).split())
+    whole = commands.preview(run_spec(model_dir, data_dir, budget="20%", max_steps=8, max_time=600.0))
+    assert whole.forecast.steps_in_time is None
