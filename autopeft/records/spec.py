@@ -98,7 +98,7 @@ class TaskSpec(Topic):
     )
     epochs: float | None = setting(
         None,
-        "Length of a full run in epochs. Default: 3, 1 to 3 for language models, by the size of the data",
+        "Length of a full run in epochs. Default, by the size of the data: 3 to 20 (language models: 1 to 3)",
         "Full run",
         gt=0,
         le=1e6,

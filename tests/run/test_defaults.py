@@ -29,12 +29,12 @@ from autopeft.run.defaults import (
     with_max_new_tokens,
 )
 from autopeft.store import RunDir
+from autopeft.tasks.parts.usual import LABELLED
 from autopeft.train import limited_by, max_length_of
 
 TEXT = TaskDefaults(
     max_length=(128, 2048), batch_size=(4, 16), epochs=(1, 3), step_tokens=4096, seen_examples=20_000
 )
-LABELLED = TaskDefaults(max_length=(128, 512), batch_size=(1, 32), epochs=(3, 3))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,11 @@ def test_batch_of_labelled_rows_is_32_but_for_a_tiny_dataset(n_rows, expected):
 def test_epochs_fall_with_the_size_of_the_data():
     values = [epochs(n, defaults=TEXT)[0] for n in (10, 6_666, 6_667, 10_000, 10_001, 10**6)]
     assert values == [3, 3, 2, 2, 1, 1]
-    assert epochs(10**6, defaults=LABELLED)[0] == 3
+
+
+def test_few_labelled_rows_are_seen_up_to_20_times():
+    values = [epochs(n, defaults=LABELLED)[0] for n in (10, 500, 1000, 3_333, 10**6)]
+    assert values == [20, 20, 10, 3, 3]
 
 
 @pytest.fixture
