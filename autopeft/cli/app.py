@@ -252,6 +252,9 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a training that was stopped.", metavar="")
     ] = False,
+    all_rows: Annotated[
+        bool, typer.Option("--all-rows", help="Train on the rows of search and confirm, too.", metavar="")
+    ] = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -274,6 +277,7 @@ def train(
             data_source=values.get("data.source"),
             overrides={name: values.get(name) for name in overridden},
             resume=resume,
+            all_rows=all_rows,
         )
         measurement = trained.measurement
         if as_json:
@@ -283,7 +287,10 @@ def train(
             # The metric of a language model may be its loss, which is printed once.
             score = metric_words(measurement.metric, trained.is_share)
             metric = "" if trained.metric == "loss" else f"{trained.metric} {score} and "
-            print(f"{metric}loss {measurement.loss:.4f} on the confirm split")
+            if measurement.loss is None:
+                print("no score: all rows were trained on, and there is no test split")
+            else:
+                print(f"{metric}loss {measurement.loss:.4f} on the {measurement.fidelity.split} split")
             print(f"adapter {trained.folder}")
 
 

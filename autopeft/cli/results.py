@@ -47,6 +47,7 @@ _LABELS = {
     "documents": "all of the text",
     "stream": "all of the text, without a break",
 }
+_KEPT_SHARE = 0.1  # of the rows, kept for the search and the verdict, worth to train on; chosen by hand
 _OPEN = {"darwin": "open", "win32": "start"}.get(sys.platform, "xdg-open")
 _SPLITS = ("train", "search", "confirm", "test")
 
@@ -95,7 +96,10 @@ def print_result(result: SearchResult, path: Path) -> None:
 
 
 def next_steps(result: SearchResult, path: Path) -> list[str]:
-    """List commands: ask the adapter, open the report, push; or train again if the weights were deleted."""
+    """List commands: ask the adapter, open the report, push, train the plan on all rows.
+
+    If the weights were deleted, the last command writes them again.
+    """
     run, page, setting = quoted(str(path)), quoted(str(path / "report.html")), result.setting
     if not (path / "best" / "weights").is_dir():
         return [f"{_OPEN} {page}", resume_command(result.spec, path)]
@@ -107,6 +111,10 @@ def next_steps(result: SearchResult, path: Path) -> list[str]:
     elif setting.target_kind not in ("completion", "chat") and len(setting.input_columns) > 1:
         example = " ".join('"a text"' for _ in setting.input_columns)
     steps = [f"autopeft try {run} {example}", f"{_OPEN} {page}", f"autopeft push {run} user/name"]
+    splits = setting.splits
+    n_kept = splits.search + splits.confirm
+    if not result.spec.is_in_memory and n_kept > _KEPT_SHARE * (splits.train + n_kept):
+        steps.append(f"autopeft train --plan {run} --all-rows  # on {n_kept:,} more rows")
     return steps if setting.target_kind else steps[1:]
 
 

@@ -59,8 +59,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A trained plan: its measurement on the confirm split, and the folder of its adapter.
+    """A trained plan: its measurement, and the folder of its adapter.
 
+    The scores are of the confirm split. If all rows were trained on, they are of the test split, or None.
     `metric` is the name of the task's metric, and `is_share` whether it lies in [0, 1].
     """
 
@@ -79,6 +80,7 @@ def train_plan(
     data_source: str | None = None,
     overrides: Mapping[str, object] | None = None,
     resume: bool = False,
+    all_rows: bool = False,
 ) -> Trained:
     """Train a plan at full length and save the adapter in `peft`'s format, head included.
 
@@ -94,6 +96,7 @@ def train_plan(
         overrides: Values of `model.quantize` and the settings of `execution`; None stands for the plan's
             quantisation, and for the defaults.
         resume: Go on with a training that was stopped; plan, seed, model and data must be the same.
+        all_rows: Train on the rows of search and confirm too, for as many epochs or steps as the plan says.
 
     Raises:
         SpecError: The seed is out of range, or no dataset is named.
@@ -115,7 +118,7 @@ def train_plan(
     spec = spec_of_plan(document, model_id=model_id, data_source=data_source, overrides=overrides)
     if is_own_metric(spec.task.metric):
         own_function(str(spec.task.metric))  # refuses a bad one before the model is loaded
-    prepared = prepare(spec)
+    prepared = prepare(spec, all_rows=all_rows)
     bench = replace(prepared.bench, head_learning_rate=document.head_learning_rate)
     prepared = replace(prepared, bench=bench)
     check_plan(document.plan, prepared.base, prepared.methods)
@@ -126,7 +129,7 @@ def train_plan(
         split="confirm",
         train_steps=prepared.full_steps,
         train_examples=prepared.full_steps * prepared.bench.batch_size,
-        eval_examples=prepared.n_evaluated("confirm"),
+        eval_examples=1 if all_rows else prepared.n_evaluated("confirm"),
         seed=seed,
     )
     encode_ahead(prepared.bench.splits, [fidelity], batch_size=prepared.bench.batch_size)
@@ -146,6 +149,13 @@ def train_plan(
             if not measurement.status.is_of_machine:
                 unfinished.forget()  # it would fail in the same way again
             raise TrainingError(f"Training plan {document.plan.digest} failed: {measurement.reason}.")
+        if all_rows:  # a score on rows that were trained on would mislead
+            n_test = prepared.n_evaluated("test")
+            measurement = replace(measurement, metric=None, loss=None)
+            if n_test:
+                tested = bench.measure(document.plan, replace(fidelity, split="test", eval_examples=n_test))
+                at, metric, loss = tested.fidelity, tested.metric, tested.loss
+                measurement = replace(measurement, fidelity=at, metric=metric, loss=loss)
         _write_files(fresh, prepared, measurement, at=f"./{target.name}", weights=facts["weights"]["body"])
     return Trained(
         measurement=measurement,
@@ -244,6 +254,7 @@ def start_facts(prepared: Prepared, plan: Plan, fidelity: Fidelity) -> dict[str,
         "plan": plan.digest,
         "seed": fidelity.seed,
         "steps": fidelity.train_steps,
+        "train rows": len(prepared.data.train.labels),
         "batch size": prepared.bench.batch_size,
         "number format": prepared.spec.execution.dtype,
         "quantisation": prepared.spec.model.quantize,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, NamedTuple
 
 from autopeft.extension import Target
@@ -89,6 +90,16 @@ class LabelledData:
     fingerprint: str
     duplicates_removed: int
     notes: tuple[str, ...]
+
+    def with_all_rows(self) -> LabelledData:
+        """Put the rows of search and confirm into train as well, for a training that nothing is chosen by."""
+        parts = (self.train, self.search, self.confirm)
+        inputs, labels = (
+            tuple(chain(*rows)) for rows in zip(*((p.inputs, p.labels) for p in parts), strict=True)
+        )
+        note = f"All {len(labels):,} rows of train, search and confirm are trained on."
+        train = Split(name="train", inputs=inputs, labels=labels)
+        return replace(self, train=train, notes=(*self.notes, note))
 
     @property
     def label_names(self) -> tuple[str, ...]:

@@ -73,15 +73,14 @@ def model_card(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
 
 
 def trained_card(trained: TrainedPlan, facts: CardFacts, words: PartWords) -> str:
-    """Write the README.md of an adapter that `train` wrote, with its score on the confirm split."""
+    """Write the README.md of an adapter that `train` wrote, with its score if it has one."""
     measured = trained.measurement
-    assert measured.metric is not None, "the plan was trained and evaluated"
     return _card(
         "trained_card.md",
         trained,
         facts,
         words,
-        score=(measured.fidelity.split, measured.metric, ""),
+        score=None if measured.metric is None else (measured.fidelity.split, measured.metric, ""),
         context={
             "plan": trained.best,
             "words": plan_words(trained.best, (), words.labels),
@@ -96,24 +95,26 @@ def _card(
     facts: CardFacts,
     words: PartWords,
     *,
-    score: tuple[str, float, str],
+    score: tuple[str, float, str] | None,
     context: dict[str, Any],
 ) -> str:
-    """Fill in a card; `score` is the split, the metric, and a phrase on the rows, "" if they are all."""
+    """Fill in a card; `score` has the split, the metric, and a phrase on the rows, "" if they are all."""
     base, setting, spec, environment = facts.base_model, result.setting, result.spec, result.environment
     base_name, data_name = _last(base or setting.base_model), _last(setting.data)
     title = f"{base_name} adapted to {data_name}"
-    split, value, rows = score
-    evaluated = EvalResult(
-        task_type=setting.task,
-        task_name=setting.task.replace("-", " ").capitalize(),
-        dataset_type=facts.dataset or "custom",
-        dataset_name=f"{data_name}{rows}",
-        dataset_split=split,
-        metric_type=setting.metric,
-        metric_name=setting.metric,
-        metric_value=value,
-    )
+    evaluated = [
+        EvalResult(
+            task_type=setting.task,
+            task_name=setting.task.replace("-", " ").capitalize(),
+            dataset_type=facts.dataset or "custom",
+            dataset_name=f"{data_name}{rows}",
+            dataset_split=split,
+            metric_type=setting.metric,
+            metric_name=setting.metric,
+            metric_value=value,
+        )
+        for split, value, rows in filter(None, [score])
+    ]
     metadata = ModelCardData(
         base_model=base,
         base_model_relation="adapter" if base else None,
@@ -130,7 +131,7 @@ def _card(
         datasets=[facts.dataset] if facts.dataset else None,
         metrics=[setting.metric],
         model_name=title,
-        eval_results=[evaluated],
+        eval_results=evaluated or None,
     )
     labels = [shortened(name, _LONGEST_LABEL) for name in setting.label_names[:_MOST_LABELS]]
     body = render(

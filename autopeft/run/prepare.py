@@ -110,6 +110,7 @@ def prepare(
     under_way: Callable[[Plan, Fidelity], Path] | None = None,
     memory: InMemory = NAMED,
     interrupt: Callable[[], None] = lambda: None,
+    all_rows: bool = False,
 ) -> Prepared:
     """Load data and base model, encode the splits, and derive the settings that the user left open.
 
@@ -122,6 +123,7 @@ def prepare(
             None keeps no state.
         memory: Model and dataset that were passed as objects.
         interrupt: Called before each training step; what it raises stops the run.
+        all_rows: Put the rows of search and confirm into train as well.
 
     Raises:
         UnknownNameError: Task, score or metric does not exist.
@@ -137,6 +139,7 @@ def prepare(
             with model.quiet_libraries():
                 model.require_packages(spec.model)
         loaded = load_data(spec, part.read_rows, memory)
+        loaded = loaded.with_all_rows() if all_rows else loaded
         for note in loaded.notes:
             log.log(logging.WARNING if note.startswith("Dropped") else logging.INFO, "%s", note)
         # Fitted twice: now to refuse an unsuitable metric before the model is loaded; then with tokenizer.

@@ -79,8 +79,13 @@ def test_the_next_steps_ask_the_adapter_and_push_it(capsys, tmp_path, facts, inp
     (tmp_path / "best" / "weights").mkdir(parents=True)
     result = toy_result()
     result = replace(result, setting=replace(result.setting, **facts))
-    asked, pushed = steps_of(result, tmp_path, capsys)
+    asked, pushed, *trained = steps_of(result, tmp_path, capsys)
     assert (asked, pushed) == (f"autopeft try {tmp_path} {inputs}", f"autopeft push {tmp_path} user/name")
+    splits = result.setting.splits
+    n_kept = splits.search + splits.confirm
+    assert trained == [f"autopeft train --plan {tmp_path} --all-rows  # on {n_kept:,} more rows"]
+    many = replace(result.setting, splits=replace(splits, train=10 * n_kept))
+    assert len(steps_of(replace(result, setting=many), tmp_path, capsys)) == 2
 
 
 def test_what_was_deleted_is_written_again_by_a_command(capsys, tmp_path):
