@@ -40,15 +40,20 @@ class SavedPlan:
     plan: Plan
 
     @one_at_a_time()
-    def train(self, out: str | Path | None = None, *, seed: int | None = None) -> Trained:
+    def train(
+        self, out: str | Path | None = None, *, seed: int | None = None, all_rows: bool = False
+    ) -> Trained:
         """Train the plan on the run's model and data; the adapter goes to `out` or a new folder of `reports`.
+
+        With `all_rows`, the rows of search and confirm are trained on, too.
 
         Raises:
             SpecError: The model or the data of the run were objects in memory.
             AutopeftError: As for `autopeft train`.
         """
         with in_python_words():
-            return commands.train_plan(self.path, out=None if out is None else Path(out), seed=seed)
+            folder = None if out is None else Path(out)
+            return commands.train_plan(self.path, out=folder, seed=seed, all_rows=all_rows)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -89,7 +89,8 @@ def train_plan(
 
     Args:
         path: plan.yaml or a run directory.
-        out: Folder for the adapter; must be empty or absent. None is `reports/adapter-<plan>-<seed>`.
+        out: Folder for the adapter; must be empty or absent. None is `reports/adapter-<plan>-<seed>`, with
+            `-all-rows` if all are.
         seed: None takes the plan's seed.
         model_id: Base model to use instead of the plan's.
         data_source: Dataset to use instead of the plan's; it must have the columns that the plan names.
@@ -108,7 +109,8 @@ def train_plan(
     seed = document.seed if seed is None else seed
     if not 0 <= seed <= MAX_SEED:
         raise SpecError(f"The seed is {seed}; pass --seed from 0 to {MAX_SEED:,}.")
-    target = out or Path("reports") / f"adapter-{document.plan.digest}-{seed}"
+    name = f"adapter-{document.plan.digest}-{seed}" + ("-all-rows" if all_rows else "")
+    target = out or Path("reports") / name
     unfinished = Unfinished(out=target)
     refuse_files(target)  # before any work
     unfinished.check(resume=resume)

@@ -67,6 +67,17 @@ def test_every_format_gives_the_same_rows_and_fingerprint(tmp_path, suffix):
     assert data.fingerprint == read(write(tmp_path / "other.csv", rows)).fingerprint
 
 
+def test_all_rows_are_those_of_the_file_but_for_test(tmp_path):
+    rows, tested = make_rows(), make_rows(30, start=120)
+    write(tmp_path / "train.csv", rows)
+    write(tmp_path / "test.csv", tested)
+    data = read(tmp_path).with_all_rows()
+    labels = [data.label_names[label] for label in data.train.labels]
+    trained = sorted(zip((text for (text,) in data.train.inputs), labels, strict=True))
+    assert trained == sorted((row["text"], row["label"]) for row in rows)
+    assert sizes(data)[3] == 30 and not set(data.train.inputs) & set(data.test.inputs)
+
+
 @pytest.mark.parametrize("key", ["label", "text"])
 def test_fingerprint_changes_with_one_cell(tmp_path, key):
     rows = make_rows()

@@ -62,6 +62,20 @@ def short_task():
     return RunSpec().task.model_copy(update={"max_steps": 3, "batch_size": 8})
 
 
+def test_all_rows_are_trained_on_and_those_are_no_score(trained):
+    kind, folder = trained
+    names = {"class": "accuracy", "classes": "micro-f1", "number": "pearson"}
+    plan, out = folder.parent / "plan.yaml", folder.parent / "all"
+    of_all = train_plan(plan, out=out, all_rows=True)
+    assert of_all.measurement.metric is of_all.measurement.loss is None and of_all.metric == names[kind]
+    card = (out / "README.md").read_text()
+    assert "80 train examples, those of search and confirm included" in card and "model-index" not in card
+    lines = (folder.parent / "data" / "validation.jsonl").read_text()
+    (folder.parent / "data" / "test.jsonl").write_text(lines)  # confirm loses what it shares with it
+    tested = train_plan(plan, out=folder.parent / "tested", all_rows=True).measurement
+    assert tested.fidelity.split == "test" and tested.fidelity.eval_examples == 20 and tested.loss
+
+
 def scores_of(module, folder):
     """What the task means by the logits: a distribution, one probability for each label, or the number."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
