@@ -3,7 +3,7 @@
     python scripts/mutants.py OUT.csv [--rooms engine evidence budget adapters] [--n 100] [--seed 0]
 
 A mutant swaps an operator, a comparison, a constant, `min` and `max` or `any` and `all`, negates a condition,
-or leaves a statement out; messages and logs stay as they are. `coverage` (install it first) finds the tests
+or leaves a statement out; messages and logs stay as they are. `coverage` finds the tests
 that run each line, once, and OUT.json keeps them. Then all tests are collected once. Each mutant is a fork in
 which a module is changed, and which runs the tests of its line until one fails: those of its room first,
 quick ones before slow ones, as many as --seconds allows. Processes that tests start are not changed. A row

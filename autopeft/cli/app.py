@@ -268,13 +268,16 @@ def train(
         values = {name: attrgetter(name)(spec) for name in explicit}
         out = values.get("output.out")
         execution = ("device", "dtype", "attention", "memory_bytes", "micro_batch_tokens", "checkpointing")
-        overridden = ("model.quantize", *(f"execution.{name}" for name in execution))
+        overridden = (
+            "model.id",
+            "data.source",
+            "model.quantize",
+            *(f"execution.{name}" for name in execution),
+        )
         trained = commands.train_plan(
             plan,
             out=None if out is None else Path(out),
             seed=values.get("search.seed"),
-            model_id=values.get("model.id"),
-            data_source=values.get("data.source"),
             overrides={name: values.get(name) for name in overridden},
             resume=resume,
             all_rows=all_rows,

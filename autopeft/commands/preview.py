@@ -205,10 +205,10 @@ def forecast_of(prepared: Prepared, problem: SearchProblem, pace: Pace, *, so_fa
     most = math.fsum(_seconds(fidelity, pace) for fidelity in planned) + _PASS_SHARE * full_run
     most -= repeated_steps(problem, planned) * pace.step_seconds
     max_seconds = prepared.spec.search.max_time_seconds or math.inf
-    beside = so_far + _USUAL_REPORT_SECONDS
-    least = beside + len(problem.seeds) * full_run
+    overhead = so_far + _USUAL_REPORT_SECONDS
+    least = overhead + len(problem.seeds) * full_run
     limit = max(min(max_seconds, (prepared.spec.search.max_cost or math.inf) * full_run), least)
-    low, expected, high = (min(limit, beside + share * most) for share in (_LOW, _EXPECTED, _HIGH))
+    low, expected, high = (min(limit, overhead + share * most) for share in (_LOW, _EXPECTED, _HIGH))
     hourly = prepared.spec.execution.gpu_price
     price = None
     if hourly is not None:
@@ -222,7 +222,7 @@ def forecast_of(prepared: Prepared, problem: SearchProblem, pace: Pace, *, so_fa
         dearest=dearest,
         price=price,
         steps_in_time=(
-            int(lengths.full_steps * max(0.0, max_seconds - beside) / (least - beside))
+            int(lengths.full_steps * max(0.0, max_seconds - overhead) / (least - overhead))
             if max_seconds < least
             else None
         ),

@@ -21,7 +21,6 @@ from autopeft.records import (
     MAX_SEED,
     Fidelity,
     Measurement,
-    ModelSpec,
     Plan,
     PlanDocument,
     RunSpec,
@@ -76,8 +75,6 @@ def train_plan(
     *,
     out: Path | None = None,
     seed: int | None = None,
-    model_id: str | None = None,
-    data_source: str | None = None,
     overrides: Mapping[str, object] | None = None,
     resume: bool = False,
     all_rows: bool = False,
@@ -92,10 +89,8 @@ def train_plan(
         out: Folder for the adapter; must be empty or absent. None is `reports/adapter-<plan>-<seed>`, with
             `-all-rows` if all are.
         seed: None takes the plan's seed.
-        model_id: Base model to use instead of the plan's.
-        data_source: Dataset to use instead of the plan's; it must have the columns that the plan names.
-        overrides: Values of `model.quantize` and the settings of `execution`; None stands for the plan's
-            quantisation, and for the defaults.
+        overrides: Values in place of the plan's: of `model.id`, `model.quantize`, `data.source` (it must have
+            the columns that the plan names), and of `execution`. None is no value.
         resume: Go on with a training that was stopped; plan, seed, model and data must be the same.
         all_rows: Train on the rows of search and confirm too, for as many epochs or steps as the plan says.
 
@@ -114,10 +109,11 @@ def train_plan(
     unfinished = Unfinished(out=target)
     refuse_files(target)  # before any work
     unfinished.check(resume=resume)
-    require_data(path, document, data_source)
+    overridden = {name: value for name, value in (overrides or {}).items() if value is not None}
+    require_data(path, document, overridden.get("data.source"))
     if document.schedule != SCHEDULE:
         log.warning("The training does not follow the schedule in %s, but its own: %s.", path, SCHEDULE)
-    spec = spec_of_plan(document, model_id=model_id, data_source=data_source, overrides=overrides)
+    spec = spec_of_plan(document, overridden)
     if is_own_metric(spec.task.metric):
         own_function(str(spec.task.metric))  # refuses a bad one before the model is loaded
     prepared = prepare(spec, all_rows=all_rows)
@@ -126,7 +122,7 @@ def train_plan(
     check_plan(document.plan, prepared.base, prepared.methods)
     if note := other_base_note(document, prepared.base):
         log.warning("%s", note)
-    _warn_of_changes(path, prepared, is_plans_base=model_id is None, is_plans_data=data_source is None)
+    _warn_of_changes(path, prepared, overridden)
     fidelity = Fidelity(
         split="confirm",
         train_steps=prepared.full_steps,
@@ -167,7 +163,7 @@ def train_plan(
     )
 
 
-def require_data(path: Path, document: PlanDocument, data_source: str | None) -> None:
+def require_data(path: Path, document: PlanDocument, data_source: object) -> None:
     """Raise SpecError if neither the user nor the plan names a dataset, unless the plan is of the demo.
 
     A pushed plan, for example, names none. It would be trained on the demo's sentences otherwise.
@@ -180,14 +176,8 @@ def require_data(path: Path, document: PlanDocument, data_source: str | None) ->
         raise SpecError(f"{path} names no dataset to train on; pass one with --data.")
 
 
-def spec_of_plan(
-    document: PlanDocument,
-    *,
-    model_id: str | None = None,
-    data_source: str | None = None,
-    overrides: Mapping[str, object] | None = None,
-) -> RunSpec:
-    """Take the settings from a plan, but for those that the user replaces.
+def spec_of_plan(document: PlanDocument, overridden: Mapping[str, object] | None = None) -> RunSpec:
+    """Take the settings from a plan, but for those that the user replaces, by their names.
 
     The data is split by the plan's seed, so that the confirm split is that of its search.
 
@@ -197,15 +187,13 @@ def spec_of_plan(
     if document.plan.learning_rate <= 0:
         raise SpecError(f"The plan's learning rate is {document.plan.learning_rate}; it must be above 0.")
     base = document.model
-    if model_id is not None:
-        base = ModelSpec(id=model_id, quantize=base.quantize)
-    overridden = {name: value for name, value in (overrides or {}).items() if value is not None}
-    flags = {"model.quantize": base.quantize, **overridden}
+    flags = {"model.quantize": base.quantize, **(overridden or {})}
     checked, _ = resolve_settings(config=None, env={}, flags=flags, assignments=())
+    base = base if checked.model.id is None else checked.model
     base_id = None if base.id is None else whole_path(base.id)
     data = document.data
-    if data_source is not None:
-        data = data.model_copy(update={"source": whole_path(data_source)})
+    if checked.data.source is not None:
+        data = data.model_copy(update={"source": whole_path(checked.data.source)})
     return RunSpec(
         model=base.model_copy(update={"id": base_id, "quantize": checked.model.quantize}),
         execution=checked.execution,
@@ -215,7 +203,7 @@ def spec_of_plan(
     )
 
 
-def _warn_of_changes(path: Path, prepared: Prepared, *, is_plans_base: bool, is_plans_data: bool) -> None:
+def _warn_of_changes(path: Path, prepared: Prepared, overridden: Mapping[str, object]) -> None:
     """Warn if the plan's own base model or rows are no longer those of the finished weights beside it."""
     parent = path if path.is_dir() else path.parent
     folders = (parent / "best" / "weights", parent / "weights", parent)
@@ -223,9 +211,9 @@ def _warn_of_changes(path: Path, prepared: Prepared, *, is_plans_base: bool, is_
     if weights is None:
         return
     base, rows = prepared.base, trained_facts(weights / TRAINING).get(DATA)
-    if is_plans_base and (differing := base_difference(weights, base.module, base.tokenizer)):
+    if "model.id" not in overridden and (differing := base_difference(weights, base.module, base.tokenizer)):
         log.warning("%s was trained on another base model: %s.", weights, differing)
-    if is_plans_data and rows is not None and rows != prepared.data.fingerprint:
+    if "data.source" not in overridden and rows is not None and rows != prepared.data.fingerprint:
         log.warning("%s was trained on other rows than the data files hold now.", weights)
 
 
