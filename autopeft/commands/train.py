@@ -148,12 +148,11 @@ def train_plan(
                 unfinished.forget()  # it would fail in the same way again
             raise TrainingError(f"Training plan {document.plan.digest} failed: {measurement.reason}.")
         if all_rows:  # a score on rows that were trained on would mislead
-            n_test = prepared.n_evaluated("test")
             measurement = replace(measurement, metric=None, loss=None)
-            if n_test:
-                tested = bench.measure(document.plan, replace(fidelity, split="test", eval_examples=n_test))
-                at, metric, loss = tested.fidelity, tested.metric, tested.loss
-                measurement = replace(measurement, fidelity=at, metric=metric, loss=loss)
+            if n_test := prepared.n_evaluated("test"):
+                at = replace(fidelity, split="test", eval_examples=n_test)
+                tested = bench.measure(document.plan, at)
+                measurement = replace(measurement, fidelity=at, metric=tested.metric, loss=tested.loss)
         _write_files(fresh, prepared, measurement, at=f"./{target.name}", weights=facts["weights"]["body"])
     return Trained(
         measurement=measurement,
