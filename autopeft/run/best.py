@@ -141,9 +141,10 @@ def finished_weights(run: RunDir) -> Path:
             f"{run.path} has no best/weights; write them again with: "
             f"{resume_command(run.read_spec(), run.path)}"
         )
-    noted = trained_facts(weights / TRAINING)  # empty if another trainer made them
+    noted = trained_facts(weights / TRAINING)  # no plan if another trainer made them
     logged = {(m.plan.digest, m.fidelity.seed, m.metric, m.loss) for m in run.measurements.load()}
-    if noted and logged and tuple(map(noted.get, ("plan_id", "seed", "metric", "loss"))) not in logged:
+    about = tuple(noted.get(key) for key in ("plan_id", "seed", "metric", "loss"))
+    if about[0] is not None and logged and about not in logged:
         raise RunDirError(
             f"{weights} holds weights of another run: this run measured no plan {noted.get('plan_id')} with "
             f"seed {noted.get('seed')} and their score; put best and state back as they were."

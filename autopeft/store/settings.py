@@ -90,7 +90,7 @@ def resolve_settings(
     faults = []
     for name, entry in entries.items():
         if entry.origin in env:  # it may be of another day
-            log.warning("%s sets %s to %s.", entry.origin, name, entry.value)
+            log.info("%s sets %s to %s.", entry.origin, name, entry.value)
         topic, _, field = name.partition(".")
         try:
             content.setdefault(topic, {})[field] = _parsed(entry)

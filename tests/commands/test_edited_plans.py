@@ -27,7 +27,9 @@ def test_a_plan_without_its_dataset_is_not_trained_on_the_sample(document, data_
     write_plan(tmp_path / "plan.yaml", replace(document, data=DataSpec()))
     with pytest.raises(SpecError, match=r"plan\.yaml names no dataset to train on; pass one with --data"):
         train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter")
-    assert train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter", data_source=str(data_dir))
+    assert train_plan(
+        tmp_path / "plan.yaml", out=tmp_path / "adapter", overrides={"data.source": str(data_dir)}
+    )
 
 
 def test_a_schedule_of_the_user_is_said_not_to_be_followed(document, tmp_path, caplog):
@@ -59,5 +61,5 @@ def test_a_plan_is_trained_on_other_data_by_the_columns_it_names(document, tmp_p
     of_the_hub = DataSpec(source="some/set:en", **named)
     write_plan(tmp_path / "plan.yaml", replace(document, data=of_the_hub))
     other = str(tmp_path / "other.csv")
-    trained = train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter", data_source=other)
+    trained = train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter", overrides={"data.source": other})
     assert read_plan(trained.folder / "plan.yaml").data == DataSpec(source=other, **named)

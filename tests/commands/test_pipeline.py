@@ -154,7 +154,9 @@ def test_weights_that_are_passed_on_alone_can_be_trained_again(
     run: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     alone = shutil.copytree(run / "best/weights", tmp_path / "weights")
-    commands.train_plan(alone / "plan.yaml", out=tmp_path / "adapter", data_source=str(data_dir))
+    commands.train_plan(
+        alone / "plan.yaml", out=tmp_path / "adapter", overrides={"data.source": str(data_dir)}
+    )
     assert (tmp_path / "adapter" / WEIGHTS).read_bytes() == (alone / WEIGHTS).read_bytes()
     with pytest.raises(RunDirError, match="not empty"):
         commands.train_plan(run, out=tmp_path / "adapter")

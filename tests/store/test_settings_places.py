@@ -75,5 +75,6 @@ def test_text_is_a_number_for_a_flag_alone():
 
 def test_a_variable_of_the_environment_that_decides_a_setting_is_named(caplog):
     env = {"AUTOPEFT_SEARCH_SEED": "9", "AUTOPEFT_TASK_MAX_STEPS": "7", "AUTOPEFT_TASK_MAX_LENGTH": " "}
-    assert resolved({"task.max_steps": 5}, env=env).search.seed == 9
+    with caplog.at_level("INFO"):
+        assert resolved({"task.max_steps": 5}, env=env).search.seed == 9
     assert [each.getMessage() for each in caplog.records] == ["AUTOPEFT_SEARCH_SEED sets search.seed to 9."]
