@@ -268,12 +268,8 @@ def train(
         values = {name: attrgetter(name)(spec) for name in explicit}
         out = values.get("output.out")
         execution = ("device", "dtype", "attention", "memory_bytes", "micro_batch_tokens", "checkpointing")
-        overridden = (
-            "model.id",
-            "data.source",
-            "model.quantize",
-            *(f"execution.{name}" for name in execution),
-        )
+        overridden = ["model.id", "data.source", "model.quantize"]
+        overridden += [f"execution.{name}" for name in execution]
         trained = commands.train_plan(
             plan,
             out=None if out is None else Path(out),

@@ -47,7 +47,7 @@ _LABELS = {
     "documents": "all of the text",
     "stream": "all of the text, without a break",
 }
-_KEPT_SHARE = 0.1  # of the rows, kept for the search and the verdict, worth to train on; chosen by hand
+_KEPT_SHARE = 0.1  # of all rows; if search and confirm have more, `--all-rows` is named; chosen by hand
 _OPEN = {"darwin": "open", "win32": "start"}.get(sys.platform, "xdg-open")
 _SPLITS = ("train", "search", "confirm", "test")
 
@@ -113,7 +113,8 @@ def next_steps(result: SearchResult, path: Path) -> list[str]:
     steps = [f"autopeft try {run} {example}", f"{_OPEN} {page}", f"autopeft push {run} user/name"]
     splits = setting.splits
     n_kept = splits.search + splits.confirm
-    if not result.spec.is_in_memory and n_kept > _KEPT_SHARE * (splits.train + n_kept):
+    is_named = not (result.spec.is_in_memory or result.spec.has_own_trainer)  # model and rows, for `train`
+    if is_named and n_kept > _KEPT_SHARE * (splits.train + n_kept):
         steps.append(f"autopeft train --plan {run} --all-rows  # on {n_kept:,} more rows")
     return steps if setting.target_kind else steps[1:]
 

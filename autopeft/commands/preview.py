@@ -183,7 +183,7 @@ class Forecast:
     `full_run_seconds` is R, one full run of the baseline with its evaluation. `seconds` are those of the
     whole command. `peak_bytes` is what a training step of the longest rows takes, weights included, with the
     method `dearest`: of all methods that spend the whole budget it takes most. `price` is in the currency of
-    `--gpu-price`; None without it. `steps_in_time` are what `--max-time` pays of the full run, if not all.
+    `--gpu-price`; None without it. `steps_in_time` steps end within `--max-time`; None if a full run does.
     """
 
     full_run_seconds: float

@@ -86,8 +86,8 @@ def train_plan(
 
     Args:
         path: plan.yaml or a run directory.
-        out: Folder for the adapter; must be empty or absent. None is `reports/adapter-<plan>-<seed>`, with
-            `-all-rows` if all are.
+        out: Folder for the adapter; must be empty or absent. None is `reports/adapter-<plan>-<seed>`;
+            with `all_rows`, `-all-rows` follows.
         seed: None takes the plan's seed.
         overrides: Values in place of the plan's: of `model.id`, `model.quantize`, `data.source` (it must have
             the columns that the plan names), and of `execution`. None is no value.

@@ -10,6 +10,7 @@ import pytest
 from toys.results import kept_default, toy_result, with_sizes
 
 from autopeft.cli.results import print_result, print_several
+from autopeft.records import OWN_TRAINER
 from autopeft.report.formatting import interval
 
 FOLDER = Path("runs [/old]") / ("long-" * 20) / "[a]"
@@ -84,6 +85,8 @@ def test_the_next_steps_ask_the_adapter_and_push_it(capsys, tmp_path, facts, inp
     splits = result.setting.splits
     n_kept = splits.search + splits.confirm
     assert trained == [f"autopeft train --plan {tmp_path} --all-rows  # on {n_kept:,} more rows"]
+    own = result.spec.model_copy(update={"data": result.spec.data.model_copy(update={"source": OWN_TRAINER})})
+    assert len(steps_of(replace(result, spec=own), tmp_path, capsys)) == 2
     many = replace(result.setting, splits=replace(splits, train=10 * n_kept))
     assert len(steps_of(replace(result, setting=many), tmp_path, capsys)) == 2
 
