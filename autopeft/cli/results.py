@@ -115,7 +115,7 @@ def next_steps(result: SearchResult, path: Path) -> list[str]:
     n_kept = splits.search + splits.confirm
     is_named = not (result.spec.is_in_memory or result.spec.has_own_trainer)  # model and rows, for `train`
     if is_named and n_kept > _KEPT_SHARE * (splits.train + n_kept):
-        steps.append(f"autopeft train --plan {run} --all-rows  # on {n_kept:,} more rows")
+        steps.append(f"autopeft train --plan {run} --all-rows")
     return steps if setting.target_kind else steps[1:]
 
 

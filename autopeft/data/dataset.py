@@ -92,11 +92,10 @@ class LabelledData:
     notes: tuple[str, ...]
 
     def with_all_rows(self) -> LabelledData:
-        """Put the rows of search and confirm into train as well, for a training that nothing is chosen by."""
+        """Put the rows of search and confirm into train as well, for a plan that was chosen before."""
         parts = (self.train, self.search, self.confirm)
-        inputs, labels = (
-            tuple(chain(*rows)) for rows in zip(*((p.inputs, p.labels) for p in parts), strict=True)
-        )
+        inputs = tuple(chain.from_iterable(part.inputs for part in parts))
+        labels = tuple(chain.from_iterable(part.labels for part in parts))
         note = f"All {len(labels):,} rows of train, search and confirm are trained on."
         train = Split(name="train", inputs=inputs, labels=labels)
         return replace(self, train=train, notes=(*self.notes, note))

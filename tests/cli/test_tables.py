@@ -84,7 +84,7 @@ def test_the_next_steps_ask_the_adapter_and_push_it(capsys, tmp_path, facts, inp
     assert (asked, pushed) == (f"autopeft try {tmp_path} {inputs}", f"autopeft push {tmp_path} user/name")
     splits = result.setting.splits
     n_kept = splits.search + splits.confirm
-    assert trained == [f"autopeft train --plan {tmp_path} --all-rows  # on {n_kept:,} more rows"]
+    assert trained == [f"autopeft train --plan {tmp_path} --all-rows"]
     own = result.spec.model_copy(update={"data": result.spec.data.model_copy(update={"source": OWN_TRAINER})})
     assert len(steps_of(replace(result, spec=own), tmp_path, capsys)) == 2
     many = replace(result.setting, splits=replace(splits, train=10 * n_kept))
