@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,8 +77,8 @@ def searched(spec: RunSpec) -> list[list[object]]:
     return [best, *smaller]
 
 
-def swept(spec: RunSpec, folder: Path) -> Iterator[list[object]]:
-    """A row for each run of the sweep of four."""
+def swept(spec: RunSpec, folder: Path, rates: Sequence[float]) -> Iterator[list[object]]:
+    """A row for each run of a sweep over placements and rates."""
     prepared = prepare(spec)
     feasible, context = fit_to_budget(prepared, requested_space(spec))
     lengths = search_problem(prepared, feasible, context).lengths
@@ -86,7 +86,7 @@ def swept(spec: RunSpec, folder: Path) -> Iterator[list[object]]:
     entries = [
         FirstPlan(method="lora", placement=placement, rate=rate, baseline=True)
         for placement in ("q+v", "all")
-        for rate in RATES
+        for rate in rates
     ]
     family = prepared.task.defaults.family
     space = feasible.model_copy(update={"first": {family: tuple(entries)}})
@@ -118,6 +118,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--sizes", type=int, default=1)
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="Positions of the sweep.")
     parser.add_argument("--only", choices=("search", "sweep"), help="Only searches, or only sweeps.")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -140,7 +141,7 @@ def main() -> None:
                     sizes=given.sizes,
                     out=Path(folder) / "run",
                 )
-                rows = searched(spec) if what == "search" else list(swept(spec, Path(folder)))
+                rows = searched(spec) if what == "search" else list(swept(spec, Path(folder), given.rates))
             is_new = not given.out.exists()
             with given.out.open("a", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows([FIELDS] * is_new + [[*key, *row] for row in rows])
