@@ -121,7 +121,7 @@ def _locate(folder: Path | None, adapter: Path | None) -> tuple[Path, PlanDocume
         command = resume_command(run.read_spec(), run.path)
         raise RunDirError(f"{folder} has no best plan yet; go on with: {command}")
     weights = run.best / "weights"
-    return finished_weights(run) if weights.is_dir() else run.best / "adapters", read_plan(run.best)
+    return finished_weights(run) if weights.is_dir() else run.best / "adapters", read_plan(run.path)
 
 
 def _read(

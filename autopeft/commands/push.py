@@ -86,6 +86,9 @@ def push(
             "id on the hub with --base-model."
         )
     require_unchanged(weights)
+    document = read_plan(run)
+    if document.plan != result.best:
+        raise RunDirError(f"The plan in {run} is not the trained one, {result.best.digest}; put it back.")
     with temporary_folder() as parent:
         folder = shutil.copytree(weights, parent / "adapter")
         for name in (TRAINED, OUTPUTS):  # paths of this machine, rows of the dataset
@@ -98,8 +101,6 @@ def push(
         is_trained_id = hub_base(result.setting) == base_model  # else the revision is of another repository
         revision = result.spec.model.revision if is_trained_id else None
         name_base(folder, base_model, revision=revision)
-        # Older weights lie in best/ without their plan.
-        document = read_plan(folder if (folder / "plan.yaml").is_file() else run)
         base = document.model.model_copy(update={"id": base_model, "revision": revision})
         write_plan(folder / "plan.yaml", replace(document, model=base, data=DataSpec()))
         paths = (path for path in sorted(folder.rglob("*")) if path.is_file())

@@ -120,7 +120,7 @@ def run_search(
                     progress=page,
                     lengths=problem.lengths,
                     earlier=logged_measurements(run),
-                    record=lambda measurement: record(run, measurement),
+                    record=lambda measurement: record(run, state, measurement),
                     interrupt=interrupt,
                     clock=clock,
                     limits=Limits(seconds=seconds, cost=cost),

@@ -30,12 +30,13 @@ from autopeft.records import (
     to_json,
 )
 from autopeft.report.formatting import duration
-from autopeft.run.base_facts import DATA, TRAINING, base_difference, facts_of, trained_facts, write_outputs
+from autopeft.run.base_facts import DATA, base_difference, facts_of, write_outputs
 from autopeft.run.best import plan_document, training_json
 from autopeft.run.prepare import Prepared, prepare
 from autopeft.run.reporting import TRAINED, environment, setting_of, write_trained_card
 from autopeft.run.state import differences, loaded_facts
 from autopeft.store import (
+    TRAINING,
     RunDir,
     fresh_folder,
     read_checked,
@@ -43,6 +44,7 @@ from autopeft.store import (
     refuse_files,
     resolve_settings,
     sweep_fresh_folders,
+    trained_facts,
     whole_path,
     without_empty_parents,
     write_checked,
@@ -225,8 +227,6 @@ def _write_files(
     plan, seed = measurement.plan, measurement.fidelity.seed
     write_plan(folder / "plan.yaml", replace(plan_document(prepared, plan), seed=seed))
     write_text(folder / TRAINING, training_json(measurement, facts_of(prepared, weights)))
-    write_outputs(folder, prepared, plan)
-    write_loading_files(folder, prepared.spec.model, prepared.base, prepared.data)
     trained = TrainedPlan(
         spec=prepared.spec,
         setting=setting_of(prepared, {}),
@@ -235,6 +235,8 @@ def _write_files(
         environment=environment(prepared.base, prepared.spec.execution),
     )
     write_text(folder / TRAINED, json.dumps(to_json(trained), indent=2) + "\n")
+    write_loading_files(folder, prepared.spec.model, prepared.base, prepared.data)
+    write_outputs(folder, prepared, plan)
     write_trained_card(folder, trained, at=at)
 
 

@@ -233,7 +233,7 @@ def reference_of(path: Path, run: Path | None) -> Reference:
     if is_run(folder):
         opened = RunDir.open(folder)
         facts = finished_weights(opened)
-        plan = read_plan(opened.best).plan
+        plan = read_plan(opened.path).plan
         original = opened.weights(plan, finished_seed(opened))  # best/weights is a copy of it
         weights = original if original.is_dir() else facts
         return Reference(spec=opened.read_spec(), plan=plan, weights=weights, facts=facts)

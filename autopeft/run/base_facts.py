@@ -18,11 +18,11 @@ from autopeft.model.attaching import modules_kept_whole
 from autopeft.model.weight_comparison import weight_digests
 from autopeft.records import Plan, digest_of
 from autopeft.run.prepare import Prepared
-from autopeft.store import read_checked, write_checked
+from autopeft.store import BASE, TRAINING, read_checked, trained_facts, write_checked
 from autopeft.tasks.parts.generating import NOT_OF_THE_MODEL
 
-TRAINING, OUTPUTS = "training.json", "outputs.json"
-_BASE, DATA = "base", "data_fingerprint"
+OUTPUTS = "outputs.json"
+DATA = "data_fingerprint"
 # Config keys that change no output of the base model: places, versions, formats, labels of the trained head.
 _WITHOUT_EFFECT = frozenset(
     "_name_or_path architectures transformers_version dtype torch_dtype quantization_config "
@@ -86,16 +86,7 @@ def _with_effect(config: Any) -> Any:
 def facts_of(prepared: Prepared, weights: Mapping[str, str]) -> dict[str, Any]:
     """Collect `base_facts` of a run's base model, and the fingerprint of its rows."""
     facts = base_facts(prepared.base.module, prepared.base.tokenizer, weights=weights)
-    return {_BASE: facts, DATA: prepared.data.fingerprint}
-
-
-def trained_facts(path: Path) -> dict[str, Any]:
-    """Read a `training.json`; empty if it is missing or damaged."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return {BASE: facts, DATA: prepared.data.fingerprint}
 
 
 def base_difference(folder: Path, module: nn.Module, processor: Any = None) -> str:
@@ -104,7 +95,7 @@ def base_difference(folder: Path, module: nn.Module, processor: Any = None) -> s
     A fact that only one of the two has is not compared: another version of transformers may have added it.
     Returns "" if nothing differs, or if the folder is of an earlier version, which noted no facts.
     """
-    noted = trained_facts(folder / TRAINING).get(_BASE)
+    noted = trained_facts(folder / TRAINING).get(BASE)
     if not isinstance(noted, dict):
         return ""
     trained_whole = (*model.head_names(module), *modules_kept_whole(folder))

@@ -26,10 +26,19 @@ from autopeft.records import (
     resume_command,
     to_json,
 )
-from autopeft.run.base_facts import TRAINING, facts_of, trained_facts, write_outputs
+from autopeft.run.base_facts import facts_of, write_outputs
 from autopeft.run.prepare import Prepared
 from autopeft.run.reporting import hub_base, write_card
-from autopeft.store import RunDir, damaged, replace_folder, seal_of, write_plan, write_text
+from autopeft.store import (
+    TRAINING,
+    RunDir,
+    damaged,
+    replace_folder,
+    seal_of,
+    trained_facts,
+    write_plan,
+    write_text,
+)
 
 
 def write_best(run: RunDir, prepared: Prepared, result: SearchResult, *, weights: Mapping[str, str]) -> None:
@@ -75,7 +84,7 @@ def _fill(
     write_adapter(source, fresh / "adapters")
     full_run = next(m for m in result.measurements if m.plan == result.best and m.fidelity.split == "confirm")
     seed = full_run.fidelity.seed
-    seals = {(m.plan, m.fidelity): seal for m, seal in run.measurements.load_sealed()}
+    seals = {(m.plan, m.fidelity): seal for m, seal, _ in run.measurements.load_sealed()}
     seal = seals.get((result.best, full_run.fidelity))
     shutil.copytree(run.weights(result.best, seed), fresh / "weights", symlinks=True)
     if seal is None or seal_of(fresh / "weights") != seal:
@@ -87,11 +96,11 @@ def _fill(
     if texts.is_file():  # it quotes the data, and the folder of the weights may be passed on
         texts.rename(fresh / train.WRITTEN_TEXTS)
     write_text(fresh / "weights" / TRAINING, training_json(full_run, facts_of(prepared, weights)))
-    write_outputs(fresh / "weights", prepared, result.best)
     # This folder may be passed on alone. Its plan says how to train again, without a path of the data.
     document = replace(plan_document(prepared, result.best), data=DataSpec())
     write_plan(fresh / "weights" / "plan.yaml", document)
     write_loading_files(fresh / "weights", prepared.spec.model, prepared.base, prepared.data)
+    write_outputs(fresh / "weights", prepared, result.best)
     write_card(fresh / "weights", result, seed=seed)
 
 
@@ -134,21 +143,20 @@ def training_json(measurement: Measurement, facts: Mapping[str, Any]) -> str:
 
 
 def finished_weights(run: RunDir) -> Path:
-    """Give the folder of the best plan's weights; raises RunDirError if it is missing or of another run."""
+    """Give the folder of the best plan's weights.
+
+    Raises RunDirError if it is missing, or not of the run of `state`.
+    """
     weights = run.best / "weights"
     if not weights.is_dir():
         raise RunDirError(
             f"{run.path} has no best/weights; write them again with: "
             f"{resume_command(run.read_spec(), run.path)}"
         )
-    noted = trained_facts(weights / TRAINING)  # no plan if another trainer made them
-    logged = {(m.plan.digest, m.fidelity.seed, m.metric, m.loss) for m in run.measurements.load()}
-    about = tuple(noted.get(key) for key in ("plan_id", "seed", "metric", "loss"))
-    if about[0] is not None and logged and about not in logged:
-        raise RunDirError(
-            f"{weights} holds weights of another run: this run measured no plan {noted.get('plan_id')} with "
-            f"seed {noted.get('seed')} and their score; put best and state back as they were."
-        )
+    if run.state.is_dir():
+        run.load_result()  # raises if best is of another run
+    if not run.read_spec().has_own_trainer:
+        finished_seed(run)  # raises if nothing says that the run trained them
     return weights
 
 

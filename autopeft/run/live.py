@@ -20,6 +20,7 @@ from autopeft.errors import RunDirError, reason_of
 from autopeft.records import Measurement, SearchFacts, SearchSoFar, from_json, resume_command, to_json
 from autopeft.report.formatting import duration
 from autopeft.run.reporting import part_words
+from autopeft.run.state import logged_measurements
 from autopeft.store import SO_FAR, RunDir, damaged, read_checked, write_checked
 
 _PAUSE_SECONDS = 2.0  # between two writings of the page, at least
@@ -163,7 +164,7 @@ def render_so_far(run: RunDir) -> str:
     try:
         with filelock.FileLock(run.path / ".lock", timeout=0):
             status = _ended("stopped", so_far, run)
-            search = replace(so_far, measurements=run.measurements.load())
+            search = replace(so_far, measurements=tuple(logged_measurements(run).values()))
             report.write_so_far(search, run.path, words=part_words(so_far), status=status)
             return status
     except filelock.Timeout:

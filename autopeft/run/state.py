@@ -330,11 +330,13 @@ def _is_commit(revision: object) -> bool:
 
 
 def logged_measurements(run: RunDir) -> dict[tuple[Plan, Fidelity], Measurement]:
-    """Read the measurements of a stopped run; warn of a full run whose weights are lost, and leave it out."""
-    measured = {}
-    for measurement, seal in run.measurements.load_sealed():  # which warns of damaged lines
+    """Read the measurements of a stopped run; warn of one that cannot be used, and leave it out."""
+    measured, state = {}, read_state(run)
+    for measurement, seal, start in run.measurements.load_sealed():  # which warns of damaged lines
         plan, fidelity = measurement.plan, measurement.fidelity
-        if not _keeps_weights(measurement) or seal_of(run.weights(plan, fidelity.seed)) == seal is not None:
+        if state is not None and start not in (None, digest_of(state.start)):
+            log.warning("Plan %s is measured again; its measurement is of another run.", plan.digest)
+        elif not _keeps_weights(measurement) or seal_of(run.weights(plan, fidelity.seed)) == seal is not None:
             measured[plan, fidelity] = measurement
         else:
             log.warning(
@@ -349,7 +351,7 @@ def _keeps_weights(measurement: Measurement) -> bool:
     return measurement.fidelity.split == "confirm" and measurement.status is Status.COMPLETE
 
 
-def record(run: RunDir, measurement: Measurement) -> None:
+def record(run: RunDir, state: RunState, measurement: Measurement) -> None:
     """Add a measurement to the log, and remove the state of its training.
 
     A measurement that failed by the machine's fault is not logged, so that `--resume` tries it again.
@@ -358,5 +360,5 @@ def record(run: RunDir, measurement: Measurement) -> None:
         return
     folder = run.weights(measurement.plan, measurement.fidelity.seed)
     seal = seal_of(folder) if _keeps_weights(measurement) else None
-    run.measurements.append(measurement, weights=seal)
+    run.measurements.append(measurement, weights=seal, start=digest_of(state.start))
     shutil.rmtree(run.under_way(measurement.plan, measurement.fidelity), ignore_errors=True)

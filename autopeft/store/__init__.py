@@ -7,12 +7,15 @@ files, study_file → yaml → checksums, settings, plan → run_dir.
 from __future__ import annotations
 
 from autopeft.store.checksums import (
+    BASE,
+    TRAINING,
     damaged,
     read_checked,
     require_unchanged,
     reseal,
     seal_folder,
     seal_of,
+    trained_facts,
     write_checked,
 )
 from autopeft.store.files import (
@@ -31,8 +34,8 @@ from autopeft.store.files import (
     write_bytes,
     write_text,
 )
-from autopeft.store.plan import read_plan, write_plan
-from autopeft.store.run_dir import SO_FAR, STATE, RunDir
+from autopeft.store.plan import write_plan
+from autopeft.store.run_dir import SO_FAR, STATE, RunDir, read_plan
 from autopeft.store.settings import (
     SOURCES,
     by_dotted_name,

@@ -17,12 +17,14 @@ from autopeft.errors import RunDirError, SpecError
 from autopeft.records import digest_of
 from autopeft.store.files import follow_umask, sha256_of, sync_folder, write_text
 
-_FILE = "checksums.json"
-# Tensors, configs, also that with the label names, and what tokenizers and image processors write.
+_FILE, TRAINING = "checksums.json", "training.json"
+BASE = "base"  # in TRAINING: the facts of the base model
+# Tensors, configs, also that with the label names, what processors write, and what says how it was trained.
 _SEALED = re.compile(
-    r".*\.(safetensors|model|spm|txt|jinja)|(config|adapter_config|order|tokenizer.*|vocab.*|special_tokens_map|"
+    r".*\.(safetensors|model|spm|txt|jinja)|(config|adapter_config|order|trained|training|tokenizer.*|vocab.*|special_tokens_map|"
     r"added_tokens|preprocessor_config)\.json"
 )
+_UNSEAL = f"delete {_FILE} and {TRAINING} to use the folder as a plain adapter of peft"
 _SYNCED = "r+b" if os.name == "nt" else "rb"  # Windows only syncs files that are open to write
 
 log = logging.getLogger(__name__)
@@ -36,13 +38,17 @@ def seal_folder(folder: Path) -> None:
 
 
 def reseal(folder: Path, rewritten: Collection[Path]) -> None:
-    """Renew the checksums of the `rewritten` files only; a folder without checksums is sealed whole."""
+    """Renew the checksums of the `rewritten` files only, and drop those of files that are gone.
+
+    A folder without checksums is sealed whole.
+    """
     sums = _read_sums(folder)
     if sums is None:
         return seal_folder(folder)
     _synced_files(folder)
     renewed = {path.relative_to(folder).as_posix(): sha256_of(path) for path in rewritten}
-    write_text(folder / _FILE, json.dumps(sums | renewed, indent=2) + "\n")
+    sums = {name: digest for name, digest in sums.items() if (folder / name).is_file()} | renewed
+    write_text(folder / _FILE, json.dumps(sums, indent=2) + "\n")
 
 
 def seal_of(folder: Path) -> str | None:
@@ -57,17 +63,35 @@ def seal_of(folder: Path) -> str | None:
 
 
 def require_unchanged(folder: Path) -> None:
-    """Raise SpecError if a sealed file is missing or changed; folders without checksums pass."""
-    for name, expected in (_read_sums(folder) or {}).items():
+    """Raise SpecError if a sealed file is missing or changed, or `training.json` is not sealed.
+
+    A folder that `peft` wrote without autopeft has neither, and passes; so does one of autopeft 0.2.0.
+    """
+    sums = _read_sums(folder) or {}
+    if TRAINING not in sums and BASE in trained_facts(folder / TRAINING):
+        raise SpecError(
+            f"{folder / _FILE} is missing or of other files, so that nothing tells whether the weights are "
+            f"those that {TRAINING} describes; put it back, or {_UNSEAL}."
+        )
+    for name, expected in sums.items():
         path = folder / name
         if not path.is_file():
-            raise SpecError(f"{path} is missing; write the folder again, or delete {folder / _FILE}.")
+            raise SpecError(f"{path} is missing; write the folder again, or {_UNSEAL}.")
         if sha256_of(path) != expected:
             raise SpecError(
                 f"{path} is damaged or was edited (a later training that saves into its folder does that): "
                 f"its SHA-256 differs from the one in {_FILE}; write the folder again and save elsewhere, or "
-                f"delete {_FILE} to use the file as it is."
+                f"{_UNSEAL}."
             )
+
+
+def trained_facts(path: Path) -> dict[str, Any]:
+    """Read a `training.json`; empty if it is missing or damaged."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _synced_files(folder: Path) -> list[Path]:
@@ -96,7 +120,7 @@ def _read_sums(folder: Path) -> dict[str, str] | None:
     except ValueError:
         content = None
     if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
-        raise SpecError(f"{path} is damaged; write the folder again, or delete the file.")
+        raise SpecError(f"{path} is damaged; write the folder again, or {_UNSEAL}.")
     if any(Path(name).is_absolute() or ".." in Path(name).parts for name in content):
         raise SpecError(f"{path} names files outside its folder; write the folder again.")
     return {name: digest for name, digest in content.items() if _is_sealed(Path(name).name)}

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from autopeft import records
 from autopeft.errors import SpecError
-from autopeft.store.files import as_path, write_text
+from autopeft.store.files import write_text
 from autopeft.store.yaml import Inline, read_yaml, validate, without_removed, write_yaml_text
 
 _HEADER = """\
@@ -94,26 +94,8 @@ def write_plan(path: Path | str, document: records.PlanDocument) -> None:
     write_text(path, header + write_yaml_text(content))
 
 
-def read_plan(path: Path | str) -> records.PlanDocument:
-    """Read a plan from a file that `write_plan` wrote or a person edited.
-
-    Args:
-        path: The file, or a folder that holds `plan.yaml` or `best/plan.yaml` (a run directory).
-
-    Raises:
-        UnknownNameError: The file has a key that no plan has.
-        SpecError: No such file, another schema version, missing or bad values, or a site named twice.
-    """
-    path = as_path(path)
-    if path.is_dir():
-        candidates = (path / "plan.yaml", path / "best" / "plan.yaml")
-        file = next((candidate for candidate in candidates if candidate.is_file()), None)
-        if file is None:
-            raise SpecError(
-                f"{path} holds neither plan.yaml nor best/plan.yaml; pass a plan or the folder of a finished "
-                "run."
-            )
-        path = file
+def read_plan_file(path: Path) -> records.PlanDocument:
+    """Read a plan from a file that `write_plan` wrote or a person edited; see `read_plan` for the errors."""
     content = read_yaml(path)
     version = content.get("schema_version")
     if version != 1 or isinstance(version, bool):

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +21,12 @@ from pydantic import ValidationError
 
 from autopeft.errors import RunDirError, SpecError, reason_of
 from autopeft.records import (
+    SETTINGS,
     VERSION,
     Fidelity,
     Measurement,
     Plan,
+    PlanDocument,
     RunSpec,
     SearchResult,
     digest_of,
@@ -32,8 +35,9 @@ from autopeft.records import (
     resume_command,
     to_json,
 )
-from autopeft.store.checksums import damaged, read_checked, write_checked
+from autopeft.store.checksums import TRAINING, damaged, read_checked, trained_facts, write_checked
 from autopeft.store.files import as_path, cannot_write, refuse_files, write_text
+from autopeft.store.plan import read_plan_file
 from autopeft.store.yaml import read_yaml, validate, without_removed, write_yaml_text
 
 # Everything that a run writes before its first measurement.
@@ -192,7 +196,7 @@ class RunDir:
         try:
             return validate(RunSpec, without_removed(read_yaml(path)), source=str(path))
         except SpecError as error:
-            if self._is_of_other_version:
+            if self.is_of_other_version:
                 raise self._version_error(reason_of(error)) from error
             raise
 
@@ -212,7 +216,7 @@ class RunDir:
 
     def require_own_version(self) -> None:
         """Raise RunDirError if another version of autopeft began the run: its losses cannot be compared."""
-        if self._is_of_other_version:
+        if self.is_of_other_version:
             raise RunDirError(
                 f"{self.path} was measured by autopeft {self.version}, and this is {VERSION}; losses of two "
                 "versions cannot be compared. Go on with the other version, or repeat the search from the "
@@ -220,7 +224,8 @@ class RunDir:
             )
 
     @property
-    def _is_of_other_version(self) -> bool:
+    def is_of_other_version(self) -> bool:
+        """Whether another version of autopeft began the run."""
         return self.version not in (None, VERSION)
 
     def _version_error(self, reason: str) -> RunDirError:
@@ -254,18 +259,20 @@ class RunDir:
 
         Raises:
             RunDirError: The run has not finished, is damaged, or is of a version that cannot be read. A newer
-                version is refused, since its result may have parts that this version would leave out.
+                version is refused, since its result may have parts that this version would leave out. Also if
+                run.yaml has other settings, or `best` holds weights of another run.
         """
         version = self.version
         with suppress(InvalidVersion):  # somebody edited it
             if version is not None and Version(version) > Version(VERSION):
                 raise self._version_error("that is a newer version")
-        remedy = f"make it anew with `{resume_command(self.read_spec(), self.path)}`"
+        spec = self.read_spec()
+        remedy = f"make it anew with `{resume_command(spec, self.path)}`"
         try:
             content = read_checked(self._result_path, remedy=remedy)
             if isinstance(content, dict) and isinstance(content.get("spec"), dict):
                 content["spec"] = without_removed(content["spec"])
-            return from_json(SearchResult, content)
+            result = from_json(SearchResult, content)
         except FileNotFoundError as error:
             if not self.state.is_dir() and (self.best / "plan.yaml").is_file():
                 raise RunDirError(
@@ -279,9 +286,61 @@ class RunDir:
                 f"`{resume_command(self.read_spec(), self.path)}`."
             ) from error
         except ValidationError as error:
-            if self._is_of_other_version:
+            if self.is_of_other_version:
                 raise self._version_error(f"{self._result_path.name} has other keys or values") from error
             raise damaged(self._result_path, remedy=remedy) from error
+        self._require_one_run(spec, result)
+        return result
+
+    def _require_one_run(self, spec: RunSpec, result: SearchResult) -> None:
+        """Raise RunDirError if run.yaml or the finished weights are not of the run of the result."""
+        for name in SETTINGS:
+            written, noted = (attrgetter(name)(each) for each in (spec, result.spec))
+            if written != noted and not name.startswith("output."):
+                raise RunDirError(
+                    f"{self.path / 'run.yaml'} has {name} {written}, and the result in {self.state} has "
+                    f"{noted}: one was edited or is of another run; put it back."
+                )
+        weights = self.best / "weights"
+        trained = trained_facts(weights / TRAINING)  # without a plan in autopeft 0.2.0 and of other trainers
+        measured = {(m.plan.digest, m.fidelity.seed, m.metric, m.loss) for m in result.measurements}
+        about = tuple(trained.get(key) for key in ("plan_id", "seed", "metric", "loss"))
+        if about[0] is not None and about not in measured:
+            raise RunDirError(
+                f"{weights} holds weights of another run: {self.state} has no full run of plan {about[0]} "
+                f"with seed {about[1]} and their score; put best and state back as they were."
+            )
+
+
+def read_plan(path: Path | str) -> PlanDocument:
+    """Read a plan from a file that `write_plan` wrote or a person edited, or that of a folder.
+
+    Args:
+        path: The file, or a folder that holds `plan.yaml` or `best/plan.yaml` (a run directory).
+
+    Raises:
+        UnknownNameError: The file has a key that no plan has.
+        SpecError: No such file, another schema version, missing or bad values, or a site named twice.
+        RunDirError: The plan in a run directory was edited or is of another run.
+    """
+    path = as_path(path)
+    if not path.is_dir():
+        return read_plan_file(path)
+    candidates = (path / "plan.yaml", path / "best" / "plan.yaml")
+    file = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if file is None:
+        raise SpecError(
+            f"{path} holds neither plan.yaml nor best/plan.yaml; pass a plan or the folder of a finished run."
+        )
+    run, copy = RunDir(path), path / "plans" / "best.yaml"
+    if run.is_finished and not run.is_of_other_version:
+        run.load_result()  # raises if its parts are not of one run
+        if copy.is_file() and copy.read_bytes() != file.read_bytes():
+            raise RunDirError(
+                f"{file} was edited or is of another run: it differs from its copy {copy}; put it back, or "
+                "pass the file itself to take it as it is."
+            )
+    return read_plan_file(file)
 
 
 def _require_run(path: Path) -> None:
@@ -356,10 +415,11 @@ def _walk(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 class SealedMeasurement(NamedTuple):
-    """A measurement, and the seal of the weights that it kept (`checksums.seal_of`); None if it kept none."""
+    """A measurement, the seal of its kept weights (`checksums.seal_of`), and a digest of its run's start."""
 
     measurement: Measurement
     weights: str | None
+    start: str | None
 
 
 class MeasurementLog:
@@ -369,14 +429,13 @@ class MeasurementLog:
         self._path = path
         self._ends_with_whole_line = False
 
-    def append(self, measurement: Measurement, *, weights: str | None = None) -> None:
-        """Add a measurement and the seal of its kept weights; both are on the disk when this returns.
+    def append(self, measurement: Measurement, **seals: str | None) -> None:
+        """Add a measurement and the `weights` and `start` of its seals; it is on the disk when this returns.
 
         An unfinished last line is removed first. Raises RunDirError if the file cannot be written.
         """
-        content: dict[str, Any] = {"measurement": to_json(measurement)}
-        if weights is not None:
-            content["weights"] = weights
+        noted = {name: seal for name, seal in seals.items() if seal is not None}
+        content: dict[str, Any] = {"measurement": to_json(measurement), **noted}
         line = json.dumps({"sha256": _digest_of(content), **content}) + "\n"
         try:
             self._path.parent.mkdir(exist_ok=True)
@@ -423,9 +482,8 @@ class MeasurementLog:
             try:
                 content = json.loads(line) if line.endswith(b"\n") else {}
                 is_whole = content.pop("sha256") == _digest_of(content)
-                sealed = SealedMeasurement(
-                    from_json(Measurement, content["measurement"]), content.get("weights")
-                )
+                measurement = from_json(Measurement, content["measurement"])
+                sealed = SealedMeasurement(measurement, content.get("weights"), content.get("start"))
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError):
                 is_whole = False
             yield line, sealed if is_whole else None

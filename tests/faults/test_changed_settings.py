@@ -13,7 +13,8 @@ from autopeft import commands
 from autopeft.cli.progress import Silent
 from autopeft.errors import RunDirError
 from autopeft.records import with_setting
-from autopeft.store import read_checked, write_checked
+from autopeft.run.state import logged_measurements
+from autopeft.store import RunDir, read_checked, write_checked
 
 
 class StopsAfterOne(Silent):
@@ -127,6 +128,14 @@ def test_a_run_whose_start_is_missing_is_not_measured_further(stopped, tmp_path)
     (folder / "run/state/state.json").unlink()
     with pytest.raises(RunDirError, match=r"state\.json is missing, so that nothing tells whether data"):
         resume(folder)
+
+
+def test_measurements_in_the_log_of_another_run_are_not_taken(stopped, tmp_path, caplog):
+    folder = shutil.copytree(stopped, tmp_path / "copy")
+    (measured,) = logged_measurements(RunDir(folder / "run"))
+    edit_start(folder, data_fingerprint="of other rows")
+    assert logged_measurements(RunDir(folder / "run")) == {}
+    assert f"Plan {measured[0].digest} is measured again; its measurement is of another run" in caplog.text
 
 
 def test_a_run_goes_on_with_another_device_of_the_kind(stopped, tmp_path):

@@ -35,8 +35,8 @@ BROAD_EXCEPTS = {
 # and tell steps without a card, and let `try` refuse a file in place of a text.
 # 48 refuse devices and pipes, keep the tracker of locks and the watch over a dead parent, note a base's
 # generation config, refuse weights of another run, and name settings of the environment. 30 train a plan on
-# all rows, 12 say which steps fit a time limit.
-MAX_PACKAGE_LINES = 36_358
+# all rows, 12 say which steps fit a time limit. 72 refuse parts of a run that are of another run, or edited.
+MAX_PACKAGE_LINES = 36_430
 MAX_FOLDER_FILES = 15
 PARTS = {
     f"autopeft/{room}" for room in ("methods", "metrics", "tasks", "sensitivity", "exports")

@@ -25,7 +25,7 @@ def test_its_measurements_are_read_and_its_weights_are_those_that_were_measured(
     entries = run.measurements.load_sealed()
     lines = (kept / "state/measurements.jsonl").read_text().splitlines()
     assert len(entries) == len(lines) > 10
-    confirmed = [(m, seal) for m, seal in entries if m.fidelity.split == "confirm"]
+    confirmed = [(m, seal) for m, seal, _ in entries if m.fidelity.split == "confirm"]
     assert len(confirmed) >= 2
     assert all(seal_of(run.weights(m.plan, m.fidelity.seed)) == seal is not None for m, seal in confirmed)
 
