@@ -13,7 +13,7 @@ from autopeft.report.formatting import duration, percent
 if TYPE_CHECKING:
     from autopeft.adapters import Count
     from autopeft.commands import StepEstimate, Suggestion
-    from autopeft.estimate import Limits, Memory, Step
+    from autopeft.estimate import Limits, Step
 
 _ROLE = ("role", "sites", "rank", "parameters", "share")
 _LAYER = ("layer", "each", "parameters", "share")
@@ -230,10 +230,6 @@ def _seconds_json(seconds: float | None) -> dict[str, float] | None:
     return {end: share * seconds for end, share in zip(_ENDS, TIME_SPAN, strict=True)}
 
 
-def _peak_json(memory: Memory) -> dict[str, int]:
-    return {"low": memory.low, "expected": memory.expected, "high": memory.high}
-
-
 def _step_json(step: Step) -> dict[str, Any]:
     memory = step.memory
     return {
@@ -242,7 +238,7 @@ def _step_json(step: Step) -> dict[str, Any]:
         "quantize": step.quantize,
         "checkpointing": step.checkpointing,
         "flops": step.flops,
-        "peak_bytes": _peak_json(memory),
+        "peak_bytes": {name: getattr(memory, name) for name in _ENDS},
         "parts": {
             "weights": memory.weights,
             "trained": memory.trained,
@@ -296,14 +292,14 @@ def _suggested_time(suggestion: Suggestion) -> str:
 
 def suggestion_json(suggestion: Suggestion) -> dict[str, Any]:
     """Turn a suggestion into plain values."""
-    estimated, targets = suggestion.estimate, suggestion.config.target_modules
+    estimated = suggestion.estimate
     step, run, most = estimated.answer.step, estimated.run, estimated.max_bytes
     return {
         "base_model": suggestion.base_model,
         "trainable_params": suggestion.trainable_params,
         "r": suggestion.config.r,
         "lora_alpha": suggestion.config.lora_alpha,
-        "target_modules": sorted(targets) if isinstance(targets, set) else targets,
+        **suggestion.places,
         "learning_rate": suggestion.learning_rate,
         "warmup_steps": suggestion.warmup_steps,
         "batch_size": suggestion.batch_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from jinja2 import Environment, PackageLoader
 from peft import PeftConfig
@@ -71,6 +72,13 @@ class Suggestion:
         """How many micro-batches make a step."""
         return -(-self.batch_size // self.estimate.answer.step.n_rows)
 
+    @property
+    def places(self) -> dict[str, Any]:
+        """Fields of the config that say where: modules, experts, single ranks, a trained head."""
+        names = ("target_modules", "target_parameters", "rank_pattern", "alpha_pattern", "modules_to_save")
+        values = {name: value for name in names if (value := getattr(self.config, name))}
+        return {name: sorted(value) if isinstance(value, set) else value for name, value in values.items()}
+
     def snippet(self, trainer: str) -> str:
         """Write the lines that set this suggestion up in `peft`, TRL, unsloth or axolotl.
 
@@ -80,15 +88,12 @@ class Suggestion:
         if trainer not in TRAINERS:
             raise UnknownNameError("trainer", trainer, TRAINERS)
         environment = Environment(loader=PackageLoader("autopeft", "templates"), trim_blocks=True)
-        step = self.estimate.answer.step
-        targets = self.config.target_modules
         return environment.get_template(f"suggest/{trainer}.j2").render(
             config=self.config,
-            targets=sorted(targets) if isinstance(targets, set) else targets,
             suggestion=self,
-            step=step,
+            step=self.estimate.answer.step,
             n_steps=self.estimate.n_steps,
-            bf16=self.estimate.dtype == "bfloat16",
+            dtype=self.estimate.dtype,
         )
 
 
@@ -96,7 +101,7 @@ def suggest(request: SuggestRequest) -> Suggestion:
     """Spend the budget on LoRA of one round rank on all linear maps; predict batch, memory, time and price.
 
     Neither weights nor, without `data`, a tokenizer are read. If the step does not fit and the user set no
-    `quantize`, the base model is in 4 bits, provided that fits.
+    `quantize`, the base model is in 4 bits, provided that it can be and then fits.
 
     Raises:
         BudgetError: The budget does not pay rank 1 on all linear maps.
@@ -122,9 +127,12 @@ def suggest(request: SuggestRequest) -> Suggestion:
         run=RunRequest(task=request.task, data=request.data, price=request.gpu_price, accumulates=True),
     )
     step = estimate_step(estimate_request)
-    if request.quantize is None and not step.fits:
+    if request.quantize is None and not step.fits and step.answer.described.takes_few_bits:
         in_4_bits = estimate_step(replace(estimate_request, quantize="4bit"))
         step = in_4_bits if in_4_bits.fits else step
+    lora = discover("autopeft.methods")[BASELINE_METHOD]
+    read_by = [lora.servers(dict(adapter.options)) for adapter in plan.adapters]
+    servers = tuple(name for name in read_by[0] if all(name in names for names in read_by))
     return Suggestion(
         base_model=base.name,
         plan=plan,
@@ -132,15 +140,8 @@ def suggest(request: SuggestRequest) -> Suggestion:
         batch_size=step.n_rows,
         warmup_steps=warmup_steps(step.n_steps or _USUAL_STEPS),
         estimate=step,
-        servers=_servers_of(plan) if config.task_type == "CAUSAL_LM" else (),
+        servers=servers if config.task_type == "CAUSAL_LM" else (),
     )
-
-
-def _servers_of(plan: Plan) -> tuple[str, ...]:
-    """List the servers that can read all adapters of a plan."""
-    methods = discover("autopeft.methods")
-    first_read, *also_read = (methods[a.method].servers(dict(a.options)) for a in plan.adapters)
-    return tuple(name for name in first_read if all(name in servers for servers in also_read))
 
 
 def _largest_lora(spec: RunSpec, base: BaseModel) -> tuple[int, Plan, PeftConfig]:

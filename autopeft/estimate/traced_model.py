@@ -106,6 +106,8 @@ def describe(
         count = count_configs(part.files, base, path=part.path)
     if count is not None and n_layers is not None and not _is_even(count, n_layers):
         n_layers = None
+    if setup.dtype == torch.float16:  # as large as bfloat16, the one that CPUs' autocast and kernels take
+        setup = replace(setup, dtype=torch.bfloat16)
     builder = _Builder(part=part, setup=setup, task=task, methods=methods, auto_class=auto_class)
     return Description(
         traced=builder.traced_model(n_layers=n_layers, max_tokens=max_tokens),

@@ -109,8 +109,9 @@ def for_task(
 ) -> list[PeftConfig]:
     """Copy configs and put the task and its head into the first; no configs become one for the head alone.
 
-    If `module` is passed, the target pattern of a LoRA config becomes a list: of full names if `peft` would
-    rewrite the pattern, else of at most eight endings, such as q_proj, that match the same sites.
+    If `module` is passed, a LoRA config names its targets by at most eight endings, such as q_proj, that
+    match no other module. If that needs more, or `peft` would rewrite them, it keeps its pattern, or has full
+    names if `peft` would rewrite that too. Parameters of experts are named by their endings.
     """
     copies: list[Any] = [copy.deepcopy(config) for config in configs] or [head_only_config()]
     for config in copies:
@@ -119,10 +120,13 @@ def for_task(
             continue
         modules = [name for name, _ in module.named_modules()]
         sites = {name for name in modules if re.fullmatch(pattern, name)}
-        if rewrites_targets(pattern, module):
+        endings = set(plain_names(sites, modules))
+        if 0 < len(endings) <= _MOST_ENDINGS and not rewrites_targets(endings, module):
+            config.target_modules = endings
+        elif rewrites_targets(pattern, module):
             config.target_modules = sites or pattern  # "all-linear" matches no name
-        elif 0 < len(names := plain_names(sites, modules)) <= _MOST_ENDINGS:
-            config.target_modules = set(names)
+        if config.target_parameters:
+            config.target_parameters = plain_names(config.target_parameters, dict(module.named_parameters()))
     copies[0].task_type, copies[0].modules_to_save = task_type, list(head_names) or None
     return copies
 
@@ -245,7 +249,7 @@ def load_weights(model: PeftModel, names: Sequence[str], folder: Path) -> None:
     """
     require_unchanged(folder)
     for name in names:
-        path = _weights_path(folder, name, names)
+        path = (folder / name if len(names) > 1 else folder) / "adapter_model.safetensors"
         if not path.is_file():
             raise SpecError(
                 f"{path} is not there; pass the folder to which this plan's weights were saved, or run the "
@@ -271,10 +275,6 @@ def require_shapes(
             f"The weights in {path} hold {held} as {odd[0]}, the config asks for {asked_for}; use the config "
             "and weights of one adapter, and --model with its base model."
         )
-
-
-def _weights_path(folder: Path, name: str, names: Sequence[str]) -> Path:
-    return (folder / name if len(names) > 1 else folder) / "adapter_model.safetensors"
 
 
 def modules_kept_whole(folder: Path) -> frozenset[str]:

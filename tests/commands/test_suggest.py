@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import peft
 import pytest
+import yaml
+from toys.architectures import CONFIGS
+from transformers import MixtralForCausalLM
 from typer.testing import CliRunner
 
 import autopeft
 from autopeft import space
 from autopeft.cli.app import app
 from autopeft.cli.sizes import suggestion_json, suggestion_text
+from autopeft.commands.estimate import EstimateRequest, estimate_step
 from autopeft.commands.suggest import SuggestRequest, suggest
 from autopeft.extension import discover
 
@@ -99,3 +105,43 @@ def test_servers_are_named_for_causal_language_models_alone(model, model_dir):
         for each in (model, model_dir)
     ]
     assert ["served by" in text for text in texts] == [True, False]
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory):
+    """The folder of a config of a tiny Mixtral, whose experts are parameters."""
+    folder = tmp_path_factory.mktemp("mixtral")
+    CONFIGS["mixtral"]().save_pretrained(folder)
+    return folder
+
+
+def test_the_snippet_trains_what_is_told_in_a_model_with_experts(experts):
+    suggestion = suggest(SuggestRequest(model_id=str(experts), budget="r8", device="t4"))
+    written: dict = {}
+    exec(suggestion.snippet("peft"), written)
+    base = MixtralForCausalLM(CONFIGS["mixtral"]())
+    assert peft.get_peft_model(base, written["config"]).num_parameters(only_trainable=True) == (
+        suggestion.trainable_params
+    )
+    assert written["config"].target_modules == set("q_proj k_proj v_proj o_proj".split())
+    assert "fp16=True" in suggestion.snippet("trl")
+    assert '"dtype": "float16"' in suggestion.snippet("trl")
+    in_axolotl = yaml.safe_load(suggestion.snippet("axolotl"))
+    assert in_axolotl["lora_target_parameters"] == suggestion_json(suggestion)["target_parameters"]
+
+
+def test_float16_takes_the_memory_of_bfloat16(model):
+    requests = [
+        EstimateRequest(trained="lora_r4", model_id=model, dtype=dtype, batch_size=1, max_length=32)
+        for dtype in ("float16", "bfloat16")
+    ]
+    in_float16, in_bfloat16 = (estimate_step(request).answer.step.memory for request in requests)
+    assert in_float16 == in_bfloat16
+
+
+def test_a_quantised_checkpoint_that_does_not_fit_is_told_so(model, tmp_path):
+    config = json.loads((Path(model) / "config.json").read_text())
+    stored = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}
+    (tmp_path / "config.json").write_text(json.dumps(config | stored))
+    request = SuggestRequest(model_id=str(tmp_path), budget="r8", device="l4", memory="100MB")
+    assert not suggest(request).estimate.fits
