@@ -34,7 +34,7 @@ _TASK_TYPES = {  # by the ending of a class of transformers
     "ForTokenClassification": "TOKEN_CLS",
     "ForQuestionAnswering": "QUESTION_ANS",
 }
-_MOST_ENDINGS = 8  # in a list of targets that people would still write; chosen by hand
+_MOST_ENDINGS = 12  # in a list of targets; hybrids such as Jamba have 9 to 11; chosen by hand
 _HARMLESS = ("`is_gradient_checkpointing`", "Already found a `peft_config`", "Unsupported layer type")
 
 
@@ -109,7 +109,7 @@ def for_task(
 ) -> list[PeftConfig]:
     """Copy configs and put the task and its head into the first; no configs become one for the head alone.
 
-    If `module` is passed, a LoRA config names its targets by at most eight endings, such as q_proj, that
+    If `module` is passed, a LoRA config names its targets by at most twelve endings, such as q_proj, that
     match no other module. If that needs more, or `peft` would rewrite them, it keeps its pattern, or has full
     names if `peft` would rewrite that too. Parameters of experts are named by their endings.
     """

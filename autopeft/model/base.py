@@ -356,9 +356,9 @@ def check_sites(adapters: Sequence[Adapter], base: BaseModel) -> None:
 
 
 def _n_positions(module: nn.Module) -> int | None:
-    """How many tokens a model has positions for; None if there is no limit (T5, ALiBi)."""
+    """How many tokens a model has positions for; None if there is no limit (T5, Bloom)."""
     config = cast(Any, module.config).get_text_config()
-    names = ("max_position_embeddings", "max_encoder_position_embeddings")  # the second is LED's
+    names = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len")  # LED's, MPT's
     limits = (getattr(config, name, None) for name in names)
     limit = next((limit for limit in limits if isinstance(limit, int)), None)
     if limit is None or limit <= 0:  # XLNet says -1

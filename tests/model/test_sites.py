@@ -297,6 +297,7 @@ def test_methods_that_compute_with_stored_weights_refuse_quantised_ones():
         ("bert", CLASSES, CONTEXT),
         ("roberta", CLASSES, CONTEXT),  # its config says 42: it counts from behind the padding's place
         ("gpt2", CAUSAL, CONTEXT),
+        ("mpt", CAUSAL, CONTEXT),
         ("t5", SEQ2SEQ, None),
     ],
 )
