@@ -284,7 +284,6 @@ def _attach(configs: Sequence[PeftConfig], base: BaseModel, *, path: Path) -> At
         config.task_type = None
         if hasattr(config, "modules_to_save"):
             config.modules_to_save = None
-    module.requires_grad_(False).eval()
     return attach_one_each(module, copies, base_name=base.name, path=path)
 
 

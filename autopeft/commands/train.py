@@ -122,9 +122,7 @@ def train_plan(
     bench = replace(prepared.bench, head_learning_rate=document.head_learning_rate)
     prepared = replace(prepared, bench=bench)
     check_plan(document.plan, prepared.base, prepared.methods)
-    if note := other_base_note(document, prepared.base):
-        log.warning("%s", note)
-    _warn_of_changes(path, prepared, overridden)
+    _warn_of_changes(path, document, prepared, overridden=overridden)
     fidelity = Fidelity(
         split="confirm",
         train_steps=prepared.full_steps,
@@ -206,8 +204,12 @@ def spec_of_plan(document: PlanDocument, overridden: Mapping[str, object] | None
     )
 
 
-def _warn_of_changes(path: Path, prepared: Prepared, overridden: Mapping[str, object]) -> None:
-    """Warn if the plan's own base model or rows are no longer those of the finished weights beside it."""
+def _warn_of_changes(
+    path: Path, document: PlanDocument, prepared: Prepared, *, overridden: Mapping[str, object]
+) -> None:
+    """Warn if the base model, or the rows, are not those of the plan or of the finished weights beside it."""
+    if note := other_base_note(document, prepared.base):
+        log.warning("%s", note)
     parent = path if path.is_dir() else path.parent
     folders = (parent / "best" / "weights", parent / "weights", parent)
     weights = next((folder for folder in folders if (folder / TRAINING).is_file()), None)

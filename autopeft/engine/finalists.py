@@ -32,8 +32,8 @@ def choose_finalists(problem: SearchProblem, study: Study) -> tuple[list[Plan], 
     baselines = [m.plan for m in ranked if is_baseline[m.plan]]
     baselines += [plan for plan, arm in untried.items() if problem.is_baseline(arm)]
     if not baselines:
-        errors = [m.error for m in study.short.values() if is_baseline[m.plan] and m.error]
-        raise TrainingError(f"No learning rate of the baseline could be trained: {errors[0]}")
+        reason = next(m.reason for m in study.short.values() if is_baseline[m.plan])
+        raise TrainingError(f"No learning rate of the baseline could be trained: {reason}.")
     rivals = [m for m in ranked if not is_baseline[m.plan] and problem.is_allowed(m.plan)]
     slow = [m for m in rivals if problem.starts_slowly(m.plan) and _ahead(problem, rivals[0], m) <= _CLEAR]
     untried_rivals = [plan for plan in untried if plan not in baselines]

@@ -175,7 +175,7 @@ class Runs:
 
 def _pace(values: Sequence[float]) -> float:
     """The larger of two means, of all values and of the latest four: a shared machine may slow down."""
-    return max((math.fsum(part) / len(part) for part in (values, values[-_N_LATEST:]) if part), default=0.0)
+    return max(math.fsum(part) / len(part) for part in (values, values[-_N_LATEST:]))
 
 
 def broken_off(run: str, measurement: Measurement) -> TrainingError:

@@ -153,7 +153,7 @@ def finished_weights(run: RunDir) -> Path:
             f"{run.path} has no best/weights; write them again with: "
             f"{resume_command(run.read_spec(), run.path)}"
         )
-    if run.state.is_dir():
+    if run.state.is_dir() and not run.is_of_other_version:
         run.load_result()  # raises if best is of another run
     if not run.read_spec().has_own_trainer:
         finished_seed(run)  # raises if nothing says that the run trained them

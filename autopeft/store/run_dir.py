@@ -332,15 +332,16 @@ def read_plan(path: Path | str) -> PlanDocument:
         raise SpecError(
             f"{path} holds neither plan.yaml nor best/plan.yaml; pass a plan or the folder of a finished run."
         )
-    run, copy = RunDir(path), path / "plans" / "best.yaml"
+    run, copy, document = RunDir(path), path / "plans" / "best.yaml", read_plan_file(file)
     if run.is_finished and not run.is_of_other_version:
         run.load_result()  # raises if its parts are not of one run
-        if copy.is_file() and copy.read_bytes() != file.read_bytes():
-            raise RunDirError(
-                f"{file} was edited or is of another run: it differs from its copy {copy}; put it back, or "
-                "pass the file itself to take it as it is."
-            )
-    return read_plan_file(file)
+    trained = trained_facts(path / TRAINING).get("plan_id", document.plan.digest)
+    is_copied = not (run.is_finished and copy.is_file()) or copy.read_bytes() == file.read_bytes()
+    if trained != document.plan.digest or not is_copied:
+        raise RunDirError(
+            f"{file} was edited or is of another run; put it back, or pass the file itself to use it."
+        )
+    return document
 
 
 def _require_run(path: Path) -> None:

@@ -61,6 +61,11 @@ def test_config_that_cannot_be_counted_is_refused_in_a_sentence(content, code, w
     assert [path.name for path in tmp_path.iterdir()] == ["adapter_config.json"]
 
 
+def test_a_rank_as_high_as_its_maps_is_counted(tiny_llama, tmp_path):
+    counted = run(write_config(tmp_path, {**LORA, "r": 32}), "--model", tiny_llama, "--json")
+    assert json.loads(counted.stdout)["trainable_params"] == 2 * 32 * (32 + 32) + 2 * 32 * (32 + 16)
+
+
 @pytest.mark.parametrize(
     ("order", "words"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -171,6 +172,45 @@ def test_a_run_takes_as_long_as_those_with_adapters_that_finished() -> None:
     assert runs.seconds(at) == 400
 
 
+def estimated(measured: list[tuple[Any, float, float]], asked: Any) -> float | None:
+    """Estimate a run after some of 200 steps: fidelity, seconds per step, seconds of the evaluation."""
+    made = problem()
+    runs = Runs(executor=Serial(), measure_one=None, progress=None, lengths=made.lengths)  # type: ignore[arg-type]
+    plan = made.first_plans[0][1]
+    for at, pace, evaluation in measured:
+        runs.measured[plan, at] = Measurement(
+            plan=plan,
+            fidelity=at,
+            status=Status.COMPLETE,
+            train_seconds=pace * 200,
+            trained_steps=200,
+            eval_seconds=evaluation,
+        )
+    return runs.seconds(asked)
+
+
+def test_an_evaluation_takes_as_long_as_those_on_its_own_split() -> None:
+    """Short runs of a generating task write no texts."""
+    short, full = problem().lengths.short(seed=0), problem().lengths.full(seed=0)
+    measured = [(short, 2.0, 1.0), (full, 2.0, 50.0)]
+    assert estimated(measured, full) == pytest.approx(full.train_steps * 2 + 50)
+    assert estimated(measured, short) == pytest.approx(short.train_steps * 2 + 1)
+
+
+@pytest.mark.parametrize(("paces", "expected"), [((1, 1, 3, 3, 3, 3), 3), ((3, 3, 1, 1, 1, 1), 10 / 6)])
+def test_a_step_takes_the_mean_of_all_or_of_the_latest_four_runs(
+    paces: tuple[int, ...], expected: float
+) -> None:
+    lengths = problem().lengths
+    measured = [(lengths.full(seed=seed), float(pace), 0.0) for seed, pace in enumerate(paces)]
+    assert estimated(measured, lengths.full(seed=0)) == pytest.approx(200 * expected)
+
+
+def test_without_a_test_split_no_reading_of_it_is_planned() -> None:
+    asked = problem(n_examples=(100, 100, 0))
+    assert {at.split for at in (*planned_runs(asked), *asked.full_runs(n_plans=2))} == {"search", "confirm"}
+
+
 # What it cost.
 
 
@@ -209,6 +249,18 @@ def test_a_usual_search_has_as_many_short_runs_as_the_longest_list_of_first_plan
     lists = space.load("default", known_methods=discover("autopeft.methods")).first
     n_first = max(len(plans) for family, plans in lists.items() if family != "small")
     assert usual_cost(300) == usual_cost(300, n_first=n_first)
+
+
+def test_r_is_a_finished_run_of_the_rival_if_the_baseline_is_not_trained() -> None:
+    outcome = run(timed()).outcome
+    runs = [
+        replace(m, train_seconds=0.0, trained_steps=0) if m.plan == outcome.baseline else m
+        for m in outcome.measurements
+    ]
+    of_rival = next(m for m in runs if m.plan == outcome.rival and m.fidelity.split == "confirm")
+    diverged = replace(of_rival, status=Status.DIVERGED, train_seconds=1.0)
+    changed = replace(outcome, measurements=(*runs, diverged))
+    assert search_cost(changed, scoring_seconds=0.0, load_seconds=0.0).full_run_seconds == pytest.approx(FULL)
 
 
 def test_runs_that_the_outcome_does_not_use_are_paid_too() -> None:

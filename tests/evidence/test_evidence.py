@@ -111,6 +111,18 @@ def test_variances_of_seeds_and_rows_of_one_plan_add_up() -> None:
     assert std_error == pytest.approx(math.hypot(stats.sem(seeds), stats.sem(rows)))
 
 
+def test_noise_of_single_scores_is_not_counted_twice() -> None:
+    """A two-way analysis of variance by least squares."""
+    rng = np.random.default_rng(3)
+    table = np.array([[0.0], [3.0], [7.0]]) + 4 * rng.normal(size=5) + rng.normal(size=(3, 5))
+    design = np.array([[*np.eye(3)[seed], *np.eye(5)[row]] for seed in range(3) for row in range(5)])
+    residual = table.ravel() - design @ np.linalg.lstsq(design, table.ravel(), rcond=None)[0]
+    of_seeds, of_rows = 5 * table.mean(axis=1).var(ddof=1), 3 * table.mean(axis=0).var(ddof=1)
+    variance = (of_seeds + of_rows - (residual**2).sum() / (2 * 4)) / 15
+    _, std_error = mean_and_std_error(table, span=None)
+    assert std_error == pytest.approx(math.sqrt(variance))
+
+
 @pytest.mark.parametrize("n_rows", [100, 500, 2000])
 def test_least_difference_is_the_half_width_of_equal_plans_that_disagree(n_rows: int) -> None:
     n_apart = n_rows // 20  # each is right alone on so many rows
