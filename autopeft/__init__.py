@@ -52,26 +52,20 @@ __all__ = [
     "tune",
 ]
 
-# The module of each name. It is imported at the first use: torch, transformers and peft take seconds.
+# The module of each name but those of `api`, which is imported at the first use: torch, transformers and peft
+# take seconds.
 _MODULES = {
-    **dict.fromkeys(
-        (
-            *("Result", "Score", "Study", "Trial", "analyze", "apply", "load_plan", "load_result", "save"),
-            *("search", "suggest", "tune"),
-        ),
-        "autopeft.api",
-    ),
     **dict.fromkeys(("Plan", "PlanDocument", "RunSpec", "SearchResult"), "autopeft.records"),
     "AutopeftError": "autopeft.errors",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    if name not in __all__:
         if instead := instead_of("attribute", name):
             raise AttributeError(f"autopeft.{name} was removed; {instead}.")
         raise AttributeError(f"module 'autopeft' has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+    return getattr(importlib.import_module(_MODULES.get(name, "autopeft.api")), name)
 
 
 def __dir__() -> list[str]:

@@ -18,11 +18,8 @@ _MEMORY = (
 def left_bytes(*, root: Path = _ROOT, groups: Path = _GROUPS) -> int:
     """Read how many bytes of memory control groups leave to this process; 2**62 without a limit.
 
-    A container sees its own group as the root. A job of Slurm or systemd lies deeper, under more groups.
-
-    Args:
-        root: Where the groups are mounted.
-        groups: The file that names those of this process.
+    A container sees its own group as the root. A job of Slurm or systemd lies deeper, under more groups. They
+    are mounted at `root`, and the file `groups` names those of this process.
     """
     free = [2**62]
     for folder in _folders("memory", root, groups):

@@ -8,17 +8,26 @@ writes them to `docs/`; `tests/report/test_schema.py` holds the files against th
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
-from autopeft.report import result_schema, trials_schema
+from autopeft.report import ResultFile, TrialRow
 from autopeft.run.trials import Score, Trial
+
+
+def _schema(model: type[BaseModel], title: str) -> dict[str, Any]:
+    schema = model.model_json_schema(mode="serialization")
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": dialect, "title": title, **schema}
+
 
 _DOCS = Path(__file__).parents[1] / "docs"
 PAGES = {
-    _DOCS / "result.schema.json": result_schema,
-    _DOCS / "trials.schema.json": trials_schema,
+    _DOCS / "result.schema.json": partial(_schema, ResultFile, "result.json of an autopeft run"),
+    _DOCS / "trials.schema.json": partial(_schema, TrialRow, "row of trials.csv of an autopeft run"),
     _DOCS / "trial.schema.json": Trial.model_json_schema,
     _DOCS / "score.schema.json": TypeAdapter(Score).json_schema,
 }

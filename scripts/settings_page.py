@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from autopeft.records import SETTINGS
-from autopeft.records.fields import Group
+from autopeft.records.fields import Group, SettingField
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 _INTRODUCTION = """\
@@ -28,6 +28,12 @@ In Python, write the flag as a keyword: `max_steps=50`. "demo" marks the default
 """
 
 
+def _choices(field: SettingField) -> str:
+    """The choices after a colon, `: serial or ray`; empty if any value is allowed."""
+    *most, last = field.choices or ("",)
+    return f": {', '.join(most)} or {last}" if most else ""
+
+
 def settings_page() -> str:
     """The page: one table per group of `autopeft search --help`."""
     sections = [_INTRODUCTION]
@@ -38,7 +44,7 @@ def settings_page() -> str:
                 f"`{field.name}`",
                 f"`{field.flag}`" if field.flag else "",
                 field.default_text,
-                f"{field.help}{field.choices_text}.",
+                f"{field.help}{_choices(field)}.",
             )
             for field in fields
         ]

@@ -130,8 +130,7 @@ def is_adapter(path: Path) -> bool:
 def read_configs(path: Path) -> list[ConfigFile]:
     """Read the configs of an adapter, in the order in which they are attached.
 
-    Args:
-        path: An adapter_config.json, its folder, or a folder with an order.json of several.
+    The path is an adapter_config.json, its folder, or a folder with an order.json of several.
 
     Raises:
         UnknownNameError: A type that this `peft` does not know.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +24,8 @@ from autopeft.extension import Method
 from autopeft.model import BaseModel, adapter_names, for_task
 from autopeft.model.linear_maps import role_by_name
 from autopeft.records import Plan, Site
+from autopeft.records.plans import LAYER
 
-_DEPTH = re.compile(r"\.(\d+)\.")  # the number of a layer inside a name
 _OUTSIDE, _SHARED = "outside", "shared"  # in place of a layer's number or a role
 # Names under which peft keeps what it trains inside a module that is no linear map or norm.
 _WRAPPED = tuple(
@@ -154,7 +153,7 @@ def _locate(name: str, sites: Mapping[str, Site], base: BaseModel) -> tuple[str,
     site = next((sites[prefix] for prefix in prefixes if prefix in sites), None)
     if site is None:
         holder = ".".join(itertools.takewhile(lambda part: not part.startswith(_WRAPPED), parts[:-1]))
-        depth = _DEPTH.search(f".{holder}.")
+        depth = LAYER.search(f".{holder}.")
         role = role_by_name(holder) or holder.rpartition(".")[2]
         return (holder, role, depth[1] if depth else _OUTSIDE, in_head(holder, base))
     # A linear map outside the layers that is trained whole beside a task head is a pooler, part of the head.

@@ -61,11 +61,8 @@ class UserPlan:
 def read_user_plan(path: Path, base: BaseModel, methods: Mapping[str, Method]) -> UserPlan:
     """Read a user's file as a plan on a base model; its learning rate is 0 if the file has none.
 
-    Args:
-        path: plan.yaml, a run directory, an adapter_config.json, or a folder of one or of several with their
-            order.json. A folder that holds a plan too is read as the plan.
-        base: Left as it is.
-        methods: By name.
+    The path is a plan.yaml, a run directory, an adapter_config.json, or a folder of one or of several with
+    their order.json. A folder that holds a plan too is read as the plan.
 
     Raises:
         SpecError: The file cannot be read, or says what a plan cannot.

@@ -132,7 +132,7 @@ def _print_run(result: SearchResult, path: Path, *, as_json: bool) -> None:
 
     with reader_may_leave():
         if as_json:
-            print_json({**result_json(result, "complete"), "run": str(path)})
+            print_json({**result_json(result), "run": str(path)})
         else:
             results.print_result(result, path)
 
@@ -353,7 +353,7 @@ def report(
         page = out or Path("autopeft-runs.html")
         finished = render_several(runs, page)
         if as_json:
-            print_json({"page": str(page), "runs": [result_json(each, "complete") for each in finished]})
+            print_json({"page": str(page), "runs": [result_json(each) for each in finished]})
         else:
             results.print_several(runs, finished, page)
 

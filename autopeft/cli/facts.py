@@ -63,7 +63,7 @@ def count(
             from autopeft import commands
             from autopeft.cli import sizes
 
-        counted = commands.count_word(trained, model_id=model, revision=revision)
+        counted = commands.count(trained, model_id=model, revision=revision)
         if as_json:
             print_json({**dataclasses.asdict(counted), "share_of_base": counted.share_of_base})
         else:

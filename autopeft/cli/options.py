@@ -106,11 +106,13 @@ def _parameter(field: SettingField, text: str | None, *, hidden: bool) -> inspec
         hidden=hidden and _COMPLETING not in os.environ,  # typer completes only flags that are not hidden
         rich_help_panel="Options" if text else field.group,
     )
+    # A switch, a list of texts, or a text that `resolve_settings` parses later.
+    kind: Any = list[str] if field.form == "repeated" else bool if field.kind is bool else str
     return inspect.Parameter(
         str(field.short),
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
-        annotation=Annotated[_flag_type(field) | None, option],
+        annotation=Annotated[kind | None, option],
     )
 
 
@@ -126,10 +128,3 @@ def _metavar(field: SettingField) -> str | None:
     kinds = {int: "<int>", float: "<float>"}  # as typer writes them
     usual = "<path>" if field.form == "path" else kinds.get(field.kind)
     return next((word for ending, word in endings.items() if field.name.endswith(ending)), usual)
-
-
-def _flag_type(field: SettingField) -> Any:
-    """Choose what typer parses: a switch, a list of texts, or a text that `resolve_settings` parses later."""
-    if field.form == "repeated":
-        return list[str]
-    return bool if field.kind is bool else str

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from autopeft.cli.printing import columns, lines_of, room, size, table
-from autopeft.records import in_words_of, quoted, resume_command, shortened, to_json
+from autopeft.records import counted, in_words_of, quoted, resume_command, shortened, to_json
 from autopeft.report import answer_of, enough_examples, full_rows, name_of
 from autopeft.report.formatting import (
     NOTHING,
@@ -276,13 +276,14 @@ def _work(preview: Preview) -> Iterator[tuple[str, str]]:
     """Write the rows on short runs, full runs, and the differences that the verdict can see."""
     yield "first plans", ", ".join(dict.fromkeys(preview.first_plans))
     n_sampled = max(0, preview.trials - len(preview.first_plans))
-    short = f"{_n(preview.trials, 'short run')} of {_n(preview.short_steps, 'step')}"
+    short = f"{counted(preview.trials, 'short run')} of {counted(preview.short_steps, 'step')}"
     sampled = f", {n_sampled} proposed by Optuna" if n_sampled else ""
     yield "search", f"{short}{sampled}" if preview.trials else "no short runs"
     yield (
         "full runs",
-        f"the best default and the best rival, {_n(preview.full_run_steps, 'step')}, "
-        f"{_n(preview.seeds, 'seed')}; at most {preview.search_cost:.1f} R in all, finished weights included",
+        f"the best default and the best rival, {counted(preview.full_run_steps, 'step')}, "
+        f"{counted(preview.seeds, 'seed')}; at most {preview.search_cost:.1f} R in all, finished weights "
+        "included",
     )
     if preview.least_differences is not None:
         low, high = (f"{100 * share:.1f}" for share in preview.least_differences)
@@ -292,16 +293,6 @@ def _work(preview: Preview) -> Iterator[tuple[str, str]]:
             f"shows differences of {low} to {high} points at least, with {preview.n_confirm:,} confirm "
             f"examples{groups}",
         )
-
-
-def _n(number: int, noun: str) -> str:
-    """Write a number with its noun in the singular or plural.
-
-    Example:
-        >>> _n(1, "step"), _n(2, "step")
-        ('1 step', '2 steps')
-    """
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _costs(preview: Preview) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ preview, train → analyze, count, export, search, suggest, try_run, tune, verif
 from __future__ import annotations
 
 from autopeft.commands.analyze import Analysis, analyze
-from autopeft.commands.count import count, count_word
+from autopeft.commands.count import count
 from autopeft.commands.estimate import EstimateRequest, RunRequest, StepEstimate, estimate_step
 from autopeft.commands.export import Export, export
 from autopeft.commands.load import apply, load_finished, save

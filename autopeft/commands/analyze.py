@@ -56,13 +56,8 @@ def analyze(
 ) -> Analysis:
     """Score every site on a seeded sample of the train split.
 
-    Args:
-        spec: The settings of the run.
-        scores: Names of scores, at least one.
-        explicit: Dotted names of the settings that the user set, as for a search.
-        max_examples: Upper limit on the examples to score; None allows 5 % of the cost of a full run.
-        out: Folder for sensitivity.csv, empty or absent; None writes nothing.
-        memory: Model and dataset that were passed as objects, as for a search.
+    `max_examples` None allows 5 % of the cost of a full run. The folder `out`, empty or absent, gets
+    sensitivity.csv. The other arguments are those of a search.
 
     Raises:
         SpecError: No score is named, or `max_examples` is no whole number or below 1.

@@ -16,22 +16,25 @@ from autopeft.extension import discover
 from autopeft.store import read_plan
 
 
-def count(path: Path, *, model_id: str | None = None, revision: str | None = None) -> Count:
-    """Count what a plan, a run's best plan, or any `adapter_config.json` would train.
+def count(trained: Path | str, *, model_id: str | None = None, revision: str | None = None) -> Count:
+    """Count what a plan, a run's best plan, an `adapter_config.json` or its folder, or a method would train.
 
-    Args:
-        path: plan.yaml, a run directory, an adapter_config.json, or a folder of these.
-        model_id: Hub id, or directory with a `config.json`; None takes the base model that `path` names.
-        revision: Revision of the hub model.
+    A method, such as `lora_r16`, is counted at every site. `model_id` is a hub id, or a directory with a
+    `config.json`; None takes the base model that the file names.
 
     Raises:
-        SpecError: `path` cannot be read, or no base model is named.
-        SiteError: The config does not fit the model.
+        SpecError: A file that cannot be read, an unknown word, no base model, or the word `full`.
+        SiteError: What is trained does not fit the model.
     """
-    methods = discover("autopeft.methods")  # one of them may register its own type with `peft`
+    path, methods = Path(trained), discover("autopeft.methods")  # one may register its own type with `peft`
     with model.quiet_libraries(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the notes say what `peft` warns of while it attaches
-        part, spec = read_trained_part(str(path), model_id=model_id, revision=revision)
+        part, spec = read_trained_part(str(trained), model_id=model_id, revision=revision)
+        if part.is_full:
+            raise SpecError("full trains all weights; `autopeft estimate full` says what that takes.")
+        if part.method is not None:
+            base = model.load_skeleton(spec, auto_class=None)
+            return estimate.count_part(part, part.on(base, methods), base, methods, task_type=None)
         if part.files:
             auto_class = adapters.auto_class_of([file.config for file in part.files])
             base = model.load_skeleton(spec, auto_class=auto_class)
@@ -49,22 +52,3 @@ def count(path: Path, *, model_id: str | None = None, revision: str | None = Non
     n_more = document.head_params - counted.head_params
     n_bytes = counted.adapter_bytes + n_more * torch.float32.itemsize  # as heads are trained
     return replace(counted, head_params=counted.head_params + n_more, adapter_bytes=n_bytes)
-
-
-def count_word(word: str, *, model_id: str | None, revision: str | None) -> Count:
-    """Count what the file at a path trains (see `count`), or a method such as `lora_r16` at every site.
-
-    Raises:
-        SpecError: A file that cannot be read, an unknown word, no base model, or the word `full`.
-        SiteError: What is trained does not fit the model.
-    """
-    part, spec = read_trained_part(word, model_id=model_id, revision=revision)
-    if part.is_full:
-        raise SpecError("full trains all weights; `autopeft estimate full` says what that takes.")
-    if part.method is None:
-        return count(Path(word), model_id=model_id, revision=revision)
-    with model.quiet_libraries(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        base = model.load_skeleton(spec, auto_class=None)
-        methods = discover("autopeft.methods")
-        return estimate.count_part(part, part.on(base, methods), base, methods, task_type=None)

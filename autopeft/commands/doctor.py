@@ -62,12 +62,7 @@ def diagnose(folder: Path) -> tuple[Check, ...]:
 
 
 def package_checks(requirements: Sequence[str], version_of: Callable[[str], str | None]) -> Iterator[Check]:
-    """Check each required package; one check for each extra.
-
-    Args:
-        requirements: As in the metadata of a package, with markers for extras.
-        version_of: Gives the installed version of a package; None if it is absent.
-    """
+    """Check each required package, as the metadata of a package names it; one check for each extra."""
     extras: dict[str, list[Requirement]] = {}
     for requirement in map(Requirement, requirements):
         _, is_of_extra, extra = str(requirement.marker or "").partition("extra == ")

@@ -23,13 +23,6 @@ from autopeft.run.defaults import with_full_run, with_max_length
 from autopeft.run.prepare import NAMED, load_data
 from autopeft.store import parse_bytes, read_plan, resolve_settings
 
-# The precision for each value of --dtype; None is chosen by the device.
-_PRECISIONS = {
-    "auto": None,
-    "bfloat16": Precision(dtype="bfloat16"),
-    "float16": Precision(dtype="float16"),
-    "float32": Precision(dtype="float32"),
-}
 _SWITCH = {"auto": None, "on": True, "off": False}
 _BITS = ("none", "4bit", "8bit")
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
@@ -142,7 +135,7 @@ def estimate_step(request: EstimateRequest) -> StepEstimate:
             if part.task not in (None, run.task):
                 raise SpecError(f"--task is {run.task}, but the plan is for {part.task}; leave --task out.")
             part = replace(part, task=run.task)
-        precision, rates = _computing(device, spec, precision=_PRECISIONS[request.dtype])
+        precision, rates = _computing(device, spec, dtype=request.dtype)
 
         @cache
         def describe(quantize: str) -> Description:
@@ -208,13 +201,12 @@ def _check_request(request: EstimateRequest) -> None:
         raise SpecError("--epochs, --text-column and --label-column need --data; pass it too.")
 
 
-def _computing(
-    device: str, spec: ModelSpec, *, precision: Precision | None
-) -> tuple[Precision, Rates | None]:
-    """Choose the precision unless it is set, and find the device's rates: by its data sheet, else measured.
+def _computing(device: str, spec: ModelSpec, *, dtype: str) -> tuple[Precision, Rates | None]:
+    """Choose the precision for `auto`, and find the device's rates: by its data sheet, else measured.
 
     `cuda` on a machine without a GPU gets bfloat16, and None for the rates.
     """
+    precision = None if dtype == "auto" else Precision(dtype=dtype)
     if device in estimate.CARDS:
         card = Precision(dtype=estimate.CARDS[device].dtype)
         return precision or card, estimate.rates_of(device)
@@ -282,11 +274,7 @@ class RowLengths:
 def row_lengths(spec: ModelSpec, data: DataSpec, *, task: TaskSpec, device: str) -> RowLengths:
     """Measure the rows of a full run, encoded as by a search; settings that `task` leaves open are derived.
 
-    Args:
-        spec: The base model, of which the config and the tokenizer are read.
-        data: The dataset and its columns.
-        task: The task, with batch size, length, epochs and steps as far as the user set them.
-        device: The type of the device that trains, such as cpu, on which derived settings depend.
+    They depend on the type of the device, such as cpu. No weights of the base model are read.
 
     Raises:
         DataError, ModelError: The data cannot be read, or the model has no tokenizer.

@@ -25,7 +25,7 @@ from autopeft.records import ModelSpec, PlanDocument, SearchResult, TrainedPlan,
 from autopeft.run.base_facts import base_difference
 from autopeft.run.best import finished_weights
 from autopeft.run.reporting import TRAINED
-from autopeft.store import RunDir, read_plan, refuse_files
+from autopeft.store import RunDir, read_object, read_plan, refuse_files
 from autopeft.train import warmup_steps
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -53,15 +53,11 @@ def export(
     model_id: str | None = None,
     dtype: str | None = None,
 ) -> Export:
-    """Write a plan or a trained adapter in a format that other tools read, whole or not at all.
+    """Write a plan or a trained adapter in the format `to`, which other tools read, whole or not at all.
 
-    Args:
-        to: Name of the format.
-        out: Folder to write to; absent or empty.
-        run: Folder of a run, or None with an `adapter`.
-        adapter: Folder that `peft` wrote, or None with a `run`.
-        model_id: Base model in place of the one that the run or the adapter names.
-        dtype: Number format of a whole model; None is that of the base model's checkpoint.
+    The plan is that of a `run`, or of an `adapter`: a folder that `peft` wrote. `model_id` takes the place of
+    the base model that these name. `dtype` is the number format of a whole model; None is that of the base
+    model's checkpoint.
 
     Raises:
         UnknownNameError: The format does not exist.
@@ -272,14 +268,8 @@ def with_base(
 
     A quantised base model is dequantised: the adapter was trained on the weights with their rounding. Other
     models are loaded on the CPU, since a GPU may lack the memory. A format that writes a whole model gets it
-    in the number format of its checkpoint, which takes no more memory than the checkpoint itself.
-
-    Args:
-        source: The adapter, which was read from `folder`.
-        spec: Its base model.
-        exporter: The format.
-        folder: The folder of the adapter, whose config.json may hold the labels.
-        run: The run that the adapter is of; None if it is of no run.
+    in the number format of its checkpoint, which takes no more memory than the checkpoint itself. The labels
+    are those of a config.json in the adapter's `folder`, else those of its `run`.
 
     Raises:
         SpecError: Some weights are neither in the base model nor in the adapter.
@@ -290,11 +280,7 @@ def with_base(
         source = replace(source, checkpoint=replace(source.checkpoint, skeleton=whole))
     if exporter.needs_base == "shapes":
         return replace(source, base=skeleton)
-    try:
-        head_config = json.loads((folder / "config.json").read_bytes())  # with the labels of the head
-    except (OSError, ValueError, RecursionError):
-        head_config = {}
-    head_config = head_config if isinstance(head_config, dict) else {}
+    head_config = read_object(folder / "config.json")  # with the labels of the head
     # The number format of the checkpoint by its config; float32 if the config names none, as of a GGUF file.
     configs = text_configs(cast(Any, skeleton).config)
     formats = (str(getattr(config, "dtype", None)).removeprefix("torch.") for config in configs)

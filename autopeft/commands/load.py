@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import transformers
 from peft import PeftModel
 from torch import nn
 
@@ -17,7 +16,6 @@ from autopeft.errors import ModelError, RunDirError, SpecError
 from autopeft.extension import Method, discover
 from autopeft.model import BaseModel
 from autopeft.model.attaching import modules_kept_whole
-from autopeft.model.checkpoint_source import loading_class
 from autopeft.model.user_model import loaded_from, note_flags
 from autopeft.records import IN_MEMORY, Plan, PlanDocument, SearchResult
 from autopeft.run.base_facts import base_difference, require_same_base
@@ -80,7 +78,7 @@ def _attach(plan: Plan | PlanDocument, module: nn.Module, *, seed: int = 0, fold
         attached = base.attach_for_good(
             compile_plan(plan, methods).configs,
             plan=plan,
-            task_type=task_type_of(module),
+            task_type=model.task_type_of(module),
             seed=seed,
             weights=folder,
         )
@@ -94,13 +92,8 @@ def load_finished(result: SearchResult, folder: Path, *, module: nn.Module | Non
     """Load the base model of a run with its finished adapter and head, in eval mode.
 
     Without `module`, it goes to the run's device if that is here and holds it, else to the CPU. It is in
-    float32, or in 16 bits if the run held a language model so and trained no norm: it needs no autocast.
-
-    Args:
-        result: The result of the run.
-        folder: The folder of the run.
-        module: The base model, changed in place; its outputs get the run's labels, in the order of the
-            trained head. None loads the one that the run names.
+    float32, or in 16 bits if the run held a language model so and trained no norm: it needs no autocast. A
+    `module` is changed in place; its outputs get the run's labels, in the order of the trained head.
 
     Raises:
         RunDirError: The folder is gone, or the run has no finished weights.
@@ -173,14 +166,3 @@ def save(adapted: PeftModel, folder: str | Path) -> None:
         )
     with fresh_folder(Path(folder)) as fresh:
         model.save_weights(adapted, tuple(adapted.peft_config), fresh)
-
-
-def task_type_of(module: nn.Module) -> str | None:
-    """Find `peft`'s task type of a model's class; None if `peft` has no task type for it."""
-    for task in discover("autopeft.tasks").values():
-        config = getattr(module, "config", None)
-        class_name = loading_class(config, task.auto_class)
-        mapping = getattr(getattr(transformers, class_name), "_model_mapping", {})
-        if type(config) in mapping and isinstance(module, mapping[type(config)]):
-            return None if task.peft_task_type is None else str(task.peft_task_type)
-    return None

@@ -154,16 +154,14 @@ class TaskFacts:
 
 def task_facts(prepared: Prepared) -> TaskFacts:
     """Collect the facts of the prepared task and data."""
-    target, task = prepared.data.target, prepared.task
+    target, labels = prepared.data.target, prepared.data.train.labels
     is_number = target.kind == "number"
-    labels = prepared.data.train.labels
-    names = () if is_number else target.names
     return TaskFacts(
-        name=task.name,
+        name=prepared.task.name,
         kind=target.kind,
-        label_names=names,
+        label_names=() if is_number else target.names,
         label_range=(min(labels), max(labels)) if is_number else None,
-        metric=task.metric,
+        metric=prepared.task.metric,
     )
 
 

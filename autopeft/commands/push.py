@@ -45,13 +45,8 @@ def push(
 ) -> Pushed:
     """Upload trained weights with their model card; a repository that exists is refused without `overwrite`.
 
-    Args:
-        run: Folder of a run, or one that `train` wrote.
-        repo: Repository of the hub, user/name.
-        private: Whether a new repository is private.
-        overwrite: Whether the repository may exist.
-        dry_run: Upload nothing.
-        base_model: Id of the base model on the hub, for a run that loaded it from a folder.
+    `run` is the folder of a run, or one that `train` wrote. `base_model` is the id of the base model on the
+    hub, for a run that loaded it from a folder. A dry run uploads nothing.
 
     Raises:
         SpecError: The name is not allowed, the repository exists, or the base model is not on the hub.

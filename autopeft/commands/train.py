@@ -40,11 +40,11 @@ from autopeft.store import (
     RunDir,
     fresh_folder,
     read_checked,
+    read_object,
     read_plan,
     refuse_files,
     resolve_settings,
     sweep_fresh_folders,
-    trained_facts,
     whole_path,
     without_empty_parents,
     write_checked,
@@ -137,11 +137,7 @@ def train_plan(
         unfinished.kept(facts, resume=resume),
         fresh_folder(target) as fresh,
     ):
-        bench = replace(
-            prepared.bench,
-            keep_weights=lambda plan, seed: fresh,
-            under_way=lambda *_: unfinished.state,
-        )
+        bench = replace(prepared.bench, keep_weights=lambda *_: fresh, under_way=lambda *_: unfinished.state)
         measurement = bench.measure(document.plan, fidelity)
         if measurement.status is not Status.COMPLETE:
             if not measurement.status.is_of_machine:
@@ -215,7 +211,7 @@ def _warn_of_changes(
     weights = next((folder for folder in folders if (folder / TRAINING).is_file()), None)
     if weights is None:
         return
-    base, rows = prepared.base, trained_facts(weights / TRAINING).get(DATA)
+    base, rows = prepared.base, read_object(weights / TRAINING).get(DATA)
     if "model.id" not in overridden and (differing := base_difference(weights, base.module, base.tokenizer)):
         log.warning("%s was trained on another base model: %s.", weights, differing)
     if "data.source" not in overridden and rows is not None and rows != prepared.data.fingerprint:

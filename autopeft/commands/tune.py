@@ -171,7 +171,7 @@ class Study:
             self.base = model.load_skeleton(self.spec.model, auto_class=auto_class)
         self.methods = methods_for(self.base)
         self.budget = budget_of(self.spec, self.base)
-        feasible, context = fit_to_budget(self, requested)
+        feasible, context = fit_to_budget(self.spec, self.base, requested)
         try:
             choices = TypeAdapter(Choices).validate_python(dict(search or {}))
         except ValidationError as error:
@@ -449,13 +449,9 @@ def tune(
     """Give each trial of a study to a training function until the study has its answer; write the answer.
 
     An error of the function is logged as a failed trial, and the search goes on; only a full disk stops it.
-    Several processes may call this on one folder; they share the trials.
-
-    Args:
-        train: Trains and evaluates as the trial says, and returns its score.
-        study: The study whose trials to train.
-        deadline_seconds: After this time a trial of another process is taken over.
-        interrupt: Called before each trial; what it raises stops the search. The next call of `tune` goes on.
+    Several processes may call this on one folder; they share the trials. After `deadline_seconds` a trial of
+    another process is taken over. What `interrupt`, called before each trial, raises stops the search; the
+    next call of `tune` goes on.
 
     Raises:
         TrainingError: No baseline could be trained.

@@ -221,9 +221,8 @@ def is_run(path: Path) -> bool:
 def reference_of(path: Path, run: Path | None) -> Reference:
     """Find the finished plan that a folder is compared with.
 
-    Args:
-        path: The folder to verify.
-        run: A run, or a folder that `train` wrote. None takes the run that `path` lies in, else `path`.
+    It is that of `run`, a run or a folder that `train` wrote; else of the run that `path` lies in, else of
+    `path`.
 
     Raises:
         SpecError: No run is known.

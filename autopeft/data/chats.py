@@ -39,12 +39,9 @@ def chat_row(
     blank, or has the weight 0. Raises DataError if a message lacks role or content, the chat ends with
     another role, or `tools` is no list. `chat_of` parses the JSON again.
 
-    Args:
-        where: The row in words, for errors.
-        cells: One list of messages, or two: a prompt and its completion.
-        group: Of the row.
-        system: The first message of a chat that begins with no system message.
-        tools: Tools that the assistant may call, a list or its JSON; blank if there are none.
+    `cells` are one list of messages, or two: a prompt and its completion. `system` is the first message of a
+    chat that begins with no system message. `tools` are a list or its JSON; blank if there are none. `where`
+    names the row in errors.
     """
     if not all(cells):
         return None

@@ -24,11 +24,7 @@ _MOST_LETTERS = 120  # of an error's reason, which may print a whole cell; chose
 def load_in_memory(spec: DataSpec, data: Any, *, seed: int, read_rows: ReadRows) -> LabelledData:
     """Split a dataset in memory as `load` splits a file, by way of temporary Parquet files.
 
-    Args:
-        spec: Which columns to use; its source is not read.
-        data: A `Dataset`, a `DataFrame` of pandas or Polars, or a dictionary of these by split.
-        seed: Of the cuts.
-        read_rows: Reads the rows of the task's kind.
+    `data` is a `Dataset`, a `DataFrame` of pandas or Polars, or a dictionary of these by split.
 
     Raises:
         DataError: The object is of another kind, has no rows, or cannot be used.

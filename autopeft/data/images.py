@@ -22,8 +22,6 @@ from autopeft.data.sources import SPLIT_WORD, Source, by_part, is_list, listed_b
 from autopeft.errors import DataError, reason_of
 from autopeft.records import DataSpec, counted, path_at_home
 
-_ORIENTATION = 0x0112  # the EXIF tag; `_TURNS` has the `PIL.Image.Transpose` that undoes each of its values
-_TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 # Pillow knows the suffixes of these formats, but has no decoder of its own for them.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 # What the decoders of Pillow raise beside its `DecompressionBombError`.
@@ -50,17 +48,18 @@ class ImageFile:
         `is_draft` only checks that it opens: a JPEG is then made small, in a quarter of the time.
         """
         module = pillow()
+        from PIL import ImageOps
+
         try:
             content = Path(self.path).read_bytes() if self.content is None else self.content
             with module.open(io.BytesIO(content)) as image:
                 if is_draft:
                     image.draft(None, (1, 1))  # has no effect on formats other than JPEG
-                image.load()  # first: getexif may decode the image too, and its errors are ignored
-                try:
-                    turn = _TURNS.get(image.getexif().get(_ORIENTATION))
-                except (*_DECODER_ERRORS, TypeError, struct.error):
-                    turn = None  # the pixels can still be read
-                return (image if turn is None else image.transpose(turn)).convert("RGB")
+                image.load()  # first: to read its orientation may decode it too, and those errors are ignored
+                upright = image
+                with contextlib.suppress(*_DECODER_ERRORS, TypeError, struct.error):
+                    upright = ImageOps.exif_transpose(image)
+                return upright.convert("RGB")
         except (*_DECODER_ERRORS, module.DecompressionBombError) as error:
             is_unknown = isinstance(error, module.UnidentifiedImageError)  # its text has an address in memory
             reason = "it is of no kind that Pillow reads" if is_unknown else reason_of(error)

@@ -29,15 +29,7 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
     `search`, and `confirm` if the user has no validation split, are cut from train: 15 % of it, at least 50
     and at most 2,000 rows, never more than a third, stratified if the classes allow it. Before any cut,
     inputs that occur again (case and spacing aside) are removed except from the more precious split: test
-    before confirm before train.
-
-    Args:
-        spec: Where the data is, and which columns to use; an unset column is found by name.
-        seed: Decides every cut; the same seed gives the same rows.
-        read_rows: Reads the rows that the task learns from; `Task.read_rows`.
-
-    Returns:
-        The splits, with a note in plain words on each decision.
+    before confirm before train. An unset column is found by name. Each decision gives a note in plain words.
 
     Raises:
         DataError: The source cannot be read, or its rows cannot be learned from.

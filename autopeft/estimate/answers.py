@@ -132,9 +132,7 @@ class StepAnswer:
 def answer(request: StepRequest, describe: Callable[[str], Description]) -> StepAnswer:
     """Replay a requested step, and find what fits into a memory.
 
-    Args:
-        request: The settings.
-        describe: Describes what is trained, with weights in `none` (plain), `4bit` or `8bit`.
+    `describe` describes what is trained, with weights in `none` (plain), `4bit` or `8bit`.
 
     Raises:
         SpecError: A row is longer than the model takes, or the step cannot be replayed.

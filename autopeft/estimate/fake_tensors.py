@@ -229,11 +229,8 @@ def quantise_maps(
 ) -> None:
     """Replace the linear maps of a model without weights by stand-ins in few bits, in place.
 
-    Args:
-        module: On the meta device.
-        bits: `4bit` (NF4 with double quantisation), `8bit`, or the bytes that one weight takes.
-        skipped: Names of modules that stay plain with all their children: head and output layer.
-        dtype: The number format in which the maps are multiplied.
+    `bits` are `4bit` (NF4 with double quantisation), `8bit`, or the bytes that one weight takes. The modules
+    `skipped`, head and output layer, stay plain with all their children. Maps are multiplied in `dtype`.
     """
     plain_names = tuple(skipped)
     weight_bytes = BYTES_PER_WEIGHT[bits] if isinstance(bits, str) else bits

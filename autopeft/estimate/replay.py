@@ -68,16 +68,14 @@ class TrainingStep:
 class StepMemory:
     """The memory and work of a training step, from the second on, when AdamW has its moments.
 
-    `body_bytes` and `forward_bytes` are what a forward pass adds to what was alive before it. Real tensors
-    take a few kernels more than `n_calls`.
+    `body_bytes` are what a forward pass adds to what was alive before it. Real tensors take a few kernels
+    more than `n_calls`.
     """
 
     weights_bytes: int  # what stays frozen
     trained_bytes: int  # adapters and head
-    gradient_bytes: int
     optimizer_bytes: int  # AdamW's moments
     body_bytes: int  # at the end of the last layer
-    forward_bytes: int  # at the end of the largest forward pass
     peaks: Mapping[str, int]  # phase -> most bytes alive at once, weights included
     gradients_at_peak: Mapping[str, int]  # phase -> bytes of gradients among them
     flops: int  # floating-point operations of products and attention
@@ -103,14 +101,10 @@ def without_weights(
     dtype: torch.dtype,
     lightened: bool = True,
 ) -> PeftModel:
-    """Attach adapters in float32 to a skeleton in a number format, as the trainer does.
+    """Attach adapters in float32 to a skeleton, in place, as the trainer does; no configs: the head alone.
 
-    Args:
-        base: A skeleton; changed in place.
-        configs: In the order in which they are attached; empty for the head alone.
-        task_type: `peft`'s word for the task; None where it has none.
-        dtype: Number format of the frozen weights, except the task head. Buffers keep theirs.
-        lightened: Whether layers are replaced by the lighter ones of our trainer; else they are `peft`'s own.
+    Frozen weights have the format `dtype`, except the task head; buffers keep theirs. With `lightened`,
+    layers are replaced by the lighter ones of our trainer, else they are `peft`'s own.
 
     Raises:
         SpecError: `peft` needs values of weights to attach a config.
@@ -269,14 +263,12 @@ def _measured(model: nn.Module, step: TrainingStep, optimizer: _Optimizer) -> St
             tracking_phases(model, tracker),
             _counting_gradients(trained, tracker),
         ):
-            forward_bytes, body_bytes = _train(model, optimizer, step, tracker)
+            body_bytes = _train(model, optimizer, step, tracker)
         return StepMemory(
             weights_bytes=weights_bytes,
             trained_bytes=trained_bytes,
-            gradient_bytes=sum(parameter.numel() * parameter.element_size() for parameter in trained),
             optimizer_bytes=optimizer_bytes,
             body_bytes=body_bytes,
-            forward_bytes=forward_bytes,
             peaks=dict(tracker.peaks),
             gradients_at_peak=dict(tracker.gradients_at_peak),
             flops=tracker.flops,
@@ -285,11 +277,9 @@ def _measured(model: nn.Module, step: TrainingStep, optimizer: _Optimizer) -> St
         )
 
 
-def _train(
-    model: nn.Module, optimizer: _Optimizer, step: TrainingStep, tracker: MemoryTracker
-) -> tuple[int, int]:
-    """Run one step; return the most bytes that a forward pass added, and the most up to its last layer."""
-    forward_bytes, body_bytes, device = 0, 0, next(model.parameters()).device
+def _train(model: nn.Module, optimizer: _Optimizer, step: TrainingStep, tracker: MemoryTracker) -> int:
+    """Run one step; return the most bytes that a forward pass added up to its last layer."""
+    body_bytes, device = 0, next(model.parameters()).device
     counts = [step.n_terms(batch) if step.n_terms else 1 for batch in step.micro_batches]
     for batch, n_terms in zip(step.micro_batches, counts, strict=True):
         tracker.enter(FORWARD)
@@ -298,13 +288,12 @@ def _train(
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=step.autocast):
             loss = step.loss(model, features)
         body_bytes = max(body_bytes, tracker.at_start.get(HEAD, tracker.now) - at_start)
-        forward_bytes = max(forward_bytes, tracker.now - at_start)
         if tracker.phase == FORWARD:  # no layers are known
             tracker.enter(BACKWARD)
         (loss * (n_terms / sum(counts))).backward()  # type: ignore[no-untyped-call]
         del loss, features
     optimizer.step(tracker)
-    return forward_bytes, body_bytes
+    return body_bytes
 
 
 @contextlib.contextmanager

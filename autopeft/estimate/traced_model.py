@@ -19,7 +19,7 @@ from autopeft.estimate.replay import set_dtype, with_configs, without_weights
 from autopeft.estimate.scaling import DEPTHS, TracedModel
 from autopeft.estimate.trained_part import Setup, TrainedPart, refusal_in_few_bits, require_trainable
 from autopeft.extension import Batch, Method, Task
-from autopeft.model import BaseModel, load_skeleton
+from autopeft.model import BaseModel, load_skeleton, task_type_of
 from autopeft.model.checkpoint_source import is_built_by
 from autopeft.model.quantisation import (
     StoredWeights,
@@ -33,17 +33,9 @@ from autopeft.records import Plan
 from autopeft.tasks.parts.token_losses import pieces_of_a_gpu
 
 _MOST_EXPERTS = 0.5  # of all weights: with more in experts, quantising saves little; chosen by hand
-_CAUSAL, _SEQ2SEQ = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
-_CLASSES, _TOKENS = "AutoModelForSequenceClassification", "AutoModelForTokenClassification"
-# The auto class of models that read tokens, by the ending of a class of transformers.
-_AUTO_CLASSES = {
-    "ForCausalLM": _CAUSAL,
-    "LMHeadModel": _CAUSAL,
-    "ForSequenceClassification": _CLASSES,
-    "ForTokenClassification": _TOKENS,
-    "ForConditionalGeneration": _SEQ2SEQ,
-    "ForSeq2SeqLM": _SEQ2SEQ,
-}
+_CLASSES = "AutoModelForSequenceClassification"
+# The auto classes whose batches we can make.
+_READ_TOKENS = ("AutoModelForCausalLM", _CLASSES, "AutoModelForTokenClassification", "AutoModelForSeq2SeqLM")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,26 +197,24 @@ class _Builder:
 
 def _task_of(part: TrainedPart, base: BaseModel, auto_class: str | None, tasks: Mapping[str, Task]) -> Task:
     """Return the task of the part, or of the model's class (SpecError for an unknown one)."""
-    kind, config = auto_class or type(base.module).__name__, cast(Any, base.module.config)
-    task = tasks[part.task] if part.task else None
-    if task is None:
+
+    def of_type(word: str | None) -> Task | None:
+        return next((task for task in tasks.values() if word and task.peft_task_type == word), None)
+
+    config = cast(Any, base.module.config)
+    by_class = next((task for task in tasks.values() if task.auto_class == auto_class), None)
+    task = tasks[part.task] if part.task else by_class or of_type(task_type_of(base.module))
+    if task is None and auto_class is None and base.module.main_input_name == "input_ids":
+        # A config without architectures, such as a GGUF file's, is a decoder's if no masked model has it.
+        is_decoder = not config.architectures and (
+            type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+        )
         is_pair = getattr(config, "is_encoder_decoder", False)
-        by_ending = next((auto for ending, auto in _AUTO_CLASSES.items() if kind.endswith(ending)), None)
-        if by_ending is None and auto_class is None and base.module.main_input_name == "input_ids":
-            # A config without architectures, such as a GGUF file's, is a decoder's if no masked model has it.
-            is_decoder = not config.architectures and (
-                type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
-                and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
-            )
-            by_ending = _CAUSAL if is_decoder else _SEQ2SEQ if is_pair else _CLASSES
-        if by_ending == _SEQ2SEQ and not is_pair:  # such as Gemma 3 with images
-            by_ending = _CAUSAL
-        task = next((task for task in tasks.values() if task.auto_class == by_ending), None)
-    if task is None or task.auto_class not in _AUTO_CLASSES.values():
-        allowed = ", ".join(dict.fromkeys(_AUTO_CLASSES.values()))
+        task = of_type("CAUSAL_LM" if is_decoder else "SEQ_2_SEQ_LM" if is_pair else "SEQ_CLS")
+    if task is None or task.auto_class not in _READ_TOKENS:
         raise SpecError(
-            f"The memory of {base.name} ({kind}) cannot be told; it can be for {allowed}. "
-            "Train a few steps to see it."
+            f"The memory of {base.name} ({auto_class or type(base.module).__name__}) cannot be told; it can "
+            f"be for {', '.join(_READ_TOKENS)}. Train a few steps to see it."
         )
     return task
 

@@ -33,6 +33,7 @@ _TASK_TYPES = {  # by the ending of a class of transformers
     "ForSequenceClassification": "SEQ_CLS",
     "ForTokenClassification": "TOKEN_CLS",
     "ForQuestionAnswering": "QUESTION_ANS",
+    "ForConditionalGeneration": "SEQ_2_SEQ_LM",  # of models that read images too: CAUSAL_LM
 }
 _MOST_ENDINGS = 12  # in a list of targets; hybrids such as Jamba have 9 to 11; chosen by hand
 _HARMLESS = ("`is_gradient_checkpointing`", "Already found a `peft_config`", "Unsupported layer type")
@@ -46,14 +47,10 @@ def attach(
     head_names: Sequence[str],
     lightened: bool = True,
 ) -> PeftModel:
-    """Attach the adapters of a plan, in order, and let the task head train.
+    """Attach the adapters of a plan, in order, and let the modules of the task head train.
 
-    Args:
-        module: The base model; changed in place.
-        configs: Left as they are. Empty for the head alone.
-        task_type: `peft`'s word for the task; None if it has none.
-        head_names: The modules that are trained whole.
-        lightened: Whether to replace layers of `peft` by those of `light_layers`, which take less memory.
+    The base model is changed in place. There are no configs for the head alone. With `lightened`, layers of
+    `peft` are replaced by those of `light_layers`, which take less memory.
     """
     stack = for_task(configs, module, task_type=task_type, head_names=head_names)
     adapted = attach_configs(module, stack, names=adapter_names(stack))
@@ -132,12 +129,13 @@ def for_task(
 
 
 def task_type_of(module: nn.Module) -> str | None:
-    """Tell `peft`'s word for a model's task by the name of its class; None if `peft` has no word for it."""
-    name = type(module).__name__
-    if name.endswith("ForConditionalGeneration"):
-        is_encoder_decoder = getattr(module.config, "is_encoder_decoder", False)
-        return "SEQ_2_SEQ_LM" if is_encoder_decoder else "CAUSAL_LM"
-    return next((word for ending, word in _TASK_TYPES.items() if name.endswith(ending)), None)
+    """Tell `peft`'s word for a model's task by the name of its class or of one that it extends, else None."""
+    for kind in type(module).__mro__:
+        for ending, word in _TASK_TYPES.items():
+            if kind.__name__.endswith(ending):
+                is_encoder_decoder = getattr(module.config, "is_encoder_decoder", False)
+                return "CAUSAL_LM" if word == "SEQ_2_SEQ_LM" and not is_encoder_decoder else word
+    return None
 
 
 def plain_names(sites: Collection[str], modules: Iterable[str]) -> list[str]:

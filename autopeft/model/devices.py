@@ -239,20 +239,16 @@ def has_own_generator(device: torch.device) -> bool:
 
 
 def random_state(device: torch.device) -> torch.Tensor:
-    """The state of the generator that draws on a device, as bytes on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.get_rng_state(device)
-    return torch.mps.get_rng_state() if device.type == "mps" else torch.random.get_rng_state()
+    """The state of a device's own generator, as bytes on the CPU."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.mps.get_rng_state()
 
 
 def set_random_state(device: torch.device, state: torch.Tensor) -> None:
-    """Set the generator that draws on a device to a state of `random_state`."""
+    """Set a device's own generator to a state of `random_state`."""
     if device.type == "cuda":
         torch.cuda.set_rng_state(state, device)
-    elif device.type == "mps":
-        torch.mps.set_rng_state(state)
     else:
-        torch.random.set_rng_state(state)
+        torch.mps.set_rng_state(state)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -143,17 +143,12 @@ def load_skeleton(
     auto_class: str | None,
     here_only: bool = False,
     n_layers: int | None = None,
-    n_labels: int | None = None,
 ) -> BaseModel:
     """Build a base model on the meta device from its config: all modules, no weights.
 
-    Args:
-        spec: As for `load`.
-        auto_class: Name of the transformers class; None takes what a search of texts would load, else the
-            architecture that the config names.
-        here_only: Whether to read only a directory or the hub's cache.
-        n_layers: How many of the first layers to build; None builds all.
-        n_labels: Outputs of the head; None takes the config's number.
+    Without an `auto_class` of transformers it is what a search of texts would load, else the architecture
+    that the config names. With `here_only` only a directory or the hub's cache is read. `n_layers` builds the
+    first layers alone.
 
     Raises:
         ModelError: The config cannot be read, or transformers has no such model of it.
@@ -167,8 +162,6 @@ def load_skeleton(
             text.num_hidden_layers = n_layers
             if isinstance(vars(text).get("layer_types"), list):  # some derive it from the number of layers
                 text.layer_types = text.layer_types[:n_layers]
-        if n_labels is not None:
-            config.num_labels = n_labels
         name_first_token(config)
         class_name = counting_class(config, auto_class)
         require_class(config, class_name, name=name)

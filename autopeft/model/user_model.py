@@ -31,12 +31,8 @@ def from_memory(
 ) -> BaseModel:
     """Make a base model of the user's module, on its device; it stays frozen until `restoring` ends.
 
-    Args:
-        module: A transformers model with the task's head, of as many outputs as there are labels.
-        tokenizer: Its tokenizer or image processor; not changed.
-        auto_class: Name of the transformers class that the task would load.
-        label_names: The labels of the task, in order; empty for a language model.
-        precision: What forward passes compute in; the weights keep the format that they have.
+    Forward passes compute in `precision`; the weights keep their format, and the tokenizer is not changed.
+    `auto_class` names the transformers class that the task would load. A language model has no label names.
 
     Raises:
         ModelError: `require_plain` refuses the module, it lies on several devices without accelerate, it has

@@ -163,12 +163,8 @@ def difference_from_checkpoint(module: nn.Module, source: str, *, exclude: Colle
     """Name a parameter outside the head that differs from the checkpoint; None if no difference is found.
 
     Files are read one tensor at a time, and nothing is downloaded. What cannot be compared is no difference:
-    a missing or damaged checkpoint, maps in few bits, layers whose tensors it names otherwise.
-
-    Args:
-        module: A transformers model.
-        source: The folder or hub id that it was loaded from.
-        exclude: Modules of the head.
+    a missing or damaged checkpoint, maps in few bits, layers whose tensors it names otherwise. `source` is
+    the folder or hub id that the model was loaded from.
     """
     parameters = _plain_parameters(module, exclude)
     missing = dict.fromkeys(parameters)

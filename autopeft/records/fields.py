@@ -91,12 +91,6 @@ class SettingField:
         return f"{usual or 'none'} (demo: {demo})" if demo else usual
 
     @property
-    def choices_text(self) -> str:
-        """The choices after a colon, `: serial or ray`; empty if any value is allowed."""
-        *most, last = self.choices or ("",)
-        return f": {', '.join(most)} or {last}" if most else ""
-
-    @property
     def text(self) -> str:
         """The help and the default, without the choices, for a page that shows them beside the flag."""
         return f"{self.help}." + (f" Default {self.default_text}." if self.default_text else "")

@@ -26,7 +26,7 @@ from autopeft.report.page import (
 )
 from autopeft.report.plan_names import PartWords, WeightFolders, choice_key, name_of, plan_words
 from autopeft.report.result_files import leaderboard, result_json, sensitivity_csv, trials_csv
-from autopeft.report.schema import ResultFile, TrialRow, result_schema, trials_schema
+from autopeft.report.schema import ResultFile, TrialRow
 from autopeft.report.table_rows import full_rows
 from autopeft.store import write_text
 
@@ -38,7 +38,7 @@ def write(result: SearchResult, out: Path, *, words: PartWords) -> None:
     write_text(out / "report.md", report_md(result, words=words))
     write_text(out / "report.html", report_html(result, words=words))
     # Last, so that whoever finds the answer finds the rest too.
-    answer = json.dumps(result_json(result, "complete"), indent=2, ensure_ascii=False, allow_nan=False)
+    answer = json.dumps(result_json(result), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(out / "result.json", answer + "\n")
 
 

@@ -178,11 +178,8 @@ def python_lines(
 ) -> str:
     """Write Python lines that load the trained adapter, by default for use in the folder of the run.
 
-    Args:
-        result: A search, or a plan that was trained.
-        words: The class that loads the task's base model, and how the weights lie in their folder.
-        folder: The adapter's folder (`best/weights`, or a path that begins with `./`), or its id on the hub.
-        source: Where to load the base model from; None takes the source of the run.
+    `folder` is the adapter's (`best/weights`, or a path that begins with `./`), or its id on the hub.
+    `source` is where to load the base model from; None takes the source of the run.
     """
     auto_class, weights = result.setting.auto_class or words.auto_class, words.weights
     setting, revision, bits = result.setting, result.spec.model.revision, result.spec.model.quantize

@@ -54,13 +54,7 @@ def choice_key(method: str, option: str, value: object) -> str:
 def plan_words(
     plan: Plan, sites: Sequence[Site], labels: Mapping[str, str], *, head: str = HEAD_ALONE
 ) -> str:
-    """Describe a plan by method, rank and modules.
-
-    Args:
-        plan: The plan; its learning rate is not described.
-        sites: The sites of the base model.
-        labels: Names of methods and choices, as in `PartWords`.
-        head: The words for a plan without adapters.
+    """Describe a plan by method, rank and modules; `head` are the words for a plan without adapters.
 
     Example:
         >>> sites = [Site(name=f"h.{n}.q", layer=n, role="q", kind="linear", in_features=8, out_features=8,

@@ -31,11 +31,8 @@ from autopeft.report.table_rows import arms, position_of, record_of, runs_on
 Row = TypeVar("Row", bound=BaseModel)
 
 
-def result_json(result: SearchResult, status: str) -> dict[str, Any]:
-    """Make the content of result.json (schema_version 3): plain values, None for NaN and infinity.
-
-    `status` says how the run ended: `complete` if nothing stopped it.
-    """
+def result_json(result: SearchResult) -> dict[str, Any]:
+    """Make the content of result.json (schema_version 3): plain values, None for NaN and infinity."""
     arm = arms(result)[result.baseline]
     tests = [record_of(result.test, plan) for plan in (result.best, result.baseline)]
     best, baseline = (record and _filled(Numbers, record) for record in tests)
@@ -44,7 +41,7 @@ def result_json(result: SearchResult, status: str) -> dict[str, Any]:
         result,
         result.setting,
         schema_version=3,
-        status=status,
+        status="complete",
         best=_plan(BestAnswer, result, result.best, plan_path="best/plan.yaml"),
         baseline=_plan(BaselineAnswer, result, result.baseline, name=arm),
         rival=result.rival and _plan(PlanAnswer, result, result.rival),

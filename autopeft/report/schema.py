@@ -6,7 +6,7 @@ has the keys of its last base first.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -198,19 +198,3 @@ class TrialRow(_Keys):
     learning_rate_position: float | None
     overhead_seconds: _Seconds | None
     trained_steps: _Count
-
-
-def result_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of result.json."""
-    return _schema(ResultFile, "result.json of an autopeft run")
-
-
-def trials_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a row of trials.csv."""
-    return _schema(TrialRow, "row of trials.csv of an autopeft run")
-
-
-def _schema(model: type[BaseModel], title: str) -> dict[str, Any]:
-    schema = model.model_json_schema(mode="serialization")
-    dialect = "https://json-schema.org/draft/2020-12/schema"
-    return {"$schema": dialect, "title": title, **schema}

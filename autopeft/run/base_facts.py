@@ -18,7 +18,7 @@ from autopeft.model.attaching import modules_kept_whole
 from autopeft.model.weight_comparison import weight_digests
 from autopeft.records import Plan, digest_of
 from autopeft.run.prepare import Prepared
-from autopeft.store import BASE, TRAINING, read_checked, trained_facts, write_checked
+from autopeft.store import BASE, TRAINING, read_checked, read_object, write_checked
 from autopeft.tasks.parts.generating import NOT_OF_THE_MODEL
 
 OUTPUTS = "outputs.json"
@@ -43,12 +43,9 @@ _TOLERANCE, _TOLERANCE_16_BITS = 1e-3, 0.1
 def base_facts(module: nn.Module, processor: Any, *, weights: Mapping[str, str]) -> dict[str, Any]:
     """Collect what decides a base model's outputs, by name: config values, digests of weights and tokenizer.
 
-    For a model that writes texts: also its generation config, and how the tokenizer joins tokens.
-
-    Args:
-        module: A transformers model.
-        processor: Its tokenizer or image processor; None leaves it out.
-        weights: What `weight_digests` gives for the model without its head.
+    For a model that writes texts: also its generation config, and how the tokenizer joins tokens. `processor`
+    is a tokenizer or image processor. `weights` are what `weight_digests` gives for the model without its
+    head.
     """
     config = _with_effect(json.loads(cast(Any, module).config.to_json_string(use_diff=False)))
     facts = {f"config.{name}": value for name, value in config.items()}
@@ -95,7 +92,7 @@ def base_difference(folder: Path, module: nn.Module, processor: Any = None) -> s
     A fact that only one of the two has is not compared: another version of transformers may have added it.
     Returns "" if nothing differs, or if the folder is of an earlier version, which noted no facts.
     """
-    noted = trained_facts(folder / TRAINING).get(BASE)
+    noted = read_object(folder / TRAINING).get(BASE)
     if not isinstance(noted, dict):
         return ""
     trained_whole = (*model.head_names(module), *modules_kept_whole(folder))

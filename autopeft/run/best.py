@@ -33,9 +33,9 @@ from autopeft.store import (
     TRAINING,
     RunDir,
     damaged,
+    read_object,
     replace_folder,
     seal_of,
-    trained_facts,
     write_plan,
     write_text,
 )
@@ -125,12 +125,7 @@ def document_without_head_rate(spec: RunSpec, base: BaseModel, plan: Plan) -> Pl
 
 
 def training_json(measurement: Measurement, facts: Mapping[str, Any]) -> str:
-    """Compose `training.json`, which lies beside trained weights.
-
-    Args:
-        measurement: The run that made the weights; its scores and fidelity are written.
-        facts: What `facts_of` gives: facts of the base model, label names, rows.
-    """
+    """Compose `training.json`, which lies beside trained weights; `facts` are what `facts_of` gives."""
     record = to_json(replace(measurement, example_scores=()))
     keys = ("status", "metric", "loss", "train_seconds", "eval_seconds", "peak_bytes")
     content = {
@@ -167,7 +162,7 @@ def finished_seed(run: RunDir) -> int:
         RunDirError: `training.json`, which holds the seed, is missing or damaged.
     """
     path = run.best / "weights" / TRAINING
-    seed = trained_facts(path).get("seed")
+    seed = read_object(path).get("seed")
     if type(seed) is not int:
         raise damaged(path, remedy=f"write it again with: {resume_command(run.read_spec(), run.path)}")
     return seed

@@ -77,12 +77,9 @@ def example_length(
     The upper limit is four times as high if it would cut more than half of the rows. Returns the length, and
     the rule that decided it in words, as all functions here do.
 
-    Args:
-        lengths: Tokens of the counted rows, nothing cut off; counting ends above four times the upper limit.
-        n_rows: Rows of the train split, of which the counted rows are a sample.
-        limits: The least and the most tokens by the task.
-        room: Tokens that model and tokenizer take; None without a limit.
-        limited_by: What sets `room`, in words.
+    `lengths` are the tokens of a sample of the `n_rows` of the train split, nothing cut off; counting ends
+    above four times the upper limit. `room` is what model and tokenizer take, None without a limit, and
+    `limited_by` says in words what sets it.
     """
     quantile = int(np.percentile(lengths, PERCENTILE, method="inverted_cdf"))
     typical = max(limits[0], -(-quantile // MULTIPLE) * MULTIPLE)

@@ -103,14 +103,10 @@ def _weight_folders(plan: Plan) -> WeightFolders:
 def write_card(
     folder: Path, result: SearchResult, *, seed: int, repo: str | None = None, base_model: str | None = None
 ) -> None:
-    """Write the model card of the weights of a seed.
+    """Write the model card of the weights of a seed into their folder.
 
-    Args:
-        folder: The folder of the weights.
-        result: The search that found them.
-        seed: The seed of the weights.
-        repo: The hub repository to which the folder is pushed; None if it stays in the run.
-        base_model: Id of the base model on the hub; None takes the id that the run notes, if any.
+    `repo` is the hub repository to which the folder is pushed; None if it stays in the run. `base_model` None
+    takes the id on the hub that the run notes, if any.
     """
     words = part_words(result)
     facts = _card_facts(result, words, seed=seed, folder=repo or report.BEST_WEIGHTS, base_model=base_model)

@@ -193,9 +193,8 @@ def _weight_bytes(spec: ModelSpec, auto_class: str, *, is_narrow: bool) -> int:
 def memory_needed(purpose: str, remedy: str | RunSpec) -> Iterator[None]:
     """Raise a ModelError that says what to do if memory runs out within the context.
 
-    Args:
-        purpose: What the memory is for, such as "loading the base model".
-        remedy: What to do, or the settings of the run, from which the advice is derived.
+    The purpose is a phrase such as "loading the base model". The settings of a run may stand for the remedy,
+    which is then derived from them.
     """
     try:
         yield

@@ -5,29 +5,27 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import geometric_mean
-from typing import Protocol
 
 from autopeft import adapters, budget, model, space
 from autopeft.engine import EVAL_COST, Lengths, SearchProblem
 from autopeft.errors import DataError, SiteError, SpecError
-from autopeft.extension import Method, discover, is_own_metric, metric_facts, own_function
+from autopeft.extension import discover, is_own_metric, metric_facts, own_function
 from autopeft.model import BaseModel
 from autopeft.records import (
     SIZE_SCORE,
     Arm,
-    Budget,
     Decision,
     Plan,
     RunSpec,
     SiteScores,
     with_setting,
 )
-from autopeft.run.prepare import NAMED, InMemory, Prepared, prepare, with_demo_settings
-from autopeft.run.resources import memory_needed
+from autopeft.run.prepare import NAMED, InMemory, Prepared, methods_for, prepare, with_demo_settings
+from autopeft.run.resources import budget_of, memory_needed
 from autopeft.run.state import resumed
 from autopeft.run.trackers import check_trackers
 from autopeft.run.workers import check_executor
@@ -111,7 +109,7 @@ def open_run(
                 interrupt=interrupt,
             )
             check_comparison(prepared)
-            feasible, context = fit_to_budget(prepared, requested)
+            feasible, context = fit_to_budget(prepared.spec, prepared.base, requested)
             own_plan = user_plan(prepared, context)  # refuses an unusable plan before anything is measured
             yield OpenedRun(
                 prepared=with_evaluated_examples(prepared),
@@ -173,48 +171,31 @@ def check_comparison(prepared: Prepared) -> None:
         )
 
 
-class Fitting(Protocol):
-    """What fitting a space to a budget asks of a run."""
-
-    @property
-    def spec(self) -> RunSpec:
-        """The settings."""
-
-    @property
-    def base(self) -> BaseModel:
-        """The base model, or its skeleton without weights."""
-
-    @property
-    def methods(self) -> Mapping[str, Method]:
-        """Name -> method."""
-
-    @property
-    def budget(self) -> Budget:
-        """The budget in parameters."""
-
-
-def fit_to_budget(prepared: Fitting, requested: Space) -> tuple[Space, AllocationContext]:
+def fit_to_budget(spec: RunSpec, base: BaseModel, requested: Space) -> tuple[Space, AllocationContext]:
     """Reduce a space to what fits model and budget, and make the context that allocates ranks, with scores 1.
+
+    `base` may be a skeleton without weights.
 
     Raises:
         SiteError: No method of the space fits any site.
         BudgetError: No plan of the space fits the budget.
     """
-    is_served = bool(prepared.spec.search.serve_on)  # no server reads LoRA on experts in one parameter
+    is_served = bool(spec.search.serve_on)  # no server reads LoRA on experts in one parameter
+    in_parameters = budget_of(spec, base)
     context = AllocationContext(
-        sites=tuple(s for s in prepared.base.sites if not (is_served and s.kind == "parameter")),
-        scores=dict.fromkeys((site.name for site in prepared.base.sites), 1.0),
-        methods=prepared.methods,
-        max_params=prepared.budget.max_trainable_params,
+        sites=tuple(s for s in base.sites if not (is_served and s.kind == "parameter")),
+        scores=dict.fromkeys((site.name for site in base.sites), 1.0),
+        methods=methods_for(base),
+        max_params=in_parameters.max_trainable_params,
     )
     costs = space.cheapest(requested, context)
     if not costs:
         names = ", ".join(requested.arms)
         placements = _placement_hint(requested, context)
         raise SiteError(
-            f"None of the methods {names} fits a site of {prepared.base.name}{placements}; ask for others."
+            f"None of the methods {names} fits a site of {base.name}{placements}; ask for others."
         )
-    budget.require_affordable(costs, budget=prepared.budget)
+    budget.require_affordable(costs, budget=in_parameters)
     feasible = space.feasible(requested, context)
     for name in requested.arms:
         if name not in feasible.arms:

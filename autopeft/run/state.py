@@ -95,11 +95,6 @@ class RunState:
     scoring_seconds: float = 0.0
 
     @property
-    def base_sha256(self) -> str:
-        """Digest of the weights of the base model at the start."""
-        return str(self.start[_BASE])
-
-    @property
     def weights(self) -> dict[str, dict[str, str]]:
         """Digests of the weights of the base model at the start, which `weight_digests` gave."""
         return dict(self.start[_WEIGHTS])
@@ -189,7 +184,7 @@ def check_base(state: RunState, prepared: Prepared) -> None:
 
     The bench compares a part of the weights after each trial; this function reads all of them.
     """
-    if prepared.base.sha256() != state.base_sha256:
+    if prepared.base.sha256() != state.start[_BASE]:
         raise TrainingError(
             f"The weights of {prepared.base.name} changed during the run, so that its measurements cannot be "
             "trusted; this is a bug, please report it, and start again with another --out."
@@ -241,12 +236,9 @@ def loaded_facts(
 def resumed(requested: RunSpec, explicit: frozenset[str]) -> RunSpec:
     """Read the settings of the run in `requested.output.out`, with the changes that the user may make.
 
-    The user may change `CHANGEABLE`; in a finished run all of these but the deadline. With another
-    `--memory` the run chooses the pieces of a step again.
-
-    Args:
-        requested: The settings of this call.
-        explicit: Dotted names of the settings that the user set; all others keep the run's values.
+    The user may change `CHANGEABLE`; in a finished run all of these but the deadline. With another `--memory`
+    the run chooses the pieces of a step again. Settings that are not `explicit` in this call keep the run's
+    values.
 
     Raises:
         SpecError: The user set another value for a setting that cannot change, or a path is missing.

@@ -1,7 +1,7 @@
 """The search space: a YAML file says which policies there are, and a policy becomes a plan.
 
 Inside the folder each file imports only from those before it:
-spaces → limits, sampling → layout → first.
+spaces → sampling → layout → first.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from autopeft.space.layout import (
     plan_of,
     select_sites,
 )
-from autopeft.space.limits import SERVERS, servable
 from autopeft.space.sampling import learning_rates, suggest
 from autopeft.space.spaces import (
     BASELINE_METHOD,
+    SERVERS,
     Choices,
     Family,
     FirstPlan,
@@ -29,5 +29,6 @@ from autopeft.space.spaces import (
     Space,
     load,
     names,
+    servable,
     text_of,
 )

@@ -17,6 +17,7 @@ from autopeft.records import ROLE_GROUPS, Arm, OptionPairs, OptionValue, path_at
 from autopeft.store import is_path_of_space, read_yaml, validate, yaml_text
 
 BASELINE_METHOD = "lora"  # what people write without a search
+SERVERS = ("vllm", "tgi", "llama.cpp")
 _MOST_EXPONENT = 16  # beyond it weights of sites overflow; chosen by hand
 _MOST_RANK = 2**20  # far above the width of any model; chosen by hand
 
@@ -216,12 +217,7 @@ def text_of(name: str) -> str:
 
 
 def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] = ()) -> Space:
-    """Read a search space by its name or its file.
-
-    Args:
-        name: One of `names()`, or the path of a YAML file.
-        known_methods: Every method there is; a lookup of another name raises `UnknownNameError`.
-        only: Methods to keep, with the mixes of these alone; empty keeps all of the space.
+    """Read a search space by its name or its file; `only` keeps some methods, with the mixes of these alone.
 
     Raises:
         UnknownNameError: No such space, method, option or key.
@@ -321,3 +317,35 @@ def _check(space: Space, methods: Mapping[str, Method], *, source: str) -> None:
                 f"The mix {arm!r} has {' and '.join(shared)}, which share one state among their sites; "
                 "a plan takes one such method, once."
             )
+
+
+def servable(space: Space, servers: Sequence[str], methods: Mapping[str, Method]) -> Space:
+    """Narrow a space to what each of some servers reads, by an exact export of the trained adapter.
+
+    A method loses the options that one of the servers does not read. A mix with such an option is dropped.
+
+    Raises:
+        SpecError: Nothing of the space is read by all servers.
+    """
+
+    def narrow(name: str, part: MethodSpace) -> MethodSpace | None:
+        def is_served(options: Mapping[str, OptionValue]) -> bool:
+            return set(servers) <= set(methods[name].servers(options))
+
+        options = {
+            option: tuple(value for value in values if is_served({option: value}))
+            for option, values in part.options.items()
+        }
+        if not is_served({}) or not all(options.values()):
+            return None
+        if isinstance(part, MixPart) and options != part.options:
+            return None
+        return part.model_copy(update={"options": options})
+
+    narrowed = space.narrowed(narrow)
+    if not narrowed.arms:
+        raise SpecError(
+            f"Nothing of the search space is read by {', '.join(servers)}, which take plain LoRA alone; "
+            "choose a space with LoRA, or leave --serve-on out and export a merged model."
+        )
+    return narrowed

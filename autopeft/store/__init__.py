@@ -15,7 +15,6 @@ from autopeft.store.checksums import (
     reseal,
     seal_folder,
     seal_of,
-    trained_facts,
     write_checked,
 )
 from autopeft.store.files import (
@@ -23,6 +22,7 @@ from autopeft.store.files import (
     claimed_folder,
     fresh_folder,
     put_in_place,
+    read_object,
     refuse_files,
     refuse_streams,
     replace_folder,

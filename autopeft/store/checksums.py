@@ -15,7 +15,7 @@ from typing import Any
 
 from autopeft.errors import RunDirError, SpecError
 from autopeft.records import digest_of
-from autopeft.store.files import follow_umask, sha256_of, sync_folder, write_text
+from autopeft.store.files import follow_umask, read_object, sha256_of, sync_folder, write_text
 
 _FILE, TRAINING = "checksums.json", "training.json"
 BASE = "base"  # in TRAINING: the facts of the base model
@@ -68,7 +68,7 @@ def require_unchanged(folder: Path) -> None:
     A folder that `peft` wrote without autopeft has neither, and passes; so does one of autopeft 0.2.0.
     """
     sums = _read_sums(folder) or {}
-    if TRAINING not in sums and BASE in trained_facts(folder / TRAINING):
+    if TRAINING not in sums and BASE in read_object(folder / TRAINING):
         raise SpecError(
             f"{folder / _FILE} is missing or of other files, so that nothing tells whether the weights are "
             f"those that {TRAINING} describes; put it back, or {_UNSEAL}."
@@ -83,15 +83,6 @@ def require_unchanged(folder: Path) -> None:
                 f"its SHA-256 differs from the one in {_FILE}; write the folder again and save elsewhere, or "
                 f"{_UNSEAL}."
             )
-
-
-def trained_facts(path: Path) -> dict[str, Any]:
-    """Read a `training.json`; empty if it is missing or damaged."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _synced_files(folder: Path) -> list[Path]:
@@ -134,11 +125,8 @@ def write_checked(path: Path, content: Any) -> None:
 def read_checked(path: Path, *, remedy: str) -> Any:
     """Read the content that `write_checked` wrote.
 
-    A file of an earlier version, which has no checksum, is read with a warning.
-
-    Args:
-        path: The file.
-        remedy: What the user can do if the file is damaged, for the error.
+    A file of an earlier version, which has no checksum, is read with a warning. `remedy` is what the user can
+    do if the file is damaged, for the error.
 
     Raises:
         FileNotFoundError: There is no such file.

@@ -7,6 +7,7 @@ import errno
 import glob
 import hashlib
 import itertools
+import json
 import os
 import re
 import secrets
@@ -117,6 +118,15 @@ def cannot_write(path: Path, error: OSError) -> RunDirError:
     """Make the error for a path that the system refuses to write."""
     remedy = _REMEDIES.get(error.errno or 0, "Mend the cause, or pass another --out")
     return RunDirError(f"{path} cannot be written: {error.strerror or error}. {remedy}.")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object; empty if the file is missing, damaged, or holds anything else."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def sha256_of(path: Path | str) -> str:

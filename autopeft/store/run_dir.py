@@ -35,8 +35,8 @@ from autopeft.records import (
     resume_command,
     to_json,
 )
-from autopeft.store.checksums import TRAINING, damaged, read_checked, trained_facts, write_checked
-from autopeft.store.files import as_path, cannot_write, refuse_files, write_text
+from autopeft.store.checksums import TRAINING, damaged, read_checked, write_checked
+from autopeft.store.files import as_path, cannot_write, read_object, refuse_files, write_text
 from autopeft.store.plan import read_plan_file
 from autopeft.store.yaml import read_yaml, validate, without_removed, write_yaml_text
 
@@ -302,7 +302,7 @@ class RunDir:
                     f"{noted}: one was edited or is of another run; put it back."
                 )
         weights = self.best / "weights"
-        trained = trained_facts(weights / TRAINING)  # without a plan in autopeft 0.2.0 and of other trainers
+        trained = read_object(weights / TRAINING)  # without a plan in autopeft 0.2.0 and of other trainers
         measured = {(m.plan.digest, m.fidelity.seed, m.metric, m.loss) for m in result.measurements}
         about = tuple(trained.get(key) for key in ("plan_id", "seed", "metric", "loss"))
         if about[0] is not None and about not in measured:
@@ -313,10 +313,7 @@ class RunDir:
 
 
 def read_plan(path: Path | str) -> PlanDocument:
-    """Read a plan from a file that `write_plan` wrote or a person edited, or that of a folder.
-
-    Args:
-        path: The file, or a folder that holds `plan.yaml` or `best/plan.yaml` (a run directory).
+    """Read a plan from a file, or a folder that holds `plan.yaml` or `best/plan.yaml` (a run directory).
 
     Raises:
         UnknownNameError: The file has a key that no plan has.
@@ -335,7 +332,7 @@ def read_plan(path: Path | str) -> PlanDocument:
     run, copy, document = RunDir(path), path / "plans" / "best.yaml", read_plan_file(file)
     if run.is_finished and not run.is_of_other_version:
         run.load_result()  # raises if its parts are not of one run
-    trained = trained_facts(path / TRAINING).get("plan_id", document.plan.digest)
+    trained = read_object(path / TRAINING).get("plan_id", document.plan.digest)
     is_copied = not (run.is_finished and copy.is_file()) or copy.read_bytes() == file.read_bytes()
     if trained != document.plan.digest or not is_copied:
         raise RunDirError(

@@ -310,7 +310,10 @@ class Bench:
             raise
         if evaluation.metric is None:
             return evaluation
-        _require_finite(evaluation, metric=self.task.metric)
+        values = (evaluation.metric, *evaluation.example_scores)  # of another package's metric, maybe
+        if math.isfinite(evaluation.loss) and not all(map(math.isfinite, values)):
+            name = self.task.metric
+            raise ValueError(f"the metric {name} has a value that is not finite, and the loss is finite")
         scores, texts = (
             dict(zip(by_size, each, strict=bool(each)))
             for each in (evaluation.example_scores, evaluation.texts)
@@ -360,10 +363,3 @@ def _failure(error: Exception, *, is_quantised: bool) -> tuple[Status, str]:
         remedy = "lower --micro-batch-tokens, --max-length or --batch-size"
         return Status.OUT_OF_MEMORY, f"out of memory: {remedy}"
     return Status.FAIL, f"{type(error).__name__}: {first_line_of(error)}"
-
-
-def _require_finite(evaluation: Evaluation, *, metric: str) -> None:
-    """Raise ValueError if another package's metric or score is not finite though the loss is."""
-    values = (evaluation.metric or 0.0, *evaluation.example_scores)
-    if math.isfinite(evaluation.loss) and not all(map(math.isfinite, values)):
-        raise ValueError(f"the metric {metric} has a value that is not finite, and the loss is finite")

@@ -87,9 +87,7 @@ def choose_compute(
 def less_memory(*, checkpointing: str, is_quantised: bool) -> str:
     """Name what the user can do for less memory, without what is on already.
 
-    Args:
-        checkpointing: `on`, `off` or `auto`, as `--checkpointing` takes it.
-        is_quantised: Whether the base model is quantised, by `--quantize` or by its checkpoint.
+    `checkpointing` is `on`, `off` or `auto`. A model may be quantised by `--quantize` or by its checkpoint.
 
     Example:
         >>> less_memory(checkpointing="on", is_quantised=True)
@@ -210,13 +208,9 @@ def _plain_bytes(bench: Bench, plan: Plan, row: list[int], requested: str) -> in
 def most_tokens(device: str, token_bytes: int, *, room: int, weights: int) -> tuple[int, str]:
     """Return the most tokens of a micro-batch, >= 1, and the reason in words.
 
-    What fits is rounded down to a power of two, so that small changes in free memory change nothing.
-
-    Args:
-        device: Type of the device, such as cpu.
-        token_bytes: What a token keeps for the backward pass.
-        room: Bytes that all tokens of a micro-batch may keep.
-        weights: Bytes of the base model's weights.
+    What fits is rounded down to a power of two, so that small changes in free memory change nothing. A token
+    keeps `token_bytes` for the backward pass, and all of a micro-batch may keep `room` bytes. The base
+    model's weights have `weights` bytes; `device` is a type, such as cpu.
     """
     limits = [
         (_MOST_TOKENS.get(device, _MOST_TOKENS["cuda"]), "more at once would bring no speed"),

@@ -50,11 +50,6 @@ class State:
     position: Position
     tensors: Mapping[str, torch.Tensor]
 
-    @property
-    def n_bytes(self) -> int:
-        """Size of the tensors."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
-
 
 def pause(position: Position, model: nn.Module, optimizer: Optimizer, scaler: GradScaler) -> State:
     """Copy the state of a run at a position."""

@@ -59,7 +59,7 @@ def measured(source: Path, n_rows: int, seed: int) -> Iterator[list[object]]:
             search=SearchSpec(seed=seed),
         )
         prepared = prepare(spec)
-        feasible, context = fit_to_budget(prepared, requested_space(spec))
+        feasible, context = fit_to_budget(prepared.spec, prepared.base, requested_space(spec))
         full = search_problem(prepared, feasible, context).lengths.full(seed=seed)
         first = first_policies(feasible, prepared.task.defaults.family, context)
         plan = next(plan_of(policy, context) for arm, policy in first if arm.kind == "baseline")

@@ -59,7 +59,7 @@ def main() -> None:
             spec = spec_of(given.data / name, budget, n_steps=STEPS, seed=seed, sizes=1, out=Path())
             spec = with_setting(spec, "execution.dtype", "float32")
             prepared = prepare(spec)
-            feasible, context = fit_to_budget(prepared, requested_space(spec))
+            feasible, context = fit_to_budget(prepared.spec, prepared.base, requested_space(spec))
             found = first_policies(feasible, prepared.task.defaults.family, context)
             plan = next(plan_of(policy, context) for arm, policy in found if str(arm) == row["plan"])
             head_rate = prepared.bench.head_rates.output if rates == "two" else None

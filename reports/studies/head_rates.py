@@ -40,7 +40,7 @@ FIELDS = (
 def plans_of(spec: RunSpec) -> tuple[Bench, str, Mapping[str, Plan]]:
     """The bench of a set, the name of its task, and the plans to train."""
     prepared = prepare(spec)
-    context = fit_to_budget(prepared, requested_space(spec))[1]
+    context = fit_to_budget(prepared.spec, prepared.base, requested_space(spec))[1]
     plans = {}
     for label, (method, placement, position) in PLANS.items():
         low, high = context.methods[method].learning_rate_range

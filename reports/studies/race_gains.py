@@ -80,7 +80,7 @@ def searched(spec: RunSpec) -> list[list[object]]:
 def swept(spec: RunSpec, folder: Path, rates: Sequence[float]) -> Iterator[list[object]]:
     """A row for each run of a sweep over placements and rates."""
     prepared = prepare(spec)
-    feasible, context = fit_to_budget(prepared, requested_space(spec))
+    feasible, context = fit_to_budget(prepared.spec, prepared.base, requested_space(spec))
     lengths = search_problem(prepared, feasible, context).lengths
     bench = replace(prepared.bench, keep_weights=lambda plan, seed: folder / plan.digest)
     entries = [

@@ -234,7 +234,7 @@ def test_the_replayed_problem_is_that_of_a_search_of_the_cell(model_dir, data_di
     prepared, context = measure.prepare_cell(cell, data_dir.parent, model_dir.parent)
     plans = list(candidates(context, head_rates=prepared.bench.head_rates.alone()))
     described = describe(cell, prepared, context, plans)
-    feasible, available = fit_to_budget(prepared, requested_space(prepared.spec))
+    feasible, available = fit_to_budget(prepared.spec, prepared.base, requested_space(prepared.spec))
     scores = logged_scores(prepared, ["gradient", "parameters"])
     real = search_problem(prepared, feasible, available, scores)
     surrogate = toy_surrogate(tmp_path / "toy", ia3_leads, plans, **vars(described))

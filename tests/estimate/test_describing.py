@@ -9,7 +9,7 @@ import transformers
 from peft import LoraConfig
 
 from autopeft import model
-from autopeft.commands import EstimateRequest, count_word, estimate_step
+from autopeft.commands import EstimateRequest, count, estimate_step
 from autopeft.errors import SpecError
 from autopeft.model import load_skeleton
 from autopeft.model.checkpoint_source import is_built_by
@@ -36,10 +36,7 @@ def test_what_lora_cannot_adapt_is_one_note_of_a_method_and_none_of_a_config(
     config.save_pretrained(tmp_path)
     LoraConfig(r=2, target_modules=["o_proj"], task_type="CAUSAL_LM").save_pretrained(tmp_path / "adapter")
     with caplog.at_level("INFO", logger="autopeft"):
-        counted = [
-            count_word(str(word), model_id=str(tmp_path), revision=None)
-            for word in ("lora_r2", tmp_path / "adapter")
-        ]
+        counted = [count(str(word), model_id=str(tmp_path)) for word in ("lora_r2", tmp_path / "adapter")]
     told = [[note for note in each.notes if "takes them for experts" in note] for each in counted]
     assert [len(notes) for notes in told] == [1, 0]
     assert "takes them for experts" not in caplog.text

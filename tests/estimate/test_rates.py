@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autopeft.errors import UnknownNameError
 from autopeft.estimate import CARDS, Rates, measure_rates, measured_rates, rates_of
 from autopeft.estimate.memory_tracker import MemoryTracker
 
@@ -48,14 +47,12 @@ def test_a_gpu_hides_the_starts_of_its_kernels_and_a_cpu_does_not():
     assert SLOW.of_step(0.5, 100) == pytest.approx(0.6)
 
 
-def test_cards_are_faster_by_their_data_sheets_and_unknown_ones_are_refused():
+def test_cards_are_as_fast_as_their_data_sheets_say():
     for name, card in CARDS.items():
         rates = rates_of(name)
         assert rates.flops < 1e12 * card.tflops
         assert rates.runs_ahead
     assert rates_of("h100").flops / rates_of("a100-80gb").flops == pytest.approx(989 / 312)
-    with pytest.raises(UnknownNameError, match="h100"):
-        rates_of("h1000")
 
 
 def test_probe_of_this_machine_has_rates_that_a_machine_can_have():

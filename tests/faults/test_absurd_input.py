@@ -57,7 +57,7 @@ def test_a_device_is_refused_before_it_is_read(tmp_path, name):
         elif path.suffix == ".gguf":
             model.config_of(ModelSpec(id=str(path)))
         else:
-            commands.count_word(str(path), model_id=None, revision=None)
+            commands.count(str(path))
 
 
 def test_json_lines_in_latin_1_are_refused(tmp_path):

@@ -232,8 +232,7 @@ def test_every_setting_has_a_help_a_group_and_a_name_of_its_own() -> None:
     assert len({field.variable for field in SETTINGS.values()}) == len(SETTINGS)
 
 
-def test_help_names_choices_and_default() -> None:
-    assert SHORT_NAMES["effort"].choices_text == ": quick, normal or thorough"
+def test_help_names_the_default() -> None:
     assert SHORT_NAMES["effort"].text.endswith(". Default normal.")
     assert SHORT_NAMES["max_time"].text.endswith(", never the full runs. Default none (demo: 450 s).")
     assert SHORT_NAMES["label_column"].text == "Column with the label."

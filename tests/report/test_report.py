@@ -125,7 +125,7 @@ def test_the_stages_of_the_cost_add_up_to_the_whole(page):
 
 
 def test_result_json_has_the_documented_keys(result):
-    answer = report.result_json(result, "complete")
+    answer = report.result_json(result)
     assert answer["schema_version"] == 3 and answer["status"] == "complete"
     assert answer["best"]["trainable_params"] == 7_296 and answer["best"]["metric_mean"] == 0.954
     assert answer["best"]["share_of_base"] == pytest.approx(7_296 / 1_234_567)
@@ -149,7 +149,7 @@ def test_result_json_has_the_documented_keys(result):
 
 
 def test_the_rival_is_in_the_result_whether_or_not_it_is_handed_over():
-    won, lost = (report.result_json(r, "complete") for r in (toy_result(), kept_default()))
+    won, lost = (report.result_json(r) for r in (toy_result(), kept_default()))
     assert won["rival"]["plan_id"] == won["best"]["plan_id"] == BEST.digest
     assert lost["rival"]["plan_id"] == BEST.digest and lost["best"]["plan_id"] == BASELINE.digest
     alone = replace(
@@ -158,7 +158,7 @@ def test_the_rival_is_in_the_result_whether_or_not_it_is_handed_over():
         full_runs=kept_default().full_runs[:1],
         verdict=replace(kept_default().verdict, mean_difference=None, interval_95=None),
     )
-    assert report.result_json(alone, "complete")["rival"] is None
+    assert report.result_json(alone)["rival"] is None
     assert "Against the default" not in report.report_html(alone, words=WORDS)
     assert report.report_md(alone, words=WORDS)
 
@@ -167,7 +167,7 @@ def test_result_json_never_says_nan(result):
     broken = replace(
         result, full_runs=(replace(result.full_runs[0], mean_loss=float("nan")), *result.full_runs[1:])
     )
-    answer = report.result_json(broken, "complete")
+    answer = report.result_json(broken)
     assert json.loads(json.dumps(answer, allow_nan=False)) == answer
     assert answer["full_runs"][0]["mean_loss"] is None
 
@@ -308,7 +308,7 @@ def test_the_trials_of_a_search_without_an_answer_are_those_of_the_finished_one(
 def test_what_the_base_model_lacks_is_told(result):
     told = "The base model lacks weights for bert.pooler.dense; all plans train them."
     lacking = replace(result, setting=replace(result.setting, lacking=told))
-    assert report.result_json(lacking, "complete")["sentences"] == [told]
+    assert report.result_json(lacking)["sentences"] == [told]
     for render in BOTH:
         assert told in render(lacking, words=WORDS)
 
@@ -334,7 +334,7 @@ def test_write_leaves_five_files_that_agree(result, tmp_path):
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["report.html", "report.md", "result.json", "sensitivity.csv", "trials.csv"]
     answer = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
-    assert answer == report.result_json(result, "complete")
+    assert answer == report.result_json(result)
 
 
 def test_the_lines_that_load_a_gguf_file_name_its_folder_and_the_file(result):

@@ -27,7 +27,7 @@ def test_published_schema_is_that_of_the_models(page):
 
 
 def answer_of(result):
-    return json.loads(json.dumps(result_json(result, "complete")))
+    return json.loads(json.dumps(result_json(result)))
 
 
 @pytest.mark.parametrize(

@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 import logging
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from toys import architectures as model_toys
 from toys.specs import run_spec
 
 from autopeft.errors import SiteError
-from autopeft.extension import discover
-from autopeft.run.prepare import Prepared
 from autopeft.run.search_problem import fit_to_budget
 from autopeft.space import MethodSpace, Space
 
 ORTHOGONAL = MethodSpace(options={"init": ("orthogonal",)}, max_rank=1)  # has even ranks alone
 
 
-def prepared(**spec: Any) -> Prepared:
-    splits = {"train": SimpleNamespace(longest=3)}
-    return Prepared(
-        spec=run_spec(**spec),
-        data=cast(Any, None),
-        base=cast(Any, model_toys.skeleton("bert", "SEQ_CLS")),
-        task=cast(Any, None),
-        methods=discover("autopeft.methods"),
-        bench=cast(Any, SimpleNamespace(splits=splits)),
-        full_steps=1,
-    )
+SPEC, BASE = run_spec(budget="5000"), model_toys.skeleton("bert", "SEQ_CLS")
 
 
 def space(**methods: MethodSpace) -> Space:
@@ -38,12 +25,12 @@ def space(**methods: MethodSpace) -> Space:
 
 def test_the_placement_of_a_space_is_named_where_no_method_fits_for_it() -> None:
     with pytest.raises(SiteError, match=r"lora fits a site .* search space sets \(placement norm\); ask"):
-        fit_to_budget(prepared(budget="5000"), space(lora=MethodSpace(placement=("norm",))))
+        fit_to_budget(SPEC, BASE, space(lora=MethodSpace(placement=("norm",))))
 
 
 def test_a_placement_without_a_fitting_site_is_left_out_and_told(caplog: pytest.LogCaptureFixture) -> None:
     placed = MethodSpace(placement=("norm", "q+v"))
     with caplog.at_level(logging.INFO, logger="autopeft"):
-        feasible, _ = fit_to_budget(prepared(budget="5000"), space(lora=placed))
+        feasible, _ = fit_to_budget(SPEC, BASE, space(lora=placed))
     assert feasible.methods["lora"].placement == ("q+v",)
     assert "lora at norm is left out: the model has no site for it there." in caplog.text

@@ -59,7 +59,7 @@ def test_a_metric_is_called_by_its_words_in_texts_and_by_its_name_in_json(task, 
     text = report.report_md(result, words=WORDS)
     assert f"| {words} on test |" in text and f": {words} 94.8 % on the test split" in text
     assert words == metric or metric not in text
-    assert report.result_json(result, "complete")["metric"] == metric
+    assert report.result_json(result)["metric"] == metric
 
 
 def replace_metric(spec, metric):

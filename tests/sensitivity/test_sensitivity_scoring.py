@@ -133,7 +133,7 @@ def test_a_search_whose_memory_holds_no_example_orders_sites_by_their_size(prepa
     assert warning.endswith("Sites are ordered by their number of weights instead.")
     with pytest.raises(SpecError, match="does not fit into memory"):
         sensitivity(replace(prepared, task=NoRoom()), names)  # as `analyze` asks for it
-    feasible, context = fit_to_budget(prepared, requested_space(prepared.spec))
+    feasible, context = fit_to_budget(prepared.spec, prepared.base, requested_space(prepared.spec))
     problem = search_problem(prepared, feasible, context, scores)
     assert problem.context.scores == dict(
         zip((s.name for s in prepared.base.sites), scores[0].values, strict=True)

@@ -52,11 +52,8 @@ def load_in_peft(module: nn.Module, files: Sequence[ConfigFile]) -> tuple[nn.Mod
     """Load an adapter with plain `peft`; return the model, and phrases on missing and ignored tensors.
 
     Several configs are loaded one at a time. A config that changes weights is merged before the next one is
-    loaded; configs that cannot be merged come last.
-
-    Args:
-        module: The base model in float32; changed in place.
-        files: The configs, with weights beside them; a trained head lies beside the first.
+    loaded; configs that cannot be merged come last. A trained head lies beside the first. The base model, in
+    float32, is changed in place.
 
     Raises:
         SpecError: A folder has no weights that can be read, or `peft` refuses or cannot merge the adapter.
@@ -97,18 +94,13 @@ def load_in_peft(module: nn.Module, files: Sequence[ConfigFile]) -> tuple[nn.Mod
 
 
 def load_as_served(module: nn.Module, file: ConfigFile, *, reader: str) -> nn.Module:
-    """Add a LoRA to the base model's weights, with the scale that a server takes from its config.
+    """Add a LoRA to the base model's weights, with the scale that vLLM or llama.cpp takes from its config.
 
-    Args:
-        module: The base model in float32 and not quantised; changed in place, its head too, and returned.
-        file: The config of a LoRA folder, with weights beside it.
-        reader: `vllm` or `llama.cpp`.
+    The base model, in float32 and not quantised, is changed in place, its head too, and returned.
 
     Raises:
-        SpecError: There is no such reader, or the weights are no LoRA on linear maps of this model.
+        SpecError: The weights are no LoRA on linear maps of this model.
     """
-    if reader not in _SERVERS:
-        raise SpecError(f"There is no reader {reader!r}; use {', '.join(READERS)}.")
     if not isinstance(file.config, LoraConfig):
         raise SpecError(f"{reader} reads LoRA alone, and {file.folder} is none; leave --reader out.")
     tensors, saved = _weights_of(file), tuple(file.config.modules_to_save or ())

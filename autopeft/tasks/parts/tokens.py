@@ -120,14 +120,8 @@ def token_pairs(
 
     Most tokenizers get the two apart. One that begins every text with a space, as Llama 2's does, gets
     them as one text: the tokens after those of the first text are the continuation's. If the first text ends
-    within a token, it gets them apart, too.
-
-    Args:
-        tokenizer: Of the base model.
-        texts: The first texts.
-        continuations: The texts that follow them.
-        add_special_tokens: Whether a text begins as the tokenizer begins texts. A token that it puts at the
-            end is removed.
+    within a token, it gets them apart, too. With `add_special_tokens` a text begins as the tokenizer begins
+    texts; a token that it puts at the end is removed.
     """
     ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} if add_special_tokens else set()
 
@@ -182,11 +176,6 @@ def tokenized(
 
     A pair is cut at its longer text. Its second text begins on a new line if the tokenizer puts nothing
     between the two. The length of a very long text is that of its beginning, which alone is tokenised.
-
-    Args:
-        tokenizer: Of the base model.
-        columns: The texts; for pairs, the second texts too.
-        max_length: Most tokens of an example.
     """
     examples: list[Example] = []
     cut: list[int] = []
