@@ -22,19 +22,16 @@ from torch.utils.flop_counter import flop_registry
 
 from autopeft.estimate.rates import Rates
 
-_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # torch's registry has GPUs' alone
-_ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-_LOOK_UPS = (
-    torch.ops.aten.embedding,
-    torch.ops.aten.index,
-    torch.ops.aten.gather,
-    torch.ops.aten.index_select,
-)
+_ATEN = torch.ops.aten
+_ATTENTION = _ATEN._scaled_dot_product_flash_attention_for_cpu  # torch's registry has GPUs' alone
+_ATTENTION_BACKWARD = _ATEN._scaled_dot_product_flash_attention_for_cpu_backward
+_EXPERTS = _ATEN._grouped_mm  # torch's registry lacks it
+_LOOK_UPS = (_ATEN.embedding, _ATEN.index, _ATEN.gather, _ATEN.index_select)
 FORWARD, HEAD = "forward pass", "output layer and loss"
 LAST_LAYER, UPPER_LAYERS, FIRST_LAYER = "backward, last layer", "backward, layers", "backward, first layer"
 BACKWARD, OPTIMIZER = "backward pass", "optimizer step"  # the first if no layers are known
 _DEVICE = torch.ops.prim.device.default  # only fake tensors ask for their device by an operation
-_NO_KERNELS = (torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten._unsafe_view)
+_NO_KERNELS = (_ATEN.empty, _ATEN.empty_like, _ATEN._unsafe_view)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +165,8 @@ def _flops(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: 
     kernel = getattr(func, "_overloadpacket", None)
     if kernel in flop_registry:
         return int(flop_registry[kernel](*args, **kwargs, out_val=result))
+    if kernel is _EXPERTS:  # each row meets the matrix of one expert
+        return int(2 * args[0].numel() * args[1].shape[-1])
     if kernel is _ATTENTION:
         return 2 * _product(*args[:2])
     if kernel is _ATTENTION_BACKWARD:

@@ -13,6 +13,7 @@ from toys.bases import PEFT_TASKS, toy_base
 
 from autopeft.adapters import compile_plan
 from autopeft.estimate import TrainingStep, measure, quantise_maps, replay, without_weights
+from autopeft.estimate.memory_tracker import MemoryTracker
 from autopeft.estimate.replay import gpu_autocast
 from autopeft.extension import discover
 from autopeft.model import BaseModel, attach
@@ -257,6 +258,15 @@ def test_layer_norm_has_the_format_that_autocast_of_each_device_gives():
             assert norm(inputs).dtype == torch.float32
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert norm(inputs).dtype == torch.bfloat16
+
+
+def test_products_of_experts_are_those_of_each_row_with_its_expert():
+    rows, experts = torch.randn(6, 16).bfloat16(), torch.randn(3, 16, 8).bfloat16()
+    with MemoryTracker() as tracker:
+        torch._grouped_mm(rows, experts, offs=torch.tensor([1, 3, 6], dtype=torch.int32))
+    with FlopCounterMode(display=False) as counted:
+        _ = rows[:1] @ experts[0], rows[1:3] @ experts[1], rows[3:] @ experts[2]
+    assert tracker.flops == counted.get_total_flops()
 
 
 def test_operations_of_a_step_are_those_that_torch_counts():
