@@ -82,14 +82,10 @@ def _amount(requested: str) -> tuple[Fraction, bool]:
     if unit == "%":
         return amount / 100, True
     if amount * _FACTOR[unit] < 1:
-        hint = "ask for more." if unit else f"did you mean '{_as_share(amount)}'?"
+        percent = float(amount if amount >= _LEAST_PERCENT else 100 * amount)
+        hint = "ask for more." if unit else f"did you mean '{percent:g}%'?"
         raise SpecError(f"The budget {requested!r} is less than one parameter; {hint}")
     return amount * _FACTOR[unit], False
-
-
-def _as_share(amount: Fraction) -> str:
-    """Write a number below 1 as the percentage that is meant: 0.5 for `0.5` (no sign), 0.5 for `0.005`."""
-    return f"{float(amount if amount >= _LEAST_PERCENT else 100 * amount):g}%"
 
 
 @dataclass(frozen=True, kw_only=True)

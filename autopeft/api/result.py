@@ -86,16 +86,18 @@ class Result(SearchResult):
         """Ask the finished adapter: a label with its probabilities, tags, a number or a text for each input.
 
         Args:
-            inputs: Texts or paths of images, such as a column of a data frame; a pair of texts is a tuple.
+            inputs: Texts or paths of images, such as a column of a data frame; a tuple for a pair of texts,
+                and for a question with its choices.
 
         Raises:
             SpecError: The inputs have another form than the run's rows, or the model was an object in memory.
             ModelError: The base model cannot be loaded.
         """
         rows = [inputs] if isinstance(inputs, str) else list(inputs)
-        words = [word for row in rows for word in ((row,) if isinstance(row, str) else row)]
         with in_python_words():
-            return commands.try_run(self.path, words)
+            return commands.try_run(
+                self.path, [(row,) if isinstance(row, str) else tuple(row) for row in rows]
+            )
 
     @one_at_a_time()
     def load(self, model: nn.Module | None = None) -> PeftModel:

@@ -44,13 +44,14 @@ class Reply:
     text: str | None = None
 
 
-def try_run(run: Path, words: Sequence[str]) -> tuple[Reply, ...]:
+def try_run(run: Path, words: Sequence[str] | Sequence[tuple[str, ...]]) -> tuple[Reply, ...]:
     """Ask the finished adapter of a run.
 
     Args:
         run: The folder of the run.
         words: Texts, prompts or paths of images, each an input. If rows of the run have two texts or more, as
-            many words make one input. For multiple choice all words are one input, the question first.
+            many words make one input. For multiple choice all words are one input, the question first. Or
+            one tuple of words for each input.
 
     Raises:
         SpecError: The words make no whole inputs, or name a file in place of a text. Or the run cannot be
@@ -67,7 +68,13 @@ def try_run(run: Path, words: Sequence[str]) -> tuple[Reply, ...]:
             f"{run} does not say how to ask its model: it was in memory, your own trainer trained it, or an "
             "earlier version made the run. In Python, autopeft.load_result(run).load() gives the model."
         )
-    inputs = _inputs(run, words, result)
+    rows = [words] if all(isinstance(word, str) for word in words) else words
+    inputs = [each for row in rows for each in _inputs(run, cast(Sequence[str], row), result)]
+    if rows is words and len(inputs) != len(rows):
+        raise SpecError(
+            f"An input of this run is one text, with blanks between its tokens; {len(rows)} inputs have "
+            f"{len(inputs)} texts."
+        )
     weights = finished_weights(folder)
     adapted, base = load_with_base(result, weights)
     if base.tokenizer is None:

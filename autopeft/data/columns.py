@@ -23,6 +23,7 @@ from autopeft.records import DataSpec, shortened
 _FIRST_ROWS = 1000  # by which the content of a column is judged; chosen by hand
 _NO_LABEL = "-100"  # of a row without a label, in a column with declared names; losses ignore it
 HIDDEN = "-1"  # what many test splits on the hub have in place of their labels
+HAS_LABEL = {"0": False, "1": True, "false": False, "true": True}  # cells of a column that is one label
 _MOST_NAMES = 25  # of columns that an error lists; chosen by hand
 _LONGEST_NAME = 60  # characters of a column's name in such a list; chosen by hand
 _MONTH = re.compile(r"\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)", re.IGNORECASE)
@@ -66,6 +67,27 @@ def first_usual_column(names: Sequence[str], usual_names: str) -> str | None:
     """Find the column with the first of some usual names, apart from case and blanks; None without."""
     by_lower = {name.strip().lower(): name for name in names}
     return next((by_lower[name] for name in usual_names.split() if name in by_lower), None)
+
+
+def join_labels(table: Any, label_column: str | None) -> Any:
+    """Add a column of lists if `label_column` names several columns of 0 and 1, as in `toxic,obscene`.
+
+    Raises DataError for a cell that is neither 0 or 1 nor true or false.
+    """
+    names = [name.strip() for name in (label_column or "").split(",")]
+    if label_column in table.column_names or not set(names) <= set(table.column_names):
+        return table
+    labels: list[list[str]] = [[] for _ in range(len(table))]
+    for name in names:
+        for index, cell in enumerate(table[name][:]):
+            code = str(as_label(cell, name)).casefold()
+            if code not in HAS_LABEL:
+                raise DataError(
+                    f"Column {name} holds {shortened(repr(cell), 40)} in row {index + 1}; as one of the "
+                    f"label columns {label_column} it may hold 0 or 1, or true or false."
+                )
+            labels[index] += [name] * HAS_LABEL[code]
+    return table.add_column(label_column, labels)
 
 
 def column_list(names: Sequence[str]) -> str:

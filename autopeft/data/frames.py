@@ -39,7 +39,8 @@ def load_in_memory(spec: DataSpec, data: Any, *, seed: int, read_rows: ReadRows)
     notes: tuple[str, ...] = ()
     odd = [table for table in tables.values() if not isinstance(table, datasets.Dataset)]
     if odd or not tables:
-        kind = type(odd[0]).__name__ if odd else "DatasetDict without splits"
+        of = "dictionary of " if isinstance(data, dict) else ""
+        kind = f"{of}{type(odd[0]).__name__}" if odd else "DatasetDict without splits"
         raise DataError(
             f"The data in memory is a {kind}; pass a datasets.Dataset, a pandas.DataFrame, a dictionary "
             "of these by split, or the name of a file."

@@ -14,7 +14,7 @@ from typing import Any
 
 import datasets
 
-from autopeft.data.columns import Columns, only_input
+from autopeft.data.columns import Columns, join_labels, only_input
 from autopeft.data.dataset import UncutRows
 from autopeft.data.formats import IMAGES, TABLES, read_table, suffix_of
 from autopeft.data.labels import LABEL_NAMES, label_column, labelled
@@ -81,6 +81,8 @@ def read_images(spec: DataSpec) -> UncutRows:
     if not spec.source:
         raise DataError("The sample dataset has texts; name a folder of images with --data.")
     source = _read_tables(spec, spec.source)
+    for part, tables in source.tables.items():
+        source.tables[part] = [(join_labels(table, spec.label_column), folder) for table, folder in tables]
     names = source.tables["train"][0][0].column_names
     files = only_input(spec, names, FILE_NAMES, content="image files")
     label = label_column(spec, names, inputs=[files], usual_names=LABEL_NAMES)
@@ -130,7 +132,8 @@ def _read_class_folders(path: Path) -> Source:
 
     A class named like a split is taken for a split: it holds no folders of classes, which is a DataError.
     """
-    children = sorted(child for child in path.iterdir() if child.is_dir() and not _is_hidden(child, path))
+    name, path = path.resolve().name, _unwrapped(path)
+    children = _folders_in(path)
     if not children:
         raise DataError(
             f"The folder {path} holds neither a table ({', '.join(TABLES)}) nor folders of classes; put "
@@ -138,7 +141,7 @@ def _read_class_folders(path: Path) -> Source:
         )
     parts, notes = {"train": [path]}, list[str]()
     if any(SPLIT_WORD.search(child.name.lower()) for child in children):
-        parts, part_notes = by_part({child.name: child for child in children}, path.name)
+        parts, part_notes = by_part({child.name: _unwrapped(child) for child in children}, name)
         notes += part_notes
     kinds = pillow().registered_extensions()  # this call fills `OPEN`, too
     readable = set(pillow().OPEN) - _NOT_DECODED
@@ -163,7 +166,17 @@ def _read_class_folders(path: Path) -> Source:
             labels = [file.relative_to(folder).parts[0] for file in images]
             content = {"file": [str(file.resolve()) for file in images], "label": labels}
             tables[part].append(datasets.Dataset.from_dict(content))
-    return Source(path.resolve().name, tables, tuple(notes))
+    return Source(name, tables, tuple(notes))
+
+
+def _unwrapped(folder: Path) -> Path:
+    """Step into the only folder inside as long as that one holds folders: an archive adds such folders."""
+    inside = _folders_in(folder)
+    return _unwrapped(inside[0]) if len(inside) == 1 and _folders_in(inside[0]) else folder
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return sorted(child for child in folder.iterdir() if child.is_dir() and not _is_hidden(child, folder))
 
 
 def _is_hidden(file: Path, root: Path) -> bool:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from autopeft.data.cells import NUMBER, is_numeric
 from autopeft.data.columns import (
+    HAS_LABEL,
     HIDDEN,
     Columns,
     cells_in,
@@ -24,6 +25,7 @@ from autopeft.data.columns import (
     head_of,
     holds_strings,
     holds_texts,
+    join_labels,
     notes_on_unread_texts,
     rows_of,
 )
@@ -56,8 +58,12 @@ _LARGEST = 1e18  # absolute value of a number to learn; float32 still holds its 
 def read_texts(spec: DataSpec) -> UncutRows:
     """Read labelled texts or pairs of texts; the labels decide what kind of target they are."""
     source = read(spec)
-    columns, notes = _choose_columns(spec, source.tables["train"][0])
-    return labelled(spec, source._replace(notes=(*source.notes, *notes)), columns=columns)
+    tables = {
+        part: [join_labels(table, spec.label_column) for table in of_part]
+        for part, of_part in source.tables.items()
+    }
+    columns, notes = _choose_columns(spec, tables["train"][0])
+    return labelled(spec, Source(source.name, tables, (*source.notes, *notes)), columns=columns)
 
 
 def labelled(spec: DataSpec, source: Source, *, columns: Columns) -> UncutRows:
@@ -110,6 +116,10 @@ def labelled(spec: DataSpec, source: Source, *, columns: Columns) -> UncutRows:
         target = _classes(parts, kind, columns, declared=declared)
         if absent := [name for name in declared if name not in target.names]:
             notes.append(f"Left out labels that no train row has: {listed(absent)}.")
+        by_case = {name.casefold(): name for name in target.names}
+        if alike := [name for name in target.names if by_case[name.casefold()] != name]:
+            pair = f"{alike[0]!r} and {by_case[alike[0].casefold()]!r}"
+            notes.append(f"Labels such as {pair} differ in case alone; write them alike if they are one.")
     return columns.uncut(source, parts, target, left_out=left_out, notes=notes)
 
 
@@ -177,9 +187,10 @@ def _choose_columns(spec: DataSpec, table: Any) -> tuple[Columns, list[str]]:
 
 
 def _guess(head: pa.Table, texts: Sequence[str]) -> str:
-    """Write the flags for the column with the fewest labels, each twice or more; "" without such a column.
+    """Write the flags for the columns of 0 and 1, else for the one with the fewest labels; "" without one.
 
-    If no text column is named and one holds texts of several words, its flag follows.
+    Each label occurs twice or more. If no text column is named and one holds texts of several words, its flag
+    follows.
     """
     of_texts = [name for name in head.column_names if holds_texts(head, name)]
     labels = [name for name in head.column_names if name not in (*texts, *of_texts)]
@@ -188,11 +199,16 @@ def _guess(head: pa.Table, texts: Sequence[str]) -> str:
     if not fitting:
         return ""
     flag = ["--text-column", *of_texts] if len(of_texts) == 1 and not texts else []
-    return shlex.join(["--label-column", min(fitting, key=lambda name: fitting[name]), *flag])
+    each_a_label = [name for name in fitting if {*map(str.casefold, counts[name])} <= HAS_LABEL.keys()]
+    label = ",".join(each_a_label) if each_a_label else min(fitting, key=lambda name: fitting[name])
+    return shlex.join(["--label-column", label, *flag])
 
 
 def _find_texts(head: pa.Table, not_texts: Collection[str | None]) -> list[str]:
-    """Find the columns with the most telling names, else the only column of strings; [] if there is none."""
+    """Find the columns with the most telling names, else the only one with texts of several words or strings.
+
+    [] without such a column.
+    """
     by_lower = {name.strip().lower(): name for name in head.column_names if name not in not_texts}
     for names in TEXT_NAMES.split():
         if not all(name in by_lower for name in names.split("+")):
@@ -203,7 +219,9 @@ def _find_texts(head: pa.Table, not_texts: Collection[str | None]) -> list[str]:
             return columns
     strings = [name for name in by_lower.values() if holds_strings(head, name)]
     # All cells of a csv file are strings; a column of numbers is an id or a count.
-    texts = [name for name in strings if not is_numeric(cells_in(head, name))]
+    texts = [name for name in strings if holds_texts(head, name)] or [
+        name for name in strings if not is_numeric(cells_in(head, name))
+    ]
     return texts if len(texts) == 1 else []
 
 

@@ -141,7 +141,8 @@ def prepare(
         loaded = load_data(spec, part.read_rows, memory)
         loaded = loaded.with_all_rows() if all_rows else loaded
         for note in loaded.notes:
-            log.log(logging.WARNING if note.startswith("Dropped") else logging.INFO, "%s", note)
+            is_doubtful = note.startswith(("Dropped", "Labels"))
+            log.log(logging.WARNING if is_doubtful else logging.INFO, "%s", note)
         # Fitted twice: now to refuse an unsuitable metric before the model is loaded; then with tokenizer.
         task = part.fitted(spec.task, loaded.target)
         for note in task.notes:

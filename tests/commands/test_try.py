@@ -151,6 +151,14 @@ def test_one_of_the_choices_is_the_answer(make_run):
     assert swapped.probabilities == pytest.approx(reply.probabilities, abs=1e-5)
 
 
+def test_each_tuple_is_one_input(make_run):
+    run = make_run("choice")
+    rows = [("good film", "bad day", "good day"), ("bad film", "good day", "bad day")]
+    assert commands.try_run(run, rows) == tuple(reply for row in rows for reply in commands.try_run(run, row))
+    with pytest.raises(SpecError, match="the question and at least two choices"):
+        commands.try_run(run, [("good film",), ("bad day",), ("good day",)])
+
+
 def test_a_prompt_gets_what_the_model_writes_greedily(make_run, llama_with_weights):
     _, model = llama_with_weights
     run = make_run("completion", model)

@@ -158,6 +158,7 @@ def test_test_part_without_labels_is_left_out(tmp_path, label):
         (("hypothesis", "premise", "text", "label"), {}, ("premise", "hypothesis"), "label"),
         (("sentence", "question", "target"), {}, ("question", "sentence"), "target"),
         (("Words", "Sentiment"), {}, ("Words",), "Sentiment"),
+        (("What was said", "Date", "Sentiment"), {}, ("What was said",), "Sentiment"),
         (("text", "words", "label"), {"text_columns": ("words",)}, ("words",), "label"),
         (("text", "label", "mood"), {"label_column": "mood"}, ("text",), "mood"),
     ],

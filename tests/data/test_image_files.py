@@ -87,6 +87,12 @@ def test_hidden_folders_and_files_are_no_classes(tmp_path):
     assert len(loaded(data)) == 60 and not any("Left out" in note for note in data.notes)
 
 
+@pytest.mark.parametrize("around", ["flowers", "flowers/flowers", "train", "train/train"])
+def test_folders_that_an_archive_put_around_the_classes_are_no_classes(tmp_path, around):
+    save_classes(tmp_path / around, "cat", "dog")
+    assert read(tmp_path).label_names == ("cat", "dog")
+
+
 def test_every_suffix_of_pillow_is_read_and_other_files_are_counted(tmp_path):
     for seed, suffix in enumerate((".jfif", ".JPE", ".ppm")):
         for i in range(20):

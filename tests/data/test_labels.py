@@ -96,3 +96,28 @@ def test_other_columns_of_labels_are_noted_and_named_where_the_label_is_constant
     assert "sentiment has a usual name of labels too; name the label with --label-column." in data.notes
     named = read(tmp_path / "rows.csv", label_column="category")
     assert not any("usual name" in note for note in named.notes)
+
+
+def test_labels_that_differ_in_case_alone_are_noted(tmp_path):
+    data = read(write(tmp_path / "a.csv", ["Pos", "neg", "pos"] * 30))
+    assert data.label_names == ("Pos", "neg", "pos")
+    assert "Labels such as 'Pos' and 'pos' differ in case alone" in " ".join(data.notes)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "yes", "no"), [("csv", 1, 0), ("csv", True, False), ("parquet", 1.0, 0.0)]
+)
+def test_a_column_of_0_and_1_for_each_label_is_a_list_of_labels(tmp_path, suffix, yes, no):
+    frame = pd.DataFrame({"said": [f"this is number {i}" for i in range(N)]})
+    frame["toxic"], frame["mild"] = [yes, no, no] * 30, [yes, yes, no] * 30
+    path = tmp_path / f"a.{suffix}"
+    frame.to_csv(path, index=False) if suffix == "csv" else frame.to_parquet(path)
+    with pytest.raises(DataError, match="perhaps --label-column toxic,mild --text-column said"):
+        read(path)
+    data = read(path, label_column="toxic, mild")
+    named = [sorted(data.label_names[i] for i in label) for label in data.train.labels]
+    numbers = [int(text.split()[-1]) for (text,) in data.train.inputs]
+    assert named == [[["mild", "toxic"], ["mild"], []][i % 3] for i in numbers]
+    frame.assign(mild="x").to_csv(tmp_path / "b.csv", index=False)
+    with pytest.raises(DataError, match="Column mild holds 'x' in row 1; as one of the label columns"):
+        read(tmp_path / "b.csv", label_column="toxic,mild")

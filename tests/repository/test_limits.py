@@ -36,7 +36,9 @@ BROAD_EXCEPTS = {
 # 48 refuse devices and pipes, keep the tracker of locks and the watch over a dead parent, note a base's
 # generation config, refuse weights of another run, and name settings of the environment. 30 train a plan on
 # all rows, 12 say which steps fit a time limit. 72 refuse parts of a run that are of another run, or edited.
-MAX_PACKAGE_LINES = 36_061
+# 36 read a column of 0 and 1 for each label, 15 step into folders of an archive, 10 let `predict` answer
+# several questions with choices.
+MAX_PACKAGE_LINES = 36_122
 MAX_FOLDER_FILES = 15
 PARTS = {
     f"autopeft/{room}" for room in ("methods", "metrics", "tasks", "sensitivity", "exports")
