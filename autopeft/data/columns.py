@@ -23,7 +23,8 @@ from autopeft.records import DataSpec, shortened
 _FIRST_ROWS = 1000  # by which the content of a column is judged; chosen by hand
 _NO_LABEL = "-100"  # of a row without a label, in a column with declared names; losses ignore it
 HIDDEN = "-1"  # what many test splits on the hub have in place of their labels
-HAS_LABEL = {"0": False, "1": True, "false": False, "true": True}  # cells of a column that is one label
+# Cells of a column that is one label.
+HAS_LABEL = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 _MOST_NAMES = 25  # of columns that an error lists; chosen by hand
 _LONGEST_NAME = 60  # characters of a column's name in such a list; chosen by hand
 _MONTH = re.compile(r"\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)", re.IGNORECASE)
@@ -80,7 +81,7 @@ def join_labels(table: Any, label_column: str | None) -> Any:
     labels: list[list[str]] = [[] for _ in range(len(table))]
     for name in names:
         for index, cell in enumerate(table[name][:]):
-            code = str(as_label(cell, name)).casefold()
+            code = str(cell).strip().casefold()
             if code not in HAS_LABEL:
                 raise DataError(
                     f"Column {name} holds {shortened(repr(cell), 40)} in row {index + 1}; as one of the "
