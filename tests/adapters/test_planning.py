@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import peft
@@ -13,7 +14,7 @@ from peft import IA3Config, LNTuningConfig, LoHaConfig, LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from toys import architectures as model_toys
 
-from autopeft.adapters import common_learning_rate, compile_plan, read_user_plan
+from autopeft.adapters import check_user_file, common_learning_rate, compile_plan, is_adapter, read_user_plan
 from autopeft.errors import SiteError, SpecError
 from autopeft.extension import discover
 from autopeft.records import Adapter, DataSpec, ModelSpec, Plan, PlanDocument, TaskSpec
@@ -218,13 +219,35 @@ def a_plan(base) -> Plan:
     return plan_of(Policy(method="lora", learning_rate=2e-3), context)
 
 
+class Doubled:
+    """A method of another package whose configs train twice the scale of their plan."""
+
+    def __init__(self, method):
+        self._method = method
+
+    def __getattr__(self, name):
+        return getattr(self._method, name)
+
+    def configs(self, adapters):
+        return self._method.configs([replace(adapter, scale=2 * adapter.scale) for adapter in adapters])
+
+
+def test_a_config_whose_plan_would_train_with_another_scale_is_refused(tmp_path):
+    path = saved(LoraConfig(**LORA), tmp_path)
+    with pytest.raises(SpecError, match=r"with scale .* at .*, a plan .* with scale .*cannot be measured"):
+        read_user_plan(path, BASES["bert"], {"lora": Doubled(METHODS["lora"])})
+
+
 @pytest.mark.parametrize("where", ["plan.yaml", "best/plan.yaml"])
 def test_a_plan_or_a_run_is_taken_as_it_is(where, tmp_path):
     base = BASES["bert"]
     plan = a_plan(base)
     (tmp_path / where).parent.mkdir(exist_ok=True)
     write_plan(tmp_path / where, document(base, plan))
+    assert not is_adapter(tmp_path)
     saved(LoraConfig(**LORA), tmp_path)  # beside it, as `train` leaves them
+    for path in (tmp_path, tmp_path / where):
+        check_user_file(path)  # which raises for what cannot be read
     user_plan = read_user_plan(tmp_path, base, METHODS)
     assert user_plan.plan == plan
 
