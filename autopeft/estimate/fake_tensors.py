@@ -31,7 +31,6 @@ _INDEXING = (_ATEN.index.Tensor, _ATEN.index_put.default, _ATEN.index_put_.defau
 # Kernels of a replay after which a log line says what takes so long: about 10 seconds of one core; chosen by
 # hand. Kernels are counted, not seconds, so that every machine logs the same.
 SLOW_KERNELS = 100_000
-_CPU = torch.device("cpu")
 _SPACES = ("aten", "prims")  # torch's own kernels, whose results follow from shapes
 _PLAIN = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 _UNKNOWN = object()
@@ -303,7 +302,7 @@ class KernelResults:
                 storage = tensors[form.argument].untyped_storage()
                 plain = torch.empty(0, dtype=form.dtype, device="meta")
                 plain.set_(storage, form.offset, form.shape, form.stride)
-            return FakeTensor(self.mode, plain, _CPU)
+            return FakeTensor(self.mode, plain, _DEVICE)
         finally:
             del guard
 
@@ -328,7 +327,7 @@ def _form(result: Any, tensors: list[FakeTensor]) -> Any:
     if type(result) in (tuple, list):
         forms = [None if each is None else _form(each, tensors) for each in result]
         return _UNKNOWN if any(form is _UNKNOWN for form in forms) else type(result)(forms)
-    if type(result) is not FakeTensor or result.fake_device != _CPU or result.constant is not None:
+    if type(result) is not FakeTensor or result.fake_device != _DEVICE or result.constant is not None:
         return _UNKNOWN
     if result.layout is not torch.strided or result.dtype.is_complex:
         return _UNKNOWN

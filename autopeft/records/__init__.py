@@ -29,7 +29,6 @@ from autopeft.records.outcomes import (
     Outcome,
     OwnEvaluation,
     Proposal,
-    ProposalSource,
     SearchFacts,
     SearchResult,
     SearchSoFar,
