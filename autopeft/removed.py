@@ -48,6 +48,7 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     "setting": SETTINGS,
     "environment variable": SETTINGS,
     "option of autopeft export": {
+        "write the folder without it: autopeft export PATH --to FORMAT --out FOLDER": "run adapter",
         "--to merged needs no rank and keeps the whole change of the weights": "rank energy",
         "load the adapter with peft and save it again, which writes safetensors": "allow_pickle",
     },

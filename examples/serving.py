@@ -22,7 +22,7 @@ def main() -> None:
     asked = parser.parse_args()
 
     autopeft = [sys.executable, "-m", "autopeft"]
-    export = ["export", "--run", asked.run, "--to", "uniform-lora", "--out", asked.out]
+    export = ["export", asked.run, "--to", "uniform-lora", "--out", asked.out]
     subprocess.run([*autopeft, *export], check=True)
     subprocess.run([*autopeft, "verify", asked.out, "--run", asked.run, "--quiet"], check=True)
     config = json.loads((Path(asked.out) / "adapter_config.json").read_text(encoding="utf-8"))

@@ -26,14 +26,14 @@ _MAX_ENTRY = 48  # characters of a pattern that are shown; chosen by hand
 
 @app.command()
 def export(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PATH", help="Run, or folder that peft, `train` or a run's best/weights wrote."
+        ),
+    ],
     to: Annotated[str, typer.Option(help="Name of the format; `autopeft formats` lists them.")],
     out: Annotated[Path, typer.Option(help="Folder to write to; must be empty or absent.")],
-    run: Annotated[
-        Path | None, typer.Option(help="Run directory; its best plan is exported, trained or not.")
-    ] = None,
-    adapter: Annotated[
-        Path | None, typer.Option(help="Folder that peft, `train` or a run's best/weights wrote.")
-    ] = None,
     model: Annotated[
         str | None, typer.Option(help="Base model in place of the one that the run or adapter names.")
     ] = None,
@@ -51,7 +51,7 @@ def export(
         with heavy_imports():
             from autopeft import commands
 
-        written = commands.export(to, out, run=run, adapter=adapter, model_id=model, dtype=dtype)
+        written = commands.export(path, to, out, model_id=model, dtype=dtype)
         if as_json:
             print_json(dataclasses.asdict(written))
             return

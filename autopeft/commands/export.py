@@ -45,19 +45,18 @@ class Export:
 
 
 def export(
+    path: Path,
     to: str,
     out: Path,
     *,
-    run: Path | None = None,
-    adapter: Path | None = None,
     model_id: str | None = None,
     dtype: str | None = None,
 ) -> Export:
     """Write a plan or a trained adapter in the format `to`, which other tools read, whole or not at all.
 
-    The plan is that of a `run`, or of an `adapter`: a folder that `peft` wrote. `model_id` takes the place of
-    the base model that these name. `dtype` is the number format of a whole model; None is that of the base
-    model's checkpoint.
+    The plan is the best one of a run, or that of an adapter, a folder that `peft` wrote. `model_id` takes
+    the place of the base model that these name. `dtype` is the number format of a whole model; None is that
+    of the base model's checkpoint.
 
     Raises:
         UnknownNameError: The format does not exist.
@@ -66,9 +65,6 @@ def export(
         ModelError: The base model cannot be loaded.
     """
     exporter: Exporter = discover("autopeft.exports")[to]
-    if (run is None) == (adapter is None):
-        fault = "Neither --run nor --adapter is" if run is None else "Both --run and --adapter are"
-        raise SpecError(f"{fault} given; pass one of them.")
     if dtype is not None and exporter.needs_base != "weights":
         raise SpecError(f"--dtype is for formats of a whole model, not for {to}; leave it out.")
     if dtype is not None and dtype not in DTYPES:
@@ -76,16 +72,16 @@ def export(
     refuse_files(out)
     discover("autopeft.methods")  # a method may register its own type with `peft`
     with model.quiet_libraries():
-        folder, document = _locate(run, adapter)
+        folder, document = _locate(path)
         files = adapters.read_configs(folder)
-        source, spec = _read(files, document, model_id, needs_base=exporter.needs_base, folder=run or folder)
+        source, spec = _read(files, document, model_id, needs_base=exporter.needs_base, folder=path)
         source = replace(source, dtype=dtype)
         notes: list[str] = []
         if not exporter.problems(source):
             needs_base = exporter.needs_base
             notes += _check_fit(files, source, spec, document, folder=folder, needs_base=needs_base)
             if exporter.needs_base != "none":
-                source = with_base(source, spec, exporter=exporter, folder=folder, run=run)
+                source = with_base(source, spec, exporter=exporter, folder=folder, path=path)
             if exporter.needs_base == "weights" and (change := _base_change(folder, source, spec)):
                 notes.append(f"{source.base_model} is not as it was when this was trained: {change}")
         notes = [*exporter.export(source, out), *notes]  # raises if there are problems
@@ -103,19 +99,19 @@ def _base_change(folder: Path, source: ExportSource, spec: ModelSpec) -> str:
     return base_difference(folder, cast("nn.Module", source.base), processor)
 
 
-def _locate(folder: Path | None, adapter: Path | None) -> tuple[Path, PlanDocument | None]:
-    """Find the folder to export (of the run `folder` its trained weights, else its configs), and its plan."""
-    if adapter is not None:
-        if not any((adapter / name).is_file() for name in ("adapter_config.json", "order.json")):
-            remedy = "pass a folder that peft wrote"
-            if any(adapter.glob("*/adapter_config.json")):
-                remedy = "write several adapters with autopeft.save"
-            raise SpecError(f"{adapter} holds neither adapter_config.json nor order.json; {remedy}.")
-        return adapter, plan_of(adapter)
-    run = RunDir.open(cast("Path", folder))
+def _locate(path: Path) -> tuple[Path, PlanDocument | None]:
+    """Find the folder to export (of a run its trained weights, else its configs), and its plan."""
+    if any((path / name).is_file() for name in ("adapter_config.json", "order.json")):
+        return path, plan_of(path)
+    if not (path / "run.yaml").is_file():
+        remedy = "pass a run or a folder that peft wrote"
+        if any(path.glob("*/adapter_config.json")):
+            remedy = "write several adapters with autopeft.save"
+        raise SpecError(f"{path} holds no run.yaml, adapter_config.json or order.json; {remedy}.")
+    run = RunDir.open(path)
     if not (run.best / "plan.yaml").is_file():
         command = resume_command(run.read_spec(), run.path)
-        raise RunDirError(f"{folder} has no best plan yet; go on with: {command}")
+        raise RunDirError(f"{path} has no best plan yet; go on with: {command}")
     weights = run.best / "weights"
     return finished_weights(run) if weights.is_dir() else run.best / "adapters", read_plan(run.path)
 
@@ -262,14 +258,14 @@ def checkpoint_of(spec: ModelSpec, configs: Sequence[PeftConfig], *, needs_base:
 
 
 def with_base(
-    source: ExportSource, spec: ModelSpec, *, exporter: Exporter, folder: Path, run: Path | None
+    source: ExportSource, spec: ModelSpec, *, exporter: Exporter, folder: Path, path: Path
 ) -> ExportSource:
     """Load as much of the base model as the exporter needs.
 
     A quantised base model is dequantised: the adapter was trained on the weights with their rounding. Other
     models are loaded on the CPU, since a GPU may lack the memory. A format that writes a whole model gets it
     in the number format of its checkpoint, which takes no more memory than the checkpoint itself. The labels
-    are those of a config.json in the adapter's `folder`, else those of its `run`.
+    are those of a config.json in the adapter's `folder`, else those of the run at `path`.
 
     Raises:
         SpecError: Some weights are neither in the base model nor in the adapter.
@@ -292,7 +288,7 @@ def with_base(
     base = model.load(
         spec,
         auto_class=type(skeleton).__name__,
-        label_names=_label_names(skeleton, source, head_config, run),
+        label_names=_label_names(skeleton, source, head_config, path),
         needs_tokenizer=False,
         needs_padding=source.task_type not in _LANGUAGE_TASKS,  # a language model stays as its checkpoint is
         device="cpu" if spec.quantize == "none" else None,
@@ -311,16 +307,14 @@ def with_base(
 
 
 def _label_names(
-    skeleton: nn.Module, source: ExportSource, head_config: Mapping[str, Any], run: Path | None
+    skeleton: nn.Module, source: ExportSource, head_config: Mapping[str, Any], path: Path
 ) -> tuple[str, ...]:
-    """Find the label names: in the adapter's folder, else in its run, else `LABEL_0` …; () without a head."""
+    """Find the label names: of the adapter's config, else of the run, else `LABEL_0` …; () without a head."""
     n_labels = exports.n_trained_labels(source, skeleton)
     id2label = head_config.get("id2label")
     if isinstance(id2label, dict) and (n_labels is None or len(id2label) == n_labels):
         return tuple(str(id2label[key]) for key in sorted(id2label, key=int))
-    if run is not None:
-        with contextlib.suppress(RunDirError):  # an unfinished run stores no labels
-            names = RunDir.open(run).load_result().setting.label_names
-            if names:
-                return tuple(names)
+    with contextlib.suppress(RunDirError):  # an adapter is no run, and an unfinished run stores no labels
+        if names := RunDir.open(path).load_result().setting.label_names:
+            return tuple(names)
     return () if n_labels is None else tuple(f"LABEL_{index}" for index in range(n_labels))

@@ -21,7 +21,7 @@ def test_verify_says_how_deleted_weights_of_a_run_are_written_again(run_copy):
 
 def test_an_export_without_weights_does_not_say_that_the_plan_was_never_trained(run_copy, tmp_path):
     shutil.rmtree(run_copy / "best" / "weights")
-    written = commands.export("native", tmp_path / "out", run=run_copy)
+    written = commands.export(run_copy, "native", tmp_path / "out")
     assert any("no weights" in note and "deleted" in note for note in written.notes)
 
 

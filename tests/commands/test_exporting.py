@@ -16,12 +16,12 @@ from toys.exports import answer, export, logits_of, refused, served, shake, trai
 
 from autopeft.exports import write_adapter
 from autopeft.records import ModelSpec, PlanDocument, RunSpec
-from autopeft.store import write_plan
+from autopeft.store import seal_folder, write_plan
 
 
 def test_adapter_folder_becomes_a_uniform_lora(trained_adapter, tmp_path):
     toy = trained_adapter()
-    report = answer("--adapter", toy.folder, "--to", "uniform-lora", "--out", tmp_path / "out")
+    report = answer(toy.folder, "--to", "uniform-lora", "--out", tmp_path / "out")
     assert (report["format"], report["out"]) == ("uniform-lora", str(tmp_path / "out"))
     assert report["files"] == ["adapter_config.json", "adapter_model.safetensors"]
     assert any("--max-lora-rank" in note for note in report["notes"])
@@ -30,7 +30,7 @@ def test_adapter_folder_becomes_a_uniform_lora(trained_adapter, tmp_path):
 
 def test_adapter_folder_becomes_a_merged_language_model(trained_adapter, tmp_path):
     toy = trained_adapter("lora", dora=True)
-    report = answer("--adapter", toy.folder, "--to", "merged", "--out", tmp_path / "out")
+    report = answer(toy.folder, "--to", "merged", "--out", tmp_path / "out")
     assert {"model.safetensors", "tokenizer.json", "config.json"} <= set(report["files"])
     module = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     torch.testing.assert_close(logits_of(module), toy.logits, rtol=0, atol=1e-5)
@@ -41,7 +41,7 @@ def test_merged_language_model_keeps_the_config_and_the_padding_of_its_checkpoin
     base = json.loads((toy.folder / "adapter_config.json").read_text())["base_model_name_or_path"]
     tokenizer = transformers.AutoTokenizer.from_pretrained(base, pad_token=None, eos_token="[SEP]")
     tokenizer.save_pretrained(base)
-    answer("--adapter", toy.folder, "--to", "merged", "--out", tmp_path / "out")
+    answer(toy.folder, "--to", "merged", "--out", tmp_path / "out")
     before, after = (transformers.AutoConfig.from_pretrained(path) for path in (base, tmp_path / "out"))
     before, after = before.to_diff_dict(), after.to_diff_dict()
     assert "id2label" not in after
@@ -58,7 +58,7 @@ def test_adapter_of_plain_peft_with_a_head_of_any_size_is_merged(n_labels, model
     model = peft.get_peft_model(module, config)
     shake(model)
     model.save_pretrained(tmp_path / "adapter")
-    flags = ("--adapter", tmp_path / "adapter", "--model", model_dir)
+    flags = (tmp_path / "adapter", "--model", model_dir)
     answer(*flags, "--to", "merged", "--out", tmp_path / "merged")
     merged = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
     torch.testing.assert_close(logits_of(merged), logits_of(model), rtol=0, atol=1e-5)
@@ -78,7 +78,7 @@ def test_modules_of_a_language_model_that_are_trained_whole_are_merged_and_not_s
     model = peft.get_peft_model(module, peft.LoraConfig(**settings))
     shake(model)
     model.save_pretrained(tmp_path / "adapter")
-    flags = ("--adapter", tmp_path / "adapter", "--out", tmp_path / "out")
+    flags = (tmp_path / "adapter", "--out", tmp_path / "out")
     refused(export(*flags, "--to", "uniform-lora"), 2, "modules_to_save", "read by none", "--to merged")
     report = answer(*flags, "--to", "merged")
     assert any("no tokenizer" in note for note in report["notes"])
@@ -97,7 +97,7 @@ def test_lora_on_embeddings_is_merged_where_nothing_else_is_tied_to_them(tied, t
     model = peft.get_peft_model(module, peft.LoraConfig(**settings))
     shake(model)
     model.save_pretrained(tmp_path / "adapter")
-    flags = ("--adapter", tmp_path / "adapter", "--out", tmp_path / "out", "--to", "merged")
+    flags = (tmp_path / "adapter", "--out", tmp_path / "out", "--to", "merged")
     if tied:
         refused(export(*flags), 2, "moves the outputs", "--to native")
         assert not (tmp_path / "out").exists()
@@ -119,7 +119,7 @@ def test_adapter_of_a_vision_transformer_is_merged_with_its_image_processor(has_
     model = peft.get_peft_model(module, peft.LoraConfig(target_modules=names, modules_to_save=["classifier"]))
     shake(model)
     model.save_pretrained(tmp_path / "adapter")
-    answer("--adapter", tmp_path / "adapter", "--out", tmp_path / "out", "--to", "merged")
+    answer(tmp_path / "adapter", "--out", tmp_path / "out", "--to", "merged")
     assert (tmp_path / "out" / "preprocessor_config.json").is_file() == has_processor
     merged = transformers.ViTForImageClassification.from_pretrained(tmp_path / "out")
     pixels = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -148,13 +148,15 @@ def run_dir(bert, make_plan, model_dir, tmp_path):
     write_plan(best / "plan.yaml", replace(document, schedule="linear"))
     (tmp_path / "run" / "run.yaml").write_text("{}\n", encoding="utf-8")
     toy = trained(bert, plan, best / "weights")
+    (best / "weights" / "training.json").write_text('{"seed": 0}\n', encoding="utf-8")
+    seal_folder(best / "weights")
     write_adapter(replace(toy.source, weights=()), best / "adapters")
     return tmp_path / "run", toy
 
 
 def test_run_gives_its_trained_adapter(run_dir, tmp_path):
     path, toy = run_dir
-    answer("--run", path, "--to", "merged", "--out", tmp_path / "out")
+    answer(path, "--to", "merged", "--out", tmp_path / "out")
     merged = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     torch.testing.assert_close(logits_of(merged), toy.logits, rtol=0, atol=1e-5)
 
@@ -162,10 +164,10 @@ def test_run_gives_its_trained_adapter(run_dir, tmp_path):
 def test_run_without_weights_gives_its_configs_and_no_weights(run_dir, tmp_path):
     path, _ = run_dir
     shutil.rmtree(path / "best" / "weights")
-    report = answer("--run", path, "--to", "native", "--out", tmp_path / "out")
+    report = answer(path, "--to", "native", "--out", tmp_path / "out")
     assert report["files"] == ["adapter_config.json"]
     refused(
-        export("--run", path, "--to", "uniform-lora", "--out", tmp_path / "other"),
+        export(path, "--to", "uniform-lora", "--out", tmp_path / "other"),
         2,
         "no trained weights yet",
         "autopeft train",
@@ -176,7 +178,5 @@ def test_run_without_weights_gives_its_configs_and_no_weights(run_dir, tmp_path)
 def test_run_that_has_not_finished_is_told_how_to_go_on(run_dir, tmp_path):
     path, _ = run_dir
     shutil.rmtree(path / "best")
-    refused(
-        export("--run", path, "--to", "native", "--out", tmp_path / "out"), 2, "no best plan yet", "--resume"
-    )
-    refused(export("--run", tmp_path, "--to", "native", "--out", tmp_path / "out"), 2, "has no run.yaml")
+    refused(export(path, "--to", "native", "--out", tmp_path / "out"), 2, "no best plan yet", "--resume")
+    refused(export(tmp_path, "--to", "native", "--out", tmp_path / "out"), 2, "holds no run.yaml")

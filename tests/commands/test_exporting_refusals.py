@@ -17,7 +17,7 @@ def test_adapter_without_the_head_that_the_base_model_lacks_is_refused(model_dir
     model = peft.get_peft_model(module, peft.LoraConfig(target_modules=["query"]))
     model.peft_config["default"].task_type = "SEQ_CLS"
     model.save_pretrained(tmp_path / "adapter")
-    flags = ("--adapter", tmp_path / "adapter", "--model", model_dir, "--to", "merged")
+    flags = (tmp_path / "adapter", "--model", model_dir, "--to", "merged")
     refused(export(*flags, "--out", tmp_path / "out"), 2, "nor the adapter has weights for classifier.bias")
     assert not (tmp_path / "out").exists()
 
@@ -25,7 +25,7 @@ def test_adapter_without_the_head_that_the_base_model_lacks_is_refused(model_dir
 def test_pickle_is_refused(trained_adapter, tmp_path):
     toy = trained_adapter()
     (toy.folder / "adapter_model.safetensors").rename(toy.folder / "adapter_model.bin")
-    flags = ("--adapter", toy.folder, "--to", "uniform-lora", "--out", tmp_path / "out")
+    flags = (toy.folder, "--to", "uniform-lora", "--out", tmp_path / "out")
     refused(export(*flags), 2, "adapter_model.bin is a pickle", "load it with peft and save it again")
     refused(export(*flags, "--allow-pickle"), 2, "There is no option --allow-pickle; load")
 
@@ -36,7 +36,7 @@ def test_damaged_weights_are_refused_in_a_sentence(damage, trained_adapter, tmp_
     file = toy.folder / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-40] if damage is None else damage)
     refused(
-        export("--adapter", toy.folder, "--to", "merged", "--out", tmp_path / "out"),
+        export(toy.folder, "--to", "merged", "--out", tmp_path / "out"),
         2,
         "is damaged",
         file.name,
@@ -81,7 +81,7 @@ def write_tensors(toy, change):
 def test_weights_that_are_not_those_of_the_config_are_refused(change, words, to, trained_adapter, tmp_path):
     toy = trained_adapter()
     write_tensors(toy, change)
-    refused(export("--adapter", toy.folder, "--to", to, "--out", tmp_path / "out"), 2, *words)
+    refused(export(toy.folder, "--to", to, "--out", tmp_path / "out"), 2, *words)
     assert not (tmp_path / "out").exists()
 
 
@@ -102,26 +102,26 @@ def test_config_that_does_not_fit_its_base_model_is_refused(
 ):
     toy = trained_adapter()
     rewrite(toy, **fields)
-    refused(export("--adapter", toy.folder, "--to", to, "--out", tmp_path / "out"), code, *words)
+    refused(export(toy.folder, "--to", to, "--out", tmp_path / "out"), code, *words)
     assert not (tmp_path / "out").exists()
 
 
 def test_base_model_that_is_not_at_hand_is_not_asked_for_where_its_name_is_enough(trained_adapter, tmp_path):
     toy = trained_adapter()
     rewrite(toy, base_model_name_or_path="somebody/somewhere")
-    report = answer("--adapter", toy.folder, "--to", "native", "--out", tmp_path / "out")
+    report = answer(toy.folder, "--to", "native", "--out", tmp_path / "out")
     assert report["notes"] == ["not checked against somebody/somewhere, whose config is not at hand"]
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--to", "uniformlora", "--adapter", "A"), ("uniform-lora", "known:")),
-        (("--to", "native"), ("Neither --run nor --adapter is given", "pass one")),
-        (("--to", "native", "--run", "A", "--adapter", "A"), ("Both --run and --adapter are given",)),
-        (("--to", "native", "--adapter", "A"), ("holds neither adapter_config.json nor order.json",)),
-        (("--to", "native", "--adapter", "A", "--dtype", "float32"), ("--dtype is for formats of a whole",)),
-        (("--to", "converted-lora", "--adapter", "A"), ("'converted-lora' was removed", "--to merged")),
+        (("--to", "uniformlora", "A"), ("uniform-lora", "known:")),
+        (("--to", "native"), ("PATH",)),
+        (("--to", "native", "--adapter", "A"), ("There is no option --adapter", "autopeft export PATH")),
+        (("--to", "native", "A"), ("holds no run.yaml, adapter_config.json or order.json",)),
+        (("--to", "native", "A", "--dtype", "float32"), ("--dtype is for formats of a whole",)),
+        (("--to", "converted-lora", "A"), ("'converted-lora' was removed", "--to merged")),
     ],
 )
 def test_flags_that_say_nothing_usable_are_a_usage_error(flags, words, tmp_path):

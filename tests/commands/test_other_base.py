@@ -44,7 +44,7 @@ def verify(*arguments):
 
 
 def merged_notes(trained, out):
-    return " ".join(answer("--adapter", trained, "--to", "merged", "--out", out)["notes"])
+    return " ".join(answer(trained, "--to", "merged", "--out", out)["notes"])
 
 
 def test_other_weights_in_the_place_of_the_base_model_are_noticed(trained, own_base, tmp_path):
@@ -66,7 +66,7 @@ def test_a_deeper_base_model_is_said_to_get_no_adapters_in_its_upper_layers(
     apply(read_plan(trained), base)
     assert "no adapters in layers 2, 3." in caplog.text
     # A list of targets, as people write it, asks for adapters in every layer.
-    merged = CliRunner().invoke(app, ["export", "--adapter", str(trained), "--to", "merged", "--out", "m"])
+    merged = CliRunner().invoke(app, ["export", str(trained), "--to", "merged", "--out", "m"])
     refused(merged, 2, "hold nothing as", "layer.2")
 
 
@@ -159,7 +159,7 @@ def test_edited_label_names_are_refused(trained, tmp_path):
     commands = (
         ["verify", trained],
         ["push", trained, "someone/adapter", "--base-model", "a/base", "--dry-run"],
-        ["export", "--adapter", trained, "--to", "merged", "--out", tmp_path / "merged"],
+        ["export", trained, "--to", "merged", "--out", tmp_path / "merged"],
     )
     for words in commands:
         refused(CliRunner().invoke(app, [*map(str, words)]), 2, "config.json is damaged or was edited")
@@ -187,6 +187,6 @@ def test_weights_of_another_run_in_the_place_of_the_best_ones_are_refused(run_co
     best = run_copy / "best/weights"
     shutil.rmtree(best)
     train_plan(run_copy, seed=11, out=best)  # the same plan, so that they would fit
-    export = ["export", "--run", str(run_copy), "--to", "merged", "--out", str(tmp_path / "out")]
+    export = ["export", str(run_copy), "--to", "merged", "--out", str(tmp_path / "out")]
     for command in (export, ["verify", str(run_copy)], ["try", str(run_copy), "a good film"]):
         refused(CliRunner().invoke(app, command), 2, "holds weights of another run", "seed 11")

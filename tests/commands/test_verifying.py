@@ -93,7 +93,7 @@ def test_every_export_of_a_plan_gives_the_outputs_that_were_confirmed(name, to, 
     if name == "4-bit base":
         pytest.importorskip("bitsandbytes")
     trained = train(name)
-    answer("--adapter", trained, "--to", to, "--out", tmp_path / "out")
+    answer(trained, "--to", to, "--out", tmp_path / "out")
     found = verified(tmp_path / "out", "--run", trained)
     assert found["is_same"], found
     readers = (
@@ -195,14 +195,14 @@ FAULTS = [flip_one_value, double_alpha, drop_a_site, swap_two_sites, name_anothe
 @pytest.mark.parametrize("plant", FAULTS)
 def test_planted_fault_is_found(plant, to, train, tmp_path):
     trained, out = train("mixed ranks"), tmp_path / "out"
-    answer("--adapter", trained, "--to", to, "--out", out)
+    answer(trained, "--to", to, "--out", out)
     plant(out, tmp_path)
     found = verified(out, "--run", trained)
     assert not any(reading["is_same"] for reading in found["readings"]), found
 
 
 def test_config_that_names_what_the_model_lacks_is_no_success(train, tmp_path):
-    answer("--adapter", train("DoRA"), "--to", "native", "--out", tmp_path / "out")
+    answer(train("DoRA"), "--to", "native", "--out", tmp_path / "out")
     edit_config(tmp_path / "out", target_modules=["value", "nowhere"])
     found = verified(tmp_path / "out", "--run", train("DoRA"))
     assert not found["is_same"]
@@ -210,7 +210,7 @@ def test_config_that_names_what_the_model_lacks_is_no_success(train, tmp_path):
 
 
 def test_text_for_people_says_each_reader_and_the_answer(train, tmp_path):
-    answer("--adapter", train("mixed ranks"), "--to", "uniform-lora", "--out", tmp_path / "out")
+    answer(train("mixed ranks"), "--to", "uniform-lora", "--out", tmp_path / "out")
     arguments = ["verify", str(tmp_path / "out"), "--run", str(train("mixed ranks")), "--quiet"]
     printed = CliRunner().invoke(app, arguments).stdout
     assert "query: 2 modules\nvalue: 2 modules" in printed
@@ -219,7 +219,7 @@ def test_text_for_people_says_each_reader_and_the_answer(train, tmp_path):
 
 def test_what_cannot_be_verified_is_refused(train, tmp_path):
     refused(verify(tmp_path), 2, "adapter_config.json", "config.json")
-    answer("--adapter", train("DoRA"), "--to", "native", "--out", tmp_path / "out")
+    answer(train("DoRA"), "--to", "native", "--out", tmp_path / "out")
     refused(verify(tmp_path / "out"), 2, "which run", "--run")
     refused(verify(tmp_path / "out", "--run", train("DoRA"), "--reader", "ollama"), 2, "ollama", "llama.cpp")
     (tmp_path / "out" / "adapter_model.safetensors").unlink()

@@ -63,7 +63,7 @@ def answer_of(run, command, tmp_path):
     words = {
         "report": ["report", str(run), "--json"],
         "count": ["count", str(run / "best/weights"), "--json"],
-        "export": ["export", "--run", str(run), "--to", "native", "--out", str(tmp_path / "out")],
+        "export": ["export", str(run), "--to", "native", "--out", str(tmp_path / "out")],
         "verify": ["verify", str(run), "--json"],
         "train": ["train", "--plan", str(run / "best/plan.yaml"), "--out", str(tmp_path / "out"), "--json"],
         "resume": ["search", "--resume", "--out", str(run), "--json"],

@@ -88,7 +88,7 @@ def test_a_search_on_two_gpus_has_the_numbers_of_one_and_its_merged_model_is_ver
     assert two == pytest.approx(one, rel=1e-5)  # the norm of the gradients is added up in another order
     result = json.loads((on_gpus.folder / f"two-{name}" / "result.json").read_text())
     assert result["environment"]["device"] == "pretended, pretended"
-    on_gpus(f"export --run two-{name} --to merged --out merged-{name}")
+    on_gpus(f"export two-{name} --to merged --out merged-{name}")
     on_gpus(f"verify merged-{name} --run two-{name}")
 
 

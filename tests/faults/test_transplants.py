@@ -25,7 +25,7 @@ def readers(run, out):
     return (
         ["try", run, "a good film"],
         ["verify", run],
-        ["export", "--run", run, "--to", "native", "--out", out],
+        ["export", run, "--to", "native", "--out", out],
         ["push", run, "someone/adapter", "--base-model", "a/base", "--dry-run"],
     )
 
@@ -71,7 +71,7 @@ def test_tensors_without_what_says_how_they_were_trained_are_a_plain_adapter_but
         (run_copy / BEST / name).unlink()
     for words in readers(run_copy, tmp_path / "out"):
         refused(invoke(words), 2, "training.json cannot be read")
-    plain = ["export", "--adapter", run_copy / BEST, "--to", "native", "--out", tmp_path / "plain"]
+    plain = ["export", run_copy / BEST, "--to", "native", "--out", tmp_path / "plain"]
     assert invoke(plain).exit_code == 0
 
 
@@ -89,7 +89,7 @@ def test_an_edited_plan_is_obeyed_as_a_file_and_refused_as_that_of_the_run(run_c
     for words in (
         ["train", "--plan", run_copy, "--out", tmp_path / "out"],
         ["count", run_copy],
-        ["export", "--run", run_copy, "--to", "native", "--out", tmp_path / "out"],
+        ["export", run_copy, "--to", "native", "--out", tmp_path / "out"],
     ):
         refused(invoke(words), 2, "best/plan.yaml was edited or is of another run")
     assert invoke(["count", path]).exit_code == 0

@@ -77,7 +77,7 @@ def test_run_on_texts_is_counted_and_exported_and_its_card_loads_it(name, folder
     done = CliRunner().invoke(app, ["search", *flags.split(), *paths])
     assert done.exit_code == 0, done.output
     assert commands.count(run).trainable_params > 0
-    exported = ["export", "--run", str(run), "--to", "uniform-lora", "--out", str(tmp_path / "lora")]
+    exported = ["export", str(run), "--to", "uniform-lora", "--out", str(tmp_path / "lora")]
     done = CliRunner().invoke(app, exported)
     assert done.exit_code == 0, done.output
     card = (run / "best/weights/README.md").read_text()

@@ -92,7 +92,7 @@ def test_peft_alone_loads_the_adapter_onto_the_quantised_model(run, make_batch, 
 
 def test_merged_model_computes_what_was_trained(run, make_batch, tmp_path):
     _, result, path = run
-    commands.export("merged", tmp_path / "merged", run=path)
+    commands.export(path, "merged", tmp_path / "merged")
     merged = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
     assert not any(n_bits(child) for child in merged.modules())
     prepared = prepare(result.spec)

@@ -73,7 +73,7 @@ def test_a_click_copies_the_commands(page):
     page.wait_for_function("[...document.querySelectorAll('#use .copy')].at(-1).textContent === 'Copied'")
     copied = page.evaluate("navigator.clipboard.readText()")
     assert copied.splitlines() == [
-        "autopeft export --run . --to merged --out served",
+        "autopeft export . --to merged --out served",
         "autopeft train --plan best/plan.yaml --out my-adapter",
         "autopeft count best/plan.yaml",
         "autopeft search --config run.yaml --out again",

@@ -87,7 +87,7 @@ def outputs(site: Path, model_dir: Path, data_dir: Path, folder: Path) -> dict[s
         "analyze": (*data, "--scores", "weight_norm", "--max-examples", 32),
         "search": (*data, *parts, *small, "--budget", "3%", "--max-steps", 8, "--trials", 5),
         "kappa": (*data, *small, "--budget", "5%", "--max-steps", 30, "--metric", "kappa"),
-        "export": ("--run", folder / "search", "--to", "native"),
+        "export": (folder / "search", "--to", "native"),
     }
     commands["search"] += ("--space", EXAMPLE / "space.yaml")
     lines = [

@@ -57,7 +57,7 @@ def test_configs_name_the_base_model_with_its_commit(run, tmp_path):
     for folder in ("adapters", "weights"):
         for config in configs_in(run / "best" / folder):
             assert (config["base_model_name_or_path"], config["revision"]) == ("org/toy", COMMIT)
-    answer("--run", run, "--to", "native", "--out", tmp_path / "out")
+    answer(run, "--to", "native", "--out", tmp_path / "out")
     assert {config["revision"] for config in configs_in(tmp_path / "out")} == {COMMIT}
 
 
@@ -78,7 +78,7 @@ def test_pushed_folder_can_be_used_after_its_card_was_edited(run, model_dir, tmp
     assert isinstance(apply(read_plan(run).plan, base, weights=folder), peft.PeftModel)
     (tensors, *_) = sorted(folder.rglob("adapter_model.safetensors"))
     tensors.write_bytes(tensors.read_bytes()[:-4] + b"\0\0\0\1")
-    flags = ("--adapter", folder, "--to", "native", "--out", tmp_path / "out")
+    flags = (folder, "--to", "native", "--out", tmp_path / "out")
     refused(CliRunner().invoke(app, ["export", *map(str, flags)]), 2, "adapter_model.safetensors is damaged")
 
 

@@ -46,7 +46,7 @@ def made(tmp_path):
 
 
 def write(base, adapter, out, *flags):
-    return answer("--adapter", adapter, "--model", base, "--to", "merged", "--out", out, *flags)
+    return answer(adapter, "--model", base, "--to", "merged", "--out", out, *flags)
 
 
 @pytest.mark.parametrize("method", CONFIGS)
@@ -69,7 +69,7 @@ def test_dtype_of_the_user_is_written(made, tmp_path):
     stored = load_file(tmp_path / "wide/model.safetensors")
     for key, tensor in stored.items():
         torch.testing.assert_close(tensor, expected[key], rtol=0, atol=1e-6)
-    flags = ("--adapter", adapter, "--model", base, "--out", tmp_path / "other")
+    flags = (adapter, "--model", base, "--out", tmp_path / "other")
     refused(export(*flags, "--to", "merged", "--dtype", "int8"), 2, "--dtype is int8", "bfloat16")
     refused(export(*flags, "--to", "native", "--dtype", "float32"), 2, "a whole model", "leave it out")
 
@@ -90,7 +90,7 @@ def test_verify_tells_rounding_to_16_bits_from_other_weights(model_dir, data_dir
     )
     write_plan(tmp_path / "plan.yaml", document)
     train_plan(tmp_path / "plan.yaml", out=tmp_path / "adapter")
-    answer("--adapter", tmp_path / "adapter", "--to", "merged", "--out", tmp_path / "out")
+    answer(tmp_path / "adapter", "--to", "merged", "--out", tmp_path / "out")
     arguments = ["verify", str(tmp_path / "out"), "--run", str(tmp_path / "adapter"), "--max-examples", "4"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output

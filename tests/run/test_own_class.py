@@ -38,7 +38,7 @@ def toy(tmp_path_factory):
 
 def test_own_class_of_the_checkpoint_takes_every_tensor(toy, tmp_path):
     folder, expected = toy
-    flags = ("--adapter", folder / "adapter", "--model", folder / "base", "--to", "uniform-lora")
+    flags = (folder / "adapter", "--model", folder / "base", "--to", "uniform-lora")
     report = answer(*flags, "--out", tmp_path / "out")
     assert any("Qwen3_5ForConditionalGeneration" in note for note in report["notes"])
     own = transformers.Qwen3_5ForConditionalGeneration.from_pretrained(folder / "base").float()

@@ -98,7 +98,7 @@ def test_pipeline_scores_an_adapter_as_its_labels_mean(trained, model_dir):
 
 def test_merged_adapter_keeps_labels_and_their_meaning(trained, tmp_path):
     kind, folder = trained
-    answer("--adapter", folder, "--to", "merged", "--out", tmp_path / "out")
+    answer(folder, "--to", "merged", "--out", tmp_path / "out")
     module = getattr(transformers, AUTO_CLASS).from_pretrained(tmp_path / "out")
     _, expected = scores_of(module, folder)
     pipe = transformers.pipeline("text-classification", model=str(tmp_path / "out"), top_k=None)

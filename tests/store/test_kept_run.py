@@ -31,5 +31,5 @@ def test_its_measurements_are_read_and_its_weights_are_those_that_were_measured(
 
 
 def test_its_plan_is_exported(kept, tmp_path):
-    written = commands.export("native", tmp_path / "out", run=kept)
+    written = commands.export(kept, "native", tmp_path / "out")
     assert "adapter_model.safetensors" in written.files

@@ -111,7 +111,7 @@ def test_weights_are_exported_whatever_the_settings_of_their_run(folder, tmp_pat
     set_version(folder, "0.1.0")
     replace_in_settings(folder, "dtype: float32", "dtype: float64")
     weights = folder / "best/weights"
-    written = commands.export("native", tmp_path / "out", adapter=weights)
+    written = commands.export(weights, "native", tmp_path / "out")
     assert "adapter_model.safetensors" in written.files
 
 
