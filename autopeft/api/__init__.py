@@ -344,9 +344,7 @@ class BarProgress:
         if self._shows and n_measurements:
             self._bar = tqdm(total=n_measurements, desc=name, unit="run", leave=True)
 
-    def measured(
-        self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
-    ) -> None:
+    def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
         """Count a measurement."""
         loss = measurement.loss
         log.info(

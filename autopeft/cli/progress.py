@@ -55,9 +55,7 @@ class Lines:
         self._has_headings = False
         self._print(_title(name, n_measurements))
 
-    def measured(
-        self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
-    ) -> None:
+    def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
         """Print one line about a measurement."""
         if not self._has_headings:
             self._print(headings(self._setting))
@@ -120,9 +118,7 @@ class Live:
             self._live.start()
             _move_log(stream, sys.stderr)  # the display's own stream, which prints above it
 
-    def measured(
-        self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
-    ) -> None:
+    def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
         """Add a row about a measurement."""
         self._rows.append((measurement, arm.removeprefix("baseline: ")))
         self._end = None if seconds_left is None else self.clock() + seconds_left

@@ -11,7 +11,7 @@ from peft import PeftConfig
 from autopeft import model, space
 from autopeft.adapters import compile_plan
 from autopeft.commands.estimate import EstimateRequest, RunRequest, StepEstimate, estimate_step
-from autopeft.errors import BudgetError, UnknownNameError
+from autopeft.errors import BudgetError, SpecError, UnknownNameError
 from autopeft.extension import discover
 from autopeft.model import BaseModel
 from autopeft.records import BudgetSpec, DataSpec, ModelSpec, Plan, RunSpec, TaskSpec
@@ -84,9 +84,12 @@ class Suggestion:
 
         Raises:
             UnknownNameError: `trainer` is none of `TRAINERS`.
+            SpecError: It trains only models that continue texts, and this one is of another kind.
         """
         if trainer not in TRAINERS:
             raise UnknownNameError("trainer", trainer, TRAINERS)
+        if trainer != "peft" and (kind := self.config.task_type) not in ("CAUSAL_LM", None):
+            raise SpecError(f"{trainer} trains models that continue texts, not {kind}; pass --for peft.")
         environment = Environment(loader=PackageLoader("autopeft", "templates"), trim_blocks=True)
         return environment.get_template(f"suggest/{trainer}.j2").render(
             config=self.config,

@@ -57,7 +57,7 @@ def train_in_full(
         )
     rivals = rivals[:n_affordable]
     for plan in [plan for plan in rivals if not plan.adapters]:
-        runs.arms.setdefault(plan, (problem.head[0], False))
+        runs.arms.setdefault(plan, problem.head[0])
     runs.begin("full runs", [problem.lengths.full(seed=seed) for seed in problem.seeds] * (1 + len(rivals)))
     finished: dict[Plan, list[Measurement]] = {}
     for index, baseline in enumerate(baselines):
@@ -120,7 +120,7 @@ def judge(problem: SearchProblem, runs: Runs, baseline: Plan, finished: Finished
 
 
 def _name(runs: Runs, plan: Plan) -> str:
-    arm, _ = runs.arms[plan]
+    arm = runs.arms[plan]
     return {"head": "the head alone", "untrained": "the untrained model"}.get(arm.label, arm.label)
 
 
@@ -176,7 +176,7 @@ def full_runs(
         )
         records.append(
             FullRun(
-                name=names.get(plan, str(runs.arms[plan][0])),
+                name=names.get(plan, str(runs.arms[plan])),
                 plan=plan,
                 split=of_plan[0].fidelity.split,
                 metric_mean=mean,
@@ -246,7 +246,7 @@ def _best_of_size(
         log.warning("The limits do not pay a search among plans of %s.", words)
         return None
     for plan, arm in plans.items():
-        runs.arms.setdefault(plan, (arm, False))
+        runs.arms.setdefault(plan, arm)
     earlier = set(runs.measured)
     runs.begin(f"short runs, {words}", short)
     ranked = rank(problem, runs.measure_all(zip(plans, short, strict=True)))

@@ -30,13 +30,11 @@ class Progress(Protocol):
     def phase(self, name: str, n_measurements: int) -> None:
         """A phase of `n_measurements` begins, such as `short runs`, `full runs` or `test`."""
 
-    def measured(
-        self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
-    ) -> None:
+    def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
         """A measurement has ended.
 
-        `arm` is the plan's arm as text, `is_baseline` whether that arm is a baseline. `seconds_left` is an
-        estimate for the rest of the search; None before a run was timed.
+        `arm` is the plan's arm as text. `seconds_left` is an estimate for the rest of the search; None before
+        a run was timed.
         """
 
 
@@ -69,7 +67,7 @@ class Runs:
         interrupt: Called before each new measurement; what it raises stops the search.
         clock: Seconds since the run began.
         measured: Every measurement of this run, in the order of the requests, whoever finished first.
-        arms: Plan -> the arm under which it was first proposed, and whether that is a baseline.
+        arms: Plan -> the arm under which it was first proposed.
         expected: Fidelity -> how many measurements are still to come, from which the time left is estimated.
     """
 
@@ -83,7 +81,7 @@ class Runs:
     clock: Callable[[], float] = lambda: 0.0
     limits: Limits = Limits()
     measured: dict[Key, Measurement] = field(default_factory=dict)
-    arms: dict[Plan, tuple[Arm, bool]] = field(default_factory=dict)
+    arms: dict[Plan, Arm] = field(default_factory=dict)
     expected: Counter[Fidelity] = field(default_factory=Counter)
 
     def begin(self, phase: str, fidelities: Sequence[Fidelity]) -> None:
@@ -131,9 +129,8 @@ class Runs:
             )
         plan, fidelity = key
         self.expected[fidelity] = max(0, self.expected[fidelity] - 1)
-        arm, is_baseline = self.arms.get(plan, ("", False))
         self.progress.measured(
-            measurement, arm=str(arm), is_baseline=is_baseline, seconds_left=self._seconds_left()
+            measurement, arm=str(self.arms.get(plan, "")), seconds_left=self._seconds_left()
         )
 
     def _seconds_left(self) -> float | None:

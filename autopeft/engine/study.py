@@ -54,7 +54,7 @@ class Study:
         """Propose the first plans of the search space, and measure as many as effort, time and cost allow."""
         listed = self.problem.first_plans
         for arm, plan in listed:
-            self.runs.arms.setdefault(plan, (arm, self.problem.is_baseline(arm)))
+            self.runs.arms.setdefault(plan, arm)
         n_trials = self.problem.n_trials(len(listed))
         self.runs.begin("short runs", [self._fidelity] * n_trials)
         numbered = enumerate(listed[:n_trials])
@@ -88,7 +88,7 @@ class Study:
                 policy = replace(policy, choices=tuple(of_trainer.items()))
                 number, plan = len(self.proposals) + len(proposals), plan_of(policy, problem.context)
                 self._sampled[number] = trial
-                self.runs.arms.setdefault(plan, (policy.arm, False))
+                self.runs.arms.setdefault(plan, policy.arm)
                 proposals.append(Proposal(trial=number, arm=policy.arm, source="sampler", plan=plan))
             n_measured = self._measure(proposals)
             for proposal in proposals[:n_measured]:

@@ -48,9 +48,7 @@ class Silent:
     def phase(self, name: str, n_measurements: int) -> None:
         """Nothing."""
 
-    def measured(
-        self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
-    ) -> None:
+    def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
         """Nothing."""
 
     def step(self, step: int, n_steps: int) -> None:
@@ -90,12 +88,10 @@ class LivePage:
         self._display.phase(name, n_measurements)
         self._write_in_time()
 
-    def measured(
-        self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
-    ) -> None:
+    def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
         """Show a measurement."""
         self._n_done, self._seconds_left, self._step = self._n_done + 1, seconds_left, ""
-        self._display.measured(measurement, arm=arm, is_baseline=is_baseline, seconds_left=seconds_left)
+        self._display.measured(measurement, arm=arm, seconds_left=seconds_left)
         self._write_in_time()
 
     def step(self, step: int, n_steps: int, _loss: Callable[[], float]) -> None:

@@ -198,7 +198,7 @@ def test_bars_count_the_measurements_of_a_phase(capsys):
         progress.phase("short runs", 2)
         for loss in (0.5, 0.25):
             measurement = Measurement(plan=plan, fidelity=fidelity, status=Status.COMPLETE, loss=loss)
-            progress.measured(measurement, arm="head", is_baseline=False, seconds_left=3.0)
+            progress.measured(measurement, arm="head", seconds_left=3.0)
         progress.close()
         shown = capsys.readouterr().err
         assert ("short runs: 100%" in shown and "2/2" in shown and "best loss 0.2500" in shown) == shows

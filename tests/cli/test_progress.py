@@ -55,7 +55,7 @@ def lines_of(display, height=24):
 def test_an_error_with_brackets_is_shown_as_it_is():
     with display() as (live, shown):
         live.phase("short runs", 1)
-        live.measured(run(error="bad [/close] tag"), arm="head", is_baseline=False, seconds_left=None)
+        live.measured(run(error="bad [/close] tag"), arm="head", seconds_left=None)
         live.phase("full runs", 1)
         assert "bad [/close] tag" in " ".join(shown.getvalue().split())
 
@@ -65,7 +65,7 @@ def test_the_bar_covers_the_whole_search_and_counts_down_between_runs():
         live.phase("sensitivity", 0)
         live.phase("short runs", 2)
         live.clock.seconds = 30.0
-        live.measured(run(0.5), arm="head", is_baseline=False, seconds_left=90.0)
+        live.measured(run(0.5), arm="head", seconds_left=90.0)
         assert "0:30 spent, about 1:30 left · short runs, 1 of 2" in lines_of(live)[-1]
         live.clock.seconds = 50.0
         assert "0:50 spent, about 1:10 left" in lines_of(live)[-1]
@@ -79,11 +79,11 @@ def test_a_mark_stands_at_the_leader_by_the_metric_of_the_answer():
         live.phase("short runs", 3)
         for arm, loss, metric in (("first", 0.4, 0.9), ("second", 0.5, 0.92), ("third", 0.3, 0.92)):
             measurement = replace(run(loss), metric=metric)
-            live.measured(measurement, arm=arm, is_baseline=False, seconds_left=None)
+            live.measured(measurement, arm=arm, seconds_left=None)
         heads, first, second, third, _ = lines_of(live)
         assert heads.split()[-2:] == ["accuracy", "loss"] and "92.0 %  0.3000" in third
         assert third.startswith("▸ third") and first.startswith("  first") and second.startswith("  second")
-        live.measured(run(error="diverged"), arm="fourth", is_baseline=False, seconds_left=None)
+        live.measured(run(error="diverged"), arm="fourth", seconds_left=None)
         assert sum("▸" in line for line in lines_of(live)) == 1
         live.phase("full runs", 1)  # the table stays above
         assert "▸ third" in shown.getvalue() and "report  runs/a/report.html  (live)" in shown.getvalue()
@@ -94,7 +94,7 @@ def test_the_live_table_leaves_room_on_a_small_terminal():
     with display() as (live, _):
         live.phase("short runs", 40)
         for number in range(40):
-            live.measured(run(0.5), arm=f"arm {number}", is_baseline=False, seconds_left=None)
+            live.measured(run(0.5), arm=f"arm {number}", seconds_left=None)
         assert len(lines_of(live)) < 24 and "arm 39" in lines_of(live)[-2]
 
 
@@ -112,7 +112,7 @@ def test_a_file_gets_a_line_with_the_time_per_run_and_headings_above_the_first_o
     lines.begin(SETTING, Path("report.html"))
     lines.phase("sensitivity", 0)
     lines.phase("short runs", 2)
-    lines.measured(replace(run(0.5), metric=0.9), arm="head", is_baseline=False, seconds_left=65.0)
+    lines.measured(replace(run(0.5), metric=0.9), arm="head", seconds_left=65.0)
     lines.phase("full runs", 1)
     shown = capsys.readouterr().err.splitlines()
     assert all(re.match(r"\d\d:\d\d:\d\d  ", line) for line in shown)
@@ -136,7 +136,7 @@ def test_a_long_run_says_each_minute_which_step_it_has_reached(capsys):
 def test_a_terminal_shows_the_step_within_80_columns():
     with display() as (live, _):
         live.phase("short runs", 12)
-        live.measured(run(0.5), arm="head", is_baseline=False, seconds_left=3661.0)
+        live.measured(run(0.5), arm="head", seconds_left=3661.0)
         live.step(312, 1954)
         assert lines_of(live)[-1].rstrip().endswith("short runs, 1 of 12, step 312/1,954")
 

@@ -53,6 +53,13 @@ def test_its_rate_is_that_of_the_first_plan_of_a_search(model):
     assert f"{suggestion.warmup_steps} steps of warm-up, then linear to 0" in suggestion_text(suggestion)
 
 
+def test_lines_for_trainers_of_language_models_are_for_them_alone():
+    suggestion = suggest(SuggestRequest(budget="r4", task="text-classification"))
+    assert "SEQ_CLS" in suggestion.snippet("peft")
+    with pytest.raises(autopeft.AutopeftError, match="not SEQ_CLS; pass --for peft"):
+        suggestion.snippet("trl")
+
+
 def test_first_plans_of_language_models_merge_exactly_or_are_served():
     methods = discover("autopeft.methods")
     for plan in space.load("default", known_methods=methods).first["language"]:
@@ -73,14 +80,11 @@ COLUMNS = ("--text-column", "message", "--label-column", "team")
 
 def test_steps_and_warm_up_follow_from_the_rows_whatever_the_device(model_dir, tickets):
     request = ["suggest", str(model_dir), "--task", "text-classification", "--data", tickets, *COLUMNS]
-    told = [
-        CliRunner().invoke(app, [*request, "--device", d, "--json", "--for", "trl"]) for d in ("cuda", "l4")
-    ]
+    told = [CliRunner().invoke(app, [*request, "--device", d, "--json"]) for d in ("cuda", "l4")]
     without, with_card = (json.loads(result.stdout) for result in told)
     assert without["seconds"] is None and with_card["seconds"] > 0
     assert without["n_steps"] == with_card["n_steps"]
     assert without["warmup_steps"] == with_card["warmup_steps"]
-    assert f"max_steps={without['n_steps']}," in without["snippet"]
     text = CliRunner().invoke(app, request).stdout
     assert f"{without['n_steps']} steps; pass --device" in text
     by_python = autopeft.suggest(
@@ -124,7 +128,7 @@ def test_the_snippet_trains_what_is_told_in_a_model_with_experts(experts):
         suggestion.trainable_params
     )
     assert written["config"].target_modules == set("q_proj k_proj v_proj o_proj".split())
-    assert "fp16=True" in suggestion.snippet("trl")
+    assert "max_steps=-1, bf16=False, fp16=True" in suggestion.snippet("trl")
     assert '"dtype": "float16"' in suggestion.snippet("trl")
     in_axolotl = yaml.safe_load(suggestion.snippet("axolotl"))
     assert in_axolotl["lora_target_parameters"] == suggestion_json(suggestion)["target_parameters"]

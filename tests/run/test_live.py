@@ -94,7 +94,7 @@ def test_a_page_is_written_at_once_and_then_in_a_hundredth_of_the_time(tmp_path,
     page.phase("short runs", 40)
     for n in range(40):
         now[0] += 1.0
-        page.measured(result.measurements[0], arm="lora", is_baseline=False, seconds_left=120.0 - n)
+        page.measured(result.measurements[0], arm="lora", seconds_left=120.0 - n)
     assert written[0] == (0.0, "running: 0 of 40 short runs; nothing is judged yet")
     assert written[1][1] == "running: 2 of 40 short runs, about 2.0 min left; nothing is judged yet"
     gaps = [after - before for (before, _), (after, _) in pairwise(written[1:])]

@@ -149,17 +149,13 @@ class Display:
 
     phases: list[tuple[str, int]] = field(default_factory=list)
     shown: list[Measurement] = field(default_factory=list)
-    baselines: set[str] = field(default_factory=set)  # arms that were shown as one
     left: list[float | None] = field(default_factory=list)  # seconds
 
     def phase(self, name: str, n_measurements: int) -> None:
         self.phases.append((name, n_measurements))
 
-    def measured(
-        self, measurement: Measurement, *, arm: str, is_baseline: bool, seconds_left: float | None
-    ) -> None:
+    def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
         self.shown.append(measurement)
-        self.baselines |= {arm} if is_baseline else set()
         self.left.append(seconds_left)
 
 
