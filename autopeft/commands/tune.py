@@ -290,7 +290,7 @@ class Study:
             for plan, fidelity in missing:
                 claim = claims.get((plan, fidelity))
                 if claim is None or not claim.holds(deadline_seconds):
-                    words = str(runs.arms[plan][0])
+                    words = str(runs.arms[plan])
                     return self._trials.give(
                         plan, fidelity, config=self._config(plan), words=words, full_steps=self._full_steps
                     )
