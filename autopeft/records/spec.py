@@ -49,7 +49,7 @@ class DataSpec(Topic):
     text_columns: tuple[str, ...] = setting(
         (), "Column with the text; two for a pair of texts", "Data", short="text_column", form="repeated"
     )
-    label_column: str | None = setting(None, "Column with the label", "Data")
+    label_column: str | None = setting(None, "Column with the label; a,b,c for columns of 0 and 1", "Data")
     label_kind: Literal["class", "classes", "number"] | None = setting(
         None, "What the label column holds, where its values mislead", "Data", short=None
     )
