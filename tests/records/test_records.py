@@ -235,7 +235,7 @@ def test_every_setting_has_a_help_a_group_and_a_name_of_its_own() -> None:
 def test_help_names_the_default() -> None:
     assert SHORT_NAMES["effort"].text.endswith(". Default normal.")
     assert SHORT_NAMES["max_time"].text.endswith(", never the full runs. Default none (demo: 450 s).")
-    assert SHORT_NAMES["label_column"].text == "Column with the label."
+    assert SHORT_NAMES["label_column"].text == "Column with the label; a,b,c for columns of 0 and 1."
 
 
 def test_decision_names_the_flag_or_else_the_setting():
