@@ -149,7 +149,7 @@ def train_plan(
                 at = replace(fidelity, split="test", eval_examples=n_test)
                 tested = bench.measure(document.plan, at)
                 if tested.status is not Status.COMPLETE:
-                    log.warning("The test split was not read: %s.", tested.reason)
+                    log.warning("The adapter has no score on the test split: %s.", tested.reason)
                 measurement = replace(measurement, fidelity=at, metric=tested.metric, loss=tested.loss)
         _write_files(fresh, prepared, measurement, at=f"./{target.name}", weights=facts["weights"]["body"])
     return Trained(

@@ -72,8 +72,8 @@ def try_run(run: Path, words: Sequence[str] | Sequence[tuple[str, ...]]) -> tupl
     inputs = [each for row in rows for each in _inputs(run, cast(Sequence[str], row), result)]
     if rows is words and len(inputs) != len(rows):
         raise SpecError(
-            f"An input of this run is one text, with blanks between its tokens; {len(rows)} inputs have "
-            f"{len(inputs)} texts."
+            f"{len(rows)} inputs have {len(inputs)} texts, and this run reads one text an input; join the "
+            "words of an input with blanks."
         )
     weights = finished_weights(folder)
     adapted, base = load_with_base(result, weights)

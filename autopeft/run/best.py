@@ -140,7 +140,7 @@ def training_json(measurement: Measurement, facts: Mapping[str, Any]) -> str:
 def finished_weights(run: RunDir) -> Path:
     """Give the folder of the best plan's weights.
 
-    Raises RunDirError if it is missing, or not of the run of `state`.
+    Raises RunDirError if the folder is missing, or holds weights of another run than the result's.
     """
     weights = run.best / "weights"
     if not weights.is_dir():

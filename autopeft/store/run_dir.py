@@ -276,9 +276,8 @@ class RunDir:
         except FileNotFoundError as error:
             if not self.state.is_dir() and (self.best / "plan.yaml").is_file():
                 raise RunDirError(
-                    f"{self.state} is gone, and with it the result of the run; `export --adapter` and "
-                    f"`verify` still take {self.best / 'weights'}, and `train` takes "
-                    f"{self.best / 'plan.yaml'}."
+                    f"{self.state} is gone, and with it the result of the run; `export` and `verify` "
+                    f"still take {self.best / 'weights'}, and `train` takes {self.best / 'plan.yaml'}."
                 ) from error
             self.require_own_version()  # or the advice to go on would be refused
             raise RunDirError(

@@ -155,10 +155,15 @@ def test_the_time_that_is_left_is_that_of_the_planned_runs() -> None:
     )
 
 
+def idle_runs(asked: Any) -> Runs:
+    """Runs of a problem that measure nothing: a test gives them the measurements."""
+    return Runs(executor=Serial(), measure_one=None, progress=None, lengths=asked.lengths)  # type: ignore[arg-type]
+
+
 def test_a_run_takes_as_long_as_those_with_adapters_that_finished() -> None:
     asked = problem()
     (_, lora), (_, diverged), *_ = asked.first_plans
-    runs = Runs(executor=Serial(), measure_one=None, progress=None, lengths=asked.lengths)  # type: ignore[arg-type]
+    runs = idle_runs(asked)
     ends = (
         (lora, Status.COMPLETE, 400.0),
         (diverged, Status.DIVERGED, 4.0),
@@ -175,7 +180,7 @@ def test_a_run_takes_as_long_as_those_with_adapters_that_finished() -> None:
 def estimated(measured: list[tuple[Any, float, float]], asked: Any) -> float | None:
     """Estimate a run after some of 200 steps: fidelity, seconds per step, seconds of the evaluation."""
     made = problem()
-    runs = Runs(executor=Serial(), measure_one=None, progress=None, lengths=made.lengths)  # type: ignore[arg-type]
+    runs = idle_runs(made)
     plan = made.first_plans[0][1]
     for at, pace, evaluation in measured:
         runs.measured[plan, at] = Measurement(
@@ -305,7 +310,7 @@ def longer_of(metric: MetricFacts, error: Any) -> Any:
         problem(metric=metric, max_params=ROOMY),
         Plan(adapters=(), learning_rate=1.0, trainable_params=0),
     )
-    runs = Runs(executor=Serial(), measure_one=None, progress=None, lengths=asked.lengths)  # type: ignore[arg-type]
+    runs = idle_runs(asked)
     made = [
         Measurement(
             plan=plan, fidelity=at, status=Status.COMPLETE, metric=error_of(metric, error(at.train_steps))
