@@ -26,10 +26,10 @@ from toys.words import CONTEXT, toy_rows
 
 from autopeft import commands
 from autopeft.adapters import compile_plan
-from autopeft.cli.progress import Silent
 from autopeft.exports import write_adapter
 from autopeft.extension import discover
 from autopeft.records import Fidelity, Plan
+from autopeft.run.progress import Lines
 from autopeft.train import Bench, EncodedSplit
 
 collect_ignore_glob = ["*conftest.py"]  # no doctests here; several files of this name cannot be collected
@@ -257,7 +257,7 @@ def finished(small_spec, shared_folder):
 
     def fill(folder):
         given = frozenset({"search.trials"})
-        commands.run_search(small_spec(folder, methods="ia3,lora"), explicit=given, progress=Silent())
+        commands.run_search(small_spec(folder, methods="ia3,lora"), explicit=given, progress=Lines())
 
     return shared_folder("finished", fill)
 

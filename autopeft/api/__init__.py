@@ -8,20 +8,16 @@ Inside the folder each file imports only from those before it: result.
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, cast, overload
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from autopeft import commands
 from autopeft.api.result import Result, in_python_words, with_path
@@ -29,8 +25,9 @@ from autopeft.commands import Analysis, Preview, Suggestion, SuggestRequest, app
 from autopeft.commands.tune import Study
 from autopeft.errors import ModelError, SpecError
 from autopeft.model import require_plain, restoring
-from autopeft.records import IN_MEMORY, Measurement, RunSpec, SearchFacts
+from autopeft.records import IN_MEMORY, RunSpec
 from autopeft.run.prepare import InMemory
+from autopeft.run.progress import progress_display
 from autopeft.run.resources import one_at_a_time
 from autopeft.run.trials import Score, Trial
 from autopeft.store import RunDir, by_dotted_name, resolve_settings
@@ -38,8 +35,6 @@ from autopeft.store import read_plan as load_plan
 
 _YAML = (".yaml", ".yml")
 _COLUMNS = {"text", "label", "text_column", "label_column"}
-
-log = logging.getLogger(__name__)
 
 
 @overload
@@ -95,7 +90,7 @@ def search(
         dry_run: Only check everything, and predict size, time and memory.
         **settings: Any other setting of a search by the name of its flag, such as `max_steps=50` or
             `out="folder"`; `label` and `text` are short for `label_column` and `text_column`. None leaves a
-            setting out. `quiet=True` shows no bars.
+            setting out. `quiet=True` shows no progress.
 
     Returns:
         All plans with their measurements, the best plan, the full runs and the verdict against the
@@ -114,9 +109,8 @@ def search(
         )
     _require_gradients()
     quiet = bool(settings.pop("quiet", False))
-    shows = is_watched() and not quiet
-    progress = BarProgress(shows=shows)
-    with in_python_words(), above_bars(shows=shows):
+    progress = progress_display(quiet=quiet or not is_watched())
+    with in_python_words():
         settings = {"budget": budget, **settings}
         request, explicit, memory = _resolve(model_or_settings, dataset, settings, tokenizer=tokenizer)
         if dry_run:
@@ -180,7 +174,7 @@ def analyze(
     """
     _require_gradients()
     max_examples, out = settings.pop("max_examples", None), settings.pop("out", None)
-    settings.pop("quiet", None)  # as for `search`; there are no bars here
+    settings.pop("quiet", None)  # as for `search`; there is no progress here
     with in_python_words():
         settings = {"budget": budget, **settings}
         request, explicit, memory = _resolve(model_or_settings, dataset, settings, tokenizer=tokenizer)
@@ -315,62 +309,3 @@ def is_watched() -> bool:
     """Whether a notebook or a terminal shows what is written to stderr."""
     isatty = getattr(sys.stderr, "isatty", None)  # a program without a console has None, or its own stream
     return "ipykernel" in sys.modules or bool(isatty and isatty())
-
-
-def above_bars(*, shows: bool) -> AbstractContextManager[None]:
-    """Print log messages above the bars: they would cut a bar otherwise. Without bars nothing changes."""
-    return logging_redirect_tqdm(tqdm_class=tqdm) if shows else nullcontext()
-
-
-class BarProgress:
-    """A bar for each phase with measurements, with the lowest loss of the phase; phases are logged too."""
-
-    def __init__(self, *, shows: bool) -> None:
-        """Show bars if `shows`; log messages at the level INFO in any case."""
-        self._shows = shows
-        self._bar: Any = None
-        self._best: float | None = None
-        self._step_shown = 0.0
-
-    def begin(self, setting: SearchFacts, page: Path) -> None:
-        """Log where the page of the search is."""
-        log.info("The page of the search is %s", page)
-
-    def phase(self, name: str, n_measurements: int) -> None:
-        """End the bar of the last phase, and begin a bar of `n_measurements`."""
-        log.info("%s: %d measurements", name, n_measurements)
-        self.close()
-        self._best = None
-        if self._shows and n_measurements:
-            self._bar = tqdm(total=n_measurements, desc=name, unit="run", leave=True)
-
-    def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
-        """Count a measurement."""
-        loss = measurement.loss
-        log.info(
-            "%s, %d parameters: %s",
-            arm,
-            measurement.plan.trainable_params,
-            measurement.error if loss is None else f"loss {loss:.4f}",
-        )
-        if loss is not None:
-            self._best = loss if self._best is None else min(self._best, loss)
-        if self._bar is not None:
-            best = "" if self._best is None else f"best loss {self._best:.4f}, "
-            time_left = "" if seconds_left is None else f", {seconds_left:.0f} s left"
-            self._bar.set_postfix_str(f"{best}{arm}{time_left}", refresh=False)
-            self._bar.total = max(self._bar.total, self._bar.n + 1)  # a phase may measure more than announced
-            self._bar.update(1)
-
-    def step(self, step: int, n_steps: int) -> None:
-        """Write the step of a run beside the bar, once a second."""
-        if self._bar is not None and time.monotonic() - self._step_shown >= 1:
-            self._step_shown = time.monotonic()
-            self._bar.set_postfix_str(f"step {step:,} of {n_steps:,}")
-
-    def close(self) -> None:
-        """End the bar at the runs that were made, which may be fewer than announced; remove an empty bar."""
-        if self._bar is not None:
-            self._bar.total, self._bar.leave = self._bar.n, self._bar.n > 0
-            self._bar.close()
-            self._bar = None

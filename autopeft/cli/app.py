@@ -101,7 +101,7 @@ def search_command(
         with heavy_imports():
             from autopeft import commands
             from autopeft.cli import results
-            from autopeft.cli.progress import progress_display
+            from autopeft.run.progress import progress_display
 
         if dry_run:
             preview = commands.preview(spec, explicit=explicit, resume=resume, started=started)

@@ -32,8 +32,9 @@ from autopeft.records import (
     shortened,
 )
 from autopeft.run.best import write_best, write_plans
-from autopeft.run.live import Display, live_page
+from autopeft.run.live import live_page
 from autopeft.run.prepare import NAMED, InMemory, Prepared, prepare
+from autopeft.run.progress import Lines
 from autopeft.run.reporting import environment, part_words, setting_of
 from autopeft.run.scoring import logged_scores
 from autopeft.run.search_problem import open_run, rate_ranges, score_names, search_problem
@@ -54,7 +55,7 @@ def run_search(
     *,
     explicit: frozenset[str] = frozenset(),
     resume: bool = False,
-    progress: Display,
+    progress: Lines,
     memory: InMemory = NAMED,
     interrupt: Callable[[], None] = lambda: None,
     started: float | None = None,

@@ -48,8 +48,8 @@ from autopeft.records import (
     with_setting,
 )
 from autopeft.run.best import document_without_head_rate
-from autopeft.run.live import Silent
 from autopeft.run.prepare import methods_for
+from autopeft.run.progress import Lines
 from autopeft.run.reporting import part_words
 from autopeft.run.resources import budget_of
 from autopeft.run.search_problem import (
@@ -253,7 +253,7 @@ class Study:
         runs = _Replayed(
             executor=_Elsewhere(),
             measure_one=lambda plan, fidelity: measured[plan, fidelity],
-            progress=Silent(),
+            progress=Lines(lambda _line: None),
             lengths=problem.lengths,
             earlier=measured,
         )

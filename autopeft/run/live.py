@@ -8,17 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
-from typing import Protocol
 
 import filelock
 from pydantic import ValidationError
 
 from autopeft import report
-from autopeft.engine import Progress, Study
+from autopeft.engine import Study
 from autopeft.errors import RunDirError, reason_of
-from autopeft.records import Measurement, SearchFacts, SearchSoFar, from_json, resume_command, to_json
+from autopeft.records import Measurement, SearchSoFar, from_json, resume_command, to_json
 from autopeft.report.formatting import duration
+from autopeft.run.progress import Lines
 from autopeft.run.reporting import part_words
 from autopeft.run.state import logged_measurements
 from autopeft.store import SO_FAR, RunDir, damaged, read_checked, write_checked
@@ -29,35 +28,6 @@ _SHARE = 0.01  # of a search's time that writing the page may take
 log = logging.getLogger(__name__)
 
 
-class Display(Progress, Protocol):
-    """A display of a search that says first what is searched, and where its page is."""
-
-    def begin(self, setting: SearchFacts, page: Path) -> None:
-        """The search begins."""
-
-    def step(self, step: int, n_steps: int) -> None:
-        """A training step was made."""
-
-
-class Silent:
-    """Shows nothing."""
-
-    def begin(self, setting: SearchFacts, page: Path) -> None:
-        """Nothing."""
-
-    def phase(self, name: str, n_measurements: int) -> None:
-        """Nothing."""
-
-    def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
-        """Nothing."""
-
-    def step(self, step: int, n_steps: int) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
-
-
 class LivePage:
     """A display of a search that also writes its page."""
 
@@ -65,7 +35,7 @@ class LivePage:
         self,
         run: RunDir,
         so_far: SearchSoFar,
-        display: Display,
+        display: Lines,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -125,7 +95,7 @@ class LivePage:
 
 
 @contextmanager
-def live_page(run: RunDir, so_far: SearchSoFar, display: Display) -> Iterator[LivePage]:
+def live_page(run: RunDir, so_far: SearchSoFar, display: Lines) -> Iterator[LivePage]:
     """Give a live page; if the search stops or fails, the page says so and how to go on."""
     page = LivePage(run, so_far, display)
     try:

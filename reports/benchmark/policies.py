@@ -18,7 +18,7 @@ from surrogate import Surrogate, TableBench
 from table import TableError
 
 from autopeft import engine, space
-from autopeft.cli.progress import Silent
+from autopeft.run.progress import Lines
 from autopeft.engine import Limits, Runs, SearchProblem
 from autopeft.executors import EXECUTORS
 from autopeft.extension import discover
@@ -70,7 +70,7 @@ def searched(settings: Mapping[str, Any]) -> Finder:
         runs = Runs(
             executor=EXECUTORS["serial"],
             measure_one=bench.measure,
-            progress=Silent(),
+            progress=Lines(),
             lengths=problem.lengths,
             clock=lambda: bench.seconds,
             limits=Limits(

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from autopeft import commands
-from autopeft.cli.progress import Silent
+from autopeft.run.progress import Lines
 from autopeft.records import BudgetSpec, DataSpec, Fidelity, OutputSpec, RunSpec, SearchSpec, TaskSpec
 from autopeft.run.prepare import prepare
 from autopeft.run.search_problem import fit_to_budget, requested_space, search_problem
@@ -50,7 +50,7 @@ def spec_of(source: Path, budget: str, *, n_steps: int, seed: int, sizes: int, o
 
 def searched(spec: RunSpec) -> list[list[object]]:
     """What the search hands over: plan, parameters, scores, cost and verdict; then each smaller plan."""
-    result, path = commands.run_search(spec, progress=Silent())
+    result, path = commands.run_search(spec, progress=Lines())
     full = {run.plan: run for run in result.full_runs}[result.best]
     # The search reads as many test rows as a tenth of a full run pays, a sweep reads all.
     bench = replace(prepare(spec).bench, keep_weights=lambda plan, seed: path / "best" / "weights")

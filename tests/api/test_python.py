@@ -14,9 +14,8 @@ from toys.hub import Hub, hub_on_this_machine
 from toys.memory import SMALL, toy_dataset
 
 import autopeft
-from autopeft.api import BarProgress
 from autopeft.errors import DataError, ModelError, RunDirError, SpecError
-from autopeft.records import Fidelity, Measurement, Plan, Status, python_words
+from autopeft.records import Status, python_words
 
 
 @pytest.fixture(scope="module")
@@ -188,18 +187,3 @@ def test_errors_speak_of_arguments(named_run, tmp_path, model_dir, data_dir):
 )
 def test_words_of_the_command_line_become_python(message, expected):
     assert python_words(message) == expected
-
-
-def test_bars_count_the_measurements_of_a_phase(capsys):
-    fidelity = Fidelity(split="search", train_steps=1, train_examples=8, eval_examples=8, seed=0)
-    plan = Plan(adapters=(), learning_rate=0.1, trainable_params=0)
-    for shows in (True, False):
-        progress = BarProgress(shows=shows)
-        progress.phase("short runs", 2)
-        for loss in (0.5, 0.25):
-            measurement = Measurement(plan=plan, fidelity=fidelity, status=Status.COMPLETE, loss=loss)
-            progress.measured(measurement, arm="head", seconds_left=3.0)
-        progress.close()
-        shown = capsys.readouterr().err
-        assert ("short runs: 100%" in shown and "2/2" in shown and "best loss 0.2500" in shown) == shows
-        assert shows or "2/2" not in shown

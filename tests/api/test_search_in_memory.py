@@ -20,7 +20,6 @@ from typer.testing import CliRunner
 import autopeft
 from autopeft import commands
 from autopeft.cli.app import app
-from autopeft.cli.progress import Silent
 from autopeft.errors import (
     AutopeftError,
     DataError,
@@ -28,6 +27,7 @@ from autopeft.errors import (
 )
 from autopeft.model import restoring
 from autopeft.records import IN_MEMORY
+from autopeft.run.progress import Lines
 from autopeft.store import RunDir
 
 
@@ -92,7 +92,7 @@ def test_what_was_in_memory_is_asked_for_in_one_sentence_and_not_guessed(run, to
     before = (out / "result.json").read_bytes()
     missing_model = r"model of this run was in memory .* --model"
     with pytest.raises(ModelError, match=missing_model):
-        commands.run_search(run_spec(out=out), resume=True, progress=Silent())
+        commands.run_search(run_spec(out=out), resume=True, progress=Lines())
     with pytest.raises(ModelError, match=missing_model):
         commands.train_plan(out)
     with pytest.raises(ModelError, match=missing_model):

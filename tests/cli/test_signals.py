@@ -13,8 +13,8 @@ from toys.specs import run_spec
 
 from autopeft import commands
 from autopeft.cli.exit_codes import exit_codes, stopping_signals
-from autopeft.cli.progress import Silent
 from autopeft.errors import SpecError
+from autopeft.run.progress import Lines
 
 CODES = {"SIGINT": None, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138, "SIGUSR2": 140, "SIGXCPU": 152}
 
@@ -105,7 +105,7 @@ def test_the_folder_to_resume_is_named_once_something_was_measured(
     spec = run_spec(model_dir, data_dir, out=out, max_steps=8, budget="5%", trials=4, methods="lora")
     with pytest.raises(KeyboardInterrupt):
         commands.run_search(
-            spec, explicit=frozenset({"search.trials"}), progress=Silent(), interrupt=interrupt
+            spec, explicit=frozenset({"search.trials"}), progress=Lines(), interrupt=interrupt
         )
     assert (f"Stopped; continue with: autopeft search --resume --out {out}" in caplog.text) == is_measured
     assert out.exists() == is_measured
@@ -118,7 +118,7 @@ def test_the_best_plan_stays_where_the_resume_of_a_finished_run_is_stopped(
     out = tmp_path / "run"
     spec = run_spec(model_dir, data_dir, out=out, max_steps=8, budget="5%", trials=4, methods="lora")
     given = frozenset({"search.trials"})
-    commands.run_search(spec, explicit=given, progress=Silent())
+    commands.run_search(spec, explicit=given, progress=Lines())
     best = (out / "best" / "plan.yaml").read_bytes()
     caplog.clear()
 
@@ -127,7 +127,7 @@ def test_the_best_plan_stays_where_the_resume_of_a_finished_run_is_stopped(
 
     monkeypatch.setattr("autopeft.run.best.write_card", stop)  # while best/ is written
     with pytest.raises(KeyboardInterrupt):
-        commands.run_search(spec, explicit=given, resume=True, progress=Silent())
+        commands.run_search(spec, explicit=given, resume=True, progress=Lines())
     assert "Stopped; continue with" in caplog.text
     assert (out / "best" / "plan.yaml").read_bytes() == best
     assert not (out / "best.new").exists()

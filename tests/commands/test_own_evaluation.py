@@ -13,9 +13,9 @@ from peft import LoraConfig, get_peft_model
 from toys.bases import toy_base
 
 from autopeft import commands, evidence
-from autopeft.cli.progress import Silent
 from autopeft.errors import SpecError
 from autopeft.model.light_layers import lighten
+from autopeft.run.progress import Lines
 from autopeft.store import RunDir, resolve_settings
 
 MODULE = """
@@ -80,7 +80,7 @@ def run(small_spec, shared_folder, tmp_path):
     """A copy of a finished search without an evaluation, which hands over another plan than the baseline."""
 
     def fill(folder):
-        commands.run_search(small_spec(folder, methods="ia3,lora", seed=4), progress=Silent())
+        commands.run_search(small_spec(folder, methods="ia3,lora", seed=4), progress=Lines())
 
     copy = shutil.copytree(shared_folder("run-to-evaluate", fill), tmp_path / "run")
     result = RunDir.open(copy).load_result()
@@ -93,7 +93,7 @@ def evaluated(run, name):
     n_before = len(RunDir.open(run).measurements.load_repeated())
     flags = {"output.out": str(run), "search.evaluate": name}
     spec, explicit = resolve_settings(config=None, env={}, flags=flags, assignments=())
-    result, _ = commands.run_search(spec, explicit=explicit, resume=True, progress=Silent())
+    result, _ = commands.run_search(spec, explicit=explicit, resume=True, progress=Lines())
     assert len(RunDir.open(run).measurements.load_repeated()) == n_before
     return result
 
@@ -158,13 +158,13 @@ def test_code_that_a_file_names_runs_only_if_the_user_names_it_too(module, tmp_p
     settings = {"config": config, "env": {}, "assignments": ()}
     spec, _ = resolve_settings(flags={"output.out": str(tmp_path / "run")}, **settings)
     with pytest.raises(SpecError, match=f"pass --evaluate {name} if you trust it"):
-        commands.run_search(spec, progress=Silent())
+        commands.run_search(spec, progress=Lines())
     assert module not in sys.modules and not (tmp_path / "run").exists()
 
 
 def test_a_name_without_a_function_is_refused_before_any_work(small_spec, module, tmp_path):
     with pytest.raises(SpecError, match=f"--evaluate {module}:lost cannot be imported"):
-        commands.run_search(small_spec(tmp_path / "run", evaluate=f"{module}:lost"), progress=Silent())
+        commands.run_search(small_spec(tmp_path / "run", evaluate=f"{module}:lost"), progress=Lines())
 
 
 def test_the_function_of_the_docs_counts_what_the_adapter_changed(tokenizer, module, tmp_path):

@@ -16,11 +16,11 @@ import pytest
 from toys.specs import run_spec
 
 from autopeft import commands
-from autopeft.cli.progress import Silent
 from autopeft.errors import RunDirError, SpecError
 from autopeft.model import BaseModel
 from autopeft.records import RunSpec
 from autopeft.run.prepare import prepare
+from autopeft.run.progress import Lines
 from autopeft.run.reporting import render
 from autopeft.run.state import loaded_facts, read_state
 from autopeft.store import RunDir, read_plan
@@ -39,7 +39,7 @@ def spec_for(model_dir: Path, data_dir: Path, out: Path, **settings: object) -> 
     return run_spec(model_dir, data_dir, out=out, **(usual | settings))
 
 
-class WithStudy(Silent):
+class WithStudy(Lines):
     """Fails if the study or the page in a run's folder lacks what the run has begun or measured."""
 
     def __init__(self, out: Path) -> None:
@@ -177,7 +177,7 @@ def without_seconds(content: Any) -> Any:
 def test_same_seed_gives_the_same_answer_but_for_the_seconds(
     run: Path, answer: dict, model_dir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
-    _, again = commands.run_search(spec_for(model_dir, data_dir, tmp_path / "again"), progress=Silent())
+    _, again = commands.run_search(spec_for(model_dir, data_dir, tmp_path / "again"), progress=Lines())
     assert rows_of(again) == rows_of(run)
     assert without_seconds(json.loads((again / "result.json").read_text())) == without_seconds(answer)
 
@@ -199,7 +199,7 @@ def test_a_search_that_is_stopped_again_and_again_gives_the_same_answer(
     while True:
         left = 31
         try:
-            _, path = commands.run_search(spec, resume=n_stops > 0, progress=Silent(), interrupt=interrupt)
+            _, path = commands.run_search(spec, resume=n_stops > 0, progress=Lines(), interrupt=interrupt)
             break
         except KeyboardInterrupt:
             n_stops += 1
@@ -221,7 +221,7 @@ def test_a_search_that_is_stopped_again_and_again_gives_the_same_answer(
 def test_a_finished_run_refuses_other_settings(run: Path, settings: Any, name: str, words: str) -> None:
     spec = run_spec(out=run, **settings)
     with pytest.raises(SpecError, match=f"{name} {words}.* Leave it out, or pass another --out"):
-        commands.run_search(spec, explicit=frozenset({name}), resume=True, progress=Silent())
+        commands.run_search(spec, explicit=frozenset({name}), resume=True, progress=Lines())
 
 
 def test_a_finished_run_says_that_it_is_and_gives_its_result(
@@ -229,7 +229,7 @@ def test_a_finished_run_says_that_it_is_and_gives_its_result(
 ) -> None:
     out = shutil.copytree(run, tmp_path / "run")
     with caplog.at_level(logging.INFO):
-        result, _ = commands.run_search(run_spec(out=out), resume=True, progress=Silent())
+        result, _ = commands.run_search(run_spec(out=out), resume=True, progress=Lines())
     assert f"{out} is finished; for other settings start a new one" in caplog.text
     assert result.verdict == RunDir.open(run).load_result().verdict
     assert rows_of(out) == rows_of(run)
@@ -248,7 +248,7 @@ def test_serial_search_reads_all_weights_at_its_start_and_at_its_end_alone(
 
     monkeypatch.setattr(BaseModel, "weight_digests", weight_digests)
     spec = spec_for(model_dir, data_dir, tmp_path / "run", effort="quick", max_steps=4)
-    _, path = commands.run_search(spec, progress=Silent())
+    _, path = commands.run_search(spec, progress=Lines())
     assert len(digests) == 2
     assert len(set(digests)) == 1
     state = read_state(RunDir.open(path))
@@ -269,7 +269,7 @@ def test_budget_below_lora_is_searched_with_the_head_as_baseline(
 ) -> None:
     one_map = 2 * json.loads((model_dir / "config.json").read_text(encoding="utf-8"))["hidden_size"]
     spec = spec_for(model_dir, data_dir, tmp_path / "tiny", budget=str(one_map - 1))
-    result, _ = commands.run_search(spec, progress=Silent())
+    result, _ = commands.run_search(spec, progress=Lines())
     assert result.baseline.adapters == ()
     assert 0 <= result.best.trainable_params < one_map
     fitting = {"ia3", "road", "bitfit", "ln_tuning"}

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 import autopeft
 from autopeft import commands
 from autopeft.cli.app import app
-from autopeft.cli.progress import Silent
 from autopeft.errors import DataError, SpecError
+from autopeft.run.progress import Lines
 from autopeft.store import RunDir
 
 WORDS = VOCABULARY[4:]
@@ -63,7 +63,7 @@ def make_run(model_dir, tmp_path):
         spec = run_spec(
             model, tmp_path, task=TASKS.get(name, "text-classification"), out=tmp_path / "run", **SETTINGS
         )
-        return commands.run_search(spec, progress=Silent())[1]
+        return commands.run_search(spec, progress=Lines())[1]
 
     return make
 
@@ -187,7 +187,7 @@ def test_an_image_gets_a_label(tmp_path):
         pixels = draw.integers(0, 128, (16, 16, 3)) + 127 * (number % 2)
         Image.fromarray(pixels.astype(np.uint8)).save(path)
     spec = run_spec(model, data, task="image-classification", out=tmp_path / "run", **SETTINGS)
-    run = commands.run_search(spec, progress=Silent())[1]
+    run = commands.run_search(spec, progress=Lines())[1]
     (reply,) = commands.try_run(run, [str(path)])
     features = processor(images=[Image.open(path)], return_tensors="pt")
     logits = by_peft("AutoModelForImageClassification", model, run, num_labels=2)(**features).logits[0]

@@ -10,14 +10,14 @@ import yaml
 from toys.specs import run_spec
 
 from autopeft import commands
-from autopeft.cli.progress import Silent
 from autopeft.errors import RunDirError
 from autopeft.records import with_setting
+from autopeft.run.progress import Lines
 from autopeft.run.state import logged_measurements
 from autopeft.store import RunDir, read_checked, write_checked
 
 
-class StopsAfterOne(Silent):
+class StopsAfterOne(Lines):
     def measured(self, measurement, **_):
         raise KeyboardInterrupt
 

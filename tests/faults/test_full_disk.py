@@ -18,8 +18,8 @@ from toys.reading import rows_of
 from toys.specs import run_spec
 
 from autopeft import commands
-from autopeft.cli.progress import Silent
 from autopeft.errors import AutopeftError
+from autopeft.run.progress import Lines
 
 resource = pytest.importorskip("resource")
 GIVEN = frozenset({"search.trials"})
@@ -67,9 +67,9 @@ def finish(spec):
     """Resume a search, or start it where it left nothing."""
     out = Path(spec.output.out)
     if (out / "run.yaml").exists():
-        commands.run_search(run_spec(out=out), resume=True, progress=Silent())
+        commands.run_search(run_spec(out=out), resume=True, progress=Lines())
     else:
-        commands.run_search(spec, explicit=GIVEN, progress=Silent())
+        commands.run_search(spec, explicit=GIVEN, progress=Lines())
 
 
 # Too small for scores, study, log of measurements, and the report.
@@ -83,7 +83,7 @@ def test_a_full_disk_is_said_and_costs_nothing(small_spec, finished, tmp_path, n
             (AutopeftError, OSError), match=r"cannot be (written|opened)|failed|too large|[Tt]here is no room"
         ),
     ):
-        commands.run_search(spec, explicit=GIVEN, progress=Silent())
+        commands.run_search(spec, explicit=GIVEN, progress=Lines())
     finish(spec)
     assert rows_of(out) == rows_of(finished)
     assert not list(out.rglob("*.tmp"))
@@ -96,7 +96,7 @@ def test_a_small_disk_is_said_and_costs_nothing(small_spec, finished, disk, n_ki
     change(f"size={n_kilobytes}k")
     spec = small_spec(folder / "run", methods="ia3,lora")
     with pytest.raises(AutopeftError, match=r"cannot be written|cannot be opened|No space left"):
-        commands.run_search(spec, explicit=GIVEN, progress=Silent())
+        commands.run_search(spec, explicit=GIVEN, progress=Lines())
     change("size=64m")
     finish(spec)
     assert rows_of(folder / "run") == rows_of(finished)
@@ -108,11 +108,11 @@ def test_a_read_only_disk_is_said_and_the_run_goes_on_elsewhere(small_spec, fini
     run = shutil.copytree(finished, folder / "run")
     change("ro")
     with pytest.raises(AutopeftError, match=r"cannot be written|Read-only"):
-        commands.run_search(run_spec(out=run), resume=True, progress=Silent())
+        commands.run_search(run_spec(out=run), resume=True, progress=Lines())
     with pytest.raises(AutopeftError, match=r"cannot be written|Read-only"):
-        commands.run_search(small_spec(folder / "new", methods="ia3,lora"), explicit=GIVEN, progress=Silent())
+        commands.run_search(small_spec(folder / "new", methods="ia3,lora"), explicit=GIVEN, progress=Lines())
     change("rw")
-    commands.run_search(run_spec(out=run), resume=True, progress=Silent())
+    commands.run_search(run_spec(out=run), resume=True, progress=Lines())
     assert rows_of(run) == rows_of(finished)
 
 
@@ -140,7 +140,7 @@ def test_a_disk_that_fails_is_said_and_costs_nothing(
 
     monkeypatch.setattr(os, name, failing)
     with pytest.raises(AutopeftError, match=os.strerror(number)):
-        commands.run_search(spec, explicit=GIVEN, progress=Silent())
+        commands.run_search(spec, explicit=GIVEN, progress=Lines())
     monkeypatch.setattr(os, name, whole)
     finish(spec)
     assert rows_of(tmp_path / "run") == rows_of(finished)

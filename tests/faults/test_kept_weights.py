@@ -11,8 +11,8 @@ from safetensors.numpy import load_file, save_file
 from toys.specs import run_spec
 
 from autopeft import commands
-from autopeft.cli.progress import Silent
 from autopeft.errors import SpecError
+from autopeft.run.progress import Lines
 
 
 def emptied(path):
@@ -69,7 +69,7 @@ def test_damaged_weights_are_trained_again_on_resume(run_copy, finished, damage,
     log.write_text("".join(line for line in lines if '"split": "test"' not in line))
     shutil.rmtree(run_copy / "best")
     damage(weights)
-    commands.run_search(run_spec(out=run_copy), resume=True, progress=Silent())
+    commands.run_search(run_spec(out=run_copy), resume=True, progress=Lines())
     assert "are missing or damaged; they are trained again" in caplog.text
     assert weights.read_bytes() == before
     assert (run_copy / "best/weights/adapter_model.safetensors").read_bytes() == before

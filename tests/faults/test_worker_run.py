@@ -14,12 +14,12 @@ from toys.reading import rows_of
 from toys.specs import run_spec
 
 from autopeft import commands
-from autopeft.cli.progress import Silent
 from autopeft.commands import search as searching
 from autopeft.errors import RunDirError, SpecError
 from autopeft.records import IN_MEMORY
 from autopeft.run import best
 from autopeft.run.prepare import InMemory, prepare
+from autopeft.run.progress import Lines
 from autopeft.run.state import loaded_facts, state_sha256
 from autopeft.run.workers import WorkerBench
 from autopeft.store import RunDir
@@ -27,7 +27,7 @@ from autopeft.store import RunDir
 GIVEN = frozenset({"search.trials"})
 
 
-class Kills(Silent):
+class Kills(Lines):
     """Kills a worker after the third measurement, while it may be at the fourth."""
 
     n_measured = 0
@@ -68,7 +68,7 @@ def test_two_workers_measure_the_same_as_one_process_even_if_one_is_killed(
     assert list((path / "best/weights").glob("*.safetensors"))
     assert result.environment["device"] == "cpu"
     # A resumed run may spread its measurements otherwise; here nothing is left to measure.
-    again = commands.run_search(run_spec(out=path), resume=True, progress=Silent())[0]
+    again = commands.run_search(run_spec(out=path), resume=True, progress=Lines())[0]
     assert again.verdict == result.verdict
 
 
@@ -104,7 +104,7 @@ def test_objects_in_memory_are_refused(small_spec, tmp_path, model_dir):
     spec = spec.model_copy(update={"data": spec.data.model_copy(update={"source": IN_MEMORY})})
     table = datasets.Dataset.from_dict({"text": ["good"], "label": ["a"]})
     with pytest.raises(SpecError, match="loads model and data in other processes, and here they are objects"):
-        commands.run_search(spec, explicit=GIVEN, progress=Silent(), memory=replace(InMemory(), data=table))
+        commands.run_search(spec, explicit=GIVEN, progress=Lines(), memory=replace(InMemory(), data=table))
 
 
 def test_numbers_of_gpus_are_left_to_ray(small_spec, tmp_path):
@@ -112,7 +112,7 @@ def test_numbers_of_gpus_are_left_to_ray(small_spec, tmp_path):
     with pytest.raises(
         SpecError, match="gives each worker a GPU by itself; set --device to cuda and --workers"
     ):
-        commands.run_search(spec, explicit=GIVEN, progress=Silent())
+        commands.run_search(spec, explicit=GIVEN, progress=Lines())
 
 
 def test_an_executor_without_its_package_is_refused(small_spec, tmp_path, monkeypatch):
@@ -121,4 +121,4 @@ def test_an_executor_without_its_package_is_refused(small_spec, tmp_path, monkey
     with pytest.raises(
         SpecError, match=r'needs the package ray; install it with: pip install "autopeft\[ray\]"'
     ):
-        commands.run_search(spec, explicit=GIVEN, progress=Silent())
+        commands.run_search(spec, explicit=GIVEN, progress=Lines())

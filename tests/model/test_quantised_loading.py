@@ -15,12 +15,12 @@ from toys.quantised import LLM, QUANTISED_MARKS, bitsandbytes, by_bits, load_toy
 from toys.specs import run_spec
 
 from autopeft import commands, model
-from autopeft.cli.progress import Silent
 from autopeft.errors import ModelError
 from autopeft.model.linear_maps import n_bits
 from autopeft.model.quantisation import require_working_kernels
 from autopeft.run.best import plan_document
 from autopeft.run.prepare import InMemory, prepare
+from autopeft.run.progress import Lines
 from autopeft.store import read_plan, write_plan
 
 pytestmark = QUANTISED_MARKS
@@ -169,7 +169,7 @@ def test_model_in_memory_is_not_quantised(make_base, data_dir):
     spec = run_spec(data=data_dir, quantize="4bit", **{"model.id": "<in memory>"})
     memory = InMemory(model=base.module, tokenizer=base.tokenizer)
     with pytest.raises(ModelError, match="load it quantised and leave quantize out"):
-        commands.run_search(spec, progress=Silent(), memory=memory)
+        commands.run_search(spec, progress=Lines(), memory=memory)
 
 
 @by_bits

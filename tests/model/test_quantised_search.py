@@ -17,12 +17,12 @@ from typer.testing import CliRunner
 import autopeft
 from autopeft import commands, model
 from autopeft.cli.app import app
-from autopeft.cli.progress import Silent
 from autopeft.errors import ModelError, SpecError
 from autopeft.model.linear_maps import n_bits
 from autopeft.model.quantisation import quantisation_config
 from autopeft.report.card import python_lines
 from autopeft.run.prepare import prepare
+from autopeft.run.progress import Lines
 from autopeft.run.reporting import part_words, render
 
 pytestmark = QUANTISED_MARKS
@@ -32,9 +32,7 @@ pytestmark = QUANTISED_MARKS
 def run(request, model_dir, data_dir, tmp_path_factory):
     """A finished search: the bits, its result and its folder."""
     out = tmp_path_factory.mktemp("runs") / request.param
-    result, path = commands.run_search(
-        search_spec(request.param, model_dir, data_dir, out), progress=Silent()
-    )
+    result, path = commands.run_search(search_spec(request.param, model_dir, data_dir, out), progress=Lines())
     return request.param, result, path
 
 
@@ -56,9 +54,7 @@ def test_search_resumes_from_its_measurements(run, model_dir, data_dir, tmp_path
     log = path / "state" / "measurements.jsonl"
     log.write_text("".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[:-2]), encoding="utf-8")
     spec = search_spec(bits, model_dir, data_dir, path)
-    again, _ = commands.run_search(
-        spec, explicit=frozenset({"search.trials"}), resume=True, progress=Silent()
-    )
+    again, _ = commands.run_search(spec, explicit=frozenset({"search.trials"}), resume=True, progress=Lines())
     before, after = (
         {(m.plan, m.fidelity): m.loss for m in search.measurements} for search in (result, again)
     )
@@ -66,7 +62,7 @@ def test_search_resumes_from_its_measurements(run, model_dir, data_dir, tmp_path
     assert before == after
     with pytest.raises(SpecError, match=r"model.quantize was .bit and cannot become none"):
         changed = search_spec("none", model_dir, data_dir, path)
-        commands.run_search(changed, explicit=frozenset({"model.quantize"}), resume=True, progress=Silent())
+        commands.run_search(changed, explicit=frozenset({"model.quantize"}), resume=True, progress=Lines())
 
 
 def test_peft_alone_loads_the_adapter_onto_the_quantised_model(run, make_batch, monkeypatch):

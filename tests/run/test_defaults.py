@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import pytest
 from toys.words import CONTEXT
 
-from autopeft.cli.progress import Silent
 from autopeft.commands import preview, run_search
 from autopeft.extension import TaskDefaults
 from autopeft.records import (
@@ -28,6 +27,7 @@ from autopeft.run.defaults import (
     example_length,
     with_max_new_tokens,
 )
+from autopeft.run.progress import Lines
 from autopeft.store import RunDir
 from autopeft.tasks.parts.usual import LABELLED
 from autopeft.train import limited_by, max_length_of
@@ -148,11 +148,11 @@ def test_preview_tells_what_was_derived_and_only_that(spec):
 
 
 def test_run_keeps_derived_settings_and_a_resumed_run_still_tells_their_rules(spec):
-    result, path = run_search(spec, progress=Silent())
+    result, path = run_search(spec, progress=Lines())
     written = RunDir.open(path).read_spec().task
     assert (written.max_length, written.batch_size, written.epochs) == (CONTEXT, 8, None)
     assert written == result.spec.task
-    resumed, _ = run_search(RunSpec(output=spec.output), resume=True, progress=Silent())
+    resumed, _ = run_search(RunSpec(output=spec.output), resume=True, progress=Lines())
     assert resumed.setting.decisions == result.setting.decisions != ()
     report = (path / "report.md").read_text(encoding="utf-8")
     assert f"--max-length, derived | {CONTEXT}: all of" in report

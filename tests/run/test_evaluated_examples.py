@@ -9,9 +9,9 @@ import pytest
 from toys.specs import run_spec
 
 from autopeft import commands
-from autopeft.cli.progress import Silent
 from autopeft.records import with_setting
 from autopeft.run.prepare import prepare
+from autopeft.run.progress import Lines
 from autopeft.run.search_problem import with_evaluated_examples
 
 
@@ -52,7 +52,7 @@ def test_a_number_of_examples_that_was_given_or_decided_is_kept(prepared):
 def test_a_limit_that_pays_nothing_leaves_the_full_run_as_long(limit, model_dir, data_dir, tmp_path):
     spec = run_spec(model_dir, data_dir, out=tmp_path / "run", budget="5%", batch_size=8, **limit)
     spec = with_setting(spec, "task.max_steps", 12)
-    result, path = commands.run_search(spec, progress=Silent())
+    result, path = commands.run_search(spec, progress=Lines())
     splits = [m.fidelity.split for m in result.measurements]
     assert splits.count("search") <= 1, "the first run tells the pace"
     assert splits.count("confirm") == 1

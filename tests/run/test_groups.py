@@ -10,11 +10,11 @@ import pytest
 from toys.specs import run_spec
 
 from autopeft import commands
-from autopeft.cli.progress import Silent
 from autopeft.errors import DataError
 from autopeft.evidence import Examples, mean_and_std_error
 from autopeft.records import RunSpec
 from autopeft.run.prepare import prepare
+from autopeft.run.progress import Lines
 from autopeft.run.search_problem import check_comparison
 
 SIZES = {"train": 3, "validation": 5, "test": 4}  # rows of a speaker
@@ -37,7 +37,7 @@ def spoken(model_dir: Path, data_dir: Path, tmp_path: Path) -> RunSpec:
 
 
 def test_a_search_counts_groups_and_its_report_says_so(spoken: RunSpec) -> None:
-    result, _ = commands.run_search(spoken, progress=Silent())
+    result, _ = commands.run_search(spoken, progress=Lines())
     for split, n_groups, records in (("confirm", 8, result.full_runs), ("test", 10, result.test)):
         speakers = Examples(groups=[row % n_groups for row in range(40)])
         for record in records:

@@ -15,13 +15,13 @@ from typer.testing import CliRunner
 
 from autopeft import commands
 from autopeft.cli.app import app
-from autopeft.cli.progress import Silent
 from autopeft.records import SearchSoFar
 from autopeft.run import live
+from autopeft.run.progress import Lines
 from autopeft.store import RunDir
 
 
-class Stopping(Silent):
+class Stopping(Lines):
     """Ends the search, as Ctrl-C does, after its second measurement."""
 
     n_measured, n_steps = 0, 0
@@ -64,7 +64,7 @@ def test_a_stopped_search_leaves_a_page_that_report_renders_again(stopped):
     page = Page((run / "report.html").read_text())
     assert status_of(run) == told and len(page.columns("proposed by")["plan"]) == 2
     assert len((run / "trials.csv").read_text().splitlines()) == 3
-    result, _ = commands.run_search(spec, resume=True, progress=Silent())
+    result, _ = commands.run_search(spec, resume=True, progress=Lines())
     assert result.verdict.sentence in (run / "report.html").read_text().replace("−", "-")
     assert not (run / "state" / "so_far.json").exists()
 
@@ -88,7 +88,7 @@ def test_a_page_is_written_at_once_and_then_in_a_hundredth_of_the_time(tmp_path,
 
     monkeypatch.setattr(live.report, "write_so_far", write)
     monkeypatch.setattr(live, "write_checked", lambda *_: None)
-    page = live.LivePage(RunDir(tmp_path), so_far, Silent(), clock=lambda: now[0])
+    page = live.LivePage(RunDir(tmp_path), so_far, Lines(), clock=lambda: now[0])
     runs = SimpleNamespace(measured={(m.plan, m.fidelity): m for m in result.measurements})
     page.watch(SimpleNamespace(proposals=list(result.proposals), runs=runs))
     page.phase("short runs", 40)

@@ -8,9 +8,9 @@ import pytest
 from toys.specs import run_spec
 
 from autopeft import commands
-from autopeft.cli.progress import Silent
 from autopeft.errors import DataError
 from autopeft.records import RunSpec
+from autopeft.run.progress import Lines
 
 
 @pytest.fixture
@@ -29,5 +29,5 @@ def test_a_validation_file_of_one_row_is_refused_before_training(one_row: RunSpe
     with pytest.raises(DataError, match=words):
         commands.preview(one_row)
     with pytest.raises(DataError, match=words):
-        commands.run_search(one_row, progress=Silent())
+        commands.run_search(one_row, progress=Lines())
     assert not Path(str(one_row.output.out)).exists(), "nothing was measured"

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 from autopeft import commands
 from autopeft.cli.app import app
-from autopeft.cli.progress import Silent
 from autopeft.commands.train import _Steps
 from autopeft.errors import RunDirError
+from autopeft.run.progress import Lines
 from autopeft.store import write_plan
 from autopeft.train import kept_step, pausing
 
@@ -161,12 +161,12 @@ def test_a_search_that_was_stopped_within_a_run_goes_on_within_it(
     log, seen = tmp_path / "run/state/measurements.jsonl", []
     spec = run_spec(model_dir, data_dir, out=tmp_path / "run", max_steps=12, batch_size=8, budget="5%")
 
-    class Stops(Silent):
+    class Stops(Lines):
         def step(self, step, n_steps):
             if (step, n_steps) == where and log.is_file():  # before it, a run leaves nothing
                 raise KeyboardInterrupt
 
-    class Sees(Silent):
+    class Sees(Lines):
         def step(self, step, n_steps):
             seen.append((step, n_steps))
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from autopeft import commands
-from autopeft.cli.progress import Silent
 from autopeft.errors import RunDirError, SpecError
 from autopeft.records import VERSION, RunSpec
+from autopeft.run.progress import Lines
 from autopeft.run.reporting import render
 from autopeft.store import RunDir, read_checked, read_plan, write_checked
 
@@ -75,7 +75,7 @@ def test_a_run_of_another_version_is_not_resumed_and_stays_as_it_was(folder):
     before = files_of(folder)
     spec = RunSpec().model_copy(update={"output": RunSpec().output.model_copy(update={"out": str(folder)})})
     with pytest.raises(RunDirError, match=rf"measured by autopeft 0\.1\.0, and this is {re.escape(VERSION)}"):
-        commands.run_search(spec, explicit=frozenset({"output.out"}), resume=True, progress=Silent())
+        commands.run_search(spec, explicit=frozenset({"output.out"}), resume=True, progress=Lines())
     assert files_of(folder) == before
 
 

@@ -10,7 +10,6 @@ from toys.bases import toy_config
 from toys.words import toy_rows
 
 from autopeft import commands
-from autopeft.cli.progress import Silent
 from autopeft.records import (
     BudgetSpec,
     DataSpec,
@@ -20,6 +19,7 @@ from autopeft.records import (
     SearchSpec,
     TaskSpec,
 )
+from autopeft.run.progress import Lines
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -58,7 +58,7 @@ def test_search_reaches_a_verdict_by_the_task_s_own_metric(name, tmp_path, token
         search=SearchSpec(methods=("lora", "hira"), seeds=2),
         output=OutputSpec(out=str(tmp_path / "run")),
     )
-    result, path = commands.run_search(spec, progress=Silent())
+    result, path = commands.run_search(spec, progress=Lines())
     assert result.setting.greater_is_better is greater_is_better
     assert result.verdict.label in ("better", "as good and smaller", "inconclusive", "default kept")
     assert greater_is_better or "points" not in result.verdict.sentence

@@ -11,11 +11,11 @@ import transformers
 from toys.specs import run_spec
 
 from autopeft import commands
-from autopeft.cli.progress import Silent
 from autopeft.errors import ModelError
 from autopeft.extension import discover
 from autopeft.model import BaseModel
 from autopeft.records import ExecutionSpec
+from autopeft.run.progress import Lines
 from autopeft.run.resources import memory_needed
 from autopeft.run.state import resumed
 from autopeft.store import RunDir
@@ -163,7 +163,7 @@ def test_run_keeps_and_says_what_it_has_chosen(model_dir, data_dir, tmp_path, ca
     short = {"max_steps": 4, "batch_size": 8, "budget": "5%", "effort": "quick"}
     spec = run_spec(model_dir, data_dir, out=str(tmp_path / "run"), **short)
     with caplog.at_level(logging.INFO):
-        result, path = commands.run_search(spec, progress=Silent())
+        result, path = commands.run_search(spec, progress=Lines())
     assert "--micro-batch-tokens 2048: a token keeps" in caplog.text
     assert result.environment["micro_batch_tokens"] == "2048"
     stored = RunDir.open(path).read_spec()

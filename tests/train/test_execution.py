@@ -13,11 +13,11 @@ from huggingface_hub import constants as hub
 from toys.specs import run_spec
 
 from autopeft import commands, model
-from autopeft.cli.progress import Silent
 from autopeft.errors import ModelError
 from autopeft.model import pretrained
 from autopeft.records import ModelSpec, OutputSpec, RunSpec
 from autopeft.run.prepare import prepare
+from autopeft.run.progress import Lines
 from autopeft.run.state import resumed
 from autopeft.store import RunDir
 from autopeft.train import watched
@@ -116,7 +116,7 @@ def test_model_of_the_hub_is_pinned_to_its_commit(model_dir, data_dir, tmp_path,
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
     settings = {"budget": "5%", "max_steps": 4, "batch_size": 8, "effort": "quick"}
     spec = run_spec("toys/tiny", data_dir, revision="main", out=str(tmp_path / "run"), **settings)
-    _, run = commands.run_search(spec, progress=Silent())
+    _, run = commands.run_search(spec, progress=Lines())
     spec = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
     plan = yaml.safe_load((run / "best" / "plan.yaml").read_text(encoding="utf-8"))
     assert spec["model"]["revision"] == plan["base_model"]["revision"] == COMMIT
