@@ -33,7 +33,6 @@ from autopeft.records import counted, shortened
 from autopeft.store import refuse_streams
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 PARAGRAPH = "paragraph"  # the only column of a text file
 TOKENS, TAGS = "tokens", "tags"  # the columns of tagged sentences
 
@@ -135,6 +134,14 @@ def read_table(path: Path, text: TextFormat | None = None) -> Any:
             is_of_encoding = isinstance(error, UnicodeError) or begins_as_utf16
             remedy = "Save it as UTF-8." if is_of_encoding else "Repair or replace it."
             raise DataError(f"{path} holds no rows or is no {kind}: {reason}. {remedy}") from error
+
+
+def read_text(path: Path) -> str:
+    """Read the whole text of a file; DataError if it is no UTF-8."""
+    try:
+        return path.read_text(encoding=_UTF8)
+    except UnicodeError as error:
+        raise DataError(f"{path} is no UTF-8 text: {error}. Save it as UTF-8.") from error
 
 
 def _read_file(path: Path, text: TextFormat | None) -> Any:

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import io
 import struct
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,18 +15,16 @@ import datasets
 
 from autopeft.data.columns import Columns, join_labels, only_input
 from autopeft.data.dataset import UncutRows
-from autopeft.data.formats import IMAGES, TABLES, read_table, suffix_of
+from autopeft.data.formats import TABLES, read_table, suffix_of
 from autopeft.data.labels import LABEL_NAMES, label_column, labelled
-from autopeft.data.sources import SPLIT_WORD, Source, by_part, is_list, listed_by_part, read
+from autopeft.data.sources import Source, by_part, is_list, listed_by_part, read, read_class_folders
 from autopeft.errors import DataError, reason_of
-from autopeft.records import DataSpec, counted, path_at_home
+from autopeft.records import DataSpec, path_at_home
 
 # Pillow knows the suffixes of these formats, but has no decoder of its own for them.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 # What the decoders of Pillow raise beside its `DecompressionBombError`.
 _DECODER_ERRORS = (OSError, EOFError, RuntimeError, SyntaxError, ValueError)
-_OF_MACS = "__MACOSX"  # a folder that the archiver of macOS adds
-_MOST_SUFFIXES = 4  # that a note lists; chosen by hand
 FILE_NAMES = "file image filename file_name path image_path image_file img"
 
 
@@ -113,7 +110,10 @@ def _read_tables(spec: DataSpec, place: str) -> Source:
         name = path.resolve().name
         metadata = sorted(file for file in path.glob("[!._]*/metadata.*") if suffix_of(file) in TABLES)
         if not metadata:
-            source = _read_class_folders(path)
+            kinds = pillow().registered_extensions()  # this call fills `OPEN`, too
+            readable = set(pillow().OPEN) - _NOT_DECODED
+            suffixes = {suffix for suffix, kind in kinds.items() if kind in readable}
+            source = read_class_folders(path, suffixes, content="image")
         else:  # a table in each folder
             files = Source(name, *by_part({file.parent.name: file for file in metadata}, name))
     else:
@@ -125,63 +125,6 @@ def _read_tables(spec: DataSpec, place: str) -> Source:
     return source._replace(
         tables={part: [(table, folder) for table in tables] for part, tables in source.tables.items()}
     )
-
-
-def _read_class_folders(path: Path) -> Source:
-    """List images such as `train/cat/1.png`, or `cat/1.png` if no folder is named after a split.
-
-    A class named like a split is taken for a split: it holds no folders of classes, which is a DataError.
-    """
-    name, path = path.resolve().name, _unwrapped(path)
-    children = _folders_in(path)
-    if not children:
-        raise DataError(
-            f"The folder {path} holds neither a table ({', '.join(TABLES)}) nor folders of classes; put "
-            "images into one folder per class, or a table with columns file and label beside them."
-        )
-    parts, notes = {"train": [path]}, list[str]()
-    if any(SPLIT_WORD.search(child.name.lower()) for child in children):
-        parts, part_notes = by_part({child.name: _unwrapped(child) for child in children}, name)
-        notes += part_notes
-    kinds = pillow().registered_extensions()  # this call fills `OPEN`, too
-    readable = set(pillow().OPEN) - _NOT_DECODED
-    suffixes = {suffix for suffix, kind in kinds.items() if kind in readable}
-    tables: dict[str, list[Any]] = {part: [] for part in parts}
-    for part, folders in parts.items():
-        for folder in folders:
-            files = sorted(f for f in folder.glob("*/**/*") if f.is_file() and not _is_hidden(f, folder))
-            images = [file for file in files if file.suffix.lower() in suffixes]
-            if not images:
-                raise DataError(
-                    f"{folder} holds no image in a folder of its class ({', '.join(IMAGES)}); put images "
-                    "into one folder per class. A folder with the name of a split holds such folders."
-                )
-            skipped = Counter(f.suffix.lower() for f in files if f.suffix.lower() not in suffixes)
-            if skipped:
-                kinds = ", ".join(
-                    f"{suffix or 'none'} {n}" for suffix, n in skipped.most_common(_MOST_SUFFIXES)
-                )
-                n_files = counted(skipped.total(), "file")
-                notes.append(f"Left out {n_files} in {folder.name}, no images by their suffix ({kinds}).")
-            labels = [file.relative_to(folder).parts[0] for file in images]
-            content = {"file": [str(file.resolve()) for file in images], "label": labels}
-            tables[part].append(datasets.Dataset.from_dict(content))
-    return Source(name, tables, tuple(notes))
-
-
-def _unwrapped(folder: Path) -> Path:
-    """Step into the only folder inside as long as that one holds folders: an archive adds such folders."""
-    inside = _folders_in(folder)
-    return _unwrapped(inside[0]) if len(inside) == 1 and _folders_in(inside[0]) else folder
-
-
-def _folders_in(folder: Path) -> list[Path]:
-    return sorted(child for child in folder.iterdir() if child.is_dir() and not _is_hidden(child, folder))
-
-
-def _is_hidden(file: Path, root: Path) -> bool:
-    """Whether a file, or a folder between it and the root, begins with a dot or was added by macOS."""
-    return any(name.startswith(".") or name == _OF_MACS for name in file.relative_to(root).parts)
 
 
 def _with_keys(table: Any, column: str, *, folder: Path, part: str) -> tuple[Any, dict[str, ImageFile]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,12 +26,13 @@ from autopeft.data.formats import (
     TextFormat,
     quiet,
     read_table,
+    read_text,
     suffix_of,
     suffixes_of,
     unpacked_name,
 )
 from autopeft.errors import DataError, reason_of
-from autopeft.records import DataSpec, path_at_home
+from autopeft.records import DataSpec, counted, path_at_home
 
 _SPELLING = "Check the spelling, or pass --data with the place to which it was moved."
 SAMPLE = Path(__file__).parents[1] / "sample_data" / "clinc_domain10"
@@ -48,6 +50,7 @@ _PART_OF = {  # every other split word means confirm
 _ABOUT = re.compile(r"(readme|licen[cs]e)([.-]\w+)*", re.IGNORECASE)  # names of files that describe the data
 _LONGEST_ID = 96  # characters of an id on the hub
 _MOST_NAMES = 4  # that a note lists; chosen by hand
+_OF_MACS = "__MACOSX"  # a folder that the archiver of macOS adds
 
 # The hub client changed its HTTP library between versions; `HTTPError` is the base error of either. A reader
 # that lacks its package (of .zst files, of sound) raises an ImportError that names it.
@@ -84,6 +87,9 @@ def read(spec: DataSpec, *, text: TextFormat | None = None) -> Source:
         saved = read_table(path, text)
         tables = dict(saved) if isinstance(saved, dict) else {"train": saved}
         return Source(name, *by_part(tables, name))
+    suffixes = {suffix_of(file) for file in path.rglob("[!._]*")}
+    if text is None and ".txt" in suffixes and suffixes.isdisjoint(TABLES):
+        return _with_texts(read_class_folders(path, {".txt"}, content="text"))
     files, description_notes = _data_files(path, text)
     parts, notes = by_part(files, name)
     return _read_files(Source(name, parts, (*description_notes, *notes)), text)
@@ -92,6 +98,71 @@ def read(spec: DataSpec, *, text: TextFormat | None = None) -> Source:
 def _read_files(files: Source, text: TextFormat | None) -> Source:
     tables = {part: [read_table(file, text) for file in paths] for part, paths in files.tables.items()}
     return files._replace(tables=tables)
+
+
+def _with_texts(folders: Source) -> Source:
+    """Replace the column of files by one of their texts."""
+    tables: dict[str, list[Any]] = {part: [] for part in folders.tables}
+    for part, of_part in folders.tables.items():
+        for table in of_part:
+            texts = [read_text(Path(file)) for file in table["file"]]
+            tables[part].append(datasets.Dataset.from_dict({"text": texts, "label": table["label"]}))
+    return folders._replace(tables=tables)
+
+
+def read_class_folders(path: Path, suffixes: Collection[str], *, content: str) -> Source:
+    """List files such as `train/cat/1.png`, or `cat/1.png` if no folder is named after a split, with labels.
+
+    `content` is image or text. A class named like a split is taken for a split: it holds no folders of
+    classes, which is a DataError.
+    """
+    name, path = path.resolve().name, _unwrapped(path)
+    children = _folders_in(path)
+    if not children:
+        raise DataError(
+            f"The folder {path} holds neither a table ({', '.join(TABLES)}) nor folders of classes; put "
+            f"{content}s into one folder per class, or a table with columns file and label beside them."
+        )
+    parts, notes = {"train": [path]}, list[str]()
+    if any(SPLIT_WORD.search(child.name.lower()) for child in children):
+        parts, part_notes = by_part({child.name: _unwrapped(child) for child in children}, name)
+        notes += part_notes
+    tables: dict[str, list[Any]] = {part: [] for part in parts}
+    for part, folders in parts.items():
+        for folder in folders:
+            files = sorted(f for f in folder.glob("*/**/*") if f.is_file() and not _is_hidden(f, folder))
+            readable = [file for file in files if file.suffix.lower() in suffixes]
+            if not readable:
+                raise DataError(
+                    f"{folder} holds no {content} in a folder of its class; put {content}s into one folder "
+                    "per class. A folder with the name of a split holds such folders."
+                )
+            skipped = Counter(
+                file.suffix.lower() or "none" for file in files if file.suffix.lower() not in suffixes
+            )
+            if skipped:
+                kinds = ", ".join(f"{suffix} {n}" for suffix, n in skipped.most_common(_MOST_NAMES))
+                n_files = counted(skipped.total(), "file")
+                notes.append(f"Left out {n_files} in {folder.name}, no {content}s by their suffix ({kinds}).")
+            labels = [file.relative_to(folder).parts[0] for file in readable]
+            columns = {"file": [str(file.resolve()) for file in readable], "label": labels}
+            tables[part].append(datasets.Dataset.from_dict(columns))
+    return Source(name, tables, tuple(notes))
+
+
+def _unwrapped(folder: Path) -> Path:
+    """Step into the only folder inside as long as that one holds folders: an archive adds such folders."""
+    inside = _folders_in(folder)
+    return _unwrapped(inside[0]) if len(inside) == 1 and _folders_in(inside[0]) else folder
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return sorted(child for child in folder.iterdir() if child.is_dir() and not _is_hidden(child, folder))
+
+
+def _is_hidden(file: Path, root: Path) -> bool:
+    """Whether a file, or a folder between it and the root, begins with a dot or was added by macOS."""
+    return any(name.startswith(".") or name == _OF_MACS for name in file.relative_to(root).parts)
 
 
 def _data_files(folder: Path, text: TextFormat | None) -> tuple[dict[str, Path], tuple[str, ...]]:

@@ -65,7 +65,7 @@ def main() -> None:
             head_rate = prepared.bench.head_rates.output if rates == "two" else None
             run = Run(n_steps=STEPS, batch_size=BATCH_SIZE, seed=100 + seed, head_rate=head_rate)
             split = prepared.data.confirm
-            guesses = predictions(plan, prepared.base, prepared.data, split, run)
+            (guesses,) = predictions(plan, prepared.base, prepared.data, [split], run)
             outside = score(prepared.task.metric, prepared.data, split, guesses)
             is_new = not given.out.exists()
             with given.out.open("a", newline="", encoding="utf-8") as file:

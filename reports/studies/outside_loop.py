@@ -1,4 +1,4 @@
-"""A training loop that shares no code with the search: what `handed_over.py` trains plans with.
+"""A training loop that shares no code with the search, for `handed_over.py` and `usual_recipe.py`.
 
 Batches of similar length in random order, AdamW, linear decay after a short warm-up, clipped gradients,
 number labels in units of their spread. Predictions are scored by scikit-learn, scipy and seqeval.
@@ -38,13 +38,15 @@ class Run:
     head_rate: float | None = None
 
 
-def predictions(plan: Plan, base: BaseModel, data: LabelledData, split: Split, run: Run) -> list[Any]:
-    """Predictions for a split after training on the train split: a class, a number, or a tag a word."""
+def predictions(
+    plan: Plan, base: BaseModel, data: LabelledData, splits: Sequence[Split], run: Run
+) -> list[list[Any]]:
+    """Predictions for each split after training on the train split: a class, a number, or a tag a word."""
     stack = compile_plan(plan, discover("autopeft.methods"))
     task_type = _TASK_TYPES[data.target.kind]
     with base.attached(stack.configs, plan=plan, task_type=task_type, seed=run.seed) as model:
         _train(model, plan, stack, base, data, run)
-        return _predicted(model, base, data, split)
+        return [_predicted(model, base, data, split) for split in splits]
 
 
 def score(metric: str, data: LabelledData, split: Split, predicted: Sequence[Any]) -> float:

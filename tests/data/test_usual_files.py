@@ -8,6 +8,7 @@ import json
 import datasets
 import pandas as pd
 import pytest
+from sklearn.datasets import load_files
 
 from autopeft.data import load
 from autopeft.errors import DataError
@@ -280,3 +281,30 @@ def test_a_missing_label_column_is_guessed(tmp_path):
 def test_an_address_is_no_dataset():
     with pytest.raises(DataError, match=r"https://a\.b/c\.csv is an address; download it first"):
         read("https://a.b/c.csv")
+
+
+def test_texts_in_folders_of_their_classes_are_those_of_scikit_learn(tmp_path):
+    for split, n in (("train", N), ("test", 20)):
+        for label in ("neg", "pos"):
+            folder = tmp_path / "aclImdb" / split / label
+            folder.mkdir(parents=True)
+            for i in range(n):
+                (folder / f"{i}_7.txt").write_text(f"A {label} film, {split} {i}.\nSeen twice.")
+    (tmp_path / "aclImdb" / "README").write_text("Reviews")
+    (tmp_path / "aclImdb" / "train" / "urls_pos.txt").write_text("an address a line")
+    data = read(tmp_path)
+    for name, parts in (("train", [data.train, data.search, data.confirm]), ("test", [data.test])):
+        bunch = load_files(str(tmp_path / "aclImdb" / name), encoding="utf-8")
+        assert data.label_names == tuple(bunch.target_names)
+        rows = {
+            (text, label) for part in parts for (text,), label in zip(part.inputs, part.labels, strict=True)
+        }
+        assert rows == set(zip(bunch.data, bunch.target, strict=True))
+
+
+def test_a_text_of_a_class_that_is_no_utf8_is_named(tmp_path):
+    for label in ("neg", "pos"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "1.txt").write_bytes("café".encode("latin-1"))
+    with pytest.raises(DataError, match=r"neg/1\.txt is no UTF-8 text: .*\. Save it as UTF-8\.$"):
+        read(tmp_path)
