@@ -279,7 +279,7 @@ def checks_text(checks: Sequence[Check]) -> str:
         for mark, name, text in ((_MARKS[check.status], check.name, check.value), ("", "", check.remedy))
         if text
     ]
-    lines, _ = table((), rows, n_texts=3, width=columns())
+    lines = table((), rows, n_texts=3, width=columns())
     n_failed = sum(check.status == "fail" for check in checks)
     end = f"{n_failed} of {len(checks)} checks failed." if n_failed else "Nothing fails here."
     return "\n".join([*lines, "", end])
@@ -304,13 +304,12 @@ def _print_method(method: Mapping[str, Any]) -> None:
         "step time": f"{method['step_time']:.2f}: {method['step_time_source']}",
         "options": "; ".join(options) or "none",
     }
-    lines, _ = table((), facts.items(), n_texts=2, width=columns())
+    lines = table((), facts.items(), n_texts=2, width=columns())
     print(f"{method['name']}: {method['label']}", "", *lines, sep="\n")
 
 
 def _print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    lines, _ = table(headers, rows, n_texts=len(headers))
-    print(*lines, sep="\n")
+    print(*table(headers, rows, n_texts=len(headers)), sep="\n")
 
 
 def _range(method: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ import typer
 from autopeft.cli import options as opt
 from autopeft.cli.environment import heavy_imports
 from autopeft.cli.exit_codes import exit_codes
-from autopeft.cli.printing import lines_of, print_json, size, table
+from autopeft.cli.printing import lines_of, print_json, table
 from autopeft.records import rate, shortened
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ def push(
     with exit_codes(quiet=quiet or as_json):
         with heavy_imports():
             from autopeft import commands
+            from autopeft.report.formatting import memory
 
         pushed = commands.push(
             run, repo, private=private, overwrite=overwrite, dry_run=dry_run, base_model=base_model
@@ -140,7 +141,7 @@ def push(
             return
         print(f"{pushed.repo}: adapter of {pushed.base_model}")
         for name, n_bytes in pushed.files.items():
-            print(f"{size(n_bytes):>9}  {name}")
+            print(f"{memory(n_bytes):>9}  {name}")
         print(f"pushed to {pushed.url}" if pushed.url else "Nothing was uploaded: this is a dry run.")
 
 
@@ -174,7 +175,7 @@ def verification_text(verification: Verification) -> str:
     answer = "the same outputs" if verification.is_same else "other outputs than the finished plan"
     blocks = [
         lines_of(subject),
-        [*table((), rows, n_texts=3)[0], *lines_of(f"- {fault}" for fault in faults)],
+        [*table((), rows, n_texts=3), *lines_of(f"- {fault}" for fault in faults)],
         lines_of([f"{answer}, within {rate(verification.tolerance)}"]),
     ]
     return "\n\n".join("\n".join(block) for block in blocks)

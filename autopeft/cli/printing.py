@@ -1,17 +1,15 @@
-"""What all commands print alike: lines of one width, tables, sizes, and JSON."""
+"""What all commands print alike: lines of one width, tables, and JSON."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Iterable, Sequence
-from itertools import zip_longest
 from textwrap import wrap
 from typing import Any
 
 COLUMNS = 80  # the width of a usual terminal
 _GAP = 2  # columns between two columns of a table
-_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def columns() -> int:
@@ -41,77 +39,26 @@ def lines_of(paragraphs: Iterable[str]) -> list[str]:
 
 def table(
     headers: Sequence[str], rows: Iterable[Sequence[str]], *, n_texts: int = 1, width: int | None = None
-) -> tuple[list[str], tuple[str, ...]]:
-    """Lay out a table that fits the terminal: narrow columns of words, then drop the last columns of numbers.
+) -> list[str]:
+    """Lay out a table in lines.
 
     Args:
         headers: One for each column; none for a table without headings.
         rows: The cells of each row; cells of words may hold line breaks.
-        n_texts: How many of the first columns hold words, to the left. Numbers stand to the right, and are
-            never broken.
-        width: The width of the table, at most; None for the whole terminal.
-
-    Returns:
-        The text of each row, headings first, which may have several lines; and the headings of the columns
-        that were dropped.
+        n_texts: How many of the first columns hold words, to the left. Numbers stand to the right.
+        width: The width of the table, at most; None for the whole terminal. Wider cells are broken.
     """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     every_row = [*([headers] if headers else []), *rows]
-    width = width or room()
-    by_column = [
-        [line for cell in cells for line in cell.split("\n")] for cells in zip(*every_row, strict=True)
-    ]
-    widths = [max(map(len, lines)) for lines in by_column]
-    words = [max(len(word) for line in lines for word in (line.split() or [""])) for lines in by_column]
-    least = [*words[:n_texts], *widths[n_texts:]]
-    n_shown = len(widths)
-    while n_shown > n_texts and sum(least[:n_shown]) + _GAP * (n_shown - 1) > width:
-        n_shown -= 1
-    widths = _narrowed(widths[:n_shown], least[:n_shown], width - _GAP * (n_shown - 1))
-    texts = [_row_text(row[:n_shown], widths, n_texts=n_texts) for row in every_row]
-    return texts, tuple(headers[n_shown:])
-
-
-def _row_text(row: Sequence[str], widths: Sequence[int], *, n_texts: int) -> str:
-    """Write the lines of one row; a cell that is wider than its column is broken between words."""
-    broken = [
-        [part for line in cell.split("\n") for part in wrap(line, width, break_on_hyphens=False) or [""]]
-        for cell, width in zip(row, widths, strict=True)
-    ]
-    text = ""
-    for parts in zip_longest(*broken, fillvalue=""):
-        aligned = [
-            part.ljust(width) if place < n_texts else part.rjust(width)
-            for place, (part, width) in enumerate(zip(parts, widths, strict=True))
-        ]
-        text += (" " * _GAP).join(aligned).rstrip() + "\n"
-    return text.removesuffix("\n")
-
-
-def _narrowed(widths: Sequence[int], least: Sequence[int], width: int) -> list[int]:
-    """Narrow columns until they fit into a width: always the one that is widest beyond its longest word.
-
-    `least` are the lengths of the longest words. If no column is wider than that, the widest is narrowed.
-
-    Example:
-        >>> _narrowed([7, 9], [3, 5], 11)
-        [4, 7]
-    """
-    widths = list(widths)
-    while sum(widths) > max(width, len(widths)):
-        slack = [whole - word for whole, word in zip(widths, least, strict=True)]
-        place = slack.index(max(slack)) if max(slack) > 0 else widths.index(max(widths))
-        widths[place] -= 1
-    return widths
-
-
-def size(n_bytes: int) -> str:
-    """Write bytes in the decimal unit that leaves one to three digits before the point.
-
-    Example:
-        >>> size(36_715_216), size(900)
-        ('36.7 MB', '900 B')
-    """
-    value, unit = float(n_bytes), 0
-    while value >= 999.95 and unit < len(_UNITS) - 1:  # 999.95 would be printed as 1000.0
-        value, unit = value / 1000, unit + 1
-    return f"{value:.1f} {_UNITS[unit]}" if unit else f"{n_bytes} B"
+    grid = Table.grid(padding=(0, _GAP))
+    for place in range(len(every_row[0])):
+        grid.add_column(justify="left" if place < n_texts else "right", overflow="fold")
+    for row in every_row:
+        grid.add_row(*map(Text, row))
+    console = Console(width=width or room(), color_system=None)
+    with console.capture() as captured:
+        console.print(grid)
+    return [line.rstrip() for line in captured.get().splitlines()]

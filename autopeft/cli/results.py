@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from autopeft.cli.printing import columns, lines_of, room, size, table
-from autopeft.records import counted, in_words_of, quoted, resume_command, shortened, to_json
+from autopeft.cli.printing import columns, lines_of, room, table
+from autopeft.records import counted, in_words_of, listed, quoted, resume_command, shortened, to_json
 from autopeft.report import answer_of, enough_examples, full_rows, name_of
 from autopeft.report.formatting import (
     NOTHING,
@@ -65,14 +65,12 @@ def print_result(result: SearchResult, path: Path) -> None:
     if out.is_terminal:
         out.print()  # apart from the lines of the progress
     rows = full_rows(result, words)
-    lines, left_out = table(*_full_runs(rows, result))
+    lines = table(*_full_runs(rows, result), width=1_000)  # a line for each row
     out.print(lines[0], markup=False, soft_wrap=True)
     for row, line in zip(rows, lines[1:], strict=True):
         out.print(line, markup=False, soft_wrap=True)
         for part in wrap(row.words, room() - 2):
             out.print(f"  {part}", style="dim", markup=False)
-    if left_out:
-        out.print(f"[dim]No room for {' and '.join(left_out)}: see the report.[/dim]")
     for step in result.sizes:
         plan, is_share = name_of(step.plan, result, words.labels), bool(result.setting.metric_is_share)
         budget = f"{share_words(step.share)} of the budget: {plan}, {step.plan.trainable_params:,} parameters"
@@ -198,13 +196,11 @@ def _cost_and_notes(analysis: Analysis) -> Iterator[str]:
     sensitivity = analysis.sensitivity
     yield (
         f"{sensitivity.n_examples:,} of {sensitivity.n_asked:,} examples, {duration(sensitivity.seconds)}, "
-        f"{size(sensitivity.peak_bytes)} at the peak"
+        f"{memory(sensitivity.peak_bytes)} at the peak"
     )
     if sensitivity.unreachable:
-        n_sites = len(sensitivity.unreachable)
-        names = ", ".join(sensitivity.unreachable[:_MAX_NAMES])
-        more = f" and {n_sites - _MAX_NAMES} more" if n_sites > _MAX_NAMES else ""
-        yield f"no gradient reaches {n_sites} sites, which have the score 0: {names}{more}"
+        n_sites, names = len(sensitivity.unreachable), listed(sensitivity.unreachable, _MAX_NAMES)
+        yield f"no gradient reaches {n_sites} sites, which have the score 0: {names}"
     for note in sensitivity.notes:
         yield f"note: {note}"
 
@@ -227,7 +223,7 @@ def preview_text(preview: Preview) -> str:
     """Write a preview for people in two columns, a topic and its facts, at most 80 characters wide."""
     rows = [*_subject(preview), *_work(preview), *_costs(preview)]
     rows += [("" if place else "derived", str(each)) for place, each in enumerate(preview.decisions)]
-    lines, _ = table((), rows, n_texts=2, width=columns())
+    lines = table((), rows, n_texts=2, width=columns())
     return "\n".join([*lines, "Nothing was trained and nothing was written."])
 
 
@@ -265,10 +261,8 @@ def _task(task: TaskFacts) -> str:
         labels = f"numbers from {low:g} to {high:g}"
     else:
         labels = _LABELS.get(task.kind, task.kind).format(n=len(task.label_names))
-        shown = [shortened(name, _LABEL_LENGTH) for name in task.label_names[:_SHOWN_LABELS]]
-        n_more = len(task.label_names) - len(shown)
-        labels += f": {', '.join(shown)}" if shown else ""
-        labels += f" and {n_more} more" if n_more else ""
+        shown = [shortened(name, _LABEL_LENGTH) for name in task.label_names]
+        labels += f": {listed(shown, _SHOWN_LABELS)}" if shown else ""
     return f"{task.name.replace('-', ' ')}, {labels}; {task.metric}"
 
 

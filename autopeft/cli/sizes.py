@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from autopeft.cli.printing import lines_of, size, table
+from autopeft.cli.printing import lines_of, table
 from autopeft.records import rate
-from autopeft.report.formatting import duration, percent
+from autopeft.report.formatting import duration, memory, percent
 
 if TYPE_CHECKING:
     from autopeft.adapters import Count
@@ -29,10 +29,10 @@ def count_text(count: Count) -> str:
         f"({percent(100 * count.share_of_base)})"
     )
     head = f"task head {count.head_params:,} beside it" if count.head_params else "no task head"
-    totals = [f"base model {count.base_params:,}; {head}; saved tensors {size(count.adapter_bytes)}"]
+    totals = [f"base model {count.base_params:,}; {head}; saved tensors {memory(count.adapter_bytes)}"]
     tables = ((_ROLE, _roles(count)), (_LAYER, _layers(count))) if count.by_role else ()
     notes = [f"note: {note}" for note in count.notes]
-    blocks = [lines_of([title]), lines_of(totals), *(table(*each)[0] for each in tables), lines_of(notes)]
+    blocks = [lines_of([title]), lines_of(totals), *(table(*each) for each in tables), lines_of(notes)]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
@@ -90,7 +90,7 @@ def estimate_text(estimate: StepEstimate) -> str:
     rows = [(part, *map(gib, sizes)) for part, sizes in parts.items()]
     blocks = [
         lines_of(subject),
-        table(("peak memory, GiB", *_ENDS), rows)[0],
+        table(("peak memory, GiB", *_ENDS), rows),
         lines_of([f"Memory is highest in this part of a step: {memory.phase}."]),
         lines_of(_times(estimate)),
         lines_of(() if limits is None else _limits(limits, step)),
@@ -275,7 +275,7 @@ def suggestion_text(suggestion: Suggestion) -> str:
     ]
     params = f"{suggestion.trainable_params:,} parameters ({share})"
     title = f"LoRA on all linear maps of {suggestion.base_model}: {params}"
-    return "\n".join([*lines_of([title]), "", *table((), rows, n_texts=2)[0]])
+    return "\n".join([*lines_of([title]), "", *table((), rows, n_texts=2)])
 
 
 def _suggested_time(suggestion: Suggestion) -> str:

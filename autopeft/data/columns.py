@@ -15,10 +15,10 @@ import pyarrow as pa
 
 from autopeft.data.cells import as_group, as_label, as_string, is_numeric, restore_cells
 from autopeft.data.dataset import USUAL_NAMES, Parts, Row, UncutRows
-from autopeft.data.sources import Source, listed
+from autopeft.data.sources import Source
 from autopeft.errors import DataError, UnknownNameError, reason_of
 from autopeft.extension import Target
-from autopeft.records import DataSpec, shortened
+from autopeft.records import DataSpec, listed, shortened
 
 _FIRST_ROWS = 1000  # by which the content of a column is judged; chosen by hand
 _NO_LABEL = "-100"  # of a row without a label, in a column with declared names; losses ignore it
@@ -93,9 +93,7 @@ def join_labels(table: Any, label_column: str | None) -> Any:
 
 def column_list(names: Sequence[str]) -> str:
     """Join column names for an error: the first 25, and how many more there are."""
-    shown = [shortened(name, _LONGEST_NAME) for name in names[:_MOST_NAMES]]
-    n_more = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {n_more} more" if n_more else "")
+    return listed([shortened(name, _LONGEST_NAME) for name in names], _MOST_NAMES)
 
 
 def only_input(spec: DataSpec, names: Sequence[str], usual_names: str, *, content: str) -> str:

@@ -30,10 +30,10 @@ from autopeft.data.columns import (
     rows_of,
 )
 from autopeft.data.dataset import USUAL_NAMES, Parts, Row, UncutRows
-from autopeft.data.sources import Source, listed, read
+from autopeft.data.sources import Source, read
 from autopeft.errors import DataError
 from autopeft.extension import Target, TargetKind
-from autopeft.records import DataSpec, counted, shortened
+from autopeft.records import DataSpec, counted, listed, shortened
 
 # Usual column names, the most telling first; case does not matter.
 TEXT_NAMES = (
@@ -300,12 +300,11 @@ def _classes(parts: Parts, kind: TargetKind, columns: Columns, *, declared: Sequ
     for part, rows in parts.items():
         if unknown := sorted({name for row in rows for name in names_in(row.label)} - set(counts)):
             label = unknown[0]
-            numbers = [row.number for row in rows if label in names_in(row.label)]
-            more = f" and {len(numbers) - 1} more" if len(numbers) > 1 else ""
+            numbers = [str(row.number) for row in rows if label in names_in(row.label)]
             alike = next((name for name in names if name.casefold() == label.casefold()), None)
             near = f" (train has {alike!r})" if alike else ""
             raise DataError(
-                f"The {USUAL_NAMES.get(part, part)} part has label {label!r} in row {numbers[0]}{more}, "
+                f"The {USUAL_NAMES.get(part, part)} part has label {label!r} in row {listed(numbers, 1)}, "
                 f"which train lacks{near}; correct it there, drop such rows, or add some to train."
             )
     return Target(kind=kind, names=names, counts=tuple(counts[name] for name in names))

@@ -9,7 +9,7 @@ import difflib
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ from autopeft.data.formats import (
     unpacked_name,
 )
 from autopeft.errors import DataError, reason_of
-from autopeft.records import DataSpec, counted, path_at_home
+from autopeft.records import DataSpec, counted, listed, path_at_home
 
 _SPELLING = "Check the spelling, or pass --data with the place to which it was moved."
 SAMPLE = Path(__file__).parents[1] / "sample_data" / "clinc_domain10"
@@ -49,7 +49,7 @@ _PART_OF = {  # every other split word means confirm
 }
 _ABOUT = re.compile(r"(readme|licen[cs]e)([.-]\w+)*", re.IGNORECASE)  # names of files that describe the data
 _LONGEST_ID = 96  # characters of an id on the hub
-_MOST_NAMES = 4  # that a note lists; chosen by hand
+_MOST_SUFFIXES = 4  # that a note lists; chosen by hand
 _OF_MACS = "__MACOSX"  # a folder that the archiver of macOS adds
 
 # The hub client changed its HTTP library between versions; `HTTPError` is the base error of either. A reader
@@ -141,7 +141,7 @@ def read_class_folders(path: Path, suffixes: Collection[str], *, content: str) -
                 file.suffix.lower() or "none" for file in files if file.suffix.lower() not in suffixes
             )
             if skipped:
-                kinds = ", ".join(f"{suffix} {n}" for suffix, n in skipped.most_common(_MOST_NAMES))
+                kinds = ", ".join(f"{suffix} {n}" for suffix, n in skipped.most_common(_MOST_SUFFIXES))
                 n_files = counted(skipped.total(), "file")
                 notes.append(f"Left out {n_files} in {folder.name}, no {content}s by their suffix ({kinds}).")
             labels = [file.relative_to(folder).parts[0] for file in readable]
@@ -284,15 +284,6 @@ def by_part(
 def _splits_in(name: str, *, without: Collection[str] = ()) -> set[str]:
     words = {word[1] for word in SPLIT_WORD.finditer(name.lower())} - {*without}
     return {_PART_OF.get(word, "confirm") for word in words}
-
-
-def listed(names: Sequence[str]) -> str:
-    """Join names for a sentence, `a, b and c`: the first four, and how many more there are."""
-    if len(names) == 1:
-        return names[0]
-    n_more = len(names) - _MOST_NAMES
-    *most, last = names if n_more <= 1 else [*names[:_MOST_NAMES], f"{n_more} more"]
-    return f"{', '.join(most)} and {last}"
 
 
 def _read_hub(source: str) -> Any:

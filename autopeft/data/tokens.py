@@ -19,10 +19,10 @@ from autopeft.data.columns import (
 from autopeft.data.dataset import Parts, Row, UncutRows
 from autopeft.data.formats import SENTENCES
 from autopeft.data.labels import WITHOUT_LABEL, label_column, names_in, order_of, with_labels
-from autopeft.data.sources import listed, read
+from autopeft.data.sources import read
 from autopeft.errors import DataError
 from autopeft.extension import IGNORED, Target
-from autopeft.records import DataSpec, counted, shortened
+from autopeft.records import DataSpec, counted, listed, shortened
 
 TOKEN_NAMES = "tokens words token_list text sentence word token"
 TAG_NAMES = "tags ner_tags labels label ner pos_tags tag pos slots upos"

@@ -25,12 +25,11 @@ from autopeft.model.linear_maps import hidden_size, n_bits, n_params
 from autopeft.model.quantisation import drop_weights
 from autopeft.model.sites import folded_names, head_names, list_sites, unreachable_weights, untrained_modules
 from autopeft.model.weight_comparison import TensorWatch, difference_from_checkpoint, weight_digests
-from autopeft.records import Adapter, Plan, digest_of
+from autopeft.records import Adapter, Plan, digest_of, listed
 
 log = logging.getLogger(__name__)
 
 _LARGE = 2e9  # bytes; a digest of more takes seconds, and is announced
-_SHOWN = 3  # names in a message; chosen by hand
 
 
 class BaseModel:
@@ -180,10 +179,9 @@ class BaseModel:
             names = ", ".join(self.missing)
             trained = f"{start} {names}; all plans train them, and keep them with the adapter."
         if untouched := sorted(key for key in self.untrained if not key.startswith(self.head_names)):
-            more = f" and {len(untouched) - _SHOWN} more" if len(untouched) > _SHOWN else ""
             random = (
-                f"{start} {', '.join(untouched[:_SHOWN])}{more}; they stay random, and another load draws "
-                "others: pass the base model on with the adapter."
+                f"{start} {listed(untouched)}; they stay random, and another load draws others: pass the "
+                "base model on with the adapter."
             )
         return trained, random
 

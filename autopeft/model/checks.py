@@ -21,7 +21,7 @@ from autopeft.model.checkpoint_source import reads_images, require_no_speech
 from autopeft.model.devices import forked_rng, is_out_of_memory
 from autopeft.model.quantisation import rows_independent
 from autopeft.model.sites import is_task_model
-from autopeft.records import Site, layer_name
+from autopeft.records import Site, layer_name, listed
 
 # What models raise for inputs that are not theirs, and where a library or a kernel is missing.
 PASS_ERRORS = (
@@ -32,7 +32,6 @@ PASS_ERRORS = (
 _TO_ENCODER = ("encoder_attn", "crossattention")  # attention of a decoder to the outputs of its encoder
 _TEXT = "The quick brown fox jumps over the lazy dog, and the dog does not mind it."
 _SIDE = 64  # pixels of an image, before the processor resizes it
-_SHOWN = 3  # names in a message
 
 log = logging.getLogger(__name__)
 
@@ -212,9 +211,8 @@ def reachable_sites(base: BaseModel, *, auto_class: str) -> tuple[Site, ...]:
     dropped = [site.name for site in sites if _without_expert(site.name) not in reached]
     if dropped:
         names = list(dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in dropped))
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        text = "%s: %d modules take no part in this task, or no adapter fits there (%s%s)."
-        log.info(text, base.name, len(dropped), ", ".join(names[:_SHOWN]), more)
+        text = "%s: %d modules take no part in this task, or no adapter fits there (%s)."
+        log.info(text, base.name, len(dropped), listed(names))
     return tuple(site for site in sites if site.name not in dropped)
 
 

@@ -46,7 +46,7 @@ from autopeft.model.quantisation import (
     widen_norms,
 )
 from autopeft.model.sites import head_names, unexplained
-from autopeft.records import ModelSpec
+from autopeft.records import ModelSpec, listed
 
 log = logging.getLogger(__name__)
 
@@ -126,10 +126,9 @@ def load(
         name_first_token(module.config, getattr(module, "generation_config", None))
         _require_shapes(module, name, checkpoint["mismatched_keys"])
         if absent := unexplained(module, _lacking(checkpoint), head=head_names(module)):
-            more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
             raise ModelError(
-                f"The weights of {name} lack {absent[0]}{more}, which its config.json describes; put both of "
-                "one model together, or save the model as transformers loads it and pass that folder."
+                f"The weights of {name} lack {listed(absent, 1)}, which its config.json describes; put both "
+                "of one model together, or save the model as transformers loads it and pass that folder."
             )
         base = BaseModel(module, tokenizer, name=name, untrained=_lacking(checkpoint), precision=precision)
         base.widen_head()

@@ -78,6 +78,7 @@ from autopeft.records.text import (
     counted,
     digest_of,
     from_json,
+    listed,
     minus,
     path_at_home,
     rate,

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -58,6 +59,18 @@ def shortened(text: str, most: int) -> str:
         ('number', 'numbe…')
     """
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """Join names for a sentence, `a, b and c`: the first ones, and how many more there are.
+
+    Example:
+        >>> listed(["q"]), listed(["q", "v"]), listed(list("abcdef"), most=3)
+        ('q', 'q and v', 'a, b, c and 3 more')
+    """
+    n_more = len(names) - most
+    *start, end = names if n_more <= 1 else [*names[:most], f"{n_more} more"]
+    return f"{', '.join(start)} and {end}" if start else end
 
 
 def counted(number: int, noun: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from autopeft.records import Adapter, Plan, SearchResult, SearchSoFar, Site, counted
+from autopeft.records import Adapter, Plan, SearchResult, SearchSoFar, Site, counted, listed
 
 ANSWERS = ("best", "baseline", "rival")  # the plans that a result names
 HEAD_ALONE, UNTRAINED = "head alone", "untrained model"  # a plan without adapters
@@ -105,7 +105,7 @@ def module_words(names: Collection[str], sites: Sequence[Site]) -> str:
     if not adapted or len(adapted) < sum(site.layer in layers for site in possible):
         return f"{counted(len(names), 'module')}{where}"
     is_all = set(roles) == {site.role for site in inside if site.kind in LINEAR}
-    kinds = listed(roles) if len(roles) <= _MOST_ROLES else f"{len(roles)} kinds of modules"
+    kinds = listed(roles, _MOST_ROLES) if len(roles) <= _MOST_ROLES else f"{len(roles)} kinds of modules"
     outside = [] if is_all and not where else sorted(set(names) - {site.name for site in adapted})
     beyond = "".join(outside) if len(outside) == 1 else f"{len(outside)} modules outside the layers"
     and_outside = f" and {beyond}" if outside else ""
@@ -125,17 +125,6 @@ def _layer_words(layers: Sequence[int], sites: Sequence[Site]) -> str:
         named = listed([str(layer) for layer in layers]) if len(layers) <= _MOST_LAYERS else ""
     named = named and f" in layers {named} of {all_layers[0]} to {all_layers[-1]}"
     return named or f" in {n_layers} of {len(all_layers)} layers"
-
-
-def listed(words: Sequence[str]) -> str:
-    """Join words with commas and a last `and`.
-
-    Example:
-        >>> listed(["q"]), listed(["q", "v"]), listed(["q", "k", "v"])
-        ('q', 'q and v', 'q, k and v')
-    """
-    start, end = ", ".join(words[:-1]), words[-1]
-    return f"{start} and {end}" if start else end
 
 
 def name_of(plan: Plan, result: SearchResult | SearchSoFar, labels: Mapping[str, str]) -> str:

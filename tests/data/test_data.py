@@ -274,8 +274,8 @@ def test_unreadable_file_is_refused(tmp_path, name, content, message):
             {"text_columns": ("text",)},
             "one text or label",
         ),
-        ([{"words": "a b", "mood": "x"}] * 40, {}, "no label column among words, mood"),
-        ([{"one": "a", "two": "b", "label": "x"}] * 40, {}, "no text column among one, two, label"),
+        ([{"words": "a b", "mood": "x"}] * 40, {}, "no label column among words and mood"),
+        ([{"one": "a", "two": "b", "label": "x"}] * 40, {}, "no text column among one, two and label"),
         ([{"text": text, "label": 1} for text in "a" * 9 + " " * 31], {}, "31 of 40 train rows have no text"),
         (make_rows(), {"text_columns": ("label",), "label_column": "label"}, "other than the label label"),
     ],
@@ -301,7 +301,9 @@ def test_faulty_folders_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"The test part has label 'new' in row .*, which train lacks"):
         read(tmp_path)
     write(tmp_path / "test.csv", [{"words": "a", "label": "neg"}])
-    with pytest.raises(DataError, match=r"A test table \(.*test.*\) lacks column text; it has words, label"):
+    with pytest.raises(
+        DataError, match=r"A test table \(.*test.*\) lacks column text; it has words and label"
+    ):
         read(tmp_path)
     (tmp_path / "state.json").write_text("broken")
     with pytest.raises(DataError, match="is no saved dataset"):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from autopeft.adapters import ConfigFile
 from autopeft.adapters.configs import adapts_modules
 from autopeft.errors import SpecError
+from autopeft.records import listed
 
 _SAFE = "adapter_model.safetensors"
 
@@ -63,9 +64,8 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor] | None:
             )
     odd = [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
     if odd:
-        more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
         raise SpecError(
-            f"{path} holds numbers that are not finite, in {odd[0]}{more}; its training diverged: train it "
+            f"{path} holds numbers that are not finite, in {listed(odd, 1)}; its training diverged: train it "
             "anew at a lower rate."
         )
     return tensors
