@@ -25,6 +25,7 @@ SETTINGS = {
         "forgetting forgetting_source forgetting_config_name forgetting_text_column"
     ),
     "--baseline takes a plan or a run of the same base model and tunes its learning rate": "warm_start",
+    "pass lower_is_better=True if a lower score is better": "greater_is_better",
     "--trials, --max-time and --max-cost end a search": "patience",
     "max_rank in a search space of your own caps the ranks of a method": "max_rank",
     "--serve-on any keeps to LoRA, and --methods to the methods that you name": "mergeable",

@@ -34,4 +34,4 @@ def train(trial):
 
 
 about = {"model": name, "budget": "r16", "full_steps": int(steps), "out": out}
-print(autopeft.tune(train, metric="loss", greater_is_better=False, **about).verdict.sentence)
+print(autopeft.tune(train, metric="loss", **about).verdict.sentence)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import nn
 
 from autopeft import commands, report
 from autopeft.commands import Pushed, Reply, Trained
-from autopeft.errors import AutopeftError
+from autopeft.errors import AutopeftError, SpecError
 from autopeft.records import Plan, SearchResult, python_words
 from autopeft.removed import instead_of
 from autopeft.run.reporting import part_words
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
+_Words: TypeAlias = "str | os.PathLike[str]"
 # The names that `dir` and completion show; the other fields of a SearchResult stay usable.
 _FACE = (
     *("baseline", "best", "full_runs", "leaderboard", "load", "path", "plans", "predict", "push_to_hub"),
@@ -82,7 +85,7 @@ class Result(SearchResult):
         return {file.stem: SavedPlan(path=file, plan=read_plan(file).plan) for file in files}
 
     @one_at_a_time()
-    def predict(self, inputs: str | Iterable[str | Sequence[str]]) -> tuple[Reply, ...]:
+    def predict(self, inputs: _Words | Iterable[_Words | Sequence[_Words]]) -> tuple[Reply, ...]:
         """Ask the finished adapter: a label with its probabilities, tags, a number or a text for each input.
 
         Args:
@@ -93,11 +96,18 @@ class Result(SearchResult):
             SpecError: The inputs have another form than the run's rows, or the model was an object in memory.
             ModelError: The base model cannot be loaded.
         """
-        rows = [inputs] if isinstance(inputs, str) else list(inputs)
+        is_alone = isinstance(inputs, (str, os.PathLike, Mapping)) or getattr(inputs, "ndim", 1) > 1
+        rows = [inputs] if is_alone or not isinstance(inputs, Iterable) else inputs
+        words = [tuple(row) if isinstance(row, (list, tuple)) else (row,) for row in rows]
+        for part in chain.from_iterable(words):
+            if not isinstance(part, (str, os.PathLike)):
+                raise SpecError(
+                    f"A {type(part).__name__} is no input: predict takes texts, paths of images, or tuples "
+                    "of these. Pass a column such as frame['text'], or zip(frame['a'], frame['b']) for "
+                    "pairs; with chats or images in memory, call the model that result.load() gives."
+                )
         with in_python_words():
-            return commands.try_run(
-                self.path, [(row,) if isinstance(row, str) else tuple(row) for row in rows]
-            )
+            return commands.try_run(self.path, [tuple(map(os.fspath, row)) for row in words])
 
     @one_at_a_time()
     def load(self, model: nn.Module | None = None) -> PeftModel:

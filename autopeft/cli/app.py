@@ -184,7 +184,7 @@ def tune(
             out=out,
             search=parse_yaml("\n".join(choices or ["{}"]), source="--search"),
             metric=metric,
-            greater_is_better=not lower_is_better,
+            lower_is_better=lower_is_better,
             test=test,
             auto_class=auto_class,
             **{name: attrgetter(name)(spec) for name in explicit},

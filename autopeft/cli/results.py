@@ -171,7 +171,8 @@ def reply_text(reply: Reply, *, is_alone: bool) -> str:
     else:
         labels = (reply.label,) if reply.label is not None else reply.labels or ()
         answer = ", ".join(f"{label} {100 * shares[label]:.0f} %" for label in labels) or "none of the labels"
-    return answer if is_alone else f"{shortened(reply.input, 40)}: {answer}"
+    separator = "\n" if "\n" in answer else " "
+    return answer if is_alone else f"{shortened(reply.input, 40)}:{separator}{answer}"
 
 
 def analysis_text(analysis: Analysis) -> str:

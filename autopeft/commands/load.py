@@ -124,14 +124,14 @@ def load_with_base(result: SearchResult, weights: Path) -> tuple[PeftModel, Base
 
     `weights` is the folder of the run's finished weights. Raises as `load_finished` does.
     """
-    task = discover("autopeft.tasks")[result.setting.task]
+    auto_class = result.setting.auto_class or discover("autopeft.tasks")[result.setting.task].auto_class
     with model.quiet_libraries(), memory_needed("loading the base model", FREE_MEMORY):
-        device, precision = loading_place(result.spec, result.best, auto_class=task.auto_class)
+        device, precision = loading_place(result.spec, result.best, auto_class=auto_class)
         base = model.load(
             result.spec.model,
             device=device,
             precision=precision,
-            auto_class=task.auto_class,
+            auto_class=auto_class,
             label_names=result.setting.label_names,
             needs_tokenizer=False,
         )
@@ -139,7 +139,7 @@ def load_with_base(result: SearchResult, weights: Path) -> tuple[PeftModel, Base
     attached = base.attach_for_good(
         compile_plan(result.best, discover("autopeft.methods")).configs,
         plan=result.best,
-        task_type=task.peft_task_type,
+        task_type=model.task_type_of(base.module),
         seed=0,
         weights=weights,
     )

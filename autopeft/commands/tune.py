@@ -47,10 +47,10 @@ from autopeft.records import (
     to_json,
     with_setting,
 )
-from autopeft.run.best import document_without_head_rate
+from autopeft.run.best import document_without_head_rate, training_json
 from autopeft.run.prepare import methods_for
 from autopeft.run.progress import Lines
-from autopeft.run.reporting import part_words
+from autopeft.run.reporting import part_words, write_card
 from autopeft.run.resources import budget_of
 from autopeft.run.search_problem import (
     fit_to_budget,
@@ -59,9 +59,10 @@ from autopeft.run.search_problem import (
     requested_space,
     without_scores,
 )
-from autopeft.run.trials import Score, Trial, TrialFolders, check_adapter
+from autopeft.run.trials import Score, Trial, TrialFolders, check_adapter, weight_shapes
 from autopeft.space import Choices
 from autopeft.store import (
+    TRAINING,
     RunDir,
     by_dotted_name,
     cannot_write,
@@ -72,8 +73,10 @@ from autopeft.store import (
     resolve_settings,
     write_checked,
     write_plan,
+    write_text,
 )
 from autopeft.store.study_file import study_file
+from autopeft.tasks.parts.token_metrics import TOKEN_METRICS
 
 _SEEDS_WITHOUT_ROWS = 3  # full runs of each finalist if the trainer gives one number a run
 _MOST_AT_ONCE = 64  # trials that may be given out at the same time; the list of first plans is shorter
@@ -82,18 +85,18 @@ _PAUSE_SECONDS = 2.0  # between two calls of `ask` while other processes have al
 log = logging.getLogger(__name__)
 
 
-def _metric_facts(name: str, *, greater_is_better: bool) -> MetricFacts:
+def _metric_facts(name: str, *, lower_is_better: bool) -> MetricFacts:
     """Find the facts of a metric by its name; a metric that autopeft does not know has only a direction."""
-    metrics = discover("autopeft.metrics")
+    metrics = TOKEN_METRICS | dict(discover("autopeft.metrics"))
     if name not in metrics:
-        return MetricFacts(name=name, greater_is_better=greater_is_better, is_share=False)
+        return MetricFacts(name=name, greater_is_better=not lower_is_better, is_share=False)
     facts = metrics[name]
     return MetricFacts(
         name=name,
         greater_is_better=facts.greater_is_better,
         is_share=facts.is_share,
         score_span=facts.score_span,
-        label=facts.label,
+        label=getattr(facts, "label", ""),
     )
 
 
@@ -135,7 +138,7 @@ class Study:
         full_steps: int,
         search: Mapping[str, Sequence[OptionValue]] | None = None,
         metric: str = "score",
-        greater_is_better: bool = True,
+        lower_is_better: bool = False,
         test: bool = False,
         auto_class: str | None = None,
         **settings: Any,
@@ -146,9 +149,9 @@ class Study:
             full_steps: Optimizer steps of a full run.
             search: Choices of your trainer, such as `{"packing": [True, False]}`. The baseline has the first
                 value of each; `trial.choices` holds those of a trial.
-            metric: What the scores are. Of a metric that autopeft knows (accuracy, spearman …) direction and
+            metric: What the scores are. Of a metric that autopeft knows (accuracy, loss …) direction and
                 range are known too, and shares are shown in percent.
-            greater_is_better: Whether a higher score is better; only read for a metric not known to autopeft.
+            lower_is_better: Whether a lower score is better; only read for a metric not known to autopeft.
             test: Whether to ask for one evaluation on rows of a test split at the end.
             auto_class: The class of transformers whose modules the trainer adapts, such as
                 `AutoModelForCausalLM`; None takes the one that the model's config names.
@@ -163,12 +166,15 @@ class Study:
         self.spec, _ = resolve_settings(config=None, env={}, flags=flags, assignments=(), origin="argument")
         if self.spec.search.evaluate is not None:
             raise SpecError("evaluate is for search alone; call your function at the end of your trainer.")
-        self._metric = _metric_facts(metric, greater_is_better=greater_is_better)
+        self._metric = _metric_facts(metric, lower_is_better=lower_is_better)
         self._auto_class, self._is_tested = auto_class, test
         self._full_steps = full_steps
         requested = without_scores(requested_space(self.spec))
         with model.quiet_libraries():
             self.base = model.load_skeleton(self.spec.model, auto_class=auto_class)
+        tasks = {task.peft_task_type: name for name, task in discover("autopeft.tasks").items()}
+        if kind := model.task_type_of(self.base.module):
+            self.spec = with_setting(self.spec, "task.name", tasks.get(kind, self.spec.task.name))
         self.methods = methods_for(self.base)
         self.budget = budget_of(self.spec, self.base)
         feasible, context = fit_to_budget(self.spec, self.base, requested)
@@ -382,22 +388,29 @@ class Study:
                 problem, _, outcome, missing = self._replay(storage)
             if outcome is None:
                 raise TrainingError(f"The study is not finished: {len(missing)} trials are missing.")
+            measured = tuple(map(_with_rows, outcome.measurements))
+            full = next(m for m in measured if m.plan == outcome.best and m.fidelity.split == "confirm")
             result = SearchResult(
                 spec=problem.spec,
-                setting=self._facts(problem, outcome),
+                setting=self._facts(problem, outcome, full),
                 sites=self.base.sites,
                 scores=(),
                 cost=engine.search_cost(outcome, scoring_seconds=0.0, load_seconds=0.0),
                 environment={"autopeft": VERSION},
-                **vars(replace(outcome, measurements=tuple(map(_with_rows, outcome.measurements)))),
+                **vars(replace(outcome, measurements=measured)),
             )
-            self._write_best(result)
+            self._write_best(result, full)
             self._run.save_result(result)
             report.write(result, self.path, words=part_words(result))
         return result
 
-    def _facts(self, problem: SearchProblem, outcome: Outcome) -> SearchFacts:
+    def _facts(self, problem: SearchProblem, outcome: Outcome, full: Measurement) -> SearchFacts:
         base, metric = self.base, self._metric
+        shapes = weight_shapes(self._trials.adapter(full.plan, full.fidelity.seed))
+        in_head = tuple(f"{name}." for name in base.head_names)
+        head = {name: shape for name, shape in shapes.items() if name.startswith(in_head)}
+        ours = {name: [*weight.shape] for name, weight in base.module.named_parameters()}
+        n_labels = next((shape[0] for name, shape in head.items() if shape != ours.get(name, shape)), 0)
         rows = {m.fidelity.split: len(m.example_scores) for m in outcome.measurements if m.example_scores}
         return SearchFacts(
             base_model=base.name,
@@ -411,7 +424,8 @@ class Study:
             metric_is_share=metric.is_share,
             metric_label=metric.label,
             budget=self.budget,
-            head_params=base.head_params,
+            head_params=sum(map(math.prod, head.values())),
+            label_names=tuple(f"LABEL_{index}" for index in range(n_labels)),
             splits=SplitSizes(
                 train=0,
                 search=rows.get("search", 0),
@@ -422,14 +436,15 @@ class Study:
             learning_rate_ranges=rate_ranges(problem),
         )
 
-    def _write_best(self, result: SearchResult) -> None:
+    def _write_best(self, result: SearchResult, full: Measurement) -> None:
         """Put the finished adapter with its plan into `best/`, in place of an older one."""
-        plan = result.best
-        document = document_without_head_rate(self.spec, self.base, plan)
-        full = next(m for m in result.measurements if m.plan == plan and m.fidelity.split == "confirm")
+        document = document_without_head_rate(self.spec, self.base, full.plan)
+        adapter = self._trials.adapter(full.plan, full.fidelity.seed)
         shutil.rmtree(self._run.half_best, ignore_errors=True)
         write_plan(self._run.half_best / "plan.yaml", document)
-        shutil.copytree(self._trials.adapter(plan, full.fidelity.seed), self._run.half_best / "weights")
+        weights = shutil.copytree(adapter, self._run.half_best / "weights")
+        write_text(weights / TRAINING, training_json(full, {}))
+        write_card(weights, result, seed=full.fidelity.seed)
         replace_folder(self._run.half_best, self._run.best)
 
 

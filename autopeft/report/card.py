@@ -133,7 +133,8 @@ def _card(
         model_name=title,
         eval_results=evaluated or None,
     )
-    labels = [shortened(name, _LONGEST_LABEL) for name in setting.label_names[:_MOST_LABELS]]
+    names = () if spec.has_own_trainer else setting.label_names  # that trainer did not say its names
+    labels = [shortened(name, _LONGEST_LABEL) for name in names[:_MOST_LABELS]]
     body = render(
         template,
         title=title,
@@ -142,9 +143,10 @@ def _card(
         setting=setting,
         is_share=bool(setting.metric_is_share),
         labels=labels,
-        n_more_labels=len(setting.label_names) - len(labels),
+        n_more_labels=len(names) - len(labels),
         facts=facts,
         task=spec.task,
+        has_own_trainer=spec.has_own_trainer,
         dtype=spec.execution.dtype,
         lines=python_lines(result, words, folder=facts.folder, source=base),
         auto_class=words.auto_class,
@@ -204,6 +206,7 @@ def python_lines(
         gguf_file=json.dumps(path.name, ensure_ascii=False) if is_gguf else "",
         pinned=f", revision={json.dumps(revision)}" if revision else "",
         n_labels=len(setting.label_names),
+        has_config=not result.spec.has_own_trainer,
         quantised={name: repr(value) for name, value in quantised.items()},
         folder=folder,
         tokenizer="name" if result.spec.has_own_trainer else json.dumps(folder),

@@ -29,10 +29,11 @@ from pydantic import (
     WithJsonSchema,
 )
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from autopeft.errors import SpecError, TrainingError, first_line_of
+from autopeft.exports.parts.adapter import PREFIX
 from autopeft.extension import discover
 from autopeft.records import EvaluatedSplit, Fidelity, OptionValue, Plan, from_json, to_json
 from autopeft.store import faults_of, read_checked, write_checked, write_text
@@ -64,6 +65,23 @@ class Score:
     value: float
     per_example: Sequence[float] = ()
     loss: float | None = None
+
+    def __post_init__(self) -> None:
+        """Make plain numbers of arrays and tensors."""
+
+        def plain(numbers: Any) -> Any:
+            return getattr(numbers, "tolist", lambda: numbers)()
+
+        try:
+            rows = tuple(float(plain(row)) for row in plain(self.per_example))
+            loss = None if self.loss is None else float(plain(self.loss))
+            numbers = {"value": float(plain(self.value)), "per_example": rows, "loss": loss}
+        except (TypeError, ValueError, RuntimeError) as error:  # the last by a tensor of several elements
+            raise TrainingError(
+                f"The value and loss of a score are one number each, and per_example one a row: {error}."
+            ) from error
+        for name, number in numbers.items():
+            object.__setattr__(self, name, number)
 
     @classmethod
     def of(
@@ -101,8 +119,8 @@ class Score:
         """Make a score of what a training function returned; TrainingError if that is no number or score."""
         if isinstance(answer, cls):
             return answer
-        if isinstance(answer, float | int | np.number) and not isinstance(answer, bool):
-            return cls(value=float(answer))
+        if isinstance(answer, float | int | np.number | Tensor) and not isinstance(answer, bool):
+            return cls(value=answer)
         raise TrainingError(
             f"The training function returned {type(answer).__name__} {str(answer)[:40]!r}; return a number "
             "or an autopeft.Score."
@@ -356,18 +374,12 @@ class TrialFolders:
         (trial.path / _CLAIM).unlink(missing_ok=True)
 
 
-def check_adapter(folder: Path, plan: Plan) -> None:
-    """Raise TrainingError if a trainer's adapter is missing, unreadable, or of another size than its plan.
-
-    Weights of modules that are no sites of the plan, such as a task head, are not counted.
-    """
-    sites = {adapter.site for adapter in plan.adapters}
-    n_params = 0
+def weight_shapes(folder: Path) -> dict[str, list[int]]:
+    """Read the shapes of a trainer's adapter by the base model's names; TrainingError if there is none."""
     try:
         with safe_open(folder / WEIGHTS, framework="np") as file:
-            for name in file.keys():  # noqa: SIM118 - it is no mapping
-                if any(f".{site}." in f".{name}" for site in sites):
-                    n_params += math.prod(file.get_slice(name).get_shape())
+            names = list(file.keys())
+            return {name.removeprefix(PREFIX): file.get_slice(name).get_shape() for name in names}
     except FileNotFoundError:
         raise TrainingError(
             "The trainer wrote no adapter; call model.save_pretrained(trial.folder), or pass "
@@ -375,6 +387,16 @@ def check_adapter(folder: Path, plan: Plan) -> None:
         ) from None
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"{WEIGHTS} cannot be read: {first_line_of(error)}.") from None
+
+
+def check_adapter(folder: Path, plan: Plan) -> None:
+    """Raise TrainingError if a trainer's adapter is missing, unreadable, or of another size than its plan.
+
+    Weights of modules that are no sites of the plan, such as a task head, are not counted.
+    """
+    sites, shapes = {adapter.site for adapter in plan.adapters}, weight_shapes(folder)
+    in_sites = [name for name in shapes if any(f".{site}." in f".{name}" for site in sites)]
+    n_params = sum(math.prod(shapes[name]) for name in in_sites)
     if n_params != plan.trainable_params:
         raise TrainingError(
             f"The adapter has {n_params:,} parameters and its plan {plan.trainable_params:,}; attach "

@@ -17,6 +17,8 @@ import autopeft
 from autopeft.errors import DataError, ModelError, RunDirError, SpecError
 from autopeft.records import Status, python_words
 
+ROWS = toy_dataset(2)
+
 
 @pytest.fixture(scope="module")
 def named_run(model_dir, data_dir, tmp_path_factory):
@@ -60,6 +62,14 @@ def test_a_result_answers_texts_and_trains_its_plans_again(named_run, tmp_path):
     (full,) = [record for record in named_run.full_runs if record.plan == named_run.baseline]
     assert trained.measurement.metric == full.metric_mean
     assert 10 <= len([name for name in dir(named_run) if not name.startswith("_")]) <= 14
+
+
+@pytest.mark.parametrize(
+    "rows", [toy_dataset(2), toy_dataset(2).to_pandas(), toy_dataset(2).to_dict(), 3, [None]]
+)
+def test_predict_refuses_tables_and_other_objects_whose_keys_could_pass_for_texts(named_run, rows):
+    with pytest.raises(SpecError, match=r"A (dict|DataFrame|int|NoneType) is no input: predict takes texts"):
+        named_run.predict(rows)
 
 
 def test_the_usual_call_names_the_label_and_a_dry_run_searches_nothing(model_dir, tmp_path):

@@ -18,6 +18,8 @@ import transformers
 from safetensors.torch import load_file
 from toys.trainers import SCRIPT, cut, good_trainer, rows_without_seconds, save_other, score_of, write_adapter
 
+import autopeft
+from autopeft.commands.push import push
 from autopeft.commands.tune import Study, tune
 from autopeft.errors import RunDirError, SpecError, TrainingError
 from autopeft.run.trials import Score, command
@@ -47,6 +49,57 @@ BAD_FUNCTIONS = {
 def trials_of(study):
     with (study.path / "trials.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_a_tuned_classifier_of_three_labels_loads_by_the_lines_of_its_card(model_dir, tmp_path, monkeypatch):
+    """The skeleton of the base model has two labels, and only the trained head tells the number."""
+    kind = "AutoModelForSequenceClassification"
+
+    def train(trial):
+        model = getattr(transformers, kind).from_pretrained(model_dir, num_labels=3)
+        trial.attach(model).save_pretrained(trial.folder)
+        return score_of(trial)
+
+    about = {"model": str(model_dir), "auto_class": kind, "budget": "r4", "full_steps": 20}
+    tune(train, Study(**about, effort="quick", out=tmp_path / "study"))
+    result = autopeft.load_result(tmp_path / "study")
+    weights = load_file(result.path / "best/weights/adapter_model.safetensors")
+    head = {name: weight for name, weight in weights.items() if "classifier" in name}
+    assert result.setting.head_params == sum(map(torch.Tensor.numel, head.values()))
+    assert (result.setting.task, result.load().config.num_labels) == ("text-classification", 3)
+    card = (result.path / "best/weights/README.md").read_text()
+    monkeypatch.chdir(result.path)
+    names = {}
+    exec(card.split("```python")[1].split("```")[0], names)
+    loaded = peft.get_peft_model_state_dict(names["model"])
+    assert all(torch.equal(loaded[name], weight) for name, weight in weights.items())
+    assert "README.md" in push(result.path, "me/new", base_model="me/base", dry_run=True).files
+
+
+def test_a_tuned_language_model_is_no_classifier_in_its_card(llama_with_weights, tmp_path):
+    _, folder = llama_with_weights
+    train = good_trainer(folder)
+    about = {"model": str(folder), "budget": "r4", "full_steps": 20, "effort": "quick"}
+    study = Study(**about, out=tmp_path / "study")
+    assert tune(train, study).setting.task == "text-generation"
+    assert type(autopeft.load_result(study.path).load()).__name__ == "PeftModelForCausalLM"
+    assert "pipeline_tag: text-generation" in (study.path / "best/weights/README.md").read_text()
+
+
+@pytest.mark.parametrize(("metric", "lower"), [("loss", False), ("wer", True)])
+def test_the_lowest_score_is_the_best_of_a_known_metric_and_where_the_user_says_so(
+    metric, lower, tiny_llama, tmp_path
+):
+    train = good_trainer(tiny_llama)
+
+    def score(trial):
+        train(trial)
+        return Score(value=5.0 - trial.number, per_example=[5.0 - trial.number] * 40)
+
+    about = {"model": str(tiny_llama), "budget": "r4", "full_steps": 20, "effort": "quick"}
+    study = Study(**about, metric=metric, lower_is_better=lower, out=tmp_path / "study")
+    result = tune(score, study)
+    assert min(result.measurements, key=lambda m: m.metric).plan == result.best
 
 
 @pytest.mark.parametrize("name", BAD_FUNCTIONS)

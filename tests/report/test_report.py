@@ -105,8 +105,10 @@ def test_the_short_runs_are_ordered_by_their_loss(result, page):
 
 def test_a_run_without_short_runs_says_so(result):
     full = tuple(run for run in result.measurements if run.fidelity.split != "search")
-    text = report.report_html(replace(result, measurements=full, proposals=(), front=()), words=WORDS)
-    assert "There was no short run." in text
+    bare = replace(result, measurements=full, proposals=(), front=())
+    for text in (report.report_html(bare, words=WORDS), report.report_md(bare, words=WORDS)):
+        assert "There was no short run." in text
+        assert "Each plan trained 0" not in text
 
 
 def test_the_stages_of_the_cost_add_up_to_the_whole(page):

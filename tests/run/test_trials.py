@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 
+import numpy as np
 import peft
 import pytest
 import torch
@@ -76,6 +77,20 @@ def test_score_in_a_file_is_read_as_it_was_written(trial, tmp_path):
     assert Score.read(tmp_path / "a.json") == Score(value=0.5, per_example=[0.0, 1.0], loss=0.25)
     (tmp_path / "nan.json").write_text(json.dumps({"value": math.nan}))
     assert math.isnan(Score.read(tmp_path / "nan.json").value)
+
+
+def test_score_of_arrays_and_tensors_is_that_of_their_numbers(trial, tmp_path):
+    rows = [0.0, 1.0, 1.0, 0.0]
+    plain = Score(value=0.5, per_example=rows, loss=0.25)
+    mean = torch.tensor(0.5, dtype=torch.bfloat16, requires_grad=True)
+    assert Score(value=np.float32(0.5), per_example=np.array(rows) > 0, loss=torch.tensor(0.25)) == plain
+    assert Score(value=mean, per_example=torch.tensor(rows), loss=np.float64(0.25)) == plain
+    assert Score(value=0.5, per_example=[torch.tensor(row) for row in rows], loss=0.25) == plain
+    trial.write_score(tmp_path / "a.json", Score(value=mean, per_example=np.array(rows), loss=0.25))
+    assert Score.read(tmp_path / "a.json") == plain
+    assert Score.given(mean) == Score(value=0.5)
+    with pytest.raises(TrainingError, match=r"one number each, and per_example one a row: .*list"):
+        Score.given(torch.ones(2))
 
 
 @pytest.mark.parametrize(
