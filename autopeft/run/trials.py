@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, cast
 
 import numpy as np
 import psutil
@@ -120,7 +120,7 @@ class Score:
         if isinstance(answer, cls):
             return answer
         if isinstance(answer, float | int | np.number | Tensor) and not isinstance(answer, bool):
-            return cls(value=answer)
+            return cls(value=cast(float, answer))
         raise TrainingError(
             f"The training function returned {type(answer).__name__} {str(answer)[:40]!r}; return a number "
             "or an autopeft.Score."
