@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import numpy as np
 import psutil
@@ -38,6 +38,9 @@ from autopeft.extension import discover
 from autopeft.records import EvaluatedSplit, Fidelity, OptionValue, Plan, from_json, to_json
 from autopeft.store import faults_of, read_checked, write_checked, write_text
 from autopeft.train import input_rms, user_head_rates, warmup_steps
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # Python 3.10 has none in `typing`
 
 WEIGHTS = "adapter_model.safetensors"
 _CLAIM = "claim.json"
