@@ -57,8 +57,6 @@ def exit_codes(*, quiet: bool = False, notes: bool = True) -> Iterator[Callable[
         logging.getLogger(name).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=name)
     stdout = sys.stdout
-    if isinstance(stdout, io.TextIOWrapper):  # an ASCII terminal gets ? for a dash
-        stdout.reconfigure(errors="replace")
     sys.stdout = _Escaped(stdout)
     try:
         with stopping_signals() as stop:

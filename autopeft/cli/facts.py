@@ -28,8 +28,6 @@ app = typer.Typer()
 
 _Bits = Literal["none", "4bit", "8bit"]
 
-_MARKS = {"ok": "ok", "note": "note", "fail": "FAIL"}  # of the checks of `doctor`
-
 _PATH = "Plan, run, adapter_config.json or its folder, or a method such as lora_r16"
 _BaseModel = Annotated[str | None, typer.Option(help="Hub id, or directory with a config.json.")]
 _Revision = Annotated[str | None, typer.Option(help="Revision of the hub model.")]
@@ -254,7 +252,7 @@ def spaces(
 
 @app.command()
 def doctor(
-    out: Annotated[Path, typer.Option(help="Folder for runs, whose disk is timed.")] = Path("reports"),
+    out: Annotated[Path, typer.Option(help="Folder for runs, which has to take a file.")] = Path("reports"),
     as_json: opt.Json = False,
 ) -> None:
     """Check what this machine can do: versions, device, memory, threads, disk, hub, extras."""
@@ -276,7 +274,7 @@ def checks_text(checks: Sequence[Check]) -> str:
     rows = [
         (mark, name, text)
         for check in checks
-        for mark, name, text in ((_MARKS[check.status], check.name, check.value), ("", "", check.remedy))
+        for mark, name, text in ((check.status, check.name, check.value), ("", "", check.remedy))
         if text
     ]
     lines = table((), rows, n_texts=3, width=columns())

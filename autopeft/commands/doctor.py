@@ -7,7 +7,6 @@ import math
 import os
 import platform
 import tempfile
-import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,15 +27,13 @@ from autopeft.records import VERSION, ModelSpec
 
 CheckStatus = Literal["ok", "note", "fail"]
 
-_WRITTEN_BYTES = 2**25  # to time the writing; chosen by hand
-_SLOW_BYTES_PER_SECOND = 5 * 10**6  # a study with its measurements then takes seconds a trial; chosen by hand
 _LEAST_FREE_BYTES = 2**30  # the demo takes 0.9 GiB (reports/LOG.md)
 _HUB_SECONDS = 3.0  # to wait for the hub; chosen by hand
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One fact of this machine: `ok`, a `note` if something is missing or slow, or `fail`.
+    """One fact of this machine: `ok`, a `note` if something is missing, or `fail`.
 
     `remedy` says what to do; empty if nothing has to be done.
     """
@@ -173,25 +170,14 @@ def demo_check() -> Check:
 
 
 def write_check(folder: Path) -> Check:
-    """Measure how fast a folder takes bytes; before it exists, the nearest folder above it."""
+    """Check that a folder takes a file; before it exists, the nearest folder above it."""
     existing = next((path for path in (folder, *folder.resolve().parents) if path.exists()), folder)
     try:
-        with tempfile.NamedTemporaryFile(dir=existing, prefix=".autopeft-doctor-") as file:
-            started = time.perf_counter()
-            file.write(bytes(_WRITTEN_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-            rate = _WRITTEN_BYTES / (time.perf_counter() - started)
+        tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
         value = f"{existing} cannot be written: {error.strerror or error}"
         return Check(name="run folder", status="fail", value=value, remedy="pass another folder with --out")
-    is_slow = rate < _SLOW_BYTES_PER_SECOND
-    return Check(
-        name="run folder",
-        status="note" if is_slow else "ok",
-        value=f"{existing}: {rate / 10**6:,.0f} MB/s",
-        remedy="pass a folder on a faster disk with --out" if is_slow else "",
-    )
+    return Check(name="run folder", status="ok", value=f"{existing}")
 
 
 def hub_check(*, is_offline: bool, reach: Callable[[], object]) -> Check:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,10 +16,9 @@ from autopeft.commands.verify import is_run
 from autopeft.errors import HubError, RunDirError, SpecError, reason_of
 from autopeft.exports import name_base
 from autopeft.records import IN_MEMORY, DataSpec, TrainedPlan, from_json
-from autopeft.run.base_facts import OUTPUTS
 from autopeft.run.best import finished_seed, finished_weights
 from autopeft.run.reporting import TRAINED, hub_base, write_card, write_trained_card
-from autopeft.store import RunDir, damaged, read_plan, require_unchanged, temporary_folder, write_plan
+from autopeft.store import RunDir, damaged, read_plan, require_unchanged, write_plan
 
 # Of the HTTP client beneath huggingface_hub: both a refusal of the hub and a failed connection raise it.
 _HTTP_ERROR: type[Exception] = errors.HTTPError
@@ -82,10 +82,9 @@ def push(
         )
     require_unchanged(weights)
     document = read_plan(run)
-    with temporary_folder() as parent:
-        folder = shutil.copytree(weights, parent / "adapter")
-        for name in (TRAINED, OUTPUTS):  # paths of this machine, rows of the dataset
-            (folder / name).unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="autopeft-") as parent:
+        folder = shutil.copytree(weights, Path(parent) / "adapter")
+        (folder / TRAINED).unlink(missing_ok=True)  # it has paths of this machine
         if isinstance(result, TrainedPlan):
             write_trained_card(folder, result, at=repo, base_model=base_model)
         else:

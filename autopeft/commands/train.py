@@ -30,7 +30,7 @@ from autopeft.records import (
     to_json,
 )
 from autopeft.report.formatting import duration
-from autopeft.run.base_facts import DATA, base_difference, facts_of, write_outputs
+from autopeft.run.base_facts import DATA, base_difference, facts_of
 from autopeft.run.best import plan_document, training_json
 from autopeft.run.prepare import Prepared, prepare
 from autopeft.run.reporting import TRAINED, environment, setting_of, write_trained_card
@@ -234,7 +234,6 @@ def _write_files(
     )
     write_text(folder / TRAINED, json.dumps(to_json(trained), indent=2) + "\n")
     write_loading_files(folder, prepared.spec.model, prepared.base, prepared.data)
-    write_outputs(folder, prepared, plan)
     write_trained_card(folder, trained, at=at)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -13,7 +15,6 @@ from autopeft.data.formats import quiet
 from autopeft.data.splits import load
 from autopeft.errors import DataError, reason_of
 from autopeft.records import DataSpec, shortened
-from autopeft.store import temporary_folder
 
 _NAME = "dataset in memory"
 # What pandas, pyarrow and datasets raise for a column that they have no type for.
@@ -50,8 +51,8 @@ def load_in_memory(spec: DataSpec, data: Any, *, seed: int, read_rows: ReadRows)
             raise DataError(f"The data in memory has no rows in {split}; add rows.")
         del tables[split]
         notes += (f"Left out {split} of the data in memory, which has no rows.",)
-    with temporary_folder() as parent, quiet():
-        folder = parent / _NAME
+    with tempfile.TemporaryDirectory(prefix="autopeft-", ignore_cleanup_errors=True) as parent, quiet():
+        folder = Path(parent) / _NAME
         folder.mkdir()
         for split, table in tables.items():
             try:

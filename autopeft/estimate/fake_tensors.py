@@ -82,7 +82,6 @@ class StandInValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run an operation, or give the stand-in for the value that it reads."""
         options = dict(kwargs or {})
         if func is _ATEN._local_scalar_dense.default and _lacks_values(args[0]):
             return _scalar(args[0])
@@ -129,7 +128,6 @@ class StandInArrays(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run a function, or give the stand-in for its result."""
         if func is torch.Tensor.numpy and _lacks_values(args[0]):
             return np.random.default_rng(0).normal(size=tuple(args[0].shape)).astype(np.float32)
         is_list = func is torch.tensor and isinstance(args[0], list)

@@ -132,7 +132,6 @@ class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run an operation, and count the storages of its results."""
         if func is _DEVICE and not args[0].fake_mode.in_kernel_invocation:
             return args[0].fake_device  # a shortcut: autograd asks for it very often
         result = func(*args, **(kwargs or {}))

@@ -29,7 +29,6 @@ class Process(Executor):
     _fault: AutopeftError | None = None  # why there will be no new pool
 
     def __init__(self) -> None:
-        """Start no process yet."""
         self._lock = threading.Lock()
 
     def check(self) -> None:

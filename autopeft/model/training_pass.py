@@ -94,7 +94,6 @@ class PaddingAwareMask(Tensor):
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Run a function of torch on the mask as on a plain tensor."""
         with torch._C.DisableTorchFunctionSubclass():
             made = func(*args, **(kwargs or {}))
         if func not in (Tensor.to, Tensor.view) or not isinstance(args[0], cls) or made is args[0]:

@@ -52,7 +52,6 @@ class TensorWatch:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        """Read every tensor once."""
         tensors = _tensors_of(module)
         self._identities = [_identity(name, tensor) for name, tensor in tensors]
         self._sums = _stacked([_sum(tensor) for _, tensor in tensors])

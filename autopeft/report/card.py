@@ -100,7 +100,8 @@ def _card(
 ) -> str:
     """Fill in a card; `score` has the split, the metric, and a phrase on the rows, "" if they are all."""
     base, setting, spec, environment = facts.base_model, result.setting, result.spec, result.environment
-    base_name, data_name = _last(base or setting.base_model), _last(setting.data)
+    base_name = PureWindowsPath(base or setting.base_model).name  # it splits at / and at \
+    data_name = PureWindowsPath(setting.data).name
     title = f"{base_name} adapted to {data_name}"
     evaluated = [
         EvalResult(
@@ -154,10 +155,6 @@ def _card(
         **context,
     )
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
-
-
-def _last(path: str) -> str:
-    return PureWindowsPath(path).name  # it splits at / and at \
 
 
 def hub_id(name: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""What a finished adapter notes of its base model: config, weights, tokenizer, and outputs of some rows."""
+"""What a finished adapter notes of its base model: config, weights and tokenizer."""
 
 from __future__ import annotations
 
@@ -7,21 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import nn
 
 from autopeft import model
-from autopeft.adapters import compile_plan
 from autopeft.errors import ModelError
-from autopeft.extension import Batch
 from autopeft.model.attaching import modules_kept_whole
 from autopeft.model.weight_comparison import weight_digests
-from autopeft.records import Plan, digest_of
+from autopeft.records import digest_of
 from autopeft.run.prepare import Prepared
-from autopeft.store import BASE, TRAINING, read_checked, read_object, write_checked
+from autopeft.store import BASE, TRAINING, read_object
 from autopeft.tasks.parts.generating import NOT_OF_THE_MODEL
 
-OUTPUTS = "outputs.json"
 DATA = "data_fingerprint"
 # Config keys that change no output of the base model: places, versions, formats, labels of the trained head.
 _WITHOUT_EFFECT = frozenset(
@@ -34,10 +30,6 @@ _OFTEN_UNSET = ("do_center_crop", "crop_size", "do_flip_channel_order", "do_pad"
 # Accents, ligatures, emoji, spaces, prices and links: tokenizers differ in how they split them.
 _TEXT = "Straße, naïve café: DON'T pay $3.14 (or 2,718 €)…\n\n\tfoo_bar ½ ﬁ 你好 😀  https://a.b/c?d=e  "
 _N_WORDS = 1 << 12  # of the vocabulary, at most, that the tokenizer splits in addition to _TEXT
-_N_ROWS, _N_NUMBERS = 4, 64  # rows whose outputs are kept, and numbers of each output, at most
-_MAX_INPUTS = 1 << 14  # a row with more numbers is not kept
-# Allowed difference as a share of the largest output. Devices round differently; 16 bits round much more.
-_TOLERANCE, _TOLERANCE_16_BITS = 1e-3, 0.1
 
 
 def base_facts(module: nn.Module, processor: Any, *, weights: Mapping[str, str]) -> dict[str, Any]:
@@ -113,64 +105,3 @@ def require_same_base(folder: Path, module: nn.Module, processor: Any = None) ->
             f"{folder} was trained on another base model ({differing}); pass that one, or put it back in its "
             "place."
         )
-
-
-@torch.no_grad()
-def logits_of(module: nn.Module, batch: Batch, *, auto_class: str) -> torch.Tensor:
-    """Compute logits in float32 on the CPU; an encoder-decoder makes the decoder's inputs from the labels."""
-    takes_labels = auto_class == "AutoModelForSeq2SeqLM"
-    features = {name: value for name, value in batch.items() if takes_labels or name != "labels"}
-    logits: torch.Tensor = module(**features).logits
-    return logits.float().cpu()
-
-
-def write_outputs(folder: Path, prepared: Prepared, plan: Plan) -> None:
-    """Write `outputs.json`: token ids of the first confirm rows, and the finished adapter's outputs for them.
-
-    Rows with other features than tokens, and very long rows, are left out. Nothing is written if only workers
-    hold the base model's weights. `push` leaves this file out: its rows are the user's.
-    """
-    base, task, split = prepared.base, prepared.task, prepared.bench.splits["confirm"]
-    if base.device.type == "meta":  # only the workers have its weights
-        return
-    rows, outputs, stack = [], [], compile_plan(plan, prepared.methods)
-    examples = zip(split.examples[:_N_ROWS], split.labels[:_N_ROWS], strict=True)
-    batches = [task.collate([example], [label], base.pad_token_id) for example, label in examples]
-    with base.attached(stack.configs, plan=plan, task_type=task.peft_task_type, seed=0) as adapted:
-        model.load_weights(adapted, stack.names, folder)
-        adapted.eval()
-        for batch in batches:
-            is_of_tokens = not any(tensor.is_floating_point() for tensor in batch.values())
-            if is_of_tokens and sum(tensor.numel() for tensor in batch.values()) <= _MAX_INPUTS:
-                with base.autocast():
-                    outputs.append(_sample(adapted, batch, task.auto_class, base.device))
-                rows.append({name: tensor.tolist() for name, tensor in batch.items()})
-    is_wide = base.precision.dtype == "float32" and not base.n_bits
-    content = {"tolerance": _TOLERANCE if is_wide else _TOLERANCE_16_BITS, "rows": rows, "outputs": outputs}
-    write_checked(folder / OUTPUTS, content)
-
-
-def require_same_outputs(folder: Path, adapted: nn.Module, *, auto_class: str, device: torch.device) -> None:
-    """Raise a ModelError if a model's outputs differ from those in `outputs.json`, provided it exists."""
-    if not (folder / OUTPUTS).is_file():
-        return
-    noted = read_checked(folder / OUTPUTS, remedy="train the plan again, or delete the file")
-    for row, expected in zip(noted["rows"], noted["outputs"], strict=True):
-        batch = {name: torch.tensor(values) for name, values in row.items()}
-        output = _sample(adapted, batch, auto_class, device)
-        pairs = list(zip(expected, output, strict=False))
-        worst = max((abs(then - now) for then, now in pairs), default=0.0) / max(1.0, *map(abs, expected))
-        if len(output) != len(expected) or not worst <= noted["tolerance"]:
-            raise ModelError(
-                f"{folder} gives other outputs than when it was finished: they differ by {worst:.2g} of the "
-                f"largest, and rounding explains {noted['tolerance']:g}; put base model, libraries and "
-                "adapter back as they were, or train the plan again."
-            )
-
-
-def _sample(module: nn.Module, batch: Batch, auto_class: str, device: torch.device) -> list[float]:
-    """Compute some of the logits of a batch, evenly spaced."""
-    on_device = {name: tensor.to(device) for name, tensor in batch.items()}
-    flat = logits_of(module, on_device, auto_class=auto_class).flatten()
-    numbers: list[float] = flat[:: flat.numel() // _N_NUMBERS + 1].tolist()
-    return numbers

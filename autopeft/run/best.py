@@ -26,7 +26,7 @@ from autopeft.records import (
     resume_command,
     to_json,
 )
-from autopeft.run.base_facts import facts_of, write_outputs
+from autopeft.run.base_facts import facts_of
 from autopeft.run.prepare import Prepared
 from autopeft.run.reporting import hub_base, write_card
 from autopeft.store import (
@@ -100,7 +100,6 @@ def _fill(
     document = replace(plan_document(prepared, result.best), data=DataSpec())
     write_plan(fresh / "weights" / "plan.yaml", document)
     write_loading_files(fresh / "weights", prepared.spec.model, prepared.base, prepared.data)
-    write_outputs(fresh / "weights", prepared, result.best)
     write_card(fresh / "weights", result, seed=seed)
 
 

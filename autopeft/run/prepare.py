@@ -259,21 +259,18 @@ def load_base(spec: RunSpec, task: Task, loaded: LabelledData, memory: InMemory)
         if spec.execution.attention is not None:
             model.set_attention(base.module, spec.execution.attention)
         return base
-    if spec.execution.attention is not None:
-        raise ModelError(
-            f"attention is {spec.execution.attention!r}, but a model in memory is used unchanged; call "
-            "model.set_attn_implementation(…) and leave attention out."
-        )
-    if spec.execution.device is not None:
-        raise ModelError(
-            f"device is {spec.execution.device!r}, but a model in memory stays on its device; "
-            "move the model with model.to(…) and leave device out."
-        )
-    if spec.model.quantize != "none":
-        raise ModelError(
-            f"quantize is {spec.model.quantize!r}, but a model in memory is used unchanged; "
-            "load it quantised and leave quantize out."
-        )
+    remedies = {
+        "attention": "call model.set_attn_implementation(…)",
+        "device": "move the model with model.to(…)",
+        "quantize": "load it quantised",
+    }
+    set_to = {"attention": spec.execution.attention, "device": spec.execution.device}
+    for name, value in (set_to | {"quantize": spec.model.quantize}).items():
+        if value not in (None, "none"):
+            raise ModelError(
+                f"{name} is {value!r}, but a model in memory is used unchanged; {remedies[name]} and leave "
+                f"{name} out."
+            )
     return model.from_memory(
         memory.model,
         memory.tokenizer,

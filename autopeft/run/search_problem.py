@@ -191,9 +191,9 @@ def fit_to_budget(spec: RunSpec, base: BaseModel, requested: Space) -> tuple[Spa
     costs = space.cheapest(requested, context)
     if not costs:
         names = ", ".join(requested.arms)
-        placements = _placement_hint(requested, context)
         raise SiteError(
-            f"None of the methods {names} fits a site of {base.name}{placements}; ask for others."
+            f"None of the methods {names} fits a site of {base.name} where the search space places it; ask "
+            "for others, or for another placement."
         )
     budget.require_affordable(costs, budget=in_parameters)
     feasible = space.feasible(requested, context)
@@ -206,16 +206,6 @@ def fit_to_budget(spec: RunSpec, base: BaseModel, requested: Space) -> tuple[Spa
                 if placement not in fitting.placement:
                     log.info("%s at %s is left out: the model has no site for it there.", method, placement)
     return feasible, context
-
-
-def _placement_hint(requested: Space, context: AllocationContext) -> str:
-    """Name the placements of a space as the end of a sentence; "" if its methods fit nowhere at all."""
-    everywhere = requested.narrowed(lambda _, part: part.model_copy(update={"placement": ("all",)}))
-    if not space.cheapest(everywhere, context):
-        return ""
-    placements = [part.placement for arm in requested.arms for _, part in requested.parts(arm)]
-    shown = dict.fromkeys(f"placement {', '.join(placement)}" for placement in placements)
-    return f" at the placement that the search space sets ({', '.join(shown)})"
 
 
 def user_plan(prepared: Prepared, context: AllocationContext) -> tuple[Arm, Plan] | None:

@@ -156,16 +156,10 @@ def begin(
 
 def _with_new_pieces(kept: tuple[Decision, ...], prepared: Prepared) -> tuple[Decision, ...]:
     """Replace decisions on the pieces of a step by this call's; drop one whose setting the user sets now."""
-    pieces = {decision.setting: decision for decision in prepared.decisions if decision.setting in PIECES}
-    decisions = []
-    for decision in kept:
-        if decision.setting not in PIECES:
-            decisions.append(decision)
-        elif decision.setting in pieces:
-            decisions.append(pieces.pop(decision.setting))
-        elif str(attrgetter(decision.setting)(prepared.spec)) == decision.value.replace(",", ""):
-            decisions.append(decision)  # the setting still has the derived value: the user did not set it
-    return (*decisions, *pieces.values())
+    values = {name: str(attrgetter(name)(prepared.spec)) for name in PIECES}
+    stays = (d for d in kept if d.setting not in PIECES or values[d.setting] == d.value.replace(",", ""))
+    pieces = (decision for decision in prepared.decisions if decision.setting in PIECES)
+    return tuple({decision.setting: decision for decision in (*stays, *pieces)}.values())
 
 
 def with_scores(run: RunDir, state: RunState, score: Callable[[], tuple[SiteScores, ...]]) -> RunState:

@@ -29,7 +29,6 @@ from autopeft.store.files import (
     save_processor,
     sha256_of,
     sweep_fresh_folders,
-    temporary_folder,
     without_empty_parents,
     write_bytes,
     write_text,

@@ -13,13 +13,11 @@ import re
 import secrets
 import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import filelock
 from safetensors import SafetensorError
 
 from autopeft.errors import NO_ROOM, RunDirError, SpecError
@@ -37,7 +35,6 @@ _REMEDIES = {
         else "Allow this user to write there, or pass another --out",
     ),
 }
-_TEMPORARY = "autopeft-scratch-"
 _FRESH = re.compile(r"\.[0-9a-f]{8}\.tmp")  # ends the name of a folder that `fresh_folder` makes
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how Rust writes the number of a system error
 
@@ -197,22 +194,6 @@ def save_processor(processor: Any, folder: Path | str) -> None:
         if number is not None:
             raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
         raise
-
-
-@contextlib.contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """Yield a new folder, removed at the end. First remove such folders of processes that were killed.
-
-    A folder is locked while its process lives, which other containers see too.
-    """
-    for lock in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*/.lock"):
-        with contextlib.suppress(OSError, filelock.Timeout), filelock.FileLock(lock, timeout=0):
-            shutil.rmtree(lock.parent, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=_TEMPORARY, ignore_cleanup_errors=True) as parent:
-        content = Path(parent) / "content"
-        content.mkdir()
-        with filelock.FileLock(Path(parent) / ".lock"):
-            yield content
 
 
 def sweep_fresh_folders(out: Path) -> None:

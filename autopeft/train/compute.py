@@ -134,7 +134,6 @@ class Recovery:
     may_checkpoint: bool
 
     def __post_init__(self) -> None:
-        """Note the limits to restore if nothing helps."""
         self._before, self._n_halved = replace(self.compute), 0
 
     def lower_memory(self, error: Exception, plan: Plan) -> bool:

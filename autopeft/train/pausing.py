@@ -154,7 +154,6 @@ class UnderWay:
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
-        """Count the time to the first state from now on."""
         self._kept_at, self._wait_seconds, self._is_long = self.clock(), _SECONDS, False
 
     def load(self) -> State | None:

@@ -74,16 +74,13 @@ class LazyColumn(Sequence[Any]):
         self._rows, self.values = rows, values
 
     def __len__(self) -> int:
-        """Number of rows."""
         return len(self.values)
 
     def __getitem__(self, key: Any) -> Any:
-        """The entry of one row, or an array with those of several rows."""
         self._rows.require(np.atleast_1d(self._rows.numbers[key]))
         return self.values[key]
 
     def __iter__(self) -> Iterator[Any]:
-        """All entries; all rows are encoded."""
         return iter(self[:])
 
 

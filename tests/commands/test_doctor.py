@@ -57,8 +57,7 @@ def test_part_of_another_package_that_cannot_be_used_is_a_note_with_its_cause():
 
 def test_folder_is_written_to_and_left_as_it_was(tmp_path):
     check = doctor.write_check(tmp_path / "reports" / "run")
-    assert check.status in ("ok", "note")  # a slow disk is a note
-    assert "MB/s" in check.value
+    assert check.status == "ok"
     assert list(tmp_path.iterdir()) == []
 
 

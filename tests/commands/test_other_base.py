@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from autopeft import apply
 from autopeft.cli.app import app
 from autopeft.commands import train_plan
-from autopeft.store import read_plan, seal_folder, write_plan
+from autopeft.store import read_plan, write_plan
 
 
 @pytest.fixture
@@ -139,19 +139,6 @@ def test_every_change_of_the_base_model_is_named(trained, own_base, edit, name, 
     assert name in caplog.text
     refused(verify(trained), 2, name, str(trained))
     assert name in merged_notes(trained, tmp_path / "merged")
-
-
-def test_a_changed_adapter_whose_checksums_were_renewed_is_noticed_by_its_outputs(trained):
-    path = trained / "adapter_model.safetensors"
-    save_file({name: tensor * 1.5 for name, tensor in load_file(path).items()}, path)
-    seal_folder(trained)
-    refused(verify(trained), 2, "gives other outputs than when it was finished")
-
-
-def test_damaged_outputs_are_one_sentence(trained):
-    path = trained / "outputs.json"
-    path.write_text(path.read_text().replace('"attention_mask": [[1', '"attention_mask": [["off"', 1))
-    refused(verify(trained), 2, "outputs.json", "damaged or was edited")
 
 
 def test_edited_label_names_are_refused(trained, tmp_path):

@@ -148,7 +148,7 @@ def test_dry_run_lists_the_files_and_calls_nobody(run, hub):
     result = push(run, "me/new", "--base-model", "org/tiny-bert", "--dry-run", "--json")
     assert result.exit_code == 0, result.output
     answer = json.loads(result.stdout)
-    here = {path.name for path in (run / "best/weights").iterdir()} - {"outputs.json"}  # rows of the user
+    here = {path.name for path in (run / "best/weights").iterdir()}
     assert set(answer["files"]) == here >= {"README.md", "adapter_model.safetensors", "config.json"}
     assert answer["url"] is None and hub.calls == []
 
@@ -158,8 +158,7 @@ def test_push_uploads_the_folder_with_a_base_model_that_others_have(run, hub):
     assert result.exit_code == 0, result.output
     files = hub.repositories["me/new"]
     weights = run / "best/weights"
-    assert set(files) >= {path.name for path in weights.iterdir()} - {"outputs.json"}
-    assert "outputs.json" not in files and (weights / "outputs.json").is_file()
+    assert set(files) >= {path.name for path in weights.iterdir()}
     assert files["adapter_model.safetensors"] == (weights / "adapter_model.safetensors").read_bytes()
     assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "org/tiny-bert"
     card = files["README.md"].decode()

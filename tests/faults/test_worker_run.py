@@ -17,7 +17,6 @@ from autopeft import commands
 from autopeft.commands import search as searching
 from autopeft.errors import RunDirError, SpecError
 from autopeft.records import IN_MEMORY
-from autopeft.run import best
 from autopeft.run.prepare import InMemory, prepare
 from autopeft.run.progress import Lines
 from autopeft.run.state import loaded_facts, state_sha256
@@ -51,7 +50,6 @@ def loses_weights(monkeypatch):
     monkeypatch.setattr(searching, "start_workers", start_workers)
     # The end alone reads them.
     monkeypatch.setattr(searching, "check_base", lambda state, prepared: None)
-    monkeypatch.setattr(best, "write_outputs", lambda folder, prepared, plan: None)
 
 
 @pytest.mark.parametrize("executor", ["process", pytest.param("ray", marks=pytest.mark.nightly)])

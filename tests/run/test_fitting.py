@@ -23,8 +23,8 @@ def space(**methods: MethodSpace) -> Space:
     return Space(about="", methods=cast("dict[str, MethodSpace]", methods))
 
 
-def test_the_placement_of_a_space_is_named_where_no_method_fits_for_it() -> None:
-    with pytest.raises(SiteError, match=r"lora fits a site .* search space sets \(placement norm\); ask"):
+def test_a_space_whose_placement_has_no_site_is_refused() -> None:
+    with pytest.raises(SiteError, match=r"lora fits a site .* where the search space places it; ask"):
         fit_to_budget(SPEC, BASE, space(lora=MethodSpace(placement=("norm",))))
 
 

@@ -27,7 +27,7 @@ from autopeft.records import (
     Status,
     Verdict,
 )
-from autopeft.store import RunDir, resolve_settings, temporary_folder
+from autopeft.store import RunDir, resolve_settings
 from autopeft.store.study_file import study_file
 
 PLAN = Plan(adapters=(), learning_rate=0.001, trainable_params=0)
@@ -340,18 +340,6 @@ def test_a_file_with_two_names_is_read_and_not_written(run, tmp_path):
     with pytest.raises(RunDirError, match=r"measurements\.jsonl is a file with 2 names \(hard links\)"):
         RunDir.create(run.path, resume=True)
     assert victim.read_text() == "mine"
-
-
-def test_temporary_folders_of_processes_that_were_killed_are_swept(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    killed = tmp_path / "autopeft-scratch-killed"
-    killed.mkdir()
-    (killed / ".lock").touch()
-    with temporary_folder() as first:
-        assert not killed.exists()
-        with temporary_folder():
-            assert first.is_dir()  # whose process lives
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_without_its_state_says_what_is_left(run):
