@@ -131,14 +131,21 @@ def _printable(text: str) -> str:
     return "\n".join(part for line in lines for part in line or [""])
 
 
-class _Escaped:
+class _Wrapped:
+    """A stream in place of another, of which it has all but what it does itself."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+class _Escaped(_Wrapped):
     """A stream that escapes control characters: a name from somebody's files could set colours or titles.
 
     The styles bold, dim and plain pass, which our own output uses.
     """
-
-    def __init__(self, stream: Any) -> None:
-        self.stream = stream
 
     def write(self, text: str) -> int:
         """Write a text whose control characters become visible."""
@@ -148,15 +155,9 @@ class _Escaped:
         )
         return len(text)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
 
-
-class _Lasting:
+class _Lasting(_Wrapped):
     """A stream that drops text that it cannot write, so that a closed terminal ends no run."""
-
-    def __init__(self, stream: Any) -> None:
-        self.stream = stream
 
     def write(self, text: str) -> int:
         """Write a text, or drop it."""
@@ -168,9 +169,6 @@ class _Lasting:
         """Flush the stream, or do nothing."""
         with contextlib.suppress(OSError):
             self.stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
 
 
 @contextlib.contextmanager

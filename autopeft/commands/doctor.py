@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-import os
 import platform
 import tempfile
 import urllib.request
@@ -129,7 +128,7 @@ def _device_checks() -> Iterator[Check]:
         value=f"{free / 2**30:.1f} GiB",
         remedy="end other programs, or take a device with more memory" if is_little else "",
     )
-    yield thread_check(torch.get_num_threads(), os.environ.get("OMP_WAIT_POLICY"), cores=allowed_cores())
+    yield thread_check(torch.get_num_threads(), cores=allowed_cores())
     yield Check(name="number format", status="ok", value=narrow_format(device) or "float32")
 
 
@@ -142,22 +141,13 @@ def gpu_check(names: Sequence[str], *, like_first: int) -> Check:
     return Check(name="GPUs", status="ok", value=value)
 
 
-def thread_check(n_threads: int, wait_policy: str | None, *, cores: float | None = None) -> Check:
-    """Check the number of torch's threads, and whether idle ones give way to other programs.
-
-    `cores` is how many threads a container lets run at once; None without a limit.
-    """
+def thread_check(n_threads: int, *, cores: float | None) -> Check:
+    """Check that a container lets torch's threads run at once; `cores` is None without a limit."""
     if cores is not None and n_threads > math.ceil(cores):
         value = f"{n_threads}, and this container has the time of {cores:g} cores"
         remedy = f"set OMP_NUM_THREADS={math.ceil(cores)}"
         return Check(name="threads", status="note", value=value, remedy=remedy)
-    yields = n_threads == 1 or (wait_policy or "").upper() == "PASSIVE"
-    return Check(
-        name="threads",
-        status="ok" if yields else "note",
-        value=f"{n_threads}, OMP_WAIT_POLICY {wait_policy or 'not set'}",
-        remedy="" if yields else "set OMP_WAIT_POLICY=PASSIVE where other programs share the processor",
-    )
+    return Check(name="threads", status="ok", value=f"{n_threads}")
 
 
 def demo_check() -> Check:

@@ -47,8 +47,8 @@ def train_in_full(
     Raises:
         TrainingError: The machine broke off a run of the baseline, or all baselines diverged.
     """
-    n_affordable = next((n for n in range(len(rivals), 0, -1) if _has_room(problem, runs, n)), 0)
-    n_affordable = max(n_affordable, 0 if problem.is_allowed(baselines[0]) else 1)
+    payable = (n for n in range(len(rivals), 0, -1) if runs.has_room(problem.full_runs(n_plans=1 + n)))
+    n_affordable = max(next(payable, 0), 0 if problem.is_allowed(baselines[0]) else 1)
     if n_affordable < len(rivals):
         log.warning(
             "The limits pay %d of %d rivals in full; raise --max-time or --max-cost for more.",
@@ -79,10 +79,6 @@ def train_in_full(
         "No learning rate of the baseline finished a full run: all of them diverged. Check the data, or "
         "set lower rates with learning_rate in a search space."
     )
-
-
-def _has_room(problem: SearchProblem, runs: Runs, n_rivals: int) -> bool:
-    return runs.has_room(problem.full_runs(n_plans=1 + n_rivals))
 
 
 def judge(problem: SearchProblem, runs: Runs, baseline: Plan, finished: Finished) -> Judgement:

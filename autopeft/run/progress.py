@@ -49,7 +49,8 @@ class Lines:
     def phase(self, name: str, n_measurements: int) -> None:
         """Start a phase, whose first measurement gets headings."""
         self._has_headings = False
-        self._write(_title(name, n_measurements))
+        runs = {0: "", 1: ": 1 run"}.get(n_measurements, f": up to {n_measurements} runs")
+        self._write(f"{name}{runs}")
 
     def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
         """Write one line about a measurement."""
@@ -191,7 +192,3 @@ def abridged(arm: str, label: int = _LABEL) -> str:
         return arm
     end = (label - 1) // 2
     return f"{arm[: label - 1 - end]}…{arm[-end:]}"
-
-
-def _title(phase: str, n_measurements: int) -> str:
-    return {0: phase, 1: f"{phase}: 1 run"}.get(n_measurements, f"{phase}: up to {n_measurements} runs")
