@@ -35,6 +35,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from autopeft.errors import SpecError, TrainingError, first_line_of
 from autopeft.exports.parts.adapter import PREFIX
 from autopeft.extension import discover
+from autopeft.model import head_names
 from autopeft.records import EvaluatedSplit, Fidelity, OptionValue, Plan, from_json, to_json
 from autopeft.store import faults_of, read_checked, write_checked, write_text
 from autopeft.train import input_rms, user_head_rates, warmup_steps
@@ -211,8 +212,17 @@ class Trial(BaseModel):
         return {"learning_rate": self.learning_rate, "lr_scheduler_type": "linear", **schedule}
 
     def attach(self, model: Any) -> PeftModel:
-        """Attach the adapter to train; if `split` is `test`, the finished one in `folder`."""
+        """Attach the adapter to train; if `split` is `test`, the finished one in `folder`.
+
+        Raises TrainingError if the model has a head, and the class that the study adapts has none.
+        """
         if self.steps:
+            if (head := head_names(model)) and not getattr(self.config, "modules_to_save", None):
+                raise TrainingError(
+                    f"The head of {type(model).__name__} ({', '.join(head)}) would stay untrained, since "
+                    "the config names a class without head; pass the class that your trainer loads, as "
+                    "auto_class='AutoModelForSequenceClassification' or --auto-class, and another out."
+                )
             return get_peft_model(model, self.config)
         return PeftModel.from_pretrained(model, str(self.folder), is_trainable=True)
 

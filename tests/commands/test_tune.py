@@ -76,6 +76,17 @@ def test_a_tuned_classifier_of_three_labels_loads_by_the_lines_of_its_card(model
     assert "README.md" in push(result.path, "me/new", base_model="me/base", dry_run=True).files
 
 
+def test_a_head_that_the_config_of_a_masked_language_model_lacks_is_refused(model_dir, tmp_path):
+    masked = transformers.AutoModelForMaskedLM.from_pretrained(model_dir)
+    masked.save_pretrained(tmp_path / "masked")  # its config names BertForMaskedLM
+    study = Study(model=str(tmp_path / "masked"), budget="r4", full_steps=20, out=tmp_path / "study")
+    classifier = transformers.AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=3)
+    trial = study.ask()
+    with pytest.raises(TrainingError, match=r"head of BertForSequence.* \(classifier\) would stay untrained"):
+        trial.attach(classifier)
+    assert trial.attach(masked)
+
+
 def test_a_tuned_language_model_is_no_classifier_in_its_card(llama_with_weights, tmp_path):
     _, folder = llama_with_weights
     train = good_trainer(folder)
