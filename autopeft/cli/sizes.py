@@ -267,6 +267,11 @@ def suggestion_text(suggestion: Suggestion) -> str:
             "learning rate",
             f"{rate(suggestion.learning_rate)}, {suggestion.warmup_steps} steps of warm-up, then linear to 0",
         ),
+        *(
+            [("head's rate", "by the size of its inputs: see optimizer_for")]
+            if suggestion.output_layer
+            else []
+        ),
         ("step", f"{_rows(suggestion.batch_size)} of {step.n_tokens:,} tokens{at_once}"),
         *([] if step.quantize == "none" else [("base model", f"--quantize {step.quantize}")]),
         ("memory", memory),

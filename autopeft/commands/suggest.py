@@ -18,7 +18,7 @@ from autopeft.records import BudgetSpec, DataSpec, ModelSpec, Plan, RunSpec, Tas
 from autopeft.run.prepare import methods_for
 from autopeft.run.resources import budget_of
 from autopeft.space import BASELINE_METHOD, AllocationContext
-from autopeft.train import warmup_steps
+from autopeft.train import MOVE, MOVE_BELOW, MOVE_OF_NUMBERS, warmup_steps
 
 TRAINERS = ("peft", "trl", "unsloth", "axolotl")
 _RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # powers of two, as people and kernels use them
@@ -47,6 +47,7 @@ class Suggestion:
 
     `batch_size` rows make a step, `estimate.answer.step.n_rows` of them at a time. With data, the estimate
     has the steps of a run, their time and price. `servers` can read the adapter of a causal language model.
+    `output_layer` is the last linear map of a task head that is trained beside the adapter.
     """
 
     base_model: str
@@ -56,6 +57,7 @@ class Suggestion:
     warmup_steps: int
     estimate: StepEstimate
     servers: tuple[str, ...] = ()
+    output_layer: str | None = None
 
     @property
     def learning_rate(self) -> float:
@@ -97,6 +99,7 @@ class Suggestion:
             step=self.estimate.answer.step,
             n_steps=self.estimate.n_steps,
             dtype=self.estimate.dtype,
+            moves=(MOVE, MOVE_OF_NUMBERS, MOVE_BELOW),
         )
 
 
@@ -144,6 +147,7 @@ def suggest(request: SuggestRequest) -> Suggestion:
         warmup_steps=warmup_steps(step.n_steps or _USUAL_STEPS),
         estimate=step,
         servers=servers if config.task_type == "CAUSAL_LM" else (),
+        output_layer=base.output_layer if config.modules_to_save else None,
     )
 
 

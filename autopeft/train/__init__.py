@@ -26,6 +26,9 @@ from autopeft.train.loop import watched
 from autopeft.train.pace import TYPICAL_STEPS, Pace, pace_of
 from autopeft.train.pausing import kept_step
 from autopeft.train.rates import (
+    MOVE,
+    MOVE_BELOW,
+    MOVE_OF_NUMBERS,
     SCHEDULE,
     WARMUP_SHARE,
     branch_step,

@@ -29,10 +29,10 @@ WARMUP_SHARE = 0.06  # as in RoBERTa, Liu et al. 2019, arXiv:1907.11692
 # move of 3.6, and 0.904 to 0.930 at 2.7e-3, a move of 0.37).
 # In full runs of 300 steps on six sets, LoRA has 0 to 4 points more at a move of 2 than at 0.66, and no more
 # at 4 (reports/LOG.md, 2026-11-29, by `reports/studies/head_rates.py`).
-_MOVE = 2.0
+MOVE = 2.0
 # Numbers are learned in units of their spread: outputs need not move as far (lower losses on stsb and a toy).
-_MOVE_OF_NUMBERS = 0.66
-_MOVE_BELOW = 0.4
+MOVE_OF_NUMBERS = 0.66
+MOVE_BELOW = 0.4
 # The range of moves to try where the head alone is trained: on five datasets 3.4 was best of 0.17 to 16.
 _MOVES_ALONE = (0.9, 14.0)
 _LEAST_RMS = 0.01  # a head behind a batch norm has far smaller inputs in evaluation than in training
@@ -41,7 +41,7 @@ _LEAST_RMS = 0.01  # a head behind a batch norm has far smaller inputs in evalua
 SCHEDULE = (
     "linear decay to 0 after a warm-up of 6 %, at most 50 steps; AdamW, no weight decay, gradient norm "
     "clipped at 1; the last layer of the task head at head_learning_rate, linear maps below it at "
-    f"{_MOVE_BELOW} / (inputs × their root mean square)"
+    f"{MOVE_BELOW} / (inputs × their root mean square)"
 )
 
 
@@ -114,7 +114,7 @@ class HeadRates:
 
     by_name: Mapping[str, float]
     output: float = 1.0
-    move: float = _MOVE
+    move: float = MOVE
 
     def at(self, output: float) -> HeadRates:
         """Scale all rates, so that the last layer has the rate `output`."""
@@ -177,10 +177,10 @@ def head_rates(base: BaseModel, rms: Mapping[str, float]) -> HeadRates:
     3. Other parameters, such as those of norms, get 1 / their last dimension.
     """
     rates = {}
-    output_move = _MOVE_OF_NUMBERS if base.predicts_numbers else _MOVE
+    output_move = MOVE_OF_NUMBERS if base.predicts_numbers else MOVE
     for name, module in _head_modules(base):
         is_output = name == base.output_layer
-        move, scale = (output_move, base.output_scale) if is_output else (_MOVE_BELOW, 1.0)
+        move, scale = (output_move, base.output_scale) if is_output else (MOVE_BELOW, 1.0)
         input_size = max(_LEAST_RMS, rms[name]) if math.isfinite(rms.get(name, math.nan)) else 1.0
         for parameter_name, parameter in module.named_parameters(recurse=False):
             if isinstance(module, nn.Linear):
@@ -196,8 +196,8 @@ def head_rates(base: BaseModel, rms: Mapping[str, float]) -> HeadRates:
 def user_head_rates(maps: Mapping[str, nn.Linear], rms: Mapping[str, float]) -> dict[str, float]:
     """Choose the rates of a head's linear maps in a user's own model; the last map is the output layer."""
     *below, output = maps
-    moves = dict.fromkeys(below, _MOVE_BELOW)
-    moves[output] = _MOVE_OF_NUMBERS if maps[output].out_features == 1 else _MOVE
+    moves = dict.fromkeys(below, MOVE_BELOW)
+    moves[output] = MOVE_OF_NUMBERS if maps[output].out_features == 1 else MOVE
     sizes = {name: linear.in_features * max(_LEAST_RMS, rms.get(name, 1.0)) for name, linear in maps.items()}
     return {name: moves[name] / size for name, size in sizes.items()}
 

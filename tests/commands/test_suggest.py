@@ -7,9 +7,10 @@ from pathlib import Path
 
 import peft
 import pytest
+import torch
 import yaml
 from toys.architectures import CONFIGS
-from transformers import MixtralForCausalLM
+from transformers import MixtralForCausalLM, RobertaConfig, RobertaForSequenceClassification
 from typer.testing import CliRunner
 
 import autopeft
@@ -149,3 +150,28 @@ def test_a_quantised_checkpoint_that_does_not_fit_is_told_so(model, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | stored))
     request = SuggestRequest(model_id=str(tmp_path), budget="r8", device="l4", memory="100MB")
     assert not suggest(request).estimate.fits
+
+
+@pytest.mark.parametrize(("n_labels", "move"), [(3, 2.0), (1, 0.66)])
+def test_the_lines_for_peft_move_the_outputs_of_a_head_by_equal_steps(tmp_path, n_labels, move):
+    """A step of AdamW moves an output by about rate × inputs × their root mean square."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = RobertaConfig(**sizes, vocab_size=99, num_labels=n_labels)
+    config.architectures = ["RobertaForSequenceClassification"]
+    config.save_pretrained(tmp_path)
+    suggestion = suggest(SuggestRequest(model_id=str(tmp_path), budget="r2"))
+    written: dict = {}
+    exec(suggestion.snippet("peft"), written)
+    model = peft.get_peft_model(RobertaForSequenceClassification(config).eval(), written["config"])
+    batch = {"input_ids": torch.randint(5, 99, (8, 12))}
+    optimizer = written["optimizer_for"](model, batch)
+    groups = [(parameter, group["lr"]) for group in optimizer.param_groups for parameter in group["params"]]
+    assert {p for p, _ in groups} == {p for p in model.parameters() if p.requires_grad}
+    rates, head = dict(groups), model.base_model.model.classifier.modules_to_save["default"]
+    with torch.no_grad():
+        below = model.base_model.model.roberta(**batch).last_hidden_state[:, 0]
+        last = torch.tanh(head.dense(below))
+    for layer, inputs, expected in ((head.dense, below, 0.4), (head.out_proj, last, move)):
+        assert rates[layer.weight] * 32 * inputs.square().mean().sqrt() == pytest.approx(expected, rel=1e-4)
+    in_head = {*head.parameters()}
+    assert {rate for p, rate in groups if p not in in_head} == {float(f"{suggestion.learning_rate:.1e}")}
