@@ -249,11 +249,9 @@ def train(
     *,
     plan: Annotated[Path, typer.Option(help="plan.yaml, or a run directory.")],
     settings: Mapping[str, Any],
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a training that was stopped.", metavar="")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")] = False,
     all_rows: Annotated[
-        bool, typer.Option("--all-rows", help="Train on the rows of search and confirm, too.", metavar="")
+        bool, typer.Option("--all-rows", help="Train on the rows of search and confirm, too.")
     ] = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,

@@ -118,8 +118,6 @@ def _parameter(field: SettingField, text: str | None, *, hidden: bool) -> inspec
 
 def _metavar(field: SettingField) -> str | None:
     """Choose what the help shows in place of the value; None leaves it to typer."""
-    if field.kind is bool:
-        return ""
     if field.form == "auto":
         return "[<int>|auto]"
     if field.choices:

@@ -25,6 +25,7 @@ ALLOWED = (
     ("api/__init__.py", "gradient fisher", "the default of an argument has to name parts"),
     ("records/outcomes.py", "parameters", "the score of sites where memory holds no example"),
     ("cli/", "parameters", "the heading of a column"),
+    ("run/progress.py", "parameters", "the heading of a column"),
     ("templates/", "parameters", "the heading of a column"),
     ("templates/sentences.j2", "lora merged uniform-lora", "what servers load"),
     ("space/spaces.py", "lora", "what people write without a search"),
