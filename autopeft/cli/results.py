@@ -171,8 +171,7 @@ def reply_text(reply: Reply, *, is_alone: bool) -> str:
     else:
         labels = (reply.label,) if reply.label is not None else reply.labels or ()
         answer = ", ".join(f"{label} {100 * shares[label]:.0f} %" for label in labels) or "none of the labels"
-    separator = "\n" if "\n" in answer else " "
-    return answer if is_alone else f"{shortened(reply.input, 40)}:{separator}{answer}"
+    return answer if is_alone else shortened(reply.input, 40) + (":\n" if "\n" in answer else ": ") + answer
 
 
 def analysis_text(analysis: Analysis) -> str:

@@ -75,8 +75,8 @@ def read_choices(spec: DataSpec) -> UncutRows:
     choices = spec.text_columns[1:] or tuple(filter(None, [first_usual_column(names, CHOICES_NAMES)]))
     if not question or not choices:
         raise DataError(
-            f"A column of questions and one of choices are needed among {column_list(names)}; name them with "
-            "--text-column, the question first."
+            f"A column of questions and one of choices are needed among {column_list(names)}; name each with "
+            "a --text-column of its own, the question first; choices may have one column each."
         )
     label = label_column(spec, names, inputs=[question, *choices], usual_names=LABEL_NAMES)
     notes = [f"The question is column {question}, the choices {', '.join(choices)}, the label {label}."]

@@ -61,7 +61,8 @@ def check_named(spec: DataSpec, names: Sequence[str]) -> None:
     """Refuse a column that the spec names and the train table lacks; raises UnknownNameError."""
     for column in (*spec.text_columns, spec.label_column, spec.group_column, spec.time_column):
         if column is not None and column not in names:
-            raise UnknownNameError("column", column, names)
+            is_list = set(column.replace(" ", "").split(",")) <= set(names)
+            raise UnknownNameError("column", column, names, hint="Repeat the flag for each column." * is_list)
 
 
 def first_usual_column(names: Sequence[str], usual_names: str) -> str | None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from autopeft.data import load, read_texts
-from autopeft.errors import DataError
+from autopeft.errors import DataError, UnknownNameError
 from autopeft.records import DataSpec
 
 FIRST = dt.datetime(2020, 1, 1)
@@ -112,3 +112,12 @@ def test_a_time_that_cannot_be_read_is_named(tmp_path, usual, faulty):
         r"YYYY-MM-DD HH:MM:SS in every row\.$",
     ):
         read(tmp_path / "rows.csv", rows)
+
+
+def test_several_columns_in_one_name_are_to_be_named_one_by_one(tmp_path):
+    rows = pd.DataFrame({"a": ["x", "y"] * 30, "b": range(60), "label": ["p", "q"] * 30})
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    with pytest.raises(UnknownNameError, match=r"no column named 'a, b'; .* Repeat the flag for each column"):
+        load(
+            DataSpec(source=str(tmp_path / "rows.csv"), text_columns=("a, b",)), seed=0, read_rows=read_texts
+        )
