@@ -19,6 +19,8 @@ from typer.testing import CliRunner
 import autopeft
 from autopeft import commands
 from autopeft.cli.app import app
+from autopeft.cli.results import reply_text
+from autopeft.commands.try_run import Reply
 from autopeft.errors import DataError, SpecError
 from autopeft.run.progress import Lines
 from autopeft.store import RunDir
@@ -194,3 +196,8 @@ def test_an_image_gets_a_label(tmp_path):
     assert list(reply.probabilities.values()) == pytest.approx(logits.softmax(-1).tolist(), abs=1e-5)
     with pytest.raises(DataError, match="no image nowhere"):
         commands.try_run(run, ["nowhere.png"])
+
+
+def test_tags_of_one_of_several_inputs_stand_below_it():
+    reply = Reply(input="to paris", tags=(("to", "O"), ("paris", "B-place")))
+    assert reply_text(reply, is_alone=False) == "to paris:\nto  O\nparis  B-place"
