@@ -84,9 +84,10 @@ class RunEstimate:
 class StepEstimate:
     """What is trained, how, and what it takes.
 
-    `dtype` is bfloat16, float16 or float32; `like` names the training loop. `rates` are None if the device's
-    speed is not known; then no time is predicted. `n_steps` are those of a full run, None without data or
-    --max-steps. `run` is None if the time or the steps are not known.
+    `dtype` is bfloat16, float16 or float32; `like` names the training loop. With data, rows may be
+    longer than the longest train row, which the answer is about. `rates` are None if the device's speed is
+    not known; then no time is predicted. `n_steps` are those of a full run, None without
+    data or --max-steps. `run` is None if the time or the steps are not known.
     """
 
     part: TrainedPart
@@ -95,6 +96,7 @@ class StepEstimate:
     on_gpu: bool
     answer: StepAnswer
     n_rows: int
+    max_length: int
     max_bytes: int | None = None
     rates: Rates | None = None
     n_steps: int | None = None
@@ -124,8 +126,7 @@ def estimate_step(request: EstimateRequest) -> StepEstimate:
     _check_request(request)
     device, run = request.device.lower(), request.run
     on_gpu = not device.startswith("cpu")
-    card = estimate.CARDS.get(device)
-    max_bytes = None if card is None else int(card.gib * 2**30)
+    max_bytes = int(estimate.CARDS[device].gib * 2**30) if device in estimate.CARDS else None
     max_bytes = max_bytes if request.memory is None else parse_bytes(request.memory)
     methods, tasks = discover("autopeft.methods"), discover("autopeft.tasks")
     with model.quiet_libraries(), warnings.catch_warnings():
@@ -179,6 +180,7 @@ def estimate_step(request: EstimateRequest) -> StepEstimate:
         max_bytes=max_bytes,
         rates=rates,
         n_steps=rows.n_steps if rows else run.max_steps,
+        max_length=rows.max_length if rows else answer.step.n_tokens,
     )
     return replace(estimated, run=_run(estimated, price=run.price))
 
@@ -208,8 +210,10 @@ def _computing(device: str, spec: ModelSpec, *, dtype: str) -> tuple[Precision, 
     """
     precision = None if dtype == "auto" else Precision(dtype=dtype)
     if device in estimate.CARDS:
-        card = Precision(dtype=estimate.CARDS[device].dtype)
-        return precision or card, estimate.rates_of(device)
+        usual = estimate.CARDS[device].dtype
+        overflows = usual == "float16" and model.overflows_in_float16(model.config_of(spec))
+        precision = precision or Precision(dtype="float32" if overflows else usual)
+        return precision, estimate.rates_of(device, dtype=precision.dtype)
     if device.startswith("cuda") and not torch.cuda.is_available():
         return precision or Precision(dtype="bfloat16"), None
     torch_device = model.find_device(device)
@@ -266,6 +270,7 @@ class RowLengths:
     """What a full run reads: `n_rows` a step, `typical_tokens` per row with padding, `longest` at most."""
 
     n_rows: int
+    max_length: int
     longest: int
     typical_tokens: int
     n_steps: int
@@ -296,6 +301,7 @@ def row_lengths(spec: ModelSpec, data: DataSpec, *, task: TaskSpec, device: str)
     padded = [train.padded_tokens(step, encoded.lengths) for step in steps]
     return RowLengths(
         n_rows=n_rows,
+        max_length=run.task.max_length or encoded.longest,
         longest=encoded.longest,
         typical_tokens=round(float(np.mean(padded)) / n_rows),
         n_steps=train.full_run_steps(

@@ -13,6 +13,12 @@ from autopeft.records import shortened
 
 _CALL_KEYS = ("name", "tool_calls", "tool_call_id")  # of messages that call a tool or give its result
 _THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")  # hold what a model thought before it answered
+_CALL = "function_call"  # the role of ShareGPT's calls, which are JSON
+_ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "observation": "tool",
+}  # of ShareGPT
 _SYSTEM = "system"
 _MESSAGES, _TOOLS = "messages", "tools"  # keys of the input of a row with tools
 _TEXT = "text"  # the type of a part of a message that is text
@@ -117,7 +123,17 @@ def _read_message(turn: Any, where: str) -> dict[str, Any]:
             "content."
         )
     role = turn.get("role", turn.get("from"))
-    role = {"human": "user", "gpt": "assistant"}.get(str(role), role)
+    if role == _CALL:
+        written = turn.get("content", turn.get("value"))
+        listed = _as_list(written) or _as_list(f"[{written}]") or []
+        if not (listed and all(isinstance(call, Mapping) and "name" in call for call in listed)):
+            raise DataError(
+                f"{where} holds {shortened(str(written), 60)} as {_CALL}; write the JSON of a call with its "
+                "name and arguments, or of a list of calls."
+            )
+        turn = {"tool_calls": [{"type": "function", "function": call} for call in listed]}
+        role = "assistant"
+    role = _ROLES.get(str(role), role)
     calls = {key: _parse_arguments(_without_none(turn[key])) for key in _CALL_KEYS if turn.get(key)}
     content = turn.get("content", turn.get("value"))
     if isinstance(content, list) and content:

@@ -35,7 +35,7 @@ EXTENDED_PROMPTS, MORE_NAMES = ("instruction", "question", "prompt"), "input con
 CHAT_NAMES = "messages conversation conversations chat"
 TRANSLATION = "translation"  # a column of records with a text in each language, as WMT and OPUS have it
 TEXT_NAMES = "text content document body story article"
-SYSTEM, TOOLS, HISTORY = "system", "tools", "history"  # columns beside a prompt or a chat
+SYSTEM, TOOLS, HISTORY = "system system_prompt", "tools", "history"  # columns beside a prompt or a chat
 # A prompt in more than a tenth of the train rows, and in more than 10, is a fixed instruction rather than a
 # question; chosen by hand.
 _FIXED_SHARE, _FIXED_AT_LEAST = 10, 10
@@ -147,7 +147,7 @@ def _notes_on_unread(spec: DataSpec, tables: list[Any], layout: _Layout) -> list
     if layout.kind == "stream":
         return []
     names = tables[0].column_names
-    of_prompts = [name for name in names if name.strip().lower() in (SYSTEM, TOOLS, HISTORY)]
+    of_prompts = [name for name in names if name.strip().lower() in f"{SYSTEM} {TOOLS} {HISTORY}".split()]
     notes = []
     for name in of_prompts:
         if not layout.label or name in (layout.system, layout.tools, *layout.columns):

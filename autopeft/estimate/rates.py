@@ -37,39 +37,41 @@ class Rates:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A GPU by its data sheet: GiB of memory, dense TFLOP/s in `dtype`, GB/s of memory.
+    """A GPU by its data sheet: GiB of memory, dense TFLOP/s in `dtype` and in float32, GB/s of memory.
 
     `dtype` is the number format in which a search computes on it.
     """
 
     gib: float
     tflops: float
+    float32_tflops: float
     gb_per_second: float
     dtype: str = "bfloat16"
 
 
-# From NVIDIA's data sheets; products without sparsity, sums in float32.
+# From NVIDIA's data sheets; products without sparsity, sums in float32. A T4 has no bfloat16.
 CARDS = {
-    "t4": Card(gib=15, tflops=65, gb_per_second=300, dtype="float16"),  # it has no bfloat16
-    "a10": Card(gib=22.5, tflops=125, gb_per_second=600),
-    "l4": Card(gib=22.5, tflops=121, gb_per_second=300),
-    "l40s": Card(gib=44.5, tflops=362, gb_per_second=864),
-    "rtx3090": Card(gib=24, tflops=71, gb_per_second=936),
-    "rtx4090": Card(gib=24, tflops=165, gb_per_second=1008),
-    "rtx5090": Card(gib=32, tflops=210, gb_per_second=1792),
-    "a100-40gb": Card(gib=39.5, tflops=312, gb_per_second=1555),
-    "a100-80gb": Card(gib=79, tflops=312, gb_per_second=2039),
-    "h100": Card(gib=79, tflops=989, gb_per_second=3350),
-    "h200": Card(gib=139, tflops=989, gb_per_second=4800),
+    "t4": Card(gib=15, tflops=65, float32_tflops=8.1, gb_per_second=300, dtype="float16"),
+    "a10": Card(gib=22.5, tflops=125, float32_tflops=31, gb_per_second=600),
+    "l4": Card(gib=22.5, tflops=121, float32_tflops=30, gb_per_second=300),
+    "l40s": Card(gib=44.5, tflops=362, float32_tflops=92, gb_per_second=864),
+    "rtx3090": Card(gib=24, tflops=71, float32_tflops=36, gb_per_second=936),
+    "rtx4090": Card(gib=24, tflops=165, float32_tflops=83, gb_per_second=1008),
+    "rtx5090": Card(gib=32, tflops=210, float32_tflops=105, gb_per_second=1792),
+    "a100-40gb": Card(gib=39.5, tflops=312, float32_tflops=19.5, gb_per_second=1555),
+    "a100-80gb": Card(gib=79, tflops=312, float32_tflops=19.5, gb_per_second=2039),
+    "h100": Card(gib=79, tflops=989, float32_tflops=67, gb_per_second=3350),
+    "h200": Card(gib=139, tflops=989, float32_tflops=67, gb_per_second=4800),
 }
 
 
-def rates_of(card: str) -> Rates:
-    """Return the rates that training should reach on a card of CARDS."""
+def rates_of(card: str, *, dtype: str = "bfloat16") -> Rates:
+    """Return the rates that training in a number format should reach on a card of CARDS."""
     sheet = CARDS[card]
+    tflops = sheet.float32_tflops if dtype == "float32" else sheet.tflops
     return Rates(
         name=card,
-        flops=_FLOPS_SHARE * sheet.tflops * 1e12,
+        flops=_FLOPS_SHARE * tflops * 1e12,
         bytes=_BYTES_SHARE * sheet.gb_per_second * 1e9,
         call_seconds=_CALL_SECONDS,
         runs_ahead=True,

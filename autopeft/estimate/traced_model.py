@@ -211,7 +211,7 @@ def _task_of(part: TrainedPart, base: BaseModel, auto_class: str | None, tasks: 
         )
         is_pair = getattr(config, "is_encoder_decoder", False)
         task = of_type("CAUSAL_LM" if is_decoder else "SEQ_2_SEQ_LM" if is_pair else "SEQ_CLS")
-    if task is None or task.auto_class not in _READ_TOKENS:
+    if task is None or task.auto_class not in _READ_TOKENS or base.module.main_input_name != "input_ids":
         raise SpecError(
             f"The memory of {base.name} ({auto_class or type(base.module).__name__}) cannot be told; it can "
             f"be for {', '.join(_READ_TOKENS)}. Train a few steps to see it."

@@ -24,6 +24,7 @@ from autopeft.model.devices import (
     find_device,
     free_bytes,
     is_out_of_memory,
+    overflows_in_float16,
     release_memory,
 )
 from autopeft.model.pretrained import load, load_processor, load_skeleton, quiet_libraries, require_packages

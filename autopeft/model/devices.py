@@ -204,7 +204,7 @@ def choose_precision(config: Any, device: torch.device) -> Precision:
     narrow = narrow_format(device)
     if narrow is None:
         dtype, reason = "float32", f"no instructions for bfloat16 are known on this {device.type} device"
-    elif narrow == "float16" and str(getattr(config, "model_type", "")) in _OVERFLOWING:
+    elif narrow == "float16" and overflows_in_float16(config):
         dtype, reason = "float32", f"this GPU has no bfloat16, and a {config.model_type} overflows in float16"
     elif device.type == "cpu" and not (isinstance(width, int) and width >= _LEAST_WIDTH):
         dtype, reason = "float32", f"below {_LEAST_WIDTH} hidden units bfloat16 would not be faster"
@@ -212,6 +212,11 @@ def choose_precision(config: Any, device: torch.device) -> Precision:
         dtype, reason = narrow, f"the {device.type} device has instructions for it"
     log.info("The base model computes in %s: %s; --dtype overrides this.", dtype, reason)
     return Precision(dtype=dtype)
+
+
+def overflows_in_float16(config: Any) -> bool:
+    """Whether the activations of models of this type leave the range of float16."""
+    return str(getattr(config, "model_type", "")) in _OVERFLOWING
 
 
 def to_float64(tensor: torch.Tensor) -> torch.Tensor:

@@ -175,7 +175,8 @@ def _notes_on_template(prompts: Sequence[str], tokenizer: Any, *, is_chat: bool)
     """Write notes on tools that the chat template leaves out, and on an end that is added to answers."""
     notes = []
     if is_chat and "tools" not in str(tokenizer.chat_template):
-        n_chats = sum(chat_of(chat)[1] is not None for chat in prompts)
+        chats = map(chat_of, prompts)
+        n_chats = sum(bool(tools) or any("tool_calls" in turn for turn in turns) for turns, tools in chats)
         text = f"writes no tools; {n_chats} of {len(prompts)} chats have some."
         notes += [f"The chat template of the base model {text}"] if n_chats else []
     if tokenizer.chat_template and _added_end(tokenizer) == [tokenizer.eos_token_id]:

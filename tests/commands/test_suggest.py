@@ -10,7 +10,13 @@ import pytest
 import torch
 import yaml
 from toys.architectures import CONFIGS
-from transformers import MixtralForCausalLM, RobertaConfig, RobertaForSequenceClassification
+from transformers import (
+    Gemma2Config,
+    MixtralForCausalLM,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    WhisperConfig,
+)
 from typer.testing import CliRunner
 
 import autopeft
@@ -20,6 +26,7 @@ from autopeft.cli.sizes import suggestion_json, suggestion_text
 from autopeft.commands.estimate import EstimateRequest, estimate_step
 from autopeft.commands.suggest import SuggestRequest, suggest
 from autopeft.extension import discover
+from autopeft.records import DataSpec
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +66,44 @@ def test_lines_for_trainers_of_language_models_are_for_them_alone():
     assert "SEQ_CLS" in suggestion.snippet("peft")
     with pytest.raises(autopeft.AutopeftError, match="not SEQ_CLS; pass --for peft"):
         suggestion.snippet("trl")
+
+
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_the_lines_of_all_trainers_hold_the_base_in_the_bits_that_memory_is_told_for(model, bits):
+    suggestion = suggest(SuggestRequest(model_id=model, budget="r8", device="l4", quantize=bits))
+    in_axolotl = yaml.safe_load(suggestion.snippet("axolotl"))
+    assert in_axolotl["adapter"] == ("qlora" if bits == "4bit" else "lora")
+    written: dict = {}
+    exec(suggestion.snippet("trl").replace("bf16=True", "use_cpu=True"), written)
+    loaded = written["args"].model_init_kwargs["quantization_config"]
+    for name in ("4bit", "8bit"):
+        assert in_axolotl[f"load_in_{name}"] is getattr(loaded, f"load_in_{name}") is (name == bits)
+        assert f"load_in_{name}={name == bits}" in suggestion.snippet("unsloth")
+
+
+def test_a_model_that_overflows_in_float16_computes_in_float32_on_a_t4(tmp_path):
+    Gemma2Config(hidden_size=64, num_hidden_layers=2, architectures=["Gemma2ForCausalLM"]).save_pretrained(
+        tmp_path
+    )
+    suggestion = suggest(SuggestRequest(model_id=str(tmp_path), budget="r2", device="t4"))
+    assert suggestion.estimate.dtype == "float32"
+    assert "fp16=False" in suggestion.snippet("trl")
+    assert '"dtype": "float32"' in suggestion.snippet("trl")
+
+
+def test_lines_allow_rows_as_long_as_the_run_does_and_not_as_the_longest_train_row(model_dir, tickets):
+    columns = {"text_columns": ("message",), "label_column": "team"}
+    data = DataSpec(source=tickets, **columns)
+    request = SuggestRequest(model_id=str(model_dir), task="text-classification", data=data)
+    estimate = suggest(request).estimate
+    assert estimate.max_length == 32 > estimate.answer.step.n_tokens
+
+
+def test_a_model_that_hears_is_refused_in_words(tmp_path):
+    config = WhisperConfig(d_model=48, architectures=["WhisperForConditionalGeneration"])
+    config.save_pretrained(tmp_path)
+    with pytest.raises(autopeft.AutopeftError, match=r"The memory of .* cannot be told; it can be for AutoM"):
+        suggest(SuggestRequest(model_id=str(tmp_path)))
 
 
 def test_first_plans_of_language_models_merge_exactly_or_are_served():

@@ -110,3 +110,26 @@ def test_arguments_of_calls_are_records_also_where_they_are_written_as_json(tmp_
         ((text,), _), *_ = everything(read(tmp_path, rows))
         kept.append(chat_of(text)[0][1]["tool_calls"][0]["function"]["arguments"])
     assert kept == [{"city": "Rome", "days": [1]}, "not json", "[1]"]
+
+
+def test_calls_of_sharegpt_are_those_of_openai(tmp_path):
+    """LLaMA-Factory's files name calls `function_call` and their results `observation`."""
+    call = {"name": "add", "arguments": {"a": 1}}
+
+    def of(value, i):
+        turns = [("human", f"hello {i}"), ("function_call", value), ("observation", "2"), ("gpt", f"bye {i}")]
+        return {"conversations": [{"from": role, "value": text} for role, text in turns]}
+
+    calls = {"content": None, "tool_calls": [{"type": "function", "function": call}]}
+    middle = [{"role": "assistant", **calls}, {"role": "tool", "content": "2"}]
+    expected = [{"messages": [user(f"hello {i}"), *middle, assistant(f"bye {i}")]} for i in range(N)]
+    for value in (json.dumps(call), json.dumps([call])):
+        rows = [of(value, i) for i in range(N)]
+        assert read(tmp_path, rows).fingerprint == read(tmp_path, expected).fingerprint
+    with pytest.raises(DataError, match=r"^Row 3 of train holds add.1. as function_call; write the JSON"):
+        read(tmp_path, [*rows[:2], of("add(1)", 3), *rows[3:]])
+
+
+def test_a_system_prompt_beside_pairs_is_told_as_unread(tmp_path):
+    rows = [{"system_prompt": "Be kind.", "question": f"hello {i}", "response": f"bye {i}"} for i in range(N)]
+    assert any(note.startswith("Column system_prompt is not read") for note in read(tmp_path, rows).notes)

@@ -52,6 +52,8 @@ def test_cards_are_as_fast_as_their_data_sheets_say():
         rates = rates_of(name)
         assert rates.flops < 1e12 * card.tflops
         assert rates.runs_ahead
+    slow = rates_of("t4", dtype="float32").flops / rates_of("t4", dtype="float16").flops
+    assert slow == pytest.approx(8.1 / 65)
     assert rates_of("h100").flops / rates_of("a100-80gb").flops == pytest.approx(989 / 312)
 
 

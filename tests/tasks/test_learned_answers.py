@@ -100,6 +100,14 @@ def test_a_chat_whose_earlier_turns_are_rewritten_learns_its_last_answer_and_is_
     assert note.startswith("Of 1 of 1 chats the last answer alone is learned")
 
 
+def test_a_greeting_before_the_first_question_hides_no_later_answer(words):
+    """Templates such as SmolLM2's read the first message, and cannot write a chat without any."""
+    words.chat_template = "{% if messages[0].role == 'system' %}{% endif %}" + CHAT_TEMPLATE
+    text, notes = learned(words, [{"role": "assistant", "content": "and"}, *TURNS[1:]])
+    assert text == "_ _ _ _ _ _ _ _ good fine [SEP] _ _ _ _ _ bad [SEP] _ _ _ _ _ poor it [SEP]"
+    assert notes == ()
+
+
 @pytest.mark.parametrize("template", [CHAT_TEMPLATE, MARKED])
 def test_an_answer_of_weight_0_is_not_learned(words, template):
     words.chat_template = template

@@ -94,6 +94,9 @@ def test_tools_stand_in_the_prompt_or_are_told_as_left_out(words):
     _, plain = completions(words, [turns, json.dumps(chat)], ["fine"] * 2, target=Target(kind="chat"))
     told = "The chat template of the base model writes no tools; 1 of 2 chats have some."
     assert plain.notes == (told,)
+    calls = [*chat, {"role": "assistant", "content": "", "tool_calls": []}, {"role": "tool", "content": "it"}]
+    _, called = completions(words, [json.dumps(calls)] * 2, ["fine"] * 2, target=Target(kind="chat"))
+    assert told.replace("1 of 2", "2 of 2") in called.notes
     words.chat_template = "{% for tool in tools or [] %}{{ tool.name }} {% endfor %}" + CHAT_TEMPLATE
     _, made = completions(words, [turns], ["fine"], target=Target(kind="chat"))
     assert tokens(words, made.examples[0]["input_ids"]) == "good day the food [SEP] time fine [SEP]"

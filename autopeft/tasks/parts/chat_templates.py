@@ -134,7 +134,8 @@ def earlier_answers(
             if _GENERATION.search(_template(tokenizer, tools)):
                 spans = _marked(tokenizer, form(turns), tools)
             else:
-                spans = [_span(tokenizer, form, turns[: i + 1], prompt, tools) for i in answers]
+                spans = [_span(tokenizer, form, turns[: i + 1], prompt, tools) for i in answers if i]
+                spans = [*([(0, 0)] if 0 in answers else []), *spans]  # a greeting answers nothing
             if len(spans) == len(answers) and None not in spans:
                 learned = zip(answers, spans, strict=True)
                 return [span for i, span in learned if span and turns[i].get("weight") != 0]
