@@ -19,6 +19,7 @@ from autopeft.records import IN_MEMORY, DataSpec, TrainedPlan, from_json
 from autopeft.run.best import finished_seed, finished_weights
 from autopeft.run.reporting import TRAINED, hub_base, write_card, write_trained_card
 from autopeft.store import RunDir, damaged, read_plan, require_unchanged, write_plan
+from autopeft.train import WRITTEN_TEXTS
 
 # Of the HTTP client beneath huggingface_hub: both a refusal of the hub and a failed connection raise it.
 _HTTP_ERROR: type[Exception] = errors.HTTPError
@@ -83,8 +84,9 @@ def push(
     require_unchanged(weights)
     document = read_plan(run)
     with tempfile.TemporaryDirectory(prefix="autopeft-") as parent:
-        folder = shutil.copytree(weights, Path(parent) / "adapter")
-        (folder / TRAINED).unlink(missing_ok=True)  # it has paths of this machine
+        # Paths of this machine, and rows of the data.
+        withheld = shutil.ignore_patterns(TRAINED, WRITTEN_TEXTS)
+        folder = shutil.copytree(weights, Path(parent) / "adapter", ignore=withheld)
         if isinstance(result, TrainedPlan):
             write_trained_card(folder, result, at=repo, base_model=base_model)
         else:

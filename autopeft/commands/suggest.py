@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from peft import PeftConfig
 
-from autopeft import model, space
+from autopeft import exports, model, space
 from autopeft.adapters import compile_plan
 from autopeft.commands.estimate import EstimateRequest, RunRequest, StepEstimate, estimate_step
 from autopeft.errors import BudgetError, SpecError, UnknownNameError
@@ -136,9 +136,6 @@ def suggest(request: SuggestRequest) -> Suggestion:
     if request.quantize is None and not step.fits and step.answer.described.takes_few_bits:
         in_4_bits = estimate_step(replace(estimate_request, quantize="4bit"))
         step = in_4_bits if in_4_bits.fits else step
-    lora = discover("autopeft.methods")[BASELINE_METHOD]
-    read_by = [lora.servers(dict(adapter.options)) for adapter in plan.adapters]
-    servers = tuple(name for name in read_by[0] if all(name in names for names in read_by))
     return Suggestion(
         base_model=base.name,
         plan=plan,
@@ -146,7 +143,7 @@ def suggest(request: SuggestRequest) -> Suggestion:
         batch_size=step.n_rows,
         warmup_steps=warmup_steps(step.n_steps or _USUAL_STEPS),
         estimate=step,
-        servers=servers if config.task_type == "CAUSAL_LM" else (),
+        servers=exports.readers_of((config,))[1:] if config.task_type == "CAUSAL_LM" else (),
         output_layer=base.output_layer if config.modules_to_save else None,
     )
 

@@ -12,6 +12,7 @@ import yaml
 from toys.architectures import CONFIGS
 from transformers import (
     Gemma2Config,
+    LlamaConfig,
     MixtralForCausalLM,
     RobertaConfig,
     RobertaForSequenceClassification,
@@ -155,6 +156,17 @@ def test_servers_are_named_for_causal_language_models_alone(model, model_dir):
         for each in (model, model_dir)
     ]
     assert ["served by" in text for text in texts] == [True, False]
+
+
+def test_no_server_is_named_for_ranks_that_differ(tmp_path):
+    """Keys and values of 16 outputs use rank 16 at most, and servers read one scale for all maps."""
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 1}
+    LlamaConfig(
+        hidden_size=64, num_hidden_layers=2, architectures=["LlamaForCausalLM"], **heads
+    ).save_pretrained(tmp_path)
+    narrow, wide = (suggest(SuggestRequest(model_id=str(tmp_path), budget=f"r{rank}")) for rank in (16, 32))
+    assert (bool(narrow.config.rank_pattern), bool(narrow.servers)) == (False, True)
+    assert (bool(wide.config.rank_pattern), bool(wide.servers)) == (True, False)
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,7 @@ from autopeft.report.card import python_lines
 from autopeft.run.prepare import prepare
 from autopeft.run.reporting import part_words, write_card
 from autopeft.store import RunDir, read_plan, write_plan
+from autopeft.train import WRITTEN_TEXTS
 
 
 @pytest.fixture
@@ -223,12 +224,13 @@ def test_card_of_train_has_its_score_and_lines_that_load_it(trained, monkeypatch
 
 
 def test_folder_of_train_is_pushed_without_paths_of_this_machine(trained, run, hub):
+    (trained / WRITTEN_TEXTS).write_text('{"prompt": "a secret of the data"}')  # as a text metric leaves it
     refused(push(trained, "me/other"), 2, "--base-model")
     result = push(trained, "me/other", "--base-model", "org/tiny-bert")
     assert result.exit_code == 0, result.output
     files = hub.repositories["me/other"]
     assert {"README.md", "adapter_model.safetensors", "config.json", "plan.yaml"} <= set(files)
-    assert [name for name, content in files.items() if b"/pytest-" in content] == []
+    assert [name for name, content in files.items() if b"/pytest-" in content or b"secret" in content] == []
     assert 'from_pretrained(base_model, "me/other")' in files["README.md"].decode()
     assert b"--data YOURS" in files["plan.yaml"]
     assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "org/tiny-bert"

@@ -109,6 +109,18 @@ def test_a_greeting_before_the_first_question_hides_no_later_answer(words):
 
 
 @pytest.mark.parametrize("template", [CHAT_TEMPLATE, MARKED])
+def test_an_earlier_turn_without_text_is_learned_only_if_its_calls_are_written(words, template):
+    """An empty answer taught to answer nothing, where a template writes no calls."""
+    calls = [{"type": "function", "function": {"name": "bad"}}]
+    turns = [TURNS[1], {"role": "assistant", "content": "", "tool_calls": calls}, *TURNS[3:]]
+    words.chat_template = template
+    assert learned(words, turns)[0] == "_ " * 11 + "bad [SEP] _ _ _ _ _ poor it [SEP]"
+    written = "{% for call in m.tool_calls or [] %}{{ call.function.name }} {% endfor %}{{ m.content }}"
+    words.chat_template = template.replace("{{ m.content }}", written)
+    assert learned(words, turns)[0].count("bad [SEP]") == 2
+
+
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, MARKED])
 def test_an_answer_of_weight_0_is_not_learned(words, template):
     words.chat_template = template
     turns = [turn | ({"weight": 0} if turn["content"] == "good fine" else {}) for turn in TURNS]

@@ -120,12 +120,19 @@ def earlier_answers(
     """Find the assistant's earlier answers in the prompt of `divided`, as character positions (start, end).
 
     Templates may mark answers as `generation`. Without marks, an answer begins where the prompt of the chat
-    before it ends, and ends where the next question begins. Answers of weight 0 are left out.
+    before it ends, and ends where the next question begins. Left out are answers of weight 0, and those
+    without content, unless the template writes their calls of tools.
 
     Returns None if an answer is not found, since the template writes it differently once turns follow it.
     """
     answers = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
-    if all(turns[i].get("weight") == 0 for i in answers):
+    writes_calls = "tool_calls" in _template(tokenizer, tools)
+    learned = [
+        turns[i].get("weight") != 0
+        and bool(turns[i]["content"].strip() or (writes_calls and turns[i].get("tool_calls")))
+        for i in answers
+    ]
+    if not any(learned):
         return []
     for form in _FORMS:
         with contextlib.suppress(*TEMPLATE_FAULTS):
@@ -134,11 +141,12 @@ def earlier_answers(
             if _GENERATION.search(_template(tokenizer, tools)):
                 spans = _marked(tokenizer, form(turns), tools)
             else:
-                spans = [_span(tokenizer, form, turns[: i + 1], prompt, tools) for i in answers if i]
-                spans = [*([(0, 0)] if 0 in answers else []), *spans]  # a greeting answers nothing
+                spans = [  # a greeting in the first turn answers nothing
+                    _span(tokenizer, form, turns[: i + 1], prompt, tools) if i and counts else (0, 0)
+                    for i, counts in zip(answers, learned, strict=True)
+                ]
             if len(spans) == len(answers) and None not in spans:
-                learned = zip(answers, spans, strict=True)
-                return [span for i, span in learned if span and turns[i].get("weight") != 0]
+                return [span for span, counts in zip(spans, learned, strict=True) if span and counts]
     return None
 
 
