@@ -65,12 +65,18 @@ def print_result(result: SearchResult, path: Path) -> None:
     if out.is_terminal:
         out.print()  # apart from the lines of the progress
     rows = full_rows(result, words)
-    lines = table(*_full_runs(rows, result), width=1_000)  # a line for each row
+    headers, cells = _full_runs(rows, result)
+    n_shown, lines = len(headers), table(headers, cells, width=1_000)  # a line for each row
+    while out.is_terminal and n_shown > 2 and max(map(len, lines)) > room():
+        n_shown -= 1
+        lines = table(headers[:n_shown], [row[:n_shown] for row in cells], width=1_000)
     out.print(lines[0], markup=False, soft_wrap=True)
     for row, line in zip(rows, lines[1:], strict=True):
         out.print(line, markup=False, soft_wrap=True)
         for part in wrap(row.words, room() - 2):
             out.print(f"  {part}", style="dim", markup=False)
+    if n_shown < len(headers):
+        out.print(f"[dim]No room for {listed(headers[n_shown:])}: see the report.[/dim]")
     for step in result.sizes:
         plan, is_share = name_of(step.plan, result, words.labels), bool(result.setting.metric_is_share)
         budget = f"{share_words(step.share)} of the budget: {plan}, {step.plan.trainable_params:,} parameters"

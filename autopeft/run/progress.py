@@ -18,7 +18,9 @@ from rich.text import Text
 from autopeft.records import Measurement, SearchFacts, rate, shortened
 from autopeft.report.formatting import duration, last_part
 
-_LABEL = 29  # columns of an arm's name, so that a row fits 80
+_LABEL = 33  # columns of an arm's name: "baseline: LoRA on all linear maps"
+_LEAST_LABEL = 12  # the same on a narrow terminal; chosen by hand
+_NUMBERS = 45  # columns of the numbers beside it
 _METRIC = 9  # columns of the metric
 _BAR = 10  # columns of the bar
 _MINUTE = 60.0  # seconds between two lines about the steps of one run
@@ -33,9 +35,12 @@ class Lines:
     """
 
     def __init__(
-        self, write: Callable[[str], None] = log.info, clock: Callable[[], float] = time.monotonic
+        self,
+        write: Callable[[str], None] = log.info,
+        clock: Callable[[], float] = time.monotonic,
+        label: int = _LABEL,
     ) -> None:
-        self._write, self._clock = write, clock
+        self._write, self._clock, self._label = write, clock, label
         self._setting: SearchFacts | None = None
         self._has_headings = False
         self._written = clock()
@@ -55,10 +60,10 @@ class Lines:
     def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
         """Write one line about a measurement."""
         if not self._has_headings:
-            self._write(headings(self._setting))
+            self._write(headings(self._setting, self._label))
         self._has_headings, self._written = True, self._clock()
-        time_left = f"  {duration(seconds_left)} left" if seconds_left is not None else ""
-        self._write(f"{describe(measurement, arm, self._setting)}{time_left}")
+        time_left = f"  {duration(seconds_left)} left" if seconds_left else ""
+        self._write(f"{describe(measurement, arm, self._setting, label=self._label)}{time_left}")
 
     def step(self, step: int, n_steps: int) -> None:
         """Write the step that was reached, once a minute."""
@@ -74,7 +79,8 @@ class Bar(Lines):
     """Lines above a bar, which shows the time that has passed as a share of the expected time."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(lambda line: console.print(Text(line), soft_wrap=True), clock)
+        label = max(_LEAST_LABEL, min(_LABEL, console.width - _NUMBERS))
+        super().__init__(lambda line: console.print(Text(line), soft_wrap=True), clock, label)
         self._phase, self._step = "", ""
         self._n_runs, self._n_done = 0, 0
         self._started = clock()
@@ -82,8 +88,9 @@ class Bar(Lines):
         self._live = Live(console=console, get_renderable=self._render, transient=True, redirect_stdout=False)
 
     def phase(self, name: str, n_measurements: int) -> None:
-        """Start a phase; the first one opens the display."""
-        super().phase(name, n_measurements)
+        """Start a phase; the first one opens the display. Only the bar names a phase without measurements."""
+        if n_measurements:
+            super().phase(name, n_measurements)
         self._phase, self._n_runs, self._n_done, self._step = name, n_measurements, 0, ""
         if not self._live.is_started:
             stream = sys.stderr
@@ -113,7 +120,7 @@ class Bar(Lines):
         times = f"{duration(spent)} spent"
         if self._end is not None:
             total = max(self._end - self._started, spent, 1e-9)
-            times += f", {duration(total - spent)} left"
+            times += f", {duration(total - spent)} left" if total > spent else ""
         row = Table.grid(padding=(0, 1))
         done = f"{self._phase}, {self._n_done} of {self._n_runs}" if self._n_runs else self._phase
         bar = ProgressBar(total=total, completed=spent, width=_BAR, pulse=total is None)
@@ -155,15 +162,17 @@ def _write_with_time(line: str) -> None:
     print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
 
 
-def headings(setting: SearchFacts | None = None) -> str:
+def headings(setting: SearchFacts | None = None, label: int = _LABEL) -> str:
     """Write the headings above lines of `describe`."""
     metric = "" if setting is None or setting.metric_words == "loss" else setting.metric_words
     numbers = f"{'parameters':>11} {'rate':>7} {'steps':>6} {abridged(metric, _METRIC):>{_METRIC}}  loss"
-    return f"{'plan':<{_LABEL}} {numbers}"
+    return f"{'plan':<{label}} {numbers}"
 
 
-def describe(measurement: Measurement, arm: str, setting: SearchFacts | None = None) -> str:
-    """Write a measurement in one line of less than 78 columns; an error may be longer.
+def describe(
+    measurement: Measurement, arm: str, setting: SearchFacts | None = None, *, label: int = _LABEL
+) -> str:
+    """Write a measurement in one line of `label` and 45 columns; an error may be longer.
 
     The untrained base model has neither rate nor steps.
     """
@@ -171,7 +180,7 @@ def describe(measurement: Measurement, arm: str, setting: SearchFacts | None = N
     steps = measurement.fidelity.train_steps
     is_untrained = not plan.adapters and not measurement.trained_steps and measurement.error is None
     trained = f"{'–':>7} {'–':>6}" if is_untrained else f"{rate(plan.learning_rate):>7} {steps:>6,}"
-    run = f"{abridged(arm):<{_LABEL}} {plan.trainable_params:>11,} {trained}"
+    run = f"{abridged(arm, label):<{label}} {plan.trainable_params:>11,} {trained}"
     if measurement.error is not None:
         return f"{run}  failed: {measurement.error}"
     metric = ""
@@ -186,7 +195,7 @@ def abridged(arm: str, label: int = _LABEL) -> str:
 
     Example:
         >>> abridged("baseline: LoRA on all linear maps of the last layers")
-        'baseline: LoRA…he last layers'
+        'baseline: LoRA o… the last layers'
     """
     if len(arm) <= label:
         return arm

@@ -18,12 +18,12 @@ from surrogate import Surrogate, TableBench
 from table import TableError
 
 from autopeft import engine, space
-from autopeft.run.progress import Lines
 from autopeft.engine import Limits, Runs, SearchProblem
 from autopeft.executors import EXECUTORS
 from autopeft.extension import discover
 from autopeft.records import SHORT_NAMES, Measurement, Plan, RunSpec, SiteScores
 from autopeft.run.prepare import Prepared
+from autopeft.run.progress import Lines
 from autopeft.run.search_problem import requested_space, search_problem
 from autopeft.space import AllocationContext
 

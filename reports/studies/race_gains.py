@@ -23,9 +23,9 @@ from pathlib import Path
 import torch
 
 from autopeft import commands
-from autopeft.run.progress import Lines
 from autopeft.records import BudgetSpec, DataSpec, Fidelity, OutputSpec, RunSpec, SearchSpec, TaskSpec
 from autopeft.run.prepare import prepare
+from autopeft.run.progress import Lines
 from autopeft.run.search_problem import fit_to_budget, requested_space, search_problem
 from autopeft.space import FirstPlan, first_policies, plan_of
 

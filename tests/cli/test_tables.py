@@ -106,6 +106,16 @@ def test_a_row_is_one_line_on_any_terminal(capsys, monkeypatch):
     assert shown[0] == shown[1] and max(map(len, shown[0])) <= 80
 
 
+def test_a_narrow_terminal_gets_whole_columns(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal for rich
+    monkeypatch.setenv("COLUMNS", "50")
+    print_result(kept_default(), Path("runs/a"))
+    shown = capsys.readouterr().out
+    rows = [line for line in shown.splitlines() if line.startswith(("plan ", "best ", "rival "))]
+    assert len(rows) == 3 and max(map(len, rows)) <= 50
+    assert "No room for difference and parameters: see the report." in shown
+
+
 def test_cells_of_words_are_broken_at_words_and_numbers_stand_at_the_right():
     lines = table(("name", "n"), [("a name of words", "1"), ("b", "1,000")], width=16)
     assert lines == ["name           n", "a name of      1", "words", "b          1,000"]

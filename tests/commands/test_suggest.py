@@ -64,7 +64,7 @@ def test_its_rate_is_that_of_the_first_plan_of_a_search(model):
 
 def test_lines_for_trainers_of_language_models_are_for_them_alone():
     suggestion = suggest(SuggestRequest(budget="r4", task="text-classification"))
-    assert "SEQ_CLS" in suggestion.snippet("peft")
+    assert "SEQ_CLS" in suggestion.snippet("peft") and not suggestion.snippet("peft").endswith("\n")
     with pytest.raises(autopeft.AutopeftError, match="not SEQ_CLS; pass --for peft"):
         suggestion.snippet("trl")
 
