@@ -309,7 +309,7 @@ def suggestion_json(suggestion: Suggestion) -> dict[str, Any]:
         "warmup_steps": suggestion.warmup_steps,
         "batch_size": suggestion.batch_size,
         "micro_batch_size": step.n_rows,
-        "max_length": estimated.max_length,
+        "max_length": suggestion.max_length,
         "checkpointing": step.checkpointing,
         "peak_bytes": step.memory.expected,
         "quantize": step.quantize,

@@ -84,8 +84,8 @@ class RunEstimate:
 class StepEstimate:
     """What is trained, how, and what it takes.
 
-    `dtype` is bfloat16, float16 or float32; `like` names the training loop. With data, rows may be
-    longer than the longest train row, which the answer is about. `rates` are None if the device's speed is
+    `dtype` is bfloat16, float16 or float32; `like` names the training loop. The answer is
+    about the longest train row of the data, if there are any. `rates` are None if the device's speed is
     not known; then no time is predicted. `n_steps` are those of a full run, None without
     data or --max-steps. `run` is None if the time or the steps are not known.
     """
@@ -96,10 +96,10 @@ class StepEstimate:
     on_gpu: bool
     answer: StepAnswer
     n_rows: int
-    max_length: int
     max_bytes: int | None = None
     rates: Rates | None = None
     n_steps: int | None = None
+    rows: RowLengths | None = None
     run: RunEstimate | None = None
 
     @property
@@ -180,7 +180,7 @@ def estimate_step(request: EstimateRequest) -> StepEstimate:
         max_bytes=max_bytes,
         rates=rates,
         n_steps=rows.n_steps if rows else run.max_steps,
-        max_length=rows.max_length if rows else answer.step.n_tokens,
+        rows=rows,
     )
     return replace(estimated, run=_run(estimated, price=run.price))
 
@@ -267,10 +267,14 @@ def read_trained_part(
 
 @dataclass(frozen=True, kw_only=True)
 class RowLengths:
-    """What a full run reads: `n_rows` a step, `typical_tokens` per row with padding, `longest` at most."""
+    """What a full run reads: `n_rows` a step, `typical_tokens` per row with padding, `longest` at most.
+
+    No row may have more than `max_length` tokens. `kind` is that of `extension.Target`.
+    """
 
     n_rows: int
     max_length: int
+    kind: str
     longest: int
     typical_tokens: int
     n_steps: int
@@ -302,6 +306,7 @@ def row_lengths(spec: ModelSpec, data: DataSpec, *, task: TaskSpec, device: str)
     return RowLengths(
         n_rows=n_rows,
         max_length=run.task.max_length or encoded.longest,
+        kind=loaded.target.kind,
         longest=encoded.longest,
         typical_tokens=round(float(np.mean(padded)) / n_rows),
         n_steps=train.full_run_steps(

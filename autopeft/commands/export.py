@@ -18,7 +18,7 @@ from torch import nn
 from autopeft import adapters, exports, model
 from autopeft.adapters import ConfigFile
 from autopeft.errors import ModelError, RunDirError, SpecError
-from autopeft.extension import Checkpoint, Exporter, ExportSource, TrainingFacts, discover
+from autopeft.extension import PACKED_KINDS, Checkpoint, Exporter, ExportSource, TrainingFacts, discover
 from autopeft.model.checkpoint_source import own_class
 from autopeft.model.checks import text_configs
 from autopeft.records import ModelSpec, PlanDocument, SearchResult, TrainedPlan, from_json, resume_command
@@ -222,6 +222,7 @@ def training_facts(document: PlanDocument | None, spec: ModelSpec, folder: Path 
         quantize=spec.quantize,
         bf16=environment["dtype"] == "bfloat16" if "dtype" in environment else None,
         checkpointing=environment["checkpointing"] == "on" if "checkpointing" in environment else None,
+        packs=result is not None and result.setting.target_kind in PACKED_KINDS,
         text_form="" if result is None else result.setting.text_form,
     )
 

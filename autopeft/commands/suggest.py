@@ -12,7 +12,7 @@ from autopeft import exports, model, space
 from autopeft.adapters import compile_plan
 from autopeft.commands.estimate import EstimateRequest, RunRequest, StepEstimate, estimate_step
 from autopeft.errors import BudgetError, SpecError, UnknownNameError
-from autopeft.extension import discover
+from autopeft.extension import PACKED_KINDS, discover
 from autopeft.model import BaseModel
 from autopeft.records import BudgetSpec, DataSpec, ModelSpec, Plan, RunSpec, TaskSpec
 from autopeft.run.prepare import methods_for
@@ -75,6 +75,12 @@ class Suggestion:
         return -(-self.batch_size // self.estimate.answer.step.n_rows)
 
     @property
+    def max_length(self) -> int:
+        """Tokens that a row may have: as in a run on the data, else those that the memory is for."""
+        rows = self.estimate.rows
+        return self.estimate.answer.step.n_tokens if rows is None else rows.max_length
+
+    @property
     def places(self) -> dict[str, Any]:
         """Fields of the config that say where: modules, experts, single ranks, a trained head."""
         names = ("target_modules", "target_parameters", "rank_pattern", "alpha_pattern", "modules_to_save")
@@ -97,6 +103,9 @@ class Suggestion:
             config=self.config,
             suggestion=self,
             step=self.estimate.answer.step,
+            max_length=self.max_length,
+            kind=self.estimate.rows and self.estimate.rows.kind,
+            packed_kinds=PACKED_KINDS,
             n_steps=self.estimate.n_steps,
             dtype=self.estimate.dtype,
             moves=(MOVE, MOVE_OF_NUMBERS, MOVE_BELOW),

@@ -23,6 +23,7 @@ from autopeft.extension.method import REFERENCE_WIDTH, Method, Options, rate_fac
 from autopeft.extension.score import Reducer, Score
 from autopeft.extension.task import (
     IGNORED,
+    PACKED_KINDS,
     Batch,
     Encoded,
     Evaluation,

@@ -21,7 +21,8 @@ class TrainingFacts:
 
     A step takes `accumulation_steps` micro-batches of `micro_batch_size` rows. `max_steps` overrides
     `epochs`; the rate rises over `warmup_steps`. `quantize` is `none`, `4bit` or `8bit`: how the base model
-    is loaded. `text_form` says in words how the texts of a row became one text; empty if that is not known.
+    is loaded. With `packs` rows are blocks of joined texts. `text_form` says in words how the texts of a row
+    became one text; empty if that is not known.
     """
 
     learning_rate: float | None = None
@@ -35,6 +36,7 @@ class TrainingFacts:
     bf16: bool | None = None
     checkpointing: bool | None = None
     quantize: str = "none"
+    packs: bool = False
     text_form: str = ""
 
 

@@ -19,6 +19,7 @@ Example = dict[str, Any]
 TargetKind = Literal[
     "class", "classes", "number", "tags", "choice", "completion", "chat", "documents", "stream"
 ]
+PACKED_KINDS = ("documents", "stream")  # are cut into blocks of tokens, whichever text these are of
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
 
 

@@ -96,8 +96,8 @@ def test_lines_allow_rows_as_long_as_the_run_does_and_not_as_the_longest_train_r
     columns = {"text_columns": ("message",), "label_column": "team"}
     data = DataSpec(source=tickets, **columns)
     request = SuggestRequest(model_id=str(model_dir), task="text-classification", data=data)
-    estimate = suggest(request).estimate
-    assert estimate.max_length == 32 > estimate.answer.step.n_tokens
+    suggestion = suggest(request)
+    assert suggestion.max_length == 32 > suggestion.estimate.answer.step.n_tokens
 
 
 def test_a_model_that_hears_is_refused_in_words(tmp_path):

@@ -353,10 +353,11 @@ def test_steps_override_epochs_which_trainers_have_a_default_for(language_model,
 
 
 def test_trl_loads_the_commit_and_the_bits_of_the_plan(language_model, make_plan, tmp_path):
-    about = {"training": TrainingFacts(**FACTS), "checkpoint": Checkpoint(revision="abc")}
+    about = {"training": TrainingFacts(**FACTS, packs=True), "checkpoint": Checkpoint(revision="abc")}
     source = source_of(language_model, make_plan(language_model, "lora"), **about)
     EXPORTERS["trl"].export(source, tmp_path / "out")
     read = runpy.run_path(str(tmp_path / "out" / "train.py"))
+    assert (read["SETTINGS"]["packing"], read["SETTINGS"]["packing_strategy"]) == (True, "wrapped")
     assert read["LOADING"]["revision"] == "abc"
     assert read["LOADING"]["quantization_config"].bnb_4bit_quant_type == "nf4"
     assert (read["LOADING"]["dtype"], read["SETTINGS"]["bf16"]) == ("bfloat16", True)

@@ -14,7 +14,9 @@ MAX_FILE_LINES, MAX_BODY_LINES, MAX_PARAMETERS, MAX_FIELDS = 500, 60, 7, 12
 # `Preview` is the JSON object of a dry run, one key for each fact.
 # `ResultFile` and `Trial` name the keys of their files, as `Preview` does, and `TrialRow` the columns of
 # trials.csv.
-WIDE_RECORDS = ("SearchFacts", "Method", "PeftMethod", "Preview", "ResultFile", "Trial", "TrialRow")
+WIDE_RECORDS = (
+    *("SearchFacts", "Method", "PeftMethod", "Preview", "ResultFile", "TrainingFacts", "Trial", "TrialRow"),
+)
 # `measure` makes a failed trial a value; a future carries whatever its function raised, as in the stdlib;
 # the client of a tracker, and a library that reads a user's file, may raise anything.
 BROAD_EXCEPTS = {
@@ -39,9 +41,9 @@ BROAD_EXCEPTS = {
 # 36 read a column of 0 and 1 for each label, 15 step into folders of an archive, 10 let `predict` answer
 # several questions with choices. 52 take arrays as scores, refuse tables in `predict`, and load, describe and
 # push what `tune` trained. 22 read texts in folders of classes, 12 give a head its rate in lines for `peft`,
-# 10 refuse an untrained head. 39 read calls of tools in ShareGPT files, and estimate in float32.
-# 15 keep the rows of a search whole on a terminal of 60 columns.
-MAX_PACKAGE_LINES = 35_851
+# 10 refuse an untrained head. 58 read calls of tools in ShareGPT files, estimate in float32, and pack texts
+# in lines for TRL. 15 keep the rows of a search whole on a terminal of 60 columns.
+MAX_PACKAGE_LINES = 35_870
 MAX_FOLDER_FILES = 15
 PARTS = {
     f"autopeft/{room}" for room in ("methods", "metrics", "tasks", "sensitivity", "exports")

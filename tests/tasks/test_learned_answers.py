@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from datasets import Dataset
 from toys.bases import toy_base
 from toys.tasks import CHAT_TEMPLATE, with_end_of_text
 
+import autopeft
 from autopeft.errors import SpecError
 from autopeft.extension import Target, discover, last_answer
 from autopeft.records import TaskSpec
@@ -81,6 +83,25 @@ def test_labels_are_those_of_trl_with_assistant_only_loss(words, tmp_path):
     batch = trainer.data_collator(list(trainer.train_dataset))
     ids, labels, _ = encoded(words, TURNS)
     assert (batch["input_ids"].tolist(), batch["labels"].tolist()) == ([ids], [labels])
+
+
+def test_blocks_of_text_are_those_of_trl_with_the_packing_that_exports_name(words, tmp_path):
+    trl = pytest.importorskip("trl")
+    texts = ["the food good fine", "a film", "the day bad poor it it it the day"]
+    settings = {"packing": True, "packing_strategy": "wrapped", "max_length": 5}
+    template = Path(autopeft.__file__).parent / "templates"
+    assert 'packing=True, packing_strategy="wrapped"' in (template / "suggest/trl.j2").read_text()
+    trainer = trl.SFTTrainer(
+        model=toy_base("llama-lm").module,
+        args=trl.SFTConfig(
+            output_dir=str(tmp_path), use_cpu=True, report_to="none", eos_token="[SEP]", **settings
+        ),
+        train_dataset=Dataset.from_list([{"text": text} for text in texts]),
+        processing_class=words,
+    )
+    task = PART.fitted(TaskSpec(), Target(kind="documents"), words)
+    blocks = task.encode([(text,) for text in texts], [""] * 3, words, 5).examples
+    assert [block["input_ids"].tolist() for block in blocks] == list(trainer.train_dataset["input_ids"])
 
 
 def test_thoughts_that_only_the_last_answer_has_hide_no_earlier_one(words):
