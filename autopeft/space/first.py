@@ -53,12 +53,14 @@ def _arms_and_policies(
     space: Space, entries: Sequence[FirstPlan], context: AllocationContext
 ) -> list[tuple[Arm, Policy]]:
     """Make arms and policies of the entries of the list that the budget pays."""
-    fitted = [(entry, _fitted(_policy(space, entry), context)) for entry in entries]
-    return [
-        (_arm(policy, context, is_baseline=entry.baseline), _at_rate(policy, space, entry.rate, context))
-        for entry, policy in fitted
-        if policy is not None
-    ]
+    arms = []
+    for entry in entries:
+        if (policy := _fitted(_policy(space, entry), context)) is not None:
+            in_part = None if policy.layer_share == 1 else entry.rate_in_some_layers
+            rate = entry.rate if in_part is None else in_part
+            arm = _arm(policy, context, is_baseline=entry.baseline)
+            arms.append((arm, _at_rate(policy, space, rate, context)))
+    return arms
 
 
 def default_lora(space: Space, context: AllocationContext) -> Policy:

@@ -49,6 +49,7 @@ def _require_role_sets(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Share = Annotated[float, Field(gt=0, le=1)]
+Position = Annotated[float, Field(ge=0, le=1)]
 Exponent = Annotated[float, Field(ge=0, le=_MOST_EXPONENT)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rank = Annotated[int, Field(ge=1, le=_MOST_RANK)]
@@ -88,8 +89,9 @@ Family = Literal["classification", "tagging", "language", "images", "small"]
 class FirstPlan(BaseModel):
     """A plan that every search of a family of tasks tries first; `evidence` says why it is in the list.
 
-    `rate` is the position of its learning rate in the method's range: 0 the lowest, 1 the highest. A
-    `baseline` is what people write without a search.
+    `rate` is the position of its learning rate in the method's range: 0 the lowest, 1 the highest. Where it
+    adapts only some of the layers, such as those that the budget pays, `rate_in_some_layers` takes its place.
+    A `baseline` is what people write without a search.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -99,7 +101,8 @@ class FirstPlan(BaseModel):
     layer_share: Share = 1.0
     layers_by: Literal["last", "score"] = "last"
     options: dict[str, OptionValue] = {}
-    rate: Annotated[float, Field(ge=0, le=1)]
+    rate: Position
+    rate_in_some_layers: Position | None = None
     baseline: bool = False
     evidence: str = ""
 

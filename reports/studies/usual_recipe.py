@@ -1,10 +1,10 @@
 """LoRA as the documentation of peft trains it, on the datasets of `race_gains.py`.
 
-    python reports/studies/usual_recipe.py OUT.csv --data FOLDER [--sets …] [--seeds 0 1 2]
+    python reports/studies/usual_recipe.py OUT.csv --data FOLDER [--sets …] [--seeds 0 1 2] [--steps 300]
 
 Rank 8 and alpha 16 on q and v, and one learning rate for adapter and head: 3e-4 as in the example of
 sequence classification, or 1e-3 as in the quicktour and the guide to token classification. The loop of
-`outside_loop.py` trains it on the rows of a search, for as many steps as a search's full run. Rows that
+`outside_loop.py` trains it on the rows of a search; 300 steps are those of a search's full run. Rows that
 OUT.csv has are not measured again.
 """
 
@@ -24,10 +24,9 @@ from autopeft.run.prepare import prepare
 from autopeft.run.search_problem import fit_to_budget, requested_space
 from autopeft.space import first_policies, plan_of
 
-STEPS = 300
 RANK, ALPHA = 8, 16
 RATES = (3e-4, 1e-3)
-FIELDS = "data seed rate params confirm test".split()
+FIELDS = "data steps seed rate params confirm test".split()
 
 
 def main() -> None:
@@ -37,17 +36,22 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", default=SETS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
+    parser.add_argument("--steps", type=int, default=300)
     given = parser.parse_args()
     torch.set_num_threads(1)
     done = set()
     if given.out.exists():
         with given.out.open(encoding="utf-8") as file:
-            done = {(row["data"], int(row["seed"]), float(row["rate"])) for row in csv.DictReader(file)}
-    cells = [(seed, name, rate) for seed in given.seeds for name in given.sets for rate in RATES]
+            done = {
+                (row["data"], int(row["steps"]), int(row["seed"]), float(row["rate"]))
+                for row in csv.DictReader(file)
+            }
+    cells = [(seed, name, rate) for seed in given.seeds for name in given.sets for rate in given.rates]
     for seed, name, rate in cells:
-        if (name, seed, rate) in done:
+        if (name, given.steps, seed, rate) in done:
             continue
-        spec = spec_of(given.data / name, f"r{RANK}", n_steps=STEPS, seed=seed, sizes=1, out=Path())
+        spec = spec_of(given.data / name, f"r{RANK}", n_steps=given.steps, seed=seed, sizes=1, out=Path())
         prepared = prepare(with_setting(spec, "execution.dtype", "float32"))
         feasible, context = fit_to_budget(prepared.spec, prepared.base, requested_space(spec))
         policies = first_policies(feasible, prepared.task.defaults.family, context)
@@ -57,7 +61,7 @@ def main() -> None:
         adapters = tuple(replace(each, rank=RANK, scale=ALPHA / RANK) for each in plan.adapters)
         sizes = (sites[each.site].in_features + sites[each.site].out_features for each in adapters)
         plan = replace(plan, adapters=adapters, learning_rate=rate, trainable_params=RANK * sum(sizes))
-        run = Run(n_steps=STEPS, batch_size=BATCH_SIZE, seed=100 + seed)
+        run = Run(n_steps=given.steps, batch_size=BATCH_SIZE, seed=100 + seed)
         splits = [prepared.data.confirm, prepared.data.test]
         guesses = predictions(plan, prepared.base, prepared.data, splits, run)
         scores = [
@@ -66,7 +70,14 @@ def main() -> None:
         ]
         is_new = not given.out.exists()
         with given.out.open("a", newline="", encoding="utf-8") as file:
-            values = [name, seed, rate, plan.trainable_params, *(f"{value:.4f}" for value in scores)]
+            values = [
+                name,
+                given.steps,
+                seed,
+                rate,
+                plan.trainable_params,
+                *(f"{value:.4f}" for value in scores),
+            ]
             csv.writer(file).writerows([FIELDS] * is_new + [values])
 
 

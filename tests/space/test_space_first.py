@@ -62,6 +62,16 @@ def test_baselines_have_as_many_of_the_last_layers_as_the_budget_pays(
         assert plan.trainable_params <= budget
 
 
+@pytest.mark.parametrize(("budget", "position"), [(RANK_ONE, 0.2), (RANK_ONE - 1, 0.6)])
+def test_a_plan_may_have_another_rate_where_the_budget_pays_only_some_layers(
+    budget: int, position: float
+) -> None:
+    entry = FirstPlan(method="lora", rate=0.2, rate_in_some_layers=0.6, baseline=True)
+    (_, policy), *_ = listed(entry, budget=budget)
+    low, high = METHODS["lora"].learning_rate_range
+    assert math.log(policy.learning_rate / low) == pytest.approx(position * math.log(high / low))
+
+
 @pytest.mark.parametrize(("budget", "n_baselines"), [(31, 1), (16, 1), (15, 0)])
 def test_where_no_layer_fits_lora_is_the_baseline_wherever_it_fits(budget: int, n_baselines: int) -> None:
     """Rank 1 costs 16 at the cheapest site."""
