@@ -220,7 +220,7 @@ def training_facts(document: PlanDocument | None, spec: ModelSpec, folder: Path 
         max_length=task.max_length,
         seed=document.seed,
         quantize=spec.quantize,
-        bf16=environment["dtype"] == "bfloat16" if "dtype" in environment else None,
+        dtype=environment.get("dtype"),
         checkpointing=environment["checkpointing"] == "on" if "checkpointing" in environment else None,
         packs=result is not None and result.setting.target_kind in PACKED_KINDS,
         text_form="" if result is None else result.setting.text_form,

@@ -33,7 +33,7 @@ class TrainingFacts:
     warmup_steps: int | None = None
     max_length: int | None = None  # tokens per example
     seed: int | None = None
-    bf16: bool | None = None
+    dtype: str | None = None  # the number format of the base model, such as bfloat16
     checkpointing: bool | None = None
     quantize: str = "none"
     packs: bool = False

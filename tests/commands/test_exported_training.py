@@ -52,4 +52,4 @@ def test_a_batch_is_cut_into_equal_parts_of_which_each_has_room(
     (tmp_path / "trained.json").write_text(json.dumps(to_json(known)))
     facts = training_facts(replace(document, task=task), document.model, tmp_path)
     assert (facts.micro_batch_size, facts.accumulation_steps) == parts
-    assert (facts.bf16, facts.checkpointing) == (True, True)
+    assert (facts.dtype, facts.checkpointing) == ("bfloat16", True)

@@ -10,6 +10,7 @@ from dataclasses import replace
 import datasets
 import peft
 import pytest
+import torch
 import transformers
 import yaml
 from toys.words import VOCABULARY, toy_rows
@@ -27,7 +28,7 @@ RECIPES = tuple(FILES)
 # TrainingArguments of transformers.
 DOCUMENTED = {
     "axolotl": """
-        adapter base_model bf16 gradient_accumulation_steps gradient_checkpointing learning_rate
+        adapter base_model bf16 fp16 gradient_accumulation_steps gradient_checkpointing learning_rate
         load_in_4bit load_in_8bit lora_alpha lora_alpha_pattern lora_dropout lora_fan_in_fan_out
         lora_modules_to_save lora_r lora_rank_pattern lora_target_modules lora_target_parameters
         lr_scheduler max_grad_norm max_steps micro_batch_size num_epochs optimizer
@@ -36,7 +37,7 @@ DOCUMENTED = {
         sequence_len train_on_inputs warmup_ratio warmup_steps weight_decay
     """.split(),
     "llama-factory": """
-        additional_target bf16 cutoff_len disable_gradient_checkpointing do_train finetuning_type
+        additional_target bf16 fp16 cutoff_len disable_gradient_checkpointing do_train finetuning_type
         gradient_accumulation_steps learning_rate lora_alpha lora_dropout lora_rank lora_target
         lr_scheduler_type max_grad_norm max_steps model_name_or_path model_revision num_train_epochs
         per_device_train_batch_size quantization_bit seed stage use_dora use_rslora warmup_ratio
@@ -304,7 +305,7 @@ def test_gguf_file_is_refused_since_the_trainers_read_none(name, language_model,
     assert list(tmp_path.iterdir()) == []
 
 
-FACTS = {"micro_batch_size": 2, "accumulation_steps": 4, "bf16": True, "checkpointing": False}
+FACTS = {"micro_batch_size": 2, "accumulation_steps": 4, "dtype": "bfloat16", "checkpointing": False}
 FACTS |= {"warmup_steps": 50, "epochs": 2.5, "max_length": 48, "seed": 7, "quantize": "4bit"}
 SAID = {
     "axolotl": {
@@ -365,6 +366,34 @@ def test_trl_loads_the_commit_and_the_bits_of_the_plan(language_model, make_plan
     assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == (2, 4)
     assert (arguments.num_train_epochs, arguments.gradient_checkpointing) == (2.5, False)
     assert (arguments.max_length, arguments.seed) == (48, 7)
+
+
+def test_a_run_in_float16_on_plain_text_is_repeated_so(language_model, make_plan, tmp_path):
+    facts = TrainingFacts(dtype="float16", packs=True)
+    source = source_of(language_model, make_plan(language_model, "lora"), training=facts)
+    for name in RECIPES:
+        EXPORTERS[name].export(source, tmp_path / name)
+    read = runpy.run_path(str(tmp_path / "trl" / "train.py"))
+    contents = [read_yaml(tmp_path / name / FILES[name]) for name in ("axolotl", "llama-factory")]
+    assert read["LOADING"] == {"dtype": "float16"}
+    for settings in (read["SETTINGS"], *contents):
+        assert (settings["bf16"], settings["fp16"]) == (False, True)
+    assert contents[1]["stage"] == "pt"
+
+
+def test_trl_trains_adapters_of_a_quantised_model_in_float32(language_model, make_plan, tokenizer, tmp_path):
+    """As a run does; float16 cannot scale the gradients of bfloat16, which TRL chooses."""
+    pytest.importorskip("bitsandbytes")
+    language_model.module.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    plan, facts = make_plan(language_model, "lora"), TrainingFacts(quantize="4bit", dtype="float32")
+    source = source_of(language_model, plan, base_model=str(tmp_path / "model"), training=facts)
+    EXPORTERS["trl"].export(source, tmp_path / "out")
+    settings = {"output_dir": str(tmp_path), "use_cpu": True, "eos_token": "[SEP]", "report_to": "none"}
+    rows = datasets.Dataset.from_dict({"text": toy_rows(4, seed=0)[0]})
+    trainer = runpy.run_path(str(tmp_path / "out" / "train.py"))["make_trainer"](rows, **settings)
+    assert trainer.model.is_loaded_in_4bit
+    assert {p.dtype for p in trainer.model.parameters() if p.requires_grad} == {torch.float32}
 
 
 @pytest.mark.parametrize("name", ["axolotl", "llama-factory"])
