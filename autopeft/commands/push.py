@@ -84,8 +84,8 @@ def push(
     require_unchanged(weights)
     document = read_plan(run)
     with tempfile.TemporaryDirectory(prefix="autopeft-") as parent:
-        # Paths of this machine, and rows of the data.
-        withheld = shutil.ignore_patterns(TRAINED, WRITTEN_TEXTS)
+        # Paths of this machine, and rows of the data; earlier versions kept rows in outputs.json.
+        withheld = shutil.ignore_patterns(TRAINED, WRITTEN_TEXTS, "outputs.json")
         folder = shutil.copytree(weights, Path(parent) / "adapter", ignore=withheld)
         if isinstance(result, TrainedPlan):
             write_trained_card(folder, result, at=repo, base_model=base_model)
