@@ -77,18 +77,18 @@ class UnknownNameError(SpecError):
 def nearest(name: str, existing: Iterable[str]) -> str | None:
     """The known name that is most like a name, case aside; None where none is like it.
 
-    Swapped letters are the commonest slip: `lroa` is nearest to lora before loha or road. Without a like
-    name, the first that holds the name counts.
+    Swapped letters are the commonest slip: `lroa` is nearest to lora before loha or road. So is `a100` to
+    a100-40gb before a10. Without a like name, the first that holds the name counts.
 
     Example:
         >>> nearest("lroa", ["loha", "lora", "road"]), nearest("f1", ["pearson", "macro-f1"])
         ('lora', 'macro-f1')
         >>> nearest("xyz", ["lora"])
     """
-    folded = {each.casefold(): each for each in existing}
-    close = difflib.get_close_matches(name.casefold(), folded, n=5, cutoff=0.5)
-    near = sorted(close, key=lambda each: sorted(each) != sorted(name.casefold()))
-    near = near or [each for each in folded if len(name) > 1 and name.casefold() in each]
+    folded, low = {each.casefold(): each for each in existing}, name.casefold()
+    close = difflib.get_close_matches(low, folded, n=5, cutoff=0.5)
+    near = sorted(close, key=lambda each: (sorted(each) != sorted(low), not each.startswith(low)))
+    near = near or [each for each in folded if len(name) > 1 and low in each]
     return folded[near[0]] if near else None
 
 

@@ -101,6 +101,11 @@ def test_name_near_to_nothing_gets_no_guess():
         Catalogue("toy", {"tin": 1, "bear": 2})["xylophone"]
 
 
+def test_a_name_that_goes_on_is_nearer_than_one_that_is_shorter():
+    with pytest.raises(UnknownNameError, match=r"Did you mean 'a100-40gb'\?"):
+        Catalogue("device", {"a10": 1, "a100-40gb": 2})["a100"]
+
+
 def test_a_catalogue_without_parts_says_so():
     with pytest.raises(UnknownNameError, match=r"known: none\.$"):
         Catalogue("toy", {})["bear"]

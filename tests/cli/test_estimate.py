@@ -158,7 +158,7 @@ def test_rows_are_read_for_the_named_task(model_dir: Path, tmp_path: Path) -> No
     wish = ("lora_r2", "--model", model_dir, "--data", tmp_path / "train.jsonl", "--device", "l4")
     content = estimated(*wish, "--task", "token-classification", "--epochs", 1)
     assert (content["max_length"], content["typical_length"]) == (12, 12)
-    words = "There is no label column among tokens, tags; for tokens with tags set --task token-class"
+    words = "There is no label column among tokens and tags; for tokens with tags set --task token-class"
     assert words in run(*wish).stderr
 
 
