@@ -230,5 +230,9 @@ def test_the_lines_for_peft_move_the_outputs_of_a_head_by_equal_steps(tmp_path, 
         last = torch.tanh(head.dense(below))
     for layer, inputs, expected in ((head.dense, below, 0.4), (head.out_proj, last, move)):
         assert rates[layer.weight] * 32 * inputs.square().mean().sqrt() == pytest.approx(expected, rel=1e-4)
+    model.half()
+    with torch.no_grad():  # squares of 400 leave the range of float16
+        model.base_model.model.roberta.encoder.layer[-1].output.LayerNorm.weight.fill_(400)
+    assert min(group["lr"] for group in written["optimizer_for"](model, batch).param_groups) > 0
     in_head = {*head.parameters()}
     assert {rate for p, rate in groups if p not in in_head} == {float(f"{suggestion.learning_rate:.1e}")}
