@@ -128,9 +128,9 @@ def labelled(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "flags", "line"),
     [
-        (("bad", "good"), (), "text classification, 2 classes: bad, good; accuracy"),
-        (("0", "1", "2"), (), "text classification, 3 classes: 0, 1, 2; accuracy"),
-        (tuple("fedcba"), (), "text classification, 6 classes: a, b, c, d, e and 1 more; accuracy"),
+        (("bad", "good"), (), "text classification, 2 classes: bad and good; accuracy"),
+        (("0", "1", "2"), (), "text classification, 3 classes: 0, 1 and 2; accuracy"),
+        (tuple("gfedcba"), (), "text classification, 7 classes: a, b, c, d, e and 2 more; accuracy"),
         (
             ("1.5", "2", "-4"),
             ("--set", "data.label_kind=number"),

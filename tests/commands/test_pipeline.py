@@ -43,6 +43,7 @@ class WithStudy(Lines):
     """Fails if the study or the page in a run's folder lacks what the run has begun or measured."""
 
     def __init__(self, out: Path) -> None:
+        super().__init__()
         self.out = out
 
     def measured(self, *_: object, **__: object) -> None:
