@@ -76,7 +76,8 @@ class Result(SearchResult):
         """
         import pandas as pd
 
-        return pd.DataFrame(report.leaderboard(self, part_words(self).labels))
+        frame: pd.DataFrame = pd.DataFrame(report.leaderboard(self, part_words(self).labels))
+        return frame
 
     @property
     def plans(self) -> dict[str, SavedPlan]:

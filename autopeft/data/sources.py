@@ -137,9 +137,7 @@ def read_class_folders(path: Path, suffixes: Collection[str], *, content: str) -
                     f"{folder} holds no {content} in a folder of its class; put {content}s into one folder "
                     "per class. A folder with the name of a split holds such folders."
                 )
-            skipped = Counter(
-                file.suffix.lower() or "none" for file in files if file.suffix.lower() not in suffixes
-            )
+            skipped = Counter(f.suffix.lower() or "none" for f in files if f.suffix.lower() not in suffixes)
             if skipped:
                 kinds = ", ".join(f"{suffix} {n}" for suffix, n in skipped.most_common(_MOST_SUFFIXES))
                 n_files = counted(skipped.total(), "file")

@@ -44,7 +44,7 @@ BROAD_EXCEPTS = {
 # 10 refuse an untrained head. 58 read calls of tools in ShareGPT files, estimate in float32, and pack texts
 # in lines for TRL. 15 keep the rows of a search whole on a terminal of 60 columns.
 # 5 give plans another rate in some layers.
-MAX_PACKAGE_LINES = 35_875
+MAX_PACKAGE_LINES = 35_874
 MAX_FOLDER_FILES = 15
 PARTS = {
     f"autopeft/{room}" for room in ("methods", "metrics", "tasks", "sensitivity", "exports")
