@@ -24,8 +24,7 @@ from autopeft.tasks.parts.tokens import Row, as_row, beginnings, chunks, split_r
 from autopeft.tasks.parts.usual import TAGS, require_kind, require_metric
 
 _ENTITY_TAG = re.compile(r"O|[BIELSU]-.+")  # outside an entity, or a place in it and its type
-# seqeval calls the last tag of an entity E and an entity of one token S; in BILOU they are L and U.
-_BILOU_TO_IOBES = str.maketrans("LU", "ES")
+_BEGIN, _END = "BSU", "ELSU"  # places that begin an entity, or end it: IOBES, and L and U of BILOU
 _ENTITY_F1, _ENTITY_MACRO_F1 = "entity-f1", "entity-macro-f1"
 
 
@@ -33,8 +32,8 @@ _ENTITY_F1, _ENTITY_MACRO_F1 = "entity-f1", "entity-macro-f1"
 class TokenClassification:
     """One tag per token, learned by cross-entropy at the first piece of every token.
 
-    Entities are read as seqeval reads them without a scheme; L and U of BILOU are first replaced by E and S.
-    An entity is right if its type, start and end are right.
+    Entities are read as seqeval reads them without a scheme, with L and U of BILOU as E and S. An entity is
+    right if its type, start and end are right.
     """
 
     name: str = "token-classification"
@@ -154,10 +153,15 @@ class TokenClassification:
         return counts
 
     def _entities(self, tags: Sequence[int]) -> set[tuple[str, int, int]]:
-        from seqeval.metrics.sequence_labeling import get_entities  # here: scikit-learn takes a second
-
-        names = [self.target.names[tag] for tag in tags]
-        return set(get_entities([name[0].translate(_BILOU_TO_IOBES) + name[1:] for name in names]))
+        """Find entities as (type, first token, last token): neighbours of one type, cut where tags say so."""
+        entities, previous, start = set(), "O", 0
+        for place, name in enumerate([*(self.target.names[tag] for tag in tags), "O"]):
+            is_cut = name == "O" or name[0] in _BEGIN or previous[0] in _END or name[2:] != previous[2:]
+            if is_cut and previous != "O":
+                entities.add((previous[2:], start, place - 1))
+            start = place if is_cut else start
+            previous = name
+        return entities
 
 
 def _mean_f1(counts: Any) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import datasets
@@ -11,6 +13,7 @@ import pytest
 import torch
 import transformers
 from seqeval.metrics import f1_score
+from seqeval.metrics.sequence_labeling import get_entities
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import Whitespace
@@ -89,6 +92,16 @@ def test_entity_f1_is_that_of_seqeval_at_every_batch_size(metric, average, seed)
     assert singly.metric == pytest.approx(seqeval(truth, guesses, average), abs=1e-9)
     assert together == singly
     assert np.mean(singly.example_scores) == pytest.approx(singly.metric, abs=1e-9)
+
+
+@pytest.mark.parametrize("places", ["BIES", "BILU"])
+def test_entities_of_all_short_texts_are_those_of_seqeval(places):
+    names = ("O", *(f"{place}-{kind}" for place in places for kind in ("x", "x-y")))
+    task = replace(PART, target=Target(kind="tags", names=names))
+    as_iobes = [name[0].translate(str.maketrans("LU", "ES")) + name[1:] for name in names]
+    for n in range(5):
+        for tags in itertools.product(range(len(names)), repeat=n):
+            assert task._entities(tags) == set(get_entities([as_iobes[tag] for tag in tags]))
 
 
 def test_scores_are_the_jackknife_of_seqeval():
