@@ -129,9 +129,7 @@ def read_table(path: Path, text: TextFormat | None = None) -> Any:
             lines = [line for line in map(str.strip, str(error.__cause__ or error).splitlines()) if line]
             reason = ": ".join(lines[:_MOST_LINES]).rstrip(".!") or type(error).__name__
             kind = f"UTF-8 {suffix[1:]} file" if path.is_file() else "saved dataset"
-            begins_as_utf16 = path.is_file() and path.read_bytes()[:2] in _UTF16_MARKS
-            is_of_encoding = isinstance(error, UnicodeError) or begins_as_utf16
-            remedy = "Save it as UTF-8." if is_of_encoding else "Repair or replace it."
+            remedy = "Save it as UTF-8." if isinstance(error, UnicodeError) else "Repair or replace it."
             raise DataError(f"{path} holds no rows or is no {kind}: {reason}. {remedy}") from error
 
 
@@ -161,8 +159,9 @@ def _read_file(path: Path, text: TextFormat | None) -> Any:
             return _read_delimited(path, sign)
         except UnicodeDecodeError:
             with _opened(path, encoding="latin-1") as file:  # a letter for each byte
-                if any(_LETTER_OF_UTF8.search(line) for line in file):
-                    raise  # the file is a damaged one in UTF-8
+                is_utf16 = file.read(2).encode("latin-1") in _UTF16_MARKS
+                if is_utf16 or any(_LETTER_OF_UTF8.search(line) for line in file):
+                    raise  # or the file is a damaged one in UTF-8
             log.warning("%s is no UTF-8 text and is read as Windows-1252; check its accents.", path)
             return _read_delimited(path, sign, _OF_SPREADSHEETS)
     return _read_json(path)
