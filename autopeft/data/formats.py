@@ -161,7 +161,7 @@ def _read_file(path: Path, text: TextFormat | None) -> Any:
             with _opened(path, encoding="latin-1") as file:  # a letter for each byte
                 is_utf16 = file.read(2).encode("latin-1") in _UTF16_MARKS
                 if is_utf16 or any(_LETTER_OF_UTF8.search(line) for line in file):
-                    raise  # or the file is a damaged one in UTF-8
+                    raise  # UTF-16, or a damaged file in UTF-8
             log.warning("%s is no UTF-8 text and is read as Windows-1252; check its accents.", path)
             return _read_delimited(path, sign, _OF_SPREADSHEETS)
     return _read_json(path)

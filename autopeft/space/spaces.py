@@ -89,8 +89,8 @@ Family = Literal["classification", "tagging", "language", "images", "small"]
 class FirstPlan(BaseModel):
     """A plan that every search of a family of tasks tries first; `evidence` says why it is in the list.
 
-    `rate` is the position of its learning rate in the method's range: 0 the lowest, 1 the highest. Where it
-    adapts only some of the layers, such as those that the budget pays, `rate_in_some_layers` takes its place.
+    `rate` is the position of its learning rate in the method's range: 0 the lowest, 1 the highest. If the
+    plan adapts only some layers, as the budget pays no more, `rate_in_some_layers` takes the place of `rate`.
     A `baseline` is what people write without a search.
     """
 
