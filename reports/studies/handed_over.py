@@ -56,7 +56,7 @@ def main() -> None:
             is_done = (name, budget, rates, seed) in done
             if is_done or name not in given.sets or seed not in given.seeds:
                 continue
-            spec = spec_of(given.data / name, budget, n_steps=STEPS, seed=seed, sizes=1, out=Path())
+            spec = spec_of(given.data / name, budget, n_steps=STEPS, seed=seed, out=Path())
             spec = with_setting(spec, "execution.dtype", "float32")
             prepared = prepare(spec)
             feasible, context = fit_to_budget(prepared.spec, prepared.base, requested_space(spec))

@@ -34,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", help="A folder or hub id in place of MiniLM-L6.")
     parser.add_argument("--sets", nargs="+", default=SETS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
@@ -51,7 +52,9 @@ def main() -> None:
     for seed, name, rate in cells:
         if (name, given.steps, seed, rate) in done:
             continue
-        spec = spec_of(given.data / name, f"r{RANK}", n_steps=given.steps, seed=seed, sizes=1, out=Path())
+        spec = spec_of(
+            given.data / name, f"r{RANK}", n_steps=given.steps, seed=seed, out=Path(), model=given.model
+        )
         prepared = prepare(with_setting(spec, "execution.dtype", "float32"))
         feasible, context = fit_to_budget(prepared.spec, prepared.base, requested_space(spec))
         policies = first_policies(feasible, prepared.task.defaults.family, context)
