@@ -280,7 +280,8 @@ def suggestion_text(suggestion: Suggestion) -> str:
     ]
     params = f"{suggestion.trainable_params:,} parameters ({share})"
     title = f"LoRA on all linear maps of {suggestion.base_model}: {params}"
-    return "\n".join([*lines_of([title]), "", *table((), rows, n_texts=2)])
+    notes = lines_of(f"note: {note}" for note in _notes(estimated))
+    return "\n".join([*lines_of([title]), "", *table((), rows, n_texts=2), *([""] if notes else []), *notes])
 
 
 def _suggested_time(suggestion: Suggestion) -> str:
@@ -318,4 +319,5 @@ def suggestion_json(suggestion: Suggestion) -> dict[str, Any]:
         "n_steps": estimated.n_steps,
         "seconds": None if run is None else run.seconds,
         "price": None if run is None or run.price is None else run.price * run.seconds / 3600,
+        "notes": _notes(estimated),
     }

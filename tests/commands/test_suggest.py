@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import peft
@@ -11,6 +12,8 @@ import torch
 import yaml
 from toys.architectures import CONFIGS
 from transformers import (
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
     Gemma2Config,
     LlamaConfig,
     MixtralForCausalLM,
@@ -190,6 +193,27 @@ def test_the_snippet_trains_what_is_told_in_a_model_with_experts(experts):
     assert '"dtype": "float16"' in suggestion.snippet("trl")
     in_axolotl = yaml.safe_load(suggestion.snippet("axolotl"))
     assert in_axolotl["lora_target_parameters"] == suggestion_json(suggestion)["target_parameters"]
+
+
+def test_maps_that_a_suggestion_of_all_maps_leaves_out_are_named(tmp_path):
+    config = DeepseekV3Config(
+        **{"hidden_size": 32, "intermediate_size": 64, "moe_intermediate_size": 16, "vocab_size": 100},
+        **{"num_hidden_layers": 3, "first_k_dense_replace": 1, "n_routed_experts": 4, "n_group": 2},
+        **{"num_attention_heads": 2, "num_key_value_heads": 2, "q_lora_rank": 8, "kv_lora_rank": 8},
+        **{"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "topk_group": 1},
+        num_experts_per_tok=2,
+    )
+    config.save_pretrained(tmp_path)
+    suggestion = suggest(SuggestRequest(model_id=str(tmp_path), budget="r4", task="text-generation"))
+    with torch.device("meta"):
+        base = DeepseekV3ForCausalLM(config)
+    maps = {name for name, part in base.named_modules() if isinstance(part, torch.nn.Linear)}
+    adapted = peft.get_peft_model(base, suggestion.config).base_model.targeted_module_names
+    left_out = {re.sub(r"\.\d+\.", ".*.", name) for name in maps - set(adapted) - {"lm_head"}}
+    printed = " ".join(suggestion_text(suggestion).split())
+    assert left_out
+    assert all(name in printed for name in left_out)
+    assert any("shared_experts" in note for note in suggestion_json(suggestion)["notes"])
 
 
 def test_float16_takes_the_memory_of_bfloat16(model):
