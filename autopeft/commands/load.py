@@ -16,6 +16,7 @@ from autopeft.errors import ModelError, RunDirError, SpecError
 from autopeft.extension import Method, discover
 from autopeft.model import BaseModel
 from autopeft.model.attaching import modules_kept_whole
+from autopeft.model.checkpoint_source import name_labels
 from autopeft.model.user_model import loaded_from, note_flags
 from autopeft.records import IN_MEMORY, Plan, PlanDocument, SearchResult
 from autopeft.run.base_facts import base_difference, require_same_base
@@ -111,8 +112,7 @@ def load_finished(result: SearchResult, folder: Path, *, module: nn.Module | Non
         attached = _attach(result.best, module, folder=weights)
         config, names = cast(Any, module).config, setting.label_names
         if names and config.num_labels == len(names):  # the trained head may have another order of labels
-            config.id2label = dict(enumerate(names))
-            config.label2id = {label: index for index, label in enumerate(names)}
+            name_labels(config, names)
         return attached.eval()
     if result.spec.model.id == IN_MEMORY:
         raise ModelError("The base model of this run was in memory; pass it: result.load(model).")

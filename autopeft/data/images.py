@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from autopeft.data.formats import TABLES, read_table, suffix_of
 from autopeft.data.labels import LABEL_NAMES, label_column, labelled
 from autopeft.data.sources import Source, by_part, is_list, listed_by_part, read, read_class_folders
 from autopeft.errors import DataError, reason_of
-from autopeft.records import DataSpec, path_at_home
+from autopeft.records import DataSpec, path_at_home, shortened
 
 # Pillow knows the suffixes of these formats, but has no decoder of its own for them.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -50,6 +51,11 @@ class ImageFile:
         try:
             content = Path(self.path).read_bytes() if self.content is None else self.content
             with module.open(io.BytesIO(content)) as image:
+                if image.mode[0] in "FI":  # which Pillow would cut at 255
+                    raise DataError(
+                        f"The image {self.path} has more than 8 bits a value (Pillow's mode {image.mode}); "
+                        "write all images with 8 bits, scaled alike."
+                    )
                 if is_draft:
                     image.draft(None, (1, 1))  # has no effect on formats other than JPEG
                 image.load()  # first: to read its orientation may decode it too, and those errors are ignored
@@ -158,29 +164,20 @@ def _find_image(cell: Any, folder: Path, where: str) -> ImageFile:
             f"The image in {where} is a {type(cell).__name__}; allowed are image files, their bytes or paths."
         )
     for spelling in (cell, cell.replace("\\", "/")):  # of a table that was made on Windows
-        if (folder / spelling).is_file():
+        if os.path.isfile(folder / spelling):  # noqa: PTH113 - Path.is_file raises if long
             return _hashed(str(folder / spelling))
     raise DataError(
-        f"The image {cell} of {where} is not in {folder}; correct the path, or unpack its archive."
+        f"The image {shortened(cell, 100)} of {where} is not in {folder}; correct the path, or unpack its "
+        "archive."
     )
 
 
 def _hashed(path: str, *, content: bytes | None = None) -> ImageFile:
-    """Digest an image's bytes; raises DataError for a missing file, or for more than 8 bits a value."""
+    """Digest an image's bytes; raises DataError for a file that cannot be read."""
     try:
         read_bytes = Path(path).read_bytes() if content is None else content
     except OSError as error:
         text = f"The image {path} cannot be read ({error.strerror or error}); replace it or leave it out."
         raise DataError(text) from error
-    module = pillow()
-    with (  # an image that does not open passes here: `ImageFile.load` raises for it
-        contextlib.suppress(*_DECODER_ERRORS, module.DecompressionBombError),
-        module.open(io.BytesIO(read_bytes)) as image,
-    ):
-        if image.mode[0] in "FI":  # which Pillow would cut at 255
-            raise DataError(
-                f"The image {path} has more than 8 bits a value (Pillow's mode {image.mode}); "
-                "write all images with 8 bits, scaled alike."
-            )
     digest = hashlib.sha256(read_bytes).hexdigest()[:16]
     return ImageFile(digest=digest, path=path, content=content)

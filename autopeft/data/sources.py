@@ -125,7 +125,9 @@ def read_class_folders(path: Path, suffixes: Collection[str], *, content: str) -
         )
     parts, notes = {"train": [path]}, list[str]()
     if any(SPLIT_WORD.search(child.name.lower()) for child in children):
-        parts, part_notes = by_part({child.name: _unwrapped(child) for child in children}, name)
+        folders_by_name = {child.name: _unwrapped(child) for child in children}
+        remedy = "name one of them train, or rename a class that is named like a split"
+        parts, part_notes = by_part(folders_by_name, name, remedy=remedy)
         notes += part_notes
     tables: dict[str, list[Any]] = {part: [] for part in parts}
     for part, folders in parts.items():
@@ -210,8 +212,10 @@ def listed_by_part(source: str) -> Source:
     if not paths:
         raise DataError(f"The data source {source!r} names no file; give paths, separated by commas.")
     for path in paths:
-        if not _is_there(path) or path.is_dir():
+        if not _is_there(path):
             raise DataError(f"The data file {path} does not exist.{_near(path)} {_SPELLING}")
+        if path.is_dir():
+            raise DataError(f"{path} in the list is a folder; list files, or pass one folder alone.")
     name = paths[0].resolve().parent.name
     # By name, as a folder's name may hold a split word too; by folder where no name has one, as in
     # train/part.csv and test/part.csv. Blanks keep equal names apart.

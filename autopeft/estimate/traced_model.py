@@ -214,7 +214,7 @@ def _task_of(part: TrainedPart, base: BaseModel, auto_class: str | None, tasks: 
     if task is None or task.auto_class not in _READ_TOKENS or base.module.main_input_name != "input_ids":
         raise SpecError(
             f"The memory of {base.name} ({auto_class or type(base.module).__name__}) cannot be told; it can "
-            f"be for {', '.join(_READ_TOKENS)}. Train a few steps to see it."
+            f"be for {', '.join(_READ_TOKENS)}. autopeft search --dry-run tells it, and the learning rate."
         )
     return task
 

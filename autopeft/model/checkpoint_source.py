@@ -6,6 +6,7 @@ import importlib.util
 import os
 import pickle
 import re
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -225,8 +226,16 @@ def load_error(source: str, error: Exception) -> ModelError:
         first_line = f"{type(error).__name__}: {first_line}"
     remedy = "check the spelling, the network, or pass a local directory"
     if is_there:
-        remedy = "the directory must hold config.json, a tokenizer and safetensors weights"
+        remedy = "it must hold config.json, safetensors weights, and a tokenizer or image processor"
     return ModelError(f"The base model {source!r} cannot be loaded ({first_line.rstrip('.')}); {remedy}.")
+
+
+def name_labels(config: Any, labels: Sequence[str]) -> None:
+    """Write the names of the outputs into a model's config."""
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    if hasattr(config, "label_names"):  # of a timm model's config.json, which has no `id2label`
+        config.label_names = list(labels)
 
 
 def loading_class(config: Any, auto_class: str) -> str:

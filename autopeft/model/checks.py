@@ -21,7 +21,7 @@ from autopeft.model.checkpoint_source import reads_images, require_no_speech
 from autopeft.model.devices import forked_rng, is_out_of_memory
 from autopeft.model.quantisation import rows_independent
 from autopeft.model.sites import is_task_model
-from autopeft.records import Site, layer_name, listed
+from autopeft.records import Site, counted, layer_name, listed
 
 # What models raise for inputs that are not theirs, and where a library or a kernel is missing.
 PASS_ERRORS = (
@@ -211,8 +211,8 @@ def reachable_sites(base: BaseModel, *, auto_class: str) -> tuple[Site, ...]:
     dropped = [site.name for site in sites if _without_expert(site.name) not in reached]
     if dropped:
         names = list(dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in dropped))
-        text = "%s: %d modules take no part in this task, or no adapter fits there (%s)."
-        log.info(text, base.name, len(dropped), listed(names))
+        text = "%s: no adapter fits, or none would take part in this task, at %s (%s)."
+        log.info(text, base.name, counted(len(dropped), "module"), listed(names))
     return tuple(site for site in sites if site.name not in dropped)
 
 

@@ -18,6 +18,7 @@ from autopeft.model.checkpoint_source import (
     counting_class,
     loading_class,
     name_first_token,
+    name_labels,
     pretrained_arguments,
     reading,
     reads_images,
@@ -124,6 +125,8 @@ def load(
         if needs_padding and getattr(tokenizer, "pad_token_id", None) is not None:
             pad_with(module.config, tokenizer.pad_token_id)
         name_first_token(module.config, getattr(module, "generation_config", None))
+        if label_names:
+            name_labels(module.config, label_names)
         _require_shapes(module, name, checkpoint["mismatched_keys"])
         if absent := unexplained(module, _lacking(checkpoint), head=head_names(module)):
             raise ModelError(

@@ -22,8 +22,8 @@ DATA = "data_fingerprint"
 # Config keys that change no output of the base model: places, versions, formats, labels of the trained head.
 _WITHOUT_EFFECT = frozenset(
     "_name_or_path architectures transformers_version dtype torch_dtype quantization_config "
-    "id2label label2id num_labels problem_type use_cache return_dict output_attentions output_hidden_states "
-    "pad_token_id pad_token".split()
+    "id2label label2id label_names num_labels num_classes problem_type use_cache return_dict "
+    "output_attentions output_hidden_states pad_token_id pad_token".split()
 )
 # Steps of an image processor that its file need not name; None is noted, so that one which comes is seen.
 _OFTEN_UNSET = ("do_center_crop", "crop_size", "do_flip_channel_order", "do_pad")

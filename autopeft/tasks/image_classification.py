@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from autopeft import data
-from autopeft.errors import DataError
+from autopeft.errors import DataError, reason_of
 from autopeft.extension import Batch, Encoded, Example
 from autopeft.tasks.parts.batches import Rows
 from autopeft.tasks.parts.labelled import LabelledTask
@@ -56,8 +56,8 @@ def _processed(files: Sequence[data.ImageFile], processor: Any) -> Batch:
         made = processor(images=images, return_tensors="pt")
     except (ValueError, TypeError) as error:
         raise DataError(
-            f"The image processor refuses {files[0].path} or one of the {len(files) - 1} after it ({error}); "
-            "correct the images, or use another base model."
+            f"The image processor refuses {files[0].path} or one of the {len(files) - 1} after it "
+            f"({reason_of(error)}); correct the images, or use another base model."
         ) from error
     return {
         name: tensor.float() if name == "pixel_values" else tensor

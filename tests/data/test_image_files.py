@@ -60,13 +60,14 @@ def loaded(data):
 
 @pytest.mark.parametrize(("suffix", "dtype"), [(".png", np.uint16), (".tif", np.int32), (".tif", np.float32)])
 def test_an_image_of_more_than_eight_bits_is_refused(tmp_path, suffix, dtype):
-    """Pillow alone would make all that is brighter than 255 white."""
-    save_classes(tmp_path, "a", "b")
-    save(tmp_path / "a" / f"deep{suffix}", pixels(0, dtype=dtype))
-    with pytest.raises(
-        DataError, match=rf"^The image \S*deep\{suffix} has more than 8 bits a value .*; write all"
-    ):
-        read(tmp_path)
+    """Pillow alone would make all that is brighter than 255 white. `try` loads images without `read`."""
+    deep = tmp_path / f"deep{suffix}"
+    save(deep, pixels(0, dtype=dtype))
+    for is_draft in (False, True):
+        with pytest.raises(
+            DataError, match=rf"^The image \S*deep\{suffix} has more than 8 bits a value .*; write all"
+        ):
+            ImageFile(digest="", path=str(deep)).load(is_draft=is_draft)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -112,6 +113,24 @@ def test_a_folder_that_was_taken_for_a_split_is_told(tmp_path, names):
         DataError, match=r"holds no image in a folder .*A folder with the name of a split holds such"
     ):
         read(tmp_path)
+
+
+def test_a_class_that_is_named_like_a_split_is_to_be_renamed(tmp_path):
+    save_classes(tmp_path, "test tube", "flask")
+    with pytest.raises(DataError, match=r"no train part, only flask, test tube; .* or rename a class that"):
+        read(tmp_path)
+
+
+def test_folders_in_a_list_are_said_to_be_folders(tmp_path):
+    save_classes(tmp_path / "train", "a", "b")
+    with pytest.raises(DataError, match=r"train in the list is a folder; list files, or pass"):
+        read(f"{tmp_path}/train,{tmp_path}/train/a/0.png")
+
+
+def test_a_cell_of_base64_is_quoted_in_short(tmp_path):
+    pd.DataFrame({"file": ["iVBOR/w0KGgo" * 600] * 40, "label": ["a", "b"] * 20}).to_csv(tmp_path / "t.csv")
+    with pytest.raises(DataError, match=r"^The image iVBOR.{,100}… of row 1 of train is not in "):
+        read(tmp_path / "t.csv")
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])

@@ -75,6 +75,15 @@ def test_facts_differ_where_the_tokenizer_gives_other_inputs(llama, name, value)
     assert {name for name in facts if facts[name] != other_facts[name]} == {f"tokenizer.{name}"}
 
 
+def test_facts_of_a_timm_model_are_the_same_whatever_its_labels():
+    architecture = {"architecture": "vit_tiny_patch16_224", "model_args": {"depth": 1}}
+    config = transformers.TimmWrapperConfig.from_dict(architecture, num_labels=3)
+    first = transformers.TimmWrapperForImageClassification(config)
+    facts = base_facts(first, None, weights={})
+    config.id2label = {0: "bird", 1: "cat"}
+    assert base_facts(first, None, weights={}) == facts
+
+
 def test_facts_differ_where_an_image_processor_gets_a_step_more(llama):
     changed = image_processor()
     changed.do_center_crop, changed.crop_size = True, {"height": 6, "width": 6}

@@ -190,6 +190,15 @@ def test_images_of_a_size_that_the_model_lacks_are_refused_before_any_trial(by_t
         encode_splits(data, base=base, task=task, max_length=8)
 
 
+def test_images_that_the_processor_leaves_in_several_sizes_are_refused_in_one_line(tmp_path):
+    files = [ImageFile(digest="", path=str(tmp_path / f"{width}.png")) for width in (5, 6)]
+    for file in files:
+        Image.new("RGB", (int(Path(file.path).stem), 5)).save(file.path)
+    processor = type(image_processor())(do_resize=False)
+    with pytest.raises(DataError, match=r"^The image processor refuses .*5\.png or one of [^\n]*; correct"):
+        PART.encode([(file,) for file in files], [0, 1], processor, 8)
+
+
 def test_a_model_of_patches_gets_their_mask_and_shapes_too(by_table):
     """SigLIP 2 cuts an image of any shape into patches, and fails without the number of rows and columns."""
     shape = {**VISION_TOWER, "num_patches": 16, "attention_dropout": 0.0}

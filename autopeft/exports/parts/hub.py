@@ -10,6 +10,7 @@ from typing import Any, cast
 from autopeft import model
 from autopeft.data import LabelledData
 from autopeft.model import BaseModel
+from autopeft.model.checkpoint_source import name_labels
 from autopeft.model.checks import pad_with
 from autopeft.records import IN_MEMORY, ModelSpec
 from autopeft.store import cannot_write, reseal, save_processor, seal_folder, write_text
@@ -41,8 +42,7 @@ def write_loading_files(folder: Path, spec: ModelSpec, base: BaseModel, data: La
         config = model.config_of(spec) if spec.id != IN_MEMORY else copy.deepcopy(module.config)
         config.architectures = [type(module).__name__]
         config.num_labels = len(labels)  # a field of its own in PVT's config, elsewhere the number of names
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: index for index, label in enumerate(labels)}
+        name_labels(config, labels)
         config.problem_type = _PROBLEM_TYPES.get(data.target.kind)
         if getattr(module.config, "pad_token_id", None) is not None:  # a model of images has none
             pad_with(config, module.config.pad_token_id)
