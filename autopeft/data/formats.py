@@ -203,15 +203,15 @@ def _read_delimited(path: Path, sign: str | None, encoding: str = _UTF8) -> Any:
         sign = sign or _separator(path, encoding)
         is_bare = sign == "\t" and _has_bare_quotes(path, encoding)
         rows = _rows(path, sign, csv.QUOTE_NONE if is_bare else csv.QUOTE_MINIMAL, encoding)
-        header = next(rows, [])
+        header = [name.strip() for name in next(rows, [])]
         if any("\0" in name for name in header):
             raise ValueError("its header holds a null byte")
-        repeated = [name for name, n in Counter(header).items() if n > 1 and name.strip()]
+        repeated = [name for name, n in Counter(header).items() if n > 1 and name]
         if repeated:
             raise _FaultyRowError(
                 f"has several columns of the name {repeated[0]!r}; rename all but one of them."
             )
-        names = [name if name.strip() else f"Unnamed: {place}" for place, name in enumerate(header)]
+        names = [name or f"Unnamed: {place}" for place, name in enumerate(header)]
         columns = list(zip(*rows, strict=True))  # `_rows` raises at the first faulty row
         if not columns:
             raise ValueError("it has a header alone" if names else "it is blank")

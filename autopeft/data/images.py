@@ -26,7 +26,7 @@ from autopeft.records import DataSpec, path_at_home, shortened
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 # What the decoders of Pillow raise beside its `DecompressionBombError`.
 _DECODER_ERRORS = (OSError, EOFError, RuntimeError, SyntaxError, ValueError)
-FILE_NAMES = "file image filename file_name path image_path image_file img"
+FILE_NAMES = "file image filename file_name filepath path image_path image_file image_id img"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +86,9 @@ def read_images(spec: DataSpec) -> UncutRows:
     source = _read_tables(spec, spec.source)
     for part, tables in source.tables.items():
         source.tables[part] = [(join_labels(table, spec.label_column), folder) for table, folder in tables]
-    names = source.tables["train"][0][0].column_names
-    files = only_input(spec, names, FILE_NAMES, content="image files")
+    first = source.tables["train"][0][0]
+    names, place = first.column_names, first.info.dataset_name or source.name
+    files = only_input(spec, names, FILE_NAMES, content=f"image files in {place}")
     label = label_column(spec, names, inputs=[files], usual_names=LABEL_NAMES)
     columns = Columns(inputs=(files,), label=label, group=spec.group_column, time=spec.time_column)
     note = f"The images are in column {files}, the label is in column {label}."

@@ -121,6 +121,20 @@ def test_a_class_that_is_named_like_a_split_is_to_be_renamed(tmp_path):
         read(tmp_path)
 
 
+def test_a_table_of_roboflow_has_blanks_after_its_commas(tmp_path):
+    for i in range(60):
+        save(tmp_path / f"{i}.png", pixels(i))
+    rows = [f"{i}.png, {int(i < 30)}, {int(i % 3 == 0)}" for i in range(60)]
+    table = tmp_path / "_classes.csv"
+    table.write_text("\n".join(["filename, cat, outdoors", *rows]), encoding="utf-8")
+    spec = DataSpec(source=str(table), label_column="cat,outdoors")
+    data = load(spec, seed=0, read_rows=read_images)
+    for (file,), label in zip(data.train.inputs, data.train.labels, strict=True):
+        number = int(Path(file.path).stem)
+        names = {data.target.names[index] for index in label}
+        assert ("cat" in names, "outdoors" in names) == (number < 30, number % 3 == 0)
+
+
 def test_folders_in_a_list_are_said_to_be_folders(tmp_path):
     save_classes(tmp_path / "train", "a", "b")
     with pytest.raises(DataError, match=r"train in the list is a folder; list files, or pass"):

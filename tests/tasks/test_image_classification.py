@@ -167,7 +167,9 @@ def test_missing_images_and_columns_are_refused(tmp_path, by_table):
     with pytest.raises(DataError, match="holds no image in a folder of its class"):
         read(empty)
     pd.DataFrame({"x": ["a"] * 40, "label": ["a", "b"] * 20}).to_csv(empty / "t.csv", index=False)
-    with pytest.raises(DataError, match="One column of image files is needed, there is x and label"):
+    with pytest.raises(
+        DataError, match=r"One column of image files in t\.csv is needed, there is x and label"
+    ):
         read(empty)
 
 
