@@ -86,8 +86,8 @@ def read_images(spec: DataSpec) -> UncutRows:
     source = _read_tables(spec, spec.source)
     for part, tables in source.tables.items():
         source.tables[part] = [(join_labels(table, spec.label_column), folder) for table, folder in tables]
-    first = source.tables["train"][0][0]
-    names, place = first.column_names, first.info.dataset_name or source.name
+    table, _ = source.tables["train"][0]
+    names, place = table.column_names, table.info.dataset_name or source.name
     files = only_input(spec, names, FILE_NAMES, content=f"image files in {place}")
     label = label_column(spec, names, inputs=[files], usual_names=LABEL_NAMES)
     columns = Columns(inputs=(files,), label=label, group=spec.group_column, time=spec.time_column)
