@@ -78,7 +78,7 @@ def print_result(result: SearchResult, path: Path) -> None:
     if n_shown < len(headers):
         out.print(f"[dim]No room for {listed(headers[n_shown:])}: see the report.[/dim]")
     for step in result.sizes:
-        plan, is_share = name_of(step.plan, result, words.labels), bool(result.setting.metric_is_share)
+        plan, is_share = name_of(step.plan, result, words.labels), result.setting.metric_is_share
         budget = f"{share_words(step.share)} of the budget: {plan}, {step.plan.trainable_params:,} parameters"
         score = f"{result.setting.metric_words} {metric(step.metric_mean, is_share)} on confirm"
         lost = f"{difference(step.mean_difference, is_share)} ({interval(*step.interval_95, is_share)})"
@@ -127,7 +127,7 @@ def _full_runs(
     full: Sequence[FullRow], result: SearchResult
 ) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
     """Make headings, and a row for each plan that was trained in full; empty columns are left out."""
-    is_share = bool(result.setting.metric_is_share)
+    is_share = result.setting.metric_is_share
 
     def score(record: FullRun | None) -> str:
         if record is None:

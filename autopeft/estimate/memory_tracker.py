@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -32,16 +31,6 @@ LAST_LAYER, UPPER_LAYERS, FIRST_LAYER = "backward, last layer", "backward, layer
 BACKWARD, OPTIMIZER = "backward pass", "optimizer step"  # the first if no layers are known
 _DEVICE = torch.ops.prim.device.default  # only fake tensors ask for their device by an operation
 _NO_KERNELS = (_ATEN.empty, _ATEN.empty_like, _ATEN._unsafe_view)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """What a phase took: its peak in bytes above those alive at its start, and the work of its kernels."""
-
-    extra_peak_bytes: int
-    flops: int
-    n_calls: int
-    busy_seconds: float
 
 
 class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -84,26 +73,6 @@ class MemoryTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.at_start[phase] = self.now
         self._top = self.peaks.get(phase, -1)
         self._note_peak()
-
-    def work_in(self, phase: str, compute: Callable[[], object]) -> Work:
-        """Run a phase, and return what it took, so that `repeat` can count it once more."""
-        self.enter(phase)
-        flops, n_calls, busy_seconds = self.flops, self.n_calls, self.busy_seconds
-        compute()
-        return Work(
-            extra_peak_bytes=self.peaks[phase] - self.at_start[phase],
-            flops=self.flops - flops,
-            n_calls=self.n_calls - n_calls,
-            busy_seconds=self.busy_seconds - busy_seconds,
-        )
-
-    def repeat(self, phase: str, work: Work) -> None:
-        """Count a phase that takes what it took before, without running it."""
-        self.enter(phase)
-        self.peaks[phase] = max(self.peaks[phase], self.at_start[phase] + work.extra_peak_bytes)
-        self.flops += work.flops
-        self.n_calls += work.n_calls
-        self.busy_seconds += work.busy_seconds
 
     def _note_peak(self) -> None:
         if self.now > self._top:

@@ -25,7 +25,6 @@ from autopeft.estimate.memory_tracker import (
     HEAD,
     OPTIMIZER,
     MemoryTracker,
-    Work,
     tracking_phases,
 )
 from autopeft.estimate.rates import Rates
@@ -184,11 +183,10 @@ class Replay:
         self._fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
         make_fake(model, self._fake_mode)
         self._results = KernelResults(mode=self._fake_mode)
-        self._optimizers: dict[tuple[bool, Rates | None], _Optimizer] = {}
+        self._optimizers: dict[bool, _Optimizer] = {}  # by whether AdamW goes over all parameters at once
 
     def memory(self, step: TrainingStep) -> StepMemory:
         """Replay a training step and count its memory; raises SpecError if a pass needs values of tensors."""
-        key = (step.foreach, step.rates)
         n_terms = iter([step.n_terms(batch) if step.n_terms else 0 for batch in step.micro_batches])
 
         def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -198,9 +196,9 @@ class Replay:
 
         stand_ins = StandInValues(self._results)
         with _without_values(), self._fake_mode, StandInArrays(), stand_ins:
-            if key not in self._optimizers:
-                self._optimizers[key] = _Optimizer(self._model, foreach=step.foreach)
-            return _measured(self._model, replace(step, loss=loss), self._optimizers[key])
+            if step.foreach not in self._optimizers:
+                self._optimizers[step.foreach] = _Optimizer(self._model, foreach=step.foreach)
+            return _measured(self._model, replace(step, loss=loss), self._optimizers[step.foreach])
 
 
 def replay(model: nn.Module, step: TrainingStep) -> StepMemory:
@@ -209,7 +207,7 @@ def replay(model: nn.Module, step: TrainingStep) -> StepMemory:
 
 
 class _Optimizer:
-    """AdamW after its first step, with its moments; a further step is run once, and then only counted."""
+    """AdamW after its first step, with its moments."""
 
     def __init__(self, model: nn.Module, *, foreach: bool) -> None:
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -218,7 +216,6 @@ class _Optimizer:
             parameter.grad = torch.zeros_like(parameter)
         self.adamw.step()
         self.adamw.zero_grad()
-        self._work: Work | None = None  # of a step after the first one; None before it was run
 
     def moments(self) -> Iterator[torch.Tensor]:
         """All tensors that AdamW keeps."""
@@ -226,16 +223,11 @@ class _Optimizer:
             yield from (value for value in state.values() if isinstance(value, torch.Tensor))
 
     def step(self, tracker: MemoryTracker) -> None:
-        """Run a step, or count it again without running it, and drop the gradients."""
-        if self._work is None:
-            self._work = tracker.work_in(OPTIMIZER, self._clip_and_step)
-        else:
-            tracker.repeat(OPTIMIZER, self._work)
-        self.adamw.zero_grad()
-
-    def _clip_and_step(self) -> None:
+        """Run a step, and drop the gradients."""
+        tracker.enter(OPTIMIZER)
         nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.adamw.step()
+        self.adamw.zero_grad()
 
 
 def measure(model: nn.Module, step: TrainingStep) -> StepMemory:

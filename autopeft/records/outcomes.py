@@ -122,16 +122,16 @@ class SearchFacts:
     - `unquantised`: the modules of a quantised model that are not quantised.
     - `learning_rate_ranges`: the lowest and the highest rate that was searched for each method, and for the
       head alone under the empty name.
-    - `metric_is_share`: whether the metric lies in [0, 1] and is shown in percent; None in runs from before
-      version 0.2.0. `metric_label` is what people call the metric.
+    - `metric_is_share`: whether the metric lies in [0, 1] and is shown in percent. `metric_label` is what
+      people call the metric; empty if they use its name.
     - `decisions`: the settings that the run derived.
     - `text_form`: how the texts of a row become one text, in words.
     - `lacking`: what the base model's checkpoint has no weights for.
     - `chance`: the metric of guesses. For a share of hits it is that of always giving the most frequent label
       of the confirm split; for a correlation and other shares 0; None where it is unknown.
     - `auto_class`: the class that loads the model of a user's trainer; empty if the task has it.
-    - `target_kind`: what the labels are (see `extension.Target`); empty in runs from before version 0.3.0 and
-      in those of trainers of the user. `input_columns` names the columns of a row's inputs.
+    - `target_kind`: what the labels are (see `extension.Target`); empty in runs of trainers of the user.
+      `input_columns` names the columns of a row's inputs.
     """
 
     base_model: str
@@ -149,7 +149,7 @@ class SearchFacts:
     data_fingerprint: str = ""
     unquantised: tuple[str, ...] = ()
     learning_rate_ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
-    metric_is_share: bool | None = None
+    metric_is_share: bool = False
     decisions: tuple[Decision, ...] = ()
     text_form: str = ""
     lacking: str = ""
@@ -161,7 +161,7 @@ class SearchFacts:
 
     @property
     def metric_words(self) -> str:
-        """What people call the metric; its name in runs that store no label."""
+        """What people call the metric."""
         return self.metric_label or self.metric
 
 

@@ -69,7 +69,7 @@ def answer_of(result: SearchResult, words: PartWords) -> Answer:
         scored=scored_record(result, result.best),
         scored_baseline=scored_record(result, result.baseline) if is_compared else None,
         setting=setting,
-        is_share=bool(setting.metric_is_share),
+        is_share=setting.metric_is_share,
         longer=result.longer,
         evaluation=result.evaluation,
         is_default=result.best == result.baseline,

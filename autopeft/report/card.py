@@ -142,7 +142,7 @@ def _card(
         # An id on the hub is a link; another name is text that the template escapes.
         base=Markup(f"[{base}](https://huggingface.co/{base})") if hub_id(base) else base_name,
         setting=setting,
-        is_share=bool(setting.metric_is_share),
+        is_share=setting.metric_is_share,
         labels=labels,
         n_more_labels=len(names) - len(labels),
         facts=facts,

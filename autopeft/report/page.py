@@ -84,7 +84,7 @@ class RunPage:
     @property
     def is_share(self) -> bool:
         """Whether the metric lies in [0, 1] and is shown in percent."""
-        return bool(self.setting.metric_is_share)
+        return self.setting.metric_is_share
 
     @property
     def is_running(self) -> bool:
@@ -227,9 +227,7 @@ def several_html(runs: Sequence[tuple[str, SearchResult, PartWords]]) -> str:
             "name": name,
             "anchor": f"run-{number}",
             "seconds": result.cost.total_seconds,
-            "difference_chart": difference_chart(
-                result.verdict, is_share=bool(result.setting.metric_is_share)
-            ),
+            "difference_chart": difference_chart(result.verdict, is_share=result.setting.metric_is_share),
         }
         for number, (name, result, words) in enumerate(runs, 1)
     ]
@@ -245,7 +243,7 @@ def short_text(result: SearchResult, path: str) -> str:
 
 def short_html(result: SearchResult, path: str, words: PartWords) -> str:
     """Write the answer, the full runs as a table, their difference and a link to the page, for notebooks."""
-    is_share = bool(result.setting.metric_is_share)
+    is_share = result.setting.metric_is_share
     return render(
         "summary.html",
         answer=answer_of(result, words),

@@ -6,7 +6,6 @@ Other files, such as a model card, are not sealed: people edit them on the hub.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 from collections.abc import Collection
@@ -26,8 +25,6 @@ _SEALED = re.compile(
 )
 _UNSEAL = f"delete {_FILE} and {TRAINING} to use the folder as a plain adapter of peft"
 _SYNCED = "r+b" if os.name == "nt" else "rb"  # Windows only syncs files that are open to write
-
-log = logging.getLogger(__name__)
 
 
 def seal_folder(folder: Path) -> None:
@@ -125,25 +122,22 @@ def write_checked(path: Path, content: Any) -> None:
 def read_checked(path: Path, *, remedy: str) -> Any:
     """Read the content that `write_checked` wrote.
 
-    A file of an earlier version, which has no checksum, is read with a warning. `remedy` is what the user can
-    do if the file is damaged, for the error.
-
     Raises:
         FileNotFoundError: There is no such file.
-        RunDirError: The file cannot be read, or its content differs from the checksum.
+        RunDirError: The file cannot be read, or its content differs from the checksum; `remedy` is what the
+            user can do.
     """
     try:
-        content = json.loads(path.read_bytes())
+        written = json.loads(path.read_bytes())
+        content = written["content"]
+        is_whole = written["sha256"] == digest_of(content)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise damaged(path, remedy=remedy) from error
-    if not isinstance(content, dict) or content.keys() != {"sha256", "content"}:
-        log.warning("%s has no checksum, as in runs of version 0.2.0 and earlier; it is read as it is.", path)
-        return content
-    if content["sha256"] != digest_of(content["content"]):
+    if not is_whole:
         raise damaged(path, remedy=remedy)
-    return content["content"]
+    return content
 
 
 def damaged(path: Path, *, remedy: str) -> RunDirError:

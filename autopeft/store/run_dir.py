@@ -203,16 +203,12 @@ class RunDir:
     @property
     def version(self) -> str | None:
         """The version of autopeft that began the run; None if the folder does not tell."""
-        for name in (STATE, _STATE_BEFORE):
-            try:
-                content = json.loads((self.state / name).read_bytes())
-                content = content.get("content", content)  # 0.1.0 wrote it without a checksum
-                version = content.get("start", content).get("autopeft")
-            except (OSError, ValueError, AttributeError, RecursionError):
-                continue
-            if isinstance(version, str):
-                return version
-        return None
+        written = read_object(self.state / STATE) or read_object(self.state / _STATE_BEFORE)
+        try:
+            version = written["content"].get("start", written["content"])["autopeft"]
+        except (AttributeError, KeyError, TypeError):
+            return None
+        return version if isinstance(version, str) else None
 
     def require_own_version(self) -> None:
         """Raise RunDirError if another version of autopeft began the run: its losses cannot be compared."""
