@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import warnings
@@ -21,11 +20,11 @@ from autopeft.errors import ModelError, RunDirError, SpecError
 from autopeft.extension import PACKED_KINDS, Checkpoint, Exporter, ExportSource, TrainingFacts, discover
 from autopeft.model.checkpoint_source import own_class
 from autopeft.model.checks import text_configs
-from autopeft.records import ModelSpec, PlanDocument, SearchResult, TrainedPlan, from_json, resume_command
+from autopeft.records import ModelSpec, PlanDocument, SearchResult, TrainedPlan, resume_command
 from autopeft.run.base_facts import base_difference
 from autopeft.run.best import finished_weights
-from autopeft.run.reporting import TRAINED
-from autopeft.store import RunDir, read_object, read_plan, refuse_files
+from autopeft.run.reporting import read_trained
+from autopeft.store import RunDir, is_run, read_object, read_plan, refuse_files
 from autopeft.train import warmup_steps
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -103,7 +102,7 @@ def _locate(path: Path) -> tuple[Path, PlanDocument | None]:
     """Find the folder to export (of a run its trained weights, else its configs), and its plan."""
     if any((path / name).is_file() for name in ("adapter_config.json", "order.json")):
         return path, plan_of(path)
-    if not (path / "run.yaml").is_file():
+    if not is_run(path):
         remedy = "pass a run or a folder that peft wrote"
         if any(path.glob("*/adapter_config.json")):
             remedy = "write several adapters with autopeft.save"
@@ -230,12 +229,10 @@ def training_facts(document: PlanDocument | None, spec: ModelSpec, folder: Path 
 def _result(folder: Path) -> SearchResult | TrainedPlan | None:
     """Read the result that a search or `train` wrote for an adapter; None if none can be read."""
     run = _run_of(folder) or folder
-    if (run / "run.yaml").is_file():
-        with contextlib.suppress(SpecError):
-            return RunDir.open(run).load_result()
-    with contextlib.suppress(OSError, ValueError):  # of JSON, or of the record
-        return from_json(TrainedPlan, json.loads((folder / TRAINED).read_bytes()))
-    return None
+    try:
+        return RunDir.open(run).load_result() if is_run(run) else read_trained(folder)
+    except SpecError:
+        return None
 
 
 def _run_of(adapter: Path) -> Path | None:
@@ -243,7 +240,7 @@ def _run_of(adapter: Path) -> Path | None:
     weights = adapter.absolute()
     run = weights.parent.parent
     is_best = (weights.parent.name, weights.name) == ("best", "weights")
-    return run if is_best and (run / "run.yaml").is_file() else None
+    return run if is_best and is_run(run) else None
 
 
 def checkpoint_of(spec: ModelSpec, configs: Sequence[PeftConfig], *, needs_base: str) -> Checkpoint:

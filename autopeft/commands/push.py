@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
@@ -12,13 +11,12 @@ from huggingface_hub import HfApi, errors
 from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
-from autopeft.commands.verify import is_run
 from autopeft.errors import HubError, RunDirError, SpecError, reason_of
 from autopeft.exports import name_base
-from autopeft.records import IN_MEMORY, DataSpec, TrainedPlan, from_json
+from autopeft.records import IN_MEMORY, DataSpec, TrainedPlan
 from autopeft.run.best import finished_seed, finished_weights
-from autopeft.run.reporting import TRAINED, hub_base, write_card, write_trained_card
-from autopeft.store import RunDir, damaged, read_plan, require_unchanged, write_plan
+from autopeft.run.reporting import TRAINED, hub_base, read_trained, write_card, write_trained_card
+from autopeft.store import RunDir, is_run, read_plan, require_unchanged, write_plan
 from autopeft.train import WRITTEN_TEXTS
 
 # Of the HTTP client beneath huggingface_hub: both a refusal of the hub and a failed connection raise it.
@@ -61,7 +59,7 @@ def push(
         raise SpecError(f"{repo!r} is no name of a repository; pass user/name.") from error
     if "/" not in repo:
         raise SpecError(f"{repo!r} names a repository without its user; pass user/name.")
-    trained = _trained(run)
+    trained = read_trained(run)
     if trained is None and not is_run(run):
         raise RunDirError(
             f"{run} has neither the run.yaml of a search nor the {TRAINED} of `train`, which "
@@ -101,17 +99,6 @@ def push(
         files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
         url = None if dry_run else _upload(folder, repo, private=private, overwrite=overwrite)
     return Pushed(repo=repo, base_model=base_model, files=files, url=url)
-
-
-def _trained(folder: Path) -> TrainedPlan | None:
-    """Read the record that `train` wrote into a folder; None without one, RunDirError for a damaged one."""
-    path = folder / TRAINED
-    if not path.is_file():
-        return None
-    try:
-        return from_json(TrainedPlan, json.loads(path.read_bytes()))
-    except ValueError as error:  # of JSON, or of the record
-        raise damaged(path, remedy="train the plan again") from error
 
 
 def _upload(folder: Path, repo: str, *, private: bool, overwrite: bool) -> str:

@@ -39,6 +39,7 @@ from autopeft.store import (
     TRAINING,
     RunDir,
     fresh_folder,
+    is_run,
     read_checked,
     read_object,
     read_plan,
@@ -168,7 +169,7 @@ def require_data(path: Path, document: PlanDocument, data_source: object) -> Non
     if data_source or document.data.source or document.model.id is None:
         return
     folders = (path, *path.absolute().parents)
-    run = next((folder for folder in folders if (folder / "run.yaml").is_file()), None)
+    run = next((folder for folder in folders if is_run(folder)), None)
     if run is None or RunDir.open(run).read_spec().data.source is not None:
         raise SpecError(f"{path} names no dataset to train on; pass one with --data.")
 

@@ -388,7 +388,10 @@ class Study:
                 problem, _, outcome, missing = self._replay(storage)
             if outcome is None:
                 raise TrainingError(f"The study is not finished: {len(missing)} trials are missing.")
-            measured = tuple(map(_with_rows, outcome.measurements))
+            measured = tuple(  # the search did not know the number of evaluated rows
+                replace(m, fidelity=replace(m.fidelity, eval_examples=max(1, len(m.example_scores))))
+                for m in outcome.measurements
+            )
             full = next(m for m in measured if m.plan == outcome.best and m.fidelity.split == "confirm")
             result = SearchResult(
                 spec=problem.spec,
@@ -446,12 +449,6 @@ class Study:
         write_text(weights / TRAINING, training_json(full, {}))
         write_card(weights, result, seed=full.fidelity.seed)
         replace_folder(self._run.half_best, self._run.best)
-
-
-def _with_rows(measurement: Measurement) -> Measurement:
-    """Set a measurement's number of evaluated rows to its number of scores: the search did not know it."""
-    n_rows = max(1, len(measurement.example_scores))
-    return replace(measurement, fidelity=replace(measurement.fidelity, eval_examples=n_rows))
 
 
 def tune(

@@ -23,7 +23,7 @@ from autopeft.run.base_facts import require_same_base
 from autopeft.run.best import finished_seed, finished_weights
 from autopeft.run.prepare import prepare
 from autopeft.run.resources import FREE_MEMORY, device_in_float32, memory_needed
-from autopeft.store import RunDir, read_plan, whole_path
+from autopeft.store import RunDir, is_run, read_plan, whole_path
 
 MERGED = "transformers"  # the reader of a whole model
 SPLIT = "confirm"  # whose rows every run has
@@ -211,11 +211,6 @@ class Reference:
     plan: Plan
     weights: Path
     facts: Path
-
-
-def is_run(path: Path) -> bool:
-    """Whether a folder is that of a run."""
-    return (path / "run.yaml").is_file()
 
 
 def reference_of(path: Path, run: Path | None) -> Reference:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import platform
@@ -30,11 +31,12 @@ from autopeft.records import (
     SearchSoFar,
     SplitSizes,
     TrainedPlan,
+    from_json,
 )
 from autopeft.report import CardFacts, PartWords, WeightFolders, hub_id
 from autopeft.run.prepare import Prepared
 from autopeft.run.resources import n_workers
-from autopeft.store import RunDir, write_text
+from autopeft.store import RunDir, damaged, write_text
 
 TRAINED = "trained.json"  # what the card of an adapter of `train` says, beside it; not for the hub
 
@@ -118,6 +120,17 @@ def write_trained_card(folder: Path, trained: TrainedPlan, *, at: str, base_mode
     words, seed = part_words(trained), trained.measurement.fidelity.seed
     facts = _card_facts(trained, words, seed=seed, folder=at, base_model=base_model)
     write_text(folder / "README.md", report.trained_card(trained, facts, words))
+
+
+def read_trained(folder: Path) -> TrainedPlan | None:
+    """Read the record that `train` wrote into a folder; None without one, RunDirError for a damaged one."""
+    path = folder / TRAINED
+    if not path.is_file():
+        return None
+    try:
+        return from_json(TrainedPlan, json.loads(path.read_bytes()))
+    except ValueError as error:  # of JSON, or of the record
+        raise damaged(path, remedy="train the plan again") from error
 
 
 def _card_facts(

@@ -34,7 +34,7 @@ from autopeft.store.files import (
     write_text,
 )
 from autopeft.store.plan import write_plan
-from autopeft.store.run_dir import SO_FAR, STATE, RunDir, read_plan
+from autopeft.store.run_dir import SO_FAR, STATE, RunDir, is_run, read_plan
 from autopeft.store.settings import (
     SOURCES,
     by_dotted_name,

@@ -336,9 +336,14 @@ def read_plan(path: Path | str) -> PlanDocument:
     return document
 
 
+def is_run(path: Path) -> bool:
+    """Whether a folder is that of a run."""
+    return (path / "run.yaml").is_file()
+
+
 def _require_run(path: Path) -> None:
     """Raise RunDirError if a folder is no run: it has no run.yaml."""
-    if not (path / "run.yaml").is_file():
+    if not is_run(path):
         if path.is_dir() and _is_unused(path):
             remedy = "Start it without --resume"
         elif (path / "state" / STATE).is_file():
@@ -355,8 +360,7 @@ def _refuse_used_folder(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise RunDirError(f"{path} is a file, and a run needs a folder; pass another --out.")
     if path.is_dir() and not _is_unused(path):
-        is_run = (path / "run.yaml").is_file()
-        remedy = "--resume to go on with that run, or another" if is_run else "another"
+        remedy = "--resume to go on with that run, or another" if is_run(path) else "another"
         raise RunDirError(f"{path} already holds files. Pass {remedy} --out.")
 
 
