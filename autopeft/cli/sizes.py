@@ -13,7 +13,7 @@ from autopeft.report.formatting import duration, memory, percent
 if TYPE_CHECKING:
     from autopeft.adapters import Count
     from autopeft.commands import StepEstimate, Suggestion
-    from autopeft.estimate import Limits, Step
+    from autopeft.estimate import Description, Limits, Step
 
 _ROLE = ("role", "sites", "rank", "parameters", "share")
 _LAYER = ("layer", "each", "parameters", "share")
@@ -75,7 +75,7 @@ def estimate_text(estimate: StepEstimate) -> str:
         f"{estimate.part.label} on {described.base_model}",
         f"{trained:,} trainable parameters of {described.base_params:,} "
         f"({percent(100 * trained / described.base_params)})",
-        f"{_rows(step.n_rows)} of {step.n_tokens:,} tokens, {estimate.dtype}{bits}, checkpointing "
+        f"{_batch(step.n_rows, step, described)}, {estimate.dtype}{bits}, checkpointing "
         f"{_switch(step)}, {_LOOPS[estimate.like]} on {device}",
     ]
     memory = step.memory
@@ -93,7 +93,7 @@ def estimate_text(estimate: StepEstimate) -> str:
         table(("peak memory, GiB", *_ENDS), rows),
         lines_of([f"Memory is highest in this part of a step: {memory.phase}."]),
         lines_of(_times(estimate)),
-        lines_of(() if limits is None else _limits(limits, step)),
+        lines_of(() if limits is None else _limits(limits, step, described)),
         lines_of(f"note: {note}" for note in _notes(estimate)),
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block)
@@ -120,8 +120,15 @@ def _notes(estimate: StepEstimate) -> list[str]:
     return [*described.notes, *(described.count.notes if described.count else ())]
 
 
-def _rows(n_rows: int) -> str:
-    return "1 row" if n_rows == 1 else f"{n_rows:,} rows"
+def _rows(n_rows: int, word: str = "row") -> str:
+    return f"1 {word}" if n_rows == 1 else f"{n_rows:,} {word}s"
+
+
+def _batch(n_rows: int, step: Step, described: Description) -> str:
+    """Write what a step reads: rows of so many tokens, or images."""
+    return (
+        _rows(n_rows, "image") if described.reads_images else f"{_rows(n_rows)} of {step.n_tokens:,} tokens"
+    )
 
 
 def _switch(step: Step) -> str:
@@ -137,10 +144,10 @@ def _times(estimate: StepEstimate) -> Iterator[str]:
         yield "The speed of a GPU that is not here is not known; name a card, such as --device l4."
         return
     low, expected, high = (duration(share * step.seconds) for share in TIME_SPAN)
-    n_tokens = step.n_rows * step.n_tokens
+    described, n_tokens = estimate.answer.described, step.n_rows * step.n_tokens
     yield (
-        f"A step of {_rows(step.n_rows)} of {step.n_tokens:,} tokens takes {expected} ({low} to {high}); "
-        f"{n_tokens / step.seconds:,.0f} tokens a second."
+        f"A step of {_batch(step.n_rows, step, described)} takes {expected} ({low} to {high}); "
+        f"{n_tokens / step.seconds:,.0f} {'images' if described.reads_images else 'tokens'} a second."
     )
     if run is None:
         yield "Pass --data or --max-steps for the time of a run."
@@ -159,7 +166,7 @@ def _spent(seconds: float, price: float | None) -> str:
     return f"{words} (price {price * low / 3600:,.2f} to {price * high / 3600:,.2f})"
 
 
-def _limits(limits: Limits, step: Step) -> Iterator[str]:
+def _limits(limits: Limits, step: Step, described: Description) -> Iterator[str]:
     """Write sentences about what fits into the memory."""
     from autopeft.estimate import MOST_ROWS
 
@@ -167,24 +174,27 @@ def _limits(limits: Limits, step: Step) -> Iterator[str]:
     if limits.fits:
         yield f"This fits into {whole}."
         more = " or more" if limits.most_rows == MOST_ROWS else ""
-        yield f"Largest batch of rows of {step.n_tokens:,} tokens: {limits.most_rows:,}{more}."
-        yield f"Longest row in a batch of {step.n_rows:,}: {limits.longest_row:,} tokens."
+        rows = "images" if described.reads_images else f"rows of {step.n_tokens:,} tokens"
+        yield f"Largest batch of {rows}: {limits.most_rows:,}{more}."
+        if not described.reads_images:
+            yield f"Longest row in a batch of {step.n_rows:,}: {limits.longest_row:,} tokens."
         return
     yield f"This does not fit into {whole}: {gib(step.memory.high)} GiB may be needed."
     if limits.nearest is not None:
         yield f"The nearest settings that fit take {gib(limits.nearest.memory.high)} GiB at most:"
-        yield flags(limits.nearest)
+        yield flags(limits.nearest, described)
     elif limits.least is not None:
         high = gib(limits.least.memory.high)
         yield f"No settings of this model fit; the smallest step takes {high} GiB at most:"
-        yield flags(limits.least)
+        yield flags(limits.least, described)
         yield "Take a smaller model, or a device with more memory."
 
 
-def flags(step: Step) -> str:
+def flags(step: Step, described: Description) -> str:
     """Write the flags that give the settings of a step."""
     bits = "" if step.quantize == "none" else f"--quantize {step.quantize} "
-    return f"{bits}--checkpointing {_switch(step)} --batch-size {step.n_rows} --max-length {step.n_tokens}"
+    length = "" if described.reads_images else f" --max-length {step.n_tokens}"
+    return f"{bits}--checkpointing {_switch(step)} --batch-size {step.n_rows}{length}"
 
 
 def estimate_json(estimate: StepEstimate) -> dict[str, Any]:
@@ -234,7 +244,7 @@ def _step_json(step: Step) -> dict[str, Any]:
     memory = step.memory
     return {
         "batch_size": step.n_rows,
-        "max_length": step.n_tokens,
+        "max_length": None if described.reads_images else step.n_tokens,
         "quantize": step.quantize,
         "checkpointing": step.checkpointing,
         "flops": step.flops,
@@ -272,7 +282,7 @@ def suggestion_text(suggestion: Suggestion) -> str:
             if suggestion.output_layer
             else []
         ),
-        ("step", f"{_rows(suggestion.batch_size)} of {step.n_tokens:,} tokens{at_once}"),
+        ("step", f"{_batch(suggestion.batch_size, step, described)}{at_once}"),
         *([] if step.quantize == "none" else [("base model", f"--quantize {step.quantize}")]),
         ("memory", memory),
         ("time", _suggested_time(suggestion)),
@@ -310,7 +320,7 @@ def suggestion_json(suggestion: Suggestion) -> dict[str, Any]:
         "warmup_steps": suggestion.warmup_steps,
         "batch_size": suggestion.batch_size,
         "micro_batch_size": step.n_rows,
-        "max_length": suggestion.max_length,
+        "max_length": None if estimated.answer.described.reads_images else suggestion.max_length,
         "checkpointing": step.checkpointing,
         "peak_bytes": step.memory.expected,
         "quantize": step.quantize,

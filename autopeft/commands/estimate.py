@@ -18,6 +18,7 @@ from autopeft.errors import SpecError, UnknownNameError
 from autopeft.estimate import Description, Rates, StepAnswer, StepRequest, TrainedPart
 from autopeft.extension import discover
 from autopeft.model import Precision
+from autopeft.model.checkpoint_source import reads_images
 from autopeft.records import DataSpec, ModelSpec, RunSpec, TaskSpec
 from autopeft.run.defaults import with_full_run, with_max_length
 from autopeft.run.prepare import NAMED, load_data
@@ -292,7 +293,7 @@ def row_lengths(spec: ModelSpec, data: DataSpec, *, task: TaskSpec, device: str)
     part = discover("autopeft.tasks")[task.name]
     loaded = load_data(run, part.read_rows, NAMED)
     base = model.load_skeleton(spec, auto_class=part.auto_class)
-    base.tokenizer = model.load_processor(spec)
+    base.tokenizer = model.load_processor(spec, needs_images=reads_images(part.auto_class))
     fitted = part.fitted(run.task, loaded.target, base.tokenizer)
     run, length = with_max_length(run, loaded, base, fitted, device)
     encoded = train.encode_split(loaded.train, base=base, task=fitted, max_length=run.task.max_length)

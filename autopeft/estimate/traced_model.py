@@ -19,8 +19,9 @@ from autopeft.estimate.replay import set_dtype, with_configs, without_weights
 from autopeft.estimate.scaling import DEPTHS, TracedModel
 from autopeft.estimate.trained_part import Setup, TrainedPart, refusal_in_few_bits, require_trainable
 from autopeft.extension import Batch, Method, Task
-from autopeft.model import BaseModel, load_skeleton, task_type_of
+from autopeft.model import BaseModel, load_processor, load_skeleton, task_type_of
 from autopeft.model.checkpoint_source import is_built_by
+from autopeft.model.checks import example_features
 from autopeft.model.quantisation import (
     StoredWeights,
     expert_weights,
@@ -32,19 +33,24 @@ from autopeft.model.training_pass import without_cache
 from autopeft.records import Plan
 from autopeft.tasks.parts.token_losses import pieces_of_a_gpu
 
+ONE_IMAGE = 1  # "tokens" of an image, whose size the processor decides
 _MOST_EXPERTS = 0.5  # of all weights: with more in experts, quantising saves little; chosen by hand
-_CLASSES = "AutoModelForSequenceClassification"
+_CLASSES, _IMAGES = "AutoModelForSequenceClassification", "AutoModelForImageClassification"
 # The auto classes whose batches we can make.
-_READ_TOKENS = ("AutoModelForCausalLM", _CLASSES, "AutoModelForTokenClassification", "AutoModelForSeq2SeqLM")
+_READ = (
+    *("AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForTokenClassification"),
+    _CLASSES,
+    _IMAGES,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
     """What is trained on which base model: how to replay it, and its counts of parameters.
 
-    `task` is the name of the task that is trained. `count` has the trained parameters, None for full
-    fine-tuning. `stored` is set if the checkpoint is quantised already. `takes_few_bits` says whether
-    `--quantize` is allowed and would save memory.
+    `task` is the name of the task that is trained; an image counts as a row of one token. `count` has the
+    trained parameters, None for full fine-tuning. `stored` is set if the checkpoint is quantised already.
+    `takes_few_bits` says whether `--quantize` is allowed and would save memory.
     """
 
     traced: TracedModel
@@ -56,6 +62,11 @@ class Description:
     stored: StoredWeights | None = None
     takes_few_bits: bool = True
     notes: tuple[str, ...] = ()
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether its rows are images."""
+        return self.traced.max_tokens == ONE_IMAGE
 
 
 def describe(
@@ -83,7 +94,10 @@ def describe(
         base = load_skeleton(setup.model, auto_class=task.auto_class)
     # All of this is read before adapters are counted, which changes the model.
     n_layers = _n_equal_layers(base.module, stored.kept_modules(base.module) if stored else ())
-    max_tokens, notes = base.max_tokens, _notes(setup, base, stored)
+    max_tokens, notes, image = base.max_tokens, _notes(setup, base, stored), None
+    if task.auto_class == _IMAGES:
+        base.tokenizer = load_processor(setup.model, needs_images=True)
+        max_tokens, image = ONE_IMAGE, example_features(base, task.auto_class)
     is_mostly_experts = expert_weights(base.module) >= _MOST_EXPERTS * base.base_params
     plan = None if part.is_full or part.files else part.on(base, methods)
     refusal = None if plan is None else refusal_in_few_bits(plan, base, methods)
@@ -100,7 +114,7 @@ def describe(
         n_layers = None
     if setup.dtype == torch.float16:  # as large as bfloat16, the one that CPUs' autocast and kernels take
         setup = replace(setup, dtype=torch.bfloat16)
-    builder = _Builder(part=part, setup=setup, task=task, methods=methods, auto_class=auto_class)
+    builder = _Builder(part=part, setup=setup, task=task, methods=methods, auto_class=auto_class, image=image)
     return Description(
         traced=builder.traced_model(n_layers=n_layers, max_tokens=max_tokens),
         base_model=base.name,
@@ -141,6 +155,7 @@ class _Builder:
     task: Task
     methods: Mapping[str, Method]
     auto_class: str | None
+    image: Batch | None  # the features of one image, for a task of images
 
     def traced_model(self, *, n_layers: int | None, max_tokens: int | None) -> TracedModel:
         """Combine what a replay needs; a plain loop takes the loss that the model computes itself."""
@@ -184,8 +199,11 @@ class _Builder:
 
     def batch(self, n_rows: int, n_tokens: int) -> Batch:
         """Make a batch without padding, with one label for each row of a classifier, else for each token."""
-        ids = torch.zeros(n_rows, n_tokens, dtype=torch.long)
-        labels = torch.zeros(n_rows, dtype=torch.long) if self.task.auto_class == _CLASSES else ids
+        ids, classes = (torch.zeros(*shape, dtype=torch.long) for shape in ((n_rows, n_tokens), (n_rows,)))
+        if self.image is not None:
+            images = {k: torch.zeros(n_rows, *v.shape[1:], dtype=v.dtype) for k, v in self.image.items()}
+            return images | {"labels": classes}
+        labels = classes if self.task.auto_class == _CLASSES else ids
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -202,6 +220,8 @@ def _task_of(part: TrainedPart, base: BaseModel, auto_class: str | None, tasks: 
         return next((task for task in tasks.values() if word and task.peft_task_type == word), None)
 
     config = cast(Any, base.module.config)
+    if auto_class is None and is_built_by(base.module, _IMAGES):
+        auto_class = _IMAGES
     by_class = next((task for task in tasks.values() if task.auto_class == auto_class), None)
     task = tasks[part.task] if part.task else by_class or of_type(task_type_of(base.module))
     if task is None and auto_class is None and base.module.main_input_name == "input_ids":
@@ -211,10 +231,15 @@ def _task_of(part: TrainedPart, base: BaseModel, auto_class: str | None, tasks: 
         )
         is_pair = getattr(config, "is_encoder_decoder", False)
         task = of_type("CAUSAL_LM" if is_decoder else "SEQ_2_SEQ_LM" if is_pair else "SEQ_CLS")
-    if task is None or task.auto_class not in _READ_TOKENS or base.module.main_input_name != "input_ids":
+    is_image_task = task is not None and task.auto_class == _IMAGES
+    if (
+        task is None
+        or task.auto_class not in _READ
+        or base.module.main_input_name != ("pixel_values" if is_image_task else "input_ids")
+    ):
         raise SpecError(
             f"The memory of {base.name} ({auto_class or type(base.module).__name__}) cannot be told; it can "
-            f"be for {', '.join(_READ_TOKENS)}. autopeft search --dry-run tells it, and the learning rate."
+            f"be for {', '.join(_READ)}. autopeft search --dry-run tells it, and the learning rate."
         )
     return task
 

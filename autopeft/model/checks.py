@@ -198,7 +198,7 @@ def reachable_sites(base: BaseModel, *, auto_class: str) -> tuple[Site, ...]:
     """
     try:
         with rows_independent(base.module), keeping_attention(base.module), base.autocast():
-            features = _features(base, auto_class)
+            features = example_features(base, auto_class)
             reached, with_4d_inputs = _reached(base, features)
             reached = _reached_in_training(base, features, reached=reached)
     except PASS_ERRORS as error:
@@ -276,8 +276,8 @@ def _without_expert(name: str) -> str:
     return re.sub(r"(\bexperts?[._])\d+", r"\1", name)
 
 
-def _features(base: BaseModel, auto_class: str) -> dict[str, Tensor]:
-    """Make the features of one example: a grey image, or a text."""
+def example_features(base: BaseModel, auto_class: str) -> dict[str, Tensor]:
+    """Make the features of one example, a grey image or a text, by the processor or tokenizer of `base`."""
     if reads_images(auto_class):
         image = torch.full((3, _SIDE, _SIDE), 127, dtype=torch.uint8)
         pixels = dict(base.tokenizer(images=[image], return_tensors="pt"))

@@ -19,6 +19,9 @@ from transformers import (
     MixtralForCausalLM,
     RobertaConfig,
     RobertaForSequenceClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
     WhisperConfig,
 )
 from typer.testing import CliRunner
@@ -29,6 +32,7 @@ from autopeft.cli.app import app
 from autopeft.cli.sizes import suggestion_json, suggestion_text
 from autopeft.commands.estimate import EstimateRequest, estimate_step
 from autopeft.commands.suggest import SuggestRequest, suggest
+from autopeft.estimate import TrainingStep, measure
 from autopeft.extension import discover
 from autopeft.records import DataSpec
 
@@ -214,6 +218,34 @@ def test_maps_that_a_suggestion_of_all_maps_leaves_out_are_named(tmp_path):
     assert left_out
     assert all(name in printed for name in left_out)
     assert any("shared_experts" in note for note in suggestion_json(suggestion)["notes"])
+
+
+def test_a_step_of_images_takes_the_bytes_of_a_real_one(tmp_path):
+    config = ViTConfig(
+        **{"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 5, "num_attention_heads": 2},
+        **{"image_size": 32, "patch_size": 8, "architectures": ["ViTForImageClassification"]},
+    )
+    config.save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    suggestion = suggest(SuggestRequest(model_id=str(tmp_path), budget="r4", device="l4"))
+    assert "16 images" in suggestion_text(suggestion)
+    assert suggestion_json(suggestion)["max_length"] is None
+    on_cpu = {"batch_size": 3, "device": "cpu", "dtype": "float32"}
+    estimated = estimate_step(EstimateRequest(trained="lora_r4", model_id=str(tmp_path), **on_cpu))
+    model = peft.get_peft_model(ViTForImageClassification(config), suggestion.config)
+    pixels, labels = torch.zeros(3, 3, 32, 32), torch.zeros(3, dtype=torch.long)
+    step = TrainingStep(
+        micro_batches=[{"pixel_values": pixels, "labels": labels}],
+        loss=lambda module, batch: module(**batch).loss,
+    )
+    real, memory = measure(model, step), estimated.answer.step.memory
+    assert suggestion.trainable_params == 4 * sum(
+        part.in_features + part.out_features
+        for name, part in ViTForImageClassification(config).named_modules()
+        if isinstance(part, torch.nn.Linear) and name != "classifier"
+    )
+    parts = memory.weights + memory.trained + memory.activations + memory.logits
+    assert parts == pytest.approx(real.peak_bytes, rel=0.02)
 
 
 def test_float16_takes_the_memory_of_bfloat16(model):
