@@ -303,5 +303,5 @@ def _require_shapes(module: Any, name: str, mismatched: Sequence[tuple[str, Any,
             )
     outputs = [(stored[0], built[0]) for key, stored, built in sorted(mismatched) if key.endswith("weight")]
     if outputs:
-        text = "%s has a head of %d outputs and %d are needed; a fresh head takes its place."
+        text = "%s has a head of %d outputs and %d are needed; its head is not used."
         log.warning(text, name, *outputs[-1])

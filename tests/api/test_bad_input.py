@@ -182,6 +182,6 @@ def test_head_of_another_size_is_replaced_on_the_disk_and_refused_in_memory(
     wide.save_pretrained(tmp_path)
     reader.save_pretrained(tmp_path)
     _, log = analyze(task, data, model=str(tmp_path), score="fisher")
-    assert "has a head of 5 outputs and 2 are needed; a fresh head takes its place." in log
+    assert "has a head of 5 outputs and 2 are needed; its head is not used." in log
     with pytest.raises(ModelError, match="has 5 outputs, the data has 2 labels; load it with num_labels=2"):
         analyze(task, data, model=wide, tokenizer=reader)
