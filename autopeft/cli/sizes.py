@@ -210,7 +210,7 @@ def estimate_json(estimate: StepEstimate) -> dict[str, Any]:
         "dtype": estimate.dtype,
         "like": estimate.like,
         "device": "gpu" if estimate.on_gpu else "cpu",
-        **_step_json(step),
+        **_step_json(step, described),
         "quantize": _bits_of(estimate),
         "phase": step.memory.phase,
         "typical_length": typical.n_tokens,
@@ -229,8 +229,8 @@ def estimate_json(estimate: StepEstimate) -> dict[str, Any]:
         "fits": limits.fits,
         "most_rows": limits.most_rows,
         "longest_row": limits.longest_row,
-        "nearest": limits.nearest and _step_json(limits.nearest),
-        "least": limits.least and _step_json(limits.least),
+        "nearest": limits.nearest and _step_json(limits.nearest, described),
+        "least": limits.least and _step_json(limits.least, described),
     }
 
 
@@ -240,7 +240,7 @@ def _seconds_json(seconds: float | None) -> dict[str, float] | None:
     return {end: share * seconds for end, share in zip(_ENDS, TIME_SPAN, strict=True)}
 
 
-def _step_json(step: Step) -> dict[str, Any]:
+def _step_json(step: Step, described: Description) -> dict[str, Any]:
     memory = step.memory
     return {
         "batch_size": step.n_rows,

@@ -11,11 +11,13 @@ from torch import Tensor
 from autopeft import data
 from autopeft.errors import DataError, reason_of
 from autopeft.extension import Batch, Encoded, Example
+from autopeft.records import listed
 from autopeft.tasks.parts.batches import Rows
 from autopeft.tasks.parts.labelled import LabelledTask
 from autopeft.tasks.parts.usual import IMAGES
 
 _CHUNK = 64  # images that the processor gets at a time; chosen by hand
+_MOST_NAMES = 50  # of broken images in an error; chosen by hand
 _MAX_KEPT = 2**28  # pixel values of a split in memory, 1 GiB; beyond it every batch reads its images again
 
 
@@ -25,6 +27,24 @@ def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int
     `tokenizer` is the image processor. All images are taken to have as many pixels as the first.
     """
     files: list[data.ImageFile] = [file for (file,) in inputs]
+    try:
+        return Encoded(examples=_examples(files, tokenizer), labels=tuple(labels))
+    except DataError as error:
+        if len(broken := [file.path for file in files if not _opens(file)]) < 2:
+            raise
+        text = f"{error} In all {len(broken)} do not open: {listed(broken, _MOST_NAMES)}."
+        raise DataError(text) from error
+
+
+def _opens(file: data.ImageFile) -> bool:
+    try:
+        file.load(is_draft=True)
+    except DataError:
+        return False
+    return True
+
+
+def _examples(files: Sequence[data.ImageFile], tokenizer: Any) -> tuple[Example, ...]:
     is_kept = _processed(files[:1], tokenizer)["pixel_values"].numel() * len(files) <= _MAX_KEPT
     examples: list[Example] = []
     if is_kept:
@@ -35,7 +55,7 @@ def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int
         for file in files:  # a broken one raises now, and not in the middle of a training run
             file.load(is_draft=True)
         examples = [{"file": file, "processor": tokenizer} for file in files]
-    return Encoded(examples=tuple(examples), labels=tuple(labels))
+    return tuple(examples)
 
 
 def _collate_inputs(examples: Sequence[Example], pad_token_id: int) -> Batch:

@@ -146,6 +146,17 @@ def test_image_that_does_not_open_is_named(by_table):
             PART.encode(split.inputs, split.labels, image_processor(), 1)
 
 
+def test_all_images_of_a_split_that_do_not_open_are_named_at_once(by_table):
+    train = read(by_table).train
+    broken = [file.path for (file,) in train.inputs][3:9:2]
+    for path in broken:
+        Path(path).write_bytes(b"no image")
+    with pytest.raises(DataError) as error:
+        PART.encode(train.inputs, train.labels, image_processor(), 1)
+    assert f"The image {broken[0]} does not open" in str(error.value)
+    assert f"In all 3 do not open: {broken[0]}, {broken[1]} and {broken[2]}." in str(error.value)
+
+
 def test_image_that_claims_more_pixels_than_pillow_opens_is_named(by_table):
     bomb = by_table / "pictures" / "7.png"
     bomb.write_bytes(b"P6 30000 30000 255\n")
