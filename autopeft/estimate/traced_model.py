@@ -30,7 +30,7 @@ from autopeft.model.quantisation import (
     stored_weights,
 )
 from autopeft.model.training_pass import without_cache
-from autopeft.records import Plan
+from autopeft.records import Plan, listed
 from autopeft.tasks.parts.token_losses import pieces_of_a_gpu
 
 ONE_IMAGE = 1  # "tokens" of an image, whose size the processor decides
@@ -231,15 +231,13 @@ def _task_of(part: TrainedPart, base: BaseModel, auto_class: str | None, tasks: 
         )
         is_pair = getattr(config, "is_encoder_decoder", False)
         task = of_type("CAUSAL_LM" if is_decoder else "SEQ_2_SEQ_LM" if is_pair else "SEQ_CLS")
-    is_image_task = task is not None and task.auto_class == _IMAGES
-    if (
-        task is None
-        or task.auto_class not in _READ
-        or base.module.main_input_name != ("pixel_values" if is_image_task else "input_ids")
-    ):
+    reads = "pixel_values" if task is not None and task.auto_class == _IMAGES else "input_ids"
+    if task is None or task.auto_class not in _READ or base.module.main_input_name != reads:
+        readable = sorted(task.name for task in tasks.values() if task.auto_class in _READ)
         raise SpecError(
             f"The memory of {base.name} ({auto_class or type(base.module).__name__}) cannot be told; it can "
-            f"be for {', '.join(_READ)}. autopeft search --dry-run tells it, and the learning rate."
+            f"be for {listed(readable, len(readable))}, named by --task. autopeft search --dry-run tells it, "
+            "and the learning rate."
         )
     return task
 
