@@ -14,7 +14,9 @@ from test_gate import FOLDERS, SCRIPTS
 from autopeft.cli.app import app
 
 REPORTS = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.md"))]
-TEXTS = [*dict.fromkeys([*PAGES, ROOT / "CONTRIBUTING.md", *REPORTS]), *map(ROOT.joinpath, SCRIPTS)]
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+PROSE = dict.fromkeys([*PAGES, ROOT / "CONTRIBUTING.md", *REPORTS])
+TEXTS = [*PROSE, *WORKFLOWS, *map(ROOT.joinpath, SCRIPTS)]
 _SCRIPT = r"python ((?:examples|reports|scripts|tests)/[\w/]+\.py)((?:[^`\n]|\n +(?=[\[-]))*)"
 
 
@@ -25,10 +27,10 @@ def text_of(path: Path) -> str:
 
 
 def commands_of(text: str) -> list[list[str]]:
-    """The `autopeft` commands in blocks of shell, indented blocks and code spans, as words."""
+    """The `autopeft` commands in blocks of shell, indented blocks, code spans and workflows, as words."""
     shell = "\n".join(blocks(text, "bash")).replace("\\\n", " ")
     lines = [line.removeprefix("$ ") for line in shell.splitlines()]
-    inline = re.findall(r"`(autopeft [a-z][^`]*)`|^    (autopeft [a-z].*)$", text, re.MULTILINE)
+    inline = re.findall(r"`(autopeft [a-z][^`]*)`|^(?:    | *- run: )(autopeft [a-z].*)$", text, re.MULTILINE)
     lines += [first or second for first, second in inline]
     return [shlex.split(line, comments=True) for line in lines if line.startswith("autopeft ")]
 
@@ -77,6 +79,9 @@ def test_commands_of_pages_and_docstrings_have_their_flags() -> None:
 def test_planted_flags_and_commands_are_found() -> None:
     assert unknown_flags(["autopeft", "search", "--budget", "1%", "--bugdet", "2%"]) == ["--bugdet"]
     assert unknown_flags(["autopeft", "serach"]) == ["serach"]
+    assert commands_of("      - run: autopeft export a --to b\n") == [
+        ["autopeft", "export", "a", "--to", "b"]
+    ]
     assert commands_of("`autopeft list` and\n\n    autopeft count a.yaml # it") == [
         ["autopeft", "list"],
         ["autopeft", "count", "a.yaml"],
