@@ -22,10 +22,7 @@ _MAX_KEPT = 2**28  # pixel values of a split in memory, 1 GiB; beyond it every b
 
 
 def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
-    """Run the processor over all images; if their pixels would exceed `_MAX_KEPT`, keep the files instead.
-
-    `tokenizer` is the image processor. All images are taken to have as many pixels as the first.
-    """
+    """Encode images by their processor, `tokenizer`; an error names all that do not open."""
     files: list[data.ImageFile] = [file for (file,) in inputs]
     try:
         return Encoded(examples=_examples(files, tokenizer), labels=tuple(labels))
@@ -44,17 +41,21 @@ def _opens(file: data.ImageFile) -> bool:
     return True
 
 
-def _examples(files: Sequence[data.ImageFile], tokenizer: Any) -> tuple[Example, ...]:
-    is_kept = _processed(files[:1], tokenizer)["pixel_values"].numel() * len(files) <= _MAX_KEPT
+def _examples(files: Sequence[data.ImageFile], processor: Any) -> tuple[Example, ...]:
+    """Run the processor over all images; if their pixels would exceed `_MAX_KEPT`, keep the files instead.
+
+    All images are taken to have as many pixels as the first.
+    """
+    is_kept = _processed(files[:1], processor)["pixel_values"].numel() * len(files) <= _MAX_KEPT
     examples: list[Example] = []
     if is_kept:
         for start in range(0, len(files), _CHUNK):
-            made = _processed(files[start : start + _CHUNK], tokenizer)
+            made = _processed(files[start : start + _CHUNK], processor)
             examples += [dict(zip(made, row, strict=True)) for row in zip(*made.values(), strict=True)]
     else:
         for file in files:  # a broken one raises now, and not in the middle of a training run
             file.load(is_draft=True)
-        examples = [{"file": file, "processor": tokenizer} for file in files]
+        examples = [{"file": file, "processor": processor} for file in files]
     return tuple(examples)
 
 
