@@ -228,11 +228,11 @@ def _folder(spec: RunSpec) -> AbstractContextManager[Path]:
 
 @contextmanager
 def _telling_how_to_resume(spec: RunSpec, out: Path) -> Iterator[None]:
-    """Log the command that continues the search if a signal ends the context and something was measured."""
+    """Log the command that continues the search if a signal ends the context once plans are trained."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
         with suppress(AutopeftError):  # there is no run in the folder yet
-            if RunDir.open(out).measurements.load():
+            if RunDir.open(out).is_begun:
                 log.warning("Stopped; continue with: %s", resume_command(spec, out))
         raise

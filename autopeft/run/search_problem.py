@@ -120,7 +120,7 @@ def open_run(
             )
         except BaseException:
             if folder:
-                folder.discard()  # does nothing once there is a measurement
+                folder.discard()  # does nothing once plans are trained
             raise
 
 

@@ -40,8 +40,8 @@ from autopeft.store.files import as_path, cannot_write, read_object, refuse_file
 from autopeft.store.plan import read_plan_file
 from autopeft.store.yaml import read_yaml, validate, without_removed, write_yaml_text
 
-# Everything that a run writes before its first measurement.
-_EARLY_FILES = ("run.yaml", "study.sqlite", "report.html", "trials.csv", "state", ".lock")
+# Everything that a run writes before its search begins.
+_EARLY_FILES = ("run.yaml", "report.html", "trials.csv", "state", ".lock")
 # The names that `files.write_text` and `train.pausing.write` give to what they are writing.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 # In `state/`: what a run depends on, with the version of autopeft (see `run.state`). It is written before
@@ -150,7 +150,7 @@ class RunDir:
             self._lock.release()
 
     def discard(self) -> None:
-        """Remove a fresh directory without measurements; leave a resumed run or one with measurements.
+        """Remove a fresh directory whose search has not begun; leave a resumed run or one that has begun.
 
         Only files of a run are removed, then the folders that `create` made if they are empty.
         """
@@ -237,8 +237,8 @@ class RunDir:
 
     @property
     def is_begun(self) -> bool:
-        """Whether there is a measurement: from then on the settings must stay."""
-        return bool(self.measurements.load())
+        """Whether the sensitivity is measured, and plans are trained: from then on the settings must stay."""
+        return (self.path / "study.sqlite").is_file() or bool(self.measurements.load())
 
     @property
     def is_finished(self) -> bool:

@@ -1,4 +1,4 @@
-"""The variable by which torch takes no more threads than a container runs."""
+"""The variables by which torch takes no more threads than a container runs, and lets them sleep."""
 
 from __future__ import annotations
 
@@ -47,3 +47,13 @@ def test_threads_are_those_of_a_slurm_task(by_slurm, cores, given, n_threads, mo
     monkeypatch.setattr(os, "environ", {"SLURM_CPUS_PER_TASK": by_slurm, **own})
     environment.fit_threads()
     assert os.environ.get("OMP_NUM_THREADS") == n_threads
+
+
+@pytest.mark.parametrize(
+    ("own", "n_spins"),
+    [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+)
+def test_threads_spin_for_a_short_time_unless_the_user_chose(own, n_spins, monkeypatch):
+    monkeypatch.setattr(os, "environ", dict(own))
+    environment.fit_threads()
+    assert os.environ.get("GOMP_SPINCOUNT") == n_spins

@@ -153,17 +153,17 @@ def test_the_command_that_was_killed_goes_on(plan_file, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "plan.yaml", "unbroken"]
 
 
-@pytest.mark.parametrize("where", [(3, 5), (9, 12)], ids=["short run", "full run"])
+@pytest.mark.parametrize("where", [(3, 5), (9, 12)], ids=["first short run", "full run"])
 def test_a_search_that_was_stopped_within_a_run_goes_on_within_it(
     where, model_dir, data_dir, tmp_path, step_by_step
 ):
     """The state after the step before `where`, a step and how many there are, was the last to be kept."""
-    log, seen = tmp_path / "run/state/measurements.jsonl", []
+    seen = []
     spec = run_spec(model_dir, data_dir, out=tmp_path / "run", max_steps=12, batch_size=8, budget="5%")
 
     class Stops(Lines):
         def step(self, step, n_steps):
-            if (step, n_steps) == where and log.is_file():  # before it, a run leaves nothing
+            if (step, n_steps) == where:
                 raise KeyboardInterrupt
 
     class Sees(Lines):

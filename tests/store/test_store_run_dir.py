@@ -131,7 +131,7 @@ def test_settings_repeat_the_run_elsewhere(run):
     assert run.read_spec().budget.requested == "113000"
 
 
-def test_a_run_in_which_nothing_was_measured_is_taken_back(tmp_path):
+def test_a_run_that_trained_nothing_is_taken_back(tmp_path):
     run = RunDir.create(tmp_path / "a" / "b", resume=False)
     run.write_spec(RunSpec())
     run.state.mkdir()
@@ -143,6 +143,15 @@ def test_a_file_of_somebody_else_survives_the_taking_back(run):
     (run.path / "notes.txt").touch()
     run.discard()
     assert [path.name for path in run.path.iterdir()] == ["notes.txt"]
+
+
+def test_a_run_is_kept_once_it_trains_before_any_measurement(tmp_path):
+    run = RunDir.create(tmp_path / "run", resume=False)
+    run.write_spec(RunSpec())
+    (run.path / "study.sqlite").touch()
+    run.discard()
+    assert (run.path / "run.yaml").exists()
+    run.close()
 
 
 def test_a_run_with_a_measurement_or_a_resumed_one_is_kept(run):
