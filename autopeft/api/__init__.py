@@ -108,8 +108,10 @@ def search(
             'would start another; put its call of autopeft.search under: if __name__ == "__main__":'
         )
     _require_gradients()
-    quiet = bool(settings.pop("quiet", False))
-    progress = progress_display(quiet=quiet or not is_watched())
+    # A notebook or a terminal shows stderr; a program without a console has None there, or its own stream.
+    isatty = getattr(sys.stderr, "isatty", None)
+    is_watched = "ipykernel" in sys.modules or bool(isatty and isatty())
+    progress = progress_display(quiet=bool(settings.pop("quiet", False)) or not is_watched)
     with in_python_words():
         settings = {"budget": budget, **settings}
         request, explicit, memory = _resolve(model_or_settings, dataset, settings, tokenizer=tokenizer)
@@ -303,9 +305,3 @@ def _lent(memory: InMemory) -> Iterator[None]:
         require_plain(memory.model)
     with torch.enable_grad(), nullcontext() if memory.model is None else restoring(memory.model):
         yield
-
-
-def is_watched() -> bool:
-    """Whether a notebook or a terminal shows what is written to stderr."""
-    isatty = getattr(sys.stderr, "isatty", None)  # a program without a console has None, or its own stream
-    return "ipykernel" in sys.modules or bool(isatty and isatty())

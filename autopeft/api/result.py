@@ -158,9 +158,7 @@ class Result(SearchResult):
         return [*_FACE, *(name for name in super().__dir__() if name.startswith("_"))]
 
     def __hash__(self) -> int:
-        return hash(
-            self.path
-        )  # equal results have one folder; the settings hold mappings, which have no hash
+        return hash(self.path)  # equal results share it; the settings hold mappings, without a hash
 
     def __repr__(self) -> str:
         return report.short_text(self, _shown(self.path))

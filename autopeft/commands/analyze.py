@@ -11,7 +11,7 @@ from autopeft.errors import SpecError
 from autopeft.extension import discover
 from autopeft.records import RunSpec, Sensitivity, Site, SiteScores, search_command
 from autopeft.run.prepare import NAMED, InMemory, prepare, with_demo_settings
-from autopeft.run.scoring import require_positive, sensitivity
+from autopeft.run.scoring import sensitivity
 from autopeft.store import refuse_files, write_text
 
 
@@ -69,7 +69,8 @@ def analyze(
     names = [installed[name].name for name in dict.fromkeys(scores)]
     if not names:
         raise SpecError(f"No score is named; pass one or more of {', '.join(sorted(installed))}.")
-    require_positive(max_examples)
+    if max_examples is not None and (not hasattr(max_examples, "__index__") or max_examples < 1):
+        raise SpecError(f"--max-examples is {max_examples!r}; it should be a whole number, at least 1.")
     if out is not None:
         refuse_files(out)
     spec = with_demo_settings(spec, explicit)

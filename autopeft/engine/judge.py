@@ -96,12 +96,16 @@ def judge(problem: SearchProblem, runs: Runs, baseline: Plan, finished: Finished
             examples=problem.examples("confirm"),
             n_rivals=len(rivals),
         )
+    margin = problem.spec.search.margin
+    if margin is None:
+        is_unbounded_loss = problem.metric.score_span is None and not problem.metric.greater_is_better
+        margin = _MARGIN * abs(_mean(problem, finished[baseline])) if is_unbounded_loss else _MARGIN
     names = _name(runs, rival or baseline), _name(runs, baseline)
     verdict = evidence.verdict(
         difference,
         names=names,
         params=((rival or baseline).trainable_params, baseline.trainable_params),
-        margin=margin_of(problem, finished[baseline]),
+        margin=margin,
         metric=problem.metric,
     )
     best = baseline if rival is None or verdict.label == "default kept" else rival
@@ -118,14 +122,6 @@ def judge(problem: SearchProblem, runs: Runs, baseline: Plan, finished: Finished
 def _name(runs: Runs, plan: Plan) -> str:
     arm = runs.arms[plan]
     return {"head": "the head alone", "untrained": "the untrained model"}.get(arm.label, arm.label)
-
-
-def margin_of(problem: SearchProblem, baseline: Sequence[Measurement]) -> float:
-    """The difference that does not matter: `--margin`, or 0.01, or 1 % of an unbounded loss or error."""
-    if problem.spec.search.margin is not None:
-        return problem.spec.search.margin
-    is_unbounded_loss = problem.metric.score_span is None and not problem.metric.greater_is_better
-    return _MARGIN * abs(_mean(problem, baseline)) if is_unbounded_loss else _MARGIN
 
 
 def scores_of(problem: SearchProblem, runs: Sequence[Measurement]) -> list[list[float]]:

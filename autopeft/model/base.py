@@ -285,6 +285,16 @@ class BaseModel:
                 child.eval()
         return model
 
+    @contextlib.contextmanager
+    def in_train_mode(self) -> Iterator[None]:
+        """Put the base model into train mode within a context, and leave torch's generators as they were."""
+        with forked_rng(self.device):
+            self.to_train(self.module)
+            try:
+                yield
+            finally:
+                self.module.eval()
+
     def body_to_eval(self) -> None:
         """Put the model's children outside the task head, except a dropout before it, into eval mode."""
         for name, child in self.module.named_children():  # the dropout is the child without weights

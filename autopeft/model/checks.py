@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from autopeft.errors import ModelError, SiteError, reason_of
 from autopeft.model.base import BaseModel
 from autopeft.model.checkpoint_source import reads_images, require_no_speech
-from autopeft.model.devices import forked_rng, is_out_of_memory
+from autopeft.model.devices import is_out_of_memory
 from autopeft.model.quantisation import rows_independent
 from autopeft.model.sites import is_task_model
 from autopeft.records import Site, counted, layer_name, listed
@@ -259,14 +259,11 @@ def _reached_in_training(base: BaseModel, features: Mapping[str, Tensor], *, rea
     A layer without any reached site was skipped by chance (LayerDrop) and keeps its sites.
     """
     try:
-        with forked_rng(base.device):
-            base.to_train(base.module)
+        with base.in_train_mode():
             in_training, _ = _reached(base, features)
     except PASS_ERRORS as error:
         log.debug("%s: a short pass in train mode failed: %s", base.name, error)
         return reached
-    finally:
-        base.module.eval()
     layers = {layer_name(name) for name in in_training}
     return {name for name in reached if name in in_training or layer_name(name) not in layers}
 

@@ -93,14 +93,13 @@ def memory_of_one(execution: ExecutionSpec, base: BaseModel) -> int | None:
 
     Workers that share a GPU get equal parts. This process leaves the GPU before they load their models.
     """
-    limit_bytes = execution.memory_bytes
-    if base.device.type != "cuda":
-        return limit_bytes
-    n_processes = n_sharing(execution)
-    if n_processes == 1:
-        return limit_bytes
-    free = free_bytes(base.device, limit_bytes=limit_bytes)
-    return max(1, (free + base.weight_bytes // len(base.devices)) // n_processes)
+    if base.device.type != "cuda" or not _places_workers(execution):
+        return execution.memory_bytes
+    n_sharing = -(-n_workers(execution) // len(worker_devices(execution)))  # one device
+    if n_sharing == 1:
+        return execution.memory_bytes
+    free = free_bytes(base.device, limit_bytes=execution.memory_bytes)
+    return max(1, (free + base.weight_bytes // len(base.devices)) // n_sharing)
 
 
 def loading_place(spec: RunSpec, plan: Plan, *, auto_class: str) -> tuple[str, Precision]:
@@ -235,13 +234,6 @@ def n_workers(execution: ExecutionSpec) -> int:
     if execution.workers is None and _places_workers(execution) and _kind(devices[0]) == "cpu":
         return max(1, min(_MOST_ON_CPU, torch.get_num_threads() // _THREADS))
     return max(execution.workers or 1, len(devices))
-
-
-def n_sharing(execution: ExecutionSpec) -> int:
-    """Count the measuring processes that share a device."""
-    if not _places_workers(execution):
-        return 1
-    return -(-n_workers(execution) // len(worker_devices(execution)))
 
 
 def log_workers(spec: RunSpec) -> None:

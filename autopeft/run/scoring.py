@@ -49,12 +49,11 @@ def sensitivity(
 
     Raises:
         UnknownNameError: A score does not exist.
-        SpecError: `max_examples` is below 1, or a score is not finite.
+        SpecError: A score is not finite.
         DataError: A loss is not finite.
     """
     parts = discover("autopeft.sensitivity")
     scores: list[Score] = [parts[name] for name in dict.fromkeys(names)]
-    require_positive(max_examples)
     n_train = len(prepared.bench.splits["train"].labels)
     n_requested = max_examples or affordable_examples(
         scores, full_run_examples=prepared.full_steps * prepared.bench.batch_size
@@ -92,12 +91,6 @@ def sensitivity(
             agreement = min(score.split_half for score in scored.scores if score.split_half is not None)
             notes += (f"{stopped}: two halves of them rank the sites alike (Spearman {agreement:.2f}).",)
     return replace(scored, n_asked=n_requested, notes=notes)
-
-
-def require_positive(max_examples: int | None) -> None:
-    """Raise SpecError unless `max_examples` is None or a whole number of at least 1."""
-    if max_examples is not None and (not hasattr(max_examples, "__index__") or max_examples < 1):
-        raise SpecError(f"--max-examples is {max_examples!r}; it should be a whole number, at least 1.")
 
 
 def logged_scores(

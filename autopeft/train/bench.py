@@ -140,7 +140,9 @@ class Bench:
             cost = TrainingCost()
             if is_trained:
                 if groups := parameter_groups(model, plan, heads=heads, methods=self.methods):
-                    self._to_train(model, plan)
+                    self.base.to_train(model)
+                    if not plan.adapters:  # the frozen body then gives the same for a row in every epoch
+                        self.base.body_to_eval()
                     run = self._training_run(plan, fidelity, compute)
                     with self._checkpointing(model, compute), quick_masks(self.base.device):
                         cost = train(model, groups, run, device=self.base.device)
@@ -211,15 +213,6 @@ class Bench:
             rms = input_rms(self.base.module, batches, maps, call=self.task.loss)
         rates = head_rates(self.base, rms)
         return rates if self.head_learning_rate is None else rates.at(self.head_learning_rate)
-
-    def _to_train(self, model: nn.Module, plan: Plan) -> None:
-        """Put a model into train mode; if only the head is trained, the frozen body stays without dropout.
-
-        What the body gives for a row is then the same in every epoch and for every learning rate.
-        """
-        self.base.to_train(model)
-        if not plan.adapters:
-            self.base.body_to_eval()
 
     def _training_run(self, plan: Plan, fidelity: Fidelity, compute: Compute) -> TrainingRun:
         n_steps = fidelity.train_steps

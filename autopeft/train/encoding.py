@@ -19,7 +19,6 @@ from autopeft.errors import DataError, ModelError, reason_of
 from autopeft.extension import Encoded, Example, Task
 from autopeft.model import BaseModel, is_out_of_memory
 from autopeft.model.checks import PASS_ERRORS
-from autopeft.model.devices import forked_rng
 from autopeft.records import Fidelity
 from autopeft.train.rows import Counts, LazyRows, length_of, rows_of_tokens, size_of
 
@@ -195,7 +194,7 @@ def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
         [split.examples[row] for row in rows], [split.labels[row] for row in rows], base.pad_token_id
     )
     try:
-        for mode in (contextlib.nullcontext(), _train_mode(base)):
+        for mode in (contextlib.nullcontext(), base.in_train_mode()):
             with mode, torch.no_grad(), base.autocast():
                 placed = {name: tensor.to(base.device) for name, tensor in batch.items()}
                 float(task.loss(base.module, placed))  # waits for the GPU, which raises only then
@@ -208,19 +207,6 @@ def _require_fit(split: EncodedSplit, base: BaseModel, task: Task) -> None:
             f"{base.name} cannot take an example of {task.name} ({shapes}): {reason}; use a base "
             "model for that task, with the tokenizer or image processor that belongs to it."
         ) from error
-
-
-@contextlib.contextmanager
-def _train_mode(base: BaseModel) -> Iterator[None]:
-    """Put the base model into train mode within a context; then restore its modes and torch's generators."""
-    modes = [(child, child.training) for child in base.module.modules()]
-    with forked_rng(base.device):
-        base.to_train(base.module)
-        try:
-            yield
-        finally:
-            for child, is_training in modes:
-                child.training = is_training
 
 
 def _require_known_tokens(rows: Sequence[Sequence[int]], base: BaseModel) -> None:
