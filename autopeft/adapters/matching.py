@@ -17,7 +17,6 @@ from torch import nn
 from autopeft.adapters.configs import ConfigFile
 from autopeft.errors import SiteError
 from autopeft.model import BaseModel
-from autopeft.model.attaching import head_only_config
 from autopeft.records import shortened
 
 _ALL = ("all-linear", DUMMY_TARGET_MODULES)  # words of peft's that stand for modules
@@ -44,7 +43,7 @@ def target_matches(content: Mapping[str, Any], module: nn.Module) -> tuple[Targe
     entry_matches = []
     for field, names in places.items():
         targets = content.get(field)
-        if targets in ("all-linear", head_only_config().target_modules):
+        if targets in _ALL:
             continue
         is_pattern = isinstance(targets, str)
         matches = matches_pattern if is_pattern else matches_ending

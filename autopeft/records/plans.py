@@ -53,9 +53,9 @@ class Site:
     """One place in the base model that can take an adapter.
 
     `layer` is the depth from 0, or None outside the layers (a pooler). `kind` is one of linear, conv1d, norm,
-    embedding, parameter. `copies` counts matrices of this shape, if the experts of a layer are kept in one
-    parameter. The sizes of a `quantised` map are those of its weights before quantisation. `unfit_for` names
-    the types of `peft` that would go wrong here in this model, such as `LORA`.
+    parameter. `copies` counts matrices of this shape, if the experts of a layer are kept in one parameter.
+    The sizes of a `quantised` map are those of its weights before quantisation. `unfit_for` names the types
+    of `peft` that would go wrong here in this model, such as `LORA`.
     """
 
     name: str

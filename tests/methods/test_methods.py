@@ -94,14 +94,6 @@ def test_one_config_holds_different_ranks_if_the_method_says_so(name):
         assert len(method.configs(adapters)) == (1 if method.takes_rank_pattern else 2)
 
 
-@by_method
-def test_method_leaves_alone_what_it_does_not_know(name):
-    odd = Site(
-        name="x", layer=None, role="dense", kind="embedding", in_features=8, out_features=8, has_bias=False
-    )
-    assert METHODS[name].refusal(odd) is not None
-
-
 def test_bitfit_leaves_out_maps_without_a_bias_and_keys_whose_bias_softmax_ignores():
     roles = {site.role for site in fitting(METHODS["bitfit"], ["bert"])}
     assert roles == {"q", "v", "o", "up", "down", "dense"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from toys.bases import state_of
-from toys.sensitivity import SCORES, FirstLayerLoss, measured_sites, run_scores, values_by_site
+from toys.sensitivity import SCORES, FirstLayerLoss, run_scores, values_by_site
 
 from autopeft.errors import DataError, SpecError
 
@@ -63,7 +63,7 @@ def test_score_that_is_not_finite_names_the_site(bert, task, make_batch):
 def test_sites_without_a_gradient_path_are_listed_and_score_0(bert, make_batch):
     batches = [make_batch(), make_batch()]
     seen = run_scores(["fisher"], bert, batches, task=FirstLayerLoss())
-    names = [site.name for site in measured_sites(bert)]
+    names = [site.name for site in bert.sites]
     beyond = {name for name in names if ".layer.1." in name or "pooler" in name}
     assert set(seen.unreachable) == beyond
     values = values_by_site(bert, seen.scores[0])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from autopeft.extension import discover
-from autopeft.sensitivity import MEASURED_KINDS, ScoredModel, measure
+from autopeft.sensitivity import ScoredModel, measure
 
 SCORES = discover("autopeft.sensitivity")
 
@@ -33,11 +33,6 @@ class FirstLayerLoss:
         return model(**features, output_hidden_states=True).hidden_states[1].square().mean()
 
 
-def measured_sites(base):
-    """The sites that scores look at: those with a weight of their own."""
-    return [site for site in base.sites if site.kind in MEASURED_KINDS]
-
-
 def run_scores(names, base, batches, *, task, max_tokens=None, **settings):
     """What the pass says of a base model, for scores by name."""
     parts = [SCORES[name] for name in names]
@@ -48,12 +43,8 @@ def run_scores(names, base, batches, *, task, max_tokens=None, **settings):
 
 
 def values_by_site(base, scores):
-    """Site name -> value, of the sites that scores look at."""
-    return {
-        site.name: value
-        for site, value in zip(base.sites, scores.values, strict=True)
-        if site.kind in MEASURED_KINDS
-    }
+    """Site name -> value."""
+    return {site.name: value for site, value in zip(base.sites, scores.values, strict=True)}
 
 
 def score_by_site(name, base, batches, *, task, **settings):
@@ -64,7 +55,7 @@ def score_by_site(name, base, batches, *, task, **settings):
 def weights_of(base):
     """Site name -> its weight, of a norm with its bias; of experts the parameter that holds them."""
     weights = {}
-    for site in measured_sites(base):
+    for site in base.sites:
         if site.kind == "parameter":
             weights[site.name] = [base.module.get_parameter(site.name)]
         else:

@@ -100,7 +100,6 @@ class PeftMethod:
 
 _DESCRIPTIONS = {
     "norm": "this is a norm",
-    "embedding": "this is an embedding",
     "parameter": "these are experts in one parameter",
 }
 

@@ -23,7 +23,6 @@ from autopeft.records import SEEN_ENOUGH, Sensitivity, Site, SiteScores
 from autopeft.sensitivity.parts.layout import half_of_row, shortened, split_in_half
 from autopeft.sensitivity.parts.visit import ScoredModel, Seen, Visit
 
-MEASURED_KINDS = ("linear", "conv1d", "norm", "parameter")
 _FIRST_LOOK = 64  # examples after which halves are first compared; chosen by hand
 
 
@@ -44,7 +43,7 @@ def measure(
     Args:
         scores: Which scores.
         scored: The model, its sites and the task. The model may be in any mode and is run in eval mode; mode,
-            hooks, gradients, flags and weights are left as found. Sites of the kind `model` score 0.
+            hooks, gradients, flags and weights are left as found.
         batches: Each with `labels` (B,) or (B, T); read one at a time. Each should be a fair sample.
         enough: Spearman's rho in [0, 1] between the halves; more than 1 never ends early.
 
@@ -57,9 +56,7 @@ def measure(
     """
     started = time.perf_counter()
     model, sites = scored.model, scored.sites
-    measured = tuple(site for site in sites if site.kind in MEASURED_KINDS)
-    scored = replace(scored, sites=measured)
-    halves = _Halves(scores, measured)
+    halves = _Halves(scores, sites)
     runner = _BatchRunner(scored, halves)
     peak_bytes = 0
     needs_examples = any(score.reads_examples for score in scores)
@@ -71,15 +68,14 @@ def measure(
         finally:
             put_back()
     reached = runner.reached - runner.dropped
-    results, notes = halves.result(sites, dropped=runner.dropped, reached=reached)
-    names = [site.name for site in measured] if needs_examples else []
+    results, notes = halves.result(dropped=runner.dropped, reached=reached)
     return Sensitivity(
         scores=results,
         n_examples=sum(halves.n_examples),
         n_asked=sum(halves.n_examples),
         seconds=time.perf_counter() - started,
         peak_bytes=peak_bytes,
-        unreachable=tuple(name for name in names if name not in reached),
+        unreachable=tuple(site.name for site in sites if needs_examples and site.name not in reached),
         notes=(*runner.notes, *notes),
     )
 
@@ -133,12 +129,12 @@ class _Halves:
         return agreements
 
     def result(
-        self, sites: Sequence[Site], *, dropped: frozenset[str], reached: set[str]
+        self, *, dropped: frozenset[str], reached: set[str]
     ) -> tuple[tuple[SiteScores, ...], list[str]]:
         """The scores of both halves together, and notes on sites that they miss; call it once, at the end.
 
-        Scores are in the order of `sites`. Sites that were `dropped`, since they do not fit into memory, and
-        sites without a value score 0. A score is expected to have a value for all `reached` sites, or for
+        Values are in the order of the sites. Sites without a value score 0, as do those that were `dropped`,
+        since they do not fit into memory. A score is expected to have a value for all `reached` sites, or for
         all sites if it reads no examples.
         """
         agreements, n_examples = self.agreements(), sum(self.n_examples)
@@ -156,7 +152,7 @@ class _Halves:
             results.append(
                 SiteScores(
                     name=score.name,
-                    values=tuple(values.get(site.name, 0.0) for site in sites),
+                    values=tuple(values.get(name, 0.0) for name in self._site_names),
                     split_half=agreements.get(score.name),
                     n_examples=n_examples if score.reads_examples else 0,
                 )
