@@ -137,9 +137,7 @@ def tune(train: Callable[[Trial], Score | float], **about: Any) -> Result:
     `trial.split`, and returns a `Score` or a number. If `train` raises an error, the trial has failed, and
     the search goes on. The same call again goes on where it stopped; several processes may share the work.
 
-    Args:
-        train: Trains and evaluates.
-        **about: The arguments of `Study`: model, budget, full_steps, out, metric …
+    `about` are the arguments of `Study`: model, budget, full_steps, out, metric …
 
     Raises:
         AutopeftError: As for `Study`; a TrainingError if no baseline could be trained.

@@ -14,7 +14,7 @@ from autopeft.cli import options as opt
 from autopeft.cli.environment import heavy_imports
 from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.printing import lines_of, print_json, table
-from autopeft.records import rate, shortened
+from autopeft.records import counted, rate, shortened
 
 if TYPE_CHECKING:
     from autopeft.commands import Verification
@@ -162,9 +162,8 @@ def verification_text(verification: Verification) -> str:
         f"{verification.split} split, in float32",
     ]
     for match in verification.targets:
-        n_modules = len(match.modules)
         entry = shortened(re.sub(r"\\(.)", r"\1", match.entry), _MAX_ENTRY)  # without escapes
-        subject.append(f"{entry}: {n_modules} {'module' if n_modules == 1 else 'modules'}")
+        subject.append(f"{entry}: {counted(len(match.modules), 'module')}")
     rows = []
     for reading in verification.readings:
         largest = reading.largest_difference

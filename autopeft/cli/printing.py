@@ -42,11 +42,8 @@ def table(
 ) -> list[str]:
     """Lay out a table in lines.
 
-    Args:
-        headers: One for each column; none for a table without headings.
-        rows: The cells of each row; cells of words may hold line breaks.
-        n_texts: How many of the first columns hold words, to the left. Numbers stand to the right.
-        width: The width of the table, at most; None for the whole terminal. Wider cells are broken.
+    The first `n_texts` columns hold words, to the left, which may have line breaks; numbers stand to the
+    right. `width` is that of the table, at most; None is the whole terminal. Wider cells are broken.
     """
     from rich.console import Console
     from rich.table import Table

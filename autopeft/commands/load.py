@@ -152,9 +152,7 @@ def save(adapted: PeftModel, folder: str | Path) -> None:
     A single adapter goes into the folder itself. Several adapters get a sub-folder each, and `order.json`
     lists the order in which they are attached.
 
-    Args:
-        adapted: A model that `apply` returned.
-        folder: Absent or empty; written whole or not at all.
+    The folder is absent or empty, and is written whole or not at all.
 
     Raises:
         ModelError: `adapted` is not a `PeftModel`.

@@ -62,18 +62,12 @@ def run_search(
 ) -> tuple[SearchResult, Path]:
     """Search and write the run directory; returns the result and the directory's path.
 
-    Args:
-        spec: The settings of the run.
-        explicit: Dotted names of the settings that the user set. If neither model nor data is named, the
-            demo's settings replace all others.
-        resume: Continue the run in `spec.output.out`, whose settings are kept (see `resumed`).
-        progress: Display of phases and measurements.
-        memory: Model and dataset that were passed as objects; the caller wraps a model in
-            `model.restoring`.
-        interrupt: Called before each measurement and each training step; what it raises stops the run, which
-            can be resumed then.
-        started: When the command began, in seconds of `time.monotonic`, so that its imports count too;
-            None stands for now.
+    `explicit` has the dotted names of the settings that the user set. If neither model nor data is named, the
+    demo's settings replace all others. With `resume` the run in `spec.output.out` goes on, whose settings are
+    kept (see `resumed`). The caller wraps a model in `memory` in `model.restoring`. `interrupt` is called
+    before each measurement and each training step; what it raises stops the run, which can be resumed then.
+    `started` is when the command began, in seconds of `time.monotonic`, so that its imports count too; None
+    is now.
 
     Raises:
         AutopeftError: See `errors`. An error before the first measurement leaves no run directory.

@@ -47,11 +47,9 @@ class Reply:
 def try_run(run: Path, words: Sequence[str] | Sequence[tuple[str, ...]]) -> tuple[Reply, ...]:
     """Ask the finished adapter of a run.
 
-    Args:
-        run: The folder of the run.
-        words: Texts, prompts or paths of images, each an input. If rows of the run have two texts or more, as
-            many words make one input. For multiple choice all words are one input, the question first. Or
-            one tuple of words for each input.
+    `words` are texts, prompts or paths of images, each an input. If rows of the run have two texts or more,
+    as many words make one input. For multiple choice all words are one input, the question first. Or they are
+    one tuple of words for each input.
 
     Raises:
         SpecError: The words make no whole inputs, or name a file in place of a text. Or the run cannot be

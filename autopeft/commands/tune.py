@@ -124,12 +124,7 @@ class _Elsewhere(Executor):
 class Study:
     """A search over trials that somebody else trains, in a folder that processes may share.
 
-    Attributes:
-        path: The folder.
-        spec: The settings.
-        base: The skeleton of the base model.
-        methods: Name -> method.
-        budget: In parameters.
+    `path` is the folder, `base` the skeleton of the base model.
     """
 
     def __init__(

@@ -62,11 +62,8 @@ def search_cost(
     is not trained (the untrained model), R is the mean of all trained full runs. If there are none, the cost
     in R is None.
 
-    Args:
-        outcome: Its measurements, and the baseline.
-        earlier: Measurements that took time and that the outcome does not use, such as those of lost weights.
-        scoring_seconds: Time of the sensitivity pass, which counts as a part of the search.
-        load_seconds: Time in which model and data were loaded; kept apart from the total.
+    `earlier` measurements took time, and the outcome does not use them, such as those of lost weights. The
+    sensitivity pass counts as a part of the search; loading model and data is kept apart from the total.
     """
     paid = [*earlier, *outcome.measurements]
     in_full = [m for m in outcome.measurements if m.fidelity.split == "confirm"]

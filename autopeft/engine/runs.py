@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from autopeft.engine.problem import Lengths
 from autopeft.errors import TrainingError
@@ -36,15 +36,6 @@ class Progress(Protocol):
         `arm` is the plan's arm as text. `seconds_left` is an estimate for the rest of the search; None before
         a run was timed.
         """
-
-
-def wait_for_any(futures: Collection[Future[Any]]) -> None:
-    """Wait until one of some futures is done.
-
-    The wait is cut into slices, since Windows notices Ctrl-C only between them.
-    """
-    while futures and not wait(futures, timeout=_SLICE_SECONDS, return_when=FIRST_COMPLETED).done:
-        pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +104,8 @@ class Runs:
                 self.interrupt()
                 pending[key] = self.executor.submit(self.measure_one, *key)
             take_finished()  # an executor that runs at submit has finished: a signal may come before the next
-        while waiting:
-            wait_for_any(pending.values())
+        while waiting:  # in slices, since Windows notices Ctrl-C only between them
+            wait(pending.values(), timeout=_SLICE_SECONDS, return_when=FIRST_COMPLETED)
             take_finished()
         return [self.measured[key] for key in requested]
 

@@ -24,11 +24,8 @@ def search(
 ) -> Outcome:
     """Find the plan to hand over, with its finished weights and the evidence for it.
 
-    Args:
-        problem: What to search among, and how plans are compared.
-        runs: Measures plans; holds every measurement afterwards.
-        storage: Opens the storage to which Optuna's trials are written; it has no study named `autopeft` yet.
-        watch: Called once with the study, before the first run.
+    `runs` holds every measurement afterwards. `storage` opens the storage to which Optuna's trials are
+    written; it has no study named `autopeft` yet. `watch` is called once, before the first run.
 
     Raises:
         TrainingError: No baseline could be trained, or the machine broke off a run that is needed.

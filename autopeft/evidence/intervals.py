@@ -147,9 +147,8 @@ def mean_and_std_error(
 def least_difference(n_examples: int, disagreement: float) -> float:
     """Predict the half width of the 95 % interval of two equally good plans with one seed; a share, >= 0.
 
-    Args:
-        n_examples: Rows of the confirm split, >= 1.
-        disagreement: Share of rows that one plan alone has right, in [0, 1].
+    `n_examples` counts the rows of the confirm split; `disagreement` is the share of them that one plan alone
+    has right.
 
     Source: variance of a difference of paired proportions (McNemar 1947), and of seeds (`SEED_ROWS`).
     """

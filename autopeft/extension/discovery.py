@@ -128,13 +128,10 @@ def own_function(name: str, *, flag: str = "--metric") -> Callable[..., Any]:
 def discover(package: str) -> Catalogue[Any]:
     """Find every part in a folder of autopeft, and the parts that other packages publish as entry points.
 
-    Args:
-        package: Dotted name of the folder, such as `autopeft.methods`; also the group of the entry points.
-            Sub-folders, and files whose name starts with an underscore, hold no parts.
-
-    Returns:
-        The parts that can be used. An entry point that cannot be loaded, or whose part lacks a member of its
-        protocol, is warned of and goes to `broken`: only asking for it by name raises.
+    `package` is the dotted name of the folder, such as `autopeft.methods`, and the group of the entry points.
+    Sub-folders, and files whose name starts with an underscore, hold no parts. An entry point that cannot be
+    loaded, or whose part lacks a member of its protocol, is warned of and goes to `broken`: only asking for
+    it by name raises.
 
     Raises:
         SpecError: Two parts have the same name.

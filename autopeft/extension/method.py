@@ -76,8 +76,7 @@ class Method(Protocol):
     def configs(self, adapters: Sequence[Adapter], /) -> tuple[PeftConfig, ...]:
         """Build the `peft` configs that make exactly these adapters.
 
-        Args:
-            adapters: Non-empty, all of this method, at most one for each site.
+        `adapters` are all of this method, one or more, at most one for each site.
 
         Raises:
             SpecError: No stack of configs makes these adapters together.

@@ -210,10 +210,8 @@ class PlacesBatches(Protocol):
     def placed(self, batch: Batch, place: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         """Copy a batch to a device.
 
-        Args:
-            batch: From `collate`, on the CPU.
-            place: Copies a tensor to the device and counts its bytes; also use it for tensors that the task
-                keeps beside the batch.
+        The batch is from `collate`, on the CPU. `place` copies a tensor to the device and counts its bytes;
+        also use it for tensors that the task keeps beside the batch.
         """
 
 
@@ -238,9 +236,6 @@ class Metric(Protocol):
     ) -> tuple[float, tuple[float, ...]]:
         """Compute the metric, and one score per example; the metric is their mean.
 
-        If the metric is no mean over examples, `autopeft.metrics.jackknife` makes the scores.
-
-        Args:
-            truth: Classes (N,) from 0, several classes (N, C) of 0 and 1, or numbers (N,).
-            guesses: In the shape of `truth`.
+        If the metric is no mean over examples, `autopeft.metrics.jackknife` makes the scores. Truth and
+        guesses are classes (N,) from 0, several classes (N, C) of 0 and 1, or numbers (N,).
         """

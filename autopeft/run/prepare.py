@@ -114,16 +114,9 @@ def prepare(
 ) -> Prepared:
     """Load data and base model, encode the splits, and derive the settings that the user left open.
 
-    `spec` of the answer holds the derived settings. Notes on data and task are logged.
-
-    Args:
-        spec: The settings of the run.
-        keep_weights: Gives the folder for trained weights of a plan and seed; None keeps no weights.
-        under_way: Gives the folder for the state of a training, from which it goes on if something stops it;
-            None keeps no state.
-        memory: Model and dataset that were passed as objects.
-        interrupt: Called before each training step; what it raises stops the run.
-        all_rows: Put the rows of search and confirm into train as well.
+    `spec` of the answer holds the derived settings. Notes on data and task are logged. `keep_weights`,
+    `under_way` and `interrupt` are those of the bench. `all_rows` puts the rows of search and confirm into
+    train as well.
 
     Raises:
         UnknownNameError: Task, score or metric does not exist.

@@ -155,11 +155,9 @@ def progress_display(*, quiet: bool) -> Lines:
     if quiet:
         return Lines()
     console = Console(stderr=True)
-    return Bar(console) if console.is_interactive else Lines(_write_with_time)
-
-
-def _write_with_time(line: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
+    if console.is_interactive:
+        return Bar(console)
+    return Lines(lambda line: print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True))
 
 
 def headings(setting: SearchFacts | None = None, label: int = _LABEL) -> str:

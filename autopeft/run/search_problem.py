@@ -47,12 +47,8 @@ log = logging.getLogger(__name__)
 class OpenedRun:
     """What a search works on, loaded and checked; nothing is measured yet.
 
-    Attributes:
-        prepared: Settings, data, base model and bench.
-        requested: The search space that the settings ask for.
-        feasible: The part of it that fits model and budget.
-        context: What an allocation of ranks needs; all scores are 1.
-        user_plan: The plan of `--baseline` with its arm; None without one.
+    `requested` is the search space that the settings ask for, `feasible` the part of it that fits model and
+    budget. All scores in `context` are 1. `user_plan` is the plan of `--baseline` with its arm.
     """
 
     prepared: Prepared
@@ -74,14 +70,10 @@ def open_run(
 ) -> Iterator[OpenedRun]:
     """Check the settings, load data and model, and fit the search space to the budget.
 
-    Args:
-        spec: The settings of the run.
-        explicit: Dotted names of the settings that the user set.
-        resume: Whether to go on with the run in `spec.output.out`, whose settings are kept.
-        out: The run directory, locked within the context. An error before its first measurement removes it.
-            None, in a dry run, writes nothing.
-        memory: Model and dataset that were passed as objects.
-        interrupt: Called before each training step; what it raises stops the run.
+    `explicit` has the dotted names of the settings that the user set. With `resume` the run in
+    `spec.output.out` goes on, whose settings are kept. The run directory `out` is locked within the context;
+    an error before its first measurement removes it. None, in a dry run, writes nothing. `interrupt` is
+    called before each training step; what it raises stops the run.
 
     Raises:
         AutopeftError: Anything that a search needs is missing or wrong.

@@ -82,11 +82,8 @@ log = logging.getLogger(__name__)
 class RunState:
     """The content of `state.json`.
 
-    Attributes:
-        start: What the measurements depend on, by name: settings, data, weights, versions.
-        decisions: The settings that the run derived.
-        scores: The sensitivity of all sites; None before it is measured.
-        scoring_seconds: The time that the scores took.
+    `start` is what the measurements depend on, by name: settings, data, weights, versions. `decisions` are
+    the settings that the run derived. `scores` is None before the sensitivity of the sites is measured.
     """
 
     start: dict[str, Any]

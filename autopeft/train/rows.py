@@ -29,13 +29,9 @@ class Counts(Protocol):
 class LazyRows:
     """The examples of a split, encoded when they are first read; its columns have one entry per row.
 
-    Attributes:
-        typical: Rows drawn at random, ascending, whose mean stands for all (M,).
-        known: The typical rows and those with the most characters, ascending; their longest stands for all.
-        examples: Features of each row.
-        labels: As the task makes them.
-        lengths: Tokens of each row, as `length_of` counts them.
-        sizes: Tokens that a row adds to a batch, as `size_of` counts them.
+    `typical` are rows drawn at random, ascending, whose mean stands for all. `known` are these and the rows
+    with the most characters, ascending; their longest stands for all. `lengths` and `sizes` have the tokens
+    of each row, as `length_of` and `size_of` count them.
     """
 
     def __init__(

@@ -5,19 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import shlex
-import signal
 import stat
 import subprocess
-import threading
-import time
-from concurrent.futures import Future
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from autopeft import space
-from autopeft.engine.runs import wait_for_any
 from autopeft.errors import RunDirError
 from autopeft.records import RunSpec, TaskSpec, commands, python_words
 from autopeft.store import (
@@ -129,17 +124,3 @@ def test_a_space_that_powershell_wrote_is_read(encoding, tmp_path):
     path.write_bytes(text.replace("\n", "\r\n").encode(encoding))
     assert space.text_of(str(path)) == text
     assert read_yaml(path) == parse_yaml(text, source="")
-
-
-def test_signals_are_heard_while_a_search_waits(monkeypatch):
-    heard = []
-    before = signal.signal(signal.SIGINT, lambda *_: heard.append(time.monotonic()))
-    future: Future[int] = Future()
-    try:
-        threading.Timer(0.1, signal.raise_signal, [signal.SIGINT]).start()
-        threading.Timer(1.2, future.set_result, [1]).start()
-        wait_for_any([future])
-        done = time.monotonic()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert future.done() and len(heard) == 1 and done > heard[0]

@@ -41,14 +41,11 @@ def measure(
     agree by `enough`.
 
     Args:
-        scores: Which scores.
+        scores: The scores, in the order of the result.
         scored: The model, its sites and the task. The model may be in any mode and is run in eval mode; mode,
             hooks, gradients, flags and weights are left as found.
         batches: Each with `labels` (B,) or (B, T); read one at a time. Each should be a fair sample.
         enough: Spearman's rho in [0, 1] between the halves; more than 1 never ends early.
-
-    Returns:
-        Values in the order of the sites; `n_asked` is the number of examples seen.
 
     Raises:
         DataError: A loss that is not finite.
