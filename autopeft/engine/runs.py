@@ -27,14 +27,14 @@ log = logging.getLogger(__name__)
 class Progress(Protocol):
     """A display of the search; all calls come from the thread that searches."""
 
-    def phase(self, name: str, n_measurements: int) -> None:
+    def phase(self, name: str, n_measurements: int, *, seconds_left: float | None = None) -> None:
         """A phase of `n_measurements` begins, such as `short runs`, `full runs` or `test`."""
 
     def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
         """A measurement has ended.
 
         `arm` is the plan's arm as text. `seconds_left` is an estimate for the rest of the search; None before
-        a run was timed.
+        a run was timed, and where the limits may shorten the rest.
         """
 
 
@@ -79,7 +79,7 @@ class Runs:
         """Show a phase, and set how many runs of its fidelities are still to come."""
         for fidelity, n_runs in Counter(fidelities).items():
             self.expected[fidelity] = n_runs
-        self.progress.phase(phase, len(fidelities))
+        self.progress.phase(phase, len(fidelities), seconds_left=self._seconds_left())
 
     def measure_all(self, keys: Iterable[Key]) -> list[Measurement]:
         """Measure plans on all workers, and return their measurements in the order of `keys`.
@@ -120,8 +120,10 @@ class Runs:
             )
         plan, fidelity = key
         self.expected[fidelity] = max(0, self.expected[fidelity] - 1)
+        left = self._seconds_left()
+        is_shortened = left is not None and self.clock() + left > self.limits.seconds
         self.progress.measured(
-            measurement, arm=str(self.arms.get(plan, "")), seconds_left=self._seconds_left()
+            measurement, arm=str(self.arms.get(plan, "")), seconds_left=None if is_shortened else left
         )
 
     def _seconds_left(self) -> float | None:

@@ -148,9 +148,9 @@ class Study:
         )
         return self.storage.create_new_trial(self._study_id, trial)
 
-    def phase(self, name: str, n_measurements: int) -> None:
+    def phase(self, name: str, n_measurements: int, *, seconds_left: float | None = None) -> None:
         """Show that a phase begins."""
-        self._display.phase(name, n_measurements)
+        self._display.phase(name, n_measurements, seconds_left=seconds_left)
 
     def measured(self, measurement: Measurement, **about: Any) -> None:
         """Show a measurement; the first full run of a plan completes its trial."""

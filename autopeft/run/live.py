@@ -52,10 +52,11 @@ class LivePage:
         """Show the proposals and measurements of a study."""
         self._study = study
 
-    def phase(self, name: str, n_measurements: int) -> None:
+    def phase(self, name: str, n_measurements: int, *, seconds_left: float | None = None) -> None:
         """Show that a phase begins."""
         self._phase, self._n_runs, self._n_done, self._step = name, n_measurements, 0, ""
-        self._display.phase(name, n_measurements)
+        self._seconds_left = seconds_left
+        self._display.phase(name, n_measurements, seconds_left=seconds_left)
         self._write_in_time()
 
     def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:

@@ -51,19 +51,19 @@ class Lines:
         for line in facts(setting, page):
             self._write(line)
 
-    def phase(self, name: str, n_measurements: int) -> None:
+    def phase(self, name: str, n_measurements: int, *, seconds_left: float | None = None) -> None:
         """Start a phase, whose first measurement gets headings."""
         self._has_headings = False
         runs = {0: "", 1: ": 1 run"}.get(n_measurements, f": up to {n_measurements} runs")
-        self._write(f"{name}{runs}")
+        self._write(f"{name}{runs}{_left(seconds_left)}")
 
     def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
         """Write one line about a measurement."""
         if not self._has_headings:
             self._write(headings(self._setting, self._label))
         self._has_headings, self._written = True, self._clock()
-        time_left = f"  {duration(seconds_left)} left" if seconds_left else ""
-        self._write(f"{describe(measurement, arm, self._setting, label=self._label)}{time_left}")
+        line = describe(measurement, arm, self._setting, label=self._label)
+        self._write(f"{line}{_left(seconds_left)}")
 
     def step(self, step: int, n_steps: int) -> None:
         """Write the step that was reached, once a minute."""
@@ -87,8 +87,9 @@ class Bar(Lines):
         self._end: float | None = None  # when the search should end, by the clock
         self._live = Live(console=console, get_renderable=self._render, transient=True, redirect_stdout=False)
 
-    def phase(self, name: str, n_measurements: int) -> None:
+    def phase(self, name: str, n_measurements: int, *, seconds_left: float | None = None) -> None:
         """Start a phase; the first one opens the display. Only the bar names a phase without measurements."""
+        self._end = None if seconds_left is None else self._clock() + seconds_left
         if n_measurements:
             super().phase(name, n_measurements)
         self._phase, self._n_runs, self._n_done, self._step = name, n_measurements, 0, ""
@@ -126,6 +127,10 @@ class Bar(Lines):
         bar = ProgressBar(total=total, completed=spent, width=_BAR, pulse=total is None)
         row.add_row(bar, Text(f"{times} · {done}{self._step}", no_wrap=True, overflow="ellipsis"))
         return row
+
+
+def _left(seconds: float | None) -> str:
+    return f"  {duration(seconds)} left" if seconds else ""
 
 
 def facts(setting: SearchFacts, page: Path) -> list[str]:

@@ -155,6 +155,15 @@ def test_the_time_that_is_left_is_that_of_the_planned_runs() -> None:
     )
 
 
+def test_a_limit_that_pays_no_search_leaves_the_time_of_one_full_run() -> None:
+    display = run(timed(), max_seconds=FULL / 2).display
+    assert display.left[0] is None  # the planned runs, of which the limit pays none
+    left = display.left_at["full runs"]
+    assert (
+        left is not None and FULL + TEST <= left <= FULL + 2 * TEST
+    )  # of baseline and rival, if one is paid
+
+
 def idle_runs(asked: Any) -> Runs:
     """Runs of a problem that measure nothing: a test gives them the measurements."""
     return Runs(executor=Serial(), measure_one=None, progress=None, lengths=asked.lengths)  # type: ignore[arg-type]

@@ -114,14 +114,14 @@ def test_a_file_gets_a_line_with_the_time_per_run_and_headings_above_the_first_o
     lines.phase("sensitivity", 0)
     lines.phase("short runs", 2)
     lines.measured(replace(run(0.5), metric=0.9), arm="head", seconds_left=65.0)
-    lines.phase("full runs", 1)
+    lines.phase("full runs", 1, seconds_left=4000.0)
     shown = capsys.readouterr().err.splitlines()
     assert all(re.match(r"\d\d:\d\d:\d\d  ", line) for line in shown)
     searched, page, first, second, heads, row, last = [line[10:] for line in shown]
     assert "4,000 rows, 300 steps, budget 10k" in searched and "report.html" in page
     assert (first, second, heads) == ("sensitivity", "short runs: up to 2 runs", headings(SETTING))
     assert row.endswith("90.0 %  0.5000  65 s left")
-    assert last == "full runs: 1 run"
+    assert last == "full runs: 1 run  66.7 min left"
 
 
 def test_a_long_run_says_each_minute_which_step_it_has_reached():

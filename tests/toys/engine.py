@@ -149,10 +149,12 @@ class Display:
 
     phases: list[tuple[str, int]] = field(default_factory=list)
     shown: list[Measurement] = field(default_factory=list)
-    left: list[float | None] = field(default_factory=list)  # seconds
+    left: list[float | None] = field(default_factory=list)  # seconds, after each measurement
+    left_at: dict[str, float | None] = field(default_factory=dict)  # the same, where a phase begins
 
-    def phase(self, name: str, n_measurements: int) -> None:
+    def phase(self, name: str, n_measurements: int, *, seconds_left: float | None = None) -> None:
         self.phases.append((name, n_measurements))
+        self.left_at[name] = seconds_left
 
     def measured(self, measurement: Measurement, *, arm: str, seconds_left: float | None) -> None:
         self.shown.append(measurement)
