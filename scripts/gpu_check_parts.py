@@ -18,7 +18,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch import nn
 
 from autopeft.adapters import compile_plan
-from autopeft.estimate import TrainingStep, measure, replay, without_weights
+from autopeft.estimate import Replay, TrainingStep, measure, without_weights
 from autopeft.extension import Method, discover
 from autopeft.model import BaseModel, Precision
 from autopeft.model.training_pass import can_checkpoint, checkpointed
@@ -199,7 +199,7 @@ def memory_finding(
     dtype = place.precision.torch_dtype
     adapted = without_weights(skeleton, configs, task_type="CAUSAL_LM", dtype=dtype)
     with contextlib.nullcontext() if place.tiny else pieces_of_a_gpu():
-        predicted = replay(adapted, dataclasses.replace(step, on_gpu=not place.tiny)).peak_bytes
+        predicted = Replay(adapted).memory(dataclasses.replace(step, on_gpu=not place.tiny)).peak_bytes
     with base.attached(configs, plan=plan, task_type="CAUSAL_LM", seed=0) as model:
         peak, seconds = peak_bytes_of(model, step, place), seconds_of(model, step, place)
     n_tokens = sum(batch["input_ids"].numel() for batch in step.micro_batches)

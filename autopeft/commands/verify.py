@@ -80,14 +80,10 @@ def verify(
 ) -> Verification:
     """Compare the outputs of an adapter or export with those of the finished plan, in float32.
 
-    Args:
-        folder: Run, adapter, or folder that `export` wrote.
-        run: The run, or folder that `train` wrote, to compare with; None takes the run that holds `folder`.
-        model_id: Base model in place of the one that the folder or run names.
-        data_source: Dataset in place of the run's.
-        readers: Names of readers; empty for the readers that the folder is made for.
-        max_examples: Rows to compare, at most.
-        tolerance: None is 1e-5, or 0.02 for a whole model whose weights were rounded to 16 bits.
+    `folder` is a run, an adapter, or what `export` wrote. It is compared with `run`, which may be a folder
+    that `train` wrote; None takes the run that holds it. `model_id` and `data_source` stand in place of what
+    these name. No `readers` are those that the folder is made for. `tolerance` None is 1e-5, or 0.02 for a
+    whole model whose weights were rounded to 16 bits.
 
     Raises:
         SpecError: The folder holds nothing to verify, or no run to compare it with is known.

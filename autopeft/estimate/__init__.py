@@ -14,6 +14,6 @@ from autopeft.estimate.answers import MOST_ROWS, Limits, Memory, Step, StepAnswe
 from autopeft.estimate.fake_tensors import StandInArrays, StandInValues, quantise_maps
 from autopeft.estimate.measured_rates import measure_rates
 from autopeft.estimate.rates import CARDS, Rates, rates_of
-from autopeft.estimate.replay import TrainingStep, measure, replay, without_weights
+from autopeft.estimate.replay import Replay, TrainingStep, measure, without_weights
 from autopeft.estimate.traced_model import Description, count_part, describe
 from autopeft.estimate.trained_part import Setup, TrainedPart, by_name

@@ -201,11 +201,6 @@ class Replay:
             return _measured(self._model, replace(step, loss=loss), self._optimizers[step.foreach])
 
 
-def replay(model: nn.Module, step: TrainingStep) -> StepMemory:
-    """Replay one training step of a model without weights; see `Replay`."""
-    return Replay(model).memory(step)
-
-
 class _Optimizer:
     """AdamW after its first step, with its moments."""
 

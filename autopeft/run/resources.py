@@ -130,15 +130,10 @@ def device_in_float32(
 ) -> str:
     """Choose a device for a model in float32: the CPU, with a log line, if a GPU has too little free memory.
 
-    A model that was spread over all GPUs is spread again.
-
-    Args:
-        spec: The model. A quantised one, on request or by its checkpoint, goes to the GPU in any case unless
-            it is dequantised: it is no larger than in training.
-        auto_class: Name of the transformers class.
-        preferred: A device as `--device` names it; None, or one that this machine lacks, is the default one.
-        dequantises: Whether a quantised model is made plain.
-        is_narrow: Whether the model is held in 16 bits instead on a GPU that computes in them.
+    A model that was spread over all GPUs is spread again. `preferred` is a device as `--device` names it;
+    None, or one that this machine lacks, is the default one. A quantised model, on request or by its
+    checkpoint, goes to the GPU in any case unless it is dequantised: it is no larger than in training. With
+    `is_narrow` a model is held in 16 bits instead on a GPU that computes in them.
     """
     try:
         device = find_device(preferred)

@@ -33,7 +33,7 @@ from peft import PeftConfig, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from autopeft.adapters.skeleton import add_shira_indices, forgo_initial_values
-from autopeft.estimate import StandInArrays, StandInValues, TrainingStep, replay
+from autopeft.estimate import Replay, StandInArrays, StandInValues, TrainingStep
 from autopeft.extension import Batch
 
 LLAMA_3B: dict[str, Any] = {
@@ -146,7 +146,7 @@ def peak_of(run: dict[str, Any], n_tokens: int) -> int:
     ids = torch.zeros(N_ROWS, n_tokens, dtype=torch.long)
     batch = {"input_ids": ids, "attention_mask": ids, "labels": ids}
     step = TrainingStep(micro_batches=[batch], loss=Script(), foreach=True, on_gpu=True)
-    return replay(model_of(run), step).peak_bytes
+    return Replay(model_of(run)).memory(step).peak_bytes
 
 
 def replayed(experiment: str, runs: Sequence[dict[str, Any]]) -> Replayed:

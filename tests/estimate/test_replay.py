@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from toys.bases import PEFT_TASKS, toy_base
 
 from autopeft.adapters import compile_plan
-from autopeft.estimate import TrainingStep, measure, quantise_maps, replay, without_weights
+from autopeft.estimate import Replay, TrainingStep, measure, quantise_maps, without_weights
 from autopeft.estimate.memory_tracker import MemoryTracker
 from autopeft.estimate.replay import gpu_autocast
 from autopeft.extension import discover
@@ -56,7 +56,7 @@ def both(architecture, method, methods, make_plan, *, dtype=torch.float32, **cho
     configs = compile_plan(make_plan(base, method), methods).configs
     task_type = PEFT_TASKS.get(architecture, "SEQ_CLS")
     adapted = without_weights(skeleton_of(base), configs, task_type=task_type, dtype=dtype)
-    predicted = replay(adapted, step)
+    predicted = Replay(adapted).memory(step)
     for parameter in base.module.parameters():
         parameter.data = parameter.data.to(dtype)
     base.widen_head()
@@ -126,7 +126,7 @@ def test_method_whose_code_reads_values_is_near_a_real_step(name):
     config = kind(target_modules=["q_proj", "v_proj"], **fields)
     base, step = toy_base("llama-lm", hidden=64), step_of("llama-lm")
     adapted = without_weights(skeleton_of(base), [config], task_type="CAUSAL_LM", dtype=torch.float32)
-    predicted = replay(adapted, step)
+    predicted = Replay(adapted).memory(step)
     real = measure(attach(base.module, [config], task_type="CAUSAL_LM", head_names=()), step)
     assert predicted.trained_bytes == pytest.approx(real.trained_bytes, rel=0.01)  # k-means has other parts
     assert predicted.peak_bytes == pytest.approx(real.peak_bytes, rel=0.02)
@@ -155,7 +155,7 @@ def test_bytes_of_weights_adapters_and_moments_follow_from_the_shapes():
     )
     adapted = without_weights(base, [lora_of(rank)], task_type="CAUSAL_LM", dtype=torch.bfloat16)
     step = TrainingStep(micro_batches=batches_of("llama-lm"), loss=plain_loss)
-    memory = replay(adapted, step)
+    memory = Replay(adapted).memory(step)
     frozen = 2 * words * hidden + 4 * hidden**2 + 3 * hidden * inner + 3 * hidden
     trained = rank * (hidden + hidden) + rank * (inner + hidden)
     rotary = 2 * 4 * (hidden // 2 // 2)  # inverse frequencies in float32, and a copy of them
@@ -181,7 +181,7 @@ def test_layers_that_may_be_dropped_are_all_counted():
         with torch.device("meta"):
             module = transformers.BioGptForCausalLM(config)
         (batch,) = batches_of("llama-lm")
-        return replay(module, TrainingStep(micro_batches=[batch], loss=lambda m, b: m(**b).loss))
+        return Replay(module).memory(TrainingStep(micro_batches=[batch], loss=lambda m, b: m(**b).loss))
 
     dropping, plain = memory(0.5), memory(0.0)
     assert dropping.flops == plain.flops > 0
@@ -193,7 +193,7 @@ def test_checkpointing_and_micro_batches_lower_the_peak():
         shape = {"hidden_size": 32, "intermediate_size": 80, "vocab_size": 50, "num_hidden_layers": 4}
         base = llama_skeleton(**shape)
         adapted = without_weights(base, [lora_of(4)], task_type="CAUSAL_LM", dtype=torch.bfloat16)
-        return replay(adapted, step_of("llama-lm", **choices)).peak_bytes
+        return Replay(adapted).memory(step_of("llama-lm", **choices)).peak_bytes
 
     assert peak(checkpointing=True) < peak()
     assert peak(n_parts=3) < peak()
@@ -209,7 +209,7 @@ def test_maps_in_few_bits_take_their_packed_bytes_and_one_map_unpacked(quantize,
         if quantize is not None:
             quantise_maps(base.module, quantize, skipped=("lm_head",))
         adapted = without_weights(base, [lora_of(2)], task_type="CAUSAL_LM", dtype=torch.bfloat16)
-        return replay(adapted, TrainingStep(micro_batches=batches_of("llama-lm"), loss=plain_loss))
+        return Replay(adapted).memory(TrainingStep(micro_batches=batches_of("llama-lm"), loss=plain_loss))
 
     plain, packed = memory(None), memory(quantize)
     n_weights = 4 * hidden**2 + 3 * hidden * inner
@@ -231,7 +231,7 @@ def test_eight_billion_weights_train_in_the_memory_of_one_small_gpu(quantize, ma
     ids, task = torch.zeros(4, 512, dtype=torch.long), discover("autopeft.tasks")["text-generation"]
     batch = {"input_ids": ids, "attention_mask": ids, "labels": ids}
     choices = {"loss": task.loss, "n_terms": task.n_terms, "autocast": True, "checkpointing": True}
-    memory = replay(adapted, TrainingStep(micro_batches=[batch], **choices))
+    memory = Replay(adapted).memory(TrainingStep(micro_batches=[batch], **choices))
     assert memory.peak_bytes < max_gb * 10**9
 
 
@@ -243,7 +243,7 @@ def test_layer_norm_gives_float32_under_a_gpus_autocast(checkpointing, methods, 
         skeleton = skeleton_of(base)
         model = without_weights(skeleton, configs, task_type="SEQ_CLS", dtype=torch.bfloat16)
         step = step_of(architecture, autocast=True, on_gpu=on_gpu, checkpointing=checkpointing)
-        return replay(model, step).body_bytes
+        return Replay(model).memory(step).body_bytes
 
     # BERT's residual stream follows a LayerNorm; Llama has RMSNorm, whose code is alike on both.
     assert body_bytes("bert", on_gpu=True) > 1.05 * body_bytes("bert", on_gpu=False)

@@ -11,7 +11,7 @@ from peft import HiraConfig, LoraConfig
 
 from autopeft.adapters import read_configs
 from autopeft.errors import SiteError
-from autopeft.estimate import Rates, Setup, TrainedPart, TrainingStep, by_name, describe, replay
+from autopeft.estimate import Rates, Replay, Setup, TrainedPart, TrainingStep, by_name, describe
 from autopeft.estimate.answers import in_parts, longest_row, most_rows
 from autopeft.estimate.scaling import MemoryModel
 from autopeft.extension import discover
@@ -66,7 +66,7 @@ def whole(traced, n_rows, n_tokens, *, checkpointing):
         on_gpu=traced.on_gpu,
         rates=traced.rates,
     )
-    return replay(traced.build(None), step)
+    return Replay(traced.build(None)).memory(step)
 
 
 @pytest.mark.parametrize(

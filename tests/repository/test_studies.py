@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from autopeft.estimate import TrainingStep, replay
+from autopeft.estimate import Replay, TrainingStep
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("reports/studies", "reports/speed", "reports/benchmark", "scripts")
@@ -67,7 +67,7 @@ def test_study_of_published_times_notes_the_kernels_of_a_replayed_step(
         foreach=True,
         rates=noted,
     )
-    memory = replay(torch.nn.Linear(8, 8, bias=False, device="meta"), step)
+    memory = Replay(torch.nn.Linear(8, 8, bias=False, device="meta")).memory(step)
     of_step = noted.kernels[-memory.n_calls :]
     assert len(of_step) == memory.n_calls
     assert sum(flops for flops, _ in of_step if flops >= 2 * 8**3) == 2 * 2 * 8**3  # forward, weight
