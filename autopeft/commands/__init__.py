@@ -9,7 +9,7 @@ from __future__ import annotations
 from autopeft.commands.analyze import Analysis, analyze
 from autopeft.commands.count import count
 from autopeft.commands.estimate import EstimateRequest, RunRequest, StepEstimate, estimate_step
-from autopeft.commands.export import Export, export
+from autopeft.commands.export import export
 from autopeft.commands.load import apply, load_finished, save
 from autopeft.commands.preview import Preview, preview
 from autopeft.commands.push import Pushed, push
@@ -18,4 +18,4 @@ from autopeft.commands.suggest import Suggestion, SuggestRequest, suggest
 from autopeft.commands.train import Trained, train_plan
 from autopeft.commands.try_run import Reply, try_run
 from autopeft.commands.tune import tune
-from autopeft.commands.verify import Reading, Verification, verify
+from autopeft.commands.verify import Verification, verify

@@ -66,11 +66,8 @@ def run_search(
     demo's settings replace all others. With `resume` the run in `spec.output.out` goes on, whose settings are
     kept (see `resumed`). The caller wraps a model in `memory` in `model.restoring`. `interrupt` is called
     before each measurement and each training step; what it raises stops the run, which can be resumed then.
-    `started` is when the command began, in seconds of `time.monotonic`, so that its imports count too; None
-    is now.
-
-    Raises:
-        AutopeftError: See `errors`. An error before the first measurement leaves no run directory.
+    An error before the first measurement leaves no run directory. `started` is when the command began, in
+    seconds of `time.monotonic`, so that its imports count too; None is now.
     """
     started = time.monotonic() if started is None else started
 

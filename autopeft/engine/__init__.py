@@ -11,6 +11,6 @@ from __future__ import annotations
 
 from autopeft.engine.cost import planned_runs, repeated_steps, search_cost, usual_cost
 from autopeft.engine.problem import EVAL_COST, Lengths, SearchProblem, short_steps
-from autopeft.engine.runs import Key, Limits, Progress, Runs
+from autopeft.engine.runs import Key, Limits, Runs
 from autopeft.engine.search import search
 from autopeft.engine.study import STUDY, Study

@@ -74,9 +74,6 @@ def open_run(
     `spec.output.out` goes on, whose settings are kept. The run directory `out` is locked within the context;
     an error before its first measurement removes it. None, in a dry run, writes nothing. `interrupt` is
     called before each training step; what it raises stops the run.
-
-    Raises:
-        AutopeftError: Anything that a search needs is missing or wrong.
     """
     spec = resumed(spec, explicit) if resume else with_demo_settings(spec, explicit)
     check_executor(spec)

@@ -30,7 +30,6 @@ from autopeft.store.files import (
     sha256_of,
     sweep_fresh_folders,
     without_empty_parents,
-    write_bytes,
     write_text,
 )
 from autopeft.store.plan import write_plan

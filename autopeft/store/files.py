@@ -53,12 +53,7 @@ def refuse_streams(path: Path | str) -> None:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write a text in UTF-8 as `write_bytes` does."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path | str, content: bytes) -> None:
-    """Replace a file in one step: after a crash it holds the old content or the new, never half.
+    """Write a file in UTF-8 in one step: after a crash it holds the old content or the new, never half.
 
     Missing folders are made. Raises RunDirError (no permission, disk full, a file where a folder should be).
     """
@@ -70,7 +65,7 @@ def write_bytes(path: Path | str, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with fresh.open("xb") as stream:
-                stream.write(content)
+                stream.write(text.encode())
                 stream.flush()
                 os.fsync(stream.fileno())
             put_in_place(fresh, path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -29,13 +27,12 @@ def test_it_stops_by_itself_where_the_halves_agree(bert, task, make_batch):
     assert len(taken) == 4
 
 
-def test_rank_correlation_is_scipys_on_the_finite_pairs() -> None:
+def test_rank_correlation_is_scipys() -> None:
     rng = np.random.default_rng(2)
     a = rng.normal(size=20)
     b = a + rng.normal(size=20)
     expected = stats.spearmanr(a, b).statistic
-    rho = rank_correlation([*a, math.nan, 5.0, None], [*b, 0.0, math.inf, 1.0])
-    assert rho == pytest.approx(expected)
+    assert rank_correlation(a.tolist(), b.tolist()) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +42,6 @@ def test_rank_correlation_is_scipys_on_the_finite_pairs() -> None:
         ([1, 2], [1, 2]),
         ([1, 1, 1], [1, 2, 3]),
         ([1, 2, 3], [4, 4, 4]),
-        ([1, 2, math.nan], [1, 2, 3]),
     ],
 )
 def test_rank_correlation_is_none_where_there_is_no_order(a: list[float], b: list[float]) -> None:

@@ -169,19 +169,14 @@ def _require_scores(score: str, values: Mapping[str, float]) -> None:
             raise SpecError(f"The score {score} is {value} at {name}; {remedy}")
 
 
-def rank_correlation(a: Sequence[float | None], b: Sequence[float | None]) -> float | None:
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
     """Compare the order of two lists of equal length: Spearman's rho in [-1, 1]; ties share their mean rank.
 
-    Pairs in which either side is None or not finite (a diverged run) are left out. None is returned if fewer
-    than 3 pairs remain, or if one side is constant and so has no order. Below 10 pairs the value is a hint.
+    None for fewer than 3 pairs, or if one side is constant and so has no order.
     """
-    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    assert x.shape == y.shape and x.ndim == 1, f"{x.shape} against {y.shape}"
-    is_finite = np.isfinite(x) & np.isfinite(y)
-    x, y = x[is_finite], y[is_finite]
-    if x.size < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+    if len(a) < 3 or len(set(a)) == 1 or len(set(b)) == 1:
         return None
-    return spearman(x, y)
+    return spearman(np.asarray(a), np.asarray(b))
 
 
 class _BatchRunner:
