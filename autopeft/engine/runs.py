@@ -120,10 +120,10 @@ class Runs:
             )
         plan, fidelity = key
         self.expected[fidelity] = max(0, self.expected[fidelity] - 1)
-        left = self._seconds_left()
-        is_shortened = left is not None and self.clock() + left > self.limits.seconds
+        seconds = self._seconds_left()
+        is_shortened = seconds is not None and self.clock() + seconds > self.limits.seconds
         self.progress.measured(
-            measurement, arm=str(self.arms.get(plan, "")), seconds_left=None if is_shortened else left
+            measurement, arm=str(self.arms.get(plan, "")), seconds_left=None if is_shortened else seconds
         )
 
     def _seconds_left(self) -> float | None:
