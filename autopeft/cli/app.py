@@ -37,7 +37,7 @@ autopeft search --resume --out first  (go on where it was stopped)
 
 _TUNE_EXAMPLES = """Example:
 
-autopeft tune --model ID --budget r16 --full-steps 1250 -- python train.py {trial} {result}
+autopeft tune --model ID --budget r16 --full-steps 1250 --out study -- python train.py {trial} {result}
 
 The same command again goes on where it stopped; a second one at the same time shares the work."""
 

@@ -66,8 +66,8 @@ def run_search(
     demo's settings replace all others. With `resume` the run in `spec.output.out` goes on, whose settings are
     kept (see `resumed`). The caller wraps a model in `memory` in `model.restoring`. `interrupt` is called
     before each measurement and each training step; what it raises stops the run, which can be resumed then.
-    An error before the first measurement leaves no run directory. `started` is when the command began, in
-    seconds of `time.monotonic`, so that its imports count too; None is now.
+    An error before the sensitivity is measured leaves no run directory. `started` is when the command began,
+    in seconds of `time.monotonic`, so that its imports count too; None is now.
     """
     started = time.monotonic() if started is None else started
 
@@ -141,7 +141,6 @@ def _finished(
     load_seconds: float,
 ) -> SearchResult:
     """Check that the base model is unchanged, and join the outcome with the facts and the cost of its run."""
-    run.forget_under_way()
     check_base(state, prepared)
     # Logged measurements that the outcome does not use, such as a full run whose weights were lost, cost too.
     used = {(measurement.plan, measurement.fidelity) for measurement in outcome.measurements}
@@ -172,6 +171,9 @@ def _write(run: RunDir, prepared: Prepared, result: SearchResult, state: RunStat
     write_plans(run, prepared, result)
     run.save_result(result)
     report.write(result, run.path, words=part_words(result))
+    in_full = [m for m in result.measurements if m.fidelity.split == "confirm"]
+    if not any(m.status.is_of_machine for m in in_full):  # `--resume` goes on with one that failed
+        run.forget_under_way()
 
 
 def _evaluated(run: RunDir, prepared: Prepared, result: SearchResult) -> OwnEvaluation | None:
@@ -219,7 +221,7 @@ def _folder(spec: RunSpec) -> AbstractContextManager[Path]:
 
 @contextmanager
 def _telling_how_to_resume(spec: RunSpec, out: Path) -> Iterator[None]:
-    """Log the command that continues the search if a signal ends the context once plans are trained."""
+    """Log the command that continues the search if a signal ends the context once anything is measured."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):

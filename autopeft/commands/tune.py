@@ -44,6 +44,7 @@ from autopeft.records import (
     SplitSizes,
     Status,
     digest_of,
+    quoted,
     to_json,
     with_setting,
 )
@@ -183,6 +184,7 @@ class Study:
         if self.spec.output.out is None:
             with claimed_folder(Path("reports") / f"tune-{datetime.now():%Y%m%d-%H%M%S}") as folder:
                 self._open(folder)
+            log.info("The same command with --out %s goes on with this study, or shares its work.", folder)
         else:
             self._open(Path(self.spec.output.out))
         # Failures by the machine's fault, such as memory that ran out, are tried again in this process.
@@ -466,7 +468,8 @@ def tune(
     while not study.is_finished:
         interrupt()
         trial = study.ask(deadline_seconds=deadline_seconds)
-        if trial is None:  # other processes have all trials that are needed now
+        if trial is None:
+            log.info("Other processes have all trials that are needed now; waiting for them.")
             time.sleep(_PAUSE_SECONDS)
             continue
         log.info("Trial %d: %s, %d steps, on %s", trial.number, trial.words, trial.steps, trial.split)
@@ -486,5 +489,6 @@ def tune(
             study.fail(trial, reason, status=Status.OUT_OF_MEMORY if is_out_of_memory(error) else Status.FAIL)
         except BaseException:
             study.give_back(trial)
+            log.warning("Stopped; the same command with --out %s goes on.", quoted(str(study.path)))
             raise
     return study.finish()

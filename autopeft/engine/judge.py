@@ -47,8 +47,9 @@ def train_in_full(
     Raises:
         TrainingError: The machine broke off a run of the baseline, or all baselines diverged.
     """
-    payable = (n for n in range(len(rivals), 0, -1) if runs.has_room(problem.full_runs(n_plans=1 + n)))
-    n_affordable = max(next(payable, 0), 0 if problem.is_allowed(baselines[0]) else 1)
+    plans = [baselines[0], *rivals]
+    payable = (n for n in range(len(plans), 1, -1) if runs.has_room(problem.full_runs(n_plans=n), plans[:n]))
+    n_affordable = max(next(payable, 1) - 1, 0 if problem.is_allowed(baselines[0]) else 1)
     if n_affordable < len(rivals):
         log.warning(
             "The limits pay %d of %d rivals in full; raise --max-time or --max-cost for more.",
@@ -72,7 +73,8 @@ def train_in_full(
             elif failed.status.is_of_machine and plan == baseline:
                 raise broken_off("The full run", failed)
             else:
-                log.warning("Plan %s is left out: %s.", plan.digest, failed.reason)
+                again = "; --resume tries it again" if failed.status.is_of_machine else ""
+                log.warning("Plan %s is left out: %s%s.", plan.digest, failed.reason, again)
         if baseline in finished:
             return baseline, finished
     raise TrainingError(
@@ -234,7 +236,7 @@ def _best_of_size(
         return None
     short, full = [lengths.short(seed=seed)] * len(plans), [lengths.full(seed=seed)]
     words = f"{max_params:,} parameters"
-    if not runs.has_room([*short, *full]):
+    if not runs.has_room([*short, *full], list(plans)):
         log.warning("The limits do not pay a search among plans of %s.", words)
         return None
     for plan, arm in plans.items():

@@ -148,15 +148,22 @@ class Runs:
         overhead = _pace([m.overhead_seconds for m in trained])
         return steps * step + fidelity.eval_examples * example + overhead
 
-    def has_room(self, fidelities: Sequence[Fidelity]) -> bool:
-        """Whether some runs fit into the time and cost left; before a timed run, the cost decides."""
+    def has_room(self, fidelities: Sequence[Fidelity], plans: Sequence[Plan] = ()) -> bool:
+        """Whether some runs fit into the time and cost left; before a timed run, the cost decides.
+
+        Runs of `plans` that an earlier process finished take no time again. If no training is left, all fit.
+        """
         full_run = self.seconds(self.lengths.full(seed=0))
         if full_run is None:
             return math.fsum(map(self.lengths.cost, fidelities)) <= self.limits.cost
+        finished = Counter(fidelity for plan, fidelity in self.earlier if plan in plans)
+        new = list((Counter(fidelities) - finished).elements())
         seconds = math.fsum(self.seconds(fidelity) or 0.0 for fidelity in fidelities)
+        new_seconds = math.fsum(self.seconds(fidelity) or 0.0 for fidelity in new)
+        has_time = self.clock() + new_seconds / self.executor.n_workers <= self.limits.seconds
+        is_trained = all(fidelity.split == "test" for fidelity in new)
         spent = math.fsum(m.total_seconds for m in self.measured.values())
-        has_time = self.clock() + seconds / self.executor.n_workers <= self.limits.seconds
-        return has_time and spent + seconds <= self.limits.cost * full_run
+        return (has_time or is_trained) and spent + seconds <= self.limits.cost * full_run
 
     def at(self, fidelity: Fidelity) -> dict[Plan, Measurement]:
         """The measurements at one fidelity."""

@@ -90,30 +90,26 @@ class Study:
                 self._sampled[number] = trial
                 self.runs.arms.setdefault(plan, policy.arm)
                 proposals.append(Proposal(trial=number, arm=policy.arm, source="sampler", plan=plan))
-            n_measured = self._measure(proposals)
-            for proposal in proposals[:n_measured]:
+            if self._measure(proposals) < len(proposals):
+                return
+            for proposal in proposals:
                 loss = self.short[proposal.plan].loss
                 study.tell(self._sampled[proposal.trial], math.inf if loss is None else loss)
-            if n_measured < len(proposals):
-                return
             n_remaining -= len(proposals)
 
     def _measure(self, proposals: Sequence[Proposal]) -> int:
-        """Measure proposals while limits leave room for two full runs; return how many; else warn."""
+        """Measure proposals while limits leave room for two full runs; return how many; else warn.
+
+        What an earlier process measured is used in any case.
+        """
         reserve = self.problem.full_runs(n_plans=2)
-        n_workers, n_done = self.runs.executor.n_workers, 0
+        n_workers, n_left_out = self.runs.executor.n_workers, 0
         remaining = iter(proposals)
         while batch := list(islice(remaining, n_workers)):
-            if not self.runs.has_room([*(self._fidelity for _ in batch), *reserve]):
-                full_run = self.runs.seconds(self.problem.lengths.full(seed=0))
-                log.warning(
-                    "The limits pay %d of %d short runs%s; raise --max-time or --max-cost for more.",
-                    len(self.short),
-                    len(self.short) + len(proposals) - n_done,
-                    "" if full_run is None else f", as a full run takes about {full_run / 60:.1f} min",
-                )
-                self.runs.expected[self._fidelity] = 0
-                break
+            logged = [each for each in batch if (each.plan, self._fidelity) in self.runs.earlier]
+            n_new = len(batch) - len(logged)
+            if n_new and (n_left_out or not self.runs.has_room([*[self._fidelity] * n_new, *reserve])):
+                batch, n_left_out = logged, n_left_out + n_new
             self.proposals += batch
             trial_ids = [self._begin_trial(proposal) for proposal in batch]
             results = self.runs.measure_all((proposal.plan, self._fidelity) for proposal in batch)
@@ -126,8 +122,16 @@ class Study:
                         trial_id, self._fidelity.train_steps, result.loss
                     )
                     self._racing[trial_id] = result.plan, result.loss
-            n_done += len(batch)
-        return n_done
+        if n_left_out:
+            full_run = self.runs.seconds(self.problem.lengths.full(seed=0))
+            log.warning(
+                "The limits pay %d of %d short runs%s; raise --max-time or --max-cost for more.",
+                len(self.short),
+                len(self.short) + n_left_out,
+                "" if full_run is None else f", as a full run takes about {full_run / 60:.1f} min",
+            )
+            self.runs.expected[self._fidelity] = 0
+        return len(proposals) - n_left_out
 
     @property
     def _fidelity(self) -> Fidelity:

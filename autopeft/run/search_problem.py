@@ -72,7 +72,7 @@ def open_run(
 
     `explicit` has the dotted names of the settings that the user set. With `resume` the run in
     `spec.output.out` goes on, whose settings are kept. The run directory `out` is locked within the context;
-    an error before its first measurement removes it. None, in a dry run, writes nothing. `interrupt` is
+    an error before the sensitivity is measured removes it. None, in a dry run, writes nothing. `interrupt` is
     called before each training step; what it raises stops the run.
     """
     spec = resumed(spec, explicit) if resume else with_demo_settings(spec, explicit)
@@ -109,7 +109,7 @@ def open_run(
             )
         except BaseException:
             if folder:
-                folder.discard()  # does nothing once plans are trained
+                folder.discard()  # does nothing once the sensitivity is measured
             raise
 
 

@@ -40,7 +40,7 @@ from autopeft.store.files import as_path, cannot_write, read_object, refuse_file
 from autopeft.store.plan import read_plan_file
 from autopeft.store.yaml import read_yaml, validate, without_removed, write_yaml_text
 
-# Everything that a run writes before its search begins.
+# Everything that a run writes before the sensitivity is measured.
 _EARLY_FILES = ("run.yaml", "report.html", "trials.csv", "state", ".lock")
 # The names that `files.write_text` and `train.pausing.write` give to what they are writing.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
@@ -150,7 +150,7 @@ class RunDir:
             self._lock.release()
 
     def discard(self) -> None:
-        """Remove a fresh directory whose search has not begun; leave a resumed run or one that has begun.
+        """Remove a fresh directory in which nothing is measured; leave a resumed run or one that has begun.
 
         Only files of a run are removed, then the folders that `create` made if they are empty.
         """
@@ -237,8 +237,10 @@ class RunDir:
 
     @property
     def is_begun(self) -> bool:
-        """Whether the sensitivity is measured, and plans are trained: from then on the settings must stay."""
-        return (self.path / "study.sqlite").is_file() or bool(self.measurements.load())
+        """Whether the sensitivity is measured, or a plan: from then on the settings must stay."""
+        content = read_object(self.state / STATE).get("content")
+        is_scored = isinstance(content, dict) and content.get("scores") is not None
+        return is_scored or bool(self.measurements.load())
 
     @property
     def is_finished(self) -> bool:

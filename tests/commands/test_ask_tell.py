@@ -8,12 +8,14 @@ import math
 import threading
 import time
 
+import psutil
 import pytest
 from toys.trainers import good_trainer, rows_without_seconds, score_of, write_adapter
 
 from autopeft.commands.tune import Study, tune
 from autopeft.errors import RunDirError, SpecError, TrainingError
 from autopeft.run.trials import Score, Trial
+from autopeft.store import read_checked, write_checked
 
 
 @pytest.fixture
@@ -123,6 +125,32 @@ def test_lost_trial_comes_back_after_the_deadline(make_study):
     assert again.folder != lost.folder  # its process may still write there
     study.tell(lost, score_of(lost))  # too late
     assert study.ask(deadline_seconds=0.0).learning_rate == lost.learning_rate
+
+
+def test_trial_of_a_process_whose_number_a_later_one_has_comes_back(make_study):
+    """As in a container that was killed and started again."""
+    study = make_study()
+    lost = study.ask()
+    claim = lost.path / "claim.json"
+    written = read_checked(claim, remedy="")
+    write_checked(claim, written | {"at": psutil.Process().create_time() - 1})
+    assert study.ask().learning_rate == lost.learning_rate
+
+
+def test_study_in_a_folder_of_its_own_choice_names_it_at_the_start_and_at_a_stop(
+    make_study, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level(logging.INFO)
+
+    def stops(trial):
+        raise SystemExit(143)
+
+    study = make_study(out=None)
+    with pytest.raises(SystemExit):
+        tune(stops, study)
+    assert f"The same command with --out {study.path} goes on with this study, or shares its" in caplog.text
+    assert caplog.messages[-1] == f"Stopped; the same command with --out {study.path} goes on."
 
 
 def test_nothing_is_asked_while_all_that_is_needed_is_out(make_study):

@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 from toys.engine import Run, Threads, World, levels, run
 
+from autopeft.executors import Serial
 from autopeft.records import Measurement, Status
 
 SETTINGS = {"trials": 8, "seeds": 2, "sizes": 2}
@@ -54,6 +55,16 @@ def test_a_run_under_a_limit_of_cost_resumes_to_the_same_outcome() -> None:
         resumed = run(TRUTH, known=limited.records[:n_known], max_cost=5.0, **SETTINGS)
         assert resumed.outcome == limited.outcome
         assert len(resumed.world.calls) == len(limited.records) - n_known
+
+
+# Of four short runs, one that the machine broke off is not in the log.
+@pytest.mark.parametrize(("executor", "missing"), [(Serial, None), (Threads, None), (Serial, 1)])
+def test_under_a_short_deadline_all_that_was_measured_is_used(executor, missing) -> None:
+    settings = {**SETTINGS, "trials": 4}
+    known = [m for index, m in enumerate(run(TRUTH, **settings).records) if index != missing]
+    resumed = run(TRUTH, known=known, executor=executor(), max_seconds=0.001, **settings)
+    assert list(resumed.outcome.measurements) == known and not resumed.world.calls
+    assert resumed.outcome.verdict == run(TRUTH, **settings).outcome.verdict
 
 
 def test_each_measurement_is_recorded_before_the_next_begins_and_shown_in_order() -> None:

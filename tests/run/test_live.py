@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from autopeft import commands
 from autopeft.cli.app import app
+from autopeft.errors import RunDirError
 from autopeft.records import SearchSoFar
 from autopeft.run import live
 from autopeft.run.progress import Lines
@@ -67,6 +68,19 @@ def test_a_stopped_search_leaves_a_page_that_report_renders_again(stopped):
     result, _ = commands.run_search(spec, resume=True, progress=Lines())
     assert result.verdict.sentence in (run / "report.html").read_text().replace("−", "-")
     assert not (run / "state" / "so_far.json").exists()
+
+
+def test_a_search_that_fails_names_the_command_that_goes_on(model_dir, data_dir, tmp_path, caplog):
+    class Failing(Lines):
+        def measured(self, *_, **__):
+            raise RunDirError("the disk is full")
+
+    spec = run_spec(model_dir, data_dir, out=tmp_path / "run", budget="5%", max_steps=8, batch_size=8)
+    with pytest.raises(RunDirError, match="the disk is full"):
+        commands.run_search(spec, progress=Failing())
+    command = f"autopeft search --resume --out {tmp_path / 'run'}"
+    assert caplog.messages[-1] == f"What was measured is kept; go on with: {command}"
+    assert status_of(tmp_path / "run").startswith("Failed: the disk is full; nothing is judged.")
 
 
 def test_the_page_of_a_run_in_another_process_stays_as_it_is(stopped):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
 import signal
@@ -16,11 +18,12 @@ from typer.testing import CliRunner
 
 from autopeft import commands
 from autopeft.cli.app import app
+from autopeft.commands import search
 from autopeft.commands.train import _Steps
 from autopeft.errors import RunDirError
 from autopeft.run.progress import Lines
 from autopeft.store import write_plan
-from autopeft.train import kept_step, pausing
+from autopeft.train import bench, kept_step, pausing
 
 N_STEPS = 12
 WEIGHTS = "adapter_model.safetensors"
@@ -166,11 +169,55 @@ def test_a_search_that_was_stopped_within_a_run_goes_on_within_it(
             if (step, n_steps) == where:
                 raise KeyboardInterrupt
 
-    class Sees(Lines):
-        def step(self, step, n_steps):
-            seen.append((step, n_steps))
+    with pytest.raises(KeyboardInterrupt):
+        commands.run_search(spec, progress=Stops())
+    commands.run_search(run_spec(out=spec.output.out), resume=True, progress=Sees(seen))
+    assert seen[0] == where
+
+
+class Sees(Lines):
+    """Notes each step, and how many there are."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = seen
+
+    def step(self, step, n_steps):
+        self.seen.append((step, n_steps))
+
+
+def test_a_search_that_was_stopped_before_its_first_run_keeps_the_sensitivity(
+    model_dir, data_dir, tmp_path, monkeypatch, caplog
+):
+    spec = run_spec(model_dir, data_dir, out=tmp_path / "run", max_steps=8, batch_size=8, budget="5%")
+
+    class Stops(Lines):
+        def begin(self, *_):
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         commands.run_search(spec, progress=Stops())
-    commands.run_search(run_spec(out=spec.output.out), resume=True, progress=Sees())
-    assert seen[0] == where
+    assert caplog.messages[-1] == f"Stopped; continue with: autopeft search --resume --out {tmp_path / 'run'}"
+    monkeypatch.setattr(search, "logged_scores", lambda *_, **__: pytest.fail("it was measured before"))
+    commands.run_search(run_spec(out=spec.output.out), resume=True, progress=Lines())
+
+
+def test_a_rival_that_the_machine_broke_off_goes_on_although_the_search_ended(
+    model_dir, data_dir, tmp_path, monkeypatch, step_by_step, caplog
+):
+    seen, n_saved = [], itertools.count(1)
+    spec = run_spec(model_dir, data_dir, out=tmp_path / "run", max_steps=12, batch_size=8, budget="5%")
+    save = bench.save_weights
+
+    def fails_once(*arguments):
+        if next(n_saved) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(*arguments)
+
+    monkeypatch.setattr(bench, "save_weights", fails_once)
+    result, _ = commands.run_search(spec, progress=Lines())
+    assert [run.name for run in result.full_runs] == ["best"]
+    assert "No space left on device; --resume tries it again." in caplog.text
+    result, _ = commands.run_search(run_spec(out=spec.output.out), resume=True, progress=Sees(seen))
+    assert len(result.full_runs) == 2 and not seen  # only its evaluation was left
+    assert not (tmp_path / "run/state/under_way").exists()

@@ -27,7 +27,7 @@ from autopeft.records import (
     Status,
     Verdict,
 )
-from autopeft.store import RunDir, resolve_settings
+from autopeft.store import STATE, RunDir, resolve_settings, write_checked
 from autopeft.store.study_file import study_file
 
 PLAN = Plan(adapters=(), learning_rate=0.001, trainable_params=0)
@@ -145,12 +145,13 @@ def test_a_file_of_somebody_else_survives_the_taking_back(run):
     assert [path.name for path in run.path.iterdir()] == ["notes.txt"]
 
 
-def test_a_run_is_kept_once_it_trains_before_any_measurement(tmp_path):
+@pytest.mark.parametrize(("scores", "is_kept"), [(None, False), ([{"name": "gradient"}], True)])
+def test_a_run_is_kept_once_the_sensitivity_is_measured(scores, is_kept, tmp_path):
     run = RunDir.create(tmp_path / "run", resume=False)
+    write_checked(run.state / STATE, {"start": {}, "scores": scores})
     run.write_spec(RunSpec())
-    (run.path / "study.sqlite").touch()
     run.discard()
-    assert (run.path / "run.yaml").exists()
+    assert (run.path / "run.yaml").exists() == is_kept
     run.close()
 
 
