@@ -311,9 +311,11 @@ class Study:
         return config
 
     def give_back(self, trial: Trial) -> None:
-        """Let another process have a trial that this one will not finish."""
+        """Let another process have a trial that this one will not finish, unless its score is logged."""
         with self._lock:
-            self._trials.give_back(trial)
+            claim = self._trials.claim(trial)
+            if claim is None or (claim.plan, claim.fidelity) not in self._measured():
+                self._trials.give_back(trial)
 
     def tell(self, trial: Trial, score: Score | float) -> None:
         """Log the score of a trial; a score or loss that is not finite is logged as a diverged trial.

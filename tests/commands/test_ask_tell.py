@@ -115,6 +115,14 @@ def test_stopped_study_goes_on_and_ends_alike(make_study, tiny_llama, usual_rows
     assert rows_without_seconds(again.path / "trials.csv") == usual_rows
 
 
+def test_trial_whose_score_was_logged_as_the_signal_came_keeps_its_adapter(make_study, tiny_llama):
+    study, train = make_study(effort="quick"), good_trainer(tiny_llama)
+    for trial in iter(study.ask, None):
+        study.tell(trial, train(trial))
+        study.give_back(trial)  # as `tune` does at a signal
+    assert study.finish().best.adapters
+
+
 def test_lost_trial_comes_back_after_the_deadline(make_study):
     study = make_study()
     lost = study.ask()
