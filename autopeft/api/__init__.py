@@ -135,7 +135,8 @@ def tune(train: Callable[[Trial], Score | float], **about: Any) -> Result:
     `train` gets a `Trial`, attaches `trial.config` to the model with `peft.get_peft_model`, trains it for
     `trial.steps` steps at `trial.learning_rate`, writes it to `trial.folder`, evaluates it on the rows of
     `trial.split`, and returns a `Score` or a number. If `train` raises an error, the trial has failed, and
-    the search goes on. The same call again goes on where it stopped; several processes may share the work.
+    the search goes on. The same call with its `out` goes on where it stopped; several processes may share
+    the work.
 
     `about` are the arguments of `Study`: model, budget, full_steps, out, metric …
 

@@ -95,9 +95,9 @@ def fit_threads() -> None:
 
     torch counts the cores that this process may run on, also those beyond a container's limit of time, or
     beyond a Slurm task that is not bound to cores. Threads on these would wait for each other, or take the
-    cores of other jobs. Threads of GNU's OpenMP spin until the last one is done. If another program has taken
-    its core, the others spin for milliseconds, many thousand times a second: so they sleep earlier. What the
-    user has set stays. Worker processes inherit the variables.
+    cores of other jobs. Threads of GNU's OpenMP spin while they wait for the slowest. If another program has
+    the core of that one, they spin for milliseconds at each operation: so they sleep earlier. What the user
+    has set stays. Workers on this machine inherit the variables.
     """
     limits = [math.ceil(cores)] if (cores := allowed_cores()) is not None else []
     by_slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")

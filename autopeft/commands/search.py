@@ -167,13 +167,11 @@ def _finished(
 
 def _write(run: RunDir, prepared: Prepared, result: SearchResult, state: RunState) -> None:
     """Write the answer: the finished adapter, plans, result and report."""
+    run.forget_under_way(m for m in result.measurements if m.status.is_of_machine)
     write_best(run, prepared, result, weights=state.weights["body"])
     write_plans(run, prepared, result)
     run.save_result(result)
     report.write(result, run.path, words=part_words(result))
-    in_full = [m for m in result.measurements if m.fidelity.split == "confirm"]
-    if not any(m.status.is_of_machine for m in in_full):  # `--resume` goes on with one that failed
-        run.forget_under_way()
 
 
 def _evaluated(run: RunDir, prepared: Prepared, result: SearchResult) -> OwnEvaluation | None:

@@ -184,7 +184,8 @@ class Study:
         if self.spec.output.out is None:
             with claimed_folder(Path("reports") / f"tune-{datetime.now():%Y%m%d-%H%M%S}") as folder:
                 self._open(folder)
-            log.info("The same command with --out %s goes on with this study, or shares its work.", folder)
+            shown = quoted(str(folder))
+            log.info("The same command with --out %s goes on with this study, or shares its work.", shown)
         else:
             self._open(Path(self.spec.output.out))
         # Failures by the machine's fault, such as memory that ran out, are tried again in this process.
@@ -467,13 +468,17 @@ def tune(
     Raises:
         TrainingError: No baseline could be trained.
     """
+    is_waiting = False
     while not study.is_finished:
         interrupt()
         trial = study.ask(deadline_seconds=deadline_seconds)
         if trial is None:
-            log.info("Other processes have all trials that are needed now; waiting for them.")
+            if not is_waiting:
+                log.info("Other processes have all trials that are needed now; waiting for them.")
+            is_waiting = True
             time.sleep(_PAUSE_SECONDS)
             continue
+        is_waiting = False
         log.info("Trial %d: %s, %d steps, on %s", trial.number, trial.words, trial.steps, trial.split)
         try:
             score = train(trial)

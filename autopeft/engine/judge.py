@@ -98,8 +98,8 @@ def judge(problem: SearchProblem, runs: Runs, baseline: Plan, finished: Finished
             examples=problem.examples("confirm"),
             n_rivals=len(rivals),
         )
-    margin = problem.spec.search.margin
-    if margin is None:
+    margin = problem.spec.search.margin  # the difference that does not matter
+    if margin is None:  # 0.01, or 1 % of an unbounded loss or error
         is_unbounded_loss = problem.metric.score_span is None and not problem.metric.greater_is_better
         margin = _MARGIN * abs(_mean(problem, finished[baseline])) if is_unbounded_loss else _MARGIN
     names = _name(runs, rival or baseline), _name(runs, baseline)

@@ -34,7 +34,7 @@ class Progress(Protocol):
         """A measurement has ended.
 
         `arm` is the plan's arm as text. `seconds_left` is an estimate for the rest of the search; None before
-        a run was timed, and where the limits may shorten the rest.
+        a run was timed, and where the deadline will shorten the rest.
         """
 
 
@@ -121,10 +121,10 @@ class Runs:
         plan, fidelity = key
         self.expected[fidelity] = max(0, self.expected[fidelity] - 1)
         seconds = self._seconds_left()
-        is_shortened = seconds is not None and self.clock() + seconds > self.limits.seconds
-        self.progress.measured(
-            measurement, arm=str(self.arms.get(plan, "")), seconds_left=None if is_shortened else seconds
-        )
+        short_runs = (n_runs for fidelity, n_runs in self.expected.items() if fidelity.split == "search")
+        if seconds is not None and any(short_runs) and self.clock() + seconds > self.limits.seconds:
+            seconds = None  # the deadline will shorten the rest
+        self.progress.measured(measurement, arm=str(self.arms.get(plan, "")), seconds_left=seconds)
 
     def _seconds_left(self) -> float | None:
         estimates = [(self.seconds(fidelity), n_runs) for fidelity, n_runs in self.expected.items()]
@@ -151,7 +151,8 @@ class Runs:
     def has_room(self, fidelities: Sequence[Fidelity], plans: Sequence[Plan] = ()) -> bool:
         """Whether some runs fit into the time and cost left; before a timed run, the cost decides.
 
-        Runs of `plans` that an earlier process finished take no time again. If no training is left, all fit.
+        Runs of `plans` that an earlier process finished take no time again. Without a training among the
+        others, the deadline does not count.
         """
         full_run = self.seconds(self.lengths.full(seed=0))
         if full_run is None:

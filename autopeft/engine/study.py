@@ -100,7 +100,7 @@ class Study:
     def _measure(self, proposals: Sequence[Proposal]) -> int:
         """Measure proposals while limits leave room for two full runs; return how many; else warn.
 
-        What an earlier process measured is used in any case.
+        What an earlier process measured of them is used beyond the limits, too.
         """
         reserve = self.problem.full_runs(n_plans=2)
         n_workers, n_left_out = self.runs.executor.n_workers, 0
@@ -108,7 +108,8 @@ class Study:
         while batch := list(islice(remaining, n_workers)):
             logged = [each for each in batch if (each.plan, self._fidelity) in self.runs.earlier]
             n_new = len(batch) - len(logged)
-            if n_new and (n_left_out or not self.runs.has_room([*[self._fidelity] * n_new, *reserve])):
+            asked = [*[self._fidelity] * len(batch), *reserve]
+            if n_new and (n_left_out or not self.runs.has_room(asked, [each.plan for each in batch])):
                 batch, n_left_out = logged, n_left_out + n_new
             self.proposals += batch
             trial_ids = [self._begin_trial(proposal) for proposal in batch]

@@ -289,8 +289,8 @@ class BaseModel:
     def in_train_mode(self) -> Iterator[None]:
         """Put the base model into train mode within a context, and leave torch's generators as they were."""
         with forked_rng(self.device):
-            self.to_train(self.module)
             try:
+                self.to_train(self.module)
                 yield
             finally:
                 self.module.eval()

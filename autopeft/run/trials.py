@@ -315,8 +315,9 @@ class Claim:
     def holds(self, deadline_seconds: float) -> bool:
         """Whether the process may still bring a score: before the deadline, if it runs, as far as we see."""
         is_gone = self.host == platform.node()
-        with suppress(psutil.Error):  # there is no process of that number
-            is_gone &= psutil.Process(self.pid).create_time() > self.at  # in a container that started again
+        with suppress(psutil.NoSuchProcess):
+            # A container that started again may have a younger process of the same number.
+            is_gone &= psutil.Process(self.pid).create_time() > self.at
         return not is_gone and time.time() - self.at < deadline_seconds
 
 

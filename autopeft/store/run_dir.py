@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from operator import attrgetter
@@ -41,7 +41,7 @@ from autopeft.store.plan import read_plan_file
 from autopeft.store.yaml import read_yaml, validate, without_removed, write_yaml_text
 
 # Everything that a run writes before the sensitivity is measured.
-_EARLY_FILES = ("run.yaml", "report.html", "trials.csv", "state", ".lock")
+_EARLY_FILES = ("run.yaml", "state", ".lock")
 # The names that `files.write_text` and `train.pausing.write` give to what they are writing.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 # In `state/`: what a run depends on, with the version of autopeft (see `run.state`). It is written before
@@ -174,9 +174,12 @@ class RunDir:
         name = f"{plan.digest}-{fidelity.split}-{fidelity.train_steps}-{fidelity.seed}"
         return self.state / "under_way" / name
 
-    def forget_under_way(self) -> None:
-        """Remove the states of unfinished trainings, once the search is finished."""
-        shutil.rmtree(self.state / "under_way", ignore_errors=True)
+    def forget_under_way(self, failed: Iterable[Measurement]) -> None:
+        """Remove the states of unfinished trainings but those that failed, with which `--resume` goes on."""
+        kept = [self.under_way(measurement.plan, measurement.fidelity) for measurement in failed]
+        for folder in (self.state / "under_way").glob("*"):
+            if folder not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def write_spec(self, spec: RunSpec) -> None:
         """Write `run.yaml`: all resolved settings but `output.out`."""
