@@ -16,11 +16,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, cast, overload
 
-import torch
 from torch import nn
 
 from autopeft import commands
-from autopeft.api.result import Result, in_python_words, with_path
+from autopeft.api.result import Result, in_python_words, training_modes, with_path
 from autopeft.commands import Analysis, Preview, Suggestion, SuggestRequest, apply, save
 from autopeft.commands.tune import Study
 from autopeft.errors import ModelError, SpecError
@@ -107,7 +106,6 @@ def search(
             "A worker process of autopeft.search imports the script that started the search, and the script "
             'would start another; put its call of autopeft.search under: if __name__ == "__main__":'
         )
-    _require_gradients()
     # A notebook or a terminal shows stderr; a program without a console has None there, or its own stream.
     isatty = getattr(sys.stderr, "isatty", None)
     is_watched = "ipykernel" in sys.modules or bool(isatty and isatty())
@@ -148,14 +146,6 @@ def tune(train: Callable[[Trial], Score | float], **about: Any) -> Result:
         return with_path(commands.tune(train, study), study.path)
 
 
-def _require_gradients() -> None:
-    """Raise a SpecError in inference mode, whose tensors can have no gradients."""
-    if torch.is_inference_mode_enabled():
-        raise SpecError(
-            "torch.inference_mode is on, and adapters need gradients; call autopeft outside that block."
-        )
-
-
 @one_at_a_time()
 def analyze(
     model_or_settings: RunSpec | nn.Module | str | Path | None = None,
@@ -173,7 +163,6 @@ def analyze(
     scores. `max_examples` is the number of examples to score, at most. `out` is a folder for
     sensitivity.csv; without it nothing is written.
     """
-    _require_gradients()
     max_examples, out = settings.pop("max_examples", None), settings.pop("out", None)
     settings.pop("quiet", None)  # as for `search`; there is no progress here
     with in_python_words():
@@ -219,6 +208,9 @@ def suggest(
         takes = "autopeft.suggest takes {}; see help(autopeft.suggest)."
         if wrong := sorted(about.keys() - {field.name for field in fields(SuggestRequest)}):
             raise SpecError(takes.format(f"no argument {', '.join(wrong)}"))
+        for name, value in about.items():
+            if not isinstance(value, (float | int if name == "gpu_price" else str) | None):
+                raise SpecError(takes.format(f"no {name}={value!r}"))
         for word, value in (("model", model), ("dataset", data)):
             if not isinstance(value, str | Path | None):
                 raise SpecError(takes.format(f"the name of a {word}, not a {type(value).__name__}"))
@@ -299,8 +291,8 @@ def _resolve(
 
 @contextmanager
 def _lent(memory: InMemory) -> Iterator[None]:
-    """Allow gradients within the context, and restore a model object at its end."""
+    """Put torch into the modes for training within the context, and restore a model object at its end."""
     if memory.model is not None:
         require_plain(memory.model)
-    with torch.enable_grad(), nullcontext() if memory.model is None else restoring(memory.model):
+    with training_modes(), nullcontext() if memory.model is None else restoring(memory.model):
         yield

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import torch
 from torch import nn
 
 from autopeft import commands, report
@@ -54,7 +55,7 @@ class SavedPlan:
             SpecError: The model or the data of the run were objects in memory.
             AutopeftError: As for `autopeft train`.
         """
-        with in_python_words():
+        with in_python_words(), training_modes():
             folder = None if out is None else Path(out)
             return commands.train_plan(self.path, out=folder, seed=seed, all_rows=all_rows)
 
@@ -197,3 +198,22 @@ def in_python_words() -> Iterator[None]:
         raise
     finally:
         logging.setLogRecordFactory(usual)
+
+
+@contextmanager
+def training_modes() -> Iterator[None]:
+    """Allow gradients and make new tensors float32 within the context, whatever the caller set in torch.
+
+    Raises a SpecError in inference mode, whose tensors can have no gradients.
+    """
+    if torch.is_inference_mode_enabled():
+        raise SpecError(
+            "torch.inference_mode is on, and adapters need gradients; call autopeft outside that block."
+        )
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        torch.set_default_dtype(usual)

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -19,6 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from autopeft.errors import RunDirError, SpecError, TrainingError
+from autopeft.extension import is_own_metric
 from autopeft.model.devices import device_names
 from autopeft.records import (
     SETTINGS,
@@ -84,12 +86,19 @@ class RunState:
 
     `start` is what the measurements depend on, by name: settings, data, weights, versions. `decisions` are
     the settings that the run derived. `scores` is None before the sensitivity of the sites is measured.
+    `metric_file` digests the file of the user's own metric.
     """
 
     start: dict[str, Any]
     decisions: tuple[Decision, ...] = ()
     scores: tuple[SiteScores, ...] | None = None
     scoring_seconds: float = 0.0
+    metric_file: str | None = None
+
+    def start_of(self, measurement: Measurement) -> str:
+        """Digest what a measurement depends on beside plan and fidelity."""
+        of_metric = self.metric_file if measurement.metric is not None else None
+        return digest_of(self.start if of_metric is None else {**self.start, "file of --metric": of_metric})
 
     @property
     def weights(self) -> dict[str, dict[str, str]]:
@@ -144,11 +153,19 @@ def begin(
         )
     else:
         current = replace(state, decisions=_with_new_pieces(state.decisions, prepared))
+    current = replace(current, metric_file=file_digest(prepared.spec.task.metric))
     if current != state:
         write_state(run, current)
     for derived in current.decisions:
         log.info("%s", derived)
     return current
+
+
+def file_digest(metric: str | None) -> str | None:
+    """Digest the file of the user's own metric, which is imported; None for other metrics."""
+    module = sys.modules.get(str(metric).partition(":")[0]) if is_own_metric(metric) else None
+    path = getattr(module, "__file__", None)  # modules in C may have none
+    return None if path is None else sha256_of(path)
 
 
 def _with_new_pieces(kept: tuple[Decision, ...], prepared: Prepared) -> tuple[Decision, ...]:
@@ -317,8 +334,9 @@ def logged_measurements(run: RunDir) -> dict[tuple[Plan, Fidelity], Measurement]
     measured, state = {}, read_state(run)
     for measurement, seal, start in run.measurements.load_sealed():  # which warns of damaged lines
         plan, fidelity = measurement.plan, measurement.fidelity
-        if state is not None and start not in (None, digest_of(state.start)):
-            log.warning("Plan %s is measured again; its measurement is of another run.", plan.digest)
+        if state is not None and start not in (None, state.start_of(measurement)):
+            text = "Plan %s is measured again; its measurement is of another run or file of --metric."
+            log.warning(text, plan.digest)
         elif not _keeps_weights(measurement) or seal_of(run.weights(plan, fidelity.seed)) == seal is not None:
             measured[plan, fidelity] = measurement
         else:
@@ -343,5 +361,5 @@ def record(run: RunDir, state: RunState, measurement: Measurement) -> None:
         return
     folder = run.weights(measurement.plan, measurement.fidelity.seed)
     seal = seal_of(folder) if _keeps_weights(measurement) else None
-    run.measurements.append(measurement, weights=seal, start=digest_of(state.start))
+    run.measurements.append(measurement, weights=seal, start=state.start_of(measurement))
     shutil.rmtree(run.under_way(measurement.plan, measurement.fidelity), ignore_errors=True)

@@ -103,6 +103,21 @@ def test_leaderboard_has_every_plan_once_with_finished_plans_first(named_run):
     assert best["metric"] == expected.metric_mean
 
 
+def test_modes_that_the_caller_set_in_torch_change_no_number(model_dir, data_dir, tmp_path):
+    names, few = (str(model_dir), str(data_dir)), {"max_steps": 4, "trials": 2, "methods": "lora"}
+    usual = autopeft.search(*names, "5%", out=tmp_path / "usual", **few)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.no_grad():
+            again = autopeft.search(*names, "5%", out=tmp_path / "again", **few)
+            trained = usual.plans["baseline"].train(tmp_path / "baseline").measurement
+            assert (torch.get_default_dtype(), torch.is_grad_enabled()) == (torch.bfloat16, False)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    losses, others = ([(m.plan, m.fidelity, m.loss) for m in run.measurements] for run in (usual, again))
+    assert others == losses and (trained.plan, trained.fidelity, trained.loss) in losses
+
+
 def test_loaded_model_gives_what_plain_peft_loads(named_run, model_dir, make_batch):
     batch = {name: value for name, value in make_batch().items() if name != "labels"}
     base = transformers.AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)

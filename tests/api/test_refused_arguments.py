@@ -35,6 +35,10 @@ def test_examples_that_are_no_whole_number_are_refused(wrong, model_dir, data):
 def test_what_a_suggestion_does_not_take_is_refused(model_dir, module):
     with pytest.raises(SpecError, match=r"takes no argument methods; see"):
         autopeft.suggest(model_dir, budget="r4", methods=["ia3"])
+    for wrong in ({"memory": 24}, {"device": 0}, {"revision": 3}, {"quantize": True}, {"gpu_price": "2"}):
+        ((name, value),) = wrong.items()
+        with pytest.raises(SpecError, match=f"takes no {name}={value!r}; see"):
+            autopeft.suggest(model_dir, **wrong)
     with pytest.raises(SpecError, match=r"takes the name of a model, not a Bert"):
         autopeft.suggest(module)
     with pytest.raises(BudgetError, match="LoRA of rank 1 on all linear maps trains"):

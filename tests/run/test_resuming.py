@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 from types import SimpleNamespace
 
 import pytest
+from toys.results import toy_plan, toy_run
 from toys.specs import run_spec
 
 from autopeft.errors import SpecError, TrainingError
 from autopeft.records import Decision, with_setting
-from autopeft.run.state import RunState, check_base, resumed, write_state
+from autopeft.run.state import (
+    RunState,
+    check_base,
+    file_digest,
+    logged_measurements,
+    record,
+    resumed,
+    write_state,
+)
 from autopeft.run.workers import check_executor
 from autopeft.store import RunDir
 
@@ -130,3 +140,24 @@ def test_workers_of_another_executor_are_counted_anew_where_the_user_gives_none(
     spec = resumed(run_spec(out=tmp_path / "run", **given), names)
     assert (spec.execution.executor, spec.execution.workers, spec.execution.device) == spread
     check_executor(spec)
+
+
+def test_scores_by_a_metric_of_the_user_that_was_edited_are_measured_again(tmp_path, monkeypatch):
+    name = f"own_{tmp_path.name}".replace("-", "_")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / f"{name}.py"
+    file.write_text("score = len")
+    importlib.import_module(name)
+    original = file_digest(f"{name}:score")
+    plan = toy_plan({}, 1e-3, 0)
+    short, tested = toy_run(plan, "search", 8, 0, 0.7, None), toy_run(plan, "test", 8, 0, 0.7, 0.5)
+    with RunDir.create(tmp_path / "run", resume=False) as run:
+        state = RunState(start={}, metric_file=original)
+        write_state(run, state)
+        for measurement in (short, tested):
+            record(run, state, measurement)
+        assert [*logged_measurements(run).values()] == [short, tested]
+        file.write_text("score = sum")
+        write_state(run, RunState(start={}, metric_file=file_digest(f"{name}:score")))
+        assert [*logged_measurements(run).values()] == [short]
+    assert file_digest("accuracy") is file_digest(None) is file_digest("sys:exit") is None
