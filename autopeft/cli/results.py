@@ -26,6 +26,7 @@ from autopeft.report.formatting import (
     percent,
     plus_minus,
     share_words,
+    significant,
 )
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def print_result(result: SearchResult, path: Path) -> None:
         if cost.total_full_runs is None
         else f", as long as {cost.total_full_runs:.1f} full runs of the default"
     )
-    out.print(f"The whole search took {duration(cost.total_seconds)}{in_r}.\n")
+    out.print(f"The runs of the search took {duration(cost.total_seconds)} in all{in_r}.\n")
     for command in next_steps(result, path):  # each on one line to copy, however long
         out.print(f"  {command}", markup=False, soft_wrap=True)
 
@@ -173,7 +174,7 @@ def reply_text(reply: Reply, *, is_alone: bool) -> str:
     elif reply.tags:
         answer = "\n".join(f"{token}  {tag}" for token, tag in reply.tags)
     elif reply.number is not None:
-        answer = f"{reply.number:.4g}"
+        answer = significant(reply.number, 4)
     else:
         labels = (reply.label,) if reply.label is not None else reply.labels or ()
         answer = ", ".join(f"{label} {100 * shares[label]:.0f} %" for label in labels) or "none of the labels"
@@ -263,8 +264,7 @@ def _task(task: TaskFacts) -> str:
         'a task, 7 classes: a, b, c, d, e and 2 more; accuracy'
     """
     if task.label_range is not None:
-        low, high = task.label_range
-        labels = f"numbers from {low:g} to {high:g}"
+        labels = "numbers from {} to {}".format(*(significant(end, 6) for end in task.label_range))
     else:
         labels = _LABELS.get(task.kind, task.kind).format(n=len(task.label_names))
         shown = [shortened(name, _LABEL_LENGTH) for name in task.label_names]

@@ -98,7 +98,7 @@ def preview(
     first_plans = problem.first_plans
     planned = engine.planned_runs(problem)
     all_runs = math.fsum(map(lengths.cost, planned))
-    all_runs -= engine.repeated_steps(problem, planned) * lengths.step_cost
+    all_runs -= engine.repeated_steps(problem) * lengths.step_cost
     # Limits shorten only the search: the baseline is trained in full with every seed.
     least = len(problem.seeds) * (lengths.cost(lengths.full(seed=0)) + lengths.cost(lengths.test(seed=0)))
     methods = dict.fromkeys(name for arm in feasible.arms for name, _ in feasible.parts(arm))
@@ -201,7 +201,7 @@ def forecast_of(prepared: Prepared, problem: SearchProblem, pace: Pace, *, so_fa
     full_run = _seconds(lengths.full(seed=0), pace)
     planned = planned_runs(problem)
     most = math.fsum(_seconds(fidelity, pace) for fidelity in planned) + _PASS_SHARE * full_run
-    most -= repeated_steps(problem, planned) * pace.step_seconds
+    most -= repeated_steps(problem) * pace.step_seconds
     max_seconds = prepared.spec.search.max_time_seconds or math.inf
     overhead = so_far + _USUAL_REPORT_SECONDS
     least = overhead + len(problem.seeds) * full_run

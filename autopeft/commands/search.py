@@ -142,18 +142,8 @@ def _finished(
 ) -> SearchResult:
     """Check that the base model is unchanged, and join the outcome with the facts and the cost of its run."""
     check_base(state, prepared)
-    # Logged measurements that the outcome does not use, such as a full run whose weights were lost, cost too.
-    used = {(measurement.plan, measurement.fidelity) for measurement in outcome.measurements}
-    unused = []
-    for measurement in reversed(run.measurements.load_repeated()):
-        key = (measurement.plan, measurement.fidelity)
-        if key in used:
-            used.remove(key)
-        else:
-            unused.append(measurement)
-    cost = engine.search_cost(
-        outcome, earlier=unused, scoring_seconds=state.scoring_seconds, load_seconds=load_seconds
-    )
+    paid, scoring_seconds = run.measurements.load_repeated(), state.scoring_seconds
+    cost = engine.search_cost(outcome, paid=paid, scoring_seconds=scoring_seconds, load_seconds=load_seconds)
     return SearchResult(
         spec=so_far.spec,
         setting=so_far.setting,

@@ -221,8 +221,7 @@ class Study:
             )
 
     def _measured(self) -> dict[Key, Measurement]:
-        measurements = self._run.measurements.load()
-        return {(m.plan, m.fidelity): m for m in measurements if m not in self._retried}
+        return {(m.plan, m.fidelity): m for m in self._run.measurements.load() if m not in self._retried}
 
     def _problem(self, measured: Mapping[Key, Measurement]) -> SearchProblem:
         """Make the problem for the engine: one seed if the trainer scores rows, three if it does not."""
@@ -398,7 +397,7 @@ class Study:
                 setting=self._facts(problem, outcome, full),
                 sites=self.base.sites,
                 scores=(),
-                cost=engine.search_cost(outcome, scoring_seconds=0.0, load_seconds=0.0),
+                cost=engine.search_cost(outcome, paid=self._run.measurements.load_repeated()),
                 environment={"autopeft": VERSION},
                 **vars(replace(outcome, measurements=measured)),
             )

@@ -14,24 +14,29 @@ _USUAL_ROWS = 16  # rows of a step in `usual_cost`; the cost hardly depends on i
 
 def planned_runs(problem: SearchProblem) -> list[Fidelity]:
     """List the runs of a search, as if no limit stops it: short, full, on the test split, smaller budgets."""
-    seed, lengths = problem.seeds[0], problem.lengths
+    lengths = problem.lengths
     n_short = problem.n_trials(len(problem.first_plans))
     # A thorough search trains one more rival and the head alone.
     n_extra = 1 + problem.has_head if problem.effort == "thorough" else 0
-    n_full = (USUAL_FINALISTS + n_extra) * len(problem.seeds)
-    planned = [lengths.short(seed=seed)] * n_short + [lengths.full(seed=seed)] * n_full
-    planned += [lengths.test(seed=seed)] * (2 * len(problem.seeds) if lengths.n_test else 0)
+    main = [lengths.short(seed=problem.seeds[0])] * n_short
+    return [*main, *problem.full_runs(n_plans=USUAL_FINALISTS + n_extra), *smaller_runs(problem)]
+
+
+def smaller_runs(problem: SearchProblem) -> list[Fidelity]:
+    """List the runs for smaller budgets, as if no limit stops them."""
+    seed, lengths, planned = problem.seeds[0], problem.lengths, list[Fidelity]()
     for power in range(1, problem.spec.search.sizes):
         n_small = len(problem.smaller(power).small_plans)
         planned += [lengths.short(seed=seed)] * n_small + [lengths.full(seed=seed)] * min(1, n_small)
     return planned
 
 
-def repeated_steps(problem: SearchProblem, planned: Sequence[Fidelity]) -> int:
-    """Count the steps of planned full runs that need no training, since they go on from short runs."""
-    n_full = sum(fidelity == problem.lengths.full(seed=problem.seeds[0]) for fidelity in planned)
-    has_short = problem.lengths.short(seed=problem.seeds[0]) in planned
-    return n_full * problem.lengths.kept_steps if has_short else 0
+def repeated_steps(problem: SearchProblem) -> int:
+    """Count the steps of planned full runs that need no training: short runs have the first seed alone."""
+    n_short = problem.n_trials(len(problem.first_plans))
+    n_begun = min(n_short, USUAL_FINALISTS + (problem.effort == "thorough"))  # the head alone begins anew
+    n_small = smaller_runs(problem).count(problem.lengths.full(seed=problem.seeds[0]))
+    return (n_begun + n_small) * problem.lengths.kept_steps
 
 
 def usual_cost(full_steps: int, *, n_first: int = 5) -> float:
@@ -52,9 +57,9 @@ def usual_cost(full_steps: int, *, n_first: int = 5) -> float:
 def search_cost(
     outcome: Outcome,
     *,
-    earlier: Sequence[Measurement] = (),
-    scoring_seconds: float,
-    load_seconds: float,
+    paid: Sequence[Measurement],
+    scoring_seconds: float = 0.0,
+    load_seconds: float = 0.0,
 ) -> Cost:
     """Add up the seconds by stage, and the cost of the search in R.
 
@@ -62,10 +67,9 @@ def search_cost(
     is not trained (the untrained model), R is the mean of all trained full runs. If there are none, the cost
     in R is None.
 
-    `earlier` measurements took time, and the outcome does not use them, such as those of lost weights. The
-    sensitivity pass counts as a part of the search; loading model and data is kept apart from the total.
+    `paid` are all measurements that took time, also those that the outcome does not use, such as those of
+    lost weights. The sensitivity pass counts as a part of the search; loading is kept apart from the total.
     """
-    paid = [*earlier, *outcome.measurements]
     in_full = [m for m in outcome.measurements if m.fidelity.split == "confirm"]
     trained = [m for m in in_full if m.status is Status.COMPLETE and m.trained_steps]
     trained = [m for m in trained if m.plan == outcome.baseline] or trained

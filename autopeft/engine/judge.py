@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -242,6 +243,7 @@ def _best_of_size(
     for plan, arm in plans.items():
         runs.arms.setdefault(plan, arm)
     earlier = set(runs.measured)
+    runs.later -= Counter([*short, *full])
     runs.begin(f"short runs, {words}", short)
     ranked = rank(problem, runs.measure_all(zip(plans, short, strict=True)))
     if not ranked:

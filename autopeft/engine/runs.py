@@ -7,7 +7,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from autopeft.engine.problem import Lengths
@@ -60,6 +60,7 @@ class Runs:
         measured: Every measurement of this run, in the order of the requests, whoever finished first.
         arms: Plan -> the arm under which it was first proposed.
         expected: Fidelity -> how many measurements are still to come, from which the time left is estimated.
+        later: Those of them that are for smaller budgets, whose phases come last.
     """
 
     executor: Executor
@@ -74,11 +75,12 @@ class Runs:
     measured: dict[Key, Measurement] = field(default_factory=dict)
     arms: dict[Plan, Arm] = field(default_factory=dict)
     expected: Counter[Fidelity] = field(default_factory=Counter)
+    later: Counter[Fidelity] = field(default_factory=Counter)
 
     def begin(self, phase: str, fidelities: Sequence[Fidelity]) -> None:
         """Show a phase, and set how many runs of its fidelities are still to come."""
         for fidelity, n_runs in Counter(fidelities).items():
-            self.expected[fidelity] = n_runs
+            self.expected[fidelity] = n_runs + self.later[fidelity]
         self.progress.phase(phase, len(fidelities), seconds_left=self._seconds_left())
 
     def measure_all(self, keys: Iterable[Key]) -> list[Measurement]:
@@ -127,10 +129,16 @@ class Runs:
         self.progress.measured(measurement, arm=str(self.arms.get(plan, "")), seconds_left=seconds)
 
     def _seconds_left(self) -> float | None:
-        estimates = [(self.seconds(fidelity), n_runs) for fidelity, n_runs in self.expected.items()]
-        if any(seconds is None for seconds, _ in estimates):
-            return None
-        return math.fsum(n_runs * (seconds or 0.0) for seconds, n_runs in estimates) / self.executor.n_workers
+        times: list[tuple[str, float]] = []
+        for at, n_runs in self.expected.items():
+            short = self.lengths.short(seed=at.seed)
+            is_begun = self.expected[short] > self.later[short] or bool(self.at(short))
+            n_done = self.lengths.kept_steps if is_begun and at.split == "confirm" else 0
+            seconds = self.seconds(replace(at, train_steps=at.train_steps - n_done))
+            if seconds is None:
+                return None
+            times += [(at.split, seconds)] * n_runs
+        return side_by_side(times, self.executor.n_workers)
 
     def seconds(self, fidelity: Fidelity) -> float | None:
         """Estimate the seconds of a run from the trained runs so far; None if there is none."""
@@ -160,8 +168,8 @@ class Runs:
         finished = Counter(fidelity for plan, fidelity in self.earlier if plan in plans)
         new = list((Counter(fidelities) - finished).elements())
         seconds = math.fsum(self.seconds(fidelity) or 0.0 for fidelity in fidelities)
-        new_seconds = math.fsum(self.seconds(fidelity) or 0.0 for fidelity in new)
-        has_time = self.clock() + new_seconds / self.executor.n_workers <= self.limits.seconds
+        times = [(fidelity.split, self.seconds(fidelity) or 0.0) for fidelity in new]
+        has_time = self.clock() + side_by_side(times, self.executor.n_workers) <= self.limits.seconds
         is_trained = all(fidelity.split == "test" for fidelity in new)
         spent = math.fsum(m.total_seconds for m in self.measured.values())
         return (has_time or is_trained) and spent + seconds <= self.limits.cost * full_run
@@ -169,6 +177,14 @@ class Runs:
     def at(self, fidelity: Fidelity) -> dict[Plan, Measurement]:
         """The measurements at one fidelity."""
         return {plan: m for (plan, measured_at), m in self.measured.items() if measured_at == fidelity}
+
+
+def side_by_side(times: Iterable[tuple[str, float]], n_workers: int) -> float:
+    """Seconds of runs on several workers, one split after the other; none is shorter than its longest run."""
+    of_splits: dict[str, list[float]] = {}
+    for split, seconds in times:
+        of_splits.setdefault(split, []).append(seconds)
+    return math.fsum(max(math.fsum(each) / n_workers, *each) for each in of_splits.values())
 
 
 def _pace(values: Sequence[float]) -> float:

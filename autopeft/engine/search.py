@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from optuna.storages import BaseStorage, InMemoryStorage
 
-from autopeft.engine.cost import planned_runs
+from autopeft.engine.cost import planned_runs, smaller_runs
 from autopeft.engine.finalists import choose_finalists, front
 from autopeft.engine.judge import full_runs, judge, longer_run, read_test, smaller_budgets, train_in_full
 from autopeft.engine.problem import SearchProblem
@@ -31,6 +31,7 @@ def search(
         TrainingError: No baseline could be trained, or the machine broke off a run that is needed.
     """
     runs.expected.update(planned_runs(problem))  # from which the time left is estimated
+    runs.later.update(smaller_runs(problem))
     study = Study(problem=problem, runs=runs, storage=storage())
     watch(study)
     study.measure_first_plans()  # short runs with one shared seed: the same rows in the same order

@@ -108,8 +108,8 @@ class Study:
         while batch := list(islice(remaining, n_workers)):
             logged = [each for each in batch if (each.plan, self._fidelity) in self.runs.earlier]
             n_new = len(batch) - len(logged)
-            asked = [*[self._fidelity] * len(batch), *reserve]
-            if n_new and (n_left_out or not self.runs.has_room(asked, [each.plan for each in batch])):
+            fidelities = [*[self._fidelity] * len(batch), *reserve]
+            if n_new and (n_left_out or not self.runs.has_room(fidelities, [each.plan for each in batch])):
                 batch, n_left_out = logged, n_left_out + n_new
             self.proposals += batch
             trial_ids = [self._begin_trial(proposal) for proposal in batch]
@@ -131,7 +131,7 @@ class Study:
                 len(self.short) + n_left_out,
                 "" if full_run is None else f", as a full run takes about {full_run / 60:.1f} min",
             )
-            self.runs.expected[self._fidelity] = 0
+            self.runs.expected[self._fidelity] = self.runs.later[self._fidelity]
         return len(proposals) - n_left_out
 
     @property

@@ -77,10 +77,10 @@ def counted(number: int, noun: str) -> str:
     """Write a count with its noun, in the plural unless the count is one.
 
     Example:
-        >>> counted(1, "train row"), counted(20, "train row")
-        ('1 train row', '20 train rows')
+        >>> counted(1, "train row"), counted(2000, "train row")
+        ('1 train row', '2,000 train rows')
     """
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def path_at_home(source: str | Path) -> Path:

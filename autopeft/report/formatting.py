@@ -150,7 +150,7 @@ def minuses(sentence: str) -> str:
 def duration(seconds: float) -> str:
     """Write seconds as seconds, minutes or hours."""
     if seconds < 10:
-        return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
+        return f"{seconds:.1f} s" if seconds >= 1 else f"{significant(seconds)} s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -10,9 +10,10 @@ import pytest
 from toys.results import kept_default, toy_result, with_sizes
 
 from autopeft.cli.printing import table
-from autopeft.cli.results import print_result, print_several
+from autopeft.cli.results import print_result, print_several, reply_text
+from autopeft.commands import Reply
 from autopeft.records import OWN_TRAINER
-from autopeft.report.formatting import interval
+from autopeft.report.formatting import duration, interval
 
 FOLDER = Path("runs [/old]") / ("long-" * 20) / "[a]"
 
@@ -32,10 +33,8 @@ def test_the_answer_comes_last_but_for_the_next_steps(capsys, tmp_path):
         "Twice as many training steps"
     )
     assert sure == result.verdict.sentence.replace("-", "−") and not blank
-    assert (
-        search == f"The whole search took 3.1 min, as long as {184.9 / 50:.1f} full runs of the default."
-        and not above
-    )
+    in_r = f"as long as {184.9 / 50:.1f} full runs of the default."
+    assert search == f"The runs of the search took 3.1 min in all, {in_r}" and not above
 
 
 def test_an_answer_fits_a_small_terminal(capsys, monkeypatch):
@@ -119,3 +118,8 @@ def test_a_narrow_terminal_gets_whole_columns(capsys, monkeypatch):
 def test_cells_of_words_are_broken_at_words_and_numbers_stand_at_the_right():
     lines = table(("name", "n"), [("a name of words", "1"), ("b", "1,000")], width=16)
     assert lines == ["name           n", "a name of      1", "words", "b          1,000"]
+
+
+def test_numbers_of_any_size_are_written_out():
+    assert [duration(seconds) for seconds in (0.0035, 0.5, 8.04)] == ["0.0035 s", "0.5 s", "8.0 s"]
+    assert reply_text(Reply(input="a house", number=412345.6), is_alone=True) == "412300"

@@ -134,7 +134,7 @@ def labelled(tmp_path):
         (
             ("1.5", "2", "-4"),
             ("--set", "data.label_kind=number"),
-            "text classification, numbers from -4 to 2;",
+            "text classification, numbers from −4 to 2;",
         ),
     ],
 )

@@ -124,6 +124,17 @@ def test_bad_trial_of_a_function_is_one_sentence_and_the_search_goes_on(name, ti
     assert len([m for m in result.measurements if m.fidelity.split == "confirm" and m.metric]) == 2
 
 
+def test_time_of_a_trial_that_is_tried_again_is_paid_too(tiny_llama, tmp_path):
+    about = {"model": str(tiny_llama), "budget": "r4", "full_steps": 20, "out": tmp_path / "study"}
+    bad, train = BAD_FUNCTIONS["memory"][0], good_trainer(tiny_llama)
+    first = tune(lambda trial: (bad if trial.number == 1 else train)(trial), Study(**about))
+    (failed,) = [m for m in first.measurements if m.error]
+    again = tune(train, Study(**about), deadline_seconds=0.0)
+    used = sum(m.total_seconds for m in again.measurements)
+    assert not any(m.error for m in again.measurements) and failed.total_seconds > 0
+    assert again.cost.total_seconds >= used + failed.total_seconds
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [

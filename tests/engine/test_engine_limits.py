@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toys.engine import ROOMY, STEP_SECONDS, TIGHT, Run, World, kind_of, levels, problem, run
+from toys.engine import ROOMY, STEP_SECONDS, TIGHT, Display, Run, World, kind_of, levels, problem, run
 from toys.metrics import ACCURACY, ERROR_RATE, LOSS, PEARSON
 
 from autopeft import space
@@ -130,11 +131,11 @@ def test_the_planned_runs_bound_what_a_search_does(settings: dict[str, Any]) -> 
     assert done <= counted(planned_runs(search.problem))
 
 
-@pytest.mark.parametrize(("effort", "n_runs"), [("quick", 0), ("normal", 2)])
-def test_full_runs_repeat_the_steps_of_short_runs_if_there_are_any(effort: str, n_runs: int) -> None:
-    repeated = repeated_steps(made := problem(effort=effort), planned_runs(made))
-    assert repeated == n_runs * made.lengths.kept_steps
-    assert made.lengths.kept_steps > 0
+@pytest.mark.parametrize("settings", [*SETTINGS[:3], SETTINGS[5], {"seeds": 3, "sizes": 3}], ids=str)
+def test_full_runs_do_not_repeat_the_steps_of_their_own_short_runs(settings: dict[str, Any]) -> None:
+    search = run(World(truth=levels(), goes_on=True), **settings)
+    asked = sum(m.fidelity.train_steps for m in search.records if m.fidelity.split != "test")
+    assert repeated_steps(search.problem) == asked - sum(m.trained_steps for m in search.records)
 
 
 @pytest.mark.parametrize("max_cost", [1.0, 2.5, 3.0])
@@ -147,8 +148,9 @@ def test_nothing_is_left_after_the_last_run(settings: dict[str, Any]) -> None:
     assert run(timed(), **settings).display.left[-1] == pytest.approx(0.0)
 
 
-def test_the_time_that_is_left_is_that_of_the_planned_runs() -> None:
-    search = run(timed())
+@pytest.mark.parametrize("settings", [{}, {"seeds": 3}, {"sizes": 2}, {"effort": "quick"}], ids=str)
+def test_the_time_that_is_left_is_that_of_the_planned_runs(settings: dict[str, Any]) -> None:
+    search = run(replace(timed(), goes_on=True), **settings)
     taken = [m.total_seconds for m in search.display.shown]
     assert search.display.left[1:] == pytest.approx(
         [sum(taken[place:]) for place in range(2, len(taken) + 1)], abs=1e-6
@@ -158,10 +160,24 @@ def test_the_time_that_is_left_is_that_of_the_planned_runs() -> None:
 def test_a_limit_that_pays_no_search_leaves_the_time_of_one_full_run() -> None:
     display = run(timed(), max_seconds=FULL / 2).display
     assert display.left[0] is None  # the planned runs, of which the limit pays none
+    rest = FULL - problem().lengths.kept_steps * STEP_SECONDS  # the full run goes on from the short one
     left = display.left_at["full runs"]
     assert (
-        left is not None and FULL + TEST <= left <= FULL + 2 * TEST
+        left is not None and rest + TEST <= left <= rest + 2 * TEST
     )  # of baseline and rival, if one is paid
+
+
+def test_the_time_left_on_many_workers_is_no_shorter_than_a_run() -> None:
+    left = []
+    for n_workers in (1, 2, 8):
+        runs = idle_runs(problem(effort="quick"))
+        runs.executor, runs.progress = SimpleNamespace(n_workers=n_workers), Display()  # type: ignore
+        (_, plan), *_ = problem().first_plans
+        at = runs.lengths.full(seed=1)
+        runs.measured[plan, at] = timed().measure(plan, at)
+        runs.begin("full runs", [runs.lengths.full(seed=0)] * 2)
+        left.append(runs.progress.left_at["full runs"])  # type: ignore[attr-defined]
+    assert left == pytest.approx([2 * FULL, FULL, FULL])
 
 
 def idle_runs(asked: Any) -> Runs:
@@ -229,7 +245,8 @@ def test_without_a_test_split_no_reading_of_it_is_planned() -> None:
 
 
 def cost_of(search: Run, earlier: tuple[Measurement, ...] = ()) -> Any:
-    return search_cost(search.outcome, earlier=earlier, scoring_seconds=6.0, load_seconds=2.0)
+    paid = (*search.outcome.measurements, *earlier)
+    return search_cost(search.outcome, paid=paid, scoring_seconds=6.0, load_seconds=2.0)
 
 
 @pytest.mark.parametrize("settings", [{}, {"seeds": 2, "sizes": 2}, {"effort": "quick"}], ids=str)
@@ -255,7 +272,8 @@ def test_the_cost_of_a_usual_search_is_told_before(full_steps: int) -> None:
         int(0.05 * full_steps * 16 / 0.5),
     )
     search = run(world, full_steps=full_steps, n_examples=(n, n, n), batch_size=16)
-    cost = search_cost(search.outcome, scoring_seconds=0.0, load_seconds=0.0)
+    paid = search.outcome.measurements
+    cost = search_cost(search.outcome, paid=paid, scoring_seconds=0.0, load_seconds=0.0)
     assert cost.total_full_runs == pytest.approx(usual_cost(full_steps, n_first=4))
 
 
@@ -274,7 +292,8 @@ def test_r_is_a_finished_run_of_the_rival_if_the_baseline_is_not_trained() -> No
     of_rival = next(m for m in runs if m.plan == outcome.rival and m.fidelity.split == "confirm")
     diverged = replace(of_rival, status=Status.DIVERGED, train_seconds=1.0)
     changed = replace(outcome, measurements=(*runs, diverged))
-    assert search_cost(changed, scoring_seconds=0.0, load_seconds=0.0).full_run_seconds == pytest.approx(FULL)
+    cost = search_cost(changed, paid=changed.measurements, scoring_seconds=0.0, load_seconds=0.0)
+    assert cost.full_run_seconds == pytest.approx(FULL)
 
 
 def test_runs_that_the_outcome_does_not_use_are_paid_too() -> None:

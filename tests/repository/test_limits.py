@@ -15,7 +15,8 @@ MAX_FILE_LINES, MAX_BODY_LINES, MAX_PARAMETERS, MAX_FIELDS = 500, 60, 7, 12
 # `ResultFile` and `Trial` name the keys of their files, as `Preview` does, and `TrialRow` the columns of
 # trials.csv.
 WIDE_RECORDS = (
-    *("SearchFacts", "Method", "PeftMethod", "Preview", "ResultFile", "TrainingFacts", "Trial", "TrialRow"),
+    *("SearchFacts", "Method", "PeftMethod", "Preview", "ResultFile", "Runs", "TrainingFacts", "Trial"),
+    "TrialRow",
 )
 # `measure` makes a failed trial a value; a future carries whatever its function raised, as in the stdlib;
 # the client of a tracker, and a library that reads a user's file, may raise anything.
@@ -48,7 +49,9 @@ BROAD_EXCEPTS = {
 # wrong with folders of images. 34 let `suggest` and `estimate` tell steps of images, 21 name
 # all broken images at once. 8 tell the time left where a phase begins, once the limits are applied.
 # 37 use finished runs under a shorter deadline, keep what the machine broke off, and name the way on.
-MAX_PACKAGE_LINES = 35_822
+# 30 keep the caller's modes of torch, and scores of two versions of a metric apart, and refuse wrong types in
+# `suggest`. 12 tell the time left with smaller budgets, several seeds and several workers.
+MAX_PACKAGE_LINES = 35_834
 MAX_FOLDER_FILES = 15
 PARTS = {
     f"autopeft/{room}" for room in ("methods", "metrics", "tasks", "sensitivity", "exports")
