@@ -180,6 +180,8 @@ class RunDir:
         for folder in (self.state / "under_way").glob("*"):
             if folder not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # missing, or with such a state
+            (self.state / "under_way").rmdir()
 
     def write_spec(self, spec: RunSpec) -> None:
         """Write `run.yaml`: all resolved settings but `output.out`."""
