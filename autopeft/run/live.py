@@ -105,7 +105,7 @@ def live_page(run: RunDir, so_far: SearchSoFar, display: Lines) -> Iterator[Live
         is_signal = isinstance(error, KeyboardInterrupt | SystemExit)
         with suppress(RunDirError):  # the disk may be full
             page.write(_ended("stopped" if is_signal else f"failed: {reason_of(error)}", so_far, run))
-        if not (is_signal or isinstance(error, TrainingError | WorkerLostError)):  # which tell it themselves
+        if not (is_signal or isinstance(error, TrainingError | WorkerLostError)):  # these say what to do
             log.warning("What was measured is kept; go on with: %s", resume_command(so_far.spec, run.path))
         raise
     (run.state / SO_FAR).unlink(missing_ok=True)

@@ -180,7 +180,7 @@ class RunDir:
         for folder in (self.state / "under_way").glob("*"):
             if folder not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # missing, or with such a state
+        with suppress(OSError):  # the folder is missing, or keeps a state
             (self.state / "under_way").rmdir()
 
     def write_spec(self, spec: RunSpec) -> None:

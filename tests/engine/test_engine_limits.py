@@ -171,12 +171,12 @@ def test_the_time_left_on_many_workers_is_no_shorter_than_a_run() -> None:
     left = []
     for n_workers in (1, 2, 8):
         runs = idle_runs(problem(effort="quick"))
-        runs.executor, runs.progress = SimpleNamespace(n_workers=n_workers), Display()  # type: ignore
+        runs.executor, runs.progress = SimpleNamespace(n_workers=n_workers), Display()
         (_, plan), *_ = problem().first_plans
         at = runs.lengths.full(seed=1)
         runs.measured[plan, at] = timed().measure(plan, at)
         runs.begin("full runs", [runs.lengths.full(seed=0)] * 2)
-        left.append(runs.progress.left_at["full runs"])  # type: ignore[attr-defined]
+        left.append(runs.progress.left_at["full runs"])
     assert left == pytest.approx([2 * FULL, FULL, FULL])
 
 
