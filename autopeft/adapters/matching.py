@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from peft.utils.constants import DUMMY_TARGET_MODULES, SEQ_CLS_HEAD_NAMES
-from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import nn
 
 from autopeft.adapters.configs import ConfigFile
 from autopeft.errors import SiteError
-from autopeft.model import BaseModel
+from autopeft.model import BaseModel, rewrite_targets
 from autopeft.records import shortened
 
 _ALL = ("all-linear", DUMMY_TARGET_MODULES)  # words of peft's that stand for modules
@@ -150,7 +149,7 @@ def _as_loaded(file: ConfigFile, model: nn.Module) -> dict[str, Any]:
         return file.content
     config = copy.deepcopy(file.config)
     try:
-        convert_peft_config_for_transformers(config, model=model, conversions=None)
+        rewrite_targets(config, model)
     except ValueError:  # half of a fused pair, which peft refuses when it attaches
         return file.content
     fields = ("target_modules", "target_parameters")

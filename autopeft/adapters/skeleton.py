@@ -26,8 +26,9 @@ from autopeft.errors import SiteError, foreign_file, reason_of
 from autopeft.model import BaseModel, adapter_names
 from autopeft.model.attaching import attach_configs, require_shapes
 
-# The types whose rank is that of a matrix; peft attaches more than the layer can use, without a word.
-_LOW_RANK = (PeftType.LORA, PeftType.ADALORA, PeftType.DELORA, PeftType.DEFT)
+# The types whose rank is that of a matrix; peft silently attaches more than the layer can use. Names, since
+# not every supported peft has all of them.
+_LOW_RANK = ("LORA", "ADALORA", "DELORA", "DEFT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ def attach_without_weights(module: nn.Module, configs: Sequence[PeftConfig]) -> 
         copies,
         names=names,
         # UniLoRA draws its indices and counts them.
-        context_of=lambda c: nullcontext() if c.peft_type == PeftType.UNILORA else torch.device("meta"),
+        context_of=lambda c: nullcontext() if c.peft_type == "UNILORA" else torch.device("meta"),
     )
     for config, name in zip(copies, names, strict=True):
         if config.peft_type == PeftType.ADALORA:

@@ -17,7 +17,7 @@ from autopeft.cli.environment import heavy_imports
 from autopeft.cli.exit_codes import exit_codes
 from autopeft.cli.printing import columns, lines_of, print_json, table
 from autopeft.errors import SiteError
-from autopeft.extension import REFERENCE_WIDTH, Catalogue, Method, discover
+from autopeft.extension import REFERENCE_WIDTH, Catalogue, Method, discover, missing_in_peft
 from autopeft.records import rate
 from autopeft.store import resolve_settings
 
@@ -209,7 +209,7 @@ def methods(
                 [(m["name"], m["label"], m["summary"], _yes_or_no(m["merges"]), _range(m)) for m in shown],
             )
             note = f"The learning rates are for a hidden size of {REFERENCE_WIDTH}; a search adapts them."
-            print("", *lines_of([note]), sep="\n")
+            print("", *lines_of([note, *facts.broken.values()]), sep="\n")
 
 
 @app.command()
@@ -336,4 +336,10 @@ def part_facts(kind: str) -> Catalogue[Mapping[str, Any]]:
     if metadata.entry_points(group=group):
         parts: Catalogue[Any] = discover(group)
         return parts.changed(FACTS[kind])
-    return Catalogue(kind, json.loads(TABLE.read_text(encoding="utf-8"))[kind])
+    facts = json.loads(TABLE.read_text(encoding="utf-8"))[kind]
+    missing = {
+        name: sentence
+        for name, each in facts.items()
+        if (sentence := missing_in_peft(each.get("label", ""), each.get("since_peft", "")))
+    }
+    return Catalogue(kind, {name: each for name, each in facts.items() if name not in missing}, missing)

@@ -19,7 +19,14 @@ from autopeft.extension.discovery import (
     own_function,
 )
 from autopeft.extension.exporter import Checkpoint, Exporter, ExportSource, NeededBase, TrainingFacts
-from autopeft.extension.method import REFERENCE_WIDTH, Method, Options, rate_factor, slow_starters
+from autopeft.extension.method import (
+    REFERENCE_WIDTH,
+    Method,
+    Options,
+    missing_in_peft,
+    rate_factor,
+    slow_starters,
+)
 from autopeft.extension.score import Reducer, Score
 from autopeft.extension.task import (
     IGNORED,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from autopeft.errors import SpecError, UnknownNameError, reason_of
-from autopeft.extension.method import Method
+from autopeft.extension.method import Method, missing_in_peft
 from autopeft.extension.score import Score
 from autopeft.extension.task import Metric, Task
 
@@ -131,7 +131,7 @@ def discover(package: str) -> Catalogue[Any]:
     `package` is the dotted name of the folder, such as `autopeft.methods`, and the group of the entry points.
     Sub-folders, and files whose name starts with an underscore, hold no parts. An entry point that cannot be
     loaded, or whose part lacks a member of its protocol, is warned of and goes to `broken`: only asking for
-    it by name raises.
+    it by name raises. So does a method that the installed `peft` does not have.
 
     Raises:
         SpecError: Two parts have the same name.
@@ -154,6 +154,9 @@ def discover(package: str) -> Catalogue[Any]:
     by_name: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for part, origin in parts:
+        if missing := missing_in_peft(getattr(part, "label", ""), getattr(part, "since_peft", "")):
+            broken[part.name] = missing
+            continue
         if part.name in by_name:
             raise SpecError(
                 f"The {kind} of {origin} has the name {part.name!r}, which the {kind} of "

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from packaging.version import Version
 
 from autopeft.records import Adapter, OptionValue, Site
 
@@ -31,6 +34,7 @@ class Method(Protocol):
     label: str  # the name as people write it, such as "norm tuning"
     short_label: str  # one word for the cell of a map, such as "norm"
     summary: str  # what is trained, in one phrase
+    since_peft: str  # the first release of `peft` that has the method; empty: every supported one
     formula: str  # trainable parameters of a map of n inputs and m outputs at rank r, for people
     ranked: bool  # whether the allocator gives a rank to each site; if not, adapters have rank 0
     # Whether ranks are those of low-rank matrices: `--max-rank` bounds only these, and a user's plan may have
@@ -91,6 +95,19 @@ class Method(Protocol):
         Raises:
             SpecError: The config has a setting that a plan cannot hold.
         """
+
+
+def missing_in_peft(label: str, since_peft: str) -> str:
+    """Return the sentence for a method that the installed `peft` does not have; empty if it has it.
+
+    Args:
+        label: The method's name, as people write it.
+        since_peft: The first release of `peft` that has the method; empty if every supported one has it.
+    """
+    installed = metadata.version("peft")
+    if not since_peft or Version(installed) >= Version(since_peft):
+        return ""
+    return f"{label} needs peft {since_peft} or newer, and {installed} is installed. Upgrade peft to use it."
 
 
 def rate_factor(method: Method, lead: Method) -> float:

@@ -9,7 +9,7 @@ which softmax cancels. A user's own plan may have them.
 
 from __future__ import annotations
 
-from peft import BeftConfig
+import peft
 
 from autopeft.methods.parts import PeftMethod, only_linear, pattern_of
 from autopeft.records import Site
@@ -33,6 +33,7 @@ PART = PeftMethod(
     short="bias",
     summary="the bias of a linear map",
     formula="m",
+    since_peft="0.20",
     learning_rate_range=(1e-3, 1.5e-2),
     learning_rate_source="best measured on MiniLM-L6 (384) 3.5e-3, chance at 2.2e-2; 1e-4, the only one "
     "tried in peft's method comparison (3072), trains little; 1e-4 to 1e-2 in the paper",
@@ -41,6 +42,6 @@ PART = PeftMethod(
     # Biases of keys, which people's own configs train along with all other biases.
     only_if_asked=lambda site: site.role in _KEYS and site.has_bias and site.kind == "linear",
     cost=lambda site, rank, options: site.out_features,
-    configs=lambda adapters: (BeftConfig(target_modules=pattern_of(adapters)),),
+    configs=lambda adapters: (peft.BeftConfig(target_modules=pattern_of(adapters)),),
     readable_type="BEFT",
 )

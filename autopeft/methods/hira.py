@@ -6,7 +6,7 @@ one rank; each rank of a user's own plan gets a config of its own.
 
 from __future__ import annotations
 
-from peft import HiraConfig
+import peft
 
 from autopeft.methods.parts import PeftMethod, one_config_per_rank, only_maps
 
@@ -15,6 +15,7 @@ PART = PeftMethod(
     label="HiRA",
     summary="elementwise product of the frozen weight and a low-rank matrix",
     formula="r (n + m)",
+    since_peft="0.20",
     learning_rate_range=(8e-3, 0.24),
     learning_rate_source="best measured on MiniLM-L6 (384) 2.9e-2, chance at 0.18; on SmolLM2 (576) 5e-2 "
     "is better than 2e-2; best published 4.5e-3 (peft's method comparison, 3072)",
@@ -24,6 +25,6 @@ PART = PeftMethod(
     refusal=only_maps,
     ranks=lambda site, options: range(1, min(site.in_features, site.out_features) + 1),
     cost=lambda site, rank, options: rank * (site.in_features + site.out_features),
-    configs=one_config_per_rank(lambda rank, sites: HiraConfig(r=rank, target_modules=sites)),
+    configs=one_config_per_rank(lambda rank, sites: peft.HiraConfig(r=rank, target_modules=sites)),
     readable_type="HIRA",
 )

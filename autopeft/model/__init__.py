@@ -13,6 +13,7 @@ from autopeft.model.attaching import (
     for_task,
     load_weights,
     merge,
+    rewrite_targets,
     save_weights,
     task_type_of,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import json
 import re
 import warnings
@@ -19,7 +20,6 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, s
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from peft.utils.constants import DUMMY_TARGET_MODULES
-from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from safetensors.torch import load_file
 from torch import nn
 
@@ -181,10 +181,23 @@ def rewrites_targets(targets: str | set[str], module: nn.Module) -> bool:
     """
     config = LoraConfig(target_modules=targets)
     try:
-        convert_peft_config_for_transformers(config, model=module, conversions=None)
+        rewrite_targets(config, module)
     except ValueError:  # peft misses the other half of a fused pair
         return True
     return bool(config.target_modules != targets)
+
+
+def rewrite_targets(config: PeftConfig, module: nn.Module) -> None:
+    """Rewrite a config in place as `peft` does when it attaches to this model; 0.18 leaves it as it is.
+
+    Raises:
+        ValueError: The config names half of a pair of modules that transformers fused.
+    """
+    try:
+        conversion = importlib.import_module("peft.utils.transformers_weight_conversion")
+    except ModuleNotFoundError:
+        return
+    conversion.convert_peft_config_for_transformers(config, model=module, conversions=None)
 
 
 def note_modules(root: nn.Module) -> Callable[[], None]:

@@ -74,21 +74,20 @@ class Precision:
     @contextlib.contextmanager
     def multiplying(self) -> Iterator[None]:
         """Let torch multiply float32 matrices as `matmul` says, in forward and backward passes."""
-        backends = [torch.backends.cuda.matmul, cast(Any, torch.backends.mkldnn).matmul]
-        by_backend = [backend.fp32_precision for backend in backends]
+        by_backend: dict[Any, str] = {}
         try:
             for_all = torch.get_float32_matmul_precision()
-        except RuntimeError:  # it was set for each backend, as transformers does for `tf32=True`
-            for_all = None
+        except RuntimeError:  # torch 2.9 on, set for each backend, as transformers' tf32=True does
+            backends = (torch.backends.cuda.matmul, cast(Any, torch.backends.mkldnn).matmul)
+            by_backend = {backend: backend.fp32_precision for backend in backends}
         torch.set_float32_matmul_precision(self.matmul)
         try:
             yield
         finally:
-            if for_all is not None:
+            if not by_backend:
                 torch.set_float32_matmul_precision(for_all)
-            else:
-                for backend, precision in zip(backends, by_backend, strict=True):
-                    backend.fp32_precision = precision
+            for backend, precision in by_backend.items():
+                backend.fp32_precision = precision
 
 
 def device_names(names: str | None) -> tuple[str | None, ...]:

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import torch
 from peft.tuners.fourierft.layer import FourierFTLayer
-from peft.tuners.hira import layer as hira
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.dora import DoraLinearLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from autopeft.model.linear_maps import is_quantised, n_bits, plain_weight
+from autopeft.model.linear_maps import is_quantised, map_shape, n_bits, plain_weight
 
 
 def lighten(model: nn.Module) -> None:
@@ -29,9 +28,7 @@ def lighten(model: nn.Module) -> None:
                     module.indices[name] = module.indices[name].to(weights.device)
         elif type(module) is DoraLinearLayer:  # its subclasses have products of their own
             vars(module)["get_lora_weight"] = _product_of_dora
-        elif type(module) is hira.Linear:
-            module.__class__ = LightHira
-        elif isinstance(module, hira.HiraLayer) and n_bits(cast(Any, module).get_base_layer()):
+        elif hasattr(module, "hira_A") and map_shape(cast(Any, module).get_base_layer()):
             module.__class__ = _light_class(cast(Any, type(module)))
 
 
@@ -62,7 +59,7 @@ def keep_format(model: nn.Module, dtype: torch.dtype) -> None:
             module.register_forward_hook(narrowed)
 
 
-class _LightHira:
+class LightHira:
     """HiRA that makes its update W * (B A) anew for the backward pass instead of keeping it for every map.
 
     `peft` 0.21.2 keeps W * (B A), which is as large as the frozen weight, and of a map in few bits the
@@ -94,14 +91,10 @@ class _LightHira:
         return cast(Tensor, base(x) + _Hira.apply(x, a, b, None, frozen, False))  # type: ignore[no-untyped-call]
 
 
-class LightHira(_LightHira, hira.Linear):  # type: ignore[misc]
-    """HiRA on maps that `peft` takes for plain ones."""
-
-
 @cache
 def _light_class(kind: type[nn.Module]) -> type[nn.Module]:
-    """Make the subclass of a HiRA layer's class that has the forward of `_LightHira`."""
-    return kind if issubclass(kind, _LightHira) else type(f"Light{kind.__name__}", (_LightHira, kind), {})
+    """Make the subclass of a HiRA layer's class that has the forward of `LightHira`."""
+    return kind if issubclass(kind, LightHira) else type(f"Light{kind.__name__}", (LightHira, kind), {})
 
 
 def _only_adapter(layer: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -20,6 +21,8 @@ BASELINE_METHOD = "lora"  # what people write without a search
 SERVERS = ("vllm", "tgi", "llama.cpp")
 _MOST_EXPONENT = 16  # beyond it weights of sites overflow; chosen by hand
 _MOST_RANK = 2**20  # far above the width of any model; chosen by hand
+
+log = logging.getLogger(__name__)
 
 
 def _refuse_descending(values: tuple[float, float]) -> tuple[float, float]:
@@ -237,7 +240,7 @@ def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] 
         content = {**content, "methods": filled}
     if "first" not in content:  # a space without a list takes what its methods allow of the default one
         content = {**content, "first": read_yaml(_folder() / "default.yaml")["first"]}
-    space = validate(Space, dict(content), source=source)
+    space = _without_missing(validate(Space, dict(content), source=source), known_methods)
     _check(space, known_methods, source=source)
 
     def with_typed_options(method: str, part: MethodSpace) -> MethodSpace:
@@ -267,6 +270,25 @@ def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] 
             "Name all methods of a mix, or choose another --space."
         )
     return space.only(kept)
+
+
+def _without_missing(space: Space, methods: Mapping[str, Method]) -> Space:
+    """Leave out what needs a method that the installed `peft` does not have, and log which `peft` has it."""
+    broken: Mapping[str, str] = getattr(methods, "broken", {})
+    lists = {
+        family: tuple(entry for entry in entries if entry.method not in broken)
+        for family, entries in space.first.items()
+    }
+    kept = space.narrowed(lambda method, part: None if method in broken else part)
+    kept = kept.model_copy(update={"first": lists})
+    if kept != space:
+        entries = [entry.method for entries in space.first.values() for entry in entries]
+        used = {method for arm in space.arms for method, _ in space.parts(arm)}.union(entries)
+        for method in sorted(used & broken.keys()):
+            log.info("%s", broken[method])
+        if not kept.arms:
+            raise SpecError(broken[min(used & broken.keys())])
+    return kept
 
 
 def _check(space: Space, methods: Mapping[str, Method], *, source: str) -> None:

@@ -45,6 +45,7 @@ class PeftMethod:
     step, and has no options, no scale and no servers that read it. A method with `ranks` has low-rank
     matrices unless `low_rank` is False, and one rank per plan unless `takes_rank_pattern`. `short` is the
     word for narrow cells if `label` is too long.
+    `since_peft` is the first release of `peft` that has the method; empty if every supported one does.
     `learning_rate_range` is for base models of `REFERENCE_WIDTH`, and for narrower ones, which were not
     measured. For wider ones it is divided by the ratio of the widths to the power of `width_exponent`. The
     first rate tried is divided by the rank to the power of `rank_exponent`.
@@ -56,6 +57,7 @@ class PeftMethod:
     short: str = ""
     summary: str
     formula: str
+    since_peft: str = ""
     learning_rate_range: tuple[float, float]
     learning_rate_source: str
     width_exponent: float = WIDTH_EXPONENT
