@@ -27,7 +27,7 @@ def train(trial):
         train_dataset=rows.select(range(200, 600)),
         eval_dataset=rows.select(range(100) if trial.split == "search" else range(100, 200)),
         callbacks=[trial.callback()],
-        peft_config=trial.config,
+        peft_config=trial.peft_config,
     )
     trainer.train()
     model, loader = trainer.model.eval(), trainer.get_eval_dataloader()  # one pair a batch

@@ -25,7 +25,7 @@ def train(trial):
         train_dataset=rows.select(range(200, 600)),
         eval_dataset=splits[trial.split],
         callbacks=[trial.callback()],
-        peft_config=trial.config,
+        peft_config=trial.peft_config,
     )
     trainer.train()
     model, loader = trainer.model.eval(), trainer.get_eval_dataloader()  # one row a batch

@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
+from autopeft.client import Score, Trial
 from autopeft.report import ResultFile, TrialRow
-from autopeft.run.trials import Score, Trial
 
 
 def _schema(model: type[BaseModel], title: str) -> dict[str, Any]:
@@ -28,7 +28,7 @@ _DOCS = Path(__file__).parents[1] / "docs"
 PAGES = {
     _DOCS / "result.schema.json": partial(_schema, ResultFile, "result.json of an autopeft run"),
     _DOCS / "trials.schema.json": partial(_schema, TrialRow, "row of trials.csv of an autopeft run"),
-    _DOCS / "trial.schema.json": Trial.model_json_schema,
+    _DOCS / "trial.schema.json": TypeAdapter(Trial).json_schema,
     _DOCS / "score.schema.json": TypeAdapter(Score).json_schema,
 }
 

@@ -20,6 +20,7 @@ from torch import nn
 
 from autopeft import commands
 from autopeft.api.result import Result, in_python_words, training_modes, with_path
+from autopeft.client import Score, Trial
 from autopeft.commands import Analysis, Preview, Suggestion, SuggestRequest, apply, save
 from autopeft.commands.tune import Study
 from autopeft.errors import ModelError, SpecError
@@ -28,7 +29,6 @@ from autopeft.records import IN_MEMORY, RunSpec
 from autopeft.run.prepare import InMemory
 from autopeft.run.progress import progress_display
 from autopeft.run.resources import one_at_a_time
-from autopeft.run.trials import Score, Trial
 from autopeft.store import RunDir, by_dotted_name, resolve_settings
 from autopeft.store import read_plan as load_plan
 
@@ -130,8 +130,8 @@ def search(
 def tune(train: Callable[[Trial], Score | float], **about: Any) -> Result:
     """Search with your own training function in place of autopeft's loop.
 
-    `train` gets a `Trial`, attaches `trial.config` to the model with `peft.get_peft_model`, trains it for
-    `trial.steps` steps at `trial.learning_rate`, writes it to `trial.folder`, evaluates it on the rows of
+    `train` gets a `Trial`, attaches `trial.peft_config` to the model with `peft.get_peft_model`, trains it
+    for `trial.steps` steps at `trial.learning_rate`, writes it to `trial.folder`, evaluates it on the rows of
     `trial.split`, and returns a `Score` or a number. If `train` raises an error, the trial has failed, and
     the search goes on. The same call with its `out` goes on where it stopped; several processes may share
     the work.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
+from peft import PeftConfig
 from torch import nn
 
 from autopeft import commands, report
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 _Words: TypeAlias = "str | os.PathLike[str]"
 # The names that `dir` and completion show; the other fields of a SearchResult stay usable.
 _FACE = (
-    *("baseline", "best", "full_runs", "leaderboard", "load", "path", "plans", "predict", "push_to_hub"),
-    *("rival", "sizes", "test", "verdict"),
+    *("baseline", "best", "config", "full_runs", "leaderboard", "learning_rate", "load", "path", "plans"),
+    *("predict", "push_to_hub", "rival", "sizes", "test", "verdict"),
 )
 
 
@@ -68,6 +69,26 @@ class Result(SearchResult):
     def path(self) -> Path:
         """The folder of the run, as an absolute path."""
         return Path(str(self.spec.output.out))
+
+    @property
+    def config(self) -> PeftConfig:
+        """The `peft` config of the best plan, for `get_peft_model`; train it at `learning_rate`.
+
+        Raises:
+            SpecError: The plan mixes methods, each with a config of its own; `load` attaches them all.
+        """
+        folder = self.path / "best" / "adapters"
+        if not (folder / "adapter_config.json").is_file():
+            raise SpecError(
+                f"{folder} does not hold one config: the best plan mixes methods, or trains the task head "
+                "alone. Use result.load() instead."
+            )
+        return PeftConfig.from_pretrained(str(folder))
+
+    @property
+    def learning_rate(self) -> float:
+        """Peak learning rate of AdamW for the adapter of the best plan."""
+        return self.best.learning_rate
 
     def leaderboard(self) -> pd.DataFrame:
         """List all plans: first those that were trained in full, best metric first.

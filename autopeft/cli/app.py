@@ -19,8 +19,9 @@ from autopeft.cli import options as opt
 from autopeft.cli.environment import expand_segments, fit_threads, heavy_imports, open_missing_streams
 from autopeft.cli.exit_codes import PlainErrors, exit_codes, reader_may_leave
 from autopeft.cli.printing import print_json
+from autopeft.errors import SpecError
 from autopeft.records import VERSION, SearchResult
-from autopeft.store import parse_duration, parse_yaml, resolve_settings
+from autopeft.store import parse_duration, parse_yaml, resolve_settings, write_text
 
 # One paragraph for each line, since rich joins lines.
 _EXAMPLES = """Examples:
@@ -40,6 +41,9 @@ _TUNE_EXAMPLES = """Example:
 autopeft tune --model ID --budget r16 --full-steps 1250 --out study -- python train.py {trial} {result}
 
 The same command again goes on where it stopped; a second one at the same time shares the work."""
+
+_CLIENT = Path(__file__).parents[1] / "client.py"
+_CLIENT_BEGINNING = b'"""Read a trial of `autopeft tune`'
 
 app = typer.Typer(
     name="autopeft",
@@ -137,6 +141,20 @@ def _print_run(result: SearchResult, path: Path, *, as_json: bool) -> None:
             results.print_result(result, path)
 
 
+def _write_client(path: Path | None) -> None:
+    """Copy the client of `tune` to a path; refuse to replace a file that is not a copy of it."""
+    if path is None:
+        return
+    with exit_codes():
+        text = _CLIENT.read_text(encoding="utf-8")
+        is_taken = path.exists() and not (path.is_file() and path.read_bytes().startswith(_CLIENT_BEGINNING))
+        if is_taken:
+            raise SpecError(f"{path} exists and is not a copy of the client; pass another path to --client.")
+        write_text(path, text)
+    print(f"{path}\n\nIn your script: from {path.stem} import Score, Trial")
+    raise typer.Exit
+
+
 @app.command(epilog=_TUNE_EXAMPLES)
 @opt.takes_settings(
     dict.fromkeys(
@@ -146,6 +164,14 @@ def _print_run(result: SearchResult, path: Path, *, as_json: bool) -> None:
 def tune(
     words: Annotated[list[str], typer.Argument(help="The command of a trial, behind --", metavar="COMMAND")],
     *,
+    client: Annotated[
+        Path | None,
+        typer.Option(
+            callback=_write_client,
+            is_eager=True,
+            help="Write the file that a script in another environment imports, and exit.",
+        ),
+    ] = None,
     settings: Mapping[str, Any],
     full_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of a full run.")],
     metric: Annotated[str, typer.Option(help="What the scores are, such as accuracy.")] = "score",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from autopeft.train import MOVE, MOVE_BELOW, MOVE_OF_NUMBERS, warmup_steps
 TRAINERS = ("peft", "trl", "unsloth", "axolotl")
 _RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # powers of two, as people and kernels use them
 _USUAL_ROWS = 16  # of a step without --data, as people train language models
+_LINE = 84  # columns of a list in the printed lines; heuristic
 _USUAL_STEPS = 1000  # of a run without --data, for its warm-up; chosen by hand
 
 
@@ -99,6 +101,7 @@ class Suggestion:
         if trainer != "peft" and (kind := self.config.task_type) not in ("CAUSAL_LM", None):
             raise SpecError(f"{trainer} trains models that continue texts, not {kind}; pass --for peft.")
         environment = Environment(loader=PackageLoader("autopeft", "templates"), trim_blocks=True)
+        environment.filters["literal"] = _literal
         return environment.get_template(f"suggest/{trainer}.j2").render(
             config=self.config,
             suggestion=self,
@@ -110,6 +113,14 @@ class Suggestion:
             dtype=self.estimate.dtype,
             moves=(MOVE, MOVE_OF_NUMBERS, MOVE_BELOW),
         )
+
+
+def _literal(value: Any) -> str:
+    """Write a value for Python on one line; a list that is too long for it gets a line for each item."""
+    text = json.dumps(value)
+    if not isinstance(value, list) or len(text) <= _LINE:
+        return text
+    return "[\n" + "".join(f"        {json.dumps(item)},\n" for item in value) + "    ]"
 
 
 def suggest(request: SuggestRequest) -> Suggestion:

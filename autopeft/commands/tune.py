@@ -7,6 +7,7 @@ may end at any moment, and several processes may share one folder.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -26,6 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from autopeft import engine, model, report
 from autopeft.adapters import compile_plan
+from autopeft.client import Score, Trial
 from autopeft.engine import Key, Lengths, Runs, SearchProblem
 from autopeft.errors import NO_ROOM, RunDirError, SpecError, TrainingError, first_line_of
 from autopeft.executors import Executor
@@ -60,7 +62,7 @@ from autopeft.run.search_problem import (
     requested_space,
     without_scores,
 )
-from autopeft.run.trials import Score, Trial, TrialFolders, check_adapter, weight_shapes
+from autopeft.run.trials import TrialFolders, check_adapter, require_sound, weight_shapes
 from autopeft.space import Choices
 from autopeft.store import (
     TRAINING,
@@ -324,7 +326,10 @@ class Study:
             TrainingError: The score cannot be compared with earlier ones, or the adapter is not that of the
                 trial. Then nothing is logged.
         """
-        score = Score.given(score)
+        try:
+            score = Score.given(score)
+        except ValueError as error:
+            raise TrainingError(str(error)) from error
         values = (score.value, *(() if score.loss is None else (score.loss,)))
         if trial.has_diverged or not all(map(math.isfinite, values)):
             self._keep(trial, Status.DIVERGED, error="diverged: the score or the loss is not finite")
@@ -338,7 +343,7 @@ class Study:
             )
         of_split = [m for m in finished if m.fidelity.split == trial.split]
         n_rows = len(of_split[0].example_scores) if of_split else None
-        score.require_sound(n_rows=0 if n_rows == 1 else n_rows, span=self._metric.score_span)
+        require_sound(score, n_rows=0 if n_rows == 1 else n_rows, span=self._metric.score_span)
         claim = self._trials.claim(trial)
         if claim is not None and trial.split == "confirm":
             check_adapter(trial.folder, claim.plan)
@@ -439,11 +444,15 @@ class Study:
         )
 
     def _write_best(self, result: SearchResult, full: Measurement) -> None:
-        """Put the finished adapter with its plan into `best/`, in place of an older one."""
+        """Write the finished adapter, its plan and a trial to train it again into `best/`."""
         document = document_without_head_rate(self.spec, self.base, full.plan)
         adapter = self._trials.adapter(full.plan, full.fidelity.seed)
         shutil.rmtree(self._run.half_best, ignore_errors=True)
         write_plan(self._run.half_best / "plan.yaml", document)
+        shutil.copytree(adapter.parent / "config", self._run.half_best / "adapters")
+        trial = json.loads((adapter.parent / "trial.json").read_text(encoding="utf-8"))
+        places = {"config": "adapters", "folder": "retrained", "path": "."}
+        write_text(self._run.half_best / "trial.json", json.dumps(trial | places, indent=2) + "\n")
         weights = shutil.copytree(adapter, self._run.half_best / "weights")
         write_text(weights / TRAINING, training_json(full, {}))
         write_card(weights, result, seed=full.fidelity.seed)

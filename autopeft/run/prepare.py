@@ -192,8 +192,8 @@ def load_data(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> Labe
     """
     if memory.data is None and spec.has_own_trainer:
         raise DataError(
-            "The rows of this run are those of your own trainer, which autopeft cannot read: run the same "
-            "`autopeft tune` command again to go on, or name a file with --data to train with autopeft."
+            "The rows of this run are those of your own trainer, which autopeft cannot read. Pass "
+            "best/trial.json to your training script, or name a file with --data to train with autopeft."
         )
     if memory.data is None and spec.data.source == IN_MEMORY:
         raise DataError(

@@ -18,7 +18,7 @@ _HEADER = """\
 # Train it: {train}
 # scale is alpha / r. Rank 0 stands for a method without ranks. Counts are in parameters.
 # An adapter trains at rate_factor times the learning rate, 1 where it has none. The last layer of the
-# task head trains at head_learning_rate.
+# task head trains at head_learning_rate. choices are settings of your own trainer.
 """
 
 _Count = Annotated[int, Field(ge=0, le=2**53)]  # what JSON readers hold exactly
@@ -60,6 +60,7 @@ class _PlanFile(_Strict):
     seed: Annotated[int, Field(ge=0, le=records.MAX_SEED)]
     trainable_params: _Count
     head_params: _Count
+    choices: dict[_Word, records.OptionValue] = {}
     adapters: tuple[_AdapterEntry, ...]
 
 
@@ -86,9 +87,12 @@ def write_plan(path: Path | str, document: records.PlanDocument) -> None:
         "seed": document.seed,
         "trainable_params": plan.trainable_params,
         "head_params": document.head_params,
+        **({"choices": dict(plan.choices)} if plan.choices else {}),
         "adapters": adapters,
     }
     train = records.train_command(Path("plan.yaml"), model, document.data)
+    if document.data.source == records.OWN_TRAINER:
+        train = "pass trial.json, which is next to this file, to your training script as {trial}"
     needs_data = model.id not in (None, records.IN_MEMORY) and document.data.source is None
     header = _HEADER.format(train=f"{train} --data YOURS" if needs_data else train)
     write_text(path, header + write_yaml_text(content))
@@ -112,7 +116,10 @@ def read_plan_file(path: Path) -> records.PlanDocument:
     )
     return records.PlanDocument(
         plan=records.Plan(
-            adapters=adapters, learning_rate=read.learning_rate, trainable_params=read.trainable_params
+            adapters=adapters,
+            learning_rate=read.learning_rate,
+            trainable_params=read.trainable_params,
+            choices=tuple(read.choices.items()),
         ),
         model=records.ModelSpec(**read.base_model.model_dump(exclude={"base_params"})),
         data=read.data,

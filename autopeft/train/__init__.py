@@ -34,6 +34,5 @@ from autopeft.train.rates import (
     branch_step,
     full_run_steps,
     input_rms,
-    user_head_rates,
     warmup_steps,
 )

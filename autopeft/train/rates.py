@@ -193,15 +193,6 @@ def head_rates(base: BaseModel, rms: Mapping[str, float]) -> HeadRates:
     return HeadRates(by_name=rates, output=output, move=output_move)
 
 
-def user_head_rates(maps: Mapping[str, nn.Linear], rms: Mapping[str, float]) -> dict[str, float]:
-    """Choose the rates of a head's linear maps in a user's own model; the last map is the output layer."""
-    *below, output = maps
-    moves = dict.fromkeys(below, MOVE_BELOW)
-    moves[output] = MOVE_OF_NUMBERS if maps[output].out_features == 1 else MOVE
-    sizes = {name: linear.in_features * max(_LEAST_RMS, rms.get(name, 1.0)) for name, linear in maps.items()}
-    return {name: moves[name] / size for name, size in sizes.items()}
-
-
 def _head_modules(base: BaseModel) -> list[tuple[str, nn.Module]]:
     heads = [(name, base.module.get_submodule(name)) for name in base.head_names]
     return [entry for name, head in heads for entry in head.named_modules(prefix=name)]

@@ -12,10 +12,11 @@ import psutil
 import pytest
 from toys.trainers import good_trainer, rows_without_seconds, score_of, write_adapter
 
+from autopeft.client import Score, Trial
 from autopeft.commands.tune import Study, tune
 from autopeft.errors import RunDirError, SpecError, TrainingError
-from autopeft.run.trials import Score, Trial
-from autopeft.store import read_checked, write_checked
+from autopeft.run.trials import check_adapter
+from autopeft.store import read_checked, read_plan, write_checked
 
 
 @pytest.fixture
@@ -90,8 +91,25 @@ def test_choices_of_the_trainer_are_searched_and_the_baseline_has_the_first_ones
     assert dict(result.best.choices)["packing"] is False
     assert Trial.load(trials[-1].path / "trial.json").choices == trials[-1].choices
     assert "packing False" in (study.path / "report.md").read_text()
+    saved = read_plan(study.path)
+    assert (saved.plan, saved.plan.plan_id) == (result.best, result.best.plan_id)
     with pytest.raises(RunDirError, match="another choices"):
         make_study(search={"packing": [True, False]}, trials=12)
+
+
+def test_best_plan_is_trained_again_from_its_trial_with_its_choices(make_study, tiny_llama):
+    def train(trial):
+        write_adapter(trial, tiny_llama)
+        rows = [float(row < (20 if trial.choices["packing"] else 36)) for row in range(40)]
+        return Score(value=sum(rows) / 40, per_example=rows)
+
+    study = make_study(search={"packing": [True, False]})
+    result = tune(train, study)
+    again = Trial.load(study.path / "best" / "trial.json")
+    assert (again.choices, again.steps) == ({"packing": False}, 20)
+    assert train(again).value == 36 / 40
+    check_adapter(again.folder, result.best)
+    assert again.folder == study.path / "best" / "retrained"
 
 
 @pytest.mark.parametrize("search", [{"packing": []}, {"packing": True}, {"packing": [1, 1]}])
@@ -129,7 +147,7 @@ def test_lost_trial_comes_back_after_the_deadline(make_study):
     assert study.ask(deadline_seconds=60).learning_rate != lost.learning_rate
     time.sleep(0.02)
     again = study.ask(deadline_seconds=0.01)
-    assert (again.learning_rate, again.config) == (lost.learning_rate, lost.config)
+    assert (again.learning_rate, again.peft_config) == (lost.learning_rate, lost.peft_config)
     assert again.folder != lost.folder  # its process may still write there
     study.tell(lost, score_of(lost))  # too late
     assert study.ask(deadline_seconds=0.0).learning_rate == lost.learning_rate

@@ -19,10 +19,11 @@ from safetensors.torch import load_file
 from toys.trainers import SCRIPT, cut, good_trainer, rows_without_seconds, save_other, score_of, write_adapter
 
 import autopeft
+from autopeft.client import Score
 from autopeft.commands.push import push
 from autopeft.commands.tune import Study, tune
 from autopeft.errors import RunDirError, SpecError, TrainingError
-from autopeft.run.trials import Score, command
+from autopeft.run.trials import command
 
 
 def raises(trial):
@@ -82,7 +83,7 @@ def test_a_head_that_the_config_of_a_masked_language_model_lacks_is_refused(mode
     study = Study(model=str(tmp_path / "masked"), budget="r4", full_steps=20, out=tmp_path / "study")
     classifier = transformers.AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=3)
     trial = study.ask()
-    with pytest.raises(TrainingError, match=r"head of BertForSequence.* \(classifier\) would stay untrained"):
+    with pytest.raises(ValueError, match=r"head of BertForSequence.* \(classifier\) would stay untrained"):
         trial.attach(classifier)
     assert trial.attach(masked)
 
@@ -148,7 +149,7 @@ def test_time_of_a_trial_that_is_tried_again_is_paid_too(tiny_llama, tmp_path):
 def test_rival_with_a_wrong_adapter_is_left_out(spoil, reason, tiny_llama, tmp_path):
     def train(trial):
         write_adapter(trial, tiny_llama)
-        if trial.split == "confirm" and trial.config.peft_type.value == "HIRA":
+        if trial.split == "confirm" and trial.peft_config.peft_type.value == "HIRA":
             spoil(trial)
         return score_of(trial)
 
@@ -163,7 +164,7 @@ BAD_COMMANDS = {
     "silent": ("exit 1", "ended with exit code 1: it wrote nothing"),
     "signal": ("kill -9 $$", "ended with signal 9"),
     "nothing": ("true", "The trainer wrote no result.json"),
-    "half": ("printf '{\"value\": 0.' > {result}", "result.json cannot be read: it is no JSON"),
+    "half": ("printf '{\"value\": 0.' > {result}", "result.json cannot be read: it is not JSON"),
     "text": ('printf \'{"value": "0.9"}\' > {result}', "value is '0.9'; it should be a valid number"),
     "none": ("printf '{\"value\": null}' > {result}", "value is None; it should be a valid number"),
     "hang": ("sleep 60", r"took over 1 s and was ended"),
@@ -350,7 +351,7 @@ def test_step_of_two_processes_is_that_of_the_mean_of_their_gradients(trial, tin
     assert score.value == 2
     torch.manual_seed(0)
     config = transformers.AutoConfig.from_pretrained(tiny_llama)
-    model = peft.get_peft_model(transformers.AutoModelForCausalLM.from_config(config), trial.config)
+    model = peft.get_peft_model(transformers.AutoModelForCausalLM.from_config(config), trial.peft_config)
     for row in ([3, 4, 5, 6], [7, 8, 9, 3]):
         tokens = torch.tensor([row])
         model(input_ids=tokens, labels=tokens).loss.backward()  # the sum of both gradients

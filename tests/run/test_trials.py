@@ -15,9 +15,10 @@ from toys.folders import write_model
 from toys.trainers import WEIGHTS, cut, save_other, write_adapter
 from transformers import Trainer, TrainingArguments
 
+from autopeft.client import Score, Trial
 from autopeft.commands.tune import Study
 from autopeft.errors import TrainingError
-from autopeft.run.trials import Score, Trial
+from autopeft.run.trials import read_score, require_sound
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_score_of_a_known_metric_is_that_of_the_rows():
 
 @pytest.mark.parametrize("answer", [None, "0.9", True, [0.9]])
 def test_what_is_no_number_is_refused(answer):
-    with pytest.raises(TrainingError, match=r"returned \w+ .*; return a number or an autopeft.Score"):
+    with pytest.raises(ValueError, match=r"returned \w+ .*; return a number or a Score"):
         Score.given(answer)
 
 
@@ -54,8 +55,8 @@ def test_what_is_no_number_is_refused(answer):
     ("text", "reason"),
     [
         (None, "wrote no result.json; write"),
-        ("", "result.json cannot be read: it is no JSON"),
-        ('{"value": 0.', "result.json cannot be read: it is no JSON"),
+        ("", "result.json cannot be read: it is not JSON"),
+        ('{"value": 0.', "result.json cannot be read: it is not JSON"),
         ('{"value": "0.9"}', "value .*number"),
         ('{"value": null}', "value .*number"),
         ('{"loss": 1.0}', "value .*"),
@@ -68,15 +69,15 @@ def test_file_that_is_no_score_is_refused_in_a_sentence(text, reason, tmp_path):
     if text is not None:
         path.write_text(text)
     with pytest.raises(TrainingError, match=reason) as refused:
-        Score.read(path)
+        read_score(path)
     assert len(str(refused.value).splitlines()) == 1
 
 
 def test_score_in_a_file_is_read_as_it_was_written(trial, tmp_path):
     trial.write_score(tmp_path / "a.json", Score(value=0.5, per_example=[0.0, 1.0], loss=0.25))
-    assert Score.read(tmp_path / "a.json") == Score(value=0.5, per_example=[0.0, 1.0], loss=0.25)
+    assert read_score(tmp_path / "a.json") == Score(value=0.5, per_example=[0.0, 1.0], loss=0.25)
     (tmp_path / "nan.json").write_text(json.dumps({"value": math.nan}))
-    assert math.isnan(Score.read(tmp_path / "nan.json").value)
+    assert math.isnan(read_score(tmp_path / "nan.json").value)
 
 
 def test_score_of_arrays_and_tensors_is_that_of_their_numbers(trial, tmp_path):
@@ -87,9 +88,9 @@ def test_score_of_arrays_and_tensors_is_that_of_their_numbers(trial, tmp_path):
     assert Score(value=mean, per_example=torch.tensor(rows), loss=np.float64(0.25)) == plain
     assert Score(value=0.5, per_example=[torch.tensor(row) for row in rows], loss=0.25) == plain
     trial.write_score(tmp_path / "a.json", Score(value=mean, per_example=np.array(rows), loss=0.25))
-    assert Score.read(tmp_path / "a.json") == plain
+    assert read_score(tmp_path / "a.json") == plain
     assert Score.given(mean) == Score(value=0.5)
-    with pytest.raises(TrainingError, match=r"one number each, and per_example one a row: .*list"):
+    with pytest.raises(ValueError, match=r"one number each, and per_example one a row: .*list"):
         Score.given(torch.ones(2))
 
 
@@ -104,19 +105,19 @@ def test_score_of_arrays_and_tensors_is_that_of_their_numbers(trial, tmp_path):
 )
 def test_rows_that_cannot_be_compared_are_refused(rows, value, reason):
     with pytest.raises(TrainingError, match=reason):
-        Score(value=value, per_example=rows).require_sound(n_rows=4, span=1.0)
+        require_sound(Score(value=value, per_example=rows), n_rows=4, span=1.0)
 
 
 def test_trial_in_a_file_is_the_trial_that_was_given(trial):
     again = Trial.load(trial.path / "trial.json")
     assert again == trial
-    assert again.config.to_dict() == trial.config.to_dict()
+    assert again.peft_config.to_dict() == trial.peft_config.to_dict()
 
 
 def test_steps_beyond_those_of_the_trial_are_an_error(trial):
     assert trial.report(trial.steps, 0.3)
     assert not trial.report(trial.steps, math.nan)
-    with pytest.raises(TrainingError, match=r"made step 9, and the trial has 8; pass trial.steps"):
+    with pytest.raises(ValueError, match=r"made step 9, and the trial has 8; pass trial.steps"):
         trial.report(trial.steps + 1, 0.3)
 
 
@@ -124,7 +125,7 @@ def test_steps_beyond_those_of_the_trial_are_an_error(trial):
 def test_callback_writes_the_adapter_after_the_steps_of_the_trial(extra_steps, trial, tiny_llama, tmp_path):
     torch.manual_seed(0)
     config = transformers.AutoConfig.from_pretrained(tiny_llama)
-    model = peft.get_peft_model(transformers.AutoModelForCausalLM.from_config(config), trial.config)
+    model = peft.get_peft_model(transformers.AutoModelForCausalLM.from_config(config), trial.peft_config)
     row = {"input_ids": [3, 4, 5], "labels": [3, 4, 5]}
     args = TrainingArguments(
         str(tmp_path / "trainer"),
@@ -137,7 +138,7 @@ def test_callback_writes_the_adapter_after_the_steps_of_the_trial(extra_steps, t
     )
     trainer = Trainer(model, args, train_dataset=[row] * 8, callbacks=[trial.callback()])
     if extra_steps:
-        with pytest.raises(TrainingError, match=rf"made .*{trial.steps + extra_steps}.* and the trial has 8"):
+        with pytest.raises(ValueError, match=rf"made .*{trial.steps + extra_steps}.* and the trial has 8"):
             trainer.train()
         return
     trainer.train()
@@ -187,9 +188,11 @@ def test_saved_adapter_of_each_method_counts_as_its_plan(name, auto_class, tiny_
     types = set()
     while (trial := study.ask()) is not None:
         base = getattr(transformers, auto_class).from_config(transformers.AutoConfig.from_pretrained(folder))
-        peft.get_peft_model(base, trial.config).save_pretrained(str(trial.folder))
+        peft.get_peft_model(base, trial.peft_config).save_pretrained(str(trial.folder))
         study.tell(trial, Score(value=0.5, per_example=[0.0, 1.0]))  # raises for an adapter of another size
-        types.add((trial.split, type(trial.config).__name__, getattr(trial.config, "use_dora", False)))
+        types.add(
+            (trial.split, type(trial.peft_config).__name__, getattr(trial.peft_config, "use_dora", False))
+        )
     assert study.is_finished
     judged = {kind for split, *kind in types if split == "confirm" for kind in [tuple(kind)]}
     assert len(judged) == (1 if name == "lora" else 2)

@@ -10,7 +10,7 @@ import peft
 import transformers
 from safetensors.numpy import save_file
 
-from autopeft.run.trials import Score, Trial
+from autopeft.client import Score, Trial
 
 WEIGHTS = "adapter_model.safetensors"
 N_ROWS = 40
@@ -39,7 +39,7 @@ Path(sys.argv[2]).write_text(json.dumps({"value": sum(rows) / 40, "per_example":
 def write_adapter(trial: Trial, model: Path) -> None:
     """Attach the trial's config to a model of random weights, and save the adapter."""
     config = transformers.AutoConfig.from_pretrained(model)
-    adapted = peft.get_peft_model(transformers.AutoModelForCausalLM.from_config(config), trial.config)
+    adapted = peft.get_peft_model(transformers.AutoModelForCausalLM.from_config(config), trial.peft_config)
     adapted.save_pretrained(str(trial.folder))
 
 
