@@ -78,7 +78,7 @@ def package_checks(requirements: Sequence[str], version_of: Callable[[str], str 
             name=f"extra {extra}",
             status="note" if missing else "ok",
             value=f"lacks {', '.join(missing)}" if missing else "present",
-            remedy=f'pip install "autopeft[{extra}]"' if missing else "",
+            remedy=f"pip install {' '.join(missing)}" if missing else "",
         )
 
 

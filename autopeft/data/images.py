@@ -75,7 +75,7 @@ def pillow() -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        raise DataError('Images need Pillow; install it with: pip install "autopeft[vision]".') from error
+        raise DataError("Images need Pillow; install it with: pip install pillow.") from error
     return Image
 
 

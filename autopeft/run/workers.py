@@ -38,7 +38,7 @@ def check_executor(spec: RunSpec) -> None:
         if importlib.util.find_spec(package) is None:
             raise SpecError(
                 f"The executor {executor.name} needs the package {package}; install it with: "
-                f'pip install "autopeft[{executor.name}]".'
+                f"pip install {package}."
             )
     device = spec.execution.device or ""
     if executor.assigns_gpus and (":" in device or device.lower() == SPREAD):

@@ -43,7 +43,7 @@ def test_old_or_absent_package_fails_with_the_command_that_cures_it():
 def test_absent_extra_is_a_note_that_names_it():
     extra = checks_of(torch="2.4", peft="0.20", ray="2.9")["extra quantize"]
     assert (extra.status, extra.value) == ("note", "lacks bitsandbytes")
-    assert extra.remedy == 'pip install "autopeft[quantize]"'
+    assert extra.remedy == "pip install bitsandbytes"
 
 
 def test_part_of_another_package_that_cannot_be_used_is_a_note_with_its_cause():

@@ -116,7 +116,5 @@ def test_numbers_of_gpus_are_left_to_ray(small_spec, tmp_path):
 def test_an_executor_without_its_package_is_refused(small_spec, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
     spec = small_spec(tmp_path / "run", executor="ray")
-    with pytest.raises(
-        SpecError, match=r'needs the package ray; install it with: pip install "autopeft\[ray\]"'
-    ):
+    with pytest.raises(SpecError, match=r"needs the package ray; install it with: pip install ray\."):
         commands.run_search(spec, explicit=GIVEN, progress=Lines())

