@@ -161,10 +161,22 @@ class Trial:
 
     @cached_property
     def peft_config(self) -> Any:
-        """The config of the adapter to attach, loaded by the installed `peft`."""
-        from peft import PeftConfig
+        """The config of the adapter to attach, loaded by the installed `peft`.
 
-        return PeftConfig.from_pretrained(str(self.config))
+        Raises:
+            ValueError: That `peft` does not have the method.
+        """
+        from peft import PEFT_TYPE_TO_CONFIG_MAPPING, __version__
+
+        content = json.loads((self.config / "adapter_config.json").read_text(encoding="utf-8"))
+        config_class = PEFT_TYPE_TO_CONFIG_MAPPING.get(content["peft_type"])
+        if config_class is None:
+            raise ValueError(
+                f"peft {__version__} does not have {content['peft_type']}; upgrade it, or pass --methods "
+                "with those that it has to autopeft tune."
+            )
+        # Not PeftConfig: up to peft 0.14 it drops what a newer peft wrote, rank and targets included.
+        return config_class.from_pretrained(str(self.config))
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -9,14 +9,17 @@ import copy
 import gc
 import itertools
 import os
+import re
 import shutil
 from collections import Counter
 from dataclasses import replace
 
 import hypothesis
+import peft
 import pytest
 import torch
 from filelock import FileLock
+from packaging.version import Version
 from toys.bases import ARCHITECTURES, PEFT_TASKS, adapters_of, toy_base
 from toys.counting import tiny_config
 from toys.exports import trained
@@ -26,6 +29,7 @@ from toys.words import CONTEXT, toy_rows
 
 from autopeft import commands
 from autopeft.adapters import compile_plan
+from autopeft.errors import SpecError
 from autopeft.exports import write_adapter
 from autopeft.extension import discover
 from autopeft.records import Fidelity, Plan
@@ -37,6 +41,21 @@ collect_ignore_glob = ["*conftest.py"]  # no doctests here; several files of thi
 # the processes that tests start.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+# The newest release of peft that lacks something that tests of single methods ask for.
+_OLD_PEFT = Version(peft.__version__) < Version("0.21")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Skip a test of a method that the installed `peft` does not have; the newest one has them all."""
+    try:
+        return (yield)
+    except (SpecError, AttributeError) as error:
+        if _OLD_PEFT and re.search(r"needs peft [\d.]+ or newer|module 'peft' has no attribute", str(error)):
+            pytest.skip(str(error))
+        raise
+
+
 # A probe's choice depends on the machine and on what else it does.
 os.environ["AUTOPEFT_EXECUTION_DTYPE"] = "float32"
 

@@ -83,6 +83,14 @@ def test_trial_of_a_newer_autopeft_is_refused(tmp_path):
         Trial.load(tmp_path / "trial.json")
 
 
+def test_method_that_the_installed_peft_does_not_have_is_named(tiny_llama, tmp_path):
+    trial = Study(model=str(tiny_llama), budget="r4", full_steps=20, out=tmp_path / "study").ask()
+    path = trial.config / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "peft_type": "NOVEL"}))
+    with pytest.raises(ValueError, match=r"peft [\d.]+ does not have NOVEL; upgrade it"):
+        _ = trial.peft_config
+
+
 def test_rates_of_a_head_are_its_moves_over_its_inputs(tmp_path):
     """The closed form, by inputs that the test records itself, without the padding."""
     folder = write_model(tmp_path / "bert")

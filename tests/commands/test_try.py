@@ -12,8 +12,8 @@ import transformers
 from peft import PeftModel
 from PIL import Image
 from toys.specs import run_spec
+from toys.tasks import ViTImageProcessorPil
 from toys.words import VOCABULARY
-from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from typer.testing import CliRunner
 
 import autopeft

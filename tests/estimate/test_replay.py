@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import peft
 import pytest
 import torch
 import transformers
-from peft import AdamssConfig, FrodConfig, LoraConfig, ShiraConfig, UniLoraConfig, VBLoRAConfig
+from peft import LoraConfig
 from torch.utils.flop_counter import FlopCounterMode
 from toys.bases import PEFT_TASKS, toy_base
 
@@ -112,18 +113,18 @@ def test_replayed_step_of_hira_in_16_bits_has_the_bytes_of_a_real_one(choices, m
 
 # Their code in `peft` reads values of tensors, makes numpy arrays or sparse tensors.
 READING = {
-    "adamss": (AdamssConfig, {"r": 6, "num_subspaces": 2, "subspace_rank": 1}),
-    "frod": (FrodConfig, {"sparse_rate": 0.05}),
-    "shira": (ShiraConfig, {"r": 2}),
-    "unilora": (UniLoraConfig, {"r": 2, "theta_d_length": 32}),
-    "vblora": (VBLoRAConfig, {"r": 2, "num_vectors": 20, "vector_length": 8, "topk": 2}),
+    "adamss": ("AdamssConfig", {"r": 6, "num_subspaces": 2, "subspace_rank": 1}),
+    "frod": ("FrodConfig", {"sparse_rate": 0.05}),
+    "shira": ("ShiraConfig", {"r": 2}),
+    "unilora": ("UniLoraConfig", {"r": 2, "theta_d_length": 32}),
+    "vblora": ("VBLoRAConfig", {"r": 2, "num_vectors": 20, "vector_length": 8, "topk": 2}),
 }
 
 
 @pytest.mark.parametrize("name", READING)
 def test_method_whose_code_reads_values_is_near_a_real_step(name):
     kind, fields = READING[name]
-    config = kind(target_modules=["q_proj", "v_proj"], **fields)
+    config = getattr(peft, kind)(target_modules=["q_proj", "v_proj"], **fields)
     base, step = toy_base("llama-lm", hidden=64), step_of("llama-lm")
     adapted = without_weights(skeleton_of(base), [config], task_type="CAUSAL_LM", dtype=torch.float32)
     predicted = Replay(adapted).memory(step)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from itertools import product
 
+import peft
 import pytest
 import torch
 import transformers
-from peft import HiraConfig, LoraConfig
+from peft import LoraConfig
 
 from autopeft.adapters import read_configs
 from autopeft.errors import SiteError
@@ -132,7 +133,7 @@ def test_hira_in_another_loop_keeps_its_update_of_each_map(folder):
 
 
 def test_hira_of_a_config_file_takes_what_hira_by_name_does(folder, tmp_path):
-    HiraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM").save_pretrained(tmp_path)
+    peft.HiraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM").save_pretrained(tmp_path)
     part = TrainedPart(label="file", files=tuple(read_configs(tmp_path)), path=tmp_path)
     for plain_loop in (False, True):
         by_file = describe(

@@ -8,7 +8,7 @@ import copy
 import peft
 import pytest
 import torch
-from peft import HiraConfig, LoraConfig
+from peft import LoraConfig
 
 from autopeft.model import attach
 from autopeft.model.devices import SavedBytes
@@ -56,7 +56,8 @@ def test_dora_computes_as_peft_does_and_needs_no_identity_matrix(architecture, m
 @pytest.fixture(params=["bert", "llama-lm", "gpt2"])
 def hiras(request, make_base):
     """`peft`'s HiRA of all maps and ours; maps with a bias, without one, and stored the other way round."""
-    theirs, ours = theirs_and_ours(make_base(request.param), HiraConfig(r=3, target_modules="all-linear"))
+    config = peft.HiraConfig(r=3, target_modules="all-linear")
+    theirs, ours = theirs_and_ours(make_base(request.param), config)
     assert any(isinstance(module, LightHira) for module in ours.modules())
     assert not any(isinstance(module, LightHira) for module in theirs.modules())
     return theirs, ours
@@ -86,7 +87,7 @@ def test_hira_computes_as_peft_does_in_bfloat16(hiras):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_hira_keeps_no_tensor_as_large_as_a_weight(make_base, dtype):
     """`peft` keeps W * (B A) of each map, in the format that it computes in."""
-    theirs, ours = theirs_and_ours(make_base("llama-lm"), HiraConfig(r=3, target_modules="all-linear"))
+    theirs, ours = theirs_and_ours(make_base("llama-lm"), peft.HiraConfig(r=3, target_modules="all-linear"))
     kept = []
     for model in (theirs, ours):
         counter = SavedBytes()
@@ -103,7 +104,7 @@ def hira_on_one_map(weight, signs, size):
     module = torch.nn.Sequential(torch.nn.Linear(*weight.T.shape, bias=False, dtype=weight.dtype))
     module.config = {}
     module[0].weight.data = weight
-    model = attach(module, [HiraConfig(r=1, target_modules=["0"])], task_type=None, head_names=())
+    model = attach(module, [peft.HiraConfig(r=1, target_modules=["0"])], task_type=None, head_names=())
     layer = model.base_model.model[0]
     layer.hira_A["default"].data.fill_(size)
     layer.hira_B["default"].data.copy_(signs[:, None])

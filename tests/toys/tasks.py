@@ -11,13 +11,17 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image
-from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from autopeft.data import ImageFile
 from autopeft.extension import Target
 from autopeft.records import TaskSpec
 from toys.bases import toy_config
 from toys.words import CONTEXT, toy_rows
+
+try:
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+except ModuleNotFoundError:  # older releases of transformers have one class, by Pillow
+    from transformers import ViTImageProcessor as ViTImageProcessorPil
 
 N = 20
 CHAT_TEMPLATE = (
