@@ -1,6 +1,6 @@
 """The command line: the only room that prints and exits.
 
-Inside the folder each file imports only from those before it: environment, exit_codes, options, printing →
+Inside the folder each file imports only from those before it: environment, options, printing → exit_codes →
 files, results, sizes → facts → app.
 """
 
