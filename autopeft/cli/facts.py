@@ -142,7 +142,9 @@ def estimate(
 @app.command()
 @opt.takes_settings(_DATA)
 def suggest(
-    model: Annotated[str, typer.Argument(help="Hub id, or directory with a config.json.")],
+    model: Annotated[
+        str | None, typer.Argument(help="Hub id, or directory with a config.json. Default: the demo model.")
+    ] = None,
     *,
     budget: Annotated[
         str, typer.Option(help="Such as r16, what LoRA of rank 16 trains, 0.5% or 300k.")
