@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autopeft.cli import facts, files
+from autopeft.cli import facts, files, info
 from autopeft.cli import options as opt
 from autopeft.cli.environment import expand_segments, fit_threads, heavy_imports, open_missing_streams
 from autopeft.cli.exit_codes import PlainErrors, exit_codes, reader_may_leave
@@ -358,3 +358,4 @@ def report(
 
 app.add_typer(facts.app)
 app.add_typer(files.app)
+app.add_typer(info.app)
