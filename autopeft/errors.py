@@ -12,7 +12,8 @@ AutopeftError                 exit 1   any fault that autopeft foresees
 ├── WorkerLostError           exit 1   the process that ran a measurement ended, and a second one too
 ├── HubError                  exit 1   the hub cannot be reached, or refuses an upload
 
-A message is one sentence: what was wrong, the value seen, what is allowed, what to do.
+A message is one sentence: what was wrong, the value seen, what is allowed, what to do. `code` names the exit
+code in the JSON of the command line: failed (1), usage (2), nothing_feasible (3), budget_impossible (4).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class AutopeftError(Exception):
     """Base of every error that autopeft raises on purpose."""
 
     exit_code = 1
+    code = "failed"
 
     def __init__(self, message: str) -> None:
         """Keep the message, of whose longest words only the beginning is shown."""
@@ -45,6 +47,7 @@ class SpecError(AutopeftError):
     """Settings or files that cannot be read or do not fit together."""
 
     exit_code = 2
+    code = "usage"
 
 
 class UnknownNameError(SpecError):
@@ -143,12 +146,14 @@ class SiteError(AutopeftError):
     """Nothing to adapt, or an adapter that does not fit its site."""
 
     exit_code = 3
+    code = "nothing_feasible"
 
 
 class BudgetError(AutopeftError):
     """No plan fits the budget; the message names the cheapest plan there is."""
 
     exit_code = 4
+    code = "budget_impossible"
 
 
 class TrainingError(AutopeftError):

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autopeft.cli import facts, files
+from autopeft.cli import facts, files, info
 from autopeft.cli import options as opt
 from autopeft.cli.environment import expand_segments, fit_threads, heavy_imports, open_missing_streams
 from autopeft.cli.exit_codes import PlainErrors, exit_codes, reader_may_leave
@@ -95,7 +95,7 @@ def search_command(
 ) -> None:
     """Search for the best plan under a budget, train it in full, and write it down with its evidence."""
     started = time.monotonic()
-    with exit_codes(quiet=quiet or as_json, notes=verbose or dry_run) as interrupt:
+    with exit_codes(as_json=as_json, quiet=quiet, notes=verbose or dry_run) as interrupt:
         spec, explicit = resolve_settings(
             config=config, env=os.environ, flags=settings, assignments=assignments or ()
         )
@@ -196,7 +196,7 @@ def tune(
     quiet: opt.Quiet = False,
 ) -> None:
     """Search with your own trainer: a command that reads {trial}, trains, and writes {result}."""
-    with exit_codes(quiet=quiet or as_json) as interrupt:
+    with exit_codes(as_json=as_json, quiet=quiet) as interrupt:
         max_seconds = None if trial_time is None else parse_duration(trial_time)
         spec, explicit = resolve_settings(config=None, env={}, flags=settings, assignments=())  # reads texts
         with heavy_imports():
@@ -239,7 +239,7 @@ def analyze(
     quiet: opt.Quiet = False,
 ) -> None:
     """Score every site by how much the loss depends on it. Nothing is trained."""
-    with exit_codes(quiet=quiet or as_json):
+    with exit_codes(as_json=as_json, quiet=quiet):
         spec, explicit = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
         with heavy_imports():
             from autopeft import commands
@@ -283,7 +283,7 @@ def train(
     quiet: opt.Quiet = False,
 ) -> None:
     """Train a plan at full length and save the adapter, head included, as peft does."""
-    with exit_codes(quiet=quiet or as_json):
+    with exit_codes(as_json=as_json, quiet=quiet):
         spec, explicit = resolve_settings(config=None, env=os.environ, flags=settings, assignments=())
         with heavy_imports():
             from autopeft import commands
@@ -327,7 +327,7 @@ def try_command(
     as_json: opt.Json = False,
 ) -> None:
     """Ask the finished adapter: a label with its probability, a number, tags or a text for each input."""
-    with exit_codes(quiet=True):
+    with exit_codes(as_json=as_json, quiet=True):
         if not as_json:
             print(f"Loading the adapter of {run} …", file=sys.stderr, flush=True)
         with heavy_imports():
@@ -354,7 +354,7 @@ def report(
     as_json: opt.Json = False,
 ) -> None:
     """Render the report of a run again, finished or not, or put several finished runs on one page."""
-    with exit_codes(quiet=as_json):
+    with exit_codes(as_json=as_json):
         with heavy_imports():
             from autopeft.cli import results
             from autopeft.report import result_json
@@ -384,3 +384,4 @@ def report(
 
 app.add_typer(facts.app)
 app.add_typer(files.app)
+app.add_typer(info.app)

@@ -1,4 +1,7 @@
-"""Errors, wrong usage and signals become one sentence on stderr and an exit code, without a traceback."""
+"""Errors, wrong usage and signals become one sentence on stderr and an exit code, without a traceback.
+
+With `--json`, stdout gets one object in any case: the answer, or `{"error": …}`.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,17 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from textwrap import wrap
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer
 from typer.core import TyperGroup
 
-from autopeft.errors import CONTROLS, AutopeftError, SpecError
+from autopeft.cli.printing import print_json
+from autopeft.errors import CONTROLS, AutopeftError, SpecError, first_line_of
 from autopeft.removed import instead_of
 
 # What typer raises on wrong usage. Newer versions of typer hold a copy of click, so the class is found as the
@@ -33,16 +38,21 @@ _LIBRARIES = "peft transformers datasets huggingface_hub httpx alembic bitsandby
 # or a closed window on Windows; and what Slurm (`--signal`), Grid Engine (`-notify`) and LSF send before the
 # end of a job.
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+_INTERRUPTED, _INTERNAL = "interrupted", "internal"  # codes of a signal, and of a fault of autopeft itself
 
 
 @contextlib.contextmanager
-def exit_codes(*, quiet: bool = False, notes: bool = True) -> Iterator[Callable[[], None]]:
+def exit_codes(
+    *, as_json: bool = False, quiet: bool = False, notes: bool = True
+) -> Iterator[Callable[[], None]]:
     """Turn an error of the block into its exit code; warnings and `notes` go to stderr as plain lines.
 
     Libraries log only errors. Ctrl-C exits with 130, SIGTERM with 143, a closed terminal with 129;
-    finished measurements are on the disk by then. Yields a function for long loops to call: it raises if a
-    signal has come (see `stopping_signals`).
+    finished measurements are on the disk by then. `as_json` implies `quiet`, and prints the error as JSON
+    unless the block has printed its answer. Yields a function for long loops to call: it raises if a signal
+    has come (see `stopping_signals`).
     """
+    quiet = quiet or as_json
     if quiet or not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of libraries, which are imported later
     stderr = sys.stderr
@@ -57,30 +67,58 @@ def exit_codes(*, quiet: bool = False, notes: bool = True) -> Iterator[Callable[
         logging.getLogger(name).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=name)
     stdout = sys.stdout
-    sys.stdout = _Escaped(stdout)
+    sys.stdout = answer = _Escaped(stdout)
     try:
         with stopping_signals() as stop:
             yield stop
-    except AutopeftError as error:
-        raise _ended(str(error), error.exit_code) from error
-    except BrokenPipeError:  # the reader, such as `head`, has ended: typer exits silently with 1
+    except (typer.Exit, BrokenPipeError):  # of a reader, such as `head`, that has ended: exit 1, silently
         raise
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:  # some argument that should be a path is a long text
-            sentence = f"There is no file {error.filename}: its name is too long; check the spelling."
-            raise _ended(sentence, SpecError.exit_code) from error
-        where = f"{error.filename}: " if error.filename else ""
-        raise _ended(f"{where}{error.strerror or error}.", AutopeftError.exit_code) from error
-    except KeyboardInterrupt as error:
-        raise typer.Exit(130) from error
+    except BaseException as error:
+        failure = _failure_of(error)
+        if failure.code not in (_INTERRUPTED, _INTERNAL):
+            print(_printable(f"error: {failure.message}"), file=sys.stderr)
+        if as_json and not answer.is_used:
+            failure.print_json()
+        if failure.code == _INTERNAL:
+            raise
+        raise typer.Exit(failure.exit_code) from error
     finally:
         sys.stdout, sys.stderr = stdout, stderr  # a library may have replaced ours
 
 
-def _ended(sentence: str, exit_code: int) -> typer.Exit:
-    """Print an error, and make the exception that exits with a code."""
-    print(_printable(f"error: {sentence}"), file=sys.stderr)
-    return typer.Exit(exit_code)
+class _Failure(NamedTuple):
+    """What the JSON of an error holds."""
+
+    code: str
+    exit_code: int
+    message: str
+
+    def print_json(self) -> None:
+        """Print the object that stands for an answer; if nobody reads it, the exit code stays."""
+        with reader_may_leave():
+            print_json({"error": self._asdict()})
+
+
+def _failure_of(error: BaseException) -> _Failure:
+    """Return how a command fails by an error; one that autopeft does not foresee keeps its traceback."""
+    match error:
+        case AutopeftError():
+            return _Failure(error.code, error.exit_code, str(error))
+        case OSError(errno=errno.ENAMETOOLONG):  # some argument that should be a path is a long text
+            sentence = f"There is no file {error.filename}: its name is too long; check the spelling."
+            return _Failure(SpecError.code, SpecError.exit_code, sentence)
+        case OSError():
+            where = f"{error.filename}: " if error.filename else ""
+            sentence = f"{where}{error.strerror or error}."
+            return _Failure(AutopeftError.code, AutopeftError.exit_code, sentence)
+        case KeyboardInterrupt():
+            return _Failure(_INTERRUPTED, 130, "Stopped by SIGINT.")
+        case SystemExit(code=int(code)) if code - 128 in set(signal.Signals):
+            return _Failure(_INTERRUPTED, code, f"Stopped by {signal.Signals(code - 128).name}.")
+        case SystemExit():  # of a library or of a user's function
+            sentence = f"The command was ended by sys.exit({error.code!r})."
+            return _Failure(AutopeftError.code, AutopeftError.exit_code, sentence)
+    return _Failure(_INTERNAL, 1, f"{type(error).__name__}: {first_line_of(error)}")
 
 
 @contextlib.contextmanager
@@ -144,11 +182,14 @@ class _Wrapped:
 class _Escaped(_Wrapped):
     """A stream that escapes control characters: a name from somebody's files could set colours or titles.
 
-    The styles bold, dim and plain pass, which our own output uses.
+    The styles bold, dim and plain pass, which our own output uses. `is_used` is whether it got any text.
     """
+
+    is_used = False
 
     def write(self, text: str) -> int:
         """Write a text whose control characters become visible."""
+        self.is_used = True
         parts = re.split(r"(\x1b\[[012]m)", text)  # every second part is a style: plain, bold or dim
         self.stream.write(
             "".join(part if i % 2 else part.translate(CONTROLS) for i, part in enumerate(parts))
@@ -221,8 +262,11 @@ class PlainErrors(TyperGroup):
             if type(error).__name__ == "NoArgsIsHelpError":  # the help is printed already
                 sys.exit(2)
             typed = extra.get("args") or (args[0] if args else sys.argv[1:])
-            print(self._sentence(error, typed), file=sys.stderr)
-            sys.exit(2)
+            failure = _Failure(SpecError.code, SpecError.exit_code, self._sentence(error, typed))
+            print(f"error: {failure.message}", file=sys.stderr)
+            if "--json" in takewhile("--".__ne__, typed):
+                failure.print_json()
+            sys.exit(failure.exit_code)
         sys.exit(code if isinstance(code, int) else 0)
 
     def get_params(self, ctx: Any) -> Any:
@@ -246,7 +290,7 @@ class PlainErrors(TyperGroup):
         unknown = re.search(r"^No such (option|command):? '?([^\s']+?)'?[.:]?(\s|$)", words)
         kind = f"{unknown[1]} of autopeft {error.ctx.info_name}" if unknown and error.ctx else ""
         if unknown and (instead := instead_of(kind, unknown[2])):
-            return f"error: There is no {unknown[1]} {unknown[2]}; {instead}."
+            return f"There is no {unknown[1]} {unknown[2]}; {instead}."
         extra = re.search(r"^Got unexpected extra arguments?(?:\(s\))? \(([^ )]+)", words)
         if extra and error.ctx and any("--data" in each.opts for each in error.ctx.command.params):
             words = f"{extra[1]} has no flag before it, such as --data {extra[1]} or --model {extra[1]}"
@@ -255,7 +299,7 @@ class PlainErrors(TyperGroup):
             command = error.ctx.command_path
         else:  # for example if an option lacks its argument
             command = " ".join(["autopeft", *(word for word in typed[:1] if word in self.commands)])
-        return f"error: {words}{end} See `{command} --help`."
+        return f"{words}{end} See `{command} --help`."
 
 
 def _adjusted(parameters: Sequence[Any]) -> Sequence[Any]:

@@ -56,7 +56,7 @@ def count(
     as_json: opt.Json = False,
 ) -> None:
     """Count the trainable parameters of a plan, an adapter config or a method, from the model's config."""
-    with exit_codes(quiet=as_json):
+    with exit_codes(as_json=as_json):
         with heavy_imports():
             from autopeft import commands
             from autopeft.cli import sizes
@@ -108,7 +108,7 @@ def estimate(
     as_json: opt.Json = False,
 ) -> None:
     """Estimate memory, time and price of training from the model's config: no weights, no GPU."""
-    with exit_codes(quiet=as_json):
+    with exit_codes(as_json=as_json):
         spec, _ = resolve_settings(config=None, env={}, flags=settings, assignments=())
         with heavy_imports():
             from autopeft import commands
@@ -142,7 +142,9 @@ def estimate(
 @app.command()
 @opt.takes_settings(_DATA)
 def suggest(
-    model: Annotated[str, typer.Argument(help="Hub id, or directory with a config.json.")],
+    model: Annotated[
+        str | None, typer.Argument(help="Hub id, or directory with a config.json. Default: the demo model.")
+    ] = None,
     *,
     budget: Annotated[
         str, typer.Option(help="Such as r16, what LoRA of rank 16 trains, 0.5% or 300k.")
@@ -162,7 +164,7 @@ def suggest(
     as_json: opt.Json = False,
 ) -> None:
     """Suggest a LoRA within seconds: rate, batch, memory, time and price. It needs no weights and no GPU."""
-    with exit_codes(quiet=as_json):
+    with exit_codes(as_json=as_json):
         spec, _ = resolve_settings(config=None, env={}, flags=settings, assignments=())
         with heavy_imports():
             from autopeft import commands
@@ -196,7 +198,7 @@ def methods(
     as_json: opt.Json = False,
 ) -> None:
     """List the PEFT methods, or describe one."""
-    with exit_codes(quiet=as_json):
+    with exit_codes(as_json=as_json):
         facts = part_facts("method")
         shown = list(facts.values()) if name is None else [facts[name]]
         if as_json:
@@ -215,7 +217,7 @@ def methods(
 @app.command()
 def formats(as_json: opt.Json = False) -> None:
     """List the formats that `export` writes."""
-    with exit_codes(quiet=as_json):
+    with exit_codes(as_json=as_json):
         rows = [(name, facts["summary"]) for name, facts in part_facts("export").items()]
         if as_json:
             print_json(dict(rows))
@@ -232,7 +234,7 @@ def spaces(
     as_json: opt.Json = False,
 ) -> None:
     """List the search spaces that come with autopeft, or print the file of one, to copy and change."""
-    with exit_codes(quiet=as_json):
+    with exit_codes(as_json=as_json):
         from autopeft import space as search_space
 
         all_methods = part_facts("method").changed(lambda facts: SimpleNamespace(**facts))
@@ -256,7 +258,7 @@ def doctor(
     as_json: opt.Json = False,
 ) -> None:
     """Check what this machine can do: versions, device, memory, threads, disk, hub, extras."""
-    with exit_codes(quiet=True):
+    with exit_codes(as_json=as_json, quiet=True):
         from autopeft.commands.doctor import diagnose
 
         checks = diagnose(out)

@@ -47,7 +47,7 @@ def export(
     quiet: opt.Quiet = False,
 ) -> None:
     """Write a plan or a trained adapter in a format that other tools read, or say why it does not fit."""
-    with exit_codes(quiet=quiet or as_json):
+    with exit_codes(as_json=as_json, quiet=quiet):
         with heavy_imports():
             from autopeft import commands
 
@@ -91,7 +91,7 @@ def verify(
     quiet: opt.Quiet = False,
 ) -> None:
     """Check that an adapter or export gives the outputs of the finished plan; exit 1 if it does not."""
-    with exit_codes(quiet=quiet or as_json):
+    with exit_codes(as_json=as_json, quiet=quiet):
         with heavy_imports():
             from autopeft import commands
 
@@ -128,7 +128,7 @@ def push(
     quiet: opt.Quiet = False,
 ) -> None:
     """Upload a trained adapter to the hub, of a run or of `train`, with its model card and tokenizer."""
-    with exit_codes(quiet=quiet or as_json):
+    with exit_codes(as_json=as_json, quiet=quiet):
         with heavy_imports():
             from autopeft import commands
             from autopeft.report.formatting import memory

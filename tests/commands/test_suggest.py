@@ -34,6 +34,7 @@ from autopeft.commands.estimate import EstimateRequest, estimate_step
 from autopeft.commands.suggest import SuggestRequest, suggest
 from autopeft.estimate import TrainingStep, measure
 from autopeft.extension import discover
+from autopeft.model import DEMO_NAME
 from autopeft.records import DataSpec
 
 
@@ -46,6 +47,11 @@ def model(tmp_path_factory):
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **shape, **heads}
     (folder / "config.json").write_text(json.dumps(config))
     return str(folder)
+
+
+def test_without_a_model_it_suggests_for_the_demo_model():
+    result = CliRunner().invoke(app, ["suggest", "--task", "text-classification", "--json"])
+    assert json.loads(result.stdout)["base_model"] == DEMO_NAME
 
 
 @pytest.mark.parametrize(("quantize", "held"), [(None, "4bit"), ("none", "none")])

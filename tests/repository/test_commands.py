@@ -12,10 +12,11 @@ from test_docs import PAGES, ROOT, blocks
 from test_gate import FOLDERS, SCRIPTS
 
 from autopeft.cli.app import app
+from autopeft.cli.info import SKILL
 
 REPORTS = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.md"))]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
-PROSE = dict.fromkeys([*PAGES, ROOT / "CONTRIBUTING.md", *REPORTS])
+PROSE = dict.fromkeys([*PAGES, ROOT / "CONTRIBUTING.md", SKILL, *REPORTS])
 TEXTS = [*PROSE, *WORKFLOWS, *map(ROOT.joinpath, SCRIPTS)]
 _SCRIPT = r"python ((?:examples|reports|scripts|tests)/[\w/]+\.py)((?:[^`\n]|\n +(?=[\[-]))*)"
 
@@ -37,13 +38,14 @@ def commands_of(text: str) -> list[list[str]]:
 
 def unknown_flags(words: list[str]) -> list[str]:
     """What a command line names and the command does not know."""
-    commands = typer.main.get_command(app).commands
-    name = words[1]
-    if name not in commands:
-        return [name]
-    known = {flag for parameter in commands[name].params for flag in parameter.opts} | {"--help", "-h"}
-    end = words.index("--") if "--" in words else len(words)  # behind it stands the command of a user
-    given = [word.partition("=")[0] for word in words[2:end] if re.match(r"--?[a-z]", word)]
+    command, rest = typer.main.get_command(app), words[1:]
+    while hasattr(command, "commands"):  # a group, such as `info`
+        if rest[0] not in command.commands:
+            return rest[:1]
+        command, rest = command.commands[rest[0]], rest[1:]
+    known = {flag for parameter in command.params for flag in parameter.opts} | {"--help", "-h"}
+    end = rest.index("--") if "--" in rest else len(rest)  # behind it stands the command of a user
+    given = [word.partition("=")[0] for word in rest[:end] if re.match(r"--?[a-z]", word)]
     return [flag for flag in given if flag not in known]
 
 
@@ -79,6 +81,8 @@ def test_commands_of_pages_and_docstrings_have_their_flags() -> None:
 def test_planted_flags_and_commands_are_found() -> None:
     assert unknown_flags(["autopeft", "search", "--budget", "1%", "--bugdet", "2%"]) == ["--bugdet"]
     assert unknown_flags(["autopeft", "serach"]) == ["serach"]
+    assert unknown_flags(["autopeft", "info", "skil"]) == ["skil"]
+    assert unknown_flags(["autopeft", "info", "skill", "--jsno"]) == ["--jsno"]
     assert commands_of("      - run: autopeft export a --to b\n") == [
         ["autopeft", "export", "a", "--to", "b"]
     ]

@@ -74,7 +74,7 @@ def test_wheel_carries_spaces_templates_licence_and_sample(site: Path, tmp_path:
     }
     assert (inside / "sample_data/clinc_domain10/ATTRIBUTION.md").is_file()
     assert (inside / "templates/report.html.j2").is_file()
-    assert (inside / "py.typed").is_file()
+    assert (inside / "py.typed").is_file() and (inside / "SKILL.md").is_file()
     assert list(site.glob("autopeft-*.dist-info/licenses/LICENSE"))
     where = in_wheel(site, tmp_path, "-c", "import autopeft; print(autopeft.__file__)")
     assert Path(where.strip()).is_relative_to(site)
