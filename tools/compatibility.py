@@ -140,15 +140,18 @@ def conflict(
 ) -> str:
     """Return the requirements on shared dependencies that no release meets; "" if each has a release."""
     own, other = bounds(ours, environment or {}), bounds(theirs, environment or {})
-    reasons = []
+    our_needs, their_needs = [], []
     for name in own:
         if name not in other or any_meets(own[name] & other[name], releases(name)):
             continue
         pairs = product(own[name], other[name])
         ends = (pair for pair in pairs if not any_meets(SpecifierSet(f"{pair[0]},{pair[1]}"), releases(name)))
         mine, its = next(ends, (own[name], other[name]))
-        reasons.append(f"needs {name}{its}; autopeft needs {name}{mine}")
-    return ", and ".join(reasons)
+        our_needs.append(f"{name}{mine}")
+        their_needs.append(f"{name}{its}")
+    if not our_needs:
+        return ""
+    return f"needs {' and '.join(their_needs)}; autopeft needs {' and '.join(our_needs)}"
 
 
 def any_meets(specifiers: SpecifierSet, releases: Iterable[str]) -> bool:
