@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import peft
 import pytest
 
 import autopeft
@@ -52,6 +53,25 @@ def test_a_result_from_a_relative_folder_is_found_from_another_one(run, make_bas
     shutil.rmtree(tmp_path / "moved" / BEST_WEIGHTS)
     with pytest.raises(RunDirError, match="moved has no best/weights; write them again with"):
         autopeft.load_result(tmp_path / "moved").load(make_base("bert").module)
+
+
+def test_config_and_rate_of_a_result_train_as_many_parameters_as_the_best_plan(run, make_base):
+    result = run[2]
+    adapted = peft.get_peft_model(make_base("bert").module, result.config)
+    n_trained = sum(
+        weight.numel()
+        for name, weight in adapted.named_parameters()
+        if weight.requires_grad and "modules_to_save" not in name
+    )
+    assert n_trained == result.best.trainable_params
+    assert result.learning_rate == result.best.learning_rate
+
+
+def test_result_without_one_config_says_how_to_load_it(run, tmp_path):
+    shutil.copytree(run[2].path, tmp_path / "mix")
+    (tmp_path / "mix" / "best" / "adapters" / "adapter_config.json").unlink()
+    with pytest.raises(SpecError, match=r"does not hold one config.*Use result.load"):
+        _ = autopeft.load_result(tmp_path / "mix").config
 
 
 def test_a_loaded_result_equals_the_one_that_the_search_returned(run):

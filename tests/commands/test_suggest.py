@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -301,3 +302,18 @@ def test_the_lines_for_peft_move_the_outputs_of_a_head_by_equal_steps(tmp_path, 
     assert min(group["lr"] for group in written["optimizer_for"](model, batch).param_groups) > 0
     in_head = {*head.parameters()}
     assert {rate for p, rate in groups if p not in in_head} == {float(f"{suggestion.learning_rate:.1e}")}
+
+
+@pytest.mark.parametrize("n_targets", [2, 30])
+def test_targets_are_printed_on_one_line_or_as_a_block_of_lines_that_python_reads(n_targets, tiny_llama):
+    suggestion = suggest(SuggestRequest(model_id=str(tiny_llama), device="cpu"))
+    targets = sorted(f"layers.{n}.mlp.down_proj" for n in range(n_targets))
+    several = dataclasses.replace(suggestion, config=peft.LoraConfig(target_modules=targets))
+    for trainer in ("peft", "unsloth"):
+        lines = several.snippet(trainer)
+        start = lines.index("target_modules=") + len("target_modules=")
+        text = lines[start : lines.index("]", start) + 1]
+        assert eval(text) == targets
+        assert text.count("\n") == (0 if n_targets == 2 else n_targets + 1)
+    config = yaml.safe_load(several.snippet("axolotl"))
+    assert config["lora_target_modules"] == targets
