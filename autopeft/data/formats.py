@@ -26,6 +26,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.exceptions import DatasetsError
+from packaging.version import Version
 
 from autopeft.errors import DataError
 from autopeft.records import counted, shortened
@@ -48,6 +49,8 @@ _MOST_LINES = 2  # of a library's error message that ours quotes; further lines 
 _N_UNIVERSAL = 10  # cells of a token in CoNLL-U
 _MANY_DIGITS = 20  # an integer with so many may exceed 64 bits: 2^63 has 19
 _FEW_PARAGRAPHS = 60  # a text with fewer is read line by line, so that each split gets some; chosen by hand
+
+_MIXED_TYPES_SINCE = Version("4.7")  # of datasets: columns that mix types
 
 log = logging.getLogger(__name__)
 
@@ -299,7 +302,15 @@ def _read_json(path: Path) -> Any:
         n_rows += 1
     if not columns:
         raise ValueError("it is blank" if not n_rows else "its rows have no columns")
-    return datasets.Dataset.from_dict(columns, on_mixed_types="use_json")
+    if Version(datasets.__version__) >= _MIXED_TYPES_SINCE:
+        return datasets.Dataset.from_dict(columns, on_mixed_types="use_json")
+    try:
+        return datasets.Dataset.from_dict(columns)
+    except pa.ArrowException as error:
+        raise _FaultyRowError(
+            f"has values of different types in one column, which datasets {datasets.__version__} cannot "
+            f"hold; upgrade datasets to {_MIXED_TYPES_SINCE} or newer."
+        ) from error
 
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:

@@ -20,6 +20,7 @@ from autopeft.extension.discovery import (
 )
 from autopeft.extension.exporter import Checkpoint, Exporter, ExportSource, NeededBase, TrainingFacts
 from autopeft.extension.method import (
+    MIXES_SINCE_PEFT,
     REFERENCE_WIDTH,
     Method,
     Options,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Options = Mapping[str, OptionValue]
 
+# Older releases load the weights of a second method wrongly, without an error (tests/methods/test_mixes.py).
+MIXES_SINCE_PEFT = "0.21.2"
 REFERENCE_WIDTH = 384  # hidden size of MiniLM-L6, on which most ranges of learning rates were measured
 
 

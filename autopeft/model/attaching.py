@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from autopeft.errors import SpecError
+from autopeft.extension import MIXES_SINCE_PEFT, missing_in_peft
 from autopeft.model.light_layers import lighten
 from autopeft.store import require_unchanged, seal_folder
 
@@ -82,7 +83,12 @@ def attach_configs(
 
     `module` is changed in place. `names` are the adapters' names inside it. `context_of` gives the
     context in which `peft` makes the tensors of a config.
+
+    Raises:
+        SpecError: There are several configs, and the installed `peft` takes one.
     """
+    if len(configs) > 1 and (missing := missing_in_peft("A plan of several methods", MIXES_SINCE_PEFT)):
+        raise SpecError(missing)
     adapted: PeftModel | None = None
     for config, name in zip(configs, names, strict=True):
         with context_of(config), warnings.catch_warnings():
@@ -122,7 +128,7 @@ def for_task(
             config.target_modules = endings
         elif rewrites_targets(pattern, module):
             config.target_modules = sites or pattern  # "all-linear" matches no name
-        if config.target_parameters:
+        if getattr(config, "target_parameters", None):
             config.target_parameters = plain_names(config.target_parameters, dict(module.named_parameters()))
     copies[0].task_type, copies[0].modules_to_save = task_type, list(head_names) or None
     return copies

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.extension import Method
+from autopeft.extension import MIXES_SINCE_PEFT, Method, missing_in_peft
 from autopeft.records import ROLE_GROUPS, Arm, OptionPairs, OptionValue, path_at_home
 from autopeft.store import is_path_of_space, read_yaml, validate, yaml_text
 
@@ -273,21 +273,26 @@ def load(name: str, *, known_methods: Mapping[str, Method], only: Sequence[str] 
 
 
 def _without_missing(space: Space, methods: Mapping[str, Method]) -> Space:
-    """Leave out what needs a method that the installed `peft` does not have, and log which `peft` has it."""
-    broken: Mapping[str, str] = getattr(methods, "broken", {})
+    """Leave out what the installed `peft` does not have, and log which `peft` has it.
+
+    Raises:
+        SpecError: Nothing of the space is left.
+    """
+    missing: Mapping[str, str] = getattr(methods, "broken", {})
+    no_mixes = missing_in_peft("A mix of methods", MIXES_SINCE_PEFT) if space.mixes else ""
+    kept = space.narrowed(lambda method, part: None if method in missing else part)
     lists = {
-        family: tuple(entry for entry in entries if entry.method not in broken)
+        family: tuple(entry for entry in entries if entry.method not in missing)
         for family, entries in space.first.items()
     }
-    kept = space.narrowed(lambda method, part: None if method in broken else part)
-    kept = kept.model_copy(update={"first": lists})
-    if kept != space:
-        entries = [entry.method for entries in space.first.values() for entry in entries]
-        used = {method for arm in space.arms for method, _ in space.parts(arm)}.union(entries)
-        for method in sorted(used & broken.keys()):
-            log.info("%s", broken[method])
-        if not kept.arms:
-            raise SpecError(broken[min(used & broken.keys())])
+    kept = kept.model_copy(update={"first": lists, "mixes": {} if no_mixes else kept.mixes})
+    listed = {entry.method for entries in space.first.values() for entry in entries}
+    sentences = [missing[method] for method in sorted({*space.methods, *listed} & missing.keys())]
+    sentences += [no_mixes] if no_mixes else []
+    for sentence in sentences:
+        log.info("%s", sentence)
+    if space.arms and not kept.arms:
+        raise SpecError(" ".join(sentences))
     return kept
 
 

@@ -7,17 +7,25 @@ import contextlib
 import copy
 import io
 import json
+import os
+import re
 import runpy
 import shutil
+import subprocess
 import sys
+from html import escape
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+from peft import PeftModel
 from toys.words import LABEL_NAMES, toy_rows
 
 import autopeft
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+NOTEBOOKS = ("quickstart.ipynb", "reading_a_result.ipynb")
 
 
 def example(name, *arguments, cwd):
@@ -66,8 +74,17 @@ def test_export_of_the_example_is_verified(reviews, capfd):
     assert "the same outputs" in capfd.readouterr().out  # of the commands that it starts
 
 
-def test_language_model_writes_an_answer(llama_with_weights, tmp_path):
-    _, model_dir = llama_with_weights
+@pytest.fixture(scope="module")
+def chat_model(llama_with_weights, tmp_path_factory):
+    """The folder of a tiny Llama whose tokenizer has a chat template."""
+    template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    folder = shutil.copytree(llama_with_weights[1], tmp_path_factory.mktemp("chat") / "model")
+    config = json.loads((folder / "tokenizer_config.json").read_text()) | {"chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_language_model_writes_an_answer(chat_model, tmp_path):
     texts, _ = toy_rows(160, seed=5)
     rows = [
         {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": text[::-1]}]}
@@ -75,12 +92,17 @@ def test_language_model_writes_an_answer(llama_with_weights, tmp_path):
     ]
     data = tmp_path / "chats.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
-    folder = shutil.copytree(model_dir, tmp_path / "model")
-    config = json.loads((folder / "tokenizer_config.json").read_text()) | {"chat_template": template}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    flags = ("--model", folder, "--data", data, "--budget", "5%", "--max-steps", 4, "--out", tmp_path / "run")
+    flags = (
+        *("--model", chat_model, "--data", data, "--budget", "5%"),
+        *("--max-steps", 4, "--out", tmp_path / "run"),
+    )
     assert example("chat.py", *flags, "--prompt", "a film", cwd=tmp_path)
+
+
+def cells_of(notebook):
+    """The code cells of a notebook, as they are committed."""
+    cells = json.loads((EXAMPLES / notebook).read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]
 
 
 def execute(notebook, parameters):
@@ -89,11 +111,9 @@ def execute(notebook, parameters):
     As papermill does, `parameters` replace the values of the cell with the tag `parameters`.
     """
     names, shown = {}, []
-    for cell in json.loads((EXAMPLES / notebook).read_text(encoding="utf-8"))["cells"]:
-        if cell["cell_type"] != "code":
-            continue
-        assert (cell["outputs"], cell["execution_count"]) == ([], None), "committed without outputs"
-        body = ast.parse("".join(cell["source"])).body
+    for cell in cells_of(notebook):
+        source = TransformerManager().transform_cell("".join(cell["source"]))  # %pip becomes a call
+        body = ast.parse(source).body
         last = body.pop() if isinstance(body[-1], ast.Expr) else None
         exec(compile(ast.Module(body, []), notebook, "exec"), names)
         if last is not None:
@@ -104,22 +124,52 @@ def execute(notebook, parameters):
     return names, [value for value in shown if value is not None]
 
 
-@pytest.mark.nightly
-def test_notebooks_search_and_read_the_result(model_dir, data_dir, tmp_path, monkeypatch, capsys):
+def test_notebooks_adapt_a_language_model_and_read_the_result(chat_model, tmp_path, monkeypatch, capsys):
+    shutil.copytree(chat_model, tmp_path / "HuggingFaceTB/SmolLM2-135M-Instruct")
+    texts, _ = toy_rows(160, seed=5)
+    rows = pd.DataFrame({"prompt": texts, "completion": [text[::-1] for text in texts]})
+    rows.to_csv(tmp_path / "restaurants.csv", index=False)
     monkeypatch.chdir(tmp_path)
-    settings = {"budget": "5%", "trials": 6, "max_steps": 8, "batch_size": 8}
-    settings |= {"out": tmp_path / "run"}
-    searched, shown = execute(
-        "quickstart.ipynb", {"MODEL": str(model_dir), "DATA": str(data_dir), "SETTINGS": settings}
-    )
-    result, leaderboard, labels = shown
-    assert searched["result"].verdict.sentence in capsys.readouterr().out
-    assert "<table" in result._repr_html_() and set(leaderboard.plan_id) >= {result.best.digest}
-    assert set(labels.values()) <= set(LABEL_NAMES)
+    searched, shown = execute("quickstart.ipynb", {"BUDGET": "20%", "STEPS": 4, "TEXTS": ["a film"]})
+    result, leaderboard, page = shown
+    printed = capsys.readouterr().out
+    assert result.verdict.sentence in printed and "with the adapter: " in printed
+    assert "<table" in result._repr_html_() and "best" in leaderboard.answers[0]
+    assert escape("<title>") in page.data
+    assert isinstance(searched["adapted"], PeftModel)
 
-    read, _ = execute("reading_a_result.ipynb", {"RUN": str(tmp_path / "run")})
+    read, _ = execute("reading_a_result.ipynb", {})
     assert read["result"].best == result.best and read["plan"].plan == result.best
     assert int(read["trials"].shape[0]) == len(result.measurements)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_notebook_is_committed_with_its_outputs(notebook):
+    cells = cells_of(notebook)
+    assert [cell["execution_count"] for cell in cells] == [*range(1, len(cells) + 1)]
+    for cell in cells:
+        is_silent = {"setup", "parameters"} & {*cell["metadata"].get("tags", ())}
+        assert is_silent or cell["outputs"], "".join(cell["source"])
+        assert {"error"}.isdisjoint(output["output_type"] for output in cell["outputs"])
+    shown = json.dumps([cell["outputs"] for cell in cells])
+    assert re.findall(r"/(?:home|root|tmp|Users|content|work)/[^\s\"<]*|\\u001b", shown) == []
+
+
+@pytest.mark.nightly
+def test_notebooks_run_from_top_to_bottom_without_a_hub(tmp_path):
+    for notebook in NOTEBOOKS:
+        shutil.copy(EXAMPLES / notebook, tmp_path)
+        command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--inplace", "--execute", notebook]
+        subprocess.run(command, cwd=tmp_path, env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=True)
+    assert (tmp_path / "reports/quickstart/best/weights/adapter_model.safetensors").is_file()
+
+
+@pytest.mark.nightly
+def test_notebook_about_a_result_runs_the_demo_if_there_is_none(tmp_path):
+    shutil.copy(EXAMPLES / "reading_a_result.ipynb", tmp_path)
+    command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--inplace", "--execute"]
+    subprocess.run([*command, "reading_a_result.ipynb"], cwd=tmp_path, check=True)
+    assert (tmp_path / "reports/demo/result.json").is_file()
 
 
 def test_own_trainer_of_the_example_ends_in_a_verdict(model_dir, data_dir, tmp_path):
