@@ -32,7 +32,7 @@ def test_contributing_gives_the_order_of_rooms_that_is_tested() -> None:
 def test_tree_of_the_code_has_the_rooms_in_the_same_order() -> None:
     page = (ROOT / "docs" / "code.md").read_text(encoding="utf-8")
     (tree,) = re.findall(r"```\nautopeft/\n(.*?)search_spaces/", page, re.DOTALL)
-    assert re.findall(r"^[├└]── (\w+)", tree, re.MULTILINE) == rooms_that_exist()
+    assert re.findall(r"^[├└]── (\w+)(?:/|\.py)", tree, re.MULTILINE) == rooms_that_exist()
 
 
 def test_files_that_contributing_names_exist() -> None:
