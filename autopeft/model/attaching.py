@@ -87,7 +87,7 @@ def attach_configs(
     Raises:
         SpecError: There are several configs, and the installed `peft` takes one.
     """
-    if len(configs) > 1 and (missing := missing_in_peft("A plan of several methods", MIXES_SINCE_PEFT)):
+    if len(configs) > 1 and (missing := missing_in_peft("A plan of several peft configs", MIXES_SINCE_PEFT)):
         raise SpecError(missing)
     adapted: PeftModel | None = None
     for config, name in zip(configs, names, strict=True):

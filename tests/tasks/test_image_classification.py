@@ -16,7 +16,6 @@ from PIL import Image
 from sklearn.metrics import f1_score, log_loss
 from toys.families import CLIP_TEXT, VISION_TOWER
 from toys.tasks import image_file, image_processor, make_toy
-from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 import autopeft.tasks.image_classification as images
 from autopeft import model
@@ -27,6 +26,11 @@ from autopeft.extension import discover
 from autopeft.model import BaseModel
 from autopeft.records import DataSpec, ModelSpec, TaskSpec
 from autopeft.train import encode_splits
+
+try:
+    from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
+except ModuleNotFoundError:  # older releases of transformers have one class, by Pillow
+    from transformers import Siglip2ImageProcessor as Siglip2ImageProcessorPil
 
 PART = discover("autopeft.tasks")["image-classification"]
 ROOT = Path(__file__).parents[2]
