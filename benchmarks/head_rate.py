@@ -44,6 +44,7 @@ SETS = (
 MOVES = (2.0, 0.5, 0.125)
 STARTS = ("random", "probe")
 MOST_JUDGED = 1000
+MOST_CLASSES = 200  # more different labels are numbers
 FIELDS = (
     *("data", "n_rows", "seed", "start", "move", "n_labels", "n_steps", "batch_size", "metric"),
     *("judged", "judged_loss", "test", "test_loss", "train_loss", "seconds"),
@@ -61,11 +62,18 @@ def splits_of(folder: Path, n_rows: int, seed: int) -> dict[str, list[dict[str, 
     (ending,) = {path.suffix for path in folder.glob("train.*")}
     rows = read(folder / f"train{ending}")
     order = np.random.default_rng(seed).permutation(len(rows))
+    trained = [rows[i] for i in order[:n_rows]]
+    labels = {row.get("label") for row in trained}
+
+    def known(held_out: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Drop rows of classes that no train row has."""
+        return [row for row in held_out if len(labels) > MOST_CLASSES or row.get("label") in labels]
+
     judged = [rows[i] for i in order[n_rows : n_rows + MOST_JUDGED]] + read(folder / f"validation{ending}")
     return {
-        "train": [rows[i] for i in order[:n_rows]],
-        "validation": judged,
-        "test": read(folder / f"test{ending}"),
+        "train": trained,
+        "validation": known(judged),
+        "test": known(read(folder / f"test{ending}")),
     }
 
 

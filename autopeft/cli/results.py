@@ -119,7 +119,7 @@ def next_steps(result: SearchResult, path: Path) -> list[str]:
     splits = setting.splits
     n_kept = splits.search + splits.confirm
     is_named = not (result.spec.is_in_memory or result.spec.has_own_trainer)  # model and rows, for `train`
-    if is_named and n_kept > _KEPT_SHARE * (splits.train + n_kept):
+    if result.refit is None and is_named and n_kept > _KEPT_SHARE * (splits.train + n_kept):
         steps.append(f"autopeft train --plan {run} --all-rows")
     return steps if setting.target_kind else steps[1:]
 

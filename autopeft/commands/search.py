@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from autopeft import engine, evidence, report
-from autopeft.engine import Limits, Runs
+from autopeft.engine import Limits, Runs, SearchProblem
 from autopeft.errors import AutopeftError, SpecError, first_line_of
 from autopeft.executors import EXECUTORS
 from autopeft.extension import own_function
@@ -35,6 +35,7 @@ from autopeft.run.best import write_best, write_plans
 from autopeft.run.live import live_page
 from autopeft.run.prepare import NAMED, InMemory, Prepared, prepare
 from autopeft.run.progress import Lines
+from autopeft.run.refit import refit, refit_cost
 from autopeft.run.reporting import environment, part_words, setting_of
 from autopeft.run.scoring import logged_scores
 from autopeft.run.search_problem import open_run, rate_ranges, score_names, search_problem
@@ -123,6 +124,9 @@ def run_search(
                 executor.shutdown()
             result = _finished(run, prepared, outcome, so_far=so_far, state=state, load_seconds=load_seconds)
             _write(run, prepared, result, state)
+        result = _refitted(run, prepared, problem, result, clock=clock, progress=progress)
+        if result.refit is not None:
+            _write(run, prepared, result, state)
         if spec.search.evaluate is not None:  # the answer is on the disk, whatever the function does
             progress.phase(f"calling {spec.search.evaluate}", 0)
             result = replace(result, evaluation=_evaluated(run, prepared, result))
@@ -153,6 +157,40 @@ def _finished(
         environment=so_far.environment,
         **vars(outcome),
     )
+
+
+def _refitted(
+    run: RunDir,
+    prepared: Prepared,
+    problem: SearchProblem,
+    result: SearchResult,
+    *,
+    clock: Callable[[], float],
+    progress: Lines,
+) -> SearchResult:
+    """Train the best plan on all rows, unless settings, rows or limits rule it out, and add its cost."""
+    share, cost = refit_cost(prepared), result.cost
+    one_run, in_full_runs = cost.full_run_seconds, cost.total_full_runs
+    if not share or not result.best.learning_rate or one_run is None or in_full_runs is None:
+        return result
+    search = prepared.spec.search
+    is_late = clock() + share * one_run > (search.max_time_seconds or math.inf)
+    if is_late or in_full_runs + share > (search.max_cost or math.inf):
+        text = "The limits leave no room to train the best plan on all rows; raise --max-time or --max-cost."
+        log.warning("%s", text)
+        return result
+    progress.phase("refit on all rows", 1, seconds_left=share * one_run)
+    refitted = refit(run, prepared, problem, result)
+    if refitted is None:
+        return result
+    total_seconds = cost.total_seconds + refitted.seconds
+    cost = replace(
+        cost,
+        refit_seconds=refitted.seconds,
+        total_seconds=total_seconds,
+        total_full_runs=total_seconds / one_run,
+    )
+    return replace(result, refit=refitted, cost=cost)
 
 
 def _write(run: RunDir, prepared: Prepared, result: SearchResult, state: RunState) -> None:

@@ -32,7 +32,7 @@ from autopeft.records import (
 from autopeft.report.formatting import duration
 from autopeft.run.base_facts import DATA, base_difference, facts_of
 from autopeft.run.best import plan_document, training_json
-from autopeft.run.prepare import Prepared, prepare
+from autopeft.run.prepare import Prepared, prepare, with_all_rows
 from autopeft.run.reporting import TRAINED, environment, setting_of, write_trained_card
 from autopeft.run.state import differences, loaded_facts
 from autopeft.store import (
@@ -95,7 +95,7 @@ def train_plan(
         overrides: Values in place of the plan's: of `model.id`, `model.quantize`, `data.source` (it must have
             the columns that the plan names), and of `execution`. None is no value.
         resume: Go on with a training that was stopped; plan, seed, model and data must be the same.
-        all_rows: Train on the rows of search and confirm too, for as many epochs or steps as the plan says.
+        all_rows: Train on the rows of search and confirm too, for as many epochs as the plan says.
 
     Raises:
         SpecError: The seed is out of range, or no dataset is named.
@@ -119,9 +119,10 @@ def train_plan(
     spec = spec_of_plan(document, overridden)
     if is_own_metric(spec.task.metric):
         own_function(str(spec.task.metric))  # refuses a bad one before the model is loaded
-    prepared = prepare(spec, all_rows=all_rows)
+    prepared = prepare(spec)
     bench = replace(prepared.bench, head_learning_rate=document.head_learning_rate)
     prepared = replace(prepared, bench=bench)
+    prepared = with_all_rows(prepared) if all_rows else prepared
     check_plan(document.plan, prepared.base, prepared.methods)
     _warn_of_changes(path, document, prepared, overridden=overridden)
     fidelity = Fidelity(

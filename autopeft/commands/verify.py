@@ -223,8 +223,9 @@ def reference_of(path: Path, run: Path | None) -> Reference:
     if is_run(folder):
         opened = RunDir.open(folder)
         facts = finished_weights(opened)
-        plan = read_plan(opened.path).plan
-        original = opened.weights(plan, finished_seed(opened))  # best/weights is a copy of it
+        plan, seed = read_plan(opened.path).plan, finished_seed(opened)
+        # best/weights is a copy of it.
+        original = opened.refit(plan, seed) if opened.has_refit else opened.weights(plan, seed)
         weights = original if original.is_dir() else facts
         return Reference(spec=opened.read_spec(), plan=plan, weights=weights, facts=facts)
     if not (folder / "plan.yaml").is_file():

@@ -29,6 +29,7 @@ from autopeft.records.outcomes import (
     Outcome,
     OwnEvaluation,
     Proposal,
+    Refit,
     SearchFacts,
     SearchResult,
     SearchSoFar,

@@ -236,6 +236,19 @@ class SizeStep:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Refit:
+    """The best plan trained once more on all rows but those of test; its adapter is the one returned.
+
+    `test` is its score on the test split, None without one. The verdict is that of the judged adapters.
+    """
+
+    train_rows: int
+    train_steps: int
+    seconds: float
+    test: FullRun | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class OwnEvaluation:
     """What a function of the user says of the finished adapters of best and baseline; larger is better.
 
@@ -256,6 +269,7 @@ class Cost:
     """Seconds by stage, each with all that its runs did beside training and evaluation.
 
     - `search_seconds`, `full_seconds`: all short runs, and all full runs on the confirm split.
+    - `refit_seconds`: the training of the best plan on all rows.
     - `sizes_seconds`: runs for smaller budgets, which the two before contain.
     - `full_run_seconds`: one full run of the baseline, R; None where no plan was trained.
     - `total_full_runs`: `total_seconds` in R, finished weights included.
@@ -277,6 +291,7 @@ class Cost:
     eval_seconds: float
     total_seconds: float
     total_full_runs: float | None
+    refit_seconds: float = 0.0
 
 
 # The score that reads no example: it orders sites if memory does not even hold one example.
@@ -326,6 +341,14 @@ class SearchResult(Outcome):
     cost: Cost
     environment: dict[str, str] = field(default_factory=dict)
     evaluation: OwnEvaluation | None = None
+    refit: Refit | None = None
+
+    @property
+    def returned_test(self) -> tuple[FullRun, ...]:
+        """Records on the test split of the returned adapter, which may be a refit, and of the baseline."""
+        if self.refit is None or self.refit.test is None:
+            return self.test
+        return tuple(self.refit.test if record.plan == self.best else record for record in self.test)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -158,6 +158,12 @@ class Extent(Topic):
     seeds: int | None = setting(
         None, "Seeds of each full run. Default: 1, and 3 with --effort thorough", "Search", ge=1, le=10
     )
+    refit: Literal["auto", "on", "off"] = setting(
+        "auto",
+        "Train the best plan once more on all rows, and return that adapter. auto: if more than 5 % of the "
+        "rows were held out",
+        "Options",
+    )
     sizes: int = setting(
         1,
         "How small can it be: so many budgets to find the best plan for, each a fifth of the one before",

@@ -36,13 +36,18 @@ class Answer:
     sure: str
     longer: str
     evaluated: str
+    refit: str
     served: str
     verdict: Verdict
 
     @property
     def sentences(self) -> tuple[str, ...]:
         """All sentences in their order."""
-        return tuple(filter(None, (self.use, self.cost, self.sure, self.longer, self.evaluated, self.served)))
+        return tuple(
+            filter(
+                None, (self.use, self.cost, self.sure, self.refit, self.longer, self.evaluated, self.served)
+            )
+        )
 
 
 def answer_of(result: SearchResult, words: PartWords) -> Answer:
@@ -72,13 +77,14 @@ def answer_of(result: SearchResult, words: PartWords) -> Answer:
         is_share=setting.metric_is_share,
         longer=result.longer,
         evaluation=result.evaluation,
+        refit=result.refit,
         is_default=result.best == result.baseline,
         difference=verdict.mean_difference if result.best == result.rival else None,
         weights=words.weights,
         is_language_model=words.auto_class == "AutoModelForCausalLM",
     ).splitlines()
     mark, tone = _MARKS[label]
-    use, cost, longer, evaluated, served = (*sentences, "", "", "")[:5]
+    use, cost, longer, evaluated, refit, served = (*sentences, "", "", "", "")[:6]
     use, sure = (in_words_of(result.spec, sentence) for sentence in (use, verdict.sentence))
     return Answer(
         mark=mark,
@@ -88,6 +94,7 @@ def answer_of(result: SearchResult, words: PartWords) -> Answer:
         sure=sure,
         longer=longer,
         evaluated=evaluated,
+        refit=refit,
         served=served,
         verdict=verdict,
     )

@@ -52,6 +52,8 @@ def model_card(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
     confirm split.
     """
     record = scored_record(result, result.best)
+    if result.refit is not None and result.refit.test is not None:
+        record = result.refit.test
     value = dict(zip(record.seeds, record.metrics, strict=True)).get(facts.seed, record.metric_mean)
     evaluated = examples(result, record.split)
     rows = f" ({evaluated} examples of {record.split})" if " of " in evaluated else ""
@@ -60,7 +62,7 @@ def model_card(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
         result,
         facts,
         words,
-        score=(record.split, value, rows),
+        score=None if record.split == "confirm" and result.refit is not None else (record.split, value, rows),
         context={
             "answer": answer_of(result, words),
             "plan": name_of(result.best, result, words.labels),
@@ -68,6 +70,7 @@ def model_card(result: SearchResult, facts: CardFacts, words: PartWords) -> str:
             "confirm": examples(result, "confirm"),
             "test": examples(result, "test") if result.test else "",
             "seconds": result.cost.total_seconds,
+            "refit": result.refit,
         },
     )
 

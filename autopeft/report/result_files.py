@@ -19,6 +19,7 @@ from autopeft.report.schema import (
     FullRunAnswer,
     Numbers,
     PlanAnswer,
+    RefitAnswer,
     ResultFile,
     ScoreTrust,
     SensitivityAnswer,
@@ -46,6 +47,10 @@ def result_json(result: SearchResult) -> dict[str, Any]:
         baseline=_plan(BaselineAnswer, result, result.baseline, name=arm),
         rival=result.rival and _plan(PlanAnswer, result, result.rival),
         test=TestNumbers(best=best, baseline=baseline) if best and baseline else None,
+        refit=result.refit
+        and _filled(
+            RefitAnswer, result.refit, test=result.refit.test and _filled(Numbers, result.refit.test)
+        ),
         full_runs=tuple(_filled(FullRunAnswer, record, record.plan) for record in result.full_runs),
         sizes=tuple(
             _filled(SizeAnswer, step, **_plan_facts(result, step.plan), arm=str(step.arm))

@@ -87,6 +87,15 @@ class FullRunAnswer(Numbers, Named):
     train_seconds: _Seconds
 
 
+class RefitAnswer(_Keys):
+    """The best plan trained on all rows but those of test; `best/weights` is this adapter."""
+
+    train_rows: _Count
+    train_steps: _Count
+    seconds: float
+    test: Numbers | None
+
+
 class TestNumbers(_Keys):
     """The plans for which the test split was read."""
 
@@ -154,6 +163,7 @@ class ResultFile(_Keys):
     verdict: Verdict
     test: TestNumbers | None
     evaluation: OwnEvaluation | None
+    refit: RefitAnswer | None
     full_runs: tuple[FullRunAnswer, ...]
     longer: LongerRun | None
     sizes: tuple[SizeAnswer, ...]

@@ -86,21 +86,47 @@ def _fill(
     seed = full_run.fidelity.seed
     seals = {(m.plan, m.fidelity): seal for m, seal, _ in run.measurements.load_sealed()}
     seal = seals.get((result.best, full_run.fidelity))
-    shutil.copytree(run.weights(result.best, seed), fresh / "weights", symlinks=True)
-    if seal is None or seal_of(fresh / "weights") != seal:
+    judged = fresh / ("weights" if result.refit is None else "judged")
+    shutil.copytree(run.weights(result.best, seed), judged, symlinks=True)
+    if seal is None or seal_of(judged) != seal:
         raise TrainingError(
             f"The kept weights of plan {result.best.digest}, seed {seed}, were damaged during the run; "
             "--resume trains them again."
         )
-    texts = fresh / "weights" / train.WRITTEN_TEXTS
+    texts = judged / train.WRITTEN_TEXTS
     if texts.is_file():  # it quotes the data, and the folder of the weights may be passed on
         texts.rename(fresh / train.WRITTEN_TEXTS)
-    write_text(fresh / "weights" / TRAINING, training_json(full_run, facts_of(prepared, weights)))
+    _complete(judged, prepared, replace(result, refit=None), full_run, weights)
+    if result.refit is not None:
+        names = shutil.ignore_patterns("refit.json", train.WRITTEN_TEXTS)
+        shutil.copytree(run.refit(result.best, seed), fresh / "weights", ignore=names)
+        at, test = replace(full_run.fidelity, train_steps=result.refit.train_steps), result.refit.test
+        if test is not None:
+            at = replace(at, split="test")
+        refitted = replace(
+            full_run,
+            fidelity=at,
+            metric=None if test is None else test.metric_mean,
+            loss=None if test is None else test.mean_loss,
+            train_seconds=result.refit.seconds,
+        )
+        _complete(fresh / "weights", prepared, result, refitted, weights)
+
+
+def _complete(
+    folder: Path,
+    prepared: Prepared,
+    result: SearchResult,
+    measurement: Measurement,
+    weights: Mapping[str, str],
+) -> None:
+    """Write all files next to an adapter of the best plan that load it and describe it."""
+    write_text(folder / TRAINING, training_json(measurement, facts_of(prepared, weights)))
     # This folder may be passed on alone. Its plan says how to train again, without a path of the data.
     document = replace(plan_document(prepared, result.best), data=DataSpec())
-    write_plan(fresh / "weights" / "plan.yaml", document)
-    write_loading_files(fresh / "weights", prepared.spec.model, prepared.base, prepared.data)
-    write_card(fresh / "weights", result, seed=seed)
+    write_plan(folder / "plan.yaml", document)
+    write_loading_files(folder, prepared.spec.model, prepared.base, prepared.data)
+    write_card(folder, result, seed=measurement.fidelity.seed)
 
 
 def plan_document(prepared: Prepared, plan: Plan) -> PlanDocument:

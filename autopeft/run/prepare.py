@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -110,13 +110,11 @@ def prepare(
     under_way: Callable[[Plan, Fidelity], Path] | None = None,
     memory: InMemory = NAMED,
     interrupt: Callable[[], None] = lambda: None,
-    all_rows: bool = False,
 ) -> Prepared:
     """Load data and base model, encode the splits, and derive the settings that the user left open.
 
     `spec` of the answer holds the derived settings. Notes on data and task are logged. `keep_weights`,
-    `under_way` and `interrupt` are those of the bench. `all_rows` puts the rows of search and confirm into
-    train as well.
+    `under_way` and `interrupt` are those of the bench.
 
     Raises:
         UnknownNameError: Task, score or metric does not exist.
@@ -132,7 +130,6 @@ def prepare(
             with model.quiet_libraries():
                 model.require_packages(spec.model)
         loaded = load_data(spec, part.read_rows, memory)
-        loaded = loaded.with_all_rows() if all_rows else loaded
         for note in loaded.notes:
             is_doubtful = note.startswith(("Dropped", "Labels"))
             log.log(logging.WARNING if is_doubtful else logging.INFO, "%s", note)
@@ -183,6 +180,35 @@ def prepare(
             full_steps=full_steps,
             decisions=(*length, *full_run, *answers, *computing),
         )
+
+
+def with_all_rows(prepared: Prepared) -> Prepared:
+    """Return the same run with the rows of search and confirm in the train split as well.
+
+    A full run has as many epochs as before; a number of steps grows with the rows. The task head keeps the
+    learning rate that it had.
+    """
+    spec, loaded = prepared.spec, prepared.data.with_all_rows()
+    log.info("%s", loaded.notes[-1])
+    train_split = train.encode_split(
+        loaded.train, base=prepared.base, task=prepared.task, max_length=spec.task.max_length
+    )
+    n_train, n_before = len(train_split.labels), len(prepared.bench.splits["train"].labels)
+    batch_size = min(spec.task.batch_size or n_train, n_train)
+    full_steps = train.full_run_steps(
+        n_train=n_train,
+        batch_size=batch_size,
+        epochs=spec.task.epochs,
+        max_steps=spec.task.max_steps and round(spec.task.max_steps * n_train / n_before),
+    )
+    bench = replace(
+        prepared.bench,
+        splits={**prepared.bench.splits, "train": train_split},
+        batch_size=batch_size,
+        full_steps=full_steps,
+        head_learning_rate=prepared.bench.head_rates.output if prepared.base.head_params else None,
+    )
+    return replace(prepared, data=loaded, bench=bench, full_steps=full_steps)
 
 
 def load_data(spec: RunSpec, read_rows: data.ReadRows, memory: InMemory) -> LabelledData:

@@ -169,6 +169,15 @@ class RunDir:
         """Name the folder for the trained weights of a plan and a seed."""
         return self.state / "weights" / f"{plan.digest}-{seed}"
 
+    def refit(self, plan: Plan, seed: int) -> Path:
+        """Name the folder for the weights of a plan that was trained on all rows."""
+        return self.state / "weights" / f"{plan.digest}-{seed}-all-rows"
+
+    @property
+    def has_refit(self) -> bool:
+        """Whether `best/weights` was trained on all rows; then `best/judged` has the adapter that was judged."""
+        return (self.best / "judged").is_dir()
+
     def under_way(self, plan: Plan, fidelity: Fidelity) -> Path:
         """Name the folder for the state of an unfinished training, from which a resumed run goes on."""
         name = f"{plan.digest}-{fidelity.split}-{fidelity.train_steps}-{fidelity.seed}"
@@ -303,7 +312,7 @@ class RunDir:
                     f"{self.path / 'run.yaml'} has {name} {written}, and the result in {self.state} has "
                     f"{noted}: one was edited or is of another run; put it back."
                 )
-        weights = self.best / "weights"
+        weights = self.best / ("judged" if self.has_refit else "weights")
         trained = read_object(weights / TRAINING)  # without a plan in autopeft 0.2.0 and of other trainers
         measured = {(m.plan.digest, m.fidelity.seed, m.metric, m.loss) for m in result.measurements}
         about = tuple(trained.get(key) for key in ("plan_id", "seed", "metric", "loss"))

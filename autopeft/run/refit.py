@@ -1,0 +1,91 @@
+"""The refit: the best plan is trained once more on all rows, those that judged it included."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import replace
+
+from autopeft import evidence
+from autopeft.engine import SearchProblem
+from autopeft.executors import EXECUTORS
+from autopeft.records import Fidelity, FullRun, Measurement, Refit, SearchResult, Status, from_json, to_json
+from autopeft.run.prepare import Prepared, prepare, with_all_rows
+from autopeft.store import RunDir, fresh_folder, read_checked, write_checked
+
+_LEAST_HELD_OUT = 0.05  # of all rows; below it a refit hardly changes the adapter; heuristic
+_RECORD = "refit.json"
+
+log = logging.getLogger(__name__)
+
+
+def refit_cost(prepared: Prepared) -> float:
+    """Return the steps of the refit over those of a full run; 0 if `--refit` or the rows rule it out."""
+    n_train, n_search, n_confirm = (
+        len(split.labels) for split in (prepared.data.train, prepared.data.search, prepared.data.confirm)
+    )
+    n_rows, wanted = n_train + n_search + n_confirm, prepared.spec.search.refit
+    is_left_out = wanted == "auto" and n_rows - n_train < _LEAST_HELD_OUT * n_rows
+    return 0.0 if wanted == "off" or is_left_out else n_rows / n_train
+
+
+def refit(run: RunDir, prepared: Prepared, problem: SearchProblem, result: SearchResult) -> Refit | None:
+    """Train the best plan on all rows, as `autopeft train --all-rows` does; read it if that is done already.
+
+    A training that was stopped is resumed. Returns None, with a warning, if the training fails: then the
+    adapter that was judged is returned to the user.
+    """
+    seed = next(record.seeds[0] for record in result.full_runs if record.plan == result.best)
+    folder = run.refit(result.best, seed)
+    if (folder / _RECORD).is_file():
+        return from_json(Refit, read_checked(folder / _RECORD, remedy=f"remove {folder}"))
+    if not EXECUTORS[prepared.spec.execution.executor].shares_memory:  # the weights left for the workers
+        prepared = prepare(prepared.spec)
+    prepared = with_all_rows(prepared)
+    n_steps, batch_size = prepared.full_steps, prepared.bench.batch_size
+    fidelity = Fidelity(
+        split="confirm",
+        train_steps=n_steps,
+        train_examples=n_steps * batch_size,
+        eval_examples=1,  # the rows were trained on, so that their score says nothing
+        seed=seed,
+    )
+    under_way = run.under_way(result.best, fidelity)
+    with fresh_folder(folder) as fresh:
+        bench = replace(prepared.bench, keep_weights=lambda *_: fresh, under_way=lambda *_: under_way)
+        trained = tested = bench.measure(result.best, fidelity)
+        n_test = prepared.n_evaluated("test")
+        if trained.status is Status.COMPLETE and n_test:
+            tested = bench.measure(result.best, replace(fidelity, split="test", eval_examples=n_test))
+        refitted = Refit(
+            train_rows=len(prepared.data.train.labels),
+            train_steps=n_steps,
+            seconds=trained.total_seconds + (tested.total_seconds if n_test else 0.0),
+            test=_record(tested, problem) if n_test and tested.example_scores else None,
+        )
+        write_checked(fresh / _RECORD, to_json(refitted))
+    if tested.status is not Status.COMPLETE:
+        shutil.rmtree(folder)
+        log.warning("The refit on all rows failed (%s); the judged adapter is returned.", tested.reason)
+        return None
+    shutil.rmtree(under_way, ignore_errors=True)
+    return refitted
+
+
+def _record(tested: Measurement, problem: SearchProblem) -> FullRun:
+    mean, std_error = evidence.mean_and_std_error(
+        [list(tested.example_scores)],
+        span=problem.metric.score_span,
+        examples=problem.examples("test"),
+    )
+    return FullRun(
+        name="refit",
+        plan=tested.plan,
+        split="test",
+        metric_mean=mean,
+        metric_std_error=std_error,
+        seeds=(tested.fidelity.seed,),
+        metrics=(mean,),
+        mean_loss=tested.loss or 0.0,
+        train_seconds=tested.train_seconds,
+    )
