@@ -12,6 +12,7 @@ from autopeft.engine import SearchProblem, planned_runs, repeated_steps
 from autopeft.errors import TrainingError
 from autopeft.records import Decision, Fidelity, RunSpec
 from autopeft.run.prepare import NAMED, InMemory, Prepared
+from autopeft.run.refit import refit_cost
 from autopeft.run.resources import memory_needed
 from autopeft.run.search_problem import open_run, search_problem
 from autopeft.space import AllocationContext, Policy, Space
@@ -99,6 +100,7 @@ def preview(
     planned = engine.planned_runs(problem)
     all_runs = math.fsum(map(lengths.cost, planned))
     all_runs -= engine.repeated_steps(problem) * lengths.step_cost
+    all_runs += refit_cost(prepared) * lengths.full_steps * lengths.step_cost
     # Limits shorten only the search: the baseline is trained in full with every seed.
     least = len(problem.seeds) * (lengths.cost(lengths.full(seed=0)) + lengths.cost(lengths.test(seed=0)))
     methods = dict.fromkeys(name for arm in feasible.arms for name, _ in feasible.parts(arm))
@@ -202,6 +204,7 @@ def forecast_of(prepared: Prepared, problem: SearchProblem, pace: Pace, *, so_fa
     planned = planned_runs(problem)
     most = math.fsum(_seconds(fidelity, pace) for fidelity in planned) + _PASS_SHARE * full_run
     most -= repeated_steps(problem) * pace.step_seconds
+    most += refit_cost(prepared) * lengths.full_steps * pace.step_seconds
     max_seconds = prepared.spec.search.max_time_seconds or math.inf
     overhead = so_far + _USUAL_REPORT_SECONDS
     least = overhead + len(problem.seeds) * full_run

@@ -25,7 +25,8 @@ _MARKS = {
 class Answer:
     """Sentences below a mark, whose colour is its tone.
 
-    `longer` says what more steps bring, `evaluated` what the user's own function says, `served` what serves
+    `longer` says what more steps bring, `evaluated` what the user's own function says, `refit` that the
+    returned adapter was trained on all rows, `served` what serves
     the adapter of a language model; each may be "".
     """
 

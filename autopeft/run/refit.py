@@ -50,7 +50,7 @@ def refit(run: RunDir, prepared: Prepared, problem: SearchProblem, result: Searc
         eval_examples=1,  # the rows were trained on, so that their score says nothing
         seed=seed,
     )
-    under_way = run.under_way(result.best, fidelity)
+    under_way = folder.with_name(f"{folder.name}.unfinished")
     with fresh_folder(folder) as fresh:
         bench = replace(prepared.bench, keep_weights=lambda *_: fresh, under_way=lambda *_: under_way)
         trained = tested = bench.measure(result.best, fidelity)

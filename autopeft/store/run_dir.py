@@ -175,7 +175,7 @@ class RunDir:
 
     @property
     def has_refit(self) -> bool:
-        """Whether `best/weights` was trained on all rows; then `best/judged` has the adapter that was judged."""
+        """Whether `best/weights` was trained on all rows; `best/judged` is the one that was judged then."""
         return (self.best / "judged").is_dir()
 
     def under_way(self, plan: Plan, fidelity: Fidelity) -> Path:
