@@ -98,7 +98,7 @@ def _fill(
         texts.rename(fresh / train.WRITTEN_TEXTS)
     _complete(judged, prepared, replace(result, refit=None), full_run, weights)
     if result.refit is not None:
-        names = shutil.ignore_patterns("refit.json", train.WRITTEN_TEXTS)
+        names = shutil.ignore_patterns(train.WRITTEN_TEXTS)
         shutil.copytree(run.refit(result.best, seed), fresh / "weights", ignore=names)
         at, test = replace(full_run.fidelity, train_steps=result.refit.train_steps), result.refit.test
         if test is not None:

@@ -11,10 +11,9 @@ from autopeft.engine import SearchProblem
 from autopeft.executors import EXECUTORS
 from autopeft.records import Fidelity, FullRun, Measurement, Refit, SearchResult, Status, from_json, to_json
 from autopeft.run.prepare import Prepared, prepare, with_all_rows
-from autopeft.store import RunDir, fresh_folder, read_checked, write_checked
+from autopeft.store import RunDir, fresh_folder, read_checked, seal_of, write_checked
 
 _LEAST_HELD_OUT = 0.05  # of all rows; below it a refit hardly changes the adapter; heuristic
-_RECORD = "refit.json"
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +36,13 @@ def refit(run: RunDir, prepared: Prepared, problem: SearchProblem, result: Searc
     """
     seed = next(record.seeds[0] for record in result.full_runs if record.plan == result.best)
     folder = run.refit(result.best, seed)
-    if (folder / _RECORD).is_file():
-        return from_json(Refit, read_checked(folder / _RECORD, remedy=f"remove {folder}"))
+    record = folder.with_name(f"{folder.name}.json")
+    if record.is_file():
+        content = read_checked(record, remedy=f"remove {record}")
+        if seal_of(folder) == content["seal"]:
+            return from_json(Refit, content["refit"])
+        log.warning("The weights of the refit are missing or damaged; they are trained again.")
+    shutil.rmtree(folder, ignore_errors=True)
     if not EXECUTORS[prepared.spec.execution.executor].shares_memory:  # the weights left for the workers
         prepared = prepare(prepared.spec)
     prepared = with_all_rows(prepared)
@@ -57,17 +61,17 @@ def refit(run: RunDir, prepared: Prepared, problem: SearchProblem, result: Searc
         n_test = prepared.n_evaluated("test")
         if trained.status is Status.COMPLETE and n_test:
             tested = bench.measure(result.best, replace(fidelity, split="test", eval_examples=n_test))
-        refitted = Refit(
-            train_rows=len(prepared.data.train.labels),
-            train_steps=n_steps,
-            seconds=trained.total_seconds + (tested.total_seconds if n_test else 0.0),
-            test=_record(tested, problem) if n_test and tested.example_scores else None,
-        )
-        write_checked(fresh / _RECORD, to_json(refitted))
     if tested.status is not Status.COMPLETE:
         shutil.rmtree(folder)
         log.warning("The refit on all rows failed (%s); the judged adapter is returned.", tested.reason)
         return None
+    refitted = Refit(
+        train_rows=len(prepared.data.train.labels),
+        train_steps=n_steps,
+        seconds=trained.total_seconds + (tested.total_seconds if n_test else 0.0),
+        test=_record(tested, problem) if n_test else None,
+    )
+    write_checked(record, {"seal": seal_of(folder), "refit": to_json(refitted)})
     shutil.rmtree(under_way, ignore_errors=True)
     return refitted
 

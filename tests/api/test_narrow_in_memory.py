@@ -12,6 +12,7 @@ from toys.words import toy_rows
 
 import autopeft
 from autopeft.errors import ModelError
+from autopeft.report import BEST_WEIGHTS
 from autopeft.run import resources
 
 CLASSIFIER = "AutoModelForSequenceClassification"
@@ -75,6 +76,8 @@ def test_search_in_memory_is_that_of_the_checkpoint_in_bfloat16(name, tokenizer,
     numbers = [[(m.plan, m.loss, m.metric) for m in result.measurements] for result in (held, named)]
     assert numbers[0] == numbers[1] and len(numbers[0]) > 3
     assert held.spec.execution.dtype == "bfloat16"
+    returned = [(run.path / BEST_WEIGHTS / "adapter_model.safetensors").read_bytes() for run in (held, named)]
+    assert returned[0] == returned[1]
     adapted = held.load(module)
     assert {p.dtype for p in adapted.parameters() if p.requires_grad} == {torch.float32}
     if name == "llama-lm":
@@ -85,7 +88,7 @@ def test_search_in_memory_is_that_of_the_checkpoint_in_bfloat16(name, tokenizer,
         ids = torch.arange(4, 10)[None]
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             expected = adapted.eval()(ids).logits
-        torch.testing.assert_close(loaded_again(ids).logits.float(), expected.float(), rtol=0.02, atol=0.02)
+        torch.testing.assert_close(loaded_again(ids).logits.float(), expected.float(), rtol=0.05, atol=0.05)
 
 
 def test_weights_in_bfloat16_are_not_searched_in_float32(make_base, tokenizer, tmp_path):

@@ -110,8 +110,8 @@ config = PeftConfig.from_pretrained(f"{run}/best/adapters")
 def base():
     return AutoModelForSequenceClassification.from_pretrained(config.base_model_name_or_path, num_labels=2)
 attached = sum(p.numel() for p in get_peft_model(base(), config).parameters() if p.requires_grad)
-tokenizer = AutoTokenizer.from_pretrained(f"{run}/best/weights")
-model = PeftModel.from_pretrained(base(), f"{run}/best/weights").eval()
+tokenizer = AutoTokenizer.from_pretrained(f"{run}/best/judged")
+model = PeftModel.from_pretrained(base(), f"{run}/best/judged").eval()
 @torch.no_grad()
 def accuracy(split):
     rows = list(csv.DictReader(open(f"{data}/{split}.csv")))
@@ -130,7 +130,7 @@ def test_plain_peft_loads_the_weights_and_scores_what_the_report_says(
     fresh, best = json.loads(done.stdout.strip().splitlines()[-1]), answer["best"]
     assert fresh["attached"] - best["head_params"] == best["trainable_params"]
     assert (fresh["confirm"], fresh["test"]) == (best["metric_mean"], answer["test"]["best"]["metric_mean"])
-    training = json.loads((run / "best/weights/training.json").read_text(encoding="utf-8"))
+    training = json.loads((run / "best/judged/training.json").read_text(encoding="utf-8"))
     assert (training["plan_id"], training["metric"]) == (best["plan_id"], best["metric_mean"])
 
 
@@ -144,7 +144,7 @@ def test_training_a_plan_gives_the_bytes_of_its_finished_weights(
     """The search went on from a short run; `train` makes every step."""
     plan = read_plan(run / name).plan
     trained = commands.train_plan(run / name, out=tmp_path / "adapter").measurement
-    kept = run / "best/weights" if name == "best/plan.yaml" else RunDir.open(run).weights(plan, 3)
+    kept = run / "best/judged" if name == "best/plan.yaml" else RunDir.open(run).weights(plan, 3)
     assert (tmp_path / "adapter" / WEIGHTS).read_bytes() == (kept / WEIGHTS).read_bytes()
     (row,) = [r for r in rows_of(run) if r["plan_id"] == plan.digest and r["split"] == "confirm"]
     assert float(row["metric"]) == trained.metric and trained.trained_steps == 30
@@ -154,7 +154,7 @@ def test_training_a_plan_gives_the_bytes_of_its_finished_weights(
 def test_weights_that_are_passed_on_alone_can_be_trained_again(
     run: Path, data_dir: Path, tmp_path: Path
 ) -> None:
-    alone = shutil.copytree(run / "best/weights", tmp_path / "weights")
+    alone = shutil.copytree(run / "best/judged", tmp_path / "weights")
     commands.train_plan(
         alone / "plan.yaml", out=tmp_path / "adapter", overrides={"data.source": str(data_dir)}
     )

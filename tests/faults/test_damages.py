@@ -16,7 +16,8 @@ FILES = (
     "state/measurements.jsonl state/search_result.json state/weights/*/adapter_model.safetensors "
     "state/weights/*/adapter_config.json state/weights/*/checksums.json best/plan.yaml "
     "best/adapters/adapter_config.json best/weights/adapter_model.safetensors "
-    "best/weights/adapter_config.json best/weights/checksums.json trials.csv result.json"
+    "best/weights/adapter_config.json best/weights/checksums.json state/weights/*-all-rows.json trials.csv "
+    "result.json"
 ).split()
 
 
@@ -146,6 +147,6 @@ def test_the_table_has_every_kind_of_file_of_a_run(finished):
     known = {path for name in FILES for path in finished.glob(name)}
     rest = {path for path in finished.rglob("*") if path.is_file()} - known
     written_anew = {"report.md", "report.html", "sensitivity.csv", ".lock"}
-    for_the_hub = {path.name for path in rest if path.parent == finished / "best/weights"}
+    for_the_hub = {path.name for path in rest if path.parent.name in ("weights", "judged")}
     assert {path.name for path in rest} <= written_anew | for_the_hub
     assert len(known) > len(FILES)

@@ -72,7 +72,7 @@ def test_damaged_weights_are_trained_again_on_resume(run_copy, finished, damage,
     commands.run_search(run_spec(out=run_copy), resume=True, progress=Lines())
     assert "are missing or damaged; they are trained again" in caplog.text
     assert weights.read_bytes() == before
-    assert (run_copy / "best/weights/adapter_model.safetensors").read_bytes() == before
+    assert (run_copy / "best/judged/adapter_model.safetensors").read_bytes() == before
     assert held_out_scores(run_copy) == held_out_scores(finished)
 
 

@@ -152,7 +152,7 @@ def test_report_has_the_labels_and_the_model_class_that_parts_from_outside_give(
 def probabilities(run: Path, model_dir: Path, data_dir: Path) -> tuple[torch.Tensor, list[int]]:
     """What the best plan's weights give on the validation file, shape (N, 2), and the right classes."""
     base = AutoModelForSequenceClassification.from_pretrained(model_dir, num_labels=2)
-    model = PeftModel.from_pretrained(base, run / "best" / "weights").eval()
+    model = PeftModel.from_pretrained(base, run / "best" / "judged").eval()
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     with (data_dir / "validation.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -162,7 +162,7 @@ def probabilities(run: Path, model_dir: Path, data_dir: Path) -> tuple[torch.Ten
 
 
 def saved_metric(run: Path) -> float:
-    training = json.loads((run / "best" / "weights" / "training.json").read_text(encoding="utf-8"))
+    training = json.loads((run / "best" / "judged" / "training.json").read_text(encoding="utf-8"))
     return float(training["metric"])
 
 
