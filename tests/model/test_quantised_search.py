@@ -32,7 +32,9 @@ pytestmark = QUANTISED_MARKS
 def run(request, model_dir, data_dir, tmp_path_factory):
     """A finished search: the bits, its result and its folder."""
     out = tmp_path_factory.mktemp("runs") / request.param
-    result, path = commands.run_search(search_spec(request.param, model_dir, data_dir, out), progress=Lines())
+    # The scores are those of the judged adapter, which the exports are compared with.
+    spec = search_spec(request.param, model_dir, data_dir, out, refit="off")
+    result, path = commands.run_search(spec, progress=Lines())
     return request.param, result, path
 
 

@@ -66,5 +66,6 @@ def test_search_reaches_a_verdict_by_the_task_s_own_metric(name, tmp_path, token
     assert best.metric_std_error > 0 and tested.metric_std_error > 0
     means = [m.metric for m in result.measurements if m.plan == best.plan and m.fidelity.split == "confirm"]
     assert best.metrics == pytest.approx(tuple(means), abs=1e-6)
-    again = commands.train_plan(path, out=tmp_path / "again").folder / WEIGHTS
-    assert again.read_bytes() == (path / "best" / "weights" / WEIGHTS).read_bytes()
+    for folder, all_rows in (("judged", False), ("weights", True)):
+        again = commands.train_plan(path, out=tmp_path / folder, all_rows=all_rows).folder / WEIGHTS
+        assert again.read_bytes() == (path / "best" / folder / WEIGHTS).read_bytes()
