@@ -77,6 +77,13 @@ def splits_of(folder: Path, n_rows: int, seed: int) -> dict[str, list[dict[str, 
     }
 
 
+def write_splits(splits: dict[str, list[dict[str, Any]]], folder: Path) -> None:
+    """Write a JSONL file for each split."""
+    for split, rows in splits.items():
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{split}.jsonl").write_text(text, encoding="utf-8")
+
+
 def probe(bench: train.Bench) -> tuple[torch.Tensor, torch.Tensor]:
     """Fit weight (out, in) and bias of the output layer to the frozen features of the train rows."""
     base, labels = bench.base, list[int]()
@@ -113,9 +120,7 @@ def runs_of(folder: Path, name: str, *, n_rows: int, seed: int, runs: list[tuple
     splits = splits_of(folder / name, n_rows, seed)
     with tempfile.TemporaryDirectory() as scratch:
         scratch_path = Path(scratch)
-        for split, rows in splits.items():
-            text = "".join(json.dumps(row) + "\n" for row in rows)
-            (scratch_path / f"{split}.jsonl").write_text(text, encoding="utf-8")
+        write_splits(splits, scratch_path)
         spec = RunSpec(
             data=DataSpec(source=scratch),
             task=TaskSpec(name="token-classification" if name in TAGS else "text-classification"),
