@@ -9,6 +9,7 @@ import copy
 import gc
 import itertools
 import os
+import re
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -29,6 +30,7 @@ from toys.words import CONTEXT, toy_rows
 
 from autopeft import commands
 from autopeft.adapters import compile_plan
+from autopeft.errors import SpecError
 from autopeft.exports import write_adapter
 from autopeft.extension import discover
 from autopeft.records import Fidelity, Plan
@@ -43,6 +45,28 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Tests of what only the newest releases have: new architectures and methods, or their exact messages.
 _NEWEST_ONLY = (Path(__file__).parents[1] / ".github" / "newest_only.txt").read_text(encoding="utf-8").split()
 _IS_NEWEST = version.parse(peft.__version__) >= version.parse("0.21.2")
+
+
+def _skipping_what_peft_lacks():
+    """Skip a test that asks for a method that the installed `peft` does not have; the newest has them all."""
+    try:
+        return (yield)
+    except (SpecError, AttributeError) as error:
+        if not _IS_NEWEST and re.search(r"needs peft [\d.]+ or newer|module 'peft' has no", str(error)):
+            pytest.skip(str(error))
+        raise
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup():
+    """Skip a test whose fixtures need a newer `peft`."""
+    return (yield from _skipping_what_peft_lacks())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call():
+    """Skip a test that needs a newer `peft`."""
+    return (yield from _skipping_what_peft_lacks())
 
 
 # A probe's choice depends on the machine and on what else it does.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -74,16 +75,21 @@ def test_verdict_is_that_of_a_search_without_a_refit(usual, small_spec, tmp_path
     assert (run / "best/weights" / WEIGHTS).read_bytes() == judged
 
 
+class KilledError(BaseException):
+    """Stops a run as a signal does."""
+
+
 def test_refit_that_is_stopped_is_resumed_to_the_same_bits(usual, small_spec, tmp_path, monkeypatch):
-    monkeypatch.setattr(pausing, "_SECONDS", 0.0)  # the state is kept after each step
+    monkeypatch.setattr(pausing, "_SECONDS", 0.0)  # with the next line, the state is kept after each step
+    monkeypatch.setattr(pausing, "_SHARE", math.inf)
     calls = []
 
     def stop_in_the_refit() -> None:
         calls.extend([1] * (tmp_path / "run/result.json").exists())
         if len(calls) == 9:
-            raise KeyboardInterrupt
+            raise KilledError
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KilledError):
         search(small_spec(tmp_path / "run"), interrupt=stop_in_the_refit)
     assert not (tmp_path / "run/best/judged").exists()  # the judged adapter is the answer so far
     calls_before = len(calls)
