@@ -18,7 +18,9 @@ REPORTS = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 PROSE = dict.fromkeys([*PAGES, ROOT / "CONTRIBUTING.md", SKILL, *REPORTS])
 TEXTS = [*PROSE, *WORKFLOWS, *map(ROOT.joinpath, SCRIPTS)]
-_SCRIPT = r"python ((?:examples|reports|scripts|tests|tools)/[\w/]+\.py)((?:[^`\n]|\n +(?=\[|--))*)"
+_SCRIPT = (
+    r"python ((?:benchmarks|examples|reports|scripts|tests|tools)/[\w/]+\.py)((?:[^`\n]|\n +(?=\[|--))*)"
+)
 
 
 def text_of(path: Path) -> str:

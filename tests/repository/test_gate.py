@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("scripts", "tools", "examples", "reports/benchmark", "reports/speed", "reports/studies")
+FOLDERS = (
+    "scripts",
+    "tools",
+    "benchmarks",
+    "examples",
+    "reports/benchmark",
+    "reports/speed",
+    "reports/studies",
+)
 CODE = ("autopeft", "tests", "cli.py", *FOLDERS)
 SCRIPTS = [
     str(path.relative_to(ROOT))
