@@ -87,7 +87,8 @@ def write_splits(splits: dict[str, list[dict[str, Any]]], folder: Path) -> None:
 def probe(bench: train.Bench) -> tuple[torch.Tensor, torch.Tensor]:
     """Fit weight (out, in) and bias of the output layer to the frozen features of the train rows."""
     base, labels = bench.base, list[int]()
-    layer, features = base.module.get_submodule(str(base.output_layer)), list[torch.Tensor]()
+    layer: Any = base.module.get_submodule(str(base.output_layer))
+    features = list[torch.Tensor]()
     hook = layer.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].float()))
     n_rows = len(bench.splits["train"].labels)
     with torch.no_grad():
@@ -109,7 +110,7 @@ def probe(bench: train.Bench) -> tuple[torch.Tensor, torch.Tensor]:
     coefficients, intercepts = best.coef_, best.intercept_
     if len(best.classes_) == 2:
         coefficients, intercepts = (np.stack([-each[0], each[0]]) / 2 for each in (coefficients, intercepts))
-    n_outputs = len(base.module.config.id2label)
+    n_outputs = layer.out_features
     weight, bias = np.zeros((n_outputs, scaled.shape[1])), np.full(n_outputs, -5.0)
     weight[best.classes_], bias[best.classes_] = coefficients, intercepts
     weight /= scaler.scale_
