@@ -279,6 +279,7 @@ class RowLengths:
     longest: int
     typical_tokens: int
     n_steps: int
+    n_epochs: float
 
 
 def row_lengths(spec: ModelSpec, data: DataSpec, *, task: TaskSpec, device: str) -> RowLengths:
@@ -302,6 +303,9 @@ def row_lengths(spec: ModelSpec, data: DataSpec, *, task: TaskSpec, device: str)
         log.info("%s", decision)
     n_train = len(encoded.labels)
     n_rows = min(run.task.batch_size or n_train, n_train)
+    n_steps = train.full_run_steps(
+        n_train=n_train, batch_size=n_rows, epochs=run.task.epochs, max_steps=run.task.max_steps
+    )
     steps = train.train_rows(encoded.lengths, n_steps=train.TYPICAL_STEPS, batch_size=n_rows, seed=0)
     padded = [train.padded_tokens(step, encoded.lengths) for step in steps]
     return RowLengths(
@@ -310,7 +314,6 @@ def row_lengths(spec: ModelSpec, data: DataSpec, *, task: TaskSpec, device: str)
         kind=loaded.target.kind,
         longest=encoded.longest,
         typical_tokens=round(float(np.mean(padded)) / n_rows),
-        n_steps=train.full_run_steps(
-            n_train=n_train, batch_size=n_rows, epochs=run.task.epochs, max_steps=run.task.max_steps
-        ),
+        n_steps=n_steps,
+        n_epochs=n_steps * n_rows / n_train,
     )

@@ -19,7 +19,7 @@ from autopeft.records import BudgetSpec, DataSpec, ModelSpec, Plan, RunSpec, Tas
 from autopeft.run.prepare import methods_for
 from autopeft.run.resources import budget_of
 from autopeft.space import BASELINE_METHOD, AllocationContext
-from autopeft.train import MOVE, MOVE_BELOW, MOVE_OF_NUMBERS, warmup_steps
+from autopeft.train import MOVE_BELOW, MOVE_OF_NUMBERS, head_move, warmup_steps
 
 TRAINERS = ("peft", "trl", "unsloth", "axolotl")
 _RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # powers of two, as people and kernels use them
@@ -100,6 +100,7 @@ class Suggestion:
             raise UnknownNameError("trainer", trainer, TRAINERS)
         if trainer != "peft" and (kind := self.config.task_type) not in ("CAUSAL_LM", None):
             raise SpecError(f"{trainer} trains models that continue texts, not {kind}; pass --for peft.")
+        rows = self.estimate.rows
         environment = Environment(loader=PackageLoader("autopeft", "templates"), trim_blocks=True)
         environment.filters["literal"] = _literal
         return environment.get_template(f"suggest/{trainer}.j2").render(
@@ -107,11 +108,11 @@ class Suggestion:
             suggestion=self,
             step=self.estimate.answer.step,
             max_length=self.max_length,
-            kind=self.estimate.rows and self.estimate.rows.kind,
+            kind=rows and rows.kind,
             packed_kinds=PACKED_KINDS,
             n_steps=self.estimate.n_steps,
             dtype=self.estimate.dtype,
-            moves=(MOVE, MOVE_OF_NUMBERS, MOVE_BELOW),
+            moves=(head_move(None if rows is None else rows.n_epochs), MOVE_OF_NUMBERS, MOVE_BELOW),
         )
 
 

@@ -13,7 +13,14 @@ from statistics import geometric_mean
 from autopeft import adapters, budget, model, space
 from autopeft.engine import EVAL_COST, Lengths, SearchProblem
 from autopeft.errors import DataError, SiteError, SpecError
-from autopeft.extension import discover, is_own_metric, metric_facts, own_function
+from autopeft.extension import (
+    MIXES_SINCE_PEFT,
+    discover,
+    is_own_metric,
+    metric_facts,
+    missing_in_peft,
+    own_function,
+)
 from autopeft.model import BaseModel
 from autopeft.records import (
     SIZE_SCORE,
@@ -194,6 +201,8 @@ def fit_to_budget(spec: RunSpec, base: BaseModel, requested: Space) -> tuple[Spa
             for placement in part.placement:
                 if placement not in fitting.placement:
                     log.info("%s at %s is left out: the model has no site for it there.", method, placement)
+    if missing_in_peft("Several configs", MIXES_SINCE_PEFT):
+        feasible = of_one_config(feasible, context)
     return feasible, context
 
 

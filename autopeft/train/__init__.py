@@ -33,6 +33,7 @@ from autopeft.train.rates import (
     WARMUP_SHARE,
     branch_step,
     full_run_steps,
+    head_move,
     input_rms,
     warmup_steps,
 )

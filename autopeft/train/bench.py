@@ -211,7 +211,9 @@ class Bench:
         batches = self.sample_batches(n_examples=_RMS_EXAMPLES, batch_size=16, seed=0) if maps else ()
         with self.base.autocast():
             rms = input_rms(self.base.module, batches, maps, call=self.task.loss)
-        rates = head_rates(self.base, rms)
+        n_train = len(self.splits["train"].labels)
+        n_epochs = None if self.full_steps is None else self.full_steps * self.batch_size / n_train
+        rates = head_rates(self.base, rms, n_epochs=n_epochs)
         return rates if self.head_learning_rate is None else rates.at(self.head_learning_rate)
 
     def _training_run(self, plan: Plan, fidelity: Fidelity, compute: Compute) -> TrainingRun:

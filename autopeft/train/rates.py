@@ -30,6 +30,10 @@ WARMUP_SHARE = 0.06  # as in RoBERTa, Liu et al. 2019, arXiv:1907.11692
 # In full runs of 300 steps on six sets, LoRA has 0 to 4 points more at a move of 2 than at 0.66, and no more
 # at 4 (reports/LOG.md, 2026-11-29, by `reports/studies/head_rates.py`).
 MOVE = 2.0
+# Where rows repeat, a fast head learns them by heart: at 16 epochs of 400 rows a move of 0.5 is 0 to 4.5
+# points better than 2 on eight sets of nine; at 4 epochs of 2,500 rows it is 3.5 worse on 77 classes
+# (research/2026-12-01-head-rate.md). So the move times the epochs is at most this.
+MOST_MOVE_EPOCHS = 8.0
 # Numbers are learned in units of their spread: outputs need not move as far (lower losses on stsb and a toy).
 MOVE_OF_NUMBERS = 0.66
 MOVE_BELOW = 0.4
@@ -168,16 +172,28 @@ def input_rms(
     return {name: math.sqrt(total / max(1, count)) for name, (total, count) in sums.items()}
 
 
-def head_rates(base: BaseModel, rms: Mapping[str, float]) -> HeadRates:
+def head_move(n_epochs: float | None) -> float:
+    """Return how far a step of AdamW should move the outputs of a head of classes; None: unknown epochs.
+
+    Example:
+        >>> head_move(1), head_move(4), head_move(16), head_move(None)
+        (2.0, 2.0, 0.5, 2.0)
+    """
+    return MOVE if not n_epochs else min(MOVE, MOST_MOVE_EPOCHS / n_epochs)
+
+
+def head_rates(base: BaseModel, rms: Mapping[str, float], *, n_epochs: float | None = None) -> HeadRates:
     """Choose the rates of the task head from the root mean square (RMS) of its linear maps' inputs.
 
     1. A linear map gets move / (inputs × RMS), its bias at most the move. A missing RMS counts as 1, and so
        does one that is not finite.
     2. An output layer that predicts numbers gets that times the spread of the numbers.
     3. Other parameters, such as those of norms, get 1 / their last dimension.
+
+    `n_epochs` is the length of a full run, None if it is unknown.
     """
     rates = {}
-    output_move = MOVE_OF_NUMBERS if base.predicts_numbers else MOVE
+    output_move = MOVE_OF_NUMBERS if base.predicts_numbers else head_move(n_epochs)
     for name, module in _head_modules(base):
         is_output = name == base.output_layer
         move, scale = (output_move, base.output_scale) if is_output else (MOVE_BELOW, 1.0)
