@@ -262,8 +262,10 @@ def peak_bytes(prepared: Prepared, feasible: Space, context: AllocationContext) 
     weights = prepared.base.weight_bytes
     peaks = {}
     with memory_needed("a training step on the longest rows", prepared.spec):
-        for name in dict.fromkeys(name for arm in feasible.arms for name, _ in feasible.parts(arm)):
-            plan = space.plan_of(Policy(method=name, learning_rate=_PROBE_RATE), context)
+        for name, part in dict(pair for arm in feasible.arms for pair in feasible.parts(arm)).items():
+            placement = "all" if "all" in part.placement else part.placement[0]
+            policy = Policy(method=name, placement=placement, learning_rate=_PROBE_RATE)
+            plan = space.plan_of(policy, context)
             tokens = bench.compute.of(plan).micro_batch_tokens
             n_rows = bench.batch_size if tokens is None else max(1, tokens // n_tokens)
             rows = split.largest_rows(min(n_rows, bench.batch_size))
