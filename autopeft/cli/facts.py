@@ -323,7 +323,7 @@ def _yes_or_no(fact: bool) -> str:
 def method_facts(method: Method) -> dict[str, Any]:
     """Collect what a method says of itself, as values that JSON can hold."""
     facts = {name: getattr(method, name) for name in Method.__annotations__}
-    return {**facts, "servers": list(method.servers({}))}
+    return {**facts, "servers": list(method.servers({})), "since_peft": getattr(method, "since_peft", "")}
 
 
 FACTS: Mapping[str, Callable[[Any], Mapping[str, Any]]] = {

@@ -239,7 +239,7 @@ def _run_of(adapter: Path) -> Path | None:
     """Find the run whose `best/weights` a folder is; None for another folder."""
     weights = adapter.absolute()
     run = weights.parent.parent
-    is_best = (weights.parent.name, weights.name) == ("best", "weights")
+    is_best = weights.parent.name == "best" and weights.name in ("weights", "judged")
     return run if is_best and is_run(run) else None
 
 

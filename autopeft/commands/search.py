@@ -35,7 +35,7 @@ from autopeft.run.best import write_best, write_plans
 from autopeft.run.live import live_page
 from autopeft.run.prepare import NAMED, InMemory, Prepared, prepare
 from autopeft.run.progress import Lines
-from autopeft.run.refit import refit, refit_cost
+from autopeft.run.refit import kept_refit, refit, refit_cost
 from autopeft.run.reporting import environment, part_words, setting_of
 from autopeft.run.scoring import logged_scores
 from autopeft.run.search_problem import open_run, rate_ranges, score_names, search_problem
@@ -173,14 +173,19 @@ def _refitted(
     one_run, in_full_runs = cost.full_run_seconds, cost.total_full_runs
     if not share or not result.best.learning_rate or one_run is None or in_full_runs is None:
         return result
+    refitted = kept_refit(run, result)
     search = prepared.spec.search
     is_late = clock() + share * one_run > (search.max_time_seconds or math.inf)
-    if is_late or in_full_runs + share > (search.max_cost or math.inf):
+    if refitted is None and (is_late or in_full_runs + share > (search.max_cost or math.inf)):
         text = "The limits leave no room to train the best plan on all rows; raise --max-time or --max-cost."
         log.warning("%s", text)
         return result
-    progress.phase("refit on all rows", 1, seconds_left=share * one_run)
-    refitted = refit(run, prepared, problem, result)
+    if refitted is None:
+        progress.phase("refit on all rows", 1, seconds_left=share * one_run)
+        try:
+            refitted = refit(run, prepared, problem, result)
+        except (AutopeftError, OSError) as error:  # the answer is on the disk
+            log.warning("The best plan was not trained on all rows: %s", first_line_of(error))
     if refitted is None:
         return result
     total_seconds = cost.total_seconds + refitted.seconds

@@ -225,7 +225,8 @@ def reference_of(path: Path, run: Path | None) -> Reference:
         facts = finished_weights(opened)
         plan, seed = read_plan(opened.path).plan, finished_seed(opened)
         # best/weights is a copy of it.
-        original = opened.refit(plan, seed) if opened.has_refit else opened.weights(plan, seed)
+        is_refit = opened.has_refit and path.name != "judged"
+        original = opened.refit(plan, seed) if is_refit else opened.weights(plan, seed)
         weights = original if original.is_dir() else facts
         return Reference(spec=opened.read_spec(), plan=plan, weights=weights, facts=facts)
     if not (folder / "plan.yaml").is_file():

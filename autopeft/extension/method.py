@@ -26,17 +26,17 @@ class Method(Protocol):
     """A PEFT method: where it fits, what it costs, and its `peft` configs.
 
     `autopeft.methods.parts.PeftMethod` is a record that meets this protocol with defaults for most members.
-    Four members more are optional. `takes_rank_pattern`: one `peft` config may hold different ranks; else a
+    Five members more are optional. `takes_rank_pattern`: one `peft` config may hold different ranks; else a
     search gives all sites of a plan one rank. `choice_labels`: `option=value` -> the choice in people's words
     ("DoRA"). `starts_slowly`: short runs judge the method too low, so that a search gives it longer runs.
     `rank_exponent`: the best learning rate falls with the rank to this power, 0 without the member.
+    `since_peft`: the first release of `peft` that has the method; empty if every supported one has it.
     """
 
     name: str  # what specifications and plans call it, such as `ln_tuning`
     label: str  # the name as people write it, such as "norm tuning"
     short_label: str  # one word for the cell of a map, such as "norm"
     summary: str  # what is trained, in one phrase
-    since_peft: str  # the first release of `peft` that has the method; empty: every supported one
     formula: str  # trainable parameters of a map of n inputs and m outputs at rank r, for people
     ranked: bool  # whether the allocator gives a rank to each site; if not, adapters have rank 0
     # Whether ranks are those of low-rank matrices: `--max-rank` bounds only these, and a user's plan may have

@@ -239,12 +239,14 @@ class SizeStep:
 class Refit:
     """The best plan trained once more on all rows but those of test; its adapter is the one returned.
 
-    `test` is its score on the test split, None without one. The verdict is that of the judged adapters.
+    `measurement` is on the test split if there is one, else without a score; `test` is its record there. The
+    verdict is that of the judged adapters.
     """
 
     train_rows: int
     train_steps: int
     seconds: float
+    measurement: Measurement
     test: FullRun | None = None
 
 

@@ -100,17 +100,7 @@ def _fill(
     if result.refit is not None:
         names = shutil.ignore_patterns(train.WRITTEN_TEXTS)
         shutil.copytree(run.refit(result.best, seed), fresh / "weights", ignore=names)
-        at, test = replace(full_run.fidelity, train_steps=result.refit.train_steps), result.refit.test
-        if test is not None:
-            at = replace(at, split="test")
-        refitted = replace(
-            full_run,
-            fidelity=at,
-            metric=None if test is None else test.metric_mean,
-            loss=None if test is None else test.mean_loss,
-            train_seconds=result.refit.seconds,
-        )
-        _complete(fresh / "weights", prepared, result, refitted, weights)
+        _complete(fresh / "weights", prepared, result, result.refit.measurement, weights)
 
 
 def _complete(
@@ -126,7 +116,7 @@ def _complete(
     document = replace(plan_document(prepared, result.best), data=DataSpec())
     write_plan(folder / "plan.yaml", document)
     write_loading_files(folder, prepared.spec.model, prepared.base, prepared.data)
-    write_card(folder, result, seed=measurement.fidelity.seed)
+    write_card(folder, result, seed=measurement.fidelity.seed, repo=f"best/{folder.name}")
 
 
 def plan_document(prepared: Prepared, plan: Plan) -> PlanDocument:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 from autopeft import evidence
 from autopeft.engine import SearchProblem
@@ -28,23 +29,34 @@ def refit_cost(prepared: Prepared) -> float:
     return 0.0 if wanted == "off" or is_left_out else n_rows / n_train
 
 
+def kept_refit(run: RunDir, result: SearchResult) -> Refit | None:
+    """Read the refit of the best plan that an earlier call finished; None without a whole one."""
+    folder = run.refit(result.best, _seed(result))
+    record = _record_path(folder)
+    if not record.is_file():
+        return None
+    content = read_checked(record, remedy=f"remove {record}")
+    if seal_of(folder) != content["seal"]:
+        log.warning("The weights of the refit are missing or damaged; they are trained again.")
+        return None
+    return from_json(Refit, content["refit"])
+
+
 def refit(run: RunDir, prepared: Prepared, problem: SearchProblem, result: SearchResult) -> Refit | None:
-    """Train the best plan on all rows, as `autopeft train --all-rows` does; read it if that is done already.
+    """Train the best plan on all rows, as `autopeft train --all-rows` does.
 
     A training that was stopped is resumed. Returns None, with a warning, if the training fails: then the
     adapter that was judged is returned to the user.
+
+    Raises:
+        AutopeftError: The rows or the model cannot be prepared again, or the disk is full.
     """
-    seed = next(record.seeds[0] for record in result.full_runs if record.plan == result.best)
+    seed = _seed(result)
     folder = run.refit(result.best, seed)
-    record = folder.with_name(f"{folder.name}.json")
-    if record.is_file():
-        content = read_checked(record, remedy=f"remove {record}")
-        if seal_of(folder) == content["seal"]:
-            return from_json(Refit, content["refit"])
-        log.warning("The weights of the refit are missing or damaged; they are trained again.")
     shutil.rmtree(folder, ignore_errors=True)
     if not EXECUTORS[prepared.spec.execution.executor].shares_memory:  # the weights left for the workers
-        prepared = prepare(prepared.spec)
+        prepared = prepare(prepared.spec, interrupt=prepared.bench.interrupt)
+    prepared.bench.make_room()
     prepared = with_all_rows(prepared)
     n_steps, batch_size = prepared.full_steps, prepared.bench.batch_size
     fidelity = Fidelity(
@@ -61,19 +73,37 @@ def refit(run: RunDir, prepared: Prepared, problem: SearchProblem, result: Searc
         n_test = prepared.n_evaluated("test")
         if trained.status is Status.COMPLETE and n_test:
             tested = bench.measure(result.best, replace(fidelity, split="test", eval_examples=n_test))
+    if not tested.status.is_of_machine:
+        shutil.rmtree(under_way, ignore_errors=True)
     if tested.status is not Status.COMPLETE:
         shutil.rmtree(folder)
         log.warning("The refit on all rows failed (%s); the judged adapter is returned.", tested.reason)
         return None
+    scores = {"metric": tested.metric, "loss": tested.loss} if n_test else {"metric": None, "loss": None}
     refitted = Refit(
         train_rows=len(prepared.data.train.labels),
         train_steps=n_steps,
         seconds=trained.total_seconds + (tested.total_seconds if n_test else 0.0),
+        measurement=replace(
+            trained,
+            fidelity=tested.fidelity,
+            eval_seconds=tested.eval_seconds,
+            example_scores=(),
+            **scores,
+        ),
         test=_record(tested, problem) if n_test else None,
     )
-    write_checked(record, {"seal": seal_of(folder), "refit": to_json(refitted)})
-    shutil.rmtree(under_way, ignore_errors=True)
+    write_checked(_record_path(folder), {"seal": seal_of(folder), "refit": to_json(refitted)})
     return refitted
+
+
+def _seed(result: SearchResult) -> int:
+    return next(record.seeds[0] for record in result.full_runs if record.plan == result.best)
+
+
+def _record_path(folder: Path) -> Path:
+    """Name the file next to the weights of a refit that is written once they are complete."""
+    return folder.with_name(f"{folder.name}.json")
 
 
 def _record(tested: Measurement, problem: SearchProblem) -> FullRun:

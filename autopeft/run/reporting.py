@@ -103,15 +103,20 @@ def _weight_folders(plan: Plan) -> WeightFolders:
 
 
 def write_card(
-    folder: Path, result: SearchResult, *, seed: int, repo: str | None = None, base_model: str | None = None
+    folder: Path,
+    result: SearchResult,
+    *,
+    seed: int,
+    repo: str = report.BEST_WEIGHTS,
+    base_model: str | None = None,
 ) -> None:
     """Write the model card of the weights of a seed into their folder.
 
-    `repo` is the hub repository to which the folder is pushed; None if it stays in the run. `base_model` None
+    The card loads the adapter from `repo`, a repository of the hub or a folder of the run. `base_model` None
     takes the id on the hub that the run notes, if any.
     """
     words = part_words(result)
-    facts = _card_facts(result, words, seed=seed, folder=repo or report.BEST_WEIGHTS, base_model=base_model)
+    facts = _card_facts(result, words, seed=seed, folder=repo, base_model=base_model)
     write_text(folder / "README.md", report.model_card(result, facts, words))
 
 

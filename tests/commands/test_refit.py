@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import jsonschema
 import pytest
+from typer.testing import CliRunner
 
 from autopeft import commands
+from autopeft.cli.app import app
 from autopeft.records import SearchResult
 from autopeft.run.progress import Lines
 from autopeft.run.refit import refit_cost
@@ -64,6 +67,38 @@ def test_cards_say_which_adapter_is_which(usual):
         (usual / "best" / name / "README.md").read_text(encoding="utf-8") for name in ("weights", "judged")
     )
     assert "trained again on all 160 rows" in refitted and "trained again on" not in judged
+
+
+def test_each_card_loads_its_own_adapter(usual):
+    for name in ("weights", "judged"):
+        card = (usual / "best" / name / "README.md").read_text(encoding="utf-8")
+        assert f"best/{name}" in card.split("```python")[1].split("```")[0]
+
+
+def test_training_of_the_refit_is_described_as_train_describes_it(usual, tmp_path):
+    commands.train_plan(usual, out=tmp_path / "again", all_rows=True)
+    ours, theirs = (
+        json.loads((folder / "training.json").read_text())
+        for folder in (usual / "best/weights", tmp_path / "again")
+    )
+    measured = {"train_seconds", "eval_seconds", "peak_bytes"}
+    assert {k: v for k, v in ours.items() if k not in measured} == {
+        k: v for k, v in theirs.items() if k not in measured
+    }
+
+
+def test_both_adapters_and_their_exports_verify(usual, tmp_path):
+    for name in ("weights", "judged"):
+        words = ["verify", str(usual / "best" / name), "--json"]
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+
+
+def test_a_finished_refit_stays_however_long_loading_takes(small_spec, tmp_path, monkeypatch):
+    search(small_spec(tmp_path / "run", max_time="1h"))
+    began = time.monotonic() - 2 * 3600
+    result, run = search(small_spec(tmp_path / "run", max_time="1h"), resume=True, started=began)
+    assert result.refit is not None and (run / "best/judged").is_dir()
 
 
 def test_verdict_is_that_of_a_search_without_a_refit(usual, small_spec, tmp_path):
