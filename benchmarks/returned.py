@@ -4,8 +4,8 @@
 
 Each run is `autopeft search --budget 0.2%` on MiniLM-L6 with `n_rows` rows of a train file, a fifth as many
 of the validation file, and the whole test file. A row of OUT.csv has the test scores of the adapter that was
-judged and of the one that was trained again on all rows, and the cost of both in full runs of the baseline.
-The test files choose nothing. Rows that OUT.csv holds are not measured again.
+judged and of the one that was trained again on all rows. The test files choose nothing. Rows that OUT.csv
+holds are not measured again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import autopeft
 
 FIELDS = (
     *("data", "n_rows", "seed", "metric", "verdict", "plan", "n_train", "n_all", "judged", "judged_error"),
-    *("refit", "refit_error", "full_runs", "refit_full_runs"),
+    *("refit", "refit_error"),
 )
 
 
@@ -44,13 +44,12 @@ def measure(folder: Path, name: str, *, n_rows: int, seed: int, effort: str) -> 
             quiet=True,
         )
     judged = next(record for record in result.test if record.plan == result.best)
-    refit, cost, sizes = result.refit, result.cost, result.setting.splits
-    assert refit is not None and refit.test is not None and cost.full_run_seconds is not None
+    refit, sizes = result.refit, result.setting.splits
+    assert refit is not None and refit.test is not None
     return (
         *(name, n_rows, seed, result.setting.metric, result.verdict.label, result.best.lead_method),
         *(sizes.train, refit.train_rows, judged.metric_mean, judged.metric_std_error),
         *(refit.test.metric_mean, refit.test.metric_std_error),
-        *(f"{cost.total_full_runs:.2f}", f"{refit.seconds / cost.full_run_seconds:.2f}"),
     )
 
 

@@ -316,9 +316,8 @@ class RunDir:
         trained = read_object(weights / TRAINING)  # without a plan in autopeft 0.2.0 and of other trainers
         measured = {(m.plan.digest, m.fidelity.seed, m.metric, m.loss) for m in result.measurements}
         if result.refit is not None:
-            test = result.refit.test
-            scores = (None, None) if test is None else (test.metric_mean, test.mean_loss)
-            measured |= {(result.best.digest, run.seeds[0], *scores) for run in result.full_runs}
+            m = result.refit.measurement
+            measured.add((m.plan.digest, m.fidelity.seed, m.metric, m.loss))
         about = tuple(trained.get(key) for key in ("plan_id", "seed", "metric", "loss"))
         if about[0] is not None and about not in measured:
             raise RunDirError(

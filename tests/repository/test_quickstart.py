@@ -55,7 +55,7 @@ def demo():
     usual = toy_result()
     verdict = {"label": "better", "mean_difference": 0.058333, "interval_95": (0.026391, 0.090276)}
     budget = rec.Budget(max_trainable_params=7_500, base_params=22_713_216, requested="7500")
-    trained = (
+    trained = tuple(
         replace(toy_run(plan, "confirm", 150, 0, 0.24, 0.9), peak_bytes=n_bytes)
         for plan, n_bytes in ((ROAD, 86_000_000), (DEFAULT, 62_000_000))
     )
@@ -68,7 +68,7 @@ def demo():
         full_runs=records("confirm", CONFIRM),
         test=records("test", TEST),
         verdict=replace(usual.verdict, sentence=SENTENCE, **verdict),
-        refit=rec.Refit(train_rows=4_998, train_steps=221, seconds=7.5, test=REFIT),
+        refit=rec.Refit(train_rows=4_998, train_steps=221, seconds=7.5, measurement=trained[0], test=REFIT),
         longer=rec.LongerRun(steps=300, metric=0.943568, gain=0.013359),
     )
 
