@@ -24,7 +24,7 @@ from autopeft.estimate.rates import Rates
 _ATEN = torch.ops.aten
 _ATTENTION = _ATEN._scaled_dot_product_flash_attention_for_cpu  # torch's registry has GPUs' alone
 _ATTENTION_BACKWARD = _ATEN._scaled_dot_product_flash_attention_for_cpu_backward
-_EXPERTS = getattr(_ATEN, "_grouped_mm", _ATEN)  # torch's registry lacks it, torch 2.6 the kernel itself
+_EXPERTS = _ATEN._grouped_mm  # not in torch's registry
 _LOOK_UPS = (_ATEN.embedding, _ATEN.index, _ATEN.gather, _ATEN.index_select)
 FORWARD, HEAD = "forward pass", "output layer and loss"
 LAST_LAYER, UPPER_LAYERS, FIRST_LAYER = "backward, last layer", "backward, layers", "backward, first layer"

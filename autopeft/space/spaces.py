@@ -289,8 +289,8 @@ def _without_missing(space: Space, methods: Mapping[str, Method]) -> Space:
     listed = {entry.method for entries in space.first.values() for entry in entries}
     sentences = [missing[method] for method in sorted({*space.methods, *listed} & missing.keys())]
     sentences += [no_mixes] if no_mixes else []
-    for sentence in sentences:
-        log.info("%s", sentence)
+    if sentences:
+        log.warning("%s", " ".join(sentences))
     if space.arms and not kept.arms:
         raise SpecError(" ".join(sentences))
     return kept
