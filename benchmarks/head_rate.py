@@ -13,8 +13,6 @@ output (`autopeft.train.rates`). Rows that OUT.csv holds are not measured again.
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import tempfile
 import time
 from dataclasses import replace
@@ -24,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rows import SETS, TAGS, append, measured_keys, splits_of, write_splits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold, cross_val_score
 from sklearn.preprocessing import StandardScaler
@@ -36,52 +35,12 @@ from autopeft.run.search_problem import fit_to_budget, requested_space
 from autopeft.space import Policy, plan_of
 from autopeft.train import bench as bench_module
 
-TAGS = ("snips_slots", "wnut17")
-SETS = (
-    *("cr", "mrpc", "mr", "subj", "trec50", "tweeteval_hate", "snips_slots", "banking77", "stsb", "med"),
-    *("snips_intent", "wnut17"),
-)
 MOVES = (2.0, 0.5, 0.125)
 STARTS = ("random", "probe")
-MOST_JUDGED = 1000
-MOST_CLASSES = 200  # more different labels are numbers
 FIELDS = (
     *("data", "n_rows", "seed", "start", "move", "n_labels", "n_steps", "batch_size", "metric"),
     *("judged", "judged_loss", "test", "test_loss", "train_loss", "seconds"),
 )
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """Read the rows of a CSV or JSONL file."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [json.loads(line) for line in file] if path.suffix == ".jsonl" else list(csv.DictReader(file))
-
-
-def splits_of(folder: Path, n_rows: int, seed: int) -> dict[str, list[dict[str, Any]]]:
-    """Draw the rows to train on, those to judge on and those of the test file."""
-    (ending,) = {path.suffix for path in folder.glob("train.*")}
-    rows = read(folder / f"train{ending}")
-    order = np.random.default_rng(seed).permutation(len(rows))
-    trained = [rows[i] for i in order[:n_rows]]
-    labels = {row.get("label") for row in trained}
-
-    def known(held_out: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Drop rows of classes that no train row has."""
-        return [row for row in held_out if len(labels) > MOST_CLASSES or row.get("label") in labels]
-
-    judged = [rows[i] for i in order[n_rows : n_rows + MOST_JUDGED]] + read(folder / f"validation{ending}")
-    return {
-        "train": trained,
-        "validation": known(judged),
-        "test": known(read(folder / f"test{ending}")),
-    }
-
-
-def write_splits(splits: dict[str, list[dict[str, Any]]], folder: Path) -> None:
-    """Write a JSONL file for each split."""
-    for split, rows in splits.items():
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (folder / f"{split}.jsonl").write_text(text, encoding="utf-8")
 
 
 def probe(bench: train.Bench) -> tuple[torch.Tensor, torch.Tensor]:
@@ -192,10 +151,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     keys = ("data", "n_rows", "seed", "start", "move")
-    measured = set()
-    if options.out.exists():
-        with options.out.open(encoding="utf-8", newline="") as file:
-            measured = {tuple(row[key] for key in keys) for row in csv.DictReader(file)}
+    measured = measured_keys(options.out, keys)
     for seed, n_rows, name in product(options.seeds, options.rows, options.sets):
         runs = [
             (start, move)
@@ -205,10 +161,7 @@ def main() -> None:
         if not runs:
             continue
         for row in runs_of(options.data, name, n_rows=n_rows, seed=seed, runs=runs):
-            is_new = not options.out.exists()
-            with options.out.open("a", encoding="utf-8", newline="") as file:
-                csv.writer(file).writerows([FIELDS, row] if is_new else [row])
-            print(*row, flush=True)
+            append(options.out, FIELDS, row)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,12 @@ holds are not measured again.
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
 from itertools import product
 from pathlib import Path
 
 import torch
-from head_rate import SETS, TAGS, splits_of, write_splits
+from rows import SETS, TAGS, append, as_a_user_has_them, measured_keys, write_splits
 
 import autopeft
 
@@ -29,8 +28,7 @@ FIELDS = (
 
 def measure(folder: Path, name: str, *, n_rows: int, seed: int, effort: str) -> tuple[object, ...]:
     """Search on one draw of rows, and return a row of the table."""
-    splits = splits_of(folder / name, n_rows, seed)
-    splits["validation"] = splits["validation"][-(n_rows // 5) :]
+    splits = as_a_user_has_them(folder / name, n_rows, seed)
     with tempfile.TemporaryDirectory() as scratch:
         write_splits(splits, Path(scratch))
         result = autopeft.search(
@@ -64,18 +62,12 @@ def main() -> None:
     parser.add_argument("--effort", default="normal")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    measured = set()
-    if options.out.exists():
-        with options.out.open(encoding="utf-8", newline="") as file:
-            measured = {(row["data"], row["n_rows"], row["seed"]) for row in csv.DictReader(file)}
+    measured = measured_keys(options.out, ("data", "n_rows", "seed"))
     for seed, n_rows, name in product(options.seeds, options.rows, options.sets):
         if (name, str(n_rows), str(seed)) in measured:
             continue
         row = measure(options.data, name, n_rows=n_rows, seed=seed, effort=options.effort)
-        is_new = not options.out.exists()
-        with options.out.open("a", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([FIELDS, row] if is_new else [row])
-        print(*row, flush=True)
+        append(options.out, FIELDS, row)
 
 
 if __name__ == "__main__":
