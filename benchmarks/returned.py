@@ -22,7 +22,7 @@ import autopeft
 
 FIELDS = (
     *("data", "n_rows", "seed", "metric", "verdict", "plan", "n_train", "n_all", "judged", "judged_error"),
-    *("refit", "refit_error"),
+    *("refit", "refit_error", "baseline_plan", "baseline"),
 )
 
 
@@ -42,12 +42,14 @@ def measure(folder: Path, name: str, *, n_rows: int, seed: int, effort: str) -> 
             quiet=True,
         )
     judged = next(record for record in result.test if record.plan == result.best)
+    baseline = next(record for record in result.test if record.plan == result.baseline)
     refit, sizes = result.refit, result.setting.splits
     assert refit is not None and refit.test is not None
     return (
         *(name, n_rows, seed, result.setting.metric, result.verdict.label, result.best.lead_method),
         *(sizes.train, refit.train_rows, judged.metric_mean, judged.metric_std_error),
         *(refit.test.metric_mean, refit.test.metric_std_error),
+        *(baseline.name, baseline.metric_mean),
     )
 
 

@@ -297,7 +297,9 @@ def row_lengths(spec: ModelSpec, data: DataSpec, *, task: TaskSpec, device: str)
     base.tokenizer = model.load_processor(spec, needs_images=reads_images(part.auto_class))
     fitted = part.fitted(run.task, loaded.target, base.tokenizer)
     run, length = with_max_length(run, loaded, base, fitted, device)
-    encoded = train.encode_split(loaded.train, base=base, task=fitted, max_length=run.task.max_length)
+    encoded = train.encode_split(
+        loaded.joined("train", "search"), base=base, task=fitted, max_length=run.task.max_length
+    )
     run, full_run = with_full_run(run, encoded, fitted, device)
     for decision in (*length, *full_run):
         log.info("%s", decision)

@@ -14,7 +14,7 @@ from autopeft.records import Decision, Fidelity, RunSpec
 from autopeft.run.prepare import NAMED, InMemory, Prepared
 from autopeft.run.refit import refit_cost
 from autopeft.run.resources import memory_needed
-from autopeft.run.search_problem import open_run, search_problem
+from autopeft.run.search_problem import head_factors, open_run, search_problem
 from autopeft.space import AllocationContext, Policy, Space
 from autopeft.store import RunDir
 from autopeft.train import Pace, kept_bytes, pace_of
@@ -93,7 +93,13 @@ def preview(
         prepared, feasible, context = opened.prepared, opened.feasible, opened.context
         loaded_seconds = time.monotonic() - started
         pace = measured_pace(prepared, feasible, context)
-        problem = search_problem(prepared, feasible, context, user_plan=opened.user_plan)
+        problem = search_problem(
+            prepared,
+            feasible,
+            context,
+            user_plan=opened.user_plan,
+            head_factors=head_factors(prepared),
+        )
         forecast = None if pace is None else forecast_of(prepared, problem, pace, so_far=loaded_seconds)
     spec, base, lengths = prepared.spec, prepared.base, problem.lengths
     first_plans = problem.first_plans

@@ -38,7 +38,7 @@ from autopeft.run.progress import Lines
 from autopeft.run.refit import kept_refit, refit, refit_cost
 from autopeft.run.reporting import environment, part_words, setting_of
 from autopeft.run.scoring import logged_scores
-from autopeft.run.search_problem import open_run, rate_ranges, score_names, search_problem
+from autopeft.run.search_problem import head_factors, open_run, rate_ranges, score_names, search_problem
 from autopeft.run.state import RunState, begin, check_base, logged_measurements, record, with_scores
 from autopeft.run.trackers import log_plans
 from autopeft.run.workers import start_workers
@@ -92,7 +92,12 @@ def run_search(
         state = with_scores(run, state, lambda: logged_scores(prepared, score_names(spec), clock=clock))
         scores = state.scores or ()
         problem = search_problem(
-            prepared, opened.feasible, opened.context, scores, user_plan=opened.user_plan
+            prepared,
+            opened.feasible,
+            opened.context,
+            scores,
+            user_plan=opened.user_plan,
+            head_factors=head_factors(prepared),
         )
         fidelities = list(dict.fromkeys(engine.planned_runs(problem)))
         encode_ahead(prepared.bench.splits, fidelities, batch_size=prepared.bench.batch_size)

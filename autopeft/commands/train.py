@@ -120,7 +120,8 @@ def train_plan(
     if is_own_metric(spec.task.metric):
         own_function(str(spec.task.metric))  # refuses a bad one before the model is loaded
     prepared = prepare(spec)
-    bench = replace(prepared.bench, head_learning_rate=document.head_learning_rate)
+    head_rate = document.head_learning_rate
+    bench = replace(prepared.bench, head_learning_rate=head_rate and head_rate / document.plan.head_factor)
     prepared = replace(prepared, bench=bench)
     prepared = with_all_rows(prepared) if all_rows else prepared
     check_plan(document.plan, prepared.base, prepared.methods)

@@ -93,12 +93,16 @@ class LabelledData:
 
     def with_all_rows(self) -> LabelledData:
         """Put the rows of search and confirm into train as well, for a plan that was chosen before."""
-        parts = (self.train, self.search, self.confirm)
-        inputs = tuple(chain.from_iterable(part.inputs for part in parts))
-        labels = tuple(chain.from_iterable(part.labels for part in parts))
-        note = f"All {len(labels):,} rows of train, search and confirm are trained on."
-        train = Split(name="train", inputs=inputs, labels=labels)
+        train = self.joined("train", "search", "confirm")
+        note = f"All {len(train.labels):,} rows of train, search and confirm are trained on."
         return replace(self, train=train, notes=(*self.notes, note))
+
+    def joined(self, *names: str) -> Split:
+        """Return the rows of some splits, one after the other, as a split with the name of the first."""
+        splits: list[Split] = [getattr(self, name) for name in names]
+        inputs = tuple(chain.from_iterable(split.inputs for split in splits))
+        labels = tuple(chain.from_iterable(split.labels for split in splits))
+        return Split(name=names[0], inputs=inputs, labels=labels)
 
     @property
     def label_names(self) -> tuple[str, ...]:

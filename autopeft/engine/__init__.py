@@ -10,7 +10,7 @@ problem → runs, cost → study → finalists → judge → search.
 from __future__ import annotations
 
 from autopeft.engine.cost import planned_runs, repeated_steps, search_cost, usual_cost
-from autopeft.engine.problem import EVAL_COST, Lengths, SearchProblem, short_steps
+from autopeft.engine.problem import EVAL_COST, Lengths, SearchProblem
 from autopeft.engine.runs import Key, Limits, Runs
 from autopeft.engine.search import search
 from autopeft.engine.study import STUDY, Study

@@ -19,6 +19,7 @@ def planned_runs(problem: SearchProblem) -> list[Fidelity]:
     # A thorough search trains one more rival and the head alone.
     n_extra = 1 + problem.has_head if problem.effort == "thorough" else 0
     main = [lengths.short(seed=problem.seeds[0])] * n_short
+    main += [lengths.full(seed=problem.seeds[0])] * (len(problem.head_factors) - 1)
     return [*main, *problem.full_runs(n_plans=USUAL_FINALISTS + n_extra), *smaller_runs(problem)]
 
 

@@ -41,7 +41,8 @@ def train_in_full(
 ) -> tuple[Plan, Finished]:
     """Train the best baseline and the rivals that time and cost allow, each on from its short run.
 
-    Return the baseline, and the full runs of each plan that finished, one for each seed. If a baseline
+    Return the baseline, and the full runs of each plan that finished, one for each seed. The best factor of
+    the head's learning rate is found with the baseline, and all plans are trained at it. If a baseline
     diverges, the next one is trained. Rivals that fail or are beyond the limits are left out, with a warning.
     If the baseline exceeds the budget, it cannot be handed over, and one rival is trained beyond any limit.
 
@@ -49,8 +50,14 @@ def train_in_full(
         TrainingError: The machine broke off a run of the baseline, or all baselines diverged.
     """
     plans = [baselines[0], *rivals]
-    payable = (n for n in range(len(plans), 1, -1) if runs.has_room(problem.full_runs(n_plans=n), plans[:n]))
-    n_affordable = max(next(payable, 1) - 1, 0 if problem.is_allowed(baselines[0]) else 1)
+    slower_heads = [problem.lengths.full(seed=problem.seeds[0])] * (len(problem.head_factors) - 1)
+
+    def fits(n_plans: int) -> bool:
+        return runs.has_room([*problem.full_runs(n_plans=n_plans), *slower_heads], plans[:n_plans])
+
+    n_affordable = max(
+        next(filter(fits, range(len(plans), 1, -1)), 1) - 1, 0 if problem.is_allowed(plans[0]) else 1
+    )
     if n_affordable < len(rivals):
         log.warning(
             "The limits pay %d of %d rivals in full; raise --max-time or --max-cost for more.",
@@ -60,14 +67,17 @@ def train_in_full(
     rivals = rivals[:n_affordable]
     for plan in [plan for plan in rivals if not plan.adapters]:
         runs.arms.setdefault(plan, problem.head[0])
-    runs.begin("full runs", [problem.lengths.full(seed=seed) for seed in problem.seeds] * (1 + len(rivals)))
+    full = [problem.lengths.full(seed=seed) for seed in problem.seeds]
+    runs.begin("full runs", [*full * (1 + len(rivals)), *slower_heads])
+    factor = _head_factor(problem, runs, baselines[0])
+    rivals = [_at_head_factor(runs, plan, factor) for plan in rivals]
     finished: dict[Plan, list[Measurement]] = {}
-    for index, baseline in enumerate(baselines):
+    for index, usual in enumerate(baselines):
+        baseline = _at_head_factor(runs, usual, factor)
         plans = [baseline, *rivals] if index == 0 else [baseline]
-        keys = [(plan, problem.lengths.full(seed=seed)) for plan in plans for seed in problem.seeds]
-        results = iter(runs.measure_all(keys))
+        results = iter(runs.measure_all((plan, fidelity) for plan in plans for fidelity in full))
         for plan in plans:
-            of_plan = [next(results) for _ in problem.seeds]
+            of_plan = [next(results) for _ in full]
             failed = next((m for m in of_plan if m.status is not Status.COMPLETE), None)
             if failed is None:
                 finished[plan] = of_plan
@@ -82,6 +92,27 @@ def train_in_full(
         "No learning rate of the baseline finished a full run: all of them diverged. Check the data, or "
         "set lower rates with learning_rate in a search space."
     )
+
+
+def _head_factor(problem: SearchProblem, runs: Runs, baseline: Plan) -> float:
+    """Train the baseline at each factor of the head's learning rate, and return that of the lowest loss."""
+    if len(problem.head_factors) == 1:
+        return problem.head_factors[0]
+    full = problem.lengths.full(seed=problem.seeds[0])
+    plans = [_at_head_factor(runs, baseline, factor) for factor in problem.head_factors]
+    results = runs.measure_all((plan, full) for plan in plans)
+    losses = [math.inf if run.loss is None else run.loss for run in results]
+    return problem.head_factors[losses.index(min(losses))]
+
+
+def _at_head_factor(runs: Runs, plan: Plan, factor: float) -> Plan:
+    """Change the rate of a plan's task head, and name the new plan; the head alone has its own rate."""
+    if factor == 1 or not plan.adapters:
+        return plan
+    changed = replace(plan, head_factor=plan.head_factor * factor)
+    arm = runs.arms[plan]
+    runs.arms.setdefault(changed, replace(arm, label=f"{arm.label}, head rate / {1 / factor:g}"))
+    return changed
 
 
 def judge(problem: SearchProblem, runs: Runs, baseline: Plan, finished: Finished) -> Judgement:

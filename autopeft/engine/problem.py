@@ -16,11 +16,8 @@ from autopeft.space import (
     head_alone,
     plan_of,
 )
-from autopeft.train import branch_step
+from autopeft.train import branch_step, short_steps
 
-# Losses after 30 steps rank good plans at Spearman 0.12, after 75 at 0.36; on published curves of 5,000 steps
-# two of four plans at 5 % lose 0.3 points (reports/LOG.md, 2026-11-29). The largest share is chosen by hand.
-_SHORT_STEPS, _SHORT_SHARE, _LONGEST_SHARE = 75, 0.05, 0.4
 _SHORT_EXAMPLES = 384  # of the search split that rank short runs; chosen by hand
 _THOROUGH_TRIALS, _THOROUGH_SEEDS = 24, 3  # of `--effort thorough`; chosen by hand
 # Cost of evaluating an example, relative to training on it: training adds a backward pass, which costs about
@@ -28,12 +25,6 @@ _THOROUGH_TRIALS, _THOROUGH_SEEDS = 24, 3  # of `--effort thorough`; chosen by h
 EVAL_COST = 0.5
 USUAL_FINALISTS = 2  # the best baseline and one rival
 _FACTOR = 5  # between two budgets of `--sizes`; chosen by hand
-
-
-def short_steps(full_steps: int) -> int:
-    """Steps of a short run: 75, or a twentieth of a long run, and at most 40 % of a full run."""
-    most = max(1, round(_LONGEST_SHARE * full_steps))
-    return min(max(_SHORT_STEPS, round(_SHORT_SHARE * full_steps)), most)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +93,8 @@ class SearchProblem:
         family: Name of the list of first plans, such as `classification` or `small`.
         lengths: Steps of a full run, and sizes of the splits.
         head_rates: Range of learning rates of the head alone; its ends are equal in a model without a head.
+        head_factors: Factors of the head's learning rate at which the baseline is trained in full, the usual
+            one first. Short runs cannot choose among them (research/2026-12-01-head-rate.md).
         user_plan: The user's own config to beat, which is the baseline then. It may exceed the budget.
         groups: Split -> the group of each evaluated example, if examples belong together.
     """
@@ -113,6 +106,7 @@ class SearchProblem:
     lengths: Lengths
     metric: MetricFacts
     head_rates: tuple[float, float]
+    head_factors: tuple[float, ...] = (1.0,)
     user_plan: tuple[Arm, Plan] | None = None
     groups: Mapping[str, Sequence[int]] = field(default_factory=dict)
 

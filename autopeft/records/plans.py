@@ -90,13 +90,15 @@ class Adapter:
 class Plan:
     """A whole proposal. No adapters means that the task head alone is trained.
 
-    `trainable_params` does not count the task head. `choices` are values of the user's own trainer.
+    `trainable_params` does not count the task head, which trains at `head_factor` times the learning rate
+    that is derived for it. `choices` are values of the user's own trainer.
     """
 
     adapters: tuple[Adapter, ...]
     learning_rate: float
     trainable_params: int
     choices: OptionPairs = ()
+    head_factor: float = 1.0
 
     @property
     def lead_method(self) -> str | None:
@@ -110,10 +112,14 @@ class Plan:
 
     @cached_property
     def digest(self) -> str:
-        """Ten hexadecimal digits of a hash over adapters, learning rate, parameters and choices."""
+        """Ten hexadecimal digits of a hash over adapters, learning rates, parameters and choices."""
         content = to_json(self)
-        if not self.choices:  # so that plans keep the digests that they had before there were choices
-            del content["choices"]
+        for name, usual in (
+            ("choices", ()),
+            ("head_factor", 1.0),
+        ):  # plans keep the digests of older versions
+            if getattr(self, name) == usual:
+                del content[name]
         return digest_of(content)
 
     @property
@@ -136,7 +142,8 @@ class Plan:
 class PlanDocument:
     """A plan and what it takes to repeat it: the content of `plan.yaml`.
 
-    `head_learning_rate` is that of the last layer of the task head, None without a head to train.
+    `head_learning_rate` is that of the last layer of the task head, the plan's `head_factor` included; None
+    without a head to train.
     """
 
     plan: Plan

@@ -73,7 +73,9 @@ def plan_words(
         ends = " to ".join(map(str, dict.fromkeys((ranks[0], ranks[-1])))) if ranks else ""
         modules = module_words({adapter.site for adapter in adapters}, sites)
         parts.append(f"{method} of rank {ends} on {modules}" if ends else f"{method} on {modules}")
-    choices = (f", {name} {value}" for name, value in plan.choices)
+    choices = [f", {name} {value}" for name, value in plan.choices]
+    if plan.head_factor != 1:
+        choices.append(f", head rate / {1 / plan.head_factor:g}")
     return (" + ".join(parts) or head) + "".join(choices)
 
 

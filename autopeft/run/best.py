@@ -121,7 +121,7 @@ def _complete(
 
 def plan_document(prepared: Prepared, plan: Plan) -> PlanDocument:
     """Join a plan with everything that is needed to train it again."""
-    rate = prepared.bench.head_rates.output if prepared.base.head_params else None
+    rate = prepared.bench.head_rates.output * plan.head_factor if prepared.base.head_params else None
     return replace(document_without_head_rate(prepared.spec, prepared.base, plan), head_learning_rate=rate)
 
 

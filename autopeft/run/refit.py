@@ -21,10 +21,8 @@ log = logging.getLogger(__name__)
 
 def refit_cost(prepared: Prepared) -> float:
     """Return the steps of the refit over those of a full run; 0 if `--refit` or the rows rule it out."""
-    n_train, n_search, n_confirm = (
-        len(split.labels) for split in (prepared.data.train, prepared.data.search, prepared.data.confirm)
-    )
-    n_rows, wanted = n_train + n_search + n_confirm, prepared.spec.search.refit
+    n_train, wanted = len(prepared.data.joined("train", "search").labels), prepared.spec.search.refit
+    n_rows = n_train + len(prepared.data.confirm.labels)
     is_left_out = wanted == "auto" and n_rows - n_train < _LEAST_HELD_OUT * n_rows
     return 0.0 if wanted == "off" or is_left_out else n_rows / n_train
 

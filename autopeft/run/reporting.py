@@ -180,7 +180,7 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
     else:
         source = "" if prepared.base.differs_from_checkpoint else loaded_from(module)
         source = source or IN_MEMORY
-    sizes = {name: len(split.labels) for name, split in prepared.bench.splits.items()}
+    sizes = {name: split.n_early for name, split in prepared.bench.splits.items()}
     n_groups = {name: len(set(groups)) for name, groups in prepared.groups.items()}
     return SearchFacts(
         base_model=prepared.base.name,

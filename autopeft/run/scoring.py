@@ -54,7 +54,7 @@ def sensitivity(
     """
     parts = discover("autopeft.sensitivity")
     scores: list[Score] = [parts[name] for name in dict.fromkeys(names)]
-    n_train = len(prepared.bench.splits["train"].labels)
+    n_train = prepared.bench.splits["train"].n_early
     n_requested = max_examples or affordable_examples(
         scores, full_run_examples=prepared.full_steps * prepared.bench.batch_size
     )
@@ -138,7 +138,7 @@ def _batches(prepared: Prepared, *, n_examples: int) -> Iterator[Batch]:
     split = prepared.bench.splits["train"]
     lengths = split.lengths
     rng = np.random.default_rng(prepared.spec.search.seed)
-    sample = rng.permutation(len(lengths))[:n_examples].tolist()
+    sample = rng.permutation(split.n_early)[:n_examples].tolist()
     n_sorted = _BATCH * _SORTED_BATCHES
     for start in range(0, n_examples, n_sorted):
         rows = sorted(sample[start : start + n_sorted], key=lambda i: (lengths[i], i))

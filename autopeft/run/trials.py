@@ -31,6 +31,7 @@ _CLAIM = "claim.json"
 _RESERVE = "reserve"  # a file in a trial's folder that makes room for its score when the disk is full
 _RESERVE_BYTES = 2**18  # scores of some 12,000 rows
 _PLACEHOLDERS = ("{trial}", "{result}")  # for paths, in the user's command
+_HEAD_MOVES = {"classes": MOVE, "numbers": MOVE_OF_NUMBERS, "below": MOVE_BELOW}
 _SHOWN = 200  # characters of the last line of a log; chosen by hand
 
 _MOST_APART = 1e-3  # between a score and the mean of its rows, times the larger of score and 1; by hand
@@ -134,7 +135,7 @@ class TrialFolders:
             "config": str(folder / "config"),
             "choices": dict(plan.choices),
             "learning_rate": plan.learning_rate,
-            "head_moves": {"classes": MOVE, "numbers": MOVE_OF_NUMBERS, "below": MOVE_BELOW},
+            "head_moves": {name: move * plan.head_factor for name, move in _HEAD_MOVES.items()},
             "trainable_params": plan.trainable_params,
             "steps": n_steps,
             "warmup_steps": warmup_steps(n_steps),

@@ -98,6 +98,7 @@ def plan_of(policy: Policy, context: AllocationContext) -> Plan:
         learning_rate=policy.learning_rate,
         trainable_params=params_of(adapters, context),
         choices=tuple(choices.items()),
+        head_factor=policy.head_factor,
     )
 
 

@@ -19,7 +19,7 @@ from optuna.trial import BaseTrial
 from autopeft.extension import Method
 from autopeft.space.spaces import MethodSpace, Policy, Space
 
-ARM, RATE = "method", "rate_position"
+ARM, RATE, HEAD = "method", "rate_position", "head_factor"
 _CHOICES = ("placement", "layers_by", "ranks_by")  # fields of `MethodSpace` that list values
 _RANGES = ("layer_share", "exponent")  # fields with a lower and an upper end
 
@@ -39,6 +39,8 @@ def parameters(space: Space) -> dict[str, BaseDistribution]:
     rates = [parts[0].learning_rate for parts in by_arm]
     if any(rate is None or rate[0] < rate[1] for rate in rates):
         distributions[RATE] = FloatDistribution(0.0, 1.0)
+    if len(space.head_factor) > 1:
+        distributions[HEAD] = CategoricalDistribution(space.head_factor)
     for index in range(max(map(len, by_arm))):
         parts_at_index = [parts[index] for parts in by_arm if index < len(parts)]
         for name in _CHOICES:
@@ -85,7 +87,8 @@ def policy_of_parameters(drawn: Parameters, space: Space, methods: Mapping[str, 
         _policy_of_part(drawn, methods[method], part, index=index, rate=rate)
         for index, (method, part) in enumerate(space.parts(arm))
     )
-    return replace(lead, other_parts=tuple(other_parts))
+    head_factor = drawn.get(HEAD, space.head_factor[0])
+    return replace(lead, other_parts=tuple(other_parts), head_factor=head_factor)
 
 
 def _policy_of_part(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -38,6 +39,13 @@ def _refuse_repeats(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def _require_power_of_two(value: float) -> float:
+    """Return a factor by which a rate can be multiplied and divided again without rounding."""
+    if math.frexp(value)[0] != 0.5:
+        raise ValueError("be a power of two, such as 0.25")
+    return value
+
+
 def _require_role_sets(values: tuple[str, ...]) -> tuple[str, ...]:
     """Return placements; ValueError unless each is `all` or a set of roles, and no two are equal sets."""
     sets = [frozenset(value.split("+")) for value in values]
@@ -56,6 +64,7 @@ Position = Annotated[float, Field(ge=0, le=1)]
 Exponent = Annotated[float, Field(ge=0, le=_MOST_EXPONENT)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rank = Annotated[int, Field(ge=1, le=_MOST_RANK)]
+HeadFactor = Annotated[float, Field(gt=0), AfterValidator(_require_power_of_two)]
 Choices = dict[str, Annotated[tuple[OptionValue, ...], Field(min_length=1), AfterValidator(_refuse_repeats)]]
 
 
@@ -119,6 +128,8 @@ class MixPart(MethodSpace):
 class Space(BaseModel):
     """A search space as its file says it; `first` lists the plans that a search of each family tries first.
 
+    `head_factor` has the factors of the task head's learning rate that the sampler tries.
+
     A mix is several methods in one plan, on disjoint sites and one budget: a site that two parts select
     belongs to the earlier part.
     """
@@ -129,6 +140,9 @@ class Space(BaseModel):
     about: str
     methods: dict[str, MethodSpace] = {}
     mixes: dict[str, Annotated[tuple[MixPart, ...], Field(min_length=2)]] = {}
+    head_factor: Annotated[tuple[HeadFactor, ...], Field(min_length=1), AfterValidator(_refuse_repeats)] = (
+        1.0,
+    )
     first: dict[Family, tuple[FirstPlan, ...]] = {}
 
     @property
@@ -168,8 +182,9 @@ class Policy:
 
     Its choices are those of `MethodSpace`. `exponent` counts only if `ranks_by` is score. `options` leaves
     defaults out. `learning_rate` is the peak rate of the first part of a mix; its `other_parts` train at a
-    multiple of it. Each of these takes the sites that no earlier part has; all share one budget. `choices`
-    are values of the user's own trainer, which takes its first value of a choice that is left out.
+    multiple of it. Each of these takes the sites that no earlier part has; all share one budget.
+    `head_factor` scales the learning rate of the task head. `choices` are values of the user's own trainer,
+    which takes its first value of a choice that is left out.
     """
 
     method: str
@@ -182,6 +197,7 @@ class Policy:
     max_rank: int | None = None
     learning_rate: float
     other_parts: tuple[Policy, ...] = ()
+    head_factor: float = 1.0
     choices: OptionPairs = ()
 
     @property

@@ -18,7 +18,8 @@ _HEADER = """\
 # Train it: {train}
 # scale is alpha / r. Rank 0 stands for a method without ranks. Counts are in parameters.
 # An adapter trains at rate_factor times the learning rate, 1 where it has none. The last layer of the
-# task head trains at head_learning_rate. choices are settings of your own trainer.
+# task head trains at head_learning_rate, which is head_factor times the derived rate. choices are settings of
+# your own trainer.
 """
 
 _Count = Annotated[int, Field(ge=0, le=2**53)]  # what JSON readers hold exactly
@@ -61,6 +62,7 @@ class _PlanFile(_Strict):
     trainable_params: _Count
     head_params: _Count
     choices: dict[_Word, records.OptionValue] = {}
+    head_factor: Annotated[_Finite, Field(gt=0)] = 1.0
     adapters: tuple[_AdapterEntry, ...]
 
 
@@ -88,6 +90,7 @@ def write_plan(path: Path | str, document: records.PlanDocument) -> None:
         "trainable_params": plan.trainable_params,
         "head_params": document.head_params,
         **({"choices": dict(plan.choices)} if plan.choices else {}),
+        **({"head_factor": plan.head_factor} if plan.head_factor != 1.0 else {}),
         "adapters": adapters,
     }
     train = records.train_command(Path("plan.yaml"), model, document.data)
@@ -120,6 +123,7 @@ def read_plan_file(path: Path) -> records.PlanDocument:
             learning_rate=read.learning_rate,
             trainable_params=read.trainable_params,
             choices=tuple(read.choices.items()),
+            head_factor=read.head_factor,
         ),
         model=records.ModelSpec(**read.base_model.model_dump(exclude={"base_params"})),
         data=read.data,

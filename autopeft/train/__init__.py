@@ -35,5 +35,6 @@ from autopeft.train.rates import (
     full_run_steps,
     head_move,
     input_rms,
+    short_steps,
     warmup_steps,
 )

@@ -51,6 +51,7 @@ from autopeft.train.rates import (
     input_rms,
     parameter_groups,
     short_schedule,
+    short_steps,
 )
 
 _RMS_EXAMPLES = 32  # of the train split, for the size of the head's inputs; chosen by hand
@@ -67,7 +68,8 @@ class Bench:
     Attributes:
         keep_weights: Gives the folder for the weights of a plan and seed; None keeps no weights.
         under_way: Gives the folder for the state of a run, from which a stopped run resumes; None keeps none.
-        full_steps: Steps of a full run, which a short run begins; None makes each short run independent.
+        full_steps: Steps of a full run, which a short run begins; None makes each short run independent, and
+            leaves the late rows of the train split out.
         head_learning_rate: Of the last layer of the head; None derives it from the size of its inputs.
         interrupt: Called before each training step; an exception that it raises stops the run.
     """
@@ -258,7 +260,14 @@ class Bench:
     def _steps(self, fidelity: Fidelity, compute: Compute) -> list[list[Sequence[int]]]:
         """The micro-batches of each training step, as row indices."""
         split, n_steps = self.splits["train"], fidelity.train_steps
-        rows = train_rows(split.lengths, n_steps=n_steps, batch_size=self.batch_size, seed=fidelity.seed)
+        rows = train_rows(
+            split.lengths,
+            n_steps=n_steps,
+            batch_size=self.batch_size,
+            seed=fidelity.seed,
+            n_late=split.n_late,
+            late_from=n_steps if self.full_steps is None else short_steps(self.full_steps),
+        )
         max_tokens = compute.micro_batch_tokens
         return [micro_batches(step, split.sizes, max_tokens=max_tokens) for step in rows]
 
@@ -322,7 +331,7 @@ class Bench:
     def sample_batches(self, *, n_examples: int, batch_size: int, seed: int) -> list[Batch]:
         """Draw a sample of the train split by a seed, sort it by length and cut it into micro-batches."""
         split, max_tokens = self.splits["train"], self.compute.micro_batch_tokens
-        sample = np.random.default_rng(seed).permutation(len(split.lengths))[:n_examples].tolist()
+        sample = np.random.default_rng(seed).permutation(split.n_early)[:n_examples].tolist()
         sample.sort(key=lambda i: split.lengths[i])
         batches = [sample[i : i + batch_size] for i in range(0, len(sample), batch_size)]
         parts = [

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import islice
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from autopeft.extension import Encoded, Example, Task
 from autopeft.model import BaseModel, is_out_of_memory
 from autopeft.model.checks import PASS_ERRORS
 from autopeft.records import Fidelity
+from autopeft.train.rates import short_steps
 from autopeft.train.rows import Counts, LazyRows, length_of, rows_of_tokens, size_of
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class EncodedSplit:
     text_form: str = ""
     lazy: LazyRows | None = None
     rows: tuple[int, ...] | None = None  # the row of each example; None if no row was dropped
+    n_late: int = 0  # examples at the end that a full run sees only after the steps of its short run
 
     @cached_property
     def lengths(self) -> Counts:
@@ -84,6 +86,11 @@ class EncodedSplit:
         rows: list[int] = self.known[self.sizes[self.known].argsort(kind="stable")[-n_rows:]].tolist()
         return rows
 
+    @property
+    def n_early(self) -> int:
+        """Number of examples, at the beginning, that a short run may see."""
+        return len(self.examples) - self.n_late
+
     def subset(self, n_examples: int) -> list[int]:
         """Draw rows to judge a short run on, ascending; the same for all plans, smaller sets within larger.
 
@@ -96,14 +103,23 @@ class EncodedSplit:
 def encode_splits(
     data: LabelledData, *, base: BaseModel, task: Task, max_length: int | None
 ) -> dict[str, EncodedSplit]:
-    """Encode the non-empty splits of a dataset; raises ModelError if the model cannot take a train row."""
-    encoded = {
-        split.name: encode_split(split, base=base, task=task, max_length=max_length)
-        for split in (data.train, data.search, data.confirm, data.test)
-        if split.inputs
-    }
+    """Encode the non-empty splits of a dataset; raises ModelError if the model cannot take a train row.
+
+    The rows of the search split are also the late ones of the train split.
+    """
+    encode = partial(encode_split, base=base, task=task, max_length=max_length)
+    splits = (data.train, data.search, data.confirm, data.test)
+    if not task.defaults.is_packed:
+        splits = (data.joined("train", "search"), *splits[1:])
+    encoded = {split.name: encode(split) for split in splits if split.inputs}
     if form := encoded["train"].text_form:
         log.info("%s", form)
+    train, n_late = encoded["train"], len(encoded["search"].examples)
+    if task.defaults.is_packed:  # no block holds rows of both
+        columns = zip(*((split.examples, split.labels) for split in (train, encoded["search"])), strict=True)
+        examples, labels = (tuple(chain.from_iterable(column)) for column in columns)
+        train = replace(train, examples=examples, labels=labels)
+    encoded["train"] = replace(train, n_late=n_late)
     _require_fit(encoded["train"], base, task)
     return encoded
 
@@ -231,28 +247,33 @@ def _require_known_tokens(rows: Sequence[Sequence[int]], base: BaseModel) -> Non
         )
 
 
-def train_rows(lengths: Counts, *, n_steps: int, batch_size: int, seed: int) -> list[list[int]]:
+def train_rows(
+    lengths: Counts, *, n_steps: int, batch_size: int, seed: int, n_late: int = 0, late_from: int = 0
+) -> list[list[int]]:
     """Draw the rows of each step; the plan has no influence, so that all plans see the same order.
 
-    A longer run begins with the rows of a shorter one.
+    The last `n_late` rows are left out before step `late_from`. A longer run begins with the rows of a
+    shorter one.
     """
-    rng = np.random.default_rng(seed)
-    batch_size = min(batch_size, len(lengths))
+    rng, n_early = np.random.default_rng(seed), len(lengths) - n_late
     batches: list[list[int]] = []
-    while len(batches) < n_steps:
-        epoch = epoch_batches(lengths, batch_size=batch_size, rng=rng)
-        batches += islice(epoch, n_steps - len(batches))
+    for end, n_rows in ((min(late_from, n_steps), n_early), (n_steps, len(lengths))):
+        while len(batches) < end:
+            epoch = epoch_batches(lengths, n_rows, batch_size=min(batch_size, n_rows), rng=rng)
+            batches += islice(epoch, end - len(batches))
     return batches
 
 
-def epoch_batches(lengths: Counts, *, batch_size: int, rng: np.random.Generator) -> Iterator[list[int]]:
-    """Yield the full batches of one epoch in random order, each of rows of similar length.
+def epoch_batches(
+    lengths: Counts, n_rows: int, *, batch_size: int, rng: np.random.Generator
+) -> Iterator[list[int]]:
+    """Yield the full batches of one epoch of the first `n_rows`, each of rows of similar length, shuffled.
 
     Rows are shuffled and cut into chunks of 16 batches. Each chunk is sorted by length, cut into batches, and
     its batches are shuffled. A random remainder that fills no batch is left out of the epoch.
     Sorting lowers the share of padding from about half to a tenth.
     """
-    order = rng.permutation(len(lengths))
+    order = rng.permutation(n_rows)
     order = order[: len(order) - len(order) % batch_size]
     chunk = batch_size * _SORTED_BATCHES
     for start in range(0, len(order), chunk):
@@ -296,6 +317,8 @@ def encode_ahead(
     The time that this takes then counts to no measurement, and a row that cannot be encoded is refused before
     the first one.
 
+    The longest of the runs is a full run.
+
     Raises:
         DataError: A row cannot be encoded.
         ModelError: The tokenizer gives tokens that the model lacks.
@@ -303,8 +326,16 @@ def encode_ahead(
     if all(split.lazy is None for split in splits.values()):
         return
     needed = {name: _ReadRows(len(split.labels)) for name, split in splits.items()}
+    late_from = short_steps(max(at.train_steps for at in fidelities))
     for at in fidelities:
-        train_rows(needed["train"], n_steps=at.train_steps, batch_size=batch_size, seed=at.seed)
+        train_rows(
+            needed["train"],
+            n_steps=at.train_steps,
+            batch_size=batch_size,
+            seed=at.seed,
+            n_late=splits["train"].n_late,
+            late_from=late_from,
+        )
         needed[at.split].is_read[splits[at.split].subset(at.eval_examples)] = True
     n_rows = sum(rows.is_read.sum() for rows in needed.values())
     log.info("The run may read %s rows, which are tokenised now.", f"{n_rows:,}")

@@ -123,9 +123,10 @@ def problem_of(surrogate: Surrogate, spec: RunSpec) -> SearchProblem:
             f"Cell {surrogate.results.name} has arms of {', '.join(sorted(measured))} and none of "
             f"{', '.join(requested.arms)}; ask for others."
         )
+    feasible = space.feasible(requested.only(known_arms), context)
     return search_problem(
         _stand_in(surrogate, spec),
-        space.feasible(requested.only(known_arms), context),
+        feasible.model_copy(update={"head_factor": (1.0,)}),  # the tables have no other
         context,
         [SiteScores(name=name, values=values) for name, values in description.scores.items()],
     )

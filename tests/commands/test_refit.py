@@ -46,7 +46,7 @@ def test_both_adapters_are_those_of_train_to_the_bit(folder, all_rows, usual, tm
 
 def test_refit_sees_all_rows_for_as_many_epochs(usual):
     refit = answer_of(usual)["refit"]
-    assert (refit["train_rows"], refit["train_steps"]) == (160, 16)  # twice the 80 rows, twice the 8 steps
+    assert (refit["train_rows"], refit["train_steps"]) == (160, 11)  # 8 steps on 120 rows before
 
 
 def test_result_has_the_score_and_the_cost_of_the_refit(usual):
@@ -129,7 +129,7 @@ def test_refit_that_is_stopped_is_resumed_to_the_same_bits(usual, small_spec, tm
     assert not (tmp_path / "run/best/judged").exists()  # the judged adapter is the answer so far
     calls_before = len(calls)
     _, run = search(small_spec(tmp_path / "run"), resume=True, interrupt=stop_in_the_refit)
-    assert len(calls) - calls_before < 16  # of 16 steps, those before the stop are not repeated
+    assert len(calls) - calls_before < 11  # of 11 steps, those before the stop are not repeated
     assert (run / "best/weights" / WEIGHTS).read_bytes() == (usual / "best/weights" / WEIGHTS).read_bytes()
 
 
@@ -147,6 +147,6 @@ def test_refit_is_made_where_many_rows_were_held_out(wanted, n_train, n_held_out
     def split(n_rows: int) -> SimpleNamespace:
         return SimpleNamespace(labels=range(n_rows))
 
-    data = SimpleNamespace(train=split(n_train), search=split(1), confirm=split(n_held_out - 1))
+    data = SimpleNamespace(joined=lambda *_: split(n_train), confirm=split(n_held_out))
     settings = SimpleNamespace(search=SimpleNamespace(refit=wanted))
     assert refit_cost(SimpleNamespace(data=data, spec=settings)) == pytest.approx(cost)

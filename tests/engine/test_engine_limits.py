@@ -15,12 +15,13 @@ from toys.engine import ROOMY, STEP_SECONDS, TIGHT, Display, Run, World, kind_of
 from toys.metrics import ACCURACY, ERROR_RATE, LOSS, PEARSON
 
 from autopeft import space
-from autopeft.engine import planned_runs, repeated_steps, search_cost, short_steps, usual_cost
+from autopeft.engine import planned_runs, repeated_steps, search_cost, usual_cost
 from autopeft.engine.judge import Judgement, longer_run
 from autopeft.engine.runs import Runs
 from autopeft.executors import Serial
 from autopeft.extension import discover
 from autopeft.records import Measurement, MetricFacts, Plan, Status, Verdict
+from autopeft.train.rates import short_steps
 
 SECONDS = (
     0.5 * STEP_SECONDS / 4

@@ -99,6 +99,7 @@ def test_json_is_plain() -> None:
         "learning_rate": 0.001,
         "trainable_params": 72,
         "choices": [],
+        "head_factor": 1.0,
     }
 
 

@@ -178,6 +178,7 @@ plans = st.builds(
     adapters=st.lists(adapters, max_size=4, unique_by=lambda adapter: adapter.site).map(tuple),
     learning_rate=st.floats(min_value=0, exclude_min=True, allow_infinity=False),
     trainable_params=st.integers(0, 10**12),
+    head_factor=st.sampled_from([1.0, 0.25, 0.0625]),
 )
 
 

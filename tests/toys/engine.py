@@ -179,6 +179,7 @@ def problem(
     n_examples: tuple[int, int, int] = (100, 100, 50),
     metric: MetricFacts = ACCURACY,
     has_head: bool = True,
+    head_factors: tuple[float, ...] = (1.0,),
     user_plan: tuple[Arm, Plan] | None = None,
     groups: Mapping[str, Sequence[int]] | None = None,
     **search: Any,
@@ -199,6 +200,7 @@ def problem(
         ),
         metric=metric,
         head_rates=(3e-3, 3e-1) if has_head else (1.0, 1.0),
+        head_factors=head_factors,
         user_plan=user_plan,
         groups=groups or {},
     )

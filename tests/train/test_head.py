@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from autopeft.model import BaseModel
 from autopeft.model.checks import require_sites
 from autopeft.records import Status
 from autopeft.run.prepare import prepare
-from autopeft.train.rates import head_maps, head_rates, input_rms
+from autopeft.train.rates import head_maps, head_rates, input_rms, parameter_groups
 
 TINY = {
     "hidden_size": 16,
@@ -141,6 +143,25 @@ def test_head_rate_of_a_run_follows_from_its_epochs(make_bench):
     once, often = (make_bench(full_steps=n_steps) for n_steps in (4, 400))
     n_epochs = 400 * often.batch_size / len(often.splits["train"].labels)
     assert often.head_rates.output == pytest.approx(once.head_rates.output * 4 / n_epochs)
+
+
+def test_a_plan_scales_the_rate_of_its_head_and_of_nothing_else(bert, make_plan, attach, methods):
+    plan, heads = make_plan(bert, "lora"), head_rates(bert, {})
+    with attach(bert, plan, seed=0) as model:
+        rates = [
+            {
+                name: group["lr"]
+                for group in parameter_groups(
+                    model, replace(plan, head_factor=factor), heads=heads, methods=methods
+                )
+                for name, parameter in model.named_parameters()
+                if any(parameter is each for each in group["params"])
+            }
+            for factor in (1.0, 0.25)
+        ]
+    usual, slower = rates
+    assert {slower[name] / usual[name] for name in usual if "lora_" in name} == {1.0}
+    assert {slower[name] / usual[name] for name in usual if "lora_" not in name} == {0.25}
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ def try_examples(task, module, tokenizer):
     base = BaseModel(module.eval(), toy.tokenizer, name="tiny", untrained=frozenset())
     train = Split(name="train", inputs=tuple(toy.inputs), labels=tuple(toy.labels))
     empty = replace(train, inputs=(), labels=())
-    data = SimpleNamespace(train=train, search=empty, confirm=empty, test=empty)
+    search = replace(train, name="search")
+    data = SimpleNamespace(train=train, search=search, confirm=empty, test=empty, joined=lambda *_: train)
     encode_splits(data, base=base, task=toy.task, max_length=32)
 
 
