@@ -60,7 +60,7 @@ def train_in_full(
     )
     if n_affordable < len(rivals):
         log.warning(
-            "The limits pay %d of %d rivals in full; raise --max-time or --max-cost for more.",
+            "The limits allow %d of %d rivals in full; raise --max-time or --max-cost for more.",
             n_affordable,
             len(rivals),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from autopeft.evidence import Examples
 from autopeft.extension import slow_starters
@@ -11,6 +12,7 @@ from autopeft.records import Arm, EvaluatedSplit, Fidelity, MetricFacts, Plan, R
 from autopeft.space import (
     BASELINE_METHOD,
     AllocationContext,
+    Policy,
     Space,
     first_policies,
     head_alone,
@@ -154,15 +156,24 @@ class SearchProblem:
         arm = Arm(kind="head", label="head" if self.has_head else "untrained")
         return arm, head_alone((low * high) ** 0.5 if self.has_head else 0.0)
 
-    @property
-    def first_plans(self) -> tuple[tuple[Arm, Plan], ...]:
-        """The plans that every search tries. Baselines come first: the user's, LoRAs, or the head alone."""
-        listed = first_policies(self.space, self.family, self.context)
-        plans = [(arm, plan_of(policy, self.context)) for arm, policy in listed]
+    @cached_property
+    def listed(self) -> tuple[tuple[Arm, Policy | None, Plan], ...]:
+        """The plans that every search tries. Baselines come first: the user's, LoRAs, or the head alone.
+
+        The policy is None for a plan that is no point of the space.
+        """
+        policies = first_policies(self.space, self.family, self.context)
+        listed = tuple((arm, policy, plan_of(policy, self.context)) for arm, policy in policies)
         default = self.user_plan or (None if self.has_lora else self.head)
         if default is None:
-            return tuple(plans)
-        return (default, *((arm, plan) for arm, plan in plans if plan != default[1]))
+            return listed
+        arm, plan = default
+        return ((arm, None, plan), *(entry for entry in listed if entry[2] != plan))
+
+    @property
+    def first_plans(self) -> tuple[tuple[Arm, Plan], ...]:
+        """The listed plans with their arms."""
+        return tuple((arm, plan) for arm, _, plan in self.listed)
 
     def smaller(self, power: int) -> SearchProblem:
         """The same problem with the budget over 5 ** power, the list of small plans and no user's plan."""

@@ -34,12 +34,11 @@ def search(
     runs.later.update(smaller_runs(problem))
     study = Study(problem=problem, runs=runs, storage=storage())
     watch(study)
-    study.measure_first_plans()  # short runs with one shared seed: the same rows in the same order
-    study.propose_and_measure()  # further plans by Optuna, if the effort asks for more than the list has
+    study.measure()  # short runs with one shared seed: the same rows in the same order
     baselines, rivals = choose_finalists(problem, study)
     # Each full run goes on from its short run, and its weights are kept.
     baseline, finished = train_in_full(problem, runs, baselines, rivals)
-    study.prune_trials()
+    study.record_full(finished)
     judged = judge(problem, runs, baseline, finished)  # in pairs, on all confirm rows
     tested = read_test(problem, runs, judged)
     sizes = smaller_budgets(problem, runs, judged)

@@ -1,40 +1,40 @@
-"""The study: the first plans and Optuna's proposals, each in a short run and each a trial in a storage."""
+"""The Optuna study: listed plans and the sampler's proposals, each scored by a short run."""
 
 from __future__ import annotations
 
 import logging
-import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Any
 
+import numpy as np
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.samplers import TPESampler
 from optuna.storages import BaseStorage
-from optuna.study import StudyDirection
-from optuna.trial import Trial, TrialState, create_trial
+from optuna.trial import Trial, TrialState
 
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.runs import Runs
 from autopeft.records import Fidelity, Measurement, Plan, Proposal
-from autopeft.space import plan_of, suggest
+from autopeft.space import parameters, parameters_of, plan_of, policy_of_parameters
 
 STUDY = "autopeft"
-_N_STARTUP = 8  # sampled trials before the sampler models anything; chosen by hand
-_N_AT_ONCE = 4  # trials between two updates of the sampler, whatever the workers; chosen by hand
+_TRAINER = "trainer."  # begins the names of choices of the user's own trainer
+_N_STARTUP = 8  # finished trials before the sampler models anything; heuristic
+_N_AT_ONCE = 4  # trials between two updates of the sampler, whatever the workers; heuristic
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
 class Study:
-    """The proposals of a search with their short runs.
+    """The trials of a search with their plans and short runs.
 
-    There are two Optuna studies. One in memory holds the trials that the sampler proposed. One in `storage`
-    has a trial for each proposal, with its losses by training steps, for people to watch. To write the losses
-    of full runs there, this object puts itself between `runs` and their display.
+    The listed plans are enqueued with all their parameters, so that the sampler learns from them. The value
+    of a trial is the loss of its short run. A plan that is not a point of the space, such as the user's
+    baseline, has a trial without parameters.
     """
 
     problem: SearchProblem
@@ -42,134 +42,126 @@ class Study:
     storage: BaseStorage
     proposals: list[Proposal] = field(default_factory=list)
     short: dict[Plan, Measurement] = field(default_factory=dict)
-    _sampled: dict[int, Trial] = field(default_factory=dict)  # by the number of their proposal
-    # Id of a trial without a full run so far -> its plan and the loss of its short run.
-    _racing: dict[int, tuple[Plan, float]] = field(default_factory=dict)
+    _trials: dict[int, Trial] = field(default_factory=dict)  # by the number of their proposal
 
     def __post_init__(self) -> None:
-        self._study_id = self.storage.create_new_study([StudyDirection.MINIMIZE], STUDY)
-        self._display, self.runs.progress = self.runs.progress, self
-
-    def measure_first_plans(self) -> None:
-        """Propose the first plans of the search space, and measure as many as effort, time and cost allow."""
-        listed = self.problem.first_plans
-        for arm, plan in listed:
-            self.runs.arms.setdefault(plan, arm)
-        n_trials = self.problem.n_trials(len(listed))
-        self.runs.begin("short runs", [self._fidelity] * n_trials)
-        numbered = enumerate(listed[:n_trials])
-        self._measure([Proposal(trial=i, arm=arm, source="list", plan=plan) for i, (arm, plan) in numbered])
-
-    def propose_and_measure(self) -> None:
-        """Measure Optuna's plans as effort, time and cost allow; none if plans of the list are unmeasured."""
         problem = self.problem
-        n_remaining = problem.n_trials(len(self.proposals)) - len(self.proposals)
-        if n_remaining <= 0 or len(self.proposals) < len(problem.first_plans):
-            return
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of group=True
-            sampler = TPESampler(
-                multivariate=True,
-                group=True,
-                constant_liar=True,
-                n_startup_trials=_N_STARTUP,
-                seed=problem.spec.search.seed,
-            )
-        study = optuna.create_study(sampler=sampler)
-        while n_remaining > 0:
-            proposals: list[Proposal] = []
-            for _ in range(min(n_remaining, _N_AT_ONCE)):
-                trial = study.ask()
-                policy = suggest(trial, problem.space, problem.context.methods)
-                of_trainer: dict[str, Any] = {
-                    name: trial.suggest_categorical(f"trainer.{name}", values)
-                    for name, values in problem.context.choices.items()
-                }
-                policy = replace(policy, choices=tuple(of_trainer.items()))
-                number, plan = len(self.proposals) + len(proposals), plan_of(policy, problem.context)
-                self._sampled[number] = trial
-                self.runs.arms.setdefault(plan, policy.arm)
-                proposals.append(Proposal(trial=number, arm=policy.arm, source="sampler", plan=plan))
-            if self._measure(proposals) < len(proposals):
-                return
-            for proposal in proposals:
-                loss = self.short[proposal.plan].loss
-                study.tell(self._sampled[proposal.trial], math.inf if loss is None else loss)
-            n_remaining -= len(proposals)
+        self._study = optuna.create_study(storage=self.storage, study_name=STUDY)
+        of_space = parameters(problem.space, [policy for _, policy, _ in problem.listed if policy])
+        for arm, _, plan in problem.listed:
+            self.runs.arms.setdefault(plan, arm)
+        for _, policy, plan in problem.listed[: problem.n_trials(len(problem.listed))]:
+            drawn: dict[str, Any] = {}
+            if policy is not None:
+                drawn = parameters_of(policy, of_space, problem.space, problem.context.methods)
+                drawn |= {_TRAINER + name: value for name, value in plan.choices}
+            self._study.enqueue_trial(drawn)
+        of_trainer = {
+            _TRAINER + name: CategoricalDistribution(v) for name, v in problem.context.choices.items()
+        }
+        self._distributions = of_space | of_trainer
 
-    def _measure(self, proposals: Sequence[Proposal]) -> int:
-        """Measure proposals while limits leave room for two full runs; return how many; else warn.
+    def measure(self) -> None:
+        """Measure the listed plans, then proposals of the sampler, as effort, time and cost allow.
+
+        The sampler proposes nothing while listed plans are unmeasured.
+        """
+        n_trials, n_listed = self.problem.n_trials(len(self.problem.listed)), len(self.problem.listed)
+        self.runs.begin("short runs", [self._fidelity] * n_trials)
+        while len(self.proposals) < n_trials:
+            n_done = len(self.proposals)
+            self._study.sampler = _sampler(self.problem.spec.search.seed, n_done)
+            end = n_listed if n_done < n_listed else n_done + _N_AT_ONCE
+            if not self._measure(min(end, n_trials) - n_done):
+                self._warn(n_trials)
+                return
+
+    def _measure(self, n_asked: int) -> bool:
+        """Measure trials while limits leave room for two full runs; return whether all were measured.
 
         What an earlier process measured of them is used beyond the limits, too.
         """
-        reserve = self.problem.full_runs(n_plans=2)
-        n_workers, n_left_out = self.runs.executor.n_workers, 0
-        remaining = iter(proposals)
-        while batch := list(islice(remaining, n_workers)):
-            logged = [each for each in batch if (each.plan, self._fidelity) in self.runs.earlier]
-            n_new = len(batch) - len(logged)
+        reserve, is_complete = self.problem.full_runs(n_plans=2), True
+        while n_asked > 0:
+            batch = [self._ask() for _ in range(min(n_asked, self.runs.executor.n_workers))]
+            n_asked -= len(batch)
+            new = [each for each in batch if (each.plan, self._fidelity) not in self.runs.earlier]
             fidelities = [*[self._fidelity] * len(batch), *reserve]
-            if n_new and (n_left_out or not self.runs.has_room(fidelities, [each.plan for each in batch])):
-                batch, n_left_out = logged, n_left_out + n_new
-            self.proposals += batch
-            trial_ids = [self._begin_trial(proposal) for proposal in batch]
-            results = self.runs.measure_all((proposal.plan, self._fidelity) for proposal in batch)
-            self.short |= {proposal.plan: result for proposal, result in zip(batch, results, strict=True)}
-            for trial_id, result in zip(trial_ids, results, strict=True):
-                if result.loss is None:
-                    self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
-                else:
-                    self.storage.set_trial_intermediate_value(
-                        trial_id, self._fidelity.train_steps, result.loss
-                    )
-                    self._racing[trial_id] = result.plan, result.loss
-        if n_left_out:
-            full_run = self.runs.seconds(self.problem.lengths.full(seed=0))
-            log.warning(
-                "The limits pay %d of %d short runs%s; raise --max-time or --max-cost for more.",
-                len(self.short),
-                len(self.short) + n_left_out,
-                "" if full_run is None else f", as a full run takes about {full_run / 60:.1f} min",
-            )
-            self.runs.expected[self._fidelity] = self.runs.later[self._fidelity]
-        return len(proposals) - n_left_out
+            plans = [proposal.plan for proposal in batch]
+            if new and not (is_complete and self.runs.has_room(fidelities, plans)):
+                is_complete = False
+                for proposal in new:
+                    self._study.tell(self._trials[proposal.trial], state=TrialState.PRUNED)
+            self._run(batch if is_complete else [each for each in batch if each not in new])
+        return is_complete
+
+    def _ask(self) -> Proposal:
+        """Ask for the next trial: an enqueued one, or else one that the sampler proposes."""
+        problem, number = self.problem, len(self._trials)
+        if number < len(problem.listed):
+            arm, policy, plan = problem.listed[number]
+            trial = self._study.ask(None if policy is None else self._distributions)
+            proposal = Proposal(trial=number, arm=arm, source="list", plan=plan)
+        else:
+            trial = self._study.ask(self._distributions)
+            policy = policy_of_parameters(trial.params, problem.space, problem.context.methods)
+            choices = [(name, trial.params[_TRAINER + name]) for name in problem.context.choices]
+            plan = plan_of(replace(policy, choices=tuple(choices)), problem.context)
+            proposal = Proposal(trial=number, arm=policy.arm, source="sampler", plan=plan)
+            self.runs.arms.setdefault(plan, policy.arm)
+        assert trial.number == number
+        self._trials[number] = trial
+        about = {
+            "arm": str(proposal.arm),
+            "source": proposal.source,
+            "plan": plan.digest,
+            "trainable_params": plan.trainable_params,
+        }
+        for name, value in about.items():
+            trial.set_user_attr(name, value)
+        return proposal
+
+    def _run(self, batch: Sequence[Proposal]) -> None:
+        """Measure the plans of trials side by side, and tell the study their losses."""
+        self.proposals += batch
+        results = self.runs.measure_all((proposal.plan, self._fidelity) for proposal in batch)
+        for proposal, result in zip(batch, results, strict=True):
+            self.short[proposal.plan] = result
+            state = TrialState.FAIL if result.loss is None else TrialState.COMPLETE
+            self._study.tell(self._trials[proposal.trial], result.loss, state=state)
+
+    def record_full(self, finished: Mapping[Plan, Sequence[Measurement]]) -> None:
+        """Store the losses of full runs with the study, since a finished trial keeps its value."""
+        trials = {proposal.plan: proposal.trial for proposal in reversed(self.proposals)}
+        content = {
+            plan.digest: {"trial": trials.get(plan), "losses": [run.loss for run in runs]}
+            for plan, runs in finished.items()
+        }
+        self._study.set_user_attr("full_runs", content)
+
+    def _warn(self, n_trials: int) -> None:
+        full_run = self.runs.seconds(self.problem.lengths.full(seed=0))
+        log.warning(
+            "The limits allow %d of %d short runs%s; raise --max-time or --max-cost for more.",
+            len(self.short),
+            n_trials,
+            "" if full_run is None else f", as a full run takes about {full_run / 60:.1f} min",
+        )
+        self.runs.expected[self._fidelity] = self.runs.later[self._fidelity]
 
     @property
     def _fidelity(self) -> Fidelity:
         return self.problem.lengths.short(seed=self.problem.seeds[0])
 
-    def _begin_trial(self, proposal: Proposal) -> int:
-        plan, sampled = proposal.plan, self._sampled.get(proposal.trial)
-        trial = create_trial(
-            state=TrialState.RUNNING,
-            params={} if sampled is None else sampled.params,
-            distributions={} if sampled is None else sampled.distributions,
-            user_attrs={
-                "arm": str(proposal.arm),
-                "source": proposal.source,
-                "plan": plan.digest,
-                "trainable_params": plan.trainable_params,
-            },
+
+def _sampler(seed: int, n_done: int) -> TPESampler:
+    """Make a sampler that depends on the trials so far alone, so that a resumed search proposes the same."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of group=True
+        return TPESampler(
+            multivariate=True,
+            group=True,
+            constant_liar=True,
+            n_startup_trials=_N_STARTUP,
+            seed=np.random.SeedSequence([seed, n_done]).generate_state(1)[0].item(),
         )
-        return self.storage.create_new_trial(self._study_id, trial)
-
-    def phase(self, name: str, n_measurements: int, *, seconds_left: float | None = None) -> None:
-        """Show that a phase begins."""
-        self._display.phase(name, n_measurements, seconds_left=seconds_left)
-
-    def measured(self, measurement: Measurement, **about: Any) -> None:
-        """Show a measurement; the first full run of a plan completes its trial."""
-        steps, loss = measurement.fidelity.train_steps, measurement.loss
-        if measurement.fidelity.split == "confirm" and loss is not None:
-            racing = [trial_id for trial_id, (plan, _) in self._racing.items() if plan == measurement.plan]
-            for trial_id in racing:
-                self.storage.set_trial_intermediate_value(trial_id, steps, loss)
-                self.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [loss])
-                del self._racing[trial_id]
-        self._display.measured(measurement, **about)
-
-    def prune_trials(self) -> None:
-        """Set the trials of plans that were not trained in full to pruned."""
-        while self._racing:
-            trial_id, (_, short_loss) = self._racing.popitem()
-            self.storage.set_trial_state_values(trial_id, TrialState.PRUNED, [short_loss])

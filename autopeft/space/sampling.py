@@ -8,13 +8,13 @@ does not have changes nothing in its policy.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.trial import BaseTrial
 
 from autopeft.extension import Method
 from autopeft.space.spaces import MethodSpace, Policy, Space
@@ -26,15 +26,19 @@ _RANGES = ("layer_share", "exponent")  # fields with a lower and an upper end
 Parameters = dict[str, Any]
 
 
-def parameters(space: Space) -> dict[str, BaseDistribution]:
+def parameters(space: Space, listed: Sequence[Policy] = ()) -> dict[str, BaseDistribution]:
     """Return name -> distribution of every parameter of a trial; choices of one value are no parameters.
+
+    The distributions also have what `listed` policies have, such as the method of a baseline that is not in
+    the space.
 
     `rate_position` is the place of the learning rate in the range of its arm: 0 at the lower end, 1 at the
     upper end, even in the logarithm. Parameters of later parts of a mix begin with `part2.`, `part3.` …
     """
     distributions: dict[str, BaseDistribution] = {}
-    if len(space.arms) > 1:
-        distributions[ARM] = CategoricalDistribution(space.arms)
+    arms = _union([space.arms, [policy.method for policy in listed]])
+    if len(arms) > 1:
+        distributions[ARM] = CategoricalDistribution(arms)
     by_arm = [[part for _, part in space.parts(arm)] for arm in space.arms]
     rates = [parts[0].learning_rate for parts in by_arm]
     if any(rate is None or rate[0] < rate[1] for rate in rates):
@@ -43,14 +47,17 @@ def parameters(space: Space) -> dict[str, BaseDistribution]:
         distributions[HEAD] = CategoricalDistribution(space.head_factor)
     for index in range(max(map(len, by_arm))):
         parts_at_index = [parts[index] for parts in by_arm if index < len(parts)]
+        of_list = listed if index == 0 else ()
         for name in _CHOICES:
             values = _union(getattr(part, name) for part in parts_at_index)
+            values = _union([values, [getattr(policy, name) for policy in of_list]])
             if len(values) > 1:
                 distributions[_prefix(index) + name] = CategoricalDistribution(values)
         for name in _RANGES:
-            lows, highs = zip(*(getattr(part, name) for part in parts_at_index), strict=True)
-            if min(lows) < max(highs):
-                distributions[_prefix(index) + name] = FloatDistribution(min(lows), max(highs))
+            ends = [end for part in parts_at_index for end in getattr(part, name)]
+            ends += [getattr(policy, name) for policy in of_list]
+            if min(ends) < max(ends):
+                distributions[_prefix(index) + name] = FloatDistribution(min(ends), max(ends))
         for option in _union(part.options for part in parts_at_index):
             values = _union(part.options.get(option, ()) for part in parts_at_index)
             if len(values) > 1:
@@ -66,21 +73,42 @@ def _union(values: Iterable[Iterable[Any]]) -> list[Any]:
     return list(dict.fromkeys(chain.from_iterable(values)))
 
 
-def suggest(trial: BaseTrial, space: Space, methods: Mapping[str, Method]) -> Policy:
-    """Draw all parameters of a trial from its sampler, and make a policy of them."""
+def parameters_of(
+    policy: Policy,
+    distributions: Mapping[str, BaseDistribution],
+    space: Space,
+    methods: Mapping[str, Method],
+) -> Parameters:
+    """Return all parameters of a trial that stands for a policy; those that it does not have are the first.
+
+    `distributions` are those of `parameters`, with the policy among the listed ones.
+    """
+    low, high = learning_rates(space, policy.method, methods)
+    position = math.log(policy.learning_rate / low) / math.log(high / low) if low < high else 0.0
+    method = methods[policy.method]
+    own: Parameters = {
+        ARM: policy.method,
+        RATE: min(max(position, 0.0), 1.0),
+        HEAD: policy.head_factor,
+        **{name: getattr(policy, name) for name in (*_CHOICES, *_RANGES)},
+        **{option: values[0] for option, values in method.choices.items()},
+        **dict(policy.options),
+    }
     drawn: Parameters = {}
-    for name, distribution in parameters(space).items():
+    for name, distribution in distributions.items():
         if isinstance(distribution, CategoricalDistribution):
-            drawn[name] = trial.suggest_categorical(name, distribution.choices)
+            value = own.get(name, distribution.choices[0])
+            drawn[name] = value if value in distribution.choices else distribution.choices[0]
         else:
             assert isinstance(distribution, FloatDistribution)
-            drawn[name] = trial.suggest_float(name, distribution.low, distribution.high)
-    return policy_of_parameters(drawn, space, methods)
+            drawn[name] = min(max(own.get(name, distribution.low), distribution.low), distribution.high)
+    return drawn
 
 
 def policy_of_parameters(drawn: Parameters, space: Space, methods: Mapping[str, Method]) -> Policy:
     """Make the policy of drawn parameters; for a missing one it takes the first choice or the lower end."""
-    arm = drawn.get(ARM, space.arms[0])
+    arm = drawn.get(ARM)
+    arm = arm if arm in space.arms else space.arms[0]
     low, high = learning_rates(space, arm, methods)
     rate = low * (high / low) ** drawn.get(RATE, 0.0) if low < high else low
     lead, *other_parts = (

@@ -13,6 +13,8 @@ from typing import Any, cast
 import numpy as np
 import yaml
 from cells import POSITIONS
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import BaseTrial
 from pydantic import ValidationError
 from surrogate import Surrogate, TableBench
 from table import TableError
@@ -25,7 +27,7 @@ from autopeft.records import SHORT_NAMES, Measurement, Plan, RunSpec, SiteScores
 from autopeft.run.prepare import Prepared
 from autopeft.run.progress import Lines
 from autopeft.run.search_problem import requested_space, search_problem
-from autopeft.space import AllocationContext
+from autopeft.space import AllocationContext, parameters, plan_of, policy_of_parameters
 
 BASELINES = ("lora/all", "lora/q+v")
 _MIDDLE = (0.38,)  # where the search tries its baselines
@@ -94,6 +96,19 @@ def errors_alone(name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+def proposed(trial: BaseTrial, problem: SearchProblem) -> Plan:
+    """Draw all parameters of a trial from its sampler, and make a plan of them."""
+    drawn: dict[str, Any] = {}
+    for name, distribution in parameters(problem.space).items():
+        if isinstance(distribution, CategoricalDistribution):
+            drawn[name] = trial.suggest_categorical(name, distribution.choices)
+        else:
+            assert isinstance(distribution, FloatDistribution)
+            drawn[name] = trial.suggest_float(name, distribution.low, distribution.high)
+    methods = problem.context.methods
+    return plan_of(policy_of_parameters(drawn, problem.space, methods), problem.context)
 
 
 def problem_of(surrogate: Surrogate, spec: RunSpec) -> SearchProblem:

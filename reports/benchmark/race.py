@@ -27,13 +27,12 @@ from pathlib import Path
 import numpy as np
 import optuna
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
-from policies import errors_alone, problem_of
+from policies import errors_alone, problem_of, proposed
 from replay import HERE, POINTS, best_metrics, surrogate_of
 from surrogate import Point, Surrogate
 from table import SEARCH_SEED
 
 from autopeft.records import Plan, RunSpec
-from autopeft.space import plan_of, suggest
 
 Entry = tuple[str, float]  # arm and position of the learning rate
 Q_V, ALL = "lora/q+v", "lora/all"
@@ -222,7 +221,7 @@ def _proposed(surrogate: Surrogate, sampler: str, seed: int) -> tuple[Plan, ...]
             if len(seen) == max(N_PLANS):
                 break
             trial = study.ask()
-            plan = plan_of(suggest(trial, problem.space, problem.context.methods), problem.context)
+            plan = proposed(trial, problem)
             if plan not in seen:
                 seen |= track.short([plan], 1)
             loss = seen[plan].loss

@@ -15,13 +15,12 @@ import optuna
 from optuna.pruners import HyperbandPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
-from policies import Finder, Found, errors_alone, handed_over, problem_of
+from policies import Finder, Found, errors_alone, handed_over, problem_of, proposed
 from surrogate import Surrogate, TableBench
 from table import SEARCH_SEED, TableError
 
 from autopeft.engine import SearchProblem
 from autopeft.records import Fidelity, Measurement, Plan, RunSpec
-from autopeft.space import plan_of, suggest
 
 COSTS = (1, 2, 4, 7)  # in R
 _REDUCTION = 3  # of plans from one length to the next, Optuna's default
@@ -40,8 +39,8 @@ class _PaidPlans:
 
     def propose(self, study: optuna.Study) -> tuple[optuna.Trial, Plan]:
         """A trial of the study, and its plan."""
-        trial, methods = study.ask(), self.problem.context.methods
-        return trial, plan_of(suggest(trial, self.problem.space, methods), self.problem.context)
+        trial = study.ask()
+        return trial, proposed(trial, self.problem)
 
     def step_cost(self, index: int) -> float:
         """Cost in R of going on to a length from the one before it."""

@@ -104,8 +104,8 @@ def test_a_limit_without_a_short_run_is_told(caplog: pytest.LogCaptureFixture) -
     run(levels(), max_cost=1.0)
     told = [record.getMessage() for record in caplog.records]
     assert [line.partition(";")[0] for line in told] == [
-        "The limits pay 0 of 4 short runs",
-        "The limits pay 0 of 1 rivals in full",
+        "The limits allow 0 of 4 short runs",
+        "The limits allow 0 of 1 rivals in full",
     ]
 
 

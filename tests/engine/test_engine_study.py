@@ -6,11 +6,11 @@ import optuna
 import pytest
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
-from toys.engine import NO_LORA, ROOMY, TIGHT, Run, kind_of, levels, run
+from toys.engine import NO_LORA, ROOMY, SPACE, TIGHT, Run, kind_of, levels, run
 
 from autopeft.engine import STUDY
 from autopeft.records import Fidelity, Plan, Status
-from autopeft.space.sampling import parameters
+from autopeft.space import parameters, plan_of, policy_of_parameters
 
 
 def search_with_trials(truth, **settings) -> tuple[Run, list[FrozenTrial]]:
@@ -32,28 +32,55 @@ def test_a_thorough_search_holds_the_list_and_what_optuna_proposes() -> None:
             "plan": proposal.plan.digest,
             "trainable_params": proposal.plan.trainable_params,
         }
-        drawn = parameters(search.problem.space) if proposal.source == "sampler" else {}
+        policies = [policy for _, policy, _ in search.problem.listed]
+        drawn = parameters(search.problem.space, policies)
         assert trial.distributions.keys() == trial.params.keys() == drawn.keys()
 
 
-def test_the_trials_hold_the_losses_of_short_and_full_runs_and_how_they_ended() -> None:
+def test_a_listed_plan_has_the_parameters_that_make_it_again() -> None:
+    search, trials = search_with_trials(levels())
+    space, methods = search.problem.space, search.problem.context.methods
+    assert len(trials) == 4
+    for proposal, trial in zip(search.outcome.proposals, trials, strict=True):
+        again = plan_of(policy_of_parameters(trial.params, space, methods), search.problem.context)
+        assert again.adapters == proposal.plan.adapters
+        assert again.learning_rate == pytest.approx(proposal.plan.learning_rate)
+
+
+def test_a_baseline_outside_of_the_space_keeps_its_parameters_and_is_never_proposed() -> None:
+    search, trials = search_with_trials(levels(), space=SPACE.only(["ia3"]), trials=16)
+    assert [trial.params["method"] for trial in trials[:3]] == ["lora", "lora", "ia3"]
+    assert {kind_of(p.plan) for p in search.outcome.proposals if p.source == "sampler"} == {"ia3"}
+
+
+def test_the_value_of_a_trial_is_the_loss_of_its_short_run() -> None:
     def truth(plan: Plan, fidelity: Fidelity) -> float | Status:
         broken = {"lora": Status.DIVERGED, "hira": Status.OUT_OF_MEMORY}
-        return broken.get(kind_of(plan), 0.5)
+        return broken.get(kind_of(plan), 0.5 if fidelity.split == "search" else 0.6)
 
-    search, trials = search_with_trials(truth, trials=8)
-    in_full = {m.plan for m in search.at("confirm")}
-    for proposal, trial in zip(search.outcome.proposals, trials, strict=True):
-        losses = {75: 1.5 + 1 / 75, 200: 1.5 + 1 / 200}
-        if kind_of(proposal.plan) in ("lora", "hira"):
-            assert (trial.state, trial.intermediate_values) == (TrialState.FAIL, {})
-        elif proposal.plan in in_full:
-            assert (trial.state, trial.intermediate_values) == (TrialState.COMPLETE, losses)
-            assert trial.value == losses[200]
-        else:
-            assert (trial.state, trial.intermediate_values) == (TrialState.PRUNED, {75: losses[75]})
-    states = {trial.state for trial in trials}
-    assert states == {TrialState.FAIL, TrialState.COMPLETE, TrialState.PRUNED}
+    storage = InMemoryStorage()
+    search = run(truth, trials=8, storage=storage)
+    study = optuna.load_study(study_name=STUDY, storage=storage)
+    for proposal, trial in zip(search.outcome.proposals, study.trials, strict=True):
+        is_broken = kind_of(proposal.plan) in ("lora", "hira")
+        assert trial.state is (TrialState.FAIL if is_broken else TrialState.COMPLETE)
+        assert trial.value == (None if is_broken else 1.5 + 1 / 75)
+    assert study.user_attrs["full_runs"] == {
+        record.plan.digest: {"trial": trial.number, "losses": [1.4 + 1 / 200]}
+        for record in search.outcome.full_runs
+        for trial in study.trials
+        if trial.user_attrs["plan"] == record.plan.digest
+    }
+
+
+def test_importances_and_the_best_trial_come_from_plain_optuna() -> None:
+    storage = InMemoryStorage()
+    search = run(levels(), trials=20, storage=storage)
+    study = optuna.load_study(study_name=STUDY, storage=storage)
+    losses = {m.plan.digest: m.loss for m in search.at("search")}
+    assert study.best_value == min(losses.values())
+    importances = optuna.importance.get_param_importances(study)
+    assert max(importances, key=importances.__getitem__) == "method"
 
 
 def test_the_study_grows_while_the_search_goes_on() -> None:
@@ -61,13 +88,17 @@ def test_the_study_grows_while_the_search_goes_on() -> None:
 
     def truth(plan: Plan, fidelity: Fidelity) -> float:
         study = optuna.load_study(study_name=STUDY, storage=storage)
-        states.append([(trial.state, len(trial.intermediate_values)) for trial in study.trials])
+        states.append("".join(trial.state.name[0] for trial in study.trials))
         return 0.5
 
     run(truth, storage=storage, n_examples=(100, 100, 0))
-    raced, racing, in_full = (TrialState.RUNNING, 1), (TrialState.RUNNING, 0), (TrialState.COMPLETE, 2)
-    assert states[:3] == [[racing], [raced, racing], [raced, raced, racing]]
-    assert states[-1].count(in_full) == 1 and set(states[-1]) == {in_full, raced}  # one full run goes on
+    assert states == ["RWWW", "CRWW", "CCRW", "CCCR", "CCCC", "CCCC"]  # running, waiting, complete
+
+
+def test_a_trial_beyond_the_limits_is_pruned() -> None:
+    _, trials = search_with_trials(levels(), max_cost=3.0)
+    states = [trial.state for trial in trials]
+    assert states[0] is TrialState.COMPLETE and states[-1] is TrialState.PRUNED
 
 
 @pytest.mark.parametrize("effort", ["quick", "normal"])
