@@ -55,7 +55,7 @@ def test_the_search_finds_a_plan_that_is_far_better(table, seed):
     row = regret(table, policies.parsed("effort=thorough seeds=1"), seed)
     assert row["arm"].startswith("ia3")
     assert 0 <= row["regret"] < 10, "less than that of the best LoRA"
-    assert row["verdict"] == "better"
+    assert row["verdict"] in ("better", "as good and smaller")
     full = 1 + sum(EXAMPLES[split] for split in ("confirm", "test")) / 2 / CELL.batch_size / CELL.full
     assert row["cost"] > 2 * (full - 26 / 80), "two full runs at least"
 
