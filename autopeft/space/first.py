@@ -77,7 +77,7 @@ def _is_rival_in(space: Space, entry: FirstPlan) -> bool:
         not entry.baseline
         and part is not None
         and entry.placement in part.placement
-        and (entry.layer_share == 1 or entry.layers_by in part.layers_by)
+        and ((entry.layer_share == 1 and entry.layers_by != "modules") or entry.layers_by in part.layers_by)
         and all(value in part.options.get(option, ()) for option, value in entry.options.items())
     )
 
@@ -123,6 +123,8 @@ def _arm(policy: Policy, context: AllocationContext, *, is_baseline: bool) -> Ar
     method = context.methods[policy.method]
     adapted = {site.role for site in select_sites(policy, context, method)} - {"norm"}
     in_attention = [role for role in ROLE_GROUPS["attention"] if role in adapted]
+    if policy.layers_by == "modules":
+        return Arm(kind="usual", label=f"{method.label} on the best-scored modules", methods=(policy.method,))
     maps = " and ".join(in_attention) if is_baseline or len(in_attention) < 3 else "attention"
     if policy.placement == "all" and (is_baseline or not adapted <= {*ROLE_GROUPS["attention"]}):
         maps = "all linear maps"

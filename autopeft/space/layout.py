@@ -193,9 +193,11 @@ def select_sites(policy: Policy, context: AllocationContext, method: Method) -> 
 
     A fused map counts if its layer has no map of one of the roles alone: GPT-2's c_attn for `q+v`. Sites
     outside the layers (a pooler, say) are kept whatever the share of layers. A share keeps the last layers,
-    or those with the largest sum of scores over the sites that fit.
+    or those with the largest sum of scores over the sites that fit, or single modules.
     """
     fitting = [site for site in _sites_at(policy.placement, context.sites) if method.refusal(site) is None]
+    if policy.layers_by == "modules":
+        return sorted(_best_modules(policy, fitting, context, method), key=lambda s: natural_key(s.name))
     layers = sorted({site.layer for site in fitting if site.layer is not None})
     n_kept = max(1, round(policy.layer_share * len(layers)))
     if policy.layers_by == "score":
@@ -203,6 +205,24 @@ def select_sites(policy: Policy, context: AllocationContext, method: Method) -> 
         layers.sort(key=lambda layer: (total[layer], layer))
     kept = {None, *layers[-n_kept:]}
     return sorted((site for site in fitting if site.layer in kept), key=lambda site: natural_key(site.name))
+
+
+def _best_modules(
+    policy: Policy, fitting: Sequence[Site], context: AllocationContext, method: Method
+) -> list[Site]:
+    """Take modules in the order of their score per parameter at the lowest rank, as the budget allows."""
+    costs: dict[Site, int] = {}
+    for site in fitting:
+        place = place_at(site, method, dict(policy.options), policy.max_rank)
+        if place is not None:
+            costs[site] = place.cost(place.ranks[0])
+    order = sorted(costs, key=lambda site: (-context.scores[site.name] / costs[site], natural_key(site.name)))
+    kept, remaining = list[Site](), context.max_params
+    for site in order:
+        if costs[site] <= remaining and len(kept) < max(1, round(policy.layer_share * len(order))):
+            kept.append(site)
+            remaining -= costs[site]
+    return kept
 
 
 def _sites_at(placement: str, sites: Sequence[Site]) -> list[Site]:

@@ -72,9 +72,10 @@ class MethodSpace(BaseModel):
     """The choices within one method; a field that is left out has one choice, of which None is the method's.
 
     `placement` is `all`, a role group (`attention`, `mlp`), or roles joined by + (`q+v`). A `layer_share`
-    keeps the last or the best-scored layers, as `layers_by` says. Ranks are even (`uniform`) or follow the
-    score to the power of the exponent (`score`; 0 gives even ranks); a method whose config holds one rank has
-    even ones. `learning_rate` is the same range on every base model; without it, the method's range moves
+    keeps the last or the best-scored layers, as `layers_by` says; with `modules` it keeps that share of the
+    modules, those of the highest score per parameter in whatever layer. Ranks are even (`uniform`) or follow
+    the score to the power of the exponent (`score`; 0 gives even ranks); a method whose config holds one rank
+    has even ones. `learning_rate` is the same range on every base model; without it, the method's range moves
     with the width of the model.
     """
 
@@ -83,7 +84,7 @@ class MethodSpace(BaseModel):
     placement: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_require_role_sets)] = ("all",)
     layer_share: Annotated[tuple[Share, Share], AfterValidator(_refuse_descending)] = (1.0, 1.0)
     layers_by: Annotated[
-        tuple[Literal["last", "score"], ...], Field(min_length=1), AfterValidator(_refuse_repeats)
+        tuple[Literal["last", "score", "modules"], ...], Field(min_length=1), AfterValidator(_refuse_repeats)
     ] = ("last",)
     exponent: Annotated[tuple[Exponent, Exponent], AfterValidator(_refuse_descending)] = (0.0, 0.0)
     ranks_by: Annotated[
@@ -111,7 +112,7 @@ class FirstPlan(BaseModel):
     method: str
     placement: str = "all"
     layer_share: Share = 1.0
-    layers_by: Literal["last", "score"] = "last"
+    layers_by: Literal["last", "score", "modules"] = "last"
     options: dict[str, OptionValue] = {}
     rate: Position
     rate_in_some_layers: Position | None = None

@@ -27,7 +27,7 @@ from autopeft.records import SHORT_NAMES, Measurement, Plan, RunSpec, SiteScores
 from autopeft.run.prepare import Prepared
 from autopeft.run.progress import Lines
 from autopeft.run.search_problem import requested_space, search_problem
-from autopeft.space import AllocationContext, parameters, plan_of, policy_of_parameters
+from autopeft.space import AllocationContext, MethodSpace, Space, parameters, plan_of, policy_of_parameters
 
 BASELINES = ("lora/all", "lora/q+v")
 _MIDDLE = (0.38,)  # where the search tries its baselines
@@ -141,10 +141,24 @@ def problem_of(surrogate: Surrogate, spec: RunSpec) -> SearchProblem:
     feasible = space.feasible(requested.only(known_arms), context)
     return search_problem(
         _stand_in(surrogate, spec),
-        feasible.model_copy(update={"head_factor": (1.0,)}),  # the tables have no other
+        within_tables(feasible),
         context,
         [SiteScores(name=name, values=values) for name, values in description.scores.items()],
     )
+
+
+def within_tables(space_of_search: Space) -> Space:
+    """Leave out what no measured plan has: a slower head, and single modules."""
+
+    def narrow(_: str, part: MethodSpace) -> MethodSpace:
+        layers_by = tuple(value for value in part.layers_by if value != "modules")
+        return part.model_copy(update={"layers_by": layers_by})
+
+    lists = {
+        family: tuple(entry for entry in entries if entry.layers_by != "modules")
+        for family, entries in space_of_search.first.items()
+    }
+    return space_of_search.narrowed(narrow).model_copy(update={"head_factor": (1.0,), "first": lists})
 
 
 def _stand_in(surrogate: Surrogate, spec: RunSpec) -> Prepared:

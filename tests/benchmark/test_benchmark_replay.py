@@ -236,8 +236,7 @@ def test_the_replayed_problem_is_that_of_a_search_of_the_cell(model_dir, data_di
     described = describe(cell, prepared, context, plans)
     feasible, available = fit_to_budget(prepared.spec, prepared.base, requested_space(prepared.spec))
     scores = logged_scores(prepared, ["gradient", "parameters"])
-    feasible = feasible.model_copy(update={"head_factor": (1.0,)})  # the tables have no other
-    real = search_problem(prepared, feasible, available, scores)
+    real = search_problem(prepared, policies.within_tables(feasible), available, scores)
     surrogate = toy_surrogate(tmp_path / "toy", ia3_leads, plans, **vars(described))
     assert described.plans() == {(c.arm, c.position): c.plan for c in plans}
     assert policies.problem_of(surrogate, prepared.spec) == real

@@ -166,3 +166,26 @@ def test_a_cap_bounds_the_rank_of_every_site(cap: int, ranks: list[int]) -> None
     # Seven ranks of 16 parameters for q of two layers.
     policy = Policy(method="lora", placement="q", layer_share=0.5, max_rank=cap, learning_rate=1e-3)
     assert [adapter.rank for adapter in plan_of(policy, context(7 * 16)).adapters] == ranks
+
+
+@pytest.mark.parametrize("budget", [7, 8, 40, 100, 300, 10_000])
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_single_modules_are_taken_by_their_score_per_parameter(budget: int, share: float) -> None:
+    """IA3 has as many parameters as a module has outputs, or inputs if it leads down."""
+    chance = random.Random(0)
+    by_name = {site.name: chance.random() for site in sites()}
+    allocation = context(budget, scores=by_name)
+    policy = Policy(method="ia3", layers_by="modules", layer_share=share, learning_rate=1e-3)
+    method = METHODS["ia3"]
+    fitting = [site for site in sites() if method.refusal(site) is None]
+    costs = {site.name: site.in_features if site.role == "down" else site.out_features for site in fitting}
+    expected, left = set(), budget
+    for name in sorted(costs, key=lambda name: -by_name[name] / costs[name]):
+        if costs[name] <= left and len(expected) < max(1, round(share * len(costs))):
+            expected.add(name)
+            left -= costs[name]
+    assert {site.name for site in select_sites(policy, allocation, method)} == expected
+    plan = plan_of(policy, allocation)
+    if expected:
+        assert {adapter.site for adapter in plan.adapters} == expected
+    assert plan.trainable_params == sum(costs[name] for name in expected) <= budget
