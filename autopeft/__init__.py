@@ -7,7 +7,6 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from autopeft.records.version import VERSION
-from autopeft.removed import instead_of
 
 if TYPE_CHECKING:
     from autopeft.api import (
@@ -62,8 +61,6 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
-        if instead := instead_of("attribute", name):
-            raise AttributeError(f"autopeft.{name} was removed; {instead}.")
         raise AttributeError(f"module 'autopeft' has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES.get(name, "autopeft.api")), name)
 

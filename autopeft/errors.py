@@ -24,8 +24,6 @@ import errno
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from autopeft.removed import instead_of
-
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # numbers of an OSError: a disk or a quota is full
 # Control characters but for line ends and tabs, which a terminal would obey: a name may hold any.
 CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10, 13)}
@@ -59,12 +57,8 @@ class UnknownNameError(SpecError):
         """List up to 25 known names; of more than 25, list only the 8 nearest of the same topic.
 
         `kind` is a noun, such as "method". The topic of a name is its part before the last dot. `listed_in`
-        is the page that lists all names. A `hint` is a sentence that replaces the nearest name. A name that
-        was removed gets what to do instead, and no list.
+        is the page that lists all names. A `hint` is a sentence that replaces the nearest name.
         """
-        if instead := instead_of(kind, name):
-            AutopeftError.__init__(self, f"The {kind} {name!r} was removed; {instead}.")
-            return
         names = sorted(existing)
         close = nearest(name, names)
         hint = f" {hint or (f'Did you mean {close!r}?' if close else '')}".rstrip()

@@ -19,7 +19,6 @@ from autopeft import commands, report
 from autopeft.commands import Pushed, Reply, Trained
 from autopeft.errors import AutopeftError, SpecError
 from autopeft.records import Plan, SearchResult, python_words
-from autopeft.removed import instead_of
 from autopeft.run.reporting import part_words
 from autopeft.run.resources import one_at_a_time
 from autopeft.store import read_plan
@@ -168,13 +167,6 @@ class Result(SearchResult):
         """
         with in_python_words():
             return commands.push(self.path, repo, private=private, overwrite=overwrite, base_model=base_model)
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            if instead := instead_of("attribute", name):
-                raise AttributeError(f"result.{name} was removed; {instead}.")
-            raise AttributeError(f"'Result' object has no attribute {name!r}")
 
     def __dir__(self) -> list[str]:
         return [*_FACE, *(name for name in super().__dir__() if name.startswith("_"))]

@@ -27,7 +27,6 @@ from typer.core import TyperGroup
 
 from autopeft.cli.printing import print_json
 from autopeft.errors import CONTROLS, AutopeftError, SpecError, first_line_of
-from autopeft.removed import instead_of
 
 # What typer raises on wrong usage. Newer versions of typer hold a copy of click, so the class is found as the
 # parent of one that typer exports: BadParameter → UsageError → ClickException.
@@ -287,10 +286,6 @@ class PlainErrors(TyperGroup):
             from autopeft.store import faults_of
 
             words = f"{error.param.opts[0]} {faults_of(error.__cause__)[0][1]}"
-        unknown = re.search(r"^No such (option|command):? '?([^\s']+?)'?[.:]?(\s|$)", words)
-        kind = f"{unknown[1]} of autopeft {error.ctx.info_name}" if unknown and error.ctx else ""
-        if unknown and (instead := instead_of(kind, unknown[2])):
-            return f"There is no {unknown[1]} {unknown[2]}; {instead}."
         extra = re.search(r"^Got unexpected extra arguments?(?:\(s\))? \(([^ )]+)", words)
         if extra and error.ctx and any("--data" in each.opts for each in error.ctx.command.params):
             words = f"{extra[1]} has no flag before it, such as --data {extra[1]} or --model {extra[1]}"

@@ -14,9 +14,8 @@ from autopeft.engine.finalists import rank
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.runs import Runs, broken_off
 from autopeft.errors import TrainingError
-from autopeft.records import FullRun, LongerRun, Measurement, Plan, SizeStep, Status, Verdict
+from autopeft.records import FullRun, Measurement, Plan, SizeStep, Status, Verdict
 
-_DAMPED = 0.5  # share of the measured exponent in `longer_run`; see reports/LOG.md, 2026-11-29
 _ABOVE_BUDGET = "{0} is handed over, since {1} trains more parameters than the budget allows."
 _MARGIN = 0.01  # one point, or one percent of a loss
 
@@ -214,33 +213,6 @@ def full_runs(
             )
         )
     return tuple(records)
-
-
-def longer_run(problem: SearchProblem, runs: Runs, judged: Judgement) -> LongerRun | None:
-    """Predict what twice the steps would bring the best plan, from its short and its full run.
-
-    The errors (or losses) e(s) after s steps and e(n) after n define a power law. We take half of its
-    exponent, since the first steps bring most: e(2n) = e(n) (e(n) / e(s)) ** (log 2 / log(n / s) / 2). On
-    recorded runs it is off by 3.8 points on average and 2.3 too high (reports/LOG.md, 2026-11-29). The two
-    runs were scored on different splits, which adds noise.
-    None without both metrics, for a metric that is no error and no share, or if the error did not fall.
-    """
-    seed, lengths = problem.seeds[0], problem.lengths
-    short = runs.measured.get((judged.best, lengths.short(seed=seed)))
-    full = judged.finished[judged.best][0].metric
-    if short is None or short.metric is None or full is None or lengths.short_steps >= lengths.full_steps:
-        return None
-    is_error = not problem.metric.greater_is_better
-    if not (is_error or problem.metric.is_share):
-        return None
-    short_error, full_error = (value if is_error else 1.0 - value for value in (short.metric, full))
-    if not 0 < full_error < short_error:
-        return None
-    ratio = (full_error / short_error) ** (
-        _DAMPED * math.log(2) / math.log(lengths.full_steps / lengths.short_steps)
-    )
-    gain = full_error * (1 - ratio)
-    return LongerRun(steps=2 * lengths.full_steps, metric=full + (-gain if is_error else gain), gain=gain)
 
 
 def smaller_budgets(problem: SearchProblem, runs: Runs, judged: Judgement) -> tuple[SizeStep, ...]:

@@ -8,7 +8,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 
 from autopeft.engine.cost import planned_runs, smaller_runs
 from autopeft.engine.finalists import choose_finalists, front
-from autopeft.engine.judge import full_runs, judge, longer_run, read_test, smaller_budgets, train_in_full
+from autopeft.engine.judge import full_runs, judge, read_test, smaller_budgets, train_in_full
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.runs import Runs
 from autopeft.engine.study import Study
@@ -52,6 +52,5 @@ def search(
         test=full_runs(problem, runs, judged, tested),
         verdict=judged.verdict,
         front=tuple(front(m for m in study.short.values() if problem.is_allowed(m.plan))),
-        longer=longer_run(problem, runs, judged),
         sizes=sizes,
     )

@@ -25,7 +25,6 @@ from autopeft.records.outcomes import (
     Cost,
     Decision,
     FullRun,
-    LongerRun,
     Outcome,
     OwnEvaluation,
     Proposal,

@@ -206,18 +206,6 @@ class Verdict:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LongerRun:
-    """What training the plan that is handed over for twice the steps would bring, as a forecast.
-
-    `metric` is the one at `steps`; `gain` is its improvement on the full run, positive if better.
-    """
-
-    steps: int
-    metric: float
-    gain: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class SizeStep:
     """The best plan of a smaller budget, trained in full with the seed of the best plan and compared with it.
 
@@ -321,7 +309,6 @@ class Outcome:
     test: tuple[FullRun, ...]
     verdict: Verdict
     front: tuple[Measurement, ...] = ()
-    longer: LongerRun | None = None
     sizes: tuple[SizeStep, ...] = ()
 
     @property

@@ -25,9 +25,8 @@ _MARKS = {
 class Answer:
     """Sentences below a mark, whose colour is its tone.
 
-    `longer` says what more steps bring, `evaluated` what the user's own function says, `refit` that the
-    returned adapter was trained on all rows, `served` what serves
-    the adapter of a language model; each may be "".
+    `evaluated` says what the user's own function measured, `refit` that the returned adapter was trained on
+    all rows, `served` what serves the adapter of a language model; each may be "".
     """
 
     mark: str
@@ -35,7 +34,6 @@ class Answer:
     use: str
     cost: str
     sure: str
-    longer: str
     evaluated: str
     refit: str
     served: str
@@ -44,11 +42,7 @@ class Answer:
     @property
     def sentences(self) -> tuple[str, ...]:
         """All sentences in their order."""
-        return tuple(
-            filter(
-                None, (self.use, self.cost, self.sure, self.refit, self.longer, self.evaluated, self.served)
-            )
-        )
+        return tuple(filter(None, (self.use, self.cost, self.sure, self.refit, self.evaluated, self.served)))
 
 
 def answer_of(result: SearchResult, words: PartWords) -> Answer:
@@ -76,16 +70,14 @@ def answer_of(result: SearchResult, words: PartWords) -> Answer:
         scored_baseline=scored_record(result, result.baseline) if is_compared else None,
         setting=setting,
         is_share=setting.metric_is_share,
-        longer=result.longer,
         evaluation=result.evaluation,
         refit=result.refit,
         is_default=result.best == result.baseline,
-        difference=verdict.mean_difference if result.best == result.rival else None,
         weights=words.weights,
         is_language_model=words.auto_class == "AutoModelForCausalLM",
     ).splitlines()
     mark, tone = _MARKS[label]
-    use, cost, longer, evaluated, refit, served = (*sentences, "", "", "", "")[:6]
+    use, cost, evaluated, refit, served = (*sentences, "", "", "")[:5]
     use, sure = (in_words_of(result.spec, sentence) for sentence in (use, verdict.sentence))
     return Answer(
         mark=mark,
@@ -93,7 +85,6 @@ def answer_of(result: SearchResult, words: PartWords) -> Answer:
         use=use,
         cost=cost,
         sure=sure,
-        longer=longer,
         evaluated=evaluated,
         refit=refit,
         served=served,

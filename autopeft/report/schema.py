@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from autopeft.records import (
     Budget,
     Cost,
-    LongerRun,
     OwnEvaluation,
     Plan,
     RunSpec,
@@ -165,7 +164,6 @@ class ResultFile(_Keys):
     evaluation: OwnEvaluation | None
     refit: RefitAnswer | None
     full_runs: tuple[FullRunAnswer, ...]
-    longer: LongerRun | None
     sizes: tuple[SizeAnswer, ...]
     sentences: tuple[str, ...]
     short_steps: _Count

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from autopeft import records
 from autopeft.errors import SpecError
 from autopeft.store.files import write_text
-from autopeft.store.yaml import Inline, read_yaml, validate, without_removed, write_yaml_text
+from autopeft.store.yaml import Inline, read_yaml, validate, write_yaml_text
 
 _HEADER = """\
 # A plan found by autopeft: which adapters to train at which sites, and at which learning rate.
@@ -110,7 +110,7 @@ def read_plan_file(path: Path) -> records.PlanDocument:
         is_newer = isinstance(version, int) and version > 1
         remedy = "; a newer autopeft wrote it, update this one" if is_newer else ""
         raise SpecError(f"{path} has {seen}; autopeft {records.VERSION} reads schema_version 1{remedy}.")
-    read = validate(_PlanFile, without_removed(content), source=str(path))
+    read = validate(_PlanFile, content, source=str(path))
     twice = [site for site, n in Counter(entry.site for entry in read.adapters).items() if n > 1]
     if twice:
         raise SpecError(f"{path} has two adapters at {', '.join(twice)}; a site takes one.")

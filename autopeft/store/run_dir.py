@@ -38,7 +38,7 @@ from autopeft.records import (
 from autopeft.store.checksums import TRAINING, damaged, read_checked, write_checked
 from autopeft.store.files import as_path, cannot_write, read_object, refuse_files, write_text
 from autopeft.store.plan import read_plan_file
-from autopeft.store.yaml import read_yaml, validate, without_removed, write_yaml_text
+from autopeft.store.yaml import read_yaml, validate, write_yaml_text
 
 # Everything that a run writes before the sensitivity is measured.
 _EARLY_FILES = ("run.yaml", "state", ".lock")
@@ -47,7 +47,6 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 # In `state/`: what a run depends on, with the version of autopeft (see `run.state`). It is written before
 # run.yaml, whose presence makes a folder a run.
 STATE = "state.json"
-_STATE_BEFORE = "start.json"  # of versions up to 0.2.0
 SO_FAR = "so_far.json"  # what `report` needs besides the measurements as long as there is no result
 # What git and macOS keep in a folder that people call empty.
 _OF_EMPTY_FOLDERS = frozenset({".gitkeep", ".gitignore", ".DS_Store"})
@@ -208,7 +207,7 @@ class RunDir:
         """Read the settings in `run.yaml`; raises SpecError, or RunDirError if another version wrote it."""
         path = self.path / "run.yaml"
         try:
-            return validate(RunSpec, without_removed(read_yaml(path)), source=str(path))
+            return validate(RunSpec, read_yaml(path), source=str(path))
         except SpecError as error:
             if self.is_of_other_version:
                 raise self._version_error(reason_of(error)) from error
@@ -217,9 +216,8 @@ class RunDir:
     @property
     def version(self) -> str | None:
         """The version of autopeft that began the run; None if the folder does not tell."""
-        written = read_object(self.state / STATE) or read_object(self.state / _STATE_BEFORE)
         try:
-            version = written["content"].get("start", written["content"])["autopeft"]
+            version = read_object(self.state / STATE)["content"]["start"]["autopeft"]
         except (AttributeError, KeyError, TypeError):
             return None
         return version if isinstance(version, str) else None
@@ -282,8 +280,6 @@ class RunDir:
         remedy = f"make it anew with `{resume_command(spec, self.path)}`"
         try:
             content = read_checked(self._result_path, remedy=remedy)
-            if isinstance(content, dict) and isinstance(content.get("spec"), dict):
-                content["spec"] = without_removed(content["spec"])
             result = from_json(SearchResult, content)
         except FileNotFoundError as error:
             if not self.state.is_dir() and (self.best / "plan.yaml").is_file():

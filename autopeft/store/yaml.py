@@ -18,8 +18,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.records import SETTINGS, RunSpec, shortened
-from autopeft.removed import instead_of
+from autopeft.records import shortened
 from autopeft.store.files import refuse_streams
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -119,21 +118,6 @@ def validate(kind: type[Model], content: Any, *, source: str) -> Model:
                 raise UnknownNameError(f"setting in {source}", f"{prefix}{last}", names) from error
         faults = listed([f"{name} {fault}" for name, fault in faults_of(error)])
         raise SpecError(f"{source} cannot be used: {faults}.") from error
-
-
-def without_removed(content: dict[str, Any]) -> dict[str, Any]:
-    """Drop settings that this version removed, from content that an earlier version wrote."""
-    kept = {
-        topic: {
-            name: value
-            for name, value in fields.items()
-            if f"{topic}.{name}" in SETTINGS or not instead_of("setting", f"{topic}.{name}")
-        }
-        if isinstance(fields, dict)
-        else fields
-        for topic, fields in content.items()
-    }
-    return {topic: fields for topic, fields in kept.items() if fields != {} or topic in RunSpec.model_fields}
 
 
 def listed(faults: Sequence[str]) -> str:

@@ -76,13 +76,10 @@ def test_unknown_word_is_answered_with_the_known_ones(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_rate_and_a_word_without_a_flag_are_answered_with_what_to_type() -> None:
-    for words, answer in (
-        (("--lr", "3e-4"), "There is no option --lr; a search tries learning rates itself"),
-        (("rows.csv",), "rows.csv has no flag before it, such as --data rows.csv"),
-    ):
-        result = run("search", *words)
-        assert result.exit_code == 2 and answer in result.output, result.output
+def test_a_word_without_a_flag_is_answered_with_what_to_type() -> None:
+    result = run("search", "rows.csv")
+    assert result.exit_code == 2
+    assert "rows.csv has no flag before it, such as --data rows.csv" in result.output
 
 
 def test_more_workers_than_the_executor_takes_are_refused(

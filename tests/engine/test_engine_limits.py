@@ -11,16 +11,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toys.engine import ROOMY, STEP_SECONDS, TIGHT, Display, Run, World, kind_of, levels, problem, run
-from toys.metrics import ACCURACY, ERROR_RATE, LOSS, PEARSON
+from toys.engine import STEP_SECONDS, TIGHT, Display, Run, World, kind_of, levels, problem, run
 
 from autopeft import space
 from autopeft.engine import planned_runs, repeated_steps, search_cost, usual_cost
-from autopeft.engine.judge import Judgement, longer_run
 from autopeft.engine.runs import Runs
 from autopeft.executors import Serial
 from autopeft.extension import discover
-from autopeft.records import Measurement, MetricFacts, Plan, Status, Verdict
+from autopeft.records import Measurement, Status
 from autopeft.train.rates import short_steps
 
 SECONDS = (
@@ -314,39 +312,3 @@ def test_short_runs_are_75_steps_or_a_twentieth_within_two_fifths_of_a_full_run(
     assert 1 <= steps <= max(1, 0.4 * full_steps + 0.5)
     assert steps == max(75, round(0.05 * full_steps)) or steps == max(1, round(0.4 * full_steps))
     assert steps <= short_steps(full_steps + 1)
-
-
-@pytest.mark.parametrize("metric", [ACCURACY, ERROR_RATE, LOSS], ids=lambda metric: metric.name)
-@pytest.mark.parametrize("power", [0.1, 0.5, 1.0])
-def test_twice_the_steps_follow_half_of_an_exact_power_law(metric: MetricFacts, power: float) -> None:
-    longer, full = longer_of(metric, lambda steps: 0.9 * (steps / 75) ** -power), 0.9 * (200 / 75) ** -power
-    assert longer is not None and longer.steps == 400
-    assert error_of(metric, longer.metric) == pytest.approx(full * 2 ** (-power / 2))
-    assert longer.gain == pytest.approx(full * (1 - 2 ** (-power / 2)))
-
-
-def test_what_falls_back_and_a_correlation_have_no_forecast() -> None:
-    assert longer_of(ACCURACY, lambda steps: steps / 1000) is None
-    assert longer_of(PEARSON, lambda steps: 1 / steps) is None
-
-
-def error_of(metric: MetricFacts, value: float) -> float:
-    return 1 - value if metric.greater_is_better else value
-
-
-def longer_of(metric: MetricFacts, error: Any) -> Any:
-    asked, plan = (
-        problem(metric=metric, max_params=ROOMY),
-        Plan(adapters=(), learning_rate=1.0, trainable_params=0),
-    )
-    runs = idle_runs(asked)
-    made = [
-        Measurement(
-            plan=plan, fidelity=at, status=Status.COMPLETE, metric=error_of(metric, error(at.train_steps))
-        )
-        for at in (asked.lengths.short(seed=0), asked.lengths.full(seed=0))
-    ]
-    runs.measured |= {(plan, m.fidelity): m for m in made}
-    verdict = Verdict(label="", mean_difference=None, interval_95=None, margin=0.0, sentence="")
-    judged = Judgement(best=plan, baseline=plan, rival=None, verdict=verdict, finished={plan: made[1:]})
-    return longer_run(asked, runs, judged)

@@ -15,14 +15,13 @@ import autopeft
 PACKAGE = Path(autopeft.__file__).parent
 # The order of the rooms, as CONTRIBUTING.md gives it.
 ROOMS = (
-    "removed errors containers records extension evidence budget store data model metrics methods adapters"
+    "errors containers records extension evidence budget store data model metrics methods adapters"
     " tasks sensitivity space train executors engine exports estimate report client run commands api cli"
     " __main__"
 ).split()
 PART_ROOMS = ("methods", "metrics", "tasks", "sensitivity", "exports")
 FILES = sorted(PACKAGE.rglob("*.py"))
 TORCHLESS = (
-    "removed",
     "errors",
     "records",
     "extension",

@@ -69,7 +69,6 @@ def demo():
         test=records("test", TEST),
         verdict=replace(usual.verdict, sentence=SENTENCE, **verdict),
         refit=rec.Refit(train_rows=4_998, train_steps=221, seconds=7.5, measurement=trained[0], test=REFIT),
-        longer=rec.LongerRun(steps=300, metric=0.943568, gain=0.013359),
     )
 
 

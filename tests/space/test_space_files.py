@@ -58,8 +58,6 @@ def test_a_method_without_its_own_range_takes_that_of_the_method() -> None:
         ("  lora: {learning_rate: [0.0, 1e-3]}\n", r"learning_rate.0 is 0\.0; .*greater than 0"),
         ("  lora: {learning_rate: [1e-3, .inf]}\n", "learning_rate.1 is inf; it should be a finite number"),
         ("  lora: {learning_rate: 1e-3}\n", r"learning_rate is 0\.001; it should be a list, such as"),
-        ("  lora: {size: [8]}\n", "lora.size' was removed; max_rank caps the ranks of a method"),
-        ("  lora: {depth_parts: 4}\n", "depth_parts' was removed; layer_share with layers_by last or score"),
         ("  lora: {placement: [all, all]}\n", "placement is .*'all' is there twice"),
         ("  lora: {max_rank: 99999999999999999999}\n", "max_rank is .*less than or equal to"),
         ("  lora: {options: {dora: [2]}}\n", "no dora of lora .*named '2'"),
@@ -96,10 +94,6 @@ def test_a_faulty_space_is_refused_with_the_fault(tmp_path: Path, methods: str, 
         (
             "  both:\n  - {method: lora, ranks_by: [spectrum]}\n  - {method: ia3}\n",
             "ranks_by.0 is 'spectrum'; it should be 'uniform' or 'score'",
-        ),
-        (
-            "  both:\n  - {method: lora}\n  - {method: ia3, budget_share: [0.5, 1.0]}\n",
-            "mixes.both.1.budget_share' was removed; every plan of a search space may spend the whole",
         ),
         (
             "  both:\n  - {method: lora}\n  - {method: ia3, learning_rate: [1e-3, 1e-2]}\n",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -14,21 +13,20 @@ from autopeft.errors import RunDirError, SpecError
 from autopeft.records import VERSION, RunSpec
 from autopeft.run.progress import Lines
 from autopeft.run.reporting import render
-from autopeft.store import RunDir, read_checked, read_plan, write_checked
-
-KEPT = Path(__file__).parent / "kept" / "run-0.2.0.tar.gz"
+from autopeft.store import STATE, RunDir, read_checked, read_plan, write_checked
 
 
 @pytest.fixture
-def folder(tmp_path):
-    with tarfile.open(KEPT) as archive:
-        archive.extractall(tmp_path / "run", filter="data")
-    return tmp_path / "run"
+def folder(run_copy):
+    """A finished run that says that version 0.2.0 made it."""
+    set_version(run_copy, "0.2.0")
+    return run_copy
 
 
 def set_version(folder: Path, version: str) -> None:
-    path = folder / "state/start.json"
-    write_checked(path, read_checked(path, remedy="") | {"autopeft": version})
+    path = folder / "state" / STATE
+    content = read_checked(path, remedy="")
+    write_checked(path, content | {"start": content["start"] | {"autopeft": version}})
 
 
 def with_version(folder: Path, version: str) -> RunDir:
@@ -43,10 +41,9 @@ def edit_result(folder: Path, change) -> None:
     write_checked(path, content)
 
 
-def replace_in_settings(folder: Path, old: str, new: str) -> None:
+def set_dtype(folder: Path, dtype: str) -> None:
     path = folder / "run.yaml"
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new))
+    path.write_text(re.sub(r"dtype: \w+", f"dtype: {dtype}", path.read_text()))
 
 
 def files_of(folder: Path) -> dict[str, str]:
@@ -85,7 +82,7 @@ def test_a_newer_run_is_not_rendered_with_what_this_version_knows_of_it(folder):
 
 
 def test_values_that_are_gone_are_named_with_the_version_that_had_them(folder):
-    replace_in_settings(folder, "dtype: float32", "dtype: float64")
+    set_dtype(folder, "float64")
     with pytest.raises(SpecError, match=r"^\S*run\.yaml cannot be used: execution\.dtype is 'float64'"):
         with_version(folder, VERSION).read_spec()
     sentence = r"run of autopeft 0\.1\.0, .*execution\.dtype is 'float64'; it should be .*with that version"
@@ -94,6 +91,7 @@ def test_values_that_are_gone_are_named_with_the_version_that_had_them(folder):
 
 
 def test_a_result_that_another_version_wrote_is_not_called_damaged(folder):
+    edit_result(folder, lambda content: content.pop("verdict"))
     with pytest.raises(RunDirError, match="it is damaged or was edited"):
         with_version(folder, VERSION).load_result()
     with pytest.raises(
@@ -105,7 +103,7 @@ def test_a_result_that_another_version_wrote_is_not_called_damaged(folder):
 
 def test_weights_are_exported_whatever_the_settings_of_their_run(folder, tmp_path):
     set_version(folder, "0.1.0")
-    replace_in_settings(folder, "dtype: float32", "dtype: float64")
+    set_dtype(folder, "float64")
     weights = folder / "best/weights"
     written = commands.export(weights, "native", tmp_path / "out")
     assert "adapter_model.safetensors" in written.files

@@ -105,7 +105,6 @@ def toy_result():
         proposals=tuple(proposals), verdict=VERDICT, cost=COST, front=MEASUREMENTS[1:3][::-1],
         full_runs=tuple(toy_full_run(name, plan, "confirm", mean) for name, (plan, mean) in full.items()),
         test=(toy_full_run("best", BEST, "test", 0.948), toy_full_run("baseline", BASELINE, "test", 0.936)),
-        longer=rec.LongerRun(steps=600, metric=0.966, gain=0.012),
         environment={"python": "3.13.1", "torch": "2.9.0", "cpu": "2 cores"},
     )
 # fmt: on
