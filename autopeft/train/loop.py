@@ -102,6 +102,8 @@ def train(
         if state is not None and state.position.step > (schedule.branch or n_steps):
             state = None  # the full run is beyond the branch of this short run
         start = resume(state, model, optimizer, scaler, n_full=schedule.n_full)
+        if schedule.branch is not None:  # a short run that was stopped after its branch
+            start = replace(start, began=0, seconds=start.seconds + start.short_seconds)
         counted_loss = _CountedLoss(run, start)
 
         def position_after(n_done: int) -> Position:
@@ -114,7 +116,10 @@ def train(
             run.interrupt()
             if step == schedule.branch and run.under_way is not None:
                 _require_finite(losses, n_steps=n_steps)
-                branch = replace(counted_loss.position, step=step, began=step, seconds=0.0)
+                short_seconds = position_after(step).seconds
+                branch = replace(
+                    counted_loss.position, step=step, began=step, seconds=0.0, short_seconds=short_seconds
+                )
                 run.under_way.keep(pause(branch, model, optimizer, scaler))
             for group, peak_rate in zip(optimizer.param_groups, peak_rates, strict=True):
                 group["lr"] = peak_rate * schedule.share(step)

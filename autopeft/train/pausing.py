@@ -41,6 +41,7 @@ class Position:
     n_full: int = 0  # steps of the full run to which the state belongs
     began: int = 0  # step at which the full run took over from its short run; 0 without one
     seconds: float = 0.0  # of training since `began`
+    short_seconds: float = 0.0  # of the short run up to its branch, in the state of a branch
 
 
 @dataclass(frozen=True, kw_only=True)

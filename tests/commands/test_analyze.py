@@ -73,7 +73,6 @@ def test_out_leaves_scores(flags: tuple[str, ...], tmp_path: Path) -> None:
     [
         (("--scores", "gradiant"), 2, ("'gradiant'", "Did you mean 'gradient'?")),
         (("--scores", ""), 2, ("no score named ''",)),
-        (("--budget", "5%"), 2, ("There is no option --budget", "`autopeft suggest`")),
         (("--max-examples", "0"), 2, ("--max-examples",)),
     ],
 )

@@ -51,7 +51,8 @@ def test_card_has_what_the_hub_reads_and_the_numbers_of_the_run(run):
     answer = json.loads((run / "result.json").read_text())
     data = card.data
     assert (data.library_name, data.pipeline_tag) == ("peft", "text-classification")
-    assert {"autopeft", "lora", "transformers"} <= set(data.tags)
+    methods = {adapter["method"] for adapter in answer["best"]["plan"]["adapters"]}
+    assert {"autopeft", "transformers", *methods} <= set(data.tags)
     (result,) = data.eval_results
     assert (result.dataset_split, result.metric_type) == ("test", "accuracy")
     assert result.metric_value == answer["refit"]["test"]["metric_mean"]

@@ -85,7 +85,7 @@ def outputs(site: Path, model_dir: Path, data_dir: Path, folder: Path) -> dict[s
     small = ("--batch-size", 8)
     commands = {
         "analyze": (*data, "--scores", "weight_norm", "--max-examples", 32),
-        "search": (*data, *parts, *small, "--budget", "3%", "--max-steps", 8, "--trials", 5),
+        "search": (*data, *parts, *small, "--budget", "3%", "--max-steps", 8, "--trials", 5, "--seed", 3),
         "kappa": (*data, *small, "--budget", "5%", "--max-steps", 30, "--metric", "kappa"),
         "export": (folder / "search", "--to", "native"),
     }
