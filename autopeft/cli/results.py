@@ -117,9 +117,12 @@ def next_steps(result: SearchResult, path: Path) -> list[str]:
         example = " ".join('"a text"' for _ in setting.input_columns)
     steps = [f"autopeft try {run} {example}", f"{_OPEN} {page}", f"autopeft push {run} user/name"]
     splits = setting.splits
-    n_kept = splits.search + splits.confirm
     is_named = not (result.spec.is_in_memory or result.spec.has_own_trainer)  # model and rows, for `train`
-    if result.refit is None and is_named and n_kept > _KEPT_SHARE * (splits.train + n_kept):
+    if (
+        result.refit is None
+        and is_named
+        and splits.confirm > _KEPT_SHARE * sum((splits.train, splits.search, splits.confirm))
+    ):
         steps.append(f"autopeft train --plan {run} --all-rows")
     return steps if setting.target_kind else steps[1:]
 

@@ -38,7 +38,7 @@ class Judgement:
 def train_in_full(
     problem: SearchProblem, runs: Runs, baselines: Sequence[Plan], rivals: Sequence[Plan]
 ) -> tuple[Plan, Finished]:
-    """Train the best baseline and the rivals that time and cost allow, each on from its short run.
+    """Train the best baseline and the rivals that time and cost allow, continuing their short runs.
 
     Return the baseline, and the full runs of each plan that finished, one for each seed. The best factor of
     the head's learning rate is found with the baseline, and all plans are trained at it. If a baseline
@@ -49,10 +49,12 @@ def train_in_full(
         TrainingError: The machine broke off a run of the baseline, or all baselines diverged.
     """
     plans = [baselines[0], *rivals]
-    slower_heads = [problem.lengths.full(seed=problem.seeds[0])] * (len(problem.head_factors) - 1)
+    factors = problem.head_factors if baselines[0].adapters else problem.head_factors[:1]
+    slower_heads = [problem.lengths.full(seed=problem.seeds[0])] * (len(factors) - 1)
 
     def fits(n_plans: int) -> bool:
-        return runs.has_room([*problem.full_runs(n_plans=n_plans), *slower_heads], plans[:n_plans])
+        tried = [_at_head_factor(runs, plan, factor) for plan in plans[:n_plans] for factor in factors]
+        return runs.has_room([*problem.full_runs(n_plans=n_plans), *slower_heads], tried)
 
     n_affordable = max(
         next(filter(fits, range(len(plans), 1, -1)), 1) - 1, 0 if problem.is_allowed(plans[0]) else 1
@@ -68,7 +70,7 @@ def train_in_full(
         runs.arms.setdefault(plan, problem.head[0])
     full = [problem.lengths.full(seed=seed) for seed in problem.seeds]
     runs.begin("full runs", [*full * (1 + len(rivals)), *slower_heads])
-    factor = _head_factor(problem, runs, baselines[0])
+    factor = _head_factor(problem, runs, baselines[0], factors)
     rivals = [_at_head_factor(runs, plan, factor) for plan in rivals]
     finished: dict[Plan, list[Measurement]] = {}
     for index, usual in enumerate(baselines):
@@ -93,23 +95,24 @@ def train_in_full(
     )
 
 
-def _head_factor(problem: SearchProblem, runs: Runs, baseline: Plan) -> float:
-    """Train the baseline at each factor of the head's learning rate, and return that of the lowest loss."""
-    if len(problem.head_factors) == 1:
-        return problem.head_factors[0]
+def _head_factor(problem: SearchProblem, runs: Runs, baseline: Plan, factors: Sequence[float]) -> float:
+    """Train the baseline at each factor of the head's learning rate; return the one with the lowest loss."""
+    if len(factors) == 1:
+        return factors[0]
     full = problem.lengths.full(seed=problem.seeds[0])
-    plans = [_at_head_factor(runs, baseline, factor) for factor in problem.head_factors]
-    results = runs.measure_all((plan, full) for plan in plans)
+    results = runs.measure_all((_at_head_factor(runs, baseline, factor), full) for factor in factors)
+    for run in results:
+        if run.status.is_of_machine:
+            log.warning("Plan %s is left out: %s.", run.plan.digest, run.reason)
     losses = [math.inf if run.loss is None else run.loss for run in results]
-    return problem.head_factors[losses.index(min(losses))]
+    return factors[losses.index(min(losses))]
 
 
 def _at_head_factor(runs: Runs, plan: Plan, factor: float) -> Plan:
-    """Change the rate of a plan's task head, and name the new plan; the head alone has its own rate."""
-    if factor == 1 or not plan.adapters:
+    """Set the rate of a plan's task head, unless the plan has one of its own, and name the new plan."""
+    if factor == 1 or plan.head_factor != 1 or not plan.adapters:
         return plan
-    changed = replace(plan, head_factor=plan.head_factor * factor)
-    arm = runs.arms[plan]
+    changed, arm = replace(plan, head_factor=factor), runs.arms[plan]
     runs.arms.setdefault(changed, replace(arm, label=f"{arm.label}, head rate / {1 / factor:g}"))
     return changed
 
@@ -251,7 +254,7 @@ def _best_of_size(
     ranked = rank(problem, runs.measure_all(zip(plans, short, strict=True)))
     if not ranked:
         return None
-    plan = ranked[0].plan
+    plan = _at_head_factor(runs, ranked[0].plan, judged.baseline.head_factor)
     runs.begin(f"full run, {words}", full)
     (run,) = runs.measure_all([(plan, lengths.full(seed=seed))])
     if run.metric is None:
@@ -266,7 +269,7 @@ def _best_of_size(
         share=max_params / problem.context.max_params,
         max_trainable_params=max_params,
         plan=plan,
-        arm=plans[plan],
+        arm=runs.arms[plan],
         metric_mean=run.metric,
         mean_difference=difference.mean,
         interval_95=(difference.low, difference.high),

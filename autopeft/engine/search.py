@@ -36,7 +36,7 @@ def search(
     watch(study)
     study.measure()  # short runs with one shared seed: the same rows in the same order
     baselines, rivals = choose_finalists(problem, study)
-    # Each full run goes on from its short run, and its weights are kept.
+    # Each full run continues its short run if it has one, and its weights are kept.
     baseline, finished = train_in_full(problem, runs, baselines, rivals)
     study.record_full(finished)
     judged = judge(problem, runs, baseline, finished)  # in pairs, on all confirm rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,8 +18,8 @@ from optuna.trial import Trial, TrialState
 
 from autopeft.engine.problem import SearchProblem
 from autopeft.engine.runs import Runs
-from autopeft.records import Fidelity, Measurement, Plan, Proposal
-from autopeft.space import parameters, parameters_of, plan_of, policy_of_parameters
+from autopeft.records import Fidelity, Measurement, Plan, Proposal, Status
+from autopeft.space import is_point_of, parameters, parameters_of, plan_of, policy_of_parameters
 
 STUDY = "autopeft"
 _TRAINER = "trainer."  # begins the names of choices of the user's own trainer
@@ -47,60 +48,45 @@ class Study:
     def __post_init__(self) -> None:
         problem = self.problem
         self._study = optuna.create_study(storage=self.storage, study_name=STUDY)
-        of_space = parameters(problem.space, [policy for _, policy, _ in problem.listed if policy])
+        of_space = parameters(problem.space)
         for arm, _, plan in problem.listed:
             self.runs.arms.setdefault(plan, arm)
         for _, policy, plan in problem.listed[: problem.n_trials(len(problem.listed))]:
             drawn: dict[str, Any] = {}
-            if policy is not None:
+            if policy is not None and is_point_of(problem.space, policy):
                 drawn = parameters_of(policy, of_space, problem.space, problem.context.methods)
                 drawn |= {_TRAINER + name: value for name, value in plan.choices}
             self._study.enqueue_trial(drawn)
-        of_trainer = {
-            _TRAINER + name: CategoricalDistribution(v) for name, v in problem.context.choices.items()
+        self._distributions = of_space | {
+            _TRAINER + name: CategoricalDistribution(values)
+            for name, values in problem.context.choices.items()
         }
-        self._distributions = of_space | of_trainer
 
     def measure(self) -> None:
         """Measure the listed plans, then proposals of the sampler, as effort, time and cost allow.
 
         The sampler proposes nothing while listed plans are unmeasured.
         """
-        n_trials, n_listed = self.problem.n_trials(len(self.problem.listed)), len(self.problem.listed)
+        problem, n_workers = self.problem, self.runs.executor.n_workers
+        n_trials, n_listed = problem.n_trials(len(problem.listed)), len(problem.listed)
         self.runs.begin("short runs", [self._fidelity] * n_trials)
-        while len(self.proposals) < n_trials:
-            n_done = len(self.proposals)
-            self._study.sampler = _sampler(self.problem.spec.search.seed, n_done)
-            end = n_listed if n_done < n_listed else n_done + _N_AT_ONCE
-            if not self._measure(min(end, n_trials) - n_done):
-                self._warn(n_trials)
-                return
-
-    def _measure(self, n_asked: int) -> bool:
-        """Measure trials while limits leave room for two full runs; return whether all were measured.
-
-        What an earlier process measured of them is used beyond the limits, too.
-        """
-        reserve, is_complete = self.problem.full_runs(n_plans=2), True
-        while n_asked > 0:
-            batch = [self._ask() for _ in range(min(n_asked, self.runs.executor.n_workers))]
-            n_asked -= len(batch)
-            new = [each for each in batch if (each.plan, self._fidelity) not in self.runs.earlier]
-            fidelities = [*[self._fidelity] * len(batch), *reserve]
-            plans = [proposal.plan for proposal in batch]
-            if new and not (is_complete and self.runs.has_room(fidelities, plans)):
-                is_complete = False
-                for proposal in new:
-                    self._study.tell(self._trials[proposal.trial], state=TrialState.PRUNED)
-            self._run(batch if is_complete else [each for each in batch if each not in new])
-        return is_complete
+        has_room = True
+        while (n_done := len(self._trials)) < n_trials and (has_room or n_done < n_listed):
+            self._study.sampler = _sampler(problem.spec.search.seed, n_done)
+            end = min(n_listed, n_done + n_workers) if n_done < n_listed else n_done + _N_AT_ONCE
+            asked = [self._ask() for _ in range(min(end, n_trials) - n_done)]
+            for start in range(0, len(asked), n_workers):
+                has_room = self._run(asked[start : start + n_workers], is_limited=not has_room)
+        if not has_room:
+            self._warn(n_trials)
 
     def _ask(self) -> Proposal:
         """Ask for the next trial: an enqueued one, or else one that the sampler proposes."""
         problem, number = self.problem, len(self._trials)
         if number < len(problem.listed):
             arm, policy, plan = problem.listed[number]
-            trial = self._study.ask(None if policy is None else self._distributions)
+            is_point = policy is not None and is_point_of(problem.space, policy)
+            trial = self._study.ask(self._distributions if is_point else None)
             proposal = Proposal(trial=number, arm=arm, source="list", plan=plan)
         else:
             trial = self._study.ask(self._distributions)
@@ -121,14 +107,26 @@ class Study:
             trial.set_user_attr(name, value)
         return proposal
 
-    def _run(self, batch: Sequence[Proposal]) -> None:
-        """Measure the plans of trials side by side, and tell the study their losses."""
+    def _run(self, batch: Sequence[Proposal], *, is_limited: bool) -> bool:
+        """Measure the plans of trials side by side, and tell the study their losses.
+
+        If limits leave no room for them and two full runs, or if `is_limited`, only those are used that an
+        earlier process measured. Returns whether all were measured.
+        """
+        fidelities = [*[self._fidelity] * len(batch), *self.problem.full_runs(n_plans=2)]
+        new = [each for each in batch if (each.plan, self._fidelity) not in self.runs.earlier]
+        if new and (is_limited or not self.runs.has_room(fidelities, [each.plan for each in batch])):
+            for proposal in new:
+                self._study.tell(self._trials[proposal.trial], state=TrialState.PRUNED)
+            batch, is_limited = [each for each in batch if each not in new], True
         self.proposals += batch
         results = self.runs.measure_all((proposal.plan, self._fidelity) for proposal in batch)
         for proposal, result in zip(batch, results, strict=True):
             self.short[proposal.plan] = result
-            state = TrialState.FAIL if result.loss is None else TrialState.COMPLETE
-            self._study.tell(self._trials[proposal.trial], result.loss, state=state)
+            loss = math.inf if result.status is Status.DIVERGED else result.loss  # a bad rate is avoided
+            state = TrialState.FAIL if loss is None else TrialState.COMPLETE
+            self._study.tell(self._trials[proposal.trial], loss, state=state)
+        return not is_limited
 
     def record_full(self, finished: Mapping[Plan, Sequence[Measurement]]) -> None:
         """Store the losses of full runs with the study, since a finished trial keeps its value."""

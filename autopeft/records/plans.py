@@ -13,6 +13,7 @@ from autopeft.records.spec import DataSpec, ModelSpec, TaskSpec
 from autopeft.records.text import digest_of, to_json
 
 OptionValue = bool | int | float | str
+_LEFT_OUT = {"choices": (), "head_factor": 1.0}  # of a digest at these values, so that older ones stay
 FLOAT32_BYTES = 4  # of a number of an adapter or head, which are trained and saved in float32
 EvaluatedSplit = Literal["search", "confirm", "test"]
 OptionPairs = tuple[tuple[str, OptionValue], ...]
@@ -114,10 +115,7 @@ class Plan:
     def digest(self) -> str:
         """Ten hexadecimal digits of a hash over adapters, learning rates, parameters and choices."""
         content = to_json(self)
-        for name, usual in (
-            ("choices", ()),
-            ("head_factor", 1.0),
-        ):  # plans keep the digests of older versions
+        for name, usual in _LEFT_OUT.items():
             if getattr(self, name) == usual:
                 del content[name]
         return digest_of(content)

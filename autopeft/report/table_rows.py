@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autopeft.records import (
     FLOAT32_BYTES,
@@ -37,7 +37,11 @@ def arms(result: SearchResult | SearchSoFar) -> dict[Plan, str]:
     names = {run.plan: _SIZE_ARM for run in result.measurements}
     names |= {step.plan: str(step.arm) for step in result.sizes}
     names |= {record.plan: record.name for record in result.full_runs}
-    return names | {proposal.plan: str(proposal.arm) for proposal in reversed(result.proposals)}
+    proposed = {proposal.plan: str(proposal.arm) for proposal in reversed(result.proposals)}
+    for plan in names:  # a plan is also trained with a slower head than was proposed
+        if (arm := proposed.get(replace(plan, head_factor=1.0))) is not None:
+            names[plan] = f"{arm}, head rate / {1 / plan.head_factor:g}"
+    return names | proposed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +111,14 @@ def runs_on(split: str, result: SearchResult | SearchSoFar) -> list[Measurement]
 def run_rows(split: str, result: SearchResult | SearchSoFar, words: PartWords) -> tuple[RunRow, ...]:
     """Gather the runs on a split that finished, lowest loss first."""
     by_plan = groups(result, words)
-    sources = {proposal.plan: proposal.source for proposal in reversed(result.proposals)}
+    sources = {
+        replace(proposal.plan, head_factor=1.0): proposal.source for proposal in reversed(result.proposals)
+    }
     return tuple(
         RunRow(
             mark=marks_of(result, run.plan),
             words=name_of(run.plan, result, words.labels),
-            source=sources.get(run.plan, _SIZE_ARM),
+            source=sources.get(replace(run.plan, head_factor=1.0), _SIZE_ARM),
             group=by_plan[run.plan],
             run=run,
             learning_rate=None if is_untrained(result, run.plan) else run.plan.learning_rate,

@@ -12,6 +12,7 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def _log_new_plans(name: str, run: RunDir, result: SearchResult) -> None:
     for plan, measurements in plans.items():
         if plan.digest in logged:
             continue
-        arm = arms.get(plan, "size")  # only plans of --sizes have no proposal
+        arm = arms.get(replace(plan, head_factor=1.0), "size")  # only plans of --sizes have no proposal
         label = re.sub(r"[^\w.]+", "-", f"{arm} {plan.digest}")  # trackers make folders and URLs of it
         target, options = _tracker_arguments(name, label, run.path)
         tracker = LOGGER_TYPE_TO_CLASS[name](target, **options)

@@ -15,7 +15,13 @@ from autopeft.space.layout import (
     plan_of,
     select_sites,
 )
-from autopeft.space.sampling import learning_rates, parameters, parameters_of, policy_of_parameters
+from autopeft.space.sampling import (
+    is_point_of,
+    learning_rates,
+    parameters,
+    parameters_of,
+    policy_of_parameters,
+)
 from autopeft.space.spaces import (
     BASELINE_METHOD,
     SERVERS,

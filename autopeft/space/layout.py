@@ -193,7 +193,8 @@ def select_sites(policy: Policy, context: AllocationContext, method: Method) -> 
 
     A fused map counts if its layer has no map of one of the roles alone: GPT-2's c_attn for `q+v`. Sites
     outside the layers (a pooler, say) are kept whatever the share of layers. A share keeps the last layers,
-    or those with the largest sum of scores over the sites that fit, or single modules.
+    or those with the largest sum of scores over the sites that fit. With `modules` it keeps single
+    sites instead of layers.
     """
     fitting = [site for site in _sites_at(policy.placement, context.sites) if method.refusal(site) is None]
     if policy.layers_by == "modules":

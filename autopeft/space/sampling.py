@@ -26,19 +26,15 @@ _RANGES = ("layer_share", "exponent")  # fields with a lower and an upper end
 Parameters = dict[str, Any]
 
 
-def parameters(space: Space, listed: Sequence[Policy] = ()) -> dict[str, BaseDistribution]:
+def parameters(space: Space) -> dict[str, BaseDistribution]:
     """Return name -> distribution of every parameter of a trial; choices of one value are no parameters.
-
-    The distributions also have what `listed` policies have, such as the method of a baseline that is not in
-    the space.
 
     `rate_position` is the place of the learning rate in the range of its arm: 0 at the lower end, 1 at the
     upper end, even in the logarithm. Parameters of later parts of a mix begin with `part2.`, `part3.` …
     """
     distributions: dict[str, BaseDistribution] = {}
-    arms = _union([space.arms, [policy.method for policy in listed]])
-    if len(arms) > 1:
-        distributions[ARM] = CategoricalDistribution(arms)
+    if len(space.arms) > 1:
+        distributions[ARM] = CategoricalDistribution(space.arms)
     by_arm = [[part for _, part in space.parts(arm)] for arm in space.arms]
     rates = [parts[0].learning_rate for parts in by_arm]
     if any(rate is None or rate[0] < rate[1] for rate in rates):
@@ -47,15 +43,12 @@ def parameters(space: Space, listed: Sequence[Policy] = ()) -> dict[str, BaseDis
         distributions[HEAD] = CategoricalDistribution(space.head_factor)
     for index in range(max(map(len, by_arm))):
         parts_at_index = [parts[index] for parts in by_arm if index < len(parts)]
-        of_list = listed if index == 0 else ()
         for name in _CHOICES:
             values = _union(getattr(part, name) for part in parts_at_index)
-            values = _union([values, [getattr(policy, name) for policy in of_list]])
             if len(values) > 1:
                 distributions[_prefix(index) + name] = CategoricalDistribution(values)
         for name in _RANGES:
             ends = [end for part in parts_at_index for end in getattr(part, name)]
-            ends += [getattr(policy, name) for policy in of_list]
             if min(ends) < max(ends):
                 distributions[_prefix(index) + name] = FloatDistribution(min(ends), max(ends))
         for option in _union(part.options for part in parts_at_index):
@@ -73,6 +66,17 @@ def _union(values: Iterable[Iterable[Any]]) -> list[Any]:
     return list(dict.fromkeys(chain.from_iterable(values)))
 
 
+def is_point_of(space: Space, policy: Policy) -> bool:
+    """Whether a space has a policy's method, placement and choice of layers."""
+    part = space.methods.get(policy.method)
+    is_whole = policy.layer_share == 1 and policy.layers_by != "modules"
+    return (
+        part is not None
+        and policy.placement in part.placement
+        and (is_whole or policy.layers_by in part.layers_by)
+    )
+
+
 def parameters_of(
     policy: Policy,
     distributions: Mapping[str, BaseDistribution],
@@ -81,7 +85,7 @@ def parameters_of(
 ) -> Parameters:
     """Return all parameters of a trial that stands for a policy; those that it does not have are the first.
 
-    `distributions` are those of `parameters`, with the policy among the listed ones.
+    `distributions` are those of `parameters`. A number outside of its range takes the nearer end.
     """
     low, high = learning_rates(space, policy.method, methods)
     position = math.log(policy.learning_rate / low) / math.log(high / low) if low < high else 0.0
@@ -107,8 +111,7 @@ def parameters_of(
 
 def policy_of_parameters(drawn: Parameters, space: Space, methods: Mapping[str, Method]) -> Policy:
     """Make the policy of drawn parameters; for a missing one it takes the first choice or the lower end."""
-    arm = drawn.get(ARM)
-    arm = arm if arm in space.arms else space.arms[0]
+    arm = drawn.get(ARM, space.arms[0])
     low, high = learning_rates(space, arm, methods)
     rate = low * (high / low) ** drawn.get(RATE, 0.0) if low < high else low
     lead, *other_parts = (

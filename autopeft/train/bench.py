@@ -69,7 +69,7 @@ class Bench:
         keep_weights: Gives the folder for the weights of a plan and seed; None keeps no weights.
         under_way: Gives the folder for the state of a run, from which a stopped run resumes; None keeps none.
         full_steps: Steps of a full run, which a short run begins; None makes each short run independent, and
-            leaves the late rows of the train split out.
+            never trains on the late rows.
         head_learning_rate: Of the last layer of the head; None derives it from the size of its inputs.
         interrupt: Called before each training step; an exception that it raises stops the run.
     """

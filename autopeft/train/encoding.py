@@ -114,7 +114,9 @@ def encode_splits(
     encoded = {split.name: encode(split) for split in splits if split.inputs}
     if form := encoded["train"].text_form:
         log.info("%s", form)
-    train, n_late = encoded["train"], len(encoded["search"].examples)
+    train = encoded["train"]
+    # Lazy rows are all kept; of others, those that the task drops are missing in both splits.
+    n_late = len(encoded["search"].examples if train.lazy is None else data.search.inputs)
     if task.defaults.is_packed:  # no block holds rows of both
         columns = zip(*((split.examples, split.labels) for split in (train, encoded["search"])), strict=True)
         examples, labels = (tuple(chain.from_iterable(column)) for column in columns)
@@ -252,33 +254,43 @@ def train_rows(
 ) -> list[list[int]]:
     """Draw the rows of each step; the plan has no influence, so that all plans see the same order.
 
-    The last `n_late` rows are left out before step `late_from`. A longer run begins with the rows of a
-    shorter one.
+    The last `n_late` rows are left out before step `late_from`, where they join the rows that the epoch has
+    not reached yet. A longer run begins with the rows of a shorter one.
     """
-    rng, n_early = np.random.default_rng(seed), len(lengths) - n_late
+    rng, n_rows = np.random.default_rng(seed), len(lengths)
     batches: list[list[int]] = []
-    for end, n_rows in ((min(late_from, n_steps), n_early), (n_steps, len(lengths))):
-        while len(batches) < end:
-            epoch = epoch_batches(lengths, n_rows, batch_size=min(batch_size, n_rows), rng=rng)
-            batches += islice(epoch, end - len(batches))
+    if n_late:
+        n_early, epoch = n_rows - n_late, list[list[int]]()
+        while len(batches) < min(late_from, n_steps):
+            size = min(batch_size, n_early)
+            epoch = list(epoch_batches(lengths, np.arange(n_early), batch_size=size, rng=rng))
+            epoch = epoch[: min(late_from, n_steps) - len(batches)]
+            batches += epoch
+        rest = np.setdiff1d(np.arange(n_rows), [row for batch in epoch for row in batch])
+        remaining = epoch_batches(lengths, rest, batch_size=min(batch_size, n_rows), rng=rng)
+        batches += islice(remaining, n_steps - len(batches))
+    while len(batches) < n_steps:
+        size = min(batch_size, n_rows)
+        epoch_of_all = epoch_batches(lengths, np.arange(n_rows), batch_size=size, rng=rng)
+        batches += islice(epoch_of_all, n_steps - len(batches))
     return batches
 
 
 def epoch_batches(
-    lengths: Counts, n_rows: int, *, batch_size: int, rng: np.random.Generator
+    lengths: Counts, rows: NDArray[np.int64], *, batch_size: int, rng: np.random.Generator
 ) -> Iterator[list[int]]:
-    """Yield the full batches of one epoch of the first `n_rows`, each of rows of similar length, shuffled.
+    """Yield the full batches of one epoch of some rows, each of rows of similar length, shuffled.
 
     Rows are shuffled and cut into chunks of 16 batches. Each chunk is sorted by length, cut into batches, and
     its batches are shuffled. A random remainder that fills no batch is left out of the epoch.
     Sorting lowers the share of padding from about half to a tenth.
     """
-    order = rng.permutation(n_rows)
+    order = rng.permutation(rows)
     order = order[: len(order) - len(order) % batch_size]
     chunk = batch_size * _SORTED_BATCHES
     for start in range(0, len(order), chunk):
-        rows = order[start : start + chunk]
-        batches = rows[np.lexsort((rows, lengths[rows]))].reshape(-1, batch_size)
+        part = order[start : start + chunk]
+        batches = part[np.lexsort((part, lengths[part]))].reshape(-1, batch_size)
         yield from rng.permutation(batches).tolist()
 
 
@@ -317,7 +329,7 @@ def encode_ahead(
     The time that this takes then counts to no measurement, and a row that cannot be encoded is refused before
     the first one.
 
-    The longest of the runs is a full run.
+    `fidelities` must include a full run.
 
     Raises:
         DataError: A row cannot be encoded.

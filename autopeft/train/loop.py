@@ -102,7 +102,7 @@ def train(
         if state is not None and state.position.step > (schedule.branch or n_steps):
             state = None  # the full run is beyond the branch of this short run
         start = resume(state, model, optimizer, scaler, n_full=schedule.n_full)
-        if schedule.branch is not None:  # a short run that was stopped after its branch
+        if schedule.branch is not None:  # a short run that was stopped after its branch counts whole
             start = replace(start, began=0, seconds=start.seconds + start.short_seconds)
         counted_loss = _CountedLoss(run, start)
 

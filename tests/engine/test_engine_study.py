@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import optuna
 import pytest
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
-from toys.engine import NO_LORA, ROOMY, SPACE, TIGHT, Run, kind_of, levels, run
+from toys.engine import NO_LORA, ROOMY, SPACE, TIGHT, Run, Threads, kind_of, levels, run
 
 from autopeft.engine import STUDY
+from autopeft.executors import Serial
 from autopeft.records import Fidelity, Plan, Status
 from autopeft.space import parameters, plan_of, policy_of_parameters
 
@@ -32,8 +35,7 @@ def test_a_thorough_search_holds_the_list_and_what_optuna_proposes() -> None:
             "plan": proposal.plan.digest,
             "trainable_params": proposal.plan.trainable_params,
         }
-        policies = [policy for _, policy, _ in search.problem.listed]
-        drawn = parameters(search.problem.space, policies)
+        drawn = parameters(search.problem.space)
         assert trial.distributions.keys() == trial.params.keys() == drawn.keys()
 
 
@@ -47,10 +49,17 @@ def test_a_listed_plan_has_the_parameters_that_make_it_again() -> None:
         assert again.learning_rate == pytest.approx(proposal.plan.learning_rate)
 
 
-def test_a_baseline_outside_of_the_space_keeps_its_parameters_and_is_never_proposed() -> None:
+def test_a_baseline_outside_of_the_space_has_no_parameters_and_is_never_proposed() -> None:
     search, trials = search_with_trials(levels(), space=SPACE.only(["ia3"]), trials=16)
-    assert [trial.params["method"] for trial in trials[:3]] == ["lora", "lora", "ia3"]
-    assert {kind_of(p.plan) for p in search.outcome.proposals if p.source == "sampler"} == {"ia3"}
+    assert [trial.params for trial in trials[:2]] == [{}, {}]
+    assert all(trial.params.keys() == parameters(search.problem.space).keys() for trial in trials[2:])
+    assert {kind_of(p.plan) for p in search.outcome.proposals[2:]} == {"ia3"}
+
+
+@pytest.mark.parametrize("make", [Serial, Threads])
+def test_proposals_do_not_depend_on_the_number_of_workers(make) -> None:
+    usual, other = (run(levels(), trials=16, executor=made) for made in (Serial(), make()))
+    assert [p.plan for p in other.outcome.proposals] == [p.plan for p in usual.outcome.proposals]
 
 
 def test_the_value_of_a_trial_is_the_loss_of_its_short_run() -> None:
@@ -62,9 +71,9 @@ def test_the_value_of_a_trial_is_the_loss_of_its_short_run() -> None:
     search = run(truth, trials=8, storage=storage)
     study = optuna.load_study(study_name=STUDY, storage=storage)
     for proposal, trial in zip(search.outcome.proposals, study.trials, strict=True):
-        is_broken = kind_of(proposal.plan) in ("lora", "hira")
-        assert trial.state is (TrialState.FAIL if is_broken else TrialState.COMPLETE)
-        assert trial.value == (None if is_broken else 1.5 + 1 / 75)
+        kind = kind_of(proposal.plan)
+        assert trial.state is (TrialState.FAIL if kind == "hira" else TrialState.COMPLETE)
+        assert trial.value == {"lora": math.inf, "hira": None}.get(kind, 1.5 + 1 / 75)
     assert study.user_attrs["full_runs"] == {
         record.plan.digest: {"trial": trial.number, "losses": [1.4 + 1 / 200]}
         for record in search.outcome.full_runs

@@ -13,7 +13,8 @@ LENGTHS = st.lists(st.integers(1, 20), min_size=1, max_size=400).map(np.array)
 
 
 def epoch(lengths, *, size, seed):
-    return list(epoch_batches(lengths, len(lengths), batch_size=size, rng=np.random.default_rng(seed)))
+    rows, rng = np.arange(len(lengths)), np.random.default_rng(seed)
+    return list(epoch_batches(lengths, rows, batch_size=size, rng=rng))
 
 
 @given(lengths=LENGTHS, size=st.integers(1, 9), seed=st.integers(0, 99))
@@ -39,19 +40,22 @@ def test_longer_run_begins_with_the_rows_of_a_shorter_one(lengths, size, seed, n
 
 
 @given(lengths=LENGTHS, size=st.integers(1, 9), seed=st.integers(0, 99), late_from=st.integers(0, 60))
-def test_late_rows_come_after_the_steps_of_the_short_run(lengths, size, seed, late_from):
+def test_late_rows_join_what_the_epoch_has_not_reached(lengths, size, seed, late_from):
     n_late = len(lengths) // 4
-    late = set(range(len(lengths) - n_late, len(lengths)))
-    steps = train_rows(lengths, n_steps=400, batch_size=size, seed=seed, n_late=n_late, late_from=late_from)
-    early = lengths[: len(lengths) - n_late]
-    assert steps[:late_from] == train_rows(early, n_steps=late_from, batch_size=size, seed=seed)
-    if size <= len(early):
-        assert {len(step) for step in steps} == {size}
-    per_epoch = max(1, len(lengths) // min(size, len(lengths)))
-    first_epoch = [row for step in steps[late_from : late_from + per_epoch] for row in step]
-    assert len(set(first_epoch)) == len(first_epoch)
-    if len(lengths) % min(size, len(lengths)) == 0:
-        assert late <= set(first_epoch)
+    n_early, late = len(lengths) - n_late, set(range(len(lengths) - n_late, len(lengths)))
+    drawn = train_rows(lengths, n_steps=400, batch_size=size, seed=seed, n_late=n_late, late_from=late_from)
+    if not n_late:
+        assert drawn == train_rows(lengths, n_steps=400, batch_size=size, seed=seed)
+        return
+    assert drawn[:late_from] == train_rows(lengths[:n_early], n_steps=late_from, batch_size=size, seed=seed)
+    per_epoch = n_early // min(size, n_early)
+    n_broken = late_from % per_epoch or (per_epoch if late_from else 0)
+    seen = {row for step in drawn[late_from - n_broken : late_from] for row in step}
+    n_rest, size = len(lengths) - len(seen), min(size, len(lengths))
+    rest = [row for step in drawn[late_from : late_from + n_rest // size] for row in step]
+    assert len(set(rest)) == len(rest) and not seen & set(rest)
+    if n_rest % size == 0:
+        assert late <= set(rest)
 
 
 def test_batches_of_an_epoch_hold_rows_of_similar_length():
