@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -123,9 +122,10 @@ class Study:
         results = self.runs.measure_all((proposal.plan, self._fidelity) for proposal in batch)
         for proposal, result in zip(batch, results, strict=True):
             self.short[proposal.plan] = result
-            loss = math.inf if result.status is Status.DIVERGED else result.loss  # a bad rate is avoided
-            state = TrialState.FAIL if loss is None else TrialState.COMPLETE
-            self._study.tell(self._trials[proposal.trial], loss, state=state)
+            state = TrialState.COMPLETE
+            if result.loss is None:  # the sampler avoids what is pruned, and ignores what failed
+                state = TrialState.PRUNED if result.status is Status.DIVERGED else TrialState.FAIL
+            self._study.tell(self._trials[proposal.trial], result.loss, state=state)
         return not is_limited
 
     def record_full(self, finished: Mapping[Plan, Sequence[Measurement]]) -> None:
