@@ -6,7 +6,8 @@ MiniLM-L6, LoRA on q and v under a budget of 0.2 %, epochs and batch size as a s
 OUT.csv is a run. `n_rows` rows of the train file are given to a search. The adapter is judged on the
 validation file and up to 1,000 train rows that are left over, which may choose a rate, and on the test file,
 which may not. `move` is how far a step of AdamW at the head's rate moves an output (`autopeft.train.rates`).
-`noise` is the share of train labels that are drawn anew. Rows that OUT.csv holds are not measured again.
+`noise` is the share of train labels that are replaced at random. Rows that OUT.csv holds are not measured
+again.
 """
 
 from __future__ import annotations

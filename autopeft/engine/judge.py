@@ -38,7 +38,7 @@ class Judgement:
 def train_in_full(
     problem: SearchProblem, runs: Runs, baselines: Sequence[Plan], rivals: Sequence[Plan]
 ) -> tuple[Plan, Finished]:
-    """Train the best baseline and the rivals that time and cost allow, continuing their short runs.
+    """Train the best baseline and the challengers that the limits allow, continuing their short runs.
 
     Return the baseline, and the full runs of each plan that finished, one for each seed. The best factor of
     the head's learning rate is found with the baseline, and all plans are trained at it. If a baseline
@@ -61,7 +61,7 @@ def train_in_full(
     )
     if n_affordable < len(rivals):
         log.warning(
-            "The limits allow %d of %d rivals in full; raise --max-time or --max-cost for more.",
+            "The limits allow %d of %d challengers in full; raise --max-time or --max-cost for more.",
             n_affordable,
             len(rivals),
         )

@@ -160,7 +160,7 @@ class SearchProblem:
     def listed(self) -> tuple[tuple[Arm, Policy | None, Plan], ...]:
         """The plans that every search tries. Baselines come first: the user's, LoRAs, or the head alone.
 
-        The policy is None for a plan that is no point of the space.
+        The policy is None for a plan that is not a point of the space.
         """
         policies = first_policies(self.space, self.family, self.context)
         listed = tuple((arm, policy, plan_of(policy, self.context)) for arm, policy in policies)

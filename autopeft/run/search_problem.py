@@ -314,9 +314,7 @@ def search_problem(
 
 def head_factors(prepared: Prepared) -> tuple[float, ...]:
     """List the factors of the head's learning rate to try in full runs: two where rows repeat often."""
-    n_train = len(prepared.bench.splits["train"].labels)
-    n_epochs = prepared.full_steps * prepared.bench.batch_size / n_train
-    is_slow = prepared.base.head_params > 0 and head_move(n_epochs) < MOVE
+    is_slow = prepared.base.head_params > 0 and head_move(prepared.bench.n_epochs) < MOVE
     is_tried = is_slow and not prepared.base.predicts_numbers and prepared.spec.search.effort != "quick"
     return (1.0, _SLOWER_HEAD) if is_tried else (1.0,)
 

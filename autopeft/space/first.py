@@ -9,7 +9,7 @@ from typing import cast
 
 from autopeft.records import ROLE_GROUPS, Arm, Plan
 from autopeft.space.layout import AllocationContext, place_at, plan_of, select_sites
-from autopeft.space.sampling import learning_rates, policy_of_parameters
+from autopeft.space.sampling import is_point_of, learning_rates, policy_of_parameters
 from autopeft.space.spaces import BASELINE_METHOD, Family, FirstPlan, Policy, Space
 
 _MIDDLE = 0.5  # position of the rate of a method that is not in the list
@@ -31,7 +31,9 @@ def first_policies(space: Space, family: str, context: AllocationContext) -> tup
     anywhere = default_lora(space, context)
     if not baselines and plan_of(anywhere, context).adapters:
         baselines = [(Arm(kind="baseline", label="LoRA on what fits"), anywhere)]
-    rivals = _arms_and_policies(space, [entry for entry in entries if _is_rival_in(space, entry)], context)
+    rivals = _arms_and_policies(
+        space, [entry for entry in entries if not entry.baseline and is_point_of(space, entry)], context
+    )
     if not rivals:
         methods = [name for name in space.methods if name != BASELINE_METHOD]
         for name in methods or (() if space.methods else space.mixes):
@@ -68,18 +70,6 @@ def default_lora(space: Space, context: AllocationContext) -> Policy:
     entry = FirstPlan(method=BASELINE_METHOD, baseline=True, rate=_MIDDLE)
     policy = _policy(space, entry)
     return _at_rate(_fitted(policy, context) or policy, space, entry.rate, context)
-
-
-def _is_rival_in(space: Space, entry: FirstPlan) -> bool:
-    """Whether an entry is no baseline, and the space has its method with these choices."""
-    part = space.methods.get(entry.method)
-    return (
-        not entry.baseline
-        and part is not None
-        and entry.placement in part.placement
-        and ((entry.layer_share == 1 and entry.layers_by != "modules") or entry.layers_by in part.layers_by)
-        and all(value in part.options.get(option, ()) for option, value in entry.options.items())
-    )
 
 
 def _policy(space: Space, entry: FirstPlan) -> Policy:

@@ -17,7 +17,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from autopeft.extension import Method
-from autopeft.space.spaces import MethodSpace, Policy, Space
+from autopeft.space.spaces import FirstPlan, MethodSpace, Policy, Space
 
 ARM, RATE, HEAD = "method", "rate_position", "head_factor"
 _CHOICES = ("placement", "layers_by", "ranks_by")  # fields of `MethodSpace` that list values
@@ -66,14 +66,15 @@ def _union(values: Iterable[Iterable[Any]]) -> list[Any]:
     return list(dict.fromkeys(chain.from_iterable(values)))
 
 
-def is_point_of(space: Space, policy: Policy) -> bool:
-    """Whether a space has a policy's method, placement and choice of layers."""
+def is_point_of(space: Space, policy: Policy | FirstPlan) -> bool:
+    """Whether a space has a policy's method, with its placement, choice of layers and options."""
     part = space.methods.get(policy.method)
     is_whole = policy.layer_share == 1 and policy.layers_by != "modules"
     return (
         part is not None
         and policy.placement in part.placement
         and (is_whole or policy.layers_by in part.layers_by)
+        and all(value in part.options.get(option, ()) for option, value in dict(policy.options).items())
     )
 
 

@@ -206,6 +206,12 @@ class Bench:
         if changed := watch.first_change(self.base.module):
             raise TrainingError(f"{changed} of the base model was changed, which no function may do")
 
+    @property
+    def n_epochs(self) -> float | None:
+        """Epochs of a full run; None if its length is unknown."""
+        n_train = len(self.splits["train"].labels)
+        return None if self.full_steps is None else self.full_steps * self.batch_size / n_train
+
     @cached_property
     def head_rates(self) -> HeadRates:
         """Learning rates of the task head: by the size of its inputs, scaled to `head_learning_rate`."""
@@ -213,9 +219,7 @@ class Bench:
         batches = self.sample_batches(n_examples=_RMS_EXAMPLES, batch_size=16, seed=0) if maps else ()
         with self.base.autocast():
             rms = input_rms(self.base.module, batches, maps, call=self.task.loss)
-        n_train = len(self.splits["train"].labels)
-        n_epochs = None if self.full_steps is None else self.full_steps * self.batch_size / n_train
-        rates = head_rates(self.base, rms, n_epochs=n_epochs)
+        rates = head_rates(self.base, rms, n_epochs=self.n_epochs)
         return rates if self.head_learning_rate is None else rates.at(self.head_learning_rate)
 
     def _training_run(self, plan: Plan, fidelity: Fidelity, compute: Compute) -> TrainingRun:

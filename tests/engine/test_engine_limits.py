@@ -103,7 +103,7 @@ def test_a_limit_without_a_short_run_is_told(caplog: pytest.LogCaptureFixture) -
     told = [record.getMessage() for record in caplog.records]
     assert [line.partition(";")[0] for line in told] == [
         "The limits allow 0 of 4 short runs",
-        "The limits allow 0 of 1 rivals in full",
+        "The limits allow 0 of 1 challengers in full",
     ]
 
 
