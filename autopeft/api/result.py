@@ -32,7 +32,7 @@ _Words: TypeAlias = "str | os.PathLike[str]"
 # The names that `dir` and completion show; the other fields of a SearchResult stay usable.
 _FACE = (
     *("baseline", "best", "config", "full_runs", "leaderboard", "learning_rate", "load", "path", "plans"),
-    *("predict", "push_to_hub", "rival", "sizes", "test", "verdict"),
+    *("predict", "push_to_hub", "challenger", "sizes", "test", "verdict"),
 )
 
 
@@ -102,7 +102,7 @@ class Result(SearchResult):
 
     @property
     def plans(self) -> dict[str, SavedPlan]:
-        """The plans that were trained in full, by role: best, baseline, rival, head, 1-of-5."""
+        """The plans that were trained in full, by role: best, baseline, challenger, head, 1-of-5."""
         files = sorted((self.path / "plans").glob("*.yaml"))
         return {file.stem: SavedPlan(path=file, plan=read_plan(file).plan) for file in files}
 

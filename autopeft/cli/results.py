@@ -284,7 +284,7 @@ def _work(preview: Preview) -> Iterator[tuple[str, str]]:
     yield "search", f"{short}{sampled}" if preview.trials else "no short runs"
     yield (
         "full runs",
-        f"the best default and the best rival, {counted(preview.full_run_steps, 'step')}, "
+        f"the best default and the best challenger, {counted(preview.full_run_steps, 'step')}, "
         f"{counted(preview.seeds, 'seed')}; at most {preview.search_cost:.1f} R in all, finished weights "
         "included",
     )

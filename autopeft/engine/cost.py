@@ -16,7 +16,7 @@ def planned_runs(problem: SearchProblem) -> list[Fidelity]:
     """List the runs of a search, as if no limit stops it: short, full, on the test split, smaller budgets."""
     lengths = problem.lengths
     n_short = problem.n_trials(len(problem.first_plans))
-    # A thorough search trains one more rival and the head alone.
+    # A thorough search trains one more challenger and the head alone.
     n_extra = 1 + problem.has_head if problem.effort == "thorough" else 0
     main = [lengths.short(seed=problem.seeds[0])] * n_short
     main += [lengths.full(seed=problem.seeds[0])] * (len(problem.head_factors) - 1)

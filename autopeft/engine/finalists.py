@@ -15,12 +15,12 @@ _CLEAR = 2.0  # standard errors by which a metric overrules the loss; on the tab
 
 
 def choose_finalists(problem: SearchProblem, study: Study) -> tuple[list[Plan], list[Plan]]:
-    """List the baselines and the rivals to train in full, best first.
+    """List the baselines and the challengers to train in full, best first.
 
     1. The first baseline is trained; the further ones replace it if it diverges.
-    2. Short runs judge methods that start slowly too low. So the best plan of such a method is the rival,
-       unless the best of all rivals is two standard errors ahead of it; then that one is.
-    3. With `--effort thorough` there are up to three rivals: both of these, and the head alone.
+    2. Short runs judge methods that start slowly too low. So the best plan of such a method is the
+       challenger, unless the best of all challengers is two standard errors ahead of it; then that one is.
+    3. With `--effort thorough` there are up to three challengers: both of these, and the head alone.
     4. First plans without a short run (`--effort quick`, or time or cost ran out) rank last.
 
     Raises:
@@ -34,12 +34,16 @@ def choose_finalists(problem: SearchProblem, study: Study) -> tuple[list[Plan], 
     if not baselines:
         reason = next(m.reason for m in study.short.values() if is_baseline[m.plan])
         raise TrainingError(f"No learning rate of the baseline could be trained: {reason}.")
-    rivals = [m for m in ranked if not is_baseline[m.plan] and problem.is_allowed(m.plan)]
-    slow = [m for m in rivals if problem.starts_slowly(m.plan) and _ahead(problem, rivals[0], m) <= _CLEAR]
-    untried_rivals = [plan for plan in untried if plan not in baselines]
-    # If the space has LoRA alone, the best of the other baselines is the rival.
-    untried_rivals += [plan for plan in baselines[1:] if plan.adapters != baselines[0].adapters]
-    finalists = [m.plan for m in (*slow[:1], *rivals[:1])] or untried_rivals[:1]
+    challengers = [m for m in ranked if not is_baseline[m.plan] and problem.is_allowed(m.plan)]
+    slow = [
+        m
+        for m in challengers
+        if problem.starts_slowly(m.plan) and _ahead(problem, challengers[0], m) <= _CLEAR
+    ]
+    untried_challengers = [plan for plan in untried if plan not in baselines]
+    # If the space has LoRA alone, the best of the other baselines is the challenger.
+    untried_challengers += [plan for plan in baselines[1:] if plan.adapters != baselines[0].adapters]
+    finalists = [m.plan for m in (*slow[:1], *challengers[:1])] or untried_challengers[:1]
     if problem.effort != "thorough":
         finalists = finalists[:1]
     elif problem.has_head and problem.head[1] not in baselines:

@@ -30,25 +30,26 @@ class Judgement:
 
     best: Plan
     baseline: Plan
-    rival: Plan | None
+    challenger: Plan | None
     verdict: Verdict
     finished: Finished
 
 
 def train_in_full(
-    problem: SearchProblem, runs: Runs, baselines: Sequence[Plan], rivals: Sequence[Plan]
+    problem: SearchProblem, runs: Runs, baselines: Sequence[Plan], challengers: Sequence[Plan]
 ) -> tuple[Plan, Finished]:
     """Train the best baseline and the challengers that the limits allow, continuing their short runs.
 
     Return the baseline, and the full runs of each plan that finished, one for each seed. The best factor of
     the head's learning rate is found with the baseline, and all plans are trained at it. If a baseline
-    diverges, the next one is trained. Rivals that fail or are beyond the limits are left out, with a warning.
-    If the baseline exceeds the budget, it cannot be handed over, and one rival is trained beyond any limit.
+    diverges, the next one is trained. Challengers that fail or are beyond the limits are left out, with a
+    warning. If the baseline exceeds the budget, it cannot be handed over, and one challenger is trained
+    beyond any limit.
 
     Raises:
         TrainingError: The machine broke off a run of the baseline, or all baselines diverged.
     """
-    plans = [baselines[0], *rivals]
+    plans = [baselines[0], *challengers]
     factors = problem.head_factors if baselines[0].adapters else problem.head_factors[:1]
     slower_heads = [problem.lengths.full(seed=problem.seeds[0])] * (len(factors) - 1)
 
@@ -59,23 +60,23 @@ def train_in_full(
     n_affordable = max(
         next(filter(fits, range(len(plans), 1, -1)), 1) - 1, 0 if problem.is_allowed(plans[0]) else 1
     )
-    if n_affordable < len(rivals):
+    if n_affordable < len(challengers):
         log.warning(
             "The limits allow %d of %d challengers in full; raise --max-time or --max-cost for more.",
             n_affordable,
-            len(rivals),
+            len(challengers),
         )
-    rivals = rivals[:n_affordable]
-    for plan in [plan for plan in rivals if not plan.adapters]:
+    challengers = challengers[:n_affordable]
+    for plan in [plan for plan in challengers if not plan.adapters]:
         runs.arms.setdefault(plan, problem.head[0])
     full = [problem.lengths.full(seed=seed) for seed in problem.seeds]
-    runs.begin("full runs", [*full * (1 + len(rivals)), *slower_heads])
+    runs.begin("full runs", [*full * (1 + len(challengers)), *slower_heads])
     factor = _head_factor(problem, runs, baselines[0], factors)
-    rivals = [_at_head_factor(runs, plan, factor) for plan in rivals]
+    challengers = [_at_head_factor(runs, plan, factor) for plan in challengers]
     finished: dict[Plan, list[Measurement]] = {}
     for index, usual in enumerate(baselines):
         baseline = _at_head_factor(runs, usual, factor)
-        plans = [baseline, *rivals] if index == 0 else [baseline]
+        plans = [baseline, *challengers] if index == 0 else [baseline]
         results = iter(runs.measure_all((plan, fidelity) for plan in plans for fidelity in full))
         for plan in plans:
             of_plan = [next(results) for _ in full]
@@ -118,41 +119,45 @@ def _at_head_factor(runs: Runs, plan: Plan, factor: float) -> Plan:
 
 
 def judge(problem: SearchProblem, runs: Runs, baseline: Plan, finished: Finished) -> Judgement:
-    """Compare the best rival with the baseline on all confirm rows, and choose which is handed over.
+    """Compare the best challenger with the baseline on all confirm rows, and choose which is handed over.
 
-    If the baseline exceeds the budget, it is the rival, as `inconclusive`; TrainingError without a rival.
+    If the baseline exceeds the budget, it is the challenger, as `inconclusive`; TrainingError without a
+    challenger.
     """
-    rivals = [plan for plan in finished if plan != baseline]
-    rival = max(rivals, key=lambda plan: _mean(problem, finished[plan]), default=None)
+    challengers = [plan for plan in finished if plan != baseline]
+    challenger = max(challengers, key=lambda plan: _mean(problem, finished[plan]), default=None)
     difference = None
-    if rival is not None:
+    if challenger is not None:
         difference = evidence.paired_difference(
-            *(scores_of(problem, finished[plan]) for plan in (rival, baseline)),
+            *(scores_of(problem, finished[plan]) for plan in (challenger, baseline)),
             span=problem.metric.score_span,
             examples=problem.examples("confirm"),
-            n_rivals=len(rivals),
+            n_challengers=len(challengers),
         )
     margin = problem.spec.search.margin  # the difference that does not matter
     if margin is None:  # 0.01, or 1 % of an unbounded loss or error
         is_unbounded_loss = problem.metric.score_span is None and not problem.metric.greater_is_better
         margin = _MARGIN * abs(_mean(problem, finished[baseline])) if is_unbounded_loss else _MARGIN
-    names = _name(runs, rival or baseline), _name(runs, baseline)
+    names = _name(runs, challenger or baseline), _name(runs, baseline)
     verdict = evidence.verdict(
         difference,
         names=names,
-        params=((rival or baseline).trainable_params, baseline.trainable_params),
+        params=((challenger or baseline).trainable_params, baseline.trainable_params),
         margin=margin,
         metric=problem.metric,
     )
-    best = baseline if rival is None or verdict.label == "default kept" else rival
+    best = baseline if challenger is None or verdict.label == "default kept" else challenger
     if not problem.is_allowed(best):  # only a plan of the user can exceed the budget
-        if rival is None:
+        if challenger is None:
             raise TrainingError(
                 "Your baseline exceeds the budget, and no plan within the budget finished a full run. Raise "
                 "--budget, or search with --effort normal."
             )
-        best, verdict = rival, replace(verdict, label="inconclusive", sentence=_ABOVE_BUDGET.format(*names))
-    return Judgement(best=best, baseline=baseline, rival=rival, verdict=verdict, finished=finished)
+        best, verdict = (
+            challenger,
+            replace(verdict, label="inconclusive", sentence=_ABOVE_BUDGET.format(*names)),
+        )
+    return Judgement(best=best, baseline=baseline, challenger=challenger, verdict=verdict, finished=finished)
 
 
 def _name(runs: Runs, plan: Plan) -> str:
@@ -190,11 +195,11 @@ def read_test(problem: SearchProblem, runs: Runs, judged: Judgement) -> Finished
 def full_runs(
     problem: SearchProblem, runs: Runs, judged: Judgement, finished: Finished
 ) -> tuple[FullRun, ...]:
-    """Average the runs of each plan in `finished`: best, baseline, rival, then others by their arms."""
+    """Average the runs of each plan in `finished`: best, baseline, challenger, then others by their arms."""
     names = {judged.baseline: "baseline", judged.best: "best"}
-    if judged.rival is not None:
-        names.setdefault(judged.rival, "rival")
-    order = dict.fromkeys([judged.best, judged.baseline, *filter(None, [judged.rival]), *finished])
+    if judged.challenger is not None:
+        names.setdefault(judged.challenger, "challenger")
+    order = dict.fromkeys([judged.best, judged.baseline, *filter(None, [judged.challenger]), *finished])
     records = []
     for plan in [plan for plan in order if plan in finished]:
         of_plan = finished[plan]

@@ -25,7 +25,7 @@ _THOROUGH_TRIALS, _THOROUGH_SEEDS = 24, 3  # of `--effort thorough`; chosen by h
 # Cost of evaluating an example, relative to training on it: training adds a backward pass, which costs about
 # as much as the forward pass, since most weights are frozen. It stands for the price before runs are timed.
 EVAL_COST = 0.5
-USUAL_FINALISTS = 2  # the best baseline and one rival
+USUAL_FINALISTS = 2  # the best baseline and one challenger
 _FACTOR = 5  # between two budgets of `--sizes`; chosen by hand
 
 

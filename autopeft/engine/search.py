@@ -35,9 +35,9 @@ def search(
     study = Study(problem=problem, runs=runs, storage=storage())
     watch(study)
     study.measure()  # short runs with one shared seed: the same rows in the same order
-    baselines, rivals = choose_finalists(problem, study)
+    baselines, challengers = choose_finalists(problem, study)
     # Each full run continues its short run if it has one, and its weights are kept.
-    baseline, finished = train_in_full(problem, runs, baselines, rivals)
+    baseline, finished = train_in_full(problem, runs, baselines, challengers)
     study.record_full(finished)
     judged = judge(problem, runs, baseline, finished)  # in pairs, on all confirm rows
     tested = read_test(problem, runs, judged)
@@ -47,7 +47,7 @@ def search(
         measurements=tuple(runs.measured.values()),
         best=judged.best,
         baseline=judged.baseline,
-        rival=judged.rival,
+        challenger=judged.challenger,
         full_runs=full_runs(problem, runs, judged, finished),
         test=full_runs(problem, runs, judged, tested),
         verdict=judged.verdict,

@@ -4,7 +4,7 @@ Every table of scores has shape (S, N): S seeds, and N rows of a split in the sa
 Larger is better; losses are negated and have `span=None`. For a metric that is no mean over rows the scores
 are jackknife pseudo-values (`metrics`). `Examples` says which rows belong together.
 
-    difference = paired_difference(rival, baseline, span=1.0, n_rivals=2)
+    difference = paired_difference(challenger, baseline, span=1.0, n_challengers=2)
     verdict(difference, names=("HiRA", "LoRA"), params=(9_000, 9_000), margin=0.01, metric=accuracy)
 
 Inside the folder each file imports only from those before it: intervals → verdicts.

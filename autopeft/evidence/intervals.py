@@ -55,7 +55,7 @@ INDEPENDENT = Examples()
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Rival less baseline over all seeds and rows, in units of the scores; larger is better for the rival.
+    """Challenger less baseline over all seeds and rows, in units of the scores; larger is better for the challenger.
 
     `std_error`, > 0, is over new rows and new seeds. `low` and `high` are the ends of the 95 % interval.
     """
@@ -69,12 +69,12 @@ class Difference:
 
 
 def paired_difference(
-    rival: npt.ArrayLike,
+    challenger: npt.ArrayLike,
     baseline: npt.ArrayLike,
     *,
     span: float | None,
     examples: Examples = INDEPENDENT,
-    n_rivals: int = 1,
+    n_challengers: int = 1,
 ) -> Difference:
     """Compare two plans row by row, with the 95 % interval of their expected difference.
 
@@ -83,13 +83,13 @@ def paired_difference(
     are added, with differences of 0, +step, -step and 0, as Agresti and Min do for two classifiers.
 
     Args:
-        rival: Scores of shape (S, N), larger is better. With N >= 2 rows, S >= 1. With one number per run,
-            N = 1 and S >= 2: the seeds stand for the rows, and tell nothing of other rows.
+        challenger: Scores of shape (S, N), larger is better. With N >= 2 rows, S >= 1. With one number per
+            run, N = 1 and S >= 2: the seeds stand for the rows, and tell nothing of other rows.
         baseline: Scores of the same shape, seeds and rows.
         span: Width of the range of the scores, > 0 (1 for accuracy); None where they have no bounds.
         examples: The effect of one row on a score, and which rows belong together.
-        n_rivals: Rivals of which this one has the best scores on these rows, >= 1. The interval is widened so
-            that those of all rivals hold at once (Bonferroni).
+        n_challengers: Challengers of which this one has the best scores on these rows, >= 1. The interval is
+            widened so that those of all challengers hold at once (Bonferroni).
 
     Returns:
         The difference, centred on the plain mean. Its standard error is at least one float32 rounding of the
@@ -102,19 +102,19 @@ def paired_difference(
         Agresti & Min 2005, Statistics in Medicine 24:729; we keep the plain mean as centre and N as divisor,
         which is slightly wider.
     """
-    rivals, defaults = _checked(rival), _checked(baseline)
-    is_by_seeds = np.shape(rival) != rivals.shape  # one number per run: seeds stand for rows
-    assert rivals.shape == defaults.shape, f"shapes {rivals.shape} and {defaults.shape} differ"
-    assert n_rivals >= 1, n_rivals
-    table = rivals - defaults
+    challengers, defaults = _checked(challenger), _checked(baseline)
+    is_by_seeds = np.shape(challenger) != challengers.shape  # one number per run: seeds stand for rows
+    assert challengers.shape == defaults.shape, f"shapes {challengers.shape} and {defaults.shape} differ"
+    assert n_challengers >= 1, n_challengers
+    table = challengers - defaults
     _check_span(float(np.abs(table).max()), span)
     step = None if is_by_seeds else examples.step or span
     pseudo = () if step is None else (0.0, step, -step, 0.0)
     seed_rows = math.inf if is_by_seeds else SEED_ROWS
     variance, freedom = _variance(table, examples.groups, pseudo=pseudo, seed_rows=seed_rows)
-    scale = max(float(np.abs(rivals).max()), float(np.abs(defaults).max()))
+    scale = max(float(np.abs(challengers).max()), float(np.abs(defaults).max()))
     mean, std_error = float(table.mean()), _std_error(variance, scale)
-    half = float(-special.stdtrit(freedom, _TAIL / n_rivals)) * std_error
+    half = float(-special.stdtrit(freedom, _TAIL / n_challengers)) * std_error
     bound = math.inf if span is None else span  # with few groups the half width can exceed the span
     n_seeds, n_examples = table.shape[::-1] if is_by_seeds else table.shape
     return Difference(

@@ -1,4 +1,4 @@
-"""Gives the verdict on a rival and its baseline: a label and a sentence."""
+"""Gives the verdict on a challenger and its baseline: a label and a sentence."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ KEPT = "default kept"  # the only label with which the baseline is handed over
 _SMALLER = 0.5  # share of the baseline's parameters, at most, that counts as smaller; chosen by hand
 _ROUNDING = 1e-6  # a number below this share of the largest one counts as 0; chosen by hand
 _SENTENCES = {
-    "better": "{rival} {scores} than {baseline} on {rows}; {interval}.",
-    "as good and smaller": "{rival} has {share} of the parameters of {baseline} and {scores} on {rows}; "
+    "better": "{challenger} {scores} than {baseline} on {rows}; {interval}.",
+    "as good and smaller": "{challenger} has {share} of the parameters of {baseline} and {scores} on {rows}; "
     "{interval}.",
-    "inconclusive": "{rival} {scores} than {baseline} on {rows}, which may be chance; {interval}.",
-    KEPT: "{baseline} is kept, since {rival} is {how}: it {scores} on {rows}; {interval}.",
+    "inconclusive": "{challenger} {scores} than {baseline} on {rows}, which may be chance; {interval}.",
+    KEPT: "{baseline} is kept, since {challenger} is {how}: it {scores} on {rows}; {interval}.",
 }
 _INTERVAL = "expect {low} to {high}{of_what} on new rows and if trained again (95 % interval)"
 _ALONE = "{baseline} is handed over without a comparison: no other plan was trained in full."
@@ -27,23 +27,23 @@ def verdict(
     margin: float,
     metric: MetricFacts,
 ) -> Verdict:
-    """Label the difference between a rival and its baseline, and describe it in a sentence.
+    """Label the difference between a challenger and its baseline, and describe it in a sentence.
 
     The first label that fits is given:
 
     1. `better`: the 95 % interval lies above 0.
     2. `as good and smaller`: at most half of the parameters, and the interval does not reach below -margin.
-    3. `inconclusive`: ahead by a standard error or more. The rival is handed over all the same.
+    3. `inconclusive`: ahead by a standard error or more. The challenger is handed over all the same.
     4. `default kept`: the baseline is handed over.
 
     Args:
-        difference: Rival less baseline; None if only one plan was trained in full.
-        names: Names of the rival and the baseline. Without a difference only the baseline's is used.
-        params: Trainable parameters of the rival and the baseline.
+        difference: Challenger less baseline; None if only one plan was trained in full.
+        names: Names of the challenger and the baseline. Without a difference only the baseline's is used.
+        params: Trainable parameters of the challenger and the baseline.
         margin: Largest difference that does not matter, >= 0, in units of the scores.
         metric: Decides the unit in the sentence: points for a share, else the metric's own.
     """
-    rival, baseline = names
+    challenger, baseline = names
     if difference is None:
         sentence = _ALONE.format(baseline=baseline)
         return Verdict(
@@ -61,7 +61,7 @@ def verdict(
     rows = [f"{difference.n_examples:,} confirm rows"] if difference.n_examples > 1 else []
     rows += [f"{difference.n_seeds} seeds"] if difference.n_seeds > 1 else []
     sentence = _SENTENCES[label].format(
-        rival=rival,
+        challenger=challenger,
         baseline=baseline,
         scores=scores,
         how="worse" if difference.high < 0 else "not clearly better",
@@ -86,7 +86,7 @@ def _started(sentence: str) -> str:
 
 
 def _in_words(difference: Difference, metric: MetricFacts) -> tuple[str, str]:
-    """Describe the rival's score compared with the baseline, and the interval, in the metric's direction."""
+    """Describe the challenger's score compared with the baseline, and the interval, in the metric's direction."""
     ends = [difference.mean, difference.low, difference.high]
     if not metric.greater_is_better:
         ends = [-difference.mean, -difference.high, -difference.low]

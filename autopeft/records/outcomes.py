@@ -17,7 +17,7 @@ ArmKind = Literal["baseline", "head", "usual", "sampled", "given"]
 class Arm:
     """Where a plan comes from. Arms with the same label are equal.
 
-    `kind` is baseline (LoRA as people write it), head (no adapters), usual (a rival of the first list),
+    `kind` is baseline (LoRA as people write it), head (no adapters), usual (a challenger of the first list),
     sampled (any policy of the space) or given (by the user). `methods` names the method of each part of a
     policy of the space, in order; it is empty for the other kinds.
     """
@@ -170,7 +170,7 @@ class FullRun:
     """One plan trained in full and evaluated on a split.
 
     There is one of `metrics` per seed; `train_seconds` is a mean. `name` is best, baseline,
-    rival, or the label of its arm.
+    challenger, or the label of its arm.
     """
 
     name: str
@@ -190,10 +190,10 @@ class FullRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The best rival against the baseline, in units of the metric; positive differences favour the rival.
+    """The best challenger against the baseline, in units of the metric; positive differences favour the challenger.
 
-    `label` is better, `as good and smaller`, inconclusive (the rival is handed over, and the interval holds
-    0), or `default kept` (the baseline is handed over). Without a rival there is no difference.
+    `label` is better, `as good and smaller`, inconclusive (the challenger is handed over, and the interval
+    holds 0), or `default kept` (the baseline is handed over). Without a challenger there is no difference.
     """
 
     label: str
@@ -294,17 +294,17 @@ SEEN_ENOUGH = 0.95
 class Outcome:
     """What the engine finds.
 
-    `best` is handed over; `rival` is the plan that the verdict compares with the baseline, None without one.
-    `full_runs` has one record for each plan that was trained in full, on the confirm split; `test` has those
-    of best and baseline on the test split, if there is one. `front` holds the short runs that no other short
-    run beats on both loss and parameters.
+    `best` is handed over; `challenger` is the plan that the verdict compares with the baseline, None without
+    one. `full_runs` has one record for each plan that was trained in full, on the confirm split; `test` has
+    those of best and baseline on the test split, if there is one. `front` holds the short runs that no other
+    short run beats on both loss and parameters.
     """
 
     proposals: tuple[Proposal, ...]
     measurements: tuple[Measurement, ...]
     best: Plan
     baseline: Plan
-    rival: Plan | None
+    challenger: Plan | None
     full_runs: tuple[FullRun, ...]
     test: tuple[FullRun, ...]
     verdict: Verdict
@@ -346,7 +346,7 @@ class SearchSoFar:
 
     best: ClassVar[None] = None
     baseline: ClassVar[None] = None
-    rival: ClassVar[None] = None
+    challenger: ClassVar[None] = None
     full_runs: ClassVar[tuple[FullRun, ...]] = ()
     sizes: ClassVar[tuple[SizeStep, ...]] = ()
     spec: RunSpec

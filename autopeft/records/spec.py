@@ -144,7 +144,7 @@ class Extent(Topic):
     )
     effort: Literal["quick", "normal", "thorough"] = setting(
         "normal",
-        "How much to try. quick trains the default and one rival in full; normal tries the space's first "
+        "How much to try. quick trains the default and one challenger in full; normal tries the space's first "
         "plans in short runs before; thorough tries 24, most of them proposed by Optuna, and trains three "
         "seeds and the head alone",
         "Options",

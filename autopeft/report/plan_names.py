@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from autopeft.records import Adapter, Plan, SearchResult, SearchSoFar, Site, counted, listed
 
-ANSWERS = ("best", "baseline", "rival")  # the plans that a result names
+ANSWERS = ("best", "baseline", "challenger")  # the plans that a result names
 HEAD_ALONE, UNTRAINED = "head alone", "untrained model"  # a plan without adapters
 LINEAR = ("linear", "conv1d")  # kinds of sites that are linear maps
 _MOST_ROLES, _MOST_LAYERS = 5, 4  # up to so many are named one by one; chosen by hand
@@ -143,10 +143,10 @@ def is_untrained(result: SearchResult | SearchSoFar, plan: Plan) -> bool:
 def marks_of(result: SearchResult | SearchSoFar, plan: Plan) -> str:
     """Join the roles of a plan in the result, such as `best = baseline`; "" for a plan without a role.
 
-    A rival that is handed over is only called best.
+    A challenger that is handed over is only called best.
     """
     named = [name for name in ANSWERS if getattr(result, name) == plan]
-    return " = ".join(named[:1] if named == ["best", "rival"] else named)
+    return " = ".join(named[:1] if named == ["best", "challenger"] else named)
 
 
 @dataclass(frozen=True, kw_only=True)

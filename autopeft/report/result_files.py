@@ -45,7 +45,7 @@ def result_json(result: SearchResult) -> dict[str, Any]:
         status="complete",
         best=_plan(BestAnswer, result, result.best, plan_path="best/plan.yaml"),
         baseline=_plan(BaselineAnswer, result, result.baseline, name=arm),
-        rival=result.rival and _plan(PlanAnswer, result, result.rival),
+        challenger=result.challenger and _plan(PlanAnswer, result, result.challenger),
         test=TestNumbers(best=best, baseline=baseline) if best and baseline else None,
         refit=result.refit
         and _filled(
@@ -77,7 +77,7 @@ def _filled(kind: type[Row], *records: object, **values: Any) -> Row:
 
 def _plan(kind: type[Row], result: SearchResult, plan: Plan, **values: Any) -> Row:
     record = record_of(result.full_runs, plan)
-    assert record is not None, "best, baseline and rival have full runs"
+    assert record is not None, "best, baseline and challenger have full runs"
     return _filled(kind, record, plan, **_plan_facts(result, plan), **values)
 
 

@@ -77,7 +77,7 @@ class BaselineAnswer(PlanAnswer, Named):
 
 
 class FullRunAnswer(Numbers, Named):
-    """A finalist: `name` is best, baseline, rival, or its arm; `train_seconds` is a mean over its seeds."""
+    """A finalist: `name` is best, baseline, challenger, or its arm; `train_seconds` is a mean over its seeds."""
 
     plan_id: str
     trainable_params: _Count
@@ -144,7 +144,8 @@ class SensitivityAnswer(_Keys):
 class ResultFile(_Keys):
     """The answer of a run. Numbers that do not exist are null: JSON has no NaN and no infinity.
 
-    `rival` is the plan that the verdict compares with the baseline, null if nothing else finished a full run.
+    `challenger` is the plan that the verdict compares with the baseline, null if nothing else finished a full
+    run.
     """
 
     schema_version: Literal[3]
@@ -158,7 +159,7 @@ class ResultFile(_Keys):
     budget: Budget
     best: BestAnswer
     baseline: BaselineAnswer
-    rival: PlanAnswer | None
+    challenger: PlanAnswer | None
     verdict: Verdict
     test: TestNumbers | None
     evaluation: OwnEvaluation | None

@@ -48,8 +48,8 @@ def arms(result: SearchResult | SearchSoFar) -> dict[Plan, str]:
 class FullRow:
     """A plan that was trained in full; `mark` is its role, or finalist, and `words` describes it.
 
-    `difference` is the verdict's mean, low and high end in the rival's row, else None. `peak_bytes` is the
-    training memory without the base model's weights. `learning_rate` and `train_seconds` are None for the
+    `difference` is the verdict's mean, low and high end in the challenger's row, else None. `peak_bytes` is
+    the training memory without the base model's weights. `learning_rate` and `train_seconds` are None for the
     untrained model. `file_bytes` is the size of the adapter with the head.
     """
 
@@ -80,7 +80,7 @@ def full_rows(result: SearchResult, words: PartWords) -> tuple[FullRow, ...]:
             plan=record.plan,
             confirm=record,
             test=record_of(result.test, record.plan),
-            difference=compared if record.plan == result.rival else None,
+            difference=compared if record.plan == result.challenger else None,
             learning_rate=None if is_untrained(result, record.plan) else record.plan.learning_rate,
             train_seconds=None if is_untrained(result, record.plan) else record.train_seconds,
             peak_bytes=memory.get(record.plan, 0),

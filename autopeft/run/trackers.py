@@ -117,7 +117,7 @@ def _tracker_arguments(name: str, label: str, folder: Path) -> tuple[str, dict[s
 
 def _description(plan: Plan, arm: str, result: SearchResult) -> dict[str, bool | int | float | str]:
     """Describe a plan: its size and rate, its roles in the search, and the settings of the search."""
-    roles = ("best", "baseline", "rival")
+    roles = ("best", "baseline", "challenger")
     settings = to_json(result.spec).items()
     flat = {f"{topic}.{name}": value for topic, values in settings for name, value in values.items()}
     return {

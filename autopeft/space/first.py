@@ -22,8 +22,8 @@ def first_policies(space: Space, family: str, context: AllocationContext) -> tup
     method, placement and options of the space.
 
     1. If the budget pays no layer of any baseline, LoRA wherever it fits is the baseline.
-    2. If no rival of the list is left, the first choices of each other method of the space take their place,
-       or those of its mixes if it has nothing else.
+    2. If no challenger of the list is left, the first choices of each other method of the space take their
+       place, or those of its mixes if it has nothing else.
     3. The first baseline is also tried with each further value of a choice of the user's trainer.
     """
     entries = space.first[cast(Family, family)]
@@ -31,22 +31,24 @@ def first_policies(space: Space, family: str, context: AllocationContext) -> tup
     anywhere = default_lora(space, context)
     if not baselines and plan_of(anywhere, context).adapters:
         baselines = [(Arm(kind="baseline", label="LoRA on what fits"), anywhere)]
-    rivals = _arms_and_policies(
+    challengers = _arms_and_policies(
         space, [entry for entry in entries if not entry.baseline and is_point_of(space, entry)], context
     )
-    if not rivals:
+    if not challengers:
         methods = [name for name in space.methods if name != BASELINE_METHOD]
         for name in methods or (() if space.methods else space.mixes):
             policy = policy_of_parameters({"method": name, "rate_position": _MIDDLE}, space, context.methods)
             arm = policy.arm if policy.other_parts else _arm(policy, context, is_baseline=False)
-            rivals.append((replace(arm, kind="usual"), policy))
+            challengers.append((replace(arm, kind="usual"), policy))
     for arm, policy in baselines[:1]:
         for name, (_, *further) in context.choices.items():
             for value in further:
                 changed = replace(policy, choices=((name, value),))
-                rivals.append((replace(arm, kind="usual", label=f"{arm.label}, {name} {value}"), changed))
+                challengers.append(
+                    (replace(arm, kind="usual", label=f"{arm.label}, {name} {value}"), changed)
+                )
     by_plan: dict[Plan, tuple[Arm, Policy]] = {}
-    for arm, policy in [*baselines, *rivals]:
+    for arm, policy in [*baselines, *challengers]:
         by_plan.setdefault(plan_of(policy, context), (arm, policy))
     return tuple(by_plan.values())
 

@@ -2,15 +2,16 @@
 
     python reports/benchmark/race.py [--seeds 8] [--cells NAME …] [--lists | --samplers]
 
-Every plan of a list runs the short rung with one shared seed. The best baseline and one rival run in full: a
-method that starts slowly, unless another rival is clearly ahead of it. The rival is handed over if it is
-ahead of the baseline by so many standard errors of their paired difference on the confirm rows. What is
-handed over are the weights of that very run. Regret counts their own seed: the test score of the best plan on
-confirm (means over the seeds) less the test score of these weights, in points. The gain has less noise: the
-mean of the plan over seeds, confirm and test, less that of LoRA on q and v at 0.38. Costs are in R of a run
-of 300 steps, weights in full included; the short rung is 75 steps. Rules without a race stand beside it.
+Every plan of a list runs the short rung with one shared seed. The best baseline and one challenger run in
+full: a method that starts slowly, unless another challenger is clearly ahead of it. The challenger is handed
+over if it is ahead of the baseline by so many standard errors of their paired difference on the confirm rows.
+What is handed over are the weights of that very run. Regret counts their own seed: the test score of the best
+plan on confirm (means over the seeds) less the test score of these weights, in points. The gain has less
+noise: the mean of the plan over seeds, confirm and test, less that of LoRA on q and v at 0.38. Costs are in R
+of a run of 300 steps, weights in full included; the short rung is 75 steps. Rules without a race stand beside
+it.
 
-`--lists` chooses rivals step by step on all cells but one, and tries them on that one. `--samplers` lets
+`--lists` chooses challengers step by step on all cells but one, and tries them on that one. `--samplers` lets
 Optuna propose further plans for the short rung, from the space of the search.
 """
 
@@ -60,20 +61,22 @@ class Rules:
 
     Attributes:
         rung: Which of the cell's rungs is the short one.
-        second: Whether the two best baselines and rivals run the next rung too before finalists are chosen.
+        second: Whether the two best baselines and challengers run the next rung too before finalists are
+            chosen.
         rates: Whether each finalist's other rates run the short rung, and the best of them goes on.
         by: What ranks: the loss, the metric, or the metric where two standard errors tell, else the loss.
-        slow: Where a method that starts slowly has a place: `rival` is that of the rival, `third` one beside
-            it, `leader` one beside the best of all plans, so that no baseline need be in full; or `none`.
-        far: Standard errors on the search rows by which it may be behind the best rival, or the leader.
-        ahead: Standard errors on the confirm rows by which a rival must be ahead of the baseline.
+        slow: Where a method that starts slowly has a place: `challenger` is that of the challenger, `third`
+            one beside it, `leader` one beside the best of all plans, so that no baseline need be in full; or
+            `none`.
+        far: Standard errors on the search rows by which it may be behind the best challenger, or the leader.
+        ahead: Standard errors on the confirm rows by which a challenger must be ahead of the baseline.
     """
 
     rung: int = 1
     second: bool = False
     rates: bool = False
     by: str = "errors"
-    slow: str = "rival"
+    slow: str = "challenger"
     far: float = 2.0
     ahead: float = 0.0
 
@@ -188,15 +191,15 @@ def _finalists(track: Track, seen: dict[Plan, Point], rules: Rules) -> list[Plan
     slow = [p for p in order if p == surrogate.plans.get(HIRA) and rules.slow != "none"]
     baselines = [p for p in order if is_baseline(surrogate, p)][:1]
     others = [p for p in order if not is_baseline(surrogate, p)]
-    rivals = [p for p in others if rules.slow != "rival" or p not in slow][:1]
+    challengers = [p for p in others if rules.slow != "challenger" or p not in slow][:1]
     if rules.slow == "leader":
         finalists = [*order[:1], *slow, *order[1:2]][:2]
-    elif rules.slow == "rival" and slow:
-        behind = errors_ahead(surrogate, seen[rivals[0]], seen[slow[0]]) if rivals else 0.0
-        finalists = [*baselines, *(rivals if behind > rules.far else slow)]
+    elif rules.slow == "challenger" and slow:
+        behind = errors_ahead(surrogate, seen[challengers[0]], seen[slow[0]]) if challengers else 0.0
+        finalists = [*baselines, *(challengers if behind > rules.far else slow)]
     else:
         slow = [p for p in slow if errors_ahead(surrogate, seen[order[0]], seen[p]) <= rules.far]
-        finalists = [*baselines, *rivals, *slow]
+        finalists = [*baselines, *challengers, *slow]
     finalists = list(dict.fromkeys(finalists))
     return [_best_rate(track, plan, seen, rules) for plan in finalists] if rules.rates else finalists
 
@@ -327,20 +330,22 @@ def gain(surrogate: Surrogate, handed: Sequence[Handed]) -> float:
     return float(np.mean(others)) - base
 
 
-def chosen_without(cells: Sequence[Surrogate], n_rivals: int, *, most: float = 10.0) -> list[Entry]:
-    """Rivals beside the two baselines, one after another by the gain of the race; at most so much a cell."""
+def chosen_without(cells: Sequence[Surrogate], n_challengers: int, *, most: float = 10.0) -> list[Entry]:
+    """Challengers beside the two baselines, one after another by the gain of the race; at most so much a cell."""
     baselines: list[Entry] = [(Q_V, 0.38), (ALL, 0.38)]
     counts = Counter(entry for cell in cells for entry in cell.plans)
     candidates = [e for e, n in counts.items() if e[0] not in (Q_V, ALL, "head") and n > len(cells) // 2]
     candidates += [(SCORED, rate) for rate in RATES if (SCORED, rate) in counts]
-    rivals: list[Entry] = []
+    challengers: list[Entry] = []
 
     def value(entry: Entry) -> float:
-        return float(np.mean([min(most, _gain_of([*baselines, *rivals, entry], cell)) for cell in cells]))
+        return float(
+            np.mean([min(most, _gain_of([*baselines, *challengers, entry], cell)) for cell in cells])
+        )
 
-    for _ in range(n_rivals):
-        rivals.append(max(dict.fromkeys(e for e in candidates if e not in rivals), key=value))
-    return [*baselines, *rivals]
+    for _ in range(n_challengers):
+        challengers.append(max(dict.fromkeys(e for e in candidates if e not in challengers), key=value))
+    return [*baselines, *challengers]
 
 
 def _gain_of(entries: Sequence[Entry], cell: Surrogate) -> float:
@@ -348,15 +353,15 @@ def _gain_of(entries: Sequence[Entry], cell: Surrogate) -> float:
 
 
 def folds(cells: Sequence[Surrogate]) -> Iterator[str]:
-    """Rivals chosen on all cells but one, and their gain on that one; the same chosen on all."""
-    for n_rivals in (1, 2, 3):
-        everywhere = chosen_without(cells, n_rivals)
+    """Challengers chosen on all cells but one, and their gain on that one; the same chosen on all."""
+    for n_challengers in (1, 2, 3):
+        everywhere = chosen_without(cells, n_challengers)
         inside = [_gain_of(everywhere, cell) for cell in cells]
-        lists = [chosen_without([c for c in cells if c is not cell], n_rivals) for cell in cells]
+        lists = [chosen_without([c for c in cells if c is not cell], n_challengers) for cell in cells]
         outside = [_gain_of(entries, cell) for entries, cell in zip(lists, cells, strict=True)]
         counts = Counter(entry for entries in lists for entry in entries[2:])
         yield (
-            f"{n_rivals} rivals: {everywhere[2:]}; in-sample {np.mean(inside):.2f} {np.round(inside, 1)}, "
+            f"{n_challengers} challengers: {everywhere[2:]}; in-sample {np.mean(inside):.2f} {np.round(inside, 1)}, "
             f"left out {np.mean(outside):.2f} {np.round(outside, 1)}; in the folds {dict(counts)}"
         )
 

@@ -32,8 +32,8 @@ from pathlib import Path
 
 import description
 import numpy as np
+from competitors import competitors
 from policies import Finder, Found, parsed, policies
-from rivals import rivals
 from surrogate import Surrogate
 from table import Results, TableError
 
@@ -98,7 +98,7 @@ def _values(surrogate: Surrogate, found: Found, seed: int) -> dict[str, object]:
 
 def known_policies() -> dict[str, Finder]:
     """Every policy that has a name."""
-    return policies() | rivals()
+    return policies() | competitors()
 
 
 def cell_rows(folder: Path, chosen: Mapping[str, str | None], n_seeds: int) -> Rows:

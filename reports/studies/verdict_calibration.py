@@ -215,28 +215,30 @@ def drawn(rng: np.random.Generator, *, n_plans: int, shape: tuple[int, int], sha
 
 
 def simulated(n_runs: int) -> None:
-    """Equal plans: how often the best rival is called better and the interval holds 0, in percent.
+    """Equal plans: how often the best challenger is called better and the interval holds 0, in percent.
 
     A column is how much seeds move the plans: as much as a draw of so many rows.
     """
     worlds = (math.inf, 1500, 680, 400, 200)
-    print("| rivals | seeds | rows | " + " | ".join(f"{w:g}" for w in worlds) + " | half width |")
+    print("| challengers | seeds | rows | " + " | ".join(f"{w:g}" for w in worlds) + " | half width |")
     print("|" + "---|" * (4 + len(worlds)))
-    for n_rivals, n_seeds in ((1, 1), (2, 1), (3, 1), (1, 2), (1, 3), (1, 5)):
+    for n_challengers, n_seeds in ((1, 1), (2, 1), (3, 1), (1, 2), (1, 3), (1, 5)):
         for n in (100, 500, 2000):
             cells, halves = [], []
             for world in worlds:
-                rng, said = np.random.default_rng([n_rivals, n_seeds, n]), []
+                rng, said = np.random.default_rng([n_challengers, n_seeds, n]), []
                 for _ in range(n_runs):
-                    plans = drawn(rng, n_plans=1 + n_rivals, shape=(n_seeds, n), share=1 / world)
-                    rival = max(plans[1:], key=np.mean)
-                    said.append(paired_difference(rival, plans[0], span=1.0, n_rivals=n_rivals))
+                    plans = drawn(rng, n_plans=1 + n_challengers, shape=(n_seeds, n), share=1 / world)
+                    challenger = max(plans[1:], key=np.mean)
+                    said.append(
+                        paired_difference(challenger, plans[0], span=1.0, n_challengers=n_challengers)
+                    )
                 better = np.mean([each.low > 0 for each in said])
                 holds = np.mean([each.low <= 0 <= each.high for each in said])
                 cells.append(f"{100 * better:.1f}, {100 * holds:.1f}")
                 halves.append(np.median([each.high - each.low for each in said]) / 2)
             print(
-                f"| {n_rivals} | {n_seeds} | {n} | "
+                f"| {n_challengers} | {n_seeds} | {n} | "
                 + " | ".join(cells)
                 + f" | {100 * np.mean(halves):.1f} |",
                 flush=True,

@@ -43,9 +43,9 @@ def test_an_answer_fits_a_small_terminal(capsys, monkeypatch):
     assert len(shown) < 24
 
 
-def test_the_difference_stands_beside_the_rival(capsys):
+def test_the_difference_stands_beside_the_challenger(capsys):
     print_result(kept_default(), FOLDER)
-    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("rival"))
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("challenger"))
     assert re.split(r" {2,}", line)[3] == f"−0.7 ({interval(-0.028, 0.014, True)})"
 
 
@@ -99,7 +99,7 @@ def test_a_row_is_one_line_on_any_terminal(capsys, monkeypatch):
         monkeypatch.setenv("COLUMNS", str(columns))
         print_result(toy_result(), Path("runs/a"))
         lines = capsys.readouterr().out.splitlines()
-        shown.append([line for line in lines if line.startswith(("plan ", "best ", "rival "))])
+        shown.append([line for line in lines if line.startswith(("plan ", "best ", "challenger "))])
     assert shown[0] == shown[1] and max(map(len, shown[0])) <= 80
 
 
@@ -108,7 +108,7 @@ def test_a_narrow_terminal_gets_whole_columns(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "50")
     print_result(kept_default(), Path("runs/a"))
     shown = capsys.readouterr().out
-    rows = [line for line in shown.splitlines() if line.startswith(("plan ", "best ", "rival "))]
+    rows = [line for line in shown.splitlines() if line.startswith(("plan ", "best ", "challenger "))]
     assert len(rows) == 3 and max(map(len, rows)) <= 50
     assert "No room for difference and parameters: see the report." in shown
 

@@ -134,7 +134,7 @@ def test_plain_peft_loads_the_weights_and_scores_what_the_report_says(
     assert (training["plan_id"], training["metric"]) == (best["plan_id"], best["metric_mean"])
 
 
-PLANS = ("best/plan.yaml", "plans/baseline.yaml", "plans/rival.yaml", "plans/1-of-5.yaml")
+PLANS = ("best/plan.yaml", "plans/baseline.yaml", "plans/challenger.yaml", "plans/1-of-5.yaml")
 
 
 @pytest.mark.parametrize("name", PLANS)

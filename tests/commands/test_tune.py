@@ -146,7 +146,7 @@ def test_time_of_a_trial_that_is_tried_again_is_paid_too(tiny_llama, tmp_path):
         (lambda trial: cut(trial.folder / "adapter_model.safetensors"), "cannot be read"),
     ],
 )
-def test_rival_with_a_wrong_adapter_is_left_out(spoil, reason, tiny_llama, tmp_path):
+def test_challenger_with_a_wrong_adapter_is_left_out(spoil, reason, tiny_llama, tmp_path):
     def train(trial):
         write_adapter(trial, tiny_llama)
         if trial.split == "confirm" and trial.peft_config.peft_type.value == "HIRA":

@@ -40,9 +40,9 @@ def test_a_baseline_that_cannot_be_trained_at_all_ends_the_search_with_its_error
 
 @pytest.mark.parametrize("status", [DIVERGED, *OF_MACHINE])
 @pytest.mark.parametrize("effort", ["quick", "normal"])
-def test_a_rival_without_a_finished_full_run_is_left_out(status: Status, effort: str) -> None:
+def test_a_challenger_without_a_finished_full_run_is_left_out(status: Status, effort: str) -> None:
     outcome = run(levels({"ia3": status}, hira=0.1), effort=effort).outcome
-    assert outcome.rival is None and outcome.best == outcome.baseline
+    assert outcome.challenger is None and outcome.best == outcome.baseline
     assert outcome.verdict.label == "default kept" and outcome.verdict.mean_difference is None
     assert [full.name for full in outcome.full_runs] == ["best"]
 

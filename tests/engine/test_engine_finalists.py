@@ -75,18 +75,20 @@ def test_the_front_holds_each_plan_that_no_smaller_and_better_one_beats(made: li
 
 
 @pytest.mark.parametrize(
-    ("short", "is_rival"),
+    ("short", "is_challenger"),
     [(0.8, True), (0.70, True), (0.69, True), (0.67, True), (0.64, False), (0.30, False)],
     ids=["first", "level", "a-point-behind", "within-two-errors", "beyond", "far-behind"],
 )
-def test_a_slow_starter_is_the_rival_unless_another_is_clearly_ahead(short: float, is_rival: bool) -> None:
+def test_a_slow_starter_is_the_challenger_unless_another_is_clearly_ahead(
+    short: float, is_challenger: bool
+) -> None:
     """Three in 100 rows apart are 1.7 paired standard errors, six in 100 are 2.5."""
     search, gap = run(levels({"hira": 0.95}, hira=short)), 0.7 - short
-    assert (gap <= 2 * math.sqrt(max(0.0, gap) * (1 - gap) / 99) + 1e-9) == is_rival
-    assert search.kinds("confirm") == {"q+v": 1, "hira" if is_rival else "ia3": 1}
+    assert (gap <= 2 * math.sqrt(max(0.0, gap) * (1 - gap) / 99) + 1e-9) == is_challenger
+    assert search.kinds("confirm") == {"q+v": 1, "hira" if is_challenger else "ia3": 1}
 
 
-def test_in_a_thorough_search_a_slow_starter_takes_no_other_rivals_place() -> None:
+def test_in_a_thorough_search_a_slow_starter_takes_no_other_challengers_place() -> None:
     search = run(levels(hira=0.69), effort="thorough", trials=16, seeds=1)
     assert search.kinds("confirm") == {"q+v": 1, "hira": 1, "ia3": 1, "head": 1}
 
@@ -104,13 +106,13 @@ def test_the_best_baseline_is_trained_in_full(kind: str) -> None:
     assert search.kinds("confirm") == {kind: 1, "ia3": 1}
 
 
-def test_in_a_space_of_the_baselines_alone_another_of_them_is_the_rival() -> None:
+def test_in_a_space_of_the_baselines_alone_another_of_them_is_the_challenger() -> None:
     lora = {
         "lora": SPACE.methods["lora"].model_copy(update={"placement": ("all",), "layer_share": (1.0, 1.0)})
     }
     first = {"classification": tuple(entry for entry in LIST if entry.baseline)}
     space = SPACE.model_copy(update={"methods": lora, "first": first})
     search = run(levels(lora=0.8, ia3=0.1), space=space, trials=2)
-    assert (kind_of(search.outcome.baseline), kind_of(search.outcome.rival)) == ("lora", "q+v")
+    assert (kind_of(search.outcome.baseline), kind_of(search.outcome.challenger)) == ("lora", "q+v")
     other = run(levels({"lora": Status.DIVERGED}, lora=0.8), space=space, trials=2).outcome
     assert kind_of(other.baseline) == kind_of(other.best) == "q+v"

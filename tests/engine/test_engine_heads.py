@@ -31,7 +31,7 @@ def truth(slow: float | Status, usual: float | Status = 0.6):
 def test_all_finished_plans_have_the_factor_of_the_lower_loss(slow, chosen):
     found = run(truth(slow), head_factors=(USUAL, SLOW))
     outcome = found.outcome
-    assert {plan.head_factor for plan in (outcome.best, outcome.baseline, outcome.rival)} == {chosen}
+    assert {plan.head_factor for plan in (outcome.best, outcome.baseline, outcome.challenger)} == {chosen}
     assert kind_of(outcome.best) == "ia3"
     tried = Counter((kind_of(m.plan), m.plan.head_factor) for m in found.at("confirm"))
     baseline = kind_of(outcome.baseline)
@@ -66,7 +66,7 @@ def test_the_further_run_is_planned_shown_and_counted():
     assert found.display.left[-1] == 0
 
 
-def test_a_limit_leaves_out_the_rival_before_the_slower_head():
+def test_a_limit_leaves_out_the_challenger_before_the_slower_head():
     found = run(truth(0.7), head_factors=(USUAL, SLOW), max_cost=3.5)
     assert [m.plan.head_factor for m in found.at("confirm")] == [USUAL, SLOW]
     assert found.outcome.best.head_factor == SLOW

@@ -163,7 +163,7 @@ def test_a_limit_that_pays_no_search_leaves_the_time_of_one_full_run() -> None:
     left = display.left_at["full runs"]
     assert (
         left is not None and rest + TEST <= left <= rest + 2 * TEST
-    )  # of baseline and rival, if one is paid
+    )  # of baseline and challenger, if one is paid
 
 
 def test_the_time_left_on_many_workers_is_no_shorter_than_a_run() -> None:
@@ -282,14 +282,14 @@ def test_a_usual_search_has_as_many_short_runs_as_the_longest_list_of_first_plan
     assert usual_cost(300) == usual_cost(300, n_first=n_first)
 
 
-def test_r_is_a_finished_run_of_the_rival_if_the_baseline_is_not_trained() -> None:
+def test_r_is_a_finished_run_of_the_challenger_if_the_baseline_is_not_trained() -> None:
     outcome = run(timed()).outcome
     runs = [
         replace(m, train_seconds=0.0, trained_steps=0) if m.plan == outcome.baseline else m
         for m in outcome.measurements
     ]
-    of_rival = next(m for m in runs if m.plan == outcome.rival and m.fidelity.split == "confirm")
-    diverged = replace(of_rival, status=Status.DIVERGED, train_seconds=1.0)
+    of_challenger = next(m for m in runs if m.plan == outcome.challenger and m.fidelity.split == "confirm")
+    diverged = replace(of_challenger, status=Status.DIVERGED, train_seconds=1.0)
     changed = replace(outcome, measurements=(*runs, diverged))
     cost = search_cost(changed, paid=changed.measurements, scoring_seconds=0.0, load_seconds=0.0)
     assert cost.full_run_seconds == pytest.approx(FULL)

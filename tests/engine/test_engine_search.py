@@ -36,22 +36,22 @@ def test_all_plans_are_compared_on_the_same_seed_and_the_same_rows() -> None:
     assert {fidelity.seed for fidelity in seen["confirm"]} == {7, 8}
 
 
-@pytest.mark.parametrize("rival", [0.2, 0.5, 0.59, 0.6, 0.61, 0.63, 0.7, 0.9])
-def test_the_default_is_always_trained_in_full_and_kept_unless_the_verdict_prefers_the_rival(
-    rival: float,
+@pytest.mark.parametrize("challenger", [0.2, 0.5, 0.59, 0.6, 0.61, 0.63, 0.7, 0.9])
+def test_the_default_is_always_trained_in_full_and_kept_unless_the_verdict_prefers_the_challenger(
+    challenger: float,
 ) -> None:
-    search = run(levels(ia3=rival, hira=0.1, lora=0.1))
+    search = run(levels(ia3=challenger, hira=0.1, lora=0.1))
     outcome = search.outcome
     assert kind_of(outcome.baseline) == "q+v" and outcome.baseline in {m.plan for m in search.at("confirm")}
-    assert outcome.rival is not None and kind_of(outcome.rival) == "ia3"
+    assert outcome.challenger is not None and kind_of(outcome.challenger) == "ia3"
     is_kept = outcome.verdict.label == "default kept"
-    assert outcome.best == (outcome.baseline if is_kept else outcome.rival)
-    assert outcome.verdict.mean_difference == pytest.approx(rival - 0.6)
+    assert outcome.best == (outcome.baseline if is_kept else outcome.challenger)
+    assert outcome.verdict.mean_difference == pytest.approx(challenger - 0.6)
     assert outcome.verdict.interval_95 is not None
     low, high = outcome.verdict.interval_95
-    assert low < rival - 0.6 < high and (low > 0) == (outcome.verdict.label == "better")
-    assert is_kept or rival >= 0.59  # IA3 has less than half of the parameters
-    assert not is_kept or rival <= 0.63
+    assert low < challenger - 0.6 < high and (low > 0) == (outcome.verdict.label == "better")
+    assert is_kept or challenger >= 0.59  # IA3 has less than half of the parameters
+    assert not is_kept or challenger <= 0.63
 
 
 def test_the_margin_of_a_loss_is_one_percent_of_the_mean_loss_of_the_baseline() -> None:
@@ -62,10 +62,10 @@ def test_the_margin_of_a_loss_is_one_percent_of_the_mean_loss_of_the_baseline() 
 def test_full_runs_decide_and_not_the_short_ones() -> None:
     outcome = run(levels({"ia3": 0.3}, ia3=0.9)).outcome
     assert outcome.verdict.label == "default kept" and outcome.best == outcome.baseline
-    assert [full.name for full in outcome.full_runs] == ["best", "rival"]
+    assert [full.name for full in outcome.full_runs] == ["best", "challenger"]
 
 
-def test_the_best_of_several_rivals_is_compared() -> None:
+def test_the_best_of_several_challengers_is_compared() -> None:
     search = run(levels({"head": 0.95}, hira=0.1), effort="thorough", trials=4)
     assert search.kinds("confirm") == {"q+v": 3, "ia3": 3, "head": 3}
     assert kind_of(search.outcome.best) == "head"
@@ -90,7 +90,11 @@ def test_the_test_split_is_read_once_and_says_nothing_of_the_choice() -> None:
 def test_a_metric_of_which_less_is_better_gives_the_mirrored_outcome() -> None:
     errors = World(truth=levels(), greater_is_better=False)
     mirrored, usual = run(errors, metric=ERROR_RATE).outcome, run(levels()).outcome
-    assert (mirrored.best, mirrored.baseline, mirrored.rival) == (usual.best, usual.baseline, usual.rival)
+    assert (mirrored.best, mirrored.baseline, mirrored.challenger) == (
+        usual.best,
+        usual.baseline,
+        usual.challenger,
+    )
     assert mirrored.verdict.mean_difference == usual.verdict.mean_difference
     assert mirrored.verdict.interval_95 == usual.verdict.interval_95
     for error, share in zip(mirrored.full_runs, usual.full_runs, strict=True):
@@ -127,30 +131,30 @@ def test_a_thorough_search_tells_what_the_head_alone_brings(has_head: bool, n_he
     assert ("head" in {full.name for full in search.outcome.full_runs}) == has_head
 
 
-def test_the_plan_of_the_user_is_the_default_and_lora_a_rival() -> None:
+def test_the_plan_of_the_user_is_the_default_and_lora_a_challenger() -> None:
     yours = replace(problem().first_plans[2][1], learning_rate=1e-4)
     truth = levels({"ia3": 0.5}, hira=0.1)
     search = run(truth, user_plan=(YOURS, yours))
     assert search.outcome.baseline == yours
-    assert kind_of(search.outcome.rival) == "ia3"  # at the rate of the list
+    assert kind_of(search.outcome.challenger) == "ia3"  # at the rate of the list
     assert search.kinds("search")["lora"] == 1
 
 
-@pytest.mark.parametrize("rival", [0.1, 0.9])
+@pytest.mark.parametrize("challenger", [0.1, 0.9])
 @pytest.mark.parametrize("max_cost", [0.1, 1.0, 100.0])
 @pytest.mark.parametrize("effort", ["quick", "normal"])
 def test_the_plan_of_the_user_is_not_handed_over_beyond_the_budget(
-    rival: float, max_cost: float, effort: str
+    challenger: float, max_cost: float, effort: str
 ) -> None:
     big = problem().first_plans[0][1]
-    truth = levels(**{"q+v": rival, "lora": rival, "ia3": rival, "hira": rival})
+    truth = levels(**{"q+v": challenger, "lora": challenger, "ia3": challenger, "hira": challenger})
 
     def seen(plan, fidelity):
         return 0.5 if plan == big else truth(plan, fidelity)
 
     outcome = run(seen, max_params=TIGHT, user_plan=(YOURS, big), max_cost=max_cost, effort=effort).outcome
     assert outcome.baseline == big
-    assert outcome.best.trainable_params <= TIGHT and outcome.rival == outcome.best
+    assert outcome.best.trainable_params <= TIGHT and outcome.challenger == outcome.best
     assert big not in {m.plan for m in outcome.front}
 
 
@@ -190,10 +194,10 @@ def test_intervals_and_standard_errors_count_groups_in_place_of_examples() -> No
 
 
 @pytest.mark.parametrize("only", ["lora", "ia3", "hira"])
-def test_rivals_have_the_methods_of_the_space_alone(only: str) -> None:
+def test_challengers_have_the_methods_of_the_space_alone(only: str) -> None:
     search = run(levels(), space=SPACE.only([only]))
-    rivals = {p.plan.lead_method for p in search.outcome.proposals if p.arm.kind != "baseline"}
-    assert rivals <= {only}
+    challengers = {p.plan.lead_method for p in search.outcome.proposals if p.arm.kind != "baseline"}
+    assert challengers <= {only}
     assert search.outcome.baseline.lead_method == "lora"
 
 

@@ -47,22 +47,22 @@ def binary_plans(n_plans: int, n_seeds: int, n_rows: int, *, by_seed: float, see
 
 def test_one_seed_of_losses_gives_the_widened_paired_t_over_rows() -> None:
     rng = np.random.default_rng(0)
-    rival, baseline = rng.normal(size=(1, 40)), rng.normal(size=(1, 40))
-    difference = paired_difference(rival, baseline, span=None)
-    expected = stats.ttest_rel(rival[0], baseline[0]).confidence_interval(0.95)
-    mean = (rival - baseline).mean()
+    challenger, baseline = rng.normal(size=(1, 40)), rng.normal(size=(1, 40))
+    difference = paired_difference(challenger, baseline, span=None)
+    expected = stats.ttest_rel(challenger[0], baseline[0]).confidence_interval(0.95)
+    mean = (challenger - baseline).mean()
     assert ends(difference) == pytest.approx(
         [mean + widened(40) * (end - mean) for end in expected], rel=1e-9
     )
-    assert difference.std_error == pytest.approx(widened(40) * stats.sem((rival - baseline)[0]))
+    assert difference.std_error == pytest.approx(widened(40) * stats.sem((challenger - baseline)[0]))
     assert (difference.n_examples, difference.n_seeds) == (40, 1)
 
 
 def test_scores_of_0_and_1_give_the_adjusted_wald_variance() -> None:
     # 100 rows: 7 won, 3 lost. Half a row more in each cell of the 2 x 2 table, variance about the plain mean
     # 0.04: (7.5 * 0.96**2 + 3.5 * 1.04**2 + 91 * 0.04**2) / (100 * 99).
-    rival, baseline = np.repeat([1, 0, 1], [7, 3, 90]), np.repeat([0, 1, 1], [7, 3, 90])
-    difference = paired_difference(rival[None], baseline[None], span=1.0)
+    challenger, baseline = np.repeat([1, 0, 1], [7, 3, 90]), np.repeat([0, 1, 1], [7, 3, 90])
+    difference = paired_difference(challenger[None], baseline[None], span=1.0)
     by_rows = math.sqrt((7.5 * 0.96**2 + 3.5 * 1.04**2 + 91 * 0.04**2) / 9900)
     assert difference.mean == pytest.approx(0.04)
     assert difference.std_error == pytest.approx(widened(100) * by_rows)
@@ -71,10 +71,10 @@ def test_scores_of_0_and_1_give_the_adjusted_wald_variance() -> None:
 
 
 def test_seeds_that_differ_by_far_give_the_standard_error_over_seeds() -> None:
-    rival, baseline = np.array([0.91, 0.55, 0.70]), np.array([0.90, 0.91, 0.92])
+    challenger, baseline = np.array([0.91, 0.55, 0.70]), np.array([0.90, 0.91, 0.92])
     wide = np.ones((1, 20_000))
-    difference = paired_difference(rival[:, None] * wide, baseline[:, None] * wide, span=1.0)
-    assert difference.std_error == pytest.approx(stats.sem(rival - baseline), rel=1e-4)
+    difference = paired_difference(challenger[:, None] * wide, baseline[:, None] * wide, span=1.0)
+    assert difference.std_error == pytest.approx(stats.sem(challenger - baseline), rel=1e-4)
     assert difference.n_seeds == 3
 
 
@@ -86,12 +86,12 @@ def test_equal_seeds_have_the_recorded_variance_between_seeds(n_seeds: int) -> N
     assert difference.std_error == pytest.approx(math.sqrt(variance))
 
 
-def test_more_rivals_take_the_quantile_of_bonferroni() -> None:
+def test_more_challengers_take_the_quantile_of_bonferroni() -> None:
     losses = np.random.default_rng(2).normal(size=(1, 30))
-    for n_rivals in (1, 2, 3):
-        difference = paired_difference(losses, 0 * losses, span=None, n_rivals=n_rivals)
+    for n_challengers in (1, 2, 3):
+        difference = paired_difference(losses, 0 * losses, span=None, n_challengers=n_challengers)
         half = (difference.high - difference.low) / 2
-        assert half / difference.std_error == pytest.approx(stats.t.ppf(1 - 0.025 / n_rivals, 29))
+        assert half / difference.std_error == pytest.approx(stats.t.ppf(1 - 0.025 / n_challengers, 29))
 
 
 def test_one_plan_on_one_seed_has_the_error_over_rows_alone() -> None:
@@ -126,9 +126,9 @@ def test_noise_of_single_scores_is_not_counted_twice() -> None:
 @pytest.mark.parametrize("n_rows", [100, 500, 2000])
 def test_least_difference_is_the_half_width_of_equal_plans_that_disagree(n_rows: int) -> None:
     n_apart = n_rows // 20  # each is right alone on so many rows
-    rival = np.repeat([1, 0, 1], [n_apart, n_apart, n_rows - 2 * n_apart])[None]
+    challenger = np.repeat([1, 0, 1], [n_apart, n_apart, n_rows - 2 * n_apart])[None]
     baseline = np.repeat([0, 1, 1], [n_apart, n_apart, n_rows - 2 * n_apart])[None]
-    difference = paired_difference(rival, baseline, span=1.0)
+    difference = paired_difference(challenger, baseline, span=1.0)
     assert least_difference(n_rows, 0.1) == pytest.approx(difference.high, rel=0.08 if n_rows < 500 else 0.02)
 
 
@@ -137,9 +137,9 @@ def test_least_difference_is_the_half_width_of_equal_plans_that_disagree(n_rows:
 
 def is_better(n_won: int, n_apart: int, n_rows: int) -> bool:
     """Whether a classifier that alone has `n_won` rows of `n_apart` right is called better."""
-    rival = np.repeat([1.0, 0.0, 1.0], [n_won, n_apart - n_won, n_rows - n_apart])
+    challenger = np.repeat([1.0, 0.0, 1.0], [n_won, n_apart - n_won, n_rows - n_apart])
     baseline = np.repeat([0.0, 1.0, 1.0], [n_won, n_apart - n_won, n_rows - n_apart])
-    return paired_difference(rival[None], baseline[None], span=1.0).low > 0
+    return paired_difference(challenger[None], baseline[None], span=1.0).low > 0
 
 
 @pytest.mark.parametrize("n_rows", [100, 400])
@@ -187,13 +187,13 @@ def test_rows_alone_would_cover_too_little() -> None:
     assert ((low <= 0) & (high >= 0)).mean() < 0.88
 
 
-@pytest.mark.parametrize(("n_rivals", "n_seeds"), [(1, 1), (2, 1), (3, 1), (1, 2), (1, 3)])
-def test_equal_plans_are_called_better_in_2_and_a_half_percent(n_rivals: int, n_seeds: int) -> None:
+@pytest.mark.parametrize(("n_challengers", "n_seeds"), [(1, 1), (2, 1), (3, 1), (1, 2), (1, 3)])
+def test_equal_plans_are_called_better_in_2_and_a_half_percent(n_challengers: int, n_seeds: int) -> None:
     n_runs, n_better = 1500, 0
     for run in range(n_runs):
-        plans = binary_plans(1 + n_rivals, n_seeds, 300, by_seed=0.1, seed=run)
+        plans = binary_plans(1 + n_challengers, n_seeds, 300, by_seed=0.1, seed=run)
         best = max(plans[1:], key=np.mean)
-        n_better += paired_difference(best, plans[0], span=1.0, n_rivals=n_rivals).low > 0
+        n_better += paired_difference(best, plans[0], span=1.0, n_challengers=n_challengers).low > 0
     assert n_better / n_runs <= 0.025 + 2 * math.sqrt(0.025 * 0.975 / n_runs)
 
 
@@ -219,8 +219,8 @@ def test_a_clear_gain_is_found_on_one_seed() -> None:
 @st.composite
 def score_pairs(draw: st.DrawFn, elements: st.SearchStrategy[float]) -> tuple[Floats, Floats]:
     shape = draw(st.tuples(st.integers(1, 4), st.integers(2, 6)))
-    rival, baseline = (draw(arrays(np.float64, shape, elements=elements)) for _ in range(2))
-    return rival, baseline
+    challenger, baseline = (draw(arrays(np.float64, shape, elements=elements)) for _ in range(2))
+    return challenger, baseline
 
 
 @given(score_pairs(st.sampled_from([0.0, 1.0])))
@@ -266,9 +266,9 @@ def test_equal_losses_are_known_to_one_rounding_of_float32() -> None:
 
 
 def test_one_number_per_run_gives_the_interval_of_a_paired_t_test_over_the_seeds() -> None:
-    rival, baseline = np.array([[0.84], [0.86], [0.83]]), np.array([[0.81], [0.82], [0.82]])
-    difference = paired_difference(rival, baseline, span=1.0)
-    expected = stats.ttest_rel(rival[:, 0], baseline[:, 0]).confidence_interval(0.95)
+    challenger, baseline = np.array([[0.84], [0.86], [0.83]]), np.array([[0.81], [0.82], [0.82]])
+    difference = paired_difference(challenger, baseline, span=1.0)
+    expected = stats.ttest_rel(challenger[:, 0], baseline[:, 0]).confidence_interval(0.95)
     assert (difference.low, difference.high) == pytest.approx((expected.low, expected.high))
     assert (difference.n_examples, difference.n_seeds) == (1, 3)
 

@@ -79,11 +79,11 @@ def test_the_standard_error_is_that_of_a_bootstrap_of_groups() -> None:
 
 @pytest.mark.parametrize("groups", [range(73), [5] * 73])
 def test_groups_of_one_row_and_one_group_of_all_change_no_bit(groups: range | list[int]) -> None:
-    rival, baseline = (np.round(np.abs(scores) % 1) for scores in drawn(UNEVEN))
+    challenger, baseline = (np.round(np.abs(scores) % 1) for scores in drawn(UNEVEN))
     examples = Examples(groups=groups)
-    grouped = paired_difference(rival, baseline, span=1.0, examples=examples)
-    assert grouped == paired_difference(rival, baseline, span=1.0)
-    assert mean_and_std_error(rival, examples=examples) == mean_and_std_error(rival)
+    grouped = paired_difference(challenger, baseline, span=1.0, examples=examples)
+    assert grouped == paired_difference(challenger, baseline, span=1.0)
+    assert mean_and_std_error(challenger, examples=examples) == mean_and_std_error(challenger)
 
 
 def test_equal_scores_in_groups_get_pseudo_rows_as_large_as_a_row() -> None:

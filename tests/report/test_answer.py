@@ -133,7 +133,7 @@ def test_a_plan_is_named_as_best_once():
     by_name = {row.plan: row.mark for row in report.full_rows(toy_result(), WORDS)}
     assert list(by_name.values()) == ["best", "baseline", "finalist"]
     rows = report.full_rows(kept_default(), WORDS)
-    assert [row.mark for row in rows] == ["best = baseline", "rival", "finalist"]
+    assert [row.mark for row in rows] == ["best = baseline", "challenger", "finalist"]
     (row,) = (row for row in rows if row.plan == BEST)
     assert row.difference == (-0.007, -0.028, 0.014)
 

@@ -66,7 +66,7 @@ def test_the_report_of_a_deep_model_is_short(ranks):
     )
     first, *others = roles.full_runs
     records = (replace(first, plan=plan), *others)
-    result = replace(roles, sites=sites, best=plan, rival=plan, scores=(), full_runs=records, test=())
+    result = replace(roles, sites=sites, best=plan, challenger=plan, scores=(), full_runs=records, test=())
     page, text = (render(result, words=WORDS) for render in (report.report_html, report.report_md))
     is_long = len(merged(shown).rows) > MAX_ROWS
     assert is_long == (len(set(ranks)) > 1)

@@ -73,10 +73,10 @@ def test_the_table_of_full_runs_has_the_numbers_of_the_record(result, page):
     assert text["difference to the default"] == ("+1.4 points (+0.6 to +2.2)", "–", "–")
 
 
-def test_the_difference_stands_in_the_row_of_the_rival():
+def test_the_difference_stands_in_the_row_of_the_challenger():
     table = Page(report.report_html(kept_default(), words=WORDS)).columns("difference to the default")
     assert texts(table["difference to the default"]) == ["–", "−0.7 points −2.8 to +1.4", "–"]
-    assert [cell[:5] for cell in table["plan"]] == ["best ", "rival", "final"]
+    assert [cell[:5] for cell in table["plan"]] == ["best ", "challenger", "final"]
 
 
 def test_the_table_of_smaller_budgets_has_the_numbers_of_the_record(result, page):
@@ -149,17 +149,17 @@ def test_result_json_has_the_documented_keys(result):
     assert not {"smallest", "incumbent", "proxy", "head"} & set(answer)
 
 
-def test_the_rival_is_in_the_result_whether_or_not_it_is_handed_over():
+def test_the_challenger_is_in_the_result_whether_or_not_it_is_handed_over():
     won, lost = (report.result_json(r) for r in (toy_result(), kept_default()))
-    assert won["rival"]["plan_id"] == won["best"]["plan_id"] == BEST.digest
-    assert lost["rival"]["plan_id"] == BEST.digest and lost["best"]["plan_id"] == BASELINE.digest
+    assert won["challenger"]["plan_id"] == won["best"]["plan_id"] == BEST.digest
+    assert lost["challenger"]["plan_id"] == BEST.digest and lost["best"]["plan_id"] == BASELINE.digest
     alone = replace(
         kept_default(),
-        rival=None,
+        challenger=None,
         full_runs=kept_default().full_runs[:1],
         verdict=replace(kept_default().verdict, mean_difference=None, interval_95=None),
     )
-    assert report.result_json(alone)["rival"] is None
+    assert report.result_json(alone)["challenger"] is None
     assert "Against the default" not in report.report_html(alone, words=WORDS)
     assert report.report_md(alone, words=WORDS)
 

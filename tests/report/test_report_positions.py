@@ -22,7 +22,7 @@ def result_with(ranges, rate=4e-3):
     best = replace(result.best, learning_rate=rate)
     first, *others = result.full_runs
     records = (replace(first, plan=best), *others)
-    return replace(result, setting=setting, best=best, rival=best, full_runs=records, test=())
+    return replace(result, setting=setting, best=best, challenger=best, full_runs=records, test=())
 
 
 def test_every_row_of_trials_has_its_position():

@@ -46,7 +46,7 @@ def test_scores_of_each_seed_are_in_the_result():
     three = replace(first, seeds=(0, 1, 2), metrics=(0.95, 0.954, 0.958))
     answer = answer_of(replace(result, full_runs=(three, *others)))
     jsonschema.validate(answer, SCHEMA)
-    for run in (answer["best"], answer["rival"], answer["full_runs"][0]):
+    for run in (answer["best"], answer["challenger"], answer["full_runs"][0]):
         assert (run["seeds"], run["metrics"]) == ([0, 1, 2], [0.95, 0.954, 0.958])
         assert run["plan_id"] == BEST.digest
 

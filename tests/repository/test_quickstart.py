@@ -64,7 +64,7 @@ def demo():
         setting=replace(usual.setting, budget=budget, head_params=3_850),
         measurements=tuple(trained),
         sites=(*SITES, POOLER),
-        **{"best": ROAD, "baseline": DEFAULT, "rival": ROAD},
+        **{"best": ROAD, "baseline": DEFAULT, "challenger": ROAD},
         full_runs=records("confirm", CONFIRM),
         test=records("test", TEST),
         verdict=replace(usual.verdict, sentence=SENTENCE, **verdict),

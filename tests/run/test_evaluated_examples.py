@@ -57,7 +57,7 @@ def test_a_limit_that_pays_nothing_leaves_the_full_run_as_long(limit, model_dir,
     assert splits.count("search") <= 1, "the first run tells the pace"
     assert splits.count("confirm") == 1
     assert all(m.fidelity.train_steps == 12 for m in result.measurements if m.fidelity.split != "search")
-    assert result.best == result.baseline and result.rival is None
+    assert result.best == result.baseline and result.challenger is None
     answer = json.loads((path / "result.json").read_text(encoding="utf-8"))
-    assert answer["rival"] is None and answer["verdict"]["label"] == "default kept"
+    assert answer["challenger"] is None and answer["verdict"]["label"] == "default kept"
     assert (path / "best/weights/adapter_model.safetensors").is_file()

@@ -202,7 +202,7 @@ def test_a_search_that_was_stopped_before_its_first_run_keeps_the_sensitivity(
     commands.run_search(run_spec(out=spec.output.out), resume=True, progress=Lines())
 
 
-def test_a_rival_that_the_machine_broke_off_goes_on_although_the_search_ended(
+def test_a_challenger_that_the_machine_broke_off_goes_on_although_the_search_ended(
     model_dir, data_dir, tmp_path, monkeypatch, step_by_step, caplog
 ):
     seen, n_saved = [], itertools.count(1)

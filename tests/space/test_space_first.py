@@ -111,8 +111,8 @@ def test_equal_plans_are_listed_once_and_baselines_first() -> None:
 
 def test_a_plan_is_named_after_the_maps_that_it_adapts() -> None:
     entries = [("ia3", "all"), ("bitfit", "mlp"), ("ia3", "attention"), ("ln_tuning", "all")]
-    rivals = [FirstPlan(method=method, placement=where, rate=0.5) for method, where in entries]
-    names = [arm.label for arm, _ in listed(LORA, *rivals, space=DEFAULT, budget=5000)]
+    challengers = [FirstPlan(method=method, placement=where, rate=0.5) for method, where in entries]
+    names = [arm.label for arm, _ in listed(LORA, *challengers, space=DEFAULT, budget=5000)]
     assert names[1:] == ["IA³ on all linear maps", "BitFit on mlp", "IA³ on attention", "norm tuning"]
 
 
@@ -126,12 +126,12 @@ def test_a_plan_is_named_after_the_maps_that_it_adapts() -> None:
     ],
     ids=["method", "placement", "layers", "option"],
 )
-def test_a_rival_that_the_space_does_not_have_is_left_out(entry: FirstPlan) -> None:
+def test_a_challenger_that_the_space_does_not_have_is_left_out(entry: FirstPlan) -> None:
     found = listed(LORA, IA3, entry)
     assert [(policy.method, policy.options) for _, policy in found] == [("lora", ()), ("ia3", ())]
 
 
-def test_without_a_rival_the_methods_of_the_space_stand_in() -> None:
+def test_without_a_challenger_the_methods_of_the_space_stand_in() -> None:
     space = SPACE.only(["ia3"])
     found = listed(LORA, BY_SCORE, FirstPlan(method="hira", rate=0.5), space=space)
     assert [(arm.kind, policy.method) for arm, policy in found] == [("baseline", "lora"), ("usual", "ia3")]
@@ -167,7 +167,7 @@ def test_the_rate_of_hira_falls_with_the_root_of_its_rank() -> None:
     assert rates[1] / rates[4] == pytest.approx(2.0)
 
 
-def test_rivals_and_baseline_keep_to_the_largest_rank_of_the_space() -> None:
+def test_challengers_and_baseline_keep_to_the_largest_rank_of_the_space() -> None:
     capped = {name: part.model_copy(update={"max_rank": 2}) for name, part in SPACE.methods.items()}
     space = replace_methods(SPACE, {"lora": capped["lora"], "ia3": SPACE.methods["ia3"]})
     for arm, policy in listed(LORA, AT_Q_AND_V, IA3, space=space, budget=20 * RANK_ONE):

@@ -257,7 +257,7 @@ def result() -> SearchResult:
     return SearchResult(
         **dict.fromkeys(("sites", "scores", "proposals", "full_runs", "test"), ()),
         **dict.fromkeys(("best", "baseline"), PLAN),
-        rival=None,
+        challenger=None,
         spec=RunSpec(),
         setting=setting,
         measurements=(measured(1, example_scores=()),),

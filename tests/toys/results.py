@@ -100,7 +100,7 @@ def toy_result():
     full = {"best": (BEST, 0.954), "baseline": (BASELINE, 0.94), "ia3/k": (SLOW, 0.951)}
     return rec.SearchResult(
         spec=rec.RunSpec(), setting=SETTING, sites=SITES, measurements=MEASUREMENTS,
-        best=BEST, baseline=BASELINE, rival=BEST,
+        best=BEST, baseline=BASELINE, challenger=BEST,
         scores=(rec.SiteScores(name="gradient", values=gradient), uniform),
         proposals=tuple(proposals), verdict=VERDICT, cost=COST, front=MEASUREMENTS[1:3][::-1],
         full_runs=tuple(toy_full_run(name, plan, "confirm", mean) for name, (plan, mean) in full.items()),
@@ -111,7 +111,7 @@ def toy_result():
 
 
 def kept_default():
-    """The same search where the default is handed over: the rival is 0.7 points behind."""
+    """The same search where the default is handed over: the challenger is 0.7 points behind."""
     result = toy_result()
     verdict = replace(
         VERDICT,
@@ -121,7 +121,7 @@ def kept_default():
         sentence="Kept.",
     )
     _, default, slow = result.full_runs
-    behind = toy_full_run("rival", BEST, "confirm", 0.933)
+    behind = toy_full_run("challenger", BEST, "confirm", 0.933)
     full_runs = (default, behind, slow)
     return replace(result, best=BASELINE, verdict=verdict, full_runs=full_runs, test=result.test[1:])
 

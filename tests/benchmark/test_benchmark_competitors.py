@@ -1,10 +1,10 @@
-"""Rivals written with Optuna."""
+"""Challengers written with Optuna."""
 
 from __future__ import annotations
 
+import competitors
 import pytest
 import replay
-import rivals
 from toys.benchmark import CELL, EXAMPLES, toy_candidates, write_table
 
 
@@ -20,30 +20,30 @@ def table(tmp_path_factory):
     return write_table(tmp_path_factory.mktemp("tables") / "toy", lora_leads, toy_candidates())
 
 
-@pytest.mark.parametrize(("policy", "cost"), [(rivals.hyperband, 2), (rivals.halving, 6)])
-def test_rivals_spend_no_more_than_they_may_and_most_of_it(table, policy, cost):
-    row = replay.replayed(table, "rival", policy(cost), 0)
+@pytest.mark.parametrize(("policy", "cost"), [(competitors.hyperband, 2), (competitors.halving, 6)])
+def test_challengers_spend_no_more_than_they_may_and_most_of_it(table, policy, cost):
+    row = replay.replayed(table, "challenger", policy(cost), 0)
     assert not row["error"]
     weights = (CELL.full + sum(EXAMPLES[s] for s in ("confirm", "test")) / 2 / CELL.batch_size) / CELL.full
     assert cost / 2 < row["cost"] <= cost + weights
 
 
 @pytest.mark.parametrize(
-    "policy", [pytest.param(rivals.hyperband, marks=pytest.mark.nightly), rivals.halving]
+    "policy", [pytest.param(competitors.hyperband, marks=pytest.mark.nightly), competitors.halving]
 )
-def test_rivals_mostly_find_the_leading_arm_where_much_may_be_spent(table, policy):
-    arms = [replay.replayed(table, "rival", policy(120), seed)["arm"] for seed in range(7)]
+def test_challengers_mostly_find_the_leading_arm_where_much_may_be_spent(table, policy):
+    arms = [replay.replayed(table, "challenger", policy(120), seed)["arm"] for seed in range(7)]
     assert arms.count("lora/q+v") > len(arms) / 2
 
 
-def test_a_rival_without_a_finished_run_has_an_error_in_its_row(table):
-    row = replay.replayed(table, "rival", rivals.hyperband(0), 0)
+def test_a_challenger_without_a_finished_run_has_an_error_in_its_row(table):
+    row = replay.replayed(table, "challenger", competitors.hyperband(0), 0)
     assert row["error"] == "None of the 0 runs finished that the cost pays."
 
 
 def test_halving_hands_over_a_run_of_full_length(table):
     surrogate = replay.surrogate_of(table)
-    found = rivals.halving(6)(surrogate, 1)
+    found = competitors.halving(6)(surrogate, 1)
     full = surrogate.description.cell.full
     longest = {m.plan for m in found.bench.measured if m.fidelity.train_steps == full}
     assert found.plan in longest

@@ -128,14 +128,14 @@ def halving(max_cost: float) -> Finder:
 
 
 def _study(
-    sampler: BaseSampler, pruner: HyperbandPruner | None = None, *, name: str = "rival"
+    sampler: BaseSampler, pruner: HyperbandPruner | None = None, *, name: str = "challenger"
 ) -> optuna.Study:
     """A study in memory; by its name, random if none is given, the pruner chooses a trial's bracket."""
     with errors_alone("optuna"):
         return optuna.create_study(sampler=sampler, pruner=pruner, study_name=name)
 
 
-def rivals() -> dict[str, Finder]:
-    """Every rival at several costs in R, by name."""
+def competitors() -> dict[str, Finder]:
+    """Every challenger at several costs in R, by name."""
     kinds = {"Hyperband": hyperband, "random halving": halving}
     return {f"{name} {cost} R": kind(cost) for cost in COSTS for name, kind in kinds.items()}
