@@ -31,7 +31,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from autopeft import model as models
 from autopeft.adapters import compile_plan
-from autopeft.extension import Target
+from autopeft.extension import LabelSpace
 from autopeft.model import BaseModel
 from autopeft.records import Fidelity, ModelSpec, Plan, Status, TaskSpec
 from autopeft.train import Bench, EncodedSplit, train_rows, watched
@@ -120,7 +120,7 @@ def rows_of(base: BaseModel, data: Path | None, most_tokens: int) -> EncodedSpli
         examples = tuple({"input_ids": row, "attention_mask": [1] * len(row)} for row in rows)
         return EncodedSplit(examples=examples, labels=tuple(rows))
     lines = [json.loads(line) for line in data.read_text("utf-8").splitlines() if line]
-    task = TASK.fitted(TaskSpec(), Target(kind="completion"), base.tokenizer)
+    task = TASK.fitted(TaskSpec(), LabelSpace(kind="completion"), base.tokenizer)
     prompts = [(line["prompt"],) for line in lines]
     encoded = task.encode(prompts, [line["completion"] for line in lines], base.tokenizer, 4 * most_tokens)
     short = [i for i, each in enumerate(encoded.examples) if len(each["input_ids"]) <= most_tokens]

@@ -111,9 +111,9 @@ def next_steps(result: SearchResult, path: Path) -> list[str]:
     example = '"a text of yours"'
     if setting.task == "image-classification":
         example = "image.png"
-    elif setting.target_kind == "choice":
+    elif setting.label_kind == "choice":
         example = '"a question" "an answer" "another"'
-    elif setting.target_kind not in ("completion", "chat") and len(setting.input_columns) > 1:
+    elif setting.label_kind not in ("completion", "chat") and len(setting.input_columns) > 1:
         example = " ".join('"a text"' for _ in setting.input_columns)
     steps = [f"autopeft try {run} {example}", f"{_OPEN} {page}", f"autopeft push {run} user/name"]
     splits = setting.splits
@@ -124,7 +124,7 @@ def next_steps(result: SearchResult, path: Path) -> list[str]:
         and splits.confirm > _KEPT_SHARE * sum((splits.train, splits.search, splits.confirm))
     ):
         steps.append(f"autopeft train --plan {run} --all-rows")
-    return steps if setting.target_kind else steps[1:]
+    return steps if setting.label_kind else steps[1:]
 
 
 def _full_runs(

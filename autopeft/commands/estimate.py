@@ -270,7 +270,7 @@ def read_trained_part(
 class RowLengths:
     """What a full run reads: `n_rows` a step, `typical_tokens` per row with padding, `longest` at most.
 
-    No row may have more than `max_length` tokens. `kind` is that of `extension.Target`.
+    No row may have more than `max_length` tokens. `kind` is that of `extension.LabelSpace`.
     """
 
     n_rows: int
@@ -295,7 +295,7 @@ def row_lengths(spec: ModelSpec, data: DataSpec, *, task: TaskSpec, device: str)
     loaded = load_data(run, part.read_rows, NAMED)
     base = model.load_skeleton(spec, auto_class=part.auto_class)
     base.tokenizer = model.load_processor(spec, needs_images=reads_images(part.auto_class))
-    fitted = part.fitted(run.task, loaded.target, base.tokenizer)
+    fitted = part.fitted(run.task, loaded.label_space, base.tokenizer)
     run, length = with_max_length(run, loaded, base, fitted, device)
     encoded = train.encode_split(
         loaded.joined("train", "search"), base=base, task=fitted, max_length=run.task.max_length
@@ -313,7 +313,7 @@ def row_lengths(spec: ModelSpec, data: DataSpec, *, task: TaskSpec, device: str)
     return RowLengths(
         n_rows=n_rows,
         max_length=run.task.max_length or encoded.longest,
-        kind=loaded.target.kind,
+        kind=loaded.label_space.kind,
         longest=encoded.longest,
         typical_tokens=round(float(np.mean(padded)) / n_rows),
         n_steps=n_steps,

@@ -147,7 +147,7 @@ def preview(
 
 @dataclass(frozen=True, kw_only=True)
 class TaskFacts:
-    """The task, the kind of its labels as `Target.kind` has it, and the metric.
+    """The task, the kind of its labels as `LabelSpace.kind` has it, and the metric.
 
     `label_names` are in the order of the model's outputs; () where labels are numbers or texts.
     `label_range` is the lowest and the highest number in the train split, None for other kinds.
@@ -162,12 +162,12 @@ class TaskFacts:
 
 def task_facts(prepared: Prepared) -> TaskFacts:
     """Collect the facts of the prepared task and data."""
-    target, labels = prepared.data.target, prepared.data.train.labels
-    is_number = target.kind == "number"
+    label_space, labels = prepared.data.label_space, prepared.data.train.labels
+    is_number = label_space.kind == "number"
     return TaskFacts(
         name=prepared.task.name,
-        kind=target.kind,
-        label_names=() if is_number else target.names,
+        kind=label_space.kind,
+        label_names=() if is_number else label_space.names,
         label_range=(min(labels), max(labels)) if is_number else None,
         metric=prepared.task.metric,
     )

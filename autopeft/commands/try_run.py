@@ -14,7 +14,7 @@ from peft import PeftModel
 from autopeft import data
 from autopeft.commands.load import load_with_base
 from autopeft.errors import DataError, ModelError, SpecError
-from autopeft.extension import IGNORED, Target, Task, discover
+from autopeft.extension import IGNORED, LabelSpace, Task, discover
 from autopeft.model import BaseModel
 from autopeft.model.checkpoint_source import reads_images
 from autopeft.records import IN_MEMORY, SearchResult
@@ -60,7 +60,7 @@ def try_run(run: Path, words: Sequence[str] | Sequence[tuple[str, ...]]) -> tupl
     """
     folder = RunDir.open(run)
     result = folder.load_result()
-    setting, kind = result.setting, result.setting.target_kind
+    setting, kind = result.setting, result.setting.label_kind
     if not kind or result.spec.model.id == IN_MEMORY:
         raise SpecError(
             f"{run} does not say how to ask its model: it was in memory, your own trainer trained it, or an "
@@ -77,17 +77,19 @@ def try_run(run: Path, words: Sequence[str] | Sequence[tuple[str, ...]]) -> tupl
     adapted, base = load_with_base(result, weights)
     if base.tokenizer is None:
         raise ModelError(f"{base.name} has no tokenizer; put it back beside the model.")
-    target = Target(kind=cast(Any, kind), names=setting.label_names)
-    task: Task = discover("autopeft.tasks")[setting.task].fitted(result.spec.task, target, base.tokenizer)
+    label_space = LabelSpace(kind=cast(Any, kind), names=setting.label_names)
+    task: Task = discover("autopeft.tasks")[setting.task].fitted(
+        result.spec.task, label_space, base.tokenizer
+    )
     answer = _write if kind in ("completion", "chat", "documents", "stream") else _label
     with torch.inference_mode():
-        return tuple(answer(each, adapted, base, task, target, result) for each in inputs)
+        return tuple(answer(each, adapted, base, task, label_space, result) for each in inputs)
 
 
 def _inputs(run: Path, words: Sequence[str], result: SearchResult) -> list[tuple[Any, ...]]:
     """Group the user's words into inputs, in the form in which the task reads them."""
     setting = result.setting
-    kind, columns = setting.target_kind, setting.input_columns
+    kind, columns = setting.label_kind, setting.input_columns
     if reads_images(discover("autopeft.tasks")[setting.task].auto_class):
         missing = [word for word in words if not Path(word).is_file()]
         if missing:
@@ -118,28 +120,28 @@ def _label(
     adapted: PeftModel,
     base: BaseModel,
     task: Any,
-    target: Target,
+    label_space: LabelSpace,
     result: SearchResult,
 ) -> Reply:
     """Answer with a label, several labels, a number or tags, from the logits of the head."""
     words = [getattr(word, "path", word) for word in inputs]
-    placeholder = {"classes": (), "tags": [0] * len(words[0])}.get(target.kind, 0)
+    placeholder = {"classes": (), "tags": [0] * len(words[0])}.get(label_space.kind, 0)
     encoded = task.encode([inputs], [placeholder], base.tokenizer, result.spec.task.max_length or NO_CUT)
     batch = task.collate(encoded.examples, encoded.labels, base.pad_token_id)
     labels = batch.pop("labels")
     features = {name: tensor.to(adapted.device) for name, tensor in batch.items()}
     logits = adapted(**features).logits[0].float().cpu()
-    if target.kind == "tags":
+    if label_space.kind == "tags":
         guesses = logits.argmax(-1)[labels[0] != IGNORED].tolist()
-        tags = zip(words[0], [target.names[index] for index in guesses], strict=False)
+        tags = zip(words[0], [label_space.names[index] for index in guesses], strict=False)
         return Reply(input=" ".join(words[0]), tags=tuple(tags))
     text = " | ".join(words)
-    if target.kind == "number":
+    if label_space.kind == "number":
         return Reply(input=text, number=float(logits[0]))
-    names = tuple(words[1:]) if target.kind == "choice" else target.names
-    shares = logits.sigmoid() if target.kind == "classes" else logits.softmax(-1)
+    names = tuple(words[1:]) if label_space.kind == "choice" else label_space.names
+    shares = logits.sigmoid() if label_space.kind == "classes" else logits.softmax(-1)
     probabilities = dict(zip(names, shares.tolist(), strict=True))
-    if target.kind == "classes":
+    if label_space.kind == "classes":
         likely = tuple(name for name, share in probabilities.items() if share > 0.5)
         return Reply(input=text, labels=likely, probabilities=probabilities)
     likeliest = max(probabilities, key=probabilities.__getitem__)
@@ -147,12 +149,17 @@ def _label(
 
 
 def _write(
-    inputs: tuple[str], adapted: PeftModel, base: BaseModel, task: Any, target: Target, result: SearchResult
+    inputs: tuple[str],
+    adapted: PeftModel,
+    base: BaseModel,
+    task: Any,
+    label_space: LabelSpace,
+    result: SearchResult,
 ) -> Reply:
     """Answer with the text that the model writes after a prompt, always taking the likeliest token."""
     (prompt,) = inputs
     tokenizer, max_length = base.tokenizer, result.spec.task.max_length or NO_CUT
-    if target.kind in ("completion", "chat"):  # a chat of one message is a prompt
+    if label_space.kind in ("completion", "chat"):  # a chat of one message is a prompt
         encoded = task.model_type.encode("completion", [prompt], ["?"], tokenizer, max_length)
         batch = task.collate(encoded.examples, encoded.labels, base.pad_token_id)
     else:

@@ -21,7 +21,7 @@ from autopeft.data.dataset import Row, UncutRows
 from autopeft.data.labels import WITHOUT_LABEL, label_column, with_labels
 from autopeft.data.sources import read
 from autopeft.errors import DataError
-from autopeft.extension import Target
+from autopeft.extension import LabelSpace
 from autopeft.records import DataSpec
 
 QUESTION_NAMES = "question prompt sent1 context premise stem query ctx"
@@ -108,8 +108,8 @@ def read_choices(spec: DataSpec) -> UncutRows:
         for part, questions in usable.items()
     }
     left_out = {WITHOUT_LABEL: len(raw["train"]) - len(parts["train"])}
-    target = Target(kind="choice", names=choice_names)
-    return columns.uncut(source, parts, target, left_out=left_out, notes=notes + reading_notes)
+    label_space = LabelSpace(kind="choice", names=choice_names)
+    return columns.uncut(source, parts, label_space, left_out=left_out, notes=notes + reading_notes)
 
 
 def _with_context(part: str, table: Any, question: str, context: str) -> Any:

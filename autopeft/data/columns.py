@@ -17,7 +17,7 @@ from autopeft.data.cells import as_group, as_label, as_string, is_numeric, resto
 from autopeft.data.dataset import USUAL_NAMES, Parts, Row, UncutRows
 from autopeft.data.sources import Source
 from autopeft.errors import DataError, UnknownNameError, reason_of
-from autopeft.extension import Target
+from autopeft.extension import LabelSpace
 from autopeft.records import DataSpec, listed, shortened
 
 _FIRST_ROWS = 1000  # by which the content of a column is judged; chosen by hand
@@ -42,13 +42,19 @@ class Columns:
     other_labels: tuple[str, ...] = ()  # columns that have a usual name of labels too
 
     def uncut(
-        self, source: Source, parts: Parts, target: Target, *, left_out: Mapping[str, int], notes: list[str]
+        self,
+        source: Source,
+        parts: Parts,
+        label_space: LabelSpace,
+        *,
+        left_out: Mapping[str, int],
+        notes: list[str],
     ) -> UncutRows:
         """Gather the rows that were read from these columns; train is sorted by time."""
         return UncutRows(
             name=source.name,
             parts={part: _sorted_by_time(part, rows, self.time) for part, rows in parts.items()},
-            target=target,
+            label_space=label_space,
             input_columns=self.inputs,
             label_column=self.label,
             in_order=self.time is not None,

@@ -200,22 +200,24 @@ def cut_splits(uncut: UncutRows, max_examples: int | None, *, seed: int) -> tupl
     Raises:
         DataError: Too few rows remain to learn from, or a cut is impossible.
     """
-    has_classes = bool(uncut.target.names) and uncut.target.kind not in ("number", "choice")
+    has_classes = bool(uncut.label_space.names) and uncut.label_space.kind not in ("number", "choice")
     cutter = Cutter(has_classes=has_classes, in_order=uncut.in_order, seed=seed % 2**32)
     train, confirm, notes = uncut.parts["train"], uncut.parts.get("confirm", []), list[str]()
     counts = Counter(name for row in train for name in names_in(row.label)) if has_classes else Counter()
-    spread = frozenset(name for name, n in counts.items() if n >= _SPREAD and uncut.target.kind != "tags")
+    spread = frozenset(
+        name for name, n in counts.items() if n >= _SPREAD and uncut.label_space.kind != "tags"
+    )
     n_own_confirm = len(confirm)
     if not confirm:
         train, confirm, note = cutter.cut(train, _cut_size(len(train)), "confirm", spread=spread)
         notes.append(note)
-    elif len(confirm) < _FEW_ROWS and uncut.target.kind != "stream":
+    elif len(confirm) < _FEW_ROWS and uncut.label_space.kind != "stream":
         notes.append(
             f"The validation part has {counted(len(confirm), 'row')}, of which the verdict tells large "
             "differences alone; give more, or leave it out so that they are cut from train."
         )
     n_labels = len({name for row in train for name in names_in(row.label)}) if has_classes else 0
-    n_needed = max(_MIN_ROWS, 2 * n_labels if uncut.target.kind == "class" else 0)
+    n_needed = max(_MIN_ROWS, 2 * n_labels if uncut.label_space.kind == "class" else 0)
     if min(len(train), max_examples or len(train)) < n_needed:
         removed = [f"{fault} ({n})" for fault, n in uncut.left_out.items() if n]
         reasons = [

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, NamedTuple
 
-from autopeft.extension import Target
+from autopeft.extension import LabelSpace
 from autopeft.records import DataSpec
 
 
@@ -43,7 +43,7 @@ class UncutRows:
 
     name: str
     parts: Parts
-    target: Target
+    label_space: LabelSpace
     input_columns: tuple[str, ...]
     label_column: str
     in_order: bool = False
@@ -83,7 +83,7 @@ class LabelledData:
     search: Split
     confirm: Split
     test: Split
-    target: Target
+    label_space: LabelSpace
     text_columns: tuple[str, ...]
     label_column: str
     name: str
@@ -107,4 +107,4 @@ class LabelledData:
     @property
     def label_names(self) -> tuple[str, ...]:
         """The labels in the order of the model's outputs."""
-        return self.target.names
+        return self.label_space.names

@@ -32,7 +32,7 @@ from autopeft.data.columns import (
 from autopeft.data.dataset import USUAL_NAMES, Parts, Row, UncutRows
 from autopeft.data.sources import Source, read
 from autopeft.errors import DataError
-from autopeft.extension import Target, TargetKind
+from autopeft.extension import LabelSpace, LabelKind
 from autopeft.records import DataSpec, counted, listed, shortened
 
 # Usual column names, the most telling first; case does not matter.
@@ -105,7 +105,7 @@ def labelled(spec: DataSpec, source: Source, *, columns: Columns) -> UncutRows:
                 f"Label column {columns.label} has only {mean:g} in train; at least 2 different numbers are "
                 "needed."
             )
-        target = Target(kind=kind, names=(columns.label,), mean=mean, std=std)
+        label_space = LabelSpace(kind=kind, names=(columns.label,), mean=mean, std=std)
     else:
         if kind == "classes":  # a single label between lists stands for a list of one
             parts = {
@@ -113,14 +113,14 @@ def labelled(spec: DataSpec, source: Source, *, columns: Columns) -> UncutRows:
                 for part, rows in parts.items()
             }
         declared = declared_names(source.tables["train"][0], columns.label)
-        target = _classes(parts, kind, columns, declared=declared)
-        if absent := [name for name in declared if name not in target.names]:
+        label_space = _classes(parts, kind, columns, declared=declared)
+        if absent := [name for name in declared if name not in label_space.names]:
             notes.append(f"Left out labels that no train row has: {listed(absent)}.")
-        by_case = {name.casefold(): name for name in target.names}
-        if alike := [name for name in target.names if by_case[name.casefold()] != name]:
+        by_case = {name.casefold(): name for name in label_space.names}
+        if alike := [name for name in label_space.names if by_case[name.casefold()] != name]:
             pair = f"{alike[0]!r} and {by_case[alike[0].casefold()]!r}"
             notes.append(f"Labels such as {pair} differ in case alone; write them alike if they are one.")
-    return columns.uncut(source, parts, target, left_out=left_out, notes=notes)
+    return columns.uncut(source, parts, label_space, left_out=left_out, notes=notes)
 
 
 def names_in(label: Any) -> tuple[str, ...]:
@@ -253,7 +253,7 @@ def with_labels(
     return kept, [note] if n_dropped else []
 
 
-def _kind(labels: Sequence[Any], column: str) -> TargetKind:
+def _kind(labels: Sequence[Any], column: str) -> LabelKind:
     """Choose the kind: `classes` for lists, `number` for more than 10 numbers with fractions, else `class`.
 
     Up to a tenth of the distinct labels may be no numbers: `_numbers` reports such typing errors. Raises
@@ -287,7 +287,7 @@ def _numbers(part: str, rows: Sequence[Row], column: str) -> list[Row]:
     return [row._replace(label=value) for row, value in zip(rows, values, strict=True)]
 
 
-def _classes(parts: Parts, kind: TargetKind, columns: Columns, *, declared: Sequence[str]) -> Target:
+def _classes(parts: Parts, kind: LabelKind, columns: Columns, *, declared: Sequence[str]) -> LabelSpace:
     """Describe classes as a target; DataError if train has less than 2, or another part has a new one."""
     counts = Counter(name for row in parts["train"] for name in names_in(row.label))
     names = order_of(counts, declared)
@@ -307,7 +307,7 @@ def _classes(parts: Parts, kind: TargetKind, columns: Columns, *, declared: Sequ
                 f"The {USUAL_NAMES.get(part, part)} part has label {label!r} in row {listed(numbers, 1)}, "
                 f"which train lacks{near}; correct it there, drop such rows, or add some to train."
             )
-    return Target(kind=kind, names=names, counts=tuple(counts[name] for name in names))
+    return LabelSpace(kind=kind, names=names, counts=tuple(counts[name] for name in names))
 
 
 def order_of(present: Iterable[str], declared: Sequence[str]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from autopeft.data.formats import PARAGRAPH, PARAGRAPHS
 from autopeft.data.labels import WITHOUT_TEXT
 from autopeft.data.sources import read
 from autopeft.errors import DataError
-from autopeft.extension import Target, TargetKind
+from autopeft.extension import LabelSpace, LabelKind
 from autopeft.records import DataSpec, counted
 
 # Usual column names, the most telling first: a prompt and its completion.
@@ -43,13 +43,13 @@ _FIXED_SHARE, _FIXED_AT_LEAST = 10, 10
 
 @dataclass(frozen=True, kw_only=True)
 class _Layout:
-    """The kind of a dataset's rows (`extension.Target.kind`), and the columns that hold them.
+    """The kind of a dataset's rows (`extension.LabelSpace.kind`), and the columns that hold them.
 
     `completion` is None if one column holds whole chats, or all of a text is learned. `system` and `tools`
     are columns beside chats.
     """
 
-    kind: TargetKind
+    kind: LabelKind
     inputs: tuple[str, ...]
     completion: str | None = None
     system: str | None = None
@@ -131,7 +131,7 @@ def read_language(spec: DataSpec) -> UncutRows:
     return UncutRows(
         name=source.name,
         parts=parts,
-        target=Target(kind=layout.kind),
+        label_space=LabelSpace(kind=layout.kind),
         input_columns=layout.inputs,
         label_column=layout.label,
         in_order=layout.kind == "stream",

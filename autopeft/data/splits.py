@@ -16,7 +16,7 @@ from autopeft.data.labels import names_in, read_texts
 from autopeft.data.language import read_language
 from autopeft.data.tokens import read_tokens
 from autopeft.errors import DataError, without_long_words
-from autopeft.extension import IGNORED, Target
+from autopeft.extension import IGNORED, LabelSpace
 from autopeft.records import DataSpec, counted, shortened
 
 _IN_BLOCKS = ("documents", "stream")  # kinds whose rows become blocks of a longer text, which have no group
@@ -39,20 +39,20 @@ def load(spec: DataSpec, *, seed: int, read_rows: ReadRows = read_texts) -> Labe
     uncut, duplicate_notes = _without_duplicates(read)
     splits, cut_notes = cut_splits(uncut, spec.max_examples, seed=seed)
     notes = [*read.notes, *duplicate_notes, *cut_notes]
-    target = uncut.target
-    if target.kind in ("class", "classes"):
-        notes += _check_labels(target, splits)
-    if target.kind != "number":
+    label_space = uncut.label_space
+    if label_space.kind in ("class", "classes"):
+        notes += _check_labels(label_space, splits)
+    if label_space.kind != "number":
         counts = Counter(name for row in splits["train"] for name in names_in(row.label))
-        target = replace(target, counts=tuple(counts[name] for name in target.names))
-    are_counted = spec.group_column is not None and target.kind not in _IN_BLOCKS
+        label_space = replace(label_space, counts=tuple(counts[name] for name in label_space.names))
+    are_counted = spec.group_column is not None and label_space.kind not in _IN_BLOCKS
     notes += _notes_on_groups(read.parts, splits, are_counted=are_counted)
     content = {part: [[row.inputs, row.label] for row in rows] for part, rows in splits.items()}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
     n_read, n_kept = (sum(map(len, rows.parts.values())) for rows in (read, uncut))
     return LabelledData(
-        **{part: _split(part, rows, target, has_groups=are_counted) for part, rows in splits.items()},
-        target=target,
+        **{part: _split(part, rows, label_space, has_groups=are_counted) for part, rows in splits.items()},
+        label_space=label_space,
         text_columns=uncut.input_columns,
         label_column=uncut.label_column,
         name=uncut.name,
@@ -74,7 +74,7 @@ def _without_duplicates(uncut: UncutRows) -> tuple[UncutRows, list[str]]:
     Raises:
         DataError: No row of train remains.
     """
-    if uncut.target.kind == "stream":
+    if uncut.label_space.kind == "stream":
         return uncut, []
     kept_parts: Parts = {}
     kept_labels, seen, seen_groups = dict[Any, Any](), set[Any](), set[str]()
@@ -97,7 +97,7 @@ def _without_duplicates(uncut: UncutRows) -> tuple[UncutRows, list[str]]:
                 groups_in_part |= set() if row.group is None else {row.group}
             elif not uncut.may_repeat:
                 labels = [row.label, kept_labels[inputs]]
-                if uncut.target.kind == "classes":  # in any order
+                if uncut.label_space.kind == "classes":  # in any order
                     labels = [set(label) for label in labels]
                 n_other_label += labels[0] != labels[1]
         n_repeated += len(uncut.parts[part]) - len(kept) - n_grouped_in_part
@@ -175,23 +175,23 @@ def other_rows_of(names: Sequence[str]) -> OtherRows | None:
     return next((rows for rows in OTHER_ROWS if any(usual <= lower for usual in rows.columns)), None)
 
 
-def _check_labels(target: Target, splits: Parts) -> list[str]:
+def _check_labels(label_space: LabelSpace, splits: Parts) -> list[str]:
     """Raise DataError if train has a single class; note labels that train or another split lacks."""
     present = {part: {name for row in rows for name in names_in(row.label)} for part, rows in splits.items()}
     notes = []
-    lost = [name for name in target.names if name not in present["train"]]
-    if target.kind == "class" and len(present["train"]) < 2:
+    lost = [name for name in label_space.names if name not in present["train"]]
+    if label_space.kind == "class" and len(present["train"]) < 2:
         raise DataError(
-            f"Of {len(target.names)} labels train has {', '.join(present['train'])} alone, once repeated and "
+            f"Of {len(label_space.names)} labels train has {', '.join(present['train'])} alone, once repeated and "
             "surplus rows are removed; name all columns of the input with --text-column, or raise "
             "--max-examples."
         )
-    if target.kind == "class" and lost:
+    if label_space.kind == "class" and lost:
         listed = shortened(", ".join(lost), 60)
         labels = counted(len(lost), "label")
         notes.append(f"No train row is left of {labels} ({listed}): repeated or surplus rows went.")
     for part, names in present.items():
-        absent = [name for name in target.names if name in present["train"] - names]
+        absent = [name for name in label_space.names if name in present["train"] - names]
         if absent and splits[part]:
             listed = shortened(", ".join(map(repr, absent)), 60)
             notes.append(
@@ -224,14 +224,14 @@ def _notes_on_groups(read: Parts, splits: Parts, *, are_counted: bool) -> list[s
     return notes
 
 
-def _split(part: str, rows: list[Row], target: Target, *, has_groups: bool) -> Split:
+def _split(part: str, rows: list[Row], label_space: LabelSpace, *, has_groups: bool) -> Split:
     """Make a split of rows: labels become numbers, and each row gets the number of its group."""
-    indices = {name: index for index, name in enumerate(target.names)}
+    indices = {name: index for index, name in enumerate(label_space.names)}
 
     def encoded(label: Any) -> Any:
         if isinstance(label, tuple):
             return tuple(IGNORED if name is None else indices[name] for name in label)
-        return indices[label] if target.kind in ("class", "choice") else label
+        return indices[label] if label_space.kind in ("class", "choice") else label
 
     members = groups_of(rows)
     number_of = {row: number for number, group in enumerate(members) for row in group}

@@ -21,7 +21,7 @@ from autopeft.data.formats import SENTENCES
 from autopeft.data.labels import WITHOUT_LABEL, label_column, names_in, order_of, with_labels
 from autopeft.data.sources import read
 from autopeft.errors import DataError
-from autopeft.extension import IGNORED, Target
+from autopeft.extension import IGNORED, LabelSpace
 from autopeft.records import DataSpec, counted, listed, shortened
 
 TOKEN_NAMES = "tokens words token_list text sentence word token"
@@ -73,8 +73,8 @@ def read_tokens(spec: DataSpec) -> UncutRows:
     if unknown := everywhere - set(counts):
         notes.append(f"No train row has the tags {listed(sorted(unknown))}; elsewhere they count as missed.")
     names = order_of(everywhere, declared_names(table, tags))
-    target = Target(kind="tags", names=names, counts=tuple(counts[tag] for tag in names))
-    return columns.uncut(source, parts, target, left_out=left_out, notes=notes)
+    label_space = LabelSpace(kind="tags", names=names, counts=tuple(counts[tag] for tag in names))
+    return columns.uncut(source, parts, label_space, left_out=left_out, notes=notes)
 
 
 def _rows(part: str, table: Any, columns: Columns) -> list[Row]:

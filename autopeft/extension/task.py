@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Batch = dict[str, Any]
 Example = dict[str, Any]
-TargetKind = Literal[
+LabelKind = Literal[
     "class", "classes", "number", "tags", "choice", "completion", "chat", "documents", "stream"
 ]
 PACKED_KINDS = ("documents", "stream")  # are cut into blocks of tokens, whichever text these are of
@@ -40,7 +40,7 @@ def last_answer(labels: Sequence[int]) -> tuple[int, Sequence[int]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class LabelSpace:
     """What the labels of a dataset are.
 
     `kind` is `class` (one per row), `classes` (any number per row), `number`, `tags` (one per token) or
@@ -49,7 +49,7 @@ class Target:
     or goes on from the row before).
     """
 
-    kind: TargetKind = "class"
+    kind: LabelKind = "class"
     names: tuple[str, ...] = ()  # labels in the order of the model's outputs; a number's column; () for texts
     counts: tuple[int, ...] = ()  # how often the train split has each label; () where there are no names
     mean: float = 0.0  # of the numbers in the train split; 0 for other kinds
@@ -139,7 +139,7 @@ class Task(Protocol):
     notes: tuple[str, ...]  # decisions that the user should know, as sentences
     defaults: TaskDefaults  # for the settings of a full run that the user leaves open
 
-    def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> Task:
+    def fitted(self, spec: TaskSpec, label_space: LabelSpace, tokenizer: Any = None) -> Task:
         """Adapt the task to one dataset; the tokenizer is None if it is not loaded yet.
 
         Raises:
@@ -224,7 +224,7 @@ class Metric(Protocol):
     """
 
     name: str  # what specifications call it, such as `accuracy`
-    kinds: tuple[str, ...]  # the kinds of `Target` that it judges: `class`, `classes`, `number`, `choice`
+    kinds: tuple[str, ...]  # the kinds of `LabelSpace` that it judges: `class`, `classes`, `number`, `choice`
     # The kinds whose default metric it is; `uneven` is one class per row with very uneven counts.
     default_for: tuple[str, ...]
     greater_is_better: bool  # true for accuracies, false for errors

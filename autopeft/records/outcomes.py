@@ -130,7 +130,7 @@ class SearchFacts:
     - `chance`: the metric of guesses. For a share of hits it is that of always giving the most frequent label
       of the confirm split; for a correlation and other shares 0; None where it is unknown.
     - `auto_class`: the class that loads the model of a user's trainer; empty if the task has it.
-    - `target_kind`: what the labels are (see `extension.Target`); empty in runs of trainers of the user.
+    - `label_kind`: what the labels are (see `extension.LabelSpace`); empty in runs of trainers of the user.
       `input_columns` names the columns of a row's inputs.
     """
 
@@ -156,7 +156,7 @@ class SearchFacts:
     chance: float | None = None
     metric_label: str = ""
     auto_class: str = ""
-    target_kind: str = ""
+    label_kind: str = ""
     input_columns: tuple[str, ...] = ()
 
     @property

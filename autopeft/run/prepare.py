@@ -134,19 +134,19 @@ def prepare(
             is_doubtful = note.startswith(("Dropped", "Labels"))
             log.log(logging.WARNING if is_doubtful else logging.INFO, "%s", note)
         # Fitted twice: now to refuse an unsuitable metric before the model is loaded; then with tokenizer.
-        task = part.fitted(spec.task, loaded.target)
+        task = part.fitted(spec.task, loaded.label_space)
         for note in task.notes:
             log.warning("%s", note)
         with model.quiet_libraries():
             spec = with_spread(with_precision(spec, memory), auto_class=task.auto_class)
             base = load_base(spec, task, loaded, memory)
-        if loaded.target.kind == "number":
-            base.scale_output_to(mean=loaded.target.mean, std=loaded.target.std)
+        if loaded.label_space.kind == "number":
+            base.scale_output_to(mean=loaded.label_space.mean, std=loaded.label_space.std)
         if (commit := model.commit_of(spec.model)) is not None:  # a repeated run loads the same weights
             spec = with_setting(spec, "model.revision", commit)
         methods = methods_for(base)
         log.info("Learning rates are those for a hidden size of %s.", f"{base.hidden_size:,}")
-        task = task.fitted(spec.task, loaded.target, base.tokenizer)
+        task = task.fitted(spec.task, loaded.label_space, base.tokenizer)
         spec, length = with_max_length(spec, loaded, base, task, base.device.type)
         splits = train.encode_splits(loaded, base=base, task=task, max_length=spec.task.max_length)
         if form := text_form(task):

@@ -212,7 +212,7 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
         chance=chance_of(prepared),
         lacking=prepared.base.lacking,
         text_form=text_form(prepared.task) or prepared.bench.splits["train"].text_form,
-        target_kind=loaded.target.kind,
+        label_kind=loaded.label_space.kind,
         input_columns=loaded.text_columns,
     )
 

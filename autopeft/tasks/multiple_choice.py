@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from autopeft.extension import Batch, Encoded, Example, Target
+from autopeft.extension import Batch, Encoded, Example, LabelSpace
 from autopeft.tasks.parts.batches import Rows, pad_features
 from autopeft.tasks.parts.labelled import LabelledTask
 from autopeft.tasks.parts.tokens import pair_form, tokenized
@@ -41,7 +41,7 @@ PART = LabelledTask(
     auto_class="AutoModelForMultipleChoice",
     peft_task_type=None,  # `peft` has no task type for it
     kinds=("choice",),
-    target=Target(kind="choice"),
+    label_space=LabelSpace(kind="choice"),
     encode=_encode,
     collate_inputs=_collate_inputs,
 )

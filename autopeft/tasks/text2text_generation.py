@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from autopeft.extension import IGNORED, Batch, Encoded, Target
+from autopeft.extension import IGNORED, Batch, Encoded, LabelSpace
 from autopeft.tasks.parts.batches import without_labels
 from autopeft.tasks.parts.generating import generate_greedily
 from autopeft.tasks.parts.tokens import Row, as_row, beginnings, chunks, tokenized
@@ -86,7 +86,7 @@ PART = WritingTask(
     auto_class="AutoModelForSeq2SeqLM",
     peft_task_type="SEQ_2_SEQ_LM",
     kinds=("completion",),
-    target=Target(kind="completion"),
+    label_space=LabelSpace(kind="completion"),
     model_type=TextModel(
         encode=_encode, features=_features, targets=lambda labels: labels, generate=_generate
     ),

@@ -11,7 +11,7 @@ from torch import nn
 
 from autopeft.data import chat_of
 from autopeft.errors import DataError, reason_of
-from autopeft.extension import IGNORED, Batch, Encoded, Example, Target, TargetKind, last_answer
+from autopeft.extension import IGNORED, Batch, Encoded, Example, LabelSpace, LabelKind, last_answer
 from autopeft.records import counted, shortened
 from autopeft.tasks.parts.batches import pad, without_labels
 from autopeft.tasks.parts.chat_templates import (
@@ -297,7 +297,7 @@ def _added_end(tokenizer: Any) -> list[int]:
     return [] if end is None else [end]
 
 
-def _text_form(kind: TargetKind, tokenizer: Any) -> str:
+def _text_form(kind: LabelKind, tokenizer: Any) -> str:
     """Say how a row with a prompt is written as one text; empty for other rows."""
     if kind not in WITH_PROMPT:
         return ""
@@ -364,7 +364,7 @@ PART = WritingTask(
     auto_class="AutoModelForCausalLM",
     peft_task_type="CAUSAL_LM",
     kinds=(*WITH_PROMPT, "documents", "stream"),
-    target=Target(kind="documents"),
+    label_space=LabelSpace(kind="documents"),
     model_type=TextModel(
         encode=_encode,
         features=lambda _, batch: without_labels(batch),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from autopeft import data
 from autopeft.errors import DataError, ModelError
-from autopeft.extension import IGNORED, Batch, Encoded, Evaluation, Example, Target, TaskDefaults
+from autopeft.extension import IGNORED, Batch, Encoded, Evaluation, Example, LabelSpace, TaskDefaults
 from autopeft.metrics import f1_of_counts, pseudo_values
 from autopeft.records import TaskSpec
 from autopeft.tasks.parts.batches import Rows, logits_of, n_labelled, pad, pad_features
@@ -44,7 +44,7 @@ class TokenClassification:
     score_span: float | None = None
     peft_task_type: str | None = "TOKEN_CLS"
     auto_class: str = "AutoModelForTokenClassification"
-    target: Target = field(default_factory=lambda: Target(kind="tags"))
+    label_space: LabelSpace = field(default_factory=lambda: LabelSpace(kind="tags"))
     notes: tuple[str, ...] = ()
     defaults: TaskDefaults = TAGS
 
@@ -58,10 +58,10 @@ class TokenClassification:
         """What people call the metric: `entity F1`, `token accuracy`."""
         return self.metric.replace("-f1", "-F1").replace("-", " ")
 
-    def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> TokenClassification:
+    def fitted(self, spec: TaskSpec, label_space: LabelSpace, tokenizer: Any = None) -> TokenClassification:
         """Adapt the task to a dataset; tags without entities (parts of speech) are judged by accuracy."""
-        require_kind(self.name, target, ("tags",))
-        no_entity = next((name for name in target.names if not _ENTITY_TAG.fullmatch(name)), None)
+        require_kind(self.name, label_space, ("tags",))
+        no_entity = next((name for name in label_space.names if not _ENTITY_TAG.fullmatch(name)), None)
         metric = spec.metric or (_ENTITY_F1 if no_entity is None else TOKEN_ACCURACY)
         require_metric(self.name, metric, self.metrics)
         if metric != TOKEN_ACCURACY and no_entity is not None:
@@ -69,12 +69,12 @@ class TokenClassification:
                 f"{metric} needs tags such as B-place, I-place and O, but there is {no_entity!r}; "
                 f"set --metric {TOKEN_ACCURACY}."
             )
-        are_numbers = spec.metric is None and all(name.isdecimal() for name in target.names)
+        are_numbers = spec.metric is None and all(name.isdecimal() for name in label_space.names)
         note = (
             "The tags are numbers whose names the data do not tell, so that plans are compared by the "
             "accuracy of tokens; with tags such as B-place it would be the F1 of entities."
         )
-        return replace(self, target=target, metric=metric, notes=(note,) if are_numbers else ())
+        return replace(self, label_space=label_space, metric=metric, notes=(note,) if are_numbers else ())
 
     def encode(self, inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
         """Tokenise tokens joined by blanks; a tag is at its token's first piece, -100 at other pieces."""
@@ -155,7 +155,7 @@ class TokenClassification:
     def _entities(self, tags: Sequence[int]) -> set[tuple[str, int, int]]:
         """Find entities as (type, first token, last token): neighbours of one type, cut where tags say so."""
         entities, previous, start = set(), "O", 0
-        for place, name in enumerate([*(self.target.names[tag] for tag in tags), "O"]):
+        for place, name in enumerate([*(self.label_space.names[tag] for tag in tags), "O"]):
             is_cut = name == "O" or name[0] in _BEGIN or previous[0] in _END or name[2:] != previous[2:]
             if is_cut and previous != "O":
                 entities.add((previous[2:], start, place - 1))

@@ -43,7 +43,7 @@ def predictions(
 ) -> list[list[Any]]:
     """Predictions for each split after training on the train split: a class, a number, or a tag a word."""
     stack = compile_plan(plan, discover("autopeft.methods"))
-    task_type = _TASK_TYPES[data.target.kind]
+    task_type = _TASK_TYPES[data.label_space.kind]
     with base.attached(stack.configs, plan=plan, task_type=task_type, seed=run.seed) as model:
         _train(model, plan, stack, base, data, run)
         return [_predicted(model, base, data, split) for split in splits]
@@ -54,7 +54,7 @@ def score(metric: str, data: LabelledData, split: Split, predicted: Sequence[Any
     if metric == "pearson":
         return float(stats.pearsonr(split.labels, predicted).statistic)
     if metric == "entity-f1":
-        names = data.target.names
+        names = data.label_space.names
         truth = [[names[tag] for tag in tags] for tags in split.labels]
         guesses = [[names[tag] for tag in tags] for tags in predicted]
         return float(entity_f1(truth, guesses))
@@ -81,10 +81,10 @@ def _train(model: nn.Module, plan: Plan, stack: Any, base: BaseModel, data: Labe
         features, first_pieces = _tokens(base, data, [data.train.inputs[i] for i in chosen])
         logits = model(**features).logits
         labels = [data.train.labels[i] for i in chosen]
-        if data.target.kind == "number":
+        if data.label_space.kind == "number":
             wanted = (torch.tensor(labels) - mean) / spread
             loss = nn.functional.mse_loss(logits[:, 0], wanted.float())
-        elif data.target.kind == "tags":
+        elif data.label_space.kind == "tags":
             wanted = torch.full(logits.shape[:2], _IGNORED)
             for row, (pieces, tags) in enumerate(zip(first_pieces, labels, strict=True)):
                 for word, piece in pieces.items():
@@ -127,14 +127,14 @@ def _predicted(model: nn.Module, base: BaseModel, data: LabelledData, split: Spl
             chosen = order[start : start + 64]
             features, first_pieces = _tokens(base, data, [split.inputs[i] for i in chosen])
             logits = model(**features).logits
-            if data.target.kind == "tags":
-                outside = data.target.names.index("O")
+            if data.label_space.kind == "tags":
+                outside = data.label_space.names.index("O")
                 for row, i in enumerate(chosen):
                     guesses = logits[row].argmax(-1).tolist()
                     pieces = first_pieces[row]
                     n_words = len(split.labels[i])
                     predicted[i] = [guesses[pieces[w]] if w in pieces else outside for w in range(n_words)]
-            elif data.target.kind == "number":
+            elif data.label_space.kind == "number":
                 for i, value in zip(chosen, logits[:, 0].tolist(), strict=True):
                     predicted[i] = value * spread + mean
             else:
@@ -145,7 +145,7 @@ def _predicted(model: nn.Module, base: BaseModel, data: LabelledData, split: Spl
 
 def _scale(data: LabelledData) -> tuple[float, float]:
     """Mean and spread of number labels; (0, 1) for others."""
-    if data.target.kind != "number":
+    if data.label_space.kind != "number":
         return 0.0, 1.0
     return float(np.mean(data.train.labels)), float(np.std(data.train.labels))
 
@@ -169,7 +169,7 @@ def _tokens(
     base: BaseModel, data: LabelledData, inputs: Sequence[Any]
 ) -> tuple[dict[str, torch.Tensor], list[dict[int, int]]]:
     """One padded batch, and for rows of words the place of each word's first piece."""
-    if data.target.kind == "tags":
+    if data.label_space.kind == "tags":
         words = [row for (row,) in inputs]
         encoded = base.tokenizer(
             words,

@@ -68,10 +68,10 @@ def steps_of(result, folder, capsys):
 @pytest.mark.parametrize(
     ("facts", "inputs"),
     [
-        ({"target_kind": "class", "input_columns": ("text",)}, '"a text of yours"'),
-        ({"target_kind": "class", "input_columns": ("premise", "hypothesis")}, '"a text" "a text"'),
-        ({"target_kind": "completion", "input_columns": ("instruction", "input")}, '"a text of yours"'),
-        ({"target_kind": "class", "input_columns": ("image",), "task": "image-classification"}, "image.png"),
+        ({"label_kind": "class", "input_columns": ("text",)}, '"a text of yours"'),
+        ({"label_kind": "class", "input_columns": ("premise", "hypothesis")}, '"a text" "a text"'),
+        ({"label_kind": "completion", "input_columns": ("instruction", "input")}, '"a text of yours"'),
+        ({"label_kind": "class", "input_columns": ("image",), "task": "image-classification"}, "image.png"),
     ],
 )
 def test_the_next_steps_ask_the_adapter_and_push_it(capsys, tmp_path, facts, inputs):

@@ -9,7 +9,7 @@ from toys.specs import run_spec
 
 from autopeft import commands
 from autopeft.errors import DataError, ModelError, SpecError, UnknownNameError
-from autopeft.extension import Target, discover
+from autopeft.extension import LabelSpace, discover
 from autopeft.run.prepare import prepare, require_known_metric
 
 TASKS = discover("autopeft.tasks")
@@ -49,8 +49,10 @@ def test_a_file_of_the_user_is_refused_before_the_data_are_read(content, model_d
 def test_a_metric_is_refused_beforehand_only_where_no_labels_allow_it(name):
     """Against the metrics that the task has for each kind of labels."""
     task = TASKS[name]
-    kinds = getattr(task, "kinds", (task.target.kind,))
-    allowed = {metric for kind in kinds for metric in replace(task, target=Target(kind=kind)).metrics}
+    kinds = getattr(task, "kinds", (task.label_space.kind,))
+    allowed = {
+        metric for kind in kinds for metric in replace(task, label_space=LabelSpace(kind=kind)).metrics
+    }
     every = {*discover("autopeft.metrics"), *(metric for each in TASKS.values() for metric in each.metrics)}
     for metric in sorted(every | {"foo"}):
         if metric in allowed:

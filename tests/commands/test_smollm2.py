@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from autopeft import model
-from autopeft.extension import Target, discover
+from autopeft.extension import LabelSpace, discover
 from autopeft.records import ModelSpec, TaskSpec
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ def test_it_has_as_many_parameters_and_maps_as_published(smollm2):
 
 def test_it_finds_english_likelier_than_the_same_words_in_disorder(smollm2):
     task = discover("autopeft.tasks")["text-generation"]
-    task = task.fitted(TaskSpec(), Target(kind="completion"), smollm2.tokenizer)
+    task = task.fitted(TaskSpec(), LabelSpace(kind="completion"), smollm2.tokenizer)
     rows = ["The capital of France is Paris.", "of Paris France. capital The is"]
     made = task.encode([("Say something true.",)] * 2, rows, smollm2.tokenizer, 64)
     batches = [task.collate([made.examples[i]], [made.labels[i]], smollm2.pad_token_id) for i in range(2)]

@@ -45,7 +45,11 @@ def test_prompts_and_completions_of_messages_are_one_chat(tmp_path):
     rows = [{"prompt": [user(f"hello {i}")], "completion": [assistant(f"bye {i}")]} for i in range(N)]
     data = read(tmp_path, rows)
     assert data.fingerprint == read(tmp_path, usual_rows()).fingerprint
-    assert (data.target.kind, data.text_columns, data.label_column) == ("chat", ("prompt",), "completion")
+    assert (data.label_space.kind, data.text_columns, data.label_column) == (
+        "chat",
+        ("prompt",),
+        "completion",
+    )
     assert "The model learns to write completion after prompt." in data.notes
 
 

@@ -156,7 +156,7 @@ def test_test_part_without_labels_is_left_out(tmp_path, label):
         (("caption", "text", "label"), {}, ("text",), "label"),
         (("passage", "Question", "label"), {}, ("Question", "passage"), "label"),
         (("hypothesis", "premise", "text", "label"), {}, ("premise", "hypothesis"), "label"),
-        (("sentence", "question", "target"), {}, ("question", "sentence"), "target"),
+        (("sentence", "question", "label_space"), {}, ("question", "sentence"), "label_space"),
         (("Words", "Sentiment"), {}, ("Words",), "Sentiment"),
         (("What was said", "Date", "Sentiment"), {}, ("What was said",), "Sentiment"),
         (("text", "words", "label"), {"text_columns": ("words",)}, ("words",), "label"),
@@ -331,9 +331,9 @@ def test_unreachable_hub_is_reported_at_once(tmp_path, monkeypatch):
 def test_numbers_become_a_regression_target_and_lists_several_classes(tmp_path):
     scores = [round(0.05 * i, 2) for i in range(60)]
     data = read(write(tmp_path / "rows.csv", make_rows(labels=tuple(scores))))
-    assert (data.target.kind, data.label_names) == ("number", ("label",))
+    assert (data.label_space.kind, data.label_names) == ("number", ("label",))
     numbers = np.array([*data.train.labels, *data.search.labels, *data.confirm.labels])
-    assert (data.target.mean, data.target.std) == pytest.approx((numbers.mean(), numbers.std()))
+    assert (data.label_space.mean, data.label_space.std) == pytest.approx((numbers.mean(), numbers.std()))
     truth = {(f"sentence {i}",): scores[i % 60] for i in range(120)}
     assert all(
         truth[text] == label
@@ -341,12 +341,12 @@ def test_numbers_become_a_regression_target_and_lists_several_classes(tmp_path):
         for text, label in zip(getattr(data, split).inputs, getattr(data, split).labels, strict=True)
     )
     several = read_rows(tmp_path, make_rows(labels=(["b", "a"], [], ["c"])))
-    assert (several.target.kind, several.label_names) == ("classes", ("a", "b", "c"))
+    assert (several.label_space.kind, several.label_names) == ("classes", ("a", "b", "c"))
     assert set(several.train.labels) == {(1, 0), (), (2,)}
     listed = read(write(tmp_path / "t.csv", make_rows(labels=("a;b", "c"))), label_kind="classes")
     assert listed.label_names == ("a", "b", "c")
     few = read(write(tmp_path / "f.csv", make_rows(labels=(0, 1, 2))), label_kind="number")
-    assert (few.target.kind, set(few.train.labels)) == ("number", {0.0, 1.0, 2.0})
+    assert (few.label_space.kind, set(few.train.labels)) == ("number", {0.0, 1.0, 2.0})
 
 
 @pytest.mark.parametrize("bad", ["nan", "n/a", "1e999"])

@@ -131,7 +131,7 @@ def test_a_table_of_roboflow_has_blanks_after_its_commas(tmp_path):
     data = load(spec, seed=0, read_rows=read_images)
     for (file,), label in zip(data.train.inputs, data.train.labels, strict=True):
         number = int(Path(file.path).stem)
-        names = {data.target.names[index] for index in label}
+        names = {data.label_space.names[index] for index in label}
         assert ("cat" in names, "outdoors" in names) == (number < 30, number % 3 == 0)
 
 

@@ -56,7 +56,7 @@ def test_a_single_label_between_lists_is_a_list_of_one(tmp_path):
     lists = [[label] if isinstance(label, str) else label for label in labels]
     mixed = read(write(tmp_path / "mixed.jsonl", labels))
     even = read(write(tmp_path / "even.jsonl", lists))
-    assert mixed.target == even.target and labels_of(mixed) == labels_of(even)
+    assert mixed.label_space == even.label_space and labels_of(mixed) == labels_of(even)
 
 
 @pytest.mark.parametrize("label", ["{:.1f}", "{:,.0f}"], ids=["decimals", "thousands"])

@@ -27,7 +27,7 @@ def test_prompts_with_several_completions_stay_in_one_split(tmp_path):
     data = read(tmp_path)
     splits = (data.train, data.search, data.confirm, data.test)
     prompts = [set(split.inputs) for split in splits]
-    assert data.target.kind == "completion" and len(data.test.inputs) == 2
+    assert data.label_space.kind == "completion" and len(data.test.inputs) == 2
     assert all(not prompts[i] & prompts[j] for i in range(4) for j in range(i))
     assert sum(len(split.inputs) for split in splits) == 150 - 3 + 2
     assert data.duplicates_removed == 4
@@ -78,14 +78,14 @@ def test_texts_that_look_like_lists_stay_texts(tmp_path, columns):
 def test_columns_are_found(tmp_path, row, spec, kind, columns):
     rows = [{name: f"{value}{i}" for name, value in row.items()} for i in range(60)]
     data = read(write(tmp_path / "a.jsonl", rows), **spec)
-    assert (data.target.kind, (data.text_columns, data.label_column)) == (kind, columns)
+    assert (data.label_space.kind, (data.text_columns, data.label_column)) == (kind, columns)
 
 
 def test_chats_are_read_and_faulty_ones_refused(tmp_path):
     chat = [{"role": "user", "content": "hi {}"}, {"role": "assistant", "content": "ho {}"}]
     rows = [{"messages": [turn | {"content": turn["content"].format(i)} for turn in chat]} for i in range(60)]
     data = read(write(tmp_path / "a.jsonl", rows))
-    assert data.target.kind == "chat"
+    assert data.label_space.kind == "chat"
     (prompt,), answer = data.train.inputs[0], data.train.labels[0]
     assert json.loads(prompt) == [{"role": "user", "content": answer.replace("ho", "hi")}]
     rows[3]["messages"] = rows[3]["messages"][1:]
@@ -97,7 +97,7 @@ def test_text_files_are_one_text_cut_at_its_end(tmp_path):
     paragraphs = [f"para {i}\nmore of it\n\n" for i in range(200)]
     (tmp_path / "book.txt").write_text("".join(paragraphs))
     data = read(tmp_path / "book.txt")
-    assert data.target.kind == "stream"
+    assert data.label_space.kind == "stream"
     splits = (data.train, data.search, data.confirm)
     assert "".join(text for split in splits for (text,) in split.inputs) == "".join(paragraphs)
     assert (len(data.search.inputs), len(data.confirm.inputs)) == (50, 50)
@@ -135,4 +135,4 @@ def test_descriptions_beside_the_data_are_left_out(tmp_path):
 
 def test_a_readme_alone_is_the_data(tmp_path):
     (tmp_path / "README.md").write_text("".join(f"para {i}\n\n" for i in range(200)))
-    assert read(tmp_path).target.kind == "stream"
+    assert read(tmp_path).label_space.kind == "stream"

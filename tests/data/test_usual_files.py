@@ -101,7 +101,7 @@ def test_lists_that_a_csv_holds_as_text_are_lists(tmp_path, task, row, written):
     in_csv = read(write(tmp_path / "rows.csv", texts), task)
     in_json = read(write_lines(tmp_path / "rows.jsonl", rows), task)
     assert rows_of(in_csv) == rows_of(in_json)
-    assert in_csv.target == in_json.target
+    assert in_csv.label_space == in_json.label_space
 
 
 def test_texts_in_brackets_stay_texts(tmp_path):
@@ -261,7 +261,7 @@ def test_a_table_that_a_spreadsheet_saved_in_its_own_encoding_is_read(tmp_path, 
     path, content = tmp_path / f"rows{suffix}", content.replace("|", sign).encode("cp1252")
     path.write_bytes(gzip.compress(content) if suffix.endswith(".gz") else content)
     loaded = read(path)
-    assert loaded.target.names == ("bon", "f\u00eal\u00e9")
+    assert loaded.label_space.names == ("bon", "f\u00eal\u00e9")
     assert {text for part in PARTS for (text,) in getattr(loaded, part).inputs} == {
         f"caf\u00e9 {i} \u20ac" for i in range(N)
     }
@@ -299,7 +299,7 @@ def test_texts_in_folders_of_their_classes_are_those_of_scikit_learn(tmp_path):
         rows = {
             (text, label) for part in parts for (text,), label in zip(part.inputs, part.labels, strict=True)
         }
-        assert rows == set(zip(bunch.data, bunch.target, strict=True))
+        assert rows == set(zip(bunch.data, bunch.label_space, strict=True))
 
 
 def test_a_text_of_a_class_that_is_no_utf8_is_named(tmp_path):

@@ -100,7 +100,7 @@ def test_preferences_are_refused(tmp_path, row, told):
     with pytest.raises(DataError, match=told):
         read(path, read_language)
     named = {"text_columns": ("prompt",), "label_column": "chosen" if "chosen" in row else "completion"}
-    assert read(path, read_language, **named).target.kind == "completion"
+    assert read(path, read_language, **named).label_space.kind == "completion"
 
 
 def test_the_text_that_questions_are_about_stands_behind_them(tmp_path):

@@ -21,16 +21,16 @@ from sklearn import metrics
 from toys.tasks import make_toy
 from toys.words import CONTEXT
 
-from autopeft.extension import Target, discover
+from autopeft.extension import LabelSpace, discover
 from autopeft.records import TaskSpec
 
 TASKS = discover("autopeft.tasks")
 IGNORED = -100
 MAX_NEW = 4
-CLASSES = Target(names=("a", "b", "c"))
-SEVERAL = Target(kind="classes", names=("a", "b", "c"))
-NUMBER = Target(kind="number", names=("score",))
-TAGS = Target(kind="tags", names=("B-x", "I-x", "B-y", "O"))
+CLASSES = LabelSpace(names=("a", "b", "c"))
+SEVERAL = LabelSpace(kind="classes", names=("a", "b", "c"))
+NUMBER = LabelSpace(kind="number", names=("score",))
+TAGS = LabelSpace(kind="tags", names=("B-x", "I-x", "B-y", "O"))
 
 
 def macro_f1(truth, guesses):
@@ -116,11 +116,11 @@ def with_module(toy, n_outputs):
     return toy
 
 
-def labelled(name, target, labels, metric, tokenizer):
+def labelled(name, label_space, labels, metric, tokenizer):
     toy = make_toy(TASKS[name], tokenizer)
-    toy.task = TASKS[name].fitted(TaskSpec(metric=metric), target, toy.tokenizer)
+    toy.task = TASKS[name].fitted(TaskSpec(metric=metric), label_space, toy.tokenizer)
     toy.labels = labels
-    return with_module(toy, 1 if target.kind == "number" else len(target.names))
+    return with_module(toy, 1 if label_space.kind == "number" else len(label_space.names))
 
 
 def of_classes(name, metric, tokenizer):
@@ -173,7 +173,7 @@ def of_tags(name, metric, tokenizer):
 def of_texts(name, metric, tokenizer):
     toy = make_toy(TASKS[name], tokenizer)
     toy.inputs = [(" ".join(text.split()[:4]),) for (text,) in toy.inputs]
-    fitted = TASKS[name].fitted(TaskSpec(metric=metric), Target(kind="completion"), tokenizer)
+    fitted = TASKS[name].fitted(TaskSpec(metric=metric), LabelSpace(kind="completion"), tokenizer)
     toy.task = replace(fitted, max_new_tokens=MAX_NEW)
     written = [greedy(toy, ids) for ids in prompts(toy)]
     # Half of the true answers are what the model writes, so that some are right and some are not.
@@ -257,5 +257,7 @@ def test_every_metric_of_every_task_is_held_against_another_computation():
         held.setdefault(name, set()).add(metric)
     kinds = {"text-classification": (CLASSES, SEVERAL, NUMBER), "image-classification": (CLASSES, SEVERAL)}
     for name, part in TASKS.items():
-        fitted = [part.fitted(TaskSpec(), target) for target in kinds.get(name, (part.target,))]
+        fitted = [
+            part.fitted(TaskSpec(), label_space) for label_space in kinds.get(name, (part.label_space,))
+        ]
         assert held[name] == {metric for task in fitted for metric in task.metrics}

@@ -11,7 +11,7 @@ from sklearn import metrics
 from torch import nn
 
 from autopeft.errors import DataError, UnknownNameError
-from autopeft.extension import Target, discover
+from autopeft.extension import LabelSpace, discover
 from autopeft.records import TaskSpec
 
 PART = discover("autopeft.tasks")["text-classification"]
@@ -29,8 +29,8 @@ class Saved(nn.Module):
         return SimpleNamespace(logits=self.logits[input_ids[:, 0]])
 
 
-def measured(target, labels, logits, *, metric, batch_size=7):
-    task = PART.fitted(TaskSpec(metric=metric), target)
+def measured(label_space, labels, logits, *, metric, batch_size=7):
+    task = PART.fitted(TaskSpec(metric=metric), label_space)
     examples = [{"input_ids": [row], "attention_mask": [1]} for row in range(len(labels))]
     starts = range(0, len(labels), batch_size)
     batches = (task.collate(examples[i : i + batch_size], labels[i : i + batch_size], 0) for i in starts)
@@ -64,7 +64,7 @@ def test_metrics_of_one_class_are_those_of_scikit_learn(metric):
     truth, logits = rng.integers(0, 3, N), rng.normal(size=(N, 3))
     logits[np.arange(N), truth] += 1
     guesses = logits.argmax(axis=1)
-    seen = measured(Target(names=("a", "b", "c")), truth.tolist(), logits, metric=metric)
+    seen = measured(LabelSpace(names=("a", "b", "c")), truth.tolist(), logits, metric=metric)
     assert seen.metric == pytest.approx(CLASSES[metric](truth, guesses), abs=1e-9)
     assert np.mean(seen.example_scores) == pytest.approx(seen.metric, abs=1e-9)
     np.testing.assert_allclose(seen.example_scores, jackknifed(CLASSES[metric], truth, guesses), atol=1e-9)
@@ -86,20 +86,20 @@ def test_macro_f1_of_many_classes_is_that_of_scikit_learn_without_each_row():
 
 
 def test_spread_of_pseudo_values_gives_the_spread_of_the_metric():
-    rng, target = np.random.default_rng(3), Target(kind="number", names=("score",))
+    rng, label_space = np.random.default_rng(3), LabelSpace(kind="number", names=("score",))
     metrics_seen, errors = [], []
     for _ in range(200):
         truth = rng.normal(size=60)
         guesses = truth + rng.normal(size=60)
-        seen = measured(target, truth.tolist(), guesses[:, None], metric="pearson", batch_size=60)
+        seen = measured(label_space, truth.tolist(), guesses[:, None], metric="pearson", batch_size=60)
         metrics_seen.append(seen.metric)
         errors.append(np.std(seen.example_scores, ddof=1) / np.sqrt(60))
     assert np.mean(errors) == pytest.approx(np.std(metrics_seen), rel=0.15)
 
 
 def test_constant_predictions_correlate_with_nothing():
-    target = Target(kind="number", names=("score",))
-    assert measured(target, [0.0, 1.0, 2.0], [[1.0]] * 3, metric="pearson").metric == 0.0
+    label_space = LabelSpace(kind="number", names=("score",))
+    assert measured(label_space, [0.0, 1.0, 2.0], [[1.0]] * 3, metric="pearson").metric == 0.0
 
 
 @pytest.mark.parametrize(
@@ -107,16 +107,16 @@ def test_constant_predictions_correlate_with_nothing():
     [((60, 50), "accuracy", 0), ((99, 11), "accuracy", 0), ((100, 10), "macro-f1", 1)],
 )
 def test_uneven_classes_give_a_warning_and_macro_f1(counts, metric, n_notes):
-    target = Target(names=("a", "b"), counts=counts)
-    fitted = PART.fitted(TaskSpec(), target)
+    label_space = LabelSpace(names=("a", "b"), counts=counts)
+    fitted = PART.fitted(TaskSpec(), label_space)
     assert (fitted.metric, len(fitted.notes)) == (metric, n_notes)
-    assert PART.fitted(TaskSpec(metric="accuracy"), target).notes == ()
+    assert PART.fitted(TaskSpec(metric="accuracy"), label_space).notes == ()
 
 
 def test_span_and_direction_follow_the_metric():
     kinds = {"class": "accuracy", "classes": "exact-match", "number": "mean-squared-error"}
     fitted = {
-        kind: PART.fitted(TaskSpec(metric=metric), Target(kind=kind, names=("a",)))
+        kind: PART.fitted(TaskSpec(metric=metric), LabelSpace(kind=kind, names=("a",)))
         for kind, metric in kinds.items()
     }
     assert {kind: (task.score_span, task.greater_is_better) for kind, task in fitted.items()} == {
@@ -128,11 +128,11 @@ def test_span_and_direction_follow_the_metric():
 
 def test_unknown_metric_and_unfit_target_are_refused():
     with pytest.raises(UnknownNameError, match="known: exact-match, macro-f1, micro-f1"):
-        PART.fitted(TaskSpec(metric="micro-f2"), Target(kind="classes", names=("a", "b")))
+        PART.fitted(TaskSpec(metric="micro-f2"), LabelSpace(kind="classes", names=("a", "b")))
     with pytest.raises(
         DataError, match=r"learns class or classes or number, but the target .* is tags; choose"
     ):
-        PART.fitted(TaskSpec(), Target(kind="tags", names=("a", "b")))
+        PART.fitted(TaskSpec(), LabelSpace(kind="tags", names=("a", "b")))
 
 
 def test_texts_that_are_cut_are_noted(tokenizer):

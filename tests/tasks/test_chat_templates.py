@@ -9,7 +9,7 @@ import pytest
 from toys.tasks import CHAT_TEMPLATE, with_end_of_text
 
 from autopeft.errors import DataError
-from autopeft.extension import Target, discover
+from autopeft.extension import LabelSpace, discover
 from autopeft.records import TaskSpec
 from autopeft.tasks.parts.chat_templates import divided, end_of_answer
 
@@ -40,7 +40,7 @@ def with_template(tokenizer, template):
 
 
 def encoded(tokenizer, prompts, answers, *, kind="completion"):
-    task = PART.fitted(TaskSpec(), Target(kind=kind), tokenizer)
+    task = PART.fitted(TaskSpec(), LabelSpace(kind=kind), tokenizer)
     made = task.encode([(prompt,) for prompt in prompts], answers, tokenizer, 40)
     texts = [" ".join(tokenizer.convert_ids_to_tokens(e["input_ids"])) for e in made.examples]
     return task, texts, made.notes

@@ -69,9 +69,9 @@ def test_folders_of_classes_tables_and_datasets_give_the_same_images(tmp_path, b
     rows = pd.read_csv(by_table / "train.csv").to_dict("records")
     folders = tmp_path / "folders"
     for row in rows:
-        target = folders / row["label"] / Path(row["file"]).name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((by_table / row["file"]).read_bytes())
+        label_space = folders / row["label"] / Path(row["file"]).name
+        label_space.parent.mkdir(parents=True, exist_ok=True)
+        label_space.write_bytes((by_table / row["file"]).read_bytes())
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
     cells = [{"image": str(by_table / row["file"]), "label": row["label"]} for row in rows]
     datasets.Dataset.from_list(cells, features=features).save_to_disk(str(tmp_path / "saved"))
@@ -124,7 +124,7 @@ def test_encoded_pixels_are_those_of_the_processor_whatever_the_mode(monkeypatch
 
 def test_metric_and_loss_are_those_of_scikit_learn():
     toy = make_toy(PART, None)
-    task = PART.fitted(TaskSpec(metric="macro-f1"), toy.task.target, toy.tokenizer)
+    task = PART.fitted(TaskSpec(metric="macro-f1"), toy.task.label_space, toy.tokenizer)
     (batch,) = toy.batches(100)
     with torch.no_grad():
         chances = toy.module(pixel_values=batch["pixel_values"]).logits.double().softmax(-1)
@@ -202,7 +202,7 @@ def test_images_of_a_size_that_the_model_lacks_are_refused_before_any_trial(by_t
     toy = make_toy(PART, None)
     base = BaseModel(toy.module, image_processor(16), name="tiny vit", untrained=frozenset())
     data = read(by_table)
-    task = PART.fitted(TaskSpec(), data.target, base.tokenizer)
+    task = PART.fitted(TaskSpec(), data.label_space, base.tokenizer)
     with pytest.raises(ModelError, match=r"tiny vit cannot take an example .*pixel_values \(1, 3, 16, 16\)"):
         encode_splits(data, base=base, task=task, max_length=8)
 
@@ -223,7 +223,7 @@ def test_a_model_of_patches_gets_their_mask_and_shapes_too(by_table):
     module = transformers.Siglip2ForImageClassification(config).eval()
     processor = Siglip2ImageProcessorPil(patch_size=4, max_num_patches=16)
     data = read(by_table)
-    task = PART.fitted(TaskSpec(), data.target, processor)
+    task = PART.fitted(TaskSpec(), data.label_space, processor)
     base = BaseModel(module, processor, name="tiny siglip2", untrained=frozenset())
     train = encode_splits(data, base=base, task=task, max_length=8)["train"]
     batch = task.collate(train.examples[:3], train.labels[:3], 0)

@@ -12,7 +12,7 @@ from tokenizers.processors import TemplateProcessing
 from toys.bases import toy_base
 from toys.tasks import CHAT_TEMPLATE, with_end_of_text
 
-from autopeft.extension import IGNORED, Target, discover
+from autopeft.extension import IGNORED, LabelSpace, discover
 from autopeft.records import TaskSpec
 
 PART = discover("autopeft.tasks")["text-generation"]
@@ -35,7 +35,7 @@ def starting(words):
 
 
 def encoded(tokenizer, kind, texts, answers=None, *, max_length, **spec):
-    task = PART.fitted(TaskSpec(**spec), Target(kind=kind), tokenizer)
+    task = PART.fitted(TaskSpec(**spec), LabelSpace(kind=kind), tokenizer)
     return task, task.encode([(text,) for text in texts], answers or [""] * len(texts), tokenizer, max_length)
 
 

@@ -7,7 +7,7 @@ import pytest
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from autopeft.extension import Target, discover
+from autopeft.extension import LabelSpace, discover
 from autopeft.records import TaskSpec
 from autopeft.tasks.parts.tokens import tokenized
 
@@ -96,7 +96,7 @@ def test_pair_with_a_long_text_has_the_tokens_of_the_whole_pair(tokenizer, text)
 # The tokens of a run of one letter depend on how long all of it is.
 @pytest.mark.parametrize("text", [name for name in TEXTS if name != "one letter"])
 def test_long_prompt_keeps_its_end_and_a_long_completion_its_beginning(tokenizer, text):
-    task = discover("autopeft.tasks")["text-generation"].fitted(TaskSpec(), Target(kind="completion"))
+    task = discover("autopeft.tasks")["text-generation"].fitted(TaskSpec(), LabelSpace(kind="completion"))
     long = "ab" + TEXTS[text].strip() + "\n"
     made = task.encode([(long,), ("ab\n",)], ["of", long], tokenizer, 30)
     asked, answered = tokenizer([long + "of", "ab\n" + long])["input_ids"]  # with <s> and </s>

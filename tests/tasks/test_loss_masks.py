@@ -21,7 +21,7 @@ from toys.bases import toy_base, toy_config
 from toys.tasks import CHAT_TEMPLATE, with_end_of_text
 from toys.words import CONTEXT, toy_rows
 
-from autopeft.extension import Target, discover
+from autopeft.extension import LabelSpace, discover
 from autopeft.records import TaskSpec
 
 TASKS = discover("autopeft.tasks")
@@ -67,7 +67,7 @@ def made(task, rows, labels, tokenizer, module):
 
 def completion(tokenizer, architecture):
     texts, _ = toy_rows(4, seed=2)
-    task = TASKS["text-generation"].fitted(TaskSpec(), Target(kind="completion"))
+    task = TASKS["text-generation"].fitted(TaskSpec(), LabelSpace(kind="completion"))
     rows, answers = [(" ".join(t.split()[:2]),) for t in texts], [" ".join(t.split()[2:]) for t in texts]
     return made(task, rows, answers, with_end_of_text(tokenizer), toy_base(architecture).module)
 
@@ -76,7 +76,7 @@ def chat(tokenizer, architecture):
     tokenizer = with_end_of_text(tokenizer)
     tokenizer.chat_template = CHAT_TEMPLATE
     texts, _ = toy_rows(4, seed=2)
-    task = TASKS["text-generation"].fitted(TaskSpec(), Target(kind="chat"))
+    task = TASKS["text-generation"].fitted(TaskSpec(), LabelSpace(kind="chat"))
     turns = [
         [
             {"role": "user", "content": t},
@@ -93,7 +93,7 @@ def chat(tokenizer, architecture):
 
 def translation(tokenizer, architecture):
     texts, _ = toy_rows(4, seed=2)
-    task = TASKS["text2text-generation"].fitted(TaskSpec(), Target(kind="completion"))
+    task = TASKS["text2text-generation"].fitted(TaskSpec(), LabelSpace(kind="completion"))
     answers = ["good", "bad film", "the fine plot on it", "of"]
     return made(task, [(t,) for t in texts], answers, tokenizer, toy_base(architecture).module)
 
@@ -105,7 +105,7 @@ def tags(tokenizer, architecture):
         tokenizer_object=Tokenizer(WordPiece(pieces, unk_token="[UNK]")), pad_token="[PAD]", unk_token="[UNK]"
     )
     pieces_tokenizer.backend_tokenizer.pre_tokenizer = Whitespace()
-    task = TASKS["token-classification"].fitted(TaskSpec(), Target(kind="tags", names=("B-x", "O")))
+    task = TASKS["token-classification"].fitted(TaskSpec(), LabelSpace(kind="tags", names=("B-x", "O")))
     rows = [(("newport", "is", "bigger"),), (("newport",),), (("bigger", "newport", "is", "newport"),)]
     config = toy_config(architecture)
     with torch.random.fork_rng(devices=[]):
@@ -142,15 +142,15 @@ def by_hand(case, seed):
     ids = torch.where(case.is_padding, drawn(case.batch["input_ids"], seed, n_ids), case.batch["input_ids"])
     features = {"input_ids": ids, "attention_mask": case.batch["attention_mask"]}
     n_outputs = case.module.config.num_labels if case.task.peft_task_type == "TOKEN_CLS" else n_ids
-    target = torch.where(case.is_ignored, drawn(labels, seed + 1, n_outputs), labels)
+    label_space = torch.where(case.is_ignored, drawn(labels, seed + 1, n_outputs), labels)
     if case.task.peft_task_type == "SEQ_2_SEQ_LM":
-        start = torch.full_like(target[:, :1], case.module.config.decoder_start_token_id)
-        features["decoder_input_ids"] = torch.cat([start, target[:, :-1]], dim=1)
+        start = torch.full_like(label_space[:, :1], case.module.config.decoder_start_token_id)
+        features["decoder_input_ids"] = torch.cat([start, label_space[:, :-1]], dim=1)
     chances = case.module(**features).logits.log_softmax(-1)
     counts = (~case.is_ignored).float()
     if case.is_causal:
-        chances, target, counts = chances[:, :-1], target[:, 1:], counts[:, 1:]
-    picked = chances.gather(2, target.unsqueeze(2))[..., 0]
+        chances, label_space, counts = chances[:, :-1], label_space[:, 1:], counts[:, 1:]
+    picked = chances.gather(2, label_space.unsqueeze(2))[..., 0]
     return -(picked * counts).sum() / counts.sum()
 
 

@@ -33,7 +33,7 @@ def test_the_right_choice_is_a_number_a_letter_or_a_text(tmp_path, right):
     data = read(tmp_path / "a.jsonl", rows_of(right))
     assert set(data.train.labels) == {1}
     assert data.train.inputs[0][1:] == ("yes", "no", "so")
-    assert (data.target.kind, data.label_names) == ("choice", ("A", "B", "C"))
+    assert (data.label_space.kind, data.label_names) == ("choice", ("A", "B", "C"))
 
 
 def test_choices_may_stand_in_columns_or_in_a_record(tmp_path):

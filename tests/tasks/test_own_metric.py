@@ -7,7 +7,7 @@ from toys.bases import toy_base
 from toys.tasks import with_end_of_text
 
 from autopeft.errors import SpecError, UnknownNameError
-from autopeft.extension import Target, allow_own_function, discover, metric_facts, own_function
+from autopeft.extension import LabelSpace, allow_own_function, discover, metric_facts, own_function
 from autopeft.records import TaskSpec
 from autopeft.run.prepare import require_known_metric
 from autopeft.store import resolve_settings
@@ -42,7 +42,7 @@ def module(tmp_path, monkeypatch):
 
 def evaluated(tokenizer, metric):
     words = with_end_of_text(tokenizer)
-    task = TASKS["text-generation"].fitted(TaskSpec(metric=metric), Target(kind="completion"), words)
+    task = TASKS["text-generation"].fitted(TaskSpec(metric=metric), LabelSpace(kind="completion"), words)
     made = task.encode([("the food was",), ("a film",)], ["good food", "bad"], words, 32)
     batch = task.collate(made.examples, made.labels, 0)
     return task, task.evaluate(toy_base("llama-lm").module, iter([batch]))

@@ -16,7 +16,7 @@ from toys.tasks import TOYS, make_toy
 from toys.words import CONTEXT, toy_rows
 
 from autopeft.errors import DataError, UnknownNameError
-from autopeft.extension import Target, Task, discover
+from autopeft.extension import LabelSpace, Task, discover
 from autopeft.model import BaseModel
 from autopeft.records import TaskSpec
 from autopeft.train import Bench, EncodedSplit
@@ -128,9 +128,9 @@ def test_neither_batch_size_nor_padding_changes_what_is_measured(toy):
 @by_task
 def test_unknown_metric_and_target_of_another_task_are_refused(toy, part):
     with pytest.raises(UnknownNameError, match="no metric of"):
-        part.fitted(TaskSpec(metric="beauty"), toy.task.target)
+        part.fitted(TaskSpec(metric="beauty"), toy.task.label_space)
     with pytest.raises(DataError, match=r"choose another --task"):
-        part.fitted(TaskSpec(), Target(kind="smells"))
+        part.fitted(TaskSpec(), LabelSpace(kind="smells"))
 
 
 @by_task

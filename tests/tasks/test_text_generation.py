@@ -17,14 +17,14 @@ from toys.words import CONTEXT, toy_rows
 
 from autopeft import model
 from autopeft.errors import DataError, ModelError, SpecError
-from autopeft.extension import Target, discover
+from autopeft.extension import LabelSpace, discover
 from autopeft.metrics import ratio_scores
 from autopeft.records import ModelSpec, TaskSpec
 from autopeft.tasks.parts.token_losses import losses_and_hits
 from autopeft.tasks.parts.token_metrics import TokenCounts
 
 PART = discover("autopeft.tasks")["text-generation"]
-COMPLETION = Target(kind="completion")
+COMPLETION = LabelSpace(kind="completion")
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def learned(tokenizer, ids):
     return " ".join("_" if i == -100 else tokenizer.convert_ids_to_tokens(int(i)) for i in ids)
 
 
-def completions(tokenizer, prompts, answers, max_length=CONTEXT, *, target=COMPLETION, **spec):
-    task = PART.fitted(TaskSpec(**spec), target, tokenizer)
+def completions(tokenizer, prompts, answers, max_length=CONTEXT, *, label_space=COMPLETION, **spec):
+    task = PART.fitted(TaskSpec(**spec), label_space, tokenizer)
     return task, task.encode([(p,) for p in prompts], answers, tokenizer, max_length)
 
 
@@ -72,7 +72,7 @@ def test_chat_template_frames_prompts_and_chats_alike(words):
     words.chat_template = CHAT_TEMPLATE
     _, plain = completions(words, ["the food"], ["good"])
     turns = json.dumps([{"role": "user", "content": "the food"}])
-    _, chat = completions(words, [turns], ["good"], target=Target(kind="chat"))
+    _, chat = completions(words, [turns], ["good"], label_space=LabelSpace(kind="chat"))
     assert tokens(words, plain.examples[0]["input_ids"]) == "day the food [SEP] time good [SEP]"
     assert learned(words, plain.labels[0]) == "_ _ _ _ _ good [SEP]"
     np.testing.assert_equal(chat.examples, plain.examples)
@@ -81,7 +81,7 @@ def test_chat_template_frames_prompts_and_chats_alike(words):
 
 def test_chats_without_a_template_or_with_one_that_hides_the_seam_are_refused(words):
     with pytest.raises(DataError, match="has no chat template; use an instruct model"):
-        completions(words, ["[]"], ["good"], target=Target(kind="chat"))
+        completions(words, ["[]"], ["good"], label_space=LabelSpace(kind="chat"))
     words.chat_template = CHAT_TEMPLATE.replace("'time '", "'it '")
     with pytest.raises(DataError, match="writes a prompt differently once it is answered"):
         completions(words, ["the food"], ["good"])
@@ -91,14 +91,16 @@ def test_tools_stand_in_the_prompt_or_are_told_as_left_out(words):
     chat = [{"role": "user", "content": "the food"}]
     turns = json.dumps({"tools": [{"name": "good"}], "messages": chat})
     words.chat_template = CHAT_TEMPLATE
-    _, plain = completions(words, [turns, json.dumps(chat)], ["fine"] * 2, target=Target(kind="chat"))
+    _, plain = completions(
+        words, [turns, json.dumps(chat)], ["fine"] * 2, label_space=LabelSpace(kind="chat")
+    )
     told = "The chat template of the base model writes no tools; 1 of 2 chats have some."
     assert plain.notes == (told,)
     calls = [*chat, {"role": "assistant", "content": "", "tool_calls": []}, {"role": "tool", "content": "it"}]
-    _, called = completions(words, [json.dumps(calls)] * 2, ["fine"] * 2, target=Target(kind="chat"))
+    _, called = completions(words, [json.dumps(calls)] * 2, ["fine"] * 2, label_space=LabelSpace(kind="chat"))
     assert told.replace("1 of 2", "2 of 2") in called.notes
     words.chat_template = "{% for tool in tools or [] %}{{ tool.name }} {% endfor %}" + CHAT_TEMPLATE
-    _, made = completions(words, [turns], ["fine"], target=Target(kind="chat"))
+    _, made = completions(words, [turns], ["fine"], label_space=LabelSpace(kind="chat"))
     assert tokens(words, made.examples[0]["input_ids"]) == "good day the food [SEP] time fine [SEP]"
     assert made.notes == ()
 
@@ -123,7 +125,7 @@ def test_a_line_break_is_put_only_where_no_white_space_is(prompt, answer, betwee
 
 def test_documents_are_packed_into_blocks_and_nothing_is_lost(words):
     texts = ["good " * n for n in (5, 9, 2, 14)]
-    task = PART.fitted(TaskSpec(), Target(kind="documents"), words)
+    task = PART.fitted(TaskSpec(), LabelSpace(kind="documents"), words)
     made = task.encode([(text,) for text in texts], [""] * 4, words, 8)
     whole = [i for example in made.examples for i in example["input_ids"]]
     assert tokens(words, whole) == " ".join(f"{text}[SEP]" for text in texts)
@@ -133,7 +135,7 @@ def test_documents_are_packed_into_blocks_and_nothing_is_lost(words):
 
 
 def test_stream_has_no_ends_within_and_too_little_of_it_is_refused(words):
-    task = PART.fitted(TaskSpec(), Target(kind="stream"), words)
+    task = PART.fitted(TaskSpec(), LabelSpace(kind="stream"), words)
     made = task.encode([("good food ",)] * 4, [""] * 4, words, 5)
     assert [tokens(words, example["input_ids"]) for example in made.examples] == [
         "good food good food good",
@@ -287,7 +289,7 @@ def test_patterns_and_metrics_that_cannot_be_used_are_refused(words):
     with pytest.raises(DataError, match="finds no answer in 1 of 2 completions, such as 'fine'"):
         completions(words, ["a", "a"], ["good", "fine"], metric="exact-match", answer_pattern="good")
     with pytest.raises(DataError, match="exact-match needs prompts with completions"):
-        PART.fitted(TaskSpec(metric="exact-match"), Target(kind="stream"))
+        PART.fitted(TaskSpec(metric="exact-match"), LabelSpace(kind="stream"))
 
 
 def test_encoder_that_sees_what_it_is_to_predict_is_refused(model_dir):

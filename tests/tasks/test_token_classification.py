@@ -22,12 +22,12 @@ from torch import nn
 
 from autopeft.data import load, read_tokens
 from autopeft.errors import DataError, ModelError, UnknownNameError
-from autopeft.extension import Target, discover
+from autopeft.extension import LabelSpace, discover
 from autopeft.records import DataSpec, TaskSpec
 
 PART = discover("autopeft.tasks")["token-classification"]
 NAMES = ("B-org", "B-place", "I-org", "I-place", "O")
-TARGET = Target(kind="tags", names=NAMES)
+TARGET = LabelSpace(kind="tags", names=NAMES)
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "new", "##port", "york", "is", "big", "##ger"]
 
 
@@ -97,7 +97,7 @@ def test_entity_f1_is_that_of_seqeval_at_every_batch_size(metric, average, seed)
 @pytest.mark.parametrize("places", ["BIES", "BILU"])
 def test_entities_of_all_short_texts_are_those_of_seqeval(places):
     names = ("O", *(f"{place}-{kind}" for place in places for kind in ("x", "x-y")))
-    task = replace(PART, target=Target(kind="tags", names=names))
+    task = replace(PART, label_space=LabelSpace(kind="tags", names=names))
     as_iobes = [name[0].translate(str.maketrans("LU", "ES")) + name[1:] for name in names]
     for n in range(5):
         for tags in itertools.product(range(len(names)), repeat=n):
@@ -118,7 +118,7 @@ def test_entities_of_bilou_tags_are_those_counted_by_hand():
     truth = ["U-a U-a O B-a I-a L-a", "B-a L-a B-a L-a O"]
     guesses = ["U-a U-a O B-a I-a L-a", "B-a L-a B-a I-a L-a"]
     rows, guessed = ([[names.index(tag) for tag in row.split()] for row in rows] for rows in (truth, guesses))
-    task = PART.fitted(TaskSpec(), Target(kind="tags", names=names))
+    task = PART.fitted(TaskSpec(), LabelSpace(kind="tags", names=names))
     examples = [{"input_ids": [i] * len(row), "attention_mask": [1] * len(row)} for i, row in enumerate(rows)]
     seen = task.evaluate(Saved(guessed), iter([task.collate(examples, rows, 0)]))
     assert seen.metric == pytest.approx(2 * 4 / (5 + 5))  # 4 right of 5 true and 5 guessed
@@ -176,16 +176,16 @@ def test_tokenizer_without_offsets_is_refused():
     ],
 )
 def test_metric_follows_the_tags(names, spec, metric):
-    assert PART.fitted(TaskSpec(**spec), Target(kind="tags", names=names)).metric == metric
+    assert PART.fitted(TaskSpec(**spec), LabelSpace(kind="tags", names=names)).metric == metric
 
 
 def test_unfit_metric_and_target_are_refused():
     with pytest.raises(DataError, match=r"needs tags such as B-place.*'NOUN'; set --metric token-accuracy"):
-        PART.fitted(TaskSpec(metric="entity-f1"), Target(kind="tags", names=("NOUN", "VERB")))
+        PART.fitted(TaskSpec(metric="entity-f1"), LabelSpace(kind="tags", names=("NOUN", "VERB")))
     with pytest.raises(UnknownNameError, match="known: entity-f1, entity-macro-f1, token-accuracy"):
         PART.fitted(TaskSpec(metric="f1"), TARGET)
     with pytest.raises(DataError, match="learns tags, but the target of these rows is class"):
-        PART.fitted(TaskSpec(), Target())
+        PART.fitted(TaskSpec(), LabelSpace())
 
 
 def write(path, rows):
@@ -208,7 +208,7 @@ def test_tokens_and_tags_are_read_and_split(tmp_path):
         tmp_path / "test.jsonl", [{"tokens": ["so"], "tags": ["I-org"]}, {"tokens": [], "tags": []}, rows[0]]
     )
     data = read(tmp_path)
-    assert data.target == Target(kind="tags", names=("B-place", "I-org", "O"), counts=(44, 0, 88))
+    assert data.label_space == LabelSpace(kind="tags", names=("B-place", "I-org", "O"), counts=(44, 0, 88))
     assert data.train.labels[0] == (2, 2, 0)
     assert [len(split.inputs) for split in (data.train, data.search, data.confirm, data.test)] == [
         44,
@@ -246,7 +246,7 @@ def test_tokens_with_tag_minus_100_have_no_label(tmp_path, pieces):
     ]
     data = read(write(tmp_path / "a.jsonl", rows))
     parts = (data.train, data.search, data.confirm)
-    assert data.target == Target(kind="tags", names=("0", "1"), counts=(len(data.train.labels),) * 2)
+    assert data.label_space == LabelSpace(kind="tags", names=("0", "1"), counts=(len(data.train.labels),) * 2)
     assert {tags for split in parts for tags in split.labels} == {(-100, 0, 1), (-100, 1, 0)}
     assert sum(len(split.labels) for split in parts) == 60
     assert any(note.startswith("The tag -100 of 60 train tokens stands for none") for note in data.notes)

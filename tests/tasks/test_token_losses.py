@@ -13,7 +13,7 @@ from toys.bases import state_of
 from toys.storages import LargestStorage
 from toys.words import VOCABULARY
 
-from autopeft.extension import Target, discover
+from autopeft.extension import LabelSpace, discover
 from autopeft.records import TaskSpec
 from autopeft.tasks.parts import token_losses
 
@@ -64,7 +64,7 @@ def small_pieces(monkeypatch):
 
 
 def task_of(name):
-    return TASKS[name].fitted(TaskSpec(), Target(kind="completion"))
+    return TASKS[name].fitted(TaskSpec(), LabelSpace(kind="completion"))
 
 
 def model_of(name):
@@ -187,7 +187,7 @@ def test_evaluation_counts_what_all_logits_say(name):
     task = task_of("text2text-generation" if name in SEQ2SEQ else "text-generation")
     seen = task.evaluate(model, iter([batch, batch]))
     assert seen.loss == pytest.approx(plain_loss(model, batch).item(), rel=1e-6)
-    accuracy = TASKS[task.name].fitted(TaskSpec(metric="token-accuracy"), Target(kind="completion"))
+    accuracy = TASKS[task.name].fitted(TaskSpec(metric="token-accuracy"), LabelSpace(kind="completion"))
     features = {**batch} if name in SEQ2SEQ else {k: v for k, v in batch.items() if k != "labels"}
     guesses, labels = model(**features).logits.argmax(dim=-1), batch["labels"]
     if name not in SEQ2SEQ:

@@ -6,7 +6,7 @@ import pytest
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from autopeft.extension import Target, discover
+from autopeft.extension import LabelSpace, discover
 from autopeft.records import TaskSpec
 from autopeft.tasks.parts.tokens import token_pairs
 
@@ -42,7 +42,7 @@ def sentencepiece(prefix):
 
 
 def encoded(tokenizer, prompt, answer, max_length=60):
-    task = PART.fitted(TaskSpec(), Target(kind="completion"), tokenizer)
+    task = PART.fitted(TaskSpec(), LabelSpace(kind="completion"), tokenizer)
     made = task.encode([(prompt,)], [answer], tokenizer, max_length)
     labels = made.labels[0].tolist()
     return made.examples[0]["input_ids"].tolist(), [i for i in labels if i != -100]

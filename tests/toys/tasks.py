@@ -13,7 +13,7 @@ import transformers
 from PIL import Image
 
 from autopeft.data import ImageFile
-from autopeft.extension import Target
+from autopeft.extension import LabelSpace
 from autopeft.records import TaskSpec
 from toys.bases import toy_config
 from toys.words import CONTEXT, toy_rows
@@ -68,38 +68,38 @@ def _texts():
 
 def _text_classification(_):
     inputs, labels = _texts()
-    return Target(names=("neg", "pos")), "bert", "AutoModelForSequenceClassification", inputs, labels
+    return LabelSpace(names=("neg", "pos")), "bert", "AutoModelForSequenceClassification", inputs, labels
 
 
 def _token_classification(_):
     inputs, _labels = _texts()
     words = [(tuple(text.split()),) for (text,) in inputs]
     tags = [tuple(len(word) % 2 for word in row) for (row,) in words]
-    return Target(kind="tags", names=("B-x", "O")), "bert", "AutoModelForTokenClassification", words, tags
+    return LabelSpace(kind="tags", names=("B-x", "O")), "bert", "AutoModelForTokenClassification", words, tags
 
 
 def _text_generation(_):
     inputs, _labels = _texts()
     answers = [" ".join(reversed(text.split())) for (text,) in inputs]
-    return Target(kind="completion"), "llama", "AutoModelForCausalLM", inputs, answers
+    return LabelSpace(kind="completion"), "llama", "AutoModelForCausalLM", inputs, answers
 
 
 def _text2text_generation(_):
     inputs, _labels = _texts()
     answers = [" ".join(text.split()[:3]) for (text,) in inputs]
-    return Target(kind="completion"), "t5", "AutoModelForSeq2SeqLM", inputs, answers
+    return LabelSpace(kind="completion"), "t5", "AutoModelForSeq2SeqLM", inputs, answers
 
 
 def _multiple_choice(_):
     texts, labels = toy_rows(N, seed=3)
     inputs = [(text, "good", "bad film") for text in texts]
-    return Target(kind="choice", names=("A", "B")), "bert", "AutoModelForMultipleChoice", inputs, labels
+    return LabelSpace(kind="choice", names=("A", "B")), "bert", "AutoModelForMultipleChoice", inputs, labels
 
 
 def _image_classification(_):
     inputs = [(image_file(np.random.default_rng(i).integers(0, 255, (10, 10, 3))),) for i in range(N)]
-    target = Target(names=("dark", "light"))
-    return target, "vit", "AutoModelForImageClassification", inputs, [i % 2 for i in range(N)]
+    label_space = LabelSpace(names=("dark", "light"))
+    return label_space, "vit", "AutoModelForImageClassification", inputs, [i % 2 for i in range(N)]
 
 
 def image_file(pixels, *, name="memory"):
@@ -126,13 +126,13 @@ TOYS = {
 
 def make_toy(part, tokenizer, *, architecture=None):
     """The toy of a task."""
-    target, usual, auto_class, inputs, labels = TOYS[part.name](tokenizer)
+    label_space, usual, auto_class, inputs, labels = TOYS[part.name](tokenizer)
     assert part.auto_class == auto_class
     config = toy_config(architecture or usual)
-    config.num_labels = len(target.names) or 2
+    config.num_labels = len(label_space.names) or 2
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = getattr(transformers, auto_class).from_config(config).eval()
     tokenizer = image_processor() if auto_class == "AutoModelForImageClassification" else tokenizer
-    task = part.fitted(TaskSpec(), target, tokenizer)
+    task = part.fitted(TaskSpec(), label_space, tokenizer)
     return Toy(task=task, module=module, inputs=inputs, labels=labels, tokenizer=tokenizer)

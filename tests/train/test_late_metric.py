@@ -11,7 +11,7 @@ import pytest
 from toys.bases import toy_base
 from toys.tasks import make_toy, with_end_of_text
 
-from autopeft.extension import Target, discover
+from autopeft.extension import LabelSpace, discover
 from autopeft.records import Status, TaskSpec
 from autopeft.train import Bench, EncodedSplit
 
@@ -21,7 +21,7 @@ PART = discover("autopeft.tasks")["text-generation"]
 def make_bench(tokenizer, methods, metric, kept):
     """A bench of a Llama."""
     toy = make_toy(PART, with_end_of_text(tokenizer))
-    fitted = PART.fitted(TaskSpec(metric=metric), Target(kind="completion"), toy.tokenizer)
+    fitted = PART.fitted(TaskSpec(metric=metric), LabelSpace(kind="completion"), toy.tokenizer)
     toy.task = replace(fitted, max_new_tokens=2)
     made = toy.encoded()
     split = EncodedSplit(examples=made.examples, labels=made.labels)

@@ -13,7 +13,7 @@ from toys.words import CONTEXT, FILLER
 
 from autopeft.data import Split
 from autopeft.errors import DataError
-from autopeft.extension import Encoded, Target, discover
+from autopeft.extension import Encoded, LabelSpace, discover
 from autopeft.records import TaskSpec
 from autopeft.train import EncodedSplit, encode_split, train_rows
 from autopeft.train.encoding import MOST_AT_START
@@ -117,7 +117,7 @@ def test_task_with_other_examples_than_rows_encodes_all_at_once(rows, base, task
 def test_prompts_are_refused_by_a_sample_and_not_by_the_few_rows_that_a_step_reads(make_base, tokenizer):
     base = make_base("llama-lm")
     base.tokenizer = tokenizer
-    task = discover("autopeft.tasks")["text-generation"].fitted(TaskSpec(), Target(kind="completion"))
+    task = discover("autopeft.tasks")["text-generation"].fitted(TaskSpec(), LabelSpace(kind="completion"))
     is_long = np.random.default_rng(0).random(N) < 0.1
     inputs = tuple(("good " * (40 if long else 2),) for long in is_long)
     few = Split(name="train", inputs=inputs, labels=("fine",) * N)
@@ -134,7 +134,9 @@ def test_rows_whose_completions_lose_their_end_are_never_learned(tokenizer, n):
     words = with_end_of_text(tokenizer)
     answers = tuple("good fine bad dull" if i % 10 == 0 else "bad" for i in range(n))
     rows = Split(name="train", inputs=(("the food",),) * n, labels=answers)
-    task = discover("autopeft.tasks")["text-generation"].fitted(TaskSpec(), Target(kind="completion"), words)
+    task = discover("autopeft.tasks")["text-generation"].fitted(
+        TaskSpec(), LabelSpace(kind="completion"), words
+    )
     base = toy_base("llama-lm")
     base.tokenizer = words
     split = encode_split(rows, base=base, task=task, max_length=5)

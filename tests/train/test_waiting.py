@@ -11,7 +11,7 @@ from toys.bases import toy_base
 from toys.tasks import with_end_of_text
 from toys.words import CONTEXT, toy_rows
 
-from autopeft.extension import Target, discover
+from autopeft.extension import LabelSpace, discover
 from autopeft.records import Status, TaskSpec
 from autopeft.tasks.parts.writing import WritingTask
 from autopeft.train import Bench, Compute, EncodedSplit
@@ -59,8 +59,8 @@ def fitted(kind, tokenizer, *, part="text-generation"):
     texts, _ = toy_rows(20, seed=3, n_filler=(5, 6) if kind == "plain" else (1, 9))
     words = with_end_of_text(tokenizer)
     is_packed = kind == "packed"
-    target = Target(kind="documents" if is_packed else "completion")
-    task = discover("autopeft.tasks")[part].fitted(TaskSpec(), target, words)
+    label_space = LabelSpace(kind="documents" if is_packed else "completion")
+    task = discover("autopeft.tasks")[part].fitted(TaskSpec(), label_space, words)
     answers = [""] * 20 if is_packed else [" ".join(text.split()[::-1]) for text in texts]
     made = task.encode([(text,) for text in texts], answers, words, 8 if is_packed else CONTEXT)
     full = [i for i, labels in enumerate(made.labels) if len(labels) == 8 or not is_packed]

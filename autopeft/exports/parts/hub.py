@@ -43,7 +43,7 @@ def write_loading_files(folder: Path, spec: ModelSpec, base: BaseModel, data: La
         config.architectures = [type(module).__name__]
         config.num_labels = len(labels)  # a field of its own in PVT's config, elsewhere the number of names
         name_labels(config, labels)
-        config.problem_type = _PROBLEM_TYPES.get(data.target.kind)
+        config.problem_type = _PROBLEM_TYPES.get(data.label_space.kind)
         if getattr(module.config, "pad_token_id", None) is not None:  # a model of images has none
             pad_with(config, module.config.pad_token_id)
         config.save_pretrained(str(folder))

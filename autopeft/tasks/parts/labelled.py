@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from autopeft import data
 from autopeft.data import ReadRows
-from autopeft.extension import Batch, Encoded, Evaluation, Example, Metric, Target, TaskDefaults, discover
+from autopeft.extension import Batch, Encoded, Evaluation, Example, Metric, LabelSpace, TaskDefaults, discover
 from autopeft.records import TaskSpec
 from autopeft.tasks.parts.batches import Rows, logits_of
 from autopeft.tasks.parts.usual import LABELLED, require_kind, require_metric
@@ -29,7 +29,7 @@ class LabelledTask:
 
     `reader` names the function of `autopeft.data` that reads rows; `encode` turns rows into examples;
     `collate_inputs` turns examples and the padding token's id into the features of a batch. `kinds` are the
-    kinds of `Target` that the task learns.
+    kinds of `LabelSpace` that the task learns.
     """
 
     name: str
@@ -39,7 +39,7 @@ class LabelledTask:
     collate_inputs: Callable[[Sequence[Example], int], Batch]
     peft_task_type: str | None = None
     kinds: tuple[str, ...] = ("class", "classes", "number")
-    target: Target = field(default_factory=Target)
+    label_space: LabelSpace = field(default_factory=LabelSpace)
     chosen_metric: str | None = None
     notes: tuple[str, ...] = ()
     defaults: TaskDefaults = LABELLED
@@ -51,14 +51,14 @@ class LabelledTask:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics that judge the target's kind, its default first."""
-        kind = self.target.kind
+        """Names of the metrics that judge the kind of labels, its default first."""
+        kind = self.label_space.kind
         metrics = [metric for metric in discover("autopeft.metrics").values() if kind in metric.kinds]
         return tuple(m.name for m in sorted(metrics, key=lambda metric: kind not in metric.default_for))
 
     @property
     def metric(self) -> str:
-        """The metric that the user or `fitted` has chosen, else the default of the target's kind."""
+        """The metric that the user or `fitted` has chosen, else the default of the kind of labels."""
         return self.chosen_metric or self.metrics[0]
 
     @property
@@ -71,19 +71,19 @@ class LabelledTask:
     chance = property(lambda self: getattr(self._metric, "chance", None))  # both members are optional
     metric_label = property(lambda self: getattr(self._metric, "label", ""))
 
-    def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> LabelledTask:
+    def fitted(self, spec: TaskSpec, label_space: LabelSpace, tokenizer: Any = None) -> LabelledTask:
         """Adapt the task to a dataset; its metric is the user's or the default; uneven classes differ."""
-        require_kind(self.name, target, self.kinds)
-        task = replace(self, target=target, chosen_metric=spec.metric, notes=())
+        require_kind(self.name, label_space, self.kinds)
+        task = replace(self, label_space=label_space, chosen_metric=spec.metric, notes=())
         if spec.metric is not None:
-            require_metric(f"{self.name} ({target.kind})", spec.metric, task.metrics)
+            require_metric(f"{self.name} ({label_space.kind})", spec.metric, task.metrics)
             return task
-        counts = target.counts
-        if target.kind != "class" or not counts or max(counts) < _UNEVEN * max(1, min(counts)):
+        counts = label_space.counts
+        if label_space.kind != "class" or not counts or max(counts) < _UNEVEN * max(1, min(counts)):
             return task
         metrics = discover("autopeft.metrics").values()
         for_uneven = next(metric.name for metric in metrics if "uneven" in metric.default_for)
-        extremes = [f"{target.names[counts.index(n)]} {n}" for n in (max(counts), min(counts))]
+        extremes = [f"{label_space.names[counts.index(n)]} {n}" for n in (max(counts), min(counts))]
         note = (
             f"The labels are uneven ({', '.join(extremes)} in train), so the metric is {for_uneven}; set "
             f"--metric {task.metric} to have {task.metric}."
@@ -92,17 +92,19 @@ class LabelledTask:
 
     def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:
         """Make a batch: features, and `labels` (B,), or (B, C) of 0 and 1 for several labels per example."""
-        if self.target.kind == "classes":
-            truth = torch.zeros(len(labels), len(self.target.names))
+        if self.label_space.kind == "classes":
+            truth = torch.zeros(len(labels), len(self.label_space.names))
             for row, classes in enumerate(labels):
                 truth[row, list(classes)] = 1.0
         else:
-            truth = torch.tensor(labels, dtype=torch.float32 if self.target.kind == "number" else torch.long)
+            truth = torch.tensor(
+                labels, dtype=torch.float32 if self.label_space.kind == "number" else torch.long
+            )
         return {**self.collate_inputs(examples, pad_token_id), "labels": truth}
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Average the examples' losses, shape ()."""
-        return _losses(self.target, logits_of(model, batch), batch["labels"]).mean()
+        return _losses(self.label_space, logits_of(model, batch), batch["labels"]).mean()
 
     def n_terms(self, batch: Batch) -> int:
         """Count the rows of the batch."""
@@ -113,25 +115,27 @@ class LabelledTask:
         with torch.inference_mode():
             pairs = [(logits_of(model, batch), batch["labels"]) for batch in batches]
             logits, truth = (torch.cat(column) for column in zip(*pairs, strict=True))
-            loss = float(_losses(self.target, logits, truth).cpu().double().mean())
-            if self.target.kind == "number":
+            loss = float(_losses(self.label_space, logits, truth).cpu().double().mean())
+            if self.label_space.kind == "number":
                 guesses = logits[:, 0]
             else:
-                guesses = (logits > 0).float() if self.target.kind == "classes" else logits.argmax(dim=-1)
+                guesses = (
+                    (logits > 0).float() if self.label_space.kind == "classes" else logits.argmax(dim=-1)
+                )
         if not guesses.isfinite().all():  # the run diverged, and the loss is not finite either
             return Evaluation(metric=math.nan, loss=loss, example_scores=(math.nan,) * len(guesses))
         value, scores = self._metric.score(truth.cpu().double().numpy(), guesses.cpu().double().numpy())
         return Evaluation(metric=value, loss=loss, example_scores=scores)
 
 
-def _losses(target: Target, logits: Tensor, labels: Tensor) -> Tensor:
+def _losses(label_space: LabelSpace, logits: Tensor, labels: Tensor) -> Tensor:
     """Compute each example's loss, shape (B,): cross-entropy in nats, or squared error for numbers.
 
     For several labels it is the mean over labels of the binary one. The squared error is divided by train's
     variance: predicting the mean costs about 1.
     """
-    if target.kind == "number":
-        return ((logits[:, 0] - labels) / target.std).square()
-    if target.kind != "classes":
+    if label_space.kind == "number":
+        return ((logits[:, 0] - labels) / label_space.std).square()
+    if label_space.kind != "classes":
         return nn.functional.cross_entropy(logits, labels, reduction="none")
     return nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=1)

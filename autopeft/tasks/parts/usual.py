@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from autopeft.errors import DataError, UnknownNameError
-from autopeft.extension import Target, TaskDefaults
+from autopeft.extension import LabelSpace, TaskDefaults
 
 # Encoders were trained on up to 512 tokens. Rows that are shorter than 128 tokens cost nothing by being
 # allowed 128. Three epochs of 32 rows are the commonest setting of fine-tuning on GLUE. Few rows need more:
@@ -35,11 +35,11 @@ BLOCKS = replace(COMPLETIONS, max_length=(64, 1024), is_packed=True, eval_exampl
 GENERATED = replace(COMPLETIONS, max_new_tokens=(16, 1024))
 
 
-def require_kind(task: str, target: Target, kinds: Sequence[str]) -> None:
+def require_kind(task: str, label_space: LabelSpace, kinds: Sequence[str]) -> None:
     """Raise DataError if the task does not learn this kind of target."""
-    if target.kind not in kinds:
+    if label_space.kind not in kinds:
         raise DataError(
-            f"{task} learns {' or '.join(kinds)}, but the target of these rows is {target.kind}; choose "
+            f"{task} learns {' or '.join(kinds)}, but the target of these rows is {label_space.kind}; choose "
             "another --task."
         )
 

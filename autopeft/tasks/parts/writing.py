@@ -22,8 +22,8 @@ from autopeft.extension import (
     Encoded,
     Evaluation,
     Example,
-    Target,
-    TargetKind,
+    LabelSpace,
+    LabelKind,
     TaskDefaults,
     WrittenText,
     is_own_metric,
@@ -54,11 +54,11 @@ WITH_PROMPT = ("completion", "chat")  # kinds of targets whose rows are a prompt
 class TextModel:
     """How a type of language model reads and writes.
 
-    - `encode`: the target's kind, texts, completions, tokenizer, max_length, `learn` -> features and labels.
+    - `encode`: the kind of labels, texts, completions, tokenizer, max_length, `learn` -> features and labels.
     - `features`: model and batch -> what the model is called with.
     - `targets`: labels (B, T) -> the label that each position predicts (B, T), -100 if it predicts none.
     - `generate`: model, batch, tokenizer and max_new_tokens -> one text per example, for `exact-match`.
-    - `text_form`: the target's kind and tokenizer -> how a row is written as one text, in words; empty if
+    - `text_form`: the kind of labels and tokenizer -> how a row is written as one text, in words; empty if
       there is nothing to tell.
     """
 
@@ -66,21 +66,22 @@ class TextModel:
     features: Callable[[nn.Module, Batch], Batch]
     targets: Callable[[Tensor], Tensor]
     generate: Callable[[nn.Module, Batch, Any, int], list[str]]
-    text_form: Callable[[TargetKind, Any], str] = lambda kind, tokenizer: ""
+    text_form: Callable[[LabelKind, Any], str] = lambda kind, tokenizer: ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WritingTask:
     """A task that learns to write text, by cross-entropy in nats per labelled token; that is its metric, too.
 
-    `kinds` are the kinds of `Target` that the task learns; `model_type` has what differs by type of model.
+    `kinds` are the kinds of `LabelSpace` that the task learns; `model_type` has what differs by type of
+    model.
     """
 
     name: str
     auto_class: str
     peft_task_type: str | None
     kinds: tuple[str, ...]
-    target: Target
+    label_space: LabelSpace
     model_type: TextModel
     notes: tuple[str, ...] = ()
     spec: TaskSpec = field(default_factory=TaskSpec)
@@ -106,13 +107,15 @@ class WritingTask:
         """Defaults of a full run: for generated answers, prompts with completions, or blocks of text."""
         if self.judges_texts:
             return GENERATED
-        return COMPLETIONS if self.target.kind in WITH_PROMPT else BLOCKS
+        return COMPLETIONS if self.label_space.kind in WITH_PROMPT else BLOCKS
 
     @property
     def text_form(self) -> str:
         """How a row with a prompt becomes one text, in words; empty without tokenizer and for other rows."""
-        form = "" if self.tokenizer is None else self.model_type.text_form(self.target.kind, self.tokenizer)
-        return f"{form} {_LEARNED[self.spec.learn]}" if form and self.target.kind == "chat" else form
+        form = (
+            "" if self.tokenizer is None else self.model_type.text_form(self.label_space.kind, self.tokenizer)
+        )
+        return f"{form} {_LEARNED[self.spec.learn]}" if form and self.label_space.kind == "chat" else form
 
     metrics = tuple(TOKEN_METRICS)  # the default first
     judges_texts = property(lambda self: self.metric == EXACT_MATCH or is_own_metric(self.metric))
@@ -122,16 +125,16 @@ class WritingTask:
     # Such as "token accuracy"; for a user's function, its name.
     metric_label = property(lambda self: re.sub("[-_]", " ", self.metric.rpartition(":")[2]))
 
-    def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> WritingTask:
+    def fitted(self, spec: TaskSpec, label_space: LabelSpace, tokenizer: Any = None) -> WritingTask:
         """Adapt the task to a dataset of texts and the user's settings."""
-        require_kind(self.name, target, self.kinds)
-        task = replace(self, spec=spec, target=target, tokenizer=tokenizer)
+        require_kind(self.name, label_space, self.kinds)
+        task = replace(self, spec=spec, label_space=label_space, tokenizer=tokenizer)
         if not is_own_metric(task.metric):
             require_metric(self.name, task.metric, self.metrics)
-        if task.judges_texts and target.kind not in WITH_PROMPT:
+        if task.judges_texts and label_space.kind not in WITH_PROMPT:
             raise DataError(
                 f"{task.metric} needs prompts with completions, but the target of these rows is "
-                f"{target.kind}; set --metric {self.metrics[0]}."
+                f"{label_space.kind}; set --metric {self.metrics[0]}."
             )
         if spec.learn == "all" and task.judges_texts:
             raise SpecError(
@@ -153,7 +156,7 @@ class WritingTask:
             _require_answers(labels, self.spec.answer_pattern)
         texts = [text for (text,) in inputs]
         return self.model_type.encode(
-            self.target.kind, texts, labels, tokenizer, max_length, learn=self.spec.learn
+            self.label_space.kind, texts, labels, tokenizer, max_length, learn=self.spec.learn
         )
 
     def collate(self, examples: Sequence[Example], labels: Sequence[Any], pad_token_id: int) -> Batch:

@@ -11,7 +11,7 @@ from torch import nn
 
 from autopeft.data import ReadRows, read_texts
 from autopeft.errors import DataError, UnknownNameError
-from autopeft.extension import Batch, Encoded, Evaluation, Example, Target, Task, TaskDefaults
+from autopeft.extension import Batch, Encoded, Evaluation, Example, LabelSpace, Task, TaskDefaults
 from autopeft.records import TaskSpec
 from autopeft.tasks.text_classification import PART as TEXT_CLASSIFICATION
 
@@ -33,14 +33,16 @@ class ConfidentClassification:
     defaults: TaskDefaults = TEXT_CLASSIFICATION.defaults
     texts: Task = TEXT_CLASSIFICATION
 
-    def fitted(self, spec: TaskSpec, target: Target, tokenizer: Any = None) -> ConfidentClassification:
-        if target.kind != "class":
+    def fitted(
+        self, spec: TaskSpec, label_space: LabelSpace, tokenizer: Any = None
+    ) -> ConfidentClassification:
+        if label_space.kind != "class":
             raise DataError(
-                f"{self.name} learns one class per row, not {target.kind}; choose another --task."
+                f"{self.name} learns one class per row, not {label_space.kind}; choose another --task."
             )
         if spec.metric not in (None, self.metric):
             raise UnknownNameError(f"metric of {self.name}", str(spec.metric), self.metrics)
-        return replace(self, texts=self.texts.fitted(spec.model_copy(update={"metric": None}), target))
+        return replace(self, texts=self.texts.fitted(spec.model_copy(update={"metric": None}), label_space))
 
     def encode(
         self, inputs: Sequence[Sequence[Any]], labels: Sequence[Any], tokenizer: Any, max_length: int
