@@ -33,9 +33,9 @@ def parse(requested: str, *, base_params: int, rank_params: int = 0) -> Budget:
 
     Args:
         requested: `0.5%`, `300k`, `1.2M`, `2B` or `113000`; thousands may be separated by , or _. `r16` is
-            what LoRA of rank 16 on all linear maps trains.
+            what LoRA of rank 16 on all linear layers trains.
         base_params: Parameters of the base model, tied weights once, no task head.
-        rank_params: Parameters of LoRA of rank 1 on all linear maps.
+        rank_params: Parameters of LoRA of rank 1 on all linear layers.
 
     Raises:
         SpecError: Not a number, zero, negative, or over 100 %.

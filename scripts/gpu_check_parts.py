@@ -134,7 +134,7 @@ def short_run(n_steps: int, batch_size: int) -> Fidelity:
 
 
 def lora_config() -> LoraConfig:
-    """LoRA on all linear maps, about 0.5 % of a model of billions of weights."""
+    """LoRA on all linear layers, about 0.5 % of a model of billions of weights."""
     return LoraConfig(r=16, lora_alpha=16, target_modules="all-linear")
 
 
@@ -216,7 +216,7 @@ def memory_finding(
 def planned(base: BaseModel, **options: Any) -> Plan:
     """The plan that `lora_config` makes, with other options of LoRA."""
     plan = plan_of(base, METHODS["lora"], rank=16)
-    assert plan is not None, "a Llama has linear maps"
+    assert plan is not None, "a Llama has linear layers"
     adapters = [
         dataclasses.replace(adapter, options=tuple((dict(adapter.options) | options).items()))
         for adapter in plan.adapters

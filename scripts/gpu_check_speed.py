@@ -68,7 +68,7 @@ def check_ranks(place: Place) -> Finding:
     step = step_of(place, len(base.module.get_input_embeddings().weight))
     for rank in (16, 15):
         plan = plan_of(base, METHODS["lora"], rank=rank)
-        assert plan is not None, "a Llama has linear maps"
+        assert plan is not None, "a Llama has linear layers"
         configs = compile_plan(plan, METHODS).configs
         with base.attached(configs, plan=plan, task_type="CAUSAL_LM", seed=0) as model:
             seconds[rank] = seconds_of(model, step, place)

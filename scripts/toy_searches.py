@@ -29,7 +29,7 @@ LENGTH = "--max-steps 40 --batch-size 8 --trials 8 --seeds 2 --max-length 24 --d
 SEARCHES = {
     "mix": ["bert", "--budget", "6%", "--space", "mix.yaml"],
     "language_model": ["llama", "--budget", "6%", "--task", "text-generation"],
-    "quantised": ["bert", "--budget", "6%", "--quantize", "4bit", "--methods", "lora,ia3"],
+    "quantized": ["bert", "--budget", "6%", "--quantize", "4bit", "--methods", "lora,ia3"],
 }
 SEARCHES |= {
     "tokens": ["bert", "--budget", "6%", "--task", "token-classification"],

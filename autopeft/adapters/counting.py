@@ -22,12 +22,12 @@ from autopeft.adapters.skeleton import (
 from autopeft.errors import SiteError, SpecError
 from autopeft.extension import Method
 from autopeft.model import BaseModel, adapter_names, for_task
-from autopeft.model.linear_maps import role_by_name
+from autopeft.model.linear_layers import role_by_name
 from autopeft.records import Plan, Site
 from autopeft.records.plans import LAYER
 
 _OUTSIDE, _SHARED = "outside", "shared"  # in place of a layer's number or a role
-# Names under which peft keeps what it trains inside a module that is no linear map or norm.
+# Names under which peft keeps what it trains inside a module that is no linear layer or norm.
 _WRAPPED = tuple(
     "modules_to_save token_adapter trainable_tokens lora_ adaption_ base_layer original_module".split()
 )
@@ -156,7 +156,8 @@ def _locate(name: str, sites: Mapping[str, Site], base: BaseModel) -> tuple[str,
         depth = LAYER.search(f".{holder}.")
         role = role_by_name(holder) or holder.rpartition(".")[2]
         return (holder, role, depth[1] if depth else _OUTSIDE, in_head(holder, base))
-    # A linear map outside the layers that is trained whole beside a task head is a pooler, part of the head.
+    # A linear layer outside the layers that is trained whole beside a task head is a pooler, part of the
+    # head.
     is_pooler = "modules_to_save" in parts and site.layer is None and site.kind == "linear"
     layer = _OUTSIDE if site.layer is None else str(site.layer)
     return (site.name, site.role, layer, is_pooler and bool(base.head_names))

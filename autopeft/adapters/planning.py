@@ -36,8 +36,8 @@ from autopeft.adapters.skeleton import Attached, attach_one_each
 from autopeft.errors import SiteError, SpecError
 from autopeft.extension import Method, rate_factor
 from autopeft.model import DEMO_NAME, BaseModel
-from autopeft.model.linear_maps import role_by_name
-from autopeft.model.quantisation import conv1d_to_linear
+from autopeft.model.linear_layers import role_by_name
+from autopeft.model.quantization import conv1d_to_linear
 from autopeft.records import Adapter, Plan
 from autopeft.store import read_plan
 
@@ -274,7 +274,7 @@ def _attach(configs: Sequence[PeftConfig], base: BaseModel, *, path: Path) -> At
     """Attach configs, without their `modules_to_save`, to a copy of the base model without weights."""
     with torch.device("meta"):
         module = type(base.module)(copy.deepcopy(cast(Any, base.module.config)))
-    if any(site.quantised for site in base.sites):
+    if any(site.quantized for site in base.sites):
         conv1d_to_linear(module)
     copies = [copy.deepcopy(config) for config in configs]
     for config in copies:

@@ -185,7 +185,7 @@ def suggest(
 ) -> Suggestion:
     """Make a `peft` config for a model and a budget, and predict batch, memory, time and price.
 
-    In seconds: LoRA of one round rank on all linear maps, at the rate that a search tries first for this
+    In seconds: LoRA of one round rank on all linear layers, at the rate that a search tries first for this
     width. Neither weights nor, without `data`, a tokenizer are read; nothing is trained or compared.
 
     Args:
@@ -196,7 +196,7 @@ def suggest(
             device (such as "a100-80gb"), memory, gpu_price.
 
     Raises:
-        BudgetError: The budget does not pay rank 1 on all linear maps.
+        BudgetError: The budget does not pay rank 1 on all linear layers.
         AutopeftError: As for `search`.
 
     Example:

@@ -179,7 +179,7 @@ class _Wrapped:
 
 
 class _Escaped(_Wrapped):
-    """A stream that escapes control characters: a name from somebody's files could set colours or titles.
+    """A stream that escapes control characters: a name from somebody's files could set colors or titles.
 
     The styles bold, dim and plain pass, which our own output uses. `is_used` is whether it got any text.
     """

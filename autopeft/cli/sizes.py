@@ -69,8 +69,8 @@ def estimate_text(estimate: StepEstimate) -> str:
     if estimate.rates is not None:
         device = estimate.rates.name
     trained = described.base_params if count is None else count.trainable_params
-    quantised = _bits_of(estimate)
-    bits = "" if quantised == "none" else f", maps in {quantised}"
+    quantized = _bits_of(estimate)
+    bits = "" if quantized == "none" else f", maps in {quantized}"
     subject = [
         f"{estimate.part.label} on {described.base_model}",
         f"{trained:,} trainable parameters of {described.base_params:,} "
@@ -289,7 +289,7 @@ def suggestion_text(suggestion: Suggestion) -> str:
         *([("served by", f"{', '.join(suggestion.servers)}, as it is")] if suggestion.servers else []),
     ]
     params = f"{suggestion.trainable_params:,} parameters ({share})"
-    title = f"LoRA on all linear maps of {suggestion.base_model}: {params}"
+    title = f"LoRA on all linear layers of {suggestion.base_model}: {params}"
     notes = lines_of(f"note: {note}" for note in _notes(estimated))
     return "\n".join([*lines_of([title]), "", *table((), rows, n_texts=2), *([""] if notes else []), *notes])
 

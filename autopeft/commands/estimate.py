@@ -198,7 +198,7 @@ def _check_request(request: EstimateRequest) -> None:
     sizes = {name: size for name, size in sizes.items() if size is not None}
     resolve_settings(config=None, env={}, flags=sizes, assignments=())  # raises for senseless sizes
     if request.quantize is not None and request.quantize not in _BITS:
-        raise UnknownNameError("quantisation", request.quantize, _BITS)
+        raise UnknownNameError("quantization", request.quantize, _BITS)
     run = request.run
     if run.data.source is None and (run.epochs is not None or run.data != DataSpec()):
         raise SpecError("--epochs, --text-column and --label-column need --data; pass it too.")
@@ -237,7 +237,7 @@ def read_trained_part(
 ) -> tuple[TrainedPart, ModelSpec]:
     """Read what is to be trained from a path or a word such as `lora_r16`, and find its base model.
 
-    `model_id` and `revision` replace those that a plan or config names; a plan's quantisation stays.
+    `model_id` and `revision` replace those that a plan or config names; a plan's quantization stays.
 
     Raises:
         SpecError: The file cannot be read, the word is not known, or no base model is named.

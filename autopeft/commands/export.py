@@ -260,7 +260,7 @@ def with_base(
 ) -> ExportSource:
     """Load as much of the base model as the exporter needs.
 
-    A quantised base model is dequantised: the adapter was trained on the weights with their rounding. Other
+    A quantized base model is dequantized: the adapter was trained on the weights with their rounding. Other
     models are loaded on the CPU, since a GPU may lack the memory. A format that writes a whole model gets it
     in the number format of its checkpoint, which takes no more memory than the checkpoint itself. The labels
     are those of a config.json in the adapter's `folder`, else those of the run at `path`.
@@ -300,7 +300,7 @@ def with_base(
         )
     if problem is not None:
         cast("Any", base.module).config.problem_type = problem
-    model.dequantise(base.module, device="cpu", dtype=precision.torch_dtype)
+    model.dequantize(base.module, device="cpu", dtype=precision.torch_dtype)
     return replace(source, base=base.module.cpu(), tokenizer=base.tokenizer, dtype=written_dtype)
 
 

@@ -45,11 +45,11 @@ class SuggestRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Suggestion:
-    """LoRA of one rank on all linear maps, how to train it, and what that takes.
+    """LoRA of one rank on all linear layers, how to train it, and what that takes.
 
     `batch_size` rows make a step, `estimate.answer.step.n_rows` of them at a time. With data, the estimate
     has the steps of a run, their time and price. `servers` can read the adapter of a causal language model.
-    `output_layer` is the last linear map of a task head that is trained beside the adapter.
+    `output_layer` is the last linear layer of a task head that is trained beside the adapter.
     """
 
     base_model: str
@@ -125,13 +125,13 @@ def _literal(value: Any) -> str:
 
 
 def suggest(request: SuggestRequest) -> Suggestion:
-    """Spend the budget on LoRA of one round rank on all linear maps; predict batch, memory, time and price.
+    """Spend the budget on LoRA of one round rank on all linear layers; predict batch, memory, time and price.
 
     Neither weights nor, without `data`, a tokenizer are read. If the step does not fit and the user set no
     `quantize`, the base model is in 4 bits, provided that it can be and then fits.
 
     Raises:
-        BudgetError: The budget does not pay rank 1 on all linear maps.
+        BudgetError: The budget does not pay rank 1 on all linear layers.
         SpecError, ModelError, DataError: As for `estimate`.
     """
     spec = RunSpec(
@@ -170,14 +170,14 @@ def suggest(request: SuggestRequest) -> Suggestion:
 
 
 def _largest_lora(spec: RunSpec, base: BaseModel) -> tuple[int, Plan, PeftConfig]:
-    """Find the largest LoRA of a round rank on all linear maps; returns its rank, plan and config."""
+    """Find the largest LoRA of a round rank on all linear layers; returns its rank, plan and config."""
     methods, budget = methods_for(base), budget_of(spec, base)
     per_rank = budget_of(spec.model_copy(update={"budget": BudgetSpec(requested="r1")}), base)
     max_rank = budget.max_trainable_params // per_rank.max_trainable_params
     if not max_rank:
         raise BudgetError(
             f"The budget {budget.requested!r} allows {budget.max_trainable_params:,} parameters, and LoRA of "
-            f"rank 1 on all linear maps trains {per_rank.max_trainable_params:,}; ask for more, or let "
+            f"rank 1 on all linear layers trains {per_rank.max_trainable_params:,}; ask for more, or let "
             "autopeft search find modules to leave out."
         )
     rank = max(rank for rank in _RANKS if rank <= max_rank)

@@ -250,7 +250,7 @@ def start_facts(prepared: Prepared, plan: Plan, fidelity: Fidelity) -> dict[str,
         "train rows": len(prepared.data.train.labels),
         "batch size": prepared.bench.batch_size,
         "number format": prepared.spec.execution.dtype,
-        "quantisation": prepared.spec.model.quantize,
+        "quantization": prepared.spec.model.quantize,
     }
 
 

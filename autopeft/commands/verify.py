@@ -102,8 +102,8 @@ def verify(
     reference = reference_of(path, run)
     spec = in_float32(reference.spec, model_id=model_id, data_source=data_source)
     auto_class = discover("autopeft.tasks")[spec.task.name].auto_class
-    dequantises = len(files) > 1 or any(reader != exports.PEFT for reader in readers)
-    device = device_in_float32(spec.model, auto_class=auto_class, dequantises=dequantises)
+    dequantizes = len(files) > 1 or any(reader != exports.PEFT for reader in readers)
+    device = device_in_float32(spec.model, auto_class=auto_class, dequantizes=dequantizes)
     spec = with_setting(spec, "execution.device", device)
     with model.quiet_libraries(), memory_needed("computing the outputs of a model in float32", FREE_MEMORY):
         expected = expected_of(spec, reference, n_examples=max_examples)
@@ -185,7 +185,7 @@ def _load(
     if reader == MERGED:
         return base.module, (), ()
     if reader != exports.PEFT or len(files) > 1:  # weights in few bits cannot be changed exactly
-        model.dequantise(base.module)
+        model.dequantize(base.module)
     if sum(adapters.is_unmergeable(file.config) for file in files) > 1:
         module: nn.Module = apply(plan, base.module, weights=path).eval()
     elif reader != exports.PEFT:

@@ -21,7 +21,7 @@ from autopeft.data.formats import PARAGRAPH, PARAGRAPHS
 from autopeft.data.labels import WITHOUT_TEXT
 from autopeft.data.sources import read
 from autopeft.errors import DataError
-from autopeft.extension import LabelSpace, LabelKind
+from autopeft.extension import LabelKind, LabelSpace
 from autopeft.records import DataSpec, counted
 
 # Usual column names, the most telling first: a prompt and its completion.

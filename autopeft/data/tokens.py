@@ -26,7 +26,7 @@ from autopeft.records import DataSpec, counted, listed, shortened
 
 TOKEN_NAMES = "tokens words token_list text sentence word token"
 TAG_NAMES = "tags ner_tags labels label ner pos_tags tag pos slots upos"
-_NO_TAG = str(IGNORED)  # in tokenised data, the tag of a piece that has none
+_NO_TAG = str(IGNORED)  # in tokenized data, the tag of a piece that has none
 
 
 def read_tokens(spec: DataSpec) -> UncutRows:

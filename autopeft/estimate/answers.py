@@ -245,7 +245,7 @@ class _Steps:
         return None
 
     def _bits(self, step: Step) -> list[str]:
-        """The bits to try for the weights; `4bit` only if the model can be quantised and shrinks."""
+        """The bits to try for the weights; `4bit` only if the model can be quantized and shrinks."""
         takes_few_bits = self.describe(step.quantize).takes_few_bits
         return list(dict.fromkeys((step.quantize, _FEW_BITS))) if takes_few_bits else [step.quantize]
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autopeft.model.quantisation import BYTES_PER_WEIGHT
+from autopeft.model.quantization import BYTES_PER_WEIGHT
 
 _DEVICE = torch.device("cpu")  # autocast and fused attention know it, and do not know the meta device
 _IS_FALSE = "_autopeft_is_false"  # marks an answer about many values
@@ -175,7 +175,7 @@ def _scalar(tensor: torch.Tensor) -> bool | int | float:
     return 1.0 if tensor.is_floating_point() else 1
 
 
-class _Dequantised(torch.autograd.Function):
+class _Dequantized(torch.autograd.Function):
     """A product with a packed map, unpacked once forward and once backward, as bitsandbytes does."""
 
     @staticmethod
@@ -196,7 +196,7 @@ def _unpacked(packed: torch.Tensor, shape: tuple[int, int], dtype: torch.dtype) 
 
 
 class FewBitsLinear(nn.Linear):
-    """A linear map whose weight takes few bits and has no values; only its memory is right."""
+    """A linear layer whose weight takes few bits and has no values; only its memory is right."""
 
     def __init__(self, plain: nn.Linear, weight_bytes: float, *, dtype: torch.dtype) -> None:
         """Take the place of a plain map; products are computed in `dtype`."""
@@ -217,16 +217,16 @@ class FewBitsLinear(nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Outputs of the right shape, in the number format of the inputs."""
         shape = (self.out_features, self.in_features)
-        outputs: torch.Tensor = _Dequantised.apply(input.to(self.compute_dtype), self.weight, shape)  # type: ignore[no-untyped-call, unused-ignore]
+        outputs: torch.Tensor = _Dequantized.apply(input.to(self.compute_dtype), self.weight, shape)  # type: ignore[no-untyped-call, unused-ignore]
         return outputs if self.bias is None else outputs + self.bias
 
 
-def quantise_maps(
+def quantize_maps(
     module: nn.Module, bits: str | float, *, skipped: Iterable[str], dtype: torch.dtype = torch.bfloat16
 ) -> None:
-    """Replace the linear maps of a model without weights by stand-ins in few bits, in place.
+    """Replace the linear layers of a model without weights by stand-ins in few bits, in place.
 
-    `bits` are `4bit` (NF4 with double quantisation), `8bit`, or the bytes that one weight takes. The modules
+    `bits` are `4bit` (NF4 with double quantization), `8bit`, or the bytes that one weight takes. The modules
     `skipped`, head and output layer, stay plain with all their children. Maps are multiplied in `dtype`.
     """
     plain_names = tuple(skipped)

@@ -13,7 +13,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPIN
 
 from autopeft.adapters import Count, auto_class_of, compile_plan, count_configs, count_plan
 from autopeft.errors import SiteError, SpecError
-from autopeft.estimate.fake_tensors import quantise_maps
+from autopeft.estimate.fake_tensors import quantize_maps
 from autopeft.estimate.memory_tracker import repeated_layers
 from autopeft.estimate.replay import set_dtype, with_configs, without_weights
 from autopeft.estimate.scaling import DEPTHS, TracedModel
@@ -22,7 +22,7 @@ from autopeft.extension import Batch, Method, Task
 from autopeft.model import BaseModel, load_processor, load_skeleton, task_type_of
 from autopeft.model.checkpoint_source import is_built_by
 from autopeft.model.checks import example_features
-from autopeft.model.quantisation import (
+from autopeft.model.quantization import (
     StoredWeights,
     expert_weights,
     output_layer_names,
@@ -34,7 +34,7 @@ from autopeft.records import Plan, listed
 from autopeft.tasks.parts.token_losses import pieces_of_a_gpu
 
 ONE_IMAGE = 1  # "tokens" of an image, whose size the processor decides
-_MOST_EXPERTS = 0.5  # of all weights: with more in experts, quantising saves little; chosen by hand
+_MOST_EXPERTS = 0.5  # of all weights: with more in experts, quantizing saves little; chosen by hand
 _CLASSES, _IMAGES = "AutoModelForSequenceClassification", "AutoModelForImageClassification"
 # The auto classes whose batches we can make.
 _READ = (
@@ -49,7 +49,7 @@ class Description:
     """What is trained on which base model: how to replay it, and its counts of parameters.
 
     `task` is the name of the task that is trained; an image counts as a row of one token. `count` has the
-    trained parameters, None for full fine-tuning. `stored` is set if the checkpoint is quantised already.
+    trained parameters, None for full fine-tuning. `stored` is set if the checkpoint is quantized already.
     `takes_few_bits` says whether `--quantize` is allowed and would save memory.
     """
 
@@ -79,8 +79,8 @@ def describe(
     """Describe what is trained on which model, from the model's config alone.
 
     Raises:
-        SpecError: Its class is none whose batches we can make, or all its weights are trained quantised.
-        ModelError: `--quantize` is set, and the model is quantised already.
+        SpecError: Its class is none whose batches we can make, or all its weights are trained quantized.
+        ModelError: `--quantize` is set, and the model is quantized already.
         SiteError: What is trained does not fit the model.
     """
     auto_class = auto_class_of([file.config for file in part.files])
@@ -129,21 +129,21 @@ def describe(
 
 
 def _notes(setup: Setup, base: BaseModel, stored: StoredWeights | None) -> tuple[str, ...]:
-    """Say how the weights of a quantised checkpoint are counted, or which ones `--quantize` leaves plain."""
+    """Say how the weights of a quantized checkpoint are counted, or which ones `--quantize` leaves plain."""
     dtype, n_weights = str(setup.dtype).removeprefix("torch."), base.base_params + base.head_params
     if stored is None:
         bits = setup.model.quantize
         note = plain_experts_note(base.module, bits, n_weights=n_weights, dtype=dtype)
         return (note,) if note and bits != "none" else ()
-    already = f"{base.name} is quantised already ({stored.method})"
+    already = f"{base.name} is quantized already ({stored.method})"
     if stored.is_loaded_plain:
-        return (f"{already}: it is dequantised to be trained, and counted in {dtype}.",)
+        return (f"{already}: it is dequantized to be trained, and counted in {dtype}.",)
     if stored.weight_bytes is None:
         return (f"{already}: its weights are counted as if plain.",)
     experts = expert_weights(base.module)
     of_experts = f", experts in {dtype}" if experts else ""
     n_bytes = f"{stored.weight_bytes:.3g} bytes"
-    return (f"{already}: a weight of its linear maps is counted with {n_bytes}{of_experts}.",)
+    return (f"{already}: a weight of its linear layers is counted with {n_bytes}{of_experts}.",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,11 +183,11 @@ class _Builder:
             return base.module.requires_grad_(True)
         if setup.model.quantize != "none":
             kept = (*base.head_names, *output_layer_names(base.module))
-            quantise_maps(base.module, setup.model.quantize, skipped=kept, dtype=setup.dtype)
+            quantize_maps(base.module, setup.model.quantize, skipped=kept, dtype=setup.dtype)
         stored = stored_weights(base.module.config)
         if stored is not None and stored.weight_bytes is not None:
             kept = (*base.head_names, *stored.kept_modules(base.module))
-            quantise_maps(base.module, stored.weight_bytes, skipped=kept, dtype=setup.dtype)
+            quantize_maps(base.module, stored.weight_bytes, skipped=kept, dtype=setup.dtype)
         lightened = not setup.plain_loop
         if part.files:
             configs = [file.config for file in part.files]
@@ -264,7 +264,7 @@ def count_part(
 def _n_equal_layers(module: nn.Module, kept: Sequence[str]) -> int | None:
     """Count the layers of a model if all have the same tensors; None if they may differ or are too few.
 
-    `kept` names the maps that a quantised checkpoint holds plain.
+    `kept` names the maps that a quantized checkpoint holds plain.
     """
     layers = repeated_layers(module)
     config: Any = module.config

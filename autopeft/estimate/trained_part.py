@@ -14,7 +14,7 @@ from autopeft.errors import SiteError, SpecError, UnknownNameError, nearest
 from autopeft.estimate.rates import Rates
 from autopeft.extension import Method, hint_for
 from autopeft.model import BaseModel
-from autopeft.model.quantisation import StoredWeights, output_layer_names, require_plain_weights
+from autopeft.model.quantization import StoredWeights, output_layer_names, require_plain_weights
 from autopeft.records import ModelSpec, Plan
 from autopeft.space import plan_everywhere
 
@@ -63,7 +63,7 @@ class TrainedPart:
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """How a step is computed: the model and its quantisation, its number format, the loop, the device.
+    """How a step is computed: the model and its quantization, its number format, the loop, the device.
 
     `plain_loop` counts training as `transformers` does it: the model's own loss, with all logits at once, and
     `peft`'s own layers. `rates` are the device's; None predicts no time.
@@ -101,7 +101,7 @@ def by_name(word: str, methods: Mapping[str, Method]) -> TrainedPart:
 
 
 def require_trainable(part: TrainedPart, setup: Setup, base: BaseModel, stored: StoredWeights | None) -> None:
-    """Refuse full fine-tuning of quantised weights (SpecError), and to quantise them twice (ModelError)."""
+    """Refuse full fine-tuning of quantized weights (SpecError), and to quantize them twice (ModelError)."""
     if part.is_full and setup.model.quantize != "none":
         raise SpecError(
             f"Full fine-tuning cannot train weights in {setup.model.quantize}; leave --quantize out."
@@ -110,18 +110,18 @@ def require_trainable(part: TrainedPart, setup: Setup, base: BaseModel, stored: 
         require_plain_weights(base.module.config, base.name)
     if part.is_full and stored is not None and not stored.is_loaded_plain:
         raise SpecError(
-            f"Full fine-tuning cannot train the weights of {base.name}, which is quantised already "
+            f"Full fine-tuning cannot train the weights of {base.name}, which is quantized already "
             f"({stored.method}); pass --model with the plain checkpoint."
         )
 
 
 def refusal_in_few_bits(plan: Plan, base: BaseModel, methods: Mapping[str, Method]) -> str | None:
-    """Say why a method of the plan cannot be trained on a quantised map; None if all can."""
+    """Say why a method of the plan cannot be trained on a quantized map; None if all can."""
     plain = (*base.head_names, *output_layer_names(base.module))
     sites = {site.name: site for site in base.sites if site.kind == "linear" and site.name not in plain}
     for adapter in plan.adapters:
         if adapter.site in sites:
-            reason = methods[adapter.method].refusal(replace(sites[adapter.site], quantised=True))
+            reason = methods[adapter.method].refusal(replace(sites[adapter.site], quantized=True))
             if reason:
                 return f"{adapter.method} cannot be trained at {adapter.site}: it {reason}"
     return None

@@ -71,7 +71,7 @@ def hint_for(name: str, parts: Mapping[str, Any]) -> str:
     """Say which part has an unknown name as an option, or as a value of an option; empty if none has.
 
     `parts` are objects or mappings; a part without `choices` has no options. A q before a part's name (qlora)
-    stands for a quantised base model.
+    stands for a quantized base model.
     """
     lower = name.casefold()
     for part_name, part in parts.items():

@@ -1,4 +1,4 @@
-"""BitFit: the biases of linear maps are trained, as an added vector that starts at zero.
+"""BitFit: the biases of linear layers are trained, as an added vector that starts at zero.
 
 Ben Zaken et al. 2022, arXiv:2106.10199. An added bias moves exactly as the bias itself would, leaves the base
 model alone, and merges. `peft`'s BEFT tuner adds it at `nn.Linear`; the biases of norms are those of
@@ -18,7 +18,7 @@ _KEYS = ("k", "pos_k")
 
 
 def _refusal(site: Site) -> str | None:
-    """Refuse all but linear maps with a bias; one that is added elsewhere could not merge."""
+    """Refuse all but linear layers with a bias; one that is added elsewhere could not merge."""
     if (reason := only_linear(site)) is not None:
         return reason
     if not site.has_bias:
@@ -31,7 +31,7 @@ PART = PeftMethod(
     name="bitfit",
     label="BitFit",
     short="bias",
-    summary="the bias of a linear map",
+    summary="the bias of a linear layer",
     formula="m",
     since_peft="0.20",
     learning_rate_range=(1e-3, 1.5e-2),

@@ -1,6 +1,6 @@
-"""IA3: a trained factor on each output (or, in the feed-forward's last map, each input) of a linear map.
+"""IA3: a trained factor on each output (or, in the feed-forward's last map, each input) of a linear layer.
 
-Liu et al. 2022, arXiv:2205.05638. Where we differ: every linear map may take it, not k, v and down alone.
+Liu et al. 2022, arXiv:2205.05638. Where we differ: every linear layer may take it, not k, v and down alone.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _configs(adapters: Sequence[Adapter]) -> tuple[PeftConfig, ...]:
 PART = PeftMethod(
     name="ia3",
     label="IA³",
-    summary="one trained factor per output of a linear map (per input at `down`)",
+    summary="one trained factor per output of a linear layer (per input at `down`)",
     formula="m (at `down` n)",
     learning_rate_range=(6e-3, 0.15),
     learning_rate_source="best measured on MiniLM-L6 (384) 2.5e-2 to 5e-2, chance at 0.3; best published "

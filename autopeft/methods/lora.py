@@ -1,4 +1,4 @@
-"""LoRA: a trained low-rank update beside a frozen linear map; with DoRA and rsLoRA as options.
+"""LoRA: a trained low-rank update beside a frozen linear layer; with DoRA and rsLoRA as options.
 
 Hu et al. 2021, arXiv:2106.09685. Options: `dora` (Liu et al. 2024, arXiv:2402.09353), `scale_rule` (rslora,
 Kalajdzievski 2023, arXiv:2312.03732, or constant), `init` orthogonal.
@@ -28,14 +28,14 @@ def _refusal(site: Site) -> str | None:
 def _options(site: Site, **choices: OptionValue) -> Options:
     """Set `dora` and `init` if chosen, or for experts their number alone.
 
-    The scale rule is no option of an adapter, which holds the scale itself. A quantised map has no orthogonal
+    The scale rule is no option of an adapter, which holds the scale itself. A quantized map has no orthogonal
     start: `peft` 0.21.2 makes it of the type of the stored weights.
     """
     if site.kind == "parameter":
         return {"experts": site.copies}
     options: dict[str, OptionValue] = {"dora": True} if choices.get("dora") else {}
     init = choices.get("init", "default")
-    if init != "default" and not (init == "orthogonal" and site.quantised):
+    if init != "default" and not (init == "orthogonal" and site.quantized):
         options["init"] = init
     return options
 
@@ -114,7 +114,7 @@ def _read_choices(config: Any) -> Options:
 PART = PeftMethod(
     name="lora",
     label="LoRA",
-    summary="low-rank update beside a linear map; options: DoRA, rsLoRA scale, orthogonal start",
+    summary="low-rank update beside a linear layer; options: DoRA, rsLoRA scale, orthogonal start",
     formula="r (n + m), DoRA: + m",
     learning_rate_range=(6e-4, 2.4e-2),
     learning_rate_source="best measured on MiniLM-L6 (384) 3.2e-3 to 4e-3, cliff from 8e-3; on SmolLM2 "

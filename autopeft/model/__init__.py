@@ -1,7 +1,7 @@
 """The base model: loaded once, frozen, its sites listed, adapters attached and detached without a trace.
 
 Inside the folder each file imports only from those before it:
-devices → checkpoint_source, linear_maps, training_pass → light_layers, quantisation,
+devices → checkpoint_source, linear_layers, training_pass → light_layers, quantization,
 weight_comparison → attaching → sites → base → checks → pretrained, user_model.
 """
 
@@ -29,7 +29,7 @@ from autopeft.model.devices import (
     release_memory,
 )
 from autopeft.model.pretrained import load, load_processor, load_skeleton, quiet_libraries, require_packages
-from autopeft.model.quantisation import dequantise
+from autopeft.model.quantization import dequantize
 from autopeft.model.sites import head_names
 from autopeft.model.training_pass import set_attention
 from autopeft.model.user_model import from_memory, require_plain, restoring

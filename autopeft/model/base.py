@@ -21,8 +21,8 @@ from autopeft.errors import SiteError
 from autopeft.model.attaching import attach, load_weights, note_modules
 from autopeft.model.devices import Precision, devices_of, forked_rng
 from autopeft.model.light_layers import keep_format, leave_casts_to_autocast
-from autopeft.model.linear_maps import hidden_size, n_bits, n_params
-from autopeft.model.quantisation import drop_weights
+from autopeft.model.linear_layers import hidden_size, n_bits, n_params
+from autopeft.model.quantization import drop_weights
 from autopeft.model.sites import folded_names, head_names, list_sites, unreachable_weights, untrained_modules
 from autopeft.model.weight_comparison import TensorWatch, difference_from_checkpoint, weight_digests
 from autopeft.records import Adapter, Plan, digest_of, listed
@@ -40,7 +40,7 @@ class BaseModel:
         head_names: The modules that are trained as the head.
         missing: Those of `head_names` that the checkpoint lacks.
         base_params: Parameters outside the head; tied weights count once.
-        output_layer: The name of the linear map at the end of the head; None without one.
+        output_layer: The name of the linear layer at the end of the head; None without one.
         max_tokens: The longest text; None without a limit.
         remarks: Sentences on modules and weights that no adapter fits, or LoRA does not.
     """
@@ -79,7 +79,7 @@ class BaseModel:
         self.head_names = (*head, *self.missing)
         self.head_params = sum(n_params(module.get_submodule(name)) for name in self.head_names)
         self.sites = list_sites(module, exclude=self.head_names)
-        # The head's last linear map with one output per label, or else its last linear map.
+        # The head's last linear layer with one output per label, or else its last linear layer.
         layers = [entry for h in head for entry in module.get_submodule(h).named_modules(prefix=h)]
         maps = {name: layer.out_features for name, layer in layers if isinstance(layer, nn.Linear)}
         n_labels = getattr(module.config, "num_labels", None)
@@ -122,7 +122,7 @@ class BaseModel:
 
     @property
     def n_bits(self) -> int:
-        """4 or 8 if bitsandbytes quantised any linear map to that many bits, else 0."""
+        """4 or 8 if bitsandbytes quantized any linear layer to that many bits, else 0."""
         return max(map(n_bits, self.module.modules()))
 
     @property
@@ -141,7 +141,7 @@ class BaseModel:
         return sum(p.numel() * p.element_size() for p in self.module.parameters())
 
     def leave_device(self) -> None:
-        """Move the weights to the CPU for good; a quantised model drops them and keeps only their digests."""
+        """Move the weights to the CPU for good; a quantized model drops them and keeps only their digests."""
         self.__dict__.pop("watch", None)  # it notes addresses of tensors
         vars(self.module).pop("hf_device_map", None)
         if self.n_bits:

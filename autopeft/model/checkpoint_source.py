@@ -220,7 +220,7 @@ def load_error(source: str, error: Exception) -> ModelError:
             "they were not read: get them as safetensors."
         )
     first_line = first_line_of(error)
-    if isinstance(error, ImportError):  # of a quantiser, say; its words name the package
+    if isinstance(error, ImportError):  # of a quantizer, say; its words name the package
         return ModelError(f"The base model {source!r} needs a missing package: {first_line.rstrip('.')}.")
     if not isinstance(error, OSError | ValueError):  # a KeyError may say no more than `'nope'`
         first_line = f"{type(error).__name__}: {first_line}"

@@ -19,7 +19,7 @@ from autopeft.errors import ModelError, SiteError, reason_of
 from autopeft.model.base import BaseModel
 from autopeft.model.checkpoint_source import reads_images, require_no_speech
 from autopeft.model.devices import is_out_of_memory
-from autopeft.model.quantisation import rows_independent
+from autopeft.model.quantization import rows_independent
 from autopeft.model.sites import is_task_model
 from autopeft.records import Site, counted, layer_name, listed
 
@@ -139,7 +139,7 @@ def require_head(module: Any, name: str, *, head: Sequence[str]) -> None:
 
 
 def require_sites(base: BaseModel) -> None:
-    """Refuse a model that cannot be adapted, and warn if its layers have no linear map.
+    """Refuse a model that cannot be adapted, and warn if its layers have no linear layer.
 
     Raises:
         SiteError: There are no sites; the head is unknown; or other modules end in the head's name, by which
@@ -147,14 +147,14 @@ def require_sites(base: BaseModel) -> None:
     """
     if not base.sites:
         raise SiteError(
-            f"{base.name} (model type {base.model_type!r}) has no linear map or norm to adapt; "
+            f"{base.name} (model type {base.model_type!r}) has no linear layer or norm to adapt; "
             "use a transformer made of nn.Linear or Conv1D layers."
         )
     require_head(base.module, base.name, head=base.head_names)
     # The layers of I-BERT are made of modules that no method knows.
     if not any(site.layer is not None and site.role != "norm" for site in base.sites):
         log.warning(
-            "No linear map in the layers of %s (model type %r) takes an adapter such as LoRA, and plans can "
+            "No linear layer in the layers of %s (model type %r) takes an adapter such as LoRA, and plans can "
             "change %d other modules alone; use another base model.",
             base.name,
             base.model_type,

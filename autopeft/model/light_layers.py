@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from autopeft.model.linear_maps import is_quantised, map_shape, n_bits, plain_weight
+from autopeft.model.linear_layers import is_quantized, linear_shape, n_bits, plain_weight
 
 
 def lighten(model: nn.Module) -> None:
@@ -28,7 +28,7 @@ def lighten(model: nn.Module) -> None:
                     module.indices[name] = module.indices[name].to(weights.device)
         elif type(module) is DoraLinearLayer:  # its subclasses have products of their own
             vars(module)["get_lora_weight"] = _product_of_dora
-        elif hasattr(module, "hira_A") and map_shape(cast(Any, module).get_base_layer()):
+        elif hasattr(module, "hira_A") and linear_shape(cast(Any, module).get_base_layer()):
             module.__class__ = _light_class(cast(Any, type(module)))
 
 
@@ -103,7 +103,7 @@ def _only_adapter(layer: Any) -> str | None:
     is_around_another = layer.base_layer is not base
     if layer.disable_adapters or layer.merged or len(held) != 1 or is_around_another:
         return None
-    has_weight = not is_quantised(base) or n_bits(base) or hasattr(base, "unpacked")
+    has_weight = not is_quantized(base) or n_bits(base) or hasattr(base, "unpacked")
     is_alone = isinstance(layer.hira_dropout[held[0]], nn.Identity) and not base.weight.requires_grad
     return held[0] if has_weight and is_alone else None
 

@@ -28,17 +28,17 @@ from autopeft.model.checkpoint_source import (
 )
 from autopeft.model.checks import pad_with, prepare_base, require_head, require_sites, usable_tokenizer
 from autopeft.model.devices import SPREAD, Precision, device_names, find_device, has_used_gpus, make_current
-from autopeft.model.linear_maps import n_params
-from autopeft.model.quantisation import (
+from autopeft.model.linear_layers import n_params
+from autopeft.model.quantization import (
     conv1d_to_linear,
-    dequantising,
+    dequantizing,
     output_layer_names,
     plain_experts_note,
-    quantisation_config,
-    quantised_owners,
+    quantization_config,
+    quantized_owners,
     require_bitsandbytes,
     require_plain_weights,
-    require_quantiser,
+    require_quantizer,
     require_reader,
     require_trainable,
     require_working_kernels,
@@ -65,7 +65,7 @@ def load(
     """Load a base model with a task head of the right size, and its tokenizer.
 
     Args:
-        spec: A hub id or local directory, and whether to quantise; no id means the demo model.
+        spec: A hub id or local directory, and whether to quantize; no id means the demo model.
         auto_class: Name of the transformers class, such as `AutoModelForSequenceClassification`.
         label_names: The labels of the task, in order; empty for a language model.
         needs_tokenizer: Whether a missing tokenizer is an error.
@@ -76,8 +76,8 @@ def load(
             is float32.
 
     Raises:
-        ModelError: The model is missing, unreadable or not the published demo, or cannot be quantised here.
-        SiteError: The model has no linear map or norm to adapt.
+        ModelError: The model is missing, unreadable or not the published demo, or cannot be quantized here.
+        SiteError: The model has no linear layer or norm to adapt.
     """
     precision = precision or Precision()
     source, name = resolve(spec)
@@ -87,7 +87,7 @@ def load(
     is_spread = device_names(device)[0] == SPREAD
     device_map = SPREAD if is_spread else {"": place}
     if spec.quantize == "none":
-        settings = {} if source.endswith(".gguf") else dequantising(config_of(spec))
+        settings = {} if source.endswith(".gguf") else dequantizing(config_of(spec))
         settings["dtype"] = precision.torch_dtype
         if is_spread or (place.type == "cuda" and not (label_names or source.endswith(".gguf"))):
             # Weights stream to the GPU, without a copy in host memory. A fresh head is drawn on the CPU,
@@ -97,7 +97,7 @@ def load(
         require_trainable(module, name)
         module = module if is_spread else module.to(place)
     else:
-        module, checkpoint = _read_quantised(
+        module, checkpoint = _read_quantized(
             source, spec, auto_class, label_names, place=place, dtype=precision.dtype, device_map=device_map
         )
     places = getattr(module, "hf_device_map", {"": next(module.parameters()).device.type})
@@ -179,7 +179,7 @@ def load_skeleton(
 
 
 def require_packages(spec: ModelSpec) -> None:
-    """Raise ModelError for a missing package, an unreadable config, or `--quantize` of a quantised model."""
+    """Raise ModelError for a missing package, an unreadable config, or `--quantize` of a quantized model."""
     if spec.quantize != "none":
         require_bitsandbytes(spec.quantize)
     if spec.id is not None and spec.id.endswith(".gguf"):
@@ -237,7 +237,7 @@ def _read(
     return module, checkpoint
 
 
-def _read_quantised(
+def _read_quantized(
     source: str,
     spec: ModelSpec,
     auto_class: str,
@@ -247,12 +247,12 @@ def _read_quantised(
     dtype: str,
     device_map: Any,
 ) -> tuple[Any, Mapping[str, Any]]:
-    """Read a model quantised, except for head, output layer and maps that the checkpoint lacks.
+    """Read a model quantized, except for head, output layer and maps that the checkpoint lacks.
 
     Reading tells what the checkpoint lacks, so that a model without a pooler, say, is read twice. All is read
     in the format that the model computes in: it takes less memory and is what 4-bit maps unpack to.
     """
-    require_quantiser(spec.quantize, place)
+    require_quantizer(spec.quantize, place)
     if source.endswith(".gguf"):
         raise ModelError(
             f"{source} is a GGUF file, which transformers reads in plain numbers only; pass the model as "
@@ -263,9 +263,9 @@ def _read_quantised(
     skipped = [*skeleton.head_names, *output_layer_names(skeleton.module)]
     settings: dict[str, Any] = {"dtype": getattr(torch, dtype), "device_map": device_map}
     while True:
-        settings["quantization_config"] = quantisation_config(spec.quantize, skipped, dtype=dtype)
+        settings["quantization_config"] = quantization_config(spec.quantize, skipped, dtype=dtype)
         module, checkpoint = _read(source, spec, auto_class, label_names, **settings)
-        lacking = quantised_owners(module, _lacking(checkpoint))
+        lacking = quantized_owners(module, _lacking(checkpoint))
         if not lacking:
             break
         skipped += lacking

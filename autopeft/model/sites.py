@@ -1,4 +1,4 @@
-"""The sites of a model: linear maps, norms and experts in one parameter, each with role and depth."""
+"""The sites of a model: linear layers, norms and experts in one parameter, each with role and depth."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from autopeft.model.attaching import rewrites_targets
-from autopeft.model.linear_maps import is_quantised, map_shape, role_by_name, role_of
+from autopeft.model.linear_layers import is_quantized, linear_shape, role_by_name, role_of
 from autopeft.records import ROLE_GROUPS, Site, layer_name
 from autopeft.records.plans import LAYER
 
@@ -61,7 +61,7 @@ def is_task_model(module: nn.Module) -> bool:
 
 
 def untrained_modules(module: nn.Module, untrained: Iterable[str], *, head: Sequence[str]) -> tuple[str, ...]:
-    """List linear maps and norms outside the head of which the checkpoint lacks weights, such as a pooler."""
+    """List linear layers and norms outside the head of which the checkpoint lacks weights, such as a pooler."""
     parents = dict.fromkeys(name.rpartition(".")[0] for name in sorted(untrained))
     outside = [name for name in parents if not f"{name}.".startswith(tuple(f"{part}." for part in head))]
     return tuple(name for name in outside if _site(name, module.get_submodule(name)) is not None)
@@ -84,7 +84,7 @@ def unexplained(module: nn.Module, untrained: Set[str], *, head: Sequence[str]) 
 
 
 def list_sites(module: nn.Module, *, exclude: Sequence[str] = ()) -> tuple[Site, ...]:
-    """List every linear map, norm and expert parameter of a model with its role and depth, in model order.
+    """List every linear layer, norm and expert parameter of a model with its role and depth, in model order.
 
     Not listed are the output layer of a language model, routers, maps that `peft` refuses, and what lies in
     modules of `exclude`, such as the task head. The layers of a decoder are numbered on from those of its
@@ -153,8 +153,8 @@ def _base_modules(module: nn.Module, exclude: Sequence[str]) -> Iterator[tuple[s
 
 
 def _site(name: str, module: nn.Module) -> Site | None:
-    """Make the site of a linear map or norm, without its depth; None for any other module."""
-    shape, weight = map_shape(module), getattr(module, "weight", None)
+    """Make the site of a linear layer or norm, without its depth; None for any other module."""
+    shape, weight = linear_shape(module), getattr(module, "weight", None)
     if shape is None and isinstance(weight, nn.Parameter) and _is_norm(module) and weight.ndim == 1:
         shape = "norm", weight.numel(), weight.numel()
     if shape is None:
@@ -171,7 +171,7 @@ def _site(name: str, module: nn.Module) -> Site | None:
         in_features=n_in,
         out_features=n_out,
         has_bias=getattr(module, "bias", None) is not None,
-        quantised=is_quantised(module),
+        quantized=is_quantized(module),
     )
 
 

@@ -18,8 +18,8 @@ from autopeft.model.base import BaseModel
 from autopeft.model.checkpoint_source import loading_class, reads_images
 from autopeft.model.checks import pad_with, prepare_base, text_configs, usable_tokenizer
 from autopeft.model.devices import Precision, devices_of, make_current
-from autopeft.model.linear_maps import n_bits
-from autopeft.model.quantisation import stop_mutation, widen_norms
+from autopeft.model.linear_layers import n_bits
+from autopeft.model.quantization import stop_mutation, widen_norms
 from autopeft.model.sites import head_names
 from autopeft.model.weight_comparison import lacking_in_checkpoint
 
@@ -37,7 +37,7 @@ def from_memory(
     Raises:
         ModelError: `require_plain` refuses the module, it lies on several devices without accelerate, it has
             another head, or the tokenizer is missing.
-        SiteError: The model has no linear map or norm to adapt.
+        SiteError: The model has no linear layer or norm to adapt.
     """
     require_plain(module)
     devices = sorted({str(parameter.device) for parameter in module.parameters()})
@@ -145,7 +145,7 @@ def require_plain(module: nn.Module) -> None:
         dtype = str(min(refused, key=str)).removeprefix("torch.")
         raise ModelError(
             f"The {kind} in memory has weights in {dtype}; training here is in float32, bfloat16 or float16, "
-            "pass model.float() or model.bfloat16(), or load a quantised one with dtype=torch.float32."
+            "pass model.float() or model.bfloat16(), or load a quantized one with dtype=torch.float32."
         )
     if any(parameter.is_meta for parameter in module.parameters()):
         raise ModelError(f"The {kind} in memory has no weights (meta tensors); load them first.")

@@ -17,7 +17,7 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from autopeft.model.linear_maps import n_bits
+from autopeft.model.linear_layers import n_bits
 from autopeft.records.plans import LAYER
 
 _SAMPLE = 4096  # numbers of a tensor that the quick look reads; chosen by hand
@@ -105,7 +105,7 @@ def weight_digests(module: nn.Module, *, exclude: Collection[str] = ()) -> dict[
             rounded.update(rounded_bytes)
             exact.update(exact_bytes)
     if packed:
-        return {"weights beside the quantised maps": rounded.hexdigest()}
+        return {"weights beside the quantized maps": rounded.hexdigest()}
     if torch.float16 in formats:  # whose numbers bfloat16 would round once more
         return {"weights held in float16": exact.hexdigest()}
     label = "weights held in bfloat16" if torch.bfloat16 in formats else "weights"

@@ -119,7 +119,7 @@ class SearchFacts:
     """The facts of a search: model, task, metric, budget, splits, length of a full run.
 
     - `base_model_source`: the id or path that loads the model.
-    - `unquantised`: the modules of a quantised model that are not quantised.
+    - `unquantized`: the modules of a quantized model that are not quantized.
     - `learning_rate_ranges`: the lowest and the highest rate that was searched for each method, and for the
       head alone under the empty name.
     - `metric_is_share`: whether the metric lies in [0, 1] and is shown in percent. `metric_label` is what
@@ -147,7 +147,7 @@ class SearchFacts:
     full_run_steps: int
     label_names: tuple[str, ...] = ()
     data_fingerprint: str = ""
-    unquantised: tuple[str, ...] = ()
+    unquantized: tuple[str, ...] = ()
     learning_rate_ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     metric_is_share: bool = False
     decisions: tuple[Decision, ...] = ()

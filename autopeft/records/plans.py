@@ -55,7 +55,7 @@ class Site:
 
     `layer` is the depth from 0, or None outside the layers (a pooler). `kind` is one of linear, conv1d, norm,
     parameter. `copies` counts matrices of this shape, if the experts of a layer are kept in one parameter.
-    The sizes of a `quantised` map are those of its weights before quantisation. `unfit_for` names the types
+    The sizes of a `quantized` map are those of its weights before quantization. `unfit_for` names the types
     of `peft` that would go wrong here in this model, such as `LORA`.
     """
 
@@ -67,7 +67,7 @@ class Site:
     out_features: int
     has_bias: bool
     copies: int = 1
-    quantised: bool = False
+    quantized: bool = False
     unfit_for: tuple[str, ...] = ()
 
 

@@ -28,7 +28,7 @@ class ModelSpec(Topic):
     )
     revision: str | None = setting(None, "Revision of the hub model", "Machine")
     quantize: Literal["none", "4bit", "8bit"] = setting(
-        "none", "Load linear maps of the base model in few bits (needs the extra quantize)", "Machine"
+        "none", "Load linear layers of the base model in few bits (needs the extra quantize)", "Machine"
     )
 
 
@@ -221,7 +221,7 @@ class SearchSpec(Extent):
 class ExecutionSpec(Topic):
     """Where measurements run, and in which number format.
 
-    `dtype` is the format of the base model; quantised maps are only multiplied in it. What is trained is
+    `dtype` is the format of the base model; quantized maps are only multiplied in it. What is trained is
     float32. `auto` is bfloat16 if the processor or GPU has instructions for it, float16 on NVIDIA's Volta and
     Turing.
     """

@@ -23,7 +23,7 @@ _MARKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """Sentences below a mark, whose colour is its tone.
+    """Sentences below a mark, whose color is its tone.
 
     `evaluated` says what the user's own function measured, `refit` that the returned adapter was trained on
     all rows, `served` what serves the adapter of a language model; each may be "".

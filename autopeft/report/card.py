@@ -185,11 +185,11 @@ def python_lines(
     """
     auto_class, weights = result.setting.auto_class or words.auto_class, words.weights
     setting, revision, bits = result.setting, result.spec.model.revision, result.spec.model.quantize
-    quantised: dict[str, Any] = {}
+    quantized: dict[str, Any] = {}
     if bits != "none":
-        quantised = {**QUANTISED[bits], "llm_int8_skip_modules": list(setting.unquantised)}
+        quantized = {**QUANTISED[bits], "llm_int8_skip_modules": list(setting.unquantized)}
         if bits == "4bit":
-            quantised["bnb_4bit_compute_dtype"] = result.spec.execution.dtype
+            quantized["bnb_4bit_compute_dtype"] = result.spec.execution.dtype
     source = source or setting.base_model_source
     path = PurePath(source)
     is_gguf = path.suffix == ".gguf"
@@ -207,7 +207,7 @@ def python_lines(
         pinned=f", revision={json.dumps(revision)}" if revision else "",
         n_labels=len(setting.label_names),
         has_config=not result.spec.has_own_trainer,
-        quantised={name: repr(value) for name, value in quantised.items()},
+        quantized={name: repr(value) for name, value in quantized.items()},
         folder=folder,
         tokenizer="name" if result.spec.has_own_trainer else json.dumps(folder),
         sub_folders=list(weights.order),

@@ -1,4 +1,4 @@
-"""The charts of the report as inline SVG, in the colours and the font of the page."""
+"""The charts of the report as inline SVG, in the colors and the font of the page."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 54.0, 16.0, 24.0, 46.0
 _NAME_GAP = 14.0  # between the names of two points
 # A few very high losses would flatten the rest: the axis ends at so many ranges of the lower three quarters.
 _FAR = 3.0
-# The outline of the points of each group, by the number of its colour, around the origin.
+# The outline of the points of each group, by the number of its color, around the origin.
 SHAPES = (
     "M-4.5-4.5H4.5V4.5H-4.5z",
     "M-5-4H5L0 5z",

@@ -59,7 +59,7 @@ class Map:
 def rank_map(sites: Sequence[Site], plan: Plan, short_labels: Mapping[str, str]) -> Map:
     """Map the ranks of a plan; a method without rank shows its short label (see `PartWords`).
 
-    There are columns for every role that is adapted or holds a linear map. Several sites in a cell are
+    There are columns for every role that is adapted or holds a linear layer. Several sites in a cell are
     grouped: `4 ×2, ·` means rank 4 twice and one site without adapter.
     """
     adapters: defaultdict[str, list[Adapter]] = defaultdict(list)

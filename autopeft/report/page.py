@@ -174,7 +174,7 @@ def _settings(result: SearchResult | SearchSoFar) -> list[tuple[str, str]]:
     spec, setting = result.spec, result.setting
     values = {
         "model": spec.model.id or f"default ({setting.base_model})",
-        "quantised": "" if spec.model.quantize == "none" else f"{spec.model.quantize} by bitsandbytes",
+        "quantized": "" if spec.model.quantize == "none" else f"{spec.model.quantize} by bitsandbytes",
         "data": spec.data.source or f"default ({setting.data})",
         "task": spec.task.name,
         "budget": spec.budget.requested,
@@ -207,7 +207,7 @@ def page_html(page: RunPage) -> str:
         page=page,
         difference_chart=page.answer and difference_chart(page.answer.verdict, is_share=page.is_share),
         short_run_chart=chart,
-        legend=sorted(drawn, key=lambda group: group.colour),
+        legend=sorted(drawn, key=lambda group: group.color),
         shapes=SHAPES,
         max_runs=_MAX_RUNS,
         max_layers=MAX_ROWS,

@@ -9,7 +9,7 @@ from autopeft.records import Adapter, Plan, SearchResult, SearchSoFar, Site, cou
 
 ANSWERS = ("best", "baseline", "challenger")  # the plans that a result names
 HEAD_ALONE, UNTRAINED = "head alone", "untrained model"  # a plan without adapters
-LINEAR = ("linear", "conv1d")  # kinds of sites that are linear maps
+LINEAR = ("linear", "conv1d")  # kinds of sites that are linear layers
 _MOST_ROLES, _MOST_LAYERS = 5, 4  # up to so many are named one by one; chosen by hand
 _N_COLOURS = 9  # of the page: `--g0` to `--g8`
 
@@ -62,7 +62,7 @@ def plan_words(
         >>> adapters = tuple(Adapter(method="lora", site=f"h.{n}.q", rank=4) for n in (2, 3))
         >>> plan = Plan(adapters=adapters, learning_rate=1e-3, trainable_params=128)
         >>> plan_words(plan, sites, {"lora": "LoRA"})
-        'LoRA of rank 4 on all linear maps in the last 2 of 4 layers'
+        'LoRA of rank 4 on all linear layers in the last 2 of 4 layers'
     """
     by_method: dict[str, list[Adapter]] = {}
     for adapter in plan.adapters:
@@ -151,16 +151,16 @@ def marks_of(result: SearchResult | SearchSoFar, plan: Plan) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Plans of one method or mix. `colour` is the number of the page's variable `--gN`, and of its shape."""
+    """Plans of one method or mix. `color` is the number of the page's variable `--gN`, and of its shape."""
 
     label: str
-    colour: int
+    color: int
 
 
 def groups(result: SearchResult | SearchSoFar, words: PartWords) -> dict[Plan, Group]:
     """Group every measured plan by its methods, in the order of the measurements.
 
-    Groups beyond the colours of the page share the last one.
+    Groups beyond the colors of the page share the last one.
     """
     labels = {
         plan: " + ".join(dict.fromkeys(method_words(a, words.labels) for a in plan.adapters))
@@ -169,8 +169,8 @@ def groups(result: SearchResult | SearchSoFar, words: PartWords) -> dict[Plan, G
     }
     order = list(dict.fromkeys(labels.values()))
     last = "other methods" if len(order) > _N_COLOURS else order[-1] if order else ""
-    colours = {label: min(place, _N_COLOURS - 1) for place, label in enumerate(order)}
+    colors = {label: min(place, _N_COLOURS - 1) for place, label in enumerate(order)}
     return {
-        plan: Group(label=label if colours[label] < _N_COLOURS - 1 else last, colour=colours[label])
+        plan: Group(label=label if colors[label] < _N_COLOURS - 1 else last, color=colors[label])
         for plan, label in labels.items()
     }

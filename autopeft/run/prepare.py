@@ -281,7 +281,7 @@ def load_base(spec: RunSpec, task: Task, loaded: LabelledData, memory: InMemory)
     remedies = {
         "attention": "call model.set_attn_implementation(…)",
         "device": "move the model with model.to(…)",
-        "quantize": "load it quantised",
+        "quantize": "load it quantized",
     }
     set_to = {"attention": spec.execution.attention, "device": spec.execution.device}
     for name, value in (set_to | {"quantize": spec.model.quantize}).items():

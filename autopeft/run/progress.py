@@ -18,7 +18,7 @@ from rich.text import Text
 from autopeft.records import Measurement, SearchFacts, rate, shortened
 from autopeft.report.formatting import duration, last_part
 
-_LABEL = 33  # columns of an arm's name: "baseline: LoRA on all linear maps"
+_LABEL = 33  # columns of an arm's name: "baseline: LoRA on all linear layers"
 _LEAST_LABEL = 12  # the same on a narrow terminal; chosen by hand
 _NUMBERS = 45  # columns of the numbers beside it
 _METRIC = 9  # columns of the metric
@@ -197,7 +197,7 @@ def abridged(arm: str, label: int = _LABEL) -> str:
     """Cut the middle out of an arm's name that is longer than its columns.
 
     Example:
-        >>> abridged("baseline: LoRA on all linear maps of the last layers")
+        >>> abridged("baseline: LoRA on all linear layers of the last layers")
         'baseline: LoRA o… the last layers'
     """
     if len(arm) <= label:

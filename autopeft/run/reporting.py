@@ -19,7 +19,7 @@ from autopeft.extension import discover, metric_facts, text_form
 from autopeft.model import BaseModel
 from autopeft.model.attaching import head_only_config
 from autopeft.model.checkpoint_source import loading_class_of_type, own_class
-from autopeft.model.quantisation import unquantised_modules
+from autopeft.model.quantization import unquantized_modules
 from autopeft.model.user_model import loaded_from
 from autopeft.records import (
     IN_MEMORY,
@@ -207,7 +207,7 @@ def setting_of(prepared: Prepared, learning_rate_ranges: dict[str, tuple[float, 
         label_names=loaded.label_names,
         data_fingerprint=loaded.fingerprint,
         learning_rate_ranges=learning_rate_ranges,
-        unquantised=unquantised_modules(module),
+        unquantized=unquantized_modules(module),
         decisions=prepared.decisions,
         chance=chance_of(prepared),
         lacking=prepared.base.lacking,

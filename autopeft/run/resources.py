@@ -31,7 +31,7 @@ from autopeft.model.devices import (
     limit_memory,
     narrow_format,
 )
-from autopeft.model.quantisation import stored_weights
+from autopeft.model.quantization import stored_weights
 from autopeft.records import (
     FLOAT32_BYTES,
     IN_MEMORY,
@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 
 
 def budget_of(spec: RunSpec, base: BaseModel) -> Budget:
-    """The requested budget in parameters; a rank is what LoRA of that rank on all linear maps trains."""
+    """The requested budget in parameters; a rank is what LoRA of that rank on all linear layers trains."""
     lora = discover("autopeft.methods")[BASELINE_METHOD]
     per_rank = sum(lora.cost(site, 1, {}) for site in base.sites if lora.refusal(site) is None)
     return budget.parse(spec.budget.requested, base_params=base.base_params, rank_params=per_rank)
@@ -106,7 +106,7 @@ def loading_place(spec: RunSpec, plan: Plan, *, auto_class: str) -> tuple[str, P
     """Choose device and number format for a finished model, which the user calls without autocast.
 
     1. float32 if it has a head or trained norms: these are float32 and take no inputs in bfloat16.
-    2. Else 16 bits if the run held the model so, not quantised, and the device computes in them.
+    2. Else 16 bits if the run held the model so, not quantized, and the device computes in them.
     """
     is_narrow = spec.execution.dtype != "float32" and spec.model.quantize == "none"
     if is_narrow:
@@ -125,14 +125,14 @@ def device_in_float32(
     *,
     auto_class: str,
     preferred: str | None = None,
-    dequantises: bool = False,
+    dequantizes: bool = False,
     is_narrow: bool = False,
 ) -> str:
     """Choose a device for a model in float32: the CPU, with a log line, if a GPU has too little free memory.
 
     A model that was spread over all GPUs is spread again. `preferred` is a device as `--device` names it;
-    None, or one that this machine lacks, is the default one. A quantised model, on request or by its
-    checkpoint, goes to the GPU in any case unless it is dequantised: it is no larger than in training. With
+    None, or one that this machine lacks, is the default one. A quantized model, on request or by its
+    checkpoint, goes to the GPU in any case unless it is dequantized: it is no larger than in training. With
     `is_narrow` a model is held in 16 bits instead on a GPU that computes in them.
     """
     try:
@@ -141,7 +141,7 @@ def device_in_float32(
         preferred, device = None, find_device(None)
     is_spread = device_names(preferred)[0] == SPREAD
     name, places = (SPREAD, equal_gpus()) if is_spread else (str(device), (device,))
-    if device.type != "cuda" or not (dequantises or _is_plain(spec)):
+    if device.type != "cuda" or not (dequantizes or _is_plain(spec)):
         return name
     narrow = narrow_format(device) if is_narrow else None
     n_bytes = _weight_bytes(spec, auto_class, is_narrow=narrow is not None)
@@ -155,7 +155,7 @@ def device_in_float32(
 def with_spread(spec: RunSpec, *, auto_class: str) -> RunSpec:
     """Spread a base model whose weights fit one GPU of the machine barely or not over all of them; log it.
 
-    `--device`, workers in processes, and quantised weights leave the settings as they are.
+    `--device`, workers in processes, and quantized weights leave the settings as they are.
     """
     execution, gpus = spec.execution, equal_gpus()
     is_open = execution.device is None and EXECUTORS[execution.executor].shares_memory
@@ -171,7 +171,7 @@ def with_spread(spec: RunSpec, *, auto_class: str) -> RunSpec:
 
 
 def _is_plain(spec: ModelSpec) -> bool:
-    """Whether a model is held in plain numbers, neither quantised on request nor by its checkpoint."""
+    """Whether a model is held in plain numbers, neither quantized on request nor by its checkpoint."""
     stored = stored_weights(config_of(spec))
     return spec.quantize == "none" and (stored is None or stored.is_loaded_plain)
 
@@ -200,17 +200,17 @@ def memory_needed(purpose: str, remedy: str | RunSpec) -> Iterator[None]:
 
 
 def _less_memory(spec: RunSpec) -> str:
-    is_quantised, reason = spec.model.quantize != "none", ""
+    is_quantized, reason = spec.model.quantize != "none", ""
     with contextlib.suppress(ModelError):  # the config cannot be read, or the model was passed as an object
         stored = stored_weights(config_of(spec.model))
-        is_quantised = is_quantised or not (stored is None or stored.is_loaded_plain)
+        is_quantized = is_quantized or not (stored is None or stored.is_loaded_plain)
     with contextlib.suppress(ModelError):  # the device is not here
         device = find_device(spec.execution.device)
-        if device.type == "cuda" and not is_quantised and narrow_format(device) is None:
+        if device.type == "cuda" and not is_quantized and narrow_format(device) is None:
             reason = "This GPU multiplies no 16 bits, so that each weight takes 4 bytes. "
         if len(equal_gpus()) > 1 and device_names(spec.execution.device)[0] != SPREAD:
             reason += f"Pass --device {SPREAD} to spread the model over all GPUs. "
-    return reason + train.less_memory(checkpointing=spec.execution.checkpointing, is_quantised=is_quantised)
+    return reason + train.less_memory(checkpointing=spec.execution.checkpointing, is_quantized=is_quantized)
 
 
 def worker_devices(execution: ExecutionSpec) -> tuple[str | None, ...]:

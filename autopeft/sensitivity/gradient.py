@@ -2,7 +2,7 @@
 
 The value is Σ |w g|, where g is the gradient of a batch's mean loss; over batches it is the mean, weighted by
 their sizes. It depends on the batch size, because gradients of examples that disagree cancel within a batch.
-Biases are left out. A weight in few bits by bitsandbytes is dequantised; weights that other quantisers have
+Biases are left out. A weight in few bits by bitsandbytes is dequantized; weights that other quantizers have
 packed have no value.
 
 Source: Molchanov et al. 2017, arXiv:1611.06440; used as in GoRA, arXiv:2502.12171.
@@ -13,7 +13,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from autopeft.model.linear_maps import plain_weight
+from autopeft.model.linear_layers import plain_weight
 from autopeft.records import Site
 from autopeft.sensitivity.parts.score import SiteScore, Sums, normalise
 

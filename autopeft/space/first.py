@@ -68,7 +68,7 @@ def _arms_and_policies(
 
 
 def default_lora(space: Space, context: AllocationContext) -> Policy:
-    """Make the policy of LoRA on all linear maps, in as many layers as the budget pays, at a middle rate."""
+    """Make the policy of LoRA on all linear layers, in as many layers as the budget pays, at a middle rate."""
     entry = FirstPlan(method=BASELINE_METHOD, baseline=True, rate=_MIDDLE)
     policy = _policy(space, entry)
     return _at_rate(_fitted(policy, context) or policy, space, entry.rate, context)
@@ -119,7 +119,7 @@ def _arm(policy: Policy, context: AllocationContext, *, is_baseline: bool) -> Ar
         return Arm(kind="usual", label=f"{method.label} on the best-scored modules", methods=(policy.method,))
     maps = " and ".join(in_attention) if is_baseline or len(in_attention) < 3 else "attention"
     if policy.placement == "all" and (is_baseline or not adapted <= {*ROLE_GROUPS["attention"]}):
-        maps = "all linear maps"
+        maps = "all linear layers"
     on_maps = f" on {maps or policy.placement}" if adapted else ""
     label = f"{method.label}{on_maps}{where}"
     if is_baseline:

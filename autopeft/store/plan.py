@@ -69,8 +69,8 @@ class _PlanFile(_Strict):
 def write_plan(path: Path | str, document: records.PlanDocument) -> None:
     """Write `plan.yaml`, one line per adapter; raises RunDirError if it cannot be written."""
     plan, model, head_rate = document.plan, document.model, document.head_learning_rate
-    quantised = {} if model.quantize == "none" else {"quantize": model.quantize}
-    base_model = {"id": model.id, "revision": model.revision, **quantised}
+    quantized = {} if model.quantize == "none" else {"quantize": model.quantize}
+    base_model = {"id": model.id, "revision": model.revision, **quantized}
     adapters = []
     for adapter in plan.adapters:
         item = Inline(site=adapter.site, method=adapter.method, rank=adapter.rank, scale=float(adapter.scale))

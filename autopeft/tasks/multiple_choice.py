@@ -15,7 +15,7 @@ from autopeft.tasks.parts.tokens import pair_form, tokenized
 
 
 def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
-    """Tokenise the question with each choice; a long pair is cut at its longer text."""
+    """Tokenize the question with each choice; a long pair is cut at its longer text."""
     n_choices = len(inputs[0]) - 1
     questions = [row[0] for row in inputs for _ in range(n_choices)]
     choices = [choice for row in inputs for choice in row[1:]]

@@ -24,7 +24,7 @@ def _encode(
     *,
     learn: str = "answers",
 ) -> Encoded:
-    """Tokenise prompts as features, cut at their end to `max_length` tokens, and completions as labels.
+    """Tokenize prompts as features, cut at their end to `max_length` tokens, and completions as labels.
 
     A row with a longer completion gets no labels and is dropped. Prompts are not learned.
     """

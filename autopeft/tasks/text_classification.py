@@ -12,7 +12,7 @@ from autopeft.tasks.parts.tokens import pair_form, tokenized, tokens_in_words
 
 
 def _encode(inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
-    """Tokenise each text or pair to at most `max_length` tokens; a pair is cut at its longer text."""
+    """Tokenize each text or pair to at most `max_length` tokens; a pair is cut at its longer text."""
     columns = list(zip(*inputs, strict=True))
     examples, cut = tokenized(tokenizer, columns, max_length=max_length)
     longest = tokens_in_words(max(cut, default=0), columns, max_length=max_length)

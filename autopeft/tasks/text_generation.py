@@ -11,7 +11,7 @@ from torch import nn
 
 from autopeft.data import chat_of
 from autopeft.errors import DataError, reason_of
-from autopeft.extension import IGNORED, Batch, Encoded, Example, LabelSpace, LabelKind, last_answer
+from autopeft.extension import IGNORED, Batch, Encoded, Example, LabelKind, LabelSpace, last_answer
 from autopeft.records import counted, shortened
 from autopeft.tasks.parts.batches import pad, without_labels
 from autopeft.tasks.parts.chat_templates import (
@@ -66,7 +66,7 @@ def _encode_blocks(texts: Sequence[str], tokenizer: Any, max_length: int, *, are
     """
     end, start = tokenizer.eos_token_id, _start_of(tokenizer)
     parts = [as_row([])]
-    # Parts of one text are joined: tokenised piece by piece, SmolLM2's loss on it is 0.3 nats higher.
+    # Parts of one text are joined: tokenized piece by piece, SmolLM2's loss on it is 0.3 nats higher.
     pieces = texts if are_documents else ["".join(texts[part]) for part in chunks(texts)]
     for part in chunks(pieces):  # several at once, which a fast tokenizer spreads over the cores
         ids: list[int] = []
@@ -206,7 +206,7 @@ def _encode_chats(
     is_chat: bool,
     learns_earlier: bool,
 ) -> list[_Labelled]:
-    """Tokenise each row as the chat template writes it, cut where the answer begins; else DataError."""
+    """Tokenize each row as the chat template writes it, cut where the answer begins; else DataError."""
     pairs: list[tuple[str, str]] = []
     earlier_spans: list[list[tuple[int, int]] | None] = []
     for prompt, completion in zip(prompts, completions, strict=True):
@@ -274,7 +274,7 @@ def _labels_of(
 def _encode_plain(
     prompts: Sequence[str], completions: Sequence[str], tokenizer: Any, max_length: int
 ) -> list[_Labelled]:
-    """Tokenise each prompt with the line break after it, and the completion with an end-of-text token."""
+    """Tokenize each prompt with the line break after it, and the completion with an end-of-text token."""
     starts = [
         prompt if prompt[-1:].isspace() or completion[:1].isspace() else prompt + "\n"
         for prompt, completion in zip(prompts, completions, strict=True)

@@ -77,7 +77,7 @@ class TokenClassification:
         return replace(self, label_space=label_space, metric=metric, notes=(note,) if are_numbers else ())
 
     def encode(self, inputs: Rows, labels: Sequence[Any], tokenizer: Any, max_length: int) -> Encoded:
-        """Tokenise tokens joined by blanks; a tag is at its token's first piece, -100 at other pieces."""
+        """Tokenize tokens joined by blanks; a tag is at its token's first piece, -100 at other pieces."""
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(
                 "The tokenizer of the base model does not map its pieces to characters (it is no fast one); "

@@ -111,7 +111,7 @@ class Bench:
             except Exception as error:  # a failed trial is a value
                 if not recovery.lower_memory(error, plan):
                     log.debug("Trial failed", exc_info=True)
-                    status, reason = _failure(error, is_quantised=self.base.n_bits > 0)
+                    status, reason = _failure(error, is_quantized=self.base.n_bits > 0)
                     measurement = Measurement(
                         plan=plan,
                         fidelity=fidelity,
@@ -360,12 +360,12 @@ class Bench:
         return self.batches.get(split, rows).batch
 
 
-def _failure(error: Exception, *, is_quantised: bool) -> tuple[Status, str]:
+def _failure(error: Exception, *, is_quantized: bool) -> tuple[Status, str]:
     """The status of a run that an error broke off, and the reason in the user's words."""
     if isinstance(error, DivergedError):
         return Status.DIVERGED, first_line_of(error)
     if isinstance(error, NothingToCutError):
-        remedy = "take a smaller model" if is_quantised else "pass --quantize 4bit"
+        remedy = "take a smaller model" if is_quantized else "pass --quantize 4bit"
         return Status.OUT_OF_MEMORY, f"out of memory at a single row: lower --max-length, or {remedy}"
     if is_out_of_memory(error):
         remedy = "lower --micro-batch-tokens, --max-length or --batch-size"

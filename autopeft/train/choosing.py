@@ -31,7 +31,7 @@ _WITH_LOGITS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")  # tasks of peft with a logit for e
 # What a transformer layer keeps for its backward pass over what its input takes, both in 16 bits: 34 bytes
 # for each of its numbers (Korthikanti et al. 2022, arXiv 2205.05198, section 4) over 2.
 _LAYER_OVER_INPUT = 17
-_RANK = 8  # of the LoRA at all linear maps whose memory is counted; a common rank
+_RANK = 8  # of the LoRA at all linear layers whose memory is counted; a common rank
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def choose_compute(
 ) -> tuple[Compute, tuple[Decision, ...]]:
     """Choose micro-batches and checkpointing if the settings leave them open; return the reasons too.
 
-    The longest row is run forward through LoRA at all linear maps, to count what it keeps for backward; a
+    The longest row is run forward through LoRA at all linear layers, to count what it keeps for backward; a
     warning is logged if it may not fit. Memory is reserved for `trained_params`, the most that a plan trains.
     """
     requested, tokens = execution.checkpointing, execution.micro_batch_tokens
@@ -68,7 +68,7 @@ def choose_compute(
     if row.kept > room:
         # Where `auto` leaves checkpointing off although memory is scarce, the layers cannot be checkpointed.
         remedy = less_memory(
-            checkpointing="off" if requested == "off" else "on", is_quantised=bench.base.n_bits > 0
+            checkpointing="off" if requested == "off" else "on", is_quantized=bench.base.n_bits > 0
         )
         log.warning("Memory may run out: %s. %s", facts, remedy)
     decisions = []
@@ -84,18 +84,18 @@ def choose_compute(
     return _compute(execution, tokens, row), tuple(decisions)
 
 
-def less_memory(*, checkpointing: str, is_quantised: bool) -> str:
+def less_memory(*, checkpointing: str, is_quantized: bool) -> str:
     """Name what the user can do for less memory, without what is on already.
 
-    `checkpointing` is `on`, `off` or `auto`. A model may be quantised by `--quantize` or by its checkpoint.
+    `checkpointing` is `on`, `off` or `auto`. A model may be quantized by `--quantize` or by its checkpoint.
 
     Example:
-        >>> less_memory(checkpointing="on", is_quantised=True)
+        >>> less_memory(checkpointing="on", is_quantized=True)
         'Lower --max-length, or take a smaller model.'
     """
     remedies = ["lower --max-length"]
     remedies += [] if checkpointing == "on" else ["set --checkpointing on"]
-    remedies += [] if is_quantised else ["pass --quantize 4bit"]
+    remedies += [] if is_quantized else ["pass --quantize 4bit"]
     text = f"{', '.join(remedies)}, or take a smaller model."
     return text[0].upper() + text[1:]
 

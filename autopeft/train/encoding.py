@@ -29,7 +29,7 @@ NO_CUT = 10**9  # tokens, more than any row has
 _SORTED_BATCHES = 16  # batches whose rows are sorted by length together, to save padding; chosen by hand
 _SUBSET_SEED = 20  # of the part of a split that short runs are ranked on; any fixed number
 MOST_AT_START = 10_000  # rows of a split that are all encoded before a run; chosen by hand
-_MANY_CHARACTERS = 20_000_000  # take some ten seconds to tokenise, which is logged; chosen by hand
+_MANY_CHARACTERS = 20_000_000  # take some ten seconds to tokenize, which is logged; chosen by hand
 _TOKEN_CHARACTERS = 16  # the most of a token, except in rare texts; chosen by hand
 _CHECKED_ROWS = 4096  # rows whose token ids are checked at once; chosen by hand
 _COUNTED_ROWS = 2000  # rows of a long text whose tokens are counted; chosen by hand
@@ -153,7 +153,7 @@ def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int |
         sample = encode(lazy.known.tolist())
         if len(sample.examples) == len(lazy.known):
             lazy.keep(lazy.known.tolist(), sample)
-            text = "Of %s %s rows %s are tokenised now, the others when they are first read."
+            text = "Of %s %s rows %s are tokenized now, the others when they are first read."
             log.info(text, f"{len(all_rows):,}", name, f"{len(lazy.known):,}")
             _warn_or_refuse(sample, f"{name} (a sample)")
             return EncodedSplit(
@@ -161,7 +161,7 @@ def encode_split(split: Split, *, base: BaseModel, task: Task, max_length: int |
             )
     used = characters if task.defaults.is_packed else characters.clip(max=_TOKEN_CHARACTERS * longest)
     if used.sum() > _MANY_CHARACTERS:
-        log.info("Tokenising the %s rows of %s.", f"{len(all_rows):,}", name)
+        log.info("Tokenizing the %s rows of %s.", f"{len(all_rows):,}", name)
     encoded = encode(all_rows)
     _warn_or_refuse(encoded, name)
     dropped = frozenset(encoded.dropped)
@@ -350,7 +350,7 @@ def encode_ahead(
         )
         needed[at.split].is_read[splits[at.split].subset(at.eval_examples)] = True
     n_rows = sum(rows.is_read.sum() for rows in needed.values())
-    log.info("The run may read %s rows, which are tokenised now.", f"{n_rows:,}")
+    log.info("The run may read %s rows, which are tokenized now.", f"{n_rows:,}")
     for name, rows in needed.items():
         splits[name].lengths[rows.is_read.nonzero()[0]]  # all at once: a call has its price
 

@@ -47,7 +47,7 @@ _LEAST_RMS = 0.01  # a head behind a batch norm has far smaller inputs in evalua
 
 SCHEDULE = (
     "linear decay to 0 after a warm-up of 6 %, at most 50 steps; AdamW, no weight decay, gradient norm "
-    "clipped at 1; the last layer of the task head at head_learning_rate, linear maps below it at "
+    "clipped at 1; the last layer of the task head at head_learning_rate, linear layers below it at "
     f"{MOVE_BELOW} / (inputs × their root mean square)"
 )
 
@@ -144,7 +144,7 @@ class HeadRates:
 
 
 def head_maps(base: BaseModel) -> list[str]:
-    """Names of the linear maps that are trained as the task head."""
+    """Names of the linear layers that are trained as the task head."""
     return [name for name, module in _head_modules(base) if isinstance(module, nn.Linear)]
 
 
@@ -155,7 +155,7 @@ def input_rms(
     *,
     call: Callable[[nn.Module, Batch], object],
 ) -> dict[str, float]:
-    """Measure the root mean square of the inputs of linear maps, by name, without padding.
+    """Measure the root mean square of the inputs of linear layers, by name, without padding.
 
     `call` runs the model on a batch, such as the task's loss. A map that no batch reaches is missing.
     """
@@ -192,9 +192,9 @@ def head_move(n_epochs: float | None) -> float:
 
 
 def head_rates(base: BaseModel, rms: Mapping[str, float], *, n_epochs: float | None = None) -> HeadRates:
-    """Choose the rates of the task head from the root mean square (RMS) of its linear maps' inputs.
+    """Choose the rates of the task head from the root mean square (RMS) of its linear layers' inputs.
 
-    1. A linear map gets move / (inputs × RMS), its bias at most the move. A missing RMS counts as 1, and so
+    1. A linear layer gets move / (inputs × RMS), its bias at most the move. A missing RMS counts as 1, and so
        does one that is not finite.
     2. An output layer that predicts numbers gets that times the spread of the numbers.
     3. Other parameters, such as those of norms, get 1 / their last dimension.

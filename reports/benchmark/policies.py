@@ -183,7 +183,7 @@ def _stand_in(surrogate: Surrogate, spec: RunSpec) -> Prepared:
 
 
 def plain_default(surrogate: Surrogate, seed: int) -> Found:
-    """LoRA on all linear maps (or q and v) at the middle of its learning rates, trained once."""
+    """LoRA on all linear layers (or q and v) at the middle of its learning rates, trained once."""
     arm = next((name for name in BASELINES if name in surrogate.arms), None)
     if arm is None:
         raise TableError(f"Cell {surrogate.results.name} has neither {' nor '.join(BASELINES)} yet.")

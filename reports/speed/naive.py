@@ -29,7 +29,7 @@ BATCH_SIZE = 32
 
 
 def load_data(folder: Path, tokenizer: Any) -> tuple[datasets.DatasetDict, list[str]]:
-    """Tokenised splits with integer labels, and the names of the labels."""
+    """Tokenized splits with integer labels, and the names of the labels."""
     files = {split: str(folder / f"{split}.csv") for split in ("train", "validation")}
     data = datasets.load_dataset("csv", data_files=files)
     names = sorted(map(str, set(data["train"]["label"])))

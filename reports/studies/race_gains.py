@@ -4,7 +4,7 @@
 
 A search at its default settings (MiniLM-L6 without `--model`, steps and batch size as given) hands over
 weights, and its result has their score on the test split and their cost by the clock. Beside it stand LoRA
-on all linear maps and on q and v at two positions of their rates, trained in full with the seed of the
+on all linear layers and on q and v at two positions of their rates, trained in full with the seed of the
 search: the best of all four on the confirm split (a sweep of four), and of the two at 0.38 (a sweep of
 two). Rows that OUT.csv has are not measured again. With `--sizes N` a search also finds plans for smaller
 budgets, as `autopeft search --sizes N` does: a row for each, whose difference to the plan that is handed

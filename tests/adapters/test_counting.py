@@ -98,10 +98,10 @@ QUANTISED = [
 ]
 
 
-@pytest.mark.parametrize("quantised", QUANTISED, ids=lambda config: f"{config['quant_method']}-{len(config)}")
-def test_quantised_base_model_is_counted_by_its_logical_weights(quantised, tiny_llama, tmp_path):
+@pytest.mark.parametrize("quantized", QUANTISED, ids=lambda config: f"{config['quant_method']}-{len(config)}")
+def test_quantized_base_model_is_counted_by_its_logical_weights(quantized, tiny_llama, tmp_path):
     """From the config alone; how packed modules in memory are counted: see the tests of sites."""
-    config = {**tiny_config().to_dict(), "quantization_config": quantised}
+    config = {**tiny_config().to_dict(), "quantization_config": quantized}
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text(json.dumps(config), encoding="utf-8")
     folder = write_config(tmp_path / "adapter", LORA)

@@ -41,7 +41,7 @@ def test_what_a_suggestion_does_not_take_is_refused(model_dir, module):
             autopeft.suggest(model_dir, **wrong)
     with pytest.raises(SpecError, match=r"takes the name of a model, not a Bert"):
         autopeft.suggest(module)
-    with pytest.raises(BudgetError, match="LoRA of rank 1 on all linear maps trains"):
+    with pytest.raises(BudgetError, match="LoRA of rank 1 on all linear layers trains"):
         autopeft.suggest(model_dir, budget="10")
     with pytest.raises(UnknownNameError, match="trainer named 'keras'"):
         autopeft.suggest(model_dir, budget="r4", task="text-classification").snippet("keras")

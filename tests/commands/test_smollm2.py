@@ -30,7 +30,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def smollm2():
-    """The base model, dequantised."""
+    """The base model, dequantized."""
     assert sha256_of(FILE) == SOURCES["smollm2"].sha256
     return model.load(ModelSpec(id=str(FILE)), auto_class="AutoModelForCausalLM", label_names=())
 

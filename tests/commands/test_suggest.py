@@ -267,7 +267,7 @@ def test_float16_takes_the_memory_of_bfloat16(model):
     assert in_float16 == in_bfloat16
 
 
-def test_a_quantised_checkpoint_that_does_not_fit_is_told_so(model, tmp_path):
+def test_a_quantized_checkpoint_that_does_not_fit_is_told_so(model, tmp_path):
     config = json.loads((Path(model) / "config.json").read_text())
     stored = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}
     (tmp_path / "config.json").write_text(json.dumps(config | stored))

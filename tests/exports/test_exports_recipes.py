@@ -381,7 +381,7 @@ def test_a_run_in_float16_on_plain_text_is_repeated_so(language_model, make_plan
     assert contents[1]["stage"] == "pt"
 
 
-def test_trl_trains_adapters_of_a_quantised_model_in_float32(language_model, make_plan, tokenizer, tmp_path):
+def test_trl_trains_adapters_of_a_quantized_model_in_float32(language_model, make_plan, tokenizer, tmp_path):
     """As a run does; float16 cannot scale the gradients of bfloat16, which TRL chooses."""
     pytest.importorskip("bitsandbytes")
     language_model.module.save_pretrained(tmp_path / "model")

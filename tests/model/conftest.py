@@ -1,4 +1,4 @@
-"""Toy models on disk that the tests of quantised models share."""
+"""Toy models on disk that the tests of quantized models share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 def saved(tmp_path_factory, tokenizer):
     """A function: architecture -> the folder of such a toy, which no test changes."""
 
-    from toys.quantised import save_toy  # skips where bitsandbytes is missing
+    from toys.quantized import save_toy  # skips where bitsandbytes is missing
 
     @functools.cache
     def save(architecture):

@@ -1,4 +1,4 @@
-"""Checkpoints that cannot be trained as they are: quantised without gradients, adapters, missing packages."""
+"""Checkpoints that cannot be trained as they are: quantized without gradients, adapters, missing packages."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from transformers.quantizers.auto import AutoHfQuantizer
 
 from autopeft import model
 from autopeft.errors import ModelError
-from autopeft.model.quantisation import dequantising, require_trainable
+from autopeft.model.quantization import dequantizing, require_trainable
 from autopeft.records import ModelSpec
 
 CLASSIFIER = "AutoModelForSequenceClassification"
 
 
 def loaded_with(settings):
-    """A module that says how transformers has quantised it."""
+    """A module that says how transformers has quantized it."""
     module = nn.Module()
     module.hf_quantizer = AutoHfQuantizer.from_config(settings)
     return module
 
 
-def test_quantised_maps_that_pass_no_gradient_are_refused():
+def test_quantized_maps_that_pass_no_gradient_are_refused():
     with pytest.raises(
-        ModelError, match=r"^toy is quantised already \(mxfp4\) and cannot .* plain checkpoint"
+        ModelError, match=r"^toy is quantized already \(mxfp4\) and cannot .* plain checkpoint"
     ):
         require_trainable(loaded_with(transformers.Mxfp4Config()), "toy")
     require_trainable(loaded_with(transformers.Mxfp4Config(dequantize=True)), "toy")
@@ -36,13 +36,13 @@ def test_quantised_maps_that_pass_no_gradient_are_refused():
     require_trainable(nn.Module(), "toy")
 
 
-def test_mxfp4_is_dequantised_to_be_trained():
+def test_mxfp4_is_dequantized_to_be_trained():
     stored = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
-    arguments = dequantising(transformers.LlamaConfig(quantization_config=stored))
+    arguments = dequantizing(transformers.LlamaConfig(quantization_config=stored))
     merged = AutoHfQuantizer.merge_quantization_configs(stored, arguments["quantization_config"])
     assert merged.dequantize and merged.modules_to_not_convert == ["lm_head"]
-    assert dequantising(transformers.LlamaConfig()) == {}
-    assert dequantising(transformers.LlamaConfig(quantization_config={"quant_method": "gptq"})) == {}
+    assert dequantizing(transformers.LlamaConfig()) == {}
+    assert dequantizing(transformers.LlamaConfig(quantization_config={"quant_method": "gptq"})) == {}
 
 
 @pytest.mark.parametrize("has_model", [True, False])
@@ -65,7 +65,7 @@ def test_adapter_in_the_place_of_a_base_model_is_refused_and_its_base_is_named(
 
 
 @pytest.mark.skipif(importlib.util.find_spec("optimum") is not None, reason="the package is here")
-def test_missing_package_of_a_quantised_checkpoint_is_what_the_error_names(model_dir, tmp_path):
+def test_missing_package_of_a_quantized_checkpoint_is_what_the_error_names(model_dir, tmp_path):
     config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 128}
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")

@@ -15,7 +15,7 @@ from toys.memory import SMALL, toy_dataset
 import autopeft
 from autopeft import model
 from autopeft.errors import ModelError
-from autopeft.model.linear_maps import role_of
+from autopeft.model.linear_layers import role_of
 from autopeft.records import ModelSpec
 
 CLASSIFIER = "AutoModelForSequenceClassification"

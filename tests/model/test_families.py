@@ -1,4 +1,4 @@
-"""Tiny models of many families: every linear map is listed with role and depth, counts are peft's."""
+"""Tiny models of many families: every linear layer is listed with role and depth, counts are peft's."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def bases():
     return {n: BaseModel(toy, None, name=f"tiny {n}", untrained=frozenset()) for n, toy in made.items()}
 
 
-def linear_maps(base):
-    """Every linear map but those of the head, the output layer and torch's MultiheadAttention."""
+def linear_layers(base):
+    """Every linear layer but those of the head, the output layer and torch's MultiheadAttention."""
     output = getattr(base.module, "get_output_embeddings", lambda: None)()
     inner = {
         f"{name}.out_proj"
@@ -50,9 +50,9 @@ def linear_maps(base):
     }
 
 
-def test_every_linear_map_is_a_site_of_its_shape(bases):
+def test_every_linear_layer_is_a_site_of_its_shape(bases):
     for family, base in bases.items():
-        maps = linear_maps(base)
+        maps = linear_layers(base)
         shapes = {
             name: tuple(child.weight.shape if isinstance(child, Conv1D) else child.weight.shape[::-1])
             for name, child in maps.items()

@@ -157,7 +157,7 @@ def test_a_model_of_convolutions_and_batch_norms_has_nothing_to_adapt(folder_of)
         embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"
     )
     spec = ModelSpec(id=str(folder_of(config, "AutoModel")))
-    with pytest.raises(SiteError, match=r"model type 'resnet'\) has no linear map or norm to adapt"):
+    with pytest.raises(SiteError, match=r"model type 'resnet'\) has no linear layer or norm to adapt"):
         model.load(spec, auto_class=IMAGES, label_names=("a", "b"))
 
 
@@ -214,5 +214,5 @@ def test_the_decoder_of_an_encoder_is_no_language_model(name, folder_of):
 def test_a_model_without_maps_in_its_layers_is_warned_of(folder_of, caplog):
     spec = ModelSpec(id=str(folder_of(transformers.IBertConfig(**ENCODER, **IDS), "AutoModel")))
     model.load(spec, auto_class="AutoModelForMultipleChoice", label_names=())
-    assert "No linear map in the layers of " in caplog.text
+    assert "No linear layer in the layers of " in caplog.text
     assert "(model type 'ibert') takes an adapter such as LoRA" in caplog.text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autopeft.model.linear_maps import role_by_name, role_of
+from autopeft.model.linear_layers import role_by_name, role_of
 
 LAYER = "model.layers.0."
 ATTENTION = {

@@ -1,4 +1,4 @@
-"""Sites of many architectures, weights that none reaches, and counts of quantised models."""
+"""Sites of many architectures, weights that none reaches, and counts of quantized models."""
 
 from __future__ import annotations
 
@@ -266,29 +266,29 @@ class QuantLinear(nn.Module):
 
 
 @pytest.mark.parametrize("packed", [Linear4bit, Linear8bit, QuantLinear])
-def test_quantised_model_has_the_sites_and_count_of_the_original(packed):
+def test_quantized_model_has_the_sites_and_count_of_the_original(packed):
     original, base = skeleton("bert", CLASSES), build("bert", CLASSES)
     for name, child in list(base.module.bert.encoder.named_modules()):
         if isinstance(child, nn.Linear):
             parent = base.module.bert.encoder.get_submodule(name.rpartition(".")[0])
             setattr(parent, name.rpartition(".")[2], packed(child.in_features, child.out_features))
-    again = BaseModel(base.module, None, name="quantised", untrained=frozenset())
-    assert tuple(replace(site, quantised=False) for site in again.sites) == original.sites
+    again = BaseModel(base.module, None, name="quantized", untrained=frozenset())
+    assert tuple(replace(site, quantized=False) for site in again.sites) == original.sites
     assert again.base_params == original.base_params
     maps = [site for site in again.sites if site.kind == "linear" and ".encoder." in site.name]
-    assert [site.name for site in again.sites if site.quantised] == [site.name for site in maps]
+    assert [site.name for site in again.sites if site.quantized] == [site.name for site in maps]
 
 
-def test_methods_that_compute_with_stored_weights_refuse_quantised_ones():
+def test_methods_that_compute_with_stored_weights_refuse_quantized_ones():
     """The two lists were measured with bitsandbytes: see reports/LOG.md."""
     sites = list_sites(nn.ModuleDict({"plain": nn.Linear(16, 24), "packed": Linear8bit(16, 24)}))
-    assert [site.quantised for site in sites] == [False, True]
+    assert [site.quantized for site in sites] == [False, True]
     methods = discover("autopeft.methods")
     for name in ("c3a", "delora", "loha", "lokr", "shira"):
         assert methods[name].refusal(sites[0]) is None
-        assert "quantised" in methods[name].refusal(sites[1])
+        assert "quantized" in methods[name].refusal(sites[1])
     for name in ("lora", "fourierft", "hira", "ia3", "miss", "oft", "road", "vera"):
-        assert "quantised" not in (methods[name].refusal(sites[1]) or "")
+        assert "quantized" not in (methods[name].refusal(sites[1]) or "")
 
 
 @pytest.mark.parametrize(

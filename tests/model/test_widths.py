@@ -9,7 +9,7 @@ import torch
 from toys.families import FAMILIES, D, build
 
 from autopeft.model import BaseModel
-from autopeft.model.linear_maps import hidden_size
+from autopeft.model.linear_layers import hidden_size
 from autopeft.records import Site
 
 

@@ -190,8 +190,8 @@ def test_records_take_keywords_alone() -> None:
 
 def test_unknown_fields_of_topics_are_refused() -> None:
     for topic in RunSpec.model_fields:
-        with pytest.raises(ValidationError, match=rf"{topic}\.colour\s+Extra inputs are not permitted"):
-            RunSpec.model_validate({topic: {"colour": "red"}})
+        with pytest.raises(ValidationError, match=rf"{topic}\.color\s+Extra inputs are not permitted"):
+            RunSpec.model_validate({topic: {"color": "red"}})
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from autopeft import report
 VOID = {"meta", "path", "br", "circle", "rect", "use"}
 
 
-def luminance(colour):
+def luminance(color):
     """Relative luminance of `#rrggbb`, as WCAG 2.2 defines it."""
-    channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    channels = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
@@ -50,25 +50,25 @@ def pages(html):
 
 
 @pytest.fixture(params=["light", "dark"])
-def colours(request, html):
-    """The variables of one colour scheme."""
+def colors(request, html):
+    """The variables of one color scheme."""
     light, dark = schemes(html)
     assert set(light) == set(dark)
     return {"light": light, "dark": dark}[request.param]
 
 
-def test_every_text_has_a_contrast_of_four_and_a_half(colours):
+def test_every_text_has_a_contrast_of_four_and_a_half(colors):
     pairs = [(text, paper) for text in ("ink", "soft", "accent") for paper in ("page", "card")]
     pairs += [(tone, f"{tone}-bg") for tone in ("good", "calm", "warn")]
     pairs += [("bad", "page"), *((f"t{n}", f"l{n}") for n in range(1, 7))]
-    low = {pair: contrast(*map(colours.get, pair)) for pair in pairs}
+    low = {pair: contrast(*map(colors.get, pair)) for pair in pairs}
     assert {pair: ratio for pair, ratio in low.items() if ratio < 4.5} == {}
 
 
-def test_whatever_is_drawn_has_a_contrast_of_three(colours):
+def test_whatever_is_drawn_has_a_contrast_of_three(colors):
     groups = [f"g{n}" for n in range(9)]
     pairs = [*((name, "card") for name in (*groups, "soft", "ink")), ("hatch", "l6"), ("soft", "band")]
-    low = {pair: contrast(*map(colours.get, pair)) for pair in pairs}
+    low = {pair: contrast(*map(colors.get, pair)) for pair in pairs}
     assert {pair: ratio for pair, ratio in low.items() if ratio < 3} == {}
 
 

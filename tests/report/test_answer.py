@@ -35,7 +35,10 @@ def labelled(label):
             "inconclusive",
             "Try LoRA of rank 2 to 13 on 7 modules: accuracy 94.8 % on the test split, but it is ",
         ),
-        ("default kept", "Keep the default, LoRA of rank 4 on all linear maps: accuracy 93.6 % on the test "),
+        (
+            "default kept",
+            "Keep the default, LoRA of rank 4 on all linear layers: accuracy 93.6 % on the test ",
+        ),
     ],
 )
 def test_the_label_decides_the_headline(label, start):

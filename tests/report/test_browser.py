@@ -82,8 +82,8 @@ def test_a_click_copies_the_commands(page):
 
 def test_dark_mode_changes_paper_ink_and_charts(page):
     script = """() => {
-        const colour = (query, name) => getComputedStyle(document.querySelector(query))[name];
-        return [colour("body", "backgroundColor"), colour("body", "color"), colour("svg.chart text", "fill")];
+        const color = (query, name) => getComputedStyle(document.querySelector(query))[name];
+        return [color("body", "backgroundColor"), color("body", "color"), color("svg.chart text", "fill")];
     }"""
     light = page.evaluate(script)
     page.emulate_media(color_scheme="dark")

@@ -122,7 +122,7 @@ def test_an_interval_of_shares_ends_at_100_points(result):
     assert "95 % interval −74.9 to +100.0" in svg
 
 
-def test_charts_take_colours_and_font_from_the_page_and_say_what_they_show(result):
+def test_charts_take_colors_and_font_from_the_page_and_say_what_they_show(result):
     for svg in (short_runs(result).svg(), difference_chart(result.verdict, is_share=True)):
         assert not re.search(r"#[0-9a-fA-F]{6}|font", svg)
         assert 'role="img"' in svg and "aria-label=" in svg and "<title>" in svg

@@ -27,8 +27,8 @@ def names(layers, roles):
     ("sites", "words"),
     [
         (names(range(4), "qv"), "q and v"),
-        (names(range(4), ROLES), "all linear maps"),
-        (names([0], ROLES), "all linear maps in the first of 4 layers"),
+        (names(range(4), ROLES), "all linear layers"),
+        (names([0], ROLES), "all linear layers in the first of 4 layers"),
         (names([2, 3], "q"), "q in the last 2 of 4 layers"),
         (names([0, 2], "q"), "q in layers 0 and 2 of 0 to 3"),
         (["h.1.q", "h.2.v"], "2 modules in layers 1 to 2 of 0 to 3"),
@@ -49,14 +49,14 @@ def test_a_plan_is_told_by_method_rank_and_modules():
     assert plan_words(HEAD, SITES, {}, head="untrained model") == "untrained model"
 
 
-def test_every_method_has_a_colour_of_its_own_until_colours_run_out():
+def test_every_method_has_a_color_of_its_own_until_colors_run_out():
     result = toy_result()
     found = groups(result, WORDS)
     assert (found[BASELINE], found[BASELINE].label) == (found[BEST], "LoRA")
-    assert found[SLOW].label == "IA³" and found[SLOW].colour != found[BEST].colour
+    assert found[SLOW].label == "IA³" and found[SLOW].color != found[BEST].color
     many = [replace(BEST, adapters=(Adapter(method=f"m{number}", site="h.0.q"),)) for number in range(12)]
     runs = tuple(toy_run(plan, "search", 75, 0, 0.5, 0.5) for plan in many)
     labels = {
-        group.colour: group.label for group in groups(replace(result, measurements=runs), WORDS).values()
+        group.color: group.label for group in groups(replace(result, measurements=runs), WORDS).values()
     }
     assert labels == {**{n: f"m{n}" for n in range(8)}, 8: "other methods"}

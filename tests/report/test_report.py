@@ -61,7 +61,7 @@ def texts(cells):
 
 def test_the_table_of_full_runs_has_the_numbers_of_the_record(result, page):
     table = page.columns("difference to the default")
-    plans = ("LoRA of rank 2 to 13 on 7 modules", "LoRA of rank 4 on all linear maps", "IA³ on k")
+    plans = ("LoRA of rank 2 to 13 on 7 modules", "LoRA of rank 4 on all linear layers", "IA³ on k")
     assert table["plan"] == tuple(map("".join, zip(("best", "baseline", "finalist"), plans, strict=True)))
     assert texts(table["accuracy on test"]) == ["94.8 % ± 0.2", "93.6 % ± 0.2", "–"]
     assert texts(table["accuracy on confirm"]) == ["95.4 % ± 0.2", "94.0 % ± 0.2", "95.1 % ± 0.2"]
@@ -133,7 +133,7 @@ def test_result_json_has_the_documented_keys(result):
     assert answer["best"]["share_of_base"] == pytest.approx(7_296 / 1_234_567)
     assert len(answer["best"]["plan"]["adapters"]) == len(RANKS)
     assert answer["budget"]["max_trainable_params"] == 10_000
-    assert answer["baseline"]["name"] == "baseline: LoRA on all linear maps"
+    assert answer["baseline"]["name"] == "baseline: LoRA on all linear layers"
     verdict = answer["verdict"]
     assert (verdict["label"], verdict["mean_difference"]) == ("better", 0.014)
     assert verdict["interval_95"] == [0.006, 0.022]
@@ -186,7 +186,7 @@ def test_trials_csv_equals_the_measurements(result):
         assert (row.split, row.status, int(row.seed)) == (seen.split, run.status.value, seen.seed)
         assert run.loss is None if pd.isna(row.loss) else float(row.loss) == run.loss
         assert (float(row.train_seconds), int(row.train_steps)) == (run.train_seconds, seen.train_steps)
-    assert list(table.arm[:4]) == ["baseline: LoRA on all linear maps", "lora/top", "ia3/k", "lora/all"]
+    assert list(table.arm[:4]) == ["baseline: LoRA on all linear layers", "lora/top", "ia3/k", "lora/all"]
     assert set(table.arm[-2:]) == {"lora/q+v of the last layers"} and table.trial[-2:].isna().all()
     unproposed = pd.read_csv(io.StringIO(report.trials_csv(replace(result, proposals=()))))
     assert set(unproposed.arm) == {
@@ -286,7 +286,7 @@ def test_a_page_needs_no_answer_while_the_run_goes_on(result):
     page = page_html(page_of(search, WORDS, "running: 2 of 3 full runs; nothing is judged yet"))
     assert "Running: 2 of 3 full runs; nothing is judged yet" in Page(page).texts and "Use it" not in page
     full, short = Page(page).all_columns("proposed by")
-    assert full["plan"] == ("LoRA of rank 2 to 13 on 7 modules", "LoRA of rank 4 on all linear maps")
+    assert full["plan"] == ("LoRA of rank 2 to 13 on 7 modules", "LoRA of rank 4 on all linear layers")
     assert texts(short["loss"]) == ["0.300", "0.350", "0.410"]
 
 

@@ -63,7 +63,7 @@ def test_scores_in_the_readme_are_those_of_the_measured_tables() -> None:
                 for row in races
                 if (row["data"], row["budget"], row["seed"]) == (data.split()[0], "0.5%", seed)
             ]
-            (suggested,) = (row for row in runs if row["plan"].endswith("LoRA on all linear maps at 0.38"))
+            (suggested,) = (row for row in runs if row["plan"].endswith("LoRA on all linear layers at 0.38"))
             (search,) = (row for row in runs if row["what"] == "search")
             assert len(guides) == 2
             for column, run in zip(columns, (best_of(guides), suggested, search), strict=True):

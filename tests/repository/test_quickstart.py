@@ -32,7 +32,7 @@ CONFIRM = {"best": (ROAD, 0.941667, 0.007632), "baseline": (DEFAULT, 0.89375, 0.
 TEST = {"best": (ROAD, 0.919792, 0.008824), "baseline": (DEFAULT, 0.888542, 0.010205)}
 SECONDS = {"best": 9.1, "baseline": 9.0, "refit": 11.8}
 SENTENCE = (
-    "RoAd on all linear maps of the last layers scores 4.8 points more than LoRA on q and v of the last "
+    "RoAd on all linear layers of the last layers scores 4.8 points more than LoRA on q and v of the last "
     "layers on 960 confirm rows; expect +1.9 to +7.7 on new rows and if trained again (95 % interval)."
 )
 

@@ -55,15 +55,15 @@ def test_the_preferred_device_is_taken_if_it_is_there(preferred, device, gpu, mo
     )
 
 
-def test_a_quantised_model_goes_to_the_gpu(gpu, model_dir):
+def test_a_quantized_model_goes_to_the_gpu(gpu, model_dir):
     gpu(0)
     spec = ModelSpec(id=str(model_dir), quantize="4bit")
     assert device_in_float32(spec, auto_class=AUTO_CLASS) == "cuda"
-    assert device_in_float32(spec, auto_class=AUTO_CLASS, dequantises=True) == "cpu"
+    assert device_in_float32(spec, auto_class=AUTO_CLASS, dequantizes=True) == "cpu"
 
 
 @pytest.mark.parametrize(("method", "device"), [("bitsandbytes", "cuda"), ("gptq", "cuda"), ("mxfp4", "cpu")])
-def test_a_checkpoint_that_is_quantised_already_goes_to_the_gpu_too(method, device, gpu, model_dir, tmp_path):
+def test_a_checkpoint_that_is_quantized_already_goes_to_the_gpu_too(method, device, gpu, model_dir, tmp_path):
     gpu(0)
     config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
     config["quantization_config"] = {"quant_method": method, "bits": 4, "load_in_4bit": True}

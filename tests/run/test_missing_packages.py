@@ -40,18 +40,18 @@ def test_missing_packages_are_told_before_the_data_are_read(
         prepare(spec)
 
 
-def with_quantisation(tiny_llama: Path, folder: Path, settings: object) -> Path:
+def with_quantization(tiny_llama: Path, folder: Path, settings: object) -> Path:
     content = json.loads((tiny_llama / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps({**content, "quantization_config": settings}))
     return folder
 
 
-def test_what_reads_a_quantised_checkpoint_is_missed_before_the_data_are_read(
+def test_what_reads_a_quantized_checkpoint_is_missed_before_the_data_are_read(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quantizer_gptq, "is_optimum_available", lambda: False)
-    folder = with_quantisation(tiny_llama, tmp_path, GPTQ)
+    folder = with_quantization(tiny_llama, tmp_path, GPTQ)
     with pytest.raises(ModelError, match=r"needs a missing package: Loading a GPTQ .* requires optimum"):
         prepare(spec_of(tmp_path, id=str(folder)))
-    with pytest.raises(ModelError, match=r"is quantised already \(gptq\); leave --quantize out"):
+    with pytest.raises(ModelError, match=r"is quantized already \(gptq\); leave --quantize out"):
         prepare(spec_of(tmp_path, id=str(folder), quantize="4bit"))

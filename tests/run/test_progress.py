@@ -90,13 +90,13 @@ def test_a_row_fits_a_narrow_terminal_and_a_phase_without_runs_has_no_line():
     with display(width=60) as (live, shown):
         live.phase("sensitivity", 0)
         live.phase("short runs", 1)
-        live.measured(replace(run(0.3), metric=0.92), arm="LoRA on all linear maps", seconds_left=None)
+        live.measured(replace(run(0.3), metric=0.92), arm="LoRA on all linear layers", seconds_left=None)
     rows = [line.rstrip() for line in shown.getvalue().splitlines() if "  0.3000" in line]
     assert rows and all(len(re.sub(r".*\x1b\[[0-9]*[A-Z]", "", row)) <= 60 for row in rows)
     assert "\nsensitivity\n" not in shown.getvalue()
 
 
-@pytest.mark.parametrize("arm", ["head", "baseline: LoRA on all linear maps of the last layers", "m" * 99])
+@pytest.mark.parametrize("arm", ["head", "baseline: LoRA on all linear layers of the last layers", "m" * 99])
 def test_a_row_stands_below_its_headings_within_80_columns(arm):
     row = describe(run(0.123456, plan=BIG), arm)
     assert len(row) <= 78 and len(headings()) < 78

@@ -23,7 +23,7 @@ from autopeft.run.trials import read_score, require_sound
 
 @pytest.fixture
 def trial(tiny_llama, tmp_path):
-    """The first trial of a study on a tiny Llama: LoRA on all linear maps, 8 of 20 steps."""
+    """The first trial of a study on a tiny Llama: LoRA on all linear layers, 8 of 20 steps."""
     study = Study(model=str(tiny_llama), budget="r4", full_steps=20, out=tmp_path / "study")
     return study.ask()
 

@@ -40,9 +40,9 @@ def scores(by_layer: Mapping[int, float]) -> dict[str, float]:
     ("budget", "shares"),
     [
         # Rank 1 costs 144 in a layer and 16 at the pooler; at q and v 32 in a layer.
-        (RANK_ONE, {"all linear maps": 4, "q and v": 4}),
-        (RANK_ONE - 1, {"all linear maps of the last layers": 3, "q and v": 4}),
-        (160, {"all linear maps of the last layers": 1, "q and v": 4}),
+        (RANK_ONE, {"all linear layers": 4, "q and v": 4}),
+        (RANK_ONE - 1, {"all linear layers of the last layers": 3, "q and v": 4}),
+        (160, {"all linear layers of the last layers": 1, "q and v": 4}),
         (159, {"q and v": 4}),
         (127, {"q and v of the last layers": 3}),
         (32, {"q and v of the last layers": 1}),
@@ -113,7 +113,7 @@ def test_a_plan_is_named_after_the_maps_that_it_adapts() -> None:
     entries = [("ia3", "all"), ("bitfit", "mlp"), ("ia3", "attention"), ("ln_tuning", "all")]
     challengers = [FirstPlan(method=method, placement=where, rate=0.5) for method, where in entries]
     names = [arm.label for arm, _ in listed(LORA, *challengers, space=DEFAULT, budget=5000)]
-    assert names[1:] == ["IA³ on all linear maps", "BitFit on mlp", "IA³ on attention", "norm tuning"]
+    assert names[1:] == ["IA³ on all linear layers", "BitFit on mlp", "IA³ on attention", "norm tuning"]
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_where_a_layer_has_no_map_of_v_alone_its_fused_map_is_adapted_and_named(
     maps, adapted, label = FUSED[architecture]
     allocation, baselines = baselines_at(of_layers(maps))
     named = "" if label is None else f"LoRA on {label}"
-    assert set(baselines) == {"LoRA on all linear maps", named} - {""}
+    assert set(baselines) == {"LoRA on all linear layers", named} - {""}
     policy = Policy(method="lora", placement="q+v", learning_rate=1e-3)
     selected = {site.name for site in select_sites(policy, allocation, METHODS["lora"])}
     assert selected == {f"h.{layer}.{name}" for layer in range(2) for name in adapted}
@@ -113,7 +113,7 @@ def test_layers_of_two_kinds_count_each_by_itself() -> None:
     """A tower with fused maps beside one with maps of their own, numbered alike."""
     split = {role: (role, (8, 8)) for role in ("q", "k", "v")}
     found = [*of_layers({"qkv": ("qkv", (8, 24))}, "tower"), *of_layers(split, "text")]
-    assert set(baselines_at(found)[1]) == {"LoRA on all linear maps", "LoRA on q and v and qkv"}
+    assert set(baselines_at(found)[1]) == {"LoRA on all linear layers", "LoRA on q and v and qkv"}
     shared = of_layers({**split, "kv_b_proj": ("kv", (4, 16))})  # needed for neither q nor v
     allocation, _ = baselines_at(shared)
     policy = Policy(method="lora", placement="q+v", learning_rate=1e-3)

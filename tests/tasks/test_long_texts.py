@@ -1,4 +1,4 @@
-"""Texts of which only a part is tokenised: the tokens that are used are those of the whole text."""
+"""Texts of which only a part is tokenized: the tokens that are used are those of the whole text."""
 
 from __future__ import annotations
 

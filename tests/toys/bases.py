@@ -78,7 +78,7 @@ def t5_config(hidden, dropout):
 
 
 def gpt2_config(hidden, dropout):
-    """Its linear maps are Conv1D: weights of shape (in, out)."""
+    """Its linear layers are Conv1D: weights of shape (in, out)."""
     drop = {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
     shape = {"n_embd": hidden, "n_layer": 2, "n_head": 2, "n_positions": CONTEXT}
     return transformers.GPT2Config(**TEXT, **TOKEN_IDS, **shape, **drop)

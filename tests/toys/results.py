@@ -59,7 +59,7 @@ BROKEN = replace(BEST, learning_rate=0.5)
 FIFTH = toy_plan({"h.1.q": 4, "h.1.v": 4}, 2e-3, 1_024)
 # fmt: off
 ARMS = {
-    rec.Arm(kind="baseline", label="LoRA on all linear maps"): BASELINE,
+    rec.Arm(kind="baseline", label="LoRA on all linear layers"): BASELINE,
     rec.Arm(kind="usual", label="lora/top"): BEST, rec.Arm(kind="usual", label="ia3/k"): SLOW,
     rec.Arm(kind="sampled", label="lora/all"): BROKEN,
 }

@@ -28,7 +28,7 @@ def linear(name: str, *, layer: int | None, role: str, widths: tuple[int, int]) 
 
 
 def sites() -> tuple[Site, ...]:
-    """An encoder as BERT: six linear maps and a norm in each layer, and a pooler outside the stack."""
+    """An encoder as BERT: six linear layers and a norm in each layer, and a pooler outside the stack."""
     encoder = [linear("pooler.dense", layer=None, role="dense", widths=(8, 8))]
     for layer in range(N_LAYERS):
         encoder += [

@@ -33,7 +33,7 @@ def timeless(measurement):
 
 @pytest.fixture
 def plan(make_base, make_plan):
-    """LoRA of rank 2 at every linear map of the toy BERT."""
+    """LoRA of rank 2 at every linear layer of the toy BERT."""
     return make_plan(make_base("bert"), "lora")
 
 

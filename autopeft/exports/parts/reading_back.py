@@ -26,7 +26,7 @@ from autopeft.exports.parts.merging import MERGE_ERRORS
 from autopeft.exports.parts.uniform import lora_halves
 from autopeft.exports.parts.weights import read_weights
 from autopeft.model import merge
-from autopeft.model.linear_maps import map_shape
+from autopeft.model.linear_layers import linear_shape
 
 PEFT = "peft"
 _SERVERS: Mapping[str, Callable[[LoraConfig, int], float]] = {
@@ -96,10 +96,10 @@ def load_in_peft(module: nn.Module, files: Sequence[ConfigFile]) -> tuple[nn.Mod
 def load_as_served(module: nn.Module, file: ConfigFile, *, reader: str) -> nn.Module:
     """Add a LoRA to the base model's weights, with the scale that vLLM or llama.cpp takes from its config.
 
-    The base model, in float32 and not quantised, is changed in place, its head too, and returned.
+    The base model, in float32 and not quantized, is changed in place, its head too, and returned.
 
     Raises:
-        SpecError: The weights are no LoRA on linear maps of this model.
+        SpecError: The weights are no LoRA on linear layers of this model.
     """
     if not isinstance(file.config, LoraConfig):
         raise SpecError(f"{reader} reads LoRA alone, and {file.folder} is none; leave --reader out.")
@@ -110,10 +110,10 @@ def load_as_served(module: nn.Module, file: ConfigFile, *, reader: str) -> nn.Mo
     modules = dict(module.named_modules())
     for site, (down, up) in lora_halves(tensors, head=saved).items():
         layer = cast(Any, modules.get(site))
-        shape = None if layer is None else map_shape(layer)
+        shape = None if layer is None else linear_shape(layer)
         if shape is None:
             raise SpecError(
-                f"{site} of {file.folder} is no linear map of the base model; name the right one."
+                f"{site} of {file.folder} is no linear layer of the base model; name the right one."
             )
         if (down.shape[1], up.shape[0]) != shape[1:] or down.shape[0] != up.shape[1]:
             raise SpecError(

@@ -22,7 +22,7 @@ from autopeft.errors import SpecError
 from autopeft.exports.parts.adapter import PREFIX, in_head, save_tensors, trained_tensors
 from autopeft.extension import ExportSource
 from autopeft.model.attaching import plain_names
-from autopeft.model.linear_maps import map_shape
+from autopeft.model.linear_layers import linear_shape
 
 Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]  # site -> A (R, in) and B (out, R), scale within B
 
@@ -55,7 +55,7 @@ def lora_factors(source: ExportSource) -> Factors:
                 down, up = torch.cat([factors[site][0], down]), torch.cat([factors[site][1], up], dim=1)
             factors[site] = (down, up)
     if not factors:
-        raise SpecError("The weights hold no part of LoRA on a linear map; use those of a trained adapter.")
+        raise SpecError("The weights hold no part of LoRA on a linear layer; use those of a trained adapter.")
     return factors
 
 
@@ -81,7 +81,7 @@ def _pairs(weights: Mapping[str, torch.Tensor], *, head: Sequence[str]) -> dict[
             halves.setdefault(match[1], {})[match[2]] = tensor.detach().cpu().float()
         elif not in_head(key, head):
             raise SpecError(
-                f"The weights hold {key!r}, which is no part of LoRA on a linear map; use --to merged."
+                f"The weights hold {key!r}, which is no part of LoRA on a linear layer; use --to merged."
             )
     return halves
 
@@ -159,11 +159,11 @@ def served_names(module: nn.Module, served: nn.Module, *, sites: Collection[str]
 
 def _check_sites(factors: Factors, modules: Mapping[str, nn.Module]) -> None:
     for site, (down, up) in factors.items():
-        shape = map_shape(modules[site]) if site in modules else None
+        shape = linear_shape(modules[site]) if site in modules else None
         if shape is None:
             kind = type(modules[site]).__name__ if site in modules else "absent"
             raise SpecError(
-                f"{site} is {kind} in the base model and no linear map; pass --model with the right one, "
+                f"{site} is {kind} in the base model and no linear layer; pass --model with the right one, "
                 "or use --to merged."
             )
         _, n_in, n_out = shape
@@ -179,7 +179,7 @@ def _with_zeros(factors: Factors, modules: Mapping[str, nn.Module]) -> Factors:
     types = {(match[1], match[3]) for match in map(_LAYER.match, factors) if match}
     filled = dict(factors)
     for name, module in modules.items():
-        match, shape = _LAYER.match(name), map_shape(module)
+        match, shape = _LAYER.match(name), linear_shape(module)
         if match and shape and (match[1], match[3]) in types and name not in factors:
             _, n_in, n_out = shape
             filled[name] = (torch.zeros(1, n_in), torch.zeros(n_out, 1))

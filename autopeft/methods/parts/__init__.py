@@ -107,8 +107,10 @@ _DESCRIPTIONS = {
 
 
 def only_maps(site: Site) -> str | None:
-    """Refuse all but linear maps in either storage order: `nn.Linear` and Conv1D."""
-    return None if site.kind in ("linear", "conv1d") else f"takes linear maps, and {_DESCRIPTIONS[site.kind]}"
+    """Refuse all but linear layers in either storage order: `nn.Linear` and Conv1D."""
+    return (
+        None if site.kind in ("linear", "conv1d") else f"takes linear layers, and {_DESCRIPTIONS[site.kind]}"
+    )
 
 
 def only_linear(site: Site) -> str | None:
@@ -121,8 +123,8 @@ def only_plain_linear(site: Site) -> str | None:
 
     On bitsandbytes' maps they fail in peft 0.21.2, or count packed weights (reports/LOG.md, 2026-11-25).
     """
-    if site.quantised:
-        return "computes with the weights themselves, and these are quantised"
+    if site.quantized:
+        return "computes with the weights themselves, and these are quantized"
     return only_linear(site)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from autopeft import data
 from autopeft.data import ReadRows
-from autopeft.extension import Batch, Encoded, Evaluation, Example, Metric, LabelSpace, TaskDefaults, discover
+from autopeft.extension import Batch, Encoded, Evaluation, Example, LabelSpace, Metric, TaskDefaults, discover
 from autopeft.records import TaskSpec
 from autopeft.tasks.parts.batches import Rows, logits_of
 from autopeft.tasks.parts.usual import LABELLED, require_kind, require_metric

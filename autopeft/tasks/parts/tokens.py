@@ -16,7 +16,7 @@ Pair = tuple[list[int], list[int]]  # the tokens of a text, and of what follows 
 
 # Texts, and characters, that the tokenizer gets at a time, since it holds lists of integers; chosen by hand.
 _CHUNK, _CHUNK_CHARACTERS = 1000, 4_000_000
-# Long texts are cut to characters before they are tokenised. A token of English has 5 characters; a token of
+# Long texts are cut to characters before they are tokenized. A token of English has 5 characters; a token of
 # white space or code some dozens. At the cut a few tokens differ from those of the whole. All chosen by hand.
 _TOKEN_CHARACTERS, _SEAM_TOKENS = 16, 64
 _BEGINNING, _BEGINNING_TOKENS = 64, 256  # characters, and their most tokens: 4 bytes each, a token a byte
@@ -42,7 +42,7 @@ def chunks(*columns: Sequence[Sized]) -> Iterator[slice]:
 
 
 def _most_characters(max_length: int) -> int:
-    """Compute how long a text may be so that none of it is cut off before it is tokenised."""
+    """Compute how long a text may be so that none of it is cut off before it is tokenized."""
     return _TOKEN_CHARACTERS * (max_length + _SEAM_TOKENS)
 
 
@@ -65,7 +65,7 @@ def endings(tokenizer: Any, texts: Sequence[str], *, max_length: int) -> list[st
 
 
 def tokens_in_words(n_tokens: int, columns: Sequence[Sequence[str]], *, max_length: int) -> str:
-    """Write the tokens of the longest text, as "more than" if only a part of a text was tokenised."""
+    """Write the tokens of the longest text, as "more than" if only a part of a text was tokenized."""
     is_part = any(len(text) > _most_characters(max_length) for column in columns for text in column)
     return f"more than {n_tokens}" if is_part else f"{n_tokens}"
 
@@ -116,7 +116,7 @@ def split_rows(encoded: Mapping[str, Sequence[Any]]) -> list[Example]:
 def token_pairs(
     tokenizer: Any, texts: Sequence[str], continuations: Sequence[str], *, add_special_tokens: bool
 ) -> list[Pair]:
-    """Tokenise each text and its continuation as two lists of tokens.
+    """Tokenize each text and its continuation as two lists of tokens.
 
     Most tokenizers get the two apart. One that begins every text with a space, as Llama 2's does, gets
     them as one text: the tokens after those of the first text are the continuation's. If the first text ends
@@ -172,10 +172,10 @@ def pair_form(tokenizer: Any) -> str:
 def tokenized(
     tokenizer: Any, columns: Sequence[Sequence[str]], *, max_length: int
 ) -> tuple[list[Example], list[int]]:
-    """Tokenise texts or pairs of texts; return features, and the lengths in tokens of texts that were cut.
+    """Tokenize texts or pairs of texts; return features, and the lengths in tokens of texts that were cut.
 
     A pair is cut at its longer text. Its second text begins on a new line if the tokenizer puts nothing
-    between the two. The length of a very long text is that of its beginning, which alone is tokenised.
+    between the two. The length of a very long text is that of its beginning, which alone is tokenized.
     """
     examples: list[Example] = []
     cut: list[int] = []
@@ -188,7 +188,7 @@ def tokenized(
         ]
         rows = split_rows(tokenizer(*texts, truncation=True, max_length=max_length))
         full = [i for i, row in enumerate(rows) if len(row["input_ids"]) >= max_length]
-        if full:  # only these may have been cut: tokenise them without a limit
+        if full:  # only these may have been cut: tokenize them without a limit
             whole = tokenizer(*([column[i] for i in full] for column in texts), verbose=False)["input_ids"]
             cut += [len(ids) for ids in whole if len(ids) > max_length]
         examples += rows

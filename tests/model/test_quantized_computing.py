@@ -1,4 +1,4 @@
-"""Quantised base models compute, train and score like the models that their bits stand for."""
+"""Quantized base models compute, train and score like the models that their bits stand for."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import pytest
 import torch
 import transformers
 from toys.bases import state_of
-from toys.quantised import QUANTISED_MARKS, by_bits, load_toy
+from toys.quantized import QUANTISED_MARKS, by_bits, load_toy
 from transformers.pytorch_utils import Conv1D
 
 from autopeft import model
 from autopeft.extension import discover
-from autopeft.model.linear_maps import n_bits, plain_weight
-from autopeft.model.quantisation import stop_mutation
+from autopeft.model.linear_layers import n_bits, plain_weight
+from autopeft.model.quantization import stop_mutation
 from autopeft.sensitivity import ScoredModel, measure
 
 pytestmark = QUANTISED_MARKS
 
 
 def plain_twin(base):
-    """The same model dequantised by transformers."""
+    """The same model dequantized by transformers."""
     twin = type(base.module).from_pretrained(
         base.name,
         quantization_config=base.module.config.quantization_config,
@@ -54,7 +54,7 @@ def test_weights_and_outputs_are_those_of_transformers_in_the_same_format(bits, 
 
 @by_bits
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_trial_leaves_the_quantised_model_as_it_was(bits, dtype, saved, make_bench, make_plan, fidelity):
+def test_trial_leaves_the_quantized_model_as_it_was(bits, dtype, saved, make_bench, make_plan, fidelity):
     """On some processors bitsandbytes repacks maps at evaluation; it casts biases to the compute dtype."""
     base = load_toy(saved("bert"), bits, precision=model.Precision(dtype=dtype), with_tokenizer=True)
     bench = make_bench(base=base)
@@ -99,7 +99,7 @@ def test_every_method_with_every_choice_trains_where_it_says_that_it_fits(
 
 
 @by_bits
-def test_adapters_learn_on_a_quantised_model(bits, model_dir, make_bench, make_plan, fidelity):
+def test_adapters_learn_on_a_quantized_model(bits, model_dir, make_bench, make_plan, fidelity):
     base = load_toy(model_dir, bits, with_tokenizer=True)
     bench = make_bench(base=base)
     plan = make_plan(base, "lora", learning_rate=2e-2)
@@ -122,19 +122,19 @@ def test_scores_are_those_of_the_model_that_the_bits_stand_for(bits, saved, make
         off = float((values - others).norm() / others.norm())
         assert off < (1e-4 if bits == "4bit" else 0.1), seen.name  # 8 bits round the inputs as well
         pairs = zip(seen.values, base.sites, strict=True)
-        assert min(value for value, site in pairs if site.quantised) > 0
+        assert min(value for value, site in pairs if site.quantized) > 0
     assert not any("does not measure" in note for note in scored.notes)
 
 
 @by_bits
 @pytest.mark.parametrize("architecture", ["bert", "gpt2"])
-def test_dequantised_model_computes_the_same_and_is_of_the_old_classes(architecture, bits, saved, batch_for):
+def test_dequantized_model_computes_the_same_and_is_of_the_old_classes(architecture, bits, saved, batch_for):
     base = load_toy(saved(architecture), bits, architecture=architecture)
     base.name = f"toy {architecture}"
     batch = batch_for(base)
     with torch.no_grad():
         before = base.module(**batch).logits
-        model.dequantise(base.module)
+        model.dequantize(base.module)
         after = base.module(**batch).logits
     torch.testing.assert_close(after, before, rtol=0, atol=1e-4 if bits == "4bit" else 0.05)
     assert base.n_bits == 0

@@ -1,4 +1,4 @@
-"""Toy models that bitsandbytes quantises, as a search would load them."""
+"""Toy models that bitsandbytes quantizes, as a search would load them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A search on a quantised base model, from the settings to the files that plain peft loads."""
+"""A search on a quantized base model, from the settings to the files that plain peft loads."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pytest
 import torch
 import transformers
 import yaml
-from toys.quantised import QUANTISED_MARKS, bitsandbytes, search_spec
+from toys.quantized import QUANTISED_MARKS, bitsandbytes, search_spec
 from typer.testing import CliRunner
 
 import autopeft
 from autopeft import commands, model
 from autopeft.cli.app import app
 from autopeft.errors import ModelError, SpecError
-from autopeft.model.linear_maps import n_bits
-from autopeft.model.quantisation import quantisation_config
+from autopeft.model.linear_layers import n_bits
+from autopeft.model.quantization import quantization_config
 from autopeft.report.card import python_lines
 from autopeft.run.prepare import prepare
 from autopeft.run.progress import Lines
@@ -38,14 +38,14 @@ def run(request, model_dir, data_dir, tmp_path_factory):
     return request.param, result, path
 
 
-def test_search_writes_down_how_the_base_model_is_quantised(run, data_dir):
+def test_search_writes_down_how_the_base_model_is_quantized(run, data_dir):
     bits, result, path = run
     spec = yaml.safe_load((path / "run.yaml").read_text(encoding="utf-8"))
     plan = yaml.safe_load((path / "best" / "plan.yaml").read_text(encoding="utf-8"))
     assert spec["model"]["quantize"] == plan["base_model"]["quantize"] == bits
-    assert result.setting.unquantised == ("classifier",)
+    assert result.setting.unquantized == ("classifier",)
     assert result.environment["bitsandbytes"] == bitsandbytes.__version__
-    assert f"| quantised | {bits} by bitsandbytes |" in (path / "report.md").read_text(encoding="utf-8")
+    assert f"| quantized | {bits} by bitsandbytes |" in (path / "report.md").read_text(encoding="utf-8")
     assert render(path).setting == result.setting
 
 
@@ -67,7 +67,7 @@ def test_search_resumes_from_its_measurements(run, model_dir, data_dir, tmp_path
         commands.run_search(changed, explicit=frozenset({"model.quantize"}), resume=True, progress=Lines())
 
 
-def test_peft_alone_loads_the_adapter_onto_the_quantised_model(run, make_batch, monkeypatch):
+def test_peft_alone_loads_the_adapter_onto_the_quantized_model(run, make_batch, monkeypatch):
     """By the lines of the report; its outputs are those that the run evaluated."""
     _, result, path = run
     monkeypatch.chdir(path)
@@ -138,11 +138,11 @@ def test_command_line_passes_4bit_to_search_analyze_and_train(model_dir, data_di
     assert Path(trained["out"], "adapter_model.safetensors").is_file()
 
 
-def test_quantised_model_in_memory_comes_back_as_it_was(saved, data_dir, tmp_path):
+def test_quantized_model_in_memory_comes_back_as_it_was(saved, data_dir, tmp_path):
     folder = saved("bert")
     module = transformers.AutoModelForSequenceClassification.from_pretrained(
         folder,
-        quantization_config=quantisation_config("4bit", ["classifier"], dtype="bfloat16"),
+        quantization_config=quantization_config("4bit", ["classifier"], dtype="bfloat16"),
         dtype=torch.float32,
     )
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
@@ -157,7 +157,7 @@ def test_quantised_model_in_memory_comes_back_as_it_was(saved, data_dir, tmp_pat
         effort="quick",
         out=tmp_path / "run",
     )
-    assert all(site.quantised for site in result.sites if site.kind == "linear")
+    assert all(site.quantized for site in result.sites if site.kind == "linear")
     after = module.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())

@@ -1,4 +1,4 @@
-"""Checkpoints that are quantised already, and experts that bitsandbytes leaves as they are."""
+"""Checkpoints that are quantized already, and experts that bitsandbytes leaves as they are."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GROUPS = {"bits": 4, "group_size": 128}
 
 
 def described(folder, stored, *, word="lora_r4", quantize="none", kind=transformers.LlamaConfig, **shape):
-    """A word on a model whose config says how its checkpoint is quantised."""
+    """A word on a model whose config says how its checkpoint is quantized."""
     config = kind(**(SHAPE | shape), architectures=[kind.__name__.replace("Config", "ForCausalLM")])
     if stored is not None:
         config.quantization_config = stored
@@ -62,7 +62,7 @@ def test_weights_of_maps_take_the_bytes_of_the_checkpoint_and_the_others_two(
     found = described(tmp_path, stored)
     assert frozen_bytes(found) == pytest.approx(2 * N_PLAIN + bytes_per_weight * N_MAPS, rel=1e-3)
     assert found.base_params == N_PLAIN + N_MAPS
-    assert [note for note in found.notes if "is quantised already" in note] == list(found.notes)
+    assert [note for note in found.notes if "is quantized already" in note] == list(found.notes)
     assert bool(found.notes) == (stored is not None)
 
 
@@ -74,13 +74,13 @@ def test_maps_that_a_checkpoint_left_plain_take_two_bytes(tmp_path):
     assert frozen_bytes(found) == pytest.approx(2 * N_PLAIN + N_MAPS + n_kept, rel=1e-3)
 
 
-def test_quantised_checkpoint_is_not_quantised_again_nor_trained_whole(tmp_path):
+def test_quantized_checkpoint_is_not_quantized_again_nor_trained_whole(tmp_path):
     stored = GROUPS | {"quant_method": "awq"}
-    with pytest.raises(ModelError, match=r"is quantised already \(awq\); leave --quantize out"):
+    with pytest.raises(ModelError, match=r"is quantized already \(awq\); leave --quantize out"):
         described(tmp_path, stored, quantize="4bit")
     with pytest.raises(SpecError, match=r"Full fine-tuning .* \(awq\); pass --model with the plain"):
         described(tmp_path, stored, word="full")
-    assert described(tmp_path, {"quant_method": "mxfp4"}, word="full").count is None  # is dequantised
+    assert described(tmp_path, {"quant_method": "mxfp4"}, word="full").count is None  # is dequantized
 
 
 def test_few_bits_are_proposed_only_where_they_save_memory(tmp_path):

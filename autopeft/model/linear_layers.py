@@ -1,4 +1,4 @@
-"""Linear maps: their shape and weight, quantised or not, and their role by name, else by shape."""
+"""Linear layers: their shape and weight, quantized or not, and their role by name, else by shape."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _PLAIN_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _WIDTHS = ("hidden_size", "d_model", "n_embd", "dim")  # what the configs of transformers call the hidden size
 
 
-def map_shape(module: nn.Module) -> tuple[str, int, int] | None:
-    """Tell kind, inputs and outputs of a linear map, quantised or not; None for any other module."""
+def linear_shape(module: nn.Module) -> tuple[str, int, int] | None:
+    """Tell kind, inputs and outputs of a linear layer, quantized or not; None for any other module."""
     if isinstance(module, Conv1D):
         n_in, n_out = module.weight.shape
         return "conv1d", n_in, n_out
@@ -37,30 +37,30 @@ def map_shape(module: nn.Module) -> tuple[str, int, int] | None:
     return None
 
 
-def is_quantised(module: nn.Module) -> bool:
-    """Whether a module is a linear map that stores anything but one float per weight."""
-    return map_shape(module) is not None and not _is_plain(module)
+def is_quantized(module: nn.Module) -> bool:
+    """Whether a module is a linear layer that stores anything but one float per weight."""
+    return linear_shape(module) is not None and not _is_plain(module)
 
 
 def n_bits(module: nn.Module) -> int:
-    """4 or 8 for a linear map that bitsandbytes quantised to that many bits, else 0."""
-    return _BITS.get(type(getattr(module, "weight", None)).__name__, 0) if map_shape(module) else 0
+    """4 or 8 for a linear layer that bitsandbytes quantized to that many bits, else 0."""
+    return _BITS.get(type(getattr(module, "weight", None)).__name__, 0) if linear_shape(module) else 0
 
 
 def plain_weight(module: nn.Module) -> torch.Tensor | None:
-    """Return a module's weight in floats; that of a bitsandbytes map is dequantised, shape (out, in).
+    """Return a module's weight in floats; that of a bitsandbytes map is dequantized, shape (out, in).
 
-    None if the module has no weight, or if another quantiser packed it.
+    None if the module has no weight, or if another quantizer packed it.
     """
     weight = cast(Any, getattr(module, "weight", None))
     if n_bits(module):
-        dequantised: torch.Tensor = dequantize_bnb_weight(weight, state=getattr(module, "state", None))
-        return dequantised
+        dequantized: torch.Tensor = dequantize_bnb_weight(weight, state=getattr(module, "state", None))
+        return dequantized
     return weight if _is_plain(module) else None
 
 
 def n_params(module: nn.Module) -> int:
-    """Count the parameters of a module as they were before quantisation; tied weights count once.
+    """Count the parameters of a module as they were before quantization; tied weights count once.
 
     A packed map counts in × out and its bias, without scales and zero points: it holds several weights in one
     number, which GPTQ and AWQ keep in a buffer.
@@ -68,7 +68,7 @@ def n_params(module: nn.Module) -> int:
     sizes: dict[int, int] = {}
     for child in module.modules():
         if _is_packed(child):
-            _, n_in, n_out = cast("tuple[str, int, int]", map_shape(child))
+            _, n_in, n_out = cast("tuple[str, int, int]", linear_shape(child))
             has_bias = getattr(child, "bias", None) is not None
             sizes[id(child)] = n_in * n_out + (n_out if has_bias else 0)
         else:
@@ -85,7 +85,7 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 def _is_packed(module: nn.Module) -> bool:
-    shape, weight = map_shape(module), getattr(module, "weight", None)
+    shape, weight = linear_shape(module), getattr(module, "weight", None)
     n_stored = weight.numel() if isinstance(weight, torch.Tensor) else 0
     return shape is not None and n_stored != shape[1] * shape[2]
 
@@ -141,7 +141,7 @@ _NO_FEED_FORWARD = frozenset(
 
 
 def role_of(name: str, n_in: int, n_out: int) -> str:
-    """Tell the role of a linear map, such as `q` or `up`; `dense` if neither name nor shape tells it."""
+    """Tell the role of a linear layer, such as `q` or `up`; `dense` if neither name nor shape tells it."""
     role = role_by_name(name)
     if _ATTENTION.search(name) and role in (None, *ROLE_GROUPS["mlp"]):
         return "dense"  # such as a gate on the outputs of the heads

@@ -1,4 +1,4 @@
-"""Quantised base models: checkpoints stored in few bits, and plain ones that bitsandbytes quantises."""
+"""Quantized base models: checkpoints stored in few bits, and plain ones that bitsandbytes quantizes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from autopeft.errors import ModelError, reason_of
-from autopeft.model.linear_maps import is_quantised, map_shape, n_bits, plain_weight
+from autopeft.model.linear_layers import is_quantized, linear_shape, n_bits, plain_weight
 from autopeft.records import QUANTISED
 
-# Bytes per weight. NF4 with constants quantised once more: half a byte, one byte per block of 64 weights, and
+# Bytes per weight. NF4 with constants quantized once more: half a byte, one byte per block of 64 weights, and
 # one float32 per 256 such bytes (Dettmers et al. 2023, arXiv:2305.14314, section 3). LLM.int8: one byte, and
 # one float32 per row, which is left out.
 BYTES_PER_WEIGHT = {"4bit": 1 / 2 + 1 / 64 + 4 / (64 * 256), "8bit": 1.0}
@@ -32,7 +32,7 @@ _SINGLE_QUANT = 1 / 2 + 4 / 64  # 4 bits with constants in float32
 _SCALE_BYTES = 2  # for the scale of a group of weights, in float16
 _GROUPED = ("gptq", "awq")  # integers in groups, with a scale and a zero point of their own
 _READ_PLAIN = "gguf"  # a file whose weights transformers reads in plain numbers
-_LOADED_PLAIN = "mxfp4"  # dequantised on loading, since no gradient passes through its kernels
+_LOADED_PLAIN = "mxfp4"  # dequantized on loading, since no gradient passes through its kernels
 # Largest error of an output, as a share of the largest possible output: 8 bits round an input by 0.4 %,
 # bfloat16 by as much. Chosen by hand, well above both.
 _TOLERANCE = 0.05
@@ -46,10 +46,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class StoredWeights:
-    """How a quantised checkpoint holds its linear maps.
+    """How a quantized checkpoint holds its linear layers.
 
     Attributes:
-        method: The quantisation, as transformers names it.
+        method: The quantization, as transformers names it.
         quantize: `4bit` or `8bit` by bitsandbytes, else `none`.
         weight_bytes: Bytes of one weight of a map; None if the maps are loaded, or counted, as plain ones.
         skipped: Modules that stay plain; None for those that transformers leaves out.
@@ -62,11 +62,11 @@ class StoredWeights:
 
     @property
     def is_loaded_plain(self) -> bool:
-        """Whether the weights are dequantised when the model is loaded to be trained."""
+        """Whether the weights are dequantized when the model is loaded to be trained."""
         return self.method == _LOADED_PLAIN
 
     def kept_modules(self, module: nn.Module) -> tuple[str, ...]:
-        """List the linear maps of a model that are not quantised."""
+        """List the linear layers of a model that are not quantized."""
         patterns = HfQuantizer.get_modules_to_not_convert(
             module,
             None if self.skipped is None else list(self.skipped),
@@ -78,7 +78,7 @@ class StoredWeights:
 
 
 def stored_weights(config: Any) -> StoredWeights | None:
-    """Read from a transformers config how a quantised checkpoint is stored; None for plain weights.
+    """Read from a transformers config how a quantized checkpoint is stored; None for plain weights.
 
     Example:
         >>> from transformers import LlamaConfig
@@ -107,24 +107,24 @@ def stored_weights(config: Any) -> StoredWeights | None:
 
 
 def require_plain_weights(config: Any, name: str) -> None:
-    """Raise ModelError for a model that `--quantize` cannot quantise, since it is quantised already."""
+    """Raise ModelError for a model that `--quantize` cannot quantize, since it is quantized already."""
     stored = stored_weights(config)
     if stored is not None:
-        raise ModelError(f"{name} is quantised already ({stored.method}); leave --quantize out.")
+        raise ModelError(f"{name} is quantized already ({stored.method}); leave --quantize out.")
 
 
 def require_reader(config: Any) -> None:
-    """Raise what transformers would raise as it loads quantised weights, such as for a missing package."""
+    """Raise what transformers would raise as it loads quantized weights, such as for a missing package."""
     configs = (config, config.get_text_config(decoder=True))
     settings = next(filter(None, (getattr(each, "quantization_config", None) for each in configs)), None)
     settings = settings if settings is None or isinstance(settings, dict) else settings.to_dict()
-    if settings is None or dequantising(config) or not AutoHfQuantizer.supports_quant_method(settings):
+    if settings is None or dequantizing(config) or not AutoHfQuantizer.supports_quant_method(settings):
         return
     AutoHfQuantizer.from_config(copy.deepcopy(settings), pre_quantized=True).validate_environment()
 
 
-def dequantising(config: Any) -> dict[str, Any]:
-    """Make the arguments of `from_pretrained` that dequantise weights which pass no gradient; else none."""
+def dequantizing(config: Any) -> dict[str, Any]:
+    """Make the arguments of `from_pretrained` that dequantize weights which pass no gradient; else none."""
     stored = stored_weights(config)
     if stored is None or not stored.is_loaded_plain:
         return {}
@@ -132,16 +132,16 @@ def dequantising(config: Any) -> dict[str, Any]:
 
 
 def require_trainable(module: nn.Module, name: str) -> None:
-    """Raise ModelError for a loaded model whose quantised maps pass no gradient to adapters."""
-    quantiser = cast(Any, getattr(module, "hf_quantizer", None))
-    if quantiser is None:
+    """Raise ModelError for a loaded model whose quantized maps pass no gradient to adapters."""
+    quantizer = cast(Any, getattr(module, "hf_quantizer", None))
+    if quantizer is None:
         return
-    settings = quantiser.quantization_config
+    settings = quantizer.quantization_config
     method = str(getattr(settings.quant_method, "value", settings.quant_method))
     is_plain = method == _READ_PLAIN or getattr(settings, "dequantize", False)
-    if not is_plain and not quantiser.is_trainable:
+    if not is_plain and not quantizer.is_trainable:
         raise ModelError(
-            f"{name} is quantised already ({method}) and cannot be trained so; pass --model with the plain "
+            f"{name} is quantized already ({method}) and cannot be trained so; pass --model with the plain "
             "checkpoint."
         )
 
@@ -152,7 +152,7 @@ def require_bitsandbytes(bits: str) -> None:
         raise ModelError(f"--quantize {bits} needs bitsandbytes; install it with: pip install bitsandbytes.")
 
 
-def require_quantiser(bits: str, device: torch.device) -> None:
+def require_quantizer(bits: str, device: torch.device) -> None:
     """Raise ModelError if bitsandbytes is missing, or has no kernels for the device."""
     require_bitsandbytes(bits)
     import bitsandbytes
@@ -167,11 +167,11 @@ def require_quantiser(bits: str, device: torch.device) -> None:
         )
 
 
-def quantisation_config(bits: str, skipped: Iterable[str], *, dtype: str) -> Any:
-    """Make the `transformers` config that quantises all linear maps except the skipped modules.
+def quantization_config(bits: str, skipped: Iterable[str], *, dtype: str) -> Any:
+    """Make the `transformers` config that quantizes all linear layers except the skipped modules.
 
-    Skip the task head: `transformers` 5.24 would quantise a new one too, and leave it without weights, as the
-    checkpoint has none for it. `bits` are `4bit` (NF4, scales quantised once more) or `8bit` (LLM.int8);
+    Skip the task head: `transformers` 5.24 would quantize a new one too, and leave it without weights, as the
+    checkpoint has none for it. `bits` are `4bit` (NF4, scales quantized once more) or `8bit` (LLM.int8);
     4-bit maps are multiplied in `dtype`.
     """
     compute_dtype = {"bnb_4bit_compute_dtype": dtype} if bits == "4bit" else {}
@@ -181,7 +181,7 @@ def quantisation_config(bits: str, skipped: Iterable[str], *, dtype: str) -> Any
 
 
 def output_layer_names(module: nn.Module) -> tuple[str, ...]:
-    """Name a language model's output layer, which is not quantised, as in QLoRA; other models have none."""
+    """Name a language model's output layer, which is not quantized, as in QLoRA; other models have none."""
     output = cast(Any, getattr(module, "get_output_embeddings", lambda: None))()
     return tuple(name for name, child in module.named_modules() if output is not None and child is output)
 
@@ -189,7 +189,7 @@ def output_layer_names(module: nn.Module) -> tuple[str, ...]:
 def plain_experts_note(module: nn.Module, bits: str, *, n_weights: int, dtype: str) -> str | None:
     """Say how many weights stay plain as experts in one parameter; None if they are a small share.
 
-    `transformers` 5 holds all experts of a layer in one parameter; bitsandbytes replaces linear maps only.
+    `transformers` 5 holds all experts of a layer in one parameter; bitsandbytes replaces linear layers only.
     `module` may be a skeleton; `n_weights` counts the whole model, and plain weights have the format `dtype`.
     """
     n_left = expert_weights(module)
@@ -207,7 +207,7 @@ def expert_weights(module: nn.Module) -> int:
     return sum(stacks.values())
 
 
-def quantised_owners(module: nn.Module, parameter_names: Iterable[str]) -> tuple[str, ...]:
+def quantized_owners(module: nn.Module, parameter_names: Iterable[str]) -> tuple[str, ...]:
     """List the bitsandbytes maps that parameters of these names belong to."""
     owners = dict.fromkeys(name.rpartition(".")[0] for name in sorted(parameter_names))
     types = {name: type(module.get_submodule(name)) for name in owners}
@@ -221,8 +221,8 @@ def widen_norms(module: nn.Module) -> None:
             part.float()
 
 
-def unquantised_modules(module: nn.Module) -> tuple[str, ...]:
-    """List the modules that were skipped when bitsandbytes quantised the model."""
+def unquantized_modules(module: nn.Module) -> tuple[str, ...]:
+    """List the modules that were skipped when bitsandbytes quantized the model."""
     config = getattr(getattr(module, "config", None), "quantization_config", None)
     return tuple(getattr(config, "llm_int8_skip_modules", None) or ())
 
@@ -236,7 +236,7 @@ def stop_mutation(module: nn.Module, *, scales_gradients: bool = False) -> Calla
       the loop `scales_gradients` up, as it does for a model in float16.
     - The bias of a 4-bit map takes on the compute dtype at the first call. It is cast beforehand.
     - The bias of an 8-bit map takes on the type of its inputs at each call. A hook puts it back.
-    - On a CPU `peft` loses the scales of an 8-bit map when it dequantises it, as DoRA does at each step. A
+    - On a CPU `peft` loses the scales of an 8-bit map when it dequantizes it, as DoRA does at each step. A
       hook restores them.
     - A training 8-bit map keeps its input for the gradient of its weight, which is frozen; checkpointing does
       not free it. A hook lets go of it.
@@ -304,10 +304,10 @@ def rows_independent(module: nn.Module) -> Iterator[None]:
 
 
 def require_working_kernels(module: nn.Module, name: str) -> None:
-    """Raise ModelError if bitsandbytes computes a map wrong or not at all; else log what it quantised."""
-    maps = [(shape, child) for child in module.modules() if n_bits(child) and (shape := map_shape(child))]
+    """Raise ModelError if bitsandbytes computes a map wrong or not at all; else log what it quantized."""
+    maps = [(shape, child) for child in module.modules() if n_bits(child) and (shape := linear_shape(child))]
     if not maps:
-        raise ModelError(f"{name} has no linear map that bitsandbytes quantises; leave --quantize out.")
+        raise ModelError(f"{name} has no linear layer that bitsandbytes quantizes; leave --quantize out.")
     for (_, n_in, n_out), child in dict(maps).items():  # one map of each shape
         if fault := _find_fault(child, n_in):
             raise ModelError(
@@ -315,12 +315,12 @@ def require_working_kernels(module: nn.Module, name: str) -> None:
                 f"{n_bits(child)} bits here ({fault}); leave --quantize out, or choose the other bits."
             )
     n_weights = sum(n_in * n_out for (_, n_in, n_out), _ in maps)
-    text = "%s: bitsandbytes holds the %s weights of %d linear maps in %d bits; what is trained is float32."
+    text = "%s: bitsandbytes holds the %s weights of %d linear layers in %d bits; what is trained is float32."
     log.info(text, name, f"{n_weights:,}", len(maps), n_bits(maps[0][1]))
 
 
 def _find_fault(layer: nn.Module, n_in: int) -> str | None:
-    """Say why a map is unusable: it raises, or differs from its dequantised weight; None if it is usable."""
+    """Say why a map is unusable: it raises, or differs from its dequantized weight; None if it is usable."""
     weight = cast(torch.Tensor, plain_weight(layer)).float()
     rows = torch.randn(1, _PROBE_ROWS, n_in, generator=torch.Generator().manual_seed(0)).to(weight.device)
     bias = cast("torch.Tensor | None", layer.bias)
@@ -345,7 +345,7 @@ def _find_fault(layer: nn.Module, n_in: int) -> str | None:
 
 
 def drop_weights(module: nn.Module) -> None:
-    """Free the weights of a model, quantised ones too, for good; names, shapes and bits stay."""
+    """Free the weights of a model, quantized ones too, for good; names, shapes and bits stay."""
     for child in module.modules():
         for name, parameter in child.named_parameters(recurse=False):
             empty = torch.empty_like(parameter.data, device="meta")
@@ -356,7 +356,7 @@ def drop_weights(module: nn.Module) -> None:
 
 
 def conv1d_to_linear(module: nn.Module) -> None:
-    """Replace GPT-2's Conv1D by linear maps, as bitsandbytes does, in a model without weights."""
+    """Replace GPT-2's Conv1D by linear layers, as bitsandbytes does, in a model without weights."""
     for name, child in list(module.named_modules()):
         if isinstance(child, Conv1D):
             n_in, n_out = child.weight.shape
@@ -364,7 +364,7 @@ def conv1d_to_linear(module: nn.Module) -> None:
             module.set_submodule(name, linear)
 
 
-def dequantise(module: nn.Module, *, device: str | None = None, dtype: torch.dtype = torch.float32) -> None:
+def dequantize(module: nn.Module, *, device: str | None = None, dtype: torch.dtype = torch.float32) -> None:
     """Replace bitsandbytes maps in place by plain ones with the same weights, in the format `dtype`.
 
     The plain weights go to the device; None leaves them on theirs.
@@ -372,7 +372,7 @@ def dequantise(module: nn.Module, *, device: str | None = None, dtype: torch.dty
     for name, child in list(module.named_modules()):
         if not n_bits(child):
             continue
-        _, n_in, n_out = cast("tuple[str, int, int]", map_shape(child))
+        _, n_in, n_out = cast("tuple[str, int, int]", linear_shape(child))
         weight = cast(torch.Tensor, plain_weight(child)).to(device).to(dtype)
         plain: Any
         if getattr(child, "source_cls", nn.Linear) is Conv1D:
@@ -384,9 +384,9 @@ def dequantise(module: nn.Module, *, device: str | None = None, dtype: torch.dty
             bias = cast(torch.Tensor, child.bias).to(device).to(dtype)
             plain.bias = nn.Parameter(bias, requires_grad=False)
         module.set_submodule(name, plain.train(child.training))
-    quantiser = cast(Any, getattr(module, "hf_quantizer", None))
-    if quantiser is not None and not any(map(is_quantised, module.modules())):  # GGUF has one too
-        quantiser.remove_quantization_config(module)
+    quantizer = cast(Any, getattr(module, "hf_quantizer", None))
+    if quantizer is not None and not any(map(is_quantized, module.modules())):  # GGUF has one too
+        quantizer.remove_quantization_config(module)
     for flag in ("is_loaded_in_4bit", "is_loaded_in_8bit"):  # by these peft chooses its layers
         if hasattr(module, flag):
             delattr(module, flag)

@@ -1,4 +1,4 @@
-"""Base models in few bits by bitsandbytes: what is quantised, how it is counted, what is refused."""
+"""Base models in few bits by bitsandbytes: what is quantized, how it is counted, what is refused."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 import transformers
 from torch import nn
 from toys.bases import toy_config
-from toys.quantised import LLM, QUANTISED_MARKS, bitsandbytes, by_bits, load_toy, search_spec
+from toys.quantized import LLM, QUANTISED_MARKS, bitsandbytes, by_bits, load_toy, search_spec
 from toys.specs import run_spec
 
 from autopeft import commands, model
 from autopeft.errors import ModelError
-from autopeft.model.linear_maps import n_bits
-from autopeft.model.quantisation import require_working_kernels
+from autopeft.model.linear_layers import n_bits
+from autopeft.model.quantization import require_working_kernels
 from autopeft.run.best import plan_document
 from autopeft.run.prepare import InMemory, prepare
 from autopeft.run.progress import Lines
@@ -33,13 +33,13 @@ def test_counts_and_sites_are_those_of_the_model_before(architecture, bits, save
     before, base = (load_toy(folder, word, architecture=architecture) for word in ("none", bits))
     assert (base.base_params, base.head_params) == (before.base_params, before.head_params)
     assert base.base_params == sum(p.numel() for p in before.module.parameters()) - before.head_params
-    # bitsandbytes makes linear maps of GPT-2's Conv1D, and says of which class they were.
+    # bitsandbytes makes linear layers of GPT-2's Conv1D, and says of which class they were.
     kinds = {site.name: site.kind for site in before.sites}
-    as_before = [replace(site, quantised=False, kind=kinds[site.name]) for site in base.sites]
+    as_before = [replace(site, quantized=False, kind=kinds[site.name]) for site in base.sites]
     assert as_before == list(before.sites)
-    quantised = {site.name for site in base.sites if site.quantised}
+    quantized = {site.name for site in base.sites if site.quantized}
     apart = {site.name for site in base.sites if site.name.endswith("DenseReluDense.wo")}
-    assert quantised == {site.name for site in base.sites if site.kind == "linear"} - apart
+    assert quantized == {site.name for site in base.sites if site.kind == "linear"} - apart
     assert base.n_bits == int(bits[0])
 
 
@@ -55,10 +55,10 @@ def test_budget_is_a_share_of_the_model_before(bits, model_dir, data_dir, tmp_pa
 
 
 @by_bits
-def test_plan_of_a_quantised_model_is_counted_from_its_config(
+def test_plan_of_a_quantized_model_is_counted_from_its_config(
     bits, saved, methods, make_plan, data_dir, tmp_path
 ):
-    """BitFit fits GPT-2 where its Conv1D have become linear maps."""
+    """BitFit fits GPT-2 where its Conv1D have become linear layers."""
     folder = saved("gpt2")
     prepared = prepare(search_spec(bits, folder, data_dir, tmp_path))
     plan = make_plan(prepared.base, "bitfit")
@@ -72,7 +72,7 @@ def test_plan_of_a_quantised_model_is_counted_from_its_config(
 @by_bits
 @pytest.mark.parametrize("architecture", ["bert", "llama"])
 def test_head_that_the_checkpoint_lacks_stays_in_float32(architecture, bits, tmp_path, tokenizer):
-    """By default transformers 5.24 would quantise it, and leave it without weights."""
+    """By default transformers 5.24 would quantize it, and leave it without weights."""
     auto = transformers.AutoModel.from_config(toy_config(architecture, hidden=32))
     auto.save_pretrained(tmp_path)
     base = load_toy(tmp_path, bits, architecture=architecture)
@@ -122,17 +122,17 @@ def test_device_without_kernels_is_refused(model_dir, monkeypatch):
         load_toy(model_dir, "8bit")
 
 
-def test_quantised_checkpoint_is_loaded_as_it_is_and_not_quantised_again(saved, tmp_path):
+def test_quantized_checkpoint_is_loaded_as_it_is_and_not_quantized_again(saved, tmp_path):
     base = load_toy(saved("bert"), "4bit")
     base.module.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"is quantised already \(bitsandbytes\); leave --quantize out"):
+    with pytest.raises(ModelError, match=r"is quantized already \(bitsandbytes\); leave --quantize out"):
         load_toy(tmp_path, "8bit")
     again = load_toy(tmp_path, "none")
     assert (again.n_bits, again.base_params) == (4, base.base_params)
     assert again.sha256() == base.sha256()
 
 
-def test_gguf_file_is_not_quantised(tmp_path):
+def test_gguf_file_is_not_quantized(tmp_path):
     with pytest.raises(ModelError, match=r"is a GGUF file, .* or leave --quantize out"):
         load_toy(tmp_path / "some.gguf", "4bit")
 
@@ -162,11 +162,11 @@ def test_maps_that_bitsandbytes_cannot_compute_are_refused(kind, reason):
         require_working_kernels(nn.Sequential(layer), "toy")
 
 
-def test_model_in_memory_is_not_quantised(make_base, data_dir):
+def test_model_in_memory_is_not_quantized(make_base, data_dir):
     base = make_base("bert")
     spec = run_spec(data=data_dir, quantize="4bit", **{"model.id": "<in memory>"})
     memory = InMemory(model=base.module, tokenizer=base.tokenizer)
-    with pytest.raises(ModelError, match="load it quantised and leave quantize out"):
+    with pytest.raises(ModelError, match="load it quantized and leave quantize out"):
         commands.run_search(spec, progress=Lines(), memory=memory)
 
 
